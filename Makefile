@@ -1,0 +1,44 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything else is for contributors.
+# TORCH_INDEX_URL names the index to take PyTorch from (a CUDA build, say); empty means pip's own.
+PYTHON ?= python3
+TORCH_INDEX_URL ?=
+VENV := .venv
+PARITY := .venv-parity
+
+# Spinning OpenMP threads make two busy cores tens of times slower; waiting threads cost nothing.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test parity lint types install clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/foretrain demo
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -m "not parity" $(PYTEST_ARGS)
+
+parity: $(PARITY)/.installed
+	$(PARITY)/bin/python -m pytest -m parity $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check src tests benchmarks
+	$(VENV)/bin/ruff format --check src tests benchmarks
+
+types: $(VENV)/.installed
+	$(VENV)/bin/pyright
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(PARITY)/.installed: pyproject.toml constraints-parity.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/python -m pip install --quiet --constraint constraints-parity.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
+	$(PARITY)/bin/python -m pip install --quiet --constraint constraints-parity.txt --editable ".[parity]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(PARITY) runs

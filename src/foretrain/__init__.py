@@ -1,0 +1,25 @@
+"""foretrain: train, fine-tune, evaluate and serve time-series foundation models.
+
+`import foretrain` is light: torch and pandas are imported when `load` or `fit` is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "fit", "load"]
+
+if TYPE_CHECKING:
+    from foretrain.forecasting.predictor import load
+    from foretrain.run import fit
+
+_LAZY = {"load": "foretrain.forecasting.predictor", "fit": "foretrain.run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'foretrain' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

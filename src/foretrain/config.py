@@ -1,0 +1,184 @@
+"""YAML files and `a.b=c` overrides to frozen pydantic trees; every problem in one message, with "did you mean".
+
+Each section of the tree lives beside the code it configures (a subclass of Section); this module knows none of them.
+It imports neither numpy nor torch, so that the command line answers quickly.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from foretrain.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every config section: frozen, unknown keys are errors, no coercion from text to numbers beyond YAML's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+S = TypeVar("S", bound=Section)
+
+
+class _Loader(yaml.SafeLoader):
+    """safe_load that reads 1e-4 as a number (YAML 1.1 wants 1.0e-4) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice; keep one.")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    __import__("re").compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_scalar(text: str) -> Any:
+    """The value of a YAML fragment, as in `training.max_steps=100` or `data.target=[close]`."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain Python values only
+    except yaml.YAMLError as error:
+        raise ConfigError(f"cannot read {text!r} as a YAML value: {_first_line(error)}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError when it is missing, malformed or not a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file. Shipped configs are in configs/.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {_first_line(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: a config is a mapping of sections, found {type(value).__name__}.")
+    return value
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Iterable[str | tuple[str, Any]]) -> dict[str, Any]:
+    """A copy of tree with `a.b=value` items (or (dotted key, value) pairs) set, the last one winning."""
+    result = _copy(tree)
+    for item in overrides:
+        if isinstance(item, str):
+            key, sep, text = item.partition("=")
+            if not sep or not key.strip():
+                raise ConfigError(f"{item!r}: an override reads section.key=value, for example training.max_steps=100.")
+            value = parse_scalar(text)
+        else:
+            key, value = item
+        node = result
+        *parents, last = key.strip().split(".")
+        for part in parents:
+            child = _child(node, part, key)
+            if child is None:
+                child = {}
+                _set(node, part, child, key)
+            if not isinstance(child, (dict, list)):
+                raise ConfigError(f"{key}: {part!r} is a value ({child!r}), not a section.")
+            node = child
+        _set(node, last, value, key)
+    return result
+
+
+def build(cls: type[S], tree: dict[str, Any], *, source: str = "config") -> S:
+    """Validate tree as cls. Raises one ConfigError that lists every problem, each with its dotted key."""
+    try:
+        return cls.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(cls, problem) for problem in error.errors()]
+        head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
+        raise ConfigError(head + "".join(f"\n  {line}" for line in lines)) from None
+
+
+def dump_yaml(tree: Section | dict[str, Any]) -> str:
+    """YAML text of a resolved tree, in declaration order."""
+    data = tree.model_dump(mode="json") if isinstance(tree, Section) else tree
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _explain(cls: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "(root)"
+    if problem["type"] == "extra_forbidden":
+        known = sorted(_known_keys(cls, location[:-1]))
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.6)
+        hint = f" Did you mean {close[0]!r}?" if close else f" Known here: {', '.join(known)}." if known else ""
+        return f"{key}: unknown key.{hint}"
+    if problem["type"] == "missing":
+        return f"{key}: required, but not given."
+    shown = problem.get("input")
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {text} (got {shown!r})" if not isinstance(shown, (dict, list)) else f"{key}: {text}"
+
+
+def _known_keys(cls: Any, location: Sequence[str]) -> set[str]:
+    """Keys allowed at a location, following nested sections, lists and unions of sections."""
+    candidates = {cls}
+    for part in location:
+        following: set[Any] = set()
+        for candidate in candidates:
+            field = candidate.model_fields.get(part)
+            if field is not None:
+                following |= set(_sections(field.annotation))
+        # list indices and union tags appear in the location without being field names
+        candidates = following or candidates
+    return {name for candidate in candidates for name in candidate.model_fields}
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not typing.get_args(annotation) and issubclass(annotation, BaseModel):
+        return [annotation]
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, list, tuple, dict, typing.Annotated) or origin is not None:
+        return [found for arg in typing.get_args(annotation) for found in _sections(arg)]
+    return []
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
+
+
+def _child(node: Any, part: str, key: str) -> Any:
+    return node[_index(node, part, key)] if isinstance(node, list) else node.get(part)
+
+
+def _set(node: Any, part: str, value: Any, key: str) -> None:
+    if isinstance(node, list):
+        node[_index(node, part, key)] = value
+        return
+    node[part] = value
+
+
+def _index(node: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(f"{key}: {part!r} is not one of the {len(node)} list entries (0..{len(node) - 1}).")
+    return int(part)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""Series, windows, the memory-mapped store, importers, quality rules, sampling and splits."""

@@ -1,0 +1,21 @@
+"""Errors meant for users: each says which item, what is wrong and what to do; the CLI prints them without a traceback."""
+
+
+class ForetrainError(Exception):
+    """Base of every error a user can cause; the CLI prints its message and exits with code 2."""
+
+
+class ConfigError(ForetrainError):
+    """A setting is unknown, contradictory or cannot take effect."""
+
+
+class DataError(ForetrainError):
+    """A file, column, item or window is missing or malformed."""
+
+
+class ModelError(ForetrainError):
+    """A release or checkpoint cannot be opened, or does not fit what is asked of it."""
+
+
+class TrainingError(ForetrainError):
+    """A run cannot start, continue or be resumed."""

@@ -1,0 +1,1 @@
+"""Metrics, baselines, significance, rolling-origin evaluation and its report."""

@@ -1,0 +1,1 @@
+"""Data frames in, data frames out; batching by length."""

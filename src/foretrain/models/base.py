@@ -1,0 +1,119 @@
+"""The contract between models and everything else: what the trainer, the evaluator and the forecaster may call.
+
+# R rows, H horizon, Q levels
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from foretrain.config import Section
+from foretrain.data.windows import Windows
+
+Batch = dict[str, Tensor]  # what collate returns: flat and of tensors only, so that any batch can be moved or saved
+
+
+class Loss(NamedTuple):
+    """A rank's SUM of losses and what it was summed over; the trainer divides, families never do."""
+
+    total: Tensor  # scalar, differentiable
+    weight: Tensor  # scalar, no gradient; 0 for an empty micro-batch
+
+
+@dataclass(frozen=True)
+class ParameterRole:
+    """What the optimizer needs to know of a parameter: its role rules weight decay, lr_factor scales its rate."""
+
+    role: Literal["matrix", "embedding", "head", "vector"]
+    lr_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecasts of a batch, in the units of the data."""
+
+    quantiles: Tensor  # (R_targets, H, Q) rows of targets only, in the batch's order; not sorted
+    levels: tuple[float, ...]  # (Q,)
+    samples: Tensor | None = None  # (R_targets, S, H) sample paths, for families that draw them
+
+
+class Trainable(nn.Module, ABC):
+    """Everything that the trainer knows of a model."""
+
+    family: str  # key of the family in foretrain.models.FAMILIES
+
+    @abstractmethod
+    def collate(self, windows: Windows) -> Batch:
+        """CPU tensors of one micro-batch. Looks at nothing after the cutoff except labels and known covariates."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Loss:
+        """Training loss of a batch as a sum and its weight."""
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[str, ParameterRole]:
+        """Name of every trainable parameter to its role."""
+
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks, in order: the unit of sharding, compilation and activation checkpointing."""
+
+    @abstractmethod
+    def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write config.json and model.safetensors (state, if given, instead of the model's own weights) into an
+        existing folder, in upstream's layout. Values are saved in float32 unless the model was loaded otherwise."""
+
+    @abstractmethod
+    def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
+        """Forward floating point operations of one window (multiply-add = 2), for the mfu figure."""
+
+
+class Forecaster(Trainable):
+    """A Trainable that forecasts."""
+
+    @property
+    @abstractmethod
+    def max_context_length(self) -> int:
+        """Steps of history the model looks at."""
+
+    @property
+    @abstractmethod
+    def bucket_length(self) -> int:
+        """Contexts whose lengths round up to the same multiple of this can share a batch without extra padding."""
+
+    @abstractmethod
+    def forecast(
+        self,
+        batch: Batch,
+        prediction_length: int,
+        quantile_levels: Sequence[float],
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: Any = None,
+    ) -> Forecast:
+        """Quantile forecasts of the batch's target rows; options is the family's own frozen dataclass."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family; models/__init__.py lists them, and no code outside models/ asks which one it has."""
+
+    name: str
+    config: Callable[[], type[Section]]  # the `model:` section of a run
+    options: Callable[[], type]  # dataclass of forecast options
+    build: Callable[..., Trainable]  # (config, *, context_length, prediction_length, seed, device="cpu") -> model
+    matches: Callable[[dict[str, Any]], bool]  # does this config.json belong to the family?
+    load: Callable[..., Forecaster]  # (folder, *, config=None) -> model in float32 on CPU
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device; asynchronous where the tensors are pinned."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
