@@ -1,0 +1,419 @@
+"""The command line: verbs to functions, each imported when called, so that `foretrain --help` answers at once.
+
+Errors meant for users are printed in one line with exit code 2. Nothing heavy (torch, pandas, numpy) is imported here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foretrain.errors import ConfigError, DataError, ForetrainError
+
+app = typer.Typer(
+    name="foretrain",
+    help="Train, fine-tune, evaluate and use time-series foundation models; naive baselines beside every figure.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Import market and general series into a corpus, and look at one.", no_args_is_help=True)
+config_app = typer.Typer(help="Show a resolved config, or the schema of all settings.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class DType(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class OnBad(StrEnum):
+    fix = "fix"
+    drop = "drop"
+    error = "error"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per process (default: PyTorch's).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE]...", help="A config file, and settings that override it."),
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("runs/demo"),
+    threads: ThreadsOption = None,
+) -> None:
+    """Generate data, import it, train a small Chronos-2, score it beside naive forecasts and draw a report."""
+    _prepare(threads)
+    from foretrain.demo import run_demo
+
+    run_demo(out)
+
+
+@data_app.command("import")
+def data_import(
+    paths: Annotated[list[Path], typer.Argument(help="Folders or files: CSV, Parquet, .npy/.npz, HF-datasets folder.")],
+    out: Annotated[Path, typer.Option(help="The corpus folder to create (or, with --update, to extend).")],
+    on_bad: Annotated[OnBad, typer.Option(help="What to do where a quality rule fires.")] = OnBad.fix,
+    update: Annotated[bool, typer.Option("--update", help="Append new bars and items to an existing corpus.")] = False,
+    id_column: Annotated[str | None, typer.Option(help="Column that names the item (default: recognised).")] = None,
+    timestamp_column: Annotated[str | None, typer.Option(help="Column with the time (default: recognised).")] = None,
+    columns: Annotated[str | None, typer.Option(help="Comma-separated value columns to keep (default: all).")] = None,
+    freq: Annotated[
+        str | None, typer.Option(help="Frequency alias such as D, B, h, 15min (default: inferred).")
+    ] = None,
+    timezone: Annotated[str | None, typer.Option(help="Zone of naive stamps; they are converted to UTC.")] = None,
+    adjust: Annotated[bool, typer.Option("--adjust", help="Multiply OHLC by adj_close/close.")] = False,
+    min_rows: Annotated[int | None, typer.Option(min=1, help="Drop items shorter than this.")] = None,
+    provenance: Annotated[str, typer.Option(help="real or synthetic; reports repeat it.")] = "real",
+    encoding: Annotated[str | None, typer.Option(help="Text encoding of CSV files (default: UTF-8).")] = None,
+    skip_rows: Annotated[int, typer.Option(min=0, help="Lines to skip at the head of each CSV file.")] = 0,
+    header: Annotated[bool, typer.Option("--header/--no-header", help="Does the first line name columns?")] = True,
+) -> None:
+    """Turn raw files into a corpus: checked, documented, memory mapped. Prints what was found, fixed and dropped."""
+    from foretrain.commands import import_data
+
+    import_data(
+        paths,
+        out,
+        on_bad=on_bad.value,
+        update=update,
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        columns=_split(columns),
+        freq=freq,
+        timezone=timezone,
+        adjust=adjust,
+        min_rows=min_rows,
+        provenance=provenance,
+        encoding=encoding,
+        skip_rows=skip_rows,
+        header=header,
+    )
+
+
+@data_app.command("inspect")
+def data_inspect(
+    corpus: Annotated[Path, typer.Argument(help="A corpus folder.")],
+    plot: Annotated[Path | None, typer.Option(help="Write a picture of the corpus to this PNG file.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every shard against its recorded hash.")] = False,
+) -> None:
+    """Print what a corpus holds: columns, ranges, quality, provenance."""
+    from foretrain.commands import inspect_data
+
+    inspect_data(corpus, plot=plot, verify=verify)
+
+
+@app.command()
+def train(
+    items: Overrides = None,
+    config: Annotated[Path | None, typer.Option(help="The config file, if not given as first argument.")] = None,
+    model_id: Annotated[str | None, typer.Option(help="Start from this release or hub id (model.model_id).")] = None,
+    random_init: Annotated[
+        bool | None, typer.Option("--random-init/--no-random-init", help="Start from random weights or not.")
+    ] = None,
+    context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history (data.context_length).")] = None,
+    prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps ahead (data.prediction_length).")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps (training.max_steps).")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate (optimizer.learning_rate).")] = None,
+    per_device_train_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows per forward per process (training.micro_batch_size).")
+    ] = None,
+    gradient_accumulation_steps: Annotated[
+        int | None,
+        typer.Option("--gradient-accumulation-steps", "--grad-accum", min=1, help="Micro-batches per process a step."),
+    ] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="The run folder (output_dir).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint, if any.")] = False,
+    resume_from_checkpoint: Annotated[Path | None, typer.Option(help="Go on from this checkpoint folder.")] = None,
+    max_train_series: Annotated[int | None, typer.Option(min=1, help="Random subset (data.max_train_series).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of data order, initial weights and dropout (seed).")] = None,
+    device: Annotated[Device | None, typer.Option(help="Where to compute (device).")] = None,
+    dtype: Annotated[DType | None, typer.Option(help="Precision of the forward pass (training.dtype).")] = None,
+    threads: ThreadsOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and what it needs; train nothing.")
+    ] = False,
+) -> None:
+    """Train or fine-tune as a config says. Ctrl-C saves and leaves; --resume goes on exactly there."""
+    _prepare(threads)
+    config, overrides = _config_and_overrides(items, config)
+    flags: dict[str, Any] = {
+        "model.model_id": model_id,
+        "model.random_init": False if model_id is not None and random_init is None else random_init,
+        "data.context_length": context_length,
+        "data.prediction_length": prediction_length,
+        "data.max_train_series": max_train_series,
+        "training.max_steps": max_steps,
+        "training.dtype": dtype.value if dtype else None,
+        "optimizer.learning_rate": learning_rate,
+        "output_dir": str(output_dir) if output_dir else None,
+        "seed": seed,
+        "device": device.value if device else None,
+        "threads": threads,
+    }
+    overrides += [(key, value) for key, value in flags.items() if value is not None]
+    from foretrain.run import BatchFlags, train_command
+
+    train_command(
+        config,
+        overrides,
+        batch=BatchFlags(per_device_train_batch_size, gradient_accumulation_steps),
+        resume=str(resume_from_checkpoint) if resume_from_checkpoint else ("auto" if resume else None),
+        dry_run=dry_run,
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A release folder or hub id.")],
+    data: Annotated[Path, typer.Option(help="The corpus to score on.")],
+    prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps ahead (default: as trained).")] = None,
+    num_windows: Annotated[int, typer.Option(min=1, help="Forecast origins per item.")] = 20,
+    stride: Annotated[int | None, typer.Option(min=1, help="Steps between origins (default: the horizon).")] = None,
+    split: Annotated[str, typer.Option(help="test, validation or all.")] = "test",
+    target: Annotated[
+        str | None, typer.Option(help="Comma-separated columns to forecast (default: as trained, else all).")
+    ] = None,
+    past_covariates: Annotated[str | None, typer.Option(help="Columns known up to the cutoff.")] = None,
+    known_covariates: Annotated[str | None, typer.Option(help="Columns known beyond the cutoff.")] = None,
+    context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history (default: the model's).")] = None,
+    quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 256,
+    seasonality: Annotated[
+        int | None, typer.Option(min=1, help="Season in steps (default: from the frequency).")
+    ] = None,
+    max_items: Annotated[int | None, typer.Option(min=1, help="Score only so many items (chosen by seed).")] = None,
+    cross_learning: Annotated[
+        bool, typer.Option("--cross-learning", help="Refused unless the data name groups.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, tables, report.html.")] = None,
+    device: DeviceOption = Device.auto,
+    dtype: Annotated[DType, typer.Option(help="Precision.")] = DType.float32,
+    threads: ThreadsOption = None,
+) -> None:
+    """Score a model on rolling origins beside naive, drift, seasonal naive and historical mean."""
+    _prepare(threads)
+    from foretrain.commands import evaluate_model
+
+    evaluate_model(
+        model,
+        data,
+        prediction_length=prediction_length,
+        num_windows=num_windows,
+        stride=stride,
+        split=split,
+        target=_split(target),
+        past_covariates=_split(past_covariates),
+        known_covariates=_split(known_covariates),
+        context_length=context_length,
+        quantile_levels=_levels(quantile_levels),
+        batch_size=batch_size,
+        seasonality=seasonality,
+        max_items=max_items,
+        cross_learning=cross_learning,
+        out=out,
+        device=device.value,
+        dtype=dtype.value,
+        threads=threads,
+    )
+
+
+@app.command()
+def forecast(
+    model: Annotated[str, typer.Argument(help="A release folder or hub id.")],
+    input: Annotated[Path, typer.Argument(help="CSV or Parquet: [item_id,] timestamp, value columns.")],
+    prediction_length: Annotated[int, typer.Option(min=1, help="Steps to forecast.")],
+    out: Annotated[Path, typer.Option(help="CSV or Parquet file to write.")],
+    future: Annotated[Path | None, typer.Option(help="Known covariates of the steps to forecast.")] = None,
+    quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels (default 0.1 ... 0.9).")] = None,
+    target: Annotated[str | None, typer.Option(help="Comma-separated columns to forecast (default: target).")] = None,
+    id_column: Annotated[str, typer.Option(help="Column that names the item.")] = "item_id",
+    timestamp_column: Annotated[str | None, typer.Option(help="Column with the time (default: recognised).")] = None,
+    freq: Annotated[str | None, typer.Option(help="Frequency alias (default: inferred).")] = None,
+    context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history to use.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 256,
+    cross_learning: Annotated[bool, typer.Option("--cross-learning", help="Let all items inform each other.")] = False,
+    sort_quantiles: Annotated[bool, typer.Option("--sort-quantiles", help="Repair crossing quantiles.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a fan chart to this PNG file.")] = None,
+    device: DeviceOption = Device.auto,
+    dtype: Annotated[DType, typer.Option(help="Precision.")] = DType.float32,
+    threads: ThreadsOption = None,
+) -> None:
+    """Forecast the series of a file."""
+    _prepare(threads)
+    from foretrain.commands import forecast_file
+
+    forecast_file(
+        model,
+        input,
+        prediction_length=prediction_length,
+        out=out,
+        future=future,
+        quantile_levels=_levels(quantile_levels),
+        target=_split(target),
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        freq=freq,
+        context_length=context_length,
+        batch_size=batch_size,
+        cross_learning=cross_learning,
+        sort_quantiles=sort_quantiles,
+        plot=plot,
+        device=device.value,
+        dtype=dtype.value,
+        threads=threads,
+    )
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder of a run (checkpoints/step-...).")],
+    out: Annotated[Path, typer.Option(help="The release folder to create.")],
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights instead of the raw ones.")] = False,
+) -> None:
+    """Turn a training checkpoint into a release that the official library opens too."""
+    _prepare(None)
+    from foretrain.run import export_checkpoint
+
+    export_checkpoint(checkpoint, out, ema=ema)
+
+
+@config_app.command("show")
+def config_show(
+    items: Overrides = None,
+    config: Annotated[Path | None, typer.Option(help="The config file, if not given as first argument.")] = None,
+) -> None:
+    """Print the config that would run, defaults filled in."""
+    _prepare(None)
+    from foretrain.config import dump_yaml
+    from foretrain.run import load_config
+
+    typer.echo(dump_yaml(load_config(*_config_and_overrides(items, config))), nl=False)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of a run's config."""
+    _prepare(None)
+    import json
+
+    from foretrain.run import RunConfig
+
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, devices, threads and known traps, fit for a bug report."""
+    _prepare(None)
+    from foretrain.doctor import examine
+
+    for line in examine():
+        typer.echo(line)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from foretrain import __version__
+
+        typer.echo(f"foretrain {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _prepare(threads: int | None) -> None:
+    """Settings that must be in the environment before torch is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve every other process of the machine
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def _config_and_overrides(items: list[str] | None, config: Path | None) -> tuple[Path, list[str | tuple[str, Any]]]:
+    overrides: list[str | tuple[str, Any]] = []
+    for position, item in enumerate(items or []):
+        if "=" in item and not Path(item).is_file():
+            overrides.append(item)
+            continue
+        if position == 0 and config is None:
+            config = Path(item)
+            continue
+        raise ConfigError(f"{item!r}: expected section.key=value (one config file is taken, as first argument).")
+    if config is None:
+        raise ConfigError(
+            "no config given; for example: foretrain train configs/chronos2/test.yaml training.max_steps=50"
+        )
+    return config, overrides
+
+
+def _split(text: str | None) -> tuple[str, ...] | None:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text is not None else None
+
+
+def _levels(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        levels = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--quantile-levels {text!r}: give numbers separated by commas, such as 0.1,0.5,0.9."
+        ) from None
+    if not levels or not all(0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
+        raise ConfigError(f"--quantile-levels {text!r}: levels lie between 0 and 1, each given once.")
+    return levels
+
+
+def main() -> None:
+    """Entry point of the `foretrain` command: user errors in one line, exit code 2; Ctrl-C 130."""
+    try:
+        app()
+    except ForetrainError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe went away; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG):
+            raise
+        _fail(str(DataError(f"{error.filename or 'output'}: {error.strerror}. Free space or choose another folder.")))
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foretrain.config import Section, apply_overrides, build, dump_yaml, parse_scalar, read_yaml
+from foretrain.errors import ConfigError
+
+
+class Leaf(Section):
+    rate: float = 1e-4
+    steps: int = 10
+    names: tuple[str, ...] = ()
+
+
+class Root(Section):
+    leaf: Leaf = Leaf()
+    leaves: tuple[Leaf, ...] = ()
+    seed: int
+
+
+def test_every_problem_is_in_one_message_with_its_key_and_a_suggestion():
+    with pytest.raises(ConfigError) as caught:
+        build(Root, {"leaf": {"ratee": 1, "steps": "many"}, "sed": 1}, source="run.yaml")
+    text = str(caught.value)
+    assert text.startswith("run.yaml: 4 problems")
+    assert "leaf.ratee: unknown key. Did you mean 'rate'?" in text
+    assert "leaf.steps:" in text and "'many'" in text
+    assert "sed: unknown key. Did you mean 'seed'?" in text
+    assert "seed: required, but not given." in text
+
+
+def test_unknown_key_inside_a_list_of_sections_gets_a_suggestion():
+    with pytest.raises(ConfigError, match=r"leaves\.0\.stepz: unknown key\. Did you mean 'steps'\?"):
+        build(Root, {"seed": 1, "leaves": [{"stepz": 1}]})
+
+
+def test_a_tree_is_frozen():
+    root = build(Root, {"seed": 1})
+    with pytest.raises(Exception, match="frozen"):
+        root.seed = 2
+
+
+def test_overrides_set_nested_values_lists_and_new_sections_and_the_last_wins():
+    tree = {"leaves": [{"steps": 1}], "seed": 1}
+    done = apply_overrides(tree, ["leaf.rate=3e-5", "leaves.0.steps=7", "leaf.names=[a, b]", "seed=2", "seed=3"])
+    root = build(Root, done)
+    assert (root.leaf.rate, root.leaves[0].steps, root.leaf.names, root.seed) == (3e-5, 7, ("a", "b"), 3)
+    assert tree == {"leaves": [{"steps": 1}], "seed": 1}, "the original tree must stay as it was"
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("steps", "an override reads section.key=value"),
+        ("seed.a=1", "is a value"),
+        ("leaves.5.steps=1", "is not one of the 1 list entries"),
+        ("seed=[1", "cannot read"),
+    ],
+)
+def test_a_bad_override_says_what_to_type(item, message):
+    with pytest.raises(ConfigError, match=message):
+        apply_overrides({"leaves": [{"steps": 1}], "seed": 1}, [item])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-4", 1e-4), ("5E3", 5e3), ("-2e+1", -20.0), ("1e5x", "1e5x"), ("3", 3)]
+)
+def test_scientific_notation_without_a_dot_is_a_number(text, value):
+    assert parse_scalar(text) == value and type(parse_scalar(text)) is type(value)
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8), st.lists)
+)
+def test_what_is_dumped_is_what_is_read(value):
+    assert parse_scalar(yaml.safe_dump(value, allow_unicode=True)) == value
+
+
+def test_yaml_tags_that_build_objects_are_refused(tmp_path: Path):
+    path = tmp_path / "evil.yaml"
+    path.write_text("seed: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_yaml(path)
+
+
+def test_a_key_given_twice_is_an_error(tmp_path: Path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(ConfigError, match="line 2: key 'seed' is given twice"):
+        read_yaml(path)
+
+
+def test_missing_and_malformed_files_are_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such config file"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="a config is a mapping"):
+        read_yaml(tmp_path / "list.yaml")
+
+
+def test_dump_keeps_declaration_order_and_reads_back():
+    root = build(Root, {"seed": 4, "leaf": {"rate": 2e-5}})
+    text = dump_yaml(root)
+    assert list(yaml.safe_load(text)) == ["leaf", "leaves", "seed"]
+    assert build(Root, parse_scalar(text)) == root
