@@ -42,12 +42,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """safe_dump that quotes text which _Loader would read as a number."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.yaml_implicit_resolvers = {k: list(v) for k, v in _side.yaml_implicit_resolvers.items()}
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 def parse_scalar(text: str) -> Any:
@@ -115,7 +118,7 @@ def build(cls: type[S], tree: dict[str, Any], *, source: str = "config") -> S:
 def dump_yaml(tree: Section | dict[str, Any]) -> str:
     """YAML text of a resolved tree, in declaration order."""
     data = tree.model_dump(mode="json") if isinstance(tree, Section) else tree
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _explain(cls: type[BaseModel], problem: Any) -> str:

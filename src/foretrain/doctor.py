@@ -44,9 +44,10 @@ def _compute() -> Iterator[str]:
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     allowed = _cgroup_cores()
-    yield f"cpu: {usable} cores usable, torch uses {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
-    if allowed is not None and allowed < torch.get_num_threads():
-        yield f"trap: this container may use {allowed:.1f} cores but torch starts {torch.get_num_threads()} threads; use --threads."
+    threads = torch.get_num_threads()
+    yield f"cpu: {usable} cores usable, torch uses {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
+    if allowed is not None and allowed < threads:
+        yield f"trap: this container may use {allowed:.1f} cores but torch starts {threads} threads; use --threads."
     if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
         yield "trap: OMP_WAIT_POLICY is not PASSIVE; two processes on busy cores can be tens of times slower."
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Errors meant for users: each says which item, what is wrong and what to do; the CLI prints them without a traceback."""
+"""Errors meant for users: which item, what is wrong, what to do. The CLI prints them without a traceback."""
 
 
 class ForetrainError(Exception):
