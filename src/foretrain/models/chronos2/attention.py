@@ -1,0 +1,216 @@
+"""The three residual layers of a Chronos-2 block: attention over time, attention over the group, feed forward.
+
+# R rows (variates), S tokens of a row, D model width, H heads, d head width, G groups, g rows of a group, N kept tokens
+
+Attention has no 1/sqrt(d) factor (it is absorbed in the initial weights of q) and masks are additive with the type's
+smallest number, so that a slot without any observed key still gets a finite value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foretrain.models.chronos2.config import Chronos2Config
+from foretrain.models.chronos2.layout import Bucket, GroupLayout
+from foretrain.nn.rms_norm import RMSNorm
+from foretrain.nn.rope import rotate
+
+
+@dataclass(frozen=True)
+class Route:
+    """What every block needs besides the hidden states; computed once per forward."""
+
+    layout: GroupLayout
+    rope: tuple[Tensor, Tensor]
+    time_mask: Tensor | None = None  # (R, 1, 1, S) additive; None = every patch is observed
+    group_masks: tuple[Tensor | None, ...] = ()  # per bucket (G*S, 1, 1, g) additive
+    last_group_masks: tuple[Tensor | None, ...] = ()  # the same for kept tokens, which are always observed
+
+
+class Attention(nn.Module):
+    """Multi-head projections without bias; upstream's parameter names."""
+
+    def __init__(self, config: Chronos2Config) -> None:
+        super().__init__()
+        self.heads, self.head_dim = config.num_heads, config.d_kv
+        self.q = nn.Linear(config.d_model, config.inner_dim, bias=False)
+        self.k = nn.Linear(config.d_model, config.inner_dim, bias=False)
+        self.v = nn.Linear(config.d_model, config.inner_dim, bias=False)
+        self.o = nn.Linear(config.inner_dim, config.d_model, bias=False)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, S, H*d) -> (B, H, S, d)."""
+        return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        """(B, H, S, d) each -> (B, S, D), output projection included."""
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=1.0)
+        return self.o(mixed.transpose(1, 2).flatten(2))
+
+
+class TimeAttention(nn.Module):
+    """Attention over a row's own tokens, with rotary positions."""
+
+    def __init__(self, config: Chronos2Config) -> None:
+        super().__init__()
+        self.self_attention = Attention(config)
+        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = config.dropout_rate
+
+    def forward(self, hidden: Tensor, route: Route, keep: int | None = None) -> Tensor:
+        """hidden (R, S, D) -> (R, S, D), or (R, N, D) of the last keep = N tokens."""
+        x = self.layer_norm(hidden)
+        attention = self.self_attention
+        length = x.shape[1]
+        first = 0 if keep is None else length - keep
+        q_table = (route.rope[0][first:], route.rope[1][first:])
+        q = rotate(attention.split(attention.q(x[:, first:])), q_table)
+        k = rotate(attention.split(attention.k(x)), route.rope)
+        v = attention.split(attention.v(x))
+        rate = self.dropout if self.training else 0.0
+        out = attention.attend(q, k, v, _cast(route.time_mask, q), rate)
+        return hidden[:, first:] + F.dropout(out, rate, self.training)
+
+
+class GroupAttention(nn.Module):
+    """Attention over the rows of a group, at each position on its own, without positions."""
+
+    def __init__(self, config: Chronos2Config) -> None:
+        super().__init__()
+        self.self_attention = Attention(config)
+        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = config.dropout_rate
+
+    def forward(self, hidden: Tensor, route: Route, keep: int | None = None) -> Tensor:
+        """hidden (R, S, D) -> (R, S, D); with keep the tokens are the last ones, which are always observed."""
+        x = self.layer_norm(hidden)
+        masks = route.group_masks if keep is None else route.last_group_masks
+        parts = [self._lone(x[: route.layout.singles])] if route.layout.singles else []
+        first = route.layout.singles
+        for bucket, mask in zip(route.layout.buckets, masks, strict=True):
+            parts.append(self._bucket(x[first : first + bucket.rows], bucket, mask))
+            first += bucket.rows
+        rate = self.dropout if self.training else 0.0
+        return hidden + F.dropout(parts[0] if len(parts) == 1 else torch.cat(parts), rate, self.training)
+
+    def _lone(self, x: Tensor) -> Tensor:
+        """A row alone attends to itself with weight one: only the value path is left, and dropout of that one weight
+        per row, position and head."""
+        attention = self.self_attention
+        v = attention.v(x)
+        if self.training and self.dropout:
+            heads = v.unflatten(-1, (attention.heads, attention.head_dim))
+            weight = F.dropout(heads.new_ones(*heads.shape[:-1], 1), self.dropout)
+            v = (heads * weight).flatten(-2)
+        return attention.o(v)
+
+    def _bucket(self, x: Tensor, bucket: Bucket, mask: Tensor | None) -> Tensor:
+        """x (rows, S, D) of equal (or padded) groups -> (rows, S, D)."""
+        attention = self.self_attention
+        rows, length, width = x.shape
+        if bucket.gather is not None:
+            x = x[bucket.gather]
+        x = x.view(bucket.count, bucket.size, length, width).transpose(1, 2).reshape(-1, bucket.size, width)
+        q, k, v = (attention.split(project(x)) for project in (attention.q, attention.k, attention.v))
+        out = attention.attend(q, k, v, _cast(mask, q), self.dropout if self.training else 0.0)
+        out = out.view(bucket.count, length, bucket.size, width).transpose(1, 2)
+        if bucket.scatter is None:
+            return out.reshape(rows, length, width)
+        return out.flatten(0, 1)[bucket.scatter]
+
+
+class FeedForward(nn.Module):
+    """wo relu(wi x), with dropout after relu."""
+
+    def __init__(self, config: Chronos2Config) -> None:
+        super().__init__()
+        self.mlp = nn.ModuleDict(
+            {
+                "wi": nn.Linear(config.d_model, config.d_ff, bias=False),
+                "wo": nn.Linear(config.d_ff, config.d_model, bias=False),
+            }
+        )
+        self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = config.dropout_rate
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(R, S, D) -> (R, S, D)."""
+        inner = F.dropout(F.relu(self.mlp["wi"](self.layer_norm(hidden))), self.dropout, self.training)
+        return hidden + F.dropout(self.mlp["wo"](inner), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Time attention, group attention, feed forward; each pre-normed and residual."""
+
+    def __init__(self, config: Chronos2Config) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([TimeAttention(config), GroupAttention(config), FeedForward(config)])
+
+    def forward(self, hidden: Tensor, route: Route, keep: int | None = None, rows: Tensor | None = None) -> Tensor:
+        """hidden (R, S, D) -> (R, S, D). With keep = N only the last N tokens come out, computed alone; with rows only
+        those rows."""
+        hidden = self.layer[0](hidden, route, keep)
+        hidden = self.layer[1](hidden, route, keep)
+        return self.layer[2](hidden if rows is None else hidden[rows])
+
+
+class Encoder(nn.Module):
+    """The blocks and the final norm."""
+
+    def __init__(self, config: Chronos2Config) -> None:
+        super().__init__()
+        self.block = nn.ModuleList([Block(config) for _ in range(config.num_layers)])
+        self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
+        self.dropout = config.dropout_rate
+
+    def forward(self, hidden: Tensor, route: Route, keep: int | None = None, rows: Tensor | None = None) -> Tensor:
+        """Token embeddings (R, S, D) -> final hidden states, of all tokens or of the last keep = N (of some rows)."""
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        *inner, last = self.block
+        for block in inner:
+            hidden = block(hidden, route)
+        hidden = last(hidden, route, keep, rows)
+        return F.dropout(self.final_layer_norm(hidden), self.dropout, self.training)
+
+
+def route(layout: GroupLayout, observed: Tensor | None, rope: tuple[Tensor, Tensor], keep: int) -> Route:
+    """The route of a batch. observed (R, S) True where a token holds data, None = everywhere; its last keep columns are
+    True always."""
+    time_mask = None if observed is None else _additive(observed)[:, None, None, :]
+    masks, last = [], []
+    first = layout.singles
+    for bucket in layout.buckets:
+        rows = None if observed is None else observed[first : first + bucket.rows]
+        masks.append(_bucket_mask(bucket, rows, rope[0].shape[0]))
+        last.append(_bucket_mask(bucket, None, keep))
+        first += bucket.rows
+    return Route(layout, rope, time_mask, tuple(masks), tuple(last))
+
+
+def _bucket_mask(bucket: Bucket, observed: Tensor | None, length: int) -> Tensor | None:
+    """(G*S, 1, 1, g) additive mask of a bucket's keys; None when all of them count."""
+    if observed is None and bucket.valid is None:
+        return None
+    valid = None if bucket.valid is None else bucket.valid[:, None, :].expand(-1, length, -1)
+    if observed is not None:
+        rows = observed if bucket.gather is None else observed[bucket.gather]
+        seen = rows.view(bucket.count, bucket.size, length).transpose(1, 2)
+        valid = seen if valid is None else valid & seen
+    assert valid is not None
+    return _additive(valid.reshape(-1, 1, 1, bucket.size))
+
+
+def _additive(valid: Tensor) -> Tensor:
+    """0 where valid, float32's smallest number elsewhere."""
+    return (~valid).float() * torch.finfo(torch.float32).min
+
+
+def _cast(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """The additive mask in the type of the scores, still finite there."""
+    if mask is None or mask.dtype == like.dtype:
+        return mask
+    return mask.clamp(min=torch.finfo(like.dtype).min).to(like.dtype)

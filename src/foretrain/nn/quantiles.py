@@ -1,0 +1,84 @@
+"""Quantile tools: from trained levels to asked levels, and quantiles of weighted samples.
+
+# L trained levels, Q asked levels, K samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foretrain.errors import ConfigError
+
+
+def check_levels(quantile_levels: Sequence[float]) -> tuple[float, ...]:
+    """The levels as floats. Raises ConfigError when there are none, one is outside (0, 1) or given twice."""
+    levels = tuple(float(level) for level in quantile_levels)
+    if not levels:
+        raise ConfigError("quantile_levels is empty; give at least one level, for example [0.1, 0.5, 0.9].")
+    wrong = [level for level in levels if not 0.0 < level < 1.0]
+    if wrong:
+        raise ConfigError(f"quantile_levels: {wrong[0]} is not between 0 and 1 (0.1 means the 10% quantile).")
+    if len(set(levels)) != len(levels):
+        raise ConfigError(f"quantile_levels: a level is given twice in {list(levels)}; keep one.")
+    return levels
+
+
+def probability_mass(levels: Sequence[float]) -> np.ndarray:
+    """(L,) float32 share of probability each level stands for: half the distance to its neighbours, 0 and 1 being the
+    outer ones, normalised to sum 1. Levels ascend. (chronos2/pipeline.py, long-horizon unrolling.)"""
+    edges = np.concatenate([[0.0], np.asarray(levels, np.float64), [1.0]])
+    mass = (edges[2:] - edges[:-2]) / 2
+    return (mass / mass.sum()).astype(np.float32)
+
+
+def bracket(asked: Sequence[float], levels: Sequence[float]) -> tuple[list[int], list[int], list[float]]:
+    """For each asked level the indices below and above among ascending levels, and the weight of the upper one.
+
+    A level outside the trained range takes the outermost trained level. A trained level takes itself with weight 0.
+    """
+    lower, upper, weight = [], [], []
+    known = np.asarray(levels, np.float64)
+    for level in asked:
+        high = int(np.searchsorted(known, level, side="right"))
+        low = max(high - 1, 0)
+        high = min(high, len(known) - 1)
+        exact = low == high or known[low] == level
+        lower.append(low)
+        upper.append(low if exact else high)
+        weight.append(0.0 if exact else float((level - known[low]) / (known[high] - known[low])))
+    return lower, upper, weight
+
+
+def interpolate_levels(values: Tensor, levels: Sequence[float], asked: Sequence[float], dim: int = -1) -> Tensor:
+    """Values known at ascending levels along dim, read at the asked levels: linear between, constant outside."""
+    lower, upper, weight = bracket(asked, levels)
+    below = values.index_select(dim, torch.tensor(lower, device=values.device))
+    if lower == upper:
+        return below
+    above = values.index_select(dim, torch.tensor(upper, device=values.device))
+    shape = [1] * values.dim()
+    shape[dim] = len(weight)
+    return torch.lerp(below, above, torch.tensor(weight, dtype=values.dtype, device=values.device).view(shape))
+
+
+def weighted_quantiles(samples: Tensor, weights: Tensor, asked: Sequence[float]) -> Tensor:
+    """(..., Q) quantiles of samples (..., K) whose probabilities are weights (K,), positive and summing to 1.
+
+    The cumulative weight of a sorted sample is its level; between samples it is linear, below the first constant.
+    That convention puts a sample at the right edge of its mass, so quantiles come out slightly low; it is kept because
+    published forecasts are made so. (chronos/utils.py, weighted_quantile.)
+    """
+    ordered, order = torch.sort(samples, dim=-1)
+    levels = weights[order].cumsum(dim=-1).clamp_(max=1.0)
+    query = torch.tensor(asked, dtype=levels.dtype, device=levels.device).expand(*levels.shape[:-1], len(asked))
+    high = torch.searchsorted(levels, query.contiguous(), right=True).clamp_(max=levels.shape[-1] - 1)
+    low = (high - 1).clamp_(min=0)
+    level_low, level_high = levels.gather(-1, low), levels.gather(-1, high)
+    value_low, value_high = ordered.gather(-1, low), ordered.gather(-1, high)
+    span = level_high - level_low
+    share = torch.where(span > 0, (query - level_low) / span, torch.zeros_like(span))
+    return value_low + share.clamp_(max=1.0) * (value_high - value_low)
