@@ -1,0 +1,187 @@
+"""Naive forecasters that stand beside every model: last value, drift, seasonal naive, historical mean.
+
+Each is probabilistic, so that the comparison of quantile metrics is fair. Level q of a forecast lies at
+
+    point + sign(q - 1/2) * width(h) * (the |2q - 1| quantile of the method's own absolute one-step errors)
+
+where the errors are those within the context and width(h) is how the method's error grows with the horizon (Hyndman
+and Athanasopoulos, Forecasting: Principles and Practice, 3rd ed., section 5.5). With normal errors these are that
+book's intervals; with the heavy tails of prices one wild bar does not blow them up, as it would a standard deviation.
+The median is the point forecast.
+
+Only values before the cutoff are read, and only those of the context that the model saw.
+
+# R rows, C context steps (left padded with NaN), H horizon, Q levels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foretrain.evaluation.scored import Array, Ints
+
+_CELLS = 4_000_000  # context values worked on at once
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A context and what every method asks of it."""
+
+    values: Array  # (R, C)
+    observed: np.ndarray  # (R, C) bool
+    count: Ints  # (R,) observed values
+    newest: Ints  # (R,) index of the last observed value; -1 if none
+    oldest: Ints  # (R,) index of the first
+    previous: Ints  # (R, C) index of the last observed value before each step; -1 if none
+
+    @classmethod
+    def of(cls, values: Array) -> _Past:
+        observed = np.isfinite(values)
+        index = np.arange(values.shape[1])
+        filled = np.maximum.accumulate(np.where(observed, index, -1), axis=1)
+        previous = np.concatenate([np.full((len(values), 1), -1), filled[:, :-1]], axis=1)
+        return cls(
+            values=np.where(observed, values, np.nan),
+            observed=observed,
+            count=observed.sum(1),
+            newest=filled[:, -1],
+            oldest=np.where(observed.any(1), observed.argmax(1), -1),
+            previous=previous,
+        )
+
+    def at(self, index: Ints) -> Array:
+        """Values at an index per row, (R,) or (R, K); NaN where it is negative."""
+        wide = index if index.ndim == 2 else index[:, None]
+        found = np.where(wide >= 0, np.take_along_axis(self.values, np.maximum(wide, 0), 1), np.nan)
+        return found if index.ndim == 2 else found[:, 0]
+
+    @property
+    def steps(self) -> Array:
+        """(R, C) change since the previous observed value over the root of the steps between them; NaN without one."""
+        distance = np.arange(self.values.shape[1]) - self.previous
+        return np.where(self.previous >= 0, (self.values - self.at(self.previous)) / np.sqrt(distance), np.nan)
+
+    @property
+    def slope(self) -> Array:
+        """(R,) mean change per step between the first and the last observed value; 0 with fewer than two."""
+        span = self.newest - self.oldest
+        rise = self.at(self.newest) - self.at(self.oldest)
+        return np.where(span > 0, rise / np.maximum(span, 1), 0.0)
+
+    def ahead(self, horizon: int) -> Array:
+        """(R, H) steps from the last observed value to each step of the horizon."""
+        return (self.values.shape[1] - 1 - self.newest)[:, None] + np.arange(1, horizon + 1.0)
+
+
+# Each method gives (point (R, H), one-step errors (R, C), width (R, H)).
+_Method = Callable[[_Past, int, int], tuple[Array, Array, Array]]
+
+
+def _naive(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, Array]:
+    ahead = past.ahead(horizon)
+    return np.repeat(past.at(past.newest)[:, None], horizon, 1), past.steps, np.sqrt(ahead)
+
+
+def _drift(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, Array]:
+    ahead, slope = past.ahead(horizon), past.slope[:, None]
+    distance = np.arange(past.values.shape[1]) - past.previous
+    errors = past.steps - slope * np.sqrt(distance)
+    span = np.maximum(past.newest - past.oldest, 1)[:, None]
+    return past.at(past.newest)[:, None] + slope * ahead, errors, np.sqrt(ahead * (1.0 + ahead / span))
+
+
+def _seasonal_naive(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, Array]:
+    width = past.values.shape[1]
+    point, _, spread = _naive(past, horizon, seasonality)
+    season = np.arange(horizon) % seasonality  # phase of each step
+    newest = np.full((len(past.values), seasonality), -1)  # newest observed step of each phase
+    for back in range(1, width // seasonality + 2):
+        index = width - back * seasonality + np.arange(seasonality)
+        inside = index >= 0
+        open_ = (newest < 0) & inside
+        if not open_.any():
+            break
+        found = open_ & past.observed[:, np.maximum(index, 0)]
+        newest = np.where(found, index, newest)
+    chosen = newest[:, season]
+    seasons_ahead = (width + np.arange(horizon) - chosen) / seasonality
+    values = past.at(chosen)
+    errors = np.full_like(past.values, np.nan)
+    errors[:, seasonality:] = past.values[:, seasonality:] - past.values[:, :-seasonality]
+    # Without a pair of values one season apart there is no seasonal error to learn from; the naive steps stand in.
+    few = ~np.isfinite(errors).any(1)
+    errors[few] = past.steps[few]
+    return (
+        np.where(chosen >= 0, values, point),
+        errors,
+        np.where((chosen >= 0) & ~few[:, None], np.sqrt(seasons_ahead), spread),
+    )
+
+
+def _historical_mean(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, Array]:
+    count = np.maximum(past.count, 1)
+    mean = np.where(past.count > 0, np.where(past.observed, past.values, 0.0).sum(1) / count, np.nan)
+    width = np.repeat(np.sqrt(1.0 + 1.0 / count)[:, None], horizon, 1)
+    return np.repeat(mean[:, None], horizon, 1), past.values - mean[:, None], width
+
+
+BASELINES: dict[str, _Method] = {
+    "naive": _naive,
+    "drift": _drift,
+    "seasonal_naive": _seasonal_naive,
+    "historical_mean": _historical_mean,
+}
+
+
+def baseline(
+    name: str, contexts: Sequence[np.ndarray], horizon: int, levels: Sequence[float], seasonality: int = 1
+) -> Array:
+    """Quantile forecasts (R, H, Q) of rows whose histories are given; NaN for a row without an observed value.
+
+    Args:
+        name: a key of BASELINES.
+        contexts: R one-dimensional histories of any lengths, NaN = not observed.
+        horizon: steps to forecast.
+        levels: quantile levels; .5 is the point forecast.
+        seasonality: steps of a season, for seasonal_naive: the newest observed value of the same phase, or the last
+            observed value where there is none. With 1 it equals naive but for histories that end unobserved.
+    """
+    method = BASELINES[name]
+    result = np.empty((len(contexts), horizon, len(levels)))
+    order = np.argsort([len(context) for context in contexts], kind="stable")
+    first = 0
+    while first < len(order):
+        last, width = first + 1, len(contexts[order[first]])
+        while last < len(order):
+            wider = max(width, len(contexts[order[last]]))
+            if wider * (last + 1 - first) > _CELLS:
+                break
+            last, width = last + 1, wider
+        rows = order[first:last]
+        values = np.full((len(rows), max(width, 1)), np.nan)
+        for row, index in enumerate(rows):
+            if len(contexts[index]):
+                values[row, -len(contexts[index]) :] = contexts[index]
+        result[rows] = _quantiles(*method(_Past.of(values), horizon, seasonality), levels)
+        first = last
+    return result
+
+
+def _quantiles(point: Array, errors: Array, width: Array, levels: Sequence[float]) -> Array:
+    spread = _row_quantiles(np.abs(errors), [abs(2.0 * level - 1.0) for level in levels])  # (R, Q)
+    signs = np.sign(np.array(levels) - 0.5)
+    return point[:, :, None] + signs * width[:, :, None] * spread[:, None, :]
+
+
+def _row_quantiles(values: Array, levels: Sequence[float]) -> Array:
+    """(R, Q) quantiles of each row, NaN left out, linear between order statistics; 0 for a row without values."""
+    count = np.isfinite(values).sum(1)
+    ordered = np.sort(values, axis=1)  # NaN go last
+    place = np.maximum(count - 1, 0)[:, None] * np.asarray(levels)
+    low = np.floor(place).astype(np.int64)
+    high = np.minimum(low + 1, np.maximum(count - 1, 0)[:, None])
+    below, above = np.take_along_axis(ordered, low, 1), np.take_along_axis(ordered, high, 1)
+    return np.where(count[:, None] > 0, below + (above - below) * (place - low), 0.0)

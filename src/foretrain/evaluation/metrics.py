@@ -1,0 +1,209 @@
+"""Metrics of forecasts, vectorised over rows; every name carries its unit where it has one.
+
+Point metrics score the median. All skip truth that is NaN. A forecast that is NaN makes its metrics NaN: a model that
+diverged is not excused from the steps it spoiled.
+
+# N rows, H horizon, Q levels, G groups
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from foretrain.evaluation.scored import INTERVAL, Array, Ints, Scored
+
+
+class Metric(NamedTuple):
+    """What a column of a report means."""
+
+    label: str
+    unit: str
+    better: str  # "lower" | "higher" | "0.8"
+
+
+METRICS: dict[str, Metric] = {
+    "wql": Metric("WQL", "ratio", "lower"),
+    "mase": Metric("MASE", "ratio", "lower"),
+    "sql": Metric("SQL", "ratio", "lower"),
+    "smape_pct": Metric("sMAPE", "percent, 0 to 200", "lower"),
+    "coverage_80_share": Metric("coverage of the 80% interval", "share", "0.8"),
+    "pct_mae": Metric("MAE", "percent of the last close", "lower"),
+    "direction_accuracy_share": Metric("direction accuracy", "share", "higher"),
+    "price_mae": Metric("MAE", "the item's currency", "lower"),
+    "mae": Metric("MAE", "the item's unit", "lower"),
+    "rmse": Metric("RMSE", "the item's unit", "lower"),
+    "skill_vs_naive": Metric("skill against naive", "ratio", "higher"),
+}
+PRICE_METRICS = ("pct_mae", "direction_accuracy_share", "price_mae")
+IN_UNITS = ("mae", "rmse", "price_mae")  # averaged over items only where they share a unit
+HIGHER_IS_BETTER = tuple(name for name, metric in METRICS.items() if metric.better == "higher")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Per row, what every metric is a ratio of. Each field is (N,)."""
+
+    count: Array  # observed steps
+    absolute: Array  # sum of |y - f|
+    squared: Array  # sum of (y - f)^2
+    pinball: Array  # sum over steps and levels of 2 * pinball
+    levels: int
+    size: Array  # sum of |y|
+    smape: Array  # sum of |y - f| / (|y| + |f|), steps where both are 0 left out
+    smape_count: Array
+    inside: Array  # steps with y inside the 80% interval
+    direction: Array  # steps whose direction from the last value was right
+    direction_count: Array  # steps whose truth differs from the last value
+
+
+def quantile_losses(scored: Scored) -> Array:
+    """(N, H) sum over levels of 2 * pinball; 0 where the truth is missing. Koenker and Bassett 1978."""
+    observed = np.isfinite(scored.target)
+    truth = np.where(observed, scored.target, 0.0)
+    total = np.zeros_like(truth)
+    for level in scored.scored_levels or scored.levels:
+        forecast = scored.at(level)
+        total += 2.0 * np.abs((forecast - truth) * ((truth <= forecast) - level))
+    return np.where(observed, total, 0.0)
+
+
+def sums(scored: Scored) -> Sums:
+    """The sums that all metrics share, from one pass over the forecasts."""
+    observed = np.isfinite(scored.target)
+    truth = np.where(observed, scored.target, 0.0)
+    median = scored.median
+    error = np.where(observed, np.abs(truth - median), 0.0)
+    size = np.abs(truth) + np.abs(median)
+    relative = observed & (size != 0)
+    last = scored.last[:, None]
+    moved = observed & (scored.target != last)
+    low, high = scored.at(INTERVAL[0]), scored.at(INTERVAL[1])
+    known = ~(np.isnan(low) | np.isnan(high))
+    return Sums(
+        count=observed.sum(1).astype(np.float64),
+        absolute=error.sum(1),
+        squared=(error**2).sum(1),
+        pinball=quantile_losses(scored).sum(1),
+        levels=len(scored.scored_levels or scored.levels),
+        size=np.abs(truth).sum(1),
+        smape=np.divide(error, size, out=np.zeros_like(error), where=relative).sum(1),
+        smape_count=relative.sum(1).astype(np.float64),
+        inside=np.where(known, observed & (truth >= low) & (truth <= high), np.where(observed, np.nan, 0.0)).sum(1),
+        direction=(moved & (np.sign(median - last) == np.sign(truth - last))).sum(1).astype(np.float64),
+        direction_count=moved.sum(1).astype(np.float64),
+    )
+
+
+def table(scored: Scored, group: Ints | None = None, groups: int = 1) -> dict[str, Array]:
+    """Every metric of every group of rows: {name: (G,)}; NaN where it is undefined.
+
+    * wql: sum of 2 * pinball over items, steps and levels / (levels * sum |y|). Chronos paper (2024), section 5.2;
+      gluonts' mean_wQuantileLoss.
+    * mase, sql: mean over rows of the row's mean error (2 * pinball) / seasonal error; rows without one are left out.
+      Hyndman and Koehler 2006; gluonts' MASE.
+    * smape_pct: mean over rows of 200 * mean |y - f| / (|y| + |f|), steps where both are 0 left out, as in gluonts.
+    * coverage_80_share: share of steps inside [q.1, q.9], ends included.
+    * pct_mae: 100 * mean of |y - f| / |last|. direction_accuracy_share: sign(f - last) == sign(y - last), steps with
+      y == last left out; a forecast that never moves is never right. price_mae: mean |y - f|. Prices only.
+    * mae, rmse: pooled over the group's steps, in whatever unit the rows have.
+    """
+    if group is None:
+        group = np.zeros(len(scored), np.int64)
+    s = sums(scored)
+
+    def total(values: Array) -> Array:
+        return np.bincount(group, weights=values, minlength=groups)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        counts = total(s.count)
+        scale = scored.seasonal_error
+        scaled = np.isfinite(scale) & (s.count > 0)
+        rows = total(scaled.astype(np.float64))
+        weight = np.where(scaled, s.count * scale, 1.0)
+        price = scored.price & (s.count > 0)
+        close = np.abs(scored.last)
+        percent = price & (close > 0)
+        result = {
+            "wql": total(s.pinball) / (s.levels * total(s.size)),
+            "mase": total(np.where(scaled, s.absolute / weight, 0.0)) / rows,
+            "sql": total(np.where(scaled, s.pinball / (weight * s.levels), 0.0)) / rows,
+            "smape_pct": 200.0
+            * total(np.where(s.smape_count > 0, s.smape / np.maximum(s.smape_count, 1.0), 0.0))
+            / total((s.smape_count > 0).astype(np.float64)),
+            "coverage_80_share": total(s.inside) / counts,
+            "pct_mae": 100.0
+            * total(np.where(percent, s.absolute / np.where(percent, close, 1.0), 0.0))
+            / total(np.where(percent, s.count, 0.0)),
+            "direction_accuracy_share": total(np.where(price, s.direction, 0.0))
+            / total(np.where(price, s.direction_count, 0.0)),
+            "price_mae": total(np.where(price, s.absolute, 0.0)) / total(np.where(price, s.count, 0.0)),
+            "mae": total(s.absolute) / counts,
+            "rmse": np.sqrt(total(s.squared) / counts),
+        }
+    return {name: np.where(np.isfinite(values), values, np.nan) for name, values in result.items()}
+
+
+def pooled(scored: Scored) -> dict[str, float]:
+    """Metrics over all rows. Those in units of the data are left out where items differ in unit: no mean of dollars."""
+    values = {name: float(column[0]) for name, column in table(scored).items()}
+    return {name: value for name, value in values.items() if _meaningful(name, scored)}
+
+
+def per_item(scored: Scored) -> dict[str, Array]:
+    """{name: (items,)} metrics of every item, over all its windows; NaN for an item without rows."""
+    values = table(scored, scored.item, len(scored.items))
+    return {name: column for name, column in values.items() if name not in PRICE_METRICS or scored.price.any()}
+
+
+def per_step(scored: Scored) -> dict[str, Array]:
+    """{name: (H,)} metrics of every step of the horizon."""
+    steps = [pooled(scored.step(h)) for h in range(scored.horizon)]
+    return {name: np.array([step[name] for step in steps]) for name in steps[0]}
+
+
+def _meaningful(name: str, scored: Scored) -> bool:
+    if name in PRICE_METRICS and not scored.price.any():
+        return False
+    if name == "price_mae" and not scored.all_prices:
+        return False
+    return name not in IN_UNITS or scored.one_unit
+
+
+def scaled_errors(scored: Scored) -> Array:
+    """(N, H) |y - f| / Scored.error_scale; NaN where the truth is missing or the row has no scale."""
+    return np.abs(scored.target - scored.median) / scored.error_scale[:, None]
+
+
+def skill(scored: Scored, naive: Scored) -> float:
+    """1 - MAE / MAE of naive on scaled errors (Scored.error_scale), pooled: above 0 is better than naive.
+
+    NaN when naive makes no error or no row has a scale.
+    """
+    use = np.isfinite(scored.target) & np.isfinite(scored.error_scale)[:, None]
+    ours = np.where(use, scaled_errors(scored), 0.0).sum()
+    theirs = np.where(use, scaled_errors(naive), 0.0).sum()
+    return float(1.0 - ours / theirs) if theirs > 0 else float("nan")
+
+
+def skill_per_item(scored: Scored, naive: Scored) -> Array:
+    """(items,) 1 - MAE / MAE of naive, in the item's own unit; NaN where naive makes no error."""
+    ours, theirs = (
+        np.bincount(part.item, weights=sums(part).absolute, minlength=len(part.items)) for part in (scored, naive)
+    )
+    return 1.0 - np.divide(ours, theirs, out=np.full_like(ours, np.nan), where=theirs > 0)
+
+
+def calibration(scored: Scored) -> Array:
+    """(Q,) share of observed steps at or below each level's forecast; a calibrated forecaster gives the levels."""
+    observed = np.isfinite(scored.target)[:, :, None]
+    below = np.where(observed, scored.target[:, :, None] <= scored.quantiles, False)
+    return below.sum((0, 1)) / max(int(observed.sum()), 1)
+
+
+def undefined_scale(scored: Scored) -> npt.NDArray[np.bool_]:
+    """(N,) rows with something to score that MASE and SQL leave out: no seasonal error, or one of zero."""
+    return ~np.isfinite(scored.seasonal_error) & np.isfinite(scored.target).any(1)

@@ -1,0 +1,154 @@
+"""Scored: truth and forecasts of many windows side by side, the one record every metric takes.
+
+# N rows (a row is one target of one item at one cutoff), H horizon, Q levels, V variates, T steps of a series
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from foretrain.data.windows import NO_TIME
+from foretrain.errors import DataError
+
+Array = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+MEDIAN = 0.5
+INTERVAL = (0.1, 0.9)  # the 80% interval whose coverage is reported
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Truth and forecasts of N rows. Sums over rows follow the order of the rows, so the same rows give the same bits.
+
+    Raises DataError when shapes disagree or a level needed by a metric (.1, .5, .9) is missing.
+    """
+
+    target: Array  # (N, H) the truth; NaN = not observed, never scored
+    quantiles: Array  # (N, H, Q) in the units of the data; NaN here makes the metrics NaN
+    levels: tuple[float, ...]  # (Q,) ascending
+    last: Array  # (N,) last observed value before the cutoff (the last close, where the target is one)
+    seasonal_error: Array  # (N,) denominator of MASE; NaN where it is undefined or zero
+    item: Ints  # (N,) index into items
+    items: tuple[str, ...]  # names; one entry for every (item, target column)
+    unit: tuple[str, ...]  # unit of every entry of items: errors of equal units may be averaged
+    price: npt.NDArray[np.bool_]  # (N,) the row is a price
+    cutoff: Ints  # (N,) step of the first forecast value
+    rank: Ints  # (N,) 0 = newest window of its item, 1 = the one before, ...
+    start: Ints  # (N,) microseconds of the first forecast step, or NO_TIME
+    end: Ints  # (N,) microseconds of the last forecast step, or NO_TIME
+    stride: int  # steps between successive cutoffs of an item
+    scored_levels: tuple[float, ...] | None = None  # the levels that WQL and SQL sum over; None = all
+
+    def __post_init__(self) -> None:
+        n, h = self.target.shape
+        if self.quantiles.shape != (n, h, len(self.levels)):
+            raise DataError(
+                f"forecasts have shape {self.quantiles.shape}; the truth and levels need {(n, h, len(self.levels))}."
+            )
+        missing = [level for level in (INTERVAL[0], MEDIAN, INTERVAL[1]) if level not in self.levels]
+        if missing:
+            raise DataError(f"levels {missing} are missing from {list(self.levels)}; .1, .5 and .9 are always needed.")
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def horizon(self) -> int:
+        """Steps of a forecast."""
+        return self.target.shape[1]
+
+    @property
+    def median(self) -> Array:
+        """(N, H) the point forecast."""
+        return self.at(MEDIAN)
+
+    @property
+    def has_times(self) -> bool:
+        """Every row knows when it happened."""
+        return bool(len(self)) and bool((self.start != NO_TIME).all() and (self.end != NO_TIME).all())
+
+    @property
+    def all_prices(self) -> bool:
+        """Every row is a price, so that errors may be read in percent of the last close."""
+        return bool(len(self)) and bool(self.price.all())
+
+    @property
+    def one_unit(self) -> bool:
+        """All errors are in one unit, so that their average means something."""
+        return len(set(self.unit)) == 1
+
+    @property
+    def error_scale(self) -> Array:
+        """(N,) what an absolute error is divided by before it is averaged over items; NaN = the row is left out.
+
+        |last close| when every row is a price, else MASE's denominator.
+        """
+        scale = np.abs(self.last) if self.all_prices else self.seasonal_error
+        return np.where(scale > 0, scale, np.nan)
+
+    def at(self, level: float) -> Array:
+        """(N, H) forecast at one level."""
+        return self.quantiles[:, :, self.levels.index(level)]
+
+    def forecast(self, quantiles: Array) -> Scored:
+        """The same rows with another forecaster's quantiles."""
+        return replace(self, quantiles=quantiles)
+
+    def take(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Scored:
+        """Some of the rows; items keep their indices."""
+        by_row = ("target", "quantiles", "last", "seasonal_error", "item", "price", "cutoff", "rank", "start", "end")
+        return replace(self, **{name: getattr(self, name)[rows] for name in by_row})
+
+    def step(self, h: int) -> Scored:
+        """Forecasts of step h (0 = first) alone."""
+        return replace(self, target=self.target[:, h : h + 1], quantiles=self.quantiles[:, h : h + 1])
+
+
+def seasonal_errors(values: npt.NDArray[np.floating], cutoffs: Sequence[int] | Ints, seasonality: int) -> Array:
+    """(len(cutoffs), V) mean |y_t - y_(t-m)| over the steps before each cutoff, pairs with a missing value left out.
+
+    m is the seasonality, or 1 where the history is not longer than it. NaN where no pair is observed or the mean is 0.
+    Formula: gluonts.evaluation.metrics.calculate_seasonal_error on the whole past of a window.
+    values is (V, T); the cost is O(V T), however many cutoffs.
+    """
+    ends = np.asarray(cutoffs, np.int64)
+    result = np.full((len(ends), len(values)), np.nan)
+    for lag in {seasonality, 1}:
+        chosen = (ends > seasonality) if lag == seasonality else (ends <= seasonality)
+        chosen &= ends > lag
+        if not chosen.any():
+            continue
+        stop = int(ends[chosen].max())
+        history = values[:, :stop].astype(np.float64)
+        gaps = np.abs(history[:, lag:] - history[:, :-lag])
+        observed = np.isfinite(gaps)
+        sums = np.cumsum(np.where(observed, gaps, 0.0), axis=1)
+        counts = np.cumsum(observed, axis=1)
+        newest = ends[chosen] - lag - 1  # pair k ends at step k + lag
+        with np.errstate(invalid="ignore", divide="ignore"):
+            result[chosen] = (sums[:, newest] / counts[:, newest]).T
+    result[~(result > 0)] = np.nan
+    return result
+
+
+def concatenate(parts: Sequence[Scored]) -> Scored:
+    """Rows of several corpora as one record; items of equal name stay apart."""
+    if not parts:
+        raise DataError("nothing to score: no window was left.")
+    if len(parts) == 1:
+        return parts[0]
+    first = np.cumsum([0, *(len(part.items) for part in parts)])
+    shared = ("target", "quantiles", "last", "seasonal_error", "price", "cutoff", "rank", "start", "end")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in shared}
+    return replace(
+        parts[0],
+        **joined,
+        item=np.concatenate([part.item + offset for part, offset in zip(parts, first, strict=False)]),
+        items=tuple(name for part in parts for name in part.items),
+        unit=tuple(unit for part in parts for unit in part.unit),
+    )

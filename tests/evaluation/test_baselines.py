@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from foretrain.evaluation.baselines import BASELINES, baseline
+
+H = 5
+
+
+def _plain_point(name, context, season):
+    """The method in words: one row, one step at a time."""
+    seen = [(t, float(v)) for t, v in enumerate(context) if np.isfinite(v)]
+    if not seen:
+        return [np.nan] * H
+    (t0, first), (t1, last) = seen[0], seen[-1]
+    points = []
+    for h in range(H):
+        t = len(context) + h
+        if name == "naive":
+            points.append(last)
+        elif name == "drift":
+            points.append(last + ((last - first) / (t1 - t0) if t1 > t0 else 0.0) * (t - t1))
+        elif name == "historical_mean":
+            points.append(np.mean([v for _, v in seen]))
+        else:
+            same = [v for s, v in seen if (t - s) % season == 0]
+            points.append(same[-1] if same else last)
+    return points
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("season", [1, 4, 7, 100])
+def test_points_equal_the_plain_method_with_gaps_and_any_lengths(name, season):
+    rng = np.random.default_rng(season)
+    contexts = [rng.standard_normal(int(n)) for n in rng.integers(1, 30, 60)]
+    for context in contexts[::2]:
+        context[rng.random(len(context)) < 0.4] = np.nan
+    found = baseline(name, contexts, H, [0.5], season)[:, :, 0]
+    wanted = np.array([_plain_point(name, context, season) for context in contexts])
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_quantiles_do_not_depend_on_the_batch(name):
+    rng = np.random.default_rng(0)
+    contexts = [rng.standard_normal(int(n)).cumsum() for n in rng.integers(1, 40, 30)]
+    contexts[3][5:9] = np.nan
+    together = baseline(name, contexts, H, [0.1, 0.5, 0.9], 6)
+    alone = np.concatenate([baseline(name, [context], H, [0.1, 0.5, 0.9], 6) for context in contexts])
+    np.testing.assert_allclose(together, alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_median_is_the_point_and_quantiles_ascend(name):
+    rng = np.random.default_rng(0)
+    contexts = list(rng.standard_normal((20, 50)).cumsum(1))
+    levels = [0.1, 0.3, 0.5, 0.7, 0.9]
+    found = baseline(name, contexts, H, levels, 6)
+    assert (np.diff(found, axis=2) > 0).all()
+    np.testing.assert_allclose(found[:, :, 2] - found[:, :, 0], found[:, :, 4] - found[:, :, 2], rtol=1e-9)
+
+
+def test_naive_quantiles_are_the_steps_own_quantiles_times_the_root_of_the_horizon():
+    steps = np.array([1.0, -2.0, 3.0, -4.0, 5.0])
+    context = np.concatenate([[0.0], steps.cumsum()])
+    found = baseline("naive", [context], 4, [0.1, 0.5, 0.9])[0]
+    width = np.quantile(np.abs(steps), 0.8) * np.sqrt([1, 2, 3, 4])
+    np.testing.assert_allclose(found, 3.0 + width[:, None] * [-1, 0, 1], rtol=1e-12)
+
+
+def test_naive_quantiles_widen_while_nothing_is_observed():
+    context = np.concatenate([np.arange(0, 20.0), [np.nan] * 3])
+    found = baseline("naive", [context], 2, [0.5, 0.9])[0]
+    np.testing.assert_allclose(found[:, 1] - found[:, 0], np.sqrt([4, 5]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "seasonality"), [("naive", 1), ("drift", 1), ("seasonal_naive", 8), ("historical_mean", 1)]
+)
+def test_intervals_hold_their_share_on_data_of_the_methods_own_kind(name, seasonality):
+    rng = np.random.default_rng(3)
+    noise = rng.standard_normal((800, 420))
+    if name == "historical_mean":
+        series = noise
+    elif name == "seasonal_naive":
+        series = noise.copy()
+        for t in range(seasonality, 420):
+            series[:, t] += series[:, t - seasonality]
+    else:
+        series = noise.cumsum(1) + (0.1 * np.arange(420) if name == "drift" else 0.0)
+    found = baseline(name, list(series[:, :400]), 20, [0.1, 0.9], seasonality)
+    truth = series[:, 400:]
+    inside = ((truth >= found[:, :, 0]) & (truth <= found[:, :, 1])).mean(0)
+    assert inside.min() > 0.74 and inside.max() < 0.86
+
+
+def test_one_wild_bar_does_not_blow_the_interval_up():
+    rng = np.random.default_rng(0)
+    calm = rng.standard_normal(500).cumsum()
+    split = calm.copy()
+    split[250:] -= 500.0
+    calm_width, split_width = (np.ptp(baseline("naive", [context], 1, [0.1, 0.9])[0]) for context in (calm, split))
+    assert split_width == pytest.approx(calm_width, rel=0.05)
+
+
+def test_a_row_without_history_is_nan_and_a_single_value_has_no_width():
+    for name in BASELINES:
+        nothing, single = baseline(name, [np.full(6, np.nan), np.array([7.0])], 3, [0.1, 0.5, 0.9], 4)
+        assert np.isnan(nothing).all()
+        assert (single == 7.0).all()
