@@ -1,0 +1,312 @@
+"""A long pandas frame as windows, and forecasts of windows as a long pandas frame.
+
+# N items, T rows of all items, V variates, H horizon, Q levels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foretrain.data.windows import FloatArray, IntArray, Window
+from foretrain.errors import DataError
+from foretrain.forecasting import stamps
+from foretrain.forecasting.covariates import Rows, encode, is_numeric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Names:
+    """Which column means what."""
+
+    item_id: str = "item_id"
+    timestamp: str = "timestamp"
+    target: tuple[str, ...] = ("target",)
+
+
+@dataclass(frozen=True)
+class FrameTask:
+    """A frame made ready: one window an item, in order of first appearance, and what its forecast frame needs."""
+
+    windows: list[Window]
+    names: Names
+    item_ids: Any  # (N,) as in the frame
+    stamps: Any  # (N * H,) the forecast's time stamps, item by item
+    prediction_length: int
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """A frame's rows grouped by item and ascending in time."""
+
+    frame: pd.DataFrame
+    code: IntArray  # (T,) item of each row, ascending
+    starts: IntArray  # (N,) first row of each item
+    ids: Any  # (N,)
+    times: Any  # (T,) DatetimeIndex or int64 array
+
+
+def read_frame(
+    df: pd.DataFrame,
+    prediction_length: int,
+    *,
+    names: Names | None = None,
+    future_df: pd.DataFrame | None = None,
+    freq: str | None = None,
+    ordinal: bool | None = None,
+) -> FrameTask:
+    """Windows of a long frame: one row an item and time stamp; all columns besides id, time and targets are covariates.
+
+    Covariates that future_df carries too are known ahead (exactly prediction_length rows an item, at the stamps that
+    follow), the others are known in the past only. Text, boolean and date columns are categorical: encoded by target
+    means, or as ordinal codes where there are several targets (ordinal forces one of the two). freq skips the
+    inference of the frequency; an integer time column counts steps. Values after the cutoff are looked at nowhere.
+    Raises DataError naming column, item, fact and way out.
+    """
+    names = names or Names()
+    if prediction_length < 1:
+        raise DataError(f"prediction_length is {prediction_length}; it counts steps and is at least 1.")
+    _check_columns(df, future_df, names)
+    history = _sort(df, names, None)
+    future_stamps = _future_stamps(history, prediction_length, freq)
+    known = None if future_df is None else _match_future(future_df, history, names, prediction_length, future_stamps)
+    context, future, num_past = _values(history, known, names, prediction_length, ordinal)
+    return FrameTask(
+        windows=_windows(history, context, future, num_past, names, future_stamps, prediction_length),
+        names=names,
+        item_ids=history.ids,
+        stamps=future_stamps,
+        prediction_length=prediction_length,
+    )
+
+
+def write_frame(
+    task: FrameTask, quantiles: Sequence[FloatArray], point: Sequence[FloatArray], levels: Sequence[float]
+) -> pd.DataFrame:
+    """The forecasts as a frame: id, timestamp, target_name, predictions, one column a level named str(level).
+
+    quantiles are (V, H, Q) and point (V, H) per item; rows are ordered by item, target and step.
+    """
+    import pandas as pd
+
+    targets, horizon = len(task.names.target), task.prediction_length
+    table = np.stack(quantiles)  # (N, V, H, Q)
+    count = len(table)
+    order = np.arange(count * horizon).reshape(count, 1, horizon)
+    rows = np.broadcast_to(order, (count, targets, horizon)).ravel()
+    columns: dict[str, Any] = {
+        task.names.item_id: task.item_ids.repeat(targets * horizon),
+        task.names.timestamp: task.stamps[rows],
+        "target_name": np.tile(np.repeat(np.array(task.names.target, dtype=object), horizon), count),
+        "predictions": np.stack(point).ravel(),
+    }
+    columns.update({str(level): table[..., i].ravel() for i, level in enumerate(levels)})
+    return pd.DataFrame(columns)
+
+
+def _check_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> None:
+    wanted = (names.item_id, names.timestamp, *names.target)
+    if not names.target:
+        raise DataError("target names no column; give at least one.")
+    if len(set(wanted)) < len(wanted):
+        raise DataError(f"the columns {', '.join(map(repr, wanted))} must differ.")
+    twice = df.columns[df.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"df has two columns named {twice[0]!r}; rename one.")
+    missing = [name for name in wanted if name not in df.columns]
+    if missing:
+        raise DataError(
+            f"df has no column {missing[0]!r}; its columns are {_listed(df.columns)}. "
+            "Rename it or name yours with id_column=, timestamp_column= or target=."
+        )
+    if not len(df):
+        raise DataError("df has no rows; give at least one row per item.")
+    for name in names.target:
+        if not is_numeric(df[name]):
+            raise DataError(f"target {name!r} is not a column of numbers: {_first_text(df, name, names)}.")
+    if future_df is None:
+        return
+    lacking = [name for name in (names.item_id, names.timestamp) if name not in future_df.columns]
+    if lacking:
+        raise DataError(f"future_df has no column {lacking[0]!r}; its columns are {_listed(future_df.columns)}.")
+    targets = [name for name in names.target if name in future_df.columns]
+    if targets:
+        raise DataError(f"future_df holds the target {targets[0]!r}, which is what will be forecast; drop that column.")
+    extra = [name for name in future_df.columns if name not in df.columns]
+    if extra:
+        raise DataError(f"future_df has a column {extra[0]!r} that df lacks; add its history to df or drop it.")
+
+
+def _sort(df: pd.DataFrame, names: Names, order: Any) -> _Sorted:
+    """Rows grouped by item, in order of first appearance or in the given order of ids, and ascending in time."""
+    import pandas as pd
+
+    which = "df" if order is None else "future_df"
+    if df[names.item_id].isna().any():
+        raise DataError(f"{which} has a row without {names.item_id}; fill it in or drop the row.")
+    if order is None:
+        code, ids = pd.factorize(df[names.item_id])
+    else:
+        code, ids = pd.Index(order).get_indexer(pd.Index(df[names.item_id])), order
+        if (code < 0).any():
+            unknown = df[names.item_id].to_numpy()[code < 0][0]
+            raise DataError(f"future_df has an item {unknown!r} that df lacks; drop it or add its history to df.")
+    times = _times(df, names, which)
+    ticks = times if isinstance(times, np.ndarray) else times.asi8
+    code = code.astype(np.int64)
+    step = np.diff(code)
+    if not ((step > 0) | ((step == 0) & (np.diff(ticks) > 0))).all():
+        rows = np.lexsort((ticks, code))
+        df, code, times, ticks = df.iloc[rows], code[rows], times[rows], ticks[rows]
+        twice = np.flatnonzero((np.diff(code) == 0) & (np.diff(ticks) == 0))
+        if len(twice):
+            item, time = ids[code[twice[0]]], times[twice[0]]
+            raise DataError(f"{which}: item {item!r} has two rows at {time}; keep one.")
+    starts = np.flatnonzero(np.diff(code, prepend=-1))
+    return _Sorted(df, code, starts, ids, times)
+
+
+def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
+    import pandas as pd
+    from pandas.api import types
+
+    column = df[names.timestamp]
+    if column.isna().any():
+        raise DataError(f"{which} has a row without {names.timestamp}; fill it in or drop the row.")
+    if types.is_integer_dtype(column.dtype):
+        return column.to_numpy(np.int64)
+    try:
+        return pd.DatetimeIndex(pd.to_datetime(column))
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split(". ")[0].split())
+        raise DataError(f"{which}: column {names.timestamp!r} does not hold time stamps: {reason}.") from None
+
+
+def _future_stamps(history: _Sorted, horizon: int, freq: str | None) -> Any:
+    ends = np.append(history.starts[1:], len(history.code)) - 1
+    if isinstance(history.times, np.ndarray):
+        if freq is not None:
+            raise DataError(f"freq={freq!r} cannot be used: the time column counts steps (integers), not time stamps.")
+        step = stamps.infer_step(history.times, history.starts, history.ids)
+        return (history.times[ends][:, None] + step * np.arange(1, horizon + 1)).ravel()
+    if freq is None:
+        offset = stamps.infer_offset(history.times, history.starts, history.ids)
+        return stamps.following(history.times[ends], offset, horizon)
+    return stamps.following(history.times[ends], stamps.parse_freq(freq), horizon)
+
+
+def _match_future(
+    future_df: pd.DataFrame, history: _Sorted, names: Names, horizon: int, future_stamps: Any
+) -> pd.DataFrame:
+    """future_df in the windows' order, checked against the items and stamps of the forecast."""
+    future = _sort(future_df, names, history.ids)
+    counts = np.bincount(future.code, minlength=len(history.ids))
+    wrong = np.flatnonzero(counts != horizon)
+    if len(wrong):
+        raise DataError(
+            f"future_df: item {history.ids[wrong[0]]!r} has {counts[wrong[0]]} rows; it needs exactly "
+            f"prediction_length = {horizon}."
+        )
+    differ = np.flatnonzero(np.asarray(future.times != future_stamps))
+    if len(differ):
+        at = differ[0]
+        raise DataError(
+            f"future_df: item {history.ids[at // horizon]!r} has a row at {future.times[at]} where the forecast has "
+            f"{future_stamps[at]}. Align its stamps with the history, or give freq=."
+        )
+    return future.frame
+
+
+def _values(
+    history: _Sorted, known: pd.DataFrame | None, names: Names, horizon: int, ordinal: bool | None
+) -> tuple[FloatArray, FloatArray, int]:
+    """All items side by side: context (V, T), future (V, N * H) and the number of past-only covariates."""
+    frame = history.frame
+    covariates = [name for name in frame.columns if name not in (names.item_id, names.timestamp, *names.target)]
+    ahead = [name for name in covariates if known is not None and name in known.columns]
+    past = [name for name in covariates if name not in ahead]
+    rows = Rows(history.code, np.repeat(np.arange(len(history.ids)), horizon), len(history.ids))
+    context = np.empty((len(names.target) + len(covariates), len(frame)), np.float32)
+    future = np.full((len(context), len(history.ids) * horizon), np.nan, np.float32)
+    for i, name in enumerate(names.target):
+        context[i] = numbers(frame[name])
+    use_ordinal = len(names.target) > 1 if ordinal is None else ordinal
+    for i, name in enumerate([*past, *ahead], start=len(names.target)):
+        column, coming = frame[name], None if name not in ahead or known is None else known[name]
+        if is_numeric(column):
+            context[i] = numbers(column)
+            if coming is not None:
+                future[i] = _known_numbers(coming)
+            continue
+        context[i], encoded = encode(column, coming, rows, context[0], use_ordinal=use_ordinal)
+        if encoded is not None:
+            future[i] = encoded
+    return context, future, len(past)
+
+
+def numbers(column: pd.Series) -> FloatArray:
+    """A column as float32; missing, infinite and beyond float32 are NaN."""
+    with np.errstate(over="ignore"):
+        values = column.to_numpy(dtype=np.float32, na_value=np.nan)
+    finite = np.isfinite(values)
+    return values if finite.all() else np.where(finite, values, np.float32(np.nan))
+
+
+def _known_numbers(column: pd.Series) -> FloatArray:
+    import pandas as pd
+
+    if not is_numeric(column) and column.notna().any():
+        bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        shown = bad.iloc[0] if len(bad) else column.dropna().iloc[0]
+        raise DataError(f"column {column.name!r} holds numbers in df but {shown!r} in future_df; use one kind.")
+    return numbers(pd.to_numeric(column) if column.notna().any() else column.astype(np.float32))
+
+
+def _windows(
+    history: _Sorted,
+    context: FloatArray,
+    future: FloatArray,
+    num_past: int,
+    names: Names,
+    future_stamps: Any,
+    horizon: int,
+) -> list[Window]:
+    calendar = not isinstance(history.times, np.ndarray)
+    times = history.times.as_unit("us").asi8 if calendar else None
+    ahead = future_stamps.as_unit("us").asi8 if calendar else None
+    bounds = [*history.starts.tolist(), len(history.code)]
+    return [
+        Window(
+            context=context[:, bounds[i] : bounds[i + 1]],
+            num_targets=len(names.target),
+            num_past=num_past,
+            future=future[:, i * horizon : (i + 1) * horizon],
+            context_times=None if times is None else times[bounds[i] : bounds[i + 1]],
+            future_times=None if ahead is None else ahead[i * horizon : (i + 1) * horizon],
+            item_id=str(item_id),
+        )
+        for i, item_id in enumerate(history.ids)
+    ]
+
+
+def _first_text(df: pd.DataFrame, name: str, names: Names) -> str:
+    import pandas as pd
+
+    column = df[name]
+    if column.dtype == bool:
+        return "it is boolean; make it 0 and 1"
+    bad = np.flatnonzero((pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy())
+    if not len(bad):
+        return f"its type is {column.dtype}; convert it with pandas.to_numeric"
+    item = df[names.item_id].iloc[bad[0]]
+    return f"row {bad[0]} (item {item!r}) holds {column.iloc[bad[0]]!r}; fix or empty that cell"
+
+
+def _listed(columns: Any) -> str:
+    shown = [repr(str(name)) for name in columns[:12]]
+    return ", ".join(shown) + (", ..." if len(columns) > 12 else "")
