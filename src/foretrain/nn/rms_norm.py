@@ -24,4 +24,6 @@ class RMSNorm(nn.Module):
         """x (..., D) -> (..., D)."""
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return normed.to(self.weight.dtype) * self.weight if self.weight.dtype != torch.float32 else normed * self.weight
+        return (
+            normed.to(self.weight.dtype) * self.weight if self.weight.dtype != torch.float32 else normed * self.weight
+        )

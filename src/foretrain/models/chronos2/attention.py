@@ -75,6 +75,13 @@ class TimeAttention(nn.Module):
         out = attention.attend(q, k, v, _cast(route.time_mask, q), rate)
         return hidden[:, first:] + F.dropout(out, rate, self.training)
 
+    def weights(self, hidden: Tensor, route: Route) -> Tensor:
+        """Attention probabilities (R, H, S, S), for inspection."""
+        x, attention = self.layer_norm(hidden), self.self_attention
+        q, k = (rotate(attention.split(project(x)), route.rope) for project in (attention.q, attention.k))
+        scores = q @ k.transpose(-1, -2)
+        return (scores if route.time_mask is None else scores + route.time_mask).softmax(-1)
+
 
 class GroupAttention(nn.Module):
     """Attention over the rows of a group, at each position on its own, without positions."""
@@ -96,6 +103,16 @@ class GroupAttention(nn.Module):
             first += bucket.rows
         rate = self.dropout if self.training else 0.0
         return hidden + F.dropout(parts[0] if len(parts) == 1 else torch.cat(parts), rate, self.training)
+
+    def weights(self, hidden: Tensor, route: Route) -> Tensor:
+        """Attention probabilities (S, H, R, R) over all rows of the batch, for inspection."""
+        x, attention = self.layer_norm(hidden).transpose(0, 1), self.self_attention
+        scores = attention.split(attention.q(x)) @ attention.split(attention.k(x)).transpose(-1, -2)
+        ids = route.layout.ids(hidden.device)
+        allowed = (ids[:, None] == ids)[None, None]
+        if route.time_mask is not None:
+            allowed = allowed & (route.time_mask == 0).permute(3, 1, 2, 0)
+        return (scores + _additive(allowed)).softmax(-1)
 
     def _lone(self, x: Tensor) -> Tensor:
         """A row alone attends to itself with weight one: only the value path is left, and dropout of that one weight
@@ -177,7 +194,7 @@ class Encoder(nn.Module):
         return F.dropout(self.final_layer_norm(hidden), self.dropout, self.training)
 
 
-def route(layout: GroupLayout, observed: Tensor | None, rope: tuple[Tensor, Tensor], keep: int) -> Route:
+def make_route(layout: GroupLayout, observed: Tensor | None, rope: tuple[Tensor, Tensor], keep: int) -> Route:
     """The route of a batch. observed (R, S) True where a token holds data, None = everywhere; its last keep columns are
     True always."""
     time_mask = None if observed is None else _additive(observed)[:, None, None, :]

@@ -118,7 +118,12 @@ class Chronos2Config:
 
     @classmethod
     def read(cls, path: Path) -> Chronos2Config:
-        """From a config.json file. Raises ModelError when it is missing or not JSON."""
+        """From a config.json file. Raises ModelError when it is missing, not JSON or not Chronos-2's."""
+        return cls.from_json(cls.parse(path), str(path))
+
+    @staticmethod
+    def parse(path: Path) -> dict[str, Any]:
+        """The JSON object in a config.json. Raises ModelError when it is missing or not one."""
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -127,7 +132,7 @@ class Chronos2Config:
             raise ModelError(f"{path}: not valid JSON ({error}).") from None
         if not isinstance(raw, dict):
             raise ModelError(f"{path}: not a JSON object.")
-        return cls.from_json(raw, str(path))
+        return raw
 
     def to_json(self) -> dict[str, Any]:
         """Upstream's config.json, with the keys by which its loaders dispatch."""
@@ -233,8 +238,7 @@ class Chronos2ModelConfig(Section):
 
     def architecture(self, context_length: int, prediction_length: int) -> Chronos2Config:
         """The configuration of a randomly initialised model. Raises ModelError when the keys contradict."""
-        given = {key: value for key in _RANDOM_INIT if (value := getattr(self, key)) is not None}
-        values = {"use_reg_token": True, "use_arcsinh": True, **PRESETS[self.preset or "small"], **given}
+        values = {"use_reg_token": True, "use_arcsinh": True, **PRESETS[self.preset or "small"], **self._given()}
         patch = values.pop("patch_size", 16)
         context = self.context_length or context_length
         quantiles = values.pop("quantiles", QUANTILES)
@@ -248,6 +252,34 @@ class Chronos2ModelConfig(Section):
             time_encoding_scale=scale,
             **values,
         )
+
+    def fitted(self, stored: Chronos2Config, context_length: int, prediction_length: int) -> Chronos2Config:
+        """A checkpoint's configuration for this run: context length, horizon and dropout are the run's to choose.
+
+        Raises ModelError when another key given here contradicts the checkpoint.
+        """
+        wanted = {**(PRESETS[self.preset] if self.preset else {}), **self._given()}
+        wanted.pop("dropout_rate", None)
+        wanted.pop("initializer_factor", None)  # rules random weights only
+        if self.time_encoding_scale is not None:
+            wanted["time_encoding_scale"] = self.time_encoding_scale
+        clashes = [
+            f"{key} is {value!r} here and {getattr(stored, key)!r} there"
+            for key, value in wanted.items()
+            if value != getattr(stored, key)
+        ]
+        if clashes:
+            raise ModelError(
+                f"model.model_id {self.model_id!r} fixes the architecture: {'; '.join(clashes)}. Leave these keys out."
+            )
+        patches = self.max_output_patches or stored.max_output_patches
+        resized = replace(stored, max_output_patches=patches).resized(
+            self.context_length or context_length, prediction_length
+        )
+        return resized if self.dropout_rate is None else replace(resized, dropout_rate=self.dropout_rate)
+
+    def _given(self) -> dict[str, Any]:
+        return {key: value for key in _RANDOM_INIT if (value := getattr(self, key)) is not None}
 
 
 # Keys that only a random init can obey; with model_id they come from the checkpoint.

@@ -25,7 +25,8 @@ def empty_network(config: Chronos2Config, device: str | torch.device = "cpu") ->
 def initialise(network: Chronos2Network, seed: int) -> None:
     """Upstream's random init, drawn on the CPU so that the seed alone decides the weights.
 
-    Norms = f; q ~ N(0, f (D d)^-1/2); the rest N(0, f fan_in^-1/2); the tokens N(0, f); biases 0; f = initializer_factor.
+    With f = initializer_factor: norms f; q ~ N(0, f (D d)^-1/2); tokens N(0, f); other weights N(0, f fan_in^-1/2);
+    biases 0.
     """
     config = network.config
     generator = torch.Generator().manual_seed(seed)

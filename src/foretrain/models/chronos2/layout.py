@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-# Up to this many different group sizes each get their own block, unpadded; beyond it sizes are rounded up to a class, so
-# that a batch of many odd sizes does not become many tiny kernels.
+# Up to this many different group sizes each get their own block, unpadded; beyond it sizes are rounded up to a class,
+# so that a batch of many odd sizes does not become many tiny kernels.
 _EXACT_SIZES = 6
 _PREFIX = "groups"
 
@@ -45,6 +45,16 @@ class GroupLayout:
     def rows(self) -> int:
         """Rows of the batch."""
         return self.singles + sum(bucket.rows for bucket in self.buckets)
+
+    def ids(self, device: torch.device) -> Tensor:
+        """(R,) a number for each row's group, ascending in the arranged order."""
+        ids = [torch.arange(self.singles, device=device)]
+        first = self.singles
+        for bucket in self.buckets:
+            groups = torch.arange(bucket.count, device=device).repeat_interleave(bucket.size)
+            ids.append(first + (groups if bucket.scatter is None else groups[bucket.scatter]))
+            first += bucket.count
+        return torch.cat(ids)
 
     def to(self, device: torch.device) -> GroupLayout:
         """The same layout with its index tensors on a device."""

@@ -1,0 +1,241 @@
+"""Chronos-2 behind the model contract: windows in, loss or forecasts out.
+
+Entries of a batch (Batch): rows are arranged as `groups.*` says (layout.py); F is the horizon.
+
+# R rows (variates of all windows), T context steps (a multiple of the patch size P), n = T / P, F horizon, Q levels
+
+context           (R, T) float32, NaN = not observed
+observed          (R, T) bool; absent when nothing is missing
+patches_observed  (R, n) bool; absent when no patch is empty
+future_target     (targets, F) float32 labels of the target rows, NaN = not scored
+future_covariates (R, F) float32, NaN = unknown; absent when no row is known ahead
+target_rows       (targets,) arranged row of each target, in the windows' order; absent when that is every row in order
+row_group         (R,) window of each arranged row
+groups.*          absent when every row is alone
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foretrain.data.windows import KNOWN, TARGET, Windows
+from foretrain.errors import ConfigError, ModelError
+from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole
+from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
+from foretrain.models.chronos2.convert import empty_network, initialise, read_release, write_release
+from foretrain.models.chronos2.inputs import Inputs, prepare, unscale
+from foretrain.models.chronos2.layout import GroupLayout, arrange
+from foretrain.models.chronos2.model import Chronos2Network
+from foretrain.models.hub import resolve
+
+
+@dataclass(frozen=True)
+class Chronos2Options:
+    """Options of a forecast."""
+
+    cross_learning: bool = False  # every row of a batch attends to every other: results depend on the batch
+
+
+class Chronos2(Forecaster):
+    """A Chronos-2 network with collate, loss and forecast."""
+
+    family = "chronos2"
+
+    def __init__(self, network: Chronos2Network, loss_normalisation: str = "rows") -> None:
+        super().__init__()
+        self.network = network
+        self.loss_normalisation = loss_normalisation
+
+    @property
+    def config(self) -> Chronos2Config:
+        """The network's configuration."""
+        return self.network.config
+
+    @property
+    def max_context_length(self) -> int:
+        """Steps of history the model looks at."""
+        return self.config.context_length
+
+    @property
+    def bucket_length(self) -> int:
+        """The patch size: contexts of as many patches share a batch without extra padding."""
+        return self.config.patch_size
+
+    def collate(self, windows: Windows) -> Batch:
+        """CPU tensors of a batch; see the entries at the top of this file."""
+        size = self.config.patch_size
+        order, layout = arrange(windows.window)
+        index = slice(None) if order is None else order
+        context = windows.context[index, -self.config.context_length :]
+        left = -context.shape[1] % size
+        if left:
+            context = np.pad(context, ((0, 0), (left, 0)), constant_values=np.nan)
+        batch = {"context": torch.from_numpy(np.ascontiguousarray(context, np.float32))}
+        observed = ~np.isnan(context)
+        if not observed.all():
+            batch["observed"] = torch.from_numpy(observed)
+            patches = observed.reshape(len(context), -1, size).any(-1)
+            if not patches.all():
+                batch["patches_observed"] = torch.from_numpy(patches)
+        future, role = windows.future[index], windows.role[index]
+        if (role == KNOWN).any():
+            covariates = np.where((role == KNOWN)[:, None], future, np.float32(np.nan))
+            if not np.isnan(covariates).all():
+                batch["future_covariates"] = torch.from_numpy(covariates)
+        targets = np.flatnonzero(windows.role == TARGET)
+        arranged = targets if order is None else np.argsort(order)[targets]
+        batch["future_target"] = torch.from_numpy(np.ascontiguousarray(windows.future[targets], np.float32))
+        if len(arranged) < len(role) or order is not None:
+            batch["target_rows"] = torch.from_numpy(arranged)
+        batch["row_group"] = torch.from_numpy(np.ascontiguousarray(windows.window[index]))
+        return batch | layout.to_tensors()
+
+    def forward(self, batch: Batch) -> Loss:
+        """Upstream's loss times the rows, and the rows; or, with loss_normalisation "observed", sum and count of the
+        scored steps. Covariate rows add nothing to the sum, so only target rows are computed to the end."""
+        target = batch["future_target"]
+        patches = math.ceil(target.shape[1] / self.config.patch_size)
+        inputs, rows = self.inputs(batch, patches), batch.get("target_rows")
+        normalised = self.network.predict(inputs, rows)
+        loc, scale = (inputs.loc, inputs.scale) if rows is None else (inputs.loc[rows], inputs.scale[rows])
+        elements, scored = self.network.pinball(normalised, target, loc, scale)
+        if self.loss_normalisation == "observed":
+            return Loss(elements.sum(), scored.sum().float())
+        weight = torch.full((), float(inputs.layout.rows), device=target.device)
+        return Loss(elements.sum() / normalised.shape[-1], weight)
+
+    def inputs(self, batch: Batch, num_output_patches: int) -> Inputs:
+        """The network's inputs of a batch; covariates beyond num_output_patches are cut."""
+        covariates = batch.get("future_covariates")
+        if covariates is not None:
+            covariates = covariates[:, : num_output_patches * self.config.patch_size]
+        return prepare(
+            self.config,
+            batch["context"],
+            batch.get("observed"),
+            batch.get("patches_observed"),
+            layout=GroupLayout.from_tensors(batch, len(batch["context"])),
+            num_output_patches=num_output_patches,
+            covariates=covariates,
+        )
+
+    def forecast(
+        self,
+        batch: Batch,
+        prediction_length: int,
+        quantile_levels: Sequence[float],
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: Any = None,
+    ) -> Forecast:
+        """Quantiles of the target rows, single pass."""
+        levels = [self.config.quantiles.index(q) for q in quantile_levels]
+        inputs = self.inputs(batch, math.ceil(prediction_length / self.config.patch_size))
+        rows = batch.get("target_rows")
+        normalised = self.network.predict(inputs, rows)[:, levels, :prediction_length]
+        loc, scale = (inputs.loc, inputs.scale) if rows is None else (inputs.loc[rows], inputs.scale[rows])
+        quantiles = unscale(self.config, normalised, loc, scale).transpose(1, 2)
+        return Forecast(quantiles, tuple(quantile_levels))
+
+    def parameter_groups(self) -> dict[str, ParameterRole]:
+        """Norms and biases are vectors, the token table an embedding, the output patch embedding the head."""
+        return {name: ParameterRole(_role(name)) for name, p in self.named_parameters() if p.requires_grad}
+
+    def blocks(self) -> list[nn.Module]:
+        """The encoder's blocks."""
+        return list(self.network.encoder.block)
+
+    def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
+        if state is not None:
+            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+        write_release(self.network, folder, state)
+
+    def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
+        """Forward operations that the mathematics needs (a lone row's group attention is its value path; the last block
+        runs on the forecast tokens alone), so mfu is not flattered by work that could be left out."""
+        c, size = self.config, self.config.patch_size
+        width, inner = c.d_model, c.inner_dim
+        past, ahead = math.ceil(min(context_length, c.context_length) / size), math.ceil(prediction_length / size)
+        tokens = past + int(c.use_reg_token) + ahead
+        features = 3 * size
+
+        def residual(wide_in: int, wide_out: int) -> int:
+            return wide_in * c.d_ff + c.d_ff * wide_out + wide_in * wide_out
+
+        def after_keys(count: int) -> int:  # everything of a block but the time attention's keys and values
+            group = 4 * width * inner + 2 * variates * inner if variates > 1 else 2 * width * inner
+            return count * (2 * width * inner + 2 * tokens * inner + group + 2 * width * c.d_ff)
+
+        keys = 2 * width * inner * tokens
+        blocks = c.num_layers * keys + (c.num_layers - 1) * after_keys(tokens) + after_keys(ahead)
+        embedding = (past + ahead) * residual(features, width)
+        head = ahead * residual(width, len(c.quantiles) * size)
+        return 2.0 * variates * (blocks + embedding + head)
+
+
+def _role(name: str) -> Any:
+    if name.endswith("bias") or "layer_norm" in name:
+        return "vector"
+    if name.endswith("shared.weight"):
+        return "embedding"
+    return "head" if "output_patch_embedding" in name else "matrix"
+
+
+def build(
+    config: Chronos2ModelConfig,
+    *,
+    context_length: int,
+    prediction_length: int,
+    seed: int,
+    device: str | torch.device = "cpu",
+    offline: bool = False,
+) -> Chronos2:
+    """The model a run trains: randomly initialised (the seed alone decides the weights) or from model_id.
+
+    The configuration follows the run: context_length becomes the run's and max_output_patches is raised to its
+    horizon, so that nothing is cut silently. On device "meta" no weights are made or read.
+
+    Raises:
+        ConfigError: neither or both of model_id and random_init.
+        ModelError: the checkpoint cannot be read or contradicts the architecture keys given.
+    """
+    if bool(config.model_id) == config.random_init:
+        raise ConfigError("model: give either model_id (a folder or hub id) or random_init: true.")
+    if config.model_id is None:
+        architecture = config.architecture(context_length, prediction_length)
+        network = empty_network(architecture, device="meta" if str(device) == "meta" else "cpu")
+        if str(device) != "meta":
+            initialise(network, seed)
+        return Chronos2(network.to(device), config.loss_normalisation)
+    folder = resolve(config.model_id, config.revision, offline)
+    architecture = config.fitted(Chronos2Config.read(folder / "config.json"), context_length, prediction_length)
+    network = empty_network(architecture, "meta") if str(device) == "meta" else read_release(folder, architecture)
+    return Chronos2(network.to(device), config.loss_normalisation)
+
+
+def load(folder: Path, *, config: Chronos2ModelConfig | None = None) -> Chronos2:
+    """The model of a release folder in float32 on the CPU, ready to forecast. Raises ModelError."""
+    if not FAMILY.matches(Chronos2Config.parse(folder / "config.json")):
+        raise ModelError(f"{folder}: its config.json has no chronos_config, so this is not a Chronos-2 model.")
+    model = Chronos2(read_release(folder), config.loss_normalisation if config else "rows")
+    return model.eval()
+
+
+FAMILY = Family(
+    name="chronos2",
+    config=lambda: Chronos2ModelConfig,
+    options=lambda: Chronos2Options,
+    build=build,
+    matches=lambda raw: "chronos_config" in raw and "input_patch_size" in (raw["chronos_config"] or {}),
+    load=load,
+)

@@ -1,0 +1,169 @@
+"""From rows of numbers to normalised patches: masks, instance norm, patching, covariates known ahead.
+
+# R rows (variates of all items), T context steps, P patch size, n context patches, N future patches, F future steps
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foretrain.models.chronos2.config import Chronos2Config
+from foretrain.models.chronos2.layout import GroupLayout
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One batch, rows arranged as its layout says, patches normalised and zero where not observed.
+
+    An absent mask means that everything is observed; no tensor is looked at to find out, so no device is waited for.
+    """
+
+    values: Tensor  # (R, n, P)
+    loc: Tensor  # (R, 1) float32
+    scale: Tensor  # (R, 1) float32
+    layout: GroupLayout
+    num_output_patches: int
+    observed: Tensor | None = None  # (R, n, P) bool
+    patches_observed: Tensor | None = None  # (R, n) bool: patches with at least one observed step
+    future: Tensor | None = None  # (R, N, P) covariates known ahead, normalised
+    future_observed: Tensor | None = None  # (R, N, P) bool
+
+    @property
+    def patch_mask(self) -> Tensor:
+        """(R, n) bool: context patches that hold data; hidden states elsewhere mean nothing."""
+        if self.patches_observed is not None:
+            return self.patches_observed
+        return torch.ones(self.values.shape[:2], dtype=torch.bool, device=self.values.device)
+
+
+def prepare(
+    config: Chronos2Config,
+    context: Tensor,
+    observed: Tensor | None,
+    patches_observed: Tensor | None,
+    *,
+    layout: GroupLayout,
+    num_output_patches: int,
+    covariates: Tensor | None = None,
+    known: Tensor | None = None,
+) -> Inputs:
+    """Normalised patches of arranged rows.
+
+    Args:
+        config: the model's.
+        context: (R, n*P) float, NaN = not observed.
+        observed: (R, n*P) bool; None promises that there is no NaN.
+        patches_observed: (R, n) bool; None promises that no patch is empty.
+        layout: how the rows group.
+        num_output_patches: N.
+        covariates: (R, F <= N*P) values known ahead, in original units.
+        known: (R, F) bool, where they are known; default: not NaN.
+    """
+    size = config.patch_size
+    loc, scale = instance_statistics(context, complete=observed is None)
+    values = normalise(config, context, loc, scale)
+    if observed is not None:
+        values = torch.where(observed, values, 0.0)
+    future, future_observed = None, None
+    if covariates is not None:
+        present = ~covariates.isnan()
+        known = present if known is None else known & present
+        right = num_output_patches * size - covariates.shape[1]
+        future = torch.where(known, normalise(config, covariates, loc, scale), 0.0)
+        future, future_observed = (
+            to_patches(F.pad(future, (0, right)), size),
+            to_patches(F.pad(known, (0, right)), size),
+        )
+    return Inputs(
+        values=to_patches(values, size),
+        loc=loc,
+        scale=scale,
+        layout=layout,
+        num_output_patches=num_output_patches,
+        observed=None if observed is None else to_patches(observed, size),
+        patches_observed=patches_observed,
+        future=future,
+        future_observed=future_observed,
+    )
+
+
+def instance_statistics(context: Tensor, complete: bool = False) -> tuple[Tensor, Tensor]:
+    """loc and scale (R, 1) of rows (R, T) in float32: mean and population deviation of what is not NaN.
+
+    A row without values gets 0 and 1; a constant one gets scale 1e-5. `complete` promises that there is no NaN.
+    """
+    context = context.float()
+    if complete:
+        loc = context.mean(dim=-1, keepdim=True)
+        scale = (context - loc).square().mean(dim=-1, keepdim=True).sqrt()
+    else:
+        loc = context.nanmean(dim=-1, keepdim=True).nan_to_num(nan=0.0)
+        scale = (context - loc).square().nanmean(dim=-1, keepdim=True).sqrt().nan_to_num(nan=1.0)
+    return loc, torch.where(scale == 0, 1e-5, scale)
+
+
+def normalise(config: Chronos2Config, x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Original units (R, T) to the network's: (x - loc) / scale, then arcsinh, in float32."""
+    scaled = (x.float() - loc) / scale
+    return scaled.arcsinh() if config.use_arcsinh else scaled
+
+
+def unscale(config: Chronos2Config, normalised: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """The network's units (R, ..., H) to float32 in each row's own; loc and scale (R, 1)."""
+    wide = normalised.float()
+    if config.use_arcsinh:
+        wide = wide.sinh()
+    shape = (-1, *[1] * (wide.ndim - 1))
+    return wide * scale.view(shape) + loc.view(shape)
+
+
+def to_patches(x: Tensor, size: int) -> Tensor:
+    """(R, n*P) -> (R, n, P)."""
+    return x.unflatten(-1, (-1, size))
+
+
+def check_shapes(
+    config: Chronos2Config,
+    context: Tensor,
+    context_mask: Tensor | None,
+    group_ids: Tensor | None,
+    covariates: Tensor | None,
+    covariates_mask: Tensor | None,
+    patches: int,
+    target: Tensor | None = None,
+    target_mask: Tensor | None = None,
+) -> None:
+    """Raise ValueError when the arguments of the network's forward do not fit together."""
+    if context.ndim != 2 or context.shape[1] < 1:
+        raise ValueError(f"context has shape {tuple(context.shape)}, must be (rows, steps) with at least one step.")
+    rows, size = len(context), config.patch_size
+    if context_mask is not None and context_mask.shape != context.shape:
+        raise ValueError(
+            f"context_mask {tuple(context_mask.shape)} and context {tuple(context.shape)} differ in shape."
+        )
+    if group_ids is not None and group_ids.shape != (rows,):
+        raise ValueError(f"group_ids has shape {tuple(group_ids.shape)}, must be ({rows},).")
+    if patches < 1:
+        raise ValueError(f"num_output_patches is {patches}, must be at least 1.")
+    for name, x, mask in (("future_covariates", covariates, covariates_mask), ("future_target", target, target_mask)):
+        if x is None:
+            if mask is not None:
+                raise ValueError(f"{name}_mask is given without {name}.")
+            continue
+        if x.ndim != 2 or len(x) != rows:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}, must be ({rows}, steps).")
+        if x.shape[1] > patches * size:
+            raise ValueError(f"{name} has {x.shape[1]} steps, more than num_output_patches {patches} x {size}.")
+        if mask is not None and mask.shape != x.shape:
+            raise ValueError(f"{name}_mask {tuple(mask.shape)} and {name} {tuple(x.shape)} differ in shape.")
+    if covariates is not None and target is not None and covariates.shape != target.shape:
+        raise ValueError(
+            f"future_covariates {tuple(covariates.shape)} and future_target {tuple(target.shape)} differ in shape."
+        )
+    look = covariates is not None and covariates_mask is not None and not covariates.is_cuda  # never wait for a device
+    if look and bool((covariates.isnan() & covariates_mask.bool()).any()):
+        raise ValueError("future_covariates has NaN where future_covariates_mask says that it is known.")

@@ -1,0 +1,58 @@
+"""Where a model lives: a local folder, or a repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from foretrain.errors import ModelError
+
+# What a release may consist of; pickled weights are never fetched.
+_FILES = ["*.json", "*.safetensors"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool = False) -> Path:
+    """The folder of a release: the path itself when it exists, else a download (cached) of the hub repository.
+
+    Args:
+        id_or_path: a folder, or "organisation/name".
+        revision: branch, tag or commit on the hub.
+        offline: use what was downloaded before, never the network.
+
+    Raises:
+        ModelError: no such folder or repository, or the hub cannot be reached.
+    """
+    path = Path(id_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{path}: is a file; a model is a folder with config.json and model.safetensors.")
+    name = str(id_or_path)
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(f"{name}: no such folder, and not a hub id like 'amazon/chronos-2' either.")
+    return _download(name, revision, offline)
+
+
+def _download(name: str, revision: str | None, offline: bool) -> Path:
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    at = f"{name} (revision {revision})" if revision else name
+    try:
+        folder = hub.snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=offline)
+    except errors.RevisionNotFoundError:
+        raise ModelError(f"{at}: the hub has no such revision.") from None
+    except errors.GatedRepoError:
+        raise ModelError(f"{at}: access is restricted; accept its terms on the hub and log in.") from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(f"{at}: no such folder, and no such repository on the hub (or it is private).") from None
+    except errors.LocalEntryNotFoundError:
+        way = "run once without offline" if offline else "check the connection, or give a local folder"
+        raise ModelError(f"{at}: no such folder, and not downloaded before; {way}.") from None
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{at}: the hub could not be read ({reason}); check the connection, or give a folder."
+        ) from None
+    return Path(folder)
