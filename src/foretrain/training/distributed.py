@@ -1,0 +1,175 @@
+"""World: rank, size, device and the few collectives in use. One process is a world of one with the same code path.
+
+With checkpoint.py the only module that touches torch.distributed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint as recompute
+
+from foretrain.errors import ConfigError, TrainingError
+from foretrain.models.base import Trainable
+
+if TYPE_CHECKING:
+    from foretrain.training.settings import TrainingConfig
+
+T = TypeVar("T")
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # evaluation on one rank may keep the others waiting this long
+
+
+@dataclass
+class World:
+    """The processes of a run and this one's place among them."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  # immutable
+
+    @classmethod
+    def start(cls, device: str = "auto", threads: int | None = None, timeout: timedelta = COLLECTIVE_TIMEOUT) -> World:
+        """Join the run that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK; without them a world of one.
+
+        device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads.
+        Raises ConfigError for a device that this machine lacks.
+        """
+        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        local_rank = int(os.environ.get("LOCAL_RANK", rank if size > 1 else 0))
+        if threads is not None:
+            torch.set_num_threads(threads)
+        world = cls(rank, size, local_rank, resolve_device(device, local_rank))
+        if world.device.type == "cuda":
+            torch.cuda.set_device(world.device)
+        if size > 1 and not dist.is_initialized():
+            backend = "nccl" if world.device.type == "cuda" else "gloo"
+            extra = {"device_id": world.device} if backend == "nccl" else {}
+            dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout, **extra)
+        return world
+
+    def close(self) -> None:
+        """Leave the process group, if there is one."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast_object(self, value: T, source: int = 0) -> T:
+        """The source rank's value, on every rank."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=source)
+        return box[0]
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Every rank's value in the order of ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        box: list[Any] = [None] * self.size
+        dist.all_gather_object(box, value)
+        return box
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            dist.barrier()
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Run the action on rank 0 and give every rank its result, or its error: nobody is left waiting."""
+        outcome: tuple[Any, Exception | None] = (None, None)
+        if self.is_main:
+            try:
+                outcome = (action(), None)
+            except Exception as error:
+                if self.size == 1:
+                    raise
+                outcome = (None, error)
+        result, error = self.broadcast_object(outcome)
+        if error is not None:
+            raise error
+        return result
+
+    def all_agree(self, error: Exception | None) -> None:
+        """Raise on every rank when any rank met an error: its own where it has one."""
+        errors = [e for e in self.gather_objects(None if error is None else str(error)) if e is not None]
+        if error is not None:
+            raise error
+        if errors:
+            raise TrainingError(f"another process of this run failed: {errors[0]}")
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """The torch device of a name such as auto, cpu, cuda or mps. Raises ConfigError when it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: {name!r} is not a device. Choose auto, cpu, cuda or mps.") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("device: cuda was asked for, but torch sees no CUDA device. Choose auto or cpu.")
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"device: {device} was asked for, but there are {torch.cuda.device_count()} GPUs.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device: mps was asked for, but torch does not see it. Choose auto or cpu.")
+    return device
+
+
+def parallelize(model: Trainable, world: World, config: TrainingConfig) -> nn.Module:
+    """What the loop calls: activation checkpointing, then compilation, then data parallelism, in this order.
+
+    The first two change the model's blocks in place and keep every parameter name; the last returns a wrapper.
+    FSDP2 belongs here too, in place of DDP, once models need it.
+    """
+    if config.activation_checkpointing:
+        for block in model.blocks():
+            # On the instance, so that parameter names stay as they are.
+            block.forward = functools.partial(recompute, block.forward, use_reentrant=False)
+    if config.compile:
+        for block in model.blocks():
+            block.compile(mode=None if config.compile_mode == "default" else config.compile_mode)
+    if world.size == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        broadcast_buffers=False,  # every rank built the same ones
+        gradient_as_bucket_view=True,
+    )
+
+
+@contextmanager
+def gradient_sync(network: nn.Module, last: bool) -> Iterator[None]:
+    """All-reduce gradients in this backward only if it is the step's last one."""
+    quiet = isinstance(network, DistributedDataParallel) and not last
+    with network.no_sync() if quiet else nullcontext():
+        yield

@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM: finish the step, checkpoint, leave with the exit code that says so."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class Interrupted(BaseException):
+    """A run that ended at a signal, after its checkpoint. exit_code is 130 for Ctrl-C and 143 for SIGTERM."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Signals:
+    """While entered, notes SIGINT and SIGTERM instead of dying of them; a second Ctrl-C aborts at once."""
+
+    def __init__(self) -> None:
+        self.received: dict[int, float] = {}
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._before = {number: signal.signal(number, self._note) for number in EXIT_CODES}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def flags(self) -> tuple[int, int]:
+        """(1 if SIGINT came, 1 if SIGTERM came)."""
+        return int(signal.SIGINT in self.received), int(signal.SIGTERM in self.received)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        first = self.received.get(number)
+        # torchrun passes a terminal's Ctrl-C on to processes that the terminal has signalled already: one press, two
+        # signals. A second press comes later than that.
+        if number == signal.SIGINT and first is not None and time.monotonic() - first > 1.0:
+            raise KeyboardInterrupt
+        self.received.setdefault(number, time.monotonic())

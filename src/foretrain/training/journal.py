@@ -1,0 +1,67 @@
+"""metrics.jsonl: one JSON object a line, append only, cut back when a run goes back to a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """The metrics of a run on disk. Every line is complete or, after a crash, the last one is torn and gets dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a line at once, so that killing the process loses none; NaN and infinities become null."""
+        self._file.write(json.dumps({key: _finite(value) for key, value in record.items()}) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make the lines so far survive a power cut: before a checkpoint that will not repeat them."""
+        os.fsync(self._file.fileno())
+
+    def cut(self, step: int) -> None:
+        """Keep the lines of steps <= step, by an atomic rewrite."""
+        self._file.close()
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            for record in read_journal(self.path):
+                if record["step"] <= step:
+                    file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a metrics.jsonl; a torn last line is left out."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def loss_curve_hash(path: Path) -> str:
+    """sha256 over (step, loss) of the training lines: equal for equal runs, however often they were interrupted."""
+    digest = hashlib.sha256()
+    for record in read_journal(path):
+        if record.get("kind", "train") == "train":
+            digest.update(f"{record['step']} {record['loss']!r}\n".encode())
+    return digest.hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,49 @@
+"""What a non-finite loss or gradient leaves behind: the batch, for replay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from foretrain.training.batches import Prepared
+from foretrain.training.checkpoint import write_json
+from foretrain.training.settings import Piece
+from foretrain.training.update import Outcome
+
+
+def save_for_replay(
+    folder: Path, outcome: Outcome, prepare: Callable[[Piece], Prepared], windows: Callable[[int, int], Any], seed: int
+) -> Path | None:
+    """Write this rank's micro-batches of a bad step (those with a non-finite loss, else all) into folder.
+
+    step-S-k-K.safetensors holds what the model was given; the .json beside it says which windows of the run these are,
+    the seed of the draws and the values, so that `model(batch)` after torch.manual_seed repeats it.
+    """
+    from safetensors.torch import save_file
+
+    from foretrain.training.precision import draw_seed
+
+    bad = [item for item in outcome.pieces if not math.isfinite(item[1])] or outcome.pieces
+    folder.mkdir(parents=True, exist_ok=True)
+    written = None
+    for piece, total, weight in bad:
+        written = folder / f"step-{piece.step:08d}-k-{piece.k:05d}.safetensors"
+        batch = prepare(piece).batch
+        save_file({name: tensor.contiguous().clone() for name, tensor in batch.items()}, written)
+        source = windows(piece.first, piece.count).source
+        facts = {
+            "step": piece.step,
+            "micro_batch": piece.k,
+            "first_window": piece.first,
+            "windows": piece.count,
+            "source": None if source is None else source.tolist(),  # corpus, series, cutoff of each window
+            "nonfinite": outcome.nonfinite,
+            "loss_sum": repr(total),
+            "weight": repr(weight),
+            "grad_norm": repr(outcome.grad_norm),
+            "draw_seed": draw_seed(seed, piece.step, piece.k),
+        }
+        write_json(written.with_suffix(".json"), facts)
+    return written

@@ -1,0 +1,119 @@
+"""Learning rates as pure functions of the step: lr_at(config, peak, step, total_steps).
+
+Step s is the index of the update, from 0; the last one is total_steps - 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from foretrain.config import Section
+from foretrain.errors import ConfigError
+
+USED_BY = {  # which settings rule which kind; one set for a kind that does not read it is an error
+    "constant": {"warmup_steps", "warmup_ratio"},
+    "linear": {"warmup_steps", "warmup_ratio", "min_lr_ratio"},
+    "cosine": {"warmup_steps", "warmup_ratio", "min_lr_ratio"},
+    "one_cycle": {"pct_start", "div_factor", "final_div_factor"},
+    "wsd": {"warmup_steps", "warmup_ratio", "min_lr_ratio", "decay_ratio"},
+    "plateau": {"warmup_steps", "warmup_ratio", "min_lr_ratio", "factor", "patience"},
+}
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves.
+
+    Warm-up rises linearly to the peak, which its last step uses; warmup_steps wins over warmup_ratio.
+    """
+
+    kind: Literal["constant", "linear", "cosine", "one_cycle", "wsd", "plateau"] = "constant"
+    warmup_steps: int | None = Field(None, ge=0)
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)  # share of all steps
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)  # lowest rate / peak
+    pct_start: float = Field(0.3, gt=0, lt=1)  # one_cycle: share of steps that rise
+    div_factor: float = Field(25.0, ge=1)  # one_cycle: peak / first rate
+    final_div_factor: float = Field(1e4, ge=1)  # one_cycle: first rate / last rate
+    decay_ratio: float = Field(0.2, gt=0, le=1)  # wsd: share of steps that fall, at the end
+    factor: float = Field(0.5, gt=0, lt=1)  # plateau: the rate is multiplied by this
+    patience: int = Field(3, ge=1)  # plateau: after so many validations without a better metric
+
+    @model_validator(mode="after")
+    def _only_what_counts(self) -> ScheduleConfig:
+        idle = self.model_fields_set - {"kind"} - USED_BY[self.kind]
+        idle = {name for name in idle if getattr(self, name) != type(self).model_fields[name].default}
+        if idle:
+            raise ValueError(f"schedule.{', '.join(sorted(idle))} has no effect on kind {self.kind!r}; remove it")
+        return self
+
+
+def lr_at(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> float:
+    """Learning rate of update `step` (0-based) of total_steps; of plateau its warm-up and peak only (see Plateau).
+
+    one_cycle follows torch's OneCycleLR (cosine, two phases); wsd decays linearly, as in the warmup-stable-decay
+    schedule of MiniCPM (arXiv 2404.06395).
+    """
+    step = min(max(step, 0), total_steps - 1)
+    if config.kind == "one_cycle":
+        return _one_cycle(config, peak, step, total_steps)
+    warmup = warmup_steps(config, total_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    low = peak * config.min_lr_ratio
+    if config.kind == "linear":
+        return low + (peak - low) * (1 - (step - warmup) / max(total_steps - warmup, 1))
+    if config.kind == "cosine":
+        progress = (step - warmup) / max(total_steps - warmup, 1)
+        return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.kind == "wsd":
+        fall = max(round(config.decay_ratio * total_steps), 1)
+        return low + (peak - low) * min(1.0, (total_steps - step) / fall)
+    return peak
+
+
+def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
+    """Steps of warm-up. Raises ConfigError when there is nothing left to train after them."""
+    steps = math.ceil(config.warmup_ratio * total_steps) if config.warmup_steps is None else config.warmup_steps
+    if steps > total_steps:
+        raise ConfigError(
+            f"optimizer.schedule.warmup_steps: {steps} exceed the run's {total_steps} steps, so that the learning rate "
+            "would never reach its peak. Shorten the warm-up or train longer."
+        )
+    return steps
+
+
+def _one_cycle(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> float:
+    first = peak / config.div_factor
+    last = first / config.final_div_factor
+    top = config.pct_start * total_steps - 1
+    if step <= top:
+        return _cosine(first, peak, step / top if top > 0 else 1.0)
+    return _cosine(peak, last, (step - top) / max(total_steps - 1 - top, 1e-12))
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass
+class Plateau:
+    """State of the plateau schedule, the one kind that depends on what was measured; saved in every checkpoint."""
+
+    scale: float = 1.0
+    best: float | None = None
+    stale: int = 0
+
+    def observe(self, config: ScheduleConfig, score: float) -> bool:
+        """Take a validation score (lower is better, NaN never is); True when the rate was cut."""
+        if (self.best is None and not math.isnan(score)) or (self.best is not None and score < self.best):
+            self.best, self.stale = score, 0
+            return False
+        self.stale += 1
+        if self.stale < config.patience:
+            return False
+        before = self.scale
+        self.scale, self.stale = max(self.scale * config.factor, config.min_lr_ratio), 0
+        return self.scale < before

@@ -1,0 +1,155 @@
+"""The training section of a run, and what it works out to in steps and micro-batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from foretrain.config import Section
+from foretrain.errors import ConfigError, TrainingError
+
+
+class TrainingConfig(Section):
+    """How long, how wide, how exact a run is, and what it keeps. Exactly one of max_steps and epochs is given."""
+
+    max_steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)  # turned into steps at the start
+    max_minutes: float | None = Field(None, gt=0)  # of this start; then checkpoint and finish
+    batch_size: int = Field(32, ge=1)  # windows per optimizer step over all ranks
+    micro_batch_size: int | None = Field(None, ge=1)  # windows per forward per rank; None = batch_size / processes
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of products (autocast); weights stay float32
+    tf32: bool = False  # float32 products in TensorFloat-32 on GPUs that have it
+    clip_norm: float | None = Field(1.0, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1)  # None = no averaged weights
+    compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    activation_checkpointing: bool = False
+    parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
+    prefetch: int = Field(2, ge=0)  # batches prepared ahead by a thread; 0 = none
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    skip_budget: int = Field(10, ge=0)  # bad batches of a run that skip and rollback put up with
+    validate_every: int | None = Field(None, ge=1)  # steps; None = only at the end
+    best_metric: str = "loss"  # a key of the metrics that validation returns
+    best_mode: Literal["min", "max"] = "min"
+    patience: int | None = Field(None, ge=1)  # validations without a better metric before the run ends
+    checkpoint_every: int | None = Field(1000, ge=1)  # steps
+    checkpoint_minutes: float | None = Field(None, gt=0)  # also after so many minutes, whichever comes first
+    keep_last: int = Field(2, ge=1)
+    keep_best: int = Field(1, ge=1)
+    log_every: int = Field(10, ge=1)  # steps
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of max_steps and epochs")
+        if self.parallel == "fsdp2":
+            raise ValueError("parallel: fsdp2 comes later; use auto or ddp")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} exceeds batch_size {self.batch_size}")
+        if self.compile_mode != "default" and not self.compile:
+            raise ValueError(f"compile_mode {self.compile_mode!r} has no effect without compile: true")
+        if self.patience is not None and self.validate_every is None:
+            raise ValueError("patience counts validations; set validate_every")
+        return self
+
+
+class Piece(NamedTuple):
+    """One micro-batch: number k of its step, windows [first, first + count) of the run; idle = contributes nothing."""
+
+    step: int
+    k: int
+    first: int
+    count: int
+    idle: bool
+    last: bool  # of this rank's share of the step
+
+
+class Plan(NamedTuple):
+    """A run in steps: windows are cut into micro-batches in a way that world size does not change."""
+
+    steps: int
+    windows: int
+    batch_size: int
+    micro_batch_size: int
+
+    def micro_batches(self, step: int) -> list[tuple[int, int]]:
+        """(first window within the step, count) of each micro-batch; only the run's last step may be short."""
+        size = self.batch_size if step < self.steps - 1 else self.windows - (self.steps - 1) * self.batch_size
+        return [(k, min(self.micro_batch_size, size - k)) for k in range(0, size, self.micro_batch_size)]
+
+    def share(self, step: int, rank: int, size: int, offset: int = 0) -> Iterator[Piece]:
+        """Micro-batches of a rank: round-robin, and an idle one where the others have one more.
+
+        Every rank runs the same number of them, because a backward pass is where gradients are exchanged.
+        """
+        batches = self.micro_batches(step)
+        rounds = -(-len(batches) // size)
+        start = offset + step * self.batch_size
+        for turn in range(rounds):
+            k = turn * size + rank
+            idle = k >= len(batches)
+            first, count = batches[0 if idle else k]
+            yield Piece(step, k, start + first, count, idle, turn == rounds - 1)
+
+
+def plan_run(
+    config: TrainingConfig, *, epoch_length: int, world_size: int, micro_batch_size: int | None = None
+) -> Plan:
+    """Steps and micro-batches of a run; micro_batch_size (of a checkpoint) fills in what the config leaves open."""
+    micro = config.micro_batch_size or micro_batch_size or -(-config.batch_size // world_size)
+    if config.max_steps is not None:
+        return Plan(config.max_steps, config.max_steps * config.batch_size, config.batch_size, micro)
+    if epoch_length < 1:
+        raise ConfigError("training.epochs: the data has no window to train on; shorten context or prediction length.")
+    windows = max(round((config.epochs or 0) * epoch_length), 1)
+    return Plan(math.ceil(windows / config.batch_size), windows, config.batch_size, micro)
+
+
+MAY_CHANGE = {  # on resume; everything else would make it another run
+    "training.max_steps",
+    "training.epochs",
+    "training.max_minutes",
+    "training.log_every",
+    "training.tensorboard",
+    "training.prefetch",
+    "device",
+    "threads",
+    "logging",
+    "output_dir",
+}
+
+
+def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """What changed since a run's config was saved, in words. Raises TrainingError naming keys that may not change."""
+    old, new = _flatten(saved), _flatten(current)
+    changed = [key for key in sorted(old.keys() | new.keys()) if _plain(old.get(key)) != _plain(new.get(key))]
+    refused = [key for key in changed if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)]
+    if refused:
+        lines = "".join(f"\n  {key}: {old.get(key)!r} was saved, {new.get(key)!r} is asked for" for key in refused)
+        raise TrainingError(
+            f"this run cannot be resumed with another config:{lines}\nOnly steps, epochs, minutes, device, threads and "
+            "logging may change. Restore the values above, or start a new run in another output_dir."
+        )
+    notes = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed if key != "output_dir"]
+    if {"training.max_steps", "training.epochs"} & set(changed):
+        notes.append("the learning-rate schedule is computed anew for the new length")
+    return notes
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and lists are one thing once they have been through JSON or YAML."""
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,399 @@
+"""The training loop: update, log, validate, checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+import foretrain
+from foretrain.errors import ConfigError, TrainingError
+from foretrain.models.base import Trainable
+from foretrain.training import checkpoint
+from foretrain.training.batches import Batches, Prepared, Source
+from foretrain.training.distributed import World, parallelize
+from foretrain.training.ema import Ema
+from foretrain.training.interrupt import Interrupted, Signals
+from foretrain.training.lock import RunLock
+from foretrain.training.monitor import Monitor
+from foretrain.training.nonfinite import save_for_replay
+from foretrain.training.optimizer import OptimizerConfig, build_optimizer
+from foretrain.training.progress import Progress
+from foretrain.training.release import write_release
+from foretrain.training.schedule import lr_at, warmup_steps
+from foretrain.training.settings import Piece, TrainingConfig, check_resumable, plan_run
+from foretrain.training.update import Outcome, Updater
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+StoppedBy = Literal["max_steps", "patience", "max_minutes", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a validation found; stop ends the run (a pruned trial)."""
+
+    metrics: dict[str, float]
+    stop: bool = False
+
+
+Evaluate = Callable[[Trainable, int], "Result | None"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    step: int
+    loss: float | None  # training loss of the last step of this start
+    best: float | None  # best_metric of the best validation
+    best_step: int | None
+    release_step: int  # whose weights release/ holds; the model in memory holds them too
+    stopped_by: StoppedBy
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation of this start
+
+
+class Trainer:
+    """One run in one folder.
+
+    source: anything with windows(first, count), fingerprint and epoch_length. evaluate(model, step) is entered by all
+    ranks together, with the model in eval mode and holding averaged weights where these are on. resume: None starts
+    (an output_dir that holds a run is an error), "auto" goes on from the newest good checkpoint or starts, a path goes
+    on from that checkpoint. resolved_config is what is saved in checkpoints and compared on resume. facts go into
+    release.json (parents' hashes, date range).
+    """
+
+    def __init__(
+        self,
+        model: Trainable,
+        source: Source,
+        training: TrainingConfig,
+        optimizer: OptimizerConfig,
+        *,
+        output_dir: str | Path,
+        seed: int,
+        world: World | None = None,
+        evaluate: Evaluate | None = None,
+        resolved_config: dict[str, Any] | None = None,
+        resume: Literal["auto"] | str | Path | None = None,
+        console: Console | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
+        self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
+        self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
+        self.console, self.facts = console, facts or {}
+        if evaluate is None and (training.validate_every or optimizer.schedule.kind == "plateau"):
+            raise ConfigError(
+                "training.validate_every and the plateau schedule need something to validate on, and this run has "
+                "nothing: configure evaluation, or remove them."
+            )
+        if optimizer.schedule.kind == "plateau" and not training.validate_every:
+            raise ConfigError("optimizer.schedule.kind: plateau follows validations; set training.validate_every.")
+
+    def fit(self) -> TrainResult:
+        """Train to the end and write release/.
+
+        Raises TrainingError (non-finite values, disk, another writer) and, after SIGINT or SIGTERM, Interrupted once
+        the step is finished and checkpointed.
+        """
+        with ExitStack() as stack:
+            self._open(stack)
+            stopped_by = self._loop()
+            return self._finish(stopped_by)
+
+    def _loop(self) -> StoppedBy:
+        progress, began = self.progress, time.monotonic()
+        while progress.step < self.plan.steps:
+            overtime = self.config.max_minutes is not None and time.monotonic() - began > 60 * self.config.max_minutes
+            outcome, share = self.updater.step(self.batches, self._lr(), (*self.signals.flags, overtime))
+            if outcome.nonfinite and self._went_back(outcome):
+                continue
+            progress.step += 1
+            if outcome.applied:
+                self.last_loss = outcome.loss
+                progress.observe_loss(outcome.loss)
+            self.monitor.step(outcome, share, progress)
+            stop = self._validate_if_due()
+            self._checkpoint_if_due(outcome, stop)
+            if stop:
+                return stop
+            self._leave_if_asked(outcome)
+            if outcome.stops[2]:
+                return "max_minutes"
+        return "max_steps"
+
+    def _open(self, stack: ExitStack) -> None:
+        """Everything that the loop needs, in the order in which it must be undone."""
+        torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
+        lock = RunLock(self.output_dir)
+        self.world.on_main(lambda: stack.enter_context(lock) and None)
+        self.signals = stack.enter_context(Signals())
+        self.store = checkpoint.Store(
+            self.output_dir / "checkpoints",
+            self.world,
+            keep_last=self.config.keep_last,
+            keep_best=self.config.keep_best,
+            mode=self.config.best_mode,
+        )
+        notes: list[str] = []
+        start = self.world.on_main(lambda: self._starting_point(notes.append))
+        self.model.to(self.world.device).train()
+        self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
+        self.optimizer = build_optimizer(self.model, self.optimizer_config)
+        self.progress = Progress()
+        state = checkpoint.read_state(start) if start else None
+        self.plan = plan_run(
+            self.config,
+            epoch_length=self.source.epoch_length,
+            world_size=self.world.size,
+            micro_batch_size=state["micro_batch_size"] if state else None,
+        )
+        warmup_steps(self.optimizer_config.schedule, self.plan.steps)  # an impossible one is told now
+        if start and state:
+            notes += self._restore(start, state)
+        self.monitor = Monitor(
+            self.output_dir,
+            self.config,
+            self.plan,
+            self.world,
+            flops=self.model.flops_per_window,
+            console=self.console,
+        )
+        stack.callback(self.monitor.close)
+        for note in notes:
+            self.monitor.say(note)
+        self.monitor.begin(self.progress.step)
+        network = parallelize(self.model, self.world, self.config)
+        self.updater = Updater(
+            network, self.optimizer, self.ema, self.progress, self.config, seed=self.seed, world=self.world
+        )
+        self.batches = self._batches()
+        stack.callback(lambda: self.batches.close())
+        self.last_loss: float | None = None
+        self.last_metrics: dict[str, float] = {}
+        self.last_saved, self.saved_at = self.progress.step if start else -1, time.monotonic()
+        if self.config.on_nonfinite == "rollback" and not start:
+            self._save(None)  # something to go back to
+
+    def _starting_point(self, say: Callable[[str], None]) -> Path | None:
+        """The checkpoint to go on from, verified; None for a start. On rank 0."""
+        folder = self.store.folder
+        held = checkpoint.steps_in(folder)
+        if self.resume is None:
+            if held or (self.output_dir / "metrics.jsonl").exists():
+                raise TrainingError(
+                    f"{self.output_dir} already holds a run. Go on with it by --resume, or choose another output_dir."
+                )
+            self.store.clean()
+            return None
+        self.store.clean()
+        if self.resume == "auto":
+            path = self.store.newest_good(say)
+            if path:
+                say(f"resuming from {path}")
+            return path
+        path = Path(self.resume)
+        if problem := checkpoint.damage(path):
+            raise TrainingError(f"{path}: cannot be resumed from: {problem}")
+        if path.resolve().parent != folder.resolve() and held:
+            raise TrainingError(
+                f"{self.output_dir} already holds a run, and {path} belongs to another. Choose another output_dir."
+            )
+        say(f"resuming from {path}")
+        self.store.set_aside_after(checkpoint.read_manifest(path)["step"], say)
+        return path
+
+    def _restore(self, path: Path, state: dict[str, Any]) -> list[str]:
+        """Take over a checkpoint's state; what is worth telling about it."""
+        notes = check_resumable(state["config"], self.resolved_config)
+        if state["data_fingerprint"] != self.source.fingerprint:
+            raise TrainingError(
+                f"{path}: was trained on other data (fingerprint {state['data_fingerprint']}, now "
+                f"{self.source.fingerprint}). Restore the corpus, or start a new run in another output_dir."
+            )
+        for name, now in (("seed", self.seed), ("batch_size", self.plan.batch_size)):
+            if state[name] != now:
+                raise TrainingError(
+                    f"{path}: was trained with {name} {state[name]}, not {now}; it cannot be resumed so."
+                )
+        if state["micro_batch_size"] != self.plan.micro_batch_size:
+            raise TrainingError(
+                f"{path}: was trained in micro-batches of {state['micro_batch_size']}, not "
+                f"{self.plan.micro_batch_size}; it cannot be resumed so."
+            )
+        if state["threads"] != torch.get_num_threads():
+            notes.append(
+                f"warning: {torch.get_num_threads()} threads now, {state['threads']} before: sums may differ in their "
+                "last bits"
+            )
+        checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, state)
+        self.progress = Progress.from_json(state["progress"])
+        return notes
+
+    def _prepare(self, piece: Piece) -> Prepared:
+        windows = self.source.windows(piece.first, piece.count)
+        batch = self.model.collate(windows)
+        if self.world.device.type == "cuda":
+            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+        return Prepared(piece, batch, len(windows.context), windows.context.shape[1], windows.future.shape[1])
+
+    def _pieces(self, first_step: int, offset: int) -> Iterator[Piece]:
+        for step in range(first_step, self.plan.steps):
+            yield from self.plan.share(step, self.world.rank, self.world.size, offset)
+
+    def _batches(self) -> Batches:
+        pieces = self._pieces(self.progress.step, self.progress.offset)
+        return Batches(self._prepare, pieces, self.config.prefetch)
+
+    def _lr(self) -> float:
+        config = self.optimizer_config
+        return self.progress.plateau.scale * lr_at(
+            config.schedule, config.learning_rate, self.progress.step, self.plan.steps
+        )
+
+    def _validate_if_due(self) -> StoppedBy | None:
+        """Validate on the beat and at the end; why to stop, if at all."""
+        step, every = self.progress.step, self.config.validate_every
+        self.score: float | None = None
+        if self.evaluate is None or not (step == self.plan.steps or (every and step % every == 0)):
+            return None
+        paused = self.monitor.pause()
+        self.model.eval()
+        with torch.no_grad(), self.ema.swapped() if self.ema else nullcontext():
+            result = self.evaluate(self.model, step)
+        self.model.train()
+        self.monitor.resume(paused)
+        if result is None:
+            return None
+        if self.config.best_metric not in result.metrics:
+            raise ConfigError(
+                f"training.best_metric: {self.config.best_metric!r} is not among the validation's metrics: "
+                f"{', '.join(result.metrics) or 'none'}."
+            )
+        self.score = float(result.metrics[self.config.best_metric])
+        self.last_metrics = dict(result.metrics)
+        best = self.progress.observe_score(self.score, self.config.best_mode)
+        self.monitor.validation(step, self.last_metrics, best=best)
+        if self.optimizer_config.schedule.kind == "plateau":
+            score = self.score if self.config.best_mode == "min" else -self.score
+            if self.progress.plateau.observe(self.optimizer_config.schedule, score):
+                self.monitor.say(f"plateau: learning rate now {self.progress.plateau.scale:g} of its peak")
+        if result.stop:
+            return "evaluation"
+        if self.config.patience and self.progress.stale >= self.config.patience:
+            return "patience"
+        return None
+
+    def _checkpoint_if_due(self, outcome: Outcome, stop: StoppedBy | None) -> None:
+        step, every, minutes = self.progress.step, self.config.checkpoint_every, self.config.checkpoint_minutes
+        final = stop is not None or step == self.plan.steps
+        due = final or any(outcome.stops) or bool(every and step % every == 0)
+        late = bool(minutes) and time.monotonic() - self.saved_at > 60 * (minutes or 0)
+        better = self.score is not None and self.store.enters_best(self.score)
+        # clocks and listings differ between ranks: rank 0 decides
+        if due or self.world.broadcast_object(late or better):
+            self._save(self.score, final=final)
+
+    def _save(self, metric: float | None, final: bool = False) -> None:
+        paused = self.monitor.pause()
+        self.monitor.sync()
+        state = {
+            "progress": self.progress.to_json(),
+            "config": self.resolved_config,
+            "seed": self.seed,
+            "batch_size": self.plan.batch_size,
+            "micro_batch_size": self.plan.micro_batch_size,
+            "data_fingerprint": self.source.fingerprint,
+            "optimizer_steps": checkpoint.optimizer_steps(self.model, self.optimizer),
+            "optimizer_keys": ["exp_avg", "exp_avg_sq"],
+            "threads": torch.get_num_threads(),
+            "world_size": self.world.size,
+            "versions": {"foretrain": foretrain.__version__, "torch": torch.__version__},
+        }
+        tensors = checkpoint.collect(self.model, self.optimizer, self.ema)
+        self.store.save(self.progress.step, tensors, state, metric=metric, final=final)
+        self.last_saved, self.saved_at = self.progress.step, time.monotonic()
+        self.monitor.resume(paused)
+
+    def _went_back(self, outcome: Outcome) -> bool:
+        """Deal with a non-finite step as configured: stop raises, skip returns False, roll-back returns True."""
+        progress, policy = self.progress, self.config.on_nonfinite
+        step = progress.step + 1
+        folder = self.output_dir / "nonfinite"
+        error: Exception | None = None
+        try:
+            save_for_replay(folder, outcome, self._prepare, self.source.windows, self.seed)
+        except OSError as problem:
+            error = TrainingError(f"{folder}: the bad batch could not be saved: {problem.strerror or problem}")
+        self.world.all_agree(error)
+        what = f"step {step:,}: the {outcome.nonfinite} is not finite; its batch is saved in {folder}"
+        progress.bad_batches += 1
+        if policy == "stop":
+            raise TrainingError(
+                f"{what}. Look at the data or lower the learning rate; training.on_nonfinite: skip or rollback goes on "
+                "past such batches."
+            )
+        if progress.bad_batches > self.config.skip_budget:
+            raise TrainingError(f"{what}, and training.skip_budget ({self.config.skip_budget}) is used up.")
+        if policy == "skip":
+            self.monitor.say(f"{what} and is skipped ({progress.bad_batches} of {self.config.skip_budget})")
+            return False
+        self._roll_back(what)
+        return True
+
+    def _roll_back(self, what: str) -> None:
+        bad_step, bad_batches = self.progress.step, self.progress.bad_batches
+        path = self.world.on_main(lambda: self.store.newest_good(self.monitor.say))
+        if path is None:
+            raise TrainingError(f"{what}, and there is no checkpoint to go back to.")
+        state = checkpoint.read_state(path)
+        checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, state)
+        vars(self.progress).update(vars(Progress.from_json(state["progress"])))
+        self.progress.bad_batches = bad_batches
+        # the next step takes the windows after the bad batch, not the way to it again
+        self.progress.offset += (bad_step - self.progress.step + 1) * self.plan.batch_size
+        self.batches.close()
+        self.batches = self._batches()
+        self.monitor.begin(self.progress.step)
+        self.monitor.say(f"{what}; back to step {self.progress.step:,} ({bad_batches} of {self.config.skip_budget})")
+
+    def _leave_if_asked(self, outcome: Outcome) -> None:
+        interrupted, terminated, _ = outcome.stops
+        if interrupted or terminated:
+            text = f"stopped at step {self.progress.step:,}, checkpoint written; go on with --resume"
+            self.monitor.say(text)
+            raise Interrupted(130 if interrupted else 143, text)
+
+    def _finish(self, stopped_by: StoppedBy) -> TrainResult:
+        """Give the model the weights that count, and release them."""
+        progress = self.progress
+        if self.last_saved != progress.step:
+            self._save(None, final=True)
+        best = self.world.on_main(lambda: next(iter(self.store.best()), None))
+        step, metric = (best.step, best.metric) if best else (progress.step, None)
+        path = best.path if best else self.store.folder / f"step-{progress.step:08d}"
+        averaged = self.ema is not None
+        weights = checkpoint.release_weights(path, self.world, self.model, averaged)
+        self.model.load_state_dict(weights, strict=False)
+        facts = {
+            "step": step,
+            "metric": {"name": self.config.best_metric, "value": metric} if best else None,
+            "weights": "ema" if averaged else "trained",
+            "data_fingerprint": self.source.fingerprint,
+            "seed": self.seed,
+            "versions": {"foretrain": foretrain.__version__, "torch": torch.__version__},
+            **self.facts,
+        }
+        self.world.on_main(lambda: write_release(self.output_dir, self.model, None, facts) and None)
+        self.monitor.say(f"finished at step {progress.step:,} ({stopped_by}); release/ holds step {step:,}")
+        self.model.eval()
+        return TrainResult(
+            progress.step, self.last_loss, progress.best, progress.best_step, step, stopped_by, self.last_metrics
+        )
