@@ -1,0 +1,213 @@
+"""Zero-copy views on one Arrow record batch of series: offsets and values as numpy arrays, no object per series.
+
+# n series of a batch, V variates, T steps
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from foretrain.data.windows import FloatArray, IntArray
+from foretrain.errors import DataError
+
+_UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A list column laid flat: series i owns values[start[i] : start[i] + variates[i] * length[i]], variate after variate."""
+
+    values: pa.Array  # the leaves, of any numeric type, nulls possible
+    start: IntArray  # (n,)
+    length: IntArray  # (n,) T
+    variates: IntArray  # (n,) V; 0 for a null row
+    floats: FloatArray | None  # the same leaves as numpy where they are float32 without nulls
+
+    def block(self, row: int, first: int, stop: int) -> FloatArray:
+        """(V, stop - first) values of a series: a view where the leaves allow it, else a float32 copy, nulls as NaN."""
+        start, length, variates = int(self.start[row]), int(self.length[row]), int(self.variates[row])
+        if self.floats is not None:
+            return self.floats[start : start + variates * length].reshape(variates, length)[:, first:stop]
+        leaves = self.values.slice(start, variates * length)
+        return _as_float32(leaves).reshape(variates, length)[:, first:stop]
+
+
+def _as_float32(leaves: pa.Array) -> FloatArray:
+    if leaves.null_count:
+        leaves = leaves.cast(pa.float64(), safe=False)
+    return leaves.to_numpy(zero_copy_only=False).astype(np.float32)
+
+
+def _offsets(array: pa.Array, where: str) -> tuple[IntArray, IntArray]:
+    """(starts, lengths) of a list array's rows in array.values; null rows have length 0. Bounds are checked."""
+    if isinstance(array.type, pa.FixedSizeListType):
+        size = array.type.list_size
+        starts = (array.offset + np.arange(len(array), dtype=np.int64)) * size
+        lengths = np.full(len(array), size, np.int64)
+    else:
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        starts, lengths = offsets[:-1], np.diff(offsets)
+    if len(array) and (lengths.min() < 0 or starts[0] < 0 or starts[-1] + lengths[-1] > len(array.values)):
+        raise DataError(f"{where}: list offsets point outside the values; the file is damaged. Import the data again.")
+    if array.null_count:
+        lengths = np.where(array.is_valid().to_numpy(zero_copy_only=False), lengths, 0)
+    return starts, lengths
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Is this an Arrow list type in one of its three layouts?"""
+    return isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
+
+
+def list_depth(kind: pa.DataType) -> int:
+    """How many lists are nested: 0 for a plain value."""
+    return 1 + list_depth(kind.value_type) if is_list(kind) else 0
+
+
+def flatten(array: pa.Array, where: str) -> Nested:
+    """Lay a list<number> or list<list<number>> column flat. Raises DataError for other types and ragged variates."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    depth = list_depth(array.type)
+    starts, lengths = _offsets(array, where) if depth else (np.empty(0, np.int64),) * 2
+    leaves = array.values if depth else array
+    variates = (lengths > 0).astype(np.int64)
+    if depth == 2:
+        starts, lengths, variates = _rows(leaves, starts, lengths, where)
+        leaves = leaves.values
+    kind = leaves.type
+    if depth not in (1, 2) or not (
+        pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    ):
+        raise DataError(f"{where}: type {array.type} is not a list of numbers or a list of such lists.")
+    plain = pa.types.is_float32(kind) and (leaves.buffers()[0] is None or leaves.null_count == 0)
+    floats = leaves.to_numpy() if plain else None
+    return Nested(leaves, starts, lengths, variates, floats)
+
+
+def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str) -> tuple[IntArray, IntArray, IntArray]:
+    """Flat start, length and number of variates of rows of lists; all variates of a row must have one length."""
+    inner_starts, inner_lengths = _offsets(inner, where)
+    filled = counts > 0
+    at = np.where(filled, starts, 0)
+    length = np.where(filled, inner_lengths[at], 0) if len(inner_lengths) else np.zeros_like(counts)
+    begin = np.where(filled, inner_starts[at], 0) if len(inner_starts) else np.zeros_like(counts)
+    for variate in range(1, int(counts.max(initial=0))):
+        has = counts > variate
+        ragged = has & (inner_lengths[np.where(has, starts + variate, 0)] != length)
+        if ragged.any():
+            row = int(np.flatnonzero(ragged)[0])
+            raise DataError(
+                f"{where}: row {row} has variates of different lengths. Pad them with NaN to one length and import again."
+            )
+    return begin, length, counts
+
+
+def timestamps(array: pa.Array, where: str) -> tuple[IntArray, IntArray, IntArray]:
+    """(microseconds, start, length) of a list<int64 micros> or list<timestamp> column."""
+    starts, lengths = _offsets(array, where)
+    leaves = array.values
+    if leaves.null_count:
+        raise DataError(f"{where}: a timestamp is missing. Drop rows without a time and import again.")
+    return _micros(leaves, where), starts, lengths
+
+
+def starts(array: pa.Array, where: str) -> IntArray:
+    """(n,) microseconds of a timestamp column."""
+    if array.null_count:
+        raise DataError(f"{where}: a series has no start. Give every series one, or none.")
+    return _micros(array, where)
+
+
+def _micros(leaves: pa.Array, where: str) -> IntArray:
+    kind = leaves.type
+    if pa.types.is_timestamp(kind):
+        raw = leaves.view(pa.int64()) if leaves.offset == 0 else leaves.cast(pa.timestamp(kind.unit)).view(pa.int64())
+        values = raw.to_numpy()
+        return values // 1_000 if kind.unit == "ns" else values * _UNITS[kind.unit] if kind.unit != "us" else values
+    if pa.types.is_int64(kind):
+        return leaves.to_numpy()
+    raise DataError(f"{where}: type {kind} is not a timestamp; store timestamps, or int64 microseconds.")
+
+
+class Chunk:
+    """One record batch: rows are series; every view is made when first asked for."""
+
+    def __init__(self, batch: pa.RecordBatch, file: str, fields: dict[str, str], variates: int) -> None:
+        self.batch = batch
+        self.file = file
+        self._fields = fields  # role ("id", "target", "past", "start", "times") -> column name
+        self._variates = variates
+
+    def __len__(self) -> int:
+        return self.batch.num_rows
+
+    def _column(self, role: str) -> tuple[pa.Array, str]:
+        name = self._fields[role]
+        return self.batch.column(name), f"{self.file}: column {name!r}"
+
+    @functools.cached_property
+    def blocks(self) -> tuple[Nested, ...]:
+        """The target block and, in foreign folders, the block of past_feat_dynamic_real rows."""
+        roles = [role for role in ("target", "past") if role in self._fields]
+        found = tuple(flatten(*self._column(role)) for role in roles)
+        length = found[0].length
+        for nested, role in zip(found, roles, strict=True):
+            if not np.array_equal(nested.length, length):
+                row = int(np.flatnonzero(nested.length != length)[0])
+                raise DataError(
+                    f"{self.file}: row {row}: {self._fields[role]} has {nested.length[row]} steps, "
+                    f"the target {length[row]}. Give both the same length."
+                )
+        total = sum(nested.variates for nested in found)
+        odd = np.flatnonzero((total != self._variates) & (length > 0))
+        if len(odd):
+            raise DataError(
+                f"{self.file}: row {odd[0]} has {total[odd[0]]} variates, the first row {self._variates}. "
+                "Import items with unlike variates into corpora of their own."
+            )
+        return found
+
+    @property
+    def length(self) -> IntArray:
+        """(n,) steps of each series."""
+        return self.blocks[0].length
+
+    def values(self, row: int, first: int = 0, stop: int | None = None) -> FloatArray:
+        """(V, stop - first) values of a series, a view where the file's layout allows it."""
+        stop = int(self.length[row]) if stop is None else stop
+        parts = [nested.block(row, first, stop) for nested in self.blocks]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @functools.cached_property
+    def starts(self) -> IntArray:
+        """(n,) microseconds of each series' first step."""
+        return starts(*self._column("start"))
+
+    @functools.cached_property
+    def _times(self) -> tuple[IntArray, IntArray, IntArray]:
+        values, first, length = timestamps(*self._column("times"))
+        if not np.array_equal(length, self.length):
+            row = int(np.flatnonzero(length != self.length)[0])
+            raise DataError(f"{self.file}: row {row} has {length[row]} timestamps for {self.length[row]} values.")
+        return values, first, length
+
+    def times(self, row: int, first: int, stop: int) -> IntArray:
+        """(stop - first,) microsecond stamps stored with a series, a view."""
+        values, start, _ = self._times
+        begin = int(start[row])
+        return values[begin + first : begin + stop]
+
+    def item_ids(self, rows: Any = None) -> list[str]:
+        """Ids as text of the given rows, or of all; rows without an id column are not this function's business."""
+        array, where = self._column("id")
+        if rows is not None:
+            array = array.take(pa.array(rows, pa.int64()))
+        if array.null_count:
+            raise DataError(f"{where}: an id is missing. Give every series an id.")
+        return [str(value) for value in array.to_pylist()]

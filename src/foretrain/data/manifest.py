@@ -1,0 +1,155 @@
+"""The manifest of a corpus: what its columns are, how its time axis works, where it came from and what it hashes to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from foretrain.errors import DataError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+
+class Column(BaseModel):
+    """One variate of every series; categorical ones are stored as codes into categories."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    kind: Literal["numeric", "categorical"] = "numeric"
+    categories: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Column:
+        if (self.kind == "categorical") != (self.categories is not None):
+            raise ValueError(f"column {self.name!r}: categories belong to categorical columns, and only to them")
+        return self
+
+
+class SourceFile(TypedDict):
+    """A file that rows came from."""
+
+    name: str
+    sha256: str
+    rows: int
+
+
+class Provenance(TypedDict):
+    """Where the values come from: "real" or "synthetic", which files, and the command that made the corpus."""
+
+    kind: Literal["real", "synthetic"]
+    sources: list[SourceFile]
+    command: str | None
+
+
+class Shard(TypedDict):
+    """One Arrow file of a corpus."""
+
+    file: str
+    series: int
+    rows: int  # sum of the series' lengths
+    values: int  # rows x columns
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """Facts of a corpus, one JSON file beside its shards."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format_version: int = FORMAT_VERSION
+    columns: tuple[Column, ...]
+    time: Literal["regular", "stamps", "steps"]
+    freq: str | None = None  # pandas alias; required for regular, nominal for stamps
+    timezone: str | None = None  # "UTC", or None: naive local times
+    timezone_note: str | None = None
+    num_series: int
+    num_rows: int  # sum of the series' lengths; -1 = not counted (foreign folders)
+    first_time: str | None = None  # ISO text
+    last_time: str | None = None
+    seasonality: int | None = None
+    bars_per_session: int | None = None
+    adjusted: bool = False
+    price_columns: tuple[str, ...] = ()
+    provenance: Provenance
+    shards: tuple[Shard, ...] = ()
+    content_hash: str
+    foretrain_version: str = ""
+    created: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        names = [column.name for column in self.columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"column names given twice: {', '.join(twice)}")
+        strangers = [name for name in self.price_columns if name not in names]
+        if strangers:
+            raise ValueError(f"price_columns names no column: {', '.join(strangers)}")
+        if self.time == "regular" and not self.freq:
+            raise ValueError("a regular time axis needs a freq")
+        return self
+
+    def to_json(self) -> str:
+        """Indented JSON text."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file. Raises DataError when it is malformed or of a newer format."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a manifest: {' '.join(str(error).split())}") from None
+    version = tree.get("format_version") if isinstance(tree, dict) else None
+    if not isinstance(version, int):
+        raise DataError(f"{path}: not the manifest of a corpus (no format_version).")
+    if version > FORMAT_VERSION:
+        raise DataError(
+            f"{path}: written in corpus format {version}; this version reads {FORMAT_VERSION}. Upgrade foretrain."
+        )
+    return make_manifest(tree, source=str(path))
+
+
+def make_manifest(tree: dict[str, Any], *, source: str) -> Manifest:
+    """Validate a tree as a manifest. Raises DataError naming source."""
+    try:
+        return Manifest.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, p['loc'])) or 'manifest'}: {p['msg'].removeprefix('Value error, ')}"
+            for p in error.errors()
+        )
+        raise DataError(f"{source}: {problems}") from None
+
+
+class ContentHash:
+    """Hash of what a corpus holds, whatever its shards and whenever it was written: ids, shapes, values and times."""
+
+    def __init__(self, columns: tuple[Column, ...], time: str, freq: str | None) -> None:
+        head = json.dumps([[c.model_dump(mode="json") for c in columns], time, freq], sort_keys=True)
+        self._head = head.encode()
+        self._parts = [hashlib.sha256() for _ in range(4)]
+
+    def update(self, ids: list[str], shapes: np.ndarray, values: np.ndarray, times: np.ndarray | None) -> None:
+        """Add series: shapes (n, 2) of (variates, steps), values and times flat in series order."""
+        texts, sizes, numbers, clock = self._parts
+        for item_id in ids:
+            raw = item_id.encode()
+            texts.update(len(raw).to_bytes(4, "little") + raw)
+        sizes.update(np.ascontiguousarray(shapes, "<i8"))
+        numbers.update(np.ascontiguousarray(values, "<f4"))
+        if times is not None:
+            clock.update(np.ascontiguousarray(times, "<i8"))
+
+    def hexdigest(self) -> str:
+        """The hash so far."""
+        return hashlib.sha256(self._head + b"".join(part.digest() for part in self._parts)).hexdigest()

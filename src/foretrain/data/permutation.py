@@ -1,0 +1,112 @@
+"""Random numbers and permutations as pure functions of (seed, counter): nothing is carried from draw to draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from foretrain.data.windows import IntArray
+
+U64 = npt.NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+_MASK = (1 << 64) - 1
+_ROUNDS = 6
+BLOCK = 4096  # consecutive indices that stay together on disk
+BLOCKS_MIXED = 16  # blocks shuffled into one another: at most so many places are read at a time
+
+
+def _mix(x: U64) -> U64:
+    """The finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * _MIX1
+    x = (x ^ (x >> np.uint64(27))) * _MIX2
+    return x ^ (x >> np.uint64(31))
+
+
+def _mix_int(x: int) -> int:
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def derive(*parts: int) -> int:
+    """One 64-bit key from several integers; any change in any part gives an unrelated key."""
+    key = 0x243F6A8885A308D3
+    for part in parts:
+        key = _mix_int((key + 0x9E3779B97F4A7C15 + _mix_int(part & _MASK)) & _MASK)
+    return key
+
+
+def hash64(key: int | U64, counter: npt.ArrayLike) -> U64:
+    """64 random bits for each counter under a key (or keys that broadcast)."""
+    k = np.asarray(key, np.uint64)
+    return _mix(_mix(np.asarray(counter).astype(np.uint64) * _GOLDEN + k) + k)
+
+
+def uniform(key: int | U64, counter: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) with 53 random bits."""
+    return (hash64(key, counter) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def below(key: int | U64, counter: npt.ArrayLike, bound: npt.ArrayLike) -> IntArray:
+    """Integers in [0, bound); bounds up to 2**53, broadcasting against the counters."""
+    limit = np.asarray(bound)
+    drawn = (uniform(key, counter) * limit).astype(np.int64)
+    return np.minimum(drawn, limit - 1)  # a product can round up to the bound
+
+
+def permute(key: int | U64, index: IntArray, size: int | IntArray) -> IntArray:
+    """Where a keyed permutation of range(size) sends each index: a Feistel network on the next even number of bits,
+    walked until it falls inside the range. key and size may be given per element."""
+    index = np.asarray(index, np.int64)
+    sizes = np.broadcast_to(np.asarray(size, np.int64), index.shape)
+    keys = np.broadcast_to(np.asarray(key, np.uint64), index.shape)
+    bits = np.ceil(np.log2(np.maximum(sizes, 2)) / 2)
+    # log2 of sizes beyond 2**48 could round down; one spare bit costs only more walking
+    half = (bits + (sizes > 2**48)).astype(np.uint64)
+    out = _feistel(keys, index.astype(np.uint64), half)
+    outside = np.flatnonzero(out >= sizes.astype(np.uint64))
+    while len(outside):
+        out[outside] = _feistel(keys[outside], out[outside], half[outside])
+        outside = outside[out[outside] >= sizes[outside].astype(np.uint64)]
+    return out.astype(np.int64)
+
+
+def _feistel(key: U64, value: U64, half: U64) -> U64:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = value >> half, value & mask
+    for number in range(_ROUNDS):
+        left, right = right, left ^ (hash64(key + np.uint64(number), right) & mask)
+    return (left << half) | right
+
+
+def permute_blocks(
+    key: int, position: IntArray, size: int, *, block: int = BLOCK, blocks_mixed: int = BLOCKS_MIXED
+) -> IntArray:
+    """Where a keyed permutation sends each position, such that nearby positions fall into few blocks of the range.
+
+    Blocks of consecutive indices are permuted, then every run of blocks_mixed blocks is shuffled as one pool. Up to
+    block x blocks_mixed indices this is one full shuffle. The last, shorter block is handled by walking the cycle.
+    """
+    pool = block * blocks_mixed
+    if size <= pool:
+        return permute(derive(key, 0), position, size)
+    out = _blockwise(key, np.asarray(position, np.int64), size, block, pool)
+    outside = np.flatnonzero(out >= size)
+    while len(outside):
+        out[outside] = _blockwise(key, out[outside], size, block, pool)
+        outside = outside[out[outside] >= size]
+    return out
+
+
+def _blockwise(key: int, position: IntArray, size: int, block: int, pool: int) -> IntArray:
+    num_blocks = -(-size // block)
+    padded = num_blocks * block
+    group = position // pool
+    begin = group * pool
+    inside = permute(hash64(derive(key, 1), group), position - begin, np.minimum(pool, padded - begin))
+    shuffled = begin + inside
+    where = permute(derive(key, 2), shuffled // block, num_blocks)
+    return where * block + shuffled % block

@@ -1,0 +1,233 @@
+"""Training windows from one or several corpora: window n of a run is a pure function of (seed, n).
+
+# B windows, R rows, V variates, C context steps, H horizon steps
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from foretrain.config import Section
+from foretrain.data.permutation import derive, hash64
+from foretrain.data.sampling import Gather, Plan, Pool
+from foretrain.data.splits import Selection, held_out, select, train_rows
+from foretrain.data.store import Corpus
+from foretrain.data.synthetic import SyntheticSpec, generate
+from foretrain.data.windows import IntArray, Windows
+from foretrain.errors import ConfigError, DataError
+
+
+class CorpusSpec(Section):
+    """One corpus of a run: a folder or a generated one, and its share of the windows."""
+
+    path: str | None = None
+    synthetic: SyntheticSpec | None = None
+    weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> CorpusSpec:
+        if (self.path is None) == (self.synthetic is None):
+            raise ValueError("give either path or synthetic, not both and not neither")
+        return self
+
+    def open(self) -> Corpus:
+        """The corpus, opened or generated."""
+        if self.synthetic is not None:
+            return generate(self.synthetic)
+        assert self.path is not None
+        return Corpus.open(self.path)
+
+
+class DataConfig(Section):
+    """The `data:` section of a run."""
+
+    corpora: tuple[CorpusSpec, ...] = Field(min_length=1)
+    target: tuple[str, ...] | None = None  # None: every numeric column that is no covariate
+    past_covariates: tuple[str, ...] = ()
+    known_covariates: tuple[str, ...] = ()
+    context_length: int = Field(gt=0)
+    prediction_length: int = Field(gt=0)
+    min_context: int | None = Field(default=None, gt=0)  # fewest rows before a cutoff; None: prediction_length
+    sampling: Literal["random", "epoch"] = "random"
+    stride: int | None = Field(default=None, gt=0)  # between windows of an epoch; None: prediction_length
+    series_weighting: Literal["uniform", "length"] = "uniform"
+    validation_steps: int | None = Field(default=None, ge=0)  # None: prediction_length
+    test_steps: int | None = Field(default=None, ge=0)
+    holdout_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of items never trained on, by hash of item_id
+    max_train_series: int | None = Field(default=None, gt=0)
+    min_rows: int | None = Field(default=None, gt=0)  # shorter series are left out of training
+    with_times: bool = False  # fill the windows' time stamps
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        if self.min_context is not None and self.min_context > self.context_length:
+            raise ValueError(f"min_context {self.min_context} exceeds context_length {self.context_length}")
+        weights = {spec.weight for spec in self.corpora}
+        if self.sampling == "epoch" and len(weights) > 1:
+            raise ValueError("sampling=epoch visits every window once, so unequal corpus weights cannot take effect")
+        if self.sampling == "epoch" and self.series_weighting != "uniform":
+            raise ValueError("sampling=epoch visits every window once, so series_weighting cannot take effect")
+        return self
+
+    @property
+    def resolved_min_context(self) -> int:
+        """min_context, or its default: prediction_length, at most context_length."""
+        return self.min_context or min(self.prediction_length, self.context_length)
+
+    @property
+    def resolved_stride(self) -> int:
+        """stride, or its default prediction_length."""
+        return self.stride or self.prediction_length
+
+    @property
+    def resolved_validation_steps(self) -> int:
+        """validation_steps, or its default prediction_length."""
+        return self.prediction_length if self.validation_steps is None else self.validation_steps
+
+    @property
+    def resolved_test_steps(self) -> int:
+        """test_steps, or its default prediction_length."""
+        return self.prediction_length if self.test_steps is None else self.test_steps
+
+
+class TrainingSource:
+    """Training windows by number. Raises DataError when a corpus has no series long enough, ConfigError for settings
+    that cannot take effect."""
+
+    def __init__(self, config: DataConfig, seed: int, corpora: list[Corpus] | None = None) -> None:
+        """corpora, when given, are used in place of the config's (in its order): already open, or in memory."""
+        self.config = config
+        self.seed = seed
+        opened = [spec.open() for spec in config.corpora] if corpora is None else corpora
+        if len(opened) != len(config.corpora):
+            raise ConfigError(f"data.corpora: {len(config.corpora)} configured, {len(opened)} given.")
+        self.corpora: tuple[Corpus, ...] = tuple(opened)
+        self.selections: tuple[Selection, ...] = tuple(
+            select(corpus, config.target, config.past_covariates, config.known_covariates) for corpus in opened
+        )
+        if config.with_times:
+            _require_times(self.corpora)
+        self._counts: list[dict[str, int]] = []
+        kept = [self._trainable(corpus) for corpus in opened]
+        if config.max_train_series is not None:
+            kept = _subset(kept, config.max_train_series, seed)
+        pools = [
+            Pool(corpus, selection, series, spec.weight)
+            for corpus, selection, series, spec in zip(opened, self.selections, kept, config.corpora, strict=True)
+        ]
+        self._pools = pools
+        self._plan = Plan(
+            [pool.corpus.lengths[pool.series] for pool in pools],
+            [pool.weight for pool in pools],
+            seed=seed,
+            reserved=config.resolved_validation_steps + config.resolved_test_steps,
+            min_context=config.resolved_min_context,
+            prediction_length=config.prediction_length,
+            stride=config.resolved_stride,
+            epoch=config.sampling == "epoch",
+            by_length=config.series_weighting == "length",
+        )
+        self._gather = Gather(
+            pools,
+            context_length=config.context_length,
+            prediction_length=config.prediction_length,
+            with_times=config.with_times,
+        )
+
+    def _trainable(self, corpus: Corpus) -> IntArray:
+        """Series of a corpus that are not held out and long enough for one training window."""
+        config = self.config
+        lengths = corpus.lengths
+        rows = train_rows(lengths, config.resolved_validation_steps, config.resolved_test_steps)
+        needed = config.resolved_min_context + config.prediction_length
+        long_enough = (rows >= needed) & (lengths >= (config.min_rows or 0))
+        out = held_out(corpus, config.holdout_fraction)
+        series = np.flatnonzero(long_enough & ~out)
+        self._counts.append(
+            {"series": len(lengths), "held_out": int(out.sum()), "too_short": int((~long_enough & ~out).sum())}
+        )
+        if len(series):
+            return series
+        reserved = config.resolved_validation_steps + config.resolved_test_steps
+        floor = f", and data.min_rows asks for {config.min_rows}" if config.min_rows else ""
+        raise DataError(
+            f"{corpus.name}: none of its {len(lengths):,} series can be trained on ({int(out.sum()):,} held out): the longest "
+            f"has {int(lengths.max(initial=0)):,} rows; needed are {needed + reserved:,} (min_context "
+            f"{config.resolved_min_context} + prediction_length {config.prediction_length} + validation and test steps "
+            f"{reserved}){floor}. Shorten prediction_length, min_context or the reserved steps."
+        )
+
+    def windows(self, first: int, count: int) -> Windows:
+        """Windows first .. first + count - 1 of the run, left padded with NaN, (R, C) and (R, H) float32.
+
+        The key is a hash of the corpus' fingerprint, the series' number and the cutoff (cheaper than splits.cut's hash
+        of the item's id, and as independent of batch and order).
+        """
+        return self._gather(*self._plan.draw(first, count))
+
+    @property
+    def epoch_length(self) -> int:
+        """Windows of one epoch: all windows of all training series, stride apart."""
+        return self._plan.epoch_length
+
+    @property
+    def num_series(self) -> int:
+        """Series trained on."""
+        return sum(len(pool.series) for pool in self._pools)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash that names the content of all corpora, in order."""
+        return hashlib.sha256("\n".join(corpus.fingerprint for corpus in self.corpora).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What will be trained on: series used and left out, windows, shares; for dry runs and reports."""
+        total = sum(pool.weight for pool in self._pools)
+        return {
+            "series": self.num_series,
+            "windows_per_epoch": self.epoch_length,
+            "fingerprint": self.fingerprint,
+            "corpora": [
+                {
+                    "name": pool.corpus.name,
+                    "path": None if pool.corpus.path is None else str(pool.corpus.path),
+                    "provenance": pool.corpus.manifest.provenance["kind"],
+                    "fingerprint": pool.corpus.fingerprint,
+                    **counts,
+                    "used": len(pool.series),
+                    "rows_per_window": len(pool.selection.columns),
+                    # in an epoch every window comes once, so there is no share to choose
+                    "share": pool.weight / total if self.config.sampling == "random" else None,
+                }
+                for pool, counts in zip(self._pools, self._counts, strict=True)
+            ],
+        }
+
+
+def _require_times(corpora: tuple[Corpus, ...]) -> None:
+    for corpus in corpora:
+        if corpus.manifest.time == "steps":
+            raise ConfigError(f"data.with_times: {corpus.name} has steps without a calendar. Set it to false.")
+
+
+def _subset(kept: list[IntArray], limit: int, seed: int) -> list[IntArray]:
+    """At most `limit` series, each corpus keeping its share (at least one), chosen by a keyed hash of their number."""
+    sizes = np.array([len(series) for series in kept])
+    if limit >= sizes.sum():
+        return kept
+    if limit < len(kept):
+        raise ConfigError(f"data.max_train_series: {limit} is fewer than the {len(kept)} corpora. Raise it.")
+    shares = np.minimum(np.maximum(1, (limit * sizes) // sizes.sum()), sizes)
+    while shares.sum() < limit:
+        shares[np.argmax(limit * sizes / sizes.sum() - shares)] += 1
+    while shares.sum() > limit:
+        shares[np.argmax(shares)] -= 1
+    result = []
+    for k, (series, share) in enumerate(zip(kept, shares, strict=True)):
+        order = np.argsort(hash64(derive(seed, 5, k), series), kind="stable")
+        result.append(np.sort(series[order[:share]]))
+    return result

@@ -1,0 +1,223 @@
+"""Which steps a window may use: column roles, cuts at a cutoff, splits by time and by held-out items.
+
+# V variates, T steps of a series, C context steps, H horizon steps
+
+Every series is cut in three by time: [0, T - v - t) train, then v validation steps, then the newest t test steps.
+Training windows, futures included, lie in the first part; a validation or test window's future lies in its own part
+and its context may reach back as far as it likes. Held-out items are never trained on, whatever the time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from foretrain.data.store import Corpus
+from foretrain.data.windows import IntArray, Window
+from foretrain.errors import ConfigError, DataError
+
+SplitName = Literal["validation", "test", "all"]
+Items = Literal["all", "held_out", "trained"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Column indices by role; rows of a window come in this order."""
+
+    targets: tuple[int, ...]
+    past: tuple[int, ...] = ()
+    known: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Targets, past-only covariates, known-future covariates."""
+        return self.targets + self.past + self.known
+
+
+class Origin(NamedTuple):
+    """One forecast origin: steps [0, cutoff) of a series are known."""
+
+    series: int
+    cutoff: int
+
+
+def select(
+    corpus: Corpus,
+    target: Sequence[str] | None = None,
+    past_covariates: Sequence[str] = (),
+    known_covariates: Sequence[str] = (),
+) -> Selection:
+    """Columns by name; target None means every numeric column that is no covariate.
+
+    Raises ConfigError for unknown names (with the nearest), names in two roles, no target, and categorical targets.
+    """
+    names = corpus.columns
+    for role, chosen in (
+        ("target", target or ()),
+        ("past_covariates", past_covariates),
+        ("known_covariates", known_covariates),
+    ):
+        for name in chosen:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ConfigError(f"data.{role}: {corpus.name} has no column {name!r} (has {', '.join(names)}).{hint}")
+    kinds = {column.name: column.kind for column in corpus.manifest.columns}
+    if target is None:
+        covariates = {*past_covariates, *known_covariates}
+        target = [name for name in names if name not in covariates and kinds[name] == "numeric"]
+    chosen = [*target, *past_covariates, *known_covariates]
+    twice = sorted({name for name in chosen if chosen.count(name) > 1})
+    if twice:
+        raise ConfigError(f"data.target: column {twice[0]!r} has two roles. Give each column one.")
+    if not target:
+        raise ConfigError(f"data.target: no column of {corpus.name} is left to forecast. Name at least one.")
+    words = [name for name in target if kinds[name] == "categorical"]
+    if words:
+        raise ConfigError(f"data.target: column {words[0]!r} is categorical; only numbers can be forecast.")
+    index = {name: k for k, name in enumerate(names)}
+    return Selection(
+        targets=tuple(index[name] for name in target),
+        past=tuple(index[name] for name in past_covariates),
+        known=tuple(index[name] for name in known_covariates),
+    )
+
+
+def window_key(item_id: str, cutoff: int) -> int:
+    """64-bit hash of an item and a cutoff: seeds a window's draws, whatever batch it lands in."""
+    digest = hashlib.blake2b(item_id.encode() + b"\0" + str(cutoff).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def cut(
+    corpus: Corpus,
+    selection: Selection,
+    series: int,
+    cutoff: int,
+    *,
+    context_length: int | None = None,
+    prediction_length: int,
+    with_future: bool = True,
+) -> Window:
+    """A series cut at a cutoff: steps [0, cutoff) are the past, of which the newest context_length are kept.
+
+    The future (V, H) holds the targets' truth only if with_future, known covariates always as far as the series
+    reaches, and NaN otherwise. A cutoff at the series' end is allowed. Nothing from the cutoff on touches the context.
+    """
+    length = corpus.length(series)
+    if not 1 <= cutoff <= length:
+        raise DataError(
+            f"item {corpus.item_id(series)!r}: cutoff {cutoff} is outside its {length} rows. Choose 1 to {length}."
+        )
+    first = 0 if context_length is None else max(0, cutoff - context_length)
+    rows = list(selection.columns)
+    values = corpus.values(series)
+    inside = min(cutoff + prediction_length, length)
+    future = np.full((len(rows), prediction_length), np.nan, np.float32)
+    visible = (list(range(len(selection.targets))) if with_future else []) + list(
+        range(len(rows) - len(selection.known), len(rows))
+    )
+    for row in visible:
+        future[row, : inside - cutoff] = values[rows[row], cutoff:inside]
+    context_times = corpus.times_slice(series, first, cutoff)
+    future_times = None
+    if context_times is not None:
+        future_times = _times_after(corpus, series, cutoff, inside, prediction_length)
+    item_id = corpus.item_id(series)
+    return Window(
+        context=values[rows, first:cutoff],
+        num_targets=len(selection.targets),
+        num_past=len(selection.past),
+        future=future,
+        context_times=context_times,
+        future_times=future_times,
+        item_id=item_id,
+        key=window_key(item_id, cutoff),
+    )
+
+
+def _times_after(corpus: Corpus, series: int, cutoff: int, inside: int, prediction_length: int) -> IntArray | None:
+    """Stamps of the horizon: the series' own as far as it reaches, continued beyond its end."""
+    own = corpus.times_slice(series, cutoff, inside)
+    missing = prediction_length - (inside - cutoff)
+    if own is None or not missing:
+        return own
+    beyond = corpus.future_times(series, missing)
+    assert beyond is not None
+    return np.concatenate([own, beyond])
+
+
+def held_out(corpus: Corpus, fraction: float) -> npt.NDArray[np.bool_]:
+    """(N,) whether an item is held out: decided by a hash of its id alone, so it stays out in every corpus and run."""
+    if fraction <= 0:
+        return np.zeros(corpus.num_series, bool)
+    ids = corpus.item_ids()
+    raw = b"".join(hashlib.blake2b(item_id.encode(), digest_size=8, person=b"holdout").digest() for item_id in ids)
+    return np.frombuffer(raw, "<u8") < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+
+
+def train_rows(lengths: IntArray, validation_steps: int, test_steps: int) -> IntArray:
+    """(N,) rows of each series that training may see, futures included; 0 for series shorter than the reserved part."""
+    return np.maximum(lengths - validation_steps - test_steps, 0)
+
+
+def rolling_origins(
+    corpus: Corpus,
+    *,
+    split: SplitName = "test",
+    prediction_length: int,
+    num_windows: int = 1,
+    stride: int | None = None,
+    validation_steps: int | None = None,
+    test_steps: int | None = None,
+    min_context: int | None = None,
+    items: Items = "all",
+    holdout_fraction: float = 0.0,
+) -> list[Origin]:
+    """Forecast origins whose futures lie inside the split, the newest num_windows per series, in (series, cutoff) order.
+
+    The newest future ends at the split's end, earlier ones `stride` (default prediction_length) steps before it.
+    validation_steps and test_steps default to prediction_length; "all" ignores the split and uses the whole series.
+    A series gives the windows that fit: those with min_context (default 1) rows before the cutoff. Series too short
+    for one are left out. Raises ConfigError for a split without room for one horizon, DataError when nothing is left.
+    """
+    v = prediction_length if validation_steps is None else validation_steps
+    t = prediction_length if test_steps is None else test_steps
+    stride = prediction_length if stride is None else stride
+    if min(prediction_length, num_windows, stride) < 1 or min(v, t) < 0:
+        raise ConfigError(
+            "prediction_length, num_windows and stride must be positive, validation and test steps not negative."
+        )
+    lengths = corpus.lengths
+    if split == "all":
+        ends, region = lengths, None
+    else:
+        ends, region = (lengths, t) if split == "test" else (lengths - t, v)
+        if region < prediction_length:
+            raise ConfigError(
+                f"data.{split}_steps: {region} steps hold no window of prediction_length {prediction_length}. "
+                f"Set {split}_steps to at least {prediction_length}."
+            )
+    wanted = num_windows if region is None else min(num_windows, (region - prediction_length) // stride + 1)
+    oldest = max(1, 1 if min_context is None else min_context)
+    newest = ends - prediction_length
+    counts = np.clip((newest - oldest) // stride + 1, 0, wanted)
+    if items != "all":
+        out = held_out(corpus, holdout_fraction)
+        counts = np.where(out if items == "held_out" else ~out, counts, 0)
+    if not counts.sum():
+        longest = int(lengths.max(initial=0))
+        raise DataError(
+            f"{corpus.name}: no {split} window in {corpus.num_series} series ({items} items): the longest has {longest} "
+            f"rows; {oldest + prediction_length + (t if split == 'validation' else 0)} are needed. Shorten prediction_length."
+        )
+    series = np.repeat(np.arange(len(counts)), counts)
+    last = np.cumsum(counts)
+    back = (np.repeat(last, counts) - 1 - np.arange(last[-1])) * stride
+    return [Origin(int(i), int(c)) for i, c in zip(series, newest[series] - back, strict=True)]

@@ -1,0 +1,351 @@
+"""The corpus: named variates of many series in Arrow files, written once and atomically, read through a memory map.
+
+# N series, V variates (columns), T steps of a series
+
+A corpus folder has the layout of datasets.save_to_disk (data-0000k-of-0000n.arrow, dataset_info.json, state.json) plus
+manifest.json. Plain save_to_disk folders open too. Opening reads the manifest and the headers of the record batches:
+no work and no Python object per series.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from foretrain.data import times as calendar
+from foretrain.data.chunks import Chunk, is_list, list_depth
+from foretrain.data.manifest import MANIFEST_NAME, Column, Manifest, make_manifest, read_manifest
+from foretrain.data.windows import FloatArray, IntArray
+from foretrain.data.writer import CorpusWriter, SeriesBuffer, complete_manifest, prepare_series
+from foretrain.errors import DataError
+
+__all__ = ["Column", "Corpus", "CorpusWriter", "Manifest"]
+
+_ID_NAMES = ("item_id", "id")
+_TIME_NAMES = ("timestamp", "timestamps")
+_PAST_NAME = "past_feat_dynamic_real"
+
+
+class Corpus:
+    """Many series with the same named variates, in files or in memory; read only."""
+
+    def __init__(self, name: str, manifest: Manifest, chunks: list[Chunk], path: Path | None, has_ids: bool) -> None:
+        self.name = name
+        self.path = path
+        self.manifest = manifest
+        self.chunks = chunks
+        self._has_ids = has_ids
+        counts = [len(chunk) for chunk in chunks]
+        self._first = [0, *np.cumsum(counts).tolist()]  # series before each chunk
+
+    # -- opening -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: str | Path) -> Corpus:
+        """Open a corpus folder, or any datasets.save_to_disk folder with a `target` column.
+
+        Raises DataError when it is neither, when a shard is missing, damaged or of another size than the manifest
+        says, or when its columns have other types than expected.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such corpus folder. Make one with `foretrain data import`.")
+        if (folder / MANIFEST_NAME).is_file():
+            manifest = read_manifest(folder / MANIFEST_NAME)
+            batches = _read_own(folder, manifest)
+            fields = _own_fields(manifest)
+            chunks = [Chunk(batch, file, fields, len(manifest.columns)) for batch, file in batches if batch.num_rows]
+            return cls(folder.name, manifest, chunks, folder, has_ids=True)
+        return _open_foreign(folder)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        items: Iterable[tuple[str, np.ndarray, np.ndarray | None]],
+        columns: Sequence[Column | str],
+        *,
+        freq: str | None = None,
+        time: str = "steps",
+        provenance: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> Corpus:
+        """A corpus in memory from (item_id, values (V, T), times (T,) or None); further manifest fields as keywords."""
+        declared = tuple(Column(name=c) if isinstance(c, str) else c for c in columns)
+        buffer = SeriesBuffer(declared, time, freq)
+        for item_id, values, times in items:
+            buffer.add(*prepare_series(item_id, values, times, len(declared), time, freq))
+        if buffer.total_series == 0:
+            raise DataError(f"{name}: no series. A corpus holds at least one.")
+        batch = buffer.flush()
+        manifest = complete_manifest(buffer, declared, time, freq, provenance, [], source=name, **fields)
+        chunk = Chunk(batch, name, _own_fields(manifest), len(declared))
+        return cls(name, manifest, [chunk], None, has_ids=True)
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the variates, in stored order."""
+        return tuple(column.name for column in self.manifest.columns)
+
+    @property
+    def num_series(self) -> int:
+        """Number of series."""
+        return self._first[-1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash that names the content: the manifest's content hash, or for foreign folders a hash of their headers."""
+        return self.manifest.content_hash
+
+    @property
+    def num_rows(self) -> int:
+        """Sum of the series' lengths."""
+        known = self.manifest.num_rows
+        return known if known >= 0 else int(self.lengths.sum())
+
+    @functools.cached_property
+    def lengths(self) -> IntArray:
+        """(N,) steps of each series; computed from the offsets when first asked for."""
+        lengths = np.concatenate([chunk.length for chunk in self.chunks])
+        lengths.flags.writeable = False
+        return lengths
+
+    def length(self, series: int) -> int:
+        """Steps of one series."""
+        chunk, row = self.locate(series)
+        return int(chunk.length[row])
+
+    def locate(self, series: int) -> tuple[Chunk, int]:
+        """The record batch that holds a series, and its row there."""
+        if not 0 <= series < self.num_series:
+            raise DataError(f"{self.name}: series {series} does not exist; there are {self.num_series}.")
+        k = bisect.bisect_right(self._first, series) - 1
+        return self.chunks[k], series - self._first[k]
+
+    def chunk_starts(self) -> list[int]:
+        """Index of the first series of each chunk, and last the number of series."""
+        return self._first
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def item_id(self, series: int) -> str:
+        """Id of one series; in a foreign folder without ids, its number."""
+        chunk, row = self.locate(series)
+        return chunk.item_ids([row])[0] if self._has_ids else str(series)
+
+    def item_ids(self, series: Sequence[int] | IntArray | None = None) -> list[str]:
+        """Ids of the given series, or of all, in order."""
+        if series is not None:
+            return [self.item_id(int(i)) for i in series]
+        if not self._has_ids:
+            return [str(i) for i in range(self.num_series)]
+        return [item_id for chunk in self.chunks for item_id in chunk.item_ids()]
+
+    def values(self, series: int) -> FloatArray:
+        """(V, T) float32, NaN = not observed; a read-only view of the file where its layout allows (ours does)."""
+        chunk, row = self.locate(series)
+        return chunk.values(row)
+
+    def times(self, series: int) -> IntArray | None:
+        """(T,) microseconds, or None where the corpus knows steps only."""
+        return self.times_slice(series, 0, self.length(series))
+
+    def times_slice(self, series: int, start: int, stop: int) -> IntArray | None:
+        """Stamps of steps start..stop-1 (all inside the series), or None where the corpus knows steps only."""
+        if self.manifest.time == "steps":
+            return None
+        chunk, row = self.locate(series)
+        if self.manifest.time == "stamps":
+            return chunk.times(row, start, stop)
+        return self._regular(int(chunk.starts[row]), np.arange(start, stop, dtype=np.int64))
+
+    def future_times(self, series: int, count: int) -> IntArray | None:
+        """(count,) stamps after the series' end: by its freq, else by the median of its last 100 spacings."""
+        if self.manifest.time == "steps":
+            return None
+        length = self.length(series)
+        if self.manifest.time == "regular":
+            return self.times_slice(series, length, length + count)
+        recent = self.times_slice(series, max(0, length - 101), length)
+        assert recent is not None
+        return calendar.continue_stamps(recent, self.manifest.freq, count)
+
+    def _regular(self, start: int, steps: IntArray) -> IntArray:
+        assert self.manifest.freq is not None
+        return calendar.stamps(start, self.manifest.freq, steps)
+
+    def verify(self) -> None:
+        """Compare every shard's sha256 with the manifest; DataError names the first that differs."""
+        for shard in self.manifest.shards:
+            assert self.path is not None
+            with (self.path / shard["file"]).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != shard["sha256"]:
+                raise DataError(
+                    f"{self.path / shard['file']}: content differs from its manifest. Import the data again."
+                )
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.name!r}, {self.num_series:,} series, columns {', '.join(self.columns)})"
+
+
+def _own_fields(manifest: Manifest) -> dict[str, str]:
+    fields = {"id": "item_id", "target": "target"}
+    if manifest.time == "regular":
+        fields["start"] = "start"
+    if manifest.time == "stamps":
+        fields["times"] = "timestamp"
+    return fields
+
+
+def _read_own(folder: Path, manifest: Manifest) -> list[tuple[pa.RecordBatch, str]]:
+    batches = []
+    for shard in manifest.shards:
+        path = folder / shard["file"]
+        if not path.is_file():
+            raise DataError(f"{path}: missing, though the manifest lists it. Copy the corpus again, whole.")
+        size = path.stat().st_size
+        if size != shard["bytes"]:
+            raise DataError(
+                f"{path}: {size:,} bytes, the manifest says {shard['bytes']:,}. Copy the corpus again, whole."
+            )
+        batches += read_batches(path)
+    found = sum(batch.num_rows for batch, _ in batches)
+    if found != manifest.num_series:
+        raise DataError(f"{folder}: {found:,} series in the shards, the manifest says {manifest.num_series:,}.")
+    for batch, file in batches[:1]:
+        missing = [name for name in _own_fields(manifest).values() if name not in batch.schema.names]
+        if missing:
+            raise DataError(f"{file}: column {missing[0]!r} is missing. Import the data again.")
+    return batches
+
+
+def read_batches(path: Path) -> list[tuple[pa.RecordBatch, str]]:
+    """Record batches of an Arrow stream (or file) as views of a memory map; touches their headers only."""
+    try:
+        source = pa.memory_map(str(path))
+        whole = source.read_buffer(source.size())
+        if whole.size >= 6 and whole.slice(0, 6).to_pybytes() == b"ARROW1":
+            reader = pa.ipc.open_file(whole)
+            return [(reader.get_batch(k), str(path)) for k in range(reader.num_record_batches)]
+        return [(batch, str(path)) for batch in pa.ipc.open_stream(whole)]
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing, though the folder lists it. Copy the folder again, whole.") from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise DataError(f"{path}: not a readable Arrow stream ({_one_line(error)}). Copy or import it again.") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+# -- foreign folders -----------------------------------------------------------------------------------------------
+
+
+def _open_foreign(folder: Path) -> Corpus:
+    """A plain datasets.save_to_disk folder: target, optional past_feat_dynamic_real, start + freq or timestamp, id."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(child.name for child in folder.iterdir() if child.is_dir())
+        raise DataError(f"{folder}: holds several splits; open one of them: {', '.join(splits)}.")
+    state = _read_state(folder)
+    if state.get("_indices_files"):
+        raise DataError(
+            f"{folder}: its rows are selected by an indices file. Call flatten_indices() before save_to_disk."
+        )
+    files = [folder / entry["filename"] for entry in state["_data_files"]]
+    batches = [(batch, file) for path in files for batch, file in read_batches(path) if batch.num_rows]
+    if not batches:
+        raise DataError(f"{folder}: no rows.")
+    manifest, fields = _describe_foreign(folder, batches, state, files)
+    chunks = [Chunk(batch, file, fields, len(manifest.columns)) for batch, file in batches]
+    return Corpus(folder.name, manifest, chunks, folder, has_ids="id" in fields)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / "state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        names = [entry["filename"] for entry in state["_data_files"]]
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder}: not a corpus (neither {MANIFEST_NAME} nor state.json). Make one with `foretrain data import`."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({_one_line(error)}).") from None
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise DataError(f"{path}: names {outside[0]!r}, which is not a plain file name.")
+    return state
+
+
+def _describe_foreign(
+    folder: Path, batches: list[tuple[pa.RecordBatch, str]], state: dict[str, Any], files: list[Path]
+) -> tuple[Manifest, dict[str, str]]:
+    schema = batches[0][0].schema
+    where = f"{folder}: "
+    if "target" not in schema.names:
+        raise DataError(f"{where}no `target` column (has {', '.join(schema.names)}). Import it with column options.")
+    fields = {"target": "target"}
+    names = [name for name in _ID_NAMES if name in schema.names]
+    if names:
+        fields["id"] = names[0]
+    if _PAST_NAME in schema.names and not pa.types.is_null(schema.field(_PAST_NAME).type):
+        fields["past"] = _PAST_NAME
+    stamps = [name for name in _TIME_NAMES if name in schema.names and is_list(schema.field(name).type)]
+    freq = _first_text(batches[0][0], "freq")
+    time = "steps"
+    if stamps:
+        time, fields["times"] = "stamps", stamps[0]
+    elif "start" in schema.names and pa.types.is_timestamp(schema.field("start").type) and freq:
+        time, fields["start"] = "regular", "start"
+        calendar.parse_freq(freq)
+    columns = _foreign_columns(batches[0], fields)
+    rows = [batch.num_rows for batch, _ in batches]
+    head = json.dumps([str(schema), rows, [path.stat().st_size for path in files], state.get("_fingerprint")])
+    manifest = make_manifest(
+        {
+            "columns": columns,
+            "time": time,
+            "freq": freq,
+            "timezone_note": "foreign folder: stamps are taken as they are",
+            "num_series": sum(rows),
+            "num_rows": -1,  # not known without reading every offset; see Corpus.num_rows
+            "provenance": {"kind": "real", "sources": [], "command": None},
+            "content_hash": hashlib.sha256(head.encode()).hexdigest(),
+        },
+        source=str(folder),
+    )
+    return manifest, fields
+
+
+def _foreign_columns(first: tuple[pa.RecordBatch, str], fields: dict[str, str]) -> list[dict[str, Any]]:
+    """Names for unnamed variates: target (or target_0..), then past_feat_0.. for the covariate rows."""
+    batch, file = first
+    names: list[str] = []
+    for role, label in (("target", "target"), ("past", "past_feat")):
+        if role not in fields:
+            continue
+        array = batch.column(fields[role])
+        depth = list_depth(array.storage.type if isinstance(array, pa.ExtensionArray) else array.type)
+        count = len(array[0].as_py() or ()) if depth == 2 else 1
+        names += [label] if label == "target" and count == 1 else [f"{label}_{k}" for k in range(count)]
+        if depth not in (1, 2):
+            raise DataError(f"{file}: column {fields[role]!r} of type {array.type} is not a list of numbers.")
+    return [{"name": name} for name in names]
+
+
+def _first_text(batch: pa.RecordBatch, name: str) -> str | None:
+    if name not in batch.schema.names:
+        return None
+    value = batch.column(name)[0].as_py()
+    return value if isinstance(value, str) and value else None

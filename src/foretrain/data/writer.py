@@ -1,0 +1,356 @@
+"""Writing a corpus: series by series into a temporary sibling folder that gets its name in one rename.
+
+# V variates, T steps of a series
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from foretrain import __version__
+from foretrain.data import times as calendar
+from foretrain.data.manifest import MANIFEST_NAME, Column, ContentHash, Manifest, make_manifest
+from foretrain.errors import DataError
+
+BATCH_BYTES = 32 << 20  # few record batches, so that opening stays cheap
+SHARD_BYTES = 256 << 20
+_SHARD = "data-{:05d}-of-{:05d}.arrow"
+
+Series = tuple[str, np.ndarray, np.ndarray | None]
+
+
+def prepare_series(
+    item_id: str, values: np.ndarray, times: np.ndarray | None, variates: int, time: str, freq: str | None
+) -> Series:
+    """Check one series and bring it to float32 and int64. Raises DataError with item, fact and way out."""
+    if not isinstance(item_id, str) or not item_id:
+        raise DataError(f"item id {item_id!r} is not a non-empty text.")
+    values = np.atleast_2d(np.asarray(values))
+    if values.ndim != 2 or len(values) != variates:
+        raise DataError(f"item {item_id!r}: values have shape {values.shape}, needed ({variates}, steps).")
+    if values.shape[1] == 0:
+        raise DataError(f"item {item_id!r}: no rows. Leave the item out.")
+    if values.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+    if np.isinf(values).any():
+        raise DataError(f"item {item_id!r}: infinite value (or beyond float32's range). Replace it by NaN.")
+    if time == "steps":
+        return item_id, values, None
+    if times is None:
+        raise DataError(f"item {item_id!r}: no times, but the corpus has a {time} time axis.")
+    times = np.asarray(times)
+    if times.dtype.kind == "M":
+        times = times.astype("M8[us]").astype(np.int64)
+    times = times.astype(np.int64)
+    if times.shape != values.shape[1:]:
+        raise DataError(f"item {item_id!r}: {len(times)} times for {values.shape[1]} rows.")
+    if time == "stamps" and (np.diff(times) <= 0).any():
+        raise DataError(f"item {item_id!r}: times are not strictly ascending. Sort them and drop duplicates.")
+    if time == "regular":
+        assert freq is not None
+        wanted = calendar.stamps(int(times[0]), freq, np.arange(len(times), dtype=np.int64))
+        if not np.array_equal(wanted, times):
+            at = int(np.flatnonzero(wanted != times)[0])
+            raise DataError(
+                f"item {item_id!r}: row {at} is not one {freq} step after the row before. Fill the gap with NaN rows, "
+                "or store the stamps (time='stamps')."
+            )
+        times = times[:1]
+    return item_id, values, times
+
+
+class SeriesBuffer:
+    """Collects checked series and gives record batches; keeps the totals and the content hash."""
+
+    def __init__(self, columns: Sequence[Column], time: str, freq: str | None) -> None:
+        if time not in ("regular", "stamps", "steps"):
+            raise DataError(f"time axis {time!r}: choose regular, stamps or steps.")
+        if time == "regular" and not freq:
+            raise DataError("a regular time axis needs a freq, for example 'h' or 'D'.")
+        if freq:
+            calendar.parse_freq(freq)
+        self._time = time
+        self._freq = freq
+        self._pending: list[Series] = []
+        self._seen: set[str] = set()
+        self.bytes = 0
+        self.total_series = self.total_rows = 0
+        self.first_time: int | None = None
+        self.last_time: int | None = None
+        self.hash = ContentHash(tuple(columns), time, freq)
+
+    def add(self, item_id: str, values: np.ndarray, times: np.ndarray | None) -> None:
+        """Take a series that prepare_series passed."""
+        if item_id in self._seen:
+            raise DataError(f"item {item_id!r}: given twice. Merge its rows, or rename one.")
+        self._seen.add(item_id)
+        self._pending.append((item_id, values, times))
+        self.bytes += values.nbytes + (times.nbytes if times is not None else 0)
+        self.total_series += 1
+        self.total_rows += values.shape[1]
+        if times is not None:
+            last = int(times[-1])
+            if self._time == "regular":
+                assert self._freq is not None
+                last = int(calendar.stamps(last, self._freq, np.array(values.shape[1] - 1)))
+            self.first_time = int(times[0]) if self.first_time is None else min(self.first_time, int(times[0]))
+            self.last_time = last if self.last_time is None else max(self.last_time, last)
+
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the batches."""
+        fields = [("item_id", pa.string()), ("target", pa.list_(pa.list_(pa.float32())))]
+        if self._time == "regular":
+            fields.append(("start", pa.timestamp("us")))
+        if self._time == "stamps":
+            fields.append(("timestamp", pa.list_(pa.int64())))
+        return pa.schema(fields)
+
+    def flush(self) -> pa.RecordBatch:
+        """Everything taken since the last flush as one record batch."""
+        ids = [item_id for item_id, _, _ in self._pending]
+        shapes = np.array([values.shape for _, values, _ in self._pending], np.int64).reshape(-1, 2)
+        flat = np.concatenate([values.reshape(-1) for _, values, _ in self._pending])
+        if len(flat) >= 2**31:
+            raise DataError(f"item {ids[-1]!r}: longer than 2 billion values. Split it into several items.")
+        stamps = None
+        if self._time != "steps":
+            stamps = np.concatenate([times for _, _, times in self._pending if times is not None])
+        self.hash.update(ids, shapes, flat, stamps)
+        rows = np.repeat(shapes[:, 1], shapes[:, 0])
+        inner = pa.ListArray.from_arrays(_offsets(rows), pa.array(flat))
+        arrays = [pa.array(ids, pa.string()), pa.ListArray.from_arrays(_offsets(shapes[:, 0]), inner)]
+        if self._time == "regular":
+            arrays.append(pa.array(stamps).view(pa.timestamp("us")))
+        if self._time == "stamps":
+            arrays.append(pa.ListArray.from_arrays(_offsets(shapes[:, 1]), pa.array(stamps)))
+        self._pending, self.bytes = [], 0
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema())
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+
+def _offsets(sizes: np.ndarray) -> pa.Array:
+    offsets = np.zeros(len(sizes) + 1, np.int32)
+    np.cumsum(sizes, out=offsets[1:])
+    return pa.array(offsets)
+
+
+def complete_manifest(
+    buffer: SeriesBuffer,
+    columns: Sequence[Column],
+    time: str,
+    freq: str | None,
+    provenance: dict[str, Any] | None,
+    shards: list[dict[str, Any]],
+    *,
+    source: str,
+    **fields: Any,
+) -> Manifest:
+    """The manifest of what a buffer has seen. Raises DataError naming source when a field is wrong."""
+    return make_manifest(
+        {
+            **fields,
+            "columns": [column.model_dump() for column in columns],
+            "time": time,
+            "freq": freq,
+            "num_series": buffer.total_series,
+            "num_rows": buffer.total_rows,
+            "first_time": _iso(buffer.first_time),
+            "last_time": _iso(buffer.last_time),
+            "provenance": {"kind": "real", "sources": [], "command": None, **(provenance or {})},
+            "shards": shards,
+            "content_hash": buffer.hash.hexdigest(),
+            "foretrain_version": __version__,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        },
+        source=source,
+    )
+
+
+def _iso(micros: int | None) -> str | None:
+    return None if micros is None else str(np.datetime64(micros, "us"))
+
+
+class CorpusWriter:
+    """Writes a corpus folder; use as a context manager. Nothing appears at `out` unless everything was written.
+
+    Raises DataError when `out` exists (unless replace is given: then the old folder is swapped out at the end), when a
+    series is malformed, or when there is none.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        columns: Sequence[Column | str],
+        *,
+        time: str,
+        freq: str | None = None,
+        timezone: str | None = None,
+        provenance: dict[str, Any] | None = None,
+        replace: bool = False,
+        batch_bytes: int = BATCH_BYTES,
+        shard_bytes: int = SHARD_BYTES,
+        **fields: Any,
+    ) -> None:
+        self.out = Path(out)
+        self.columns = tuple(Column(name=c) if isinstance(c, str) else c for c in columns)
+        self.manifest: Manifest | None = None
+        unknown = sorted(set(fields) - set(Manifest.model_fields))
+        if unknown:
+            raise DataError(f"{self.out}: the manifest has no field {unknown[0]!r}.")
+        self._time, self._freq, self._provenance = time, freq, provenance
+        self._fields = {**fields, "timezone": timezone}
+        self._replace = replace
+        self._batch_bytes, self._shard_bytes = batch_bytes, shard_bytes
+        self._buffer = SeriesBuffer(self.columns, time, freq)
+        self._shards: list[dict[str, Any]] = []
+        self._texts: dict[str, str] = {}
+        self._writer: pa.RecordBatchStreamWriter | None = None
+        if self.out.exists() and not replace:
+            raise DataError(f"{self.out}: exists already, and a corpus is never overwritten. Choose another folder.")
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}-", dir=self.out.parent))
+
+    def append(self, item_id: str, values: np.ndarray, *, times: np.ndarray | None = None) -> None:
+        """Add one series: values (V, T), times (T,) int64 microseconds or datetime64 (not for time="steps")."""
+        series = prepare_series(item_id, values, times, len(self.columns), self._time, self._freq)
+        incoming = series[1].nbytes + (series[2].nbytes if series[2] is not None else 0)
+        if len(self._buffer) and self._buffer.bytes + incoming > self._batch_bytes:
+            self._flush()
+        self._buffer.add(series[0], _owned(series[1], values), _owned(series[2], times))
+
+    def extra_file(self, name: str, text: str) -> None:
+        """Put a text file beside the shards."""
+        if Path(name).name != name or name in (MANIFEST_NAME, "state.json", "dataset_info.json"):
+            raise DataError(f"{self.out}: {name!r} cannot be the name of an extra file.")
+        self._texts[name] = text
+
+    def __enter__(self) -> CorpusWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as problem:
+            raise DataError(f"{self.out}: cannot be written: {problem.strerror or problem}.") from None
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._sink.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _flush(self) -> None:
+        """Write the pending series as one record batch, opening and closing shards by size."""
+        batch = self._buffer.flush()
+        if self._writer is None:
+            name = f"part-{len(self._shards):05d}.arrow"
+            self._sink = pa.OSFile(str(self._folder / name), "wb")
+            self._writer = pa.ipc.new_stream(self._sink, batch.schema)
+            self._shards.append({"file": name, "series": 0, "rows": 0, "values": 0})
+        shard = self._shards[-1]
+        self._writer.write_batch(batch)
+        values = len(batch.column("target").values.values)
+        shard["series"] += batch.num_rows
+        shard["values"] += values
+        shard["rows"] += values // len(self.columns)
+        if self._sink.tell() >= self._shard_bytes:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._sink.close()
+        self._writer = None
+
+    def _finish(self) -> None:
+        if len(self._buffer):
+            self._flush()
+        self._close_shard()
+        if not self._shards:
+            raise DataError(f"{self.out}: no series to write. Nothing was created.")
+        for k, shard in enumerate(self._shards):
+            final = _SHARD.format(k, len(self._shards))
+            path = (self._folder / shard["file"]).rename(self._folder / final)
+            with path.open("rb") as file:
+                shard.update(
+                    file=final, bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest()
+                )
+        self.manifest = complete_manifest(
+            self._buffer,
+            self.columns,
+            self._time,
+            self._freq,
+            self._provenance,
+            self._shards,
+            source=str(self.out),
+            **self._fields,
+        )
+        for name, text in {**self._texts, **_datasets_files(self.manifest)}.items():
+            (self._folder / name).write_text(text, encoding="utf-8")
+        (self._folder / MANIFEST_NAME).write_text(self.manifest.to_json(), encoding="utf-8")
+        self._publish()
+
+    def _publish(self) -> None:
+        """Make every file durable, then give the folder its name."""
+        umask = os.umask(0)
+        os.umask(umask)
+        self._folder.chmod(0o777 & ~umask)
+        for path in self._folder.iterdir():
+            _fsync(path)
+        _fsync(self._folder)
+        if self.out.exists():
+            if not self._replace:
+                raise DataError(f"{self.out}: appeared while it was being written. Choose another folder.")
+            old = Path(tempfile.mkdtemp(prefix=f".{self.out.name}-old-", dir=self.out.parent))
+            os.rename(self.out, old / "corpus")
+            os.rename(self._folder, self.out)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(self._folder, self.out)
+        _fsync(self.out.parent)
+
+
+def _owned(array: Any, given: Any) -> Any:
+    """A private copy where the caller could still change the memory: pending series outlive the call."""
+    return array.copy() if array is not None and np.may_share_memory(array, given) else array
+
+
+def _datasets_files(manifest: Manifest) -> dict[str, str]:
+    """What datasets.load_from_disk looks for; features are left to be read from the Arrow schema, as any version can."""
+    state = {
+        "_data_files": [{"filename": shard["file"]} for shard in manifest.shards],
+        "_fingerprint": manifest.content_hash[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    info = {"citation": "", "description": "foretrain corpus; see manifest.json", "homepage": "", "license": ""}
+    return {"state.json": json.dumps(state, indent=2), "dataset_info.json": json.dumps(info, indent=2)}
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
