@@ -21,7 +21,7 @@ WAY_OUT = 'Give freq=, for example freq="B", to set the stamps of the forecast w
 
 
 def parse_freq(freq: str) -> Any:
-    """The pandas offset of an alias such as "h", "D", "B", "15min". Raises DataError when pandas knows no such alias."""
+    """The pandas offset of an alias such as "h", "D", "B", "15min". Raises DataError for any other text."""
     from pandas.tseries.frequencies import to_offset
 
     try:
@@ -104,7 +104,7 @@ def _infer_one(stamps: pd.DatetimeIndex, starts: IntArray, lengths: IntArray, it
 
 
 def add(stamps: pd.DatetimeIndex, offset: Any, count: int = 1) -> pd.DatetimeIndex:
-    """Stamps moved count offsets forward; days and longer by the wall clock of their zone, shorter ones in real time."""
+    """Stamps moved count offsets on; days and longer by the wall clock of their zone, shorter ones in real time."""
     import pandas as pd
 
     zone = stamps.tz

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,13 @@ from torch import Tensor, nn
 from foretrain.data.windows import KNOWN, TARGET, Windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole
+from foretrain.models.chronos2 import unroll
 from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
 from foretrain.models.chronos2.convert import empty_network, initialise, read_release, write_release
-from foretrain.models.chronos2.inputs import Inputs, prepare, unscale
+from foretrain.models.chronos2.inputs import Inputs, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.models.hub import resolve
-
-
-@dataclass(frozen=True)
-class Chronos2Options:
-    """Options of a forecast."""
-
-    cross_learning: bool = False  # every row of a batch attends to every other: results depend on the batch
 
 
 class Chronos2(Forecaster):
@@ -137,14 +130,13 @@ class Chronos2(Forecaster):
         seed: int = 0,
         options: Any = None,
     ) -> Forecast:
-        """Quantiles of the target rows, single pass."""
-        levels = [self.config.quantiles.index(q) for q in quantile_levels]
-        inputs = self.inputs(batch, math.ceil(prediction_length / self.config.patch_size))
-        rows = batch.get("target_rows")
-        normalised = self.network.predict(inputs, rows)[:, levels, :prediction_length]
-        loc, scale = (inputs.loc, inputs.scale) if rows is None else (inputs.loc[rows], inputs.scale[rows])
-        quantiles = unscale(self.config, normalised, loc, scale).transpose(1, 2)
+        """Quantiles of the target rows; options is a Chronos2Options. See unroll.py for horizons beyond the native."""
+        quantiles = unroll.forecast(self.network, unroll.Rows.of(batch), prediction_length, quantile_levels, options)
         return Forecast(quantiles, tuple(quantile_levels))
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see unroll.embed."""
+        return unroll.embed(self.network, unroll.Rows.of(batch))
 
     def parameter_groups(self) -> dict[str, ParameterRole]:
         """Norms and biases are vectors, the token table an embedding, the output patch embedding the head."""
@@ -234,7 +226,7 @@ def load(folder: Path, *, config: Chronos2ModelConfig | None = None) -> Chronos2
 FAMILY = Family(
     name="chronos2",
     config=lambda: Chronos2ModelConfig,
-    options=lambda: Chronos2Options,
+    options=lambda: unroll.Chronos2Options,
     build=build,
     matches=lambda raw: "chronos_config" in raw and "input_patch_size" in (raw["chronos_config"] or {}),
     load=load,

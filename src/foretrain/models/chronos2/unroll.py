@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.errors import ConfigError
+from foretrain.models.base import Batch
 from foretrain.models.chronos2.inputs import prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import Bucket, GroupLayout
 from foretrain.models.chronos2.model import Chronos2Network
@@ -54,6 +55,18 @@ class Rows:
     patches_observed: Tensor | None = None  # (R, T / patch size) bool; None promises that no patch is empty
     covariates: Tensor | None = None  # (R, H) NaN = not known ahead; None = nothing is
     wanted: Tensor | None = None  # (M,) rows to forecast, in the order of the result; None = all of them in order
+
+    @classmethod
+    def of(cls, batch: Batch) -> Rows:
+        """The rows of a batch that Chronos2.collate made."""
+        return cls(
+            batch["context"],
+            GroupLayout.from_tensors(batch, len(batch["context"])),
+            batch.get("observed"),
+            batch.get("patches_observed"),
+            batch.get("future_covariates"),
+            batch.get("target_rows"),
+        )
 
 
 def forecast(
@@ -221,7 +234,7 @@ class _Unrolling:
         """The contexts of some branches, copy by copy, with what they have grown (copies, R, done) at the end; cut to
         the model's context length and padded on the left to whole patches."""
         rows, longest = self.rows, self.network.config.context_length
-        copies, count, done = grown.shape
+        copies, _, done = grown.shape
         context = torch.cat((rows.context.expand(copies, -1, -1), grown), dim=-1)[..., -longest:].flatten(0, 1)
         left = -context.shape[-1] % self.step
         observed = rows.observed
@@ -235,8 +248,8 @@ class _Unrolling:
         return Rows(F.pad(context, (left, 0), value=torch.nan), rows.layout, observed, patches)
 
     def one_pass(self, rows: Rows, done: int, copies: int, levels: list[int], wanted: Tensor | None) -> Tensor:
-        """Copies of the batch (copies * R rows) through the network once: (copies * wanted rows, levels, N * P), copy by
-        copy, for the steps after `done`."""
+        """Copies of the batch (copies * R rows) through the network once: (copies * wanted rows, levels, N * P), copy
+        by copy, for the steps after `done`."""
         network = self.network
         patches = min(math.ceil((self.plan.horizon - done) / self.step), self.plan.patches)
         covariates = self.rows.covariates

@@ -1,0 +1,310 @@
+"""`foretrain.load`: a model that takes and gives arrays or pandas frames.
+
+# N items, V variates, T steps, H horizon, Q levels
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foretrain.data.windows import FloatArray, Window, stack_windows
+from foretrain.errors import ConfigError, ModelError
+from foretrain.forecasting.adapter import ADAPTER_FILE, base_of, merge_adapter
+from foretrain.forecasting.batching import clip_context, forecast_windows, plan
+from foretrain.forecasting.frame import Names, read_frame, write_frame
+from foretrain.forecasting.inputs import read_inputs
+from foretrain.models import families, family
+from foretrain.models.base import Forecaster, move
+from foretrain.models.hub import resolve
+from foretrain.nn.quantiles import check_levels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    path_or_hub_id: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    offline: bool = False,
+) -> Predictor:
+    """A predictor from a release folder, a run folder (its release/), an adapter folder or a Hugging Face hub id.
+
+    Args:
+        path_or_hub_id: a folder that exists, or `owner/name`.
+        device: "cpu", "cuda", ...; None = the first GPU if there is one.
+        dtype: of the weights: float32, bfloat16 or float16. Lower ones cost accuracy.
+        revision: branch, tag or commit on the hub.
+        offline: use what was downloaded before, touch no network.
+
+    Raises:
+        ModelError: no such folder, no or unknown config.json, damaged or unfitting weights, hub out of reach.
+        ConfigError: an impossible device or dtype.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+    where = _device(device)
+    model = _open(path_or_hub_id, revision, offline)
+    return Predictor(model.to(device=where, dtype=DTYPES[dtype]).eval())
+
+
+class Predictor:
+    """A loaded model with forecasts for arrays and frames."""
+
+    def __init__(self, model: Forecaster) -> None:
+        self.model = model
+
+    @property
+    def network(self) -> nn.Module:
+        """The tensor-level module, with upstream's parameter and argument names."""
+        return self.model.network  # type: ignore[return-value]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a release (config.json, model.safetensors) that upstream's own loader opens; all of it or nothing.
+
+        Raises ModelError when path exists already or cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise ModelError(f"{path}: exists already; choose another folder or remove it.")
+        scratch = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            scratch.chmod(0o755)
+            self.model.save_release(scratch)
+            scratch.rename(path)
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be written ({error}).") from None
+        finally:
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def forecast(
+        self,
+        inputs: Any,
+        prediction_length: int,
+        quantile_levels: Sequence[float] = DECILES,
+        *,
+        batch_size: int = 256,
+        context_length: int | None = None,
+        num_samples: int | None = None,
+        seed: int = 0,
+        sort_quantiles: bool = False,
+        **options: Any,
+    ) -> list[FloatArray]:
+        """Quantile forecasts, one (targets, H, Q) array an item, in the order of inputs.
+
+        Args:
+            inputs: a (N, V, T) array; a list of (T,) or (V, T) arrays; a list of dicts with `target`,
+                `past_covariates`, `future_covariates`; or a list of Window.
+            prediction_length: H, in steps.
+            quantile_levels: between 0 and 1.
+            batch_size: rows (variates and covariates) of one pass.
+            context_length: newest steps to look at; None = as many as the model can.
+            num_samples: sample paths, for families that draw them.
+            seed: of those draws.
+            sort_quantiles: put crossing quantiles in order.
+            **options: the family's own, such as cross_learning=True.
+
+        Raises:
+            DataError: malformed inputs.
+            ConfigError: impossible or unknown options.
+        """
+        levels = check_levels(quantile_levels)
+        windows = inputs if _are_windows(inputs) else read_inputs(inputs, prediction_length)
+        results = forecast_windows(
+            self.model,
+            windows,
+            prediction_length,
+            levels,
+            batch_size=batch_size,
+            context_length=context_length,
+            num_samples=num_samples,
+            seed=seed,
+            options=self._options(options),
+        )
+        return [_sorted(values, levels) for values in results] if sort_quantiles else results
+
+    def forecast_df(
+        self,
+        df: pd.DataFrame,
+        prediction_length: int,
+        quantile_levels: Sequence[float] = DECILES,
+        future_df: pd.DataFrame | None = None,
+        context_length: int | None = None,
+        batch_size: int = 256,
+        cross_learning: bool = False,
+        *,
+        id_column: str = "item_id",
+        timestamp_column: str = "timestamp",
+        target: str | Sequence[str] = "target",
+        freq: str | None = None,
+        sort_quantiles: bool = False,
+        num_samples: int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Forecast of a long frame as a long frame.
+
+        Args:
+            df: one row an item and time stamp, in any order; columns besides id, time and target are covariates, text
+                and booleans among them categorical.
+            prediction_length: H, in steps.
+            quantile_levels: between 0 and 1.
+            future_df: covariates known ahead: H rows an item at the stamps that follow, any of df's covariate columns.
+            context_length: newest steps to look at; None = as many as the model can.
+            batch_size: rows (targets and covariates) of one pass.
+            cross_learning: let all items of a batch inform each other; forecasts then depend on the batch.
+            id_column: column of the items' names.
+            timestamp_column: column of the time stamps, or of whole numbers that count steps.
+            target: column or columns to forecast.
+            freq: pandas alias of the frequency; None = found from the stamps, which must then be regular.
+            sort_quantiles: put crossing quantiles in order.
+            num_samples: sample paths, for families that draw them.
+            seed: of those draws.
+            **options: the family's own.
+
+        Returns:
+            Columns id, timestamp, target_name, predictions (the median) and str(level) of each level; rows by item in
+            order of first appearance, target, step.
+
+        Raises:
+            DataError: a missing column, text among numbers, duplicate rows, an irregular series, a future_df that does
+                not fit.
+            ConfigError: impossible or unknown options.
+        """
+        levels = check_levels(quantile_levels)
+        names = Names(id_column, timestamp_column, (target,) if isinstance(target, str) else tuple(target))
+        task = read_frame(df, prediction_length, names=names, future_df=future_df, freq=freq)
+        asked = levels if 0.5 in levels else (*levels, 0.5)
+        results = self.forecast(
+            task.windows,
+            prediction_length,
+            asked,
+            batch_size=batch_size,
+            context_length=context_length,
+            num_samples=num_samples,
+            seed=seed,
+            sort_quantiles=sort_quantiles,
+            **options,
+            **({"cross_learning": True} if cross_learning else {}),
+        )
+        median = asked.index(0.5)
+        point = [values[..., median] for values in results]
+        return write_frame(task, [values[..., : len(levels)] for values in results], point, levels)
+
+    def embed(
+        self, inputs: Any, *, batch_size: int = 256, context_length: int | None = None
+    ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Embeddings of series, and the loc and scale (V, 1) by which each was normalised, as CPU tensors.
+
+        An item's embedding is (V, patches + 2, D): its context patches, the REG token and one empty forecast patch.
+        Batches are filled in input order and padded on the left, so an item shorter than the longest of its batch has
+        leading patches without data, whose states mean nothing: count from the end. inputs are arrays, as for
+        forecast, without covariates. Raises ModelError when the family has no embeddings.
+        """
+        embed = getattr(self.model, "embed", None)
+        if embed is None:
+            raise ModelError(f"{self.model.family} has no embeddings.")
+        windows = inputs if _are_windows(inputs) else read_inputs(inputs, 1)
+        longest = clip_context(self.model, context_length)
+        embeddings: list[Tensor] = []
+        statistics: list[tuple[Tensor, Tensor]] = []
+        with torch.inference_mode():
+            for batch in plan(windows, batch_size, longest, self.model.bucket_length, together=True):
+                chosen = [windows[i] for i in batch.windows]
+                rows = self.model.collate(stack_windows(chosen, 1, longest))
+                hidden, loc, scale = (x.float().cpu() for x in embed(move(rows, self.device)))
+                counts = [window.num_targets for window in chosen]
+                embeddings += hidden.split(counts)
+                statistics += zip(loc.split(counts), scale.split(counts), strict=True)
+        return embeddings, statistics
+
+    def _options(self, given: dict[str, Any]) -> Any:
+        kind = family(self.model.family).options()
+        known = [field.name for field in fields(kind)]
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
+            raise ConfigError(f"{self.model.family} has no forecast option {unknown[0]!r}. {hint}")
+        return kind(**given)
+
+
+def _are_windows(inputs: Any) -> bool:
+    return isinstance(inputs, Sequence) and len(inputs) > 0 and isinstance(inputs[0], Window)
+
+
+def _sorted(values: FloatArray, levels: Sequence[float]) -> FloatArray:
+    """Values in ascending order of their levels, in the levels' own places."""
+    rank = np.argsort(np.argsort(levels))
+    return np.sort(values, axis=-1)[..., rank]
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"device {str(device)!r} cannot be used here ({reason}); use cpu.") from None
+    return where
+
+
+def _open(path_or_hub_id: str | os.PathLike[str], revision: str | None, offline: bool) -> Forecaster:
+    folder = resolve(str(path_or_hub_id), revision, offline)
+    if folder.is_file():
+        raise ModelError(f"{folder}: is a file; give the folder that holds config.json and model.safetensors.")
+    if (folder / ADAPTER_FILE).exists():
+        base = _open(base_of(folder), None, offline)
+        merge_adapter(base.network, folder)  # type: ignore[arg-type]
+        return base
+    if not (folder / "config.json").exists() and (folder / "release" / "config.json").exists():
+        folder = folder / "release"
+    raw = _config(folder)
+    for candidate in families():
+        if candidate.matches(raw):
+            return candidate.load(folder)
+    kind = raw.get("model_type") or ", ".join(map(str, raw.get("architectures") or [])) or "unnamed"
+    raise ModelError(
+        f"{folder}: its config.json describes a model ({kind}) of none of the families known here "
+        f"({', '.join(f.name for f in families())})."
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: holds no config.json, so it is no release of a model.") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())}).") from None
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path}: holds {type(raw).__name__}, not an object.")
+    return raw
