@@ -18,6 +18,7 @@ from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.layout import Bucket, GroupLayout
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rotate
+from foretrain.nn.unused import attach
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class GroupAttention(nn.Module):
     def forward(self, hidden: Tensor, route: Route, keep: int | None = None) -> Tensor:
         """hidden (R, S, D) -> (R, S, D); with keep the tokens are the last ones, which are always observed."""
         x = self.layer_norm(hidden)
+        if not route.layout.buckets:  # a lone row's weight is one whatever its query and key
+            x = attach(x, [*self.self_attention.q.parameters(), *self.self_attention.k.parameters()])
         masks = route.group_masks if keep is None else route.last_group_masks
         parts = [self._lone(x[: route.layout.singles])] if route.layout.singles else []
         first = route.layout.singles

@@ -20,6 +20,7 @@ from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.inputs import Inputs, check_shapes, normalise, prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.nn.rope import rope_table
+from foretrain.nn.unused import attach
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ class Chronos2Network(nn.Module):
         past = self.input_patch_embedding(features(time[:patches], inputs.values, inputs.observed))
         future = self.input_patch_embedding(features(time[patches:], inputs.future, inputs.future_observed))
         if not self.config.use_reg_token:
-            return torch.cat((past, future), dim=1)
+            return attach(torch.cat((past, future), dim=1), [self.shared.weight])
         return torch.cat((past, self.shared.weight[1].expand(rows, 1, -1), future), dim=1)
 
     def route(self, inputs: Inputs) -> Route:

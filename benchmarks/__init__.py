@@ -1,0 +1,1 @@
+"""Speed and memory measurements, run by hand; each prints what it measured against and on what."""

@@ -1,0 +1,195 @@
+"""Chronos-2 against chronos-forecasting: same weights, same inputs, alternating in one process.
+
+    python -m benchmarks.chronos2 --against upstream [--quick] [--only TEXT] [--json FILE]
+
+Training cases are here, forecasting cases in chronos2_forecast.py. A training step is forward, backward, clipping at
+norm 1 and fused AdamW on batches that lie ready in memory; outputs (dropout 0) are compared before timing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks import harness
+
+import torch  # isort: skip  (after the harness, which sets the threads)
+import numpy as np
+
+from foretrain.data.windows import Window, Windows, stack_windows
+from foretrain.models.chronos2.config import Chronos2ModelConfig
+from foretrain.models.chronos2.forecaster import Chronos2, build
+
+torch.set_num_threads(harness.THREADS)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Shape of one training case. Rows = groups * variates; the model has head width 64 (16 when d_model is 64)."""
+
+    name: str
+    layers: int
+    width: int
+    context: int
+    groups: int
+    variates: int = 1
+    horizon: int = 64
+    dropout: float = 0.0
+
+
+TRAINING = [
+    Training("train 2L/d64 ctx512 batch 256", 2, 64, 512, 256),
+    Training("train 2L/d64 ctx512 batch 256 dropout .1", 2, 64, 512, 256, dropout=0.1),
+    Training("train 6L/d512 ctx512 batch 64", 6, 512, 512, 64),
+    Training("train 6L/d512 ctx512 batch 64 dropout .1", 6, 512, 512, 64, dropout=0.1),
+    Training("train 4L/d256 ctx256 20 groups of 20", 4, 256, 256, 20, variates=20),
+    Training("train 4L/d256 ctx256 batch 1024", 4, 256, 256, 1024),
+]
+MEMORY = replace(TRAINING[-1], name="peak memory 4L/d256 ctx256 batch 1024")
+
+
+def model_of(case: Training) -> Chronos2:
+    """Random weights of ordinary size, so that the comparison is not one of zeros."""
+    heads = 4 if case.width == 64 else case.width // 64
+    config = Chronos2ModelConfig(
+        random_init=True,
+        d_model=case.width,
+        d_kv=case.width // heads,
+        d_ff=4 * case.width,
+        num_layers=case.layers,
+        num_heads=heads,
+        dropout_rate=case.dropout,
+        initializer_factor=1.0,
+    )
+    return build(config, context_length=case.context, prediction_length=case.horizon, seed=0)
+
+
+def windows_of(case: Training) -> Windows:
+    """Complete random walks; every row a target."""
+    rng = np.random.default_rng(0)
+    size = (case.groups, case.variates, case.context + case.horizon)
+    walks = rng.standard_normal(size).cumsum(-1).astype(np.float32)
+    cut = case.context
+    return stack_windows([Window(w[:, :cut], case.variates, future=w[:, cut:]) for w in walks], case.horizon)
+
+
+def upstream_model(model: Chronos2) -> torch.nn.Module:
+    """The official module with the same weights, in training mode."""
+    from chronos import BaseChronosPipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_release(Path(folder))
+        return BaseChronosPipeline.from_pretrained(folder, device_map="cpu").model.train()
+
+
+def our_step(case: Training, model: Chronos2, windows: Windows) -> Callable[[], torch.Tensor]:
+    """One optimizer step of ours."""
+    batch = model.collate(windows)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+
+    def loss() -> torch.Tensor:
+        total, weight = model(batch)
+        return total / weight
+
+    return _step(model, optimizer, loss)
+
+
+def upstream_step(case: Training, model: torch.nn.Module, windows: Windows) -> Callable[[], torch.Tensor]:
+    """The same step of the official module."""
+    inputs = {
+        "context": torch.from_numpy(windows.context),
+        "future_target": torch.from_numpy(windows.future),
+        "group_ids": torch.from_numpy(windows.window),
+        "num_output_patches": -(-case.horizon // 16),
+    }
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    return _step(model, optimizer, lambda: model(**inputs).loss)
+
+
+def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]):
+    def step() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return value.detach()
+
+    return step
+
+
+def equality(case: Training, ours: Chronos2, theirs: torch.nn.Module, windows: Windows) -> float | None:
+    """Largest relative difference of loss and gradients of both sides; None with dropout, where both are random."""
+    if case.dropout:
+        return None
+    grads = []
+    for model in (ours, theirs):
+        step = our_step if model is ours else upstream_step
+        optimizer_free = step(case, model, windows)
+        loss = optimizer_free()  # a step at lr 1e-6 after which both sides still share their gradients
+        names = sorted(name.removeprefix("network.") for name, _ in model.named_parameters())
+        table = {name.removeprefix("network."): p.grad for name, p in model.named_parameters()}
+        grads.append([loss, *(table[name] for name in names if table[name] is not None)])
+    return harness.difference(*grads)
+
+
+def training_case(case: Training, against: str | None, alternations: int) -> harness.Result:
+    """Time one training case."""
+    windows, model = windows_of(case), model_of(case)
+    model.train()
+    if against is None:
+        return harness.compare(case.name, our_step(case, model, windows), None, alternations=alternations)
+    theirs = upstream_model(model)
+    equal = equality(case, model, theirs, windows)
+    ours, reference = our_step(case, model, windows), upstream_step(case, theirs, windows)
+    return harness.compare(case.name, ours, reference, equal=equal, alternations=alternations)
+
+
+def memory_case(against: str | None) -> harness.Result:
+    """Peak memory of one step, each side in a process of its own."""
+    sides = ["ours"] if against is None else ["ours", "upstream"]
+    figures = [harness.subprocess_figure("benchmarks.chronos2", ["--peak-of", side]) for side in sides]
+    return harness.result(MEMORY.name, figures[0], figures[1] if against else None, unit="bytes")
+
+
+def peak_of(side: str) -> float:
+    """Bytes that two training steps add to the resident memory of this process."""
+    windows, model = windows_of(MEMORY), model_of(MEMORY)
+    if side == "upstream":
+        step = upstream_step(MEMORY, upstream_model(model), windows)
+    else:
+        step = our_step(MEMORY, model.train(), windows)
+    return harness.peak_growth(lambda: (step(), step()))
+
+
+def main() -> None:
+    """Run the cases that the options choose."""
+    options = harness.parser(__doc__ or "")
+    options.add_argument("--peak-of", choices=("ours", "upstream"), help="(internal) print one side's peak memory")
+    chosen = options.parse_args()
+    if chosen.peak_of:
+        print(peak_of(chosen.peak_of))
+        return
+    alternations = 1 if chosen.quick else 5
+
+    def wanted(name: str) -> bool:
+        return chosen.only is None or chosen.only in name
+
+    results = [training_case(case, chosen.against, alternations) for case in TRAINING if wanted(case.name)]
+    if wanted(MEMORY.name):
+        results.append(memory_case(chosen.against))
+    results += forecasting(wanted, chosen.against, alternations)
+    harness.finish(results, chosen.json)
+
+
+def forecasting(wanted: Callable[[str], bool], against: str | None, alternations: int) -> list[harness.Result]:
+    """The forecasting cases, from their own module."""
+    from benchmarks import chronos2_forecast
+
+    return chronos2_forecast.run(wanted, against, alternations)
+
+
+if __name__ == "__main__":
+    main()
