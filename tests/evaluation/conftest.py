@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
+import torch
 
+from foretrain.data.store import Corpus
+from foretrain.data.windows import TARGET
 from foretrain.evaluation.scored import Scored
+from foretrain.models.base import Forecast, Forecaster, Loss, ParameterRole
 
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 
@@ -46,3 +52,86 @@ def make_scored():
         return Scored(**{**fields, **more})
 
     return build
+
+
+class Persistence(Forecaster):
+    """The last observed value plus a bias, with a fixed normal spread; cheats with the truth if it is handed over."""
+
+    family = "persistence"
+    max_context_length = 64
+    bucket_length = 16
+
+    def __init__(self, bias: float = 0.0, noise: float = 0.0) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.tensor(bias))
+        self.noise = noise
+        self.seen: list[int] = []  # rows of every batch forecast
+
+    def collate(self, windows):
+        rows = windows.role == TARGET
+        context = windows.context[rows]
+        observed = np.isfinite(context)
+        newest = context.shape[1] - 1 - observed[:, ::-1].argmax(1)
+        last = np.where(observed.any(1), context[np.arange(len(context)), newest], 0.0)
+        key = windows.key[windows.window[rows]].astype(np.int64)
+        future = torch.from_numpy(windows.future[rows])
+        return {"last": torch.from_numpy(last.astype(np.float32)), "future": future, "key": torch.from_numpy(key)}
+
+    def forward(self, batch):
+        observed = torch.isfinite(batch["future"])
+        error = (batch["future"] - batch["last"][:, None] - self.bias).abs()
+        return Loss(torch.where(observed, error, 0.0).sum(), observed.sum())
+
+    def forecast(self, batch, prediction_length, quantile_levels, *, num_samples=None, seed=0, options=None):
+        self.seen.append(len(batch["last"]))
+        spread = torch.tensor([NormalDist().inv_cdf(level) for level in quantile_levels])
+        wobble = self.noise * torch.sin(batch["key"].double()).float()  # of the window, not of the batch
+        point = (batch["last"] + self.bias + wobble)[:, None].expand(-1, prediction_length)
+        point = torch.where(torch.isfinite(batch["future"]), batch["future"], point)
+        return Forecast(point[:, :, None] + spread, tuple(quantile_levels))
+
+    def parameter_groups(self):
+        return {"bias": ParameterRole("vector")}
+
+    def blocks(self):
+        return []
+
+    def save_release(self, folder, state=None):
+        raise NotImplementedError
+
+    def flops_per_window(self, context_length, prediction_length, variates=1):
+        return 0.0
+
+
+@pytest.fixture(scope="session")
+def persistence():
+    """The class: a forecaster that needs no training."""
+    return Persistence
+
+
+def make_hourly(items: int = 6, rows: int = 200, *, price: bool = False, seed: int = 0, provenance: str = "real") -> Corpus:
+    """Hourly random walks of different lengths with gaps; prices where asked."""
+    rng = np.random.default_rng(seed)
+    series = []
+    for k in range(items):
+        count = rows - 7 * k
+        values = 100.0 + rng.standard_normal(count).cumsum()
+        values[rng.random(count) < 0.05] = np.nan
+        # all end at the same hour
+        times = (np.arange(rows - count, rows) * 3_600_000_000).astype(np.int64)
+        series.append((f"item-{k}", values[None].astype(np.float32), times))
+    return Corpus.from_arrays(
+        "walks",
+        series,
+        ["close"],
+        freq="h",
+        time="regular",
+        price_columns=("close",) if price else (),
+        provenance={"kind": provenance, "sources": [], "command": None},
+    )
+
+
+@pytest.fixture(scope="session")
+def hourly():
+    """Builder of small hourly corpora."""
+    return make_hourly

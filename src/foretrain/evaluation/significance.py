@@ -67,12 +67,12 @@ def diebold_mariano(
         raise DataError(f"losses of the model {model.shape} and of {against} {other.shape} must be two equal lists.")
     difference = np.asarray(model, np.float64) - np.asarray(other, np.float64)
     count, lag = len(difference), lag_in_origins(horizon, stride)
-    needed = max(10, 4 * (lag + 1))
+    needed, words = max(10, 4 * (lag + 1)), against.replace("_", " ")
     nothing = Comparison(against, "", math.nan, math.nan, count, lag, float(difference.mean()) if count else math.nan)
     if not np.isfinite(difference).all():
-        return replace(nothing, verdict=f"no verdict against {against}: some forecasts are not finite")
+        return replace(nothing, verdict=f"no verdict against {words}: some forecasts are not finite")
     if count and not difference.any():
-        return replace(nothing, verdict=f"no difference from {against} (identical losses)")
+        return replace(nothing, verdict=f"no difference from {words} (identical losses)")
     if count < needed:
         plural = "" if count == 1 else "s"
         return replace(nothing, verdict=f"too few windows to tell ({count} origin{plural}, {needed} needed)")
@@ -177,6 +177,7 @@ def _reference(count: int, horizon: int, stride: int) -> Array:
 
 
 def _words(statistic: float, p_value: float, against: str) -> str:
+    against = against.replace("_", " ")
     p = "p<0.001" if p_value < 0.001 else f"p={p_value:.3f}"
     if p_value >= LEVEL:
         return f"no significant difference from {against}, {p}"

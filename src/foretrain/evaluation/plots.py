@@ -1,0 +1,387 @@
+"""Pictures of forecasts and of an evaluation, drawn with matplotlib's Agg canvas and no global state.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; lines differ in dash as well.
+
+# H horizon, Q levels
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foretrain.errors import DataError
+from foretrain.evaluation.metrics import METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from foretrain.evaluation.result import EvaluationResult
+
+INK, GRID, PAST = "#1f2933", "#d9dee3", "#5f6b76"
+COLORS = {
+    "model": "#0072B2",
+    "naive": "#D55E00",
+    "drift": "#009E73",
+    "seasonal_naive": "#CC79A7",
+    "historical_mean": "#8a6d00",
+}
+DASHES: dict[str, Any] = {
+    "model": "-",
+    "naive": (0, (5, 2)),
+    "drift": (0, (1, 1.2)),
+    "seasonal_naive": (0, (6, 2, 1, 2)),
+    "historical_mean": (0, (2, 2)),
+}
+MOST_FANS = 6
+
+
+@dataclass(frozen=True)
+class Fan:
+    """One forecast to draw."""
+
+    title: str
+    history: np.ndarray  # (C,)
+    quantiles: np.ndarray  # (H, Q)
+    levels: Sequence[float]
+    truth: np.ndarray | None = None  # (H,)
+    naive: np.ndarray | None = None  # (H,)
+    times: np.ndarray | None = None  # (C + H,) microseconds; None counts steps
+    unit: str = ""
+
+
+def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of our style and its axes as a (rows, columns) array."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.size": 10.5,
+        "axes.titlesize": 11.5,
+        "axes.titleweight": "bold",
+        "axes.edgecolor": "#9aa5b1",
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "axes.axisbelow": True,
+        "text.parse_math": False,  # a $ in an item's name is a dollar
+    }
+    with matplotlib.rc_context(style):
+        drawn = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        axes = drawn.subplots(rows, columns, squeeze=False, **options)
+    return drawn, axes
+
+
+def png(drawn: Figure) -> bytes:
+    """The figure as PNG bytes."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", facecolor="white")
+    return buffer.getvalue()
+
+
+def draw_fans(fans: Sequence[Fan]) -> Figure:
+    """History, quantile bands, median, and where given the truth and the last value carried forward."""
+    columns = 1 if len(fans) == 1 else min(3, len(fans)) if len(fans) != 4 else 2
+    rows = math.ceil(len(fans) / columns)
+    width = 9.5 if columns == 1 else 4.9 * columns
+    drawn, axes = figure(width, (4.3 if rows == 1 else 3.5) * rows + 0.5, rows, columns)
+    for ax, fan in zip(axes.flat, fans, strict=False):
+        _fan(ax, fan)
+    for ax in list(axes.flat)[len(fans) :]:
+        ax.set_visible(False)
+    entries: dict[str, Any] = {}
+    for ax in axes.flat:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    drawn.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(6, len(entries)))
+    return drawn
+
+
+def _fan(ax: Axes, fan: Fan) -> None:
+    steps = len(fan.history)
+    ahead = len(fan.quantiles)
+    if fan.times is not None:
+        x = np.asarray(fan.times).astype("datetime64[us]")
+    else:
+        x = np.arange(-steps + 1, ahead + 1)
+    past, future = x[:steps], x[steps:]
+    ax.plot(past, fan.history, color=PAST, lw=1.3, label="history", marker="." if steps < 3 else None)
+    order = np.argsort(fan.levels)
+    levels, quantiles = np.asarray(fan.levels)[order], fan.quantiles[:, order]
+    for k in range(len(levels) // 2):
+        share = levels[-1 - k] - levels[k]
+        name = f"{100 * share:.0f}% interval" if share > 0 else None
+        ax.fill_between(
+            future,
+            quantiles[:, k],
+            quantiles[:, -1 - k],
+            color=COLORS["model"],
+            alpha=0.13,
+            lw=0,
+            label=name if k in (0, len(levels) // 2 - 2) else None,
+        )
+    middle = quantiles[:, int(np.argmin(np.abs(levels - 0.5)))]
+    dot = "o" if ahead == 1 else None
+    ax.plot(future, middle, color=COLORS["model"], lw=2, label="median forecast", marker=dot)
+    if fan.naive is not None:
+        ax.plot(future, fan.naive, color=COLORS["naive"], lw=1.4, ls=DASHES["naive"], label="naive", marker=dot)
+    if fan.truth is not None:
+        ax.plot(future, fan.truth, color="black", lw=1.3, marker="o", ms=2.6, label="truth")
+    ax.axvline(past[-1], color="#9aa5b1", lw=0.9, ls=":")
+    ax.set_title(_short(fan.title, 46), loc="left")
+    ax.set_ylabel(_short(fan.unit, 30))
+    _time_axis(ax, fan.times is not None, past)
+
+
+def _time_axis(ax: Axes, timed: bool, past: np.ndarray) -> None:
+    from matplotlib import dates, ticker
+
+    if timed:
+        locator = dates.AutoDateLocator(minticks=3, maxticks=6)
+        ax.xaxis.set_major_locator(locator)
+        ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    else:
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+        ax.set_xlabel("steps from the cutoff")
+    ax.yaxis.set_major_locator(ticker.MaxNLocator(6))
+
+
+def draw_horizon(result: EvaluationResult) -> Figure:
+    """Error and coverage of every forecaster at each step of the horizon."""
+    from matplotlib import ticker
+
+    metric = "pct_mae" if result.prices else "mase"
+    drawn, axes = figure(10.5, 4.1, 1, 2)
+    for ax, name in zip(axes[0], (metric, "coverage_80_share"), strict=True):
+        for who, values in result.per_horizon.items():
+            heights = np.array(values[name], float)
+            ax.plot(
+                np.arange(1, len(heights) + 1),
+                heights,
+                color=color(who),
+                ls=DASHES.get(who, "-"),
+                lw=2.4 if who == "model" else 1.6,
+                marker="o" if len(heights) == 1 else None,
+                zorder=3 if who == "model" else 2,
+                label=spoken(who),
+            )
+        label = METRICS[name]
+        ax.set_title(f"{label.label[0].upper() + label.label[1:]} ({label.unit})", loc="left")
+        ax.set_xlabel("steps ahead")
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
+    axes[0, 0].set_ylim(bottom=0)
+    _clip_to_relevant(axes[0, 0], result, metric)
+    axes[0, 1].axhline(0.8, color=INK, lw=1, ls=":")
+    axes[0, 1].set_ylim(0, 1.02)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return drawn
+
+
+def _clip_to_relevant(ax: Axes, result: EvaluationResult, metric: str) -> None:
+    """A hopeless baseline (the historical mean of a price) must not flatten the lines that matter."""
+    tops = {who: np.nanmax(np.array([*values[metric], 0.0], float)) for who, values in result.per_horizon.items()}
+    relevant = max(tops["model"], tops["naive"])
+    if relevant > 0 and max(tops.values()) > 3 * relevant:
+        ax.set_ylim(0, 1.6 * relevant)
+        beyond = [spoken(who) for who, top in tops.items() if top > 1.6 * relevant]
+        ax.annotate(
+            f"above the picture: {', '.join(beyond)}",
+            (0.02, 0.97),
+            xycoords="axes fraction",
+            va="top",
+            fontsize=9,
+            color=PAST,
+        )
+
+
+def draw_items(result: EvaluationResult) -> Figure | None:
+    """Model against naive, item by item: a bar of skill each for few items, a scatter for many. None without items."""
+    skill = np.array(result.per_item["model"]["skill_vs_naive"], float)
+    known = np.flatnonzero(np.isfinite(skill))
+    if not len(known):
+        return None
+    if len(known) <= 24:
+        return _item_bars(result, skill, known)
+    return _item_scatter(result, known)
+
+
+def _item_bars(result: EvaluationResult, skill: np.ndarray, known: np.ndarray) -> Figure:
+    order = known[np.argsort(skill[known])]
+    drawn, axes = figure(8.5, 1.3 + 0.3 * len(order))
+    ax = axes[0, 0]
+    values = 100 * skill[order]
+    colors = [COLORS["model"] if value >= 0 else COLORS["naive"] for value in values]
+    ax.barh(np.arange(len(order)), values, color=colors, height=0.68)
+    ax.set_yticks(np.arange(len(order)), [_short(result.items[k], 28) for k in order])
+    ax.axvline(0, color=INK, lw=1)
+    span = max(np.abs(values).max(), 1.0)
+    for y, value in enumerate(values):
+        ax.annotate(
+            f"{value:+.1f}%",
+            (value, y),
+            xytext=(4 if value >= 0 else -4, 0),
+            textcoords="offset points",
+            ha="left" if value >= 0 else "right",
+            va="center",
+            fontsize=9,
+        )
+    left, right = min(values.min(), 0.0), max(values.max(), 0.0)
+    ax.set_xlim(left - (0.18 * span if left < 0 else 0.03 * span), right + (0.18 * span if right > 0 else 0.03 * span))
+    ax.grid(axis="y", visible=False)
+    ax.set_title("Mean absolute error against naive, item by item (right of 0: better)", loc="left")
+    ax.set_xlabel("skill against naive, percent")
+    return drawn
+
+
+def _item_scatter(result: EvaluationResult, known: np.ndarray) -> Figure:
+    metric = "pct_mae" if result.prices else "mase"
+    ours, theirs = (np.array(result.per_item[who][metric], float)[known] for who in ("model", "naive"))
+    shown = np.isfinite(ours) & np.isfinite(theirs) & (ours > 0) & (theirs > 0)
+    ours, theirs = ours[shown], theirs[shown]
+    drawn, axes = figure(6.6, 5.8)
+    ax = axes[0, 0]
+    better = ours < theirs
+    for chosen, name, marker in ((better, "model", "o"), (~better, "naive", "^")):
+        share = f"{int(chosen.sum())} of {len(ours)} items"
+        label = f"{'model' if name == 'model' else 'naive'} better: {share}"
+        ax.scatter(theirs[chosen], ours[chosen], s=20, alpha=0.65, color=COLORS[name], marker=marker, lw=0, label=label)
+    if len(ours):
+        low, high = min(ours.min(), theirs.min()) * 0.85, max(ours.max(), theirs.max()) * 1.18
+        ax.plot([low, high], [low, high], color=INK, lw=1, ls=":")
+        ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    _log_ticks(ax)
+    unit = f"{METRICS[metric].label}, {METRICS[metric].unit}"
+    ax.set(xlabel=f"naive ({unit})", ylabel=f"model ({unit})")
+    ax.set_title("Every item: below the line the model is better", loc="left")
+    ax.legend(loc="upper left")
+    return drawn
+
+
+def _log_ticks(ax: Axes) -> None:
+    from matplotlib import ticker
+
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        decades = math.log10(high / low) if low > 0 else 9
+        steps = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+        axis.set_major_locator(ticker.LogLocator(base=10, subs=steps))
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(ticker.NullLocator())
+
+
+def draw_calibration(result: EvaluationResult) -> Figure:
+    """Share of the truth at or below each level: on the diagonal when quantiles mean what they say."""
+    drawn, axes = figure(6.2, 5.2)
+    ax = axes[0, 0]
+    ax.plot([0, 1], [0, 1], color=INK, lw=1, ls=":", label="calibrated")
+    for who, shares in result.calibration.items():
+        if who not in ("model", "naive", "seasonal_naive"):
+            continue
+        ax.plot(
+            result.levels,
+            shares,
+            color=color(who),
+            ls=DASHES.get(who, "-"),
+            lw=2.2 if who == "model" else 1.5,
+            marker="o",
+            ms=4 if who == "model" else 3,
+            label=spoken(who),
+        )
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="quantile level", ylabel="share of the truth at or below it", aspect="equal")
+    ax.set_title("Calibration", loc="left")
+    ax.legend(loc="upper left")
+    return drawn
+
+
+def example_fans(result: EvaluationResult) -> list[Fan]:
+    """The best, the median and the worst forecast of an evaluation."""
+    return [
+        Fan(e.title, e.history, e.quantiles, result.levels, truth=e.truth, naive=e.naive, times=e.times)
+        for e in result.examples
+    ]
+
+
+def plot_forecast(history: pd.DataFrame, forecast: pd.DataFrame, path: str | Path, *, max_items: int = 4) -> None:
+    """A fan chart of forecasts in long format, one panel for every item and target (the first max_items of them).
+
+    Args:
+        history: item_id, timestamp and the target columns.
+        forecast: item_id, timestamp, target_name, predictions, and one column per quantile level named str(level).
+        path: where to write; .png, .svg or .pdf.
+        max_items: panels at most, up to 6.
+
+    Raises DataError when the forecast is empty or the file's kind is unknown.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise DataError(f"{path}: pictures are written as .png, .svg or .pdf; choose one of these.")
+    levels = sorted(float(name) for name in forecast.columns if _is_level(name))
+    fans = []
+    for (item, target), rows in forecast.groupby(["item_id", "target_name"], sort=False):
+        if len(fans) == min(max_items, MOST_FANS):
+            break
+        past = history[history["item_id"].astype(str) == str(item)].sort_values("timestamp")
+        past = past.tail(max(3 * len(rows), 48))
+        names = {float(name): name for name in forecast.columns if _is_level(name)}
+        columns = [names[level] for level in levels] or ["predictions"]
+        fans.append(
+            Fan(
+                title=f"{item}" if forecast["target_name"].nunique() == 1 else f"{item} {target}",
+                history=past[str(target)].to_numpy(np.float64),
+                quantiles=rows[columns].to_numpy(np.float64),
+                levels=levels or [0.5],
+                times=_joined_times(past["timestamp"], rows["timestamp"]),
+                unit=str(target),
+            )
+        )
+    if not fans:
+        raise DataError("the forecast is empty; there is nothing to draw.")
+    draw_fans(fans).savefig(path, facecolor="white")
+
+
+def _joined_times(past: pd.Series, future: pd.Series) -> np.ndarray | None:
+    import pandas as pd
+
+    joined = pd.concat([past, future], ignore_index=True)
+    if pd.api.types.is_numeric_dtype(joined):
+        return None
+    stamps = pd.to_datetime(joined)
+    if stamps.dt.tz is not None:
+        stamps = stamps.dt.tz_localize(None)
+    return stamps.to_numpy("datetime64[us]").astype(np.int64)
+
+
+def _is_level(name: Any) -> bool:
+    try:
+        return 0.0 < float(name) < 1.0
+    except (TypeError, ValueError):
+        return False
+
+
+def color(who: str) -> str:
+    """Colour of a forecaster."""
+    return COLORS.get(who, PAST)
+
+
+def spoken(who: str) -> str:
+    """A forecaster's name in words."""
+    return who.replace("_", " ")
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

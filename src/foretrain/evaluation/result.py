@@ -1,0 +1,327 @@
+"""What an evaluation found, as plain data: evaluation.json, CSV tables, and what the report draws.
+
+# N rows, H horizon, Q levels
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import platform
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foretrain.data.windows import NO_TIME
+from foretrain.evaluation import metrics
+from foretrain.evaluation.backtest import Backtest, LeftOut
+from foretrain.evaluation.scored import Scored
+from foretrain.evaluation.significance import LEVEL, Comparison, compare
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Example:
+    """One forecast with its history, for pictures."""
+
+    title: str
+    history: np.ndarray  # (C,) newest steps before the cutoff
+    truth: np.ndarray  # (H,)
+    quantiles: np.ndarray  # (H, Q)
+    naive: np.ndarray  # (H,)
+    times: np.ndarray | None  # (C + H,) microseconds
+    score: float  # scaled error of the median
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Everything that a report says; forecasters are "model" and the baselines, in this order."""
+
+    name: str
+    settings: dict[str, Any]
+    pooled: dict[str, dict[str, float]]  # forecaster -> metric -> value
+    per_horizon: dict[str, dict[str, list[float]]]  # forecaster -> metric -> value of each step
+    per_item: dict[str, dict[str, list[float]]]  # forecaster -> metric -> value of each of items
+    items: list[str]
+    item_windows: list[int]
+    calibration: dict[str, list[float]]  # forecaster -> share at or below each of levels
+    levels: list[float]
+    comparisons: list[Comparison]
+    counts: dict[str, int]
+    left_out: list[LeftOut]
+    data: list[dict[str, Any]]
+    warnings: list[str]
+    command: str | None
+    environment: dict[str, str]
+    prices: bool
+    examples: list[Example] = field(default_factory=list)  # not part of the JSON
+    scored: Scored | None = None  # rows of the model; not part of the JSON
+
+    @property
+    def verdict(self) -> str:
+        """The model against naive, in words."""
+        return next(c.verdict for c in self.comparisons if c.against == "naive")
+
+    @property
+    def synthetic(self) -> bool:
+        """Some of the data was generated: the figures say nothing about the world."""
+        return any(entry["provenance"] == "synthetic" for entry in self.data)
+
+    @property
+    def headline(self) -> str:
+        """One sentence: what was scored, how it did against naive, and whether that is more than chance."""
+        skill = self.pooled["model"].get("skill_vs_naive", math.nan)
+        scale = "percent of the last close" if self.prices else "units of the seasonal error"
+        share = "" if math.isnan(skill) else f" Its mean absolute error ({scale}) is {_relative(skill)} naive's."
+        return f"{self.name}: {self.verdict}.{share}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; NaN and infinities become None."""
+        skipped = {"examples", "scored", "comparisons", "left_out"}
+        tree = {name: value for name, value in self.__dict__.items() if name not in skipped}
+        tree["comparisons"] = [asdict(c) for c in self.comparisons]
+        tree["left_out"] = [left._asdict() for left in self.left_out]
+        return _plain(
+            {"format": FORMAT, "headline": self.headline, "verdict": self.verdict, "synthetic": self.synthetic, **tree}
+        )
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write evaluation.json, metrics.csv, per_item.csv and per_horizon.csv; returns their paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {
+            "evaluation.json": json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+            "metrics.csv": _csv(["forecaster", *self._names()], self._pooled_rows()),
+            "per_item.csv": _csv(["item", "windows", "forecaster", *self._item_names()], self._item_rows()),
+            "per_horizon.csv": _csv(["step", "forecaster", *self._step_names()], self._step_rows()),
+        }
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        return [folder / name for name in files]
+
+    def _names(self) -> list[str]:
+        return [name for name in metrics.METRICS if name in self.pooled["model"]]
+
+    def _item_names(self) -> list[str]:
+        return [name for name in metrics.METRICS if name in self.per_item["model"]]
+
+    def _step_names(self) -> list[str]:
+        return [name for name in metrics.METRICS if name in self.per_horizon["model"]]
+
+    def _pooled_rows(self) -> list[list[Any]]:
+        return [[who, *(values[name] for name in self._names())] for who, values in self.pooled.items()]
+
+    def _item_rows(self) -> list[list[Any]]:
+        names = self._item_names()
+        return [
+            [item, self.item_windows[k], who, *(values[name][k] for name in names)]
+            for k, item in enumerate(self.items)
+            for who, values in self.per_item.items()
+        ]
+
+    def _step_rows(self) -> list[list[Any]]:
+        names = self._step_names()
+        return [
+            [h + 1, who, *(values[name][h] for name in names)]
+            for h in range(self.settings["prediction_length"])
+            for who, values in self.per_horizon.items()
+        ]
+
+
+def summarise(
+    backtest: Backtest,
+    quantiles: np.ndarray,
+    *,
+    name: str,
+    settings: dict[str, Any],
+    command: str | None,
+    warnings: list[str],
+) -> EvaluationResult:
+    """The result of a model's quantiles (N, H, Q) beside the baselines of its backtest."""
+    model, naive = backtest.naive.forecast(quantiles), backtest.naive
+    forecasters = {"model": model, **backtest.scored_baselines}
+    pooled, per_horizon, per_item = {}, {}, {}
+    for who, scored in forecasters.items():
+        pooled[who] = metrics.pooled(scored) | {"skill_vs_naive": metrics.skill(scored, naive)}
+        steps = {key: values.tolist() for key, values in metrics.per_step(scored).items()}
+        steps["skill_vs_naive"] = [metrics.skill(scored.step(h), naive.step(h)) for h in range(scored.horizon)]
+        per_horizon[who] = steps
+        rows = metrics.per_item(scored) | {"skill_vs_naive": metrics.skill_per_item(scored, naive)}
+        per_item[who] = {key: values.tolist() for key, values in rows.items()}
+    comparisons = [compare(model, scored, who) for who, scored in backtest.scored_baselines.items()]
+    undefined = metrics.undefined_scale(model)
+    left_out = list(backtest.left_out)
+    if undefined.any():
+        names = dict.fromkeys(model.items[k] for k in model.item[undefined])
+        left_out.append(
+            LeftOut(
+                "rows",
+                "left out of MASE and SQL: seasonal error 0 or undefined",
+                int(undefined.sum()),
+                tuple(names)[:3],
+            )
+        )
+    return EvaluationResult(
+        name=name,
+        settings=settings,
+        pooled=pooled,
+        per_horizon=per_horizon,
+        per_item=per_item,
+        items=list(model.items),
+        item_windows=np.bincount(model.item, minlength=len(model.items)).tolist(),
+        calibration={who: metrics.calibration(scored).tolist() for who, scored in forecasters.items()},
+        levels=list(model.levels),
+        comparisons=comparisons,
+        counts={
+            "items": len(model.items),
+            "windows": backtest.num_windows,
+            "origins": comparisons[0].origins,
+            "observed_steps": int(np.isfinite(model.target).sum()),
+        },
+        left_out=left_out,
+        data=_describe_data(backtest),
+        warnings=[*warnings, *_remarks(backtest, settings)],
+        command=command,
+        environment=_environment(),
+        prices=model.all_prices,
+        examples=_examples(backtest, model),
+        scored=model,
+    )
+
+
+def _describe_data(backtest: Backtest) -> list[dict[str, Any]]:
+    panel, naive = backtest.panel, backtest.naive
+    timed = naive.start[naive.start != NO_TIME], naive.end[naive.end != NO_TIME]
+    entries = []
+    for k, (corpus, chosen) in enumerate(zip(panel.corpora, panel.selections, strict=True)):
+        columns = corpus.columns
+        entries.append(
+            {
+                "name": corpus.name,
+                "path": str(corpus.path) if corpus.path else None,
+                "fingerprint": corpus.fingerprint,
+                "provenance": corpus.manifest.provenance["kind"],
+                "freq": corpus.manifest.freq,
+                "timezone": corpus.manifest.timezone,
+                "season": panel.seasons[k],
+                "series": corpus.num_series,
+                "target": [columns[i] for i in chosen.targets],
+                "past_covariates": [columns[i] for i in chosen.past],
+                "known_covariates": [columns[i] for i in chosen.known],
+                "first_time": corpus.manifest.first_time,
+                "last_time": corpus.manifest.last_time,
+            }
+        )
+    if len(timed[0]):
+        entries[0]["scored_from"] = _iso(int(timed[0].min()))
+        entries[0]["scored_to"] = _iso(int(timed[1].max()))
+    return entries
+
+
+def _remarks(backtest: Backtest, settings: dict[str, Any]) -> list[str]:
+    remarks = []
+    if any(corpus.manifest.provenance["kind"] == "synthetic" for corpus in backtest.panel.corpora):
+        remarks.append("SYNTHETIC DATA: the series were generated, so these figures say nothing about the real world.")
+    if "seasonal_naive" in backtest.baselines and set(backtest.panel.seasons) == {1}:
+        remarks.append("The season is 1 step, so seasonal naive is naive and MASE is scaled by one-step changes.")
+    crossed = settings["crossed_share"]
+    if crossed and settings["sort_quantiles"]:
+        remarks.append(
+            f"Quantiles crossed in {crossed:.1%} of the model's forecast steps and were sorted before scoring."
+        )
+    return remarks
+
+
+def _examples(backtest: Backtest, model: Scored) -> list[Example]:
+    """The best, the median and the worst forecast by scaled error, each of another item where there are three."""
+    errors = metrics.scaled_errors(model)
+    counts = np.isfinite(errors).sum(1)
+    score = np.where(counts > 0, np.where(np.isfinite(errors), errors, 0.0).sum(1) / np.maximum(counts, 1), np.nan)
+    order = np.argsort(score, kind="stable")[: int(np.isfinite(score).sum())]
+    if not len(order):
+        return []
+    found: list[Example] = []
+    used: set[int] = set()
+    wanted = (("Best forecast", order), ("Median forecast", _from_middle(order)), ("Worst forecast", order[::-1]))
+    for label, candidates in wanted[: len(order)]:
+        row = next((r for r in candidates if model.item[r] not in used), candidates[0])
+        used.add(int(model.item[row]))
+        found.append(_example(backtest, model, int(row), label, float(score[row])))
+    return found
+
+
+def _from_middle(order: np.ndarray) -> np.ndarray:
+    return order[np.argsort(np.abs(np.arange(len(order)) - (len(order) - 1) / 2), kind="stable")]
+
+
+def _example(backtest: Backtest, model: Scored, row: int, label: str, score: float) -> Example:
+    panel = backtest.panel
+    place, target = backtest.row_place(row)
+    window = panel.window(place)
+    steps = max(3 * panel.prediction_length, 24)
+    times = None
+    if window.context_times is not None and window.future_times is not None:
+        times = np.concatenate([window.context_times[-steps:], window.future_times])
+    return Example(
+        title=f"{label}: {model.items[model.item[row]]}",
+        history=window.context[target, -steps:].astype(np.float64),
+        truth=model.target[row],
+        quantiles=np.asarray(model.quantiles[row], np.float64),
+        naive=np.asarray(backtest.naive.median[row], np.float64),
+        times=times,
+        score=score,
+    )
+
+
+def _environment() -> dict[str, str]:
+    import torch
+
+    import foretrain
+
+    return {
+        "foretrain": foretrain.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _relative(skill: float) -> str:
+    if abs(skill) < 0.0005:
+        return "the same as"
+    return f"{abs(skill):.1%} {'below' if skill > 0 else 'above'}"
+
+
+def _iso(microseconds: int) -> str:
+    return str(np.datetime64(microseconds, "us").astype("datetime64[s]"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value
+
+
+def _csv(header: list[str], rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow(["" if isinstance(v, float) and not math.isfinite(v) else v for v in row])
+    return text.getvalue()
+
+
+__all__ = ["LEVEL", "EvaluationResult", "Example", "summarise"]
