@@ -20,7 +20,7 @@ _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 @dataclass(frozen=True)
 class Nested:
-    """A list column laid flat: series i owns values[start[i] : start[i] + variates[i] * length[i]], variate after variate."""
+    """A list column laid flat: series i owns variates[i] runs of length[i] values, one after another from start[i]."""
 
     values: pa.Array  # the leaves, of any numeric type, nulls possible
     start: IntArray  # (n,)
@@ -103,7 +103,7 @@ def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str) -> tu
         if ragged.any():
             row = int(np.flatnonzero(ragged)[0])
             raise DataError(
-                f"{where}: row {row} has variates of different lengths. Pad them with NaN to one length and import again."
+                f"{where}: row {row} has variates of different lengths. Pad them with NaN to one length, import again."
             )
     return begin, length, counts
 

@@ -13,7 +13,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 _MASK = (1 << 64) - 1
-_ROUNDS = 6
+_ROUNDS = 4  # a pseudo-random permutation by Luby and Rackoff; even, see _feistel
 BLOCK = 4096  # consecutive indices that stay together on disk
 BLOCKS_MIXED = 16  # blocks shuffled into one another: at most so many places are read at a time
 
@@ -40,7 +40,7 @@ def derive(*parts: int) -> int:
 
 
 def hash64(key: int | U64, counter: npt.ArrayLike) -> U64:
-    """64 random bits for each counter under a key (or keys that broadcast)."""
+    """64 random bits for each element of an array of counters, under a key (or keys that broadcast)."""
     k = np.asarray(key, np.uint64)
     return _mix(_mix(np.asarray(counter).astype(np.uint64) * _GOLDEN + k) + k)
 
@@ -58,28 +58,31 @@ def below(key: int | U64, counter: npt.ArrayLike, bound: npt.ArrayLike) -> IntAr
 
 
 def permute(key: int | U64, index: IntArray, size: int | IntArray) -> IntArray:
-    """Where a keyed permutation of range(size) sends each index: a Feistel network on the next even number of bits,
+    """Where a keyed permutation of range(size) sends each index: a Feistel network on as many bits as size needs,
     walked until it falls inside the range. key and size may be given per element."""
-    index = np.asarray(index, np.int64)
-    sizes = np.broadcast_to(np.asarray(size, np.int64), index.shape)
-    keys = np.broadcast_to(np.asarray(key, np.uint64), index.shape)
-    bits = np.ceil(np.log2(np.maximum(sizes, 2)) / 2)
-    # log2 of sizes beyond 2**48 could round down; one spare bit costs only more walking
-    half = (bits + (sizes > 2**48)).astype(np.uint64)
-    out = _feistel(keys, index.astype(np.uint64), half)
-    outside = np.flatnonzero(out >= sizes.astype(np.uint64))
+    limit = np.asarray(size, np.int64)
+    # frexp's exponent is the bit length; two bits at least, so that both halves exist
+    bits = np.maximum(np.frexp((limit - 1).astype(np.float64))[1], 2).astype(np.uint64)
+    network = np.asarray(key, np.uint64), bits
+    out = _feistel(np.asarray(index, np.int64).astype(np.uint64), *network)
+    limit = limit.astype(np.uint64)
+    outside = np.flatnonzero(out >= limit)
     while len(outside):
-        out[outside] = _feistel(keys[outside], out[outside], half[outside])
-        outside = outside[out[outside] >= sizes[outside].astype(np.uint64)]
+        here = [part[outside] if part.ndim else part for part in (*network, limit)]
+        out[outside] = _feistel(out[outside], here[0], here[1])
+        outside = outside[out[outside] >= here[2]]
     return out.astype(np.int64)
 
 
-def _feistel(key: U64, value: U64, half: U64) -> U64:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = value >> half, value & mask
+def _feistel(value: U64, key: U64, bits: U64) -> U64:
+    """A bijection of range(2**bits); its halves may differ by a bit, so an even number of rounds puts them back."""
+    one = np.uint64(1)
+    low = bits >> one
+    masks = (one << (bits - low)) - one, (one << low) - one
+    left, right = value >> low, value & masks[1]
     for number in range(_ROUNDS):
-        left, right = right, left ^ (hash64(key + np.uint64(number), right) & mask)
-    return (left << half) | right
+        left, right = right, left ^ (_mix(right * _GOLDEN + (key + np.uint64(number))) & masks[number % 2])
+    return (left << low) | right
 
 
 def permute_blocks(

@@ -11,15 +11,18 @@ nulls, the first steps of a record batch) is copied row by row.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
+from foretrain.data.encoding import encode_codes
 from foretrain.data.permutation import below, derive, hash64, permute_blocks, uniform
 from foretrain.data.splits import Selection
 from foretrain.data.store import Corpus
 from foretrain.data.windows import KNOWN, NO_TIME, PAST, TARGET, FloatArray, IntArray, Windows
 
+SEGMENT = 1024  # windows drawn at once: the fixed cost of small numpy calls is shared by several batches
 _PICK_CORPUS, _PICK_SERIES, _PICK_CUTOFF, _EPOCH = 1, 2, 3, 4  # streams of random numbers
 
 
@@ -65,10 +68,17 @@ class Plan:
         # only what this mode looks up is kept: these are 8 bytes a series
         self._strided = np.cumsum(strided) if epoch else None
         self._choices = np.cumsum(choices) if by_length and not epoch else None
+        self._segment = functools.lru_cache(maxsize=8)(self._compute)
 
     def draw(self, first: int, count: int) -> tuple[IntArray, IntArray]:
         """(slot, cutoff), each (count,), of windows first .. first + count - 1."""
-        number = np.arange(first, first + count, dtype=np.int64)
+        parts = [self._segment(k) for k in range(first // SEGMENT, -(-(first + count) // SEGMENT))]
+        begin = first - first // SEGMENT * SEGMENT
+        slot, cutoff = parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
+        return slot[begin : begin + count], cutoff[begin : begin + count]
+
+    def _compute(self, segment: int) -> tuple[IntArray, IntArray]:
+        number = np.arange(segment * SEGMENT, (segment + 1) * SEGMENT, dtype=np.int64)
         return self._in_epoch(number) if self._epoch else self._at_random(number)
 
     def _at_random(self, number: IntArray) -> tuple[IntArray, IntArray]:
@@ -115,6 +125,8 @@ class Gather:
         self._address = _addresses(pools)  # (blocks, G) of a series' first value; 0 = to be read row by row
         self._floor = [_chunk_floors(pool.corpus) for pool in pools]
         self._columns, self._blocks, self._roles, self._rows = _row_tables(pools)
+        self._categorical = [pool.selection.categorical(pool.corpus) for pool in pools]
+        self._any_past = bool((self._roles == PAST).any())
         self._base, self._view = self._overlapping_rows()
 
     def _overlapping_rows(self) -> tuple[int, np.ndarray | None]:
@@ -136,7 +148,10 @@ class Gather:
         kind = pool[window], within
         role = self._roles[kind]
         values = self._values(slot[window], pool[window], cutoff[window], self._columns[kind], self._blocks[kind])
-        if (role == PAST).any():
+        for k, categorical in enumerate(self._categorical):
+            if categorical:
+                self._encode(values, np.flatnonzero(pool == k), cutoff, np.cumsum(rows) - rows, k)
+        if self._any_past:
             values[role == PAST, self._context :] = np.nan
         series = self._series[slot]
         times = self._times(pool, series, cutoff) if self._with_times else None
@@ -182,6 +197,15 @@ class Gather:
         for row, gap in zip(padded.tolist(), missing[padded].tolist(), strict=True):
             values[row, :gap] = np.nan
         return values
+
+    def _encode(self, values: FloatArray, windows: IntArray, cutoff: IntArray, first_row: IntArray, pool: int) -> None:
+        """Turn the categorical rows of one pool's windows into numbers, from the context alone."""
+        single = len(self._pools[pool].selection.targets) == 1
+        padded = np.maximum(self._context - cutoff[windows], 0)
+        target = values[first_row[windows], : self._context] if single else None
+        for row, count in self._categorical[pool]:
+            at = first_row[windows] + row
+            values[at] = encode_codes(values[at], padded, count, target, self._context)
 
     def _read_row(self, out: FloatArray, slot: int, pool: int, cutoff: int, column: int, block: int) -> None:
         chunk, row = self._pools[pool].corpus.locate(int(self._series[slot]))

@@ -155,8 +155,8 @@ class TrainingSource:
         reserved = config.resolved_validation_steps + config.resolved_test_steps
         floor = f", and data.min_rows asks for {config.min_rows}" if config.min_rows else ""
         raise DataError(
-            f"{corpus.name}: none of its {len(lengths):,} series can be trained on ({int(out.sum()):,} held out): the longest "
-            f"has {int(lengths.max(initial=0)):,} rows; needed are {needed + reserved:,} (min_context "
+            f"{corpus.name}: none of its {len(lengths):,} series can be trained on ({int(out.sum()):,} held out): the "
+            f"longest has {int(lengths.max(initial=0)):,} rows; needed are {needed + reserved:,} (min_context "
             f"{config.resolved_min_context} + prediction_length {config.prediction_length} + validation and test steps "
             f"{reserved}){floor}. Shorten prediction_length, min_context or the reserved steps."
         )

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from foretrain.data.encoding import encode_codes
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray, Window
 from foretrain.errors import ConfigError, DataError
@@ -38,6 +39,11 @@ class Selection:
     def columns(self) -> tuple[int, ...]:
         """Targets, past-only covariates, known-future covariates."""
         return self.targets + self.past + self.known
+
+    def categorical(self, corpus: Corpus) -> list[tuple[int, int]]:
+        """(row of the window, number of categories) of each categorical covariate."""
+        columns = [corpus.manifest.columns[k] for k in self.columns]
+        return [(row, len(column.categories)) for row, column in enumerate(columns) if column.categories is not None]
 
 
 class Origin(NamedTuple):
@@ -108,7 +114,8 @@ def cut(
     """A series cut at a cutoff: steps [0, cutoff) are the past, of which the newest context_length are kept.
 
     The future (V, H) holds the targets' truth only if with_future, known covariates always as far as the series
-    reaches, and NaN otherwise. A cutoff at the series' end is allowed. Nothing from the cutoff on touches the context.
+    reaches, and NaN otherwise. Categorical covariates come as numbers learnt from all steps before the cutoff (see
+    encoding.encode_codes). A cutoff at the series' end is allowed. Nothing from the cutoff on touches the context.
     """
     length = corpus.length(series)
     if not 1 <= cutoff <= length:
@@ -125,13 +132,21 @@ def cut(
     )
     for row in visible:
         future[row, : inside - cutoff] = values[rows[row], cutoff:inside]
+    context = values[rows, first:cutoff]
+    for row, count in selection.categorical(corpus):
+        target = values[rows[:1], :cutoff] if len(selection.targets) == 1 else None
+        codes = np.concatenate([values[[rows[row]], :cutoff], future[[row]]], axis=1)
+        encoded = encode_codes(codes, np.zeros(1, np.int64), count, target, cutoff)[0]
+        context[row] = encoded[first:cutoff]
+        if row in visible:
+            future[row, : inside - cutoff] = encoded[cutoff:inside]
     context_times = corpus.times_slice(series, first, cutoff)
     future_times = None
     if context_times is not None:
         future_times = _times_after(corpus, series, cutoff, inside, prediction_length)
     item_id = corpus.item_id(series)
     return Window(
-        context=values[rows, first:cutoff],
+        context=context,
         num_targets=len(selection.targets),
         num_past=len(selection.past),
         future=future,
@@ -180,7 +195,7 @@ def rolling_origins(
     items: Items = "all",
     holdout_fraction: float = 0.0,
 ) -> list[Origin]:
-    """Forecast origins whose futures lie inside the split, the newest num_windows per series, in (series, cutoff) order.
+    """Forecast origins whose futures lie inside the split, the newest num_windows a series, in (series, cutoff) order.
 
     The newest future ends at the split's end, earlier ones `stride` (default prediction_length) steps before it.
     validation_steps and test_steps default to prediction_length; "all" ignores the split and uses the whole series.
@@ -214,8 +229,9 @@ def rolling_origins(
     if not counts.sum():
         longest = int(lengths.max(initial=0))
         raise DataError(
-            f"{corpus.name}: no {split} window in {corpus.num_series} series ({items} items): the longest has {longest} "
-            f"rows; {oldest + prediction_length + (t if split == 'validation' else 0)} are needed. Shorten prediction_length."
+            f"{corpus.name}: no {split} window in {corpus.num_series:,} series (items: {items}): the longest has "
+            f"{longest:,} rows; needed are {oldest + prediction_length + (t if split == 'validation' else 0):,}. "
+            "Shorten prediction_length or min_context."
         )
     series = np.repeat(np.arange(len(counts)), counts)
     last = np.cumsum(counts)

@@ -334,7 +334,7 @@ def _owned(array: Any, given: Any) -> Any:
 
 
 def _datasets_files(manifest: Manifest) -> dict[str, str]:
-    """What datasets.load_from_disk looks for; features are left to be read from the Arrow schema, as any version can."""
+    """What datasets.load_from_disk looks for; features are read from the Arrow schema, as every version of it can."""
     state = {
         "_data_files": [{"filename": shard["file"]} for shard in manifest.shards],
         "_fingerprint": manifest.content_hash[:16],
