@@ -1,0 +1,167 @@
+"""The time axis of a corpus, decided from the cleaned stamps of all its items.
+
+# N items
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from foretrain.data.frequency import (
+    DAY,
+    DayVotes,
+    Freq,
+    Pattern,
+    Week,
+    agree,
+    find_gaps,
+    infer,
+    ordinals,
+    seasonality,
+    session_length,
+)
+from foretrain.data.rules import Rows
+from foretrain.data.windows import IntArray
+from foretrain.errors import DataError
+
+FILL_LIMIT = 0.2  # NaN rows that make an axis regular may add at most this share of rows
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How times are stored. fill: holes become NaN rows; own: frequency of each item where they differ."""
+
+    time: Literal["regular", "stamps", "steps"]
+    freq: str | None
+    fill: bool = False
+    seasonality: int | None = None
+    bars_per_session: int | None = None
+    votes: DayVotes | None = None
+    own: dict[str, str | None] | None = None
+    counts: dict[str, int] | None = None
+
+    def item_freq(self, item_id: str) -> str | None:
+        """The frequency gaps of an item are judged by."""
+        return self.freq if self.own is None else self.own.get(item_id)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the items have different frequencies."""
+        return self.own is not None
+
+
+def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: str, freq: str | None) -> Axis:
+    """The axis of items with the given cleaned times; freq is the user's word. clock: none, steps or a calendar's."""
+    if clock == "none":
+        return Axis("steps", freq, seasonality=seasonality(freq))
+    if clock == "steps":
+        total = sum(len(times_of(item)) for item in items)
+        missing = sum(int((np.diff(times_of(item)) - 1).sum()) for item in items)
+        return Axis("steps", freq, fill=0 < missing <= FILL_LIMIT * total, seasonality=seasonality(freq))
+    votes = DayVotes()
+    patterns: dict[str, Pattern] = {}
+    for item in items:
+        times = times_of(item)
+        votes.add(times)
+        patterns[item] = infer(times)
+    common, counts = agree(patterns.values())
+    if freq is not None:
+        common = _user_freq(freq, counts)
+    if common is None:
+        own = {item: pattern.freq for item, pattern in patterns.items()} if len(counts) > 1 else None
+        return Axis("stamps", None, votes=votes, own=own, counts=counts)
+    return _regularity(items, times_of, common, votes, counts)
+
+
+def _user_freq(freq: str, counts: dict[str, int]) -> str:
+    """The user's alias in today's spelling; DataError when every item's stamps are plainly finer or coarser."""
+    wanted = Freq.parse(freq)
+    if counts and not any(_like(wanted, name) for name in counts):
+        seen = ", ".join(f"{name} ({count} items)" for name, count in counts.items())
+        raise DataError(f"--freq {freq}, but the stamps look like {seen}. Leave --freq out, or choose one of these.")
+    return wanted.alias
+
+
+def _like(wanted: Freq, name: str) -> bool:
+    if name == "irregular":
+        return True
+    other = Freq.parse(name)
+    if wanted.months or other.months:
+        return wanted.months == other.months
+    days = {"B", "D"}
+    return wanted.step == other.step or {wanted.base, other.base} <= days
+
+
+def _regularity(
+    items: Sequence[str], times_of: Callable[[str], IntArray], freq: str, votes: DayVotes, counts: dict[str, int]
+) -> Axis:
+    exact, total, missing, closing = True, 0, 0, 0
+    lengths: list[tuple[int, float, int]] = []
+    for item in items:
+        times = times_of(item)
+        number, on_grid = ordinals(times, freq)
+        exact &= on_grid
+        total += len(times)
+        missing += int(number[-1]) + 1 - len(times) if len(times) else 0
+        week = Week.of(times, freq)
+        if week is not None and week.has_closures:
+            closing += len(times)
+            if week.step < DAY:
+                lengths.append(session_length(times))
+    session = 2 * closing >= total  # one odd item makes no session corpus
+    regular = exact and (missing == 0 or (not session and missing <= FILL_LIMIT * total))
+    bars, season = _session(lengths, freq) if session else (None, seasonality(freq))
+    return Axis("regular" if regular else "stamps", freq, regular and missing > 0, season, bars, votes, None, counts)
+
+
+def _session(lengths: Iterable[tuple[int, float, int]], freq: str) -> tuple[int | None, int | None]:
+    """(bars_per_session, seasonality): exact bars where most days have the same number, else the typical day."""
+    lengths = list(lengths)
+    if not lengths:
+        return None, seasonality(freq)
+    bars = Counter(bars for bars, _, _ in lengths).most_common(1)[0][0]
+    share = float(np.median([share for found, share, _ in lengths if found == bars]))
+    typical = int(np.median([median for _, _, median in lengths]))
+    whole_day = seasonality(freq)
+    if whole_day and typical >= 0.9 * whole_day:
+        return None, whole_day  # closed at weekends only
+    return (bars, bars) if share >= 0.5 else (None, typical)
+
+
+def gaps(rows: Rows, axis: Axis) -> tuple[IntArray, IntArray]:
+    """(index of the row after each hole, steps missing there) of an item's ascending rows."""
+    none = np.zeros(0, np.int64)
+    if rows.times is None or len(rows) < 2:
+        return none, none
+    if axis.time == "steps":
+        missing = np.diff(rows.times) - 1
+        holes = np.flatnonzero(missing > 0)
+        return holes + 1, missing[holes]
+    freq = axis.item_freq(rows.item_id)
+    return (none, none) if freq is None else find_gaps(rows.times, freq, axis.votes)
+
+
+def fill(rows: Rows, axis: Axis) -> Rows:
+    """NaN rows where steps are missing, so that the axis is regular."""
+    assert rows.times is not None
+    number = rows.times - rows.times[0] if axis.time == "steps" else ordinals(rows.times, axis.freq or "D")[0]
+    count = int(number[-1]) + 1
+    if count == len(rows):
+        return rows
+    values = np.full((len(rows.values), count), np.nan, np.float32)
+    values[:, number] = rows.values
+    lines = np.zeros(count, np.int64)
+    lines[number] = rows.lines
+    if axis.time == "steps":
+        times = rows.times[0] + np.arange(count, dtype=np.int64)
+    else:
+        from foretrain.data.times import stamps
+
+        assert axis.freq is not None
+        times = stamps(int(rows.times[0]), axis.freq, np.arange(count, dtype=np.int64))
+    return Rows(rows.item_id, values, times, lines, rows.file, rows.calendar)

@@ -1,0 +1,105 @@
+"""What a user may say about an import."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from foretrain.data.frequency import Freq
+from foretrain.data.rules import OnBad
+from foretrain.errors import DataError
+
+Format = Literal["table", "panel", "array", "hf"]
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Settings of one import; None or empty means: recognise it from the files, and fail where two readings are likely.
+
+    Attributes:
+        format: "table" (rows of one or many items), "panel" (each column is an item of its own), "array", "hf".
+        target: value columns that must exist; they come first, in this order.
+        columns: the only value columns to keep, in this order.
+        categorical: columns read as text even if some cells look like numbers.
+        names: column names of text files without a header.
+        na_values: further spellings of a missing value, for example "-9999".
+        dayfirst: whether 01/02/2020 is 1 February; needed only where a column could be read both ways.
+        id_pattern: regular expression with one group that takes the item id out of a file's name.
+    """
+
+    on_bad: OnBad = "fix"
+    format: Format | None = None
+    id_column: str | None = None
+    timestamp_column: str | None = None
+    target: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    freq: str | None = None
+    timezone: str | None = None
+    adjust: bool = False
+    min_rows: int | None = None
+    encoding: str | None = None
+    skip_rows: int | None = None
+    header: bool = True
+    names: tuple[str, ...] = ()
+    na_values: tuple[str, ...] = ()
+    dayfirst: bool | None = None
+    id_pattern: str | None = None
+
+    @classmethod
+    def of(cls, **options: Any) -> ImportOptions:
+        """Options from keywords: lists become tuples, and None means the default."""
+        unknown = sorted(set(options) - {field.name for field in fields(cls)})
+        if unknown:
+            raise TypeError(f"import_corpus has no option {unknown[0]!r}")
+        given = {key: value for key, value in options.items() if value is not None}
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+
+    def __post_init__(self) -> None:
+        if self.on_bad not in get_args(OnBad):
+            raise DataError(f"on_bad {self.on_bad!r}: choose fix, drop or error.")
+        if self.format is not None and self.format not in get_args(Format):
+            raise DataError(f"format {self.format!r}: choose {', '.join(get_args(Format))}, or leave it out.")
+        if self.freq is not None:
+            Freq.parse(self.freq)
+        if self.names and self.header:
+            raise DataError("names are for files without a header; say header=False (--no-header) too.")
+        if self.timezone is not None:
+            _check_zone(self.timezone)
+        if self.id_pattern is not None:
+            _check_pattern(self.id_pattern)
+
+    def item_id(self, path: Path) -> str:
+        """The id that a file's name gives: its stem without .csv, .csv.gz and so on, or what id_pattern takes out."""
+        stem = path.name
+        while Path(stem).suffix.lower() in _SUFFIXES:
+            stem = Path(stem).stem
+        if self.id_pattern is None:
+            return stem
+        found = re.search(self.id_pattern, stem)
+        if not found:
+            raise DataError(f"{path}: the name does not match id_pattern {self.id_pattern!r}.")
+        return found[1]
+
+
+_SUFFIXES = {".csv", ".txt", ".tsv", ".gz", ".parquet", ".pq", ".feather", ".npy", ".npz"}
+
+
+def _check_zone(name: str) -> None:
+    import zoneinfo
+
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+        raise DataError(f"timezone {name!r} is not known; use an IANA name such as America/New_York or UTC.") from None
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise DataError(f"id_pattern {pattern!r} is not a regular expression: {error}.") from None
+    if groups != 1:
+        raise DataError(f"id_pattern {pattern!r} needs exactly one group, for example '^([A-Z]+)-'.")

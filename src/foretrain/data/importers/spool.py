@@ -1,0 +1,165 @@
+"""Parts on disk between reading and writing: items may come in pieces, and the whole must be seen before it is written.
+
+Memory stays at one file plus a small record a part; the spool lies beside the corpus and goes when the import ends.
+
+# V columns of the corpus, T rows
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+
+from foretrain.data.importers.tables import Part
+from foretrain.data.rules import Rows
+from foretrain.data.windows import IntArray
+from foretrain.errors import DataError
+
+OLD = -1  # source number of rows that come from the corpus being updated
+
+
+@dataclass(frozen=True)
+class _Piece:
+    source: int
+    columns: tuple[int, ...]  # indices into Spool.columns
+    at_values: int  # float32 items before it
+    at_rows: int  # rows before it
+    rows: int
+    timed: bool
+
+
+class Spool:
+    """Rows of all items, gathered part by part; a context manager that removes its files."""
+
+    def __init__(self, parent: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=".import-", dir=parent))
+        self._files: dict[str, IO[bytes]] = {}
+        self._maps: dict[str, np.ndarray] = {}
+        self._values = self._rows = self._kept = 0
+        self.pieces: dict[str, list[_Piece]] = {}
+        self.columns: list[str] = []
+        self.categories: dict[str, dict[str, int]] = {}
+        self.clocks: dict[str, set[str]] = {}  # item -> clocks of its parts
+        self.offsets: dict[str, tuple[int, ...]] = {}
+        self._numeric: dict[str, str] = {}  # column -> file that holds numbers in it
+        self._textual: dict[str, str] = {}
+        self._times: dict[str, tuple[int, int]] = {}
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        self._maps.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, part: Part, source: int, file: str) -> None:
+        """Store a part. DataError when a column is text here and numbers elsewhere."""
+        values = self._recode(part, file)
+        index = tuple(self._column(name) for name in part.columns)
+        rows = values.shape[1]
+        self._write("values", np.ascontiguousarray(values, np.float32))
+        self._write("lines", part.lines)
+        if part.times is not None:
+            self._write("times", part.times)
+        else:
+            self._write("times", np.zeros(rows, np.int64))
+        piece = _Piece(source, index, self._values, self._rows, rows, part.times is not None)
+        self.pieces.setdefault(part.item_id, []).append(piece)
+        self._values += values.size
+        self._rows += rows
+        if part.clock:
+            self.clocks.setdefault(part.item_id, set()).add(part.clock)
+        if part.offsets:
+            self.offsets[part.item_id] = tuple(sorted({*self.offsets.get(part.item_id, ()), *part.offsets}))
+
+    def _recode(self, part: Part, file: str) -> np.ndarray:
+        """Values with categories numbered over all files, by first appearance."""
+        values = part.values
+        for v, name in enumerate(part.columns):
+            if name in part.empty:
+                continue
+            texts = (part.texts or {}).get(name)
+            held, other = (self._textual, self._numeric) if texts is not None else (self._numeric, self._textual)
+            if name in other:
+                numbers, words = (other[name], file) if texts is not None else (file, other[name])
+                raise DataError(
+                    f"column {name!r} holds numbers in {numbers} and text in {words}. Leave it out with --columns, "
+                    "or say that it is --categorical."
+                )
+            held.setdefault(name, file)
+            if texts is not None:
+                known = self.categories.setdefault(name, {})
+                codes = np.array([known.setdefault(text, len(known)) for text in texts] or [0], np.float32)
+                values = values.copy()
+                present = ~np.isnan(values[v])
+                values[v, present] = codes[values[v, present].astype(np.int64)]
+        return values
+
+    def _column(self, name: str) -> int:
+        if name not in self.columns:
+            self.columns.append(name)
+        return self.columns.index(name)
+
+    def _write(self, name: str, array: np.ndarray) -> None:
+        if name not in self._files:
+            self._files[name] = (self.folder / name).open("wb")
+        self._files[name].write(memoryview(array).cast("B") if array.size else b"")
+
+    def _map(self, name: str, kind: str) -> np.ndarray:
+        if name not in self._maps:
+            self._files[name].flush()
+            path = self.folder / name
+            self._maps[name] = np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
+        return self._maps[name]
+
+    def missing_columns(self, item_id: str) -> list[str]:
+        """Columns of the corpus that none of the item's parts has."""
+        held = {index for piece in self.pieces[item_id] for index in piece.columns}
+        return [name for index, name in enumerate(self.columns) if index not in held]
+
+    def rows(
+        self, item_id: str, order: Sequence[int], files: Sequence[str], *, calendar: bool, old: bool
+    ) -> Rows | None:
+        """The item's rows from the old corpus, or from the files, in columns `order`; None when there are none."""
+        pieces = [piece for piece in self.pieces[item_id] if (piece.source == OLD) is old]
+        if not pieces:
+            return None
+        values, times, lines = self._map("values", "<f4"), self._map("times", "<i8"), self._map("lines", "<i8")
+        count = sum(piece.rows for piece in pieces)
+        result = np.full((len(order), count), np.nan, np.float32)
+        position = {column: row for row, column in enumerate(order)}
+        at = 0
+        for piece in pieces:
+            block = values[piece.at_values : piece.at_values + len(piece.columns) * piece.rows]
+            for column, row in zip(piece.columns, block.reshape(-1, piece.rows), strict=True):
+                if column in position:
+                    result[position[column], at : at + piece.rows] = row
+            at += piece.rows
+        timed = all(piece.timed for piece in pieces)
+        stamps = np.concatenate([times[p.at_rows : p.at_rows + p.rows] for p in pieces]) if timed else None
+        numbers = np.concatenate([lines[p.at_rows : p.at_rows + p.rows] for p in pieces])
+        names = {piece.source for piece in pieces}
+        file = files[names.pop()] if len(names) == 1 and not old else ""
+        return Rows(item_id, result, stamps, numbers, file, calendar)
+
+    def keep_times(self, item_id: str, times: IntArray) -> None:
+        """Remember an item's cleaned stamps, for decisions about the whole corpus."""
+        self._write("kept", np.ascontiguousarray(times, np.int64))
+        self._times[item_id] = (self._kept, len(times))
+        self._kept += len(times)
+
+    def kept_times(self, item_id: str) -> IntArray:
+        """What keep_times was given."""
+        at, count = self._times[item_id]
+        return np.asarray(self._map("kept", "<i8")[at : at + count])

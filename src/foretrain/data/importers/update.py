@@ -1,0 +1,86 @@
+"""Appending to a corpus: old rows stay as they are, newer ones follow, and the folder changes in one step."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from foretrain.data.importers.inputs import corpus_parts
+from foretrain.data.importers.spool import OLD, Spool
+from foretrain.data.rules import Findings, Layout, Rows, order_rows
+from foretrain.data.store import Corpus
+from foretrain.errors import DataError
+
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
+_HERE = -100  # AT_FDCWD
+
+
+def load_old(out: Path, spool: Spool, provenance: str) -> Corpus:
+    """Open the corpus to update and put its rows into the spool. DataError when it cannot be appended to."""
+    corpus = Corpus.open(out)
+    manifest = corpus.manifest
+    if manifest.provenance["kind"] != provenance:
+        raise DataError(
+            f"{out}: its data are {manifest.provenance['kind']}, the new ones {provenance}; they are not mixed. "
+            f"Say --provenance {manifest.provenance['kind']} if that is what they are."
+        )
+    if manifest.time == "steps":
+        raise DataError(f"{out}: has no calendar, so it cannot be told which rows are new. Import everything anew.")
+    if manifest.adjusted:
+        raise DataError(f"{out}: its prices are adjusted, and every dividend changes all of them. Import anew.")
+    for part in corpus_parts(corpus):
+        spool.add(part, OLD, str(out))
+    return corpus
+
+
+def merge(old: Rows | None, new: Rows | None, layout: Layout, findings: Findings) -> Rows | None:
+    """Old rows and the new rows after the last of them; other values for an old stamp are reported as `revised`."""
+    if old is None or new is None or not len(old):
+        return new if old is None else old
+    new = order_rows(new, findings)
+    assert old.times is not None and new.times is not None
+    _, at_old, at_new = np.intersect1d(old.times, new.times, return_indices=True)
+    before, after = old.values[:, at_old], new.values[:, at_new]
+    changed = ~np.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True) & ~np.isnan(after) & ~np.isinf(after)
+    hit = changed.any(axis=0)
+    if hit.any():
+        first = int(hit.argmax())
+        column = int(changed[:, first].argmax())
+        detail = (
+            f"{layout.names[column]} {before[column, first]:.6g} in the corpus, {after[column, first]:.6g} in the file"
+        )
+        findings.add("revised", int(hit.sum()), new.example(int(at_new[first]), detail))
+    later = new.take(new.times > old.times[-1])
+    assert later.times is not None
+    return replace(
+        old,
+        values=np.concatenate([old.values, later.values], axis=1),
+        times=np.concatenate([old.times, later.times]),
+        lines=np.concatenate([old.lines, later.lines]),
+        file=later.file,
+    )
+
+
+def swap_in(new: Path, out: Path) -> None:
+    """Put a finished folder in the place of another, in one step where the system can, and remove the old one."""
+    if _exchange(new, out):
+        shutil.rmtree(new, ignore_errors=True)
+        return
+    aside = out.with_name(f".{out.name}-old-{os.getpid()}")  # a kill between the renames leaves both folders whole
+    os.rename(out, aside)
+    os.rename(new, out)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders atomically (Linux renameat2); False where the system or file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return rename(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0

@@ -1,0 +1,447 @@
+"""Quality rules of an import: what is looked for in an item's rows, and what fix, drop and error do about it.
+
+RULES is the table that the documentation and the quality report are made from. Prices are kept raw: a rule that could
+only guess the right value reports and leaves it.
+
+# V columns, T rows of one item, in the order of its file until `order_rows`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from foretrain.data.frequency import iso
+from foretrain.data.windows import NO_TIME, FloatArray, IntArray
+from foretrain.errors import DataError
+
+OnBad = Literal["fix", "drop", "error"]
+Mask = npt.NDArray[np.bool_]
+
+REFUSED = "refused"
+REPORTED = "reported"
+_EXAMPLES = 5
+_STALE_BARS = 5  # a week of daily bars without any movement
+_SPLIT_RATIOS = np.array([1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100])
+SHORT_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A named check. severity: note (never acted on), warning, or error; scope: what drop removes."""
+
+    name: str
+    severity: Literal["note", "warning", "error"]
+    scope: Literal["row", "item"]
+    meaning: str
+    fix: str
+    drop: str
+    error: str = REFUSED
+
+
+def _note(name: str, scope: Literal["row", "item"], meaning: str, fix: str = REPORTED) -> Rule:
+    return Rule(name, "note", scope, meaning, fix, fix, fix)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("missing_timestamp", "error", "row", "a row without a time stamp", "row left out", "row left out"),
+    Rule("truncated_row", "warning", "row", "last line of a file has too few fields", "row left out", "row left out"),
+    Rule("unsorted", "warning", "item", "rows run from newest to oldest", "sorted", "sorted"),
+    Rule("backward_timestamps", "warning", "row", "a stamp against the order of the rest", "sorted", "row left out"),
+    Rule(
+        "duplicate_timestamp",
+        "warning",
+        "row",
+        "a stamp given before in the same item",
+        "last row of the file kept",
+        "all rows of that stamp left out",
+    ),
+    Rule(
+        "mixed_timezones",
+        "error",
+        "item",
+        "stamps with an offset beside naive ones, or items with different offsets",
+        "offsets turned into UTC; naive beside them: refused, --timezone says what they are",
+        "items of the rarer kind left out",
+    ),
+    Rule(
+        "mixed_frequencies",
+        "warning",
+        "item",
+        "items of different frequencies",
+        "kept, with stamps and no common frequency",
+        "items of the rarer frequencies left out",
+    ),
+    Rule(
+        "gap",
+        "warning",
+        "row",
+        "stamps missing against the frequency, while the market or the item's own week is open",
+        "NaN rows where that makes the axis regular and adds at most 20 % rows, else reported",
+        "as fix",
+    ),
+    Rule("non_finite", "error", "row", "infinite, or beyond the range of float32", "NaN", "row left out"),
+    Rule("negative_price", "warning", "row", "a price below zero (real for spreads and adjusted prices)", REPORTED,
+         "row left out"),
+    Rule("zero_price", "warning", "row", "a price of exactly zero, which sources write for unknown", "NaN",
+         "row left out"),
+    Rule("ohlc_inconsistent", "warning", "row", "high below, or low above, another price of the bar", REPORTED,
+         "row left out"),
+    Rule("negative_volume", "error", "row", "a volume below zero", "NaN", "row left out"),
+    _note("zero_volume", "row", "a bar without any volume"),
+    _note("stale_price", "row", f"prices unchanged for {_STALE_BARS} bars or more"),
+    Rule(
+        "split_like_jump",
+        "warning",
+        "item",
+        "close and open jump by the ratio of a usual split, ten times the usual move",
+        REPORTED,
+        "item left out",
+    ),
+    _note("missing", "row", "cells without a value", "kept as NaN, which means not observed"),
+    _note("empty_rows", "row", "rows without any value at either end of an item", "left out"),
+    Rule(
+        "too_short",
+        "warning",
+        "item",
+        f"fewer rows than min_rows (without min_rows: fewer than {SHORT_ROWS}, reported only)",
+        "left out if min_rows is given, else reported",
+        "left out if min_rows is given, else reported",
+        "refused if min_rows is given, else reported",
+    ),
+    Rule("missing_column", "warning", "item", "a column that other items have", "filled with NaN", "item left out"),
+    Rule("identical_items", "warning", "item", "same stamps and values as an earlier item", REPORTED, "item left out"),
+    Rule("revised", "warning", "row", "--update: a bar of the corpus has other values in the new files",
+         "old value kept", "old value kept"),
+)  # fmt: skip
+BY_NAME = {rule.name: rule for rule in RULES}
+
+
+def rules_table() -> str:
+    """The rules as a Markdown table, for the documentation."""
+    head = "| rule | severity | found when | fix | drop | error |\n|---|---|---|---|---|---|\n"
+    return head + "".join(
+        f"| `{r.name}` | {r.severity} | {r.meaning} | {r.fix} | {r.drop} | {r.error} |\n" for r in RULES
+    )
+
+
+@dataclass
+class _Found:
+    items: int = 0
+    rows: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    details: dict[str, int] = field(default_factory=dict)
+
+
+class Findings:
+    """What the rules found, counted by rule, with the first few examples of each."""
+
+    def __init__(self, on_bad: OnBad) -> None:
+        self.on_bad: OnBad = on_bad
+        self._found: dict[str, _Found] = {}
+
+    def add(self, name: str, rows: int, example: dict[str, Any], details: dict[str, int] | None = None) -> None:
+        """Count `rows` rows of one item under a rule; an item adds to a rule once."""
+        found = self._found.setdefault(BY_NAME[name].name, _Found())
+        found.items += 1
+        found.rows += rows
+        if len(found.examples) < _EXAMPLES:
+            found.examples.append(example)
+        for key, count in (details or {}).items():
+            found.details[key] = found.details.get(key, 0) + count
+
+    def count(self, name: str) -> tuple[int, int]:
+        """(items, rows) found under a rule."""
+        found = self._found.get(name, _Found())
+        return found.items, found.rows
+
+    def to_json(self) -> dict[str, Any]:
+        """Rule name -> severity, items, rows, action taken, examples; every rule is listed, found or not."""
+        result: dict[str, Any] = {}
+        for rule in RULES:
+            found = self._found.get(rule.name, _Found())
+            entry = {"severity": rule.severity, "items": found.items, "rows": found.rows, "meaning": rule.meaning}
+            if found.items:
+                entry |= {"action": getattr(rule, self.on_bad), "examples": found.examples}
+            if found.details:
+                entry["details"] = found.details
+            result[rule.name] = entry
+        return result
+
+    def refuse_if_bad(self, source: str, *, min_rows: int | None) -> None:
+        """Under `error`: raise a DataError that lists the first offenders of every rule above a note."""
+        if self.on_bad != "error":
+            return
+        lines = []
+        for rule in RULES:
+            found = self._found.get(rule.name)
+            if not found or rule.severity == "note" or (rule.name == "too_short" and min_rows is None):
+                continue
+            first = "; ".join(_example_text(example) for example in found.examples[:3])
+            lines.append(f"  {rule.name}: {found.items:,} item(s), {found.rows:,} row(s), first {first}")
+        if lines:
+            text = "\n".join(lines)
+            raise DataError(
+                f"{source}: refused because of --on-bad error; nothing was written.\n{text}\n"
+                "  Repair the files, or import with --on-bad fix or drop: the rule table says what each does."
+            )
+
+
+def _example_text(example: dict[str, Any]) -> str:
+    where = [f"item {example['item']!r}"]
+    where += [f"{key} {example[key]}" for key in ("file", "line", "time") if example.get(key) is not None]
+    if example.get("detail"):
+        where.append(str(example["detail"]))
+    return " ".join(where)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of (V, T) values the market rules look at, by index."""
+
+    names: tuple[str, ...]
+    categorical: Mask  # (V,)
+    bars: tuple[tuple[int, int, int, int], ...] = ()  # open, high, low, close of each quoted side
+    prices: tuple[int, ...] = ()
+    volumes: tuple[int, ...] = ()
+
+    @property
+    def close(self) -> int | None:
+        """The price that jumps and stale stretches are judged by."""
+        if self.bars:
+            return self.bars[0][3]
+        return next((i for i in self.prices if self.names[i] == "close"), None)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One item's rows: values (V, T), stamps or step numbers (T,) or None, and where each row came from."""
+
+    item_id: str
+    values: FloatArray
+    times: IntArray | None
+    lines: IntArray  # (T,) line in the source file, 0 where there is none
+    file: str = ""
+    calendar: bool = True  # times are stamps; otherwise step numbers
+
+    def __len__(self) -> int:
+        return self.values.shape[1]
+
+    def take(self, rows: npt.NDArray[Any]) -> Rows:
+        """The chosen rows, by mask or index."""
+        times = None if self.times is None else self.times[rows]
+        return replace(self, values=self.values[:, rows], times=times, lines=self.lines[rows])
+
+    def example(self, row: int, detail: str = "") -> dict[str, Any]:
+        """Where a row is, for reports."""
+        found: dict[str, Any] = {"item": self.item_id, "file": self.file or None}
+        found["line"] = int(self.lines[row]) or None
+        if self.times is not None and self.times[row] != NO_TIME:
+            found["time"] = iso(int(self.times[row])) if self.calendar else int(self.times[row])
+        if detail:
+            found["detail"] = detail
+        return found
+
+
+def clean(rows: Rows, layout: Layout, findings: Findings) -> Rows:
+    """Rows in order, without duplicates and impossible values, as the mode of `findings` says."""
+    rows = order_rows(rows, findings)
+    bad = np.zeros(len(rows), bool)
+    values = rows.values.copy()
+    for name, mask, repair in _value_checks(values, layout):
+        hit = mask.any(axis=0)
+        if not hit.any():
+            continue
+        first = int(hit.argmax())
+        column = layout.names[int(mask[:, first].argmax())]
+        detail = f"{column} = {values[int(mask[:, first].argmax()), first]:.6g}"
+        findings.add(name, int(hit.sum()), rows.example(first, detail), _ohlc_details(name, values, layout))
+        if repair:
+            values[mask] = np.nan
+        bad |= hit
+    rows = replace(rows, values=values)
+    if findings.on_bad == "drop" and bad.any():
+        rows = rows.take(~bad)
+    return trim(rows, layout, findings)
+
+
+def order_rows(rows: Rows, findings: Findings) -> Rows:
+    """Ascending stamps, each once. Rows without a stamp are left out."""
+    if rows.times is None or not len(rows):
+        return rows
+    blank = rows.times == NO_TIME
+    if blank.any():
+        findings.add("missing_timestamp", int(blank.sum()), rows.example(int(blank.argmax())))
+        rows = rows.take(~blank)
+    assert rows.times is not None
+    steps = np.diff(rows.times)
+    if (steps > 0).all():
+        return rows
+    descending = (steps < 0).sum() > (steps > 0).sum()
+    if descending:
+        findings.add("unsorted", len(rows), rows.example(0))
+    against = (steps > 0) if descending else (steps < 0)
+    if against.any():
+        findings.add("backward_timestamps", int(against.sum()), rows.example(int(against.argmax()) + 1))
+        if findings.on_bad == "drop":
+            rows = rows.take(_in_line(rows.times, descending))
+    rows = rows.take(np.argsort(rows.times, kind="stable"))
+    return _once(rows, findings)
+
+
+def _in_line(times: IntArray, descending: bool) -> Mask:
+    """Rows that do not step back behind an earlier one."""
+    if descending:
+        return times <= np.minimum.accumulate(times)
+    return times >= np.maximum.accumulate(times)
+
+
+def _once(rows: Rows, findings: Findings) -> Rows:
+    """The last row of each stamp; under drop, only stamps that were given once."""
+    assert rows.times is not None
+    same = np.diff(rows.times) == 0
+    if not same.any():
+        return rows
+    findings.add("duplicate_timestamp", int(same.sum()), rows.example(int(same.argmax()) + 1))
+    repeated_later, repeats = np.append(same, False), np.append(False, same)
+    return rows.take(~(repeated_later | repeats) if findings.on_bad == "drop" else ~repeated_later)
+
+
+def _value_checks(values: FloatArray, layout: Layout) -> list[tuple[str, Mask, bool]]:
+    """(rule, cells (V, T), whether fix makes them NaN), evaluated before any repair so that no rule hides another."""
+    found = [("non_finite", np.isinf(values), True)]
+    if layout.prices:
+        price = _only(values, layout.prices)
+        found += [("negative_price", price < 0, False), ("zero_price", price == 0, True)]
+    if layout.bars:
+        cells = np.zeros(values.shape, bool)
+        for kinds in _ohlc_kinds(values, layout).values():
+            cells |= kinds
+        found.append(("ohlc_inconsistent", cells, False))
+    if layout.volumes:
+        found.append(("negative_volume", _only(values, layout.volumes) < 0, True))
+    return found
+
+
+def _only(values: FloatArray, columns: Sequence[int]) -> FloatArray:
+    """Values with every other column NaN, so that comparisons are False there."""
+    result = np.full(values.shape, np.nan, np.float32)
+    result[list(columns)] = values[list(columns)]
+    return result
+
+
+def _ohlc_kinds(values: FloatArray, layout: Layout) -> dict[str, Mask]:
+    """Cells (V, T) of highs and lows that contradict their bar; an unrecorded price (NaN or 0) contradicts nothing."""
+    kinds = {name: np.zeros(values.shape, bool) for name in ("high_below", "low_above", "high_below_low")}
+    for o, h, low, c in layout.bars:
+        bar = values[[o, h, low, c]]
+        opened, high, lowest, close = np.where(bar == 0, np.nan, bar)
+        kinds["high_below"][h] = (high < opened) | (high < close)
+        kinds["low_above"][low] = (lowest > opened) | (lowest > close)
+        kinds["high_below_low"][h] = high < lowest
+    return kinds
+
+
+def _ohlc_details(name: str, values: FloatArray, layout: Layout) -> dict[str, int] | None:
+    if name != "ohlc_inconsistent":
+        return None
+    return {kind: int(mask.any(axis=0).sum()) for kind, mask in _ohlc_kinds(values, layout).items() if mask.any()}
+
+
+def trim(rows: Rows, layout: Layout, findings: Findings) -> Rows:
+    """Without the rows at either end in which no numeric column has a value."""
+    numeric = rows.values[~layout.categorical] if not layout.categorical.all() else rows.values
+    held = np.flatnonzero(~np.isnan(numeric).all(axis=0))
+    if len(held) == len(rows) or not len(rows):
+        return rows
+    first, last = (int(held[0]), int(held[-1])) if len(held) else (0, -1)
+    count = len(rows) - (last - first + 1)
+    if count:
+        findings.add("empty_rows", count, rows.example(0 if first else last + 1))
+    return rows.take(np.s_[first : last + 1])  # type: ignore[arg-type]
+
+
+def observe(rows: Rows, layout: Layout, findings: Findings) -> bool:
+    """Count what is only reported. True when the item holds a split-like jump."""
+    missing = np.isnan(rows.values)
+    if missing.any():
+        cells = {layout.names[v]: int(missing[v].sum()) for v in np.flatnonzero(missing.any(axis=1))}
+        hit = missing.any(axis=0)
+        findings.add("missing", int(hit.sum()), rows.example(int(hit.argmax())), cells)
+    if layout.volumes:
+        _report(rows, findings, "zero_volume", (rows.values[list(layout.volumes)] == 0).all(axis=0))
+    if layout.close is None:
+        return False
+    prices = rows.values[list(layout.bars[0])] if layout.bars else rows.values[[layout.close]]
+    _report(rows, findings, "stale_price", stale(prices))
+    jumps = split_like(
+        rows.values[layout.close],
+        rows.values[layout.bars[0][0]] if layout.bars else None,
+        rows.values[layout.volumes[0]] if layout.volumes else None,
+    )
+    if not jumps.any():
+        return False
+    at = int(jumps.argmax())
+    before, after = rows.values[layout.close, at - 1 : at + 1]
+    findings.add("split_like_jump", int(jumps.sum()), rows.example(at, f"close {before:.6g} -> {after:.6g}"))
+    return True
+
+
+def _report(rows: Rows, findings: Findings, name: str, hit: Mask) -> None:
+    if hit.any():
+        findings.add(name, int(hit.sum()), rows.example(int(hit.argmax())))
+
+
+def stale(prices: FloatArray) -> Mask:
+    """(T,) bars of (P, T) prices inside a stretch of at least five bars that all equal the bar before the stretch."""
+    same = np.zeros(prices.shape[1], bool)
+    same[1:] = (prices[:, 1:] == prices[:, :-1]).all(axis=0)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    result = np.zeros_like(same)
+    for first, stop in zip(edges[::2], edges[1::2], strict=True):
+        if stop - first >= _STALE_BARS:
+            result[first:stop] = True
+    return result
+
+
+def split_like(close: FloatArray, opened: FloatArray | None = None, volume: FloatArray | None = None) -> Mask:
+    """(T,) bars whose close, and open where there is one, stand at the ratio of a usual split to the close before.
+
+    A jump must also be ten times the item's median absolute return, so that wild series are not all splits; and up to a
+    ratio of four, where real news can do the same, the turnover must not have risen threefold, as it does on news.
+    """
+    result = np.zeros(len(close), bool)
+    level = _log(close)
+    moves = np.diff(level)
+    if not np.isfinite(moves).any():
+        return result
+    large = np.flatnonzero(np.abs(moves) > max(np.log(1.4), 10 * np.nanmedian(np.abs(moves))))
+    if not len(large):
+        return result
+    ratios = np.log(_SPLIT_RATIOS)
+    off = np.abs(np.abs(moves[large])[:, None] - ratios)
+    nearest = ratios[off.argmin(axis=1)] * np.sign(moves[large])
+    match = off.min(axis=1) < 0.06
+    if opened is not None:
+        overnight = _log(opened)[large + 1] - level[large]
+        match &= np.isnan(overnight) | (np.abs(overnight - nearest) < 0.12)
+    if volume is not None:
+        match &= (np.abs(nearest) > np.log(4.5)) | ~_rush(close, volume, large + 1)
+    result[large[match] + 1] = True
+    return result
+
+
+def _rush(close: FloatArray, volume: FloatArray, at: IntArray) -> Mask:
+    """Whether the turnover of the bars `at` is three times the median of the twenty bars before, or more."""
+    turnover = close.astype(np.float64) * volume
+    usual = np.array([np.median(turnover[max(0, i - 20) : i]) for i in at])
+    return turnover[at] >= 3 * usual
+
+
+def _log(values: FloatArray) -> npt.NDArray[np.float64]:
+    """Logarithm, NaN where it has none."""
+    return np.log(np.where(values > 0, values, np.nan), dtype=np.float64)
