@@ -112,38 +112,52 @@ class Waves:
         return values
 
 
+class Kit:
+    """Shortcuts for tests and for the scripts that they start."""
+
+    Model, Source, Optimizer, Schedule = Toy, Waves, OptimizerConfig, ScheduleConfig
+
+    @staticmethod
+    def config(**settings: Any) -> TrainingConfig:
+        defaults = {"batch_size": 8, "log_every": 1, "tensorboard": False, "checkpoint_every": 5}
+        if "epochs" not in settings:
+            defaults["max_steps"] = 12
+        return TrainingConfig(**{**defaults, **settings})
+
+    @staticmethod
+    def trainer(out: Path, *, model: Any = None, source: Any = None, optimizer: Any = None, **rest: Any) -> Trainer:
+        """A trainer; keywords of Trainer go to it, all others are training settings."""
+        own = {k: rest.pop(k) for k in ("resume", "evaluate", "world", "console", "facts", "seed") if k in rest}
+        config = Kit.config(**rest)
+        optimizer = optimizer or OptimizerConfig(learning_rate=1e-2)
+        tree = {"training": config.model_dump(mode="json"), "optimizer": optimizer.model_dump(mode="json")}
+        own = {"seed": 1, "world": World(), "console": Console(file=io.StringIO(), width=400), **own}
+        return Trainer(
+            model or Toy(), source or Waves(), config, optimizer, output_dir=out, resolved_config=tree, **own
+        )
+
+    @staticmethod
+    def lines(out: Path, kind: str = "train") -> list[dict[str, Any]]:
+        records = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        return [record for record in records if record["kind"] == kind]
+
+    @staticmethod
+    def losses(out: Path) -> list[tuple[int, float]]:
+        return [(record["step"], record["loss"]) for record in Kit.lines(out)]
+
+    @staticmethod
+    def release(out: Path) -> dict[str, Tensor]:
+        from safetensors.torch import load_file
+
+        return load_file(out / "release" / "model.safetensors")
+
+    @staticmethod
+    def steps(out: Path) -> list[int]:
+        """Steps of the checkpoints that are kept."""
+        return sorted(int(path.name.removeprefix("step-")) for path in (out / "checkpoints").glob("step-*"))
+
+
 @pytest.fixture(scope="session")
-def toy() -> Any:
-    """The classes and shortcuts of this file, for tests and for the scripts that they start."""
-
-    class Kit:
-        Model, Source, Optimizer, Schedule = Toy, Waves, OptimizerConfig, ScheduleConfig
-
-        @staticmethod
-        def config(**settings: Any) -> TrainingConfig:
-            defaults = {"max_steps": 12, "batch_size": 8, "log_every": 1, "tensorboard": False, "checkpoint_every": 5}
-            return TrainingConfig(**{**defaults, **settings})
-
-        @staticmethod
-        def trainer(out: Path, *, model: Any = None, source: Any = None, optimizer: Any = None, **rest: Any) -> Trainer:
-            """A trainer; keywords of Trainer go to it, all others are training settings."""
-            own = {k: rest.pop(k) for k in ("resume", "evaluate", "world", "console", "facts", "seed") if k in rest}
-            config = Kit.config(**rest)
-            optimizer = optimizer or OptimizerConfig(learning_rate=1e-2)
-            tree = {"training": config.model_dump(mode="json"), "optimizer": optimizer.model_dump(mode="json")}
-            own = {"seed": 1, "world": World(), "console": Console(file=io.StringIO(), width=400), **own}
-            return Trainer(
-                model or Toy(), source or Waves(), config, optimizer, output_dir=out, resolved_config=tree, **own
-            )
-
-        @staticmethod
-        def lines(out: Path, kind: str = "train") -> list[dict[str, Any]]:
-            records = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-            return [record for record in records if record["kind"] == kind]
-
-        @staticmethod
-        def losses(out: Path) -> list[tuple[int, float]]:
-            return [(record["step"], record["loss"]) for record in Kit.lines(out)]
-
+def toy() -> type[Kit]:
     torch.set_num_threads(1)
     return Kit

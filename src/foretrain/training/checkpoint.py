@@ -78,18 +78,19 @@ class Store:
 
     def _write_tensors(self, folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """Write this rank's shards; {file: {sha256, bytes}} of them."""
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
 
         # A file per kind of tensor: the writer holds one file's bytes in memory while it writes it.
         kinds = {kind: i for i, kind in enumerate(dict.fromkeys(name.partition(".")[0] for name in tensors), 1)}
-        writer = dcp.HuggingFaceStorageWriter(
+        writer = HuggingFaceStorageWriter(
             str(folder),
             fqn_to_index_mapping={name: kinds[name.partition(".")[0]] for name in tensors},
             save_distributed=True,  # each rank a share, so that no two write one file
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that one process saves alone is intended
-            dcp.save(dict(tensors), storage_writer=writer, no_dist=self.world.size == 1)
+            save(dict(tensors), storage_writer=writer, no_dist=self.world.size == 1)
         mine = f"shard-{self.world.rank + 1:05d}-"
         return {file.name: _entry(file) for file in sorted(folder.iterdir()) if file.name.startswith(mine)}
 
@@ -133,6 +134,15 @@ class Store:
         scored = [item for item in (self.kept() if kept is None else kept) if item.metric is not None]
         sign = 1 if self.mode == "min" else -1
         return sorted(scored, key=lambda item: (sign * (item.metric or 0.0), item.step))[: self.keep_best]
+
+    def best_good(self, say: Callable[[str], None]) -> Kept | None:
+        """The best checkpoint whose hashes hold; damaged ones are named through say."""
+        for item in self.best():
+            problem = damage(item.path)
+            if problem is None:
+                return item
+            say(f"checkpoint {item.path.name}, better than others, is damaged and is passed over: {problem}")
+        return None
 
     def enters_best(self, metric: float | None) -> bool:
         """Whether a checkpoint with this metric would be among the best K."""
@@ -187,7 +197,7 @@ def collect(model: nn.Module, optimizer: torch.optim.Optimizer | None, ema: Ema 
     if optimizer is not None:
         for name, parameter in model.named_parameters():
             for key, value in optimizer.state.get(parameter, {}).items():
-                if (isinstance(value, Tensor) and value.dim() > 0) or key != "step":
+                if isinstance(value, Tensor) and key != "step":
                     tensors[f"{key}.{name}"] = value
     if ema is not None:
         tensors |= {f"ema.{name}": tensor for name, tensor in ema.weights.items()}
@@ -222,12 +232,13 @@ def restore(
 
 def load_tensors(path: Path, world: World, into: dict[str, Tensor]) -> None:
     """Fill tensors in place from a checkpoint, however many ranks wrote it. Raises TrainingError on a mismatch."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.load(dict(into), storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=world.size == 1)
+            load(dict(into), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=world.size == 1)
     except Exception as error:
         raise TrainingError(f"{path}: its tensors do not fit this model: {_reason(error)}") from error
 

@@ -54,7 +54,7 @@ class World:
             torch.cuda.set_device(world.device)
         if size > 1 and not dist.is_initialized():
             backend = "nccl" if world.device.type == "cuda" else "gloo"
-            extra = {"device_id": world.device} if backend == "nccl" else {}
+            extra: dict[str, Any] = {"device_id": world.device} if backend == "nccl" else {}
             dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout, **extra)
         return world
 
@@ -103,13 +103,13 @@ class World:
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Run the action on rank 0 and give every rank its result, or its error: nobody is left waiting."""
-        outcome: tuple[Any, Exception | None] = (None, None)
+        if self.size == 1:
+            return action()
+        outcome: Any = (None, None)
         if self.is_main:
             try:
                 outcome = (action(), None)
             except Exception as error:
-                if self.size == 1:
-                    raise
                 outcome = (None, error)
         result, error = self.broadcast_object(outcome)
         if error is not None:
@@ -167,9 +167,16 @@ def parallelize(model: Trainable, world: World, config: TrainingConfig) -> nn.Mo
     )
 
 
+def unwrap(model: Trainable) -> None:
+    """Undo what parallelize did to the blocks in place, so that the model can be used and trained again."""
+    for block in model.blocks():
+        vars(block).pop("forward", None)
+        block._compiled_call_impl = None
+
+
 @contextmanager
 def gradient_sync(network: nn.Module, last: bool) -> Iterator[None]:
     """All-reduce gradients in this backward only if it is the step's last one."""
     quiet = isinstance(network, DistributedDataParallel) and not last
-    with network.no_sync() if quiet else nullcontext():
+    with network.no_sync() if quiet else nullcontext():  # pyright: ignore
         yield

@@ -17,7 +17,7 @@ class Ema:
         self.weights: dict[str, Tensor] = {
             name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad
         }
-        self._live = [p for p in model.parameters() if p.requires_grad]
+        self._live: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
 
     def decay_at(self, update: int) -> float:
         """min(decay, (1 + t) / (10 + t)) for update t from 0: short runs are not stuck at their first weights."""
@@ -26,7 +26,8 @@ class Ema:
     @torch.no_grad()
     def update(self, update: int) -> None:
         """Move towards the weights after update number `update` (from 0)."""
-        torch._foreach_lerp_(list(self.weights.values()), self._live, 1 - self.decay_at(update))
+        averages, weight = list(self.weights.values()), 1 - self.decay_at(update)
+        torch._foreach_lerp_(averages, self._live, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

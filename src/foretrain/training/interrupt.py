@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -19,12 +21,17 @@ class Interrupted(BaseException):
         self.exit_code = exit_code
 
 
+class Cut(BaseException):
+    """Raised by the handler inside Signals.cutting(): leave what can be done again."""
+
+
 class Signals:
     """While entered, notes SIGINT and SIGTERM instead of dying of them; a second Ctrl-C aborts at once."""
 
     def __init__(self) -> None:
         self.received: dict[int, float] = {}
         self._before: dict[int, Any] = {}
+        self._cutting = False
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
@@ -40,6 +47,17 @@ class Signals:
         """(1 if SIGINT came, 1 if SIGTERM came)."""
         return int(signal.SIGINT in self.received), int(signal.SIGTERM in self.received)
 
+    @contextmanager
+    def cutting(self, enabled: bool) -> Iterator[None]:
+        """Inside, if enabled, a signal (also one that has come before) raises Cut at once."""
+        if enabled and self.received:
+            raise Cut
+        self._cutting = enabled
+        try:
+            yield
+        finally:
+            self._cutting = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         first = self.received.get(number)
         # torchrun passes a terminal's Ctrl-C on to processes that the terminal has signalled already: one press, two
@@ -47,3 +65,6 @@ class Signals:
         if number == signal.SIGINT and first is not None and time.monotonic() - first > 1.0:
             raise KeyboardInterrupt
         self.received.setdefault(number, time.monotonic())
+        if self._cutting:
+            self._cutting = False
+            raise Cut

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -151,9 +152,9 @@ class Monitor:
             self._bar.stop()
         if not self.world.is_main:
             return
-        self._close_board()
-        self.journal.close()
-        self._log.close()
+        for close in (self._close_board, self.journal.close, self._log.close):
+            with suppress(OSError):  # a full disk has been told of already
+                close()
 
     def _record(self, outcome: Outcome, progress: Progress) -> dict[str, Any]:
         seconds = max(time.perf_counter() - self.tally.began, 1e-9)

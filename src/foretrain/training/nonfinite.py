@@ -16,7 +16,7 @@ from foretrain.training.update import Outcome
 def save_for_replay(
     folder: Path, outcome: Outcome, prepare: Callable[[Piece], Prepared], windows: Callable[[int, int], Any], seed: int
 ) -> Path | None:
-    """Write this rank's micro-batches of a bad step (those with a non-finite loss, else all) into folder.
+    """Write this rank's micro-batches of a bad step (of a bad loss those that have it) into folder.
 
     step-S-k-K.safetensors holds what the model was given; the .json beside it says which windows of the run these are,
     the seed of the draws and the values, so that `model(batch)` after torch.manual_seed repeats it.
@@ -25,7 +25,7 @@ def save_for_replay(
 
     from foretrain.training.precision import draw_seed
 
-    bad = [item for item in outcome.pieces if not math.isfinite(item[1])] or outcome.pieces
+    bad = [item for item in outcome.pieces if outcome.nonfinite == "gradient" or not math.isfinite(item[1] + item[2])]
     folder.mkdir(parents=True, exist_ok=True)
     written = None
     for piece, total, weight in bad:

@@ -20,10 +20,10 @@ class OptimizerConfig(Section):
     """The optimizer and its schedule."""
 
     name: Literal["adamw"] = "adamw"
-    learning_rate: float = Field(1e-4, gt=0)  # at the peak of the schedule
-    weight_decay: float = Field(0.01, ge=0)
+    learning_rate: float = Field(default=1e-4, gt=0)  # at the peak of the schedule
+    weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     fused: bool | None = None  # None = where torch has a fused kernel for the device
     decay_all: bool = False  # decay norms, biases and embeddings too, in one group, as transformers' Trainer can
     schedule: ScheduleConfig = ScheduleConfig()

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from foretrain.training.schedule import Plateau
 
+StoppedBy = Literal["max_steps", "patience", "max_minutes", "evaluation"]
+
 
 @dataclass
 class Progress:
@@ -22,6 +24,8 @@ class Progress:
     best: float | None = None  # validation
     best_step: int | None = None
     stale: int = 0  # validations since
+    validation_due: bool = False  # a signal came before or during it
+    ended: StoppedBy | None = None  # by its own measure; resuming does not go on
     scale: float | None = None  # float16 loss scale, None until the first step
     scale_streak: int = 0
     plateau: Plateau = field(default_factory=Plateau)

@@ -31,15 +31,15 @@ class ScheduleConfig(Section):
     """
 
     kind: Literal["constant", "linear", "cosine", "one_cycle", "wsd", "plateau"] = "constant"
-    warmup_steps: int | None = Field(None, ge=0)
-    warmup_ratio: float = Field(0.0, ge=0, lt=1)  # share of all steps
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)  # lowest rate / peak
-    pct_start: float = Field(0.3, gt=0, lt=1)  # one_cycle: share of steps that rise
-    div_factor: float = Field(25.0, ge=1)  # one_cycle: peak / first rate
-    final_div_factor: float = Field(1e4, ge=1)  # one_cycle: first rate / last rate
-    decay_ratio: float = Field(0.2, gt=0, le=1)  # wsd: share of steps that fall, at the end
-    factor: float = Field(0.5, gt=0, lt=1)  # plateau: the rate is multiplied by this
-    patience: int = Field(3, ge=1)  # plateau: after so many validations without a better metric
+    warmup_steps: int | None = Field(default=None, ge=0)
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)  # share of all steps
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)  # lowest rate / peak
+    pct_start: float = Field(default=0.3, gt=0, lt=1)  # one_cycle: share of steps that rise
+    div_factor: float = Field(default=25.0, ge=1)  # one_cycle: peak / first rate
+    final_div_factor: float = Field(default=1e4, ge=1)  # one_cycle: first rate / last rate
+    decay_ratio: float = Field(default=0.2, gt=0, le=1)  # wsd: share of steps that fall, at the end
+    factor: float = Field(default=0.5, gt=0, lt=1)  # plateau: the rate is multiplied by this
+    patience: int = Field(default=3, ge=1)  # plateau: after so many validations without a better metric
 
     @model_validator(mode="after")
     def _only_what_counts(self) -> ScheduleConfig:

@@ -15,31 +15,31 @@ from foretrain.errors import ConfigError, TrainingError
 class TrainingConfig(Section):
     """How long, how wide, how exact a run is, and what it keeps. Exactly one of max_steps and epochs is given."""
 
-    max_steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)  # turned into steps at the start
-    max_minutes: float | None = Field(None, gt=0)  # of this start; then checkpoint and finish
-    batch_size: int = Field(32, ge=1)  # windows per optimizer step over all ranks
-    micro_batch_size: int | None = Field(None, ge=1)  # windows per forward per rank; None = batch_size / processes
+    max_steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)  # turned into steps at the start
+    max_minutes: float | None = Field(default=None, gt=0)  # of this start; then checkpoint and finish
+    batch_size: int = Field(default=32, ge=1)  # windows per optimizer step over all ranks
+    micro_batch_size: int | None = Field(default=None, ge=1)  # windows per forward per rank; None = an equal share
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of products (autocast); weights stay float32
     tf32: bool = False  # float32 products in TensorFloat-32 on GPUs that have it
-    clip_norm: float | None = Field(1.0, gt=0)
-    ema_decay: float | None = Field(None, gt=0, lt=1)  # None = no averaged weights
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)  # None = no averaged weights
     compile: bool = False
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     activation_checkpointing: bool = False
     parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
-    prefetch: int = Field(2, ge=0)  # batches prepared ahead by a thread; 0 = none
+    prefetch: int = Field(default=2, ge=0)  # batches prepared ahead by a thread; 0 = none
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    skip_budget: int = Field(10, ge=0)  # bad batches of a run that skip and rollback put up with
-    validate_every: int | None = Field(None, ge=1)  # steps; None = only at the end
+    skip_budget: int = Field(default=10, ge=0)  # bad batches of a run that skip and rollback put up with
+    validate_every: int | None = Field(default=None, ge=1)  # steps; None = only at the end
     best_metric: str = "loss"  # a key of the metrics that validation returns
     best_mode: Literal["min", "max"] = "min"
-    patience: int | None = Field(None, ge=1)  # validations without a better metric before the run ends
-    checkpoint_every: int | None = Field(1000, ge=1)  # steps
-    checkpoint_minutes: float | None = Field(None, gt=0)  # also after so many minutes, whichever comes first
-    keep_last: int = Field(2, ge=1)
-    keep_best: int = Field(1, ge=1)
-    log_every: int = Field(10, ge=1)  # steps
+    patience: int | None = Field(default=None, ge=1)  # validations without a better metric before the run ends
+    checkpoint_every: int | None = Field(default=1000, ge=1)  # steps
+    checkpoint_minutes: float | None = Field(default=None, gt=0)  # also after so many minutes, whichever comes first
+    keep_last: int = Field(default=2, ge=1)
+    keep_best: int = Field(default=1, ge=1)
+    log_every: int = Field(default=10, ge=1)  # steps
     tensorboard: bool = True
 
     @model_validator(mode="after")

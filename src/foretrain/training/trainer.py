@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
@@ -16,14 +17,14 @@ from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.training import checkpoint
 from foretrain.training.batches import Batches, Prepared, Source
-from foretrain.training.distributed import World, parallelize
+from foretrain.training.distributed import World, parallelize, unwrap
 from foretrain.training.ema import Ema
-from foretrain.training.interrupt import Interrupted, Signals
+from foretrain.training.interrupt import Cut, Interrupted, Signals
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import Monitor
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
-from foretrain.training.progress import Progress
+from foretrain.training.progress import Progress, StoppedBy
 from foretrain.training.release import write_release
 from foretrain.training.schedule import lr_at, warmup_steps
 from foretrain.training.settings import Piece, TrainingConfig, check_resumable, plan_run
@@ -32,7 +33,19 @@ from foretrain.training.update import Outcome, Updater
 if TYPE_CHECKING:
     from rich.console import Console
 
-StoppedBy = Literal["max_steps", "patience", "max_minutes", "evaluation"]
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+class Stops(NamedTuple):
+    """Who asks for what at the end of this step: 1, or how many ranks do."""
+
+    interrupt: int = 0  # Ctrl-C
+    terminate: int = 0  # SIGTERM
+    overtime: int = 0  # max_minutes
+    late: int = 0  # checkpoint_minutes
+
+
+NO_STOPS = Stops()
 
 
 @dataclass(frozen=True)
@@ -104,15 +117,25 @@ class Trainer:
         the step is finished and checkpointed.
         """
         with ExitStack() as stack:
-            self._open(stack)
-            stopped_by = self._loop()
-            return self._finish(stopped_by)
+            try:
+                self._open(stack)
+                return self._finish(self._loop())
+            except OSError as error:
+                if error.errno not in DISK_TROUBLE:
+                    raise
+                raise TrainingError(
+                    f"{self.output_dir}: cannot be written: {error.strerror}. Checkpoints so far are intact; free some "
+                    "space, then resume."
+                ) from error
 
     def _loop(self) -> StoppedBy:
-        progress, began = self.progress, time.monotonic()
+        progress, self.began = self.progress, time.monotonic()
+        if progress.ended:
+            return progress.ended
+        if progress.validation_due and (stop := self._close_step(NO_STOPS)):
+            return stop
         while progress.step < self.plan.steps:
-            overtime = self.config.max_minutes is not None and time.monotonic() - began > 60 * self.config.max_minutes
-            outcome, share = self.updater.step(self.batches, self._lr(), (*self.signals.flags, overtime))
+            outcome, share = self.updater.step(self.batches, self._lr(), self._stops())
             if outcome.nonfinite and self._went_back(outcome):
                 continue
             progress.step += 1
@@ -120,14 +143,29 @@ class Trainer:
                 self.last_loss = outcome.loss
                 progress.observe_loss(outcome.loss)
             self.monitor.step(outcome, share, progress)
-            stop = self._validate_if_due()
-            self._checkpoint_if_due(outcome, stop)
-            if stop:
+            if stop := self._close_step(Stops(*outcome.stops)):
                 return stop
-            self._leave_if_asked(outcome)
-            if outcome.stops[2]:
-                return "max_minutes"
         return "max_steps"
+
+    def _close_step(self, stops: Stops) -> StoppedBy | None:
+        """Validate, checkpoint, leave: what follows an update, each if due; why the run ends here, if it does."""
+        ended, stops = self._validate_if_due(stops)
+        self.progress.ended = ended
+        self._checkpoint_if_due(stops)
+        if ended:
+            return ended
+        if stops.interrupt or stops.terminate:
+            text = f"stopped at step {self.progress.step:,}, checkpoint written; go on with --resume"
+            self.monitor.say(text)
+            raise Interrupted(130 if stops.interrupt else 143, text)
+        return "max_minutes" if stops.overtime else None
+
+    def _stops(self) -> Stops:
+        """This process's wishes, which the step's all-reduce turns into everybody's."""
+        config, now = self.config, time.monotonic()
+        overtime = config.max_minutes is not None and now - self.began > 60 * config.max_minutes
+        late = config.checkpoint_minutes is not None and now - self.saved_at > 60 * config.checkpoint_minutes
+        return Stops(*self.signals.flags, int(overtime), int(late))
 
     def _open(self, stack: ExitStack) -> None:
         """Everything that the loop needs, in the order in which it must be undone."""
@@ -167,6 +205,7 @@ class Trainer:
             console=self.console,
         )
         stack.callback(self.monitor.close)
+        stack.callback(lambda: unwrap(self.model))
         for note in notes:
             self.monitor.say(note)
         self.monitor.begin(self.progress.step)
@@ -258,20 +297,35 @@ class Trainer:
             config.schedule, config.learning_rate, self.progress.step, self.plan.steps
         )
 
-    def _validate_if_due(self) -> StoppedBy | None:
-        """Validate on the beat and at the end; why to stop, if at all."""
+    def _validate_if_due(self, stops: Stops) -> tuple[StoppedBy | None, Stops]:
+        """Validate on the beat and at the end; why the run ends here, if it does, and who asks to stop by now."""
         step, every = self.progress.step, self.config.validate_every
         self.score: float | None = None
         if self.evaluate is None or not (step == self.plan.steps or (every and step % every == 0)):
-            return None
+            return None, stops
+        self.progress.validation_due = True
+        if stops.interrupt or stops.terminate:
+            return None, stops  # there may be little time: the run that resumes begins with it
         paused = self.monitor.pause()
         self.model.eval()
-        with torch.no_grad(), self.ema.swapped() if self.ema else nullcontext():
-            result = self.evaluate(self.model, step)
-        self.model.train()
-        self.monitor.resume(paused)
-        if result is None:
-            return None
+        try:
+            # Alone, a process can drop what it does; among others it would leave them waiting.
+            with (
+                torch.no_grad(),
+                self.ema.swapped() if self.ema else nullcontext(),
+                self.signals.cutting(self.world.size == 1),
+            ):
+                result = self.evaluate(self.model, step)
+        except Cut:
+            return None, Stops(*self.signals.flags)
+        finally:
+            self.model.train()
+            self.monitor.resume(paused)
+        self.progress.validation_due = False
+        return (self._judge(result) if result else None), stops
+
+    def _judge(self, result: Result) -> StoppedBy | None:
+        """Take a validation's metrics into best, patience and plateau; why the run ends here, if it does."""
         if self.config.best_metric not in result.metrics:
             raise ConfigError(
                 f"training.best_metric: {self.config.best_metric!r} is not among the validation's metrics: "
@@ -280,7 +334,7 @@ class Trainer:
         self.score = float(result.metrics[self.config.best_metric])
         self.last_metrics = dict(result.metrics)
         best = self.progress.observe_score(self.score, self.config.best_mode)
-        self.monitor.validation(step, self.last_metrics, best=best)
+        self.monitor.validation(self.progress.step, self.last_metrics, best=best)
         if self.optimizer_config.schedule.kind == "plateau":
             score = self.score if self.config.best_mode == "min" else -self.score
             if self.progress.plateau.observe(self.optimizer_config.schedule, score):
@@ -291,15 +345,14 @@ class Trainer:
             return "patience"
         return None
 
-    def _checkpoint_if_due(self, outcome: Outcome, stop: StoppedBy | None) -> None:
-        step, every, minutes = self.progress.step, self.config.checkpoint_every, self.config.checkpoint_minutes
-        final = stop is not None or step == self.plan.steps
-        due = final or any(outcome.stops) or bool(every and step % every == 0)
-        late = bool(minutes) and time.monotonic() - self.saved_at > 60 * (minutes or 0)
-        better = self.score is not None and self.store.enters_best(self.score)
-        # clocks and listings differ between ranks: rank 0 decides
-        if due or self.world.broadcast_object(late or better):
-            self._save(self.score, final=final)
+    def _checkpoint_if_due(self, stops: Stops) -> None:
+        step, every, score = self.progress.step, self.config.checkpoint_every, self.score
+        final = self.progress.ended is not None or step == self.plan.steps
+        due = final or any(stops) or bool(every and step % every == 0)
+        if not due and score is not None:
+            due = self.world.on_main(lambda: self.store.enters_best(score))
+        if due:
+            self._save(score, final=final)
 
     def _save(self, metric: float | None, final: bool = False) -> None:
         paused = self.monitor.pause()
@@ -364,19 +417,12 @@ class Trainer:
         self.monitor.begin(self.progress.step)
         self.monitor.say(f"{what}; back to step {self.progress.step:,} ({bad_batches} of {self.config.skip_budget})")
 
-    def _leave_if_asked(self, outcome: Outcome) -> None:
-        interrupted, terminated, _ = outcome.stops
-        if interrupted or terminated:
-            text = f"stopped at step {self.progress.step:,}, checkpoint written; go on with --resume"
-            self.monitor.say(text)
-            raise Interrupted(130 if interrupted else 143, text)
-
     def _finish(self, stopped_by: StoppedBy) -> TrainResult:
         """Give the model the weights that count, and release them."""
         progress = self.progress
         if self.last_saved != progress.step:
             self._save(None, final=True)
-        best = self.world.on_main(lambda: next(iter(self.store.best()), None))
+        best = self.world.on_main(lambda: self.store.best_good(self.monitor.say))
         step, metric = (best.step, best.metric) if best else (progress.step, None)
         path = best.path if best else self.store.folder / f"step-{progress.step:08d}"
         averaged = self.ema is not None

@@ -86,7 +86,7 @@ class Updater:
         factor = self.world.size / weight / self.scaler.scale if weight else 0.0
         outcome = Outcome(total / weight if weight else math.nan, weight, norm * factor, lr)
         outcome.stops = tuple(round(count) for count in counts)
-        outcome.nonfinite, outcome.overflow = self._judge(total, norm)
+        outcome.nonfinite, outcome.overflow = self._judge(total + weight, norm)
         outcome.applied = weight > 0 and not outcome.nonfinite and not outcome.overflow
         if outcome.applied or outcome.overflow:
             self.scaler.observe(outcome.overflow)
@@ -124,9 +124,9 @@ class Updater:
             if piece.last:
                 return share
 
-    def _judge(self, total: float, norm: float) -> tuple[str, bool]:
+    def _judge(self, loss: float, norm: float) -> tuple[str, bool]:
         """(what is not finite, whether it is float16's ordinary overflow)."""
-        if not math.isfinite(total):
+        if not math.isfinite(loss):
             return "loss", False
         if math.isfinite(norm):
             return "", False
@@ -137,7 +137,7 @@ class Updater:
         if clip is not None:
             factor *= min(1.0, clip / (grad_norm + 1e-6))
         if factor != 1.0:
-            torch._foreach_mul_(gradients, factor)
+            torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
         set_learning_rate(self.optimizer, lr)
         self.optimizer.step()
         if self.ema is not None:

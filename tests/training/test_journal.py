@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+from foretrain.training.journal import Journal, loss_curve_hash, read_journal
+
+
+def test_a_line_is_on_disk_once_it_is_written(tmp_path):
+    journal = Journal(tmp_path / "m.jsonl")
+    journal.write({"step": 1, "loss": 0.1})
+    assert list(read_journal(journal.path)) == [{"step": 1, "loss": 0.1}]
+
+
+def test_values_that_json_lacks_become_null(tmp_path):
+    journal = Journal(tmp_path / "m.jsonl")
+    journal.write({"step": 1, "loss": math.nan, "grad_norm": math.inf})
+    assert json.loads(journal.path.read_text()) == {"step": 1, "loss": None, "grad_norm": None}
+
+
+def test_cutting_keeps_lines_up_to_a_step_and_drops_a_torn_one(tmp_path):
+    journal = Journal(tmp_path / "m.jsonl")
+    for step in range(1, 6):
+        journal.write({"step": step, "kind": "train", "loss": step / 3})
+    journal.close()
+    with journal.path.open("a") as file:
+        file.write('{"step": 3, "lo')
+    journal = Journal(journal.path)
+    journal.cut(3)
+    journal.write({"step": 4, "kind": "train", "loss": 1.0})
+    assert [record["step"] for record in read_journal(journal.path)] == [1, 2, 3, 4]
+
+
+def test_the_loss_curve_hash_covers_step_and_loss_of_training_lines_only(tmp_path):
+    journal = Journal(tmp_path / "m.jsonl")
+    journal.write({"step": 1, "kind": "train", "loss": 0.5, "time": 7})
+    journal.write({"step": 1, "kind": "validation", "loss": 9.0})
+    assert loss_curve_hash(journal.path) == hashlib.sha256(b"1 0.5\n").hexdigest()

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from foretrain.errors import ConfigError
+from foretrain.training.schedule import Plateau, ScheduleConfig, lr_at, warmup_steps
+
+
+def rates(config: ScheduleConfig, total: int, peak: float = 1.0) -> list[float]:
+    return [lr_at(config, peak, step, total) for step in range(total)]
+
+
+@pytest.mark.parametrize(("pct_start", "total"), [(0.3, 100), (0.1, 37), (0.5, 10)])
+def test_one_cycle_equals_torchs(pct_start, total):
+    config = ScheduleConfig(kind="one_cycle", pct_start=pct_start, div_factor=10, final_div_factor=100)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.3, total_steps=total, pct_start=pct_start, div_factor=10, final_div_factor=100
+    )
+    for step in range(total):
+        assert lr_at(config, 0.3, step, total) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        optimizer.step()
+        if step < total - 1:
+            reference.step()
+
+
+def test_linear_without_warmup_falls_to_zero_after_the_last_step():
+    assert rates(ScheduleConfig(kind="linear"), 4) == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_warmup_rises_from_the_first_step_to_the_peak_at_its_last():
+    config = ScheduleConfig(kind="constant", warmup_steps=4)
+    assert rates(config, 6) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_warmup_ratio_counts_shares_of_all_steps_and_steps_win_over_it():
+    assert warmup_steps(ScheduleConfig(warmup_ratio=0.1), 50) == 5
+    assert warmup_steps(ScheduleConfig(warmup_ratio=0.1, warmup_steps=3), 50) == 3
+
+
+def test_cosine_is_half_way_down_in_the_middle_and_ends_above_its_floor():
+    config = ScheduleConfig(kind="cosine", min_lr_ratio=0.2)
+    values = rates(config, 100)
+    assert values[0] == 1.0
+    assert values[50] == pytest.approx(0.6)
+    assert 0.2 < values[99] < 0.201
+
+
+def test_wsd_warms_up_stays_and_decays_in_its_last_share():
+    config = ScheduleConfig(kind="wsd", warmup_steps=2, decay_ratio=0.25, min_lr_ratio=0.1)
+    values = rates(config, 20)
+    assert values[:3] == [0.5, 1.0, 1.0]
+    assert values[15] == 1.0
+    assert values[16:] == pytest.approx([0.82, 0.64, 0.46, 0.28])
+
+
+def test_plateau_cuts_the_rate_after_patience_validations_without_a_better_one():
+    config, plateau = ScheduleConfig(kind="plateau", patience=2, factor=0.5), Plateau()
+    cuts = [plateau.observe(config, score) for score in (3.0, 2.0, 2.0, math.nan, 1.0, 1.5, 1.5)]
+    assert cuts == [False, False, False, True, False, False, True]
+    assert plateau.scale == 0.25
+
+
+def test_plateau_takes_a_nan_for_no_score():
+    config, plateau = ScheduleConfig(kind="plateau", patience=5), Plateau()
+    plateau.observe(config, math.nan)
+    plateau.observe(config, 7.0)
+    assert plateau.best == 7.0
+
+
+def test_a_setting_that_the_kind_does_not_read_is_an_error():
+    with pytest.raises(ValidationError, match="pct_start has no effect on kind 'linear'"):
+        ScheduleConfig(kind="linear", pct_start=0.2)
+
+
+def test_a_warmup_longer_than_the_run_is_an_error():
+    with pytest.raises(ConfigError, match="warmup_steps: 30 exceed the run's 20 steps"):
+        warmup_steps(ScheduleConfig(warmup_steps=30), 20)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from foretrain.errors import ConfigError, TrainingError
+from foretrain.training.settings import Plan, TrainingConfig, check_resumable, plan_run
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "exactly one of max_steps and epochs"),
+        ({"max_steps": 5, "epochs": 1}, "exactly one of max_steps and epochs"),
+        ({"max_steps": 5, "parallel": "fsdp2"}, "comes later"),
+        ({"max_steps": 5, "batch_size": 4, "micro_batch_size": 8}, "exceeds batch_size"),
+        ({"max_steps": 5, "compile_mode": "max-autotune"}, "no effect without compile"),
+        ({"max_steps": 5, "patience": 2}, "set validate_every"),
+    ],
+)
+def test_contradictions_are_errors(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        TrainingConfig(**settings)
+
+
+def test_epochs_become_steps_of_which_only_the_last_is_short():
+    plan = plan_run(TrainingConfig(epochs=1.5, batch_size=8), epoch_length=50, world_size=1)
+    sizes = [sum(count for _, count in plan.micro_batches(step)) for step in range(plan.steps)]
+    assert sizes == [8] * 9 + [3]
+
+
+def test_micro_batches_default_to_an_equal_share_and_a_checkpoint_s_size_wins():
+    config = TrainingConfig(max_steps=1, batch_size=9)
+    assert plan_run(config, epoch_length=1, world_size=2).micro_batch_size == 5
+    assert plan_run(config, epoch_length=1, world_size=2, micro_batch_size=9).micro_batch_size == 9
+
+
+def test_no_window_to_train_on_is_an_error():
+    with pytest.raises(ConfigError, match="no window to train on"):
+        plan_run(TrainingConfig(epochs=1), epoch_length=0, world_size=1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_every_window_is_used_once_whatever_the_number_of_ranks(size):
+    plan = Plan(steps=4, windows=45, batch_size=12, micro_batch_size=5)
+    shares = [[piece for step in range(4) for piece in plan.share(step, rank, size)] for rank in range(size)]
+    seen = [n for share in shares for p in share if not p.idle for n in range(p.first, p.first + p.count)]
+    assert sorted(seen) == list(range(45))
+    assert len({len(share) for share in shares}) == 1  # else gradients would be waited for in vain
+
+
+def test_ranks_do_not_change_how_windows_are_cut():
+    plan = Plan(steps=2, windows=24, batch_size=12, micro_batch_size=5)
+    cut = {(p.step, p.k, p.first, p.count) for p in plan.share(1, 0, 1)}
+    assert cut == {(1, 0, 12, 5), (1, 1, 17, 5), (1, 2, 22, 2)}
+    assert cut == {(p.step, p.k, p.first, p.count) for r in range(2) for p in plan.share(1, r, 2) if not p.idle}
+
+
+def test_only_length_minutes_devices_and_logging_may_change_on_resume():
+    saved = {"training": {"max_steps": 10, "log_every": 1, "batch_size": 4}, "device": "cpu", "betas": [0.9, 0.99]}
+    current = {"training": {"max_steps": 20, "log_every": 5, "batch_size": 4}, "device": "cuda", "betas": (0.9, 0.99)}
+    notes = check_resumable(saved, current)
+    assert "training.max_steps: 10 -> 20" in notes
+    assert any("schedule is computed anew" in note for note in notes)
+
+
+def test_any_other_change_on_resume_is_an_error_that_names_it():
+    saved = {"training": {"batch_size": 4}, "model": {"width": 8}}
+    current = {"training": {"batch_size": 8}, "model": {"width": 8, "depth": 2}}
+    with pytest.raises(TrainingError, match=r"(?s)model.depth: None was saved, 2.*training.batch_size: 4 was saved, 8"):
+        check_resumable(saved, current)
+
+
+def test_equal_configs_have_nothing_to_announce():
+    tree = {"training": {"max_steps": 10}, "output_dir": "a"}
+    assert check_resumable(tree, {**tree, "output_dir": "b"}) == []
