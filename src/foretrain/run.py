@@ -15,7 +15,7 @@ from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.evaluation.tasks import EvaluationConfig, validator
-from foretrain.models import families, family
+from foretrain.models import FAMILIES, families, family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.distributed import World
@@ -255,29 +255,52 @@ def _size(count: float) -> str:
 def fit(data: Any, model: str | dict[str, Any] = "chronos2", **overrides: Any) -> Predictor:
     """Train from Python and return the Predictor.
 
-    data: a corpus folder, a Corpus, or a pandas frame in long format (item_id, timestamp, target columns). model: a
-    release folder or hub id to fine-tune, or a mapping for the `model:` section (random_init and so on). overrides:
-    dotted config keys with `__` for the dot, as in fit(df, "amazon/chronos-2", data__prediction_length=24,
-    training__max_steps=200, output_dir="runs/mine").
+    Args:
+        data: a corpus folder, a Corpus, or a pandas frame in long format (item_id, timestamp, value columns), which
+            is imported into output_dir/corpus by the rules of `foretrain data import`.
+        model: a release folder or hub id to fine-tune; the name of a family for random weights; or a mapping for the
+            `model:` section.
+        overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
+            training__max_steps=200, output_dir="runs/mine"). output_dir is required; training.max_steps defaults to
+            1000, data.context_length to 512 and data.prediction_length to 24.
+
+    Raises ConfigError, DataError, ModelError or TrainingError as `foretrain train` does.
     """
-    from foretrain.forecasting.frame import corpus_from_frame
     from foretrain.forecasting.predictor import Predictor
 
     tree: dict[str, Any] = {"training": {}, "data": {"context_length": 512, "prediction_length": 24}}
-    tree["model"] = dict(model) if isinstance(model, dict) else {"model_id": model}
-    corpora = None
-    if isinstance(data, (str, Path)):
-        tree["data"]["corpora"] = [{"path": str(data)}]
-    else:
-        corpora = [data if isinstance(data, Corpus) else corpus_from_frame(data)]
-        tree["data"]["corpora"] = [{"path": f"<in memory: {corpora[0].name}>"}]
+    tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model)
     tree = apply_overrides(tree, [(key.replace("__", "."), value) for key, value in overrides.items()])
     if not {"max_steps", "epochs"} & set(tree["training"]):
         tree["training"]["max_steps"] = 1000
-    config = build(RunConfig, tree, source="fit")
-    trained, _ = train_run(config, corpora=corpora)
+    if "output_dir" not in tree:
+        raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
+    corpora = [data] if isinstance(data, Corpus) else None
+    path = data if isinstance(data, (str, Path, Corpus)) else _imported(data, Path(tree["output_dir"]) / "corpus")
+    name = (path.path or f"(in memory) {path.name}") if isinstance(path, Corpus) else path
+    tree["data"]["corpora"] = [{"path": str(name)}]
+    trained, _ = train_run(build(RunConfig, tree, source="fit"), corpora=corpora)
     assert isinstance(trained, Forecaster)
     return Predictor(trained)
+
+
+def _model_section(name: str) -> dict[str, Any]:
+    return {"family": name, "random_init": True} if name in FAMILIES else {"model_id": name}
+
+
+def _imported(frame: Any, out: Path) -> Path:
+    """A pandas frame as a corpus folder."""
+    import pandas as pd
+
+    from foretrain.data.importers import import_corpus
+
+    if not isinstance(frame, pd.DataFrame):
+        raise ConfigError(f"data: a corpus folder, a Corpus or a pandas frame, not {type(frame).__name__}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "frame.parquet"
+        frame.to_parquet(path, index=False)
+        import_corpus([path], out, name=out.parent.name)
+    return out
 
 
 def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False) -> None:

@@ -1,0 +1,228 @@
+"""What the verbs other than train do: read, call the library, print and write. The only place that prints results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from foretrain.errors import ConfigError, DataError
+
+
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def import_data(paths: Sequence[Path], out: Path, **settings: Any) -> None:
+    """`foretrain data import`: write a corpus and print what was found, fixed and dropped."""
+    from foretrain.data.importers import import_corpus
+
+    with progress_bar("importing") as advance:
+        report = import_corpus(paths, out, progress=advance, command=command_line(), **settings)
+    print(report.text())
+
+
+def inspect_data(path: Path, *, plot: Path | None = None, verify: bool = False) -> None:
+    """`foretrain data inspect`: print what a corpus holds, and draw it."""
+    from foretrain.data.inspection import inspect_text, plot_corpus
+    from foretrain.data.store import Corpus
+
+    corpus = Corpus.open(path)
+    if verify:
+        corpus.verify()
+        print("every shard has its recorded hash")
+    print(inspect_text(corpus))
+    if plot is not None:
+        plot_corpus(corpus, plot)
+        print(f"picture: {plot}")
+
+
+def evaluate_model(
+    model: str,
+    data: Path,
+    *,
+    prediction_length: int | None = None,
+    num_windows: int = 20,
+    stride: int | None = None,
+    split: str = "test",
+    target: Sequence[str] | None = None,
+    past_covariates: Sequence[str] | None = None,
+    known_covariates: Sequence[str] | None = None,
+    context_length: int | None = None,
+    quantile_levels: Sequence[float] | None = None,
+    batch_size: int = 256,
+    seasonality: int | None = None,
+    max_items: int | None = None,
+    cross_learning: bool = False,
+    out: Path | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    threads: int | None = None,
+) -> Any:
+    """`foretrain evaluate`: score a model beside naive forecasts; print the table, write the report into `out`.
+
+    What is not given is as in training where the release says so (release.json). Returns the EvaluationResult.
+    """
+    if split not in ("test", "validation", "all"):
+        raise ConfigError(f"--split {split!r}: choose test, validation or all.")
+    if cross_learning:
+        raise ConfigError("--cross-learning: batch composition would then be part of the model. Leave it out.")
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out}: exists already; choose another folder or remove it.")
+    set_threads(threads)
+    from foretrain.data.splits import select
+    from foretrain.data.store import Corpus
+    from foretrain.evaluation.report import print_result, write_report
+    from foretrain.evaluation.tasks import evaluate
+    from foretrain.forecasting.predictor import load
+
+    corpus = Corpus.open(data)
+    predictor = load(model, device=None if device == "auto" else device, dtype=dtype)
+    release = release_facts(model)
+    trained = release.get("data") or {}
+    horizon = prediction_length or trained.get("prediction_length")
+    if horizon is None:
+        raise ConfigError("--prediction-length: say how many steps ahead to score; this release does not tell.")
+
+    def columns(given: Sequence[str] | None, name: str) -> Sequence[str] | None:
+        return given if given is not None else trained.get(name)
+
+    selection = select(
+        corpus,
+        columns(target, "target"),
+        columns(past_covariates, "past_covariates") or (),
+        columns(known_covariates, "known_covariates") or (),
+    )
+    levels = tuple(quantile_levels or DECILES)
+    with progress_bar("forecasting") as advance:
+        result = evaluate(
+            predictor.model,
+            corpus,
+            selection=selection,
+            prediction_length=horizon,
+            num_windows=num_windows,
+            stride=stride,
+            split=split,  # type: ignore[arg-type]
+            context_length=context_length,
+            batch_size=batch_size,
+            quantile_levels=levels,
+            seasonality=seasonality,
+            max_items=max_items,
+            name=model,
+            release=release,
+            command=command_line(),
+            progress=lambda done: advance(done, None, "windows"),
+        )
+    print_result(result)
+    if out is not None:
+        for path in write_report(result, out):
+            print(f"wrote {path}")
+    return result
+
+
+def forecast_file(
+    model: str,
+    path: Path,
+    *,
+    prediction_length: int,
+    out: Path,
+    future: Path | None = None,
+    quantile_levels: Sequence[float] | None = None,
+    target: Sequence[str] | None = None,
+    id_column: str = "item_id",
+    timestamp_column: str | None = None,
+    freq: str | None = None,
+    context_length: int | None = None,
+    batch_size: int = 256,
+    cross_learning: bool = False,
+    sort_quantiles: bool = False,
+    plot: Path | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    threads: int | None = None,
+) -> None:
+    """`foretrain forecast`: forecast the series of a CSV or Parquet file into another, and draw them."""
+    for file in (out, plot):
+        if file is not None and file.is_dir():
+            raise ConfigError(f"{file}: is a folder; name a file.")
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise ConfigError(f"--out {out}: name a .csv or .parquet file.")
+    set_threads(threads)
+    from foretrain.forecasting.files import read_file, write_file
+    from foretrain.forecasting.predictor import load
+
+    frame, names = read_file(path, id_column=id_column, timestamp_column=timestamp_column, target=target)
+    future_frame = None
+    if future is not None:
+        future_frame, _ = read_file(future, id_column=id_column, timestamp_column=names.timestamp, target=())
+    predictor = load(model, device=None if device == "auto" else device, dtype=dtype)
+    levels = tuple(quantile_levels or DECILES)
+    result = predictor.forecast_df(
+        frame,
+        prediction_length,
+        levels,
+        future_frame,
+        context_length,
+        batch_size,
+        cross_learning,
+        id_column=names.item_id,
+        timestamp_column=names.timestamp,
+        target=names.target,
+        freq=freq,
+        sort_quantiles=sort_quantiles,
+    )
+    write_file(result, out)
+    print(f"wrote {out}: {len(result):,} rows, {frame[names.item_id].nunique():,} items, {prediction_length} steps")
+    if plot is not None:
+        from foretrain.evaluation.plots import plot_forecast
+
+        plot_forecast(frame, result, plot, id_column=names.item_id, timestamp_column=names.timestamp)
+        print(f"picture: {plot}")
+
+
+def release_facts(model: str) -> dict[str, Any]:
+    """The release.json beside a model's weights (or in a run's release/), {} where there is none."""
+    folder = Path(model)
+    for path in (folder / "release.json", folder / "release" / "release.json"):
+        if path.is_file():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path}: cannot be read ({error}). Restore it, or remove it.") from None
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads of this process, for a torch that is already imported too."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def command_line() -> str:
+    """The command as typed, for reports and manifests."""
+    program = os.path.basename(sys.argv[0]) or "foretrain"
+    return shlex.join(["foretrain" if program.startswith("foretrain") else program, *sys.argv[1:]])
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A function (done, total, text) that moves a bar on a terminal, and does nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, total=None, text="": None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total=None, text="": bar.update(
+            task, completed=done, total=total, description=f"{title} {text}".strip()
+        )
