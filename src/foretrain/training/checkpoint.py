@@ -72,8 +72,13 @@ class Store:
             self.world.on_main(lambda: shutil.rmtree(temporary, ignore_errors=True))
             raise
         shards = {name: entry for part in self.world.gather_objects(files) for name, entry in part.items()}
-        manifest = {"format": FORMAT, "step": step, "metric": _number(metric), "final": final, "files": shards}
-        self.world.on_main(lambda: _guarded(path, lambda: self._complete(temporary, path, state, manifest)))
+
+        def complete() -> None:
+            write_json(temporary / STATE, state)
+            files = shards | {STATE: _entry(temporary / STATE)}
+            self._complete(temporary, path, make_manifest(step, metric, final, files))
+
+        self.world.on_main(lambda: _guarded(path, complete))
         return path
 
     def _write_tensors(self, folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -94,28 +99,27 @@ class Store:
         mine = f"shard-{self.world.rank + 1:05d}-"
         return {file.name: _entry(file) for file in sorted(folder.iterdir()) if file.name.startswith(mine)}
 
-    def _complete(self, temporary: Path, path: Path, state: dict[str, Any], manifest: dict[str, Any]) -> None:
+    def _complete(self, temporary: Path, path: Path, manifest: dict[str, Any]) -> None:
         try:
-            write_json(temporary / STATE, state)
-            manifest["files"][STATE] = _entry(temporary / STATE)
             write_json(temporary / MANIFEST, manifest)
             sync_folder(temporary)
             if path.exists():
-                _discard(path)
+                discard(path)
             temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_folder(self.folder)
-        self._prune()
+        self.prune()
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Delete what no rule keeps."""
         kept = self.kept()
         keep = {item.path for item in kept[-self.keep_last :]} | {item.path for item in kept if item.final}
         keep |= {item.path for item in self.best(kept)}
         for item in kept:
             if item.path not in keep:
-                _discard(item.path)
+                discard(item.path)
 
     def kept(self) -> list[Kept]:
         """Complete checkpoints in the order of their steps, by their manifests alone (nothing is hashed)."""
@@ -177,15 +181,12 @@ class Store:
         return None
 
     def set_aside_after(self, step: int, say: Callable[[str], None]) -> None:
-        """Move checkpoints of later steps out of the way: the run goes on from this step and will not meet them."""
+        """Move checkpoints of later steps, damaged or of an abandoned course, to where no rule counts them."""
         for path in steps_in(self.folder):
             if _step_of(path) <= step:
                 continue
-            if damage(path) is not None:
-                _discard(path)
-                continue
-            n = 1
-            while (aside := self.folder / f"abandoned-{path.name}-{n}").exists():
+            n, kind = 1, "abandoned" if damage(path) is None else "damaged"
+            while (aside := self.folder / f"{kind}-{path.name}-{n}").exists():
                 n += 1
             path.rename(aside)
             say(f"checkpoint {path.name} is later than the one resumed from and is set aside as {aside.name}")
@@ -239,7 +240,9 @@ def load_tensors(path: Path, world: World, into: dict[str, Tensor]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             load(dict(into), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=world.size == 1)
-    except Exception as error:
+    except BaseException as error:
+        if not _ordinary(error):
+            raise
         raise TrainingError(f"{path}: its tensors do not fit this model: {_reason(error)}") from error
 
 
@@ -277,12 +280,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise TrainingError(f"{path}: checkpoint format {manifest['format']} is not {FORMAT}; use its own version.")
-        manifest["step"], manifest["metric"], manifest["final"], manifest["files"]
+        stated = manifest.pop("sha256")
+        if stated != _digest(manifest):
+            raise ValueError("its own sha256 differs")
     except FileNotFoundError:
         raise TrainingError(f"{path}: no {MANIFEST}; not a complete checkpoint of a run.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path / MANIFEST}: cannot be read ({error}).") from None
     return manifest
+
+
+def make_manifest(step: int, metric: float | None, final: bool, files: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a checkpoint: its files with their hashes, and a hash of the rest of itself."""
+    number = None if metric is None or not math.isfinite(metric) else metric
+    manifest = {"format": FORMAT, "step": step, "metric": number, "final": final, "files": files}
+    return manifest | {"sha256": _digest(manifest)}
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -337,7 +349,7 @@ def _fresh(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     """Delete a checkpoint: renamed first, so that a half deleted one never looks like a damaged one."""
     trash = path.with_name(f".trash-{path.name}")
     shutil.rmtree(trash, ignore_errors=True)
@@ -351,11 +363,18 @@ def _guarded(path: Path, action: Callable[[], Any]) -> Any:
         return action()
     except TrainingError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not _ordinary(error):
+            raise
         raise TrainingError(
             f"{path}: the checkpoint could not be written: {_reason(error)}. Nothing half written was left and earlier "
             "checkpoints are intact; free some space or choose another output_dir, then resume."
         ) from error
+
+
+def _ordinary(error: BaseException) -> bool:
+    """Whether an error is one. torch's CheckpointException, with each rank's failure, derives from BaseException."""
+    return isinstance(error, Exception) or hasattr(error, "failures")
 
 
 def _reason(error: BaseException) -> str:
@@ -366,5 +385,5 @@ def _reason(error: BaseException) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else " ".join(str(error).split())
 
 
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

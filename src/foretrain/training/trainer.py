@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 import foretrain
+from foretrain.config import dump_yaml
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.training import checkpoint
@@ -196,6 +197,7 @@ class Trainer:
         warmup_steps(self.optimizer_config.schedule, self.plan.steps)  # an impossible one is told now
         if start and state:
             notes += self._restore(start, state)
+        self.world.on_main(self._save_config)
         self.monitor = Monitor(
             self.output_dir,
             self.config,
@@ -221,6 +223,16 @@ class Trainer:
         if self.config.on_nonfinite == "rollback" and not start:
             self._save(None)  # something to go back to
 
+    def _save_config(self) -> None:
+        """What runs, beside what it writes: config.yaml of the run folder, from which the run can be repeated."""
+        path = self.output_dir / "config.yaml"
+        scratch = path.with_suffix(".tmp")
+        try:
+            scratch.write_text(dump_yaml(self.resolved_config), encoding="utf-8")
+            scratch.replace(path)
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be written: {error.strerror or error}. Free some space.") from None
+
     def _starting_point(self, say: Callable[[str], None]) -> Path | None:
         """The checkpoint to go on from, verified; None for a start. On rank 0."""
         folder = self.store.folder
@@ -236,7 +248,7 @@ class Trainer:
         if self.resume == "auto":
             path = self.store.newest_good(say)
             if path:
-                say(f"resuming from {path}")
+                self._go_on_from(path, say)
             return path
         path = Path(self.resume)
         if problem := checkpoint.damage(path):
@@ -245,9 +257,12 @@ class Trainer:
             raise TrainingError(
                 f"{self.output_dir} already holds a run, and {path} belongs to another. Choose another output_dir."
             )
+        self._go_on_from(path, say)
+        return path
+
+    def _go_on_from(self, path: Path, say: Callable[[str], None]) -> None:
         say(f"resuming from {path}")
         self.store.set_aside_after(checkpoint.read_manifest(path)["step"], say)
-        return path
 
     def _restore(self, path: Path, state: dict[str, Any]) -> list[str]:
         """Take over a checkpoint's state; what is worth telling about it."""

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from foretrain.errors import TrainingError
+from foretrain.training import checkpoint
+from foretrain.training.checkpoint import Store, damage, load_tensors
+from foretrain.training.distributed import World
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "checkpoints", World(), keep_last=2, keep_best=2)
+    store.clean()
+    return store
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {"model.a": torch.full((3, 4), value), "model.b": torch.full((5,), -value), "exp_avg.a": torch.zeros(3, 4)}
+
+
+def save(store: Store, step: int, metric: float | None = None, final: bool = False) -> Path:
+    return store.save(step, tensors(float(step)), {"note": step}, metric=metric, final=final)
+
+
+def test_what_was_saved_is_read_back(store):
+    path = save(store, 7)
+    into = tensors(0.0)
+    load_tensors(path, World(), into)
+    assert all(torch.equal(into[name], value) for name, value in tensors(7.0).items())
+    assert checkpoint.read_state(path) == {"note": 7}
+    assert damage(path) is None
+
+
+def test_each_kind_of_tensor_has_a_file_that_safetensors_opens(store):
+    path = save(store, 7)
+    names = []
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            names.append(set(opened.keys()))
+    assert names == [{"model.a", "model.b"}, {"exp_avg.a"}]
+
+
+def test_tensors_of_another_model_are_refused(store):
+    path = save(store, 7)
+    with pytest.raises(TrainingError, match="do not fit this model"):
+        load_tensors(path, World(), {"model.a": torch.zeros(2, 2)})
+    with pytest.raises(TrainingError, match="do not fit this model"):
+        load_tensors(path, World(), {"model.c": torch.zeros(2, 2)})
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "empty"])
+def test_harm_to_any_file_is_found_told_and_passed_over(store, harm):
+    save(store, 1)
+    for name in files_of(save(store, 2)):
+        path = save(store, 2)
+        file = path / name
+        content = file.read_bytes()
+        if harm == "delete":
+            file.unlink()
+        elif harm == "flip":
+            at = random.Random(name).randrange(len(content))
+            file.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        else:
+            file.write_bytes(content[: len(content) // 2] if harm == "truncate" else b"")
+        told = []
+        good = store.newest_good(told.append)
+        assert good is not None and good.name == "step-00000001"
+        assert "step-00000002 is damaged and is passed over" in told[0]
+
+
+def test_a_bit_of_the_manifest_is_covered_too(store):
+    path = save(store, 2, metric=0.5)
+    file = path / "manifest.json"
+    file.write_text(file.read_text().replace('"metric": 0.5', '"metric": 0.4'))
+    assert "manifest.json" in (damage(path) or "")
+
+
+def test_damage_everywhere_is_an_error_and_not_a_fresh_start(store):
+    for step in (1, 2):
+        (save(store, step) / "state.json").write_text("{}")
+    with pytest.raises(TrainingError, match="none of the 2 checkpoints is intact"):
+        store.newest_good(lambda text: None)
+
+
+def test_no_checkpoint_at_all_is_a_start(store):
+    assert store.newest_good(lambda text: None) is None
+
+
+def test_leftovers_of_a_killed_process_are_removed(store):
+    for name in (".tmp-step-00000003", ".trash-step-00000001"):
+        (store.folder / name).mkdir()
+    store.clean()
+    assert files_of(store.folder) == []
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_kept_set_is_what_the_rules_say_after_a_thousand_events(tmp_path, mode):
+    """Against a plain oracle, with ties, NaN, unvalidated and vanished checkpoints; manifests alone, no tensors."""
+    draw = random.Random(mode)
+    store = Store(tmp_path, World(), keep_last=3, keep_best=4, mode=mode)
+    alive: dict[int, tuple[float | None, bool]] = {}
+    for step in range(1, 1001):
+        metric = draw.choice([None, float("nan"), draw.randrange(30) / 10, draw.random()])
+        final = draw.random() < 0.005
+        path = tmp_path / f"step-{step:08d}"
+        path.mkdir()
+        manifest = checkpoint.make_manifest(step, metric, final, {})
+        checkpoint.write_json(path / "manifest.json", manifest)
+        store.prune()
+        alive[step] = (None if metric is None or metric != metric else metric, final)
+        sign = 1 if mode == "min" else -1
+        scored = sorted((s for s in alive if alive[s][0] is not None), key=lambda s: (sign * alive[s][0], s))
+        keep = set(sorted(alive)[-3:]) | set(scored[:4]) | {s for s in alive if alive[s][1]}
+        alive = {s: alive[s] for s in alive if s in keep}
+        assert {item.step for item in store.kept()} == keep
+        if draw.random() < 0.02:
+            gone = draw.choice(sorted(alive))
+            checkpoint.discard(tmp_path / f"step-{gone:08d}")
+            del alive[gone]
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename", "mkdir"])
+def test_a_disk_that_refuses_gives_one_error_and_leaves_no_half_checkpoint(store, monkeypatch, call):
+    save(store, 1)
+    calls = []
+
+    def refuse(*arguments, **keywords):
+        calls.append(arguments)
+        raise FULL
+
+    owner = os if call == "fsync" else Path
+    monkeypatch.setattr(owner, call, refuse)
+    with pytest.raises(TrainingError, match=r"step-00000002: the checkpoint could not be written: No space left"):
+        save(store, 2)
+    monkeypatch.undo()
+    assert calls
+    assert files_of(store.folder) == ["step-00000001"]
+    assert damage(store.folder / "step-00000001") is None
+    save(store, 2)
+    assert files_of(store.folder) == ["step-00000001", "step-00000002"]
+
+
+@pytest.mark.parametrize("nth", range(1, 9))
+def test_a_failure_at_any_fsync_leaves_the_newest_checkpoint_loadable(store, monkeypatch, nth):
+    save(store, 1)
+    real, count = os.fsync, 0
+
+    def fail_once(descriptor):
+        nonlocal count
+        count += 1
+        if count == nth:
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    try:
+        save(store, 2)
+    except TrainingError as error:
+        assert "Input/output error" in str(error)
+    monkeypatch.undo()
+    newest = store.newest_good(pytest.fail)
+    into = tensors(0.0)
+    load_tensors(newest, World(), into)
+    assert into["model.a"][0, 0] == checkpoint.read_state(newest)["note"]
+
+
+SMALL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from conftest import Kit
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+try:
+    Kit.trainer(Path(sys.argv[1]), checkpoint_every=2).fit()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("limit", [600, 3000])
+def test_a_run_on_a_disk_that_really_refuses_ends_with_one_clear_error(tmp_path, limit):
+    """The kernel's limit on file size stands for a full disk: at 600 bytes metrics.jsonl hits it, at 3,000 a shard."""
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", SMALL_DISK, str(tmp_path), here, str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("TrainingError"), done.stdout + done.stderr
+    assert "File too large" in done.stdout
+    assert len(done.stdout.strip().splitlines()) == 1
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_damaged_newest_checkpoint_costs_one_interval_and_is_told(toy, tmp_path):
+    import io
+
+    from rich.console import Console
+
+    toy.trainer(tmp_path / "whole").fit()
+    toy.trainer(tmp_path / "cut", max_steps=11).fit()
+    (tmp_path / "cut" / "checkpoints" / "step-00000011" / "state.json").write_text("{}")
+    console = Console(file=io.StringIO(), width=300)
+    toy.trainer(tmp_path / "cut", resume="auto", console=console).fit()
+    assert "step-00000011 is damaged and is passed over" in console.file.getvalue()
+    assert "resuming from" in console.file.getvalue()
+    assert toy.losses(tmp_path / "cut") == toy.losses(tmp_path / "whole")
+    assert toy.steps(tmp_path / "cut") == [10, 12]
