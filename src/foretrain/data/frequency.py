@@ -275,6 +275,12 @@ class Week:
         """Whether some of the week is regularly closed, so that silence there is no gap."""
         return bool(self.open.mean() < 0.98)
 
+    @property
+    def session(self) -> float:
+        """Open slots on a day that trades at all."""
+        days = self.open.reshape(7, -1).any(axis=1).sum()
+        return float(self.before[-1] / max(days, 1))
+
     def open_between(self, after: IntArray, until: IntArray) -> IntArray:
         """Open slots strictly between two stamps, elementwise."""
         return self._count(until) - self._count(after + self.step)
@@ -331,9 +337,9 @@ class DayVotes:
 def find_gaps(times: IntArray, freq: str, votes: DayVotes | None = None) -> tuple[IntArray, IntArray]:
     """Holes in ascending stamps against their frequency: (index of the row after each hole, steps missing in it).
 
-    Where the item's own week has closed hours or days, a hole is no gap when nothing was open in it, when it begins at
-    a close or ends at an opening (half day, holiday) and is shorter than ten days, or when it is whole days on which
-    most other items were silent too.
+    Where the item's own week has closed hours or days, a hole is no gap when nothing was open in it, or when it is
+    shorter than ten days and begins at a close, ends at an opening (half day, holiday) or spans a night; whole days on
+    which most other items did trade stay gaps.
     """
     week = Week.of(times, freq)
     if week is None or not week.has_closures:
@@ -348,6 +354,8 @@ def find_gaps(times: IntArray, freq: str, votes: DayVotes | None = None) -> tupl
     holes, before, after, missing = holes[held], before[held], after[held], missing[held]
     short = after - before <= _CLOSURE_LIMIT
     at_edge = ~week.is_open(before + week.step) | ~week.is_open(after - week.step)
+    overnight = missing < (after - before) // week.step - 1  # something closed lies inside
+    at_edge |= overnight & (missing <= 1.5 * week.session)  # UTC stamps: clock changes blur the edges of a session
     daily = week.step == DAY
     closed = short & (at_edge | daily)
     if votes is not None:

@@ -143,6 +143,7 @@ class Findings:
     def __init__(self, on_bad: OnBad) -> None:
         self.on_bad: OnBad = on_bad
         self._found: dict[str, _Found] = {}
+        self.done: dict[str, str] = {}  # rule -> what was done, where the table leaves a choice
 
     def add(self, name: str, rows: int, example: dict[str, Any], details: dict[str, int] | None = None) -> None:
         """Count `rows` rows of one item under a rule; an item adds to a rule once."""
@@ -166,7 +167,7 @@ class Findings:
             found = self._found.get(rule.name, _Found())
             entry = {"severity": rule.severity, "items": found.items, "rows": found.rows, "meaning": rule.meaning}
             if found.items:
-                entry |= {"action": getattr(rule, self.on_bad), "examples": found.examples}
+                entry |= {"action": self.done.get(rule.name, getattr(rule, self.on_bad)), "examples": found.examples}
             if found.details:
                 entry["details"] = found.details
             result[rule.name] = entry
@@ -289,6 +290,7 @@ def order_rows(rows: Rows, findings: Findings) -> Rows:
         findings.add("backward_timestamps", int(against.sum()), rows.example(int(against.argmax()) + 1))
         if findings.on_bad == "drop":
             rows = rows.take(_in_line(rows.times, descending))
+    assert rows.times is not None
     rows = rows.take(np.argsort(rows.times, kind="stable"))
     return _once(rows, findings)
 

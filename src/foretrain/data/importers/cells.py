@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
+pc: Any = pyarrow.compute  # its functions are made at import, which type checkers cannot see
 DoubleArray = npt.NDArray[np.float64]
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "--", ".", "?", "#n/a", "<na>", "nat", "nil", "missing")

@@ -54,8 +54,11 @@ class ImportOptions:
         unknown = sorted(set(options) - {field.name for field in fields(cls)})
         if unknown:
             raise TypeError(f"import_corpus has no option {unknown[0]!r}")
-        given = {key: value for key, value in options.items() if value is not None}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+        given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+        for key, value in given.items():
+            if isinstance(value, list):
+                given[key] = tuple(value)
+        return cls(**given)
 
     def __post_init__(self) -> None:
         if self.on_bad not in get_args(OnBad):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,60 +18,14 @@ from foretrain.data.importers import axis as axes
 from foretrain.data.importers.columns import USUAL_ORDER, market_layout
 from foretrain.data.importers.inputs import Source, find_inputs, read_input
 from foretrain.data.importers.options import ImportOptions
+from foretrain.data.importers.report import ImportReport, summary_csv
 from foretrain.data.importers.spool import Spool
 from foretrain.data.importers.update import load_old, merge, swap_in
-from foretrain.data.rules import SHORT_ROWS, Findings, Rows, clean, observe
+from foretrain.data.rules import REPORTED, SHORT_ROWS, Findings, Rows, clean, observe
 from foretrain.data.store import Column, CorpusWriter
 from foretrain.errors import DataError
 
 Progress = Callable[[int, int, str], None]
-SUMMARY = (
-    "symbol",
-    "latest_date",
-    "total_rows",
-    "first_date",
-    "missing_share",
-    "frequency",
-    "rows_read",
-    "source_file",
-)
-
-
-@dataclass
-class ImportReport:
-    """What an import read, found and wrote. rules: the quality report, rule name -> counts, action and examples."""
-
-    out: Path
-    items: int = 0
-    rows: int = 0
-    columns: tuple[str, ...] = ()
-    time: str = "steps"
-    freq: str | None = None
-    files: int = 0
-    changed: bool = True
-    on_bad: str = "fix"
-    rules: dict[str, Any] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)  # item -> why it was left out
-    notes: list[str] = field(default_factory=list)
-
-    def table(self) -> list[tuple[str, str, str, str, str]]:
-        """(rule, severity, items, rows, action) of every rule that found something."""
-        return [
-            (name, found["severity"], f"{found['items']:,}", f"{found['rows']:,}", found["action"])
-            for name, found in self.rules.items()
-            if found["items"]
-        ]
-
-    def text(self) -> str:
-        """A few plain lines: what was written, what the rules found, what was left out."""
-        axis = f"{self.time} {self.freq}" if self.freq else self.time
-        head = f"{self.out}: {self.items:,} items, {self.rows:,} rows, columns {', '.join(self.columns)}, time {axis}"
-        lines = [head if self.changed else f"{self.out}: nothing new in {self.files} file(s); left as it was"]
-        lines += [f"  {name} ({level}): {n} items, {rows} rows -> {act}" for name, level, n, rows, act in self.table()]
-        lines += [f"  left out {item!r}: {why}" for item, why in list(self.dropped.items())[:10]]
-        if len(self.dropped) > 10:
-            lines.append(f"  left out {len(self.dropped) - 10:,} more items, see quality.json")
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes[:20]])
 
 
 def import_corpus(
@@ -391,7 +343,7 @@ class _Import:
             self.findings.refuse_if_bad(str(self.out), min_rows=self.options.min_rows)
             self._finish_report(len(items))
             writer.extra_file("quality.json", json.dumps(self._quality(), indent=2, ensure_ascii=False) + "\n")
-            writer.extra_file("data_summary.csv", _csv(summary))
+            writer.extra_file("data_summary.csv", summary_csv(summary))
         if self.old is not None:
             swap_in(target, self.out)
         self._fill_report(summary)
@@ -466,6 +418,9 @@ class _Import:
 
     def _finish_report(self, total: int) -> None:
         self.progress(total, total, "written")
+        self.findings.done["gap"] = "NaN rows added" if self.axis.fill else REPORTED
+        if self.options.min_rows is None:
+            self.findings.done["too_short"] = REPORTED
         if self.axis.fill:
             added = self.findings.count("gap")[1]
             self.report.notes.append(f"{added:,} rows of NaN were added where stamps were missing: the axis is regular")
@@ -483,15 +438,7 @@ _KINDS = {"dates": "dates", "naive": "naive stamps", "utc": "stamps with an offs
 
 
 def _digest(rows: Rows) -> bytes:
-    digest = hashlib.blake2b(np.ascontiguousarray(rows.values), digest_size=16)
+    digest = hashlib.blake2b(rows.values.tobytes(), digest_size=16)
     if rows.times is not None:
-        digest.update(np.ascontiguousarray(rows.times))
+        digest.update(rows.times.tobytes())
     return digest.digest()
-
-
-def _csv(summary: list[tuple[Any, ...]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SUMMARY)
-    writer.writerows(summary)
-    return text.getvalue()

@@ -114,7 +114,7 @@ class Spool:
     def _write(self, name: str, array: np.ndarray) -> None:
         if name not in self._files:
             self._files[name] = (self.folder / name).open("wb")
-        self._files[name].write(memoryview(array).cast("B") if array.size else b"")
+        array.tofile(self._files[name])
 
     def _map(self, name: str, kind: str) -> np.ndarray:
         if name not in self._maps:

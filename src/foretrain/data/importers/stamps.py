@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from foretrain.data.frequency import DAY, SECOND, iso
 from foretrain.data.importers.cells import BadCell, blank_as_null
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
+
+pc: Any = pyarrow.compute  # its functions are made at import, which type checkers cannot see
 
 Clock = Literal["dates", "naive", "utc"]
 
@@ -88,7 +90,7 @@ def parse_stamps(cells: pa.Array, *, dayfirst: bool | None = None, na_values: tu
     raise BadCell(int(present.argmax()), first, "not a time stamp in any known layout")
 
 
-def number_stamps(values: npt.NDArray[np.generic]) -> Stamps | None:
+def number_stamps(values: npt.NDArray[Any]) -> Stamps | None:
     """Stamps of whole numbers: unix s, ms, us or ns by magnitude, or dates like 20240131; None for small counts."""
     if not len(values) or abs(float(np.median(values))) < 1e7:
         return None

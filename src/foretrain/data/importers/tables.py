@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from foretrain.data.importers.cells import BadCell, to_numbers, without
 from foretrain.data.importers.columns import FINE_STAMPS, Roles, keep, plain, recognise
@@ -20,6 +21,8 @@ from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.stamps import Stamps, arrow_stamps, localise, number_stamps, parse_stamps
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
+
+pc: Any = pyarrow.compute  # its functions are made at import, which type checkers cannot see
 
 _MAX_CATEGORIES = 10_000
 _NO_CATEGORY = ("", "nan", "<na>", "null", "#n/a")

@@ -1,0 +1,67 @@
+"""What an import tells about its work: the report object and the summary file, one line an item."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SUMMARY = (
+    "symbol",
+    "latest_date",
+    "total_rows",
+    "first_date",
+    "missing_share",
+    "frequency",
+    "rows_read",
+    "source_file",
+)
+
+
+@dataclass
+class ImportReport:
+    """What an import read, found and wrote. rules: the quality report, rule name -> counts, action and examples."""
+
+    out: Path
+    items: int = 0
+    rows: int = 0
+    columns: tuple[str, ...] = ()
+    time: str = "steps"
+    freq: str | None = None
+    files: int = 0
+    changed: bool = True
+    on_bad: str = "fix"
+    rules: dict[str, Any] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)  # item -> why it was left out
+    notes: list[str] = field(default_factory=list)
+
+    def table(self) -> list[tuple[str, str, str, str, str]]:
+        """(rule, severity, items, rows, action) of every rule that found something."""
+        return [
+            (name, found["severity"], f"{found['items']:,}", f"{found['rows']:,}", found["action"])
+            for name, found in self.rules.items()
+            if found["items"]
+        ]
+
+    def text(self) -> str:
+        """A few plain lines: what was written, what the rules found, what was left out."""
+        axis = f"{self.time} {self.freq}" if self.freq else self.time
+        head = f"{self.out}: {self.items:,} items, {self.rows:,} rows, columns {', '.join(self.columns)}, time {axis}"
+        lines = [head if self.changed else f"{self.out}: nothing new in {self.files} file(s); left as it was"]
+        lines += [f"  {name} ({level}): {n} items, {rows} rows -> {act}" for name, level, n, rows, act in self.table()]
+        lines += [f"  left out {item!r}: {why}" for item, why in list(self.dropped.items())[:10]]
+        if len(self.dropped) > 10:
+            lines.append(f"  left out {len(self.dropped) - 10:,} more items, see quality.json")
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes[:20]])
+
+
+def summary_csv(summary: Iterable[tuple[Any, ...]]) -> str:
+    """Text of data_summary.csv: a line an item, in the columns SUMMARY."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SUMMARY)
+    writer.writerows(summary)
+    return text.getvalue()
