@@ -164,7 +164,7 @@ class Chunk:
                     f"{self.file}: row {row}: {self._fields[role]} has {nested.length[row]} steps, "
                     f"the target {length[row]}. Give both the same length."
                 )
-        total = sum(nested.variates for nested in found)
+        total = np.sum([nested.variates for nested in found], axis=0)
         odd = np.flatnonzero((total != self._variates) & (length > 0))
         if len(odd):
             raise DataError(

@@ -145,10 +145,10 @@ class ContentHash:
         for item_id in ids:
             raw = item_id.encode()
             texts.update(len(raw).to_bytes(4, "little") + raw)
-        sizes.update(np.ascontiguousarray(shapes, "<i8"))
-        numbers.update(np.ascontiguousarray(values, "<f4"))
+        sizes.update(np.ascontiguousarray(shapes, "<i8").data)
+        numbers.update(np.ascontiguousarray(values, "<f4").data)
         if times is not None:
-            clock.update(np.ascontiguousarray(times, "<i8"))
+            clock.update(np.ascontiguousarray(times, "<i8").data)
 
     def hexdigest(self) -> str:
         """The hash so far."""

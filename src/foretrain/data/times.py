@@ -43,7 +43,10 @@ class Step(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def parse_freq(freq: str) -> Step:
-    """The step that a pandas alias names, old spellings ("H", "T", "M") included. Raises DataError for others."""
+    """The step that a pandas alias names, old spellings ("H", "T", "M") included.
+
+    Raises DataError for what is no alias and for steps that do not go forward.
+    """
     match = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Z]{3})?", freq)
     if match:
         count, unit = int(match[1] or 1), match[2]
@@ -56,10 +59,11 @@ def parse_freq(freq: str) -> Step:
     import pandas as pd
 
     try:
-        pd.tseries.frequencies.to_offset(freq)
+        if pd.tseries.frequencies.to_offset(freq).n < 1:
+            raise ValueError(freq)
     except ValueError:
         raise DataError(
-            f"freq {freq!r} is not a pandas frequency alias; use for example 'h', '15min', 'D' or 'MS'."
+            f"freq {freq!r} is not a forward pandas frequency alias; use for example 'h', '15min', 'D' or 'MS'."
         ) from None
     return Step("other", 0)
 

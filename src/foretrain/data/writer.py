@@ -22,6 +22,7 @@ import pyarrow as pa
 from foretrain import __version__
 from foretrain.data import times as calendar
 from foretrain.data.manifest import MANIFEST_NAME, Column, ContentHash, Manifest, make_manifest
+from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 
 BATCH_BYTES = 32 << 20  # few record batches, so that opening stays cheap
@@ -57,6 +58,8 @@ def prepare_series(
     times = times.astype(np.int64)
     if times.shape != values.shape[1:]:
         raise DataError(f"item {item_id!r}: {len(times)} times for {values.shape[1]} rows.")
+    if (times == NO_TIME).any():
+        raise DataError(f"item {item_id!r}: row {int(np.argmax(times == NO_TIME))} has no time. Drop the row.")
     if time == "stamps" and (np.diff(times) <= 0).any():
         raise DataError(f"item {item_id!r}: times are not strictly ascending. Sort them and drop duplicates.")
     if time == "regular":
