@@ -109,7 +109,9 @@ def persistence():
     return Persistence
 
 
-def make_hourly(items: int = 6, rows: int = 200, *, price: bool = False, seed: int = 0, provenance: str = "real") -> Corpus:
+def make_hourly(
+    items: int = 6, rows: int = 200, *, price: bool = False, seed: int = 0, provenance: str = "real"
+) -> Corpus:
     """Hourly random walks of different lengths with gaps; prices where asked."""
     rng = np.random.default_rng(seed)
     series = []

@@ -73,10 +73,16 @@ class Panel:
             with_future=True,
         )
 
+    def name(self, corpus: int) -> str:
+        """A corpus' name, numbered where two have the same."""
+        names = [c.name for c in self.corpora]
+        own = names[corpus]
+        return own if names.count(own) == 1 else f"{own}#{names[: corpus + 1].count(own)}"
+
     def label(self, place: Place, target: int) -> str:
         """Name of an item, with its column where several are forecast and its corpus where there are several."""
         corpus, chosen = self.corpora[place.corpus], self.selections[place.corpus].targets
-        parts = [corpus.name] if len(self.corpora) > 1 else []
+        parts = [self.name(place.corpus)] if len(self.corpora) > 1 else []
         parts.append(corpus.item_id(place.series))
         return "/".join(parts) + (f" {corpus.columns[chosen[target]]}" if len(chosen) > 1 else "")
 
@@ -139,6 +145,7 @@ class _Facts:
     """What is known of a piece's rows without a model; arrays have one entry a row."""
 
     fields: dict[str, np.ndarray]  # fields of Scored
+    keys: np.ndarray  # (rows, 3) corpus, series, target
     labels: list[str]
     units: list[str]
     usable: np.ndarray  # bool: has history in the context and truth in the horizon
@@ -193,16 +200,16 @@ class Backtest:
                 "no window to score: " + "; ".join(f"{left.count} {left.what} {left.reason}" for left in self.left_out)
             )
         fields = {name: self._merge([piece.fields[name] for piece in pieces]) for name in pieces[0].fields}
-        names = {label: k for k, label in enumerate(dict.fromkeys(labels[usable]))}
-        unit_of = dict(zip(labels[usable], units[usable], strict=True))
+        keys = self._merge([piece.keys for piece in pieces])
+        _, first, item = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         quantiles = {name: self._merge([piece.quantiles[name] for piece in pieces]) for name in self.baselines}
         self.naive = Scored(
             **fields,
             quantiles=quantiles["naive"],
             levels=self.levels,
-            item=np.array([names[label] for label in labels[usable]], np.int64),
-            items=tuple(names),
-            unit=tuple(unit_of[name] for name in names),
+            item=item.reshape(-1).astype(np.int64),
+            items=tuple(labels[usable][first]),
+            unit=tuple(units[usable][first]),
             stride=self.panel.stride,
             scored_levels=self.asked,
         )
@@ -260,6 +267,7 @@ class Backtest:
             quantiles[name] = found
         return _Facts(
             fields=fields,
+            keys=np.array([(place.corpus, place.series, row) for place, row in rows], np.int64),
             labels=[panel.label(place, row) for place, row in rows],
             units=[self._unit(place, row) for place, row in rows],
             usable=has_past & has_truth,
@@ -287,8 +295,8 @@ class Backtest:
         corpus = self.panel.corpora[place.corpus]
         column = corpus.columns[self.panel.selections[place.corpus].targets[row]]
         if self._is_price(place, row):
-            return f"price of {corpus.name}/{corpus.item_id(place.series)}"
-        return f"{corpus.name}/{column}" if len(self.panel.corpora) > 1 else column
+            return f"price of {self.panel.name(place.corpus)}/{place.series}"
+        return f"{self.panel.name(place.corpus)}/{column}" if len(self.panel.corpora) > 1 else column
 
     # -- what a model adds -----------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ DASHES: dict[str, Any] = {
     "historical_mean": (0, (2, 2)),
 }
 MOST_FANS = 6
+BAND = 0.15  # darkness of one quantile band; inner ones lie over outer ones
 
 
 @dataclass(frozen=True)
@@ -58,40 +60,52 @@ class Fan:
     unit: str = ""
 
 
-def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
-    """A figure of our style and its axes as a (rows, columns) array."""
+_STYLE = {
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.edgecolor": "#9aa5b1",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "text.parse_math": False,  # a $ in an item's name is a dollar
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Our look. Ticks and texts are made late, so drawing and saving both happen inside."""
     import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+    """A figure in inches and its axes as a (rows, columns) array; no pyplot, so nothing global is left behind."""
     from matplotlib.figure import Figure
 
-    style = {
-        "font.size": 10.5,
-        "axes.titlesize": 11.5,
-        "axes.titleweight": "bold",
-        "axes.edgecolor": "#9aa5b1",
-        "axes.labelcolor": INK,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "legend.frameon": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": GRID,
-        "grid.linewidth": 0.7,
-        "axes.axisbelow": True,
-        "text.parse_math": False,  # a $ in an item's name is a dollar
-    }
-    with matplotlib.rc_context(style):
-        drawn = Figure(figsize=(width, height), dpi=110, layout="constrained")
-        axes = drawn.subplots(rows, columns, squeeze=False, **options)
-    return drawn, axes
+    drawn = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    return drawn, drawn.subplots(rows, columns, squeeze=False)
 
 
-def png(drawn: Figure) -> bytes:
-    """The figure as PNG bytes."""
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()
+def png(draw: Callable[..., Figure | None], *arguments: Any) -> bytes | None:
+    """What draw(*arguments) draws, as PNG bytes; None where it draws nothing."""
+    with style():
+        drawn = draw(*arguments)
+        if drawn is None:
+            return None
+        buffer = io.BytesIO()
+        drawn.savefig(buffer, format="png", facecolor="white")
+        return buffer.getvalue()
 
 
 def draw_fans(fans: Sequence[Fan]) -> Figure:
@@ -108,33 +122,36 @@ def draw_fans(fans: Sequence[Fan]) -> Figure:
     for ax in axes.flat:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
+    entries |= _band_keys(fans[0].levels)
     drawn.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(6, len(entries)))
     return drawn
+
+
+def _band_keys(levels: Sequence[float]) -> dict[str, Any]:
+    """Legend entries of the outermost and of a middle band, as dark as the bands lying over each other."""
+    from matplotlib.patches import Patch
+
+    ordered = sorted(levels)
+    keys = {}
+    for k in sorted({0, (len(ordered) // 2 - 1 + 1) // 2}):
+        share = ordered[-1 - k] - ordered[k]
+        if share > 0:
+            keys[f"{100 * share:.0f}% interval"] = Patch(color=COLORS["model"], alpha=1 - (1 - BAND) ** (k + 1), lw=0)
+    return keys
 
 
 def _fan(ax: Axes, fan: Fan) -> None:
     steps = len(fan.history)
     ahead = len(fan.quantiles)
+    x = np.arange(-steps + 1, ahead + 1)
     if fan.times is not None:
         x = np.asarray(fan.times).astype("datetime64[us]")
-    else:
-        x = np.arange(-steps + 1, ahead + 1)
     past, future = x[:steps], x[steps:]
     ax.plot(past, fan.history, color=PAST, lw=1.3, label="history", marker="." if steps < 3 else None)
     order = np.argsort(fan.levels)
     levels, quantiles = np.asarray(fan.levels)[order], fan.quantiles[:, order]
     for k in range(len(levels) // 2):
-        share = levels[-1 - k] - levels[k]
-        name = f"{100 * share:.0f}% interval" if share > 0 else None
-        ax.fill_between(
-            future,
-            quantiles[:, k],
-            quantiles[:, -1 - k],
-            color=COLORS["model"],
-            alpha=0.13,
-            lw=0,
-            label=name if k in (0, len(levels) // 2 - 2) else None,
-        )
+        ax.fill_between(future, quantiles[:, k], quantiles[:, -1 - k], color=COLORS["model"], alpha=BAND, lw=0)
     middle = quantiles[:, int(np.argmin(np.abs(levels - 0.5)))]
     dot = "o" if ahead == 1 else None
     ax.plot(future, middle, color=COLORS["model"], lw=2, label="median forecast", marker=dot)
@@ -177,7 +194,7 @@ def draw_horizon(result: EvaluationResult) -> Figure:
                 ls=DASHES.get(who, "-"),
                 lw=2.4 if who == "model" else 1.6,
                 marker="o" if len(heights) == 1 else None,
-                zorder=3 if who == "model" else 2,
+                zorder={"model": 3, "naive": 4}.get(who, 2),  # a naive line under the model's would vanish
                 label=spoken(who),
             )
         label = METRICS[name]
@@ -302,7 +319,8 @@ def draw_calibration(result: EvaluationResult) -> Figure:
             ms=4 if who == "model" else 3,
             label=spoken(who),
         )
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="quantile level", ylabel="share of the truth at or below it", aspect="equal")
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set(xlabel="quantile level", ylabel="share of the truth at or below it")
     ax.set_title("Calibration", loc="left")
     ax.legend(loc="upper left")
     return drawn
@@ -311,7 +329,7 @@ def draw_calibration(result: EvaluationResult) -> Figure:
 def example_fans(result: EvaluationResult) -> list[Fan]:
     """The best, the median and the worst forecast of an evaluation."""
     return [
-        Fan(e.title, e.history, e.quantiles, result.levels, truth=e.truth, naive=e.naive, times=e.times)
+        Fan(e.title, e.history, e.quantiles, result.levels, truth=e.truth, naive=e.naive, times=e.times, unit=e.unit)
         for e in result.examples
     ]
 
@@ -351,7 +369,8 @@ def plot_forecast(history: pd.DataFrame, forecast: pd.DataFrame, path: str | Pat
         )
     if not fans:
         raise DataError("the forecast is empty; there is nothing to draw.")
-    draw_fans(fans).savefig(path, facecolor="white")
+    with style():
+        draw_fans(fans).savefig(path, facecolor="white")
 
 
 def _joined_times(past: pd.Series, future: pd.Series) -> np.ndarray | None:

@@ -37,6 +37,7 @@ class Example:
     naive: np.ndarray  # (H,)
     times: np.ndarray | None  # (C + H,) microseconds
     score: float  # scaled error of the median
+    unit: str  # what the values are
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _describe_data(backtest: Backtest) -> list[dict[str, Any]]:
         columns = corpus.columns
         entries.append(
             {
-                "name": corpus.name,
+                "name": panel.name(k),
                 "path": str(corpus.path) if corpus.path else None,
                 "fingerprint": corpus.fingerprint,
                 "provenance": corpus.manifest.provenance["kind"],
@@ -275,6 +276,7 @@ def _example(backtest: Backtest, model: Scored, row: int, label: str, score: flo
         naive=np.asarray(backtest.naive.median[row], np.float64),
         times=times,
         score=score,
+        unit=panel.corpora[place.corpus].columns[panel.selections[place.corpus].targets[target]],
     )
 
 

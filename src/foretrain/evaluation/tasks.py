@@ -130,7 +130,7 @@ def evaluate(
         "context_length": longest,
         "batch_size": batch_size,
         "quantile_levels": list(backtest.asked),
-        "seasonality": dict(zip([corpus.name for corpus in corpora], panel.seasons, strict=True)),
+        "seasonality": {panel.name(k): season for k, season in enumerate(panel.seasons)},
         "sort_quantiles": sort_quantiles,
         "crossed_share": crossed,
     }
@@ -155,8 +155,8 @@ def validator(
     Windows, truth and baselines are worked out once, here. Entered by all ranks together; every rank gets the same
     numbers, whatever their count. Metrics: val_wql, val_mase, val_sql, val_coverage_80_share, val_skill (against
     naive), for prices val_pct_mae and val_direction_accuracy_share, and val_loss. Held-out items
-    (data.holdout_fraction) are validated beside the others. A model that does not forecast has val_loss alone. dtype is that of products
-    (autocast), as in training; seed that of sampling and of the draw of max_items.
+    (data.holdout_fraction) are validated beside the others. A model that does not forecast has val_loss alone.
+    dtype is that of products (autocast), as in training; seed that of sampling and of the draw of max_items.
 
     Raises DataError when the validation part holds no window: an empty validation proves nothing.
     """

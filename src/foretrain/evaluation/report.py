@@ -1,0 +1,383 @@
+"""An evaluation for people: a table on the console, and one HTML file that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from foretrain.evaluation import plots
+from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS
+from foretrain.evaluation.plots import plot_forecast, spoken
+from foretrain.evaluation.significance import LEVEL
+
+if TYPE_CHECKING:
+    from foretrain.evaluation.result import EvaluationResult
+
+MOST_ITEMS = 40  # in the HTML table; per_item.csv has all
+
+HOW_TO_READ = {
+    "wql": "weighted quantile loss: 2 * pinball loss summed over items, steps and levels / (levels * sum of |truth|)",
+    "mase": "mean absolute error over the mean one-season change of the item's past, averaged over windows",
+    "sql": "scaled quantile loss: as MASE, with 2 * pinball loss averaged over levels in place of the absolute error",
+    "smape_pct": "200 * |error| / (|truth| + |forecast|), steps where both are 0 left out",
+    "coverage_80_share": "share of the truth inside [q.1, q.9]; 0.8 is right, more is too wide",
+    "pct_mae": "mean of 100 * |error| / |last close|",
+    "direction_accuracy_share": "share of steps whose direction from the last close was right; y = last close left out",
+    "price_mae": "mean absolute error in the item's own currency; never averaged over items",
+    "mae": "mean absolute error in the data's own unit",
+    "rmse": "root of the mean squared error in the data's own unit",
+    "skill_vs_naive": "1 - error / naive's error, on scaled errors; above 0 is better than the last value carried on",
+}
+
+
+def save_report(result: EvaluationResult, folder: Path) -> list[Path]:
+    """Write evaluation.json, the CSV tables, report.html and forecasts.png; returns their paths."""
+    paths = result.save(folder)
+    pictures = _pictures(result)
+    report = folder / "report.html"
+    report.write_text(render(result, pictures), encoding="utf-8")
+    paths.append(report)
+    if pictures.get("forecasts"):
+        (folder / "forecasts.png").write_bytes(pictures["forecasts"])
+        paths.append(folder / "forecasts.png")
+    return paths
+
+
+# Console
+
+
+def print_table(result: EvaluationResult, stream: TextIO | None = None) -> None:
+    """Headline, metrics of every forecaster and verdicts: with colours on a terminal, plain text elsewhere."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
+        stream.write(format_table(result) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=stream)
+    console.print(Text(result.headline, style="bold"))
+    for warning in result.warnings:
+        console.print(Text(warning, style="bold yellow"))
+    header, rows = _table(result)
+    table = Table(title=_subtitle(result))
+    for k, name in enumerate(header):
+        table.add_column(name, justify="left" if k == 0 or k == len(header) - 1 else "right")
+    for who, row in zip(result.pooled, rows, strict=True):
+        table.add_row(*(Text(cell) for cell in row), style="bold" if who == "model" else None)
+    console.print(table)
+    for line in _notes(result):
+        console.print(Text(line, style="dim"))
+
+
+def format_table(result: EvaluationResult) -> str:
+    """The same as plain text."""
+    header, rows = _table(result)
+    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
+    last = len(header) - 1
+
+    def line(cells: list[str]) -> str:
+        shown = [
+            c.ljust(w) if k in (0, last) else c.rjust(w) for k, (c, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(shown).rstrip()
+
+    parts = [result.headline, *result.warnings, "", _subtitle(result), line(header), line(["-" * w for w in widths])]
+    return "\n".join([*parts, *(line(row) for row in rows), *_notes(result)])
+
+
+def _table(result: EvaluationResult) -> tuple[list[str], list[list[str]]]:
+    names = [name for name in METRICS if name in result.pooled["model"]]
+    verdicts = {c.against: c.verdict for c in result.comparisons}
+    header = ["forecaster", *names, "model against it"]
+    rows = []
+    for who, values in result.pooled.items():
+        label = result.name if who == "model" else spoken(who)
+        rows.append([label, *(cell(name, values[name], who) for name in names), verdicts.get(who, "")])
+    return header, rows
+
+
+def _subtitle(result: EvaluationResult) -> str:
+    counts, settings = result.counts, result.settings
+    return (
+        f"{counts['windows']:,} windows of {counts['items']:,} items, {settings['prediction_length']} steps ahead, "
+        f"{counts['origins']:,} forecast origins"
+    )
+
+
+def _notes(result: EvaluationResult) -> list[str]:
+    lines = [
+        f"left out: {left.count:,} {left.what} {left.reason}{_examples(left.examples)}" for left in result.left_out
+    ]
+    if "direction_accuracy_share" in result.pooled["model"]:
+        lines.append("naive names no direction, so it has no direction accuracy.")
+    return lines
+
+
+def _examples(names: tuple[str, ...]) -> str:
+    return f" ({', '.join(names)}{', …' if len(names) == 3 else ''})" if names else ""
+
+
+def cell(name: str, value: float, who: str = "model") -> str:
+    """A metric's value as text; n/a where it is undefined, or where naive has no direction to be right about."""
+    if not math.isfinite(value) or (name == "direction_accuracy_share" and who == "naive"):
+        return "n/a"
+    if name == "skill_vs_naive":
+        return f"{value:+.3f}" if who != "naive" else "0"
+    if METRICS[name].unit in ("ratio", "share"):
+        return f"{value:.4f}"
+    return f"{value:.3f}" if 0.1 <= abs(value) < 1000 else f"{value:.4g}"
+
+
+# HTML
+
+
+def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = None) -> str:
+    """The report as one HTML page: styles and pictures inside, no script, nothing fetched."""
+    pictures = _pictures(result) if pictures is None else pictures
+    title = f"{result.name} on {', '.join(entry['name'] for entry in result.data)}"
+    body = [
+        _banner(result),
+        f"<h1>{_e(title)}</h1>",
+        _verdict(result),
+        *(f'<p class="warning">{_e(text)}</p>' for text in result.warnings if not text.startswith("SYNTHETIC")),
+        "<h2>Model and baselines</h2>",
+        _pooled_table(result),
+        "<h2>Is the difference more than chance?</h2>",
+        _significance_table(result),
+        _section("Forecasts", pictures.get("forecasts"), "History, truth and forecasts of three windows", _FAN_NOTE),
+        _section("By step of the horizon", pictures.get("horizon"), "Error and coverage by step ahead"),
+        _section("By item", pictures.get("items"), "Model against naive for every item"),
+        _item_table(result),
+        _section(
+            "Calibration", pictures.get("calibration"), "Share of the truth below each quantile", _CALIBRATION_NOTE
+        ),
+        "<h2>What was scored</h2>",
+        _facts(result),
+        "<h2>How to read the metrics</h2>",
+        _glossary(result),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_e(title)}</title><style>{_CSS}</style></head>\n<body><main>\n"
+        + "\n".join(body)
+        + "\n</main></body></html>\n"
+    )
+
+
+_FAN_NOTE = (
+    "Chosen by scaled error: the best, the median and the worst window, each of another item where there are three. "
+    "Most windows look like the middle one."
+)
+_CALIBRATION_NOTE = "Above the diagonal at low levels and below it at high ones: the forecast is too sure of itself."
+
+
+def _pictures(result: EvaluationResult) -> dict[str, bytes | None]:
+    fans = plots.example_fans(result)
+    return {
+        "forecasts": plots.png(plots.draw_fans, fans) if fans else None,
+        "horizon": plots.png(plots.draw_horizon, result),
+        "items": plots.png(plots.draw_items, result),
+        "calibration": plots.png(plots.draw_calibration, result),
+    }
+
+
+def _banner(result: EvaluationResult) -> str:
+    if not result.synthetic:
+        return ""
+    return '<p class="banner">SYNTHETIC DATA — generated series; these figures say nothing about the real world</p>'
+
+
+def _verdict(result: EvaluationResult) -> str:
+    naive = next(c for c in result.comparisons if c.against == "naive")
+    kind = "none" if not naive.significant else "better" if naive.statistic < 0 else "worse"
+    return (
+        f'<div class="verdict {kind}"><strong>{_e(naive.verdict[0].upper() + naive.verdict[1:])}.</strong> '
+        f"{_e(result.headline.split('. ', 1)[1] if '. ' in result.headline else '')}<br>"
+        f"<span>{_e(_subtitle(result))}</span></div>"
+    )
+
+
+def _pooled_table(result: EvaluationResult) -> str:
+    names = [name for name in METRICS if name in result.pooled["model"]]
+    best = {name: _best(name, result) for name in names}
+    rows = []
+    for who, values in result.pooled.items():
+        label = result.name if who == "model" else spoken(who)
+        cells = [
+            f'<td class="{"best" if best[name] == who else ""}">{cell(name, values[name], who)}</td>' for name in names
+        ]
+        swatch = f'<i style="background:{plots.color(who)}"></i>'
+        rows.append(
+            f'<tr class="{"model" if who == "model" else ""}"><th>{swatch}{_e(label)}</th>{"".join(cells)}</tr>'
+        )
+    order = "sorted before scoring" if result.settings["sort_quantiles"] else "scored as they came, not sorted"
+    note = (
+        "Best of a column in bold. Baselines saw the same contexts as the model; their quantiles come from their own "
+        f"errors in that context. The model's quantiles were {order}. Errors in units of the data are pooled only "
+        "where all items share a unit."
+    )
+    return _rows_table([""] + [_heading(name) for name in names], rows) + _note(note)
+
+
+def _best(name: str, result: EvaluationResult) -> str | None:
+    def badness(who: str) -> float:
+        value = result.pooled[who][name]
+        if not math.isfinite(value):
+            return math.inf
+        if METRICS[name].better == "0.8":
+            return abs(value - 0.8)
+        return -value if name in HIGHER_IS_BETTER else value
+
+    who = min(result.pooled, key=badness)
+    return who if badness(who) < math.inf else None
+
+
+def _significance_table(result: EvaluationResult) -> str:
+    rows = [
+        f'<tr><th>{_e(spoken(c.against))}</th><td class="text">{_e(c.verdict)}</td>'
+        f"<td>{_number(c.statistic, '+.2f')}</td><td>{_number(c.p_value, '.4f')}</td>"
+        f"<td>{c.origins}</td><td>{c.lag}</td></tr>"
+        for c in result.comparisons
+    ]
+    scale = "|last close|" if result.prices else "the seasonal error"
+    note = (
+        f"Diebold-Mariano test on one loss per forecast origin (absolute error over {scale}, mean over the origin's "
+        f"items and steps), two-sided at {LEVEL:.0%}; negative statistics favour the model. Lag counts the later "
+        "origins that a forecast overlaps."
+    )
+    header = ["against", "verdict for the model", "statistic", "p", "origins", "lag"]
+    return _rows_table(header, rows) + _note(note)
+
+
+def _item_table(result: EvaluationResult) -> str:
+    wanted = ("skill_vs_naive", "mase", "wql", "pct_mae", "price_mae", "mae", "rmse", "coverage_80_share")
+    names = [n for n in wanted if n in result.per_item["model"] and not (n == "mae" and result.prices)]
+    skill = [value if math.isfinite(value) else -math.inf for value in result.per_item["model"]["skill_vs_naive"]]
+    order = sorted(range(len(skill)), key=lambda k: -skill[k])
+    half = MOST_ITEMS // 2
+    shown = order if len(order) <= MOST_ITEMS else [*order[:half], *order[-half:]]
+    rows = [
+        f"<tr><th>{_e(result.items[k])}</th><td>{result.item_windows[k]}</td>"
+        + "".join(f"<td>{cell(n, result.per_item['model'][n][k])}</td>" for n in names)
+        + "</tr>"
+        for k in shown
+    ]
+    better, defined = sum(value > 0 for value in skill), sum(value > -math.inf for value in skill)
+    rest = f" The best and worst {half} are shown; per_item.csv has all." if len(shown) < len(order) else ""
+    note = f"The model's mean absolute error is below naive's on {better:,} of {defined:,} items.{rest}"
+    table = _rows_table(["item", "windows", *(_heading(n) for n in names)], rows)
+    opened = " open" if len(shown) <= 12 else ""
+    return f"{_note(note)}<details{opened}><summary>Table of items</summary>{table}</details>"
+
+
+def _facts(result: EvaluationResult) -> str:
+    settings = dict(result.settings)
+    del settings["seasonality"], settings["crossed_share"]  # said elsewhere
+    facts: list[tuple[str, Any]] = []
+    for entry in result.data:
+        facts += [
+            ("corpus", f"{entry['name']} ({entry['provenance']} data), {entry['series']:,} series"),
+            ("content hash", entry["fingerprint"]),
+            ("target", ", ".join(entry["target"])),
+            ("covariates", ", ".join([*entry["past_covariates"], *entry["known_covariates"]]) or "none"),
+            ("frequency", f"{entry['freq'] or 'no calendar'}, season of {entry['season']} steps"),
+            ("stored range", f"{entry['first_time']} to {entry['last_time']}" if entry["first_time"] else "steps only"),
+        ]
+        if "scored_from" in entry:
+            facts.append(("scored range", f"{entry['scored_from']} to {entry['scored_to']}"))
+    facts += [(name.replace("_", " "), _plain(value)) for name, value in settings.items()]
+    facts += [
+        (f"left out ({left.what})", f"{left.count:,} {left.reason}{_examples(left.examples)}")
+        for left in result.left_out
+    ]
+    facts += [("software", ", ".join(f"{name} {version}" for name, version in result.environment.items()))]
+    command = f"<p>To repeat it:</p><pre>{_e(result.command)}</pre>" if result.command else ""
+    return command + _facts_table(facts)
+
+
+def _glossary(result: EvaluationResult) -> str:
+    names = [n for n in METRICS if n in result.pooled["model"] or n in result.per_item["model"]]
+    return _facts_table([(n, f"{METRICS[n].unit}: {HOW_TO_READ[n]}") for n in names])
+
+
+def _heading(name: str) -> str:
+    return f"{_e(METRICS[name].label)}<small>{_e(METRICS[name].unit)}</small>"
+
+
+def _rows_table(header: list[str], rows: list[str]) -> str:
+    head = "".join(f"<th{' class=text' if text.startswith('verdict') else ''}>{text}</th>" for text in header)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _facts_table(facts: list[tuple[str, Any]]) -> str:
+    rows = "".join(f'<tr><th>{_e(name)}</th><td class="text">{_e(value)}</td></tr>' for name, value in facts)
+    return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{_e(text)}</p>'
+
+
+def _section(title: str, picture: bytes | None, alt: str, note: str = "") -> str:
+    if picture is None:
+        return ""
+    data = base64.b64encode(picture).decode()
+    text = _note(note) if note else ""
+    return f'<h2>{_e(title)}</h2><img alt="{_e(alt)}" src="data:image/png;base64,{data}">{text}'
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "n/a"
+
+
+def _e(text: str) -> str:
+    return html.escape(str(text), quote=True)
+
+
+_CSS = """
+:root{color-scheme:light}
+body{margin:0;background:#f4f6f8;color:#1f2933;
+ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+main{max-width:1080px;margin:0 auto;padding:24px 28px 64px;background:#fff;box-shadow:0 0 0 1px #e4e7eb}
+h1{font-size:1.7rem;line-height:1.25;margin:.2em 0 .6em;overflow-wrap:anywhere}
+h2{font-size:1.2rem;margin:2em 0 .6em}
+img{display:block;max-width:100%;height:auto;margin:0 auto}
+.banner{background:#7a1f00;color:#fff;font-weight:700;text-align:center;padding:10px;
+ margin:-24px -28px 20px;letter-spacing:.02em}
+.verdict{border-left:8px solid #8a949e;background:#f4f6f8;padding:14px 18px;font-size:1.12rem}
+.verdict span{color:#52606d;font-size:.92rem}
+.verdict.better{border-color:#0072b2;background:#e8f3fa}
+.verdict.worse{border-color:#d55e00;background:#fdf0e6}
+.warning{border-left:8px solid #d55e00;background:#fdf0e6;padding:10px 18px;font-weight:600}
+.note{color:#52606d;font-size:.9rem}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;min-width:50%}
+th,td{padding:6px 12px;border-bottom:1px solid #e4e7eb;text-align:right;vertical-align:top}
+tbody th,thead th:first-child,.text{text-align:left!important}
+tbody th{font-weight:500;overflow-wrap:anywhere}
+thead th{vertical-align:bottom;border-bottom:2px solid #9aa5b1}
+th small{display:block;font-weight:400;color:#52606d;max-width:9em;margin-left:auto}
+tr.model{background:#eef5fa}
+tr.model th{font-weight:700}
+td.best{font-weight:700}
+i{display:inline-block;width:.75em;height:.75em;border-radius:50%;margin-right:.5em}
+table.facts th{white-space:nowrap;overflow-wrap:normal}
+table.facts td{overflow-wrap:anywhere}
+pre{background:#f4f6f8;padding:12px 16px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
+summary{cursor:pointer;font-weight:600;margin:.4em 0}
+"""
+
+__all__ = ["format_table", "plot_forecast", "print_table", "render", "save_report"]

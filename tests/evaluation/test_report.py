@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from foretrain.errors import DataError
+from foretrain.evaluation.report import format_table, plot_forecast, print_table, render, save_report
+from foretrain.evaluation.tasks import evaluate
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def few(hourly, persistence):
+    return evaluate(
+        persistence(0.3),
+        hourly(5, 260, price=True),
+        prediction_length=6,
+        num_windows=12,
+        name="<script>alert(1)</script> & co",
+        command="foretrain evaluate 'a <b>' --data c",
+    )
+
+
+@pytest.fixture(scope="module")
+def many(hourly, persistence):
+    return evaluate(
+        persistence(0.3), hourly(45, 460, provenance="synthetic"), prediction_length=6, num_windows=3, name="walk model"
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(few, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    return folder, save_report(few, folder)
+
+
+class _Checker(HTMLParser):
+    """Collects what a page would fetch and checks that its tags are balanced."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.tags, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def _parse(page):
+    checker = _Checker()
+    checker.feed(page)
+    assert not checker.open
+    return checker
+
+
+def test_the_page_stands_alone(saved):
+    page = (saved[0] / "report.html").read_text()
+    checker = _parse(page)
+    assert len(checker.sources) == 4
+    assert all(source.startswith("data:image/png;base64,") for source in checker.sources)
+    assert "script" not in checker.tags and "link" not in checker.tags
+    assert "http" not in page and "@import" not in page and "url(" not in page
+
+
+def test_names_and_commands_are_escaped(saved):
+    checker = _parse((saved[0] / "report.html").read_text())
+    text = "".join(checker.text)
+    assert "<script>alert(1)</script> & co" in text and "foretrain evaluate 'a <b>' --data c" in text
+
+
+def test_the_page_says_verdict_hash_units_command_and_sorting(few, saved):
+    text = "".join(_parse((saved[0] / "report.html").read_text()).text)
+    assert few.verdict[1:] in text and few.data[0]["fingerprint"] in text
+    assert "percent of the last close" in text and "sorted before scoring" in text
+    assert "SYNTHETIC" not in text
+    for name in ("naive", "drift", "seasonal naive", "historical mean"):
+        assert name in text
+
+
+def test_synthetic_data_is_flagged_at_the_top(many):
+    text = "".join(_parse(render(many)).text)
+    assert text.index("SYNTHETIC DATA") < text.index("Model and baselines")
+
+
+def test_many_items_are_cut_in_the_page_and_whole_in_the_csv(many, tmp_path):
+    many.save(tmp_path)
+    table = pd.read_csv(tmp_path / "per_item.csv")
+    assert table["item"].nunique() == 45 and len(table) == 45 * 5
+    assert "The best and worst 20 are shown" in render(many, {})
+
+
+def test_files_hold_the_same_figures(few, saved):
+    folder, paths = saved
+    assert {path.name for path in paths} == {
+        "evaluation.json",
+        "metrics.csv",
+        "per_item.csv",
+        "per_horizon.csv",
+        "report.html",
+        "forecasts.png",
+    }
+    tree = json.loads((folder / "evaluation.json").read_text())
+    assert tree["verdict"] == few.verdict and tree["data"][0]["provenance"] == "real"
+    table = pd.read_csv(folder / "metrics.csv", index_col="forecaster")
+    assert table.loc["model", "wql"] == pytest.approx(few.pooled["model"]["wql"], rel=1e-12)
+    assert tree["pooled"]["naive"]["mase"] == few.pooled["naive"]["mase"]
+    steps = pd.read_csv(folder / "per_horizon.csv")
+    assert len(steps) == 6 * 5 and steps["step"].max() == 6
+    assert (folder / "forecasts.png").read_bytes().startswith(PNG)
+
+
+def test_dollars_are_in_the_item_table_and_in_no_pooled_one(few, saved):
+    folder, _ = saved
+    assert "price_mae" in pd.read_csv(folder / "per_item.csv").columns
+    assert not {"price_mae", "mae", "rmse"} & set(pd.read_csv(folder / "metrics.csv").columns)
+
+
+def test_undefined_figures_become_null_in_json(hourly, persistence, tmp_path):
+    found = evaluate(persistence(float("nan")), hourly(2, 90), prediction_length=4, num_windows=2)
+    save_report(found, tmp_path)
+    tree = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert tree["pooled"]["model"]["wql"] is None
+
+
+def test_the_console_table_is_plain_where_nobody_watches(few):
+    stream = io.StringIO()
+    print_table(few, stream)
+    lines = stream.getvalue().splitlines()
+    assert "\x1b" not in stream.getvalue() and lines[0] == few.headline
+    assert stream.getvalue() == format_table(few) + "\n"
+    start = next(k for k, line in enumerate(lines) if line.startswith("forecaster"))
+    assert [line.split("  ")[0] for line in lines[start + 2 : start + 7]] == [
+        few.name,
+        "naive",
+        "drift",
+        "seasonal naive",
+        "historical mean",
+    ]
+    assert f"{few.pooled['naive']['pct_mae']:.3f}" in lines[start + 3]
+
+
+def test_the_console_table_has_colours_on_a_terminal(few, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Terminal()
+    print_table(few, stream)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    assert plain != stream.getvalue() and "seasonal naive" in plain and few.name in plain
+
+
+@pytest.mark.parametrize("shape", ["one step", "one window", "no calendar", "constant"])
+def test_odd_evaluations_can_be_drawn(hourly, persistence, shape, tmp_path):
+    from foretrain.data.store import Corpus
+
+    if shape in ("no calendar", "constant"):
+        values = np.zeros((1, 60), np.float32) if shape == "constant" else np.arange(60, dtype=np.float32)[None]
+        corpus = Corpus.from_arrays("c", [("a $1 and $2 item_", values, None)], ["x"])
+    else:
+        corpus = hourly(1, 60)
+    horizon = 1 if shape == "one step" else 5
+    found = evaluate(persistence(0.5), corpus, prediction_length=horizon, num_windows=1 if shape == "one window" else 3)
+    save_report(found, tmp_path)
+    _parse((tmp_path / "report.html").read_text())
+
+
+def _frames(items, numeric=False):
+    hours = pd.date_range("2024-01-01", periods=60, freq="h")
+    history = pd.concat(
+        pd.DataFrame({"item_id": name, "timestamp": np.arange(60) if numeric else hours, "load": np.arange(60.0)})
+        for name in items
+    )
+    ahead = np.arange(60, 65) if numeric else pd.date_range("2024-01-03 12:00", periods=5, freq="h")
+    forecast = pd.concat(
+        pd.DataFrame(
+            {
+                "item_id": name,
+                "timestamp": ahead,
+                "target_name": "load",
+                "predictions": 60.0,
+                "0.1": 55.0,
+                "0.5": 60.0,
+                "0.9": 65.0,
+            }
+        )
+        for name in items
+    )
+    return history, forecast
+
+
+@pytest.mark.parametrize("kind", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("count", [1, 7])
+def test_forecasts_are_drawn_as_a_fan_chart(tmp_path, kind, count):
+    path = tmp_path / f"fan{kind}"
+    plot_forecast(*_frames([f"item {k}" for k in range(count)]), path)
+    head = path.read_bytes()[:300]
+    assert head.startswith(PNG if kind == ".png" else b"%PDF" if kind == ".pdf" else b"<?xml")
+
+
+def test_forecasts_without_a_calendar_can_be_drawn(tmp_path):
+    plot_forecast(*_frames(["a"], numeric=True), tmp_path / "fan.png")
+    assert (tmp_path / "fan.png").read_bytes().startswith(PNG)
+
+
+def test_a_picture_of_unknown_kind_or_of_nothing_is_refused(tmp_path):
+    history, forecast = _frames(["a"])
+    with pytest.raises(DataError, match=r"\.png, \.svg or \.pdf"):
+        plot_forecast(history, forecast, tmp_path / "fan.bmp")
+    with pytest.raises(DataError, match="nothing to draw"):
+        plot_forecast(history, forecast.iloc[:0], tmp_path / "fan.png")
+    assert not list(tmp_path.iterdir())

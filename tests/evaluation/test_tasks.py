@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foretrain.data.source import DataConfig
+from foretrain.data.splits import rolling_origins, select
+from foretrain.data.store import Corpus
+from foretrain.errors import ConfigError, DataError
+from foretrain.evaluation.tasks import EvaluationConfig, evaluate, validator
+from foretrain.training.distributed import World
+
+
+@pytest.fixture(scope="module")
+def prices(hourly):
+    return hourly(5, 260, price=True)
+
+
+def test_a_copy_of_naive_has_no_skill_and_no_difference(prices, persistence):
+    found = evaluate(persistence(), prices, prediction_length=6, num_windows=12)
+    assert found.verdict == "no difference from naive (identical losses)"
+    assert found.pooled["model"]["skill_vs_naive"] == 0.0
+    assert found.pooled["model"]["pct_mae"] == found.pooled["naive"]["pct_mae"]
+
+
+def test_a_biased_model_is_called_worse(prices, persistence):
+    found = evaluate(persistence(25.0), prices, prediction_length=6, num_windows=12)
+    assert found.verdict == "worse than naive, p<0.001"
+    assert found.headline.startswith("model: worse than naive, p<0.001. Its mean absolute error (percent of the last")
+    assert found.pooled["model"]["skill_vs_naive"] < -1
+
+
+def test_windows_are_the_newest_of_every_item_and_default_to_no_overlap(prices, persistence):
+    found = evaluate(persistence(), prices, prediction_length=6, num_windows=12)
+    wanted = rolling_origins(prices, prediction_length=6, num_windows=12, test_steps=72)
+    assert found.counts == {"items": 5, "windows": 60, "origins": 12, "observed_steps": found.counts["observed_steps"]}
+    got = sorted((k, c) for k, c in zip(found.scored.item.tolist(), found.scored.cutoff.tolist(), strict=True))
+    assert got == [tuple(origin) for origin in wanted]
+    assert all(c.lag == 0 for c in found.comparisons)
+
+
+def test_overlapping_windows_are_counted_as_such(prices, persistence):
+    found = evaluate(persistence(1.0), prices, prediction_length=6, num_windows=20, stride=2)
+    assert {c.lag for c in found.comparisons} == {2} and found.counts["origins"] == 20
+
+
+def test_a_region_smaller_than_asked_gives_fewer_windows(prices, persistence):
+    found = evaluate(persistence(), prices, prediction_length=6, num_windows=12, test_steps=18)
+    assert found.counts["windows"] == 15
+    assert found.verdict == "no difference from naive (identical losses)"
+    few = evaluate(persistence(1.0), prices, prediction_length=6, num_windows=12, test_steps=18)
+    assert few.verdict == "too few windows to tell (3 origins, 10 needed)"
+
+
+def test_a_horizon_longer_than_every_item_names_the_longest(prices, persistence):
+    with pytest.raises(DataError, match="the longest has 260 rows"):
+        evaluate(persistence(), prices, prediction_length=500)
+
+
+def test_short_items_are_left_out_and_named(hourly, persistence):
+    found = evaluate(persistence(), hourly(5, 60), prediction_length=20, num_windows=1)
+    assert [(left.what, left.count, left.examples) for left in found.left_out] == [("items", 2, ("item-3", "item-4"))]
+
+
+def test_results_do_not_depend_on_batch_size_or_baselines_asked_for(prices, persistence):
+    whole = evaluate(persistence(noise=1.0), prices, prediction_length=6, num_windows=8)
+    small = evaluate(
+        persistence(noise=1.0), prices, prediction_length=6, num_windows=8, batch_size=2, compare=["drift"]
+    )
+    assert small.pooled == {who: whole.pooled[who] for who in ("model", "naive", "drift")}
+    assert small.per_item["model"] == whole.per_item["model"]
+
+
+def test_cross_learning_is_refused(prices, persistence):
+    @dataclass(frozen=True)
+    class Options:
+        cross_learning: bool = True
+
+    with pytest.raises(ConfigError, match="cross_learning"):
+        evaluate(persistence(), prices, prediction_length=6, options=Options())
+
+
+def test_crossed_quantiles_are_sorted_and_counted_unless_asked_not_to(prices, persistence):
+    class Crossed(persistence):
+        def forecast(self, *arguments, **options):
+            found = super().forecast(*arguments, **options)
+            return type(found)(found.quantiles.flip(2), found.levels)
+
+    repaired = evaluate(Crossed(), prices, prediction_length=6, num_windows=4)
+    straight = evaluate(persistence(), prices, prediction_length=6, num_windows=4)
+    raw = evaluate(Crossed(), prices, prediction_length=6, num_windows=4, sort_quantiles=False)
+    assert repaired.pooled["model"] == straight.pooled["model"]
+    assert raw.pooled["model"]["wql"] > straight.pooled["model"]["wql"]
+    assert repaired.settings["crossed_share"] == 1.0
+    assert any("crossed in 100.0%" in text for text in repaired.warnings)
+    assert not any("crossed" in text for text in straight.warnings)
+
+
+def test_a_model_that_diverged_gets_no_figures_and_no_verdict(prices, persistence):
+    found = evaluate(persistence(float("nan")), prices, prediction_length=6, num_windows=12)
+    assert np.isnan(found.pooled["model"]["wql"]) and np.isnan(found.pooled["model"]["skill_vs_naive"])
+    assert found.verdict == "no verdict against naive: some forecasts are not finite"
+
+
+def test_a_release_trained_on_the_windows_is_called_out(prices, persistence):
+    release = {"corpora": [{"fingerprint": prices.fingerprint}], "data": {"validation_steps": 6, "test_steps": 6}}
+    found = evaluate(persistence(), prices, prediction_length=6, num_windows=12, release=release)
+    assert found.warnings[0].startswith("WINDOWS OVERLAP TRAINING DATA: 50 of 60 windows")
+
+
+def test_synthetic_data_is_flagged(hourly, persistence):
+    found = evaluate(persistence(), hourly(2, 90, provenance="synthetic"), prediction_length=4, num_windows=3)
+    assert found.synthetic and found.warnings[0].startswith("SYNTHETIC DATA")
+
+
+def _config(**data):
+    settings = {"context_length": 32, "prediction_length": 6, "validation_steps": 24, "test_steps": 12, **data}
+    return DataConfig(corpora=({"path": "unused"},), **settings)
+
+
+def test_validation_scores_the_validation_part_and_nothing_newer(prices, persistence):
+    seen = []
+
+    class Spy(persistence):
+        def collate(self, windows):
+            seen.extend(windows.future_times[:, -1].tolist())
+            return super().collate(windows)
+
+    run = validator(EvaluationConfig(num_windows=4), _config(), corpora=[prices])
+    result = run(Spy(1.0), 10)
+    assert set(result.metrics) == {
+        "val_loss",
+        "val_wql",
+        "val_mase",
+        "val_sql",
+        "val_coverage_80_share",
+        "val_pct_mae",
+        "val_direction_accuracy_share",
+        "val_skill",
+    }
+    assert max(seen) <= max(prices.times(i)[-13] for i in range(prices.num_series))
+    assert not result.stop
+
+
+def test_validation_equals_an_evaluation_of_the_same_windows(prices, persistence):
+    model = persistence(1.0)
+    run = validator(EvaluationConfig(num_windows=4), _config(), corpora=[prices], selections=[select(prices)])
+    found = run(model, 0).metrics
+    whole = evaluate(
+        model,
+        prices,
+        prediction_length=6,
+        num_windows=4,
+        split="validation",
+        validation_steps=24,
+        test_steps=12,
+        context_length=32,
+    )
+    assert found["val_wql"] == whole.pooled["model"]["wql"]
+    assert found["val_mase"] == whole.pooled["model"]["mase"]
+    assert found["val_skill"] == whole.pooled["model"]["skill_vs_naive"]
+    assert run(model, 5).metrics == found
+
+
+def test_validation_follows_the_model_and_not_the_first_call(prices, persistence):
+    run = validator(EvaluationConfig(loss=False), _config(), corpora=[prices])
+    good, bad = run(persistence(), 1).metrics, run(persistence(9.0), 2).metrics
+    assert bad["val_wql"] > good["val_wql"] and "val_loss" not in good
+
+
+def test_an_empty_validation_part_is_an_error(prices):
+    data = _config(validation_steps=0)
+    with pytest.raises(ConfigError, match="hold no window"):
+        validator(EvaluationConfig(), data, corpora=[prices])
+    tiny = Corpus.from_arrays("tiny", [("a", np.ones((1, 9), np.float32), None)], ["x"])
+    with pytest.raises(DataError, match="the longest has 9 rows"):
+        validator(EvaluationConfig(), _config(), corpora=[tiny])
+
+
+_WORKER = """
+import json, runpy, sys
+import torch
+torch.set_num_threads(1)
+helpers, test = runpy.run_path(sys.argv[1]), runpy.run_path(sys.argv[2])
+from foretrain.training.distributed import World
+with World.start("cpu") as world:
+    found = test["_figures"](helpers["make_hourly"], helpers["Persistence"], world)
+print(json.dumps(found))
+"""
+
+
+def _figures(hourly, persistence, world):
+    """What a validation and an evaluation find, forecasts made here, and how an error of rank 1 ends."""
+    corpus, model = hourly(5, 260, price=True), persistence(0.3, noise=1.0)
+    settings = {"prediction_length": 6, "num_windows": 7, "batch_size": 4, "world": world}
+    run = validator(EvaluationConfig(num_windows=3, batch_size=4), _config(), corpora=[corpus], world=world)
+    found = evaluate(model, corpus, **settings)
+    figures = [run(model, 0).metrics, found.pooled, found.per_item, found.verdict, sum(model.seen)]
+
+    def fail(count):
+        if world.rank == 1:
+            raise ZeroDivisionError
+
+    try:
+        evaluate(model, corpus, progress=fail, **settings)
+    except Exception as error:
+        figures.append(type(error).__name__)
+    return figures
+
+
+def test_two_processes_give_the_figures_of_one_and_share_the_work(hourly, persistence):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    helpers = str(Path(__file__).with_name("conftest.py"))
+    base = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "WORLD_SIZE": "2"}
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WORKER, helpers, __file__],
+            env={**base, "RANK": str(k), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(2)
+    ]
+    single = _figures(hourly, persistence, World())
+    outputs = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in pair]
+    for k, wanted in enumerate(json.loads(json.dumps(single[:4]))):
+        assert outputs[0][k] == wanted and outputs[1][k] == wanted
+    assert 0 < outputs[0][4] < single[4] and outputs[0][4] + outputs[1][4] == single[4]
+    assert [outputs[0][5], outputs[1][5]] == ["TrainingError", "ZeroDivisionError"]
+
+
+def test_a_world_of_one_is_the_default(prices, persistence):
+    with_world = evaluate(persistence(noise=1.0), prices, prediction_length=6, num_windows=4, world=World())
+    assert with_world.pooled == evaluate(persistence(noise=1.0), prices, prediction_length=6, num_windows=4).pooled
