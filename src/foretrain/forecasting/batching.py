@@ -20,7 +20,8 @@ from foretrain.models.base import Batch, Forecast, Forecaster, move
 from foretrain.nn.quantiles import check_levels
 
 MOST_PADDING = 1.25  # a batch's longest context over its shortest, counted in buckets; beyond it padding costs more
-FEWEST_ROWS = 64  # a batch of like lengths smaller than this still takes in the next length, as small batches are slow
+FEWEST_ROWS = 32  # a batch of like lengths smaller than this still takes in the next length, as small batches are slow
+MOST_CPU_ROWS = 64  # a CPU's passes stay in its cache: 10% faster at width 64, no slower at width 512, less memory
 
 
 class Plan(NamedTuple):
@@ -47,12 +48,12 @@ def forecast_windows(
 ) -> list[FloatArray]:
     """Quantile forecasts, one (targets, H, Q) array a window, in the order of the windows.
 
-    batch_size counts rows, covariates included; a window is never divided. Windows of like length share a batch, so
-    results do not depend on order or batch_size (up to rounding), except where options.cross_learning is set: then
-    batches are filled in input order, because the batch is the input. On a GPU that runs out of memory batches are
-    halved, with a warning. device None is where the model is; dtype bfloat16 or float16 runs under autocast;
-    progress is called with the number of windows each batch finished. Only the newest context_length steps (at most
-    the model's own) are used. Raises ConfigError for impossible arguments.
+    batch_size counts rows, covariates included (a CPU takes fewer at a time); a window is never divided. Windows of
+    like length share a batch, so results do not depend on order or batch_size (up to rounding), except where
+    options.cross_learning is set: then batches are filled in input order, because the batch is the input. On a GPU
+    that runs out of memory batches are halved, with a warning. device None is where the model is; dtype bfloat16 or
+    float16 runs under autocast; progress is called with the number of windows each batch finished. Only the newest
+    context_length steps (at most the model's own) are used. Raises ConfigError for impossible arguments.
     """
     levels = check_levels(quantile_levels)
     if prediction_length < 1 or batch_size < 1:
@@ -60,6 +61,8 @@ def forecast_windows(
     longest = clip_context(model, context_length)
     where = torch.device(device) if device is not None else next(model.parameters()).device
     together = bool(getattr(options, "cross_learning", False))
+    rows = batch_size if together or where.type != "cpu" else min(batch_size, MOST_CPU_ROWS)
+    batches = plan(windows, rows, longest, model.bucket_length, together)
     results: list[FloatArray | None] = [None] * len(windows)
 
     def launch(chosen: IntArray) -> Forecast:
@@ -79,9 +82,7 @@ def forecast_windows(
 
     waiting: tuple[IntArray, Tensor] | None = None
     with _evaluating(model), _precision(where, dtype):
-        for chosen, forecast in _run(
-            plan(windows, batch_size, longest, model.bucket_length, together), launch, together
-        ):
+        for chosen, forecast in _run(batches, launch, together):
             # The next batch is launched before the last one is read, so that the device does not wait for the host.
             if waiting is not None:
                 collect(*waiting)

@@ -205,6 +205,10 @@ def _match_future(
 ) -> pd.DataFrame:
     """future_df in the windows' order, checked against the items and stamps of the forecast."""
     future = _sort(future_df, names, history.ids)
+    if isinstance(future.times, np.ndarray) != isinstance(history.times, np.ndarray):
+        raise DataError(
+            f"column {names.timestamp!r} counts steps in one of df and future_df and has time stamps in the other."
+        )
     counts = np.bincount(future.code, minlength=len(history.ids))
     wrong = np.flatnonzero(counts != horizon)
     if len(wrong):

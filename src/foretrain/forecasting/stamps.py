@@ -92,7 +92,9 @@ def _infer_one(stamps: pd.DatetimeIndex, starts: IntArray, lengths: IntArray, it
     import pandas as pd
 
     own = stamps[starts[item] : starts[item] + lengths[item]]
-    freq = pd.infer_freq(own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas 3.1 announces that an offset will be returned; both are taken here
+        freq = pd.infer_freq(own)
     if freq is None:
         gaps = np.diff(own.to_numpy())
         raise DataError(
@@ -100,7 +102,7 @@ def _infer_one(stamps: pd.DatetimeIndex, starts: IntArray, lengths: IntArray, it
             "regular frequency. "
             f"Fill the gaps with rows of missing values. {WAY_OUT}"
         )
-    return freq
+    return freq if isinstance(freq, str) else freq.freqstr
 
 
 def add(stamps: pd.DatetimeIndex, offset: Any, count: int = 1) -> pd.DatetimeIndex:

@@ -25,7 +25,7 @@ from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.nn.quantiles import bracket, interpolate_levels, probability_mass, weighted_quantiles
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-MOST_BRANCH_ROWS = 1024  # rows of one pass while unrolling, unless the batch itself has more
+MOST_BRANCH_ROWS = 256  # rows of one pass while unrolling, unless the batch itself has more
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""Adapter folders in PEFT's format; the merged numbers are checked by the golden tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from foretrain.errors import ModelError
+from foretrain.forecasting.predictor import load
+
+
+@pytest.fixture
+def adapter(golden_folder, tmp_path):
+    for name in ("model", "lora_adapter"):
+        shutil.copytree(golden_folder / name, tmp_path / name)
+        (tmp_path / name).chmod(0o755)
+        for path in (tmp_path / name).iterdir():
+            path.chmod(0o644)
+    return tmp_path / "lora_adapter"
+
+
+def change(folder, **config):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+
+
+@pytest.mark.parametrize(("rslora", "scaling"), [(False, 8 / 4), (True, 8 / 2)])
+def test_the_update_is_scaled_as_its_config_says(adapter, predictor, rslora, scaling):
+    change(adapter, use_rslora=rslora)
+    updates = load_file(adapter / "adapter_model.safetensors")
+    name = "encoder.block.1.layer.0.self_attention.v"
+    up, down = (updates[f"base_model.model.{name}.lora_{x}.weight"] for x in "BA")
+    merged = load(adapter, device="cpu").network.get_parameter(f"{name}.weight")
+    torch.testing.assert_close(merged, predictor.network.get_parameter(f"{name}.weight") + scaling * up @ down)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"peft_type": "IA3"}, "only LORA"),
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"base_model_name_or_path": None}, "names no base model"),
+        ({"base_model_name_or_path": "./nowhere"}, "no such folder"),
+    ],
+)
+def test_an_adapter_that_cannot_be_merged_is_refused(adapter, config, message):
+    change(adapter, **config)
+    with pytest.raises(ModelError, match=message):
+        load(adapter)
+
+
+def test_an_adapter_of_another_model_is_refused(adapter):
+    path = adapter / "adapter_model.safetensors"
+    updates = {name.replace("encoder", "decoder"): tensor for name, tensor in load_file(path).items()}
+    save_file(updates, path)
+    with pytest.raises(ModelError, match="does not fit its base model"):
+        load(adapter)
+
+
+def test_a_damaged_adapter_is_refused(adapter):
+    (adapter / "adapter_model.safetensors").write_bytes(b"\0" * 50)
+    with pytest.raises(ModelError, match="cannot read adapter_model"):
+        load(adapter)

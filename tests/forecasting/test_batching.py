@@ -1,0 +1,168 @@
+"""Batches by length: results do not depend on order or size, and memory errors are survived."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foretrain.data.windows import Window
+from foretrain.errors import ConfigError, ModelError
+from foretrain.forecasting.batching import MOST_PADDING, forecast_windows, plan
+from foretrain.models.chronos2.unroll import Chronos2Options
+
+LEVELS = [0.1, 0.5, 0.9]
+
+
+def windows_of(seed, count, horizon=5):
+    """Windows of 1 to 90 steps, 1 to 3 rows, some with a covariate known ahead, some values missing."""
+    rng = np.random.default_rng(seed)
+    windows = []
+    for _ in range(count):
+        rows, steps = int(rng.integers(1, 4)), int(rng.integers(1, 91))
+        context = rng.standard_normal((rows, steps)).cumsum(1).astype(np.float32)
+        context[rng.random(context.shape) < 0.05] = np.nan
+        future = np.full((rows, horizon), np.nan, np.float32)
+        if rows == 3:
+            future[2] = rng.standard_normal(horizon)
+        windows.append(Window(context, num_targets=1, num_past=min(rows, 2) - 1, future=future))
+    return windows
+
+
+def assert_equal(a, b, tolerance=5e-5):
+    for x, y in zip(a, b, strict=True):
+        assert x.shape == y.shape
+        assert np.max(np.abs(x - y) / (np.abs(y) + 1)) <= tolerance
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), batch_size=st.integers(1, 40), horizon=st.sampled_from([3, 40]))
+def test_results_depend_on_neither_order_nor_batch_size(predictor, seed, batch_size, horizon):
+    windows = windows_of(seed, 9, horizon)
+    order = np.random.default_rng(seed).permutation(len(windows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = [forecast_windows(predictor.model, [w], horizon, LEVELS)[0] for w in windows]
+        together = forecast_windows(
+            predictor.model, [windows[i] for i in order], horizon, LEVELS, batch_size=batch_size
+        )
+    assert_equal([together[i] for i in np.argsort(order)], alone)
+
+
+def test_the_truth_in_a_window_changes_no_forecast(predictor):
+    """Evaluation windows carry what came next; only covariates known ahead may be looked at."""
+    windows = windows_of(3, 12)
+    rng = np.random.default_rng(0)
+    with_truth = []
+    for w in windows:
+        future = w.future.copy()
+        future[: w.num_targets + w.num_past] = rng.standard_normal((w.num_targets + w.num_past, 5)) * 100
+        with_truth.append(Window(w.context, w.num_targets, w.num_past, future))
+    a = forecast_windows(predictor.model, windows, 5, LEVELS)
+    b = forecast_windows(predictor.model, with_truth, 5, LEVELS)
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_only_the_newest_steps_of_a_context_are_looked_at(predictor):
+    windows = windows_of(4, 8)
+    cut = [Window(w.context[:, -16:], w.num_targets, w.num_past, w.future) for w in windows]
+    assert_equal(
+        forecast_windows(predictor.model, windows, 5, LEVELS, context_length=16),
+        forecast_windows(predictor.model, cut, 5, LEVELS),
+    )
+
+
+def test_batches_hold_like_lengths_and_every_window_once():
+    windows = [Window(np.zeros((1 + i % 3, 1 + 37 * i % 500), np.float32), 1) for i in range(300)]
+    batches = plan(windows, 24, 400, 16, together=False)
+    assert sorted(np.concatenate([b.windows for b in batches])) == list(range(300))
+    for batch in batches:
+        buckets = [-(-min(windows[i].context.shape[1], 400) // 16) for i in batch.windows]
+        rows = [len(windows[i].context) for i in batch.windows]
+        assert max(buckets) <= min(buckets) * MOST_PADDING
+        assert sum(rows) == batch.rows and sum(rows[:-1]) < 24
+
+
+def test_cross_learning_fills_batches_in_input_order():
+    windows = [Window(np.zeros((1, steps), np.float32), 1) for steps in (5, 400, 7, 300, 9)]
+    batches = plan(windows, 2, 400, 16, together=True)
+    assert [b.windows.tolist() for b in batches] == [[0, 1], [2, 3], [4]]
+
+
+def test_cross_learning_lets_rows_of_a_batch_inform_each_other(predictor):
+    windows = windows_of(5, 6)
+    options = Chronos2Options(cross_learning=True)
+    joint = forecast_windows(predictor.model, windows, 5, LEVELS, options=options)
+    changed = [Window(windows[0].context * 3 + 1, 1, windows[0].num_past, windows[0].future), *windows[1:]]
+    other = forecast_windows(predictor.model, changed, 5, LEVELS, options=options)
+    assert not np.allclose(joint[3], other[3])
+
+
+class Scarce:
+    """A model that fits only so many rows into memory, as a small GPU would."""
+
+    def __init__(self, model, most):
+        self.model, self.most = model, most
+        self.rows: list[int] = []
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def forecast(self, batch, *args, **kwargs):
+        if len(batch["context"]) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.rows.append(len(batch["context"]))
+        return self.model.forecast(batch, *args, **kwargs)
+
+
+def test_a_batch_too_big_for_the_memory_is_halved_and_announced(predictor):
+    windows = windows_of(6, 40)
+    scarce = Scarce(predictor.model, 10)
+    with pytest.warns(UserWarning, match="out of memory with"):
+        found = forecast_windows(scarce, windows, 5, LEVELS)
+    assert max(scarce.rows) <= 10
+    assert_equal(found, forecast_windows(predictor.model, windows, 5, LEVELS))
+
+
+@pytest.mark.parametrize(("most", "options"), [(0, None), (10, Chronos2Options(cross_learning=True))])
+def test_memory_that_halving_cannot_save_is_an_error(predictor, most, options):
+    with pytest.raises(ModelError, match="out of memory"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        forecast_windows(Scarce(predictor.model, most), windows_of(6, 40), 5, LEVELS, options=options)
+
+
+def test_training_mode_is_restored_and_no_gradient_is_kept(predictor):
+    predictor.model.train()
+    forecast_windows(predictor.model, windows_of(7, 3), 5, LEVELS)
+    assert predictor.model.training
+    predictor.model.eval()
+    assert all(p.grad is None for p in predictor.model.parameters())
+
+
+def test_progress_counts_every_window(predictor):
+    seen: list[int] = []
+    forecast_windows(predictor.model, windows_of(8, 30), 5, LEVELS, batch_size=8, progress=seen.append)
+    assert sum(seen) == 30
+
+
+def test_lower_precision_stays_near(predictor):
+    windows = windows_of(9, 10)
+    exact = forecast_windows(predictor.model, windows, 5, LEVELS)
+    rough = forecast_windows(predictor.model, windows, 5, LEVELS, dtype=torch.bfloat16)
+    differences = [np.abs(x - y).max() / (1 + np.abs(y).max()) for x, y in zip(rough, exact, strict=True)]
+    assert 0 < max(differences) < 0.2
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"context_length": 0}])
+def test_impossible_arguments_are_refused(predictor, arguments):
+    with pytest.raises(ConfigError, match="at least 1"):
+        forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, **arguments)
+
+
+def test_a_context_beyond_the_models_is_cut_with_a_warning(predictor):
+    with pytest.warns(UserWarning, match="using 64"):
+        forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, context_length=100)

@@ -1,0 +1,187 @@
+"""Frames as windows and back: layout, errors, and no look beyond the cutoff."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from foretrain.errors import DataError
+from foretrain.forecasting.frame import Names, read_frame, write_frame
+
+H = 4
+
+
+def test_windows_follow_the_first_appearance_of_ids_and_ascend_in_time(frame, future):
+    task = read_frame(frame, H, future_df=future)
+    assert [w.item_id for w in task.windows] == list(pd.unique(frame["item_id"]))
+    for window in task.windows:
+        own = frame[frame["item_id"] == window.item_id].sort_values("timestamp")
+        np.testing.assert_array_equal(window.context[0], own["target"].astype(np.float32))
+        micros = own["timestamp"].astype("datetime64[us]").astype(np.int64)
+        np.testing.assert_array_equal(window.context_times, micros)
+        np.testing.assert_array_equal(window.future_times, micros.iloc[-1] + 3_600_000_000 * np.arange(1, H + 1))
+
+
+def test_columns_of_future_df_are_known_ahead_and_the_others_are_past_only(frame, future):
+    task = read_frame(frame, H, future_df=future.drop(columns="kind"))
+    window, name = task.windows[0], task.item_ids[0]
+    assert (window.num_targets, window.num_past, len(window.context)) == (1, 1, 3)
+    np.testing.assert_array_equal(window.future[2], future[future["item_id"] == name]["temp"].astype(np.float32))
+    assert np.isnan(window.future[:2]).all()
+
+
+def test_the_order_of_rows_and_of_future_rows_does_not_matter(frame, future):
+    first = frame.drop_duplicates("item_id")
+    shuffled = pd.concat([first, frame.drop(first.index).sample(frac=1, random_state=5)])
+    a = read_frame(frame, H, future_df=future)
+    b = read_frame(shuffled, H, future_df=future.sample(frac=1, random_state=6))
+    for x, y in zip(a.windows, b.windows, strict=True):
+        np.testing.assert_array_equal(x.context, y.context)
+        np.testing.assert_array_equal(x.future, y.future)
+
+
+@pytest.mark.parametrize("targets", [("target",), ("target", "temp")])
+def test_values_after_the_cutoff_change_nothing_that_a_model_sees(frame, targets):
+    """A frame cut at a time gives the same windows whatever the rows after that time were."""
+    names = Names(target=targets)
+    frame = frame.sort_values(["item_id", "timestamp"])
+    cutoff = frame.groupby("item_id")["timestamp"].transform("max") - pd.Timedelta(hours=H)
+    changed = frame.copy()
+    later = changed["timestamp"] > cutoff
+    changed.loc[later, ["target", "temp"]] = 1e6
+    changed.loc[later, "kind"] = "never seen"
+
+    def seen(df):
+        past = df[df["timestamp"] <= cutoff]
+        return read_frame(past, H, names=names)
+
+    for a, b in zip(seen(frame).windows, seen(changed).windows, strict=True):
+        np.testing.assert_array_equal(a.context, b.context)
+        np.testing.assert_array_equal(a.future, b.future)
+
+
+def test_known_covariates_do_not_change_the_history(frame, future):
+    changed = future.assign(temp=1e6, kind="never seen")
+    a, b = (read_frame(frame, H, future_df=f) for f in (future, changed))
+    for x, y in zip(a.windows, b.windows, strict=True):
+        np.testing.assert_array_equal(x.context, y.context)
+
+
+def test_infinite_and_missing_numbers_are_missing(frame):
+    frame.loc[frame.index[0], "target"] = np.inf
+    frame["target"] = frame["target"].astype("Float64")
+    frame.loc[frame.index[1], "target"] = pd.NA
+    values = np.concatenate([w.context[0] for w in read_frame(frame, H).windows])
+    assert np.isnan(values).sum() == 2 and np.isfinite(values).sum() == len(frame) - 2
+
+
+def test_integer_time_counts_steps(frame):
+    frame = frame.sort_values(["item_id", "timestamp"])
+    frame["timestamp"] = frame.groupby("item_id").cumcount() * 2
+    task = read_frame(frame, 3)
+    lengths = [w.context.shape[1] for w in task.windows]
+    np.testing.assert_array_equal(task.stamps.reshape(3, 3), [[2 * n, 2 * n + 2, 2 * n + 4] for n in lengths])
+    assert task.windows[0].context_times is None
+
+
+def test_a_zone_survives(frame):
+    frame["timestamp"] = frame["timestamp"].dt.tz_localize("America/New_York")
+    assert str(read_frame(frame, H).stamps.tz) == "America/New_York"
+
+
+def test_the_forecast_frame_has_one_row_an_item_target_and_step(frame):
+    names = Names(target=("target", "temp"))
+    task = read_frame(frame, H, names=names)
+    count = len(task.windows)
+    quantiles = np.arange(count * 2 * H * 2, dtype=np.float32).reshape(count, 2, H, 2)
+    out = write_frame(task, list(quantiles), list(quantiles[..., 0]), (0.1, 0.9))
+    assert list(out.columns) == ["item_id", "timestamp", "target_name", "predictions", "0.1", "0.9"]
+    assert len(out) == count * 2 * H
+    np.testing.assert_array_equal(out["0.9"], quantiles[..., 1].ravel())
+    second = out.iloc[2 * H : 4 * H]
+    assert set(second["item_id"]) == {task.item_ids[1]}
+    assert second["target_name"].tolist() == ["target"] * H + ["temp"] * H
+    assert second["timestamp"].tolist() == list(task.stamps[H : 2 * H]) * 2
+
+
+def test_number_ids_come_back_as_numbers():
+    frame = pd.DataFrame({"item_id": [7] * 5, "timestamp": pd.date_range("2024", periods=5, freq="D"), "target": 1.0})
+    task = read_frame(frame, 2)
+    assert task.windows[0].item_id == "7"
+    assert list(task.item_ids) == [7]
+
+
+def with_text(column, row, text):
+    def change(df):
+        df = df.astype({column: object})
+        df.loc[row, column] = text
+        return df
+
+    return change
+
+
+def same(df):
+    return df
+
+
+def without(column, row):
+    return lambda df: df.assign(**{column: df[column].where(df.index != row)})
+
+
+def with_gap(df):
+    return df.drop(df[df["item_id"] == "007"].sort_values("timestamp").index[5])
+
+
+# What is wrong: change of the frame, change of the future frame (None = no future frame), what the message must say.
+FLAWS = {
+    "missing column": (lambda df: df.drop(columns="target"), None, "no column 'target'"),
+    "text in the target": (with_text("target", 3, "1,5"), None, "row 3.*'1,5'"),
+    "boolean target": (lambda df: df.assign(target=True), None, "boolean"),
+    "no rows": (lambda df: df[:0], None, "no rows"),
+    "two equal rows": (lambda df: pd.concat([df, df[:1]]), None, "two rows at"),
+    "no id": (without("item_id", 1), None, "without item_id"),
+    "no time": (without("timestamp", 1), None, "without timestamp"),
+    "not a time": (with_text("timestamp", 2, "yesterday-ish"), None, "does not hold time stamps"),
+    "a gap": (with_gap, None, "'007'.*apart"),
+    "future without ids": (same, lambda df: df.drop(columns="item_id"), "future_df has no column 'item_id'"),
+    "target in the future": (same, lambda df: df.assign(target=1.0), "drop that column"),
+    "unknown covariate": (same, lambda df: df.assign(rain=1.0), "'rain' that df lacks"),
+    "unknown item": (same, lambda df: df.replace({"item_id": {"007": "008"}}), "'008' that df lacks"),
+    "item without future": (same, lambda df: df[df["item_id"] != "nan"], "'nan' has 0 rows"),
+    "wrong horizon": (same, lambda df: df[1:], "has 3 rows"),
+    "wrong stamps": (same, lambda df: df.assign(timestamp=df["timestamp"] + pd.Timedelta("5min")), "the forecast has"),
+    "numbers for stamps": (same, lambda df: df.assign(timestamp=range(len(df))), "time stamps"),
+    "text among future numbers": (same, with_text("temp", 0, "warm"), "'warm' in future_df"),
+}
+
+
+@pytest.mark.parametrize("flaw", list(FLAWS))
+def test_a_flawed_frame_gets_one_clear_line(frame, future, flaw):
+    change, change_future, message = FLAWS[flaw]
+    ahead = None if change_future is None else change_future(future)
+    with pytest.raises(DataError, match=message) as caught:
+        read_frame(change(frame), H, future_df=ahead)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_given_freq_accepts_irregular_stamps(frame):
+    gap = frame.drop(frame[frame["item_id"] == "007"].sort_values("timestamp").index[5])
+    task = read_frame(gap, H, freq="h")
+    own = frame[frame["item_id"] == task.item_ids[0]]["timestamp"].max()
+    assert task.stamps[0] == own + pd.Timedelta(hours=1)
+
+
+def test_ten_thousand_items_keep_their_own_values():
+    count, steps = 10_000, 30
+    values = np.random.default_rng(0).standard_normal((count, steps)).astype(np.float32)
+    frame = pd.DataFrame(
+        {
+            "item_id": np.repeat([f"item-{i}" for i in range(count)], steps),
+            "timestamp": np.tile(pd.date_range("2024-01-01", periods=steps, freq="B").to_numpy(), count),
+            "target": values.ravel(),
+        }
+    ).sample(frac=1, random_state=0)
+    task = read_frame(frame, 5)
+    for window in task.windows[::97]:
+        np.testing.assert_array_equal(window.context[0], values[int(window.item_id.removeprefix("item-"))])

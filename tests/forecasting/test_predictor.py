@@ -1,0 +1,185 @@
+"""load, save and the Predictor's own work; numbers are checked by the golden tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import foretrain
+from foretrain.errors import ConfigError, DataError, ModelError
+from foretrain.forecasting.predictor import load
+
+
+def test_a_saved_release_forecasts_the_same(predictor, tmp_path):
+    predictor.save(tmp_path / "copy")
+    assert sorted(p.name for p in (tmp_path / "copy").iterdir()) == ["config.json", "model.safetensors"]
+    series = [np.sin(np.arange(50))]
+    again = load(tmp_path / "copy", device="cpu").forecast(series, 8)
+    np.testing.assert_array_equal(again[0], predictor.forecast(series, 8)[0])
+
+
+def test_save_never_overwrites_and_leaves_nothing_half_written(predictor, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    with pytest.raises(ModelError, match="exists already"):
+        predictor.save(tmp_path / "taken")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="cannot be written"):
+        predictor.save(tmp_path / "file" / "below")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken"]
+
+
+def test_a_failed_save_removes_its_scratch_folder(predictor, tmp_path, monkeypatch):
+    def full(folder, state=None):
+        (folder / "config.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(predictor.model, "save_release", full)
+    with pytest.raises(ModelError, match="No space left"):
+        predictor.save(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_opens_its_release(golden_folder, tmp_path):
+    shutil.copytree(golden_folder / "model", tmp_path / "run" / "release")
+    assert foretrain.load(tmp_path / "run").model.family == "chronos2"
+
+
+def release(golden_folder, folder, **config):
+    shutil.copytree(golden_folder / "model", folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    raw = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in raw.items() if v is not None}))
+    return folder
+
+
+def damage(kind, golden_folder, tmp_path):
+    folder = tmp_path / "model"
+    if kind == "missing folder":
+        return folder
+    if kind == "a file":
+        folder.write_text("")
+        return folder
+    if kind == "empty folder":
+        folder.mkdir()
+        return folder
+    if kind == "other family":
+        return release(golden_folder, folder, chronos_config=None, model_type="bert")
+    release(golden_folder, folder)
+    weights = folder / "model.safetensors"
+    if kind == "broken json":
+        (folder / "config.json").write_text("{,")
+    if kind == "no weights":
+        weights.unlink()
+    if kind == "truncated weights":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    if kind == "weights of noise":
+        weights.write_bytes(b"\0" * 100)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing folder", "no such folder"),
+        ("a file", "is a file"),
+        ("empty folder", "config.json"),
+        ("other family", "bert.*chronos2"),
+        ("broken json", "JSON"),
+        ("no weights", "model.safetensors"),
+        ("truncated weights", "cannot read the weights"),
+        ("weights of noise", "cannot read the weights"),
+    ],
+)
+def test_a_folder_that_is_no_model_gets_one_clear_line(golden_folder, tmp_path, kind, message):
+    with pytest.raises(ModelError, match=message) as caught:
+        load(damage(kind, golden_folder, tmp_path))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [{"dtype": "int8"}, {"device": "abacus"}])
+def test_impossible_device_or_dtype_is_refused(golden_folder, arguments):
+    with pytest.raises(ConfigError):
+        load(golden_folder / "model", **arguments)
+
+
+def test_bfloat16_weights_forecast_near_float32(golden_folder, predictor):
+    series = [np.sin(np.arange(60)) * 3 + 10]
+    exact = predictor.forecast(series, 8)[0]
+    rough = load(golden_folder / "model", device="cpu", dtype="bfloat16").forecast(series, 8)[0]
+    assert 0 < np.abs(rough - exact).max() < 0.2 * np.abs(exact).max()
+
+
+def test_an_unknown_option_names_the_nearest(predictor):
+    with pytest.raises(ConfigError, match="Did you mean 'cross_learning'"):
+        predictor.forecast([np.zeros(20)], 4, cross_lerning=True)
+
+
+def test_sorted_quantiles_are_ascending_and_keep_their_columns(predictor, frame):
+    levels = [0.9, 0.1, 0.5]
+    plain = predictor.forecast_df(frame.drop(columns="kind"), 8, levels)
+    ordered = predictor.forecast_df(frame.drop(columns="kind"), 8, levels, sort_quantiles=True)
+    assert list(ordered.columns[4:]) == ["0.9", "0.1", "0.5"]
+    assert (ordered["0.1"] <= ordered["0.5"]).all() and (ordered["0.5"] <= ordered["0.9"]).all()
+    assert not (plain["0.1"] <= plain["0.9"]).all()  # random weights cross, so the sort had work to do
+    np.testing.assert_array_equal(ordered["predictions"], ordered["0.5"])
+
+
+def test_the_median_is_there_even_when_it_was_not_asked_for(predictor, frame):
+    with_median = predictor.forecast_df(frame, 4, [0.1, 0.5])
+    without = predictor.forecast_df(frame, 4, [0.1])
+    assert "0.5" not in without
+    np.testing.assert_array_equal(without["predictions"], with_median["0.5"])
+
+
+def test_columns_may_have_other_names(predictor, frame):
+    usual = predictor.forecast_df(frame, 4, [0.5])
+    renamed = frame.rename(columns={"item_id": "id", "timestamp": "when", "target": "sales"})
+    found = predictor.forecast_df(renamed, 4, [0.5], id_column="id", timestamp_column="when", target="sales")
+    assert list(found.columns) == ["id", "when", "target_name", "predictions", "0.5"]
+    assert set(found["target_name"]) == {"sales"}
+    np.testing.assert_array_equal(found["0.5"], usual["0.5"])
+
+
+def test_a_frame_and_the_same_arrays_forecast_alike(predictor, frame, future):
+    numbers = frame.drop(columns="kind").sort_values(["item_id", "timestamp"])
+    ahead = future.drop(columns="kind")
+    table = predictor.forecast_df(numbers, 4, [0.1, 0.5], future_df=ahead)
+    items = [
+        {
+            "target": own["target"].to_numpy(),
+            "past_covariates": {"temp": own["temp"].to_numpy()},
+            "future_covariates": {"temp": ahead[ahead["item_id"] == name]["temp"].to_numpy()},
+        }
+        for name, own in numbers.groupby("item_id", sort=False)
+    ]
+    arrays = np.concatenate([values[0] for values in predictor.forecast(items, 4, [0.1, 0.5])])
+    np.testing.assert_allclose(table[["0.1", "0.5"]], arrays, rtol=1e-5, atol=1e-5)
+
+
+def test_cross_learning_reaches_the_model(predictor, frame):
+    alone = predictor.forecast_df(frame, 4, [0.5])
+    joint = predictor.forecast_df(frame, 4, [0.5], cross_learning=True)
+    assert not np.allclose(alone["0.5"], joint["0.5"])
+
+
+def test_embeddings_do_not_depend_on_padding(predictor):
+    rng = np.random.default_rng(0)
+    short, long = rng.standard_normal(20), rng.standard_normal((2, 60))
+    (alone,), ((loc, scale),) = predictor.embed([short])
+    (beside, pair), _ = predictor.embed([short, long])
+    assert (alone.shape, beside.shape, pair.shape) == ((1, 5, 32), (1, 10, 32), (2, 10, 32))
+    torch.testing.assert_close(beside[:, -5:], alone, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose([loc.item(), scale.item()], [short.mean(), short.std()], rtol=1e-5)
+
+
+def test_a_malformed_frame_is_refused_before_anything_runs(predictor):
+    with pytest.raises(DataError, match="no column 'item_id'"):
+        predictor.forecast_df(pd.DataFrame({"target": [1.0]}), 4)
