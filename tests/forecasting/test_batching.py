@@ -7,8 +7,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from foretrain.data.windows import Window
 from foretrain.errors import ConfigError, ModelError
@@ -39,9 +37,9 @@ def assert_equal(a, b, tolerance=5e-5):
         assert np.max(np.abs(x - y) / (np.abs(y) + 1)) <= tolerance
 
 
-@settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 10_000), batch_size=st.integers(1, 40), horizon=st.sampled_from([3, 40]))
-def test_results_depend_on_neither_order_nor_batch_size(predictor, seed, batch_size, horizon):
+@pytest.mark.parametrize("seed", range(8))
+def test_results_depend_on_neither_order_nor_batch_size(predictor, seed):
+    batch_size, horizon = 1 + 5 * seed, (3, 40)[seed % 2]
     windows = windows_of(seed, 9, horizon)
     order = np.random.default_rng(seed).permutation(len(windows))
     with warnings.catch_warnings():
