@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foretrain.models.chronos2 import fused
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.layout import Bucket, GroupLayout
 from foretrain.nn.rms_norm import RMSNorm
@@ -32,6 +33,22 @@ class Route:
     last_group_masks: tuple[Tensor | None, ...] = ()  # the same for kept tokens, which are always observed
 
 
+def by_hand(hidden: Tensor, layer: nn.Module) -> bool:
+    """May the hand-written passes of fused.py stand in for the plain layer?
+
+    They are for float32 on a CPU in eager mode, and for linear layers as they were made: an adapter around one (LoRA)
+    has a forward of its own that must be called.
+    """
+    return (
+        hidden.device.type == "cpu"
+        and hidden.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and all(type(m) in _PLAIN and not m._forward_hooks for m in layer.modules() if m is not layer)
+        and all(p.dtype == torch.float32 for p in layer.parameters())
+    )
+
+
 class Attention(nn.Module):
     """Multi-head projections without bias; upstream's parameter names."""
 
@@ -46,6 +63,15 @@ class Attention(nn.Module):
     def split(self, x: Tensor) -> Tensor:
         """(B, S, H*d) -> (B, H, S, d)."""
         return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The weights of q, k, v and o."""
+        return self.q.weight, self.k.weight, self.v.weight, self.o.weight
+
+    def spec(self, layer: TimeAttention | GroupAttention, hidden: Tensor) -> fused.Spec:
+        """What the hand-written passes need to know of a layer."""
+        rate = layer.dropout if layer.training else 0.0
+        return fused.Spec(self.heads, layer.layer_norm.eps, rate, torch.is_grad_enabled())
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         """(B, H, S, d) each -> (B, S, D), output projection included."""
@@ -64,8 +90,13 @@ class TimeAttention(nn.Module):
 
     def forward(self, hidden: Tensor, route: Route, keep: int | None = None) -> Tensor:
         """hidden (R, S, D) -> (R, S, D), or (R, N, D) of the last keep = N tokens."""
-        x = self.layer_norm(hidden)
         attention = self.self_attention
+        if by_hand(hidden, self):
+            turn, spec = fused.rotary_factors(route.rope), attention.spec(self, hidden)
+            found = fused.attention(hidden.unsqueeze(1), self.layer_norm.weight, attention.weights(), spec, turn=turn,
+                                    mask=route.time_mask, keep=keep)  # fmt: skip
+            return found.squeeze(1)
+        x = self.layer_norm(hidden)
         length = x.shape[1]
         first = 0 if keep is None else length - keep
         q_table = (route.rope[0][first:], route.rope[1][first:])
@@ -95,6 +126,8 @@ class GroupAttention(nn.Module):
 
     def forward(self, hidden: Tensor, route: Route, keep: int | None = None) -> Tensor:
         """hidden (R, S, D) -> (R, S, D); with keep the tokens are the last ones, which are always observed."""
+        if by_hand(hidden, self) and all(bucket.gather is None for bucket in route.layout.buckets):
+            return self._by_hand(hidden, route, keep)
         x = self.layer_norm(hidden)
         if not route.layout.buckets:  # a lone row's weight is one whatever its query and key
             x = attach(x, [*self.self_attention.q.parameters(), *self.self_attention.k.parameters()])
@@ -116,6 +149,22 @@ class GroupAttention(nn.Module):
         if route.time_mask is not None:
             allowed = allowed & (route.time_mask == 0).permute(3, 1, 2, 0)
         return (scores + _additive(allowed)).softmax(-1)
+
+    def _by_hand(self, hidden: Tensor, route: Route, keep: int | None) -> Tensor:
+        """The same with hand-written passes, for unpadded buckets."""
+        attention, layout = self.self_attention, route.layout
+        spec, norm = attention.spec(self, hidden), self.layer_norm.weight
+        q, k, v, o = attention.weights()
+        if not layout.buckets:
+            return fused.lone_attention(attach(hidden, [q, k]), norm, v, o, spec)
+        pieces = hidden.split([layout.singles, *(bucket.rows for bucket in layout.buckets)])
+        parts = [fused.lone_attention(pieces[0], norm, v, o, spec)] if layout.singles else []
+        masks = route.group_masks if keep is None else route.last_group_masks
+        for bucket, piece, mask in zip(layout.buckets, pieces[1:], masks, strict=True):
+            groups = piece.view(bucket.count, bucket.size, *piece.shape[1:]).transpose(1, 2)
+            found = fused.attention(groups, norm, (q, k, v, o), spec, mask=mask)
+            parts.append(found.transpose(1, 2).reshape(piece.shape))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _lone(self, x: Tensor) -> Tensor:
         """A row alone attends to itself with weight one: only the value path is left, and dropout of that one weight
@@ -159,6 +208,10 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(R, S, D) -> (R, S, D)."""
+        if by_hand(hidden, self):
+            spec = fused.Spec(1, self.layer_norm.eps, self.dropout if self.training else 0.0, torch.is_grad_enabled())
+            wi, wo = self.mlp["wi"].weight, self.mlp["wo"].weight
+            return fused.feed_forward(hidden, self.layer_norm.weight, wi, wo, spec)
         inner = F.dropout(F.relu(self.mlp["wi"](self.layer_norm(hidden))), self.dropout, self.training)
         return hidden + F.dropout(self.mlp["wo"](inner), self.dropout, self.training)
 
@@ -234,3 +287,6 @@ def _cast(mask: Tensor | None, like: Tensor) -> Tensor | None:
     if mask is None or mask.dtype == like.dtype:
         return mask
     return mask.clamp(min=torch.finfo(like.dtype).min).to(like.dtype)
+
+
+_PLAIN = (nn.Linear, nn.ModuleDict, RMSNorm, Attention)  # what a layer is made of when nothing was wrapped

@@ -1,0 +1,34 @@
+"""Dropout masks for a CPU, several times cheaper than Bernoulli draws and repeatable from a number.
+
+A mask is a pure function of (seed, place), so a hand-written backward draws it again instead of keeping it. The seed
+comes from torch's generator: torch.manual_seed rules it, and recomputation under activation checkpointing repeats it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_LEVELS = 1 << 16  # a draw has 16 bits, so a rate is met to within 2^-17; outputs are scaled by the rate really used
+
+
+def draw_seed() -> int:
+    """A seed from torch's CPU generator."""
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+def keep_scale(rate: float) -> float:
+    """1 / probability of being kept."""
+    return _LEVELS / (_LEVELS - round(rate * _LEVELS))
+
+
+def keep_mask(shape: tuple[int, ...], rate: float, seed: int, *place: int) -> Tensor:
+    """Float32 mask of the shape: 1 with probability 1 / keep_scale(rate), else 0. (seed, place) alone decide it."""
+    count = int(np.prod(shape))
+    generator = np.random.Generator(np.random.SFC64([seed, *place]))
+    low = np.iinfo(np.int64)
+    bits = generator.integers(low.min, low.max, -(-count // 4), dtype=np.int64, endpoint=True).view(np.int16)[:count]
+    threshold = round(rate * _LEVELS) - _LEVELS // 2  # draws are signed
+    mask = torch.empty(shape)
+    return torch.ge(torch.from_numpy(bits).view(shape), threshold, out=mask)
