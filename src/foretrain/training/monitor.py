@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +33,7 @@ PEAKS = {
     "A100": (312.0, 156.0, 19.5),
     "L40S": (362.0, 183.0, 91.6),
     "L4": (121.0, 60.0, 30.3),
+    "A10G": (125.0, 62.5, 31.2),
     "A10": (125.0, 62.5, 31.2),
     "RTX 4090": (165.0, 82.6, 82.6),
     "RTX 3090": (71.0, 35.6, 35.6),
@@ -114,8 +116,8 @@ class Monitor:
         tally.flops += 3 * windows * self.flops(share.context_length, share.prediction_length, variates)
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=progress.step)
-        quiet = outcome.applied and progress.step % self.config.log_every and progress.step != self.plan.steps
-        if quiet:
+        due = progress.step % self.config.log_every == 0 or progress.step == self.plan.steps
+        if not (due or outcome.nonfinite or outcome.overflow):
             return
         record = self._record(outcome, progress)
         self.journal.write(record)
@@ -225,7 +227,7 @@ def peak_flops(device: torch.device, dtype: str, tf32: bool) -> float:
         return 0.0
     name = torch.cuda.get_device_name(device)
     for known, (half, middle, full) in PEAKS.items():
-        if all(word in name for word in known.split()):
+        if all(re.search(rf"\b{word}\b", name) for word in known.split()):
             return 1e12 * (full if dtype == "float32" and not tf32 else middle if dtype == "float32" else half)
     return 0.0
 

@@ -21,6 +21,15 @@ def draw_seed(seed: int, step: int, k: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def seed_draws(seed: int, device: torch.device) -> None:
+    """torch.manual_seed for the CPU and one device; the full one formats a stack trace per call where CUDA sleeps."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:
     """Products in dtype; float32 means none of it."""
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))

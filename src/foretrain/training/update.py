@@ -19,7 +19,7 @@ from foretrain.training.batches import Prepared
 from foretrain.training.distributed import World, gradient_sync
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer import set_learning_rate
-from foretrain.training.precision import LossScaler, autocast, draw_seed
+from foretrain.training.precision import LossScaler, autocast, draw_seed, seed_draws
 from foretrain.training.progress import Progress
 from foretrain.training.settings import Piece, TrainingConfig
 
@@ -106,7 +106,7 @@ class Updater:
             share.wait += time.perf_counter() - began
             piece = prepared.piece
             batch = move(prepared.batch, self.world.device)
-            torch.manual_seed(draw_seed(self.seed, piece.step, piece.k))
+            seed_draws(draw_seed(self.seed, piece.step, piece.k), self.world.device)
             with gradient_sync(self.network, piece.last):
                 with autocast(self.world.device, self.config.dtype):
                     loss = self.network(batch)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from foretrain.errors import ConfigError
+from foretrain.training.distributed import World, resolve_device
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+UNEVEN = {"micro_batch_size": 3, "ema_decay": 0.9}
+BAD = 8 * 6 + 4
+
+
+@pytest.fixture(scope="module")
+def pair(toy, tmp_path_factory):
+    """(run folders, results of both ranks) of two gloo processes under torchrun, started once for all cases."""
+    out = tmp_path_factory.mktemp("pair")
+    toy.trainer(out / "elastic", **UNEVEN, max_steps=4).fit()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    with subprocess.Popen(
+        [*command, str(out), str(out / "results")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            text, _ = process.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, text[-3000:]
+    return out, [json.loads((out / f"results.{rank}").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("train", UNEVEN), ("accumulate", {"micro_batch_size": 1}), ("validated", {"micro_batch_size": 4})],
+)
+def test_two_processes_equal_one_with_the_same_micro_batches(toy, pair, tmp_path, name, settings):
+    toy.trainer(tmp_path, **settings).fit()
+    two, one = (dict(toy.losses(folder)) for folder in (pair[0] / name, tmp_path))
+    assert two == pytest.approx(one, rel=1e-6)
+    for key, value in toy.release(tmp_path).items():
+        torch.testing.assert_close(toy.release(pair[0] / name)[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_resume_from_one_to_two_to_one_process_is_the_same_run(toy, pair, tmp_path):
+    folder = pair[0] / "elastic"
+    assert pair[1][0]["resume"] == 8
+    toy.trainer(folder, **UNEVEN, resume="auto").fit()
+    toy.trainer(tmp_path, **UNEVEN).fit()
+    assert dict(toy.losses(folder)) == pytest.approx(dict(toy.losses(tmp_path)), rel=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_a_bad_batch_of_one_rank_is_dealt_with_by_all(toy, pair, tmp_path, policy):
+    source = toy.Source(poison={BAD: math.inf})
+    toy.trainer(tmp_path, **UNEVEN, source=source, on_nonfinite=policy).fit()
+    two, one = (toy.lines(folder) for folder in (pair[0] / policy, tmp_path))
+    assert [r.get("left_out") for r in two] == [r.get("left_out") for r in one]
+    finite = [(a["loss"], b["loss"]) for a, b in zip(two, one, strict=True) if b["loss"] is not None]
+    assert [a for a, _ in finite] == pytest.approx([b for _, b in finite], rel=1e-6)
+    saved = [sorted(path.name for path in (folder / "nonfinite").iterdir()) for folder in (pair[0] / policy, tmp_path)]
+    assert saved[0] == saved[1]
+
+
+def test_all_ranks_stop_with_one_reason(pair):
+    for rank in range(2):
+        kind, text, _ = pair[1][rank]["stop"]
+        assert (kind, text[:34]) == ("TrainingError", "step 7: the loss is not finite; it")
+
+
+def test_a_folder_that_holds_a_run_is_refused_on_every_rank(pair):
+    assert [results["held"][0] for results in pair[1]] == ["TrainingError"] * 2
+
+
+def test_sigterm_to_one_rank_ends_all_of_them_at_the_same_step_with_a_checkpoint(toy, pair):
+    assert [results["term"][2] for results in pair[1]] == [143, 143]
+    steps = toy.steps(pair[0] / "term")
+    assert len(steps) == 1
+    assert steps[0] in (5, 6)  # the signal came while step 5 was prepared
+    assert toy.losses(pair[0] / "term")[-1][0] == steps[0]
+
+
+def test_a_full_disk_of_one_rank_stops_all_without_a_half_checkpoint(pair):
+    for results in pair[1]:
+        assert results["full"][0] == "TrainingError"
+        assert "No space left on device" in results["full"][1]
+    assert list((pair[0] / "full" / "checkpoints").iterdir()) == []
+
+
+def test_two_processes_share_the_writing_of_a_checkpoint(pair):
+    names = {path.name[:11] for path in (pair[0] / "train" / "checkpoints" / "step-00000012").glob("shard-*")}
+    assert names == {"shard-00001", "shard-00002"}
+
+
+def test_float16_starts_from_the_same_scale_on_all_ranks(toy, pair):
+    assert [results["float16"] for results in pair[1]] == [12, 12]
+    assert all(record["loss"] is not None for record in toy.lines(pair[0] / "float16"))
+
+
+def test_collectives_do_what_their_names_say(pair):
+    for rank, results in enumerate(pair[1]):
+        assert results["sum"] == [3.0, 3.0]
+        assert results["broadcast"] == "from 0"
+        assert results["gather"] == [0, 1]
+        assert results["error on rank 0"][:2] == ["DataError", "torn"]
+        expected = ["DataError", "torn"] if rank else ["TrainingError", "another process of this run failed: torn"]
+        assert results["error on rank 1"][:2] == expected
+
+
+def test_a_world_of_one_needs_no_process_group():
+    world = World.start("cpu")
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+    assert world.gather_objects("a") == ["a"]
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("name", ["warp", "cuda" if not torch.cuda.is_available() else "mps"])
+def test_a_device_that_is_not_there_is_an_error(name):
+    with pytest.raises(ConfigError, match=r"device: .*[Cc]hoose auto"):
+        resolve_device(name)
+
+
+def test_activation_checkpointing_runs_blocks_twice_and_changes_no_loss(toy, tmp_path):
+    models = {on: toy.Model(dropout=0.2) for on in (False, True)}
+    for on, model in models.items():
+        toy.trainer(tmp_path / str(on), model=model, activation_checkpointing=on).fit()
+    assert [models[on].body[0].runs for on in (False, True)] == [12, 24]
+    assert toy.losses(tmp_path / "True") == toy.losses(tmp_path / "False")

@@ -1,0 +1,92 @@
+"""What test_distributed.py runs under torchrun: every case in one pair of processes. Arguments: folder, result file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import Kit
+
+from foretrain.errors import DataError, ForetrainError
+from foretrain.training.distributed import World
+from foretrain.training.interrupt import Interrupted
+from foretrain.training.trainer import Result
+
+UNEVEN = {"micro_batch_size": 3, "ema_decay": 0.9}  # 3 + 3 + 2 windows: in the second round rank 1 is idle
+BAD = 8 * 6 + 4  # in the micro-batch that rank 1 runs
+
+
+def outcome(action: Any) -> Any:
+    """What an action came to, in words."""
+    try:
+        return action()
+    except (ForetrainError, Interrupted) as error:
+        return [type(error).__name__, str(error), getattr(error, "exit_code", None)]
+
+
+class Told(Kit.Source):
+    """A source that asks its own process to end when a window is drawn."""
+
+    def windows(self, first: int, count: int) -> Any:
+        if first == 8 * 4 + 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().windows(first, count)
+
+
+def disk_of_rank_1_is_full(world: World, out: Path) -> Any:
+    real = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if world.rank == 1:
+        os.fsync = refuse
+    try:
+        return outcome(lambda: Kit.trainer(out, world=world).fit().step)
+    finally:
+        os.fsync = real
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    world = World.start("cpu", threads=1)
+    poison = Kit.Source(poison={BAD: math.inf})
+
+    def fail() -> None:
+        raise DataError("torn")
+
+    def fit(name: str, **settings: Any) -> int:
+        return Kit.trainer(out / name, world=world, **settings).fit().step
+
+    results = {
+        "train": fit("train", **UNEVEN),
+        "accumulate": fit("accumulate", micro_batch_size=1),
+        "resume": fit("elastic", **UNEVEN, max_steps=8, resume="auto"),
+        "skip": fit("skip", **UNEVEN, source=poison, on_nonfinite="skip"),
+        "rollback": fit("rollback", **UNEVEN, source=poison, on_nonfinite="rollback"),
+        "stop": outcome(lambda: fit("stop", **UNEVEN, source=poison)),
+        "held": outcome(lambda: fit("train", **UNEVEN)),
+        "term": outcome(lambda: fit("term", **UNEVEN, source=Told(), prefetch=0, checkpoint_every=None)),
+        "full": disk_of_rank_1_is_full(world, out / "full"),
+        "float16": fit("float16", **UNEVEN, dtype="float16"),
+        "validated": fit("validated", validate_every=5, evaluate=lambda model, step: Result({"loss": 1.0 / step})),
+        "sum": world.all_reduce_sum(__import__("torch").ones(2) * (world.rank + 1)).tolist(),
+        "broadcast": world.broadcast_object(f"from {world.rank}"),
+        "gather": world.gather_objects(world.rank),
+        "error on rank 0": outcome(lambda: world.on_main(fail)),
+        "error on rank 1": outcome(lambda: world.all_agree(DataError("torn") if world.rank else None)),
+    }
+    Path(f"{sys.argv[2]}.{world.rank}").write_text(json.dumps(results))
+    world.barrier()
+    world.close()
+
+
+if __name__ == "__main__":
+    main()
