@@ -89,6 +89,19 @@ def data_import(
     encoding: Annotated[str | None, typer.Option(help="Text encoding of CSV files (default: UTF-8).")] = None,
     skip_rows: Annotated[int, typer.Option(min=0, help="Lines to skip at the head of each CSV file.")] = 0,
     header: Annotated[bool, typer.Option("--header/--no-header", help="Does the first line name columns?")] = True,
+    names: Annotated[str | None, typer.Option(help="Comma-separated column names of files without a header.")] = None,
+    na_values: Annotated[str | None, typer.Option(help="Comma-separated further spellings of a missing value.")] = None,
+    dayfirst: Annotated[
+        bool | None, typer.Option("--dayfirst/--monthfirst", help="How to read 01/02/2020 (default: from the column).")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Comma-separated columns that must exist; they come first.")
+    ] = None,
+    categorical: Annotated[str | None, typer.Option(help="Comma-separated columns to read as text.")] = None,
+    id_pattern: Annotated[str | None, typer.Option(help="Regular expression taking the id out of a file name.")] = None,
+    layout: Annotated[
+        str | None, typer.Option("--format", help="table, panel (a column an item), array or hf (default: recognised).")
+    ] = None,
 ) -> None:
     """Turn raw files into a corpus: checked, documented, memory mapped. Prints what was found, fixed and dropped."""
     from foretrain.commands import import_data
@@ -101,6 +114,13 @@ def data_import(
         id_column=id_column,
         timestamp_column=timestamp_column,
         columns=_split(columns),
+        target=_split(target),
+        categorical=_split(categorical),
+        names=_split(names),
+        na_values=_split(na_values),
+        dayfirst=dayfirst,
+        id_pattern=id_pattern,
+        format=layout,
         freq=freq,
         timezone=timezone,
         adjust=adjust,

@@ -13,7 +13,6 @@ from typing import Any
 
 from foretrain.errors import ConfigError, DataError
 
-
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -180,7 +179,8 @@ def forecast_file(
     if plot is not None:
         from foretrain.evaluation.plots import plot_forecast
 
-        plot_forecast(frame, result, plot, id_column=names.item_id, timestamp_column=names.timestamp)
+        usual = {names.item_id: "item_id", names.timestamp: "timestamp"}
+        plot_forecast(frame.rename(columns=usual), result.rename(columns=usual), plot)
         print(f"picture: {plot}")
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from foretrain.errors import ConfigError
 
-ITEMS, ROWS = 48, 1400  # hourly series of about two months
+ITEMS, ROWS = 48, 1800  # hourly series of 75 days
+ORIGINS = 12  # forecast origins to score: enough for a verdict
 
 
 def run_demo(out: Path) -> Path:
@@ -27,12 +28,17 @@ def run_demo(out: Path) -> Path:
     corpus = out / "corpus"
     import_data([out / "raw"], corpus, provenance="synthetic")
     _say("3/5 train a small Chronos-2 from random weights")
-    overrides = [("data.corpora", [{"path": str(corpus)}]), ("output_dir", str(out / "run"))]
+    overrides = [
+        ("data.corpora", [{"path": str(corpus)}]),
+        ("data.test_steps", ORIGINS * 24),
+        ("training.max_steps", 600),
+        ("output_dir", str(out / "run")),
+    ]
     config = load_config(shipped_config("debug.yaml"), overrides)
     train_run(config)
     _say("4/5 score it on windows that training never saw, beside naive forecasts")
     release = out / "run" / "release"
-    evaluate_model(str(release), corpus, num_windows=4, out=out / "evaluation")
+    evaluate_model(str(release), corpus, num_windows=ORIGINS, out=out / "evaluation")
     _say("5/5 forecast one series")
     forecast_file(
         str(release),
@@ -57,9 +63,7 @@ def write_series(folder: Path, history: Path, items: int = ITEMS, rows: int = RO
     for item in range(items):
         rng = np.random.default_rng([seed, item])
         angle = 2 * np.pi * hours / 24
-        daily = sum(
-            rng.normal() / k * np.sin(k * angle) + rng.normal() / k * np.cos(k * angle) for k in (1, 2, 3)
-        )
+        daily = sum(rng.normal() / k * np.sin(k * angle) + rng.normal() / k * np.cos(k * angle) for k in (1, 2, 3))
         weekend = 1 - rng.uniform(0.1, 0.5) * ((hours // 24) % 7 >= 5)
         level = 10 + np.cumsum(rng.normal(0, 0.02, rows))
         values = 20 * (level + 1.5 * daily * weekend) + rng.normal(0, rng.uniform(1, 4), rows)

@@ -299,7 +299,7 @@ def _imported(frame: Any, out: Path) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "frame.parquet"
         frame.to_parquet(path, index=False)
-        import_corpus([path], out, name=out.parent.name)
+        import_corpus([path], out)
     return out
 
 

@@ -1,0 +1,213 @@
+"""The command line as a user meets it: real processes or main(), on a tiny trained model."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.test_run import TINY  # the overrides that make debug.yaml run in a second
+
+from foretrain import cli
+from foretrain.run import load_config, shipped_config, train_run
+
+
+def foretrain(*arguments: object, code: int = 0) -> None:
+    """Run the command in this process and check its exit code."""
+    old = sys.argv
+    sys.argv = ["foretrain", *map(str, arguments)]
+    try:
+        cli.main()
+        found = 0
+    except SystemExit as leave:
+        found = leave.code or 0
+    finally:
+        sys.argv = old
+    assert found == code
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw CSVs, a corpus and a trained release."""
+    folder = tmp_path_factory.mktemp("cli")
+    stamps = pd.date_range("2024-01-01", periods=160, freq="h")
+    (folder / "raw").mkdir()
+    for item in ("007", "1e5", "nan"):
+        wave = 10 + np.sin(np.arange(160) * 2 * np.pi / 24) + len(item)
+        pd.DataFrame({"timestamp": stamps, "target": wave}).to_csv(folder / "raw" / f"{item}.csv", index=False)
+    foretrain("data", "import", folder / "raw", "--out", folder / "corpus")
+    overrides = [*TINY, ("data.corpora", [{"path": str(folder / "corpus")}]), ("output_dir", str(folder / "run"))]
+    train_run(load_config(shipped_config("debug.yaml"), overrides))
+    frame = pd.concat(
+        pd.DataFrame({"item_id": item, "timestamp": stamps, "target": np.arange(160.0) % period})
+        for item, period in (("007", 24), ("NA", 7))
+    )
+    frame.to_csv(folder / "history.csv", index=False)
+    return folder
+
+
+def test_help_answers_at_once():
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-m", "foretrain.cli", "--help"], capture_output=True, check=False)
+        times.append(time.monotonic() - began)
+        assert done.returncode == 0 and b"forecast" in done.stdout
+    assert min(times) < 0.6  # 0.1 s on a quiet machine; the bound only catches an import of something heavy
+
+
+def test_ids_survive_import_and_forecast(work: Path, capsys):
+    out = work / "forecast.csv"
+    foretrain("forecast", work / "run" / "release", work / "history.csv", "--prediction-length", 8, "--out", out)
+    rows = pd.read_csv(out, dtype={"item_id": str}, keep_default_na=False)
+    assert list(rows["item_id"].unique()) == ["007", "NA"] and len(rows) == 16
+    assert rows.columns.tolist()[:4] == ["item_id", "timestamp", "target_name", "predictions"]
+    foretrain("data", "inspect", work / "corpus", "--verify", "--plot", work / "corpus.png")
+    text = capsys.readouterr().out
+    assert "007" in text and "1e5" in text
+    assert (work / "corpus.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_forecast_flags_change_the_result(work: Path):
+    release, history = work / "run" / "release", work / "history.csv"
+
+    def run(*flags: object) -> pd.DataFrame:
+        out = work / f"f{len(list(work.glob('f*.parquet')))}.parquet"
+        foretrain("forecast", release, history, "--prediction-length", 8, "--out", out, *flags)
+        return pd.read_parquet(out)
+
+    plain = run()
+    assert not np.allclose(plain["predictions"], run("--context-length", 16)["predictions"])
+    assert not np.allclose(plain["predictions"], run("--cross-learning")["predictions"])
+    assert run("--quantile-levels", "0.25,0.75").columns.tolist()[-2:] == ["0.25", "0.75"]
+    ordered = run("--sort-quantiles").iloc[:, 4:].to_numpy()
+    assert (np.diff(ordered, axis=1) >= 0).all()
+    assert np.allclose(plain["predictions"], run("--batch-size", 1)["predictions"], rtol=1e-4)
+    picture = work / "fan.png"
+    run("--plot", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys):
+    out = work / "evaluation"
+    foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--num-windows", 2, "--out", out)
+    text = capsys.readouterr().out
+    assert "naive" in text and "seasonal" in text
+    assert "naive" in json.loads((out / "evaluation.json").read_text())["pooled"]
+    html = (out / "report.html").read_text()
+    assert "<html" in html and "http://" not in html.replace("http://www.w3.org", "")
+    foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--out", out, code=2)
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.yaml"], "none.yaml: no such config file"),
+        (["train"], "no config given"),
+        (["train", "{debug}", "training.max_stepz=1"], "training.max_stepz: unknown key. Did you mean 'max_steps'?"),
+        (["train", "{debug}", "oops"], "expected section.key=value"),
+        (["train", "{debug}", "data.corpora=[{{path: none}}]"], "none"),
+        (["train", "{debug}", "model.model_id=none", "model.random_init=false"], "none: no such folder"),
+        (["forecast", "{release}", "none.csv", "--prediction-length", "8", "--out", "x.csv"], "none.csv: no such file"),
+        (["forecast", "{release}", "{history}", "--prediction-length", "8", "--out", "x.txt"],
+         "name a .csv or .parquet"),
+        (["forecast", "{release}", "{history}", "--prediction-length", "8", "--out", "x.csv", "--target", "tarjet"],
+         "no column 'tarjet'. Did you mean 'target'?"),
+        (["forecast", "{release}", "{text}", "--prediction-length", "8", "--out", "x.csv"], "'oops'"),
+        (["forecast", "{corpus}", "{history}", "--prediction-length", "8", "--out", "x.csv"], "config.json"),
+        (["forecast", "{damaged}", "{history}", "--prediction-length", "8", "--out", "x.csv"], "the file is damaged"),
+        (["forecast", "{stranger}", "{history}", "--prediction-length", "8", "--out", "x.csv"], "config.json"),
+        (["forecast", "{release}", "{history}", "--prediction-length", "8", "--out", "x.csv", "--quantile-levels", "2"],
+         "levels lie between 0 and 1"),
+        (["evaluate", "{release}", "--data", "{corpus}", "--prediction-length", "5000"],
+         "the longest has 160 rows"),
+        (["evaluate", "{release}", "--data", "none"], "none"),
+        (["evaluate", "{release}", "--data", "{corpus}", "--cross-learning"], "part of the model"),
+        (["data", "import", "{empty}", "--out", "x"], "{empty}"),
+        (["data", "import", "{raw}", "--out", "{corpus}"], "{corpus}"),
+        (["data", "inspect", "{raw}"], "{raw}"),
+        (["export", "{corpus}", "--out", "x"], "cannot be exported"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_clear_line_and_exit_code_2(work: Path, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = {
+        "debug": shipped_config("debug.yaml"),
+        "release": work / "run" / "release",
+        "history": work / "history.csv",
+        "corpus": work / "corpus",
+        "raw": work / "raw",
+        "text": tmp_path / "text.csv",
+        "empty": tmp_path / "empty",
+        "damaged": tmp_path / "damaged",
+        "stranger": tmp_path / "stranger",
+    }
+    places["empty"].mkdir()
+    places["text"].write_text("item_id,timestamp,target\n" + "".join(f"a,2024-01-{d:02},{d}\n" for d in range(1, 9)))
+    places["text"].write_text(places["text"].read_text() + "a,2024-01-09,oops\n")
+    for name in ("damaged", "stranger"):
+        places[name].mkdir()
+    (places["damaged"] / "config.json").write_text((work / "run" / "release" / "config.json").read_text())
+    (places["damaged"] / "model.safetensors").write_bytes(b"\xff" * 64)
+    (places["stranger"] / "config.json").write_text('{"model_type": "bert"}')
+    before = {path.name for path in tmp_path.iterdir()}
+    foretrain(*(argument.format(**places) for argument in arguments), code=2)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message.format(**places) in error
+    assert "Traceback" not in error
+    assert {path.name for path in tmp_path.iterdir()} == before, "nothing may be left behind"
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_file(work: Path, tmp_path: Path):
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
+        "from foretrain.cli import main\n"
+        "main()\n"
+    )
+    out = tmp_path / "forecast.csv"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "forecast", work / "run" / "release", work / "history.csv",
+         "--prediction-length", "8", "--out", out],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 200
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_flags_reach_the_config(work: Path, tmp_path: Path, capsys):
+    foretrain(
+        "train", shipped_config("debug.yaml"), "--dry-run", "--context-length", 64, "--prediction-length", 12,
+        "--max-steps", 77, "--learning-rate", 0.5, "--per-device-train-batch-size", 3,
+        "--gradient-accumulation-steps", 5, "--output-dir", tmp_path / "r", "--max-train-series", 9, "--seed", 4,
+        "--dtype", "bfloat16", "--device", "cpu", "--random-init",
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    for part in (
+        "context_length: 64", "prediction_length: 12", "max_steps: 77", "learning_rate: 0.5", "micro_batch_size: 3",
+        "batch_size: 15", "max_train_series: 9", "seed: 4", "dtype: bfloat16", "device: cpu", "random_init: true",
+    ):  # fmt: skip
+        assert part in text, part
+    flags = ("--dry-run", "--model-id", work / "run" / "release", "model={}", "data.context_length=64")
+    foretrain("train", shipped_config("debug.yaml"), *flags)
+    assert "random_init: false" in capsys.readouterr().out
+    foretrain("config", "show", shipped_config("debug.yaml"), "seed=11")
+    assert "seed: 11" in capsys.readouterr().out
+    foretrain("config", "schema")
+    assert "training" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_doctor_names_versions_devices_and_traps(capsys, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    foretrain("doctor")
+    text = capsys.readouterr().out
+    assert all(part in text for part in ("foretrain ", "torch ", "cpu: ", "cuda", "trap: OMP_WAIT_POLICY"))
