@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.evaluation.report import format_table, plot_forecast, print_table, render, save_report
+from foretrain.evaluation.report import format_table, plot_forecast, print_result, render, write_report
 from foretrain.evaluation.tasks import evaluate
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -38,7 +38,7 @@ def many(hourly, persistence):
 @pytest.fixture(scope="module")
 def saved(few, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    return folder, save_report(few, folder)
+    return folder, write_report(few, folder)
 
 
 class _Checker(HTMLParser):
@@ -134,14 +134,14 @@ def test_dollars_are_in_the_item_table_and_in_no_pooled_one(few, saved):
 
 def test_undefined_figures_become_null_in_json(hourly, persistence, tmp_path):
     found = evaluate(persistence(float("nan")), hourly(2, 90), prediction_length=4, num_windows=2)
-    save_report(found, tmp_path)
+    write_report(found, tmp_path)
     tree = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert tree["pooled"]["model"]["wql"] is None
 
 
 def test_the_console_table_is_plain_where_nobody_watches(few):
     stream = io.StringIO()
-    print_table(few, stream)
+    print_result(few, stream)
     lines = stream.getvalue().splitlines()
     assert "\x1b" not in stream.getvalue() and lines[0] == few.headline
     assert stream.getvalue() == format_table(few) + "\n"
@@ -165,7 +165,7 @@ def test_the_console_table_has_colours_on_a_terminal(few, monkeypatch):
     monkeypatch.setenv("COLUMNS", "220")
     monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()
-    print_table(few, stream)
+    print_result(few, stream)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
     assert plain != stream.getvalue() and "seasonal naive" in plain and few.name in plain
 
@@ -181,7 +181,7 @@ def test_odd_evaluations_can_be_drawn(hourly, persistence, shape, tmp_path):
         corpus = hourly(1, 60)
     horizon = 1 if shape == "one step" else 5
     found = evaluate(persistence(0.5), corpus, prediction_length=horizon, num_windows=1 if shape == "one window" else 3)
-    save_report(found, tmp_path)
+    write_report(found, tmp_path)
     _parse((tmp_path / "report.html").read_text())
 
 

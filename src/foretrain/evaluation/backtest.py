@@ -231,7 +231,7 @@ class Backtest:
 
     def _row_numbers(self, piece: int) -> np.ndarray:
         """Number of every row of a piece in the order of all rows."""
-        return np.concatenate([np.arange(self._first[k], self._first[k + 1]) for k in self._pieces[piece]])
+        return np.concatenate([np.arange(*self._first[k : k + 2].tolist()) for k in self._pieces[piece]])
 
     def _facts_of(self, piece: int) -> _Facts:
         panel = self.panel

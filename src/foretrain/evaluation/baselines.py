@@ -96,28 +96,23 @@ def _drift(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, A
 def _seasonal_naive(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, Array]:
     width = past.values.shape[1]
     point, _, spread = _naive(past, horizon, seasonality)
-    season = np.arange(horizon) % seasonality  # phase of each step
-    newest = np.full((len(past.values), seasonality), -1)  # newest observed step of each phase
-    for back in range(1, width // seasonality + 2):
-        index = width - back * seasonality + np.arange(seasonality)
-        inside = index >= 0
-        open_ = (newest < 0) & inside
-        if not open_.any():
-            break
-        found = open_ & past.observed[:, np.maximum(index, 0)]
-        newest = np.where(found, index, newest)
-    chosen = newest[:, season]
+    seasons = -(-width // seasonality)
+    missing = np.zeros((len(past.values), seasons * seasonality - width), bool)
+    folded = np.concatenate([missing, past.observed], axis=1).reshape(-1, seasons, seasonality)
+    back = folded[:, ::-1].argmax(1)  # (R, m) seasons since each phase was last observed
+    newest = np.where(folded.any(1), width - (back + 1) * seasonality + np.arange(seasonality), -1)
+    chosen = newest[:, np.arange(horizon) % seasonality]
     seasons_ahead = (width + np.arange(horizon) - chosen) / seasonality
     values = past.at(chosen)
     errors = np.full_like(past.values, np.nan)
     errors[:, seasonality:] = past.values[:, seasonality:] - past.values[:, :-seasonality]
     # Without a pair of values one season apart there is no seasonal error to learn from; the naive steps stand in.
-    few = ~np.isfinite(errors).any(1)
-    errors[few] = past.steps[few]
+    few = ~np.isfinite(errors).any(axis=1, keepdims=True)
+    errors = np.where(few, past.steps, errors)
     return (
         np.where(chosen >= 0, values, point),
         errors,
-        np.where((chosen >= 0) & ~few[:, None], np.sqrt(seasons_ahead), spread),
+        np.where((chosen >= 0) & ~few, np.sqrt(seasons_ahead), spread),
     )
 
 

@@ -116,7 +116,7 @@ def table(scored: Scored, group: Ints | None = None, groups: int = 1) -> dict[st
     s = sums(scored)
 
     def total(values: Array) -> Array:
-        return np.bincount(group, weights=values, minlength=groups)
+        return np.bincount(group, weights=values, minlength=groups).astype(np.float64, copy=False)
 
     with np.errstate(invalid="ignore", divide="ignore"):
         counts = total(s.count)
@@ -201,7 +201,7 @@ def calibration(scored: Scored) -> Array:
     """(Q,) share of observed steps at or below each level's forecast; a calibrated forecaster gives the levels."""
     observed = np.isfinite(scored.target)[:, :, None]
     below = np.where(observed, scored.target[:, :, None] <= scored.quantiles, False)
-    return below.sum((0, 1)) / max(int(observed.sum()), 1)
+    return below.sum((0, 1)).astype(np.float64) / max(int(observed.sum()), 1)
 
 
 def undefined_scale(scored: Scored) -> npt.NDArray[np.bool_]:

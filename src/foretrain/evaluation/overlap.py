@@ -12,28 +12,25 @@ from foretrain.data.store import Corpus
 
 
 def check_overlap(
-    release: dict[str, Any], corpora: Corpus | Sequence[Corpus], origins: Sequence[Origin] | Sequence[Sequence[Origin]]
+    release: dict[str, Any], corpora: Sequence[Corpus], origins: Sequence[Sequence[Origin]]
 ) -> str | None:
     """A warning when a release was trained, or chosen, on windows that are to be scored; None when it was not.
 
     Args:
         release: the contents of release.json: `corpora` with each one's fingerprint, `data` with validation_steps,
             test_steps and holdout_fraction, and `date_range` of everything trained on.
-        corpora: what is to be scored, one corpus or several.
-        origins: forecast origins of the corpus, or one list for each.
+        corpora: what is to be scored.
+        origins: forecast origins in each corpus.
 
     The same corpus (by fingerprint) is compared step by step. Another one, of other or of longer series, can only be
     compared by date: values of the same days may have been seen through it.
     """
-    if isinstance(corpora, Corpus):
-        corpora, origins = [corpora], [origins]  # type: ignore[list-item]
     known = {entry.get("fingerprint") for entry in release.get("corpora") or []}
     notes = []
     for corpus, found in zip(corpora, origins, strict=True):
-        note = _same(release, corpus, found) if corpus.fingerprint in known else _by_date(release, corpus, found)  # type: ignore[arg-type]
-        if note:
-            notes.append(note)
-    return " ".join(notes) or None
+        check = _same if corpus.fingerprint in known else _by_date
+        notes.append(check(release, corpus, found))
+    return " ".join(note for note in notes if note) or None
 
 
 def _same(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) -> str | None:

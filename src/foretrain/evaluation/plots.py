@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ class Fan:
     unit: str = ""
 
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
@@ -147,7 +148,9 @@ def _fan(ax: Axes, fan: Fan) -> None:
     if fan.times is not None:
         x = np.asarray(fan.times).astype("datetime64[us]")
     past, future = x[:steps], x[steps:]
-    ax.plot(past, fan.history, color=PAST, lw=1.3, label="history", marker="." if steps < 3 else None)
+    ax.plot(past, fan.history, color=PAST, lw=1.3, label="history")
+    lone = _lone(fan.history)
+    ax.plot(past[lone], fan.history[lone], color=PAST, ls="", marker=".", ms=4)
     order = np.argsort(fan.levels)
     levels, quantiles = np.asarray(fan.levels)[order], fan.quantiles[:, order]
     for k in range(len(levels) // 2):
@@ -163,6 +166,12 @@ def _fan(ax: Axes, fan: Fan) -> None:
     ax.set_title(_short(fan.title, 46), loc="left")
     ax.set_ylabel(_short(fan.unit, 30))
     _time_axis(ax, fan.times is not None, past)
+
+
+def _lone(values: np.ndarray) -> np.ndarray:
+    """(C,) observed values without an observed neighbour, which a line would not show."""
+    seen = np.concatenate([[False], np.isfinite(values), [False]])
+    return seen[1:-1] & ~seen[:-2] & ~seen[2:]
 
 
 def _time_axis(ax: Axes, timed: bool, past: np.ndarray) -> None:
@@ -334,13 +343,22 @@ def example_fans(result: EvaluationResult) -> list[Fan]:
     ]
 
 
-def plot_forecast(history: pd.DataFrame, forecast: pd.DataFrame, path: str | Path, *, max_items: int = 4) -> None:
+def plot_forecast(
+    history: pd.DataFrame,
+    forecast: pd.DataFrame,
+    path: str | Path,
+    *,
+    id_column: str = "item_id",
+    timestamp_column: str = "timestamp",
+    max_items: int = 4,
+) -> None:
     """A fan chart of forecasts in long format, one panel for every item and target (the first max_items of them).
 
     Args:
-        history: item_id, timestamp and the target columns.
-        forecast: item_id, timestamp, target_name, predictions, and one column per quantile level named str(level).
+        history: id, time and the target columns.
+        forecast: id, time, target_name, predictions, and one column per quantile level named str(level).
         path: where to write; .png, .svg or .pdf.
+        id_column, timestamp_column: their names, in both frames.
         max_items: panels at most, up to 6.
 
     Raises DataError when the forecast is empty or the file's kind is unknown.
@@ -348,23 +366,24 @@ def plot_forecast(history: pd.DataFrame, forecast: pd.DataFrame, path: str | Pat
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise DataError(f"{path}: pictures are written as .png, .svg or .pdf; choose one of these.")
-    levels = sorted(float(name) for name in forecast.columns if _is_level(name))
+    names = {float(name): name for name in forecast.columns if _is_level(name)} or {0.5: "predictions"}
+    levels = sorted(names)
+    ids = history[id_column].astype(str).to_numpy()
+    single = len(set(forecast["target_name"])) == 1
+    groups = forecast.groupby([id_column, "target_name"], sort=False)
     fans = []
-    for (item, target), rows in forecast.groupby(["item_id", "target_name"], sort=False):
-        if len(fans) == min(max_items, MOST_FANS):
-            break
-        past = history[history["item_id"].astype(str) == str(item)].sort_values("timestamp")
-        past = past.tail(max(3 * len(rows), 48))
-        names = {float(name): name for name in forecast.columns if _is_level(name)}
-        columns = [names[level] for level in levels] or ["predictions"]
+    for key, rows in islice(groups, min(max_items, MOST_FANS)):
+        item, target = (str(part) for part in tuple(key))  # type: ignore[arg-type]
+        past = history.iloc[np.flatnonzero(ids == item)]
+        past = past.iloc[np.argsort(past[timestamp_column].to_numpy(), kind="stable")].tail(max(3 * len(rows), 48))
         fans.append(
             Fan(
-                title=f"{item}" if forecast["target_name"].nunique() == 1 else f"{item} {target}",
-                history=past[str(target)].to_numpy(np.float64),
-                quantiles=rows[columns].to_numpy(np.float64),
-                levels=levels or [0.5],
-                times=_joined_times(past["timestamp"], rows["timestamp"]),
-                unit=str(target),
+                title=item if single else f"{item} {target}",
+                history=past[target].to_numpy(np.float64),
+                quantiles=rows[[names[level] for level in levels]].to_numpy(np.float64),
+                levels=levels,
+                times=_joined_times(past[timestamp_column], rows[timestamp_column]),
+                unit=target,
             )
         )
     if not fans:
@@ -373,10 +392,11 @@ def plot_forecast(history: pd.DataFrame, forecast: pd.DataFrame, path: str | Pat
         draw_fans(fans).savefig(path, facecolor="white")
 
 
-def _joined_times(past: pd.Series, future: pd.Series) -> np.ndarray | None:
+def _joined_times(past: Any, future: Any) -> np.ndarray | None:
+    """Microseconds of two columns of time stamps, in local time; None for step numbers."""
     import pandas as pd
 
-    joined = pd.concat([past, future], ignore_index=True)
+    joined: Any = pd.concat([pd.Series(past), pd.Series(future)], ignore_index=True)
     if pd.api.types.is_numeric_dtype(joined):
         return None
     stamps = pd.to_datetime(joined)

@@ -34,15 +34,16 @@ HOW_TO_READ = {
 }
 
 
-def save_report(result: EvaluationResult, folder: Path) -> list[Path]:
+def write_report(result: EvaluationResult, folder: Path) -> list[Path]:
     """Write evaluation.json, the CSV tables, report.html and forecasts.png; returns their paths."""
     paths = result.save(folder)
     pictures = _pictures(result)
     report = folder / "report.html"
     report.write_text(render(result, pictures), encoding="utf-8")
     paths.append(report)
-    if pictures.get("forecasts"):
-        (folder / "forecasts.png").write_bytes(pictures["forecasts"])
+    forecasts = pictures["forecasts"]
+    if forecasts is not None:
+        (folder / "forecasts.png").write_bytes(forecasts)
         paths.append(folder / "forecasts.png")
     return paths
 
@@ -50,17 +51,17 @@ def save_report(result: EvaluationResult, folder: Path) -> list[Path]:
 # Console
 
 
-def print_table(result: EvaluationResult, stream: TextIO | None = None) -> None:
+def print_result(result: EvaluationResult, stream: TextIO | None = None) -> None:
     """Headline, metrics of every forecaster and verdicts: with colours on a terminal, plain text elsewhere."""
-    stream = stream or sys.stdout
-    if not stream.isatty():
-        stream.write(format_table(result) + "\n")
+    out: TextIO = stream or sys.stdout
+    if not out.isatty():
+        out.write(format_table(result) + "\n")
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=stream)
+    console = Console(file=out)
     console.print(Text(result.headline, style="bold"))
     for warning in result.warnings:
         console.print(Text(warning, style="bold yellow"))
@@ -380,4 +381,4 @@ pre{background:#f4f6f8;padding:12px 16px;overflow-x:auto;white-space:pre-wrap;ov
 summary{cursor:pointer;font-weight:600;margin:.4em 0}
 """
 
-__all__ = ["format_table", "plot_forecast", "print_table", "render", "save_report"]
+__all__ = ["format_table", "plot_forecast", "print_result", "render", "write_report"]
