@@ -288,8 +288,9 @@ def _draw_missing(axes: Any, corpus: Corpus) -> None:
         shares[row, count > 0] = missing[count > 0] / count[count > 0]
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("missing", ["#bfdbfe", "#f59e0b", "#b91c1c"])
-    colours.set_bad("#f3f4f6")
+    colours = LinearSegmentedColormap.from_list("missing", ["#bfdbfe", "#f59e0b", "#b91c1c"]).with_extremes(
+        bad="#f3f4f6"
+    )
     image = axes.imshow(shares, aspect="auto", interpolation="nearest", cmap=colours, vmin=0, vmax=1)
     total = f"{np.nanmean(shares):.2%} of cells"
     axes.set_title(f"Missing values: {total}; pale grey = no rows", loc="left", fontsize=10, color=_INK)

@@ -337,11 +337,11 @@ def _only(values: FloatArray, columns: Sequence[int]) -> FloatArray:
 
 
 def _ohlc_kinds(values: FloatArray, layout: Layout) -> dict[str, Mask]:
-    """Cells (V, T) of highs and lows that contradict their bar; an unrecorded price (NaN or 0) contradicts nothing."""
+    """Cells (V, T) of highs and lows that contradict their bar; a price not recorded (NaN, 0, inf) contradicts nothing."""
     kinds = {name: np.zeros(values.shape, bool) for name in ("high_below", "low_above", "high_below_low")}
     for o, h, low, c in layout.bars:
         bar = values[[o, h, low, c]]
-        opened, high, lowest, close = np.where(bar == 0, np.nan, bar)
+        opened, high, lowest, close = np.where((bar == 0) | np.isinf(bar), np.nan, bar)
         kinds["high_below"][h] = (high < opened) | (high < close)
         kinds["low_above"][low] = (lowest > opened) | (lowest > close)
         kinds["high_below_low"][h] = high < lowest

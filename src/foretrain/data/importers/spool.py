@@ -7,6 +7,7 @@ Memory stays at one file plus a small record a part; the spool lies beside the c
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -59,7 +60,8 @@ class Spool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # a full disk was reported when it refused a write
+                file.close()
         self._maps.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -114,7 +116,7 @@ class Spool:
     def _write(self, name: str, array: np.ndarray) -> None:
         if name not in self._files:
             self._files[name] = (self.folder / name).open("wb")
-        array.tofile(self._files[name])
+        self._files[name].write(array.tobytes())  # unlike tofile, says why the disk refuses
 
     def _map(self, name: str, kind: str) -> np.ndarray:
         if name not in self._maps:
