@@ -337,7 +337,7 @@ def _only(values: FloatArray, columns: Sequence[int]) -> FloatArray:
 
 
 def _ohlc_kinds(values: FloatArray, layout: Layout) -> dict[str, Mask]:
-    """Cells (V, T) of highs and lows that contradict their bar; a price not recorded (NaN, 0, inf) contradicts nothing."""
+    """Cells (V, T) of highs and lows that contradict their bar; a price not recorded (NaN, 0, inf) takes no part."""
     kinds = {name: np.zeros(values.shape, bool) for name in ("high_below", "low_above", "high_below_low")}
     for o, h, low, c in layout.bars:
         bar = values[[o, h, low, c]]
