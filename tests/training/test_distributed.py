@@ -139,3 +139,14 @@ def test_activation_checkpointing_runs_blocks_twice_and_changes_no_loss(toy, tmp
         toy.trainer(tmp_path / str(on), model=model, activation_checkpointing=on).fit()
     assert [models[on].body[0].runs for on in (False, True)] == [12, 24]
     assert toy.losses(tmp_path / "True") == toy.losses(tmp_path / "False")
+
+
+def test_compiled_blocks_run_instead_of_the_eager_ones_and_give_the_same_losses(toy, tmp_path):
+    """About 15 s of a core: the C++ compiler is what is tested here."""
+    models = {on: toy.Model() for on in (False, True)}
+    for on, model in models.items():
+        toy.trainer(tmp_path / str(on), model=model, compile=on, max_steps=4, checkpoint_every=None).fit()
+    assert [models[on].body[0].runs for on in (False, True)] == [4, 0]
+    eager, compiled = (dict(toy.losses(tmp_path / str(on))) for on in (False, True))
+    assert compiled == pytest.approx(eager, rel=1e-5)
+    assert models[True].body[0]._compiled_call_impl is None  # as it was before

@@ -1,0 +1,152 @@
+"""Kill a run with SIGKILL at random moments, resume it each time, and compare it with one that nobody disturbed.
+
+    python tests/proofs/kill_resume.py [--kills 20] [--steps 300] [--seed 0]
+
+Loss curve, released weights, kept checkpoints and validations must be identical, bit for bit. The model is small, so
+that a large share of the kills falls into saving; dropout, accumulation, averaged weights, a plateau schedule,
+validation with best checkpoints and a roll-back past a bad batch are all on. Exit code 1 and a line naming what
+differs when it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+import torch.distributed.checkpoint  # so that forks need not import it
+from conftest import Kit
+from safetensors.torch import load_file
+
+from foretrain.training.journal import loss_curve_hash, read_journal
+from foretrain.training.trainer import Result
+
+
+def run(out: Path, steps: int) -> None:
+    """One start of the run, to its end."""
+
+    def evaluate(model, step):
+        return Result({"loss": sum(p.double().abs().sum().item() for p in model.parameters()) % 7})
+
+    optimizer = Kit.Optimizer(learning_rate=1e-2, schedule=Kit.Schedule(kind="plateau", patience=3, warmup_steps=5))
+    Kit.trainer(
+        out,
+        model=Kit.Model(dropout=0.2),
+        source=Kit.Source(poison={8 * (steps // 2): math.inf}),
+        optimizer=optimizer,
+        evaluate=evaluate,
+        resume="auto",
+        max_steps=steps,
+        micro_batch_size=3,
+        ema_decay=0.99,
+        on_nonfinite="rollback",
+        validate_every=7,
+        keep_best=3,
+        checkpoint_every=10,
+    ).fit()
+
+
+def start(out: Path, steps: int) -> int:
+    """The run in a process of its own, forked before this one has used torch."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        run(out, steps)
+        code = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+    os._exit(code)
+
+
+def wait(pid: int, seconds: float | None = None) -> int | None:
+    """Exit code of a process, None when it still runs after so many seconds."""
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    return None
+
+
+def saving(out: Path) -> bool:
+    """Whether a checkpoint is half written or half deleted."""
+    return any((out / "checkpoints").glob(".t*-step-*"))
+
+
+def tensors_hash(path: Path) -> str:
+    """Of names and values; safetensors writes the pairs of a file's metadata in any order."""
+    digest = hashlib.sha256()
+    for name, value in sorted(load_file(path).items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def traces(out: Path) -> dict[str, str]:
+    """What must be equal."""
+    digests = {"loss curve": loss_curve_hash(out / "metrics.jsonl")}
+    for name in ("model.safetensors", "release.json"):
+        digests[f"release/{name}"] = hashlib.sha256((out / "release" / name).read_bytes()).hexdigest()
+    for path in sorted((out / "checkpoints").glob("step-*/*.safetensors")):
+        digests[f"{path.parent.name}/{path.name}"] = tensors_hash(path)
+    digests["checkpoints"] = " ".join(sorted(path.name for path in (out / "checkpoints").iterdir()))
+    records = read_journal(out / "metrics.jsonl")
+    digests["validations"] = str([(r["step"], r["loss"]) for r in records if r["kind"] == "validation"])
+    return digests
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    folder = Path(tempfile.mkdtemp(prefix="kill-resume-"))
+    began = time.monotonic()
+    if wait(start(folder / "whole", options.steps)) != 0:
+        return 1
+    seconds, expected = time.monotonic() - began, traces(folder / "whole")
+    kills, finished, in_save = 0, 0, 0
+    while kills < options.kills or not finished:
+        out = folder / f"killed-{finished}"
+        pid = start(out, options.steps)
+        if kills < options.kills:
+            code = wait(pid, draw.uniform(0, 3 * seconds / (options.kills + 1)))
+            while code is None and kills % 3 == 0 and not saving(out):  # every third waits for a save to begin
+                code = wait(pid, 0.001)
+            code = wait(pid, draw.uniform(0, 0.01)) if code is None else code
+        else:
+            code = wait(pid)
+        if code is None:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            kills += 1
+            in_save += saving(out)
+            continue
+        found = traces(out) if code == 0 else {}
+        different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+        if different:
+            print(f"after {kills} kills these differ: {', '.join(sorted(different))}; kept in {folder}")
+            return 1
+        finished += 1
+    print(f"{kills} kills ({in_save} of them while saving) in {finished} runs of {options.steps} steps: all identical")
+    print(f"loss curve sha256 {expected['loss curve']}")
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What test_interrupt.py runs: toy runs in forked processes that get signals. Arguments: folder. Prints JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import torch.distributed.checkpoint  # so that forks need not import it
+from conftest import Kit
+
+from foretrain.training.interrupt import Interrupted
+from foretrain.training.trainer import Result
+
+
+class Slow(Kit.Source):
+    """A source that takes its time, so that a signal finds the run at work."""
+
+    seconds = 0.02
+
+    def windows(self, first: int, count: int) -> Any:
+        time.sleep(self.seconds)
+        return super().windows(first, count)
+
+
+class Stuck(Slow):
+    seconds = 30
+
+
+def start(out: Path, **settings: Any) -> int:
+    """A run in a process of its own; it exits with the code that the signal stands for."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        defaults = {"source": Slow(), "max_steps": 2000, "checkpoint_every": None, "resume": "auto", "prefetch": 0}
+        Kit.trainer(out, **{**defaults, **settings}).fit()
+        code = 0
+    except Interrupted as stop:
+        code = stop.exit_code
+    except KeyboardInterrupt:
+        code = 99
+    os._exit(code)
+
+
+def signalled(out: Path, numbers: tuple[int, ...], ready: Any, pause: float = 0.0, **settings: Any) -> dict[str, Any]:
+    """Start, wait until ready() holds, send signals; exit code and seconds from the first of them to the end."""
+    pid = start(out, **settings)
+    while not ready():
+        time.sleep(0.01)
+    began = time.monotonic()
+    for number in numbers:
+        os.kill(pid, number)
+        time.sleep(pause)
+    _, status = os.waitpid(pid, 0)
+    return {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - began}
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+
+    def steps(name: str, count: int) -> Any:
+        path = root / name / "metrics.jsonl"
+        return lambda: path.exists() and path.read_text().count("\n") >= count
+
+    def lengthy(model: Any, step: int) -> Result:
+        (root / "evaluate" / "began").touch()
+        time.sleep(30)
+        return Result({"loss": 1.0})
+
+    both = {"validate_every": 4}
+    print(
+        json.dumps(
+            {
+                "int": signalled(root / "int", (signal.SIGINT,), steps("int", 3)),
+                "term": signalled(root / "term", (signal.SIGTERM,), steps("term", 3)),
+                # torchrun passes on what the terminal has sent already
+                "twice": signalled(root / "twice", (signal.SIGINT, signal.SIGINT), steps("twice", 3), pause=0.01),
+                "impatient": signalled(
+                    root / "impatient",
+                    (signal.SIGINT, signal.SIGINT),
+                    (root / "impatient" / "training.log").exists,
+                    pause=1.2,
+                    source=Stuck(),
+                ),
+                "evaluate": signalled(
+                    root / "evaluate", (signal.SIGTERM,), (root / "evaluate" / "began").exists, evaluate=lengthy, **both
+                ),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from foretrain.training.interrupt import Cut, Signals
+from foretrain.training.trainer import Result
+
+SCRIPT = Path(__file__).with_name("signalled.py")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """(run folders, exit code and seconds of each case)."""
+    out = tmp_path_factory.mktemp("signals")
+    done = subprocess.run([sys.executable, str(SCRIPT), str(out)], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    return out, json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("name", "code"), [("int", 130), ("term", 143), ("twice", 130)])
+def test_a_signal_finishes_the_step_saves_and_exits_with_its_code(toy, runs, tmp_path, name, code):
+    out, results = runs
+    assert results[name]["code"] == code
+    assert results[name]["seconds"] < 20
+    steps = toy.steps(out / name)
+    assert steps == [toy.losses(out / name)[-1][0]]
+    toy.trainer(tmp_path, max_steps=steps[0] + 3).fit()
+    toy.trainer(out / name, max_steps=steps[0] + 3, checkpoint_every=None, prefetch=0, resume="auto").fit()
+    assert toy.losses(out / name) == toy.losses(tmp_path)
+
+
+def test_a_second_ctrl_c_aborts_at_once(runs):
+    assert runs[1]["impatient"]["code"] == 99
+    assert runs[1]["impatient"]["seconds"] < 20  # the step would have taken half a minute
+
+
+def test_a_signal_during_validation_saves_and_the_resumed_run_begins_with_it(toy, runs, tmp_path):
+    out, results = runs
+    assert results["evaluate"] == {"code": 143, "seconds": pytest.approx(10, abs=10)}
+    assert toy.steps(out / "evaluate") == [4]
+    asked = []
+
+    def evaluate(model, step):
+        asked.append(step)
+        return Result({"loss": 1.0 / step})
+
+    settings = {"max_steps": 8, "checkpoint_every": None, "validate_every": 4, "evaluate": evaluate}
+    toy.trainer(out / "evaluate", prefetch=0, resume="auto", **settings).fit()
+    assert asked == [4, 8]
+    toy.trainer(tmp_path, **settings).fit()
+    for kind in ("train", "validation"):
+        ours, theirs = (
+            [(r["step"], r["loss"]) for r in toy.lines(folder, kind)] for folder in (out / "evaluate", tmp_path)
+        )
+        assert ours == theirs
+
+
+def test_handlers_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_that_came_before_cuts_at_once():
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Cut), signals.cutting(True):
+            pass
+        with signals.cutting(False):
+            pass
+    assert signals.flags == (0, 1)
+
+
+def test_a_run_outside_the_main_thread_works_without_handlers(toy, tmp_path):
+    thread = threading.Thread(target=lambda: toy.trainer(tmp_path).fit())
+    thread.start()
+    thread.join()
+    assert len(toy.losses(tmp_path)) == 12
