@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from foretrain.data.windows import FloatArray, IntArray
@@ -25,7 +26,7 @@ class Nested:
     values: pa.Array  # the leaves, of any numeric type, nulls possible
     start: IntArray  # (n,)
     length: IntArray  # (n,) T
-    variates: IntArray  # (n,) V; 0 for a null row
+    variates: npt.NDArray[np.int32]  # (n,) V; 0 for a null row
     floats: FloatArray | None  # the same leaves as numpy where they are float32 without nulls
 
     def block(self, row: int, first: int, stop: int) -> FloatArray:
@@ -43,6 +44,13 @@ def _as_float32(leaves: pa.Array) -> FloatArray:
     return leaves.to_numpy(zero_copy_only=False).astype(np.float32)
 
 
+def _view(array: pa.Array, dtype: type[np.generic]) -> np.ndarray:
+    """Fixed-width values without nulls as numpy, in place. (pyarrow's to_numpy would import pandas, 0.3 s.)"""
+    if not len(array):
+        return np.empty(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * np.dtype(dtype).itemsize)
+
+
 def _offsets(array: pa.Array, where: str) -> tuple[IntArray, IntArray]:
     """(starts, lengths) of a list array's rows in array.values; null rows have length 0. Bounds are checked."""
     if isinstance(array.type, pa.FixedSizeListType):
@@ -50,7 +58,8 @@ def _offsets(array: pa.Array, where: str) -> tuple[IntArray, IntArray]:
         starts = (array.offset + np.arange(len(array), dtype=np.int64)) * size
         lengths = np.full(len(array), size, np.int64)
     else:
-        offsets = array.offsets.to_numpy().astype(np.int64)
+        wide = isinstance(array.type, pa.LargeListType)
+        offsets = _view(array.offsets, np.int64 if wide else np.int32).astype(np.int64)
         starts, lengths = offsets[:-1], np.diff(offsets)
     if len(array) and (lengths.min() < 0 or starts[0] < 0 or starts[-1] + lengths[-1] > len(array.values)):
         raise DataError(f"{where}: list offsets point outside the values; the file is damaged. Import the data again.")
@@ -76,9 +85,10 @@ def flatten(array: pa.Array, where: str) -> Nested:
     depth = list_depth(array.type)
     starts, lengths = _offsets(array, where) if depth else (np.empty(0, np.int64),) * 2
     leaves = array.values if depth else array
-    variates = (lengths > 0).astype(np.int64)
+    variates = (lengths > 0).astype(np.int32)
     if depth == 2:
-        starts, lengths, variates = _rows(leaves, starts, lengths, where)
+        variates = lengths.astype(np.int32)
+        starts, lengths = _rows(leaves, starts, lengths, where)
         leaves = leaves.values
     kind = leaves.type
     if depth not in (1, 2) or not (
@@ -86,12 +96,12 @@ def flatten(array: pa.Array, where: str) -> Nested:
     ):
         raise DataError(f"{where}: type {array.type} is not a list of numbers or a list of such lists.")
     plain = pa.types.is_float32(kind) and (leaves.buffers()[0] is None or leaves.null_count == 0)
-    floats = leaves.to_numpy() if plain else None
+    floats = _view(leaves, np.float32) if plain else None
     return Nested(leaves, starts, lengths, variates, floats)
 
 
-def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str) -> tuple[IntArray, IntArray, IntArray]:
-    """Flat start, length and number of variates of rows of lists; all variates of a row must have one length."""
+def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str) -> tuple[IntArray, IntArray]:
+    """Flat start and length of rows of lists; all variates of a row must have one length."""
     inner_starts, inner_lengths = _offsets(inner, where)
     filled = counts > 0
     at = np.where(filled, starts, 0)
@@ -105,7 +115,7 @@ def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str) -> tu
             raise DataError(
                 f"{where}: row {row} has variates of different lengths. Pad them with NaN to one length, import again."
             )
-    return begin, length, counts
+    return begin, length
 
 
 def timestamps(array: pa.Array, where: str) -> tuple[IntArray, IntArray, IntArray]:
@@ -127,11 +137,10 @@ def starts(array: pa.Array, where: str) -> IntArray:
 def _micros(leaves: pa.Array, where: str) -> IntArray:
     kind = leaves.type
     if pa.types.is_timestamp(kind):
-        raw = leaves.view(pa.int64()) if leaves.offset == 0 else leaves.cast(pa.timestamp(kind.unit)).view(pa.int64())
-        values = raw.to_numpy()
+        values = _view(leaves, np.int64)
         return values // 1_000 if kind.unit == "ns" else values * _UNITS[kind.unit] if kind.unit != "us" else values
     if pa.types.is_int64(kind):
-        return leaves.to_numpy()
+        return _view(leaves, np.int64)
     raise DataError(f"{where}: type {kind} is not a timestamp; store timestamps, or int64 microseconds.")
 
 
@@ -206,8 +215,7 @@ class Chunk:
     def item_ids(self, rows: Any = None) -> list[str]:
         """Ids as text of the given rows, or of all; rows without an id column are not this function's business."""
         array, where = self._column("id")
-        if rows is not None:
-            array = array.take(pa.array(rows, pa.int64()))
-        if array.null_count:
+        values = array.to_pylist() if rows is None else [array[int(row)].as_py() for row in rows]
+        if any(value is None for value in values):
             raise DataError(f"{where}: an id is missing. Give every series an id.")
-        return [str(value) for value in array.to_pylist()]
+        return [str(value) for value in values]

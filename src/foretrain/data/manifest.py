@@ -139,16 +139,15 @@ class ContentHash:
         self._head = head.encode()
         self._parts = [hashlib.sha256() for _ in range(4)]
 
-    def update(self, ids: list[str], shapes: np.ndarray, values: np.ndarray, times: np.ndarray | None) -> None:
-        """Add series: shapes (n, 2) of (variates, steps), values and times flat in series order."""
+    def update(self, ids: list[str], shapes: np.ndarray, values: np.ndarray, times: np.ndarray) -> None:
+        """Add series: shapes (n, 2) of (variates, steps), values and times (none for steps) flat in series order."""
         texts, sizes, numbers, clock = self._parts
         for item_id in ids:
             raw = item_id.encode()
             texts.update(len(raw).to_bytes(4, "little") + raw)
         sizes.update(np.ascontiguousarray(shapes, "<i8").data)
         numbers.update(np.ascontiguousarray(values, "<f4").data)
-        if times is not None:
-            clock.update(np.ascontiguousarray(times, "<i8").data)
+        clock.update(np.ascontiguousarray(times, "<i8").data)
 
     def hexdigest(self) -> str:
         """The hash so far."""

@@ -72,6 +72,7 @@ class Plan:
 
     def draw(self, first: int, count: int) -> tuple[IntArray, IntArray]:
         """(slot, cutoff), each (count,), of windows first .. first + count - 1."""
+        assert first >= 0 and count > 0, (first, count)
         parts = [self._segment(k) for k in range(first // SEGMENT, -(-(first + count) // SEGMENT))]
         begin = first - first // SEGMENT * SEGMENT
         slot, cutoff = parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
