@@ -38,6 +38,16 @@ def test_a_biased_model_is_called_worse(prices, persistence):
     assert found.pooled["model"]["skill_vs_naive"] < -1
 
 
+def test_the_headline_names_a_baseline_that_naive_loses_to(persistence):
+    season = np.tile([0.0, 5.0, 9.0, 3.0], 60).astype(np.float32)
+    values = season + np.random.default_rng(0).normal(0, 0.1, 240).astype(np.float32)
+    corpus = Corpus.from_arrays("seasonal", [("a", values[None], None)], ["x"], seasonality=4)
+    found = evaluate(persistence(), corpus, prediction_length=4, num_windows=12)
+    assert found.headline.endswith(
+        "Against seasonal naive, the strongest baseline here: worse than seasonal naive, p<0.001."
+    )
+
+
 def test_windows_are_the_newest_of_every_item_and_default_to_no_overlap(prices, persistence):
     found = evaluate(persistence(), prices, prediction_length=6, num_windows=12)
     wanted = rolling_origins(prices, prediction_length=6, num_windows=12, test_steps=72)

@@ -20,7 +20,7 @@ from foretrain.data.splits import Origin, Selection, cut
 from foretrain.data.store import Corpus
 from foretrain.data.windows import NO_TIME, Window, stack_windows
 from foretrain.errors import ConfigError, DataError
-from foretrain.evaluation.baselines import BASELINES, baseline
+from foretrain.evaluation.baselines import BASELINES, baselines
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
 from foretrain.forecasting.batching import forecast_windows
 from foretrain.models.base import Forecaster, Loss, Trainable, move
@@ -256,15 +256,14 @@ class Backtest:
             "end": np.array(ends, np.int64),
         }
         season = np.array([panel.seasons[place.corpus] for place, _ in rows])
-        quantiles = {}
-        for name in self.baselines:
-            found = np.empty((len(rows), panel.prediction_length, len(self.levels)), np.float32)
-            for m in np.unique(season):
-                chosen = np.flatnonzero(season == m)
-                found[chosen] = baseline(
-                    name, [contexts[k] for k in chosen], panel.prediction_length, self.levels, int(m)
-                )
-            quantiles[name] = found
+        shape = (len(rows), panel.prediction_length, len(self.levels))
+        quantiles = {name: np.empty(shape, np.float32) for name in self.baselines}
+        for m in np.unique(season):
+            chosen = np.flatnonzero(season == m)
+            histories = [contexts[k] for k in chosen]
+            found = baselines(self.baselines, histories, panel.prediction_length, self.levels, int(m))
+            for name, values in found.items():
+                quantiles[name][chosen] = values
         return _Facts(
             fields=fields,
             keys=np.array([(place.corpus, place.series, row) for place, row in rows], np.int64),

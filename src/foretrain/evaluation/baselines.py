@@ -16,14 +16,15 @@ Only values before the cutoff are read, and only those of the context that the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from foretrain.evaluation.scored import Array, Ints
 
-_CELLS = 4_000_000  # context values worked on at once
+_CELLS = 1_000_000  # context values worked on at once: their temporaries stay near the caches
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,17 @@ class _Past:
         found = np.where(wide >= 0, np.take_along_axis(self.values, np.maximum(wide, 0), 1), np.nan)
         return found if index.ndim == 2 else found[:, 0]
 
-    @property
+    @cached_property
+    def distance(self) -> Ints:
+        """(R, C) steps since the previous observed value."""
+        return np.arange(self.values.shape[1]) - self.previous
+
+    @cached_property
     def steps(self) -> Array:
         """(R, C) change since the previous observed value over the root of the steps between them; NaN without one."""
-        distance = np.arange(self.values.shape[1]) - self.previous
-        return np.where(self.previous >= 0, (self.values - self.at(self.previous)) / np.sqrt(distance), np.nan)
+        if self.observed.all():
+            return np.diff(self.values, axis=1, prepend=np.nan)
+        return np.where(self.previous >= 0, (self.values - self.at(self.previous)) / np.sqrt(self.distance), np.nan)
 
     @property
     def slope(self) -> Array:
@@ -87,8 +94,7 @@ def _naive(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, A
 
 def _drift(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, Array]:
     ahead, slope = past.ahead(horizon), past.slope[:, None]
-    distance = np.arange(past.values.shape[1]) - past.previous
-    errors = past.steps - slope * np.sqrt(distance)
+    errors = past.steps - slope * np.sqrt(past.distance)
     span = np.maximum(past.newest - past.oldest, 1)[:, None]
     return past.at(past.newest)[:, None] + slope * ahead, errors, np.sqrt(ahead * (1.0 + ahead / span))
 
@@ -134,35 +140,49 @@ BASELINES: dict[str, _Method] = {
 def baseline(
     name: str, contexts: Sequence[np.ndarray], horizon: int, levels: Sequence[float], seasonality: int = 1
 ) -> Array:
+    """Quantile forecasts (R, H, Q) of one baseline; see baselines."""
+    return baselines((name,), contexts, horizon, levels, seasonality)[name]
+
+
+def baselines(
+    names: Sequence[str],
+    contexts: Sequence[np.ndarray],
+    horizon: int,
+    levels: Sequence[float],
+    seasonality: int = 1,
+) -> dict[str, Array]:
     """Quantile forecasts (R, H, Q) of rows whose histories are given; NaN for a row without an observed value.
 
     Args:
-        name: a key of BASELINES.
+        names: keys of BASELINES.
         contexts: R one-dimensional histories of any lengths, NaN = not observed.
         horizon: steps to forecast.
         levels: quantile levels; .5 is the point forecast.
         seasonality: steps of a season, for seasonal_naive: the newest observed value of the same phase, or the last
             observed value where there is none. With 1 it equals naive but for histories that end unobserved.
     """
-    method = BASELINES[name]
-    result = np.empty((len(contexts), horizon, len(levels)))
-    order = np.argsort([len(context) for context in contexts], kind="stable")
-    first = 0
-    while first < len(order):
-        last, width = first + 1, len(contexts[order[first]])
-        while last < len(order):
-            wider = max(width, len(contexts[order[last]]))
-            if wider * (last + 1 - first) > _CELLS:
-                break
-            last, width = last + 1, wider
-        rows = order[first:last]
-        values = np.full((len(rows), max(width, 1)), np.nan)
+    results = {name: np.empty((len(contexts), horizon, len(levels))) for name in names}
+    for rows in _like_lengths(contexts):
+        values = np.full((len(rows), max(1, *(len(contexts[index]) for index in rows))), np.nan)
         for row, index in enumerate(rows):
             if len(contexts[index]):
                 values[row, -len(contexts[index]) :] = contexts[index]
-        result[rows] = _quantiles(*method(_Past.of(values), horizon, seasonality), levels)
+        past = _Past.of(values)
+        for name in names:
+            results[name][rows] = _quantiles(*BASELINES[name](past, horizon, seasonality), levels)
+    return results
+
+
+def _like_lengths(contexts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Indices of contexts in ascending length, as many together as fit the budget when padded to the longest."""
+    order = np.argsort([len(context) for context in contexts], kind="stable")
+    first = 0
+    while first < len(order):
+        last = first + 1
+        while last < len(order) and len(contexts[order[last]]) * (last + 1 - first) <= _CELLS:
+            last += 1
+        yield order[first:last]
         first = last
-    return result
 
 
 def _quantiles(point: Array, errors: Array, width: Array, levels: Sequence[float]) -> Array:

@@ -34,7 +34,7 @@ COLORS = {
     "naive": "#D55E00",
     "drift": "#009E73",
     "seasonal_naive": "#CC79A7",
-    "historical_mean": "#8a6d00",
+    "historical_mean": "#707a85",
 }
 DASHES: dict[str, Any] = {
     "model": "-",
@@ -282,11 +282,13 @@ def _item_scatter(result: EvaluationResult, known: np.ndarray) -> Figure:
     ours, theirs = ours[shown], theirs[shown]
     drawn, axes = figure(6.6, 5.8)
     ax = axes[0, 0]
-    better = ours < theirs
-    for chosen, name, marker in ((better, "model", "o"), (~better, "naive", "^")):
-        share = f"{int(chosen.sum())} of {len(ours)} items"
-        label = f"{'model' if name == 'model' else 'naive'} better: {share}"
-        ax.scatter(theirs[chosen], ours[chosen], s=20, alpha=0.65, color=COLORS[name], marker=marker, lw=0, label=label)
+    sides = (("model better", ours < theirs, "model", "o"), ("naive better", ours > theirs, "naive", "^"))
+    for label, chosen, who, marker in (*sides, ("equal", ours == theirs, "historical_mean", "s")):
+        if chosen.any() or label != "equal":
+            text = f"{label}: {int(chosen.sum())} of {len(ours)} items"
+            ax.scatter(
+                theirs[chosen], ours[chosen], s=20, alpha=0.65, color=color(who), marker=marker, lw=0, label=text
+            )
     if len(ours):
         low, high = min(ours.min(), theirs.min()) * 0.85, max(ours.max(), theirs.max()) * 1.18
         ax.plot([low, high], [low, high], color=INK, lw=1, ls=":")

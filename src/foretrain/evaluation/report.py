@@ -106,9 +106,13 @@ def _table(result: EvaluationResult) -> tuple[list[str], list[list[str]]]:
 def _subtitle(result: EvaluationResult) -> str:
     counts, settings = result.counts, result.settings
     return (
-        f"{counts['windows']:,} windows of {counts['items']:,} items, {settings['prediction_length']} steps ahead, "
-        f"{counts['origins']:,} forecast origins"
+        f"{_count(counts['windows'], 'window')} of {_count(counts['items'], 'item')}, "
+        f"{_count(settings['prediction_length'], 'step')} ahead, {_count(counts['origins'], 'forecast origin')}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _notes(result: EvaluationResult) -> list[str]:
@@ -200,8 +204,7 @@ def _verdict(result: EvaluationResult) -> str:
     kind = "none" if not naive.significant else "better" if naive.statistic < 0 else "worse"
     return (
         f'<div class="verdict {kind}"><strong>{_e(naive.verdict[0].upper() + naive.verdict[1:])}.</strong> '
-        f"{_e(result.headline.split('. ', 1)[1] if '. ' in result.headline else '')}<br>"
-        f"<span>{_e(_subtitle(result))}</span></div>"
+        f"{_e(result.detail)}<br><span>{_e(_subtitle(result))}</span></div>"
     )
 
 

@@ -76,11 +76,25 @@ class EvaluationResult:
 
     @property
     def headline(self) -> str:
-        """One sentence: what was scored, how it did against naive, and whether that is more than chance."""
-        skill = self.pooled["model"].get("skill_vs_naive", math.nan)
+        """What was scored, how it did against naive and whether that is more than chance."""
+        return f"{self.name}: {self.verdict}.{self.detail and ' ' + self.detail}"
+
+    @property
+    def detail(self) -> str:
+        """How far the model's error is from naive's, and the verdict against the strongest baseline if not naive."""
+        skill = self.pooled["model"]["skill_vs_naive"]
         scale = "percent of the last close" if self.prices else "units of the seasonal error"
-        share = "" if math.isnan(skill) else f" Its mean absolute error ({scale}) is {_relative(skill)} naive's."
-        return f"{self.name}: {self.verdict}.{share}"
+        share = "" if math.isnan(skill) else f"Its mean absolute error ({scale}) is {_relative(skill)} naive's."
+        return (share + self._against_strongest()).strip()
+
+    def _against_strongest(self) -> str:
+        """Where naive is easily beaten, what beats naive is the test."""
+        skills = {who: values["skill_vs_naive"] for who, values in self.pooled.items() if who != "model"}
+        strongest = max(skills, key=lambda who: skills[who] if math.isfinite(skills[who]) else -math.inf)
+        if strongest == "naive" or not skills[strongest] > 0:
+            return ""
+        verdict = next(c.verdict for c in self.comparisons if c.against == strongest)
+        return f" Against {strongest.replace('_', ' ')}, the strongest baseline here: {verdict}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; NaN and infinities become None."""
