@@ -134,6 +134,31 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, random_items):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_behind(tmp_path, random_items):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # every file stops at 4 KiB, as on a full disk
+    try:
+        with (
+            pytest.raises(DataError, match=r"/c: cannot be written: .*Nothing was created"),
+            CorpusWriter(tmp_path / "c", ["a"], time="steps", **SMALL) as writer,
+        ):
+            for item_id, values, _ in random_items(0, 40, 1, 50, 60):
+                writer.append(item_id, values)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_hold_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(DataError, match="file/c: cannot be written"),
+        CorpusWriter(tmp_path / "file" / "c", ["a"], time="steps"),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("time", "values", "times", "message"),
     [
@@ -295,6 +320,14 @@ def test_foreign_start_and_freq_give_regular_times(tmp_path):
         corpus.times(1).astype("M8[us]").tolist()
         == np.array(["2020-02-01T00:00", "2020-02-01T00:15"], "M8[us]").tolist()
     )
+
+
+def test_foreign_series_of_several_frequencies_have_steps_only(tmp_path):
+    starts = pa.array(np.array(["2020-01-01"] * 4, "M8[s]"))
+    table = pa.table({"target": pa.array(ROWS), "start": starts, "freq": pa.array(["h", "D", "h", "D"])})
+    corpus = Corpus.open(save(tmp_path / "c", table))
+    assert corpus.manifest.time == "steps"
+    assert "several frequencies" in corpus.manifest.timezone_note
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from foretrain.data import times as calendar
-from foretrain.data.chunks import Chunk, is_list, list_depth
+from foretrain.data.chunks import Chunk, flatten, is_list, list_depth
 from foretrain.data.manifest import MANIFEST_NAME, Column, Manifest, make_manifest, read_manifest
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.data.writer import CorpusWriter, SeriesBuffer, complete_manifest, prepare_series
@@ -301,23 +301,14 @@ def _describe_foreign(
         fields["id"] = names[0]
     if _PAST_NAME in schema.names and not pa.types.is_null(schema.field(_PAST_NAME).type):
         fields["past"] = _PAST_NAME
-    stamps = [name for name in _TIME_NAMES if name in schema.names and is_list(schema.field(name).type)]
-    freq = _first_text(batches[0][0], "freq")
-    time = "steps"
-    if stamps:
-        time, fields["times"] = "stamps", stamps[0]
-    elif "start" in schema.names and pa.types.is_timestamp(schema.field("start").type) and freq:
-        time, fields["start"] = "regular", "start"
-        calendar.parse_freq(freq)
+    axis = _foreign_time(batches, fields)
     columns = _foreign_columns(batches[0], fields)
     rows = [batch.num_rows for batch, _ in batches]
     head = json.dumps([str(schema), rows, [path.stat().st_size for path in files], state.get("_fingerprint")])
     manifest = make_manifest(
         {
+            **axis,
             "columns": columns,
-            "time": time,
-            "freq": freq,
-            "timezone_note": "foreign folder: stamps are taken as they are",
             "num_series": sum(rows),
             "num_rows": -1,  # not known without reading every offset; see Corpus.num_rows
             "provenance": {"kind": "real", "sources": [], "command": None},
@@ -337,15 +328,38 @@ def _foreign_columns(first: tuple[pa.RecordBatch, str], fields: dict[str, str]) 
             continue
         array = batch.column(fields[role])
         depth = list_depth(array.storage.type if isinstance(array, pa.ExtensionArray) else array.type)
-        count = len(array[0].as_py() or ()) if depth == 2 else 1
-        names += [label] if label == "target" and count == 1 else [f"{label}_{k}" for k in range(count)]
         if depth not in (1, 2):
             raise DataError(f"{file}: column {fields[role]!r} of type {array.type} is not a list of numbers.")
+        count = 1 if depth == 1 else int(flatten(array, f"{file}: column {fields[role]!r}").variates.max())
+        names += [label] if label == "target" and count == 1 else [f"{label}_{k}" for k in range(count)]
     return [{"name": name} for name in names]
 
 
-def _first_text(batch: pa.RecordBatch, name: str) -> str | None:
-    if name not in batch.schema.names:
-        return None
-    value = batch.column(name)[0].as_py()
-    return value if isinstance(value, str) and value else None
+def _foreign_time(batches: list[tuple[pa.RecordBatch, str]], fields: dict[str, str]) -> dict[str, Any]:
+    """Manifest fields of the time axis; adds the columns it needs to fields.
+
+    Lists of timestamps are stamps; start and one freq for all series make a regular axis; everything else is steps.
+    """
+    schema = batches[0][0].schema
+    freqs: set[Any] = set()
+    if "freq" in schema.names:
+        freqs = {freq for batch, _ in batches for freq in batch.column("freq").unique().to_pylist()}
+    freq = next(iter(freqs)) if len(freqs) == 1 else None
+    freq = freq if isinstance(freq, str) and freq else None
+    if freq is not None:
+        calendar.parse_freq(freq)
+    for name in _TIME_NAMES:
+        if name in schema.names and is_list(schema.field(name).type):
+            fields["times"] = name
+            return {"time": "stamps", "freq": freq, **_zone(schema.field(name).type.value_type)}
+    if freq and "start" in schema.names and pa.types.is_timestamp(schema.field("start").type):
+        fields["start"] = "start"
+        return {"time": "regular", "freq": freq, **_zone(schema.field("start").type)}
+    note = "series of several frequencies: used without a calendar" if len(freqs) > 1 else None
+    return {"time": "steps", "freq": None, "timezone_note": note}
+
+
+def _zone(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return {"timezone": "UTC", "timezone_note": f"stored for {kind.tz}, as UTC"}
+    return {"timezone_note": "stamps are taken as they are in the foreign folder"}

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -239,8 +240,6 @@ class CorpusWriter:
         self._writer: pa.RecordBatchStreamWriter | None = None
         if self.out.exists() and not replace:
             raise DataError(f"{self.out}: exists already, and a corpus is never overwritten. Choose another folder.")
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}-", dir=self.out.parent))
 
     def append(self, item_id: str, values: np.ndarray, *, times: np.ndarray | None = None) -> None:
         """Add one series: values (V, T), times (T,) int64 microseconds or datetime64 (not for time="steps")."""
@@ -257,6 +256,9 @@ class CorpusWriter:
         self._texts[name] = text
 
     def __enter__(self) -> CorpusWriter:
+        with self._explained():
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}-", dir=self.out.parent))
         return self
 
     def __exit__(
@@ -264,18 +266,31 @@ class CorpusWriter:
     ) -> None:
         try:
             if kind is None:
-                self._finish()
-        except OSError as problem:
-            raise DataError(f"{self.out}: cannot be written: {problem.strerror or problem}.") from None
+                with self._explained():
+                    self._finish()
         finally:
             if self._writer is not None:
-                self._writer.close()
-                self._sink.close()
+                with contextlib.suppress(OSError):  # the disk may be full; the file goes anyway
+                    self._writer.close()
+                with contextlib.suppress(OSError):
+                    self._sink.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the disk says into an error for users."""
+        try:
+            yield
+        except OSError as problem:
+            reason = problem.strerror or " ".join(str(problem).split())
+            raise DataError(f"{self.out}: cannot be written: {reason}. Nothing was created.") from None
 
     def _flush(self) -> None:
         """Write the pending series as one record batch, opening and closing shards by size."""
-        batch = self._buffer.flush()
+        with self._explained():
+            self._write(self._buffer.flush())
+
+    def _write(self, batch: pa.RecordBatch) -> None:
         if self._writer is None:
             name = f"part-{len(self._shards):05d}.arrow"
             self._sink = pa.OSFile(str(self._folder / name), "wb")
