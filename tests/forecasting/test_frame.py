@@ -31,6 +31,14 @@ def test_columns_of_future_df_are_known_ahead_and_the_others_are_past_only(frame
     assert np.isnan(window.future[:2]).all()
 
 
+def test_a_windows_key_is_its_items_and_cutoffs_alone(frame):
+    """It seeds the draws of sampling families, so neither order nor company may change it."""
+    keys = {w.item_id: w.key for w in read_frame(frame, H).windows}
+    alone = read_frame(frame[frame["item_id"] == "1e5"], 2).windows[0].key
+    assert keys["1e5"] == alone
+    assert len(set(keys.values())) == 3
+
+
 def test_the_order_of_rows_and_of_future_rows_does_not_matter(frame, future):
     first = frame.drop_duplicates("item_id")
     shuffled = pd.concat([first, frame.drop(first.index).sample(frac=1, random_state=5)])
@@ -139,6 +147,7 @@ FLAWS = {
     "text in the target": (with_text("target", 3, "1,5"), None, "row 3.*'1,5'"),
     "boolean target": (lambda df: df.assign(target=True), None, "boolean"),
     "no rows": (lambda df: df[:0], None, "no rows"),
+    "two columns of one name": (lambda df: pd.concat([df, df["temp"]], axis=1), None, "two columns named 'temp'"),
     "two equal rows": (lambda df: pd.concat([df, df[:1]]), None, "two rows at"),
     "no id": (without("item_id", 1), None, "without item_id"),
     "no time": (without("timestamp", 1), None, "without timestamp"),

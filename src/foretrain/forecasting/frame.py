@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
 from foretrain.forecasting import stamps
@@ -115,9 +116,10 @@ def _check_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Name
         raise DataError("target names no column; give at least one.")
     if len(set(wanted)) < len(wanted):
         raise DataError(f"the columns {', '.join(map(repr, wanted))} must differ.")
-    twice = df.columns[df.columns.duplicated()]
-    if len(twice):
-        raise DataError(f"df has two columns named {twice[0]!r}; rename one.")
+    for which, given in (("df", df), ("future_df", future_df)):
+        if given is not None and given.columns.has_duplicates:
+            twice = given.columns[given.columns.duplicated()][0]
+            raise DataError(f"{which} has two columns named {twice!r}; rename one.")
     missing = [name for name in wanted if name not in df.columns]
     if missing:
         raise DataError(
@@ -127,7 +129,7 @@ def _check_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Name
     if not len(df):
         raise DataError("df has no rows; give at least one row per item.")
     for name in names.target:
-        if not is_numeric(df[name]):
+        if not is_numeric(_column(df, name)):
             raise DataError(f"target {name!r} is not a column of numbers: {_first_text(df, name, names)}.")
     if future_df is None:
         return
@@ -147,7 +149,7 @@ def _sort(df: pd.DataFrame, names: Names, order: Any) -> _Sorted:
     import pandas as pd
 
     which = "df" if order is None else "future_df"
-    if df[names.item_id].isna().any():
+    if _column(df, names.item_id).isna().any():
         raise DataError(f"{which} has a row without {names.item_id}; fill it in or drop the row.")
     if order is None:
         code, ids = pd.factorize(df[names.item_id])
@@ -175,7 +177,7 @@ def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
     import pandas as pd
     from pandas.api import types
 
-    column = df[names.timestamp]
+    column = _column(df, names.timestamp)
     if column.isna().any():
         raise DataError(f"{which} has a row without {names.timestamp}; fill it in or drop the row.")
     if types.is_integer_dtype(column.dtype):
@@ -238,10 +240,11 @@ def _values(
     context = np.empty((len(names.target) + len(covariates), len(frame)), np.float32)
     future = np.full((len(context), len(history.ids) * horizon), np.nan, np.float32)
     for i, name in enumerate(names.target):
-        context[i] = numbers(frame[name])
+        context[i] = numbers(_column(frame, name))
     use_ordinal = len(names.target) > 1 if ordinal is None else ordinal
     for i, name in enumerate([*past, *ahead], start=len(names.target)):
-        column, coming = frame[name], None if name not in ahead or known is None else known[name]
+        column = _column(frame, name)
+        coming = None if name not in ahead or known is None else _column(known, name)
         if is_numeric(column):
             context[i] = numbers(column)
             if coming is not None:
@@ -265,10 +268,12 @@ def _known_numbers(column: pd.Series) -> FloatArray:
     import pandas as pd
 
     if not is_numeric(column) and column.notna().any():
-        bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        read: Any = pd.to_numeric(column, errors="coerce")
+        bad: Any = column[read.isna() & column.notna()]
         shown = bad.iloc[0] if len(bad) else column.dropna().iloc[0]
         raise DataError(f"column {column.name!r} holds numbers in df but {shown!r} in future_df; use one kind.")
-    return numbers(pd.to_numeric(column) if column.notna().any() else column.astype(np.float32))
+    read = pd.to_numeric(column) if column.notna().any() else column.astype(np.float32)
+    return numbers(read)
 
 
 def _windows(
@@ -293,18 +298,24 @@ def _windows(
             context_times=None if times is None else times[bounds[i] : bounds[i + 1]],
             future_times=None if ahead is None else ahead[i * horizon : (i + 1) * horizon],
             item_id=str(item_id),
+            key=window_key(str(item_id), bounds[i + 1] - bounds[i]),
         )
         for i, item_id in enumerate(history.ids)
     ]
 
 
+def _column(frame: pd.DataFrame, name: str) -> pd.Series:
+    return cast("pd.Series", frame[name])  # never a frame: names are unique
+
+
 def _first_text(df: pd.DataFrame, name: str, names: Names) -> str:
     import pandas as pd
 
-    column = df[name]
+    column = _column(df, name)
     if column.dtype == bool:
         return "it is boolean; make it 0 and 1"
-    bad = np.flatnonzero((pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy())
+    read: Any = pd.to_numeric(column, errors="coerce")
+    bad = np.flatnonzero((read.isna() & column.notna()).to_numpy())
     if not len(bad):
         return f"its type is {column.dtype}; convert it with pandas.to_numeric"
     item = df[names.item_id].iloc[bad[0]]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, Window
 from foretrain.errors import DataError
 from foretrain.forecasting.covariates import Rows, encode, is_numeric
@@ -43,7 +44,9 @@ def read_inputs(inputs: Any, prediction_length: int, *, ordinal: bool | None = N
 
 def _plain(item: Any, index: int) -> Window:
     values = _targets(item, index)
-    return Window(context=values, num_targets=len(values), item_id=str(index))
+    return Window(
+        context=values, num_targets=len(values), item_id=str(index), key=window_key(str(index), values.shape[1])
+    )
 
 
 def _targets(item: Any, index: int) -> FloatArray:
@@ -96,6 +99,7 @@ def _from_dicts(items: Sequence[Any], horizon: int, ordinal: bool | None) -> lis
                 num_past=len(names[i]) - len(ahead[i]),
                 future=np.concatenate([unknown, *(future[None] for _, future in columns)]),
                 item_id=str(i),
+                key=window_key(str(i), target.shape[1]),
             )
         )
     return windows

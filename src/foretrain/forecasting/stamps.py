@@ -150,4 +150,4 @@ def _plain(gap: np.timedelta64) -> Any:
     from pandas.tseries.frequencies import to_offset
 
     days = gap / np.timedelta64(1, "D")
-    return pd.offsets.Day(int(days)) if days == int(days) else to_offset(pd.Timedelta(gap))
+    return pd.offsets.Day(int(days)) if days == int(days) else to_offset(pd.Timedelta(gap))  # type: ignore[arg-type]
