@@ -1,0 +1,70 @@
+"""What the documentation shows is what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from foretrain.cli import app
+from foretrain.data.rules import rules_table
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "README.md",
+    *sorted(ROOT.glob("src/foretrain/models/*/README.md")),
+]
+
+
+def test_the_quality_rules_are_the_code_s_own_table():
+    assert rules_table().strip() in (ROOT / "docs" / "data-format.md").read_text()
+
+
+def shell_lines(page: Path) -> list[str]:
+    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    blocks = re.findall(r"```[a-z]*\n(.*?)```", text, flags=re.S)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("foretrain ")]
+
+
+def commands() -> dict[str, set[str]]:
+    """Every verb and the flags it knows."""
+    import typer
+
+    found: dict[str, set[str]] = {}
+
+    def walk(command, path: str) -> None:
+        if hasattr(command, "commands"):
+            for name, child in command.commands.items():
+                walk(child, f"{path} {name}".strip())
+            return
+        found[path] = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+
+    walk(typer.main.get_command(app), "")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_documented_commands_use_verbs_and_flags_that_exist(page: Path):
+    known = commands()
+    for line in shell_lines(page):
+        words = line.split("#")[0].split()[1:]
+        verb = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        assert verb in known or verb.startswith("-"), line
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", " ".join(words)):
+            assert flag in known.get(verb, set()) | {"--help", "--version"}, f"{line}: {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_documented_files_exist(page: Path):
+    for path in re.findall(
+        r"\b((?:configs|docs|benchmarks|tests|src)/[\w./-]+\.(?:yaml|md|py|json|png))\b", page.read_text()
+    ):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page: Path):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
