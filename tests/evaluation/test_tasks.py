@@ -80,6 +80,25 @@ def test_short_items_are_left_out_and_named(hourly, persistence):
     assert [(left.what, left.count, left.examples) for left in found.left_out] == [("items", 2, ("item-3", "item-4"))]
 
 
+def test_rows_that_a_metric_cannot_scale_are_named(persistence):
+    values = np.zeros((1, 60), np.float32)
+    values[0, 56:] = 1.0
+    corpus = Corpus.from_arrays("c", [("flat", values, None)], ["close"], price_columns=("close",))
+    found = evaluate(persistence(), corpus, prediction_length=4, num_windows=1)
+    assert [(left.reason, left.count, left.examples) for left in found.left_out] == [
+        ("left out of MASE and SQL: seasonal error 0 or undefined", 1, ("flat",)),
+        ("left out of pct_mae: the last close is 0", 1, ("flat",)),
+    ]
+    assert np.isnan(found.pooled["model"]["mase"]) and np.isnan(found.pooled["model"]["pct_mae"])
+    assert found.pooled["model"]["price_mae"] == 1.0
+
+
+@pytest.mark.parametrize("setting", ["context_length", "seasonality", "max_items"])
+def test_impossible_settings_are_refused(prices, persistence, setting):
+    with pytest.raises(ConfigError, match=f"{setting} is 0"):
+        evaluate(persistence(), prices, prediction_length=6, **{setting: 0})
+
+
 def test_results_do_not_depend_on_batch_size_or_baselines_asked_for(prices, persistence):
     whole = evaluate(persistence(noise=1.0), prices, prediction_length=6, num_windows=8)
     small = evaluate(

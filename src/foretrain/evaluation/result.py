@@ -169,18 +169,7 @@ def summarise(
         rows = metrics.per_item(scored) | {"skill_vs_naive": metrics.skill_per_item(scored, naive)}
         per_item[who] = {key: values.tolist() for key, values in rows.items()}
     comparisons = [compare(model, scored, who) for who, scored in backtest.scored_baselines.items()]
-    undefined = metrics.undefined_scale(model)
-    left_out = list(backtest.left_out)
-    if undefined.any():
-        names = dict.fromkeys(model.items[k] for k in model.item[undefined])
-        left_out.append(
-            LeftOut(
-                "rows",
-                "left out of MASE and SQL: seasonal error 0 or undefined",
-                int(undefined.sum()),
-                tuple(names)[:3],
-            )
-        )
+    left_out = [*backtest.left_out, *_without_scale(model)]
     return EvaluationResult(
         name=name,
         settings=settings,
@@ -207,6 +196,19 @@ def summarise(
         examples=_examples(backtest, model),
         scored=model,
     )
+
+
+def _without_scale(model: Scored) -> list[LeftOut]:
+    """Rows that are scored, but not by metrics that divide by something they lack."""
+    found = []
+    for lacking, reason in (
+        (metrics.undefined_scale(model), "left out of MASE and SQL: seasonal error 0 or undefined"),
+        (model.price & (model.last == 0), "left out of pct_mae: the last close is 0"),
+    ):
+        names = tuple(dict.fromkeys(model.items[k] for k in model.item[lacking]))
+        if names:
+            found.append(LeftOut("rows", reason, int(lacking.sum()), names[:3]))
+    return found
 
 
 def _describe_data(backtest: Backtest) -> list[dict[str, Any]]:

@@ -95,6 +95,9 @@ def evaluate(
     ConfigError for settings that cannot work.
     """
     _refuse_cross_learning(options)
+    for key, value in (("context_length", context_length), ("seasonality", seasonality), ("max_items", max_items)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{key} is {value}; it must be at least 1.")
     corpora = [corpora] if isinstance(corpora, Corpus) else list(corpora)
     if not corpora:
         raise ConfigError("no corpus to evaluate on.")
