@@ -44,10 +44,12 @@ TRAINING = [
     Training("train 2L/d64 ctx512 batch 256 dropout .1", 2, 64, 512, 256, dropout=0.1),
     Training("train 6L/d512 ctx512 batch 64", 6, 512, 512, 64),
     Training("train 6L/d512 ctx512 batch 64 dropout .1", 6, 512, 512, 64, dropout=0.1),
-    Training("train 4L/d256 ctx256 20 groups of 20", 4, 256, 256, 20, variates=20),
+    Training("train 2L/d64 ctx512 20 groups of 20", 2, 64, 512, 20, variates=20),
+    Training("train 2L/d64 ctx512 20 groups of 20 dropout .1", 2, 64, 512, 20, variates=20, dropout=0.1),
     Training("train 4L/d256 ctx256 batch 1024", 4, 256, 256, 1024),
+    Training("train 4L/d256 ctx256 batch 1024 dropout .1", 4, 256, 256, 1024, dropout=0.1),
 ]
-MEMORY = replace(TRAINING[-1], name="peak memory 4L/d256 ctx256 batch 1024")
+MEMORY = [replace(case, name=case.name.replace("train", "peak memory")) for case in TRAINING[-2:]]
 
 
 def model_of(case: Training) -> Chronos2:
@@ -147,20 +149,20 @@ def training_case(case: Training, against: str | None, alternations: int) -> har
     return harness.compare(case.name, ours, reference, equal=equal, alternations=alternations)
 
 
-def memory_case(against: str | None) -> harness.Result:
+def memory_case(case: Training, against: str | None) -> harness.Result:
     """Peak memory of one step, each side in a process of its own."""
     sides = ["ours"] if against is None else ["ours", "upstream"]
-    figures = [harness.subprocess_figure("benchmarks.chronos2", ["--peak-of", side]) for side in sides]
-    return harness.result(MEMORY.name, figures[0], figures[1] if against else None, unit="bytes")
+    figures = [harness.subprocess_figure("benchmarks.chronos2", ["--peak-of", side, "--only", case.name]) for side in sides]
+    return harness.result(case.name, figures[0], figures[1] if against else None, unit="bytes")
 
 
-def peak_of(side: str) -> float:
+def peak_of(side: str, case: Training) -> float:
     """Bytes that two training steps add to the resident memory of this process."""
-    windows, model = windows_of(MEMORY), model_of(MEMORY)
+    windows, model = windows_of(case), model_of(case)
     if side == "upstream":
-        step = upstream_step(MEMORY, upstream_model(model), windows)
+        step = upstream_step(case, upstream_model(model), windows)
     else:
-        step = our_step(MEMORY, model.train(), windows)
+        step = our_step(case, model.train(), windows)
     return harness.peak_growth(lambda: (step(), step()))
 
 
@@ -170,7 +172,7 @@ def main() -> None:
     options.add_argument("--peak-of", choices=("ours", "upstream"), help="(internal) print one side's peak memory")
     chosen = options.parse_args()
     if chosen.peak_of:
-        print(peak_of(chosen.peak_of))
+        print(peak_of(chosen.peak_of, next(case for case in MEMORY if case.name == chosen.only)))
         return
     alternations = 1 if chosen.quick else 5
 
@@ -178,8 +180,7 @@ def main() -> None:
         return chosen.only is None or chosen.only in name
 
     results = [training_case(case, chosen.against, alternations) for case in TRAINING if wanted(case.name)]
-    if wanted(MEMORY.name):
-        results.append(memory_case(chosen.against))
+    results += [memory_case(case, chosen.against) for case in MEMORY if wanted(case.name)]
     results += forecasting(wanted, chosen.against, alternations)
     harness.finish(results, chosen.json)
 

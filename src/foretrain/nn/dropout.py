@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _LEVELS = 1 << 16  # a draw has 16 bits, so a rate is met to within 2^-17; outputs are scaled by the rate really used
 
@@ -32,3 +34,28 @@ def keep_mask(shape: tuple[int, ...], rate: float, seed: int, *place: int) -> Te
     threshold = round(rate * _LEVELS) - _LEVELS // 2  # draws are signed
     mask = torch.empty(shape)
     return torch.ge(torch.from_numpy(bits).view(shape), threshold, out=mask)
+
+
+def drop(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Dropout; on a CPU in eager mode with a mask that is drawn again in the backward."""
+    if not training or not rate:
+        return x
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.dropout(x, rate)
+    return _Drop.apply(x, rate, draw_seed())
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, rate: float, seed: int) -> Tensor:
+        ctx.facts = rate, seed
+        return _masked(x, rate, seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        return _masked(grad, *ctx.facts), None, None
+
+
+def _masked(x: Tensor, rate: float, seed: int) -> Tensor:
+    return keep_mask(tuple(x.shape), rate, seed).mul_(keep_scale(rate)).to(x.dtype).mul_(x)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foretrain.models.chronos2 import fused
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.layout import Bucket, GroupLayout
+from foretrain.nn.dropout import drop
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rotate
 from foretrain.nn.unused import attach
@@ -242,12 +243,12 @@ class Encoder(nn.Module):
 
     def forward(self, hidden: Tensor, route: Route, keep: int | None = None, rows: Tensor | None = None) -> Tensor:
         """Token embeddings (R, S, D) -> final hidden states, of all tokens or of the last keep = N (of some rows)."""
-        hidden = F.dropout(hidden, self.dropout, self.training)
+        hidden = drop(hidden, self.dropout, self.training)
         *inner, last = self.block
         for block in inner:
             hidden = block(hidden, route)
         hidden = last(hidden, route, keep, rows)
-        return F.dropout(self.final_layer_norm(hidden), self.dropout, self.training)
+        return drop(self.final_layer_norm(hidden), self.dropout, self.training)
 
 
 def make_route(layout: GroupLayout, observed: Tensor | None, rope: tuple[Tensor, Tensor], keep: int) -> Route:

@@ -1,11 +1,11 @@
-"""Chronos-2's layers as hand-written passes for float32 on a CPU: same numbers as the plain layers, less time and memory.
+"""Chronos-2's layers as hand-written passes for float32 on a CPU: the plain layers' numbers, in less time and memory.
 
 Why by hand: on a CPU torch has no fused RMS norm (its composite backward costs more than a matrix product), attention
 kernels are several times slower than batched products on sequences of tens of tokens, Bernoulli draws are 10-25% of a
 step, and big temporaries are page faults. Here the gain of a norm is multiplied into the next weights, only what the
 weight gradients need is kept, dropout masks are drawn again in the backward, rotary pairs are laid side by side (a
-permutation of q's and k's rows that no score can see) so that one complex product turns them, and work goes in chunks of
-sequences that stay in cache.
+permutation of q's and k's rows that no score can see) so that one complex product turns them, and work goes in chunks
+of sequences that stay in cache.
 
 # U x V sequences of L tokens (time: U rows, V = 1; group: U groups, V positions), D width, H heads, d head width,
 # I = H * d, N <= L kept tokens, F feed-forward width
@@ -63,6 +63,13 @@ def feed_forward(hidden: Tensor, norm: Tensor, inner: Tensor, outer: Tensor, spe
     return _FeedForward.apply(hidden, norm, inner, outer, spec)
 
 
+def residual_block(
+    x: Tensor, hidden: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor], residual: tuple[Tensor, Tensor], spec: Spec
+) -> Tensor:
+    """dropout(output(relu(hidden(x)))) + residual(x), each a weight and a bias. x (..., c)."""
+    return _ResidualBlock.apply(x, *hidden, *output, *residual, spec)
+
+
 def rotary_factors(table: tuple[Tensor, Tensor]) -> Tensor:
     """cos + i sin (S, d/2) as complex numbers."""
     return torch.complex(*table)
@@ -107,41 +114,25 @@ def _separate(weight: Tensor, heads: int) -> Tensor:
     return weight.view(heads, -1, 2, width).transpose(1, 2).reshape(-1, width)
 
 
-def _complex(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+def _turn(x: Tensor, factors: Tensor) -> None:
+    """Turn the adjacent pairs of x (n, L, c) by factors (L, c / 2), in place."""
+    torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(factors)
 
 
-def _to_heads(x: Tensor, out: Tensor, turn: Tensor | None) -> None:
-    """Copy (n, L, H, d) into (n, H, L, d), turning the pairs by turn (L, d/2)."""
-    if turn is None:
-        out.copy_(x.transpose(1, 2))
+def _output(
+    x: Tensor, inner: Tensor, weight: Tensor, spec: Spec, scale: float, seed: int, place: int, out: Tensor
+) -> None:
+    """out = x + dropout(scale * inner @ weight^T); inner (tokens, c), weight (D, c), x and out of any strides."""
+    width = x.shape[-1]
+    if not spec.rate and out.is_contiguous():
+        torch.addmm(x.reshape(-1, width), inner, weight.t(), alpha=scale, out=out.view(-1, width))
         return
-    torch.mul(_complex(x).transpose(1, 2), turn, out=_complex(out))
-
-
-def _from_heads(x: Tensor, out: Tensor, turn: Tensor | None) -> None:
-    """Copy (n, H, L, d) into (n, L, H, d), turning the pairs by turn (L, d/2)."""
-    if turn is None:
-        out.copy_(x.transpose(1, 2))
-        return
-    torch.mul(_complex(x).transpose(1, 2), turn[:, None], out=_complex(out))
-
-
-def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax of q k^T + mask: q (n, H, N, d), k (n, H, L, d), mask (n, 1, 1, L) -> (n*H, N, L)."""
-    scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
-    if mask is not None:
-        scores.view(*q.shape[:3], -1).add_(mask)
-    return torch.softmax(scores, -1, out=scores)
-
-
-def _add_residual(x: Tensor, update: Tensor, spec: Spec, seed: int, place: int, out: Tensor) -> None:
-    """out = x + dropout(update); update is a flat (tokens, D) temporary."""
+    update = (inner @ weight.t()).view(x.shape)
     if not spec.rate:
-        torch.add(x, update.view(x.shape), out=out)
+        torch.add(x, update, alpha=scale, out=out)
         return
     mask = keep_mask(tuple(x.shape), spec.rate, seed, _OUTPUT, place)
-    torch.addcmul(x, update.view(x.shape), mask, value=keep_scale(spec.rate), out=out)
+    torch.addcmul(x, update, mask, value=scale * keep_scale(spec.rate), out=out)
 
 
 def _residual_grad(grad: Tensor, spec: Spec, seed: int, place: int) -> Tensor:
@@ -155,128 +146,215 @@ def _residual_grad(grad: Tensor, spec: Spec, seed: int, place: int) -> Tensor:
 # ---- attention ----------------------------------------------------------------------------------------------------
 
 
+class _Projected(NamedTuple):
+    """Queries (n, N, I), keys and values (n, L, I) of some sequences; views, heads side by side in the last axis."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, norm, wq, wk, wv, wo, turn, mask, keep, spec):
         outer, inner, length, width = hidden.shape
-        sequences, wide, heads = outer * inner, wq.shape[0], spec.heads
-        pairs = (lambda w: w) if turn is None else (lambda w: _interleave(w, heads))
-        weight = torch.cat((pairs(wq), pairs(wk), wv)) * norm
-        scale, seed = keep_scale(spec.rate), draw_seed() if spec.rate else 0
-        kept = sequences if spec.record else 0
-        normed = hidden.new_empty(kept, length, width)
-        inverse = hidden.new_empty(kept, length, 1)
-        q = hidden.new_empty(kept, heads, keep, wide // heads)
-        kv = hidden.new_empty(2, kept, heads, length, wide // heads)
+        wide, heads, first = wq.shape[0], spec.heads, length - keep
+        raw = torch.cat((_pairs(wq, turn, heads), _pairs(wk, turn, heads), wv))
+        weight = raw * norm
+        seed = draw_seed() if spec.rate else 0
+        kept = outer * inner if spec.record else 0
+        # Probabilities are kept while they are small beside the other activations, else computed again.
+        remember = spec.record and heads * length <= 3 * width
+        normed, inverse = hidden.new_empty(kept, length, width), hidden.new_empty(kept, length, 1)
+        flat = hidden.new_empty(kept * (keep + 2 * length) * wide)
         mixed = hidden.new_empty(kept, keep, wide)
+        weights = hidden.new_empty(kept * heads * keep * length if remember else 0)
         out = torch.empty_like(hidden) if keep == length else hidden.new_empty(outer, inner, keep, width)
-        late = None if turn is None else turn[length - keep :]
-        for place, part in enumerate(_chunks(outer, inner * length * 3 * wide)):
-            x = hidden[part]
-            count = x.shape[0] * inner
-            rows = slice(part.start * inner, part.stop * inner)
+        factors = None if turn is None else turn.repeat(1, 2 * heads)
+        for place, part in enumerate(_chunks(outer, inner * length * max(3 * wide, heads * keep))):
+            x, rows = hidden[part], slice(part.start * inner, part.stop * inner)
+            count = rows.stop - rows.start
             x_normed = normed[rows] if kept else hidden.new_empty(count, length, width)
             x_inverse = _normalise(x, spec.eps, x_normed.view(x.shape))
-            pq = q[rows] if kept else hidden.new_empty(count, heads, keep, wide // heads)
-            pkv = kv[:, rows] if kept else hidden.new_empty(2, count, heads, length, wide // heads)
-            _project(x_normed, weight, turn, late, pq, pkv)
-            weights = _probabilities(pq, pkv[0], None if mask is None else mask[rows])
+            here = _piece(flat, rows, (keep + 2 * length) * wide) if kept else None
+            projected = _project(x_normed, weight, factors, keep, here)
+            here = _piece(weights, rows, heads * keep * length) if remember else None
+            found = _probabilities(projected, heads, None if mask is None else mask[rows], here)
             if spec.rate:
-                weights.mul_(keep_mask(tuple(weights.shape), spec.rate, seed, _WEIGHTS, place))
-            values = pkv[1].flatten(0, 1)
-            found = torch.baddbmm(weights.new_empty(len(values), keep, wide // heads), weights, values, beta=0,
-                                  alpha=scale)  # fmt: skip
+                found = found * keep_mask(tuple(found.shape), spec.rate, seed, _WEIGHTS, place)
             gathered = mixed[rows] if kept else hidden.new_empty(count, keep, wide)
-            _from_heads(found.view(pq.shape), gathered.view(count, keep, heads, -1), None)
-            update = gathered.view(-1, wide) @ wo.t()
-            _add_residual(x[:, :, length - keep :], update, spec, seed, place, out[part])
+            for h, columns in enumerate(_columns(wide, heads)):
+                gathered[..., columns] = torch.bmm(found[h], projected.v[..., columns])
+            _output(x[:, :, first:], gathered.view(-1, wide), wo, spec, keep_scale(spec.rate), seed, place, out[part])
             if kept:
                 inverse[rows] = x_inverse.view(count, length, 1)
-        ctx.save_for_backward(normed, inverse, q, kv, mixed, weight, norm, wq, wk, wv, wo, turn, mask)
-        ctx.facts = outer, inner, length, keep, spec, seed, hidden.stride()
+        ctx.save_for_backward(normed, inverse, flat, mixed, weights, weight, raw, norm, wo, factors, mask)
+        ctx.facts = outer, inner, length, keep, spec, seed, hidden.stride(), turn
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        normed, inverse, q, kv, mixed, weight, norm, wq, wk, wv, wo, turn, mask = ctx.saved_tensors
-        outer, inner, length, keep, spec, seed, strides = ctx.facts
-        width, wide, heads, scale = wo.shape[0], wq.shape[0], spec.heads, keep_scale(spec.rate)
+        normed, inverse, flat, mixed, weights, weight, raw, norm, wo, factors, mask = ctx.saved_tensors
+        outer, inner, length, keep, spec, seed, strides, turn = ctx.facts
+        (width, wide), heads, first = wo.shape, spec.heads, length - keep
         out = torch.empty_strided((outer, inner, length, width), strides, dtype=grad.dtype)
         g_weight, g_output = torch.empty_like(weight), torch.empty_like(wo)
-        back = None if turn is None else turn.conj().resolve_conj()
-        late = None if back is None else back[length - keep :]
-        for place, part in enumerate(_chunks(outer, inner * length * 3 * wide)):
+        back = None if factors is None else factors.conj().resolve_conj()
+        for place, part in enumerate(_chunks(outer, inner * length * max(3 * wide, heads * keep))):
             rows = slice(part.start * inner, part.stop * inner)
             count = rows.stop - rows.start
             update = _residual_grad(grad[part], spec, seed, place)
             _accumulate(g_output, update.t(), mixed[rows].view(-1, wide), place == 0)
-            g_found = torch.empty_like(q[rows])
-            _to_heads((update @ wo).view(count, keep, heads, -1), g_found, None)
-            pq, pk, pv = q[rows], kv[0, rows], kv[1, rows]
-            weights = _probabilities(pq, pk, None if mask is None else mask[rows])
-            gq, gkv = _attention_backward(weights, pq, pk, pv, g_found.flatten(0, 1), spec, seed, place, scale)
-            flat_q = grad.new_empty(count, keep, heads, wide // heads)
-            flat_kv = grad.new_empty(count, length, 2, heads, wide // heads)
-            _from_heads(gq, flat_q, late)
-            _from_heads(gkv[0], flat_kv[:, :, 0], back)
-            _from_heads(gkv[1], flat_kv[:, :, 1], None)
+            g_mixed = (update @ wo).view(count, keep, wide)
+            projected = _views(_piece(flat, rows, (keep + 2 * length) * wide), count, keep, length, wide)
+            if weights.numel():
+                found = _piece(weights, rows, heads * keep * length).view(heads, count, keep, length)
+            else:
+                found = _probabilities(projected, heads, None if mask is None else mask[rows], None)
+            g_flat = _attention_backward(g_mixed, projected, found, spec, seed, place)
+            g_projected = _views(g_flat, count, keep, length, wide)
+            _turn_projected(g_projected, back, g_flat)
             x = normed[rows]
-            late_x = x[:, length - keep :].reshape(-1, width)
-            _accumulate(g_weight[:wide], flat_q.view(-1, wide).t(), late_x, place == 0)
-            _accumulate(g_weight[wide:], flat_kv.view(-1, 2 * wide).t(), x.view(-1, width), place == 0)
-            g_normed = (flat_kv.view(-1, 2 * wide) @ weight[wide:]).view(count, length, width)
-            g_normed[:, length - keep :] += (flat_q.view(-1, wide) @ weight[:wide]).view(count, keep, width)
+            g_normed = _project_backward(g_flat, x, keep, weight, g_weight, place == 0)
             gx = _normalise_backward(g_normed, x, inverse[rows]).mul_(inverse[rows]).view(-1, inner, length, width)
             if keep < length:
-                gx[:, :, length - keep :] += grad[part]
+                gx[:, :, first:] += grad[part]
                 out[part] = gx
             else:
                 torch.add(gx, grad[part], out=out[part])
-        pairs, apart = (_interleave, _separate) if turn is not None else (_same, _same)
-        raw = torch.cat((pairs(wq, heads), pairs(wk, heads), wv))
+        g_output.mul_(keep_scale(spec.rate))  # mixed is kept without it
         g_norm = (raw * g_weight).sum(0)
-        gq, gk, gv = (g_weight * norm).split(wide)
-        return out, g_norm, apart(gq, heads), apart(gk, heads), gv, g_output, None, None, None, None
+        gq, gk, gv = g_weight.mul_(norm).split(wide)
+        gq, gk = _unpair(gq, turn, heads), _unpair(gk, turn, heads)
+        return out, g_norm, gq, gk, gv, g_output, None, None, None, None
 
 
-def _same(weight: Tensor, heads: int) -> Tensor:
-    return weight
+def _pairs(weight: Tensor, turn: Tensor | None, heads: int) -> Tensor:
+    """Rows of a q or k weight so that rotary pairs (i, i + d/2) of each head lie side by side."""
+    if turn is None:
+        return weight
+    width = weight.shape[1]
+    return weight.view(heads, 2, -1, width).transpose(1, 2).reshape(-1, width)
 
 
-def _project(
-    normed: Tensor, weight: Tensor, turn: Tensor | None, late: Tensor | None, q: Tensor, kv: Tensor
-) -> None:
-    """q (n, H, N, d) of the last N tokens and k, v (2, n, H, L, d) of all, from normed (n, L, D)."""
-    count, length, width = normed.shape
-    heads, keep, wide = q.shape[1], q.shape[2], weight.shape[0] // 3
+def _unpair(weight: Tensor, turn: Tensor | None, heads: int) -> Tensor:
+    """The inverse of _pairs."""
+    if turn is None:
+        return weight
+    width = weight.shape[1]
+    return weight.view(heads, -1, 2, width).transpose(1, 2).reshape(-1, width)
+
+
+def _columns(wide: int, heads: int) -> Iterator[slice]:
+    """The columns of each head."""
+    size = wide // heads
+    return (slice(h * size, (h + 1) * size) for h in range(heads))
+
+
+def _piece(flat: Tensor, rows: slice, each: int) -> Tensor:
+    """The part of a flat buffer that belongs to some sequences, `each` elements per sequence."""
+    return flat[rows.start * each : rows.stop * each]
+
+
+def _views(flat: Tensor, count: int, keep: int, length: int, wide: int) -> _Projected:
+    """Queries, keys and values in a flat buffer of count * (N + 2 L) * I elements.
+
+    With N = L they are the columns of one matrix, the result of one product; else queries come first.
+    """
     if keep == length:
-        flat = (normed.view(-1, width) @ weight.t()).view(count, length, 3, heads, -1)
-        flat_q, flat_kv = flat[:, :, 0], flat[:, :, 1:]
+        return _Projected(*flat.view(count, length, 3 * wide).split(wide, dim=-1))
+    q, kv = flat.split([count * keep * wide, count * length * 2 * wide])
+    return _Projected(q.view(count, keep, wide), *kv.view(count, length, 2 * wide).split(wide, dim=-1))
+
+
+def _project(normed: Tensor, weight: Tensor, factors: Tensor | None, keep: int, flat: Tensor | None) -> _Projected:
+    """Turned queries of the last `keep` tokens, turned keys and values of all, from normed (n, L, D), into flat."""
+    count, length, width = normed.shape
+    wide = weight.shape[0] // 3
+    if flat is None:
+        flat = normed.new_empty(count * (keep + 2 * length) * wide)
+    if keep == length:
+        torch.mm(normed.view(-1, width), weight.t(), out=flat.view(-1, 3 * wide))
     else:
-        flat_q = (normed[:, length - keep :].reshape(-1, width) @ weight[:wide].t()).view(count, keep, heads, -1)
-        flat_kv = (normed.view(-1, width) @ weight[wide:].t()).view(count, length, 2, heads, -1)
-    _to_heads(flat_q, q, late)
-    _to_heads(flat_kv[:, :, 0], kv[0], turn)
-    _to_heads(flat_kv[:, :, 1], kv[1], None)
+        q, kv = flat.split([count * keep * wide, count * length * 2 * wide])
+        torch.mm(normed[:, length - keep :].reshape(-1, width), weight[:wide].t(), out=q.view(-1, wide))
+        torch.mm(normed.view(-1, width), weight[wide:].t(), out=kv.view(-1, 2 * wide))
+    projected = _views(flat, count, keep, length, wide)
+    _turn_projected(projected, factors, flat)
+    return projected
 
 
-def _attention_backward(weights, q, k, v, grad, spec, seed, place, scale) -> tuple[Tensor, Tensor]:
-    """Gradients of q (n, H, N, d) and of k, v (2, n, H, L, d) from that of the mixed values, grad (n*H, N, d)."""
+def _turn_projected(projected: _Projected, factors: Tensor | None, flat: Tensor) -> None:
+    """Turn queries and keys in place; factors (L, I) hold each row of the table once for every head of both."""
+    if factors is None:
+        return
+    count, keep, wide = projected.q.shape
+    length = projected.k.shape[1]
+    if keep == length:
+        _turn(flat.view(count, length, 3 * wide)[..., : 2 * wide], factors)
+        return
+    _turn(projected.q, factors[length - keep :, : wide // 2])
+    _turn(projected.k, factors[:, : wide // 2])
+
+
+def _project_backward(
+    g_flat: Tensor, normed: Tensor, keep: int, weight: Tensor, g_weight: Tensor, first: bool
+) -> Tensor:
+    """Gradient of normed (n, L, D); that of the weights is added to g_weight."""
+    count, length, width = normed.shape
+    wide = weight.shape[0] // 3
+    if keep == length:
+        flat = g_flat.view(-1, 3 * wide)
+        _accumulate(g_weight, flat.t(), normed.view(-1, width), first)
+        return (flat @ weight).view(normed.shape)
+    q, kv = g_flat.split([count * keep * wide, count * length * 2 * wide])
+    q, kv = q.view(-1, wide), kv.view(-1, 2 * wide)
+    _accumulate(g_weight[:wide], q.t(), normed[:, length - keep :].reshape(-1, width), first)
+    _accumulate(g_weight[wide:], kv.t(), normed.view(-1, width), first)
+    g_normed = (kv @ weight[wide:]).view(normed.shape)
+    g_normed[:, length - keep :] += (q @ weight[:wide]).view(count, keep, width)
+    return g_normed
+
+
+def _probabilities(projected: _Projected, heads: int, mask: Tensor | None, flat: Tensor | None) -> Tensor:
+    """Softmax of q k^T + mask (n, 1, 1, L), as (H, n, N, L), in flat if given."""
+    q, k, _ = projected
+    count, keep, wide = q.shape
+    shape = (heads, count, keep, k.shape[1])
+    scores = q.new_empty(shape) if flat is None else flat.view(shape)
+    for h, columns in enumerate(_columns(wide, heads)):
+        torch.bmm(q[..., columns], k[..., columns].transpose(1, 2), out=scores[h])
+    if mask is not None:
+        scores.add_(mask.view(1, count, 1, -1))
+    return torch.softmax(scores, -1, out=scores)
+
+
+def _attention_backward(
+    g_mixed: Tensor, projected: _Projected, weights: Tensor, spec: Spec, seed: int, place: int
+) -> Tensor:
+    """Gradients of queries, keys and values, laid out as _views says, from that of the mixed values (n, N, I)."""
+    q, k, v = projected
+    (count, keep, wide), length = q.shape, k.shape[1]
     dropped, mask = weights, None
     if spec.rate:
         mask = keep_mask(tuple(weights.shape), spec.rate, seed, _WEIGHTS, place)
         dropped = weights * mask
-        grad.mul_(scale)
-    g_weights = torch.bmm(grad, v.flatten(0, 1).transpose(1, 2))
+        g_mixed.mul_(keep_scale(spec.rate))
+    flat = q.new_empty(count * (keep + 2 * length) * wide)
+    gq, gk, gv = _views(flat, count, keep, length, wide)
+    g_weights = torch.empty_like(weights)
+    for h, columns in enumerate(_columns(wide, spec.heads)):
+        torch.bmm(g_mixed[..., columns], v[..., columns].transpose(1, 2), out=g_weights[h])
+        gv[..., columns] = torch.bmm(dropped[h].transpose(1, 2), g_mixed[..., columns])
     if mask is not None:
         g_weights.mul_(mask)
-    gkv = grad.new_empty(2, *k.shape)
-    torch.bmm(dropped.transpose(1, 2), grad, out=gkv[1].view(-1, *k.shape[2:]))
     dot = torch.mul(g_weights, weights).sum(-1, keepdim=True)
     g_scores = g_weights.sub_(dot).mul_(weights)
-    torch.bmm(g_scores.transpose(1, 2), q.flatten(0, 1), out=gkv[0].view(-1, *k.shape[2:]))
-    return torch.bmm(g_scores, k.flatten(0, 1)).view(q.shape), gkv
+    for h, columns in enumerate(_columns(wide, spec.heads)):
+        gq[..., columns] = torch.bmm(g_scores[h], k[..., columns])
+        gk[..., columns] = torch.bmm(g_scores[h].transpose(1, 2), q[..., columns])
+    return flat
 
 
 # ---- a sequence of one token --------------------------------------------------------------------------------------
@@ -301,13 +379,12 @@ class _Lone(torch.autograd.Function):
             x_normed = normed[part] if spec.record else torch.empty_like(x)
             x_inverse = _normalise(x, spec.eps, x_normed)
             if merged is not None:
-                update = x_normed @ merged.t()
+                _output(x, x_normed, merged, spec, 1.0, seed, place, out[part])
             else:
                 found = values[part] if spec.record else x.new_empty(len(x), wide)
                 torch.mm(x_normed, value.t(), out=found)
                 _drop_heads(found, spec, seed, place)
-                update = found @ wo.t()
-            _add_residual(x, update, spec, seed, place, out[part])
+                _output(x, found, wo, spec, 1.0, seed, place, out[part])
             if spec.record:
                 inverse[part] = x_inverse
         ctx.save_for_backward(normed, inverse, values, value, norm, wv, wo, merged)
@@ -373,8 +450,7 @@ class _FeedForward(torch.autograd.Function):
             found.relu_()
             if spec.rate:
                 found.mul_(keep_mask(tuple(found.shape), spec.rate, seed, _INNER, place))
-            update = torch.addmm(x, found, wo.t(), beta=0, alpha=scale)
-            _add_residual(x, update, spec, seed, place, out[part])
+            _output(x, found, wo, spec, scale, seed, place, out[part])
             if spec.record:
                 inverse[part] = x_inverse
         ctx.save_for_backward(normed, inverse, active, weight, norm, wi, wo)
@@ -401,3 +477,53 @@ class _FeedForward(torch.autograd.Function):
             torch.addcmul(flat[part], g_normed, inverse[part], value=scale, out=out[part])
         g_inner.mul_(scale)
         return out.view(grad.shape), (wi * g_inner).sum(0), g_inner.mul_(norm), g_outer.mul_(scale), None
+
+
+# ---- the patch embeddings -----------------------------------------------------------------------------------------
+
+
+class _ResidualBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, wh, bh, wo, bo, wr, br, spec):
+        flat = x.reshape(-1, x.shape[-1])
+        tokens, seed = len(flat), draw_seed() if spec.rate else 0
+        active = flat.new_empty(tokens if spec.record else 0, len(wh))
+        out = flat.new_empty(tokens, len(wo))
+        for place, part in enumerate(_chunks(tokens, len(wh))):
+            found = active[part] if spec.record else flat.new_empty(part.stop - part.start, len(wh))
+            torch.addmm(bh, flat[part], wh.t(), out=found).relu_()
+            if spec.rate:
+                torch.addmm(br, flat[part], wr.t(), out=out[part])
+                branch = torch.addmm(bo, found, wo.t())
+                mask = keep_mask(tuple(branch.shape), spec.rate, seed, _OUTPUT, place)
+                out[part].addcmul_(branch, mask, value=keep_scale(spec.rate))
+            else:
+                torch.addmm(br + bo, flat[part], wr.t(), out=out[part]).addmm_(found, wo.t())
+        ctx.save_for_backward(flat, active, wh, wo, wr)
+        ctx.facts = spec, seed, x.shape, ctx.needs_input_grad[0]
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        flat, active, wh, wo, wr = ctx.saved_tensors
+        spec, seed, shape, wants_input = ctx.facts
+        flat_grad = grad.reshape(-1, grad.shape[-1])
+        g_hidden, g_output, g_residual = torch.empty_like(wh), torch.empty_like(wo), torch.empty_like(wr)
+        b_hidden, b_output = wh.new_zeros(len(wh)), wo.new_zeros(len(wo))
+        out = torch.empty_like(flat) if wants_input else None
+        for place, part in enumerate(_chunks(len(flat), len(wh))):
+            x, found, whole = flat[part], active[part], flat_grad[part]
+            branch = _residual_grad(whole, spec, seed, place)
+            _accumulate(g_output, branch.t(), found, place == 0)
+            b_output += branch.sum(0)
+            g_found = branch @ wo
+            torch.ops.aten.threshold_backward.grad_input(g_found, found, 0, grad_input=g_found)
+            _accumulate(g_hidden, g_found.t(), x, place == 0)
+            b_hidden += g_found.sum(0)
+            _accumulate(g_residual, whole.t(), x, place == 0)
+            if out is not None:
+                torch.mm(g_found, wh, out=out[part]).addmm_(whole, wr)
+        b_residual = flat_grad.sum(0) if spec.rate else b_output
+        out = None if out is None else out.view(shape)
+        return out, g_hidden, b_hidden, g_output, b_output, g_residual, b_residual.clone(), None

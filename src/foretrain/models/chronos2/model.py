@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foretrain.models.chronos2.attention import Encoder, Route, make_route
+from foretrain.models.chronos2 import fused
+from foretrain.models.chronos2.attention import Encoder, Route, by_hand, make_route
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.inputs import Inputs, check_shapes, normalise, prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupLayout, arrange
@@ -57,6 +58,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width_in) -> (..., width_out)."""
+        if by_hand(x, self):
+            layers = ((m.weight, m.bias) for m in (self.hidden_layer, self.output_layer, self.residual_layer))
+            spec = fused.Spec(1, 0.0, self.dropout if self.training else 0.0, torch.is_grad_enabled())
+            return fused.residual_block(x, *layers, spec)
         branch = self.output_layer(F.relu(self.hidden_layer(x)))
         return F.dropout(branch, self.dropout, self.training) + self.residual_layer(x)
 
@@ -247,9 +252,10 @@ class Chronos2Network(nn.Module):
         target = torch.where(scored, normalise(self.config, future_target, loc, scale), 0.0)
         right = normalised.shape[-1] - future_target.shape[1]
         target, scored = F.pad(target, (0, right)), F.pad(scored, (0, right))
-        error = target[:, None] - normalised.float()
-        levels = self.levels(normalised.device)[:, None]
-        return 2 * error * (levels - (error <= 0).float()) * scored[:, None], scored
+        wide = normalised.float()
+        with torch.no_grad():  # the slope of each element: what autograd would find, for one product instead of many
+            slope = 2 * ((wide >= target[:, None]).float() - self.levels(wide.device)[:, None]) * scored[:, None]
+        return (wide - target[:, None]) * slope, scored
 
     def levels(self, device: torch.device) -> Tensor:
         """The quantile levels (Q,) on a device."""
