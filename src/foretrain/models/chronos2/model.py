@@ -203,14 +203,17 @@ class Chronos2Network(nn.Module):
         time = torch.arange(-patches * size, count * size, device=inputs.values.device, dtype=torch.float32)
         time = (time / self.config.time_encoding_scale).view(-1, size).to(dtype)
 
-        def features(time: Tensor, values: Tensor | None, observed: Tensor | None) -> Tensor:
+        def features(time: Tensor, values: Tensor | None, observed: Tensor | None, rows: int) -> Tensor:
             shape = (rows, *time.shape)
             seen = time.new_full(shape, float(values is not None)) if observed is None else observed.to(dtype)
             numbers = time.new_zeros(shape) if values is None else values.to(dtype)
             return torch.cat((time.expand(shape), numbers, seen), dim=-1)
 
-        past = self.input_patch_embedding(features(time[:patches], inputs.values, inputs.observed))
-        future = self.input_patch_embedding(features(time[patches:], inputs.future, inputs.future_observed))
+        past = self.input_patch_embedding(features(time[:patches], inputs.values, inputs.observed, rows))
+        # Without covariates every row has the same future tokens, unless dropout makes them differ.
+        alike = inputs.future is None and not (self.training and self.config.dropout_rate)
+        ahead = features(time[patches:], inputs.future, inputs.future_observed, 1 if alike else rows)
+        future = self.input_patch_embedding(ahead).expand(rows, -1, -1)
         if not self.config.use_reg_token:
             return attach(torch.cat((past, future), dim=1), [self.shared.weight])
         return torch.cat((past, self.shared.weight[1].expand(rows, 1, -1), future), dim=1)
