@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
+import torch
+from rich.console import Console
 
 from foretrain.errors import TrainingError
 from foretrain.training.precision import GROWTH_INTERVAL, LossScaler, draw_seed
 from foretrain.training.progress import Progress
+from foretrain.training.trainer import Result
 
 
 def test_every_micro_batch_of_every_step_has_its_own_seed():
@@ -70,3 +74,18 @@ def test_a_float16_gradient_that_no_scale_helps_is_an_event(toy, tmp_path):
     model.last.weight.register_hook(lambda g: g * math.nan)
     with pytest.raises(TrainingError, match="the gradient is not finite"):
         toy.trainer(tmp_path, model=model, dtype="float16", max_steps=100).fit()
+
+
+def test_tf32_is_asked_of_torch_for_the_run_and_given_back_after(toy, tmp_path):
+    seen = {}
+    for on in (False, True):
+        console = Console(file=io.StringIO(), width=300)
+
+        def evaluate(model, step, on=on):
+            seen[on] = torch.get_float32_matmul_precision()
+            return Result({"loss": 1.0})
+
+        toy.trainer(tmp_path / str(on), tf32=on, evaluate=evaluate, console=console).fit()
+        assert ("tf32 has no effect on cpu" in console.file.getvalue()) == on
+    assert seen == {False: "highest", True: "high"}
+    assert torch.get_float32_matmul_precision() == "highest"

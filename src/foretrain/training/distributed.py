@@ -66,8 +66,11 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        # After an error the others may be waiting for this rank: torchrun ends them once this process has gone, and
+        # leaving the group in good order would wait for them first.
+        if kind is None or not issubclass(kind, Exception):
+            self.close()
 
     @property
     def is_main(self) -> bool:

@@ -170,6 +170,7 @@ class Trainer:
 
     def _open(self, stack: ExitStack) -> None:
         """Everything that the loop needs, in the order in which it must be undone."""
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
         lock = RunLock(self.output_dir)
         self.world.on_main(lambda: stack.enter_context(lock) and None)
@@ -182,6 +183,8 @@ class Trainer:
             mode=self.config.best_mode,
         )
         notes: list[str] = []
+        if self.config.tf32 and self.world.device.type != "cuda":
+            notes.append(f"warning: training.tf32 has no effect on {self.world.device.type}")
         start = self.world.on_main(lambda: self._starting_point(notes.append))
         self.model.to(self.world.device).train()
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
