@@ -269,6 +269,7 @@ def save(folder: Path, table: pa.Table) -> Path:
 
 ROWS = [[1.0, 2.0, 3.0], [4.0, 5.0], [6.0], [7.0, 8.0, 9.0, 10.0]]
 STACKED = [[row, [value + 0.5 for value in row]] for row in ROWS]
+UNLIKE = [[[1.0]], [[1.0], [2.0]]]
 FLOATS = [pa.float32(), pa.float64(), pa.float16(), pa.int64()]
 
 
@@ -362,8 +363,12 @@ def test_a_folder_saved_by_the_datasets_library_opens(tmp_path):
         ({"target": pa.array(["x"] * 4)}, "not a list of numbers"),
         ({"target": pa.array([["x"]] * 4)}, "not a list of numbers"),
         ({"target": pa.array([[[1.0], [1.0, 2.0]]] * 4)}, "row 0 has variates of different lengths"),
-        ({"target": pa.array([*STACKED[:3], STACKED[3][:1]])}, "row 1 has 1 variates, the first row 2"),
+        ({"target": pa.array([*STACKED[:3], STACKED[3][:1]])}, "row 1: target has 1 variates, other rows 2"),
         ({"target": pa.array(ROWS), "past_feat_dynamic_real": pa.array([[[1.0]]] * 4)}, "has 1 steps, the target 3"),
+        (
+            {"target": pa.array(UNLIKE), "past_feat_dynamic_real": pa.array(UNLIKE[::-1])},
+            "row 1: target has 2 variates",
+        ),
     ],
 )
 def test_foreign_folders_that_do_not_fit_are_explained(tmp_path, columns, message):

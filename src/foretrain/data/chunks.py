@@ -147,11 +147,11 @@ def _micros(leaves: pa.Array, where: str) -> IntArray:
 class Chunk:
     """One record batch: rows are series; every view is made when first asked for."""
 
-    def __init__(self, batch: pa.RecordBatch, file: str, fields: dict[str, str], variates: int) -> None:
+    def __init__(self, batch: pa.RecordBatch, file: str, fields: dict[str, str], variates: tuple[int, ...]) -> None:
         self.batch = batch
         self.file = file
         self._fields = fields  # role ("id", "target", "past", "start", "times") -> column name
-        self._variates = variates
+        self.variates = variates  # of each block
 
     def __len__(self) -> int:
         return self.batch.num_rows
@@ -173,13 +173,13 @@ class Chunk:
                     f"{self.file}: row {row}: {self._fields[role]} has {nested.length[row]} steps, "
                     f"the target {length[row]}. Give both the same length."
                 )
-        total = np.sum([nested.variates for nested in found], axis=0)
-        odd = np.flatnonzero((total != self._variates) & (length > 0))
-        if len(odd):
-            raise DataError(
-                f"{self.file}: row {odd[0]} has {total[odd[0]]} variates, the first row {self._variates}. "
-                "Import items with unlike variates into corpora of their own."
-            )
+        for nested, role, variates in zip(found, roles, self.variates, strict=True):
+            odd = np.flatnonzero((nested.variates != variates) & (length > 0))
+            if len(odd):
+                raise DataError(
+                    f"{self.file}: row {odd[0]}: {self._fields[role]} has {nested.variates[odd[0]]} variates, other "
+                    f"rows {variates}. Import items with unlike variates into corpora of their own."
+                )
         return found
 
     @property

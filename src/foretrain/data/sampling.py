@@ -295,7 +295,7 @@ def _row_tables(pools: list[Pool]) -> tuple[IntArray, IntArray, np.ndarray, IntA
     role = np.zeros(column.shape, np.int8)
     for k, pool in enumerate(pools):
         chosen = np.array(pool.selection.columns, np.int64)
-        in_first = int(pool.corpus.chunks[0].blocks[0].variates.max())
+        in_first = pool.corpus.chunks[0].variates[0]
         block[k, : rows[k]] = chosen >= in_first
         column[k, : rows[k]] = np.where(chosen >= in_first, chosen - in_first, chosen)
         targets, past = len(pool.selection.targets), len(pool.selection.past)

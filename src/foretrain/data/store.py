@@ -62,7 +62,7 @@ class Corpus:
             manifest = read_manifest(folder / MANIFEST_NAME)
             batches = _read_own(folder, manifest)
             fields = _own_fields(manifest)
-            chunks = [Chunk(batch, file, fields, len(manifest.columns)) for batch, file in batches if batch.num_rows]
+            chunks = [Chunk(batch, file, fields, (len(manifest.columns),)) for batch, file in batches if batch.num_rows]
             return cls(folder.name, manifest, chunks, folder, has_ids=True)
         return _open_foreign(folder)
 
@@ -87,7 +87,7 @@ class Corpus:
             raise DataError(f"{name}: no series. A corpus holds at least one.")
         batch = buffer.flush()
         manifest = complete_manifest(buffer, declared, time, freq, provenance, [], source=name, **fields)
-        chunk = Chunk(batch, name, _own_fields(manifest), len(declared))
+        chunk = Chunk(batch, name, _own_fields(manifest), (len(declared),))
         return cls(name, manifest, [chunk], None, has_ids=True)
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -266,8 +266,8 @@ def _open_foreign(folder: Path) -> Corpus:
     batches = [(batch, file) for path in files for batch, file in read_batches(path) if batch.num_rows]
     if not batches:
         raise DataError(f"{folder}: no rows.")
-    manifest, fields = _describe_foreign(folder, batches, state, files)
-    chunks = [Chunk(batch, file, fields, len(manifest.columns)) for batch, file in batches]
+    manifest, fields, variates = _describe_foreign(folder, batches, state, files)
+    chunks = [Chunk(batch, file, fields, variates) for batch, file in batches]
     return Corpus(folder.name, manifest, chunks, folder, has_ids="id" in fields)
 
 
@@ -290,7 +290,8 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _describe_foreign(
     folder: Path, batches: list[tuple[pa.RecordBatch, str]], state: dict[str, Any], files: list[Path]
-) -> tuple[Manifest, dict[str, str]]:
+) -> tuple[Manifest, dict[str, str], tuple[int, ...]]:
+    """(manifest, columns by role, variates of each block of columns)."""
     schema = batches[0][0].schema
     where = f"{folder}: "
     if "target" not in schema.names:
@@ -302,7 +303,7 @@ def _describe_foreign(
     if _PAST_NAME in schema.names and not pa.types.is_null(schema.field(_PAST_NAME).type):
         fields["past"] = _PAST_NAME
     axis = _foreign_time(batches, fields)
-    columns = _foreign_columns(batches[0], fields)
+    columns, variates = _foreign_columns(batches[0], fields)
     rows = [batch.num_rows for batch, _ in batches]
     head = json.dumps([str(schema), rows, [path.stat().st_size for path in files], state.get("_fingerprint")])
     manifest = make_manifest(
@@ -316,13 +317,16 @@ def _describe_foreign(
         },
         source=str(folder),
     )
-    return manifest, fields
+    return manifest, fields, variates
 
 
-def _foreign_columns(first: tuple[pa.RecordBatch, str], fields: dict[str, str]) -> list[dict[str, Any]]:
-    """Names for unnamed variates: target (or target_0..), then past_feat_0.. for the covariate rows."""
+def _foreign_columns(
+    first: tuple[pa.RecordBatch, str], fields: dict[str, str]
+) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    """Names for unnamed variates, target (or target_0..), then past_feat_0.., and the variates of each block."""
     batch, file = first
     names: list[str] = []
+    counts: list[int] = []
     for role, label in (("target", "target"), ("past", "past_feat")):
         if role not in fields:
             continue
@@ -331,8 +335,9 @@ def _foreign_columns(first: tuple[pa.RecordBatch, str], fields: dict[str, str]) 
         if depth not in (1, 2):
             raise DataError(f"{file}: column {fields[role]!r} of type {array.type} is not a list of numbers.")
         count = 1 if depth == 1 else int(flatten(array, f"{file}: column {fields[role]!r}").variates.max())
+        counts.append(count)
         names += [label] if label == "target" and count == 1 else [f"{label}_{k}" for k in range(count)]
-    return [{"name": name} for name in names]
+    return [{"name": name} for name in names], tuple(counts)
 
 
 def _foreign_time(batches: list[tuple[pa.RecordBatch, str]], fields: dict[str, str]) -> dict[str, Any]:
