@@ -362,12 +362,12 @@ def test_a_folder_saved_by_the_datasets_library_opens(tmp_path):
         ({"value": pa.array(ROWS)}, "no `target` column"),
         ({"target": pa.array(["x"] * 4)}, "not a list of numbers"),
         ({"target": pa.array([["x"]] * 4)}, "not a list of numbers"),
-        ({"target": pa.array([[[1.0], [1.0, 2.0]]] * 4)}, "row 0 has variates of different lengths"),
-        ({"target": pa.array([*STACKED[:3], STACKED[3][:1]])}, "row 1: target has 1 variates, other rows 2"),
+        ({"target": pa.array([[[1.0], [1.0, 2.0]]] * 4)}, "series 0 has variates of different lengths"),
+        ({"target": pa.array([*STACKED[:3], STACKED[3][:1]])}, "series 3: target has 1 variates, other series 2"),
         ({"target": pa.array(ROWS), "past_feat_dynamic_real": pa.array([[[1.0]]] * 4)}, "has 1 steps, the target 3"),
         (
             {"target": pa.array(UNLIKE), "past_feat_dynamic_real": pa.array(UNLIKE[::-1])},
-            "row 1: target has 2 variates",
+            "series 1: target has 2 variates",
         ),
     ],
 )

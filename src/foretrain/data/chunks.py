@@ -78,8 +78,11 @@ def list_depth(kind: pa.DataType) -> int:
     return 1 + list_depth(kind.value_type) if is_list(kind) else 0
 
 
-def flatten(array: pa.Array, where: str) -> Nested:
-    """Lay a list<number> or list<list<number>> column flat. Raises DataError for other types and ragged variates."""
+def flatten(array: pa.Array, where: str, first: int = 0) -> Nested:
+    """Lay a list<number> or list<list<number>> column flat. Raises DataError for other types and ragged variates.
+
+    first is the number of the first series, for messages.
+    """
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     depth = list_depth(array.type)
@@ -88,7 +91,7 @@ def flatten(array: pa.Array, where: str) -> Nested:
     variates = (lengths > 0).astype(np.int32)
     if depth == 2:
         variates = lengths.astype(np.int32)
-        starts, lengths = _rows(leaves, starts, lengths, where)
+        starts, lengths = _rows(leaves, starts, lengths, where, first)
         leaves = leaves.values
     kind = leaves.type
     if depth not in (1, 2) or not (
@@ -100,7 +103,7 @@ def flatten(array: pa.Array, where: str) -> Nested:
     return Nested(leaves, starts, lengths, variates, floats)
 
 
-def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str) -> tuple[IntArray, IntArray]:
+def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str, first: int) -> tuple[IntArray, IntArray]:
     """Flat start and length of rows of lists; all variates of a row must have one length."""
     inner_starts, inner_lengths = _offsets(inner, where)
     filled = counts > 0
@@ -113,7 +116,8 @@ def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str) -> tu
         if ragged.any():
             row = int(np.flatnonzero(ragged)[0])
             raise DataError(
-                f"{where}: row {row} has variates of different lengths. Pad them with NaN to one length, import again."
+                f"{where}: series {first + row} has variates of different lengths. "
+                "Pad them with NaN to one length, import again."
             )
     return begin, length
 
@@ -152,6 +156,7 @@ class Chunk:
         self.file = file
         self._fields = fields  # role ("id", "target", "past", "start", "times") -> column name
         self.variates = variates  # of each block
+        self.first = 0  # number of its first series in the corpus, for messages
 
     def __len__(self) -> int:
         return self.batch.num_rows
@@ -164,21 +169,21 @@ class Chunk:
     def blocks(self) -> tuple[Nested, ...]:
         """The target block and, in foreign folders, the block of past_feat_dynamic_real rows."""
         roles = [role for role in ("target", "past") if role in self._fields]
-        found = tuple(flatten(*self._column(role)) for role in roles)
+        found = tuple(flatten(*self._column(role), self.first) for role in roles)
         length = found[0].length
         for nested, role in zip(found, roles, strict=True):
             if not np.array_equal(nested.length, length):
                 row = int(np.flatnonzero(nested.length != length)[0])
                 raise DataError(
-                    f"{self.file}: row {row}: {self._fields[role]} has {nested.length[row]} steps, "
+                    f"{self.file}: series {self.first + row}: {self._fields[role]} has {nested.length[row]} steps, "
                     f"the target {length[row]}. Give both the same length."
                 )
         for nested, role, variates in zip(found, roles, self.variates, strict=True):
             odd = np.flatnonzero((nested.variates != variates) & (length > 0))
             if len(odd):
                 raise DataError(
-                    f"{self.file}: row {odd[0]}: {self._fields[role]} has {nested.variates[odd[0]]} variates, other "
-                    f"rows {variates}. Import items with unlike variates into corpora of their own."
+                    f"{self.file}: series {self.first + odd[0]}: {self._fields[role]} has {nested.variates[odd[0]]} "
+                    f"variates, other series {variates}. Import items with unlike variates into corpora of their own."
                 )
         return found
 
@@ -203,7 +208,9 @@ class Chunk:
         values, first, length = timestamps(*self._column("times"))
         if not np.array_equal(length, self.length):
             row = int(np.flatnonzero(length != self.length)[0])
-            raise DataError(f"{self.file}: row {row} has {length[row]} timestamps for {self.length[row]} values.")
+            raise DataError(
+                f"{self.file}: series {self.first + row} has {length[row]} timestamps for {self.length[row]} values."
+            )
         return values, first, length
 
     def times(self, row: int, first: int, stop: int) -> IntArray:

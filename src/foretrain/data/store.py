@@ -45,6 +45,8 @@ class Corpus:
         self._has_ids = has_ids
         counts = [len(chunk) for chunk in chunks]
         self._first = [0, *np.cumsum(counts).tolist()]  # series before each chunk
+        for chunk, first in zip(chunks, self._first, strict=False):
+            chunk.first = first
 
     # -- opening -------------------------------------------------------------------------------------------------
 
