@@ -56,13 +56,18 @@ def bracket(asked: Sequence[float], levels: Sequence[float]) -> tuple[list[int],
 def interpolate_levels(values: Tensor, levels: Sequence[float], asked: Sequence[float], dim: int = -1) -> Tensor:
     """Values known at ascending levels along dim, read at the asked levels: linear between, constant outside."""
     lower, upper, weight = bracket(asked, levels)
-    below = values.index_select(dim, torch.tensor(lower, device=values.device))
+    below = values.index_select(dim, constant(lower, values.device))
     if lower == upper:
         return below
-    above = values.index_select(dim, torch.tensor(upper, device=values.device))
+    above = values.index_select(dim, constant(upper, values.device))
     shape = [1] * values.dim()
     shape[dim] = len(weight)
-    return torch.lerp(below, above, torch.tensor(weight, dtype=values.dtype, device=values.device).view(shape))
+    return torch.lerp(below, above, constant(weight, values.device, values.dtype).view(shape))
+
+
+def constant(values: Sequence[float], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A small tensor on a device, sent without waiting for the work queued there (torch.tensor(device=) waits)."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 def weighted_quantiles(samples: Tensor, weights: Tensor, asked: Sequence[float]) -> Tensor:
@@ -74,7 +79,7 @@ def weighted_quantiles(samples: Tensor, weights: Tensor, asked: Sequence[float])
     """
     ordered, order = _sort(samples)
     levels = weights[order].cumsum(dim=-1).clamp_(max=1.0)
-    query = torch.tensor(asked, dtype=levels.dtype, device=levels.device).expand(*levels.shape[:-1], len(asked))
+    query = constant(asked, levels.device, levels.dtype).expand(*levels.shape[:-1], len(asked))
     high = torch.searchsorted(levels, query.contiguous(), right=True).clamp_(max=levels.shape[-1] - 1)
     low = (high - 1).clamp_(min=0)
     level_low, level_high = levels.gather(-1, low), levels.gather(-1, high)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,21 @@ def test_a_context_length_that_is_no_multiple_of_the_patch_unrolls_the_newest_st
     with torch.inference_mode():
         found = forecast(network, ready, 70, [0.1, 0.5], Chronos2Options(unrolled_quantiles=(0.2, 0.8)))
         assert_close(found, plain(network, rows, ids, 70, [0.1, 0.5], [0.2, 0.8], 2))
+
+
+@pytest.mark.parametrize("horizon", [8, 70])
+@pytest.mark.parametrize("groups", list(GROUPS))
+def test_a_forecast_never_waits_for_its_device(network, groups, horizon):
+    """Tensors on the meta device have no values: whatever looks at one, or mixes devices, fails."""
+    rows, _ = batch(GROUPS[groups])
+    rows = Rows(**{f.name: _to_meta(getattr(rows, f.name)) for f in fields(rows)})
+    with torch.inference_mode():
+        found = forecast(deepcopy(network).to("meta"), rows, horizon, [0.1, 0.35])
+    assert found.device.type == "meta" and found.shape == (len(GROUPS[groups]), horizon, 2)
+
+
+def _to_meta(value):
+    return None if value is None else value.to(torch.device("meta"))
 
 
 def test_copies_of_a_layout_keep_their_rows_apart():

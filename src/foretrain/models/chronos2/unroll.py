@@ -227,7 +227,7 @@ class _Unrolling:
         weights = torch.outer(
             torch.from_numpy(probability_mass(unrolled)), torch.from_numpy(probability_mass(trained))
         ).flatten()
-        weights = (weights / weights.sum()).to(self.device)
+        weights = (weights / weights.sum()).to(self.device, non_blocking=True)
         return weighted_quantiles(samples, weights, [trained[i] for i in levels]).transpose(1, 2)
 
     def continued(self, grown: Tensor) -> Rows:
@@ -272,7 +272,7 @@ class _Unrolling:
     def layout(self, copies: int) -> tuple[GroupLayout, Tensor | None]:
         if copies not in self.repeated:
             layout, order = repeat(self.rows.layout, copies)
-            self.repeated[copies] = layout, None if order is None else order.to(self.device)
+            self.repeated[copies] = layout, None if order is None else order.to(self.device, non_blocking=True)
         return self.repeated[copies]
 
     def chosen(self, copies: int, order: Tensor | None, wanted: Tensor | None) -> Tensor | None:
@@ -298,7 +298,7 @@ def _head(network: Chronos2Network, hidden: Tensor, levels: list[int]) -> Tensor
     block, steps = network.output_patch_embedding, network.config.patch_size
     places = torch.tensor(levels)[:, None] * steps + torch.arange(steps)
     places = places.flatten().to(hidden.device, non_blocking=True)
-    inner = F.relu(block.hidden_layer(hidden))
+    inner = block.hidden_layer(hidden).relu_()
     out = F.linear(inner, block.output_layer.weight[places], block.output_layer.bias[places])
     out = out + F.linear(hidden, block.residual_layer.weight[places], block.residual_layer.bias[places])
     return out.unflatten(-1, (len(levels), -1)).transpose(1, 2).flatten(2)
