@@ -31,7 +31,7 @@ from foretrain.training.journal import loss_curve_hash, read_journal
 from foretrain.training.trainer import Result
 
 
-def run(out: Path, steps: int) -> None:
+def run(out: Path, steps: int, prefetch: int) -> None:
     """One start of the run, to its end."""
 
     def evaluate(model, step):
@@ -52,10 +52,11 @@ def run(out: Path, steps: int) -> None:
         validate_every=7,
         keep_best=3,
         checkpoint_every=10,
+        prefetch=prefetch,
     ).fit()
 
 
-def start(out: Path, steps: int) -> int:
+def start(out: Path, steps: int, prefetch: int = 0) -> int:
     """The run in a process of its own, forked before this one has used torch."""
     pid = os.fork()
     if pid:
@@ -63,7 +64,7 @@ def start(out: Path, steps: int) -> int:
     code = 1
     try:
         torch.set_num_threads(1)
-        run(out, steps)
+        run(out, steps, prefetch)
         code = 0
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", flush=True)
@@ -122,7 +123,7 @@ def main() -> int:
     kills, finished, in_save = 0, 0, 0
     while kills < options.kills or not finished:
         out = folder / f"killed-{finished}"
-        pid = start(out, options.steps)
+        pid = start(out, options.steps, prefetch=draw.choice([0, 2]))
         if kills < options.kills:
             code = wait(pid, draw.uniform(0, 3 * seconds / (options.kills + 1)))
             while code is None and kills % 3 == 0 and not saving(out):  # every third waits for a save to begin

@@ -46,3 +46,13 @@ def test_closing_ends_the_thread_though_nobody_takes_its_batches():
     batches = Batches(lambda piece: piece, iter(range(100)), 1)
     batches.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_preparing_ahead_changes_nothing_but_when(toy, tmp_path, depth):
+    source = toy.Source()
+    trainer = toy.trainer(tmp_path / "ahead", source=source, model=toy.Model(dropout=0.2), prefetch=depth)
+    trainer.fit()
+    toy.trainer(tmp_path / "plain", model=toy.Model(dropout=0.2)).fit()
+    assert toy.losses(tmp_path / "ahead") == toy.losses(tmp_path / "plain")
+    assert source.asked == [(8 * step, 8) for step in range(12)]

@@ -307,7 +307,10 @@ class Trainer:
 
     def _batches(self) -> Batches:
         pieces = self._pieces(self.progress.step, self.progress.offset)
-        return Batches(self._prepare, pieces, self.config.prefetch)
+        ahead = self.config.prefetch
+        if ahead is None:
+            ahead = 2 if self.world.device.type == "cuda" else 0
+        return Batches(self._prepare, pieces, ahead)
 
     def _lr(self) -> float:
         config = self.optimizer_config
