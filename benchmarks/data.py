@@ -125,7 +125,7 @@ def windows_cases(folder: Path, wanted: Wanted, *, quick: bool) -> list[harness.
     path = write_long_series(folder / "long", 500 if quick else 8000)
     stored = datasets.load_from_disk(str(path))
     formats = {"numpy": stored.with_format("numpy"), "Python": stored}
-    alternations = 1 if quick else 15
+    alternations = 1 if quick else 7
     results = []
     for cut, size, accessor in (
         ("full", 256, "numpy"),
