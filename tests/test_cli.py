@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -211,3 +212,19 @@ def test_doctor_names_versions_devices_and_traps(capsys, monkeypatch):
     foretrain("doctor")
     text = capsys.readouterr().out
     assert all(part in text for part in ("foretrain ", "torch ", "cpu: ", "cuda", "trap: OMP_WAIT_POLICY"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_leaves_without_a_traceback_and_resume_goes_on(tmp_path: Path, number, code):
+    arguments = [sys.executable, "-m", "foretrain.cli", "train", str(shipped_config("debug.yaml")), *TINY[:-1],
+                 f"output_dir={tmp_path / 'run'}", "training.max_steps=100000", "--threads", "1"]  # fmt: skip
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in err
+    assert "go on with --resume" in out
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foretrain.errors import ConfigError, DataError, ForetrainError
+from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
 
 app = typer.Typer(
     name="foretrain",
@@ -418,6 +418,8 @@ def main() -> None:
         app()
     except ForetrainError as error:
         _fail(str(error))
+    except Interrupted as stopped:  # the run has said so and checkpointed
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -19,3 +19,11 @@ class ModelError(ForetrainError):
 
 class TrainingError(ForetrainError):
     """A run cannot start, continue or be resumed."""
+
+
+class Interrupted(BaseException):
+    """A run that ended at a signal, after its checkpoint. exit_code is 130 for Ctrl-C and 143 for SIGTERM."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -10,15 +10,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from foretrain.errors import Interrupted
+
+__all__ = ["EXIT_CODES", "Cut", "Interrupted", "Signals"]
+
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-
-
-class Interrupted(BaseException):
-    """A run that ended at a signal, after its checkpoint. exit_code is 130 for Ctrl-C and 143 for SIGTERM."""
-
-    def __init__(self, exit_code: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class Cut(BaseException):
