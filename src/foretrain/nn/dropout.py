@@ -25,14 +25,16 @@ def keep_scale(rate: float) -> float:
     return _LEVELS / (_LEVELS - round(rate * _LEVELS))
 
 
-def keep_mask(shape: tuple[int, ...], rate: float, seed: int, *place: int) -> Tensor:
-    """Float32 mask of the shape: 1 with probability 1 / keep_scale(rate), else 0. (seed, place) alone decide it."""
+def keep_mask(
+    shape: tuple[int, ...], rate: float, seed: int, *place: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Mask of the shape: 1 with probability 1 / keep_scale(rate), else 0. (seed, place) alone decide it."""
     count = int(np.prod(shape))
     generator = np.random.Generator(np.random.SFC64([seed, *place]))
     low = np.iinfo(np.int64)
     bits = generator.integers(low.min, low.max, -(-count // 4), dtype=np.int64, endpoint=True).view(np.int16)[:count]
     threshold = round(rate * _LEVELS) - _LEVELS // 2  # draws are signed
-    mask = torch.empty(shape)
+    mask = torch.empty(shape, dtype=dtype)
     return torch.ge(torch.from_numpy(bits).view(shape), threshold, out=mask)
 
 

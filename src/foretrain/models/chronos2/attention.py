@@ -287,7 +287,7 @@ def _cast(mask: Tensor | None, like: Tensor) -> Tensor | None:
     """The additive mask in the type of the scores, still finite there."""
     if mask is None or mask.dtype == like.dtype:
         return mask
-    return mask.clamp(min=torch.finfo(like.dtype).min).to(like.dtype)
+    return mask.clamp(min=max(torch.finfo(like.dtype).min, torch.finfo(mask.dtype).min)).to(like.dtype)
 
 
 _PLAIN = (nn.Linear, nn.ModuleDict, RMSNorm, Attention)  # what a layer is made of when nothing was wrapped

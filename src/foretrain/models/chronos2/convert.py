@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -75,7 +76,8 @@ def read_release(folder: Path, config: Chronos2Config | None = None) -> Chronos2
 def write_release(network: Chronos2Network, folder: Path, state: dict[str, Tensor] | None = None) -> None:
     """Write config.json and model.safetensors into an existing folder; `state` instead of the network's own weights."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or network.state_dict()).items()}
-    config = json.dumps(network.config.to_json(), indent=2)
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    config = json.dumps(replace(network.config, dtype=dtype).to_json(), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -85,6 +85,11 @@ def _chunks(count: int, elements: int) -> Iterator[slice]:
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
 
+def _mask(like: Tensor, spec: Spec, seed: int, where: int, place: int) -> Tensor:
+    """The dropout mask (0 or 1) of a chunk, the same each time it is asked for."""
+    return keep_mask(tuple(like.shape), spec.rate, seed, where, place, dtype=like.dtype)
+
+
 def _normalise(x: Tensor, eps: float, out: Tensor) -> Tensor:
     """Write x / rms(x) into out; returns 1 / rms (..., 1)."""
     inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -131,7 +136,7 @@ def _output(
     if not spec.rate:
         torch.add(x, update, alpha=scale, out=out)
         return
-    mask = keep_mask(tuple(x.shape), spec.rate, seed, _OUTPUT, place)
+    mask = _mask(x, spec, seed, _OUTPUT, place)
     torch.addcmul(x, update, mask, value=scale * keep_scale(spec.rate), out=out)
 
 
@@ -139,7 +144,7 @@ def _residual_grad(grad: Tensor, spec: Spec, seed: int, place: int) -> Tensor:
     """Gradient of the update in _add_residual, flat (tokens, D)."""
     if not spec.rate:
         return grad.reshape(-1, grad.shape[-1])
-    mask = keep_mask(tuple(grad.shape), spec.rate, seed, _OUTPUT, place)
+    mask = _mask(grad, spec, seed, _OUTPUT, place)
     return mask.mul_(keep_scale(spec.rate)).mul_(grad).view(-1, grad.shape[-1])
 
 
@@ -181,7 +186,7 @@ class _Attention(torch.autograd.Function):
             here = _piece(weights, rows, heads * keep * length) if remember else None
             found = _probabilities(projected, heads, None if mask is None else mask[rows], here)
             if spec.rate:
-                found = found * keep_mask(tuple(found.shape), spec.rate, seed, _WEIGHTS, place)
+                found = found * _mask(found, spec, seed, _WEIGHTS, place)
             gathered = mixed[rows] if kept else hidden.new_empty(count, keep, wide)
             for h, columns in enumerate(_columns(wide, heads)):
                 gathered[..., columns] = torch.bmm(found[h], projected.v[..., columns])
@@ -338,7 +343,7 @@ def _attention_backward(
     (count, keep, wide), length = q.shape, k.shape[1]
     dropped, mask = weights, None
     if spec.rate:
-        mask = keep_mask(tuple(weights.shape), spec.rate, seed, _WEIGHTS, place)
+        mask = _mask(weights, spec, seed, _WEIGHTS, place)
         dropped = weights * mask
         g_mixed.mul_(keep_scale(spec.rate))
     flat = q.new_empty(count * (keep + 2 * length) * wide)
@@ -423,7 +428,7 @@ def _drop_heads(x: Tensor, spec: Spec, seed: int, place: int) -> None:
     """Multiply each head's (tokens, H, d) vector by 0 or 1 / keep, in place: the dropped weight of a lone token."""
     if not spec.rate:
         return
-    mask = keep_mask((len(x), spec.heads, 1), spec.rate, seed, _WEIGHTS, place).mul_(keep_scale(spec.rate))
+    mask = _mask(x[:, : spec.heads, None], spec, seed, _WEIGHTS, place).mul_(keep_scale(spec.rate))
     x.view(len(x), spec.heads, -1).mul_(mask)
 
 
@@ -449,7 +454,7 @@ class _FeedForward(torch.autograd.Function):
             torch.mm(x_normed, weight.t(), out=found)
             found.relu_()
             if spec.rate:
-                found.mul_(keep_mask(tuple(found.shape), spec.rate, seed, _INNER, place))
+                found.mul_(_mask(found, spec, seed, _INNER, place))
             _output(x, found, wo, spec, scale, seed, place, out[part])
             if spec.record:
                 inverse[part] = x_inverse
@@ -495,7 +500,7 @@ class _ResidualBlock(torch.autograd.Function):
             if spec.rate:
                 torch.addmm(br, flat[part], wr.t(), out=out[part])
                 branch = torch.addmm(bo, found, wo.t())
-                mask = keep_mask(tuple(branch.shape), spec.rate, seed, _OUTPUT, place)
+                mask = _mask(branch, spec, seed, _OUTPUT, place)
                 out[part].addcmul_(branch, mask, value=keep_scale(spec.rate))
             else:
                 torch.addmm(br + bo, flat[part], wr.t(), out=out[part]).addmm_(found, wo.t())

@@ -1,0 +1,89 @@
+"""The hand-written passes have the gradients of what they computed, dropout included (finite differences, float64)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from foretrain.models.chronos2 import fused
+from foretrain.nn.rope import rope_table
+
+WIDTH, HEADS, HEAD, WIDE = 6, 2, 4, 10
+
+
+def numbers(*shape: int) -> torch.Tensor:
+    values = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+    return values.requires_grad_()
+
+
+def spec(rate: float) -> fused.Spec:
+    return fused.Spec(HEADS, 1e-6, rate, record=True)
+
+
+def check(function, *tensors: torch.Tensor) -> None:
+    def seeded(*arguments):
+        torch.manual_seed(3)  # the same masks at every evaluation
+        return function(*arguments)
+
+    assert torch.autograd.gradcheck(seeded, tensors, eps=1e-6, atol=1e-5, fast_mode=True)
+
+
+@pytest.fixture(params=[1 << 21, 1], ids=["one chunk", "many chunks"], autouse=True)
+def chunk(request, monkeypatch):
+    monkeypatch.setattr(fused, "_CHUNK", request.param)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["time", "time kept", "time masked", "group", "group masked", "long"])
+def test_attention(kind, rate):
+    wide = HEADS * HEAD
+    outer, inner, length = (2, 3, 4) if "group" in kind else (3, 1, 10 if kind == "long" else 5)
+    turn = None
+    if "group" not in kind:
+        turn = fused.rotary_factors(tuple(t.double() for t in rope_table(length, HEAD, 100.0, torch.device("cpu"))))
+    mask = None
+    if "masked" in kind:
+        mask = torch.zeros(outer * inner, 1, 1, length, dtype=torch.float64)
+        mask[1, ..., :3] = torch.finfo(torch.float32).min
+    keep = 2 if "kept" in kind else None
+
+    def run(hidden, norm, q, k, v, o):
+        hidden = hidden.transpose(1, 2) if "group" in kind else hidden  # group attention reads a strided view
+        return fused.attention(hidden, norm, (q, k, v, o), spec(rate), turn=turn, mask=mask, keep=keep)
+
+    shape = (outer, length, inner) if "group" in kind else (outer, inner, length)
+    weights = (numbers(wide, WIDTH), numbers(wide, WIDTH), numbers(wide, WIDTH), numbers(WIDTH, wide))
+    check(run, numbers(*shape, WIDTH), numbers(WIDTH), *weights)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("tokens", [3, 20])  # few tokens keep two products, many merge them
+def test_lone_attention(tokens, rate):
+    wide = HEADS * HEAD
+    check(lambda *a: fused.lone_attention(*a, spec(rate)), numbers(tokens, WIDTH), numbers(WIDTH), numbers(wide, WIDTH),
+          numbers(WIDTH, wide))  # fmt: skip
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_feed_forward(rate):
+    check(lambda *a: fused.feed_forward(*a, spec(rate)), numbers(2, 3, WIDTH), numbers(WIDTH), numbers(WIDE, WIDTH),
+          numbers(WIDTH, WIDE))  # fmt: skip
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_residual_block(rate):
+    def run(x, wh, bh, wo, bo, wr, br):
+        return fused.residual_block(x, (wh, bh), (wo, bo), (wr, br), spec(rate))
+
+    check(run, numbers(2, 3, WIDTH), numbers(WIDE, WIDTH), numbers(WIDE), numbers(5, WIDE), numbers(5),
+          numbers(5, WIDTH), numbers(5))  # fmt: skip
+
+
+def test_nothing_is_kept_when_no_backward_will_come():
+    """The same numbers, and no activation outlives the call."""
+    weights = (numbers(8, WIDTH), numbers(8, WIDTH), numbers(8, WIDTH), numbers(WIDTH, 8))
+    hidden, norm = numbers(3, 1, 5, WIDTH), numbers(WIDTH)
+    with torch.no_grad():
+        silent = fused.attention(hidden, norm, weights, fused.Spec(HEADS, 1e-6, 0.0, record=False))
+    kept = fused.attention(hidden, norm, weights, spec(0.0))
+    assert torch.equal(silent, kept)
