@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from foretrain.data.windows import Window
+from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.forecasting.batching import MOST_PADDING, forecast_windows, plan
+from foretrain.forecasting.predictor import load
 from foretrain.models.chronos2.unroll import Chronos2Options
 
 LEVELS = [0.1, 0.5, 0.9]
@@ -133,12 +134,16 @@ def test_memory_that_halving_cannot_save_is_an_error(predictor, most, options):
         forecast_windows(Scarce(predictor.model, most), windows_of(6, 40), 5, LEVELS, options=options)
 
 
-def test_training_mode_is_restored_and_no_gradient_is_kept(predictor):
-    predictor.model.train()
-    forecast_windows(predictor.model, windows_of(7, 3), 5, LEVELS)
-    assert predictor.model.training
-    predictor.model.eval()
-    assert all(p.grad is None for p in predictor.model.parameters())
+def test_training_goes_on_after_a_forecast(golden_folder):
+    """Nothing made in inference mode may be left in the model: a backward pass would refuse it."""
+    model = load(golden_folder / "model", device="cpu").model.train()
+    windows = windows_of(7, 3)
+    forecast_windows(model, windows, 5, LEVELS)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    truth = [Window(w.context, 1, w.num_past, np.ones_like(w.future)) for w in windows]
+    model(model.collate(stack_windows(truth, 5))).total.backward()
+    assert all(p.grad is not None for p in model.network.output_patch_embedding.parameters())
 
 
 def test_progress_counts_every_window(predictor):
