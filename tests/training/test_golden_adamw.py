@@ -49,20 +49,26 @@ def test_five_adamw_steps_equal_the_recorded_ones(fused):
     optimizer = build_optimizer(model, config)
     updater = Updater(model, optimizer, None, Progress(), training, seed=0, world=World())
     losses, norms = [], []
+    bias = model.network.output_patch_embedding.output_layer.bias
+    smallest = torch.full_like(bias, torch.inf)
+    bias.register_hook(lambda gradient: smallest.copy_(torch.minimum(smallest, gradient.abs())) and None)
     for step in range(5):
         prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch, 9, 44, 22)
         outcome, _ = updater.step(iter([prepared]), 1e-3, (0, 0, 0, 0))
         losses.append(outcome.loss)
         norms.append(outcome.grad_norm)
     torch.testing.assert_close(torch.tensor(losses), recorded["loss"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(torch.tensor(norms), recorded["grad_norm_before_clip"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(norms), recorded["grad_norm_before_clip"], rtol=1e-5, atol=1e-5)
     model.eval()
     with torch.no_grad():
         arguments = {name: int(value) if value.dim() == 0 else value for name, value in batch.items()}
         found = model.network(**arguments).quantile_preds
     expected = recorded["out.quantile_preds"]
     error = (found - expected).abs() / (expected.abs() + 1)
-    # Two output biases have recorded gradients of 3e-10, rounding noise far below Adam's eps of 1e-8, and each percent
-    # of eps moves them by a percent of the rate: 2% of the forecasts, which a large scale multiplies, differ by more.
-    assert float(error.max()) <= 1e-3
-    assert float((error > 5e-5).float().mean()) < 0.03
+    # Some output biases have gradients that cancel to rounding noise (3e-10 recorded). Adam divides noise by noise, so
+    # float32 and float64 of the same network differ there too (2e-4); every other forecast meets the stated tolerance.
+    levels, size = len(model.network.config.quantiles), model.network.config.patch_size
+    noisy = (smallest < 1e-6).reshape(levels, size)[:, torch.arange(error.shape[-1]) % size]
+    assert noisy.float().mean() < 0.2
+    assert float(error[:, ~noisy].max()) <= 5e-5
+    assert float(error[:, noisy].max()) <= 1e-3
