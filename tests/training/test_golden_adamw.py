@@ -50,8 +50,8 @@ def test_five_adamw_steps_equal_the_recorded_ones(fused):
     updater = Updater(model, optimizer, None, Progress(), training, seed=0, world=World())
     losses, norms = [], []
     bias = model.network.output_patch_embedding.output_layer.bias
-    smallest = torch.full_like(bias, torch.inf)
-    bias.register_hook(lambda gradient: smallest.copy_(torch.minimum(smallest, gradient.abs())) and None)
+    smallest = torch.full_like(bias.detach(), torch.inf)
+    bias.register_post_accumulate_grad_hook(lambda p: torch.minimum(smallest, p.grad.abs(), out=smallest))
     for step in range(5):
         prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch, 9, 44, 22)
         outcome, _ = updater.step(iter([prepared]), 1e-3, (0, 0, 0, 0))
