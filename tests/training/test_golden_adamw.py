@@ -51,7 +51,12 @@ def test_five_adamw_steps_equal_the_recorded_ones(fused):
     losses, norms = [], []
     bias = model.network.output_patch_embedding.output_layer.bias
     smallest = torch.full_like(bias.detach(), torch.inf)
-    bias.register_post_accumulate_grad_hook(lambda p: torch.minimum(smallest, p.grad.abs(), out=smallest))
+
+    def note(parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        torch.minimum(smallest, parameter.grad.abs(), out=smallest)
+
+    bias.register_post_accumulate_grad_hook(note)
     for step in range(5):
         prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch, 9, 44, 22)
         outcome, _ = updater.step(iter([prepared]), 1e-3, (0, 0, 0, 0))
