@@ -29,7 +29,7 @@ from foretrain.data.windows import KNOWN, TARGET, Windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole
 from foretrain.models.chronos2 import unroll
-from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
+from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig, published
 from foretrain.models.chronos2.convert import empty_network, initialise, read_release, write_release
 from foretrain.models.chronos2.inputs import Inputs, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
@@ -170,7 +170,7 @@ class Chronos2(Forecaster):
 
         keys = 2 * width * inner * tokens
         blocks = c.num_layers * keys + (c.num_layers - 1) * after_keys(tokens) + after_keys(ahead)
-        embedding = (past + ahead) * residual(features, width)
+        embedding = past * residual(features, width)  # future tokens without covariates are one row's for all
         head = ahead * residual(width, len(c.quantiles) * size)
         return 2.0 * variates * (blocks + embedding + head)
 
@@ -209,6 +209,10 @@ def build(
         if str(device) != "meta":
             initialise(network, seed)
         return Chronos2(network.to(device), config.loss_normalisation)
+    known = published(config.model_id) if str(device) == "meta" and not Path(config.model_id).exists() else None
+    if known is not None:
+        architecture = config.fitted(known, context_length, prediction_length)
+        return Chronos2(empty_network(architecture, "meta"), config.loss_normalisation)
     folder = resolve(config.model_id, config.revision, offline)
     architecture = config.fitted(Chronos2Config.read(folder / "config.json"), context_length, prediction_length)
     network = empty_network(architecture, "meta") if str(device) == "meta" else read_release(folder, architecture)

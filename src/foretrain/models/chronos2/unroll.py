@@ -34,7 +34,8 @@ class Chronos2Options:
 
     Attributes:
         cross_learning: all rows of a batch attend to each other; the forecast then depends on the batch.
-        unrolled_quantiles: levels that branch beyond the native horizon; a subset of the trained levels.
+        unrolled_quantiles: levels that branch beyond the native horizon; a subset of the trained levels. The default
+            shrinks to the deciles that were trained.
         max_output_patches: patches of one pass; None = the model's own. More than that was never trained.
         limit_prediction_length: refuse a horizon beyond the native one instead of warning.
     """
@@ -145,10 +146,13 @@ class _Plan:
                 stacklevel=5,
             )
         lower, upper, _ = bracket(asked, trained)
-        unrolled = [_index_of(level, trained) for level in options.unrolled_quantiles]
-        if not unrolled:
-            raise ConfigError("unrolled_quantiles is empty; give at least one trained level.")
         one_pass = horizon <= patches * config.patch_size
+        wanted = options.unrolled_quantiles
+        if wanted == DECILES:  # a model trained on other levels branches at those deciles that it knows
+            wanted = tuple(level for level in DECILES if _known(level, trained)) or (() if one_pass else wanted)
+        elif not wanted:
+            raise ConfigError("unrolled_quantiles is empty; give at least one trained level.")
+        unrolled = [_index_of(level, trained) for level in wanted]
         return cls(horizon, patches, tuple(asked), sorted({*lower, *upper}), [] if one_pass else unrolled)
 
 
@@ -157,6 +161,10 @@ def _warn_or_refuse(horizon: int, native: int, refuse: bool) -> None:
     if refuse:
         raise ConfigError(f"{fact}; shorten it or set limit_prediction_length=False.")
     warnings.warn(f"{fact}; the forecast is unrolled and may be worse.", stacklevel=6)
+
+
+def _known(level: float, trained: Sequence[float]) -> bool:
+    return any(abs(level - other) <= 1e-6 for other in trained)
 
 
 def _index_of(level: float, trained: Sequence[float]) -> int:

@@ -1,0 +1,141 @@
+"""Chronos-2 behind the contract: what collate promises the network, and the loss."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from foretrain.data.windows import KNOWN, TARGET, Window, Windows, stack_windows
+from foretrain.errors import ModelError
+from foretrain.models.chronos2.forecaster import FAMILY, Chronos2
+
+NAN = np.float32(np.nan)
+
+
+@pytest.fixture
+def model_of(network_of, small_config):
+    return lambda normalisation="rows", **changes: Chronos2(network_of(small_config, **changes), normalisation)
+
+
+def mixed(missing: bool = False) -> Windows:
+    """Windows of 1, 3, 1, 2 and 5 rows with past and known covariates, unlike lengths."""
+    rng = np.random.default_rng(0)
+    made = []
+    for rows, steps, past, known in ((1, 20, 0, 0), (3, 24, 1, 1), (1, 24, 0, 0), (2, 13, 0, 1), (5, 24, 1, 2)):
+        values = rng.standard_normal((rows, steps + 7)).cumsum(1).astype(np.float32)
+        if missing:
+            values[rng.random(values.shape) < 0.2] = NAN
+        made.append(Window(values[:, :steps], rows - past - known, past, values[:, steps:]))
+    return stack_windows(made, 7)
+
+
+def by_network(model: Chronos2, windows: Windows):
+    """The same batch through upstream's arguments."""
+    future, role = torch.from_numpy(windows.future), torch.from_numpy(windows.role)[:, None]
+    return model.network(
+        torch.from_numpy(windows.context),
+        group_ids=torch.from_numpy(windows.window),
+        future_covariates=future.where(role == KNOWN, NAN),
+        future_target=future.where(role == TARGET, NAN),
+        num_output_patches=2,
+    )
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_loss_is_upstreams_times_the_rows(model_of, apart, missing):
+    model, windows = model_of(), mixed(missing)
+    loss = model(model.collate(windows))
+    assert float(loss.weight) == len(windows.context)
+    assert apart(loss.total / loss.weight, by_network(model, windows).loss) < 1e-5
+
+
+def test_the_loss_of_observed_steps_does_not_shrink_with_the_padding(model_of, apart):
+    """A horizon of 5 fills a patch of 4 and a quarter of another; the mean over scored steps ignores the rest."""
+    model, windows = model_of("observed"), mixed(missing=True)
+    loss = model(model.collate(windows))
+    scored = (windows.role == TARGET)[:, None] & ~np.isnan(windows.future)
+    assert float(loss.weight) == scored.sum()
+    whole = by_network(model, windows)
+    assert apart(loss.total, whole.loss * 8 * len(windows.context)) < 1e-5
+
+
+def test_forecasts_of_target_rows_are_the_networks(model_of, apart):
+    model, windows = model_of().eval(), mixed(missing=True)
+    with torch.no_grad():
+        ours = model.forecast(model.collate(windows), 7, (0.1, 0.9)).quantiles
+        theirs = by_network(model, windows).quantile_preds
+    targets = torch.from_numpy(windows.role == TARGET)
+    assert apart(ours, theirs[targets][:, [0, 2], :7].transpose(1, 2)) < 5e-5
+
+
+def test_masks_are_absent_when_nothing_is_missing(model_of):
+    whole = np.arange(48, dtype=np.float32).reshape(2, 24)
+    gap = whole.copy()
+    gap[0, 3] = NAN
+    empty = gap.copy()
+    empty[1, 4:8] = NAN
+    found = []
+    for context in (whole, gap, empty):
+        batch = model_of().collate(stack_windows([Window(row[None], 1) for row in context], 4))
+        found.append(tuple(key in batch for key in ("observed", "patches_observed", "target_rows", "groups.singles")))
+    assert found == [(False,) * 4, (True, False, False, False), (True, True, False, False)]
+
+
+def test_a_long_context_is_cut_to_the_newest_steps_and_a_short_one_padded_to_whole_patches(model_of):
+    model = model_of()
+    long = np.arange(60, dtype=np.float32)[None]
+    assert model.collate(stack_windows([Window(long, 1)], 4))["context"].tolist() == [list(range(12, 60))]
+    short = model.collate(stack_windows([Window(long[:, :6], 1)], 4))["context"]
+    assert short.shape == (1, 8) and short[0, :2].isnan().all()
+
+
+def test_another_order_of_windows_gives_the_same_loss(model_of):
+    model, windows = model_of(), mixed()
+    loss = model(model.collate(windows))
+    parts = [windows.window == w for w in (3, 0, 4, 2, 1)]
+    shuffled = Windows(
+        context=np.concatenate([windows.context[p] for p in parts]),
+        future=np.concatenate([windows.future[p] for p in parts]),
+        window=np.repeat(np.arange(5), [p.sum() for p in parts]),
+        role=np.concatenate([windows.role[p] for p in parts]),
+        key=windows.key,
+    )
+    assert model(model.collate(shuffled)).total.item() == pytest.approx(loss.total.item(), rel=1e-5)
+
+
+def test_inputs_and_statistics_do_not_depend_on_the_labels(model_of):
+    model, windows = model_of(), mixed()
+    batch = model.collate(windows)
+    before = model.inputs(batch, 2)
+    batch["future_target"] = batch["future_target"] * 1e6
+    after = model.inputs(batch, 2)
+    assert torch.equal(before.values, after.values)
+    assert torch.equal(before.loc, after.loc) and torch.equal(before.scale, after.scale)
+
+
+def test_dropout_is_drawn_from_torchs_seed(model_of):
+    model, windows = model_of(dropout_rate=0.3).train(), mixed()
+    batch = model.collate(windows)
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(model(batch).total.item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_folder_of_another_family_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5", "d_model": 8}')
+    with pytest.raises(ModelError, match="not a Chronos-2 model"):
+        FAMILY.load(tmp_path)
+    with pytest.raises(ModelError, match="no such file"):
+        FAMILY.load(tmp_path / "nowhere")
+
+
+@pytest.mark.filterwarnings("ignore:prediction_length")
+@pytest.mark.parametrize("horizon", [7, 40])
+def test_a_model_trained_without_the_deciles_forecasts_all_the_same(model_of, horizon):
+    model = model_of(quantiles=(0.25, 0.5, 0.75)).eval()
+    windows = stack_windows([Window(np.arange(24, dtype=np.float32)[None], 1)], horizon)
+    found = model.forecast(model.collate(windows), horizon, (0.5,)).quantiles
+    assert found.shape == (1, horizon, 1) and found.isfinite().all()
