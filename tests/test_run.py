@@ -212,3 +212,16 @@ def test_fit_without_output_dir_says_what_to_give():
 def test_a_missing_shipped_config_is_named():
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         shipped_config("none.yaml")
+
+
+def test_a_metric_that_validation_does_not_compute_is_refused_before_training(tmp_path: Path):
+    with pytest.raises(
+        ConfigError, match=r"training\.best_metric: 'loss' is not computed here; choose one of val_loss"
+    ):
+        train_run(tiny(tmp_path / "run", "training.best_metric=loss"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val_wql", "min"), ("val_skill", "max")])
+def test_skill_is_better_when_higher(tmp_path: Path, metric, mode):
+    assert tiny(tmp_path, f"training.best_metric={metric}").training.mode == mode

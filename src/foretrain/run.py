@@ -14,7 +14,7 @@ from foretrain.config import Section, apply_overrides, build, dump_yaml, read_ya
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, TrainingError
-from foretrain.evaluation.tasks import EvaluationConfig, validator
+from foretrain.evaluation.tasks import VALIDATION_METRICS, EvaluationConfig, validator
 from foretrain.models import FAMILIES, families, family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.training import checkpoint as checkpoints
@@ -159,6 +159,9 @@ def _validation(config: RunConfig, source: TrainingSource, model: Trainable, wor
     """The function that scores the model during training, or None where nothing asks for it."""
     if not isinstance(model, Forecaster) or not _validates(config):
         return None
+    best, known = config.training.best_metric, ("val_loss", "val_skill", *(f"val_{n}" for n in VALIDATION_METRICS))
+    if best not in known or (best == "val_loss" and not config.evaluation.loss):
+        raise ConfigError(f"training.best_metric: {best!r} is not computed here; choose one of {', '.join(known)}.")
     return validator(
         config.evaluation,
         config.data,

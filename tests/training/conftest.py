@@ -120,7 +120,7 @@ class Kit:
 
     @staticmethod
     def config(**settings: Any) -> TrainingConfig:
-        defaults = {"batch_size": 8, "log_every": 1, "tensorboard": False, "checkpoint_every": 5}
+        defaults = {"best_metric": "loss", "batch_size": 8, "log_every": 1, "tensorboard": False, "checkpoint_every": 5}
         if "epochs" not in settings:
             defaults["max_steps"] = 12
         return TrainingConfig(**{**defaults, **settings})

@@ -34,8 +34,8 @@ class TrainingConfig(Section):
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     skip_budget: int = Field(default=10, ge=0)  # bad batches of a run that skip and rollback put up with
     validate_every: int | None = Field(default=None, ge=1)  # steps; None = only at the end
-    best_metric: str = "loss"  # a key of the metrics that validation returns
-    best_mode: Literal["min", "max"] = "min"
+    best_metric: str = "val_loss"  # a key of the metrics that validation returns
+    best_mode: Literal["min", "max"] | None = None  # None = lower is better, but for skill and accuracy
     patience: int | None = Field(default=None, ge=1)  # validations without a better metric before the run ends
     checkpoint_every: int | None = Field(default=1000, ge=1)  # steps
     checkpoint_minutes: float | None = Field(default=None, gt=0)  # also after so many minutes, whichever comes first
@@ -43,6 +43,12 @@ class TrainingConfig(Section):
     keep_best: int = Field(default=1, ge=1)
     log_every: int = Field(default=10, ge=1)  # steps
     tensorboard: bool = True
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        """best_mode, or what the metric's name says."""
+        higher = "skill" in self.best_metric or "accuracy" in self.best_metric
+        return self.best_mode or ("max" if higher else "min")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:

@@ -180,7 +180,7 @@ class Trainer:
             self.world,
             keep_last=self.config.keep_last,
             keep_best=self.config.keep_best,
-            mode=self.config.best_mode,
+            mode=self.config.mode,
         )
         notes: list[str] = []
         if self.config.tf32 and self.world.device.type != "cuda":
@@ -354,10 +354,10 @@ class Trainer:
             )
         self.score = float(result.metrics[self.config.best_metric])
         self.last_metrics = dict(result.metrics)
-        best = self.progress.observe_score(self.score, self.config.best_mode)
+        best = self.progress.observe_score(self.score, self.config.mode)
         self.monitor.validation(self.progress.step, self.last_metrics, best=best)
         if self.optimizer_config.schedule.kind == "plateau":
-            score = self.score if self.config.best_mode == "min" else -self.score
+            score = self.score if self.config.mode == "min" else -self.score
             if self.progress.plateau.observe(self.optimizer_config.schedule, score):
                 self.monitor.say(f"plateau: learning rate now {self.progress.plateau.scale:g} of its peak")
         if result.stop:

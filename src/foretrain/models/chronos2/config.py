@@ -205,6 +205,25 @@ PRESETS: dict[str, dict[str, Any]] = {
     "test": {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_layers": 2, "num_heads": 4},
 }
 
+# Known hub ids, so that a dry run needs no download. The small one is assumed: its file was never seen here.
+PUBLISHED = {"amazon/chronos-2": "base", "autogluon/chronos-2-synth": "base", "autogluon/chronos-2-small": "small"}
+
+
+def published(hub_id: str) -> Chronos2Config | None:
+    """The architecture of a known hub id, None for others."""
+    if hub_id not in PUBLISHED:
+        return None
+    return Chronos2Config(
+        context_length=8192,
+        input_patch_size=16,
+        output_patch_size=16,
+        quantiles=QUANTILES,
+        use_reg_token=True,
+        use_arcsinh=True,
+        max_output_patches=64,
+        **PRESETS[PUBLISHED[hub_id]],
+    )
+
 
 class Chronos2ModelConfig(Section):
     """The `model:` section of a run that trains Chronos-2.
