@@ -43,9 +43,9 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output_dir: str
-    seed: int = Field(42, ge=0)  # of data order, initial weights and dropout
+    seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
-    threads: int | None = Field(None, ge=1)  # CPU threads per process; None = torch's choice
+    threads: int | None = Field(default=None, ge=1)  # CPU threads per process; None = torch's choice
 
 
 @dataclass(frozen=True)

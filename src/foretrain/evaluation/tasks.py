@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 class EvaluationConfig(Section):
     """The `evaluation:` section of a run: what its validation scores. When, and what is best, is the trainer's."""
 
-    num_windows: int = Field(1, ge=1)  # forecast origins per item, as far as data.validation_steps has room
-    stride: int | None = Field(None, ge=1)  # steps between origins; None = prediction_length
-    batch_size: int = Field(256, ge=1)  # rows per forward pass
+    num_windows: int = Field(default=1, ge=1)  # forecast origins per item, as far as data.validation_steps has room
+    stride: int | None = Field(default=None, ge=1)  # steps between origins; None = prediction_length
+    batch_size: int = Field(default=256, ge=1)  # rows per forward pass
     quantile_levels: tuple[float, ...] = DEFAULT_LEVELS  # that WQL and SQL sum over
-    max_items: int | None = Field(None, ge=1)  # a sample of so many items, the same every time
-    seasonality: int | None = Field(None, ge=1)  # steps of a season; None = the corpus' own
+    max_items: int | None = Field(default=None, ge=1)  # a sample of so many items, the same every time
+    seasonality: int | None = Field(default=None, ge=1)  # steps of a season; None = the corpus' own
     loss: bool = True  # also compute the training loss on the validation windows (val_loss)
 
 

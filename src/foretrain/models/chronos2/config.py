@@ -237,22 +237,24 @@ class Chronos2ModelConfig(Section):
     revision: str | None = None
     random_init: bool = False
     preset: Literal["base", "small", "test"] | None = None
-    d_model: int | None = Field(None, ge=1)
-    d_kv: int | None = Field(None, ge=2)
-    d_ff: int | None = Field(None, ge=1)
-    num_layers: int | None = Field(None, ge=1)
-    num_heads: int | None = Field(None, ge=1)
-    dropout_rate: float | None = Field(None, ge=0, lt=1)  # None = 0.1, or the checkpoint's own
-    layer_norm_epsilon: float | None = Field(None, gt=0)
-    initializer_factor: float | None = Field(None, gt=0)
-    rope_theta: float | None = Field(None, gt=0)
-    patch_size: int | None = Field(None, ge=1)
+    d_model: int | None = Field(default=None, ge=1)
+    d_kv: int | None = Field(default=None, ge=2)
+    d_ff: int | None = Field(default=None, ge=1)
+    num_layers: int | None = Field(default=None, ge=1)
+    num_heads: int | None = Field(default=None, ge=1)
+    dropout_rate: float | None = Field(default=None, ge=0, lt=1)  # None = 0.1, or the checkpoint's own
+    layer_norm_epsilon: float | None = Field(default=None, gt=0)
+    initializer_factor: float | None = Field(default=None, gt=0)
+    rope_theta: float | None = Field(default=None, gt=0)
+    patch_size: int | None = Field(default=None, ge=1)
     quantiles: tuple[float, ...] | None = None
     use_reg_token: bool | None = None
     use_arcsinh: bool | None = None
-    context_length: int | None = Field(None, ge=1)  # None = data.context_length
-    max_output_patches: int | None = Field(None, ge=1)  # None = 64, or the checkpoint's own; raised to the horizon
-    time_encoding_scale: int | None = Field(None, ge=1)  # None = max(8192, context_length)
+    context_length: int | None = Field(default=None, ge=1)  # None = data.context_length
+    max_output_patches: int | None = Field(
+        default=None, ge=1
+    )  # None = 64, or the checkpoint's own; raised to the horizon
+    time_encoding_scale: int | None = Field(default=None, ge=1)  # None = max(8192, context_length)
     loss_normalisation: Literal["rows", "observed"] = "rows"
 
     def architecture(self, context_length: int, prediction_length: int) -> Chronos2Config:
