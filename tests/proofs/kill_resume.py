@@ -98,13 +98,14 @@ def tensors_hash(path: Path) -> str:
 def traces(out: Path) -> dict[str, str]:
     """What must be equal."""
     digests = {"loss curve": loss_curve_hash(out / "metrics.jsonl")}
-    for name in ("model.safetensors", "release.json"):
-        digests[f"release/{name}"] = hashlib.sha256((out / "release" / name).read_bytes()).hexdigest()
+    digests["release/release.json"] = hashlib.sha256((out / "release" / "release.json").read_bytes()).hexdigest()
+    for name, tensor in load_file(out / "release" / "model.safetensors").items():
+        digests[f"release/{name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
     for path in sorted((out / "checkpoints").glob("step-*/*.safetensors")):
         digests[f"{path.parent.name}/{path.name}"] = tensors_hash(path)
     digests["checkpoints"] = " ".join(sorted(path.name for path in (out / "checkpoints").iterdir()))
     records = read_journal(out / "metrics.jsonl")
-    digests["validations"] = str([(r["step"], r["loss"]) for r in records if r["kind"] == "validation"])
+    digests["validations"] = str([r for r in records if r["kind"] == "validation"])
     return digests
 
 

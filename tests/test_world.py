@@ -1,0 +1,191 @@
+"""The train command under torchrun, with Chronos-2: two gloo processes against one."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+
+from foretrain import cli
+from foretrain.training import checkpoint
+from foretrain.training.journal import read_journal
+
+DEBUG = Path(__file__).parents[1] / "configs" / "debug.yaml"
+TINY = [
+    "data.context_length=64",
+    "data.prediction_length=8",
+    "data.validation_steps=16",
+    "data.test_steps=16",
+    "model.d_model=16",
+    "model.d_kv=8",
+    "model.d_ff=32",
+    "model.num_heads=2",
+    "model.patch_size=8",
+    "model.dropout_rate=0",
+    "training.batch_size=8",
+    "training.micro_batch_size=3",  # 3 + 3 + 2 windows: in the second round rank 1 is idle
+    "training.checkpoint_every=null",
+    "training.log_every=1",
+    "training.tensorboard=false",
+    "optimizer.schedule={kind: constant, warmup_steps: 2}",
+]
+GAPS = "{kind: seasonal, num_series: 12, length: 200, num_variates: %d, seed: %d, missing_fraction: 0.3}"
+# Lone series beside items of three variates: what one rank's micro-batch leaves unused, another's may use.
+MIXED = [
+    f"data.corpora=[{{synthetic: {GAPS % (1, 0)}}}, {{synthetic: {GAPS % (3, 1)}}}]",
+    "training.validate_every=5",
+    "training.ema_decay=0.9",
+    "training.max_steps=12",
+]
+COVARIATES = [
+    f"data.corpora=[{{synthetic: {GAPS % (4, 2)}}}]",
+    "data.target=[target_0, target_1]",
+    "data.past_covariates=[target_2]",
+    "data.known_covariates=[target_3]",
+    "model.loss_normalisation=observed",
+    "training.validate_every=1000",
+]
+ENDLESS = 100_000
+
+
+def arguments(out: Path, *settings: str) -> list[str]:
+    return ["train", str(DEBUG), "--threads", "1", *TINY, *settings, f"output_dir={out}"]
+
+
+def alone(*words: str) -> int:
+    """The command in this process; its exit code."""
+    old, sys.argv = sys.argv, ["foretrain", *words]
+    try:
+        cli.main()
+        return 0
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    finally:
+        sys.argv = old
+
+
+def in_pair(*words: str, output: Path) -> subprocess.Popen[bytes]:
+    """The command in two processes under torchrun, in a process group of its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [*command, "-m", "foretrain.cli", *words],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def leave(process: subprocess.Popen[bytes], seconds: float = 120) -> int:
+    """Its exit code; everything it started is ended when it takes longer."""
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def records(out: Path, kind: str) -> list[dict]:
+    path = out / "metrics.jsonl"
+    return [r for r in read_journal(path) if r["kind"] == kind] if path.exists() else []
+
+
+def metrics(record: dict) -> dict[str, float]:
+    return {name: value for name, value in record.items() if name.startswith("val_")}
+
+
+def losses(out: Path) -> dict[int, float]:
+    return {r["step"]: r["loss"] for r in records(out, "train")}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, Path]:
+    """Run folders of the same command, in two processes and in one."""
+    folder = tmp_path_factory.mktemp("world")
+    process = in_pair(*arguments(folder / "two", *MIXED), output=folder / "log")
+    assert alone(*arguments(folder / "one", *MIXED)) == 0
+    assert leave(process) == 0, (folder / "log").read_text()[-3000:]
+    return folder / "two", folder / "one"
+
+
+def test_two_processes_have_the_losses_of_one(trained):
+    two, one = map(losses, trained)
+    assert sorted(one) == list(range(1, 13))
+    assert two == pytest.approx(one, rel=1e-6)
+
+
+def test_two_processes_have_the_validation_metrics_and_release_of_one(trained):
+    two, one = (records(out, "validation") for out in trained)
+    assert [r["step"] for r in one] == [5, 10, 12]
+    for a, b in zip(two, one, strict=True):
+        assert {"val_loss", "val_wql", "val_mase", "val_skill"} < metrics(a).keys()
+        assert metrics(a) == pytest.approx(metrics(b), rel=1e-5)
+    from safetensors.torch import load_file
+
+    a, b = (load_file(out / "release" / "model.safetensors") for out in trained)
+    assert a.keys() == b.keys()
+    for name, tensor in b.items():
+        torch.testing.assert_close(a[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> dict:
+    """4 steps in one process, some more in two until a terminal's Ctrl-C, 4 more in one."""
+    folder = tmp_path_factory.mktemp("elastic")
+    out, found = folder / "run", {"out": folder / "run"}
+    assert alone(*arguments(out, *COVARIATES, "training.max_steps=4")) == 0
+    endless = arguments(out, *COVARIATES, f"training.max_steps={ENDLESS}")
+    process = in_pair(*endless, "--resume", output=folder / "log")
+    try:
+        deadline = time.monotonic() + 90
+        while len(losses(out)) < 8 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
+            code = alone(*endless, "--resume")
+        found["second"] = (code, told.getvalue())
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: torchrun and its processes alike
+        found["code"] = leave(process, 60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    found["log"] = (folder / "log").read_text()
+    found["checkpoints"] = checkpoint.steps_in(out / "checkpoints")
+    found["steps"] = max(losses(out))
+    found["end"] = f"training.max_steps={found['steps'] + 4}"
+    found["resumed"] = alone(*arguments(out, *COVARIATES, found["end"]), "--resume")
+    return found
+
+
+def test_ctrl_c_under_torchrun_saves_the_step_that_was_under_way(interrupted):
+    assert interrupted["code"] != 0
+    newest = interrupted["checkpoints"][-1]
+    assert checkpoint.damage(newest) is None
+    assert checkpoint.read_state(newest)["progress"]["step"] == interrupted["steps"] >= 8
+    assert checkpoint.read_state(newest)["world_size"] == 2
+    assert f"stopped at step {interrupted['steps']:,}, checkpoint written" in interrupted["log"]
+
+
+def test_a_second_writer_is_refused_while_two_processes_write_a_run(interrupted):
+    code, told = interrupted["second"]
+    assert code == 2
+    assert "is writing this run" in told
+    assert told.count("\n") == 1
+
+
+def test_a_resume_from_one_to_two_to_one_process_is_the_run_of_one(interrupted, tmp_path):
+    assert interrupted["resumed"] == 0
+    assert alone(*arguments(tmp_path / "whole", *COVARIATES, interrupted["end"])) == 0
+    whole, found = losses(tmp_path / "whole"), losses(interrupted["out"])
+    assert sorted(found) == sorted(whole) == list(range(1, interrupted["steps"] + 5))
+    assert found == pytest.approx(whole, rel=1e-6)
+    ends = [metrics(records(out, "validation")[-1]) for out in (interrupted["out"], tmp_path / "whole")]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
