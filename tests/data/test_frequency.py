@@ -120,7 +120,6 @@ def test_seasonality_is_what_gluonts_says(freq: str) -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parity
 def test_the_table_of_seasonalities_is_gluonts_own() -> None:
     get_seasonality = pytest.importorskip("gluonts.time_feature").get_seasonality
     assert {freq: get_seasonality(freq) for freq in GLUONTS} == GLUONTS
