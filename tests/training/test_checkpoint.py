@@ -182,6 +182,50 @@ def test_a_failure_at_any_fsync_leaves_the_newest_checkpoint_loadable(store, mon
     assert into["model.a"][0, 0] == checkpoint.read_state(newest)["note"]
 
 
+def test_a_step_that_is_saved_again_is_there_whenever_the_process_dies(tmp_path):
+    """Killed at every system call that changes the folder's entries, in turn; one of the two must be found."""
+    script = """
+import os, shutil, sys
+from pathlib import Path
+import torch
+from foretrain.training.checkpoint import Store
+from foretrain.training.distributed import World
+store = Store(Path(sys.argv[1]), World())
+for nth in range(int(sys.argv[2])):
+    store.folder = Path(sys.argv[1]) / str(nth)
+    pid = os.fork()
+    if pid == 0:
+        torch.set_num_threads(1)
+        store.clean()
+        store.save(4, {"model.a": torch.zeros(3)}, {"note": 1}, metric=None)
+        left = [nth]
+        def mortal(real):
+            def call(*arguments, **keywords):
+                if left[0] == 0:
+                    os._exit(9)
+                left[0] -= 1
+                return real(*arguments, **keywords)
+            return call
+        for owner, name in ((Path, "rename"), (shutil, "rmtree"), (os, "fsync")):
+            setattr(owner, name, mortal(getattr(owner, name)))
+        store.save(4, {"model.a": torch.ones(3)}, {"note": 2}, metric=0.5)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    moments = 14
+    command = [sys.executable, "-c", script, str(tmp_path), str(moments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    codes = done.stdout.split()
+    assert len(codes) == moments and set(codes) == {"0", "9"}, done.stderr
+    found = []
+    for nth in range(moments):
+        store = Store(tmp_path / str(nth), World())
+        store.clean()
+        found.append(checkpoint.read_state(store.newest_good(pytest.fail))["note"])
+        assert files_of(store.folder) == ["step-00000004"]
+    assert found == sorted(found) and set(found) == {1, 2}
+
+
 SMALL_DISK = """
 import resource, signal, sys
 from pathlib import Path

@@ -59,6 +59,27 @@ def test_roll_back_goes_on_from_the_last_good_checkpoint_past_the_bad_batch(toy,
     assert [step for step, _ in toy.losses(tmp_path)] == list(range(1, 13))
 
 
+def test_a_second_bad_batch_before_the_next_checkpoint_goes_past_both(toy, tmp_path):
+    second = BAD + 8 * 2
+    source = toy.Source(poison={BAD: math.inf, second: math.inf})
+    result = toy.trainer(tmp_path, source=source, on_nonfinite="rollback", skip_budget=2, prefetch=0).fit()
+    assert result.step == 12
+    first = [ask[0] for ask in source.asked]
+    # Back at step 5 each time: first the window after BAD's batch (56) is next, then the one after the second's (72).
+    assert first[6:12] == [48, 48, 48, 56, 64, 64]
+    assert first[13:] == [72, 80, 88, 96, 104, 112, 120]
+
+
+def test_a_run_that_a_bad_batch_stopped_goes_on_past_it_with_skip(toy, tmp_path):
+    """What the error advises."""
+    source = toy.Source(poison={BAD: math.inf})
+    with pytest.raises(TrainingError, match=r"training.on_nonfinite: skip or rollback goes on"):
+        toy.trainer(tmp_path / "stopped", source=source).fit()
+    toy.trainer(tmp_path / "stopped", source=source, on_nonfinite="skip", resume="auto").fit()
+    toy.trainer(tmp_path / "skipping", source=source, on_nonfinite="skip").fit()
+    assert toy.losses(tmp_path / "stopped") == toy.losses(tmp_path / "skipping")
+
+
 def test_roll_back_before_the_first_checkpoint_goes_to_the_beginning(toy, tmp_path):
     toy.trainer(tmp_path, source=toy.Source(poison={9: math.inf}), on_nonfinite="rollback").fit()
     toy.trainer(tmp_path / "later", on_nonfinite="rollback").fit()

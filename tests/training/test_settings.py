@@ -64,6 +64,13 @@ def test_only_length_minutes_devices_and_logging_may_change_on_resume():
     assert any("schedule is computed anew" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    "key", ["on_nonfinite", "skip_budget", "checkpoint_every", "checkpoint_minutes", "keep_last", "prefetch"]
+)
+def test_what_changes_no_step_that_was_done_may_change_on_resume(key):
+    assert check_resumable({"training": {key: 1}}, {"training": {key: 2}}) == [f"training.{key}: 1 -> 2"]
+
+
 def test_any_other_change_on_resume_is_an_error_that_names_it():
     saved = {"training": {"batch_size": 4}, "model": {"width": 8}}
     current = {"training": {"batch_size": 8}, "model": {"width": 8, "depth": 2}}

@@ -158,6 +158,50 @@ def test_resuming_from_what_is_no_checkpoint_is_an_error(toy, tmp_path):
         toy.trainer(tmp_path / "run", resume=tmp_path / "nowhere").fit()
 
 
+def test_a_resume_that_is_refused_leaves_every_checkpoint_in_its_place(toy, tmp_path):
+    toy.trainer(tmp_path).fit()
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(TrainingError, match="batch_size"):
+        toy.trainer(tmp_path, resume=tmp_path / "checkpoints" / "step-00000010", batch_size=4).fit()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+
+
+def test_fewer_steps_than_are_done_end_a_resumed_run_where_it_is(toy, tmp_path):
+    toy.trainer(tmp_path).fit()
+    result = toy.trainer(tmp_path, max_steps=4, resume="auto").fit()
+    assert (result.step, result.release_step) == (12, 12)
+    assert toy.steps(tmp_path) == [10, 12]
+
+
+@pytest.mark.parametrize("kind", ["constant", "plateau"])
+def test_a_metric_that_is_infinite_is_never_the_best_and_stops_no_checkpoint(toy, tmp_path, kind):
+    schedule = toy.Schedule(kind=kind, patience=2) if kind == "plateau" else toy.Schedule()
+    optimizer = toy.Optimizer(learning_rate=1e-2, schedule=schedule)
+    evaluate = scores(math.inf, -math.inf, 2.0, math.nan)
+    result = toy.trainer(tmp_path, evaluate=evaluate, validate_every=3, optimizer=optimizer).fit()
+    assert (result.best, result.best_step, result.release_step) == (2.0, 9, 9)
+
+
+def test_a_run_resumed_before_its_newest_validation_validates_once_more_and_says_so_once(toy, tmp_path):
+    """A checkpoint that a signal put before its validation; the run that resumes is killed right after validating."""
+    from foretrain.training import checkpoint
+
+    toy.trainer(tmp_path, max_steps=4, checkpoint_every=None).fit()
+    newest = tmp_path / "checkpoints" / "step-00000004"
+    state = checkpoint.read_state(newest)
+    state["progress"]["validation_due"] = True
+    state["config"]["training"]["validate_every"] = 4
+    checkpoint.write_json(newest / "state.json", state)
+    files = {path.name: checkpoint._entry(path) for path in newest.iterdir() if path.name != "manifest.json"}
+    checkpoint.write_json(newest / "manifest.json", checkpoint.make_manifest(4, None, False, files))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 4, "kind": "validation", "loss": 0.25, "best": True}) + "\n")
+    settings = {"checkpoint_every": None, "validate_every": 4, "max_steps": 8, "resume": "auto"}
+    result = toy.trainer(tmp_path, evaluate=scores(0.25, 0.5), **settings).fit()
+    assert [(r["step"], r["loss"]) for r in toy.lines(tmp_path, "validation")] == [(4, 0.25), (8, 0.5)]
+    assert (result.best_step, result.release_step) == (4, 4)
+
+
 def test_the_release_holds_the_best_validation_not_the_last(toy, tmp_path):
     seen = {}
 

@@ -103,14 +103,27 @@ class Store:
         try:
             write_json(temporary / MANIFEST, manifest)
             sync_folder(temporary)
+            # A step is saved again after a validation that a signal had put off: one of the two must always be there.
             if path.exists():
-                discard(path)
+                shutil.rmtree(_former(path), ignore_errors=True)
+                path.rename(_former(path))
             temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            self._bring_back()
             raise
         sync_folder(self.folder)
+        self._bring_back()
         self.prune()
+
+    def _bring_back(self) -> None:
+        """Put a checkpoint back whose replacement did not come; delete those whose replacement is there."""
+        for former in self.folder.glob(".former-step-*"):
+            path = former.with_name(former.name.removeprefix(".former-"))
+            if path.exists():
+                shutil.rmtree(former, ignore_errors=True)
+            else:
+                former.rename(path)
 
     def prune(self) -> None:
         """Delete what no rule keeps."""
@@ -134,7 +147,7 @@ class Store:
         return found
 
     def best(self, kept: list[Kept] | None = None) -> list[Kept]:
-        """The best K that were validated, best first; the earlier of equals; NaN is never among them."""
+        """The best K that were validated, best first; the earlier of equals; only finite metrics are among them."""
         scored = [item for item in (self.kept() if kept is None else kept) if item.metric is not None]
         sign = 1 if self.mode == "min" else -1
         return sorted(scored, key=lambda item: (sign * (item.metric or 0.0), item.step))[: self.keep_best]
@@ -150,7 +163,7 @@ class Store:
 
     def enters_best(self, metric: float | None) -> bool:
         """Whether a checkpoint with this metric would be among the best K."""
-        if metric is None or math.isnan(metric):
+        if metric is None or not math.isfinite(metric):
             return False
         best = self.best()
         worst = best[-1].metric if len(best) == self.keep_best else None
@@ -159,6 +172,7 @@ class Store:
     def clean(self) -> None:
         """Create the folder; remove what a killed process left half written."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._bring_back()
         for leftover in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -355,6 +369,10 @@ def discard(path: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
     path.rename(trash)
     shutil.rmtree(trash, ignore_errors=True)
+
+
+def _former(path: Path) -> Path:
+    return path.with_name(f".former-{path.name}")
 
 
 def _guarded(path: Path, action: Callable[[], Any]) -> Any:

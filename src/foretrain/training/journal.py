@@ -27,13 +27,14 @@ class Journal:
         """Make the lines so far survive a power cut: before a checkpoint that will not repeat them."""
         os.fsync(self._file.fileno())
 
-    def cut(self, step: int) -> None:
-        """Keep the lines of steps <= step, by an atomic rewrite."""
+    def cut(self, step: int, validation_due: bool = False) -> None:
+        """Keep the lines of steps <= step, but for that step's validation where it is due; by an atomic rewrite."""
         self._file.close()
         temporary = self.path.with_name(self.path.name + ".tmp")
         with temporary.open("w", encoding="utf-8") as file:
             for record in read_journal(self.path):
-                if record["step"] <= step:
+                again = validation_due and record["step"] == step and record["kind"] == "validation"
+                if record["step"] <= step and not again:
                     file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -77,11 +77,14 @@ class Monitor:
         self.journal = Journal(output_dir / "metrics.jsonl")
         self._log = (output_dir / "training.log").open("a", encoding="utf-8")
 
-    def begin(self, step: int) -> None:
-        """Start from a step: later lines of metrics.jsonl, of an interrupted course, go."""
+    def begin(self, step: int, validation_due: bool = False) -> None:
+        """Start from a step: later lines of metrics.jsonl, of an interrupted course, go.
+
+        With validation_due the step's own validation goes as well, because it is about to be done again.
+        """
         if not self.world.is_main:
             return
-        self.journal.cut(step)
+        self.journal.cut(step, validation_due)
         self.tally = _Tally()
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # its import is slow

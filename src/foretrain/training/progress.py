@@ -45,8 +45,8 @@ class Progress:
         self.lowest = self.loss_ema if self.lowest is None else min(self.lowest, self.loss_ema)
 
     def observe_score(self, value: float, mode: Literal["min", "max"]) -> bool:
-        """Take a validation metric; True when it is the best so far. NaN never is."""
-        if not math.isnan(value) and (self.best is None or (value < self.best if mode == "min" else value > self.best)):
+        """Take a validation metric; True when it is the best so far. NaN and infinities never are."""
+        if math.isfinite(value) and (self.best is None or (value < self.best if mode == "min" else value > self.best)):
             self.best, self.best_step, self.stale = value, self.step, 0
             return True
         self.stale += 1

@@ -107,8 +107,8 @@ class Plateau:
     stale: int = 0
 
     def observe(self, config: ScheduleConfig, score: float) -> bool:
-        """Take a validation score (lower is better, NaN never is); True when the rate was cut."""
-        if (self.best is None and not math.isnan(score)) or (self.best is not None and score < self.best):
+        """Take a validation score (lower is better, NaN and infinities never are); True when the rate was cut."""
+        if math.isfinite(score) and (self.best is None or score < self.best):
             self.best, self.stale = score, 0
             return False
         self.stale += 1

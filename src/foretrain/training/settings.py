@@ -121,6 +121,11 @@ MAY_CHANGE = {  # on resume; everything else would make it another run
     "training.max_steps",
     "training.epochs",
     "training.max_minutes",
+    "training.on_nonfinite",  # the way on from a run that such a value has stopped
+    "training.skip_budget",
+    "training.checkpoint_every",  # these three decide what is on the disk, and a disk may be full
+    "training.checkpoint_minutes",
+    "training.keep_last",
     "training.log_every",
     "training.tensorboard",
     "training.prefetch",
@@ -139,8 +144,9 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
     if refused:
         lines = "".join(f"\n  {key}: {old.get(key)!r} was saved, {new.get(key)!r} is asked for" for key in refused)
         raise TrainingError(
-            f"this run cannot be resumed with another config:{lines}\nOnly steps, epochs, minutes, device, threads and "
-            "logging may change. Restore the values above, or start a new run in another output_dir."
+            f"this run cannot be resumed with another config:{lines}\nOnly steps, epochs, minutes, on_nonfinite, "
+            "skip_budget, how often to checkpoint, keep_last, device, threads and logging may change. Restore the "
+            "values above, or start a new run in another output_dir."
         )
     notes = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed if key != "output_dir"]
     if {"training.max_steps", "training.epochs"} & set(changed):

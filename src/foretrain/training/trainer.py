@@ -133,9 +133,11 @@ class Trainer:
         progress, self.began = self.progress, time.monotonic()
         if progress.ended:
             return progress.ended
-        if progress.validation_due and (stop := self._close_step(NO_STOPS)):
-            return stop
-        while progress.step < self.plan.steps:
+        while True:
+            if progress.validation_due and (stop := self._close_step(NO_STOPS)):
+                return stop
+            if progress.step >= self.plan.steps:
+                return "max_steps"
             outcome, share = self.updater.step(self.batches, self._lr(), self._stops())
             if outcome.nonfinite and self._went_back(outcome):
                 continue
@@ -146,7 +148,6 @@ class Trainer:
             self.monitor.step(outcome, share, progress)
             if stop := self._close_step(Stops(*outcome.stops)):
                 return stop
-        return "max_steps"
 
     def _close_step(self, stops: Stops) -> StoppedBy | None:
         """Validate, checkpoint, leave: what follows an update, each if due; why the run ends here, if it does."""
@@ -200,6 +201,8 @@ class Trainer:
         warmup_steps(self.optimizer_config.schedule, self.plan.steps)  # an impossible one is told now
         if start and state:
             notes += self._restore(start, state)
+            # not before: a resume that is refused changes nothing
+            self.world.on_main(lambda: self.store.set_aside_after(self.progress.step, notes.append))
         self.world.on_main(self._save_config)
         self.monitor = Monitor(
             self.output_dir,
@@ -213,7 +216,7 @@ class Trainer:
         stack.callback(lambda: unwrap(self.model))
         for note in notes:
             self.monitor.say(note)
-        self.monitor.begin(self.progress.step)
+        self.monitor.begin(self.progress.step, self.progress.validation_due)
         network = parallelize(self.model, self.world, self.config)
         self.updater = Updater(
             network, self.optimizer, self.ema, self.progress, self.config, seed=self.seed, world=self.world
@@ -251,7 +254,7 @@ class Trainer:
         if self.resume == "auto":
             path = self.store.newest_good(say)
             if path:
-                self._go_on_from(path, say)
+                say(f"resuming from {path}")
             return path
         path = Path(self.resume)
         if problem := checkpoint.damage(path):
@@ -260,12 +263,8 @@ class Trainer:
             raise TrainingError(
                 f"{self.output_dir} already holds a run, and {path} belongs to another. Choose another output_dir."
             )
-        self._go_on_from(path, say)
-        return path
-
-    def _go_on_from(self, path: Path, say: Callable[[str], None]) -> None:
         say(f"resuming from {path}")
-        self.store.set_aside_after(checkpoint.read_manifest(path)["step"], say)
+        return path
 
     def _restore(self, path: Path, state: dict[str, Any]) -> list[str]:
         """Take over a checkpoint's state; what is worth telling about it."""
@@ -322,11 +321,12 @@ class Trainer:
         """Validate on the beat and at the end; why the run ends here, if it does, and who asks to stop by now."""
         step, every = self.progress.step, self.config.validate_every
         self.score: float | None = None
+        self.progress.validation_due = False
         if self.evaluate is None or not (step == self.plan.steps or (every and step % every == 0)):
             return None, stops
-        self.progress.validation_due = True
         if stops.interrupt or stops.terminate:
-            return None, stops  # there may be little time: the run that resumes begins with it
+            self.progress.validation_due = True  # there may be little time: the run that resumes begins with it
+            return None, stops
         paused = self.monitor.pause()
         self.model.eval()
         try:
@@ -338,11 +338,11 @@ class Trainer:
             ):
                 result = self.evaluate(self.model, step)
         except Cut:
+            self.progress.validation_due = True
             return None, Stops(*self.signals.flags)
         finally:
             self.model.train()
             self.monitor.resume(paused)
-        self.progress.validation_due = False
         return (self._judge(result) if result else None), stops
 
     def _judge(self, result: Result) -> StoppedBy | None:
@@ -423,7 +423,7 @@ class Trainer:
         return True
 
     def _roll_back(self, what: str) -> None:
-        bad_step, bad_batches = self.progress.step, self.progress.bad_batches
+        bad_step, bad_batches, offset = self.progress.step, self.progress.bad_batches, self.progress.offset
         path = self.world.on_main(lambda: self.store.newest_good(self.monitor.say))
         if path is None:
             raise TrainingError(f"{what}, and there is no checkpoint to go back to.")
@@ -431,11 +431,12 @@ class Trainer:
         checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, state)
         vars(self.progress).update(vars(Progress.from_json(state["progress"])))
         self.progress.bad_batches = bad_batches
-        # the next step takes the windows after the bad batch, not the way to it again
-        self.progress.offset += (bad_step - self.progress.step + 1) * self.plan.batch_size
+        # The next step takes the windows after the bad batch, not the way to it again; the offset counts from the one
+        # before the roll-back, since an earlier roll-back to the same checkpoint is not in it.
+        self.progress.offset = offset + (bad_step - self.progress.step + 1) * self.plan.batch_size
         self.batches.close()
         self.batches = self._batches()
-        self.monitor.begin(self.progress.step)
+        self.monitor.begin(self.progress.step, self.progress.validation_due)
         self.monitor.say(f"{what}; back to step {self.progress.step:,} ({bad_batches} of {self.config.skip_budget})")
 
     def _finish(self, stopped_by: StoppedBy) -> TrainResult:
