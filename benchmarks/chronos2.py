@@ -152,7 +152,9 @@ def training_case(case: Training, against: str | None, alternations: int) -> har
 def memory_case(case: Training, against: str | None) -> harness.Result:
     """Peak memory of one step, each side in a process of its own."""
     sides = ["ours"] if against is None else ["ours", "upstream"]
-    figures = [harness.subprocess_figure("benchmarks.chronos2", ["--peak-of", side, "--only", case.name]) for side in sides]
+    figures = [
+        harness.subprocess_figure("benchmarks.chronos2", ["--peak-of", side, "--only", case.name]) for side in sides
+    ]
     return harness.result(case.name, figures[0], figures[1] if against else None, unit="bytes")
 
 

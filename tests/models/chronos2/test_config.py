@@ -145,7 +145,7 @@ def test_random_weights_have_upstreams_scales():
         attention.q.weight: (256 * 64) ** -0.5,
         attention.k.weight: 256**-0.5,
         attention.o.weight: 128**-0.5,
-        mlp["wo"].weight: 512**-0.5,
+        mlp.wo.weight: 512**-0.5,
         network.input_patch_embedding.hidden_layer.weight: 48**-0.5,
         network.output_patch_embedding.output_layer.weight: 512**-0.5,
     }

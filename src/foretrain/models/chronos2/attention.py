@@ -193,17 +193,21 @@ class GroupAttention(nn.Module):
         return out.flatten(0, 1)[bucket.scatter]
 
 
+class Mlp(nn.Module):
+    """The two weights of a feed-forward layer; upstream's parameter names."""
+
+    def __init__(self, config: Chronos2Config) -> None:
+        super().__init__()
+        self.wi = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+
 class FeedForward(nn.Module):
     """wo relu(wi x), with dropout after relu."""
 
     def __init__(self, config: Chronos2Config) -> None:
         super().__init__()
-        self.mlp = nn.ModuleDict(
-            {
-                "wi": nn.Linear(config.d_model, config.d_ff, bias=False),
-                "wo": nn.Linear(config.d_ff, config.d_model, bias=False),
-            }
-        )
+        self.mlp = Mlp(config)
         self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = config.dropout_rate
 
@@ -211,10 +215,10 @@ class FeedForward(nn.Module):
         """(R, S, D) -> (R, S, D)."""
         if by_hand(hidden, self):
             spec = fused.Spec(1, self.layer_norm.eps, self.dropout if self.training else 0.0, torch.is_grad_enabled())
-            wi, wo = self.mlp["wi"].weight, self.mlp["wo"].weight
+            wi, wo = self.mlp.wi.weight, self.mlp.wo.weight
             return fused.feed_forward(hidden, self.layer_norm.weight, wi, wo, spec)
-        inner = F.dropout(F.relu(self.mlp["wi"](self.layer_norm(hidden))), self.dropout, self.training)
-        return hidden + F.dropout(self.mlp["wo"](inner), self.dropout, self.training)
+        inner = F.dropout(F.relu(self.mlp.wi(self.layer_norm(hidden))), self.dropout, self.training)
+        return hidden + F.dropout(self.mlp.wo(inner), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -230,6 +234,15 @@ class Block(nn.Module):
         hidden = self.layer[0](hidden, route, keep)
         hidden = self.layer[1](hidden, route, keep)
         return self.layer[2](hidden if rows is None else hidden[rows])
+
+    def inspect(self, hidden: Tensor, route: Route) -> tuple[Tensor, Tensor, Tensor]:
+        """The block's output and its attention weights over time (R, H, S, S) and over groups (S, H, R, R)."""
+        time, group, feed_forward = self.layer
+        assert isinstance(time, TimeAttention) and isinstance(group, GroupAttention)
+        across_time = time.weights(hidden, route)
+        hidden = time(hidden, route)
+        across_group = group.weights(hidden, route)
+        return feed_forward(group(hidden, route)), across_time, across_group
 
 
 class Encoder(nn.Module):
@@ -290,4 +303,4 @@ def _cast(mask: Tensor | None, like: Tensor) -> Tensor | None:
     return mask.clamp(min=max(torch.finfo(like.dtype).min, torch.finfo(mask.dtype).min)).to(like.dtype)
 
 
-_PLAIN = (nn.Linear, nn.ModuleDict, RMSNorm, Attention)  # what a layer is made of when nothing was wrapped
+_PLAIN = (nn.Linear, Mlp, RMSNorm, Attention)  # what a layer is made of when nothing was wrapped

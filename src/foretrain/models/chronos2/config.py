@@ -43,11 +43,11 @@ class Chronos2Config:
     input_patch_size: int
     output_patch_size: int
     quantiles: tuple[float, ...]
-    input_patch_stride: int | None = None  # None = input_patch_size
+    input_patch_stride: int = 0  # 0 = input_patch_size
     use_reg_token: bool = False
     use_arcsinh: bool = False
     max_output_patches: int = 1
-    time_encoding_scale: int | None = None  # None = context_length
+    time_encoding_scale: int = 0  # 0 = context_length
     d_model: int = 512
     d_kv: int = 64
     d_ff: int = 2048
@@ -63,9 +63,9 @@ class Chronos2Config:
     chronos_extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.input_patch_stride is None:
+        if not self.input_patch_stride:
             object.__setattr__(self, "input_patch_stride", self.input_patch_size)
-        if self.time_encoding_scale is None:
+        if not self.time_encoding_scale:
             object.__setattr__(self, "time_encoding_scale", self.context_length)
         object.__setattr__(self, "quantiles", tuple(float(q) for q in self.quantiles))
         problems = _problems(self)

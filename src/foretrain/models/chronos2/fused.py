@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from foretrain.nn.dropout import draw_seed, keep_mask, keep_scale
 
-_CHUNK = 1 << 21  # elements of a chunk's widest temporary: 8 MB
+_CHUNK = 1 << 22  # elements of a chunk's widest temporary: 16 MB, which malloc keeps instead of asking the system again
 _WEIGHTS, _OUTPUT, _INNER = range(3)  # places where dropout draws
 
 
@@ -405,7 +405,7 @@ class _Lone(torch.autograd.Function):
         flat = grad.reshape(-1, width)
         out = torch.empty_like(flat)
         g_value, g_output = torch.empty_like(value), torch.empty_like(wo)
-        g_merged = None if merged is None else torch.empty_like(merged)
+        g_merged = torch.empty_like(wo if merged is None else merged)
         for place, part in enumerate(_chunks(len(flat), 2 * max(wide, width))):
             x, update = normed[part], _residual_grad(flat[part], spec, seed, place)
             if merged is not None:
@@ -419,7 +419,7 @@ class _Lone(torch.autograd.Function):
                 g_normed = g_found @ value
             g_normed = _normalise_backward(g_normed, x, inverse[part])
             torch.addcmul(flat[part], g_normed, inverse[part], out=out[part])
-        if g_merged is not None:
+        if merged is not None:
             g_output, g_value = g_merged @ value.t(), wo.t() @ g_merged
         return out.view(grad.shape), (wv * g_value).sum(0), g_value.mul_(norm), g_output, None
 

@@ -164,6 +164,7 @@ def check_shapes(
         raise ValueError(
             f"future_covariates {tuple(covariates.shape)} and future_target {tuple(target.shape)} differ in shape."
         )
-    look = covariates is not None and covariates_mask is not None and not covariates.is_cuda  # never wait for a device
-    if look and bool((covariates.isnan() & covariates_mask.bool()).any()):
+    if covariates is None or covariates_mask is None or covariates.is_cuda:  # never wait for a device
+        return
+    if bool((covariates.isnan() & covariates_mask.bool()).any()):
         raise ValueError("future_covariates has NaN where future_covariates_mask says that it is known.")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.models.chronos2 import fused
-from foretrain.models.chronos2.attention import Encoder, Route, by_hand, make_route
+from foretrain.models.chronos2.attention import Block, Encoder, Route, by_hand, make_route
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.inputs import Inputs, check_shapes, normalise, prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupLayout, arrange
@@ -59,9 +59,11 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., width_in) -> (..., width_out)."""
         if by_hand(x, self):
-            layers = ((m.weight, m.bias) for m in (self.hidden_layer, self.output_layer, self.residual_layer))
+            hidden, output, residual = (
+                (m.weight, m.bias) for m in (self.hidden_layer, self.output_layer, self.residual_layer)
+            )
             spec = fused.Spec(1, 0.0, self.dropout if self.training else 0.0, torch.is_grad_enabled())
-            return fused.residual_block(x, *layers, spec)
+            return fused.residual_block(x, hidden, output, residual, spec)
         branch = self.output_layer(F.relu(self.hidden_layer(x)))
         return F.dropout(branch, self.dropout, self.training) + self.residual_layer(x)
 
@@ -165,8 +167,9 @@ class Chronos2Network(nn.Module):
             layout = layout.to(context.device)
             order = None if index is None else torch.from_numpy(index).to(context.device)
         if order is not None:
-            rows = (context, context_mask, covariates, covariates_mask)
-            context, context_mask, covariates, covariates_mask = (None if x is None else x[order] for x in rows)
+            context = context[order]
+            rest = (context_mask, covariates, covariates_mask)
+            context_mask, covariates, covariates_mask = (None if x is None else x[order] for x in rest)
         config = self.config
         context = context[:, -config.context_length :]
         context = F.pad(context, (-context.shape[1] % config.patch_size, 0), value=torch.nan)
@@ -276,8 +279,8 @@ class Chronos2Network(nn.Module):
         back = torch.arange(rows, device=hidden.device) if order is None else torch.argsort(order)
         time, group = [], []
         for block in self.encoder.block:
-            time.append(block.layer[0].weights(hidden, route)[back])
-            hidden = block.layer[0](hidden, route)
-            group.append(block.layer[1].weights(hidden, route)[..., back, :][..., back])
-            hidden = block.layer[2](block.layer[1](hidden, route))
+            assert isinstance(block, Block)
+            hidden, across_time, across_group = block.inspect(hidden, route)
+            time.append(across_time[back])
+            group.append(across_group[..., back, :][..., back])
         return tuple(time), tuple(group)
