@@ -145,8 +145,10 @@ def _fan(ax: Axes, fan: Fan) -> None:
     steps = len(fan.history)
     ahead = len(fan.quantiles)
     x = np.arange(-steps + 1, ahead + 1)
-    if fan.times is not None:
-        x = np.asarray(fan.times).astype("datetime64[us]")
+    stamps = None if fan.times is None else np.asarray(fan.times).astype("datetime64[us]")
+    closed = stamps is not None and _has_closed_hours(stamps)
+    if stamps is not None and not closed:
+        x = stamps
     past, future = x[:steps], x[steps:]
     ax.plot(past, fan.history, color=PAST, lw=1.3, label="history")
     lone = _lone(fan.history)
@@ -165,7 +167,13 @@ def _fan(ax: Axes, fan: Fan) -> None:
     ax.axvline(past[-1], color="#9aa5b1", lw=0.9, ls=":")
     ax.set_title(_short(fan.title, 46), loc="left")
     ax.set_ylabel(_short(fan.unit, 30))
-    _time_axis(ax, fan.times is not None, past)
+    _time_axis(ax, stamps, closed)
+
+
+def _has_closed_hours(stamps: np.ndarray) -> bool:
+    """Whether nights and weekends would take up much of a time axis; bars are then drawn side by side."""
+    steps = np.diff(stamps.astype(np.int64))
+    return len(steps) > 2 and float(steps.sum()) > 1.3 * len(steps) * float(np.median(steps))
 
 
 def _lone(values: np.ndarray) -> np.ndarray:
@@ -174,17 +182,26 @@ def _lone(values: np.ndarray) -> np.ndarray:
     return seen[1:-1] & ~seen[:-2] & ~seen[2:]
 
 
-def _time_axis(ax: Axes, timed: bool, past: np.ndarray) -> None:
+def _time_axis(ax: Axes, stamps: np.ndarray | None, closed: bool) -> None:
     from matplotlib import dates, ticker
 
-    if timed:
+    if stamps is None:
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+        return
+    if not closed:
         locator = dates.AutoDateLocator(minticks=3, maxticks=6)
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
-    else:
-        ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
-        ax.set_xlabel("steps from the cutoff")
-    ax.yaxis.set_major_locator(ticker.MaxNLocator(6))
+        return
+    first, last = ax.dataLim.intervalx
+    days = np.concatenate([[True], np.diff(stamps.astype("datetime64[D]").astype(np.int64)) > 0])
+    starts = np.flatnonzero(days) if 3 <= days.sum() < len(days) else np.arange(len(stamps))
+    if len(starts) > 2 and starts[1] - starts[0] < len(stamps) / 8:
+        starts = starts[1:]  # a cut-off first day has no room for its label
+    chosen = starts[:: max(1, -(-len(starts) // 4))]
+    positions = np.linspace(first, last, len(stamps))[chosen]
+    text = np.datetime_as_string(stamps[chosen], unit="D" if days.sum() >= 3 else "m")
+    ax.set_xticks(positions, [label.replace("T", " ") for label in text], fontsize=9)
 
 
 def draw_horizon(result: EvaluationResult) -> Figure:

@@ -371,7 +371,7 @@ img{display:block;max-width:100%;height:auto;margin:0 auto}
 table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;min-width:50%}
 th,td{padding:6px 12px;border-bottom:1px solid #e4e7eb;text-align:right;vertical-align:top}
 tbody th,thead th:first-child,.text{text-align:left!important}
-tbody th{font-weight:500;overflow-wrap:anywhere}
+tbody th{font-weight:500;min-width:7em;overflow-wrap:anywhere}
 thead th{vertical-align:bottom;border-bottom:2px solid #9aa5b1}
 th small{display:block;font-weight:400;color:#52606d;max-width:9em;margin-left:auto}
 tr.model{background:#eef5fa}
