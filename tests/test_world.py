@@ -189,3 +189,37 @@ def test_a_resume_from_one_to_two_to_one_process_is_the_run_of_one(interrupted, 
     assert found == pytest.approx(whole, rel=1e-6)
     ends = [metrics(records(out, "validation")[-1]) for out in (interrupted["out"], tmp_path / "whole")]
     assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo", "--out", "{}"],
+        ["data", "import", "raw", "--out", "{}"],
+        ["data", "inspect", "corpus", "--plot", "{}"],
+        ["evaluate", "release", "--data", "corpus", "--out", "{}"],
+        ["forecast", "release", "history.csv", "--prediction-length", "8", "--out", "{}"],
+        ["export", "checkpoint", "--out", "{}"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_verbs_other_than_train_refuse_to_do_the_same_several_times(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert alone(*(word.format(tmp_path / "out") for word in words)) == 2
+    assert "works in one process, and WORLD_SIZE=2 says that there are more" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR and MASTER_PORT are not all set. Start with torchrun"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two' in the environment"),
+    ],
+)
+def test_an_environment_that_no_launcher_made_is_one_clear_line(environment, message, tmp_path, monkeypatch, capsys):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert alone(*arguments(tmp_path / "run", "training.max_steps=2")) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -64,6 +64,7 @@ def demo(
     threads: ThreadsOption = None,
 ) -> None:
     """Generate data, import it, train a small Chronos-2, score it beside naive forecasts and draw a report."""
+    _alone("demo")
     _prepare(threads)
     from foretrain.demo import run_demo
 
@@ -104,6 +105,7 @@ def data_import(
     ] = None,
 ) -> None:
     """Turn raw files into a corpus: checked, documented, memory mapped. Prints what was found, fixed and dropped."""
+    _alone("data import")
     from foretrain.commands import import_data
 
     import_data(
@@ -139,6 +141,7 @@ def data_inspect(
     verify: Annotated[bool, typer.Option("--verify", help="Check every shard against its recorded hash.")] = False,
 ) -> None:
     """Print what a corpus holds: columns, ranges, quality, provenance."""
+    _alone("data inspect")
     from foretrain.commands import inspect_data
 
     inspect_data(corpus, plot=plot, verify=verify)
@@ -233,6 +236,7 @@ def evaluate(
     threads: ThreadsOption = None,
 ) -> None:
     """Score a model on rolling origins beside naive, drift, seasonal naive and historical mean."""
+    _alone("evaluate")
     _prepare(threads)
     from foretrain.commands import evaluate_model
 
@@ -281,6 +285,7 @@ def forecast(
     threads: ThreadsOption = None,
 ) -> None:
     """Forecast the series of a file."""
+    _alone("forecast")
     _prepare(threads)
     from foretrain.commands import forecast_file
 
@@ -313,6 +318,7 @@ def export(
     ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights instead of the raw ones.")] = False,
 ) -> None:
     """Turn a training checkpoint into a release that the official library opens too."""
+    _alone("export")
     _prepare(None)
     from foretrain.run import export_checkpoint
 
@@ -375,6 +381,16 @@ def _prepare(threads: int | None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve every other process of the machine
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def _alone(verb: str) -> None:
+    """Raise ConfigError among several processes, each of which would do, and write, the same."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size.isdecimal() and int(size) > 1:
+        raise ConfigError(
+            f"{verb} works in one process, and WORLD_SIZE={size} says that there are more. Call it without torchrun "
+            "(or unset WORLD_SIZE); only train shares its work."
+        )
 
 
 def _config_and_overrides(items: list[str] | None, config: Path | None) -> tuple[Path, list[str | tuple[str, Any]]]:

@@ -60,6 +60,17 @@ def test_tensorboard_is_written_if_asked_for(toy, tmp_path, on):
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
 
 
+def test_tensorboard_shows_every_step_of_a_resumed_run_once(toy, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    toy.trainer(tmp_path, tensorboard=True, max_steps=8).fit()
+    resume = tmp_path / "checkpoints" / "step-00000005"
+    toy.trainer(tmp_path, tensorboard=True, resume=resume).fit()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    shown = [(event.step, event.value) for event in board.Scalars("train/loss")]
+    assert shown == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in toy.losses(tmp_path)]
+
+
 def test_a_terminal_gets_a_progress_bar_and_other_consoles_plain_lines(toy, tmp_path):
     terminal, plain = (Console(file=io.StringIO(), width=300, force_terminal=on) for on in (True, False))
     toy.trainer(tmp_path / "a", console=terminal).fit()

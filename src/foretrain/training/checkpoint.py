@@ -345,7 +345,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Sync a folder's entries to disk, so that a rename survives a power cut."""
+    """Sync a folder's entries (or a file's content) to disk, so that a rename survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -43,10 +43,15 @@ class World:
         """Join the run that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK; without them a world of one.
 
         device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads.
-        Raises ConfigError for a device that this machine lacks.
+        Raises ConfigError for a device that this machine lacks and for an environment that no launcher has made.
         """
-        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        local_rank = int(os.environ.get("LOCAL_RANK", rank if size > 1 else 0))
+        rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+        local_rank = _number("LOCAL_RANK", rank if size > 1 else 0)
+        if size > 1 and not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+            raise ConfigError(
+                f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR and MASTER_PORT are not all set. Start with torchrun, or "
+                "unset WORLD_SIZE for one process."
+            )
         if threads is not None:
             torch.set_num_threads(threads)
         world = cls(rank, size, local_rank, resolve_device(device, local_rank))
@@ -126,6 +131,13 @@ class World:
             raise error
         if errors:
             raise TrainingError(f"another process of this run failed: {errors[0]}")
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise ConfigError(f"{variable} is {text!r} in the environment, not a number. Unset it or start with torchrun.")
+    return int(text)
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:

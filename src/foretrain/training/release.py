@@ -28,6 +28,8 @@ def write_release(output_dir: Path, model: Trainable, state: dict[str, Tensor] |
         temporary.mkdir(parents=True)
         model.save_release(temporary, state)
         write_json(temporary / "release.json", facts)
+        for path in temporary.rglob("*"):  # folders too: both keep what was written from a power cut
+            sync_folder(path)
         sync_folder(temporary)
         _replace(temporary, target)
         for name in ALIASES:

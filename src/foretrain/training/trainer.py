@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
@@ -234,9 +235,13 @@ class Trainer:
         path = self.output_dir / "config.yaml"
         scratch = path.with_suffix(".tmp")
         try:
-            scratch.write_text(dump_yaml(self.resolved_config), encoding="utf-8")
+            with scratch.open("w", encoding="utf-8") as file:
+                file.write(dump_yaml(self.resolved_config))
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut after the rename can leave it empty, and resume reads it
             scratch.replace(path)
         except OSError as error:
+            scratch.unlink(missing_ok=True)
             raise TrainingError(f"{path}: cannot be written: {error.strerror or error}. Free some space.") from None
 
     def _starting_point(self, say: Callable[[str], None]) -> Path | None:
