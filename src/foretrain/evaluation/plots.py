@@ -171,8 +171,11 @@ def _fan(ax: Axes, fan: Fan) -> None:
 
 
 def _has_closed_hours(stamps: np.ndarray) -> bool:
-    """Whether nights and weekends would take up much of a time axis; bars are then drawn side by side."""
+    """Whether nights and weekends would take up much of a time axis; bars are then drawn side by side, and so are
+    those of a few hours, for which matplotlib finds no round dates."""
     steps = np.diff(stamps.astype(np.int64))
+    if len(steps) and stamps[-1] - stamps[0] < np.timedelta64(1, "D"):
+        return True
     return len(steps) > 2 and float(steps.sum()) > 1.3 * len(steps) * float(np.median(steps))
 
 
