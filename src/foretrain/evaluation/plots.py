@@ -203,8 +203,12 @@ def _time_axis(ax: Axes, stamps: np.ndarray | None, closed: bool) -> None:
         starts = starts[1:]  # a cut-off first day has no room for its label
     chosen = starts[:: max(1, -(-len(starts) // 4))]
     positions = np.linspace(first, last, len(stamps))[chosen]
-    text = np.datetime_as_string(stamps[chosen], unit="D" if days.sum() >= 3 else "m")
-    ax.set_xticks(positions, [label.replace("T", " ") for label in text], fontsize=9)
+    text = np.datetime_as_string(stamps[chosen], unit="m")
+    labels = [stamp[:10] for stamp in text]
+    if days.sum() < 3:  # times of day, the date below the first of each day
+        labels = [stamp[11:] + (f"\n{stamp[:10]}" if k == 0 or stamp[:10] != text[k - 1][:10] else "")
+                  for k, stamp in enumerate(text)]  # fmt: skip
+    ax.set_xticks(positions, labels, fontsize=9)
 
 
 def draw_horizon(result: EvaluationResult) -> Figure:
