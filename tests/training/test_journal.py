@@ -4,6 +4,9 @@ import hashlib
 import json
 import math
 
+import pytest
+
+from foretrain.errors import TrainingError
 from foretrain.training.journal import Journal, loss_curve_hash, read_journal
 
 
@@ -30,6 +33,13 @@ def test_cutting_keeps_lines_up_to_a_step_and_drops_a_torn_one(tmp_path):
     journal.cut(3)
     journal.write({"step": 4, "kind": "train", "loss": 1.0})
     assert [record["step"] for record in read_journal(journal.path)] == [1, 2, 3, 4]
+
+
+def test_a_line_that_is_no_json_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\x00{"st\n{"step": 3}\n')
+    with pytest.raises(TrainingError, match=r"metrics.jsonl: line 2 is not JSON"):
+        list(read_journal(path))
 
 
 def test_the_loss_curve_hash_covers_step_and_loss_of_training_lines_only(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -64,3 +65,9 @@ def test_a_torn_lock_file_locks_nobody_out(tmp_path):
     (tmp_path / "run.lock").write_text('{"host": "v')
     with RunLock(tmp_path):
         pass
+
+
+def test_a_run_folder_that_is_gone_at_the_end_is_no_error_of_the_lock(tmp_path):
+    with RunLock(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -71,6 +71,17 @@ def test_what_changes_no_step_that_was_done_may_change_on_resume(key):
     assert check_resumable({"training": {key: 1}}, {"training": {key: 2}}) == [f"training.{key}: 1 -> 2"]
 
 
+def test_a_corpus_may_lie_elsewhere_on_resume_and_its_weight_may_not_change():
+    def tree(path, weight):
+        return {"data": {"corpora": [{"path": "a", "weight": 1.0}, {"path": path, "weight": weight}]}}
+
+    assert check_resumable(tree("b", 2.0), tree("c", 2.0)) == ["data.corpora.1.path: 'b' -> 'c'"]
+    with pytest.raises(TrainingError, match=r"data\.corpora\.1\.weight: 2.0 was saved, 3.0 is asked for"):
+        check_resumable(tree("b", 2.0), tree("b", 3.0))
+    with pytest.raises(TrainingError, match=r"data\.corpora\.1\.weight: 2.0 was saved, None is asked for"):
+        check_resumable(tree("b", 2.0), {"data": {"corpora": [{"path": "a", "weight": 1.0}]}})
+
+
 def test_any_other_change_on_resume_is_an_error_that_names_it():
     saved = {"training": {"batch_size": 4}, "model": {"width": 8}}
     current = {"training": {"batch_size": 8}, "model": {"width": 8, "depth": 2}}

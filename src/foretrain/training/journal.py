@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from foretrain.errors import TrainingError
+
 
 class Journal:
     """The metrics of a run on disk. Every line is complete or, after a crash, the last one is torn and gets dropped."""
@@ -33,7 +35,7 @@ class Journal:
         temporary = self.path.with_name(self.path.name + ".tmp")
         with temporary.open("w", encoding="utf-8") as file:
             for record in read_journal(self.path):
-                again = validation_due and record["step"] == step and record["kind"] == "validation"
+                again = validation_due and record["step"] == step and record.get("kind") == "validation"
                 if record["step"] <= step and not again:
                     file.write(json.dumps(record) + "\n")
             file.flush()
@@ -47,12 +49,15 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a metrics.jsonl; a torn last line is left out."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
+    """The records of a metrics.jsonl; a torn last line is left out. Raises TrainingError where another is no JSON."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
                 return
-            yield json.loads(line)
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise TrainingError(f"{path}: line {number} is not JSON. Repair or remove it, then resume.") from None
 
 
 def loss_curve_hash(path: Path) -> str:

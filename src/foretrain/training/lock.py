@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class RunLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+            with suppress(OSError):  # a file system without record locks: what the file says still holds
+                fcntl.lockf(descriptor, fcntl.LOCK_EX)
             holder = _parse(os.read(descriptor, 4096))
             if holder and _alive(holder):
                 raise TrainingError(
@@ -44,7 +46,7 @@ class RunLock:
 
     def __exit__(self, *exception: object) -> None:
         # Emptied rather than deleted: who waits on the old file would otherwise lock one that nobody else sees.
-        with self.path.open("w"):
+        with suppress(OSError), self.path.open("w"):  # the folder may be gone; the run has told its own story
             pass
 
 

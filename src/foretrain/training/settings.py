@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -140,13 +141,13 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
     """What changed since a run's config was saved, in words. Raises TrainingError naming keys that may not change."""
     old, new = _flatten(saved), _flatten(current)
     changed = [key for key in sorted(old.keys() | new.keys()) if _plain(old.get(key)) != _plain(new.get(key))]
-    refused = [key for key in changed if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)]
+    refused = [key for key in changed if not _may_change(key)]
     if refused:
         lines = "".join(f"\n  {key}: {old.get(key)!r} was saved, {new.get(key)!r} is asked for" for key in refused)
         raise TrainingError(
             f"this run cannot be resumed with another config:{lines}\nOnly steps, epochs, minutes, on_nonfinite, "
-            "skip_budget, how often to checkpoint, keep_last, device, threads and logging may change. Restore the "
-            "values above, or start a new run in another output_dir."
+            "skip_budget, how often to checkpoint, keep_last, where a corpus lies, device, threads and logging may "
+            "change. Restore the values above, or start a new run in another output_dir."
         )
     notes = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed if key != "output_dir"]
     if {"training.max_steps", "training.epochs"} & set(changed):
@@ -154,9 +155,17 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
     return notes
 
 
+def _may_change(key: str) -> bool:
+    if re.fullmatch(r"data\.corpora\.\d+\.path", key):
+        return True  # a corpus may lie elsewhere: that it is the same one is for its fingerprint to say
+    return any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
+
+
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
+        if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
+            value = {str(position): item for position, item in enumerate(value)}
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
