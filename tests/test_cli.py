@@ -228,3 +228,101 @@ def test_a_signal_saves_and_leaves_without_a_traceback_and_resume_goes_on(tmp_pa
     assert process.returncode == code and "Traceback" not in err
     assert "go on with --resume" in out
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_import_flags_reach_the_importer(tmp_path: Path, capsys):
+    def manifest(name: str, *flags: object) -> dict:
+        foretrain("data", "import", tmp_path / "raw", "--out", tmp_path / name, *flags)
+        return json.loads((tmp_path / name / "manifest.json").read_text())
+
+    (tmp_path / "raw").mkdir()
+    days = pd.date_range("2024-01-02", periods=40, freq="D")
+    lines = [f"{day:%d/%m/%Y};{10 + k};{5 + k / 2};{'ja' if k % 2 else 'nein'};-9" for k, day in enumerate(days)]
+    text = "Straße\n" + "\n".join(lines) + "\n"
+    (tmp_path / "raw" / "px-007-v2.csv").write_bytes(text.encode("latin-1"))
+    flags = ("--encoding", "latin-1", "--skip-rows", 1, "--no-header", "--names", "date,close,adj_close,open_now,volume",
+             "--na-values", "-9", "--dayfirst", "--id-pattern", "px-(.*)-v2", "--categorical", "open_now",
+             "--min-rows", 20)  # fmt: skip
+    full = manifest("full", *flags, "--provenance", "synthetic", "--freq", "D", "--target", "adj_close")
+    assert full["columns"][0]["name"] == "adj_close"
+    assert {c["name"]: c["kind"] for c in full["columns"]}["open_now"] == "categorical"
+    assert full["provenance"]["kind"] == "synthetic" and full["freq"] == "D"
+    assert full["first_time"].startswith("2024-01-02")
+    assert "007" in (tmp_path / "full" / "data_summary.csv").read_text()
+    few = manifest("few", *flags, "--columns", "close")
+    assert [c["name"] for c in few["columns"]] == ["close"]
+    adjusted = manifest("adjusted", *flags, "--adjust")
+    assert adjusted["adjusted"] and not few["adjusted"]
+    panel = manifest(
+        "panel", *flags[:-2], "--columns", "close,adj_close", "--format", "panel", "--timestamp-column", "date"
+    )
+    assert panel["num_series"] == 2
+    foretrain("data", "import", tmp_path / "raw", "--out", tmp_path / "bad", *flags[:-2], "--min-rows", 90, code=2)
+    foretrain("data", "import", tmp_path / "raw", "--out", tmp_path / "bad", *flags, "--on-bad", "error",
+              "--min-rows", 90, code=2)  # fmt: skip
+    assert not (tmp_path / "bad").exists()
+    more = f"{days[-1] + pd.Timedelta(days=1):%d/%m/%Y};99;49;ja;-9\n"
+    (tmp_path / "raw" / "px-007-v2.csv").write_bytes((text + more).encode("latin-1"))
+    assert manifest("full", *flags, "--update", "--target", "adj_close")["num_rows"] == 41
+    (tmp_path / "raw" / "px-007-v2.csv").unlink()
+    hours = pd.date_range("2024-01-02 09:00", periods=40, freq="h")
+    pd.DataFrame({"id": "x", "when": hours, "load": 1.0 * np.arange(40)}).to_csv(
+        tmp_path / "raw" / "h.csv", index=False
+    )
+    named = ("--id-column", "id", "--timestamp-column", "when")
+    zoned = manifest("zoned", *named, "--timezone", "America/New_York")
+    assert zoned["timezone"] == "UTC" and zoned["first_time"].startswith("2024-01-02T14:00")
+    assert manifest("naive", *named)["timezone"] is None
+    capsys.readouterr()
+
+
+def test_evaluate_flags_change_what_is_scored(work: Path, capsys):
+    def settings(*flags: object) -> dict:
+        out = work / f"eval{len(list(work.glob('eval*')))}"
+        foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--out", out, *flags)
+        return json.loads((out / "evaluation.json").read_text())
+
+    plain = settings("--num-windows", 1)
+    other = settings(
+        "--num-windows", 3, "--stride", 2, "--split", "validation", "--prediction-length", 5, "--context-length", 16,
+        "--quantile-levels", "0.2,0.5,0.8", "--batch-size", 1, "--seasonality", 7, "--max-items", 2, "--target", "target",
+        "--dtype", "float32", "--device", "cpu", "--threads", 1,
+    )  # fmt: skip
+    assert plain["counts"]["windows"] == 3 and other["counts"]["windows"] == 6
+    assert other["settings"] | {
+        "stride": 2, "split": "validation", "prediction_length": 5, "context_length": 16, "batch_size": 1,
+        "quantile_levels": [0.2, 0.5, 0.8], "seasonality": {"corpus": 7},
+    } == other["settings"]  # fmt: skip
+    foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--split", "nowhere", code=2)
+    foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--past-covariates", "clos", code=2)
+    foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--known-covariates", "clos", code=2)
+    assert "clos" in capsys.readouterr().err
+
+
+def test_forecast_reads_odd_headers_known_covariates_and_parquet(work: Path, tmp_path: Path):
+    stamps = pd.date_range("2024-01-01", periods=120, freq="h")
+    frame = pd.DataFrame({"Symbol": "A/B <x>", "Date": stamps, "load": np.arange(120.0) % 24, "temp": np.arange(120.0)})
+    frame.to_parquet(tmp_path / "history.parquet")
+    future = pd.DataFrame(
+        {"Symbol": "A/B <x>", "Date": stamps[-1] + pd.to_timedelta(np.arange(1, 9), "h"), "temp": 1e3}
+    )
+    future.to_csv(tmp_path / "future.csv", index=False)
+    common = (work / "run" / "release", tmp_path / "history.parquet", "--prediction-length", 8, "--id-column", "Symbol",
+              "--target", "load", "--freq", "h")  # fmt: skip
+    foretrain("forecast", *common, "--out", tmp_path / "a.csv")
+    foretrain("forecast", *common, "--out", tmp_path / "b.csv", "--future", tmp_path / "future.csv",
+              "--timestamp-column", "Date")  # fmt: skip
+    a, b = (pd.read_csv(tmp_path / f"{name}.csv") for name in "ab")
+    assert a.columns.tolist()[:2] == ["Symbol", "Date"] and (a["Symbol"] == "A/B <x>").all()
+    assert not np.allclose(a["predictions"], b["predictions"])
+
+
+def test_export_writes_a_release_that_forecasts(work: Path, tmp_path: Path):
+    checkpoint = sorted((work / "run" / "checkpoints").glob("step-*"))[-1]
+    foretrain("export", checkpoint, "--out", tmp_path / "release")
+    foretrain(
+        "forecast", tmp_path / "release", work / "history.csv", "--prediction-length", 8, "--out", tmp_path / "f.csv"
+    )
+    assert len(pd.read_csv(tmp_path / "f.csv")) == 16
+    foretrain("export", checkpoint, "--out", tmp_path / "release", code=2)
+    foretrain("export", checkpoint, "--out", tmp_path / "ema", "--ema", code=2)
