@@ -240,8 +240,8 @@ def test_import_flags_reach_the_importer(tmp_path: Path, capsys):
     lines = [f"{day:%d/%m/%Y};{10 + k};{5 + k / 2};{'ja' if k % 2 else 'nein'};-9" for k, day in enumerate(days)]
     text = "Straße\n" + "\n".join(lines) + "\n"
     (tmp_path / "raw" / "px-007-v2.csv").write_bytes(text.encode("latin-1"))
-    flags = ("--encoding", "latin-1", "--skip-rows", 1, "--no-header", "--names", "date,close,adj_close,open_now,volume",
-             "--na-values", "-9", "--dayfirst", "--id-pattern", "px-(.*)-v2", "--categorical", "open_now",
+    flags = ("--encoding", "latin-1", "--skip-rows", 1, "--no-header", "--na-values", "-9",
+             "--names", "date,close,adj_close,open_now,volume", "--dayfirst", "--id-pattern", "px-(.*)-v2", "--categorical", "open_now",
              "--min-rows", 20)  # fmt: skip
     full = manifest("full", *flags, "--provenance", "synthetic", "--freq", "D", "--target", "adj_close")
     assert full["columns"][0]["name"] == "adj_close"
@@ -258,12 +258,17 @@ def test_import_flags_reach_the_importer(tmp_path: Path, capsys):
     )
     assert panel["num_series"] == 2
     foretrain("data", "import", tmp_path / "raw", "--out", tmp_path / "bad", *flags[:-2], "--min-rows", 90, code=2)
-    foretrain("data", "import", tmp_path / "raw", "--out", tmp_path / "bad", *flags, "--on-bad", "error",
-              "--min-rows", 90, code=2)  # fmt: skip
     assert not (tmp_path / "bad").exists()
     more = f"{days[-1] + pd.Timedelta(days=1):%d/%m/%Y};99;49;ja;-9\n"
     (tmp_path / "raw" / "px-007-v2.csv").write_bytes((text + more).encode("latin-1"))
-    assert manifest("full", *flags, "--update", "--target", "adj_close")["num_rows"] == 41
+    again = ("--update", "--target", "adj_close", "--provenance", "synthetic")
+    assert manifest("full", *flags, *again)["num_rows"] == 41
+    broken = text + lines[-1] + "\n"  # a stamp twice
+    (tmp_path / "raw" / "px-007-v2.csv").write_bytes(broken.encode("latin-1"))
+    rows = {policy: manifest(policy, *flags, "--on-bad", policy)["num_rows"] for policy in ("fix", "drop")}
+    assert rows == {"fix": 40, "drop": 39}
+    foretrain("data", "import", tmp_path / "raw", "--out", tmp_path / "bad", *flags, "--on-bad", "error", code=2)
+    assert "duplicate" in capsys.readouterr().err and not (tmp_path / "bad").exists()
     (tmp_path / "raw" / "px-007-v2.csv").unlink()
     hours = pd.date_range("2024-01-02 09:00", periods=40, freq="h")
     pd.DataFrame({"id": "x", "when": hours, "load": 1.0 * np.arange(40)}).to_csv(
@@ -285,7 +290,8 @@ def test_evaluate_flags_change_what_is_scored(work: Path, capsys):
     plain = settings("--num-windows", 1)
     other = settings(
         "--num-windows", 3, "--stride", 2, "--split", "validation", "--prediction-length", 5, "--context-length", 16,
-        "--quantile-levels", "0.2,0.5,0.8", "--batch-size", 1, "--seasonality", 7, "--max-items", 2, "--target", "target",
+        "--quantile-levels", "0.2,0.5,0.8", "--batch-size", 1, "--seasonality", 7, "--max-items", 2,
+        "--target", "target",
         "--dtype", "float32", "--device", "cpu", "--threads", 1,
     )  # fmt: skip
     assert plain["counts"]["windows"] == 3 and other["counts"]["windows"] == 6
