@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from foretrain.data.splits import Origin, held_out
+from foretrain.data.store import Corpus
 from foretrain.evaluation.overlap import check_overlap
 
 
@@ -50,5 +51,30 @@ def test_another_corpus_of_the_same_days_is_mentioned_and_one_of_later_days_is_n
     assert check_overlap(_release(trained), [other], [[Origin(0, 120)]]) is None
 
 
-def test_a_release_without_facts_gives_no_warning(hourly):
-    assert check_overlap({}, [hourly(1, 60)], [[Origin(0, 40)]]) is None
+def test_a_window_that_begins_right_after_training_is_clean_and_one_step_earlier_is_not(hourly):
+    trained, other = hourly(1, 100), hourly(1, 150, seed=1)
+    assert check_overlap(_release(trained), [other], [[Origin(0, 100)]]) is None
+    assert check_overlap(_release(trained), [other], [[Origin(0, 99)]]) is not None
+
+
+def test_a_release_without_facts_says_that_nothing_is_known(hourly):
+    found = check_overlap({}, [hourly(1, 60)], [[Origin(0, 40)]])
+    assert found == "It is not recorded what this model was trained on, so it may have seen these series before."
+
+
+def test_another_corpus_without_dates_cannot_be_told_apart(hourly):
+    values = np.arange(60, dtype=np.float32)[None]
+    steps = Corpus.from_arrays("steps", [("a", values, None)], ["x"])
+    found = check_overlap(_release(hourly(1, 100)), [steps], [[Origin(0, 40)]])
+    assert found is not None and "cannot be told whether training saw the same values" in found
+
+
+def test_items_that_end_earlier_than_training_on_others_are_mentioned():
+    """Their test part is the training part of the others, on the same days."""
+    values = np.arange(100, dtype=np.float32)[None]
+    hours = np.arange(100) * 3_600_000_000
+    corpus = Corpus.from_arrays("uneven", [("delisted", values, hours), ("listed", values, hours + 50 * 3_600_000_000)],
+                                ["x"], time="regular", freq="h")  # fmt: skip
+    found = check_overlap(_release(corpus), [corpus], [[Origin(0, 80), Origin(0, 90), Origin(1, 80), Origin(1, 90)]])
+    assert found is not None and found.startswith("About 50% of the windows of uneven begin on days that training saw")
+    assert check_overlap(_release(corpus), [corpus], [[Origin(1, 80), Origin(1, 90)]]) is None

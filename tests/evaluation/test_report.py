@@ -99,6 +99,20 @@ def test_synthetic_data_is_flagged_at_the_top(many):
     assert text.index("SYNTHETIC DATA") < text.index("Model and baselines")
 
 
+def test_windows_that_training_saw_come_first_everywhere(hourly, persistence, tmp_path):
+    corpus = hourly(5, 260)
+    release = {"corpora": [{"fingerprint": corpus.fingerprint}], "data": {"validation_steps": 6, "test_steps": 18}}
+    found = evaluate(persistence(25.0), corpus, prediction_length=6, num_windows=12, split="all", release=release)
+    write_report(found, tmp_path)
+    alarm = "WINDOWS OVERLAP TRAINING DATA"
+    assert format_table(found).startswith(alarm)
+    page = (tmp_path / "report.html").read_text()
+    assert page.index(alarm) < page.index("<h1>") and '<div class="verdict none"><strong>No fair test' in page
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert list(stored)[1] == "warnings" and stored["warnings"][0].startswith(alarm)
+    assert stored["overlaps_training"] and stored["headline"].startswith("NO FAIR TEST")
+
+
 def test_many_items_are_cut_in_the_page_and_whole_in_the_csv(many, tmp_path):
     many.save(tmp_path)
     table = pd.read_csv(tmp_path / "per_item.csv")

@@ -141,8 +141,33 @@ def test_a_model_that_diverged_gets_no_figures_and_no_verdict(prices, persistenc
 
 def test_a_release_trained_on_the_windows_is_called_out(prices, persistence):
     release = {"corpora": [{"fingerprint": prices.fingerprint}], "data": {"validation_steps": 6, "test_steps": 6}}
-    found = evaluate(persistence(), prices, prediction_length=6, num_windows=12, release=release)
+    found = evaluate(persistence(), prices, prediction_length=6, num_windows=12, test_steps=72, release=release)
     assert found.warnings[0].startswith("WINDOWS OVERLAP TRAINING DATA: 50 of 60 windows")
+
+
+def _trained_on(corpus, **data):
+    return {"corpora": [{"fingerprint": corpus.fingerprint}], "data": {"validation_steps": 6, "test_steps": 18, **data}}
+
+
+def test_the_test_part_is_what_training_left_out(prices, persistence):
+    """The default of 20 windows would reach far into training; only those that training never saw are scored."""
+    found = evaluate(persistence(), prices, prediction_length=6, release=_trained_on(prices))
+    assert found.counts["windows"] == 3 * 5 and not found.overlaps_training
+    assert found.warnings[0].startswith("3 windows per item instead of 20: training left out the newest 18 steps")
+    assert (
+        evaluate(persistence(), prices, prediction_length=6, num_windows=3, release=_trained_on(prices)).warnings == []
+    )
+    validation = evaluate(
+        persistence(), prices, prediction_length=6, num_windows=1, split="validation", release=_trained_on(prices)
+    )
+    assert (validation.scored.cutoff == prices.lengths[validation.scored.item] - 18 - 6).all()
+
+
+@pytest.mark.parametrize("more", [{"split": "all"}, {"test_steps": 120}, {"prediction_length": 20}])
+def test_windows_that_training_saw_are_scored_only_on_demand_and_under_an_alarm(prices, persistence, more):
+    found = evaluate(persistence(), prices, **{"prediction_length": 6, "release": _trained_on(prices), **more})
+    assert found.overlaps_training and found.alarms[0].startswith("WINDOWS OVERLAP TRAINING DATA")
+    assert found.headline.startswith("NO FAIR TEST, training saw these windows. model: ")
 
 
 def test_synthetic_data_is_flagged(hourly, persistence):

@@ -9,68 +9,114 @@ import numpy as np
 
 from foretrain.data.splits import Origin, held_out, train_rows
 from foretrain.data.store import Corpus
+from foretrain.data.windows import IntArray
+
+OVERLAP = "WINDOWS OVERLAP TRAINING DATA"
+_SAMPLE = 5_000  # series and windows whose dates are compared; more would take seconds and say the same
 
 
 def check_overlap(
     release: dict[str, Any], corpora: Sequence[Corpus], origins: Sequence[Sequence[Origin]]
 ) -> str | None:
-    """A warning when a release was trained, or chosen, on windows that are to be scored; None when it was not.
+    """A warning when a release was, or may have been, trained or chosen on what is to be scored; None when it was not.
+
+    It begins with OVERLAP where training certainly saw windows that are scored.
 
     Args:
         release: the contents of release.json: `corpora` with each one's fingerprint, `data` with validation_steps,
-            test_steps and holdout_fraction, and `date_range` of everything trained on.
+            test_steps and holdout_fraction, and `date_range` of everything trained on; {} where nothing is recorded.
         corpora: what is to be scored.
         origins: forecast origins in each corpus.
 
-    The same corpus (by fingerprint) is compared step by step. Another one, of other or of longer series, can only be
-    compared by date: values of the same days may have been seen through it.
+    The same corpus (by fingerprint) is compared step by step, and by date across its items. Another one, of other or
+    of longer series, can only be compared by date: values of the same days may have been seen through it.
     """
-    known = {entry.get("fingerprint") for entry in release.get("corpora") or []}
+    known = fingerprints(release)
+    if not known:
+        return "It is not recorded what this model was trained on, so it may have seen these series before."
     notes = []
     for corpus, found in zip(corpora, origins, strict=True):
         check = _same if corpus.fingerprint in known else _by_date
         notes.append(check(release, corpus, found))
-    return " ".join(note for note in notes if note) or None
+    return " ".join(sorted((note for note in notes if note), key=lambda note: not note.startswith(OVERLAP))) or None
+
+
+def fingerprints(release: dict[str, Any]) -> set[str]:
+    """Fingerprints of the corpora that a release was trained on."""
+    return {entry["fingerprint"] for entry in release.get("corpora") or [] if entry.get("fingerprint")}
+
+
+def reserved_steps(release: dict[str, Any] | None, corpus: Corpus) -> dict[str, int]:
+    """{"validation": steps, "test": steps} that training left out of this very corpus; {} for any other corpus."""
+    if not release or corpus.fingerprint not in fingerprints(release):
+        return {}
+    data = release.get("data") or {}
+    return {split: int(data.get(f"{split}_steps") or 0) for split in ("validation", "test")}
 
 
 def _same(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) -> str | None:
-    data = release.get("data") or {}
+    steps = reserved_steps(release, corpus)
     series = np.array([origin.series for origin in origins])
     cutoffs = np.array([origin.cutoff for origin in origins])
     length = corpus.lengths[series]
-    test = int(data.get("test_steps") or 0)
-    seen = cutoffs < train_rows(length, int(data.get("validation_steps") or 0), test)
-    seen &= ~held_out(corpus, float(data.get("holdout_fraction") or 0.0))[series]
+    out = held_out(corpus, float((release.get("data") or {}).get("holdout_fraction") or 0.0))
+    trained = np.where(out, 0, train_rows(corpus.lengths, steps["validation"], steps["test"]))
+    seen = cutoffs < trained[series]
     if seen.any():
         return (
-            f"WINDOWS OVERLAP TRAINING DATA: {int(seen.sum())} of {len(origins)} windows of {corpus.name} begin inside "
+            f"{OVERLAP}: {int(seen.sum())} of {len(origins)} windows of {corpus.name} begin inside "
             f"what this model was trained on, so it has seen their answers. Train again with data.test_steps of at "
             f"least {int((length - cutoffs).max())}, or score fewer windows."
         )
-    chosen = int((cutoffs < length - test).sum())
+    chosen = int((cutoffs < length - steps["test"]).sum())
     if chosen:
         return (
             f"{chosen} of {len(origins)} windows of {corpus.name} lie in the validation part that chose this model's "
             "weights; the score leans to its side."
         )
-    return None
+    return _same_days(corpus, origins, trained)
+
+
+def _same_days(corpus: Corpus, origins: Sequence[Origin], trained: IntArray) -> str | None:
+    """Splits count steps from each item's own end, so where items end apart one item's training part covers days of
+    another's test part, and what moves all items on a day was seen."""
+    items = np.flatnonzero(trained)
+    if corpus.manifest.time == "steps" or not len(items):
+        return None
+    newest = max(_time(corpus, int(i), int(trained[i]) - 1) for i in items[:: -(-len(items) // _SAMPLE)])
+    sample = origins[:: -(-len(origins) // _SAMPLE)]
+    share = np.mean([_time(corpus, *origin) <= newest for origin in sample])
+    if share < 0.01:
+        return None
+    return (
+        f"About {share:.0%} of the windows of {corpus.name} begin on days that training saw in other items, because "
+        f"items end at different times (training reached {_text(newest)}). What moved all items then is known to the "
+        "model."
+    )
 
 
 def _by_date(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) -> str | None:
     dates = release.get("date_range")
     if not dates or not dates[1] or corpus.manifest.time == "steps":
-        return None
-    first = min(_time(corpus, origin) for origin in origins)
+        return (
+            f"{corpus.name} is not the corpus that this model was trained on, and without dates on both it cannot be "
+            "told whether training saw the same values."
+        )
+    first = min(_time(corpus, *origin) for origin in origins)
     last = np.datetime64(str(dates[1]).replace("Z", "").split("+")[0], "us")
     if np.datetime64(first, "us") > last:
         return None
     return (
         f"The model was trained on other data reaching to {dates[1]}; windows of {corpus.name} begin at "
-        f"{np.datetime64(first, 'us').astype('datetime64[s]')}. It may have seen the same days through other series."
+        f"{_text(first)}. It may have seen the same days through other series."
     )
 
 
-def _time(corpus: Corpus, origin: Origin) -> int:
-    times = corpus.times_slice(origin.series, origin.cutoff - 1, origin.cutoff)
+def _time(corpus: Corpus, series: int, step: int) -> int:
+    times = corpus.times_slice(series, step, step + 1)
     assert times is not None
     return int(times[0])
+
+
+def _text(microseconds: int) -> str:
+    return str(np.datetime64(microseconds, "us").astype("datetime64[s]"))

@@ -62,9 +62,11 @@ def print_result(result: EvaluationResult, stream: TextIO | None = None) -> None
     from rich.text import Text
 
     console = Console(file=out)
+    for alarm in result.alarms:
+        console.print(Text(alarm, style="bold white on red"))
     console.print(Text(result.headline, style="bold"))
-    for warning in result.warnings:
-        console.print(Text(warning, style="bold yellow"))
+    for remark in result.remarks:
+        console.print(Text(remark, style="bold yellow"))
     header, rows = _table(result)
     table = Table(title=_subtitle(result))
     for k, name in enumerate(header):
@@ -88,7 +90,8 @@ def format_table(result: EvaluationResult) -> str:
         ]
         return "  ".join(shown).rstrip()
 
-    parts = [result.headline, *result.warnings, "", _subtitle(result), line(header), line(["-" * w for w in widths])]
+    parts = [*result.alarms, result.headline, *result.remarks, "", _subtitle(result)]
+    parts += [line(header), line(["-" * w for w in widths])]
     return "\n".join([*parts, *(line(row) for row in rows), *_notes(result)])
 
 
@@ -150,7 +153,7 @@ def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = 
         _banner(result),
         f"<h1>{_e(title)}</h1>",
         _verdict(result),
-        *(f'<p class="warning">{_e(text)}</p>' for text in result.warnings if not text.startswith("SYNTHETIC")),
+        *(f'<p class="warning">{_e(text)}</p>' for text in result.remarks),
         "<h2>Model and baselines</h2>",
         _pooled_table(result),
         "<h2>Is the difference more than chance?</h2>",
@@ -194,16 +197,16 @@ def _pictures(result: EvaluationResult) -> dict[str, bytes | None]:
 
 
 def _banner(result: EvaluationResult) -> str:
-    if not result.synthetic:
-        return ""
-    return '<p class="banner">SYNTHETIC DATA — generated series; these figures say nothing about the real world</p>'
+    return "".join(f'<p class="banner">{_e(text)}</p>' for text in result.alarms)
 
 
 def _verdict(result: EvaluationResult) -> str:
     naive = next(c for c in result.comparisons if c.against == "naive")
-    kind = "none" if not naive.significant else "better" if naive.statistic < 0 else "worse"
+    certain = naive.significant and not result.overlaps_training
+    kind = "none" if not certain else "better" if naive.statistic < 0 else "worse"
+    void = "No fair test, training saw these windows: " if result.overlaps_training else ""
     return (
-        f'<div class="verdict {kind}"><strong>{_e(naive.verdict[0].upper() + naive.verdict[1:])}.</strong> '
+        f'<div class="verdict {kind}"><strong>{_e(void + naive.verdict[0].upper() + naive.verdict[1:])}.</strong> '
         f"{_e(result.detail)}<br><span>{_e(_subtitle(result))}</span></div>"
     )
 

@@ -20,10 +20,12 @@ import numpy as np
 from foretrain.data.windows import NO_TIME
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest, LeftOut
+from foretrain.evaluation.overlap import OVERLAP
 from foretrain.evaluation.scored import Scored
 from foretrain.evaluation.significance import LEVEL, Comparison, compare
 
 FORMAT = 1
+SYNTHETIC = "SYNTHETIC DATA"
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,14 @@ class EvaluationResult:
 
     @property
     def headline(self) -> str:
-        """What was scored, how it did against naive and whether that is more than chance."""
-        return f"{self.name}: {self.verdict}.{self.detail and ' ' + self.detail}"
+        """How the model did against naive, whether that is more than chance, and first of all whether it counts."""
+        void = "NO FAIR TEST, training saw these windows. " if self.overlaps_training else ""
+        return f"{void}{self.name}: {self.verdict}.{self.detail and ' ' + self.detail}"
+
+    @property
+    def overlaps_training(self) -> bool:
+        """Training certainly saw some of the windows, so the figures prove nothing."""
+        return any(text.startswith(OVERLAP) for text in self.warnings)
 
     @property
     def detail(self) -> str:
@@ -96,6 +104,16 @@ class EvaluationResult:
         verdict = next(c.verdict for c in self.comparisons if c.against == strongest)
         return f" Against {strongest.replace('_', ' ')}, the strongest baseline here: {verdict}."
 
+    @property
+    def alarms(self) -> list[str]:
+        """Warnings that take away the meaning of every figure; reports put them before anything else."""
+        return [text for text in self.warnings if text.startswith((OVERLAP, SYNTHETIC))]
+
+    @property
+    def remarks(self) -> list[str]:
+        """The other warnings."""
+        return [text for text in self.warnings if text not in self.alarms]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; NaN and infinities become None."""
         skipped = {"examples", "scored", "comparisons", "left_out"}
@@ -103,7 +121,15 @@ class EvaluationResult:
         tree["comparisons"] = [asdict(c) for c in self.comparisons]
         tree["left_out"] = [left._asdict() for left in self.left_out]
         return _plain(
-            {"format": FORMAT, "headline": self.headline, "verdict": self.verdict, "synthetic": self.synthetic, **tree}
+            {
+                "format": FORMAT,
+                "warnings": tree.pop("warnings"),
+                "headline": self.headline,
+                "verdict": self.verdict,
+                "overlaps_training": self.overlaps_training,
+                "synthetic": self.synthetic,
+                **tree,
+            }
         )
 
     def save(self, folder: Path) -> list[Path]:
@@ -243,7 +269,7 @@ def _describe_data(backtest: Backtest) -> list[dict[str, Any]]:
 def _remarks(backtest: Backtest, settings: dict[str, Any]) -> list[str]:
     remarks = []
     if any(corpus.manifest.provenance["kind"] == "synthetic" for corpus in backtest.panel.corpora):
-        remarks.append("SYNTHETIC DATA: the series were generated, so these figures say nothing about the real world.")
+        remarks.append(f"{SYNTHETIC}: the series were generated, so these figures say nothing about the real world.")
     if "seasonal_naive" in backtest.baselines and set(backtest.panel.seasons) == {1}:
         remarks.append("The season is 1 step, so seasonal naive is naive and MASE is scaled by one-step changes.")
     crossed = settings["crossed_share"]

@@ -18,7 +18,7 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, make_panel
 from foretrain.evaluation.baselines import BASELINES
-from foretrain.evaluation.overlap import check_overlap
+from foretrain.evaluation.overlap import check_overlap, reserved_steps
 from foretrain.evaluation.result import EvaluationResult, summarise
 from foretrain.models.base import Forecaster
 
@@ -75,7 +75,8 @@ def evaluate(
         num_windows: forecast origins per item, the newest ones; items with room for fewer give fewer.
         stride: steps between origins; None = prediction_length, so that forecasts do not overlap.
         split: "test" or "validation": the newest steps of each item or those before them; "all": the whole item.
-        validation_steps, test_steps: sizes of those parts. None makes the part that is scored just large enough for
+        validation_steps, test_steps: sizes of those parts. None takes what training left out, where the release says
+            that this is the corpus it was trained on; else it makes the part that is scored just large enough for
             num_windows, and leaves prediction_length to the other.
         min_context: fewest rows before an origin; None = prediction_length, at most context_length.
         context_length: steps of history for model and baselines; None = the model's longest.
@@ -86,7 +87,8 @@ def evaluate(
         compare: names of baselines; naive is always among them.
         sort_quantiles: repair quantiles that cross before scoring; the report says so and how many did.
         world: processes that share the work; one result whatever their number.
-        release: the model's release.json, to warn when its training saw these windows.
+        release: the model's release.json ({} = nothing is recorded), to score what its training left out and to warn
+            when it saw these windows; None says nothing of training.
         command: how to repeat this, for the report.
         progress: called with the number of windows finished.
         options: further keywords of forecast_windows (seed, num_samples, options, dtype, device).
@@ -104,12 +106,23 @@ def evaluate(
     selections = _selections(corpora, selection)
     step = prediction_length if stride is None else stride
     longest = min(context_length or model.max_context_length, model.max_context_length)
-    origins = [
-        _origins(
-            corpus, split, prediction_length, num_windows, step, validation_steps, test_steps, min_context, longest
+    origins, notes = [], []
+    for corpus in corpora:
+        parts: dict[str, int | None] = {"validation": validation_steps, "test": test_steps}
+        notes += _keep_to_reserved(parts, reserved_steps(release, corpus), split, prediction_length, num_windows, step)
+        origins.append(
+            _origins(
+                corpus,
+                split,
+                prediction_length,
+                num_windows,
+                step,
+                parts["validation"],
+                parts["test"],
+                min_context,
+                longest,
+            )
         )
-        for corpus in corpora
-    ]
     panel = make_panel(
         corpora,
         selections,
@@ -137,10 +150,31 @@ def evaluate(
         "sort_quantiles": sort_quantiles,
         "crossed_share": crossed,
     }
-    warning = check_overlap(release, corpora, origins) if release else None
-    return summarise(
-        backtest, quantiles, name=name, settings=settings, command=command, warnings=[warning] if warning else []
-    )
+    warning = None if release is None else check_overlap(release, corpora, origins)
+    warnings = [*([warning] if warning else []), *dict.fromkeys(notes)]
+    return summarise(backtest, quantiles, name=name, settings=settings, command=command, warnings=warnings)
+
+
+def _keep_to_reserved(
+    parts: dict[str, int | None], reserved: dict[str, int], split: str, horizon: int, num_windows: int, stride: int
+) -> list[str]:
+    """Fill in, where the caller left them open, the parts that training left out; says when that means fewer windows.
+
+    A part too small for one window stays open: then there is no window that training did not see, and the overlap is
+    what the report must say.
+    """
+    if split not in parts or parts[split] is not None or reserved.get(split, 0) < horizon:
+        return []
+    for name, steps in reserved.items():
+        parts[name] = steps if parts[name] is None else parts[name]
+    room = (reserved[split] - horizon) // stride + 1
+    if room >= num_windows:
+        return []
+    return [
+        f"{room} window{'' if room == 1 else 's'} per item instead of {num_windows}: training left out the newest "
+        f"{reserved[split]} steps for the {split} part, and only they are scored. Train with a larger "
+        f"data.{split}_steps for more; split all also scores what training saw."
+    ]
 
 
 def validator(
