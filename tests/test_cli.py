@@ -241,7 +241,8 @@ def test_import_flags_reach_the_importer(tmp_path: Path, capsys):
     text = "Straße\n" + "\n".join(lines) + "\n"
     (tmp_path / "raw" / "px-007-v2.csv").write_bytes(text.encode("latin-1"))
     flags = ("--encoding", "latin-1", "--skip-rows", 1, "--no-header", "--na-values", "-9",
-             "--names", "date,close,adj_close,open_now,volume", "--dayfirst", "--id-pattern", "px-(.*)-v2", "--categorical", "open_now",
+             "--names", "date,close,adj_close,open_now,volume",
+             "--dayfirst", "--id-pattern", "px-(.*)-v2", "--categorical", "open_now",
              "--min-rows", 20)  # fmt: skip
     full = manifest("full", *flags, "--provenance", "synthetic", "--freq", "D", "--target", "adj_close")
     assert full["columns"][0]["name"] == "adj_close"
