@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class BatchFlags:
 
 def shipped_config(name: str) -> Path:
     """Path of a config that ships with foretrain: from the source tree, else from the installed package."""
-    for folder in (Path(__file__).parents[2] / "configs", Path(__file__).parent / "_configs"):
+    for folder in (Path(__file__).parents[2] / "configs", Path(sys.prefix) / "share" / "foretrain" / "configs"):
         if (folder / name).is_file():
             return folder / name
     raise ConfigError(f"{name}: no such shipped config.")
