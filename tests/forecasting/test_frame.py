@@ -93,6 +93,17 @@ def test_integer_time_counts_steps(frame):
     assert task.windows[0].context_times is None
 
 
+def test_whole_floats_count_steps_and_fractions_are_refused(frame):
+    """pandas would read 3.0 as three nanoseconds after 1970 began."""
+    one = frame[frame.item_id == "nan"].sort_values("timestamp")
+    task = read_frame(one.assign(timestamp=np.arange(float(len(one)))), 3)
+    assert task.stamps.tolist() == [30, 31, 32]
+    with pytest.raises(DataError, match="has fractions; count steps in whole numbers"):
+        read_frame(one.assign(timestamp=np.arange(len(one)) / 2), 3)
+    with pytest.raises(DataError, match="is boolean"):
+        read_frame(one.assign(timestamp=True), 3)
+
+
 def test_a_zone_survives(frame):
     frame["timestamp"] = frame["timestamp"].dt.tz_localize("America/New_York")
     assert str(read_frame(frame, H).stamps.tz) == "America/New_York"

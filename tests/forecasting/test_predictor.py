@@ -139,6 +139,17 @@ def test_the_median_is_there_even_when_it_was_not_asked_for(predictor, frame):
     np.testing.assert_array_equal(without["predictions"], with_median["0.5"])
 
 
+def test_forecasts_that_mean_nothing_are_announced(predictor, frame, recwarn):
+    plain = frame[["item_id", "timestamp", "target"]]
+    predictor.forecast_df(plain, 4)
+    assert not recwarn.list
+    empty = plain.assign(target=plain.target.where(plain.item_id != "1e5"))
+    with pytest.warns(UserWarning, match=r"1 item\(s\), first '1e5', have a target without any value in the context"):
+        predictor.forecast_df(empty, 4)
+    with pytest.warns(UserWarning, match=r"1 item\(s\), first '007', are not finite. Values beyond 1e18"):
+        predictor.forecast_df(plain.assign(target=plain.target * np.where(plain.item_id == "007", 1e37, 1.0)), 4)
+
+
 def test_columns_may_have_other_names(predictor, frame):
     usual = predictor.forecast_df(frame, 4, [0.5])
     renamed = frame.rename(columns={"item_id": "id", "timestamp": "when", "target": "sales"})

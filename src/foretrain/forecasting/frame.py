@@ -180,8 +180,13 @@ def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
     column = _column(df, names.timestamp)
     if column.isna().any():
         raise DataError(f"{which} has a row without {names.timestamp}; fill it in or drop the row.")
-    if types.is_integer_dtype(column.dtype):
-        return column.to_numpy(np.int64)
+    if types.is_bool_dtype(column.dtype):
+        raise DataError(f"{which}: column {names.timestamp!r} is boolean, neither time stamps nor step numbers.")
+    if types.is_numeric_dtype(column.dtype):
+        steps = column.to_numpy(np.int64)
+        if (steps != column.to_numpy()).any():  # pandas would take 0.5 for half a nanosecond after 1970 began
+            raise DataError(f"{which}: column {names.timestamp!r} has fractions; count steps in whole numbers.")
+        return steps
     try:
         return pd.DatetimeIndex(pd.to_datetime(column))
     except (ValueError, TypeError) as error:

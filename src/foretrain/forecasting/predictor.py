@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -146,6 +147,8 @@ class Predictor:
             seed=seed,
             options=self._options(options),
         )
+        longest = self.model.max_context_length
+        _warn_if_void(windows, results, min(context_length or longest, longest))
         return [_sorted(values, levels) for values in results] if sort_quantiles else results
 
     def forecast_df(
@@ -262,6 +265,24 @@ def _sorted(values: FloatArray, levels: Sequence[float]) -> FloatArray:
     """Values in ascending order of their levels, in the levels' own places."""
     rank = np.argsort(np.argsort(levels))
     return np.sort(values, axis=-1)[..., rank]
+
+
+def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], context_length: int) -> None:
+    """Say which forecasts mean nothing: those of series without a value, and those beyond the range of float32."""
+    empty = [w.item_id for w in windows if np.isnan(w.context[: w.num_targets, -context_length:]).all(axis=1).any()]
+    if empty:
+        warnings.warn(
+            f"{len(empty):,} item(s), first {empty[0]!r}, have a target without any value in the context; its forecast "
+            "means nothing.",
+            stacklevel=3,
+        )
+    broken = [w.item_id for w, values in zip(windows, results, strict=True) if not np.isfinite(values).all()]
+    if broken:
+        warnings.warn(
+            f"the forecasts of {len(broken):,} item(s), first {broken[0]!r}, are not finite. Values beyond 1e18 exceed "
+            "the model's arithmetic; divide such series by a constant.",
+            stacklevel=3,
+        )
 
 
 def _device(device: str | torch.device | None) -> torch.device:
