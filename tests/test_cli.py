@@ -214,7 +214,7 @@ def test_doctor_names_versions_devices_and_traps(capsys, monkeypatch):
     assert all(part in text for part in ("foretrain ", "torch ", "cpu: ", "cuda", "trap: OMP_WAIT_POLICY"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_saves_and_leaves_without_a_traceback_and_resume_goes_on(tmp_path: Path, number, code):
     arguments = [sys.executable, "-m", "foretrain.cli", "train", str(shipped_config("debug.yaml")), *TINY[:-1],
                  f"output_dir={tmp_path / 'run'}", "training.max_steps=100000", "--threads", "1"]  # fmt: skip
@@ -333,3 +333,14 @@ def test_export_writes_a_release_that_forecasts(work: Path, tmp_path: Path):
     assert len(pd.read_csv(tmp_path / "f.csv")) == 16
     foretrain("export", checkpoint, "--out", tmp_path / "release", code=2)
     foretrain("export", checkpoint, "--out", tmp_path / "ema", "--ema", code=2)
+
+
+def test_a_reader_gone_away_does_not_end_a_run(tmp_path: Path):
+    command = [sys.executable, "-m", "foretrain.cli", "train", str(shipped_config("debug.yaml")), *TINY,
+               f"output_dir={tmp_path / 'run'}", "--threads", "1"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0, process.stderr.read()
+    process.stderr.close()
+    assert "finished at step 6" in (tmp_path / "run" / "training.log").read_text()

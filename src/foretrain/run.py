@@ -20,6 +20,7 @@ from foretrain.models import FAMILIES, families, family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.distributed import World
+from foretrain.training.monitor import silence_stdout
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.settings import TrainingConfig, plan_run
 from foretrain.training.trainer import Evaluate, Trainer, TrainResult
@@ -143,7 +144,10 @@ def train_command(
                 print("\n".join(describe_run(config, world)))
             return
         if world.is_main:
-            print(dump_yaml(config), end="", flush=True)
+            try:
+                print(dump_yaml(config), end="", flush=True)
+            except BrokenPipeError:
+                silence_stdout()
         train_run(config, resume=resume, world=world)
 
 

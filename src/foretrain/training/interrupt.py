@@ -15,6 +15,7 @@ from foretrain.errors import Interrupted
 __all__ = ["EXIT_CODES", "Cut", "Interrupted", "Signals"]
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+_HANGUP = tuple(filter(None, [getattr(signal, "SIGHUP", None)]))  # a closed terminal; leaves with SIGTERM's code
 
 
 class Cut(BaseException):
@@ -22,7 +23,10 @@ class Cut(BaseException):
 
 
 class Signals:
-    """While entered, notes SIGINT and SIGTERM instead of dying of them; a second Ctrl-C aborts at once."""
+    """While entered, notes SIGINT, SIGTERM and a closed terminal's SIGHUP instead of dying of them.
+
+    A second Ctrl-C aborts at once. Under nohup SIGHUP stays ignored.
+    """
 
     def __init__(self) -> None:
         self.received: dict[int, float] = {}
@@ -31,7 +35,8 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._before = {number: signal.signal(number, self._note) for number in EXIT_CODES}
+            caught = [*EXIT_CODES, *_HANGUP]
+            self._before = {n: signal.signal(n, self._note) for n in caught if signal.getsignal(n) != signal.SIG_IGN}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -40,8 +45,8 @@ class Signals:
 
     @property
     def flags(self) -> tuple[int, int]:
-        """(1 if SIGINT came, 1 if SIGTERM came)."""
-        return int(signal.SIGINT in self.received), int(signal.SIGTERM in self.received)
+        """(1 if SIGINT came, 1 if SIGTERM or SIGHUP came)."""
+        return int(signal.SIGINT in self.received), int(any(n in self.received for n in (signal.SIGTERM, *_HANGUP)))
 
     @contextmanager
     def cutting(self, enabled: bool) -> Iterator[None]:

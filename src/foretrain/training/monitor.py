@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,6 +54,21 @@ class _Tally:
     flops: float = 0.0
 
 
+class RunConsole(Console):
+    """A console whose reader may go away (`train | head`, a closed terminal): the run goes on, its log has every line."""
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent, where rich would end the program."""
+        self.quiet = True
+        silence_stdout()
+
+
+def silence_stdout() -> None:
+    """Point standard output at nothing, so that a reader gone away ends neither the run nor, at exit, its success."""
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+
+
 class Monitor:
     """Writes on rank 0 only; on the others every call does nothing."""
 
@@ -67,7 +83,7 @@ class Monitor:
         console: Console | None = None,
     ) -> None:
         self.config, self.plan, self.world, self.flops = config, plan, world, flops
-        self.output_dir, self.console = output_dir, console or Console(highlight=False)
+        self.output_dir, self.console = output_dir, console or RunConsole(highlight=False)
         self.tally = _Tally()
         self._peak: float | None = None
         self._bar: Bar | None = None
