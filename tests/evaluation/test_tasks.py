@@ -135,8 +135,32 @@ def test_crossed_quantiles_are_sorted_and_counted_unless_asked_not_to(prices, pe
 
 def test_a_model_that_diverged_gets_no_figures_and_no_verdict(prices, persistence):
     found = evaluate(persistence(float("nan")), prices, prediction_length=6, num_windows=12)
-    assert np.isnan(found.pooled["model"]["wql"]) and np.isnan(found.pooled["model"]["skill_vs_naive"])
+    assert all(np.isnan(value) for value in found.pooled["model"].values())
+    assert np.isnan(found.calibration["model"]).all()
     assert found.verdict == "no verdict against naive: some forecasts are not finite"
+    assert found.headline == f"model: {found.verdict}."
+
+
+def test_one_level_that_is_not_finite_spoils_its_step_and_no_other(prices, persistence):
+    """Sorting would move the other levels into the gap, and the median would be scored at another level's value."""
+
+    class Overflowing(persistence):
+        def forecast(self, batch, prediction_length, quantile_levels, **options):
+            found = super().forecast(batch, prediction_length, quantile_levels, **options)
+            found.quantiles[:, 2, -1], found.quantiles[:, 3, 0] = float("inf"), -float("inf")
+            return found
+
+    found, plain = (
+        evaluate(kind(), prices, prediction_length=6, num_windows=12) for kind in (Overflowing, persistence)
+    )
+    steps, expected = found.per_horizon["model"]["mase"], plain.per_horizon["model"]["mase"]
+    assert np.isnan(steps[2:4]).all() and steps[:2] + steps[4:] == expected[:2] + expected[4:]
+
+
+def test_a_series_that_never_moves_has_no_scale_and_is_not_called_short(persistence):
+    corpus = Corpus.from_arrays("still", [("a", np.full((1, 100), 5.0, np.float32), None)], ["x"])
+    found = evaluate(persistence(), corpus, prediction_length=4, num_windows=12)
+    assert found.verdict == "no verdict against naive: no window has a scale to measure errors by"
 
 
 def test_a_release_trained_on_the_windows_is_called_out(prices, persistence):

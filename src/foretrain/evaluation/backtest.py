@@ -302,7 +302,10 @@ class Backtest:
     def forecast(
         self, model: Forecaster, *, progress: Callable[[int], None] | None = None, **options: Any
     ) -> np.ndarray:
-        """(N, H, Q) the model's quantiles, as it gives them (not sorted). options go to forecast_windows."""
+        """(N, H, Q) the model's quantiles, as it gives them (not sorted). options go to forecast_windows.
+
+        A step with a level that is not finite is NaN at all levels: sorting would move its other levels into the gap.
+        """
 
         def work(piece: int) -> np.ndarray:
             blind = [_blind(window) for window in self._cut(piece)]
@@ -318,7 +321,9 @@ class Backtest:
             )
             return np.concatenate(found)
 
-        return self._merge(self._deal(work))
+        quantiles = self._merge(self._deal(work))
+        quantiles[~np.isfinite(quantiles).all(axis=2)] = np.nan
+        return quantiles
 
     def loss(self, model: Trainable, dtype: torch.dtype | None = None) -> float:
         """The model's own training loss over the windows: sum of losses over sum of weights, without dropout.

@@ -81,6 +81,7 @@ def sums(scored: Scored) -> Sums:
     relative = observed & (size != 0)
     last = scored.last[:, None]
     moved = observed & (scored.target != last)
+    right = moved & (np.sign(median - last) == np.sign(truth - last))
     low, high = scored.at(INTERVAL[0]), scored.at(INTERVAL[1])
     known = ~(np.isnan(low) | np.isnan(high))
     return Sums(
@@ -93,7 +94,7 @@ def sums(scored: Scored) -> Sums:
         smape=np.divide(error, size, out=np.zeros_like(error), where=relative).sum(1),
         smape_count=relative.sum(1).astype(np.float64),
         inside=np.where(known, observed & (truth >= low) & (truth <= high), np.where(observed, np.nan, 0.0)).sum(1),
-        direction=(moved & (np.sign(median - last) == np.sign(truth - last))).sum(1).astype(np.float64),
+        direction=np.where(moved & np.isnan(median), np.nan, right).sum(1),
         direction_count=moved.sum(1).astype(np.float64),
     )
 
@@ -200,7 +201,8 @@ def skill_per_item(scored: Scored, naive: Scored) -> Array:
 def calibration(scored: Scored) -> Array:
     """(Q,) share of observed steps at or below each level's forecast; a calibrated forecaster gives the levels."""
     observed = np.isfinite(scored.target)[:, :, None]
-    below = np.where(observed, scored.target[:, :, None] <= scored.quantiles, False)
+    below = np.where(observed, scored.target[:, :, None] <= scored.quantiles, 0.0)
+    below = np.where(observed & np.isnan(scored.quantiles), np.nan, below)
     return below.sum((0, 1)).astype(np.float64) / max(int(observed.sum()), 1)
 
 

@@ -69,9 +69,11 @@ def diebold_mariano(
     count, lag = len(difference), lag_in_origins(horizon, stride)
     needed, words = max(10, 4 * (lag + 1)), against.replace("_", " ")
     nothing = Comparison(against, "", math.nan, math.nan, count, lag, float(difference.mean()) if count else math.nan)
+    if not count:
+        return replace(nothing, verdict=f"no verdict against {words}: no window has a scale to measure errors by")
     if not np.isfinite(difference).all():
         return replace(nothing, verdict=f"no verdict against {words}: some forecasts are not finite")
-    if count and not difference.any():
+    if not difference.any():
         return replace(nothing, verdict=f"no difference from {words} (identical losses)")
     if count < needed:
         plural = "" if count == 1 else "s"

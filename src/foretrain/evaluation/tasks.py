@@ -135,7 +135,7 @@ def evaluate(
     )
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
     quantiles = backtest.forecast(model, progress=progress, **options)
-    crossed = float((np.diff(quantiles, axis=2) < 0).any(2).mean())
+    crossed = float((quantiles[..., 1:] < quantiles[..., :-1]).any(2).mean())
     if sort_quantiles:
         quantiles = np.sort(quantiles, axis=2)
     settings = {
