@@ -178,6 +178,18 @@ def test_a_malformed_series_is_named(time, values, times, message):
         Corpus.from_arrays("m", [("bad", values, times)], ["a", "b"], time=time, freq="h")
 
 
+@pytest.mark.parametrize("code", [2, -1, 0.5])
+def test_a_code_without_a_category_is_refused(code):
+    """It would be read as another category, or as another item's."""
+    columns = ["close", Column(name="day", kind="categorical", categories=("mon", "tue"))]
+    good = np.array([[1, 2, 3], [0, 1, np.nan]], np.float32)
+    Corpus.from_arrays("good", [("a", good, None)], columns)
+    bad = good.copy()
+    bad[1, 1] = code
+    with pytest.raises(DataError, match=f"'a': column 'day' holds {code:g}, which is no code of its 2 categories"):
+        Corpus.from_arrays("bad", [("a", bad, None)], columns)
+
+
 def test_an_id_given_twice_is_an_error():
     with pytest.raises(DataError, match="'a': given twice"):
         Corpus.from_arrays("m", [("a", np.ones((1, 3)), None)] * 2, ["x"])

@@ -86,6 +86,7 @@ class SeriesBuffer:
             raise DataError("a regular time axis needs a freq, for example 'h' or 'D'.")
         if freq:
             calendar.parse_freq(freq)
+        self._categorical = [(k, column) for k, column in enumerate(columns) if column.categories is not None]
         self._time = time
         self._freq = freq
         self._pending: list[Series] = []
@@ -100,6 +101,14 @@ class SeriesBuffer:
         """Take a series that prepare_series passed."""
         if item_id in self._seen:
             raise DataError(f"item {item_id!r}: given twice. Merge its rows, or rename one.")
+        for row, column in self._categorical:
+            codes, count = values[row][~np.isnan(values[row])], len(column.categories or ())
+            wrong = codes[(codes < 0) | (codes >= count) | (codes != np.floor(codes))]
+            if len(wrong):
+                raise DataError(
+                    f"item {item_id!r}: column {column.name!r} holds {wrong[0]:g}, which is no code of its {count} "
+                    "categories. Codes count them from 0."
+                )
         self._seen.add(item_id)
         self._pending.append((item_id, values, times))
         self.bytes += values.nbytes + (times.nbytes if times is not None else 0)

@@ -107,8 +107,8 @@ def _by_date(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin])
     if np.datetime64(first, "us") > last:
         return None
     return (
-        f"The model was trained on other data reaching to {dates[1]}; windows of {corpus.name} begin at "
-        f"{_text(first)}. It may have seen the same days through other series."
+        f"The model was trained on other data reaching to {last.astype('datetime64[s]')}; windows of {corpus.name} "
+        f"begin at {_text(first)}. It may have seen the same days through other series, or what came after them."
     )
 
 
