@@ -55,7 +55,7 @@ class _Tally:
 
 
 class RunConsole(Console):
-    """A console whose reader may go away (`train | head`, a closed terminal): the run goes on, its log has every line."""
+    """A console whose reader may go away (`train | head`, a closed terminal): the run goes on, its log has it all."""
 
     def on_broken_pipe(self) -> None:
         """Fall silent, where rich would end the program."""
