@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from foretrain.data.frequency import DAY, SECOND
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 
-SECOND = 1_000_000
-DAY = 86_400 * SECOND
 _FIXED = {
     **dict.fromkeys(("us", "U"), 1),
     **dict.fromkeys(("ms", "L"), 1_000),
