@@ -176,6 +176,11 @@ def test_export_writes_a_release_that_equals_the_final_one(tmp_path: Path):
     assert any(not torch.equal(released[name], raw[name]) for name in released)
     with pytest.raises(TrainingError, match="exists already"):
         export_checkpoint(checkpoint, tmp_path / "raw")
+    facts = {
+        n: json.loads((p / "release.json").read_text())
+        for n, p in (("raw", tmp_path / "raw"), ("run", tmp_path / "run" / "release"))
+    }
+    assert facts["raw"]["data"] == facts["run"]["data"] and facts["raw"]["corpora"] == facts["run"]["corpora"]
 
 
 def test_export_of_averaged_weights_that_were_never_kept_is_refused(tmp_path: Path):

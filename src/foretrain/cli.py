@@ -212,7 +212,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A release folder or hub id.")],
     data: Annotated[Path, typer.Option(help="The corpus to score on.")],
     prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps ahead (default: as trained).")] = None,
-    num_windows: Annotated[int, typer.Option(min=1, help="Forecast origins per item.")] = 20,
+    num_windows: Annotated[
+        int, typer.Option(min=1, help="Forecast origins per item, as far as training left room.")
+    ] = 20,
     stride: Annotated[int | None, typer.Option(min=1, help="Steps between origins (default: the horizon).")] = None,
     split: Annotated[str, typer.Option(help="test, validation or all.")] = "test",
     target: Annotated[

@@ -14,7 +14,7 @@ from pydantic import Field
 from foretrain.config import Section, apply_overrides, build, dump_yaml, read_yaml
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
-from foretrain.errors import ConfigError, TrainingError
+from foretrain.errors import ConfigError, DataError, TrainingError
 from foretrain.evaluation.tasks import VALIDATION_METRICS, EvaluationConfig, validator
 from foretrain.models import FAMILIES, families, family
 from foretrain.models.base import Forecaster, Trainable
@@ -327,6 +327,10 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False) -> None
     model = build_model(config)
     weights = checkpoints.release_weights(checkpoint, World(), model, averaged=ema)
     facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
+    try:
+        facts |= _release_facts(config, TrainingSource(config.data, config.seed))
+    except DataError as error:
+        print(f"note: {out} cannot say what it was trained on, so no evaluation can keep clear of it: {error}")
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

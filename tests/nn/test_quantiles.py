@@ -71,3 +71,9 @@ def test_weighted_quantiles_do_not_depend_on_the_order_of_samples():
 def test_impossible_levels_are_refused(levels):
     with pytest.raises(ConfigError, match="quantile_levels"):
         check_levels(levels)
+
+
+@pytest.mark.parametrize("levels", ["abc", 0.5, [None], [[0.5]]])
+def test_levels_that_are_no_numbers_are_refused_in_words(levels):
+    with pytest.raises(ConfigError, match="is not a list of numbers"):
+        check_levels(levels)

@@ -56,8 +56,10 @@ def forecast_windows(
     context_length steps (at most the model's own) are used. Raises ConfigError for impossible arguments.
     """
     levels = check_levels(quantile_levels)
-    if prediction_length < 1 or batch_size < 1:
-        raise ConfigError(f"prediction_length ({prediction_length}) and batch_size ({batch_size}) must be at least 1.")
+    if not isinstance(prediction_length, int | np.integer) or prediction_length < 1 or batch_size < 1:
+        raise ConfigError(
+            f"prediction_length ({prediction_length}) and batch_size ({batch_size}) must be whole and at least 1."
+        )
     longest = clip_context(model, context_length)
     where = torch.device(device) if device is not None else next(model.parameters()).device
     together = bool(getattr(options, "cross_learning", False))

@@ -16,7 +16,12 @@ from foretrain.errors import ConfigError
 
 def check_levels(quantile_levels: Sequence[float]) -> tuple[float, ...]:
     """The levels as floats. Raises ConfigError when there are none, one is outside (0, 1) or given twice."""
-    levels = tuple(float(level) for level in quantile_levels)
+    try:
+        levels = tuple(float(level) for level in quantile_levels)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"quantile_levels: {quantile_levels!r} is not a list of numbers such as [0.1, 0.5]."
+        ) from None
     if not levels:
         raise ConfigError("quantile_levels is empty; give at least one level, for example [0.1, 0.5, 0.9].")
     wrong = [level for level in levels if not 0.0 < level < 1.0]
