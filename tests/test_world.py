@@ -137,6 +137,10 @@ def test_two_processes_have_the_validation_metrics_and_release_of_one(trained):
         torch.testing.assert_close(a[name], tensor, rtol=1e-4, atol=1e-5)
 
 
+def test_two_processes_say_nothing_that_one_would_not(trained):
+    assert "Warning" not in (trained[0].parent / "log").read_text()
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory) -> dict:
     """4 steps in one process, some more in two until a terminal's Ctrl-C, 4 more in one."""

@@ -6,6 +6,7 @@ With checkpoint.py the only module that touches torch.distributed.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -174,11 +175,14 @@ def parallelize(model: Trainable, world: World, config: TrainingConfig) -> nn.Mo
             block.compile(mode=None if config.compile_mode == "default" else config.compile_mode)
     if world.size == 1:
         return model
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # as it was before 2.13
+    sync: dict[str, Any] = {name: False}  # every rank built the same ones
     return DistributedDataParallel(
         model,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
-        broadcast_buffers=False,  # every rank built the same ones
         gradient_as_bucket_view=True,
+        **sync,
     )
 
 
