@@ -416,6 +416,19 @@ def _split(text: str | None) -> tuple[str, ...] | None:
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text is not None else None
 
 
+def _key_values(items: list[str] | None, flag: str) -> dict[str, Any]:
+    """KEY=VALUE items of a repeatable flag, values read as YAML does."""
+    from foretrain.config import parse_scalar
+
+    found: dict[str, Any] = {}
+    for item in items or []:
+        key, sep, text = item.partition("=")
+        if not sep or not key.strip():
+            raise ConfigError(f"{flag} {item!r}: give KEY=VALUE, for example {flag} temperature=0.8.")
+        found[key.strip()] = parse_scalar(text)
+    return found
+
+
 def _levels(text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None

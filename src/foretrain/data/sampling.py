@@ -127,6 +127,7 @@ class Gather:
         self._floor = [_chunk_floors(pool.corpus) for pool in pools]
         self._columns, self._blocks, self._roles, self._rows = _row_tables(pools)
         self._categorical = [pool.selection.categorical(pool.corpus) for pool in pools]
+        self._names = [tuple(pool.corpus.columns[k] for k in pool.selection.columns) for pool in pools]
         self._any_past = bool((self._roles == PAST).any())
         self._base, self._view = self._overlapping_rows()
 
@@ -165,6 +166,7 @@ class Gather:
             context_times=None if times is None else times[:, : self._context],
             future_times=None if times is None else times[:, self._context :],
             source=np.stack([pool, series, cutoff], axis=1),
+            names=tuple(self._names[k] for k in pool.tolist()),
         )
 
     def _values(

@@ -154,6 +154,7 @@ def cut(
         future_times=future_times,
         item_id=item_id,
         key=window_key(item_id, cutoff),
+        names=tuple(corpus.columns[k] for k in selection.columns),
     )
 
 

@@ -36,6 +36,7 @@ class Window:
     future_times: IntArray | None = None  # (H,) microseconds
     item_id: str = ""
     key: int = 0  # hash of (item_id, cutoff): seeds per-window draws, whatever batch the window lands in
+    names: tuple[str, ...] = ()  # (V,) names of the rows where they have any: for families whose columns have meaning
 
     @property
     def roles(self) -> npt.NDArray[np.int8]:
@@ -61,6 +62,7 @@ class Windows:
     context_times: IntArray | None = None  # (B, C) microseconds, NO_TIME where padded
     future_times: IntArray | None = None  # (B, H)
     source: IntArray | None = None  # (B, 3) corpus, series, cutoff: where each window was cut, for reports and replay
+    names: tuple[tuple[str, ...], ...] | None = None  # per window, the names of its rows; () where they have none
 
     def __len__(self) -> int:
         return len(self.key)
@@ -106,6 +108,7 @@ def stack_windows(windows: Sequence[Window], prediction_length: int, context_len
         key=np.array([w.key for w in windows], np.uint64),
         context_times=context_times,
         future_times=future_times,
+        names=tuple(w.names for w in windows),
     )
 
 

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -42,12 +43,17 @@ class Forecast:
     quantiles: Tensor  # (R_targets, H, Q) rows of targets only, in the batch's order; not sorted
     levels: tuple[float, ...]  # (Q,)
     samples: Tensor | None = None  # (R_targets, S, H) sample paths, for families that draw them
+    mean: Tensor | None = None  # (R_targets, H) of the sample paths
+    notes: dict[str, int] = field(default_factory=dict)  # counts that a user must hear of, such as repaired candles
 
 
 class Trainable(nn.Module, ABC):
     """Everything that the trainer knows of a model."""
 
     family: str  # key of the family in foretrain.models.FAMILIES
+    validation_names: tuple[str, ...] = ("loss",)  # keys of validation_losses
+    # what it was made from: role ("model", "tokenizer") to models.hub.release_hash of that release; build sets it
+    parents: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def collate(self, windows: Windows) -> Batch:
@@ -56,6 +62,20 @@ class Trainable(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Loss:
         """Training loss of a batch as a sum and its weight."""
+
+    def validation_losses(self, batch: Batch) -> dict[str, Loss]:
+        """What validation reports of a batch as val_<name>, each a sum and its weight; "loss" is among them.
+
+        Called in eval mode without gradients; keys are validation_names.
+        """
+        return {"loss": self(batch)}
+
+    def prepare(self, source: Any, folder: Path) -> None:  # noqa: B027
+        """Whatever a run needs before its first step, such as a table of tokens; may write into folder.
+
+        Called with the run's TrainingSource, on rank 0 first and then on all ranks, also on resume: what is there
+        already is used. Most families need nothing.
+        """
 
     @abstractmethod
     def parameter_groups(self) -> dict[str, ParameterRole]:
@@ -102,6 +122,13 @@ class Forecaster(Trainable):
         """Quantile forecasts of the batch's target rows; options is the family's own frozen dataclass."""
 
 
+class Columns(NamedTuple):
+    """Columns that a family takes where nobody chose any."""
+
+    targets: tuple[str, ...]  # to train on and forecast
+    scored: tuple[str, ...]  # of these, what an evaluation looks at; the others are past covariates there
+
+
 @dataclass(frozen=True)
 class Family:
     """One model family; models/__init__.py lists them, and no code outside models/ asks which one it has."""
@@ -111,7 +138,10 @@ class Family:
     options: Callable[[], type]  # dataclass of forecast options
     build: Callable[..., Trainable]  # (config, *, context_length, prediction_length, seed, device="cpu") -> model
     matches: Callable[[dict[str, Any]], bool]  # does this config.json belong to the family?
-    load: Callable[..., Forecaster]  # (folder, *, config=None) -> model in float32 on CPU
+    load: Callable[..., Trainable]  # (folder, *, origin=None, offline=False, **parts) -> model in float32 on the CPU;
+    # origin is the name it was asked by, parts what it is made of besides (Kronos: tokenizer="folder or hub id")
+    columns: Callable[[Sequence[str]], Columns | None] = lambda names: None  # its own choice among a data set's columns
+    with_times: bool = False  # whether windows need time stamps where the data have a calendar
 
 
 def move(batch: Batch, device: torch.device) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -32,6 +33,20 @@ def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool =
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"{name}: no such folder, and not a hub id like 'amazon/chronos-2' either.")
     return _download(name, revision, offline)
+
+
+def release_hash(folder: Path) -> str:
+    """sha256 over the names and bytes of a release's config.json and weights: what names its content."""
+    digest = hashlib.sha256()
+    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    for path in files:
+        digest.update(path.name.encode() + b"\0")
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    return digest.hexdigest()
 
 
 def _download(name: str, revision: str | None, offline: bool) -> Path:

@@ -34,7 +34,7 @@ from foretrain.models.chronos2.convert import empty_network, initialise, read_re
 from foretrain.models.chronos2.inputs import Inputs, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.models.chronos2.model import Chronos2Network
-from foretrain.models.hub import resolve
+from foretrain.models.hub import release_hash, resolve
 
 
 class Chronos2(Forecaster):
@@ -216,11 +216,22 @@ def build(
     folder = resolve(config.model_id, config.revision, offline)
     architecture = config.fitted(Chronos2Config.read(folder / "config.json"), context_length, prediction_length)
     network = empty_network(architecture, "meta") if str(device) == "meta" else read_release(folder, architecture)
-    return Chronos2(network.to(device), config.loss_normalisation)
+    model = Chronos2(network.to(device), config.loss_normalisation)
+    model.parents = {"model": release_hash(folder)}
+    return model
 
 
-def load(folder: Path, *, config: Chronos2ModelConfig | None = None) -> Chronos2:
+def load(
+    folder: Path,
+    *,
+    origin: str | None = None,
+    offline: bool = False,
+    config: Chronos2ModelConfig | None = None,
+    **parts: str,
+) -> Chronos2:
     """The model of a release folder in float32 on the CPU, ready to forecast. Raises ModelError."""
+    if parts:
+        raise ModelError(f"{origin or folder}: a Chronos-2 model has no {next(iter(parts))}; leave it out.")
     if not FAMILY.matches(Chronos2Config.parse(folder / "config.json")):
         raise ModelError(f"{folder}: its config.json has no chronos_config, so this is not a Chronos-2 model.")
     model = Chronos2(read_release(folder), config.loss_normalisation if config else "rows")
