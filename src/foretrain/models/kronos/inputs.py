@@ -1,0 +1,183 @@
+"""From windows to candles: columns by name, gaps filled from the past, statistics of the context alone, calendar stamps.
+
+Entries of a batch (Batch):
+
+context           (B, C, 6) float32 normalised bars from the left, 0 beyond a window's own length
+lengths           (B,) bars of each context; absent where all have C
+context_observed  (B, C) bool, False where a price was missing (filled from before) or beyond the length
+loc, scale        (B, 6) float32: a bar is normalised * scale + loc; NaN where no bar was observed
+future_target     (B, F, 6) float32 normalised bars after the cutoff; absent where not every candle column is a target
+future_observed   (B, F) bool, False where a price is missing; with future_target
+context_stamps    (B, C, 5) int64 minute, hour, weekday, day, month; absent without a calendar
+future_stamps     (B, F, 5) int64
+key               (B,) int64 seeds a window's draws
+target_window     (M,) window of each target row, in the windows' order
+target_column     (M,) its column of a bar
+
+# B windows, C context bars, F bars after the cutoff, W = C + F
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from foretrain.data.windows import TARGET, FloatArray, IntArray, Windows
+from foretrain.errors import DataError
+from foretrain.models.base import Batch, Columns
+from foretrain.models.kronos.config import COLUMNS, PRICES
+
+Wide = npt.NDArray[np.float64]
+EPS = 1e-5  # added to the standard deviation, as upstream
+ALIASES = {"vol": "volume", "amt": "amount", "turnover": "amount"}
+MINUTE = 60_000_000  # microseconds
+DAY = 1440 * MINUTE
+
+
+def candle_column(name: str) -> str | None:
+    """Which column of a candle a name means, None for other names."""
+    plain = name.strip().lower()
+    plain = ALIASES.get(plain, plain)
+    return plain if plain in COLUMNS else None
+
+
+def choose_columns(names: Sequence[str]) -> Columns | None:
+    """The candle columns among a data set's, in the order of a candle; None where it has no candles."""
+    found = {candle_column(name): name for name in reversed(names)}
+    if not all(price in found for price in PRICES):
+        return None
+    # an amount without volume is not used (upstream sets both to 0)
+    wanted = [column for column in COLUMNS if column in found and (column != "amount" or "volume" in found)]
+    return Columns(tuple(found[column] for column in wanted), (found["close"],))
+
+
+def collate(windows: Windows, clip: float) -> Batch:
+    """The batch of candle windows; see the entries above. Raises DataError for windows that hold no candles."""
+    count, steps = len(windows), windows.context.shape[1]
+    raw, targets, labelled = _candles(windows)
+    prices_known = ~np.isnan(raw[..., :4]).any(-1)  # (B, W)
+    filled = fill_forward(raw)
+    _complete(filled)
+    ready = ~np.isnan(filled[:, :steps]).any(-1)
+    void = ~ready.any(1)
+    start = np.where(void, steps - 1, ready.argmax(1))
+    lengths = steps - start
+    longest = int(lengths.max())
+    place = np.minimum(start[:, None] + np.arange(longest), steps - 1)  # (B, longest) from the left
+    rows = np.arange(count)[:, None]
+    inside = np.arange(longest) < lengths[:, None]
+    context = filled[rows, place]
+    loc, scale = statistics(context, inside)
+    loc[void] = np.nan
+    batch: Batch = {
+        "context": torch.from_numpy(normalise(context, loc, scale, clip, inside)),
+        "context_observed": torch.from_numpy(prices_known[rows, place] & inside),
+        "loc": torch.from_numpy(loc.astype(np.float32)),
+        "scale": torch.from_numpy(scale.astype(np.float32)),
+        "key": torch.from_numpy(np.ascontiguousarray(windows.key).view(np.int64)),
+        "target_window": torch.from_numpy(targets[0]),
+        "target_column": torch.from_numpy(targets[1]),
+    }
+    if int(lengths.min()) < longest:
+        batch["lengths"] = torch.from_numpy(lengths)
+    if labelled:
+        batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], loc, scale, clip))
+        batch["future_observed"] = torch.from_numpy(prices_known[:, steps:])
+    if windows.context_times is not None and windows.future_times is not None:
+        batch["context_stamps"] = torch.from_numpy(stamps_of(windows.context_times[rows, place]))
+        batch["future_stamps"] = torch.from_numpy(stamps_of(windows.future_times))
+    return batch
+
+
+def statistics(bars: Wide, inside: npt.NDArray[np.bool_] | None = None) -> tuple[Wide, Wide]:
+    """Mean and (population standard deviation + 1e-5) (B, 6) of bars (B, C, 6), over those `inside` (B, C) picks.
+
+    In float64: the float32 sums of upstream are off by tens of per cent on volumes of 1e9.
+    """
+    weight = np.ones(bars.shape[:2]) if inside is None else inside.astype(np.float64)
+    count = weight.sum(1)[:, None]
+    kept = np.where(weight[..., None] > 0, bars, 0.0)
+    loc = kept.sum(1) / count
+    spread = np.where(weight[..., None] > 0, bars - loc[:, None], 0.0)
+    return loc, np.sqrt((spread**2).sum(1) / count) + EPS
+
+
+def normalise(
+    bars: Wide, loc: Wide, scale: Wide, clip: float, inside: npt.NDArray[np.bool_] | None = None
+) -> FloatArray:
+    """(B, T, 6) in standard deviations from the mean, cut at +-clip; 0 where not `inside` or not a number."""
+    found = np.clip((bars - loc[:, None]) / scale[:, None], -clip, clip)
+    kept = ~np.isnan(found) if inside is None else inside[..., None] & ~np.isnan(found)
+    return np.where(kept, found, 0.0).astype(np.float32)
+
+
+def fill_forward(bars: Wide) -> Wide:
+    """(B, W, 6) with missing values replaced by the column's last one before them; leading ones stay NaN."""
+    known = ~np.isnan(bars)
+    if known.all():
+        return bars
+    last = np.where(known, np.arange(bars.shape[1])[None, :, None], 0)
+    return np.take_along_axis(bars, np.maximum.accumulate(last, axis=1), axis=1)
+
+
+def stamps_of(times: IntArray) -> IntArray:
+    """(..., 5) minute, hour, weekday (Monday 0), day of month, month of microsecond times (...)."""
+    days = times // DAY
+    date = days.astype("M8[D]")
+    month = date.astype("M8[M]")
+    fields = (
+        times // MINUTE % 60,
+        times // (60 * MINUTE) % 24,
+        (days + 3) % 7,  # 1970 began on a Thursday
+        (date - month.astype("M8[D]")).astype(np.int64) + 1,
+        month.astype(np.int64) % 12 + 1,
+    )
+    return np.stack(fields, -1)
+
+
+def _complete(bars: Wide) -> None:
+    """Fill what volume and amount still lack: no volume is 0, no amount is volume times the mean price. In place."""
+    volume, amount = bars[..., 4], bars[..., 5]
+    volume[np.isnan(volume)] = 0.0
+    lacking = np.isnan(amount)
+    if lacking.any():
+        amount[lacking] = volume[lacking] * bars[..., :4][lacking].mean(-1)
+
+
+def _candles(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]:
+    """Bars (B, W, 6), NaN where missing; (window, column) of the target rows; whether all columns are targets."""
+    count = len(windows)
+    rows_of = np.bincount(windows.window, minlength=count)
+    first = np.cumsum(rows_of) - rows_of
+    names = windows.names or ((),) * count
+    joined = np.concatenate([windows.context, windows.future], axis=1)
+    bars = np.full((count, joined.shape[1], len(COLUMNS)), np.nan)
+    column = np.zeros(len(joined), np.int64)
+    for kind in dict.fromkeys(zip(names, rows_of.tolist(), strict=True)):
+        chosen = np.array([b for b in range(count) if names[b] == kind[0] and rows_of[b] == kind[1]])
+        for row, k in enumerate(_columns_of(*kind)):
+            column[first[chosen] + row] = k
+            if k != COLUMNS.index("amount") or COLUMNS.index("volume") in _columns_of(*kind):
+                bars[chosen, :, k] = joined[first[chosen] + row]
+    target = np.flatnonzero(windows.role == TARGET)
+    return bars, (windows.window[target], column[target]), len(target) == len(joined)
+
+
+def _columns_of(names: tuple[str, ...], rows: int) -> list[int]:
+    """Candle column of each row of a window. Raises DataError where they are no candle."""
+    found = [candle_column(name) for name in names] if names else list(COLUMNS[:rows])
+    wrong = [name for name, column in zip(names, found, strict=False) if column is None]
+    missing = [price for price in PRICES if price not in found]
+    if wrong or missing or rows > len(COLUMNS) or len(set(found)) < len(found):
+        what = (
+            f"column {wrong[0]!r} is none of a candle" if wrong else f"no {', '.join(missing) or 'single column each'}"
+        )
+        raise DataError(
+            f"Kronos takes candles, open, high, low, close and optionally volume and amount, but of {rows} rows "
+            f"({', '.join(names) or 'without names'}): {what}. Name the columns in data.target (and, to forecast some of "
+            "them, the others in data.past_covariates)."
+        )
+    return [COLUMNS.index(column) for column in found if column is not None]

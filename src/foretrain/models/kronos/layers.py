@@ -1,0 +1,196 @@
+"""Blocks that tokenizer and predictor share: causal attention with rotary positions, gated feed-forward, a cache.
+
+Parameter names and maths are upstream's (shiyu-coder/Kronos, commit 67b630e, model/module.py).
+
+# B sequences, T tokens, D width, h heads, d head width
+# generation: N series, S samples of each, C cached tokens all samples of a series share, G tokens of a sample's own,
+# g new tokens
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foretrain.nn.dropout import drop
+from foretrain.nn.rms_norm import RMSNorm
+from foretrain.nn.rope import rope_table, rotate
+
+THETA = 10000.0
+EPS = 1e-5
+
+Table = tuple[Tensor, Tensor]
+
+
+def table_at(positions: Tensor, dim: int) -> Table:
+    """cos and sin (..., d/2) of integer positions (...), float32: what rope_table gives for 0, 1, 2, ..."""
+    exponent = torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim
+    angles = positions[..., None].to(torch.float32) / THETA**exponent
+    return angles.cos(), angles.sin()
+
+
+def causal_table(length: int, dim: int, device: torch.device) -> Table:
+    """The table of positions 0 .. length - 1."""
+    return rope_table(length, dim, THETA, device)
+
+
+class Rotary(nn.Module):
+    """Holds upstream's buffer for the file's sake; tables are computed from the formula, in float32."""
+
+    inv_freq: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", 1.0 / THETA ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+
+
+class Visible(NamedTuple):
+    """What new tokens may look at besides themselves; None where nothing is hidden."""
+
+    past: Tensor | None = None  # (N, C) bool of the shared tokens
+    own: Tensor | None = None  # (g, G) bool of a sample's own tokens
+
+
+@dataclass
+class Memory:
+    """Keys and values of one attention layer: those all samples of a series share, and each sample's own."""
+
+    keys: Tensor  # (N, h, C, d) rotated
+    values: Tensor  # (N, h, C, d)
+    own_keys: Tensor | None = None  # (N, h, S, capacity, d)
+    own_values: Tensor | None = None
+    count: int = 0  # own tokens held
+
+    def reserve(self, samples: int, capacity: int) -> None:
+        """Room for `capacity` own tokens of each of S samples."""
+        n, heads, _, width = self.keys.shape
+        self.own_keys = self.keys.new_empty(n, heads, samples, capacity, width)
+        self.own_values = self.keys.new_empty(n, heads, samples, capacity, width)
+        self.count = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Take over own keys and values (N, h, S, g, d)."""
+        assert self.own_keys is not None and self.own_values is not None
+        end = self.count + keys.shape[3]
+        self.own_keys[:, :, :, self.count : end] = keys
+        self.own_values[:, :, :, self.count : end] = values
+        self.count = end
+
+    def attend(self, query: Tensor, visible: Visible, first: int = 0) -> Tensor:
+        """query (N, h, S, g, d), rotated -> (N, h, S, g, d); shared tokens before `first` are left out."""
+        n, heads, samples, new, width = query.shape
+        keys, values = self.keys[:, :, first:], self.values[:, :, first:]
+        flat = query.reshape(n, heads, samples * new, width) * width**-0.5
+        scores = flat @ keys.transpose(-1, -2)  # (N, h, S g, C): the shared keys are read once for all samples
+        if visible.past is not None:
+            scores = scores.masked_fill(~visible.past[:, None, None, first:], float("-inf"))
+        if not self.count:
+            return (scores.softmax(-1) @ values).view(n, heads, samples, new, width)
+        assert self.own_keys is not None and self.own_values is not None
+        own_keys, own_values = self.own_keys[..., : self.count, :], self.own_values[..., : self.count, :]
+        own = flat.view(n, heads, samples, new, width) @ own_keys.transpose(-1, -2)  # (N, h, S, g, G)
+        if visible.own is not None:
+            own = own.masked_fill(~visible.own, float("-inf"))
+        own = own.view(n, heads, samples * new, self.count)
+        weights = torch.cat((scores, own), -1).softmax(-1)
+        shared, mine = weights.split((scores.shape[-1], self.count), -1)
+        mixed = (shared @ values).view(n, heads, samples, new, width)
+        return mixed + mine.reshape(n, heads, samples, new, self.count) @ own_values
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biases; forward is causal self-attention."""
+
+    def __init__(self, width: int, heads: int, attn_dropout: float = 0.0, resid_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.heads, self.width = heads, width // heads
+        self.rotary = Rotary(self.width)
+        self.attn_dropout, self.resid_dropout = attn_dropout, resid_dropout
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, h, T, d)."""
+        return x.view(*x.shape[:-1], self.heads, self.width).transpose(1, 2)
+
+    def forward(self, x: Tensor, table: Table) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.keep(x, table)[0]
+
+    def keep(self, x: Tensor, table: Table) -> tuple[Tensor, Tensor, Tensor]:
+        """As forward, and the rotated keys and the values (B, h, T, d)."""
+        query, key = rotate(self.split(self.q_proj(x)), table), rotate(self.split(self.k_proj(x)), table)
+        value = self.split(self.v_proj(x))
+        return self.merge(self.mix(query, key, value, causal=True)), key, value
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+        """Attention of (B, h, T, d)."""
+        rate = self.attn_dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=causal)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """(B, h, T, d) -> (B, T, D), projected."""
+        return drop(self.out_proj(x.transpose(1, 2).flatten(2)), self.resid_dropout, self.training)
+
+    def extend(self, x: Tensor, table: Table, memory: Memory, visible: Visible, first: int = 0) -> Tensor:
+        """New tokens x (N, S, g, D) behind what the memory holds, which then holds them too.
+
+        table: of their positions, broadcastable to (N, h, S, g, d/2).
+        """
+        query, key, value = (
+            p(x).view(*x.shape[:-1], self.heads, self.width).permute(0, 3, 1, 2, 4)
+            for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        memory.append(rotate(key, table), value)
+        mixed = memory.attend(rotate(query, table), visible, first)
+        return self.out_proj(mixed.permute(0, 2, 3, 1, 4).flatten(3))
+
+
+class FeedForward(nn.Module):
+    """w2(silu(w1 x) * w3 x), without biases."""
+
+    def __init__(self, width: int, inner: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, inner, bias=False)
+        self.w3 = nn.Linear(width, inner, bias=False)
+        self.w2 = nn.Linear(inner, width, bias=False)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return drop(self.w2(F.silu(self.w1(x)) * self.w3(x)), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(
+        self, width: int, heads: int, inner: int, *, ffn_dropout: float, attn_dropout: float, resid_dropout: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(width, EPS)
+        self.self_attn = Attention(width, heads, attn_dropout, resid_dropout)
+        self.norm2 = RMSNorm(width, EPS)
+        self.ffn = FeedForward(width, inner, ffn_dropout)
+
+    def forward(self, x: Tensor, table: Table) -> Tensor:
+        """(B, T, D) -> (B, T, D); token t sees tokens 0 .. t."""
+        x = x + self.self_attn(self.norm1(x), table)
+        return x + self.ffn(self.norm2(x))
+
+    def keep(self, x: Tensor, table: Table) -> tuple[Tensor, Memory]:
+        """As forward, and the memory that `extend` goes on from."""
+        mixed, keys, values = self.self_attn.keep(self.norm1(x), table)
+        x = x + mixed
+        return x + self.ffn(self.norm2(x)), Memory(keys, values)
+
+    def extend(self, x: Tensor, table: Table, memory: Memory, visible: Visible, first: int = 0) -> Tensor:
+        """(N, S, g, D) -> (N, S, g, D) for new tokens; see Attention.extend."""
+        x = x + self.self_attn.extend(self.norm1(x), table, memory, visible, first)
+        return x + self.ffn(self.norm2(x))

@@ -1,0 +1,72 @@
+"""How Kronos forecasts: the family's options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from foretrain.errors import ConfigError
+
+NUM_SAMPLES = 20  # sample paths where nobody says how many: enough for deciles
+
+
+@dataclass(frozen=True)
+class KronosOptions:
+    """How Kronos draws candles.
+
+    Attributes:
+        temperature: divides the logits; 0 = always the likeliest token.
+        top_k: keep the k likeliest tokens; 0 = all. top_k=1 is greedy.
+        top_p: then keep the likeliest ones that together reach this probability; 1 = all.
+        mode: what happens once context and forecast exceed max_context. "exact" computes the shifted window anew for
+            every bar, as upstream does; "rolling" keeps the cache, whose entries remember bars that have left the window.
+        max_context: bars the predictor looks at; None = the model's own. Statistics and tokens use the whole context.
+        repair: raise high and lower low to hold open and close; how many candles that changed is reported.
+        re_anchor_every: with mode "rolling", compute the window anew after so many generated bars.
+        compat: upstream's habits, for comparisons: draws from torch's global generator for all rows jointly, top_p
+            ignored where top_k is given, and only max_context rows where more are asked for.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.9
+    mode: Literal["exact", "rolling"] = "exact"
+    max_context: int | None = None
+    repair: bool = False
+    re_anchor_every: int | None = None
+    compat: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)!r}, {what}"
+            for name, fits, what in (
+                ("temperature", _number(self.temperature) and self.temperature >= 0, "it is at least 0"),
+                ("top_k", _whole(self.top_k) and self.top_k >= 0, "it is a whole number, 0 for all tokens"),
+                ("top_p", _number(self.top_p) and 0 < self.top_p <= 1, "it lies above 0 and at most at 1"),
+                ("mode", self.mode in ("exact", "rolling"), "choose exact or rolling"),
+                ("max_context", _positive(self.max_context), "it counts bars and is at least 1"),
+                ("re_anchor_every", _positive(self.re_anchor_every), "it counts bars and is at least 1"),
+            )
+            if not fits
+        ]
+        if self.re_anchor_every is not None and self.mode == "exact":
+            problems.append("re_anchor_every has no effect in mode exact; choose mode rolling or leave it out")
+        if problems:
+            raise ConfigError("Kronos options: " + "; ".join(problems) + ".")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature == 0 or self.top_k == 1
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(value: object) -> bool:
+    return value is None or (_whole(value) and value >= 1)  # type: ignore[operator]

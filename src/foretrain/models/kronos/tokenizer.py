@@ -1,0 +1,139 @@
+"""The tokenizer's network: candles to pairs of discrete tokens and back. Parameter and method names are upstream's.
+
+# B sequences, T bars, F = d_in features of a bar, D = s1_bits + s2_bits
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from foretrain.models.kronos.config import TokenizerConfig
+from foretrain.models.kronos.layers import Block, causal_table
+from foretrain.models.kronos.quantiser import Quantiser, QuantiserLoss, to_ids, to_signs
+
+
+class Reconstruction(NamedTuple):
+    """What a pass through encoder, quantiser and decoder gives."""
+
+    coarse: Tensor  # (B, T, F) from the first s1_bits alone
+    full: Tensor  # (B, T, F)
+    unit: Tensor  # (B, T, D) on the unit sphere
+    code: Tensor  # (B, T, D) of +-1/sqrt(D)
+
+
+class _Holder(nn.Module):
+    """Gives the quantiser upstream's place in the file, tokenizer.bsq."""
+
+    def __init__(self, bsq: Quantiser) -> None:
+        super().__init__()
+        self.bsq = bsq
+
+
+class TokenizerNetwork(nn.Module):
+    """Causal encoder, binary spherical quantiser, causal decoder.
+
+    Each stack has one block fewer than the configuration says, as upstream builds them.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        bits = c.s1_bits + c.s2_bits
+
+        def stack(count: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                Block(
+                    c.d_model,
+                    c.n_heads,
+                    c.ff_dim,
+                    ffn_dropout=c.ffn_dropout_p,
+                    attn_dropout=c.attn_dropout_p,
+                    resid_dropout=c.resid_dropout_p,
+                )
+                for _ in range(count - 1)
+            )
+
+        self.embed = nn.Linear(c.d_in, c.d_model)
+        self.encoder = stack(c.n_enc_layers)
+        self.quant_embed = nn.Linear(c.d_model, bits)
+        self.tokenizer = _Holder(
+            Quantiser(bits, beta=c.beta, gamma0=c.gamma0, gamma=c.gamma, zeta=c.zeta, group_size=c.group_size)
+        )
+        self.post_quant_embed_pre = nn.Linear(c.s1_bits, c.d_model)
+        self.post_quant_embed = nn.Linear(bits, c.d_model)
+        self.decoder = stack(c.n_dec_layers)
+        self.head = nn.Linear(c.d_model, c.d_in)
+
+    @property
+    def bsq(self) -> Quantiser:
+        """The quantiser."""
+        return self.tokenizer.bsq
+
+    @property
+    def head_width(self) -> int:
+        """d of every attention head."""
+        return self.config.d_model // self.config.n_heads
+
+    def latent(self, x: Tensor) -> Tensor:
+        """(B, T, F) normalised bars -> (B, T, D) before the sphere."""
+        table = causal_table(x.shape[1], self.head_width, x.device)
+        hidden = self.embed(x)
+        for block in self.encoder:
+            hidden = block(hidden, table)
+        return self.quant_embed(hidden)
+
+    def encode(self, x: Tensor, half: bool = False) -> Tensor | list[Tensor]:
+        """Ids (B, T) int64 of normalised bars (B, T, F); with half the pair [s1, s2]: id = s1 + 2^s1_bits * s2."""
+        return self.to_tokens(self.latent(x), half)
+
+    def to_tokens(self, latent: Tensor, half: bool = False) -> Tensor | list[Tensor]:
+        """Ids of latents (..., D); the sign of a vector does not change on the way to the sphere."""
+        if not half:
+            return to_ids(latent)
+        return [to_ids(latent[..., : self.config.s1_bits]), to_ids(latent[..., self.config.s1_bits :])]
+
+    def pair(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """encode(x, half=True) as a pair."""
+        s1, s2 = self.encode(x, half=True)
+        return s1, s2
+
+    def codes(self, ids: Tensor | list[Tensor] | tuple[Tensor, Tensor], half: bool = False) -> Tensor:
+        """(..., D) of +-1/sqrt(D) from ids, or from the pair with half."""
+        c, bits = self.config, self.config.s1_bits + self.config.s2_bits
+        if half:
+            signs = torch.cat((to_signs(ids[0], c.s1_bits), to_signs(ids[1], c.s2_bits)), -1)
+        else:
+            assert isinstance(ids, Tensor)
+            signs = to_signs(ids, bits)
+        return (signs * bits**-0.5).to(self.post_quant_embed.weight.dtype)
+
+    def decode(self, ids: Tensor | list[Tensor] | tuple[Tensor, Tensor], half: bool = False) -> Tensor:
+        """(B, T, F) normalised bars of ids (B, T), or of the pair with half."""
+        return self.decode_hidden(self.post_quant_embed(self.codes(ids, half)))
+
+    def decode_hidden(self, hidden: Tensor) -> Tensor:
+        """(B, T, d_model) -> (B, T, F)."""
+        table = causal_table(hidden.shape[1], self.head_width, hidden.device)
+        for block in self.decoder:
+            hidden = block(hidden, table)
+        return self.head(hidden)
+
+    def reconstruct(self, x: Tensor) -> Reconstruction:
+        """Both reconstructions in one pass through the decoder: the two halves of its batch."""
+        unit = self.bsq.unit(self.latent(x))
+        code = self.bsq.quantise(unit)
+        coarse = self.post_quant_embed_pre(code[..., : self.config.s1_bits])
+        both = self.decode_hidden(torch.cat((coarse, self.post_quant_embed(code))))
+        return Reconstruction(*both.chunk(2), unit, code)
+
+    def quantiser_loss(self, found: Reconstruction, valid: Tensor | None = None) -> QuantiserLoss:
+        """The quantiser's loss over the positions that valid (B, T) picks, all without it."""
+        return self.bsq.loss(found.unit, found.code, valid)
+
+    def forward(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
+        """((coarse, full), quantiser loss, codes, full ids), as upstream's forward."""
+        found = self.reconstruct(x)
+        return (found.coarse, found.full), self.quantiser_loss(found).total, found.code, to_ids(found.code)
