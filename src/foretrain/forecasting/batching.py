@@ -1,13 +1,15 @@
 """Forecasts of many windows: like lengths together, results in input order, one transfer to the host a batch.
 
-# N windows, V variates, H horizon, Q levels
+# N windows, V variates, S samples, H horizon, Q levels
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,12 +33,35 @@ class Plan(NamedTuple):
     rows: int
 
 
+@dataclass(frozen=True)
+class ForecastList:
+    """Forecasts of many windows, in the order of the windows and in the units of the data."""
+
+    quantiles: list[FloatArray]  # a window: (targets, H, Q), not sorted
+    mean: list[FloatArray] | None  # a window: (targets, H), where the family gives a mean of its sample paths
+    samples: list[FloatArray] | None  # a window: (targets, S, H) sample paths, where they were drawn and asked for
+    notes: dict[str, int]  # counts that a user must hear of, over all windows; tell_notes warns of them
+
+
 def forecast_windows(
+    model: Forecaster, windows: Sequence[Window], prediction_length: int, quantile_levels: Sequence[float], **how: Any
+) -> list[FloatArray]:
+    """Quantile forecasts alone, one (targets, H, Q) array a window; what there is to tell of them is warned of.
+
+    how are forecast_paths' keywords; raises what it raises.
+    """
+    found = forecast_paths(model, windows, prediction_length, quantile_levels, keep_samples=False, **how)
+    tell_notes(found.notes)
+    return found.quantiles
+
+
+def forecast_paths(
     model: Forecaster,
     windows: Sequence[Window],
     prediction_length: int,
     quantile_levels: Sequence[float],
     *,
+    keep_samples: bool,
     batch_size: int = 256,
     context_length: int | None = None,
     device: torch.device | str | None = None,
@@ -45,53 +70,98 @@ def forecast_windows(
     seed: int = 0,
     options: Any = None,
     progress: Callable[[int], None] | None = None,
-) -> list[FloatArray]:
-    """Quantile forecasts, one (targets, H, Q) array a window, in the order of the windows.
+) -> ForecastList:
+    """Forecasts with everything that the family gives: quantiles, the mean, on request the paths, and its notes.
 
     batch_size counts rows, covariates included (a CPU takes fewer at a time); a window is never divided. Windows of
     like length share a batch, so results do not depend on order or batch_size (up to rounding), except where
     options.cross_learning is set: then batches are filled in input order, because the batch is the input. On a GPU
     that runs out of memory batches are halved, with a warning. device None is where the model is; dtype bfloat16 or
     float16 runs under autocast; progress is called with the number of windows each batch finished. Only the newest
-    context_length steps (at most the model's own) are used. Raises ConfigError for impossible arguments.
+    context_length steps (at most the model's own) are used. num_samples and seed are for families that draw paths;
+    num_samples is warned of where the family draws none. The notes are the caller's to tell (tell_notes). Raises
+    ConfigError for impossible arguments.
     """
     levels = check_levels(quantile_levels)
-    if not isinstance(prediction_length, int | np.integer) or prediction_length < 1 or batch_size < 1:
-        raise ConfigError(
-            f"prediction_length ({prediction_length}) and batch_size ({batch_size}) must be whole and at least 1."
-        )
+    counts = {"prediction_length": prediction_length, "batch_size": batch_size}
+    for name, value in (counts if num_samples is None else counts | {"num_samples": num_samples}).items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1.")
     longest = clip_context(model, context_length)
     where = torch.device(device) if device is not None else next(model.parameters()).device
     together = bool(getattr(options, "cross_learning", False))
     rows = batch_size if together or where.type != "cpu" else min(batch_size, MOST_CPU_ROWS)
     batches = plan(windows, rows, longest, model.bucket_length, together)
-    results: list[FloatArray | None] = [None] * len(windows)
+    collected = _Collected(windows, keep_samples, progress)
 
     def launch(chosen: IntArray) -> Forecast:
         batch = model.collate(stack_windows([windows[i] for i in chosen], prediction_length, longest))
-        return model.forecast(
+        found = model.forecast(
             _send(batch, where), prediction_length, levels, num_samples=num_samples, seed=seed, options=options
         )
+        collected.drawn |= found.samples is not None or found.mean is not None
+        return found if keep_samples else replace(found, samples=None)  # paths nobody wants free their memory now
 
-    def collect(chosen: IntArray, quantiles: Tensor) -> None:
-        values = quantiles.float().cpu().numpy()
-        first = 0
-        for i in chosen:
-            results[i] = values[first : first + windows[i].num_targets]
-            first += windows[i].num_targets
-        if progress is not None:
-            progress(len(chosen))
-
-    waiting: tuple[IntArray, Tensor] | None = None
+    waiting: tuple[IntArray, Forecast] | None = None
     with _evaluating(model), _precision(where, dtype):
         for chosen, forecast in _run(batches, launch, together):
             # The next batch is launched before the last one is read, so that the device does not wait for the host.
             if waiting is not None:
-                collect(*waiting)
-            waiting = (chosen, forecast.quantiles)
+                collected.add(*waiting)
+            waiting = (chosen, forecast)
         if waiting is not None:
-            collect(*waiting)
-    return [result for result in results if result is not None]
+            collected.add(*waiting)
+    if num_samples is not None and windows and not collected.drawn:
+        warnings.warn(f"num_samples has no effect: {model.family} draws no sample paths.", stacklevel=2)
+    return collected.result()
+
+
+def tell_notes(notes: Mapping[str, int], stacklevel: int = 3) -> None:
+    """Warn once of what families have to say of their forecasts; nothing where there is nothing to say."""
+    if text := notes_text(notes):
+        warnings.warn(text, stacklevel=stacklevel)
+
+
+def notes_text(notes: Mapping[str, int]) -> str:
+    """Notes as one sentence, "" where all counts are 0."""
+    parts = [f"{count:,} {name}" for name, count in notes.items() if count]
+    return f"in these forecasts: {', '.join(parts)}." if parts else ""
+
+
+class _Collected:
+    """Results of batches, window by window."""
+
+    def __init__(self, windows: Sequence[Window], keep_samples: bool, progress: Callable[[int], None] | None) -> None:
+        self._windows, self._progress = windows, progress
+        self.drawn = False  # some forecast came from sample paths
+        self._parts: dict[str, dict[int, FloatArray]] = {"quantiles": {}, "mean": {}}
+        if keep_samples:
+            self._parts["samples"] = {}
+        self._notes: Counter[str] = Counter()
+
+    def add(self, chosen: IntArray, forecast: Forecast) -> None:
+        """Rows of one batch, read from the device."""
+        for name, found in self._parts.items():
+            tensor: Tensor | None = getattr(forecast, name)
+            if tensor is None:
+                continue
+            values = tensor.float().cpu().numpy()
+            first = 0
+            for i in chosen:
+                found[int(i)] = values[first : first + self._windows[i].num_targets]
+                first += self._windows[i].num_targets
+        self._notes.update(forecast.notes)
+        if self._progress is not None:
+            self._progress(len(chosen))
+
+    def result(self) -> ForecastList:
+        """Everything, in the order of the windows; None for what not every batch gave."""
+        count = len(self._windows)
+        lists = {
+            name: [found[i] for i in range(count)] if len(found) == count else None
+            for name, found in self._parts.items()
+        }
+        return ForecastList(lists["quantiles"] or [], lists["mean"], lists.get("samples"), dict(self._notes))
 
 
 def clip_context(model: Forecaster, context_length: int | None) -> int:
