@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,7 @@ from foretrain.forecasting.adapter import ADAPTER_FILE, base_of, merge_adapter
 from foretrain.forecasting.batching import clip_context, forecast_windows, plan
 from foretrain.forecasting.frame import Names, read_frame, write_frame
 from foretrain.forecasting.inputs import read_inputs
-from foretrain.models import families, family
+from foretrain.models import families, forecast_options
 from foretrain.models.base import Forecaster, move
 from foretrain.models.hub import resolve
 from foretrain.nn.quantiles import check_levels
@@ -45,6 +43,7 @@ def load(
     dtype: str = "float32",
     revision: str | None = None,
     offline: bool = False,
+    **parts: str | os.PathLike[str],
 ) -> Predictor:
     """A predictor from a release folder, a run folder (its release/), an adapter folder or a Hugging Face hub id.
 
@@ -54,15 +53,18 @@ def load(
         dtype: of the weights: float32, bfloat16 or float16. Lower ones cost accuracy.
         revision: branch, tag or commit on the hub.
         offline: use what was downloaded before, touch no network.
+        **parts: what the model is made of besides, each a folder or hub id, such as tokenizer="owner/name". A release
+            that was written here brings its parts along.
 
     Raises:
-        ModelError: no such folder, no or unknown config.json, damaged or unfitting weights, hub out of reach.
+        ModelError: no such folder, no or unknown config.json, damaged or unfitting weights, hub out of reach, a part
+            that the family does not have, a model that makes no forecasts.
         ConfigError: an impossible device or dtype.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     where = _device(device)
-    model = _open(path_or_hub_id, revision, offline)
+    model = _open(path_or_hub_id, revision, offline, {name: str(part) for name, part in parts.items()})
     return Predictor(model.to(device=where, dtype=DTYPES[dtype]).eval())
 
 
@@ -145,7 +147,7 @@ class Predictor:
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
-            options=self._options(options),
+            options=forecast_options(self.model.family, options),
         )
         longest = self.model.max_context_length
         _warn_if_void(windows, results, min(context_length or longest, longest))
@@ -246,16 +248,6 @@ class Predictor:
                 statistics += zip(loc.split(counts), scale.split(counts), strict=True)
         return embeddings, statistics
 
-    def _options(self, given: dict[str, Any]) -> Any:
-        kind = family(self.model.family).options()
-        known = [field.name for field in fields(kind)]
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            close = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
-            raise ConfigError(f"{self.model.family} has no forecast option {unknown[0]!r}. {hint}")
-        return kind(**given)
-
 
 def _are_windows(inputs: Any) -> bool:
     return isinstance(inputs, Sequence) and len(inputs) > 0 and isinstance(inputs[0], Window)
@@ -297,12 +289,15 @@ def _device(device: str | torch.device | None) -> torch.device:
     return where
 
 
-def _open(path_or_hub_id: str | os.PathLike[str], revision: str | None, offline: bool) -> Forecaster:
-    folder = resolve(str(path_or_hub_id), revision, offline)
+def _open(
+    path_or_hub_id: str | os.PathLike[str], revision: str | None, offline: bool, parts: dict[str, str]
+) -> Forecaster:
+    asked = str(path_or_hub_id)
+    folder = resolve(asked, revision, offline)
     if folder.is_file():
         raise ModelError(f"{folder}: is a file; give the folder that holds config.json and model.safetensors.")
     if (folder / ADAPTER_FILE).exists():
-        base = _open(base_of(folder), None, offline)
+        base = _open(base_of(folder), None, offline, parts)
         merge_adapter(base.network, folder)  # type: ignore[arg-type]
         return base
     if not (folder / "config.json").exists() and (folder / "release" / "config.json").exists():
@@ -310,7 +305,13 @@ def _open(path_or_hub_id: str | os.PathLike[str], revision: str | None, offline:
     raw = _config(folder)
     for candidate in families():
         if candidate.matches(raw):
-            return candidate.load(folder)
+            model = candidate.load(folder, origin=asked, offline=offline, **parts)
+            if not isinstance(model, Forecaster):
+                raise ModelError(
+                    f"{asked}: holds a {candidate.name}, which makes no forecasts; it is a part of other models. Load "
+                    "one of those, and name this one there if it does not bring its own: load(PREDICTOR, tokenizer=...)."
+                )
+            return model
     kind = raw.get("model_type") or ", ".join(map(str, raw.get("architectures") or [])) or "unnamed"
     raise ModelError(
         f"{folder}: its config.json describes a model ({kind}) of none of the families known here "
