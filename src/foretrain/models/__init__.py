@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from foretrain.errors import ConfigError
 
@@ -24,3 +27,18 @@ def family(name: str) -> Family:
 def families() -> list[Family]:
     """Every family, in the order in which a folder's config.json is offered to them."""
     return [family(name) for name in FAMILIES]
+
+
+def forecast_options(name: str, given: Mapping[str, Any]) -> Any:
+    """The family's forecast options (its frozen dataclass) with the given ones set; the rest are its defaults.
+
+    Raises ConfigError for an option that the family does not have, and what the family raises for impossible values.
+    """
+    kind = family(name).options()
+    known = [field.name for field in fields(kind)]
+    for option in given:
+        if option not in known:
+            close = difflib.get_close_matches(str(option), known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
+            raise ConfigError(f"{name} has no forecast option {option!r}. {hint}")
+    return kind(**given)
