@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from foretrain.models.base import Family
 
 # name of a family -> the module below foretrain.models that exports FAMILY
-FAMILIES: dict[str, str] = {"chronos2": "chronos2.forecaster"}
+FAMILIES: dict[str, str] = {
+    "chronos2": "chronos2.forecaster",
+    "kronos": "kronos.forecaster",
+    "kronos_tokenizer": "kronos.trainable",
+}
 
 
 def family(name: str) -> Family:

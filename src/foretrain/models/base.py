@@ -70,7 +70,7 @@ class Trainable(nn.Module, ABC):
         """
         return {"loss": self(batch)}
 
-    def prepare(self, source: Any, folder: Path) -> None:  # noqa: B027
+    def prepare(self, source: Any, folder: Path) -> None:
         """Whatever a run needs before its first step, such as a table of tokens; may write into folder.
 
         Called with the run's TrainingSource, on rank 0 first and then on all ranks, also on resume: what is there
@@ -120,6 +120,11 @@ class Forecaster(Trainable):
         options: Any = None,
     ) -> Forecast:
         """Quantile forecasts of the batch's target rows; options is the family's own frozen dataclass."""
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Forecast options of a family that has none."""
 
 
 class Columns(NamedTuple):

@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from foretrain.errors import ModelError
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.model import Chronos2Network
+from foretrain.models.weights import read_weights, write_weights
 
 
 def empty_network(config: Chronos2Config, device: str | torch.device = "cpu") -> Chronos2Network:
@@ -55,50 +53,15 @@ def read_release(folder: Path, config: Chronos2Config | None = None) -> Chronos2
 
     Raises ModelError when files are missing or damaged, or when the weights do not fit the configuration.
     """
-    config = config or Chronos2Config.read(folder / "config.json")
-    network = empty_network(config)
-    expected = dict(network.state_dict())
-    found = _read_weights(folder)
-    missing = sorted(expected.keys() - found.keys())
-    unknown = sorted(found.keys() - expected.keys())
-    if missing or unknown:
-        facts = [f"lacks {_some(missing)}" if missing else "", f"has unknown {_some(unknown)}" if unknown else ""]
-        raise ModelError(f"{folder}: the weights do not fit config.json: {', '.join(filter(None, facts))}.")
-    for name, parameter in expected.items():
-        if found[name].shape != parameter.shape:
-            raise ModelError(
-                f"{folder}: {name} has shape {tuple(found[name].shape)}, config.json needs {tuple(parameter.shape)}."
-            )
-        parameter.copy_(found[name])
+    network = empty_network(config or Chronos2Config.read(folder / "config.json"))
+    read_weights(folder, network)
     return network
 
 
 def write_release(network: Chronos2Network, folder: Path, state: dict[str, Tensor] | None = None) -> None:
     """Write config.json and model.safetensors into an existing folder; `state` instead of the network's own weights."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in (state or network.state_dict()).items()}
+    weights = network.state_dict() if state is None else state
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     config = json.dumps(replace(network.config, dtype=dtype).to_json(), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    try:
-        files = [folder / "model.safetensors"]
-        if not files[0].exists() and index.exists():
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            files = [folder / Path(name).name for name in sorted(set(names))]
-        weights: dict[str, Tensor] = {}
-        for file in files:
-            if not file.exists():
-                raise ModelError(f"{file}: no such file; a release holds config.json and model.safetensors.")
-            with safe_open(file, framework="pt") as tensors:
-                weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        return weights
-    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
-        raise ModelError(f"{folder}: cannot read the weights ({error}); the file is damaged or incomplete.") from None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    write_weights(weights, folder)

@@ -14,7 +14,7 @@ from foretrain.errors import ConfigError, ModelError
 
 COLUMNS = ("open", "high", "low", "close", "volume", "amount")
 PRICES = COLUMNS[:4]
-MAX_CONTEXT = 512  # of the published models whose config.json does not say
+OURS = {"max_context": 512, "clip": 5.0}  # keys that upstream does not know: written where they differ from its habits
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class TokenizerConfig:
     gamma: float
     zeta: float
     group_size: int
+    clip: float = 5.0
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class KronosConfig:
-    """The flat config.json of a predictor; names are upstream's, max_context is ours (written where it is not 512)."""
+    """The flat config.json of a predictor; names are upstream's but for max_context and clip."""
 
     s1_bits: int
     s2_bits: int
@@ -64,7 +65,8 @@ class KronosConfig:
     resid_dropout_p: float
     token_dropout_p: float
     learn_te: bool
-    max_context: int = MAX_CONTEXT
+    max_context: int = 512
+    clip: float = 5.0
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -119,7 +121,7 @@ def read_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
     """From a config.json; keys beyond the constructor's are kept. Raises ModelError."""
     raw = parse(path)
     known = {f.name for f in fields(kind)} - {"extra"}
-    missing = sorted(known - {"max_context"} - raw.keys())
+    missing = sorted(known - OURS.keys() - raw.keys())
     if missing:
         what = "tokenizer" if kind is TokenizerConfig else "predictor"
         raise ModelError(f"{path}: no Kronos {what}: {', '.join(missing[:4])} not given.")
@@ -135,8 +137,7 @@ def read_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
 def to_json(config: TokenizerConfig | KronosConfig) -> dict[str, Any]:
     """The config.json that upstream writes: flat, keys sorted."""
     own = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "extra"}
-    if own.get("max_context") == MAX_CONTEXT:
-        del own["max_context"]
+    own = {key: value for key, value in own.items() if key not in OURS or value != OURS[key]}
     return dict(sorted({**config.extra, **own}.items()))
 
 
@@ -180,7 +181,7 @@ class KronosTokenizerModelConfig(Section):
     random_init: bool = False
     architecture_of: str | None = None  # folder or hub id
     preset: Literal["base", "2k"] | None = None
-    clip: float = Field(default=5.0, gt=0)  # normalised values are cut here
+    clip: float | None = Field(default=None, gt=0)  # normalised values are cut here; None = 5, or the checkpoint's own
     d_model: int | None = Field(default=None, ge=1)
     n_heads: int | None = Field(default=None, ge=1)
     ff_dim: int | None = Field(default=None, ge=1)
@@ -213,7 +214,7 @@ class KronosModelConfig(Section):
     preset: Literal["mini", "small", "base"] | None = None
     tokenizer: str | None = None
     tokenizer_revision: str | None = None
-    clip: float = Field(default=5.0, gt=0)  # normalised values are cut here
+    clip: float | None = Field(default=None, gt=0)  # None = the tokenizer's own
     token_cache: bool = False  # tokenise every window once, before training; needs data.sampling: epoch
     max_context: int | None = Field(default=None, ge=1)  # None = what a window holds, or the checkpoint's own if more
     n_layers: int | None = Field(default=None, ge=1)
@@ -227,7 +228,8 @@ class KronosModelConfig(Section):
     learn_te: bool | None = None
 
 
-_CHANGEABLE = ("ffn_dropout_p", "attn_dropout_p", "resid_dropout_p", "token_dropout_p")  # in a model that is fine-tuned
+# what a run that fine-tunes may choose
+_CHANGEABLE = ("clip", "max_context", "ffn_dropout_p", "attn_dropout_p", "resid_dropout_p", "token_dropout_p")
 
 
 def given(section: Section, kind: type[AnyConfig]) -> dict[str, Any]:
@@ -237,12 +239,11 @@ def given(section: Section, kind: type[AnyConfig]) -> dict[str, Any]:
 
 
 def fitted(section: Any, stored: AnyConfig) -> AnyConfig:
-    """A checkpoint's configuration for this run: drop-out rates are the run's to choose, all else is the checkpoint's.
+    """A checkpoint's configuration for this run: rates, clip and max_context are the run's to choose, nothing else.
 
     Raises ModelError when another key given contradicts it.
     """
     wanted = given(section, type(stored))
-    wanted.pop("max_context", None)
     clashes = [
         f"{key} is {value!r} here and {getattr(stored, key)!r} there"
         for key, value in wanted.items()

@@ -1,4 +1,4 @@
-"""From windows to candles: columns by name, gaps filled from the past, statistics of the context alone, calendar stamps.
+"""From windows to candles: columns by name, gaps filled from the past, statistics of the context alone, time stamps.
 
 Entries of a batch (Batch):
 
@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from foretrain.data.windows import TARGET, FloatArray, IntArray, Windows
 from foretrain.errors import DataError
@@ -31,6 +32,7 @@ from foretrain.models.base import Batch, Columns
 from foretrain.models.kronos.config import COLUMNS, PRICES
 
 Wide = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 EPS = 1e-5  # added to the standard deviation, as upstream
 ALIASES = {"vol": "volume", "amt": "amount", "turnover": "amount"}
 MINUTE = 60_000_000  # microseconds
@@ -58,10 +60,10 @@ def collate(windows: Windows, clip: float) -> Batch:
     """The batch of candle windows; see the entries above. Raises DataError for windows that hold no candles."""
     count, steps = len(windows), windows.context.shape[1]
     raw, targets, labelled = _candles(windows)
-    prices_known = ~np.isnan(raw[..., :4]).any(-1)  # (B, W)
+    prices_known = np.asarray(~np.isnan(raw[..., :4]).any(-1))  # (B, W)
     filled = fill_forward(raw)
     _complete(filled)
-    ready = ~np.isnan(filled[:, :steps]).any(-1)
+    ready = np.asarray(~np.isnan(filled[:, :steps]).any(-1))
     void = ~ready.any(1)
     start = np.where(void, steps - 1, ready.argmax(1))
     lengths = steps - start
@@ -92,7 +94,48 @@ def collate(windows: Windows, clip: float) -> Batch:
     return batch
 
 
-def statistics(bars: Wide, inside: npt.NDArray[np.bool_] | None = None) -> tuple[Wide, Wide]:
+def sequence(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Context and future of a training batch joined, (B, T, 6) normalised bars and (B, T) bool which were observed.
+
+    Every window begins at 0; bars beyond its end are 0 and not observed. Raises DataError without labels.
+    """
+    if "future_target" not in batch:
+        raise DataError(
+            "Kronos learns whole candles, but of these windows some columns are covariates, whose future is unknown. "
+            "Name open, high, low, close (and volume, amount) in data.target."
+        )
+    parts = ("context", "future_target"), ("context_observed", "future_observed")
+    bars, observed = (torch.cat([batch[name] for name in pair], 1) for pair in parts)
+    if "lengths" not in batch:
+        return bars, observed
+    place, inside = _joined_places(batch)
+    return (
+        bars.gather(1, place[..., None].expand(-1, -1, bars.shape[-1])) * inside[..., None],
+        observed.gather(1, place) & inside,
+    )
+
+
+def sequence_stamps(batch: Batch) -> Tensor | None:
+    """(B, T, 5) stamps of the same bars, None without a calendar."""
+    if "context_stamps" not in batch:
+        return None
+    stamps = torch.cat((batch["context_stamps"], batch["future_stamps"]), 1)
+    if "lengths" not in batch:
+        return stamps
+    place, _ = _joined_places(batch)
+    return stamps.gather(1, place[..., None].expand(-1, -1, stamps.shape[-1]))
+
+
+def _joined_places(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(B, T) where each bar lies in context and future side by side, and (B, T) bool whether there is one."""
+    longest, future = batch["context"].shape[1], batch["future_target"].shape[1]
+    step = torch.arange(longest + future, device=batch["lengths"].device)
+    lengths = batch["lengths"][:, None]
+    place = torch.where(step < lengths, step, step - lengths + longest)
+    return place.clamp(max=longest + future - 1), step < lengths + future
+
+
+def statistics(bars: Wide, inside: Mask | None = None) -> tuple[Wide, Wide]:
     """Mean and (population standard deviation + 1e-5) (B, 6) of bars (B, C, 6), over those `inside` (B, C) picks.
 
     In float64: the float32 sums of upstream are off by tens of per cent on volumes of 1e9.
@@ -105,9 +148,7 @@ def statistics(bars: Wide, inside: npt.NDArray[np.bool_] | None = None) -> tuple
     return loc, np.sqrt((spread**2).sum(1) / count) + EPS
 
 
-def normalise(
-    bars: Wide, loc: Wide, scale: Wide, clip: float, inside: npt.NDArray[np.bool_] | None = None
-) -> FloatArray:
+def normalise(bars: Wide, loc: Wide, scale: Wide, clip: float, inside: Mask | None = None) -> FloatArray:
     """(B, T, 6) in standard deviations from the mean, cut at +-clip; 0 where not `inside` or not a number."""
     found = np.clip((bars - loc[:, None]) / scale[:, None], -clip, clip)
     kept = ~np.isnan(found) if inside is None else inside[..., None] & ~np.isnan(found)
@@ -177,7 +218,7 @@ def _columns_of(names: tuple[str, ...], rows: int) -> list[int]:
         )
         raise DataError(
             f"Kronos takes candles, open, high, low, close and optionally volume and amount, but of {rows} rows "
-            f"({', '.join(names) or 'without names'}): {what}. Name the columns in data.target (and, to forecast some of "
-            "them, the others in data.past_covariates)."
+            f"({', '.join(names) or 'without names'}): {what}. Name the columns in data.target (or, to forecast some "
+            "of them, the others in data.past_covariates)."
         )
     return [COLUMNS.index(column) for column in found if column is not None]

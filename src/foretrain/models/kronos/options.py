@@ -19,7 +19,7 @@ class KronosOptions:
         top_k: keep the k likeliest tokens; 0 = all. top_k=1 is greedy.
         top_p: then keep the likeliest ones that together reach this probability; 1 = all.
         mode: what happens once context and forecast exceed max_context. "exact" computes the shifted window anew for
-            every bar, as upstream does; "rolling" keeps the cache, whose entries remember bars that have left the window.
+            every bar, as upstream does; "rolling" keeps the cache, whose entries remember bars that left the window.
         max_context: bars the predictor looks at; None = the model's own. Statistics and tokens use the whole context.
         repair: raise high and lower low to hold open and close; how many candles that changed is reported.
         re_anchor_every: with mode "rolling", compute the window anew after so many generated bars.

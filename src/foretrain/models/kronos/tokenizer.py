@@ -125,9 +125,10 @@ class TokenizerNetwork(nn.Module):
         """Both reconstructions in one pass through the decoder: the two halves of its batch."""
         unit = self.bsq.unit(self.latent(x))
         code = self.bsq.quantise(unit)
-        coarse = self.post_quant_embed_pre(code[..., : self.config.s1_bits])
-        both = self.decode_hidden(torch.cat((coarse, self.post_quant_embed(code))))
-        return Reconstruction(*both.chunk(2), unit, code)
+        pre = self.post_quant_embed_pre(code[..., : self.config.s1_bits])
+        both = self.decode_hidden(torch.cat((pre, self.post_quant_embed(code))))
+        coarse, full = both.chunk(2)
+        return Reconstruction(coarse, full, unit, code)
 
     def quantiser_loss(self, found: Reconstruction, valid: Tensor | None = None) -> QuantiserLoss:
         """The quantiser's loss over the positions that valid (B, T) picks, all without it."""

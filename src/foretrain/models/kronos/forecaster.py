@@ -1,0 +1,369 @@
+"""The predictor behind the model contract: windows of candles in, cross-entropy or sampled candles out.
+
+# B windows, T tokens of a training window, N series, S samples, H horizon, Q levels, M target rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foretrain.data.windows import Windows
+from foretrain.errors import ConfigError, ModelError
+from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole
+from foretrain.models.hub import release_hash, resolve
+from foretrain.models.kronos import inputs
+from foretrain.models.kronos.config import (
+    OURS,
+    PREDICTOR_PRESETS,
+    PUBLISHED,
+    TOKENIZER_PRESETS,
+    KronosConfig,
+    KronosModelConfig,
+    TokenizerConfig,
+    check_start,
+    fitted,
+    given,
+    read_config,
+)
+from foretrain.models.kronos.convert import initialise, read_predictor, read_tokenizer, write_release
+from foretrain.models.kronos.generate import Prompt, generate
+from foretrain.models.kronos.model import KronosNetwork
+from foretrain.models.kronos.options import NUM_SAMPLES, KronosOptions
+from foretrain.models.kronos.tokenizer import TokenizerNetwork
+from foretrain.models.kronos.trainable import block_flops, encoder_flops
+from foretrain.nn.unused import attach
+
+HIGH, LOW = 1, 2
+
+
+class Kronos(Forecaster):
+    """A predictor network and the frozen tokenizer it reads through.
+
+    The tokenizer is not registered: no optimizer, average, checkpoint or mode change touches it. It follows the
+    predictor's device and stays in float32, since a rounded latent is another token.
+    """
+
+    family = "kronos"
+    validation_names = ("loss", "s1_cross_entropy", "s2_cross_entropy")
+
+    def __init__(self, network: KronosNetwork, tokenizer: TokenizerNetwork) -> None:
+        super().__init__()
+        bits = [(c.s1_bits, c.s2_bits) for c in (network.config, tokenizer.config)]
+        if bits[0] != bits[1]:
+            raise ModelError(f"the predictor reads tokens of {bits[0]} bits, this tokenizer writes {bits[1]}.")
+        self.network = network
+        self._frozen = [tokenizer.eval().requires_grad_(False)]
+
+    @property
+    def tokenizer(self) -> TokenizerNetwork:
+        """The frozen tokenizer."""
+        return self._frozen[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        device = next(self.network.parameters()).device
+        if device.type != "meta":
+            self.tokenizer.to(device)
+        return self
+
+    @property
+    def config(self) -> KronosConfig:
+        """The network's configuration."""
+        return self.network.config
+
+    @property
+    def max_context_length(self) -> int:
+        """Bars of history the predictor looks at."""
+        return self.config.max_context
+
+    @property
+    def bucket_length(self) -> int:
+        """1: every bar is a token."""
+        return 1
+
+    def collate(self, windows: Windows) -> Batch:
+        """CPU tensors of a batch; see inputs.py."""
+        return inputs.collate(windows, self.config.clip)
+
+    def forward(self, batch: Batch) -> Loss:
+        """(Cross-entropy of the first + of the second token) / 2 of every bar but a window's first, summed, and the
+        bars. The second head is given first tokens drawn from the model in training, the true ones in eval mode."""
+        return self.losses(batch)["loss"]
+
+    def validation_losses(self, batch: Batch) -> dict[str, Loss]:
+        """The loss and the cross-entropy of each token, in nats a bar."""
+        return self.losses(batch)
+
+    def losses(self, batch: Batch) -> dict[str, Loss]:
+        """Every loss by its name in validation_names. Bars that were not observed are inputs, never targets."""
+        s1, s2, observed = self.tokens(batch)
+        stamps = inputs.sequence_stamps(batch)
+        logits = self.network(
+            s1[:, :-1],
+            s2[:, :-1],
+            None if stamps is None else stamps[:, :-1],
+            use_teacher_forcing=not self.training,
+            s1_targets=s1[:, 1:],
+        )
+        scored = observed[:, 1:].to(torch.float32)
+        first, second = (
+            (F.cross_entropy(x.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(scored) * scored).sum()
+            for x, y in zip(logits, (s1[:, 1:], s2[:, 1:]), strict=True)
+        )
+        weight = scored.sum()
+        total = (first + second) / 2
+        if stamps is None:  # no calendar: the time tables take no part
+            total = attach(total, list(self.network.time_emb.parameters()))
+        return {
+            "loss": Loss(total, weight),
+            "s1_cross_entropy": Loss(first, weight),
+            "s2_cross_entropy": Loss(second, weight),
+        }
+
+    @torch.no_grad()
+    def tokens(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """First and second tokens (B, T) of a training batch's bars, and which bars were observed (B, T) bool."""
+        bars, observed = inputs.sequence(batch)
+        with torch.autocast(bars.device.type, enabled=False):
+            s1, s2 = self.tokenizer.pair(bars.float())
+        return s1, s2, observed
+
+    def forecast(
+        self,
+        batch: Batch,
+        prediction_length: int,
+        quantile_levels: Sequence[float],
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: Any = None,
+    ) -> Forecast:
+        """Quantiles, mean and sample paths of the target rows; options is a KronosOptions.
+
+        A row's draws are seeded by (seed, its window's key, sample), whatever else is in the batch.
+        """
+        options = options or KronosOptions()
+        candles = self.candles(batch, prediction_length, num_samples=num_samples, seed=seed, options=options)
+        notes: dict[str, int] = {}
+        if options.repair:
+            candles, repaired = repair(candles)
+            notes = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
+        paths = candles[batch["target_window"], :, :, batch["target_column"]]  # (M, S, H)
+        return Forecast(
+            quantiles=sample_quantiles(paths, quantile_levels),
+            levels=tuple(quantile_levels),
+            samples=paths,
+            mean=paths.mean(1),
+            notes=notes,
+        )
+
+    def candles(
+        self,
+        batch: Batch,
+        prediction_length: int,
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: KronosOptions | None = None,
+    ) -> Tensor:
+        """Sampled candles (N, S, H, 6) in the units of the data; NaN for windows without an observed bar."""
+        options = options or KronosOptions()
+        if num_samples is not None and num_samples < 1:
+            raise ConfigError(f"num_samples is {num_samples}; it counts sample paths and is at least 1.")
+        stamps = batch.get("future_stamps")
+        prompt = Prompt(
+            bars=batch["context"],
+            lengths=batch.get("lengths"),
+            stamps=batch.get("context_stamps"),
+            future_stamps=None if stamps is None else stamps[:, :prediction_length],
+            keys=batch["key"],
+        )
+        samples = 1 if options.greedy else NUM_SAMPLES if num_samples is None else num_samples
+        found = generate(
+            self.network, self.tokenizer, prompt, prediction_length, num_samples=samples, seed=seed, options=options
+        )
+        candles = found.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
+        if options.greedy and num_samples is not None:
+            candles = candles.expand(-1, num_samples, -1, -1)  # all paths are the same one
+        return candles
+
+    def parameter_groups(self) -> dict[str, ParameterRole]:
+        """Norms and biases are vectors, token and time tables embeddings, the two projections the head."""
+        return {name: ParameterRole(_role(name, p)) for name, p in self.named_parameters() if p.requires_grad}
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.network.transformer)
+
+    def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write the predictor into an existing folder and the tokenizer into its folder `tokenizer`."""
+        if state is not None:
+            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+        write_release(self.network, folder, state)
+        (folder / "tokenizer").mkdir()
+        write_release(self.tokenizer, folder / "tokenizer")
+
+    def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
+        """Forward operations of a window's bars, whatever the number of columns, tokenising included."""
+        c, bars = self.config, context_length + prediction_length
+        tokens, width = bars - 1, self.config.d_model
+        blocks = c.n_layers * block_flops(width, c.ff_dim, tokens)
+        dependency = 8.0 * tokens * width * width + 4.0 * tokens * tokens * width
+        ends = 2.0 * tokens * width * (2 * width + 2**c.s1_bits + 2**c.s2_bits)
+        return encoder_flops(self.tokenizer, bars) + blocks + dependency + ends
+
+
+def sample_quantiles(paths: Tensor, levels: Sequence[float]) -> Tensor:
+    """(M, H, Q) quantiles of sample paths (M, S, H), linear between order statistics as numpy's default."""
+    ordered = paths.sort(1).values
+    place = torch.tensor([level * (paths.shape[1] - 1) for level in levels], dtype=torch.float64)
+    low = place.floor().long()
+    high = (low + 1).clamp(max=paths.shape[1] - 1)
+    share = (place - low).to(device=paths.device, dtype=paths.dtype)[None, :, None]
+    below, above = ordered[:, low.to(paths.device)], ordered[:, high.to(paths.device)]
+    return (below + (above - below) * share).transpose(1, 2)
+
+
+def repair(candles: Tensor) -> tuple[Tensor, int]:
+    """Candles (..., 6) whose high and low enclose open and close, and how many of them that changed."""
+    body = candles[..., :4]
+    high, low = body.amax(-1), body.amin(-1)
+    changed = (high > candles[..., HIGH]) | (low < candles[..., LOW])
+    fixed = candles.clone()
+    fixed[..., HIGH], fixed[..., LOW] = high, low
+    return fixed, int(changed.sum())
+
+
+def _role(name: str, parameter: Tensor) -> Any:
+    if parameter.ndim == 1:
+        return "vector"
+    if ".emb_s" in name or ".time_emb." in name:
+        return "embedding"
+    return "head" if ".head." in name else "matrix"
+
+
+def build(
+    config: KronosModelConfig,
+    *,
+    context_length: int,
+    prediction_length: int,
+    seed: int,
+    device: str | torch.device = "cpu",
+    offline: bool = False,
+) -> Kronos:
+    """The predictor a run trains: randomly initialised (the seed alone decides) or from model_id, with its tokenizer.
+
+    max_context becomes what a window holds, unless the configuration or the checkpoint says more. On device "meta" no
+    weights are made or read. Raises ConfigError for keys that contradict each other or a missing tokenizer, ModelError
+    where a release cannot be read.
+    """
+    check_start(config)
+    meta = str(device) == "meta"
+    tokenizer, parents = _tokenizer_of(config, meta, offline)
+    trained = context_length + prediction_length - 1
+    clip = config.clip or tokenizer.config.clip
+    if config.model_id is None:
+        architecture = replace(
+            random_architecture(config, tokenizer.config, offline), clip=clip, max_context=config.max_context or trained
+        )
+        network = _empty(architecture, meta)
+        if not meta:
+            initialise(network, seed)
+        model = Kronos(network, tokenizer)
+        model.parents = parents
+        return model
+    if meta and config.model_id in PUBLISHED:
+        stored = KronosConfig(**PREDICTOR_PRESETS[PUBLISHED[config.model_id][0]])
+        return Kronos(_empty(_lengthened(config, stored, trained, clip), meta), tokenizer)
+    folder = resolve(config.model_id, config.revision, offline)
+    stored = _stored(folder, config.model_id)
+    architecture = _lengthened(config, stored, trained, clip)
+    model = Kronos(_empty(architecture, meta) if meta else read_predictor(folder, architecture), tokenizer)
+    model.parents = {"model": release_hash(folder), **parents}
+    return model
+
+
+def random_architecture(config: KronosModelConfig, tokenizer: TokenizerConfig, offline: bool = False) -> KronosConfig:
+    """The configuration of a randomly initialised predictor, which reads what the tokenizer writes."""
+    values = given(config, KronosConfig) | {"s1_bits": tokenizer.s1_bits, "s2_bits": tokenizer.s2_bits}
+    if config.architecture_of is not None:
+        stored = read_config(KronosConfig, resolve(config.architecture_of, None, offline) / "config.json")
+        return replace(stored, **values)
+    return KronosConfig(**{**PREDICTOR_PRESETS[config.preset or "small"], **values})
+
+
+def _lengthened(config: KronosModelConfig, stored: KronosConfig, trained: int, clip: float) -> KronosConfig:
+    longest = config.max_context or max(stored.max_context, trained)
+    return replace(fitted(config, stored), max_context=longest, clip=clip)
+
+
+def _stored(folder: Path, origin: str | None) -> KronosConfig:
+    """A release's configuration; what published files leave unsaid comes from the table of published models."""
+    stored = read_config(KronosConfig, folder / "config.json")
+    if origin in PUBLISHED and stored.max_context == OURS["max_context"]:
+        known = PREDICTOR_PRESETS[PUBLISHED[origin][0]]
+        return replace(stored, max_context=known.get("max_context", stored.max_context))
+    return stored
+
+
+def _empty(config: KronosConfig, meta: bool) -> KronosNetwork:
+    with torch.device("meta" if meta else "cpu"):
+        return KronosNetwork(config)
+
+
+def _tokenizer_of(config: KronosModelConfig, meta: bool, offline: bool) -> tuple[TokenizerNetwork, dict[str, str]]:
+    """The run's frozen tokenizer, and its hash."""
+    name, revision = config.tokenizer, config.tokenizer_revision
+    if name is None and config.model_id in PUBLISHED:
+        name = PUBLISHED[config.model_id][1]
+    if name is None and config.model_id is not None:
+        inside = resolve(config.model_id, config.revision, offline) / "tokenizer"
+        name = str(inside) if inside.is_dir() else None
+    if name is None:
+        raise ConfigError(
+            "model.tokenizer: a Kronos predictor needs its tokenizer; give a folder, a hub id such as "
+            "NeoQuasar/Kronos-Tokenizer-base, or stage:NAME of an earlier stage."
+        )
+    if meta and not Path(name).exists():
+        with torch.device("meta"):
+            return TokenizerNetwork(TokenizerConfig(**TOKENIZER_PRESETS["base"])), {}
+    folder = resolve(name, revision, offline)
+    return read_tokenizer(folder), {"tokenizer": release_hash(folder)}
+
+
+def load(folder: Path, *, origin: str | None = None, offline: bool = False, tokenizer: str | None = None) -> Kronos:
+    """The predictor of a release folder with its tokenizer, in float32 on the CPU, ready to forecast.
+
+    The tokenizer is `tokenizer` (a folder or hub id), else the folder's own, else that of the published model `origin`.
+    Raises ModelError.
+    """
+    inside = folder / "tokenizer"
+    if tokenizer is None and not inside.is_dir():
+        if origin not in PUBLISHED:
+            raise ModelError(
+                f"{origin or folder}: a Kronos predictor needs its tokenizer, and has no folder `tokenizer`. "
+                'Name one: tokenizer="NeoQuasar/Kronos-Tokenizer-base" (on the command line --tokenizer).'
+            )
+        tokenizer = PUBLISHED[origin][1]
+    reader = read_tokenizer(inside if tokenizer is None else resolve(tokenizer, None, offline))
+    stored = _stored(folder, origin)
+    return Kronos(read_predictor(folder, stored), reader).eval()
+
+
+FAMILY = Family(
+    name="kronos",
+    config=lambda: KronosModelConfig,
+    options=lambda: KronosOptions,
+    build=build,
+    matches=lambda raw: "learn_te" in raw and "s1_bits" in raw,
+    load=load,
+    columns=inputs.choose_columns,
+    with_times=True,
+)

@@ -1,0 +1,61 @@
+"""model.safetensors of a release: into a network, and out of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from foretrain.errors import ModelError
+
+
+def read_weights(folder: Path, network: nn.Module) -> None:
+    """Fill a network on the CPU from a release's weights, one file or several with an index.
+
+    Raises ModelError when files are missing or damaged, or when names or shapes are not the network's.
+    """
+    expected = network.state_dict()
+    found = _read(folder)
+    missing = sorted(expected.keys() - found.keys())
+    unknown = sorted(found.keys() - expected.keys())
+    if missing or unknown:
+        facts = [f"lacks {_some(missing)}" if missing else "", f"has unknown {_some(unknown)}" if unknown else ""]
+        raise ModelError(f"{folder}: the weights do not fit config.json: {', '.join(filter(None, facts))}.")
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            raise ModelError(
+                f"{folder}: {name} has shape {tuple(found[name].shape)}, config.json needs {tuple(tensor.shape)}."
+            )
+        tensor.copy_(found[name])
+
+
+def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write model.safetensors into an existing folder."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    try:
+        files = [folder / "model.safetensors"]
+        if not files[0].exists() and index.exists():
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            files = [folder / Path(name).name for name in sorted(set(names))]
+        weights: dict[str, Tensor] = {}
+        for file in files:
+            if not file.exists():
+                raise ModelError(f"{file}: no such file; a release holds config.json and model.safetensors.")
+            with safe_open(file, framework="pt") as tensors:
+                weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        return weights
+    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
+        raise ModelError(f"{folder}: cannot read the weights ({error}); the file is damaged or incomplete.") from None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
