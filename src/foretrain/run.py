@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from foretrain.config import Section, apply_overrides, build, dump_yaml, read_yaml
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, TrainingError
 from foretrain.evaluation.tasks import VALIDATION_METRICS, EvaluationConfig, validator
-from foretrain.models import FAMILIES, families, family
+from foretrain.models import FAMILIES, families, family, infer_family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.distributed import World
@@ -48,6 +48,15 @@ class RunConfig(Section):
     seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     threads: int | None = Field(default=None, ge=1)  # CPU threads per process; None = torch's choice
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_family(cls, tree: Any) -> Any:
+        """model.family may be left out where model_id tells it."""
+        model = tree.get("model") if isinstance(tree, dict) else None
+        if not isinstance(model, dict) or "family" in model:
+            return tree
+        return {**tree, "model": {"family": infer_family(model.get("model_id")), **model}}
 
 
 @dataclass(frozen=True)

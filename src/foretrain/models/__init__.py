@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foretrain.errors import ConfigError
@@ -33,16 +35,34 @@ def families() -> list[Family]:
     return [family(name) for name in FAMILIES]
 
 
-def forecast_options(name: str, given: Mapping[str, Any]) -> Any:
-    """The family's forecast options (its frozen dataclass) with the given ones set; the rest are its defaults.
+def infer_family(model_id: str | None) -> str:
+    """The family of a release folder by its config.json, of a published hub id by its name; else the first family."""
+    path = Path(str(model_id)) / "config.json"
+    if model_id is not None and path.is_file():
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raw = None  # whoever loads it says what is wrong
+        for candidate in families():
+            if isinstance(raw, dict) and candidate.matches(raw):
+                return candidate.name
+    for candidate in families():
+        if model_id in candidate.published:
+            return candidate.name
+    return next(iter(FAMILIES))
+
+
+def forecast_options(which: str | Family, given: Mapping[str, Any]) -> Any:
+    """A family's forecast options (its frozen dataclass) with the given ones set; the rest are its defaults.
 
     Raises ConfigError for an option that the family does not have, and what the family raises for impossible values.
     """
-    kind = family(name).options()
+    found = family(which) if isinstance(which, str) else which
+    kind = found.options()
     known = [field.name for field in fields(kind)]
     for option in given:
         if option not in known:
             close = difflib.get_close_matches(str(option), known, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
-            raise ConfigError(f"{name} has no forecast option {option!r}. {hint}")
+            raise ConfigError(f"{found.name} has no forecast option {option!r}. {hint}")
     return kind(**given)

@@ -29,7 +29,7 @@ from foretrain.data.windows import KNOWN, TARGET, Windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole
 from foretrain.models.chronos2 import unroll
-from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig, published
+from foretrain.models.chronos2.config import PUBLISHED, Chronos2Config, Chronos2ModelConfig, published
 from foretrain.models.chronos2.convert import empty_network, initialise, read_release, write_release
 from foretrain.models.chronos2.inputs import Inputs, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
@@ -245,4 +245,5 @@ FAMILY = Family(
     build=build,
     matches=lambda raw: "chronos_config" in raw and "input_patch_size" in (raw["chronos_config"] or {}),
     load=load,
+    published=frozenset(PUBLISHED),
 )

@@ -364,6 +364,7 @@ FAMILY = Family(
     build=build,
     matches=lambda raw: "learn_te" in raw and "s1_bits" in raw,
     load=load,
+    published=frozenset(PUBLISHED),
     columns=inputs.choose_columns,
     with_times=True,
 )

@@ -172,5 +172,6 @@ FAMILY = Family(
     build=build,
     matches=lambda raw: "n_enc_layers" in raw and "s1_bits" in raw,
     load=load,
+    published=frozenset(PUBLISHED_TOKENIZERS),
     columns=inputs.choose_columns,
 )
