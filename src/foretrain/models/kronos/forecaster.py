@@ -37,6 +37,7 @@ from foretrain.models.kronos.generate import Prompt, generate
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.options import NUM_SAMPLES, KronosOptions
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
+from foretrain.models.kronos.tokens import TokenTable, open_table
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
 from foretrain.nn.unused import attach
 
@@ -60,6 +61,8 @@ class Kronos(Forecaster):
             raise ModelError(f"the predictor reads tokens of {bits[0]} bits, this tokenizer writes {bits[1]}.")
         self.network = network
         self._frozen = [tokenizer.eval().requires_grad_(False)]
+        self.token_cache = False
+        self.table: TokenTable | None = None
 
     @property
     def tokenizer(self) -> TokenizerNetwork:
@@ -88,9 +91,21 @@ class Kronos(Forecaster):
         """1: every bar is a token."""
         return 1
 
+    def prepare(self, source: Any, folder: Path) -> None:
+        """With token_cache: tokenise every window of an epoch, or read what was tokenised before (tokens.py)."""
+        if self.token_cache:
+            self.table = open_table(source, folder, self.tokenizer, self.parents["tokenizer"], self.config.clip)
+
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of a batch; see inputs.py."""
-        return inputs.collate(windows, self.config.clip)
+        """CPU tensors of a batch; see inputs.py. Training windows with a table of tokens also have
+
+        tokens (B, T, 2) int64 first and second tokens of context and future.
+        """
+        batch = inputs.collate(windows, self.config.clip)
+        if self.table is not None and windows.source is not None:
+            bars = batch["context"].shape[1] + windows.future.shape[1]
+            batch["tokens"] = self.table.look_up(windows.key, bars)
+        return batch
 
     def forward(self, batch: Batch) -> Loss:
         """(Cross-entropy of the first + of the second token) / 2 of every bar but a window's first, summed, and the
@@ -131,6 +146,8 @@ class Kronos(Forecaster):
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """First and second tokens (B, T) of a training batch's bars, and which bars were observed (B, T) bool."""
         bars, observed = inputs.sequence(batch)
+        if "tokens" in batch:
+            return batch["tokens"][..., 0], batch["tokens"][..., 1], observed
         with torch.autocast(bars.device.type, enabled=False):
             s1, s2 = self.tokenizer.pair(bars.float())
         return s1, s2, observed
@@ -277,7 +294,7 @@ def build(
         if not meta:
             initialise(network, seed)
         model = Kronos(network, tokenizer)
-        model.parents = parents
+        model.parents, model.token_cache = parents, config.token_cache
         return model
     if meta and config.model_id in PUBLISHED:
         stored = KronosConfig(**PREDICTOR_PRESETS[PUBLISHED[config.model_id][0]])
@@ -286,7 +303,7 @@ def build(
     stored = _stored(folder, config.model_id)
     architecture = _lengthened(config, stored, trained, clip)
     model = Kronos(_empty(architecture, meta) if meta else read_predictor(folder, architecture), tokenizer)
-    model.parents = {"model": release_hash(folder), **parents}
+    model.parents, model.token_cache = {"model": release_hash(folder), **parents}, config.token_cache
     return model
 
 

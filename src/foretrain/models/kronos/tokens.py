@@ -1,0 +1,97 @@
+"""Tokens of every training window, made once: for runs that visit the same windows in every epoch.
+
+# n windows of an epoch, T bars of a window
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from foretrain.errors import ConfigError, ModelError
+from foretrain.models.base import move
+from foretrain.models.kronos import inputs
+from foretrain.models.kronos.tokenizer import TokenizerNetwork
+
+FILE = "tokens.safetensors"
+# Windows are tokenised in groups of this size in the order of the first epoch, whatever the run's batches are: a latent
+# near zero may fall to either side in another group, and a resumed run must read the same tokens.
+GROUP = 64
+
+
+class TokenTable:
+    """First and second tokens by the key of a window."""
+
+    def __init__(self, keys: npt.NDArray[np.uint64], tokens: npt.NDArray[Any]) -> None:
+        self._keys = keys  # (n,) ascending
+        self._tokens = tokens  # (n, T, 2)
+
+    def look_up(self, keys: npt.NDArray[np.uint64], bars: int) -> Tensor:
+        """(B, bars, 2) int64 tokens of windows. Raises ModelError for one that was not tokenised."""
+        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        if (self._keys[place] != keys).any():
+            raise ModelError("a window is not in the table of tokens: the data changed under the run. Start a new one.")
+        return torch.from_numpy(self._tokens[place, :bars].astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def open_table(source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer_hash: str, clip: float) -> TokenTable:
+    """The table in a run's folder, made if it is not there or of other inputs.
+
+    source: a TrainingSource in epoch mode. Raises ConfigError for any other.
+    """
+    if source.config.sampling != "epoch":
+        raise ConfigError(
+            "model.token_cache: windows drawn at random hardly repeat, so there is nothing to keep. Set data.sampling: "
+            "epoch, or remove it."
+        )
+    facts = [source.fingerprint, source.config.model_dump(mode="json"), source.seed, tokenizer_hash, clip, GROUP]
+    made_from = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    path = folder / FILE
+    return _read(path, made_from) or _make(path, made_from, source, tokenizer, clip)
+
+
+def _read(path: Path, made_from: str) -> TokenTable | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if (file.metadata() or {}).get("made_from") != made_from:
+                return None
+            return TokenTable(file.get_tensor("keys"), file.get_tensor("tokens"))
+    except (SafetensorError, OSError):
+        return None  # made anew
+
+
+@torch.no_grad()
+def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, clip: float) -> TokenTable:
+    device = next(tokenizer.parameters()).device
+    bars = source.config.context_length + source.config.prediction_length
+    wide = max(tokenizer.config.s1_bits, tokenizer.config.s2_bits) > 15
+    keys = np.empty(source.epoch_length, np.uint64)
+    tokens = np.zeros((source.epoch_length, bars, 2), np.int32 if wide else np.int16)
+    for first in range(0, source.epoch_length, GROUP):
+        windows = source.windows(first, min(GROUP, source.epoch_length - first))
+        values, _ = inputs.sequence(move(inputs.collate(windows, clip), device))
+        pair = torch.stack(tokenizer.pair(values), -1).cpu().numpy()
+        keys[first : first + len(pair)] = windows.key
+        tokens[first : first + len(pair), : pair.shape[1]] = pair
+    order = np.argsort(keys, kind="stable")
+    keys, tokens = keys[order], tokens[order]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    save_file({"keys": keys, "tokens": tokens}, scratch, metadata={"made_from": made_from})
+    os.replace(scratch, path)
+    return TokenTable(keys, tokens)

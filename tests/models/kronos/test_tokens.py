@@ -1,0 +1,103 @@
+"""A run that visits its windows again may keep their tokens: the same numbers, from one pass."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from foretrain.config import build as build_section
+from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.windows import Windows
+from foretrain.errors import ConfigError, ModelError
+from foretrain.models import family
+from foretrain.models.kronos.forecaster import Kronos
+from foretrain.models.kronos.tokens import FILE
+
+DATA = {
+    "corpora": [{"synthetic": {"kind": "ohlcv", "num_series": 3, "length": 90, "seed": 1}}],
+    "context_length": 16,
+    "prediction_length": 5,
+    "min_context": 6,
+    "sampling": "epoch",
+    "with_times": True,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    chosen = family("kronos_tokenizer")
+    section = build_section(
+        chosen.config(), {"random_init": True, "d_model": 16, "n_heads": 2, "ff_dim": 16, "s1_bits": 4, "s2_bits": 4}
+    )
+    chosen.build(section, context_length=16, prediction_length=5, seed=0).save_release(folder)
+    return str(folder)
+
+
+def predictor(tokenizer: str, **changes) -> Kronos:
+    section = {"random_init": True, "d_model": 16, "n_heads": 2, "ff_dim": 16, "n_layers": 1, "tokenizer": tokenizer}
+    chosen = family("kronos")
+    model = chosen.build(
+        build_section(chosen.config(), {**section, **changes}), context_length=16, prediction_length=5, seed=0
+    )
+    assert isinstance(model, Kronos)
+    return model.eval()
+
+
+def source(**changes) -> TrainingSource:
+    return TrainingSource(build_section(DataConfig, {**DATA, **changes}), seed=3)
+
+
+def tokens(model: Kronos, windows: Windows) -> list[torch.Tensor]:
+    *pair, observed = model.tokens(model.collate(windows))
+    return [ids[observed] for ids in pair]
+
+
+def test_kept_tokens_are_those_of_the_tokenizer_in_every_epoch(tokenizer, tmp_path):
+    plain, cached, data = predictor(tokenizer), predictor(tokenizer, token_cache=True), source()
+    cached.prepare(data, tmp_path)
+    assert cached.table is not None and len(cached.table) == data.epoch_length
+    for first in (0, 7, data.epoch_length + 2):  # ragged windows among them: min_context is below context_length
+        windows = data.windows(first, 5)
+        assert all(torch.equal(a, b) for a, b in zip(tokens(plain, windows), tokens(cached, windows), strict=True))
+        assert torch.equal(plain(plain.collate(windows)).total, cached(cached.collate(windows)).total)
+
+
+def test_a_resumed_run_reads_what_was_written(tokenizer, tmp_path):
+    model, data = predictor(tokenizer, token_cache=True), source()
+    model.prepare(data, tmp_path)
+    written = (tmp_path / FILE).stat()
+    again = predictor(tokenizer, token_cache=True)
+    again.prepare(source(), tmp_path)
+    assert (tmp_path / FILE).stat().st_mtime_ns == written.st_mtime_ns
+    assert torch.equal(model.collate(data.windows(0, 4))["tokens"], again.collate(data.windows(0, 4))["tokens"])
+
+
+@pytest.mark.parametrize("damage", ["other data", "other clip", "torn file"])
+def test_a_table_of_other_inputs_is_made_anew(tokenizer, tmp_path, damage):
+    predictor(tokenizer, token_cache=True).prepare(source(), tmp_path)
+    if damage == "torn file":
+        os.truncate(tmp_path / FILE, 100)
+    before = (tmp_path / FILE).read_bytes()
+    changes = {"clip": 0.5} if damage == "other clip" else {}
+    model = predictor(tokenizer, token_cache=True, **changes)
+    data = source(stride=2) if damage == "other data" else source()
+    model.prepare(data, tmp_path)
+    assert (tmp_path / FILE).read_bytes() != before
+    assert model.table is not None and len(model.table) == data.epoch_length
+
+
+def test_windows_drawn_at_random_are_refused(tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match=r"token_cache.*epoch"):
+        predictor(tokenizer, token_cache=True).prepare(source(sampling="random"), tmp_path)
+
+
+def test_a_window_that_was_not_tokenised_is_an_error(tokenizer, tmp_path):
+    model = predictor(tokenizer, token_cache=True)
+    model.prepare(source(), tmp_path)
+    assert model.table is not None
+    with pytest.raises(ModelError, match="not in the table"):
+        model.table.look_up(np.array([1], np.uint64), 21)
