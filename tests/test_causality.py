@@ -26,7 +26,8 @@ from foretrain.data.splits import Origin, Selection, cut, select
 from foretrain.data.store import Column, Corpus, CorpusWriter
 from foretrain.data.windows import KNOWN, Window, Windows, stack_windows
 from foretrain.errors import DataError
-from foretrain.evaluation.backtest import Backtest, make_panel
+from foretrain.evaluation.backtest import Backtest
+from foretrain.evaluation.panel import make_panel
 from foretrain.evaluation.scored import seasonal_errors
 from foretrain.forecasting.batching import forecast_windows
 from foretrain.forecasting.frame import Names, read_frame
@@ -431,7 +432,7 @@ def panel_rows(
     except DataError:
         return {}  # nothing observed that could be scored
     facts = {f"baseline {name}": scored.quantiles for name, scored in backtest.scored_baselines.items()}
-    facts |= {"model": backtest.forecast(model), "last": backtest.naive.last}
+    facts |= {"model": backtest.forecast(model).quantiles, "last": backtest.naive.last}
     facts["seasonal error"] = backtest.naive.seasonal_error
     places = [backtest.row_place(row) for row in range(len(backtest.naive))]
     return {

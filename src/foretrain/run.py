@@ -15,7 +15,7 @@ from foretrain.config import Section, apply_overrides, build, dump_yaml, read_ya
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, TrainingError
-from foretrain.evaluation.tasks import VALIDATION_METRICS, EvaluationConfig, validator
+from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.models import FAMILIES, families, family, infer_family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.training import checkpoint as checkpoints
@@ -171,20 +171,24 @@ def _saved_config(tree: dict[str, Any], resume: str | None) -> dict[str, Any] | 
 
 def _validation(config: RunConfig, source: TrainingSource, model: Trainable, world: World) -> Evaluate | None:
     """The function that scores the model during training, or None where nothing asks for it."""
-    if not isinstance(model, Forecaster) or not _validates(config):
+    if not _validates(config):
         return None
-    best, known = config.training.best_metric, ("val_loss", "val_skill", *(f"val_{n}" for n in VALIDATION_METRICS))
-    if best not in known or (best == "val_loss" and not config.evaluation.loss):
-        raise ConfigError(f"training.best_metric: {best!r} is not computed here; choose one of {', '.join(known)}.")
-    return validator(
+    validation = Validation(
         config.evaluation,
         config.data,
+        model=model,
+        family=family(config.model.family),
         corpora=source.corpora,
         selections=source.selections,
         world=world,
         dtype=config.training.dtype,
         seed=config.seed,
     )
+    best = config.training.best_metric
+    if best not in validation.names:
+        choice = ", ".join(validation.names)
+        raise ConfigError(f"training.best_metric: {best!r} is not computed here; choose one of {choice}.")
+    return validation
 
 
 def _validates(config: RunConfig) -> bool:

@@ -6,7 +6,8 @@ import pytest
 from foretrain.data.splits import Origin, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
-from foretrain.evaluation.backtest import Backtest, corpus_season, make_panel, with_needed
+from foretrain.evaluation.backtest import Backtest, with_needed
+from foretrain.evaluation.panel import make_panel
 from foretrain.evaluation.scored import seasonal_errors
 
 
@@ -34,7 +35,7 @@ def test_rows_hold_the_truth_the_last_value_and_the_seasonal_error_of_the_whole_
 def test_a_model_never_sees_the_truth(hourly, persistence):
     """The model of these tests repeats the truth if it is handed over."""
     backtest = Backtest(_panel(hourly(2, 100), [Origin(0, 60), Origin(1, 50)]))
-    found = backtest.forecast(persistence())[:, :, backtest.levels.index(0.5)]
+    found = backtest.forecast(persistence()).quantiles[:, :, backtest.levels.index(0.5)]
     np.testing.assert_allclose(found, np.repeat(backtest.naive.last[:, None], 4, 1), rtol=1e-6)
 
 
@@ -64,7 +65,7 @@ def test_forecasts_come_back_in_row_order_whatever_the_batch_size(hourly, persis
     whole = Backtest(_panel(corpus, origins))
     model = persistence(noise=1.0)  # different for every window
     small = Backtest(_panel(corpus, origins[::-1]), batch_size=batch_size)
-    np.testing.assert_array_equal(small.forecast(model), whole.forecast(model))
+    np.testing.assert_array_equal(small.forecast(model).quantiles, whole.forecast(model).quantiles)
     np.testing.assert_array_equal(small.naive.target, whole.naive.target)
     np.testing.assert_array_equal(small.naive.quantiles, whole.naive.quantiles)
     assert max(model.seen) > 1
@@ -77,7 +78,7 @@ def test_rows_with_nothing_to_start_from_or_to_score_are_left_out_and_counted(pe
     corpus = Corpus.from_arrays("c", [("a", values, None)], ["x", "y", "z"])
     backtest = Backtest(_panel(corpus, [Origin(0, 30)]))
     assert backtest.naive.items == ("a x",)
-    assert backtest.forecast(persistence()).shape == (1, 4, 9)
+    assert backtest.forecast(persistence()).quantiles.shape == (1, 4, 9)
     assert {(left.reason, left.count, left.examples) for left in backtest.left_out} == {
         ("without a value to start from", 1, ("a y",)),
         ("without a value to score", 1, ("a z",)),
@@ -92,16 +93,6 @@ def test_nothing_to_score_at_all_is_an_error(persistence):
         Backtest(_panel(corpus, [Origin(0, 30)]))
     with pytest.raises(DataError, match="no window to score"):
         _panel(corpus, [])
-
-
-def test_max_items_draws_the_same_items_every_time(hourly):
-    corpus = hourly(9, 100)
-    origins = [Origin(i, c) for i in range(9) for c in (30, 40)]
-    first, again = (_panel(corpus, origins, max_items=4) for _ in range(2))
-    assert first.places == again.places and len({place.series for place in first.places}) == 4
-    assert len(first.places) == 8
-    assert ("not drawn (max_items 4)", 5) in {(left.reason, left.count) for left in first.left_out}
-    assert {p.series for p in _panel(corpus, origins, max_items=4, seed=1).places} != {p.series for p in first.places}
 
 
 def test_several_corpora_are_pooled_and_their_items_stay_apart(hourly, persistence):
@@ -119,16 +110,6 @@ def test_several_corpora_are_pooled_and_their_items_stay_apart(hourly, persisten
     np.testing.assert_array_equal(scored.target[1], corpora[1].values(0)[0, 50:54].astype(np.float64))
 
 
-def test_the_season_comes_from_the_manifest_then_the_session_then_the_frequency(hourly):
-    assert corpus_season(hourly(1, 50)) == 24
-    items = [("a", np.ones((1, 9), np.float32), np.arange(9, dtype=np.int64) * 3_600_000_000)]
-    session = Corpus.from_arrays("s", items, ["close"], freq="h", time="stamps", bars_per_session=7)
-    assert corpus_season(session) == 7
-    own = Corpus.from_arrays("s", items, ["close"], freq="h", time="stamps", bars_per_session=7, seasonality=35)
-    assert corpus_season(own) == 35
-    assert corpus_season(Corpus.from_arrays("s", [("a", np.ones((1, 9), np.float32), None)], ["x"])) == 1
-
-
 def test_levels_that_every_report_needs_are_added_and_impossible_ones_refused():
     assert with_needed([0.25, 0.30000000000000004]) == (0.1, 0.25, 0.3, 0.5, 0.9)
     with pytest.raises(ConfigError, match="between 0 and 1"):
@@ -138,15 +119,3 @@ def test_levels_that_every_report_needs_are_added_and_impossible_ones_refused():
 def test_an_unknown_baseline_is_refused(hourly):
     with pytest.raises(ConfigError, match="'arima' is not a baseline"):
         Backtest(_panel(hourly(1, 60), [Origin(0, 40)]), baselines=["arima"])
-
-
-def test_the_loss_is_the_models_own_over_all_windows_and_leaves_its_mode_alone(hourly, persistence):
-    corpus = hourly(4, 120)
-    backtest = Backtest(_panel(corpus, [Origin(i, c) for i in range(4) for c in (30, 70)]), batch_size=3)
-    model = persistence(0.5)
-    model.train()
-    found = backtest.loss(model)
-    observed = np.isfinite(backtest.naive.target)
-    error = np.abs(backtest.naive.target - backtest.naive.last[:, None] - 0.5)
-    assert found == pytest.approx(error[observed].mean(), rel=1e-5)
-    assert model.training

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from foretrain.data.source import DataConfig
-from foretrain.data.splits import rolling_origins, select
+from foretrain.data.splits import rolling_origins
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
-from foretrain.evaluation.tasks import EvaluationConfig, evaluate, validator
+from foretrain.evaluation.tasks import evaluate
+from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.training.distributed import World
 
 
@@ -204,65 +205,6 @@ def _config(**data):
     return DataConfig(corpora=({"path": "unused"},), **settings)
 
 
-def test_validation_scores_the_validation_part_and_nothing_newer(prices, persistence):
-    seen = []
-
-    class Spy(persistence):
-        def collate(self, windows):
-            seen.extend(windows.future_times[:, -1].tolist())
-            return super().collate(windows)
-
-    run = validator(EvaluationConfig(num_windows=4), _config(), corpora=[prices])
-    result = run(Spy(1.0), 10)
-    assert set(result.metrics) == {
-        "val_loss",
-        "val_wql",
-        "val_mase",
-        "val_sql",
-        "val_coverage_80_share",
-        "val_pct_mae",
-        "val_direction_accuracy_share",
-        "val_skill",
-    }
-    assert max(seen) <= max(prices.times(i)[-13] for i in range(prices.num_series))
-    assert not result.stop
-
-
-def test_validation_equals_an_evaluation_of_the_same_windows(prices, persistence):
-    model = persistence(1.0)
-    run = validator(EvaluationConfig(num_windows=4), _config(), corpora=[prices], selections=[select(prices)])
-    found = run(model, 0).metrics
-    whole = evaluate(
-        model,
-        prices,
-        prediction_length=6,
-        num_windows=4,
-        split="validation",
-        validation_steps=24,
-        test_steps=12,
-        context_length=32,
-    )
-    assert found["val_wql"] == whole.pooled["model"]["wql"]
-    assert found["val_mase"] == whole.pooled["model"]["mase"]
-    assert found["val_skill"] == whole.pooled["model"]["skill_vs_naive"]
-    assert run(model, 5).metrics == found
-
-
-def test_validation_follows_the_model_and_not_the_first_call(prices, persistence):
-    run = validator(EvaluationConfig(loss=False), _config(), corpora=[prices])
-    good, bad = run(persistence(), 1).metrics, run(persistence(9.0), 2).metrics
-    assert bad["val_wql"] > good["val_wql"] and "val_loss" not in good
-
-
-def test_an_empty_validation_part_is_an_error(prices):
-    data = _config(validation_steps=0)
-    with pytest.raises(ConfigError, match="hold no window"):
-        validator(EvaluationConfig(), data, corpora=[prices])
-    tiny = Corpus.from_arrays("tiny", [("a", np.ones((1, 9), np.float32), None)], ["x"])
-    with pytest.raises(DataError, match="the longest has 9 rows"):
-        validator(EvaluationConfig(), _config(), corpora=[tiny])
-
-
 _WORKER = """
 import json, runpy, sys
 import torch
@@ -279,7 +221,9 @@ def _figures(hourly, persistence, world):
     """What a validation and an evaluation find, forecasts made here, and how an error of rank 1 ends."""
     corpus, model = hourly(5, 260, price=True), persistence(0.3, noise=1.0)
     settings = {"prediction_length": 6, "num_windows": 7, "batch_size": 4, "world": world}
-    run = validator(EvaluationConfig(num_windows=3, batch_size=4), _config(), corpora=[corpus], world=world)
+    run = Validation(
+        EvaluationConfig(num_windows=3, batch_size=4), _config(), model=model, corpora=[corpus], world=world
+    )
     found = evaluate(model, corpus, **settings)
     figures = [run(model, 0).metrics, found.pooled, found.per_item, found.verdict, sum(model.seen)]
 

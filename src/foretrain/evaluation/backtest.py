@@ -1,135 +1,30 @@
-"""Rolling-origin backtest: the windows of one or several corpora, what is known of each, and a model's forecasts.
+"""Rolling-origin backtest: what is known of each window of a panel without a model, and a model's forecasts.
 
-Windows are dealt to processes in pieces whose make-up does not depend on how many processes there are, and results are
-put back in the order of (corpus, series, cutoff) before anything is summed: one result for 1 or N processes.
+Results are put back in the order of (corpus, series, cutoff) before anything is summed: one result for 1 or N
+processes.
 
 # N rows (one target of one window), H horizon, Q levels
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from foretrain.data.frequency import seasonality as season_of
-from foretrain.data.splits import Origin, Selection, cut
-from foretrain.data.store import Corpus
-from foretrain.data.windows import NO_TIME, Window, stack_windows
+from foretrain.data.windows import NO_TIME, Window
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.baselines import BASELINES, baselines
+from foretrain.evaluation.panel import Dealer, LeftOut, Panel, Place
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
-from foretrain.forecasting.batching import forecast_windows
-from foretrain.models.base import Forecaster, Loss, Trainable, move
+from foretrain.forecasting.batching import forecast_paths
+from foretrain.models.base import Forecaster
 from foretrain.training.distributed import World
 
-T = TypeVar("T")
 DEFAULT_LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
-CACHE_BYTES = 512 * 2**20  # cut windows are kept for the next evaluation up to this size
-
-
-class Place(NamedTuple):
-    """One window: which corpus, which series, cut where."""
-
-    corpus: int
-    series: int
-    cutoff: int
-
-
-class LeftOut(NamedTuple):
-    """Something that was not scored, and why."""
-
-    what: str  # "items" or "rows"
-    reason: str
-    count: int
-    examples: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Corpora, the columns used, and the windows to score."""
-
-    corpora: tuple[Corpus, ...]
-    selections: tuple[Selection, ...]
-    places: tuple[Place, ...]  # in order of (corpus, series, cutoff)
-    seasons: tuple[int, ...]  # steps of a season, per corpus
-    prediction_length: int
-    context_length: int
-    stride: int
-    left_out: tuple[LeftOut, ...] = ()  # items without a window
-
-    def window(self, place: Place) -> Window:
-        """The window with its truth."""
-        return cut(
-            self.corpora[place.corpus],
-            self.selections[place.corpus],
-            place.series,
-            place.cutoff,
-            context_length=self.context_length,
-            prediction_length=self.prediction_length,
-            with_future=True,
-        )
-
-    def name(self, corpus: int) -> str:
-        """A corpus' name, numbered where two have the same."""
-        names = [c.name for c in self.corpora]
-        own = names[corpus]
-        return own if names.count(own) == 1 else f"{own}#{names[: corpus + 1].count(own)}"
-
-    def label(self, place: Place, target: int) -> str:
-        """Name of an item, with its column where several are forecast and its corpus where there are several."""
-        corpus, chosen = self.corpora[place.corpus], self.selections[place.corpus].targets
-        parts = [self.name(place.corpus)] if len(self.corpora) > 1 else []
-        parts.append(corpus.item_id(place.series))
-        return "/".join(parts) + (f" {corpus.columns[chosen[target]]}" if len(chosen) > 1 else "")
-
-
-def make_panel(
-    corpora: Sequence[Corpus],
-    selections: Sequence[Selection],
-    origins: Sequence[Sequence[Origin]],
-    *,
-    prediction_length: int,
-    context_length: int,
-    stride: int,
-    seasonality: int | None = None,
-    max_items: int | None = None,
-    seed: int = 0,
-) -> Panel:
-    """Windows of each corpus' origins; with max_items those of so many items, drawn by the seed.
-
-    seasonality None takes the corpus' own: its manifest's, its bars per session, or its frequency's; 1 without any.
-    Raises DataError when there is no window.
-    """
-    places = [Place(k, o.series, o.cutoff) for k, found in enumerate(origins) for o in sorted(found)]
-    if not places:
-        raise DataError("no window to score: the validation or test part is empty. Give it more steps.")
-    items = sorted({place[:2] for place in places})
-    left_out = [_too_short(corpus, found) for corpus, found in zip(corpora, origins, strict=True)]
-    if max_items is not None and len(items) > max_items:
-        left_out.append(LeftOut("items", f"not drawn (max_items {max_items})", len(items) - max_items, ()))
-        drawn = np.random.default_rng(seed).choice(len(items), max_items, replace=False)
-        kept = {items[k] for k in drawn}
-        places = [place for place in places if place[:2] in kept]
-    return Panel(
-        corpora=tuple(corpora),
-        selections=tuple(selections),
-        places=tuple(places),
-        seasons=tuple(seasonality or corpus_season(corpus) for corpus in corpora),
-        prediction_length=prediction_length,
-        context_length=context_length,
-        stride=stride,
-        left_out=tuple(left for left in left_out if left.count),
-    )
-
-
-def corpus_season(corpus: Corpus) -> int:
-    """Steps of a corpus' season: as its manifest says, else bars per session, else from its frequency, else 1."""
-    manifest = corpus.manifest
-    return manifest.seasonality or season_of(manifest.freq, manifest.bars_per_session) or 1
 
 
 def with_needed(levels: Sequence[float]) -> tuple[float, ...]:
@@ -153,6 +48,13 @@ class _Facts:
     quantiles: dict[str, np.ndarray]  # by baseline
 
 
+class Forecasts(NamedTuple):
+    """What a model forecast for the rows of a backtest."""
+
+    quantiles: np.ndarray  # (N, H, Q)
+    notes: dict[str, int]  # what the family has to tell of them, as counts
+
+
 class Backtest:
     """Rows of a panel scored against any number of models; truth and baselines are worked out once.
 
@@ -173,21 +75,19 @@ class Backtest:
             raise ConfigError(f"compare: {unknown[0]!r} is not a baseline. Known here: {', '.join(BASELINES)}.")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it counts rows and is at least 1.")
-        self.panel, self.batch_size, self.world = panel, batch_size, world or World()
+        self.panel, self.batch_size = panel, batch_size
         self.asked = tuple(round(float(level), 10) for level in levels)
         self.levels = with_needed(levels)
         self.baselines = tuple(dict.fromkeys(("naive", *baselines)))
-        self._pieces = _pieces(panel, batch_size)
+        self.dealer = Dealer(panel, batch_size, world)
         self._first = np.cumsum([0, *(len(panel.selections[place.corpus].targets) for place in panel.places)])
         self._ranks = _ranks(panel.places)
-        self._windows: dict[int, list[Window]] = {}
-        self._cached = 0
         self._gather_facts()
 
     # -- what does not depend on a model ---------------------------------------------------------------------------
 
     def _gather_facts(self) -> None:
-        pieces = self._deal(self._facts_of)
+        pieces = self.dealer.deal(self._facts_of)
         order = np.argsort(np.concatenate([self._row_numbers(k) for k in range(len(pieces))]), kind="stable")
         usable = np.concatenate([piece.usable for piece in pieces])[order]
         reason = np.concatenate([piece.reason for piece in pieces])[order]
@@ -201,7 +101,7 @@ class Backtest:
             )
         fields = {name: self._merge([piece.fields[name] for piece in pieces]) for name in pieces[0].fields}
         keys = self._merge([piece.keys for piece in pieces])
-        _, first, item = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        self.item_keys, first, item = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         quantiles = {name: self._merge([piece.quantiles[name] for piece in pieces]) for name in self.baselines}
         self.naive = Scored(
             **fields,
@@ -231,11 +131,11 @@ class Backtest:
 
     def _row_numbers(self, piece: int) -> np.ndarray:
         """Number of every row of a piece in the order of all rows."""
-        return np.concatenate([np.arange(*self._first[k : k + 2].tolist()) for k in self._pieces[piece]])
+        return np.concatenate([np.arange(*self._first[k : k + 2].tolist()) for k in self.dealer.pieces[piece]])
 
     def _facts_of(self, piece: int) -> _Facts:
         panel = self.panel
-        windows, places = self._cut(piece), [panel.places[k] for k in self._pieces[piece]]
+        windows, places = self.dealer.windows(piece), [panel.places[k] for k in self.dealer.pieces[piece]]
         contexts = [window.context[row] for window in windows for row in range(window.num_targets)]
         target = np.concatenate([window.future[: window.num_targets] for window in windows])  # type: ignore[index]
         rows = [(place, row) for place, w in zip(places, windows, strict=True) for row in range(w.num_targets)]
@@ -299,84 +199,33 @@ class Backtest:
 
     # -- what a model adds -----------------------------------------------------------------------------------------
 
-    def forecast(
-        self, model: Forecaster, *, progress: Callable[[int], None] | None = None, **options: Any
-    ) -> np.ndarray:
-        """(N, H, Q) the model's quantiles, as it gives them (not sorted). options go to forecast_windows.
+    def forecast(self, model: Forecaster, *, progress: Callable[[int], None] | None = None, **how: Any) -> Forecasts:
+        """The model's quantiles, as it gives them (not sorted), and its notes. how goes to forecast_paths.
 
         A step with a level that is not finite is NaN at all levels: sorting would move its other levels into the gap.
         """
 
-        def work(piece: int) -> np.ndarray:
-            blind = [_blind(window) for window in self._cut(piece)]
-            found = forecast_windows(
+        def work(piece: int) -> tuple[np.ndarray, dict[str, int]]:
+            found = forecast_paths(
                 model,
-                blind,
+                [_blind(window) for window in self.dealer.windows(piece)],
                 self.panel.prediction_length,
                 self.levels,
+                keep_samples=False,
                 batch_size=self.batch_size,
                 context_length=self.panel.context_length,
                 progress=progress,
-                **options,
+                **how,
             )
-            return np.concatenate(found)
+            return np.concatenate(found.quantiles), found.notes
 
-        quantiles = self._merge(self._deal(work))
+        parts = self.dealer.deal(work)
+        quantiles = self._merge([part for part, _ in parts])
         quantiles[~np.isfinite(quantiles).all(axis=2)] = np.nan
-        return quantiles
-
-    def loss(self, model: Trainable, dtype: torch.dtype | None = None) -> float:
-        """The model's own training loss over the windows: sum of losses over sum of weights, without dropout.
-
-        dtype bfloat16 or float16 computes products in it, None in the model's own.
-        """
-        device = next(model.parameters()).device
-
-        def work(piece: int) -> list[tuple[float, float]]:
-            windows, sums = self._cut(piece), []
-            for batch in _batches(windows, self.batch_size):
-                stacked = stack_windows(batch, self.panel.prediction_length, self.panel.context_length)
-                with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-                    loss: Loss = model(move(model.collate(stacked), device))
-                sums.append((float(loss.total), float(loss.weight)))
-            return sums
-
-        training = model.training
-        model.eval()
-        try:
-            with torch.no_grad():  # not inference mode: tables that a model keeps must stay fit for training
-                parts = [pair for piece in self._deal(work) for pair in piece]
-        finally:
-            model.train(training)
-        weight = sum(pair[1] for pair in parts)
-        return sum(pair[0] for pair in parts) / weight if weight else float("nan")
-
-    # -- dealing ---------------------------------------------------------------------------------------------------
-
-    def _deal(self, work: Callable[[int], T]) -> list[T]:
-        """work(piece) of every piece, in order, each done by one process; an error anywhere is raised everywhere."""
-        done: dict[int, T] = {}
-        error: Exception | None = None
-        try:
-            for piece in range(self.world.rank, len(self._pieces), self.world.size):
-                done[piece] = work(piece)
-        except Exception as caught:
-            if self.world.size == 1:
-                raise
-            error = caught
-        self.world.all_agree(error)
-        everything = {piece: result for share in self.world.gather_objects(done) for piece, result in share.items()}
-        return [everything[piece] for piece in range(len(self._pieces))]
-
-    def _cut(self, piece: int) -> list[Window]:
-        if piece in self._windows:
-            return self._windows[piece]
-        windows = [self.panel.window(self.panel.places[k]) for k in self._pieces[piece]]
-        size = sum(window.context.nbytes for window in windows)
-        if self._cached + size <= CACHE_BYTES:
-            self._windows[piece] = windows
-            self._cached += size
-        return windows
+        notes: Counter[str] = Counter()
+        for _, found in parts:
+            notes.update(found)
+        return Forecasts(quantiles, dict(notes))
 
 
 def _ranks(places: Sequence[Place]) -> dict[Place, int]:
@@ -388,30 +237,6 @@ def _ranks(places: Sequence[Place]) -> dict[Place, int]:
         ranks[place] = seen.get(key, 0)
         seen[key] = ranks[place] + 1
     return ranks
-
-
-def _pieces(panel: Panel, batch_size: int) -> list[np.ndarray]:
-    """Windows of like context length together, in pieces of one to eight batches: about sixteen where that many fit."""
-    steps = np.array([min(place.cutoff, panel.context_length) for place in panel.places])
-    rows = np.array([len(panel.selections[place.corpus].columns) for place in panel.places])
-    order = np.argsort(steps, kind="stable")
-    size = int(np.clip(rows.sum() // 16, batch_size, 8 * batch_size))
-    piece = (np.cumsum(rows[order]) - 1) // size
-    return np.split(order, np.flatnonzero(np.diff(piece)) + 1)
-
-
-def _batches(windows: Sequence[Window], batch_size: int) -> Iterator[list[Window]]:
-    """Windows in order, at most batch_size rows together, a single window at the least."""
-    batch: list[Window] = []
-    rows = 0
-    for window in windows:
-        if batch and rows + len(window.context) > batch_size:
-            yield batch
-            batch, rows = [], 0
-        batch.append(window)
-        rows += len(window.context)
-    if batch:
-        yield batch
 
 
 def _blind(window: Window) -> Window:
@@ -430,15 +255,6 @@ def _last(context: np.ndarray) -> float:
 def _stamps(window: Window) -> tuple[int, int]:
     times = window.future_times
     return (NO_TIME, NO_TIME) if times is None else (int(times[0]), int(times[-1]))
-
-
-def _too_short(corpus: Corpus, origins: Sequence[Origin]) -> LeftOut:
-    present = {origin.series for origin in origins}
-    absent = [series for series in range(corpus.num_series) if series not in present]
-    examples = tuple(corpus.item_ids(absent[:3]))
-    return LeftOut(
-        "items", f"of {corpus.name} without room for one window, or outside the split", len(absent), examples
-    )
 
 
 def _count_rows(reason: np.ndarray, labels: np.ndarray) -> list[LeftOut]:

@@ -19,8 +19,9 @@ import numpy as np
 
 from foretrain.data.windows import NO_TIME
 from foretrain.evaluation import metrics
-from foretrain.evaluation.backtest import Backtest, LeftOut
+from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.overlap import OVERLAP
+from foretrain.evaluation.panel import LeftOut
 from foretrain.evaluation.scored import Scored
 from foretrain.evaluation.significance import LEVEL, Comparison, compare
 
@@ -63,6 +64,7 @@ class EvaluationResult:
     command: str | None
     environment: dict[str, str]
     prices: bool
+    notes: dict[str, int] = field(default_factory=dict)  # what the family has to tell of its forecasts, as counts
     examples: list[Example] = field(default_factory=list)  # not part of the JSON
     scored: Scored | None = None  # rows of the model; not part of the JSON
 
@@ -182,8 +184,9 @@ def summarise(
     settings: dict[str, Any],
     command: str | None,
     warnings: list[str],
+    notes: dict[str, int],
 ) -> EvaluationResult:
-    """The result of a model's quantiles (N, H, Q) beside the baselines of its backtest."""
+    """The result of a model's quantiles (N, H, Q) and its notes, beside the baselines of its backtest."""
     model, naive = backtest.naive.forecast(quantiles), backtest.naive
     forecasters = {"model": model, **backtest.scored_baselines}
     pooled, per_horizon, per_item = {}, {}, {}
@@ -219,6 +222,7 @@ def summarise(
         command=command,
         environment=_environment(),
         prices=model.all_prices,
+        notes=notes,
         examples=_examples(backtest, model),
         scored=model,
     )

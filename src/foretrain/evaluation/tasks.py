@@ -1,42 +1,27 @@
-"""What can be evaluated: a model on a corpus beside naive baselines, and a run's validation part while it trains."""
+"""The evaluation of a model on corpora: rolling origins, naive baselines beside it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from pydantic import Field
 
-from foretrain.config import Section
-from foretrain.data.source import DataConfig
-from foretrain.data.splits import Origin, Selection, SplitName, rolling_origins, select
+from foretrain.data.splits import Selection, SplitName, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
-from foretrain.evaluation import metrics
-from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, make_panel
+from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
 from foretrain.evaluation.baselines import BASELINES
 from foretrain.evaluation.overlap import check_overlap, reserved_steps
+from foretrain.evaluation.panel import make_panel, newest_origins
 from foretrain.evaluation.result import EvaluationResult, summarise
+from foretrain.evaluation.validation import refuse_cross_learning
+from foretrain.forecasting.batching import notes_text
 from foretrain.models.base import Forecaster
 
 if TYPE_CHECKING:
     from foretrain.training.distributed import World
-    from foretrain.training.trainer import Result
-
-
-class EvaluationConfig(Section):
-    """The `evaluation:` section of a run: what its validation scores. When, and what is best, is the trainer's."""
-
-    num_windows: int = Field(default=1, ge=1)  # forecast origins per item, as far as data.validation_steps has room
-    stride: int | None = Field(default=None, ge=1)  # steps between origins; None = prediction_length
-    batch_size: int = Field(default=256, ge=1)  # rows per forward pass
-    quantile_levels: tuple[float, ...] = DEFAULT_LEVELS  # that WQL and SQL sum over
-    max_items: int | None = Field(default=None, ge=1)  # a sample of so many items, the same every time
-    seasonality: int | None = Field(default=None, ge=1)  # steps of a season; None = the corpus' own
-    loss: bool = True  # also compute the training loss on the validation windows (val_loss)
 
 
 def evaluate(
@@ -58,12 +43,15 @@ def evaluate(
     max_items: int | None = None,
     compare: Sequence[str] = tuple(BASELINES),
     sort_quantiles: bool = True,
+    num_samples: int | None = None,
+    seed: int = 0,
+    options: Any = None,
     world: World | None = None,
     name: str = "model",
     release: dict[str, Any] | None = None,
     command: str | None = None,
     progress: Callable[[int], None] | None = None,
-    **options: Any,
+    **how: Any,
 ) -> EvaluationResult:
     """Score a model on rolling origins beside naive baselines that saw the same contexts.
 
@@ -86,17 +74,20 @@ def evaluate(
         max_items: score a sample of so many items, drawn with a fixed seed.
         compare: names of baselines; naive is always among them.
         sort_quantiles: repair quantiles that cross before scoring; the report says so and how many did.
+        num_samples: sample paths of a forecast, for families that draw them; None = the family's default.
+        seed: of those draws, which follow each window whatever batch it is in.
+        options: the family's forecast options, an instance of its dataclass; None = its defaults.
         world: processes that share the work; one result whatever their number.
         release: the model's release.json ({} = nothing is recorded), to score what its training left out and to warn
             when it saw these windows; None says nothing of training.
         command: how to repeat this, for the report.
         progress: called with the number of windows finished.
-        options: further keywords of forecast_windows (seed, num_samples, options, dtype, device).
+        how: further keywords of forecast_paths (dtype, device).
 
     Raises DataError when no window can be scored (prediction_length too long for the longest item, nothing observed),
     ConfigError for settings that cannot work.
     """
-    _refuse_cross_learning(options)
+    refuse_cross_learning(options)
     for key, value in (("context_length", context_length), ("seasonality", seasonality), ("max_items", max_items)):
         if value is not None and value < 1:
             raise ConfigError(f"{key} is {value}; it must be at least 1.")
@@ -111,7 +102,7 @@ def evaluate(
         parts: dict[str, int | None] = {"validation": validation_steps, "test": test_steps}
         notes += _keep_to_reserved(parts, reserved_steps(release, corpus), split, prediction_length, num_windows, step)
         origins.append(
-            _origins(
+            newest_origins(
                 corpus,
                 split,
                 prediction_length,
@@ -134,7 +125,9 @@ def evaluate(
         max_items=max_items,
     )
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
-    quantiles = backtest.forecast(model, progress=progress, **options)
+    quantiles, told = backtest.forecast(
+        model, progress=progress, num_samples=num_samples, seed=seed, options=options, **how
+    )
     crossed = float((quantiles[..., 1:] < quantiles[..., :-1]).any(2).mean())
     if sort_quantiles:
         quantiles = np.sort(quantiles, axis=2)
@@ -149,10 +142,14 @@ def evaluate(
         "seasonality": {panel.name(k): season for k, season in enumerate(panel.seasons)},
         "sort_quantiles": sort_quantiles,
         "crossed_share": crossed,
+        "num_samples": num_samples,
+        "seed": seed,
+        "options": {} if options is None else asdict(options),
     }
     warning = None if release is None else check_overlap(release, corpora, origins)
-    warnings = [*([warning] if warning else []), *dict.fromkeys(notes)]
-    return summarise(backtest, quantiles, name=name, settings=settings, command=command, warnings=warnings)
+    remarks = [text[0].upper() + text[1:] for text in (notes_text(told),) if text]
+    warnings = [*([warning] if warning else []), *dict.fromkeys(notes), *remarks]
+    return summarise(backtest, quantiles, name=name, settings=settings, command=command, warnings=warnings, notes=told)
 
 
 def _keep_to_reserved(
@@ -177,107 +174,6 @@ def _keep_to_reserved(
     ]
 
 
-def validator(
-    config: EvaluationConfig,
-    data: DataConfig,
-    *,
-    corpora: Sequence[Corpus] | None = None,
-    selections: Sequence[Selection] | None = None,
-    world: World | None = None,
-    dtype: str = "float32",
-    seed: int = 0,
-) -> Callable[[Any, int], Result]:
-    """A function (model, step) -> Result for the trainer, scoring the validation part of the run's own data.
-
-    Windows, truth and baselines are worked out once, here. Entered by all ranks together; every rank gets the same
-    numbers, whatever their count. Metrics: val_wql, val_mase, val_sql, val_coverage_80_share, val_skill (against
-    naive), for prices val_pct_mae and val_direction_accuracy_share, and val_loss. Held-out items
-    (data.holdout_fraction) are validated beside the others. A model that does not forecast has val_loss alone.
-    dtype is that of products (autocast), as in training; seed that of sampling and of the draw of max_items.
-
-    Raises DataError when the validation part holds no window: an empty validation proves nothing.
-    """
-    from foretrain.training.trainer import Result
-
-    opened = [spec.open() for spec in data.corpora] if corpora is None else list(corpora)
-    if selections is None:
-        selections = [select(c, data.target, data.past_covariates, data.known_covariates) for c in opened]
-    stride = config.stride or data.prediction_length
-    origins = [
-        _origins(
-            corpus,
-            "validation",
-            data.prediction_length,
-            config.num_windows,
-            stride,
-            data.resolved_validation_steps,
-            data.resolved_test_steps,
-            data.resolved_min_context,
-            data.context_length,
-        )
-        for corpus in opened
-    ]
-    panel = make_panel(
-        opened,
-        selections,
-        origins,
-        prediction_length=data.prediction_length,
-        context_length=data.context_length,
-        stride=stride,
-        seasonality=config.seasonality,
-        max_items=config.max_items,
-        seed=seed,
-    )
-    precision = None if dtype == "float32" else getattr(torch, dtype)
-    backtest = Backtest(
-        panel, levels=config.quantile_levels, baselines=("naive",), batch_size=config.batch_size, world=world
-    )
-
-    def run(model: Any, step: int) -> Result:
-        found = (
-            {"val_loss": backtest.loss(model, precision)} if config.loss or not isinstance(model, Forecaster) else {}
-        )
-        if isinstance(model, Forecaster):
-            scored = backtest.naive.forecast(np.sort(backtest.forecast(model, dtype=precision, seed=seed), axis=2))
-            pooled = metrics.pooled(scored)
-            names = [name for name in VALIDATION_METRICS if name in pooled]
-            found |= {f"val_{name}": pooled[name] for name in names}
-            found["val_skill"] = metrics.skill(scored, backtest.naive)
-        return Result({name: value if math.isfinite(value) else math.nan for name, value in found.items()})
-
-    return run
-
-
-VALIDATION_METRICS = ("wql", "mase", "sql", "coverage_80_share", "pct_mae", "direction_accuracy_share")
-
-
-def _origins(
-    corpus: Corpus,
-    split: SplitName,
-    prediction_length: int,
-    num_windows: int,
-    stride: int,
-    validation_steps: int | None,
-    test_steps: int | None,
-    min_context: int | None,
-    context_length: int,
-) -> list[Origin]:
-    room = (num_windows - 1) * stride + prediction_length
-    sizes = {"validation": validation_steps, "test": test_steps}
-    if split in sizes and sizes[split] is None:
-        sizes[split] = room
-    return rolling_origins(
-        corpus,
-        split=split,
-        prediction_length=prediction_length,
-        num_windows=num_windows,
-        stride=stride,
-        validation_steps=sizes["validation"],
-        test_steps=sizes["test"],
-        min_context=min(prediction_length, context_length) if min_context is None else min_context,
-    )
-
-
 def _selections(corpora: Sequence[Corpus], given: Selection | Sequence[Selection] | None) -> list[Selection]:
     if given is None:
         return [select(corpus) for corpus in corpora]
@@ -288,11 +184,3 @@ def _selections(corpora: Sequence[Corpus], given: Selection | Sequence[Selection
         if max(chosen.columns) >= len(corpus.columns):
             raise DataError(f"{corpus.name}: column {max(chosen.columns)} of the selection does not exist.")
     return selections
-
-
-def _refuse_cross_learning(options: dict[str, Any]) -> None:
-    if getattr(options.get("options"), "cross_learning", False):
-        raise ConfigError(
-            "cross_learning: which series share a batch would then be part of the model, so the score would depend on "
-            "batch size and order. Evaluate without it."
-        )

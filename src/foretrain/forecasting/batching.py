@@ -183,7 +183,8 @@ def plan(
 ) -> list[Plan]:
     """Batches of at least one window each and (the last window aside) fewer than batch_size rows.
 
-    Longest contexts come first: a batch too big for the device is met at once. With `together` order is kept.
+    Longest contexts come first: a batch too big for the device is met at once. With `together` order is kept. Windows
+    with time stamps never share a batch with windows without, which would cost them their stamps.
     """
     rows = np.array([len(w.context) for w in windows], np.int64)
     if together:
@@ -191,7 +192,8 @@ def plan(
     steps = np.array([min(w.context.shape[1], context_length) for w in windows], np.int64)
     buckets = -(-steps // bucket_length)
     order = np.argsort(-buckets, kind="stable")
-    return _fill(order, rows, batch_size, buckets)
+    timed = np.array([w.context_times is not None for w in windows], bool)[order]
+    return _fill(order[timed], rows, batch_size, buckets) + _fill(order[~timed], rows, batch_size, buckets)
 
 
 def _fill(order: IntArray, rows: IntArray, batch_size: int, buckets: IntArray | None) -> list[Plan]:

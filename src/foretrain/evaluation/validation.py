@@ -1,0 +1,240 @@
+"""What a run's validation computes while it trains: the model's own losses, and its forecasts beside naive."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from foretrain.config import Section
+from foretrain.data.source import DataConfig
+from foretrain.data.splits import Selection, select
+from foretrain.data.store import Corpus
+from foretrain.errors import ConfigError
+from foretrain.evaluation import metrics
+from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
+from foretrain.evaluation.losses import validation_losses
+from foretrain.evaluation.panel import Dealer, Panel, make_panel, newest_origins
+from foretrain.forecasting.batching import tell_notes
+from foretrain.models import forecast_options
+from foretrain.models.base import Family, Forecaster, Trainable
+
+if TYPE_CHECKING:
+    from foretrain.training.distributed import World
+    from foretrain.training.trainer import Result
+
+VALIDATION_METRICS = ("wql", "mase", "sql", "coverage_80_share", "pct_mae", "direction_accuracy_share")
+
+
+class EvaluationConfig(Section):
+    """The `evaluation:` section of a run: what its validation scores. When, and what is best, is the trainer's."""
+
+    num_windows: int = Field(default=1, ge=1)  # forecast origins per item, as far as data.validation_steps has room
+    stride: int | None = Field(default=None, ge=1)  # steps between origins; None = prediction_length
+    batch_size: int = Field(default=256, ge=1)  # rows per forward pass
+    quantile_levels: tuple[float, ...] = DEFAULT_LEVELS  # that WQL and SQL sum over
+    max_items: int | None = Field(default=None, ge=1)  # a sample of so many items, the same every time
+    seasonality: int | None = Field(default=None, ge=1)  # steps of a season; None = the corpus' own
+    loss: bool = True  # compute the model's own losses on the validation windows (val_loss, and what else it names)
+    forecasts: bool = True  # score its forecasts as well; false where they are dear
+    target: tuple[str, ...] | None = None  # which of data.target are scored; None = the family's choice, else all
+    num_samples: int | None = Field(default=None, ge=1)  # sample paths of a forecast; None = the family's default
+    options: dict[str, Any] = Field(default_factory=dict)  # the family's forecast options, such as {temperature: 0.8}
+
+
+class Validation:
+    """A function (model, step) -> Result for the trainer, scoring the validation part of the run's own data.
+
+    Windows, truth and baselines are worked out once, when it is made. Entered by all ranks together; every rank gets
+    the same numbers, whatever their count. Held-out items (data.holdout_fraction) are validated beside the others.
+
+    Losses are computed on windows as in training; forecasts score evaluation.target, and the run's other targets are
+    past covariates there.
+    """
+
+    names: tuple[str, ...]  # metrics that every call gives, val_ in front
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        data: DataConfig,
+        *,
+        model: Trainable,
+        family: Family | None = None,
+        corpora: Sequence[Corpus] | None = None,
+        selections: Sequence[Selection] | None = None,
+        world: World | None = None,
+        dtype: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            config: the run's `evaluation:` section.
+            data: its `data:` section.
+            model: what is trained; tells whether there are forecasts and which losses. Models may change later on.
+            family: the model's; its columns decide what is scored where evaluation.target is not given.
+            corpora: opened already; None opens those of data.
+            selections: columns used in training, for each corpus; None = as data says.
+            world: the processes that share the work.
+            dtype: of products (autocast), as in training.
+            seed: of sampling and of the draw of max_items.
+
+        Raises:
+            DataError: the validation part holds no window: an empty validation proves nothing.
+            ConfigError: nothing is left to compute; an unknown target or forecast option.
+        """
+        forecasts = config.forecasts and isinstance(model, Forecaster)
+        if not forecasts and not config.loss:
+            why = "is off" if isinstance(model, Forecaster) else f"is not what {model.family} does"
+            raise ConfigError(f"evaluation.loss: false leaves nothing to validate, as forecasting {why}. Leave it out.")
+        opened = [spec.open() for spec in data.corpora] if corpora is None else list(corpora)
+        if selections is None:
+            selections = [select(c, data.target, data.past_covariates, data.known_covariates) for c in opened]
+        self.config, self.seed = config, seed
+        self._precision = None if dtype == "float32" else getattr(torch, dtype)
+        self._told = world is not None and not world.is_main
+        panel = _panel(config, data, opened, selections, seed)
+        self._losses = Dealer(panel, config.batch_size, world) if config.loss else None
+        self._backtest = None
+        self.names = tuple(f"val_{name}" for name in model.validation_names) if config.loss else ()
+        if forecasts:
+            self._options = _options(config, family)
+            scored = tuple(_scored(*pair, config.target, family) for pair in zip(opened, selections, strict=True))
+            self._backtest = Backtest(
+                replace(panel, selections=scored),
+                levels=config.quantile_levels,
+                baselines=("naive",),
+                batch_size=config.batch_size,
+                world=world,
+            )
+            known = metrics.pooled(self._backtest.naive)
+            self._metrics = tuple(name for name in VALIDATION_METRICS if name in known)
+            self.names += (*(f"val_{name}" for name in self._metrics), "val_skill")
+        elif not self._told:
+            _warn_of_idle(config, model)
+
+    def __call__(self, model: Any, step: int) -> Result:
+        """The metrics of a model; what is not finite is NaN. step is the trainer's and changes nothing."""
+        from foretrain.training.trainer import Result
+
+        found: dict[str, float] = {}
+        if self._losses is not None:
+            losses = validation_losses(self._losses, model, self._precision)
+            found |= {f"val_{name}": value for name, value in losses.items()}
+        if self._backtest is not None:
+            found |= self._score(self._backtest, model)
+        return Result({name: value if math.isfinite(value) else math.nan for name, value in found.items()})
+
+    def _score(self, backtest: Backtest, model: Forecaster) -> dict[str, float]:
+        found = backtest.forecast(
+            model,
+            dtype=self._precision,
+            seed=self.seed,
+            num_samples=self.config.num_samples,
+            options=self._options,
+        )
+        if not self._told:
+            self._told = any(found.notes.values())
+            tell_notes(found.notes)
+        scored = backtest.naive.forecast(np.sort(found.quantiles, axis=2))
+        pooled = metrics.pooled(scored)
+        return {
+            **{f"val_{name}": pooled[name] for name in self._metrics},
+            "val_skill": metrics.skill(scored, backtest.naive),
+        }
+
+
+def scored_columns(wanted: Sequence[str] | None, targets: Sequence[str], family: Family | None) -> tuple[str, ...]:
+    """Which of a run's targets are scored: those wanted, else those that its family scores, else all.
+
+    Raises ConfigError where a wanted one is no target.
+    """
+    if wanted is None:
+        choice = family.columns(targets) if family is not None else None
+        return tuple(name for name in choice.scored if name in targets) if choice is not None else tuple(targets)
+    for name in wanted:
+        if name not in targets:
+            close = difflib.get_close_matches(name, targets, n=1, cutoff=0.5)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Targets here: {', '.join(targets)}."
+            raise ConfigError(f"evaluation.target: {name!r} is not among the targets of this run. {hint}")
+    if not wanted:
+        raise ConfigError("evaluation.target: names no column. Leave it out, or set evaluation.forecasts to false.")
+    return tuple(dict.fromkeys(wanted))
+
+
+def _scored(corpus: Corpus, trained: Selection, wanted: Sequence[str] | None, family: Family | None) -> Selection:
+    """The columns of forecasts: targets that are not scored become past covariates, before the others."""
+    names = {corpus.columns[k]: k for k in trained.targets}
+    targets = tuple(names[name] for name in scored_columns(wanted, tuple(names), family))
+    others = tuple(k for k in trained.targets if k not in targets)
+    return Selection(targets, others + trained.past, trained.known)
+
+
+def _panel(
+    config: EvaluationConfig, data: DataConfig, corpora: Sequence[Corpus], selections: Sequence[Selection], seed: int
+) -> Panel:
+    stride = config.stride or data.prediction_length
+    origins = [
+        newest_origins(
+            corpus,
+            "validation",
+            data.prediction_length,
+            config.num_windows,
+            stride,
+            data.resolved_validation_steps,
+            data.resolved_test_steps,
+            data.resolved_min_context,
+            data.context_length,
+        )
+        for corpus in corpora
+    ]
+    panel = make_panel(
+        corpora,
+        selections,
+        origins,
+        prediction_length=data.prediction_length,
+        context_length=data.context_length,
+        stride=stride,
+        seasonality=config.seasonality,
+        max_items=config.max_items,
+        seed=seed,
+    )
+    # As in training: stamps for every window or for none, whatever a batch is made of.
+    timed = data.with_times is not False and all(corpus.manifest.time != "steps" for corpus in corpora)
+    return replace(panel, with_times=timed)
+
+
+def _options(config: EvaluationConfig, family: Family | None) -> Any:
+    if not config.options:
+        return None
+    if family is None:
+        raise ConfigError("evaluation.options: this model's family is not known, so it has no options.")
+    try:
+        options = forecast_options(family, config.options)
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.options: {error}") from None
+    refuse_cross_learning(options)
+    return options
+
+
+def refuse_cross_learning(options: Any) -> None:
+    """Raise ConfigError for options that make a score depend on which series share a batch."""
+    if getattr(options, "cross_learning", False):
+        raise ConfigError(
+            "cross_learning: which series share a batch would then be part of the model, so the score would depend on "
+            "batch size and order. Evaluate without it."
+        )
+
+
+def _warn_of_idle(config: EvaluationConfig, model: Trainable) -> None:
+    idle = [name for name in ("target", "num_samples", "options") if getattr(config, name)]
+    if idle:
+        why = "evaluation.forecasts is false" if config.forecasts is False else f"{model.family} makes none"
+        warnings.warn(f"evaluation.{idle[0]} has no effect: it is about forecasts, and {why}.", stacklevel=3)

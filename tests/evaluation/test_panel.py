@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+
+from foretrain.data.splits import Origin, select
+from foretrain.data.store import Corpus
+from foretrain.evaluation.panel import corpus_season, make_panel
+
+
+def _panel(corpus, origins, **more):
+    settings = {"prediction_length": 4, "context_length": 32, "stride": 4, **more}
+    return make_panel([corpus], [select(corpus)], [origins], **settings)
+
+
+def test_max_items_draws_the_same_items_every_time(hourly):
+    corpus = hourly(9, 100)
+    origins = [Origin(i, c) for i in range(9) for c in (30, 40)]
+    first, again = (_panel(corpus, origins, max_items=4) for _ in range(2))
+    assert first.places == again.places and len({place.series for place in first.places}) == 4
+    assert len(first.places) == 8
+    assert ("not drawn (max_items 4)", 5) in {(left.reason, left.count) for left in first.left_out}
+    assert {p.series for p in _panel(corpus, origins, max_items=4, seed=1).places} != {p.series for p in first.places}
+
+
+def test_the_season_comes_from_the_manifest_then_the_session_then_the_frequency(hourly):
+    assert corpus_season(hourly(1, 50)) == 24
+    items = [("a", np.ones((1, 9), np.float32), np.arange(9, dtype=np.int64) * 3_600_000_000)]
+    session = Corpus.from_arrays("s", items, ["close"], freq="h", time="stamps", bars_per_session=7)
+    assert corpus_season(session) == 7
+    own = Corpus.from_arrays("s", items, ["close"], freq="h", time="stamps", bars_per_session=7, seasonality=35)
+    assert corpus_season(own) == 35
+    assert corpus_season(Corpus.from_arrays("s", [("a", np.ones((1, 9), np.float32), None)], ["x"])) == 1
