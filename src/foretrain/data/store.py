@@ -29,6 +29,7 @@ from foretrain.errors import DataError
 
 __all__ = ["Column", "Corpus", "CorpusWriter", "Manifest"]
 
+RECENT_ROWS = 4096  # of stamps that tell how a series goes on: weeks of 5-minute bars
 _ID_NAMES = ("item_id", "id")
 _TIME_NAMES = ("timestamp", "timestamps")
 _PAST_NAME = "past_feat_dynamic_real"
@@ -172,13 +173,13 @@ class Corpus:
         return self._regular(int(chunk.starts[row]), np.arange(start, stop, dtype=np.int64))
 
     def future_times(self, series: int, count: int) -> IntArray | None:
-        """(count,) stamps after the series' end: by its freq, else by the median of its last 100 spacings."""
+        """(count,) stamps after the series' end, as times.continue_stamps continues its newest ones."""
         if self.manifest.time == "steps":
             return None
         length = self.length(series)
         if self.manifest.time == "regular":
             return self.times_slice(series, length, length + count)
-        recent = self.times_slice(series, max(0, length - 101), length)
+        recent = self.times_slice(series, max(0, length - RECENT_ROWS), length)
         assert recent is not None
         return calendar.continue_stamps(recent, self.manifest.freq, count)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from foretrain.data.frequency import DAY, SECOND
+from foretrain.data.sessions import continue_bars
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 
@@ -121,7 +122,13 @@ def _pandas_stamps(start: IntArray, freq: str, steps: IntArray) -> IntArray:
 
 
 def continue_stamps(last: IntArray, freq: str | None, count: int) -> IntArray:
-    """(count,) stamps after the newest of `last`: by the nominal freq, else by the median of the last 100 spacings."""
+    """(count,) stamps after the newest of `last`.
+
+    By the trading week of `last` where it has closed hours or days, else by the nominal freq, else by the median of
+    the last 100 spacings.
+    """
+    if (bars := continue_bars(last, count)) is not None:
+        return bars
     ahead = np.arange(1, count + 1, dtype=np.int64)
     if freq is not None:
         return stamps(int(last[-1]), freq, ahead)
