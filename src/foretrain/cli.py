@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Import market and general series into a corpus, and look at one.", no_args_is_help=True)
-config_app = typer.Typer(help="Show a resolved config, or the schema of all settings.", no_args_is_help=True)
+config_app = typer.Typer(help="Show, import or describe configs.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
@@ -48,6 +48,11 @@ class OnBad(StrEnum):
     fix = "fix"
     drop = "drop"
     error = "error"
+
+
+class ForeignFormat(StrEnum):
+    kronos = "kronos"
+    tsm_trainer = "tsm-trainer"
 
 
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
@@ -349,6 +354,23 @@ def config_schema() -> None:
     from foretrain.run import RunConfig
 
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@config_app.command("import")
+def config_import(
+    file: Annotated[Path, typer.Argument(help="The YAML file of the other project.")],
+    source: Annotated[
+        ForeignFormat, typer.Option("--from", help="Whose file it is: Kronos' finetune_csv, TSM-Trainer.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The config to write, never overwritten (default: print it).")
+    ] = None,
+) -> None:
+    """Translate another project's config; the report on stderr says what became of each of its keys."""
+    _prepare(None)
+    from foretrain.foreign import import_config
+
+    import_config(source.value, file, out)
 
 
 @app.command()

@@ -1,0 +1,83 @@
+"""Configs of other projects, translated into ours with a report of what became of each of their keys."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from foretrain.config import build, dump_yaml, read_yaml
+from foretrain.errors import ConfigError
+from foretrain.foreign import kronos, tsm_trainer
+from foretrain.foreign.ledger import Translation
+
+
+class Format(NamedTuple):
+    """A foreign config format."""
+
+    title: str
+    translate: Callable[[Path, dict[str, Any]], Translation]  # of a file and what it holds
+
+
+FORMATS = {
+    "kronos": Format("a finetune_csv config of Kronos", kronos.translate),
+    "tsm-trainer": Format("a training config of TSM-Trainer", tsm_trainer.translate),
+}
+
+
+def import_config(source: str, path: Path, out: Path | None = None) -> None:
+    """Translate the file; the config goes to `out` (never overwritten) or to standard output, the report to stderr.
+
+    The result has been through our own loader, so what is written can be trained. Raises ConfigError where the file
+    cannot be read or translated, or `out` exists.
+    """
+    if out is not None and out.exists():
+        raise ConfigError(f"{out}: exists already; name another file or remove it.")
+    chosen = FORMATS[source]
+    found = chosen.translate(path, read_yaml(path))
+    _check(found.tree, path)
+    comments = [f"Translated from {path.name}, {chosen.title}, by `foretrain config import`.", *found.comments]
+    text = "".join(f"# {line}".rstrip() + "\n" for line in comments) + dump_yaml(found.tree)
+    if out is None:
+        print(text, end="")
+    else:
+        _write(out, text)
+    commands = [*found.commands, f"foretrain train {shlex.quote(str(out or 'FILE-WITH-THE-CONFIG-ABOVE.yaml'))}"]
+    print(found.ledger.report(chosen.title, commands), file=sys.stderr)
+
+
+def _check(tree: dict[str, Any], path: Path) -> None:
+    """Raise ConfigError where our loader would refuse the translation: values that no run can have."""
+    from foretrain.run import RunConfig
+
+    build(RunConfig, tree, source=f"{path}, translated")
+
+
+def _write(out: Path, text: str) -> None:
+    """Write a file that does not exist yet; it appears whole or not at all."""
+    handle, scratch = -1, ""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(scratch, 0o644)
+        try:
+            os.link(scratch, out)  # unlike a rename, fails where the file exists
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            os.rename(scratch, out)
+    except FileExistsError:
+        raise ConfigError(f"{out}: exists already; name another file or remove it.") from None
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror or error}). Name another file.") from None
+    finally:
+        if scratch:
+            with contextlib.suppress(OSError):
+                os.unlink(scratch)
