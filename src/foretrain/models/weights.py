@@ -16,7 +16,8 @@ from foretrain.errors import ModelError
 def read_weights(folder: Path, network: nn.Module) -> None:
     """Fill a network on the CPU from a release's weights, one file or several with an index.
 
-    Raises ModelError when files are missing or damaged, or when names or shapes are not the network's.
+    Raises ModelError when files are missing or damaged, or when names or shapes are not the network's; the network is
+    then as it was.
     """
     expected = network.state_dict()
     found = _read(folder)
@@ -30,6 +31,7 @@ def read_weights(folder: Path, network: nn.Module) -> None:
             raise ModelError(
                 f"{folder}: {name} has shape {tuple(found[name].shape)}, config.json needs {tuple(tensor.shape)}."
             )
+    for name, tensor in expected.items():
         tensor.copy_(found[name])
 
 

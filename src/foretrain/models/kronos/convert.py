@@ -71,7 +71,9 @@ def read_predictor(folder: Path, config: KronosConfig | None = None) -> KronosNe
 def write_release(
     network: TokenizerNetwork | KronosNetwork, folder: Path, state: dict[str, Tensor] | None = None
 ) -> None:
-    """Write config.json and model.safetensors into an existing folder; `state` instead of the network's own weights."""
-    config = json.dumps(to_json(network.config), indent=2)
-    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    """Write config.json, byte for byte as upstream's own writer, and model.safetensors into an existing folder.
+
+    `state` is written instead of the network's own weights.
+    """
+    (folder / "config.json").write_text(json.dumps(to_json(network.config), indent=2), encoding="utf-8")
     write_weights(network.state_dict() if state is None else state, folder)
