@@ -223,11 +223,13 @@ def evaluate(
     stride: Annotated[int | None, typer.Option(min=1, help="Steps between origins (default: the horizon).")] = None,
     split: Annotated[str, typer.Option(help="test, validation or all.")] = "test",
     target: Annotated[
-        str | None, typer.Option(help="Comma-separated columns to forecast (default: as trained, else all).")
+        str | None, typer.Option(help="Comma-separated columns to score (default: as trained, else the family's).")
     ] = None,
     past_covariates: Annotated[str | None, typer.Option(help="Columns known up to the cutoff.")] = None,
     known_covariates: Annotated[str | None, typer.Option(help="Columns known beyond the cutoff.")] = None,
-    context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history (default: the model's).")] = None,
+    context_length: Annotated[
+        int | None, typer.Option(min=1, help="Steps of history (default: as trained, else the model's).")
+    ] = None,
     quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 256,
     seasonality: Annotated[
@@ -237,6 +239,16 @@ def evaluate(
     cross_learning: Annotated[
         bool, typer.Option("--cross-learning", help="Refused unless the data name groups.")
     ] = False,
+    num_samples: Annotated[
+        int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of those draws.")] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A forecast option of the family; repeatable.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the tokenizer, for a release that brings none.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, tables, report.html.")] = None,
     device: DeviceOption = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision.")] = DType.float32,
@@ -263,6 +275,10 @@ def evaluate(
         seasonality=seasonality,
         max_items=max_items,
         cross_learning=cross_learning,
+        num_samples=num_samples,
+        seed=seed,
+        options=_key_values(option, "--option"),
+        tokenizer=tokenizer,
         out=out,
         device=device.value,
         dtype=dtype.value,

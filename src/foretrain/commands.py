@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,10 @@ def evaluate_model(
     seasonality: int | None = None,
     max_items: int | None = None,
     cross_learning: bool = False,
+    num_samples: int | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
     out: Path | None = None,
     device: str = "auto",
     dtype: str = "float32",
@@ -73,28 +77,29 @@ def evaluate_model(
     if out is not None and out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: exists already; choose another folder or remove it.")
     set_threads(threads)
-    from foretrain.data.splits import select
     from foretrain.data.store import Corpus
+    from foretrain.evaluation.columns import evaluation_columns
     from foretrain.evaluation.report import print_result, write_report
     from foretrain.evaluation.tasks import evaluate
     from foretrain.forecasting.predictor import load
+    from foretrain.models import family, forecast_options
 
     corpus = Corpus.open(data)
-    predictor = load(model, device=None if device == "auto" else device, dtype=dtype)
+    parts: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
+    predictor = load(model, device=None if device == "auto" else device, dtype=dtype, **parts)
+    kind = family(predictor.model.family)
     release = release_facts(model)
     trained = release.get("data") or {}
     horizon = prediction_length or trained.get("prediction_length")
     if horizon is None:
         raise ConfigError("--prediction-length: say how many steps ahead to score; this release does not tell.")
-
-    def columns(given: Sequence[str] | None, name: str) -> Sequence[str] | None:
-        return given if given is not None else trained.get(name)
-
-    selection = select(
+    selection = evaluation_columns(
         corpus,
-        columns(target, "target"),
-        columns(past_covariates, "past_covariates") or (),
-        columns(known_covariates, "known_covariates") or (),
+        kind,
+        trained,
+        target=target,
+        past_covariates=past_covariates,
+        known_covariates=known_covariates,
     )
     levels = tuple(quantile_levels or DECILES)
     with progress_bar("forecasting") as advance:
@@ -106,11 +111,14 @@ def evaluate_model(
             num_windows=num_windows,
             stride=stride,
             split=split,  # type: ignore[arg-type]
-            context_length=context_length,
+            context_length=context_length or trained.get("context_length"),
             batch_size=batch_size,
             quantile_levels=levels,
             seasonality=seasonality,
             max_items=max_items,
+            num_samples=num_samples,
+            seed=seed,
+            options=forecast_options(kind, options or {}),
             name=model,
             release=release,
             command=command_line(),

@@ -15,6 +15,7 @@ from foretrain.config import Section, apply_overrides, build, dump_yaml, read_ya
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, TrainingError
+from foretrain.evaluation.columns import scored_columns
 from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.models import FAMILIES, families, family, infer_family
 from foretrain.models.base import Forecaster, Trainable
@@ -209,6 +210,7 @@ def _release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
         "date_range": [min(first), max(last)] if first and last else None,
         "data": {
             "target": config.data.target,
+            "scored": _scored(config),
             "past_covariates": config.data.past_covariates,
             "known_covariates": config.data.known_covariates,
             "context_length": config.data.context_length,
@@ -218,6 +220,13 @@ def _release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
             "holdout_fraction": config.data.holdout_fraction,
         },
     }
+
+
+def _scored(config: RunConfig) -> tuple[str, ...] | None:
+    """The targets that validation scores, and an evaluation by default; None = all."""
+    if config.data.target is None:
+        return config.evaluation.target
+    return scored_columns(config.evaluation.target, config.data.target, family(config.model.family))
 
 
 def describe_run(config: RunConfig, world: World) -> list[str]:

@@ -286,7 +286,11 @@ def _item_table(result: EvaluationResult) -> str:
 
 def _facts(result: EvaluationResult) -> str:
     settings = dict(result.settings)
+    options = settings.pop("options")
     del settings["seasonality"], settings["crossed_share"]  # said elsewhere
+    settings |= {name: value for name, value in options.items() if value not in (None, False)}
+    if settings["num_samples"] is None:
+        del settings["num_samples"]
     facts: list[tuple[str, Any]] = []
     for entry in result.data:
         facts += [
@@ -343,7 +347,7 @@ def _section(title: str, picture: bytes | None, alt: str, note: str = "") -> str
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    return ", ".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
 
 
 def _number(value: float, form: str) -> str:

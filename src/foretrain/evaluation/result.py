@@ -24,6 +24,7 @@ from foretrain.evaluation.overlap import OVERLAP
 from foretrain.evaluation.panel import LeftOut
 from foretrain.evaluation.scored import Scored
 from foretrain.evaluation.significance import LEVEL, Comparison, compare
+from foretrain.evaluation.symbols import aggregate, per_symbol
 
 FORMAT = 1
 SYNTHETIC = "SYNTHETIC DATA"
@@ -64,7 +65,9 @@ class EvaluationResult:
     command: str | None
     environment: dict[str, str]
     prices: bool
-    notes: dict[str, int] = field(default_factory=dict)  # what the family has to tell of its forecasts, as counts
+    aggregate: dict[str, Any]  # symbols.aggregate: the layout of stock pipelines
+    per_symbol: list[dict[str, Any]]  # symbols.per_symbol
+    notes: dict[str, int]  # what the family has to tell of its forecasts, as counts
     examples: list[Example] = field(default_factory=list)  # not part of the JSON
     scored: Scored | None = None  # rows of the model; not part of the JSON
 
@@ -198,6 +201,7 @@ def summarise(
         rows = metrics.per_item(scored) | {"skill_vs_naive": metrics.skill_per_item(scored, naive)}
         per_item[who] = {key: values.tolist() for key, values in rows.items()}
     comparisons = [compare(model, scored, who) for who, scored in backtest.scored_baselines.items()]
+    symbols = per_symbol(backtest, model)
     left_out = [*backtest.left_out, *_without_scale(model)]
     return EvaluationResult(
         name=name,
@@ -222,6 +226,8 @@ def summarise(
         command=command,
         environment=_environment(),
         prices=model.all_prices,
+        aggregate=aggregate(symbols, pooled, comparisons[0], one_unit=model.one_unit),
+        per_symbol=symbols,
         notes=notes,
         examples=_examples(backtest, model),
         scored=model,

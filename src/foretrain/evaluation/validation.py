@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
+from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.losses import validation_losses
 from foretrain.evaluation.panel import Dealer, Panel, make_panel, newest_origins
 from foretrain.forecasting.batching import tell_notes
@@ -106,7 +106,9 @@ class Validation:
         self.names = tuple(f"val_{name}" for name in model.validation_names) if config.loss else ()
         if forecasts:
             self._options = _options(config, family)
-            scored = tuple(_scored(*pair, config.target, family) for pair in zip(opened, selections, strict=True))
+            scored = tuple(
+                validation_columns(*pair, config.target, family) for pair in zip(opened, selections, strict=True)
+            )
             self._backtest = Backtest(
                 replace(panel, selections=scored),
                 levels=config.quantile_levels,
@@ -149,32 +151,6 @@ class Validation:
             **{f"val_{name}": pooled[name] for name in self._metrics},
             "val_skill": metrics.skill(scored, backtest.naive),
         }
-
-
-def scored_columns(wanted: Sequence[str] | None, targets: Sequence[str], family: Family | None) -> tuple[str, ...]:
-    """Which of a run's targets are scored: those wanted, else those that its family scores, else all.
-
-    Raises ConfigError where a wanted one is no target.
-    """
-    if wanted is None:
-        choice = family.columns(targets) if family is not None else None
-        return tuple(name for name in choice.scored if name in targets) if choice is not None else tuple(targets)
-    for name in wanted:
-        if name not in targets:
-            close = difflib.get_close_matches(name, targets, n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Targets here: {', '.join(targets)}."
-            raise ConfigError(f"evaluation.target: {name!r} is not among the targets of this run. {hint}")
-    if not wanted:
-        raise ConfigError("evaluation.target: names no column. Leave it out, or set evaluation.forecasts to false.")
-    return tuple(dict.fromkeys(wanted))
-
-
-def _scored(corpus: Corpus, trained: Selection, wanted: Sequence[str] | None, family: Family | None) -> Selection:
-    """The columns of forecasts: targets that are not scored become past covariates, before the others."""
-    names = {corpus.columns[k]: k for k in trained.targets}
-    targets = tuple(names[name] for name in scored_columns(wanted, tuple(names), family))
-    others = tuple(k for k in trained.targets if k not in targets)
-    return Selection(targets, others + trained.past, trained.known)
 
 
 def _panel(

@@ -1,0 +1,68 @@
+"""Which columns are scored, and which are covariates, where not everything is said."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from foretrain.data.splits import Selection, select
+from foretrain.data.store import Corpus
+from foretrain.errors import ConfigError
+from foretrain.models.base import Family
+
+
+def scored_columns(wanted: Sequence[str] | None, targets: Sequence[str], family: Family | None) -> tuple[str, ...]:
+    """Which of a run's targets its validation scores: those wanted, else those that its family scores, else all.
+
+    Raises ConfigError where a wanted one is no target.
+    """
+    if wanted is None:
+        choice = family.columns(targets) if family is not None else None
+        return tuple(name for name in choice.scored if name in targets) if choice is not None else tuple(targets)
+    for name in wanted:
+        if name not in targets:
+            close = difflib.get_close_matches(name, targets, n=1, cutoff=0.5)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Targets here: {', '.join(targets)}."
+            raise ConfigError(f"evaluation.target: {name!r} is not among the targets of this run. {hint}")
+    if not wanted:
+        raise ConfigError("evaluation.target: names no column. Leave it out, or set evaluation.forecasts to false.")
+    return tuple(dict.fromkeys(wanted))
+
+
+def validation_columns(
+    corpus: Corpus, trained: Selection, wanted: Sequence[str] | None, family: Family | None
+) -> Selection:
+    """Columns of a validation's forecasts: targets that are not scored become past covariates, before the others."""
+    names = {corpus.columns[k]: k for k in trained.targets}
+    targets = tuple(names[name] for name in scored_columns(wanted, tuple(names), family))
+    others = tuple(k for k in trained.targets if k not in targets)
+    return Selection(targets, others + trained.past, trained.known)
+
+
+def evaluation_columns(
+    corpus: Corpus,
+    family: Family,
+    trained: Mapping[str, Any],
+    *,
+    target: Sequence[str] | None = None,
+    past_covariates: Sequence[str] | None = None,
+    known_covariates: Sequence[str] | None = None,
+) -> Selection:
+    """Columns of an evaluation; what is None is as in training (`data` of release.json, {} where unknown).
+
+    Targets: else those scored while training, else those trained on, else what the family scores, else every numeric
+    column. Past covariates: else those of training, and for families that choose columns the targets of training (or
+    the family's) that are not scored now. Raises ConfigError as data.splits.select does.
+    """
+    numeric = [column.name for column in corpus.manifest.columns if column.kind == "numeric"]
+    choice = family.columns(numeric)
+    known = list((trained.get("known_covariates") if known_covariates is None else known_covariates) or ())
+    given = target is not None
+    if target is None:
+        target = trained.get("scored") or trained.get("target") or (choice.scored if choice else None)
+    past = list((trained.get("past_covariates") if past_covariates is None else past_covariates) or ())
+    if past_covariates is None and target is not None and (choice is not None or not given):
+        pool = trained.get("target") or (choice.targets if choice else numeric)
+        past += [name for name in pool if name not in {*target, *past, *known}]
+    return select(corpus, target, past, known)

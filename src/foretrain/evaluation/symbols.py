@@ -1,0 +1,111 @@
+"""The layout of stock pipelines, errors by symbol and their plain means, with what that layout hides beside them.
+
+# N rows, S symbols (an item and column each), H horizon
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from foretrain.evaluation import metrics
+from foretrain.evaluation.backtest import Backtest
+from foretrain.evaluation.scored import Array, Scored
+from foretrain.evaluation.significance import Comparison
+
+TINY = 1e-5  # keeps MAPE finite where the truth is 0
+MEANS = ("mae", "rmse", "mape", "mae_percent", "naive_mae", "naive_mape")
+NOTE = (
+    "Errors are of the median forecast. mae, rmse, mape, mae_percent, naive_mae and naive_mape are unweighted means "
+    "over per_symbol; pct_mae, skill and dm pool all windows. dm compares with naive: below 0 is in the model's favour."
+)
+MIXED = (
+    "The symbols have prices of their own currency and level, or other units, so the means of mae, rmse and naive_mae "
+    "mix them: read pct_mae and skill."
+)
+
+
+def errors_by_symbol(scored: Scored) -> dict[str, Array]:
+    """{name: (S,)} mae, rmse, mape, mae_percent and pct_mae of the median, over all observed steps of a symbol.
+
+    mape = 100 * mean(|e| / (|a| + 1e-5)), mae_percent = 100 * mae / mean |a|, both in percent of the actual value a;
+    pct_mae is in percent of the last close. NaN where undefined.
+    """
+    count = len(scored.items)
+    found = metrics.table(scored, scored.item, count)
+    sums = metrics.sums(scored)
+    observed = np.isfinite(scored.target)
+    truth = np.abs(np.where(observed, scored.target, 0.0))
+    relative = np.where(observed, np.abs(scored.target - scored.median) / (truth + TINY), 0.0).sum(1)
+
+    def total(values: Array) -> Array:
+        return np.bincount(scored.item, weights=values, minlength=count).astype(np.float64, copy=False)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        percent = 100.0 * total(sums.absolute) / total(sums.size)
+        mape = 100.0 * total(relative) / total(sums.count)
+    return {
+        "mae": found["mae"],
+        "rmse": found["rmse"],
+        "mape": mape,
+        "mae_percent": np.where(np.isfinite(percent), percent, np.nan),
+        "pct_mae": found["pct_mae"],
+    }
+
+
+def per_symbol(backtest: Backtest, model: Scored) -> list[dict[str, Any]]:
+    """One entry a symbol: its name, the model's errors, naive's beside them, its skill and its number of windows.
+
+    `column` is told where several are scored, `corpus` where there are several.
+    """
+    panel, naive = backtest.panel, backtest.naive
+    ours, theirs = errors_by_symbol(model), errors_by_symbol(naive)
+    skill = metrics.skill_per_item(model, naive)
+    windows = np.bincount(model.item, minlength=len(model.items))
+    keys: list[list[int]] = backtest.item_keys.tolist()
+    columns = [panel.corpora[c].columns[panel.selections[c].targets[target]] for c, _, target in keys]
+    entries = []
+    for k, (corpus, series, _) in enumerate(keys):
+        entry: dict[str, Any] = {"symbol": panel.corpora[corpus].item_id(series)}
+        if len(set(columns)) > 1:
+            entry["column"] = columns[k]
+        if len(panel.corpora) > 1:
+            entry["corpus"] = panel.name(corpus)
+        entry |= {name: float(ours[name][k]) for name in ("mae", "rmse", "mape", "mae_percent")}
+        entry |= {f"naive_{name}": float(theirs[name][k]) for name in ("mae", "mape")}
+        entry |= {"pct_mae": float(ours["pct_mae"][k]), "skill": float(skill[k]), "windows": int(windows[k])}
+        entries.append(entry)
+    return entries
+
+
+def aggregate(
+    entries: list[dict[str, Any]], pooled: dict[str, dict[str, float]], against_naive: Comparison, *, one_unit: bool
+) -> dict[str, Any]:
+    """Means over symbols, and the pooled figures that compare: with naive, in percent, with a test.
+
+    entries are per_symbol's. Symbols whose truth is 0 throughout have no mae_percent and are left out of its mean.
+    """
+    found: dict[str, Any] = {"symbols_evaluated": len({(entry.get("corpus"), entry["symbol"]) for entry in entries})}
+    for name in MEANS:
+        values = [entry[name] for entry in entries if name != "mae_percent" or not _without_size(entry)]
+        found[name] = float(np.mean(values)) if values else float("nan")
+    nothing = float("nan")
+    found |= {
+        "pct_mae": pooled["model"].get("pct_mae", nothing),
+        "naive_pct_mae": pooled["naive"].get("pct_mae", nothing),
+        "skill": pooled["model"]["skill_vs_naive"],
+        "dm": {
+            "statistic": against_naive.statistic,
+            "p_value": against_naive.p_value,
+            "verdict": against_naive.verdict,
+        },
+        "note": NOTE if one_unit else f"{NOTE} {MIXED}",
+    }
+    return found
+
+
+def _without_size(entry: dict[str, Any]) -> bool:
+    """Nothing to take a percentage of, as opposed to a forecast that is not finite."""
+    return math.isnan(entry["mae_percent"]) and math.isfinite(entry["mae"])
