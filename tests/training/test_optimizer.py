@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from foretrain.errors import ModelError
-from foretrain.training.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
+from foretrain.models.base import ParameterRole
+from foretrain.training.optimizer import OptimizerConfig, build_optimizer, set_rates
 
 
 def decayed(optimizer, model):
@@ -27,7 +29,7 @@ def test_decay_all_decays_everything(toy):
 def test_lr_factor_scales_the_rate_of_its_parameters(toy):
     model = toy.Model()
     optimizer = build_optimizer(model, OptimizerConfig())
-    set_learning_rate(optimizer, 0.1)
+    set_rates(optimizer, 0.1)
     rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates[model.last.weight] == pytest.approx(0.05)
     assert rates[model.first.weight] == pytest.approx(0.1)
@@ -82,3 +84,36 @@ def test_a_run_equals_a_plain_loop_with_torchs_adamw(toy, tmp_path, fused):
     assert [loss for _, loss in toy.losses(tmp_path)] == pytest.approx(losses, rel=1e-5)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(toy.release(tmp_path)[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("cycled", [False, True])
+def test_one_cycle_leaves_the_configured_betas_in_effect_unless_told_to_cycle_them(toy, tmp_path, cycled):
+    """The reference: torch's OneCycleLR, whose own default is to overwrite beta1."""
+    schedule = toy.Schedule(kind="one_cycle", pct_start=0.4, div_factor=10, cycle_momentum=cycled)
+    config = toy.Optimizer(learning_rate=2e-2, betas=(0.9, 0.95), decay_all=True, weight_decay=0.1, schedule=schedule)
+    model = toy.Model()
+    model.parameter_groups = lambda: {name: ParameterRole("matrix") for name, _ in model.named_parameters()}
+    trainer = toy.trainer(tmp_path, model=model, optimizer=config, max_steps=6, clip_norm=None)
+    trainer.fit()
+    plain, source = toy.Model(), toy.Source()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=2e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2e-2, total_steps=6, pct_start=0.4, div_factor=10, cycle_momentum=cycled
+    )
+    betas = []
+    for step in range(6):
+        loss = plain(plain.collate(source.windows(8 * step, 8)))
+        (loss.total / loss.weight).backward()
+        betas.append(optimizer.param_groups[0]["betas"][0])
+        optimizer.step()
+        optimizer.zero_grad()
+        if step < 5:
+            reference.step()
+    assert (set(betas) == {0.9}) != cycled
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(toy.release(tmp_path)[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_beta_that_the_schedule_overwrites_is_an_error(toy):
+    with pytest.raises(ValidationError, match=r"0.8 has no effect, as schedule.cycle_momentum rules it"):
+        toy.Optimizer(betas=(0.8, 0.95), schedule=toy.Schedule(kind="one_cycle", cycle_momentum=True))

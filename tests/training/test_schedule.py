@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from foretrain.errors import ConfigError
-from foretrain.training.schedule import Plateau, ScheduleConfig, lr_at, warmup_steps
+from foretrain.training.schedule import Plateau, ScheduleConfig, beta1_at, lr_at, warmup_steps
 
 
 def rates(config: ScheduleConfig, total: int, peak: float = 1.0) -> list[float]:
@@ -26,6 +26,23 @@ def test_one_cycle_equals_torchs(pct_start, total):
         optimizer.step()
         if step < total - 1:
             reference.step()
+
+
+@pytest.mark.parametrize(("pct_start", "total"), [(0.3, 100), (0.03, 10), (0.5, 7)])
+def test_cycled_momentum_equals_torchs(pct_start, total):
+    config = ScheduleConfig(kind="one_cycle", pct_start=pct_start, cycle_momentum=True)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.3, betas=(0.6, 0.95))
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=total, pct_start=pct_start)
+    for step in range(total):
+        assert beta1_at(config, step, total) == pytest.approx(optimizer.param_groups[0]["betas"][0], rel=1e-12)
+        optimizer.step()
+        if step < total - 1:
+            reference.step()
+
+
+@pytest.mark.parametrize("kind", ["constant", "one_cycle"])
+def test_momentum_is_left_alone_by_default(kind):
+    assert beta1_at(ScheduleConfig(kind=kind), 3, 10) is None
 
 
 def test_linear_without_warmup_falls_to_zero_after_the_last_step():
@@ -75,6 +92,8 @@ def test_plateau_takes_a_nan_for_no_score():
 def test_a_setting_that_the_kind_does_not_read_is_an_error():
     with pytest.raises(ValidationError, match="pct_start has no effect on kind 'linear'"):
         ScheduleConfig(kind="linear", pct_start=0.2)
+    with pytest.raises(ValidationError, match="cycle_momentum has no effect on kind 'cosine'"):
+        ScheduleConfig(kind="cosine", cycle_momentum=True)
 
 
 def test_a_warmup_longer_than_the_run_is_an_error():

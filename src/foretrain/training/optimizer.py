@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from foretrain.config import Section
@@ -27,6 +27,12 @@ class OptimizerConfig(Section):
     fused: bool | None = None  # None = where torch has a fused kernel for the device
     decay_all: bool = False  # decay norms, biases and embeddings too, in one group, as transformers' Trainer can
     schedule: ScheduleConfig = ScheduleConfig()
+
+    @model_validator(mode="after")
+    def _only_what_counts(self) -> OptimizerConfig:
+        if self.schedule.cycle_momentum and self.betas[0] != type(self).model_fields["betas"].default[0]:
+            raise ValueError(f"betas: {self.betas[0]} has no effect, as schedule.cycle_momentum rules it; drop one")
+        return self
 
 
 def build_optimizer(model: Trainable, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -55,7 +61,9 @@ def build_optimizer(model: Trainable, config: OptimizerConfig) -> torch.optim.Op
     return torch.optim.AdamW(arguments, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=fused)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the rate times its own lr_factor."""
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, beta1: float | None = None) -> None:
+    """Give every group the learning rate times its own lr_factor, and beta1 where the schedule rules it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_factor"]
+        group["lr"] = lr * group["lr_factor"]
+        if beta1 is not None:
+            group["betas"] = (beta1, group["betas"][1])

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step: lr_at(config, peak, step, total_steps).
+"""Learning rates (and where asked for, beta1) as pure functions of the step: lr_at(config, peak, step, total_steps).
 
 Step s is the index of the update, from 0; the last one is total_steps - 1.
 """
@@ -18,10 +18,11 @@ USED_BY = {  # which settings rule which kind; one set for a kind that does not 
     "constant": {"warmup_steps", "warmup_ratio"},
     "linear": {"warmup_steps", "warmup_ratio", "min_lr_ratio"},
     "cosine": {"warmup_steps", "warmup_ratio", "min_lr_ratio"},
-    "one_cycle": {"pct_start", "div_factor", "final_div_factor"},
+    "one_cycle": {"pct_start", "div_factor", "final_div_factor", "cycle_momentum"},
     "wsd": {"warmup_steps", "warmup_ratio", "min_lr_ratio", "decay_ratio"},
     "plateau": {"warmup_steps", "warmup_ratio", "min_lr_ratio", "factor", "patience"},
 }
+CALM, EAGER = 0.95, 0.85  # beta1 at the lowest and at the highest rate of a cycle, torch's defaults
 
 
 class ScheduleConfig(Section):
@@ -37,6 +38,9 @@ class ScheduleConfig(Section):
     pct_start: float = Field(default=0.3, gt=0, lt=1)  # one_cycle: share of steps that rise
     div_factor: float = Field(default=25.0, ge=1)  # one_cycle: peak / first rate
     final_div_factor: float = Field(default=1e4, ge=1)  # one_cycle: first rate / last rate
+    # one_cycle: Adam's beta1 falls from 0.95 to 0.85 while the rate rises and comes back while it falls, as torch's
+    # OneCycleLR does unless told otherwise; the optimizer's own beta1 then has no effect
+    cycle_momentum: bool = False
     decay_ratio: float = Field(default=0.2, gt=0, le=1)  # wsd: share of steps that fall, at the end
     factor: float = Field(default=0.5, gt=0, lt=1)  # plateau: the rate is multiplied by this
     patience: int = Field(default=3, ge=1)  # plateau: after so many validations without a better metric
@@ -74,6 +78,13 @@ def lr_at(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> f
     return peak
 
 
+def beta1_at(config: ScheduleConfig, step: int, total_steps: int) -> float | None:
+    """Adam's beta1 of update `step` (0-based) where the schedule cycles it, None where the optimizer's own holds."""
+    if not config.cycle_momentum:
+        return None
+    return _cycle(config, min(max(step, 0), total_steps - 1), total_steps, (CALM, EAGER, CALM))
+
+
 def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
     """Steps of warm-up. Raises ConfigError when there is nothing left to train after them."""
     steps = math.ceil(config.warmup_ratio * total_steps) if config.warmup_steps is None else config.warmup_steps
@@ -87,11 +98,16 @@ def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
 
 def _one_cycle(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> float:
     first = peak / config.div_factor
-    last = first / config.final_div_factor
+    return _cycle(config, step, total_steps, (first, peak, first / config.final_div_factor))
+
+
+def _cycle(config: ScheduleConfig, step: int, total_steps: int, values: tuple[float, float, float]) -> float:
+    """From the first value to the second over pct_start of the steps, then to the third."""
+    first, turn, last = values
     top = config.pct_start * total_steps - 1
     if step <= top:
-        return _cosine(first, peak, step / top if top > 0 else 1.0)
-    return _cosine(peak, last, (step - top) / max(total_steps - 1 - top, 1e-12))
+        return _cosine(first, turn, step / top if top > 0 else 1.0)
+    return _cosine(turn, last, (step - top) / max(total_steps - 1 - top, 1e-12))
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

@@ -28,7 +28,7 @@ from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.progress import Progress, StoppedBy
 from foretrain.training.release import write_release
-from foretrain.training.schedule import lr_at, warmup_steps
+from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import Piece, TrainingConfig, check_resumable, plan_run
 from foretrain.training.update import Outcome, Updater
 
@@ -139,7 +139,7 @@ class Trainer:
                 return stop
             if progress.step >= self.plan.steps:
                 return "max_steps"
-            outcome, share = self.updater.step(self.batches, self._lr(), self._stops())
+            outcome, share = self.updater.step(self.batches, self._lr(), self._stops(), self._beta1())
             if outcome.nonfinite and self._went_back(outcome):
                 continue
             progress.step += 1
@@ -321,6 +321,9 @@ class Trainer:
         return self.progress.plateau.scale * lr_at(
             config.schedule, config.learning_rate, self.progress.step, self.plan.steps
         )
+
+    def _beta1(self) -> float | None:
+        return beta1_at(self.optimizer_config.schedule, self.progress.step, self.plan.steps)
 
     def _validate_if_due(self, stops: Stops) -> tuple[StoppedBy | None, Stops]:
         """Validate on the beat and at the end; why the run ends here, if it does, and who asks to stop by now."""

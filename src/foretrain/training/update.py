@@ -18,7 +18,7 @@ from foretrain.models.base import move
 from foretrain.training.batches import Prepared
 from foretrain.training.distributed import World, gradient_sync
 from foretrain.training.ema import Ema
-from foretrain.training.optimizer import set_learning_rate
+from foretrain.training.optimizer import set_rates
 from foretrain.training.precision import LossScaler, autocast, draw_seed, seed_draws
 from foretrain.training.progress import Progress
 from foretrain.training.settings import Piece, TrainingConfig
@@ -73,8 +73,13 @@ class Updater:
         # mps has no float64; elsewhere a step's sum of losses is exact enough not to depend on its partition
         self.wide = torch.float32 if world.device.type == "mps" else torch.float64
 
-    def step(self, batches: Iterator[Prepared], lr: float, stops: tuple[int, ...]) -> tuple[Outcome, Share]:
-        """One step. Weights, optimizer state and average stay untouched unless everything is finite."""
+    def step(
+        self, batches: Iterator[Prepared], lr: float, stops: tuple[int, ...], beta1: float | None = None
+    ) -> tuple[Outcome, Share]:
+        """One step. Weights, optimizer state and average stay untouched unless everything is finite.
+
+        beta1: where the schedule rules Adam's; None = as configured.
+        """
         share = self._accumulate(batches)
         sums = torch.stack(share.values).sum(0)
         asked = torch.tensor(stops, dtype=self.wide, device=sums.device)
@@ -91,7 +96,7 @@ class Updater:
         if outcome.applied or outcome.overflow:
             self.scaler.observe(outcome.overflow)
         if outcome.applied:
-            self._apply(gradients, factor, outcome.grad_norm, lr)
+            self._apply(gradients, factor, outcome, beta1)
         self.optimizer.zero_grad(set_to_none=True)
         if outcome.nonfinite:
             values = torch.stack(share.values).tolist()
@@ -132,13 +137,13 @@ class Updater:
             return "", False
         return ("gradient", False) if self.scaler.exhausted else ("", True)
 
-    def _apply(self, gradients: list[Tensor], factor: float, grad_norm: float, lr: float) -> None:
+    def _apply(self, gradients: list[Tensor], factor: float, outcome: Outcome, beta1: float | None) -> None:
         clip = self.config.clip_norm
         if clip is not None:
-            factor *= min(1.0, clip / (grad_norm + 1e-6))
+            factor *= min(1.0, clip / (outcome.grad_norm + 1e-6))
         if factor != 1.0:
             torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
-        set_learning_rate(self.optimizer, lr)
+        set_rates(self.optimizer, outcome.lr, beta1)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.progress.updates)
