@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from foretrain.config import Section, apply_overrides, build, dump_yaml, parse_scalar, read_yaml
 from foretrain.errors import ConfigError
@@ -108,3 +110,33 @@ def test_dump_keeps_declaration_order_and_reads_back():
     text = dump_yaml(root)
     assert list(yaml.safe_load(text)) == ["leaf", "leaves", "seed"]
     assert build(Root, parse_scalar(text)) == root
+
+
+class Square(Section):
+    kind: Literal["square"] = "square"
+    side: float
+
+
+class Circle(Section):
+    kind: Literal["circle"] = "circle"
+    radius: float
+
+
+class Drawing(Section):
+    shape: Annotated[Square | Circle, Field(discriminator="kind")]
+
+
+def test_a_problem_in_one_of_several_kinds_of_section_is_named_by_the_keys_that_were_written():
+    with pytest.raises(ConfigError) as caught:
+        build(Drawing, {"shape": {"kind": "circle", "radus": 1}})
+    assert "shape.radus: unknown key. Did you mean 'radius'?" in str(caught.value)
+    assert "shape.radius: required" in str(caught.value)
+
+
+def test_an_unknown_kind_of_section_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"shape\.kind: 'circel' is not known\. Did you mean 'circle'\?"):
+        build(Drawing, {"shape": {"kind": "circel"}})
+
+
+def test_text_with_the_unicode_line_breaks_survives_a_dump():
+    assert parse_scalar(dump_yaml({"value": "a\x85b\u2028c\u2029"})) == {"value": "a\x85b\u2028c\u2029"}

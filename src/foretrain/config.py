@@ -10,7 +10,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,8 +43,14 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """safe_dump that quotes text which _Loader would read as a number."""
+    """safe_dump that quotes text which _Loader would read as a number, or whose line breaks are none to the eye."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if set(data) & set("\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 for _side in (_Loader, _Dumper):
     _side.yaml_implicit_resolvers = {k: list(v) for k, v in _side.yaml_implicit_resolvers.items()}
@@ -105,12 +111,21 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str | tuple[str, A
     return result
 
 
-def build(cls: type[S], tree: dict[str, Any], *, source: str = "config") -> S:
-    """Validate tree as cls. Raises one ConfigError that lists every problem, each with its dotted key."""
+def build(
+    cls: type[S],
+    tree: dict[str, Any],
+    *,
+    source: str = "config",
+    locate: Callable[[list[str]], list[str]] = lambda location: location,
+) -> S:
+    """Validate tree as cls. Raises one ConfigError that lists every problem, each with its dotted key.
+
+    locate turns the place of a problem in tree into the place where a user wrote it.
+    """
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(cls, problem) for problem in error.errors()]
+        lines = list(dict.fromkeys(_explain(cls, problem, locate) for problem in error.errors()))
         head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
         raise ConfigError(head + "".join(f"\n  {line}" for line in lines)) from None
 
@@ -121,33 +136,44 @@ def dump_yaml(tree: Section | dict[str, Any]) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _explain(cls: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location) or "(root)"
+def _explain(cls: type[BaseModel], problem: Any, locate: Callable[[list[str]], list[str]]) -> str:
+    *parents, last = problem["loc"] or ("",)
+    location, sections = _follow(cls, parents)
+    key = ".".join(locate([*location, str(last)])) or "(root)"
     if problem["type"] == "extra_forbidden":
-        known = sorted(_known_keys(cls, location[:-1]))
-        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.6)
-        hint = f" Did you mean {close[0]!r}?" if close else f" Known here: {', '.join(known)}." if known else ""
-        return f"{key}: unknown key.{hint}"
+        return f"{key}: unknown key.{_hint(str(last), {name for section in sections for name in section.model_fields})}"
     if problem["type"] == "missing":
         return f"{key}: required, but not given."
-    shown = problem.get("input")
+    shown, context = problem.get("input"), problem.get("ctx", {})
+    if problem["type"] == "union_tag_invalid":
+        known = set(re.findall(r"'([^']+)'", context["expected_tags"]))
+        tag, field = context["tag"], context["discriminator"].strip("'")
+        return f"{key}.{field}: {tag!r} is not known.{_hint(tag, known)}"
     text = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {text} (got {shown!r})" if not isinstance(shown, (dict, list)) else f"{key}: {text}"
 
 
-def _known_keys(cls: Any, location: Sequence[str]) -> set[str]:
-    """Keys allowed at a location, following nested sections, lists and unions of sections."""
-    candidates = {cls}
+def _hint(word: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else f" Known here: {', '.join(sorted(known))}." if known else ""
+
+
+def _follow(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], set[type[BaseModel]]]:
+    """A location without the tags that a union of sections puts into it, and the sections at its end."""
+    sections, written = {cls}, list[str]()
     for part in location:
-        following: set[Any] = set()
-        for candidate in candidates:
-            field = candidate.model_fields.get(part)
+        following: set[type[BaseModel]] = set()
+        for section in sections:
+            field = section.model_fields.get(str(part))
             if field is not None:
                 following |= set(_sections(field.annotation))
-        # list indices and union tags appear in the location without being field names
-        candidates = following or candidates
-    return {name for candidate in candidates for name in candidate.model_fields}
+        tagged = {s for s in sections if any(field.default == part for field in s.model_fields.values())}
+        if not following and len(sections) > 1 and tagged:
+            sections = tagged
+            continue
+        written.append(str(part))
+        sections = following or sections  # the index of a list is no field
+    return written, sections
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
