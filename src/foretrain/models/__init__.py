@@ -6,9 +6,11 @@ import difflib
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from foretrain.errors import ConfigError
 
@@ -65,4 +67,16 @@ def forecast_options(which: str | Family, given: Mapping[str, Any]) -> Any:
             close = difflib.get_close_matches(str(option), known, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
             raise ConfigError(f"{found.name} has no forecast option {option!r}. {hint}")
-    return kind(**given)
+    made = kind(**given)  # the family's own words first
+    return replace(made, **{option: _fitting(found.name, kind, option, value) for option, value in given.items()})
+
+
+def _fitting(name: str, kind: type, option: str, value: Any) -> Any:
+    """The value as its field's type, such as a tuple for a list. Raises ConfigError where it is of another type."""
+    if getattr(value, "ndim", None) == 0:  # a number of numpy's
+        value = value.item()
+    try:
+        return TypeAdapter(get_type_hints(kind)[option]).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ConfigError(f"{name}: forecast option {option} cannot be {value!r}: {problem.lower()}.") from None
