@@ -221,12 +221,12 @@ def _parts(ledger: Ledger, file: Path | None) -> _Parts | None:
     if rows < 1:
         return None
     train, validation = ledger.get("data.train_ratio"), ledger.get("data.val_ratio")
-    if not (0 < train <= 1 and validation >= 0 and train + validation <= 1 + 1e-9):
-        raise ConfigError(
-            f"{ledger.path}: data.train_ratio {train} and data.val_ratio {validation} are no shares of one whole."
-        )
+    if not (0 < train <= 1 and 0 <= validation <= 1):
+        raise ConfigError(f"{ledger.path}: data.train_ratio {train} and data.val_ratio {validation} are no shares.")
+    if train + validation > 1 + 1e-9:
+        ledger.note("train_ratio and val_ratio exceed one whole; validation gets what training leaves, as upstream.")
     end = math.floor(rows * train + 1e-9)
-    middle = math.floor(rows * (train + validation) + 1e-9)
+    middle = min(math.floor(rows * (train + validation) + 1e-9), rows)
     return _Parts(end, middle - end, rows - middle)
 
 
@@ -250,7 +250,7 @@ def _training(ledger: Ledger, parts: _Parts | None, context: int, horizon: int) 
 def _optimizer(ledger: Ledger) -> dict[str, Any]:
     """What both stages share of the optimizer section: upstream's recipe."""
     aim = "optimizer.betas of both stages"
-    ledger.carried("training.adam_beta1", aim, "in effect here; upstream's schedule cycles it between .85 and .95")
+    ledger.carried("training.adam_beta1", aim, "in effect here; upstream cycles it, as schedule.cycle_momentum would")
     ledger.carried("training.adam_beta2", aim, "upstream's tokenizer stage ignores it and takes .999")
     ledger.carried("training.adam_weight_decay", "optimizer.weight_decay", "of every parameter, as upstream: decay_all")
     ledger.filled("optimizer.schedule", "one_cycle, pct_start 0.03, div_factor 10, as upstream's code has it")

@@ -140,11 +140,8 @@ class Ledger:
 def _nearest(key: str, known: Mapping[str, Key]) -> str:
     """A hint at the key that was meant: the same name elsewhere, or a name spelled alike."""
     own = key.rpartition(".")[2]
-    same = [name for name in known if name.rpartition(".")[2] == own]
-    close = same or difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    if not close:
-        names = {name.rpartition(".")[2]: name for name in known}
-        close = [names[name] for name in difflib.get_close_matches(own, names, n=1, cutoff=0.75)]
+    names = {name.rpartition(".")[2]: name for name in known}
+    close = [names[name] for name in difflib.get_close_matches(own, names, n=1, cutoff=0.7)]
     return f"did you mean {close[0]!r}?" if close else "upstream does not read it"
 
 

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foretrain.config import build
+from foretrain.errors import ConfigError
+from foretrain.foreign.ledger import Translation
+from foretrain.foreign.tsm_trainer import KNOWN, QUANTILES, translate
+from foretrain.run import RunConfig
+
+REQUIRED = {
+    "context_length": 2048,
+    "prediction_length": 64,
+    "training_data_paths": ["/data/mixup", "/data/synth"],
+    "max_steps": 500,
+    "per_device_train_batch_size": 12,
+}
+FULL = {
+    **REQUIRED,
+    "d_model": 128,
+    "d_kv": 32,
+    "d_ff": 256,
+    "num_layers": 3,
+    "num_heads": 4,
+    "dropout_rate": 0.2,
+    "layer_norm_epsilon": 1e-5,
+    "initializer_factor": 0.1,
+    "feed_forward_proj": "relu",
+    "dense_act_fn": "relu",
+    "rope_theta": 5000.0,
+    "attn_implementation": "sdpa",
+    "input_patch_size": 8,
+    "input_patch_stride": 8,
+    "output_patch_size": 8,
+    "max_output_patches": 32,
+    "use_reg_token": True,
+    "use_arcsinh": False,
+    "time_encoding_scale": 8192,
+    "quantiles": [0.1, 0.5, 0.9],
+    "random_init": True,
+    "model_id": "somewhere",
+    "probability": [0.75, 0.25],
+    "max_train_series": 1000,
+    "min_past": 60,
+    "validation_data_paths": ["/data/val"],
+    "max_val_series": 77,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 3e-4,
+    "lr_scheduler_type": "linear",
+    "warmup_ratio": 0.02,
+    "warmup_steps": 0,
+    "weight_decay": 0.1,
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.95,
+    "adam_epsilon": 1e-6,
+    "max_grad_norm": 0.5,
+    "optim": "adamw_torch_fused",
+    "seed": 7,
+    "output_dir": "./outputs/x",
+    "save_steps": 200,
+    "log_steps": 20,
+    "save_total_limit": 4,
+    "report_to": "none",
+    "health_report_interval": 200,
+    "benchmark_config": "lite.yaml",
+    "benchmark_eval_steps": 250,
+    "benchmark_tier2_config": "extended.yaml",
+    "benchmark_tier2_eval_steps": 20000,
+    "benchmark_top_k_checkpoints": 2,
+    "benchmark_batch_size": 64,
+    "benchmark_checkpoint_metric": "mase",
+    "benchmark_composite_weights": {"wql": 0.6, "mase": 0.4},
+    "benchmark_datasets_root": "/data/benchmarks",
+    "benchmark_eval_timeout": 600,
+    "dataloader_num_workers": 8,
+    "torch_compile": True,
+    "gradient_checkpointing": True,
+    "ddp_bucket_cap_mb": 25,
+    "fsdp": "full_shard auto_wrap",
+    "fsdp_config": {"fsdp_use_orig_params": True},
+    "resume_from_checkpoint": "./outputs/x/checkpoint-100",
+}
+
+
+def translated(**values) -> Translation:
+    return translate(Path("x/base.yaml"), {**REQUIRED, **values})
+
+
+def verdicts(found: Translation) -> dict[str, str]:
+    return {entry.key: entry.verdict for entry in found.ledger.entries}
+
+
+def test_a_full_file_becomes_a_chronos2_run():
+    assert translated(**FULL).tree == {
+        "model": {
+            "family": "chronos2",
+            "random_init": True,
+            "d_model": 128,
+            "d_kv": 32,
+            "d_ff": 256,
+            "num_layers": 3,
+            "num_heads": 4,
+            "dropout_rate": 0.2,
+            "layer_norm_epsilon": 1e-5,
+            "initializer_factor": 0.1,
+            "rope_theta": 5000.0,
+            "patch_size": 8,
+            "quantiles": [0.1, 0.5, 0.9],
+            "use_arcsinh": False,
+            "time_encoding_scale": 8192,
+            "max_output_patches": 32,
+        },
+        "data": {
+            "corpora": [{"path": "/data/mixup", "weight": 0.75}, {"path": "/data/synth", "weight": 0.25}],
+            "context_length": 2048,
+            "prediction_length": 64,
+            "min_context": 60,
+            "max_train_series": 1000,
+        },
+        "training": {
+            "max_steps": 500,
+            "batch_size": 24,
+            "micro_batch_size": 12,
+            "dtype": "bfloat16",
+            "tf32": True,
+            "checkpoint_every": 200,
+            "keep_last": 4,
+            "log_every": 20,
+            "clip_norm": 0.5,
+            "compile": True,
+            "activation_checkpointing": True,
+            "tensorboard": False,
+            "validate_every": 250,
+            "keep_best": 2,
+            "best_metric": "val_mase",
+        },
+        "optimizer": {
+            "learning_rate": 3e-4,
+            "weight_decay": 0.1,
+            "betas": [0.8, 0.95],
+            "eps": 1e-6,
+            "schedule": {"kind": "linear", "warmup_ratio": 0.02},
+        },
+        "evaluation": {"max_items": 77, "batch_size": 64},
+        "output_dir": "./outputs/x",
+        "seed": 7,
+    }
+
+
+def test_every_key_of_a_full_file_is_reported_once():
+    assert set(FULL) == set(KNOWN), "the file above has every key"
+    reported = [entry.key for entry in translated(**FULL).ledger.entries if entry.verdict != "filled"]
+    assert sorted(reported) == sorted(FULL)
+
+
+@pytest.mark.parametrize("key", sorted(set(KNOWN) - set(REQUIRED)))
+def test_a_key_left_out_is_upstream_s_default_and_the_run_can_be_built(key: str):
+    found = translate(
+        Path("f.yaml"), {name: value for name, value in FULL.items() if name != key} | _equal_patches(key)
+    )
+    build(RunConfig, found.tree)
+    found.ledger.report("a title", [])  # fails where a key is not settled
+
+
+def _equal_patches(key: str) -> dict[str, int]:
+    """Upstream's default patch for all three, where one of them is left out."""
+    names = ("input_patch_size", "input_patch_stride", "output_patch_size")
+    return {name: 16 for name in names if name != key} if key in names else {}
+
+
+@pytest.mark.parametrize("key", sorted(REQUIRED))
+def test_a_required_key_left_out_is_named(key: str):
+    with pytest.raises(ConfigError, match=f"f.yaml: {key}: required"):
+        translate(Path("f.yaml"), {name: value for name, value in REQUIRED.items() if name != key})
+
+
+def test_a_file_that_says_little_gets_upstream_s_defaults():
+    found = translated()
+    config = build(RunConfig, found.tree)
+    assert (config.model.d_model, config.model.num_layers, config.model.time_encoding_scale) == (768, 12, 2048)
+    assert config.optimizer.schedule.kind == "cosine"
+    assert config.optimizer.schedule.warmup_ratio == 0.01
+    assert config.training.validate_every is None
+    assert config.output_dir == "runs/base"
+    architecture = config.model.architecture(2048, 64)
+    assert list(architecture.quantiles) == QUANTILES
+    assert architecture.dropout_rate == 0.1
+
+
+def test_a_checkpoint_brings_its_architecture():
+    found = translated(random_init=False, model_id="amazon/chronos-2", d_model=768, max_output_patches=64)
+    assert found.tree["model"] == {"family": "chronos2", "model_id": "amazon/chronos-2", "max_output_patches": 64}
+    assert verdicts(found)["d_model"] == "dropped"
+
+
+def test_a_model_id_without_random_init_false_is_ignored_as_upstream_does_and_told():
+    found = translated(model_id="amazon/chronos-2")
+    assert found.tree["model"]["random_init"] is True
+    assert "model_id" not in found.tree["model"]
+    assert any("model_id is ignored" in note for note in found.ledger.notes)
+
+
+def test_no_weights_and_no_random_start_is_refused():
+    with pytest.raises(ConfigError, match="no model_id"):
+        translated(random_init=False)
+
+
+def test_the_batch_of_several_processes_is_told():
+    found = translated(gradient_accumulation_steps=3)
+    assert (found.tree["training"]["batch_size"], found.tree["training"]["micro_batch_size"]) == (36, 12)
+    assert any("For N of them write N x 36" in note for note in found.ledger.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "schedule", "dropped"),
+    [
+        ({"warmup_steps": 9, "warmup_ratio": 0.5}, {"kind": "cosine", "warmup_steps": 9}, {"warmup_ratio"}),
+        ({"lr_scheduler_type": "constant", "warmup_ratio": 0.5}, {"kind": "constant"}, {"warmup_ratio"}),
+        (
+            {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.5},
+            {"kind": "constant", "warmup_ratio": 0.5},
+            set(),
+        ),
+        (
+            {"lr_scheduler_type": "polynomial", "warmup_ratio": 0.5},
+            {"kind": "cosine", "warmup_ratio": 0.5},
+            {"lr_scheduler_type"},
+        ),
+    ],
+)
+def test_schedules(values, schedule, dropped):
+    found = translated(**values)
+    assert found.tree["optimizer"]["schedule"] == schedule
+    assert {key for key, verdict in verdicts(found).items() if verdict == "dropped"} == dropped
+
+
+def test_validation_paths_alone_make_validation_as_often_as_upstream_saves():
+    found = translated(validation_data_paths=["/data/val"], save_steps=300)
+    assert found.tree["training"]["validate_every"] == 300
+    assert found.tree["evaluation"] == {"max_items": 10000}
+
+
+def test_a_composite_metric_becomes_wql():
+    found = translated(benchmark_config="lite.yaml", benchmark_checkpoint_metric="composite")
+    assert found.tree["training"]["best_metric"] == "val_wql"
+    assert verdicts(found)["benchmark_checkpoint_metric"] == "dropped"
+
+
+def test_benchmark_keys_without_a_benchmark_have_no_effect():
+    found = translated(benchmark_eval_steps=200)
+    assert "validate_every" not in found.tree["training"]
+    assert verdicts(found)["benchmark_eval_steps"] == "dropped"
+
+
+def test_what_is_done_in_one_way_only_is_equal_or_left_behind():
+    one, other = translated(optim="adamw_torch", feed_forward_proj="relu"), translated(optim="adafactor")
+    assert (verdicts(one)["optim"], verdicts(one)["feed_forward_proj"]) == ("equal", "equal")
+    assert verdicts(other)["optim"] == "dropped"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"training_data_paths": []}, "training_data_paths: a list of folders"),
+        ({"probability": [0.9]}, "probability: 2 positive numbers"),
+        ({"probability": [0.9, -0.1]}, "probability: 2 positive numbers"),
+        ({"output_patch_size": 8}, "output_patch_size is 8 and input_patch_size 16"),
+        ({"max_steps": "many"}, "max_steps: 'many' is not a whole number"),
+    ],
+)
+def test_what_upstream_could_not_run_either_is_refused(values, message):
+    with pytest.raises(ConfigError) as caught:
+        translated(**values)
+    assert message in str(caught.value)
+
+
+def test_another_project_s_file_is_refused():
+    with pytest.raises(ConfigError, match="none of its keys is one of TSM-Trainer"):
+        translate(Path("f.yaml"), {"data": {"data_path": "x"}})
+
+
+def test_an_unknown_key_is_reported():
+    found = translated(warmup_step=3)
+    assert [(entry.key, entry.text) for entry in found.ledger.entries if entry.verdict == "unknown"] == [
+        ("warmup_step", "did you mean 'warmup_steps'?")
+    ]
