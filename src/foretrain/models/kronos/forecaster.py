@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.data.windows import Windows
-from foretrain.errors import ConfigError, ModelError
+from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole
 from foretrain.models.hub import release_hash, resolve
 from foretrain.models.kronos import inputs
@@ -195,6 +195,11 @@ class Kronos(Forecaster):
         if num_samples is not None and num_samples < 1:
             raise ConfigError(f"num_samples is {num_samples}; it counts sample paths and is at least 1.")
         stamps = batch.get("future_stamps")
+        if stamps is not None and stamps.shape[1] < prediction_length - 1:
+            raise DataError(
+                f"these windows carry {stamps.shape[1]} time stamps after the cutoff, but {prediction_length} bars are "
+                "asked for; stack them with that prediction_length."
+            )
         prompt = Prompt(
             bars=batch["context"],
             lengths=batch.get("lengths"),

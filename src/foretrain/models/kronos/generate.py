@@ -1,17 +1,30 @@
 """Candles drawn one after the other: one prefill a series, shared by its samples, and a key-value cache.
 
-# N series, S samples of each, C context bars, H horizon, F features of a bar
+The predictor looks at the newest M = max_context tokens, whose positions count from 0 at the first of them; the
+tokenizer's encoder has looked at the whole context. Tokens turn into candles at the end, in a window of M tokens that
+ends with the last one, as upstream. Upstream returns M candles where more are asked for; here a longer horizon is
+decoded in windows that overlap by half, so that every candle has M / 2 tokens or more before it, where there are any.
+
+# N series, S samples of each, C context bars, H horizon, F features of a bar, D width, V vocabulary
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from foretrain.models.kronos.cache import Cache, Stack
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.options import KronosOptions
+from foretrain.models.kronos.sampling import Chooser, draws
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
+
+MOST_BYTES = 2**31  # of keys and values that samples hold at a time; more samples are drawn one lot after the other
 
 
 class Prompt(NamedTuple):
@@ -21,7 +34,7 @@ class Prompt(NamedTuple):
     keys: Tensor  # (N,) int64 seeds a series' draws
     lengths: Tensor | None = None  # (N,) bars of each series; None = all C
     stamps: Tensor | None = None  # (N, C, 5); None = no calendar
-    future_stamps: Tensor | None = None  # (N, H, 5)
+    future_stamps: Tensor | None = None  # (N, H or H - 1, 5), the last bar's is never looked at
 
 
 class Generated(NamedTuple):
@@ -30,6 +43,50 @@ class Generated(NamedTuple):
     s1: Tensor  # (N, S, H) int64
     s2: Tensor  # (N, S, H)
     bars: Tensor  # (N, S, H, F) normalised
+    s1_logits: Tensor | None = None  # (N, S, H, V1) before temperature and filters, where they were asked for
+    s2_logits: Tensor | None = None  # (N, S, H, V2)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Series as the networks read them, each row from the left."""
+
+    s1: Tensor  # (N, C) int64
+    s2: Tensor  # (N, C)
+    inputs: Tensor  # (N, C, D) of the predictor's first block
+    keys: Tensor  # (N,)
+    lengths: list[int] | None = None  # (N,) None = all C
+    ahead: Tensor | None = None  # (N, H, D) time embeddings of the bars to come; None = no calendar
+
+    def take(self, rows: list[int]) -> Source:
+        """Some of the series, cut to the longest of them."""
+        index = torch.tensor(rows).to(self.s1.device, non_blocking=True)
+        lengths = None if self.lengths is None else [self.lengths[row] for row in rows]
+        longest = self.s1.shape[1] if lengths is None else max(lengths)
+        s1, s2, inputs = (x[index, :longest] for x in (self.s1, self.s2, self.inputs))
+        ragged = lengths is not None and min(lengths) < longest
+        ahead = None if self.ahead is None else self.ahead[index]
+        return Source(s1, s2, inputs, self.keys[index], lengths if ragged else None, ahead)
+
+    def newest(self, most: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+        """s1, s2 and inputs of the newest `most` bars, again from the left, and how many each row has; None = all."""
+        parts = self.s1, self.s2, self.inputs
+        width = min(most, self.s1.shape[1])
+        if self.lengths is None:
+            s1, s2, inputs = (x[:, x.shape[1] - width :] for x in parts)
+            return (s1, s2, inputs), None
+        lengths = torch.tensor(self.lengths).to(self.s1.device, non_blocking=True)
+        count = lengths.clamp(max=most)
+        place = (lengths - count)[:, None] + torch.arange(width, device=lengths.device)
+        place = place.clamp(max=self.s1.shape[1] - 1)
+        rows = torch.arange(len(lengths), device=lengths.device)[:, None]
+        s1, s2, inputs = (x[rows, place] for x in parts)
+        return (s1, s2, inputs), count
+
+    def cache(self, network: KronosNetwork, window: int) -> Cache:
+        """The predictor after reading the newest `window` bars."""
+        (_, _, inputs), lengths = self.newest(window)
+        return Cache.of(network, inputs, lengths, window)
 
 
 def generate(
@@ -41,6 +98,213 @@ def generate(
     num_samples: int,
     seed: int,
     options: KronosOptions,
+    keep_logits: bool = False,
 ) -> Generated:
-    """Draw num_samples continuations of every series."""
-    raise NotImplementedError
+    """Draw num_samples continuations of every series, in eval mode whatever mode the networks are in.
+
+    A series' result depends on (its bars, its key, seed, sample) and not on the batch, up to rounding; with compat on
+    all of it, and bars are max_context at most.
+    """
+    with generating(network, tokenizer):
+        source = tokenise(network, tokenizer, prompt)
+        return continue_source(
+            network,
+            tokenizer,
+            source,
+            prediction_length,
+            num_samples=num_samples,
+            seed=seed,
+            options=options,
+            keep_logits=keep_logits,
+        )
+
+
+@contextmanager
+def generating(*networks: torch.nn.Module) -> Iterator[None]:
+    """Eval mode and no autograd; the modes are restored."""
+    modes = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for network, mode in zip(networks, modes, strict=True):
+            network.train(mode)
+
+
+def tokenise(network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: Prompt) -> Source:
+    """The prompt's tokens and what the predictor reads of them; the padding of shorter series is tokens of 0."""
+    weight = tokenizer.embed.weight
+    with torch.autocast(weight.device.type, enabled=False):
+        s1, s2 = tokenizer.pair(prompt.bars.to(weight.dtype))
+    lengths = None if prompt.lengths is None else prompt.lengths.tolist()
+    ahead = None
+    if prompt.stamps is not None:
+        assert prompt.future_stamps is not None, "stamps of the context need those of the horizon"
+        ahead = network.time_emb(prompt.future_stamps)
+    return Source(s1, s2, network.embed(s1, s2, prompt.stamps), prompt.keys, lengths, ahead)
+
+
+def continue_source(
+    network: KronosNetwork,
+    tokenizer: TokenizerNetwork,
+    source: Source,
+    steps: int,
+    *,
+    num_samples: int,
+    seed: int,
+    options: KronosOptions,
+    keep_logits: bool = False,
+    cache: Cache | None = None,
+) -> Generated:
+    """generate from tokens. cache: what has read exactly the source's newest bars; it is left as it is.
+
+    Rows that share a pass either never need their window computed anew, or all need it at the same steps.
+    """
+    window = options.max_context or network.config.max_context
+    every = 1 if options.mode == "exact" else options.re_anchor_every
+    groups = _groups(source, steps, window, every)
+    found: list[Generated] = []
+    for rows in groups:
+        part = source if len(groups) == 1 else source.take(rows)
+        read = cache if cache is not None and len(groups) == 1 else part.cache(network, window)
+        job = _Job(network, tokenizer, part, steps, window, every, seed, options, keep_logits)
+        most = num_samples if options.compat else _samples_at_once(network, len(rows), steps)
+        lots = [range(first, min(first + most, num_samples)) for first in range(0, num_samples, most)]
+        found.append(_joined([job.run(read, lot) for lot in lots], 1))
+    if len(found) == 1:
+        return found[0]
+    place = torch.tensor([row for rows in groups for row in rows]).argsort().to(source.s1.device)
+    return _joined(found, 0, place)
+
+
+def _groups(source: Source, steps: int, window: int, every: int | None) -> list[list[int]]:
+    """Rows that can share a pass: those whose window is never computed anew, and the others by their length in it."""
+    rows = range(len(source.s1))
+    if source.lengths is None or every is None:
+        return [list(rows)]
+    groups: dict[int, list[int]] = {}
+    for row in rows:
+        length = min(source.lengths[row], window)
+        anew = length + steps - 1 - window >= every
+        groups.setdefault(length if anew else 0, []).append(row)
+    return list(groups.values())
+
+
+def _samples_at_once(network: KronosNetwork, rows: int, steps: int) -> int:
+    c = network.config
+    each = rows * steps * 2 * (c.n_layers + 1) * c.d_model * network.norm.weight.element_size()
+    return max(1, MOST_BYTES // each)
+
+
+def _joined(parts: Sequence[Generated], axis: int, order: Tensor | None = None) -> Generated:
+    """Parts side by side, then their rows in that order."""
+
+    def join(column: Sequence[Tensor]) -> Tensor:
+        joined = column[0] if len(column) == 1 else torch.cat(list(column), axis)
+        return joined if order is None else joined[order]
+
+    columns = zip(*parts, strict=True)
+    return Generated(*(None if column[0] is None else join(column) for column in columns))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One pass over rows that overflow together."""
+
+    network: KronosNetwork
+    tokenizer: TokenizerNetwork
+    source: Source
+    steps: int
+    window: int
+    every: int | None  # steps beyond the window after which it is computed anew; None = never
+    seed: int
+    options: KronosOptions
+    keep_logits: bool
+
+    def run(self, read: Cache, samples: range) -> Generated:
+        """The samples of those numbers, from what was read of the context."""
+        device, options = self.source.s1.device, self.options
+        numbers = None
+        if not options.greedy and not options.compat:
+            numbers = draws(self.seed, self.source.keys, samples, self.steps)
+            if device.type == "mps":
+                numbers = numbers.float()
+            numbers = numbers.to(device, non_blocking=True)
+        s1, s2, *logits = self._tokens(read, Chooser(options, numbers, len(samples)), len(samples))
+        bars = decode(self.tokenizer, self.source, s1, s2, self.window, all_bars=not options.compat)
+        return Generated(s1, s2, bars, *logits)
+
+    def _tokens(self, read: Cache, choose: Chooser, samples: int) -> tuple[Tensor, ...]:
+        """s1 and s2 (N, S, H), and on request both logits (N, S, H, V)."""
+        network, count, steps = self.network, len(self.source.s1), self.steps
+        ahead = self.source.ahead
+        s1, s2 = self.source.s1.new_empty(2, count, samples, steps)
+        inputs = self.source.inputs.new_empty(count, samples, steps, network.config.d_model)
+        kept: tuple[list[Tensor], list[Tensor]] = [], []
+        cache = read.fork(samples, steps)
+        for step in range(steps):
+            first = cache.first_logits().view(count, -1, 2**network.config.s1_bits)
+            s1[..., step] = choose(first, step, 0)
+            second = cache.second_logits(s1[..., step].reshape(len(cache.hidden), -1)).view(count, samples, -1)
+            s2[..., step] = choose(second, step, 1)
+            if self.keep_logits:
+                kept[0].append(first.expand(-1, samples, -1))
+                kept[1].append(second)
+            if step + 1 == steps:
+                break
+            x = network.embedding(s1[..., step], s2[..., step])
+            inputs[:, :, step] = x if ahead is None else x + ahead[:, None, step]
+            made = step + 1
+            if self._is_due(made):
+                cache = self._anew(inputs[:, :, :made], min(self.every or steps, steps - made))
+            else:
+                cache.extend(inputs[:, :, step, None].reshape(len(cache.hidden), -1, 1, inputs.shape[-1]))
+        return (s1, s2, *(torch.stack(x, 2) for x in kept)) if self.keep_logits else (s1, s2)
+
+    def _is_due(self, made: int) -> bool:
+        """Whether the window is computed anew after so many generated tokens."""
+        if self.every is None or self.source.lengths is not None:  # rows of different lengths: none overflows
+            return False
+        beyond = min(self.source.s1.shape[1], self.window) + made - self.window
+        return beyond > 0 and beyond % self.every == 0
+
+    def _anew(self, inputs: Tensor, room: int) -> Cache:
+        """The predictor after reading the newest tokens alone, `inputs` (N, S, made, D) the generated ones among them,
+        with room for more. Rows of its own are N, or N S where samples have no context left to share."""
+        _, samples, made, _ = inputs.shape
+        kept = self.window - made
+        context = None
+        if kept > 0:
+            (_, _, context), _ = self.source.newest(kept)
+        if samples > 1 and context is not None:
+            cache = Cache.of(self.network, context, None, self.window).fork(samples, made + room)
+            cache.extend(inputs)
+            return cache
+        recent = inputs[:, :, -self.window :].flatten(0, 1)
+        if context is not None:
+            recent = torch.cat((context, recent), 1)
+        return Cache.of(self.network, recent, None, self.window).fork(1, room)
+
+
+def decode(
+    tokenizer: TokenizerNetwork, source: Source, s1: Tensor, s2: Tensor, window: int, *, all_bars: bool = True
+) -> Tensor:
+    """Bars (N, S, H, F) of generated tokens (N, S, H); without all_bars of the last window alone."""
+    steps = s1.shape[2]
+    spans = [(max(steps - window, 0), steps)]
+    if all_bars and steps > window:
+        half = max(window // 2, 1)
+        spans = [(first, min(first + half, steps)) for first in range(0, steps, half)]
+    parts = []
+    with torch.autocast(s1.device.type, enabled=False):
+        for first, last in spans:
+            begin = max(last - window, 0)
+            (known1, known2, _), lengths = source.newest(window - (last - begin))
+            stack = Stack(tokenizer.decoder, None)  # type: ignore[arg-type]
+            stack.read(tokenizer.post_quant_embed(tokenizer.codes((known1, known2), half=True)), lengths)
+            own = tokenizer.post_quant_embed(tokenizer.codes((s1[:, :, begin:last], s2[:, :, begin:last]), half=True))
+            hidden = stack.fork(s1.shape[1], last - begin).extend(own)
+            parts.append(tokenizer.head(hidden[:, :, first - begin :]))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

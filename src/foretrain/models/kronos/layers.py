@@ -22,6 +22,7 @@ from foretrain.nn.rope import rope_table, rotate
 
 THETA = 10000.0
 EPS = 1e-5
+MOST_SCORES = 2**24  # attention scores held at once while samples are extended: 64 MiB a copy
 
 Table = tuple[Tensor, Tensor]
 
@@ -49,57 +50,93 @@ class Rotary(nn.Module):
 
 
 class Visible(NamedTuple):
-    """What new tokens may look at besides themselves; None where nothing is hidden."""
+    """What new tokens may look at; the newest token of a causal mask is itself."""
 
-    past: Tensor | None = None  # (N, C) bool of the shared tokens
-    own: Tensor | None = None  # (g, G) bool of a sample's own tokens
+    first: int = 0  # shared tokens before this slot are out of sight
+    own_first: int = 0  # so are a sample's own before this one
+    past: Tensor | None = None  # (N or 1, g or 1, C - first) bool of the shared tokens; None = all
+    own: Tensor | None = None  # (g, G - own_first) bool of a sample's own; None = all
 
 
 @dataclass
 class Memory:
-    """Keys and values of one attention layer: those all samples of a series share, and each sample's own."""
+    """Keys and values of one attention layer: those all samples of a series share, and each sample's own.
 
-    keys: Tensor  # (N, h, C, d) rotated
-    values: Tensor  # (N, h, C, d)
+    Buffers may be longer than what they hold. New tokens are shared until `fork` makes room for samples.
+    """
+
+    keys: Tensor  # (N, h, K, d) rotated
+    values: Tensor
+    held: int  # C of the K slots are in use
     own_keys: Tensor | None = None  # (N, h, S, capacity, d)
     own_values: Tensor | None = None
-    count: int = 0  # own tokens held
+    count: int = 0  # G of a sample's slots are in use
 
-    def reserve(self, samples: int, capacity: int) -> None:
-        """Room for `capacity` own tokens of each of S samples."""
+    def fork(self, samples: int, capacity: int) -> Memory:
+        """The same shared tokens, and room for `capacity` own ones of each of S samples."""
         n, heads, _, width = self.keys.shape
-        self.own_keys = self.keys.new_empty(n, heads, samples, capacity, width)
-        self.own_values = self.keys.new_empty(n, heads, samples, capacity, width)
-        self.count = 0
+        shape = n, heads, samples, capacity, width
+        return Memory(self.keys, self.values, self.held, self.keys.new_empty(shape), self.keys.new_empty(shape))
 
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Take over own keys and values (N, h, S, g, d)."""
-        assert self.own_keys is not None and self.own_values is not None
-        end = self.count + keys.shape[3]
-        self.own_keys[:, :, :, self.count : end] = keys
-        self.own_values[:, :, :, self.count : end] = values
-        self.count = end
+        """Take over keys and values (N, h, S, g, d); shared ones have S = 1."""
+        new = keys.shape[3]
+        if self.own_keys is not None and self.own_values is not None:
+            self.own_keys[:, :, :, self.count : self.count + new] = keys
+            self.own_values[:, :, :, self.count : self.count + new] = values
+            self.count += new
+            return
+        end = self.held + new
+        if end > self.keys.shape[2]:
+            self.keys, self.values = (_longer(x, self.held, 2 * end) for x in (self.keys, self.values))
+        self.keys[:, :, self.held : end] = keys[:, :, 0]
+        self.values[:, :, self.held : end] = values[:, :, 0]
+        self.held = end
 
-    def attend(self, query: Tensor, visible: Visible, first: int = 0) -> Tensor:
-        """query (N, h, S, g, d), rotated -> (N, h, S, g, d); shared tokens before `first` are left out."""
+    def forget(self, kept: int) -> None:
+        """Drop all but the newest `kept` shared tokens."""
+        first = self.held - kept
+        self.keys, self.values = (_longer(x[:, :, first:], kept, x.shape[2]) for x in (self.keys, self.values))
+        self.held = kept
+
+    def attend(self, query: Tensor, visible: Visible) -> Tensor:
+        """query (N, h, S, g, d), rotated -> (N, h, S, g, d)."""
+        n, heads, samples, new, _ = query.shape
+        at_once = max(1, MOST_SCORES // (n * heads * new * (self.held + self.count)))
+        if samples <= at_once:
+            return self._attend(query, visible, slice(None))
+        parts = [slice(first, first + at_once) for first in range(0, samples, at_once)]
+        return torch.cat([self._attend(query[:, :, part], visible, part) for part in parts], 2)
+
+    def _attend(self, query: Tensor, visible: Visible, part: slice) -> Tensor:
+        """attend for the samples that `part` picks, which query holds alone."""
         n, heads, samples, new, width = query.shape
-        keys, values = self.keys[:, :, first:], self.values[:, :, first:]
+        keys, values = (x[:, :, visible.first : self.held] for x in (self.keys, self.values))
         flat = query.reshape(n, heads, samples * new, width) * width**-0.5
         scores = flat @ keys.transpose(-1, -2)  # (N, h, S g, C): the shared keys are read once for all samples
         if visible.past is not None:
-            scores = scores.masked_fill(~visible.past[:, None, None, first:], float("-inf"))
-        if not self.count:
-            return (scores.softmax(-1) @ values).view(n, heads, samples, new, width)
-        assert self.own_keys is not None and self.own_values is not None
-        own_keys, own_values = self.own_keys[..., : self.count, :], self.own_values[..., : self.count, :]
-        own = flat.view(n, heads, samples, new, width) @ own_keys.transpose(-1, -2)  # (N, h, S, g, G)
+            apart = scores.view(n, heads, samples, new, -1).masked_fill_(~visible.past[:, None, None], float("-inf"))
+            scores = apart.view(scores.shape)
+        if self.own_keys is None or self.own_values is None or not self.count:
+            weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+            return (weights @ values).view(query.shape)
+        own_keys, own_values = (x[:, :, part, visible.own_first : self.count] for x in (self.own_keys, self.own_values))
+        own = flat.view(query.shape) @ own_keys.transpose(-1, -2)  # (N, h, S, g, G)
         if visible.own is not None:
-            own = own.masked_fill(~visible.own, float("-inf"))
-        own = own.view(n, heads, samples * new, self.count)
-        weights = torch.cat((scores, own), -1).softmax(-1)
-        shared, mine = weights.split((scores.shape[-1], self.count), -1)
-        mixed = (shared @ values).view(n, heads, samples, new, width)
-        return mixed + mine.reshape(n, heads, samples, new, self.count) @ own_values
+            own = own.masked_fill_(~visible.own, float("-inf"))
+        own = own.view(n, heads, samples * new, -1)
+        shared, mine = scores.shape[-1], own.shape[-1]
+        weights = torch.cat((scores, own), -1).softmax(-1, dtype=torch.float32).to(query.dtype)
+        mixed = (weights[..., :shared] @ values).view(query.shape)
+        return mixed + weights[..., shared:].reshape(n, heads, samples, new, mine) @ own_values
+
+
+def _longer(x: Tensor, held: int, capacity: int) -> Tensor:
+    """A buffer (N, h, capacity, d) whose first slots are those that x holds."""
+    n, heads, _, width = x.shape
+    buffer = x.new_empty(n, heads, capacity, width)
+    buffer[:, :, :held] = x[:, :, :held]
+    return buffer
 
 
 class Attention(nn.Module):
@@ -138,18 +175,22 @@ class Attention(nn.Module):
         """(B, h, T, d) -> (B, T, D), projected."""
         return drop(self.out_proj(x.transpose(1, 2).flatten(2)), self.resid_dropout, self.training)
 
-    def extend(self, x: Tensor, table: Table, memory: Memory, visible: Visible, first: int = 0) -> Tensor:
+    def extend(self, x: Tensor, table: Table, memory: Memory, visible: Visible) -> Tensor:
         """New tokens x (N, S, g, D) behind what the memory holds, which then holds them too.
 
         table: of their positions, broadcastable to (N, h, S, g, d/2).
         """
-        query, key, value = (
-            p(x).view(*x.shape[:-1], self.heads, self.width).permute(0, 3, 1, 2, 4)
-            for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        query, key, value = (self.spread(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
         memory.append(rotate(key, table), value)
-        mixed = memory.attend(rotate(query, table), visible, first)
-        return self.out_proj(mixed.permute(0, 2, 3, 1, 4).flatten(3))
+        return self.gather(memory.attend(rotate(query, table), visible))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(N, S, g, D) -> (N, h, S, g, d)."""
+        return x.view(*x.shape[:-1], self.heads, self.width).permute(0, 3, 1, 2, 4)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(N, h, S, g, d) -> (N, S, g, D), projected."""
+        return self.out_proj(x.permute(0, 2, 3, 1, 4).flatten(3))
 
 
 class FeedForward(nn.Module):
@@ -188,9 +229,10 @@ class Block(nn.Module):
         """As forward, and the memory that `extend` goes on from."""
         mixed, keys, values = self.self_attn.keep(self.norm1(x), table)
         x = x + mixed
-        return x + self.ffn(self.norm2(x)), Memory(keys, values)
+        # contiguous: what every later token multiplies with is not copied each time
+        return x + self.ffn(self.norm2(x)), Memory(keys.contiguous(), values.contiguous(), keys.shape[2])
 
-    def extend(self, x: Tensor, table: Table, memory: Memory, visible: Visible, first: int = 0) -> Tensor:
+    def extend(self, x: Tensor, table: Table, memory: Memory, visible: Visible) -> Tensor:
         """(N, S, g, D) -> (N, S, g, D) for new tokens; see Attention.extend."""
-        x = x + self.self_attn.extend(self.norm1(x), table, memory, visible, first)
+        x = x + self.self_attn.extend(self.norm1(x), table, memory, visible)
         return x + self.ffn(self.norm2(x))
