@@ -92,3 +92,25 @@ def test_any_other_change_on_resume_is_an_error_that_names_it():
 def test_equal_configs_have_nothing_to_announce():
     tree = {"training": {"max_steps": 10}, "output_dir": "a"}
     assert check_resumable(tree, {**tree, "output_dir": "b"}) == []
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "world", "text"),
+    [
+        (32, 8, 2, "batch: 32 windows a step = 8 per process and forward x 2 accumulation x 2 processes"),
+        (8, 3, 2, "batch: 8 windows a step = 3 per process and forward x 2 accumulation x 2 processes, less 4"),
+        (4, 4, 1, "batch: 4 windows a step = 4 per process and forward x 1 accumulation x 1 process"),
+    ],
+)
+def test_the_batch_of_a_step_is_told_in_words(batch, micro, world, text):
+    assert Plan(10, 10 * batch, batch, micro).describe_batch(world) == text
+
+
+def test_what_a_run_was_made_from_may_lie_elsewhere_but_not_be_another():
+    saved = {"model": {"model_id": "a", "tokenizer": "t"}, "parents": {"model": "11", "tokenizer": "22"}}
+    moved = {"model": {"model_id": "b", "tokenizer": "u"}, "parents": {"model": "11", "tokenizer": "22"}}
+    assert len(check_resumable(saved, moved)) == 2
+    with pytest.raises(TrainingError, match=r"parents\.tokenizer: it began from weights with the hash 22, and .* 33"):
+        check_resumable(saved, {**moved, "parents": {"model": "11", "tokenizer": "33"}})
+    with pytest.raises(TrainingError, match=r"model\.model_id: 'a' was saved, 'b' is asked for"):
+        check_resumable({"model": {"model_id": "a"}, "parents": {}}, {"model": {"model_id": "b"}, "parents": {}})

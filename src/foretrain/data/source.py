@@ -60,7 +60,7 @@ class DataConfig(Section):
     holdout_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of items never trained on, by hash of item_id
     max_train_series: int | None = Field(default=None, gt=0)
     min_rows: int | None = Field(default=None, gt=0)  # shorter series are left out of training
-    with_times: bool = False  # fill the windows' time stamps
+    with_times: bool | None = None  # fill time stamps; None = as the family wants where there is a calendar
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
@@ -135,7 +135,7 @@ class TrainingSource:
             pools,
             context_length=config.context_length,
             prediction_length=config.prediction_length,
-            with_times=config.with_times,
+            with_times=bool(config.with_times),
         )
 
     def _trainable(self, corpus: Corpus) -> IntArray:

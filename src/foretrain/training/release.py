@@ -32,11 +32,7 @@ def write_release(output_dir: Path, model: Trainable, state: dict[str, Tensor] |
             sync_folder(path)
         sync_folder(temporary)
         _replace(temporary, target)
-        for name in ALIASES:
-            copy = output_dir / f".tmp-{name}"
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(target, copy, copy_function=_link)
-            _replace(copy, output_dir / name)
+        _link_folder(target, output_dir, ALIASES)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise TrainingError(
@@ -46,9 +42,28 @@ def write_release(output_dir: Path, model: Trainable, state: dict[str, Tensor] |
     return target
 
 
+def link_release(release: Path, output_dir: Path) -> None:
+    """Make a stage's release that of the whole pipeline, under every name, by hard links (copies where impossible)."""
+    try:
+        _link_folder(release, output_dir, ("release", *ALIASES))
+    except OSError as error:
+        raise TrainingError(
+            f"{output_dir / 'release'}: the release could not be put there: {error.strerror or error}. It is complete "
+            f"in {release}; free some space and resume."
+        ) from error
+
+
 def read_release(folder: Path) -> dict[str, Any]:
     """The release.json of a release."""
     return json.loads((folder / "release.json").read_text(encoding="utf-8"))
+
+
+def _link_folder(source: Path, output_dir: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        copy = output_dir / f".tmp-{name}"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source, copy, copy_function=_link)
+        _replace(copy, output_dir / name)
 
 
 def _replace(new: Path, target: Path) -> None:

@@ -90,6 +90,16 @@ class Plan(NamedTuple):
         size = self.batch_size if step < self.steps - 1 else self.windows - (self.steps - 1) * self.batch_size
         return [(k, min(self.micro_batch_size, size - k)) for k in range(0, size, self.micro_batch_size)]
 
+    def describe_batch(self, world_size: int) -> str:
+        """The batch of a step in words: per process, accumulated, over all processes."""
+        turns = -(-self.batch_size // (self.micro_batch_size * world_size))
+        whole = self.micro_batch_size * turns * world_size
+        short = f", less {whole - self.batch_size:,}" if whole != self.batch_size else ""
+        return (
+            f"batch: {self.batch_size:,} windows a step = {self.micro_batch_size:,} per process and forward x "
+            f"{turns:,} accumulation x {world_size:,} process{'es' if world_size > 1 else ''}{short}"
+        )
+
     def share(self, step: int, rank: int, size: int, offset: int = 0) -> Iterator[Piece]:
         """Micro-batches of a rank: round-robin, and an idle one where the others have one more.
 
@@ -138,12 +148,17 @@ MAY_CHANGE = {  # on resume; everything else would make it another run
 
 
 def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """What changed since a run's config was saved, in words. Raises TrainingError naming keys that may not change."""
-    old, new = _flatten(saved), _flatten(current)
+    """What changed since a run's config was saved, in words. Raises TrainingError naming keys that may not change.
+
+    `parents` holds the hashes of what a run was made from (role: hash); while these are equal, its place may change.
+    """
+    old, new = _flatten(saved), _flatten({**current, "parents": current.get("parents") if "parents" in saved else None})
+    parents = saved.get("parents") or {}
     changed = [key for key in sorted(old.keys() | new.keys()) if _plain(old.get(key)) != _plain(new.get(key))]
-    refused = [key for key in changed if not _may_change(key)]
+    elsewhere = {"model.model_id" if role == "model" else f"model.{role}" for role in parents}
+    refused = [key for key in changed if not _may_change(key) and key not in elsewhere]
     if refused:
-        lines = "".join(f"\n  {key}: {old.get(key)!r} was saved, {new.get(key)!r} is asked for" for key in refused)
+        lines = "".join(f"\n  {_refusal(key, old.get(key), new.get(key))}" for key in refused)
         raise TrainingError(
             f"this run cannot be resumed with another config:{lines}\nOnly steps, epochs, minutes, on_nonfinite, "
             "skip_budget, how often to checkpoint, keep_last, where a corpus lies, device, threads and logging may "
@@ -153,6 +168,12 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
     if {"training.max_steps", "training.epochs"} & set(changed):
         notes.append("the learning-rate schedule is computed anew for the new length")
     return notes
+
+
+def _refusal(key: str, saved: Any, now: Any) -> str:
+    if key.startswith("parents."):
+        return f"{key}: it began from weights with the hash {saved}, and would go on from others, {now}"
+    return f"{key}: {saved!r} was saved, {now!r} is asked for"
 
 
 def _may_change(key: str) -> bool:

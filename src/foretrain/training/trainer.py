@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +81,7 @@ class Trainer:
     ranks together, with the model in eval mode and holding averaged weights where these are on. resume: None starts
     (an output_dir that holds a run is an error), "auto" goes on from the newest good checkpoint or starts, a path goes
     on from that checkpoint. resolved_config is what is saved in checkpoints and compared on resume. facts go into
-    release.json (parents' hashes, date range).
+    release.json (parents' hashes, date range), notes to the head of the log.
     """
 
     def __init__(
@@ -99,11 +99,12 @@ class Trainer:
         resume: Literal["auto"] | str | Path | None = None,
         console: Console | None = None,
         facts: dict[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
         self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
-        self.console, self.facts = console, facts or {}
+        self.console, self.facts, self.notes = console, facts or {}, notes
         if evaluate is None and (training.validate_every or optimizer.schedule.kind == "plateau"):
             raise ConfigError(
                 "training.validate_every and the plateau schedule need something to validate on, and this run has "
@@ -184,7 +185,7 @@ class Trainer:
             keep_best=self.config.keep_best,
             mode=self.config.mode,
         )
-        notes: list[str] = []
+        notes = list(self.notes)
         if self.config.tf32 and self.world.device.type != "cuda":
             notes.append(f"warning: training.tf32 has no effect on {self.world.device.type}")
         start = self.world.on_main(lambda: self._starting_point(notes.append))
@@ -204,7 +205,9 @@ class Trainer:
             notes += self._restore(start, state)
             # not before: a resume that is refused changes nothing
             self.world.on_main(lambda: self.store.set_aside_after(self.progress.step, notes.append))
-        self.world.on_main(self._save_config)
+        self.world.on_main(lambda: save_config(self.output_dir, self.resolved_config))
+        notes.append(self.plan.describe_batch(self.world.size))
+        self._prepare_model()
         self.monitor = Monitor(
             self.output_dir,
             self.config,
@@ -230,19 +233,11 @@ class Trainer:
         if self.config.on_nonfinite == "rollback" and not start:
             self._save(None)  # something to go back to
 
-    def _save_config(self) -> None:
-        """What runs, beside what it writes: config.yaml of the run folder, from which the run can be repeated."""
-        path = self.output_dir / "config.yaml"
-        scratch = path.with_suffix(".tmp")
-        try:
-            with scratch.open("w", encoding="utf-8") as file:
-                file.write(dump_yaml(self.resolved_config))
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut after the rename can leave it empty, and resume reads it
-            scratch.replace(path)
-        except OSError as error:
-            scratch.unlink(missing_ok=True)
-            raise TrainingError(f"{path}: cannot be written: {error.strerror or error}. Free some space.") from None
+    def _prepare_model(self) -> None:
+        """Whatever the model needs before its first step: rank 0 may write it, the others find it."""
+        self.world.on_main(lambda: self.model.prepare(self.source, self.output_dir))
+        if not self.world.is_main:
+            self.model.prepare(self.source, self.output_dir)
 
     def _starting_point(self, say: Callable[[str], None]) -> Path | None:
         """The checkpoint to go on from, verified; None for a start. On rank 0."""
@@ -465,6 +460,7 @@ class Trainer:
             "data_fingerprint": self.source.fingerprint,
             "seed": self.seed,
             "versions": {"foretrain": foretrain.__version__, "torch": torch.__version__},
+            "stopped": {"step": progress.step, "by": stopped_by},
             **self.facts,
         }
         self.world.on_main(lambda: write_release(self.output_dir, self.model, None, facts) and None)
@@ -473,3 +469,18 @@ class Trainer:
         return TrainResult(
             progress.step, self.last_loss, progress.best, progress.best_step, step, stopped_by, self.last_metrics
         )
+
+
+def save_config(output_dir: Path, tree: dict[str, Any]) -> None:
+    """What runs, beside what it writes: config.yaml of the run folder, from which the run can be repeated."""
+    path = output_dir / "config.yaml"
+    scratch = path.with_suffix(".tmp")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(dump_yaml(tree))
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut after the rename can leave it empty, and resume reads it
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise TrainingError(f"{path}: cannot be written: {error.strerror or error}. Free some space.") from None
