@@ -7,7 +7,7 @@ lengths           (B,) bars of each context; absent where all have C
 context_observed  (B, C) bool, False where a price was missing (filled from before) or beyond the length
 loc, scale        (B, 6) float32: a bar is normalised * scale + loc; NaN where no bar was observed
 future_target     (B, F, 6) float32 normalised bars after the cutoff; absent where not every candle column is a target
-future_observed   (B, F) bool, False where a price is missing; with future_target
+future_observed   (B, F) bool, False where a price is missing or no bar of the context was observed; with future_target
 context_stamps    (B, C, 5) int64 minute, hour, weekday, day, month; absent without a calendar
 future_stamps     (B, F, 5) int64
 key               (B,) int64 seeds a window's draws
@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from foretrain.data.windows import TARGET, FloatArray, IntArray, Windows
+from foretrain.data.windows import KNOWN, TARGET, FloatArray, IntArray, Windows
 from foretrain.errors import DataError
 from foretrain.models.base import Batch, Columns
 from foretrain.models.kronos.config import COLUMNS, PRICES
@@ -37,6 +37,8 @@ EPS = 1e-5  # added to the standard deviation, as upstream
 ALIASES = {"vol": "volume", "amt": "amount", "turnover": "amount"}
 MINUTE = 60_000_000  # microseconds
 DAY = 1440 * MINUTE
+VOLUME, AMOUNT = COLUMNS.index("volume"), COLUMNS.index("amount")
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def candle_column(name: str) -> str | None:
@@ -64,7 +66,7 @@ def collate(windows: Windows, clip: float) -> Batch:
     filled = fill_forward(raw)
     _complete(filled)
     ready = np.asarray(~np.isnan(filled[:, :steps]).any(-1))
-    void = ~ready.any(1)
+    void = np.asarray(~ready.any(1))
     start = np.where(void, steps - 1, ready.argmax(1))
     lengths = steps - start
     longest = int(lengths.max())
@@ -73,7 +75,7 @@ def collate(windows: Windows, clip: float) -> Batch:
     inside = np.arange(longest) < lengths[:, None]
     context = filled[rows, place]
     loc, scale = statistics(context, inside)
-    loc[void] = np.nan
+    loc[void] = scale[void] = np.nan
     batch: Batch = {
         "context": torch.from_numpy(normalise(context, loc, scale, clip, inside)),
         "context_observed": torch.from_numpy(prices_known[rows, place] & inside),
@@ -87,7 +89,7 @@ def collate(windows: Windows, clip: float) -> Batch:
         batch["lengths"] = torch.from_numpy(lengths)
     if labelled:
         batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], loc, scale, clip))
-        batch["future_observed"] = torch.from_numpy(prices_known[:, steps:])
+        batch["future_observed"] = torch.from_numpy(prices_known[:, steps:] & ~void[:, None])
     if windows.context_times is not None and windows.future_times is not None:
         batch["context_stamps"] = torch.from_numpy(stamps_of(windows.context_times[rows, place]))
         batch["future_stamps"] = torch.from_numpy(stamps_of(windows.future_times))
@@ -181,15 +183,21 @@ def stamps_of(times: IntArray) -> IntArray:
 
 def _complete(bars: Wide) -> None:
     """Fill what volume and amount still lack: no volume is 0, no amount is volume times the mean price. In place."""
-    volume, amount = bars[..., 4], bars[..., 5]
+    volume, amount = bars[..., VOLUME], bars[..., AMOUNT]
     volume[np.isnan(volume)] = 0.0
     lacking = np.isnan(amount)
     if lacking.any():
-        amount[lacking] = volume[lacking] * bars[..., :4][lacking].mean(-1)
+        made = volume[lacking] * bars[..., :4][lacking].mean(-1)
+        amount[lacking] = np.clip(made, -LARGEST, LARGEST)  # an amount that is given is float32 too
 
 
 def _candles(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]:
     """Bars (B, W, 6), NaN where missing; (window, column) of the target rows; whether all columns are targets."""
+    if (windows.role == KNOWN).any():
+        raise DataError(
+            "Kronos takes candles alone, and no covariate that is known ahead. Leave out data.known_covariates (in a "
+            "frame: future_df)."
+        )
     count = len(windows)
     rows_of = np.bincount(windows.window, minlength=count)
     first = np.cumsum(rows_of) - rows_of
@@ -197,11 +205,14 @@ def _candles(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]:
     joined = np.concatenate([windows.context, windows.future], axis=1)
     bars = np.full((count, joined.shape[1], len(COLUMNS)), np.nan)
     column = np.zeros(len(joined), np.int64)
-    for kind in dict.fromkeys(zip(names, rows_of.tolist(), strict=True)):
-        chosen = np.array([b for b in range(count) if names[b] == kind[0] and rows_of[b] == kind[1]])
-        for row, k in enumerate(_columns_of(*kind)):
+    kinds: dict[tuple[tuple[str, ...], int], list[int]] = {}
+    for b, kind in enumerate(zip(names, rows_of.tolist(), strict=True)):
+        kinds.setdefault(kind, []).append(b)
+    for kind, chosen in kinds.items():
+        found = _columns_of(*kind)
+        for row, k in enumerate(found):
             column[first[chosen] + row] = k
-            if k != COLUMNS.index("amount") or COLUMNS.index("volume") in _columns_of(*kind):
+            if k != AMOUNT or VOLUME in found:  # as upstream, which needs both
                 bars[chosen, :, k] = joined[first[chosen] + row]
     target = np.flatnonzero(windows.role == TARGET)
     return bars, (windows.window[target], column[target]), len(target) == len(joined)
@@ -210,15 +221,20 @@ def _candles(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]:
 def _columns_of(names: tuple[str, ...], rows: int) -> list[int]:
     """Candle column of each row of a window. Raises DataError where they are no candle."""
     found = [candle_column(name) for name in names] if names else list(COLUMNS[:rows])
-    wrong = [name for name, column in zip(names, found, strict=False) if column is None]
+    strange = [name for name, column in zip(names, found, strict=False) if column is None]
     missing = [price for price in PRICES if price not in found]
-    if wrong or missing or rows > len(COLUMNS) or len(set(found)) < len(found):
-        what = (
-            f"column {wrong[0]!r} is none of a candle" if wrong else f"no {', '.join(missing) or 'single column each'}"
-        )
-        raise DataError(
-            f"Kronos takes candles, open, high, low, close and optionally volume and amount, but of {rows} rows "
-            f"({', '.join(names) or 'without names'}): {what}. Name the columns in data.target (or, to forecast some "
-            "of them, the others in data.past_covariates)."
-        )
-    return [COLUMNS.index(column) for column in found if column is not None]
+    twice = [column for column in COLUMNS if found.count(column) > 1]
+    if not strange and not missing and not twice and rows == len(found):
+        return [COLUMNS.index(column) for column in found if column is not None]
+    what = f"{rows} rows are more than a candle has"
+    if strange:
+        what = f"column {strange[0]!r} is none of a candle"
+    elif twice:
+        what = f"{' and '.join(n for n in names if candle_column(n) == twice[0])} are the same column"
+    elif missing:
+        what = f"there is no {', '.join(missing)}"
+    raise DataError(
+        "Kronos takes candles, open, high, low, close and optionally volume and amount, but of "
+        f"{', '.join(names) or f'{rows} rows without names'}: {what}. Name the columns in data.target (or, to forecast "
+        "some of them, the others in data.past_covariates)."
+    )

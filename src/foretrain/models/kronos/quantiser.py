@@ -45,12 +45,14 @@ class Quantiser(nn.Module):
         Upstream replaces the distance to a group's codes by the product of single bits, so that the codebook entropy is
         a sum over bits and group_size has no effect on it.
         """
-        unit, code = (unit.flatten(0, -2), code.flatten(0, -2)) if valid is None else (unit[valid], code[valid])
-        commit = self.beta * (code.detach() - unit).square().sum(-1).mean()
+        unit, code = unit.flatten(0, -2), code.flatten(0, -2)
+        share = torch.ones_like(unit[:, 0]) if valid is None else valid.flatten().to(unit.dtype)
+        share = share / share.sum().clamp(min=1.0)  # of each position in a mean; all 0 where none counts
+        commit = self.beta * (share * (code.detach() - unit).square().sum(-1)).sum()
         minus = torch.sigmoid(-4 * unit * self.bits**-0.5)  # probability of the bit -1
         probability = torch.stack((minus, 1 - minus), -1)
-        per_sample = _entropy(probability).sum(-1).mean()
-        codebook = _entropy(probability.mean(0)).sum()
+        per_sample = (share * _entropy(probability).sum(-1)).sum()
+        codebook = _entropy((share[:, None, None] * probability).sum(0)).sum()
         total = commit + self.zeta * (self.gamma0 * per_sample - self.gamma * codebook)
         return QuantiserLoss(commit, per_sample, codebook, total)
 
