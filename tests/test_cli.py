@@ -131,6 +131,9 @@ def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys
          "the longest has 160 rows"),
         (["evaluate", "{release}", "--data", "none"], "none"),
         (["evaluate", "{release}", "--data", "{corpus}", "--cross-learning"], "part of the model"),
+        (["evaluate", "{release}", "--data", "{corpus}", "--option", "crosslearning=1"], "Did you mean"),
+        (["evaluate", "{release}", "--data", "{corpus}", "--option", "temperature"], "give KEY=VALUE"),
+        (["evaluate", "{release}", "--data", "{corpus}", "--tokenizer", "x"], "has no tokenizer"),
         (["data", "import", "{empty}", "--out", "x"], "{empty}"),
         (["data", "import", "{raw}", "--out", "{corpus}"], "{corpus}"),
         (["data", "inspect", "{raw}"], "{raw}"),
@@ -300,6 +303,10 @@ def test_evaluate_flags_change_what_is_scored(work: Path, capsys):
         "stride": 2, "split": "validation", "prediction_length": 5, "context_length": 16, "batch_size": 1,
         "quantile_levels": [0.2, 0.5, 0.8], "seasonality": {"corpus": 7},
     } == other["settings"]  # fmt: skip
+    with pytest.warns(UserWarning, match="num_samples has no effect"):  # this family draws none
+        drawn = settings("--num-samples", 3, "--seed", 4, "--option", "limit_prediction_length=true")
+    assert drawn["settings"]["options"]["limit_prediction_length"] is True
+    assert (drawn["settings"]["num_samples"], drawn["settings"]["seed"]) == (3, 4)
     foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--split", "nowhere", code=2)
     foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--past-covariates", "clos", code=2)
     foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--known-covariates", "clos", code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from foretrain.data.store import Corpus
 from foretrain.data.windows import TARGET
 from foretrain.evaluation.scored import Scored
-from foretrain.models.base import Forecast, Forecaster, Loss, ParameterRole
+from foretrain.models.base import Columns, Family, Forecast, Forecaster, Loss, ParameterRole, Trainable
 
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 
@@ -107,6 +108,136 @@ class Persistence(Forecaster):
 def persistence():
     """The class: a forecaster that needs no training."""
     return Persistence
+
+
+CANDLE = ("open", "high", "low", "close")
+
+
+@dataclass(frozen=True)
+class CandleOptions:
+    """How Candles draws."""
+
+    temperature: float = 1.0
+
+
+class Candles(Persistence):
+    """Draws sample paths around the last value, seeded by the window; wants whole candles; names two losses."""
+
+    family = "candles"
+    validation_names = ("loss", "width")
+
+    def __init__(self, bias: float = 0.0) -> None:
+        super().__init__(bias)
+        self.asked: list[dict] = []  # what every forecast was asked for
+        self.rows: list[tuple[tuple[str, ...], int, bool]] = []  # a window's names, targets, and whether it is stamped
+
+    def collate(self, windows):
+        batch = super().collate(windows)
+        targets = np.bincount(windows.window[windows.role == TARGET])
+        assert all(set(CANDLE) <= set(names) for names in windows.names)
+        stamped = windows.context_times is not None
+        self.rows += [(names, int(count), stamped) for names, count in zip(windows.names, targets, strict=True)]
+        return {**batch, "windows": torch.tensor(len(windows.key))}
+
+    def validation_losses(self, batch):
+        observed = torch.isfinite(batch["future"])
+        width = torch.where(observed, batch["future"] ** 2, 0.0).sum()
+        return {"loss": self(batch), "width": Loss(width, 2 * observed.sum())}
+
+    def forecast(self, batch, prediction_length, quantile_levels, *, num_samples=None, seed=0, options=None):
+        self.asked.append({"num_samples": num_samples, "seed": seed, "options": options})
+        spread = 1.0 if options is None else options.temperature
+        draws = torch.stack([_draws(int(key), seed, num_samples or 20, prediction_length) for key in batch["key"]])
+        samples = batch["last"][:, None, None] + self.bias + spread * draws
+        quantiles = samples.quantile(torch.tensor(quantile_levels), dim=1).permute(1, 2, 0)
+        notes = {"repaired candles": int(batch["windows"])}
+        return Forecast(quantiles, tuple(quantile_levels), samples, samples.mean(1), notes)
+
+
+def _draws(key: int, seed: int, samples: int, horizon: int) -> torch.Tensor:
+    """(S, H) steps of random walks that belong to a window, whatever batch it is in."""
+    paths = [
+        np.random.default_rng([key % 2**64, seed, k]).standard_normal(horizon).cumsum().astype(np.float32)
+        for k in range(samples)
+    ]
+    return torch.from_numpy(np.stack(paths))
+
+
+class Reconstruction(Trainable):
+    """A Trainable that makes no forecasts."""
+
+    family = "reconstruction"
+    validation_names = ("loss", "reconstruction_mse")
+    forward, collate = Persistence.forward, Persistence.collate
+    parameter_groups, blocks = Persistence.parameter_groups, Persistence.blocks
+    save_release, flops_per_window = Persistence.save_release, Persistence.flops_per_window
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.tensor(0.0))
+
+    def validation_losses(self, batch):
+        return {"loss": self(batch), "reconstruction_mse": Loss(torch.tensor(6.0), torch.tensor(4.0))}
+
+
+def choose_candle(names):
+    """The family's own choice of columns: whole candles, of which the close is scored."""
+    if not set(CANDLE) <= set(names):
+        return None
+    return Columns(tuple(name for name in (*CANDLE, "volume") if name in names), ("close",))
+
+
+def _unused(*arguments, **parts):
+    raise NotImplementedError
+
+
+CANDLES = Family(
+    name="candles",
+    config=_unused,
+    options=lambda: CandleOptions,
+    build=_unused,
+    matches=lambda raw: False,
+    load=_unused,
+    columns=choose_candle,
+)
+
+
+@pytest.fixture(scope="session")
+def candles():
+    """The class: a forecaster that samples, of whole candles."""
+    return Candles
+
+
+@pytest.fixture(scope="session")
+def candle_family():
+    """Its family, with forecast options and a choice of columns."""
+    return CANDLES
+
+
+@pytest.fixture(scope="session")
+def reconstruction():
+    """The class: a trainable that makes no forecasts."""
+    return Reconstruction
+
+
+def make_bars(items: int = 3, rows: int = 160, *, with_times: bool = True) -> Corpus:
+    """Hourly candles of different currencies: random walks around 10, 100, 1000, ..."""
+    rng = np.random.default_rng(3)
+    series = []
+    for k in range(items):
+        close = 10.0 ** (k + 1) * np.exp(0.01 * rng.standard_normal(rows).cumsum())
+        opening = np.concatenate([close[:1], close[:-1]])
+        high, low = np.maximum(opening, close) * 1.002, np.minimum(opening, close) * 0.998
+        times = (np.arange(rows) * 3_600_000_000).astype(np.int64) if with_times else None
+        series.append((f"bar-{k}", np.stack([opening, high, low, close]).astype(np.float32), times))
+    calendar = {"freq": "h", "time": "regular"} if with_times else {}
+    return Corpus.from_arrays("bars", series, list(CANDLE), price_columns=CANDLE, **calendar)
+
+
+@pytest.fixture(scope="session")
+def bars():
+    """Builder of small corpora of candles."""
+    return make_bars
 
 
 def make_hourly(

@@ -26,3 +26,18 @@ def test_the_loss_is_the_models_own_over_all_windows_and_leaves_its_mode_alone(h
     assert set(found) == {"loss"}
     assert found["loss"] == pytest.approx(error[observed].mean(), rel=1e-5)
     assert model.training
+
+
+def test_every_loss_is_a_ratio_of_sums_over_all_windows(bars, candles):
+    corpus, model = bars(), candles(0.5)
+    panel = _panel(corpus, [Origin(i, c) for i in range(3) for c in (30, 70)])
+    found = validation_losses(Dealer(panel, 5), model)  # a window a batch
+    truth = Backtest(panel).naive.target
+    assert found["width"] == pytest.approx((truth**2).sum() / (2 * truth.size), rel=1e-5)
+    assert set(found) == {"loss", "width"}
+
+
+def test_windows_without_anything_to_learn_from_have_no_loss(hourly, persistence):
+    corpus = hourly(1, 60)
+    panel = _panel(corpus, [Origin(0, 60)])  # nothing is known beyond its end
+    assert np.isnan(validation_losses(Dealer(panel, 4), persistence())["loss"])

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from foretrain.data.source import DataConfig
-from foretrain.data.splits import rolling_origins
+from foretrain.data.splits import rolling_origins, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import EvaluationConfig, Validation
+from foretrain.models import forecast_options
 from foretrain.training.distributed import World
 
 
@@ -107,6 +108,46 @@ def test_results_do_not_depend_on_batch_size_or_baselines_asked_for(prices, pers
     )
     assert small.pooled == {who: whole.pooled[who] for who in ("model", "naive", "drift")}
     assert small.per_item["model"] == whole.per_item["model"]
+
+
+def _closes(corpus):
+    return select(corpus, ["close"], ["open", "high", "low"])
+
+
+def test_sample_paths_belong_to_their_windows_and_not_to_the_batch(bars, candles):
+    corpus = bars()
+    settings = {"selection": _closes(corpus), "prediction_length": 6, "num_windows": 5}
+    whole = evaluate(candles(), corpus, **settings)
+    small = evaluate(candles(), corpus, batch_size=4, **settings)
+    assert small.pooled == whole.pooled and small.per_symbol == whole.per_symbol
+    assert evaluate(candles(), corpus, seed=1, **settings).pooled["model"] != whole.pooled["model"]
+
+
+def test_how_a_sampler_was_asked_is_recorded(bars, candles, candle_family):
+    corpus, model = bars(), candles()
+    options = forecast_options(candle_family, {"temperature": 0.5})
+    found = evaluate(
+        model,
+        corpus,
+        selection=_closes(corpus),
+        prediction_length=6,
+        num_windows=2,
+        num_samples=7,
+        seed=3,
+        options=options,
+    )
+    assert all(asked == {"num_samples": 7, "seed": 3, "options": options} for asked in model.asked)
+    assert found.settings | {"num_samples": 7, "seed": 3, "options": {"temperature": 0.5}} == found.settings
+
+
+def test_what_a_family_has_to_tell_is_a_remark_and_in_the_json(bars, candles, persistence):
+    corpus = bars()
+    settings = {"selection": _closes(corpus), "prediction_length": 6, "num_windows": 2, "batch_size": 4}
+    found = evaluate(candles(), corpus, **settings)
+    assert found.notes == found.to_dict()["notes"] == {"repaired candles": 6}
+    assert "In these forecasts: 6 repaired candles." in found.remarks
+    silent = evaluate(persistence(), corpus, **settings)
+    assert silent.notes == {} and not silent.remarks
 
 
 def test_cross_learning_is_refused(prices, persistence):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,9 @@ from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import EvaluationConfig, Validation
+from foretrain.models import family
+
+pytestmark = pytest.mark.filterwarnings("ignore:in these forecasts")
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +85,131 @@ def test_an_empty_validation_part_is_an_error(prices, persistence):
     tiny = Corpus.from_arrays("tiny", [("a", np.ones((1, 9), np.float32), None)], ["x"])
     with pytest.raises(DataError, match="the longest has 9 rows"):
         Validation(EvaluationConfig(), _config(), model=persistence(), corpora=[tiny])
+
+
+def test_a_model_that_makes_no_forecasts_is_validated_by_its_losses(prices, reconstruction):
+    model = reconstruction()
+    run = Validation(EvaluationConfig(num_windows=4), _config(), model=model, corpora=[prices])
+    found = run(model, 1).metrics
+    assert run.names == tuple(found) == ("val_loss", "val_reconstruction_mse")
+    assert found["val_reconstruction_mse"] == 1.5
+
+
+def test_forecasts_can_be_left_out_where_they_are_dear(bars, candles):
+    model = candles()
+    run = Validation(EvaluationConfig(forecasts=False), _config(), model=model, corpora=[bars()])
+    assert set(run(model, 1).metrics) == set(run.names) == {"val_loss", "val_width"}
+    assert model.asked == []
+
+
+def test_the_names_are_what_a_call_gives(bars, hourly, candles, persistence):
+    for corpus, model in ((bars(), candles()), (hourly(4, 200), persistence())):
+        run = Validation(EvaluationConfig(), _config(), model=model, corpora=[corpus])
+        assert run.names == tuple(run(model, 1).metrics)
+    assert not [name for name in run.names if name.startswith("val_pct")]  # the last one holds no prices
+
+
+@pytest.mark.parametrize("forecasts", [False, True])
+def test_nothing_left_to_compute_is_refused(prices, reconstruction, persistence, forecasts):
+    model, why = (reconstruction(), "is not what reconstruction does") if forecasts else (persistence(), "is off")
+    with pytest.raises(ConfigError, match=rf"evaluation\.loss: false leaves nothing to validate, as forecasting {why}"):
+        Validation(EvaluationConfig(loss=False, forecasts=forecasts), _config(), model=model, corpora=[prices])
+
+
+def test_forecasts_score_the_familys_columns_and_losses_still_know_every_truth(bars, candles, candle_family):
+    model, corpus = candles(), bars()
+    config = EvaluationConfig(num_windows=2)
+    run = Validation(config, _config(), model=model, family=candle_family, corpora=[corpus])
+    found = run(model, 1).metrics
+    assert {(names[:targets], targets) for names, targets, _ in model.rows} == {
+        (("open", "high", "low", "close"), 4),  # losses
+        (("close",), 1),  # forecasts
+    }
+    closes = Validation(
+        config,
+        _config(target=("close",), past_covariates=("open", "high", "low")),
+        model=model,
+        family=candle_family,
+        corpora=[corpus],
+    )(model, 1).metrics
+    assert found["val_wql"] == closes["val_wql"] and found["val_loss"] != closes["val_loss"]
+
+
+def test_the_scored_targets_can_be_named(bars, candles, candle_family):
+    model, corpus = candles(), bars()
+    config = EvaluationConfig(target=("low", "high"), loss=False)
+    Validation(config, _config(), model=model, family=candle_family, corpora=[corpus])(model, 1)
+    assert {(names, targets) for names, targets, _ in model.rows} == {(("low", "high", "open", "close"), 2)}
+    everything = candles()
+    Validation(EvaluationConfig(loss=False), _config(), model=everything, corpora=[corpus])(everything, 1)
+    assert {targets for _, targets, _ in everything.rows} == {4}  # no family, no choice
+    with pytest.raises(ConfigError, match=r"evaluation\.target: 'clos' is not among the targets.*Did you mean 'close'"):
+        Validation(EvaluationConfig(target=("clos",)), _config(), model=model, corpora=[corpus])
+
+
+def test_samples_and_options_reach_the_model(bars, candles, candle_family):
+    model = candles()
+    config = EvaluationConfig(num_samples=3, options={"temperature": 2})
+    Validation(config, _config(), model=model, family=candle_family, corpora=[bars()], seed=5)(model, 1)
+    asked = model.asked[0]
+    assert (asked["num_samples"], asked["seed"], asked["options"].temperature) == (3, 5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 1.0}, r"evaluation\.options: candles has no.*Did you mean 'temperature'"),
+        ({"temperature": "hot"}, r"evaluation\.options: candles: forecast option temperature cannot be 'hot'"),
+    ],
+)
+def test_impossible_options_are_refused_before_training(bars, candles, candle_family, options, message):
+    with pytest.raises(ConfigError, match=message):
+        Validation(
+            EvaluationConfig(options=options), _config(), model=candles(), family=candle_family, corpora=[bars()]
+        )
+
+
+def test_cross_learning_is_refused(bars, candles):
+    chronos2 = family("chronos2")
+    config = EvaluationConfig(options={"cross_learning": True})
+    with pytest.raises(ConfigError, match="cross_learning"):
+        Validation(config, _config(), model=candles(), family=chronos2, corpora=[bars()])
+
+
+@pytest.mark.parametrize("setting", [{"num_samples": 3}, {"target": ("close",)}, {"options": {"temperature": 1.0}}])
+def test_settings_of_forecasts_are_warned_of_where_there_are_none(prices, reconstruction, setting):
+    with pytest.warns(
+        UserWarning, match=rf"evaluation\.{next(iter(setting))} has no effect.*reconstruction makes none"
+    ):
+        Validation(EvaluationConfig(**setting), _config(), model=reconstruction(), corpora=[prices])
+
+
+def test_what_forecasts_have_to_tell_is_told_once(bars, candles):
+    model = candles()
+    run = Validation(EvaluationConfig(), _config(), model=model, corpora=[bars()])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(model, 1)
+        run(model, 2)
+    assert [str(w.message) for w in caught] == ["in these forecasts: 3 repaired candles."]
+
+
+@pytest.mark.parametrize(("asked", "calendars", "stamped"), [(True, 1, True), (False, 1, False), (True, 2, False)])
+def test_windows_are_stamped_as_in_training(bars, candles, asked, calendars, stamped):
+    """With stamps or without, for all windows alike: a corpus without a calendar takes them from all."""
+    corpora = [bars(), bars(with_times=False)][:calendars]
+    model = candles()
+    Validation(EvaluationConfig(), _config(with_times=asked), model=model, corpora=corpora)(model, 1)
+    assert {found for _, _, found in model.rows} == {stamped}
+
+
+def test_validation_does_not_depend_on_the_batch_size(bars, candles):
+    model = candles()
+    whole, small = (
+        Validation(EvaluationConfig(num_windows=3, batch_size=size), _config(), model=model, corpora=[bars()])(model, 1)
+        for size in (256, 3)
+    )
+    assert {name: small.metrics[name] for name in ("val_wql", "val_skill")} == {
+        name: whole.metrics[name] for name in ("val_wql", "val_skill")
+    }
+    assert small.metrics["val_loss"] == pytest.approx(whole.metrics["val_loss"], rel=1e-6)

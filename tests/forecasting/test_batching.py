@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.forecasting.batching import MOST_PADDING, forecast_windows, plan
+from foretrain.forecasting.batching import MOST_PADDING, forecast_paths, forecast_windows, plan
 from foretrain.forecasting.predictor import load
+from foretrain.models.base import Forecast
 from foretrain.models.chronos2.unroll import Chronos2Options
 
 LEVELS = [0.1, 0.5, 0.9]
@@ -160,7 +162,7 @@ def test_lower_precision_stays_near(predictor):
     assert 0 < max(differences) < 0.2
 
 
-@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"context_length": 0}])
+@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"context_length": 0}, {"num_samples": 0}])
 def test_impossible_arguments_are_refused(predictor, arguments):
     with pytest.raises(ConfigError, match="at least 1"):
         forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, **arguments)
@@ -169,3 +171,57 @@ def test_impossible_arguments_are_refused(predictor, arguments):
 def test_a_context_beyond_the_models_is_cut_with_a_warning(predictor):
     with pytest.warns(UserWarning, match="using 64"):
         forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, context_length=100)
+
+
+class Sampler:
+    """A model that draws paths around its levels, tells of every window, and may keep its mean to itself."""
+
+    def __init__(self, model, family="sampler"):
+        self.model, self.family = model, family
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def forecast(self, batch, prediction_length, levels, *, num_samples=None, seed=0, options=None):
+        found = self.model.forecast(batch, prediction_length, levels)
+        middle = found.quantiles[..., 1]
+        samples = torch.stack([middle + k for k in range(num_samples or 4)], dim=1)
+        return Forecast(found.quantiles, found.levels, samples, samples.mean(1), {"windows": len(middle), "none": 0})
+
+
+def test_paths_means_and_notes_come_back_window_by_window(predictor):
+    windows = [w for w in windows_of(10, 30) if len(w.context) < 3]
+    with pytest.warns(UserWarning, match=f"in these forecasts: {len(windows)} windows"):
+        quantiles = forecast_windows(Sampler(predictor.model), windows, 5, LEVELS, batch_size=7)
+    found = forecast_paths(Sampler(predictor.model), windows, 5, LEVELS, keep_samples=True, batch_size=7, num_samples=3)
+    assert_equal(found.quantiles, quantiles)
+    assert found.notes == {"windows": len(windows), "none": 0}
+    for values, mean, samples in zip(found.quantiles, found.mean, found.samples, strict=True):
+        assert samples.shape == (1, 3, 5)
+        np.testing.assert_array_equal(samples[:, 0], values[..., 1])
+        np.testing.assert_allclose(mean, samples.mean(1), rtol=1e-5, atol=1e-5)
+
+
+def test_paths_that_nobody_asked_for_are_not_kept(predictor):
+    found = forecast_paths(Sampler(predictor.model), windows_of(10, 3), 5, LEVELS, keep_samples=False)
+    assert found.samples is None and found.mean is not None
+
+
+def test_a_family_without_paths_has_none_and_says_so(predictor):
+    with pytest.warns(UserWarning, match="num_samples has no effect: chronos2 draws no sample paths"):
+        found = forecast_paths(predictor.model, windows_of(11, 3), 5, LEVELS, keep_samples=True, num_samples=3)
+    assert (found.samples, found.mean, found.notes) == (None, None, {})
+
+
+def test_no_windows_give_empty_lists(predictor):
+    found = forecast_paths(predictor.model, [], 5, LEVELS, keep_samples=True)
+    assert found.quantiles == [] and found.notes == {}
+
+
+def test_windows_with_stamps_share_no_batch_with_windows_without():
+    """Stacking would take the stamps from all of them, so a forecast would depend on its batch."""
+    plain = [Window(np.zeros((1, 20), np.float32), 1) for _ in range(6)]
+    stamped = [replace(w, context_times=np.arange(20), future_times=np.arange(5)) for w in plain]
+    mixed = [w for pair in zip(plain, stamped, strict=True) for w in pair]
+    batches = [b.windows.tolist() for b in plan(mixed, 100, 400, 16, together=False)]
+    assert batches == [[1, 3, 5, 7, 9, 11], [0, 2, 4, 6, 8, 10]]

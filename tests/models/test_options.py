@@ -1,0 +1,33 @@
+"""Forecast options by name, checked before anything is forecast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from foretrain.errors import ConfigError
+from foretrain.models import family, forecast_options
+from foretrain.models.chronos2.unroll import Chronos2Options
+
+
+def test_options_are_the_familys_own_with_its_defaults():
+    assert forecast_options("chronos2", {"cross_learning": True}) == Chronos2Options(cross_learning=True)
+    assert forecast_options(family("chronos2"), {}) == Chronos2Options()
+
+
+def test_values_become_what_the_field_holds():
+    found = forecast_options("chronos2", {"unrolled_quantiles": [0.1, 0.5], "max_output_patches": np.int64(3)})
+    assert found == Chronos2Options(unrolled_quantiles=(0.1, 0.5), max_output_patches=3)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no forecast option .croslearning.\. Did you mean .cross_learning."):
+        forecast_options("chronos2", {"croslearning": True})
+    with pytest.raises(ConfigError, match="Known: cross_learning"):
+        forecast_options("chronos2", {"zzz": True})
+
+
+@pytest.mark.parametrize(("option", "value"), [("max_output_patches", "abc"), ("unrolled_quantiles", 3)])
+def test_a_value_of_another_type_is_refused(option, value):
+    with pytest.raises(ConfigError, match=f"forecast option {option} cannot be {value!r}"):
+        forecast_options("chronos2", {option: value})
