@@ -11,7 +11,7 @@ import torch
 
 from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.forecasting.batching import MOST_PADDING, forecast_paths, forecast_windows, plan
+from foretrain.forecasting.batching import MOST_PADDING, forecast_paths, forecast_windows, notes_text, plan
 from foretrain.forecasting.predictor import load
 from foretrain.models.base import Forecast
 from foretrain.models.chronos2.unroll import Chronos2Options
@@ -225,3 +225,16 @@ def test_windows_with_stamps_share_no_batch_with_windows_without():
     mixed = [w for pair in zip(plain, stamped, strict=True) for w in pair]
     batches = [b.windows.tolist() for b in plan(mixed, 100, 400, 16, together=False)]
     assert batches == [[1, 3, 5, 7, 9, 11], [0, 2, 4, 6, 8, 10]]
+
+
+@pytest.mark.parametrize(
+    ("notes", "text"),
+    [
+        ({"repaired candles": 3}, "in these forecasts: 3 repaired candles."),
+        ({"repaired candles": 3, "candles": 4800}, "in these forecasts: 3 of 4,800 candles repaired."),
+        ({"repaired candles": 0, "candles": 4800}, ""),
+        ({}, ""),
+    ],
+)
+def test_notes_are_told_beside_their_totals_and_not_where_nothing_happened(notes, text):
+    assert notes_text(notes) == text

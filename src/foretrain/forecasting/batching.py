@@ -123,8 +123,17 @@ def tell_notes(notes: Mapping[str, int], stacklevel: int = 3) -> None:
 
 
 def notes_text(notes: Mapping[str, int]) -> str:
-    """Notes as one sentence, "" where all counts are 0."""
-    parts = [f"{count:,} {name}" for name, count in notes.items() if count]
+    """Notes as one sentence, "" where nothing is worth telling.
+
+    A note "repaired candles" beside one "candles" reads "3 of 480 candles repaired"; totals and zeros are not told.
+    """
+    parts = []
+    totals = {name.partition(" ")[2] for name in notes} & set(notes)
+    for name, count in notes.items():
+        if not count or name in totals:
+            continue
+        how, _, what = name.partition(" ")
+        parts.append(f"{count:,} of {notes[what]:,} {what} {how}" if what in totals else f"{count:,} {name}")
     return f"in these forecasts: {', '.join(parts)}." if parts else ""
 
 
