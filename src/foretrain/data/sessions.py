@@ -56,13 +56,16 @@ class TradingWeek:
 def trading_week(times: IntArray) -> TradingWeek | None:
     """The week of (N,) ascending stamps with closed hours or days; None where there are none or no week repeats.
 
-    Only the newest six weeks are looked at. Stamps in UTC move by an hour against a market that changes its clocks;
+    Only the newest six weeks are looked at; intraday bars must show a night, daily ones more than a week. Stamps in UTC move by an hour against a market that changes its clocks;
     the weeks before a change are moved along. A working day that was never reached, or was a holiday in a short
     history, is taken to be like the others; a Saturday or Sunday never reached is closed.
     """
     times = times[times > times[-1] - RECENT] if len(times) else times
-    steps = np.diff(times)
-    if len(times) < 3 or np.median(steps) > DAY or (times[-1] - times[0] < DAY and steps.max() < NIGHT):
+    if len(times) < 3:
+        return None
+    steps, span = np.diff(times), times[-1] - times[0]
+    step = np.median(steps)
+    if step > DAY or (step == DAY and span <= WEEK) or (span < DAY and steps.max() < NIGHT):
         return None
     night = _night(times)
     times = _same_clock(times + night)

@@ -59,14 +59,16 @@ def read_frame(
     names: Names | None = None,
     future_df: pd.DataFrame | None = None,
     freq: str | None = None,
+    calendar: str | None = None,
     ordinal: bool | None = None,
 ) -> FrameTask:
     """Windows of a long frame: one row an item and time stamp; all columns besides id, time and targets are covariates.
 
     Covariates that future_df carries too are known ahead (exactly prediction_length rows an item, at the stamps that
     follow), the others are known in the past only. Text, boolean and date columns are categorical: encoded by target
-    means, or as ordinal codes where there are several targets (ordinal forces one of the two). freq skips the
-    inference of the frequency; an integer time column counts steps. Values after the cutoff are looked at nowhere.
+    means, or as ordinal codes where there are several targets (ordinal forces one of the two). The stamps that follow
+    are found from the series (see stamps.next_stamps), or set by freq or an exchange's calendar; an integer time column
+    counts steps. Values after the cutoff are looked at nowhere.
     Raises DataError naming column, item, fact and way out.
     """
     names = names or Names()
@@ -74,7 +76,7 @@ def read_frame(
         raise DataError(f"prediction_length is {prediction_length}; it counts steps and is at least 1.")
     _check_columns(df, future_df, names)
     history = _sort(df, names, None)
-    future_stamps = _future_stamps(history, prediction_length, freq)
+    future_stamps = _future_stamps(history, prediction_length, freq, calendar)
     known = None if future_df is None else _match_future(future_df, history, names, prediction_length, future_stamps)
     context, future, num_past = _values(history, known, names, prediction_length, ordinal)
     return FrameTask(
@@ -194,17 +196,17 @@ def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
         raise DataError(f"{which}: column {names.timestamp!r} does not hold time stamps: {reason}.") from None
 
 
-def _future_stamps(history: _Sorted, horizon: int, freq: str | None) -> Any:
+def _future_stamps(history: _Sorted, horizon: int, freq: str | None, calendar: str | None) -> Any:
+    if not isinstance(history.times, np.ndarray):
+        return stamps.next_stamps(history.times, history.starts, history.ids, horizon, freq, calendar)
+    for name, given in (("freq", freq), ("calendar", calendar)):
+        if given is not None:
+            raise DataError(
+                f"{name}={given!r} cannot be used: the time column counts steps (integers), not time stamps."
+            )
     ends = np.append(history.starts[1:], len(history.code)) - 1
-    if isinstance(history.times, np.ndarray):
-        if freq is not None:
-            raise DataError(f"freq={freq!r} cannot be used: the time column counts steps (integers), not time stamps.")
-        step = stamps.infer_step(history.times, history.starts, history.ids)
-        return (history.times[ends][:, None] + step * np.arange(1, horizon + 1)).ravel()
-    if freq is None:
-        offset = stamps.infer_offset(history.times, history.starts, history.ids)
-        return stamps.following(history.times[ends], offset, horizon)
-    return stamps.following(history.times[ends], stamps.parse_freq(freq), horizon)
+    step = stamps.infer_step(history.times, history.starts, history.ids)
+    return (history.times[ends][:, None] + step * np.arange(1, horizon + 1)).ravel()
 
 
 def _match_future(

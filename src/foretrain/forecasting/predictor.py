@@ -309,7 +309,7 @@ def _open(
             if not isinstance(model, Forecaster):
                 raise ModelError(
                     f"{asked}: holds a {candidate.name}, which makes no forecasts; it is a part of other models. Load "
-                    "one of those, and name this one there if it does not bring its own: load(PREDICTOR, tokenizer=...)."
+                    "one of those, and name this one if it does not bring its own: load(PREDICTOR, tokenizer=...)."
                 )
             return model
     kind = raw.get("model_type") or ", ".join(map(str, raw.get("architectures") or [])) or "unnamed"

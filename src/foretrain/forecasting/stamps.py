@@ -1,23 +1,33 @@
-"""Time stamps of a forecast: the frequency of a frame's series, and the stamps that follow their last rows.
+"""Time stamps of a forecast: those that follow the last rows of a frame's series.
+
+By their common frequency where they are regular, else by the trading hours that they keep or an exchange's calendar.
 
 # N items, T rows of all items, H horizon
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foretrain.data.frequency import WEEK, Freq, infer
+from foretrain.data.sessions import TradingWeek, missing_bars, trading_week
 from foretrain.data.windows import IntArray
-from foretrain.errors import DataError
+from foretrain.errors import ConfigError, DataError
+from foretrain.forecasting.exchange import Exchange
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LONGEST_PLAIN_STEP = np.timedelta64(28, "D")  # a month can look like a constant step of 28 to 31 days
-WAY_OUT = 'Give freq=, for example freq="B", to set the stamps of the forecast without this check.'
+WAY_OUT = (
+    'Give freq=, for example freq="B", or the exchange, for example calendar="XNYS", to set the stamps of the forecast '
+    "without this check."
+)
 
 
 def parse_freq(freq: str) -> Any:
@@ -47,62 +57,157 @@ def infer_step(steps: IntArray, starts: IntArray, ids: Any) -> int:
     return int(gaps[0])
 
 
-def infer_offset(stamps: pd.DatetimeIndex, starts: IntArray, ids: Any) -> Any:
-    """The pandas offset shared by all series; stamps are grouped by item and ascend, starts are the items' first rows.
+def next_stamps(
+    stamps: pd.DatetimeIndex,
+    starts: IntArray,
+    ids: Any,
+    horizon: int,
+    freq: str | None = None,
+    calendar: str | None = None,
+) -> pd.DatetimeIndex:
+    """(N * H) stamps after each item's last one; stamps are grouped by item and ascend, starts are first rows.
 
-    Series of fewer than 3 rows follow the others. Raises DataError for irregular, differing or too short series.
+    By the exchange calendar or the pandas alias where one is given; else by the frequency that all items share; else
+    each item by its own: its frequency, or the trading week that its newest bars show. Raises DataError naming an
+    item that has neither.
     """
+    if calendar is not None:
+        if freq is not None:
+            raise ConfigError("calendar= and freq= both say how stamps go on; give one of them.")
+        return Exchange(calendar).following(stamps, starts, ids, horizon)
+    ends = np.append(starts[1:], len(stamps)) - 1
+    if freq is not None:
+        return following(stamps[ends], parse_freq(freq), horizon)
+    offset = shared_offset(stamps, starts)
+    if offset is not None:
+        return following(stamps[ends], offset, horizon)
+    return _each_its_own(stamps, starts, ids, horizon)
+
+
+def shared_offset(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
+    """The pandas offset that all series share, None where they are irregular or differ; series of 1 or 2 rows follow.
+
+    Raises DataError where no series has 3 rows.
+    """
+    if np.diff(np.append(starts, len(stamps))).max() < 3:
+        raise DataError(f"no item has 3 rows, so the frequency cannot be told. {WAY_OUT}")
     if stamps.tz is not None:
-        try:
-            return _infer(stamps.tz_convert(None), starts, ids)
-        except DataError:
-            stamps = stamps.tz_localize(None)  # midnights of a zone with summer time are 24 h apart by the wall clock
-    return _infer(stamps, starts, ids)
+        offset = _shared(stamps.tz_convert(None), starts)
+        if offset is not None:
+            return offset
+        stamps = stamps.tz_localize(None)  # midnights of a zone with summer time are 24 h apart by the wall clock
+    return _shared(stamps, starts)
 
 
-def _infer(stamps: pd.DatetimeIndex, starts: IntArray, ids: Any) -> Any:
+def _shared(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
     import pandas as pd
     from pandas.tseries.frequencies import to_offset
 
     lengths = np.diff(np.append(starts, len(stamps)))
-    if lengths.max() < 3:
-        raise DataError(f"no item has 3 rows, so the frequency cannot be told. {WAY_OUT}")
     ticks = stamps.to_numpy().astype("datetime64[ns]")
     gaps, rows = _gaps(ticks, starts)
     if gaps[0] < LONGEST_PLAIN_STEP and (gaps == gaps[0]).all():
         return _plain(gaps[0])
     longest = int(np.argmax(lengths))
-    freq = _infer_one(stamps, starts, lengths, longest, ids)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas 3.1 announces that an offset will be returned; both are taken here
+        freq = pd.infer_freq(stamps[starts[longest] : starts[longest] + lengths[longest]])
+    if freq is None:
+        return None
     offset = to_offset(freq)
     unique, place = np.unique(ticks, return_inverse=True)
     expected = add(pd.DatetimeIndex(unique), offset).to_numpy()[place]
     long = np.repeat(lengths >= 3, lengths)[rows]
-    off = np.flatnonzero((expected[rows] != ticks[rows + 1]) & long)
-    if len(off):
-        other = int(np.searchsorted(starts, rows[off[0]], side="right") - 1)
-        found = _infer_one(stamps, starts, lengths, other, ids)
-        raise DataError(
-            f"item {ids[other]!r} has frequency {found!r}, item {ids[longest]!r} has {freq!r}; all items of one call "
-            f"need one frequency. Forecast them in separate calls. {WAY_OUT}"
+    return None if ((expected[rows] != ticks[rows + 1]) & long).any() else offset
+
+
+def _each_its_own(stamps: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon: int) -> pd.DatetimeIndex:
+    """(N * H) stamps, every item by its own frequency or trading week; the longest item leads those of a few rows."""
+    bounds = list(itertools.pairwise([*starts.tolist(), len(stamps)]))
+    clock = _Clock.of(stamps, starts)
+    longest = slice(*max(bounds, key=lambda bound: bound[1] - bound[0]))
+    lead = trading_week(clock.walls[longest]) or shared_offset(stamps[longest], starts[:1])
+    known: dict[bytes, tuple[pd.DatetimeIndex, int]] = {}  # many items share their stamps
+    lacking: list[tuple[Any, int]] = []
+    results = []
+    for item, bound in zip(ids, bounds, strict=True):
+        own, walls = stamps[slice(*bound)], clock.walls[slice(*bound)]
+        key = walls.tobytes()
+        if key not in known:
+            known[key] = _own_way(own, walls, clock, lead, item, horizon)
+        following_rows, missing = known[key]
+        results.append(following_rows)
+        if missing:
+            lacking.append((item, missing))
+    if lacking:
+        warnings.warn(
+            f"{len(lacking):,} item(s), first {lacking[0][0]!r}, lack {sum(count for _, count in lacking):,} bars of a "
+            "market that never closes; the rows around a gap are taken as neighbours. Rows of missing values would "
+            "mark it.",
+            stacklevel=6,
         )
-    return offset
+    return results[0].append(results[1:]) if len(results) > 1 else results[0]
 
 
-def _infer_one(stamps: pd.DatetimeIndex, starts: IntArray, lengths: IntArray, item: int, ids: Any) -> str:
+def _own_way(
+    stamps: pd.DatetimeIndex, walls: IntArray, clock: _Clock, lead: Any, item: Any, horizon: int
+) -> tuple[pd.DatetimeIndex, int]:
+    """(H,) stamps after one item's last, and how many bars are missing within it."""
+    few, last = len(walls) < 3, int(walls[-1])
+    if isinstance(lead, TradingWeek) and walls[-1] - walls[0] < WEEK and (few or lead.share_followed(walls) == 1):
+        return clock.stamps(lead.after(last, horizon)), 0  # less than a week does not show an item's own
+    offset = lead if few else shared_offset(stamps, np.zeros(1, np.int64))
+    if offset is not None:
+        return following(stamps[-1:], offset, horizon), 0
+    week = trading_week(walls)
+    if week is not None:
+        return clock.stamps(week.after(last, horizon)), 0
+    freq = infer(walls).freq
+    step = Freq.parse(freq).step if freq else None
+    missing = missing_bars(walls, step) if step else None
+    if step and missing:
+        return following(stamps[-1:], _plain(np.timedelta64(step, "us")), horizon), missing
+    steps = np.diff(walls)
+    raise DataError(
+        f"item {item!r}: rows are {_span(steps.min())} to {_span(steps.max())} apart, which is neither a regular "
+        "frequency nor the hours of a market that its newest rows repeat. Fill the gaps with rows of missing values. "
+        f"{WAY_OUT}"
+    )
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Stamps in microseconds by the clock that the trading hours are looked for on."""
+
+    walls: IntArray  # (T,)
+    zone: Any  # whose clock it is, None for stamps without a zone
+    like: pd.DatetimeIndex  # stamps of the kind to return
+
+    @classmethod
+    def of(cls, stamps: pd.DatetimeIndex, starts: IntArray) -> _Clock:
+        """By the stamps' own zone, where its clock does not go back within a series; else in UTC."""
+        if stamps.tz is None:
+            return cls(stamps.as_unit("us").asi8, None, stamps[:0])
+        walls = stamps.tz_localize(None).as_unit("us").asi8
+        if (_gaps(walls, starts)[0] > 0).all():
+            return cls(walls, stamps.tz, stamps[:0])
+        return cls(stamps.as_unit("us").asi8, "UTC", stamps[:0])
+
+    def stamps(self, walls: IntArray) -> pd.DatetimeIndex:
+        """Stamps at microseconds by this clock."""
+        import pandas as pd
+
+        plain = pd.DatetimeIndex(walls.view("datetime64[us]")).as_unit(self.like.unit)
+        if self.zone is None:
+            return plain
+        there = plain.tz_localize(self.zone, nonexistent="shift_forward", ambiguous=np.zeros(len(plain), bool))
+        return there.tz_convert(self.like.tz)
+
+
+def _span(micros: int) -> Any:
     import pandas as pd
 
-    own = stamps[starts[item] : starts[item] + lengths[item]]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas 3.1 announces that an offset will be returned; both are taken here
-        freq = pd.infer_freq(own)
-    if freq is None:
-        gaps = np.diff(own.to_numpy())
-        raise DataError(
-            f"item {ids[item]!r}: rows are {pd.Timedelta(gaps.min())} to {pd.Timedelta(gaps.max())} apart, which is no "
-            "regular frequency. "
-            f"Fill the gaps with rows of missing values. {WAY_OUT}"
-        )
-    return freq if isinstance(freq, str) else freq.freqstr
+    return pd.Timedelta(int(micros), unit="us")
 
 
 def add(stamps: pd.DatetimeIndex, offset: Any, count: int = 1) -> pd.DatetimeIndex:
