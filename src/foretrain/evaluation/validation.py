@@ -101,8 +101,7 @@ class Validation:
         self._precision = None if dtype == "float32" else getattr(torch, dtype)
         self._told = world is not None and not world.is_main
         panel = _panel(config, data, opened, selections, seed)
-        self._losses = Dealer(panel, config.batch_size, world) if config.loss else None
-        self._backtest = None
+        self._losses = self._backtest = None
         self.names = tuple(f"val_{name}" for name in model.validation_names) if config.loss else ()
         if forecasts:
             self._options = _options(config, family)
@@ -121,6 +120,10 @@ class Validation:
             self.names += (*(f"val_{name}" for name in self._metrics), "val_skill")
         elif not self._told:
             _warn_of_idle(config, model)
+        if config.loss:
+            made = self._backtest.dealer if self._backtest is not None else None
+            same = made is not None and made.panel.selections == panel.selections
+            self._losses = made if same else Dealer(panel, config.batch_size, world)
 
     def __call__(self, model: Any, step: int) -> Result:
         """The metrics of a model; what is not finite is NaN. step is the trainer's and changes nothing."""
