@@ -1,6 +1,8 @@
 """The model contract: every family through every promise that the trainer, the evaluator and the forecaster rely on.
 
-A new family adds one line to SMALL: the `model:` section of a model of some thousand parameters.
+A new family adds one entry to ZOO (zoo.py): a model of some thousand parameters and the kinds of windows it takes.
+Promises about forecasts are asked of the families that forecast, promises about losses of windows that can be trained
+on.
 """
 
 from __future__ import annotations
@@ -14,70 +16,76 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.models.zoo import CONTEXT, HORIZON, ZOO, kinds_of, windows_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from foretrain.config import build as build_section
 from foretrain.data.windows import KNOWN, PAST, TARGET, Window, stack_windows
 from foretrain.models import FAMILIES, family
-from foretrain.models.base import Forecaster, move
+from foretrain.models.base import Batch, Forecaster, Trainable, move
 
-SMALL = {
-    "chronos2": {"random_init": True, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 2,
-                 "patch_size": 4, "quantiles": [0.1, 0.5, 0.9], "initializer_factor": 1.0, "dropout_rate": 0.0},
-}  # fmt: skip
-CONTEXT, HORIZON, LEVELS = 24, 6, (0.1, 0.5, 0.9)
-KINDS = ("univariate", "multivariate", "past covariate", "known covariate", "ragged", "missing")
+LEVELS = (0.1, 0.5, 0.9)
+LABELS = {"future_target", "future_observed"}  # entries of a batch that may know the truth
+FORECASTERS = [name for name, entry in ZOO.items() if entry.forecasts]
+
+every_kind = pytest.mark.parametrize(("name", "kind"), kinds_of())
+trainable_kinds = pytest.mark.parametrize(("name", "kind"), kinds_of(trains=True))
+forecast_kinds = pytest.mark.parametrize(("name", "kind"), kinds_of(forecasts=True))
+every_family = pytest.mark.parametrize("name", FAMILIES)
 
 
-def built(name: str, seed: int = 0, **changes) -> Forecaster:
-    chosen = family(name)
-    section = build_section(chosen.config(), {"family": name, **SMALL[name], **changes})
-    model = chosen.build(section, context_length=CONTEXT, prediction_length=HORIZON, seed=seed)
+def collated(model: Trainable, windows: list[Window]) -> Batch:
+    return model.collate(stack_windows(windows, HORIZON))
+
+
+def batch_of(model: Trainable, name: str, kind: str) -> Batch:
+    return collated(model, windows_of(name, kind))
+
+
+@torch.no_grad()
+def forecast(model: Trainable, batch: Batch) -> torch.Tensor:
     assert isinstance(model, Forecaster)
-    return model
+    return model.forecast(batch, HORIZON, LEVELS, num_samples=3).quantiles
 
 
-@pytest.fixture(params=FAMILIES)
-def name(request) -> str:
-    return request.param
+def flat(model: Trainable) -> torch.Tensor:
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
-def windows_of(kind: str, count: int = 4, seed: int = 0) -> list[Window]:
-    """Windows with a future for every row, as an evaluator that knows the truth would hold them."""
-    rng = np.random.default_rng([KINDS.index(kind), seed])
-    made = []
-    for i in range(count):
-        rows = {"univariate": 1, "multivariate": 3, "ragged": 1 + i % 3}.get(kind, 2)
-        steps = CONTEXT if kind != "ragged" else CONTEXT - 3 * i
-        values = rng.standard_normal((rows, steps + HORIZON)).cumsum(1).astype(np.float32)
-        if kind == "missing":
-            values[rng.random(values.shape) < 0.3] = np.nan
-            values[0, :9] = np.nan
-        covariates = int("covariate" in kind)
-        past = int(kind == "past covariate")
-        made.append(Window(values[:, :steps], rows - covariates, past, values[:, steps:], item_id=f"{kind}{i}", key=i))
-    return made
+# Batches
 
 
-def batch_of(model: Forecaster, kind: str):
-    return model.collate(stack_windows(windows_of(kind), HORIZON))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_is_flat_and_of_cpu_tensors(name, kind):
-    batch = batch_of(built(name), kind)
+@every_kind
+def test_a_batch_is_flat_and_of_cpu_tensors(zoo, name, kind):
+    batch = batch_of(zoo.shared(name), name, kind)
     assert all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in batch.items())
     assert {value.device.type for value in batch.values()} == {"cpu"}
     assert move(batch, torch.device("meta")).keys() == batch.keys()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_is_a_sum_whose_gradient_reaches_every_parameter(name, kind):
-    model = built(name)
+@every_kind
+def test_collating_leaves_the_windows_as_they_were(zoo, name, kind):
+    windows = stack_windows(windows_of(name, kind), HORIZON)
+    kept = copy.deepcopy(windows)
+    model = zoo.built(name)
+    batch = model.collate(windows)
+    if ZOO[name].kinds[kind].trains:
+        model(batch).total.backward()
+    assert np.array_equal(windows.context, kept.context, equal_nan=True)
+    assert np.array_equal(windows.future, kept.future, equal_nan=True)
+    assert np.array_equal(windows.key, kept.key)
+
+
+# Losses
+
+
+@trainable_kinds
+def test_the_loss_is_a_sum_whose_gradient_reaches_every_parameter(zoo, name, kind):
+    model = zoo.built(name)
     model.train()
-    total, weight = model(batch_of(model, kind))
+    torch.manual_seed(0)
+    total, weight = model(batch_of(model, name, kind))
     assert total.shape == weight.shape == ()
     assert torch.isfinite(total) and weight > 0 and not weight.requires_grad
     total.backward()
@@ -85,74 +93,160 @@ def test_the_loss_is_a_sum_whose_gradient_reaches_every_parameter(name, kind):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_parts_of_a_batch_sum_to_the_whole(name, kind):
-    model, windows = built(name), windows_of(kind)
-    whole = model(model.collate(stack_windows(windows, HORIZON)))
-    parts = [model(model.collate(stack_windows(part, HORIZON))) for part in (windows[:1], windows[1:])]
-    assert sum(p.total.item() for p in parts) == pytest.approx(whole.total.item(), rel=1e-4)
-    assert sum(p.weight.item() for p in parts) == pytest.approx(whole.weight.item())
+@trainable_kinds
+@torch.no_grad()
+def test_parts_of_a_batch_sum_to_the_whole(zoo, name, kind):
+    """In eval mode. What belongs to a micro-batch and is no sum over windows is left out: its weights add up."""
+    model, windows = zoo.shared(name), windows_of(name, kind)
+    whole = model.validation_losses(collated(model, windows))
+    parts = [model.validation_losses(collated(model, part)) for part in (windows[:1], windows[1:])]
+    assert whole.keys() > ZOO[name].of_micro_batches
+    for key in whole:
+        assert sum(p[key].weight.item() for p in parts) == pytest.approx(whole[key].weight.item())
+        if key not in ZOO[name].of_micro_batches:
+            assert sum(p[key].total.item() for p in parts) == pytest.approx(whole[key].total.item(), rel=1e-4), key
 
 
-@settings(max_examples=40, deadline=None)
+@trainable_kinds
+@torch.no_grad()
+def test_validation_names_its_losses_and_the_loss_is_among_them(zoo, name, kind):
+    model = zoo.shared(name)
+    batch = batch_of(model, name, kind)
+    found = model.validation_losses(batch)
+    assert tuple(found) == model.validation_names
+    assert all(loss.total.isfinite() and loss.weight > 0 for loss in found.values())
+    assert torch.equal(found["loss"].total, model(batch).total)
+
+
+@every_family
+@torch.no_grad()
+def test_windows_with_nothing_to_learn_from_weigh_nothing(zoo, name):
+    model = zoo.shared(name)
+    kind = next(iter(ZOO[name].kinds))
+    void = [
+        replace(w, context=np.full_like(w.context, np.nan), future=np.full_like(w.future, np.nan))
+        for w in windows_of(name, kind)
+    ]
+    for loss in model.validation_losses(collated(model, void)).values():
+        assert loss.total == 0 and loss.total.isfinite()
+
+
+@every_family
+def test_a_batch_is_learnt_by_heart(zoo, name):
+    model = zoo.built(name)
+    kind = next(kind for kind, facts in ZOO[name].kinds.items() if facts.even)
+    batch = batch_of(model, name, kind)
+    optimizer = torch.optim.Adam(model.parameters(), lr=ZOO[name].learning_rate)
+
+    def loss() -> float:
+        with torch.no_grad():
+            total, weight = model.eval()(batch)
+        return (total / weight).item()
+
+    before = loss()
+    model.train()
+    for step in range(60):
+        torch.manual_seed(step)
+        total, weight = model(batch)
+        (total / weight).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss() < before / 2
+
+
+# Causality
+
+
+@settings(max_examples=12, deadline=None)
 @given(
-    kind=st.sampled_from(KINDS),
     seed=st.integers(0, 1000),
     change=st.sampled_from([np.nan, np.inf, -1e30, 0.0, 7.0]),
     which=st.sampled_from([TARGET, PAST]),
 )
-@pytest.mark.parametrize("name", FAMILIES)
-def test_values_after_the_cutoff_change_only_labels(name, kind, seed, change, which):
-    """Targets and past covariates beyond the cutoff reach no input, statistic or token; known covariates may."""
-    model, windows = built(name), windows_of(kind, count=3, seed=seed)
+@every_kind
+def test_values_after_the_cutoff_change_only_labels(zoo, name, kind, seed, change, which):
+    """Targets and past covariates beyond the cutoff reach no input, statistic, token or forecast."""
+    model, windows = zoo.shared(name), windows_of(name, kind, count=3, seed=seed)
     changed = []
     for window in windows:
         future = window.future.copy()
         future[window.roles == which] = change
         changed.append(replace(window, future=future))
-    before, after = (model.collate(stack_windows(w, HORIZON)) for w in (windows, changed))
+    before, after = (collated(model, w) for w in (windows, changed))
     assert before.keys() == after.keys()
     different = {key for key in before if not torch.equal(before[key].nan_to_num(), after[key].nan_to_num())}
-    assert different <= ({"future_target"} if which == TARGET else set())
-    with torch.no_grad():
-        forecasts = [model.forecast(batch, HORIZON, LEVELS).quantiles for batch in (before, after)]
-    assert torch.equal(*forecasts)
+    assert different <= (LABELS if which == TARGET else set())
+    for one, other in zip(*(tokens_up_to_cutoff(model, batch) for batch in (before, after)), strict=True):
+        assert torch.equal(one, other)
+    if name in FORECASTERS:
+        assert torch.equal(*(forecast(model, batch).nan_to_num() for batch in (before, after)))
 
 
-@pytest.mark.parametrize("kind", ["known covariate"])
-def test_known_covariates_after_the_cutoff_do_reach_the_forecast(name, kind):
+def tokens_up_to_cutoff(model: Trainable, batch: Batch) -> list[torch.Tensor]:
+    """A window's tokens up to its cutoff, of families that have tokens and of batches that they can train on."""
+    if not hasattr(model, "tokens") or "future_target" not in batch:
+        return []
+    first, second, _ = model.tokens(batch)  # type: ignore[operator]
+    longest = batch["context"].shape[1]
+    lengths = batch["lengths"].tolist() if "lengths" in batch else [longest] * len(first)
+    return [ids[b, :length] for ids in (first, second) for b, length in enumerate(lengths)]
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in kinds_of(forecasts=True) if case[1] == "known covariate"])
+def test_known_covariates_after_the_cutoff_do_reach_the_forecast(zoo, name, kind):
     """The control of the test above: it would notice a leak."""
-    model, windows = built(name), windows_of(kind)
+    model, windows = zoo.shared(name), windows_of(name, kind)
     changed = [replace(w, future=np.where((w.roles == KNOWN)[:, None], 9.0, w.future)) for w in windows]
-    with torch.no_grad():
-        before, after = (
-            model.forecast(model.collate(stack_windows(w, HORIZON)), HORIZON, LEVELS) for w in (windows, changed)
-        )
-    assert not torch.allclose(before.quantiles, after.quantiles)
+    before, after = (forecast(model, collated(model, w)) for w in (windows, changed))
+    assert not torch.allclose(before, after)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_forecast_has_the_targets_in_order_whatever_else_is_in_the_batch(name, kind):
-    model, windows = built(name).eval(), windows_of(kind)
-    with torch.no_grad():
-        together = model.forecast(model.collate(stack_windows(windows, HORIZON)), HORIZON, LEVELS)
-        alone = [model.forecast(model.collate(stack_windows([w], HORIZON)), HORIZON, LEVELS).quantiles for w in windows]
-    assert together.levels == LEVELS
-    assert together.quantiles.shape == (sum(w.num_targets for w in windows), HORIZON, len(LEVELS))
-    assert torch.allclose(together.quantiles, torch.cat(alone), rtol=1e-4, atol=1e-4)
+@forecast_kinds
+def test_values_before_the_cutoff_do_reach_the_forecast(zoo, name, kind):
+    """Another control."""
+    model, windows = zoo.shared(name), windows_of(name, kind)
+    changed = [replace(w, context=w.context * np.linspace(1, 2, w.context.shape[1], dtype=np.float32)) for w in windows]
+    before, after = (forecast(model, collated(model, w)) for w in (windows, changed))
+    assert not torch.allclose(before, after)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_collating_leaves_the_windows_as_they_were(name, kind):
-    model, windows = built(name), stack_windows(windows_of(kind), HORIZON)
-    kept = copy.deepcopy(windows)
-    model(model.collate(windows)).total.backward()
-    assert np.array_equal(windows.context, kept.context, equal_nan=True)
-    assert np.array_equal(windows.future, kept.future, equal_nan=True)
+# Forecasts
 
 
-def test_every_trainable_parameter_has_a_role(name):
-    model = built(name)
+@forecast_kinds
+def test_a_forecast_has_the_targets_in_order_whatever_else_is_in_the_batch(zoo, name, kind):
+    model, windows = zoo.shared(name), windows_of(name, kind)
+    together = forecast(model, collated(model, windows))
+    alone = [forecast(model, collated(model, [window])) for window in windows]
+    assert together.shape == (sum(w.num_targets for w in windows), HORIZON, len(LEVELS))
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_a_forecast_says_what_it_is(zoo, name):
+    model = zoo.shared(name)
+    batch = batch_of(model, name, next(iter(ZOO[name].kinds)))
+    found = model.forecast(batch, HORIZON, LEVELS, num_samples=3)
+    rows = len(found.quantiles)
+    assert found.levels == LEVELS and found.quantiles.shape == (rows, HORIZON, len(LEVELS))
+    assert found.samples is None or found.samples.shape == (rows, 3, HORIZON)
+    assert found.mean is None or torch.allclose(found.mean, found.samples.mean(1))
+    assert all(isinstance(count, int) for count in found.notes.values())
+
+
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_lengths_are_told(zoo, name):
+    model = zoo.shared(name)
+    assert model.max_context_length >= CONTEXT
+    assert 1 <= model.bucket_length <= CONTEXT
+
+
+# Parameters and blocks
+
+
+@every_family
+def test_every_trainable_parameter_has_a_role(zoo, name):
+    model = zoo.built(name)
     roles = model.parameter_groups()
     parameters = dict(model.named_parameters())
     assert roles.keys() == parameters.keys()
@@ -162,8 +256,9 @@ def test_every_trainable_parameter_has_a_role(name):
     assert len(model.parameter_groups()) == len(parameters) - 1
 
 
-def test_blocks_are_the_models_own_and_apart(name):
-    model = built(name)
+@every_family
+def test_blocks_are_the_models_own_and_apart(zoo, name):
+    model = zoo.shared(name)
     blocks = model.blocks()
     assert blocks and all(any(block is module for module in model.modules()) for block in blocks)
     held = [id(parameter) for block in blocks for parameter in block.parameters()]
@@ -171,63 +266,97 @@ def test_blocks_are_the_models_own_and_apart(name):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_recomputed_activations_give_the_same_gradients(name, dropout):
+@every_family
+def test_recomputed_activations_give_the_same_gradients(zoo, name, dropout):
     grads = []
+    kind = next(iter(ZOO[name].kinds))
     for recompute in (False, True):
-        model = built(name, dropout_rate=dropout).train()
+        model = zoo.built(name, **dict.fromkeys(ZOO[name].dropout, dropout)).train()
         if recompute:
             for block in model.blocks():
                 plain = block.forward
                 block.forward = lambda *a, plain=plain, **k: checkpoint(plain, *a, use_reentrant=False, **k)
         torch.manual_seed(0)
-        model(batch_of(model, "multivariate")).total.backward()
+        model(batch_of(model, name, kind)).total.backward()
         grads.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_release_forecasts_as_the_model_that_wrote_it(name, kind, tmp_path):
-    model = built(name, seed=3).eval()
-    model.save_release(tmp_path)
-    batch = batch_of(model, kind)
-    loaded = family(name).load(tmp_path)
-    assert not loaded.training
-    assert torch.equal(
-        model.forecast(batch, HORIZON, LEVELS).quantiles, loaded.forecast(batch, HORIZON, LEVELS).quantiles
-    )
+@every_family
+def test_dropout_acts_in_training_and_nowhere_else(zoo, name):
+    kind = next(iter(ZOO[name].kinds))
+    batch = batch_of(zoo.shared(name), name, kind)
+    for key in ZOO[name].dropout:
+        model = zoo.built(name, **{key: 0.5})
+        losses = {}
+        for mode in (True, False):
+            for seed in (0, 1):
+                torch.manual_seed(seed)
+                losses[mode, seed] = model.train(mode)(batch).total.item()
+        assert losses[True, 0] != losses[True, 1], key
+        assert losses[False, 0] == losses[False, 1], key
 
 
-def test_a_given_state_is_released_instead_of_the_models_own(name, tmp_path):
-    model, averaged = built(name, seed=3), built(name, seed=4)
-    model.save_release(tmp_path, averaged.state_dict())
-    loaded = family(name).load(tmp_path).state_dict()
-    assert all(torch.equal(loaded[key], value) for key, value in averaged.state_dict().items())
-
-
-def test_a_release_belongs_to_its_family_alone(name, tmp_path):
-    built(name).save_release(tmp_path)
-    raw = json.loads((tmp_path / "config.json").read_text())
-    assert [other for other in FAMILIES if family(other).matches(raw)] == [name]
-    assert not family(name).matches({"model_type": "t5"})
-
-
-def test_the_seed_decides_the_weights(name):
-    first, again, other = (torch.nn.utils.parameters_to_vector(built(name, seed=s).parameters()) for s in (1, 1, 2))
+@every_family
+def test_the_seed_decides_the_weights(zoo, name):
+    first, again, other = (flat(zoo.built(name, seed=s)) for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("kind", ["univariate", "multivariate"])
-def test_the_operations_claimed_are_those_done(name, kind):
+@every_family
+def test_a_copy_is_a_model_of_its_own(zoo, name):
+    model = zoo.built(name)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    assert not flat(copied).any() and torch.equal(flat(model), flat(zoo.built(name)))
+
+
+@pytest.mark.parametrize(("name", "kind"), kinds_of(trains=True, even=True))
+def test_the_operations_claimed_are_those_done(zoo, name, kind):
     """Against torch's own count of the plain layers; element-wise work is not counted by either."""
-    model, windows = built(name).double().eval(), windows_of(kind)
-    batch = model.collate(stack_windows(windows, HORIZON))
+    model, windows = zoo.built(name).double().eval(), windows_of(name, kind)
+    batch = collated(model, windows)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         model(batch)
     claimed = len(windows) * model.flops_per_window(CONTEXT, HORIZON, len(windows[0].context))
     assert claimed == pytest.approx(counted.get_total_flops(), rel=0.03)
 
 
-def test_lengths_are_told(name):
-    model = built(name)
-    assert model.max_context_length == CONTEXT
-    assert 1 <= model.bucket_length <= CONTEXT
+# Releases
+
+
+@trainable_kinds
+def test_a_release_loses_what_the_model_that_wrote_it_loses(zoo, name, kind, tmp_path):
+    model = zoo.built(name, seed=3).eval()
+    model.save_release(tmp_path)
+    loaded = family(name).load(tmp_path)
+    assert not loaded.training
+    batch = batch_of(model, name, kind)
+    with torch.no_grad():
+        assert torch.equal(model(batch).total, loaded(batch).total)
+
+
+@forecast_kinds
+def test_a_release_forecasts_as_the_model_that_wrote_it(zoo, name, kind, tmp_path):
+    model = zoo.built(name, seed=3).eval()
+    model.save_release(tmp_path)
+    batch = batch_of(model, name, kind)
+    assert torch.equal(forecast(model, batch), forecast(family(name).load(tmp_path), batch))
+
+
+@every_family
+def test_a_given_state_is_released_instead_of_the_models_own(zoo, name, tmp_path):
+    model, averaged = zoo.built(name, seed=3), zoo.built(name, seed=4)
+    model.save_release(tmp_path, averaged.state_dict())
+    loaded = family(name).load(tmp_path).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in averaged.state_dict().items())
+
+
+@every_family
+def test_a_release_belongs_to_its_family_alone(zoo, name, tmp_path):
+    zoo.built(name).save_release(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    assert [other for other in FAMILIES if family(other).matches(raw)] == [name]
+    assert not family(name).matches({"model_type": "t5"})

@@ -301,6 +301,17 @@ def test_constant_columns_are_zero_and_come_back(kit):
     assert float(batch["loc"][0, 4]) == 7.0
 
 
+def test_infinite_values_count_as_missing(kit):
+    window = kit.window()
+    assert window.future is not None
+    holed_window, infinite = (
+        holed(window, (3, 7), (1, 18)),
+        replace(window, context=window.context.copy(), future=window.future.copy()),
+    )
+    infinite.context[3, 7], infinite.future[1, 2] = np.inf, -np.inf
+    same(collate(infinite), collate(holed_window))
+
+
 def test_products_beyond_float32_are_cut_at_its_largest_number():
     window = Window(np.full((5, 4), 3e37, np.float32), 5, future=np.full((5, HORIZON), 3e37, np.float32))
     batch = collate(window)

@@ -214,6 +214,7 @@ def _candles(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]:
             column[first[chosen] + row] = k
             if k != AMOUNT or VOLUME in found:  # as upstream, which needs both
                 bars[chosen, :, k] = joined[first[chosen] + row]
+    bars[np.isinf(bars)] = np.nan  # no price is infinite
     target = np.flatnonzero(windows.role == TARGET)
     return bars, (windows.window[target], column[target]), len(target) == len(joined)
 

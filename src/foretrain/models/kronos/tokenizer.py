@@ -80,7 +80,7 @@ class TokenizerNetwork(nn.Module):
     def latent(self, x: Tensor) -> Tensor:
         """(B, T, F) normalised bars -> (B, T, D) before the sphere."""
         table = causal_table(x.shape[1], self.head_width, x.device)
-        hidden = self.embed(x)
+        hidden = self.embed(x.to(self.embed.weight.dtype))
         for block in self.encoder:
             hidden = block(hidden, table)
         return self.quant_embed(hidden)
