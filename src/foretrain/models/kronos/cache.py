@@ -38,10 +38,16 @@ class Stack:
         """C."""
         return self.memories[0].held
 
-    def read(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """x (N, C, D), of which row n counts lengths[n] tokens -> (N, C, D); nothing was read before."""
+    def read(self, x: Tensor, lengths: Tensor | None = None, *, keep: bool = True) -> Tensor:
+        """x (N, C, D), of which row n counts lengths[n] tokens -> (N, C, D); nothing was read before.
+
+        Without keep nothing is remembered, which is faster, and the stack cannot go on.
+        """
         table = causal_table(x.shape[1], self._head_width, x.device)
         for block in self.blocks:
+            if not keep:
+                x = block(x, table)
+                continue
             x, memory = block.keep(x, table)
             self.memories.append(memory)
         self.following = x.shape[1]
@@ -152,10 +158,10 @@ class Cache:
         self._dependency: Memory | None = None
 
     @classmethod
-    def of(cls, network: KronosNetwork, x: Tensor, lengths: Tensor | None, window: int) -> Cache:
-        """After reading inputs x (N, C, D), of which row n counts lengths[n] tokens."""
+    def of(cls, network: KronosNetwork, x: Tensor, lengths: Tensor | None, window: int, *, keep: bool = True) -> Cache:
+        """After reading inputs x (N, C, D), of which row n counts lengths[n] tokens; see Stack.read."""
         cache = cls(network, window)
-        hidden = network.norm(cache.stack.read(x, lengths))
+        hidden = network.norm(cache.stack.read(x, lengths, keep=keep))
         newest = x.shape[1] - 1 if lengths is None else lengths - 1
         cache.hidden = hidden[torch.arange(len(x), device=x.device), newest][:, None]
         attention = network.dep_layer.cross_attn

@@ -258,7 +258,7 @@ class _Job:
             inputs[:, :, step] = x if ahead is None else x + ahead[:, None, step]
             made = step + 1
             if self._is_due(made):
-                cache = self._anew(inputs[:, :, :made], min(self.every or steps, steps - made))
+                cache = self._anew(inputs[:, :, :made])
             else:
                 cache.extend(inputs[:, :, step, None].reshape(len(cache.hidden), -1, 1, inputs.shape[-1]))
         return (s1, s2, *(torch.stack(x, 2) for x in kept)) if self.keep_logits else (s1, s2)
@@ -270,11 +270,14 @@ class _Job:
         beyond = min(self.source.s1.shape[1], self.window) + made - self.window
         return beyond > 0 and beyond % self.every == 0
 
-    def _anew(self, inputs: Tensor, room: int) -> Cache:
-        """The predictor after reading the newest tokens alone, `inputs` (N, S, made, D) the generated ones among them,
-        with room for more. Rows of its own are N, or N S where samples have no context left to share."""
+    def _anew(self, inputs: Tensor) -> Cache:
+        """The predictor after reading the newest tokens alone, `inputs` (N, S, made, D) the generated ones among them.
+
+        It has room for the tokens until its successor. Its rows are N, or N S where the samples of a series have no
+        context left to share.
+        """
         _, samples, made, _ = inputs.shape
-        kept = self.window - made
+        kept, room = self.window - made, min(self.every or 0, self.steps - made)
         context = None
         if kept > 0:
             (_, _, context), _ = self.source.newest(kept)
@@ -285,6 +288,8 @@ class _Job:
         recent = inputs[:, :, -self.window :].flatten(0, 1)
         if context is not None:
             recent = torch.cat((context, recent), 1)
+        if self.every == 1:
+            return Cache.of(self.network, recent, None, self.window, keep=False)
         return Cache.of(self.network, recent, None, self.window).fork(1, room)
 
 
