@@ -59,3 +59,39 @@ def future(frame) -> pd.DataFrame:
             time = last + pd.Timedelta(hours=k)
             rows.append((name, time, rng.standard_normal(), rng.choice(["a", "b", "z"])))
     return pd.DataFrame(rows, columns=["item_id", "timestamp", "temp", "kind"])
+
+
+@pytest.fixture(scope="session")
+def candle_predictor(zoo) -> Predictor:
+    """A small Kronos with random weights."""
+    return Predictor(zoo.shared("kronos"))
+
+
+@pytest.fixture
+def candles() -> pd.DataFrame:
+    """Two items of 5-minute bars from half past nine to four with a capital first letter and a column of text."""
+    rng = np.random.default_rng(2)
+    sessions = [
+        pd.date_range(d + pd.Timedelta("9h30min"), periods=78, freq="5min")
+        for d in pd.bdate_range("2024-03-04", periods=4)
+    ]
+    stamps = sessions[0].append(sessions[1:])
+    parts = []
+    for name, steps in (("ACME", 300), ("7", 250)):
+        close = 50 + rng.normal(0, 0.1, steps).cumsum()
+        opened = close + rng.normal(0, 0.05, steps)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "item_id": name,
+                    "timestamp": stamps[:steps],
+                    "Close": close,
+                    "Open": opened,
+                    "High": np.maximum(opened, close) + 0.1,
+                    "Low": np.minimum(opened, close) - 0.1,
+                    "Volume": rng.uniform(1e3, 2e3, steps),
+                    "exchange": "N",
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)

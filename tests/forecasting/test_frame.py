@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.forecasting.frame import Names, read_frame, write_frame
+from foretrain.forecasting.frame import Names, one_item, read_frame
 
 H = 4
 
@@ -109,19 +109,26 @@ def test_a_zone_survives(frame):
     assert str(read_frame(frame, H).stamps.tz) == "America/New_York"
 
 
-def test_the_forecast_frame_has_one_row_an_item_target_and_step(frame):
-    names = Names(target=("target", "temp"))
-    task = read_frame(frame, H, names=names)
-    count = len(task.windows)
-    quantiles = np.arange(count * 2 * H * 2, dtype=np.float32).reshape(count, 2, H, 2)
-    out = write_frame(task, list(quantiles), list(quantiles[..., 0]), (0.1, 0.9))
-    assert list(out.columns) == ["item_id", "timestamp", "target_name", "predictions", "0.1", "0.9"]
-    assert len(out) == count * 2 * H
-    np.testing.assert_array_equal(out["0.9"], quantiles[..., 1].ravel())
-    second = out.iloc[2 * H : 4 * H]
-    assert set(second["item_id"]) == {task.item_ids[1]}
-    assert second["target_name"].tolist() == ["target"] * H + ["temp"] * H
-    assert second["timestamp"].tolist() == list(task.stamps[H : 2 * H]) * 2
+def test_windows_name_their_rows(frame, future):
+    window = read_frame(frame, H, future_df=future.drop(columns="temp")).windows[0]
+    assert window.names == ("target", "temp", "kind")
+    assert read_frame(frame, H, names=Names(target=("temp",)), future_df=future.drop(columns="temp")).windows[
+        0
+    ].names == (
+        "temp",
+        "target",
+        "kind",
+    )
+
+
+def test_a_single_series_needs_no_ids(frame, future):
+    one, ahead = (f[f.item_id == "nan"].drop(columns="item_id") for f in (frame, future))
+    named, named_ahead = one_item(one, ahead, Names())
+    assert set(named["item_id"]) == set(named_ahead["item_id"]) == {"item"}
+    unlike = Names(item_id="symbol")
+    assert one_item(one, None, unlike)[0] is one  # a column that was asked for must be there
+    several = frame.drop(columns="item_id")
+    assert one_item(several, None, Names())[0] is several
 
 
 def test_number_ids_come_back_as_numbers():

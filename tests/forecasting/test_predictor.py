@@ -12,7 +12,7 @@ import torch
 
 import foretrain
 from foretrain.errors import ConfigError, DataError, ModelError
-from foretrain.forecasting.predictor import load
+from foretrain.forecasting.predictor import Predictor, load
 
 
 def test_a_saved_release_forecasts_the_same(predictor, tmp_path):
@@ -148,6 +148,116 @@ def test_forecasts_that_mean_nothing_are_announced(predictor, frame, recwarn):
         predictor.forecast_df(empty, 4)
     with pytest.warns(UserWarning, match=r"1 item\(s\), first '007', are not finite. Values beyond 1e18"):
         predictor.forecast_df(plain.assign(target=plain.target * np.where(plain.item_id == "007", 1e37, 1.0)), 4)
+
+
+def test_a_part_that_the_family_does_not_have_is_refused(golden_folder):
+    with pytest.raises(ModelError, match="a Chronos-2 model has no tokenizer"):
+        load(golden_folder / "model", tokenizer="somewhere")
+
+
+def test_a_model_opens_with_a_part_from_elsewhere(zoo, candles, tmp_path):
+    release = tmp_path / "release"
+    Predictor(zoo.built("kronos")).save(release)
+    shutil.move(release / "tokenizer", tmp_path / "tokenizer")
+    with pytest.raises(ModelError, match="needs its tokenizer"):
+        load(release)
+    opened = load(release, device="cpu", tokenizer=tmp_path / "tokenizer")
+    own = candles[candles.item_id == "7"]
+    with pytest.warns(UserWarning, match="left out"):
+        pd.testing.assert_frame_equal(
+            opened.forecast_df(own, 2, num_samples=2),
+            Predictor(zoo.built("kronos")).forecast_df(own, 2, num_samples=2),
+        )
+
+
+def test_a_part_of_a_model_is_no_predictor(zoo, tmp_path):
+    zoo.built("kronos_tokenizer").save_release(tmp_path)
+    with pytest.raises(ModelError, match=r"holds a kronos_tokenizer, which makes no forecasts; .* Load one of those"):
+        load(tmp_path)
+
+
+def test_candles_are_recognised_and_everything_else_is_left_out(candle_predictor, candles):
+    with pytest.warns(UserWarning, match="kronos reads Open, High, Low, Close, Volume and no other .* out: 'exchange'"):
+        table = candle_predictor.forecast_df(candles, 3, [0.1, 0.9], num_samples=4)
+    assert list(table.columns) == ["item_id", "timestamp", "target_name", "predictions", "mean", "0.1", "0.9"]
+    assert table["target_name"].unique().tolist() == ["Open", "High", "Low", "Close", "Volume"]
+    assert table["item_id"].unique().tolist() == ["ACME", "7"]
+
+
+def test_outputs_are_views_of_the_same_draws(candle_predictor, candles):
+    plain = candles.drop(columns="exchange")
+    long, wide, paths = (
+        candle_predictor.forecast_df(plain, 3, [0.5], num_samples=4, output=output)
+        for output in ("long", "candles", "paths")
+    )
+    columns = ["Open", "High", "Low", "Close", "Volume"]
+    assert list(wide.columns) == ["item_id", "timestamp", *columns]
+    assert list(paths.columns) == ["item_id", "timestamp", "sample", *columns]
+    for name in columns:
+        own = long[long.target_name == name]
+        np.testing.assert_array_equal(own["mean"], wide[name])
+        drawn = paths[name].to_numpy(np.float64).reshape(2, 4, 3)
+        np.testing.assert_allclose(drawn.mean(1).ravel(), wide[name], rtol=1e-5)
+        np.testing.assert_allclose(np.median(drawn, 1).ravel(), own["0.5"], rtol=1e-5)
+    both = candle_predictor.forecast_tables(plain, 3, [0.5], ("paths", "long"), num_samples=4)
+    pd.testing.assert_frame_equal(both["paths"], paths)
+    pd.testing.assert_frame_equal(both["long"], long)
+
+
+def test_other_columns_of_a_candle_are_still_looked_at(candle_predictor, candles):
+    plain = candles.drop(columns="exchange")
+    close = candle_predictor.forecast_df(plain, 3, target="Close", num_samples=4)
+    whole = candle_predictor.forecast_df(plain, 3, num_samples=4)
+    assert set(close["target_name"]) == {"Close"}
+    np.testing.assert_array_equal(close["0.5"], whole[whole.target_name == "Close"]["0.5"])
+    assert list(candle_predictor.forecast_df(plain, 3, target="Close", output="candles").columns) == [
+        "item_id",
+        "timestamp",
+        "Close",
+    ]
+
+
+def test_bars_go_on_by_their_hours_or_by_a_calendar(candle_predictor, candles):
+    plain = candles.drop(columns="exchange")
+    late = {"ACME": "2024-03-07 14:55", "7": "2024-03-07 10:45"}
+    for how in ({}, {"calendar": "NYSE"}):
+        table = candle_predictor.forecast_df(plain, 100, [0.5], num_samples=1, output="candles", **how)
+        for name, last in late.items():
+            stamps = table[table.item_id == name]["timestamp"]
+            assert stamps.iloc[0] == pd.Timestamp(last) + pd.Timedelta("5min")
+            assert stamps.iloc[-1] > pd.Timestamp("2024-03-08 09:30")
+            assert set(stamps.dt.hour) <= set(range(9, 16)) and (stamps.dt.hour * 60 + stamps.dt.minute >= 570).all()
+
+
+def test_a_single_frame_needs_no_ids(candle_predictor, candles):
+    plain = candles[candles.item_id == "7"].drop(columns=["item_id", "exchange"])
+    found = candle_predictor.forecast_df(plain, 2, num_samples=2)
+    assert set(found["item_id"]) == {"item"}
+
+
+def test_paths_of_arrays(candle_predictor, predictor, candles):
+    bars = candles[candles.item_id == "7"][["Open", "High", "Low", "Close"]].to_numpy(np.float32).T
+    paths = candle_predictor.forecast_paths([bars, bars[:, :30]], 5, num_samples=3, seed=1)
+    assert [p.shape for p in paths] == [(4, 3, 5), (4, 3, 5)]
+    assert not np.array_equal(paths[0], candle_predictor.forecast_paths([bars], 5, num_samples=3, seed=2)[0])
+    with pytest.raises(ConfigError, match="chronos2 draws no sample paths"):
+        predictor.forecast_paths([np.zeros(20)], 5)
+
+
+def test_what_a_family_repairs_is_told_once(candle_predictor, candles):
+    plain = candles.drop(columns="exchange")
+    with pytest.warns(UserWarning, match=r"\d+ of 24 candles repaired") as told:
+        candle_predictor.forecast_df(plain, 3, num_samples=4, repair=True)
+    assert len(told) == 1
+
+
+def test_outputs_that_a_family_does_not_have_are_refused(predictor, candle_predictor, frame, candles):
+    with pytest.raises(ConfigError, match="chronos2 forecasts no candles"):
+        predictor.forecast_df(frame, 4, output="candles")
+    with pytest.raises(ConfigError, match="choose long, candles, paths"):
+        predictor.forecast_df(frame, 4, output="wide")
+    with pytest.raises(DataError, match="none that kronos forecasts by itself among"):
+        candle_predictor.forecast_df(candles.drop(columns="Low"), 4)
 
 
 def test_columns_may_have_other_names(predictor, frame):

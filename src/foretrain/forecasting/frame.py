@@ -1,10 +1,11 @@
-"""A long pandas frame as windows, and forecasts of windows as a long pandas frame.
+"""A long pandas frame as windows.
 
-# N items, T rows of all items, V variates, H horizon, Q levels
+# N items, T rows of all items, V variates, H horizon
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -78,9 +79,11 @@ def read_frame(
     history = _sort(df, names, None)
     future_stamps = _future_stamps(history, prediction_length, freq, calendar)
     known = None if future_df is None else _match_future(future_df, history, names, prediction_length, future_stamps)
-    context, future, num_past = _values(history, known, names, prediction_length, ordinal)
+    past, ahead = _covariates(history.frame, known, names)
+    context, future = _values(history, known, names, past, ahead, prediction_length, ordinal)
+    rows = (*names.target, *past, *ahead)
     return FrameTask(
-        windows=_windows(history, context, future, num_past, names, future_stamps, prediction_length),
+        windows=_windows(history, context, future, rows, len(names.target), len(past), future_stamps),
         names=names,
         item_ids=history.ids,
         stamps=future_stamps,
@@ -88,28 +91,34 @@ def read_frame(
     )
 
 
-def write_frame(
-    task: FrameTask, quantiles: Sequence[FloatArray], point: Sequence[FloatArray], levels: Sequence[float]
-) -> pd.DataFrame:
-    """The forecasts as a frame: id, timestamp, target_name, predictions, one column a level named str(level).
+def one_item(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:
+    """The frames with an id column where they lack the usual one and hold a single series, named "item"."""
+    lacks = names.item_id == Names.item_id and names.item_id not in df.columns and names.timestamp in df.columns
+    if not lacks or df.columns.has_duplicates or df[names.timestamp].duplicated().any():
+        return df, future_df
+    if future_df is not None and names.item_id not in future_df.columns:
+        future_df = future_df.assign(**{names.item_id: "item"})
+    return df.assign(**{names.item_id: "item"}), future_df
 
-    quantiles are (V, H, Q) and point (V, H) per item; rows are ordered by item, target and step.
+
+def take_columns(
+    df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names, taken: Sequence[str], family: str
+) -> tuple[Any, Any]:
+    """The frames without the columns that a family cannot use, with a warning that names them.
+
+    taken are the columns of df that it can use; id, time stamps and targets are kept besides.
     """
-    import pandas as pd
-
-    targets, horizon = len(task.names.target), task.prediction_length
-    table = np.stack(quantiles)  # (N, V, H, Q)
-    count = len(table)
-    order = np.arange(count * horizon).reshape(count, 1, horizon)
-    rows = np.broadcast_to(order, (count, targets, horizon)).ravel()
-    columns: dict[str, Any] = {
-        task.names.item_id: task.item_ids.repeat(targets * horizon),
-        task.names.timestamp: task.stamps[rows],
-        "target_name": np.tile(np.repeat(np.array(task.names.target, dtype=object), horizon), count),
-        "predictions": np.stack(point).ravel(),
-    }
-    columns.update({str(level): table[..., i].ravel() for i, level in enumerate(levels)})
-    return pd.DataFrame(columns)
+    kept = {names.item_id, names.timestamp, *names.target, *taken}
+    left_out = [name for name in df.columns if name not in kept]
+    if left_out:
+        warnings.warn(
+            f"{family} reads {', '.join(map(str, taken))} and no other columns; left out: {_listed(left_out)}.",
+            stacklevel=4,
+        )
+        df = df.drop(columns=left_out)
+    if future_df is not None:
+        future_df = future_df.drop(columns=[name for name in future_df.columns if name not in kept])
+    return df, future_df
 
 
 def _check_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> None:
@@ -235,16 +244,26 @@ def _match_future(
     return future.frame
 
 
+def _covariates(frame: pd.DataFrame, known: pd.DataFrame | None, names: Names) -> tuple[list[str], list[str]]:
+    """Covariates known in the past only, and those that known has too."""
+    every = [name for name in frame.columns if name not in (names.item_id, names.timestamp, *names.target)]
+    ahead = [name for name in every if known is not None and name in known.columns]
+    return [name for name in every if name not in ahead], ahead
+
+
 def _values(
-    history: _Sorted, known: pd.DataFrame | None, names: Names, horizon: int, ordinal: bool | None
-) -> tuple[FloatArray, FloatArray, int]:
-    """All items side by side: context (V, T), future (V, N * H) and the number of past-only covariates."""
+    history: _Sorted,
+    known: pd.DataFrame | None,
+    names: Names,
+    past: list[str],
+    ahead: list[str],
+    horizon: int,
+    ordinal: bool | None,
+) -> tuple[FloatArray, FloatArray]:
+    """All items side by side: context (V, T) and future (V, N * H)."""
     frame = history.frame
-    covariates = [name for name in frame.columns if name not in (names.item_id, names.timestamp, *names.target)]
-    ahead = [name for name in covariates if known is not None and name in known.columns]
-    past = [name for name in covariates if name not in ahead]
     rows = Rows(history.code, np.repeat(np.arange(len(history.ids)), horizon), len(history.ids))
-    context = np.empty((len(names.target) + len(covariates), len(frame)), np.float32)
+    context = np.empty((len(names.target) + len(past) + len(ahead), len(frame)), np.float32)
     future = np.full((len(context), len(history.ids) * horizon), np.nan, np.float32)
     for i, name in enumerate(names.target):
         context[i] = numbers(_column(frame, name))
@@ -260,7 +279,7 @@ def _values(
         context[i], encoded = encode(column, coming, rows, context[0], use_ordinal=use_ordinal)
         if encoded is not None:
             future[i] = encoded
-    return context, future, len(past)
+    return context, future
 
 
 def numbers(column: pd.Series) -> FloatArray:
@@ -287,25 +306,27 @@ def _windows(
     history: _Sorted,
     context: FloatArray,
     future: FloatArray,
+    rows: tuple[str, ...],
+    num_targets: int,
     num_past: int,
-    names: Names,
     future_stamps: Any,
-    horizon: int,
 ) -> list[Window]:
     calendar = not isinstance(history.times, np.ndarray)
     times = history.times.as_unit("us").asi8 if calendar else None
     ahead = future_stamps.as_unit("us").asi8 if calendar else None
     bounds = [*history.starts.tolist(), len(history.code)]
+    horizon = future.shape[1] // len(history.ids)
     return [
         Window(
             context=context[:, bounds[i] : bounds[i + 1]],
-            num_targets=len(names.target),
+            num_targets=num_targets,
             num_past=num_past,
             future=future[:, i * horizon : (i + 1) * horizon],
             context_times=None if times is None else times[bounds[i] : bounds[i + 1]],
             future_times=None if ahead is None else ahead[i * horizon : (i + 1) * horizon],
             item_id=str(item_id),
             key=window_key(str(item_id), bounds[i + 1] - bounds[i]),
+            names=rows,
         )
         for i, item_id in enumerate(history.ids)
     ]

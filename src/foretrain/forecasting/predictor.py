@@ -10,22 +10,23 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foretrain.data.windows import FloatArray, Window, stack_windows
-from foretrain.errors import ConfigError, ModelError
+from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.forecasting.adapter import ADAPTER_FILE, base_of, merge_adapter
-from foretrain.forecasting.batching import clip_context, forecast_windows, plan
-from foretrain.forecasting.frame import Names, read_frame, write_frame
+from foretrain.forecasting.batching import ForecastList, clip_context, forecast_paths, plan, tell_notes
+from foretrain.forecasting.frame import Names, one_item, read_frame, take_columns
 from foretrain.forecasting.inputs import read_inputs
-from foretrain.models import families, forecast_options
-from foretrain.models.base import Forecaster, move
+from foretrain.forecasting.tables import Output, candle_table, long_table, path_table
+from foretrain.models import families, family, forecast_options
+from foretrain.models.base import Columns, Forecaster, move
 from foretrain.models.hub import resolve
 from foretrain.nn.quantiles import check_levels
 
@@ -136,22 +137,49 @@ class Predictor:
             DataError: malformed inputs.
             ConfigError: impossible or unknown options.
         """
-        levels = check_levels(quantile_levels)
-        windows = inputs if _are_windows(inputs) else read_inputs(inputs, prediction_length)
-        results = forecast_windows(
-            self.model,
-            windows,
+        found = self._forecast(
+            inputs,
             prediction_length,
-            levels,
+            quantile_levels,
+            False,
             batch_size=batch_size,
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
-            options=forecast_options(self.model.family, options),
+            options=options,
         )
-        longest = self.model.max_context_length
-        _warn_if_void(windows, results, min(context_length or longest, longest))
-        return [_sorted(values, levels) for values in results] if sort_quantiles else results
+        levels = check_levels(quantile_levels)
+        return [_sorted(values, levels) for values in found.quantiles] if sort_quantiles else found.quantiles
+
+    def forecast_paths(
+        self,
+        inputs: Any,
+        prediction_length: int,
+        *,
+        batch_size: int = 256,
+        context_length: int | None = None,
+        num_samples: int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> list[FloatArray]:
+        """Sampled futures, one (targets, S, H) array an item, in the order of inputs; arguments as for forecast.
+
+        Raises ConfigError where the family draws no paths, and what forecast raises.
+        """
+        found = self._forecast(
+            inputs,
+            prediction_length,
+            (0.5,),
+            True,
+            batch_size=batch_size,
+            context_length=context_length,
+            num_samples=num_samples,
+            seed=seed,
+            options=options,
+        )
+        if found.samples is None:
+            raise ConfigError(f"{self.model.family} draws no sample paths; use forecast, which gives its quantiles.")
+        return found.samples
 
     def forecast_df(
         self,
@@ -165,18 +193,21 @@ class Predictor:
         *,
         id_column: str = "item_id",
         timestamp_column: str = "timestamp",
-        target: str | Sequence[str] = "target",
+        target: str | Sequence[str] | None = None,
         freq: str | None = None,
+        calendar: str | None = None,
+        output: Output = "long",
         sort_quantiles: bool = False,
         num_samples: int | None = None,
         seed: int = 0,
         **options: Any,
     ) -> pd.DataFrame:
-        """Forecast of a long frame as a long frame.
+        """Forecast of a frame as a frame.
 
         Args:
             df: one row an item and time stamp, in any order; columns besides id, time and target are covariates, text
-                and booleans among them categorical.
+                and booleans among them categorical. A frame of a single series needs no id column; its item is "item".
+                Families of candles read open, high, low, close and, where there, volume and amount, nothing else.
             prediction_length: H, in steps.
             quantile_levels: between 0 and 1.
             future_df: covariates known ahead: H rows an item at the stamps that follow, any of df's covariate columns.
@@ -185,41 +216,154 @@ class Predictor:
             cross_learning: let all items of a batch inform each other; forecasts then depend on the batch.
             id_column: column of the items' names.
             timestamp_column: column of the time stamps, or of whole numbers that count steps.
-            target: column or columns to forecast.
-            freq: pandas alias of the frequency; None = found from the stamps, which must then be regular.
+            target: column or columns to forecast; None = the candle's, for families of candles, else "target".
+            freq: pandas alias of the frequency; None = found from the stamps of each item: their frequency, or the
+                trading hours and days that its newest bars keep.
+            calendar: exchange whose sessions the stamps follow, holidays and half days included, by a name of the
+                package exchange_calendars (XNYS, NYSE, XSHG, CMES, 24/7, ...; extra `market`).
+            output: "long"; "candles", the mean of the sampled candles; or "paths", every one of them.
             sort_quantiles: put crossing quantiles in order.
             num_samples: sample paths, for families that draw them.
             seed: of those draws.
             **options: the family's own.
 
         Returns:
-            Columns id, timestamp, target_name, predictions (the median) and str(level) of each level; rows by item in
-            order of first appearance, target, step.
+            long: columns id, timestamp, target_name, predictions (the median), mean where the family draws paths, and
+            str(level) of each level; rows by item in order of first appearance, target, step. candles: id, timestamp
+            and a column each of open, high, ...; rows by item and step. paths: the same with a column sample (0, 1,
+            ...) after timestamp; rows by item, sample and step.
 
         Raises:
-            DataError: a missing column, text among numbers, duplicate rows, an irregular series, a future_df that does
-                not fit.
-            ConfigError: impossible or unknown options.
+            DataError: a missing column, text among numbers, duplicate rows, a series without regular stamps or trading
+                hours, stamps that are not the calendar's, a future_df that does not fit.
+            ConfigError: impossible or unknown options, calendars or outputs, and candles of a family without.
         """
+        return self.forecast_tables(
+            df,
+            prediction_length,
+            quantile_levels,
+            (output,),
+            future_df=future_df,
+            context_length=context_length,
+            batch_size=batch_size,
+            names=(id_column, timestamp_column),
+            target=target,
+            freq=freq,
+            calendar=calendar,
+            sort_quantiles=sort_quantiles,
+            num_samples=num_samples,
+            seed=seed,
+            options=options | ({"cross_learning": True} if cross_learning else {}),
+        )[output]
+
+    def forecast_tables(
+        self,
+        df: pd.DataFrame,
+        prediction_length: int,
+        quantile_levels: Sequence[float] = DECILES,
+        outputs: Sequence[Output] = ("long",),
+        *,
+        future_df: pd.DataFrame | None = None,
+        context_length: int | None = None,
+        batch_size: int = 256,
+        names: tuple[str, str] = ("item_id", "timestamp"),
+        target: str | Sequence[str] | None = None,
+        freq: str | None = None,
+        calendar: str | None = None,
+        sort_quantiles: bool = False,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> dict[Output, pd.DataFrame]:
+        """Several outputs of one forecast, each as forecast_df gives it; names are the columns of ids and times."""
         levels = check_levels(quantile_levels)
-        names = Names(id_column, timestamp_column, (target,) if isinstance(target, str) else tuple(target))
-        task = read_frame(df, prediction_length, names=names, future_df=future_df, freq=freq)
+        wrong = [output for output in outputs if output not in get_args(Output)]
+        if wrong:
+            raise ConfigError(f"output={wrong[0]!r}: choose {', '.join(get_args(Output))}.")
+        df, future_df, roles, candles = self._roles(df, future_df, names, target)
+        wide = [name for name in roles.target if name in candles]
+        if set(outputs) - {"long"} and not wide:
+            raise ConfigError(f'{self.model.family} forecasts no candles here; output="long" has its quantiles.')
+        task = read_frame(df, prediction_length, names=roles, future_df=future_df, freq=freq, calendar=calendar)
         asked = levels if 0.5 in levels else (*levels, 0.5)
-        results = self.forecast(
+        found = self._forecast(
             task.windows,
             prediction_length,
             asked,
+            "paths" in outputs,
             batch_size=batch_size,
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
-            sort_quantiles=sort_quantiles,
-            **options,
-            **({"cross_learning": True} if cross_learning else {}),
+            options=dict(options or {}),
         )
+        quantiles = [_sorted(values, asked) for values in found.quantiles] if sort_quantiles else found.quantiles
         median = asked.index(0.5)
-        point = [values[..., median] for values in results]
-        return write_frame(task, [values[..., : len(levels)] for values in results], point, levels)
+        tables: dict[Output, pd.DataFrame] = {}
+        for output in outputs:
+            if output == "long":
+                point = [values[..., median] for values in quantiles]
+                kept = [values[..., : len(levels)] for values in quantiles]
+                tables[output] = long_table(task, kept, point, levels, found.mean)
+                continue
+            drawn = found.mean if output == "candles" else found.samples
+            if drawn is None:
+                raise ConfigError(f"{self.model.family} draws no sample paths, so there are none to give as {output}.")
+            tables[output] = (candle_table if output == "candles" else path_table)(task, drawn, wide)
+        return tables
+
+    def columns(self, names: Sequence[str]) -> Columns | None:
+        """What the family forecasts by itself of columns with these names, None where it leaves the choice to you."""
+        return family(self.model.family).columns(names)
+
+    def _roles(
+        self,
+        df: pd.DataFrame,
+        future_df: pd.DataFrame | None,
+        names: tuple[str, str],
+        target: str | Sequence[str] | None,
+    ) -> tuple[pd.DataFrame, pd.DataFrame | None, Names, tuple[str, ...]]:
+        """The frames with what the family can use, the names of their columns, and those that make up a candle."""
+        chosen = (target,) if isinstance(target, str) else None if target is None else tuple(target)
+        df, future_df = one_item(df, future_df, Names(*names))
+        choice = self.columns([str(name) for name in df.columns if name not in names])
+        if choice is None:
+            if chosen is None and "target" not in df.columns and {*names} <= {*df.columns}:
+                raise DataError(
+                    f"df has no column 'target' and none that {self.model.family} forecasts by itself among "
+                    f"{', '.join(map(repr, map(str, df.columns)))}. Name yours with target=, or rename it."
+                )
+            return df, future_df, Names(*names, ("target",) if chosen is None else chosen), ()
+        roles = Names(*names, choice.targets if chosen is None else chosen)
+        df, future_df = take_columns(df, future_df, roles, choice.targets, self.model.family)
+        return df, future_df, roles, choice.targets
+
+    def _forecast(
+        self,
+        inputs: Any,
+        prediction_length: int,
+        quantile_levels: Sequence[float],
+        keep_samples: bool,
+        *,
+        context_length: int | None,
+        options: Mapping[str, Any],
+        **how: Any,
+    ) -> ForecastList:
+        windows = inputs if _are_windows(inputs) else read_inputs(inputs, prediction_length)
+        found = forecast_paths(
+            self.model,
+            windows,
+            prediction_length,
+            check_levels(quantile_levels),
+            keep_samples=keep_samples,
+            context_length=context_length,
+            options=forecast_options(self.model.family, options),
+            **how,
+        )
+        longest = self.model.max_context_length
+        _warn_if_void(windows, found.quantiles, min(context_length or longest, longest))
+        tell_notes(found.notes, stacklevel=4)
+        return found
 
     def embed(
         self, inputs: Any, *, batch_size: int = 256, context_length: int | None = None
@@ -266,14 +410,14 @@ def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], cont
         warnings.warn(
             f"{len(empty):,} item(s), first {empty[0]!r}, have a target without any value in the context; its forecast "
             "means nothing.",
-            stacklevel=3,
+            stacklevel=4,
         )
     broken = [w.item_id for w, values in zip(windows, results, strict=True) if not np.isfinite(values).all()]
     if broken:
         warnings.warn(
             f"the forecasts of {len(broken):,} item(s), first {broken[0]!r}, are not finite. Values beyond 1e18 exceed "
             "the model's arithmetic; divide such series by a constant.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -1,0 +1,81 @@
+"""Forecasts of a frame's windows as pandas frames: long with quantiles, or wide with candles or every sampled path.
+
+# N items, V targets, S samples, H horizon, Q levels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from foretrain.data.windows import FloatArray
+from foretrain.forecasting.frame import FrameTask
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Output = Literal["long", "candles", "paths"]
+
+
+def long_table(
+    task: FrameTask,
+    quantiles: Sequence[FloatArray],
+    point: Sequence[FloatArray],
+    levels: Sequence[float],
+    mean: Sequence[FloatArray] | None = None,
+) -> pd.DataFrame:
+    """Columns id, timestamp, target_name, predictions, mean where there is one, and str(level) of each level.
+
+    quantiles are (V, H, Q), point and mean (V, H) per item; rows are ordered by item, target and step.
+    """
+    import pandas as pd
+
+    targets, horizon = len(task.names.target), task.prediction_length
+    table = np.stack(quantiles)  # (N, V, H, Q)
+    count = len(table)
+    order = np.arange(count * horizon).reshape(count, 1, horizon)
+    rows = np.broadcast_to(order, (count, targets, horizon)).ravel()
+    columns: dict[str, Any] = {
+        task.names.item_id: task.item_ids.repeat(targets * horizon),
+        task.names.timestamp: task.stamps[rows],
+        "target_name": np.tile(np.repeat(np.array(task.names.target, dtype=object), horizon), count),
+        "predictions": np.stack(point).ravel(),
+    }
+    if mean is not None:
+        columns["mean"] = np.stack(mean).ravel()
+    columns.update({str(level): table[..., i].ravel() for i, level in enumerate(levels)})
+    return pd.DataFrame(columns)
+
+
+def candle_table(task: FrameTask, mean: Sequence[FloatArray], columns: Sequence[str]) -> pd.DataFrame:
+    """Columns id, timestamp and the mean (V, H per item) of the named targets; rows by item and step."""
+    import pandas as pd
+
+    values = np.stack(mean)  # (N, V, H)
+    table: dict[str, Any] = {
+        task.names.item_id: task.item_ids.repeat(task.prediction_length),
+        task.names.timestamp: task.stamps,
+    }
+    table.update({name: values[:, task.names.target.index(name)].ravel() for name in columns})
+    return pd.DataFrame(table)
+
+
+def path_table(task: FrameTask, samples: Sequence[FloatArray], columns: Sequence[str]) -> pd.DataFrame:
+    """Columns id, timestamp, sample (from 0) and the named targets of every path; rows by item, sample and step.
+
+    samples are (V, S, H) per item.
+    """
+    import pandas as pd
+
+    values = np.stack(samples)  # (N, V, S, H)
+    count, _, paths, horizon = values.shape
+    steps = np.broadcast_to(np.arange(count * horizon).reshape(count, 1, horizon), (count, paths, horizon)).ravel()
+    table: dict[str, Any] = {
+        task.names.item_id: task.item_ids.repeat(paths * horizon),
+        task.names.timestamp: task.stamps[steps],
+        "sample": np.tile(np.repeat(np.arange(paths), horizon), count),
+    }
+    table.update({name: values[:, task.names.target.index(name)].ravel() for name in columns})
+    return pd.DataFrame(table)
