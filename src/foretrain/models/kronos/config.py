@@ -228,8 +228,9 @@ class KronosModelConfig(Section):
     learn_te: bool | None = None
 
 
-# what a run that fine-tunes may choose
-_CHANGEABLE = ("clip", "max_context", "ffn_dropout_p", "attn_dropout_p", "resid_dropout_p", "token_dropout_p")
+_RATES = ("ffn_dropout_p", "attn_dropout_p", "resid_dropout_p", "token_dropout_p")
+# what a run that fine-tunes may choose: rates, the weights of the quantiser's loss, and what the weights do not fix
+_CHANGEABLE = (*_RATES, "beta", "gamma0", "gamma", "zeta", "clip", "max_context")
 
 
 def given(section: Section, kind: type[AnyConfig]) -> dict[str, Any]:
@@ -239,7 +240,7 @@ def given(section: Section, kind: type[AnyConfig]) -> dict[str, Any]:
 
 
 def fitted(section: Any, stored: AnyConfig) -> AnyConfig:
-    """A checkpoint's configuration for this run: rates, clip and max_context are the run's to choose, nothing else.
+    """A checkpoint's configuration for this run: the keys of _CHANGEABLE are the run's to choose, nothing else is.
 
     Raises ModelError when another key given contradicts it.
     """

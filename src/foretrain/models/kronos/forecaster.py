@@ -229,7 +229,7 @@ class Kronos(Forecaster):
         if state is not None:
             state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
         write_release(self.network, folder, state)
-        (folder / "tokenizer").mkdir()
+        (folder / "tokenizer").mkdir(exist_ok=True)
         write_release(self.tokenizer, folder / "tokenizer")
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:

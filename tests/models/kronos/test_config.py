@@ -1,0 +1,189 @@
+"""Configurations: published files, presets, and what a run may and may not ask for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from foretrain.config import build as build_section
+from foretrain.errors import ConfigError, ModelError
+from foretrain.models import infer_family
+from foretrain.models.kronos.config import (
+    PREDICTOR_PRESETS,
+    PUBLISHED,
+    PUBLISHED_TOKENIZERS,
+    TOKENIZER_PRESETS,
+    KronosConfig,
+    KronosModelConfig,
+    KronosTokenizerModelConfig,
+    TokenizerConfig,
+    check_start,
+    fitted,
+    read_config,
+    to_json,
+)
+
+TOKENIZER, PREDICTOR = TOKENIZER_PRESETS["base"], PREDICTOR_PRESETS["small"]
+
+
+def written(folder, values) -> object:
+    path = folder / "config.json"
+    path.write_text(values if isinstance(values, str) else json.dumps(values))
+    return path
+
+
+def test_the_published_tokenizers_file_is_read(tmp_path):
+    """Word for word as on the hub."""
+    text = """{
+  "attn_dropout_p": 0.0,
+  "beta": 0.05,
+  "d_in": 6,
+  "d_model": 256,
+  "ff_dim": 512,
+  "ffn_dropout_p": 0.0,
+  "gamma": 1.1,
+  "gamma0": 1.0,
+  "group_size": 4,
+  "n_dec_layers": 4,
+  "n_enc_layers": 4,
+  "n_heads": 4,
+  "resid_dropout_p": 0.0,
+  "s1_bits": 10,
+  "s2_bits": 10,
+  "zeta": 0.05
+}"""
+    config = read_config(TokenizerConfig, written(tmp_path, text))
+    assert config == TokenizerConfig(**TOKENIZER)
+    assert json.dumps(to_json(config), indent=2) == text
+
+
+def test_keys_that_are_not_known_are_kept(tmp_path):
+    config = read_config(KronosConfig, written(tmp_path, {**PREDICTOR, "later": {"a": 1}}))
+    assert config.extra == {"later": {"a": 1}}
+    assert to_json(config)["later"] == {"a": 1}
+
+
+def test_our_own_keys_are_written_only_where_they_say_something():
+    assert not {"clip", "max_context"} & to_json(KronosConfig(**PREDICTOR)).keys()
+    assert to_json(KronosConfig(**PREDICTOR, clip=3.0, max_context=99))["max_context"] == 99
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"d_model": 0}, "d_model is 0, must be a whole number of at least 1"),
+        ({"n_heads": True}, "n_heads is True"),
+        ({"n_enc_layers": 1}, "n_enc_layers is 1, must be a whole number of at least 2"),
+        ({"ffn_dropout_p": 1.0}, r"ffn_dropout_p is 1.0, must be in \[0, 1\)"),
+        ({"beta": "x"}, "beta is 'x', must be a number"),
+        ({"s1_bits": 21}, "s1_bits is 21, at most 20"),
+        ({"n_heads": 3}, "d_model 256 over n_heads 3 is no even head width"),
+        ({"d_in": 5}, "d_in is 5, candles have 6 columns"),
+        ({"group_size": 3}, "group_size 3 does not divide 20 bits"),
+    ],
+)
+def test_an_impossible_tokenizer_is_refused_naming_file_and_key(tmp_path, changes, said):
+    path = written(tmp_path, {**TOKENIZER, **changes})
+    with pytest.raises(ModelError, match=said) as error:
+        read_config(TokenizerConfig, path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learn_te": 1}, "learn_te is 1, must be true or false"),
+        ({"d_model": 20, "n_heads": 2}, "d_model is 20, must be a multiple of 8"),
+        ({"token_dropout_p": -0.1}, "token_dropout_p is -0.1"),
+    ],
+)
+def test_an_impossible_predictor_is_refused(tmp_path, changes, said):
+    with pytest.raises(ModelError, match=said):
+        read_config(KronosConfig, written(tmp_path, {**PREDICTOR, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"d_model": 8}', "no Kronos predictor: attn_dropout_p"),
+    ],
+)
+def test_a_file_that_is_no_predictors_is_refused(tmp_path, text, said):
+    with pytest.raises(ModelError, match=said):
+        read_config(KronosConfig, written(tmp_path, text))
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ModelError, match="no such file"):
+        read_config(KronosConfig, tmp_path / "config.json")
+
+
+def test_a_value_that_json_writes_as_a_whole_number_is_a_rate_too(tmp_path):
+    assert read_config(KronosConfig, written(tmp_path, {**PREDICTOR, "ffn_dropout_p": 0})).ffn_dropout_p == 0
+
+
+def test_every_preset_can_be_built():
+    assert {name: KronosConfig(**values).max_context for name, values in PREDICTOR_PRESETS.items()} == {
+        "mini": 2048, "small": 512, "base": 512,
+    }  # fmt: skip
+    assert all(TokenizerConfig(**values) for values in TOKENIZER_PRESETS.values())
+
+
+def test_published_models_name_tokenizers_that_are_published():
+    assert {tokenizer for _, tokenizer in PUBLISHED.values()} <= PUBLISHED_TOKENIZERS.keys()
+    assert {preset for preset, _ in PUBLISHED.values()} == PREDICTOR_PRESETS.keys()
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *PUBLISHED_TOKENIZERS])
+def test_published_names_and_files_tell_their_family(name, tmp_path):
+    expected = "kronos" if name in PUBLISHED else "kronos_tokenizer"
+    assert infer_family(name) == expected
+    kind = KronosConfig(**PREDICTOR) if expected == "kronos" else TokenizerConfig(**TOKENIZER)
+    written(tmp_path, to_json(kind))
+    assert infer_family(str(tmp_path)) == expected
+
+
+# The sections of a run
+
+
+@pytest.mark.parametrize("kind", [KronosModelConfig, KronosTokenizerModelConfig])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "give either model_id .* or random_init: true"),
+        ({"model_id": "x", "random_init": True}, "give either model_id"),
+        ({"model_id": "x", "preset": "base"}, "model.preset: has no effect with model_id"),
+        ({"model_id": "x", "architecture_of": "y"}, "model.architecture_of: has no effect with model_id"),
+        ({"random_init": True, "preset": "base", "architecture_of": "y"}, "both name an architecture"),
+    ],
+)
+def test_a_start_that_contradicts_itself_is_refused(kind, given, said):
+    with pytest.raises(ConfigError, match=said):
+        check_start(build_section(kind, given))
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises((ConfigError, ValidationError), match="preset"):
+        build_section(KronosModelConfig, {"random_init": True, "preset": "large"})
+
+
+def test_fine_tuning_may_change_rates_clip_and_length_and_nothing_else():
+    stored = KronosConfig(**PREDICTOR)
+    section = build_section(KronosModelConfig, {"model_id": "x", "ffn_dropout_p": 0.3, "clip": 4.0, "max_context": 64})
+    found = fitted(section, stored)
+    assert (found.ffn_dropout_p, found.clip, found.max_context) == (0.3, 4.0, 64)
+    assert found.d_model == stored.d_model and found.attn_dropout_p == stored.attn_dropout_p
+    wrong = build_section(KronosModelConfig, {"model_id": "x", "d_model": 256, "n_layers": 8})
+    with pytest.raises(ModelError, match=r"d_model is 256 here and 512 there\. Leave these keys out"):
+        fitted(wrong, stored)
+
+
+def test_fine_tuning_a_tokenizer_may_weigh_its_losses_otherwise_but_not_cut_its_bits_otherwise():
+    stored = TokenizerConfig(**TOKENIZER)
+    assert fitted(build_section(KronosTokenizerModelConfig, {"model_id": "x", "beta": 0.1}), stored).beta == 0.1
+    with pytest.raises(ModelError, match="s1_bits is 8 here and 10 there"):
+        fitted(build_section(KronosTokenizerModelConfig, {"model_id": "x", "s1_bits": 8}), stored)
