@@ -22,7 +22,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., D)."""
-        wide = x.float()
+        wide = x if x.dtype == torch.float64 else x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (
             normed.to(self.weight.dtype) * self.weight if self.weight.dtype != torch.float32 else normed * self.weight

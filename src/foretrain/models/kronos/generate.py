@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -55,38 +55,50 @@ class Source:
     s2: Tensor  # (N, C)
     inputs: Tensor  # (N, C, D) of the predictor's first block
     keys: Tensor  # (N,)
-    lengths: list[int] | None = None  # (N,) None = all C
     ahead: Tensor | None = None  # (N, H, D) time embeddings of the bars to come; None = no calendar
+    lengths: list[int] | None = None  # (N,) bars of each row where they differ, the longest C; None = all C
 
     def take(self, rows: list[int]) -> Source:
-        """Some of the series, cut to the longest of them."""
+        """Some of the series."""
         index = torch.tensor(rows).to(self.s1.device, non_blocking=True)
-        lengths = None if self.lengths is None else [self.lengths[row] for row in rows]
-        longest = self.s1.shape[1] if lengths is None else max(lengths)
-        s1, s2, inputs = (x[index, :longest] for x in (self.s1, self.s2, self.inputs))
-        ragged = lengths is not None and min(lengths) < longest
         ahead = None if self.ahead is None else self.ahead[index]
-        return Source(s1, s2, inputs, self.keys[index], lengths if ragged else None, ahead)
+        lengths = None if self.lengths is None else [self.lengths[row] for row in rows]
+        return _cut(Source(self.s1[index], self.s2[index], self.inputs[index], self.keys[index], ahead, lengths))
 
-    def newest(self, most: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
-        """s1, s2 and inputs of the newest `most` bars, again from the left, and how many each row has; None = all."""
-        parts = self.s1, self.s2, self.inputs
-        width = min(most, self.s1.shape[1])
+    def newest(self, most: int) -> Source:
+        """The newest `most` bars of each series."""
+        width = self.s1.shape[1]
+        if most >= width:
+            return self
         if self.lengths is None:
-            s1, s2, inputs = (x[:, x.shape[1] - width :] for x in parts)
-            return (s1, s2, inputs), None
-        lengths = torch.tensor(self.lengths).to(self.s1.device, non_blocking=True)
-        count = lengths.clamp(max=most)
-        place = (lengths - count)[:, None] + torch.arange(width, device=lengths.device)
-        place = place.clamp(max=self.s1.shape[1] - 1)
-        rows = torch.arange(len(lengths), device=lengths.device)[:, None]
-        s1, s2, inputs = (x[rows, place] for x in parts)
-        return (s1, s2, inputs), count
+            s1, s2, inputs = (x[:, width - most :] for x in (self.s1, self.s2, self.inputs))
+            return replace(self, s1=s1, s2=s2, inputs=inputs)
+        first = [max(length - most, 0) for length in self.lengths]
+        place = torch.tensor(first)[:, None] + torch.arange(most)
+        place = place.clamp(max=width - 1).to(self.s1.device, non_blocking=True)
+        rows = torch.arange(len(place), device=place.device)[:, None]
+        s1, s2, inputs = (x[rows, place] for x in (self.s1, self.s2, self.inputs))
+        lengths = [min(length, most) for length in self.lengths]
+        return _cut(replace(self, s1=s1, s2=s2, inputs=inputs, lengths=lengths))
+
+    def counts(self) -> Tensor | None:
+        """lengths as a tensor (N,) beside the others."""
+        return None if self.lengths is None else torch.tensor(self.lengths).to(self.s1.device, non_blocking=True)
 
     def cache(self, network: KronosNetwork, window: int) -> Cache:
         """The predictor after reading the newest `window` bars."""
-        (_, _, inputs), lengths = self.newest(window)
-        return Cache.of(network, inputs, lengths, window)
+        recent = self.newest(window)
+        return Cache.of(network, recent.inputs, recent.counts(), window)
+
+
+def _cut(source: Source) -> Source:
+    """The source without columns that no row fills, and without lengths where all are the same."""
+    if source.lengths is None:
+        return source
+    longest = max(source.lengths)
+    s1, s2, inputs = (x[:, :longest] for x in (source.s1, source.s2, source.inputs))
+    lengths = source.lengths if min(source.lengths) < longest else None
+    return replace(source, s1=s1, s2=s2, inputs=inputs, lengths=lengths)
 
 
 def generate(
@@ -143,7 +155,7 @@ def tokenise(network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: Prompt
     if prompt.stamps is not None:
         assert prompt.future_stamps is not None, "stamps of the context need those of the horizon"
         ahead = network.time_emb(prompt.future_stamps)
-    return Source(s1, s2, network.embed(s1, s2, prompt.stamps), prompt.keys, lengths, ahead)
+    return _cut(Source(s1, s2, network.embed(s1, s2, prompt.stamps), prompt.keys, ahead, lengths))
 
 
 def continue_source(
@@ -164,6 +176,7 @@ def continue_source(
     """
     window = options.max_context or network.config.max_context
     every = 1 if options.mode == "exact" else options.re_anchor_every
+    source = source.newest(window)  # nothing here looks further back
     groups = _groups(source, steps, window, every)
     found: list[Generated] = []
     for rows in groups:
@@ -186,9 +199,8 @@ def _groups(source: Source, steps: int, window: int, every: int | None) -> list[
         return [list(rows)]
     groups: dict[int, list[int]] = {}
     for row in rows:
-        length = min(source.lengths[row], window)
-        anew = length + steps - 1 - window >= every
-        groups.setdefault(length if anew else 0, []).append(row)
+        anew = source.lengths[row] + steps - 1 - window >= every
+        groups.setdefault(source.lengths[row] if anew else 0, []).append(row)
     return list(groups.values())
 
 
@@ -267,7 +279,7 @@ class _Job:
         """Whether the window is computed anew after so many generated tokens."""
         if self.every is None or self.source.lengths is not None:  # rows of different lengths: none overflows
             return False
-        beyond = min(self.source.s1.shape[1], self.window) + made - self.window
+        beyond = self.source.s1.shape[1] + made - self.window
         return beyond > 0 and beyond % self.every == 0
 
     def _anew(self, inputs: Tensor) -> Cache:
@@ -278,9 +290,7 @@ class _Job:
         """
         _, samples, made, _ = inputs.shape
         kept, room = self.window - made, min(self.every or 0, self.steps - made)
-        context = None
-        if kept > 0:
-            (_, _, context), _ = self.source.newest(kept)
+        context = self.source.newest(kept).inputs if kept > 0 else None
         if samples > 1 and context is not None:
             cache = Cache.of(self.network, context, None, self.window).fork(samples, made + room)
             cache.extend(inputs)
@@ -306,9 +316,9 @@ def decode(
     with torch.autocast(s1.device.type, enabled=False):
         for first, last in spans:
             begin = max(last - window, 0)
-            (known1, known2, _), lengths = source.newest(window - (last - begin))
+            known = source.newest(window - (last - begin))
             stack = Stack(tokenizer.decoder, None)  # type: ignore[arg-type]
-            stack.read(tokenizer.post_quant_embed(tokenizer.codes((known1, known2), half=True)), lengths)
+            stack.read(tokenizer.post_quant_embed(tokenizer.codes((known.s1, known.s2), half=True)), known.counts())
             own = tokenizer.post_quant_embed(tokenizer.codes((s1[:, :, begin:last], s2[:, :, begin:last]), half=True))
             hidden = stack.fork(s1.shape[1], last - begin).extend(own)
             parts.append(tokenizer.head(hidden[:, :, first - begin :]))

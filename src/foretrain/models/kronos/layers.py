@@ -118,17 +118,21 @@ class Memory:
             apart = scores.view(n, heads, samples, new, -1).masked_fill_(~visible.past[:, None, None], float("-inf"))
             scores = apart.view(scores.shape)
         if self.own_keys is None or self.own_values is None or not self.count:
-            weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-            return (weights @ values).view(query.shape)
+            return (_softmax(scores) @ values).view(query.shape)
         own_keys, own_values = (x[:, :, part, visible.own_first : self.count] for x in (self.own_keys, self.own_values))
         own = flat.view(query.shape) @ own_keys.transpose(-1, -2)  # (N, h, S, g, G)
         if visible.own is not None:
             own = own.masked_fill_(~visible.own, float("-inf"))
         own = own.view(n, heads, samples * new, -1)
         shared, mine = scores.shape[-1], own.shape[-1]
-        weights = torch.cat((scores, own), -1).softmax(-1, dtype=torch.float32).to(query.dtype)
+        weights = _softmax(torch.cat((scores, own), -1))
         mixed = (weights[..., :shared] @ values).view(query.shape)
         return mixed + weights[..., shared:].reshape(n, heads, samples, new, mine) @ own_values
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last axis, in float32 at least, as fused attention does it."""
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
 
 def _longer(x: Tensor, held: int, capacity: int) -> Tensor:
