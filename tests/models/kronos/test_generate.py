@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.models.kronos import plain
 
 from foretrain.models.kronos import generate as generation
 from foretrain.models.kronos import layers
 from foretrain.models.kronos.generate import Generated, Prompt, generate
 from foretrain.models.kronos.options import KronosOptions
-from tests.models.kronos import plain
 
 SEED, STEPS = 3, 7
 # context, max_context: the horizon is STEPS

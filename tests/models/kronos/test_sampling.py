@@ -79,7 +79,7 @@ def test_draws_follow_the_probabilities():
 
 def test_numbers_are_uniform_and_unrelated():
     numbers = draws(0, torch.arange(20), range(50), 40).flatten(0, 1).flatten(1).numpy()  # (paths, draws)
-    assert 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.min() >= 0 and numbers.max() < 1
     histogram = np.histogram(numbers, bins=20, range=(0, 1))[0] / numbers.size
     assert np.abs(histogram - 0.05).max() < 5 * (0.05 / numbers.size) ** 0.5
     between = np.corrcoef(numbers.T)[np.triu_indices(80, 1)]  # neighbouring steps, s1 with s2
