@@ -183,7 +183,11 @@ def train(
         bool, typer.Option("--dry-run", help="Say what would run and what it needs; train nothing.")
     ] = False,
 ) -> None:
-    """Train or fine-tune as a config says. Ctrl-C saves and leaves; --resume goes on exactly there."""
+    """Train or fine-tune as a config says. Ctrl-C saves and leaves; --resume goes on exactly there.
+
+    Where the config has stages, KEY=VALUE holds for those that do not set the key themselves, stages.NAME.KEY=VALUE for
+    one of them, and the flags of sections (context to dtype) for all of them, whatever they set.
+    """
     _prepare(threads)
     config, overrides = _config_and_overrides(items, config)
     flags: dict[str, Any] = {
@@ -200,12 +204,15 @@ def train(
         "device": device.value if device else None,
         "threads": threads,
     }
-    overrides += [(key, value) for key, value in flags.items() if value is not None]
-    from foretrain.run import BatchFlags, train_command
+    flags = {key: value for key, value in flags.items() if value is not None}
+    if max_steps is not None:
+        flags["training.epochs"] = None  # one of the two is given
+    from foretrain.pipeline import BatchFlags, train_command
 
     train_command(
         config,
         overrides,
+        flags=flags,
         batch=BatchFlags(per_device_train_batch_size, gradient_accumulation_steps),
         resume=str(resume_from_checkpoint) if resume_from_checkpoint else ("auto" if resume else None),
         dry_run=dry_run,
@@ -294,15 +301,32 @@ def forecast(
     out: Annotated[Path, typer.Option(help="CSV or Parquet file to write.")],
     future: Annotated[Path | None, typer.Option(help="Known covariates of the steps to forecast.")] = None,
     quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels (default 0.1 ... 0.9).")] = None,
-    target: Annotated[str | None, typer.Option(help="Comma-separated columns to forecast (default: target).")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Comma-separated columns to forecast (default: the family's, else target).")
+    ] = None,
     id_column: Annotated[str, typer.Option(help="Column that names the item.")] = "item_id",
     timestamp_column: Annotated[str | None, typer.Option(help="Column with the time (default: recognised).")] = None,
-    freq: Annotated[str | None, typer.Option(help="Frequency alias (default: inferred).")] = None,
+    freq: Annotated[str | None, typer.Option(help="Frequency alias (default: inferred, trading hours too).")] = None,
+    calendar: Annotated[
+        str | None, typer.Option(help="Exchange whose sessions follow: XNYS, NYSE, XSHG, 24/7, ... (extra `market`).")
+    ] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history to use.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 256,
     cross_learning: Annotated[bool, typer.Option("--cross-learning", help="Let all items inform each other.")] = False,
     sort_quantiles: Annotated[bool, typer.Option("--sort-quantiles", help="Repair crossing quantiles.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Write a fan chart to this PNG file.")] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of those draws.")] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A forecast option of the family; repeatable.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the tokenizer, for a release that brings none.")
+    ] = None,
+    candles: Annotated[Path | None, typer.Option(help="Write the mean forecast candles here too.")] = None,
+    paths: Annotated[Path | None, typer.Option(help="Write every sampled candle here too.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a fan or candle chart (.png, .svg, .pdf).")] = None,
     device: DeviceOption = Device.auto,
     dtype: Annotated[DType, typer.Option(help="Precision.")] = DType.float32,
     threads: ThreadsOption = None,
@@ -323,10 +347,17 @@ def forecast(
         id_column=id_column,
         timestamp_column=timestamp_column,
         freq=freq,
+        calendar=calendar,
         context_length=context_length,
         batch_size=batch_size,
         cross_learning=cross_learning,
         sort_quantiles=sort_quantiles,
+        num_samples=num_samples,
+        seed=seed,
+        options=_key_values(option, "--option"),
+        tokenizer=tokenizer,
+        candles=candles,
+        paths=paths,
         plot=plot,
         device=device.value,
         dtype=dtype.value,
@@ -356,9 +387,9 @@ def config_show(
     """Print the config that would run, defaults filled in."""
     _prepare(None)
     from foretrain.config import dump_yaml
-    from foretrain.run import load_config
+    from foretrain.stages import load_any
 
-    typer.echo(dump_yaml(load_config(*_config_and_overrides(items, config))), nl=False)
+    typer.echo(dump_yaml(load_any(*_config_and_overrides(items, config))), nl=False)
 
 
 @config_app.command("schema")
@@ -367,9 +398,9 @@ def config_schema() -> None:
     _prepare(None)
     import json
 
-    from foretrain.run import RunConfig
+    from foretrain.stages import json_schema
 
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    typer.echo(json.dumps(json_schema(), indent=2))
 
 
 @config_app.command("import")

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foretrain.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from foretrain.forecasting.tables import Output
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -143,52 +146,77 @@ def forecast_file(
     id_column: str = "item_id",
     timestamp_column: str | None = None,
     freq: str | None = None,
+    calendar: str | None = None,
     context_length: int | None = None,
     batch_size: int = 256,
     cross_learning: bool = False,
     sort_quantiles: bool = False,
+    num_samples: int | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
+    candles: Path | None = None,
+    paths: Path | None = None,
     plot: Path | None = None,
     device: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
 ) -> None:
-    """`foretrain forecast`: forecast the series of a CSV or Parquet file into another, and draw them."""
-    for file in (out, plot):
+    """`foretrain forecast`: forecast the series of a CSV or Parquet file into others, and draw them."""
+    wanted: dict[Output, Path | None] = {"long": out, "candles": candles, "paths": paths}
+    files: dict[Output, Path] = {output: file for output, file in wanted.items() if file is not None}
+    for output, file in files.items():
+        if file.suffix.lower() not in (".csv", ".parquet"):
+            raise ConfigError(f"--{'out' if output == 'long' else output} {file}: name a .csv or .parquet file.")
+    for file in (*files.values(), plot):
         if file is not None and file.is_dir():
             raise ConfigError(f"{file}: is a folder; name a file.")
-    if out.suffix.lower() not in (".csv", ".parquet"):
-        raise ConfigError(f"--out {out}: name a .csv or .parquet file.")
     set_threads(threads)
-    from foretrain.forecasting.files import read_file, write_file
+    from foretrain.evaluation.candles import BANDS, candle_columns, plot_candles
+    from foretrain.evaluation.plots import plot_forecast
+    from foretrain.forecasting.files import check_columns, read_file, recognised_target, write_file
     from foretrain.forecasting.predictor import load
 
-    frame, names = read_file(path, id_column=id_column, timestamp_column=timestamp_column, target=target)
-    future_frame = None
-    if future is not None:
-        future_frame, _ = read_file(future, id_column=id_column, timestamp_column=names.timestamp, target=())
-    predictor = load(model, device=None if device == "auto" else device, dtype=dtype)
+    frame, stamp = read_file(path, id_column=id_column, timestamp_column=timestamp_column)
+    check_columns(path, frame, target or ())
+    ahead = None if future is None else read_file(future, id_column=id_column, timestamp_column=stamp)[0]
+    parts: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
+    predictor = load(model, device=None if device == "auto" else device, dtype=dtype, **parts)
+    choice = predictor.columns([name for name in frame.columns if name not in (id_column, stamp)])
+    if target is None:
+        target = choice.targets if choice else (recognised_target(path, frame, {id_column, stamp}),)
     levels = tuple(quantile_levels or DECILES)
-    result = predictor.forecast_df(
+    draws_candles = plot is not None and choice is not None and candle_columns(target) is not None
+    bands = [level for band in BANDS for level in band if level not in levels] if draws_candles else []
+    tables = predictor.forecast_tables(
         frame,
         prediction_length,
-        levels,
-        future_frame,
-        context_length,
-        batch_size,
-        cross_learning,
-        id_column=names.item_id,
-        timestamp_column=names.timestamp,
-        target=names.target,
+        (*levels, *bands),
+        [output for output in wanted if output in files or (output == "candles" and draws_candles)],
+        future_df=ahead,
+        context_length=context_length,
+        batch_size=batch_size,
+        names=(id_column, stamp),
+        target=target,
         freq=freq,
+        calendar=calendar,
         sort_quantiles=sort_quantiles,
+        num_samples=num_samples,
+        seed=seed,
+        options={**(options or {}), **({"cross_learning": True} if cross_learning else {})},
     )
-    write_file(result, out)
-    print(f"wrote {out}: {len(result):,} rows, {frame[names.item_id].nunique():,} items, {prediction_length} steps")
+    long = tables["long"]
+    for output, file in files.items():
+        table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
+        write_file(table, file)
+        print(f"wrote {file}: {len(table):,} rows, {frame[id_column].nunique():,} items, {prediction_length} steps")
     if plot is not None:
-        from foretrain.evaluation.plots import plot_forecast
-
-        usual = {names.item_id: "item_id", names.timestamp: "timestamp"}
-        plot_forecast(frame.rename(columns=usual), result.rename(columns=usual), plot)
+        usual = {id_column: "item_id", stamp: "timestamp"}
+        history = frame.rename(columns=usual)
+        if draws_candles:
+            plot_candles(history, tables["candles"].rename(columns=usual), long.rename(columns=usual), plot)
+        else:
+            plot_forecast(history, long.rename(columns=usual), plot)
         print(f"picture: {plot}")
 
 

@@ -119,13 +119,18 @@ def draw_fans(fans: Sequence[Fan]) -> Figure:
         _fan(ax, fan)
     for ax in list(axes.flat)[len(fans) :]:
         ax.set_visible(False)
+    one_legend(drawn, list(axes.flat), _band_keys(fans[0].levels))
+    return drawn
+
+
+def one_legend(drawn: Figure, axes: Sequence[Axes], more: dict[str, Any]) -> None:
+    """A legend below the figure of everything that has a label in some panel, and of more: label to handle."""
     entries: dict[str, Any] = {}
-    for ax in axes.flat:
+    for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    entries |= _band_keys(fans[0].levels)
+    entries |= more
     drawn.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(6, len(entries)))
-    return drawn
 
 
 def _band_keys(levels: Sequence[float]) -> dict[str, Any]:
@@ -165,8 +170,8 @@ def _fan(ax: Axes, fan: Fan) -> None:
     if fan.truth is not None:
         ax.plot(future, fan.truth, color="black", lw=1.3, marker="o", ms=2.6, label="truth")
     ax.axvline(past[-1], color="#9aa5b1", lw=0.9, ls=":")
-    ax.set_title(_short(fan.title, 46), loc="left")
-    ax.set_ylabel(_short(fan.unit, 30))
+    ax.set_title(short(fan.title, 46), loc="left")
+    ax.set_ylabel(short(fan.unit, 30))
     _time_axis(ax, stamps, closed)
 
 
@@ -186,29 +191,35 @@ def _lone(values: np.ndarray) -> np.ndarray:
 
 
 def _time_axis(ax: Axes, stamps: np.ndarray | None, closed: bool) -> None:
-    from matplotlib import dates, ticker
+    from matplotlib import dates
+
+    if stamps is None or closed:
+        first, last = ax.dataLim.intervalx
+        dated_ticks(ax, np.linspace(first, last, 1 if stamps is None else len(stamps)), stamps)
+        return
+    locator = dates.AutoDateLocator(minticks=3, maxticks=6)
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+
+
+def dated_ticks(ax: Axes, positions: np.ndarray, stamps: np.ndarray | None) -> None:
+    """Ticks of bars that stand side by side at the positions: dates, or times within a day; None counts steps."""
+    from matplotlib import ticker
 
     if stamps is None:
         ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
         return
-    if not closed:
-        locator = dates.AutoDateLocator(minticks=3, maxticks=6)
-        ax.xaxis.set_major_locator(locator)
-        ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
-        return
-    first, last = ax.dataLim.intervalx
     days = np.concatenate([[True], np.diff(stamps.astype("datetime64[D]").astype(np.int64)) > 0])
     starts = np.flatnonzero(days) if 3 <= days.sum() < len(days) else np.arange(len(stamps))
     if len(starts) > 2 and starts[1] - starts[0] < len(stamps) / 8:
         starts = starts[1:]  # a cut-off first day has no room for its label
     chosen = starts[:: max(1, -(-len(starts) // 4))]
-    positions = np.linspace(first, last, len(stamps))[chosen]
     text = np.datetime_as_string(stamps[chosen], unit="m")
     labels = [stamp[:10] for stamp in text]
     if days.sum() < 3:  # times of day, the date below the first of each day
         labels = [stamp[11:] + (f"\n{stamp[:10]}" if k == 0 or stamp[:10] != text[k - 1][:10] else "")
                   for k, stamp in enumerate(text)]  # fmt: skip
-    ax.set_xticks(positions, labels, fontsize=9)
+    ax.set_xticks(positions[chosen], labels, fontsize=9)
 
 
 def draw_horizon(result: EvaluationResult) -> Figure:
@@ -278,7 +289,7 @@ def _item_bars(result: EvaluationResult, skill: np.ndarray, known: np.ndarray) -
     values = 100 * skill[order]
     colors = [COLORS["model"] if value >= 0 else COLORS["naive"] for value in values]
     ax.barh(np.arange(len(order)), values, color=colors, height=0.68)
-    ax.set_yticks(np.arange(len(order)), [_short(result.items[k], 28) for k in order])
+    ax.set_yticks(np.arange(len(order)), [short(result.items[k], 28) for k in order])
     ax.axvline(0, color=INK, lw=1)
     span = max(np.abs(values).max(), 1.0)
     for y, value in enumerate(values):
@@ -389,11 +400,9 @@ def plot_forecast(
 
     Raises DataError when the forecast is empty or the file's kind is unknown.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise DataError(f"{path}: pictures are written as .png, .svg or .pdf; choose one of these.")
-    names = {float(name): name for name in forecast.columns if _is_level(name)} or {0.5: "predictions"}
-    levels = sorted(names)
+    path = check_picture(path)
+    names = levels_of(forecast)
+    levels = list(names)
     ids = history[id_column].astype(str).to_numpy()
     single = len(set(forecast["target_name"])) == 1
     groups = forecast.groupby([id_column, "target_name"], sort=False)
@@ -408,7 +417,7 @@ def plot_forecast(
                 history=past[target].to_numpy(np.float64),
                 quantiles=rows[[names[level] for level in levels]].to_numpy(np.float64),
                 levels=levels,
-                times=_joined_times(past[timestamp_column], rows[timestamp_column]),
+                times=joined_times(past[timestamp_column], rows[timestamp_column]),
                 unit=target,
             )
         )
@@ -418,7 +427,21 @@ def plot_forecast(
         draw_fans(fans).savefig(path, facecolor="white")
 
 
-def _joined_times(past: Any, future: Any) -> np.ndarray | None:
+def check_picture(path: str | Path) -> Path:
+    """The path of a picture. Raises DataError for a kind that is not written here."""
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise DataError(f"{path}: pictures are written as .png, .svg or .pdf; choose one of these.")
+    return path
+
+
+def levels_of(forecast: pd.DataFrame) -> dict[float, Any]:
+    """Ascending quantile levels of a long forecast to the names of their columns; the median where it has none."""
+    names = {float(name): name for name in forecast.columns if _is_level(name)} or {0.5: "predictions"}
+    return dict(sorted(names.items()))
+
+
+def joined_times(past: Any, future: Any) -> np.ndarray | None:
     """Microseconds of two columns of time stamps, in local time; None for step numbers."""
     import pandas as pd
 
@@ -448,5 +471,6 @@ def spoken(who: str) -> str:
     return who.replace("_", " ")
 
 
-def _short(text: str, length: int) -> str:
+def short(text: str, length: int) -> str:
+    """A text cut to a length."""
     return text if len(text) <= length else text[: length - 1] + "…"

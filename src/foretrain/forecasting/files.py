@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from foretrain.data.importers.columns import FINE_STAMPS, plain
 from foretrain.errors import DataError
-from foretrain.forecasting.frame import Names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,12 +19,12 @@ MISSING = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "-nan", "NULL",
 
 
 def read_file(
-    path: Path, *, id_column: str = "item_id", timestamp_column: str | None = None, target: Sequence[str] | None = None
-) -> tuple[pd.DataFrame, Names]:
-    """A CSV or Parquet file as a long frame, and the names of its columns.
+    path: Path, *, id_column: str = "item_id", timestamp_column: str | None = None
+) -> tuple[pd.DataFrame, str]:
+    """A CSV or Parquet file as a long frame, and the name of its column of time stamps.
 
-    Ids stay text whatever they look like. A file without the id column is one item, named after the file. target
-    None: the column `target`, else the only numeric one. Raises DataError naming file and column.
+    Ids stay text whatever they look like. A file without the id column is one item, named after the file. Raises
+    DataError naming file and column.
     """
     frame = _read(path, id_column)
     if frame.empty:
@@ -33,11 +32,15 @@ def read_file(
     if id_column not in frame.columns:
         frame.insert(0, id_column, path.name.split(".")[0])
     stamp = timestamp_column or _recognised_stamp(path, frame, id_column)
-    for name in (stamp, *(target or ())):
+    check_columns(path, frame, (stamp,))
+    return frame, stamp
+
+
+def check_columns(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise DataError, with the nearest name, for a column that a file does not have."""
+    for name in names:
         if name not in frame.columns:
             raise DataError(f"{path}: no column {name!r}.{_hint(name, frame.columns)}")
-    chosen = tuple(target) if target is not None else (_recognised_target(path, frame, {id_column, stamp}),)
-    return frame, Names(id_column, stamp, chosen)
 
 
 def write_file(frame: pd.DataFrame, path: Path) -> None:
@@ -93,7 +96,8 @@ def _recognised_stamp(path: Path, frame: pd.DataFrame, id_column: str) -> str:
     )
 
 
-def _recognised_target(path: Path, frame: pd.DataFrame, taken: set[str]) -> str:
+def recognised_target(path: Path, frame: pd.DataFrame, taken: set[str]) -> str:
+    """The column `target`, else the only numeric one besides those taken. DataError where neither is there."""
     import pandas as pd
 
     if "target" in frame.columns:
