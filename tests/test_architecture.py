@@ -13,7 +13,13 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "foretrain"
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = ["errors", "config", "data", "nn", "models", "training", "forecasting", "evaluation", "run", "commands", "cli"]
-ALIASES = {"demo": "commands", "doctor": "commands", "foreign": "commands"}  # verbs, beside commands
+ALIASES = {
+    "demo": "commands",
+    "doctor": "commands",
+    "stages": "run",
+    "pipeline": "run",
+    "foreign": "commands",
+}  # verbs, beside commands
 FILES = sorted(SRC.rglob("*.py"))
 LAYERED = [path for path in FILES if path != SRC / "__init__.py"]  # its lazy attributes may name any layer
 

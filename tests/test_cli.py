@@ -207,7 +207,7 @@ def test_training_flags_reach_the_config(work: Path, tmp_path: Path, capsys):
     foretrain("config", "show", shipped_config("debug.yaml"), "seed=11")
     assert "seed: 11" in capsys.readouterr().out
     foretrain("config", "schema")
-    assert "training" in json.loads(capsys.readouterr().out)["properties"]
+    assert "training" in json.loads(capsys.readouterr().out)["$defs"]["RunConfig"]["properties"]
 
 
 def test_doctor_names_versions_devices_and_traps(capsys, monkeypatch):

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -12,13 +11,10 @@ import foretrain
 from foretrain.config import read_yaml
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.run import (
-    BatchFlags,
-    build_model,
     describe_run,
     export_checkpoint,
     load_config,
     shipped_config,
-    train_command,
     train_run,
 )
 from foretrain.training.distributed import World
@@ -47,28 +43,6 @@ TINY = [
 
 def tiny(folder: Path, *more: str):
     return load_config(shipped_config("debug.yaml"), [*TINY, f"output_dir={folder}", *more])
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
-def test_every_shipped_config_loads_and_builds_on_the_meta_device(path: Path, tmp_path: Path):
-    tree = read_yaml(path)
-    parent = str(tree["model"].get("model_id", ""))
-    overrides = []
-    if parent.startswith("runs/"):  # made by another shipped config: stand in its architecture
-        origin = {Path(read_yaml(p)["output_dir"]): p for p in CONFIGS.rglob("*.yaml")}[Path(parent).parent]
-        build_model(load_config(origin), device="meta").save_release(
-            _folder(tmp_path / "parent"), {"x": torch.zeros(1)}
-        )
-        overrides = [("model.model_id", str(tmp_path / "parent"))]
-    config = load_config(path, overrides)
-    model = build_model(config, device="meta")
-    assert sum(p.numel() for p in model.parameters()) > 1000
-    assert all(p.is_meta for p in model.parameters())
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    return path
 
 
 def test_a_run_leaves_the_documented_folder(tmp_path: Path):
@@ -126,32 +100,6 @@ def test_resume_refuses_another_learning_rate_and_names_the_key(tmp_path: Path):
         train_run(tiny(tmp_path / "run", "optimizer.learning_rate=0.5"), resume="auto")
 
 
-@pytest.mark.parametrize(
-    ("flags", "world", "expected"),
-    [
-        (BatchFlags(8, 2), 1, (8, 16)),
-        (BatchFlags(8, None), 4, (8, 32)),
-        (BatchFlags(None, 4), 2, (8, 64)),
-        (BatchFlags(None, None), 2, None),
-    ],
-)
-def test_batch_flags_mean_micro_times_accumulation_times_processes(flags, world, expected):
-    found = dict(flags.overrides({"training": {"batch_size": 64}}, world))
-    assert (tuple(found.values()) or None) == expected
-
-
-def test_on_resume_the_saved_batch_sizes_rule(tmp_path: Path, capsys):
-    path = tmp_path / "run.yaml"
-    from foretrain.config import dump_yaml
-
-    path.write_text(dump_yaml(tiny(tmp_path / "run")))
-    train_command(path, [], batch=BatchFlags(2, 2))
-    saved = read_yaml(tmp_path / "run" / "config.yaml")["training"]
-    assert (saved["micro_batch_size"], saved["batch_size"]) == (2, 4)
-    train_command(path, ["training.max_steps=7"], batch=BatchFlags(2, None), resume="auto")
-    assert "finished at step 7" in capsys.readouterr().out
-
-
 def test_a_dry_run_says_what_it_needs_and_what_it_would_refuse(tmp_path: Path):
     config = tiny(tmp_path / "run")
     text = "\n".join(describe_run(config, World()))
@@ -187,31 +135,6 @@ def test_export_of_averaged_weights_that_were_never_kept_is_refused(tmp_path: Pa
     train_run(tiny(tmp_path / "run"))
     with pytest.raises(TrainingError, match="no averaged weights"):
         export_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000006", tmp_path / "out", ema=True)
-
-
-def test_fit_trains_from_a_frame_and_forecasts(tmp_path: Path):
-    stamps = pd.date_range("2024-01-01", periods=120, freq="h")
-    frame = pd.concat(
-        pd.DataFrame({"item_id": f"00{i}", "timestamp": stamps, "target": np.sin(np.arange(120) / 4 + i)})
-        for i in range(3)
-    )
-    predictor = foretrain.fit(
-        frame,
-        {"random_init": True, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 1, "patch_size": 8},
-        output_dir=str(tmp_path / "fit"),
-        data__context_length=32,
-        data__prediction_length=8,
-        training__max_steps=2,
-        training__batch_size=4,
-    )
-    forecast = predictor.forecast_df(frame, 8, [0.1, 0.5, 0.9])
-    assert list(forecast["item_id"].unique()) == ["000", "001", "002"] and len(forecast) == 24
-    assert (tmp_path / "fit" / "corpus" / "manifest.json").exists()
-
-
-def test_fit_without_output_dir_says_what_to_give():
-    with pytest.raises(ConfigError, match="output_dir: required"):
-        foretrain.fit("corpus", "chronos2")
 
 
 def test_a_missing_shipped_config_is_named():

@@ -12,9 +12,9 @@ __all__ = ["__version__", "fit", "load"]
 
 if TYPE_CHECKING:
     from foretrain.forecasting.predictor import load
-    from foretrain.run import fit
+    from foretrain.pipeline import fit
 
-_LAZY = {"load": "foretrain.forecasting.predictor", "fit": "foretrain.run"}
+_LAZY = {"load": "foretrain.forecasting.predictor", "fit": "foretrain.pipeline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
@@ -14,21 +16,19 @@ from pydantic import Field, model_validator
 from foretrain.config import Section, apply_overrides, build, dump_yaml, read_yaml
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
-from foretrain.errors import ConfigError, DataError, TrainingError
+from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.evaluation.columns import scored_columns
 from foretrain.evaluation.validation import EvaluationConfig, Validation
-from foretrain.models import FAMILIES, families, family, infer_family
-from foretrain.models.base import Forecaster, Trainable
+from foretrain.models import families, family, infer_family
+from foretrain.models.base import Trainable
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.distributed import World
-from foretrain.training.monitor import silence_stdout
 from foretrain.training.optimizer import OptimizerConfig
+from foretrain.training.schedule import warmup_steps
 from foretrain.training.settings import TrainingConfig, plan_run
 from foretrain.training.trainer import Evaluate, Trainer, TrainResult
 
 if TYPE_CHECKING:
-    from foretrain.forecasting.predictor import Predictor
-
     ModelSection = Any
 else:
     _SECTIONS = tuple(entry.config() for entry in families())
@@ -49,35 +49,46 @@ class RunConfig(Section):
     seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     threads: int | None = Field(default=None, ge=1)  # CPU threads per process; None = torch's choice
+    stage: str | None = None  # which stage of a pipeline this run is
+    # What the weights were made from, role to hash of its release. Filled in at the start; what is given is checked.
+    parents: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _with_family(cls, tree: Any) -> Any:
-        """model.family may be left out where model_id tells it."""
-        model = tree.get("model") if isinstance(tree, dict) else None
-        if not isinstance(model, dict) or "family" in model:
-            return tree
-        return {**tree, "model": {"family": infer_family(model.get("model_id")), **model}}
+        return with_family(tree)
 
 
-@dataclass(frozen=True)
-class BatchFlags:
-    """--per-device-train-batch-size and --gradient-accumulation-steps, upstream's way to give the batch size."""
+def with_family(tree: Any) -> Any:
+    """A tree that names its model.family, which may be left out where model_id tells it."""
+    model = tree.get("model") if isinstance(tree, dict) else None
+    if not isinstance(model, dict) or "family" in model:
+        return tree
+    return {**tree, "model": {"family": infer_family(model.get("model_id")), **model}}
 
-    per_device: int | None = None
-    accumulation: int | None = None
 
-    def overrides(self, tree: dict[str, Any], world_size: int) -> list[tuple[str, Any]]:
-        """batch_size and micro_batch_size that the flags mean: windows a step = micro x accumulation x processes."""
-        if self.per_device is None and self.accumulation is None:
-            return []
-        section = tree.get("training") or {}
-        micro = self.per_device or section.get("micro_batch_size")
-        if micro is None:
-            batch = section.get("batch_size", TrainingConfig.model_fields["batch_size"].default)
-            micro = max(1, batch // ((self.accumulation or 1) * world_size))
-        accumulation = self.accumulation or 1
-        return [("training.micro_batch_size", micro), ("training.batch_size", micro * accumulation * world_size)]
+def config_hash(config: RunConfig) -> str:
+    """sha256 of what decides a run's weights: its config without places, device, threads, logging and parents' hashes.
+
+    A release of another stage of the same pipeline counts by that stage's name.
+    """
+    tree = config.model_dump(mode="json")
+    for key in ("output_dir", "device", "threads", "stage", "parents"):
+        del tree[key]
+    for key in ("log_every", "tensorboard"):
+        del tree["training"][key]
+    if config.stage is not None:
+        tree["model"] = _by_stage(tree["model"], Path(config.output_dir).parent)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _by_stage(value: Any, stages: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _by_stage(item, stages) for key, item in value.items()}
+    path = Path(value) if isinstance(value, str) else None
+    if path is not None and path.name == "release" and path.parent.parent == stages:
+        return f"stage:{path.parent.name.partition('-')[2]}"
+    return value
 
 
 def shipped_config(name: str) -> Path:
@@ -104,18 +115,80 @@ def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
     )
 
 
+def open_source(config: RunConfig, corpora: list[Corpus] | None = None) -> tuple[RunConfig, TrainingSource]:
+    """The config with what its data decide filled in (columns, time stamps), and its training windows.
+
+    corpora, when given, take the place of the config's. Raises DataError and ConfigError as TrainingSource does.
+    """
+    opened = [spec.open() for spec in config.data.corpora] if corpora is None else corpora
+    kind, found = family(config.model.family), dict[str, Any]()
+    if config.data.with_times is None:
+        found["with_times"] = kind.with_times and all(corpus.manifest.time != "steps" for corpus in opened)
+    if config.data.target is None and (choice := kind.columns(_free_columns(config.data, opened))):
+        found["target"] = choice.targets
+    config = config.model_copy(update={"data": config.data.model_copy(update=found)})
+    return config, TrainingSource(config.data, config.seed, opened)
+
+
+def _free_columns(data: DataConfig, corpora: list[Corpus]) -> list[str]:
+    """Numeric columns that every corpus has and that are no covariates, in the first one's order."""
+    numeric = [[c.name for c in corpus.manifest.columns if c.kind == "numeric"] for corpus in corpora]
+    taken = {*data.past_covariates, *data.known_covariates}
+    return [name for name in numeric[0] if name not in taken and all(name in other for other in numeric)]
+
+
+def with_parents(config: RunConfig, model: Trainable) -> RunConfig:
+    """The config with the hashes of what the model was made from. Raises ModelError where it names other ones."""
+    found = dict(model.parents)
+    for role, expected in config.parents.items():
+        if found.get(role) != expected:
+            raise ModelError(
+                f"parents.{role}: {asked_for(config, role) or 'none'} does not hold the weights that the config "
+                f"names: expected {expected}, found {found.get(role, 'nothing')}. Restore them, or leave "
+                f"parents.{role} out to take what is there."
+            )
+    return config.model_copy(update={"parents": found})
+
+
+def asked_for(config: RunConfig, role: str) -> str | None:
+    """The folder or hub id by which a config asks for a parent: model_id for "model", else the key of that name."""
+    return getattr(config.model, "model_id" if role == "model" else role, None)
+
+
 def train_run(
-    config: RunConfig, *, resume: str | None = None, world: World | None = None, corpora: list[Corpus] | None = None
+    config: RunConfig,
+    *,
+    resume: str | None = None,
+    world: World | None = None,
+    corpora: list[Corpus] | None = None,
+    source: TrainingSource | None = None,
+    notes: Sequence[str] = (),
 ) -> tuple[Trainable, TrainResult]:
     """Train as the config says and write output_dir/release. Every rank calls it.
 
     resume: None starts (an output_dir that holds a run is an error), "auto" goes on from the newest good checkpoint or
-    starts, a path goes on from that one. Returns the model holding the released weights, and how the run ended.
+    starts, a path goes on from that one. source: of open_source, which has then resolved config. notes head the log.
+    Returns the model holding the released weights, and how the run ended.
     """
     world = world or World.start(config.device, config.threads)
-    source = TrainingSource(config.data, config.seed, corpora)
+    if (Path(config.output_dir) / "stages").is_dir():
+        raise TrainingError(f"{config.output_dir} holds a run in stages. Choose another output_dir.")
+    if source is None:
+        config, source = open_source(config, corpora)
     model = build_model(config)
-    trainer = Trainer(
+    config = with_parents(config, model)
+    return model, _trainer(config, source, model, world, resume, [*notes, _origin(config)]).fit()
+
+
+def _trainer(
+    config: RunConfig,
+    source: TrainingSource,
+    model: Trainable,
+    world: World,
+    resume: str | None = None,
+    notes: Sequence[str] = (),
+) -> Trainer:
+    return Trainer(
         model,
         source,
         config.training,
@@ -127,47 +200,27 @@ def train_run(
         resolved_config=config.model_dump(mode="json"),
         resume=resume,
         facts=_release_facts(config, source),
+        notes=notes,
     )
-    return model, trainer.fit()
 
 
-def train_command(
-    path: Path, overrides: list[Any], *, batch: BatchFlags, resume: str | None = None, dry_run: bool = False
-) -> None:
-    """What `foretrain train` does on every rank."""
-    tree = apply_overrides(read_yaml(path), overrides)
-    device, threads = tree.get("device", "auto"), tree.get("threads")
-    with World.start(str(device), threads if isinstance(threads, int) else None) as world:
-        saved = _saved_config(tree, resume)
-        if saved is not None:  # a run goes on with the batch sizes it began with
-            training = tree.setdefault("training", {})
-            training["batch_size"] = saved["training"]["batch_size"]
-            if batch.per_device is None:
-                training["micro_batch_size"] = saved["training"]["micro_batch_size"]
-            else:
-                training["micro_batch_size"] = batch.per_device
+def _origin(config: RunConfig) -> str:
+    """What a run starts from, in words."""
+    start, others = f"random weights (seed {config.seed})", list[str]()
+    for role, known in config.parents.items():
+        text = f"{asked_for(config, role) or 'its own'} (hash {known[:12]})"
+        if role == "model":
+            start = text
         else:
-            tree = apply_overrides(tree, batch.overrides(tree, world.size))
-        config = build(RunConfig, tree, source=str(path))
-        if dry_run:
-            if world.is_main:
-                print("\n".join(describe_run(config, world)))
-            return
-        if world.is_main:
-            try:
-                print(dump_yaml(config), end="", flush=True)
-            except BrokenPipeError:
-                silence_stdout()
-        train_run(config, resume=resume, world=world)
+            others.append(f"{role} {text}")
+    return "; ".join([f"starts from {start}", *others])
 
 
-def _saved_config(tree: dict[str, Any], resume: str | None) -> dict[str, Any] | None:
-    """The config of the run that is to go on, if there is one."""
-    folder = tree.get("output_dir")
-    path = Path(str(folder)) / "config.yaml"
-    if resume is None or folder is None or not path.is_file():
-        return None
-    return read_yaml(path)
+def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> None:
+    """Raise what makes a run impossible and can be told before its first step; model may be on "meta"."""
+    _trainer(config, source, model, World())
+    plan = plan_run(config.training, epoch_length=source.epoch_length, world_size=1)
+    warmup_steps(config.optimizer.schedule, plan.steps)
 
 
 def _validation(config: RunConfig, source: TrainingSource, model: Trainable, world: World) -> Evaluate | None:
@@ -203,6 +256,9 @@ def _release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
     last = [end for _, end in ranges if end]
     return {
         "model_id": getattr(config.model, "model_id", None),
+        "stage": config.stage,
+        "parents": {role: {"hash": known, "asked": asked_for(config, role)} for role, known in config.parents.items()},
+        "config_hash": config_hash(config),
         "corpora": [
             {"name": c.name, "fingerprint": c.fingerprint, "provenance": c.manifest.provenance["kind"]}
             for c in source.corpora
@@ -231,23 +287,24 @@ def _scored(config: RunConfig) -> tuple[str, ...] | None:
 
 def describe_run(config: RunConfig, world: World) -> list[str]:
     """Lines of `train --dry-run`: config, parameters, windows, memory and disk, and what would be refused."""
-    import torch
+    config, source = open_source(config)
+    lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, build_model(config, device="meta"), world)]
+    output = Path(config.output_dir)
+    if holds_run(output):
+        lines.append(f"refused: {output} already holds a run; --resume goes on with it, or choose another output_dir.")
+    return lines
 
-    lines = [dump_yaml(config).rstrip(), ""]
-    model = build_model(config, device="meta")
-    count = sum(p.numel() for p in model.parameters())
-    source = TrainingSource(config.data, config.seed)
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has begun in a folder, with or without stages."""
+    return any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl", "stages"))
+
+
+def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable | None, world: World) -> list[str]:
+    """What a run would read, do and need; None for a model that does not exist yet."""
     facts = source.describe()
     plan = plan_run(config.training, epoch_length=source.epoch_length, world_size=world.size)
-    copies = 4 + (1 if config.training.ema_decay else 0)  # weights, gradients, two moments
-    state = count * 4 * (copies - 1)  # a checkpoint holds no gradients
-    kept = config.training.keep_last + config.training.keep_best + 1
-    output = Path(config.output_dir)
-    flops = model.flops_per_window(
-        config.data.context_length, config.data.prediction_length, facts["corpora"][0]["rows_per_window"]
-    )
-    lines += [
-        f"model: {count:,} parameters, {flops / 1e9:,.3f} GFLOP forward a window",
+    lines = [
         f"data: {facts['series']:,} series, {facts['windows_per_epoch']:,} windows an epoch",
         *(
             f"  {c['name']}: {c['used']:,} of {c['series']:,} series ({c['provenance']}; {c['held_out']:,} held out, "
@@ -257,13 +314,31 @@ def describe_run(config: RunConfig, world: World) -> list[str]:
         f"steps: {plan.steps:,} of {plan.batch_size:,} windows in micro-batches of {plan.micro_batch_size:,} over "
         f"{world.size} process{'es' if world.size > 1 else ''} = {plan.windows:,} windows, "
         f"{plan.windows / max(source.epoch_length, 1):.2f} epochs",
-        f"memory: {_size(count * 4 * copies)} for weights, gradients and optimizer, activations on top",
-        f"disk: {_size(state * kept)} for {kept} checkpoints of {_size(state)}, {_size(_free(output))} free",
-        f"device: {world.device}, torch {torch.__version__}, {torch.get_num_threads()} threads",
     ]
-    if (output / "checkpoints").exists() or (output / "metrics.jsonl").exists():
-        lines.append(f"refused: {output} already holds a run; --resume goes on with it, or choose another output_dir.")
-    if state * kept > _free(output):
+    if model is not None:
+        return [*_describe_model(config, model, facts["corpora"][0]["rows_per_window"]), *lines, _machine(world)]
+    return ["model: its parameters, memory and disk depend on a stage that has not run yet", *lines, _machine(world)]
+
+
+def _machine(world: World) -> str:
+    import torch
+
+    return f"device: {world.device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _describe_model(config: RunConfig, model: Trainable, variates: int) -> list[str]:
+    count = sum(p.numel() for p in model.parameters())
+    copies = 4 + (1 if config.training.ema_decay else 0)  # weights, gradients, two moments
+    state = count * 4 * (copies - 1)  # a checkpoint holds no gradients
+    kept = config.training.keep_last + config.training.keep_best + 1
+    free = _free(Path(config.output_dir).absolute())
+    flops = model.flops_per_window(config.data.context_length, config.data.prediction_length, variates)
+    lines = [
+        f"model: {count:,} parameters, {flops / 1e9:,.3f} GFLOP forward a window",
+        f"memory: {_size(count * 4 * copies)} for weights, gradients and optimizer, activations on top",
+        f"disk: {_size(state * kept)} for {kept} checkpoints of {_size(state)}, {_size(free)} free",
+    ]
+    if state * kept > free:
         lines.append("refused: the checkpoints do not fit on the disk; lower training.keep_last or keep_best.")
     return lines
 
@@ -282,57 +357,6 @@ def _size(count: float) -> str:
     return f"{count:,.1f} TiB"
 
 
-def fit(data: Any, model: str | dict[str, Any] = "chronos2", **overrides: Any) -> Predictor:
-    """Train from Python and return the Predictor.
-
-    Args:
-        data: a corpus folder, a Corpus, or a pandas frame in long format (item_id, timestamp, value columns), which
-            is imported into output_dir/corpus by the rules of `foretrain data import`.
-        model: a release folder or hub id to fine-tune; the name of a family for random weights; or a mapping for the
-            `model:` section.
-        overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
-            training__max_steps=200, output_dir="runs/mine"). output_dir is required; training.max_steps defaults to
-            1000, data.context_length to 512 and data.prediction_length to 24.
-
-    Raises ConfigError, DataError, ModelError or TrainingError as `foretrain train` does.
-    """
-    from foretrain.forecasting.predictor import Predictor
-
-    tree: dict[str, Any] = {"training": {}, "data": {"context_length": 512, "prediction_length": 24}}
-    tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model)
-    tree = apply_overrides(tree, [(key.replace("__", "."), value) for key, value in overrides.items()])
-    if not {"max_steps", "epochs"} & set(tree["training"]):
-        tree["training"]["max_steps"] = 1000
-    if "output_dir" not in tree:
-        raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
-    corpora = [data] if isinstance(data, Corpus) else None
-    path = data if isinstance(data, (str, Path, Corpus)) else _imported(data, Path(tree["output_dir"]) / "corpus")
-    name = (path.path or f"(in memory) {path.name}") if isinstance(path, Corpus) else path
-    tree["data"]["corpora"] = [{"path": str(name)}]
-    trained, _ = train_run(build(RunConfig, tree, source="fit"), corpora=corpora)
-    assert isinstance(trained, Forecaster)
-    return Predictor(trained)
-
-
-def _model_section(name: str) -> dict[str, Any]:
-    return {"family": name, "random_init": True} if name in FAMILIES else {"model_id": name}
-
-
-def _imported(frame: Any, out: Path) -> Path:
-    """A pandas frame as a corpus folder."""
-    import pandas as pd
-
-    from foretrain.data.importers import import_corpus
-
-    if not isinstance(frame, pd.DataFrame):
-        raise ConfigError(f"data: a corpus folder, a Corpus or a pandas frame, not {type(frame).__name__}.")
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "frame.parquet"
-        frame.to_parquet(path, index=False)
-        import_corpus([path], out)
-    return out
-
-
 def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False) -> None:
     """Write a release from a checkpoint's weights, averaged ones with ema; all of it or nothing.
 
@@ -347,10 +371,13 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False) -> None
     if ema and config.training.ema_decay is None:
         raise TrainingError(f"{checkpoint}: this run kept no averaged weights (training.ema_decay); leave out --ema.")
     model = build_model(config)
+    # The weights that training began from are replaced here; whatever else the model is made of must be the same.
+    others = {role: known for role, known in config.parents.items() if role != "model"}
+    with_parents(config.model_copy(update={"parents": others}), model)
     weights = checkpoints.release_weights(checkpoint, World(), model, averaged=ema)
     facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
     try:
-        facts |= _release_facts(config, TrainingSource(config.data, config.seed))
+        facts |= _release_facts(*open_source(config))
     except DataError as error:
         print(f"note: {out} cannot say what it was trained on, so no evaluation can keep clear of it: {error}")
     out.parent.mkdir(parents=True, exist_ok=True)

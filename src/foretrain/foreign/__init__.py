@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from foretrain.config import build, dump_yaml, read_yaml
+from foretrain.config import dump_yaml, read_yaml
 from foretrain.errors import ConfigError
 from foretrain.foreign import kronos, tsm_trainer
 from foretrain.foreign.ledger import Translation
@@ -53,9 +53,9 @@ def import_config(source: str, path: Path, out: Path | None = None) -> None:
 
 def _check(tree: dict[str, Any], path: Path) -> None:
     """Raise ConfigError where our loader would refuse the translation: values that no run can have."""
-    from foretrain.run import RunConfig
+    from foretrain.stages import Draft
 
-    build(RunConfig, tree, source=f"{path}, translated")
+    Draft.of(tree, source=f"{path}, translated").build()
 
 
 def _write(out: Path, text: str) -> None:

@@ -1,0 +1,470 @@
+"""Running a config: one run, or its stages in order; `foretrain train` and `foretrain.fit`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from foretrain.config import dump_yaml, read_yaml
+from foretrain.data.source import TrainingSource
+from foretrain.data.store import Corpus
+from foretrain.errors import ConfigError, ForetrainError, TrainingError
+from foretrain.models import FAMILIES
+from foretrain.models.base import Forecaster, Trainable
+from foretrain.models.hub import release_hash
+from foretrain.run import (
+    RunConfig,
+    build_model,
+    check_run,
+    config_hash,
+    describe_needs,
+    describe_run,
+    open_source,
+    train_run,
+)
+from foretrain.stages import Draft, StagesConfig
+from foretrain.training import checkpoint as checkpoints
+from foretrain.training.distributed import World
+from foretrain.training.lock import RunLock
+from foretrain.training.monitor import RunConsole, silence_stdout
+from foretrain.training.release import link_release, read_release
+from foretrain.training.settings import TrainingConfig, check_resumable, plan_run
+from foretrain.training.trainer import TrainResult, save_config
+
+if TYPE_CHECKING:
+    from foretrain.forecasting.predictor import Predictor
+
+
+@dataclass
+class Stage:
+    """A stage about to be run, or not."""
+
+    number: int  # from 0
+    config: RunConfig  # as a run of its own
+    skip: bool
+    skip_existing: bool
+    parents: dict[str, int]  # role -> number of the stage that it comes from
+    source: TrainingSource | None = None
+    trouble: ForetrainError | None = None  # why there is no source
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.config.stage or ""
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return Path(self.config.output_dir)
+
+    @property
+    def release(self) -> Path:
+        """Where its release is or will be."""
+        return self.folder / "release"
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has left anything that a new start would spoil."""
+        names = ("metrics.jsonl", "release")
+        return bool(checkpoints.steps_in(self.folder / "checkpoints")) or any((self.folder / n).exists() for n in names)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is done with a stage: run it (resume as for train_run), or why not."""
+
+    do: Literal["run", "skip", "existing", "finished"]
+    resume: str | None = None
+
+
+def run_stages(
+    config: StagesConfig,
+    *,
+    resume: str | None = None,
+    world: World | None = None,
+    corpora: Mapping[str, Corpus] | None = None,
+) -> dict[str, TrainResult]:
+    """Run the stages in order and make the last one's release output_dir/release. Every rank calls it.
+
+    resume: None starts (an output_dir in which a stage has begun is an error), "auto" leaves finished stages as they
+    are, goes on with the interrupted one and starts the others, a path goes on from that checkpoint of a stage. corpora
+    by path are used in place of those folders. Returns how each stage ended that ran now.
+
+    Raises what train_run raises; what makes a later stage impossible is found before the first one begins.
+    """
+    world = world or World.start(config.device, config.threads)
+    stages = make_stages(config)
+    open_sources(stages, corpora or {})
+    root = Path(config.output_dir)
+    console = RunConsole(highlight=False, quiet=not world.is_main)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    results: dict[str, TrainResult] = {}
+    with ExitStack() as stack:
+        lock = RunLock(root)
+        world.on_main(lambda: stack.enter_context(lock) and None)
+        steps = world.on_main(lambda: plan_steps(stages, root, resume))
+        world.on_main(lambda: save_config(root, config.model_dump(mode="json")))
+        for stage, step in zip(stages, steps, strict=True):
+            title = f"stage {stage.number + 1} of {len(stages)}, {stage.name}"
+            if step.do != "run":
+                for line in world.on_main(lambda s=stage, d=step: _left_alone(s, d, stages)):
+                    say(f"{title}: {line}")
+                continue
+            results[stage.name] = train_run(
+                stage.config, resume=step.resume, world=world, source=stage.source, notes=[title]
+            )[1]
+        last = [stage for stage in stages if not stage.skip][-1]
+        world.on_main(lambda: link_release(last.release, root))
+        say(f"finished; {root / 'release'} is that of {last.name}")
+    return results
+
+
+def make_stages(config: StagesConfig) -> list[Stage]:
+    """The stages of a config, without their data."""
+    found = []
+    for number, stage in enumerate(config.stages):
+        parents = {"model" if key == "model_id" else key: k for key, k in config.references(number).items()}
+        found.append(Stage(number, config.run(number), stage.skip, stage.skip_existing, parents))
+    return found
+
+
+def open_sources(stages: list[Stage], corpora: Mapping[str, Corpus]) -> None:
+    """Open the data of every stage that is not skipped; a corpus once. Raises where a stage cannot have its windows.
+
+    One that is skipped where it has a release may do without data; what is wrong is kept for when it must run.
+    """
+    opened: dict[str, Corpus] = {}
+    for stage in stages:
+        if stage.skip:
+            continue
+        chosen = []
+        try:
+            with _named(stage):
+                for spec in stage.config.data.corpora:
+                    key = spec.model_dump_json(exclude={"weight"})
+                    if key not in opened:
+                        given = corpora.get(spec.path) if spec.path is not None else None
+                        opened[key] = spec.open() if given is None else given
+                    chosen.append(opened[key])
+                stage.config, stage.source = open_source(stage.config, chosen)
+        except ForetrainError as error:
+            stage.trouble = error
+            if not stage.skip_existing:
+                raise
+
+
+def plan_steps(stages: list[Stage], root: Path, resume: str | None) -> list[Step]:
+    """What to do with each stage. Raises TrainingError where what is there does not allow what is asked for."""
+    _refuse_strangers(stages, root)
+    target = None if resume in (None, "auto") else _stage_of(Path(str(resume)), stages)
+    if resume is None:
+        begun = [stage for stage in stages if stage.begun and not (stage.skip or _existing(stage))]
+        if begun:
+            raise TrainingError(
+                f"{root} already holds a run: stage {begun[0].name} has begun. Go on with it by --resume, or choose "
+                "another output_dir."
+            )
+    steps = [_step(stage, resume, target) for stage in stages]
+    running = [stage for stage, step in zip(stages, steps, strict=True) if step.do == "run"]
+    for stage in running:
+        later = [s for s in stages[stage.number + 1 :] if steps[s.number].do in ("run", "finished") and s.begun]
+        if later:
+            raise TrainingError(
+                f"stage {stage.name} is to go on, but stage {later[0].name}, which comes after it, has run already. "
+                f"Move {later[0].folder} away, or choose another output_dir."
+            )
+        if stage.trouble is not None:
+            raise stage.trouble
+        for parent in (stages[k] for k in stage.parents.values() if steps[k].do == "skip"):
+            if not _facts(parent):
+                raise TrainingError(
+                    f"stage {stage.name} starts from stage {parent.name}, which is skipped and has no release in "
+                    f"{parent.release}. Put one there, or run it (stages.{parent.name}.skip=false)."
+                )
+    for stage in running[1:]:  # the first one is about to find out itself
+        model = _likeness(stage, stages)
+        if model is not None and stage.source is not None:
+            with _named(stage):
+                check_run(stage.config, stage.source, model)
+    return steps
+
+
+def _likeness(stage: Stage, stages: list[Stage]) -> Trainable | None:
+    """A model such as the stage will train, without weights; None where it takes an earlier stage to tell.
+
+    Raises what building it raises, unless that may be for want of a release that an earlier stage is yet to make.
+    """
+    awaited = {role: stages[k] for role, k in stage.parents.items() if not _facts(stages[k])}
+    origin = awaited.get("model")
+    if origin is not None:
+        return _likeness(origin, stages) if origin.config.model.family == stage.config.model.family else None
+    try:
+        with _named(stage):
+            return build_model(stage.config, device="meta")
+    except ForetrainError:
+        if awaited:
+            return None
+        raise
+
+
+@contextmanager
+def _named(stage: Stage) -> Iterator[None]:
+    """Errors inside say which stage they are of."""
+    try:
+        yield
+    except ForetrainError as error:
+        raise type(error)(f"stage {stage.name}: {error}") from None
+
+
+def _step(stage: Stage, resume: str | None, target: Stage | None) -> Step:
+    if stage.skip:
+        return Step("skip")
+    if _existing(stage) and stage is not target:
+        return Step("existing")
+    if stage is target:
+        return Step("run", resume)
+    if resume is None:
+        return Step("run")
+    return Step("finished") if finished(stage) else Step("run", "auto")
+
+
+def _existing(stage: Stage) -> bool:
+    return stage.skip_existing and bool(_facts(stage))
+
+
+def finished(stage: Stage) -> bool:
+    """Whether a stage has run to its end. Raises TrainingError where its config or data are no longer the same."""
+    facts, store = _facts(stage), stage.folder / "checkpoints"
+    if not facts:
+        return False
+    if stage.source is None:
+        raise stage.trouble or AssertionError(f"stage {stage.name} has no data")
+    held = checkpoints.Store(store, World()).kept()
+    if not held:  # deleted, to have the space
+        if facts.get("config_hash") == config_hash(stage.config):
+            return True
+        raise TrainingError(
+            f"stage {stage.name}: its release was made by another config, and its checkpoints are gone. Restore the "
+            f"config, take the release as it is (stages.{stage.name}.skip_existing=true), or choose another output_dir."
+        )
+    newest, stopped = held[-1], facts.get("stopped") or {}
+    if newest.step != stopped.get("step"):
+        return False  # trained on since, and not to the end
+    state = checkpoints.read_state(newest.path)
+    saved, now = state["config"], stage.config.model_dump(mode="json")
+    now["parents"] = saved.get("parents", {}) | _parents_now(stage)
+    with _named(stage):
+        check_resumable(saved, now)
+    if state["data_fingerprint"] != stage.source.fingerprint:
+        raise TrainingError(
+            f"stage {stage.name}: was trained on other data (fingerprint {state['data_fingerprint']}, now "
+            f"{stage.source.fingerprint}). Restore the corpus, or choose another output_dir."
+        )
+    plan = plan_run(stage.config.training, epoch_length=stage.source.epoch_length, world_size=1)
+    return stopped["by"] != "max_steps" or newest.step >= plan.steps
+
+
+def _parents_now(stage: Stage) -> dict[str, str]:
+    """Role -> hash of the release that an earlier stage has now."""
+    folder = stage.folder.parent
+    places = {role: next(iter(folder.glob(f"{k + 1:02d}-*/release")), None) for role, k in stage.parents.items()}
+    return {role: release_hash(place) for role, place in places.items() if place is not None}
+
+
+def _left_alone(stage: Stage, step: Step, stages: list[Stage]) -> list[str]:
+    """Why a stage does not run, and what may surprise about it."""
+    if step.do == "skip":
+        return ["skipped (skip: true)"]
+    if step.do == "finished":
+        return ["finished before"]
+    lines = [f"not run, since it has a release: {stage.release} (skip_existing: true)"]
+    facts = _facts(stage)
+    if stage.trouble is not None:
+        lines.append(f"note: whether it was made by the present config cannot be told: {stage.trouble}")
+    elif facts.get("config_hash") != config_hash(stage.config):
+        lines.append("note: its release was made by another config than the present one")
+    for role, known in _parents_now(stage).items():
+        if (facts.get("parents") or {}).get(role, {}).get("hash") != known:
+            lines.append(f"note: its {role} was another than what stage {stages[stage.parents[role]].name} has now")
+    return lines
+
+
+def _facts(stage: Stage) -> dict[str, Any]:
+    """release.json of a stage, {} where it has no complete release. (A release appears whole, by a rename.)"""
+    if not (stage.release / "config.json").is_file():
+        return {}
+    try:
+        return read_release(stage.release)
+    except FileNotFoundError:
+        return {"from": "elsewhere"}  # put there by hand
+    except (OSError, json.JSONDecodeError) as error:
+        raise TrainingError(f"{stage.release / 'release.json'}: cannot be read ({error}).") from None
+
+
+def _refuse_strangers(stages: list[Stage], root: Path) -> None:
+    if (root / "checkpoints").exists() or (root / "metrics.jsonl").exists():
+        raise TrainingError(f"{root} already holds a run without stages. Choose another output_dir.")
+    known = {stage.folder.name for stage in stages}
+    strangers = sorted(path.name for path in (root / "stages").glob("*") if path.is_dir() and path.name not in known)
+    if strangers:
+        raise TrainingError(
+            f"{root / 'stages'} holds {', '.join(strangers)}, which this config does not have (its stages: "
+            f"{', '.join(sorted(known))}). Stages keep their names and places; move it away or choose another "
+            "output_dir."
+        )
+
+
+def _stage_of(path: Path, stages: list[Stage]) -> Stage:
+    for stage in stages:
+        if path.resolve().parent == (stage.folder / "checkpoints").resolve():
+            return stage
+    places = "".join(f"\n  {stage.folder / 'checkpoints'}" for stage in stages)
+    raise TrainingError(f"{path}: is no checkpoint of a stage of this run; they lie in{places}")
+
+
+def describe_stages(config: StagesConfig, world: World, resume: str | None = None) -> list[str]:
+    """Lines of `train --dry-run`: the config, what would happen to each stage and what it needs, and refusals."""
+    stages = make_stages(config)
+    lines = [dump_yaml(config).rstrip()]
+    open_sources(stages, {})
+    steps: list[Step] | None = None
+    try:
+        steps = plan_steps(stages, Path(config.output_dir), resume)
+    except TrainingError as error:
+        lines += ["", f"refused: {error}"]
+    for stage in stages:
+        lines += ["", f"stage {stage.number + 1} of {len(stages)}, {stage.name}"]
+        if stage.skip or stage.source is None or (steps and steps[stage.number].do != "run"):
+            lines += _left_alone(stage, steps[stage.number] if steps else Step("skip"), stages)
+            continue
+        awaited = [stages[k].name for k in stage.parents.values() if not _facts(stages[k])]
+        lines += [f"starts from stage {name}, not released yet: figures are of a like model" for name in awaited]
+        lines += describe_needs(stage.config, stage.source, _likeness(stage, stages), world)
+    return lines
+
+
+@dataclass(frozen=True)
+class BatchFlags:
+    """--per-device-train-batch-size and --gradient-accumulation-steps, upstream's way to give the batch size."""
+
+    per_device: int | None = None
+    accumulation: int | None = None
+
+    def overrides(self, tree: dict[str, Any], world_size: int) -> list[tuple[str, Any]]:
+        """batch_size and micro_batch_size that the flags mean: windows a step = micro x accumulation x processes."""
+        if self.per_device is None and self.accumulation is None:
+            return []
+        section = tree.get("training") or {}
+        micro = self.per_device or section.get("micro_batch_size")
+        if micro is None:
+            batch = section.get("batch_size", TrainingConfig.model_fields["batch_size"].default)
+            micro = max(1, batch // ((self.accumulation or 1) * world_size))
+        accumulation = self.accumulation or 1
+        return [("training.micro_batch_size", micro), ("training.batch_size", micro * accumulation * world_size)]
+
+    def resumed(self, saved: dict[str, Any]) -> list[tuple[str, Any]]:
+        """The same for a run that goes on, with the batch sizes it began with."""
+        micro = saved["micro_batch_size"] if self.per_device is None else self.per_device
+        return [("training.micro_batch_size", micro), ("training.batch_size", saved["batch_size"])]
+
+
+def train_command(
+    path: Path,
+    overrides: list[Any],
+    *,
+    flags: Mapping[str, Any] | None = None,
+    batch: BatchFlags,
+    resume: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """What `foretrain train` does on every rank."""
+    draft = Draft.read(path, overrides, flags)
+    device, threads = draft.merged.get("device", "auto"), draft.merged.get("threads")
+    with World.start(str(device), threads if isinstance(threads, int) else None) as world:
+        for number, sections, folder in list(draft.runs()):
+            saved = folder / "config.yaml"
+            if resume is not None and saved.is_file():
+                draft.override(number, batch.resumed(read_yaml(saved)["training"]))
+            else:
+                draft.override(number, batch.overrides(sections, world.size))
+        config = draft.build()
+        if dry_run:
+            if world.is_main:
+                staged = isinstance(config, StagesConfig)
+                lines = describe_stages(config, world, resume) if staged else describe_run(config, world)
+                print("\n".join(lines))
+            return
+        if world.is_main:
+            try:
+                print(dump_yaml(config), end="", flush=True)
+            except BrokenPipeError:
+                silence_stdout()
+        if isinstance(config, StagesConfig):
+            run_stages(config, resume=resume, world=world)
+        else:
+            train_run(config, resume=resume, world=world)
+
+
+def fit(data: Any, model: str | dict[str, Any] = "chronos2", **overrides: Any) -> Predictor:
+    """Train from Python and return the Predictor.
+
+    Args:
+        data: a corpus folder, a Corpus, or a pandas frame in long format (item_id, timestamp, value columns), which
+            is imported into output_dir/corpus by the rules of `foretrain data import`.
+        model: a release folder or hub id to fine-tune; the name of a family for random weights; or a mapping for the
+            `model:` section.
+        overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
+            training__max_steps=200, output_dir="runs/mine"). output_dir is required; training.max_steps defaults to
+            1000, data.context_length to 512 and data.prediction_length to 24. With stages=[...] these hold for every
+            stage that does not set them, and the Predictor is the last one's.
+
+    Raises ConfigError, DataError, ModelError or TrainingError as `foretrain train` does.
+    """
+    from foretrain.forecasting.predictor import Predictor, load
+
+    tree: dict[str, Any] = {"training": {}, "data": {"context_length": 512, "prediction_length": 24}}
+    tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model)
+    draft = Draft.of(tree, [(key.replace("__", "."), value) for key, value in overrides.items()], source="fit")
+    if "output_dir" not in draft.merged:
+        raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
+    output = Path(draft.merged["output_dir"])
+    path = data if isinstance(data, (str, Path, Corpus)) else _imported(data, output / "corpus")
+    name = str((path.path or f"(in memory) {path.name}") if isinstance(path, Corpus) else path)
+    for number, sections, _ in list(draft.runs()):
+        length = {} if {"max_steps", "epochs"} & set(sections["training"]) else {"training.max_steps": 1000}
+        draft.override(number, [*length.items(), ("data.corpora", [{"path": name}])])
+    config = draft.build()
+    if isinstance(config, StagesConfig):
+        run_stages(config, corpora={name: data} if isinstance(data, Corpus) else None)
+        return load(output / "release")
+    trained, _ = train_run(config, corpora=[data] if isinstance(data, Corpus) else None)
+    if not isinstance(trained, Forecaster):
+        raise ConfigError(f"{output / 'release'} is trained, but a {trained.family} makes no forecasts to return.")
+    return Predictor(trained)
+
+
+def _model_section(name: str) -> dict[str, Any]:
+    return {"family": name, "random_init": True} if name in FAMILIES else {"model_id": name}
+
+
+def _imported(frame: Any, out: Path) -> Path:
+    """A pandas frame as a corpus folder."""
+    import pandas as pd
+
+    from foretrain.data.importers import import_corpus
+
+    if not isinstance(frame, pd.DataFrame):
+        raise ConfigError(f"data: a corpus folder, a Corpus or a pandas frame, not {type(frame).__name__}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "frame.parquet"
+        frame.to_parquet(path, index=False)
+        import_corpus([path], out)
+    return out

@@ -1,0 +1,304 @@
+"""The config of a run in stages: an ordered pipeline in which a stage may start from what earlier ones released.
+
+    data: {...}                 # sections at the root hold for every stage,
+    stages:                     # and a stage's own keys win
+      - name: first
+        model: {family: chronos2, random_init: true}
+      - name: second
+        model: {model_id: "stage:first"}
+        data: {context_length: 8192}
+
+A single run is a config without `stages`. This module turns files, overrides and flags into either; pipeline.py runs
+them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from foretrain.config import Section, apply_overrides, build, read_yaml
+from foretrain.data.source import DataConfig
+from foretrain.errors import ConfigError
+from foretrain.evaluation.validation import EvaluationConfig
+from foretrain.run import ModelSection, RunConfig, with_family
+from foretrain.training.optimizer import OptimizerConfig
+from foretrain.training.settings import TrainingConfig
+
+SECTIONS = ("model", "data", "training", "optimizer", "evaluation")
+REFERENCE = "stage:"
+
+
+class StageConfig(Section):
+    """One stage: a name, whether it runs, and the sections of a run."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]*[a-z_-][a-z0-9_-]*$")  # a number would be taken for a position
+    skip: bool = False  # do not run it; what it released before can be used
+    skip_existing: bool = False  # do not run it if it has a release
+    model: ModelSection
+    data: DataConfig
+    training: TrainingConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_family(cls, tree: Any) -> Any:
+        return with_family(tree)
+
+
+class StagesConfig(Section):
+    """A run in stages, every one with all its sections; saved as output_dir/config.yaml."""
+
+    stages: tuple[StageConfig, ...]
+    output_dir: str
+    seed: int = Field(default=42, ge=0)  # of every stage
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    # Sections for every stage: merged into the stages before this is built, and not part of what is saved.
+    model: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    data: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    training: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    optimizer: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    evaluation: dict[str, Any] = Field(default_factory=dict, exclude=True)
+
+    def folder(self, number: int) -> Path:
+        """The run folder of stage `number`, counted from 0."""
+        return _folder(self.output_dir, number, self.stages[number].name)
+
+    def references(self, number: int) -> dict[str, int]:
+        """Dotted key within the stage's model section -> number of the stage whose release it means."""
+        names = [stage.name for stage in self.stages]
+        tree = self.stages[number].model.model_dump(mode="json")
+        return {key: names.index(name) for key, name in _references(tree)}
+
+    def run(self, number: int) -> RunConfig:
+        """The config of a stage as a run of its own."""
+        stage = self.stages[number]
+        tree = stage.model_dump(mode="json", exclude={"name", "skip", "skip_existing"})
+        changes = [(key, str(self.folder(k) / "release")) for key, k in self.references(number).items()]
+        tree["model"] = apply_overrides(tree["model"], changes)
+        root = {"seed": self.seed, "device": self.device, "threads": self.threads}
+        tree |= {"output_dir": str(self.folder(number)), "stage": stage.name, **root}
+        return build(RunConfig, tree, source=f"stage {stage.name}")
+
+
+@dataclass
+class Draft:
+    """A config before it is checked: what was written, and what that gives each of its runs."""
+
+    written: dict[str, Any]
+    merged: dict[str, Any]
+    source: str
+
+    @classmethod
+    def read(cls, path: Path, overrides: Iterable[Any] = (), flags: Mapping[str, Any] | None = None) -> Draft:
+        """Of a file, `key=value` overrides and flags. Raises ConfigError."""
+        return cls.of(read_yaml(path), overrides, flags, source=str(path))
+
+    @classmethod
+    def of(
+        cls,
+        tree: dict[str, Any],
+        overrides: Iterable[Any] = (),
+        flags: Mapping[str, Any] | None = None,
+        *,
+        source: str = "config",
+    ) -> Draft:
+        """Of a tree. Overrides change what is written: in a pipeline a section's key holds for the stages that do not
+        set it, stages.NAME.section.key for one. Flags hold for every stage, whatever is written.
+        """
+        written = apply_overrides(tree, [_by_position(tree, item) for item in overrides])
+        draft = cls(written, _merge(written), source)
+        draft._apply_flags(flags or {})
+        return draft
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether it has stages."""
+        return "stages" in self.merged
+
+    def runs(self) -> Iterator[tuple[int | None, dict[str, Any], Path]]:
+        """(number of the stage, sections, run folder) of every run that has the shape of one; None = no stages."""
+        folder = self.merged.get("output_dir")
+        if not self.is_pipeline:
+            yield None, self.merged, Path(str(folder))
+            return
+        for number, stage in enumerate(_stages(self.merged)):
+            yield number, stage, _folder(folder, number, stage.get("name"))
+
+    def override(self, number: int | None, changes: Iterable[tuple[str, Any]]) -> None:
+        """Set keys of one run's sections."""
+        prefix = "" if number is None else f"stages.{number}."
+        pairs = [(f"{prefix}{key}", value) for key, value in changes]
+        self.merged, self.written = (apply_overrides(tree, pairs) for tree in (self.merged, self.written))
+
+    def build(self) -> RunConfig | StagesConfig:
+        """The config. Raises one ConfigError listing every problem by the key under which a user finds it."""
+        if not self.is_pipeline:
+            for key, name in _references(self.merged.get("model")):
+                raise ConfigError(f"{self.source}: model.{key}: there is no stage {name!r}; this config has no stages.")
+            return build(RunConfig, self.merged, source=self.source)
+        config = build(StagesConfig, self.merged, source=self.source, locate=self._locate)
+        problems = list(_problems(config))
+        if problems:
+            head = f"{self.source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+            raise ConfigError(head + "".join(f"\n  {problem}" for problem in problems))
+        return config
+
+    def _apply_flags(self, flags: Mapping[str, Any]) -> None:
+        if not self.is_pipeline:
+            self.override(None, flags.items())
+            return
+        models = sorted(key for key in flags if key.startswith("model."))
+        if models:
+            flag = "--" + models[0].removeprefix("model.").replace("_", "-")
+            raise ConfigError(
+                f"{flag}: this config has stages, each with a model of its own. Say which one: "
+                f"stages.NAME.{models[0]}={flags[models[0]]}."
+            )
+        own = {key: value for key, value in flags.items() if key.partition(".")[0] in SECTIONS}
+        self.merged, self.written = (
+            apply_overrides(tree, [item for item in flags.items() if item[0] not in own])
+            for tree in (self.merged, self.written)
+        )
+        for number, _, _ in list(self.runs()):
+            self.override(number, own.items())
+
+    def _locate(self, location: list[str]) -> list[str]:
+        """Where a key of a merged stage was written: in the stage itself or, for all stages, at the root."""
+        if len(location) < 3 or location[0] != "stages" or location[2] not in SECTIONS:
+            return location
+        stage = _stages(self.written)[int(location[1])]
+        if _holds(stage, location[2:]) or not _holds(self.written, location[2:]):
+            return location
+        return location[2:]
+
+
+def load_any(path: Path, overrides: Iterable[Any] = ()) -> RunConfig | StagesConfig:
+    """The resolved config of a file and overrides, of one run or of a pipeline. Raises ConfigError."""
+    return Draft.read(path, overrides).build()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of what a config file may hold: one run, or stages with sections at the root that hold for all."""
+    single = RunConfig.model_json_schema()
+    staged = StagesConfig.model_json_schema(ref_template="#/$defs/part_of_{model}")
+    parts = {f"part_of_{name}": part for name, part in staged.pop("$defs").items()}
+    for name, part in parts.items():
+        # merged, a section must be whole; as written, in a stage or at the root, it need not be
+        part.pop("required", None)
+        if name == "part_of_StageConfig":
+            part["required"] = ["name"]
+            staged["properties"] |= {section: part["properties"][section] for section in SECTIONS}
+    return {
+        "title": "A run of foretrain",
+        "anyOf": [{"$ref": "#/$defs/RunConfig"}, {"$ref": "#/$defs/StagesConfig"}],
+        "$defs": {**single.pop("$defs"), **parts, "RunConfig": single, "StagesConfig": staged},
+    }
+
+
+def _folder(output_dir: Any, number: int, name: Any) -> Path:
+    return Path(str(output_dir)) / "stages" / f"{number + 1:02d}-{name}"
+
+
+def _stages(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stages that are mappings, all if the config is well formed; else nothing, and building it says why."""
+    stages = tree.get("stages")
+    if not isinstance(stages, list | tuple) or not all(isinstance(stage, dict) for stage in stages):
+        return []
+    return list(stages)
+
+
+def _by_position(tree: Mapping[str, Any], item: Any) -> Any:
+    """An override with the name of a stage in its key replaced by the stage's position."""
+    key = item.partition("=")[0] if isinstance(item, str) else item[0]
+    parts = key.strip().split(".")
+    names = [stage.get("name") for stage in _stages(tree)]
+    if len(parts) < 2 or parts[0] != "stages" or parts[1].isdigit() or not names:
+        return item
+    if parts[1] not in names:
+        raise ConfigError(f"{key}: {_unknown(parts[1], names)}")
+    changed = ".".join(["stages", str(names.index(parts[1])), *parts[2:]])
+    return changed + item[len(key) :] if isinstance(item, str) else (changed, item[1])
+
+
+def _merge(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with the root's sections moved into its stages, where there are any."""
+    stages = _stages(tree)
+    if not stages:
+        return tree
+    common = {section: tree[section] for section in SECTIONS if section in tree}
+    merged: list[dict[str, Any]] = []
+    for stage in stages:
+        full = {**stage, **{s: _deep(common.get(s), stage.get(s)) for s in SECTIONS if s in common or s in stage}}
+        merged.append(_with_family_of_its_origin(full, merged))
+    return {**{key: value for key, value in tree.items() if key not in common}, "stages": merged}
+
+
+def _with_family_of_its_origin(stage: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """A stage that starts from another's weights is of its family, unless it says so itself."""
+    model = stage.get("model")
+    if not isinstance(model, dict) or "family" in model:
+        return stage
+    for other in earlier:
+        if model.get("model_id") == f"{REFERENCE}{other.get('name')}" and "family" in (other.get("model") or {}):
+            return {**stage, "model": {"family": other["model"]["family"], **model}}
+    return stage
+
+
+def _deep(base: Any, own: Any) -> Any:
+    """Mappings merged, the second's keys winning; anything else (lists too) replaced unless it is None."""
+    if isinstance(base, dict) and isinstance(own, dict):
+        return {key: _merged_value(base, own, key) for key in [*base, *(k for k in own if k not in base)]}
+    return base if own is None else own
+
+
+def _merged_value(base: dict[str, Any], own: dict[str, Any], key: str) -> Any:
+    if key not in own:
+        return base[key]
+    both = isinstance(base.get(key), dict) and isinstance(own[key], dict)
+    return _deep(base[key], own[key]) if both else own[key]  # a null takes a value of the root away
+
+
+def _holds(tree: Any, path: list[str]) -> bool:
+    for part in path:
+        if isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
+            tree = tree[int(part)]
+        elif isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+        else:
+            return False
+    return True
+
+
+def _references(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, name of the stage) of every "stage:NAME" in a model section."""
+    if isinstance(value, str) and value.startswith(REFERENCE):
+        yield key, value.removeprefix(REFERENCE)
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, item in pairs:
+        yield from _references(item, f"{key}.{name}" if key else str(name))
+
+
+def _problems(config: StagesConfig) -> Iterator[str]:
+    names = [stage.name for stage in config.stages]
+    for number, stage in enumerate(config.stages):
+        if stage.name in names[:number]:
+            yield f"stages.{number}.name: {stage.name!r} is the name of another stage; give each its own."
+        for key, name in _references(stage.model.model_dump(mode="json")):
+            if name not in names[:number]:
+                yield f"stages.{number}.model.{key}: {_unknown(name, names[:number], 'earlier ')}"
+    if all(stage.skip for stage in config.stages):
+        yield "stages: there is none, or all are skipped: nothing to do."
+
+
+def _unknown(name: str, known: list[Any], which: str = "") -> str:
+    close = difflib.get_close_matches(name, [str(item) for item in known], n=1, cutoff=0.6)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(map(str, known)) or 'none'}."
+    return f"no {which}stage is named {name!r}. {hint}"

@@ -1,0 +1,483 @@
+"""Pipelines of tiny Chronos-2 models: context 32, then 64 from the first one's release."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.test_run import tiny
+from tests.test_world import in_pair, leave
+
+import foretrain
+from foretrain import cli
+from foretrain.config import dump_yaml, read_yaml
+from foretrain.data.store import Corpus
+from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
+from foretrain.models.hub import release_hash
+from foretrain.pipeline import BatchFlags, describe_stages, run_stages, train_command
+from foretrain.run import config_hash, export_checkpoint, train_run
+from foretrain.stages import Draft, StagesConfig
+from foretrain.training.checkpoint import steps_in
+from foretrain.training.distributed import World
+from foretrain.training.lock import RunLock
+from foretrain.training.trainer import TrainResult
+
+STEPS = 6
+TREE = {
+    "model": {"family": "chronos2", "dropout_rate": 0.1},
+    "data": {
+        "corpora": [{"synthetic": {"kind": "seasonal", "num_series": 6, "length": 160, "freq": "h"}}],
+        "context_length": 32,
+        "prediction_length": 8,
+    },
+    "training": {
+        "max_steps": STEPS,
+        "batch_size": 4,
+        "validate_every": 3,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "tensorboard": False,
+    },
+    "stages": [
+        {
+            "name": "short",
+            "model": {
+                "random_init": True,
+                "d_model": 16,
+                "d_kv": 8,
+                "d_ff": 32,
+                "num_heads": 2,
+                "num_layers": 1,
+                "patch_size": 8,
+                "quantiles": [0.1, 0.5, 0.9],
+            },
+        },
+        {"name": "long", "model": {"model_id": "stage:short"}, "data": {"context_length": 64}},
+    ],
+    "device": "cpu",
+    "threads": 1,
+}
+
+
+def pipeline(folder: Path, *overrides: Any) -> StagesConfig:
+    config = Draft.of({**TREE, "output_dir": str(folder)}, overrides).build()
+    assert isinstance(config, StagesConfig)
+    return config
+
+
+def run(folder: Path, *overrides: Any, resume: str | None = None) -> dict[str, TrainResult]:
+    return run_stages(pipeline(folder, *overrides), resume=resume)
+
+
+def stage(folder: Path, name: str) -> Path:
+    return next((folder / "stages").glob(f"*-{name}"))
+
+
+def facts(release: Path) -> dict[str, Any]:
+    return json.loads((release / "release.json").read_text())
+
+
+def weights(release: Path) -> dict[str, torch.Tensor]:
+    return load_file(release / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pipeline that nobody disturbed. Not to be written to."""
+    folder = tmp_path_factory.mktemp("pipeline") / "run"
+    run(folder)
+    return folder
+
+
+@pytest.fixture
+def done(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+@pytest.fixture
+def begun(done: Path) -> Path:
+    """A copy whose second stage is in the middle: its checkpoint of step 4 is the newest."""
+    folder = stage(done, "long")
+    shutil.rmtree(folder / "checkpoints" / "step-00000006")
+    for name in ("release", "best_model", "hf_export"):
+        shutil.rmtree(folder / name)
+        shutil.rmtree(done / name)
+    return done
+
+
+def test_every_stage_leaves_a_run_folder_and_the_root_has_the_last_one_s_release(whole: Path):
+    for name in ("short", "long"):
+        assert {"config.yaml", "metrics.jsonl", "training.log", "checkpoints", "release"} <= {
+            path.name for path in stage(whole, name).iterdir()
+        }
+    for name in ("release", "best_model", "hf_export"):
+        assert os.path.samefile(whole / name / "model.safetensors", stage(whole, "long") / "release/model.safetensors")
+    assert [entry["name"] for entry in read_yaml(whole / "config.yaml")["stages"]] == ["short", "long"]
+    assert foretrain.load(whole).model.max_context_length == 64
+
+
+def test_a_stage_starts_from_the_release_it_refers_to_and_records_its_hash(whole: Path):
+    first, second = (stage(whole, name) / "release" for name in ("short", "long"))
+    assert facts(first)["parents"] == {} and facts(first)["stage"] == "short"
+    known = release_hash(first)
+    assert facts(second)["parents"] == {"model": {"hash": known, "asked": str(first)}}
+    assert read_yaml(stage(whole, "long") / "config.yaml")["parents"] == {"model": known}
+    state = json.loads((steps_in(stage(whole, "long") / "checkpoints")[-1] / "state.json").read_text())
+    assert state["config"]["parents"] == {"model": known}
+
+
+def test_the_hash_of_a_config_is_of_what_decides_the_weights(whole: Path, tmp_path: Path):
+    recorded = facts(whole / "release")["config_hash"]
+
+    def hashed(*overrides: str) -> str:
+        return config_hash(pipeline(tmp_path / "elsewhere", "data.with_times=false", *overrides).run(1))
+
+    assert hashed("training.log_every=7", "threads=2", "training.tensorboard=true") == recorded
+    assert hashed("training.max_steps=7") != recorded
+
+
+def test_the_log_states_stage_start_and_batch(whole: Path):
+    logs = [(stage(whole, name) / "training.log").read_text() for name in ("short", "long")]
+    assert "stage 1 of 2, short" in logs[0] and "starts from random weights (seed 42)" in logs[0]
+    first = stage(whole, "short") / "release"
+    assert "stage 2 of 2, long" in logs[1]
+    assert f"starts from {first} (hash {release_hash(first)[:12]})" in logs[1]
+    batch = "batch: 4 windows a step = 4 per process and forward x 1 accumulation x 1 process"
+    assert all(batch in log for log in logs)
+
+
+def test_the_config_of_a_stage_runs_alone_with_equal_weights(whole: Path, tmp_path: Path):
+    draft = Draft.read(stage(whole, "long") / "config.yaml", [("output_dir", str(tmp_path / "alone"))])
+    train_run(draft.build())  # type: ignore[arg-type]
+    assert same(weights(tmp_path / "alone" / "release"), weights(whole / "release"))
+
+
+def test_a_second_start_is_refused_naming_both_ways_out(done: Path):
+    before = sorted(done.rglob("*"))
+    with pytest.raises(TrainingError, match=r"stage short has begun\. Go on with it by --resume, or choose another"):
+        run(done)
+    assert sorted(done.rglob("*")) == before
+
+
+def test_resuming_what_is_finished_trains_nothing(done: Path):
+    log = (stage(done, "long") / "training.log").read_text()
+    assert run(done, resume="auto") == {}
+    assert (stage(done, "long") / "training.log").read_text() == log
+    assert os.path.samefile(done / "release" / "config.json", stage(done, "long") / "release" / "config.json")
+
+
+def test_resume_goes_on_with_the_stage_that_was_interrupted(begun: Path, whole: Path):
+    results = run(begun, resume="auto")
+    assert list(results) == ["long"] and results["long"].step == STEPS
+    assert same(weights(begun / "release"), weights(whole / "release"))
+
+
+def test_resume_works_where_the_run_folder_was_moved_to(begun: Path, whole: Path):
+    moved = begun.rename(begun.with_name("moved"))
+    assert list(run(moved, resume="auto")) == ["long"]
+    assert same(weights(moved / "release"), weights(whole / "release"))
+
+
+def test_a_finished_stage_without_its_checkpoints_stays_finished_under_the_same_config(begun: Path):
+    shutil.rmtree(stage(begun, "short") / "checkpoints")
+    assert list(run(begun, resume="auto")) == ["long"]
+
+
+def test_a_finished_stage_without_its_checkpoints_is_refused_under_another_config(begun: Path):
+    shutil.rmtree(stage(begun, "short") / "checkpoints")
+    with pytest.raises(TrainingError, match=r"stage short: its release was made by another config.*skip_existing=true"):
+        run(begun, "optimizer.learning_rate=0.5", resume="auto")
+
+
+def test_resume_refuses_another_config_for_a_finished_stage_naming_stage_and_key(begun: Path):
+    with pytest.raises(TrainingError, match=r"stage short: (?s:.*)optimizer\.learning_rate: 0\.0001 was saved"):
+        run(begun, "optimizer.learning_rate=0.5", resume="auto")
+
+
+def test_resume_refuses_to_prolong_a_stage_that_another_was_made_from(begun: Path):
+    with pytest.raises(TrainingError, match=r"stage short is to go on, but stage long, .* has run already\."):
+        run(begun, "stages.short.training.max_steps=9", resume="auto")
+
+
+def test_a_stage_whose_parent_has_other_weights_by_now_cannot_go_on(begun: Path):
+    path = stage(begun, "short") / "release" / "model.safetensors"
+    changed = {name: tensor + 1 for name, tensor in load_file(path).items()}
+    path.unlink()
+    save_file(changed, path)
+    with pytest.raises(TrainingError, match=r"parents\.model: it began from weights with the hash \w+, and"):
+        run(begun, resume="auto")
+
+
+def test_resume_from_a_checkpoint_of_a_stage_goes_on_there(begun: Path, whole: Path):
+    path = stage(begun, "long") / "checkpoints" / "step-00000004"
+    assert list(run(begun, resume=str(path))) == ["long"]
+    assert same(weights(begun / "release"), weights(whole / "release"))
+
+
+def test_resume_from_a_checkpoint_before_a_stage_that_has_run_is_refused(done: Path):
+    path = steps_in(stage(done, "short") / "checkpoints")[0]
+    with pytest.raises(TrainingError, match="stage short is to go on, but stage long, which comes after it, has run"):
+        run(done, resume=str(path))
+
+
+def test_resume_from_a_checkpoint_of_another_run_is_refused(done: Path, tmp_path: Path):
+    with pytest.raises(TrainingError, match=r"is no checkpoint of a stage of this run; they lie in(?s:.*)01-short"):
+        run(done, resume=str(tmp_path / "checkpoints" / "step-00000004"))
+
+
+def test_a_skipped_stage_lends_the_release_it_has(done: Path, tmp_path: Path, whole: Path):
+    out = tmp_path / "other"
+    shutil.copytree(stage(done, "short") / "release", out / "stages" / "01-short" / "release")
+    assert list(run(out, "stages.short.skip=true")) == ["long"]
+    assert same(weights(out / "release"), weights(whole / "release"))
+
+
+def test_a_skipped_stage_without_a_release_cannot_be_referred_to(tmp_path: Path):
+    with pytest.raises(TrainingError, match=r"stage long starts from stage short, which is skipped and has no release"):
+        run(tmp_path / "run", "stages.short.skip=true")
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_where_the_last_stage_is_skipped_the_one_before_is_released(tmp_path: Path):
+    assert list(run(tmp_path / "run", "stages.long.skip=true")) == ["short"]
+    assert facts(tmp_path / "run" / "release")["stage"] == "short"
+
+
+def test_skip_existing_leaves_a_stage_that_has_a_release_and_runs_the_others(begun: Path, whole: Path, capsys):
+    shutil.rmtree(stage(begun, "long"))
+    assert list(run(begun, "stages.short.skip_existing=true")) == ["long"]
+    assert "stage 1 of 2, short: not run, since it has a release" in capsys.readouterr().out
+    assert same(weights(begun / "release"), weights(whole / "release"))
+
+
+def test_skip_existing_says_when_the_release_is_of_another_config(begun: Path, capsys):
+    shutil.rmtree(stage(begun, "long"))
+    run(begun, "stages.short.skip_existing=true", "stages.short.training.max_steps=9")
+    assert "note: its release was made by another config than the present one" in capsys.readouterr().out
+
+
+def test_skip_existing_runs_a_stage_that_has_no_release(tmp_path: Path):
+    assert list(run(tmp_path / "run", "stages.short.skip_existing=true", "stages.long.skip=true")) == ["short"]
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("stages.long.data.prediction_length=80", DataError, "stage long: .*none of its 6 series can be trained on"),
+        ("stages.long.training.best_metric=val_los", ConfigError, "stage long: training.best_metric: 'val_los' is"),
+        ("stages.long.data.validation_steps=2", ConfigError, "stage long: data.validation_steps: 2 steps hold"),
+        ("stages.long.optimizer.schedule.warmup_steps=9", ConfigError, "stage long: .*9 exceed the run's 6 steps"),
+        ("stages.long.model={family: chronos2, model_id: nowhere}", ModelError, "stage long: nowhere: no such folder"),
+    ],
+)
+def test_an_impossible_later_stage_is_told_before_the_first_one_begins(tmp_path: Path, override, error, message):
+    with pytest.raises(error, match=message):
+        run(tmp_path / "run", override)
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_two_pipelines_do_not_write_one_folder(done: Path):
+    with RunLock(done), pytest.raises(TrainingError, match="is writing this run"):
+        run(done, resume="auto")
+
+
+def test_a_folder_of_a_single_run_takes_no_pipeline_nor_the_other_way_round(done: Path, tmp_path: Path):
+    with pytest.raises(TrainingError, match="holds a run in stages"):
+        train_run(tiny(done))
+    train_run(tiny(tmp_path / "single", "training.max_steps=3"))
+    with pytest.raises(TrainingError, match="already holds a run without stages"):
+        run(tmp_path / "single", resume="auto")
+
+
+def test_stages_keep_their_names_and_places(done: Path):
+    with pytest.raises(TrainingError, match=r"holds 01-short, which this config does not have \(its stages: 01-brief"):
+        run(done, "stages.0.name=brief", "stages.1.model.model_id=stage:brief", resume="auto")
+
+
+def test_a_dry_run_tells_every_stage_and_writes_nothing(tmp_path: Path):
+    text = "\n".join(describe_stages(pipeline(tmp_path / "run"), World()))
+    for part in ("stage 1 of 2, short", "stage 2 of 2, long", "starts from stage short, not released yet"):
+        assert part in text
+    assert text.count("steps: 6 of 4 windows") == text.count("memory:") == 2
+    assert "refused" not in text and not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_what_would_be_refused_and_what_is_finished(begun: Path):
+    assert "refused: " in "\n".join(describe_stages(pipeline(begun), World()))
+    assert "finished before" in "\n".join(describe_stages(pipeline(begun), World(), "auto"))
+
+
+def test_a_checkpoint_of_a_later_stage_can_be_exported(whole: Path, tmp_path: Path):
+    export_checkpoint(steps_in(stage(whole, "long") / "checkpoints")[-1], tmp_path / "out")
+    assert same(weights(tmp_path / "out"), weights(whole / "release"))
+    assert {key: facts(tmp_path / "out")[key] for key in ("parents", "stage", "config_hash")} == {
+        key: facts(whole / "release")[key] for key in ("parents", "stage", "config_hash")
+    }
+
+
+def frame() -> pd.DataFrame:
+    stamps = pd.date_range("2024-01-01", periods=120, freq="h")
+    return pd.concat(
+        pd.DataFrame({"item_id": f"00{i}", "timestamp": stamps, "target": np.sin(np.arange(120) / 4 + i)})
+        for i in range(3)
+    )
+
+
+SMALL = {"random_init": True, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 1, "patch_size": 8}
+BRIEF: dict[str, Any] = {
+    "data__context_length": 32,
+    "data__prediction_length": 8,
+    "training__max_steps": 2,
+    "training__batch_size": 4,
+}
+
+
+def test_fit_trains_from_a_frame_and_forecasts(tmp_path: Path):
+    predictor = foretrain.fit(frame(), SMALL, output_dir=str(tmp_path / "fit"), **BRIEF)
+    forecast = predictor.forecast_df(frame(), 8, [0.1, 0.5, 0.9])
+    assert list(forecast["item_id"].unique()) == ["000", "001", "002"] and len(forecast) == 24
+    assert (tmp_path / "fit" / "corpus" / "manifest.json").exists()
+
+
+def test_fit_runs_stages_on_data_in_memory_and_returns_the_last(tmp_path: Path):
+    values = np.sin(np.arange(120, dtype=np.float32) / 4)[None]
+    corpus = Corpus.from_arrays("waves", [("a", values, None), ("b", values + 1, None)], ["target"])
+    stages = [
+        {"name": "one", "model": SMALL},
+        {"name": "two", "model": {"model_id": "stage:one", "random_init": False}, "data": {"context_length": 64}},
+    ]
+    predictor = foretrain.fit(corpus, "chronos2", stages=stages, output_dir=str(tmp_path / "fit"), **BRIEF)
+    assert predictor.model.max_context_length == 64
+    assert facts(tmp_path / "fit" / "release")["stage"] == "two"
+
+
+def test_fit_without_output_dir_says_what_to_give():
+    with pytest.raises(ConfigError, match="output_dir: required"):
+        foretrain.fit("corpus", "chronos2")
+
+
+@pytest.mark.parametrize(
+    ("flags", "world", "expected"),
+    [
+        (BatchFlags(8, 2), 1, (8, 16)),
+        (BatchFlags(8, None), 4, (8, 32)),
+        (BatchFlags(None, 4), 2, (8, 64)),
+        (BatchFlags(None, None), 2, None),
+    ],
+)
+def test_batch_flags_mean_micro_times_accumulation_times_processes(flags, world, expected):
+    found = dict(flags.overrides({"training": {"batch_size": 64}}, world))
+    assert (tuple(found.values()) or None) == expected
+
+
+def written(path: Path, config: Any) -> Path:
+    path.write_text(dump_yaml(config))
+    return path
+
+
+def test_on_resume_the_saved_batch_sizes_rule(tmp_path: Path, capsys):
+    path = written(tmp_path / "run.yaml", tiny(tmp_path / "run"))
+    train_command(path, [], batch=BatchFlags(2, 2))
+    saved = read_yaml(tmp_path / "run" / "config.yaml")["training"]
+    assert (saved["micro_batch_size"], saved["batch_size"]) == (2, 4)
+    train_command(path, ["training.max_steps=7"], batch=BatchFlags(2, None), resume="auto")
+    assert "finished at step 7" in capsys.readouterr().out
+
+
+def test_batch_flags_hold_for_every_stage_and_saved_sizes_for_those_that_have_begun(begun: Path, tmp_path: Path):
+    path = written(tmp_path / "run.yaml", pipeline(begun))
+    train_command(path, [], batch=BatchFlags(None, 8), resume="auto")
+    assert read_yaml(begun / "config.yaml")["stages"][1]["training"]["batch_size"] == 4
+    train_command(path, ["stages.long.skip=true"], flags={"output_dir": str(tmp_path / "b")}, batch=BatchFlags(1, 3))
+    assert [entry["training"]["batch_size"] for entry in read_yaml(tmp_path / "b/config.yaml")["stages"]] == [3, 3]
+
+
+def command(*words: object) -> int:
+    """The command in this process; its exit code."""
+    old, sys.argv = sys.argv, ["foretrain", *map(str, words)]
+    try:
+        cli.main()
+        return 0
+    except SystemExit as left:
+        return int(left.code or 0)
+    finally:
+        sys.argv = old
+
+
+def test_the_flags_of_the_command_reach_every_stage_and_the_schema_is_json(tmp_path: Path, capsys):
+    path = written(tmp_path / "run.yaml", pipeline(tmp_path / "run"))
+    flags = ["--max-steps", 3, "--learning-rate", 0.5, "--seed", 9, "--output-dir", tmp_path / "other", "--dry-run"]
+    assert command("train", path, "stages.long.training.max_steps=5", *flags) == 0
+    text = capsys.readouterr().out
+    assert text.count("max_steps: 3") == text.count("learning_rate: 0.5") == 2
+    assert "seed: 9" in text and f"output_dir: {tmp_path / 'other'}" in text
+    assert command("config", "show", path, "stages.long.training.max_steps=5") == 0
+    assert [s["training"]["max_steps"] for s in _yaml(capsys.readouterr().out)["stages"]] == [6, 5]
+    assert command("train", path, "--model-id", "x") == 2
+    assert "--model-id: this config has stages" in capsys.readouterr().err
+
+
+def _yaml(text: str) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+LONG = ["training.max_steps=60", "training.validate_every=30", "training.checkpoint_every=10"]  # time to be killed in
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long") / "run"
+    run(folder, *LONG)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["01-short", "02-long"])
+def test_killed_in_either_stage_it_ends_as_if_nobody_had_touched_it(undisturbed: Path, tmp_path: Path, name):
+    out = tmp_path / "run"
+    config = pipeline(out, *LONG)
+    words = [sys.executable, "-m", "foretrain.cli", "train", str(written(tmp_path / "run.yaml", config))]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not steps_in(out / "stages" / name / "checkpoints") and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    assert not (out / "stages" / name / "release").exists()
+    results = run_stages(config, resume="auto")
+    assert list(results) == ["short", "long"][int(name == "02-long") :]
+    assert same(weights(out / "release"), weights(undisturbed / "release"))
+
+
+def test_two_processes_run_the_stages_of_one(tmp_path: Path):
+    out = tmp_path / "two"
+    overrides = ["model.dropout_rate=0", "training.micro_batch_size=2"]
+    path = written(tmp_path / "run.yaml", pipeline(out, *overrides))
+    process = in_pair("train", str(path), output=tmp_path / "log")
+    run(tmp_path / "one", *overrides)
+    log = tmp_path / "log"
+    assert leave(process) == 0, log.read_text()[-3000:]
+    assert "batch: 4 windows a step = 2 per process and forward x 1 accumulation x 2 processes" in log.read_text()
+    one, two = (weights(folder / "release") for folder in (tmp_path / "one", out))
+    for tensor, other in zip(one.values(), two.values(), strict=True):
+        torch.testing.assert_close(tensor, other, rtol=1e-4, atol=1e-5)
+    assert facts(out / "release")["parents"]["model"]["hash"] == release_hash(stage(out, "short") / "release")
