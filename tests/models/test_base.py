@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.models.zoo import CONTEXT, HORIZON, ZOO, kinds_of, windows_of
+from tests.models.zoo import CONTEXT, HORIZON, ZOO, kinds_of, tokens_up_to_cutoff, windows_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -180,16 +180,6 @@ def test_values_after_the_cutoff_change_only_labels(zoo, name, kind, seed, chang
         assert torch.equal(one, other)
     if name in FORECASTERS:
         assert torch.equal(*(forecast(model, batch).nan_to_num() for batch in (before, after)))
-
-
-def tokens_up_to_cutoff(model: Trainable, batch: Batch) -> list[torch.Tensor]:
-    """A window's tokens up to its cutoff, of families that have tokens and of batches that they can train on."""
-    if not hasattr(model, "tokens") or "future_target" not in batch:
-        return []
-    first, second, _ = model.tokens(batch)  # type: ignore[operator]
-    longest = batch["context"].shape[1]
-    lengths = batch["lengths"].tolist() if "lengths" in batch else [longest] * len(first)
-    return [ids[b, :length] for ids in (first, second) for b, length in enumerate(lengths)]
 
 
 @pytest.mark.parametrize(("name", "kind"), [case for case in kinds_of(forecasts=True) if case[1] == "known covariate"])

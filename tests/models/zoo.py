@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from foretrain.config import build as build_section
 from foretrain.data.windows import Window
 from foretrain.models import FAMILIES, family
-from foretrain.models.base import Trainable
+from foretrain.models.base import Batch, Trainable
 
 CONTEXT, HORIZON = 24, 6
 MINUTE = 60_000_000  # microseconds
@@ -42,6 +43,8 @@ class Entry:
     dropout: tuple[str, ...]  # keys of the section that are rates of drop-out
     learning_rate: float  # of Adam, at which it learns a single batch by heart in a few dozen steps
     forecasts: bool = True
+    samples: bool = False  # forecasts are drawn
+    candles: bool = False  # takes the columns of a candle and no others
     parts: dict[str, str] = field(default_factory=dict)  # key of the section: family whose release goes there
     # names in validation_losses that are no sums over windows (the codebook entropy belongs to a micro-batch)
     of_micro_batches: frozenset[str] = frozenset()
@@ -132,6 +135,8 @@ ZOO = {
         kinds=CANDLES,
         dropout=("ffn_dropout_p", "attn_dropout_p", "resid_dropout_p", "token_dropout_p"),
         learning_rate=1e-2,
+        samples=True,
+        candles=True,
         parts={"tokenizer": "kronos_tokenizer"},
     ),
     "kronos_tokenizer": Entry(
@@ -141,6 +146,7 @@ ZOO = {
         dropout=("ffn_dropout_p", "attn_dropout_p", "resid_dropout_p"),
         learning_rate=1e-2,
         forecasts=False,
+        candles=True,
         of_micro_batches=frozenset({"loss", "quantiser_loss", "codebook_entropy"}),
     ),
 }  # fmt: skip
@@ -162,6 +168,17 @@ def windows_of(name: str, kind: str, count: int = 4, seed: int = 0) -> list[Wind
     entry = ZOO[name]
     rng = np.random.default_rng([list(entry.kinds).index(kind), seed])
     return [replace(entry.kinds[kind].make(rng, i), item_id=f"{kind}{i}", key=i) for i in range(count)]
+
+
+@torch.no_grad()
+def tokens_up_to_cutoff(model: Trainable, batch: Batch) -> list[torch.Tensor]:
+    """A window's tokens up to its cutoff, of families that have tokens and of batches that they can train on."""
+    if not hasattr(model, "tokens") or "future_target" not in batch:
+        return []
+    first, second, _ = model.tokens(batch)  # type: ignore[operator]
+    longest = batch["context"].shape[1]
+    lengths = batch["lengths"].tolist() if "lengths" in batch else [longest] * len(first)
+    return [ids[b, :length] for ids in (first, second) for b, length in enumerate(lengths)]
 
 
 class Zoo:
