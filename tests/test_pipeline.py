@@ -18,11 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.test_run import tiny
-from tests.test_world import in_pair, leave
+from tests.test_world import alone, in_pair, leave
 
 import foretrain
-from foretrain import cli
-from foretrain.config import dump_yaml, read_yaml
+from foretrain.config import dump_yaml, parse_scalar, read_yaml
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models.hub import release_hash
@@ -409,35 +408,19 @@ def test_batch_flags_hold_for_every_stage_and_saved_sizes_for_those_that_have_be
     assert [entry["training"]["batch_size"] for entry in read_yaml(tmp_path / "b/config.yaml")["stages"]] == [3, 3]
 
 
-def command(*words: object) -> int:
-    """The command in this process; its exit code."""
-    old, sys.argv = sys.argv, ["foretrain", *map(str, words)]
-    try:
-        cli.main()
-        return 0
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = old
-
-
-def test_the_flags_of_the_command_reach_every_stage_and_the_schema_is_json(tmp_path: Path, capsys):
-    path = written(tmp_path / "run.yaml", pipeline(tmp_path / "run"))
-    flags = ["--max-steps", 3, "--learning-rate", 0.5, "--seed", 9, "--output-dir", tmp_path / "other", "--dry-run"]
-    assert command("train", path, "stages.long.training.max_steps=5", *flags) == 0
+def test_the_flags_of_the_command_reach_every_stage(tmp_path: Path, capsys):
+    path = str(written(tmp_path / "run.yaml", pipeline(tmp_path / "run")))
+    flags = ["--max-steps", "3", "--learning-rate", "0.5", "--seed", "9", "--dry-run", "--output-dir"] + [
+        str(tmp_path / "other")
+    ]
+    assert alone("train", path, "stages.long.training.max_steps=5", *flags) == 0
     text = capsys.readouterr().out
     assert text.count("max_steps: 3") == text.count("learning_rate: 0.5") == 2
     assert "seed: 9" in text and f"output_dir: {tmp_path / 'other'}" in text
-    assert command("config", "show", path, "stages.long.training.max_steps=5") == 0
-    assert [s["training"]["max_steps"] for s in _yaml(capsys.readouterr().out)["stages"]] == [6, 5]
-    assert command("train", path, "--model-id", "x") == 2
+    assert alone("config", "show", path, "stages.long.training.max_steps=5") == 0
+    assert [s["training"]["max_steps"] for s in parse_scalar(capsys.readouterr().out)["stages"]] == [6, 5]
+    assert alone("train", path, "--model-id", "x") == 2
     assert "--model-id: this config has stages" in capsys.readouterr().err
-
-
-def _yaml(text: str) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load(text)
 
 
 LONG = ["training.max_steps=60", "training.validate_every=30", "training.checkpoint_every=10"]  # time to be killed in

@@ -2,18 +2,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import foretrain
-from foretrain.config import read_yaml
-from foretrain.errors import ConfigError, TrainingError
+from foretrain.config import build, read_yaml
+from foretrain.data.manifest import Column
+from foretrain.data.source import TrainingSource
+from foretrain.data.store import Corpus
+from foretrain.errors import ConfigError, ModelError, TrainingError
+from foretrain.models.hub import release_hash
 from foretrain.run import (
+    RunConfig,
     describe_run,
     export_checkpoint,
     load_config,
+    open_source,
     shipped_config,
     train_run,
 )
@@ -83,6 +90,60 @@ def test_fine_tuning_from_a_release_extends_its_context_in_the_saved_config(tmp_
     saved = json.loads((tmp_path / "b" / "release" / "config.json").read_text())
     assert saved["chronos_config"]["context_length"] == 64
     assert json.loads((tmp_path / "b" / "release" / "release.json").read_text())["model_id"].endswith("release")
+
+
+def test_weights_other_than_those_that_the_config_names_are_refused(tmp_path: Path):
+    train_run(tiny(tmp_path / "a"))
+    path = str(tmp_path / "a" / "release")
+    tree = read_yaml(tmp_path / "a" / "config.yaml") | {"output_dir": str(tmp_path / "b")}
+    tree |= {"model": {"family": "chronos2", "model_id": path}, "parents": {"model": "0" * 64}}
+    with pytest.raises(
+        ModelError, match=rf"parents\.model: {path} .* expected 0{{64}}, found {release_hash(Path(path))}"
+    ):
+        train_run(build(RunConfig, tree))
+    assert not (tmp_path / "b").exists()
+    train_run(build(RunConfig, tree | {"parents": {"model": release_hash(Path(path))}}))
+    assert read_yaml(tmp_path / "b" / "config.yaml")["parents"] == {"model": release_hash(Path(path))}
+
+
+def candles(time: str = "regular", **data: Any) -> tuple[RunConfig, TrainingSource]:
+    """A Kronos tokenizer's or predictor's config as its data resolve it."""
+    names = ["open", "high", "low", "close", "volume", "kind"]
+    columns = [*names[:-1], Column(name="kind", kind="categorical", categories=("a", "b"))]
+    values = np.ones((6, 90), np.float32)
+    axis = None if time == "steps" else np.arange(90) * 3_600_000_000
+    corpus = Corpus.from_arrays("bars", [("x", values, axis)], columns, time=time, freq=None if axis is None else "h")
+    section = {"corpora": [{"path": "bars"}], "context_length": 32, "prediction_length": 8, **data}
+    model = {"family": "kronos", "random_init": True, "tokenizer": "somewhere"}
+    tree = {"model": model, "data": section, "training": {"max_steps": 1}, "output_dir": "x"}
+    return open_source(build(RunConfig, tree), [corpus])
+
+
+def test_a_family_chooses_columns_and_time_stamps_where_the_config_does_not():
+    config, source = candles()
+    assert config.data.target == ("open", "high", "low", "close", "volume") and config.data.with_times is True
+    assert source.windows(0, 1).context_times is not None
+
+
+def test_what_the_config_says_of_columns_and_time_stamps_holds():
+    config, source = candles(target=["close"], with_times=False)
+    assert config.data.target == ("close",) and source.windows(0, 1).context_times is None
+
+
+def test_covariates_are_left_out_of_the_columns_that_a_family_chooses():
+    assert candles(past_covariates=["volume"])[0].data.target == ("open", "high", "low", "close")
+
+
+def test_data_without_a_calendar_have_no_time_stamps_even_if_the_family_wants_them():
+    config, source = candles("steps")
+    assert config.data.with_times is False and source.windows(0, 1).context_times is None
+
+
+def test_the_log_of_a_run_states_where_it_starts_from_and_its_batch(tmp_path: Path):
+    train_run(tiny(tmp_path / "run", "training.micro_batch_size=2"))
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert "starts from random weights (seed 42)" in log
+    assert "batch: 4 windows a step = 2 per process and forward x 2 accumulation x 1 process" in log
 
 
 def test_a_second_start_in_the_same_folder_is_refused_and_resume_goes_on(tmp_path: Path):
