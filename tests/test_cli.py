@@ -95,6 +95,86 @@ def test_forecast_flags_change_the_result(work: Path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture(scope="module")
+def kronos(zoo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Kronos and the 5-minute bars of a market, in the layout that Kronos' users have."""
+    folder = tmp_path_factory.mktemp("kronos")
+    (folder / "release").mkdir()
+    zoo.built("kronos").save_release(folder / "release")
+    rng = np.random.default_rng(0)
+    days = pd.bdate_range("2024-03-22", periods=5)  # March 29 was a holiday
+    stamps = np.concatenate([pd.date_range(d + pd.Timedelta("9h30min"), periods=78, freq="5min") for d in days])[:-3]
+    close = 50 + rng.normal(0, 0.1, len(stamps)).cumsum()
+    bars = {"timestamps": stamps, "open": close, "high": close + 0.1, "low": close - 0.1, "close": close, "volume": 7.0}
+    pd.DataFrame(bars).to_csv(folder / "ACME.csv", index=False)
+    return folder
+
+
+def test_candles_are_forecast_written_and_drawn(kronos: Path, tmp_path: Path, capsys):
+    quantiles, candles, paths, picture = (tmp_path / name for name in ("q.csv", "c.csv", "p.parquet", "fan.png"))
+    foretrain(
+        "forecast", kronos / "release", kronos / "ACME.csv", "--prediction-length", 6, "--out", quantiles,
+        "--candles", candles, "--paths", paths, "--plot", picture, "--num-samples", 3, "--quantile-levels", "0.5,0.9",
+    )  # fmt: skip
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert pd.read_csv(quantiles).columns.tolist()[3:] == ["predictions", "mean", "0.5", "0.9"]
+    wide, drawn = pd.read_csv(candles), pd.read_parquet(paths)
+    assert wide.columns.tolist() == ["item_id", "timestamps", "open", "high", "low", "close", "volume"]
+    assert wide["timestamps"].tolist()[2:4] == ["2024-03-28 15:55:00", "2024-03-29 09:30:00"]  # no bars at night
+    assert drawn["sample"].unique().tolist() == [0, 1, 2] and len(drawn) == 18
+    np.testing.assert_allclose(drawn.groupby("timestamps")["close"].mean(), wide["close"], rtol=1e-5)
+    assert f"wrote {paths}: 18 rows, 1 items, 6 steps" in capsys.readouterr().out
+
+
+def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Path):
+    def run(*flags: object, release: Path = kronos / "release") -> pd.DataFrame:
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
+        foretrain("forecast", release, kronos / "ACME.csv", "--prediction-length", 6, "--out", out, *flags)
+        return pd.read_parquet(out)
+
+    plain = run("--num-samples", 2)
+    assert not plain["0.1"].equals(run("--num-samples", 3)["0.1"])
+    assert not plain["0.1"].equals(run("--num-samples", 2, "--seed", 5)["0.1"])
+    greedy = run("--num-samples", 2, "--option", "temperature=0", "--option", "mode=rolling")
+    assert greedy["0.1"].equals(greedy["0.9"]) and not plain["0.1"].equals(plain["0.9"])
+    assert set(run("--num-samples", 2, "--target", "close")["target_name"]) == {"close"}
+    last = {"": plain, **{flag: run(f"--{flag}", value) for flag, value in (("freq", "5min"), ("calendar", "NYSE"))}}
+    assert {flag: str(table["timestamps"].max()) for flag, table in last.items()} == {
+        "": "2024-03-29 09:40:00",
+        "freq": "2024-03-28 16:10:00",
+        "calendar": "2024-04-01 09:40:00",
+    }
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((kronos / "release" / name).read_bytes())
+    assert run("--num-samples", 2, "--tokenizer", kronos / "release" / "tokenizer", release=bare).equals(plain)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--calendar", "NYSSE"], "Did you mean 'NYSE'?"),
+        (["--option", "temprature=1"], "Did you mean 'temperature'?"),
+        (["--option", "temperature"], "give KEY=VALUE"),
+        (["--candles", "c.txt"], "--candles c.txt: name a .csv or .parquet"),
+        (["--plot", "fan.bmp"], "pictures are written as"),
+    ],
+)
+def test_bad_candle_flags_get_one_clear_line(kronos: Path, tmp_path: Path, flags, message, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    foretrain("forecast", kronos / "release", kronos / "ACME.csv", "--prediction-length", 4, "--out", "x.csv", *flags,
+              code=2)  # fmt: skip
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+
+
+def test_a_tokenizer_is_no_predictor(kronos: Path, capsys):
+    foretrain("forecast", kronos / "release" / "tokenizer", kronos / "ACME.csv", "--prediction-length", 4, "--out",
+              "x.csv", code=2)  # fmt: skip
+    assert "which makes no forecasts" in capsys.readouterr().err
+
+
 def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys):
     out = work / "evaluation"
     foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--num-windows", 2, "--out", out)

@@ -173,10 +173,12 @@ def forecast_file(
             raise ConfigError(f"{file}: is a folder; name a file.")
     set_threads(threads)
     from foretrain.evaluation.candles import BANDS, candle_columns, plot_candles
-    from foretrain.evaluation.plots import plot_forecast
+    from foretrain.evaluation.plots import check_picture, plot_forecast
     from foretrain.forecasting.files import check_columns, read_file, recognised_target, write_file
     from foretrain.forecasting.predictor import load
 
+    if plot is not None:
+        check_picture(plot)
     frame, stamp = read_file(path, id_column=id_column, timestamp_column=timestamp_column)
     check_columns(path, frame, target or ())
     ahead = None if future is None else read_file(future, id_column=id_column, timestamp_column=stamp)[0]
