@@ -410,10 +410,8 @@ def test_batch_flags_hold_for_every_stage_and_saved_sizes_for_those_that_have_be
 
 def test_the_flags_of_the_command_reach_every_stage(tmp_path: Path, capsys):
     path = str(written(tmp_path / "run.yaml", pipeline(tmp_path / "run")))
-    flags = ["--max-steps", "3", "--learning-rate", "0.5", "--seed", "9", "--dry-run", "--output-dir"] + [
-        str(tmp_path / "other")
-    ]
-    assert alone("train", path, "stages.long.training.max_steps=5", *flags) == 0
+    flags = ["--max-steps", "3", "--learning-rate", "0.5", "--seed", "9", "--output-dir", str(tmp_path / "other")]
+    assert alone("train", path, "stages.long.training.max_steps=5", "--dry-run", *flags) == 0
     text = capsys.readouterr().out
     assert text.count("max_steps: 3") == text.count("learning_rate: 0.5") == 2
     assert "seed: 9" in text and f"output_dir: {tmp_path / 'other'}" in text
@@ -423,7 +421,7 @@ def test_the_flags_of_the_command_reach_every_stage(tmp_path: Path, capsys):
     assert "--model-id: this config has stages" in capsys.readouterr().err
 
 
-LONG = ["training.max_steps=60", "training.validate_every=30", "training.checkpoint_every=10"]  # time to be killed in
+LONG = ["training.max_steps=40", "training.validate_every=20", "training.checkpoint_every=5"]  # time to be killed in
 
 
 @pytest.fixture(scope="module")
