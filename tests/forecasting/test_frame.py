@@ -192,6 +192,21 @@ def test_a_flawed_frame_gets_one_clear_line(frame, future, flaw):
     assert "\n" not in str(caught.value)
 
 
+def test_known_stamps_are_taken_where_trading_hours_were_a_guess():
+    days = pd.bdate_range("2024-02-01", "2024-03-28").drop("2024-02-19")
+    bars = pd.DataFrame({"item_id": "a", "timestamp": days, "target": 1.0})
+    ahead = pd.DataFrame({"item_id": "a", "timestamp": pd.to_datetime(["2024-04-01", "2024-04-02"])})
+    assert read_frame(bars, 2).stamps.tolist() == [pd.Timestamp("2024-03-29"), pd.Timestamp("2024-04-01")]
+    task = read_frame(bars, 2, future_df=ahead)
+    assert task.stamps.tolist() == ahead["timestamp"].tolist()
+    assert task.windows[0].future_times.tolist() == ahead["timestamp"].astype("datetime64[us]").astype(int).tolist()
+    with pytest.raises(DataError, match="the forecast has"):
+        read_frame(bars, 2, future_df=ahead, freq="B")
+    early = ahead.assign(timestamp=pd.to_datetime(["2024-03-28", "2024-04-01"]))
+    with pytest.raises(DataError, match="not after its history"):
+        read_frame(bars, 2, future_df=early)
+
+
 def test_a_given_freq_accepts_irregular_stamps(frame):
     gap = frame.drop(frame[frame["item_id"] == "007"].sort_values("timestamp").index[5])
     task = read_frame(gap, H, freq="h")

@@ -78,7 +78,11 @@ def read_frame(
     _check_columns(df, future_df, names)
     history = _sort(df, names, None)
     future_stamps = _future_stamps(history, prediction_length, freq, calendar)
-    known = None if future_df is None else _match_future(future_df, history, names, prediction_length, future_stamps)
+    known = None
+    if future_df is not None:
+        settable = freq is None and calendar is None and _keeps_hours(history)
+        matched = _match_future(future_df, history, names, prediction_length, future_stamps, settable)
+        known, future_stamps = matched.frame, matched.times
     past, ahead = _covariates(history.frame, known, names)
     context, future = _values(history, known, names, past, ahead, prediction_length, ordinal)
     rows = (*names.target, *past, *ahead)
@@ -218,10 +222,15 @@ def _future_stamps(history: _Sorted, horizon: int, freq: str | None, calendar: s
     return (history.times[ends][:, None] + step * np.arange(1, horizon + 1)).ravel()
 
 
+def _keeps_hours(history: _Sorted) -> bool:
+    """Whether the coming stamps are a guess from trading hours, which cannot know a holiday."""
+    return not isinstance(history.times, np.ndarray) and stamps.shared_offset(history.times, history.starts) is None
+
+
 def _match_future(
-    future_df: pd.DataFrame, history: _Sorted, names: Names, horizon: int, future_stamps: Any
-) -> pd.DataFrame:
-    """future_df in the windows' order, checked against the items and stamps of the forecast."""
+    future_df: pd.DataFrame, history: _Sorted, names: Names, horizon: int, future_stamps: Any, settable: bool
+) -> _Sorted:
+    """future_df in the windows' order, checked against the items and, unless it may set them, the coming stamps."""
     future = _sort(future_df, names, history.ids)
     if isinstance(future.times, np.ndarray) != isinstance(history.times, np.ndarray):
         raise DataError(
@@ -235,13 +244,18 @@ def _match_future(
             f"prediction_length = {horizon}."
         )
     differ = np.flatnonzero(np.asarray(future.times != future_stamps))
-    if len(differ):
+    if len(differ) and not settable:
         at = differ[0]
         raise DataError(
             f"future_df: item {history.ids[at // horizon]!r} has a row at {future.times[at]} where the forecast has "
             f"{future_stamps[at]}. Align its stamps with the history, or give freq=."
         )
-    return future.frame
+    ends = np.append(history.starts[1:], len(history.code)) - 1
+    early = np.flatnonzero(np.asarray(future.times[::horizon] <= history.times[ends]))
+    if len(early):
+        raise DataError(f"future_df: item {history.ids[early[0]]!r} has a row at {future.times[early[0] * horizon]}, "
+                        f"which is not after its history ({history.times[ends[early[0]]]}).")  # fmt: skip
+    return future
 
 
 def _covariates(frame: pd.DataFrame, known: pd.DataFrame | None, names: Names) -> tuple[list[str], list[str]]:

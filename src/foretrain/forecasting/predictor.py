@@ -211,6 +211,7 @@ class Predictor:
             prediction_length: H, in steps.
             quantile_levels: between 0 and 1.
             future_df: covariates known ahead: H rows an item at the stamps that follow, any of df's covariate columns.
+                Where those stamps come from trading hours, it may set others, for example around a holiday.
             context_length: newest steps to look at; None = as many as the model can.
             batch_size: rows (targets and covariates) of one pass.
             cross_learning: let all items of a batch inform each other; forecasts then depend on the batch.
