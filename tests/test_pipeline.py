@@ -188,6 +188,18 @@ def test_resume_goes_on_with_the_stage_that_was_interrupted(begun: Path, whole: 
     assert same(weights(begun / "release"), weights(whole / "release"))
 
 
+def test_a_stage_that_ran_out_of_minutes_is_finished(tmp_path: Path):
+    brief = "stages.short.training.max_minutes=0.000001"
+    assert run(tmp_path / "run", brief)["short"].stopped_by == "max_minutes"
+    assert run(tmp_path / "run", brief, resume="auto") == {}
+
+
+def test_the_saved_config_of_a_pipeline_runs_again_elsewhere_with_equal_weights(whole: Path, tmp_path: Path):
+    config = Draft.read(whole / "config.yaml", [("output_dir", str(tmp_path / "again"))]).build()
+    run_stages(config)  # type: ignore[arg-type]
+    assert same(weights(tmp_path / "again" / "release"), weights(whole / "release"))
+
+
 def test_resume_works_where_the_run_folder_was_moved_to(begun: Path, whole: Path):
     moved = begun.rename(begun.with_name("moved"))
     assert list(run(moved, resume="auto")) == ["long"]
@@ -270,6 +282,15 @@ def test_skip_existing_says_when_the_release_is_of_another_config(begun: Path, c
     shutil.rmtree(stage(begun, "long"))
     run(begun, "stages.short.skip_existing=true", "stages.short.training.max_steps=9")
     assert "note: its release was made by another config than the present one" in capsys.readouterr().out
+
+
+def test_skip_existing_says_when_a_parent_is_another_by_now(done: Path, capsys):
+    path = stage(done, "short") / "release" / "model.safetensors"
+    changed = {name: tensor + 1 for name, tensor in load_file(path).items()}
+    path.unlink()
+    save_file(changed, path)
+    assert run(done, "stages.short.skip_existing=true", "stages.long.skip_existing=true") == {}
+    assert "note: its model was another than what stage short has now" in capsys.readouterr().out
 
 
 def test_skip_existing_runs_a_stage_that_has_no_release(tmp_path: Path):
