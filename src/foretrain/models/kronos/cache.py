@@ -19,8 +19,8 @@ EMPTY = -1  # position of a slot without a token
 class Stack:
     """Blocks and their memories of N series.
 
-    Series of different lengths begin at slot 0 and leave slots empty; every row has its own positions then. A token
-    sees the newest `window` tokens up to itself, None = all.
+    Series of different lengths leave slots empty, and every row has its own positions then. A token sees the newest
+    `window` tokens up to itself, None = all.
     """
 
     def __init__(self, blocks: Iterable[Block], window: int | None) -> None:
@@ -29,7 +29,6 @@ class Stack:
         self.memories: list[Memory] = []
         self.following: int | Tensor = 0  # position of the next token, (N,) where rows differ
         self.slots: Tensor | None = None  # (N, C) positions of the shared tokens; None = the newest ones in order
-        self.reach = 0  # most slots that a row's newest `window` tokens can spread over, less window
         self.own = 0  # G
         self.sight = Visible()  # of the newest token
 
@@ -54,8 +53,7 @@ class Stack:
         if lengths is not None:
             slot = torch.arange(x.shape[1], device=x.device)
             self.following, self.slots = lengths, torch.where(slot < lengths[:, None], slot, EMPTY)
-            self.reach = x.shape[1]
-            self.sight = Visible(past=(self.slots >= 0)[:, None])
+            self.sight = self._newest_sight()
         return x
 
     def fork(self, samples: int, capacity: int) -> Stack:
@@ -65,28 +63,44 @@ class Stack:
         forked.following, forked.slots, forked.sight = self.following, self.slots, self.sight
         return forked
 
-    def extend(self, x: Tensor) -> Tensor:
-        """New tokens (N, S, g, D) -> (N, S, g, D): a sample's own after `fork`, else shared and S = 1."""
-        new = x.shape[2]
+    def extend(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """New tokens (N, S, g, D) -> (N, S, g, D): a sample's own after `fork`, else shared and S = 1.
+
+        Of shared ones row n counts the first lengths[n], None = all.
+        """
+        new, device = x.shape[2], x.device
         forked = self.memories[0].own_keys is not None
-        visible = self._own_sight(new, x.device) if forked else self._shared_sight(new, x.device)
-        table = self._table(new, x.device)
+        if lengths is not None and isinstance(self.following, int):
+            first = self.following - self.held
+            self.slots = torch.arange(first, self.following, device=device).repeat(len(x), 1)
+            self.following = torch.full((len(x),), self.following, device=device)
+        visible = self._own_sight(new, device) if forked else self._shared_sight(new, device)
+        table = self._table(new, device)
         for block, memory in zip(self.blocks, self.memories, strict=True):
             x = block.extend(x, table, memory, visible)
-        self.following = self.following + new
-        self.own += new if forked else 0
+        if forked:
+            self.own += new
+        elif self.slots is not None:
+            slots = self._positions(new, device)
+            if lengths is not None:
+                slots = torch.where(torch.arange(new, device=device) < lengths[:, None], slots, EMPTY)
+            self.slots = torch.cat((self.slots, slots), 1)
+        self.following = self.following + (new if lengths is None else lengths)
+        if not forked:
+            self.sight = self._newest_sight()
         return x
 
     def forget(self, memories: Iterable[Memory] = ()) -> None:
         """Free the shared slots that no later token sees, now and then; `memories` (of other layers) follow."""
-        if self.window is None or self.held < 2 * (self.window + self.reach):
+        if self.window is None or self.held < 2 * self.window:
             return
-        kept = self.window + self.reach
-        for memory in (*self.memories, *memories):
-            memory.forget(kept)
+        order = None
         if self.slots is not None:
-            self.slots = self.slots[:, -kept:]
-        self.sight = Visible(max(self.held - self.window, 0)) if self.slots is None else self._sight_of(self.slots)
+            slots, order = self.slots.sort(1)  # empty slots come first
+            self.slots, order = slots[:, -self.window :], order[:, -self.window :]
+        for memory in (*self.memories, *memories):
+            memory.forget(self.window, order)
+        self.sight = self._newest_sight()
 
     @property
     def _head_width(self) -> int:
@@ -102,6 +116,16 @@ class Stack:
         """Broadcastable to (N, h, S, g, d/2)."""
         cos, sin = table_at(self._positions(new, device), self._head_width)
         return (cos, sin) if cos.ndim == 2 else (cos[:, None, None], sin[:, None, None])
+
+    def _newest_sight(self) -> Visible:
+        """What the newest shared token sees."""
+        if self.slots is None:
+            return Visible(0 if self.window is None else max(self.held - self.window, 0))
+        assert isinstance(self.following, Tensor)
+        past = self.slots >= 0
+        if self.window is not None:
+            past &= self.slots >= (self.following - self.window)[:, None]
+        return Visible(past=past[:, None])
 
     def _own_sight(self, new: int, device: torch.device) -> Visible:
         """What a sample's next tokens see, and from then on its newest one. Several at once must all fit the window."""
@@ -123,29 +147,20 @@ class Stack:
         return self.sight._replace(own=causal)
 
     def _shared_sight(self, new: int, device: torch.device) -> Visible:
-        """What the next shared tokens see, and from then on the newest one; takes their slots."""
+        """What the next shared tokens see."""
         end = self.held + new
         if self.slots is None and new == 1:
-            self.sight = Visible(0 if self.window is None else max(end - self.window, 0))
-            return self.sight
+            return Visible(0 if self.window is None else max(end - self.window, 0))
         positions = self._positions(new, device)
         if self.slots is None:
             slots = (torch.arange(end, device=device) + (positions[-1] - end + 1))[None]
             positions = positions[None]
         else:
-            slots = self.slots = torch.cat((self.slots, positions), 1)
+            slots = torch.cat((self.slots, positions), 1)
         past = (slots[:, None] >= 0) & (slots[:, None] <= positions[..., None])
         if self.window is not None:
             past &= slots[:, None] > positions[..., None] - self.window
-        self.sight = Visible(past=past[:, -1:])
         return Visible(past=past)
-
-    def _sight_of(self, slots: Tensor) -> Visible:
-        past = slots >= 0
-        if self.window is not None:
-            assert isinstance(self.following, Tensor)
-            past &= slots >= (self.following - self.window)[:, None]
-        return Visible(past=past[:, None])
 
 
 class Cache:
@@ -177,13 +192,17 @@ class Cache:
         forked._dependency = self._dependency.fork(samples, capacity)
         return forked
 
-    def extend(self, x: Tensor) -> None:
-        """Read new inputs (N, S, g, D): a sample's own after `fork`, else shared and S = 1."""
+    def extend(self, x: Tensor, lengths: Tensor | None = None) -> None:
+        """Read new inputs (N, S, g, D): a sample's own after `fork`, else shared and S = 1; see Stack.extend."""
         assert self._dependency is not None
-        hidden = self.network.norm(self.stack.extend(x))
+        hidden = self.network.norm(self.stack.extend(x, lengths))
         attention = self.network.dep_layer.cross_attn
         self._dependency.append(attention.spread(attention.k_proj(hidden)), attention.spread(attention.v_proj(hidden)))
-        self.hidden = hidden[:, :, -1]
+        if lengths is None:
+            self.hidden = hidden[:, :, -1]
+            return
+        newest = hidden[torch.arange(len(x), device=x.device), :, (lengths - 1).clamp(min=0)]
+        self.hidden = torch.where((lengths > 0)[:, None, None], newest, self.hidden)
 
     def forget(self) -> None:
         """Free shared slots that no later token sees, now and then."""

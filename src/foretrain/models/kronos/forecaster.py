@@ -168,18 +168,8 @@ class Kronos(Forecaster):
         """
         options = options or KronosOptions()
         candles = self.candles(batch, prediction_length, num_samples=num_samples, seed=seed, options=options)
-        notes: dict[str, int] = {}
-        if options.repair:
-            candles, repaired = repair(candles)
-            notes = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
-        paths = candles[batch["target_window"], :, :, batch["target_column"]]  # (M, S, H)
-        return Forecast(
-            quantiles=sample_quantiles(paths, quantile_levels),
-            levels=tuple(quantile_levels),
-            samples=paths,
-            mean=paths.mean(1),
-            notes=notes,
-        )
+        rows = batch["target_window"], batch["target_column"]
+        return summary(candles, rows, quantile_levels, mend=options.repair)
 
     def candles(
         self,
@@ -192,8 +182,6 @@ class Kronos(Forecaster):
     ) -> Tensor:
         """Sampled candles (N, S, H, 6) in the units of the data; NaN for windows without an observed bar."""
         options = options or KronosOptions()
-        if num_samples is not None and num_samples < 1:
-            raise ConfigError(f"num_samples is {num_samples}; it counts sample paths and is at least 1.")
         stamps = batch.get("future_stamps")
         if stamps is not None and stamps.shape[1] < prediction_length - 1:
             raise DataError(
@@ -207,14 +195,12 @@ class Kronos(Forecaster):
             future_stamps=None if stamps is None else stamps[:, :prediction_length],
             keys=batch["key"],
         )
-        samples = 1 if options.greedy else NUM_SAMPLES if num_samples is None else num_samples
+        drawn, asked = sample_counts(num_samples, options)
         found = generate(
-            self.network, self.tokenizer, prompt, prediction_length, num_samples=samples, seed=seed, options=options
+            self.network, self.tokenizer, prompt, prediction_length, num_samples=drawn, seed=seed, options=options
         )
         candles = found.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
-        if options.greedy and num_samples is not None:
-            candles = candles.expand(-1, num_samples, -1, -1)  # all paths are the same one
-        return candles
+        return candles.expand(-1, asked, -1, -1)
 
     def parameter_groups(self) -> dict[str, ParameterRole]:
         """Norms and biases are vectors, token and time tables embeddings, the two projections the head."""
@@ -240,6 +226,32 @@ class Kronos(Forecaster):
         dependency = 8.0 * tokens * width * width + 4.0 * tokens * tokens * width
         ends = 2.0 * tokens * width * (2 * width + 2**c.s1_bits + 2**c.s2_bits)
         return encoder_flops(self.tokenizer, bars) + blocks + dependency + ends
+
+
+def sample_counts(num_samples: int | None, options: KronosOptions) -> tuple[int, int]:
+    """How many paths to draw and how many to give: greedy ones are all the same. Raises ConfigError below 1."""
+    if num_samples is not None and num_samples < 1:
+        raise ConfigError(f"num_samples is {num_samples}; it counts sample paths and is at least 1.")
+    if options.greedy:
+        return 1, num_samples or 1
+    count = num_samples or NUM_SAMPLES
+    return count, count
+
+
+def summary(candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, mend: bool) -> Forecast:
+    """The forecast of target rows, (window, column) of candles (N, S, H, 6), which mend repairs before."""
+    notes: dict[str, int] = {}
+    if mend:
+        candles, repaired = repair(candles)
+        notes = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
+    paths = candles[rows[0], :, :, rows[1]]  # (M, S, H)
+    return Forecast(
+        quantiles=sample_quantiles(paths, quantile_levels),
+        levels=tuple(quantile_levels),
+        samples=paths,
+        mean=paths.mean(1),
+        notes=notes,
+    )
 
 
 def sample_quantiles(paths: Tensor, levels: Sequence[float]) -> Tensor:

@@ -10,7 +10,7 @@ decoded in windows that overlap by half, so that every candle has M / 2 tokens o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class Source:
 
     s1: Tensor  # (N, C) int64
     s2: Tensor  # (N, C)
-    inputs: Tensor  # (N, C, D) of the predictor's first block
+    inputs: Tensor | None  # (N, C, D) of the predictor's first block; None where a cache stands for them
     keys: Tensor  # (N,)
     ahead: Tensor | None = None  # (N, H, D) time embeddings of the bars to come; None = no calendar
     lengths: list[int] | None = None  # (N,) bars of each row where they differ, the longest C; None = all C
@@ -63,7 +63,8 @@ class Source:
         index = torch.tensor(rows).to(self.s1.device, non_blocking=True)
         ahead = None if self.ahead is None else self.ahead[index]
         lengths = None if self.lengths is None else [self.lengths[row] for row in rows]
-        return _cut(Source(self.s1[index], self.s2[index], self.inputs[index], self.keys[index], ahead, lengths))
+        keys = self.keys[index]
+        return replace(self._map(lambda x: x[index]), keys=keys, ahead=ahead, lengths=lengths)._cut()
 
     def newest(self, most: int) -> Source:
         """The newest `most` bars of each series."""
@@ -71,15 +72,13 @@ class Source:
         if most >= width:
             return self
         if self.lengths is None:
-            s1, s2, inputs = (x[:, width - most :] for x in (self.s1, self.s2, self.inputs))
-            return replace(self, s1=s1, s2=s2, inputs=inputs)
+            return self._map(lambda x: x[:, width - most :])
         first = [max(length - most, 0) for length in self.lengths]
         place = torch.tensor(first)[:, None] + torch.arange(most)
         place = place.clamp(max=width - 1).to(self.s1.device, non_blocking=True)
         rows = torch.arange(len(place), device=place.device)[:, None]
-        s1, s2, inputs = (x[rows, place] for x in (self.s1, self.s2, self.inputs))
         lengths = [min(length, most) for length in self.lengths]
-        return _cut(replace(self, s1=s1, s2=s2, inputs=inputs, lengths=lengths))
+        return replace(self._map(lambda x: x[rows, place]), lengths=lengths)._cut()
 
     def counts(self) -> Tensor | None:
         """lengths as a tensor (N,) beside the others."""
@@ -88,17 +87,21 @@ class Source:
     def cache(self, network: KronosNetwork, window: int) -> Cache:
         """The predictor after reading the newest `window` bars."""
         recent = self.newest(window)
+        assert recent.inputs is not None
         return Cache.of(network, recent.inputs, recent.counts(), window)
 
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Source:
+        """With other bars."""
+        inputs = None if self.inputs is None else change(self.inputs)
+        return replace(self, s1=change(self.s1), s2=change(self.s2), inputs=inputs)
 
-def _cut(source: Source) -> Source:
-    """The source without columns that no row fills, and without lengths where all are the same."""
-    if source.lengths is None:
-        return source
-    longest = max(source.lengths)
-    s1, s2, inputs = (x[:, :longest] for x in (source.s1, source.s2, source.inputs))
-    lengths = source.lengths if min(source.lengths) < longest else None
-    return replace(source, s1=s1, s2=s2, inputs=inputs, lengths=lengths)
+    def _cut(self) -> Source:
+        """Without columns that no row fills, and without lengths where all are the same."""
+        if self.lengths is None:
+            return self
+        longest = max(self.lengths)
+        lengths = self.lengths if min(self.lengths) < longest else None
+        return replace(self._map(lambda x: x[:, :longest]), lengths=lengths)
 
 
 def generate(
@@ -155,7 +158,7 @@ def tokenise(network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: Prompt
     if prompt.stamps is not None:
         assert prompt.future_stamps is not None, "stamps of the context need those of the horizon"
         ahead = network.time_emb(prompt.future_stamps)
-    return _cut(Source(s1, s2, network.embed(s1, s2, prompt.stamps), prompt.keys, ahead, lengths))
+    return Source(s1, s2, network.embed(s1, s2, prompt.stamps), prompt.keys, ahead, lengths)._cut()
 
 
 def continue_source(
@@ -253,7 +256,10 @@ class _Job:
         network, count, steps = self.network, len(self.source.s1), self.steps
         ahead = self.source.ahead
         s1, s2 = self.source.s1.new_empty(2, count, samples, steps)
-        inputs = self.source.inputs.new_empty(count, samples, steps, network.config.d_model)
+        inputs = network.norm.weight.new_empty(0)
+        if self.every is not None:  # what windows are computed anew from
+            assert self.source.inputs is not None
+            inputs = self.source.inputs.new_empty(count, samples, steps, network.config.d_model)
         kept: tuple[list[Tensor], list[Tensor]] = [], []
         cache = read.fork(samples, steps)
         for step in range(steps):
@@ -267,12 +273,14 @@ class _Job:
             if step + 1 == steps:
                 break
             x = network.embedding(s1[..., step], s2[..., step])
-            inputs[:, :, step] = x if ahead is None else x + ahead[:, None, step]
+            x = x if ahead is None else x + ahead[:, None, step]
             made = step + 1
+            if self.every is not None:
+                inputs[:, :, step] = x
             if self._is_due(made):
                 cache = self._anew(inputs[:, :, :made])
             else:
-                cache.extend(inputs[:, :, step, None].reshape(len(cache.hidden), -1, 1, inputs.shape[-1]))
+                cache.extend(x.view(len(cache.hidden), -1, 1, x.shape[-1]))
         return (s1, s2, *(torch.stack(x, 2) for x in kept)) if self.keep_logits else (s1, s2)
 
     def _is_due(self, made: int) -> bool:

@@ -20,6 +20,7 @@ target_column     (M,) its column of a bar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -60,12 +61,43 @@ def choose_columns(names: Sequence[str]) -> Columns | None:
 
 def collate(windows: Windows, clip: float) -> Batch:
     """The batch of candle windows; see the entries above. Raises DataError for windows that hold no candles."""
-    count, steps = len(windows), windows.context.shape[1]
-    raw, targets, labelled = _candles(windows)
-    prices_known = np.asarray(~np.isnan(raw[..., :4]).any(-1))  # (B, W)
-    filled = fill_forward(raw)
-    _complete(filled)
-    ready = np.asarray(~np.isnan(filled[:, :steps]).any(-1))
+    raw, targets, labelled = candles_of(windows)
+    filled, steps = complete(fill_forward(raw)), windows.context.shape[1]
+    calendar = windows.context_times is not None and windows.future_times is not None
+    found = read_context(raw[:, :steps], filled[:, :steps], windows.context_times if calendar else None, clip)
+    batch: Batch = {
+        **found.entries,
+        "key": torch.from_numpy(np.ascontiguousarray(windows.key).view(np.int64)),
+        "target_window": torch.from_numpy(targets[0]),
+        "target_column": torch.from_numpy(targets[1]),
+    }
+    if labelled:
+        observed = ~np.isnan(raw[:, steps:, :4]).any(-1) & ~found.void[:, None]
+        batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], found.loc, found.scale, clip))
+        batch["future_observed"] = torch.from_numpy(observed)
+    if calendar:
+        batch["future_stamps"] = torch.from_numpy(stamps_of(windows.future_times))  # type: ignore[arg-type]
+    return batch
+
+
+class Contexts(NamedTuple):
+    """Contexts as a batch holds them, and what was taken from them."""
+
+    entries: Batch  # context, context_observed, loc, scale, lengths where they differ, context_stamps with times
+    loc: Wide  # (B, 6)
+    scale: Wide  # (B, 6)
+    void: Mask  # (B,) without an observed bar
+
+
+def read_context(
+    raw: Wide, filled: Wide, times: IntArray | None, clip: float, frozen: tuple[Wide, Wide] | None = None
+) -> Contexts:
+    """Contexts of bars (B, C, 6) as they came and as filled, at times (B, C): leading bars that nothing fills cut.
+
+    loc and scale are those of the bars, or the frozen ones.
+    """
+    count, steps = raw.shape[:2]
+    ready = np.asarray(~np.isnan(filled).any(-1))
     void = np.asarray(~ready.any(1))
     start = np.where(void, steps - 1, ready.argmax(1))
     lengths = steps - start
@@ -73,27 +105,22 @@ def collate(windows: Windows, clip: float) -> Batch:
     place = np.minimum(start[:, None] + np.arange(longest), steps - 1)  # (B, longest) from the left
     rows = np.arange(count)[:, None]
     inside = np.arange(longest) < lengths[:, None]
-    context = filled[rows, place]
-    loc, scale = statistics(context, inside)
-    loc[void] = scale[void] = np.nan
-    batch: Batch = {
-        "context": torch.from_numpy(normalise(context, loc, scale, clip, inside)),
-        "context_observed": torch.from_numpy(prices_known[rows, place] & inside),
+    bars = filled[rows, place]
+    loc, scale = frozen or statistics(bars, inside)
+    if frozen is None:
+        loc[void] = scale[void] = np.nan
+    observed = np.asarray(~np.isnan(raw[..., :4]).any(-1))
+    entries: Batch = {
+        "context": torch.from_numpy(normalise(bars, loc, scale, clip, inside)),
+        "context_observed": torch.from_numpy(observed[rows, place] & inside),
         "loc": torch.from_numpy(loc.astype(np.float32)),
         "scale": torch.from_numpy(scale.astype(np.float32)),
-        "key": torch.from_numpy(np.ascontiguousarray(windows.key).view(np.int64)),
-        "target_window": torch.from_numpy(targets[0]),
-        "target_column": torch.from_numpy(targets[1]),
     }
     if int(lengths.min()) < longest:
-        batch["lengths"] = torch.from_numpy(lengths)
-    if labelled:
-        batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], loc, scale, clip))
-        batch["future_observed"] = torch.from_numpy(prices_known[:, steps:] & ~void[:, None])
-    if windows.context_times is not None and windows.future_times is not None:
-        batch["context_stamps"] = torch.from_numpy(stamps_of(windows.context_times[rows, place]))
-        batch["future_stamps"] = torch.from_numpy(stamps_of(windows.future_times))
-    return batch
+        entries["lengths"] = torch.from_numpy(lengths)
+    if times is not None:
+        entries["context_stamps"] = torch.from_numpy(stamps_of(times[rows, place]))
+    return Contexts(entries, loc, scale, void)
 
 
 def sequence(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -181,17 +208,19 @@ def stamps_of(times: IntArray) -> IntArray:
     return np.stack(fields, -1)
 
 
-def _complete(bars: Wide) -> None:
-    """Fill what volume and amount still lack: no volume is 0, no amount is volume times the mean price. In place."""
+def complete(bars: Wide) -> Wide:
+    """Bars (..., 6) with what volume and amount lack: no volume is 0, no amount is volume times the mean price."""
+    bars = bars.copy()
     volume, amount = bars[..., VOLUME], bars[..., AMOUNT]
     volume[np.isnan(volume)] = 0.0
     lacking = np.isnan(amount)
     if lacking.any():
         made = volume[lacking] * bars[..., :4][lacking].mean(-1)
         amount[lacking] = np.clip(made, -LARGEST, LARGEST)  # an amount that is given is float32 too
+    return bars
 
 
-def _candles(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]:
+def candles_of(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]:
     """Bars (B, W, 6), NaN where missing; (window, column) of the target rows; whether all columns are targets."""
     if (windows.role == KNOWN).any():
         raise DataError(

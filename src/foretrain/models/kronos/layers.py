@@ -93,10 +93,15 @@ class Memory:
         self.values[:, :, self.held : end] = values[:, :, 0]
         self.held = end
 
-    def forget(self, kept: int) -> None:
-        """Drop all but the newest `kept` shared tokens."""
-        first = self.held - kept
-        self.keys, self.values = (_longer(x[:, :, first:], kept, x.shape[2]) for x in (self.keys, self.values))
+    def forget(self, kept: int, order: Tensor | None = None) -> None:
+        """Keep the newest `kept` shared tokens, or those in the slots `order` (N, kept) names."""
+        for name in ("keys", "values"):
+            x = getattr(self, name)
+            chosen = x[:, :, self.held - kept : self.held]
+            if order is not None:
+                n, heads, _, width = x.shape
+                chosen = x.gather(2, order[:, None, :, None].expand(n, heads, kept, width))
+            setattr(self, name, _longer(chosen, kept, x.shape[2]))
         self.held = kept
 
     def attend(self, query: Tensor, visible: Visible) -> Tensor:

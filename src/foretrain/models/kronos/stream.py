@@ -1,0 +1,319 @@
+"""Forecasts of series that grow: new bars go into the cache, and nothing is read again.
+
+The statistics stay those of the first context. While a series fits max_context, tokens and forecasts are those of a
+full pass over all its bars. A longer one rolls: the predictor's states remember bars that have left its window, and so
+do the encoder's, which looks at as many bars, or at as many as the first context had where that was longer.
+re_anchor_every reads the newest max_context bars anew, statistics included, after so many appended ones.
+
+# N series, C bars of the first context, k new bars, M = max_context, H horizon, S samples, Q levels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foretrain.data.permutation import hash64
+from foretrain.data.times import continue_stamps
+from foretrain.data.windows import NO_TIME, IntArray, Windows
+from foretrain.errors import ConfigError, DataError
+from foretrain.models.base import Forecast
+from foretrain.models.kronos import inputs
+from foretrain.models.kronos.cache import Stack
+from foretrain.models.kronos.config import COLUMNS
+from foretrain.models.kronos.forecaster import Kronos, sample_counts, summary
+from foretrain.models.kronos.generate import Generated, Source, continue_source, generating
+from foretrain.models.kronos.inputs import Wide
+from foretrain.models.kronos.options import KronosOptions
+
+# Rotary angles are float32, whose rounding at 2^14 radians is 0.001. After so many bars everything is read anew, with
+# the statistics as they are.
+FARTHEST = 2**14
+
+
+@dataclass
+class _Series:
+    """The newest bars of one series."""
+
+    bars: Wide  # (k, 6) filled from before; NaN where there was nothing yet
+    times: IntArray | None  # (k,) microseconds
+    tokens: IntArray  # (k, 2)
+
+    def grow(self, bars: Wide, times: IntArray | None, tokens: IntArray, most: int) -> None:
+        """Take over more bars; the newest `most` are kept."""
+        self.bars = np.concatenate((self.bars, bars))[-most:]
+        self.tokens = np.concatenate((self.tokens, tokens))[-most:]
+        if self.times is not None and times is not None:
+            self.times = np.concatenate((self.times, times))[-most:]
+
+
+class KronosStream:
+    """A batch of growing series and what a model remembers of them."""
+
+    def __init__(
+        self, model: Kronos, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None
+    ) -> None:
+        """Read the windows' contexts; their stamps count where they have times.
+
+        max_context: bars the predictor looks at; None = the model's own. Raises DataError for windows that hold no
+        candles, ConfigError for impossible numbers.
+        """
+        for name, value in (("max_context", max_context), ("re_anchor_every", re_anchor_every)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it counts bars and is at least 1.")
+        self.model = model
+        self.max_context = max_context or model.config.max_context
+        self.re_anchor_every = re_anchor_every
+        raw, self._targets, _ = inputs.candles_of(windows)
+        filled = inputs.fill_forward(raw[:, : windows.context.shape[1]])
+        self._most = max(self.max_context, filled.shape[1])  # bars that the encoder looks at
+        self._keys = windows.key
+        self._appended = np.zeros(len(windows), np.int64)  # bars of each series since the opening
+        self._since_anchor = 0  # the most bars of a series since the statistics were taken
+        self._read(filled, windows.context_times, frozen=False)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._keys)
+
+    @property
+    def rolled(self) -> bool:
+        """Whether a series has outgrown max_context since all was read."""
+        return int(self._held.max()) > self.max_context
+
+    @property
+    def statistics(self) -> tuple[Wide, Wide]:
+        """loc and scale (N, 6) in use: a bar is normalised * scale + loc."""
+        return self._loc, self._scale
+
+    def append(
+        self, bars: np.ndarray | Windows, times: IntArray | None = None, counts: Sequence[int] | None = None
+    ) -> None:
+        """Take over new bars.
+
+        Args:
+            bars: (N, 6) or (N, k, 6) open, high, low, close, volume, amount; NaN = the column's value before. Or
+                windows whose contexts are the new bars; they bring times and counts.
+            times: (N,) or (N, k) microseconds, for streams whose first windows had times.
+            counts: (N,) how many of the k bars each series has, the first ones; None = all.
+
+        Raises DataError for wrong shapes and for times that do not go on from those before.
+        """
+        if isinstance(bars, Windows):
+            bars, times, counts = _from_windows(bars)
+        raw, clock, count = self._checked(bars, times, counts)
+        if not count.any():
+            return
+        last = np.stack([series.bars[-1] for series in self._series])
+        filled = inputs.fill_forward(np.concatenate((last[:, None], raw), 1))[:, 1:]
+        self._appended += count
+        self._since_anchor += int(count.max())
+        self._since_read += int(count.max())
+        if self.re_anchor_every is not None and self._since_anchor >= self.re_anchor_every:
+            self._grow(filled, clock, np.zeros((*raw.shape[:2], 2), np.int64), count)
+            self._read(*self._newest(self.max_context), frozen=False)
+            return
+        self._grow(filled, clock, self._extend(filled, clock, count), count)
+        if self._since_read >= FARTHEST:
+            self._read(*self._newest(self._most), frozen=True)
+
+    def forecast(
+        self,
+        prediction_length: int,
+        quantile_levels: Sequence[float],
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: KronosOptions | None = None,
+        future_times: IntArray | None = None,
+    ) -> Forecast:
+        """As Kronos.forecast, of the target rows of the first windows; see candles."""
+        options = options or KronosOptions(mode="rolling")
+        candles = self.candles(
+            prediction_length, num_samples=num_samples, seed=seed, options=options, future_times=future_times
+        )
+        window, column = (torch.from_numpy(x).to(candles.device) for x in self._targets)
+        return summary(candles, (window, column), quantile_levels, mend=options.repair)
+
+    def candles(
+        self,
+        prediction_length: int,
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: KronosOptions | None = None,
+        future_times: IntArray | None = None,
+    ) -> Tensor:
+        """Sampled candles (N, S, H, 6) after the newest bars, from what is remembered; the stream stays as it is.
+
+        options: None = mode "rolling". With mode "exact" the predictor reads its window anew where the stream has
+        rolled, and for every bar that outgrows it. future_times: (N, H) microseconds; None = spaced as the newest bars.
+        Draws depend on the seed, the first window's key and how many bars were appended.
+        """
+        options = options or KronosOptions(mode="rolling")
+        if options.max_context not in (None, self.max_context):
+            raise ConfigError(
+                f"max_context is {options.max_context}, but this stream was opened with {self.max_context}."
+            )
+        drawn, asked = sample_counts(num_samples, options)
+        options = replace(options, max_context=self.max_context)
+        bars = self._continue(prediction_length, drawn, seed, options, future_times).bars
+        loc, scale = (self._tensor(x).to(bars.dtype)[:, None, None] for x in self.statistics)
+        return (bars * scale + loc).expand(-1, asked, -1, -1)
+
+    def _continue(
+        self, steps: int, samples: int, seed: int, options: KronosOptions, future_times: IntArray | None
+    ) -> Generated:
+        network, tokenizer = self.model.network, self.model.tokenizer
+        tokens = _from_left([series.tokens[-self.max_context :] for series in self._series])
+        s1, s2 = self._tensor(tokens).unbind(-1)
+        lengths = [min(len(series.tokens), self.max_context) for series in self._series]
+        keys = np.where(self._appended > 0, hash64(self._keys, self._appended), self._keys)
+        with generating(network, tokenizer):
+            ahead, known = None, None
+            if self._timed:
+                ahead = network.time_emb(self._tensor(inputs.stamps_of(self._future_times(steps, future_times))))
+            if options.mode == "exact" or options.re_anchor_every is not None:
+                clock = [x.times[-self.max_context :] for x in self._series if x.times is not None]
+                known = network.embed(s1, s2, self._tensor(inputs.stamps_of(_from_left(clock))) if clock else None)
+            ragged = min(lengths) < max(lengths)
+            source = Source(s1, s2, known, self._tensor(keys.view(np.int64)), ahead, lengths if ragged else None)
+            cache = None if self.rolled and options.mode == "exact" else self._cache
+            return continue_source(
+                network, tokenizer, source, steps, num_samples=samples, seed=seed, options=options, cache=cache
+            )
+
+    def _read(self, filled: Wide, times: IntArray | None, *, frozen: bool) -> None:
+        """Everything anew from bars (N, C, 6), padded on the left with NaN; the statistics too unless frozen."""
+        kept = self.statistics if frozen else None
+        found = inputs.read_context(filled, inputs.complete(filled), times, self.model.config.clip, kept)
+        self._loc, self._scale = found.loc, found.scale
+        network, tokenizer, context = self.model.network, self.model.tokenizer, found.entries["context"]
+        stamps, lengths = found.entries.get("context_stamps"), found.entries.get("lengths")
+        count = [context.shape[1]] * len(self) if lengths is None else lengths.tolist()
+        self._encoder = Stack(tokenizer.encoder, self._most)  # type: ignore[arg-type]
+        with generating(network, tokenizer):
+            with torch.autocast(self._device.type, enabled=False):
+                x = tokenizer.embed(context.to(self._device))
+                hidden = self._encoder.read(x, None if lengths is None else lengths.to(self._device))
+                s1, s2 = tokenizer.to_tokens(tokenizer.quant_embed(hidden), half=True)
+            known = network.embed(s1, s2, None if stamps is None else stamps.to(self._device))
+            source = Source(s1, s2, known, s1[:, 0], None, None if lengths is None else count)
+            self._cache = source.cache(network, self.max_context)
+        tokens = torch.stack((s1, s2), -1).cpu().numpy()
+        self._series = [
+            _Series(filled[n, -length:], None if times is None else times[n, -length:], tokens[n, :length])
+            for n, length in enumerate(count)
+        ]
+        self._held = np.minimum(count, self.max_context)  # positions that the cache has given
+        self._since_read = 0
+        self._since_anchor = self._since_anchor if frozen else 0
+
+    def _extend(self, filled: Wide, clock: IntArray | None, count: IntArray) -> IntArray:
+        """Read new bars (N, k, 6), of which row n counts count[n]; their tokens (N, k, 2)."""
+        network, tokenizer = self.model.network, self.model.tokenizer
+        bars = self._tensor(inputs.normalise(inputs.complete(filled), self._loc, self._scale, self.model.config.clip))
+        counts = None if (count == bars.shape[1]).all() else self._tensor(count)
+        with generating(network, tokenizer):
+            with torch.autocast(self._device.type, enabled=False):
+                hidden = self._encoder.extend(tokenizer.embed(bars)[:, None], counts)
+                s1, s2 = tokenizer.to_tokens(tokenizer.quant_embed(hidden[:, 0]), half=True)
+            known = network.embed(s1, s2, None if clock is None else self._tensor(inputs.stamps_of(clock)))
+            self._cache.extend(known[:, None], counts)
+            self._encoder.forget()
+            self._cache.forget()
+        self._held = self._held + count
+        return torch.stack((s1, s2), -1).cpu().numpy()
+
+    def _grow(self, filled: Wide, clock: IntArray | None, tokens: IntArray, count: IntArray) -> None:
+        for n, series in enumerate(self._series):
+            new = slice(0, int(count[n]))
+            series.grow(filled[n, new], None if clock is None else clock[n, new], tokens[n, new], self._most)
+
+    def _newest(self, most: int) -> tuple[Wide, IntArray | None]:
+        """The newest `most` bars (N, C, 6) and times (N, C), padded on the left."""
+        bars = _from_right([series.bars[-most:] for series in self._series], np.nan)
+        times = [series.times[-most:] for series in self._series if series.times is not None]
+        return bars, _from_right(times, NO_TIME) if times else None
+
+    def _future_times(self, steps: int, given: IntArray | None) -> IntArray:
+        if given is None:
+            return np.stack([continue_stamps(x.times, None, steps) for x in self._series if x.times is not None])
+        if given.shape != (len(self), steps):
+            raise DataError(f"future_times has shape {given.shape}; {steps} bars of {len(self)} series need as many.")
+        return given
+
+    def _checked(
+        self, bars: np.ndarray, times: IntArray | None, counts: Sequence[int] | None
+    ) -> tuple[Wide, IntArray | None, IntArray]:
+        """Bars (N, k, 6) with NaN for what is not finite, times (N, k), counts (N,), the largest of them k."""
+        raw = np.array(bars, np.float64)
+        raw = raw[:, None] if raw.ndim == 2 else raw
+        if raw.ndim != 3 or raw.shape[0] != len(self) or raw.shape[2] != len(COLUMNS):
+            raise DataError(f"bars to append have shape {np.shape(bars)}, not ({len(self)}, bars, {len(COLUMNS)}).")
+        raw[~np.isfinite(raw)] = np.nan
+        count = np.full(len(self), raw.shape[1]) if counts is None else np.asarray(counts, np.int64)
+        if count.shape != (len(self),) or count.min() < 0 or count.max() > raw.shape[1]:
+            raise DataError(
+                f"counts {list(count)} cannot be those of {len(self)} series with up to {raw.shape[1]} bars."
+            )
+        if (times is not None) != self._timed:
+            raise DataError(
+                "bars to append need times, as the first ones had." if self._timed else
+                "bars to append come with times, but the first ones had none."
+            )  # fmt: skip
+        width = int(count.max())
+        if times is None:
+            return raw[:, :width], None, count
+        clock = np.asarray(times, np.int64).reshape(len(self), -1)
+        if clock.shape[1] != raw.shape[1]:
+            raise DataError(f"bars to append have {raw.shape[1]} bars a series, but {clock.shape[1]} times.")
+        for n, series in enumerate(self._series):
+            assert series.times is not None
+            if (np.diff(clock[n, : count[n]], prepend=series.times[-1]) <= 0).any():
+                raise DataError(f"series {n}: bars to append must come after those before them, each at its own time.")
+        return raw[:, :width], clock[:, :width], count
+
+    @property
+    def _timed(self) -> bool:
+        return self._series[0].times is not None
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.network.norm.weight.device
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+def _from_windows(windows: Windows) -> tuple[Wide, IntArray | None, Sequence[int]]:
+    """Bars (N, k, 6), times (N, k) and counts (N,) of contexts, which are padded on the left."""
+    steps = windows.context.shape[1]
+    raw = inputs.candles_of(windows)[0][:, :steps]
+    times = windows.context_times
+    absent = np.isnan(raw).all(-1) if times is None else times == NO_TIME
+    first = np.where(np.logical_and.reduce(absent, axis=1), steps, absent.argmin(1))
+    place = np.minimum(first[:, None] + np.arange(steps), steps - 1)
+    rows = np.arange(len(raw))[:, None]
+    return raw[rows, place], None if times is None else times[rows, place], (steps - first).tolist()
+
+
+def _from_left(parts: list[Any]) -> Any:
+    """Arrays (k, ...) of different lengths as one, 0 behind them."""
+    table = np.zeros((len(parts), max(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    for row, part in zip(table, parts, strict=True):
+        row[: len(part)] = part
+    return table
+
+
+def _from_right(parts: list[Any], blank: float) -> Any:
+    """Arrays (k, ...) of different lengths as one, blank before them."""
+    table = np.full((len(parts), max(map(len, parts)), *parts[0].shape[1:]), blank, parts[0].dtype)
+    for row, part in zip(table, parts, strict=True):
+        row[len(row) - len(part) :] = part
+    return table
