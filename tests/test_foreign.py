@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,9 @@ from tests.foreign.test_kronos import FULL as KRONOS
 from tests.foreign.test_tsm_trainer import FULL as TSM_TRAINER
 from tests.test_cli import foretrain
 
+from foretrain.models.kronos.config import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from foretrain.run import load_config
+from foretrain.stages import StagesConfig, load_any
 
 
 @pytest.fixture
@@ -90,3 +95,62 @@ def test_an_unknown_project_is_refused_with_the_known_ones():
     assert done.returncode == 2
     assert "kronos" in done.stderr
     assert "tsm-trainer" in done.stderr
+
+
+def test_a_kronos_file_becomes_a_pipeline_that_our_loader_reads_as_it_was_written(folder: Path):
+    foretrain("config", "import", "--from", "kronos", "kronos.yaml", "--out", "ours.yaml")
+    config = load_any(Path("ours.yaml"))
+    assert isinstance(config, StagesConfig)
+    tokenizer, predictor = config.stages
+    assert (tokenizer.model.model_id, predictor.model.tokenizer) == ("weights/tokenizer", "stage:tokenizer")
+    assert (tokenizer.training.epochs, predictor.training.epochs) == (7, 5)
+    assert (tokenizer.training.clip_norm, predictor.training.clip_norm) == (2.0, 3.0)
+    assert tokenizer.training.batch_size == predictor.training.batch_size == 48
+    assert tokenizer.optimizer.betas == predictor.optimizer.betas == (0.8, 0.9)
+    assert predictor.optimizer.schedule.kind == "one_cycle"
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        {"train_tokenizer": False},
+        {"train_basemodel": False},
+        {"pre_trained": False},
+        {"skip_existing": True},
+    ],
+)
+def test_every_switch_of_kronos_gives_a_config_that_loads(folder: Path, experiment):
+    tree = yaml.safe_load(KRONOS)
+    tree["experiment"] = experiment
+    Path("kronos.yaml").write_text(yaml.safe_dump(tree))
+    foretrain("config", "import", "--from", "kronos", "kronos.yaml", "--out", "ours.yaml")
+    assert isinstance(load_any(Path("ours.yaml")), StagesConfig)
+
+
+def test_a_kronos_file_that_trains_nothing_is_refused(folder: Path, capsys):
+    tree = yaml.safe_load(KRONOS)
+    tree["experiment"] = {"train_tokenizer": False, "train_basemodel": False}
+    Path("kronos.yaml").write_text(yaml.safe_dump(tree))
+    foretrain("config", "import", "--from", "kronos", "kronos.yaml", code=2)
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_report_import_the_csv_and_train_from_random_weights(folder: Path, capsys):
+    tiny = {"d_model": 16, "n_heads": 2, "ff_dim": 16, "s1_bits": 4, "s2_bits": 4}
+    architectures = {
+        "tokenizer": {**TOKENIZER_PRESETS["base"], **tiny, "n_enc_layers": 2, "n_dec_layers": 2},
+        "predictor": {**PREDICTOR_PRESETS["small"], **tiny, "n_layers": 1},
+    }
+    for name, architecture in architectures.items():  # of a random start: no weights beside it
+        (folder / "weights" / name).mkdir(parents=True)
+        (folder / "weights" / name / "config.json").write_text(json.dumps(architecture))
+    tree = yaml.safe_load(KRONOS)
+    tree["experiment"] = {"pre_trained": False}
+    tree["training"] |= {"tokenizer_epochs": 0.02, "basemodel_epochs": 0.02, "accumulation_steps": 1}
+    tree["data"] |= {"lookback_window": 20, "predict_window": 4, "max_context": 512, "clip": 5.0}
+    Path("kronos.yaml").write_text(yaml.safe_dump(tree))
+    foretrain("config", "import", "--from", "kronos", "kronos.yaml", "--out", "ours.yaml")
+    report = capsys.readouterr().err
+    for command in re.findall(r"^  foretrain (.+)$", report.partition("\nnext\n")[2], flags=re.M):
+        foretrain(*shlex.split(command))
+    assert (folder / "elsewhere" / "HK_5min" / "release" / "tokenizer" / "config.json").is_file()
