@@ -292,3 +292,10 @@ def test_a_window_without_a_bar_has_no_forecast_and_disturbs_no_other(kit):
     alone = model.forecast(batch_of(model, kit.window(2)), 5, (0.5,), num_samples=2).quantiles
     assert together[:6].isnan().all()
     torch.testing.assert_close(together[6:], alone)
+
+
+def test_a_repaired_candle_has_no_negative_volume():
+    good, negative = [10.0, 12.0, 9.0, 11.0, 5.0, 50.0], [10.0, 12.0, 9.0, 11.0, -1.0, 50.0]
+    fixed, count = repair(torch.tensor([good, negative]))
+    assert count == 1
+    assert fixed.tolist() == [good, [10.0, 12.0, 9.0, 11.0, 0.0, 50.0]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,9 @@ from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.tokens import TokenTable, open_table
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
 from foretrain.nn.unused import attach
+
+if TYPE_CHECKING:
+    from foretrain.models.kronos.stream import KronosStream
 
 HIGH, LOW = 1, 2
 
@@ -202,6 +205,12 @@ class Kronos(Forecaster):
         candles = found.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
         return candles.expand(-1, asked, -1, -1)
 
+    def stream(self, windows: Windows, **how: int | None) -> KronosStream:
+        """Series that grow: bars are appended to what was read; how are KronosStream's max_context, re_anchor_every."""
+        from foretrain.models.kronos.stream import KronosStream
+
+        return KronosStream(self, windows, **how)
+
     def parameter_groups(self) -> dict[str, ParameterRole]:
         """Norms and biases are vectors, token and time tables embeddings, the two projections the head."""
         return {name: ParameterRole(_role(name, p)) for name, p in self.named_parameters() if p.requires_grad}
@@ -266,12 +275,14 @@ def sample_quantiles(paths: Tensor, levels: Sequence[float]) -> Tensor:
 
 
 def repair(candles: Tensor) -> tuple[Tensor, int]:
-    """Candles (..., 6) whose high and low enclose open and close, and how many of them that changed."""
+    """Candles (..., 6) whose high and low enclose open and close and whose volume and amount are not negative, and how
+    many of them that changed."""
     body = candles[..., :4]
     high, low = body.amax(-1), body.amin(-1)
-    changed = (high > candles[..., HIGH]) | (low < candles[..., LOW])
+    changed = (high > candles[..., HIGH]) | (low < candles[..., LOW]) | (candles[..., 4:] < 0).any(-1)
     fixed = candles.clone()
     fixed[..., HIGH], fixed[..., LOW] = high, low
+    fixed[..., 4:] = candles[..., 4:].clamp(min=0.0)
     return fixed, int(changed.sum())
 
 

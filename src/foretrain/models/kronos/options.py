@@ -21,7 +21,8 @@ class KronosOptions:
         mode: what happens once context and forecast exceed max_context. "exact" computes the shifted window anew for
             every bar, as upstream does; "rolling" keeps the cache, whose entries remember bars that left the window.
         max_context: bars the predictor looks at; None = the model's own. Statistics and tokens use the whole context.
-        repair: raise high and lower low to hold open and close; how many candles that changed is reported.
+        repair: raise high and lower low to hold open and close, and negative volume and amount to 0; how many candles
+            that changed is reported.
         re_anchor_every: with mode "rolling", compute the window anew after so many generated bars.
         compat: upstream's habits, for comparisons: draws from torch's global generator for all rows jointly, top_p
             ignored where top_k is given, and only max_context rows where more are asked for.
