@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,6 +94,34 @@ def read_frame(
         stamps=future_stamps,
         prediction_length=prediction_length,
     )
+
+
+def next_rows(times: Sequence[Any], ids: Any, horizon: int, freq: str | None, calendar: str | None) -> Any:
+    """(N * H) stamps that follow those of each item: (k,) DatetimeIndex or int64 array, as more_rows gives them."""
+    import pandas as pd
+
+    lengths = np.array([len(stamps) for stamps in times], np.int64)
+    joined = np.concatenate(times) if isinstance(times[0], np.ndarray) else times[0].append(list(times[1:]))
+    code, starts = np.repeat(np.arange(len(times)), lengths), np.cumsum(lengths) - lengths
+    return _future_stamps(_Sorted(pd.DataFrame(), code, starts, ids, joined), horizon, freq, calendar)
+
+
+def more_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray], list[Any]]:
+    """Numbers (V, k) and time stamps (k,) of each item of ids, names.target being the V columns; k may be 0.
+
+    Raises DataError for items that are none of them, and as read_frame.
+    """
+    import pandas as pd
+
+    _check_columns(df, None, names)
+    unknown = np.flatnonzero(pd.Index(ids).get_indexer(pd.Index(df[names.item_id])) < 0)
+    if len(unknown):
+        raise DataError(f"item {df[names.item_id].iloc[unknown[0]]!r} is none of those that the first frame held.")
+    found = _sort(df, names, ids)
+    values = np.stack([numbers(_column(found.frame, name)) for name in names.target])
+    bounds = np.searchsorted(found.code, np.arange(len(ids) + 1))
+    parts = [slice(first, last) for first, last in itertools.pairwise(bounds.tolist())]
+    return [values[:, part] for part in parts], [found.times[part] for part in parts]
 
 
 def one_item(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:

@@ -11,8 +11,9 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from foretrain.forecasting.adapter import ADAPTER_FILE, base_of, merge_adapter
 from foretrain.forecasting.batching import ForecastList, clip_context, forecast_paths, plan, tell_notes
 from foretrain.forecasting.frame import Names, one_item, read_frame, take_columns
 from foretrain.forecasting.inputs import read_inputs
-from foretrain.forecasting.tables import Output, candle_table, long_table, path_table
+from foretrain.forecasting.streaming import FrameStream
+from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
 from foretrain.models import families, family, forecast_options
 from foretrain.models.base import Columns, Forecaster, move
 from foretrain.models.hub import resolve
@@ -149,7 +151,7 @@ class Predictor:
             options=options,
         )
         levels = check_levels(quantile_levels)
-        return [_sorted(values, levels) for values in found.quantiles] if sort_quantiles else found.quantiles
+        return [sort_levels(values, levels) for values in found.quantiles] if sort_quantiles else found.quantiles
 
     def forecast_paths(
         self,
@@ -278,13 +280,9 @@ class Predictor:
     ) -> dict[Output, pd.DataFrame]:
         """Several outputs of one forecast, each as forecast_df gives it; names are the columns of ids and times."""
         levels = check_levels(quantile_levels)
-        wrong = [output for output in outputs if output not in get_args(Output)]
-        if wrong:
-            raise ConfigError(f"output={wrong[0]!r}: choose {', '.join(get_args(Output))}.")
         df, future_df, roles, candles = self._roles(df, future_df, names, target)
         wide = [name for name in roles.target if name in candles]
-        if set(outputs) - {"long"} and not wide:
-            raise ConfigError(f'{self.model.family} forecasts no candles here; output="long" has its quantiles.')
+        check_outputs(outputs, wide, self.model.family)
         task = read_frame(df, prediction_length, names=roles, future_df=future_df, freq=freq, calendar=calendar)
         asked = levels if 0.5 in levels else (*levels, 0.5)
         found = self._forecast(
@@ -298,20 +296,43 @@ class Predictor:
             seed=seed,
             options=dict(options or {}),
         )
-        quantiles = [_sorted(values, asked) for values in found.quantiles] if sort_quantiles else found.quantiles
-        median = asked.index(0.5)
-        tables: dict[Output, pd.DataFrame] = {}
-        for output in outputs:
-            if output == "long":
-                point = [values[..., median] for values in quantiles]
-                kept = [values[..., : len(levels)] for values in quantiles]
-                tables[output] = long_table(task, kept, point, levels, found.mean)
-                continue
-            drawn = found.mean if output == "candles" else found.samples
-            if drawn is None:
-                raise ConfigError(f"{self.model.family} draws no sample paths, so there are none to give as {output}.")
-            tables[output] = (candle_table if output == "candles" else path_table)(task, drawn, wide)
-        return tables
+        if sort_quantiles:
+            found = replace(found, quantiles=[sort_levels(values, asked) for values in found.quantiles])
+        return tables_of(task, found, asked, levels, outputs, wide, self.model.family)
+
+    def stream(
+        self,
+        df: pd.DataFrame,
+        *,
+        context_length: int | None = None,
+        id_column: str = "item_id",
+        timestamp_column: str = "timestamp",
+        target: str | Sequence[str] | None = None,
+        freq: str | None = None,
+        calendar: str | None = None,
+        max_context: int | None = None,
+        re_anchor_every: int | None = None,
+    ) -> FrameStream:
+        """Series that grow: read df once, then append rows and forecast without reading it again.
+
+        Args:
+            df, id_column, timestamp_column, target, freq, calendar: as for forecast_df.
+            context_length: newest rows of df to read; None = as many as the model can.
+            max_context: rows the model goes on looking at; None = its own. Longer series roll.
+            re_anchor_every: read the newest max_context rows anew after so many appended ones; None = never.
+
+        Raises what forecast_df raises, and ModelError where the family cannot follow growing series.
+        """
+        open_stream = getattr(self.model, "stream", None)
+        if open_stream is None:
+            raise ModelError(f"{self.model.family} cannot follow growing series; use forecast_df on all rows.")
+        df, _, roles, candles = self._roles(df, None, (id_column, timestamp_column), target)
+        wide = [name for name in roles.target if name in candles]
+        how = {"max_context": max_context, "re_anchor_every": re_anchor_every}
+        longest = clip_context(self.model, context_length)
+        return FrameStream(
+            open_stream, self.model.family, df, roles, wide, longest, freq=freq, calendar=calendar, **how
+        )
 
     def columns(self, names: Sequence[str]) -> Columns | None:
         """What the family forecasts by itself of columns with these names, None where it leaves the choice to you."""
@@ -396,12 +417,6 @@ class Predictor:
 
 def _are_windows(inputs: Any) -> bool:
     return isinstance(inputs, Sequence) and len(inputs) > 0 and isinstance(inputs[0], Window)
-
-
-def _sorted(values: FloatArray, levels: Sequence[float]) -> FloatArray:
-    """Values in ascending order of their levels, in the levels' own places."""
-    rank = np.argsort(np.argsort(levels))
-    return np.sort(values, axis=-1)[..., rank]
 
 
 def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], context_length: int) -> None:

@@ -6,17 +6,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from foretrain.data.windows import FloatArray
+from foretrain.errors import ConfigError
+from foretrain.forecasting.batching import ForecastList
 from foretrain.forecasting.frame import FrameTask
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Output = Literal["long", "candles", "paths"]
+
+
+def check_outputs(outputs: Sequence[str], wide: Sequence[str], family: str) -> None:
+    """Raise ConfigError for an output that there is none of; wide are the targets that make up a candle."""
+    wrong = [output for output in outputs if output not in get_args(Output)]
+    if wrong:
+        raise ConfigError(f"output={wrong[0]!r}: choose {', '.join(get_args(Output))}.")
+    if set(outputs) - {"long"} and not wide:
+        raise ConfigError(f'{family} forecasts no candles here; output="long" has its quantiles.')
+
+
+def tables_of(
+    task: FrameTask,
+    found: ForecastList,
+    asked: Sequence[float],
+    levels: Sequence[float],
+    outputs: Sequence[Output],
+    wide: Sequence[str],
+    family: str,
+) -> dict[Output, pd.DataFrame]:
+    """Each output of a forecast whose quantiles are at asked, 0.5 among them and levels the first ones."""
+    median = asked.index(0.5)
+    tables: dict[Output, pd.DataFrame] = {}
+    for output in outputs:
+        if output == "long":
+            point = [values[..., median] for values in found.quantiles]
+            kept = [values[..., : len(levels)] for values in found.quantiles]
+            tables[output] = long_table(task, kept, point, levels, found.mean)
+            continue
+        drawn = found.mean if output == "candles" else found.samples
+        if drawn is None:
+            raise ConfigError(f"{family} draws no sample paths, so there are none to give as {output}.")
+        tables[output] = (candle_table if output == "candles" else path_table)(task, drawn, wide)
+    return tables
+
+
+def sort_levels(values: FloatArray, levels: Sequence[float]) -> FloatArray:
+    """Quantiles (..., Q) in ascending order of their levels, in the levels' own places."""
+    rank = np.argsort(np.argsort(levels))
+    return np.sort(values, axis=-1)[..., rank]
 
 
 def long_table(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class _Series:
 
 class KronosStream:
     """A batch of growing series and what a model remembers of them."""
+
+    defaults: ClassVar[dict[str, Any]] = {"mode": "rolling"}  # of forecasts, where they differ from KronosOptions' own
 
     def __init__(
         self, model: Kronos, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None
@@ -98,14 +100,15 @@ class KronosStream:
 
         Args:
             bars: (N, 6) or (N, k, 6) open, high, low, close, volume, amount; NaN = the column's value before. Or
-                windows whose contexts are the new bars; they bring times and counts.
+                windows whose contexts are the new bars, with their times.
             times: (N,) or (N, k) microseconds, for streams whose first windows had times.
-            counts: (N,) how many of the k bars each series has, the first ones; None = all.
+            counts: (N,) how many of the k bars each series has, the first ones (of windows the last ones); None = all
+                (of windows all that are not padded).
 
         Raises DataError for wrong shapes and for times that do not go on from those before.
         """
         if isinstance(bars, Windows):
-            bars, times, counts = _from_windows(bars)
+            bars, times, counts = _from_windows(bars, counts)
         raw, clock, count = self._checked(bars, times, counts)
         if not count.any():
             return
@@ -133,7 +136,7 @@ class KronosStream:
         future_times: IntArray | None = None,
     ) -> Forecast:
         """As Kronos.forecast, of the target rows of the first windows; see candles."""
-        options = options or KronosOptions(mode="rolling")
+        options = options or KronosOptions(**self.defaults)
         candles = self.candles(
             prediction_length, num_samples=num_samples, seed=seed, options=options, future_times=future_times
         )
@@ -155,7 +158,7 @@ class KronosStream:
         rolled, and for every bar that outgrows it. future_times: (N, H) microseconds; None = spaced as the newest bars.
         Draws depend on the seed, the first window's key and how many bars were appended.
         """
-        options = options or KronosOptions(mode="rolling")
+        options = options or KronosOptions(**self.defaults)
         if options.max_context not in (None, self.max_context):
             raise ConfigError(
                 f"max_context is {options.max_context}, but this stream was opened with {self.max_context}."
@@ -291,13 +294,15 @@ class KronosStream:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
-def _from_windows(windows: Windows) -> tuple[Wide, IntArray | None, Sequence[int]]:
+def _from_windows(windows: Windows, counts: Sequence[int] | None) -> tuple[Wide, IntArray | None, Sequence[int]]:
     """Bars (N, k, 6), times (N, k) and counts (N,) of contexts, which are padded on the left."""
     steps = windows.context.shape[1]
     raw = inputs.candles_of(windows)[0][:, :steps]
     times = windows.context_times
     absent = np.isnan(raw).all(-1) if times is None else times == NO_TIME
     first = np.where(np.logical_and.reduce(absent, axis=1), steps, absent.argmin(1))
+    if counts is not None:
+        first = steps - np.asarray(counts, np.int64)
     place = np.minimum(first[:, None] + np.arange(steps), steps - 1)
     rows = np.arange(len(raw))[:, None]
     return raw[rows, place], None if times is None else times[rows, place], (steps - first).tolist()

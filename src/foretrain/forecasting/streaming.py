@@ -1,0 +1,133 @@
+"""Growing series as frames: rows are appended to a model's cache, forecasts come back as forecast_df gives them.
+
+# N items, V rows of a window (targets, then the covariates of the first frame), k new rows, H horizon, Q levels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foretrain.data.windows import stack_windows
+from foretrain.errors import DataError
+from foretrain.forecasting.batching import ForecastList, tell_notes
+from foretrain.forecasting.frame import FrameTask, Names, more_rows, next_rows, one_item, read_frame
+from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
+from foretrain.models import forecast_options
+from foretrain.nn.quantiles import check_levels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEPT_STAMPS = 5000  # an item's newest time stamps, which say how they go on
+
+
+class FrameStream:
+    """The items of a frame, and what a model remembers of them; Predictor.stream opens one.
+
+    Frames lie in one batch: as many items as the device's memory holds caches of.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[..., Any],
+        family: str,
+        df: pd.DataFrame,
+        names: Names,
+        wide: Sequence[str],
+        context_length: int,
+        *,
+        freq: str | None,
+        calendar: str | None,
+        **how: int | None,
+    ) -> None:
+        """open_stream(windows, **how) is the family's; wide are the targets that make up a candle."""
+        self._family, self._names, self._wide, self._freq, self._calendar = family, names, wide, freq, calendar
+        task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
+        self._ids, self._first = task.item_ids, task.windows
+        self._rows = replace(names, target=task.windows[0].names)
+        self._times = [stamps[-KEPT_STAMPS:] for stamps in more_rows(df, self._rows, self._ids)[1]]
+        self._stream = open_stream(stack_windows(task.windows, 1, context_length), **how)
+
+    def append(self, df: pd.DataFrame) -> None:
+        """Take over new rows of any of the items, later than their others; columns as in the first frame.
+
+        Empty cells are filled from before. Raises DataError for unknown items, missing columns, rows that are not
+        later, stamps of another kind.
+        """
+        if not len(df):
+            return
+        df, _ = one_item(df, None, self._names)
+        values, times = more_rows(df, self._rows, self._ids)
+        joined = [
+            _go_on(before, stamps, item) for before, stamps, item in zip(self._times, times, self._ids, strict=True)
+        ]
+        windows = [
+            replace(
+                first,
+                context=rows,
+                future=None,
+                context_times=stamps.as_unit("us").asi8 if self._timed else None,
+                future_times=None,
+            )
+            for first, rows, stamps in zip(self._first, values, times, strict=True)
+        ]
+        self._stream.append(stack_windows(windows, 1), counts=[rows.shape[1] for rows in values])
+        self._times = joined
+
+    def forecast_df(
+        self,
+        prediction_length: int,
+        quantile_levels: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        *,
+        output: Output = "long",
+        sort_quantiles: bool = False,
+        num_samples: int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """The rows that follow, as Predictor.forecast_df gives them; the stream stays as it is.
+
+        options are the family's own; those left out are the stream's (Kronos: mode="rolling"). Draws depend on how many
+        rows were appended. Raises what forecast_df raises.
+        """
+        levels = check_levels(quantile_levels)
+        check_outputs((output,), self._wide, self._family)
+        chosen = forecast_options(self._family, {**self._stream.defaults, **options})
+        following = next_rows(self._times, self._ids, prediction_length, self._freq, self._calendar)
+        ahead = following.as_unit("us").asi8.reshape(len(self._ids), -1) if self._timed else None
+        asked = levels if 0.5 in levels else (*levels, 0.5)
+        found = self._stream.forecast(
+            prediction_length, asked, num_samples=num_samples, seed=seed, options=chosen, future_times=ahead
+        )
+        tell_notes(found.notes)
+        rows = [window.num_targets for window in self._first]
+        quantiles, mean, samples = (
+            [part.float().cpu().numpy() for part in x.split(rows)] for x in (found.quantiles, found.mean, found.samples)
+        )
+        if sort_quantiles:
+            quantiles = [sort_levels(values, asked) for values in quantiles]
+        task = FrameTask(self._first, self._names, self._ids, following, prediction_length)
+        drawn = ForecastList(quantiles, mean, samples, found.notes)
+        return tables_of(task, drawn, asked, levels, (output,), self._wide, self._family)[output]
+
+    @property
+    def _timed(self) -> bool:
+        return self._first[0].context_times is not None
+
+
+def _go_on(before: Any, stamps: Any, item: Any) -> Any:
+    """An item's stamps joined, the newest ones. Raises DataError where the new ones are no later."""
+    if not len(stamps):
+        return before
+    steps = isinstance(before, np.ndarray)
+    if isinstance(stamps, np.ndarray) != steps or (not steps and (before.tz is None) != (stamps.tz is None)):
+        raise DataError(f"item {item!r}: its stamps are of another kind ({stamps[0]!r}) than before ({before[-1]!r}).")
+    if stamps[0] <= before[-1]:
+        raise DataError(f"item {item!r}: a row at {stamps[0]} is not later than {before[-1]}; append only new rows.")
+    if steps:
+        return np.concatenate((before, stamps))[-KEPT_STAMPS:]
+    return before.append(stamps if before.tz is None else stamps.tz_convert(before.tz))[-KEPT_STAMPS:]

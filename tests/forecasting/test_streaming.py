@@ -1,0 +1,131 @@
+"""Frames that grow: forecasts of a stream as frames, and which rows it takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from foretrain.errors import ConfigError, DataError, ModelError
+
+pytestmark = pytest.mark.filterwarnings("ignore:kronos reads")
+
+FIRST = {"ACME": 200, "7": 150}  # rows of each item before any are appended
+
+
+def parts(candles: pd.DataFrame, rows: dict[str, int]) -> pd.DataFrame:
+    """The first rows of each item."""
+    return pd.concat([candles[candles["item_id"] == name].iloc[:count] for name, count in rows.items()])
+
+
+def between(candles: pd.DataFrame, first: dict[str, int], last: dict[str, int]) -> pd.DataFrame:
+    """The rows of each item from one number to another."""
+    found = [candles[candles["item_id"] == name].iloc[first[name] : count] for name, count in last.items()]
+    return pd.concat(found)
+
+
+@pytest.mark.parametrize("output", ["long", "candles", "paths"])
+def test_a_stream_opens_with_the_forecast_of_its_frame(candle_predictor, candles, output):
+    df = parts(candles, FIRST)
+    how = {"output": output, "num_samples": 3, "seed": 2}
+    expected = candle_predictor.forecast_df(df, 5, [0.1, 0.9], mode="rolling", **how)
+    pd.testing.assert_frame_equal(candle_predictor.stream(df).forecast_df(5, [0.1, 0.9], **how), expected, rtol=1e-4)
+
+
+def test_appended_rows_move_the_forecast_and_its_stamps(candle_predictor, candles):
+    """The last rows of item 7 are those before the night; the stamps that follow are the next morning's."""
+    stream, whole = candle_predictor.stream(parts(candles, FIRST)), {"ACME": 203, "7": 154}
+    stream.append(between(candles, FIRST, whole).sample(frac=1, random_state=0))
+    stream.append(between(candles, whole, {"7": 156}))
+    found = stream.forecast_df(4, num_samples=2, output="candles")
+    expected = candle_predictor.forecast_df(parts(candles, {"ACME": 203, "7": 156}), 4, num_samples=2, output="candles")
+    assert found["item_id"].tolist() == expected["item_id"].tolist()
+    assert found["timestamp"].tolist() == expected["timestamp"].tolist()
+    assert found["timestamp"].iloc[4] == pd.Timestamp("2024-03-06 09:30")
+    assert list(found.columns) == list(expected.columns) and np.isfinite(found["Close"]).all()
+
+
+def test_a_stream_that_anchors_at_every_row_forecasts_as_the_frame_of_its_newest_rows(candle_predictor, candles):
+    longest, later = candle_predictor.model.max_context_length, {"ACME": 202, "7": 153}
+    stream = candle_predictor.stream(parts(candles, FIRST), re_anchor_every=1)
+    stream.append(between(candles, FIRST, later))
+    newest = parts(candles, later).groupby("item_id", sort=False).tail(longest)
+    found = stream.forecast_df(3, output="candles", top_k=1)
+    expected = candle_predictor.forecast_df(newest, 3, output="candles", top_k=1, mode="rolling", freq="5min")
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
+
+
+def test_forecasts_leave_the_stream_as_it_is(candle_predictor, candles):
+    stream = candle_predictor.stream(parts(candles, FIRST))
+    first = stream.forecast_df(3, num_samples=2)
+    stream.forecast_df(30, num_samples=3, mode="exact")
+    pd.testing.assert_frame_equal(stream.forecast_df(3, num_samples=2), first)
+
+
+def test_only_the_target_is_forecast_and_the_other_columns_grow_too(candle_predictor, candles):
+    stream = candle_predictor.stream(parts(candles, FIRST), target="Close")
+    stream.append(between(candles, FIRST, {"ACME": 201, "7": 151}))
+    found = stream.forecast_df(3, [0.5], num_samples=4, sort_quantiles=True)
+    assert found["target_name"].unique().tolist() == ["Close"]
+    with pytest.raises(DataError, match="no column 'Open'"):
+        stream.append(between(candles, {"ACME": 201}, {"ACME": 202}).drop(columns="Open"))
+
+
+def test_a_frame_of_one_series_needs_no_ids_and_its_stamps_may_be_text(candle_predictor, candles):
+    single = candles[candles["item_id"] == "ACME"].drop(columns="item_id").astype({"timestamp": str})
+    stream = candle_predictor.stream(single.iloc[:200])
+    stream.append(single.iloc[200:202])
+    found = stream.forecast_df(2, num_samples=2)
+    assert found["item_id"].unique().tolist() == ["item"]
+    assert found["timestamp"].iloc[0] == pd.Timestamp(single["timestamp"].iloc[202])
+
+
+def test_a_stream_may_count_steps(candle_predictor, candles):
+    df = candles.assign(timestamp=candles.groupby("item_id").cumcount())
+    stream = candle_predictor.stream(parts(df, FIRST))
+    stream.append(between(df, FIRST, {"ACME": 202, "7": 151}))
+    assert stream.forecast_df(2, [0.5], num_samples=2, output="candles")["timestamp"].tolist() == [202, 203, 151, 152]
+    with pytest.raises(DataError, match="201 is not later than 201"):
+        stream.append(between(df, {"ACME": 201}, {"ACME": 203}))
+
+
+def test_a_row_of_nothing_is_filled_and_counts(candle_predictor, candles):
+    df = candles.assign(timestamp=candles.groupby("item_id").cumcount())
+    stream = candle_predictor.stream(parts(df, FIRST))
+    empty = between(df, FIRST, {"ACME": 201})
+    empty[["Open", "High", "Low", "Close", "Volume"]] = np.nan
+    stream.append(empty)
+    found = stream.forecast_df(2, num_samples=2)
+    assert found["timestamp"].iloc[0] == 201 and np.isfinite(found["predictions"]).all()
+
+
+def test_rows_that_do_not_go_on_are_refused(candle_predictor, candles):
+    stream = candle_predictor.stream(parts(candles, FIRST))
+    later = between(candles, FIRST, {"ACME": 202})
+    with pytest.raises(DataError, match=r"item 'ACME': a row at .* is not later"):
+        stream.append(between(candles, {"ACME": 199}, {"ACME": 201}))
+    with pytest.raises(DataError, match="item 'other' is none of those"):
+        stream.append(later.assign(item_id="other"))
+    with pytest.raises(DataError, match="of another kind"):
+        stream.append(later.assign(timestamp=later["timestamp"].dt.tz_localize("UTC")))
+    with pytest.raises(DataError, match="two rows at"):
+        stream.append(pd.concat([later, later]))
+    before = stream.forecast_df(2, num_samples=2)
+    stream.append(later.iloc[:0])
+    pd.testing.assert_frame_equal(stream.forecast_df(2, num_samples=2), before)
+
+
+def test_options_are_the_familys_and_repairs_are_told(candle_predictor, candles):
+    stream = candle_predictor.stream(parts(candles, FIRST), max_context=16)
+    with pytest.raises(ConfigError, match="no forecast option 'top_q'"):
+        stream.forecast_df(2, top_q=1)
+    with pytest.raises(ConfigError, match="output='wide'"):
+        stream.forecast_df(2, output="wide")
+    flat = parts(candles, FIRST).assign(**dict.fromkeys(("Open", "High", "Low"), candles["Close"]))
+    with pytest.warns(UserWarning, match="candles repaired"):
+        candle_predictor.stream(flat).forecast_df(4, num_samples=4, repair=True)
+
+
+def test_a_family_that_cannot_follow_says_so(predictor, frame):
+    with pytest.raises(ModelError, match="chronos2 cannot follow growing series"):
+        predictor.stream(frame)
