@@ -57,8 +57,9 @@ def trading_week(times: IntArray) -> TradingWeek | None:
     """The week of (N,) ascending stamps with closed hours or days; None where there are none or no week repeats.
 
     Only the newest six weeks are looked at; intraday bars must show a night, daily ones more than a week. Stamps in UTC
-    move by an hour against a market that changes its clocks; the weeks before a change are moved along. A working day that was never reached, or was a holiday in a short
-    history, is taken to be like the others; a Saturday or Sunday never reached is closed.
+    move by an hour against a market that changes its clocks; the weeks before a change are moved along. A working day
+    that was never reached, or was a holiday in a short history, is taken to be like the others; a Saturday or Sunday
+    never reached is closed.
     """
     times = times[times > times[-1] - RECENT] if len(times) else times
     if len(times) < 3:
