@@ -166,7 +166,7 @@ class KronosStream:
         drawn, asked = sample_counts(num_samples, options)
         options = replace(options, max_context=self.max_context)
         bars = self._continue(prediction_length, drawn, seed, options, future_times).bars
-        loc, scale = (self._tensor(x).to(bars.dtype)[:, None, None] for x in self.statistics)
+        loc, scale = (self._tensor(x.astype(np.float32))[:, None, None] for x in self.statistics)
         return (bars * scale + loc).expand(-1, asked, -1, -1)
 
     def _continue(
