@@ -47,11 +47,13 @@ def compare(
     alternations: int = 5,
     device: str = "cpu",
     unit: str = "s",
+    warm_up: bool = True,
 ) -> Result:
     """Run both sides in turn, once to warm up and then `alternations` times; the best of each side counts."""
     sides = [ours] if reference is None else [ours, reference]
-    for side in sides:
-        side()
+    if warm_up:
+        for side in sides:
+            side()
     best = [float("inf")] * len(sides)
     for _ in range(alternations):
         for k, side in enumerate(sides):

@@ -12,7 +12,7 @@ about 100). In mode rolling the two are compared up to the bar at which the wind
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import harness
@@ -27,6 +27,7 @@ from foretrain.data.windows import Window, stack_windows
 from foretrain.forecasting.predictor import Predictor
 from foretrain.models.base import Batch, move
 from foretrain.models.kronos import forecaster, trainable
+from foretrain.models.kronos import generate as generation
 from foretrain.models.kronos.config import KronosModelConfig, KronosTokenizerModelConfig
 from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.options import KronosOptions
@@ -64,10 +65,9 @@ class Training:
 FORECASTING = [
     Forecasting("forecast small ctx400 H24 1 sample", (400,), 24, 1),
     Forecasting("forecast small ctx400 H24 5 samples", (400,), 24, 5),
-    Forecasting("forecast small ctx200..400 x 8, H24 1 sample", tuple(range(200, 401, 28)), 24, 1),
+    Forecasting("forecast small ctx 250, 300, 350, 400, H24 1 sample", (250, 300, 350, 400), 24, 1),
     Forecasting("forecast small ctx512 H120 exact", (512,), 120, 1),
     Forecasting("forecast small ctx512 H120 rolling", (512,), 120, 1, mode="rolling"),
-    Forecasting("forecast small ctx400 H24 20 samples", (400,), 24, 20),
 ]
 TRAINING = [Training("train mini 64+30 batch 16", "mini"), Training("train small 64+30 batch 16", "small")]
 
@@ -147,21 +147,23 @@ def forecasting_case(case: Forecasting, folder: Path, against: str | None, quick
     alternations = 1 if quick else case.alternations
     if against is None:
         return harness.compare(case.name, ours, None, alternations=alternations, device=device)
+    greedy = KronosOptions(mode=case.mode, top_k=1)  # type: ignore[arg-type]
     equal = max(
-        equality(model, windows, case, KronosOptions(mode=case.mode, top_k=1)),  # type: ignore[arg-type]
+        equality(model, windows, replace(case, samples=1), greedy),
         equality(model, windows, case, options),
     )
 
     def reference() -> object:
         return plain(model, windows, case, options)
 
-    return harness.compare(case.name, ours, reference, equal=equal, alternations=alternations, device=device)
+    # the comparison has warmed both sides up, and a plain run takes half a minute where windows are recomputed
+    return harness.compare(
+        case.name, ours, reference, equal=equal, alternations=alternations, device=device, warm_up=False
+    )
 
 
 def equality(model: Kronos, windows: list[Window], case: Forecasting, options: KronosOptions) -> float:
     """Largest difference of the candles; stops where a token differs."""
-    from foretrain.models.kronos import generate as generation
-
     device = next(model.parameters()).device
     batch = move(model.collate(stack_windows(windows, case.horizon)), device)
     prompt = generation.Prompt(
@@ -195,7 +197,7 @@ def training_case(case: Training, folder: Path, against: str | None, quick: bool
         kept.prepare(source, Path(scratch))
     first = kept.eval()(move(kept.collate(source.windows(0, case.batch)), torch.device(device)))
     second = loop.eval()(move(loop.collate(source.windows(0, case.batch)), torch.device(device)))
-    equal = abs(float(first.total / second.total) - 1)
+    equal = abs(first.total.item() / second.total.item() - 1)
     sides = [steps_of(model.train(), source, case, device) for model in (kept, loop)]
     alternations = 1 if quick else 5
     return harness.compare(
