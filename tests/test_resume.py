@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from tests.test_run import TINY  # the overrides that make debug.yaml run in a second
 
 from foretrain.run import load_config, shipped_config, train_run
@@ -18,12 +19,13 @@ from foretrain.training.journal import loss_curve_hash
 PROOF = Path(__file__).parent / "proofs" / "kill_cli.py"
 
 
-def test_the_train_command_killed_at_random_moments_ends_as_if_nobody_had_touched_it():
-    """About 20 s, most of it the start of five processes."""
-    command = [sys.executable, str(PROOF), "--kills", "3", "--steps", "45", "--seed", "1"]
+@pytest.mark.parametrize("case", ["chronos2", "kronos"])
+def test_the_train_command_killed_at_random_moments_ends_as_if_nobody_had_touched_it(case):
+    """Kronos in its two stages: a kill while the first one saves, one between the two, one in the second."""
+    command = [sys.executable, str(PROOF), "--case", case, "--kills", "3", "--steps", "32", "--seed", "1", "--fork"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.match(r"3 kills \(.*\) in \d runs of 45 steps: all identical", done.stdout), done.stdout
+    assert re.match(r"3 kills \(.*\) in \d runs of 32 steps: all identical", done.stdout), done.stdout
 
 
 def test_a_disk_that_fills_up_under_the_train_command_costs_one_line_and_an_interval(tmp_path):

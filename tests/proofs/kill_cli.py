@@ -1,13 +1,15 @@
 """Kill `foretrain train ... --resume` with SIGKILL at random moments, start the same command again each time, and
 compare what it leaves with what the same command leaves undisturbed.
 
-    python tests/proofs/kill_cli.py [--kills 20] [--steps 300] [--seed 0]
+    python tests/proofs/kill_cli.py [--case chronos2|kronos] [--kills 20] [--steps 300] [--seed 0] [--fork]
 
 kill_resume.py does this to the engine alone, with a model so small that most time goes into saving; here it is the
-command that users type, with Chronos-2: dropout, accumulation in uneven micro-batches, averaged weights, validation,
-best checkpoints and a cosine schedule are on. A third of the kills comes at any moment from the launch on, a third
-waits for a save and a third for a validation. Loss curve, validations, kept checkpoints and released weights
-(tensor by tensor) must be identical. Exit code 1 and a line naming what differs when they are not.
+command that users type, with Chronos-2 or with Kronos in its two stages (steps are of each stage). Dropout,
+accumulation in uneven micro-batches, averaged weights, validation, best checkpoints and a schedule are on; Kronos has
+gaps, uneven contexts and a table of tokens as well. Some kills come at any moment from the launch on, some wait for a
+save, some for a validation and, in a pipeline, some for the change of stages. Loss curves, validations, kept
+checkpoints, the table of tokens and released weights (tensor by tensor) must be identical. Exit code 1 and a line
+naming what differs when they are not.
 """
 
 from __future__ import annotations
@@ -21,28 +23,21 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kill_resume import saving, traces, wait
+import kill_resume
+import torch._dynamo  # noqa: F401  # so that forks need not import it
+from kill_resume import wait
 
+import foretrain.pipeline  # noqa: F401  # as above
+from foretrain import cli
 from foretrain.training.journal import read_journal
 
 ROOT = Path(__file__).parents[2]
 VALIDATE_EVERY = 15
-SETTINGS = [
-    "data.corpora.0.synthetic.num_series=16",
-    "data.corpora.0.synthetic.length=256",
-    "data.context_length=64",
-    "data.prediction_length=8",
-    "data.validation_steps=16",
-    "data.test_steps=16",
-    "model.d_model=16",
-    "model.d_kv=8",
-    "model.d_ff=32",
-    "model.num_heads=2",
-    "model.patch_size=8",
-    "model.dropout_rate=0.1",
+TRAINING = [
     "training.batch_size=8",
     "training.micro_batch_size=3",
     "training.ema_decay=0.99",
@@ -54,75 +49,183 @@ SETTINGS = [
 ]
 
 
-def start(out: Path, steps: int) -> int:
-    """The command in a process of its own; what it says goes to a file beside its run folder."""
-    command = [sys.executable, "-m", "foretrain.cli", "train", str(ROOT / "configs" / "debug.yaml"), "--resume"]
-    command += ["--threads", "1", *SETTINGS, f"training.max_steps={steps}", f"output_dir={out}"]
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    log = [(os.POSIX_SPAWN_OPEN, n, str(out) + ".log", flags, 0o644) for n in (1, 2)]
-    return os.posix_spawn(sys.executable, command, os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}, file_actions=log)
+def _forked(words: list[str], log: int) -> int:
+    """The command in a fork of this process, which has imported everything and computed nothing yet."""
+    pid = os.fork()
+    if not pid:
+        code: object = 1
+        try:
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            sys.argv[1:] = words
+            cli.main()
+            code = 0
+        except SystemExit as left:
+            code = left.code or 0
+        finally:
+            os._exit(code if isinstance(code, int) else 1)
+    os.close(log)
+    return pid
 
 
-def journal(out: Path) -> int | None:
-    """Which file metrics.jsonl is: every start puts another in its place, cut back to where it goes on."""
-    path = out / "metrics.jsonl"
-    return path.stat().st_ino if path.exists() else None
+@dataclass(frozen=True)
+class Case:
+    """A command, and what can be seen of it from outside."""
+
+    config: str
+    settings: list[str]
+    runs: tuple[str, ...] = (".",)  # its run folders inside output_dir, in order
+    moments: tuple[str, ...] = ("any", "save", "validation")
+
+    def start(self, out: Path, steps: int, fork: bool = False) -> int:
+        """The command in a process of its own; what it says goes to a file beside its folder."""
+        words = ["train", str(ROOT / "configs" / self.config), "--resume", "--threads", "1", "--max-steps", str(steps)]
+        words += [*TRAINING, *self.settings, f"output_dir={out}"]
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        if fork:
+            return _forked(words, os.open(f"{out}.log", flags, 0o644))
+        log = [(os.POSIX_SPAWN_OPEN, n, f"{out}.log", flags, 0o644) for n in (1, 2)]
+        command, environment = (
+            [sys.executable, "-m", "foretrain.cli", *words],
+            os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+        )
+        return os.posix_spawn(sys.executable, command, environment, file_actions=log)
+
+    def journals(self, out: Path) -> list[int]:
+        """Which files the metrics.jsonl are: every start puts another in the place of the one that it goes on with."""
+        paths = [out / run / "metrics.jsonl" for run in self.runs]
+        return [path.stat().st_ino for path in paths if path.exists()]
+
+    def saving(self, out: Path) -> bool:
+        """Whether a checkpoint is half written or half deleted."""
+        return any(kill_resume.saving(out / run) for run in self.runs)
+
+    def validating(self, out: Path) -> bool:
+        """Whether the newest line is of a step that is to be validated and its validation is not there yet."""
+        path = out / self.runs[max(len(self.journals(out)) - 1, 0)] / "metrics.jsonl"
+        newest = list(read_journal(path))[-1:] if path.exists() else []
+        return any(r["kind"] == "train" and r["step"] % VALIDATE_EVERY == 0 for r in newest)
+
+    def changing(self, out: Path) -> bool:
+        """Whether a stage is released and the next one's journal is not there yet."""
+        reached = len(self.journals(out))
+        return 0 < reached < len(self.runs) and (out / self.runs[reached - 1] / "release").exists()
+
+    def kill(self, pid: int, out: Path, moment: str, start_up: float, longest: float, draw: random.Random) -> str | int:
+        """Wait for a moment and kill; what the command was doing, or its exit code when it ended before."""
+        before, code = self.journals(out), None
+        if moment == "change" and len(before) == len(self.runs):
+            moment = "any"  # all stages have begun
+        if moment == "any":
+            code = wait(pid, draw.uniform(0, start_up + longest))
+        else:
+            seen = {"save": self.saving, "validation": self.validating, "change": self.changing}[moment]
+            while code is None and moment != "change" and self.journals(out) == before:
+                code = wait(pid, 0.002)
+            if moment != "change":
+                code = wait(pid, draw.uniform(0, longest)) if code is None else code
+            while code is None and not seen(out):
+                code = wait(pid, 0.001)
+            code = wait(pid, draw.uniform(0, 0.05 if moment == "change" else 0.01)) if code is None else code
+        if code is not None:
+            return code
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return self._doing(out, before)
+
+    def _doing(self, out: Path, before: list[int]) -> str:
+        if self.changing(out):
+            return "changing stages"
+        if self.journals(out) == before:
+            return "starting"
+        what = "saving" if self.saving(out) else "validating" if self.validating(out) else "training"
+        return what if len(self.runs) == 1 else f"{what} in stage {len(self.journals(out))}"
+
+    def traces(self, out: Path) -> dict[str, str]:
+        """What must be equal."""
+        found = {run: kill_resume.traces(out / run, out) for run in self.runs}
+        if len(found) == 1:
+            return found["."]
+        whole = {"files": " ".join(sorted(str(path.relative_to(out)) for path in out.rglob("*")))}
+        same = os.path.samefile(out / "release" / "config.json", out / self.runs[-1] / "release" / "config.json")
+        return {f"{run}: {name}": value for run, part in found.items() for name, value in part.items()} | {
+            **whole,
+            "release": str(same),
+        }
 
 
-def validating(out: Path) -> bool:
-    """Whether the newest line is of a step that is to be validated and its validation is not there yet."""
-    path = out / "metrics.jsonl"
-    newest = list(read_journal(path))[-1:] if path.exists() else []
-    return any(r["kind"] == "train" and r["step"] % VALIDATE_EVERY == 0 for r in newest)
-
-
-def kill(pid: int, out: Path, moment: str, start_up: float, longest: float, draw: random.Random) -> str | int:
-    """Wait for a moment and kill; what the run was doing, or its exit code when it ended before."""
-    before = journal(out)
-    if moment == "any":
-        code = wait(pid, draw.uniform(0, start_up + longest))
-    else:
-        code = None
-        while code is None and journal(out) == before:
-            code = wait(pid, 0.002)
-        code = wait(pid, draw.uniform(0, longest)) if code is None else code
-        while code is None and not (saving if moment == "save" else validating)(out):
-            code = wait(pid, 0.001)
-        code = wait(pid, draw.uniform(0, 0.01)) if code is None else code
-    if code is not None:
-        return code
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    if journal(out) == before:
-        return "starting"
-    return "saving" if saving(out) else "validating" if validating(out) else "training"
+CASES = {
+    "chronos2": Case(
+        "debug.yaml",
+        [
+            "data.corpora.0.synthetic.num_series=16",
+            "data.corpora.0.synthetic.length=256",
+            "data.context_length=64",
+            "data.prediction_length=8",
+            "data.validation_steps=16",
+            "data.test_steps=16",
+            "model.d_model=16",
+            "model.d_kv=8",
+            "model.d_ff=32",
+            "model.num_heads=2",
+            "model.patch_size=8",
+            "model.dropout_rate=0.1",
+        ],
+    ),
+    "kronos": Case(
+        "kronos/debug.yaml",
+        [
+            "data.corpora.0.synthetic.num_series=16",
+            "data.corpora.0.synthetic.length=256",
+            "data.corpora.0.synthetic.missing_fraction=0.05",
+            "data.context_length=32",
+            "data.prediction_length=8",
+            "data.min_context=16",
+            "data.validation_steps=24",
+            "data.test_steps=16",
+            "data.sampling=epoch",
+            "evaluation.num_windows=2",
+            "stages.tokenizer.model.d_model=16",
+            "stages.tokenizer.model.resid_dropout_p=0.1",
+            "stages.predictor.model.d_model=16",
+            "stages.predictor.model.n_layers=1",
+            "stages.predictor.model.ff_dim=32",
+            "stages.predictor.model.token_cache=true",
+            "stages.predictor.evaluation.num_samples=2",
+        ],
+        ("stages/01-tokenizer", "stages/02-predictor"),
+        ("save", "change", "validation", "any"),
+    ),
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--case", choices=CASES, default="chronos2")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fork", action="store_true", help="quicker: without the start of Python and its imports")
     options = parser.parse_args()
-    draw = random.Random(options.seed)
+    case, draw = CASES[options.case], random.Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-cli-"))
     began, whole = time.monotonic(), folder / "whole"
-    pid = start(whole, options.steps)
-    while journal(whole) is None and wait(pid, 0.01) is None:
+    pid = case.start(whole, options.steps, options.fork)
+    while not case.journals(whole) and wait(pid, 0.01) is None:
         pass
     start_up = time.monotonic() - began
-    if journal(whole) is None or wait(pid) != 0:
+    if not case.journals(whole) or wait(pid) != 0:
         print(Path(f"{whole}.log").read_text())
         return 1
     training = time.monotonic() - began - start_up
-    longest, expected = 2 * training / (options.kills + 1), traces(whole)
+    longest, expected = 2 * training / (options.kills + 1), case.traces(whole)
     finished, hit = 0, Counter[str]()
     while hit.total() < options.kills or not finished:
         out = folder / f"killed-{finished}"
-        pid = start(out, options.steps)
+        pid = case.start(out, options.steps, options.fork)
         if hit.total() < options.kills:
-            moment = ("any", "save", "validation")[hit.total() % 3]
-            ended = kill(pid, out, moment, start_up, longest, draw)
+            moment = case.moments[hit.total() % len(case.moments)]
+            ended = case.kill(pid, out, moment, start_up, longest, draw)
             if isinstance(ended, str):
                 hit[ended] += 1
                 continue
@@ -131,7 +234,7 @@ def main() -> int:
         if ended != 0:
             print(Path(f"{out}.log").read_text()[-3000:])
             return 1
-        found = traces(out)
+        found = case.traces(out)
         different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
         if different:
             print(f"after {hit.total()} kills these differ: {', '.join(sorted(different))}; kept in {folder}")
@@ -139,7 +242,9 @@ def main() -> int:
         finished += 1
     told = ", ".join(f"{count} {what}" for what, count in sorted(hit.items()))
     print(f"{hit.total()} kills ({told}) in {finished} runs of {options.steps} steps: all identical")
-    print(f"loss curve sha256 {expected['loss curve']}")
+    for name, value in expected.items():
+        if name.endswith("loss curve"):
+            print(f"{name} sha256 {value}")
     print(f"{start_up:.1f} s to start, {training:.1f} s for the rest; {time.monotonic() - began:.0f} s in all")
     shutil.rmtree(folder)
     return 0

@@ -95,15 +95,17 @@ def tensors_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def traces(out: Path) -> dict[str, str]:
-    """What must be equal."""
+def traces(out: Path, root: Path | None = None) -> dict[str, str]:
+    """What must be equal of a run folder; places inside root, of which it may be a part, count as the same."""
     digests = {"loss curve": loss_curve_hash(out / "metrics.jsonl")}
-    digests["release/release.json"] = hashlib.sha256((out / "release" / "release.json").read_bytes()).hexdigest()
-    for name, tensor in load_file(out / "release" / "model.safetensors").items():
-        digests[f"release/{name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-    for path in sorted((out / "checkpoints").glob("step-*/*.safetensors")):
-        digests[f"{path.parent.name}/{path.name}"] = tensors_hash(path)
-    digests["checkpoints"] = " ".join(sorted(path.name for path in (out / "checkpoints").iterdir()))
+    facts = (out / "release" / "release.json").read_text().replace(str(root or out), "root")
+    digests["release/release.json"] = hashlib.sha256(facts.encode()).hexdigest()
+    for path in sorted((out / "release").rglob("*.safetensors")):
+        for name, tensor in load_file(path).items():
+            digests[f"{path.relative_to(out)}/{name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    for path in [*sorted((out / "checkpoints").glob("step-*/*.safetensors")), *out.glob("*.safetensors")]:
+        digests[str(path.relative_to(out))] = tensors_hash(path)
+    digests["files"] = " ".join(sorted(str(path.relative_to(out)) for path in out.rglob("*")))
     records = read_journal(out / "metrics.jsonl")
     digests["validations"] = str([r for r in records if r["kind"] == "validation"])
     return digests
