@@ -483,3 +483,24 @@ def test_two_processes_run_the_stages_of_one(tmp_path: Path):
     for tensor, other in zip(one.values(), two.values(), strict=True):
         torch.testing.assert_close(tensor, other, rtol=1e-4, atol=1e-5)
     assert facts(out / "release")["parents"]["model"]["hash"] == release_hash(stage(out, "short") / "release")
+
+
+def test_columns_that_a_later_stage_cannot_learn_are_told_before_the_first_one_begins(tmp_path: Path):
+    sizes = {"random_init": True, "d_model": 16, "n_heads": 2, "ff_dim": 16}
+    reader = {"family": "kronos_tokenizer", **sizes, "n_enc_layers": 2, "n_dec_layers": 2}
+    writer = {"family": "kronos", **sizes, "n_layers": 1, "tokenizer": "stage:reader"}
+    bars = [{"synthetic": {"kind": "ohlcv", "num_series": 4, "length": 120, "freq": "h"}}]
+    tree = {
+        "data": {"corpora": bars, "context_length": 32, "prediction_length": 8},
+        "training": {"max_steps": 2},
+        "stages": [
+            {"name": "reader", "model": reader},
+            {"name": "writer", "model": writer, "data": {"target": ["open", "close"]}},
+        ],
+        "output_dir": str(tmp_path / "run"),
+    }
+    config = Draft.of(tree).build()
+    assert isinstance(config, StagesConfig)
+    with pytest.raises(DataError, match=r"stage writer: Kronos reads candles.* there is no high, low"):
+        run_stages(config)
+    assert not (tmp_path / "run" / "stages").exists()

@@ -13,7 +13,7 @@ from foretrain.config import build, read_yaml
 from foretrain.data.manifest import Column
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
-from foretrain.errors import ConfigError, ModelError, TrainingError
+from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models.hub import release_hash
 from foretrain.run import (
     RunConfig,
@@ -214,3 +214,24 @@ def test_a_metric_that_validation_does_not_compute_is_refused_before_training(tm
 @pytest.mark.parametrize(("metric", "mode"), [("val_wql", "min"), ("val_skill", "max")])
 def test_skill_is_better_when_higher(tmp_path: Path, metric, mode):
     assert tiny(tmp_path, f"training.best_metric={metric}").training.mode == mode
+
+
+@pytest.mark.parametrize("columns", [{"target": ["open", "high", "low"]}, {"past_covariates": ["volume"]}])
+def test_columns_that_a_family_cannot_learn_are_told_before_anything_is_written(tmp_path: Path, columns: dict):
+    sizes = {"random_init": True, "d_model": 16, "n_heads": 2, "ff_dim": 16, "n_enc_layers": 2, "n_dec_layers": 2}
+    tree = {
+        "model": {"family": "kronos_tokenizer", **sizes},
+        "data": {
+            "corpora": [{"synthetic": {"kind": "ohlcv", "num_series": 4, "length": 120, "freq": "h"}}],
+            "context_length": 32,
+            "prediction_length": 8,
+            **columns,
+        },
+        "training": {"max_steps": 2},
+        "output_dir": str(tmp_path / "run"),
+    }
+    config = build(RunConfig, tree)
+    for start in (lambda: train_run(config), lambda: describe_run(config, World())):
+        with pytest.raises(DataError, match="Kronos"):
+            start()
+    assert not (tmp_path / "run").exists()

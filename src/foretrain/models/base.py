@@ -70,6 +70,12 @@ class Trainable(nn.Module, ABC):
         """
         return {"loss": self(batch)}
 
+    def check(self, windows: Windows) -> None:
+        """Raise DataError where there is nothing to learn from windows such as these; most families take any.
+
+        Called with a window of the run before anything is written; the weights may be on "meta".
+        """
+
     def prepare(self, source: Any, folder: Path) -> None:
         """Whatever a run needs before its first step, such as a table of tokens; may write into folder.
 

@@ -94,6 +94,10 @@ class Kronos(Forecaster):
         """1: every bar is a token."""
         return 1
 
+    def check(self, windows: Windows) -> None:
+        """Raise DataError unless windows hold candles whose columns are all targets."""
+        inputs.sequence(inputs.collate(windows, self.config.clip))
+
     def prepare(self, source: Any, folder: Path) -> None:
         """With token_cache: tokenise every window of an epoch, or read what was tokenised before (tokens.py)."""
         if self.token_cache:

@@ -256,15 +256,15 @@ def _columns_of(names: tuple[str, ...], rows: int) -> list[int]:
     twice = [column for column in COLUMNS if found.count(column) > 1]
     if not strange and not missing and not twice and rows == len(found):
         return [COLUMNS.index(column) for column in found if column is not None]
-    what = f"{rows} rows are more than a candle has"
+    what = f"{rows} rows are more than a candle has; rows without names are {', '.join(COLUMNS)}, in this order"
     if strange:
-        what = f"column {strange[0]!r} is none of a candle"
+        what = f"column {strange[0]!r} is none of a candle; leave it out"
     elif twice:
-        what = f"{' and '.join(n for n in names if candle_column(n) == twice[0])} are the same column"
+        what = f"{' and '.join(n for n in names if candle_column(n) == twice[0])} are the same column; keep one"
     elif missing:
-        what = f"there is no {', '.join(missing)}"
-    raise DataError(
-        "Kronos takes candles, open, high, low, close and optionally volume and amount, but of "
-        f"{', '.join(names) or f'{rows} rows without names'}: {what}. Name the columns in data.target (or, to forecast "
-        "some of them, the others in data.past_covariates)."
-    )
+        given = ", ".join(names) or f"{rows} rows without names"
+        what = (
+            f"of {given}: there is no {', '.join(missing)}. Add or rename columns, or, where targets and past "
+            "covariates were chosen, choose all four prices"
+        )
+    raise DataError(f"Kronos reads candles, open, high, low, close and where there are volume and amount; {what}.")
