@@ -366,3 +366,22 @@ def test_types_of_a_batch_are_those_documented(kit):
     }
     for name, value in batch.items():
         assert value.dtype == next((kind for kind, names in kinds.items() if name in names), torch.int64), name
+
+
+@pytest.mark.parametrize("price", [100.0, 1.0, 5e-5])
+def test_a_series_is_seen_alike_whatever_its_price(price):
+    """Upstream's 1e-5 would flatten the cheapest one to a sixth of its deviations."""
+    rng = np.random.default_rng(0)
+    walk = np.exp(0.02 * rng.standard_normal((1, 50, 1)).cumsum(1)) * np.ones(6)
+    loc, scale = statistics(price * walk)
+    found = normalise(price * walk, loc, scale, 5.0)
+    assert found.std() == pytest.approx(1.0, abs=0.01)
+    assert scale[0, 0] - (price * walk).std() == pytest.approx(1e-5 if price >= 1 else 0.01 * (price * walk).std())
+
+
+@pytest.mark.parametrize("price", [100.0, 4e-5, 0.0])
+def test_a_column_that_stands_still_is_zero(price):
+    bars = np.full((1, 7, 6), np.float32(price), np.float64)
+    loc, scale = statistics(bars)
+    assert (scale > 0).all()
+    assert np.abs(normalise(bars, loc, scale, 5.0)).max() < 1e-6

@@ -34,7 +34,7 @@ from foretrain.models.kronos.config import COLUMNS, PRICES
 
 Wide = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-EPS = 1e-5  # added to the standard deviation, as upstream
+EPS = 1e-5  # added to the standard deviation, as upstream, where that is not the larger of the two
 ALIASES = {"vol": "volume", "amt": "amount", "turnover": "amount"}
 MINUTE = 60_000_000  # microseconds
 DAY = 1440 * MINUTE
@@ -165,8 +165,10 @@ def _joined_places(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def statistics(bars: Wide, inside: Mask | None = None) -> tuple[Wide, Wide]:
-    """Mean and (population standard deviation + 1e-5) (B, 6) of bars (B, C, 6), over those `inside` (B, C) picks.
+    """Mean and (population standard deviation + eps) (B, 6) of bars (B, C, 6), over those `inside` (B, C) picks.
 
+    eps is upstream's 1e-5 where the deviation is 1e-3 or more, and a hundredth of it below, but at least 1e-5 of the
+    mean: of a coin that costs 5e-5 another, 1e-5 would leave nothing to see. A column of zeros has 1e-5.
     In float64: the float32 sums of upstream are off by tens of per cent on volumes of 1e9.
     """
     weight = np.ones(bars.shape[:2]) if inside is None else inside.astype(np.float64)
@@ -174,7 +176,9 @@ def statistics(bars: Wide, inside: Mask | None = None) -> tuple[Wide, Wide]:
     kept = np.where(weight[..., None] > 0, bars, 0.0)
     loc = kept.sum(1) / count
     spread = np.where(weight[..., None] > 0, bars - loc[:, None], 0.0)
-    return loc, np.sqrt((spread**2).sum(1) / count) + EPS
+    deviation = np.sqrt((spread**2).sum(1) / count)
+    eps = np.minimum(EPS, np.maximum(0.01 * deviation, EPS * np.abs(loc)))
+    return loc, deviation + np.where(eps > 0, eps, EPS)
 
 
 def normalise(bars: Wide, loc: Wide, scale: Wide, clip: float, inside: Mask | None = None) -> FloatArray:
