@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,7 +124,7 @@ def test_candles_are_forecast_written_and_drawn(kronos: Path, tmp_path: Path, ca
     assert wide["timestamps"].tolist()[2:4] == ["2024-03-28 15:55:00", "2024-03-29 09:30:00"]  # no bars at night
     assert drawn["sample"].unique().tolist() == [0, 1, 2] and len(drawn) == 18
     np.testing.assert_allclose(drawn.groupby("timestamps")["close"].mean(), wide["close"], rtol=1e-5)
-    assert f"wrote {paths}: 18 rows, 1 items, 6 steps" in capsys.readouterr().out
+    assert f"wrote {paths}: 18 rows, 1 item, 6 steps" in capsys.readouterr().out
 
 
 def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Path):
@@ -159,14 +160,29 @@ def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Pat
         (["--option", "temperature"], "give KEY=VALUE"),
         (["--candles", "c.txt"], "--candles c.txt: name a .csv or .parquet"),
         (["--plot", "fan.bmp"], "pictures are written as"),
+        (["--plot", "taken/fan.png"], "taken/fan.png: cannot be written"),
+        (["--candles", "taken/c.csv"], "taken/c.csv: cannot be written"),
+        (["--paths", "new/p.csv", "--option", "top_p=7"], "top_p is 7"),
+        (["--paths", "./x.csv"], "--paths x.csv: is what --out writes"),
+        (["--candles", "ACME.csv"], "--candles ACME.csv: is a file that is read"),
     ],
 )
 def test_bad_candle_flags_get_one_clear_line(kronos: Path, tmp_path: Path, flags, message, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    foretrain("forecast", kronos / "release", kronos / "ACME.csv", "--prediction-length", 4, "--out", "x.csv", *flags,
-              code=2)  # fmt: skip
+    shutil.copy(kronos / "ACME.csv", tmp_path)
+    (tmp_path / "taken").write_text("a file, no folder")
+    foretrain("forecast", kronos / "release", "ACME.csv", "--prediction-length", 4, "--out", "x.csv", *flags, code=2)
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+    assert {path.name for path in tmp_path.iterdir()} == {"ACME.csv", "taken"}, "nothing may be left behind"
+    assert (tmp_path / "ACME.csv").read_bytes() == (kronos / "ACME.csv").read_bytes()
+
+
+def test_a_picture_of_some_items_says_of_how_many(kronos: Path, tmp_path: Path, capsys):
+    one = pd.read_csv(kronos / "ACME.csv").tail(90)
+    pd.concat([one.assign(item_id=f"S{i}") for i in range(5)]).to_csv(tmp_path / "five.csv", index=False)
+    foretrain("forecast", kronos / "release", tmp_path / "five.csv", "--prediction-length", 2, "--out",
+              tmp_path / "x.csv", "--plot", tmp_path / "x.png", "--num-samples", 2)  # fmt: skip
+    assert "x.png (the first 4 of 5 items)" in capsys.readouterr().out
 
 
 def test_a_tokenizer_is_no_predictor(kronos: Path, capsys):

@@ -165,20 +165,14 @@ def forecast_file(
     """`foretrain forecast`: forecast the series of a CSV or Parquet file into others, and draw them."""
     wanted: dict[Output, Path | None] = {"long": out, "candles": candles, "paths": paths}
     files: dict[Output, Path] = {output: file for output, file in wanted.items() if file is not None}
-    for output, file in files.items():
-        if file.suffix.lower() not in (".csv", ".parquet"):
-            raise ConfigError(f"--{'out' if output == 'long' else output} {file}: name a .csv or .parquet file.")
-    for file in (*files.values(), plot):
-        if file is not None and file.is_dir():
-            raise ConfigError(f"{file}: is a folder; name a file.")
+    _check_outputs({"--out": out, "--candles": candles, "--paths": paths, "--plot": plot}, (path, future))
     set_threads(threads)
     from foretrain.evaluation.candles import BANDS, candle_columns, plot_candles
     from foretrain.evaluation.plots import check_picture, plot_forecast
-    from foretrain.forecasting.files import check_columns, read_file, recognised_target, write_file
+    from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
     from foretrain.forecasting.predictor import load
 
-    if plot is not None:
-        check_picture(plot)
+    pictures = () if plot is None else (check_picture(plot),)
     frame, stamp = read_file(path, id_column=id_column, timestamp_column=timestamp_column)
     check_columns(path, frame, target or ())
     ahead = None if future is None else read_file(future, id_column=id_column, timestamp_column=stamp)[0]
@@ -190,36 +184,61 @@ def forecast_file(
     levels = tuple(quantile_levels or DECILES)
     draws_candles = plot is not None and choice is not None and candle_columns(target) is not None
     bands = [level for band in BANDS for level in band if level not in levels] if draws_candles else []
-    tables = predictor.forecast_tables(
-        frame,
-        prediction_length,
-        (*levels, *bands),
-        [output for output in wanted if output in files or (output == "candles" and draws_candles)],
-        future_df=ahead,
-        context_length=context_length,
-        batch_size=batch_size,
-        names=(id_column, stamp),
-        target=target,
-        freq=freq,
-        calendar=calendar,
-        sort_quantiles=sort_quantiles,
-        num_samples=num_samples,
-        seed=seed,
-        options={**(options or {}), **({"cross_learning": True} if cross_learning else {})},
-    )
-    long = tables["long"]
-    for output, file in files.items():
-        table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
-        write_file(table, file)
-        print(f"wrote {file}: {len(table):,} rows, {frame[id_column].nunique():,} items, {prediction_length} steps")
-    if plot is not None:
-        usual = {id_column: "item_id", stamp: "timestamp"}
-        history = frame.rename(columns=usual)
-        if draws_candles:
-            plot_candles(history, tables["candles"].rename(columns=usual), long.rename(columns=usual), plot)
-        else:
-            plot_forecast(history, long.rename(columns=usual), plot)
-        print(f"picture: {plot}")
+    count, lines = frame[id_column].nunique(), list[str]()
+    with appearing(*files.values(), *pictures) as places:
+        tables = predictor.forecast_tables(
+            frame,
+            prediction_length,
+            (*levels, *bands),
+            [output for output in wanted if output in files or (output == "candles" and draws_candles)],
+            future_df=ahead,
+            context_length=context_length,
+            batch_size=batch_size,
+            names=(id_column, stamp),
+            target=target,
+            freq=freq,
+            calendar=calendar,
+            sort_quantiles=sort_quantiles,
+            num_samples=num_samples,
+            seed=seed,
+            options={**(options or {}), **({"cross_learning": True} if cross_learning else {})},
+        )
+        for output, file in files.items():
+            table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
+            save_table(table, places[file])
+            facts = f"{len(table):,} rows, {counted(count, 'item')}, {counted(prediction_length, 'step')}"
+            lines.append(f"wrote {file}: {facts}")
+        for file in pictures:
+            usual = {id_column: "item_id", stamp: "timestamp"}
+            history, long = frame.rename(columns=usual), tables["long"].rename(columns=usual)
+            if draws_candles:
+                mean = tables["candles"].rename(columns=usual)
+                shown, total, kind = plot_candles(history, mean, long, places[file]), count, "items"
+            else:
+                shown, total, kind = plot_forecast(history, long, places[file]), count * len(target), "series"
+            lines.append(f"picture: {file}" + (f" (the first {shown} of {total:,} {kind})" if shown < total else ""))
+    print("\n".join(lines))
+
+
+def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | None]) -> None:
+    """Raise ConfigError for a file that cannot be written, or not without destroying another one of the call."""
+    taken = {os.path.realpath(path): "a file that is read" for path in inputs if path is not None}
+    for flag, path in outputs.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ConfigError(f"{flag} {path}: is a folder; name a file.")
+        if flag != "--plot" and path.suffix.lower() not in (".csv", ".parquet"):
+            raise ConfigError(f"{flag} {path}: name a .csv or .parquet file.")
+        place = os.path.realpath(path)
+        if place in taken:
+            raise ConfigError(f"{flag} {path}: is {taken[place]}; name another.")
+        taken[place] = f"what {flag} writes"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 item", "2 items"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def release_facts(model: str) -> dict[str, Any]:

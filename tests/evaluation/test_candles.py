@@ -166,3 +166,25 @@ def test_candle_columns_are_found_whatever_their_case():
         "volume": "vol",
     }
     assert candle_columns(["close", "low", "high"]) is None
+
+
+def test_few_bars_are_narrow_and_stand_off_the_edges():
+    one = chart(history=bars(2), forecast=bars(1), close=bars(1)[:, 3:] + np.zeros(len(LEVELS)))
+    (prices,) = drawn(one).axes
+    bodies = [p for container in prices.containers for p in container.patches]
+    assert max(body.get_width() for body in bodies) < 0.1
+    low, high = prices.get_ylim()
+    assert all(low < body.get_y() and body.get_y() + body.get_height() < high for body in bodies)
+
+
+def test_a_constant_price_is_a_line_and_not_its_last_digits():
+    flat = np.full((30, 4), 10.0)
+    noise = 10 + 1e-5 * bars(H)
+    one = chart(history=flat, forecast=noise, close=noise[:, 3:] + np.zeros(len(LEVELS)), volume=np.full(30 + H, -1e-6))
+    figure = drawn(one)
+    prices, strip = figure.axes
+    low, high = prices.get_ylim()
+    assert high - low >= 0.009 and low < 10 < high
+    figure.canvas.draw()
+    assert not prices.yaxis.get_major_formatter().get_offset()
+    assert strip.get_ylim()[0] == 0 and strip.get_ylim()[1] >= 1, "volumes are not negative"

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.forecasting.files import check_columns, read_file, recognised_target, write_file
+from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, write_file
 
 
 @pytest.fixture
@@ -65,3 +65,21 @@ def test_files_that_cannot_be_read_or_written_are_named(table, tmp_path):
     with pytest.raises(DataError, match="cannot be written"):
         write_file(table, tmp_path / "file" / "t.csv")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_files_appear_together_or_not_at_all(tmp_path):
+    first, second = tmp_path / "new" / "deep" / "a.csv", tmp_path / "b.png"
+
+    def write(fail: bool) -> None:
+        with appearing(first, second) as places:
+            for path in (first, second):
+                assert places[path].suffix == path.suffix and not path.exists()
+                places[path].write_text("x")
+            if fail:
+                raise ValueError
+
+    with pytest.raises(ValueError):
+        write(fail=True)
+    assert not list(tmp_path.iterdir())
+    write(fail=False)
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["a.csv", "b.png"]

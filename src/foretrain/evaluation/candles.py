@@ -41,6 +41,8 @@ PRICES = ("open", "high", "low", "close")
 BANDS = ((0.1, 0.9), (0.25, 0.75))  # of the close, outer and inner
 BAND_ALPHA = (0.16, 0.22)
 WIDTH = 0.64  # of a candle's body
+FEW_BARS = 24  # fewer are drawn no wider than so many
+LEAST_RANGE = 1e-3  # of a panel, as a share of its prices: noise in the last digits is not blown up
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def plot_candles(
     id_column: str = "item_id",
     timestamp_column: str = "timestamp",
     max_items: int = 4,
-) -> None:
+) -> int:
     """A candle chart of a forecast, one panel an item (the first max_items of them).
 
     Args:
@@ -85,7 +87,8 @@ def plot_candles(
         id_column, timestamp_column: their names, in all three frames.
         max_items: panels at most, up to 6.
 
-    Raises DataError when the forecast is empty or holds no candles, or the file's kind is unknown.
+    Returns the number of panels. Raises DataError when the forecast is empty or holds no candles, or the file's kind
+    is unknown.
     """
     path = check_picture(path)
     columns = candle_columns(list(candles.columns))
@@ -117,6 +120,7 @@ def plot_candles(
         raise DataError("the forecast is empty; there is nothing to draw.")
     with style():
         draw_candles(charts).savefig(path, facecolor="white")
+    return len(charts)
 
 
 def draw_candles(charts: Sequence[Chart]) -> Figure:
@@ -142,14 +146,16 @@ def _chart(prices: Axes, strip: Axes | None, chart: Chart) -> None:
     from matplotlib import ticker
 
     past, ahead = len(chart.history), len(chart.forecast)
+    width = WIDTH * min(1.0, (past + ahead) / FEW_BARS)
     x = np.arange(-past + 1, ahead + 1)
     last = chart.history[-1:, 3]
     future = np.concatenate([[0], x[past:]])  # the fan opens at the last close
     for (low, high), alpha in zip(_bands(chart), BAND_ALPHA, strict=False):
         lower, upper = (np.concatenate([last, chart.close[:, k]]) for k in (low, high))
         prices.fill_between(future, lower, upper, color=COLORS["model"], alpha=alpha, lw=0)
-    _candles(prices, x[:past], chart.history, PAST)
-    _candles(prices, x[past:], chart.forecast, COLORS["model"])
+    _candles(prices, x[:past], chart.history, PAST, width)
+    _candles(prices, x[past:], chart.forecast, COLORS["model"], width)
+    _show_prices(prices)
     prices.set_title(short(chart.title, 46), loc="left")
     prices.set_xlim(x[0] - 1, x[-1] + 1)
     for ax in (prices, strip):
@@ -162,14 +168,26 @@ def _chart(prices: Axes, strip: Axes | None, chart: Chart) -> None:
         prices.tick_params(axis="x", bottom=False, labelbottom=False)
         if chart.volume is not None:
             tones = [PAST] * past + [COLORS["model"]] * ahead
-            strip.bar(x, np.nan_to_num(chart.volume), width=WIDTH, color=tones, alpha=0.75)
+            strip.bar(x, np.nan_to_num(chart.volume), width=width, color=tones, alpha=0.75)
+            strip.set_ylim(0.0, 1.05 * max(float(np.nanmax(chart.volume, initial=0.0)), 1.0))  # none is negative
         strip.set_ylabel("volume")
         strip.locator_params(axis="y", nbins=2)
         strip.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     dated_ticks(bottom, x, None if chart.times is None else chart.times.astype("datetime64[us]"))
 
 
-def _candles(ax: Axes, x: np.ndarray, bars: np.ndarray, tone: str) -> None:
+def _show_prices(ax: Axes) -> None:
+    """Room above and below the bodies, prices written out, and a range that a constant price does not collapse."""
+    ax.use_sticky_edges = False
+    ax.autoscale_view(scalex=False)
+    low, high = ax.get_ylim()
+    short = LEAST_RANGE * max(abs(low), abs(high)) - (high - low)
+    if short > 0 and ax.has_data():
+        ax.set_ylim(low - short / 2, high + short / 2)
+    ax.ticklabel_format(axis="y", useOffset=False)
+
+
+def _candles(ax: Axes, x: np.ndarray, bars: np.ndarray, tone: str, width: float) -> None:
     """Bodies from open to close, wicks from low to high around them; bars with a missing price are left out."""
     seen = np.isfinite(bars).all(1)
     x, (opened, high, low, close) = x[seen], bars[seen].T
@@ -177,7 +195,7 @@ def _candles(ax: Axes, x: np.ndarray, bars: np.ndarray, tone: str) -> None:
     ax.vlines(x, top, np.maximum(high, top), color=tone, lw=1)
     ax.vlines(x, np.minimum(low, bottom), bottom, color=tone, lw=1)
     fills = np.where(close >= opened, "white", tone)
-    ax.bar(x, top - bottom, bottom=bottom, width=WIDTH, color=fills, edgecolor=tone, lw=1, zorder=3)
+    ax.bar(x, top - bottom, bottom=bottom, width=width, color=fills, edgecolor=tone, lw=1, zorder=3)
 
 
 def _bands(chart: Chart) -> list[tuple[int, int]]:

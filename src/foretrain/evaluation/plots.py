@@ -388,7 +388,7 @@ def plot_forecast(
     id_column: str = "item_id",
     timestamp_column: str = "timestamp",
     max_items: int = 4,
-) -> None:
+) -> int:
     """A fan chart of forecasts in long format, one panel for every item and target (the first max_items of them).
 
     Args:
@@ -398,7 +398,7 @@ def plot_forecast(
         id_column, timestamp_column: their names, in both frames.
         max_items: panels at most, up to 6.
 
-    Raises DataError when the forecast is empty or the file's kind is unknown.
+    Returns the number of panels. Raises DataError when the forecast is empty or the file's kind is unknown.
     """
     path = check_picture(path)
     names = levels_of(forecast)
@@ -425,6 +425,7 @@ def plot_forecast(
         raise DataError("the forecast is empty; there is nothing to draw.")
     with style():
         draw_fans(fans).savefig(path, facecolor="white")
+    return len(fans)
 
 
 def check_picture(path: str | Path) -> Path:

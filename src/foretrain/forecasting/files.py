@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,22 +47,66 @@ def check_columns(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None
 
 def write_file(frame: pd.DataFrame, path: Path) -> None:
     """Write a frame as CSV or Parquet, as the name says; the file appears whole or not at all."""
-    handle, scratch = -1, ""
+    with appearing(path) as places:
+        save_table(frame, places[path])
+
+
+def save_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame as CSV or Parquet, as the name says."""
+    if path.suffix.lower() == ".parquet":
+        frame.to_parquet(path, index=False)
+    else:
+        frame.to_csv(path, index=False)
+
+
+@contextmanager
+def appearing(*paths: Path) -> Iterator[dict[Path, Path]]:
+    """Scratch files to write to; when the block ends they take the places of the paths, and where it fails none does.
+
+    Raises DataError at once for a place where nothing can be written.
+    """
+    scratch: dict[Path, Path] = {}
+    made: list[Path] = []  # folders, outermost first
+    done = False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        if path.suffix.lower() == ".parquet":
-            frame.to_parquet(scratch, index=False)
-        else:
-            frame.to_csv(scratch, index=False)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}). Free space or name another.") from None
+        for path in paths:
+            with _told(path):
+                lacking = [folder for folder in path.parents if not folder.exists()]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                made += reversed(lacking)
+                handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+                os.close(handle)
+                scratch[path] = Path(name)
+        try:
+            yield scratch
+        except OSError as error:
+            path = next((p for p, place in scratch.items() if str(place) == str(error.filename)), None)
+            if path is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise _unwritten(path or paths[0], error) from None
+        for path, place in scratch.items():
+            with _told(path):
+                os.chmod(place, 0o644)
+                os.replace(place, path)
+        done = True
     finally:
-        if scratch and os.path.exists(scratch):
-            os.unlink(scratch)
+        for place in scratch.values():
+            place.unlink(missing_ok=True)
+        for folder in [] if done else reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _unwritten(path, error) from None
+
+
+def _unwritten(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be written ({error.strerror or error}). Free space or name another.")
 
 
 def _read(path: Path, id_column: str) -> pd.DataFrame:
