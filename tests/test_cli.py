@@ -447,3 +447,13 @@ def test_a_reader_gone_away_does_not_end_a_run(tmp_path: Path):
     assert process.wait(timeout=60) == 0, process.stderr.read()
     process.stderr.close()
     assert "finished at step 6" in (tmp_path / "run" / "training.log").read_text()
+
+
+def test_warnings_are_one_line_without_a_place_in_the_code(kronos: Path, tmp_path: Path):
+    pd.read_csv(kronos / "ACME.csv").assign(sector="x").to_csv(tmp_path / "a.csv", index=False)
+    flags = ["--prediction-length", "2", "--out", str(tmp_path / "o.csv"), "--num-samples", "1"]
+    command = [sys.executable, "-m", "foretrain.cli", "forecast", str(kronos / "release"), str(tmp_path / "a.csv")]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
+    assert done.stderr == (
+        "warning: kronos reads open, high, low, close, volume and no other columns; left out: 'sector'.\n"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,18 @@ data_app = typer.Typer(help="Import market and general series into a corpus, and
 config_app = typer.Typer(help="Show, import or describe configs.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
+
+# what may happen to a file that is written, and is no fault of the program
+_TROUBLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+}
 
 
 class Device(StrEnum):
@@ -513,7 +526,9 @@ def _levels(text: str | None) -> tuple[float, ...] | None:
 
 
 def main() -> None:
-    """Entry point of the `foretrain` command: user errors in one line, exit code 2; Ctrl-C 130."""
+    """Entry point of the `foretrain` command: user errors and warnings in one line, exit code 2; Ctrl-C 130."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = _one_line
     try:
         app()
     except ForetrainError as error:
@@ -527,9 +542,16 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG):
+        if error.errno not in _TROUBLE:
             raise
         _fail(str(DataError(f"{error.filename or 'output'}: {error.strerror}. Free space or choose another folder.")))
+    finally:
+        warnings.formatwarning = usual
+
+
+def _one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    """A warning without the place in the code that it comes from."""
+    return f"warning: {message}\n" if category is UserWarning else f"warning: {category.__name__}: {message}\n"
 
 
 def _fail(message: str) -> None:

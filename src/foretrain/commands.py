@@ -184,7 +184,7 @@ def forecast_file(
     levels = tuple(quantile_levels or DECILES)
     draws_candles = plot is not None and choice is not None and candle_columns(target) is not None
     bands = [level for band in BANDS for level in band if level not in levels] if draws_candles else []
-    count, lines = frame[id_column].nunique(), list[str]()
+    count, lines = len(set(frame[id_column])), list[str]()
     with appearing(*files.values(), *pictures) as places:
         tables = predictor.forecast_tables(
             frame,
