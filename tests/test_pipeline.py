@@ -304,6 +304,11 @@ def test_skip_existing_runs_a_stage_that_has_no_release(tmp_path: Path):
         ("stages.long.training.best_metric=val_los", ConfigError, "stage long: training.best_metric: 'val_los' is"),
         ("stages.long.data.validation_steps=2", ConfigError, "stage long: data.validation_steps: 2 steps hold"),
         ("stages.long.optimizer.schedule.warmup_steps=9", ConfigError, "stage long: .*9 exceed the run's 6 steps"),
+        (
+            "stages.long.model.random_init=true",
+            ConfigError,
+            "stage long: model: give either model_id",
+        ),
         ("stages.long.model={family: chronos2, model_id: nowhere}", ModelError, "stage long: nowhere: no such folder"),
     ],
 )
@@ -352,6 +357,17 @@ def test_a_checkpoint_of_a_later_stage_can_be_exported(whole: Path, tmp_path: Pa
     }
 
 
+def test_a_checkpoint_can_be_exported_where_the_run_folder_was_moved_to(done: Path, tmp_path: Path, whole: Path):
+    config = Draft.read(done / "config.yaml", [("output_dir", str(tmp_path / "old"))]).build()
+    run_stages(config)  # type: ignore[arg-type]
+    hashed = facts(tmp_path / "old" / "release")["config_hash"]
+    moved = (tmp_path / "old").rename(tmp_path / "new")
+    export_checkpoint(steps_in(stage(moved, "long") / "checkpoints")[-1], tmp_path / "out")
+    assert same(weights(tmp_path / "out"), weights(whole / "release"))
+    assert facts(tmp_path / "out")["config_hash"] == hashed
+    assert facts(tmp_path / "out")["parents"]["model"]["asked"] == str(stage(moved, "short") / "release")
+
+
 def frame() -> pd.DataFrame:
     stamps = pd.date_range("2024-01-01", periods=120, freq="h")
     return pd.concat(
@@ -380,10 +396,10 @@ def test_fit_runs_stages_on_data_in_memory_and_returns_the_last(tmp_path: Path):
     values = np.sin(np.arange(120, dtype=np.float32) / 4)[None]
     corpus = Corpus.from_arrays("waves", [("a", values, None), ("b", values + 1, None)], ["target"])
     stages = [
-        {"name": "one", "model": SMALL},
-        {"name": "two", "model": {"model_id": "stage:one", "random_init": False}, "data": {"context_length": 64}},
+        {"name": "one", "model": {"family": "chronos2", **SMALL}},
+        {"name": "two", "model": {"model_id": "stage:one"}, "data": {"context_length": 64}},
     ]
-    predictor = foretrain.fit(corpus, "chronos2", stages=stages, output_dir=str(tmp_path / "fit"), **BRIEF)
+    predictor = foretrain.fit(corpus, stages=stages, output_dir=str(tmp_path / "fit"), **BRIEF)
     assert predictor.model.max_context_length == 64
     assert facts(tmp_path / "fit" / "release")["stage"] == "two"
 

@@ -203,16 +203,18 @@ def _likeness(stage: Stage, stages: list[Stage]) -> Trainable | None:
     Raises what building it raises, unless that may be for want of a release that an earlier stage is yet to make.
     """
     awaited = {role: stages[k] for role, k in stage.parents.items() if not _facts(stages[k])}
-    origin = awaited.get("model")
-    if origin is not None:
-        return _likeness(origin, stages) if origin.config.model.family == stage.config.model.family else None
     try:
         with _named(stage):
             return build_model(stage.config, device="meta")
+    except ConfigError:
+        raise  # of its own: whether a release is there, it does not say
     except ForetrainError:
-        if awaited:
-            return None
-        raise
+        if not awaited:
+            raise
+    origin = awaited.get("model")
+    if origin is None or origin.config.model.family != stage.config.model.family:
+        return None
+    return _likeness(origin, stages)
 
 
 @contextmanager
@@ -413,14 +415,14 @@ def train_command(
             train_run(config, resume=resume, world=world)
 
 
-def fit(data: Any, model: str | dict[str, Any] = "chronos2", **overrides: Any) -> Predictor:
+def fit(data: Any, model: str | dict[str, Any] | None = None, **overrides: Any) -> Predictor:
     """Train from Python and return the Predictor.
 
     Args:
         data: a corpus folder, a Corpus, or a pandas frame in long format (item_id, timestamp, value columns), which
             is imported into output_dir/corpus by the rules of `foretrain data import`.
         model: a release folder or hub id to fine-tune; the name of a family for random weights; or a mapping for the
-            `model:` section.
+            `model:` section. None is "chronos2", and with stages that each name their own model nothing.
         overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
             training__max_steps=200, output_dir="runs/mine"). output_dir is required; training.max_steps defaults to
             1000, data.context_length to 512 and data.prediction_length to 24. With stages=[...] these hold for every
@@ -431,7 +433,8 @@ def fit(data: Any, model: str | dict[str, Any] = "chronos2", **overrides: Any) -
     from foretrain.forecasting.predictor import Predictor, load
 
     tree: dict[str, Any] = {"training": {}, "data": {"context_length": 512, "prediction_length": 24}}
-    tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model)
+    if model is not None or "stages" not in overrides:
+        tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model or "chronos2")
     draft = Draft.of(tree, [(key.replace("__", "."), value) for key, value in overrides.items()], source="fit")
     if "output_dir" not in draft.merged:
         raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
@@ -78,16 +78,18 @@ def config_hash(config: RunConfig) -> str:
     for key in ("log_every", "tensorboard"):
         del tree["training"][key]
     if config.stage is not None:
-        tree["model"] = _by_stage(tree["model"], Path(config.output_dir).parent)
+        stages = Path(config.output_dir).parent
+        tree["model"] = _by_stage(tree["model"], stages, lambda name: f"stage:{name.partition('-')[2]}")
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def _by_stage(value: Any, stages: Path) -> Any:
+def _by_stage(value: Any, stages: Path, say: Callable[[str], str]) -> Any:
+    """A model section with every release in the folder `stages` named as say(folder of the stage)."""
     if isinstance(value, dict):
-        return {key: _by_stage(item, stages) for key, item in value.items()}
+        return {key: _by_stage(item, stages, say) for key, item in value.items()}
     path = Path(value) if isinstance(value, str) else None
     if path is not None and path.name == "release" and path.parent.parent == stages:
-        return f"stage:{path.parent.name.partition('-')[2]}"
+        return say(path.parent.name)
     return value
 
 
@@ -361,6 +363,17 @@ def _size(count: float) -> str:
     return f"{count:,.1f} TiB"
 
 
+def _where_it_lies(config: RunConfig, checkpoint: Path) -> RunConfig:
+    """A stage's config with the releases of other stages where they are now, if the run folder was moved."""
+    old, folder = Path(config.output_dir), checkpoint.absolute().parents[1]
+    if config.stage is None or old.exists() or folder.name != old.name:
+        return config
+    tree = _by_stage(
+        config.model.model_dump(mode="json"), old.parent, lambda name: str(folder.parent / name / "release")
+    )
+    return config.model_copy(update={"model": type(config.model)(**tree), "output_dir": str(folder)})
+
+
 def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False) -> None:
     """Write a release from a checkpoint's weights, averaged ones with ema; all of it or nothing.
 
@@ -371,7 +384,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False) -> None
     if out.exists():
         raise TrainingError(f"{out}: exists already; choose another folder or remove it.")
     state = checkpoints.read_state(checkpoint)
-    config = build(RunConfig, state["config"], source=f"{checkpoint}/state.json")
+    config = _where_it_lies(build(RunConfig, state["config"], source=f"{checkpoint}/state.json"), checkpoint)
     if ema and config.training.ema_decay is None:
         raise TrainingError(f"{checkpoint}: this run kept no averaged weights (training.ema_decay); leave out --ema.")
     model = build_model(config)
