@@ -75,7 +75,8 @@ class Case:
     config: str
     settings: list[str]
     runs: tuple[str, ...] = (".",)  # its run folders inside output_dir, in order
-    moments: tuple[str, ...] = ("any", "save", "validation")
+    # What the kills of a run wait for; after them it is left to its end, and the next run takes the next of these.
+    moments: tuple[tuple[str, ...], ...] = (("any", "save", "validation") * 10,)
 
     def start(self, out: Path, steps: int, fork: bool = False) -> int:
         """The command in a process of its own; what it says goes to a file beside its folder."""
@@ -194,7 +195,10 @@ CASES = {
             "stages.predictor.evaluation.num_samples=2",
         ],
         ("stages/01-tokenizer", "stages/02-predictor"),
-        ("save", "change", "validation", "any"),
+        (
+            ("save", "change", "validation"),
+            ("any", "validation", "save", "any", "change", "save", "validation", "any"),
+        ),
     ),
 }
 
@@ -218,16 +222,17 @@ def main() -> int:
         print(Path(f"{whole}.log").read_text())
         return 1
     training = time.monotonic() - began - start_up
-    longest, expected = 2 * training / (options.kills + 1), case.traces(whole)
-    finished, hit = 0, Counter[str]()
-    while hit.total() < options.kills or not finished:
+    most = min(options.kills, max(map(len, case.moments)))  # kills of one run
+    longest, expected = 2 * training / len(case.runs) / (most + 1), case.traces(whole)
+    finished, hit, ahead = 0, Counter[str](), list(case.moments[0])
+    while hit.total() < options.kills or ahead is not None:
         out = folder / f"killed-{finished}"
         pid = case.start(out, options.steps, options.fork)
-        if hit.total() < options.kills:
-            moment = case.moments[hit.total() % len(case.moments)]
-            ended = case.kill(pid, out, moment, start_up, longest, draw)
+        if hit.total() < options.kills and ahead:
+            ended = case.kill(pid, out, ahead[0], start_up, longest, draw)
             if isinstance(ended, str):
                 hit[ended] += 1
+                ahead = ahead[1:]
                 continue
         else:
             ended = wait(pid)
@@ -240,6 +245,7 @@ def main() -> int:
             print(f"after {hit.total()} kills these differ: {', '.join(sorted(different))}; kept in {folder}")
             return 1
         finished += 1
+        ahead = list(case.moments[finished % len(case.moments)]) if hit.total() < options.kills else None
     told = ", ".join(f"{count} {what}" for what, count in sorted(hit.items()))
     print(f"{hit.total()} kills ({told}) in {finished} runs of {options.steps} steps: all identical")
     for name, value in expected.items():
