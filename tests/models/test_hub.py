@@ -123,3 +123,10 @@ def test_what_the_hub_lacks_is_one_clear_line(hub: str, tmp_path: Path, argument
 def test_what_is_neither_folder_nor_id_is_said_so(name):
     with pytest.raises(ModelError, match="no such folder"):
         resolve(name)
+
+
+def test_a_run_folder_stands_for_its_release(tmp_path: Path):
+    (tmp_path / "run" / "release").mkdir(parents=True)
+    assert resolve(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run" / "release" / "config.json").write_text("{}")
+    assert resolve(tmp_path / "run") == tmp_path / "run" / "release" == resolve(tmp_path / "run" / "release")

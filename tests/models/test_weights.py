@@ -127,3 +127,14 @@ def test_damaged_weights_are_refused_in_one_line_and_change_nothing(tmp_path, ho
         read_weights(tmp_path, target)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
     assert same(target, network(2))
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    broken = network(1)
+    with torch.no_grad():
+        broken[1].weight[0, 0] = torch.nan
+    write_weights(broken.state_dict(), tmp_path)
+    target = network(2)
+    with pytest.raises(ModelError, match=r"1\.weight holds values that are not finite"):
+        read_weights(tmp_path, target)
+    assert same(target, network(2))

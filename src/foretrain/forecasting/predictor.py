@@ -460,8 +460,6 @@ def _open(
         base = _open(base_of(folder), None, offline, parts)
         merge_adapter(base.network, folder)  # type: ignore[arg-type]
         return base
-    if not (folder / "config.json").exists() and (folder / "release" / "config.json").exists():
-        folder = folder / "release"
     raw = _config(folder)
     for candidate in families():
         if candidate.matches(raw):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from foretrain.errors import ConfigError
+from foretrain.models.hub import release_in
 
 if TYPE_CHECKING:
     from foretrain.models.base import Family
@@ -38,8 +39,8 @@ def families() -> list[Family]:
 
 
 def infer_family(model_id: str | None) -> str:
-    """The family of a release folder by its config.json, of a published hub id by its name; else the first family."""
-    path = Path(str(model_id)) / "config.json"
+    """The family of a release or run folder by its config.json, of a published hub id by its name; else the first."""
+    path = release_in(Path(str(model_id))) / "config.json"
     if model_id is not None and path.is_file():
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool =
     """The folder of a release: the path itself when it exists, else a download (cached) of the hub repository.
 
     Args:
-        id_or_path: a folder, or "organisation/name".
+        id_or_path: a release folder, a run folder (its release/ is meant), or "organisation/name".
         revision: branch, tag or commit on the hub.
         offline: use what was downloaded before, never the network.
 
@@ -26,13 +26,20 @@ def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool =
     """
     path = Path(id_or_path).expanduser()
     if path.is_dir():
-        return path
+        return release_in(path)
     if path.exists():
         raise ModelError(f"{path}: is a file; a model is a folder with config.json and model.safetensors.")
     name = str(id_or_path)
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"{name}: no such folder, and not a hub id like 'amazon/chronos-2' either.")
     return _download(name, revision, offline)
+
+
+def release_in(folder: Path) -> Path:
+    """The release that a folder is, or that a run folder has."""
+    inside = folder / "release"
+    is_run = not (folder / "config.json").exists() and (inside / "config.json").exists()
+    return inside if is_run else folder
 
 
 def release_hash(folder: Path) -> str:

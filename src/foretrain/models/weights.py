@@ -16,8 +16,8 @@ from foretrain.errors import ModelError
 def read_weights(folder: Path, network: nn.Module) -> None:
     """Fill a network on the CPU from a release's weights, one file or several with an index.
 
-    Raises ModelError when files are missing or damaged, or when names or shapes are not the network's; the network is
-    then as it was.
+    Raises ModelError when files are missing or damaged, when names or shapes are not the network's, or when values are
+    not finite; the network is then as it was.
     """
     expected = network.state_dict()
     found = _read(folder)
@@ -30,6 +30,11 @@ def read_weights(folder: Path, network: nn.Module) -> None:
         if found[name].shape != tensor.shape:
             raise ModelError(
                 f"{folder}: {name} has shape {tuple(found[name].shape)}, config.json needs {tuple(tensor.shape)}."
+            )
+        if not found[name].isfinite().all():
+            raise ModelError(
+                f"{folder}: {name} holds values that are not finite, so nothing can be computed: the file is "
+                "damaged, or its training went astray. Restore it, or export an earlier checkpoint."
             )
     for name, tensor in expected.items():
         tensor.copy_(found[name])

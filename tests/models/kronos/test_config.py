@@ -145,6 +145,9 @@ def test_published_names_and_files_tell_their_family(name, tmp_path):
     kind = KronosConfig(**PREDICTOR) if expected == "kronos" else TokenizerConfig(**TOKENIZER)
     written(tmp_path, to_json(kind))
     assert infer_family(str(tmp_path)) == expected
+    (tmp_path / "run" / "release").mkdir(parents=True)
+    (tmp_path / "config.json").rename(tmp_path / "run" / "release" / "config.json")
+    assert infer_family(str(tmp_path / "run")) == expected
 
 
 # The sections of a run

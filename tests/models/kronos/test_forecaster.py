@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_the_tokenizer_follows_the_predictor_to_a_device(kit):
 
 
 def test_a_tokenizer_of_other_bits_is_refused(kit):
-    with pytest.raises(ModelError, match=r"tokens of \(4, 4\) bits, this tokenizer writes \(5, 3\)"):
+    with pytest.raises(ModelError, match=r"tokens of 4 \+ 4 bits, this tokenizer writes 5 \+ 3\. Name the one"):
         Kronos(kit.predictor().network, kit.tokenizer(s1_bits=5, s2_bits=3).network)
 
 
@@ -215,8 +216,27 @@ def test_the_tokenizer_of_a_release_is_taken_unless_another_is_named(kit, tmp_pa
     kit.tokenizer(seed=9).save_release(other)
     assert built({"model_id": str(tmp_path)}).parents["tokenizer"] == release_hash(kit.tokenizer_folder)
     assert built({"model_id": str(tmp_path), "tokenizer": str(other)}).parents["tokenizer"] == release_hash(other)
-    loaded = [family("kronos").load(tmp_path, **parts) for parts in ({}, {"tokenizer": str(other)})]
+    with pytest.warns(UserWarning, match="other is not the tokenizer that .* was trained with"):
+        loaded = [family("kronos").load(tmp_path, **parts) for parts in ({}, {"tokenizer": str(other)})]
     assert not torch.equal(*(model.tokenizer.embed.weight for model in loaded))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_tokenizer_that_release_json_names_is_known_to_be_the_right_one(kit, tmp_path):
+    write_release(kit.predictor().network, tmp_path)
+    facts = {"parents": {"tokenizer": {"hash": release_hash(kit.tokenizer_folder)}}}
+    (tmp_path / "release.json").write_text(json.dumps(facts))
+    family("kronos").load(tmp_path, tokenizer=str(kit.tokenizer_folder))
+    (tmp_path / "other").mkdir()
+    kit.tokenizer(seed=9).save_release(tmp_path / "other")
+    with pytest.raises(UserWarning, match="is not the tokenizer"):
+        family("kronos").load(tmp_path, tokenizer=str(tmp_path / "other"))
+
+
+def test_a_part_that_a_predictor_does_not_have_is_refused(kit, tmp_path):
+    kit.predictor().save_release(tmp_path)
+    with pytest.raises(ModelError, match="has no tokeniser; its part is tokenizer"):
+        family("kronos").load(tmp_path, tokeniser="x")
 
 
 def test_a_predictor_without_a_tokenizer_is_refused_with_the_ways_out(kit, tmp_path):

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +63,11 @@ class Kronos(Forecaster):
         super().__init__()
         bits = [(c.s1_bits, c.s2_bits) for c in (network.config, tokenizer.config)]
         if bits[0] != bits[1]:
-            raise ModelError(f"the predictor reads tokens of {bits[0]} bits, this tokenizer writes {bits[1]}.")
+            ours, theirs = (f"{first} + {second}" for first, second in bits)
+            raise ModelError(
+                f"the predictor reads tokens of {ours} bits, this tokenizer writes {theirs}. Name the one that the "
+                "predictor was trained with."
+            )
         self.network = network
         self._frozen = [tokenizer.eval().requires_grad_(False)]
         self.token_cache = False
@@ -387,12 +393,21 @@ def _tokenizer_of(config: KronosModelConfig, meta: bool, offline: bool) -> tuple
     return read_tokenizer(folder), {"tokenizer": release_hash(folder)}
 
 
-def load(folder: Path, *, origin: str | None = None, offline: bool = False, tokenizer: str | None = None) -> Kronos:
+def load(
+    folder: Path,
+    *,
+    origin: str | None = None,
+    offline: bool = False,
+    tokenizer: str | None = None,
+    **others: str,
+) -> Kronos:
     """The predictor of a release folder with its tokenizer, in float32 on the CPU, ready to forecast.
 
     The tokenizer is `tokenizer` (a folder or hub id), else the folder's own, else that of the published model `origin`.
-    Raises ModelError.
+    One that is known to be another than the predictor was trained with is warned of. Raises ModelError.
     """
+    if others:
+        raise ModelError(f"{origin or folder}: a Kronos predictor has no {next(iter(others))}; its part is tokenizer.")
     inside = folder / "tokenizer"
     if tokenizer is None and not inside.is_dir():
         if origin not in PUBLISHED:
@@ -401,9 +416,26 @@ def load(folder: Path, *, origin: str | None = None, offline: bool = False, toke
                 'Name one: tokenizer="NeoQuasar/Kronos-Tokenizer-base" (on the command line --tokenizer).'
             )
         tokenizer = PUBLISHED[origin][1]
-    reader = read_tokenizer(inside if tokenizer is None else resolve(tokenizer, None, offline))
+    place = inside if tokenizer is None else resolve(tokenizer, None, offline)
+    if (known := _trained_with(folder)) and place != inside and release_hash(place) not in known:
+        warnings.warn(
+            f"{tokenizer} is not the tokenizer that {origin or folder} was trained with; forecasts through another one "
+            "mean little.",
+            stacklevel=4,
+        )
+    reader = read_tokenizer(place)
     stored = _stored(folder, origin)
     return Kronos(read_predictor(folder, stored), reader).eval()
+
+
+def _trained_with(folder: Path) -> set[str]:
+    """Hashes of the tokenizer that a release was trained with, as far as it says."""
+    known = {release_hash(folder / "tokenizer")} if (folder / "tokenizer" / "config.json").is_file() else set()
+    try:
+        facts = json.loads((folder / "release.json").read_text(encoding="utf-8"))
+        return known | {str(facts["parents"]["tokenizer"]["hash"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return known  # not written here
 
 
 FAMILY = Family(
