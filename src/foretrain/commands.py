@@ -178,7 +178,7 @@ def forecast_file(
     ahead = None if future is None else read_file(future, id_column=id_column, timestamp_column=stamp)[0]
     parts: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
     predictor = load(model, device=None if device == "auto" else device, dtype=dtype, **parts)
-    choice = predictor.columns([name for name in frame.columns if name not in (id_column, stamp)])
+    choice = predictor.columns([name for name in frame.columns if name not in (id_column, stamp)], str(path))
     if target is None:
         target = choice.targets if choice else (recognised_target(path, frame, {id_column, stamp}),)
     levels = tuple(quantile_levels or DECILES)

@@ -62,7 +62,15 @@ def test_a_family_without_a_choice_takes_what_is_said_or_was_trained(corpus, tra
 
 def test_a_column_that_the_corpus_lacks_is_named(corpus, candle_family):
     with pytest.raises(ConfigError, match="no column 'amount'"):
-        evaluation_columns(corpus, candle_family, {"target": [*OHLC, "amount"], "scored": ["close"]})
+        evaluation_columns(corpus, candle_family, {"target": [*OHLC, "amount"], "scored": ["amount"]})
+    with pytest.raises(ConfigError, match="no column 'amount'"):
+        evaluation_columns(corpus, family("chronos2"), {"target": [*OHLC, "amount"], "scored": ["close"]})
+
+
+def test_a_candle_that_lacks_a_column_of_training_is_scored_without_it(corpus, candle_family):
+    with pytest.warns(UserWarning, match="has no amount, with which the model was trained"):
+        found = evaluation_columns(corpus, candle_family, {"target": [*OHLC, "amount"], "scored": ["close"]})
+    assert _names(corpus, found) == (("close",), ("open", "high", "low"), ())
 
 
 def test_scored_columns_are_the_wanted_else_the_familys_else_all(candle_family):

@@ -144,9 +144,9 @@ def test_forecasts_that_mean_nothing_are_announced(predictor, frame, recwarn):
     predictor.forecast_df(plain, 4)
     assert not recwarn.list
     empty = plain.assign(target=plain.target.where(plain.item_id != "1e5"))
-    with pytest.warns(UserWarning, match=r"1 item\(s\), first '1e5', have a target without any value in the context"):
+    with pytest.warns(UserWarning, match=r"1 item\(s\), first '1e5', have no value of 'target' in the context"):
         predictor.forecast_df(empty, 4)
-    with pytest.warns(UserWarning, match=r"1 item\(s\), first '007', are not finite. Values beyond 1e18"):
+    with pytest.warns(UserWarning, match=r"1 item\(s\), first '007', have values beyond 1e18"):
         predictor.forecast_df(plain.assign(target=plain.target * np.where(plain.item_id == "007", 1e37, 1.0)), 4)
 
 
@@ -256,7 +256,7 @@ def test_outputs_that_a_family_does_not_have_are_refused(predictor, candle_predi
         predictor.forecast_df(frame, 4, output="candles")
     with pytest.raises(ConfigError, match="choose long, candles, paths"):
         predictor.forecast_df(frame, 4, output="wide")
-    with pytest.raises(DataError, match="none that kronos forecasts by itself among"):
+    with pytest.raises(DataError, match=r"df: kronos reads candles \(open, high, .* and it has Close, Open, High"):
         candle_predictor.forecast_df(candles.drop(columns="Low"), 4)
 
 
@@ -302,5 +302,34 @@ def test_embeddings_do_not_depend_on_padding(predictor):
 
 
 def test_a_malformed_frame_is_refused_before_anything_runs(predictor):
-    with pytest.raises(DataError, match="no column 'item_id'"):
+    with pytest.raises(DataError, match="no column 'timestamp'"):
         predictor.forecast_df(pd.DataFrame({"target": [1.0]}), 4)
+    with pytest.raises(DataError, match="no column 'item_id'"):
+        predictor.forecast_df(pd.DataFrame({"target": [1.0, 2.0], "timestamp": [3, 3]}), 4)
+
+
+def test_candles_without_a_price_say_which_column_is_empty(candle_predictor, candles):
+    plain = candles.drop(columns="exchange")
+    without = plain.assign(High=plain.High.where(plain.item_id != "7"))
+    for target in (None, "Close"):  # High is forecast, or only read
+        with pytest.warns(
+            UserWarning, match=r"'7', have no value of 'High' in the newest \d+ rows, so nothing"
+        ) as told:
+            found = candle_predictor.forecast_df(without, 2, num_samples=2, target=target)
+        assert len(told) == 1
+        assert found[found.item_id == "7"]["mean"].isna().all() and found[found.item_id != "7"]["mean"].notna().all()
+
+
+def test_what_is_no_frame_of_series_is_told_with_the_way_out(candle_predictor, candles):
+    plain = candles.drop(columns=["exchange", "item_id"]).head(20)
+    cases = [
+        ("prices.csv", {}, "df is of the type str; give a pandas DataFrame"),
+        (plain.rename(columns={"timestamp": "Date"}), {}, "no column 'timestamp'; timestamp_column='Date' would name"),
+        (plain.rename(columns={"timestamp": "when"}), {}, "name yours with timestamp_column="),
+        (plain.set_index("timestamp"), {}, r"df.rename_axis\('timestamp'\).reset_index\(\)"),
+        (plain, {"prediction_length": 2.0}, "prediction_length is 2.0; .* a whole number"),
+        (plain, {"prediction_length": "2"}, "prediction_length is '2'"),
+    ]
+    for df, given, message in cases:
+        with pytest.raises(DataError, match=message):
+            candle_predictor.forecast_df(df, **{"prediction_length": 2, **given})

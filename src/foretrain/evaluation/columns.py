@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,16 +54,28 @@ def evaluation_columns(
 
     Targets: else those scored while training, else those trained on, else what the family scores, else every numeric
     column. Past covariates: else those of training, and for families that choose columns the targets of training (or
-    the family's) that are not scored now. Raises ConfigError as data.splits.select does.
+    the family's) that are not scored now, as far as the corpus has them. Raises ConfigError as data.splits.select does,
+    DataError where the corpus is not for the family.
     """
     numeric = [column.name for column in corpus.manifest.columns if column.kind == "numeric"]
-    choice = family.columns(numeric)
+    choice = family.columns_of(numeric, corpus.name)
     known = list((trained.get("known_covariates") if known_covariates is None else known_covariates) or ())
     given = target is not None
     if target is None:
         target = trained.get("scored") or trained.get("target") or (choice.scored if choice else None)
     past = list((trained.get("past_covariates") if past_covariates is None else past_covariates) or ())
+    lacking: list[str] = []
     if past_covariates is None and target is not None and (choice is not None or not given):
         pool = trained.get("target") or (choice.targets if choice else numeric)
+        lacking = [name for name in pool if name not in {*numeric, *target}] if choice is not None else []
+        if choice is not None and lacking:  # a family of candles does without a volume
+            pool = [name for name in pool if name in numeric]
+            pool = pool if family.columns(pool) else choice.targets
         past += [name for name in pool if name not in {*target, *past, *known}]
-    return select(corpus, target, past, known)
+    found = select(corpus, target, past, known)
+    if lacking:
+        warnings.warn(
+            f"{corpus.name} has no {', '.join(lacking)}, with which the model was trained; it forecasts without.",
+            stacklevel=3,
+        )
+    return found

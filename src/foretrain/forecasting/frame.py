@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from foretrain.data.importers.columns import FINE_STAMPS, plain
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
@@ -74,8 +75,8 @@ def read_frame(
     Raises DataError naming column, item, fact and way out.
     """
     names = names or Names()
-    if prediction_length < 1:
-        raise DataError(f"prediction_length is {prediction_length}; it counts steps and is at least 1.")
+    if not isinstance(prediction_length, int | np.integer) or prediction_length < 1:
+        raise DataError(f"prediction_length is {prediction_length!r}; it counts steps, a whole number of at least 1.")
     _check_columns(df, future_df, names)
     history = _sort(df, names, None)
     future_stamps = _future_stamps(history, prediction_length, freq, calendar)
@@ -122,6 +123,22 @@ def more_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray
     bounds = np.searchsorted(found.code, np.arange(len(ids) + 1))
     parts = [slice(first, last) for first, last in itertools.pairwise(bounds.tolist())]
     return [values[:, part] for part in parts], [found.times[part] for part in parts]
+
+
+def check_frame(df: Any, names: Sequence[str]) -> None:
+    """Raise DataError for what is no frame, or has no column of time stamps; names are those of ids and times."""
+    import pandas as pd
+
+    if not isinstance(df, pd.DataFrame):
+        raise DataError(f"df is of the type {type(df).__name__}; give a pandas DataFrame.")
+    item, stamp = names
+    if stamp in df.columns:
+        return
+    stamps = [str(name) for name in df.columns if name != item and plain(str(name)) in FINE_STAMPS]
+    way = f"timestamp_column={stamps[0]!r} would name yours" if stamps else "name yours with timestamp_column="
+    if isinstance(df.index, pd.DatetimeIndex):
+        way = f"df.rename_axis({stamp!r}).reset_index() makes one of its index"
+    raise DataError(f"df has no column {stamp!r}; {way}. Its columns are {_listed(df.columns)}.")
 
 
 def one_item(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:

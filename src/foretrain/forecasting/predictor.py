@@ -23,7 +23,7 @@ from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.forecasting.adapter import ADAPTER_FILE, base_of, merge_adapter
 from foretrain.forecasting.batching import ForecastList, clip_context, forecast_paths, plan, tell_notes
-from foretrain.forecasting.frame import Names, one_item, read_frame, take_columns
+from foretrain.forecasting.frame import Names, check_frame, one_item, read_frame, take_columns
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.streaming import FrameStream
 from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+LARGE = 1e18  # squares of greater values exceed float32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -334,9 +335,12 @@ class Predictor:
             open_stream, self.model.family, df, roles, wide, longest, freq=freq, calendar=calendar, **how
         )
 
-    def columns(self, names: Sequence[str]) -> Columns | None:
-        """What the family forecasts by itself of columns with these names, None where it leaves the choice to you."""
-        return family(self.model.family).columns(names)
+    def columns(self, names: Sequence[str], source: str = "df") -> Columns | None:
+        """What the family forecasts by itself of columns with these names, None where it leaves the choice to you.
+
+        Raises DataError, naming the source, where they are not those that the family needs.
+        """
+        return family(self.model.family).columns_of(names, source)
 
     def _roles(
         self,
@@ -347,6 +351,7 @@ class Predictor:
     ) -> tuple[pd.DataFrame, pd.DataFrame | None, Names, tuple[str, ...]]:
         """The frames with what the family can use, the names of their columns, and those that make up a candle."""
         chosen = (target,) if isinstance(target, str) else None if target is None else tuple(target)
+        check_frame(df, names)
         df, future_df = one_item(df, future_df, Names(*names))
         choice = self.columns([str(name) for name in df.columns if name not in names])
         if choice is None:
@@ -420,21 +425,25 @@ def _are_windows(inputs: Any) -> bool:
 
 
 def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], context_length: int) -> None:
-    """Say which forecasts mean nothing: those of series without a value, and those beyond the range of float32."""
-    empty = [w.item_id for w in windows if np.isnan(w.context[: w.num_targets, -context_length:]).all(axis=1).any()]
-    if empty:
-        warnings.warn(
-            f"{len(empty):,} item(s), first {empty[0]!r}, have a target without any value in the context; its forecast "
-            "means nothing.",
-            stacklevel=4,
-        )
-    broken = [w.item_id for w, values in zip(windows, results, strict=True) if not np.isfinite(values).all()]
-    if broken:
-        warnings.warn(
-            f"the forecasts of {len(broken):,} item(s), first {broken[0]!r}, are not finite. Values beyond 1e18 exceed "
-            "the model's arithmetic; divide such series by a constant.",
-            stacklevel=4,
-        )
+    """Say which forecasts mean nothing: those of columns without a value, and those beyond the range of float32."""
+    said: dict[str, list[str]] = {}
+    for window, values in zip(windows, results, strict=True):
+        context, finite = window.context[:, -context_length:], bool(np.isfinite(values).all())
+        rows = np.isnan(context[: window.num_targets] if finite else context).all(axis=1)
+        column = f" of {window.names[rows.argmax()]!r}" if window.names else ""
+        if rows.any() and finite:
+            fact = f"have no value{column} in the context; the forecast of such a column means nothing"
+        elif rows.any():
+            fact = f"have no value{column} in the newest {context_length:,} rows, so nothing can be forecast"
+        elif not finite and np.nanmax(np.abs(context)) > LARGE:
+            fact = "have values beyond 1e18, which exceed the model's arithmetic; divide such series by a constant"
+        elif not finite:
+            fact = "have forecasts that are not finite: the arithmetic broke down; try dtype float32"
+        else:
+            continue
+        said.setdefault(fact, []).append(window.item_id)
+    for fact, items in said.items():
+        warnings.warn(f"{len(items):,} item(s), first {items[0]!r}, {fact}.", stacklevel=4)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

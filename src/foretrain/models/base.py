@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from foretrain.config import Section
 from foretrain.data.windows import Windows
+from foretrain.errors import DataError
 
 Batch = dict[str, Tensor]  # what collate returns: flat and of tensors only, so that any batch can be moved or saved
 
@@ -152,8 +153,19 @@ class Family:
     load: Callable[..., Trainable]  # (folder, *, origin=None, offline=False, **parts) -> model in float32 on the CPU;
     # origin is the name it was asked by, parts what it is made of besides (Kronos: tokenizer="folder or hub id")
     columns: Callable[[Sequence[str]], Columns | None] = lambda names: None  # its own choice among a data set's columns
+    needs: str = ""  # in words, the columns without which it does nothing; "" where it takes any
     published: frozenset[str] = frozenset()  # hub ids known to belong to it
     with_times: bool = False  # whether windows need time stamps where the data have a calendar
+
+    def columns_of(self, names: Sequence[str], source: str) -> Columns | None:
+        """Its own choice among a source's columns. Raises DataError where those that it needs are not there."""
+        choice = self.columns(names)
+        if choice is None and self.needs:
+            raise DataError(
+                f"{source}: {self.name} reads {self.needs}, and it has {', '.join(names) or 'none'}. "
+                "Add or rename columns."
+            )
+        return choice
 
 
 def move(batch: Batch, device: torch.device) -> Batch:

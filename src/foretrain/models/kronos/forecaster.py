@@ -447,5 +447,6 @@ FAMILY = Family(
     load=load,
     published=frozenset(PUBLISHED),
     columns=inputs.choose_columns,
+    needs=inputs.NEEDS,
     with_times=True,
 )

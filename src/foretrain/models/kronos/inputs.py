@@ -35,6 +35,7 @@ from foretrain.models.kronos.config import COLUMNS, PRICES
 Wide = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 EPS = 1e-5  # added to the standard deviation, as upstream, where that is not the larger of the two
+NEEDS = f"candles ({', '.join(PRICES)}; volume and amount where there are)"
 ALIASES = {"vol": "volume", "amt": "amount", "turnover": "amount"}
 MINUTE = 60_000_000  # microseconds
 DAY = 1440 * MINUTE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 from foretrain.errors import ConfigError
@@ -41,9 +42,9 @@ class KronosOptions:
         problems = [
             f"{name} is {getattr(self, name)!r}, {what}"
             for name, fits, what in (
-                ("temperature", _number(self.temperature) and self.temperature >= 0, "it is at least 0"),
-                ("top_k", _whole(self.top_k) and self.top_k >= 0, "it is a whole number, 0 for all tokens"),
-                ("top_p", _number(self.top_p) and 0 < self.top_p <= 1, "it lies above 0 and at most at 1"),
+                ("temperature", _number(self.temperature) and self.temperature >= 0, "give a number of at least 0"),
+                ("top_k", _whole(self.top_k) and self.top_k >= 0, "give a whole number, 0 for all tokens"),
+                ("top_p", _number(self.top_p) and 0 < self.top_p <= 1, "give a number above 0 and at most 1"),
                 ("mode", self.mode in ("exact", "rolling"), "choose exact or rolling"),
                 ("max_context", _positive(self.max_context), "it counts bars and is at least 1"),
                 ("re_anchor_every", _positive(self.re_anchor_every), "it counts bars and is at least 1"),
@@ -62,11 +63,11 @@ class KronosOptions:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)  # numpy's numbers too
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _positive(value: object) -> bool:

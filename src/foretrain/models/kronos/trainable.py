@@ -178,4 +178,5 @@ FAMILY = Family(
     load=load,
     published=frozenset(PUBLISHED_TOKENIZERS),
     columns=inputs.choose_columns,
+    needs=inputs.NEEDS,
 )
