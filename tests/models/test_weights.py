@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 
 import pytest
 import torch
@@ -138,3 +140,15 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"1\.weight holds values that are not finite"):
         read_weights(tmp_path, target)
     assert same(target, network(2))
+
+
+def test_a_full_disk_is_the_error_of_any_writer(tmp_path):
+    """The kernel's limit on the size of files stands for the full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            write_weights({"weight": torch.zeros(1000)}, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.errno == errno.EFBIG

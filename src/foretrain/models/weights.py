@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -41,9 +44,23 @@ def read_weights(folder: Path, network: nn.Module) -> None:
 
 
 def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write model.safetensors into an existing folder."""
+    """Write model.safetensors into an existing folder. Raises OSError as any writer does."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    with disk_errors(path):
+        save_file(plain, path, metadata={"format": "pt"})
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """What the disk refuses to safetensors' writer is an OSError; it says the number in its text alone."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _read(folder: Path) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ def save_for_replay(
     """
     from safetensors.torch import save_file
 
+    from foretrain.models.weights import disk_errors
     from foretrain.training.precision import draw_seed
 
     bad = [item for item in outcome.pieces if outcome.nonfinite == "gradient" or not math.isfinite(item[1] + item[2])]
@@ -31,7 +32,8 @@ def save_for_replay(
     for piece, total, weight in bad:
         written = folder / f"step-{piece.step:08d}-k-{piece.k:05d}.safetensors"
         batch = prepare(piece).batch
-        save_file({name: tensor.contiguous().clone() for name, tensor in batch.items()}, written)
+        with disk_errors(written):
+            save_file({name: tensor.contiguous().clone() for name, tensor in batch.items()}, written)
         source = windows(piece.first, piece.count).source
         facts = {
             "step": piece.step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -101,3 +102,14 @@ def test_a_window_that_was_not_tokenised_is_an_error(tokenizer, tmp_path):
     assert model.table is not None
     with pytest.raises(ModelError, match="not in the table"):
         model.table.look_up(np.array([1], np.uint64), 21)
+
+
+def test_a_disk_without_room_for_the_table_is_told_as_such(tokenizer, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            predictor(tokenizer, token_cache=True).prepare(source(), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / FILE).exists()

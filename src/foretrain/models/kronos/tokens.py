@@ -22,6 +22,7 @@ from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import move
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
+from foretrain.models.weights import disk_errors
 
 FILE = "tokens.safetensors"
 # Windows are tokenised in groups of this size in the order of the first epoch, whatever the run's batches are: a latent
@@ -92,6 +93,9 @@ def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, 
     keys, tokens = keys[order], tokens[order]
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
-    save_file({"keys": keys, "tokens": tokens}, scratch, metadata={"made_from": made_from})
+    with disk_errors(path):
+        save_file({"keys": keys, "tokens": tokens}, scratch, metadata={"made_from": made_from})
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())  # else a power cut after the rename can leave tokens that nobody wrote
     os.replace(scratch, path)
     return TokenTable(keys, tokens)
