@@ -83,3 +83,60 @@ def test_files_appear_together_or_not_at_all(tmp_path):
     assert not list(tmp_path.iterdir())
     write(fail=False)
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["a.csv", "b.png"]
+
+
+def read(path, text: str, **how) -> tuple[pd.DataFrame, str]:
+    path.write_text(text, encoding="utf-8")
+    return read_file(path, **how)
+
+
+@pytest.mark.parametrize(
+    ("text", "stamp"),
+    [
+        ("timestamp;close\n2024-02-01 09:30;1,5\n2024-02-02 09:30;1.234,5\n", "timestamp"),  # decimal commas
+        ("Date\tclose\n01.02.2024 09:30\t1.5\n02.02.2024 09:30\t1,234.5\n", "Date"),  # day first, thousands
+        ("ts,close\n1706779800,1.5\n1706866200,1234.5\n", "ts"),  # unix seconds
+        ("ts,close\n1706779800000,1.5\n1706866200000,1234.5\n", "ts"),
+        (",close\n2024-02-01 09:30,1.5\n2024-02-02 09:30,1234.5\n", "timestamp"),  # a saved index
+        ("date,time,close\n20240201,09:30,1.5\n20240202,09:30,1234.5\n", "date"),
+        ("\ufeffdate,close\n2024-02-01T09:30:00,1.5\n2024-02-02T09:30:00,1234.5\n", "date"),
+    ],
+)
+def test_text_files_are_read_as_an_import_reads_them(tmp_path, text, stamp):
+    frame, found = read(tmp_path / "f.csv", text)
+    assert found == stamp and list(frame.columns) == ["item_id", stamp, "close"]
+    assert pd.to_datetime(frame[stamp]).tolist() == [pd.Timestamp("2024-02-01 09:30"), pd.Timestamp("2024-02-02 09:30")]
+    assert frame["close"].tolist() == [1.5, 1234.5]
+
+
+def test_counts_of_steps_zones_and_categories_stay_as_they_are(tmp_path):
+    frame, _ = read(tmp_path / "f.csv", "timestamp,kind,close\n7,a,1\n8,1,2\n")
+    assert frame["timestamp"].tolist() == [7, 8] and frame["kind"].tolist() == ["a", "1"]
+    frame, _ = read(tmp_path / "f.csv", "timestamp,close\n2024-02-01 09:30+08:00,1\n2024-02-02 09:30+08:00,2\n")
+    assert str(pd.to_datetime(frame["timestamp"]).dt.tz) == "UTC+08:00"
+
+
+def test_the_index_of_a_parquet_file_is_a_column(table, tmp_path):
+    table.drop(columns="item_id").set_index("timestamp").to_parquet(tmp_path / "i.parquet")
+    frame, stamp = read_file(tmp_path / "i.parquet")
+    assert stamp == "timestamp" and frame["timestamp"].tolist() == table["timestamp"].tolist()
+    table.drop(columns="item_id").set_index("timestamp").rename_axis(None).to_parquet(tmp_path / "i.parquet")
+    frame, stamp = read_file(tmp_path / "i.parquet")
+    assert frame[stamp].tolist() == table["timestamp"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "how", "message"),
+    [
+        (b"", {}, "cannot be read as CSV"),
+        (b"PK\0\0", {}, "is no UTF-8 text; give a CSV file"),
+        ("timestamp,名\n1,2\n".encode("gbk"), {}, "is no UTF-8 text; save it"),
+        (b"timestamp,close\n1,2\n", {"id_column": "symbol"}, "no column 'symbol'"),
+        (b"date,close\n01/02/2024,2\n02/02/2024,3\n", {}, "day first or month first.*Write them like 2024-01-31"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line(tmp_path, content, how, message):
+    (tmp_path / "f.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        read_file(tmp_path / "f.csv", **how)
+    assert "f.csv" in str(error.value) and "item_id" not in str(error.value)

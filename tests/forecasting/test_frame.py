@@ -93,6 +93,14 @@ def test_integer_time_counts_steps(frame):
     assert task.windows[0].context_times is None
 
 
+def test_steps_that_look_like_unix_times_are_told(frame, recwarn):
+    counted = frame.assign(timestamp=frame.groupby("item_id").cumcount())
+    read_frame(counted, 2)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="counted as steps, and look like unix times"):
+        read_frame(counted.assign(timestamp=1_706_779_800 + 300 * counted.timestamp), 2)
+
+
 def test_whole_floats_count_steps_and_fractions_are_refused(frame):
     """pandas would read 3.0 as three nanoseconds after 1970 began."""
     one = frame[frame.item_id == "nan"].sort_values("timestamp")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import difflib
 import errno
+import gzip
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.data.importers.cells import BadCell, to_numbers
 from foretrain.data.importers.columns import FINE_STAMPS, plain
+from foretrain.data.importers.stamps import Stamps, number_stamps, parse_stamps
+from foretrain.data.importers.text import separator_of
+from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,16 +31,25 @@ def read_file(
 ) -> tuple[pd.DataFrame, str]:
     """A CSV or Parquet file as a long frame, and the name of its column of time stamps.
 
-    Ids stay text whatever they look like. A file without the id column is one item, named after the file. Raises
-    DataError naming file and column.
+    Ids stay text whatever they look like. A file without item_id is one item, named after the file. Stamps and numbers
+    are read as `data import` reads them: unix times and dates like 20240131, a date and a time column, day first,
+    decimal commas; an unnamed column of stamps is "timestamp". Raises DataError naming file and column.
     """
     frame = _read(path, id_column)
     if frame.empty:
         raise DataError(f"{path}: holds no rows.")
+    if id_column not in frame.columns and id_column != "item_id":
+        check_columns(path, frame, (id_column,))
+    stamp = timestamp_column or _recognised_stamp(path, frame, id_column)
+    if stamp not in frame.columns and (unnamed := _unnamed_stamp(frame)) is not None:
+        frame = frame.rename(columns={unnamed: stamp})
+    check_columns(path, frame, (stamp,))
+    frame = _with_stamps(path, frame, stamp)
+    for name in frame.columns:
+        if name not in (id_column, stamp):
+            frame[name] = _numbers(frame[name])
     if id_column not in frame.columns:
         frame.insert(0, id_column, path.name.split(".")[0])
-    stamp = timestamp_column or _recognised_stamp(path, frame, id_column)
-    check_columns(path, frame, (stamp,))
     return frame, stamp
 
 
@@ -114,21 +129,39 @@ def _read(path: Path, id_column: str) -> pd.DataFrame:
 
     if not path.is_file():
         raise DataError(f"{path}: no such file.")
-    suffixes = [s.lower() for s in path.suffixes]
+    parquet = path.suffix.lower() in (".parquet", ".pq")
     try:
-        if suffixes[-1:] in ([".parquet"], [".pq"]):
+        if parquet:
             frame = pd.read_parquet(path)
+            if not isinstance(frame.index, pd.RangeIndex):
+                frame = frame.rename_axis([name or f"Unnamed: {k}" for k, name in enumerate(frame.index.names)])
+                frame = frame.reset_index()
             if id_column in frame.columns:
                 frame[id_column] = frame[id_column].astype(str)
             return frame
-        header = list(pd.read_csv(path, nrows=0).columns)
+        how = {"sep": _separator(path), "encoding": "utf-8-sig"}
+        header = list(pd.read_csv(path, nrows=0, **how).columns)
         # an id such as "NA", "007" or "1e5" is text: no missing values and no numbers in that column
         missing = {name: MISSING for name in header if name != id_column}
         types: Any = {id_column: str} if id_column in header else None
-        return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, low_memory=False)
-    except (ValueError, OSError, UnicodeDecodeError) as error:  # pandas' and pyarrow's parsers raise these
+        return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, low_memory=False, **how)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is no UTF-8 text; save it in that encoding.") from None
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's parsers raise these
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: cannot be read as {'Parquet' if suffixes else 'CSV'} ({reason}).") from None
+        raise DataError(f"{path}: cannot be read as {'Parquet' if parquet else 'CSV'} ({reason}).") from None
+
+
+def _separator(path: Path) -> str:
+    """What separates the cells of a text file. Raises DataError for a file that is none."""
+    suffix = path.suffix.lower()
+    if suffix in (".bz2", ".xz", ".zip", ".zst"):  # which pandas opens
+        return ","
+    with gzip.open(path) if suffix == ".gz" else path.open("rb") as file:
+        head = file.read(1 << 16)
+    if b"\0" in head:
+        raise DataError(f"{path}: is no UTF-8 text; give a CSV file in that encoding, or a Parquet file.")
+    return separator_of(head.decode("utf-8", errors="ignore").splitlines()[:40])
 
 
 def _recognised_stamp(path: Path, frame: pd.DataFrame, id_column: str) -> str:
@@ -136,10 +169,79 @@ def _recognised_stamp(path: Path, frame: pd.DataFrame, id_column: str) -> str:
         for name in frame.columns:
             if name != id_column and plain(str(name)) == wanted:
                 return str(name)
+    if _unnamed_stamp(frame) is not None:
+        return "timestamp"
     raise DataError(
         f"{path}: no column looks like a time stamp (it has {', '.join(map(str, frame.columns))}); "
         "name it with --timestamp-column."
     )
+
+
+def _unnamed_stamp(frame: pd.DataFrame) -> str | None:
+    """An unnamed column of time stamps, as an index is saved."""
+    import pandas as pd
+
+    for name in frame.columns:
+        if not re.fullmatch(r"Unnamed: \d+|", str(name)):
+            continue
+        if pd.api.types.is_datetime64_any_dtype(frame[name]):
+            return name
+        if not pd.api.types.is_numeric_dtype(frame[name]) and _stamps(frame[name]) is not None:
+            return name
+    return None
+
+
+def _with_stamps(path: Path, frame: pd.DataFrame, stamp: str) -> pd.DataFrame:
+    """The frame with its stamps read; what is no stamp, and counts of steps, stay as they are."""
+    import pandas as pd
+
+    column = frame[stamp]
+    clock = next((name for name in frame.columns if plain(str(name)) == "time" and name != stamp), None)
+    if plain(stamp) == "date" and clock is not None and not pd.api.types.is_datetime64_any_dtype(column):
+        times = frame[clock].astype(str).str.strip()
+        if times.str.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?(\.\d+)?").all():
+            column = column.astype(str) + " " + times
+            frame = frame.drop(columns=clock)
+    try:
+        found = _stamps(column)
+    except DataError as error:  # day first or month first
+        fact = str(error).partition("; say which")[0]
+        raise DataError(f"{path}: column {stamp!r}: {fact}. Write them like 2024-01-31.") from None
+    if found is None or found.offsets not in ((), (0,)) or (found.times == NO_TIME).any():
+        return frame
+    values = pd.DatetimeIndex(found.times.view("datetime64[us]"))
+    if found.offsets and not pd.api.types.is_numeric_dtype(column):
+        return frame  # a zone that the text names is kept
+    return frame.assign(**{stamp: values})
+
+
+def _stamps(column: pd.Series) -> Stamps | None:
+    """Stamps of a column of text or of whole numbers, None where it holds none or is read already."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if pd.api.types.is_integer_dtype(column.dtype):
+        return number_stamps(column.to_numpy())
+    if not pd.api.types.is_string_dtype(column.dtype) or column.isna().any():
+        return None
+    try:
+        return parse_stamps(pa.array(column.astype(str), pa.string()))
+    except BadCell:
+        return None
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """A column of text as numbers, where all its cells are numbers with thousands marks or decimal commas."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if not pd.api.types.is_string_dtype(column.dtype):
+        return column
+    try:
+        found = to_numbers(pa.array(column.where(column.notna(), "").astype(str), pa.string()))
+    except BadCell:
+        return column
+    return column if found is None else pd.Series(found, column.index, name=column.name)
 
 
 def recognised_target(path: Path, frame: pd.DataFrame, taken: set[str]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from foretrain.data.importers.columns import FINE_STAMPS, plain
+from foretrain.data.importers.stamps import number_stamps
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
@@ -240,13 +241,23 @@ def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
 
     column = _column(df, names.timestamp)
     if column.isna().any():
-        raise DataError(f"{which} has a row without {names.timestamp}; fill it in or drop the row.")
+        row = int(column.isna().to_numpy().argmax())
+        raise DataError(
+            f"{which} has a row without {names.timestamp} (row {row}, of item {df[names.item_id].iloc[row]!r}); fill "
+            "it in or drop the row."
+        )
     if types.is_bool_dtype(column.dtype):
         raise DataError(f"{which}: column {names.timestamp!r} is boolean, neither time stamps nor step numbers.")
     if types.is_numeric_dtype(column.dtype):
         steps = column.to_numpy(np.int64)
         if (steps != column.to_numpy()).any():  # pandas would take 0.5 for half a nanosecond after 1970 began
             raise DataError(f"{which}: column {names.timestamp!r} has fractions; count steps in whole numbers.")
+        if number_stamps(steps) is not None:
+            warnings.warn(
+                f"{which}: the numbers of column {names.timestamp!r} are counted as steps, and look like unix times or "
+                "dates; pandas.to_datetime makes stamps of them.",
+                stacklevel=2,
+            )
         return steps
     try:
         return pd.DatetimeIndex(pd.to_datetime(column))

@@ -42,7 +42,7 @@ def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
     if not lines:
         raise DataError(f"{path}: the file is empty.")
     skip = options.skip_rows or 0
-    separator = _separator(lines[skip:])
+    separator = separator_of(lines[skip:])
     cells = list(csv.reader(lines, delimiter=separator))[skip:]
     if not cells:
         raise DataError(f"{path}: nothing is left after skipping {skip} lines.")
@@ -100,7 +100,7 @@ def _head(data: bytes) -> list[str]:
     return lines[:-1] if len(data) > 1 << 16 and len(lines) <= _HEAD_LINES else lines[:_HEAD_LINES]
 
 
-def _separator(lines: list[str]) -> str:
+def separator_of(lines: list[str]) -> str:
     """The separator that cuts most lines into the same number, at least two, of fields; a comma when none does."""
     best, best_score = ",", 0.0
     for candidate in _SEPARATORS:
