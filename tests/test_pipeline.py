@@ -404,6 +404,18 @@ def test_fit_runs_stages_on_data_in_memory_and_returns_the_last(tmp_path: Path):
     assert facts(tmp_path / "fit" / "release")["stage"] == "two"
 
 
+def test_a_fit_that_cannot_begin_leaves_its_folder_to_the_next_call(tmp_path: Path):
+    where = {"output_dir": str(tmp_path / "fit"), **BRIEF}
+    with pytest.raises(DataError, match="can be trained on"):
+        foretrain.fit(frame().head(9), SMALL, **where)
+    with pytest.raises(ConfigError, match="unknown key"):
+        foretrain.fit(frame(), {**SMALL, "depth": 3}, **where)
+    foretrain.fit(frame(), SMALL, **where)
+    with pytest.raises(TrainingError, match="already holds a run"):
+        foretrain.fit(frame(), SMALL, **where)
+    assert (tmp_path / "fit" / "corpus" / "manifest.json").exists()
+
+
 def test_fit_without_output_dir_says_what_to_give():
     with pytest.raises(ConfigError, match="output_dir: required"):
         foretrain.fit("corpus", "chronos2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ from foretrain.run import (
     config_hash,
     describe_needs,
     describe_run,
+    holds_run,
     open_source,
     train_run,
 )
@@ -430,8 +432,6 @@ def fit(data: Any, model: str | dict[str, Any] | None = None, **overrides: Any) 
 
     Raises ConfigError, DataError, ModelError or TrainingError as `foretrain train` does.
     """
-    from foretrain.forecasting.predictor import Predictor, load
-
     tree: dict[str, Any] = {"training": {}, "data": {"context_length": 512, "prediction_length": 24}}
     if model is not None or "stages" not in overrides:
         tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model or "chronos2")
@@ -439,8 +439,24 @@ def fit(data: Any, model: str | dict[str, Any] | None = None, **overrides: Any) 
     if "output_dir" not in draft.merged:
         raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
     output = Path(draft.merged["output_dir"])
-    path = data if isinstance(data, (str, Path, Corpus)) else _imported(data, output / "corpus")
-    name = str((path.path or f"(in memory) {path.name}") if isinstance(path, Corpus) else path)
+    if isinstance(data, (str, Path, Corpus)):
+        return _fitted(draft, data, output)
+    if holds_run(output):
+        raise TrainingError(f"{output} already holds a run. Choose another output_dir.")
+    corpus = _imported(data, output / "corpus")
+    try:
+        return _fitted(draft, corpus, output)
+    except ForetrainError:
+        if not holds_run(output):  # nothing has begun, so the next call may use this folder
+            shutil.rmtree(corpus)
+        raise
+
+
+def _fitted(draft: Draft, data: str | Path | Corpus, output: Path) -> Predictor:
+    """The Predictor that a config trains on a corpus."""
+    from foretrain.forecasting.predictor import Predictor, load
+
+    name = str((data.path or f"(in memory) {data.name}") if isinstance(data, Corpus) else data)
     for number, sections, _ in list(draft.runs()):
         length = {} if {"max_steps", "epochs"} & set(sections["training"]) else {"training.max_steps": 1000}
         draft.override(number, [*length.items(), ("data.corpora", [{"path": name}])])

@@ -35,7 +35,7 @@ def read_file(
     are read as `data import` reads them: unix times and dates like 20240131, a date and a time column, day first,
     decimal commas; an unnamed column of stamps is "timestamp". Raises DataError naming file and column.
     """
-    frame = _read(path, id_column)
+    frame: Any = _read(path, id_column)
     if frame.empty:
         raise DataError(f"{path}: holds no rows.")
     if id_column not in frame.columns and id_column != "item_id":
@@ -132,14 +132,14 @@ def _read(path: Path, id_column: str) -> pd.DataFrame:
     parquet = path.suffix.lower() in (".parquet", ".pq")
     try:
         if parquet:
-            frame = pd.read_parquet(path)
+            frame: Any = pd.read_parquet(path)
             if not isinstance(frame.index, pd.RangeIndex):
                 frame = frame.rename_axis([name or f"Unnamed: {k}" for k, name in enumerate(frame.index.names)])
                 frame = frame.reset_index()
             if id_column in frame.columns:
                 frame[id_column] = frame[id_column].astype(str)
             return frame
-        how = {"sep": _separator(path), "encoding": "utf-8-sig"}
+        how: Any = {"sep": _separator(path), "encoding": "utf-8-sig"}
         header = list(pd.read_csv(path, nrows=0, **how).columns)
         # an id such as "NA", "007" or "1e5" is text: no missing values and no numbers in that column
         missing = {name: MISSING for name in header if name != id_column}
@@ -177,7 +177,7 @@ def _recognised_stamp(path: Path, frame: pd.DataFrame, id_column: str) -> str:
     )
 
 
-def _unnamed_stamp(frame: pd.DataFrame) -> str | None:
+def _unnamed_stamp(frame: Any) -> str | None:
     """An unnamed column of time stamps, as an index is saved."""
     import pandas as pd
 
@@ -191,7 +191,7 @@ def _unnamed_stamp(frame: pd.DataFrame) -> str | None:
     return None
 
 
-def _with_stamps(path: Path, frame: pd.DataFrame, stamp: str) -> pd.DataFrame:
+def _with_stamps(path: Path, frame: Any, stamp: str) -> Any:
     """The frame with its stamps read; what is no stamp, and counts of steps, stay as they are."""
     import pandas as pd
 
@@ -215,7 +215,7 @@ def _with_stamps(path: Path, frame: pd.DataFrame, stamp: str) -> pd.DataFrame:
     return frame.assign(**{stamp: values})
 
 
-def _stamps(column: pd.Series) -> Stamps | None:
+def _stamps(column: Any) -> Stamps | None:
     """Stamps of a column of text or of whole numbers, None where it holds none or is read already."""
     import pandas as pd
     import pyarrow as pa
@@ -230,7 +230,7 @@ def _stamps(column: pd.Series) -> Stamps | None:
         return None
 
 
-def _numbers(column: pd.Series) -> pd.Series:
+def _numbers(column: Any) -> Any:
     """A column of text as numbers, where all its cells are numbers with thousands marks or decimal commas."""
     import pandas as pd
     import pyarrow as pa
