@@ -43,7 +43,7 @@ def test_daily_stamps_keep_local_midnight_over_a_clock_change():
 
 def test_irregular_stamps_name_the_item_and_the_ways_out():
     regular = pd.date_range("2024-01-01", periods=10, freq="D")
-    with pytest.raises(DataError, match=r"item 'item 1'.* 1 days 00:00:00 to 4 days 00:00:00 apart.*freq=.*calendar="):
+    with pytest.raises(DataError, match=r"item 'item 1'.* 1 day to 4 days apart.*freq=.*calendar="):
         stamps.next_stamps(*layout(regular[:5], regular[[0, 1, 5, 6]]), 3)
 
 
@@ -125,3 +125,19 @@ def test_integer_steps_must_be_equally_far_apart():
     assert stamps.infer_step(np.array([0, 2, 4, 10, 12]), np.array([0, 3]), ["a", "b"]) == 2
     with pytest.raises(DataError, match="item 'b'"):
         stamps.infer_step(np.array([0, 1, 2, 0, 2]), np.array([0, 3]), ["a", "b"])
+
+
+def test_a_freq_that_is_not_the_rows_own_is_told(recwarn):
+    minutes = pd.date_range("2024-03-01", periods=50, freq="5min")
+    days, months = pd.bdate_range("2024-01-01", periods=60), pd.date_range("2020-01-31", periods=20, freq="ME")
+    for whole, freq in ((minutes, "5min"), (days, "B"), (days, "D"), (months, "ME")):
+        stamps.next_stamps(*layout(whole), 24, freq=freq)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="freq='D' has steps of 1 day, but the rows are mostly 00:05:00 apart"):
+        stamps.next_stamps(*layout(minutes), 3, freq="D")
+
+
+def test_an_unknown_freq_is_one_short_line():
+    with pytest.raises(DataError, match="banana") as error:
+        stamps.parse_freq("banana")
+    assert str(error.value).count("banana") == 2 and "Failed" not in str(error.value)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 1000  # newest stamps of an item that are held against the calendar
 ENOUGH = 0.8  # share of them that must fit
+LULL = 0.1  # share of a day's bars, together, that no exchange's own series lacks on all days
 SHORTEST_DAY = 20 * 3600 * SECOND  # daily stamps in UTC are 23 hours apart where the clocks change
 SIDES = (
     "begin",
@@ -123,18 +124,26 @@ class Exchange:
         steps = [_step(piece) or longest for piece in pieces]
         ends = [int(piece.asi8[-1]) // DAY + _days(step, horizon) for piece, step in zip(pieces, steps, strict=True)]
         sessions = self._sessions(min(int(piece.asi8[0]) for piece in pieces) // DAY - 14, max(ends))
-        found: dict[tuple[bytes, int], pd.DatetimeIndex] = {}  # many items share their stamps
-        results = []
+        found: dict[tuple[bytes, int], tuple[pd.DatetimeIndex, str]] = {}  # many items share their stamps
+        results, doubts = [], dict[str, list[Any]]()
         for piece, step, item in zip(pieces, steps, ids, strict=True):
             key = (piece.asi8.tobytes(), step)
             if key not in found:
                 found[key] = self._continue(piece, step, sessions, item, horizon)
-            results.append(found[key])
+            results.append(found[key][0])
+            doubts.setdefault(found[key][1], []).append(item)
+        for doubt, items in doubts.items():
+            if doubt:
+                warnings.warn(
+                    f"{len(items):,} item(s), first {items[0]!r}, may not trade by the calendar {self.name}: {doubt}.",
+                    stacklevel=7,
+                )
         return results[0].append(results[1:]) if len(results) > 1 else results[0]
 
     def _continue(
         self, piece: pd.DatetimeIndex, step: int, sessions: Sessions, item: Any, horizon: int
-    ) -> pd.DatetimeIndex:
+    ) -> tuple[pd.DatetimeIndex, str]:
+        """(H,) stamps, and what makes it doubtful that the item trades by this calendar, "" for nothing."""
         readings = _daily(piece, sessions) if step >= SHORTEST_DAY else _intraday(piece, step, sessions)
         best = max(readings, key=lambda reading: (reading.likeness, reading.likely))
         strange = piece[~best.met]
@@ -157,7 +166,7 @@ class Exchange:
                 f"{sessions.days[-1].astype('M8[D]')} only, which is {len(coming)} of {horizon} steps. Shorten "
                 "prediction_length, update exchange_calendars, or give freq=."
             )
-        return best.stamps(coming)
+        return best.stamps(coming), _doubt(best, piece, strange, step)
 
     def _sessions(self, first: int, last: int) -> Sessions:
         """Sessions of a span of days in whole years (which the package keeps), cut to what the calendar knows."""
@@ -190,6 +199,22 @@ class Exchange:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # what the package still asks of pandas
             return self._package.get_calendar(self.name, **span)
+
+
+def _doubt(best: Reading, piece: pd.DatetimeIndex, strange: pd.DatetimeIndex, step: int) -> str:
+    """Why a history that fits a calendar well enough may still be another exchange's."""
+    if len(strange):
+        return f"{len(strange):,} of its newest {len(piece):,} stamps fit no session, first {strange[0]}"
+    first, last = np.searchsorted(best.expected, [best.own[0], best.own[-1] + 1])
+    times, seen = np.unique(best.expected[first:last] % DAY, return_counts=True)
+    lacking = np.isin(times, best.own % DAY, invert=True) & (seen >= 3)
+    edges = np.flatnonzero(np.diff(lacking.astype(np.int8), prepend=0, append=0))
+    runs = edges.reshape(-1, 2)  # each a part of the day without a bar
+    longest = max(runs.tolist(), key=lambda run: run[1] - run[0], default=[0, 0])
+    if step >= SHORTEST_DAY or longest[1] - longest[0] < max(3, LULL * len(times)):
+        return ""
+    begin, end = (str(times[k].astype("m8[us]").astype("M8[us]"))[11:16] for k in (longest[0], longest[1] - 1))
+    return f"it has no bar from {begin} to {end}, when that trades"
 
 
 def _daily(piece: pd.DatetimeIndex, sessions: Sessions) -> list[Reading]:

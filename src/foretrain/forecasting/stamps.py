@@ -23,6 +23,7 @@ from foretrain.forecasting.exchange import Exchange
 if TYPE_CHECKING:
     import pandas as pd
 
+UNLIKE = 1.5  # ratio of steps from which frequencies differ: months and weeks with a holiday vary less
 LONGEST_PLAIN_STEP = np.timedelta64(28, "D")  # a month can look like a constant step of 28 to 31 days
 WAY_OUT = (
     'Give freq=, for example freq="B", or the exchange, for example calendar="XNYS", to set the stamps of the forecast '
@@ -37,7 +38,10 @@ def parse_freq(freq: str) -> Any:
     try:
         offset = to_offset(freq)
     except ValueError as error:
-        raise DataError(f"freq={freq!r} is no frequency that pandas knows ({' '.join(str(error).split())}).") from None
+        reason = " ".join(str(error).split()).partition(". Failed to parse")[0]
+        raise DataError(
+            f"freq={freq!r} is no frequency that pandas knows ({reason}). Write D, B, h, 5min or W-FRI."
+        ) from None
     if offset is None or offset.n < 1:
         raise DataError(f"freq={freq!r} does not move forward in time.")
     return offset
@@ -77,11 +81,27 @@ def next_stamps(
         return Exchange(calendar).following(stamps, starts, ids, horizon)
     ends = np.append(starts[1:], len(stamps)) - 1
     if freq is not None:
-        return following(stamps[ends], parse_freq(freq), horizon)
+        found = following(stamps[ends], parse_freq(freq), horizon)
+        _compare_steps(stamps, starts, found[:horizon], freq)
+        return found
     offset = shared_offset(stamps, starts)
     if offset is not None:
         return following(stamps[ends], offset, horizon)
     return _each_its_own(stamps, starts, ids, horizon)
+
+
+def _compare_steps(stamps: pd.DatetimeIndex, starts: IntArray, coming: pd.DatetimeIndex, freq: str) -> None:
+    """Warn where a given frequency is not that of the rows."""
+    before = _gaps(stamps.to_numpy().astype("datetime64[us]").astype(np.int64), starts)[0]
+    after = np.diff(coming.to_numpy().astype("datetime64[us]").astype(np.int64))
+    if not len(before) or not len(after):
+        return
+    rows, steps = float(np.median(before)), float(np.median(after))
+    if not 1 / UNLIKE < steps / rows < UNLIKE:
+        warnings.warn(
+            f"freq={freq!r} has steps of {_span(int(steps))}, but the rows are mostly {_span(int(rows))} apart.",
+            stacklevel=6,
+        )
 
 
 def shared_offset(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
@@ -204,10 +224,12 @@ class _Clock:
         return there.tz_convert(self.like.tz)
 
 
-def _span(micros: int) -> Any:
+def _span(micros: int) -> str:
+    """A duration in words: "00:05:00", "1 day", "2 days 23:42:09"."""
     import pandas as pd
 
-    return pd.Timedelta(int(micros), unit="us")
+    text = str(pd.Timedelta(int(micros), unit="us")).removesuffix(" 00:00:00").removeprefix("0 days ")
+    return "1 day" + text[6:] if text.startswith("1 days") else text
 
 
 def add(stamps: pd.DatetimeIndex, offset: Any, count: int = 1) -> pd.DatetimeIndex:
