@@ -132,6 +132,7 @@ def test_a_freq_that_is_not_the_rows_own_is_told(recwarn):
     days, months = pd.bdate_range("2024-01-01", periods=60), pd.date_range("2020-01-31", periods=20, freq="ME")
     for whole, freq in ((minutes, "5min"), (days, "B"), (days, "D"), (months, "ME")):
         stamps.next_stamps(*layout(whole), 24, freq=freq)
+        stamps.next_stamps(*layout(whole[:5]), 1, freq=freq)  # a Friday, and one step over the weekend
     assert not recwarn.list
     with pytest.warns(UserWarning, match="freq='D' has steps of 1 day, but the rows are mostly 00:05:00 apart"):
         stamps.next_stamps(*layout(minutes), 3, freq="D")

@@ -81,9 +81,9 @@ def next_stamps(
         return Exchange(calendar).following(stamps, starts, ids, horizon)
     ends = np.append(starts[1:], len(stamps)) - 1
     if freq is not None:
-        found = following(stamps[ends], parse_freq(freq), horizon)
-        _compare_steps(stamps, starts, found[:horizon], freq)
-        return found
+        offset = parse_freq(freq)
+        _compare_steps(stamps, starts, following(stamps[ends[:1]], offset, 20), freq)
+        return following(stamps[ends], offset, horizon)
     offset = shared_offset(stamps, starts)
     if offset is not None:
         return following(stamps[ends], offset, horizon)
@@ -94,7 +94,7 @@ def _compare_steps(stamps: pd.DatetimeIndex, starts: IntArray, coming: pd.Dateti
     """Warn where a given frequency is not that of the rows."""
     before = _gaps(stamps.to_numpy().astype("datetime64[us]").astype(np.int64), starts)[0]
     after = np.diff(coming.to_numpy().astype("datetime64[us]").astype(np.int64))
-    if not len(before) or not len(after):
+    if not len(before):
         return
     rows, steps = float(np.median(before)), float(np.median(after))
     if not 1 / UNLIKE < steps / rows < UNLIKE:
