@@ -158,6 +158,7 @@ def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Pat
         (["--calendar", "NYSSE"], "Did you mean 'NYSE'?"),
         (["--option", "temprature=1"], "Did you mean 'temperature'?"),
         (["--option", "temperature"], "give KEY=VALUE"),
+        (["--option", "top_k=1", "--option", "top_k=2"], "top_k is given twice"),
         (["--candles", "c.txt"], "--candles c.txt: name a .csv or .parquet"),
         (["--plot", "fan.bmp"], "pictures are written as"),
         (["--plot", "taken/fan.png"], "taken/fan.png: cannot be written"),
@@ -201,6 +202,12 @@ def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys
     assert "<html" in html and "http://" not in html.replace("http://www.w3.org", "")
     foretrain("evaluate", work / "run" / "release", "--data", work / "corpus", "--out", out, code=2)
     assert "exists already" in capsys.readouterr().err
+    for place, message in (
+        (out / "report.html", "exists already"),
+        (out / "report.html" / "x", "no folder to write in"),
+    ):
+        foretrain("evaluate", "no-model", "--data", work / "corpus", "--out", place, code=2)
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -140,3 +140,13 @@ def test_an_unknown_kind_of_section_is_named_with_the_nearest():
 
 def test_text_with_the_unicode_line_breaks_survives_a_dump():
     assert parse_scalar(dump_yaml({"value": "a\x85b\u2028c\u2029"})) == {"value": "a\x85b\u2028c\u2029"}
+
+
+def test_a_wrong_entry_of_a_list_is_one_problem():
+    class Filled(Section):
+        leaves: Annotated[tuple[Leaf, ...], Field(min_length=1)]
+
+    with pytest.raises(ConfigError, match=r"1 problem\n  leaves\.0\.steps"):
+        build(Filled, {"leaves": [{"steps": "many"}]})
+    with pytest.raises(ConfigError, match="1 problem\n  leaves: "):
+        build(Filled, {"leaves": []})

@@ -507,6 +507,8 @@ def _key_values(items: list[str] | None, flag: str) -> dict[str, Any]:
         key, sep, text = item.partition("=")
         if not sep or not key.strip():
             raise ConfigError(f"{flag} {item!r}: give KEY=VALUE, for example {flag} temperature=0.8.")
+        if key.strip() in found:
+            raise ConfigError(f"{flag} {item!r}: {key.strip()} is given twice; give it once.")
         found[key.strip()] = parse_scalar(text)
     return found
 

@@ -77,8 +77,8 @@ def evaluate_model(
         raise ConfigError(f"--split {split!r}: choose test, validation or all.")
     if cross_learning:
         raise ConfigError("--cross-learning: batch composition would then be part of the model. Leave it out.")
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out}: exists already; choose another folder or remove it.")
+    if out is not None:
+        _check_new_folder(out)
     set_threads(threads)
     from foretrain.data.store import Corpus
     from foretrain.evaluation.columns import evaluation_columns
@@ -167,6 +167,7 @@ def forecast_file(
     files: dict[Output, Path] = {output: file for output, file in wanted.items() if file is not None}
     _check_outputs({"--out": out, "--candles": candles, "--paths": paths, "--plot": plot}, (path, future))
     set_threads(threads)
+    from foretrain.data.importers.report import counted
     from foretrain.evaluation.candles import BANDS, candle_columns, plot_candles
     from foretrain.evaluation.plots import check_picture, plot_forecast
     from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
@@ -220,6 +221,15 @@ def forecast_file(
     print("\n".join(lines))
 
 
+def _check_new_folder(out: Path) -> None:
+    """Raise ConfigError where a folder cannot be made or holds something; before the work, not after it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: exists already; choose another folder or remove it.")
+    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{out}: cannot be made, as {above} is no folder to write in; choose another.")
+
+
 def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | None]) -> None:
     """Raise ConfigError for a file that cannot be written, or not without destroying another one of the call."""
     taken = {os.path.realpath(path): "a file that is read" for path in inputs if path is not None}
@@ -234,11 +244,6 @@ def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | N
         if place in taken:
             raise ConfigError(f"{flag} {path}: is {taken[place]}; name another.")
         taken[place] = f"what {flag} writes"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things: "1 item", "2 items"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def release_facts(model: str) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def build(
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_explain(cls, problem, locate) for problem in error.errors()))
+        lines = list(dict.fromkeys(_explain(cls, problem, locate) for problem in _causes(error.errors())))
         head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
         raise ConfigError(head + "".join(f"\n  {line}" for line in lines)) from None
 
@@ -134,6 +134,17 @@ def dump_yaml(tree: Section | dict[str, Any]) -> str:
     """YAML text of a resolved tree, in declaration order."""
     data = tree.model_dump(mode="json") if isinstance(tree, Section) else tree
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _causes(problems: list[Any]) -> list[Any]:
+    """Problems without lists that are too short because their own entries are wrong."""
+    places = [tuple(problem["loc"]) for problem in problems]
+
+    def follows(problem: Any) -> bool:
+        here = tuple(problem["loc"])
+        return problem["type"] == "too_short" and any(len(p) > len(here) and p[: len(here)] == here for p in places)
+
+    return [problem for problem in problems if not follows(problem)]
 
 
 def _explain(cls: type[BaseModel], problem: Any, locate: Callable[[list[str]], list[str]]) -> str:

@@ -504,7 +504,7 @@ def test_fix_repairs_what_is_certain_and_reports_the_rest(tmp_path: Path) -> Non
     assert rules["negative_price"]["examples"][0] == {
         "item": "BAD", "file": "BAD.csv", "line": 12, "time": "2021-01-18", "detail": "close = -1"
     }  # fmt: skip
-    assert "negative_price (warning): 1 items, 1 rows -> reported" in report.text()
+    assert "negative_price (warning): 1 item, 1 row -> reported" in report.text()
 
 
 def test_drop_leaves_out_bad_rows_and_error_refuses_everything(tmp_path: Path) -> None:

@@ -228,6 +228,10 @@ def test_a_corpus_without_one_long_series_says_what_is_needed():
     corpus = Corpus.from_arrays("m", [("a", np.ones((1, 11)), None), ("b", np.ones((1, 4)), None)], ["x"])
     with pytest.raises(DataError, match=r"m: none of its 2 series .* longest has 11 rows; needed are 12"):
         source(corpus)
+    with pytest.raises(DataError, match=r"With data.min_context=2 the longest would do"):
+        source(corpus)
+    with pytest.raises(DataError, match="Shorten prediction_length"):
+        source(corpus, min_rows=20)
 
 
 def test_max_train_series_takes_a_random_share_of_every_corpus(random_items):

@@ -101,6 +101,13 @@ def test_impossible_settings_are_refused(prices, persistence, setting):
         evaluate(persistence(), prices, prediction_length=6, **{setting: 0})
 
 
+def test_a_context_longer_than_the_models_is_cut_and_told(prices, persistence):
+    model = persistence()
+    with pytest.warns(UserWarning, match=f"is more than the model's {model.max_context_length}"):
+        found = evaluate(model, prices, prediction_length=6, context_length=model.max_context_length + 1)
+    assert found.settings["context_length"] == model.max_context_length
+
+
 def test_results_do_not_depend_on_batch_size_or_baselines_asked_for(prices, persistence):
     whole = evaluate(persistence(noise=1.0), prices, prediction_length=6, num_windows=8)
     small = evaluate(

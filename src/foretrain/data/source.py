@@ -31,7 +31,7 @@ class CorpusSpec(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> CorpusSpec:
         if (self.path is None) == (self.synthetic is None):
-            raise ValueError("give either path or synthetic, not both and not neither")
+            raise ValueError("give either path or synthetic, one of them and not both (the other one null)")
         return self
 
     def open(self) -> Corpus:
@@ -154,11 +154,16 @@ class TrainingSource:
             return series
         reserved = config.resolved_validation_steps + config.resolved_test_steps
         floor = f", and data.min_rows asks for {config.min_rows}" if config.min_rows else ""
+        longest = int(lengths.max(initial=0))
+        room = longest - config.prediction_length - reserved
+        way = "Shorten prediction_length, min_context or the reserved steps."
+        if 0 < room < config.resolved_min_context and not floor:
+            way = f"With data.min_context={room} the longest would do; or shorten prediction_length or reserved steps."
         raise DataError(
             f"{corpus.name}: none of its {len(lengths):,} series can be trained on ({int(out.sum()):,} held out): the "
-            f"longest has {int(lengths.max(initial=0)):,} rows; needed are {needed + reserved:,} (min_context "
+            f"longest has {longest:,} rows; needed are {needed + reserved:,} (min_context "
             f"{config.resolved_min_context} + prediction_length {config.prediction_length} + validation and test steps "
-            f"{reserved}){floor}. Shorten prediction_length, min_context or the reserved steps."
+            f"{reserved}){floor}. {way}"
         )
 
     def windows(self, first: int, count: int) -> Windows:

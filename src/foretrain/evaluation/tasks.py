@@ -17,7 +17,7 @@ from foretrain.evaluation.overlap import check_overlap, reserved_steps
 from foretrain.evaluation.panel import make_panel, newest_origins
 from foretrain.evaluation.result import EvaluationResult, summarise
 from foretrain.evaluation.validation import refuse_cross_learning
-from foretrain.forecasting.batching import notes_text
+from foretrain.forecasting.batching import clip_context, notes_text
 from foretrain.models.base import Forecaster
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def evaluate(
     ConfigError for settings that cannot work.
     """
     refuse_cross_learning(options)
-    for key, value in (("context_length", context_length), ("seasonality", seasonality), ("max_items", max_items)):
+    for key, value in (("seasonality", seasonality), ("max_items", max_items)):
         if value is not None and value < 1:
             raise ConfigError(f"{key} is {value}; it must be at least 1.")
     corpora = [corpora] if isinstance(corpora, Corpus) else list(corpora)
@@ -96,7 +96,7 @@ def evaluate(
         raise ConfigError("no corpus to evaluate on.")
     selections = _selections(corpora, selection)
     step = prediction_length if stride is None else stride
-    longest = min(context_length or model.max_context_length, model.max_context_length)
+    longest = clip_context(model, context_length)
     origins, notes = [], []
     for corpus in corpora:
         parts: dict[str, int | None] = {"validation": validation_steps, "test": test_steps}

@@ -21,6 +21,11 @@ SUMMARY = (
 )
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 item", "2 items"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 @dataclass
 class ImportReport:
     """What an import read, found and wrote. rules: the quality report, rule name -> counts, action and examples."""
@@ -39,9 +44,9 @@ class ImportReport:
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
-        """(rule, severity, items, rows, action) of every rule that found something."""
+        """(rule, severity, "2 items", "9 rows", action) of every rule that found something."""
         return [
-            (name, found["severity"], f"{found['items']:,}", f"{found['rows']:,}", found["action"])
+            (name, found["severity"], counted(found["items"], "item"), counted(found["rows"], "row"), found["action"])
             for name, found in self.rules.items()
             if found["items"]
         ]
@@ -49,9 +54,10 @@ class ImportReport:
     def text(self) -> str:
         """A few plain lines: what was written, what the rules found, what was left out."""
         axis = f"{self.time} {self.freq}" if self.freq else self.time
-        head = f"{self.out}: {self.items:,} items, {self.rows:,} rows, columns {', '.join(self.columns)}, time {axis}"
+        size = f"{counted(self.items, 'item')}, {counted(self.rows, 'row')}"
+        head = f"{self.out}: {size}, columns {', '.join(self.columns)}, time {axis}"
         lines = [head if self.changed else f"{self.out}: nothing new in {self.files} file(s); left as it was"]
-        lines += [f"  {name} ({level}): {n} items, {rows} rows -> {act}" for name, level, n, rows, act in self.table()]
+        lines += [f"  {name} ({level}): {n}, {rows} -> {act}" for name, level, n, rows, act in self.table()]
         lines += [f"  left out {item!r}: {why}" for item, why in list(self.dropped.items())[:10]]
         if len(self.dropped) > 10:
             lines.append(f"  left out {len(self.dropped) - 10:,} more items, see quality.json")
