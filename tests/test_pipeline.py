@@ -518,17 +518,23 @@ def test_columns_that_a_later_stage_cannot_learn_are_told_before_the_first_one_b
     reader = {"family": "kronos_tokenizer", **sizes, "n_enc_layers": 2, "n_dec_layers": 2}
     writer = {"family": "kronos", **sizes, "n_layers": 1, "tokenizer": "stage:reader"}
     bars = [{"synthetic": {"kind": "ohlcv", "num_series": 4, "length": 120, "freq": "h"}}]
-    tree = {
-        "data": {"corpora": bars, "context_length": 32, "prediction_length": 8},
-        "training": {"max_steps": 2},
-        "stages": [
-            {"name": "reader", "model": reader},
-            {"name": "writer", "model": writer, "data": {"target": ["open", "close"]}},
-        ],
-        "output_dir": str(tmp_path / "run"),
-    }
-    config = Draft.of(tree).build()
-    assert isinstance(config, StagesConfig)
-    with pytest.raises(DataError, match=r"stage writer: Kronos reads candles.* there is no high, low"):
-        run_stages(config)
-    assert not (tmp_path / "run" / "stages").exists()
+    later = {"name": "writer", "model": writer}
+    for stage, error, message in (
+        ({**later, "data": {"target": ["open", "close"]}}, DataError, "Kronos reads candles.* there is no high, low"),
+        (
+            {**later, "model": {**writer, "token_cache": True}},
+            ConfigError,
+            "model.token_cache: windows drawn at random",
+        ),
+    ):
+        tree = {
+            "data": {"corpora": bars, "context_length": 32, "prediction_length": 8},
+            "training": {"max_steps": 2},
+            "stages": [{"name": "reader", "model": reader}, stage],
+            "output_dir": str(tmp_path / "run"),
+        }
+        config = Draft.of(tree).build()
+        assert isinstance(config, StagesConfig)
+        with pytest.raises(error, match=f"stage writer: {message}"):
+            run_stages(config)
+        assert not (tmp_path / "run" / "stages").exists()

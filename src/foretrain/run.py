@@ -178,7 +178,7 @@ def train_run(
     if source is None:
         config, source = open_source(config, corpora)
     model = build_model(config)
-    model.check(source.windows(0, 1))
+    model.check(source)
     config = with_parents(config, model)
     return model, _trainer(config, source, model, world, resume, [*notes, _origin(config)]).fit()
 
@@ -222,7 +222,7 @@ def _origin(config: RunConfig) -> str:
 def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> None:
     """Raise what makes a run impossible and can be told before its first step; model may be on "meta"."""
     _trainer(config, source, model, World())
-    model.check(source.windows(0, 1))
+    model.check(source)
     plan = plan_run(config.training, epoch_length=source.epoch_length, world_size=1)
     warmup_steps(config.optimizer.schedule, plan.steps)
 
@@ -293,7 +293,7 @@ def describe_run(config: RunConfig, world: World) -> list[str]:
     """Lines of `train --dry-run`: config, parameters, windows, memory and disk, and what would be refused."""
     config, source = open_source(config)
     model = build_model(config, device="meta")
-    model.check(source.windows(0, 1))
+    model.check(source)
     lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, model, world)]
     output = Path(config.output_dir)
     if holds_run(output):

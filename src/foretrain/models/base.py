@@ -71,10 +71,10 @@ class Trainable(nn.Module, ABC):
         """
         return {"loss": self(batch)}
 
-    def check(self, windows: Windows) -> None:
-        """Raise DataError where there is nothing to learn from windows such as these; most families take any.
+    def check(self, source: Any) -> None:
+        """Raise DataError or ConfigError where a run's TrainingSource is none that can be learned from.
 
-        Called with a window of the run before anything is written; the weights may be on "meta".
+        Called before anything is written; the weights may be on "meta". Most families take any source.
         """
 
     def prepare(self, source: Any, folder: Path) -> None:

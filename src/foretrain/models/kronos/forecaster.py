@@ -39,7 +39,7 @@ from foretrain.models.kronos.generate import Prompt, generate
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.options import NUM_SAMPLES, KronosOptions
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
-from foretrain.models.kronos.tokens import TokenTable, open_table
+from foretrain.models.kronos.tokens import TokenTable, check_epochs, open_table
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
 from foretrain.nn.unused import attach
 
@@ -100,9 +100,12 @@ class Kronos(Forecaster):
         """1: every bar is a token."""
         return 1
 
-    def check(self, windows: Windows) -> None:
-        """Raise DataError unless windows hold candles whose columns are all targets."""
-        inputs.sequence(inputs.collate(windows, self.config.clip))
+    def check(self, source: Any) -> None:
+        """Raise DataError unless windows hold candles whose columns are all targets, ConfigError for a table of tokens
+        that is of no use."""
+        inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip))
+        if self.token_cache:
+            check_epochs(source)
 
     def prepare(self, source: Any, folder: Path) -> None:
         """With token_cache: tokenise every window of an epoch, or read what was tokenised before (tokens.py)."""
@@ -417,15 +420,14 @@ def load(
             )
         tokenizer = PUBLISHED[origin][1]
     place = inside if tokenizer is None else resolve(tokenizer, None, offline)
+    made = Kronos(read_predictor(folder, _stored(folder, origin)), read_tokenizer(place))
     if (known := _trained_with(folder)) and place != inside and release_hash(place) not in known:
         warnings.warn(
             f"{tokenizer} is not the tokenizer that {origin or folder} was trained with; forecasts through another one "
             "mean little.",
             stacklevel=4,
         )
-    reader = read_tokenizer(place)
-    stored = _stored(folder, origin)
-    return Kronos(read_predictor(folder, stored), reader).eval()
+    return made.eval()
 
 
 def _trained_with(folder: Path) -> set[str]:

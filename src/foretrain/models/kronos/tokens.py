@@ -48,16 +48,21 @@ class TokenTable:
         return len(self._keys)
 
 
-def open_table(source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer_hash: str, clip: float) -> TokenTable:
-    """The table in a run's folder, made if it is not there or of other inputs.
-
-    source: a TrainingSource in epoch mode. Raises ConfigError for any other.
-    """
+def check_epochs(source: Any) -> None:
+    """Raise ConfigError for a TrainingSource whose windows do not come again."""
     if source.config.sampling != "epoch":
         raise ConfigError(
             "model.token_cache: windows drawn at random hardly repeat, so there is nothing to keep. Set data.sampling: "
             "epoch, or remove it."
         )
+
+
+def open_table(source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer_hash: str, clip: float) -> TokenTable:
+    """The table in a run's folder, made if it is not there or of other inputs.
+
+    source: a TrainingSource in epoch mode. Raises ConfigError for any other.
+    """
+    check_epochs(source)
     facts = [source.fingerprint, source.config.model_dump(mode="json"), source.seed, tokenizer_hash, clip, GROUP]
     made_from = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     path = folder / FILE

@@ -40,9 +40,9 @@ class KronosTokenizer(Trainable):
         """CPU tensors of a batch; see inputs.py."""
         return inputs.collate(windows, self.network.config.clip)
 
-    def check(self, windows: Windows) -> None:
+    def check(self, source: Any) -> None:
         """Raise DataError unless windows hold candles whose columns are all targets."""
-        inputs.sequence(inputs.collate(windows, self.network.config.clip))
+        inputs.sequence(inputs.collate(source.windows(0, 1), self.network.config.clip))
 
     def forward(self, batch: Batch) -> Loss:
         """(MSE of the coarse + MSE of the full reconstruction + quantiser loss) / 2, times the bars, and the bars.
