@@ -434,9 +434,10 @@ def test_forecast_reads_odd_headers_known_covariates_and_parquet(work: Path, tmp
     assert not np.allclose(a["predictions"], b["predictions"])
 
 
-def test_export_writes_a_release_that_forecasts(work: Path, tmp_path: Path):
+def test_export_writes_a_release_that_forecasts(work: Path, tmp_path: Path, capsys):
     checkpoint = sorted((work / "run" / "checkpoints").glob("step-*"))[-1]
     foretrain("export", checkpoint, "--out", tmp_path / "release")
+    assert f"wrote {tmp_path / 'release'}" in capsys.readouterr().out
     foretrain(
         "forecast", tmp_path / "release", work / "history.csv", "--prediction-length", 8, "--out", tmp_path / "f.csv"
     )

@@ -32,16 +32,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
 # what may happen to a file that is written, and is no fault of the program
-_TROUBLE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EROFS,
-    errno.EPERM,
-    errno.EFBIG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-}
+_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
+_TROUBLE |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 
 
 class Device(StrEnum):
@@ -390,6 +382,7 @@ def export(
     from foretrain.run import export_checkpoint
 
     export_checkpoint(checkpoint, out, ema=ema)
+    typer.echo(f"wrote {out}: the {'averaged' if ema else 'raw'} weights of {checkpoint}")
 
 
 @config_app.command("show")

@@ -294,6 +294,11 @@ def _problems(config: StagesConfig) -> Iterator[str]:
         for key, name in _references(stage.model.model_dump(mode="json")):
             if name not in names[:number]:
                 yield f"stages.{number}.model.{key}: {_unknown(name, names[:number], 'earlier ')}"
+            elif key == "model_id" and (other := config.stages[names.index(name)].model).family != stage.model.family:
+                yield (
+                    f"stages.{number}.model.model_id: stage {name} trains a {other.family}, this one a "
+                    f"{stage.model.family}; start from weights of its own family."
+                )
     if all(stage.skip for stage in config.stages):
         yield "stages: there is none, or all are skipped: nothing to do."
 
