@@ -89,11 +89,12 @@ def test_a_reference_to_a_stage_that_does_not_come_before_is_an_error(reference,
 
 
 def test_a_start_from_weights_of_another_family_is_an_error():
-    overrides = ["stages.1.model.family=kronos", "stages.1.model.model_id=stage:short"]
-    with pytest.raises(
-        ConfigError, match=r"stages\.1\.model\.model_id: stage short trains a chronos2, this one a kronos"
-    ):
-        pipeline(*overrides)
+    stages = [
+        {"name": "a", "model": {"family": "kronos_tokenizer", "random_init": True}},
+        {"name": "b", "model": {"family": "kronos", "model_id": "stage:a"}},
+    ]
+    with pytest.raises(ConfigError, match=r"stages\.1\.model\.model_id: stage a trains a kronos_tokenizer, this one a"):
+        pipeline(model={}, stages=stages)
 
 
 @pytest.mark.parametrize(
