@@ -204,7 +204,7 @@ def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys
     assert "exists already" in capsys.readouterr().err
     for place, message in (
         (out / "report.html", "exists already"),
-        (out / "report.html" / "x", "no folder to write in"),
+        (out / "report.html" / "x", "x: cannot be made"),
     ):
         foretrain("evaluate", "no-model", "--data", work / "corpus", "--out", place, code=2)
         assert message in capsys.readouterr().err

@@ -225,9 +225,13 @@ def _check_new_folder(out: Path) -> None:
     """Raise ConfigError where a folder cannot be made or holds something; before the work, not after it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; choose another folder or remove it.")
-    above = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigError(f"{out}: cannot be made, as {above} is no folder to write in; choose another.")
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for folder in made:
+            folder.rmdir()
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be made ({error.strerror or error}); choose another folder.") from None
 
 
 def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | None]) -> None:
