@@ -162,7 +162,10 @@ def test_lower_precision_stays_near(predictor):
     assert 0 < max(differences) < 0.2
 
 
-@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"context_length": 0}, {"num_samples": 0}])
+@pytest.mark.parametrize("arguments", [
+        {"batch_size": 0}, {"context_length": 0}, {"context_length": "9"}, {"num_samples": 0}, {"seed": 1.5}
+    ],
+)  # fmt: skip
 def test_impossible_arguments_are_refused(predictor, arguments):
     with pytest.raises(ConfigError, match="at least 1"):
         forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, **arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -66,6 +67,7 @@ def test_text_covariates_are_encoded_over_all_items():
         ([np.zeros(0)], "item 0"),
         ([["a", "b"]], "not an array of numbers"),
         ({"target": [1.0]}, "single dict"),
+        (pd.DataFrame({"target": [1.0]}), "give it to forecast_df"),
         ([{"past_covariates": {}}], "no 'target'"),
         ([item(), np.zeros(3)], "among dicts"),
         ([item(futures={})], "unknown key 'futures'"),

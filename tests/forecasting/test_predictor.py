@@ -327,6 +327,7 @@ def test_what_is_no_frame_of_series_is_told_with_the_way_out(candle_predictor, c
         (plain.rename(columns={"timestamp": "Date"}), {}, "no column 'timestamp'; timestamp_column='Date' would name"),
         (plain.rename(columns={"timestamp": "when"}), {}, "name yours with timestamp_column="),
         (plain.set_index("timestamp"), {}, r"df.rename_axis\('timestamp'\).reset_index\(\)"),
+        (candles.set_index(["item_id", "timestamp"]), {}, r"df.reset_index\(\) makes columns of its index"),
         (plain, {"prediction_length": 2.0}, "prediction_length is 2.0; .* a whole number"),
         (plain, {"prediction_length": "2"}, "prediction_length is '2'"),
     ]

@@ -87,6 +87,8 @@ def forecast_paths(
     for name, value in (counts if num_samples is None else counts | {"num_samples": num_samples}).items():
         if not isinstance(value, int | np.integer) or value < 1:
             raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+    if not isinstance(seed, int | np.integer):
+        raise ConfigError(f"seed is {seed!r}; it must be a whole number.")
     longest = clip_context(model, context_length)
     where = torch.device(device) if device is not None else next(model.parameters()).device
     together = bool(getattr(options, "cross_learning", False))
@@ -178,8 +180,8 @@ def clip_context(model: Forecaster, context_length: int | None) -> int:
     longest = model.max_context_length
     if context_length is None:
         return longest
-    if context_length < 1:
-        raise ConfigError(f"context_length is {context_length}; it counts steps and is at least 1.")
+    if not isinstance(context_length, int | np.integer) or context_length < 1:
+        raise ConfigError(f"context_length is {context_length!r}; it counts steps and is at least 1.")
     if context_length > longest:
         warnings.warn(
             f"context_length {context_length} is more than the model's {longest}; using {longest}.", stacklevel=3

@@ -139,6 +139,8 @@ def check_frame(df: Any, names: Sequence[str]) -> None:
     way = f"timestamp_column={stamps[0]!r} would name yours" if stamps else "name yours with timestamp_column="
     if isinstance(df.index, pd.DatetimeIndex):
         way = f"df.rename_axis({stamp!r}).reset_index() makes one of its index"
+    elif stamp in df.index.names:
+        way = "df.reset_index() makes columns of its index"
     raise DataError(f"df has no column {stamp!r}; {way}. Its columns are {_listed(df.columns)}.")
 
 

@@ -26,6 +26,8 @@ def read_inputs(inputs: Any, prediction_length: int, *, ordinal: bool | None = N
     Text is categorical (see forecasting/covariates.py). Arrays may be numpy, torch or lists of numbers; covariates of
     each kind are ordered by name. Items may differ in length, variates and covariates. Raises DataError.
     """
+    if hasattr(inputs, "columns"):
+        raise DataError("inputs is a frame; give it to forecast_df.")
     if isinstance(inputs, Mapping):
         raise DataError("inputs is a single dict; give a list of dicts, [{...}].")
     if not hasattr(inputs, "__len__") and isinstance(inputs, Iterable):
