@@ -162,13 +162,19 @@ def test_lower_precision_stays_near(predictor):
     assert 0 < max(differences) < 0.2
 
 
-@pytest.mark.parametrize("arguments", [
-        {"batch_size": 0}, {"context_length": 0}, {"context_length": "9"}, {"num_samples": 0}, {"seed": 1.5}
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("batch_size", 0, "at least 1"),
+        ("context_length", 0, "at least 1"),
+        ("context_length", "9", "context_length is '9'"),
+        ("num_samples", 0, "at least 1"),
+        ("seed", 1.5, "seed is 1.5; it must be a whole number"),
     ],
-)  # fmt: skip
-def test_impossible_arguments_are_refused(predictor, arguments):
-    with pytest.raises(ConfigError, match="at least 1"):
-        forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, **arguments)
+)
+def test_impossible_arguments_are_refused(predictor, argument, value, message):
+    with pytest.raises(ConfigError, match=message):
+        forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, **{argument: value})
 
 
 def test_a_context_beyond_the_models_is_cut_with_a_warning(predictor):
