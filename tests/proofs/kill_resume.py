@@ -24,9 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import torch.distributed.checkpoint  # so that forks need not import it
-from conftest import Kit
 from safetensors.torch import load_file
 
+from conftest import Kit
 from foretrain.training.journal import loss_curve_hash, read_journal
 from foretrain.training.trainer import Result
 

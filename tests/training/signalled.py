@@ -12,8 +12,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import torch.distributed.checkpoint  # so that forks need not import it
-from conftest import Kit
 
+from conftest import Kit
 from foretrain.training.interrupt import Interrupted
 from foretrain.training.trainer import Result
 

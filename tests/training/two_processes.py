@@ -13,7 +13,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import Kit
-
 from foretrain.errors import DataError, ForetrainError
 from foretrain.training.distributed import World
 from foretrain.training.interrupt import Interrupted
