@@ -168,8 +168,8 @@ def forecast_file(
     _check_outputs({"--out": out, "--candles": candles, "--paths": paths, "--plot": plot}, (path, future))
     set_threads(threads)
     from foretrain.data.importers.report import counted
-    from foretrain.evaluation.candles import BANDS, candle_columns, plot_candles
-    from foretrain.evaluation.plots import check_picture, plot_forecast
+    from foretrain.evaluation.candles import BANDS, candle_columns
+    from foretrain.evaluation.plots import check_picture
     from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
     from foretrain.forecasting.predictor import load
 
@@ -210,15 +210,21 @@ def forecast_file(
             facts = f"{len(table):,} rows, {counted(count, 'item')}, {counted(prediction_length, 'step')}"
             lines.append(f"wrote {file}: {facts}")
         for file in pictures:
-            usual = {id_column: "item_id", stamp: "timestamp"}
-            history, long = frame.rename(columns=usual), tables["long"].rename(columns=usual)
-            if draws_candles:
-                mean = tables["candles"].rename(columns=usual)
-                shown, total, kind = plot_candles(history, mean, long, places[file]), count, "items"
-            else:
-                shown, total, kind = plot_forecast(history, long, places[file]), count * len(target), "series"
+            shown = _draw(frame, tables, places[file], {id_column: "item_id", stamp: "timestamp"}, draws_candles)
+            total, kind = (count, "items") if draws_candles else (count * len(target), "series")
             lines.append(f"picture: {file}" + (f" (the first {shown} of {total:,} {kind})" if shown < total else ""))
     print("\n".join(lines))
+
+
+def _draw(frame: Any, tables: Mapping[Output, Any], place: Path, usual: dict[str, str], candles: bool) -> int:
+    """Draw a forecast, with the columns of ids and times under their usual names; how many panels it has."""
+    from foretrain.evaluation.candles import plot_candles
+    from foretrain.evaluation.plots import plot_forecast
+
+    history, long = frame.rename(columns=usual), tables["long"].rename(columns=usual)
+    if candles:
+        return plot_candles(history, tables["candles"].rename(columns=usual), long, place)
+    return plot_forecast(history, long, place)
 
 
 def _check_new_folder(out: Path) -> None:
