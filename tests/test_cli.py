@@ -324,7 +324,14 @@ def test_doctor_names_versions_devices_and_traps(capsys, monkeypatch):
 def test_a_signal_saves_and_leaves_without_a_traceback_and_resume_goes_on(tmp_path: Path, number, code):
     arguments = [sys.executable, "-m", "foretrain.cli", "train", str(shipped_config("debug.yaml")), *TINY[:-1],
                  f"output_dir={tmp_path / 'run'}", "training.max_steps=100000", "--threads", "1"]  # fmt: skip
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a suite that was started by nohup hands down that SIGHUP is ignored
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step"):
