@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 import pytest
 import torch
@@ -65,6 +66,9 @@ def test_tensorboard_shows_every_step_of_a_resumed_run_once(toy, tmp_path):
 
     toy.trainer(tmp_path, tensorboard=True, max_steps=8).fit()
     resume = tmp_path / "checkpoints" / "step-00000005"
+    time.sleep(
+        1.1
+    )  # TensorBoard orders files by name: the second, then a counter of the process that sorts 10 before 9
     toy.trainer(tmp_path, tensorboard=True, resume=resume).fit()
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     shown = [(event.step, event.value) for event in board.Scalars("train/loss")]
