@@ -37,6 +37,8 @@ _TROUBLE |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 
 
 class Device(StrEnum):
+    """Where to compute."""
+
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
@@ -44,18 +46,24 @@ class Device(StrEnum):
 
 
 class DType(StrEnum):
+    """Precision of computation."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
 
 
 class OnBad(StrEnum):
+    """What an import does where a quality rule fires."""
+
     fix = "fix"
     drop = "drop"
     error = "error"
 
 
 class ForeignFormat(StrEnum):
+    """Whose config is translated."""
+
     kronos = "kronos"
     tsm_trainer = "tsm-trainer"
 

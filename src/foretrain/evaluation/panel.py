@@ -172,7 +172,7 @@ class Dealer:
         try:
             for piece in range(self.world.rank, len(self.pieces), self.world.size):
                 done[piece] = work(piece)
-        except Exception as caught:
+        except Exception as caught:  # of any kind: the other processes would wait for this one's share
             if self.world.size == 1:
                 raise
             error = caught
