@@ -78,7 +78,7 @@ class Persistence(Forecaster):
         future = torch.from_numpy(windows.future[rows])
         return {"last": torch.from_numpy(last.astype(np.float32)), "future": future, "key": torch.from_numpy(key)}
 
-    def forward(self, batch):
+    def own_loss(self, batch):
         observed = torch.isfinite(batch["future"])
         error = (batch["future"] - batch["last"][:, None] - self.bias).abs()
         return Loss(torch.where(observed, error, 0.0).sum(), observed.sum())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from foretrain.config import Section
 from foretrain.data.windows import Windows
-from foretrain.errors import DataError
+from foretrain.errors import ConfigError, DataError
 
 Batch = dict[str, Tensor]  # what collate returns: flat and of tensors only, so that any batch can be moved or saved
 
@@ -27,6 +27,24 @@ class Loss(NamedTuple):
 
     total: Tensor  # scalar, differentiable
     weight: Tensor  # scalar, no gradient; 0 for an empty micro-batch
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model says of values it is trained on, with gradients, in its scaled space: value = scaled * scale + loc.
+
+    target decides the shape (...), which is the family's own (rows, steps); the others broadcast to it.
+    """
+
+    target: Tensor  # (...) scaled; whatever it is where not observed
+    observed: Tensor  # (...) bool, True = counts
+    point: Tensor  # (...) scaled: the mean of a distribution, the median of quantiles
+    loc: Tensor  # (...) in the units of the data
+    scale: Tensor  # (...) > 0, in the units of the data
+    last: Tensor  # (...) newest value observed before the forecast begins, in the units of the data; NaN where none is
+    sigma: Tensor | None = None  # (...) standard deviation, scaled, of families whose distribution has one
+    quantiles: Tensor | None = None  # (..., Q) scaled, of families that have them
+    levels: tuple[float, ...] = ()  # (Q,) of these
 
 
 @dataclass(frozen=True)
@@ -55,14 +73,33 @@ class Trainable(nn.Module, ABC):
     validation_names: tuple[str, ...] = ("loss",)  # keys of validation_losses
     # what it was made from: role ("model", "tokenizer") to models.hub.release_hash of that release; build sets it
     parents: Mapping[str, str] = MappingProxyType({})
+    # a loss of predictions in place of the family's own; whoever builds a run's model sets it
+    objective: Callable[[Predicted], Loss] | None = None
+    # parts of names of the linear layers that low-rank adapters go to where nobody chose any
+    adapter_targets: tuple[str, ...] = ()
 
     @abstractmethod
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of one micro-batch. Looks at nothing after the cutoff except labels and known covariates."""
+        """CPU tensors of one micro-batch. Looks at nothing after the cutoff except labels and known covariates.
+
+        A window without any value, in context and future, fills a batch up to its shape: it adds nothing to loss or
+        weight.
+        """
+
+    def forward(self, batch: Batch) -> Loss:
+        """Training loss of a batch as a sum and its weight: the objective's where there is one, else the own_loss."""
+        return self.own_loss(batch) if self.objective is None else self.objective(self.predict(batch))
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Loss:
-        """Training loss of a batch as a sum and its weight."""
+    def own_loss(self, batch: Batch) -> Loss:
+        """The loss that the family is trained with, as a sum and its weight."""
+
+    def predict(self, batch: Batch) -> Predicted:
+        """What the model says of the values that it is trained on, for losses of predictions.
+
+        Families whose output is no forecast of values have none of it.
+        """
+        raise ConfigError(f"{self.family} predicts no values while it trains, so it takes no loss but its own.")
 
     def validation_losses(self, batch: Batch) -> dict[str, Loss]:
         """What validation reports of a batch as val_<name>, each a sum and its weight; "loss" is among them.

@@ -91,7 +91,7 @@ class Chronos2(Forecaster):
         batch["row_group"] = torch.from_numpy(np.ascontiguousarray(windows.window[index]))
         return batch | layout.to_tensors()
 
-    def forward(self, batch: Batch) -> Loss:
+    def own_loss(self, batch: Batch) -> Loss:
         """Upstream's loss times the rows, and the rows; or, with loss_normalisation "observed", sum and count of the
         scored steps. Covariate rows add nothing to the sum, so only target rows are computed to the end."""
         target = batch["future_target"]

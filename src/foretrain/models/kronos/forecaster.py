@@ -123,7 +123,7 @@ class Kronos(Forecaster):
             batch["tokens"] = self.table.look_up(windows.key, bars)
         return batch
 
-    def forward(self, batch: Batch) -> Loss:
+    def own_loss(self, batch: Batch) -> Loss:
         """(Cross-entropy of the first + of the second token) / 2 of every bar but a window's first, summed, and the
         bars. The second head is given first tokens drawn from the model in training, the true ones in eval mode."""
         return self.losses(batch)["loss"]
