@@ -34,7 +34,7 @@ class Recorded(nn.Module):
     def parameter_groups(self):
         return {name: ParameterRole("matrix") for name, _ in self.named_parameters()}
 
-    def own_loss(self, batch):
+    def forward(self, batch):
         arguments = {name: int(value) if value.dim() == 0 else value for name, value in batch.items()}
         return Loss(self.network(**arguments).loss.reshape(()), torch.tensor(1.0))
 
