@@ -28,7 +28,7 @@ def test_the_forecast_frame_has_one_row_an_item_target_and_step(frame):
 def test_a_mean_stands_beside_the_median_where_there_is_one(frame):
     task = read_frame(frame, H)
     values = [np.full((1, H), k, np.float32) for k in range(len(task.windows))]
-    out = long_table(task, [v[..., None] for v in values], values, (0.5,), [v + 10 for v in values])
+    out = long_table(task, [v[..., None] for v in values], values, (0.5,), {"mean": [v + 10 for v in values]})
     assert list(out.columns) == ["item_id", "timestamp", "target_name", "predictions", "mean", "0.5"]
     np.testing.assert_array_equal(out["mean"], out["predictions"] + 10)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.forecasting.adapter import ADAPTER_FILE, base_of, merge_adapter
+from foretrain.forecasting.aggregate import aggregation
 from foretrain.forecasting.batching import ForecastList, clip_context, forecast_paths, plan, tell_notes
 from foretrain.forecasting.frame import Names, check_frame, one_item, read_frame, take_columns
 from foretrain.forecasting.inputs import read_inputs
@@ -200,6 +201,7 @@ class Predictor:
         freq: str | None = None,
         calendar: str | None = None,
         output: Output = "long",
+        aggregate: str | Sequence[str] = (),
         sort_quantiles: bool = False,
         num_samples: int | None = None,
         seed: int = 0,
@@ -225,17 +227,19 @@ class Predictor:
                 trading hours and days that its newest bars keep.
             calendar: exchange whose sessions the stamps follow, holidays and half days included, by a name of the
                 package exchange_calendars (XNYS, NYSE, XSHG, CMES, 24/7, ...; extra `market`).
-            output: "long"; "candles", the mean of the sampled candles; or "paths", every one of them.
+            output: "long"; "candles", the mean of the sampled candles; or "paths", every sampled path.
+            aggregate: further columns of "long" from the sampled paths, each by a name such as trimmed_mean_10 or
+                mean_quantile_mix_0.15_0.3; all of them are in forecasting/aggregate.py.
             sort_quantiles: put crossing quantiles in order.
             num_samples: sample paths, for families that draw them.
             seed: of those draws.
             **options: the family's own.
 
         Returns:
-            long: columns id, timestamp, target_name, predictions (the median), mean where the family draws paths, and
-            str(level) of each level; rows by item in order of first appearance, target, step. candles: id, timestamp
-            and a column each of open, high, ...; rows by item and step. paths: the same with a column sample (0, 1,
-            ...) after timestamp; rows by item, sample and step.
+            long: columns id, timestamp, target_name, predictions (the median), mean where the family draws paths, one
+            of each aggregate, and str(level) of each level; rows by item in order of first appearance, target, step.
+            candles: id, timestamp and a column each of open, high, ...; rows by item and step. paths: id, timestamp,
+            sample (0, 1, ...) and a column of each target; rows by item, sample and step.
 
         Raises:
             DataError: a missing column, text among numbers, duplicate rows, a series without regular stamps or trading
@@ -254,6 +258,7 @@ class Predictor:
             target=target,
             freq=freq,
             calendar=calendar,
+            aggregates=(aggregate,) if isinstance(aggregate, str) else aggregate,
             sort_quantiles=sort_quantiles,
             num_samples=num_samples,
             seed=seed,
@@ -274,6 +279,7 @@ class Predictor:
         target: str | Sequence[str] | None = None,
         freq: str | None = None,
         calendar: str | None = None,
+        aggregates: Sequence[str] = (),
         sort_quantiles: bool = False,
         num_samples: int | None = None,
         seed: int = 0,
@@ -284,13 +290,15 @@ class Predictor:
         df, future_df, roles, candles = self._roles(df, future_df, names, target)
         wide = [name for name in roles.target if name in candles]
         check_outputs(outputs, wide, self.model.family)
+        for name in aggregates:
+            aggregation(name)
         task = read_frame(df, prediction_length, names=roles, future_df=future_df, freq=freq, calendar=calendar)
         asked = levels if 0.5 in levels else (*levels, 0.5)
         found = self._forecast(
             task.windows,
             prediction_length,
             asked,
-            "paths" in outputs,
+            "paths" in outputs or bool(aggregates),
             batch_size=batch_size,
             context_length=context_length,
             num_samples=num_samples,
@@ -299,7 +307,7 @@ class Predictor:
         )
         if sort_quantiles:
             found = replace(found, quantiles=[sort_levels(values, asked) for values in found.quantiles])
-        return tables_of(task, found, asked, levels, outputs, wide, self.model.family)
+        return tables_of(task, found, asked, levels, outputs, wide, self.model.family, aggregates)
 
     def stream(
         self,

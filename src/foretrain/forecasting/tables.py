@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from foretrain.data.windows import FloatArray
 from foretrain.errors import ConfigError
+from foretrain.forecasting.aggregate import aggregate
 from foretrain.forecasting.batching import ForecastList
 from foretrain.forecasting.frame import FrameTask
 
@@ -22,11 +23,11 @@ Output = Literal["long", "candles", "paths"]
 
 
 def check_outputs(outputs: Sequence[str], wide: Sequence[str], family: str) -> None:
-    """Raise ConfigError for an output that there is none of; wide are the targets that make up a candle."""
+    """Raise ConfigError for an output that there is none of; wide are the targets that make up a candle, or ()."""
     wrong = [output for output in outputs if output not in get_args(Output)]
     if wrong:
         raise ConfigError(f"output={wrong[0]!r}: choose {', '.join(get_args(Output))}.")
-    if set(outputs) - {"long"} and not wide:
+    if "candles" in outputs and not wide:
         raise ConfigError(f'{family} forecasts no candles here; output="long" has its quantiles.')
 
 
@@ -38,21 +39,38 @@ def tables_of(
     outputs: Sequence[Output],
     wide: Sequence[str],
     family: str,
+    aggregates: Sequence[str] = (),
 ) -> dict[Output, pd.DataFrame]:
-    """Each output of a forecast whose quantiles are at asked, 0.5 among them and levels the first ones."""
+    """Each output of a forecast whose quantiles are at asked, 0.5 among them and levels the first ones.
+
+    wide are the targets that make up a candle, () where none do: paths then have all targets. aggregates are names of
+    aggregations of the paths, each a column of "long".
+    """
     median = asked.index(0.5)
     tables: dict[Output, pd.DataFrame] = {}
     for output in outputs:
         if output == "long":
             point = [values[..., median] for values in found.quantiles]
             kept = [values[..., : len(levels)] for values in found.quantiles]
-            tables[output] = long_table(task, kept, point, levels, found.mean)
-            continue
-        drawn = found.mean if output == "candles" else found.samples
-        if drawn is None:
-            raise ConfigError(f"{family} draws no sample paths, so there are none to give as {output}.")
-        tables[output] = (candle_table if output == "candles" else path_table)(task, drawn, wide)
+            points = {} if found.mean is None else {"mean": found.mean}
+            for name in aggregates:
+                points[name] = aggregate(_drawn(found.samples, family, name), name)
+            tables[output] = long_table(task, kept, point, levels, points)
+        elif output == "candles":
+            tables[output] = candle_table(task, _drawn(found.mean, family, output), wide)
+        else:
+            paths = _drawn(found.samples, family, output)
+            tables[output] = path_table(task, paths, wide or task.names.target)
     return tables
+
+
+def _drawn(found: list[FloatArray] | None, family: str, what: str) -> list[FloatArray]:
+    if found is None:
+        raise ConfigError(
+            f"{what}: {family} drew no sample paths for this forecast. Families that draw them do so where num_samples "
+            "is given; others have quantiles alone."
+        )
+    return found
 
 
 def sort_levels(values: FloatArray, levels: Sequence[float]) -> FloatArray:
@@ -66,11 +84,11 @@ def long_table(
     quantiles: Sequence[FloatArray],
     point: Sequence[FloatArray],
     levels: Sequence[float],
-    mean: Sequence[FloatArray] | None = None,
+    points: Mapping[str, Sequence[FloatArray]] | None = None,
 ) -> pd.DataFrame:
-    """Columns id, timestamp, target_name, predictions, mean where there is one, and str(level) of each level.
+    """Columns id, timestamp, target_name, predictions, the further points by name, and str(level) of each level.
 
-    quantiles are (V, H, Q), point and mean (V, H) per item; rows are ordered by item, target and step.
+    quantiles are (V, H, Q), point and points (V, H) per item; rows are ordered by item, target and step.
     """
     import pandas as pd
 
@@ -85,8 +103,7 @@ def long_table(
         "target_name": np.tile(np.repeat(np.array(task.names.target, dtype=object), horizon), count),
         "predictions": np.stack(point).ravel(),
     }
-    if mean is not None:
-        columns["mean"] = np.stack(mean).ravel()
+    columns.update({name: np.stack(values).ravel() for name, values in (points or {}).items()})
     columns.update({str(level): table[..., i].ravel() for i, level in enumerate(levels)})
     return pd.DataFrame(columns)
 
