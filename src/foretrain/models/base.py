@@ -83,6 +83,10 @@ class Trainable(nn.Module, ABC):
         """CPU tensors of one micro-batch. Looks at nothing after the cutoff except labels and known covariates.
 
         A window without any value, in context and future, fills a batch up to its shape: it adds nothing to loss or
+    # (module, class) of upstream's network, which an adapter's folder names so that upstream's loader finds it
+    upstream_class: tuple[str, str] | None = None
+    # what adapt() of training/adapters.py did to it: what is frozen then is known from what it was built of
+    adapter: Any = None
         weight.
         """
 

@@ -42,6 +42,14 @@ class Chronos2(Forecaster):
 
     family = "chronos2"
 
+    adapter_targets = (  # upstream's own choice
+        "self_attention.q",
+        "self_attention.k",
+        "self_attention.v",
+        "self_attention.o",
+        "output_patch_embedding.output_layer",
+    )
+    upstream_class = ("chronos.chronos2.model", "Chronos2Model")
     def __init__(self, network: Chronos2Network, loss_normalisation: str = "rows") -> None:
         super().__init__()
         self.network = network

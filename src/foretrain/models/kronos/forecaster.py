@@ -58,6 +58,7 @@ class Kronos(Forecaster):
 
     family = "kronos"
     validation_names = ("loss", "s1_cross_entropy", "s2_cross_entropy")
+    adapter_targets = ("embedding.fusion_proj", "transformer", "dep_layer", "head")
 
     def __init__(self, network: KronosNetwork, tokenizer: TokenizerNetwork) -> None:
         super().__init__()

@@ -31,6 +31,7 @@ class KronosTokenizer(Trainable):
 
     family = "kronos_tokenizer"
     validation_names = ("loss", "reconstruction_mse", "coarse_mse", "quantiser_loss", "codebook_entropy")
+    adapter_targets = ("encoder", "decoder", "head")
 
     def __init__(self, network: TokenizerNetwork) -> None:
         super().__init__()
