@@ -17,13 +17,17 @@ from foretrain.errors import ModelError
 
 
 def read_weights(folder: Path, network: nn.Module) -> None:
-    """Fill a network on the CPU from a release's weights, one file or several with an index.
+    """Fill a network on the CPU from a release's weights. Raises ModelError as read_tensors and fill_network do."""
+    fill_network(network, read_tensors(folder), folder)
 
-    Raises ModelError when files are missing or damaged, when names or shapes are not the network's, or when values are
-    not finite; the network is then as it was.
+
+def fill_network(network: nn.Module, found: Mapping[str, Tensor], folder: Path) -> None:
+    """Fill a network on the CPU from tensors by their names, which came from a folder.
+
+    Raises ModelError when names or shapes are not the network's, or when values are not finite; the network is then as
+    it was.
     """
     expected = network.state_dict()
-    found = _read(folder)
     missing = sorted(expected.keys() - found.keys())
     unknown = sorted(found.keys() - expected.keys())
     if missing or unknown:
@@ -41,6 +45,28 @@ def read_weights(folder: Path, network: nn.Module) -> None:
             )
     for name, tensor in expected.items():
         tensor.copy_(found[name])
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights of a release by name, on the CPU, from one file or several with an index.
+
+    Raises ModelError when files are missing or damaged.
+    """
+    index = folder / "model.safetensors.index.json"
+    try:
+        files = [folder / "model.safetensors"]
+        if not files[0].exists() and index.exists():
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            files = [folder / Path(name).name for name in sorted(set(names))]
+        weights: dict[str, Tensor] = {}
+        for file in files:
+            if not file.exists():
+                raise ModelError(f"{file}: no such file; a release holds config.json and model.safetensors.")
+            with safe_open(file, framework="pt") as tensors:
+                weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        return weights
+    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
+        raise ModelError(f"{folder}: cannot read the weights ({error}); the file is damaged or incomplete.") from None
 
 
 def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -61,24 +87,6 @@ def disk_errors(path: Path) -> Iterator[None]:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-
-
-def _read(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    try:
-        files = [folder / "model.safetensors"]
-        if not files[0].exists() and index.exists():
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            files = [folder / Path(name).name for name in sorted(set(names))]
-        weights: dict[str, Tensor] = {}
-        for file in files:
-            if not file.exists():
-                raise ModelError(f"{file}: no such file; a release holds config.json and model.safetensors.")
-            with safe_open(file, framework="pt") as tensors:
-                weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        return weights
-    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
-        raise ModelError(f"{folder}: cannot read the weights ({error}); the file is damaged or incomplete.") from None
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,89 @@
+"""A forecast patch by patch, plainly: one path of each row, whatever is fed back.
+
+# R rows, C context steps (a multiple of the patch size P), K components
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foretrain.models.toto.distribution import StudentTs
+from foretrain.models.toto.inputs import newest, prepare
+from foretrain.models.toto.layers import Layout
+from foretrain.models.toto.memory import KeyValues
+from foretrain.models.toto.model import TotoNetwork
+from foretrain.models.toto.scaler import Statistics
+
+
+class Decoder:
+    """Rows that have been read, the mixtures of the patch that comes next, and what un-scales them."""
+
+    def __init__(
+        self,
+        network: TotoNetwork,
+        series: Tensor,
+        observed: Tensor | None,
+        layout: Layout,
+        *,
+        exogenous: Tensor | None = None,
+        compat: bool = False,
+        recentre: bool = False,
+    ) -> None:
+        """Read contexts (R, C); see TotoNetwork.read and inputs.prepare for the arguments."""
+        self.network, self.layout, self.recentre, self.compat = network, layout, recentre, compat
+        self.memories = [KeyValues() for _ in range(network.layers_over_time)]
+        inputs = prepare(network.scaler, series, observed, prefix_length=series.shape[1], compat=compat)
+        self.stream, self.last = inputs.stream, inputs.last
+        self.empty, self.patches = inputs.empty, 0
+        self._read(inputs.scaled, inputs.statistics, exogenous)
+
+    def append(self, values: Tensor, observed: Tensor | None = None) -> None:
+        """Read the next patch (R, P) in the units of the data."""
+        seen = torch.ones_like(values, dtype=torch.bool) if observed is None else observed
+        statistics = self.stream.extend(values, seen)
+        if not self.compat:
+            values = newest(values, seen, self.last)
+        self.last = values[:, -1:]
+        scaled = (values - statistics.loc) / statistics.scale
+        self._read(scaled if self.compat else scaled.nan_to_num(nan=0.0), statistics, None)
+
+    def _read(self, scaled: Tensor, statistics: Statistics, exogenous: Tensor | None) -> None:
+        size = self.network.config.patch_size
+        hidden = self.network.read(
+            scaled,
+            self.layout,
+            exogenous=exogenous,
+            empty=self.empty,
+            memories=self.memories,
+            first=self.patches,
+            recentre=self.recentre,
+        )
+        self.patches += hidden.shape[1]
+        self.mixtures: StudentTs = self.network.mixtures(hidden[:, -1])  # (R, P, K)
+        self.statistics = Statistics(*(x[:, -size:] for x in statistics))  # (R, P) or (R, 1)
+
+
+@torch.no_grad()
+def forecast_mean(decoder: Decoder, steps: int, known: Tensor | None = None) -> Tensor:
+    """(R, steps) the mean of each patch, fed back. known (R, steps), NaN where unknown, replaces it."""
+    size = decoder.network.config.patch_size
+    patches = -(-steps // size)
+    if known is not None:
+        known = torch.nn.functional.pad(known, (0, patches * size - known.shape[1]), value=torch.nan)
+    found = []
+    for k in range(patches):
+        loc, scale = decoder.statistics
+        values = calm(decoder.mixtures.mean * scale + loc)
+        if known is not None:
+            given = known[:, k * size : (k + 1) * size]
+            values = torch.where(given.isnan(), values, given)
+        found.append(values)
+        if k + 1 < patches:
+            decoder.append(values)
+    return torch.cat(found, 1)[:, :steps]
+
+
+def calm(values: Tensor) -> Tensor:
+    """Values that are not finite, or nearly too large for their type, become 0, as upstream has it."""
+    return torch.where(values.abs() < torch.finfo(values.dtype).max / 2, values, 0.0)

@@ -1,0 +1,205 @@
+"""Layers of Toto 1.0, with upstream's parameter names: attention over time or over variates, then a gated MLP.
+
+# R rows (variates of all windows), S patches of a row, D width, H heads, d head width, W windows, V rows of a window
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foretrain.models.toto.config import TotoConfig
+from foretrain.models.toto.rotary import Turns, rotate
+
+EPS = 1e-8  # of the norms, inside the root
+_PREFIX = "windows"
+
+
+class Memory(Protocol):
+    """What a layer over time remembers of the patches it has read: rotated keys, and values."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """(R, H, n, d) of n new patches -> (R, H, n, d): remembers them and attends to everything remembered.
+
+        mask broadcasts to (R, H, n, patches remembered), True = seen; None = all up to the query itself.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows make up a window: rows in order and equally many each, or places of a padded table."""
+
+    rows: int
+    windows: int
+    size: int  # V, of the largest window
+    gather: Tensor | None = None  # (W * V,) row in each place, any row in an empty one; None = row i is place i
+    scatter: Tensor | None = None  # (R,) place of each row
+    valid: Tensor | None = None  # (W, 1, 1, V) places that hold a row
+
+    @classmethod
+    def of(cls, window: npt.NDArray[np.integer]) -> Layout:
+        """The layout of rows whose windows have these ids (R,), in any order."""
+        _, inverse, counts = np.unique(window, return_inverse=True, return_counts=True)
+        rows, windows, size = len(window), len(counts), int(counts.max(initial=0))
+        if rows == windows * size and (inverse == np.repeat(np.arange(windows), size)).all():
+            return cls(rows, windows, size)
+        order = np.argsort(inverse, kind="stable")
+        first = np.cumsum(counts) - counts
+        scatter = np.empty(rows, np.int64)
+        scatter[order] = np.repeat(np.arange(windows) * size, counts) + np.arange(rows) - np.repeat(first, counts)
+        gather = np.zeros(windows * size, np.int64)
+        gather[scatter] = np.arange(rows)
+        valid = np.zeros(windows * size, bool)
+        valid[scatter] = True
+        return cls(
+            rows, windows, size, torch.from_numpy(gather), torch.from_numpy(scatter),
+            torch.from_numpy(valid).view(windows, 1, 1, size),
+        )  # fmt: skip
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """As entries of a batch; sizes are shapes of empty tensors, so that reading them never waits for a device."""
+        entries = {f"{_PREFIX}.shape": torch.empty(self.rows, self.windows, self.size, 0)}
+        if self.gather is not None and self.scatter is not None and self.valid is not None:
+            entries |= {f"{_PREFIX}.gather": self.gather, f"{_PREFIX}.scatter": self.scatter}
+            entries[f"{_PREFIX}.valid"] = self.valid
+        return entries
+
+    @classmethod
+    def from_tensors(cls, batch: dict[str, Tensor]) -> Layout:
+        """The layout that to_tensors wrote."""
+        rows, windows, size, _ = batch[f"{_PREFIX}.shape"].shape
+        return cls(rows, windows, size, *(batch.get(f"{_PREFIX}.{part}") for part in ("gather", "scatter", "valid")))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Rows (R, S, ...) as windows (W, S, V, ...)."""
+        if self.gather is not None:
+            x = x[self.gather]
+        return x.unflatten(0, (self.windows, self.size)).transpose(1, 2)
+
+    def collect(self, x: Tensor) -> Tensor:
+        """Windows (W, S, V, ...) as rows (R, S, ...)."""
+        x = x.transpose(1, 2).flatten(0, 1)
+        return x if self.scatter is None else x[self.scatter]
+
+
+@dataclass(frozen=True)
+class Route:
+    """What every layer needs besides the hidden states; made once per forward."""
+
+    layout: Layout
+    turns: Turns  # of the patches that are read: (S, d), or (R, 1, S, d) where rows differ
+    time_mask: Tensor | None = None  # broadcasts to (R, H, n, patches up to now), True = seen; None = causal
+    memories: Sequence[Memory] | None = None  # of each layer over time, in order
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 at least."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(self.scale.dtype) * self.scale
+
+
+class SwiGLU(nn.Module):
+    """w3(silu(first half of w12(x)) * second half)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(width, 2 * inner)
+        self.w3 = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        gated, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gated) * value)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose projections put the head last: wQKV's outputs are (3, d, H), wO's inputs (H, d)."""
+
+    def __init__(self, config: TotoConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.num_heads, config.dropout
+        self.wQKV = nn.Linear(config.embed_dim, 3 * config.embed_dim)
+        self.wO = nn.Linear(config.embed_dim, config.embed_dim)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., S, D) -> queries, keys and values (..., H, S, d)."""
+        found = self.wQKV(x).unflatten(-1, (3, -1, self.heads))
+        return tuple(part.movedim(-1, -3) for part in found.unbind(-3))  # type: ignore[return-value]
+
+    def merge(self, mixed: Tensor) -> Tensor:
+        """(..., H, S, d) -> (..., S, D)."""
+        return self.wO(mixed.transpose(-2, -3).flatten(-2))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
+        """(..., H, S, d) each -> (..., H, S, d)."""
+        rate = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate, is_causal=causal)
+
+    def over_time(self, x: Tensor, route: Route, memory: Memory | None) -> Tensor:
+        """x (R, S, D) -> (R, S, D): each patch sees its row's patches up to itself, at rotated positions."""
+        query, key, value = self.split(x)
+        query, key = rotate(query, route.turns.query), rotate(key, route.turns.key)
+        if memory is not None:
+            return self.merge(memory.attend(query, key, value, route.time_mask))
+        return self.merge(self.attend(query, key, value, route.time_mask, causal=route.time_mask is None))
+
+    def over_variates(self, x: Tensor, route: Route) -> Tensor:
+        """x (R, S, D) -> (R, S, D): at each patch every variate sees those of its window."""
+        query, key, value = self.split(route.layout.spread(x))
+        mask = route.layout.valid
+        mixed = self.attend(query, key, value, None if mask is None else mask[:, None])
+        return route.layout.collect(self.merge(mixed))
+
+
+class TransformerLayer(nn.Module):
+    """Attention, then the MLP; each pre-normed and residual."""
+
+    def __init__(self, config: TotoConfig, over_variates: bool) -> None:
+        super().__init__()
+        self.over_variates = over_variates
+        self.dropout = config.dropout
+        self.norm1 = RMSNorm(config.embed_dim)
+        self.norm2 = RMSNorm(config.embed_dim)
+        self.attention = Attention(config)
+        self.mlp = nn.Sequential(SwiGLU(config.embed_dim, config.mlp_hidden_dim))
+
+    def forward(self, hidden: Tensor, route: Route, memory: Memory | None = None) -> Tensor:
+        """hidden (R, S, D) -> (R, S, D); memory is that of a layer over time."""
+        normed = self.norm1(hidden)
+        if self.over_variates:
+            hidden = hidden + self.attention.over_variates(normed, route)
+        else:
+            hidden = hidden + self.attention.over_time(normed, route, memory)
+        return hidden + F.dropout(self.mlp(self.norm2(hidden)), self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """The layers; no norm after the last one."""
+
+    def __init__(self, config: TotoConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([TransformerLayer(config, over) for over in config.spacewise])
+
+    def forward(self, hidden: Tensor, route: Route) -> Tensor:
+        """hidden (R, S, D) -> (R, S, D)."""
+        memories = iter(route.memories) if route.memories is not None else None
+        for layer in self.layers:
+            assert isinstance(layer, TransformerLayer)
+            memory = None if memories is None or layer.over_variates else next(memories)
+            hidden = layer(hidden, route, memory)
+        return hidden

@@ -1,0 +1,132 @@
+"""The Toto 1.0 network, with upstream's parameter names and numbers.
+
+Facts from DataDog/toto (toto/model/backbone.py and its parts) and the Toto report (arXiv 2407.07874).
+
+# R rows (variates of all windows), T steps, P patch size, S = T / P patches, D width, K components
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foretrain.models.toto.config import TotoConfig
+from foretrain.models.toto.distribution import MixtureHead, StudentTs
+from foretrain.models.toto.layers import Layout, Memory, Route, Transformer
+from foretrain.models.toto.rotary import turns
+from foretrain.models.toto.scaler import Scaler
+from foretrain.nn.unused import attach
+
+
+class PatchEmbedding(nn.Module):
+    """A linear layer over the steps of a patch."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(patch_size, width)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(R, S, P) -> (R, S, D)."""
+        return self.projection(patches)
+
+
+class TotoNetwork(nn.Module):
+    """Toto 1.0's tensor-level model: scaled patches in, hidden states and mixtures out."""
+
+    def __init__(self, config: TotoConfig, *, labels: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.scaler = Scaler.of(config)
+        self.patch_embed = PatchEmbedding(config.patch_size, config.embed_dim)
+        if labels:
+            self.target_variate_label = nn.Parameter(torch.empty(config.embed_dim))
+            self.exogenous_variate_label = nn.Parameter(torch.empty(config.embed_dim))
+        self.transformer = Transformer(config)
+        self.unembed = nn.Linear(config.embed_dim, config.embed_dim * config.patch_size)
+        self.output_distribution = MixtureHead(config.embed_dim, config.components)
+
+    @property
+    def labels(self) -> int:
+        """Tokens in front of a row's patches that say what it is: 1 or 0."""
+        return int(hasattr(self, "target_variate_label"))
+
+    @property
+    def layers_over_time(self) -> int:
+        """How many layers attend over time, each of which may have a Memory."""
+        return self.config.num_layers - sum(self.config.spacewise)
+
+    def read(
+        self,
+        scaled: Tensor,
+        layout: Layout,
+        *,
+        exogenous: Tensor | None = None,
+        empty: Tensor | None = None,
+        memories: Sequence[Memory] | None = None,
+        first: int = 0,
+        recentre: bool = False,
+    ) -> Tensor:
+        """Hidden states (R, S, D) of scaled patches.
+
+        Args:
+            scaled: (R, T) normalised values, finite everywhere.
+            layout: which rows share a window.
+            exogenous: (R,) rows that are covariates known ahead; None = none is.
+            empty: (R, S) patches in front of a row's first observation, a prefix of every row; no later patch sees
+                them. None = upstream's way, to which every patch counts.
+            memories: of each layer over time; what they hold already is attended to as well.
+            first: patches read before into these memories.
+            recentre: with memories, decay positions around the middle of what has been read, as upstream does anew
+                in every call, so that later patches see keys of earlier calls slightly off.
+        """
+        hidden = self.patch_embed(scaled.unflatten(-1, (-1, self.config.patch_size)))
+        count, begin, device = hidden.shape[1], first, hidden.device
+        lead = None if empty is None else empty.sum(-1)
+        if self.labels:
+            begin = first + 1 if first else 0
+            if not first:
+                hidden = torch.cat((self._labels(len(hidden), exogenous)[:, None], hidden), dim=1)
+        new = hidden.shape[1]
+        positions = torch.arange(begin, begin + new, device=device, dtype=torch.float32)
+        centre = float((begin + new - 1) // 2) if recentre else 0.0
+        if self.labels and not first and lead is not None:  # a row's label stands right in front of its first patch
+            positions = positions.repeat(len(hidden), 1)
+            positions[:, 0] = lead
+            positions = positions[:, None]
+        route = Route(
+            layout,
+            turns(positions, self.config.head_dim, centre),
+            self._mask(lead, begin, new, device),
+            memories,
+        )
+        return self.transformer(hidden, route)[:, -count:]
+
+    def mixtures(self, hidden: Tensor) -> StudentTs:
+        """Mixtures (..., P, K) of the steps after the patches with these hidden states (..., D), in scaled space."""
+        features = self.unembed(hidden).unflatten(-1, (self.config.patch_size, -1))
+        return self.output_distribution(features)
+
+    def _labels(self, rows: int, exogenous: Tensor | None) -> Tensor:
+        """(R, D) unit vectors that say what each row is."""
+        target, known = (
+            F.normalize(label, dim=0) for label in (self.target_variate_label, self.exogenous_variate_label)
+        )
+        if exogenous is None:
+            return attach(target, [self.exogenous_variate_label]).expand(rows, -1)
+        return torch.where(exogenous[:, None], known, target)
+
+    def _mask(self, lead: Tensor | None, begin: int, new: int, device: torch.device) -> Tensor | None:
+        """(R, 1, n, m) True where a new slot sees one of all m slots; None = all up to itself."""
+        if lead is None and (begin == 0 or new == 1):
+            return None
+        slot = torch.arange(begin + new, device=device)
+        query = slot[begin:, None]
+        seen = slot <= query
+        if lead is None:
+            return seen
+        beginning = self.labels + lead[:, None, None, None]  # slot of a row's first patch that counts
+        counts = (slot >= beginning) | (slot < self.labels) | (slot == query)
+        return seen & counts

@@ -1,0 +1,141 @@
+"""Causal normalisation: running mean and deviation of each row, in one pass or carried on patch by patch.
+
+Statistics are float64 (float32 where a device has none) and have no gradient.
+
+# R rows (variates of all windows), T steps, P patch size
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from foretrain.models.toto.config import TotoConfig
+
+MINIMUM = 0.1  # added to the variance of the causal scalers
+STD_MEAN_MINIMUM = 1e-3  # the same of StdMeanScaler
+
+
+class Statistics(NamedTuple):
+    """value = scaled * scale + loc; of shape (R, T), or (R, 1) where all steps of a row share them."""
+
+    loc: Tensor
+    scale: Tensor
+
+
+class Sums(NamedTuple):
+    """What a row has seen, all that its next steps need: (R, 1) each."""
+
+    count: Tensor  # of observed steps
+    total: Tensor  # of their values
+    squares: Tensor  # of deviations from the running mean (Welford's M2)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of the running scale, (R, 1) each."""
+
+    low: Tensor
+    high: Tensor
+
+
+class Scaler:
+    """One of upstream's three scalers.
+
+    CausalPatchStdMeanScaler gives every step of a patch the statistics of the patch's last step, CausalStdMeanScaler
+    each step its own, StdMeanScaler all steps those of the prefix. (model/scaler.py)
+    """
+
+    def __init__(self, kind: str, patch_size: int, *, stabilize: bool = True, exponent: float = 10.0) -> None:
+        self.kind, self.patch_size = kind, patch_size
+        self.stabilize, self.exponent = stabilize, exponent
+
+    @classmethod
+    def of(cls, config: TotoConfig) -> Scaler:
+        """The scaler of a model; upstream hands stabilize_with_global to the patch scaler alone."""
+        stabilize = config.stabilize_with_global and config.scaler == "CausalPatchStdMeanScaler"
+        return cls(config.scaler, config.patch_size, stabilize=stabilize, exponent=float(config.scale_factor_exponent))
+
+    @torch.no_grad()
+    def __call__(self, series: Tensor, observed: Tensor, prefix_length: int | None = None) -> Statistics:
+        """Statistics of series (R, T), in its dtype; whatever stands where observed (R, T) is False plays no part.
+
+        prefix_length: steps that the global limits (of StdMeanScaler: everything) rest on; None = all.
+        """
+        if self.kind == "StdMeanScaler":
+            return self._fixed(series, observed, prefix_length)
+        return self.begin(series, observed, prefix_length)[0]
+
+    @torch.no_grad()
+    def begin(self, series: Tensor, observed: Tensor, prefix_length: int | None = None) -> tuple[Statistics, Stream]:
+        """The same, and a stream that goes on with the steps that follow."""
+        if self.kind == "StdMeanScaler":
+            fixed = self._fixed(series, observed, prefix_length)
+            return fixed, Stream(self, None, None, fixed)
+        wide, weight = _wide(series, observed)
+        bounds = self._bounds(wide[:, :prefix_length], weight[:, :prefix_length]) if self.stabilize else None
+        zero = wide.new_zeros(len(wide), 1)
+        stream = Stream(self, Sums(zero, zero, zero), bounds, None)
+        return stream.extend(series, observed), stream
+
+    def _bounds(self, wide: Tensor, weight: Tensor) -> Bounds:
+        count = weight.sum(-1, keepdim=True).clamp(min=1.0)
+        mean = (weight * wide).sum(-1, keepdim=True) / count
+        spread = (((wide - mean) * weight).square().sum(-1, keepdim=True) / count + MINIMUM).sqrt()
+        factor = 10.0**self.exponent
+        return Bounds((spread / factor).clamp(min=MINIMUM), spread * factor)
+
+    @staticmethod
+    def _fixed(series: Tensor, observed: Tensor, prefix_length: int | None) -> Statistics:
+        wide, weight = _wide(series[:, :prefix_length], observed[:, :prefix_length])
+        count = weight.sum(-1, keepdim=True).clamp(min=1.0)
+        mean = (weight * wide).sum(-1, keepdim=True) / count
+        variance = ((wide - mean) * weight).square().sum(-1, keepdim=True) / count
+        return Statistics(mean.to(series.dtype), (variance + STD_MEAN_MINIMUM).sqrt().to(series.dtype))
+
+
+class Stream:
+    """A scaler that goes on: what follows costs no look at what came before."""
+
+    def __init__(self, scaler: Scaler, sums: Sums | None, bounds: Bounds | None, fixed: Statistics | None) -> None:
+        self.scaler, self.sums, self.bounds, self.fixed = scaler, sums, bounds, fixed
+
+    @torch.no_grad()
+    def extend(self, series: Tensor, observed: Tensor) -> Statistics:
+        """Statistics of the next steps (R, n), a multiple of the patch size for the patch scaler."""
+        if self.fixed is not None:
+            return self.fixed
+        assert self.sums is not None
+        wide, weight = _wide(series, observed)
+        count = self.sums.count + weight.cumsum(-1)
+        total = self.sums.total + (weight * wide).cumsum(-1)
+        mean = total / count.clamp(min=1.0)
+        first = self.sums.total / self.sums.count.clamp(min=1.0)
+        before = torch.cat((first, mean[:, :-1]), 1)
+        squares = self.sums.squares + (weight * (wide - before) * (wide - mean)).cumsum(-1)
+        self.sums = Sums(count[:, -1:], total[:, -1:], squares[:, -1:])
+        if self.scaler.kind == "CausalPatchStdMeanScaler":
+            size = self.scaler.patch_size
+            count, mean, squares = (x[:, size - 1 :: size] for x in (count, mean, squares))
+        scale = (squares / (count - 1.0).clamp(min=1.0) + MINIMUM).sqrt()
+        if self.bounds is not None:
+            scale = torch.minimum(torch.maximum(scale, self.bounds.low), self.bounds.high)
+        if self.scaler.kind == "CausalPatchStdMeanScaler":
+            mean, scale = (x.repeat_interleave(size, 1) for x in (mean, scale))
+        return Statistics(mean.to(series.dtype), scale.to(series.dtype))
+
+    def select(self, rows: Tensor) -> Stream:
+        """The stream of these rows (indices, repeats allowed), which goes on by itself."""
+        sums = None if self.sums is None else Sums(*(x[rows] for x in self.sums))
+        bounds = None if self.bounds is None else Bounds(self.bounds.low[rows], self.bounds.high[rows])
+        fixed = None if self.fixed is None else Statistics(*(x[rows] for x in self.fixed))
+        return Stream(self.scaler, sums, bounds, fixed)
+
+
+def _wide(series: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Values with 0 where not observed, and weights."""
+    dtype = torch.float32 if series.device.type == "mps" else torch.float64
+    return torch.where(observed, series, 0.0).to(dtype), observed.to(dtype)
