@@ -26,7 +26,7 @@ from foretrain.training.distributed import World
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.schedule import warmup_steps
 from foretrain.training.settings import TrainingConfig, plan_run
-from foretrain.training.trainer import Evaluate, Trainer, TrainResult
+from foretrain.training.trainer import Trainer, TrainResult
 
 if TYPE_CHECKING:
     ModelSection = Any
@@ -191,6 +191,7 @@ def _trainer(
     resume: str | None = None,
     notes: Sequence[str] = (),
 ) -> Trainer:
+    validation = _validation(config, source, model, world)
     return Trainer(
         model,
         source,
@@ -199,11 +200,12 @@ def _trainer(
         output_dir=config.output_dir,
         seed=config.seed,
         world=world,
-        evaluate=_validation(config, source, model, world),
+        evaluate=validation,
         resolved_config=config.model_dump(mode="json"),
         resume=resume,
         facts=_release_facts(config, source),
         notes=notes,
+        units=validation.units if validation is not None else None,
     )
 
 
@@ -227,7 +229,7 @@ def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> No
     warmup_steps(config.optimizer.schedule, plan.steps)
 
 
-def _validation(config: RunConfig, source: TrainingSource, model: Trainable, world: World) -> Evaluate | None:
+def _validation(config: RunConfig, source: TrainingSource, model: Trainable, world: World) -> Validation | None:
     """The function that scores the model during training, or None where nothing asks for it."""
     if not _validates(config):
         return None

@@ -168,7 +168,7 @@ class Reconstruction(Trainable):
 
     family = "reconstruction"
     validation_names = ("loss", "reconstruction_mse")
-    forward, collate = Persistence.forward, Persistence.collate
+    own_loss, collate = Persistence.own_loss, Persistence.collate
     parameter_groups, blocks = Persistence.parameter_groups, Persistence.blocks
     save_release, flops_per_window = Persistence.save_release, Persistence.flops_per_window
 

@@ -128,7 +128,9 @@ class Kit:
     @staticmethod
     def trainer(out: Path, *, model: Any = None, source: Any = None, optimizer: Any = None, **rest: Any) -> Trainer:
         """A trainer; keywords of Trainer go to it, all others are training settings."""
-        own = {k: rest.pop(k) for k in ("resume", "evaluate", "world", "console", "facts", "seed") if k in rest}
+        own = {
+            k: rest.pop(k) for k in ("resume", "evaluate", "world", "console", "facts", "seed", "units") if k in rest
+        }
         config = Kit.config(**rest)
         optimizer = optimizer or OptimizerConfig(learning_rate=1e-2)
         tree = {"training": config.model_dump(mode="json"), "optimizer": optimizer.model_dump(mode="json")}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from foretrain.training.trainer import Result
 
 VALIDATION_METRICS = ("wql", "mase", "sql", "coverage_80_share", "pct_mae", "direction_accuracy_share")
+OWN_UNIT = "the training loss's own"
 
 
 class EvaluationConfig(Section):
@@ -59,7 +60,7 @@ class Validation:
     past covariates there.
     """
 
-    names: tuple[str, ...]  # metrics that every call gives, val_ in front
+    units: dict[str, str]  # of the metrics that every call gives, val_ in front
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class Validation:
         self._told = world is not None and not world.is_main
         panel = _panel(config, data, opened, selections, seed)
         self._losses = self._backtest = None
-        self.names = tuple(f"val_{name}" for name in model.validation_names) if config.loss else ()
+        self.units = {f"val_{name}": OWN_UNIT for name in model.validation_names} if config.loss else {}
         if forecasts:
             self._options = _options(config, family)
             scored = tuple(
@@ -117,13 +118,19 @@ class Validation:
             )
             known = metrics.pooled(self._backtest.naive)
             self._metrics = tuple(name for name in VALIDATION_METRICS if name in known)
-            self.names += (*(f"val_{name}" for name in self._metrics), "val_skill")
+            self.units |= {f"val_{name}": metrics.METRICS[name].unit for name in self._metrics}
+            self.units["val_skill"] = metrics.METRICS["skill_vs_naive"].unit
         elif not self._told:
             _warn_of_idle(config, model)
         if config.loss:
             made = self._backtest.dealer if self._backtest is not None else None
             same = made is not None and made.panel.selections == panel.selections
             self._losses = made if same else Dealer(panel, config.batch_size, world)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Metrics that every call gives."""
+        return tuple(self.units)
 
     def __call__(self, model: Any, step: int) -> Result:
         """The metrics of a model; what is not finite is NaN. step is the trainer's and changes nothing."""

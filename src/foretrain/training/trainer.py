@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import foretrain
 from foretrain.config import dump_yaml
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
-from foretrain.training import checkpoint
+from foretrain.training import adapters, checkpoint
 from foretrain.training.batches import Batches, Prepared, Source
 from foretrain.training.distributed import World, parallelize, unwrap
 from foretrain.training.ema import Ema
@@ -27,7 +27,7 @@ from foretrain.training.monitor import Monitor
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.progress import Progress, StoppedBy
-from foretrain.training.release import write_release
+from foretrain.training.release import mark_of, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import Piece, TrainingConfig, check_resumable, plan_run
 from foretrain.training.update import Outcome, Updater
@@ -81,7 +81,7 @@ class Trainer:
     ranks together, with the model in eval mode and holding averaged weights where these are on. resume: None starts
     (an output_dir that holds a run is an error), "auto" goes on from the newest good checkpoint or starts, a path goes
     on from that checkpoint. resolved_config is what is saved in checkpoints and compared on resume. facts go into
-    release.json (parents' hashes, date range), notes to the head of the log.
+    release.json (parents' hashes, date range), notes to the head of the log; units are those of evaluate's metrics.
     """
 
     def __init__(
@@ -100,11 +100,12 @@ class Trainer:
         console: Console | None = None,
         facts: dict[str, Any] | None = None,
         notes: Sequence[str] = (),
+        units: Mapping[str, str] | None = None,
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
         self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
-        self.console, self.facts, self.notes = console, facts or {}, notes
+        self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
         if evaluate is None and (training.validate_every or optimizer.schedule.kind == "plateau"):
             raise ConfigError(
                 "training.validate_every and the plateau schedule need something to validate on, and this run has "
@@ -337,6 +338,7 @@ class Trainer:
             with (
                 torch.no_grad(),
                 self.ema.swapped() if self.ema else nullcontext(),
+                adapters.merged(self.model),
                 self.signals.cutting(self.world.size == 1),
             ):
                 result = self.evaluate(self.model, step)
@@ -462,13 +464,24 @@ class Trainer:
             "versions": {"foretrain": foretrain.__version__, "torch": torch.__version__},
             "stopped": {"step": progress.step, "by": stopped_by},
             **self.facts,
+            **(adapted := adapters.facts(self.model)),
         }
-        self.world.on_main(lambda: write_release(self.output_dir, self.model, None, facts) and None)
+        if alarm := adapted.get("adapter", {}).get("alarm"):
+            self.monitor.say(f"WARNING: {alarm}")
+        self.world.on_main(lambda: self._leave(facts))
         self.monitor.say(f"finished at step {progress.step:,} ({stopped_by}); release/ holds step {step:,}")
         self.model.eval()
         return TrainResult(
             progress.step, self.last_loss, progress.best, progress.best_step, step, stopped_by, self.last_metrics
         )
+
+    def _leave(self, facts: dict[str, Any]) -> None:
+        """Write the release and what is told of it."""
+        mark = mark_of(self.output_dir / "release", facts)
+        write_release(self.output_dir, self.model, None, {**facts, **mark})
+        told = {"weights": facts["weights"], **mark}
+        metric = self.config.best_metric
+        write_records(self.output_dir, facts["step"], self.store.best(), metric=metric, units=self.units, facts=told)
 
 
 def save_config(output_dir: Path, tree: dict[str, Any]) -> None:
