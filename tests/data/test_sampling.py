@@ -72,8 +72,9 @@ def test_bounded_draws_stay_inside(bound, key):
 
 
 def plan(lengths, weights=(1.0,), **options) -> Plan:
-    settings = dict(seed=0, reserved=0, min_context=1, prediction_length=1, stride=1, epoch=False, by_length=False)
-    return Plan([np.array(pool) for pool in lengths], list(weights), **{**settings, **options})
+    settings = dict(seed=0, reserved=0, min_context=1, min_prediction_length=1, stride=1)
+    modes = {"epoch": False, "by_length": False}
+    return Plan([np.array(pool) for pool in lengths], list(weights), **{**settings, **modes, **options})
 
 
 @quick
@@ -109,7 +110,7 @@ def test_corpora_are_drawn_by_weight_whatever_their_size():
 
 
 def test_an_epoch_visits_each_strided_window_once_and_the_next_one_in_another_order():
-    drawn = plan([[23, 10], [17]], (1.0, 1.0), epoch=True, min_context=4, prediction_length=3, stride=2, reserved=1)
+    drawn = plan([[23, 10], [17]], (1.0, 1.0), epoch=True, min_context=4, min_prediction_length=3, stride=2, reserved=1)
     expected = [(s, c) for s, rows in enumerate((22, 9, 16)) for c in range(rows - 3, 3, -2)]
     size = drawn.epoch_length
     assert size == len(expected)

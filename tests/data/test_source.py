@@ -228,10 +228,6 @@ def test_a_corpus_without_one_long_series_says_what_is_needed():
     corpus = Corpus.from_arrays("m", [("a", np.ones((1, 11)), None), ("b", np.ones((1, 4)), None)], ["x"])
     with pytest.raises(DataError, match=r"m: none of its 2 series .* longest has 11 rows; needed are 12"):
         source(corpus)
-    with pytest.raises(DataError, match=r"With data.min_context=2 the longest would do"):
-        source(corpus)
-    with pytest.raises(DataError, match="Shorten prediction_length"):
-        source(corpus, min_rows=20)
 
 
 def test_max_train_series_takes_a_random_share_of_every_corpus(random_items):
@@ -375,3 +371,59 @@ def test_describe_names_every_corpus(tmp_path, random_items, write_corpus):
     assert (second["path"], second["provenance"], second["rows_per_window"]) == (None, "synthetic", 1)
     assert (first["share"], second["share"]) == (0.75, 0.25)
     agree(made, made.windows(0, 50))
+
+
+# -- futures that end early ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    variates=st.integers(1, 3),
+    low=st.integers(6, 12),
+    context=st.integers(2, 30),
+    least=st.integers(1, 5),
+    mode=st.sampled_from(["random", "epoch"]),
+    mapped=st.booleans(),
+    reserved=st.integers(0, 2),
+)
+def test_the_newest_windows_may_have_shorter_futures_that_end_with_the_training_part(
+    tmp_path_factory, random_items, write_corpus, seed, variates, low, context, least, mode, mapped, reserved
+):
+    items = random_items(seed, 20, variates, low, low + 40, missing=0.0)
+    names = [f"v{k}" for k in range(variates)]
+    if mapped:
+        corpus = write_corpus(tmp_path_factory.mktemp("corpora") / "c", items, names, **SMALL)
+    else:
+        corpus = Corpus.from_arrays("m", items, names)
+    options = {"context_length": context, "prediction_length": 5, "min_prediction_length": least, "min_context": 1}
+    options |= {"sampling": mode, "stride": 1, "validation_steps": reserved, "test_steps": 0, "seed": seed}
+    made = source(corpus, **options, known_covariates=names[1:2])
+    windows = made.windows(0, 60)
+    _, series, cutoff = windows.source.T
+    left = corpus.lengths[series] - reserved - cutoff
+    assert left.min() >= least
+    steps = np.arange(5) < left[:, None]
+    first_row = np.searchsorted(windows.window, np.arange(60))
+    for row, b in enumerate(windows.window.tolist()):
+        column = made.selections[0].columns[row - first_row[b]]
+        known = corpus.values(int(series[b]))[column, cutoff[b] : cutoff[b] + min(5, left[b])]
+        assert np.array_equal(windows.future[row][steps[b]], known) and np.isnan(windows.future[row][~steps[b]]).all()
+
+
+def test_beyond_an_early_end_no_known_category_and_no_time_is_told():
+    columns = [Column(name="y"), Column(name="c", kind="categorical", categories=("a", "b"))]
+    values = np.stack([np.arange(9.0), np.arange(9.0) % 2])
+    corpus = Corpus.from_arrays("m", [("i", values, np.arange(9) * 3_600_000_000)], columns, time="regular", freq="h")
+    options = {"context_length": 4, "prediction_length": 3, "min_prediction_length": 1, "sampling": "epoch"}
+    options |= {"validation_steps": 0, "test_steps": 0, "with_times": True, "known_covariates": ("c",)}
+    made = source(corpus, **options)
+    windows = made.windows(0, made.epoch_length)
+    newest = int(np.flatnonzero(windows.source[:, 2] == 8)[0])
+    assert np.isnan(windows.future[2 * newest + 1]).tolist() == [False, True, True]
+    assert (windows.future_times[newest] == NO_TIME).tolist() == [False, True, True]
+
+
+def test_a_shortest_future_longer_than_the_horizon_is_an_error():
+    with pytest.raises(ConfigError, match="min_prediction_length 4 exceeds prediction_length 3"):
+        config(min_prediction_length=4)

@@ -6,7 +6,7 @@ The gather reads straight from the memory map. All float32 leaves of all corpora
 rows of C + H floats, one starting at each float between the lowest and the highest mapped value, and one numpy
 index operation copies the rows that a batch needs. An index is only ever formed from Arrow offsets that were checked
 against their buffer, so the unmapped gaps between files are never touched. What cannot be read so (other number types,
-nulls, the first steps of a record batch) is copied row by row.
+nulls, the first and last steps of a record batch) is copied row by row.
 """
 
 from __future__ import annotations
@@ -47,22 +47,23 @@ class Plan:
         seed: int,
         reserved: int,
         min_context: int,
-        prediction_length: int,
+        min_prediction_length: int,
         stride: int,
         epoch: bool,
         by_length: bool,
     ) -> None:
-        """lengths holds each pool's series lengths, all of at least min_context + prediction_length + reserved."""
+        """lengths holds each pool's series lengths, all of at least min_context + min_prediction_length + reserved."""
         self._seed = seed
         self._epoch = epoch
         self._by_length = by_length
-        self._min_context = min_context
-        self._stride = stride
+        self.min_context = min_context
+        self.min_prediction_length = min_prediction_length
+        self.stride = stride
         sizes = np.array([len(pool) for pool in lengths], np.int64)
         self._offset = np.concatenate([[0], np.cumsum(sizes)])
         self._share = np.cumsum(weights) / np.sum(weights)
-        self._newest = np.concatenate(lengths) - (reserved + prediction_length)  # (G,) latest cutoff
-        choices = self._newest - min_context + 1
+        self.newest = np.concatenate(lengths) - (reserved + min_prediction_length)  # (G,) latest cutoff
+        choices = self.newest - min_context + 1
         strided = (choices - 1) // stride + 1
         self.epoch_length = int(strided.sum())
         # only what this mode looks up is kept: these are 8 bytes a series
@@ -95,8 +96,8 @@ class Plan:
         else:
             before = np.where(begin > 0, self._choices[begin - 1], 0)
             slot = np.searchsorted(self._choices, before + below(key, number, self._choices[end - 1] - before), "right")
-        newest = self._newest[slot]
-        cutoff = self._min_context + below(derive(seed, _PICK_CUTOFF), number, newest - self._min_context + 1)
+        newest = self.newest[slot]
+        cutoff = self.min_context + below(derive(seed, _PICK_CUTOFF), number, newest - self.min_context + 1)
         return slot, cutoff
 
     def _in_epoch(self, number: IntArray) -> tuple[IntArray, IntArray]:
@@ -108,130 +109,166 @@ class Plan:
             index[chosen] = permute_blocks(derive(self._seed, _EPOCH, int(e)), position[chosen], self.epoch_length)
         slot = np.searchsorted(self._strided, index, side="right")
         before = np.where(slot > 0, self._strided[slot - 1], 0)
-        return slot, self._newest[slot] - (index - before) * self._stride
+        return slot, self.newest[slot] - (index - before) * self.stride
 
 
 class Gather:
     """(slot, cutoff) -> Windows."""
 
-    def __init__(self, pools: list[Pool], *, context_length: int, prediction_length: int, with_times: bool) -> None:
+    def __init__(
+        self, pools: list[Pool], *, context_length: int, prediction_length: int, reserved: int, with_times: bool
+    ) -> None:
+        """reserved: steps at the end of every series that no future reaches into."""
         self._pools = pools
-        self._context = context_length
-        self._width = context_length + prediction_length
+        self._widths = context_length, prediction_length
         self._with_times = with_times
         self._offset = np.concatenate([[0], np.cumsum([len(pool.series) for pool in pools])])
         self._series = np.concatenate([pool.series for pool in pools])
         self._lengths = np.concatenate([pool.corpus.lengths[pool.series] for pool in pools])
+        self._ends = self._lengths - reserved
         self._keys = np.array([derive(int(pool.corpus.fingerprint[:16], 16)) for pool in pools], np.uint64)
         self._address = _addresses(pools)  # (blocks, G) of a series' first value; 0 = to be read row by row
-        self._floor = [_chunk_floors(pool.corpus) for pool in pools]
+        self._limit = [_chunk_limits(pool.corpus) for pool in pools]
         self._columns, self._blocks, self._roles, self._rows = _row_tables(pools)
         self._categorical = [pool.selection.categorical(pool.corpus) for pool in pools]
         self._names = [tuple(pool.corpus.columns[k] for k in pool.selection.columns) for pool in pools]
         self._any_past = bool((self._roles == PAST).any())
-        self._base, self._view = self._overlapping_rows()
+        spans = [span for pool in pools for span in _spans(pool.corpus)]
+        self._mapped = (min(span[0] for span in spans), max(span[1] for span in spans)) if spans else (0, 0)
+        self._views: dict[int, np.ndarray | None] = {}
 
-    def _overlapping_rows(self) -> tuple[int, np.ndarray | None]:
-        spans = [span for pool in self._pools for span in _spans(pool.corpus)]
-        if not spans:
-            return 0, None
-        low, high = min(span[0] for span in spans), max(span[1] for span in spans)
-        count = (high - low) // 4 - self._width + 1
-        if count < 1 or count * self._width * 4 >= 2**62:
-            return 0, None  # one row is longer than all data, or numpy cannot count that many: row by row
-        return low, np.asarray(_Memory(low, count, self._width))
+    def _view(self, width: int) -> np.ndarray | None:
+        """Rows of `width` floats, one starting at each mapped float; None where there are none: row by row then."""
+        if width not in self._views:
+            low, high = self._mapped
+            count = (high - low) // 4 - width + 1
+            # longer than all data, or more than numpy can count
+            none = count < 1 or count * width * 4 >= 2**62
+            self._views[width] = None if none else np.asarray(_Memory(low, count, width))
+        return self._views[width]
 
-    def __call__(self, slot: IntArray, cutoff: IntArray) -> Windows:
-        """The windows as one left-padded batch."""
+    def __call__(
+        self, slot: IntArray, cutoff: IntArray, context_length: int | None = None, prediction_length: int | None = None
+    ) -> Windows:
+        """The windows as one batch, contexts left padded, futures that end early right padded.
+
+        The lengths are the run's or, for a batch of windows that need no more, shorter ones.
+        """
+        context, horizon = context_length or self._widths[0], prediction_length or self._widths[1]
         pool = np.searchsorted(self._offset, slot, side="right") - 1
         rows = self._rows[pool]
         window = np.repeat(np.arange(len(slot)), rows)
         within = np.arange(len(window)) - np.repeat(np.cumsum(rows) - rows, rows)
         kind = pool[window], within
         role = self._roles[kind]
-        values = self._values(slot[window], pool[window], cutoff[window], self._columns[kind], self._blocks[kind])
+        span = _Span(context, horizon, cutoff, np.maximum(cutoff + horizon - self._ends[slot], 0))
+        values = self._values(slot, pool, window, self._columns[kind], self._blocks[kind], span)
         for k, categorical in enumerate(self._categorical):
             if categorical:
-                self._encode(values, np.flatnonzero(pool == k), cutoff, np.cumsum(rows) - rows, k)
+                self._encode(values, np.flatnonzero(pool == k), np.cumsum(rows) - rows, k, span)
         if self._any_past:
-            values[role == PAST, self._context :] = np.nan
+            values[role == PAST, context:] = np.nan
         series = self._series[slot]
-        times = self._times(pool, series, cutoff) if self._with_times else None
+        times = self._times(pool, series, span) if self._with_times else None
         return Windows(
-            context=values[:, : self._context],
-            future=values[:, self._context :],
+            context=values[:, :context],
+            future=values[:, context:],
             window=window,
             role=role,
             key=hash64(hash64(self._keys[pool], series), cutoff),
-            context_times=None if times is None else times[:, : self._context],
-            future_times=None if times is None else times[:, self._context :],
+            context_times=None if times is None else times[:, :context],
+            future_times=None if times is None else times[:, context:],
             source=np.stack([pool, series, cutoff], axis=1),
             names=tuple(self._names[k] for k in pool.tolist()),
         )
 
     def _values(
-        self, slot: IntArray, pool: IntArray, cutoff: IntArray, column: IntArray, block: IntArray
+        self, slot: IntArray, pool: IntArray, window: IntArray, column: IntArray, block: IntArray, span: _Span
     ) -> FloatArray:
-        """(R, C + H) values around each row's cutoff, NaN before the series' start."""
-        length = self._lengths[slot]
+        """(R, C + H) values around each row's cutoff, NaN before the series' start and beyond its training part."""
+        slot, pool, cutoff, excess = slot[window], pool[window], span.cutoff[window], span.excess[window]
         address = self._address[block, slot]
-        begin = address + 4 * (column * length + cutoff - self._context)
-        missing = self._context - cutoff  # steps to pad where positive
-        padded = np.flatnonzero(missing > 0)
+        begin = address + 4 * (column * self._lengths[slot] + cutoff - span.context)
+        missing = span.context - cutoff  # steps to pad where positive
+        left, right = np.flatnonzero(missing > 0), np.flatnonzero(excess > 0)
         direct = address > 0
-        if len(padded):
-            # a padded row is read from the neighbour before it and then overwritten; is that neighbour mapped?
-            direct[padded] &= begin[padded] >= self._floors(slot[padded], pool[padded])
-        if self._view is None:
+        # a padded row is read from its neighbours too and then overwritten; are they mapped?
+        if len(left):
+            direct[left] &= begin[left] >= self._limits(slot[left], pool[left])[0]
+        if len(right):
+            direct[right] &= begin[right] + 4 * span.width <= self._limits(slot[right], pool[right])[1]
+        view, low = self._view(span.width), self._mapped[0]
+        if view is None:
             direct[:] = False
-        if direct.all():
-            assert self._view is not None
-            values = self._view[(begin - self._base) >> 2]
+        if view is not None and direct.all():
+            values = view[(begin - low) >> 2]
         else:
-            values = np.empty((len(slot), self._width), np.float32)
+            values = np.empty((len(slot), span.width), np.float32)
             chosen = np.flatnonzero(direct)
-            if len(chosen):
-                assert self._view is not None
-                values[chosen] = self._view[(begin[chosen] - self._base) >> 2]
+            if view is not None and len(chosen):
+                values[chosen] = view[(begin[chosen] - low) >> 2]
             for row in np.flatnonzero(~direct).tolist():
-                self._read_row(
-                    values[row], int(slot[row]), int(pool[row]), int(cutoff[row]), int(column[row]), int(block[row])
-                )
-        for row, gap in zip(padded.tolist(), missing[padded].tolist(), strict=True):
+                place = int(slot[row]), int(pool[row]), int(cutoff[row]), int(excess[row])
+                self._read_row(values[row], *place, int(column[row]), int(block[row]), span.context)
+        for row, gap in zip(left.tolist(), missing[left].tolist(), strict=True):
             values[row, :gap] = np.nan
+        _pad_right(values, right, excess[right])
         return values
 
-    def _encode(self, values: FloatArray, windows: IntArray, cutoff: IntArray, first_row: IntArray, pool: int) -> None:
+    def _encode(self, values: FloatArray, windows: IntArray, first_row: IntArray, pool: int, span: _Span) -> None:
         """Turn the categorical rows of one pool's windows into numbers, from the context alone."""
         single = len(self._pools[pool].selection.targets) == 1
-        padded = np.maximum(self._context - cutoff[windows], 0)
-        target = values[first_row[windows], : self._context] if single else None
+        padded, excess = np.maximum(span.context - span.cutoff[windows], 0), span.excess[windows]
+        target = values[first_row[windows], : span.context] if single else None
         for row, count in self._categorical[pool]:
             at = first_row[windows] + row
-            values[at] = encode_codes(values[at], padded, count, target, self._context)
+            values[at] = encode_codes(values[at], padded, count, target, span.context)
+            _pad_right(values, at[excess > 0], excess[excess > 0])  # what is missing has a number too
 
-    def _read_row(self, out: FloatArray, slot: int, pool: int, cutoff: int, column: int, block: int) -> None:
+    def _read_row(
+        self, out: FloatArray, slot: int, pool: int, cutoff: int, excess: int, column: int, block: int, context: int
+    ) -> None:
         chunk, row = self._pools[pool].corpus.locate(int(self._series[slot]))
-        first = max(0, cutoff - self._context)
-        stop = cutoff + self._width - self._context
-        out[self._context - (cutoff - first) :] = chunk.blocks[block].block(row, first, stop)[column]
+        first, steps = max(0, cutoff - context), len(out) - excess
+        stop = cutoff + steps - context
+        out[context - (cutoff - first) : steps] = chunk.blocks[block].block(row, first, stop)[column]
 
-    def _floors(self, slot: IntArray, pool: IntArray) -> IntArray:
-        """Lowest mapped address of the record batch that holds each slot."""
-        out = np.empty(len(slot), np.int64)
-        for k, (firsts, floors) in enumerate(self._floor):
+    def _limits(self, slot: IntArray, pool: IntArray) -> tuple[IntArray, IntArray]:
+        """Lowest mapped address, and the end of what is mapped, of the record batch that holds each slot."""
+        found = np.empty((2, len(slot)), np.int64)
+        for k, (firsts, limits) in enumerate(self._limit):
             chosen = pool == k
-            out[chosen] = floors[np.searchsorted(firsts, self._series[slot[chosen]], side="right") - 1]
-        return out
+            found[:, chosen] = limits[:, np.searchsorted(firsts, self._series[slot[chosen]], side="right") - 1]
+        return found[0], found[1]
 
-    def _times(self, pool: IntArray, series: IntArray, cutoff: IntArray) -> IntArray:
+    def _times(self, pool: IntArray, series: IntArray, span: _Span) -> IntArray:
         """(B, C + H) stamps, NO_TIME where padded."""
-        times = np.full((len(series), self._width), NO_TIME, np.int64)
-        for row, (k, i, c) in enumerate(zip(pool.tolist(), series.tolist(), cutoff.tolist(), strict=True)):
-            first = max(0, c - self._context)
-            own = self._pools[k].corpus.times_slice(i, first, c + self._width - self._context)
-            times[row, self._context - (c - first) :] = own
+        times = np.full((len(series), span.width), NO_TIME, np.int64)
+        places = zip(pool.tolist(), series.tolist(), span.cutoff.tolist(), span.excess.tolist(), strict=True)
+        for row, (k, i, c, beyond) in enumerate(places):
+            first, steps = max(0, c - span.context), span.width - beyond
+            own = self._pools[k].corpus.times_slice(i, first, c + steps - span.context)
+            times[row, span.context - (c - first) : steps] = own
         return times
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where the windows of a batch lie in their series."""
+
+    context: int  # C
+    horizon: int  # H
+    cutoff: IntArray  # (B,)
+    excess: IntArray  # (B,) steps of the horizon beyond the series' training part
+
+    @property
+    def width(self) -> int:
+        return self.context + self.horizon
+
+
+def _pad_right(values: FloatArray, rows: IntArray, excess: IntArray) -> None:
+    for row, gap in zip(rows.tolist(), excess.tolist(), strict=True):
+        values[row, -gap:] = np.nan
 
 
 class _Memory:
@@ -268,10 +305,16 @@ def _spans(corpus: Corpus) -> list[tuple[int, int]]:
     ]
 
 
-def _chunk_floors(corpus: Corpus) -> tuple[IntArray, IntArray]:
-    """(first series, lowest readable address) of each chunk; with several blocks the highest of their starts rules."""
-    floors = [max((_address_of(b) for b in blocks if b is not None), default=0) for blocks in _leaves(corpus)]
-    return np.array(corpus.chunk_starts()[:-1], np.int64), np.array(floors, np.int64)
+def _chunk_limits(corpus: Corpus) -> tuple[IntArray, IntArray]:
+    """(first series, (2, chunks) readable addresses from and up to) of each chunk; of several blocks the tightest."""
+    limits = [
+        (
+            max((_address_of(b) for b in blocks if b is not None), default=0),
+            min((_address_of(b) + b.nbytes for b in blocks if b is not None), default=0),
+        )
+        for blocks in _leaves(corpus)
+    ]
+    return np.array(corpus.chunk_starts()[:-1], np.int64), np.array(limits, np.int64).reshape(-1, 2).T
 
 
 def _addresses(pools: list[Pool]) -> IntArray:

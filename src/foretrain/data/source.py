@@ -12,13 +12,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from foretrain.config import Section
+from foretrain.data.lengths import no_window, rows_needed
 from foretrain.data.permutation import derive, hash64
 from foretrain.data.sampling import Gather, Plan, Pool
-from foretrain.data.splits import Selection, held_out, select, train_rows
+from foretrain.data.splits import Selection, held_out, select
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import SyntheticSpec, generate
 from foretrain.data.windows import IntArray, Windows
-from foretrain.errors import ConfigError, DataError
+from foretrain.errors import ConfigError
 
 
 class CorpusSpec(Section):
@@ -52,6 +53,9 @@ class DataConfig(Section):
     context_length: int = Field(gt=0)
     prediction_length: int = Field(gt=0)
     min_context: int | None = Field(default=None, gt=0)  # fewest rows before a cutoff; None: prediction_length
+    # Fewest steps after a cutoff; None: prediction_length. With fewer, the newest windows of a series have shorter
+    # futures, and shorter series have windows.
+    min_prediction_length: int | None = Field(default=None, gt=0)
     sampling: Literal["random", "epoch"] = "random"
     stride: int | None = Field(default=None, gt=0)  # between windows of an epoch; None: prediction_length
     series_weighting: Literal["uniform", "length"] = "uniform"
@@ -66,6 +70,10 @@ class DataConfig(Section):
     def _consistent(self) -> DataConfig:
         if self.min_context is not None and self.min_context > self.context_length:
             raise ValueError(f"min_context {self.min_context} exceeds context_length {self.context_length}")
+        if self.min_prediction_length is not None and self.min_prediction_length > self.prediction_length:
+            raise ValueError(
+                f"min_prediction_length {self.min_prediction_length} exceeds prediction_length {self.prediction_length}"
+            )
         weights = {spec.weight for spec in self.corpora}
         if self.sampling == "epoch" and len(weights) > 1:
             raise ValueError("sampling=epoch visits every window once, so unequal corpus weights cannot take effect")
@@ -77,6 +85,11 @@ class DataConfig(Section):
     def resolved_min_context(self) -> int:
         """min_context, or its default: prediction_length, at most context_length."""
         return self.min_context or min(self.prediction_length, self.context_length)
+
+    @property
+    def resolved_min_prediction_length(self) -> int:
+        """min_prediction_length, or its default prediction_length."""
+        return self.min_prediction_length or self.prediction_length
 
     @property
     def resolved_stride(self) -> int:
@@ -126,7 +139,7 @@ class TrainingSource:
             seed=seed,
             reserved=config.resolved_validation_steps + config.resolved_test_steps,
             min_context=config.resolved_min_context,
-            prediction_length=config.prediction_length,
+            min_prediction_length=config.resolved_min_prediction_length,
             stride=config.resolved_stride,
             epoch=config.sampling == "epoch",
             by_length=config.series_weighting == "length",
@@ -135,6 +148,7 @@ class TrainingSource:
             pools,
             context_length=config.context_length,
             prediction_length=config.prediction_length,
+            reserved=config.resolved_validation_steps + config.resolved_test_steps,
             with_times=bool(config.with_times),
         )
 
@@ -142,32 +156,19 @@ class TrainingSource:
         """Series of a corpus that are not held out and long enough for one training window."""
         config = self.config
         lengths = corpus.lengths
-        rows = train_rows(lengths, config.resolved_validation_steps, config.resolved_test_steps)
-        needed = config.resolved_min_context + config.prediction_length
-        long_enough = (rows >= needed) & (lengths >= (config.min_rows or 0))
+        long_enough = (lengths >= rows_needed(config)) & (lengths >= (config.min_rows or 0))
         out = held_out(corpus, config.holdout_fraction)
         series = np.flatnonzero(long_enough & ~out)
         self._counts.append(
             {"series": len(lengths), "held_out": int(out.sum()), "too_short": int((~long_enough & ~out).sum())}
         )
-        if len(series):
-            return series
-        reserved = config.resolved_validation_steps + config.resolved_test_steps
-        floor = f", and data.min_rows asks for {config.min_rows}" if config.min_rows else ""
-        longest = int(lengths.max(initial=0))
-        room = longest - config.prediction_length - reserved
-        way = "Shorten prediction_length, min_context or the reserved steps."
-        if 0 < room < config.resolved_min_context and not floor:
-            way = f"With data.min_context={room} the longest would do; or shorten prediction_length or reserved steps."
-        raise DataError(
-            f"{corpus.name}: none of its {len(lengths):,} series can be trained on ({int(out.sum()):,} held out): the "
-            f"longest has {longest:,} rows; needed are {needed + reserved:,} (min_context "
-            f"{config.resolved_min_context} + prediction_length {config.prediction_length} + validation and test steps "
-            f"{reserved}){floor}. {way}"
-        )
+        if not len(series):
+            raise no_window(corpus.name, config, lengths[~out], int(out.sum()))
+        return series
 
     def windows(self, first: int, count: int) -> Windows:
-        """Windows first .. first + count - 1 of the run, left padded with NaN, (R, C) and (R, H) float32.
+        """Windows first .. first + count - 1 of the run, (R, C) and (R, H) float32, NaN before and beyond a series'
+        training part.
 
         The key is a hash of the corpus' fingerprint, the series' number and the cutoff (cheaper than splits.cut's hash
         of the item's id, and as independent of batch and order).

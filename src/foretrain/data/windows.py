@@ -51,7 +51,8 @@ class Window:
 class Windows:
     """A batch of windows laid out as rows: all variates of window 0, then of window 1, ...
 
-    The context is left padded with NaN. Rows of past-only covariates have an all-NaN future, always.
+    The context is left padded with NaN, a future that ends early right padded. Rows of past-only covariates have an
+    all-NaN future, always.
     """
 
     context: FloatArray  # (R, C)
@@ -60,9 +61,13 @@ class Windows:
     role: npt.NDArray[np.int8]  # (R,) TARGET, PAST or KNOWN
     key: npt.NDArray[np.uint64]  # (B,) see Window.key
     context_times: IntArray | None = None  # (B, C) microseconds, NO_TIME where padded
-    future_times: IntArray | None = None  # (B, H)
+    future_times: IntArray | None = None  # (B, H) NO_TIME where padded
     source: IntArray | None = None  # (B, 3) corpus, series, cutoff: where each window was cut, for reports and replay
     names: tuple[tuple[str, ...], ...] | None = None  # per window, the names of its rows; () where they have none
+    filling: int = 0  # so many windows at the end hold nothing but NaN: they make the batch as large as others
+    # Entries, shapes and types of a batch made of these follow from shapes and roles here alone, never from values:
+    # what was compiled for one batch serves all that are alike.
+    static: bool = False
 
     def __len__(self) -> int:
         return len(self.key)

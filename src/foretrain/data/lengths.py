@@ -1,0 +1,94 @@
+"""Which lengths a series must have for a training window, and which settings would find one where none does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from foretrain.data.windows import IntArray
+from foretrain.errors import DataError
+
+if TYPE_CHECKING:
+    from foretrain.data.source import DataConfig
+
+
+def rows_needed(config: DataConfig) -> int:
+    """Rows of the shortest series that has a training window."""
+    return (
+        config.resolved_min_context
+        + config.resolved_min_prediction_length
+        + config.resolved_validation_steps
+        + config.resolved_test_steps
+    )
+
+
+def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -> DataError:
+    """The error of a corpus without a training window. lengths: of all series that are not held out."""
+    total = len(lengths) + held_out
+    if held_out and not len(lengths):
+        return DataError(
+            f"{name}: all of its {total:,} series are held out (data.holdout_fraction {config.holdout_fraction}), so "
+            "none is left to train on. Lower it."
+        )
+    longest = int(lengths.max(initial=0))
+    floor = f", and data.min_rows asks for {config.min_rows}" if config.min_rows else ""
+    ways = [_in_words(way, config) for way in remedies(config, longest)]
+    middle = int(np.sort(lengths)[len(lengths) // 2]) if len(lengths) else 0
+    others = f" Half of its series have {middle:,} rows or more." if middle < longest else ""
+    return DataError(
+        f"{name}: none of its {total:,} series can be trained on ({held_out:,} held out): the longest has {longest:,} "
+        f"rows; needed are {rows_needed(config):,} (min_context {config.resolved_min_context:,} + "
+        f"{'min_' * bool(config.min_prediction_length)}prediction_length {config.resolved_min_prediction_length:,} + "
+        f"validation and test steps {config.resolved_validation_steps + config.resolved_test_steps:,}){floor}.{others} "
+        + (f"With that one would work: {'; or '.join(ways)}." if ways else "No lengths would do; give longer series.")
+    )
+
+
+def remedies(config: DataConfig, rows: int) -> list[dict[str, int]]:
+    """Changes of the section, each of which by itself finds a window in a series of so many rows; may be empty."""
+    must = {"min_rows": rows} if config.min_rows and config.min_rows > rows else {}
+    config = _changed(config, must)
+    short = rows_needed(config) - rows
+    if short <= 0:
+        return [must]
+    found = []
+    context = config.resolved_min_context - short
+    if context > 0:
+        if config.min_context == config.context_length:
+            found.append({"context_length": context, "min_context": context})
+        found.append({"min_context": context})
+    if not config.min_prediction_length:
+        found += _horizon(config, rows, lambda p: {"prediction_length": p})
+    future = config.resolved_min_prediction_length - short
+    if future > 0:
+        found.append({"min_prediction_length": future})
+    if not found:
+        low = ["min_context"] + ["min_prediction_length"] * bool(config.min_prediction_length)
+        most = config.context_length
+        found = _horizon(config, rows, lambda p: {"prediction_length": p, **dict.fromkeys(low, min(p, most))})
+    return [{**must, **way} for way in found]
+
+
+def _horizon(config: DataConfig, rows: int, change: Callable[[int], dict[str, int]]) -> list[dict[str, int]]:
+    """The change by the longest prediction_length with which a series of so many rows has a window, if there is one."""
+    low, high = 0, config.prediction_length
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = rows_needed(_changed(config, change(middle))) <= rows
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return [change(low)] if low else []
+
+
+def _changed(config: DataConfig, change: dict[str, Any]) -> DataConfig:
+    return config.model_copy(update=change)
+
+
+def _in_words(way: dict[str, int], config: DataConfig) -> str:
+    text = " ".join(f"data.{key}={value}" for key, value in way.items())
+    if way.keys() == {"min_context"}:
+        return f"{text} (contexts padded to {config.context_length:,})"
+    if "context_length" in way:
+        return f"{text} (whole contexts)"
+    return f"{text} (shorter futures for the newest windows)" if way.keys() == {"min_prediction_length"} else text
