@@ -20,6 +20,7 @@ from foretrain.data.windows import FloatArray, IntArray, Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Batch, Forecast, Forecaster, move
 from foretrain.nn.quantiles import check_levels
+from foretrain.training.adapters import merged
 
 MOST_PADDING = 1.25  # a batch's longest context over its shortest, counted in buckets; beyond it padding costs more
 FEWEST_ROWS = 32  # a batch of like lengths smaller than this still takes in the next length, as small batches are slow
@@ -269,11 +270,11 @@ def _send(batch: Batch, device: torch.device) -> Batch:
 
 @contextmanager
 def _evaluating(model: Forecaster) -> Iterator[None]:
-    """Evaluation mode without gradients, the training mode restored afterwards."""
+    """Evaluation mode without gradients, adapters in the weights; all of it as it was afterwards."""
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with merged(model), torch.inference_mode():
             yield
     finally:
         model.train(training)

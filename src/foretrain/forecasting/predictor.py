@@ -32,6 +32,7 @@ from foretrain.models import families, family, forecast_options
 from foretrain.models.base import Columns, Forecaster, move
 from foretrain.models.hub import resolve
 from foretrain.nn.quantiles import check_levels
+from foretrain.training.adapters import merged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +103,8 @@ class Predictor:
             path.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
             scratch.chmod(0o755)
-            self.model.save_release(scratch)
+            with merged(self.model):
+                self.model.save_release(scratch)
             scratch.rename(path)
         except OSError as error:
             raise ModelError(f"{path}: cannot be written ({error}).") from None
@@ -332,16 +334,13 @@ class Predictor:
 
         Raises what forecast_df raises, and ModelError where the family cannot follow growing series.
         """
-        open_stream = getattr(self.model, "stream", None)
-        if open_stream is None:
+        if not hasattr(self.model, "stream"):
             raise ModelError(f"{self.model.family} cannot follow growing series; use forecast_df on all rows.")
         df, _, roles, candles = self._roles(df, None, (id_column, timestamp_column), target)
         wide = [name for name in roles.target if name in candles]
         how = {"max_context": max_context, "re_anchor_every": re_anchor_every}
         longest = clip_context(self.model, context_length)
-        return FrameStream(
-            open_stream, self.model.family, df, roles, wide, longest, freq=freq, calendar=calendar, **how
-        )
+        return FrameStream(self.model, df, roles, wide, longest, freq=freq, calendar=calendar, **how)
 
     def columns(self, names: Sequence[str], source: str = "df") -> Columns | None:
         """What the family forecasts by itself of columns with these names, None where it leaves the choice to you.
@@ -417,7 +416,7 @@ class Predictor:
         longest = clip_context(self.model, context_length)
         embeddings: list[Tensor] = []
         statistics: list[tuple[Tensor, Tensor]] = []
-        with torch.inference_mode():
+        with merged(self.model), torch.inference_mode():
             for batch in plan(windows, batch_size, longest, self.model.bucket_length, together=True):
                 chosen = [windows[i] for i in batch.windows]
                 rows = self.model.collate(stack_windows(chosen, 1, longest))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from foretrain.forecasting.frame import FrameTask, Names, more_rows, next_rows, 
 from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
 from foretrain.models import forecast_options
 from foretrain.nn.quantiles import check_levels
+from foretrain.training.adapters import merged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +34,7 @@ class FrameStream:
 
     def __init__(
         self,
-        open_stream: Callable[..., Any],
-        family: str,
+        model: Any,
         df: pd.DataFrame,
         names: Names,
         wide: Sequence[str],
@@ -44,13 +44,15 @@ class FrameStream:
         calendar: str | None,
         **how: int | None,
     ) -> None:
-        """open_stream(windows, **how) is the family's; wide are the targets that make up a candle."""
-        self._family, self._names, self._wide, self._freq, self._calendar = family, names, wide, freq, calendar
+        """model.stream(windows, **how) is the family's; wide are the targets that make up a candle."""
+        self._model, self._family = model, model.family
+        self._names, self._wide, self._freq, self._calendar = names, wide, freq, calendar
         task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
         self._ids, self._first = task.item_ids, task.windows
         self._rows = replace(names, target=task.windows[0].names)
         self._times = [stamps[-KEPT_STAMPS:] for stamps in more_rows(df, self._rows, self._ids)[1]]
-        self._stream = open_stream(stack_windows(task.windows, 1, context_length), **how)
+        with merged(model):
+            self._stream = model.stream(stack_windows(task.windows, 1, context_length), **how)
 
     def append(self, df: pd.DataFrame) -> None:
         """Take over new rows of any of the items, later than their others; columns as in the first frame.
@@ -75,7 +77,8 @@ class FrameStream:
             )
             for first, rows, stamps in zip(self._first, values, times, strict=True)
         ]
-        self._stream.append(stack_windows(windows, 1), counts=[rows.shape[1] for rows in values])
+        with merged(self._model):
+            self._stream.append(stack_windows(windows, 1), counts=[rows.shape[1] for rows in values])
         self._times = joined
 
     def forecast_df(
@@ -100,9 +103,10 @@ class FrameStream:
         following = next_rows(self._times, self._ids, prediction_length, self._freq, self._calendar)
         ahead = following.as_unit("us").asi8.reshape(len(self._ids), -1) if self._timed else None
         asked = levels if 0.5 in levels else (*levels, 0.5)
-        found = self._stream.forecast(
-            prediction_length, asked, num_samples=num_samples, seed=seed, options=chosen, future_times=ahead
-        )
+        with merged(self._model):
+            found = self._stream.forecast(
+                prediction_length, asked, num_samples=num_samples, seed=seed, options=chosen, future_times=ahead
+            )
         tell_notes(found.notes)
         rows = [window.num_targets for window in self._first]
         quantiles, mean, samples = (
