@@ -261,7 +261,8 @@ def load_tensors(path: Path, world: World, into: dict[str, Tensor]) -> None:
 
 
 def release_weights(path: Path, world: World, model: nn.Module, averaged: bool) -> dict[str, Tensor]:
-    """The weights that a checkpoint stands for: its averaged ones where they are kept, else its own."""
+    """The weights that a checkpoint stands for, as far as it holds them: its averaged ones where they are kept, else
+    its own."""
     state = {name: torch.empty_like(tensor) for name, tensor in _weights(model).items()}
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     wanted = {f"{'ema' if averaged and name in trained else 'model'}.{name}": t for name, t in state.items()}
@@ -270,8 +271,10 @@ def release_weights(path: Path, world: World, model: nn.Module, averaged: bool) 
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers; a tied parameter once."""
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    """Parameters and persistent buffers; a tied parameter once. Of a model with an adapter only what is trained: the
+    rest is what it was built of."""
+    adapted = getattr(model, "adapter", None) is not None
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad or not adapted}
     every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {name: t for name, t in model.state_dict().items() if name not in every}
     return parameters | buffers
