@@ -20,7 +20,7 @@ from foretrain.errors import ConfigError
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
 from foretrain.evaluation.columns import validation_columns
-from foretrain.evaluation.losses import validation_losses
+from foretrain.evaluation.losses import loss_units, validation_losses
 from foretrain.evaluation.panel import Dealer, Panel, make_panel, newest_origins
 from foretrain.forecasting.batching import tell_notes
 from foretrain.models import forecast_options
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from foretrain.training.trainer import Result
 
 VALIDATION_METRICS = ("wql", "mase", "sql", "coverage_80_share", "pct_mae", "direction_accuracy_share")
-OWN_UNIT = "the training loss's own"
 
 
 class EvaluationConfig(Section):
@@ -103,7 +102,7 @@ class Validation:
         self._told = world is not None and not world.is_main
         panel = _panel(config, data, opened, selections, seed)
         self._losses = self._backtest = None
-        self.units = {f"val_{name}": OWN_UNIT for name in model.validation_names} if config.loss else {}
+        self.units = {f"val_{name}": unit for name, unit in loss_units(model).items()} if config.loss else {}
         if forecasts:
             self._options = _options(config, family)
             scored = tuple(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from foretrain.config import Section
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from foretrain.models.objective import Objective
 
 Batch = dict[str, Tensor]  # what collate returns: flat and of tensors only, so that any batch can be moved or saved
 
@@ -73,20 +76,23 @@ class Trainable(nn.Module, ABC):
     validation_names: tuple[str, ...] = ("loss",)  # keys of validation_losses
     # what it was made from: role ("model", "tokenizer") to models.hub.release_hash of that release; build sets it
     parents: Mapping[str, str] = MappingProxyType({})
-    # a loss of predictions in place of the family's own; whoever builds a run's model sets it
-    objective: Callable[[Predicted], Loss] | None = None
+    # a loss of predictions in place of the family's own (objective.py); whoever builds a run's model sets it
+    objective: Objective | None = None
+    # what predict says besides a point: these quantile levels, and whether a standard deviation
+    predicted_levels: tuple[float, ...] = ()
+    predicts_sigma: bool = False
     # parts of names of the linear layers that low-rank adapters go to where nobody chose any
     adapter_targets: tuple[str, ...] = ()
+    # (module, class) of upstream's network, which an adapter's folder names so that upstream's loader finds it
+    upstream_class: tuple[str, str] | None = None
+    # what adapt() of training/adapters.py did to it: what is frozen then is known from what it was built of
+    adapter: Any = None
 
     @abstractmethod
     def collate(self, windows: Windows) -> Batch:
         """CPU tensors of one micro-batch. Looks at nothing after the cutoff except labels and known covariates.
 
         A window without any value, in context and future, fills a batch up to its shape: it adds nothing to loss or
-    # (module, class) of upstream's network, which an adapter's folder names so that upstream's loader finds it
-    upstream_class: tuple[str, str] | None = None
-    # what adapt() of training/adapters.py did to it: what is frozen then is known from what it was built of
-    adapter: Any = None
         weight.
         """
 
@@ -101,7 +107,8 @@ class Trainable(nn.Module, ABC):
     def predict(self, batch: Batch) -> Predicted:
         """What the model says of the values that it is trained on, for losses of predictions.
 
-        Families whose output is no forecast of values have none of it.
+        Every trainable parameter is in the graph of `point` and of `quantiles`, if need be by nn.unused.attach: a loss
+        may use one of them alone. Families whose output is no forecast of values have none of it.
         """
         raise ConfigError(f"{self.family} predicts no values while it trains, so it takes no loss but its own.")
 

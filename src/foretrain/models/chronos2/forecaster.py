@@ -27,21 +27,21 @@ from torch import Tensor, nn
 
 from foretrain.data.windows import KNOWN, TARGET, Windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole
+from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole, Predicted
 from foretrain.models.chronos2 import unroll
 from foretrain.models.chronos2.config import PUBLISHED, Chronos2Config, Chronos2ModelConfig, published
 from foretrain.models.chronos2.convert import empty_network, initialise, read_release, write_release
-from foretrain.models.chronos2.inputs import Inputs, prepare
+from foretrain.models.chronos2.inputs import Inputs, linear, newest, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.models.hub import release_hash, resolve
+from foretrain.nn.quantiles import interpolate_levels
 
 
 class Chronos2(Forecaster):
     """A Chronos-2 network with collate, loss and forecast."""
 
     family = "chronos2"
-
     adapter_targets = (  # upstream's own choice
         "self_attention.q",
         "self_attention.k",
@@ -50,10 +50,12 @@ class Chronos2(Forecaster):
         "output_patch_embedding.output_layer",
     )
     upstream_class = ("chronos.chronos2.model", "Chronos2Model")
+
     def __init__(self, network: Chronos2Network, loss_normalisation: str = "rows") -> None:
         super().__init__()
         self.network = network
         self.loss_normalisation = loss_normalisation
+        self.predicted_levels = network.config.quantiles
 
     @property
     def config(self) -> Chronos2Config:
@@ -102,16 +104,40 @@ class Chronos2(Forecaster):
     def own_loss(self, batch: Batch) -> Loss:
         """Upstream's loss times the rows, and the rows; or, with loss_normalisation "observed", sum and count of the
         scored steps. Covariate rows add nothing to the sum, so only target rows are computed to the end."""
-        target = batch["future_target"]
-        patches = math.ceil(target.shape[1] / self.config.patch_size)
-        inputs, rows = self.inputs(batch, patches), batch.get("target_rows")
-        normalised = self.network.predict(inputs, rows)
-        loc, scale = (inputs.loc, inputs.scale) if rows is None else (inputs.loc[rows], inputs.scale[rows])
+        target, rows = batch["future_target"], len(batch["context"])
+        normalised, loc, scale = self._outputs(batch)
         elements, scored = self.network.pinball(normalised, target, loc, scale)
         if self.loss_normalisation == "observed":
             return Loss(elements.sum(), scored.sum().float())
-        weight = torch.full((), float(inputs.layout.rows), device=target.device)
+        weight = torch.full((), float(rows), device=target.device)
         return Loss(elements.sum() / normalised.shape[-1], weight)
+
+    def predict(self, batch: Batch) -> Predicted:
+        """The quantiles of the target rows, as forecast gives them for the batch's horizon: (targets, F).
+
+        Scaled means standard deviations of the row's context from its mean, whatever the network normalises by.
+        """
+        target, rows = batch["future_target"], batch.get("target_rows")
+        normalised, loc, scale = self._outputs(batch)
+        quantiles = linear(self.config, normalised[..., : target.shape[1]]).transpose(1, 2)
+        observed = ~target.isnan()
+        return Predicted(
+            target=(torch.where(observed, target, loc) - loc) / scale,
+            observed=observed,
+            point=interpolate_levels(quantiles, self.config.quantiles, (0.5,)).squeeze(-1),
+            loc=loc,
+            scale=scale,
+            last=newest(batch["context"] if rows is None else batch["context"][rows]),
+            quantiles=quantiles,
+            levels=self.config.quantiles,
+        )
+
+    def _outputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the target rows: normalised quantiles (targets, Q, N*P) over the horizon, loc and scale (targets, 1)."""
+        patches = math.ceil(batch["future_target"].shape[1] / self.config.patch_size)
+        inputs, rows = self.inputs(batch, patches), batch.get("target_rows")
+        normalised = self.network.predict(inputs, rows)
+        return normalised, *((inputs.loc, inputs.scale) if rows is None else (inputs.loc[rows], inputs.scale[rows]))
 
     def inputs(self, batch: Batch, num_output_patches: int) -> Inputs:
         """The network's inputs of a batch; covariates beyond num_output_patches are cut."""

@@ -114,11 +114,22 @@ def normalise(config: Chronos2Config, x: Tensor, loc: Tensor, scale: Tensor) -> 
 
 def unscale(config: Chronos2Config, normalised: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """The network's units (R, ..., H) to float32 in each row's own; loc and scale (R, 1)."""
+    scaled = linear(config, normalised)
+    shape = (-1, *[1] * (scaled.ndim - 1))
+    return scaled * scale.view(shape) + loc.view(shape)
+
+
+def linear(config: Chronos2Config, normalised: Tensor) -> Tensor:
+    """The network's units to float32 standard deviations from loc: without the arcsinh, where it has one."""
     wide = normalised.float()
-    if config.use_arcsinh:
-        wide = wide.sinh()
-    shape = (-1, *[1] * (wide.ndim - 1))
-    return wide * scale.view(shape) + loc.view(shape)
+    return wide.sinh() if config.use_arcsinh else wide
+
+
+def newest(context: Tensor) -> Tensor:
+    """(R, 1) the last value of each row (R, T) that is not NaN; NaN where a row has none."""
+    steps = torch.arange(context.shape[1], device=context.device)
+    at = torch.where(context.isnan(), -1, steps).amax(dim=-1, keepdim=True)
+    return context.gather(1, at.clamp_(min=0))  # of a row without values the first, which is NaN as well
 
 
 def to_patches(x: Tensor, size: int) -> Tensor:
