@@ -64,6 +64,16 @@ class Layout:
             torch.from_numpy(valid).view(windows, 1, 1, size),
         )  # fmt: skip
 
+    def repeat(self, count: int) -> Layout:
+        """The layout of `count` copies of all rows, one copy after the other."""
+        windows = self.windows * count
+        if self.gather is None or self.scatter is None or self.valid is None:
+            return Layout(self.rows * count, windows, self.size)
+        copy = torch.arange(count, device=self.gather.device)[:, None]
+        gather, scatter = self.gather + copy * self.rows, self.scatter + copy * len(self.gather)
+        valid = self.valid.repeat(count, 1, 1, 1)
+        return Layout(self.rows * count, windows, self.size, gather.flatten(), scatter.flatten(), valid)
+
     def to_tensors(self) -> dict[str, Tensor]:
         """As entries of a batch; sizes are shapes of empty tensors, so that reading them never waits for a device."""
         entries = {f"{_PREFIX}.shape": torch.empty(self.rows, self.windows, self.size, 0)}
@@ -150,13 +160,19 @@ class Attention(nn.Module):
         rate = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate, is_causal=causal)
 
-    def over_time(self, x: Tensor, route: Route, memory: Memory | None) -> Tensor:
-        """x (R, S, D) -> (R, S, D): each patch sees its row's patches up to itself, at rotated positions."""
+    def over_time(self, x: Tensor, route: Route, memory: Memory | None, newest: bool = False) -> Tensor:
+        """x (R, S, D) -> (R, S, D): each patch sees its row's patches up to itself, at rotated positions.
+
+        newest: only the last patch's result is wanted, (R, 1, D).
+        """
         query, key, value = self.split(x)
         query, key = rotate(query, route.turns.query), rotate(key, route.turns.key)
+        mask = route.time_mask
+        if newest:
+            query, mask = query[..., -1:, :], None if mask is None else mask[..., -1:, :]
         if memory is not None:
-            return self.merge(memory.attend(query, key, value, route.time_mask))
-        return self.merge(self.attend(query, key, value, route.time_mask, causal=route.time_mask is None))
+            return self.merge(memory.attend(query, key, value, mask))
+        return self.merge(self.attend(query, key, value, mask, causal=mask is None and not newest))
 
     def over_variates(self, x: Tensor, route: Route) -> Tensor:
         """x (R, S, D) -> (R, S, D): at each patch every variate sees those of its window."""
@@ -178,13 +194,15 @@ class TransformerLayer(nn.Module):
         self.attention = Attention(config)
         self.mlp = nn.Sequential(SwiGLU(config.embed_dim, config.mlp_hidden_dim))
 
-    def forward(self, hidden: Tensor, route: Route, memory: Memory | None = None) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D); memory is that of a layer over time."""
+    def forward(self, hidden: Tensor, route: Route, memory: Memory | None = None, newest: bool = False) -> Tensor:
+        """hidden (R, S, D) -> (R, S, D), of the last patch alone with newest; memory is that of a layer over time."""
         normed = self.norm1(hidden)
+        if newest:
+            hidden = hidden[:, -1:]
         if self.over_variates:
-            hidden = hidden + self.attention.over_variates(normed, route)
+            hidden = hidden + self.attention.over_variates(normed[:, -1:] if newest else normed, route)
         else:
-            hidden = hidden + self.attention.over_time(normed, route, memory)
+            hidden = hidden + self.attention.over_time(normed, route, memory, newest)
         return hidden + F.dropout(self.mlp(self.norm2(hidden)), self.dropout, self.training)
 
 
@@ -194,12 +212,13 @@ class Transformer(nn.Module):
     def __init__(self, config: TotoConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList([TransformerLayer(config, over) for over in config.spacewise])
+        self._over_variates = tuple(config.spacewise)
 
-    def forward(self, hidden: Tensor, route: Route) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D)."""
+    def forward(self, hidden: Tensor, route: Route, newest_only: bool = False) -> Tensor:
+        """hidden (R, S, D) -> (R, S, D), or (R, 1, D) of the last patch: from the last layer over time on the others
+        are not computed then."""
         memories = iter(route.memories) if route.memories is not None else None
-        for layer in self.layers:
-            assert isinstance(layer, TransformerLayer)
-            memory = None if memories is None or layer.over_variates else next(memories)
-            hidden = layer(hidden, route, memory)
+        for i, layer in enumerate(self.layers):
+            memory = None if memories is None or self._over_variates[i] else next(memories)
+            hidden = layer(hidden, route, memory, newest_only and all(self._over_variates[i + 1 :]))
         return hidden

@@ -1,6 +1,6 @@
-"""What layers over time remember, kept plainly: all keys and values read so far.
+"""What layers over time remember: all keys and values read so far.
 
-# R rows, H heads, m patches remembered, n new patches, d head width
+# R rows, S samples of each, H heads, m patches remembered, n new patches, d head width
 """
 
 from __future__ import annotations
@@ -19,8 +19,41 @@ class KeyValues:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """See layers.Memory."""
-        causal = mask is None and self.keys is None
+        causal = mask is None and self.keys is None and query.shape[2] > 1  # a lone query is the newest: it sees all
         if self.keys is not None and self.values is not None:
             key, value = torch.cat((self.keys, key), 2), torch.cat((self.values, value), 2)
         self.keys, self.values = key, value
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+
+
+class SharedPast:
+    """Memory of one layer for samples that share a context; rows are sample-major, one new patch comes at a time."""
+
+    def __init__(self, context: KeyValues, samples: int) -> None:
+        """The context's memory stays as it is."""
+        assert context.keys is not None and context.values is not None
+        self.context_keys, self.context_values, self.samples = context.keys, context.values, samples
+        self.keys: Tensor | None = None  # (R, H, S, m, d) of each sample's own patches
+        self.values: Tensor | None = None
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """See layers.Memory; all are (S * R, H, 1, d)."""
+        query, key, value = (self._by_row(x) for x in (query, key, value))
+        if self.keys is not None and self.values is not None:
+            key, value = torch.cat((self.keys, key), 3), torch.cat((self.values, value), 3)
+        self.keys, self.values = key, value
+        turned = query[..., 0, :] * query.shape[-1] ** -0.5  # (R, H, S, d)
+        past = turned @ self.context_keys.transpose(-1, -2)  # one product for all samples
+        own = (key @ turned[..., None])[..., 0]
+        split = past.shape[-1]
+        scores = torch.cat((past, own), -1)
+        if mask is not None:  # of rows, the same for all their samples
+            scores = scores.masked_fill(~mask[: len(query)], float("-inf"))
+        chances = scores.softmax(-1)
+        mixed = chances[..., :split] @ self.context_values
+        mixed = mixed + (chances[..., None, split:] @ value)[..., 0, :]
+        return mixed.permute(2, 0, 1, 3).flatten(0, 1)[:, :, None]
+
+    def _by_row(self, x: Tensor) -> Tensor:
+        """(S * R, H, 1, d) -> (R, H, S, 1, d)."""
+        return x.unflatten(0, (self.samples, -1)).permute(1, 2, 0, 3, 4)

@@ -68,8 +68,9 @@ class TotoNetwork(nn.Module):
         memories: Sequence[Memory] | None = None,
         first: int = 0,
         recentre: bool = False,
+        newest_only: bool = False,
     ) -> Tensor:
-        """Hidden states (R, S, D) of scaled patches.
+        """Hidden states (R, S, D) of scaled patches, with newest_only (R, 1, D) of the last one.
 
         Args:
             scaled: (R, T) normalised values, finite everywhere.
@@ -102,7 +103,7 @@ class TotoNetwork(nn.Module):
             self._mask(lead, begin, new, device),
             memories,
         )
-        return self.transformer(hidden, route)[:, -count:]
+        return self.transformer(hidden, route, newest_only)[:, -count:]
 
     def mixtures(self, hidden: Tensor) -> StudentTs:
         """Mixtures (..., P, K) of the steps after the patches with these hidden states (..., D), in scaled space."""

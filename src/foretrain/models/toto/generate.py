@@ -1,0 +1,200 @@
+"""Fast forecasts: one prefill that all samples share, then patch after patch from a key-value cache.
+
+Upstream repeats the context for every sample, keeps every step's hidden state, and draws all components of every step.
+Here the context is read once; its last layers, the unembedding and the head run on the newest patch alone; samples
+attend to the context's keys and values without copies of them; a step draws one component and one value; statistics go
+on from running sums. Rows of samples are sample-major: row s * R + r is sample s of row r.
+
+# R rows (variates of all windows), S samples, C context steps, P patch size, H horizon, D width, K components
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foretrain.models.toto.decode import calm
+from foretrain.models.toto.distribution import StudentTs
+from foretrain.models.toto.inputs import prepare
+from foretrain.models.toto.layers import Layout
+from foretrain.models.toto.memory import KeyValues, SharedPast
+from foretrain.models.toto.model import TotoNetwork
+from foretrain.models.toto.sampling import choose, draws, student_t
+from foretrain.models.toto.scaler import Statistics, Stream
+
+MOST_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other
+FEWEST_FOLDED = 160  # patches from which a head folded into the unembedding pays for its folding
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Rows up to the cutoff."""
+
+    series: Tensor  # (R, C) in the units of the data, C a multiple of the patch size
+    observed: Tensor | None  # (R, C) bool; None = everything
+    layout: Layout
+    exogenous: Tensor | None = None  # (R,) rows that are covariates known ahead
+    known: Tensor | None = None  # (R, H) what is read after the cutoff in place of forecasts; NaN = the forecast
+
+
+class Context(NamedTuple):
+    """A context that has been read."""
+
+    first: StudentTs  # (R, P, K) mixtures of the first patch, scaled
+    statistics: Statistics  # (R, P) or (R, 1): what un-scales them
+    stream: Stream
+    last: Tensor  # (R, 1) newest value observed
+    empty: Tensor | None
+    memories: list[KeyValues]
+
+
+class Sampled(NamedTuple):
+    """Paths, and the distribution of the first patch."""
+
+    paths: Tensor  # (R, S, H) in the units of the data
+    context: Context
+
+
+def read_context(network: TotoNetwork, prompt: Prompt, *, compat: bool = False) -> Context:
+    """Read a prompt once, whatever will be asked about it."""
+    size, steps = network.config.patch_size, prompt.series.shape[1]
+    memories = [KeyValues() for _ in range(network.layers_over_time)]
+    inputs = prepare(network.scaler, prompt.series, prompt.observed, prefix_length=steps, compat=compat)
+    hidden = network.read(
+        inputs.scaled,
+        prompt.layout,
+        exogenous=prompt.exogenous,
+        empty=inputs.empty,
+        memories=memories,
+        recentre=compat,
+        newest_only=True,
+    )
+    statistics = Statistics(*(x[:, -size:] for x in inputs.statistics))
+    return Context(network.mixtures(hidden[:, -1]), statistics, inputs.stream, inputs.last, inputs.empty, memories)
+
+
+def sample(
+    network: TotoNetwork,
+    prompt: Prompt,
+    prediction_length: int,
+    *,
+    num_samples: int,
+    keys: Tensor,
+    seed: int,
+    compat: bool = False,
+) -> Sampled:
+    """Draw num_samples continuations of every row, those of a window's rows jointly.
+
+    keys (R,) int64 name the rows: a path depends on its window's values, keys, the seed and the number of the sample,
+    and not on the batch, up to rounding.
+    """
+    context = read_context(network, prompt, compat=compat)
+    patches = -(-prediction_length // network.config.patch_size)
+    lot = _lot(network, len(keys), patches)
+    parts = [
+        _Path(network, prompt, context, range(begin, min(begin + lot, num_samples)), keys, seed, compat).run(patches)
+        for begin in range(0, num_samples, lot)
+    ]
+    return Sampled(torch.cat(parts, 1)[..., :prediction_length], context)
+
+
+def _lot(network: TotoNetwork, rows: int, patches: int) -> int:
+    """Samples that are drawn at a time."""
+    c = network.config
+    element = network.unembed.weight.element_size()
+    cache = 2 * network.layers_over_time * patches * c.embed_dim
+    wide = c.patch_size * max(c.embed_dim, 8 * (c.components or 1))
+    return max(1, MOST_BYTES // (rows * element * (cache + wide)))
+
+
+class _Path:
+    """Some samples of every row, from the context on."""
+
+    def __init__(
+        self,
+        network: TotoNetwork,
+        prompt: Prompt,
+        context: Context,
+        samples: range,
+        keys: Tensor,
+        seed: int,
+        compat: bool,
+    ) -> None:
+        self.network, self.prompt, self.samples, self.keys, self.seed = network, prompt, samples, keys, seed
+        self.compat, self.context = compat, context
+        rows = len(prompt.series)
+        repeated = torch.arange(rows, device=prompt.series.device).repeat(len(samples))
+        self.layout = prompt.layout.repeat(len(samples))
+        self.stream, self.last = context.stream.select(repeated), context.last[repeated]
+        self.empty = None if context.empty is None else context.empty[repeated]
+        self.memories = [SharedPast(memory, len(samples)) for memory in context.memories]
+        known = prompt.known
+        self.known = None if known is None else known[repeated]
+
+    def run(self, patches: int) -> Tensor:
+        """(R, S, patches * P) in the units of the data."""
+        size, count = self.network.config.patch_size, len(self.samples)
+        first = self.context.first
+        mixtures = first.map(lambda x: x.expand(count, *x.shape).flatten(0, 1))
+        loc, scale = (x.repeat(count, 1) for x in self.context.statistics)
+        head = folded(self.network, len(mixtures.df) * (patches - 1))
+        found = []
+        for patch in range(patches):
+            values = calm(self._draw(mixtures, patch) * scale + loc)
+            if self.known is not None:
+                given = self.known[:, patch * size : (patch + 1) * size]
+                given = F.pad(given, (0, size - given.shape[1]), value=torch.nan)
+                values = torch.where(given.isnan(), values, given)
+            found.append(values)
+            if patch + 1 < patches:
+                hidden, (loc, scale) = self._append(values, patch)
+                mixtures = head(hidden)
+        return torch.stack(found, 1).flatten(1).unflatten(0, (count, -1)).transpose(0, 1)
+
+    def _draw(self, mixtures: StudentTs, patch: int) -> Tensor:
+        """(S * R, P) one value of each mixture."""
+        size = self.network.config.patch_size
+        numbers = draws(self.seed, self.keys, self.samples, patch * size, size).flatten(0, 1)
+        numbers = numbers.to(mixtures.df.device, mixtures.df.dtype, non_blocking=True)
+        component = choose(mixtures.log_weights, numbers[..., 0])[..., None]
+        df, loc, scale = (x.gather(-1, component)[..., 0] for x in (mixtures.df, mixtures.loc, mixtures.scale))
+        return student_t(df, numbers[..., 1:]) * scale + loc
+
+    def _append(self, values: Tensor, patch: int) -> tuple[Tensor, Statistics]:
+        """Read the patch just drawn: hidden states (S * R, D) and the statistics that un-scale what comes next."""
+        statistics = self.stream.extend(values, torch.ones_like(values, dtype=torch.bool))
+        hidden = self.network.read(
+            (values - statistics.loc) / statistics.scale,
+            self.layout,
+            empty=self.empty,
+            memories=self.memories,
+            first=self.prompt.series.shape[1] // self.network.config.patch_size + patch,
+            recentre=self.compat,
+        )
+        return hidden[:, -1], statistics
+
+
+def folded(network: TotoNetwork, patches: int):
+    """A function from hidden states (N, D) to mixtures (N, P, K) for so many patches in all.
+
+    Unembedding and head are linear one after the other; as one, from D to 4 K numbers a step, they cost a fraction.
+    """
+    if patches < FEWEST_FOLDED:
+        return network.mixtures
+    head = network.output_distribution
+    weight = torch.cat([projection.weight for projection in head.projections])  # (4 K, D)
+    bias = torch.cat([projection.bias for projection in head.projections])
+    size, width = network.config.patch_size, network.config.embed_dim
+    inner = network.unembed.weight.view(size, width, width)
+    outer = torch.matmul(weight, inner).flatten(0, 1)  # (P * 4 K, D)
+    shift = (network.unembed.bias.view(size, width) @ weight.T + bias).flatten()
+
+    def mixtures(hidden: Tensor) -> StudentTs:
+        raw = F.linear(hidden, outer, shift).unflatten(-1, (size, len(head.projections), -1))
+        return head.shape(*raw.unbind(-2))
+
+    return mixtures
