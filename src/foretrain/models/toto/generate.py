@@ -23,7 +23,7 @@ from foretrain.models.toto.inputs import prepare
 from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.memory import KeyValues, SharedPast
 from foretrain.models.toto.model import TotoNetwork
-from foretrain.models.toto.sampling import choose, draws, student_t
+from foretrain.models.toto.draws import choose, draws, student_t
 from foretrain.models.toto.scaler import Statistics, Stream
 
 MOST_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other
