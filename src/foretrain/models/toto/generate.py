@@ -10,6 +10,7 @@ on from running sums. Rows of samples are sample-major: row s * R + r is sample 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,14 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foretrain.models.base import Forecast
 from foretrain.models.toto.decode import calm
 from foretrain.models.toto.distribution import StudentTs
+from foretrain.models.toto.draws import choose, draws, student_t
 from foretrain.models.toto.inputs import prepare
 from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.memory import KeyValues, SharedPast
 from foretrain.models.toto.model import TotoNetwork
-from foretrain.models.toto.draws import choose, draws, student_t
+from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.models.toto.scaler import Statistics, Stream
+from foretrain.nn.quantiles import constant
 
 MOST_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other
 FEWEST_FOLDED = 160  # patches from which a head folded into the unembedding pays for its folding
@@ -57,6 +61,58 @@ class Sampled(NamedTuple):
 
     paths: Tensor  # (R, S, H) in the units of the data
     context: Context
+
+
+@torch.no_grad()
+def forecast(
+    network: TotoNetwork,
+    prompt: Prompt,
+    prediction_length: int,
+    quantile_levels: Sequence[float],
+    *,
+    keys: Tensor,
+    targets: Tensor | None = None,
+    num_samples: int | None = None,
+    seed: int = 0,
+    options: TotoOptions | None = None,
+) -> Forecast:
+    """Quantiles, mean and (where any are drawn) paths of the target rows (indices; None = every row).
+
+    See TotoOptions for when paths are drawn, DEFAULT_SAMPLES of them where num_samples leaves it open. keys (R,) int64
+    and seed decide the draws.
+    """
+    options, levels = options or TotoOptions(), tuple(quantile_levels)
+    size = network.config.patch_size
+
+    def chosen(x: Tensor) -> Tensor:
+        return x if targets is None else x[targets]
+
+    def closed(context: Context) -> tuple[StudentTs, Tensor, Tensor]:
+        loc, scale = (chosen(x)[:, :prediction_length] for x in context.statistics)
+        return context.first.map(lambda x: chosen(x)[:, :prediction_length]), loc, scale
+
+    if num_samples is None and prediction_length <= size and options.closed_form:
+        mixtures, loc, scale = closed(read_context(network, prompt))
+        quantiles = mixtures.quantiles(levels) * scale[..., None] + loc[..., None]
+        return Forecast(quantiles, levels, mean=mixtures.mean * scale + loc)
+    count = num_samples or DEFAULT_SAMPLES
+    found = sample(network, prompt, prediction_length, num_samples=count, keys=keys, seed=seed, compat=options.compat)
+    paths = chosen(found.paths)
+    quantiles = _empirical(paths, levels)
+    if options.closed_form:
+        mixtures, loc, scale = closed(found.context)
+        quantiles[:, :size] = mixtures.quantiles(levels) * scale[..., None] + loc[..., None]
+    return Forecast(quantiles, levels, samples=paths, mean=paths.mean(1))
+
+
+def _empirical(paths: Tensor, levels: Sequence[float]) -> Tensor:
+    """(R, H, Q) quantiles of paths (R, S, H), linear between two of them."""
+    ordered = paths.sort(dim=1).values
+    place = constant(levels, paths.device, paths.dtype) * (paths.shape[1] - 1)
+    low = place.floor().long()
+    high = (low + 1).clamp(max=paths.shape[1] - 1)
+    share = (place - low)[None, :, None]
+    return torch.lerp(ordered[:, low], ordered[:, high], share).transpose(1, 2)
 
 
 def read_context(network: TotoNetwork, prompt: Prompt, *, compat: bool = False) -> Context:
@@ -178,7 +234,7 @@ class _Path:
         return hidden[:, -1], statistics
 
 
-def folded(network: TotoNetwork, patches: int):
+def folded(network: TotoNetwork, patches: int) -> Callable[[Tensor], StudentTs]:
     """A function from hidden states (N, D) to mixtures (N, P, K) for so many patches in all.
 
     Unembedding and head are linear one after the other; as one, from D to 4 K numbers a step, they cost a fraction.
