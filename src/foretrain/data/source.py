@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from foretrain.config import Section
+from foretrain.data.buckets import Buckets, choices
 from foretrain.data.lengths import no_window, rows_needed
 from foretrain.data.permutation import derive, hash64
 from foretrain.data.sampling import Gather, Plan, Pool
@@ -174,6 +176,40 @@ class TrainingSource:
         of the item's id, and as independent of batch and order).
         """
         return self._gather(*self._plan.draw(first, count))
+
+    def in_buckets(self, lengths: Sequence[int], horizons: Sequence[int], max_tokens: int) -> Buckets:
+        """The same windows, each once an epoch, in micro-batches of one shape each; see buckets.py.
+
+        Raises ConfigError unless windows come by epochs, and where one of them is more than max_tokens.
+        """
+        config = self.config
+        if config.sampling != "epoch":
+            raise ConfigError(
+                "training.token_budget: buckets are filled with the windows of an epoch, and data.sampling is "
+                f"{config.sampling!r}. Set data.sampling: epoch, or remove the budget."
+            )
+        kept, notes = [], []
+        for what, own, given in (
+            ("context_length", config.context_length, lengths),
+            ("prediction_length", config.prediction_length, horizons),
+        ):
+            chosen, dropped = choices(own, given)
+            kept.append(chosen)
+            if dropped:
+                notes.append(f"buckets longer than data.{what} {own} dropped: {', '.join(map(str, dropped))}")
+            if own not in given:
+                notes.append(f"bucket {own} added, data.{what}")
+        return Buckets(
+            self._plan,
+            self._gather,
+            self._pools,
+            seed=self.seed,
+            lengths=kept[0],
+            horizons=kept[1],
+            max_tokens=max_tokens,
+            fingerprint=self.fingerprint,
+            notes=notes,
+        )
 
     @property
     def epoch_length(self) -> int:
