@@ -199,9 +199,17 @@ class Backtest:
 
     # -- what a model adds -----------------------------------------------------------------------------------------
 
-    def forecast(self, model: Forecaster, *, progress: Callable[[int], None] | None = None, **how: Any) -> Forecasts:
+    def forecast(
+        self,
+        model: Forecaster,
+        *,
+        context_length: int | None = None,
+        progress: Callable[[int], None] | None = None,
+        **how: Any,
+    ) -> Forecasts:
         """The model's quantiles, as it gives them (not sorted), and its notes. how goes to forecast_paths.
 
+        context_length is for a model that sees less history than the panel's windows hold; None = all of it.
         A step with a level that is not finite is NaN at all levels: sorting would move its other levels into the gap.
         """
 
@@ -213,7 +221,7 @@ class Backtest:
                 self.levels,
                 keep_samples=False,
                 batch_size=self.batch_size,
-                context_length=self.panel.context_length,
+                context_length=context_length or self.panel.context_length,
                 progress=progress,
                 **how,
             )

@@ -12,6 +12,7 @@ from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 
 OVERLAP = "WINDOWS OVERLAP TRAINING DATA"
+CHOSEN = "lie in the validation part that chose this model's weights"
 _SAMPLE = 5_000  # series and windows whose dates are compared; more would take seconds and say the same
 
 
@@ -70,10 +71,7 @@ def _same(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) ->
         )
     chosen = int((cutoffs < length - steps["test"]).sum())
     if chosen:
-        return (
-            f"{chosen} of {len(origins)} windows of {corpus.name} lie in the validation part that chose this model's "
-            "weights; the score leans to its side."
-        )
+        return f"{chosen} of {len(origins)} windows of {corpus.name} {CHOSEN}; the score leans to its side."
     return _same_days(corpus, origins, trained)
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 INK, GRID, PAST = "#1f2933", "#d9dee3", "#5f6b76"
 COLORS = {
     "model": "#0072B2",
+    "zero_shot": "#E69F00",
+    "other_model": "#E69F00",
     "naive": "#D55E00",
     "drift": "#009E73",
     "seasonal_naive": "#CC79A7",
@@ -38,6 +40,8 @@ COLORS = {
 }
 DASHES: dict[str, Any] = {
     "model": "-",
+    "zero_shot": (0, (8, 2)),
+    "other_model": (0, (8, 2)),
     "naive": (0, (5, 2)),
     "drift": (0, (1, 1.2)),
     "seasonal_naive": (0, (6, 2, 1, 2)),
@@ -353,7 +357,7 @@ def draw_calibration(result: EvaluationResult) -> Figure:
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=INK, lw=1, ls=":", label="calibrated")
     for who, shares in result.calibration.items():
-        if who not in ("model", "naive", "seasonal_naive"):
+        if who in ("drift", "historical_mean"):
             continue
         ax.plot(
             result.levels,

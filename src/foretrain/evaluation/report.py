@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from foretrain.evaluation import plots
+from foretrain.evaluation.gate import ZERO_SHOT, differences
 from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS
-from foretrain.evaluation.plots import plot_forecast, spoken
+from foretrain.evaluation.plots import plot_forecast
 from foretrain.evaluation.significance import LEVEL
 
 if TYPE_CHECKING:
@@ -64,15 +65,16 @@ def print_result(result: EvaluationResult, stream: TextIO | None = None) -> None
     console = Console(file=out)
     for alarm in result.alarms:
         console.print(Text(alarm, style="bold white on red"))
-    console.print(Text(result.headline, style="bold"))
+    for line in _headlines(result):
+        console.print(Text(line, style="bold"))
     for remark in result.remarks:
         console.print(Text(remark, style="bold yellow"))
     header, rows = _table(result)
     table = Table(title=_subtitle(result))
     for k, name in enumerate(header):
         table.add_column(name, justify="left" if k == 0 or k == len(header) - 1 else "right")
-    for who, row in zip(result.pooled, rows, strict=True):
-        table.add_row(*(Text(cell) for cell in row), style="bold" if who == "model" else None)
+    for k, row in enumerate(rows):  # the model's is the first
+        table.add_row(*(Text(cell) for cell in row), style="bold" if k == 0 else None)
     console.print(table)
     for line in _notes(result):
         console.print(Text(line, style="dim"))
@@ -90,9 +92,13 @@ def format_table(result: EvaluationResult) -> str:
         ]
         return "  ".join(shown).rstrip()
 
-    parts = [*result.alarms, result.headline, *result.remarks, "", _subtitle(result)]
+    parts = [*result.alarms, *_headlines(result), *result.remarks, "", _subtitle(result)]
     parts += [line(header), line(["-" * w for w in widths])]
     return "\n".join([*parts, *(line(row) for row in rows), *_notes(result)])
+
+
+def _headlines(result: EvaluationResult) -> list[str]:
+    return [result.headline, *([result.promotion.headline] if result.promotion is not None else [])]
 
 
 def _table(result: EvaluationResult) -> tuple[list[str], list[list[str]]]:
@@ -101,8 +107,11 @@ def _table(result: EvaluationResult) -> tuple[list[str], list[list[str]]]:
     header = ["forecaster", *names, "model against it"]
     rows = []
     for who, values in result.pooled.items():
-        label = result.name if who == "model" else spoken(who)
-        rows.append([label, *(cell(name, values[name], who) for name in names), verdicts.get(who, "")])
+        cells = (cell(name, values[name], who) for name in names)
+        rows.append([result.label(who), *cells, verdicts.get(who, "")])
+    if result.rival is not None:
+        changes = differences(result)
+        rows.append(["difference of the first two", *(_change(name, changes[name]) for name in names), ""])
     return header, rows
 
 
@@ -153,9 +162,11 @@ def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = 
         _banner(result),
         f"<h1>{_e(title)}</h1>",
         _verdict(result),
+        _promotion(result),
         *(f'<p class="warning">{_e(text)}</p>' for text in result.remarks),
         "<h2>Model and baselines</h2>",
         _pooled_table(result),
+        _comparison(result),
         "<h2>Is the difference more than chance?</h2>",
         _significance_table(result),
         _section("Forecasts", pictures.get("forecasts"), "History, truth and forecasts of three windows", _FAN_NOTE),
@@ -211,19 +222,53 @@ def _verdict(result: EvaluationResult) -> str:
     )
 
 
+def _promotion(result: EvaluationResult) -> str:
+    promotion = result.promotion
+    if promotion is None:
+        return ""
+    kind = "better" if promotion.promoted else "none"
+    return f'<div class="verdict {kind} promotion"><strong>{_e(promotion.headline)}</strong></div>'
+
+
+def _comparison(result: EvaluationResult) -> str:
+    """Every metric of the model, of its rival and of naive, and what lies between the first two."""
+    if result.rival is None:
+        return ""
+    key, name = str(result.rival["key"]), str(result.rival["name"])
+    rows = [
+        f"<tr><th>{_e(METRICS[metric].label)} <small>{_e(METRICS[metric].unit)}</small></th>"
+        f"<td>{cell(metric, values['model'])}</td><td>{cell(metric, values[key])}</td>"
+        f"<td>{_change(metric, values)}</td><td>{cell(metric, values['naive'], 'naive')}</td>"
+        f'<td class="text">{_e(values["better"])}</td></tr>'
+        for metric, values in differences(result).items()
+    ]
+    title = "Against the weights it started from" if key == ZERO_SHOT else "Against the other model"
+    known = f" (hash {result.rival['hash']})" if result.rival["hash"] else ""
+    header = ["", "model", result.label(key), "difference", "naive", "better"]
+    note = f"Compared with {name}{known} on the same windows. A model is promoted if it beats that and naive."
+    return f"<h2>{title}</h2>" + _rows_table([_e(text) for text in header], rows) + _note(note)
+
+
+def _change(name: str, values: dict[str, Any]) -> str:
+    """A difference with its sign, in as many digits as the values it is of."""
+    value = values["difference"]
+    if not math.isfinite(value):
+        return "n/a"
+    text = cell(name, abs(value)).lstrip("+")
+    return f"{'-' if value < 0 else '+'}{text}"
+
+
 def _pooled_table(result: EvaluationResult) -> str:
     names = [name for name in METRICS if name in result.pooled["model"]]
     best = {name: _best(name, result) for name in names}
     rows = []
     for who, values in result.pooled.items():
-        label = result.name if who == "model" else spoken(who)
         cells = [
             f'<td class="{"best" if best[name] == who else ""}">{cell(name, values[name], who)}</td>' for name in names
         ]
         swatch = f'<i style="background:{plots.color(who)}"></i>'
-        rows.append(
-            f'<tr class="{"model" if who == "model" else ""}"><th>{swatch}{_e(label)}</th>{"".join(cells)}</tr>'
-        )
+        head = f'<tr class="{"model" if who == "model" else ""}"><th>{swatch}{_e(result.label(who))}</th>'
+        rows.append(f"{head}{''.join(cells)}</tr>")
     order = "sorted before scoring" if result.settings["sort_quantiles"] else "scored as they came, not sorted"
     note = (
         "Best of a column in bold. Baselines saw the same contexts as the model; their quantiles come from their own "
@@ -248,7 +293,7 @@ def _best(name: str, result: EvaluationResult) -> str | None:
 
 def _significance_table(result: EvaluationResult) -> str:
     rows = [
-        f'<tr><th>{_e(spoken(c.against))}</th><td class="text">{_e(c.verdict)}</td>'
+        f'<tr><th>{_e(result.label(c.against))}</th><td class="text">{_e(c.verdict)}</td>'
         f"<td>{_number(c.statistic, '+.2f')}</td><td>{_number(c.p_value, '.4f')}</td>"
         f"<td>{c.origins}</td><td>{c.lag}</td></tr>"
         for c in result.comparisons
@@ -370,6 +415,7 @@ img{display:block;max-width:100%;height:auto;margin:0 auto}
  margin:-24px -28px 20px;letter-spacing:.02em}
 .verdict{border-left:8px solid #8a949e;background:#f4f6f8;padding:14px 18px;font-size:1.12rem}
 .verdict span{color:#52606d;font-size:.92rem}
+.verdict.promotion{margin-top:8px;font-size:1rem}
 .verdict.better{border-color:#0072b2;background:#e8f3fa}
 .verdict.worse{border-color:#d55e00;background:#fdf0e6}
 .warning{border-left:8px solid #d55e00;background:#fdf0e6;padding:10px 18px;font-weight:600}

@@ -20,7 +20,9 @@ import numpy as np
 from foretrain.data.windows import NO_TIME
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
-from foretrain.evaluation.overlap import OVERLAP
+from foretrain.evaluation.baselines import BASELINES
+from foretrain.evaluation.gate import OTHER, Promotion, Rival, differences
+from foretrain.evaluation.overlap import CHOSEN, OVERLAP
 from foretrain.evaluation.panel import LeftOut
 from foretrain.evaluation.scored import Scored
 from foretrain.evaluation.significance import LEVEL, Comparison, compare
@@ -46,7 +48,7 @@ class Example:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Everything that a report says; forecasters are "model" and the baselines, in this order."""
+    """Everything that a report says; forecasters are "model", its rival where it has one, and the baselines."""
 
     name: str
     settings: dict[str, Any]
@@ -68,6 +70,8 @@ class EvaluationResult:
     aggregate: dict[str, Any]  # symbols.aggregate: the layout of stock pipelines
     per_symbol: list[dict[str, Any]]  # symbols.per_symbol
     notes: dict[str, int]  # what the family has to tell of its forecasts, as counts
+    rival: dict[str, str | None] | None = None  # key, name and hash of another model scored on the same windows
+    promotion: Promotion | None = None
     examples: list[Example] = field(default_factory=list)  # not part of the JSON
     scored: Scored | None = None  # rows of the model; not part of the JSON
 
@@ -93,6 +97,17 @@ class EvaluationResult:
         return any(text.startswith(OVERLAP) for text in self.warnings)
 
     @property
+    def chose_the_weights(self) -> bool:
+        """Validation chose the model's weights on some of the windows."""
+        return any(CHOSEN in text for text in self.warnings)
+
+    def label(self, who: str) -> str:
+        """A forecaster's name for people."""
+        if who == "model":
+            return self.name
+        return str(self.rival["name"]) if self.rival and who == OTHER else who.replace("_", " ")
+
+    @property
     def detail(self) -> str:
         """How far the model's error is from naive's, and the verdict against the strongest baseline if not naive."""
         skill = self.pooled["model"]["skill_vs_naive"]
@@ -102,7 +117,8 @@ class EvaluationResult:
 
     def _against_strongest(self) -> str:
         """Where naive is easily beaten, what beats naive is the test."""
-        skills = {who: values["skill_vs_naive"] for who, values in self.pooled.items() if who != "model"}
+        others = {who: values for who, values in self.pooled.items() if who in BASELINES}
+        skills = {who: values["skill_vs_naive"] for who, values in others.items()}
         strongest = max(skills, key=lambda who: skills[who] if math.isfinite(skills[who]) else -math.inf)
         if strongest == "naive" or not skills[strongest] > 0:
             return ""
@@ -121,8 +137,12 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; NaN and infinities become None."""
-        skipped = {"examples", "scored", "comparisons", "left_out"}
+        skipped = {"examples", "scored", "comparisons", "left_out", "rival", "promotion"}
         tree = {name: value for name, value in self.__dict__.items() if name not in skipped}
+        if self.rival is not None:
+            tree["comparison"] = {"against": self.rival, "metrics": differences(self)}
+        if self.promotion is not None:
+            tree["promotion"] = self.promotion.to_dict()
         tree["comparisons"] = [asdict(c) for c in self.comparisons]
         tree["left_out"] = [left._asdict() for left in self.left_out]
         return _plain(
@@ -188,10 +208,13 @@ def summarise(
     command: str | None,
     warnings: list[str],
     notes: dict[str, int],
+    rival: tuple[Rival, np.ndarray] | None = None,
 ) -> EvaluationResult:
-    """The result of a model's quantiles (N, H, Q) and its notes, beside the baselines of its backtest."""
+    """The result of a model's quantiles (N, H, Q) and its notes, beside its rival's and the backtest's baselines."""
     model, naive = backtest.naive.forecast(quantiles), backtest.naive
-    forecasters = {"model": model, **backtest.scored_baselines}
+    others = {} if rival is None else {rival[0].key: backtest.naive.forecast(rival[1])}
+    others |= backtest.scored_baselines
+    forecasters = {"model": model, **others}
     pooled, per_horizon, per_item = {}, {}, {}
     for who, scored in forecasters.items():
         pooled[who] = metrics.pooled(scored) | {"skill_vs_naive": metrics.skill(scored, naive)}
@@ -200,7 +223,7 @@ def summarise(
         per_horizon[who] = steps
         rows = metrics.per_item(scored) | {"skill_vs_naive": metrics.skill_per_item(scored, naive)}
         per_item[who] = {key: values.tolist() for key, values in rows.items()}
-    comparisons = [compare(model, scored, who) for who, scored in backtest.scored_baselines.items()]
+    comparisons = [compare(model, scored, who) for who, scored in others.items()]
     symbols = per_symbol(backtest, model)
     left_out = [*backtest.left_out, *_without_scale(model)]
     return EvaluationResult(
@@ -226,9 +249,12 @@ def summarise(
         command=command,
         environment=_environment(),
         prices=model.all_prices,
-        aggregate=aggregate(symbols, pooled, comparisons[0], one_unit=model.one_unit),
+        aggregate=aggregate(
+            symbols, pooled, next(c for c in comparisons if c.against == "naive"), one_unit=model.one_unit
+        ),
         per_symbol=symbols,
         notes=notes,
+        rival=None if rival is None else rival[0].describe(),
         examples=_examples(backtest, model),
         scored=model,
     )

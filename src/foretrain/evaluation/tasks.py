@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foretrain.data.splits import Selection, SplitName, select
+from foretrain.data.splits import Origin, Selection, SplitName, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
 from foretrain.evaluation.baselines import BASELINES
+from foretrain.evaluation.gate import Rival
 from foretrain.evaluation.overlap import check_overlap, reserved_steps
 from foretrain.evaluation.panel import make_panel, newest_origins
 from foretrain.evaluation.result import EvaluationResult, summarise
@@ -46,6 +47,7 @@ def evaluate(
     num_samples: int | None = None,
     seed: int = 0,
     options: Any = None,
+    against: Rival | None = None,
     world: World | None = None,
     name: str = "model",
     release: dict[str, Any] | None = None,
@@ -77,6 +79,7 @@ def evaluate(
         num_samples: sample paths of a forecast, for families that draw them; None = the family's default.
         seed: of those draws, which follow each window whatever batch it is in.
         options: the family's forecast options, an instance of its dataclass; None = its defaults.
+        against: another model to score on the same windows and to compare with; gate.judge says which is better.
         world: processes that share the work; one result whatever their number.
         release: the model's release.json ({} = nothing is recorded), to score what its training left out and to warn
             when it saw these windows; None says nothing of training.
@@ -87,56 +90,44 @@ def evaluate(
     Raises DataError when no window can be scored (prediction_length too long for the longest item, nothing observed),
     ConfigError for settings that cannot work.
     """
-    refuse_cross_learning(options)
+    for chosen in (options, against.options if against is not None else None):
+        refuse_cross_learning(chosen)
     for key, value in (("seasonality", seasonality), ("max_items", max_items)):
         if value is not None and value < 1:
             raise ConfigError(f"{key} is {value}; it must be at least 1.")
     corpora = [corpora] if isinstance(corpora, Corpus) else list(corpora)
     if not corpora:
         raise ConfigError("no corpus to evaluate on.")
-    selections = _selections(corpora, selection)
-    step = prediction_length if stride is None else stride
-    longest = clip_context(model, context_length)
-    origins, notes = [], []
-    for corpus in corpora:
-        parts: dict[str, int | None] = {"validation": validation_steps, "test": test_steps}
-        notes += _keep_to_reserved(parts, reserved_steps(release, corpus), split, prediction_length, num_windows, step)
-        origins.append(
-            newest_origins(
-                corpus,
-                split,
-                prediction_length,
-                num_windows,
-                step,
-                parts["validation"],
-                parts["test"],
-                min_context,
-                longest,
-            )
-        )
+    plan = {
+        "prediction_length": prediction_length,
+        "num_windows": num_windows,
+        "stride": prediction_length if stride is None else stride,
+        "context_length": clip_context(model, context_length),
+    }
+    sizes = {"validation": validation_steps, "test": test_steps}
+    origins, warnings = _origins(corpora, release, split, sizes, min_context=min_context, **plan)
     panel = make_panel(
         corpora,
-        selections,
+        _selections(corpora, selection),
         origins,
         prediction_length=prediction_length,
-        context_length=longest,
-        stride=step,
+        context_length=plan["context_length"],
+        stride=plan["stride"],
         seasonality=seasonality,
         max_items=max_items,
     )
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
-    quantiles, told = backtest.forecast(
-        model, progress=progress, num_samples=num_samples, seed=seed, options=options, **how
-    )
-    crossed = float((quantiles[..., 1:] < quantiles[..., :-1]).any(2).mean())
-    if sort_quantiles:
-        quantiles = np.sort(quantiles, axis=2)
+    how |= {"progress": progress, "num_samples": num_samples, "seed": seed}
+    quantiles, crossed, told = _forecast(backtest, model, sort_quantiles, options=options, **how)
+    rival = None
+    if against is not None:
+        found, _, about = _forecast(backtest, against.model, sort_quantiles, options=against.options, **how)
+        rival = against, found
+        warnings += _of_rival(against, about, plan["context_length"])
     settings = {
-        "prediction_length": prediction_length,
-        "num_windows": num_windows,
-        "stride": step,
+        **{key: plan[key] for key in ("prediction_length", "num_windows", "stride")},
         "split": split,
-        "context_length": longest,
+        "context_length": plan["context_length"],
         "batch_size": batch_size,
         "quantile_levels": list(backtest.asked),
         "seasonality": {panel.name(k): season for k, season in enumerate(panel.seasons)},
@@ -146,10 +137,76 @@ def evaluate(
         "seed": seed,
         "options": {} if options is None else asdict(options),
     }
+    warnings += [text[0].upper() + text[1:] for text in (notes_text(told),) if text]
+    return summarise(
+        backtest,
+        quantiles,
+        name=name,
+        settings=settings,
+        command=command,
+        warnings=warnings,
+        notes=told,
+        rival=rival,
+    )
+
+
+def _origins(
+    corpora: Sequence[Corpus],
+    release: dict[str, Any] | None,
+    split: SplitName,
+    sizes: dict[str, int | None],
+    *,
+    prediction_length: int,
+    num_windows: int,
+    stride: int,
+    context_length: int,
+    min_context: int | None,
+) -> tuple[list[list[Origin]], list[str]]:
+    """Forecast origins of every corpus, in the part that training left out as far as that is known; what to say of it.
+
+    sizes are those of the validation and the test part, None = open.
+    """
+    origins, notes = [], list[str]()
+    for corpus in corpora:
+        parts = dict(sizes)
+        notes += _keep_to_reserved(
+            parts, reserved_steps(release, corpus), split, prediction_length, num_windows, stride
+        )
+        origins.append(
+            newest_origins(
+                corpus,
+                split,
+                prediction_length,
+                num_windows,
+                stride,
+                parts["validation"],
+                parts["test"],
+                min_context,
+                context_length,
+            )
+        )
     warning = None if release is None else check_overlap(release, corpora, origins)
-    remarks = [text[0].upper() + text[1:] for text in (notes_text(told),) if text]
-    warnings = [*([warning] if warning else []), *dict.fromkeys(notes), *remarks]
-    return summarise(backtest, quantiles, name=name, settings=settings, command=command, warnings=warnings, notes=told)
+    return origins, [*([warning] if warning else []), *dict.fromkeys(notes)]
+
+
+def _forecast(
+    backtest: Backtest, model: Forecaster, sort: bool, **how: Any
+) -> tuple[np.ndarray, float, dict[str, int]]:
+    """A model's quantiles (N, H, Q), the share of steps at which they crossed before sorting, and its notes."""
+    longest = min(backtest.panel.context_length, model.max_context_length)
+    quantiles, notes = backtest.forecast(model, context_length=longest, **how)
+    crossed = float((quantiles[..., 1:] < quantiles[..., :-1]).any(2).mean())
+    return (np.sort(quantiles, axis=2) if sort else quantiles), crossed, notes
+
+
+def _of_rival(rival: Rival, notes: dict[str, int], context_length: int) -> list[str]:
+    """What there is to say of a rival's forecasts."""
+    name, longest, found = rival.key.replace("_", " "), rival.model.max_context_length, list[str]()
+    if longest < context_length:
+        found.append(f"The {name} sees the newest {longest} of {context_length} steps of history, which is its most.")
+    if text := notes_text(notes):
+        found.append(f"Of the {name}, {text}")
+    return found
 
 
 def _keep_to_reserved(

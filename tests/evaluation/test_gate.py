@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from foretrain.errors import ConfigError
+from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Rival, differences, judge
+from foretrain.evaluation.report import format_table, render, write_report
+from foretrain.evaluation.tasks import evaluate
+
+
+@pytest.fixture(scope="module")
+def climbing():
+    """Prices that rise by 1 an hour, on which a forecaster with a bias beats naive."""
+    from foretrain.data.store import Corpus
+
+    rng = np.random.default_rng(1)
+    series = []
+    for k in range(4):
+        values = 100.0 + np.arange(260) + rng.standard_normal(260) * 0.3
+        series.append((f"item-{k}", values[None].astype(np.float32), (np.arange(260) * 3_600_000_000).astype(np.int64)))
+    return Corpus.from_arrays("climb", series, ["close"], freq="h", time="regular", price_columns=("close",))
+
+
+@pytest.fixture(scope="module")
+def compared(climbing, persistence):
+    """An evaluation of a model with a bias beside a rival with another one."""
+
+    def run(bias: float, rival: float, key: str = ZERO_SHOT, **settings):
+        against = Rival(key, "the-base", persistence(rival), "abc123")
+        settings = {"prediction_length": 4, "num_windows": 12, **settings}
+        return evaluate(persistence(bias), climbing, against=against, name="mine", **settings)
+
+    return run
+
+
+def test_a_model_that_beats_both_is_promoted(compared):
+    found = judge(compared(2.5, 1.0))
+    assert found.promoted
+    assert found.metric == "pct_mae" and found.unit == "percent of the last close"
+    assert found.figures["model"] < found.figures["zero_shot"] < found.figures["naive"]
+    assert found.verdicts == {"zero_shot": "better than zero shot, p<0.001", "naive": "better than naive, p<0.001"}
+    assert found.headline.startswith("Promoted: its pct_mae ")
+
+
+@pytest.mark.parametrize(
+    ("bias", "rival", "reason"),
+    [
+        (1.0, 2.5, "is not below zero shot's"),
+        (-1.0, -2.5, "is not below naive's"),
+        (1.0, 1.0, "is not below zero shot's"),
+        (float("nan"), 1.0, "its pct_mae n/a is not below zero shot's"),
+    ],
+)
+def test_a_model_that_does_not_beat_both_is_not_promoted(compared, bias, rival, reason):
+    found = judge(compared(bias, rival))
+    assert not found.promoted and reason in found.reason
+    assert found.headline.startswith("NOT PROMOTED: ")
+
+
+def test_a_difference_that_chance_explains_promotes_nobody_unless_significance_is_not_asked_for(compared):
+    result = compared(2.5, 1.0, num_windows=5)
+    found = judge(result)
+    assert not found.promoted
+    assert "is below zero shot's" in found.reason
+    assert "but too few windows to tell (5 origins, 10 needed)" in found.reason
+    assert judge(result, require_significance=False).promoted
+
+
+def test_windows_that_training_saw_promote_nobody(compared, climbing):
+    release = {"corpora": [{"fingerprint": climbing.fingerprint}], "data": {"validation_steps": 4, "test_steps": 4}}
+    found = judge(compared(2.5, 1.0, test_steps=48, release=release))
+    assert not found.promoted and found.reason.startswith("training saw these windows")
+    assert found.warnings[0].startswith("WINDOWS OVERLAP")
+
+
+def test_windows_that_chose_the_weights_promote_nobody(compared, climbing):
+    release = {"corpora": [{"fingerprint": climbing.fingerprint}], "data": {"validation_steps": 48, "test_steps": 4}}
+    found = judge(compared(2.5, 1.0, split="validation", release=release))
+    assert not found.promoted and found.reason.startswith("these windows lie in the validation part")
+
+
+def test_the_record_says_what_was_scored(compared, climbing):
+    found = judge(compared(2.5, 1.0, command="foretrain evaluate mine")).to_dict()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["against"] == {"key": "zero_shot", "name": "the-base", "hash": "abc123"}
+    assert (found["windows"], found["origins"], found["command"]) == (48, 12, "foretrain evaluate mine")
+    assert found["data"] == [{"name": "climb", "fingerprint": climbing.fingerprint, "provenance": "real"}]
+    assert found["date_range"] == ["1970-01-09T20:00:00", "1970-01-11T19:00:00"]
+
+
+def test_a_diverged_rival_leaves_the_record_fit_for_json(compared):
+    found = judge(compared(2.5, float("nan"))).to_dict()
+    assert found["figures"]["zero_shot"] is None and not found["promoted"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_items_without_prices_are_judged_by_mase(hourly, persistence):
+    result = evaluate(
+        persistence(9.0),
+        hourly(4, 200),
+        prediction_length=4,
+        num_windows=12,
+        against=Rival(OTHER, "another", persistence(12.0)),
+    )
+    found = judge(result)
+    assert found.metric == "mase" and found.figures["model"] == result.pooled["model"]["mase"]
+    assert not found.promoted and "is not below naive's" in found.reason and "zero_shot" not in found.figures
+
+
+def test_the_rival_s_figures_are_those_of_an_evaluation_of_its_own(compared, climbing, persistence):
+    alone = evaluate(persistence(1.0), climbing, prediction_length=4, num_windows=12)
+    beside = compared(2.5, 1.0)
+    assert beside.pooled["zero_shot"] == alone.pooled["model"]
+    assert beside.pooled["model"] == compared(2.5, 9.0).pooled["model"]
+    assert list(beside.pooled)[:3] == ["model", "zero_shot", "naive"]
+
+
+def test_differences_are_the_model_s_less_the_rival_s(compared):
+    result = compared(2.5, 1.0)
+    table = differences(result)
+    assert set(table) == set(result.pooled["model"])
+    row = table["pct_mae"]
+    assert row["difference"] == row["model"] - row["zero_shot"] < 0 and row["naive"] > row["zero_shot"]
+
+
+def test_a_rival_with_a_shorter_memory_sees_less_and_the_report_says_so(compared, climbing, persistence):
+    class Forgetful(persistence):
+        max_context_length = 8
+
+    against = Rival(OTHER, "small", Forgetful(1.0))
+    found = evaluate(persistence(2.5), climbing, prediction_length=4, num_windows=12, against=against)
+    assert "The other model sees the newest 8 of 64 steps of history, which is its most." in found.remarks
+    assert not any("sees the newest" in text for text in compared(2.5, 1.0).remarks)
+
+
+def test_a_rival_that_learns_across_series_is_refused(climbing, persistence):
+    from foretrain.models import family, forecast_options
+
+    options = forecast_options(family("chronos2"), {"cross_learning": True})
+    with pytest.raises(ConfigError, match="cross_learning"):
+        evaluate(
+            persistence(), climbing, prediction_length=4, against=Rival(OTHER, "x", persistence(), options=options)
+        )
+
+
+def test_reports_show_outcome_difference_and_rival(compared, tmp_path):
+    result = compared(1.0, 2.5)
+    result = replace(result, promotion=judge(result))
+    text = format_table(result)
+    assert "NOT PROMOTED: its pct_mae" in text.splitlines()[1]
+    assert [line.split("  ")[0] for line in text.splitlines()[6:8]] == ["mine", "zero shot"]
+    assert any(line.startswith("difference of the first two") for line in text.splitlines())
+    page = render(result)
+    assert "NOT PROMOTED" in page and "Against the weights it started from" in page and "the-base (hash abc123)" in page
+    write_report(result, tmp_path / "report")
+    saved = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    assert saved["promotion"]["promoted"] is False
+    assert saved["comparison"]["metrics"]["pct_mae"]["unit"] == "percent of the last close"
+    assert "zero_shot" in (tmp_path / "report" / "metrics.csv").read_text()
+
+
+def test_another_model_goes_by_its_own_name(compared):
+    result = compared(1.0, 2.5, OTHER)
+    assert "the-base" in format_table(result) and "Against the other model" in render(result)
+
+
+def test_an_evaluation_without_a_rival_says_nothing_of_one(climbing, persistence):
+    result = evaluate(persistence(1.0), climbing, prediction_length=4, num_windows=12)
+    assert not {"comparison", "promotion", "rival"} & set(result.to_dict())
+    assert "difference" not in format_table(result) and "romoted" not in render(result)
