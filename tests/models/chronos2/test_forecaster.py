@@ -69,6 +69,39 @@ def test_forecasts_of_target_rows_are_the_networks(model_of, apart):
     assert apart(ours, theirs[targets][:, [0, 2], :7].transpose(1, 2)) < 5e-5
 
 
+@pytest.mark.parametrize("use_arcsinh", [True, False])
+def test_predictions_for_training_are_the_forecasts_of_the_same_windows(model_of, apart, use_arcsinh):
+    model, windows = model_of(use_arcsinh=use_arcsinh).eval(), mixed(missing=True)
+    batch = model.collate(windows)
+    with torch.no_grad():
+        found = model.predict(batch)
+        forecast = model.forecast(batch, 7, model.config.quantiles).quantiles
+    assert apart(found.quantiles * found.scale[..., None] + found.loc[..., None], forecast) < 5e-5
+    median = model.config.quantiles.index(0.5)
+    assert apart(found.point * found.scale + found.loc, forecast[..., median]) < 5e-5
+    truth = torch.from_numpy(windows.future[windows.role == TARGET])
+    assert torch.equal(found.observed, ~truth.isnan())
+    assert apart((found.target * found.scale + found.loc)[found.observed], truth[found.observed]) < 1e-5
+
+
+def test_a_model_without_the_median_predicts_it_between_its_levels(model_of):
+    model = model_of(quantiles=(0.2, 0.4, 0.8)).eval()
+    found = model.predict(model.collate(mixed()))
+    torch.testing.assert_close(found.point, found.quantiles[..., 1] * 0.75 + found.quantiles[..., 2] * 0.25)
+
+
+def test_the_last_value_is_the_newest_observed_of_the_context_whatever_comes_after(model_of):
+    context = np.array([[1, 2, 3, 4], [5, 6, NAN, NAN], [NAN] * 4], np.float32)
+    found = []
+    for future in (np.ones((3, 4), np.float32), np.full((3, 4), 9e5, np.float32)):
+        windows = stack_windows([Window(context, 2, 1, future), Window(context[2:], 1, 0, future[:1])], 4)
+        found.append(model_of().predict(model_of().collate(windows)))
+    assert found[0].last[:, 0].tolist()[:2] == [4, 6] and found[0].last[2:].isnan().all() and len(found[0].last) == 3
+    for name in ("last", "loc", "scale", "point", "quantiles"):
+        one, other = (getattr(p, name).nan_to_num() for p in found)
+        assert torch.equal(one, other), name
+
+
 def test_masks_are_absent_when_nothing_is_missing(model_of):
     whole = np.arange(48, dtype=np.float32).reshape(2, 24)
     gap = whole.copy()
