@@ -164,7 +164,7 @@ def test_what_is_printed_is_every_stage_in_full_and_reads_back():
     config = pipeline()
     text = dump_yaml(config)
     assert [set(stage) for stage in yaml.safe_load(text)["stages"]] == [
-        {"name", "skip", "skip_existing", "model", "data", "training", "optimizer", "evaluation"}
+        {"name", "skip", "skip_existing", "model", "data", "training", "optimizer", "evaluation", "adapter"}
     ] * 2
     assert not {"model", "training"} & set(yaml.safe_load(text))
     assert Draft.of(parse_scalar(text)).build() == config

@@ -383,14 +383,18 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder of a run (checkpoints/step-...).")],
     out: Annotated[Path, typer.Option(help="The release folder to create.")],
     ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights instead of the raw ones.")] = False,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Write the adapter alone, in peft's format, not the merged weights.")
+    ] = False,
 ) -> None:
     """Turn a training checkpoint into a release that the official library opens too."""
     _alone("export")
     _prepare(None)
     from foretrain.run import export_checkpoint
 
-    export_checkpoint(checkpoint, out, ema=ema)
-    typer.echo(f"wrote {out}: the {'averaged' if ema else 'raw'} weights of {checkpoint}")
+    export_checkpoint(checkpoint, out, ema=ema, adapter=adapter)
+    what = "adapter" if adapter else "weights"
+    typer.echo(f"wrote {out}: the {'averaged' if ema else 'raw'} {what} of {checkpoint}")
 
 
 @config_app.command("show")

@@ -21,7 +21,9 @@ from foretrain.evaluation.columns import scored_columns
 from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.models import families, family, infer_family
 from foretrain.models.base import Trainable
+from foretrain.training import adapters
 from foretrain.training import checkpoint as checkpoints
+from foretrain.training.adapters import AdapterConfig
 from foretrain.training.distributed import World
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.schedule import warmup_steps
@@ -45,6 +47,7 @@ class RunConfig(Section):
     training: TrainingConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    adapter: AdapterConfig | None = None  # train low-rank updates or the head in place of all weights
     output_dir: str
     seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
@@ -107,14 +110,28 @@ def load_config(path: Path, overrides: list[Any] | None = None) -> RunConfig:
 
 
 def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
-    """The model a config asks for: random weights from the seed, or a checkpoint's, with its lengths adapted."""
-    return family(config.model.family).build(
+    """The model a config asks for: random weights from the seed, or a checkpoint's, with its lengths adapted, and the
+    low-rank layers of an adapter in it."""
+    model = family(config.model.family).build(
         config.model,
         context_length=config.data.context_length,
         prediction_length=config.data.prediction_length,
         seed=config.seed,
         device=device,
     )
+    if config.adapter is not None:
+        adapters.adapt(model, config.adapter, config.seed, _base(config, model))
+    return model
+
+
+def _base(config: RunConfig, model: Trainable) -> dict[str, Any]:
+    """How forecasting.adapter builds the model that an adapter belongs to: folders by their full paths."""
+    section = config.model.model_dump(mode="json")
+    for key, value in section.items():
+        if value and key in ("model_id", *model.parents) and Path(value).is_dir():
+            section[key] = str(Path(value).resolve())
+    lengths = {key: getattr(config.data, key) for key in ("context_length", "prediction_length")}
+    return {"model": section, **lengths, "seed": config.seed, "parents": dict(model.parents)}
 
 
 def open_source(config: RunConfig, corpora: list[Corpus] | None = None) -> tuple[RunConfig, TrainingSource]:
@@ -180,7 +197,8 @@ def train_run(
     model = build_model(config)
     model.check(source)
     config = with_parents(config, model)
-    return model, _trainer(config, source, model, world, resume, [*notes, _origin(config)]).fit()
+    told = [*notes, _origin(config), *filter(None, [adapters.describe(model)])]
+    return model, _trainer(config, source, model, world, resume, told).fit()
 
 
 def _trainer(
@@ -335,15 +353,18 @@ def _machine(world: World) -> str:
 
 
 def _describe_model(config: RunConfig, model: Trainable, variates: int) -> list[str]:
-    count = sum(p.numel() for p in model.parameters())
+    trained, count = adapters.parameter_counts(model)
     copies = 4 + (1 if config.training.ema_decay else 0)  # weights, gradients, two moments
-    state = count * 4 * (copies - 1)  # a checkpoint holds no gradients
+    frozen = count - trained
+    # a checkpoint holds no gradients, nor what an adapter leaves as it is
+    state = 4 * (trained * (copies - 1) + (frozen if model.adapter is None else 0))
     kept = config.training.keep_last + config.training.keep_best + 1
     free = _free(Path(config.output_dir).absolute())
     flops = model.flops_per_window(config.data.context_length, config.data.prediction_length, variates)
     lines = [
         f"model: {count:,} parameters, {flops / 1e9:,.3f} GFLOP forward a window",
-        f"memory: {_size(count * 4 * copies)} for weights, gradients and optimizer, activations on top",
+        *filter(None, [adapters.describe(model)]),
+        f"memory: {_size(4 * (trained * copies + frozen))} for weights, gradients and optimizer, activations on top",
         f"disk: {_size(state * kept)} for {kept} checkpoints of {_size(state)}, {_size(free)} free",
     ]
     if state * kept > free:
@@ -376,10 +397,11 @@ def _where_it_lies(config: RunConfig, checkpoint: Path) -> RunConfig:
     return config.model_copy(update={"model": type(config.model)(**tree), "output_dir": str(folder)})
 
 
-def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False) -> None:
+def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter: bool = False) -> None:
     """Write a release from a checkpoint's weights, averaged ones with ema; all of it or nothing.
 
-    Raises TrainingError where the checkpoint is damaged or has no averaged weights, or out exists already.
+    A run with an adapter gives the merged weights or, with adapter, the adapter's folder. Raises TrainingError where
+    the checkpoint is damaged or has no averaged weights or no adapter, or out exists already.
     """
     if problem := checkpoints.damage(checkpoint):
         raise TrainingError(f"{checkpoint}: cannot be exported: {problem}")
@@ -390,11 +412,17 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False) -> None
     if ema and config.training.ema_decay is None:
         raise TrainingError(f"{checkpoint}: this run kept no averaged weights (training.ema_decay); leave out --ema.")
     model = build_model(config)
-    # The weights that training began from are replaced here; whatever else the model is made of must be the same.
-    others = {role: known for role, known in config.parents.items() if role != "model"}
+    if adapter and (model.adapter is None or not model.adapter.portable):
+        raise TrainingError(
+            f"{checkpoint}: this run has no adapter that could be saved apart from its base; leave out --adapter."
+        )
+    # Weights that training began from and that are replaced here may be others; whatever else the model is made of
+    # must be the same.
+    others = {role: known for role, known in config.parents.items() if role != "model" or model.adapter is not None}
     with_parents(config.model_copy(update={"parents": others}), model)
-    weights = checkpoints.release_weights(checkpoint, World(), model, averaged=ema)
+    model.load_state_dict(checkpoints.release_weights(checkpoint, World(), model, averaged=ema), strict=False)
     facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
+    facts |= adapters.facts(model)
     try:
         facts |= _release_facts(*open_source(config))
     except DataError as error:
@@ -403,7 +431,11 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False) -> None
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         scratch.chmod(0o755)
-        model.save_release(scratch, weights)
+        if adapter:
+            adapters.write_adapter(scratch, model)
+        else:
+            with adapters.merged(model):
+                model.save_release(scratch)
         checkpoints.write_json(scratch / "release.json", facts)
         scratch.rename(out)
     finally:

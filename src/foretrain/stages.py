@@ -27,10 +27,11 @@ from foretrain.data.source import DataConfig
 from foretrain.errors import ConfigError
 from foretrain.evaluation.validation import EvaluationConfig
 from foretrain.run import ModelSection, RunConfig, with_family
+from foretrain.training.adapters import AdapterConfig
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.settings import TrainingConfig
 
-SECTIONS = ("model", "data", "training", "optimizer", "evaluation")
+SECTIONS = ("model", "data", "training", "optimizer", "evaluation", "adapter")
 REFERENCE = "stage:"
 
 
@@ -45,6 +46,7 @@ class StageConfig(Section):
     training: TrainingConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    adapter: AdapterConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -66,6 +68,7 @@ class StagesConfig(Section):
     training: dict[str, Any] = Field(default_factory=dict, exclude=True)
     optimizer: dict[str, Any] = Field(default_factory=dict, exclude=True)
     evaluation: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    adapter: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
     def folder(self, number: int) -> Path:
         """The run folder of stage `number`, counted from 0."""

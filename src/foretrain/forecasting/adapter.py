@@ -1,13 +1,16 @@
-"""LoRA adapter folders in PEFT's format, merged into the weights of their base: W += scaling * B @ A.
+"""Adapter folders in PEFT's format, merged into the weights of their base: W += scaling * B @ A.
 
 Facts from PEFT's file format: adapter_config.json, and adapter_model.safetensors with keys
-base_model.model.<module>.lora_A.weight (r, in) and .lora_B.weight (out, r).
+base_model.model.<module>.lora_A.weight (r, in) and .lora_B.weight (out, r); layers that were trained whole
+(modules_to_save) are there under their plain names. Folders written here also have a release.json, which says how the
+base was built: with the run's lengths, with which parts, from weights of which hash.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +19,74 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from foretrain.config import build as build_section
 from foretrain.errors import ModelError
+from foretrain.models import family
+from foretrain.models.base import Trainable
+from foretrain.training.adapters import CONFIG_FILE as ADAPTER_FILE
+from foretrain.training.adapters import PREFIX, WEIGHTS_FILE
 
-ADAPTER_FILE = "adapter_config.json"
-_PREFIX = "base_model.model."
-_UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern")
+_UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alpha_pattern")
 
 
-def base_of(folder: Path) -> str:
-    """The base model an adapter folder names: a folder (relative to the adapter or to here) or a hub id."""
-    base = _read(folder).get("base_model_name_or_path")
+def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str], open_base: Callable[..., Any]) -> Any:
+    """The model of an adapter folder: its base with the adapter merged into it, in float32 on the CPU.
+
+    The base of an adapter that was trained here is built as the run built it; another's is what open_base(place,
+    revision, offline, parts) makes of the place that its config names. Raises ModelError where the base is not to be
+    had, is not the one that the adapter was trained on, or does not fit.
+    """
+    config = _read(folder / ADAPTER_FILE)
+    facts = _read(folder / "release.json") if (folder / "release.json").is_file() else {}
+    made = (facts.get("adapter") or {}).get("base")
+    if made is None:
+        model = open_base(_base_of(folder, config), config.get("revision"), offline, dict(parts))
+    else:
+        model = _rebuild(folder, config, made, offline, parts)
+    _merge(model.network, folder, config)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def _base_of(folder: Path, config: Mapping[str, Any]) -> str:
+    """The base model an adapter names: a folder (relative to the adapter or to here) or a hub id."""
+    base = config.get("base_model_name_or_path")
     if not base:
         raise ModelError(f"{folder / ADAPTER_FILE}: names no base model (base_model_name_or_path).")
     beside = folder / str(base)
     return str(beside) if beside.is_dir() else str(base)
 
 
-def merge_adapter(network: nn.Module, folder: Path) -> None:
-    """Add an adapter's low-rank updates to the network's weights, in place. Raises ModelError when they do not fit."""
-    config = _read(folder)
+def _rebuild(
+    folder: Path, config: Mapping[str, Any], made: Mapping[str, Any], offline: bool, parts: Mapping[str, str]
+) -> Trainable:
+    """The base as the run built it, from the place that adapter_config.json names, and with other parts if given."""
+    kind = family(made["model"]["family"])
+    section = {**made["model"], **parts}
+    if section.get("model_id"):
+        section["model_id"] = _base_of(folder, config)
+    model = kind.build(
+        build_section(kind.config(), section, source=str(folder / "release.json")),
+        context_length=made["context_length"],
+        prediction_length=made["prediction_length"],
+        seed=made["seed"],
+        offline=offline,
+    )
+    for role, known in made["parents"].items():
+        if role not in parts and model.parents.get(role) != known:
+            place = section.get("model_id" if role == "model" else role)
+            raise ModelError(
+                f"{folder}: the adapter was trained on a {role} of the hash {known}, and {place or 'its base'} holds "
+                f"{model.parents.get(role, 'none')}. Restore it, or name its place in {ADAPTER_FILE} "
+                "(base_model_name_or_path)."
+            )
+    return model
+
+
+def _merge(network: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
+    """Add an adapter's low-rank updates to the network's weights, in place, and replace those that were trained whole.
+
+    Raises ModelError when they do not fit.
+    """
     if config.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: an adapter of type {config.get('peft_type')!r}; only LORA can be merged.")
     unsupported = [name for name in _UNSUPPORTED if config.get(name)]
@@ -42,16 +94,25 @@ def merge_adapter(network: nn.Module, folder: Path) -> None:
         raise ModelError(f"{folder}: adapters with {(*unsupported, 'bias')[0]} cannot be merged.")
     scaling = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
     try:
-        updates = load_file(folder / "adapter_model.safetensors")
+        updates = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder}: cannot read adapter_model.safetensors ({error}).") from None
+        raise ModelError(f"{folder}: cannot read {WEIGHTS_FILE} ({error}).") from None
     parameters = dict(network.named_parameters())
     downs = [key for key in updates if key.endswith(".lora_A.weight")]
-    if len(updates) != 2 * len(downs):
-        raise ModelError(f"{folder}: adapter_model.safetensors holds tensors that are not pairs of lora_A and lora_B.")
+    pairs = {key.replace("lora_A", "lora_B") for key in downs} | {*downs}
+    whole = [key for key in updates if key not in pairs]
+    if whole and not config.get("modules_to_save"):
+        raise ModelError(f"{folder}: {WEIGHTS_FILE} holds tensors that are not pairs of lora_A and lora_B.")
     for key in downs:
-        name = key.removeprefix(_PREFIX).removesuffix("lora_A.weight") + "weight"
+        name = key.removeprefix(PREFIX).removesuffix("lora_A.weight") + "weight"
         _add(parameters.get(name), name, updates[key], updates.get(key.replace("lora_A", "lora_B")), scaling, folder)
+    for key in whole:
+        name = key.removeprefix(PREFIX)
+        weight = parameters.get(name)
+        if weight is None or weight.shape != updates[key].shape:
+            raise ModelError(f"{folder}: the adapter's {name} does not fit its base model.")
+        with torch.no_grad():
+            weight.copy_(updates[key])
 
 
 def _add(weight: Tensor | None, name: str, down: Tensor, up: Tensor | None, scaling: float, folder: Path) -> None:
@@ -61,8 +122,8 @@ def _add(weight: Tensor | None, name: str, down: Tensor, up: Tensor | None, scal
         weight += (scaling * (up.float() @ down.float())).to(weight)
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / ADAPTER_FILE}: cannot be read as JSON ({' '.join(str(error).split())}).") from None
+        raise ModelError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())}).") from None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.errors import ConfigError, DataError, ModelError
-from foretrain.forecasting.adapter import ADAPTER_FILE, base_of, merge_adapter
+from foretrain.forecasting.adapter import ADAPTER_FILE, open_adapter
 from foretrain.forecasting.aggregate import aggregation
 from foretrain.forecasting.batching import ForecastList, clip_context, forecast_paths, plan, tell_notes
 from foretrain.forecasting.frame import Names, check_frame, one_item, read_frame, take_columns
@@ -29,7 +29,7 @@ from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.streaming import FrameStream
 from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
 from foretrain.models import families, family, forecast_options
-from foretrain.models.base import Columns, Forecaster, move
+from foretrain.models.base import Columns, Forecaster, Trainable, move
 from foretrain.models.hub import resolve
 from foretrain.nn.quantiles import check_levels
 from foretrain.training.adapters import merged
@@ -473,24 +473,25 @@ def _open(
     if folder.is_file():
         raise ModelError(f"{folder}: is a file; give the folder that holds config.json and model.safetensors.")
     if (folder / ADAPTER_FILE).exists():
-        base = _open(base_of(folder), None, offline, parts)
-        merge_adapter(base.network, folder)  # type: ignore[arg-type]
-        return base
+        return _that_forecasts(open_adapter(folder, offline, parts, _open), asked)
     raw = _config(folder)
     for candidate in families():
         if candidate.matches(raw):
-            model = candidate.load(folder, origin=asked, offline=offline, **parts)
-            if not isinstance(model, Forecaster):
-                raise ModelError(
-                    f"{asked}: holds a {candidate.name}, which makes no forecasts; it is a part of other models. Load "
-                    "one of those, and name this one if it does not bring its own: load(PREDICTOR, tokenizer=...)."
-                )
-            return model
+            return _that_forecasts(candidate.load(folder, origin=asked, offline=offline, **parts), asked)
     kind = raw.get("model_type") or ", ".join(map(str, raw.get("architectures") or [])) or "unnamed"
     raise ModelError(
         f"{folder}: its config.json describes a model ({kind}) of none of the families known here "
         f"({', '.join(f.name for f in families())})."
     )
+
+
+def _that_forecasts(model: Trainable, asked: str) -> Forecaster:
+    if not isinstance(model, Forecaster):
+        raise ModelError(
+            f"{asked}: holds a {model.family}, which makes no forecasts; it is a part of other models. Load one of "
+            "those, and name this one if it does not bring its own: load(PREDICTOR, tokenizer=...)."
+        )
+    return model
 
 
 def _config(folder: Path) -> dict[str, Any]:

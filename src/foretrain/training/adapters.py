@@ -113,6 +113,8 @@ def adapt(model: Trainable, config: AdapterConfig, seed: int, base: Mapping[str,
     Raises:
         ConfigError: a target that matches no linear layer, a family without a preset or without a head, peft missing.
     """
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError("adapter: needs the package peft; pip install 'foretrain[lora]'.")
     network: nn.Module = model.network  # type: ignore[assignment]
     roles = model.parameter_groups()
     heads = _heads(model, roles) if config.train_head else ()
@@ -210,8 +212,6 @@ def _inject(network: nn.Module, names: Sequence[str], config: AdapterConfig, see
 
 
 def _peft_config(config: AdapterConfig, targets: Sequence[str] | str, **more: Any) -> Any:
-    if importlib.util.find_spec("peft") is None:
-        raise ConfigError("adapter: needs the package peft; pip install 'foretrain[lora]'.")
     from peft import LoraConfig
 
     return LoraConfig(
