@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from foretrain.errors import TrainingError
 from foretrain.training.distributed import World
 from foretrain.training.ema import Ema
+from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
 
 FORMAT = 1
 STATE, MANIFEST = "state.json", "manifest.json"
@@ -210,39 +211,30 @@ def collect(model: nn.Module, optimizer: torch.optim.Optimizer | None, ema: Ema 
     """Every tensor of a run state by a name that says its kind, without copying: model.*, ema.*, <state>.*."""
     tensors = {f"model.{name}": tensor for name, tensor in _weights(model).items()}
     if optimizer is not None:
-        for name, parameter in model.named_parameters():
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor) and key != "step":
-                    tensors[f"{key}.{name}"] = value
+        tensors |= state_tensors(model, optimizer)
     if ema is not None:
         tensors |= {f"ema.{name}": tensor for name, tensor in ema.weights.items()}
     return tensors
-
-
-def optimizer_steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Updates that each parameter has had; these scalars go to state.json rather than to tensors."""
-    states = {
-        n: optimizer.state[p]["step"] for n, p in model.named_parameters() if "step" in optimizer.state.get(p, {})
-    }
-    if not states:
-        return {}
-    return dict(zip(states, torch.stack([torch.as_tensor(s) for s in states.values()]).tolist(), strict=True))
 
 
 def restore(
     path: Path, world: World, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, state: dict[str, Any]
 ) -> None:
     """Read a checkpoint's tensors into a model, its optimizer and its average, in place."""
-    parameters = dict(model.named_parameters())
-    optimizer.state.clear()
-    fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
-    for name, steps in state["optimizer_steps"].items():
-        device = parameters[name].device if fused else "cpu"
-        optimizer.state[parameters[name]]["step"] = torch.tensor(steps, dtype=torch.float32, device=device)
-        for key in state["optimizer_keys"]:
-            empty = torch.empty_like(parameters[name], memory_format=torch.preserve_format).detach()
-            optimizer.state[parameters[name]][key] = empty
+    numbers = state.get("optimizer")
+    if numbers is None:  # as written before other optimizers than AdamW were to be had
+        numbers = {"state": {"step": {"float32": state["optimizer_steps"]}}, "groups": []}
+    allocate_state(model, optimizer, numbers, _optimizer_tensors(path))
     load_tensors(path, world, collect(model, optimizer, ema))
+
+
+def _optimizer_tensors(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Size and type of each of the optimizer's tensors in a checkpoint."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    held = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    tensors: dict[str, Any] = {name: entry for name, entry in held.items() if name.partition(".")[0] not in RESERVED}
+    return {name: (entry.size, entry.properties.dtype) for name, entry in tensors.items()}
 
 
 def load_tensors(path: Path, world: World, into: dict[str, Tensor]) -> None:

@@ -26,6 +26,7 @@ from foretrain.training.lock import RunLock
 from foretrain.training.monitor import Monitor
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
+from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.progress import Progress, StoppedBy
 from foretrain.training.release import mark_of, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
@@ -390,8 +391,7 @@ class Trainer:
             "batch_size": self.plan.batch_size,
             "micro_batch_size": self.plan.micro_batch_size,
             "data_fingerprint": self.source.fingerprint,
-            "optimizer_steps": checkpoint.optimizer_steps(self.model, self.optimizer),
-            "optimizer_keys": ["exp_avg", "exp_avg_sq"],
+            "optimizer": state_numbers(self.model, self.optimizer),
             "threads": torch.get_num_threads(),
             "world_size": self.world.size,
             "versions": {"foretrain": foretrain.__version__, "torch": torch.__version__},

@@ -1,0 +1,99 @@
+"""An optimizer's state by names: tensors for safetensors files, numbers for JSON.
+
+Keys are the optimizer's own (exp_avg, momentum_buffer, step, ...), names those of the model's parameters. Whether
+everything of an optimizer can be kept so is found out before a run begins (optimizer.check_optimizer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+RESERVED = {"model", "ema"}  # what else a checkpoint's tensors are called
+PLAIN = "plain"  # kind of a number that is no tensor; the kind of others is their dtype
+
+
+def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Tensors of one dimension or more as <key>.<name>, without copying."""
+    return {
+        f"{key}.{name}": value
+        for name, key, value in _entries(model, optimizer)
+        if isinstance(value, Tensor) and value.dim() > 0
+    }
+
+
+def state_numbers(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Everything else, fit for JSON: {"state": {key: {kind: {name: number}}}, "groups": [{key: [kind, number]}]}.
+
+    Of a group the numbers and small tensors that optimizers write into it, such as a count of steps.
+    """
+    state: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, key, value in _entries(model, optimizer):
+        if not isinstance(value, Tensor):
+            state.setdefault(key, {}).setdefault(PLAIN, {})[name] = value
+        elif value.dim() == 0:
+            state.setdefault(key, {}).setdefault(_kind(value), {})[name] = value
+    for kinds in state.values():
+        for kind, values in kinds.items():
+            if kind != PLAIN:  # one wait for the device, not one for every parameter
+                kinds[kind] = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+    groups = []
+    for group in optimizer.param_groups:
+        found = {key: value for key, value in group.items() if key != "params"}
+        tensors = {key: [_kind(value), value.tolist()] for key, value in found.items() if isinstance(value, Tensor)}
+        numbers = {key: [PLAIN, value] for key, value in found.items() if isinstance(value, (bool, int, float))}
+        groups.append(numbers | tensors)
+    return {"state": state, "groups": groups}
+
+
+def allocate_state(
+    model: nn.Module,
+    optimizer: Optimizer,
+    numbers: Mapping[str, Any],
+    tensors: Mapping[str, tuple[torch.Size, torch.dtype]],
+) -> None:
+    """Give an optimizer the state of state_numbers, and empty tensors of these sizes in place of state_tensors, which
+    are then to be filled. Whatever state it had is gone."""
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    for key, kinds in numbers["state"].items():
+        for kind, values in kinds.items():
+            for name, value in values.items():
+                if name not in parameters:
+                    continue
+                # torch keeps counts of steps on the host unless a fused kernel reads them
+                device = "cpu" if key == "step" and not fused else parameters[name].device
+                optimizer.state[parameters[name]][key] = _number(kind, value, device)
+    for entry, (size, dtype) in tensors.items():
+        key, _, name = entry.partition(".")
+        if name in parameters:
+            optimizer.state[parameters[name]][key] = _empty(parameters[name], size, dtype)
+    for group, saved in zip(optimizer.param_groups, numbers["groups"], strict=False):
+        group |= {key: _number(kind, value, group["params"][0].device) for key, (kind, value) in saved.items()}
+
+
+def _entries(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, str, Any]]:
+    """(name, key, value) of every parameter's state."""
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            yield name, key, value
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _number(kind: str, value: Any, device: torch.device | str) -> Any:
+    return value if kind == PLAIN else torch.tensor(value, dtype=getattr(torch, kind), device=device)
+
+
+def _empty(parameter: Tensor, size: torch.Size, dtype: torch.dtype) -> Tensor:
+    """As optimizers make it: of the parameter's own layout where the sizes agree."""
+    if size == parameter.shape:
+        return torch.empty_like(parameter, dtype=dtype, memory_format=torch.preserve_format).detach()
+    return torch.empty(size, dtype=dtype, device=parameter.device)
