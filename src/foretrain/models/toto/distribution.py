@@ -6,11 +6,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from foretrain.models.toto import student_t
+from foretrain.nn.quantiles import constant
+
+_HALVINGS = 12  # of a bracket by the approximate cdf
+_STEPS = 100  # at most, by the exact one; a few do unless modes are far apart
+_NEAR = 1e-6  # an error of the cdf after which one more step of Newton's is exact
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,11 @@ class StudentTs:
         """Probabilities of the components."""
         return self.log_weights.exp()
 
-    def map(self, change) -> StudentTs:
+    def map(self, change: Callable[[Tensor], Tensor]) -> StudentTs:
         """With a function applied to each of the four tensors."""
         return StudentTs(change(self.df), change(self.loc), change(self.scale), change(self.log_weights))
 
-    def __getitem__(self, index) -> StudentTs:
+    def __getitem__(self, index: Any) -> StudentTs:
         return self.map(lambda x: x[index])
 
     @property
@@ -52,6 +61,71 @@ class StudentTs:
         half = 0.5 * (self.df + 1.0)
         level = torch.lgamma(half) - torch.lgamma(0.5 * self.df) - 0.5 * (self.df * math.pi).log() - self.scale.log()
         return (self.log_weights + level - half * torch.log1p(z.square() / self.df)).logsumexp(-1)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Probability (...) of lying below values (...), in float64."""
+        wide = self.map(lambda x: x.to(_wide(x)))
+        z = (value.to(wide.df.dtype)[..., None] - wide.loc) / wide.scale
+        return (wide.weights * student_t.cdf(z, wide.df)).sum(-1)
+
+    def quantiles(self, levels: Sequence[float]) -> Tensor:
+        """(..., Q) values below which these shares lie, each in (0, 1); in the type of the parameters.
+
+        Exact up to rounding: an approximate distribution is bisected, then Newton's steps follow that stay within the
+        bracket known from their values.
+        """
+        shape, count = self.df.shape[:-1], len(levels)
+        flat = self.map(lambda x: x.to(_wide(x)).reshape(-1, 1, x.shape[-1]).expand(-1, count, -1).flatten(0, 1))
+        wanted = constant(list(levels), flat.df.device, flat.df.dtype).repeat(len(flat.df) // count)
+        return _solve(flat, wanted).view(*shape, count).to(self.df.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64  # which that device lacks
+
+
+@torch.no_grad()
+def _solve(mixtures: StudentTs, level: Tensor) -> Tensor:
+    """The value (n,) at which the cdf of mixtures (n, K) is level (n,)."""
+    value = _start(mixtures, level)
+    low, high = torch.full_like(value, -torch.inf), torch.full_like(value, torch.inf)
+    active = torch.arange(len(value), device=value.device)
+    for k in range(_STEPS):
+        part, x = mixtures[active], value[active]
+        excess = part.cdf(x) - level[active]
+        below = torch.where(excess < 0, x, low[active])
+        above = torch.where(excess > 0, x, high[active])
+        low[active], high[active] = below, above
+        step = excess / part.log_prob(x).exp()
+        following = x - step
+        reach = (part.scale * part.weights).sum(-1) * 2.0**k  # what a step may be as long as one side is open
+        outside = ~((following >= below) & (following <= above) & (step.abs() <= reach))
+        middle = 0.5 * (below + above)
+        middle = torch.where(middle.isfinite(), middle, x - reach.copysign(excess))
+        value[active] = torch.where(outside, middle, following)
+        # Newton's error is about the square of the one before; a bracket without room left is an answer too
+        done = ((excess.abs() < _NEAR) & ~outside) | ((above - below) / (below.abs() + above.abs()) < 1e-15)
+        active = active[~done]
+        if not len(active):
+            break
+    return value
+
+
+def _start(mixtures: StudentTs, level: Tensor) -> Tensor:
+    """(n,) where the approximate cdf of mixtures (n, K) is about level (n,)."""
+    df, normal = mixtures.df, torch.special.ndtri(level)[:, None]
+    w = normal * ((8 * df + 3) / (8 * df + 1))
+    own = mixtures.loc + mixtures.scale * (df * torch.expm1(w.square() / df)).sqrt().copysign(w)
+    # the mixture's quantile lies between those of its components; where one weighs nothing it may lie far off
+    counts = mixtures.weights > 1e-6
+    low = torch.where(counts, own, torch.inf).amin(-1)
+    high = torch.where(counts, own, -torch.inf).amax(-1)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        z = (middle[:, None] - mixtures.loc) / mixtures.scale
+        under = (mixtures.weights * student_t.approximate_cdf(z, df)).sum(-1) < level
+        low, high = torch.where(under, middle, low), torch.where(under, high, middle)
+    return 0.5 * (low + high)
 
 
 class MixtureHead(nn.Module):

@@ -10,8 +10,8 @@ on from running sums. Rows of samples are sample-major: row s * R + r is sample 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,7 @@ from foretrain.models.toto.scaler import Statistics, Stream
 from foretrain.nn.quantiles import constant
 
 MOST_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other
+DEFAULTS = TotoOptions()
 FEWEST_FOLDED = 160  # patches from which a head folded into the unembedding pays for its folding
 
 
@@ -74,14 +75,14 @@ def forecast(
     targets: Tensor | None = None,
     num_samples: int | None = None,
     seed: int = 0,
-    options: TotoOptions | None = None,
+    options: TotoOptions = DEFAULTS,
 ) -> Forecast:
     """Quantiles, mean and (where any are drawn) paths of the target rows (indices; None = every row).
 
     See TotoOptions for when paths are drawn, DEFAULT_SAMPLES of them where num_samples leaves it open. keys (R,) int64
     and seed decide the draws.
     """
-    options, levels = options or TotoOptions(), tuple(quantile_levels)
+    levels = tuple(quantile_levels)
     size = network.config.patch_size
 
     def chosen(x: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ def forecast(
         quantiles = mixtures.quantiles(levels) * scale[..., None] + loc[..., None]
         return Forecast(quantiles, levels, mean=mixtures.mean * scale + loc)
     count = num_samples or DEFAULT_SAMPLES
-    found = sample(network, prompt, prediction_length, num_samples=count, keys=keys, seed=seed, compat=options.compat)
+    found = sample(network, prompt, prediction_length, num_samples=count, keys=keys, seed=seed, options=options)
     paths = chosen(found.paths)
     quantiles = _empirical(paths, levels)
     if options.closed_form:
@@ -115,18 +116,18 @@ def _empirical(paths: Tensor, levels: Sequence[float]) -> Tensor:
     return torch.lerp(ordered[:, low], ordered[:, high], share).transpose(1, 2)
 
 
-def read_context(network: TotoNetwork, prompt: Prompt, *, compat: bool = False) -> Context:
+def read_context(network: TotoNetwork, prompt: Prompt, options: TotoOptions = DEFAULTS) -> Context:
     """Read a prompt once, whatever will be asked about it."""
     size, steps = network.config.patch_size, prompt.series.shape[1]
     memories = [KeyValues() for _ in range(network.layers_over_time)]
-    inputs = prepare(network.scaler, prompt.series, prompt.observed, prefix_length=steps, compat=compat)
+    inputs = prepare(network.scaler, prompt.series, prompt.observed, prefix_length=steps, compat=options.compat)
     hidden = network.read(
         inputs.scaled,
         prompt.layout,
         exogenous=prompt.exogenous,
         empty=inputs.empty,
         memories=memories,
-        recentre=compat,
+        recentre=options.reference_cache,
         newest_only=True,
     )
     statistics = Statistics(*(x[:, -size:] for x in inputs.statistics))
@@ -141,21 +142,37 @@ def sample(
     num_samples: int,
     keys: Tensor,
     seed: int,
-    compat: bool = False,
+    options: TotoOptions = DEFAULTS,
 ) -> Sampled:
     """Draw num_samples continuations of every row, those of a window's rows jointly.
 
     keys (R,) int64 name the rows: a path depends on its window's values, keys, the seed and the number of the sample,
     and not on the batch, up to rounding.
     """
-    context = read_context(network, prompt, compat=compat)
+    context = read_context(network, prompt, options)
     patches = -(-prediction_length // network.config.patch_size)
     lot = _lot(network, len(keys), patches)
+    head = folded(network, len(keys) * num_samples * (patches - 1))
     parts = [
-        _Path(network, prompt, context, range(begin, min(begin + lot, num_samples)), keys, seed, compat).run(patches)
+        _Path(network, prompt, context, range(begin, min(begin + lot, num_samples)), keys, seed, options).run(
+            patches, head
+        )
         for begin in range(0, num_samples, lot)
     ]
     return Sampled(torch.cat(parts, 1)[..., :prediction_length], context)
+
+
+def mixtures_along(
+    network: TotoNetwork, prompt: Prompt, path: Tensor, num_samples: int, options: TotoOptions = DEFAULTS
+) -> list[StudentTs]:
+    """Mixtures (S * R, P, K), scaled, of every patch when what follows is a path (R, H) in the units of the data."""
+    prompt = replace(prompt, known=path)
+    context, patches = read_context(network, prompt, options), -(-path.shape[1] // network.config.patch_size)
+    keys = torch.arange(len(path))
+    walk = _Path(network, prompt, context, range(num_samples), keys, 0, options).walk(
+        patches, folded(network, len(path) * num_samples * (patches - 1))
+    )
+    return [mixtures for mixtures, _ in walk]
 
 
 def _lot(network: TotoNetwork, rows: int, patches: int) -> int:
@@ -178,10 +195,10 @@ class _Path:
         samples: range,
         keys: Tensor,
         seed: int,
-        compat: bool,
+        options: TotoOptions,
     ) -> None:
         self.network, self.prompt, self.samples, self.keys, self.seed = network, prompt, samples, keys, seed
-        self.compat, self.context = compat, context
+        self.options, self.context = options, context
         rows = len(prompt.series)
         repeated = torch.arange(rows, device=prompt.series.device).repeat(len(samples))
         self.layout = prompt.layout.repeat(len(samples))
@@ -191,25 +208,26 @@ class _Path:
         known = prompt.known
         self.known = None if known is None else known[repeated]
 
-    def run(self, patches: int) -> Tensor:
-        """(R, S, patches * P) in the units of the data."""
+    def run(self, patches: int, head: Callable[[Tensor], StudentTs]) -> Tensor:
+        """(R, S, patches * P) in the units of the data; head gives the mixtures of hidden states."""
+        values = torch.stack([drawn for _, drawn in self.walk(patches, head)], 1)  # (S * R, patches, P)
+        return values.flatten(1).unflatten(0, (len(self.samples), -1)).transpose(0, 1)
+
+    def walk(self, patches: int, head: Callable[[Tensor], StudentTs]) -> Iterator[tuple[StudentTs, Tensor]]:
+        """Mixtures (S * R, P, K), scaled, and the values (S * R, P) taken, of one patch after the other."""
         size, count = self.network.config.patch_size, len(self.samples)
-        first = self.context.first
-        mixtures = first.map(lambda x: x.expand(count, *x.shape).flatten(0, 1))
+        mixtures = self.context.first.map(lambda x: x.expand(count, *x.shape).flatten(0, 1))
         loc, scale = (x.repeat(count, 1) for x in self.context.statistics)
-        head = folded(self.network, len(mixtures.df) * (patches - 1))
-        found = []
         for patch in range(patches):
             values = calm(self._draw(mixtures, patch) * scale + loc)
             if self.known is not None:
                 given = self.known[:, patch * size : (patch + 1) * size]
                 given = F.pad(given, (0, size - given.shape[1]), value=torch.nan)
                 values = torch.where(given.isnan(), values, given)
-            found.append(values)
+            yield mixtures, values
             if patch + 1 < patches:
                 hidden, (loc, scale) = self._append(values, patch)
                 mixtures = head(hidden)
-        return torch.stack(found, 1).flatten(1).unflatten(0, (count, -1)).transpose(0, 1)
 
     def _draw(self, mixtures: StudentTs, patch: int) -> Tensor:
         """(S * R, P) one value of each mixture."""
@@ -229,7 +247,7 @@ class _Path:
             empty=self.empty,
             memories=self.memories,
             first=self.prompt.series.shape[1] // self.network.config.patch_size + patch,
-            recentre=self.compat,
+            recentre=self.options.reference_cache,
         )
         return hidden[:, -1], statistics
 
@@ -242,8 +260,8 @@ def folded(network: TotoNetwork, patches: int) -> Callable[[Tensor], StudentTs]:
     if patches < FEWEST_FOLDED:
         return network.mixtures
     head = network.output_distribution
-    weight = torch.cat([projection.weight for projection in head.projections])  # (4 K, D)
-    bias = torch.cat([projection.bias for projection in head.projections])
+    weights, biases = zip(*((part.weight, part.bias) for part in head.projections), strict=True)
+    weight, bias = torch.cat(weights), torch.cat(biases)  # (4 K, D), (4 K,)
     size, width = network.config.patch_size, network.config.embed_dim
     inner = network.unembed.weight.view(size, width, width)
     outer = torch.matmul(weight, inner).flatten(0, 1)  # (P * 4 K, D)

@@ -1,6 +1,6 @@
 """Draws from mixtures of Student-Ts that depend on seed, row, sample and step alone.
 
-# R rows, S samples, n steps, K components
+# R rows, N samples, T steps, K components
 """
 
 from __future__ import annotations
@@ -8,48 +8,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from foretrain.data.permutation import derive, hash64, uniform
-from foretrain.data.windows import IntArray
+from foretrain.models.toto import student_t
+from foretrain.models.toto.distribution import StudentTs
 
-PER_STEP = 3  # uniform numbers of a draw: one for the component, two for the Student-T
 
-
-def row_keys(window: IntArray, key: np.ndarray) -> Tensor:
-    """(R,) int64 a key for each row, from its window's key (W,) and its place among the window's rows.
-
-    window (R,) is each row's window, ascending from 0.
-    """
+def row_keys(window_keys: npt.NDArray[np.uint64], window: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """(R,) a key for each row: of its window's key and its place among the window's rows, which are adjacent."""
     first = np.searchsorted(window, window)
-    return torch.from_numpy(hash64(key.astype(np.uint64)[window], np.arange(len(window)) - first).view(np.int64))
+    return hash64(window_keys[window], np.arange(len(window)) - first).view(np.int64)
 
 
-def draws(seed: int, keys: Tensor, samples: Sequence[int], first: int, steps: int) -> Tensor:
-    """(S, R, n, 3) uniform numbers in [0, 1), float32 on the CPU, for steps first .. first + n - 1.
+def numbers(seed: int, keys: Tensor, samples: Sequence[int], steps: range) -> Tensor:
+    """(R, N, T, 2) float64 in [0, 1) on the CPU, for the component and the value of each step.
 
-    A number depends on the seed, its row's key (R,), the sample's own number and the step, and on nothing else.
+    keys (R,) int64. A number depends on seed, key, the sample's own number and step, and on nothing else: not on the
+    batch, its order or how many samples and steps there are.
     """
     rows = hash64(derive(seed), keys.cpu().numpy().view(np.uint64))
-    paths = hash64(rows, np.asarray(samples, np.int64)[:, None])  # (S, R)
-    counters = np.arange(PER_STEP * first, PER_STEP * (first + steps))
-    numbers = uniform(paths[..., None], counters).astype(np.float32)
-    return torch.from_numpy(numbers).unflatten(-1, (steps, PER_STEP))
+    path = hash64(rows[:, None], np.asarray(samples, np.int64))
+    drawn = uniform(path[..., None], np.arange(2 * steps.start, 2 * steps.stop))
+    return torch.from_numpy(drawn).view(*path.shape, len(steps), 2)
 
 
-def student_t(df: Tensor, numbers: Tensor) -> Tensor:
-    """Standard Student-T draws from pairs of uniform numbers (..., 2).
+def draw(mixtures: StudentTs, uniforms: Tensor) -> Tensor:
+    """Values (..., T) drawn from mixtures (..., T, K) by uniform numbers (..., T, 2), which broadcast.
 
-    sqrt(df (u^(-2/df) - 1)) cos(2 pi v): the polar method of R. W. Bailey, Polar generation of random variates with
-    the t-distribution, Mathematics of Computation 62 (1994).
+    One number picks the component, the other is its quantile. In float64 on the way, in the mixtures' type at the end.
     """
-    radius = -numbers[..., 0].clamp(min=2.0**-53).log() * (2.0 / df)
-    return (df * torch.expm1(radius)).sqrt() * torch.cos(2.0 * torch.pi * numbers[..., 1])
-
-
-def choose(log_weights: Tensor, number: Tensor) -> Tensor:
-    """Components (...) of mixtures (..., K) by inversion of their distribution at uniform numbers (...)."""
-    reached = log_weights.exp().cumsum(-1)
-    place = number[..., None] * reached[..., -1:]
-    return (reached <= place).sum(-1).clamp(max=log_weights.shape[-1] - 1)
+    dtype = torch.float32 if mixtures.df.device.type == "mps" else torch.float64  # which that device lacks
+    pick, level = uniforms.to(device=mixtures.df.device, dtype=dtype).unbind(-1)
+    reached = mixtures.weights.to(dtype).cumsum(-1)
+    at = torch.searchsorted(
+        reached.expand(*pick.shape, -1).contiguous(), (pick * reached[..., -1]).unsqueeze(-1), right=True
+    ).clamp(max=reached.shape[-1] - 1)
+    df, loc, scale = (
+        x.expand(*pick.shape, -1).gather(-1, at).squeeze(-1) for x in (mixtures.df, mixtures.loc, mixtures.scale)
+    )
+    t = student_t.quantile(level.clamp(2.0**-54), df.to(dtype))
+    return (t.to(loc.dtype) * scale + loc).to(mixtures.loc.dtype)

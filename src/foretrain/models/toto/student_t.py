@@ -1,0 +1,78 @@
+"""Student's t: its cumulative distribution and quantiles for any df > 2, on any device, without iteration over tails.
+
+With w = sqrt(df log(1 + z^2 / df)) the density is that of a normal variable times a slowly growing factor,
+
+    F(z) - 1/2 = C(df) * integral from 0 to w(z) of exp(-v^2 / 2) g(v^2 / df) dv,   g(s) = sqrt(s / (1 - exp(-s))),
+
+whose integral a Gauss-Legendre rule of few nodes gives to about 1e-11. (Own derivation; w is that of Wallace 1959,
+Bounds on normal approximations to Student's and the chi-square distributions.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_NODES, _WEIGHTS = (part.tolist() for part in np.polynomial.legendre.leggauss(20))
+_NEWTON = 3
+_LARGEST = 80.0  # w^2 beyond which what is left of the tail is below float64's precision
+
+
+def cdf(z: Tensor, df: Tensor) -> Tensor:
+    """P(t <= z) of float64 z and df, which broadcast."""
+    z, df = torch.broadcast_tensors(z, df)
+    return 0.5 + _constant(df) * _integral(warp(z, df), df)
+
+
+def warp(z: Tensor, df: Tensor) -> Tensor:
+    """w(z) with z's sign: nearly normal where z is t distributed."""
+    return (df * torch.log1p(z.square() / df)).clamp(max=_LARGEST).sqrt().copysign(z)
+
+
+def approximate_cdf(z: Tensor, df: Tensor) -> Tensor:
+    """P(t <= z) to about 1e-2, at a tenth of the cost. (Wallace 1959)"""
+    return torch.special.ndtr(warp(z, df) * ((8 * df + 1) / (8 * df + 3)))
+
+
+def quantile(level: Tensor, df: Tensor) -> Tensor:
+    """The t that a share `level` in (0, 1) lies below, of float64 level and df, which broadcast.
+
+    Newton's steps for the logarithm of the tail's probability, which is nearly quadratic in w. A level less than 1e-12
+    from 0 or 1 is taken for that.
+    """
+    level, df = torch.broadcast_tensors(level, df)
+    tail = torch.minimum(level, 1 - level).clamp(min=1e-12)
+    w = -torch.special.ndtri(tail) * ((8 * df + 3) / (8 * df + 1))
+    constant = _constant(df)
+    for _ in range(_NEWTON):
+        w = w.clamp(0.0, math.sqrt(_LARGEST))
+        found = (0.5 - constant * _integral(w, df)).clamp(min=1e-17)
+        slope = constant * torch.exp(-0.5 * w.square()) * _factor(w.square() / df)
+        w = w + found / slope * torch.log(found / tail)
+    w = w.clamp(0.0, math.sqrt(_LARGEST))
+    return (df * torch.expm1(w.square() / df)).sqrt().copysign(level - 0.5)
+
+
+def _integral(w: Tensor, df: Tensor) -> Tensor:
+    """From 0 to w, of what the constant makes the density."""
+    square, total = w.square(), torch.zeros_like(w)
+    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+        inner = square * (0.5 * (node + 1.0)) ** 2
+        total += torch.exp(-0.5 * inner) * _factor(inner / df) * (0.5 * weight)
+    return total * w
+
+
+def _factor(s: Tensor) -> Tensor:
+    s = s.clamp(min=1e-300)
+    return (s / -torch.expm1(-s)).sqrt()
+
+
+def _constant(df: Tensor) -> Tensor:
+    """Gamma((df + 1) / 2) / (Gamma(df / 2) sqrt(pi df)), by Stirling's series where the difference loses digits."""
+    half = 0.5 * df
+    series = 0.5 * half.log() - (1 - (1 - 0.3 / half.square()) / (24 * half.square())) / (8 * half)
+    ratio = torch.where(half > 30, series, torch.lgamma(half + 0.5) - torch.lgamma(half))
+    return torch.exp(ratio - 0.5 * torch.log(math.pi * df))
