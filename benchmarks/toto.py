@@ -1,0 +1,176 @@
+"""Toto 1.0: sampled forecasts against the plain algorithm, and the closed form of the first patch beside them.
+
+    python -m benchmarks.toto [--against plain] [--quick] [--only TEXT] [--json FILE] [--device cuda]
+
+The plain algorithm is upstream's, written here with our modules: the context is repeated for every sample before it is
+read, every step of every patch is unembedded, all components of every step are drawn and one is taken, and the
+statistics are computed anew over the whole history for every patch; it has a key-value cache. Both sides go from
+contexts to paths with random weights of the published size. Before timing, the parameters of every patch's mixtures
+are compared along one fixed continuation ("equal to" is the largest relative difference).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks import harness
+
+import torch  # isort: skip  (after the harness, which sets the threads)
+import numpy as np
+from torch import Tensor
+
+from foretrain.models.toto import generate
+from foretrain.models.toto.config import preset
+from foretrain.models.toto.convert import empty_network, initialise
+from foretrain.models.toto.decode import calm
+from foretrain.models.toto.distribution import StudentTs
+from foretrain.models.toto.layers import Layout
+from foretrain.models.toto.memory import KeyValues
+from foretrain.models.toto.model import TotoNetwork
+
+torch.set_num_threads(harness.THREADS)
+
+VARIATES, SAMPLES, SEED = 6, 16, 7
+
+
+@dataclass(frozen=True)
+class Case:
+    """A forecast of 6 variates with 16 samples."""
+
+    context: int
+    horizon: int
+    alternations: int = 3
+
+    @property
+    def name(self) -> str:
+        return f"sample base ctx{self.context} H{self.horizon} 6 variates 16 samples"
+
+
+CASES = [Case(512, 64, 5), Case(2048, 64), Case(512, 256)]
+CLOSED_FORM = "closed form base ctx512 H64 6 variates 9 levels"
+
+
+def base(device: str) -> TotoNetwork:
+    """Toto-Open-Base-1.0's size with random weights."""
+    network = empty_network(preset("base"))
+    initialise(network, 0)
+    return network.to(device).eval()
+
+
+def series(case: Case, device: str) -> Tensor:
+    """(6, context) random walks."""
+    steps = np.random.default_rng(0).standard_normal((VARIATES, case.context))
+    return torch.from_numpy(steps.cumsum(1).astype(np.float32)).to(device)
+
+
+class Plain:
+    """The plain algorithm: all samples are rows from the start."""
+
+    def __init__(self, network: TotoNetwork, context: Tensor, samples: int) -> None:
+        self.network, self.rows, self.patches = network, context.repeat(samples, 1), 0
+        self.layout = Layout(len(self.rows), samples, VARIATES)
+        self.memories = [KeyValues() for _ in range(network.layers_over_time)]
+        self.prefix = context.shape[1]
+
+    def mixtures(self) -> tuple[StudentTs, Tensor, Tensor]:
+        """Mixtures (S * V, P, K) of the next patch, and what un-scales them, after reading what is new."""
+        size = self.network.config.patch_size
+        seen = torch.ones_like(self.rows, dtype=torch.bool)
+        loc, scale = self.network.scaler(self.rows, seen, self.prefix)
+        fresh = ((self.rows - loc) / scale)[:, self.patches * size :]
+        hidden = self.network.read(fresh, self.layout, memories=self.memories, first=self.patches)
+        self.patches += hidden.shape[1]
+        found = self.network.mixtures(hidden)  # of every patch
+        return found.map(lambda x: x[:, -1]), loc[:, -size:], scale[:, -size:]
+
+    def run(self, horizon: int) -> Tensor:
+        """(S, V, horizon)"""
+        size, begin = self.network.config.patch_size, self.rows.shape[1]
+        for _ in range(-(-horizon // size)):
+            mixtures, loc, scale = self.mixtures()
+            drawn = torch.distributions.StudentT(mixtures.df, mixtures.loc, mixtures.scale).sample()
+            component = torch.distributions.Categorical(logits=mixtures.log_weights).sample()
+            values = drawn.gather(-1, component[..., None])[..., 0]
+            self.rows = torch.cat((self.rows, calm(values * scale + loc)), 1)
+        return self.rows[:, begin : begin + horizon].unflatten(0, (-1, VARIATES))
+
+
+@torch.inference_mode()
+def unequal(network: TotoNetwork, case: Case, device: str) -> float:
+    """Largest relative difference of the mixtures' parameters along one continuation, read by both sides."""
+    context, size = series(case, device), network.config.patch_size
+    forced = torch.randn(VARIATES, case.horizon, generator=torch.Generator().manual_seed(1)).to(device).cumsum(1)
+    forced = forced + context[:, -1:]
+    ours = generate.mixtures_along(network, prompt_of(context), forced, SAMPLES)
+    plain, worst = Plain(network, context, SAMPLES), 0.0
+    for k, found in enumerate(ours):
+        wanted = plain.mixtures()[0]
+        for part in ("df", "loc", "scale", "weights"):
+            a, b = getattr(found, part), getattr(wanted, part)
+            worst = max(worst, float((a - b).abs().max() / b.abs().max()))
+        patch = forced[:, k * size : (k + 1) * size].repeat(SAMPLES, 1)
+        plain.rows = torch.cat((plain.rows, patch), 1)
+    return worst
+
+
+def prompt_of(context: Tensor) -> generate.Prompt:
+    """The context as one window of complete rows."""
+    return generate.Prompt(context, None, Layout(len(context), 1, len(context)))
+
+
+def sampling_case(network: TotoNetwork, case: Case, against: str | None, quick: bool, device: str) -> harness.Result:
+    """Check the mixtures, then time one case."""
+    equal = unequal(network, case, device) if against else None
+    if equal is not None and equal > 1e-4:
+        raise SystemExit(f"{case.name}: the two sides differ by {equal:.1e}, so there is nothing to compare.")
+    context = series(case, device)
+    keys = torch.arange(VARIATES)
+
+    @torch.inference_mode()
+    def ours() -> None:
+        generate.sample(network, prompt_of(context), case.horizon, num_samples=SAMPLES, keys=keys, seed=SEED)
+        _wait(device)
+
+    @torch.inference_mode()
+    def plain() -> None:
+        Plain(network, context, SAMPLES).run(case.horizon)
+        _wait(device)
+
+    alternations = 1 if quick else case.alternations
+    return harness.compare(
+        case.name, ours, plain if against else None, equal=equal, alternations=alternations, device=device
+    )
+
+
+def closed_form_case(network: TotoNetwork, quick: bool, device: str) -> harness.Result:
+    """Exact quantiles of one patch, without a path; there is nothing like it to compare with."""
+    case = Case(512, 64)
+    context, keys, levels = series(case, device), torch.arange(VARIATES), [k / 10 for k in range(1, 10)]
+
+    @torch.inference_mode()
+    def ours() -> None:
+        generate.forecast(network, prompt_of(context), case.horizon, levels, keys=keys)
+        _wait(device)
+
+    return harness.compare(CLOSED_FORM, ours, None, alternations=1 if quick else 5, device=device)
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Run the cases that the options choose."""
+    chosen = harness.parser(__doc__ or "", ("plain",)).parse_args()
+    network, results = base(chosen.device), []
+    for case in CASES:
+        if chosen.only is None or chosen.only in case.name:
+            results.append(sampling_case(network, case, chosen.against, chosen.quick, chosen.device))
+    if chosen.only is None or chosen.only in CLOSED_FORM:
+        results.append(closed_form_case(network, chosen.quick, chosen.device))
+    harness.finish(results, chosen.json)
+
+
+if __name__ == "__main__":
+    main()
