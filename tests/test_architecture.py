@@ -18,6 +18,7 @@ ALIASES = {
     "doctor": "commands",
     "stages": "run",
     "pipeline": "run",
+    "promotion": "run",
     "foreign": "commands",
 }  # verbs, beside commands
 FILES = sorted(SRC.rglob("*.py"))

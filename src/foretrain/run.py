@@ -71,7 +71,8 @@ def with_family(tree: Any) -> Any:
 
 
 def config_hash(config: RunConfig) -> str:
-    """sha256 of what decides a run's weights: its config without places, device, threads, logging and parents' hashes.
+    """sha256 of what decides a run's weights: its config without places, device, threads, logging, what comes after
+    training, and parents' hashes.
 
     A release of another stage of the same pipeline counts by that stage's name.
     """
@@ -80,6 +81,8 @@ def config_hash(config: RunConfig) -> str:
         del tree[key]
     for key in ("log_every", "tensorboard"):
         del tree["training"][key]
+    for key in ("promotion", "require_significance"):
+        del tree["evaluation"][key]
     if config.stage is not None:
         stages = Path(config.output_dir).parent
         tree["model"] = _by_stage(tree["model"], stages, lambda name: f"stage:{name.partition('-')[2]}")
@@ -189,6 +192,8 @@ def train_run(
     starts, a path goes on from that one. source: of open_source, which has then resolved config. notes head the log.
     Returns the model holding the released weights, and how the run ended.
     """
+    from foretrain.promotion import gate_notes, run_gate
+
     world = world or World.start(config.device, config.threads)
     if (Path(config.output_dir) / "stages").is_dir():
         raise TrainingError(f"{config.output_dir} holds a run in stages. Choose another output_dir.")
@@ -197,8 +202,11 @@ def train_run(
     model = build_model(config)
     model.check(source)
     config = with_parents(config, model)
-    told = [*notes, _origin(config), *filter(None, [adapters.describe(model)])]
-    return model, _trainer(config, source, model, world, resume, told).fit()
+    told = [*notes, _origin(config), *filter(None, [adapters.describe(model)]), *gate_notes(config, model)]
+    result = _trainer(config, source, model, world, resume, told).fit()
+    if config.evaluation.promotion:
+        run_gate(config, model, source, world)
+    return model, result
 
 
 def _trainer(
@@ -241,6 +249,9 @@ def _origin(config: RunConfig) -> str:
 
 def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> None:
     """Raise what makes a run impossible and can be told before its first step; model may be on "meta"."""
+    from foretrain.promotion import gate_notes
+
+    gate_notes(config, model)
     _trainer(config, source, model, World())
     model.check(source)
     plan = plan_run(config.training, epoch_length=source.epoch_length, world_size=1)
@@ -281,7 +292,7 @@ def _release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
     return {
         "model_id": getattr(config.model, "model_id", None),
         "stage": config.stage,
-        "parents": {role: {"hash": known, "asked": asked_for(config, role)} for role, known in config.parents.items()},
+        "parents": {role: _parent(config, role) for role in config.parents},
         "config_hash": config_hash(config),
         "corpora": [
             {"name": c.name, "fingerprint": c.fingerprint, "provenance": c.manifest.provenance["kind"]}
@@ -300,6 +311,13 @@ def _release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
             "holdout_fraction": config.data.holdout_fraction,
         },
     }
+
+
+def _parent(config: RunConfig, role: str) -> dict[str, str | None]:
+    """A parent's hash, and how to find it."""
+    found = {"hash": config.parents[role], "asked": asked_for(config, role)}
+    revision = getattr(config.model, "revision" if role == "model" else f"{role}_revision", None)
+    return found if revision is None else found | {"revision": revision}
 
 
 def _scored(config: RunConfig) -> tuple[str, ...] | None:
@@ -386,9 +404,9 @@ def _size(count: float) -> str:
     return f"{count:,.1f} TiB"
 
 
-def _where_it_lies(config: RunConfig, checkpoint: Path) -> RunConfig:
-    """A stage's config with the releases of other stages where they are now, if the run folder was moved."""
-    old, folder = Path(config.output_dir), checkpoint.absolute().parents[1]
+def relocated(config: RunConfig, folder: Path) -> RunConfig:
+    """A stage's config with the releases of other stages where they are now, if the run folder is there by now."""
+    old, folder = Path(config.output_dir), folder.absolute()
     if config.stage is None or old.exists() or folder.name != old.name:
         return config
     tree = _by_stage(
@@ -408,7 +426,8 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     if out.exists():
         raise TrainingError(f"{out}: exists already; choose another folder or remove it.")
     state = checkpoints.read_state(checkpoint)
-    config = _where_it_lies(build(RunConfig, state["config"], source=f"{checkpoint}/state.json"), checkpoint)
+    config = build(RunConfig, state["config"], source=f"{checkpoint}/state.json")
+    config = relocated(config, checkpoint.absolute().parents[1])
     if ema and config.training.ema_decay is None:
         raise TrainingError(f"{checkpoint}: this run kept no averaged weights (training.ema_decay); leave out --ema.")
     model = build_model(config)

@@ -49,6 +49,11 @@ def lag_in_origins(horizon: int, stride: int) -> int:
     return -(-horizon // stride) - 1
 
 
+def origins_needed(lag: int) -> int:
+    """The fewest forecast origins from which a test says anything."""
+    return max(10, 4 * (lag + 1))
+
+
 def diebold_mariano(
     model: Array, other: Array, *, horizon: int = 1, stride: int = 1, against: str = "naive"
 ) -> Comparison:
@@ -67,7 +72,7 @@ def diebold_mariano(
         raise DataError(f"losses of the model {model.shape} and of {against} {other.shape} must be two equal lists.")
     difference = np.asarray(model, np.float64) - np.asarray(other, np.float64)
     count, lag = len(difference), lag_in_origins(horizon, stride)
-    needed, words = max(10, 4 * (lag + 1)), against.replace("_", " ")
+    needed, words = origins_needed(lag), against.replace("_", " ")
     nothing = Comparison(against, "", math.nan, math.nan, count, lag, float(difference.mean()) if count else math.nan)
     if not count:
         return replace(nothing, verdict=f"no verdict against {words}: no window has a scale to measure errors by")

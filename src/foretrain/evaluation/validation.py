@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from foretrain.config import Section
 from foretrain.data.source import DataConfig
@@ -47,6 +47,16 @@ class EvaluationConfig(Section):
     target: tuple[str, ...] | None = None  # which of data.target are scored; None = the family's choice, else all
     num_samples: int | None = Field(default=None, ge=1)  # sample paths of a forecast; None = the family's default
     options: dict[str, Any] = Field(default_factory=dict)  # the family's forecast options, such as {temperature: 0.8}
+    # Compare the released weights with those that the run started from and with naive, on the test part, and record
+    # whether they are promoted.
+    promotion: bool = False
+    require_significance: bool = True  # for that, differences must be more than chance
+
+    @model_validator(mode="after")
+    def _of_a_gate(self) -> EvaluationConfig:
+        if not (self.promotion or self.require_significance):
+            raise ValueError("require_significance has no effect without promotion: true")
+        return self
 
 
 class Validation:
@@ -104,7 +114,7 @@ class Validation:
         self._losses = self._backtest = None
         self.units = {f"val_{name}": unit for name, unit in loss_units(model).items()} if config.loss else {}
         if forecasts:
-            self._options = _options(config, family)
+            self._options = chosen_options(config, family)
             scored = tuple(
                 validation_columns(*pair, config.target, family) for pair in zip(opened, selections, strict=True)
             )
@@ -196,7 +206,8 @@ def _panel(
     return replace(panel, with_times=timed)
 
 
-def _options(config: EvaluationConfig, family: Family | None) -> Any:
+def chosen_options(config: EvaluationConfig, family: Family | None) -> Any:
+    """The forecast options of a run's `evaluation:` section; None = the family's defaults. Raises ConfigError."""
     if not config.options:
         return None
     if family is None:

@@ -120,7 +120,7 @@ class Monitor:
         if not self.world.is_main:
             return
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self._log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+        self._log.write(_stamped(text))
         self._log.flush()
 
     def step(self, outcome: Outcome, share: Share, progress: Progress) -> None:
@@ -236,6 +236,17 @@ class Monitor:
     def _close_board(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+def tell(output_dir: Path, text: str) -> None:
+    """A line for people of a run that has ended: console and training.log."""
+    RunConsole(highlight=False).print(text, markup=False, highlight=False, soft_wrap=True)
+    with (output_dir / "training.log").open("a", encoding="utf-8") as log:
+        log.write(_stamped(text))
+
+
+def _stamped(text: str) -> str:
+    return f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n"
 
 
 def peak_flops(device: torch.device, dtype: str, tf32: bool) -> float:

@@ -140,6 +140,8 @@ MAY_CHANGE = {  # on resume; everything else would make it another run
     "training.log_every",
     "training.tensorboard",
     "training.prefetch",
+    "evaluation.promotion",  # what comes after training
+    "evaluation.require_significance",
     "device",
     "threads",
     "logging",
@@ -161,8 +163,8 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
         lines = "".join(f"\n  {_refusal(key, old.get(key), new.get(key))}" for key in refused)
         raise TrainingError(
             f"this run cannot be resumed with another config:{lines}\nOnly steps, epochs, minutes, on_nonfinite, "
-            "skip_budget, how often to checkpoint, keep_last, where a corpus lies, device, threads and logging may "
-            "change. Restore the values above, or start a new run in another output_dir."
+            "skip_budget, how often to checkpoint, keep_last, where a corpus lies, promotion, device, threads and "
+            "logging may change. Restore the values above, or start a new run in another output_dir."
         )
     notes = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed if key != "output_dir"]
     if {"training.max_steps", "training.epochs"} & set(changed):
