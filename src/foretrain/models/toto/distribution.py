@@ -1,6 +1,6 @@
 """The output of Toto 1.0 at a step: a mixture of Student-T distributions in scaled space.
 
-# K components, N draws, Q levels
+# K components, Q levels
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from foretrain.nn.quantiles import constant
 
 _HALVINGS = 12  # of a bracket by the approximate cdf
 _STEPS = 100  # at most, by the exact one; a few do unless modes are far apart
-_NEAR = 1e-6  # an error of the cdf after which one more step of Newton's is exact
+_NEAR = 1e-7  # an error of the cdf after which one more step is exact
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,20 @@ class StudentTs:
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density (...) of values (...)."""
+        return self._log_joint(value).logsumexp(-1)
+
+    def _log_joint(self, value: Tensor) -> Tensor:
+        """(..., K) of a component and a value (...)."""
         z = (value[..., None] - self.loc) / self.scale
         half = 0.5 * (self.df + 1.0)
         level = torch.lgamma(half) - torch.lgamma(0.5 * self.df) - 0.5 * (self.df * math.pi).log() - self.scale.log()
-        return (self.log_weights + level - half * torch.log1p(z.square() / self.df)).logsumexp(-1)
+        return self.log_weights + level - half * torch.log1p(z.square() / self.df)
+
+    def log_slope(self, value: Tensor) -> Tensor:
+        """Derivative (...) of the log density at values (...)."""
+        away = value[..., None] - self.loc
+        share = self._log_joint(value).softmax(-1)
+        return -(share * (self.df + 1.0) * away / (self.df * self.scale.square() + away.square())).sum(-1)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Probability (...) of lying below values (...), in float64."""
@@ -71,7 +81,7 @@ class StudentTs:
     def quantiles(self, levels: Sequence[float]) -> Tensor:
         """(..., Q) values below which these shares lie, each in (0, 1); in the type of the parameters.
 
-        Exact up to rounding: an approximate distribution is bisected, then Newton's steps follow that stay within the
+        Exact up to rounding: an approximate distribution is bisected, then Halley's steps follow that stay within the
         bracket known from their values.
         """
         shape, count = self.df.shape[:-1], len(levels)
@@ -97,13 +107,14 @@ def _solve(mixtures: StudentTs, level: Tensor) -> Tensor:
         above = torch.where(excess > 0, x, high[active])
         low[active], high[active] = below, above
         step = excess / part.log_prob(x).exp()
+        step = step / (1.0 - 0.5 * step * part.log_slope(x)).clamp(0.5, 2.0)  # Halley's
         following = x - step
         reach = (part.scale * part.weights).sum(-1) * 2.0**k  # what a step may be as long as one side is open
         outside = ~((following >= below) & (following <= above) & (step.abs() <= reach))
         middle = 0.5 * (below + above)
         middle = torch.where(middle.isfinite(), middle, x - reach.copysign(excess))
         value[active] = torch.where(outside, middle, following)
-        # Newton's error is about the square of the one before; a bracket without room left is an answer too
+        # the error is about the cube of the one before; a bracket without room left is an answer too
         done = ((excess.abs() < _NEAR) & ~outside) | ((above - below) / (below.abs() + above.abs()) < 1e-15)
         active = active[~done]
         if not len(active):
@@ -115,7 +126,7 @@ def _start(mixtures: StudentTs, level: Tensor) -> Tensor:
     """(n,) where the approximate cdf of mixtures (n, K) is about level (n,)."""
     df, normal = mixtures.df, torch.special.ndtri(level)[:, None]
     w = normal * ((8 * df + 3) / (8 * df + 1))
-    own = mixtures.loc + mixtures.scale * (df * torch.expm1(w.square() / df)).sqrt().copysign(w)
+    own = mixtures.loc + mixtures.scale * student_t.unwarp(w, df)
     # the mixture's quantile lies between those of its components; where one weighs nothing it may lie far off
     counts = mixtures.weights > 1e-6
     low = torch.where(counts, own, torch.inf).amin(-1)
