@@ -131,6 +131,45 @@ def test_windows_with_nothing_to_learn_from_weigh_nothing(zoo, name):
         assert loss.total == 0 and loss.total.isfinite()
 
 
+@pytest.mark.parametrize(("training", "static"), [(False, False), (True, True)])
+@trainable_kinds
+def test_windows_that_fill_a_batch_up_change_neither_loss_nor_gradients(zoo, name, kind, training, static):
+    model = zoo.built(name).train(training)
+    windows = windows_of(name, kind)
+    void = replace(windows[0], context=windows[0].context * np.nan, future=windows[0].future * np.nan)
+    found = []
+    for extra in (0, 3):
+        torch.manual_seed(0)
+        stacked = replace(stack_windows([*windows, *[void] * extra], HORIZON), static=static)
+        total, weight = model(model.collate(stacked))
+        total.backward()
+        found.append((total.detach(), weight, [parameter.grad.clone() for parameter in model.parameters()]))
+        model.zero_grad()
+    (total, weight, plain), (filled_total, filled_weight, filled) = found
+    assert weight == filled_weight > 0
+    assert torch.allclose(filled_total, total, rtol=1e-6, atol=1e-6)
+    for one, other in zip(plain, filled, strict=True):
+        assert torch.allclose(other, one, rtol=1e-5, atol=1e-6 * (1 + one.abs().max().item()))
+
+
+@trainable_kinds
+def test_batches_of_static_windows_are_alike_whatever_they_hold(zoo, name, kind):
+    model, windows = zoo.shared(name), windows_of(name, kind)
+    whole = replace(stack_windows(windows, HORIZON), static=True)
+    some = np.where(np.random.default_rng(0).random(whole.context.shape) < 0.3, np.nan, whole.context)
+    short = np.where(np.arange(whole.context.shape[1]) < 9, np.nan, whole.context)
+    contents = (
+        (whole.context, whole.future),
+        (some.astype(np.float32), whole.future * np.nan),
+        (short.astype(np.float32), whole.future),
+        (whole.context * np.nan, whole.future * np.nan),
+        (np.nan_to_num(whole.context), np.nan_to_num(whole.future)),
+    )
+    batches = [model.collate(replace(whole, context=context, future=future)) for context, future in contents]
+    looks = [{key: (x.shape, x.dtype, x.stride()) for key, x in batch.items()} for batch in batches]
+    assert all(look == looks[0] for look in looks)
+
+
 @every_family
 def test_a_batch_is_learnt_by_heart(zoo, name):
     model = zoo.built(name)

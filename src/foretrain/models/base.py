@@ -93,7 +93,7 @@ class Trainable(nn.Module, ABC):
         """CPU tensors of one micro-batch. Looks at nothing after the cutoff except labels and known covariates.
 
         A window without any value, in context and future, fills a batch up to its shape: it adds nothing to loss or
-        weight.
+        weight. What a batch holds, shapes and types, follows of `static` windows from their shapes and roles alone.
         """
 
     def forward(self, batch: Batch) -> Loss:

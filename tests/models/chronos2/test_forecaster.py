@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,17 @@ def test_the_loss_of_observed_steps_does_not_shrink_with_the_padding(model_of, a
     assert float(loss.weight) == scored.sum()
     whole = by_network(model, windows)
     assert apart(loss.total, whole.loss * 8 * len(windows.context)) < 1e-5
+
+
+@pytest.mark.parametrize("normalisation", ["rows", "observed"])
+def test_a_window_s_loss_is_that_of_the_run_s_horizon_whatever_a_batch_is_padded_to(model_of, normalisation):
+    """In a batch of shorter futures the missing steps are those that a longer one would hold as not observed."""
+    model, windows = model_of(normalisation), mixed(missing=True)
+    model.prediction_length = 14
+    longer = replace(windows, future=np.pad(windows.future, ((0, 0), (0, 7)), constant_values=NAN))
+    short, long = (model(model.collate(w)) for w in (windows, longer))
+    assert short.weight == long.weight
+    torch.testing.assert_close(short.total, long.total, rtol=1e-6, atol=0)
 
 
 def test_forecasts_of_target_rows_are_the_networks(model_of, apart):

@@ -5,12 +5,13 @@ Entries of a batch (Batch): rows are arranged as `groups.*` says (layout.py); F 
 # R rows (variates of all windows), T context steps (a multiple of the patch size P), n = T / P, F horizon, Q levels
 
 context           (R, T) float32, NaN = not observed
-observed          (R, T) bool; absent when nothing is missing
-patches_observed  (R, n) bool; absent when no patch is empty
+observed          (R, T) bool; absent when nothing is missing, unless the windows are static
+patches_observed  (R, n) bool; absent when no patch is empty, unless the windows are static
 future_target     (targets, F) float32 labels of the target rows, NaN = not scored
 future_covariates (R, F) float32, NaN = unknown; absent when no row is known ahead
 target_rows       (targets,) arranged row of each target, in the windows' order; absent when that is every row in order
 row_group         (R,) window of each arranged row
+rows              () float32 rows that are no filling; absent when that is every row, unless the windows are static
 groups.*          absent when every row is alone
 """
 
@@ -22,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from foretrain.data.windows import KNOWN, TARGET, Windows
+from foretrain.data.windows import KNOWN, TARGET, IntArray, Windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole, Predicted
 from foretrain.models.chronos2 import unroll
@@ -51,10 +53,15 @@ class Chronos2(Forecaster):
     )
     upstream_class = ("chronos.chronos2.model", "Chronos2Model")
 
-    def __init__(self, network: Chronos2Network, loss_normalisation: str = "rows") -> None:
+    def __init__(
+        self, network: Chronos2Network, loss_normalisation: str = "rows", prediction_length: int | None = None
+    ) -> None:
+        """prediction_length: a run's. Its loss always asks for so many steps, whatever a batch has labels for: a
+        forecast depends on how many patches are asked for, as future tokens see each other."""
         super().__init__()
         self.network = network
         self.loss_normalisation = loss_normalisation
+        self.prediction_length = prediction_length
         self.predicted_levels = network.config.quantiles
 
     @property
@@ -82,16 +89,20 @@ class Chronos2(Forecaster):
         if left:
             context = np.pad(context, ((0, 0), (left, 0)), constant_values=np.nan)
         batch = {"context": torch.from_numpy(np.ascontiguousarray(context, np.float32))}
-        observed = ~np.isnan(context)
-        if not observed.all():
+        observed, static = ~np.isnan(context), windows.static
+        future, role = windows.future[index], windows.role[index]
+        if static or not observed.all():
             batch["observed"] = torch.from_numpy(observed)
             patches = observed.reshape(len(context), -1, size).any(-1)
-            if not patches.all():
+            if static or not patches.all():
                 batch["patches_observed"] = torch.from_numpy(patches)
-        future, role = windows.future[index], windows.role[index]
+            some = np.asarray(observed.any(1) | ~np.isnan(future).all(1))
+            rows = _rows_of_data(some, windows.window[index])
+            if static or rows < len(context):
+                batch["rows"] = torch.tensor(rows, dtype=torch.float32)
         if (role == KNOWN).any():
             covariates = np.where((role == KNOWN)[:, None], future, np.float32(np.nan))
-            if not np.isnan(covariates).all():
+            if static or not np.isnan(covariates).all():
                 batch["future_covariates"] = torch.from_numpy(covariates)
         targets = np.flatnonzero(windows.role == TARGET)
         arranged = targets if order is None else np.argsort(order)[targets]
@@ -109,7 +120,7 @@ class Chronos2(Forecaster):
         elements, scored = self.network.pinball(normalised, target, loc, scale)
         if self.loss_normalisation == "observed":
             return Loss(elements.sum(), scored.sum().float())
-        weight = torch.full((), float(rows), device=target.device)
+        weight = batch["rows"] if "rows" in batch else torch.full((), float(rows), device=target.device)
         return Loss(elements.sum() / normalised.shape[-1], weight)
 
     def predict(self, batch: Batch) -> Predicted:
@@ -134,7 +145,8 @@ class Chronos2(Forecaster):
 
     def _outputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of the target rows: normalised quantiles (targets, Q, N*P) over the horizon, loc and scale (targets, 1)."""
-        patches = math.ceil(batch["future_target"].shape[1] / self.config.patch_size)
+        steps = max(batch["future_target"].shape[1], self.prediction_length or 0)
+        patches = math.ceil(steps / self.config.patch_size)
         inputs, rows = self.inputs(batch, patches), batch.get("target_rows")
         normalised = self.network.predict(inputs, rows)
         return normalised, *((inputs.loc, inputs.scale) if rows is None else (inputs.loc[rows], inputs.scale[rows]))
@@ -209,6 +221,11 @@ class Chronos2(Forecaster):
         return 2.0 * variates * (blocks + embedding + head)
 
 
+def _rows_of_data(some: npt.NDArray[np.bool_], window: IntArray) -> int:
+    """Rows of windows of which some row (R,) has a value."""
+    return int((np.bincount(window, weights=some) > 0)[window].sum())
+
+
 def _role(name: str) -> Any:
     if name.endswith("bias") or "layer_norm" in name:
         return "vector"
@@ -242,15 +259,15 @@ def build(
         network = empty_network(architecture, device="meta" if str(device) == "meta" else "cpu")
         if str(device) != "meta":
             initialise(network, seed)
-        return Chronos2(network.to(device), config.loss_normalisation)
+        return Chronos2(network.to(device), config.loss_normalisation, prediction_length)
     known = published(config.model_id) if str(device) == "meta" and not Path(config.model_id).exists() else None
     if known is not None:
         architecture = config.fitted(known, context_length, prediction_length)
-        return Chronos2(empty_network(architecture, "meta"), config.loss_normalisation)
+        return Chronos2(empty_network(architecture, "meta"), config.loss_normalisation, prediction_length)
     folder = resolve(config.model_id, config.revision, offline)
     architecture = config.fitted(Chronos2Config.read(folder / "config.json"), context_length, prediction_length)
     network = empty_network(architecture, "meta") if str(device) == "meta" else read_release(folder, architecture)
-    model = Chronos2(network.to(device), config.loss_normalisation)
+    model = Chronos2(network.to(device), config.loss_normalisation, prediction_length)
     model.parents = {"model": release_hash(folder)}
     return model
 

@@ -116,12 +116,13 @@ class Kronos(Forecaster):
     def collate(self, windows: Windows) -> Batch:
         """CPU tensors of a batch; see inputs.py. Training windows with a table of tokens also have
 
-        tokens (B, T, 2) int64 first and second tokens of context and future.
+        tokens (B, T, 2) int64 first and second tokens of context and future, 0 of filling.
         """
         batch = inputs.collate(windows, self.config.clip)
         if self.table is not None and windows.source is not None:
             bars = batch["context"].shape[1] + windows.future.shape[1]
-            batch["tokens"] = self.table.look_up(windows.key, bars)
+            found = self.table.look_up(windows.key[: len(windows) - windows.filling], bars)
+            batch["tokens"] = F.pad(found, (0, 0, 0, 0, 0, windows.filling))
         return batch
 
     def own_loss(self, batch: Batch) -> Loss:

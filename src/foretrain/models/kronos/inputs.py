@@ -3,7 +3,7 @@
 Entries of a batch (Batch):
 
 context           (B, C, 6) float32 normalised bars from the left, 0 beyond a window's own length
-lengths           (B,) bars of each context; absent where all have C
+lengths           (B,) bars of each context; absent where all have C, unless the windows are static
 context_observed  (B, C) bool, False where a price was missing (filled from before) or beyond the length
 loc, scale        (B, 6) float32: a bar is normalised * scale + loc; NaN where no bar was observed
 future_target     (B, F, 6) float32 normalised bars after the cutoff; absent where not every candle column is a target
@@ -65,7 +65,8 @@ def collate(windows: Windows, clip: float) -> Batch:
     raw, targets, labelled = candles_of(windows)
     filled, steps = complete(fill_forward(raw)), windows.context.shape[1]
     calendar = windows.context_times is not None and windows.future_times is not None
-    found = read_context(raw[:, :steps], filled[:, :steps], windows.context_times if calendar else None, clip)
+    times = windows.context_times if calendar else None
+    found = read_context(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static)
     batch: Batch = {
         **found.entries,
         "key": torch.from_numpy(np.ascontiguousarray(windows.key).view(np.int64)),
@@ -91,18 +92,23 @@ class Contexts(NamedTuple):
 
 
 def read_context(
-    raw: Wide, filled: Wide, times: IntArray | None, clip: float, frozen: tuple[Wide, Wide] | None = None
+    raw: Wide,
+    filled: Wide,
+    times: IntArray | None,
+    clip: float,
+    frozen: tuple[Wide, Wide] | None = None,
+    static: bool = False,
 ) -> Contexts:
     """Contexts of bars (B, C, 6) as they came and as filled, at times (B, C): leading bars that nothing fills cut.
 
-    loc and scale are those of the bars, or the frozen ones.
+    loc and scale are those of the bars, or the frozen ones. static: as wide as they came, whatever was cut.
     """
     count, steps = raw.shape[:2]
     ready = np.asarray(~np.isnan(filled).any(-1))
     void = np.asarray(~ready.any(1))
     start = np.where(void, steps - 1, ready.argmax(1))
     lengths = steps - start
-    longest = int(lengths.max())
+    longest = steps if static else int(lengths.max())
     place = np.minimum(start[:, None] + np.arange(longest), steps - 1)  # (B, longest) from the left
     rows = np.arange(count)[:, None]
     inside = np.arange(longest) < lengths[:, None]
@@ -117,7 +123,7 @@ def read_context(
         "loc": torch.from_numpy(loc.astype(np.float32)),
         "scale": torch.from_numpy(scale.astype(np.float32)),
     }
-    if int(lengths.min()) < longest:
+    if static or int(lengths.min()) < longest:
         entries["lengths"] = torch.from_numpy(lengths)
     if times is not None:
         entries["context_stamps"] = torch.from_numpy(stamps_of(times[rows, place]))
