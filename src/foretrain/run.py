@@ -21,11 +21,12 @@ from foretrain.evaluation.columns import scored_columns
 from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.models import families, family, infer_family
 from foretrain.models.base import Trainable
+from foretrain.models.objective import LossConfig, objective_for
 from foretrain.training import adapters
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.adapters import AdapterConfig
 from foretrain.training.distributed import World
-from foretrain.training.optimizer import OptimizerConfig
+from foretrain.training.optimizer import OptimizerConfig, check_optimizer
 from foretrain.training.schedule import warmup_steps
 from foretrain.training.settings import TrainingConfig, plan_run
 from foretrain.training.trainer import Trainer, TrainResult
@@ -46,6 +47,7 @@ class RunConfig(Section):
     data: DataConfig
     training: TrainingConfig
     optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()  # the family's own, or one of its predictions in a space of its own
     evaluation: EvaluationConfig = EvaluationConfig()
     adapter: AdapterConfig | None = None  # train low-rank updates or the head in place of all weights
     output_dir: str
@@ -113,8 +115,8 @@ def load_config(path: Path, overrides: list[Any] | None = None) -> RunConfig:
 
 
 def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
-    """The model a config asks for: random weights from the seed, or a checkpoint's, with its lengths adapted, and the
-    low-rank layers of an adapter in it."""
+    """The model a config asks for: random weights from the seed, or a checkpoint's, with its lengths adapted, the
+    loss that it is to minimise, and the low-rank layers of an adapter in it."""
     model = family(config.model.family).build(
         config.model,
         context_length=config.data.context_length,
@@ -122,6 +124,7 @@ def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
         seed=config.seed,
         device=device,
     )
+    model.objective = objective_for(config.loss, model)
     if config.adapter is not None:
         adapters.adapt(model, config.adapter, config.seed, _base(config, model))
     return model
@@ -202,7 +205,8 @@ def train_run(
     model = build_model(config)
     model.check(source)
     config = with_parents(config, model)
-    told = [*notes, _origin(config), *filter(None, [adapters.describe(model)]), *gate_notes(config, model)]
+    told = [*notes, _origin(config), config.loss.describe(), *filter(None, [adapters.describe(model)])]
+    told += gate_notes(config, model)
     result = _trainer(config, source, model, world, resume, told).fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)
@@ -294,6 +298,7 @@ def _release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
         "stage": config.stage,
         "parents": {role: _parent(config, role) for role in config.parents},
         "config_hash": config_hash(config),
+        "loss": {"name": config.loss.name, "space": config.loss.space, "unit": config.loss.unit},
         "corpora": [
             {"name": c.name, "fingerprint": c.fingerprint, "provenance": c.manifest.provenance["kind"]}
             for c in source.corpora
@@ -332,6 +337,7 @@ def describe_run(config: RunConfig, world: World) -> list[str]:
     config, source = open_source(config)
     model = build_model(config, device="meta")
     model.check(source)
+    check_optimizer(model, config.optimizer)
     lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, model, world)]
     output = Path(config.output_dir)
     if holds_run(output):

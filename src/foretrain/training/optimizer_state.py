@@ -6,6 +6,7 @@ everything of an optimizer can be kept so is found out before a run begins (opti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 RESERVED = {"model", "ema"}  # what else a checkpoint's tensors are called
-PLAIN = "plain"  # kind of a number that is no tensor; the kind of others is their dtype
+PLAIN = "plain"  # kind of a number that is no tensor ("float" if JSON has no way to write it); of others their dtype
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -43,10 +44,7 @@ def state_numbers(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
                 kinds[kind] = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
     groups = []
     for group in optimizer.param_groups:
-        found = {key: value for key, value in group.items() if key != "params"}
-        tensors = {key: [_kind(value), value.tolist()] for key, value in found.items() if isinstance(value, Tensor)}
-        numbers = {key: [PLAIN, value] for key, value in found.items() if isinstance(value, (bool, int, float))}
-        groups.append(numbers | tensors)
+        groups.append({key: _text(value) for key, value in group.items() if _is_number(value)})
     return {"state": state, "groups": groups}
 
 
@@ -74,6 +72,8 @@ def allocate_state(
         if name in parameters:
             optimizer.state[parameters[name]][key] = _empty(parameters[name], size, dtype)
     for group, saved in zip(optimizer.param_groups, numbers["groups"], strict=False):
+        for key in [key for key, value in group.items() if _is_number(value) and key not in saved]:
+            del group[key]  # a count of steps, say, that had not begun
         group |= {key: _number(kind, value, group["params"][0].device) for key, (kind, value) in saved.items()}
 
 
@@ -84,12 +84,26 @@ def _entries(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, str,
             yield name, key, value
 
 
+def _is_number(value: Any) -> bool:
+    """Whether an entry of a group is a number or a (small) tensor, not a name, a pair of rates or its parameters."""
+    return isinstance(value, (bool, int, float, Tensor))
+
+
+def _text(value: Any) -> list[Any]:
+    """[kind, number] of an entry of a group."""
+    if isinstance(value, Tensor):
+        return [_kind(value), value.tolist()]
+    return ["float", repr(value)] if isinstance(value, float) and not math.isfinite(value) else [PLAIN, value]
+
+
 def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def _number(kind: str, value: Any, device: torch.device | str) -> Any:
-    return value if kind == PLAIN else torch.tensor(value, dtype=getattr(torch, kind), device=device)
+    if kind in (PLAIN, "float"):
+        return value if kind == PLAIN else float(value)
+    return torch.tensor(value, dtype=getattr(torch, kind), device=device)
 
 
 def _empty(parameter: Tensor, size: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -25,7 +25,7 @@ from foretrain.training.interrupt import Cut, Interrupted, Signals
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import Monitor
 from foretrain.training.nonfinite import save_for_replay
-from foretrain.training.optimizer import OptimizerConfig, build_optimizer
+from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.progress import Progress, StoppedBy
 from foretrain.training.release import mark_of, write_records, write_release
@@ -114,6 +114,7 @@ class Trainer:
             )
         if optimizer.schedule.kind == "plateau" and not training.validate_every:
             raise ConfigError("optimizer.schedule.kind: plateau follows validations; set training.validate_every.")
+        check_optimizer(model, optimizer)
 
     def fit(self) -> TrainResult:
         """Train to the end and write release/.

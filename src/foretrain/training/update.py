@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from foretrain.models.base import move
 from foretrain.training.batches import Prepared
 from foretrain.training.distributed import World, gradient_sync
 from foretrain.training.ema import Ema
@@ -32,6 +31,7 @@ class Outcome:
     weight: float
     grad_norm: float  # before clipping
     lr: float
+    windows: int = 0  # over all micro-batches and ranks
     applied: bool = False  # whether weights changed
     overflow: bool = False  # float16 only: the scale was too large and the update is left out
     nonfinite: str = ""  # "loss" or "gradient" when a value is not finite
@@ -46,10 +46,12 @@ class Share:
     pieces: list[Piece] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)  # (2,) each: loss sum and weight
     wait: float = 0.0  # seconds spent waiting for data
-    rows: int = 0
-    windows: int = 0
-    context_length: int = 0
-    prediction_length: int = 0
+    sizes: list[tuple[int, int, int, int]] = field(default_factory=list)  # windows, context, horizon, rows of a window
+
+    @property
+    def windows(self) -> int:
+        """Of this rank's micro-batches."""
+        return sum(size[0] for size in self.sizes)
 
 
 class Updater:
@@ -82,14 +84,14 @@ class Updater:
         """
         share = self._accumulate(batches)
         sums = torch.stack(share.values).sum(0)
-        asked = torch.tensor(stops, dtype=self.wide, device=sums.device)
+        asked = torch.tensor((share.windows, *stops), dtype=self.wide, device=sums.device)
         reduced = self.world.all_reduce_sum(torch.cat([sums, asked]))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         raw_norm = torch.nn.utils.get_total_norm(gradients).to(self.wide)
-        total, weight, *counts, norm = torch.cat([reduced, raw_norm.reshape(1)]).tolist()  # the step's one host sync
+        total, weight, windows, *counts, norm = torch.cat([reduced, raw_norm.reshape(1)]).tolist()  # the step's one host sync
         # DDP averaged over ranks; the loss is a sum over weight
         factor = self.world.size / weight / self.scaler.scale if weight else 0.0
-        outcome = Outcome(total / weight if weight else math.nan, weight, norm * factor, lr)
+        outcome = Outcome(total / weight if weight else math.nan, weight, norm * factor, lr, round(windows))
         outcome.stops = tuple(round(count) for count in counts)
         outcome.nonfinite, outcome.overflow = self._judge(total + weight, norm)
         outcome.applied = weight > 0 and not outcome.nonfinite and not outcome.overflow
@@ -110,7 +112,7 @@ class Updater:
             prepared = next(batches)
             share.wait += time.perf_counter() - began
             piece = prepared.piece
-            batch = move(prepared.batch, self.world.device)
+            batch = prepared.on(self.world.device)
             seed_draws(draw_seed(self.seed, piece.step, piece.k), self.world.device)
             with gradient_sync(self.network, piece.last):
                 with autocast(self.world.device, self.config.dtype):
@@ -123,9 +125,9 @@ class Updater:
             value = torch.stack([loss.total.detach().to(self.wide), loss.weight.detach().to(self.wide)])
             share.pieces.append(piece)
             share.values.append(torch.zeros_like(value) if piece.idle else value)
-            share.rows += 0 if piece.idle else prepared.rows
-            share.windows += 0 if piece.idle else piece.count
-            share.context_length, share.prediction_length = prepared.context_length, prepared.prediction_length
+            if not piece.idle:
+                p = prepared
+                share.sizes.append((p.windows, p.context_length, p.prediction_length, p.rows))
             if piece.last:
                 return share
 
@@ -144,6 +146,8 @@ class Updater:
         if factor != 1.0:
             torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
         set_rates(self.optimizer, outcome.lr, beta1)
+        # some optimizers draw; every rank must draw the same, a resumed run too
+        seed_draws(draw_seed(self.seed, self.progress.updates, -1), self.world.device)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.progress.updates)
