@@ -1,14 +1,14 @@
 """Kill `foretrain train ... --resume` with SIGKILL at random moments, start the same command again each time, and
 compare what it leaves with what the same command leaves undisturbed.
 
-    python tests/proofs/kill_cli.py [--case chronos2|kronos] [--kills 20] [--steps 300] [--seed 0] [--fork]
+    python tests/proofs/kill_cli.py [--case chronos2|kronos|adapter] [--kills 20] [--steps 300] [--seed 0] [--fork]
 
 kill_resume.py does this to the engine alone, with a model so small that most time goes into saving; here it is the
-command that users type, with Chronos-2 or with Kronos in its two stages (steps are of each stage). Dropout,
-accumulation in uneven micro-batches, averaged weights, validation, best checkpoints and a schedule are on; Kronos has
-gaps, uneven contexts and a table of tokens as well. Some kills come at any moment from the launch on, some wait for a
-save, some for a validation and, in a pipeline, some for the change of stages. Loss curves, validations, kept
-checkpoints, the table of tokens and released weights (tensor by tensor) must be identical. Exit code 1 and a line
+command that users type, with Chronos-2, with an adapter in it, or with Kronos in its two stages (steps are of each
+stage). Dropout, accumulation in uneven micro-batches, averaged weights, validation, best checkpoints and a schedule are
+on; Kronos has gaps, uneven contexts and a table of tokens as well. Some kills come at any moment from the launch on,
+some wait for a save, some for a validation and, in a pipeline, some for the change of stages. Loss curves, validations,
+kept checkpoints, the table of tokens and released weights (tensor by tensor) must be identical. Exit code 1 and a line
 naming what differs when they are not.
 """
 
@@ -201,6 +201,7 @@ CASES = {
         ),
     ),
 }
+CASES["adapter"] = Case("debug.yaml", [*CASES["chronos2"].settings, "adapter={rank: 4, dropout: 0.1}"])
 
 
 def main() -> int:
