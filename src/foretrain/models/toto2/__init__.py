@@ -1,0 +1,1 @@
+"""Toto 2.0: a causal decoder over patches of multivariate series, with a quantile head."""

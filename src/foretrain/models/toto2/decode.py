@@ -1,0 +1,190 @@
+"""Forecasts with the Toto 2.0 network: all patches in one pass, or block after block with medians fed back.
+
+Facts from DataDog/toto, commit 46bd92a.
+
+# R rows, M wanted rows (targets), C context patches, N patches ahead, P patch size, Q levels, b patches of a block
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from foretrain.errors import ConfigError
+from foretrain.models.toto2.config import LEVELS
+from foretrain.models.toto2.layers import Cache
+from foretrain.models.toto2.layout import Layout
+from foretrain.models.toto2.model import Toto2Network
+from foretrain.models.toto2.scaler import Scaled, Sums, scale_patches
+
+MIN_OBSERVED = 8
+_MEDIAN = LEVELS.index(0.5)
+
+
+@dataclass(frozen=True)
+class Toto2Options:
+    """How Toto 2.0 forecasts.
+
+    Attributes:
+        decode_block_size: steps forecast at a time, whole patches; the medians are then read as if observed. None = all
+            in one pass.
+        scaler_fallback_min_obs: patches with fewer observed steps up to their end are scaled by the first so many of
+            the series; 0 = by what there is. Training uses the default.
+        quantile_real_cap_k: quantiles stay within so many deviations of the smallest and largest value of the context;
+            0 = anywhere.
+        imputation: missing steps after a row's first value: "none" leaves them to the model, which marks them; "ffill"
+            and "linear" fill them in and count them as observed.
+        compat: upstream's habits, for comparisons. The last patch of the context counts as observed whatever is missing
+            in it (as 0). In blocks after the first, positions are scaled from another centre, and a variate is left out
+            where the patches that its context begins with are empty. Known covariates are read at their own time, so
+            that none reaches the patch it is known for, and count as observed wherever medians do.
+    """
+
+    decode_block_size: int | None = None
+    scaler_fallback_min_obs: int = MIN_OBSERVED
+    quantile_real_cap_k: float = 1e4
+    imputation: Literal["none", "ffill", "linear"] = "none"
+    compat: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)!r}, {what}"
+            for name, fits, what in (
+                ("decode_block_size", self.decode_block_size is None or self.decode_block_size >= 1, "it counts steps"),
+                ("scaler_fallback_min_obs", self.scaler_fallback_min_obs >= 0, "it counts steps, 0 for none"),
+                ("quantile_real_cap_k", self.quantile_real_cap_k >= 0, "it counts deviations, 0 for no cap"),
+                ("imputation", self.imputation in ("none", "ffill", "linear"), "choose none, ffill or linear"),
+            )
+            if not fits
+        ]
+        if problems:
+            raise ConfigError("Toto 2.0 options: " + "; ".join(problems) + ".")
+
+    def block_patches(self, patch_size: int) -> int | None:
+        """decode_block_size in patches. Raises ConfigError where it is not a whole number of them."""
+        if self.decode_block_size is None:
+            return None
+        patches, rest = divmod(self.decode_block_size, patch_size)
+        if rest:
+            raise ConfigError(
+                f"decode_block_size is {self.decode_block_size}, but this model forecasts patches of {patch_size} "
+                f"steps: choose {max(patches, 1) * patch_size} or {(patches + 1) * patch_size}."
+            )
+        return patches
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a forecast begins with; steps after the context are there, to be filled in."""
+
+    values: Tensor  # (R, (C + N) * P) in the units of the data
+    observed: Tensor  # (R, (C + N) * P) bool
+    context: int  # C
+    layout: Layout
+    groups: Tensor | None = None  # (R, C + N), see Toto2Network.forward
+    known: Tensor | None = None  # rows with covariates known ahead: never filled in
+    wanted: Tensor | None = None  # (M,) rows to forecast; None = all
+
+
+def decode(network: Toto2Network, prompt: Prompt, options: Toto2Options) -> Tensor:
+    """(M, N * P, Q) float32 quantiles of the wanted rows in the units of the data, ascending over levels."""
+    return _Decoding(network, prompt, options).run()
+
+
+class _Decoding:
+    """One batch being forecast; lives for one call."""
+
+    def __init__(self, network: Toto2Network, prompt: Prompt, options: Toto2Options) -> None:
+        self.network, self.prompt, self.options = network, prompt, options
+        self.size = network.config.patch_size
+        self.values, self.observed = prompt.values, prompt.observed
+        self.tokens = self.values.shape[1] // self.size
+        ahead = self.tokens - prompt.context
+        self.block = min(options.block_patches(self.size) or ahead, ahead)
+        self.caches: list[Cache] | None = None
+        if self.block < ahead:
+            self.values, self.observed = self.values.clone(), self.observed.clone()
+            self.caches = [Cache(self.tokens) for _ in range(network.config.num_layers)]
+
+    def run(self) -> Tensor:
+        """(M, N * P, Q) quantiles."""
+        context, wanted = self.prompt.context, self.prompt.wanted
+        found, start, sums, reach = [], 0, None, None
+        for first in range(context, self.tokens, self.block):
+            end = min(first + self.block, self.tokens)
+            last = end == self.tokens
+            quantiles, scaled = self.one_pass(start, first, end, sums, wanted if last else None)
+            if reach is None:
+                reach = self.bounds(scaled.scale[:, context - 1])
+            rows = wanted if last else None
+            real = self.real(quantiles, scaled, reach, rows)
+            found.append(real if last or wanted is None else real[wanted])
+            if not last:
+                self.feed_back(real[..., _MEDIAN], first)
+                sums = scaled.sums.at(first - 1 - start)
+                start = first
+        return torch.cat(found, dim=1).float()
+
+    def one_pass(
+        self, start: int, first: int, end: int, sums: Sums | None, rows: Tensor | None
+    ) -> tuple[Tensor, Scaled]:
+        """What the tokens from first - 1 on say of the patches from first to end: (rows, n, P, Q); and how the patches
+        from start to end - 1 are scaled. Nobody needs the token of the last patch."""
+        network, prompt = self.network, self.prompt
+        steps = slice(start * self.size, (end - 1) * self.size)
+        observed = self.observed[:, steps]
+        scaled = scale_patches(
+            self.values[:, steps], observed, self.size, self.options.scaler_fallback_min_obs, before=sums
+        )
+        compat, groups = self.options.compat, None if prompt.groups is None else prompt.groups[:, : end - 1]
+        route = network.route(
+            prompt.layout,
+            end - 1 - start,
+            groups,
+            start=start,
+            centre=(end if compat else self.tokens) // 2,
+            over_variates=groups[:, : end - 1 - start] if compat and groups is not None else None,
+        )
+        hidden = network.transformer(
+            network.embed(scaled.values, observed), route, caches=self.caches, keep=end - first, rows=rows
+        )
+        return network.output_head(hidden), scaled
+
+    def real(self, quantiles: Tensor, scaled: Scaled, reach: tuple[Tensor, Tensor], rows: Tensor | None) -> Tensor:
+        """(rows, n * P, Q) wide, sorted and finite in float32; statistics are those of the newest observed steps."""
+        chosen = slice(None) if rows is None else rows
+        loc, scale = (x[chosen, -1, None, None, None] for x in (scaled.loc, scaled.scale))
+        values = (quantiles.to(scale.dtype).sinh() * scale + loc).flatten(1, 2)
+        values = torch.clamp(values, *(limit[chosen, None, None] for limit in reach))
+        return values.sort(-1).values
+
+    def bounds(self, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value (R,) that a forecast may have."""
+        largest = torch.finfo(torch.float32).max
+        high = torch.full_like(scale, largest)
+        if not self.options.quantile_real_cap_k:
+            return -high, high
+        steps = slice(self.prompt.context * self.size)
+        seen, values = self.observed[:, steps], self.values[:, steps].to(scale.dtype)
+        room = self.options.quantile_real_cap_k * scale
+        low = torch.where(seen, values, largest).amin(1) - room
+        high = torch.where(seen, values, -largest).amax(1) + room
+        empty = ~seen.any(1)
+        return (
+            torch.where(empty, -largest, low).clamp(min=-largest),
+            torch.where(empty, largest, high).clamp(max=largest),
+        )
+
+    def feed_back(self, medians: Tensor, first: int) -> None:
+        """Write medians (R, n * P) where they belong, as observed; covariates known ahead stay."""
+        steps = slice(first * self.size, first * self.size + medians.shape[1])
+        known = self.prompt.known
+        values, observed = medians.to(self.values.dtype), torch.ones_like(self.observed[:, steps])
+        if known is not None:
+            values[known] = self.values[known, steps]
+            if not self.options.compat:
+                observed[known] = self.observed[known, steps]
+        self.values[:, steps], self.observed[:, steps] = values, observed

@@ -1,0 +1,254 @@
+"""The layers of Toto 2.0: linear layers with the constants of u-muP, attention over time or variates, gated MLP.
+
+Facts from DataDog/toto, commit 46bd92a, and u-muP (arXiv 2407.17465). Weights have unit variance; what keeps
+activations at unit scale are constants beside the linear layers, which stay plain nn.Linear modules: published files
+load by name, and adapters can wrap any of them. Gradients are autograd's of this forward: unit scaling's own backward
+divides a weight's gradient by the root of the number of tokens, so parts of a batch would not sum to the whole.
+
+# R rows, S tokens of a row, D model width, H heads, G heads of keys and values, d head width, W windows, V rows of one
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foretrain.models.toto2.config import Toto2Config
+from foretrain.models.toto2.layout import Layout
+from foretrain.models.toto2.rotary import Turn, rotate
+from foretrain.nn.unused import attach
+
+# Of silu(x) with x ~ N(0, 1), so that the outcome has unit scale in forward and backward, each to its share.
+SILU_SCALE = math.exp(0.2 * math.log(2) + 0.4 * math.log(2 / (1 - 1 / math.pi)))
+
+
+class Cache:
+    """Keys and values of one time layer for a forecast of so many tokens; lives for one call."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self._stored: list[Tensor] = []
+
+    def extended(self, start: int, keys: Tensor, values: Tensor) -> list[Tensor]:
+        """Keys and values up to the end of these new ones (R, G, n, d), which take the places from start on."""
+        if not self._stored:
+            self._stored = [x.new_empty(*x.shape[:2], self.tokens, x.shape[3]) for x in (keys, values)]
+        end = start + keys.shape[2]
+        for stored, new in zip(self._stored, (keys, values), strict=True):
+            stored[:, :, start:end] = new
+        return [stored[:, :, :end] for stored in self._stored]
+
+
+@dataclass(frozen=True)
+class Route:
+    """What every layer needs besides the hidden states; computed once per pass."""
+
+    layout: Layout
+    turn: Turn
+    start: int = 0  # position of the first token
+    causal: bool = True  # time_mask says nothing, but no token sees a later one
+    time_mask: Tensor | None = None  # (R, 1, S, start + S) bool, True = may be seen
+    variate_masks: tuple[Tensor | None, ...] = ()  # for each size of window (W, S, 1, V, V) bool
+    places: Tensor | None = None  # (R,) where each row lies when windows of a size lie together; None = as they are
+
+
+class Norm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) over the last axis, in float32 at least; with a weight if asked for."""
+
+    def __init__(self, width: int, eps: float, weighted: bool) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width)) if weighted else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return normed if self.weight is None else normed * self.weight
+
+
+class ResidualMLP(nn.Module):
+    """(linear2(SiLU(linear1 x)) + skip_proj x) / sqrt 2. A readout divides by the width in place of its root."""
+
+    def __init__(self, width_in: int, width_hidden: int, width_out: int, readout: bool = False) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width_in, width_hidden)
+        self.linear2 = nn.Linear(width_hidden, width_out)
+        self.skip_proj = nn.Linear(width_in, width_out)
+        power = -1.0 if readout else -0.5
+        self.inner = width_in**-0.5
+        self.outer, self.skip = (width**power * 0.5**0.5 for width in (width_hidden, width_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width_in) -> (..., width_out)."""
+        hidden = F.silu(self.linear1(x) * self.inner) * SILU_SCALE
+        return self.linear2(hidden) * self.outer + self.skip_proj(x) * self.skip
+
+
+class QueryScale(nn.Module):
+    """A positive factor for each dimension of a query: softplus(per_dim_scale) / ln 2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.per_dim_scale = nn.Parameter(torch.zeros(width))
+
+    def forward(self, query: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return query * (F.softplus(self.per_dim_scale) / math.log(2)).to(query.dtype)
+
+
+class Attention(nn.Module):
+    """Attention over time (causal, with positions) or over the variates of a window (neither)."""
+
+    def __init__(self, config: Toto2Config, over_variates: bool) -> None:
+        super().__init__()
+        c = config
+        self.over_variates = over_variates
+        self.heads, self.groups, self.qk_dim, self.v_dim = c.num_heads, c.num_groups, c.qk_dim, c.v_dim
+        self.widths = [c.num_heads * c.qk_dim, c.num_groups * c.qk_dim, c.num_groups * c.v_dim]
+        self.in_proj = nn.Linear(c.d_model, sum(self.widths), bias=c.attn_bias)
+        self.out_proj = nn.Linear(c.num_heads * c.v_dim, c.d_model, bias=c.attn_bias)
+        weighted = bool(c.qk_norm_include_weight)
+        self.q_norm = Norm(c.qk_dim, c.norm_eps, weighted) if c.qk_norm else None
+        self.k_norm = Norm(c.qk_dim, c.norm_eps, weighted) if c.qk_norm else None
+        self._pds = QueryScale(c.qk_dim) if c.per_dim_scale else None
+        self.inner = c.d_model**-0.5
+        self.outer = (c.num_heads * c.v_dim) ** -0.5
+
+    def forward(self, x: Tensor, route: Route, cache: Cache | None = None, keep: int | None = None) -> Tensor:
+        """x (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens (of all S keys)."""
+        mixed = self._over_variates(x, route, keep) if self.over_variates else self._over_time(x, route, cache, keep)
+        return self.out_proj(mixed) * self.outer
+
+    def _over_time(self, x: Tensor, route: Route, cache: Cache | None, keep: int | None) -> Tensor:
+        q, k, v = self._split(self.in_proj(x) * self.inner)
+        mask, causal, turn = route.time_mask, route.causal, route.turn.query
+        if keep is not None and keep < q.shape[-2]:
+            q, turn = q[..., -keep:, :], (turn[0][-keep:], turn[1][-keep:])
+            mask = mask[..., -keep:, :] if mask is not None else _later(keep, x.shape[1], x.device) if causal else None
+            causal = False
+        q, k = rotate(self._query(q), turn), rotate(self._key(k), route.turn.key)
+        if cache is not None:
+            k, v = cache.extended(route.start, k, v)
+        return self._attend(q, k, v, mask, causal).transpose(1, 2).flatten(2)
+
+    def _over_variates(self, x: Tensor, route: Route, keep: int | None) -> Tensor:
+        if keep is not None:
+            x = x[:, -keep:]
+        members = route.layout.members
+        masks = route.variate_masks or (None,) * len(members)
+        parts = []
+        for index, mask in zip(members, masks, strict=True):
+            own = x if route.layout.even else x[index.flatten()]
+            if index.shape[1] == 1:
+                parts.append(self._alone(own))
+                continue
+            tokens = own.unflatten(0, index.shape).transpose(1, 2)  # (W, S, V, D)
+            if mask is not None:
+                mask = mask[:, -tokens.shape[1] :].flatten(0, 1)
+            q, k, v = self._split(self.in_proj(tokens.flatten(0, 1)) * self.inner)
+            found = self._attend(self._query(q), self._key(k), v, mask, causal=False)
+            parts.append(found.transpose(1, 2).flatten(2).unflatten(0, tokens.shape[:2]).transpose(1, 2).flatten(0, 1))
+        mixed = parts[0] if route.places is None else torch.cat(parts)[route.places]
+        if all(index.shape[1] == 1 for index in members):  # queries and keys took no part
+            unused = [m for m in (self._pds, self.q_norm, self.k_norm) if m is not None]
+            mixed = attach(mixed, [p for m in unused for p in m.parameters()])
+        return mixed
+
+    def _alone(self, x: Tensor) -> Tensor:
+        """A row alone attends to itself with weight one, whatever its query and key: only the value path is left."""
+        first = self.widths[0] + self.widths[1]
+        layer = self.in_proj
+        if type(layer) is nn.Linear and not layer._forward_hooks:  # an adapter around it has a forward of its own
+            value = F.linear(x, layer.weight[first:], None if layer.bias is None else layer.bias[first:]) * self.inner
+        else:
+            value = layer(x)[..., first:] * self.inner
+        if self.heads == self.groups:
+            return value
+        return value.unflatten(-1, (self.groups, -1)).repeat_interleave(self.heads // self.groups, -2).flatten(-2)
+
+    def _split(self, x: Tensor) -> list[Tensor]:
+        """(B, S, widths) -> q (B, H, S, d), k and v (B, G, S, d)."""
+        counts = (self.heads, self.groups, self.groups)
+        parts = x.split(self.widths, dim=-1)
+        return [part.unflatten(-1, (n, -1)).transpose(1, 2) for part, n in zip(parts, counts, strict=True)]
+
+    def _query(self, q: Tensor) -> Tensor:
+        q = q if self.q_norm is None else self.q_norm(q).to(q.dtype)
+        return q if self._pds is None else self._pds(q)
+
+    def _key(self, k: Tensor) -> Tensor:
+        return k if self.k_norm is None else self.k_norm(k).to(k.dtype)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        # Scores are divided by the head's width, not its root (u-muP).
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=1 / self.qk_dim, enable_gqa=self.heads != self.groups
+        )
+
+
+class FeedForward(nn.Module):
+    """fc2(a * silu(b)), with a and b the halves of fc1(x)."""
+
+    def __init__(self, config: Toto2Config) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.d_model, 2 * config.d_ff, bias=config.mlp_bias)
+        self.fc2 = nn.Linear(config.d_ff, config.d_model, bias=config.mlp_bias)
+        self.inner, self.outer = config.d_model**-0.5, config.d_ff**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, S, D) -> (R, S, D)."""
+        value, gate = (self.fc1(x) * self.inner).chunk(2, dim=-1)
+        return self.fc2(value * F.silu(gate)) * self.outer
+
+
+class Layer(nn.Module):
+    """Attention, then feed forward; each pre-normed, and added to the stream as u-muP's rule for residuals says."""
+
+    attn_tau: Tensor
+    mlp_tau: Tensor
+
+    def __init__(self, config: Toto2Config, index: int) -> None:
+        super().__init__()
+        self.attn = Attention(config, config.over_variates[index])
+        self.ffn = FeedForward(config)
+        self.norm1 = Norm(config.d_model, config.norm_eps, config.norm_include_weight)
+        self.norm2 = Norm(config.d_model, config.norm_eps, config.norm_include_weight)
+        taus = (residual_tau(config, 2 * index), residual_tau(config, 2 * index + 1))
+        self.register_buffer("attn_tau", torch.tensor(taus[0]))
+        self.register_buffer("mlp_tau", torch.tensor(taus[1]))
+
+    def forward(self, hidden: Tensor, route: Route, cache: Cache | None = None, keep: int | None = None) -> Tensor:
+        """hidden (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens, computed alone."""
+        branch = self.attn(self.norm1(hidden), route, cache, keep)
+        hidden = _added(hidden if keep is None else hidden[:, -keep:], branch, self.attn_tau)
+        return _added(hidden, self.ffn(self.norm2(hidden)), self.mlp_tau)
+
+
+def residual_tau(config: Toto2Config, index: int) -> float:
+    """Weight of residual branch number `index` (attention of layer i is 2i, its MLP 2i + 1) beside the stream.
+
+    With q = residual_attn_ratio and r = residual_mult: m = r sqrt(2 / (1 + q^2)) for MLPs, a = q m for attention; tau =
+    own / sqrt(L + (attentions before or at) a^2 + (MLPs before) m^2). (u-muP, arXiv 2407.17465, appendix G.)
+    """
+    ratio = config.residual_attn_ratio
+    mlp = config.residual_mult * math.sqrt(2 / (1 + ratio**2))
+    attention = ratio * mlp
+    before = config.num_layers + (index + 1) // 2 * attention**2 + index // 2 * mlp**2
+    return (mlp if index % 2 else attention) / math.sqrt(before)
+
+
+def _added(stream: Tensor, branch: Tensor, tau: Tensor) -> Tensor:
+    """(tau * branch + stream) / sqrt(1 + tau^2)."""
+    share = (1 + tau.square()).rsqrt()
+    return stream * share + branch * (tau * share)
+
+
+def _later(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(queries, keys) bool: what the last so many of the keys' positions may see."""
+    place = torch.arange(keys, device=device)
+    return place <= place[keys - queries :, None]

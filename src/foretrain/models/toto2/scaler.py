@@ -1,0 +1,126 @@
+"""Causal standardisation: a patch is scaled by the mean and deviation of everything observed up to its end.
+
+Facts from DataDog/toto, commit 46bd92a. Sums are kept in float64 (float32 where a device has none), and running: a
+series that grows is gone on with from the sums at any patch.
+
+# R rows, T steps, P patch size, S = T / P patches
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SMALLEST = 1e-6  # deviation
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of what is observed up to some place: its count, sum, and sum of squares about its mean; (R, n) wide floats.
+
+    first_* are of the first min_observed observed steps alone, (R, 1).
+    """
+
+    count: Tensor
+    total: Tensor
+    squares: Tensor
+    first_count: Tensor
+    first_total: Tensor
+    first_squares: Tensor
+
+    def at(self, patch: int) -> Sums:
+        """The sums at the end of one patch, to go on from."""
+        return Sums(
+            self.count[:, patch : patch + 1],
+            self.total[:, patch : patch + 1],
+            self.squares[:, patch : patch + 1],
+            self.first_count,
+            self.first_total,
+            self.first_squares,
+        )
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Patches as the network reads them, and what undoes it: value = sinh(values) * scale + loc."""
+
+    values: Tensor  # (R, S, P) asinh((x - loc) / scale) float32, 0 where not observed
+    loc: Tensor  # (R, S) wide
+    scale: Tensor  # (R, S) wide, > 0
+    sums: Sums  # (R, S) at the end of each patch
+
+
+def wide_type(device: torch.device) -> torch.dtype:
+    """float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def scale_patches(
+    x: Tensor, observed: Tensor, patch_size: int, min_observed: int = 0, before: Sums | None = None
+) -> Scaled:
+    """Scale patches of x (R, T), which may hold anything where observed (R, T) is False.
+
+    With n observed steps so far, mean mu and M = sum of squares about it: loc = mu, scale = max(sqrt(M / max(1, n -
+    1)), 1e-6). Patches with n < min_observed take those of the first min_observed observed steps of the series instead:
+    later values then, as upstream does, so a causal use must not score them. before: sums of what came before x.
+    """
+    with torch.no_grad():
+        wide = wide_type(x.device)
+        x, weight = torch.where(observed, x.detach().to(wide), 0.0), observed.to(wide)
+        sums = _running(x, weight, patch_size, min_observed, before)
+        count, total, squares = sums.count, sums.total, sums.squares
+        if min_observed:
+            early = count < min_observed
+            count = torch.where(early, sums.first_count, count)
+            total = torch.where(early, sums.first_total, total)
+            squares = torch.where(early, sums.first_squares, squares)
+        loc = total / count.clamp(min=1)
+        scale = (squares / (count - 1).clamp(min=1)).sqrt().clamp(min=SMALLEST)
+        values = (x.unflatten(-1, (-1, patch_size)) - loc[..., None]) / scale[..., None]
+        values = torch.where(observed.unflatten(-1, (-1, patch_size)), values.asinh(), 0.0)
+    return Scaled(values.float(), loc, scale, sums)
+
+
+def _running(x: Tensor, weight: Tensor, patch_size: int, min_observed: int, before: Sums | None) -> Sums:
+    """x is 0 where its weight is."""
+    zero = x.new_zeros(len(x), 1)
+    old = before or Sums(zero, zero, zero, zero, zero, zero)
+    count = old.count + weight.cumsum(1)
+    total = old.total + x.cumsum(1)
+    mean = total / count.clamp(min=1)
+    mean_before = torch.cat((old.total / old.count.clamp(min=1), mean[:, :-1]), dim=1)
+    # Welford's increments: no difference of large squares.
+    squares = old.squares + (weight * (x - mean_before) * (x - mean)).cumsum(1)
+    first = (old.first_count, old.first_total, old.first_squares)
+    if min_observed:
+        first = _merged(first, x, weight * (count <= min_observed))
+    ends = slice(patch_size - 1, None, patch_size)
+    return Sums(count[:, ends], total[:, ends], squares[:, ends], *first)
+
+
+def _merged(old: tuple[Tensor, Tensor, Tensor], x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, sum and squares about the mean (R, 1) of the steps before and of those weighted here together."""
+    count, total = weight.sum(1, keepdim=True), (weight * x).sum(1, keepdim=True)
+    squares = (weight * (x - total / count.clamp(min=1)).square()).sum(1, keepdim=True)
+    apart = total / count.clamp(min=1) - old[1] / old[0].clamp(min=1)
+    both = count + old[0]
+    return both, total + old[1], squares + old[2] + apart.square() * count * old[0] / both.clamp(min=1)
+
+
+def fill_gaps(x: Tensor, how: str) -> Tensor:
+    """x (R, T) with every NaN after a row's first observed step filled: by the value before it ("ffill"), or on the
+    line between its neighbours, ending level ("linear")."""
+    place = torch.arange(x.shape[1], device=x.device).expand_as(x)
+    seen = ~x.isnan()
+    left = torch.where(seen, place, -1).cummax(1).values
+    before = x.gather(1, left.clamp(min=0))  # NaN stays where nothing came before
+    if how == "ffill":
+        return before
+    right = torch.where(seen, place, x.shape[1]).flip(1).cummin(1).values.flip(1)
+    last = right == x.shape[1]
+    right = torch.where(last, left.clamp(min=0), right)
+    after = x.gather(1, right)
+    share = (place - left) / (right - left).clamp(min=1)
+    return torch.where(left < 0, x, torch.where(last | seen, before, torch.lerp(before, after, share.to(x.dtype))))
