@@ -26,7 +26,7 @@ from foretrain.training import adapters
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.adapters import AdapterConfig
 from foretrain.training.distributed import World
-from foretrain.training.optimizer import OptimizerConfig, check_optimizer
+from foretrain.training.optimizer import OptimizerConfig, check_optimizer, state_size
 from foretrain.training.schedule import warmup_steps
 from foretrain.training.settings import TrainingConfig, plan_run
 from foretrain.training.trainer import Trainer, TrainResult
@@ -378,17 +378,17 @@ def _machine(world: World) -> str:
 
 def _describe_model(config: RunConfig, model: Trainable, variates: int) -> list[str]:
     trained, count = adapters.parameter_counts(model)
-    copies = 4 + (1 if config.training.ema_decay else 0)  # weights, gradients, two moments
+    moments = state_size(model, config.optimizer) + (trained if config.training.ema_decay else 0)
     frozen = count - trained
     # a checkpoint holds no gradients, nor what an adapter leaves as it is
-    state = 4 * (trained * (copies - 1) + (frozen if model.adapter is None else 0))
+    state = 4 * (trained + moments + (frozen if model.adapter is None else 0))
     kept = config.training.keep_last + config.training.keep_best + 1
     free = _free(Path(config.output_dir).absolute())
     flops = model.flops_per_window(config.data.context_length, config.data.prediction_length, variates)
     lines = [
         f"model: {count:,} parameters, {flops / 1e9:,.3f} GFLOP forward a window",
         *filter(None, [adapters.describe(model)]),
-        f"memory: {_size(4 * (trained * copies + frozen))} for weights, gradients and optimizer, activations on top",
+        f"memory: {_size(4 * (count + trained + moments))} for weights, gradients and optimizer, activations on top",
         f"disk: {_size(state * kept)} for {kept} checkpoints of {_size(state)}, {_size(free)} free",
     ]
     if state * kept > free:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from foretrain.config import Section
@@ -108,7 +108,7 @@ def build_optimizer(model: Trainable, config: OptimizerConfig) -> Optimizer:
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
         role = roles[name]
-        orthogonal = config.name == "muon" and role.role == "matrix" and parameter.dim() == 2
+        orthogonal = _is_for_muon(config, role, parameter)
         decayed = config.decay_all or role.role in DECAYED
         groups.setdefault((orthogonal, decayed, role.lr_factor), []).append(parameter)
 
@@ -267,6 +267,23 @@ def _practise(model: nn.Module, optimizer: Optimizer, steps: Iterable[int]) -> N
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
+
+
+def state_size(model: Trainable, config: OptimizerConfig) -> int:
+    """Numbers that an optimizer keeps of a model's trainable weights; of those of the extra a guess, two a weight."""
+    roles, size = _roles(model), 0
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        if config.name == "adafactor":
+            size += p.numel() // p.shape[-1] + p.numel() // p.shape[-2] if p.dim() > 1 else p.numel()
+        else:
+            size += p.numel() * (1 if _is_for_muon(config, roles[name], p) else 2)
+    return size
+
+
+def _is_for_muon(config: OptimizerConfig, role: ParameterRole, parameter: Tensor) -> bool:
+    return config.name == "muon" and role.role == "matrix" and parameter.dim() == 2
 
 
 def set_rates(optimizer: Optimizer, lr: float, beta1: float | None = None) -> None:
