@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,8 @@ from pydantic import ValidationError
 
 from foretrain.errors import ConfigError
 from foretrain.training.schedule import Plateau, ScheduleConfig, beta1_at, lr_at, warmup_steps
+
+GOLDEN = Path(os.environ.get("FORETRAIN_GOLDEN_DIR") or Path(__file__).parents[1] / "golden") / "toto" / "schedule.json"
 
 
 def rates(config: ScheduleConfig, total: int, peak: float = 1.0) -> list[float]:
@@ -75,6 +80,46 @@ def test_wsd_warms_up_stays_and_decays_in_its_last_share():
     assert values[16:] == pytest.approx([0.82, 0.64, 0.46, 0.28])
 
 
+@pytest.mark.golden
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("warmup5_stable3_decay4", (5, 3, 4)),
+        ("warmup0_stable2_decay3", (0, 2, 3)),
+        ("warmup1_stable0_decay2", (1, 0, 2)),
+    ],
+)
+def test_wsd_equals_the_recorded_schedule_of_toto(name, steps):
+    """From 1e-4 to 1e-5; the recorded rates begin with that of the first update and go on after the decay."""
+    recorded = json.loads(GOLDEN.read_text())[name]
+    warmup, stable, decay = steps
+    config = ScheduleConfig(
+        kind="wsd",
+        warmup_steps=warmup,
+        warmup_start_ratio=0.1 if warmup else 0.0,
+        stable_steps=stable,
+        decay_steps=decay,
+        decay_shape="sqrt",
+        min_lr_ratio=0.1,
+    )
+    assert rates(config, len(recorded), peak=1e-4) == recorded
+
+
+def test_decay_steps_are_the_last_ones_where_nobody_says_how_long_the_rate_is_stable():
+    config = ScheduleConfig(kind="wsd", decay_steps=4, min_lr_ratio=0.2)
+    assert rates(config, 10)[5:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_a_square_root_falls_faster_at_first():
+    config = ScheduleConfig(kind="wsd", decay_ratio=0.4, decay_shape="sqrt")
+    assert rates(config, 10)[6:] == pytest.approx([1.0, 0.5, 1 - math.sqrt(0.5), 1 - math.sqrt(0.75)])
+
+
+def test_warmup_rises_from_where_it_is_told_to():
+    config = ScheduleConfig(kind="constant", warmup_steps=4, warmup_start_ratio=0.6)
+    assert rates(config, 5) == pytest.approx([0.7, 0.8, 0.9, 1.0, 1.0])
+
+
 def test_plateau_cuts_the_rate_after_patience_validations_without_a_better_one():
     config, plateau = ScheduleConfig(kind="plateau", patience=2, factor=0.5), Plateau()
     cuts = [plateau.observe(config, score) for score in (3.0, 2.0, 2.0, math.nan, 1.0, 1.5, 1.5)]
@@ -94,6 +139,26 @@ def test_a_setting_that_the_kind_does_not_read_is_an_error():
         ScheduleConfig(kind="linear", pct_start=0.2)
     with pytest.raises(ValidationError, match="cycle_momentum has no effect on kind 'cosine'"):
         ScheduleConfig(kind="cosine", cycle_momentum=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stable_steps": 5}, "stable_steps has no effect without decay_steps"),
+        ({"decay_steps": 5, "decay_ratio": 0.5}, "decay_ratio has no effect beside decay_steps"),
+        ({"warmup_start_ratio": 0.5}, "warmup_start_ratio has no effect without warm-up"),
+    ],
+)
+def test_settings_of_wsd_that_contradict_each_other_are_an_error(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        ScheduleConfig(kind="wsd", **settings)
+
+
+def test_phases_of_wsd_longer_than_the_run_are_an_error():
+    config = ScheduleConfig(kind="wsd", warmup_steps=5, stable_steps=10, decay_steps=6)
+    with pytest.raises(ConfigError, match=r"5 steps of warm-up, 10 stable and 6 of decay are 21, more than .* 20"):
+        warmup_steps(config, 20)
+    assert warmup_steps(config, 21) == 5
 
 
 def test_a_warmup_longer_than_the_run_is_an_error():

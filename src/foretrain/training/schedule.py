@@ -14,13 +14,14 @@ from pydantic import Field, model_validator
 from foretrain.config import Section
 from foretrain.errors import ConfigError
 
+WARMUP = {"warmup_steps", "warmup_ratio", "warmup_start_ratio"}
 USED_BY = {  # which settings rule which kind; one set for a kind that does not read it is an error
-    "constant": {"warmup_steps", "warmup_ratio"},
-    "linear": {"warmup_steps", "warmup_ratio", "min_lr_ratio"},
-    "cosine": {"warmup_steps", "warmup_ratio", "min_lr_ratio"},
+    "constant": WARMUP,
+    "linear": WARMUP | {"min_lr_ratio"},
+    "cosine": WARMUP | {"min_lr_ratio"},
     "one_cycle": {"pct_start", "div_factor", "final_div_factor", "cycle_momentum"},
-    "wsd": {"warmup_steps", "warmup_ratio", "min_lr_ratio", "decay_ratio"},
-    "plateau": {"warmup_steps", "warmup_ratio", "min_lr_ratio", "factor", "patience"},
+    "wsd": WARMUP | {"min_lr_ratio", "decay_ratio", "decay_steps", "stable_steps", "decay_shape"},
+    "plateau": WARMUP | {"min_lr_ratio", "factor", "patience"},
 }
 CALM, EAGER = 0.95, 0.85  # beta1 at the lowest and at the highest rate of a cycle, torch's defaults
 
@@ -34,6 +35,7 @@ class ScheduleConfig(Section):
     kind: Literal["constant", "linear", "cosine", "one_cycle", "wsd", "plateau"] = "constant"
     warmup_steps: int | None = Field(default=None, ge=0)
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)  # share of all steps
+    warmup_start_ratio: float = Field(default=0.0, ge=0, le=1)  # what warm-up rises from / peak; no step uses it itself
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)  # lowest rate / peak
     pct_start: float = Field(default=0.3, gt=0, lt=1)  # one_cycle: share of steps that rise
     div_factor: float = Field(default=25.0, ge=1)  # one_cycle: peak / first rate
@@ -42,6 +44,11 @@ class ScheduleConfig(Section):
     # OneCycleLR does unless told otherwise; the optimizer's own beta1 then has no effect
     cycle_momentum: bool = False
     decay_ratio: float = Field(default=0.2, gt=0, le=1)  # wsd: share of steps that fall, at the end
+    # wsd: steps that fall, in place of a share; they begin stable_steps after warm-up, and the rate stays at its lowest
+    # after them (stable_steps None = they are the last ones)
+    decay_steps: int | None = Field(default=None, ge=1)
+    stable_steps: int | None = Field(default=None, ge=0)
+    decay_shape: Literal["linear", "sqrt"] = "linear"  # wsd: the fall so far is the progress, or its square root
     factor: float = Field(default=0.5, gt=0, lt=1)  # plateau: the rate is multiplied by this
     patience: int = Field(default=3, ge=1)  # plateau: after so many validations without a better metric
 
@@ -51,21 +58,29 @@ class ScheduleConfig(Section):
         idle = {name for name in idle if getattr(self, name) != type(self).model_fields[name].default}
         if idle:
             raise ValueError(f"schedule.{', '.join(sorted(idle))} has no effect on kind {self.kind!r}; remove it")
+        if self.decay_steps is None and self.stable_steps is not None:
+            raise ValueError("schedule.stable_steps has no effect without decay_steps, which follow them")
+        if self.decay_steps is not None and self.decay_ratio != type(self).model_fields["decay_ratio"].default:
+            raise ValueError("schedule.decay_ratio has no effect beside decay_steps; remove one")
+        if not (self.warmup_steps or self.warmup_ratio) and self.warmup_start_ratio:
+            raise ValueError("schedule.warmup_start_ratio has no effect without warm-up; set warmup_steps")
         return self
 
 
 def lr_at(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> float:
     """Learning rate of update `step` (0-based) of total_steps; of plateau its warm-up and peak only (see Plateau).
 
-    one_cycle follows torch's OneCycleLR (cosine, two phases); wsd decays linearly, as in the warmup-stable-decay
-    schedule of MiniCPM (arXiv 2404.06395).
+    one_cycle follows torch's OneCycleLR (cosine, two phases); wsd is the warmup-stable-decay schedule of MiniCPM (arXiv
+    2404.06395). A decay_ratio would be at its lowest rate one step after the run, decay_steps are at their last one,
+    so that Toto's own schedule is {warmup_start_ratio and min_lr_ratio: min_lr / lr, decay_shape: sqrt} with its steps.
     """
     step = min(max(step, 0), total_steps - 1)
     if config.kind == "one_cycle":
         return _one_cycle(config, peak, step, total_steps)
     warmup = warmup_steps(config, total_steps)
     if step < warmup:
-        return peak * (step + 1) / warmup
+        start = peak * config.warmup_start_ratio
+        return start + (step + 1) / warmup * (peak - start)
     low = peak * config.min_lr_ratio
     if config.kind == "linear":
         return low + (peak - low) * (1 - (step - warmup) / max(total_steps - warmup, 1))
@@ -73,9 +88,18 @@ def lr_at(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> f
         progress = (step - warmup) / max(total_steps - warmup, 1)
         return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * progress))
     if config.kind == "wsd":
-        fall = max(round(config.decay_ratio * total_steps), 1)
-        return low + (peak - low) * min(1.0, (total_steps - step) / fall)
+        progress = min(max(_decay_progress(config, step, warmup, total_steps), 0.0), 1.0)
+        return low + (1 - (math.sqrt(progress) if config.decay_shape == "sqrt" else progress)) * (peak - low)
     return peak
+
+
+def _decay_progress(config: ScheduleConfig, step: int, warmup: int, total_steps: int) -> float:
+    """How much of wsd's decay lies behind: 0 or less before it, 1 or more after it."""
+    if config.decay_steps is None:
+        fall = max(round(config.decay_ratio * total_steps), 1)
+        return (step - (total_steps - fall)) / fall
+    stable = total_steps - warmup - config.decay_steps if config.stable_steps is None else config.stable_steps
+    return (step + 1 - warmup - stable) / config.decay_steps
 
 
 def beta1_at(config: ScheduleConfig, step: int, total_steps: int) -> float | None:
@@ -86,12 +110,18 @@ def beta1_at(config: ScheduleConfig, step: int, total_steps: int) -> float | Non
 
 
 def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
-    """Steps of warm-up. Raises ConfigError when there is nothing left to train after them."""
+    """Steps of warm-up. Raises ConfigError when a run has no room for them, or for what wsd lets follow."""
     steps = math.ceil(config.warmup_ratio * total_steps) if config.warmup_steps is None else config.warmup_steps
     if steps > total_steps:
         raise ConfigError(
             f"optimizer.schedule.warmup_steps: {steps} exceed the run's {total_steps} steps, so that the learning rate "
             "would never reach its peak. Shorten the warm-up or train longer."
+        )
+    if (phases := steps + (config.stable_steps or 0) + (config.decay_steps or 0)) > total_steps:
+        raise ConfigError(
+            f"optimizer.schedule: {steps} steps of warm-up, {config.stable_steps or 0} stable and {config.decay_steps} "
+            f"of decay are {phases}, more than the run's {total_steps}, so that the learning rate would not come down. "
+            "Shorten them or train longer."
         )
     return steps
 
