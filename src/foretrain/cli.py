@@ -68,6 +68,19 @@ class ForeignFormat(StrEnum):
     tsm_trainer = "tsm-trainer"
 
 
+ModelArgument = Annotated[str, typer.Argument(help="A release folder or hub id.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
+NumSamplesOption = Annotated[
+    int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
+]
+DrawSeedOption = Annotated[int, typer.Option(min=0, help="Seed of those draws.")]
+FamilyOptions = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="A forecast option of the family; repeatable.")
+]
+TokenizerOption = Annotated[
+    str | None, typer.Option(help="Folder or hub id of the tokenizer, for a release that brings none.")
+]
+PrecisionOption = Annotated[DType, typer.Option(help="Precision.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per process (default: PyTorch's).")]
 Overrides = Annotated[
@@ -234,7 +247,7 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A release folder or hub id.")],
+    model: ModelArgument,
     data: Annotated[Path, typer.Option(help="The corpus to score on.")],
     prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps ahead (default: as trained).")] = None,
     num_windows: Annotated[
@@ -251,7 +264,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Steps of history (default: as trained, else the model's).")
     ] = None,
     quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 256,
+    batch_size: BatchSizeOption = 256,
     seasonality: Annotated[
         int | None, typer.Option(min=1, help="Season in steps (default: from the frequency).")
     ] = None,
@@ -259,27 +272,41 @@ def evaluate(
     cross_learning: Annotated[
         bool, typer.Option("--cross-learning", help="Refused unless the data name groups.")
     ] = False,
-    num_samples: Annotated[
-        int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
+    num_samples: NumSamplesOption = None,
+    seed: DrawSeedOption = 0,
+    option: FamilyOptions = None,
+    tokenizer: TokenizerOption = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="zero-shot|MODEL",
+            help="Compare with the weights that training started from, and promote the model or not; or with a model.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of those draws.")] = 0,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A forecast option of the family; repeatable.")
+    require_significance: Annotated[
+        bool | None,
+        typer.Option(
+            "--require-significance/--no-require-significance",
+            help="Promote only if the differences are more than chance (default: yes).",
+        ),
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the tokenizer, for a release that brings none.")
-    ] = None,
+    fail_if_not_promoted: Annotated[
+        bool, typer.Option("--fail-if-not-promoted", help="Exit with 1 where the model is not promoted.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, tables, report.html.")] = None,
     device: DeviceOption = Device.auto,
-    dtype: Annotated[DType, typer.Option(help="Precision.")] = DType.float32,
+    dtype: PrecisionOption = DType.float32,
     threads: ThreadsOption = None,
 ) -> None:
     """Score a model on rolling origins beside naive, drift, seasonal naive and historical mean."""
     _alone("evaluate")
     _prepare(threads)
+    if against is None and (require_significance is not None or fail_if_not_promoted):
+        flag = "--fail-if-not-promoted" if fail_if_not_promoted else "--[no-]require-significance"
+        raise ConfigError(f"{flag}: has no effect without --against, which says what to compare with.")
     from foretrain.commands import evaluate_model
 
-    evaluate_model(
+    result = evaluate_model(
         model,
         data,
         prediction_length=prediction_length,
@@ -299,16 +326,20 @@ def evaluate(
         seed=seed,
         options=_key_values(option, "--option"),
         tokenizer=tokenizer,
+        against=against,
+        require_significance=require_significance is not False,
         out=out,
         device=device.value,
         dtype=dtype.value,
         threads=threads,
     )
+    if fail_if_not_promoted and not (result.promotion and result.promotion.promoted):
+        raise typer.Exit(1)
 
 
 @app.command()
 def forecast(
-    model: Annotated[str, typer.Argument(help="A release folder or hub id.")],
+    model: ModelArgument,
     input: Annotated[Path, typer.Argument(help="CSV or Parquet: [item_id,] timestamp, value columns.")],
     prediction_length: Annotated[int, typer.Option(min=1, help="Steps to forecast.")],
     out: Annotated[Path, typer.Option(help="CSV or Parquet file to write.")],
@@ -324,24 +355,18 @@ def forecast(
         str | None, typer.Option(help="Exchange whose sessions follow: XNYS, NYSE, XSHG, 24/7, ... (extra `market`).")
     ] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history to use.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 256,
+    batch_size: BatchSizeOption = 256,
     cross_learning: Annotated[bool, typer.Option("--cross-learning", help="Let all items inform each other.")] = False,
     sort_quantiles: Annotated[bool, typer.Option("--sort-quantiles", help="Repair crossing quantiles.")] = False,
-    num_samples: Annotated[
-        int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of those draws.")] = 0,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A forecast option of the family; repeatable.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the tokenizer, for a release that brings none.")
-    ] = None,
+    num_samples: NumSamplesOption = None,
+    seed: DrawSeedOption = 0,
+    option: FamilyOptions = None,
+    tokenizer: TokenizerOption = None,
     candles: Annotated[Path | None, typer.Option(help="Write the mean forecast candles here too.")] = None,
     paths: Annotated[Path | None, typer.Option(help="Write every sampled candle here too.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a fan or candle chart (.png, .svg, .pdf).")] = None,
     device: DeviceOption = Device.auto,
-    dtype: Annotated[DType, typer.Option(help="Precision.")] = DType.float32,
+    dtype: PrecisionOption = DType.float32,
     threads: ThreadsOption = None,
 ) -> None:
     """Forecast the series of a file."""

@@ -8,12 +8,15 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from foretrain.evaluation.result import EvaluationResult
+    from foretrain.forecasting.predictor import Predictor
     from foretrain.forecasting.tables import Output
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -48,30 +51,29 @@ def evaluate_model(
     data: Path,
     *,
     prediction_length: int | None = None,
-    num_windows: int = 20,
-    stride: int | None = None,
     split: str = "test",
     target: Sequence[str] | None = None,
     past_covariates: Sequence[str] | None = None,
     known_covariates: Sequence[str] | None = None,
     context_length: int | None = None,
     quantile_levels: Sequence[float] | None = None,
-    batch_size: int = 256,
-    seasonality: int | None = None,
-    max_items: int | None = None,
     cross_learning: bool = False,
-    num_samples: int | None = None,
-    seed: int = 0,
     options: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
+    against: str | None = None,
+    require_significance: bool = True,
     out: Path | None = None,
     device: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
-) -> Any:
+    **settings: Any,
+) -> EvaluationResult:
     """`foretrain evaluate`: score a model beside naive forecasts; print the table, write the report into `out`.
 
-    What is not given is as in training where the release says so (release.json). Returns the EvaluationResult.
+    What is not given is as in training where the release says so (release.json); settings are further keywords of
+    evaluation.tasks.evaluate. With `against`, another model is scored too, and the result says whether this one is
+    promoted; against the weights that training started from ("zero-shot"), so does the release.json of a release that
+    was written here.
     """
     if split not in ("test", "validation", "all"):
         raise ConfigError(f"--split {split!r}: choose test, validation or all.")
@@ -82,56 +84,71 @@ def evaluate_model(
     set_threads(threads)
     from foretrain.data.store import Corpus
     from foretrain.evaluation.columns import evaluation_columns
-    from foretrain.evaluation.report import print_result, write_report
+    from foretrain.evaluation.gate import judge
+    from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
-    from foretrain.forecasting.predictor import load
     from foretrain.models import family, forecast_options
+    from foretrain.promotion import open_rival
 
     corpus = Corpus.open(data)
-    parts: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
-    predictor = load(model, device=None if device == "auto" else device, dtype=dtype, **parts)
-    kind = family(predictor.model.family)
-    release = release_facts(model)
+    predictor = _load(model, tokenizer, device, dtype)
+    kind, release = family(predictor.model.family), release_facts(model)
     trained = release.get("data") or {}
     horizon = prediction_length or trained.get("prediction_length")
     if horizon is None:
         raise ConfigError("--prediction-length: say how many steps ahead to score; this release does not tell.")
-    selection = evaluation_columns(
-        corpus,
-        kind,
-        trained,
-        target=target,
-        past_covariates=past_covariates,
-        known_covariates=known_covariates,
-    )
-    levels = tuple(quantile_levels or DECILES)
+    covariates = {"past_covariates": past_covariates, "known_covariates": known_covariates}
+    selection = evaluation_columns(corpus, kind, trained, target=target, **covariates)
+    chosen = forecast_options(kind, options or {})
     with progress_bar("forecasting") as advance:
         result = evaluate(
             predictor.model,
             corpus,
             selection=selection,
             prediction_length=horizon,
-            num_windows=num_windows,
-            stride=stride,
             split=split,  # type: ignore[arg-type]
             context_length=context_length or trained.get("context_length"),
-            batch_size=batch_size,
-            quantile_levels=levels,
-            seasonality=seasonality,
-            max_items=max_items,
-            num_samples=num_samples,
-            seed=seed,
-            options=forecast_options(kind, options or {}),
+            quantile_levels=tuple(quantile_levels or DECILES),
+            options=chosen,
+            against=None if against is None else open_rival(against, model, predictor.model, chosen),
             name=model,
             release=release,
             command=command_line(),
             progress=lambda done: advance(done, None, "windows"),
+            **settings,
         )
+    if against is not None:
+        result = replace(result, promotion=judge(result, require_significance=require_significance))
     print_result(result)
-    if out is not None:
-        for path in write_report(result, out):
-            print(f"wrote {path}")
+    _keep(result, model, out)
     return result
+
+
+def _keep(result: EvaluationResult, model: str, out: Path | None) -> None:
+    """Write the report, and tell a release that was written here whether it is promoted.
+
+    That is between it and the weights that it started from: a comparison with any other model decides nothing. What
+    lies in the cache of a hub is nobody's to change.
+    """
+    from foretrain.evaluation.gate import ZERO_SHOT
+    from foretrain.evaluation.report import write_report
+    from foretrain.models.hub import release_in
+    from foretrain.promotion import record
+
+    for path in write_report(result, out) if out is not None else ():
+        print(f"wrote {path}")
+    promotion, release = result.promotion, release_in(Path(model).expanduser())
+    if promotion is None or promotion.against["key"] != ZERO_SHOT or not (release / "release.json").is_file():
+        return
+    if record(release, promotion):
+        print(f"recorded in {release / 'release.json'}: {'promoted' if promotion.promoted else 'not promoted'}")
+
+
+def _load(model: str, tokenizer: str | None, device: str, dtype: str) -> Predictor:
+    from foretrain.forecasting.predictor import load
+
+    parts: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
+    return load(model, device=None if device == "auto" else device, dtype=dtype, **parts)
 
 
 def forecast_file(
@@ -145,14 +162,7 @@ def forecast_file(
     target: Sequence[str] | None = None,
     id_column: str = "item_id",
     timestamp_column: str | None = None,
-    freq: str | None = None,
-    calendar: str | None = None,
-    context_length: int | None = None,
-    batch_size: int = 256,
     cross_learning: bool = False,
-    sort_quantiles: bool = False,
-    num_samples: int | None = None,
-    seed: int = 0,
     options: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
     candles: Path | None = None,
@@ -161,8 +171,12 @@ def forecast_file(
     device: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
+    **settings: Any,
 ) -> None:
-    """`foretrain forecast`: forecast the series of a CSV or Parquet file into others, and draw them."""
+    """`foretrain forecast`: forecast the series of a CSV or Parquet file into others, and draw them.
+
+    settings are further keywords of Predictor.forecast_tables.
+    """
     wanted: dict[Output, Path | None] = {"long": out, "candles": candles, "paths": paths}
     files: dict[Output, Path] = {output: file for output, file in wanted.items() if file is not None}
     _check_outputs({"--out": out, "--candles": candles, "--paths": paths, "--plot": plot}, (path, future))
@@ -171,14 +185,12 @@ def forecast_file(
     from foretrain.evaluation.candles import BANDS, candle_columns
     from foretrain.evaluation.plots import check_picture
     from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
-    from foretrain.forecasting.predictor import load
 
     pictures = () if plot is None else (check_picture(plot),)
     frame, stamp = read_file(path, id_column=id_column, timestamp_column=timestamp_column)
     check_columns(path, frame, target or ())
     ahead = None if future is None else read_file(future, id_column=id_column, timestamp_column=stamp)[0]
-    parts: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
-    predictor = load(model, device=None if device == "auto" else device, dtype=dtype, **parts)
+    predictor = _load(model, tokenizer, device, dtype)
     choice = predictor.columns([name for name in frame.columns if name not in (id_column, stamp)], str(path))
     if target is None:
         target = choice.targets if choice else (recognised_target(path, frame, {id_column, stamp}),)
@@ -193,16 +205,10 @@ def forecast_file(
             (*levels, *bands),
             [output for output in wanted if output in files or (output == "candles" and draws_candles)],
             future_df=ahead,
-            context_length=context_length,
-            batch_size=batch_size,
             names=(id_column, stamp),
             target=target,
-            freq=freq,
-            calendar=calendar,
-            sort_quantiles=sort_quantiles,
-            num_samples=num_samples,
-            seed=seed,
             options={**(options or {}), **({"cross_learning": True} if cross_learning else {})},
+            **settings,
         )
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
