@@ -57,17 +57,18 @@ class Route:
 
 
 class Norm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) over the last axis, in float32 at least; with a weight if asked for."""
+    """x / sqrt(mean(x^2) + eps) over the last axis, in float32 at least; with a weight if asked for, and times a
+    constant."""
 
-    def __init__(self, width: int, eps: float, weighted: bool) -> None:
+    def __init__(self, width: int, eps: float, weighted: bool, constant: float = 1.0) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.constant = eps, constant
         self.weight = nn.Parameter(torch.ones(width)) if weighted else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., width)."""
         wide = x if x.dtype == torch.float64 else x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        normed = wide * (torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.constant)
         return normed if self.weight is None else normed * self.weight
 
 
@@ -108,24 +109,28 @@ class Attention(nn.Module):
         super().__init__()
         c = config
         self.over_variates = over_variates
-        self.heads, self.groups, self.qk_dim, self.v_dim = c.num_heads, c.num_groups, c.qk_dim, c.v_dim
+        self.heads, self.groups = c.num_heads, c.num_groups
         self.widths = [c.num_heads * c.qk_dim, c.num_groups * c.qk_dim, c.num_groups * c.v_dim]
         self.in_proj = nn.Linear(c.d_model, sum(self.widths), bias=c.attn_bias)
         self.out_proj = nn.Linear(c.num_heads * c.v_dim, c.d_model, bias=c.attn_bias)
-        weighted = bool(c.qk_norm_include_weight)
-        self.q_norm = Norm(c.qk_dim, c.norm_eps, weighted) if c.qk_norm else None
-        self.k_norm = Norm(c.qk_dim, c.norm_eps, weighted) if c.qk_norm else None
-        self._pds = QueryScale(c.qk_dim) if c.per_dim_scale else None
+        # u-muP multiplies in_proj's outcome by inner. Values are; queries and keys leave it to the scores, or to the
+        # eps of norms, which nothing else of it reaches.
         self.inner = c.d_model**-0.5
-        self.outer = (c.num_heads * c.v_dim) ** -0.5
+        weighted, eps = bool(c.qk_norm_include_weight), c.norm_eps / self.inner**2
+        self.q_norm = Norm(c.qk_dim, eps, weighted) if c.qk_norm else None
+        self.k_norm = Norm(c.qk_dim, eps, weighted) if c.qk_norm else None
+        self._pds = QueryScale(c.qk_dim) if c.per_dim_scale else None
+        # Scores are divided by the head's width, not its root.
+        self.score_scale = (1.0 if c.qk_norm else self.inner**2) / c.qk_dim
 
     def forward(self, x: Tensor, route: Route, cache: Cache | None = None, keep: int | None = None) -> Tensor:
-        """x (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens (of all S keys)."""
+        """x (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens (of all S keys). The constant of out_proj
+        is left to the caller."""
         mixed = self._over_variates(x, route, keep) if self.over_variates else self._over_time(x, route, cache, keep)
-        return self.out_proj(mixed) * self.outer
+        return self.out_proj(mixed)
 
     def _over_time(self, x: Tensor, route: Route, cache: Cache | None, keep: int | None) -> Tensor:
-        q, k, v = self._split(self.in_proj(x) * self.inner)
+        q, k, v = self._split(self.in_proj(x))
         mask, causal, turn = route.time_mask, route.causal, route.turn.query
         if keep is not None and keep < q.shape[-2]:
             q, turn = q[..., -keep:, :], (turn[0][-keep:], turn[1][-keep:])
@@ -150,7 +155,7 @@ class Attention(nn.Module):
             tokens = own.unflatten(0, index.shape).transpose(1, 2)  # (W, S, V, D)
             if mask is not None:
                 mask = mask[:, -tokens.shape[1] :].flatten(0, 1)
-            q, k, v = self._split(self.in_proj(tokens.flatten(0, 1)) * self.inner)
+            q, k, v = self._split(self.in_proj(tokens.flatten(0, 1)))
             found = self._attend(self._query(q), self._key(k), v, mask, causal=False)
             parts.append(found.transpose(1, 2).flatten(2).unflatten(0, tokens.shape[:2]).transpose(1, 2).flatten(0, 1))
         mixed = parts[0] if route.places is None else torch.cat(parts)[route.places]
@@ -174,7 +179,8 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> list[Tensor]:
         """(B, S, widths) -> q (B, H, S, d), k and v (B, G, S, d)."""
         counts = (self.heads, self.groups, self.groups)
-        parts = x.split(self.widths, dim=-1)
+        q, k, v = x.split(self.widths, dim=-1)
+        parts = (q, k, v * self.inner)
         return [part.unflatten(-1, (n, -1)).transpose(1, 2) for part, n in zip(parts, counts, strict=True)]
 
     def _query(self, q: Tensor) -> Tensor:
@@ -185,25 +191,27 @@ class Attention(nn.Module):
         return k if self.k_norm is None else self.k_norm(k).to(k.dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        # Scores are divided by the head's width, not its root (u-muP).
+        shared = self.heads != self.groups
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, scale=1 / self.qk_dim, enable_gqa=self.heads != self.groups
+            q, k, v, attn_mask=mask, is_causal=causal, scale=self.score_scale, enable_gqa=shared
         )
 
 
 class FeedForward(nn.Module):
-    """fc2(a * silu(b)), with a and b the halves of fc1(x)."""
+    """fc2(a * silu(b)), with a and b the halves of fc1(x); x comes multiplied by fc1's constant unless fc1 has a bias,
+    and the constant of fc2 is left to the caller."""
 
     def __init__(self, config: Toto2Config) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.d_model, 2 * config.d_ff, bias=config.mlp_bias)
         self.fc2 = nn.Linear(config.d_ff, config.d_model, bias=config.mlp_bias)
-        self.inner, self.outer = config.d_model**-0.5, config.d_ff**-0.5
+        self.inner = config.d_model**-0.5 if config.mlp_bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, S, D) -> (R, S, D)."""
-        value, gate = (self.fc1(x) * self.inner).chunk(2, dim=-1)
-        return self.fc2(value * F.silu(gate)) * self.outer
+        both = self.fc1(x)
+        value, gate = (both if self.inner is None else both * self.inner).chunk(2, dim=-1)
+        return self.fc2(value * F.silu(gate))
 
 
 class Layer(nn.Module):
@@ -216,8 +224,11 @@ class Layer(nn.Module):
         super().__init__()
         self.attn = Attention(config, config.over_variates[index])
         self.ffn = FeedForward(config)
-        self.norm1 = Norm(config.d_model, config.norm_eps, config.norm_include_weight)
-        self.norm2 = Norm(config.d_model, config.norm_eps, config.norm_include_weight)
+        width, eps, weighted = config.d_model, config.norm_eps, config.norm_include_weight
+        self.norm1 = Norm(width, eps, weighted)
+        self.norm2 = Norm(width, eps, weighted, 1.0 if config.mlp_bias else width**-0.5)
+        self.attn_constant = (config.num_heads * config.v_dim) ** -0.5
+        self.mlp_constant = config.d_ff**-0.5
         taus = (residual_tau(config, 2 * index), residual_tau(config, 2 * index + 1))
         self.register_buffer("attn_tau", torch.tensor(taus[0]))
         self.register_buffer("mlp_tau", torch.tensor(taus[1]))
@@ -225,8 +236,8 @@ class Layer(nn.Module):
     def forward(self, hidden: Tensor, route: Route, cache: Cache | None = None, keep: int | None = None) -> Tensor:
         """hidden (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens, computed alone."""
         branch = self.attn(self.norm1(hidden), route, cache, keep)
-        hidden = _added(hidden if keep is None else hidden[:, -keep:], branch, self.attn_tau)
-        return _added(hidden, self.ffn(self.norm2(hidden)), self.mlp_tau)
+        hidden = _added(hidden if keep is None else hidden[:, -keep:], branch, self.attn_constant, self.attn_tau)
+        return _added(hidden, self.ffn(self.norm2(hidden)), self.mlp_constant, self.mlp_tau)
 
 
 def residual_tau(config: Toto2Config, index: int) -> float:
@@ -242,10 +253,10 @@ def residual_tau(config: Toto2Config, index: int) -> float:
     return (mlp if index % 2 else attention) / math.sqrt(before)
 
 
-def _added(stream: Tensor, branch: Tensor, tau: Tensor) -> Tensor:
-    """(tau * branch + stream) / sqrt(1 + tau^2)."""
+def _added(stream: Tensor, branch: Tensor, constant: float, tau: Tensor) -> Tensor:
+    """(tau * constant * branch + stream) / sqrt(1 + tau^2)."""
     share = (1 + tau.square()).rsqrt()
-    return stream * share + branch * (tau * share)
+    return stream * share + branch * (tau * share * constant)
 
 
 def _later(queries: int, keys: int, device: torch.device) -> Tensor:
