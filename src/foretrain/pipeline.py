@@ -31,6 +31,7 @@ from foretrain.run import (
 )
 from foretrain.stages import Draft, StagesConfig
 from foretrain.training import checkpoint as checkpoints
+from foretrain.training.batches import stream_of
 from foretrain.training.distributed import World
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import RunConsole, silence_stdout
@@ -272,7 +273,8 @@ def finished(stage: Stage) -> bool:
             f"stage {stage.name}: was trained on other data (fingerprint {state['data_fingerprint']}, now "
             f"{stage.source.fingerprint}). Restore the corpus, or choose another output_dir."
         )
-    plan = plan_run(stage.config.training, epoch_length=stage.source.epoch_length, world_size=1)
+    training = stage.config.training
+    plan = plan_run(training, epoch_length=stream_of(stage.source, training).epoch_length, world_size=1)
     return stopped["by"] != "max_steps" or newest.step >= plan.steps
 
 

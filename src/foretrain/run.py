@@ -25,6 +25,7 @@ from foretrain.models.objective import LossConfig, objective_for
 from foretrain.training import adapters
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.adapters import AdapterConfig
+from foretrain.training.batches import describe_stream, stream_of
 from foretrain.training.distributed import World
 from foretrain.training.optimizer import OptimizerConfig, check_optimizer, state_size
 from foretrain.training.schedule import warmup_steps
@@ -256,9 +257,9 @@ def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> No
     from foretrain.promotion import gate_notes
 
     gate_notes(config, model)
-    _trainer(config, source, model, World())
+    trainer = _trainer(config, source, model, World())
     model.check(source)
-    plan = plan_run(config.training, epoch_length=source.epoch_length, world_size=1)
+    plan = plan_run(config.training, epoch_length=trainer.stream.epoch_length, world_size=1)
     warmup_steps(config.optimizer.schedule, plan.steps)
 
 
@@ -352,8 +353,8 @@ def holds_run(folder: Path) -> bool:
 
 def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable | None, world: World) -> list[str]:
     """What a run would read, do and need; None for a model that does not exist yet."""
-    facts = source.describe()
-    plan = plan_run(config.training, epoch_length=source.epoch_length, world_size=world.size)
+    facts, stream = source.describe(), stream_of(source, config.training)
+    plan = plan_run(config.training, epoch_length=stream.epoch_length, world_size=world.size)
     lines = [
         f"data: {facts['series']:,} series, {facts['windows_per_epoch']:,} windows an epoch",
         *(
@@ -361,9 +362,11 @@ def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable |
             f"{c['too_short']:,} too short)" + (f", share {c['share']:.1%}" if c["share"] is not None else "")
             for c in facts["corpora"]
         ),
-        f"steps: {plan.steps:,} of {plan.batch_size:,} windows in micro-batches of {plan.micro_batch_size:,} over "
-        f"{world.size} process{'es' if world.size > 1 else ''} = {plan.windows:,} windows, "
-        f"{plan.windows / max(source.epoch_length, 1):.2f} epochs",
+        *describe_stream(stream),
+        f"steps: {plan.steps:,} of {plan.batch_size:,} {plan.unit}"
+        + (f" in micro-batches of {plan.micro_batch_size:,}" if plan.unit == "windows" else "")
+        + f" over {world.size} process{'es' if world.size > 1 else ''} = {plan.total:,} {plan.unit}, "
+        f"{plan.total / max(stream.epoch_length, 1):.2f} epochs",
     ]
     if model is not None:
         return [*_describe_model(config, model, facts["corpora"][0]["rows_per_window"]), *lines, _machine(world)]

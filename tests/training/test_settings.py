@@ -42,7 +42,7 @@ def test_no_window_to_train_on_is_an_error():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
 def test_every_window_is_used_once_whatever_the_number_of_ranks(size):
-    plan = Plan(steps=4, windows=45, batch_size=12, micro_batch_size=5)
+    plan = Plan(steps=4, total=45, batch_size=12, micro_batch_size=5)
     shares = [[piece for step in range(4) for piece in plan.share(step, rank, size)] for rank in range(size)]
     seen = [n for share in shares for p in share if not p.idle for n in range(p.first, p.first + p.count)]
     assert sorted(seen) == list(range(45))
@@ -50,7 +50,7 @@ def test_every_window_is_used_once_whatever_the_number_of_ranks(size):
 
 
 def test_ranks_do_not_change_how_windows_are_cut():
-    plan = Plan(steps=2, windows=24, batch_size=12, micro_batch_size=5)
+    plan = Plan(steps=2, total=24, batch_size=12, micro_batch_size=5)
     cut = {(p.step, p.k, p.first, p.count) for p in plan.share(1, 0, 1)}
     assert cut == {(1, 0, 12, 5), (1, 1, 17, 5), (1, 2, 22, 2)}
     assert cut == {(p.step, p.k, p.first, p.count) for r in range(2) for p in plan.share(1, r, 2) if not p.idle}

@@ -7,16 +7,22 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
+import torch
+
+from foretrain.data.buckets import Buckets
 from foretrain.data.windows import Windows
-from foretrain.models.base import Batch
-from foretrain.training.settings import Piece
+from foretrain.models.base import Batch, move
+from foretrain.training.settings import Piece, TrainingConfig
 
 
 class Source(Protocol):
-    """What the trainer asks of data: window n of a run is a pure function of (seed, n)."""
+    """What the trainer asks of data: unit n of a run is a pure function of (seed, n).
+
+    A unit is a window, or a micro-batch (data/buckets.py).
+    """
 
     def windows(self, first: int, count: int) -> Windows:
-        """Windows [first, first + count) of the run."""
+        """The windows of units [first, first + count) of the run."""
         ...
 
     @property
@@ -26,8 +32,24 @@ class Source(Protocol):
 
     @property
     def epoch_length(self) -> int:
-        """Windows in one pass over the data."""
+        """Units of one pass over the data."""
         ...
+
+
+def stream_of(source: Any, config: TrainingConfig) -> Source | Buckets:
+    """What a run's micro-batches are cut from: a source's windows or, with a token budget, its buckets.
+
+    Raises ConfigError where the source cannot be had in buckets.
+    """
+    budget = config.token_budget
+    if budget is None:
+        return source
+    return source.in_buckets(budget.length_buckets, budget.horizon_buckets, budget.max_tokens_per_batch)
+
+
+def describe_stream(stream: Source | Buckets) -> list[str]:
+    """Its buckets, where it has some."""
+    return stream.describe() if isinstance(stream, Buckets) else []
 
 
 class Prepared(NamedTuple):
@@ -35,19 +57,54 @@ class Prepared(NamedTuple):
 
     piece: Piece
     batch: Batch
-    rows: int
+    windows: int  # without filling
+    rows: int  # of a window, on average
     context_length: int
     prediction_length: int
+    sent: Any = None  # event of the copy to a GPU, where the batch lies then; None = it is still to be moved
+
+    def on(self, device: torch.device) -> Batch:
+        """The batch on a device, safe to use and to let go of on the current stream."""
+        if self.sent is None:
+            return move(self.batch, device)
+        stream = torch.cuda.current_stream(device)
+        stream.wait_event(self.sent)
+        for tensor in self.batch.values():
+            tensor.record_stream(stream)  # its memory is another stream's, which must not reuse it before we are done
+        return self.batch
+
+
+class Sender:
+    """Copies batches to a GPU on a stream of its own, beside the computation; for other devices it does nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, prepared: Prepared) -> Prepared:
+        """The same with its batch on the way."""
+        if self._stream is None:
+            return prepared
+        with torch.cuda.stream(self._stream):
+            batch = move(prepared.batch, self.device)
+        return prepared._replace(batch=batch, sent=self._stream.record_event())
 
 
 class Batches:
-    """An iterator over prepared micro-batches; depth > 0 keeps so many ready in a thread. Close it when done.
+    """An iterator over prepared micro-batches; depth > 0 keeps so many ready in a thread, and with a sender on their
+    device. Close it when done.
 
     The thread changes when a batch is made, never which: its content depends on the piece alone.
     """
 
-    def __init__(self, prepare: Callable[[Piece], Prepared], pieces: Iterator[Piece], depth: int) -> None:
-        self._prepare, self._pieces, self._depth = prepare, pieces, depth
+    def __init__(
+        self,
+        prepare: Callable[[Piece], Prepared],
+        pieces: Iterator[Piece],
+        depth: int,
+        send: Callable[[Prepared], Prepared] | None = None,
+    ) -> None:
+        self._prepare, self._pieces, self._send = prepare, pieces, send
         self._stop = threading.Event()
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=max(depth, 1))
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True) if depth else None
@@ -76,7 +133,8 @@ class Batches:
     def _work(self) -> None:
         try:
             for piece in self._pieces:
-                if not self._hand_over(self._prepare(piece)):
+                prepared = self._prepare(piece)
+                if not self._hand_over(self._send(prepared) if self._send else prepared):
                     return
             self._hand_over(StopIteration())
         except Exception as error:

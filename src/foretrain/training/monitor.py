@@ -127,12 +127,12 @@ class Monitor:
         """Take a finished step; every log_every steps (and at the last one) write and print it."""
         if not self.world.is_main:
             return
-        tally, windows = self.tally, sum(count for _, count in self.plan.micro_batches(progress.step - 1))
+        tally = self.tally
         tally.steps += 1
-        tally.windows += windows
+        tally.windows += outcome.windows
         tally.wait += share.wait
-        variates = max(round(share.rows / share.windows), 1) if share.windows else 1
-        tally.flops += 3 * windows * self.flops(share.context_length, share.prediction_length, variates)
+        own = sum(windows * self.flops(*size) for windows, *size in share.sizes)
+        tally.flops += 3 * own * outcome.windows / max(share.windows, 1)  # the other ranks' are taken to be alike
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=progress.step)
         due = progress.step % self.config.log_every == 0 or progress.step == self.plan.steps

@@ -34,13 +34,13 @@ def save_for_replay(
         batch = prepare(piece).batch
         with disk_errors(written):
             save_file({name: tensor.contiguous().clone() for name, tensor in batch.items()}, written)
-        source = windows(piece.first, piece.count).source
+        cut = windows(piece.first, piece.count)
         facts = {
             "step": piece.step,
             "micro_batch": piece.k,
-            "first_window": piece.first,
-            "windows": piece.count,
-            "source": None if source is None else source.tolist(),  # corpus, series, cutoff of each window
+            "first_window": None if cut.static else piece.first,  # of the run, where windows have numbers
+            "windows": len(cut) - cut.filling,
+            "source": None if cut.source is None else cut.source.tolist(),  # corpus, series, cutoff; -1 = filling
             "nonfinite": outcome.nonfinite,
             "loss_sum": repr(total),
             "weight": repr(weight),

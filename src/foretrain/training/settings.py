@@ -5,12 +5,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from foretrain.config import Section
 from foretrain.errors import ConfigError, TrainingError
+
+
+class TokenBudgetConfig(Section):
+    """Micro-batches by length: windows sorted into buckets, and in each as many to a micro-batch as the budget allows.
+
+    A window goes to the smallest pair of context and horizon that holds it. Pairs end with the run's own lengths.
+    """
+
+    max_tokens_per_batch: int = Field(default=262_144, gt=0)  # (context + horizon) steps x variates of a micro-batch
+    length_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (128, 256, 512)
+    horizon_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (20, 32, 64)
+    micro_batches_per_step: int = Field(default=1, ge=1)  # over all ranks
+    # One forward and backward pass of every shape before the first step, to compile them; None = where compile is on
+    warmup: bool | None = None
 
 
 class TrainingConfig(Section):
@@ -21,6 +35,7 @@ class TrainingConfig(Section):
     max_minutes: float | None = Field(default=None, gt=0)  # of this start; then checkpoint and finish
     batch_size: int = Field(default=32, ge=1)  # windows per optimizer step over all ranks
     micro_batch_size: int | None = Field(default=None, ge=1)  # windows per forward per rank; None = an equal share
+    token_budget: TokenBudgetConfig | None = None  # in place of the two above: batches by length
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of products (autocast); weights stay float32
     tf32: bool = False  # float32 products in TensorFloat-32 on GPUs that have it
     clip_norm: float | None = Field(default=1.0, gt=0)
@@ -57,6 +72,13 @@ class TrainingConfig(Section):
             raise ValueError("give exactly one of max_steps and epochs")
         if self.parallel == "fsdp2":
             raise ValueError("parallel: fsdp2 comes later; use auto or ddp")
+        if self.token_budget is not None and (
+            self.micro_batch_size is not None or self.batch_size != type(self).model_fields["batch_size"].default
+        ):
+            raise ValueError(
+                "batch_size and micro_batch_size have no effect beside token_budget, whose micro_batches_per_step and "
+                "max_tokens_per_batch take their place; remove them"
+            )
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} exceeds batch_size {self.batch_size}")
         if self.compile_mode != "default" and not self.compile:
@@ -67,7 +89,10 @@ class TrainingConfig(Section):
 
 
 class Piece(NamedTuple):
-    """One micro-batch: number k of its step, windows [first, first + count) of the run; idle = contributes nothing."""
+    """One micro-batch: number k of its step, units [first, first + count) of the run; idle = contributes nothing.
+
+    Units are windows, and with a token budget micro-batches, one to a piece.
+    """
 
     step: int
     k: int
@@ -78,16 +103,18 @@ class Piece(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A run in steps: windows are cut into micro-batches in a way that world size does not change."""
+    """A run in steps: units (windows, or micro-batches of a token budget) are cut in a way that world size does not
+    change."""
 
     steps: int
-    windows: int
+    total: int
     batch_size: int
     micro_batch_size: int
+    unit: str = "windows"
 
     def micro_batches(self, step: int) -> list[tuple[int, int]]:
-        """(first window within the step, count) of each micro-batch; only the run's last step may be short."""
-        size = self.batch_size if step < self.steps - 1 else self.windows - (self.steps - 1) * self.batch_size
+        """(first unit within the step, count) of each micro-batch; only the run's last step may be short."""
+        size = self.batch_size if step < self.steps - 1 else self.total - (self.steps - 1) * self.batch_size
         return [(k, min(self.micro_batch_size, size - k)) for k in range(0, size, self.micro_batch_size)]
 
     def describe_batch(self, world_size: int) -> str:
@@ -95,9 +122,10 @@ class Plan(NamedTuple):
         turns = -(-self.batch_size // (self.micro_batch_size * world_size))
         whole = self.micro_batch_size * turns * world_size
         short = f", less {whole - self.batch_size:,}" if whole != self.batch_size else ""
+        each = f"{self.micro_batch_size:,} per process and forward x " if self.unit == "windows" else ""
         return (
-            f"batch: {self.batch_size:,} windows a step = {self.micro_batch_size:,} per process and forward x "
-            f"{turns:,} accumulation x {world_size:,} process{'es' if world_size > 1 else ''}{short}"
+            f"batch: {self.batch_size:,} {self.unit} a step = {each}{turns:,} accumulation x {world_size:,} "
+            f"process{'es' if world_size > 1 else ''}{short}"
         )
 
     def share(self, step: int, rank: int, size: int, offset: int = 0) -> Iterator[Piece]:
@@ -118,14 +146,20 @@ class Plan(NamedTuple):
 def plan_run(
     config: TrainingConfig, *, epoch_length: int, world_size: int, micro_batch_size: int | None = None
 ) -> Plan:
-    """Steps and micro-batches of a run; micro_batch_size (of a checkpoint) fills in what the config leaves open."""
-    micro = config.micro_batch_size or micro_batch_size or -(-config.batch_size // world_size)
+    """Steps and micro-batches of a run; micro_batch_size (of a checkpoint) fills in what the config leaves open.
+
+    epoch_length counts what the run's stream (batches.stream_of) counts: windows or micro-batches.
+    """
+    size, micro, unit = config.batch_size, config.micro_batch_size or micro_batch_size, "windows"
+    if config.token_budget is not None:
+        size, micro, unit = config.token_budget.micro_batches_per_step, 1, "micro-batches"
+    micro = micro or -(-size // world_size)
     if config.max_steps is not None:
-        return Plan(config.max_steps, config.max_steps * config.batch_size, config.batch_size, micro)
+        return Plan(config.max_steps, config.max_steps * size, size, micro, unit)
     if epoch_length < 1:
         raise ConfigError("training.epochs: the data has no window to train on; shorten context or prediction length.")
-    windows = max(round((config.epochs or 0) * epoch_length), 1)
-    return Plan(math.ceil(windows / config.batch_size), windows, config.batch_size, micro)
+    total = max(round((config.epochs or 0) * epoch_length), 1)
+    return Plan(math.ceil(total / size), total, size, micro, unit)
 
 
 MAY_CHANGE = {  # on resume; everything else would make it another run
@@ -140,6 +174,7 @@ MAY_CHANGE = {  # on resume; everything else would make it another run
     "training.log_every",
     "training.tensorboard",
     "training.prefetch",
+    "training.token_budget.warmup",
     "evaluation.promotion",  # what comes after training
     "evaluation.require_significance",
     "device",

@@ -15,15 +15,17 @@ import torch
 
 import foretrain
 from foretrain.config import dump_yaml
+from foretrain.data.buckets import Buckets
+from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, TrainingError
-from foretrain.models.base import Trainable
+from foretrain.models.base import Batch, Trainable
 from foretrain.training import adapters, checkpoint
-from foretrain.training.batches import Batches, Prepared, Source
+from foretrain.training.batches import Batches, Prepared, Sender, Source, describe_stream, stream_of
 from foretrain.training.distributed import World, parallelize, unwrap
 from foretrain.training.ema import Ema
 from foretrain.training.interrupt import Cut, Interrupted, Signals
 from foretrain.training.lock import RunLock
-from foretrain.training.monitor import Monitor
+from foretrain.training.monitor import Monitor, duration
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
@@ -78,7 +80,8 @@ class TrainResult:
 class Trainer:
     """One run in one folder.
 
-    source: anything with windows(first, count), fingerprint and epoch_length. evaluate(model, step) is entered by all
+    source: anything with windows(first, count), fingerprint and epoch_length; with a token budget a TrainingSource.
+    evaluate(model, step) is entered by all
     ranks together, with the model in eval mode and holding averaged weights where these are on. resume: None starts
     (an output_dir that holds a run is an error), "auto" goes on from the newest good checkpoint or starts, a path goes
     on from that checkpoint. resolved_config is what is saved in checkpoints and compared on resume. facts go into
@@ -104,6 +107,7 @@ class Trainer:
         units: Mapping[str, str] | None = None,
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
+        self.stream = stream_of(source, training)
         self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
         self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
@@ -199,7 +203,7 @@ class Trainer:
         state = checkpoint.read_state(start) if start else None
         self.plan = plan_run(
             self.config,
-            epoch_length=self.source.epoch_length,
+            epoch_length=self.stream.epoch_length,
             world_size=self.world.size,
             micro_batch_size=state["micro_batch_size"] if state else None,
         )
@@ -209,7 +213,12 @@ class Trainer:
             # not before: a resume that is refused changes nothing
             self.world.on_main(lambda: self.store.set_aside_after(self.progress.step, notes.append))
         self.world.on_main(lambda: save_config(self.output_dir, self.resolved_config))
-        notes.append(self.plan.describe_batch(self.world.size))
+        notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.stream)]
+        if self.config.token_budget is not None and (idle := -self.plan.batch_size % self.world.size):
+            notes.append(
+                f"warning: {idle} of {self.world.size} processes have nothing to do in a step's last round; make "
+                f"training.token_budget.micro_batches_per_step a multiple of {self.world.size}"
+            )
         self._prepare_model()
         self.monitor = Monitor(
             self.output_dir,
@@ -228,6 +237,7 @@ class Trainer:
         self.updater = Updater(
             network, self.optimizer, self.ema, self.progress, self.config, seed=self.seed, world=self.world
         )
+        self._warm_up()
         self.batches = self._batches()
         stack.callback(lambda: self.batches.close())
         self.last_loss: float | None = None
@@ -297,11 +307,16 @@ class Trainer:
         return notes
 
     def _prepare(self, piece: Piece) -> Prepared:
-        windows = self.source.windows(piece.first, piece.count)
+        windows = self.stream.windows(piece.first, piece.count)
+        rows = max(round(len(windows.context) / len(windows)), 1)
+        lengths = windows.context.shape[1], windows.future.shape[1]
+        return Prepared(piece, self._collate(windows), len(windows) - windows.filling, rows, *lengths)
+
+    def _collate(self, windows: Windows) -> Batch:
         batch = self.model.collate(windows)
         if self.world.device.type == "cuda":
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-        return Prepared(piece, batch, len(windows.context), windows.context.shape[1], windows.future.shape[1])
+        return batch
 
     def _pieces(self, first_step: int, offset: int) -> Iterator[Piece]:
         for step in range(first_step, self.plan.steps):
@@ -312,7 +327,17 @@ class Trainer:
         ahead = self.config.prefetch
         if ahead is None:
             ahead = 2 if self.world.device.type == "cuda" else 0
-        return Batches(self._prepare, pieces, ahead)
+        return Batches(self._prepare, pieces, ahead, Sender(self.world.device))
+
+    def _warm_up(self) -> None:
+        """Compile for every shape of a token budget before the first step, where this is wanted."""
+        budget = self.config.token_budget
+        if budget is None or not (self.config.compile if budget.warmup is None else budget.warmup):
+            return
+        assert isinstance(self.stream, Buckets)
+        began, stream, shapes = time.monotonic(), self.stream, len(self.stream.buckets)
+        self.updater.rehearse(self._collate(stream.blank(number)) for number in range(shapes))
+        self.monitor.say(f"warmed up for {shapes} shapes in {duration(time.monotonic() - began)}")
 
     def _lr(self) -> float:
         config = self.optimizer_config
@@ -409,7 +434,7 @@ class Trainer:
         folder = self.output_dir / "nonfinite"
         error: Exception | None = None
         try:
-            save_for_replay(folder, outcome, self._prepare, self.source.windows, self.seed)
+            save_for_replay(folder, outcome, self._prepare, self.stream.windows, self.seed)
         except OSError as problem:
             error = TrainingError(f"{folder}: the bad batch could not be saved: {problem.strerror or problem}")
         self.world.all_agree(error)

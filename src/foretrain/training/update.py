@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from foretrain.models.base import Batch, move
 from foretrain.training.batches import Prepared
 from foretrain.training.distributed import World, gradient_sync
 from foretrain.training.ema import Ema
@@ -88,7 +89,9 @@ class Updater:
         reduced = self.world.all_reduce_sum(torch.cat([sums, asked]))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         raw_norm = torch.nn.utils.get_total_norm(gradients).to(self.wide)
-        total, weight, windows, *counts, norm = torch.cat([reduced, raw_norm.reshape(1)]).tolist()  # the step's one host sync
+        total, weight, windows, *counts, norm = torch.cat(
+            [reduced, raw_norm.reshape(1)]
+        ).tolist()  # the step's one host sync
         # DDP averaged over ranks; the loss is a sum over weight
         factor = self.world.size / weight / self.scaler.scale if weight else 0.0
         outcome = Outcome(total / weight if weight else math.nan, weight, norm * factor, lr, round(windows))
@@ -104,6 +107,19 @@ class Updater:
             values = torch.stack(share.values).tolist()
             outcome.pieces = [(p, *v) for p, v in zip(share.pieces, values, strict=True) if not p.idle]
         return outcome, share
+
+    def rehearse(self, batches: Iterable[Batch]) -> None:
+        """One forward and backward pass of each batch that leaves no trace: no gradient, draw, buffer or exchange."""
+        kept = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        with torch.random.fork_rng([self.world.device] if self.world.device.type == "cuda" else []):
+            for batch in batches:
+                with gradient_sync(self.network, last=False):
+                    with autocast(self.world.device, self.config.dtype):
+                        total = self.network(move(batch, self.world.device)).total
+                    torch.autograd.grad(total, self.parameters, allow_unused=True)  # unlike backward(), keeps nothing
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
 
     def _accumulate(self, batches: Iterator[Prepared]) -> Share:
         share = Share()
