@@ -66,3 +66,34 @@ def test_a_damaged_adapter_is_refused(adapter):
     (adapter / "adapter_model.safetensors").write_bytes(b"\0" * 50)
     with pytest.raises(ModelError, match="cannot read adapter_model"):
         load(adapter)
+
+
+def rewrite(folder, **tensors):
+    path = folder / "adapter_model.safetensors"
+    save_file(load_file(path) | {f"base_model.model.{name}": value for name, value in tensors.items()}, path)
+
+
+BIAS = "output_patch_embedding.output_layer.bias"
+
+
+def test_a_layer_that_was_trained_whole_takes_the_base_s_place(adapter, predictor):
+    change(adapter, modules_to_save=["output_patch_embedding.output_layer"])
+    bias = predictor.network.get_parameter(BIAS) + 1
+    rewrite(adapter, **{BIAS: bias})
+    network = load(adapter, device="cpu").network
+    torch.testing.assert_close(network.get_parameter(BIAS), bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "modules", "message"),
+    [
+        (BIAS, ["output_patch_embedding"], "output_layer.bias does not fit its base model"),
+        ("nowhere.bias", ["nowhere"], r"nowhere\.bias does not fit its base model"),
+        (BIAS, None, "not pairs of lora_A and lora_B"),
+    ],
+)
+def test_a_whole_layer_that_does_not_fit_is_refused(adapter, name, modules, message):
+    change(adapter, modules_to_save=modules)
+    rewrite(adapter, **{name: torch.ones(3)})
+    with pytest.raises(ModelError, match=message):
+        load(adapter)
