@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
+import sys
+
 import pytest
 import torch
 from pydantic import ValidationError
 
-from foretrain.errors import ModelError
+from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import ParameterRole
-from foretrain.training.optimizer import OptimizerConfig, build_optimizer, set_rates
+from foretrain.training.optimizer import OptimizerConfig, build_optimizer, set_rates, state_size
 
 
 def decayed(optimizer, model):
@@ -117,3 +120,220 @@ def test_one_cycle_leaves_the_configured_betas_in_effect_unless_told_to_cycle_th
 def test_a_beta_that_the_schedule_overwrites_is_an_error(toy):
     with pytest.raises(ValidationError, match=r"0.8 has no effect, as schedule.cycle_momentum rules it"):
         toy.Optimizer(betas=(0.8, 0.95), schedule=toy.Schedule(kind="one_cycle", cycle_momentum=True))
+
+
+# Muon beside AdamW
+
+
+class Mixed(torch.nn.Module):
+    """A parameter of every kind that a family has."""
+
+    def __init__(self):
+        super().__init__()
+        draw = torch.Generator().manual_seed(3)
+        shapes = {"a": (6, 4), "scaled": (4, 6), "kernel": (3, 4, 2), "table": (5, 4), "head": (4, 3), "bias": (4,)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.randn(shape, generator=draw)))
+
+    def parameter_groups(self):
+        others = {"table": "embedding", "head": "head", "bias": "vector"}
+        return {
+            name: ParameterRole(others.get(name, "matrix"), 0.5 if name == "scaled" else 1.0)
+            for name, _ in self.named_parameters()
+        }
+
+
+def step_by(model, *optimizers, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=draw)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def equal(model, other):
+    return all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+MUON = OptimizerConfig(name="muon", learning_rate=0.02, weight_decay=0.1, betas=(0.8, 0.9), options={"momentum": 0.7})
+
+
+def test_muon_steps_matrices_and_adamw_the_rest_at_one_learning_rate():
+    model, plain = Mixed(), Mixed()
+    optimizer = build_optimizer(model, MUON)
+    shared = {"weight_decay": 0.1, "momentum": 0.7, "adjust_lr_fn": "match_rms_adamw"}
+    muon = torch.optim.Muon([{"params": [plain.a]}, {"params": [plain.scaled], "lr": 0.01}], lr=0.02, **shared)
+    rest = [
+        {"params": [plain.kernel, plain.head], "weight_decay": 0.1},
+        {"params": [plain.table, plain.bias], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(rest, lr=0.02, betas=(0.8, 0.9), fused=True)
+    for seed in range(3):
+        set_rates(optimizer, 0.02)
+        step_by(model, optimizer, seed=seed)
+        step_by(plain, muon, adamw, seed=seed)
+    assert equal(model, plain)
+
+
+def test_muons_steps_are_of_adamws_size_unless_its_own_scale_is_asked_for():
+    sizes = {}
+    for scale in ("match_rms_adamw", "original", "adamw"):
+        own = {"name": "adamw"} if scale == "adamw" else {"name": "muon", "options": {"adjust_lr_fn": scale}}
+        model = torch.nn.Linear(64, 256, bias=False)
+        model.parameter_groups = lambda: {"weight": ParameterRole("matrix")}
+        before = model.weight.detach().clone()
+        step_by(model, build_optimizer(model, OptimizerConfig(learning_rate=1.0, weight_decay=0.0, **own)))
+        sizes[scale] = float((model.weight.detach() - before).square().mean().sqrt())
+    assert sizes["match_rms_adamw"] == pytest.approx(0.2 * sizes["adamw"], rel=0.2)
+    assert sizes["original"] == pytest.approx(sizes["match_rms_adamw"] / (0.2 * 256**0.5) * 2, rel=1e-3)
+
+
+def test_the_two_are_one_optimizer_with_one_state():
+    model = Mixed()
+    optimizer = build_optimizer(model, MUON)
+    step_by(model, optimizer)
+    assert {p for group in optimizer.param_groups for p in group["params"]} == set(model.parameters())
+    assert optimizer.state.keys() == set(model.parameters())
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    other = Mixed()
+    other.load_state_dict(model.state_dict())
+    resumed = build_optimizer(other, MUON)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for seed, which in ((1, 0.02), (2, 0.0), (3, 0.01)):
+        for of, optimizer_of in ((model, optimizer), (other, resumed)):
+            set_rates(optimizer_of, which)
+            step_by(of, optimizer_of, seed=seed)
+    assert equal(model, other)
+
+
+def test_a_learning_rate_of_zero_stops_matrices_and_the_rest():
+    model = Mixed()
+    optimizer = build_optimizer(model, MUON)
+    set_rates(optimizer, 0.0)
+    step_by(model, optimizer)
+    assert equal(model, Mixed())
+
+
+def test_muon_without_a_matrix_is_an_error():
+    model = Mixed()
+    for name in ("a", "scaled"):
+        getattr(model, name).requires_grad_(False)
+    roles = {name: role for name, role in model.parameter_groups().items() if name not in ("a", "scaled")}
+    model.parameter_groups = lambda: roles
+    with pytest.raises(ConfigError, match=r"muon is for matrices, and none is trained here.*Choose adamw"):
+        build_optimizer(model, MUON)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_muon_trains_under_autocast_with_averages_and_a_schedule(toy, tmp_path, dtype):
+    config = OptimizerConfig(name="muon", learning_rate=2e-2, schedule=toy.Schedule(kind="cosine", warmup_steps=5))
+    settings = {"dtype": dtype, "ema_decay": 0.9, "clip_norm": 0.5, "max_steps": 60}
+    toy.trainer(tmp_path, optimizer=config, **settings).fit()
+    losses = [loss for _, loss in toy.losses(tmp_path)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+
+
+# Adafactor and those of the extra
+
+
+def test_adafactor_is_torchs():
+    model, plain = Mixed(), Mixed()
+    optimizer = build_optimizer(model, OptimizerConfig(name="adafactor", learning_rate=0.02, options={"d": 2.0}))
+    decayed = {"weight_decay": 0.01}
+    groups = [
+        {"params": [plain.a, plain.kernel, plain.head], **decayed},
+        {"params": [plain.scaled], "lr": 0.01, **decayed},
+        {"params": [plain.table, plain.bias], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.Adafactor(groups, lr=0.02, d=2.0)
+    for seed in range(3):
+        set_rates(optimizer, 0.02)
+        step_by(model, optimizer, seed=seed)
+        step_by(plain, reference, seed=seed)
+    assert equal(model, plain)
+
+
+def test_an_optimizer_of_the_extra_is_the_packages():
+    from pytorch_optimizer import Lion
+
+    model, plain = Mixed(), Mixed()
+    config = OptimizerConfig(name="lion", learning_rate=0.02, decay_all=True, options={"betas": [0.8, 0.9]})
+    optimizer = build_optimizer(model, config)
+    rest = [plain.a, plain.kernel, plain.table, plain.head, plain.bias]
+    groups = [{"params": rest}, {"params": [plain.scaled], "lr": 0.01}]
+    reference = Lion(groups, lr=0.02, weight_decay=0.01, betas=(0.8, 0.9))
+    for seed in range(3):
+        set_rates(optimizer, 0.02)
+        step_by(model, optimizer, seed=seed)
+        step_by(plain, reference, seed=seed)
+    assert equal(model, plain)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "moun"}, "'moun' is not known. Did you mean 'muon'"),
+        ({"name": "xyzzy"}, "'xyzzy' is not known. Known: adamw, muon, adafactor, a2grad,"),
+        ({"name": "muon", "options": {"momentun": 0.9}}, "muon has no option 'momentun'. Did you mean 'momentum'"),
+        ({"name": "muon", "options": {"x": 1}}, "Known: momentum, nesterov, ns_coefficients, eps, ns_steps"),
+        ({"name": "adamw", "options": {"lr": 1}}, "adamw has no option 'lr'. Known: amsgrad"),
+        ({"name": "lion", "options": {"betas": [2, 0]}}, "lion cannot be had so: beta1 must be in"),
+        ({"name": "muon", "options": {"ns_steps": 500}}, "muon cannot train here: .* less than 100"),
+        ({"name": "muon", "options": {"adjust_lr_fn": "x"}}, "muon cannot be had so: .*not supported"),
+        ({"name": "amos", "weight_decay": 0.5}, "weight_decay: amos has none"),
+        ({"name": "amos", "decay_all": True}, "leave weight_decay and decay_all out"),
+        ({"name": "soap"}, "soap cannot train here: it keeps state that a checkpoint cannot hold"),
+        ({"name": "madgrad"}, "a resumed run would not go on as if uninterrupted"),
+        ({"name": "schedulefreeadamw"}, "it wants to be told of every validation"),
+        ({"name": "laprop"}, "it changes weights at a learning rate of 0"),
+        ({"name": "adahessian"}, "adahessian cannot train here: .*grad_fn"),
+        ({"name": "lomo"}, "lomo takes no groups of parameters with a rate"),
+    ],
+)
+def test_what_cannot_train_is_told_before_anything_is_written(toy, tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        toy.trainer(tmp_path / "run", optimizer=OptimizerConfig(**settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_extra_is_named(toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(ConfigError, match=r"'lion' is none of adamw, muon, adafactor.*foretrain\[optimizers\]"):
+        toy.trainer(tmp_path, optimizer=OptimizerConfig(name="lion"))
+    with pytest.raises(ConfigError, match=r"Did you mean 'adamw'\?"):
+        toy.trainer(tmp_path, optimizer=OptimizerConfig(name="adamv"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "adafactor", "betas": (0.8, 0.9)}, "betas: has no effect on adafactor"),
+        ({"name": "lion", "betas": (0.8, 0.9)}, "give its own as options.betas"),
+        ({"name": "adafactor", "eps": 1e-5}, "eps: has no effect on adafactor"),
+        ({"name": "lion", "fused": True}, "fused: has no effect on lion"),
+        ({"name": "muon", "schedule": {"kind": "one_cycle", "cycle_momentum": True}}, "no effect on muon"),
+    ],
+)
+def test_a_setting_that_an_optimizer_does_not_read_is_an_error(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        OptimizerConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
+def test_the_stated_size_of_an_optimizer_is_what_it_keeps(name):
+    model, config = Mixed(), OptimizerConfig(name=name)
+    optimizer = build_optimizer(model, config)
+    step_by(model, optimizer)
+    kept = sum(t.numel() for state in optimizer.state.values() for t in state.values() if t.dim() > 0)
+    assert state_size(model, config) == kept
+
+
+def test_an_optimizer_that_draws_draws_the_same_however_a_step_is_cut(toy, tmp_path):
+    """sara draws masks; each micro-batch has set the generator anew, and the last one is another on every rank."""
+    losses = []
+    for size in (3, 8):
+        config = OptimizerConfig(name="sara", learning_rate=1e-2)
+        toy.trainer(tmp_path / str(size), optimizer=config, micro_batch_size=size, max_steps=6).fit()
+        losses.append(dict(toy.losses(tmp_path / str(size))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
