@@ -15,6 +15,7 @@ from foretrain.models.config_json import read_config_json
 
 # config.json names classes by how Python prints them; anything may stand in front of the class name
 SCALERS = ("CausalPatchStdMeanScaler", "CausalStdMeanScaler", "StdMeanScaler")
+LONGEST = 4096  # steps of context that the published model was trained with
 MIXTURE, STUDENT = "MixtureOfStudentTsOutput", "StudentTOutput"
 
 
@@ -40,6 +41,7 @@ class TotoConfig:
     use_memory_efficient_attention: bool = True  # of upstream's loader; without effect here
     stabilize_with_global: bool = True
     scale_factor_exponent: float = 10.0
+    max_context_length: int = LONGEST  # steps; a key of ours, written where it is another
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,10 +99,16 @@ class TotoConfig:
     def to_json(self) -> dict[str, Any]:
         """The published config.json, keys sorted."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        if self.max_context_length == LONGEST:
+            del own["max_context_length"]
         own["output_distribution_classes"] = list(self.output_distribution_classes)
         if self.output_distribution_kwargs is not None:
             own["output_distribution_kwargs"] = dict(self.output_distribution_kwargs)
         return dict(sorted({**self.extra, **own}.items()))
+
+    def lengthened(self, context_length: int, *, at_least: bool = True) -> TotoConfig:
+        """The same weights that look at so many steps, or (at_least) at no fewer than before."""
+        return replace(self, max_context_length=max(context_length, self.max_context_length if at_least else 1))
 
 
 _REQUIRED = ("patch_size", "stride", "embed_dim", "num_layers", "num_heads", "mlp_hidden_dim", "dropout",
@@ -114,7 +122,8 @@ def class_name(text: str) -> str:
 
 def _problems(c: TotoConfig) -> list[str]:
     found = []
-    for name in ("patch_size", "stride", "embed_dim", "num_layers", "num_heads", "mlp_hidden_dim"):
+    for name in ("patch_size", "stride", "embed_dim", "num_layers", "num_heads", "mlp_hidden_dim",
+                 "max_context_length"):  # fmt: skip
         value = getattr(c, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             found.append(f"{name} is {value!r}, must be a whole number of at least 1")

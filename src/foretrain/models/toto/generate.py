@@ -32,7 +32,6 @@ from foretrain.nn.quantiles import constant
 
 MOST_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other
 DEFAULTS = TotoOptions()
-FEWEST_FOLDED = 160  # patches from which a head folded into the unembedding pays for its folding
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def sample(
     context = read_context(network, prompt, options)
     patches = -(-prediction_length // network.config.patch_size)
     lot = _lot(network, len(keys), patches)
-    head = folded(network, len(keys) * num_samples * (patches - 1))
+    head = network.head(len(keys) * num_samples * (patches - 1))
     parts = [
         _Path(network, prompt, context, range(begin, min(begin + lot, num_samples)), keys, seed, options).run(
             patches, head
@@ -170,7 +169,7 @@ def mixtures_along(
     context, patches = read_context(network, prompt, options), -(-path.shape[1] // network.config.patch_size)
     keys = torch.arange(len(path))
     walk = _Path(network, prompt, context, range(num_samples), keys, 0, options).walk(
-        patches, folded(network, len(path) * num_samples * (patches - 1))
+        patches, network.head(len(path) * num_samples * (patches - 1))
     )
     return [mixtures for mixtures, _ in walk]
 
@@ -250,25 +249,3 @@ class _Path:
             recentre=self.options.reference_cache,
         )
         return hidden[:, -1], statistics
-
-
-def folded(network: TotoNetwork, patches: int) -> Callable[[Tensor], StudentTs]:
-    """A function from hidden states (N, D) to mixtures (N, P, K) for so many patches in all.
-
-    Unembedding and head are linear one after the other; as one, from D to 4 K numbers a step, they cost a fraction.
-    """
-    if patches < FEWEST_FOLDED:
-        return network.mixtures
-    head = network.output_distribution
-    weights, biases = zip(*((part.weight, part.bias) for part in head.projections), strict=True)
-    weight, bias = torch.cat(weights), torch.cat(biases)  # (4 K, D), (4 K,)
-    size, width = network.config.patch_size, network.config.embed_dim
-    inner = network.unembed.weight.view(size, width, width)
-    outer = torch.matmul(weight, inner).flatten(0, 1)  # (P * 4 K, D)
-    shift = (network.unembed.bias.view(size, width) @ weight.T + bias).flatten()
-
-    def mixtures(hidden: Tensor) -> StudentTs:
-        raw = F.linear(hidden, outer, shift).unflatten(-1, (size, len(head.projections), -1))
-        return head.shape(*raw.unbind(-2))
-
-    return mixtures

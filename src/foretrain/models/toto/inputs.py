@@ -31,6 +31,7 @@ def prepare(
     *,
     prefix_length: int | None = None,
     compat: bool = False,
+    whole: bool = False,
 ) -> Inputs:
     """Rows (R, T) ready for the network.
 
@@ -43,6 +44,7 @@ def prepare(
         observed: (R, T) bool; None promises that everything is.
         prefix_length: steps that the limits of the scale rest on; None = all.
         compat: read values that were not observed, and empty patches, as upstream does.
+        whole: promises that every row has an observation in its first patch.
     """
     seen = torch.ones_like(series, dtype=torch.bool) if observed is None else observed
     statistics, stream = scaler.begin(series, seen, prefix_length)
@@ -51,7 +53,7 @@ def prepare(
     if compat or observed is None:
         return Inputs((series - loc) / scale, statistics, stream, last)
     scaled = ((newest(series, seen) - loc) / scale).nan_to_num(nan=0.0)
-    empty = ~seen.unflatten(1, (-1, scaler.patch_size)).any(-1).cummax(1).values
+    empty = None if whole else ~seen.unflatten(1, (-1, scaler.patch_size)).any(-1).cummax(1).values
     return Inputs(scaled, statistics, stream, last, empty)
 
 

@@ -1,0 +1,114 @@
+"""From windows to the batch that Toto 1.0 reads, and from a batch to the rows that it learns from.
+
+Entries of a batch (Batch); covariates known ahead are shifted one patch to the left, so that the model reads the next
+patch's covariates along with a patch's values, as upstream was fine-tuned:
+
+context         (R, C) float32, C a multiple of P, padded on the left; 0 where not observed
+observed        (R, C) bool; absent when nothing is missing, unless the windows are static
+late            empty; there when a row begins after its first patch, or the windows are static
+future_target   (M, F) float32 labels of the target rows, NaN = not scored
+target_rows     (M,) row of each target; absent when that is every row
+known_rows      (X,) rows of covariates known ahead; absent when there are none
+future_known    (X, F') float32 what follows of them, NaN = unknown; with known_rows
+key             (R,) int64 seeds a row's draws
+blanked         (R,) covariates known ahead of the row's window; with known_rows, for upstream_compat alone
+windows.*       which rows share a window, see layers.Layout
+
+# R rows, M target rows, X rows known ahead, C context steps, F steps after the cutoff, P patch size, n = C / P and
+# N = ceil(F / P) patches before and after the cutoff
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foretrain.data.windows import KNOWN, TARGET, Windows
+from foretrain.models.base import Batch
+from foretrain.models.toto.draws import row_keys
+from foretrain.models.toto.layers import Layout
+
+
+def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = False) -> Batch:
+    """The batch of windows, of whose context the newest `longest` steps count; see the entries above."""
+    context = np.ascontiguousarray(windows.context[:, -longest:])
+    context = np.pad(context, ((0, 0), (-context.shape[1] % patch_size, 0)), constant_values=np.nan)
+    future, role = windows.future, windows.role
+    targets, known = np.flatnonzero(role == TARGET), np.flatnonzero(role == KNOWN)
+    batch: Batch = {
+        "future_target": torch.from_numpy(np.ascontiguousarray(future[targets], np.float32)),
+        "key": row_keys(windows.window, windows.key),
+        **Layout.of(windows.window).to_tensors(),
+    }
+    if len(targets) < len(role):
+        batch["target_rows"] = torch.from_numpy(targets)
+    if len(known):
+        short = max(patch_size - future.shape[1], 0)
+        joined = np.concatenate(
+            [context[known], np.pad(future[known], ((0, 0), (0, short)), constant_values=np.nan)], 1
+        )
+        end = patch_size + context.shape[1]
+        context[known] = joined[:, patch_size:end]
+        batch["known_rows"] = torch.from_numpy(known)
+        batch["future_known"] = torch.from_numpy(np.ascontiguousarray(joined[:, end:], np.float32))
+        if compat:
+            batch["blanked"] = torch.from_numpy(
+                np.bincount(windows.window[known], minlength=len(windows))[windows.window]
+            )
+    observed = np.isfinite(context)
+    batch["context"] = torch.from_numpy(np.where(observed, context, 0.0).astype(np.float32))
+    if windows.static or not observed.all():
+        batch["observed"] = torch.from_numpy(observed)
+        if windows.static or not observed[:, :patch_size].any(1).all():
+            batch["late"] = torch.empty(0)
+    return batch
+
+
+class Sequence(NamedTuple):
+    """Rows before and after the cutoff, (R, (n + N) * P)."""
+
+    values: Tensor  # whatever it is where not observed
+    observed: Tensor  # bool
+    complete: bool  # promises that everything before the cutoff, and all that is read after it, was observed
+
+
+def sequence(batch: Batch, patch_size: int) -> Sequence:
+    """All steps of a batch, those after the cutoff padded to patches; its last patch is no input, only labels."""
+    context, target = batch["context"], batch["future_target"]
+    ahead = F.pad(target, (0, -target.shape[1] % patch_size), value=torch.nan)
+    if "target_rows" in batch:
+        rows = context.new_full((len(context), ahead.shape[1]), torch.nan)
+        rows[batch["target_rows"]] = ahead
+        if "known_rows" in batch:
+            known = batch["future_known"][:, : ahead.shape[1]]
+            rows[batch["known_rows"]] = F.pad(known, (0, ahead.shape[1] - known.shape[1]), value=torch.nan)
+        ahead = rows
+    present = ahead.isfinite()
+    before = batch["observed"] if "observed" in batch else torch.ones_like(context, dtype=torch.bool)
+    return Sequence(
+        torch.cat((context, torch.where(present, ahead, 0.0)), 1),
+        torch.cat((before, present), 1),
+        "observed" not in batch and ahead.shape[1] == patch_size,
+    )
+
+
+def exogenous(batch: Batch) -> Tensor | None:
+    """(R,) bool rows of covariates known ahead; None = none is."""
+    if "known_rows" not in batch:
+        return None
+    found = torch.zeros(len(batch["context"]), dtype=torch.bool, device=batch["context"].device)
+    return found.index_fill(0, batch["known_rows"], True)
+
+
+def known_ahead(batch: Batch, steps: int) -> Tensor | None:
+    """(R, steps) what is read after the cutoff in place of forecasts, NaN = the forecast; None = nothing is."""
+    if "known_rows" not in batch:
+        return None
+    context, given = batch["context"], batch["future_known"][:, :steps]
+    found = context.new_full((len(context), steps), torch.nan)
+    found[batch["known_rows"], : given.shape[1]] = given
+    return found

@@ -1,0 +1,276 @@
+"""Toto 1.0 behind the model contract: windows in, loss or forecasts out; batches.py says what a batch holds.
+
+# R rows (variates of all windows), M rows that are scored, P patch size, n and N patches before and after the cutoff
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from foretrain.data.windows import Windows
+from foretrain.errors import ConfigError, ModelError
+from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole, Predicted
+from foretrain.models.config_json import read_config_json
+from foretrain.models.hub import release_hash, resolve
+from foretrain.models.toto import batches, generate
+from foretrain.models.toto.config import PUBLISHED, TotoConfig, TotoModelConfig, preset
+from foretrain.models.toto.convert import empty_network, initialise, read_release, write_release
+from foretrain.models.toto.inputs import newest, prepare
+from foretrain.models.toto.layers import Layout
+from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, moments, over_patches, sums
+from foretrain.models.toto.model import TotoNetwork
+from foretrain.models.toto.options import TotoOptions
+from foretrain.nn.unused import attach
+
+
+class Scored(NamedTuple):
+    """What a batch is scored on: patches of rows, each forecast from the patch before it."""
+
+    hidden: Tensor  # (M, S, D) after the patch before
+    target: Tensor  # (M, S, P) scaled by the statistics of the patch before; whatever it is where not observed
+    observed: Tensor  # (M, S, P) bool
+    loc: Tensor  # (M, S, P)
+    scale: Tensor  # (M, S, P)
+    last: Tensor  # (M, S, P) newest value observed before the patch, NaN where none was
+
+
+class Toto(Forecaster):
+    """A Toto 1.0 network with collate, loss and forecast."""
+
+    family = "toto"
+    validation_names = ("loss", "nll", "robust")
+    adapter_targets = ("patch_embed.projection", "attention.wQKV", "attention.wO", "mlp.0.w12", "mlp.0.w3", "unembed",
+                       "output_distribution")  # fmt: skip
+
+    def __init__(self, network: TotoNetwork, *, upstream_compat: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.upstream_compat = upstream_compat
+
+    @property
+    def config(self) -> TotoConfig:
+        """The network's configuration."""
+        return self.network.config
+
+    @property
+    def max_context_length(self) -> int:
+        """Steps of history the model looks at."""
+        return self.config.max_context_length
+
+    @property
+    def bucket_length(self) -> int:
+        """The patch size: contexts of as many patches share a batch without extra padding."""
+        return self.config.patch_size
+
+    def collate(self, windows: Windows) -> Batch:
+        """CPU tensors of a batch; see batches.py."""
+        return batches.collate(windows, self.config.patch_size, self.max_context_length, compat=self.upstream_compat)
+
+    def own_loss(self, batch: Batch) -> Loss:
+        """Upstream's composite loss (loss.py) over the observed steps of target rows, and their number.
+
+        While training every patch is forecast from the patches before it, in context and future alike; otherwise only
+        the patches after the cutoff count, as the context may have been trained on.
+        """
+        return self._losses(batch)["loss"]
+
+    def validation_losses(self, batch: Batch) -> dict[str, Loss]:
+        """The loss and its two parts; of another objective the loss is that one's."""
+        found = self._losses(batch)
+        return found if self.objective is None else {**found, "loss": self(batch)}
+
+    def _losses(self, batch: Batch) -> dict[str, Loss]:
+        scored = self.scored(batch)
+        nll, robust = (part.sum() for part in over_patches(self.network, sums, *(x.flatten(0, 1) for x in scored[:3])))
+        weight = scored.observed.sum().float()
+        total = LIKELIHOOD * nll + ROBUST * robust
+        return {"loss": Loss(total, weight), "nll": Loss(nll, weight), "robust": Loss(robust, weight)}
+
+    def predict(self, batch: Batch) -> Predicted:
+        """Mean and deviation of the steps that own_loss scores, each forecast from the patch before its own."""
+        scored = self.scored(batch)
+        mean, deviation = over_patches(self.network, moments, *(x.flatten(0, 1) for x in scored[:3]))
+        return Predicted(
+            target=scored.target.flatten(1),
+            observed=scored.observed.flatten(1),
+            point=attach(mean.view_as(scored.target).flatten(1), list(self.network.output_distribution.parameters())),
+            loc=scored.loc.flatten(1),
+            scale=scored.scale.flatten(1),
+            last=scored.last.flatten(1),
+            sigma=deviation.view_as(scored.target).flatten(1),
+        )
+
+    def scored(self, batch: Batch) -> Scored:
+        """Everything that a loss of this batch rests on.
+
+        Rows of covariates are not scored, nor a patch in front of which its row has no observation, by which it could
+        be scaled. With upstream_compat all rows and patches are, but the last steps of windows with covariates known
+        ahead: as many as there are such covariates (upstream means to leave out their rows and leaves out steps).
+        """
+        size, compat = self.config.patch_size, self.upstream_compat
+        whole = batches.sequence(batch, size)
+        values, observed = whole.values[:, :-size], whole.observed[:, :-size]
+        inputs = prepare(
+            self.network.scaler,
+            values,
+            None if whole.complete else observed,
+            prefix_length=batch["context"].shape[1],
+            compat=compat,
+            whole="late" not in batch,
+        )
+        hidden = self.network.read(
+            inputs.scaled, Layout.from_tensors(batch), exogenous=batches.exogenous(batch), empty=inputs.empty
+        )
+        count = hidden.shape[1] if self.training else whole.values.shape[1] // size - batch["context"].shape[1] // size
+        rows = None if compat else batch.get("target_rows")
+
+        def part(x: Tensor) -> Tensor:  # (R, S * P) or (R, 1) of the rows and patches that count
+            x = x.expand(-1, values.shape[1])[:, -count * size :].unflatten(1, (-1, size))
+            return x if rows is None else x[rows]
+
+        loc, scale = (part(x) for x in inputs.statistics)
+        scale = scale + torch.finfo(scale.dtype).eps
+        last = newest(values, observed)[:, size - 1 :: size].repeat_interleave(size, 1)
+        counts = whole.observed[:, size:]
+        if not compat:
+            counts = counts & ~last.isnan()
+        elif "blanked" in batch:
+            left = torch.arange(counts.shape[1], 0, -1, device=counts.device)
+            counts = counts & (left > batch["blanked"][:, None])
+        target = (part(whole.values[:, size:]) - loc) / scale
+        hidden = (hidden if rows is None else hidden[rows])[:, -count:]
+        return Scored(hidden, target, part(counts), loc, scale, part(last))
+
+    def forecast(
+        self,
+        batch: Batch,
+        prediction_length: int,
+        quantile_levels: Sequence[float],
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: Any = None,
+    ) -> Forecast:
+        """Quantiles, mean and (where any are drawn) paths of the target rows; options is a TotoOptions.
+
+        A row's draws are seeded by (seed, its window's key, its place in the window, sample), whatever else is in the
+        batch. See generate.forecast.
+        """
+        options = options or TotoOptions()
+        prompt = generate.Prompt(
+            series=batch["context"],
+            observed=batch.get("observed"),
+            layout=Layout.from_tensors(batch),
+            exogenous=batches.exogenous(batch),
+            known=batches.known_ahead(batch, prediction_length),
+        )
+        return generate.forecast(
+            self.network,
+            prompt,
+            prediction_length,
+            quantile_levels,
+            keys=batch["key"],
+            targets=batch.get("target_rows"),
+            num_samples=num_samples,
+            seed=seed,
+            options=replace(options, compat=options.compat or self.upstream_compat),
+        )
+
+    def parameter_groups(self) -> dict[str, ParameterRole]:
+        """Norms, biases and labels are vectors, the unembedding and the mixture's projections the head."""
+        return {name: ParameterRole(_role(name, p)) for name, p in self.named_parameters() if p.requires_grad}
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's layers."""
+        return list(self.network.transformer.layers)
+
+    def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
+        if state is not None:
+            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+        write_release(self.network, folder, state)
+
+    def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
+        """Forward operations that a training step's mathematics needs: unembedding and head as the one linear map that
+        they are together, whose making is shared by a batch and not counted."""
+        c, size = self.config, self.config.patch_size
+        patches = -(-min(context_length, self.max_context_length) // size) + -(-prediction_length // size) - 1
+        slots = patches + self.network.labels
+        linear = slots * (4 * c.embed_dim**2 + 3 * c.embed_dim * c.mlp_hidden_dim)
+        over_variates = sum(c.spacewise)
+        seen = (c.num_layers - over_variates) * slots + over_variates * variates
+        outputs = len(self.network.output_distribution.projections) * (c.components or 1)
+        ends = patches * size * c.embed_dim * (1 + outputs)
+        return 2.0 * variates * (c.num_layers * linear + 2 * slots * seen * c.embed_dim + ends)
+
+
+def _role(name: str, parameter: Tensor) -> Any:
+    if parameter.ndim == 1:
+        return "vector"
+    return "head" if ".unembed." in name or ".output_distribution." in name else "matrix"
+
+
+def build(
+    config: TotoModelConfig,
+    *,
+    context_length: int,
+    prediction_length: int,
+    seed: int,
+    device: str | torch.device = "cpu",
+    offline: bool = False,
+) -> Toto:
+    """The model a run trains: randomly initialised (the seed alone decides the weights) or from model_id.
+
+    Its longest context becomes the run's, and of a checkpoint at least that. On device "meta" no weights are made or
+    read.
+
+    Raises:
+        ConfigError: neither or both of model_id and random_init.
+        ModelError: the checkpoint cannot be read or contradicts the architecture keys given.
+    """
+    if bool(config.model_id) == config.random_init:
+        raise ConfigError("model: give either model_id (a folder or hub id) or random_init: true.")
+    meta, labels = str(device) == "meta", config.variate_labels
+    if config.model_id is None:
+        architecture = config.architecture().lengthened(context_length, at_least=False)
+        network = empty_network(architecture, "meta" if meta else "cpu", labels=bool(labels))
+        if not meta:
+            initialise(network, seed)
+        return Toto(network.to(device), upstream_compat=config.upstream_compat)
+    if meta and config.model_id in PUBLISHED and not Path(config.model_id).exists():
+        architecture = config.fitted(preset(PUBLISHED[config.model_id])).lengthened(context_length)
+        network = empty_network(architecture, "meta", labels=bool(labels))
+        return Toto(network, upstream_compat=config.upstream_compat)
+    folder = resolve(config.model_id, config.revision, offline)
+    stored = TotoConfig.read(folder / "config.json")
+    architecture = config.fitted(stored).lengthened(context_length)
+    network = read_release(folder, architecture, labels=labels, seed=seed)
+    model = Toto(network.to(device), upstream_compat=config.upstream_compat)
+    model.parents = {"model": release_hash(folder)}
+    return model
+
+
+def load(folder: Path, *, origin: str | None = None, offline: bool = False, **parts: str) -> Toto:
+    """The model of a release folder in float32 on the CPU, ready to forecast. Raises ModelError."""
+    if parts:
+        raise ModelError(f"{origin or folder}: a Toto model has no {next(iter(parts))}; leave it out.")
+    if not FAMILY.matches(read_config_json(folder / "config.json")):
+        raise ModelError(f"{folder}: its config.json has no scaler_cls, so this is not a Toto 1.0 model.")
+    return Toto(read_release(folder)).eval()
+
+
+FAMILY = Family(
+    name="toto",
+    config=lambda: TotoModelConfig,
+    options=lambda: TotoOptions,
+    build=build,
+    matches=lambda raw: "scaler_cls" in raw and "output_distribution_classes" in raw,
+    load=load,
+    published=frozenset(PUBLISHED),
+)
