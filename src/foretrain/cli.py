@@ -363,7 +363,14 @@ def forecast(
     option: FamilyOptions = None,
     tokenizer: TokenizerOption = None,
     candles: Annotated[Path | None, typer.Option(help="Write the mean forecast candles here too.")] = None,
-    paths: Annotated[Path | None, typer.Option(help="Write every sampled candle here too.")] = None,
+    paths: Annotated[Path | None, typer.Option(help="Write every sampled path here too.")] = None,
+    aggregate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Add a column made of the sampled paths: trimmed_mean_10, mean_quantile_mix_0.15_0.3, ...; repeatable.",
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a fan or candle chart (.png, .svg, .pdf).")] = None,
     device: DeviceOption = Device.auto,
     dtype: PrecisionOption = DType.float32,
@@ -396,6 +403,7 @@ def forecast(
         tokenizer=tokenizer,
         candles=candles,
         paths=paths,
+        aggregates=tuple(aggregate or ()),
         plot=plot,
         device=device.value,
         dtype=dtype.value,

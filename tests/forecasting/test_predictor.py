@@ -260,6 +260,32 @@ def test_outputs_that_a_family_does_not_have_are_refused(predictor, candle_predi
         candle_predictor.forecast_df(candles.drop(columns="Low"), 4)
 
 
+@pytest.mark.parametrize("what", [{"output": "paths"}, {"aggregate": "trimmed_mean_10"}])
+def test_a_family_without_paths_has_neither_them_nor_aggregates(predictor, frame, what):
+    with pytest.raises(ConfigError, match=f"{next(iter(what.values()))}: chronos2 drew no sample paths"):
+        predictor.forecast_df(frame, 4, **what)
+
+
+def test_aggregates_are_columns_beside_the_quantiles(candle_predictor, candles):
+    plain = candles.drop(columns="exchange")
+    names = ["quantile_0.3", "trimmed_mean_25"]
+    long = candle_predictor.forecast_df(plain, 3, [0.1], num_samples=8, aggregate=names)
+    assert list(long.columns[3:]) == ["predictions", "mean", *names, "0.1"]
+    paths = candle_predictor.forecast_df(plain, 3, output="paths", num_samples=8)
+    closes = paths[paths.item_id == "ACME"]["Close"].to_numpy(np.float64).reshape(8, 3)
+    found = long[(long.item_id == "ACME") & (long.target_name == "Close")]
+    np.testing.assert_allclose(found["trimmed_mean_25"], np.sort(closes, 0)[2:-2].mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found["quantile_0.3"], np.quantile(closes, 0.3, axis=0), rtol=1e-6)
+
+
+def test_a_single_aggregate_needs_no_list_and_a_wrong_one_is_told_at_once(candle_predictor, candles):
+    plain = candles.drop(columns="exchange")
+    with pytest.raises(ConfigError, match="aggregate 'trimed_mean_10' is not known"):
+        candle_predictor.forecast_df(plain, 3, aggregate="trimed_mean_10")
+    long = candle_predictor.forecast_df(plain, 3, num_samples=2, aggregate="mean")
+    assert list(long.columns[3:6]) == ["predictions", "mean", "0.1"]
+
+
 def test_columns_may_have_other_names(predictor, frame):
     usual = predictor.forecast_df(frame, 4, [0.5])
     renamed = frame.rename(columns={"item_id": "id", "timestamp": "when", "target": "sales"})
