@@ -210,6 +210,34 @@ def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys
         assert message in capsys.readouterr().err
 
 
+def test_evaluate_against_zero_shot_marks_the_release_and_fails_only_where_asked_to(work: Path, tmp_path: Path, capsys):
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    arguments = ("evaluate", run, "--data", work / "corpus", "--seasonality", 1, "--against", "zero-shot", "--out")
+
+    def mark() -> dict:
+        return json.loads((run / "best_model" / "release.json").read_text())["promotion"]
+
+    foretrain(*arguments, tmp_path / "a")
+    text = capsys.readouterr().out
+    assert "\nNOT PROMOTED: its mase" in text and "\nzero shot " in text and "release.json: not promoted" in text
+    assert "too few windows to tell" in mark()["reason"] and mark()["require_significance"] is True
+    assert json.loads((tmp_path / "a" / "evaluation.json").read_text())["promotion"] == mark()
+    assert "NOT PROMOTED" in (tmp_path / "a" / "report.html").read_text()
+    foretrain(*arguments, tmp_path / "b", "--no-require-significance")
+    assert mark()["require_significance"] is False and "but too few" not in mark()["reason"]
+    foretrain(*arguments, tmp_path / "c", "--fail-if-not-promoted", code=1)
+
+
+def test_a_comparison_with_any_other_model_marks_no_release(work: Path, tmp_path: Path, capsys):
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    other = shutil.copytree(work / "run" / "release", tmp_path / "other")
+    foretrain("evaluate", run, "--data", work / "corpus", "--seasonality", 1, "--against", other)
+    text = capsys.readouterr().out
+    assert f"\n{other} " in text and "no difference from other model (identical losses)" in text
+    assert "NOT PROMOTED" in text and "recorded in" not in text
+    assert "promotion" not in json.loads((run / "release" / "release.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -237,6 +265,9 @@ def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys
         (["evaluate", "{release}", "--data", "{corpus}", "--option", "crosslearning=1"], "Did you mean"),
         (["evaluate", "{release}", "--data", "{corpus}", "--option", "temperature"], "give KEY=VALUE"),
         (["evaluate", "{release}", "--data", "{corpus}", "--tokenizer", "x"], "has no tokenizer"),
+        (["evaluate", "{release}", "--data", "{corpus}", "--fail-if-not-promoted"], "no effect without --against"),
+        (["evaluate", "{release}", "--data", "{corpus}", "--no-require-significance"], "no effect without --against"),
+        (["evaluate", "{release}", "--data", "{corpus}", "--against", "none"], "none: no such folder"),
         (["data", "import", "{empty}", "--out", "x"], "{empty}"),
         (["data", "import", "{raw}", "--out", "{corpus}"], "{corpus}"),
         (["data", "inspect", "{raw}"], "{raw}"),

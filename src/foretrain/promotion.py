@@ -92,7 +92,7 @@ def _before_its_stages(release: Path, facts: Mapping[str, Any]) -> tuple[Path, d
     parents = {role: dict(entry) for role, entry in facts["parents"].items()}
     first = release
     for role in list(parents):
-        while (stage := _earlier_stage(release, facts, parents[role]["asked"])) is not None:
+        while (stage := _earlier_stage(release, facts, parents[role])) is not None:
             earlier = read_release(stage)["parents"].get("model")
             if role == "model":
                 first = stage
@@ -105,16 +105,13 @@ def _before_its_stages(release: Path, facts: Mapping[str, Any]) -> tuple[Path, d
     return first, parents
 
 
-def _earlier_stage(release: Path, facts: Mapping[str, Any], asked: str | None) -> Path | None:
-    """The release of another stage of the same pipeline, where that is what was asked for; also in a moved folder."""
-    if facts.get("stage") is None or asked is None:
-        return None
-    place = Path(asked)
-    if place.name != "release" or place.parent.parent.name != "stages":
+def _earlier_stage(release: Path, facts: Mapping[str, Any], parent: Mapping[str, Any]) -> Path | None:
+    """The release of an earlier stage of the same pipeline, where a parent is one; also in a folder that was moved."""
+    place = Path(parent["asked"] or "")
+    if facts.get("stage") is None or place.name != "release" or place.parent.parent.name != "stages":
         return None
     here = _pipeline(release) / "stages" / place.parent.name / "release"
-    same = here.is_dir() and (not place.is_dir() or place.samefile(here))
-    return here if same and (here / "release.json").is_file() else None
+    return here if (here / "release.json").is_file() and release_hash(here) == parent["hash"] else None
 
 
 def _run_folder(release: Path) -> Path:

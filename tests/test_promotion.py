@@ -1,0 +1,336 @@
+"""Gates of tiny runs: what they started from, and what is recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.test_cli import foretrain as command
+from tests.test_pipeline import pipeline
+from tests.test_run import tiny
+from tests.test_world import in_pair, leave
+
+import foretrain
+from foretrain.config import dump_yaml
+from foretrain.data.importers import import_corpus
+from foretrain.errors import ConfigError, ModelError, TrainingError
+from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Promotion
+from foretrain.models.hub import release_hash
+from foretrain.pipeline import run_stages
+from foretrain.promotion import START, gate_notes, open_rival, record
+from foretrain.run import build_model, config_hash, load_config, train_run
+from foretrain.stages import Draft, StagesConfig
+
+GATE = "evaluation.promotion=true"
+NAMES = ("release", "best_model", "hf_export")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def rival_of(place: Path, asked: str = START):
+    return open_rival(asked, str(place), foretrain.load(place).model)
+
+
+def same(model: Any, other: Any) -> bool:
+    a, b = model.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def kept(folder: Path, network: torch.nn.Module) -> bool:
+    """Whether the network has the weights that lie in a release."""
+    state = load_file(folder / "model.safetensors")
+    return all(torch.equal(tensor, state[name]) for name, tensor in network.named_parameters() if name in state)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hourly waves of four items, 260 steps each."""
+    folder = tmp_path_factory.mktemp("corpus")
+    stamps, rng = pd.date_range("2024-01-01", periods=260, freq="h"), np.random.default_rng(0)
+    for item in "abcd":
+        wave = 10 + np.sin(np.arange(260) * 2 * np.pi / 24) + rng.normal(0, 0.1, 260)
+        pd.DataFrame({"timestamp": stamps, "target": wave}).to_csv(folder / f"{item}.csv", index=False)
+    import_corpus([folder], folder / "corpus")
+    return folder / "corpus"
+
+
+@pytest.fixture(scope="module")
+def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base, trained from random weights, and fine, trained from base with a gate. Not to be written to."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = f"data.corpora=[{{path: {corpus}}}]"
+    train_run(tiny(folder / "base", data))
+    start = f"model={{family: chronos2, model_id: {folder / 'base' / 'release'}}}"
+    train_run(tiny(folder / "fine", data, start, "data.test_steps=80", "training.max_steps=9", GATE))
+    return folder
+
+
+@pytest.fixture
+def copy(runs: Path, tmp_path: Path) -> Path:
+    """A copy of the fine-tuned run, elsewhere."""
+    return shutil.copytree(runs / "fine", tmp_path / "copy")
+
+
+def test_a_run_s_gate_is_recorded_under_every_name_and_in_the_log(runs: Path):
+    found = read(runs / "fine" / "release" / "release.json")["promotion"]
+    assert found["against"] == {
+        "key": "zero_shot",
+        "name": str(runs / "base" / "release"),
+        "hash": release_hash(runs / "base" / "release"),
+    }
+    assert (found["origins"], found["windows"], found["metric"]) == (10, 40, "mase")
+    assert set(found["figures"]) == {"model", "zero_shot", "naive"} and all(found["figures"].values())
+    inodes = {os.stat(runs / "fine" / name / "release.json").st_ino for name in NAMES}
+    assert len(inodes) == 1 and read(runs / "fine" / "final_metrics.json")["promotion"] == found
+    outcome = "Promoted" if found["promoted"] else "NOT PROMOTED"
+    assert f"{outcome}: {found['reason']}." in (runs / "fine" / "training.log").read_text().splitlines()[-1]
+
+
+def test_the_recorded_command_finds_the_same_figures(copy: Path, runs: Path, capsys):
+    found = read(copy / "release" / "release.json")["promotion"]
+    command(*found["command"].replace(str(runs / "fine"), str(copy)).split()[1:])
+    again = read(copy / "release" / "release.json")["promotion"]
+    assert again["figures"] == pytest.approx(found["figures"], rel=1e-5)
+    assert (again["promoted"], again["verdicts"]) == (found["promoted"], found["verdicts"])
+    assert f"recorded in {copy / 'release' / 'release.json'}" in capsys.readouterr().out
+
+
+def test_a_run_without_a_gate_records_nothing(runs: Path):
+    assert "promotion" not in read(runs / "base" / "release" / "release.json")
+    assert "promotion" not in read(runs / "base" / "final_metrics.json")
+
+
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_a_fine_tuned_release_started_from_the_release_it_names(copy: Path, runs: Path, name: str):
+    found = rival_of(copy / name)
+    assert (found.key, found.name) == (ZERO_SHOT, str(runs / "base" / "release"))
+    assert kept(runs / "base" / "release", found.model.network)
+
+
+def test_random_weights_are_made_again_from_the_seed(runs: Path):
+    found = rival_of(runs / "base")
+    assert (found.name, found.hash) == ("random weights (seed 42)", None)
+    assert same(found.model, build_model(load_config(runs / "base" / "config.yaml")))
+    assert not kept(runs / "base" / "release", found.model.network)
+
+
+def test_a_rival_gets_the_model_s_precision_and_options(runs: Path):
+    model = foretrain.load(runs / "fine", dtype="bfloat16").model
+    options = object()
+    found = open_rival(START, str(runs / "fine"), model, options)
+    assert next(found.model.parameters()).dtype == torch.bfloat16 and not found.model.training
+    assert found.options is options
+
+
+def test_any_other_model_can_be_compared_with(runs: Path, zoo, tmp_path: Path):
+    found = rival_of(runs / "fine", str(runs / "base"))
+    assert (found.key, found.name, found.hash) == (OTHER, str(runs / "base"), release_hash(runs / "base" / "release"))
+    zoo.built("kronos").save_release(tmp_path)
+    stranger = open_rival(str(tmp_path), str(runs / "fine"), foretrain.load(runs / "fine").model, object())
+    assert stranger.model.family == "kronos" and stranger.options is None, "options are of a family"
+
+
+def test_starting_weights_that_have_changed_are_refused(runs: Path, copy: Path, tmp_path: Path):
+    base = shutil.copytree(runs / "base" / "release", tmp_path / "base")
+    facts = read(copy / "release" / "release.json")
+    facts["parents"]["model"]["asked"] = str(base)
+    (copy / "release" / "release.json").write_text(json.dumps(facts))
+    assert kept(base, rival_of(copy).model.network)
+    before = release_hash(base)
+    shutil.copy(copy / "release" / "model.safetensors", base / "model.safetensors")
+    hashes = f"its hash is {release_hash(base)}, that of the model was {before}"
+    with pytest.raises(ModelError, match=f"{base}: is not the model that .*{hashes}.*--against {base}"):
+        rival_of(copy)
+    shutil.rmtree(base)
+    with pytest.raises(ModelError, match=f"the weights that {copy / 'release'} was trained from: {base}: no such"):
+        rival_of(copy)
+
+
+def test_a_release_that_does_not_say_where_it_started_needs_a_name(copy: Path, zoo, tmp_path: Path):
+    (copy / "release" / "release.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"does not say what its training started from\. Name it: --against"):
+        rival_of(copy)
+
+
+def test_random_weights_need_the_config_that_they_came_from(runs: Path, tmp_path: Path):
+    base = shutil.copytree(runs / "base", tmp_path / "base")
+    text = (base / "config.yaml").read_text()
+    (base / "config.yaml").write_text(text.replace("seed: 42", "seed: 43"))
+    with pytest.raises(ModelError, match=r"config\.yaml: is not the config that"):
+        rival_of(base)
+    (base / "config.yaml").unlink()
+    with pytest.raises(ModelError, match=r"began with random weights, and without the config\.yaml"):
+        rival_of(base)
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline of two stages with gates. Not to be written to."""
+    folder = tmp_path_factory.mktemp("staged") / "run"
+    run_stages(pipeline(folder, GATE, "data.test_steps=8"))
+    return folder
+
+
+@pytest.mark.parametrize("place", ["", "stages/01-short", "stages/02-long", "hf_export"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_in_stages_started_from_the_weights_of_its_first_stage(staged: Path, tmp_path: Path, place, moved):
+    folder = shutil.copytree(staged, tmp_path / "elsewhere") if moved else staged
+    first = load_config(folder / "stages" / "01-short" / "config.yaml")
+    assert same(rival_of(folder / place).model, build_model(first))
+
+
+def test_the_gate_of_the_last_stage_is_that_of_the_pipeline(staged: Path):
+    found = read(staged / "release" / "release.json")["promotion"]
+    assert found["against"]["name"] == "random weights (seed 42)"
+    assert read(staged / "final_metrics.json")["promotion"] == found
+    assert read(staged / "stages" / "02-long" / "release" / "release.json")["promotion"] == found
+    assert read(staged / "stages" / "01-short" / "release" / "release.json")["promotion"] != found
+
+
+def candles_in_stages(folder: Path, reader: dict[str, Any], writer: dict[str, Any]) -> StagesConfig:
+    """A tokenizer and the predictor that is trained upon it, with gates."""
+    tree = {
+        "data": {
+            "corpora": [{"synthetic": {"kind": "ohlcv", "num_series": 4, "length": 120, "freq": "h"}}],
+            "context_length": 24,
+            "prediction_length": 6,
+        },
+        "training": {"max_steps": 2, "batch_size": 2, "tensorboard": False},
+        "evaluation": {"promotion": True, "num_samples": 2},
+        "stages": [
+            {"name": "reader", "model": {"family": "kronos_tokenizer", **reader}},
+            {"name": "writer", "model": {"family": "kronos", "tokenizer": "stage:reader", **writer}},
+        ],
+        "output_dir": str(folder),
+        "device": "cpu",
+        "threads": 1,
+    }
+    config = Draft.of(tree).build()
+    assert isinstance(config, StagesConfig)
+    return config
+
+
+def test_a_predictor_started_with_the_tokenizer_that_its_pipeline_began_with(zoo, tmp_path: Path):
+    zero = tmp_path / "zero"
+    zero.mkdir()
+    zoo.built("kronos").save_release(zero)
+    config = candles_in_stages(tmp_path / "run", {"model_id": str(zero / "tokenizer")}, {"model_id": str(zero)})
+    run_stages(config)
+    found = rival_of(tmp_path / "run")
+    assert kept(zero, found.model.network) and kept(zero / "tokenizer", found.model.tokenizer)
+    assert not kept(zero / "tokenizer", foretrain.load(tmp_path / "run").model.tokenizer)
+    log = (tmp_path / "run" / "stages" / "01-reader" / "training.log").read_text()
+    assert "evaluation.promotion has no effect: kronos_tokenizer makes no forecasts" in log
+    assert read(tmp_path / "run" / "release" / "release.json")["promotion"]["against"]["name"] == str(zero)
+
+
+def test_a_tokenizer_trained_from_scratch_has_no_other_origin_than_its_stage(zoo, tmp_path: Path):
+    (tmp_path / "zero").mkdir()
+    zoo.built("kronos").save_release(tmp_path / "zero")
+    sizes = {"random_init": True, "d_model": 16, "n_heads": 2, "ff_dim": 16, "n_enc_layers": 2, "n_dec_layers": 2}
+    bits = read(tmp_path / "zero" / "tokenizer" / "config.json")
+    sizes |= {key: bits[key] for key in ("s1_bits", "s2_bits")}
+    run_stages(candles_in_stages(tmp_path / "run", sizes, {"model_id": str(tmp_path / "zero")}))
+    found = rival_of(tmp_path / "run")
+    assert kept(tmp_path / "zero", found.model.network)
+    assert kept(tmp_path / "run" / "stages" / "01-reader" / "release", found.model.tokenizer)
+
+
+@pytest.mark.parametrize("start", ["random", "base"])
+def test_an_adapter_started_from_its_base(corpus: Path, runs: Path, tmp_path: Path, start: str):
+    pytest.importorskip("peft")
+    model = [] if start == "random" else [f"model={{family: chronos2, model_id: {runs / 'base' / 'release'}}}"]
+    train_run(tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", *model, "adapter.rank=2", GATE))
+    found = rival_of(tmp_path / "run")
+    if start == "base":
+        assert kept(runs / "base" / "release", found.model.network)
+    else:
+        config = load_config(tmp_path / "run" / "config.yaml", [("adapter", None)])
+        assert same(found.model, build_model(config))
+    assert read(tmp_path / "run" / "release" / "release.json")["promotion"]["against"]["name"] == found.name
+
+
+def test_a_test_part_without_room_is_told_before_anything_is_written(corpus: Path, tmp_path: Path):
+    config = tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", "data.test_steps=4", GATE)
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.promotion: data\.test_steps 4 has no room for a window of 8 steps"
+    ):
+        train_run(config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        ((), "has room for 2 forecast origins an item, and it takes 10 .* give data.test_steps 80 or more"),
+        (("evaluation.stride=2",), "has room for 5 forecast origins an item, and it takes 16 .*data.test_steps 38 or"),
+        (("evaluation.require_significance=false",), None),
+        (("data.test_steps=80",), None),
+    ],
+)
+def test_a_test_part_too_small_for_a_verdict_is_told_at_the_head_of_the_log(overrides, note, tmp_path: Path):
+    config = tiny(tmp_path / "run", GATE, *overrides)
+    found = "; ".join(gate_notes(config, build_model(config)))
+    assert re.search(note, found) if note else not found
+
+
+def test_without_asking_for_significance_the_figures_decide(corpus: Path, tmp_path: Path):
+    config = tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", GATE, "evaluation.require_significance=false")
+    train_run(config)
+    found = read(tmp_path / "run" / "release" / "release.json")["promotion"]
+    figures = found["figures"]
+    assert found["promoted"] == (figures["model"] < figures["zero_shot"] and figures["model"] < figures["naive"])
+    assert found["require_significance"] is False
+
+
+def test_significance_without_a_gate_is_an_error(tmp_path: Path):
+    with pytest.raises(ConfigError, match="require_significance has no effect without promotion: true"):
+        tiny(tmp_path / "run", "evaluation.require_significance=false")
+
+
+def test_a_gate_may_come_later_and_is_no_part_of_what_decides_the_weights(corpus: Path, tmp_path: Path):
+    data = f"data.corpora=[{{path: {corpus}}}]"
+    config = tiny(tmp_path / "run", data)
+    train_run(config)
+    later = tiny(tmp_path / "run", data, GATE)
+    assert config_hash(config) == config_hash(later)
+    train_run(later, resume="auto")
+    assert read(tmp_path / "run" / "release" / "release.json")["promotion"]["promoted"] is False
+    with pytest.raises(TrainingError, match=r"evaluation\.num_windows"):
+        train_run(tiny(tmp_path / "run", data, "evaluation.num_windows=7"), resume="auto")
+
+
+def test_two_processes_find_what_one_finds(corpus: Path, runs: Path, tmp_path: Path):
+    start = f"model={{family: chronos2, model_id: {runs / 'base' / 'release'}}}"
+    config = tiny(
+        tmp_path / "two", f"data.corpora=[{{path: {corpus}}}]", start, "data.test_steps=80", "training.max_steps=9",
+        GATE, "threads=1", "training.micro_batch_size=4",
+    )  # fmt: skip
+    (tmp_path / "two.yaml").write_text(dump_yaml(config))
+    process = in_pair("train", str(tmp_path / "two.yaml"), output=tmp_path / "log")
+    assert leave(process) == 0, (tmp_path / "log").read_text()[-3000:]
+    one, two = (read(folder / "release" / "release.json")["promotion"] for folder in (runs / "fine", tmp_path / "two"))
+    assert two["figures"] == pytest.approx(one["figures"], rel=1e-3) and two["verdicts"] == one["verdicts"]
+    assert (tmp_path / "two" / "training.log").read_text().count(f": {two['reason']}.") == 1
+
+
+def test_a_release_that_cannot_be_written_is_told_of_and_no_error(copy: Path, runs: Path, monkeypatch):
+    found = read(copy / "release" / "release.json")["promotion"]
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("foretrain.promotion.mark_promotion", full)
+    with pytest.warns(UserWarning, match="release.json: could not be marked .No space left on device."):
+        assert record(copy / "release", Promotion(**found)) is False
