@@ -368,7 +368,7 @@ def forecast(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Add a column made of the sampled paths: trimmed_mean_10, mean_quantile_mix_0.15_0.3, ...; repeatable.",
+            help="Add a column made of sampled paths: trimmed_mean_10, mean_quantile_mix_0.15_0.3, ...; repeatable.",
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a fan or candle chart (.png, .svg, .pdf).")] = None,
