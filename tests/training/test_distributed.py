@@ -75,6 +75,16 @@ def test_a_bad_batch_of_one_rank_is_dealt_with_by_all(toy, pair, tmp_path, polic
     assert saved[0] == saved[1]
 
 
+def test_muon_in_two_processes_is_resumed_bit_for_bit_and_close_to_one_process(toy, pair, tmp_path):
+    """Muon orthogonalises in bfloat16, where the last bit of a sum of gradients can be one of a thousandth in a step: hence 1e-4."""
+    assert [results["muon resumed"] for results in pair[1]] == [[5, 12]] * 2
+    whole, parts = pair[0] / "muon", pair[0] / "muon parts"
+    assert toy.losses(whole) == toy.losses(parts)
+    assert all(torch.equal(toy.release(parts)[key], value) for key, value in toy.release(whole).items())
+    toy.trainer(tmp_path, **UNEVEN, optimizer=toy.Optimizer(name="muon", learning_rate=1e-2)).fit()
+    assert dict(toy.losses(whole)) == pytest.approx(dict(toy.losses(tmp_path)), rel=1e-4)
+
+
 def test_all_ranks_stop_with_one_reason(pair):
     for rank in range(2):
         kind, text, _ = pair[1][rank]["stop"]

@@ -330,10 +330,10 @@ def test_the_stated_size_of_an_optimizer_is_what_it_keeps(name):
 
 
 def test_an_optimizer_that_draws_draws_the_same_however_a_step_is_cut(toy, tmp_path):
-    """sara draws masks; each micro-batch has set the generator anew, and the last one is another on every rank."""
+    """gravity draws its first velocity, after a micro-batch that set the generator, and every rank has another last."""
     losses = []
     for size in (3, 8):
-        config = OptimizerConfig(name="sara", learning_rate=1e-2)
+        config = OptimizerConfig(name="gravity", learning_rate=1e-2)
         toy.trainer(tmp_path / str(size), optimizer=config, micro_batch_size=size, max_steps=6).fit()
         losses.append(dict(toy.losses(tmp_path / str(size))))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -19,6 +19,7 @@ from foretrain.training.interrupt import Interrupted
 from foretrain.training.trainer import Result
 
 UNEVEN = {"micro_batch_size": 3, "ema_decay": 0.9}  # 3 + 3 + 2 windows: in the second round rank 1 is idle
+MUON = Kit.Optimizer(name="muon", learning_rate=1e-2)
 BAD = 8 * 6 + 4  # in the micro-batch that rank 1 runs
 
 
@@ -74,6 +75,8 @@ def main() -> None:
         "held": outcome(lambda: fit("train", **UNEVEN)),
         "term": outcome(lambda: fit("term", **UNEVEN, source=Told(), prefetch=0, checkpoint_every=None)),
         "full": disk_of_rank_1_is_full(world, out / "full"),
+        "muon": fit("muon", **UNEVEN, optimizer=MUON),
+        "muon resumed": [fit("muon parts", **UNEVEN, optimizer=MUON, max_steps=n, resume="auto") for n in (5, 12)],
         "float16": fit("float16", **UNEVEN, dtype="float16"),
         "validated": fit("validated", validate_every=5, evaluate=lambda model, step: Result({"loss": 1.0 / step})),
         "sum": world.all_reduce_sum(__import__("torch").ones(2) * (world.rank + 1)).tolist(),
