@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGES = (
     "torch", "numpy", "pandas", "pyarrow", "pydantic", "safetensors", "datasets", "huggingface_hub", "matplotlib",
-    "scipy", "tensorboard", "typer", "rich", "peft",
+    "scipy", "tensorboard", "typer", "rich", "peft", "pytorch_optimizer",
 )  # fmt: skip
 
 

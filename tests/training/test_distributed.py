@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from foretrain.errors import ConfigError
+from foretrain.models.objective import LossConfig, Objective
 from foretrain.training.distributed import World, resolve_device
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -75,8 +76,17 @@ def test_a_bad_batch_of_one_rank_is_dealt_with_by_all(toy, pair, tmp_path, polic
     assert saved[0] == saved[1]
 
 
+def test_a_loss_of_predictions_in_two_processes_is_that_of_one(toy, pair, tmp_path):
+    model = toy.Model()
+    model.objective = Objective(LossConfig(name="huber", space="scaled", delta=0.3))
+    toy.trainer(tmp_path, **UNEVEN, model=model).fit()
+    assert dict(toy.losses(pair[0] / "huber")) == pytest.approx(dict(toy.losses(tmp_path)), rel=1e-6)
+    toy.trainer(tmp_path / "own", **UNEVEN).fit()
+    assert toy.losses(tmp_path / "own") != toy.losses(tmp_path)
+
+
 def test_muon_in_two_processes_is_resumed_bit_for_bit_and_close_to_one_process(toy, pair, tmp_path):
-    """Muon orthogonalises in bfloat16, where the last bit of a sum of gradients can be one of a thousandth in a step: hence 1e-4."""
+    """Muon orthogonalises in bfloat16: the last bit of a gradient may be a thousandth of a step, hence 1e-4."""
     assert [results["muon resumed"] for results in pair[1]] == [[5, 12]] * 2
     whole, parts = pair[0] / "muon", pair[0] / "muon parts"
     assert toy.losses(whole) == toy.losses(parts)

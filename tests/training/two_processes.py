@@ -14,6 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import Kit
 from foretrain.errors import DataError, ForetrainError
+from foretrain.models.objective import LossConfig, Objective
 from foretrain.training.distributed import World
 from foretrain.training.interrupt import Interrupted
 from foretrain.training.trainer import Result
@@ -59,6 +60,9 @@ def main() -> None:
     world = World.start("cpu", threads=1)
     poison = Kit.Source(poison={BAD: math.inf})
 
+    huber = Kit.Model()
+    huber.objective = Objective(LossConfig(name="huber", space="scaled", delta=0.3))
+
     def fail() -> None:
         raise DataError("torn")
 
@@ -75,6 +79,7 @@ def main() -> None:
         "held": outcome(lambda: fit("train", **UNEVEN)),
         "term": outcome(lambda: fit("term", **UNEVEN, source=Told(), prefetch=0, checkpoint_every=None)),
         "full": disk_of_rank_1_is_full(world, out / "full"),
+        "huber": fit("huber", **UNEVEN, model=huber),
         "muon": fit("muon", **UNEVEN, optimizer=MUON),
         "muon resumed": [fit("muon parts", **UNEVEN, optimizer=MUON, max_steps=n, resume="auto") for n in (5, 12)],
         "float16": fit("float16", **UNEVEN, dtype="float16"),
