@@ -114,18 +114,19 @@ CANDLES = {
     "missing": Kind(candles(CANDLE, holes=0.15)),
     "no times": Kind(candles(CANDLE, times=False, named=False), even=True),
 }
+GENERAL = {
+    "univariate": Kind(series(1), even=True),
+    "multivariate": Kind(series(3), even=True),
+    "past covariate": Kind(series(2, past=1)),
+    "known covariate": Kind(series(2, known=1)),
+    "ragged": Kind(series(1, shorter=3, more=1)),
+    "missing": Kind(series(2, holes=0.3)),
+}
 ZOO = {
     "chronos2": Entry(
         section={"random_init": True, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 2,
                  "patch_size": 4, "quantiles": [0.1, 0.5, 0.9], "initializer_factor": 1.0, "dropout_rate": 0.0},
-        kinds={
-            "univariate": Kind(series(1), even=True),
-            "multivariate": Kind(series(3), even=True),
-            "past covariate": Kind(series(2, past=1)),
-            "known covariate": Kind(series(2, known=1)),
-            "ragged": Kind(series(1, shorter=3, more=1)),
-            "missing": Kind(series(2, holes=0.3)),
-        },
+        kinds=GENERAL,
         dropout=("dropout_rate",),
         learning_rate=1e-2,
     ),
@@ -148,6 +149,22 @@ ZOO = {
         forecasts=False,
         candles=True,
         of_micro_batches=frozenset({"loss", "quantiser_loss", "codebook_entropy"}),
+    ),
+    "toto": Entry(
+        section={"random_init": True, "patch_size": 3, "embed_dim": 16, "num_layers": 3, "num_heads": 2,
+                 "mlp_hidden_dim": 32, "dropout": 0.0, "spacewise_every_n_layers": 3, "k_components": 2,
+                 "variate_labels": True},
+        kinds=GENERAL,
+        dropout=("dropout",),
+        learning_rate=1e-2,
+        samples=True,
+    ),
+    "toto2": Entry(
+        section={"random_init": True, "patch_size": 4, "d_model": 16, "num_heads": 2, "num_layers": 3, "d_ff": 24,
+                 "layer_group_size": 3},
+        kinds=GENERAL,
+        dropout=(),
+        learning_rate=3e-2,
     ),
 }  # fmt: skip
 assert ZOO.keys() == FAMILIES.keys()

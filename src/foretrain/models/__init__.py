@@ -23,6 +23,8 @@ FAMILIES: dict[str, str] = {
     "chronos2": "chronos2.forecaster",
     "kronos": "kronos.forecaster",
     "kronos_tokenizer": "kronos.trainable",
+    "toto": "toto.forecaster",
+    "toto2": "toto2.forecaster",
 }
 
 

@@ -1,0 +1,308 @@
+"""Toto 2.0 behind the model contract: windows in, loss or forecasts out; inputs.py says what a batch holds.
+
+No reference training of Toto 2.0 exists: its makers name contiguous patch masking, a quantile loss and an optimizer,
+and publish no code of them. The loss, the masking and what is scored are ours (README.md).
+
+# R rows (variates of all windows), M target rows, P patch size, C context patches, N patches ahead, S = C + N - 1
+# tokens, Q levels
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foretrain.data.windows import Windows
+from foretrain.errors import ConfigError, ModelError
+from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole, Predicted
+from foretrain.models.config_json import read_config_json
+from foretrain.models.hub import release_hash, resolve
+from foretrain.models.toto2 import inputs
+from foretrain.models.toto2.config import LEVELS, PUBLISHED, Toto2Config, Toto2ModelConfig, published
+from foretrain.models.toto2.convert import empty_network, initialise, read_release, write_release
+from foretrain.models.toto2.decode import MIN_OBSERVED, Prompt, Toto2Options, decode
+from foretrain.models.toto2.layout import Layout
+from foretrain.models.toto2.model import Toto2Network, pinball
+from foretrain.models.toto2.scaler import fill_gaps
+from foretrain.nn.quantiles import interpolate_levels
+
+LONGEST_RUN = 8  # patches of a masked run, unless the config says otherwise
+
+
+class Scored(NamedTuple):
+    """What a batch is scored on: patches of target rows, each by what the token before it says."""
+
+    quantiles: Tensor  # (M, n, P, Q) in the network's space: asinh of what is scaled
+    target: Tensor  # (M, n, P) wide, scaled by the statistics of the token; 0 where it does not count
+    counts: Tensor  # (M, n, P) bool
+    loc: Tensor  # (M, n, 1) wide
+    scale: Tensor  # (M, n, 1) wide
+    last: Tensor  # (M, n, 1) newest value that the token has seen
+
+
+class Toto2(Forecaster):
+    """A Toto 2.0 network with collate, loss and forecast."""
+
+    family = "toto2"
+    predicted_levels = LEVELS
+    adapter_targets = ("patch_proj", "attn.in_proj", "attn.out_proj", "ffn.fc1", "ffn.fc2", "output_head")
+
+    def __init__(self, network: Toto2Network, masking: tuple[float, int] = (0.0, LONGEST_RUN)) -> None:
+        """masking: share of training windows that lose a run of patches, and the longest run (inputs.hidden_runs)."""
+        super().__init__()
+        self.network = network
+        self.masking = masking
+
+    @property
+    def config(self) -> Toto2Config:
+        """The network's configuration."""
+        return self.network.config
+
+    @property
+    def max_context_length(self) -> int:
+        """Steps of history the model looks at."""
+        return self.config.context_length
+
+    @property
+    def bucket_length(self) -> int:
+        """The patch size: contexts of as many patches share a batch without extra padding."""
+        return self.config.patch_size
+
+    def collate(self, windows: Windows) -> Batch:
+        """CPU tensors of a batch; see inputs.py."""
+        return inputs.collate(windows, self.config.patch_size, self.max_context_length)
+
+    def own_loss(self, batch: Batch) -> Loss:
+        """Pinball loss in the network's space (model.pinball) over the observed steps of target rows that are scored,
+        and their number; see scored."""
+        scored = self.scored(batch)
+        return pinball(scored.quantiles, scored.target.asinh().to(scored.quantiles.dtype), scored.counts)
+
+    def predict(self, batch: Batch) -> Predicted:
+        """Quantiles (M, n * P, Q) of the steps that own_loss scores, as they come: they may cross while training."""
+        scored = self.scored(batch)
+        quantiles = scored.quantiles.sinh().flatten(1, 2)
+        steps, dtype = scored.target.shape, quantiles.dtype
+        loc, scale, last = (x.expand(steps).flatten(1).to(dtype) for x in (scored.loc, scored.scale, scored.last))
+        return Predicted(
+            target=scored.target.flatten(1).to(dtype),
+            observed=scored.counts.flatten(1),
+            point=quantiles[..., LEVELS.index(0.5)],
+            loc=loc,
+            scale=scale,
+            last=last,
+            quantiles=quantiles,
+            levels=LEVELS,
+        )
+
+    def scored(self, batch: Batch) -> Scored:
+        """Everything that a loss of this batch rests on.
+
+        The tokens are those of a forecast: nothing after the cutoff is read but covariates known ahead. In training
+        every patch of context and future is scored, by what the token before it says; otherwise only the future, as
+        the context may have been trained on. A token is not scored before its row has shown 8 values (those at the
+        cutoff: one), for the scale of earlier ones would know what comes, nor where it is empty.
+        """
+        size, rows = self.config.patch_size, batch.get("target_rows")
+        chosen = slice(None) if rows is None else rows
+        context, future = batch["context"], batch["future_target"]
+        patches, ahead = context.shape[1] // size, -(-future.shape[1] // size)
+        values = inputs.sequence(batch, size, ahead)[:, :-size]
+        seen = self._masked(~values.isnan(), batch)
+        groups = _groups(batch, ahead - 1)
+        found = self.network(values, seen, Layout.from_tensors(batch), groups, min_observed=MIN_OBSERVED, rows=rows)
+        tokens = patches + ahead - 1
+        token = torch.arange(tokens, device=values.device)
+        least = torch.where(token < patches - 1, MIN_OBSERVED, 1)
+        fit = found.scaled.sums.count[chosen] >= least
+        if groups is not None:
+            fit = fit & (groups[chosen] == 0)
+        after = torch.cat((context[chosen, size:], future), dim=1)
+        after = F.pad(after, (0, tokens * size - after.shape[1]), value=torch.nan).unflatten(1, (-1, size))
+        counts = ~after.isnan() & fit[..., None]
+        loc, scale = (x[chosen, :, None] for x in (found.scaled.loc, found.scaled.scale))
+        last = inputs.newest(values[chosen], seen[chosen])[:, size - 1 :: size, None]
+        kept = slice(None if self.training else patches - 1, None)
+        target = torch.where(counts, (after - loc) / scale, 0.0)
+        return Scored(found.quantiles[:, kept], *(x[:, kept] for x in (target, counts, loc, scale, last)))
+
+    def _masked(self, seen: Tensor, batch: Batch) -> Tensor:
+        """seen (R, S * P) without the runs of patches that a training window loses, known covariates aside."""
+        probability, longest = self.masking
+        if not self.training or not probability:
+            return seen
+        size, patches = self.config.patch_size, batch["context"].shape[1] // self.config.patch_size
+        count = sum(len(index) for index in Layout.from_tensors(batch).members)
+        runs = inputs.hidden_runs(count, patches, probability, longest).to(seen.device, non_blocking=True)
+        hidden = runs[batch["row_window"]]
+        if "known_rows" in batch:
+            hidden[batch["known_rows"]] = False
+        steps = hidden.repeat_interleave(size, 1)
+        return seen & ~F.pad(steps, (0, seen.shape[1] - steps.shape[1]))
+
+    def forecast(
+        self,
+        batch: Batch,
+        prediction_length: int,
+        quantile_levels: Sequence[float],
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: Any = None,
+    ) -> Forecast:
+        """Quantiles of the target rows, ascending over levels; options is a Toto2Options.
+
+        Levels between the trained ones are interpolated, levels outside take the outermost trained one.
+        """
+        options = options or Toto2Options()
+        outside = [level for level in quantile_levels if not LEVELS[0] <= level <= LEVELS[-1]]
+        if outside:
+            warnings.warn(
+                f"quantile level {outside[0]} lies outside the trained ones ({LEVELS[0]} to {LEVELS[-1]}); the "
+                "outermost trained level stands in for it.",
+                stacklevel=2,
+            )
+        quantiles = decode(self.network, self.prompt(batch, prediction_length, options), options)
+        quantiles = interpolate_levels(quantiles[:, :prediction_length], LEVELS, quantile_levels)
+        return Forecast(quantiles, tuple(quantile_levels))
+
+    def prompt(self, batch: Batch, prediction_length: int, options: Toto2Options) -> Prompt:
+        """What a forecast of this batch begins with."""
+        size, context = self.config.patch_size, batch["context"]
+        patches, ahead = context.shape[1] // size, -(-prediction_length // size)
+        if options.imputation != "none":
+            context = fill_gaps(context, options.imputation)
+        values = inputs.sequence(batch, size, ahead, context=context, at_own_time=options.compat)
+        observed, groups = ~values.isnan(), _groups(batch, ahead)
+        if options.compat:
+            last = slice((patches - 1) * size, patches * size)
+            unknown = torch.ones_like(observed[:, last])
+            if "known_rows" in batch:
+                unknown[batch["known_rows"]] = False
+            observed[:, last] |= unknown
+        if groups is not None or options.compat:
+            filled = observed.unflatten(1, (-1, size)).any(-1)
+            filled[:, patches:] = True
+            apart = -torch.ones_like(filled, dtype=torch.long) if groups is None or options.compat else groups
+            groups = apart.masked_fill(filled, 0)
+        return Prompt(
+            values=values.nan_to_num(0.0),
+            observed=observed,
+            context=patches,
+            layout=Layout.from_tensors(batch),
+            groups=groups,
+            known=batch.get("known_rows"),
+            wanted=batch.get("target_rows"),
+        )
+
+    def parameter_groups(self) -> dict[str, ParameterRole]:
+        """Norms and biases are vectors, the output head's weights the head. Rates are scaled as u-muP's Adam does it:
+        by 1 / sqrt(fan-in) for weights but the readouts', and by 1 / sqrt(layers) inside the stack."""
+        layers = self.config.num_layers
+        return {name: _role(name, p, layers) for name, p in self.named_parameters() if p.requires_grad}
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's layers."""
+        return list(self.network.transformer.layers)
+
+    def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+        """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
+        if state is not None:
+            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
+        write_release(self.network, folder, state)
+
+    def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
+        """Forward operations of a training pass over target rows; a lone row's attention over variates is its value
+        path."""
+        c, size = self.config, self.config.patch_size
+        width, heads, groups = c.d_model, c.num_heads, c.num_groups
+        tokens = -(-min(context_length, c.context_length) // size) + -(-prediction_length // size) - 1
+        out = len(LEVELS) * size
+        ends = 2 * size * 5 * width + 4 * width**2 + 4 * width**2 + 5 * width * out
+        mixing = heads * (c.qk_dim + c.v_dim)  # of a query with one key
+        keys = width * ((heads + groups) * c.qk_dim)
+        shared = width * groups * c.v_dim + heads * c.v_dim * width + 3 * width * c.d_ff
+        over = sum(c.over_variates)
+        time = (c.num_layers - over) * (keys + shared + tokens * mixing)
+        space = over * (shared + (keys + variates * mixing if variates > 1 else 0))
+        return 2.0 * variates * tokens * (ends + time + space)
+
+
+def _groups(batch: Batch, ahead: int) -> Tensor | None:
+    """(R, C + ahead) -1 for tokens to keep apart, 0 for the others; None where nothing is to keep apart."""
+    if "empty" not in batch:
+        return None
+    return F.pad(-batch["empty"].long(), (0, ahead))
+
+
+def _role(name: str, parameter: Tensor, layers: int) -> ParameterRole:
+    role: Literal["matrix", "head", "vector"] = "vector"
+    factor = 1.0
+    if parameter.ndim == 2:
+        role = "head" if "output_head." in name else "matrix"
+        if role == "matrix" or name.endswith("linear1.weight"):
+            factor = parameter.shape[1] ** -0.5
+    return ParameterRole(role, factor * (layers**-0.5 if ".layers." in name else 1.0))
+
+
+def build(
+    config: Toto2ModelConfig,
+    *,
+    context_length: int,
+    prediction_length: int,
+    seed: int,
+    device: str | torch.device = "cpu",
+    offline: bool = False,
+) -> Toto2:
+    """The model a run trains: randomly initialised (the seed alone decides the weights) or from model_id.
+
+    Its longest context becomes the run's, and of a checkpoint at least that. On device "meta" no weights are made or
+    read.
+
+    Raises:
+        ConfigError: neither or both of model_id and random_init.
+        ModelError: the checkpoint cannot be read or contradicts the architecture keys given.
+    """
+    if bool(config.model_id) == config.random_init:
+        raise ConfigError("model: give either model_id (a folder or hub id) or random_init: true.")
+    masking, meta = (config.cpm_probability, config.cpm_patches or LONGEST_RUN), str(device) == "meta"
+    if config.model_id is None:
+        network = empty_network(config.architecture(context_length), "meta" if meta else "cpu")
+        if not meta:
+            initialise(network, seed)
+        return Toto2(network.to(device), masking)
+    known = published(config.model_id) if meta and not Path(config.model_id).exists() else None
+    if known is not None:
+        return Toto2(empty_network(config.fitted(known, context_length), "meta"), masking)
+    folder = resolve(config.model_id, config.revision, offline)
+    architecture = config.fitted(Toto2Config.read(folder / "config.json"), context_length)
+    network = empty_network(architecture, "meta") if meta else read_release(folder, architecture)
+    model = Toto2(network.to(device), masking)
+    model.parents = {"model": release_hash(folder)}
+    return model
+
+
+def load(folder: Path, *, origin: str | None = None, offline: bool = False, **parts: str) -> Toto2:
+    """The model of a release folder in float32 on the CPU, ready to forecast. Raises ModelError."""
+    if parts:
+        raise ModelError(f"{origin or folder}: a Toto 2.0 model has no {next(iter(parts))}; leave it out.")
+    if not FAMILY.matches(read_config_json(folder / "config.json")):
+        raise ModelError(f"{folder}: its config.json has no residual_attn_ratio, so this is not a Toto 2.0 model.")
+    return Toto2(read_release(folder)).eval()
+
+
+FAMILY = Family(
+    name="toto2",
+    config=lambda: Toto2ModelConfig,
+    options=lambda: Toto2Options,
+    build=build,
+    matches=lambda raw: "residual_attn_ratio" in raw,
+    load=load,
+    published=frozenset(PUBLISHED),
+)

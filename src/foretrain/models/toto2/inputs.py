@@ -1,0 +1,119 @@
+"""From windows to the batch that Toto 2.0 reads, and from a batch to the sequence of each row.
+
+Entries of a batch (Batch):
+
+context           (R, C * P) float32, padded on the left; NaN = not observed
+future_target     (M, F) float32 labels of the target rows, NaN = not scored
+target_rows       (M,) row of each target; absent when that is every row
+known_rows        (X,) rows of covariates known ahead; absent when there are none
+future_covariates (X, F) float32 what follows of them, NaN = unknown; with known_rows
+empty             (R, C) bool tokens to keep apart, see empty_tokens; absent when there are none, unless windows are
+                  static
+row_window        (R,) window of each row
+windows.*         which rows form a window, see layout.py
+
+Covariates known ahead are read one patch early: the token that says what the next patch will be has then seen the
+covariates of that patch. Upstream reads them at their own time, so that they never reach the patch they are known for.
+
+# R rows, M target rows, X rows known ahead, C context patches, N patches ahead, F steps after the cutoff, P patch size
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foretrain.data.windows import KNOWN, TARGET, Windows
+from foretrain.models.base import Batch
+from foretrain.models.toto2.layout import arrange
+
+
+def collate(windows: Windows, patch_size: int, longest: int) -> Batch:
+    """The batch of windows, of whose context the newest `longest` steps count; see the entries above."""
+    context = windows.context[:, -longest:]
+    context = np.pad(context, ((0, 0), (-context.shape[1] % patch_size, 0)), constant_values=np.nan)
+    targets, known = np.flatnonzero(windows.role == TARGET), np.flatnonzero(windows.role == KNOWN)
+    batch: Batch = {
+        "context": torch.from_numpy(np.ascontiguousarray(context, np.float32)),
+        "future_target": torch.from_numpy(np.ascontiguousarray(windows.future[targets], np.float32)),
+        "row_window": torch.from_numpy(np.ascontiguousarray(windows.window, np.int64)),
+        **arrange(windows.window).to_tensors(),
+    }
+    if len(targets) < len(context):
+        batch["target_rows"] = torch.from_numpy(targets)
+    if len(known):
+        batch["known_rows"] = torch.from_numpy(known)
+        batch["future_covariates"] = torch.from_numpy(np.ascontiguousarray(windows.future[known], np.float32))
+    empty = empty_tokens(context, known, windows.future, patch_size)
+    if windows.static or empty.any():
+        batch["empty"] = torch.from_numpy(empty)
+    return batch
+
+
+def empty_tokens(
+    context: npt.NDArray[np.floating],
+    known: npt.NDArray[np.integer],
+    future: npt.NDArray[np.floating],
+    patch_size: int,
+) -> npt.NDArray[np.bool_]:
+    """(R, C) tokens of the context without any observation, but for those after a row's newest one.
+
+    Those are like the patches that are forecast: the row goes on, and nothing of it is known yet. (Upstream keeps them
+    apart too, so it has to declare the last patch observed.)
+    """
+    tokens, rest = context, np.zeros(len(context), bool)  # rest: anything observed in later tokens
+    if len(known):
+        ahead = np.concatenate((context[known, patch_size:], future[known]), axis=1)
+        width = context.shape[1]
+        ahead = np.pad(ahead, ((0, 0), (0, max(width - ahead.shape[1], 0))), constant_values=np.nan)
+        tokens = context.copy()
+        tokens[known] = ahead[:, :width]
+        rest[known] = ~np.isnan(ahead[:, width:]).all(1)
+    filled: npt.NDArray[np.bool_] = np.any(~np.isnan(tokens).reshape(len(tokens), -1, patch_size), axis=-1)
+    later = np.maximum.accumulate(filled[:, ::-1], axis=1)[:, ::-1] | rest[:, None]
+    return ~filled & (later | ~later.any(1, keepdims=True))
+
+
+def sequence(
+    batch: Batch, patch_size: int, ahead: int, *, context: Tensor | None = None, at_own_time: bool = False
+) -> Tensor:
+    """(R, (C + N) * P) what each row's tokens hold, N = ahead; NaN where it is not known before the cutoff.
+
+    context stands in for the batch's. at_own_time leaves covariates known ahead where they belong.
+    """
+    context = batch["context"] if context is None else context
+    values = F.pad(context, (0, ahead * patch_size), value=torch.nan)
+    known = batch.get("known_rows")
+    if known is None:
+        return values
+    future = batch["future_covariates"][:, : ahead * patch_size]
+    row = torch.cat((context[known], future), dim=1)[:, 0 if at_own_time else patch_size :]
+    values[known] = F.pad(row, (0, values.shape[1] - row.shape[1]), value=torch.nan)
+    return values
+
+
+def hidden_runs(windows: int, patches: int, probability: float, longest: int) -> Tensor:
+    """(W, C) bool contiguous patch masking: each window loses, with this probability, one run of 1 to `longest` patches
+    anywhere but at its first one.
+
+    Drawn from torch's CPU generator, whose seed a training step sets. The published models were trained so too, with
+    runs of a law that is not known; one length for all lengths up to the longest is ours.
+    """
+    chance, size, place = torch.rand(windows, 3).unbind(1)
+    longest = min(longest, patches - 1)
+    if longest < 1:
+        return torch.zeros(windows, patches, dtype=torch.bool)
+    length = 1 + (size * longest).long()
+    first = 1 + (place * (patches - length)).long()
+    at = torch.arange(patches)
+    run = (at >= first[:, None]) & (at < (first + length)[:, None])
+    return run & (chance < probability)[:, None]
+
+
+def newest(values: Tensor, observed: Tensor) -> Tensor:
+    """(R, T) the newest value observed up to each step; NaN where there is none yet."""
+    place = torch.where(observed, torch.arange(values.shape[1], device=values.device), -1).cummax(1).values
+    return torch.where(place >= 0, values.gather(1, place.clamp(min=0)), torch.nan)
