@@ -88,7 +88,7 @@ class Store:
         from torch.distributed.checkpoint.state_dict_saver import save
 
         # A file per kind of tensor: the writer holds one file's bytes in memory while it writes it.
-        kinds = {kind: i for i, kind in enumerate(dict.fromkeys(name.partition(".")[0] for name in tensors), 1)}
+        kinds = {kind: i for i, kind in enumerate(sorted({name.partition(".")[0] for name in tensors}), 1)}
         writer = HuggingFaceStorageWriter(
             str(folder),
             fqn_to_index_mapping={name: kinds[name.partition(".")[0]] for name in tensors},
