@@ -159,6 +159,13 @@ ZOO = {
         learning_rate=1e-2,
         samples=True,
     ),
+    "toto2": Entry(
+        section={"random_init": True, "patch_size": 4, "d_model": 16, "num_heads": 2, "num_layers": 3, "d_ff": 24,
+                 "layer_group_size": 3},
+        kinds=GENERAL,
+        dropout=(),
+        learning_rate=3e-2,
+    ),
 }  # fmt: skip
 assert ZOO.keys() == FAMILIES.keys()
 

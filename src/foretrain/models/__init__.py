@@ -24,7 +24,6 @@ FAMILIES: dict[str, str] = {
     "kronos": "kronos.forecaster",
     "kronos_tokenizer": "kronos.trainable",
     "toto": "toto.forecaster",
-    "toto": "toto.forecaster",
     "toto2": "toto2.forecaster",
 }
 
