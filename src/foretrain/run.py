@@ -259,7 +259,7 @@ def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> No
     gate_notes(config, model)
     trainer = _trainer(config, source, model, World())
     model.check(source)
-    plan = plan_run(config.training, epoch_length=trainer.stream.epoch_length, world_size=1)
+    plan = plan_run(config.training, epoch_length=trainer.feed.stream.epoch_length, world_size=1)
     warmup_steps(config.optimizer.schedule, plan.steps)
 
 

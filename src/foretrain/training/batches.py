@@ -1,4 +1,4 @@
-"""Micro-batches in the order of the plan, prepared ahead by a thread."""
+"""Micro-batches in the order of the plan, prepared ahead by a thread and copied ahead to a GPU."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 
 from foretrain.data.buckets import Buckets
 from foretrain.data.windows import Windows
-from foretrain.models.base import Batch, move
-from foretrain.training.settings import Piece, TrainingConfig
+from foretrain.models.base import Batch, Trainable, move
+from foretrain.training.distributed import World
+from foretrain.training.settings import Piece, Plan, TrainingConfig
 
 
 class Source(Protocol):
@@ -148,3 +149,49 @@ class Batches:
             except queue.Full:
                 continue
         return False
+
+
+class Feed:
+    """A run's micro-batches: from the source's windows to tensors that are ready for the model."""
+
+    def __init__(self, model: Trainable, source: Any, config: TrainingConfig, world: World) -> None:
+        self.model, self.config, self.world = model, config, world
+        self.stream = stream_of(source, config)
+
+    @property
+    def shapes(self) -> int | None:
+        """Of batches, where they are known."""
+        return len(self.stream.buckets) if isinstance(self.stream, Buckets) else None
+
+    def begin(self, plan: Plan, step: int, offset: int) -> Batches:
+        """This rank's micro-batches from a step on; offset counts units that roll-backs passed over."""
+        pieces = (
+            piece for k in range(step, plan.steps) for piece in plan.share(k, self.world.rank, self.world.size, offset)
+        )
+        ahead = self.config.prefetch
+        if ahead is None:
+            ahead = 2 if self.world.device.type == "cuda" else 0
+        return Batches(self.prepare, pieces, ahead, Sender(self.world.device))
+
+    def windows(self, piece: Piece) -> Windows:
+        """What a micro-batch is made of."""
+        return self.stream.windows(piece.first, piece.count)
+
+    def prepare(self, piece: Piece) -> Prepared:
+        """A micro-batch, on the CPU."""
+        windows = self.windows(piece)
+        rows = max(round(len(windows.context) / len(windows)), 1)
+        lengths = windows.context.shape[1], windows.future.shape[1]
+        return Prepared(piece, self._collated(windows), len(windows) - windows.filling, rows, *lengths)
+
+    def blanks(self) -> Iterator[Batch]:
+        """One batch of every shape that is known to come, with nothing to learn from."""
+        assert isinstance(self.stream, Buckets)
+        for number in range(len(self.stream.buckets)):
+            yield self._collated(self.stream.blank(number))
+
+    def _collated(self, windows: Windows) -> Batch:
+        batch = self.model.collate(windows)
+        if self.world.device.type == "cuda":
+            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+        return batch

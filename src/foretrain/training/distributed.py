@@ -160,10 +160,11 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def parallelize(model: Trainable, world: World, config: TrainingConfig) -> nn.Module:
+def parallelize(model: Trainable, world: World, config: TrainingConfig, shapes: int | None = None) -> nn.Module:
     """What the loop calls: activation checkpointing, then compilation, then data parallelism, in this order.
 
     The first two change the model's blocks in place and keep every parameter name; the last returns a wrapper.
+    shapes: so many shapes of training batches will come, and each is compiled for itself; None = torch decides.
     FSDP2 belongs here too, in place of DDP, once models need it.
     """
     if config.activation_checkpointing:
@@ -171,8 +172,16 @@ def parallelize(model: Trainable, world: World, config: TrainingConfig) -> nn.Mo
             # On the instance, so that parameter names stay as they are.
             block.forward = functools.partial(recompute, block.forward, use_reentrant=False)
     if config.compile:
+        if shapes is not None:
+            import torch._dynamo.config as dynamo  # its import is slow
+
+            # beyond the limit torch stops compiling; a block may be called in several ways for each shape
+            dynamo.recompile_limit = max(dynamo.recompile_limit, 4 * shapes)
         for block in model.blocks():
-            block.compile(mode=None if config.compile_mode == "default" else config.compile_mode)
+            block.compile(
+                mode=None if config.compile_mode == "default" else config.compile_mode,
+                dynamic=None if shapes is None else False,
+            )
     if world.size == 1:
         return model
     known = inspect.signature(DistributedDataParallel.__init__).parameters

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from foretrain.training.batches import Prepared
+from foretrain.training.batches import Feed
 from foretrain.training.checkpoint import write_json
-from foretrain.training.settings import Piece
 from foretrain.training.update import Outcome
 
 
-def save_for_replay(
-    folder: Path, outcome: Outcome, prepare: Callable[[Piece], Prepared], windows: Callable[[int, int], Any], seed: int
-) -> Path | None:
+def save_for_replay(folder: Path, outcome: Outcome, feed: Feed, seed: int) -> Path | None:
     """Write this rank's micro-batches of a bad step (of a bad loss those that have it) into folder.
 
     step-S-k-K.safetensors holds what the model was given; the .json beside it says which windows of the run these are,
@@ -31,10 +26,10 @@ def save_for_replay(
     written = None
     for piece, total, weight in bad:
         written = folder / f"step-{piece.step:08d}-k-{piece.k:05d}.safetensors"
-        batch = prepare(piece).batch
+        batch = feed.prepare(piece).batch
         with disk_errors(written):
             save_file({name: tensor.contiguous().clone() for name, tensor in batch.items()}, written)
-        cut = windows(piece.first, piece.count)
+        cut = feed.windows(piece)
         facts = {
             "step": piece.step,
             "micro_batch": piece.k,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -15,12 +15,10 @@ import torch
 
 import foretrain
 from foretrain.config import dump_yaml
-from foretrain.data.buckets import Buckets
-from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, TrainingError
-from foretrain.models.base import Batch, Trainable
+from foretrain.models.base import Trainable
 from foretrain.training import adapters, checkpoint
-from foretrain.training.batches import Batches, Prepared, Sender, Source, describe_stream, stream_of
+from foretrain.training.batches import Batches, Feed, Source, describe_stream
 from foretrain.training.distributed import World, parallelize, unwrap
 from foretrain.training.ema import Ema
 from foretrain.training.interrupt import Cut, Interrupted, Signals
@@ -32,7 +30,7 @@ from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.progress import Progress, StoppedBy
 from foretrain.training.release import mark_of, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
-from foretrain.training.settings import Piece, TrainingConfig, check_resumable, plan_run
+from foretrain.training.settings import TrainingConfig, check_resumable, plan_run
 from foretrain.training.update import Outcome, Updater
 
 if TYPE_CHECKING:
@@ -107,8 +105,8 @@ class Trainer:
         units: Mapping[str, str] | None = None,
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
-        self.stream = stream_of(source, training)
         self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
+        self.feed = Feed(model, source, training, self.world)
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
         self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
         if evaluate is None and (training.validate_every or optimizer.schedule.kind == "plateau"):
@@ -203,7 +201,7 @@ class Trainer:
         state = checkpoint.read_state(start) if start else None
         self.plan = plan_run(
             self.config,
-            epoch_length=self.stream.epoch_length,
+            epoch_length=self.feed.stream.epoch_length,
             world_size=self.world.size,
             micro_batch_size=state["micro_batch_size"] if state else None,
         )
@@ -213,7 +211,7 @@ class Trainer:
             # not before: a resume that is refused changes nothing
             self.world.on_main(lambda: self.store.set_aside_after(self.progress.step, notes.append))
         self.world.on_main(lambda: save_config(self.output_dir, self.resolved_config))
-        notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.stream)]
+        notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.feed.stream)]
         if self.config.token_budget is not None and (idle := -self.plan.batch_size % self.world.size):
             notes.append(
                 f"warning: {idle} of {self.world.size} processes have nothing to do in a step's last round; make "
@@ -233,7 +231,7 @@ class Trainer:
         for note in notes:
             self.monitor.say(note)
         self.monitor.begin(self.progress.step, self.progress.validation_due)
-        network = parallelize(self.model, self.world, self.config)
+        network = parallelize(self.model, self.world, self.config, self.feed.shapes)
         self.updater = Updater(
             network, self.optimizer, self.ema, self.progress, self.config, seed=self.seed, world=self.world
         )
@@ -306,38 +304,17 @@ class Trainer:
         self.progress = Progress.from_json(state["progress"])
         return notes
 
-    def _prepare(self, piece: Piece) -> Prepared:
-        windows = self.stream.windows(piece.first, piece.count)
-        rows = max(round(len(windows.context) / len(windows)), 1)
-        lengths = windows.context.shape[1], windows.future.shape[1]
-        return Prepared(piece, self._collate(windows), len(windows) - windows.filling, rows, *lengths)
-
-    def _collate(self, windows: Windows) -> Batch:
-        batch = self.model.collate(windows)
-        if self.world.device.type == "cuda":
-            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-        return batch
-
-    def _pieces(self, first_step: int, offset: int) -> Iterator[Piece]:
-        for step in range(first_step, self.plan.steps):
-            yield from self.plan.share(step, self.world.rank, self.world.size, offset)
-
     def _batches(self) -> Batches:
-        pieces = self._pieces(self.progress.step, self.progress.offset)
-        ahead = self.config.prefetch
-        if ahead is None:
-            ahead = 2 if self.world.device.type == "cuda" else 0
-        return Batches(self._prepare, pieces, ahead, Sender(self.world.device))
+        return self.feed.begin(self.plan, self.progress.step, self.progress.offset)
 
     def _warm_up(self) -> None:
         """Compile for every shape of a token budget before the first step, where this is wanted."""
         budget = self.config.token_budget
         if budget is None or not (self.config.compile if budget.warmup is None else budget.warmup):
             return
-        assert isinstance(self.stream, Buckets)
-        began, stream, shapes = time.monotonic(), self.stream, len(self.stream.buckets)
-        self.updater.rehearse(self._collate(stream.blank(number)) for number in range(shapes))
-        self.monitor.say(f"warmed up for {shapes} shapes in {duration(time.monotonic() - began)}")
+        began = time.monotonic()
+        self.updater.rehearse(self.feed.blanks())
+        self.monitor.say(f"warmed up for {self.feed.shapes} shapes in {duration(time.monotonic() - began)}")
 
     def _lr(self) -> float:
         config = self.optimizer_config
@@ -367,6 +344,7 @@ class Trainer:
                 self.ema.swapped() if self.ema else nullcontext(),
                 adapters.merged(self.model),
                 self.signals.cutting(self.world.size == 1),
+                self._compiling_nothing(),
             ):
                 result = self.evaluate(self.model, step)
         except Cut:
@@ -376,6 +354,12 @@ class Trainer:
             self.model.train()
             self.monitor.resume(paused)
         return (self._judge(result) if result else None), stops
+
+    def _compiling_nothing(self) -> AbstractContextManager[object]:
+        """Blocks that were compiled for the shapes of a token budget run as written for any other shape."""
+        if not (self.config.compile and self.config.token_budget):
+            return nullcontext()
+        return torch.compiler.set_stance("eager_on_recompile")
 
     def _judge(self, result: Result) -> StoppedBy | None:
         """Take a validation's metrics into best, patience and plateau; why the run ends here, if it does."""
@@ -434,7 +418,7 @@ class Trainer:
         folder = self.output_dir / "nonfinite"
         error: Exception | None = None
         try:
-            save_for_replay(folder, outcome, self._prepare, self.stream.windows, self.seed)
+            save_for_replay(folder, outcome, self.feed, self.seed)
         except OSError as problem:
             error = TrainingError(f"{folder}: the bad batch could not be saved: {problem.strerror or problem}")
         self.world.all_agree(error)
