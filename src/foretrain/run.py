@@ -142,7 +142,7 @@ def _base(config: RunConfig, model: Trainable) -> dict[str, Any]:
 
 
 def open_source(config: RunConfig, corpora: list[Corpus] | None = None) -> tuple[RunConfig, TrainingSource]:
-    """The config with what its data decide filled in (columns, time stamps), and its training windows.
+    """The config with what its data decide filled in (columns, time stamps, parts of the model), and its windows.
 
     corpora, when given, take the place of the config's. Raises DataError and ConfigError as TrainingSource does.
     """
@@ -152,7 +152,8 @@ def open_source(config: RunConfig, corpora: list[Corpus] | None = None) -> tuple
         found["with_times"] = kind.with_times and all(corpus.manifest.time != "steps" for corpus in opened)
     if config.data.target is None and (choice := kind.columns(_free_columns(config.data, opened))):
         found["target"] = choice.targets
-    config = config.model_copy(update={"data": config.data.model_copy(update=found)})
+    model = kind.settled(config.model, bool(config.data.known_covariates))
+    config = config.model_copy(update={"data": config.data.model_copy(update=found), "model": model})
     return config, TrainingSource(config.data, config.seed, opened)
 
 

@@ -201,6 +201,8 @@ class Family:
     load: Callable[..., Trainable]  # (folder, *, origin=None, offline=False, **parts) -> model in float32 on the CPU;
     # origin is the name it was asked by, parts what it is made of besides (Kronos: tokenizer="folder or hub id")
     columns: Callable[[Sequence[str]], Columns | None] = lambda names: None  # its own choice among a data set's columns
+    # (section, whether the run has covariates known ahead) -> the section with what that decides filled in
+    settled: Callable[[Any, bool], Any] = lambda section, known: section
     needs: str = ""  # in words, the columns without which it does nothing; "" where it takes any
     published: frozenset[str] = frozenset()  # hub ids known to belong to it
     with_times: bool = False  # whether windows need time stamps where the data have a calendar

@@ -215,6 +215,11 @@ class TotoModelConfig(Section):
     variate_labels: bool | None = None
     upstream_compat: bool = False  # upstream's numbers where it is wrong, see README.md
 
+    def settled(self, known: bool) -> TotoModelConfig:
+        """With labels where the run has covariates known ahead, unless that was decided."""
+        wanted = known and self.variate_labels is None
+        return self.model_copy(update={"variate_labels": True}) if wanted else self
+
     def architecture(self) -> TotoConfig:
         """The configuration of a randomly initialised model. Raises ModelError when the keys contradict."""
         return preset(self.preset or "base", **self._given())

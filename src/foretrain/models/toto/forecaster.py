@@ -272,5 +272,6 @@ FAMILY = Family(
     build=build,
     matches=lambda raw: "scaler_cls" in raw and "output_distribution_classes" in raw,
     load=load,
+    settled=lambda section, known: section.settled(known),
     published=frozenset(PUBLISHED),
 )
