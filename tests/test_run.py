@@ -17,6 +17,7 @@ from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models.hub import release_hash
 from foretrain.run import (
     RunConfig,
+    config_hash,
     describe_run,
     export_checkpoint,
     load_config,
@@ -235,3 +236,70 @@ def test_columns_that_a_family_cannot_learn_are_told_before_anything_is_written(
         with pytest.raises(DataError, match="Kronos"):
             start()
     assert not (tmp_path / "run").exists()
+
+
+# Losses of predictions
+
+BARS = [
+    "data.corpora=[{synthetic: {kind: ohlcv, num_series: 6, length: 160, freq: h}}]",
+    "data.target=[close]",
+    "data.past_covariates=[open, high, low, volume]",
+    "model.dropout_rate=0",
+]
+
+
+def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
+    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [record for record in records if record["kind"] == kind]
+
+
+def test_a_run_minimises_the_loss_that_it_is_told_to_and_reports_it_with_its_unit(tmp_path: Path):
+    settings = ["loss.name=huber", "training.best_metric=val_mae_pct", "training.max_steps=30"]
+    settings += ["training.checkpoint_every=null", "training.validate_every=15"]
+    train_run(tiny(tmp_path / "run", *BARS, *settings))
+    found = lines(tmp_path / "run", "validation")
+    assert {"val_loss", "val_huber_pct_squared", "val_mae_pct", "val_left_out_share"} < found[0].keys()
+    assert found[-1]["val_huber_pct_squared"] < found[0]["val_huber_pct_squared"]
+    assert found[0]["val_loss"] == found[0]["val_huber_pct_squared"] and found[0]["val_left_out_share"] == 0
+    release = json.loads((tmp_path / "run" / "release" / "release.json").read_text())
+    unit = "squared percent return from the last close"
+    assert release["loss"] == {"name": "huber", "space": "pct_return", "unit": unit}
+    assert release["metric"]["name"] == "val_mae_pct"
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert "loss: huber with delta 1 in squared percent return from the last close (val_huber_pct_squared)" in log
+    assert read_yaml(tmp_path / "run" / "config.yaml")["loss"]["space"] == "pct_return"
+
+
+def test_micro_batches_change_no_loss_of_predictions(tmp_path: Path):
+    quick = ["training.validate_every=null", "training.checkpoint_every=null", "evaluation.forecasts=false"]
+    for size in (1, 4):
+        train_run(tiny(tmp_path / str(size), *BARS, *quick, "loss.name=pinball", f"training.micro_batch_size={size}"))
+    one, four = ([r["loss"] for r in lines(tmp_path / str(size), "train")] for size in (1, 4))
+    assert len(one) == 6 and one == pytest.approx(four, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["loss.name=gaussian_nll", "model.quantiles=[0.2, 0.5]"], "gaussian_nll needs a standard deviation or the"),
+        (["loss={name: pinball, levels: [0.55]}"], "loss.levels: 0.55 is none of the model's quantile levels"),
+        (["optimizer.name=lionn"], "'lionn' is not known. Did you mean 'lion'"),
+        (["loss.name=mse", "training.best_metric=val_mse_pct"], "choose one of val_loss, val_mse_pct_squared, val_mae"),
+    ],
+)
+def test_a_loss_or_an_optimizer_that_cannot_be_is_refused_before_anything_is_written(tmp_path, settings, message):
+    config = tiny(tmp_path / "run", *BARS, *settings)
+    with pytest.raises(ConfigError, match=message):
+        train_run(config)
+    if "training" not in settings[-1]:
+        with pytest.raises(ConfigError, match=message):
+            describe_run(config, World())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_loss_is_part_of_what_decides_the_weights(tmp_path: Path):
+    plain, percent, log = (
+        config_hash(tiny(tmp_path, *BARS, *more))
+        for more in ([], ["loss.name=mae"], ["loss={name: mae, space: log_return}"])
+    )
+    assert len({plain, percent, log}) == 3
