@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -30,6 +29,7 @@ from foretrain.forecasting.streaming import FrameStream
 from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
 from foretrain.models import families, family, forecast_options
 from foretrain.models.base import Columns, Forecaster, Trainable, move
+from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import resolve
 from foretrain.nn.quantiles import check_levels
 from foretrain.training.adapters import merged
@@ -474,7 +474,7 @@ def _open(
         raise ModelError(f"{folder}: is a file; give the folder that holds config.json and model.safetensors.")
     if (folder / ADAPTER_FILE).exists():
         return _that_forecasts(open_adapter(folder, offline, parts, _open), asked)
-    raw = _config(folder)
+    raw = read_config_json(folder / "config.json")
     for candidate in families():
         if candidate.matches(raw):
             return _that_forecasts(candidate.load(folder, origin=asked, offline=offline, **parts), asked)
@@ -492,16 +492,3 @@ def _that_forecasts(model: Trainable, asked: str) -> Forecaster:
             "those, and name this one if it does not bring its own: load(PREDICTOR, tokenizer=...)."
         )
     return model
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{folder}: holds no config.json, so it is no release of a model.") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())}).") from None
-    if not isinstance(raw, dict):
-        raise ModelError(f"{path}: holds {type(raw).__name__}, not an object.")
-    return raw

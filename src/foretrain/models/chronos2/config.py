@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from foretrain.config import Section
 from foretrain.errors import ModelError
+from foretrain.models.config_json import read_config_json
 
 QUANTILES = (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99)  # the 21 levels of the published models
 
@@ -119,20 +119,7 @@ class Chronos2Config:
     @classmethod
     def read(cls, path: Path) -> Chronos2Config:
         """From a config.json file. Raises ModelError when it is missing, not JSON or not Chronos-2's."""
-        return cls.from_json(cls.parse(path), str(path))
-
-    @staticmethod
-    def parse(path: Path) -> dict[str, Any]:
-        """The JSON object in a config.json. Raises ModelError when it is missing or not one."""
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ModelError(f"{path}: no such file; a release holds config.json and model.safetensors.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path}: not valid JSON ({error}).") from None
-        if not isinstance(raw, dict):
-            raise ModelError(f"{path}: not a JSON object.")
-        return raw
+        return cls.from_json(read_config_json(path), str(path))
 
     def to_json(self) -> dict[str, Any]:
         """Upstream's config.json, with the keys by which its loaders dispatch."""

@@ -36,6 +36,7 @@ from foretrain.models.chronos2.convert import empty_network, initialise, read_re
 from foretrain.models.chronos2.inputs import Inputs, linear, newest, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.models.chronos2.model import Chronos2Network
+from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import release_hash, resolve
 from foretrain.nn.quantiles import interpolate_levels
 
@@ -283,7 +284,7 @@ def load(
     """The model of a release folder in float32 on the CPU, ready to forecast. Raises ModelError."""
     if parts:
         raise ModelError(f"{origin or folder}: a Chronos-2 model has no {next(iter(parts))}; leave it out.")
-    if not FAMILY.matches(Chronos2Config.parse(folder / "config.json")):
+    if not FAMILY.matches(read_config_json(folder / "config.json")):
         raise ModelError(f"{folder}: its config.json has no chronos_config, so this is not a Chronos-2 model.")
     model = Chronos2(read_release(folder), config.loss_normalisation if config else "rows")
     return model.eval()

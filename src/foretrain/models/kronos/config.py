@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from foretrain.config import Section
 from foretrain.errors import ConfigError, ModelError
+from foretrain.models.config_json import read_config_json
 
 COLUMNS = ("open", "high", "low", "close", "volume", "amount")
 PRICES = COLUMNS[:4]
@@ -104,22 +104,9 @@ def _raise(problems: list[str]) -> None:
         raise ModelError("; ".join(problems) + ".")
 
 
-def parse(path: Path) -> dict[str, Any]:
-    """The JSON object in a config.json. Raises ModelError when it is missing or not one."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; a release holds config.json and model.safetensors.") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())}).") from None
-    if not isinstance(raw, dict):
-        raise ModelError(f"{path}: not a JSON object.")
-    return raw
-
-
 def read_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
     """From a config.json; keys beyond the constructor's are kept. Raises ModelError."""
-    raw = parse(path)
+    raw = read_config_json(path)
     known = {f.name for f in fields(kind)} - {"extra"}
     missing = sorted(known - OURS.keys() - raw.keys())
     if missing:
