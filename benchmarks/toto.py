@@ -22,7 +22,6 @@ from torch import Tensor
 from foretrain.models.toto import generate
 from foretrain.models.toto.config import preset
 from foretrain.models.toto.convert import empty_network, initialise
-from foretrain.models.toto.decode import calm
 from foretrain.models.toto.distribution import StudentTs
 from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.memory import KeyValues
@@ -91,7 +90,7 @@ class Plain:
             drawn = torch.distributions.StudentT(mixtures.df, mixtures.loc, mixtures.scale).sample()
             component = torch.distributions.Categorical(logits=mixtures.log_weights).sample()
             values = drawn.gather(-1, component[..., None])[..., 0]
-            self.rows = torch.cat((self.rows, calm(values * scale + loc)), 1)
+            self.rows = torch.cat((self.rows, generate.calm(values * scale + loc)), 1)
         return self.rows[:, begin : begin + horizon].unflatten(0, (-1, VARIATES))
 
 

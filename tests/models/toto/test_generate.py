@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import kstest
+from tests.models.toto.plain import Decoder
 from torch import Tensor
 
 from foretrain.models.toto import generate
-from foretrain.models.toto.decode import Decoder
 from foretrain.models.toto.distribution import StudentTs
 from foretrain.models.toto.generate import Prompt, forecast, mixtures_along, sample
 from foretrain.models.toto.layers import Layout

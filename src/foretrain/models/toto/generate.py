@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.models.base import Forecast
-from foretrain.models.toto.decode import calm
 from foretrain.models.toto.distribution import StudentTs
 from foretrain.models.toto.draws import choose, draws, student_t
 from foretrain.models.toto.inputs import prepare
@@ -249,3 +248,8 @@ class _Path:
             recentre=self.options.reference_cache,
         )
         return hidden[:, -1], statistics
+
+
+def calm(values: Tensor) -> Tensor:
+    """Values that are not finite, or nearly too large for their type, become 0, as upstream has it."""
+    return torch.where(values.abs() < torch.finfo(values.dtype).max / 2, values, 0.0)

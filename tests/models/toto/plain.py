@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foretrain.models.toto.distribution import StudentTs
+from foretrain.models.toto.generate import calm
 from foretrain.models.toto.inputs import newest, prepare
 from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.memory import KeyValues
@@ -82,8 +83,3 @@ def forecast_mean(decoder: Decoder, steps: int, known: Tensor | None = None) -> 
         if k + 1 < patches:
             decoder.append(values)
     return torch.cat(found, 1)[:, :steps]
-
-
-def calm(values: Tensor) -> Tensor:
-    """Values that are not finite, or nearly too large for their type, become 0, as upstream has it."""
-    return torch.where(values.abs() < torch.finfo(values.dtype).max / 2, values, 0.0)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.models.toto.plain import Decoder, forecast_mean
 from tests.models.toto.test_golden_network import EXACT, components
-
-from foretrain.models.toto.decode import Decoder, forecast_mean
 
 pytestmark = pytest.mark.golden
 
