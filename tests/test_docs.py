@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import TypeAdapter
 
 from foretrain.cli import app
 from foretrain.data.rules import rules_table
+from foretrain.models.objective import LOSSES, SPACES, LossConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -54,6 +57,24 @@ def test_documented_commands_use_verbs_and_flags_that_exist(page: Path):
         assert verb in known or verb.startswith("-"), line
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", " ".join(words)):
             assert flag in known.get(verb, set()) | {"--help", "--version"}, f"{line}: {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_documented_sections_of_a_run_are_valid(page: Path):
+    from foretrain.run import RunConfig
+
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.S):
+        for key, value in yaml.safe_load(block).items():
+            if key in ("loss", "optimizer", "adapter"):
+                TypeAdapter(RunConfig.model_fields[key].annotation).validate_python(value)
+
+
+def test_the_tables_of_losses_and_spaces_are_complete():
+    page = (ROOT / "docs" / "fine-tuning.md").read_text()
+    for name in LOSSES:
+        assert re.search(rf"^\| {name} \|.*`val_{LossConfig(name=name).metric}`", page, flags=re.M), name
+    for name, space in SPACES.items():
+        assert re.search(rf"^\| {name} \|.*\| {space.unit}.*`_{space.suffix}` \|$", page, flags=re.M), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
