@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.models.zoo import CONTEXT, HORIZON, ZOO, windows_of
+from tests.test_world import MIXED, alone, arguments, in_pair, leave, losses
 
 import foretrain
 from foretrain.config import build
@@ -97,8 +98,9 @@ def run(runs, request) -> Done:
     return runs(request.param)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+def weights(folder: Path, name: str = "chronos2") -> dict[str, torch.Tensor]:
+    """A release's weights under the network's names."""
+    return family(name).load(folder).network.state_dict()
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def opened(folder: Path, name: str) -> Trainable:
 
 
 def test_the_release_is_the_base_with_the_adapter_added_to_it(run):
-    base, released = weights(run.base), weights(run.folder / "release")
+    base, released = weights(run.base, run.name), weights(run.folder / "release", run.name)
     assert released.keys() == base.keys()
     adapter = load_file(run.folder / "adapters" / "default" / "adapter_model.safetensors")
     changed = set()
@@ -129,7 +131,7 @@ def test_the_release_is_the_base_with_the_adapter_added_to_it(run):
 
 def test_the_base_stays_as_it_was_on_disk_and_in_memory(run):
     assert release_hash(run.base) == run.base_hash
-    base = weights(run.base)
+    base = weights(run.base, run.name)
     held = {key.removeprefix("network.").replace(".base_layer.", "."): p for key, p in run.model.named_parameters()}
     frozen = {key: value for key, value in held.items() if ".lora_" not in key}
     assert frozen and all(torch.equal(value, base[key]) for key, value in frozen.items())
@@ -137,7 +139,7 @@ def test_the_base_stays_as_it_was_on_disk_and_in_memory(run):
 
 def test_the_adapter_s_folder_opens_with_its_base_as_the_release(run):
     model = opened(run.folder / "adapters" / "default", run.name)
-    released = weights(run.folder / "release")
+    released = weights(run.folder / "release", run.name)
     found = {key.removeprefix("network."): value for key, value in model.state_dict().items()}
     assert found.keys() == released.keys()
     for key, value in found.items():
@@ -195,8 +197,8 @@ def test_the_model_in_memory_carries_the_adapter_and_forecasts_as_its_release(ru
 def test_a_trained_model_is_saved_merged(runs, name, tmp_path):
     run = runs(name)
     Predictor(run.model).save(tmp_path / "saved")  # type: ignore[arg-type]
-    released = weights(run.folder / "release")
-    assert all(torch.equal(value, released[key]) for key, value in weights(tmp_path / "saved").items())
+    released = weights(run.folder / "release", name)
+    assert all(torch.equal(value, released[key]) for key, value in weights(tmp_path / "saved", name).items())
 
 
 def test_embeddings_in_memory_are_those_of_the_release(runs):
@@ -248,10 +250,6 @@ def test_a_run_that_went_on_from_a_checkpoint_is_the_uninterrupted_one(run, tmp_
         shutil.rmtree(again / gone)
     train_run(config(again, run.base, run.name, training={"ema_decay": 0.5}), resume="auto")
 
-    def losses(folder: Path) -> list[tuple[int, float]]:
-        records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-        return [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]
-
     assert losses(again) == losses(run.folder) and len(losses(again)) == 6
     for file in ("release/model.safetensors", "adapters/default/adapter_model.safetensors"):
         one, other = (load_file(folder / file) for folder in (again, run.folder))
@@ -293,9 +291,9 @@ def test_a_checkpoint_is_exported_merged_or_as_an_adapter(run, tmp_path, ema):
     checkpoint = run.folder / "checkpoints" / "step-00000006"
     export_checkpoint(checkpoint, tmp_path / "whole", ema=ema)
     export_checkpoint(checkpoint, tmp_path / "adapter", ema=ema, adapter=True)
-    exported = weights(tmp_path / "whole")
+    exported = weights(tmp_path / "whole", run.name)
     if ema and facts(run.folder / "release")["step"] == 6:
-        released = weights(run.folder / "release")
+        released = weights(run.folder / "release", run.name)
         assert all(torch.equal(value, released[key]) for key, value in exported.items())
     for key, value in opened(tmp_path / "adapter", run.name).state_dict().items():
         torch.testing.assert_close(value, exported[key.removeprefix("network.")], rtol=0, atol=1e-6)
@@ -329,7 +327,7 @@ def test_a_trained_head_goes_with_the_adapter(runs, tmp_path):
 def test_a_head_alone_can_be_trained(runs, tmp_path):
     run = runs("kronos")
     train_run(config(tmp_path / "run", run.base, "kronos", adapter={"rank": 0, "train_head": True, "dropout": 0.0}))
-    released, base = weights(tmp_path / "run" / "release"), weights(run.base)
+    released, base = (weights(folder, "kronos") for folder in (tmp_path / "run" / "release", run.base))
     assert {key.rpartition(".")[0] for key in base if not torch.equal(base[key], released[key])} == {
         "head.proj_s1",
         "head.proj_s2",
@@ -418,6 +416,21 @@ def test_a_stage_can_train_an_adapter_on_what_an_earlier_one_released(tmp_path):
     released = weights(tmp_path / "run" / "release")
     for key, value in opened(folder / "adapters" / "default", "chronos2").named_parameters():
         torch.testing.assert_close(value, released[key.removeprefix("network.")], rtol=0, atol=1e-6)
+
+
+def test_two_processes_train_the_adapter_of_one(tmp_path):
+    """Rank 0 has windows alone where rank 1 has groups: each has layers that the other does not need."""
+    settings = [*MIXED, "adapter={rank: 2}"]
+    process = in_pair(*arguments(tmp_path / "two", *settings), output=tmp_path / "log")
+    assert alone(*arguments(tmp_path / "one", *settings)) == 0
+    assert leave(process) == 0, (tmp_path / "log").read_text()[-3000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
+    two, one = (
+        load_file(tmp_path / name / "adapters" / "default" / "adapter_model.safetensors") for name in ("two", "one")
+    )
+    assert two.keys() == one.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-6)
 
 
 def test_fit_trains_an_adapter_from_python(runs, tmp_path):
