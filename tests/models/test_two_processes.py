@@ -1,0 +1,65 @@
+"""Every family in two gloo processes against one: the same losses and the same weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.models.two_processes import STEPS, cases, run
+from tests.models.zoo import Zoo
+
+from foretrain.training.distributed import World
+from foretrain.training.journal import read_journal
+
+ROOT = Path(__file__).parents[2]
+KINDS = ("full", "adapter", "budget", "huber")
+NAMES = [f"{name}-{kind}" for name in ("chronos2", "kronos", "kronos_tokenizer", "toto", "toto2") for kind in KINDS]
+NAMES = [name for name in NAMES if not (name.startswith("kronos") and name.endswith("huber"))]  # tokens have one loss
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """(runs of two processes, the same runs of one)."""
+    two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
+    zoo = Zoo(two / "parts")
+    every = dict(cases(zoo))  # makes the parts, which both sides read
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with subprocess.Popen(
+        [*command, "-m", "tests.models.two_processes", str(two)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            for name, tree in every.items():
+                run(tree, one / name, World())
+            text, _ = process.communicate(timeout=200)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, text[-3000:]
+    assert sorted(every) == sorted(NAMES)
+    return two, one
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {r["step"]: r["loss"] for r in read_journal(folder / "metrics.jsonl") if r["kind"] == "train"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_train_as_one(folders, name):
+    two, one = (folder / name for folder in folders)
+    assert sorted(losses(one)) == list(range(1, STEPS + 1))
+    assert losses(two) == pytest.approx(losses(one), rel=1e-6)
+    ours, theirs = (load_file(folder / "release" / "model.safetensors") for folder in (two, one))
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-5, msg=key)
