@@ -140,6 +140,8 @@ def row(line: Result) -> str:
     def figure(value: float | None) -> str:
         if value is None:
             return "-"
+        if line.unit == "parameters":
+            return f"{value:,.0f}"
         return f"{value / 2**20:,.0f} MiB" if line.unit == "bytes" else f"{value * 1e3:,.2f} ms"
 
     ratio = "-" if line.ratio is None else f"{line.ratio:.2f}x"
