@@ -210,6 +210,24 @@ def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys
         assert message in capsys.readouterr().err
 
 
+def test_score_says_what_predictions_are_worth(tmp_path: Path, capsys):
+    days = pd.bdate_range("2025-01-06", periods=15).astype(str)
+    columns = {"S": "ACME", "D": days, "M": "2025-01-01", "H": 1, "L": 100.0, "Y": 0.02, "F": 0.01}
+    pd.DataFrame(columns).to_csv(tmp_path / "p.csv", index=False)
+    flags = {"item": "S", "timestamp": "D", "last-close": "L", "actual": "Y", "predicted": "F", "step": "H"}
+    named = [word for role, name in flags.items() for word in (f"--{role}-column", name)]
+    foretrain("score", tmp_path / "p.csv", *named, "--values", "fraction", "--claimed-percent", 0.01, "--out",
+              tmp_path / "out")  # fmt: skip
+    text = capsys.readouterr().out
+    assert "better than naive" in text and "1 against 2 percent of the last close" in text
+    assert "0.01 % is a fraction with a percent sign" in text and f"wrote {tmp_path / 'out' / 'score.md'}" in text
+    assert json.loads((tmp_path / "out" / "score.json").read_text())["per_item"][0]["price_mae"] == pytest.approx(1.0)
+    foretrain("score", tmp_path / "p.csv", *named, "--values", "percent")
+    assert "0.01 against 0.02 percent" in capsys.readouterr().out
+    foretrain("score", tmp_path / "p.csv", *named, "--values", "fraction", "--cutoff-column", "M")
+    assert "15 steps, made at 1 origin," in capsys.readouterr().out
+
+
 def test_evaluate_against_zero_shot_marks_the_release_and_fails_only_where_asked_to(work: Path, tmp_path: Path, capsys):
     run = shutil.copytree(work / "run", tmp_path / "run")
     arguments = ("evaluate", run, "--data", work / "corpus", "--seasonality", 1, "--against", "zero-shot", "--out")
@@ -268,6 +286,8 @@ def test_a_comparison_with_any_other_model_marks_no_release(work: Path, tmp_path
         (["evaluate", "{release}", "--data", "{corpus}", "--fail-if-not-promoted"], "no effect without --against"),
         (["evaluate", "{release}", "--data", "{corpus}", "--no-require-significance"], "no effect without --against"),
         (["evaluate", "{release}", "--data", "{corpus}", "--against", "none"], "none: no such folder"),
+        (["score", "none.csv"], "none.csv: no such file"),
+        (["score", "{history}"], "no column 'actual'; name yours with --actual-column"),
         (["data", "import", "{empty}", "--out", "x"], "{empty}"),
         (["data", "import", "{raw}", "--out", "{corpus}"], "{corpus}"),
         (["data", "inspect", "{raw}"], "{raw}"),

@@ -61,6 +61,14 @@ class OnBad(StrEnum):
     error = "error"
 
 
+class Values(StrEnum):
+    """What predicted and actual values are."""
+
+    price = "price"
+    fraction = "fraction"
+    percent = "percent"
+
+
 class ForeignFormat(StrEnum):
     """Whose config is translated."""
 
@@ -335,6 +343,54 @@ def evaluate(
     )
     if fail_if_not_promoted and not (result.promotion and result.promotion.promoted):
         raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(help="CSV or Parquet: item, timestamp, actual, predicted, last_close.")
+    ],
+    values: Annotated[
+        Values | None,
+        typer.Option(help="Prices, or changes since the last close (fraction: 0.01 is 1 %); default: price."),
+    ] = None,
+    claimed_percent: Annotated[
+        list[float] | None, typer.Option(help="An error published as percent, to be traced; repeatable.")
+    ] = None,
+    item_column: Annotated[str | None, typer.Option(help="Column of the item (default: item, symbol, ...).")] = None,
+    timestamp_column: Annotated[
+        str | None, typer.Option(help="Time that a row predicts (default: recognised).")
+    ] = None,
+    cutoff_column: Annotated[str | None, typer.Option(help="Time of the forecast (default: cutoff, if any).")] = None,
+    step_column: Annotated[str | None, typer.Option(help="Steps ahead, 1, 2, ... (default: step, if any).")] = None,
+    actual_column: Annotated[str | None, typer.Option(help="What came (default: actual).")] = None,
+    predicted_column: Annotated[str | None, typer.Option(help="What was predicted (default: predicted).")] = None,
+    last_close_column: Annotated[
+        str | None, typer.Option(help="Newest price when the forecast was made (default: last_close).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for score.json and score.md.")] = None,
+) -> None:
+    """Say what somebody's predictions are worth: errors in honest units beside naive, and the traps in such figures."""
+    _alone("score")
+    _prepare(None)
+    from foretrain.commands import score_predictions
+
+    columns = {
+        "item": item_column,
+        "timestamp": timestamp_column,
+        "cutoff": cutoff_column,
+        "step": step_column,
+        "actual": actual_column,
+        "predicted": predicted_column,
+        "last_close": last_close_column,
+    }
+    score_predictions(
+        predictions,
+        out=out,
+        columns=columns,
+        values=values.value if values else None,
+        claimed_percent=tuple(claimed_percent or ()),
+    )
 
 
 @app.command()

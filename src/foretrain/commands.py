@@ -16,6 +16,7 @@ from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from foretrain.evaluation.result import EvaluationResult
+    from foretrain.evaluation.score import Score
     from foretrain.forecasting.predictor import Predictor
     from foretrain.forecasting.tables import Output
 
@@ -220,6 +221,22 @@ def forecast_file(
             total, kind = (count, "items") if draws_candles else (count * len(target), "series")
             lines.append(f"picture: {file}" + (f" (the first {shown} of {total:,} {kind})" if shown < total else ""))
     print("\n".join(lines))
+
+
+def score_predictions(path: Path, *, out: Path | None = None, **settings: Any) -> Score:
+    """`foretrain score`: print what somebody's predictions are worth, and write it into `out`.
+
+    settings are further keywords of evaluation.score.score_file.
+    """
+    if out is not None:
+        _check_new_folder(out)
+    from foretrain.evaluation.score import score_file
+
+    score = score_file(path, **settings)
+    print(score.markdown(), end="")
+    for file in score.save(out) if out is not None else ():
+        print(f"wrote {file}")
+    return score
 
 
 def _draw(frame: Any, tables: Mapping[Output, Any], place: Path, usual: dict[str, str], candles: bool) -> int:

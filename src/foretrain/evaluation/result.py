@@ -112,7 +112,7 @@ class EvaluationResult:
         """How far the model's error is from naive's, and the verdict against the strongest baseline if not naive."""
         skill = self.pooled["model"]["skill_vs_naive"]
         scale = "percent of the last close" if self.prices else "units of the seasonal error"
-        share = "" if math.isnan(skill) else f"Its mean absolute error ({scale}) is {_relative(skill)} naive's."
+        share = "" if math.isnan(skill) else f"Its mean absolute error ({scale}) is {relative(skill)} naive's."
         return (share + self._against_strongest()).strip()
 
     def _against_strongest(self) -> str:
@@ -145,7 +145,7 @@ class EvaluationResult:
             tree["promotion"] = self.promotion.to_dict()
         tree["comparisons"] = [asdict(c) for c in self.comparisons]
         tree["left_out"] = [left._asdict() for left in self.left_out]
-        return _plain(
+        return plain(
             {
                 "format": FORMAT,
                 "warnings": tree.pop("warnings"),
@@ -373,7 +373,8 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _relative(skill: float) -> str:
+def relative(skill: float) -> str:
+    """An error beside naive's in words, as in: its error is "3.0% below" naive's."""
     if abs(skill) < 0.0005:
         return "the same as"
     return f"{abs(skill):.1%} {'below' if skill > 0 else 'above'}"
@@ -383,11 +384,12 @@ def _iso(microseconds: int) -> str:
     return str(np.datetime64(microseconds, "us").astype("datetime64[s]"))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it: lists for tuples, None for NaN and infinities."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, np.integer):

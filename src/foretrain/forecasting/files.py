@@ -53,6 +53,11 @@ def read_file(
     return frame, stamp
 
 
+def column_names(path: Path) -> list[str]:
+    """The columns of a CSV or Parquet file, in order. Raises DataError where it cannot be read."""
+    return [str(name) for name in _read(path, "", rows=0).columns]
+
+
 def check_columns(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None:
     """Raise DataError, with the nearest name, for a column that a file does not have."""
     for name in names:
@@ -124,7 +129,8 @@ def _unwritten(path: Path, error: OSError) -> DataError:
     return DataError(f"{path}: cannot be written ({error.strerror or error}). Free space or name another.")
 
 
-def _read(path: Path, id_column: str) -> pd.DataFrame:
+def _read(path: Path, id_column: str, rows: int | None = None) -> pd.DataFrame:
+    """The file, or as many of its rows."""
     import pandas as pd
 
     if not path.is_file():
@@ -138,13 +144,14 @@ def _read(path: Path, id_column: str) -> pd.DataFrame:
                 frame = frame.reset_index()
             if id_column in frame.columns:
                 frame[id_column] = frame[id_column].astype(str)
-            return frame
+            return frame.head(rows) if rows is not None else frame
         how: Any = {"sep": _separator(path), "encoding": "utf-8-sig"}
         header = list(pd.read_csv(path, nrows=0, **how).columns)
         # an id such as "NA", "007" or "1e5" is text: no missing values and no numbers in that column
         missing = {name: MISSING for name in header if name != id_column}
         types: Any = {id_column: str} if id_column in header else None
-        return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, low_memory=False, **how)
+        how |= {"dtype": types, "keep_default_na": False, "na_values": missing, "low_memory": False}
+        return pd.read_csv(path, nrows=rows, **how)
     except UnicodeDecodeError:
         raise DataError(f"{path}: is no UTF-8 text; save it in that encoding.") from None
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parsers raise these
