@@ -58,10 +58,10 @@ def config(*arguments: Any, **sections: Any) -> RunConfig:
     return build(RunConfig, tree(*arguments, **sections))
 
 
-def base_of(zoo, folder: Path, name: str) -> Path:
+def base_of(zoo, folder: Path, name: str, **changes: Any) -> Path:
     """A release of the family's small model."""
     folder.mkdir(parents=True)
-    zoo.built(name).save_release(folder)
+    zoo.built(name, **changes).save_release(folder)
     return folder
 
 
@@ -358,6 +358,22 @@ def test_the_lengths_of_a_run_hold_for_its_adapter_too(runs, tmp_path):
     train_run(config(tmp_path / "run", run.base, data={"context_length": 16, "min_context": 16}))
     loaded = foretrain.load(tmp_path / "run" / "adapters" / "default", device="cpu")
     assert loaded.model.max_context_length == 16
+
+
+def test_what_the_base_lacks_is_trained_and_goes_with_the_adapter(zoo, tmp_path):
+    """Toto's labels of variates, which a run with covariates known ahead makes."""
+    base = base_of(zoo, tmp_path / "base", "toto", variate_labels=None)
+    corpora = [{"synthetic": {"kind": "seasonal", "num_series": 4, "length": 90, "num_variates": 2}}]
+    data = {"corpora": corpora, "target": ["target_0"], "known_covariates": ["target_1"]}
+    train_run(config(tmp_path / "run", base, "toto", data=data))
+    released = weights(tmp_path / "run" / "release", "toto")
+    model = opened(tmp_path / "run" / "adapters" / "default", "toto")
+    made, _ = open_source(config(tmp_path / "other", base, "toto", data=data))
+    before = build_model(made).state_dict()
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, released[key.removeprefix("network.")], rtol=0, atol=1e-6)
+    for key in ("network.target_variate_label", "network.exogenous_variate_label"):
+        assert key in model.state_dict() and not torch.equal(model.state_dict()[key], before[key])
 
 
 def test_an_adapter_opens_in_lower_precision(runs):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,13 @@ def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str], open_bas
     """
     config = _read(folder / ADAPTER_FILE)
     facts = _read(folder / "release.json") if (folder / "release.json").is_file() else {}
-    made = (facts.get("adapter") or {}).get("base")
+    told = facts.get("adapter") or {}
+    made = told.get("base")
     if made is None:
         model = open_base(_base_of(folder, config), config.get("revision"), offline, dict(parts))
     else:
         model = _rebuild(folder, config, made, offline, parts)
-    _merge(model.network, folder, config)  # type: ignore[arg-type]
+    _merge(model.network, folder, config, told.get("fresh") or ())  # type: ignore[arg-type]
     return model.eval()
 
 
@@ -82,10 +83,10 @@ def _rebuild(
     return model
 
 
-def _merge(network: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
+def _merge(network: nn.Module, folder: Path, config: Mapping[str, Any], fresh: Sequence[str] = ()) -> None:
     """Add an adapter's low-rank updates to the network's weights, in place, and replace those that were trained whole.
 
-    Raises ModelError when they do not fit.
+    fresh are parameters that the base lacks. Raises ModelError when they do not fit.
     """
     if config.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: an adapter of type {config.get('peft_type')!r}; only LORA can be merged.")
@@ -101,7 +102,7 @@ def _merge(network: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
     downs = [key for key in updates if key.endswith(".lora_A.weight")]
     pairs = {key.replace("lora_A", "lora_B") for key in downs} | {*downs}
     whole = [key for key in updates if key not in pairs]
-    if whole and not config.get("modules_to_save"):
+    if not config.get("modules_to_save") and {*whole} - {f"{PREFIX}{name}" for name in fresh}:
         raise ModelError(f"{folder}: {WEIGHTS_FILE} holds tensors that are not pairs of lora_A and lora_B.")
     for key in downs:
         name = key.removeprefix(PREFIX).removesuffix("lora_A.weight") + "weight"

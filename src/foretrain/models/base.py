@@ -85,6 +85,8 @@ class Trainable(nn.Module, ABC):
     adapter_targets: tuple[str, ...] = ()
     # (module, class) of upstream's network, which an adapter's folder names so that upstream's loader finds it
     upstream_class: tuple[str, str] | None = None
+    # parameters that were made anew, as what it was built of lacks them: trained whatever else an adapter leaves frozen
+    fresh: frozenset[str] = frozenset()
     # what adapt() of training/adapters.py did to it: what is frozen then is known from what it was built of
     adapter: Any = None
 

@@ -97,6 +97,7 @@ class Adapter:
     parts: tuple[str, ...]  # the targets in use
     layers: tuple[Layer, ...]
     heads: tuple[str, ...]  # layers trained whole, within the model's network
+    fresh: tuple[str, ...]  # parameters of the network that the base lacks
     base: Mapping[str, Any]  # how to build the model that was adapted: see run.base_of
 
     @property
@@ -124,7 +125,7 @@ def adapt(model: Trainable, config: AdapterConfig, seed: int, base: Mapping[str,
     whole = {f"network.{name}" for name in heads}
     for name, parameter in model.named_parameters():
         known = name.replace(".base_layer.", ".")
-        chosen = not config.freeze_backbone or known.rpartition(".")[0] in whole
+        chosen = not config.freeze_backbone or known.rpartition(".")[0] in whole or known in model.fresh
         parameter.requires_grad_(".lora_" in name or (chosen and known in roles))
 
     def parameter_groups() -> dict[str, ParameterRole]:
@@ -133,7 +134,8 @@ def adapt(model: Trainable, config: AdapterConfig, seed: int, base: Mapping[str,
 
     # On the instance: a family knows the names of its own layers alone.
     model.parameter_groups = parameter_groups
-    model.adapter = Adapter(config, tuple(parts), layers, heads, dict(base or {}))
+    fresh = tuple(sorted(name.removeprefix("network.") for name in model.fresh))
+    model.adapter = Adapter(config, tuple(parts), layers, heads, fresh, dict(base or {}))
 
 
 def _heads(model: Trainable, roles: Mapping[str, ParameterRole]) -> tuple[str, ...]:
@@ -263,6 +265,8 @@ def describe(model: Trainable) -> str:
         what.append(f"rank {config.rank}, alpha {config.alpha} in {len(adapter.layers):,} layers ({names})")
     if adapter.heads:
         what.append(f"the head ({', '.join(patterns(adapter.heads))}) whole")
+    if adapter.fresh:
+        what.append(f"{', '.join(adapter.fresh)}, which the base lacks")
     if not config.freeze_backbone:
         what.append("every other weight")
     return f"adapter: {'; '.join(what)}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
@@ -291,6 +295,7 @@ def facts(model: Trainable) -> dict[str, Any]:
             "layers": len(adapter.layers),
             "idle_layers": idle,  # of them, those whose B is zero
             "heads": list(adapter.heads),
+            "fresh": list(adapter.fresh),
             "freeze_backbone": config.freeze_backbone,
             "trainable_parameters": trained,
             "total_parameters": total,
@@ -313,7 +318,8 @@ def write_adapter(folder: Path, model: Trainable) -> None:
     """Write an adapted model's adapter into an existing folder as peft's own save does: opened with its base by peft,
     by the official package and by foretrain.load.
 
-    A head that was trained whole is among its modules_to_save. Raises OSError as any writer does.
+    A head that was trained whole is among its modules_to_save; parameters that the base lacks are there by their plain
+    names, which peft passes over. Raises OSError as any writer does.
     """
     from peft.utils.constants import DUMMY_TARGET_MODULES
     from safetensors.torch import save_file
@@ -327,6 +333,7 @@ def write_adapter(folder: Path, model: Trainable) -> None:
     for name in adapter.heads:
         own = network.get_submodule(name).named_parameters(recurse=False)
         tensors |= {f"{PREFIX}{name}.{key}": parameter for key, parameter in own}
+    tensors |= {f"{PREFIX}{name}": network.get_parameter(name) for name in adapter.fresh}
     section = adapter.base.get("model") or {}
     origin = section.get("model_id")
     made = _peft_config(

@@ -76,6 +76,7 @@ def read_release(
     network = empty_network(config, labels=stored if labels is None else labels)
     if labels and not stored:
         found |= fresh_labels(config.embed_dim, seed)
+        network.fresh = LABELS
     fill_network(network, found, folder)
     return network
 

@@ -254,6 +254,7 @@ def build(
     model = Toto(network.to(device), upstream_compat=config.upstream_compat)
     model.parents = {"model": release_hash(folder)}
     return model
+    model.fresh = frozenset(f"network.{name}" for name in network.fresh)
 
 
 def load(folder: Path, *, origin: str | None = None, offline: bool = False, **parts: str) -> Toto:

@@ -41,6 +41,7 @@ class TotoNetwork(nn.Module):
         self.config = config
         self.scaler = Scaler.of(config)
         self.patch_embed = PatchEmbedding(config.patch_size, config.embed_dim)
+        self.fresh: tuple[str, ...] = ()  # labels that the file it was read from lacks
         if labels:
             self.target_variate_label = nn.Parameter(torch.empty(config.embed_dim))
             self.exogenous_variate_label = nn.Parameter(torch.empty(config.embed_dim))
