@@ -45,6 +45,7 @@ class Toto(Forecaster):
 
     family = "toto"
     validation_names = ("loss", "nll", "robust")
+    predicts_sigma = True
     adapter_targets = ("patch_embed.projection", "attention.wQKV", "attention.wO", "mlp.0.w12", "mlp.0.w3", "unembed",
                        "output_distribution")  # fmt: skip
 
@@ -253,8 +254,8 @@ def build(
     network = read_release(folder, architecture, labels=labels, seed=seed)
     model = Toto(network.to(device), upstream_compat=config.upstream_compat)
     model.parents = {"model": release_hash(folder)}
-    return model
     model.fresh = frozenset(f"network.{name}" for name in network.fresh)
+    return model
 
 
 def load(folder: Path, *, origin: str | None = None, offline: bool = False, **parts: str) -> Toto:
