@@ -70,7 +70,7 @@ def read_release(
     """
     config = config or TotoConfig.read(folder / "config.json")
     found = _our_names(read_tensors(folder))
-    stored = all(name in found for name in LABELS)
+    stored = any(name in found for name in LABELS)
     if labels is False:
         found = {name: tensor for name, tensor in found.items() if name not in LABELS}
     network = empty_network(config, labels=stored if labels is None else labels)

@@ -100,10 +100,10 @@ class TotoNetwork(nn.Module):
         new = hidden.shape[1]
         positions = torch.arange(begin, begin + new, device=device, dtype=torch.float32)
         centre = float((begin + new - 1) // 2) if recentre else 0.0
-        if self.labels and not first and lead is not None:  # a row's label stands right in front of its first patch
-            positions = positions.repeat(len(hidden), 1)
-            positions[:, 0] = lead
-            positions = positions[:, None]
+        if lead is not None:  # a row's positions count from its first patch, with its label in front
+            positions = positions - lead[:, None, None]
+            if self.labels and not first:
+                positions[..., 0] = 0.0
         route = Route(
             layout,
             turns(positions, self.config.head_dim, centre),

@@ -2,8 +2,8 @@
 
 Angles belong to adjacent pairs of a head's dimensions, while the decay of dimension j is that of j modulo d/2, so the
 two dimensions of a rotated pair decay differently. That is a slip of the library upstream uses; the published weights
-were trained with it. Both are functions of the distance between query and key, up to rounding, as long as all of them
-share a centre.
+were trained with it. So a score depends a little on where query and key stand, and not on their distance alone: rows
+must begin at position 0. The centre of the decay cancels as long as query and key share it.
 
 # S positions, d head width
 """
