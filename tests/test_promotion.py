@@ -261,6 +261,18 @@ def test_an_adapter_started_from_its_base(corpus: Path, runs: Path, tmp_path: Pa
     assert read(tmp_path / "run" / "release" / "release.json")["promotion"]["against"]["name"] == found.name
 
 
+def test_an_adapter_s_folder_is_marked_with_its_run(corpus: Path, runs: Path, tmp_path: Path):
+    pytest.importorskip("peft")
+    start = f"model={{family: chronos2, model_id: {runs / 'base' / 'release'}}}"
+    train_run(tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", start, "adapter.rank=2"))
+    adapter = tmp_path / "run" / "adapters" / "default"
+    assert kept(runs / "base" / "release", rival_of(adapter).model.network)
+    command("evaluate", adapter, "--data", corpus, "--against", "zero-shot")
+    marks = [read(tmp_path / "run" / name / "release.json")["promotion"] for name in (*NAMES, "adapters/default")]
+    assert all(mark == marks[0] for mark in marks)
+    assert read(tmp_path / "run" / "final_metrics.json")["promotion"] == marks[0]
+
+
 def test_a_test_part_without_room_is_told_before_anything_is_written(corpus: Path, tmp_path: Path):
     config = tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", "data.test_steps=4", GATE)
     with pytest.raises(

@@ -25,7 +25,7 @@ from foretrain.run import RunConfig, build_model, config_hash, load_config, relo
 from foretrain.training.adapters import merged
 from foretrain.training.distributed import World
 from foretrain.training.monitor import tell
-from foretrain.training.release import mark_promotion, read_release
+from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
 
 START = "zero-shot"  # as a user asks for it
 
@@ -110,23 +110,13 @@ def _earlier_stage(release: Path, facts: Mapping[str, Any], parent: Mapping[str,
     place = Path(parent["asked"] or "")
     if facts.get("stage") is None or place.name != "release" or place.parent.parent.name != "stages":
         return None
-    here = _pipeline(release) / "stages" / place.parent.name / "release"
+    here = pipeline_folder(release) / "stages" / place.parent.name / "release"
     return here if (here / "release.json").is_file() and release_hash(here) == parent["hash"] else None
-
-
-def _run_folder(release: Path) -> Path:
-    return release.parent.parent if release.parent.name == "adapters" else release.parent
-
-
-def _pipeline(release: Path) -> Path:
-    """The folder of the pipeline in which a release lies, in a stage's run folder or at the root."""
-    run = _run_folder(release.absolute())
-    return run.parent.parent if run.parent.name == "stages" else run
 
 
 def _random_weights(release: Path) -> Rival:
     """The random weights that a run began with, made again from the seed by the config.yaml of its folder."""
-    facts, run = read_release(release), _run_folder(release)
+    facts, run = read_release(release), run_folder(release)
     if facts.get("stage") is not None and run.parent.name != "stages":
         run = next((run / "stages").glob(f"*-{facts['stage']}"), run)
     path = run / "config.yaml"

@@ -105,17 +105,27 @@ def link_release(release: Path, output_dir: Path) -> None:
         ) from error
 
 
+def run_folder(release: Path) -> Path:
+    """The run folder that a release or an adapter lies in."""
+    return release.parent.parent if release.parent.name == "adapters" else release.parent
+
+
+def pipeline_folder(release: Path) -> Path:
+    """The folder of the run in stages that a release belongs to, of a stage or of the whole; else its run folder."""
+    run = run_folder(release.absolute())
+    return run.parent.parent if run.parent.name == "stages" else run
+
+
 def mark_promotion(release: Path, promotion: dict[str, Any]) -> None:
     """Record whether a release was promoted: in its release.json and the run's final_metrics.json, wherever they are.
 
     Every file is replaced by a rename. The names under which the same release stands in its run folder, and in that of
     the pipeline, stay links to one file. Raises OSError where a file cannot be written.
     """
-    known = _unmarked(release / "release.json")
-    run = release.parent
-    root = run.parent.parent if run.parent.name == "stages" else run
+    known, root = _unmarked(release / "release.json"), pipeline_folder(release)
     homes = [root, *sorted((root / "stages").glob("*"))]
-    places = [home / name / "release.json" for home in homes for name in NAMES]
+    folders = [folder for home in homes for folder in (*(home / name for name in NAMES), *home.glob("adapters/*"))]
+    places = [folder / "release.json" for folder in folders]
     same = [place for place in places if _unmarked(place) == known]
     own = release / "release.json"
     _replace_json([own, *(place for place in same if place != own)], {**known, "promotion": promotion})
