@@ -114,8 +114,8 @@ class Toto2(Forecaster):
         context, future = batch["context"], batch["future_target"]
         patches, ahead = context.shape[1] // size, -(-future.shape[1] // size)
         values = inputs.sequence(batch, size, ahead)[:, :-size]
-        seen = self._masked(~values.isnan(), batch)
-        groups = _groups(batch, ahead - 1)
+        observed = ~values.isnan()
+        groups, seen = _groups(batch, observed, patches + ahead - 1), self._masked(observed, batch)
         found = self.network(values, seen, Layout.from_tensors(batch), groups, min_observed=MIN_OBSERVED, rows=rows)
         tokens = patches + ahead - 1
         token = torch.arange(tokens, device=values.device)
@@ -179,18 +179,20 @@ class Toto2(Forecaster):
         if options.imputation != "none":
             context = fill_gaps(context, options.imputation)
         values = inputs.sequence(batch, size, ahead, context=context, at_own_time=options.compat)
-        observed, groups = ~values.isnan(), _groups(batch, ahead)
+        observed = ~values.isnan()
+        groups = _groups(batch, observed, patches + ahead)
         if options.compat:
             last = slice((patches - 1) * size, patches * size)
             unknown = torch.ones_like(observed[:, last])
             if "known_rows" in batch:
                 unknown[batch["known_rows"]] = False
             observed[:, last] |= unknown
-        if groups is not None or options.compat:
-            filled = observed.unflatten(1, (-1, size)).any(-1)
+        filled = observed.unflatten(1, (-1, size)).any(-1)
+        if options.compat:
             filled[:, patches:] = True
-            apart = -torch.ones_like(filled, dtype=torch.long) if groups is None or options.compat else groups
-            groups = apart.masked_fill(filled, 0)
+            groups = -(~filled).long()
+        elif groups is not None:
+            groups = groups.masked_fill(filled, 0)  # imputation may have filled one
         return Prompt(
             values=values.nan_to_num(0.0),
             observed=observed,
@@ -234,11 +236,16 @@ class Toto2(Forecaster):
         return 2.0 * variates * tokens * (ends + time + space)
 
 
-def _groups(batch: Batch, ahead: int) -> Tensor | None:
-    """(R, C + ahead) -1 for tokens to keep apart, 0 for the others; None where nothing is to keep apart."""
+def _groups(batch: Batch, observed: Tensor, tokens: int) -> Tensor | None:
+    """(R, tokens) -1 for tokens to keep apart, 0 for the others; None where nothing is to keep apart.
+
+    Those are the empty ones of the context, and every token of a row that shows nothing (R, steps) at all.
+    """
     if "empty" not in batch:
         return None
-    return F.pad(-batch["empty"].long(), (0, ahead))
+    empty = batch["empty"]
+    nothing = ~observed.any(1, keepdim=True)
+    return -torch.cat((empty, nothing.expand(-1, tokens - empty.shape[1])), dim=1).long()
 
 
 def _role(name: str, parameter: Tensor, layers: int) -> ParameterRole:
