@@ -125,7 +125,7 @@ class Chronos2(Forecaster):
         return Loss(elements.sum() / normalised.shape[-1], weight)
 
     def predict(self, batch: Batch) -> Predicted:
-        """The quantiles of the target rows, as forecast gives them for the batch's horizon: (targets, F).
+        """The quantiles of the target rows, (targets, F), as forecast gives them where F is the run's horizon.
 
         Scaled means standard deviations of the row's context from its mean, whatever the network normalises by.
         """
