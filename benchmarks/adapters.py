@@ -94,6 +94,19 @@ CASES = {
         published_horizon=30,
         published_batch=8,
     ),
+    "toto": Case(
+        small={"patch_size": 16, "embed_dim": 128, "num_layers": 4, "num_heads": 4, "mlp_hidden_dim": 256,
+               "spacewise_every_n_layers": 4, "k_components": 8},
+        published={"preset": "base"},
+        published_name="Toto-Open-Base-1.0",
+        rates={"base": 1e-3, "lora": 1e-3, "full": 2e-4},
+    ),
+    "toto2": Case(
+        small={"patch_size": 16, "d_model": 128, "num_heads": 4, "num_layers": 4},
+        published={"preset": "22m"},
+        published_name="Toto-2.0-22m",
+        rates={"base": 1e-2, "lora": 1e-3, "full": 2e-3},  # those of whole models are divided by widths (u-muP)
+    ),
 }  # fmt: skip
 
 
