@@ -20,6 +20,7 @@ ALIASES = {
     "pipeline": "run",
     "promotion": "run",
     "foreign": "commands",
+    "options": "commands",
 }  # verbs, beside commands
 FILES = sorted(SRC.rglob("*.py"))
 LAYERED = [path for path in FILES if path != SRC / "__init__.py"]  # its lazy attributes may name any layer

@@ -214,8 +214,8 @@ def test_score_says_what_predictions_are_worth(tmp_path: Path, capsys):
     days = pd.bdate_range("2025-01-06", periods=15).astype(str)
     columns = {"S": "ACME", "D": days, "M": "2025-01-01", "H": 1, "L": 100.0, "Y": 0.02, "F": 0.01}
     pd.DataFrame(columns).to_csv(tmp_path / "p.csv", index=False)
-    flags = {"item": "S", "timestamp": "D", "last-close": "L", "actual": "Y", "predicted": "F", "step": "H"}
-    named = [word for role, name in flags.items() for word in (f"--{role}-column", name)]
+    flags = {"item": "S", "timestamp": "D", "last_close": "L", "actual": "Y", "predicted": "F", "step": "H"}
+    named = [word for role, name in flags.items() for word in ("--column", f"{role}={name}")]
     foretrain("score", tmp_path / "p.csv", *named, "--values", "fraction", "--claimed-percent", 0.01, "--out",
               tmp_path / "out")  # fmt: skip
     text = capsys.readouterr().out
@@ -224,7 +224,7 @@ def test_score_says_what_predictions_are_worth(tmp_path: Path, capsys):
     assert json.loads((tmp_path / "out" / "score.json").read_text())["per_item"][0]["price_mae"] == pytest.approx(1.0)
     foretrain("score", tmp_path / "p.csv", *named, "--values", "percent")
     assert "0.01 against 0.02 percent" in capsys.readouterr().out
-    foretrain("score", tmp_path / "p.csv", *named, "--values", "fraction", "--cutoff-column", "M")
+    foretrain("score", tmp_path / "p.csv", *named, "--values", "fraction", "--column", "cutoff=M")
     assert "15 steps, made at 1 origin," in capsys.readouterr().out
 
 
@@ -287,7 +287,8 @@ def test_a_comparison_with_any_other_model_marks_no_release(work: Path, tmp_path
         (["evaluate", "{release}", "--data", "{corpus}", "--no-require-significance"], "no effect without --against"),
         (["evaluate", "{release}", "--data", "{corpus}", "--against", "none"], "none: no such folder"),
         (["score", "none.csv"], "none.csv: no such file"),
-        (["score", "{history}"], "no column 'actual'; name yours with --actual-column"),
+        (["score", "{history}"], "no column 'actual'; name yours with --column actual=NAME"),
+        (["score", "{history}", "--column", "actual"], "give KEY=VALUE, for example --column predicted=forecast"),
         (["data", "import", "{empty}", "--out", "x"], "{empty}"),
         (["data", "import", "{raw}", "--out", "{corpus}"], "{corpus}"),
         (["data", "inspect", "{raw}"], "{raw}"),

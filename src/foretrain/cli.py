@@ -9,13 +9,34 @@ import errno
 import os
 import sys
 import warnings
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
+from foretrain.options import (
+    BatchSizeOption,
+    Device,
+    DeviceOption,
+    DrawSeedOption,
+    DType,
+    FamilyOptions,
+    ForeignFormat,
+    ModelArgument,
+    NumSamplesOption,
+    OnBad,
+    Overrides,
+    PrecisionOption,
+    ThreadsOption,
+    TokenizerOption,
+    Values,
+    comma_list,
+    config_and_overrides,
+    forecast_settings,
+    level_list,
+    pairs,
+)
 
 app = typer.Typer(
     name="foretrain",
@@ -34,67 +55,6 @@ app.add_typer(config_app, name="config")
 # what may happen to a file that is written, and is no fault of the program
 _TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
 _TROUBLE |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class DType(StrEnum):
-    """Precision of computation."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class OnBad(StrEnum):
-    """What an import does where a quality rule fires."""
-
-    fix = "fix"
-    drop = "drop"
-    error = "error"
-
-
-class Values(StrEnum):
-    """What predicted and actual values are."""
-
-    price = "price"
-    fraction = "fraction"
-    percent = "percent"
-
-
-class ForeignFormat(StrEnum):
-    """Whose config is translated."""
-
-    kronos = "kronos"
-    tsm_trainer = "tsm-trainer"
-
-
-ModelArgument = Annotated[str, typer.Argument(help="A release folder or hub id.")]
-BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
-NumSamplesOption = Annotated[
-    int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
-]
-DrawSeedOption = Annotated[int, typer.Option(min=0, help="Seed of those draws.")]
-FamilyOptions = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=VALUE", help="A forecast option of the family; repeatable.")
-]
-TokenizerOption = Annotated[
-    str | None, typer.Option(help="Folder or hub id of the tokenizer, for a release that brings none.")
-]
-PrecisionOption = Annotated[DType, typer.Option(help="Precision.")]
-DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per process (default: PyTorch's).")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE]...", help="A config file, and settings that override it."),
-]
 
 
 @app.command()
@@ -154,11 +114,11 @@ def data_import(
         update=update,
         id_column=id_column,
         timestamp_column=timestamp_column,
-        columns=_split(columns),
-        target=_split(target),
-        categorical=_split(categorical),
-        names=_split(names),
-        na_values=_split(na_values),
+        columns=comma_list(columns),
+        target=comma_list(target),
+        categorical=comma_list(categorical),
+        names=comma_list(names),
+        na_values=comma_list(na_values),
         dayfirst=dayfirst,
         id_pattern=id_pattern,
         format=layout,
@@ -223,7 +183,7 @@ def train(
     one of them, and the flags of sections (context to dtype) for all of them, whatever they set.
     """
     _prepare(threads)
-    config, overrides = _config_and_overrides(items, config)
+    config, overrides = config_and_overrides(items, config)
     flags: dict[str, Any] = {
         "model.model_id": model_id,
         "model.random_init": False if model_id is not None and random_init is None else random_init,
@@ -321,18 +281,18 @@ def evaluate(
         num_windows=num_windows,
         stride=stride,
         split=split,
-        target=_split(target),
-        past_covariates=_split(past_covariates),
-        known_covariates=_split(known_covariates),
+        target=comma_list(target),
+        past_covariates=comma_list(past_covariates),
+        known_covariates=comma_list(known_covariates),
         context_length=context_length,
-        quantile_levels=_levels(quantile_levels),
+        quantile_levels=level_list(quantile_levels),
         batch_size=batch_size,
         seasonality=seasonality,
         max_items=max_items,
         cross_learning=cross_learning,
         num_samples=num_samples,
         seed=seed,
-        options=_key_values(option, "--option"),
+        options=forecast_settings(option),
         tokenizer=tokenizer,
         against=against,
         require_significance=require_significance is not False,
@@ -357,16 +317,12 @@ def score(
     claimed_percent: Annotated[
         list[float] | None, typer.Option(help="An error published as percent, to be traced; repeatable.")
     ] = None,
-    item_column: Annotated[str | None, typer.Option(help="Column of the item (default: item, symbol, ...).")] = None,
-    timestamp_column: Annotated[
-        str | None, typer.Option(help="Time that a row predicts (default: recognised).")
-    ] = None,
-    cutoff_column: Annotated[str | None, typer.Option(help="Time of the forecast (default: cutoff, if any).")] = None,
-    step_column: Annotated[str | None, typer.Option(help="Steps ahead, 1, 2, ... (default: step, if any).")] = None,
-    actual_column: Annotated[str | None, typer.Option(help="What came (default: actual).")] = None,
-    predicted_column: Annotated[str | None, typer.Option(help="What was predicted (default: predicted).")] = None,
-    last_close_column: Annotated[
-        str | None, typer.Option(help="Newest price when the forecast was made (default: last_close).")
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=NAME",
+            help="A column of another name: item, timestamp, cutoff, step, actual, predicted or last_close.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for score.json and score.md.")] = None,
 ) -> None:
@@ -375,19 +331,10 @@ def score(
     _prepare(None)
     from foretrain.commands import score_predictions
 
-    columns = {
-        "item": item_column,
-        "timestamp": timestamp_column,
-        "cutoff": cutoff_column,
-        "step": step_column,
-        "actual": actual_column,
-        "predicted": predicted_column,
-        "last_close": last_close_column,
-    }
     score_predictions(
         predictions,
         out=out,
-        columns=columns,
+        columns=pairs(column, "--column", "predicted=forecast"),
         values=values.value if values else None,
         claimed_percent=tuple(claimed_percent or ()),
     )
@@ -443,8 +390,8 @@ def forecast(
         prediction_length=prediction_length,
         out=out,
         future=future,
-        quantile_levels=_levels(quantile_levels),
-        target=_split(target),
+        quantile_levels=level_list(quantile_levels),
+        target=comma_list(target),
         id_column=id_column,
         timestamp_column=timestamp_column,
         freq=freq,
@@ -455,7 +402,7 @@ def forecast(
         sort_quantiles=sort_quantiles,
         num_samples=num_samples,
         seed=seed,
-        options=_key_values(option, "--option"),
+        options=forecast_settings(option),
         tokenizer=tokenizer,
         candles=candles,
         paths=paths,
@@ -496,7 +443,7 @@ def config_show(
     from foretrain.config import dump_yaml
     from foretrain.stages import load_any
 
-    typer.echo(dump_yaml(load_any(*_config_and_overrides(items, config))), nl=False)
+    typer.echo(dump_yaml(load_any(*config_and_overrides(items, config))), nl=False)
 
 
 @config_app.command("schema")
@@ -569,56 +516,6 @@ def _alone(verb: str) -> None:
             f"{verb} works in one process, and WORLD_SIZE={size} says that there are more. Call it without torchrun "
             "(or unset WORLD_SIZE); only train shares its work."
         )
-
-
-def _config_and_overrides(items: list[str] | None, config: Path | None) -> tuple[Path, list[str | tuple[str, Any]]]:
-    overrides: list[str | tuple[str, Any]] = []
-    for position, item in enumerate(items or []):
-        if "=" in item and not Path(item).is_file():
-            overrides.append(item)
-            continue
-        if position == 0 and config is None:
-            config = Path(item)
-            continue
-        raise ConfigError(f"{item!r}: expected section.key=value (one config file is taken, as first argument).")
-    if config is None:
-        raise ConfigError(
-            "no config given; for example: foretrain train configs/chronos2/test.yaml training.max_steps=50"
-        )
-    return config, overrides
-
-
-def _split(text: str | None) -> tuple[str, ...] | None:
-    return tuple(part.strip() for part in text.split(",") if part.strip()) if text is not None else None
-
-
-def _key_values(items: list[str] | None, flag: str) -> dict[str, Any]:
-    """KEY=VALUE items of a repeatable flag, values read as YAML does."""
-    from foretrain.config import parse_scalar
-
-    found: dict[str, Any] = {}
-    for item in items or []:
-        key, sep, text = item.partition("=")
-        if not sep or not key.strip():
-            raise ConfigError(f"{flag} {item!r}: give KEY=VALUE, for example {flag} temperature=0.8.")
-        if key.strip() in found:
-            raise ConfigError(f"{flag} {item!r}: {key.strip()} is given twice; give it once.")
-        found[key.strip()] = parse_scalar(text)
-    return found
-
-
-def _levels(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        levels = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"--quantile-levels {text!r}: give numbers separated by commas, such as 0.1,0.5,0.9."
-        ) from None
-    if not levels or not all(0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
-        raise ConfigError(f"--quantile-levels {text!r}: levels lie between 0 and 1, each given once.")
-    return levels
 
 
 def main() -> None:

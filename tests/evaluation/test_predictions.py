@@ -160,8 +160,8 @@ def test_a_file_without_items_is_one(write):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"predicted": None}, "no column 'predicted'; name yours with --predicted-column"),
-        ({"last_close": None}, "no column 'last_close'; name yours with --last-close-column"),
+        ({"predicted": None}, "no column 'predicted'; name yours with --column predicted=NAME"),
+        ({"last_close": None}, "no column 'last_close'; name yours with --column last_close=NAME"),
         ({"timestamp": None}, "no column looks like a time stamp"),
         ({"predicted": [np.nan, *range(11)]}, r"row 1 \(item '007'\) has an actual value and no prediction"),
         ({"predicted": ["x"] * 12}, "column 'predicted' holds something else than numbers"),
@@ -182,3 +182,5 @@ def test_names_that_are_not_there_and_unknown_values_are_errors(write):
         read_predictions(write(rows()), {"actual": "Y"})
     with pytest.raises(ConfigError, match="--values dollars: choose one of price, fraction, percent"):
         read_predictions(write(rows()), values="dollars")
+    with pytest.raises(ConfigError, match="--column truth: choose one of item, cutoff"):
+        read_predictions(write(rows()), {"truth": "actual"})

@@ -60,10 +60,13 @@ def read_predictions(
     A forecast is made up of the rows of an item with one cutoff; without cutoffs, of successive rows of an item whose
     step grows; without steps, every row is a forecast of its own, one step ahead.
 
-    Raises DataError for what cannot be read or contradicts itself, ConfigError for unknown values.
+    Raises DataError for what cannot be read or contradicts itself, ConfigError for unknown roles and values.
     """
     if values not in (None, *VALUES):
         raise ConfigError(f"--values {values}: choose one of {', '.join(VALUES)}.")
+    for role in columns or {}:
+        if role not in ROLES:
+            raise ConfigError(f"--column {role}: choose one of {', '.join(ROLES)}.")
     file = _File.read(path, _roles(path, {**dict.fromkeys(ROLES), **(columns or {})}, values))
     if values is None and file.has_prices:
         _refuse_returns(path, file.actual, file.last)
@@ -313,7 +316,7 @@ def _roles(path: Path, given: dict[str, str | None], values: str | None) -> dict
     for role in needed:
         if found[role] is None:
             raise DataError(
-                f"{path}: no column {ROLES[role][0]!r}; name yours with --{role.replace('_', '-')}-column. It has "
+                f"{path}: no column {ROLES[role][0]!r}; name yours with --column {role}=NAME. It has "
                 f"{', '.join(header)}."
             )
     return found

@@ -1,0 +1,133 @@
+"""Choices, options and arguments that verbs of the command line share, and how their text is read.
+
+Nothing heavy (torch, pandas, numpy) is imported here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foretrain.errors import ConfigError
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class DType(StrEnum):
+    """Precision of computation."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class OnBad(StrEnum):
+    """What an import does where a quality rule fires."""
+
+    fix = "fix"
+    drop = "drop"
+    error = "error"
+
+
+class Values(StrEnum):
+    """What predicted and actual values are."""
+
+    price = "price"
+    fraction = "fraction"
+    percent = "percent"
+
+
+class ForeignFormat(StrEnum):
+    """Whose config is translated."""
+
+    kronos = "kronos"
+    tsm_trainer = "tsm-trainer"
+
+
+ModelArgument = Annotated[str, typer.Argument(help="A release folder or hub id.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
+NumSamplesOption = Annotated[
+    int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
+]
+DrawSeedOption = Annotated[int, typer.Option(min=0, help="Seed of those draws.")]
+FamilyOptions = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="A forecast option of the family; repeatable.")
+]
+TokenizerOption = Annotated[
+    str | None, typer.Option(help="Folder or hub id of the tokenizer, for a release that brings none.")
+]
+PrecisionOption = Annotated[DType, typer.Option(help="Precision.")]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per process (default: PyTorch's).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE]...", help="A config file, and settings that override it."),
+]
+
+
+def config_and_overrides(items: list[str] | None, config: Path | None) -> tuple[Path, list[str | tuple[str, Any]]]:
+    """The config file and the overrides among a verb's arguments. Raises ConfigError."""
+    overrides: list[str | tuple[str, Any]] = []
+    for position, item in enumerate(items or []):
+        if "=" in item and not Path(item).is_file():
+            overrides.append(item)
+            continue
+        if position == 0 and config is None:
+            config = Path(item)
+            continue
+        raise ConfigError(f"{item!r}: expected section.key=value (one config file is taken, as first argument).")
+    if config is None:
+        raise ConfigError(
+            "no config given; for example: foretrain train configs/chronos2/test.yaml training.max_steps=50"
+        )
+    return config, overrides
+
+
+def comma_list(text: str | None) -> tuple[str, ...] | None:
+    """The parts of a comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text is not None else None
+
+
+def pairs(items: list[str] | None, flag: str, example: str) -> dict[str, str]:
+    """KEY=VALUE items of a repeatable flag. Raises ConfigError for what is none, and for a key given twice."""
+    found: dict[str, str] = {}
+    for item in items or []:
+        key, sep, text = item.partition("=")
+        if not sep or not key.strip():
+            raise ConfigError(f"{flag} {item!r}: give KEY=VALUE, for example {flag} {example}.")
+        if key.strip() in found:
+            raise ConfigError(f"{flag} {item!r}: {key.strip()} is given twice; give it once.")
+        found[key.strip()] = text
+    return found
+
+
+def forecast_settings(items: list[str] | None) -> dict[str, Any]:
+    """The items of --option, their values read as YAML does."""
+    from foretrain.config import parse_scalar
+
+    return {key: parse_scalar(text) for key, text in pairs(items, "--option", "temperature=0.8").items()}
+
+
+def level_list(text: str | None) -> tuple[float, ...] | None:
+    """Comma-separated quantile levels. Raises ConfigError for what is none."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--quantile-levels {text!r}: give numbers separated by commas, such as 0.1,0.5,0.9."
+        ) from None
+    if not found or not all(0 < level < 1 for level in found) or len(set(found)) < len(found):
+        raise ConfigError(f"--quantile-levels {text!r}: levels lie between 0 and 1, each given once.")
+    return found
