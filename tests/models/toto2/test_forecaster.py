@@ -275,6 +275,17 @@ def test_rates_carry_the_factors_of_the_recorded_adam(case, recorded):
         assert (role.role == "head") == (name.startswith("output_head") and role.role != "vector"), name
 
 
+def test_gradients_come_near_adams_default_eps():
+    """So the README asks for a smaller one."""
+    section = build_section(Toto2ModelConfig, {"random_init": True, "preset": "4m"})
+    model = build(section, context_length=256, prediction_length=32, seed=0).train()
+    total, weight = model(batch_of(model, window_of(walks(4, 256 + 32), 32), horizon=32))
+    (total / weight).backward()
+    sizes = {name: p.grad.square().mean().sqrt().item() for name, p in model.named_parameters() if p.grad is not None}
+    assert 1e-9 < sizes["network.transformer.layers.0.ffn.fc2.weight"] < 1e-6
+    assert sum(p.grad.square().sum() for p in model.parameters() if p.grad is not None) < 0.01**2
+
+
 # Forecasts
 
 
