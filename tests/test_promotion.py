@@ -27,8 +27,9 @@ from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Promotion
 from foretrain.models.hub import release_hash
 from foretrain.pipeline import run_stages
 from foretrain.promotion import START, gate_notes, open_rival, record
-from foretrain.run import build_model, config_hash, load_config, train_run
+from foretrain.run import build_model, config_hash, describe_run, load_config, train_run
 from foretrain.stages import Draft, StagesConfig
+from foretrain.training.distributed import World
 
 GATE = "evaluation.promotion=true"
 NAMES = ("release", "best_model", "hf_export")
@@ -295,6 +296,10 @@ def test_a_test_part_too_small_for_a_verdict_is_told_at_the_head_of_the_log(over
     config = tiny(tmp_path / "run", GATE, *overrides)
     found = "; ".join(gate_notes(config, build_model(config)))
     assert re.search(note, found) if note else not found
+
+
+def test_a_dry_run_tells_it_too(tmp_path: Path):
+    assert "it takes 10 to tell a difference" in describe_run(tiny(tmp_path / "run", GATE), World())[-1]
 
 
 def test_without_asking_for_significance_the_figures_decide(corpus: Path, tmp_path: Path):

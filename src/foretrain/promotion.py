@@ -111,7 +111,8 @@ def _earlier_stage(release: Path, facts: Mapping[str, Any], parent: Mapping[str,
     if facts.get("stage") is None or place.name != "release" or place.parent.parent.name != "stages":
         return None
     here = pipeline_folder(release) / "stages" / place.parent.name / "release"
-    return here if (here / "release.json").is_file() and release_hash(here) == parent["hash"] else None
+    written = (here / "release.json").is_file() and "parents" in read_release(here)
+    return here if written and release_hash(here) == parent["hash"] else None
 
 
 def _random_weights(release: Path) -> Rival:

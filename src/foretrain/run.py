@@ -370,7 +370,10 @@ def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable |
         f"{plan.total / max(stream.epoch_length, 1):.2f} epochs",
     ]
     if model is not None:
-        return [*_describe_model(config, model, facts["corpora"][0]["rows_per_window"]), *lines, _machine(world)]
+        from foretrain.promotion import gate_notes
+
+        about = _describe_model(config, model, facts["corpora"][0]["rows_per_window"])
+        return [*about, *lines, _machine(world), *gate_notes(config, model)]
     return ["model: its parameters, memory and disk depend on a stage that has not run yet", *lines, _machine(world)]
 
 
