@@ -189,7 +189,7 @@ def test_the_model_in_memory_carries_the_adapter_and_forecasts_as_its_release(ru
     loaded = foretrain.load(run.folder, device="cpu")
     expected = loaded.forecast(windows, HORIZON, (0.2, 0.5), num_samples=2 if ZOO[name].samples else None)
     for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(a, b)
     assert any(".lora_A." in key for key, _ in Predictor(run.model).network.named_parameters())
 
 
@@ -207,7 +207,7 @@ def test_embeddings_in_memory_are_those_of_the_release(runs):
     found, expected = (
         p.embed(values)[0] for p in (Predictor(run.model), foretrain.load(run.folder, device="cpu"))  # type: ignore[arg-type]
     )  # fmt: skip
-    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-5, atol=1e-5)
+    assert torch.equal(torch.stack(found), torch.stack(expected))
 
 
 def test_a_stream_in_memory_is_that_of_the_release(runs):
@@ -225,7 +225,7 @@ def test_a_stream_in_memory_is_that_of_the_release(runs):
         return stream.forecast_df(HORIZON, num_samples=2, seed=1)
 
     found, expected = (forecast(p) for p in (Predictor(run.model), foretrain.load(run.folder, device="cpu")))  # type: ignore[arg-type]
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
 # Checkpoints, resume and export

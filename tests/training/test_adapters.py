@@ -21,6 +21,7 @@ from foretrain.models.base import Batch, Trainable
 from foretrain.training import adapters
 from foretrain.training.adapters import AdapterConfig, adapt, merged
 from foretrain.training.optimizer import DECAYED
+from foretrain.training.trainer import Result
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 trainable_kinds = pytest.mark.parametrize(("name", "kind"), kinds_of(trains=True))
@@ -127,6 +128,13 @@ def test_the_backbone_is_trained_too_where_it_is_not_frozen(zoo, name):
     found = {key.replace(".base_layer.", "."): role for key, role in model.parameter_groups().items()}
     assert {key: role for key, role in found.items() if ".lora_" not in key} == roles
     assert len(found) == len(roles) + 2 * len(model.adapter.layers)
+
+
+def test_what_a_family_never_trains_stays_so(zoo):
+    model = zoo.built("kronos", learn_te=False)
+    fixed = {key for key, p in model.named_parameters() if not p.requires_grad}
+    adapt(model, AdapterConfig(rank=2, freeze_backbone=False), 0)
+    assert fixed == {key for key, p in model.named_parameters() if not p.requires_grad} != set()
 
 
 @pytest.mark.parametrize("targets", [("transformer.1",), ("transformer.*.w?",), ("head", "fusion_proj")])
@@ -284,6 +292,19 @@ def test_inside_merged_all_is_plain_and_after_it_all_is_as_before(zoo, name):
     assert [key for key, _ in after] == [key for key, _, _ in before]
     for (_, now), (_, then, value) in zip(after, before, strict=True):
         assert now is then and torch.equal(now, value)
+
+
+def test_validation_in_training_meets_plain_layers_that_hold_the_averages(zoo, toy, tmp_path):
+    model, seen = adapted(zoo, "chronos2", learned=False), []
+
+    def evaluate(given: Trainable, step: int) -> Result:
+        seen.append({key: value.clone() for key, value in given.network.state_dict().items()})
+        return Result({"loss": 1.0 / step})
+
+    toy.trainer(tmp_path, model=model, evaluate=evaluate, validate_every=4, ema_decay=0.9).fit()
+    assert [list(state) for state in seen] == [list(zoo.built("chronos2").network.state_dict())] * 3
+    released = family("chronos2").load(tmp_path / "release").network.state_dict()
+    assert all(torch.equal(value, released[key]) for key, value in seen[-1].items())
 
 
 def test_merged_weights_are_those_of_the_formula(zoo, name):
