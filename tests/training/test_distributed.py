@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.training import budget_run
 
 from foretrain.errors import ConfigError
 from foretrain.models.objective import LossConfig, Objective
+from foretrain.run import train_run
 from foretrain.training.distributed import World, resolve_device
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -20,11 +23,16 @@ UNEVEN = {"micro_batch_size": 3, "ema_decay": 0.9}
 BAD = 8 * 6 + 4
 
 
+def by_budget(folder: Path, **settings: Any) -> None:
+    train_run(budget_run.config(folder, **settings), corpora=[budget_run.corpus()], world=World(), resume="auto")
+
+
 @pytest.fixture(scope="module")
 def pair(toy, tmp_path_factory):
     """(run folders, results of both ranks) of two gloo processes under torchrun, started once for all cases."""
     out = tmp_path_factory.mktemp("pair")
     toy.trainer(out / "elastic", **UNEVEN, max_steps=4).fit()
+    by_budget(out / "budget", max_steps=2)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with subprocess.Popen(
@@ -62,6 +70,18 @@ def test_a_resume_from_one_to_two_to_one_process_is_the_same_run(toy, pair, tmp_
     toy.trainer(folder, **UNEVEN, resume="auto").fit()
     toy.trainer(tmp_path, **UNEVEN).fit()
     assert dict(toy.losses(folder)) == pytest.approx(dict(toy.losses(tmp_path)), rel=1e-6)
+
+
+def test_a_token_budget_s_run_from_one_to_two_to_one_process_in_an_epoch_is_the_same_run(toy, pair, tmp_path):
+    """The second part, in which one of two processes idles every other round, begins with a warm-up of all shapes."""
+    folder = pair[0] / "budget"
+    assert pair[1][0]["budget"] == 5
+    by_budget(folder)
+    by_budget(tmp_path)
+    assert dict(toy.losses(folder)) == pytest.approx(dict(toy.losses(tmp_path)), rel=1e-6)
+    log = (folder / "training.log").read_text()
+    assert "warmed up for 6 shapes" in log
+    assert "1 of 2 processes have nothing to do in a step's last round" in log
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+import budget_run
+
 from conftest import Kit
 from foretrain.errors import DataError, ForetrainError
 from foretrain.models.objective import LossConfig, Objective
+from foretrain.run import train_run
 from foretrain.training.distributed import World
 from foretrain.training.interrupt import Interrupted
 from foretrain.training.trainer import Result
@@ -82,6 +85,12 @@ def main() -> None:
         "huber": fit("huber", **UNEVEN, model=huber),
         "muon": fit("muon", **UNEVEN, optimizer=MUON),
         "muon resumed": [fit("muon parts", **UNEVEN, optimizer=MUON, max_steps=n, resume="auto") for n in (5, 12)],
+        "budget": train_run(
+            budget_run.config(out / "budget", max_steps=5, budget={"warmup": True}),
+            corpora=[budget_run.corpus()],
+            world=world,
+            resume="auto",
+        )[1].step,
         "float16": fit("float16", **UNEVEN, dtype="float16"),
         "validated": fit("validated", validate_every=5, evaluate=lambda model, step: Result({"loss": 1.0 / step})),
         "sum": world.all_reduce_sum(__import__("torch").ones(2) * (world.rank + 1)).tolist(),
