@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
 import pytest
+import torch
 
 from foretrain.errors import DataError
-from foretrain.training.batches import Batches
+from foretrain.training import batches as module
+from foretrain.training.batches import Batches, Feed, Prepared, Sender
+from foretrain.training.distributed import World
+from foretrain.training.settings import Piece, plan_run
 
 
 @pytest.mark.parametrize("depth", [0, 1, 4])
@@ -56,3 +61,111 @@ def test_preparing_ahead_changes_nothing_but_when(toy, tmp_path, depth):
     toy.trainer(tmp_path / "plain", model=toy.Model(dropout=0.2)).fit()
     assert toy.losses(tmp_path / "ahead") == toy.losses(tmp_path / "plain")
     assert source.asked == [(8 * step, 8) for step in range(12)]
+
+
+# -- copies to a device ----------------------------------------------------------------------------------------------
+
+CPU = torch.device("cpu")
+
+
+def prepared(**more) -> Prepared:
+    return Prepared(Piece(0, 0, 0, 1, False, True), {"x": torch.ones(2)}, 1, 1, 1, 1, **more)
+
+
+def test_beside_a_cpu_nothing_is_copied():
+    ready = prepared()
+    assert Sender(CPU)(ready) is ready
+    assert ready.on(CPU)["x"] is ready.batch["x"]
+
+
+class FakeCuda:
+    """What batches.py asks of torch.cuda, written down in order: this machine may have no GPU."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.Stream = lambda device: self.stream_named("side")
+
+    def stream_named(self, name: str):
+        calls = self.calls
+
+        class Stream:
+            def wait_event(self, event):
+                calls.append(f"{name} waits for {event}")
+
+            def record_event(self):
+                calls.append(f"event on {name}")
+                return f"event of {name}"
+
+            def __repr__(self):
+                return name
+
+        return Stream()
+
+    @contextlib.contextmanager
+    def stream(self, chosen):
+        self.calls.append(f"enter {chosen}")
+        yield
+        self.calls.append(f"leave {chosen}")
+
+    def current_stream(self, device):
+        return self.stream_named("main")
+
+
+class Remembering(torch.Tensor):
+    """A tensor on a GPU, as far as streams go."""
+
+    streams: list[str]
+
+    def record_stream(self, stream):
+        self.streams = [*getattr(self, "streams", []), repr(stream)]
+
+
+def test_a_batch_is_copied_on_a_stream_of_its_own_and_used_when_it_is_there(monkeypatch):
+    fake = FakeCuda()
+    monkeypatch.setattr(torch, "cuda", fake)
+
+    def copied(batch, device):
+        fake.calls.append(f"copy to {device}")
+        return {name: tensor.as_subclass(Remembering) for name, tensor in batch.items()}
+
+    monkeypatch.setattr(module, "move", copied)
+    device = torch.device("cuda", 0)
+    sent = Sender(device)(prepared())
+    assert fake.calls == ["enter side", "copy to cuda:0", "leave side", "event on side"]
+    fake.calls.clear()
+    batch = sent.on(device)
+    assert fake.calls == ["main waits for event of side"]  # and no second copy
+    assert batch["x"].streams == ["main"]  # its memory is not used again before main is done with it
+
+
+def test_what_is_sent_ahead_is_what_was_prepared_in_order():
+    sent = []
+
+    def send(item):
+        sent.append(item)
+        return -item
+
+    batches = Batches(lambda piece: piece * 10, iter(range(1, 5)), 2, send)
+    assert list(batches) == [-10, -20, -30, -40] and sent == [10, 20, 30, 40]
+    batches.close()
+
+
+def test_without_a_thread_nothing_is_sent_ahead():
+    batches = Batches(lambda piece: piece, iter(range(3)), 0, lambda item: pytest.fail("sent"))
+    assert list(batches) == [0, 1, 2]
+
+
+# -- from windows to batches -----------------------------------------------------------------------------------------
+
+
+def test_a_feed_deals_a_rank_its_windows_from_any_step_on(toy):
+    config = toy.config(batch_size=8, micro_batch_size=3, prefetch=0, max_steps=3)
+    plan, source = plan_run(config, epoch_length=50, world_size=2), toy.Source()
+    feed = Feed(toy.Model(), source, config, World(rank=1, size=2))
+    items = list(feed.begin(plan, 1, offset=16))
+    assert [(p.piece.step, p.piece.k, p.piece.idle) for p in items] == [
+        (1, 1, False), (1, 3, True), (2, 1, False), (2, 3, True)
+    ]  # fmt: skip
+    assert source.asked == [(27, 3), (24, 3), (35, 3), (32, 3)]
+    assert [(p.windows, p.rows, p.context_length, p.prediction_length) for p in items] == [(3, 1, 12, 4)] * 4
+    assert feed.shapes is None

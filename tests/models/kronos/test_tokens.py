@@ -67,6 +67,23 @@ def test_kept_tokens_are_those_of_the_tokenizer_in_every_epoch(tokenizer, tmp_pa
         assert torch.equal(plain(plain.collate(windows)).total, cached(cached.collate(windows)).total)
 
 
+def test_kept_tokens_serve_micro_batches_of_any_length_and_filling_has_none(tokenizer, tmp_path):
+    plain, cached = predictor(tokenizer), predictor(tokenizer, token_cache=True)
+    data = source(min_prediction_length=2, stride=2)
+    cached.prepare(data, tmp_path)
+    buckets = data.in_buckets((8, 12), (3,), 200)
+    filled = 0
+    for number in range(buckets.epoch_length):
+        windows = buckets.windows(number)
+        filled += windows.filling
+        assert all(torch.equal(a, b) for a, b in zip(tokens(plain, windows), tokens(cached, windows), strict=True))
+        assert torch.equal(plain(plain.collate(windows)).total, cached(cached.collate(windows)).total)
+    assert filled
+    blank, first = cached.collate(buckets.blank(0)), buckets.buckets[0]
+    assert blank["tokens"].shape == (first.micro_batch, first.context_length + first.prediction_length, 2)
+    assert cached(blank).weight == 0
+
+
 def test_a_resumed_run_reads_what_was_written(tokenizer, tmp_path):
     model, data = predictor(tokenizer, token_cache=True), source()
     model.prepare(data, tmp_path)
