@@ -58,7 +58,7 @@ def test_five_adamw_steps_equal_the_recorded_ones(fused):
 
     bias.register_post_accumulate_grad_hook(note)
     for step in range(5):
-        prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch, 9, 44, 22)
+        prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch, 1, 9, 44, 22)
         outcome, _ = updater.step(iter([prepared]), 1e-3, (0, 0, 0, 0))
         losses.append(outcome.loss)
         norms.append(outcome.grad_norm)

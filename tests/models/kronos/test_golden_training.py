@@ -69,7 +69,7 @@ def trained(model: Trainable, batches: list[Batch], optimizer: OptimizerConfig, 
     )
     losses, norms = [], []
     for step, batch in enumerate(batches):
-        prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch, 4, PAST, 4)
+        prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch, 4, 6, PAST, 4)
         at = (step, STEPS_OF_SCHEDULE)
         outcome, _ = updater.step(
             iter([prepared]), lr_at(SCHEDULE, optimizer.learning_rate, *at), (0,) * 4, beta1_at(SCHEDULE, *at)
