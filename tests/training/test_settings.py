@@ -106,6 +106,23 @@ def test_the_batch_of_a_step_is_told_in_words(batch, micro, world, text):
     assert Plan(10, 10 * batch, batch, micro).describe_batch(world) == text
 
 
+def test_a_token_budget_s_steps_count_micro_batches():
+    config = TrainingConfig(epochs=2, token_budget={"micro_batches_per_step": 4})
+    plan = plan_run(config, epoch_length=9, world_size=2)
+    assert (plan.steps, plan.total, plan.batch_size, plan.micro_batch_size) == (5, 18, 4, 1)
+    assert plan.micro_batches(4) == [(0, 1), (1, 1)]
+    assert plan.describe_batch(2) == "batch: 4 micro-batches a step = 2 accumulation x 2 processes"
+
+
+def test_whether_to_warm_up_may_change_on_resume_and_a_budget_may_not():
+    def tree(warmup, tokens):
+        return {"training": {"token_budget": {"warmup": warmup, "max_tokens_per_batch": tokens}}}
+
+    assert len(check_resumable(tree(None, 9), tree(True, 9))) == 1
+    with pytest.raises(TrainingError, match=r"training.token_budget.max_tokens_per_batch: 9 was saved, 8"):
+        check_resumable(tree(True, 9), tree(True, 8))
+
+
 def test_what_a_run_was_made_from_may_lie_elsewhere_but_not_be_another():
     saved = {"model": {"model_id": "a", "tokenizer": "t"}, "parents": {"model": "11", "tokenizer": "22"}}
     moved = {"model": {"model_id": "b", "tokenizer": "u"}, "parents": {"model": "11", "tokenizer": "22"}}
