@@ -64,10 +64,11 @@ def test_lone_attention(tokens, rate):
           numbers(WIDTH, wide))  # fmt: skip
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-def test_feed_forward(rate):
-    check(lambda *a: fused.feed_forward(*a, spec(rate)), numbers(2, 3, WIDTH), numbers(WIDTH), numbers(WIDE, WIDTH),
-          numbers(WIDTH, WIDE))  # fmt: skip
+def test_feed_forward(rate, frozen):
+    weights = [w.requires_grad_(not frozen) for w in (numbers(WIDTH), numbers(WIDE, WIDTH), numbers(WIDTH, WIDE))]
+    check(lambda *a: fused.feed_forward(*a, spec(rate)), numbers(2, 3, WIDTH), *weights)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])

@@ -471,15 +471,19 @@ class _FeedForward(torch.autograd.Function):
         flat = grad.reshape(-1, width)
         out = torch.empty_like(flat)
         g_inner, g_outer = torch.empty_like(weight), torch.empty_like(wo)
-        scale = keep_scale(spec.rate)
+        scale, learns = keep_scale(spec.rate), any(ctx.needs_input_grad[1:4])  # beside an adapter it is frozen
         for place, part in enumerate(_chunks(len(flat), wide)):
             x, found, update = normed[part], active[part], _residual_grad(flat[part], spec, seed, place)
-            _accumulate(g_outer, update.t(), found, place == 0)
+            if learns:
+                _accumulate(g_outer, update.t(), found, place == 0)
             g_found = update @ wo
             torch.ops.aten.threshold_backward.grad_input(g_found, found, 0, grad_input=g_found)
-            _accumulate(g_inner, g_found.t(), x, place == 0)
+            if learns:
+                _accumulate(g_inner, g_found.t(), x, place == 0)
             g_normed = _normalise_backward(g_found @ weight, x, inverse[part])
             torch.addcmul(flat[part], g_normed, inverse[part], value=scale, out=out[part])
+        if not learns:
+            return out.view(grad.shape), None, None, None, None
         g_inner.mul_(scale)
         return out.view(grad.shape), (wi * g_inner).sum(0), g_inner.mul_(norm), g_outer.mul_(scale), None
 
