@@ -1,0 +1,98 @@
+"""The configs of Toto that ship: short runs of the quick ones, and what the others do with a corpus and a release."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import foretrain
+from foretrain.errors import DataError
+from foretrain.run import describe_run, load_config, shipped_config, train_run
+from foretrain.training.distributed import World
+
+FAMILIES = ("toto", "toto2")
+DRAWN = {"toto": ["evaluation.num_samples=8"], "toto2": []}  # fewer sample paths, where there are any
+SMALL = "{synthetic: {kind: ohlcv, num_series: 12, length: LENGTH, seed: 3, freq: B}}"
+
+
+def records(run: Path, kind: str) -> list[dict[str, Any]]:
+    found = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [record for record in found if record["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The run folder of a quick config, a tenth as long, by its family; trained when it is first asked for."""
+    held: dict[str, Path] = {}
+
+    def run(family: str) -> Path:
+        if family not in held:
+            folder = tmp_path_factory.mktemp(family) / "run"
+            shorter = ["training.max_steps=40", "training.validate_every=20", "training.log_every=1",
+                       "optimizer.schedule.warmup_steps=4", "evaluation.max_items=16", "training.tensorboard=false",
+                       "threads=1", ("output_dir", str(folder)), *DRAWN[family]]  # fmt: skip
+            train_run(load_config(shipped_config(f"{family}/quick.yaml"), shorter))
+            held[family] = folder
+        return held[family]
+
+    return run
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_quick_run_learns_and_is_promoted_over_the_weights_that_it_began_with(quick, family):
+    losses = [record["loss"] for record in records(quick(family), "train")]
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+    metrics = records(quick(family), "validation")[-1]
+    assert metrics["val_skill"] > 0.2  # better than naive
+    assert json.loads((quick(family) / "release" / "release.json").read_text())["promotion"]["promoted"] is True
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_finetune_config_tells_a_thousand_rows_which_lengths_would_work(family, tmp_path):
+    def told(*more: Any) -> str:
+        corpora = f"data.corpora=[{SMALL.replace('LENGTH', '1000')}]"
+        overrides = [corpora, ("output_dir", str(tmp_path / "run")), *more]
+        return "\n".join(describe_run(load_config(shipped_config(f"{family}/finetune.yaml"), overrides), World()))
+
+    with pytest.raises(DataError, match=r"the longest has 1,000 rows; needed are 4,528 \(min_context 4,096 ") as error:
+        told()
+    ways = re.search(r"With that one would work: (.*)\.$", str(error.value))
+    assert ways is not None and "whole contexts" in ways[1] and "contexts padded to 4,096" in ways[1]
+    for way in ways[1].split("; or "):
+        assert ": 12 windows = " in told(*re.findall(r"data\.\w+=\d+", way))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_lora_config_adapts_a_release_and_its_merged_release_forecasts(quick, family, tmp_path):
+    base, folder = quick(family) / "release", tmp_path / "run"
+    overrides = [
+        ("model.model_id", str(base)), f"data.corpora=[{SMALL.replace('LENGTH', '400')}]", "data.context_length=64",
+        "data.prediction_length=16", "data.min_context=24", "data.validation_steps=16", "data.test_steps=160",
+        "training.token_budget={max_tokens_per_batch: 1024, length_buckets: [32, 64], horizon_buckets: [16]}",
+        "training.epochs=1", "training.validate_every=20", "training.dtype=float32", "training.tensorboard=false",
+        "threads=1", ("output_dir", str(folder)), *DRAWN[family],
+    ]  # fmt: skip
+    train_run(load_config(shipped_config(f"{family}/lora.yaml"), overrides))
+    facts = json.loads((folder / "release" / "release.json").read_text())
+    assert facts["adapter"]["alarm"] is None and facts["promotion"]["against"]["name"] == str(base)
+    before, after = (load_file(path / "model.safetensors") for path in (base, folder / "release"))
+    assert before.keys() == after.keys()
+    assert sum(not torch.equal(before[key], after[key]) for key in before) == facts["adapter"]["layers"]
+    close = 100 + np.random.default_rng(0).standard_normal(80).cumsum()
+    frame = pd.DataFrame({"timestamp": pd.bdate_range("2024-01-01", periods=80), "close": close})
+
+    def forecast(path: Path) -> np.ndarray:
+        found = foretrain.load(path, device="cpu").forecast_df(frame, 16, target="close", seed=1)
+        return found["predictions"].to_numpy()
+
+    merged, apart = forecast(folder), forecast(folder / "adapters" / "default")
+    np.testing.assert_allclose(merged, apart, rtol=1e-4)
+    assert not np.allclose(merged, forecast(base), rtol=1e-4)
