@@ -1,0 +1,125 @@
+"""Training steps on series of mixed lengths: batches by length under a token budget against plain padded ones.
+
+    python -m benchmarks.token_budget [--quick] [--only TEXT] [--json FILE] [--device DEVICE]
+
+Both sides run forward and backward over the same windows of one epoch: Chronos-2 small with random weights and without
+dropout. Plain batches are padded to context 512 + horizon 64, as many windows in each as the budget of steps allows at
+that size; the others come from buckets of context 128, 256 and 512 and horizon 20, 32 and 64. Compared before timing:
+the epoch's loss, summed over all windows. Plain batches are the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from benchmarks import harness
+
+import numpy as np  # isort: skip  (after the harness, which sets the threads)
+import torch
+
+from foretrain.config import build
+from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.store import Corpus
+from foretrain.data.windows import Windows
+from foretrain.models import family
+from foretrain.models.base import Trainable, move
+
+CONTEXT, HORIZON = 512, 64
+BUDGET = 16 * (CONTEXT + HORIZON)  # steps of a micro-batch
+CASES = {
+    "lengths 60 to 1,000, log-uniform": 0.0,
+    "lengths 60 to 200, one in ten up to 1,000": 0.9,
+}  # share of short ones
+
+
+def main() -> None:
+    """Run the cases that the options choose."""
+    chosen = harness.parser(__doc__ or "").parse_args()
+    torch.set_num_threads(harness.THREADS)
+    model = small().to(chosen.device)
+    results = [
+        case(f"Chronos-2 small, {name}", model, source(share, 24 if chosen.quick else 96), chosen)
+        for name, share in CASES.items()
+        if chosen.only is None or chosen.only in name
+    ]
+    harness.finish(results, chosen.json)
+
+
+def small() -> Trainable:
+    """Chronos-2 small with random weights."""
+    chosen = family("chronos2")
+    section = build(
+        chosen.config(), {"family": "chronos2", "random_init": True, "preset": "small", "dropout_rate": 0.0}
+    )
+    return chosen.build(section, context_length=CONTEXT, prediction_length=HORIZON, seed=0)
+
+
+def source(short: float, count: int) -> TrainingSource:
+    """Windows 64 steps apart with futures of 16 steps and more, of random walks of 60 to 1,000 steps."""
+    rng = np.random.default_rng(0)
+    items = []
+    for k in range(count):
+        longest = 200 if rng.random() < short else 1000
+        steps = int(np.exp(rng.uniform(np.log(60), np.log(longest))))
+        items.append((f"{k}", rng.standard_normal((1, steps)).cumsum(1).astype(np.float32), None))
+    tree = {
+        "corpora": [{"path": "mixed"}], "context_length": CONTEXT, "prediction_length": HORIZON, "min_context": 32,
+        "min_prediction_length": 16, "stride": 64, "sampling": "epoch", "validation_steps": 0, "test_steps": 0,
+    }  # fmt: skip
+    return TrainingSource(build(DataConfig, tree), 0, [Corpus.from_arrays("mixed", items, ["value"])])
+
+
+def case(name: str, model: Trainable, data: TrainingSource, chosen: Any) -> harness.Result:
+    """Time an epoch of both sides in turn."""
+    buckets, device = data.in_buckets((128, 256, 512), (20, 32, 64), BUDGET), torch.device(chosen.device)
+
+    def plain() -> Iterator[Windows]:
+        size = BUDGET // (CONTEXT + HORIZON)
+        for first in range(0, data.epoch_length, size):
+            yield data.windows(first, min(size, data.epoch_length - first))
+
+    def by_length() -> Iterator[Windows]:
+        return (buckets.windows(number) for number in range(buckets.epoch_length))
+
+    def epoch(batches: Callable[[], Iterable[Windows]]) -> Callable[[], None]:
+        def action() -> None:
+            for windows in batches():
+                model(move(model.collate(windows), device)).total.backward()
+            model.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return action
+
+    equal = apart(*(summed(model, batches(), device) for batches in (by_length, plain)))
+    model.train()
+    line = harness.compare(
+        name, epoch(by_length), epoch(plain), equal=equal, alternations=1 if chosen.quick else 5, device=chosen.device
+    )
+    assert line.reference_s is not None
+    observed = sum(int((~np.isnan(part)).sum()) for w in plain() for part in (w.context, w.future))
+    for side, batches, seconds in (("by length", by_length, line.ours_s), ("plain", plain, line.reference_s)):
+        padded = sum(w.context.size + w.future.size for w in batches())
+        print(
+            f"    {side}: {data.epoch_length / seconds:,.1f} windows a second; {observed / padded:.0%} of the steps in "
+            f"its batches are observed, {observed / seconds:,.0f} of them a second"
+        )
+    return line
+
+
+@torch.no_grad()
+def summed(model: Trainable, batches: Iterable[Windows], device: torch.device) -> tuple[float, float]:
+    """Loss and weight of all batches, in eval mode."""
+    model.eval()
+    losses = [model(move(model.collate(windows), device)) for windows in batches]
+    return sum(loss.total.double().item() for loss in losses), sum(loss.weight.double().item() for loss in losses)
+
+
+def apart(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """The larger relative difference of the two."""
+    return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
+
+
+if __name__ == "__main__":
+    main()
