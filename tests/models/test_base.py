@@ -263,6 +263,24 @@ def test_a_forecast_says_what_it_is(zoo, name):
     assert all(isinstance(count, int) for count in found.notes.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", FORECASTERS)
+@torch.inference_mode()
+def test_forecasts_are_made_in_other_precisions(zoo, name, dtype):
+    """With such weights, and of float32 weights under autocast."""
+    model = zoo.shared(name)
+    for kind in ZOO[name].kinds:
+        batch = batch_of(model, name, kind)
+        plain, other = forecast(model, batch), forecast(copy.deepcopy(model).to(dtype), batch)
+        if dtype != torch.float64:
+            with torch.autocast("cpu", dtype):
+                other = torch.stack((other, forecast(model, batch)))
+        assert other.isfinite().all(), kind
+        if not ZOO[name].samples:  # a draw that falls otherwise is another path
+            near = 1e-5 if dtype == torch.float64 else 0.1
+            assert torch.allclose(other, plain, rtol=0, atol=near * plain.abs().max().item()), kind
+
+
 @pytest.mark.parametrize("name", FORECASTERS)
 def test_lengths_are_told(zoo, name):
     model = zoo.shared(name)

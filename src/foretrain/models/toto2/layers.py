@@ -69,7 +69,7 @@ class Norm(nn.Module):
         """(..., width) -> (..., width)."""
         wide = x if x.dtype == torch.float64 else x.float()
         normed = wide * (torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps) * self.constant)
-        return normed if self.weight is None else normed * self.weight
+        return (normed if self.weight is None else normed * self.weight).to(x.dtype)
 
 
 class ResidualMLP(nn.Module):
@@ -184,11 +184,11 @@ class Attention(nn.Module):
         return [part.unflatten(-1, (n, -1)).transpose(1, 2) for part, n in zip(parts, counts, strict=True)]
 
     def _query(self, q: Tensor) -> Tensor:
-        q = q if self.q_norm is None else self.q_norm(q).to(q.dtype)
+        q = q if self.q_norm is None else self.q_norm(q)
         return q if self._pds is None else self._pds(q)
 
     def _key(self, k: Tensor) -> Tensor:
-        return k if self.k_norm is None else self.k_norm(k).to(k.dtype)
+        return k if self.k_norm is None else self.k_norm(k)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         shared = self.heads != self.groups
