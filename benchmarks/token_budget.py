@@ -6,12 +6,16 @@ Both sides run forward and backward over the same windows of one epoch: Chronos-
 dropout. Plain batches are padded to context 512 + horizon 64, as many windows in each as the budget of steps allows at
 that size; the others come from buckets of context 128, 256 and 512 and horizon 20, 32 and 64. Compared before timing:
 the epoch's loss, summed over all windows. Plain batches are the reference.
+
+Planning has no other side: the time of sorting ten million windows into buckets, and the memory by which it raises a
+process's peak, each in a process of its own.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from benchmarks import harness
 
@@ -19,7 +23,10 @@ import numpy as np  # isort: skip  (after the harness, which sets the threads)
 import torch
 
 from foretrain.config import build
+from foretrain.data.buckets import Buckets
+from foretrain.data.sampling import Plan, Pool
 from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.splits import Selection
 from foretrain.data.store import Corpus
 from foretrain.data.windows import Windows
 from foretrain.models import family
@@ -27,6 +34,7 @@ from foretrain.models.base import Trainable, move
 
 CONTEXT, HORIZON = 512, 64
 BUDGET = 16 * (CONTEXT + HORIZON)  # steps of a micro-batch
+WINDOWS = 10_000_000
 CASES = {
     "lengths 60 to 1,000, log-uniform": 0.0,
     "lengths 60 to 200, one in ten up to 1,000": 0.9,
@@ -35,15 +43,49 @@ CASES = {
 
 def main() -> None:
     """Run the cases that the options choose."""
-    chosen = harness.parser(__doc__ or "").parse_args()
+    options = harness.parser(__doc__ or "")
+    options.add_argument("--probe", nargs=2, metavar=("UNIT", "SERIES"), help="(internal) print one figure of planning")
+    chosen = options.parse_args()
+    if chosen.probe:
+        print(planning(chosen.probe[0], int(chosen.probe[1])))
+        return
     torch.set_num_threads(harness.THREADS)
-    model = small().to(chosen.device)
-    results = [
-        case(f"Chronos-2 small, {name}", model, source(share, 24 if chosen.quick else 96), chosen)
-        for name, share in CASES.items()
-        if chosen.only is None or chosen.only in name
-    ]
+    results = []
+    for name, share in CASES.items():
+        if chosen.only is None or chosen.only in name:
+            data = source(share, 24 if chosen.quick else 96)
+            results.append(case(f"Chronos-2 small, {name}", small().to(chosen.device), data, chosen))
+    for series in (WINDOWS, WINDOWS // 100):
+        for unit, label in (("s", ""), ("bytes", ", memory")):
+            name = f"plan {WINDOWS:,} windows of {series:,} series{label}"
+            if chosen.only is None or chosen.only in name:
+                probe = ["--probe", unit, str(series)]
+                runs = [
+                    harness.subprocess_figure("benchmarks.token_budget", probe) for _ in range(1 if chosen.quick else 3)
+                ]
+                results.append(harness.result(name, min(runs), None, unit=unit))
     harness.finish(results, chosen.json)
+
+
+def planning(unit: str, count: int) -> float:
+    """Seconds, or bytes by which the peak of this fresh process rises, of sorting WINDOWS windows of so many series."""
+    own = WINDOWS // count
+    stride = 7 if own > 1 else 600
+    newest = 32 + (own - 1) * stride + np.random.default_rng(0).integers(0, stride, count)
+    modes = {"epoch": True, "by_length": False, "stride": stride}
+    plan = Plan([newest + 16], [1.0], seed=0, reserved=0, min_context=32, min_prediction_length=16, **modes)
+    assert plan.epoch_length == WINDOWS
+    pools = [Pool(cast(Any, None), Selection((0,)), np.arange(count), 1.0)]  # of which the values are not looked at
+
+    def action() -> None:
+        sizes: dict[str, Any] = {"lengths": (128, 256, 512), "horizons": (20, 32, 64), "max_tokens": 262_144}
+        assert Buckets(plan, cast(Any, None), pools, seed=0, fingerprint="", **sizes).epoch_length
+
+    if unit == "bytes":
+        return harness.peak_growth(action)
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
 
 
 def small() -> Trainable:
