@@ -262,8 +262,18 @@ def test_outputs_that_a_family_does_not_have_are_refused(predictor, candle_predi
 
 @pytest.mark.parametrize("what", [{"output": "paths"}, {"aggregate": "trimmed_mean_10"}])
 def test_a_family_without_paths_has_neither_them_nor_aggregates(predictor, frame, what):
-    with pytest.raises(ConfigError, match=f"{next(iter(what.values()))}: chronos2 drew no sample paths"):
+    with pytest.raises(ConfigError, match=f"{next(iter(what.values()))}: chronos2 draws no sample paths"):
         predictor.forecast_df(frame, 4, **what)
+
+
+def test_paths_are_drawn_where_they_are_wanted_and_quantiles_need_none(zoo, frame):
+    predictor = Predictor(zoo.shared("toto"))
+    assert predictor.forecast_paths([np.arange(20.0)], 2)[0].shape == (1, 128, 2)
+    one = frame[frame.item_id == frame.item_id.iloc[0]][["item_id", "timestamp", "target"]]
+    assert len(predictor.forecast_df(one, 2, output="paths")) == 128 * 2
+    plain, more = (predictor.forecast_df(one, 2, **what) for what in ({}, {"aggregate": "trimmed_mean_10"}))
+    assert (more["trimmed_mean_10"] != more["mean"]).all()
+    assert np.array_equal(plain["0.1"], more["0.1"])
 
 
 def test_aggregates_are_columns_beside_the_quantiles(candle_predictor, candles):

@@ -92,6 +92,8 @@ def forecast_paths(
         raise ConfigError(f"seed is {seed!r}; it must be a whole number.")
     longest = clip_context(model, context_length)
     where = torch.device(device) if device is not None else next(model.parameters()).device
+    if keep_samples and num_samples is None:
+        num_samples = model.default_samples
     together = bool(getattr(options, "cross_learning", False))
     rows = batch_size if together or where.type != "cpu" else min(batch_size, MOST_CPU_ROWS)
     batches = plan(windows, rows, longest, model.bucket_length, together)

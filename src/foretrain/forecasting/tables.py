@@ -66,10 +66,7 @@ def tables_of(
 
 def _drawn(found: list[FloatArray] | None, family: str, what: str) -> list[FloatArray]:
     if found is None:
-        raise ConfigError(
-            f"{what}: {family} drew no sample paths for this forecast. Families that draw them do so where num_samples "
-            "is given; others have quantiles alone."
-        )
+        raise ConfigError(f"{what}: {family} draws no sample paths; it has quantiles alone.")
     return found
 
 

@@ -155,6 +155,9 @@ class Trainable(nn.Module, ABC):
 class Forecaster(Trainable):
     """A Trainable that forecasts."""
 
+    # paths drawn where they are wanted and their number is left open, of families that else draw some only where needed
+    default_samples: int | None = None
+
     @property
     @abstractmethod
     def max_context_length(self) -> int:

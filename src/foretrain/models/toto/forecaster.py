@@ -25,7 +25,7 @@ from foretrain.models.toto.inputs import newest, prepare
 from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, moments, over_patches, sums
 from foretrain.models.toto.model import TotoNetwork
-from foretrain.models.toto.options import TotoOptions
+from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.nn.unused import attach
 
 
@@ -46,6 +46,7 @@ class Toto(Forecaster):
     family = "toto"
     validation_names = ("loss", "nll", "robust")
     predicts_sigma = True
+    default_samples = DEFAULT_SAMPLES
     adapter_targets = ("patch_embed.projection", "attention.wQKV", "attention.wO", "mlp.0.w12", "mlp.0.w3", "unembed",
                        "output_distribution")  # fmt: skip
 
