@@ -97,6 +97,22 @@ def test_what_a_patch_is_scored_by_knows_nothing_of_it():
         assert not torch.equal(getattr(one, name)[:, 3], getattr(other, name)[:, 3]), name
 
 
+@torch.no_grad()
+def test_nothing_is_scored_beside_a_row_whose_scale_knows_what_comes():
+    """Unless that is a covariate known ahead."""
+    values = walks(2)
+    values[1, : 2 * PATCH + 5] = np.nan  # 3 values in the third patch: the first 8 reach into the fourth
+    changed = values.copy()
+    changed[1, 3 * PATCH :] *= 100
+    model = model_of().train()
+    one, other = (model.scored(batch_of(model, window_of(x, past=1))) for x in (values, changed))
+    assert one.counts.any(-1).squeeze().tolist() == [True, True, False, True, True, True, True]
+    same = (one.quantiles == other.quantiles).flatten(2).all(-1).squeeze()
+    assert same.tolist() == [True, True, *[False] * 5]
+    known = model.scored(batch_of(model, window_of(values, known=1)))
+    assert known.counts.all()
+
+
 def test_predictions_are_of_what_the_own_loss_scores():
     model = model_of().train()
     values = walks()

@@ -29,7 +29,7 @@ from foretrain.models.toto2.convert import empty_network, initialise, read_relea
 from foretrain.models.toto2.decode import MIN_OBSERVED, Prompt, Toto2Options, decode
 from foretrain.models.toto2.layout import Layout
 from foretrain.models.toto2.model import Toto2Network, pinball
-from foretrain.models.toto2.scaler import fill_gaps
+from foretrain.models.toto2.scaler import Sums, fill_gaps
 from foretrain.nn.quantiles import interpolate_levels
 
 LONGEST_RUN = 8  # patches of a masked run, unless the config says otherwise
@@ -107,7 +107,8 @@ class Toto2(Forecaster):
         The tokens are those of a forecast: nothing after the cutoff is read but covariates known ahead. In training
         every patch of context and future is scored, by what the token before it says; otherwise only the future, as
         the context may have been trained on. A token is not scored before its row has shown 8 values (those at the
-        cutoff: one), for the scale of earlier ones would know what comes, nor where it is empty.
+        cutoff: one), for the scale of earlier ones would know what comes, nor beside a row of its window whose scale
+        knows that, nor where it is empty.
         """
         size, rows = self.config.patch_size, batch.get("target_rows")
         chosen = slice(None) if rows is None else rows
@@ -121,6 +122,7 @@ class Toto2(Forecaster):
         token = torch.arange(tokens, device=values.device)
         least = torch.where(token < patches - 1, MIN_OBSERVED, 1)
         fit = found.scaled.sums.count[chosen] >= least
+        fit = fit & ~_foreseeing(found.scaled.sums, batch)[chosen]
         if groups is not None:
             fit = fit & (groups[chosen] == 0)
         after = torch.cat((context[chosen, size:], future), dim=1)
@@ -234,6 +236,15 @@ class Toto2(Forecaster):
         time = (c.num_layers - over) * (keys + shared + tokens * mixing)
         space = over * (shared + (keys + variates * mixing if variates > 1 else 0))
         return 2.0 * variates * tokens * (ends + time + space)
+
+
+def _foreseeing(sums: Sums, batch: Batch) -> Tensor:
+    """(R, S) tokens at which some row of the window is scaled by values that it shows later, known covariates aside."""
+    found = (sums.count > 0) & (sums.count < sums.first_count)
+    if "known_rows" in batch:
+        found[batch["known_rows"]] = False
+    windows = torch.zeros_like(sums.count).index_add(0, batch["row_window"], found.to(sums.count.dtype))
+    return windows[batch["row_window"]] > 0
 
 
 def _groups(batch: Batch, observed: Tensor, tokens: int) -> Tensor | None:
