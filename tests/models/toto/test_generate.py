@@ -138,6 +138,13 @@ def test_one_patch_needs_no_paths(network, prompt):
     assert not torch.equal(plain.quantiles, found.quantiles)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_precision_give_nearly_the_same_quantiles(network, prompt, apart, dtype):
+    plain = forecast(network, prompt, 4, LEVELS, keys=torch.arange(4))
+    other = forecast(network.to(dtype), prompt, 4, LEVELS, keys=torch.arange(4))
+    assert apart(other.quantiles, plain.quantiles) < (1e-5 if dtype == torch.float64 else 0.02)
+
+
 def test_beyond_the_first_patch_quantiles_are_those_of_the_paths(network, prompt):
     found = forecast(network, prompt, 7, LEVELS, keys=torch.arange(4), num_samples=50, targets=torch.tensor([2, 0]))
     assert found.samples is not None and found.mean is not None

@@ -85,6 +85,16 @@ def test_a_layout_comes_back_from_a_batch():
 
 @torch.no_grad()
 @labelled
+def test_the_stream_keeps_its_precision_under_autocast(network_of, small_config, labels):
+    network, x = network_of(small_config, labels=labels), scaled(3, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network.read(x, layout(3))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, network.read(x, layout(3)), rtol=0, atol=0.02)
+
+
+@torch.no_grad()
+@labelled
 def test_a_patch_sees_nothing_that_comes_after_it(network_of, small_config, labels):
     network, x = network_of(small_config, labels=labels), scaled(3, 6)
     later = x.clone()

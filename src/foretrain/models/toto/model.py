@@ -90,7 +90,7 @@ class TotoNetwork(nn.Module):
                 in every call, so that later patches see keys of earlier calls slightly off.
         """
         patches = scaled.to(self._dtype).unflatten(-1, (-1, self.config.patch_size))
-        hidden = self.patch_embed(patches)
+        hidden = self.patch_embed(patches).to(patches.dtype)  # the stream keeps its precision under autocast
         count, begin, device = hidden.shape[1], first, hidden.device
         lead = None if empty is None else empty.sum(-1)
         if self.labels:
