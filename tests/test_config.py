@@ -41,6 +41,11 @@ def test_unknown_key_inside_a_list_of_sections_gets_a_suggestion():
         build(Root, {"seed": 1, "leaves": [{"stepz": 1}]})
 
 
+def test_a_value_in_place_of_a_section_is_told_what_the_section_takes():
+    with pytest.raises(ConfigError, match=r"leaf: takes settings of its own \(rate, steps, names\), not 8192\."):
+        build(Root, {"leaf": 8192, "seed": 1})
+
+
 def test_a_tree_is_frozen():
     root = build(Root, {"seed": 1})
     with pytest.raises(Exception, match="frozen"):

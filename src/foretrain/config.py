@@ -156,6 +156,9 @@ def _explain(cls: type[BaseModel], problem: Any, locate: Callable[[list[str]], l
     if problem["type"] == "missing":
         return f"{key}: required, but not given."
     shown, context = problem.get("input"), problem.get("ctx", {})
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        keys = [name for section in _follow(cls, problem["loc"])[1] for name in section.model_fields]
+        return f"{key}: takes settings of its own ({', '.join(dict.fromkeys(keys))}), not {shown!r}."
     if problem["type"] == "union_tag_invalid":
         known = set(re.findall(r"'([^']+)'", context["expected_tags"]))
         tag, field = context["tag"], context["discriminator"].strip("'")

@@ -294,7 +294,7 @@ def test_what_is_left_out_is_filled_in_where_it_takes_effect():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"space": "price"}, "space has no effect on loss 'own'; remove it"),
+        ({"space": "price"}, "space has no effect on loss 'own'; remove it, or choose name: huber or mse or"),
         ({"name": "mae", "delta": 1.0}, "delta has no effect on loss 'mae'"),
         ({"name": "mse", "levels": [0.5]}, "levels has no effect on loss 'mse'"),
         ({"name": "huber", "space": "price"}, "delta: a price has no usual error"),

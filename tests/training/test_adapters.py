@@ -157,6 +157,8 @@ def test_a_target_that_matches_nothing_is_told_with_near_names_and_what_there_is
     with pytest.raises(ConfigError, match=r"'self_atention.k' matches no.*Near: .*self_attention\.k") as error:
         adapt(zoo.built("chronos2"), config, 0)
     assert "encoder.block.*.layer.*.mlp.wi" in str(error.value)
+    with pytest.raises(ConfigError, match=r"'SELF_attention\.q' matches no.*Near: .*self_attention\.q"):
+        adapt(zoo.built("chronos2"), AdapterConfig(targets=("SELF_attention.q",)), 0)
 
 
 def test_half_a_part_of_a_name_matches_nothing(zoo, name):

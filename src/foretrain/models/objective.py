@@ -73,7 +73,8 @@ class LossConfig(Section):
     def _only_what_counts(self) -> LossConfig:
         for key, users in (("space", set(LOSSES)), ("delta", {"huber"}), ("levels", {"pinball"})):
             if getattr(self, key) is not None and self.name not in users:
-                raise ValueError(f"{key} has no effect on loss {self.name!r}; remove it")
+                others = " or ".join(name for name in LOSSES if name in users)
+                raise ValueError(f"{key} has no effect on loss {self.name!r}; remove it, or choose name: {others}")
         if self.name == "huber" and self.delta is None:
             raise ValueError("delta: a price has no usual error; say from which one on huber is to be linear")
         if self.levels is not None:

@@ -156,7 +156,8 @@ def _matched(network: nn.Module, parts: Sequence[str], heads: Iterable[str], fam
     found = {part: [name for name in linear if fnmatch.fnmatchcase(f".{name}.", f"*.{part}.*")] for part in parts}
     for part, names in found.items():
         if not names:
-            close = difflib.get_close_matches(part, sorted(_pieces(linear)), n=3)
+            known = {piece.lower(): piece for piece in sorted(_pieces(linear))}
+            close = [known[near] for near in difflib.get_close_matches(part.lower(), known, n=3)]
             hint = f"Near: {', '.join(close)}. " if close else ""
             raise ConfigError(
                 f"adapter.targets: {part!r} matches no linear layer of {family}. {hint}Its layers, of which whole "

@@ -356,6 +356,8 @@ def test_a_block_that_is_no_whole_number_of_patches_is_refused():
     model = model_of()
     with pytest.raises(ConfigError, match="patches of 8 steps: choose 8 or 16"):
         forecast(model, batch_of(model, window_of(walks())), decode_block_size=10)
+    with pytest.raises(ConfigError, match="patches of 8 steps: choose 8\\."):
+        forecast(model, batch_of(model, window_of(walks())), decode_block_size=7)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from torch import Tensor
 from foretrain.errors import ConfigError
 from foretrain.models.toto2.config import LEVELS
 from foretrain.models.toto2.layers import Cache
-from foretrain.models.toto2.layout import Layout
 from foretrain.models.toto2.model import Toto2Network
 from foretrain.models.toto2.scaler import Scaled, Sums, scale_patches
+from foretrain.nn.layout import Layout
 
 MIN_OBSERVED = 8
 _MEDIAN = LEVELS.index(0.5)
@@ -69,9 +69,10 @@ class Toto2Options:
             return None
         patches, rest = divmod(self.decode_block_size, patch_size)
         if rest:
+            near = [str(count * patch_size) for count in (patches, patches + 1) if count]
             raise ConfigError(
                 f"decode_block_size is {self.decode_block_size}, but this model forecasts patches of {patch_size} "
-                f"steps: choose {max(patches, 1) * patch_size} or {(patches + 1) * patch_size}."
+                f"steps: choose {' or '.join(near)}."
             )
         return patches
 
