@@ -139,6 +139,8 @@ def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Pat
     greedy = run("--num-samples", 2, "--option", "temperature=0", "--option", "mode=rolling")
     assert greedy["0.1"].equals(greedy["0.9"]) and not plain["0.1"].equals(plain["0.9"])
     assert set(run("--num-samples", 2, "--target", "close")["target_name"]) == {"close"}
+    points = run("--num-samples", 4, "--aggregate", "trimmed_mean_25", "--aggregate", "quantile_0.3")
+    assert points.columns.tolist()[4:7] == ["mean", "trimmed_mean_25", "quantile_0.3"]
     last = {"": plain, **{flag: run(f"--{flag}", value) for flag, value in (("freq", "5min"), ("calendar", "NYSE"))}}
     assert {flag: str(table["timestamps"].max()) for flag, table in last.items()} == {
         "": "2024-03-29 09:40:00",
@@ -157,6 +159,7 @@ def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Pat
     [
         (["--calendar", "NYSSE"], "Did you mean 'NYSE'?"),
         (["--option", "temprature=1"], "Did you mean 'temperature'?"),
+        (["--aggregate", "trimmed_mean_60"], "60 is no percent cut at either end; it lies between 0 and 50"),
         (["--option", "temperature"], "give KEY=VALUE"),
         (["--option", "top_k=1", "--option", "top_k=2"], "top_k is given twice"),
         (["--candles", "c.txt"], "--candles c.txt: name a .csv or .parquet"),
