@@ -23,9 +23,9 @@ from foretrain.models.toto import generate
 from foretrain.models.toto.config import preset
 from foretrain.models.toto.convert import empty_network, initialise
 from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.memory import KeyValues
 from foretrain.models.toto.model import TotoNetwork
+from foretrain.nn.layout import Layout
 
 torch.set_num_threads(harness.THREADS)
 
@@ -67,7 +67,7 @@ class Plain:
 
     def __init__(self, network: TotoNetwork, context: Tensor, samples: int) -> None:
         self.network, self.rows, self.patches = network, context.repeat(samples, 1), 0
-        self.layout = Layout(len(self.rows), samples, VARIATES)
+        self.layout = Layout.of(np.arange(samples).repeat(VARIATES))
         self.memories = [KeyValues() for _ in range(network.layers_over_time)]
         self.prefix = context.shape[1]
 
@@ -114,7 +114,7 @@ def unequal(network: TotoNetwork, case: Case, device: str) -> float:
 
 def prompt_of(context: Tensor) -> generate.Prompt:
     """The context as one window of complete rows."""
-    return generate.Prompt(context, None, Layout(len(context), 1, len(context)))
+    return generate.Prompt(context, None, Layout.of(np.zeros(len(context), int)))
 
 
 def sampling_case(network: TotoNetwork, case: Case, against: str | None, quick: bool, device: str) -> harness.Result:

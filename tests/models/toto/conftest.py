@@ -13,8 +13,8 @@ from torch import Tensor
 
 from foretrain.models.toto.config import TotoConfig, preset
 from foretrain.models.toto.convert import empty_network, initialise, read_release
-from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.model import TotoNetwork
+from foretrain.nn.layout import Layout
 
 CONTEXT = 48
 

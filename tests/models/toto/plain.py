@@ -11,10 +11,10 @@ from torch import Tensor
 from foretrain.models.toto.distribution import StudentTs
 from foretrain.models.toto.generate import calm
 from foretrain.models.toto.inputs import newest, prepare
-from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.memory import KeyValues
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.scaler import Statistics
+from foretrain.nn.layout import Layout
 
 
 class Decoder:

@@ -10,7 +10,7 @@ import torch
 
 from foretrain.data.windows import Window, Windows, stack_windows
 from foretrain.models.toto.batches import collate, exogenous, known_ahead, sequence
-from foretrain.models.toto.layers import Layout
+from foretrain.nn.layout import Layout
 
 PATCH, HORIZON = 4, 6
 
@@ -97,7 +97,7 @@ def test_a_sequence_of_one_patch_ahead_is_complete_where_its_context_is():
 def test_rows_know_their_window_and_have_keys_of_their_own():
     batch = collate(windows(8, 8, past=0, known=0), PATCH, 4096)
     layout = Layout.from_tensors(batch)
-    assert (layout.windows, layout.size) == (2, 2)
+    assert [rows.tolist() for rows in layout.members] == [[[0, 1], [2, 3]]]
     assert len(batch["key"].unique()) == 4
 
 

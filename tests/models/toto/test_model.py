@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from foretrain.models.toto.config import preset
 from foretrain.models.toto.convert import empty_network, initialise
-from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.memory import KeyValues
 from foretrain.models.toto.model import TotoNetwork
+from foretrain.nn.layout import Layout
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -61,26 +61,10 @@ def test_rows_of_a_window_do_see_each_other(network_of, small_config):
 
 
 @torch.no_grad()
-def test_windows_of_equal_size_are_the_same_with_and_without_padding(network_of, small_config):
+def test_windows_are_the_same_among_others_of_any_size(network_of, small_config):
     network, x = network_of(small_config), scaled(7, 5)
-    padded = network.read(x, layout(2, 2, 3))[:4]
-    assert torch.allclose(padded, network.read(x[:4], layout(2, 2)), **CLOSE)
-
-
-def test_rows_may_come_in_any_order():
-    found = Layout.of(np.array([7, 3, 7, 3, 3]))
-    x = torch.arange(5.0)[:, None]
-    assert torch.equal(found.collect(found.spread(x)), x)
-    table = found.spread(x)[:, 0].masked_fill(~found.valid[:, 0, 0], -1.0)
-    assert {tuple(sorted(row)) for row in table.tolist()} == {(1.0, 3.0, 4.0), (-1.0, 0.0, 2.0)}
-
-
-def test_a_layout_comes_back_from_a_batch():
-    for one in (layout(2, 2), layout(1, 3)):
-        other = Layout.from_tensors(one.to_tensors())
-        assert (other.rows, other.windows, other.size) == (one.rows, one.windows, one.size)
-        x = torch.randn(4, 2, 3)
-        assert torch.equal(other.spread(x), one.spread(x))
+    among = network.read(x, layout(2, 2, 3))[:4]
+    assert torch.allclose(among, network.read(x[:4], layout(2, 2)), **CLOSE)
 
 
 @torch.no_grad()

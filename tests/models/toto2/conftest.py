@@ -16,8 +16,8 @@ from torch import Tensor
 
 from foretrain.models.toto2.convert import read_release
 from foretrain.models.toto2.decode import Prompt
-from foretrain.models.toto2.layout import arrange
 from foretrain.models.toto2.model import Toto2Network
+from foretrain.nn.layout import Layout
 
 PATCH = 8
 Given = dict[str, Tensor]
@@ -52,7 +52,7 @@ class Case:
         """The network's answer with the steps that hidden (B, V, T) marks out of sight."""
         target, mask, ids = (self.plain[name].flatten(0, 1) for name in ("target", "target_mask", "series_ids"))
         count, variates = self.inputs["series_ids"].shape
-        layout = arrange(np.arange(count).repeat(variates))
+        layout = Layout.of(np.arange(count).repeat(variates))
         hidden = torch.zeros_like(mask) if hidden is None else hidden.flatten(0, 1)
         observed = mask & ~hidden
         groups = torch.where(patches(observed).any(-1) | patches(hidden).all(-1), ids[:, None], -1)
@@ -96,7 +96,7 @@ def reference_prompt(
         values=values.flatten(0, 1),
         observed=observed.flatten(0, 1),
         context=context,
-        layout=arrange(np.arange(count).repeat(values.shape[1])),
+        layout=Layout.of(np.arange(count).repeat(values.shape[1])),
         groups=torch.where(filled, series_ids[..., None], -1).flatten(0, 1),
         known=None if known_dynamic is None else rows[:, variates:].flatten(),
         wanted=rows[:, :variates].flatten(),

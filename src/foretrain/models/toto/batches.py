@@ -12,7 +12,7 @@ known_rows      (X,) rows of covariates known ahead; absent when there are none
 future_known    (X, F') float32 what follows of them, NaN = unknown; with known_rows
 key             (R,) int64 seeds a row's draws
 blanked         (R,) covariates known ahead of the row's window; with known_rows, for upstream_compat alone
-windows.*       which rows share a window, see layers.Layout
+windows.*       which rows share a window, see nn/layout.py
 
 # R rows, M target rows, X rows known ahead, C context steps, F steps after the cutoff, P patch size, n = C / P and
 # N = ceil(F / P) patches before and after the cutoff
@@ -30,7 +30,7 @@ from torch import Tensor
 from foretrain.data.windows import KNOWN, TARGET, Windows
 from foretrain.models.base import Batch
 from foretrain.models.toto.draws import row_keys
-from foretrain.models.toto.layers import Layout
+from foretrain.nn.layout import Layout
 
 
 def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = False) -> Batch:

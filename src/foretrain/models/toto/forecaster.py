@@ -22,10 +22,10 @@ from foretrain.models.toto import batches, generate
 from foretrain.models.toto.config import PUBLISHED, TotoConfig, TotoModelConfig, preset
 from foretrain.models.toto.convert import empty_network, initialise, read_release, write_release
 from foretrain.models.toto.inputs import newest, prepare
-from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, moments, over_patches, sums
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
+from foretrain.nn.layout import Layout
 from foretrain.nn.unused import attach
 
 

@@ -22,11 +22,11 @@ from foretrain.models.base import Forecast
 from foretrain.models.toto.distribution import StudentTs
 from foretrain.models.toto.draws import choose, draws, student_t
 from foretrain.models.toto.inputs import prepare
-from foretrain.models.toto.layers import Layout
 from foretrain.models.toto.memory import KeyValues, SharedPast
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.models.toto.scaler import Statistics, Stream
+from foretrain.nn.layout import Layout
 from foretrain.nn.quantiles import constant
 
 MOST_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other

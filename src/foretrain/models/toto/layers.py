@@ -1,6 +1,6 @@
 """Layers of Toto 1.0, with upstream's parameter names: attention over time or over variates, then a gated MLP.
 
-# R rows (variates of all windows), S patches of a row, D width, H heads, d head width, W windows, V rows of a window
+# R rows (variates of all windows), S patches of a row, D width, H heads, d head width, W windows, V rows of one
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.models.toto.config import TotoConfig
 from foretrain.models.toto.rotary import Turns, rotate
+from foretrain.nn.layout import Layout
 
 EPS = 1e-8  # of the norms, inside the root
-_PREFIX = "windows"
 
 
 class Memory(Protocol):
@@ -31,73 +29,6 @@ class Memory(Protocol):
         mask broadcasts to (R, H, n, patches remembered), True = seen; None = all up to the query itself.
         """
         ...
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which rows make up a window: rows in order and equally many each, or places of a padded table."""
-
-    rows: int
-    windows: int
-    size: int  # V, of the largest window
-    gather: Tensor | None = None  # (W * V,) row in each place, any row in an empty one; None = row i is place i
-    scatter: Tensor | None = None  # (R,) place of each row
-    valid: Tensor | None = None  # (W, 1, 1, V) places that hold a row
-
-    @classmethod
-    def of(cls, window: npt.NDArray[np.integer]) -> Layout:
-        """The layout of rows whose windows have these ids (R,), in any order."""
-        _, inverse, counts = np.unique(window, return_inverse=True, return_counts=True)
-        rows, windows, size = len(window), len(counts), int(counts.max(initial=0))
-        if rows == windows * size and (inverse == np.repeat(np.arange(windows), size)).all():
-            return cls(rows, windows, size)
-        order = np.argsort(inverse, kind="stable")
-        first = np.cumsum(counts) - counts
-        scatter = np.empty(rows, np.int64)
-        scatter[order] = np.repeat(np.arange(windows) * size, counts) + np.arange(rows) - np.repeat(first, counts)
-        gather = np.zeros(windows * size, np.int64)
-        gather[scatter] = np.arange(rows)
-        valid = np.zeros(windows * size, bool)
-        valid[scatter] = True
-        return cls(
-            rows, windows, size, torch.from_numpy(gather), torch.from_numpy(scatter),
-            torch.from_numpy(valid).view(windows, 1, 1, size),
-        )  # fmt: skip
-
-    def repeat(self, count: int) -> Layout:
-        """The layout of `count` copies of all rows, one copy after the other."""
-        windows = self.windows * count
-        if self.gather is None or self.scatter is None or self.valid is None:
-            return Layout(self.rows * count, windows, self.size)
-        copy = torch.arange(count, device=self.gather.device)[:, None]
-        gather, scatter = self.gather + copy * self.rows, self.scatter + copy * len(self.gather)
-        valid = self.valid.repeat(count, 1, 1, 1)
-        return Layout(self.rows * count, windows, self.size, gather.flatten(), scatter.flatten(), valid)
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """As entries of a batch; sizes are shapes of empty tensors, so that reading them never waits for a device."""
-        entries = {f"{_PREFIX}.shape": torch.empty(self.rows, self.windows, self.size, 0)}
-        if self.gather is not None and self.scatter is not None and self.valid is not None:
-            entries |= {f"{_PREFIX}.gather": self.gather, f"{_PREFIX}.scatter": self.scatter}
-            entries[f"{_PREFIX}.valid"] = self.valid
-        return entries
-
-    @classmethod
-    def from_tensors(cls, batch: dict[str, Tensor]) -> Layout:
-        """The layout that to_tensors wrote."""
-        rows, windows, size, _ = batch[f"{_PREFIX}.shape"].shape
-        return cls(rows, windows, size, *(batch.get(f"{_PREFIX}.{part}") for part in ("gather", "scatter", "valid")))
-
-    def spread(self, x: Tensor) -> Tensor:
-        """Rows (R, S, ...) as windows (W, S, V, ...)."""
-        if self.gather is not None:
-            x = x[self.gather]
-        return x.unflatten(0, (self.windows, self.size)).transpose(1, 2)
-
-    def collect(self, x: Tensor) -> Tensor:
-        """Windows (W, S, V, ...) as rows (R, S, ...)."""
-        x = x.transpose(1, 2).flatten(0, 1)
-        return x if self.scatter is None else x[self.scatter]
 
 
 @dataclass(frozen=True)
@@ -152,8 +83,8 @@ class Attention(nn.Module):
         return tuple(part.movedim(-1, -3) for part in found.unbind(-3))  # type: ignore[return-value]
 
     def merge(self, mixed: Tensor) -> Tensor:
-        """(..., H, S, d) -> (..., S, D)."""
-        return self.wO(mixed.transpose(-2, -3).flatten(-2))
+        """(..., H, S, d) -> (..., S, D), what wO takes."""
+        return mixed.transpose(-2, -3).flatten(-2)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
         """(..., H, S, d) each -> (..., H, S, d)."""
@@ -171,15 +102,16 @@ class Attention(nn.Module):
         if newest:
             query, mask = query[..., -1:, :], None if mask is None else mask[..., -1:, :]
         if memory is not None:
-            return self.merge(memory.attend(query, key, value, mask))
-        return self.merge(self.attend(query, key, value, mask, causal=mask is None and not newest))
+            return self.wO(self.merge(memory.attend(query, key, value, mask)))
+        return self.wO(self.merge(self.attend(query, key, value, mask, causal=mask is None and not newest)))
 
     def over_variates(self, x: Tensor, route: Route) -> Tensor:
         """x (R, S, D) -> (R, S, D): at each patch every variate sees those of its window."""
-        query, key, value = self.split(route.layout.spread(x))
-        mask = route.layout.valid
-        mixed = self.attend(query, key, value, None if mask is None else mask[:, None])
-        return route.layout.collect(self.merge(mixed))
+        parts = []
+        for rows in route.layout.spread(x):
+            mixed = self.attend(*self.split(rows.transpose(1, 2)), mask=None)  # (W, S, H, V, d)
+            parts.append(self.merge(mixed).transpose(1, 2))
+        return self.wO(route.layout.collect(parts))
 
 
 class TransformerLayer(nn.Module):

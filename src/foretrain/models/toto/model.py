@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from foretrain.models.toto.config import TotoConfig
 from foretrain.models.toto.distribution import MixtureHead, StudentTs
-from foretrain.models.toto.layers import Layout, Memory, Route, Transformer
+from foretrain.models.toto.layers import Memory, Route, Transformer
 from foretrain.models.toto.rotary import turns
 from foretrain.models.toto.scaler import Scaler
+from foretrain.nn.layout import Layout
 from foretrain.nn.unused import attach
 
 

@@ -27,9 +27,9 @@ from foretrain.models.toto2 import inputs
 from foretrain.models.toto2.config import LEVELS, PUBLISHED, Toto2Config, Toto2ModelConfig, published
 from foretrain.models.toto2.convert import empty_network, initialise, read_release, write_release
 from foretrain.models.toto2.decode import MIN_OBSERVED, Prompt, Toto2Options, decode
-from foretrain.models.toto2.layout import Layout
 from foretrain.models.toto2.model import Toto2Network, pinball
 from foretrain.models.toto2.scaler import Sums, fill_gaps
+from foretrain.nn.layout import Layout
 from foretrain.nn.quantiles import interpolate_levels
 
 LONGEST_RUN = 8  # patches of a masked run, unless the config says otherwise
@@ -140,7 +140,7 @@ class Toto2(Forecaster):
         if not self.training or not probability:
             return seen
         size, patches = self.config.patch_size, batch["context"].shape[1] // self.config.patch_size
-        count = sum(len(index) for index in Layout.from_tensors(batch).members)
+        count = Layout.from_tensors(batch).windows
         runs = inputs.hidden_runs(count, patches, probability, longest).to(seen.device, non_blocking=True)
         hidden = runs[batch["row_window"]]
         if "known_rows" in batch:

@@ -10,7 +10,7 @@ future_covariates (X, F) float32 what follows of them, NaN = unknown; with known
 empty             (R, C) bool tokens to keep apart, see empty_tokens; absent when there are none, unless windows are
                   static
 row_window        (R,) window of each row
-windows.*         which rows form a window, see layout.py
+windows.*         which rows form a window, see nn/layout.py
 
 Covariates known ahead are read one patch early: the token that says what the next patch will be has then seen the
 covariates of that patch. Upstream reads them at their own time, so that they never reach the patch they are known for.
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from foretrain.data.windows import KNOWN, TARGET, Windows
 from foretrain.models.base import Batch
-from foretrain.models.toto2.layout import arrange
+from foretrain.nn.layout import Layout
 
 
 def collate(windows: Windows, patch_size: int, longest: int) -> Batch:
@@ -40,7 +40,7 @@ def collate(windows: Windows, patch_size: int, longest: int) -> Batch:
         "context": torch.from_numpy(np.ascontiguousarray(context, np.float32)),
         "future_target": torch.from_numpy(np.ascontiguousarray(windows.future[targets], np.float32)),
         "row_window": torch.from_numpy(np.ascontiguousarray(windows.window, np.int64)),
-        **arrange(windows.window).to_tensors(),
+        **Layout.of(windows.window).to_tensors(),
     }
     if len(targets) < len(context):
         batch["target_rows"] = torch.from_numpy(targets)

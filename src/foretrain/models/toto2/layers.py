@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.models.toto2.config import Toto2Config
-from foretrain.models.toto2.layout import Layout
 from foretrain.models.toto2.rotary import Turn, rotate
+from foretrain.nn.layout import Layout
 from foretrain.nn.unused import attach
 
 # Of silu(x) with x ~ N(0, 1), so that the outcome has unit scale in forward and backward, each to its share.
@@ -53,7 +53,6 @@ class Route:
     causal: bool = True  # time_mask says nothing, but no token sees a later one
     time_mask: Tensor | None = None  # (R, 1, S, start + S) bool, True = may be seen
     variate_masks: tuple[Tensor | None, ...] = ()  # for each size of window (W, S, 1, V, V) bool
-    places: Tensor | None = None  # (R,) where each row lies when windows of a size lie together; None = as they are
 
 
 class Norm(nn.Module):
@@ -144,22 +143,21 @@ class Attention(nn.Module):
     def _over_variates(self, x: Tensor, route: Route, keep: int | None) -> Tensor:
         if keep is not None:
             x = x[:, -keep:]
-        members = route.layout.members
-        masks = route.variate_masks or (None,) * len(members)
+        given = route.layout.spread(x)
+        masks = route.variate_masks or (None,) * len(given)
         parts = []
-        for index, mask in zip(members, masks, strict=True):
-            own = x if route.layout.even else x[index.flatten()]
-            if index.shape[1] == 1:
-                parts.append(self._alone(own))
+        for rows, mask in zip(given, masks, strict=True):
+            if rows.shape[1] == 1:
+                parts.append(self._alone(rows))
                 continue
-            tokens = own.unflatten(0, index.shape).transpose(1, 2)  # (W, S, V, D)
+            tokens = rows.transpose(1, 2)  # (W, S, V, D)
             if mask is not None:
                 mask = mask[:, -tokens.shape[1] :].flatten(0, 1)
             q, k, v = self._split(self.in_proj(tokens.flatten(0, 1)))
             found = self._attend(self._query(q), self._key(k), v, mask, causal=False)
-            parts.append(found.transpose(1, 2).flatten(2).unflatten(0, tokens.shape[:2]).transpose(1, 2).flatten(0, 1))
-        mixed = parts[0] if route.places is None else torch.cat(parts)[route.places]
-        if all(index.shape[1] == 1 for index in members):  # queries and keys took no part
+            parts.append(found.transpose(1, 2).flatten(2).unflatten(0, tokens.shape[:2]).transpose(1, 2))
+        mixed = route.layout.collect(parts)
+        if all(rows.shape[1] == 1 for rows in given):  # queries and keys took no part
             unused = [m for m in (self._pds, self.q_norm, self.k_norm) if m is not None]
             mixed = attach(mixed, [p for m in unused for p in m.parameters()])
         return mixed

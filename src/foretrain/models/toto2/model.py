@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from foretrain.models.base import Loss
 from foretrain.models.toto2.config import LEVELS, Toto2Config
 from foretrain.models.toto2.layers import Cache, Layer, Norm, ResidualMLP, Route
-from foretrain.models.toto2.layout import Layout
 from foretrain.models.toto2.rotary import make_turn
 from foretrain.models.toto2.scaler import Scaled, scale_patches
+from foretrain.nn.layout import Layout
 from foretrain.nn.quantiles import constant
 
 
@@ -142,22 +142,19 @@ class Toto2Network(nn.Module):
         end = start + tokens
         middle = (end if centre is None else 2 * centre) // 2
         turn = make_turn(start, tokens, self.config.qk_dim // 2, middle if self.config.use_xpos else None, device)
-        places = None
-        if not layout.even:
-            places = torch.cat([index.flatten() for index in layout.members]).argsort()
         if groups is None:
             mask = None
             if start and tokens > 1:
                 mask = _causal(start, tokens, device)[None, None]
-            return Route(layout, turn, start, start == 0, mask, places=places)
+            return Route(layout, turn, start, start == 0, mask)
         new = groups[:, start:]
         mask = (new[:, :, None] == groups[:, None, :]) & _causal(start, tokens, device)
         new = new if over_variates is None else over_variates
         masks = []
-        for index in layout.members:
-            own = (new if layout.even else new[index.flatten()]).unflatten(0, index.shape).transpose(1, 2)  # (W, S, V)
-            masks.append((own[..., :, None] == own[..., None, :])[:, :, None] if index.shape[1] > 1 else None)
-        return Route(layout, turn, start, False, mask[:, None], tuple(masks), places)
+        for rows in layout.spread(new):
+            own = rows.transpose(1, 2)  # (W, S, V)
+            masks.append((own[..., :, None] == own[..., None, :])[:, :, None] if own.shape[2] > 1 else None)
+        return Route(layout, turn, start, False, mask[:, None], tuple(masks))
 
 
 def pinball(quantiles: Tensor, target: Tensor, scored: Tensor) -> Loss:

@@ -1,0 +1,83 @@
+"""Which rows form a window: found once per batch on the CPU, so that a network never builds a rows x rows mask.
+
+# R rows (variates of all windows), W windows of one size, V rows in each of them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_PREFIX = "windows"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The rows of the windows of each size, and where each row lies when windows of a size lie together."""
+
+    members: tuple[Tensor, ...]  # (W, V) each, sizes ascend
+    places: Tensor | None = None  # (R,); None = rows lie so as they are, and a reshape divides them
+
+    @classmethod
+    def of(cls, window: npt.NDArray[np.integer]) -> Layout:
+        """The layout of rows whose windows have these ids (R,), in any order."""
+        _, inverse, counts = np.unique(window, return_inverse=True, return_counts=True)
+        order = np.argsort(inverse, kind="stable").astype(np.int64)
+        first = np.cumsum(counts) - counts
+        members = [order[first[counts == size][:, None] + np.arange(size)] for size in np.unique(counts)]
+        together = np.concatenate([rows.ravel() for rows in members]) if members else order
+        in_order = bool((together == np.arange(len(together))).all())
+        places = None if in_order else torch.from_numpy(np.argsort(together).astype(np.int64))
+        return cls(tuple(torch.from_numpy(rows) for rows in members), places)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return sum(rows.numel() for rows in self.members)
+
+    @property
+    def windows(self) -> int:
+        """Windows of the batch."""
+        return sum(len(rows) for rows in self.members)
+
+    def spread(self, x: Tensor) -> list[Tensor]:
+        """Rows (R, ...) as windows (W, V, ...) of each size."""
+        if self.places is None:
+            parts = x.split([rows.numel() for rows in self.members])
+        else:
+            parts = [x[rows.flatten()] for rows in self.members]
+        return [part.unflatten(0, rows.shape) for part, rows in zip(parts, self.members, strict=True)]
+
+    def collect(self, parts: Sequence[Tensor]) -> Tensor:
+        """Windows (W, V, ...) of each size as rows (R, ...)."""
+        flat = [part.flatten(0, 1) for part in parts]
+        together = flat[0] if len(flat) == 1 else torch.cat(flat)
+        return together if self.places is None else together[self.places]
+
+    def repeat(self, count: int) -> Layout:
+        """The layout of `count` copies of all rows, one copy after the other."""
+        members = tuple(
+            (rows + self.rows * torch.arange(count, device=rows.device)[:, None, None]).flatten(0, 1)
+            for rows in self.members
+        )
+        if count == 1 or (self.places is None and len(members) == 1):
+            return Layout(members, self.places)
+        return Layout(members, torch.cat([rows.flatten() for rows in members]).argsort())
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """As entries of a batch; sizes are read from shapes, which never waits for a device."""
+        entries = {f"{_PREFIX}.{k}": rows for k, rows in enumerate(self.members)}
+        return entries if self.places is None else entries | {f"{_PREFIX}.places": self.places}
+
+    @classmethod
+    def from_tensors(cls, batch: dict[str, Tensor]) -> Layout:
+        """The layout written by to_tensors."""
+        members = []
+        while (rows := batch.get(f"{_PREFIX}.{len(members)}")) is not None:
+            members.append(rows)
+        return cls(tuple(members), batch.get(f"{_PREFIX}.places"))
