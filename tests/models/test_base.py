@@ -193,6 +193,18 @@ def test_a_batch_is_learnt_by_heart(zoo, name):
     assert loss() < before / 2
 
 
+@pytest.mark.parametrize(("name", "kind"), [case for case in kinds_of(trains=True) if not ZOO[case[0]].parts])
+def test_a_batch_is_worked_on_where_it_is_and_never_read_by_the_host(zoo, name, kind):
+    """A device without numbers refuses tensors of other devices and every look at a value, which a GPU would wait for.
+    Drawing paths looks at the keys. (Parts of a model stay where they are.)"""
+    model = zoo.built(name)
+    batch = move(batch_of(model, name, kind), torch.device("meta"))
+    model = model.to("meta")
+    model.train()(batch).total.backward()
+    if name in FORECASTERS and not ZOO[name].samples:
+        assert forecast(model, batch).device.type == "meta"
+
+
 # Causality
 
 

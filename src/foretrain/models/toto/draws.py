@@ -29,9 +29,10 @@ def row_keys(window: IntArray, key: np.ndarray) -> Tensor:
 def draws(seed: int, keys: Tensor, samples: Sequence[int], first: int, steps: int) -> Tensor:
     """(S, R, n, 3) uniform numbers in [0, 1), float32 on the CPU, for steps first .. first + n - 1.
 
-    A number depends on the seed, its row's key (R,), the sample's own number and the step, and on nothing else.
+    A number depends on the seed, its row's key (R,), the sample's own number and the step, and on nothing else. keys
+    are on the CPU.
     """
-    rows = hash64(derive(seed), keys.cpu().numpy().view(np.uint64))
+    rows = hash64(derive(seed), keys.numpy().view(np.uint64))
     paths = hash64(rows, np.asarray(samples, np.int64)[:, None])  # (S, R)
     counters = np.arange(PER_STEP * first, PER_STEP * (first + steps))
     numbers = uniform(paths[..., None], counters).astype(np.float32)

@@ -147,7 +147,7 @@ def sample(
     keys (R,) int64 name the rows: a path depends on its window's values, keys, the seed and the number of the sample,
     and not on the batch, up to rounding.
     """
-    context = read_context(network, prompt, options)
+    context, keys = read_context(network, prompt, options), keys.cpu()
     patches = -(-prediction_length // network.config.patch_size)
     lot = _lot(network, len(keys), patches)
     head = network.head(len(keys) * num_samples * (patches - 1))
