@@ -211,7 +211,7 @@ def test_after_the_warm_up_nothing_is_compiled_any_more(tmp_path, monkeypatch):
     from torch._dynamo.utils import counters
 
     plain = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(plain, backend="aot_eager"))
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(plain, backend="eager"))
     torch._dynamo.reset()
     counters.clear()
     graphs, rehearse = [], Updater.rehearse
