@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -204,6 +205,12 @@ def test_warming_up_changes_not_a_bit_of_a_run_nor_of_its_resume(tmp_path, extra
     assert same(tmp_path / "True", tmp_path / "False")
     told = [(tmp_path / str(on) / "training.log").read_text().count("warmed up for 6 shapes") for on in (False, True)]
     assert told == [0, 2]
+
+
+def test_time_spent_warming_up_is_not_in_the_rates(tmp_path, monkeypatch):
+    monkeypatch.setattr(Updater, "rehearse", lambda self, batches: time.sleep(3))
+    train(tmp_path / "run", budget={"warmup": True}, max_steps=1)
+    assert records(tmp_path / "run")[0]["steps_per_s"] > 1 / 3
 
 
 def test_after_the_warm_up_nothing_is_compiled_any_more(tmp_path, monkeypatch):

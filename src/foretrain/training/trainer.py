@@ -312,9 +312,10 @@ class Trainer:
         budget = self.config.token_budget
         if budget is None or not (self.config.compile if budget.warmup is None else budget.warmup):
             return
-        began = time.monotonic()
+        paused, began = self.monitor.pause(), time.monotonic()
         self.updater.rehearse(self.feed.blanks())
         self.monitor.say(f"warmed up for {self.feed.shapes} shapes in {duration(time.monotonic() - began)}")
+        self.monitor.resume(paused)
 
     def _lr(self) -> float:
         config = self.optimizer_config
