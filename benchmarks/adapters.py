@@ -74,13 +74,13 @@ CASES = {
         small={"d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 3, "num_heads": 4, "initializer_factor": 1.0},
         published={"preset": "base"},
         published_name="chronos-2",
-        rates={"base": 1e-3, "lora": 1e-3, "full": 2e-4},
+        rates={"base": 1e-3, "lora": 3e-3, "full": 5e-4},
     ),
     "kronos": Case(
         small={"d_model": 96, "n_layers": 3, "n_heads": 4, "ff_dim": 192},
         published={"preset": "small"},
         published_name="Kronos-small",
-        rates={"base": 1e-3, "lora": 1e-3, "full": 2e-4},
+        rates={"base": 1e-3, "lora": 3e-3, "full": 5e-4},
         columns={"min_context": 64},  # its windows are full, its columns those of a candle
         context=64,
         samples=20,
@@ -99,13 +99,13 @@ CASES = {
                "spacewise_every_n_layers": 4, "k_components": 8},
         published={"preset": "base"},
         published_name="Toto-Open-Base-1.0",
-        rates={"base": 1e-3, "lora": 1e-3, "full": 2e-4},
+        rates={"base": 1e-3, "lora": 3e-3, "full": 5e-4},
     ),
     "toto2": Case(
         small={"patch_size": 16, "d_model": 128, "num_heads": 4, "num_layers": 4},
         published={"preset": "22m"},
         published_name="Toto-2.0-22m",
-        rates={"base": 1e-2, "lora": 1e-3, "full": 2e-3},  # those of whole models are divided by widths (u-muP)
+        rates={"base": 1e-2, "lora": 3e-3, "full": 5e-3},  # whole models: to be divided by widths (u-muP)
     ),
 }  # fmt: skip
 
