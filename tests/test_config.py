@@ -46,6 +46,11 @@ def test_a_value_in_place_of_a_section_is_told_what_the_section_takes():
         build(Root, {"leaf": 8192, "seed": 1})
 
 
+def test_a_single_word_in_place_of_a_list_is_told_how_to_write_one():
+    with pytest.raises(ConfigError, match=r"leaf\.names: takes a list, such as \[a\], not 'a'\."):
+        build(Root, {"leaf": {"names": "a"}, "seed": 1})
+
+
 def test_a_tree_is_frozen():
     root = build(Root, {"seed": 1})
     with pytest.raises(Exception, match="frozen"):

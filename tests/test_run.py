@@ -285,15 +285,15 @@ def test_micro_batches_change_no_loss_of_predictions(tmp_path: Path):
         (["loss={name: pinball, levels: [0.55]}"], "loss.levels: 0.55 is none of the model's quantile levels"),
         (["optimizer.name=lionn"], "'lionn' is not known. Did you mean 'lion'"),
         (["loss.name=mse", "training.best_metric=val_mse_pct"], "choose one of val_loss, val_mse_pct_squared, val_mae"),
+        (["optimizer.schedule.warmup_steps=9"], "9 exceed the run's 6 steps"),
+        (["evaluation.options.cross_learn=true"], "no forecast option 'cross_learn'. Did you mean 'cross_learning'"),
     ],
 )
-def test_a_loss_or_an_optimizer_that_cannot_be_is_refused_before_anything_is_written(tmp_path, settings, message):
+def test_what_cannot_be_is_refused_by_a_run_and_a_dry_run_before_anything_is_written(tmp_path, settings, message):
     config = tiny(tmp_path / "run", *BARS, *settings)
-    with pytest.raises(ConfigError, match=message):
-        train_run(config)
-    if "training" not in settings[-1]:
+    for start in (train_run, lambda config: describe_run(config, World())):
         with pytest.raises(ConfigError, match=message):
-            describe_run(config, World())
+            start(config)
     assert not (tmp_path / "run").exists()
 
 

@@ -163,6 +163,8 @@ def _explain(cls: type[BaseModel], problem: Any, locate: Callable[[list[str]], l
         known = set(re.findall(r"'([^']+)'", context["expected_tags"]))
         tag, field = context["tag"], context["discriminator"].strip("'")
         return f"{key}.{field}: {tag!r} is not known.{_hint(tag, known)}"
+    if problem["type"] in ("tuple_type", "list_type"):
+        return f"{key}: takes a list, such as [{shown}], not {shown!r}."
     text = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {text} (got {shown!r})" if not isinstance(shown, (dict, list)) else f"{key}: {text}"
 

@@ -27,8 +27,7 @@ from foretrain.training import checkpoint as checkpoints
 from foretrain.training.adapters import AdapterConfig
 from foretrain.training.batches import describe_stream, stream_of
 from foretrain.training.distributed import World
-from foretrain.training.optimizer import OptimizerConfig, check_optimizer, state_size
-from foretrain.training.schedule import warmup_steps
+from foretrain.training.optimizer import OptimizerConfig, state_size
 from foretrain.training.settings import TrainingConfig, plan_run
 from foretrain.training.trainer import Trainer, TrainResult
 
@@ -258,10 +257,8 @@ def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> No
     from foretrain.promotion import gate_notes
 
     gate_notes(config, model)
-    trainer = _trainer(config, source, model, World())
+    _trainer(config, source, model, World())
     model.check(source)
-    plan = plan_run(config.training, epoch_length=trainer.feed.stream.epoch_length, world_size=1)
-    warmup_steps(config.optimizer.schedule, plan.steps)
 
 
 def _validation(config: RunConfig, source: TrainingSource, model: Trainable, world: World) -> Validation | None:
@@ -338,8 +335,7 @@ def describe_run(config: RunConfig, world: World) -> list[str]:
     """Lines of `train --dry-run`: config, parameters, windows, memory and disk, and what would be refused."""
     config, source = open_source(config)
     model = build_model(config, device="meta")
-    model.check(source)
-    check_optimizer(model, config.optimizer)
+    check_run(config, source, model)
     lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, model, world)]
     output = Path(config.output_dir)
     if holds_run(output):

@@ -117,6 +117,8 @@ class Trainer:
         if optimizer.schedule.kind == "plateau" and not training.validate_every:
             raise ConfigError("optimizer.schedule.kind: plateau follows validations; set training.validate_every.")
         check_optimizer(model, optimizer)
+        plan = plan_run(training, epoch_length=self.feed.stream.epoch_length, world_size=self.world.size)
+        warmup_steps(optimizer.schedule, plan.steps)  # an impossible one is told before anything is written
 
     def fit(self) -> TrainResult:
         """Train to the end and write release/.
@@ -205,7 +207,6 @@ class Trainer:
             world_size=self.world.size,
             micro_batch_size=state["micro_batch_size"] if state else None,
         )
-        warmup_steps(self.optimizer_config.schedule, self.plan.steps)  # an impossible one is told now
         if start and state:
             notes += self._restore(start, state)
             # not before: a resume that is refused changes nothing
