@@ -118,7 +118,7 @@ GENERAL = {
     "univariate": Kind(series(1), even=True),
     "multivariate": Kind(series(3), even=True),
     "past covariate": Kind(series(2, past=1)),
-    "known covariate": Kind(series(2, known=1)),
+    "known covariate": Kind(series(2, known=1, shorter=5)),
     "ragged": Kind(series(1, shorter=3, more=1)),
     "missing": Kind(series(2, holes=0.3)),
 }

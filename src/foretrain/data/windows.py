@@ -117,6 +117,16 @@ def stack_windows(windows: Sequence[Window], prediction_length: int, context_len
     )
 
 
+def window_starts(context: FloatArray, window: IntArray) -> IntArray:
+    """(R,) the first step of context (R, C) at which any row of a row's window (R,) is observed, the last one where
+    none is."""
+    steps = context.shape[1]
+    seen = ~np.isnan(context)
+    starts = np.full(int(window.max(initial=-1)) + 1, steps - 1)
+    np.minimum.at(starts, window, np.where(seen.any(1), seen.argmax(1), steps - 1))
+    return starts[window]
+
+
 def describe(windows: Windows) -> dict[str, Any]:
     """Sizes of a batch, for messages and reports."""
     return {"windows": len(windows), "rows": len(windows.context), "context": windows.context.shape[1]}

@@ -1,7 +1,8 @@
 """From windows to the batch that Toto 1.0 reads, and from a batch to the rows that it learns from.
 
 Entries of a batch (Batch); covariates known ahead are shifted one patch to the left, so that the model reads the next
-patch's covariates along with a patch's values, as upstream was fine-tuned:
+patch's covariates along with a patch's values, as upstream was fine-tuned. Those of a window's own first patch are not
+read: padding alone would have room for them, and no forecast depends on the lengths of other windows.
 
 context         (R, C) float32, C a multiple of P, padded on the left; 0 where not observed
 observed        (R, C) bool; absent when nothing is missing, unless the windows are static
@@ -27,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foretrain.data.windows import KNOWN, TARGET, Windows
+from foretrain.data.windows import KNOWN, TARGET, Windows, window_starts
 from foretrain.models.base import Batch
 from foretrain.models.toto.draws import row_keys
 from foretrain.nn.layout import Layout
@@ -52,7 +53,8 @@ def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = F
             [context[known], np.pad(future[known], ((0, 0), (0, short)), constant_values=np.nan)], 1
         )
         end = patch_size + context.shape[1]
-        context[known] = joined[:, patch_size:end]
+        begin = window_starts(context, windows.window)[known] // patch_size * patch_size
+        context[known] = np.where(np.arange(end - patch_size) < begin[:, None], np.nan, joined[:, patch_size:end])
         batch["known_rows"] = torch.from_numpy(known)
         batch["future_known"] = torch.from_numpy(np.ascontiguousarray(joined[:, end:], np.float32))
         if compat:

@@ -6,6 +6,7 @@ context           (R, C * P) float32, padded on the left; NaN = not observed
 future_target     (M, F) float32 labels of the target rows, NaN = not scored
 target_rows       (M,) row of each target; absent when that is every row
 known_rows        (X,) rows of covariates known ahead; absent when there are none
+known_begin       (X,) first token of each one's window; with known_rows
 future_covariates (X, F) float32 what follows of them, NaN = unknown; with known_rows
 empty             (R, C) bool tokens to keep apart, see empty_tokens; absent when there are none, unless windows are
                   static
@@ -14,6 +15,8 @@ windows.*         which rows form a window, see nn/layout.py
 
 Covariates known ahead are read one patch early: the token that says what the next patch will be has then seen the
 covariates of that patch. Upstream reads them at their own time, so that they never reach the patch they are known for.
+Those of a window's own first patch are not read: padding alone would have room for them, and no forecast depends on the
+lengths of other windows.
 
 # R rows, M target rows, X rows known ahead, C context patches, N patches ahead, F steps after the cutoff, P patch size
 """
@@ -26,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foretrain.data.windows import KNOWN, TARGET, Windows
+from foretrain.data.windows import KNOWN, TARGET, Windows, window_starts
 from foretrain.models.base import Batch
 from foretrain.nn.layout import Layout
 
@@ -44,10 +47,12 @@ def collate(windows: Windows, patch_size: int, longest: int) -> Batch:
     }
     if len(targets) < len(context):
         batch["target_rows"] = torch.from_numpy(targets)
+    begin = window_starts(context, windows.window)[known] // patch_size
     if len(known):
         batch["known_rows"] = torch.from_numpy(known)
+        batch["known_begin"] = torch.from_numpy(begin)
         batch["future_covariates"] = torch.from_numpy(np.ascontiguousarray(windows.future[known], np.float32))
-    empty = empty_tokens(context, known, windows.future, patch_size)
+    empty = empty_tokens(context, known, begin, windows.future, patch_size)
     if windows.static or empty.any():
         batch["empty"] = torch.from_numpy(empty)
     return batch
@@ -56,13 +61,14 @@ def collate(windows: Windows, patch_size: int, longest: int) -> Batch:
 def empty_tokens(
     context: npt.NDArray[np.floating],
     known: npt.NDArray[np.integer],
+    begin: npt.NDArray[np.integer],
     future: npt.NDArray[np.floating],
     patch_size: int,
 ) -> npt.NDArray[np.bool_]:
     """(R, C) tokens of the context without any observation, but for those after a row's newest one.
 
     Those are like the patches that are forecast: the row goes on, and nothing of it is known yet. (Upstream keeps them
-    apart too, so it has to declare the last patch observed.)
+    apart too, so it has to declare the last patch observed.) begin (X,) is the first token of each known row's window.
     """
     tokens, rest = context, np.zeros(len(context), bool)  # rest: anything observed in later tokens
     if len(known):
@@ -70,7 +76,7 @@ def empty_tokens(
         width = context.shape[1]
         ahead = np.pad(ahead, ((0, 0), (0, max(width - ahead.shape[1], 0))), constant_values=np.nan)
         tokens = context.copy()
-        tokens[known] = ahead[:, :width]
+        tokens[known] = np.where(np.arange(width) < patch_size * begin[:, None], np.nan, ahead[:, :width])
         rest[known] = ~np.isnan(ahead[:, width:]).all(1)
     filled: npt.NDArray[np.bool_] = np.any(~np.isnan(tokens).reshape(len(tokens), -1, patch_size), axis=-1)
     later = np.maximum.accumulate(filled[:, ::-1], axis=1)[:, ::-1] | rest[:, None]
@@ -90,7 +96,11 @@ def sequence(
     if known is None:
         return values
     future = batch["future_covariates"][:, : ahead * patch_size]
-    row = torch.cat((context[known], future), dim=1)[:, 0 if at_own_time else patch_size :]
+    row = torch.cat((context[known], future), dim=1)
+    if not at_own_time:
+        row = row[:, patch_size:]
+        step = torch.arange(row.shape[1], device=row.device)
+        row = row.masked_fill(step < patch_size * batch["known_begin"][:, None], torch.nan)
     values[known] = F.pad(row, (0, values.shape[1] - row.shape[1]), value=torch.nan)
     return values
 
