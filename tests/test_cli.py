@@ -189,6 +189,23 @@ def test_a_picture_of_some_items_says_of_how_many(kronos: Path, tmp_path: Path, 
     assert "x.png (the first 4 of 5 items)" in capsys.readouterr().out
 
 
+def test_paths_of_any_series_are_written_and_aggregated(work: Path, zoo, tmp_path: Path, capsys):
+    (tmp_path / "release").mkdir()
+    zoo.built("toto").save_release(tmp_path / "release")
+    flags = (work / "history.csv", "--prediction-length", 6, "--out", tmp_path / "q.csv")
+    foretrain("forecast", tmp_path / "release", *flags, "--paths", tmp_path / "p.csv", "--num-samples", 5,
+              "--aggregate", "trimmed_mean_20")  # fmt: skip
+    drawn = pd.read_csv(tmp_path / "p.csv", dtype={"item_id": str}, keep_default_na=False)
+    assert drawn.columns.tolist() == ["item_id", "timestamp", "sample", "target"] and len(drawn) == 2 * 5 * 6
+    paths = drawn[drawn.item_id == "NA"]["target"].to_numpy().reshape(5, 6)
+    found = pd.read_csv(tmp_path / "q.csv", dtype={"item_id": str}, keep_default_na=False)
+    expected = np.sort(paths, axis=0)[1:-1].mean(0)
+    np.testing.assert_allclose(found[found.item_id == "NA"]["trimmed_mean_20"], expected, rtol=1e-5)
+    foretrain("forecast", work / "run" / "release", *flags, "--paths", tmp_path / "none.csv", code=2)
+    assert "paths: chronos2 draws no sample paths" in capsys.readouterr().err
+    assert not (tmp_path / "none.csv").exists()
+
+
 def test_a_tokenizer_is_no_predictor(kronos: Path, capsys):
     foretrain("forecast", kronos / "release" / "tokenizer", kronos / "ACME.csv", "--prediction-length", 4, "--out",
               "x.csv", code=2)  # fmt: skip
