@@ -29,6 +29,13 @@ def test_half_lies_below_zero_and_nothing_below_minus_infinity():
     assert torch.allclose(student_t.cdf(torch.full_like(df, -1e300), df), torch.zeros_like(df), atol=1e-10)
 
 
+def test_float32_serves_where_a_device_has_no_more():
+    z = torch.tensor([-3.0, 0.0, 1e-30, 2.0])
+    found = student_t.cdf(z, torch.tensor(4.0))
+    assert found.dtype == torch.float32
+    assert np.allclose(found, stats.t.cdf(z, 4.0), atol=1e-6)
+
+
 def test_what_is_warped_comes_back():
     df = spread_df(200)
     z = torch.linspace(-50, 50, len(df), dtype=torch.float64)

@@ -51,7 +51,7 @@ def _integral(w: Tensor, df: Tensor) -> Tensor:
 
 
 def _factor(s: Tensor) -> Tensor:
-    s = s.clamp(min=1e-300)
+    s = s.clamp(min=torch.finfo(s.dtype).tiny)
     return (s / -torch.expm1(-s)).sqrt()
 
 
