@@ -43,7 +43,9 @@ def aggregation(name: str) -> Aggregation:
     if found := re.fullmatch(f"trimmed_mean_{_NUMBER}", name):
         percent = _within(name, found[1], 0, 50, "percent cut at either end")
         if percent < 1:  # a share, as others write it, would cut nothing
-            raise ConfigError(f"aggregate {name!r} cuts {found[1]}%; for that share write trimmed_mean_{100 * percent:g}.")
+            raise ConfigError(
+                f"aggregate {name!r} cuts {found[1]}%; for that share write trimmed_mean_{100 * percent:g}."
+            )
         return lambda samples: _trimmed(samples, percent / 100)
     if found := re.fullmatch(f"quantile_{_NUMBER}", name):
         level = _within(name, found[1], 0, 1, "level")
