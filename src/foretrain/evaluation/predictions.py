@@ -339,7 +339,13 @@ def _numbers(path: Path, column: Any) -> Array:
     try:
         return column.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError):
-        raise DataError(f"{path}: column {column.name!r} holds something else than numbers.") from None
+        import pandas as pd
+
+        wrong = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        where = f", such as {wrong.iloc[0]!r} in row {wrong.index[0] + 1:,}" if len(wrong) else ""
+        raise DataError(
+            f"{path}: column {column.name!r} holds something else than numbers{where}. Correct it, or leave it empty."
+        ) from None
 
 
 def _instants(path: Path, column: Any) -> Ints:
