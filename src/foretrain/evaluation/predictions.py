@@ -341,7 +341,7 @@ def _numbers(path: Path, column: Any) -> Array:
     except (TypeError, ValueError):
         import pandas as pd
 
-        wrong = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        wrong = column[pd.isna(pd.to_numeric(column, errors="coerce")) & column.notna()]
         where = f", such as {wrong.iloc[0]!r} in row {wrong.index[0] + 1:,}" if len(wrong) else ""
         raise DataError(
             f"{path}: column {column.name!r} holds something else than numbers{where}. Correct it, or leave it empty."
