@@ -67,8 +67,13 @@ def test_covariates_known_ahead_stand_one_patch_earlier(horizon, left):
 
 def test_known_values_after_the_cutoff_are_read_in_place_of_forecasts():
     ahead = known_ahead(collate(windows(8), PATCH, 4096), 5)
-    assert ahead[3, :2].tolist() == [312.0, 313.0] and ahead[3, 2:].isnan().all()
+    assert ahead[3].tolist() == [312.0, 313.0, 313.0, 313.0, 313.0]  # no more of it is known
     assert ahead[:3].isnan().all()
+    short = known_ahead(collate(windows(8, horizon=4), PATCH, 4096), 5)
+    assert short[3].tolist() == [311.0] * 5
+    nothing = windows(8)
+    nothing.context[3], nothing.future[3] = np.nan, np.nan
+    assert known_ahead(collate(nothing, PATCH, 4096), 5).isnan().all()
     assert known_ahead(collate(windows(8, known=0), PATCH, 4096), 5) is None
 
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from foretrain.data.windows import KNOWN, TARGET, Windows, window_starts
 from foretrain.models.base import Batch
 from foretrain.models.toto.draws import row_keys
+from foretrain.models.toto.inputs import newest
 from foretrain.nn.layout import Layout
 
 
@@ -107,10 +108,16 @@ def exogenous(batch: Batch) -> Tensor | None:
 
 
 def known_ahead(batch: Batch, steps: int) -> Tensor | None:
-    """(R, steps) what is read after the cutoff in place of forecasts, NaN = the forecast; None = nothing is."""
+    """(R, steps) what is read after the cutoff in place of forecasts, NaN = the forecast; None = nothing is.
+
+    Where a covariate is not known the value before it stands in, as while training.
+    """
     if "known_rows" not in batch:
         return None
-    context, given = batch["context"], batch["future_known"][:, :steps]
+    context, rows, given = batch["context"], batch["known_rows"], batch["future_known"][:, :steps]
+    observed = batch["observed"][rows] if "observed" in batch else torch.ones_like(context[rows], dtype=torch.bool)
+    given = F.pad(given, (0, steps - given.shape[1]), value=torch.nan)
+    before = newest(context[rows], observed)[:, -1:]
     found = context.new_full((len(context), steps), torch.nan)
-    found[batch["known_rows"], : given.shape[1]] = given
+    found[rows] = newest(given, ~given.isnan(), before)
     return found

@@ -170,7 +170,7 @@ class Toto(Forecaster):
             observed=batch.get("observed"),
             layout=Layout.from_tensors(batch),
             exogenous=batches.exogenous(batch),
-            known=batches.known_ahead(batch, prediction_length),
+            known=batches.known_ahead(batch, prediction_length + -prediction_length % self.config.patch_size),
         )
         return generate.forecast(
             self.network,

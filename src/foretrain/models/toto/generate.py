@@ -41,7 +41,7 @@ class Prompt:
     observed: Tensor | None  # (R, C) bool; None = everything
     layout: Layout
     exogenous: Tensor | None = None  # (R,) rows that are covariates known ahead
-    known: Tensor | None = None  # (R, H) what is read after the cutoff in place of forecasts; NaN = the forecast
+    known: Tensor | None = None  # (R, H or more) what is read after the cutoff, NaN = the forecast
 
 
 class Context(NamedTuple):
