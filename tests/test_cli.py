@@ -266,6 +266,18 @@ def test_evaluate_against_zero_shot_marks_the_release_and_fails_only_where_asked
     foretrain(*arguments, tmp_path / "c", "--fail-if-not-promoted", code=1)
 
 
+def test_another_corpus_does_not_replace_what_the_runs_own_said(work: Path, tmp_path: Path, capsys):
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    arguments = ("--seasonality", 1, "--against", "zero-shot")
+    foretrain("evaluate", run, "--data", work / "corpus", *arguments)
+    first = json.loads((run / "release" / "release.json").read_text())["promotion"]
+    foretrain("data", "import", work / "history.csv", "--out", tmp_path / "strange")
+    capsys.readouterr()
+    foretrain("evaluate", run, "--data", tmp_path / "strange", *arguments)
+    assert "keeps its mark, as the run knew no corpus 'strange'" in capsys.readouterr().out
+    assert json.loads((run / "release" / "release.json").read_text())["promotion"] == first
+
+
 def test_a_comparison_with_any_other_model_marks_no_release(work: Path, tmp_path: Path, capsys):
     run = shutil.copytree(work / "run", tmp_path / "run")
     other = shutil.copytree(work / "run" / "release", tmp_path / "other")

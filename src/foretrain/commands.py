@@ -129,17 +129,25 @@ def _keep(result: EvaluationResult, model: str, out: Path | None) -> None:
     """Write the report, and tell a release that was written here whether it is promoted.
 
     That is between it and the weights that it started from: a comparison with any other model decides nothing. What
-    lies in the cache of a hub is nobody's to change.
+    data other than the run's own say does not take the place of what those said. What lies in the cache of a hub is
+    nobody's to change.
     """
     from foretrain.evaluation.gate import ZERO_SHOT
     from foretrain.evaluation.report import write_report
     from foretrain.models.hub import release_in
     from foretrain.promotion import record
+    from foretrain.training.release import read_release
 
     for path in write_report(result, out) if out is not None else ():
         print(f"wrote {path}")
     promotion, release = result.promotion, release_in(Path(model).expanduser())
     if promotion is None or promotion.against["key"] != ZERO_SHOT or not (release / "release.json").is_file():
+        return
+    facts = read_release(release)
+    own = {entry[key] for entry in facts.get("corpora", ()) for key in ("name", "fingerprint")}
+    strange = [entry["name"] for entry in promotion.data if own.isdisjoint((entry["name"], entry["fingerprint"]))]
+    if "promotion" in facts and strange:
+        print(f"not recorded: {release / 'release.json'} keeps its mark, as the run knew no corpus {strange[0]!r}")
         return
     if record(release, promotion):
         print(f"recorded in {release / 'release.json'}: {'promoted' if promotion.promoted else 'not promoted'}")
