@@ -315,7 +315,7 @@ def score(
         typer.Option(help="Prices, or changes since the last close (fraction: 0.01 is 1 %); default: price."),
     ] = None,
     claimed_percent: Annotated[
-        list[float] | None, typer.Option(help="An error published as percent, to be traced; repeatable.")
+        list[float] | None, typer.Option(min=0, help="An error published as percent, to be traced; repeatable.")
     ] = None,
     column: Annotated[
         list[str] | None,

@@ -315,7 +315,8 @@ class Trainer:
             return
         paused, began = self.monitor.pause(), time.monotonic()
         self.updater.rehearse(self.feed.blanks())
-        self.monitor.say(f"warmed up for {self.feed.shapes} shapes in {duration(time.monotonic() - began)}")
+        shapes = f"{self.feed.shapes} shape{'s' * (self.feed.shapes != 1)}"
+        self.monitor.say(f"warmed up for {shapes} in {duration(time.monotonic() - began)}")
         self.monitor.resume(paused)
 
     def _lr(self) -> float:
