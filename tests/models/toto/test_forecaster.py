@@ -179,6 +179,18 @@ def test_a_covariate_known_ahead_is_read_along_with_the_patch_before():
     assert torch.equal(one[:, 0], other[:, 0]) and not torch.allclose(one[:, 1], other[:, 1])
 
 
+@pytest.mark.parametrize("labels", [False, True])
+@torch.no_grad()
+def test_when_another_row_begins_is_not_known_before(labels):
+    model = model_of(variate_labels=labels).train()
+    found = []
+    for begin in (2 * PATCH, 3 * PATCH):
+        context = window().context.copy()
+        context[1, :begin] = np.nan
+        found.append(model.scored(batch_of(model, replace(window(), context=context))).hidden[0])
+    assert torch.equal(found[0][:2], found[1][:2]) and not torch.allclose(found[0][2], found[1][2])
+
+
 # Predictions
 
 

@@ -113,6 +113,20 @@ def test_nothing_is_scored_beside_a_row_whose_scale_knows_what_comes():
     assert known.counts.all()
 
 
+@torch.no_grad()
+def test_nothing_is_scored_beside_a_gap_of_which_only_later_values_tell_that_it_ends():
+    values = walks(2)
+    values[1, 2 * PATCH : 4 * PATCH] = np.nan
+    ended = values.copy()
+    ended[1, 2 * PATCH :] = np.nan
+    model = model_of().train()
+    one, other = (model.scored(batch_of(model, window_of(x, past=1))) for x in (values, ended))
+    same = (one.quantiles == other.quantiles).flatten(2).all(-1).squeeze()
+    assert same.tolist() == [True, True, *[False] * 5]
+    assert one.counts.any(-1).squeeze().tolist() == [True, True, False, False, True, True, True]
+    assert other.counts.any(-1).squeeze().tolist() == [True, True, False, False, False, True, True]
+
+
 def test_predictions_are_of_what_the_own_loss_scores():
     model = model_of().train()
     values = walks()

@@ -167,5 +167,6 @@ class TotoNetwork(nn.Module):
         if lead is None:
             return seen
         beginning = self.labels + lead[:, None, None, None]  # slot of a row's first patch that counts
-        counts = (slot >= beginning) | (slot < self.labels) | (slot == query)
+        # empty patches see themselves alone: how far their label is would tell when the row begins
+        counts = (slot >= beginning) | (slot == query) | ((slot < self.labels) & (query >= beginning))
         return seen & counts

@@ -107,8 +107,8 @@ class Toto2(Forecaster):
         The tokens are those of a forecast: nothing after the cutoff is read but covariates known ahead. In training
         every patch of context and future is scored, by what the token before it says; otherwise only the future, as
         the context may have been trained on. A token is not scored before its row has shown 8 values (those at the
-        cutoff: one), for the scale of earlier ones would know what comes, nor beside a row of its window whose scale
-        knows that, nor where it is empty.
+        cutoff: one), for the scale of earlier ones would know what comes, nor beside a row of its window that knows
+        what comes (_foreseeing), nor where it is empty.
         """
         size, rows = self.config.patch_size, batch.get("target_rows")
         chosen = slice(None) if rows is None else rows
@@ -122,7 +122,8 @@ class Toto2(Forecaster):
         token = torch.arange(tokens, device=values.device)
         least = torch.where(token < patches - 1, MIN_OBSERVED, 1)
         fit = found.scaled.sums.count[chosen] >= least
-        fit = fit & ~_foreseeing(found.scaled.sums, batch)[chosen]
+        filled = observed.unflatten(1, (-1, size)).any(-1)
+        fit = fit & ~_foreseeing(found.scaled.sums, filled, token < patches - 1, batch)[chosen]
         if groups is not None:
             fit = fit & (groups[chosen] == 0)
         after = torch.cat((context[chosen, size:], future), dim=1)
@@ -238,9 +239,14 @@ class Toto2(Forecaster):
         return 2.0 * variates * tokens * (ends + time + space)
 
 
-def _foreseeing(sums: Sums, batch: Batch) -> Tensor:
-    """(R, S) tokens at which some row of the window is scaled by values that it shows later, known covariates aside."""
+def _foreseeing(sums: Sums, filled: Tensor, past: Tensor, batch: Batch) -> Tensor:
+    """(R, S) tokens at which some row of the window knows what it shows later, known covariates aside.
+
+    It does where its scale rests on later values, and in a gap of the past (S,): whether others see a token without any
+    observation, so not filled (R, S), depends on whether the row goes on.
+    """
     found = (sums.count > 0) & (sums.count < sums.first_count)
+    found = found | (~filled & (filled.cumsum(1) > 0) & past)
     if "known_rows" in batch:
         found[batch["known_rows"]] = False
     windows = torch.zeros_like(sums.count).index_add(0, batch["row_window"], found.to(sums.count.dtype))
