@@ -35,7 +35,8 @@ class Decoder:
         self.network, self.layout, self.recentre, self.compat = network, layout, recentre, compat
         self.memories = [KeyValues() for _ in range(network.layers_over_time)]
         inputs = prepare(network.scaler, series, observed, prefix_length=series.shape[1], compat=compat)
-        self.stream, self.last = inputs.stream, inputs.last
+        self.stream = inputs.stream
+        self.last = series[:, -1:] if observed is None else newest(series, observed)[:, -1:]
         self.empty, self.patches = inputs.empty, 0
         self._read(inputs.scaled, inputs.statistics, exogenous)
 

@@ -50,7 +50,6 @@ class Context(NamedTuple):
     first: StudentTs  # (R, P, K) mixtures of the first patch, scaled
     statistics: Statistics  # (R, P) or (R, 1): what un-scales them
     stream: Stream
-    last: Tensor  # (R, 1) newest value observed
     empty: Tensor | None
     memories: list[KeyValues]
 
@@ -129,7 +128,7 @@ def read_context(network: TotoNetwork, prompt: Prompt, options: TotoOptions = DE
         newest_only=True,
     )
     statistics = Statistics(*(x[:, -size:] for x in inputs.statistics))
-    return Context(network.mixtures(hidden[:, -1]), statistics, inputs.stream, inputs.last, inputs.empty, memories)
+    return Context(network.mixtures(hidden[:, -1]), statistics, inputs.stream, inputs.empty, memories)
 
 
 def sample(
@@ -200,7 +199,7 @@ class _Path:
         rows = len(prompt.series)
         repeated = torch.arange(rows, device=prompt.series.device).repeat(len(samples))
         self.layout = prompt.layout.repeat(len(samples))
-        self.stream, self.last = context.stream.select(repeated), context.last[repeated]
+        self.stream = context.stream.select(repeated)
         self.empty = None if context.empty is None else context.empty[repeated]
         self.memories = [SharedPast(memory, len(samples)) for memory in context.memories]
         known = prompt.known

@@ -20,7 +20,6 @@ class Inputs:
     scaled: Tensor  # (R, T) finite
     statistics: Statistics
     stream: Stream  # goes on with the statistics of what follows
-    last: Tensor  # (R, 1) newest value observed, NaN where none was
     empty: Tensor | None = None  # (R, S) patches in front of a row's first observation; None = none, or upstream's way
 
 
@@ -49,12 +48,11 @@ def prepare(
     seen = torch.ones_like(series, dtype=torch.bool) if observed is None else observed
     statistics, stream = scaler.begin(series, seen, prefix_length)
     loc, scale = statistics
-    last = series[:, -1:] if observed is None else newest(series, seen)[:, -1:]
     if compat or observed is None:
-        return Inputs((series - loc) / scale, statistics, stream, last)
+        return Inputs((series - loc) / scale, statistics, stream)
     scaled = ((newest(series, seen) - loc) / scale).nan_to_num(nan=0.0)
     empty = None if whole else ~seen.unflatten(1, (-1, scaler.patch_size)).any(-1).cummax(1).values
-    return Inputs(scaled, statistics, stream, last, empty)
+    return Inputs(scaled, statistics, stream, empty)
 
 
 def newest(series: Tensor, observed: Tensor, before: Tensor | None = None) -> Tensor:
