@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foretrain.models.toto import generate
 from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.generate import Prompt, forecast, mixtures_along, sample
+from foretrain.models.toto.generate import Prompt, forecast, mixtures_along, read_context, sample
 from foretrain.models.toto.options import TotoOptions
 from foretrain.nn.layout import Layout
 
@@ -124,6 +124,12 @@ def test_known_values_are_read_in_place_of_draws(network, prompt):
     assert torch.equal(given[[0, 2, 3], :, :4], free[[0, 2, 3], :, :4])  # the first patch is drawn before it is read
     assert not torch.allclose(given[0, :, 4:], free[0, :, 4:])  # of the same window
     assert torch.allclose(given[3], free[3], atol=1e-5)  # of another window
+
+
+def test_a_context_that_nobody_goes_on_from_is_not_remembered(network, prompt):
+    plain, kept = (read_context(network, prompt, remember=remember) for remember in (False, True))
+    assert not plain.memories and len(kept.memories) == network.layers_over_time
+    assert torch.equal(plain.first.loc, kept.first.loc)
 
 
 def test_one_patch_needs_no_paths(network, prompt):

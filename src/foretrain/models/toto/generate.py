@@ -51,7 +51,7 @@ class Context(NamedTuple):
     statistics: Statistics  # (R, P) or (R, 1): what un-scales them
     stream: Stream
     empty: Tensor | None
-    memories: list[KeyValues]
+    memories: list[KeyValues]  # of each layer over time; empty where nobody goes on from here
 
 
 class Sampled(NamedTuple):
@@ -90,7 +90,7 @@ def forecast(
         return context.first.map(lambda x: chosen(x)[:, :prediction_length]), loc, scale
 
     if num_samples is None and prediction_length <= size and options.closed_form:
-        mixtures, loc, scale = closed(read_context(network, prompt))
+        mixtures, loc, scale = closed(read_context(network, prompt, remember=False))
         quantiles = mixtures.quantiles(levels) * scale[..., None] + loc[..., None]
         return Forecast(quantiles, levels, mean=mixtures.mean * scale + loc)
     count = num_samples or DEFAULT_SAMPLES
@@ -113,17 +113,19 @@ def _empirical(paths: Tensor, levels: Sequence[float]) -> Tensor:
     return torch.lerp(ordered[:, low], ordered[:, high], share).transpose(1, 2)
 
 
-def read_context(network: TotoNetwork, prompt: Prompt, options: TotoOptions = DEFAULTS) -> Context:
-    """Read a prompt once, whatever will be asked about it."""
+def read_context(
+    network: TotoNetwork, prompt: Prompt, options: TotoOptions = DEFAULTS, *, remember: bool = True
+) -> Context:
+    """Read a prompt once, whatever will be asked about it; remember what later patches attend to."""
     size, steps = network.config.patch_size, prompt.series.shape[1]
-    memories = [KeyValues() for _ in range(network.layers_over_time)]
+    memories = [KeyValues() for _ in range(network.layers_over_time)] if remember else []
     inputs = prepare(network.scaler, prompt.series, prompt.observed, prefix_length=steps, compat=options.compat)
     hidden = network.read(
         inputs.scaled,
         prompt.layout,
         exogenous=prompt.exogenous,
         empty=inputs.empty,
-        memories=memories,
+        memories=memories or None,
         recentre=options.reference_cache,
         newest_only=True,
     )
