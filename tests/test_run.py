@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,22 @@ def test_a_second_start_in_the_same_folder_is_refused_and_resume_goes_on(tmp_pat
         train_run(config)
     _, result = train_run(tiny(tmp_path / "run", "training.max_steps=8"), resume="auto")
     assert result.step == 8
+
+
+def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path):
+    train_run(tiny(tmp_path / "run"))
+    checkpoint = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["config"]["loss"], state["config"]["adapter"], state["config"]["training"]["token_budget"]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    entry = {"sha256": hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()}
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"]["state.json"] |= entry | {"bytes": (checkpoint / "state.json").stat().st_size}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    _, result = train_run(tiny(tmp_path / "run", "training.max_steps=8"), resume="auto")
+    assert result.step == 8
+    with pytest.raises(TrainingError, match=r"loss\.name: 'own' was saved, 'mae' is asked for"):
+        train_run(tiny(tmp_path / "run", "training.max_steps=9", "loss.name=mae"), resume="auto")
 
 
 def test_resume_refuses_another_learning_rate_and_names_the_key(tmp_path: Path):

@@ -237,7 +237,16 @@ def _trainer(
         facts=_release_facts(config, source),
         notes=notes,
         units=validation.units if validation is not None else None,
+        upgrade=_as_of_today,
     )
+
+
+def _as_of_today(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved config with the defaults of settings that came after it; as it is where it has some that are gone."""
+    try:
+        return build(RunConfig, saved).model_dump(mode="json")
+    except ConfigError:
+        return saved
 
 
 def _origin(config: RunConfig) -> str:

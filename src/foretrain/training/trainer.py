@@ -84,6 +84,7 @@ class Trainer:
     (an output_dir that holds a run is an error), "auto" goes on from the newest good checkpoint or starts, a path goes
     on from that checkpoint. resolved_config is what is saved in checkpoints and compared on resume. facts go into
     release.json (parents' hashes, date range), notes to the head of the log; units are those of evaluate's metrics.
+    upgrade turns a config that an earlier version has saved into what it means today.
     """
 
     def __init__(
@@ -103,12 +104,14 @@ class Trainer:
         facts: dict[str, Any] | None = None,
         notes: Sequence[str] = (),
         units: Mapping[str, str] | None = None,
+        upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
         self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
         self.feed = Feed(model, source, training, self.world)
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
         self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
+        self.upgrade = upgrade
         if evaluate is None and (training.validate_every or optimizer.schedule.kind == "plateau"):
             raise ConfigError(
                 "training.validate_every and the plateau schedule need something to validate on, and this run has "
@@ -280,7 +283,7 @@ class Trainer:
 
     def _restore(self, path: Path, state: dict[str, Any]) -> list[str]:
         """Take over a checkpoint's state; what is worth telling about it."""
-        notes = check_resumable(state["config"], self.resolved_config)
+        notes = check_resumable(self.upgrade(state["config"]), self.resolved_config)
         if state["data_fingerprint"] != self.source.fingerprint:
             raise TrainingError(
                 f"{path}: was trained on other data (fingerprint {state['data_fingerprint']}, now "
