@@ -26,6 +26,7 @@ from foretrain.run import (
     shipped_config,
     train_run,
 )
+from foretrain.training.checkpoint import make_manifest
 from foretrain.training.distributed import World
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -163,12 +164,14 @@ def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path:
     state = json.loads((checkpoint / "state.json").read_text())
     del state["config"]["loss"], state["config"]["adapter"], state["config"]["training"]["token_budget"]
     (checkpoint / "state.json").write_text(json.dumps(state))
-    entry = {"sha256": hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()}
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    manifest["files"]["state.json"] |= entry | {"bytes": (checkpoint / "state.json").stat().st_size}
+    data = (checkpoint / "state.json").read_bytes()
+    old = json.loads((checkpoint / "manifest.json").read_text())
+    files = old["files"] | {"state.json": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
+    manifest = make_manifest(old["step"], old["metric"], old["final"], files)
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     _, result = train_run(tiny(tmp_path / "run", "training.max_steps=8"), resume="auto")
     assert result.step == 8
+    assert f"resuming from {checkpoint}" in (tmp_path / "run" / "training.log").read_text()
     with pytest.raises(TrainingError, match=r"loss\.name: 'own' was saved, 'mae' is asked for"):
         train_run(tiny(tmp_path / "run", "training.max_steps=9", "loss.name=mae"), resume="auto")
 
