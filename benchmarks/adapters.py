@@ -385,7 +385,7 @@ def official(release: Path, data: Path) -> float:
 
     corpus = Corpus.open(data / "stocks")
     column = corpus.columns.index("close")
-    series = [corpus.series(k).values[column, -256:] for k in range(corpus.num_series)]
+    series = [corpus.values(k)[column, -256:] for k in range(corpus.num_series)]
     levels = [0.1, 0.5, 0.9]
     ours = load(release, device="cpu").forecast(series, HORIZON, levels)
     pipeline = Chronos2Pipeline.from_pretrained(str(release), device_map="cpu")
