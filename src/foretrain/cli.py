@@ -520,6 +520,20 @@ def _alone(verb: str) -> None:
 
 def main() -> None:
     """Entry point of the `foretrain` command: user errors and warnings in one line, exit code 2; Ctrl-C 130."""
+    try:
+        _run()
+    except SystemExit as leave:
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            # All is written and closed by now. In an ordinary exit torch's threads of a process group are now and then
+            # still running when they are torn down ("terminate called without an active exception"), which torchrun
+            # takes for a failed run.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(leave.code if isinstance(leave.code, int) else int(leave.code is not None))
+        raise
+
+
+def _run() -> None:
     usual = warnings.formatwarning
     warnings.formatwarning = _one_line
     try:
