@@ -1,21 +1,18 @@
 """Low-rank adapters beside full fine-tuning, in every family, on real daily bars.
 
-    foretrain data import $MARKET_DATA/benchmarks/m4_hourly.parquet $MARKET_DATA/benchmarks/m4_weekly.parquet \\
-      --columns target --out corpora/general
-    foretrain data import $MARKET_DATA/ohlcv_daily/us_google_1987_2017.parquet --out corpora/candles
+    foretrain data import $MARKET_DATA/ohlcv_daily/us_google_1987_2017.parquet --out corpora/pretraining
     foretrain data import $MARKET_DATA/ohlcv_daily/us_stocknet_2012_2017.parquet --out corpora/stocks --adjust
     python -m benchmarks.adapters --data corpora [--family NAME] [--base FOLDER] [--work FOLDER] [--quick] [--json FILE]
 
-No published weights are needed: a small base of each family is trained first, on series of the M4 competition, that of
-Kronos on older daily bars of other stocks. It is fine-tuned on the 35 stocks twice, as a LoRA with the shipped settings
-and whole, with the same steps, batches and windows, each at a rate of its own; both are scored on the newest 200 bars
-beside naive and the base ("zero-shot"). All of it goes through `foretrain train` and `foretrain evaluate`; configs,
-runs and reports stay in --work, and what has been trained there is not trained again.
+No published weights are needed: a small base of each family is trained first, on older daily bars of other stocks. It
+is fine-tuned on the 35 stocks twice, as a LoRA with the shipped settings and whole, with the same steps, batches and
+windows, each at a rate of its own; both are scored on the newest 200 bars beside naive and the base ("zero-shot"). All
+of it goes through `foretrain train` and `foretrain evaluate`; configs, runs and reports stay in --work, and what has
+been trained there is not trained again.
 
 Costs are those of a training step: best time, both sides alternating in one process on one batch, and the memory that a
-process of its own, its libraries loaded, grows by from before the model is built until after two steps; of the small
-base and, with random weights, of a published size. Before timing, the losses of both sides are compared: an adapter
-begins where its base is.
+process of its own grows by from before the model is built until after two steps; of the small base and, with random
+weights, of a published size. Before timing, the loss of both sides is compared: an adapter begins where its base is.
 
     .venv-parity/bin/python -m benchmarks.adapters --data corpora --official WORK/chronos2/lora/release
 
@@ -40,19 +37,18 @@ from benchmarks import harness
 import torch  # isort: skip  (after the harness, which sets the threads)
 
 from foretrain.config import build as build_section
-from foretrain.config import dump_yaml, read_yaml
+from foretrain.config import dump_yaml
 from foretrain.evaluation.metrics import METRICS
-from foretrain.run import RunConfig, build_model, load_config, open_source, shipped_config
+from foretrain.run import RunConfig, build_model, load_config, open_source
 from foretrain.training.optimizer import build_optimizer
 
 torch.set_num_threads(harness.THREADS)
 
 Tree = dict[str, Any]
-HORIZON, TEST_STEPS = 10, 200
+HORIZON, TEST_STEPS, VALIDATION_STEPS = 10, 200, 100
 SIDES = ("lora", "full")
 SHOWN = ("pct_mae", "mase", "wql")
 CLOSE = {"target": ["close"], "past_covariates": ["open", "high", "low", "volume"]}
-GENERAL = {"corpora": ["general"], "target": ["target"], "validation_steps": 20, "test_steps": 0}
 
 
 @dataclass(frozen=True)
@@ -62,12 +58,10 @@ class Case:
     small: Tree  # `model:` of the base that is trained here
     published: Tree  # `model:` of a published size
     published_name: str
-    # Peak learning rates of base, lora and full; of the last two the best of three by validation loss, tried by hand.
-    rates: dict[str, float]
-    origin: Tree = field(default_factory=lambda: GENERAL)  # `data:` of the base, beside lengths
-    columns: Tree = field(default_factory=lambda: CLOSE)  # `data:` of fine-tuning, beside lengths
+    rates: dict[str, float]  # peak learning rate of base, lora and full
+    columns: Tree = field(default_factory=lambda: CLOSE)
     context: int = 256
-    steps: int = 1000  # of the base
+    steps: int = 500  # of the base
     samples: int | None = None  # paths of a forecast that is scored
     first: Tree | None = None  # a stage that comes before: its config, named as the key of `model:` that reads it
     published_context: int = 512
@@ -80,18 +74,15 @@ CASES = {
         small={"d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 3, "num_heads": 4, "initializer_factor": 1.0},
         published={"preset": "base"},
         published_name="chronos-2",
-        rates={"base": 1e-3, "lora": 3e-3, "full": 2e-4},
+        rates={"base": 1e-3, "lora": 3e-3, "full": 5e-4},
     ),
     "kronos": Case(
         small={"d_model": 96, "n_layers": 3, "n_heads": 4, "ff_dim": 192},
         published={"preset": "small"},
         published_name="Kronos-small",
-        rates={"base": 1e-3, "lora": 1e-2, "full": 1e-3},
-        # They go on for 70 bars after the stocks: what those are tested on comes later here too.
-        origin={"corpora": ["candles"], "validation_steps": 100, "test_steps": 300},
-        columns={},  # those of a candle
+        rates={"base": 1e-3, "lora": 3e-3, "full": 5e-4},
+        columns={"min_context": 64},  # its windows are full, its columns those of a candle
         context=64,
-        steps=600,
         samples=20,
         first={
             "model": {"family": "kronos_tokenizer", "random_init": True, "d_model": 64, "n_heads": 4, "ff_dim": 128,
@@ -114,7 +105,7 @@ CASES = {
         small={"patch_size": 16, "d_model": 128, "num_heads": 4, "num_layers": 4},
         published={"preset": "22m"},
         published_name="Toto-2.0-22m",
-        rates={"base": 1e-2, "lora": 1e-2, "full": 1e-2},  # whole models: to be divided by widths (u-muP)
+        rates={"base": 1e-2, "lora": 3e-3, "full": 5e-3},  # whole models: to be divided by widths (u-muP)
     ),
 }  # fmt: skip
 
@@ -122,12 +113,16 @@ CASES = {
 def base_tree(name: str, case: Case, chosen: argparse.Namespace) -> Tree:
     """The config of the run that makes a base, in stages where the family is made of two models."""
     steps = 20 if chosen.quick else case.steps
-    corpora = [{"path": str(chosen.data / folder)} for folder in case.origin["corpora"]]
     tree: Tree = {
-        "data": {**case.origin, **lengths(case), "corpora": corpora},
+        "data": {
+            "corpora": [{"path": str(chosen.data / "pretraining")}],
+            **lengths(case),
+            "validation_steps": VALIDATION_STEPS,
+            "test_steps": 300,  # they go on for 70 bars after the stocks: what those are tested on comes later here too
+        },
         "training": training(every=100),
         "optimizer": optimizer(case.rates["base"]),
-        "evaluation": {"forecasts": False},
+        "evaluation": {"num_windows": 4, "forecasts": False},
     }
     model = {"family": name, "random_init": True, **case.small}
     if case.first is None:
@@ -146,39 +141,29 @@ def tuned_tree(name: str, case: Case, side: str, base: Path, chosen: argparse.Na
         "data": {
             "corpora": [{"path": str(chosen.data / "stocks")}],
             **lengths(case),
-            **case.columns,
-            "validation_steps": 100,
+            "validation_steps": VALIDATION_STEPS,
             "test_steps": TEST_STEPS,
         },
         "training": {"max_steps": 10 if chosen.quick else 200, **training(every=5 if chosen.quick else 25)},
         "optimizer": optimizer(case.rates[side]),
         "evaluation": {"num_windows": 10, "forecasts": False},
     }
-    return {**tree, "adapter": shipped_adapter(name)} if side == "lora" else tree
-
-
-def shipped_adapter(name: str) -> Tree:
-    """The `adapter:` section that the family's lora.yaml ships with."""
-    return read_yaml(shipped_config(f"{name}/lora.yaml"))["adapter"]
+    return {**tree, "adapter": {}} if side == "lora" else tree
 
 
 def published_tree(name: str, case: Case, side: str, parts: Tree, chosen: argparse.Namespace) -> Tree:
     """The config by which a step of a published size is measured."""
     tree = tuned_tree(name, case, side, Path(), chosen)
-    context = case.published_context
+    lengths = {"context_length": case.published_context, "prediction_length": case.published_horizon}
     tree["model"] = {"family": name, "random_init": True, **case.published, **parts}
-    tree["data"] |= {
-        "context_length": context,
-        "min_context": context,
-        "prediction_length": case.published_horizon,
-    }
+    tree["data"] |= {**lengths, "min_context": case.published_context}
     tree["training"]["batch_size"] = case.published_batch
     return tree
 
 
 def lengths(case: Case) -> Tree:
-    """What base and fine-tuning read and forecast; Kronos' windows are full."""
-    return {"context_length": case.context, "prediction_length": HORIZON, "min_context": 64}
+    """What base and fine-tuning read and forecast."""
+    return {"context_length": case.context, "prediction_length": HORIZON, "min_context": 64, **case.columns}
 
 
 def training(every: int) -> Tree:
@@ -218,15 +203,20 @@ def write_config(tree: Tree, folder: Path) -> Path:
     return path
 
 
-def evaluated(release: Path, against: str | None, out: Path, case: Case, chosen: argparse.Namespace) -> Tree:
+def evaluated(release: Path, against: str, out: Path, case: Case, chosen: argparse.Namespace) -> Tree:
     """evaluation.json of a release on the newest bars of the stocks."""
     if not out.exists():
-        words = ["evaluate", str(release), "--data", str(chosen.data / "stocks"), "--out", str(out)]
-        words += ["--num-windows", "4" if chosen.quick else str(TEST_STEPS // HORIZON)]
-        words += ["--prediction-length", str(HORIZON), "--context-length", str(case.context)]
+        words = [
+            "--num-windows",
+            "4" if chosen.quick else str(TEST_STEPS // HORIZON),
+            "--threads",
+            str(harness.THREADS),
+        ]
         words += ["--num-samples", str(case.samples)] if case.samples else []
-        words += ["--against", against] if against else []
-        foretrain(out.with_suffix(".log"), *words, "--threads", str(harness.THREADS))
+        data = ["--data", str(chosen.data / "stocks")]
+        foretrain(
+            out.with_suffix(".log"), "evaluate", str(release), *data, "--against", against, *words, "--out", str(out)
+        )
     return json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
 
 
@@ -234,7 +224,6 @@ def held_out(name: str, case: Case, work: Path, chosen: argparse.Namespace) -> T
     """Train base, LoRA and full, and what they came to: parameters, bytes, metrics, verdicts."""
     base = chosen.base or trained(base_tree(name, case, chosen), work / "base")
     runs = {side: trained(tuned_tree(name, case, side, base, chosen), work / side) for side in SIDES}
-    start = evaluated(base, None, work / "base-evaluation", case, chosen)
     found = {side: evaluated(runs[side], "zero-shot", work / f"{side}-evaluation", case, chosen) for side in SIDES}
     between = evaluated(runs["lora"], str(runs["full"]), work / "between-evaluation", case, chosen)
     facts = json.loads((runs["lora"] / "release.json").read_text(encoding="utf-8"))["adapter"]
@@ -245,8 +234,8 @@ def held_out(name: str, case: Case, work: Path, chosen: argparse.Namespace) -> T
         "windows": found["lora"]["counts"]["windows"],
         "origins": found["lora"]["counts"]["origins"],
         "naive": figures(found["lora"], "naive"),
-        "zero_shot": {**figures(found["lora"], "zero_shot"), "against_naive": verdict(start, "naive")},
-        "lora_against_full": verdict(between, "other_model").replace("other model", "full"),
+        "zero_shot": figures(found["lora"], "zero_shot"),
+        "lora_against_full": verdict(between, "other_model"),
         "commit": harness.commit(),
     }
     for side in SIDES:
@@ -265,7 +254,6 @@ def held_out(name: str, case: Case, work: Path, chosen: argparse.Namespace) -> T
     record["lora"] |= {
         "rank": facts["rank"],
         "alpha": facts["alpha"],
-        "dropout": facts["dropout"],
         "targets": facts["targets"],
         "alarm": facts["alarm"],
         "adapter_bytes": size_of(work / "lora" / "adapters" / facts["name"]),
@@ -340,7 +328,6 @@ def costs(label: str, configs: dict[str, Path], alternations: int) -> list[harne
 
 def peak_of(config: Path) -> float:
     """Bytes by which building a run's model and two of its steps raise this process's resident memory."""
-    import peft  # noqa: F401  (some 150 MiB of libraries, on neither side's account)
 
     def action() -> None:
         stepper = Stepper(load_config(config))
@@ -376,13 +363,17 @@ def published_tokenizer(work: Path) -> str:
 def table(record: Tree) -> str:
     """A family's held-out figures as people read them, in Markdown."""
     head = ["", *(f"{key}, {unit}" for key, unit in record["units"].items())]
-    rows = [[*head, "against naive", "against zero-shot", "gate"], ["---"] * (len(head) + 3)]
-    for who in ("naive", "zero_shot", *SIDES):
-        told = [record[who].get(key, "") for key in ("against_naive", "against_zero_shot")]
-        gate = {True: "promoted", False: "not promoted", None: ""}[record[who].get("promoted")]
-        rows.append([who.replace("_", "-"), *(f"{record[who][key]:.4f}" for key in SHOWN), *told, gate])
+    lines = [[who.replace("_", "-"), *(f"{record[who][key]:.4f}" for key in SHOWN)] for who in ("naive", "zero_shot")]
+    lines = [[*line, "", "", ""] for line in lines]
+    for side in SIDES:
+        told = [record[side][key] for key in ("against_naive", "against_zero_shot")]
+        gate = "promoted" if record[side]["promoted"] else "not promoted"
+        lines.append([side, *(f"{record[side][key]:.4f}" for key in SHOWN), *told, gate])
+    rows = [[*head, "against naive", "against zero-shot", "gate"], ["---"] * (len(head) + 3), *lines]
     title = f"{record['case']}: {record['windows']} windows, {record['origins']} origins"
-    return "\n".join([title, *(f"| {' | '.join(row)} |" for row in rows), f"lora: {record['lora_against_full']}"])
+    return "\n".join(
+        [title, *(f"| {' | '.join(row)} |" for row in rows), f"LoRA: {record['lora_against_full']} (full)"]
+    )
 
 
 def official(release: Path, data: Path) -> float:
@@ -415,7 +406,7 @@ def work_folder(asked: Path | None) -> Iterator[Path]:
 def main() -> None:
     """Run the families that the options choose."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", type=Path, metavar="FOLDER", help="holds the corpora general, candles and stocks")
+    options.add_argument("--data", type=Path, metavar="FOLDER", help="holds the corpora pretraining and stocks")
     options.add_argument("--family", choices=list(CASES), help="only this family")
     options.add_argument("--base", type=Path, metavar="FOLDER", help="start from this release; with --family")
     options.add_argument("--work", type=Path, metavar="FOLDER", help="keep configs, runs and reports here")
