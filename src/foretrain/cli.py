@@ -520,20 +520,6 @@ def _alone(verb: str) -> None:
 
 def main() -> None:
     """Entry point of the `foretrain` command: user errors and warnings in one line, exit code 2; Ctrl-C 130."""
-    try:
-        _run()
-    except SystemExit as leave:
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-            # All is written and closed by now. In an ordinary exit torch's threads of a process group are now and then
-            # still running when they are torn down ("terminate called without an active exception"), which torchrun
-            # takes for a failed run.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(leave.code if isinstance(leave.code, int) else int(leave.code is not None))
-        raise
-
-
-def _run() -> None:
     usual = warnings.formatwarning
     warnings.formatwarning = _one_line
     try:
@@ -566,5 +552,17 @@ def _fail(message: str) -> None:
     sys.exit(2)
 
 
+def _main_of_many() -> None:
+    """main() as torchrun starts it. All is written and closed when it ends; in an ordinary exit torch's threads of a
+    process group are now and then still running when they are torn down ("terminate called without an active
+    exception"), which torchrun takes for a failed run."""
+    try:
+        main()
+    except SystemExit as leave:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(leave.code if isinstance(leave.code, int) else int(leave.code is not None))
+
+
 if __name__ == "__main__":
-    main()
+    (_main_of_many if int(os.environ.get("WORLD_SIZE") or 1) > 1 else main)()
