@@ -17,6 +17,7 @@ from tests.test_world import MIXED, alone, arguments, in_pair, leave, losses
 
 import foretrain
 from foretrain.config import build
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.evaluation.validation import Validation
 from foretrain.forecasting.adapter import open_adapter
@@ -28,7 +29,6 @@ from foretrain.pipeline import run_stages
 from foretrain.run import RunConfig, build_model, describe_run, export_checkpoint, open_source, train_run
 from foretrain.stages import Draft
 from foretrain.training.adapters import merged
-from foretrain.training.distributed import World
 
 FORECASTERS = [name for name, entry in ZOO.items() if entry.forecasts]
 

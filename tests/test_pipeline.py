@@ -23,13 +23,13 @@ from tests.test_world import alone, in_pair, leave
 import foretrain
 from foretrain.config import dump_yaml, parse_scalar, read_yaml
 from foretrain.data.store import Corpus
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models.hub import release_hash
 from foretrain.pipeline import BatchFlags, describe_stages, run_stages, train_command
 from foretrain.run import config_hash, export_checkpoint, train_run
 from foretrain.stages import Draft, StagesConfig
 from foretrain.training.checkpoint import steps_in
-from foretrain.training.distributed import World
 from foretrain.training.lock import RunLock
 from foretrain.training.trainer import TrainResult
 

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import foretrain
+from foretrain.distributed.world import World
 from foretrain.errors import DataError
 from foretrain.run import describe_run, load_config, shipped_config, train_run
-from foretrain.training.distributed import World
 
 FAMILIES = ("toto", "toto2")
 DRAWN = {"toto": ["evaluation.num_samples=8"], "toto2": []}  # fewer sample paths, where there are any

@@ -22,6 +22,7 @@ from tests.test_world import in_pair, leave
 import foretrain
 from foretrain.config import dump_yaml
 from foretrain.data.importers import import_corpus
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError, TrainingError
 from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Promotion
 from foretrain.models.hub import release_hash
@@ -29,7 +30,6 @@ from foretrain.pipeline import run_stages
 from foretrain.promotion import START, gate_notes, open_rival, record
 from foretrain.run import build_model, config_hash, describe_run, load_config, train_run
 from foretrain.stages import Draft, StagesConfig
-from foretrain.training.distributed import World
 
 GATE = "evaluation.promotion=true"
 NAMES = ("release", "best_model", "hf_export")

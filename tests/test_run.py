@@ -14,6 +14,7 @@ from foretrain.config import build, read_yaml
 from foretrain.data.manifest import Column
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models.hub import release_hash
 from foretrain.run import (
@@ -27,7 +28,6 @@ from foretrain.run import (
     train_run,
 )
 from foretrain.training.checkpoint import make_manifest
-from foretrain.training.distributed import World
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = [

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from foretrain.config import dump_yaml, read_yaml
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ForetrainError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.base import Forecaster, Trainable
@@ -32,7 +33,6 @@ from foretrain.run import (
 from foretrain.stages import Draft, StagesConfig
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.batches import stream_of
-from foretrain.training.distributed import World
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import RunConsole, silence_stdout
 from foretrain.training.release import link_release, read_release

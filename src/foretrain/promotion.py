@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from foretrain.data.source import TrainingSource
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError
 from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Promotion, Rival, judge
@@ -23,7 +24,6 @@ from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash, release_in, resolve
 from foretrain.run import RunConfig, build_model, config_hash, load_config, relocated, with_parents
 from foretrain.training.adapters import merged
-from foretrain.training.distributed import World
 from foretrain.training.monitor import tell
 from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
 

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from foretrain.config import Section, apply_overrides, build, dump_yaml, read_yaml
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.evaluation.columns import scored_columns
 from foretrain.evaluation.validation import EvaluationConfig, Validation
@@ -26,7 +27,6 @@ from foretrain.training import adapters
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.adapters import AdapterConfig
 from foretrain.training.batches import describe_stream, stream_of
-from foretrain.training.distributed import World
 from foretrain.training.optimizer import OptimizerConfig, state_size
 from foretrain.training.settings import TrainingConfig, plan_run
 from foretrain.training.trainer import Trainer, TrainResult

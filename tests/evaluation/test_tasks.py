@@ -14,11 +14,11 @@ import pytest
 from foretrain.data.source import DataConfig
 from foretrain.data.splits import rolling_origins, select
 from foretrain.data.store import Corpus
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.models import forecast_options
-from foretrain.training.distributed import World
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ import json, runpy, sys
 import torch
 torch.set_num_threads(1)
 helpers, test = runpy.run_path(sys.argv[1]), runpy.run_path(sys.argv[2])
-from foretrain.training.distributed import World
+from foretrain.distributed.world import World
 with World.start("cpu") as world:
     found = test["_figures"](helpers["make_hourly"], helpers["Persistence"], world)
 print(json.dumps(found))

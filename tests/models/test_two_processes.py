@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.models.two_processes import STEPS, cases, run
 from tests.models.zoo import Zoo
 
-from foretrain.training.distributed import World
+from foretrain.distributed.world import World
 from foretrain.training.journal import read_journal
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ from typing import Any
 from tests.models.zoo import ZOO, Zoo
 
 from foretrain.config import build
+from foretrain.distributed.world import World
 from foretrain.models.base import Trainable
 from foretrain.run import RunConfig, train_run
-from foretrain.training.distributed import World
 
 CONTEXT, HORIZON, STEPS = 24, 6, 6
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
+from foretrain.distributed.world import World
 from foretrain.run import build_model, load_config
 from foretrain.training.checkpoint import Store, collect, damage, load_tensors
-from foretrain.training.distributed import World
 
 
 def timed(action: Callable[[], object]) -> float:

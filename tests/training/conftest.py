@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from foretrain.data.windows import TARGET, Windows
+from foretrain.distributed.world import World
 from foretrain.models.base import Batch, Loss, ParameterRole, Predicted, Trainable
-from foretrain.training.distributed import World
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.schedule import ScheduleConfig
 from foretrain.training.settings import TrainingConfig

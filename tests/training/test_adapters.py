@@ -247,7 +247,8 @@ def test_dropout_of_the_adapter_is_there_in_training_alone(zoo, name):
 
 
 def test_activation_checkpointing_changes_no_gradient(zoo, name):
-    from foretrain.training.distributed import World, parallelize, unwrap
+    from foretrain.distributed.world import World
+    from foretrain.training.parallel import parallelize, unwrap
     from foretrain.training.settings import TrainingConfig
 
     def gradients(recompute: bool) -> list[torch.Tensor]:

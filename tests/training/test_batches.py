@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
+from foretrain.distributed.world import World
 from foretrain.errors import DataError
 from foretrain.training import batches as module
 from foretrain.training.batches import Batches, Feed, Prepared, Sender
-from foretrain.training.distributed import World
 from foretrain.training.settings import Piece, plan_run
 
 

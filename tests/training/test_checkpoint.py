@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.training import checkpoint
 from foretrain.training.checkpoint import Store, damage, load_tensors
-from foretrain.training.distributed import World
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ import os, shutil, sys
 from pathlib import Path
 import torch
 from foretrain.training.checkpoint import Store
-from foretrain.training.distributed import World
+from foretrain.distributed.world import World
 store = Store(Path(sys.argv[1]), World())
 for nth in range(int(sys.argv[2])):
     store.folder = Path(sys.argv[1]) / str(nth)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from tests.training import budget_run
 
+from foretrain.distributed.world import World, resolve_device
 from foretrain.errors import ConfigError
 from foretrain.models.objective import LossConfig, Objective
 from foretrain.run import train_run
-from foretrain.training.distributed import World, resolve_device
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 UNEVEN = {"micro_batch_size": 3, "ema_decay": 0.9}

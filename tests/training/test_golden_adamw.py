@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from foretrain.distributed.world import World
 from foretrain.models.base import Loss, ParameterRole
 from foretrain.models.chronos2.forecaster import FAMILY
 from foretrain.training.batches import Prepared
-from foretrain.training.distributed import World
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.progress import Progress
 from foretrain.training.settings import Piece, TrainingConfig

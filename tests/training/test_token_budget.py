@@ -19,12 +19,12 @@ from foretrain.config import build
 from foretrain.data.buckets import Buckets
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.base import Trainable
 from foretrain.run import check_run, describe_run, open_source, train_run
 from foretrain.training.batches import stream_of
-from foretrain.training.distributed import World
 from foretrain.training.journal import loss_curve_hash
 from foretrain.training.monitor import Monitor
 from foretrain.training.settings import plan_run

@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from foretrain.distributed.world import World
 from foretrain.models.base import Loss
-from foretrain.training.distributed import World
 from foretrain.training.progress import Progress
 from foretrain.training.update import Updater
 

@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import budget_run
 
 from conftest import Kit
+from foretrain.distributed.world import World
 from foretrain.errors import DataError, ForetrainError
 from foretrain.models.objective import LossConfig, Objective
 from foretrain.run import train_run
-from foretrain.training.distributed import World
 from foretrain.training.interrupt import Interrupted
 from foretrain.training.trainer import Result
 

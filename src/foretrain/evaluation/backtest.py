@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foretrain.data.windows import NO_TIME, Window
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.baselines import BASELINES, baselines
 from foretrain.evaluation.panel import Dealer, LeftOut, Panel, Place
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
 from foretrain.forecasting.batching import forecast_paths
 from foretrain.models.base import Forecaster
-from foretrain.training.distributed import World
 
 DEFAULT_LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 

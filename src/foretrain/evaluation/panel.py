@@ -18,8 +18,8 @@ from foretrain.data.frequency import seasonality as season_of
 from foretrain.data.splits import Origin, Selection, SplitName, cut, rolling_origins
 from foretrain.data.store import Corpus
 from foretrain.data.windows import Window
+from foretrain.distributed.world import World
 from foretrain.errors import DataError
-from foretrain.training.distributed import World
 
 T = TypeVar("T")
 CACHE_BYTES = 512 * 2**20  # cut windows are kept for the next evaluation up to this size

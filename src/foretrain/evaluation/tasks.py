@@ -22,7 +22,7 @@ from foretrain.forecasting.batching import clip_context, notes_text
 from foretrain.models.base import Forecaster
 
 if TYPE_CHECKING:
-    from foretrain.training.distributed import World
+    from foretrain.distributed.world import World
 
 
 def evaluate(

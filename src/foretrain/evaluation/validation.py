@@ -27,7 +27,7 @@ from foretrain.models import forecast_options
 from foretrain.models.base import Family, Forecaster, Trainable
 
 if TYPE_CHECKING:
-    from foretrain.training.distributed import World
+    from foretrain.distributed.world import World
     from foretrain.training.trainer import Result
 
 VALIDATION_METRICS = ("wql", "mase", "sql", "coverage_80_share", "pct_mae", "direction_accuracy_share")

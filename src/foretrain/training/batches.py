@@ -11,8 +11,8 @@ import torch
 
 from foretrain.data.buckets import Buckets
 from foretrain.data.windows import Windows
+from foretrain.distributed.world import World
 from foretrain.models.base import Batch, Trainable, move
-from foretrain.training.distributed import World
 from foretrain.training.settings import Piece, Plan, TrainingConfig
 
 

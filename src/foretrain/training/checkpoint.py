@@ -23,8 +23,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
-from foretrain.training.distributed import World
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
 

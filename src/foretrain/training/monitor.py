@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from foretrain.training.distributed import World
+from foretrain.distributed.world import World
 from foretrain.training.journal import Journal
 from foretrain.training.progress import Progress
 from foretrain.training.settings import Plan, TrainingConfig

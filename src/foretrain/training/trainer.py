@@ -15,11 +15,11 @@ import torch
 
 import foretrain
 from foretrain.config import dump_yaml
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.training import adapters, checkpoint
 from foretrain.training.batches import Batches, Feed, Source, describe_stream
-from foretrain.training.distributed import World, parallelize, unwrap
 from foretrain.training.ema import Ema
 from foretrain.training.interrupt import Cut, Interrupted, Signals
 from foretrain.training.lock import RunLock
@@ -27,6 +27,7 @@ from foretrain.training.monitor import Monitor, duration
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
+from foretrain.training.parallel import parallelize, unwrap
 from foretrain.training.progress import Progress, StoppedBy
 from foretrain.training.release import mark_of, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from foretrain.distributed.world import World
 from foretrain.models.base import Batch, move
 from foretrain.training.batches import Prepared
-from foretrain.training.distributed import World, gradient_sync
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer import set_rates
+from foretrain.training.parallel import gradient_sync
 from foretrain.training.precision import LossScaler, autocast, draw_seed, seed_draws
 from foretrain.training.progress import Progress
 from foretrain.training.settings import Piece, TrainingConfig

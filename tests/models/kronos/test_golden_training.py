@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from foretrain.distributed.world import World
 from foretrain.models.base import Batch, Loss, Trainable
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.config import COLUMNS
@@ -17,7 +18,6 @@ from foretrain.models.kronos.convert import read_predictor, read_tokenizer
 from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.trainable import KronosTokenizer
 from foretrain.training.batches import Prepared
-from foretrain.training.distributed import World
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.progress import Progress
 from foretrain.training.schedule import ScheduleConfig, beta1_at, lr_at

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from tests.models.toto.conftest import CONTEXT, Case
 from tests.models.toto.test_golden_network import DENSITY
 
+from foretrain.distributed.world import World
 from foretrain.models.base import Batch
 from foretrain.models.toto.convert import published_name
 from foretrain.models.toto.forecaster import Toto
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, elements
 from foretrain.training.batches import Prepared
-from foretrain.training.distributed import World
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.progress import Progress
 from foretrain.training.settings import Piece, TrainingConfig
