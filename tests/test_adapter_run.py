@@ -16,11 +16,12 @@ from tests.models.zoo import CONTEXT, HORIZON, ZOO, windows_of
 from tests.test_world import MIXED, alone, arguments, in_pair, leave, losses
 
 import foretrain
+from foretrain.adapters.files import open_adapter
+from foretrain.adapters.layers import merged
 from foretrain.config import build
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.evaluation.validation import Validation
-from foretrain.forecasting.adapter import open_adapter
 from foretrain.forecasting.predictor import Predictor
 from foretrain.models import FAMILIES, family
 from foretrain.models.base import Forecaster, Trainable
@@ -28,7 +29,6 @@ from foretrain.models.hub import release_hash
 from foretrain.pipeline import run_stages
 from foretrain.run import RunConfig, build_model, describe_run, export_checkpoint, open_source, train_run
 from foretrain.stages import Draft
-from foretrain.training.adapters import merged
 
 FORECASTERS = [name for name, entry in ZOO.items() if entry.forecasts]
 

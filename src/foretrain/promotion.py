@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from foretrain.adapters.layers import merged
 from foretrain.data.source import TrainingSource
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError
@@ -23,7 +24,6 @@ from foretrain.models import family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash, release_in, resolve
 from foretrain.run import RunConfig, build_model, config_hash, load_config, relocated, with_parents
-from foretrain.training.adapters import merged
 from foretrain.training.monitor import tell
 from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field, model_validator
 
+from foretrain.adapters.files import write_adapter
+from foretrain.adapters.layers import AdapterConfig, adapt, adapter_facts, describe_adapter, merged, parameter_counts
 from foretrain.config import Section, apply_overrides, build, dump_yaml, read_yaml
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
@@ -23,9 +25,7 @@ from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.models import families, family, infer_family
 from foretrain.models.base import Trainable
 from foretrain.models.objective import LossConfig, objective_for
-from foretrain.training import adapters
 from foretrain.training import checkpoint as checkpoints
-from foretrain.training.adapters import AdapterConfig
 from foretrain.training.batches import describe_stream, stream_of
 from foretrain.training.optimizer import OptimizerConfig, state_size
 from foretrain.training.settings import TrainingConfig, plan_run
@@ -126,12 +126,12 @@ def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
     )
     model.objective = objective_for(config.loss, model)
     if config.adapter is not None:
-        adapters.adapt(model, config.adapter, config.seed, _base(config, model))
+        adapt(model, config.adapter, config.seed, _base(config, model))
     return model
 
 
 def _base(config: RunConfig, model: Trainable) -> dict[str, Any]:
-    """How forecasting.adapter builds the model that an adapter belongs to: folders by their full paths."""
+    """How adapters.files builds the model that an adapter belongs to: folders by their full paths."""
     section = config.model.model_dump(mode="json")
     for key, value in section.items():
         if value and key in ("model_id", *model.parents) and Path(value).is_dir():
@@ -206,7 +206,7 @@ def train_run(
     model = build_model(config)
     model.check(source)
     config = with_parents(config, model)
-    told = [*notes, _origin(config), config.loss.describe(), *filter(None, [adapters.describe(model)])]
+    told = [*notes, _origin(config), config.loss.describe(), *filter(None, [describe_adapter(model)])]
     told += gate_notes(config, model)
     result = _trainer(config, source, model, world, resume, told).fit()
     if config.evaluation.promotion:
@@ -389,7 +389,7 @@ def _machine(world: World) -> str:
 
 
 def _describe_model(config: RunConfig, model: Trainable, variates: int) -> list[str]:
-    trained, count = adapters.parameter_counts(model)
+    trained, count = parameter_counts(model)
     moments = state_size(model, config.optimizer) + (trained if config.training.ema_decay else 0)
     frozen = count - trained
     # a checkpoint holds no gradients, nor what an adapter leaves as it is
@@ -399,7 +399,7 @@ def _describe_model(config: RunConfig, model: Trainable, variates: int) -> list[
     flops = model.flops_per_window(config.data.context_length, config.data.prediction_length, variates)
     lines = [
         f"model: {count:,} parameters, {flops / 1e9:,.3f} GFLOP forward a window",
-        *filter(None, [adapters.describe(model)]),
+        *filter(None, [describe_adapter(model)]),
         f"memory: {_size(4 * (count + trained + moments))} for weights, gradients and optimizer, activations on top",
         f"disk: {_size(state * kept)} for {kept} checkpoints of {_size(state)}, {_size(free)} free",
     ]
@@ -459,7 +459,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     with_parents(config.model_copy(update={"parents": others}), model)
     model.load_state_dict(checkpoints.release_weights(checkpoint, World(), model, averaged=ema), strict=False)
     facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
-    facts |= adapters.facts(model)
+    facts |= adapter_facts(model)
     try:
         facts |= _release_facts(*open_source(config))
     except DataError as error:
@@ -469,9 +469,9 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     try:
         scratch.chmod(0o755)
         if adapter:
-            adapters.write_adapter(scratch, model)
+            write_adapter(scratch, model)
         else:
-            with adapters.merged(model):
+            with merged(model):
                 model.save_release(scratch)
         checkpoints.write_json(scratch / "release.json", facts)
         scratch.rename(out)

@@ -22,12 +22,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from foretrain.adapters.layers import AdapterConfig
 from foretrain.config import Section, apply_overrides, build, read_yaml
 from foretrain.data.source import DataConfig
 from foretrain.errors import ConfigError
 from foretrain.evaluation.validation import EvaluationConfig
 from foretrain.run import ModelSection, RunConfig, with_family
-from foretrain.training.adapters import AdapterConfig
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.settings import TrainingConfig
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foretrain.adapters.layers import merged
 from foretrain.data.windows import FloatArray, IntArray, Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Batch, Forecast, Forecaster, move
 from foretrain.nn.quantiles import check_levels
-from foretrain.training.adapters import merged
 
 MOST_PADDING = 1.25  # a batch's longest context over its shortest, counted in buckets; beyond it padding costs more
 FEWEST_ROWS = 32  # a batch of like lengths smaller than this still takes in the next length, as small batches are slow

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foretrain.adapters.files import ADAPTER_FILE, open_adapter
+from foretrain.adapters.layers import merged
 from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.errors import ConfigError, DataError, ModelError
-from foretrain.forecasting.adapter import ADAPTER_FILE, open_adapter
 from foretrain.forecasting.aggregate import aggregation
 from foretrain.forecasting.batching import ForecastList, clip_context, forecast_paths, plan, tell_notes
 from foretrain.forecasting.frame import Names, check_frame, one_item, read_frame, take_columns
@@ -32,7 +33,6 @@ from foretrain.models.base import Columns, Forecaster, Trainable, move
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import resolve
 from foretrain.nn.quantiles import check_levels
-from foretrain.training.adapters import merged
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foretrain.adapters.layers import merged
 from foretrain.data.windows import stack_windows
 from foretrain.errors import DataError
 from foretrain.forecasting.batching import ForecastList, tell_notes
@@ -18,7 +19,6 @@ from foretrain.forecasting.frame import FrameTask, Names, more_rows, next_rows, 
 from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
 from foretrain.models import forecast_options
 from foretrain.nn.quantiles import check_levels
-from foretrain.training.adapters import merged
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -87,7 +87,7 @@ class Trainable(nn.Module, ABC):
     upstream_class: tuple[str, str] | None = None
     # parameters that were made anew, as what it was built of lacks them: trained whatever else an adapter leaves frozen
     fresh: frozenset[str] = frozenset()
-    # what adapt() of training/adapters.py did to it: what is frozen then is known from what it was built of
+    # what adapt() of adapters/layers.py did to it: what is frozen then is known from what it was built of
     adapter: Any = None
 
     @abstractmethod

@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from foretrain.adapters.files import write_adapter
+from foretrain.adapters.layers import merged
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
-from foretrain.training.adapters import merged, write_adapter
 from foretrain.training.checkpoint import Kept, sync_folder, write_json
 from foretrain.training.journal import read_journal
 

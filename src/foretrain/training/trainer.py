@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 import foretrain
+from foretrain.adapters.layers import adapter_facts, merged
 from foretrain.config import dump_yaml
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
-from foretrain.training import adapters, checkpoint
+from foretrain.training import checkpoint
 from foretrain.training.batches import Batches, Feed, Source, describe_stream
 from foretrain.training.ema import Ema
 from foretrain.training.interrupt import Cut, Interrupted, Signals
@@ -349,7 +350,7 @@ class Trainer:
             with (
                 torch.no_grad(),
                 self.ema.swapped() if self.ema else nullcontext(),
-                adapters.merged(self.model),
+                merged(self.model),
                 self.signals.cutting(self.world.size == 1),
                 self._compiling_nothing(),
             ):
@@ -481,7 +482,7 @@ class Trainer:
             "versions": {"foretrain": foretrain.__version__, "torch": torch.__version__},
             "stopped": {"step": progress.step, "by": stopped_by},
             **self.facts,
-            **(adapted := adapters.facts(self.model)),
+            **(adapted := adapter_facts(self.model)),
         }
         if alarm := adapted.get("adapter", {}).get("alarm"):
             self.monitor.say(f"WARNING: {alarm}")

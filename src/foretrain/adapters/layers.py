@@ -11,12 +11,10 @@ import difflib
 import fnmatch
 import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,11 +24,7 @@ from torch import Tensor, nn
 from foretrain.config import Section
 from foretrain.errors import ConfigError
 from foretrain.models.base import ParameterRole, Trainable
-from foretrain.models.hub import release_in
-from foretrain.models.weights import disk_errors
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of every name in peft's files
 KEY = "default"  # peft's name of the adapter in memory; the folder may have another
 
 
@@ -198,7 +192,7 @@ def _inject(network: nn.Module, names: Sequence[str], config: AdapterConfig, see
 
     holder = nn.Module()  # peft looks into a model's own config and leaves a mark on the model; this one is ours
     holder.network = network
-    inject_adapter_in_model(_peft_config(config, [f"network.{name}" for name in names]), holder, KEY)
+    inject_adapter_in_model(peft_config(config, [f"network.{name}" for name in names]), holder, KEY)
     key = hashlib.blake2b(f"adapter {seed}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
     layers = []
@@ -214,7 +208,8 @@ def _inject(network: nn.Module, names: Sequence[str], config: AdapterConfig, see
     return tuple(layers)
 
 
-def _peft_config(config: AdapterConfig, targets: Sequence[str] | str, **more: Any) -> Any:
+def peft_config(config: AdapterConfig, targets: Sequence[str] | str, **more: Any) -> Any:
+    """peft's LoraConfig of an adapter."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -254,7 +249,7 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     return sum(count for count, trained in sizes if trained), sum(count for count, _ in sizes)
 
 
-def describe(model: Trainable) -> str:
+def describe_adapter(model: Trainable) -> str:
     """An adapted model in words: what is trained, and how much of it all; "" without an adapter."""
     adapter: Adapter | None = model.adapter
     if adapter is None:
@@ -273,7 +268,7 @@ def describe(model: Trainable) -> str:
     return f"adapter: {'; '.join(what)}: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
 
 
-def facts(model: Trainable) -> dict[str, Any]:
+def adapter_facts(model: Trainable) -> dict[str, Any]:
     """What release.json says of an adapted model as it stands: {"adapter": ...}; nothing without an adapter.
 
     alarm is a sentence where every B is still zero, so that nothing was learned in any adapted layer.
@@ -313,54 +308,3 @@ def _alarm(layers: int, idle: int) -> str | None:
         f"the adapter has learned nothing: B is zero in all {layers:,} layers, so the released weights are those it "
         "began with. Look at the learning rate, at adapter.targets and at whether the data reach these layers."
     )
-
-
-def write_adapter(folder: Path, model: Trainable) -> None:
-    """Write an adapted model's adapter into an existing folder as peft's own save does: opened with its base by peft,
-    by the official package and by foretrain.load.
-
-    A head that was trained whole is among its modules_to_save; parameters that the base lacks are there by their plain
-    names, which peft passes over. Raises OSError as any writer does.
-    """
-    from peft.utils.constants import DUMMY_TARGET_MODULES
-    from safetensors.torch import save_file
-
-    adapter: Adapter = model.adapter
-    network: nn.Module = model.network  # type: ignore[assignment]
-    tensors = dict[str, Tensor]()
-    for layer in adapter.layers:
-        tensors[f"{PREFIX}{layer.name}.lora_A.weight"] = layer.down
-        tensors[f"{PREFIX}{layer.name}.lora_B.weight"] = layer.up
-    for name in adapter.heads:
-        own = network.get_submodule(name).named_parameters(recurse=False)
-        tensors |= {f"{PREFIX}{name}.{key}": parameter for key, parameter in own}
-    tensors |= {f"{PREFIX}{name}": network.get_parameter(name) for name in adapter.fresh}
-    section = adapter.base.get("model") or {}
-    origin = section.get("model_id")
-    made = _peft_config(
-        adapter.config,
-        _as_peft_matches(network, adapter) if adapter.layers else DUMMY_TARGET_MODULES,
-        modules_to_save=list(adapter.heads) or None,
-        base_model_name_or_path=str(release_in(Path(origin))) if origin and Path(origin).is_dir() else origin,
-        revision=section.get("revision"),
-        inference_mode=True,
-    ).to_dict()
-    if model.upstream_class is not None:
-        library, name = model.upstream_class
-        made["auto_mapping"] = {"base_model_class": name, "parent_library": library}
-    made["init_lora_weights"] = True  # of whoever trains on from the file
-    text = json.dumps(made, indent=2, sort_keys=True, default=sorted)  # sets of names
-    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    with disk_errors(folder / WEIGHTS_FILE):
-        save_file(plain, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-
-
-def _as_peft_matches(network: nn.Module, adapter: Adapter) -> list[str]:
-    """target_modules: the parts where peft, which compares the ends of names, finds by them what was found here; else
-    every name in full."""
-    names = {layer.name for layer in adapter.layers}
-    every = [name.replace(".base_layer", "") for name, _ in network.named_modules() if ".lora_" not in name]
-    ends = tuple(f".{part}" for part in adapter.parts)
-    found = {name for name in every if name in adapter.parts or name.endswith(ends)}
-    return list(adapter.parts) if found == names else sorted(names)

@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from tests.models.zoo import HORIZON, ZOO, kinds_of, windows_of
 from torch import nn
 
+from foretrain.adapters import layers as adapters
+from foretrain.adapters.files import write_adapter
+from foretrain.adapters.layers import AdapterConfig, adapt, merged
 from foretrain.config import build as build_section
 from foretrain.data.windows import stack_windows
 from foretrain.errors import ConfigError
 from foretrain.models import FAMILIES, family
 from foretrain.models.base import Batch, Trainable
-from foretrain.training import adapters
-from foretrain.training.adapters import AdapterConfig, adapt, merged
 from foretrain.training.optimizer import DECAYED
 from foretrain.training.trainer import Result
 
@@ -362,7 +363,7 @@ def test_a_merged_model_forecasts_as_one_of_the_summed_weights(zoo, name):
 
 def test_an_adapter_that_learned_nothing_is_told_of(zoo, name):
     model = adapted(zoo, name, learned=False)
-    found = adapters.facts(model)["adapter"]
+    found = adapters.adapter_facts(model)["adapter"]
     assert found["idle_layers"] == found["layers"] == len(model.adapter.layers)
     assert "has learned nothing: B is zero in all" in found["alarm"]
 
@@ -371,7 +372,7 @@ def test_one_layer_that_learned_is_enough_for_no_alarm(zoo, name):
     model = adapted(zoo, name, learned=False)
     with torch.no_grad():
         model.adapter.layers[-1].up[0, 0] = 1e-20
-    found = adapters.facts(model)["adapter"]
+    found = adapters.adapter_facts(model)["adapter"]
     assert found["alarm"] is None and found["idle_layers"] == found["layers"] - 1
 
 
@@ -381,7 +382,7 @@ def test_parameters_are_counted_on_meta_as_on_the_cpu(zoo, name):
     adapt(model, SMALL, 0)
     assert all(p.is_meta for p in model.parameters())
     assert adapters.parameter_counts(model) == adapters.parameter_counts(adapted(zoo, name))
-    assert re.search(r"rank 2, alpha 6 in \d+ layers .*: [\d,]+ of [\d,]+ parameters", adapters.describe(model))
+    assert re.search(r"rank 2, alpha 6 in \d+ layers .*: [\d,]+ of [\d,]+ parameters", adapters.describe_adapter(model))
 
 
 def _parts(zoo, name: str) -> dict[str, str]:
@@ -398,7 +399,7 @@ def test_peft_opens_the_folder_with_its_base_and_computes_the_same(zoo, name, tm
             for key in model.adapter.heads:
                 for parameter in model.network.get_submodule(key).parameters(recurse=False):
                     parameter += 0.1
-    adapters.write_adapter(tmp_path, model)
+    write_adapter(tmp_path, model)
     opened = PeftModel.from_pretrained(zoo.built(name).network, str(tmp_path)).merge_and_unload()
     with merged(model):
         expected = model.network.state_dict()
@@ -412,7 +413,7 @@ def test_a_head_alone_is_a_folder_that_peft_opens(zoo, tmp_path):
     model = adapted(zoo, "chronos2", AdapterConfig(rank=0, train_head=True))
     with torch.no_grad():
         model.network.output_patch_embedding.output_layer.weight += 1
-    adapters.write_adapter(tmp_path, model)
+    write_adapter(tmp_path, model)
     opened = PeftModel.from_pretrained(zoo.built("chronos2").network, str(tmp_path)).merge_and_unload()
     expected = model.network.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in opened.state_dict().items())
@@ -422,7 +423,7 @@ def test_what_is_written_are_plain_matrices_under_plain_names(zoo, name, tmp_pat
     model = adapted(zoo, name)
     for block in model.blocks():
         block.compile(backend="eager")
-    adapters.write_adapter(tmp_path, model)
+    write_adapter(tmp_path, model)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     linear = {f"base_model.model.{layer.name}" for layer in model.adapter.layers}
     assert tensors.keys() == {f"{layer}.lora_{x}.weight" for layer in linear for x in "AB"}
@@ -436,7 +437,7 @@ def test_the_config_that_is_written_says_what_peft_needs(zoo, tmp_path):
     made = {"model": {"model_id": str(tmp_path / "base"), "revision": None}}
     adapt(model, AdapterConfig(rank=3, alpha=5, dropout=0.25), 0, made)
     (tmp_path / "adapter").mkdir()
-    adapters.write_adapter(tmp_path / "adapter", model)
+    write_adapter(tmp_path / "adapter", model)
     found = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert found["peft_type"] == "LORA" and found["inference_mode"] is True
     assert (found["r"], found["lora_alpha"], found["lora_dropout"], found["bias"]) == (3, 5, 0.25, "none")

@@ -1,4 +1,4 @@
-"""Adapter folders in PEFT's format, merged into the weights of their base: W += scaling * B @ A.
+"""Adapter folders in PEFT's format: written, and merged into the weights of their base: W += scaling * B @ A.
 
 Facts from PEFT's file format: adapter_config.json, and adapter_model.safetensors with keys
 base_model.model.<module>.lora_A.weight (r, in) and .lora_B.weight (out, r); layers that were trained whole
@@ -16,17 +16,70 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from foretrain.adapters.layers import Adapter, peft_config
 from foretrain.config import build as build_section
 from foretrain.errors import ModelError
 from foretrain.models import family
 from foretrain.models.base import Trainable
-from foretrain.training.adapters import CONFIG_FILE as ADAPTER_FILE
-from foretrain.training.adapters import PREFIX, WEIGHTS_FILE
+from foretrain.models.hub import release_in
+from foretrain.models.weights import disk_errors
 
+ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of every name in peft's files
 _UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alpha_pattern")
+
+
+def write_adapter(folder: Path, model: Trainable) -> None:
+    """Write an adapted model's adapter into an existing folder as peft's own save does: opened with its base by peft,
+    by the official package and by foretrain.load.
+
+    A head that was trained whole is among its modules_to_save; parameters that the base lacks are there by their plain
+    names, which peft passes over. Raises OSError as any writer does.
+    """
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
+    adapter: Adapter = model.adapter
+    network: nn.Module = model.network  # type: ignore[assignment]
+    tensors = dict[str, Tensor]()
+    for layer in adapter.layers:
+        tensors[f"{PREFIX}{layer.name}.lora_A.weight"] = layer.down
+        tensors[f"{PREFIX}{layer.name}.lora_B.weight"] = layer.up
+    for name in adapter.heads:
+        own = network.get_submodule(name).named_parameters(recurse=False)
+        tensors |= {f"{PREFIX}{name}.{key}": parameter for key, parameter in own}
+    tensors |= {f"{PREFIX}{name}": network.get_parameter(name) for name in adapter.fresh}
+    section = adapter.base.get("model") or {}
+    origin = section.get("model_id")
+    made = peft_config(
+        adapter.config,
+        _as_peft_matches(network, adapter) if adapter.layers else DUMMY_TARGET_MODULES,
+        modules_to_save=list(adapter.heads) or None,
+        base_model_name_or_path=str(release_in(Path(origin))) if origin and Path(origin).is_dir() else origin,
+        revision=section.get("revision"),
+        inference_mode=True,
+    ).to_dict()
+    if model.upstream_class is not None:
+        library, name = model.upstream_class
+        made["auto_mapping"] = {"base_model_class": name, "parent_library": library}
+    made["init_lora_weights"] = True  # of whoever trains on from the file
+    text = json.dumps(made, indent=2, sort_keys=True, default=sorted)  # sets of names
+    (folder / ADAPTER_FILE).write_text(text + "\n", encoding="utf-8")
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    with disk_errors(folder / WEIGHTS_FILE):
+        save_file(plain, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def _as_peft_matches(network: nn.Module, adapter: Adapter) -> list[str]:
+    """target_modules: the parts where peft, which compares the ends of names, finds by them what was found here; else
+    every name in full."""
+    names = {layer.name for layer in adapter.layers}
+    every = [name.replace(".base_layer", "") for name, _ in network.named_modules() if ".lora_" not in name]
+    ends = tuple(f".{part}" for part in adapter.parts)
+    found = {name for name in every if name in adapter.parts or name.endswith(ends)}
+    return list(adapter.parts) if found == names else sorted(names)
 
 
 def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str], open_base: Callable[..., Any]) -> Any:

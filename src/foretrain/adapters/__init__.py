@@ -1,0 +1,1 @@
+"""Low-rank adapters: layers that learn, and folders in peft's format, written, read and merged."""
