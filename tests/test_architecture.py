@@ -14,17 +14,9 @@ SRC = Path(__file__).parents[1] / "src" / "foretrain"
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = [
     *("errors", "config", "distributed", "data", "nn", "models", "adapters", "training"),
-    *("forecasting", "evaluation", "run", "commands", "cli"),
+    *("forecasting", "evaluation", "run", "foreign", "cli"),
 ]
-ALIASES = {
-    "demo": "commands",
-    "doctor": "commands",
-    "stages": "run",
-    "pipeline": "run",
-    "promotion": "run",
-    "foreign": "commands",
-    "options": "commands",
-}  # verbs, beside commands
+ALIASES = {"stages": "run", "pipeline": "run", "promotion": "run"}
 FILES = sorted(SRC.rglob("*.py"))
 LAYERED = [path for path in FILES if path != SRC / "__init__.py"]  # its lazy attributes may name any layer
 

@@ -14,8 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
-from foretrain.options import (
+from foretrain.cli.options import (
     BatchSizeOption,
     Device,
     DeviceOption,
@@ -37,6 +36,7 @@ from foretrain.options import (
     level_list,
     pairs,
 )
+from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
 
 app = typer.Typer(
     name="foretrain",
@@ -65,7 +65,7 @@ def demo(
     """Generate data, import it, train a small Chronos-2, score it beside naive forecasts and draw a report."""
     _alone("demo")
     _prepare(threads)
-    from foretrain.demo import run_demo
+    from foretrain.cli.demo import run_demo
 
     run_demo(out)
 
@@ -105,7 +105,7 @@ def data_import(
 ) -> None:
     """Turn raw files into a corpus: checked, documented, memory mapped. Prints what was found, fixed and dropped."""
     _alone("data import")
-    from foretrain.commands import import_data
+    from foretrain.cli.commands import import_data
 
     import_data(
         paths,
@@ -141,7 +141,7 @@ def data_inspect(
 ) -> None:
     """Print what a corpus holds: columns, ranges, quality, provenance."""
     _alone("data inspect")
-    from foretrain.commands import inspect_data
+    from foretrain.cli.commands import inspect_data
 
     inspect_data(corpus, plot=plot, verify=verify)
 
@@ -272,7 +272,7 @@ def evaluate(
     if against is None and (require_significance is not None or fail_if_not_promoted):
         flag = "--fail-if-not-promoted" if fail_if_not_promoted else "--[no-]require-significance"
         raise ConfigError(f"{flag}: has no effect without --against, which says what to compare with.")
-    from foretrain.commands import evaluate_model
+    from foretrain.cli.commands import evaluate_model
 
     result = evaluate_model(
         model,
@@ -329,7 +329,7 @@ def score(
     """Say what somebody's predictions are worth: errors in honest units beside naive, and the traps in such figures."""
     _alone("score")
     _prepare(None)
-    from foretrain.commands import score_predictions
+    from foretrain.cli.commands import score_predictions
 
     score_predictions(
         predictions,
@@ -382,7 +382,7 @@ def forecast(
     """Forecast the series of a file."""
     _alone("forecast")
     _prepare(threads)
-    from foretrain.commands import forecast_file
+    from foretrain.cli.commands import forecast_file
 
     forecast_file(
         model,
@@ -478,7 +478,7 @@ def config_import(
 def doctor() -> None:
     """Print versions, devices, threads and known traps, fit for a bug report."""
     _prepare(None)
-    from foretrain.doctor import examine
+    from foretrain.cli.doctor import examine
 
     for line in examine():
         typer.echo(line)
@@ -550,19 +550,3 @@ def _one_line(message: Warning | str, category: type[Warning], *where: Any, **li
 def _fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-def _main_of_many() -> None:
-    """main() as torchrun starts it. All is written and closed when it ends; in an ordinary exit torch's threads of a
-    process group are now and then still running when they are torn down ("terminate called without an active
-    exception"), which torchrun takes for a failed run."""
-    try:
-        main()
-    except SystemExit as leave:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(leave.code if isinstance(leave.code, int) else int(leave.code is not None))
-
-
-if __name__ == "__main__":
-    (_main_of_many if int(os.environ.get("WORLD_SIZE") or 1) > 1 else main)()

@@ -17,7 +17,7 @@ def run_demo(out: Path) -> Path:
 
     Returns the folder used.
     """
-    from foretrain.commands import evaluate_model, forecast_file, import_data
+    from foretrain.cli.commands import evaluate_model, forecast_file, import_data
     from foretrain.config import dump_yaml
     from foretrain.run import load_config, shipped_config, train_run
 

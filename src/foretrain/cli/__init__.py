@@ -1,0 +1,5 @@
+"""The command line: `foretrain VERB`, or `python -m foretrain.cli VERB` under torchrun."""
+
+from foretrain.cli.app import app, main
+
+__all__ = ["app", "main"]
