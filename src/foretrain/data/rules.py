@@ -8,6 +8,7 @@ only guess the right value reports and leaves it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -190,6 +191,35 @@ class Findings:
                 f"{source}: refused because of --on-bad error; nothing was written.\n{text}\n"
                 "  Repair the files, or import with --on-bad fix or drop: the rule table says what each does."
             )
+
+
+class ItemFindings(Findings):
+    """What the rules found in one item, kept until it is known whether the item goes into the corpus."""
+
+    def __init__(self, on_bad: OnBad) -> None:
+        super().__init__(on_bad)
+        self._calls: list[tuple[str, int, dict[str, Any], dict[str, int] | None]] = []
+
+    def add(self, name: str, rows: int, example: dict[str, Any], details: dict[str, int] | None = None) -> None:
+        """Remember one finding."""
+        self._calls.append((BY_NAME[name].name, rows, example, details))
+
+    def count_in(self, findings: Findings) -> None:
+        """Add all of them to the findings of the whole import."""
+        for name, rows, example, details in self._calls:
+            findings.add(name, rows, example, details)
+
+    def dumps(self) -> str:
+        """As JSON; "" where nothing was found."""
+        return json.dumps([self.on_bad, self._calls]) if self._calls else ""
+
+    @classmethod
+    def loads(cls, text: str) -> ItemFindings:
+        """What dumps wrote."""
+        on_bad, calls = json.loads(text) if text else ("fix", [])
+        found = cls(on_bad)
+        found._calls = [tuple(call) for call in calls]
+        return found
 
 
 def _example_text(example: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """Parts on disk between reading and writing: items may come in pieces, and the whole must be seen before it is written.
 
-Memory stays at one file plus a small record a part; the spool lies beside the corpus and goes when the import ends.
+Parts go in, an item's rows come out once to be cleaned, and the cleaned rows go in again until the axis of all items is
+decided. Memory stays at one file plus a small record a part; the spool lies beside the corpus and goes when the import
+ends.
 
 # V columns of the corpus, T rows
 """
@@ -19,7 +21,7 @@ from typing import IO
 import numpy as np
 
 from foretrain.data.importers.tables import Part
-from foretrain.data.rules import Rows
+from foretrain.data.rules import ItemFindings, Rows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 
@@ -36,6 +38,20 @@ class _Piece:
     timed: bool
 
 
+@dataclass(frozen=True)
+class _Cleaned:
+    at_values: int  # float32 items before it
+    at_rows: int  # rows before it
+    at_findings: int  # bytes before it
+    findings: int  # bytes
+    timed: bool
+    rows: int
+    columns: int
+    read: int  # rows before cleaning
+    file: str
+    calendar: bool
+
+
 class Spool:
     """Rows of all items, gathered part by part; a context manager that removes its files."""
 
@@ -43,7 +59,8 @@ class Spool:
         self.folder = Path(tempfile.mkdtemp(prefix=".import-", dir=parent))
         self._files: dict[str, IO[bytes]] = {}
         self._maps: dict[str, np.ndarray] = {}
-        self._values = self._rows = self._kept = 0
+        self._values = self._rows = 0
+        self._cleaned_values = self._cleaned_rows = self._findings = 0
         self.pieces: dict[str, list[_Piece]] = {}
         self.columns: list[str] = []
         self.categories: dict[str, dict[str, int]] = {}
@@ -51,7 +68,7 @@ class Spool:
         self.offsets: dict[str, tuple[int, ...]] = {}
         self._numeric: dict[str, str] = {}  # column -> file that holds numbers in it
         self._textual: dict[str, str] = {}
-        self._times: dict[str, tuple[int, int]] = {}
+        self._cleaned: dict[str, _Cleaned] = {}
 
     def __enter__(self) -> Spool:
         return self
@@ -155,13 +172,51 @@ class Spool:
         file = files[names.pop()] if len(names) == 1 and not old else ""
         return Rows(item_id, result, stamps, numbers, file, calendar)
 
-    def keep_times(self, item_id: str, times: IntArray) -> None:
-        """Remember an item's cleaned stamps, for decisions about the whole corpus."""
-        self._write("kept", np.ascontiguousarray(times, np.int64))
-        self._times[item_id] = (self._kept, len(times))
-        self._kept += len(times)
+    def keep(self, rows: Rows, findings: ItemFindings, read: int) -> None:
+        """Store an item's cleaned rows, what the rules found in them, and how many rows there were before."""
+        text = findings.dumps().encode()
+        cleaned = _Cleaned(
+            at_values=self._cleaned_values,
+            at_rows=self._cleaned_rows,
+            at_findings=self._findings,
+            findings=len(text),
+            timed=rows.times is not None,
+            rows=len(rows),
+            columns=len(rows.values),
+            read=read,
+            file=rows.file,
+            calendar=rows.calendar,
+        )
+        times = np.zeros(len(rows), np.int64) if rows.times is None else rows.times
+        self._write("cleaned-values", np.ascontiguousarray(rows.values, np.float32))
+        self._write("cleaned-times", np.ascontiguousarray(times, np.int64))
+        self._write("cleaned-lines", np.ascontiguousarray(rows.lines, np.int64))
+        self._write("findings", np.frombuffer(text, np.uint8))
+        self._cleaned[rows.item_id] = cleaned
+        self._cleaned_values += rows.values.size
+        self._cleaned_rows += len(rows)
+        self._findings += len(text)
 
-    def kept_times(self, item_id: str) -> IntArray:
-        """What keep_times was given."""
-        at, count = self._times[item_id]
-        return np.asarray(self._map("kept", "<i8")[at : at + count])
+    def times(self, item_id: str) -> IntArray:
+        """Stamps or step numbers (T,) of an item's cleaned rows, empty where it has none."""
+        entry = self._cleaned[item_id]
+        if not entry.timed:
+            return np.zeros(0, np.int64)
+        return np.asarray(self._map("cleaned-times", "<i8")[entry.at_rows : entry.at_rows + entry.rows])
+
+    def cleaned(self, item_id: str) -> tuple[Rows, ItemFindings, int]:
+        """What keep was given for an item."""
+        entry = self._cleaned[item_id]
+        size = entry.rows * entry.columns
+        values = self._map("cleaned-values", "<f4")[entry.at_values : entry.at_values + size]
+        lines = self._map("cleaned-lines", "<i8")[entry.at_rows : entry.at_rows + entry.rows]
+        text = self._map("findings", "u1")[entry.at_findings : entry.at_findings + entry.findings].tobytes()
+        rows = Rows(
+            item_id,
+            np.array(values).reshape(entry.columns, entry.rows),
+            self.times(item_id) if entry.timed else None,
+            np.asarray(lines),
+            entry.file,
+            entry.calendar,
+        )
+        return rows, ItemFindings.loads(text.decode()), entry.read
