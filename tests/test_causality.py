@@ -395,8 +395,6 @@ def make_frame(seed: int, lengths: list[int]) -> tuple[pd.DataFrame, pd.DataFram
     return pd.concat(parts[False], ignore_index=True), pd.concat(parts[True], ignore_index=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*without any value in the context")
-@pytest.mark.filterwarnings("ignore:.*are not finite")  # no bar with all its prices
 @quick
 @given(kind=kinds, how=poisons, share=st.floats(0.2, 1))
 def test_a_backtest_forecasts_what_a_user_would_have_forecast_at_the_cutoff(forecaster, kind, how, share):

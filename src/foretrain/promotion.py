@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ from foretrain.forecasting.predictor import load
 from foretrain.models import family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash, release_in, resolve
+from foretrain.notes import Code, Note, warn
 from foretrain.run import RunConfig, build_model, config_hash, load_config, relocated, with_parents
 from foretrain.training.monitor import tell
 from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
+
+_log = logging.getLogger(__name__)
 
 START = "zero-shot"  # as a user asks for it
 
@@ -139,22 +142,24 @@ def _random_weights(release: Path) -> Rival:
     return Rival(ZERO_SHOT, f"random weights (seed {config.seed})", model)
 
 
-def gate_notes(config: RunConfig, model: Trainable) -> list[str]:
+def gate_notes(config: RunConfig, model: Trainable) -> list[Note]:
     """What there is to say of a run's gate before it begins. Raises ConfigError where nothing is left to compare on."""
     if not config.evaluation.promotion:
         return []
     if not isinstance(model, Forecaster):
-        return [f"note: evaluation.promotion has no effect: {model.family} makes no forecasts"]
+        text = f"note: evaluation.promotion has no effect: {model.family} makes no forecasts"
+        return [Note(Code.NO_FORECASTS_TO_COMPARE, text)]
     windows, stride = _windows(config)
     needed = origins_needed(lag_in_origins(config.data.prediction_length, stride))
     if windows >= needed or not config.evaluation.require_significance:
         return []
     steps = (needed - 1) * stride + config.data.prediction_length
-    return [
+    text = (
         f"note: evaluation.promotion: the test part has room for {windows} forecast origin{'s' * (windows != 1)} an "
         f"item, and it takes {needed} to tell a difference from chance. Unless items end at different times, the run "
         f"will not be promoted; give data.test_steps {steps} or more, or set evaluation.require_significance to false"
-    ]
+    )
+    return [Note(Code.TOO_FEW_ORIGINS, text, {"origins": windows, "needed": needed, "test_steps_needed": steps})]
 
 
 def _windows(config: RunConfig) -> tuple[int, int]:
@@ -231,6 +236,7 @@ def record(release: Path, promotion: Promotion) -> bool:
         mark_promotion(release, promotion.to_dict())
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
-        warnings.warn(f"{release / 'release.json'}: could not be marked ({why}).", stacklevel=2)
+        text = f"{release / 'release.json'}: could not be marked ({why})."
+        warn(_log, Note(Code.RELEASE_NOT_MARKED, text))
         return False
     return True

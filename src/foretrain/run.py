@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.models import families, family, infer_family
 from foretrain.models.base import Trainable
 from foretrain.models.objective import LossConfig, objective_for
+from foretrain.notes import Code, Note, texts, warn
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.batches import describe_stream, stream_of
 from foretrain.training.optimizer import OptimizerConfig, state_size
@@ -38,6 +40,8 @@ else:
     ModelSection = _SECTIONS[0]
     if len(_SECTIONS) > 1:
         ModelSection = Annotated[Union[_SECTIONS], Field(discriminator="family")]  # noqa: UP007
+
+_log = logging.getLogger(__name__)
 
 
 class RunConfig(Section):
@@ -207,7 +211,7 @@ def train_run(
     model.check(source)
     config = with_parents(config, model)
     told = [*notes, _origin(config), config.loss.describe(), *filter(None, [describe_adapter(model)])]
-    told += gate_notes(config, model)
+    told += texts(gate_notes(config, model))
     result = _trainer(config, source, model, world, resume, told).fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)
@@ -378,7 +382,7 @@ def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable |
         from foretrain.promotion import gate_notes
 
         about = _describe_model(config, model, facts["corpora"][0]["rows_per_window"])
-        return [*about, *lines, _machine(world), *gate_notes(config, model)]
+        return [*about, *lines, _machine(world), *texts(gate_notes(config, model))]
     return ["model: its parameters, memory and disk depend on a stage that has not run yet", *lines, _machine(world)]
 
 
@@ -463,7 +467,8 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     try:
         facts |= _release_facts(*open_source(config))
     except DataError as error:
-        print(f"note: {out} cannot say what it was trained on, so no evaluation can keep clear of it: {error}")
+        text = f"{out} cannot say what it was trained on, so no evaluation can keep clear of it: {error}"
+        warn(_log, Note(Code.RELEASE_WITHOUT_FACTS, text))
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

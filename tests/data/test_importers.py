@@ -19,6 +19,7 @@ import pytest
 from foretrain.data.importers import import_corpus
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
+from foretrain.notes import Code
 
 HEX = "6e3760778598fdee5208213d3fce122637307eec"
 
@@ -252,7 +253,7 @@ def test_a_datasets_folder_is_imported_with_its_covariates(tmp_path: Path) -> No
 def test_a_comment_line_a_byte_order_mark_and_an_encoding_are_met(tmp_path: Path) -> None:
     bars_csv(tmp_path / "a.csv", head="Created on 10-17-2019,https://example.org\n")
     report = import_corpus([tmp_path / "a.csv"], tmp_path / "a")
-    assert "1 line(s) before the header skipped" in report.notes[0]
+    assert (report.notes[0].code, report.notes[0].counts) == (Code.LINES_SKIPPED, {"lines": 1})
     bars_csv(tmp_path / "b.csv", head="\ufeff")
     import_corpus([tmp_path / "b.csv"], tmp_path / "b")
     assert Corpus.open(tmp_path / "b").fingerprint == Corpus.open(tmp_path / "b").fingerprint
@@ -433,7 +434,7 @@ def test_gaps_become_missing_rows_on_a_regular_axis_and_a_big_hole_does_not(tmp_
     assert (corpus.manifest.time, corpus.lengths.tolist()) == ("regular", [480])
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(corpus.values(0)[0])), [50, 51, 200])
     assert (rules["gap"]["rows"], rules["gap"]["action"]) == (3, "NaN rows added")
-    assert any("3 rows of NaN" in note for note in report.notes)
+    assert [note.counts for note in report.notes if note.code == Code.ROWS_ADDED] == [{"rows": 3}]
     kept = np.r_[0:100, 300:480]
     write_csv(tmp_path / "y.csv", "time,x", [stamps[k] for k in kept], values[kept])
     import_corpus([tmp_path / "y.csv"], tmp_path / "hole")

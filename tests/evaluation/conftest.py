@@ -13,6 +13,7 @@ from foretrain.data.store import Corpus
 from foretrain.data.windows import TARGET
 from foretrain.evaluation.scored import Scored
 from foretrain.models.base import Columns, Family, Forecast, Forecaster, Loss, ParameterRole, Trainable
+from foretrain.notes import Code, Tally
 
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 
@@ -150,7 +151,8 @@ class Candles(Persistence):
         draws = torch.stack([_draws(int(key), seed, num_samples or 20, prediction_length) for key in batch["key"]])
         samples = batch["last"][:, None, None] + self.bias + spread * draws
         quantiles = samples.quantile(torch.tensor(quantile_levels), dim=1).permute(1, 2, 0)
-        notes = {"repaired candles": int(batch["windows"])}
+        counts = {"repaired candles": int(batch["windows"])}
+        notes = (Tally(Code.CANDLES_REPAIRED, "{repaired candles:,} repaired candles", counts),)
         return Forecast(quantiles, tuple(quantile_levels), samples, samples.mean(1), notes)
 
 

@@ -7,6 +7,7 @@ from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
 from foretrain.evaluation.columns import evaluation_columns, scored_columns
 from foretrain.models import family
+from foretrain.notes import Code
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +68,10 @@ def test_a_column_that_the_corpus_lacks_is_named(corpus, candle_family):
         evaluation_columns(corpus, family("chronos2"), {"target": [*OHLC, "amount"], "scored": ["close"]})
 
 
-def test_a_candle_that_lacks_a_column_of_training_is_scored_without_it(corpus, candle_family):
-    with pytest.warns(UserWarning, match="has no amount, with which the model was trained"):
-        found = evaluation_columns(corpus, candle_family, {"target": [*OHLC, "amount"], "scored": ["close"]})
+def test_a_candle_that_lacks_a_column_of_training_is_scored_without_it(corpus, candle_family, told):
+    found = evaluation_columns(corpus, candle_family, {"target": [*OHLC, "amount"], "scored": ["close"]})
+    (note,) = told()
+    assert note.code == Code.COLUMNS_UNLIKE_TRAINING and "amount" in note.text
     assert _names(corpus, found) == (("close",), ("open", "high", "low"), ())
 
 

@@ -10,6 +10,7 @@ from foretrain.errors import ConfigError
 from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Rival, differences, judge
 from foretrain.evaluation.report import format_table, render, write_report
 from foretrain.evaluation.tasks import evaluate
+from foretrain.notes import Code, codes
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +48,27 @@ def test_a_model_that_beats_both_is_promoted(compared):
 
 
 @pytest.mark.parametrize(
-    ("bias", "rival", "reason"),
+    ("bias", "rival", "who"),
     [
-        (1.0, 2.5, "is not below zero shot's"),
-        (-1.0, -2.5, "is not below naive's"),
-        (1.0, 1.0, "is not below zero shot's"),
-        (float("nan"), 1.0, "its pct_mae n/a is not below zero shot's"),
+        (1.0, 2.5, "zero shot"),
+        (-1.0, -2.5, "naive"),
+        (1.0, 1.0, "zero shot"),
+        (float("nan"), 1.0, "zero shot"),
     ],
 )
-def test_a_model_that_does_not_beat_both_is_not_promoted(compared, bias, rival, reason):
+def test_a_model_that_does_not_beat_both_is_not_promoted(compared, bias, rival, who):
     found = judge(compared(bias, rival))
-    assert not found.promoted and reason in found.reason
+    objections = [note.text for note in found.objections if note.code == Code.NOT_BELOW]
+    assert not found.promoted and any(f"is not below {who}'s" in text for text in objections)
+    assert found.reason == "; ".join(note.text for note in found.objections)
     assert found.headline.startswith("NOT PROMOTED: ")
 
 
 def test_a_difference_that_chance_explains_promotes_nobody_unless_significance_is_not_asked_for(compared):
     result = compared(2.5, 1.0, num_windows=5)
     found = judge(result)
-    assert not found.promoted
-    assert "is below zero shot's" in found.reason
+    assert not found.promoted and codes(found.objections) == {Code.NOT_SIGNIFICANT}
+    assert {note.counts["origins"] for note in found.objections} == {5}
     assert "but too few windows to tell (5 origins, 10 needed)" in found.reason
     assert judge(result, require_significance=False).promoted
 
@@ -73,14 +76,14 @@ def test_a_difference_that_chance_explains_promotes_nobody_unless_significance_i
 def test_windows_that_training_saw_promote_nobody(compared, climbing):
     release = {"corpora": [{"fingerprint": climbing.fingerprint}], "data": {"validation_steps": 4, "test_steps": 4}}
     found = judge(compared(2.5, 1.0, test_steps=48, release=release))
-    assert not found.promoted and found.reason.startswith("training saw these windows")
+    assert not found.promoted and found.objections[0].code == Code.TRAINING_SAW_WINDOWS
     assert found.warnings[0].startswith("WINDOWS OVERLAP")
 
 
 def test_windows_that_chose_the_weights_promote_nobody(compared, climbing):
     release = {"corpora": [{"fingerprint": climbing.fingerprint}], "data": {"validation_steps": 48, "test_steps": 4}}
     found = judge(compared(2.5, 1.0, split="validation", release=release))
-    assert not found.promoted and found.reason.startswith("these windows lie in the validation part")
+    assert not found.promoted and found.objections[0].code == Code.VALIDATION_SAW_WINDOWS
 
 
 def test_the_record_says_what_was_scored(compared, climbing):
@@ -108,7 +111,7 @@ def test_items_without_prices_are_judged_by_mase(hourly, persistence):
     )
     found = judge(result)
     assert found.metric == "mase" and found.figures["model"] == result.pooled["model"]["mase"]
-    assert not found.promoted and "is not below naive's" in found.reason and "zero_shot" not in found.figures
+    assert not found.promoted and Code.NOT_BELOW in codes(found.objections) and "zero_shot" not in found.figures
 
 
 def test_the_rival_s_figures_are_those_of_an_evaluation_of_its_own(compared, climbing, persistence):
@@ -133,8 +136,9 @@ def test_a_rival_with_a_shorter_memory_sees_less_and_the_report_says_so(compared
 
     against = Rival(OTHER, "small", Forgetful(1.0))
     found = evaluate(persistence(2.5), climbing, prediction_length=4, num_windows=12, against=against)
-    assert "The other model sees the newest 8 of 64 steps of history, which is its most." in found.remarks
-    assert not any("sees the newest" in text for text in compared(2.5, 1.0).remarks)
+    (note,) = (note for note in found.warnings if note.code == Code.SHORTER_CONTEXT)
+    assert note.counts == {"context_length": 8, "asked": 64} and note.text in found.remarks
+    assert Code.SHORTER_CONTEXT not in codes(compared(2.5, 1.0).warnings)
 
 
 def test_a_rival_that_learns_across_series_is_refused(climbing, persistence):

@@ -8,6 +8,7 @@ import pytest
 
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.predictions import read_predictions
+from foretrain.notes import Code, codes
 
 DAYS = pd.date_range("2025-01-06", periods=12, freq="D")
 
@@ -63,7 +64,7 @@ def test_rows_without_cutoff_or_step_are_forecasts_one_step_ahead(write, name):
     assert found.naive.median[:, 0].tolist() == [100.0 + k for k in range(12)]
     assert (points.start[:6] == points.start[6:]).all() and (points.start == points.end).all()
     assert found.dates == ("2025-01-06T00:00:00", "2025-01-11T00:00:00")
-    assert "one step ahead" in found.notes[0]
+    assert codes(found.notes) == {Code.ONE_STEP_AHEAD}
 
 
 @pytest.mark.parametrize("drop", [(), ("step",), ("timestamp",), ("cutoff",)])

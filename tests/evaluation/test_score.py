@@ -9,6 +9,7 @@ import pytest
 
 from foretrain.evaluation.score import score_file
 from foretrain.evaluation.tasks import evaluate
+from foretrain.notes import Code
 
 DAYS = pd.bdate_range("2025-01-06", periods=20)
 
@@ -87,7 +88,7 @@ def test_quantiles_are_scored_where_there_are_some(scored):
 
 def test_crossing_quantiles_are_told_of(scored):
     found = scored(0.5, more={"0.1": lambda f: f["actual"] + 1, "0.9": lambda f: f["actual"] - 1})
-    assert "quantiles cross in 100.0% of the steps and are scored as they are" in found.notes
+    assert [note.counts for note in found.notes if note.code == Code.QUANTILES_CROSSED] == [{"share": 1.0}]
 
 
 @pytest.mark.parametrize(
@@ -105,14 +106,16 @@ def test_a_published_percentage_is_traced_to_what_it_is(scored, claim, what):
 
 
 def test_a_large_error_is_told_as_the_fraction_it_may_be_printed_as(scored):
-    assert any("printed as 0.26 %" in trap for trap in scored(20.0).traps)
+    (trap,) = (trap for trap in scored(20.0).traps if trap.code == Code.FRACTION_AS_PERCENT)
+    assert trap.counts["fraction"] == pytest.approx(0.26, abs=5e-3) and "printed as 0.26 %" in trap.text
     assert not scored(1.0).traps
 
 
 def test_a_mape_of_returns_is_a_trap_where_it_is_large(scored):
     found = scored(3.0)
     assert found.look_alikes["mape_of_returns_pct"] == pytest.approx(300.0)
-    assert any("a MAPE of returns would be 300 percent here, and is 100 for naive" in trap for trap in found.traps)
+    (trap,) = (trap for trap in found.traps if trap.code == Code.MAPE_OF_RETURNS)
+    assert trap.counts["percent"] == pytest.approx(300.0)
 
 
 def test_changes_without_prices_have_no_price_errors(scored):
@@ -125,7 +128,7 @@ def test_changes_without_prices_have_no_price_errors(scored):
     assert whole.pooled["pct_mae"]["value"] == pytest.approx(0.65) and "price_mae" in whole.per_item[0]
     bare = scored(0.5, more={**frame_of_changes, "last_close": lambda f: 0.0}, columns=roles, values="fraction")
     assert np.isnan(bare.pooled["pct_mae"]["value"])
-    assert "40 forecasts without a last close above 0 are left out of percents, skill and test" in bare.notes
+    assert [note.counts for note in bare.notes if note.code == Code.NO_LAST_CLOSE] == [{"forecasts": 40}]
 
 
 def test_the_score_of_an_evaluation_s_forecasts_is_the_evaluation_s(hourly, persistence, tmp_path):

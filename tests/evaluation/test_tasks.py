@@ -19,6 +19,7 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.models import forecast_options
+from foretrain.notes import Code, codes
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +102,11 @@ def test_impossible_settings_are_refused(prices, persistence, setting):
         evaluate(persistence(), prices, prediction_length=6, **{setting: 0})
 
 
-def test_a_context_longer_than_the_models_is_cut_and_told(prices, persistence):
+def test_a_context_longer_than_the_models_is_cut_and_told(prices, persistence, told):
     model = persistence()
-    with pytest.warns(UserWarning, match=f"is more than the model's {model.max_context_length}"):
-        found = evaluate(model, prices, prediction_length=6, context_length=model.max_context_length + 1)
+    found = evaluate(model, prices, prediction_length=6, context_length=model.max_context_length + 1)
+    (note,) = told()
+    assert (note.code, note.counts) == (Code.CONTEXT_CLIPPED, {"context_length": model.max_context_length})
     assert found.settings["context_length"] == model.max_context_length
 
 
@@ -153,6 +155,7 @@ def test_what_a_family_has_to_tell_is_a_remark_and_in_the_json(bars, candles, pe
     found = evaluate(candles(), corpus, **settings)
     assert found.notes == found.to_dict()["notes"] == {"repaired candles": 6}
     assert "In these forecasts: 6 repaired candles." in found.remarks
+    assert Code.CANDLES_REPAIRED in codes(found.warnings)
     silent = evaluate(persistence(), corpus, **settings)
     assert silent.notes == {} and not silent.remarks
 
@@ -178,8 +181,8 @@ def test_crossed_quantiles_are_sorted_and_counted_unless_asked_not_to(prices, pe
     assert repaired.pooled["model"] == straight.pooled["model"]
     assert raw.pooled["model"]["wql"] > straight.pooled["model"]["wql"]
     assert repaired.settings["crossed_share"] == 1.0
-    assert any("crossed in 100.0%" in text for text in repaired.warnings)
-    assert not any("crossed" in text for text in straight.warnings)
+    assert [note.counts for note in repaired.warnings if note.code == Code.QUANTILES_CROSSED] == [{"share": 1.0}]
+    assert Code.QUANTILES_CROSSED not in codes(straight.warnings)
 
 
 def test_a_model_that_diverged_gets_no_figures_and_no_verdict(prices, persistence):
@@ -215,7 +218,8 @@ def test_a_series_that_never_moves_has_no_scale_and_is_not_called_short(persiste
 def test_a_release_trained_on_the_windows_is_called_out(prices, persistence):
     release = {"corpora": [{"fingerprint": prices.fingerprint}], "data": {"validation_steps": 6, "test_steps": 6}}
     found = evaluate(persistence(), prices, prediction_length=6, num_windows=12, test_steps=72, release=release)
-    assert found.warnings[0].startswith("WINDOWS OVERLAP TRAINING DATA: 50 of 60 windows")
+    assert found.warnings[0].code == Code.TRAINING_SAW_WINDOWS
+    assert found.warnings[0].text.startswith("WINDOWS OVERLAP TRAINING DATA: 50 of 60 windows")
 
 
 def _trained_on(corpus, **data):
@@ -226,7 +230,8 @@ def test_the_test_part_is_what_training_left_out(prices, persistence):
     """The default of 20 windows would reach far into training; only those that training never saw are scored."""
     found = evaluate(persistence(), prices, prediction_length=6, release=_trained_on(prices))
     assert found.counts["windows"] == 3 * 5 and not found.overlaps_training
-    assert found.warnings[0].startswith("3 windows per item instead of 20: training left out the newest 18 steps")
+    assert found.warnings[0].code == Code.FEWER_WINDOWS
+    assert found.warnings[0].counts == {"windows": 3, "asked": 20}
     assert (
         evaluate(persistence(), prices, prediction_length=6, num_windows=3, release=_trained_on(prices)).warnings == []
     )
@@ -239,13 +244,13 @@ def test_the_test_part_is_what_training_left_out(prices, persistence):
 @pytest.mark.parametrize("more", [{"split": "all"}, {"test_steps": 120}, {"prediction_length": 20}])
 def test_windows_that_training_saw_are_scored_only_on_demand_and_under_an_alarm(prices, persistence, more):
     found = evaluate(persistence(), prices, **{"prediction_length": 6, "release": _trained_on(prices), **more})
-    assert found.overlaps_training and found.alarms[0].startswith("WINDOWS OVERLAP TRAINING DATA")
+    assert found.overlaps_training and found.alarms[0] == found.warnings[0].text
     assert found.headline.startswith("NO FAIR TEST, training saw these windows. model: ")
 
 
 def test_synthetic_data_is_flagged(hourly, persistence):
     found = evaluate(persistence(), hourly(2, 90, provenance="synthetic"), prediction_length=4, num_windows=3)
-    assert found.synthetic and found.warnings[0].startswith("SYNTHETIC DATA")
+    assert found.synthetic and found.warnings[0].code == Code.SYNTHETIC_DATA
 
 
 def _config(**data):

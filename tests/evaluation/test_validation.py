@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 
@@ -12,8 +10,7 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.models import family
-
-pytestmark = pytest.mark.filterwarnings("ignore:in these forecasts")
+from foretrain.notes import Code
 
 
 @pytest.fixture(scope="module")
@@ -177,21 +174,19 @@ def test_cross_learning_is_refused(bars, candles):
 
 
 @pytest.mark.parametrize("setting", [{"num_samples": 3}, {"target": ("close",)}, {"options": {"temperature": 1.0}}])
-def test_settings_of_forecasts_are_warned_of_where_there_are_none(prices, reconstruction, setting):
-    with pytest.warns(
-        UserWarning, match=rf"evaluation\.{next(iter(setting))} has no effect.*reconstruction makes none"
-    ):
-        Validation(EvaluationConfig(**setting), _config(), model=reconstruction(), corpora=[prices])
+def test_settings_of_forecasts_are_warned_of_where_there_are_none(prices, reconstruction, setting, told):
+    Validation(EvaluationConfig(**setting), _config(), model=reconstruction(), corpora=[prices])
+    (note,) = told()
+    assert note.code == Code.SETTING_UNUSED and f"evaluation.{next(iter(setting))} " in note.text
 
 
-def test_what_forecasts_have_to_tell_is_told_once(bars, candles):
+def test_what_forecasts_have_to_tell_is_told_once(bars, candles, told):
     model = candles()
     run = Validation(EvaluationConfig(), _config(), model=model, corpora=[bars()])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        run(model, 1)
-        run(model, 2)
-    assert [str(w.message) for w in caught] == ["in these forecasts: 3 repaired candles."]
+    run(model, 1)
+    run(model, 2)
+    (note,) = told()
+    assert (note.code, note.counts) == (Code.CANDLES_REPAIRED, {"repaired candles": 3})
 
 
 @pytest.mark.parametrize(("asked", "calendars", "stamped"), [(True, 1, True), (False, 1, False), (True, 2, False)])

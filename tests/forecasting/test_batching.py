@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +10,11 @@ import torch
 
 from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.forecasting.batching import MOST_PADDING, forecast_paths, forecast_windows, notes_text, plan
+from foretrain.forecasting.batching import MOST_PADDING, forecast_paths, forecast_windows, plan
 from foretrain.forecasting.predictor import load
 from foretrain.models.base import Forecast
 from foretrain.models.chronos2.unroll import Chronos2Options
+from foretrain.notes import Code, Note, Tally, codes
 
 LEVELS = [0.1, 0.5, 0.9]
 
@@ -45,12 +45,8 @@ def test_results_depend_on_neither_order_nor_batch_size(predictor, seed):
     batch_size, horizon = 1 + 5 * seed, (3, 40)[seed % 2]
     windows = windows_of(seed, 9, horizon)
     order = np.random.default_rng(seed).permutation(len(windows))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        alone = [forecast_windows(predictor.model, [w], horizon, LEVELS)[0] for w in windows]
-        together = forecast_windows(
-            predictor.model, [windows[i] for i in order], horizon, LEVELS, batch_size=batch_size
-        )
+    alone = [forecast_windows(predictor.model, [w], horizon, LEVELS)[0] for w in windows]
+    together = forecast_windows(predictor.model, [windows[i] for i in order], horizon, LEVELS, batch_size=batch_size)
     assert_equal([together[i] for i in np.argsort(order)], alone)
 
 
@@ -120,19 +116,18 @@ class Scarce:
         return self.model.forecast(batch, *args, **kwargs)
 
 
-def test_a_batch_too_big_for_the_memory_is_halved_and_announced(predictor):
+def test_a_batch_too_big_for_the_memory_is_halved_and_announced(predictor, told):
     windows = windows_of(6, 40)
     scarce = Scarce(predictor.model, 10)
-    with pytest.warns(UserWarning, match="out of memory with"):
-        found = forecast_windows(scarce, windows, 5, LEVELS)
+    found = forecast_windows(scarce, windows, 5, LEVELS)
+    assert codes(told()) == {Code.BATCH_HALVED}
     assert max(scarce.rows) <= 10
     assert_equal(found, forecast_windows(predictor.model, windows, 5, LEVELS))
 
 
 @pytest.mark.parametrize(("most", "options"), [(0, None), (10, Chronos2Options(cross_learning=True))])
 def test_memory_that_halving_cannot_save_is_an_error(predictor, most, options):
-    with pytest.raises(ModelError, match="out of memory"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with pytest.raises(ModelError, match="out of memory"):
         forecast_windows(Scarce(predictor.model, most), windows_of(6, 40), 5, LEVELS, options=options)
 
 
@@ -177,9 +172,10 @@ def test_impossible_arguments_are_refused(predictor, argument, value, message):
         forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, **{argument: value})
 
 
-def test_a_context_beyond_the_models_is_cut_with_a_warning(predictor):
-    with pytest.warns(UserWarning, match="using 64"):
-        forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, context_length=100)
+def test_a_context_beyond_the_models_is_cut_with_a_warning(predictor, told):
+    forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, context_length=100)
+    (note,) = told()
+    assert (note.code, note.counts) == (Code.CONTEXT_CLIPPED, {"context_length": 64})
 
 
 class Sampler:
@@ -195,16 +191,23 @@ class Sampler:
         found = self.model.forecast(batch, prediction_length, levels)
         middle = found.quantiles[..., 1]
         samples = torch.stack([middle + k for k in range(num_samples or 4)], dim=1)
-        return Forecast(found.quantiles, found.levels, samples, samples.mean(1), {"windows": len(middle), "none": 0})
+        notes = (
+            Tally("windows", "{windows:,} windows", {"windows": len(middle)}),
+            Tally("none", "{none:,} of nothing", {"none": 0}),
+        )
+        return Forecast(found.quantiles, found.levels, samples, samples.mean(1), notes)
 
 
-def test_paths_means_and_notes_come_back_window_by_window(predictor):
+def test_paths_means_and_notes_come_back_window_by_window(predictor, told):
     windows = [w for w in windows_of(10, 30) if len(w.context) < 3]
-    with pytest.warns(UserWarning, match=f"in these forecasts: {len(windows)} windows"):
-        quantiles = forecast_windows(Sampler(predictor.model), windows, 5, LEVELS, batch_size=7)
+    quantiles = forecast_windows(Sampler(predictor.model), windows, 5, LEVELS, batch_size=7)
+    assert told() == [Note("windows", f"in these forecasts: {len(windows)} windows.", {"windows": len(windows)})]
     found = forecast_paths(Sampler(predictor.model), windows, 5, LEVELS, keep_samples=True, batch_size=7, num_samples=3)
     assert_equal(found.quantiles, quantiles)
-    assert found.notes == {"windows": len(windows), "none": 0}
+    assert [(tally.code, tally.counts) for tally in found.notes] == [
+        ("windows", {"windows": len(windows)}),
+        ("none", {"none": 0}),
+    ]
     for values, mean, samples in zip(found.quantiles, found.mean, found.samples, strict=True):
         assert samples.shape == (1, 3, 5)
         np.testing.assert_array_equal(samples[:, 0], values[..., 1])
@@ -216,15 +219,15 @@ def test_paths_that_nobody_asked_for_are_not_kept(predictor):
     assert found.samples is None and found.mean is not None
 
 
-def test_a_family_without_paths_has_none_and_says_so(predictor):
-    with pytest.warns(UserWarning, match="num_samples has no effect: chronos2 draws no sample paths"):
-        found = forecast_paths(predictor.model, windows_of(11, 3), 5, LEVELS, keep_samples=True, num_samples=3)
-    assert (found.samples, found.mean, found.notes) == (None, None, {})
+def test_a_family_without_paths_has_none_and_says_so(predictor, told):
+    found = forecast_paths(predictor.model, windows_of(11, 3), 5, LEVELS, keep_samples=True, num_samples=3)
+    assert codes(told()) == {Code.NUM_SAMPLES_UNUSED}
+    assert (found.samples, found.mean, found.notes) == (None, None, ())
 
 
 def test_no_windows_give_empty_lists(predictor):
     found = forecast_paths(predictor.model, [], 5, LEVELS, keep_samples=True)
-    assert found.quantiles == [] and found.notes == {}
+    assert found.quantiles == [] and found.notes == ()
 
 
 def test_windows_with_stamps_share_no_batch_with_windows_without():
@@ -236,14 +239,9 @@ def test_windows_with_stamps_share_no_batch_with_windows_without():
     assert batches == [[1, 3, 5, 7, 9, 11], [0, 2, 4, 6, 8, 10]]
 
 
-@pytest.mark.parametrize(
-    ("notes", "text"),
-    [
-        ({"repaired candles": 3}, "in these forecasts: 3 repaired candles."),
-        ({"repaired candles": 3, "candles": 4800}, "in these forecasts: 3 of 4,800 candles repaired."),
-        ({"repaired candles": 0, "candles": 4800}, ""),
-        ({}, ""),
-    ],
-)
-def test_notes_are_told_beside_their_totals_and_not_where_nothing_happened(notes, text):
-    assert notes_text(notes) == text
+def test_what_every_batch_of_a_forecast_says_is_told_once(predictor, told):
+    horizon = predictor.model.config.native_horizon + 1
+    forecast_windows(predictor.model, windows_of(12, 20), horizon, LEVELS, batch_size=2)
+    assert [note.code for note in told()] == [Code.HORIZON_UNROLLED]
+    forecast_windows(predictor.model, windows_of(12, 2), horizon, LEVELS)
+    assert codes(told()) == {Code.HORIZON_UNROLLED}  # another forecast says it again

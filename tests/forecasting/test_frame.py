@@ -8,6 +8,7 @@ import pytest
 
 from foretrain.errors import DataError
 from foretrain.forecasting.frame import Names, one_item, read_frame
+from foretrain.notes import Code, codes
 
 H = 4
 
@@ -93,12 +94,12 @@ def test_integer_time_counts_steps(frame):
     assert task.windows[0].context_times is None
 
 
-def test_steps_that_look_like_unix_times_are_told(frame, recwarn):
+def test_steps_that_look_like_unix_times_are_told(frame, told):
     counted = frame.assign(timestamp=frame.groupby("item_id").cumcount())
     read_frame(counted, 2)
-    assert not recwarn.list
-    with pytest.warns(UserWarning, match="counted as steps, and look like unix times"):
-        read_frame(counted.assign(timestamp=1_706_779_800 + 300 * counted.timestamp), 2)
+    assert not told()
+    read_frame(counted.assign(timestamp=1_706_779_800 + 300 * counted.timestamp), 2)
+    assert codes(told()) == {Code.STEPS_LOOK_LIKE_TIMES}
 
 
 def test_whole_floats_count_steps_and_fractions_are_refused(frame):

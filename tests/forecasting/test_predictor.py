@@ -13,6 +13,7 @@ import torch
 import foretrain
 from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.forecasting.predictor import Predictor, load
+from foretrain.notes import Code, codes
 
 
 def test_a_saved_release_forecasts_the_same(predictor, tmp_path):
@@ -139,15 +140,18 @@ def test_the_median_is_there_even_when_it_was_not_asked_for(predictor, frame):
     np.testing.assert_array_equal(without["predictions"], with_median["0.5"])
 
 
-def test_forecasts_that_mean_nothing_are_announced(predictor, frame, recwarn):
+def test_forecasts_that_mean_nothing_are_announced(predictor, frame, told):
     plain = frame[["item_id", "timestamp", "target"]]
     predictor.forecast_df(plain, 4)
-    assert not recwarn.list
+    assert not told()
     empty = plain.assign(target=plain.target.where(plain.item_id != "1e5"))
-    with pytest.warns(UserWarning, match=r"1 item\(s\), first '1e5', have no value of 'target' in the context"):
-        predictor.forecast_df(empty, 4)
-    with pytest.warns(UserWarning, match=r"1 item\(s\), first '007', have values beyond 1e18"):
-        predictor.forecast_df(plain.assign(target=plain.target * np.where(plain.item_id == "007", 1e37, 1.0)), 4)
+    predictor.forecast_df(empty, 4)
+    (note,) = told()
+    assert (note.code, note.counts) == (Code.COLUMN_EMPTY, {"items": 1})
+    assert "'1e5'" in note.text and "'target'" in note.text
+    predictor.forecast_df(plain.assign(target=plain.target * np.where(plain.item_id == "007", 1e37, 1.0)), 4)
+    (note,) = told()
+    assert (note.code, note.counts) == (Code.VALUES_TOO_LARGE, {"items": 1}) and "'007'" in note.text
 
 
 def test_a_part_that_the_family_does_not_have_is_refused(golden_folder):
@@ -155,7 +159,7 @@ def test_a_part_that_the_family_does_not_have_is_refused(golden_folder):
         load(golden_folder / "model", tokenizer="somewhere")
 
 
-def test_a_model_opens_with_a_part_from_elsewhere(zoo, candles, tmp_path):
+def test_a_model_opens_with_a_part_from_elsewhere(zoo, candles, tmp_path, told):
     release = tmp_path / "release"
     Predictor(zoo.built("kronos")).save(release)
     shutil.move(release / "tokenizer", tmp_path / "tokenizer")
@@ -163,11 +167,11 @@ def test_a_model_opens_with_a_part_from_elsewhere(zoo, candles, tmp_path):
         load(release)
     opened = load(release, device="cpu", tokenizer=tmp_path / "tokenizer")
     own = candles[candles.item_id == "7"]
-    with pytest.warns(UserWarning, match="left out"):
-        pd.testing.assert_frame_equal(
-            opened.forecast_df(own, 2, num_samples=2),
-            Predictor(zoo.built("kronos")).forecast_df(own, 2, num_samples=2),
-        )
+    pd.testing.assert_frame_equal(
+        opened.forecast_df(own, 2, num_samples=2),
+        Predictor(zoo.built("kronos")).forecast_df(own, 2, num_samples=2),
+    )
+    assert codes(told()) == {Code.COLUMNS_LEFT_OUT}
 
 
 def test_a_part_of_a_model_is_no_predictor(zoo, tmp_path):
@@ -176,9 +180,10 @@ def test_a_part_of_a_model_is_no_predictor(zoo, tmp_path):
         load(tmp_path)
 
 
-def test_candles_are_recognised_and_everything_else_is_left_out(candle_predictor, candles):
-    with pytest.warns(UserWarning, match="kronos reads Open, High, Low, Close, Volume and no other .* out: 'exchange'"):
-        table = candle_predictor.forecast_df(candles, 3, [0.1, 0.9], num_samples=4)
+def test_candles_are_recognised_and_everything_else_is_left_out(candle_predictor, candles, told):
+    table = candle_predictor.forecast_df(candles, 3, [0.1, 0.9], num_samples=4)
+    (note,) = told()
+    assert (note.code, note.counts) == (Code.COLUMNS_LEFT_OUT, {"columns": 1}) and "'exchange'" in note.text
     assert list(table.columns) == ["item_id", "timestamp", "target_name", "predictions", "mean", "0.1", "0.9"]
     assert table["target_name"].unique().tolist() == ["Open", "High", "Low", "Close", "Volume"]
     assert table["item_id"].unique().tolist() == ["ACME", "7"]
@@ -244,11 +249,12 @@ def test_paths_of_arrays(candle_predictor, predictor, candles):
         predictor.forecast_paths([np.zeros(20)], 5)
 
 
-def test_what_a_family_repairs_is_told_once(candle_predictor, candles):
+def test_what_a_family_repairs_is_told_once(candle_predictor, candles, told):
     plain = candles.drop(columns="exchange")
-    with pytest.warns(UserWarning, match=r"\d+ of 24 candles repaired") as told:
-        candle_predictor.forecast_df(plain, 3, num_samples=4, repair=True)
-    assert len(told) == 1
+    candle_predictor.forecast_df(plain, 3, num_samples=4, repair=True)
+    (note,) = told()
+    assert note.code == Code.CANDLES_REPAIRED and note.counts["candles"] == 24
+    assert note.text == f"in these forecasts: {note.counts['repaired candles']} of 24 candles repaired."
 
 
 def test_outputs_that_a_family_does_not_have_are_refused(predictor, candle_predictor, frame, candles):
@@ -344,15 +350,13 @@ def test_a_malformed_frame_is_refused_before_anything_runs(predictor):
         predictor.forecast_df(pd.DataFrame({"target": [1.0, 2.0], "timestamp": [3, 3]}), 4)
 
 
-def test_candles_without_a_price_say_which_column_is_empty(candle_predictor, candles):
+def test_candles_without_a_price_say_which_column_is_empty(candle_predictor, candles, told):
     plain = candles.drop(columns="exchange")
     without = plain.assign(High=plain.High.where(plain.item_id != "7"))
     for target in (None, "Close"):  # High is forecast, or only read
-        with pytest.warns(
-            UserWarning, match=r"'7', have no value of 'High' in the newest \d+ rows, so nothing"
-        ) as told:
-            found = candle_predictor.forecast_df(without, 2, num_samples=2, target=target)
-        assert len(told) == 1
+        found = candle_predictor.forecast_df(without, 2, num_samples=2, target=target)
+        (note,) = told()
+        assert note.code == Code.NOTHING_TO_FORECAST_FROM and "'7'" in note.text and "'High'" in note.text
         assert found[found.item_id == "7"]["mean"].isna().all() and found[found.item_id != "7"]["mean"].notna().all()
 
 

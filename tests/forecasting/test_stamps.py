@@ -8,6 +8,7 @@ import pytest
 
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting import stamps
+from foretrain.notes import Code
 
 FREQS = ["h", "15min", "D", "B", "W-WED", "MS", "ME", "QS", "YS", "2D", "90min"]
 
@@ -91,17 +92,19 @@ def test_bars_with_a_zone_keep_local_hours_over_a_clock_change():
     assert list(found) == list(session[cut : cut + 20])
 
 
-def test_bars_that_never_stop_do_not_trip_over_the_hour_that_comes_twice():
+def test_bars_that_never_stop_do_not_trip_over_the_hour_that_comes_twice(told):
     whole = pd.date_range("2024-10-28", periods=400, freq="h", tz="America/New_York")  # clocks change on November 3
-    with pytest.warns(UserWarning, match="lack 2 bars"):
-        found = stamps.next_stamps(*layout(whole.delete([100, 250])), 3)
+    found = stamps.next_stamps(*layout(whole.delete([100, 250])), 3)
+    (note,) = told()
+    assert (note.code, note.counts["bars"]) == (Code.BARS_MISSING, 2)
     assert list(found) == list(pd.date_range(whole[-1], periods=4, freq="h")[1:])
 
 
-def test_missing_bars_of_a_market_that_never_closes_are_told():
+def test_missing_bars_of_a_market_that_never_closes_are_told(told):
     minutes = pd.date_range("2024-03-01", periods=500, freq="5min")
-    with pytest.warns(UserWarning, match=r"2 item\(s\), first 'item 0', lack 4 bars"):
-        found = stamps.next_stamps(*layout(minutes.delete([7, 8, 300]), minutes.delete([9])), 2)
+    found = stamps.next_stamps(*layout(minutes.delete([7, 8, 300]), minutes.delete([9])), 2)
+    (note,) = told()
+    assert (note.code, note.counts) == (Code.BARS_MISSING, {"items": 2, "bars": 4}) and "'item 0'" in note.text
     assert list(found) == [minutes[-1] + pd.Timedelta("5min"), minutes[-1] + pd.Timedelta("10min")] * 2
 
 
@@ -127,15 +130,16 @@ def test_integer_steps_must_be_equally_far_apart():
         stamps.infer_step(np.array([0, 1, 2, 0, 2]), np.array([0, 3]), ["a", "b"])
 
 
-def test_a_freq_that_is_not_the_rows_own_is_told(recwarn):
+def test_a_freq_that_is_not_the_rows_own_is_told(told):
     minutes = pd.date_range("2024-03-01", periods=50, freq="5min")
     days, months = pd.bdate_range("2024-01-01", periods=60), pd.date_range("2020-01-31", periods=20, freq="ME")
     for whole, freq in ((minutes, "5min"), (days, "B"), (days, "D"), (months, "ME")):
         stamps.next_stamps(*layout(whole), 24, freq=freq)
         stamps.next_stamps(*layout(whole[:5]), 1, freq=freq)  # a Friday, and one step over the weekend
-    assert not recwarn.list
-    with pytest.warns(UserWarning, match="freq='D' has steps of 1 day, but the rows are mostly 00:05:00 apart"):
-        stamps.next_stamps(*layout(minutes), 3, freq="D")
+    assert not told()
+    stamps.next_stamps(*layout(minutes), 3, freq="D")
+    (note,) = told()
+    assert note.code == Code.FREQ_UNLIKE_ROWS and "1 day" in note.text and "00:05:00" in note.text
 
 
 def test_an_unknown_freq_is_one_short_line():

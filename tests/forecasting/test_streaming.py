@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import ConfigError, DataError, ModelError
-
-pytestmark = pytest.mark.filterwarnings("ignore:kronos reads")
+from foretrain.notes import Code, codes
 
 FIRST = {"ACME": 200, "7": 150}  # rows of each item before any are appended
 
@@ -115,15 +114,15 @@ def test_rows_that_do_not_go_on_are_refused(candle_predictor, candles):
     pd.testing.assert_frame_equal(stream.forecast_df(2, num_samples=2), before)
 
 
-def test_options_are_the_familys_and_repairs_are_told(candle_predictor, candles):
+def test_options_are_the_familys_and_repairs_are_told(candle_predictor, candles, told):
     stream = candle_predictor.stream(parts(candles, FIRST), max_context=16)
     with pytest.raises(ConfigError, match="no forecast option 'top_q'"):
         stream.forecast_df(2, top_q=1)
     with pytest.raises(ConfigError, match="output='wide'"):
         stream.forecast_df(2, output="wide")
     flat = parts(candles, FIRST).assign(**dict.fromkeys(("Open", "High", "Low"), candles["Close"]))
-    with pytest.warns(UserWarning, match="candles repaired"):
-        candle_predictor.stream(flat).forecast_df(4, num_samples=4, repair=True)
+    candle_predictor.stream(flat).forecast_df(4, num_samples=4, repair=True)
+    assert Code.CANDLES_REPAIRED in codes(told())
 
 
 def test_a_family_that_cannot_follow_says_so(predictor, frame):

@@ -272,7 +272,9 @@ def test_a_forecast_says_what_it_is(zoo, name):
     assert found.levels == LEVELS and found.quantiles.shape == (rows, HORIZON, len(LEVELS))
     assert found.samples is None or found.samples.shape == (rows, 3, HORIZON)
     assert found.mean is None or torch.allclose(found.mean, found.samples.mean(1))
-    assert all(isinstance(count, int) for count in found.notes.values())
+    for tally in found.notes:  # told of any number of batches
+        assert all(isinstance(count, int) for count in tally.counts.values())
+        assert tally.text.format_map(dict.fromkeys(tally.counts, 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -8,12 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from foretrain.cli.messages import messages_in_lines
 from foretrain.cli.options import (
     BatchSizeOption,
     Device,
@@ -520,10 +520,9 @@ def _alone(verb: str) -> None:
 
 def main() -> None:
     """Entry point of the `foretrain` command: user errors and warnings in one line, exit code 2; Ctrl-C 130."""
-    usual = warnings.formatwarning
-    warnings.formatwarning = _one_line
     try:
-        app()
+        with messages_in_lines():
+            app()
     except ForetrainError as error:
         _fail(str(error))
     except Interrupted as stopped:  # the run has said so and checkpointed
@@ -538,13 +537,6 @@ def main() -> None:
         if error.errno not in _TROUBLE:
             raise
         _fail(str(DataError(f"{error.filename or 'output'}: {error.strerror}. Free space or choose another folder.")))
-    finally:
-        warnings.formatwarning = usual
-
-
-def _one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
-    """A warning without the place in the code that it comes from."""
-    return f"warning: {message}\n" if category is UserWarning else f"warning: {category.__name__}: {message}\n"
 
 
 def _fail(message: str) -> None:

@@ -8,7 +8,6 @@ processes.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from foretrain.evaluation.panel import Dealer, LeftOut, Panel, Place
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
 from foretrain.forecasting.batching import forecast_paths
 from foretrain.models.base import Forecaster
+from foretrain.notes import Tally, added, once
 
 DEFAULT_LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 
@@ -52,7 +52,7 @@ class Forecasts(NamedTuple):
     """What a model forecast for the rows of a backtest."""
 
     quantiles: np.ndarray  # (N, H, Q)
-    notes: dict[str, int]  # what the family has to tell of them, as counts
+    notes: tuple[Tally, ...]  # what the family has to tell of them
 
 
 class Backtest:
@@ -213,7 +213,7 @@ class Backtest:
         A step with a level that is not finite is NaN at all levels: sorting would move its other levels into the gap.
         """
 
-        def work(piece: int) -> tuple[np.ndarray, dict[str, int]]:
+        def work(piece: int) -> tuple[np.ndarray, tuple[Tally, ...]]:
             found = forecast_paths(
                 model,
                 [_blind(window) for window in self.dealer.windows(piece)],
@@ -227,13 +227,11 @@ class Backtest:
             )
             return np.concatenate(found.quantiles), found.notes
 
-        parts = self.dealer.deal(work)
+        with once():
+            parts = self.dealer.deal(work)
         quantiles = self._merge([part for part, _ in parts])
         quantiles[~np.isfinite(quantiles).all(axis=2)] = np.nan
-        notes: Counter[str] = Counter()
-        for _, found in parts:
-            notes.update(found)
-        return Forecasts(quantiles, dict(notes))
+        return Forecasts(quantiles, added(tally for _, notes in parts for tally in notes))
 
 
 def _ranks(places: Sequence[Place]) -> dict[Place, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import warnings
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +11,9 @@ from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
 from foretrain.models.base import Family
+from foretrain.notes import Code, Note, warn
+
+_log = logging.getLogger(__name__)
 
 
 def scored_columns(wanted: Sequence[str] | None, targets: Sequence[str], family: Family | None) -> tuple[str, ...]:
@@ -74,8 +77,6 @@ def evaluation_columns(
         past += [name for name in pool if name not in {*target, *past, *known}]
     found = select(corpus, target, past, known)
     if lacking:
-        warnings.warn(
-            f"{corpus.name} has no {', '.join(lacking)}, with which the model was trained; it forecasts without.",
-            stacklevel=3,
-        )
+        text = f"{corpus.name} has no {', '.join(lacking)}, with which the model was trained; it forecasts without."
+        warn(_log, Note(Code.COLUMNS_UNLIKE_TRAINING, text, {"columns": len(lacking)}))
     return found

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foretrain.evaluation.metrics import METRICS
+from foretrain.notes import Code, Note, texts
 
 if TYPE_CHECKING:
     from foretrain.evaluation.result import EvaluationResult
@@ -53,10 +54,13 @@ class Promotion:
     date_range: list[str] | None  # first and last time that was scored
     warnings: list[str]
     command: str | None
+    objections: tuple[Note, ...] = ()  # why it is not promoted, in the order of reason; not part of the JSON
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return asdict(self)
+        found = asdict(self)
+        del found["objections"]
+        return found
 
     @property
     def headline(self) -> str:
@@ -75,19 +79,24 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
     metric = "pct_mae" if result.prices else "mase"
     figures = {who: result.pooled[who][metric] for who in ("model", *others)}
     tests = {test.against: test for test in result.comparisons if test.against in others}
-    objections = ["training saw these windows"] if result.overlaps_training else []
+    objections = list[Note]()
+    if result.overlaps_training:
+        objections.append(Note(Code.TRAINING_SAW_WINDOWS, "training saw these windows"))
     if result.chose_the_weights:
-        objections.append("these windows lie in the validation part, which chose its weights")
+        text = "these windows lie in the validation part, which chose its weights"
+        objections.append(Note(Code.VALIDATION_SAW_WINDOWS, text))
     below = []
     for who in others:
         name, test = who.replace("_", " "), tests[who]
         told = f"{name}'s {_figure(figures[who])}"
         if not figures["model"] < figures[who]:
-            objections.append(f"its {metric} {_figure(figures['model'])} is not below {told} ({test.verdict})")
+            text = f"its {metric} {_figure(figures['model'])} is not below {told} ({test.verdict})"
+            objections.append(Note(Code.NOT_BELOW, text))
         elif require_significance and not (test.significant and test.statistic < 0):
-            objections.append(f"its {metric} {_figure(figures['model'])} is below {told}, but {test.verdict}")
+            text = f"its {metric} {_figure(figures['model'])} is below {told}, but {test.verdict}"
+            objections.append(Note(Code.NOT_SIGNIFICANT, text, {"origins": test.origins}))
         below.append(f"{told} ({test.verdict})")
-    reason = "; ".join(objections) or f"its {metric} {_figure(figures['model'])} is below {' and '.join(below)}"
+    reason = "; ".join(texts(objections)) or f"its {metric} {_figure(figures['model'])} is below {' and '.join(below)}"
     dates = [result.data[0].get(key) for key in ("scored_from", "scored_to")]
     return Promotion(
         promoted=not objections,
@@ -102,8 +111,9 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
         origins=result.counts["origins"],
         data=[{key: entry[key] for key in ("name", "fingerprint", "provenance")} for entry in result.data],
         date_range=[str(date) for date in dates] if all(dates) else None,
-        warnings=result.warnings,
+        warnings=result.warning_texts,
         command=result.command,
+        objections=tuple(objections),
     )
 
 

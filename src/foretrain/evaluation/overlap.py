@@ -10,18 +10,26 @@ import numpy as np
 from foretrain.data.splits import Origin, held_out, train_rows
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
+from foretrain.notes import Code, Note
 
-OVERLAP = "WINDOWS OVERLAP TRAINING DATA"
-CHOSEN = "lie in the validation part that chose this model's weights"
+# What is said of training; reports tell it first, of all corpora in one paragraph.
+ABOUT_TRAINING = (
+    Code.TRAINING_SAW_WINDOWS,
+    Code.VALIDATION_SAW_WINDOWS,
+    Code.TRAINING_UNKNOWN,
+    Code.TRAINING_SAW_DAYS,
+    Code.TRAINING_MAY_HAVE_SEEN_DAYS,
+    Code.TRAINING_CANNOT_BE_COMPARED,
+)
 _SAMPLE = 5_000  # series and windows whose dates are compared; more would take seconds and say the same
 
 
 def check_overlap(
     release: dict[str, Any], corpora: Sequence[Corpus], origins: Sequence[Sequence[Origin]]
-) -> str | None:
-    """A warning when a release was, or may have been, trained or chosen on what is to be scored; None when it was not.
+) -> list[Note]:
+    """Warnings where a release was, or may have been, trained or chosen on what is to be scored; one a corpus at most.
 
-    It begins with OVERLAP where training certainly saw windows that are scored.
+    Those of Code.TRAINING_SAW_WINDOWS come first: training certainly saw windows that are scored.
 
     Args:
         release: the contents of release.json: `corpora` with each one's fingerprint, `data` with validation_steps,
@@ -34,12 +42,14 @@ def check_overlap(
     """
     known = fingerprints(release)
     if not known:
-        return "It is not recorded what this model was trained on, so it may have seen these series before."
-    notes = []
+        text = "It is not recorded what this model was trained on, so it may have seen these series before."
+        return [Note(Code.TRAINING_UNKNOWN, text)]
+    notes = list[Note]()
     for corpus, found in zip(corpora, origins, strict=True):
         check = _same if corpus.fingerprint in known else _by_date
-        notes.append(check(release, corpus, found))
-    return " ".join(sorted((note for note in notes if note), key=lambda note: not note.startswith(OVERLAP))) or None
+        note = check(release, corpus, found)
+        notes += [] if note is None else [note]
+    return sorted(notes, key=lambda note: note.code != Code.TRAINING_SAW_WINDOWS)
 
 
 def fingerprints(release: dict[str, Any]) -> set[str]:
@@ -55,27 +65,34 @@ def reserved_steps(release: dict[str, Any] | None, corpus: Corpus) -> dict[str, 
     return {split: int(data.get(f"{split}_steps") or 0) for split in ("validation", "test")}
 
 
-def _same(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) -> str | None:
+def _same(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
     steps = reserved_steps(release, corpus)
     series = np.array([origin.series for origin in origins])
     cutoffs = np.array([origin.cutoff for origin in origins])
     length = corpus.lengths[series]
     out = held_out(corpus, float((release.get("data") or {}).get("holdout_fraction") or 0.0))
     trained = np.where(out, 0, train_rows(corpus.lengths, steps["validation"], steps["test"]))
-    seen = cutoffs < trained[series]
-    if seen.any():
-        return (
-            f"{OVERLAP}: {int(seen.sum())} of {len(origins)} windows of {corpus.name} begin inside "
+    seen = int((cutoffs < trained[series]).sum())
+    if seen:
+        needed = int((length - cutoffs).max())
+        text = (
+            f"WINDOWS OVERLAP TRAINING DATA: {seen} of {len(origins)} windows of {corpus.name} begin inside "
             f"what this model was trained on, so it has seen their answers. Train again with data.test_steps of at "
-            f"least {int((length - cutoffs).max())}, or score fewer windows."
+            f"least {needed}, or score fewer windows."
         )
+        counts = {"windows": seen, "scored": len(origins), "test_steps_needed": needed}
+        return Note(Code.TRAINING_SAW_WINDOWS, text, counts)
     chosen = int((cutoffs < length - steps["test"]).sum())
     if chosen:
-        return f"{chosen} of {len(origins)} windows of {corpus.name} {CHOSEN}; the score leans to its side."
+        text = (
+            f"{chosen} of {len(origins)} windows of {corpus.name} lie in the validation part that chose this model's "
+            "weights; the score leans to its side."
+        )
+        return Note(Code.VALIDATION_SAW_WINDOWS, text, {"windows": chosen, "scored": len(origins)})
     return _same_days(corpus, origins, trained)
 
 
-def _same_days(corpus: Corpus, origins: Sequence[Origin], trained: IntArray) -> str | None:
+def _same_days(corpus: Corpus, origins: Sequence[Origin], trained: IntArray) -> Note | None:
     """Splits count steps from each item's own end, so where items end apart one item's training part covers days of
     another's test part, and what moves all items on a day was seen."""
     items = np.flatnonzero(trained)
@@ -83,31 +100,34 @@ def _same_days(corpus: Corpus, origins: Sequence[Origin], trained: IntArray) -> 
         return None
     newest = max(_time(corpus, int(i), int(trained[i]) - 1) for i in items[:: -(-len(items) // _SAMPLE)])
     sample = origins[:: -(-len(origins) // _SAMPLE)]
-    share = np.mean([_time(corpus, *origin) <= newest for origin in sample])
+    share = float(np.mean([_time(corpus, *origin) <= newest for origin in sample]))
     if share < 0.01:
         return None
-    return (
+    text = (
         f"About {share:.0%} of the windows of {corpus.name} begin on days that training saw in other items, because "
         f"items end at different times (training reached {_text(newest)}). What moved all items then is known to the "
         "model."
     )
+    return Note(Code.TRAINING_SAW_DAYS, text, {"share": share})
 
 
-def _by_date(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) -> str | None:
+def _by_date(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
     dates = release.get("date_range")
     if not dates or not dates[1] or corpus.manifest.time == "steps":
-        return (
+        text = (
             f"{corpus.name} is not the corpus that this model was trained on, and without dates on both it cannot be "
             "told whether training saw the same values."
         )
+        return Note(Code.TRAINING_CANNOT_BE_COMPARED, text)
     first = min(_time(corpus, *origin) for origin in origins)
     last = np.datetime64(str(dates[1]).replace("Z", "").split("+")[0], "us")
     if np.datetime64(first, "us") > last:
         return None
-    return (
+    text = (
         f"The model was trained on other data reaching to {last.astype('datetime64[s]')}; windows of {corpus.name} "
         f"begin at {_text(first)}. It may have seen the same days through other series, or what came after them."
     )
+    return Note(Code.TRAINING_MAY_HAVE_SEEN_DAYS, text)
 
 
 def _time(corpus: Corpus, series: int, step: int) -> int:

@@ -16,6 +16,7 @@ from foretrain.data.importers.columns import FINE_STAMPS
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Array, Ints, Scored
 from foretrain.forecasting.files import column_names, read_file
+from foretrain.notes import Code, Note
 
 # role -> the names by which its column is known where none is given
 ROLES = {
@@ -42,7 +43,7 @@ class Predictions:
     returns: tuple[Array, Array]  # (R,) actual and predicted change since the last close, as fractions of it
     has_prices: bool  # else there are only changes in percent, of no known price
     dates: tuple[str, str]  # first and last in the file
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def read_predictions(
@@ -176,7 +177,7 @@ class _Places:
     item: Ints  # (N,)
     start: Ints  # (N,) key of the forecast's origin; origins after start and up to end lie within its horizon
     end: Ints  # (N,)
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @classmethod
     def of(cls, file: _File) -> _Places:
@@ -219,7 +220,7 @@ class _Places:
         return table[:, 0]
 
 
-def _reach(file: _File, rows: Ints, first: Ints) -> tuple[Ints, Ints, tuple[str, ...]]:
+def _reach(file: _File, rows: Ints, first: Ints) -> tuple[Ints, Ints, tuple[Note, ...]]:
     """For each forecast the key of its origin and the last key that its horizon covers, and what had to be assumed.
 
     first are the positions in rows at which a forecast begins. Two forecasts overlap where one was made before the
@@ -241,7 +242,7 @@ def _reach(file: _File, rows: Ints, first: Ints) -> tuple[Ints, Ints, tuple[str,
         count = last - first + 1
         reach = count if steps is None else np.maximum(steps[finish].astype(np.int64), count)
         assumed = (reach > 1).any() and len(known) > 1
-        note = "without timestamps, cutoffs are taken to lie one step apart"
+        note = Note(Code.CUTOFFS_ONE_STEP_APART, "without timestamps, cutoffs are taken to lie one step apart")
         return position, position + reach - 1, (note,) if assumed else ()
     assert times is not None
     position = np.searchsorted(np.unique(times), times)
@@ -252,7 +253,8 @@ def _reach(file: _File, rows: Ints, first: Ints) -> tuple[Ints, Ints, tuple[str,
         np.stack([file.item, times]),
         "one timestamp. Say when each forecast was made (column cutoff), or how many steps ahead it is (column step)",
     )
-    return position, position, ("every row is taken for a forecast one step ahead: a column cutoff or step says more",)
+    text = "every row is taken for a forecast one step ahead: a column cutoff or step says more"
+    return position, position, (Note(Code.ONE_STEP_AHEAD, text),)
 
 
 def _refuse_doubles(file: _File, keys: Ints, what: str) -> None:

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,14 +23,15 @@ from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.baselines import BASELINES
 from foretrain.evaluation.gate import OTHER, Promotion, Rival, differences
-from foretrain.evaluation.overlap import CHOSEN, OVERLAP
+from foretrain.evaluation.overlap import ABOUT_TRAINING
 from foretrain.evaluation.panel import LeftOut
 from foretrain.evaluation.scored import Scored
 from foretrain.evaluation.significance import LEVEL, Comparison, compare
 from foretrain.evaluation.symbols import aggregate, per_symbol
+from foretrain.notes import Code, Note, Tally, codes
 
 FORMAT = 1
-SYNTHETIC = "SYNTHETIC DATA"
+ALARMS = (Code.TRAINING_SAW_WINDOWS, Code.SYNTHETIC_DATA)  # they take away the meaning of every figure
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class EvaluationResult:
     counts: dict[str, int]
     left_out: list[LeftOut]
     data: list[dict[str, Any]]
-    warnings: list[str]
+    warnings: list[Note]
     command: str | None
     environment: dict[str, str]
     prices: bool
@@ -94,12 +96,12 @@ class EvaluationResult:
     @property
     def overlaps_training(self) -> bool:
         """Training certainly saw some of the windows, so the figures prove nothing."""
-        return any(text.startswith(OVERLAP) for text in self.warnings)
+        return Code.TRAINING_SAW_WINDOWS in codes(self.warnings)
 
     @property
     def chose_the_weights(self) -> bool:
         """Validation chose the model's weights on some of the windows."""
-        return any(CHOSEN in text for text in self.warnings)
+        return Code.VALIDATION_SAW_WINDOWS in codes(self.warnings)
 
     def label(self, who: str) -> str:
         """A forecaster's name for people."""
@@ -127,17 +129,22 @@ class EvaluationResult:
 
     @property
     def alarms(self) -> list[str]:
-        """Warnings that take away the meaning of every figure; reports put them before anything else."""
-        return [text for text in self.warnings if text.startswith((OVERLAP, SYNTHETIC))]
+        """Warnings that take away the meaning of every figure, as text; reports put them before anything else."""
+        return [_text(notes) for notes in _paragraphs(self.warnings) if notes[0].code in ALARMS]
 
     @property
     def remarks(self) -> list[str]:
-        """The other warnings."""
-        return [text for text in self.warnings if text not in self.alarms]
+        """The other warnings, as text."""
+        return [_text(notes) for notes in _paragraphs(self.warnings) if notes[0].code not in ALARMS]
+
+    @property
+    def warning_texts(self) -> list[str]:
+        """All warnings as text, in the order and the paragraphs of files and reports."""
+        return [_text(notes) for notes in _paragraphs(self.warnings)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data; NaN and infinities become None."""
-        skipped = {"examples", "scored", "comparisons", "left_out", "rival", "promotion"}
+        skipped = {"examples", "scored", "comparisons", "left_out", "rival", "promotion", "warnings"}
         tree = {name: value for name, value in self.__dict__.items() if name not in skipped}
         if self.rival is not None:
             tree["comparison"] = {"against": self.rival, "metrics": differences(self)}
@@ -148,7 +155,7 @@ class EvaluationResult:
         return plain(
             {
                 "format": FORMAT,
-                "warnings": tree.pop("warnings"),
+                "warnings": self.warning_texts,
                 "headline": self.headline,
                 "verdict": self.verdict,
                 "overlaps_training": self.overlaps_training,
@@ -206,8 +213,8 @@ def summarise(
     name: str,
     settings: dict[str, Any],
     command: str | None,
-    warnings: list[str],
-    notes: dict[str, int],
+    warnings: list[Note],
+    notes: Sequence[Tally],
     rival: tuple[Rival, np.ndarray] | None = None,
 ) -> EvaluationResult:
     """The result of a model's quantiles (N, H, Q) and its notes, beside its rival's and the backtest's baselines."""
@@ -253,7 +260,7 @@ def summarise(
             symbols, pooled, next(c for c in comparisons if c.against == "naive"), one_unit=model.one_unit
         ),
         per_symbol=symbols,
-        notes=notes,
+        notes={name: count for tally in notes for name, count in tally.counts.items()},
         rival=None if rival is None else rival[0].describe(),
         examples=_examples(backtest, model),
         scored=model,
@@ -302,17 +309,28 @@ def _describe_data(backtest: Backtest) -> list[dict[str, Any]]:
     return entries
 
 
-def _remarks(backtest: Backtest, settings: dict[str, Any]) -> list[str]:
+def _paragraphs(notes: Sequence[Note]) -> list[list[Note]]:
+    """Notes as people read them: what is said of training, which comes first, is one paragraph, every other its own."""
+    training = [note for note in notes if note.code in ABOUT_TRAINING]
+    return [*([training] if training else []), *([note] for note in notes if note.code not in ABOUT_TRAINING)]
+
+
+def _text(notes: Sequence[Note]) -> str:
+    return " ".join(note.text for note in notes)
+
+
+def _remarks(backtest: Backtest, settings: dict[str, Any]) -> list[Note]:
     remarks = []
     if any(corpus.manifest.provenance["kind"] == "synthetic" for corpus in backtest.panel.corpora):
-        remarks.append(f"{SYNTHETIC}: the series were generated, so these figures say nothing about the real world.")
+        text = "SYNTHETIC DATA: the series were generated, so these figures say nothing about the real world."
+        remarks.append(Note(Code.SYNTHETIC_DATA, text))
     if "seasonal_naive" in backtest.baselines and set(backtest.panel.seasons) == {1}:
-        remarks.append("The season is 1 step, so seasonal naive is naive and MASE is scaled by one-step changes.")
+        text = "The season is 1 step, so seasonal naive is naive and MASE is scaled by one-step changes."
+        remarks.append(Note(Code.SEASON_OF_ONE_STEP, text))
     crossed = settings["crossed_share"]
     if crossed and settings["sort_quantiles"]:
-        remarks.append(
-            f"Quantiles crossed in {crossed:.1%} of the model's forecast steps and were sorted before scoring."
-        )
+        text = f"Quantiles crossed in {crossed:.1%} of the model's forecast steps and were sorted before scoring."
+        remarks.append(Note(Code.QUANTILES_CROSSED, text, {"share": crossed}))
     return remarks
 
 

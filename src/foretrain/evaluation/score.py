@@ -22,6 +22,7 @@ from foretrain.evaluation.result import plain, relative
 from foretrain.evaluation.scored import Array, Scored
 from foretrain.evaluation.significance import Comparison, compare
 from foretrain.evaluation.symbols import errors_by_symbol
+from foretrain.notes import Code, Note, texts
 
 FORMAT = 1
 POINTS = ("pct_mae", "smape_pct", "direction_accuracy_share")
@@ -44,8 +45,8 @@ class Score:
     medians: dict[str, float]  # over items
     look_alikes: dict[str, float]  # figures that are taken for pct_mae and are none
     claims: list[str]  # what published errors are
-    traps: list[str]  # what is easily mistaken in these figures
-    notes: list[str]
+    traps: list[Note]  # what is easily mistaken in these figures
+    notes: list[Note]
     counts: dict[str, int]
     dates: tuple[str, str]
 
@@ -68,6 +69,8 @@ class Score:
                 "format": FORMAT,
                 "headline": self.headline,
                 **{key: value for key, value in self.__dict__.items() if key != "against_naive"},
+                "traps": texts(self.traps),
+                "notes": texts(self.notes),
                 "dm": {**asdict(self.against_naive), "convention": CONVENTION},
             }
         )
@@ -99,8 +102,8 @@ class Score:
             f"Diebold-Mariano statistic {_figure(dm.statistic)}, p {_figure(dm.p_value)}, lag {dm.lag}: {dm.verdict}. "
             f"({CONVENTION}.)",
             *(f"**Claim:** {text}" for text in self.claims),
-            *(f"**Trap:** {text}" for text in self.traps),
-            *(f"Note: {text}." for text in self.notes),
+            *(f"**Trap:** {text}" for text in texts(self.traps)),
+            *(f"Note: {text}." for text in texts(self.notes)),
             _table(list(self.per_item[0]), items[:MOST_ITEMS]),
             *more,
             f"Medians over items: {medians}. Prices are never averaged over items.",
@@ -229,31 +232,36 @@ def _equal(claim: float, value: float) -> bool:
     return abs(claim - value) <= CLOSE * abs(value)
 
 
-def _traps(error: float, alike: Mapping[str, float]) -> list[str]:
-    found, returns = [], alike["mape_of_returns_pct"]
+def _traps(error: float, alike: Mapping[str, float]) -> list[Note]:
+    found, returns = list[Note](), alike["mape_of_returns_pct"]
     if error >= UNBELIEVABLE:
         fraction = alike[FRACTION]
-        found.append(
+        text = (
             f"as a fraction of the last close the error is {_figure(fraction)}; printed as {_figure(fraction)} % it "
             f"would look a hundred times smaller than it is, {_figure(error)} %."
         )
+        found.append(Note(Code.FRACTION_AS_PERCENT, text, {"fraction": fraction, "percent": error}))
     if returns > 200.0:
-        found.append(
+        text = (
             f"a MAPE of returns would be {_figure(returns)} percent here, and is 100 for naive, whatever the data: it "
             "divides by returns, which are small. It says nothing of the error or of the level of prices."
         )
+        found.append(Note(Code.MAPE_OF_RETURNS, text, {"percent": returns}))
     return found
 
 
-def _notes(found: Predictions) -> list[str]:
-    notes = []
+def _notes(found: Predictions) -> list[Note]:
+    notes = list[Note]()
     points = found.points
     if (unscaled := int((~np.isfinite(points.error_scale)).sum())) > 0:
-        notes.append(f"{unscaled:,} forecasts without a last close above 0 are left out of percents, skill and test")
+        text = f"{unscaled:,} forecasts without a last close above 0 are left out of percents, skill and test"
+        notes.append(Note(Code.NO_LAST_CLOSE, text, {"forecasts": unscaled}))
     if (unknown := int((~np.isfinite(found.returns[0])).sum())) > 0:
-        notes.append(f"{unknown:,} rows without an actual value are not scored")
+        text = f"{unknown:,} rows without an actual value are not scored"
+        notes.append(Note(Code.NO_ACTUAL, text, {"rows": unknown}))
     if found.bands is not None and (crossed := _crossed(found.bands)) > 0:
-        notes.append(f"quantiles cross in {crossed:.1%} of the steps and are scored as they are")
+        text = f"quantiles cross in {crossed:.1%} of the steps and are scored as they are"
+        notes.append(Note(Code.QUANTILES_CROSSED, text, {"share": crossed}))
     return notes
 
 

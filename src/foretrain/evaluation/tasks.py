@@ -18,8 +18,9 @@ from foretrain.evaluation.overlap import check_overlap, reserved_steps
 from foretrain.evaluation.panel import make_panel, newest_origins
 from foretrain.evaluation.result import EvaluationResult, summarise
 from foretrain.evaluation.validation import refuse_cross_learning
-from foretrain.forecasting.batching import clip_context, notes_text
+from foretrain.forecasting.batching import clip_context, forecast_notes
 from foretrain.models.base import Forecaster
+from foretrain.notes import Code, Note, Tally
 
 if TYPE_CHECKING:
     from foretrain.distributed.world import World
@@ -137,7 +138,7 @@ def evaluate(
         "seed": seed,
         "options": {} if options is None else asdict(options),
     }
-    warnings += [text[0].upper() + text[1:] for text in (notes_text(told),) if text]
+    warnings += forecast_notes(told, "In these forecasts: {}.")
     return summarise(
         backtest,
         quantiles,
@@ -161,17 +162,17 @@ def _origins(
     stride: int,
     context_length: int,
     min_context: int | None,
-) -> tuple[list[list[Origin]], list[str]]:
+) -> tuple[list[list[Origin]], list[Note]]:
     """Forecast origins of every corpus, in the part that training left out as far as that is known; what to say of it.
 
     sizes are those of the validation and the test part, None = open.
     """
-    origins, notes = [], list[str]()
+    origins, notes = [], dict[str, Note]()
     for corpus in corpora:
         parts = dict(sizes)
-        notes += _keep_to_reserved(
-            parts, reserved_steps(release, corpus), split, prediction_length, num_windows, stride
-        )
+        reserved = reserved_steps(release, corpus)
+        note = _keep_to_reserved(parts, reserved, split, prediction_length, num_windows, stride)
+        notes |= {} if note is None else {note.text: note}  # the same of several corpora is said once
         origins.append(
             newest_origins(
                 corpus,
@@ -185,13 +186,13 @@ def _origins(
                 context_length,
             )
         )
-    warning = None if release is None else check_overlap(release, corpora, origins)
-    return origins, [*([warning] if warning else []), *dict.fromkeys(notes)]
+    overlap = [] if release is None else check_overlap(release, corpora, origins)
+    return origins, [*overlap, *notes.values()]
 
 
 def _forecast(
     backtest: Backtest, model: Forecaster, sort: bool, **how: Any
-) -> tuple[np.ndarray, float, dict[str, int]]:
+) -> tuple[np.ndarray, float, tuple[Tally, ...]]:
     """A model's quantiles (N, H, Q), the share of steps at which they crossed before sorting, and its notes."""
     longest = min(backtest.panel.context_length, model.max_context_length)
     quantiles, notes = backtest.forecast(model, context_length=longest, **how)
@@ -199,36 +200,36 @@ def _forecast(
     return (np.sort(quantiles, axis=2) if sort else quantiles), crossed, notes
 
 
-def _of_rival(rival: Rival, notes: dict[str, int], context_length: int) -> list[str]:
+def _of_rival(rival: Rival, tallies: Sequence[Tally], context_length: int) -> list[Note]:
     """What there is to say of a rival's forecasts."""
-    name, longest, found = rival.key.replace("_", " "), rival.model.max_context_length, list[str]()
+    name, longest, found = rival.key.replace("_", " "), rival.model.max_context_length, list[Note]()
     if longest < context_length:
-        found.append(f"The {name} sees the newest {longest} of {context_length} steps of history, which is its most.")
-    if text := notes_text(notes):
-        found.append(f"Of the {name}, {text}")
-    return found
+        text = f"The {name} sees the newest {longest} of {context_length} steps of history, which is its most."
+        found.append(Note(Code.SHORTER_CONTEXT, text, {"context_length": longest, "asked": context_length}))
+    return found + forecast_notes(tallies, f"Of the {name}, in these forecasts: {{}}.")
 
 
 def _keep_to_reserved(
     parts: dict[str, int | None], reserved: dict[str, int], split: str, horizon: int, num_windows: int, stride: int
-) -> list[str]:
+) -> Note | None:
     """Fill in, where the caller left them open, the parts that training left out; says when that means fewer windows.
 
     A part too small for one window stays open: then there is no window that training did not see, and the overlap is
     what the report must say.
     """
     if split not in parts or parts[split] is not None or reserved.get(split, 0) < horizon:
-        return []
+        return None
     for name, steps in reserved.items():
         parts[name] = steps if parts[name] is None else parts[name]
     room = (reserved[split] - horizon) // stride + 1
     if room >= num_windows:
-        return []
-    return [
+        return None
+    text = (
         f"{room} window{'' if room == 1 else 's'} per item instead of {num_windows}: training left out the newest "
         f"{reserved[split]} steps for the {split} part, and only they are scored. Train with a larger "
         f"data.{split}_steps for more; split all also scores what training saw."
-    ]
+    )
+    return Note(Code.FEWER_WINDOWS, text, {"windows": room, "asked": num_windows})
 
 
 def _selections(corpora: Sequence[Corpus], given: Selection | Sequence[Selection] | None) -> list[Selection]:

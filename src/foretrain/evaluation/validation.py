@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,16 @@ from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
 from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.losses import loss_units, validation_losses
 from foretrain.evaluation.panel import Dealer, Panel, make_panel, newest_origins
-from foretrain.forecasting.batching import tell_notes
+from foretrain.forecasting.batching import forecast_notes, tell_notes
 from foretrain.models import forecast_options
 from foretrain.models.base import Family, Forecaster, Trainable
+from foretrain.notes import Code, Note, once, warn
 
 if TYPE_CHECKING:
     from foretrain.distributed.world import World
     from foretrain.training.trainer import Result
+
+_log = logging.getLogger(__name__)
 
 VALIDATION_METRICS = ("wql", "mase", "sql", "coverage_80_share", "pct_mae", "direction_accuracy_share")
 
@@ -110,6 +113,7 @@ class Validation:
         self.config, self.seed = config, seed
         self._precision = None if dtype == "float32" else getattr(torch, dtype)
         self._told = world is not None and not world.is_main
+        self._said: set[tuple[str, str]] = set()  # what batches say of every forecast is said at the first
         panel = _panel(config, data, opened, selections, seed)
         self._losses = self._backtest = None
         self.units = {f"val_{name}": unit for name, unit in loss_units(model).items()} if config.loss else {}
@@ -154,15 +158,16 @@ class Validation:
         return Result({name: value if math.isfinite(value) else math.nan for name, value in found.items()})
 
     def _score(self, backtest: Backtest, model: Forecaster) -> dict[str, float]:
-        found = backtest.forecast(
-            model,
-            dtype=self._precision,
-            seed=self.seed,
-            num_samples=self.config.num_samples,
-            options=self._options,
-        )
+        with once(self._said):
+            found = backtest.forecast(
+                model,
+                dtype=self._precision,
+                seed=self.seed,
+                num_samples=self.config.num_samples,
+                options=self._options,
+            )
         if not self._told:
-            self._told = any(found.notes.values())
+            self._told = bool(forecast_notes(found.notes, "{}"))
             tell_notes(found.notes)
         scored = backtest.naive.forecast(np.sort(found.quantiles, axis=2))
         pooled = metrics.pooled(scored)
@@ -233,4 +238,5 @@ def _warn_of_idle(config: EvaluationConfig, model: Trainable) -> None:
     idle = [name for name in ("target", "num_samples", "options") if getattr(config, name)]
     if idle:
         why = "evaluation.forecasts is false" if config.forecasts is False else f"{model.family} makes none"
-        warnings.warn(f"evaluation.{idle[0]} has no effect: it is about forecasts, and {why}.", stacklevel=3)
+        text = f"evaluation.{idle[0]} has no effect: it is about forecasts, and {why}."
+        warn(_log, Note(Code.SETTING_UNUSED, text))

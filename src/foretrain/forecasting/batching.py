@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -21,6 +20,9 @@ from foretrain.data.windows import FloatArray, IntArray, Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Batch, Forecast, Forecaster, move
 from foretrain.nn.quantiles import check_levels
+from foretrain.notes import Code, Note, Tally, added, once, warn
+
+_log = logging.getLogger(__name__)
 
 MOST_PADDING = 1.25  # a batch's longest context over its shortest, counted in buckets; beyond it padding costs more
 FEWEST_ROWS = 32  # a batch of like lengths smaller than this still takes in the next length, as small batches are slow
@@ -41,7 +43,7 @@ class ForecastList:
     quantiles: list[FloatArray]  # a window: (targets, H, Q), not sorted
     mean: list[FloatArray] | None  # a window: (targets, H), where the family gives a mean of its sample paths
     samples: list[FloatArray] | None  # a window: (targets, S, H) sample paths, where they were drawn and asked for
-    notes: dict[str, int]  # counts that a user must hear of, over all windows; tell_notes warns of them
+    notes: tuple[Tally, ...]  # counts that a user must hear of, over all windows; tell_notes warns of them
 
 
 def forecast_windows(
@@ -108,7 +110,7 @@ def forecast_paths(
         return found if keep_samples else replace(found, samples=None)  # paths nobody wants free their memory now
 
     waiting: tuple[IntArray, Forecast] | None = None
-    with _evaluating(model), _precision(where, dtype):
+    with once(), _evaluating(model), _precision(where, dtype):
         for chosen, forecast in _run(batches, launch, together):
             # The next batch is launched before the last one is read, so that the device does not wait for the host.
             if waiting is not None:
@@ -117,29 +119,20 @@ def forecast_paths(
         if waiting is not None:
             collected.add(*waiting)
     if num_samples is not None and windows and not collected.drawn:
-        warnings.warn(f"num_samples has no effect: {model.family} draws no sample paths.", stacklevel=2)
+        text = f"num_samples has no effect: {model.family} draws no sample paths."
+        warn(_log, Note(Code.NUM_SAMPLES_UNUSED, text))
     return collected.result()
 
 
-def tell_notes(notes: Mapping[str, int], stacklevel: int = 3) -> None:
-    """Warn once of what families have to say of their forecasts; nothing where there is nothing to say."""
-    if text := notes_text(notes):
-        warnings.warn(text, stacklevel=stacklevel)
+def tell_notes(tallies: Sequence[Tally]) -> None:
+    """Warn of what families have to say of their forecasts; nothing where nothing happened."""
+    for note in forecast_notes(tallies, "in these forecasts: {}."):
+        warn(_log, note)
 
 
-def notes_text(notes: Mapping[str, int]) -> str:
-    """Notes as one sentence, "" where nothing is worth telling.
-
-    A note "repaired candles" beside one "candles" reads "3 of 480 candles repaired"; totals and zeros are not told.
-    """
-    parts = []
-    totals = {name.partition(" ")[2] for name in notes} & set(notes)
-    for name, count in notes.items():
-        if not count or name in totals:
-            continue
-        how, _, what = name.partition(" ")
-        parts.append(f"{count:,} of {notes[what]:,} {what} {how}" if what in totals else f"{count:,} {name}")
-    return f"in these forecasts: {', '.join(parts)}." if parts else ""
+def forecast_notes(tallies: Sequence[Tally], form: str) -> list[Note]:
+    """What families have to say of their forecasts, each text put into form."""
+    return [note for tally in tallies if (note := tally.note(form)) is not None]
 
 
 class _Collected:
@@ -151,7 +144,7 @@ class _Collected:
         self._parts: dict[str, dict[int, FloatArray]] = {"quantiles": {}, "mean": {}}
         if keep_samples:
             self._parts["samples"] = {}
-        self._notes: Counter[str] = Counter()
+        self._notes: tuple[Tally, ...] = ()
 
     def add(self, chosen: IntArray, forecast: Forecast) -> None:
         """Rows of one batch, read from the device."""
@@ -164,7 +157,7 @@ class _Collected:
             for i in chosen:
                 found[int(i)] = values[first : first + self._windows[i].num_targets]
                 first += self._windows[i].num_targets
-        self._notes.update(forecast.notes)
+        self._notes = added([*self._notes, *forecast.notes])
         if self._progress is not None:
             self._progress(len(chosen))
 
@@ -175,7 +168,7 @@ class _Collected:
             name: [found[i] for i in range(count)] if len(found) == count else None
             for name, found in self._parts.items()
         }
-        return ForecastList(lists["quantiles"] or [], lists["mean"], lists.get("samples"), dict(self._notes))
+        return ForecastList(lists["quantiles"] or [], lists["mean"], lists.get("samples"), self._notes)
 
 
 def clip_context(model: Forecaster, context_length: int | None) -> int:
@@ -186,9 +179,8 @@ def clip_context(model: Forecaster, context_length: int | None) -> int:
     if not isinstance(context_length, int | np.integer) or context_length < 1:
         raise ConfigError(f"context_length is {context_length!r}; it counts steps and is at least 1.")
     if context_length > longest:
-        warnings.warn(
-            f"context_length {context_length} is more than the model's {longest}; using {longest}.", stacklevel=3
-        )
+        text = f"context_length {context_length} is more than the model's {longest}; using {longest}."
+        warn(_log, Note(Code.CONTEXT_CLIPPED, text, {"context_length": longest}))
     return min(context_length, longest)
 
 
@@ -252,7 +244,8 @@ def _run(
                 ) from None
             most = max(batch.rows // 2, 1)
             torch.cuda.empty_cache()
-            warnings.warn(f"out of memory with {batch.rows} rows in a batch; going on with {most}.", stacklevel=2)
+            text = f"out of memory with {batch.rows} rows in a batch; going on with {most}."
+            warn(_log, Note(Code.BATCH_HALVED, text, {"rows": batch.rows, "left": most}))
             queue.append(batch)
             continue
         yield batch.windows, forecast

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,9 +22,12 @@ import numpy.typing as npt
 from foretrain.data.frequency import DAY, SECOND
 from foretrain.data.windows import IntArray
 from foretrain.errors import ConfigError, DataError
+from foretrain.notes import Code, Note, warn
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_log = logging.getLogger(__name__)
 
 LOOKED_AT = 1000  # newest stamps of an item that are held against the calendar
 ENOUGH = 0.8  # share of them that must fit
@@ -134,10 +138,10 @@ class Exchange:
             doubts.setdefault(found[key][1], []).append(item)
         for doubt, items in doubts.items():
             if doubt:
-                warnings.warn(
-                    f"{len(items):,} item(s), first {items[0]!r}, may not trade by the calendar {self.name}: {doubt}.",
-                    stacklevel=7,
+                text = (
+                    f"{len(items):,} item(s), first {items[0]!r}, may not trade by the calendar {self.name}: {doubt}."
                 )
+                warn(_log, Note(Code.CALENDAR_DOUBTFUL, text, {"items": len(items)}))
         return results[0].append(results[1:]) if len(results) > 1 else results[0]
 
     def _continue(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-import warnings
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -20,9 +20,12 @@ from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
 from foretrain.forecasting import stamps
 from foretrain.forecasting.covariates import Rows, encode, is_numeric
+from foretrain.notes import Code, Note, warn
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,8 @@ def take_columns(
     kept = {names.item_id, names.timestamp, *names.target, *taken}
     left_out = [name for name in df.columns if name not in kept]
     if left_out:
-        warnings.warn(
-            f"{family} reads {', '.join(map(str, taken))} and no other columns; left out: {_listed(left_out)}.",
-            stacklevel=4,
-        )
+        text = f"{family} reads {', '.join(map(str, taken))} and no other columns; left out: {_listed(left_out)}."
+        warn(_log, Note(Code.COLUMNS_LEFT_OUT, text, {"columns": len(left_out)}))
         df = df.drop(columns=left_out)
     if future_df is not None:
         future_df = future_df.drop(columns=[name for name in future_df.columns if name not in kept])
@@ -255,11 +256,11 @@ def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
         if (steps != column.to_numpy()).any():  # pandas would take 0.5 for half a nanosecond after 1970 began
             raise DataError(f"{which}: column {names.timestamp!r} has fractions; count steps in whole numbers.")
         if number_stamps(steps) is not None:
-            warnings.warn(
+            text = (
                 f"{which}: the numbers of column {names.timestamp!r} are counted as steps, and look like unix times or "
-                "dates; pandas.to_datetime makes stamps of them.",
-                stacklevel=2,
+                "dates; pandas.to_datetime makes stamps of them."
             )
+            warn(_log, Note(Code.STEPS_LOOK_LIKE_TIMES, text))
         return steps
     try:
         return pd.DatetimeIndex(pd.to_datetime(column))

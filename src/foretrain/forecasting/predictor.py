@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +33,12 @@ from foretrain.models.base import Columns, Forecaster, Trainable, move
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import resolve
 from foretrain.nn.quantiles import check_levels
+from foretrain.notes import Code, Note, warn
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_log = logging.getLogger(__name__)
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LARGE = 1e18  # squares of greater values exceed float32
@@ -396,7 +399,7 @@ class Predictor:
         )
         longest = self.model.max_context_length
         _warn_if_void(windows, found.quantiles, min(context_length or longest, longest))
-        tell_notes(found.notes, stacklevel=4)
+        tell_notes(found.notes)
         return found
 
     def embed(
@@ -433,24 +436,29 @@ def _are_windows(inputs: Any) -> bool:
 
 def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], context_length: int) -> None:
     """Say which forecasts mean nothing: those of columns without a value, and those beyond the range of float32."""
-    said: dict[str, list[str]] = {}
+    said: dict[tuple[Code, str], list[str]] = {}
     for window, values in zip(windows, results, strict=True):
         context, finite = window.context[:, -context_length:], bool(np.isfinite(values).all())
         rows = np.isnan(context[: window.num_targets] if finite else context).all(axis=1)
         column = f" of {window.names[rows.argmax()]!r}" if window.names else ""
         if rows.any() and finite:
+            code = Code.COLUMN_EMPTY
             fact = f"have no value{column} in the context; the forecast of such a column means nothing"
         elif rows.any():
+            code = Code.NOTHING_TO_FORECAST_FROM
             fact = f"have no value{column} in the newest {context_length:,} rows, so nothing can be forecast"
         elif not finite and np.nanmax(np.abs(context)) > LARGE:
+            code = Code.VALUES_TOO_LARGE
             fact = "have values beyond 1e18, which exceed the model's arithmetic; divide such series by a constant"
         elif not finite:
+            code = Code.FORECAST_NOT_FINITE
             fact = "have forecasts that are not finite: the arithmetic broke down; try dtype float32"
         else:
             continue
-        said.setdefault(fact, []).append(window.item_id)
-    for fact, items in said.items():
-        warnings.warn(f"{len(items):,} item(s), first {items[0]!r}, {fact}.", stacklevel=4)
+        said.setdefault((code, fact), []).append(window.item_id)
+    for (code, fact), items in said.items():
+        text = f"{len(items):,} item(s), first {items[0]!r}, {fact}."
+        warn(_log, Note(code, text, {"items": len(items)}))
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -8,6 +8,7 @@ By their common frequency where they are regular, else by the trading hours that
 from __future__ import annotations
 
 import itertools
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,12 @@ from foretrain.data.sessions import TradingWeek, missing_bars, trading_week
 from foretrain.data.windows import IntArray
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting.exchange import Exchange
+from foretrain.notes import Code, Note, warn
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_log = logging.getLogger(__name__)
 
 UNLIKE = 1.5  # ratio of steps from which frequencies differ: months and weeks with a holiday vary less
 LONGEST_PLAIN_STEP = np.timedelta64(28, "D")  # a month can look like a constant step of 28 to 31 days
@@ -98,10 +102,8 @@ def _compare_steps(stamps: pd.DatetimeIndex, starts: IntArray, coming: pd.Dateti
         return
     rows, steps = float(np.median(before)), float(np.median(after))
     if not 1 / UNLIKE < steps / rows < UNLIKE:
-        warnings.warn(
-            f"freq={freq!r} has steps of {_span(int(steps))}, but the rows are mostly {_span(int(rows))} apart.",
-            stacklevel=6,
-        )
+        text = f"freq={freq!r} has steps of {_span(int(steps))}, but the rows are mostly {_span(int(rows))} apart."
+        warn(_log, Note(Code.FREQ_UNLIKE_ROWS, text))
 
 
 def shared_offset(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
@@ -160,12 +162,13 @@ def _each_its_own(stamps: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon:
         if missing:
             lacking.append((item, missing))
     if lacking:
-        warnings.warn(
-            f"{len(lacking):,} item(s), first {lacking[0][0]!r}, lack {sum(count for _, count in lacking):,} bars of a "
+        counts = {"items": len(lacking), "bars": sum(count for _, count in lacking)}
+        text = (
+            f"{counts['items']:,} item(s), first {lacking[0][0]!r}, lack {counts['bars']:,} bars of a "
             "market that never closes; the rows around a gap are taken as neighbours. Rows of missing values would "
-            "mark it.",
-            stacklevel=6,
+            "mark it."
         )
+        warn(_log, Note(Code.BARS_MISSING, text, counts))
     return results[0].append(results[1:]) if len(results) > 1 else results[0]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from foretrain.config import Section
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, DataError
+from foretrain.notes import Tally
 
 if TYPE_CHECKING:
     from foretrain.models.objective import Objective
@@ -66,7 +67,7 @@ class Forecast:
     levels: tuple[float, ...]  # (Q,)
     samples: Tensor | None = None  # (R_targets, S, H) sample paths, for families that draw them
     mean: Tensor | None = None  # (R_targets, H) of the sample paths
-    notes: dict[str, int] = field(default_factory=dict)  # counts that a user must hear of, such as repaired candles
+    notes: tuple[Tally, ...] = ()  # counts that a user must hear of, such as repaired candles
 
 
 class Trainable(nn.Module, ABC):

@@ -178,7 +178,6 @@ def test_a_folder_of_another_family_is_named(tmp_path):
         FAMILY.load(tmp_path / "nowhere")
 
 
-@pytest.mark.filterwarnings("ignore:prediction_length")
 @pytest.mark.parametrize("horizon", [7, 40])
 def test_a_model_trained_without_the_deciles_forecasts_all_the_same(model_of, horizon):
     model = model_of(quantiles=(0.25, 0.5, 0.75)).eval()

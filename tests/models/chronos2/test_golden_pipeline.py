@@ -16,7 +16,7 @@ from foretrain.forecasting.frame import read_frame
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.predictor import Predictor, load
 
-pytestmark = [pytest.mark.golden, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = pytest.mark.golden
 
 GOLDEN = Path(os.environ.get("FORETRAIN_GOLDEN_DIR") or Path(__file__).parents[2] / "golden") / "chronos2"
 TOLERANCE = 5e-5  # of |a - b| / (|b| + 1), for forecasts in original units (sinh amplifies rounding)
@@ -150,10 +150,11 @@ def test_encoded_rows_of_a_frame_equal_the_reference(kind, ordinal):
         )
 
 
-def test_a_merged_lora_adapter_forecasts_as_the_reference():
+def test_a_merged_lora_adapter_forecasts_as_the_reference(told):
     recorded = load_file(GOLDEN / "fit_lora.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         merged = load(GOLDEN / "lora_adapter", device="cpu")
+    assert not told()
     found = merged.forecast([recorded["test.0"]], 16, merged.network.config.quantiles)
     assert_close(found[0].transpose(0, 2, 1), recorded["after.raw16"])

@@ -17,8 +17,7 @@ from foretrain.models.chronos2.convert import read_release
 from foretrain.models.chronos2.layout import arrange
 from foretrain.models.chronos2.unroll import Chronos2Options, Rows, forecast, repeat
 from foretrain.nn.quantiles import probability_mass, weighted_quantiles
-
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+from foretrain.notes import Code
 
 GOLDEN = Path(os.environ.get("FORETRAIN_GOLDEN_DIR") or Path(__file__).parents[2] / "golden") / "chronos2"
 DECILES = [0.1 * k for k in range(1, 10)]
@@ -198,11 +197,13 @@ def test_impossible_options_are_refused(network, options):
         forecast(network, rows, 70, [0.5], options)
 
 
-@pytest.mark.filterwarnings("default::UserWarning")
-def test_a_horizon_or_level_beyond_training_is_announced(network):
+def test_a_horizon_or_level_beyond_training_is_announced(network, told):
     rows, _ = batch(GROUPS["alone"])
-    with torch.inference_mode(), pytest.warns(UserWarning, match="beyond the 32 steps"):
+    with torch.inference_mode():
         forecast(network, rows, 70, [0.5])
-    with torch.inference_mode(), pytest.warns(UserWarning, match="outside the trained"):
+        (note,) = told()
+        assert (note.code, note.counts) == (Code.HORIZON_UNROLLED, {"prediction_length": 70, "trained": 32})
         low = forecast(network, rows, 8, [0.001, 0.01])
+        (note,) = told()
+        assert (note.code, note.counts) == (Code.LEVEL_OUTSIDE_TRAINED, {"level": 0.001})
     assert torch.equal(low[..., 0], low[..., 1])

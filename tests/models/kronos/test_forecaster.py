@@ -18,6 +18,7 @@ from foretrain.models import family
 from foretrain.models.hub import release_hash
 from foretrain.models.kronos.convert import write_release
 from foretrain.models.kronos.forecaster import Kronos, repair, sample_quantiles
+from foretrain.notes import Code, codes
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 
 
@@ -209,28 +210,29 @@ def test_fine_tuning_keeps_the_context_of_the_release_or_lengthens_it(kit, tmp_p
     assert model.parents["model"] == release_hash(tmp_path)
 
 
-def test_the_tokenizer_of_a_release_is_taken_unless_another_is_named(kit, tmp_path):
+def test_the_tokenizer_of_a_release_is_taken_unless_another_is_named(kit, tmp_path, told):
     kit.predictor().save_release(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
     kit.tokenizer(seed=9).save_release(other)
     assert built({"model_id": str(tmp_path)}).parents["tokenizer"] == release_hash(kit.tokenizer_folder)
     assert built({"model_id": str(tmp_path), "tokenizer": str(other)}).parents["tokenizer"] == release_hash(other)
-    with pytest.warns(UserWarning, match="other is not the tokenizer that .* was trained with"):
-        loaded = [family("kronos").load(tmp_path, **parts) for parts in ({}, {"tokenizer": str(other)})]
+    loaded = [family("kronos").load(tmp_path, **parts) for parts in ({}, {"tokenizer": str(other)})]
+    (note,) = told()
+    assert note.code == Code.TOKENIZER_DIFFERS and note.text.startswith(str(other))
     assert not torch.equal(*(model.tokenizer.embed.weight for model in loaded))
 
 
-@pytest.mark.filterwarnings("error")
-def test_the_tokenizer_that_release_json_names_is_known_to_be_the_right_one(kit, tmp_path):
+def test_the_tokenizer_that_release_json_names_is_known_to_be_the_right_one(kit, tmp_path, told):
     write_release(kit.predictor().network, tmp_path)
     facts = {"parents": {"tokenizer": {"hash": release_hash(kit.tokenizer_folder)}}}
     (tmp_path / "release.json").write_text(json.dumps(facts))
     family("kronos").load(tmp_path, tokenizer=str(kit.tokenizer_folder))
+    assert not told()
     (tmp_path / "other").mkdir()
     kit.tokenizer(seed=9).save_release(tmp_path / "other")
-    with pytest.raises(UserWarning, match="is not the tokenizer"):
-        family("kronos").load(tmp_path, tokenizer=str(tmp_path / "other"))
+    family("kronos").load(tmp_path, tokenizer=str(tmp_path / "other"))
+    assert codes(told()) == {Code.TOKENIZER_DIFFERS}
 
 
 def test_a_part_that_a_predictor_does_not_have_is_refused(kit, tmp_path):

@@ -15,6 +15,7 @@ from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.generate import Prompt, generate
 from foretrain.models.kronos.options import KronosOptions
 from foretrain.models.kronos.stream import KronosStream
+from foretrain.notes import Code
 
 MINUTE = 60_000_000
 HORIZON = 6
@@ -331,4 +332,6 @@ def test_candles_are_repaired_on_request(model):
     found = KronosStream(model, windows_of([12])).forecast(
         HORIZON, (0.5,), num_samples=4, options=KronosOptions(repair=True, mode="rolling")
     )
-    assert found.notes["candles"] == 4 * HORIZON and found.notes["repaired candles"] > 0
+    (tally,) = found.notes
+    assert tally.code == Code.CANDLES_REPAIRED
+    assert tally.counts["candles"] == 4 * HORIZON and tally.counts["repaired candles"] > 0

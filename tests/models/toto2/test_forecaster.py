@@ -15,6 +15,7 @@ from foretrain.models.toto2.config import LEVELS, Toto2ModelConfig
 from foretrain.models.toto2.decode import Toto2Options
 from foretrain.models.toto2.forecaster import Toto2, build, load
 from foretrain.models.toto2.inputs import hidden_runs
+from foretrain.notes import Code
 
 PATCH, CONTEXT, HORIZON = 8, 48, 16
 SMALL = {"random_init": True, "patch_size": PATCH, "d_model": 16, "num_heads": 2, "num_layers": 3,
@@ -319,7 +320,7 @@ def test_gradients_come_near_adams_default_eps():
 # Forecasts
 
 
-def test_forecasts_ascend_over_levels_and_levels_between_are_interpolated():
+def test_forecasts_ascend_over_levels_and_levels_between_are_interpolated(told):
     model = model_of()
     batch = batch_of(model, window_of(walks(2)))
     found = forecast(model, batch)
@@ -327,8 +328,9 @@ def test_forecasts_ascend_over_levels_and_levels_between_are_interpolated():
     between = forecast(model, batch, levels=(0.5, 0.25))
     torch.testing.assert_close(between[..., 0], found[..., 4])
     torch.testing.assert_close(between[..., 1], (found[..., 1] + found[..., 2]) / 2)
-    with pytest.warns(UserWarning, match="quantile level 0.99 lies outside the trained ones"):
-        outside = forecast(model, batch, levels=(0.99,))
+    outside = forecast(model, batch, levels=(0.99,))
+    (note,) = told()
+    assert (note.code, note.counts) == (Code.LEVEL_OUTSIDE_TRAINED, {"level": 0.99})
     torch.testing.assert_close(outside[..., 0], found[..., -1])
 
 

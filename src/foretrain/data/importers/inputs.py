@@ -18,6 +18,7 @@ from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.tables import Part, table_parts
 from foretrain.data.importers.text import read_text
 from foretrain.errors import DataError
+from foretrain.notes import Code, Note
 
 _TABLES = (".csv", ".txt", ".tsv", ".csv.gz", ".txt.gz", ".tsv.gz", ".parquet", ".pq", ".feather")
 _ARRAYS = (".npy", ".npz")
@@ -43,7 +44,7 @@ class Source:
     sha256: str = ""
     rows: int = 0
     truncated: int | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
 def find_inputs(paths: Sequence[Path], options: ImportOptions) -> list[Input]:
@@ -125,7 +126,7 @@ def _file_parts(path: Path, raw: bytes, options: ImportOptions, source: Source) 
         return table_parts(path, table, options, source.notes)
     text = read_text(path, raw, options)
     source.truncated = text.truncated
-    source.notes += [f"{path.name}: {note}" for note in text.notes]
+    source.notes += text.notes
     return table_parts(path, text.table, options, source.notes, first_line=text.first_line)
 
 
@@ -181,7 +182,8 @@ def _corpus_parts(path: Path, source: Source) -> Iterator[Part]:
 
     corpus = Corpus.open(path)
     source.sha256 = corpus.fingerprint
-    source.notes.append(f"{path.name}: datasets folder, columns {', '.join(corpus.columns)}")
+    text = f"{path.name}: datasets folder, columns {', '.join(corpus.columns)}"
+    source.notes.append(Note(Code.DATASETS_FOLDER, text, {"columns": len(corpus.columns)}))
     yield from corpus_parts(corpus)
     source.rows = corpus.num_rows
 

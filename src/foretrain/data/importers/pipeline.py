@@ -25,6 +25,7 @@ from foretrain.data.rules import REPORTED, SHORT_ROWS, Findings, ItemFindings, L
 from foretrain.data.store import Column, CorpusWriter
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
+from foretrain.notes import Code, Note, texts
 
 
 def import_corpus(
@@ -147,7 +148,9 @@ class _Import:
             holders.subtract(missing)
         rare = {name for name in schema.names if 2 * holders[name] < len(items)}
         for name in sorted(rare):
-            self.report.notes.append(f"column {name!r} is in {holders[name]:,} of {len(items):,} items; NaN elsewhere")
+            text = f"column {name!r} is in {holders[name]:,} of {len(items):,} items; NaN elsewhere"
+            counts = {"items": holders[name], "of": len(items)}
+            self.report.notes.append(Note(Code.RARE_COLUMN, text, counts))
         for item, missing in lacking.items():
             own = set(schema.names) - missing
             if all(holders[name] == 1 for name in own) and len(items) > 1:
@@ -212,7 +215,8 @@ class _Import:
                 "mixed_frequencies", 1, {"item": item, "file": gathered.origin.get(item), "detail": detail}
             )
         if self.options.on_bad != "drop":
-            self.report.notes.append(f"items of several frequencies ({seen}): seasonality is unknown to evaluation")
+            text = f"items of several frequencies ({seen}): seasonality is unknown to evaluation"
+            self.report.notes.append(Note(Code.SEVERAL_FREQUENCIES, text, {"frequencies": len(counts)}))
             return items, axis
         for item in rare:
             self.report.dropped[item] = f"mixed_frequencies ({own[item] or 'irregular'})"
@@ -317,7 +321,7 @@ class _Import:
             "on_bad": self.options.on_bad,
             "rules": self.findings.to_json(),
             "left_out": self.report.dropped,
-            "notes": self.report.notes,
+            "notes": texts(self.report.notes),
         }
 
     def _why(self) -> str:
@@ -330,7 +334,8 @@ class _Import:
             self.findings.done["too_short"] = REPORTED
         if axis.fill:
             added = self.findings.count("gap")[1]
-            self.report.notes.append(f"{added:,} rows of NaN were added where stamps were missing: the axis is regular")
+            text = f"{added:,} rows of NaN were added where stamps were missing: the axis is regular"
+            self.report.notes.append(Note(Code.ROWS_ADDED, text, {"rows": added}))
 
     def _fill_report(self, summary: list[tuple[Any, ...]], axis: axes.Axis, schema: _Schema) -> None:
         self.report.items = len(summary)

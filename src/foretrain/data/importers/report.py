@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from foretrain.notes import Note
+
 SUMMARY = (
     "symbol",
     "latest_date",
@@ -41,7 +43,7 @@ class ImportReport:
     on_bad: str = "fix"
     rules: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)  # item -> why it was left out
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
         """(rule, severity, "2 items", "9 rows", action) of every rule that found something."""
@@ -61,7 +63,7 @@ class ImportReport:
         lines += [f"  left out {item!r}: {why}" for item, why in list(self.dropped.items())[:10]]
         if len(self.dropped) > 10:
             lines.append(f"  left out {len(self.dropped) - 10:,} more items, see quality.json")
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes[:20]])
+        return "\n".join(lines + [f"  note: {note.text}" for note in self.notes[:20]])
 
 
 def summary_csv(summary: Iterable[tuple[Any, ...]]) -> str:

@@ -21,6 +21,7 @@ from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.stamps import Stamps, arrow_stamps, localise, number_stamps, parse_stamps
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
+from foretrain.notes import Code, Note
 
 pc: Any = pyarrow.compute  # its functions are made at import, which type checkers cannot see
 
@@ -54,7 +55,7 @@ class _Time:
 
 
 def table_parts(
-    path: Path, table: pa.Table, options: ImportOptions, notes: list[str], *, first_line: int = 0
+    path: Path, table: pa.Table, options: ImportOptions, notes: list[Note], *, first_line: int = 0
 ) -> Iterator[Part]:
     """Parts of a table, in order of first appearance. first_line: line of the first row, 0 where lines mean nothing."""
     table = table.combine_chunks()
@@ -145,7 +146,7 @@ def _quoted_items(whole: Part) -> Iterator[Part]:
 
 
 def _time(
-    path: Path, table: pa.Table, roles: Roles, options: ImportOptions, lines: IntArray, notes: list[str]
+    path: Path, table: pa.Table, roles: Roles, options: ImportOptions, lines: IntArray, notes: list[Note]
 ) -> _Time:
     """The table's time axis from its candidate columns, a step column, or none."""
     if options.timestamp_column is not None:
@@ -178,7 +179,7 @@ def _time(
     return _steps(path, table, counts[0]) if counts else _Time(None, "none")
 
 
-def _finish(stamps: Stamps, used: tuple[str, ...], options: ImportOptions, path: Path, notes: list[str]) -> _Time:
+def _finish(stamps: Stamps, used: tuple[str, ...], options: ImportOptions, path: Path, notes: list[Note]) -> _Time:
     if options.timezone is not None:
         try:
             stamps = localise(stamps, options.timezone)
@@ -268,18 +269,24 @@ def _steps(path: Path, table: pa.Table, name: str) -> _Time:
 # Values
 
 
-def _is_row_number(table: pa.Table, name: str, notes: list[str], path: Path) -> bool:
+def _is_row_number(table: pa.Table, name: str, notes: list[Note], path: Path) -> bool:
     """An unnamed column that counts rows is an index somebody saved, not data."""
     if plain(name) not in ("", "index") and not plain(name).startswith("unnamed"):
         return False
     if not _is_count(table, name):
         return False
-    notes.append(f"{path.name}: column {name or 'without name'!r} only counts rows; left out")
+    text = f"{path.name}: column {name or 'without name'!r} only counts rows; left out"
+    notes.append(Note(Code.ROW_NUMBERS_LEFT_OUT, text))
     return True
 
 
 def _values(
-    path: Path, table: pa.Table, pairs: list[tuple[str, str]], options: ImportOptions, lines: IntArray, notes: list[str]
+    path: Path,
+    table: pa.Table,
+    pairs: list[tuple[str, str]],
+    options: ImportOptions,
+    lines: IntArray,
+    notes: list[Note],
 ) -> tuple[tuple[str, ...], npt.NDArray[np.float32], dict[str, tuple[str, ...]], frozenset[str]]:
     """Corpus names, (V, T) values, categories of text columns, and the columns without any value."""
     arrays: list[npt.NDArray[np.float32]] = []
@@ -299,7 +306,8 @@ def _values(
                 empty.add(final)
         else:
             if _is_dates(column):
-                notes.append(f"{path.name}: column {name!r} holds dates; a date is no value, so it is left out")
+                text = f"{path.name}: column {name!r} holds dates; a date is no value, so it is left out"
+                notes.append(Note(Code.DATES_LEFT_OUT, text))
                 continue
             values, texts[final] = _codes(path, name, column)
         arrays.append(values)

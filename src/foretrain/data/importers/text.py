@@ -18,6 +18,7 @@ import pyarrow.csv
 
 from foretrain.data.importers.options import ImportOptions
 from foretrain.errors import DataError
+from foretrain.notes import Code, Note
 
 _SEPARATORS = (",", ";", "\t", "|")
 _HEAD_LINES = 40
@@ -32,7 +33,7 @@ class TextTable:
     table: pa.Table
     first_line: int
     truncated: int | None = None  # number of the last line, when it had too few fields
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
 def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
@@ -46,7 +47,7 @@ def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
     cells = list(csv.reader(lines, delimiter=separator))[skip:]
     if not cells:
         raise DataError(f"{path}: nothing is left after skipping {skip} lines.")
-    notes = []
+    notes = list[Note]()
     if not options.header:
         names = list(options.names) or [f"column_{i}" for i in range(len(cells[0]))]
         start = skip
@@ -55,7 +56,8 @@ def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
     else:
         preamble = _preamble(path, cells, skip, known=bool(skip))
         if preamble:
-            notes.append(f"{preamble} line(s) before the header skipped, first {lines[skip][:80]!r}")
+            about = f"{path.name}: {preamble} line(s) before the header skipped, first {lines[skip][:80]!r}"
+            notes.append(Note(Code.LINES_SKIPPED, about, {"lines": preamble}))
         names = _header(path, cells[preamble], skip + preamble + 1)
         start = skip + preamble + 1
     table, truncated = _parse(path, data, names, separator, start)

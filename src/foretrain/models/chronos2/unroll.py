@@ -8,8 +8,8 @@ Facts from chronos-forecasting 2.3.2 (src/chronos/chronos2/pipeline.py, src/chro
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +23,9 @@ from foretrain.models.chronos2.inputs import prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import Bucket, GroupLayout
 from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.nn.quantiles import bracket, interpolate_levels, probability_mass, weighted_quantiles
+from foretrain.notes import Code, Note, warn
+
+_log = logging.getLogger(__name__)
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MOST_BRANCH_ROWS = 256  # rows of one pass while unrolling, unless the batch itself has more
@@ -140,11 +143,11 @@ class _Plan:
             raise ConfigError(f"max_output_patches is {patches}, must be at least 1.")
         outside = [level for level in asked if not trained[0] <= level <= trained[-1]]
         if outside:
-            warnings.warn(
+            text = (
                 f"quantile level {outside[0]} lies outside the trained ones ({trained[0]} to {trained[-1]}); the "
-                "outermost trained level stands in for it.",
-                stacklevel=5,
+                "outermost trained level stands in for it."
             )
+            warn(_log, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
         lower, upper, _ = bracket(asked, trained)
         one_pass = horizon <= patches * config.patch_size
         wanted = options.unrolled_quantiles
@@ -160,7 +163,8 @@ def _warn_or_refuse(horizon: int, native: int, refuse: bool) -> None:
     fact = f"prediction_length {horizon} is beyond the {native} steps that the model was trained to forecast at once"
     if refuse:
         raise ConfigError(f"{fact}; shorten it or set limit_prediction_length=False.")
-    warnings.warn(f"{fact}; the forecast is unrolled and may be worse.", stacklevel=6)
+    counts = {"prediction_length": horizon, "trained": native}
+    warn(_log, Note(Code.HORIZON_UNROLLED, f"{fact}; the forecast is unrolled and may be worse.", counts))
 
 
 def _known(level: float, trained: Sequence[float]) -> bool:

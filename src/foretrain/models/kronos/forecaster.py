@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-import warnings
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +42,12 @@ from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.tokens import TokenTable, check_epochs, open_table
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
 from foretrain.nn.unused import attach
+from foretrain.notes import Code, Note, Tally, warn
 
 if TYPE_CHECKING:
     from foretrain.models.kronos.stream import KronosStream
+
+_log = logging.getLogger(__name__)
 
 HIGH, LOW = 1, 2
 
@@ -264,10 +267,11 @@ def sample_counts(num_samples: int | None, options: KronosOptions) -> tuple[int,
 
 def summary(candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, mend: bool) -> Forecast:
     """The forecast of target rows, (window, column) of candles (N, S, H, 6), which mend repairs before."""
-    notes: dict[str, int] = {}
+    notes: tuple[Tally, ...] = ()
     if mend:
         candles, repaired = repair(candles)
-        notes = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
+        counts = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
+        notes = (Tally(Code.CANDLES_REPAIRED, "{repaired candles:,} of {candles:,} candles repaired", counts),)
     paths = candles[rows[0], :, :, rows[1]]  # (M, S, H)
     return Forecast(
         quantiles=sample_quantiles(paths, quantile_levels),
@@ -424,11 +428,11 @@ def load(
     place = inside if tokenizer is None else resolve(tokenizer, None, offline)
     made = Kronos(read_predictor(folder, _stored(folder, origin)), read_tokenizer(place))
     if (known := _trained_with(folder)) and place != inside and release_hash(place) not in known:
-        warnings.warn(
+        text = (
             f"{tokenizer} is not the tokenizer that {origin or folder} was trained with; forecasts through another one "
-            "mean little.",
-            stacklevel=4,
+            "mean little."
         )
+        warn(_log, Note(Code.TOKENIZER_DIFFERS, text))
     return made.eval()
 
 

@@ -9,7 +9,7 @@ and publish no code of them. The loss, the masking and what is scored are ours (
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,6 +31,9 @@ from foretrain.models.toto2.model import Toto2Network, pinball
 from foretrain.models.toto2.scaler import Sums, fill_gaps
 from foretrain.nn.layout import Layout
 from foretrain.nn.quantiles import interpolate_levels
+from foretrain.notes import Code, Note, warn
+
+_log = logging.getLogger(__name__)
 
 LONGEST_RUN = 8  # patches of a masked run, unless the config says otherwise
 
@@ -166,11 +169,11 @@ class Toto2(Forecaster):
         options = options or Toto2Options()
         outside = [level for level in quantile_levels if not LEVELS[0] <= level <= LEVELS[-1]]
         if outside:
-            warnings.warn(
+            text = (
                 f"quantile level {outside[0]} lies outside the trained ones ({LEVELS[0]} to {LEVELS[-1]}); the "
-                "outermost trained level stands in for it.",
-                stacklevel=2,
+                "outermost trained level stands in for it."
             )
+            warn(_log, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
         quantiles = decode(self.network, self.prompt(batch, prediction_length, options), options)
         quantiles = interpolate_levels(quantiles[:, :prediction_length], LEVELS, quantile_levels)
         return Forecast(quantiles, tuple(quantile_levels))

@@ -1,0 +1,146 @@
+"""What the library has to say beside its results: records with a stable code, for programs, and a text, for people.
+
+Notes go into results (an evaluation's warnings, an import's report) or, where there is no result to hold them, to
+Python's `logging`, under the name of the module that speaks: `record.code` and `record.counts` are the note's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """What a note is about. Texts may change, codes do not; a family may have codes of its own."""
+
+    # forecasts
+    BATCH_HALVED = "batch_halved"  # a GPU's memory was too small for a batch
+    CONTEXT_CLIPPED = "context_clipped"  # more context was asked for than the model can read
+    NUM_SAMPLES_UNUSED = "num_samples_unused"  # the family draws no sample paths
+    LEVEL_OUTSIDE_TRAINED = "level_outside_trained"  # a quantile level beyond the trained ones
+    HORIZON_UNROLLED = "horizon_unrolled"  # a horizon beyond the trained one
+    CANDLES_REPAIRED = "candles_repaired"  # sampled candles with a high below another price, and the like
+    COLUMN_EMPTY = "column_empty"  # a forecast of a column without a value means nothing
+    NOTHING_TO_FORECAST_FROM = "nothing_to_forecast_from"  # an empty column leaves no forecast at all
+    VALUES_TOO_LARGE = "values_too_large"
+    FORECAST_NOT_FINITE = "forecast_not_finite"
+    COLUMNS_LEFT_OUT = "columns_left_out"  # the family cannot read them
+    STEPS_LOOK_LIKE_TIMES = "steps_look_like_times"
+    FREQ_UNLIKE_ROWS = "freq_unlike_rows"
+    BARS_MISSING = "bars_missing"
+    CALENDAR_DOUBTFUL = "calendar_doubtful"
+    TOKENIZER_DIFFERS = "tokenizer_differs"  # not the one that the model was trained with
+    # evaluation
+    TRAINING_SAW_WINDOWS = "training_saw_windows"  # the figures prove nothing
+    VALIDATION_SAW_WINDOWS = "validation_saw_windows"  # they chose the weights
+    TRAINING_UNKNOWN = "training_unknown"  # the release does not say what it was trained on
+    TRAINING_SAW_DAYS = "training_saw_days"  # in other items of the corpus
+    TRAINING_MAY_HAVE_SEEN_DAYS = "training_may_have_seen_days"  # in another corpus
+    TRAINING_CANNOT_BE_COMPARED = "training_cannot_be_compared"  # no dates on both
+    SYNTHETIC_DATA = "synthetic_data"
+    SEASON_OF_ONE_STEP = "season_of_one_step"
+    QUANTILES_CROSSED = "quantiles_crossed"
+    FEWER_WINDOWS = "fewer_windows"  # than asked for: training left out no more
+    SHORTER_CONTEXT = "shorter_context"  # the reference model sees less history
+    COLUMNS_UNLIKE_TRAINING = "columns_unlike_training"  # the corpus lacks some
+    SETTING_UNUSED = "setting_unused"
+    # the promotion gate
+    NOT_BELOW = "not_below"  # the model's error is not below a reference's
+    NOT_SIGNIFICANT = "not_significant"  # it is, and chance explains it
+    NO_FORECASTS_TO_COMPARE = "no_forecasts_to_compare"
+    TOO_FEW_ORIGINS = "too_few_origins"  # for a test to tell a difference from chance
+    RELEASE_NOT_MARKED = "release_not_marked"
+    RELEASE_WITHOUT_FACTS = "release_without_facts"  # an export cannot say what it was trained on
+    # predictions of others
+    CUTOFFS_ONE_STEP_APART = "cutoffs_one_step_apart"
+    ONE_STEP_AHEAD = "one_step_ahead"
+    NO_LAST_CLOSE = "no_last_close"
+    NO_ACTUAL = "no_actual"
+    FRACTION_AS_PERCENT = "fraction_as_percent"
+    MAPE_OF_RETURNS = "mape_of_returns"
+    # imports
+    LINES_SKIPPED = "lines_skipped"
+    ROW_NUMBERS_LEFT_OUT = "row_numbers_left_out"
+    DATES_LEFT_OUT = "dates_left_out"
+    DATASETS_FOLDER = "datasets_folder"
+    RARE_COLUMN = "rare_column"
+    SEVERAL_FREQUENCIES = "several_frequencies"
+    ROWS_ADDED = "rows_added"
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to hear of: a stable code, a text for people, and the numbers in that text by name."""
+
+    code: str
+    text: str
+    counts: Mapping[str, int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of one kind of event, which add up over batches and processes; the first says how often it happened."""
+
+    code: str
+    text: str  # a format string over the counts: "{repaired candles:,} of {candles:,} candles repaired"
+    counts: Mapping[str, int]
+
+    def note(self, form: str = "{}") -> Note | None:
+        """The note, its text put into form; None where it did not happen."""
+        if not next(iter(self.counts.values()), 0):
+            return None
+        return Note(self.code, form.format(self.text.format_map(self.counts)), dict(self.counts))
+
+
+def added(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
+    """Tallies with those of one code summed."""
+    found: dict[str, Tally] = {}
+    for tally in tallies:
+        before = found[tally.code].counts if tally.code in found else {}
+        counts = {name: before.get(name, 0) + count for name, count in tally.counts.items()}
+        found[tally.code] = Tally(tally.code, tally.text, counts)
+    return tuple(found.values())
+
+
+def texts(notes: Iterable[Note]) -> list[str]:
+    """The texts alone, as files keep them."""
+    return [note.text for note in notes]
+
+
+def codes(notes: Iterable[Note]) -> set[str]:
+    """The codes alone."""
+    return {str(note.code) for note in notes}
+
+
+_told: ContextVar[set[tuple[str, str]] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def once(told: set[tuple[str, str]] | None = None) -> Iterator[None]:
+    """While entered, warn() logs equal notes once: work in batches says the same of each of them.
+
+    told remembers them from one entry to the next; where several are entered, the outermost counts.
+    """
+    if _told.get() is not None:
+        yield
+        return
+    token = _told.set(set() if told is None else told)
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def warn(logger: logging.Logger, note: Note) -> None:
+    """Log a note as a warning that carries its code and counts."""
+    told, key = _told.get(), (str(note.code), note.text)
+    if told is not None:
+        if key in told:
+            return
+        told.add(key)
+    extra = {"code": str(note.code), "counts": dict(note.counts)}
+    logger.warning("%s", note.text, extra=extra, stacklevel=2)

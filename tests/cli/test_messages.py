@@ -1,0 +1,55 @@
+"""What a user of the command sees of the library's messages."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import warnings
+
+from foretrain.cli.messages import messages_in_lines
+from foretrain.notes import Code, Note, warn
+
+LOG = logging.getLogger("foretrain.anything")
+
+
+def test_a_message_is_one_line_of_stderr_and_equal_ones_are_shown_once(capsys, caplog):
+    with messages_in_lines():
+        for _ in range(2):
+            warn(LOG, Note(Code.BARS_MISSING, "2 bars are missing"))
+        LOG.info("nobody asked")
+    assert tuple(capsys.readouterr()) == ("", "warning: 2 bars are missing\n")
+    assert not caplog.records  # what others set up for the root logger shows nothing twice
+
+
+def test_what_an_export_cannot_say_stands_among_its_results(capsys):
+    with messages_in_lines():
+        warn(LOG, Note(Code.RELEASE_WITHOUT_FACTS, "out cannot say"))
+    assert tuple(capsys.readouterr()) == ("note: out cannot say\n", "")
+
+
+def test_afterwards_all_is_as_before():
+    before = warnings.formatwarning
+    with messages_in_lines():
+        assert warnings.formatwarning is not before
+    log = logging.getLogger("foretrain")
+    assert warnings.formatwarning is before and log.propagate and not log.handlers
+
+
+def test_warnings_of_other_packages_come_without_a_place_in_the_code():
+    with messages_in_lines():
+        assert warnings.formatwarning(UserWarning("odd"), UserWarning, "x.py", 1) == "warning: odd\n"
+        text = warnings.formatwarning(FutureWarning("gone soon"), FutureWarning, "x.py", 1)
+    assert text == "warning: FutureWarning: gone soon\n"
+
+
+def test_without_any_setup_a_warning_reaches_stderr():
+    """A NullHandler, usual in libraries, would silence what users of notebooks must hear."""
+
+    code = (
+        "import logging, foretrain\n"
+        "from foretrain.notes import Note, warn\n"
+        "warn(logging.getLogger('foretrain.anything'), Note('x', 'something is off'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "something is off\n"
