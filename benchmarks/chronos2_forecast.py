@@ -8,6 +8,7 @@ much as the "equal to" figures here.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -100,6 +101,7 @@ def measure(case: Forecasting, against: str | None, alternations: int) -> harnes
 
 def run(wanted: Callable[[str], bool], against: str | None, alternations: int) -> list[harness.Result]:
     """Results of the wanted cases."""
+    logging.getLogger("foretrain").setLevel(logging.ERROR)  # both sides warn of the long horizon
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # both sides warn of the long horizon
+        warnings.simplefilter("ignore", UserWarning)
         return [measure(case, against, alternations) for case in CASES if wanted(case.name)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import logging
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from foretrain.notes import Code, Note, Tally, added, codes, once, texts, warn
 
 LOG = logging.getLogger("foretrain.anything")
+SOURCE = Path(__file__).parents[1] / "src" / "foretrain"
 CANDLES = "{repaired candles:,} of {candles:,} candles repaired"
 
 
@@ -58,6 +60,17 @@ def test_notes_give_their_texts_in_order_and_their_codes():
 
 
 def test_every_code_is_spoken_by_some_module():
-    source = Path(__file__).parents[1] / "src" / "foretrain"
-    spoken = "".join(path.read_text() for path in source.rglob("*.py"))
+    spoken = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
     assert not [code.name for code in Code if f"Code.{code.name}" not in spoken]
+
+
+def test_the_library_neither_prints_nor_warns_past_its_log():
+    """The command prints; what is below it may run in a notebook or a server."""
+    found = []
+    for package in ("data", "nn", "models", "training", "forecasting", "evaluation"):
+        for path in (SOURCE / package).rglob("*.py"):
+            calls = [
+                ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+            ]
+            found += [f"{path.name}: {call}" for call in calls if call in ("print", "warnings.warn")]
+    assert not found
