@@ -40,6 +40,20 @@ def test_a_warning_carries_code_and_counts_and_names_the_line_that_speaks(caplog
     assert record.pathname == __file__
 
 
+def test_messages_are_filtered_by_module_and_by_code(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("foretrain.quiet"), "level", logging.ERROR)
+    quiet = logging.getLogger("foretrain.quiet.below")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return getattr(record, "code", None) != Code.BARS_MISSING
+
+    caplog.handler.addFilter(wanted)
+    for log, code in ((LOG, Code.BARS_MISSING), (quiet, Code.BATCH_HALVED), (LOG, Code.BATCH_HALVED)):
+        warn(log, Note(code, "said"))
+    caplog.handler.removeFilter(wanted)
+    assert [(record.name, record.code) for record in caplog.records] == [(LOG.name, Code.BATCH_HALVED)]
+
+
 def test_equal_notes_are_logged_once_within_the_outermost_scope(told):
     note = Note(Code.BATCH_HALVED, "halved")
     said: set[tuple[str, str]] = set()

@@ -70,6 +70,14 @@ class Code(StrEnum):
     RARE_COLUMN = "rare_column"
     SEVERAL_FREQUENCIES = "several_frequencies"
     ROWS_ADDED = "rows_added"
+    # configs of other projects
+    RATIOS_LEFT_BEHIND = "ratios_left_behind"  # without the CSV they are no numbers of rows
+    RATIOS_EXCEED_ONE = "ratios_exceed_one"
+    TRAIN_PART_TOO_SMALL = "train_part_too_small"
+    VALIDATION_PART_TOO_SMALL = "validation_part_too_small"
+    TEST_PART_TOO_SMALL = "test_part_too_small"
+    MODEL_ID_IGNORED = "model_id_ignored"
+    BATCH_OF_ALL_PROCESSES = "batch_of_all_processes"
 
 
 @dataclass(frozen=True)

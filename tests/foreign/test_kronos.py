@@ -8,6 +8,7 @@ import yaml
 from foretrain.errors import ConfigError
 from foretrain.foreign.kronos import KNOWN, translate
 from foretrain.foreign.ledger import Translation
+from foretrain.notes import Code, codes
 
 FULL = """
 data:
@@ -271,14 +272,15 @@ def test_a_max_context_shorter_than_a_window_is_not_carried_over(folder: Path):
 def test_ratios_become_rows_of_the_csv(folder: Path):
     found = small(folder, data={"data_path": "bars.csv", "lookback_window": 20, "predict_window": 5})
     assert (found.tree["data"]["validation_steps"], found.tree["data"]["test_steps"]) == (100, 0)
-    assert any("nothing unseen to score" in note for note in found.ledger.notes)
+    assert Code.TEST_PART_TOO_SMALL in codes(found.ledger.notes)
     assert f"{folder / 'bars.csv'} --out corpora/default_experiment" in found.commands[0]
 
 
 def test_parts_too_small_for_a_window_are_told(folder: Path):
     notes = small(folder, data={"data_path": "bars.csv", "train_ratio": 0.4, "val_ratio": 0.01}).ledger.notes
-    assert any("train part (400 rows) holds no window of 561 rows" in note for note in notes)
-    assert any("validation part (10 rows) holds no horizon of 49 rows" in note for note in notes)
+    told = {note.code: note.counts for note in notes}
+    assert told[Code.TRAIN_PART_TOO_SMALL] == {"rows": 400, "needed": 561}
+    assert told[Code.VALIDATION_PART_TOO_SMALL] == {"rows": 10, "needed": 49}
 
 
 @pytest.mark.parametrize("path", [None, "gone.csv", "empty.csv"])
@@ -287,13 +289,13 @@ def test_without_a_readable_csv_the_ratios_are_left_behind_and_told(folder: Path
     found = small(folder, data={"data_path": path, "train_ratio": 0.8})
     assert not {"validation_steps", "test_steps"} & found.tree["data"].keys()
     assert verdicts(found)["data.train_ratio"] == "dropped"
-    assert any("Set them" in note for note in found.ledger.notes)
+    assert Code.RATIOS_LEFT_BEHIND in codes(found.ledger.notes)
 
 
 def test_ratios_beyond_one_whole_leave_validation_the_rest(folder: Path):
     found = small(folder, data={"data_path": "bars.csv", "train_ratio": 0.9, "val_ratio": 0.2})
     assert (found.tree["data"]["validation_steps"], found.tree["data"]["test_steps"]) == (100, 0)
-    assert any("exceed one whole" in note for note in found.ledger.notes)
+    assert Code.RATIOS_EXCEED_ONE in codes(found.ledger.notes)
 
 
 @pytest.mark.parametrize("ratios", [{"train_ratio": 90}, {"val_ratio": -0.1}, {"train_ratio": 0}])

@@ -8,6 +8,7 @@ from foretrain.config import build
 from foretrain.errors import ConfigError
 from foretrain.foreign.ledger import Translation
 from foretrain.foreign.tsm_trainer import KNOWN, QUANTILES, translate
+from foretrain.notes import Code, codes
 from foretrain.run import RunConfig
 
 REQUIRED = {
@@ -199,7 +200,7 @@ def test_a_model_id_without_random_init_false_is_ignored_as_upstream_does_and_to
     found = translated(model_id="amazon/chronos-2")
     assert found.tree["model"]["random_init"] is True
     assert "model_id" not in found.tree["model"]
-    assert any("model_id is ignored" in note for note in found.ledger.notes)
+    assert Code.MODEL_ID_IGNORED in codes(found.ledger.notes)
 
 
 def test_no_weights_and_no_random_start_is_refused():
@@ -210,7 +211,8 @@ def test_no_weights_and_no_random_start_is_refused():
 def test_the_batch_of_several_processes_is_told():
     found = translated(gradient_accumulation_steps=3)
     assert (found.tree["training"]["batch_size"], found.tree["training"]["micro_batch_size"]) == (36, 12)
-    assert any("For N of them write N x 36" in note for note in found.ledger.notes)
+    (note,) = (note for note in found.ledger.notes if note.code == Code.BATCH_OF_ALL_PROCESSES)
+    assert note.counts == {"batch_size": 36, "micro_batch_size": 12, "pieces": 3}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from foretrain.errors import ConfigError
 from foretrain.foreign.ledger import Key, Ledger, Translation
+from foretrain.notes import Code
 
 KNOWN = {
     "data.data_path": Key("text"),
@@ -175,10 +176,11 @@ def _data(ledger: Ledger, path: Path, corpus: str) -> tuple[dict[str, Any], str 
         where = "no data_path is given" if given is None else f"{given} cannot be read from here"
         for key in ("train_ratio", "val_ratio", "test_ratio"):
             ledger.dropped(f"data.{key}", f"{where}, so its rows are unknown; set validation_steps and test_steps")
-        ledger.note(
+        text = (
             f"{where}: data.validation_steps and data.test_steps (upstream's ratios times the rows of the CSV) stay at "
             "their default, prediction_length, which makes one validation window. Set them, and evaluation.num_windows."
         )
+        ledger.note(Code.RATIOS_LEFT_BEHIND, text)
         return data, given, None
     data |= {"validation_steps": parts.validation, "test_steps": parts.test}
     split = f"{parts.train:,} + {parts.validation:,} + {parts.test:,} rows"
@@ -192,13 +194,18 @@ def _data(ledger: Ledger, path: Path, corpus: str) -> tuple[dict[str, Any], str 
 def _judge(ledger: Ledger, parts: _Parts, context: int, horizon: int) -> None:
     """Notes on parts that are too small to be of use."""
     if parts.train < context + horizon:
-        ledger.note(f"the train part ({parts.train:,} rows) holds no window of {context + horizon:,} rows.")
+        text = f"the train part ({parts.train:,} rows) holds no window of {context + horizon:,} rows."
+        ledger.note(Code.TRAIN_PART_TOO_SMALL, text, rows=parts.train, needed=context + horizon)
     if parts.validation < horizon:
-        ledger.note(f"the validation part ({parts.validation:,} rows) holds no horizon of {horizon:,} rows.")
+        text = f"the validation part ({parts.validation:,} rows) holds no horizon of {horizon:,} rows."
+        ledger.note(Code.VALIDATION_PART_TOO_SMALL, text, rows=parts.validation, needed=horizon)
     if parts.test < horizon:
         ledger.note(
+            Code.TEST_PART_TOO_SMALL,
             f"the test part ({parts.test:,} rows) holds no horizon of {horizon:,} rows: `foretrain evaluate` will have "
-            "nothing unseen to score. Lower data.validation_steps or reserve data.test_steps."
+            "nothing unseen to score. Lower data.validation_steps or reserve data.test_steps.",
+            rows=parts.test,
+            needed=horizon,
         )
 
 
@@ -224,7 +231,8 @@ def _parts(ledger: Ledger, file: Path | None) -> _Parts | None:
     if not (0 < train <= 1 and 0 <= validation <= 1):
         raise ConfigError(f"{ledger.path}: data.train_ratio {train} and data.val_ratio {validation} are no shares.")
     if train + validation > 1 + 1e-9:
-        ledger.note("train_ratio and val_ratio exceed one whole; validation gets what training leaves, as upstream.")
+        text = "train_ratio and val_ratio exceed one whole; validation gets what training leaves, as upstream."
+        ledger.note(Code.RATIOS_EXCEED_ONE, text)
     end = math.floor(rows * train + 1e-9)
     middle = min(math.floor(rows * (train + validation) + 1e-9), rows)
     return _Parts(end, middle - end, rows - middle)

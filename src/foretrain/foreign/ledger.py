@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from foretrain.errors import ConfigError
+from foretrain.notes import Code, Note
 
 Verdict = Literal["carried", "equal", "filled", "dropped", "unknown"]
 TITLES: dict[Verdict, str] = {
@@ -55,7 +56,7 @@ class Ledger:
     def __init__(self, path: Path, values: Mapping[str, Any], known: Mapping[str, Key]) -> None:
         self.path = path
         self.entries: list[Entry] = []
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self._known = known
         self._values = {key: value for key, value in values.items() if key in known and value is not None}
         self._open = set(self._values)
@@ -111,9 +112,9 @@ class Ledger:
         """A key of the new config that no key of the file decides."""
         self.entries.append(Entry("filled", to, why))
 
-    def note(self, text: str) -> None:
-        """Something a user must hear before training."""
-        self.notes.append(text)
+    def note(self, code: Code, text: str, **counts: int) -> None:
+        """Something a user must hear before training, and the numbers in it."""
+        self.notes.append(Note(code, text, counts))
 
     def report(self, title: str, commands: list[str]) -> str:
         """The report: every key once under its verdict, then notes and what to run next."""
@@ -123,7 +124,7 @@ class Ledger:
             entries = [entry for entry in self.entries if entry.verdict == verdict]
             lines += [f"{name} ({len(entries)})"] if entries else []
             lines += [f"  {entry.key}: {entry.text}" for entry in entries]
-        lines += [f"note: {text}" for text in self.notes]
+        lines += [f"note: {note.text}" for note in self.notes]
         lines += ["next", *(f"  {command}" for command in commands)] if commands else []
         return "\n".join(lines)
 

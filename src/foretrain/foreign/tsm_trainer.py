@@ -8,6 +8,7 @@ from typing import Any
 
 from foretrain.errors import ConfigError
 from foretrain.foreign.ledger import Key, Ledger, Translation
+from foretrain.notes import Code
 
 QUANTILES = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
 ARCHITECTURE = {  # keys that only a random start reads -> ours
@@ -149,9 +150,8 @@ def _model(ledger: Ledger) -> dict[str, Any]:
     random = ledger.get("random_init")
     if random:
         if ledger.given("model_id") and not ledger.given("random_init"):
-            ledger.note(
-                "model_id is ignored, as upstream does while random_init is not false; write random_init: false."
-            )
+            text = "model_id is ignored, as upstream does while random_init is not false; write random_init: false."
+            ledger.note(Code.MODEL_ID_IGNORED, text)
         ledger.carried("random_init", "model.random_init")
         ledger.dropped("model_id", "random_init is true")
         model["random_init"] = True
@@ -253,8 +253,12 @@ def _training(ledger: Ledger) -> dict[str, Any]:
     else:
         ledger.carried("gradient_accumulation_steps", "training.batch_size", f"{micro} x {pieces}")
     ledger.note(
+        Code.BATCH_OF_ALL_PROCESSES,
         f"training.batch_size counts windows over all processes: {batch} for one process. For N of them write N x "
-        f"{batch}, or start with --per-device-train-batch-size {micro} --gradient-accumulation-steps {pieces}."
+        f"{batch}, or start with --per-device-train-batch-size {micro} --gradient-accumulation-steps {pieces}.",
+        batch_size=batch,
+        micro_batch_size=micro,
+        pieces=pieces,
     )
     training = {
         "max_steps": ledger.get("max_steps"),
