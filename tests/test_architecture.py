@@ -12,7 +12,20 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "foretrain"
 # Lower layers first; a module may import from its own layer and from those before it.
-LAYERS = ["errors", "config", "data", "nn", "models", "training", "forecasting", "evaluation", "run", "commands", "cli"]
+LAYERS = [
+    "errors",
+    "config",
+    "timeaxis",
+    "data",
+    "nn",
+    "models",
+    "training",
+    "forecasting",
+    "evaluation",
+    "run",
+    "commands",
+    "cli",
+]
 ALIASES = {
     "demo": "commands",
     "doctor": "commands",

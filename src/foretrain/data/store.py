@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from foretrain.data import times as calendar
 from foretrain.data.chunks import Chunk, flatten, is_list, list_depth
 from foretrain.data.manifest import MANIFEST_NAME, Column, Manifest, make_manifest, read_manifest
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.data.writer import CorpusWriter, SeriesBuffer, complete_manifest, prepare_series
 from foretrain.errors import DataError
+from foretrain.timeaxis import grid as calendar
 
 __all__ = ["Column", "Corpus", "CorpusWriter", "Manifest"]
 

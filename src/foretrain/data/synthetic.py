@@ -15,11 +15,11 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from foretrain.config import Section
-from foretrain.data import times as calendar
 from foretrain.data.permutation import derive, hash64, uniform
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
+from foretrain.timeaxis import grid as calendar
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["seasonal", "trend", "random_walk", "ohlcv", "kernel", "mixed"]

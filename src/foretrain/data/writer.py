@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from foretrain import __version__
-from foretrain.data import times as calendar
 from foretrain.data.manifest import MANIFEST_NAME, Column, ContentHash, Manifest, make_manifest
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
+from foretrain.timeaxis import grid as calendar
 
 BATCH_BYTES = 32 << 20  # few record batches, so that opening stays cheap
 SHARD_BYTES = 256 << 20

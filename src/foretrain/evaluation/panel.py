@@ -14,11 +14,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from foretrain.data.frequency import seasonality as season_of
 from foretrain.data.splits import Origin, Selection, SplitName, cut, rolling_origins
 from foretrain.data.store import Corpus
 from foretrain.data.windows import Window
 from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import seasonality as season_of
 from foretrain.training.distributed import World
 
 T = TypeVar("T")

@@ -18,8 +18,8 @@ from foretrain.data.importers.stamps import number_stamps
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
-from foretrain.forecasting import stamps
 from foretrain.forecasting.covariates import Rows, encode, is_numeric
+from foretrain.timeaxis import future as stamps
 
 if TYPE_CHECKING:
     import pandas as pd

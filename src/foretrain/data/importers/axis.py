@@ -12,7 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from foretrain.data.frequency import (
+from foretrain.data.rules import Rows
+from foretrain.data.windows import IntArray
+from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import (
     DAY,
     DayVotes,
     Freq,
@@ -25,9 +28,6 @@ from foretrain.data.frequency import (
     seasonality,
     session_length,
 )
-from foretrain.data.rules import Rows
-from foretrain.data.windows import IntArray
-from foretrain.errors import DataError
 
 FILL_LIMIT = 0.2  # NaN rows that make an axis regular may add at most this share of rows
 
@@ -160,7 +160,7 @@ def fill(rows: Rows, axis: Axis) -> Rows:
     if axis.time == "steps":
         times = rows.times[0] + np.arange(count, dtype=np.int64)
     else:
-        from foretrain.data.times import stamps
+        from foretrain.timeaxis.grid import stamps
 
         assert axis.freq is not None
         times = stamps(int(rows.times[0]), axis.freq, np.arange(count, dtype=np.int64))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from foretrain.data.frequency import Freq
 from foretrain.data.rules import OnBad
 from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import Freq
 
 Format = Literal["table", "panel", "array", "hf"]
 

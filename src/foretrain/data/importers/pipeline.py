@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from foretrain.data.frequency import iso
 from foretrain.data.importers import axis as axes
 from foretrain.data.importers.columns import USUAL_ORDER, market_layout
 from foretrain.data.importers.inputs import Source, find_inputs, read_input
@@ -24,6 +23,7 @@ from foretrain.data.importers.update import load_old, merge, swap_in
 from foretrain.data.rules import REPORTED, SHORT_ROWS, Findings, Rows, clean, observe
 from foretrain.data.store import Column, CorpusWriter
 from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import iso
 
 Progress = Callable[[int, int, str], None]
 

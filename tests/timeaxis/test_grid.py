@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from foretrain.data.store import Corpus
-from foretrain.data.times import continue_stamps, parse_freq, stamps
 from foretrain.errors import DataError
+from foretrain.timeaxis.grid import continue_stamps, parse_freq, stamps
 
 CASES = [
     ("2020-02-28 23:30", "h"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foretrain.data import times as calendar
-from foretrain.data.frequency import (
+from foretrain.errors import DataError
+from foretrain.timeaxis import grid as calendar
+from foretrain.timeaxis.frequency import (
     DAY,
     SECOND,
     DayVotes,
@@ -20,7 +21,6 @@ from foretrain.data.frequency import (
     seasonality,
     session_length,
 )
-from foretrain.errors import DataError
 
 HOUR, MINUTE = 3600 * SECOND, 60 * SECOND
 

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from foretrain.data.frequency import DAY, SECOND
-from foretrain.data.sessions import continue_bars
-from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import DAY, SECOND, IntArray
+from foretrain.timeaxis.trading_week import continue_bars
 
 _FIXED = {
     **dict.fromkeys(("us", "U"), 1),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import ConfigError, DataError
-from foretrain.forecasting import stamps
+from foretrain.timeaxis import future as stamps
 
 FREQS = ["h", "15min", "D", "B", "W-WED", "MS", "ME", "QS", "YS", "2D", "90min"]
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foretrain.data.frequency import WEEK, Freq, infer
-from foretrain.data.sessions import TradingWeek, missing_bars, trading_week
-from foretrain.data.windows import IntArray
 from foretrain.errors import ConfigError, DataError
-from foretrain.forecasting.exchange import Exchange
+from foretrain.timeaxis.exchange import Exchange
+from foretrain.timeaxis.frequency import WEEK, Freq, IntArray, infer
+from foretrain.timeaxis.trading_week import TradingWeek, missing_bars, trading_week
 
 if TYPE_CHECKING:
     import pandas as pd
