@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
 from foretrain.timeaxis import future as stamps
 
@@ -142,3 +143,23 @@ def test_an_unknown_freq_is_one_short_line():
     with pytest.raises(DataError, match="banana") as error:
         stamps.parse_freq("banana")
     assert str(error.value).count("banana") == 2 and "Failed" not in str(error.value)
+
+
+def test_uneven_series_continue_by_their_median_spacing_or_their_freq():
+    uneven = np.array([0, 10, 20, 35, 45])
+    assert stamps.continue_stamps(uneven, None, 3).tolist() == [55, 65, 75]
+    friday = int(np.datetime64("2020-01-03", "us").astype(np.int64))
+    monday = int(np.datetime64("2020-01-06", "us").astype(np.int64))
+    assert stamps.continue_stamps(np.array([friday]), "B", 1).tolist() == [monday]
+    with pytest.raises(DataError, match="no spacing"):
+        stamps.continue_stamps(np.array([5]), None, 1)
+
+
+def test_a_corpus_continues_its_time_axis():
+    hours = np.arange(5) * 3_600_000_000
+    regular = Corpus.from_arrays("m", [("a", np.ones((1, 5)), hours)], ["x"], time="regular", freq="h")
+    uneven = Corpus.from_arrays("m", [("a", np.ones((1, 5)), np.cumsum(hours) + np.arange(5))], ["x"], time="stamps")
+    without = Corpus.from_arrays("m", [("a", np.ones((1, 5)), None)], ["x"])
+    assert regular.future_times(0, 2).tolist() == [5 * 3_600_000_000, 6 * 3_600_000_000]
+    assert uneven.future_times(0, 1)[0] > uneven.times(0)[-1]
+    assert without.future_times(0, 2) is None

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from tests.timeaxis.axes import HOUR, axis
 
-from foretrain.data.store import Corpus
 from foretrain.errors import DataError
-from foretrain.timeaxis.grid import continue_stamps, parse_freq, stamps
+from foretrain.timeaxis.grid import ordinals, parse_freq, stamps
 
 CASES = [
     ("2020-02-28 23:30", "h"),
@@ -27,15 +27,15 @@ CASES = [
 ]
 
 
-def micros(axis: pd.DatetimeIndex) -> np.ndarray:
-    return axis.to_numpy().astype("M8[us]").astype(np.int64)
+def micros(index: pd.DatetimeIndex) -> np.ndarray:
+    return index.to_numpy().astype("M8[us]").astype(np.int64)
 
 
 @pytest.mark.parametrize(("start", "freq"), CASES)
 def test_stamps_equal_pandas_where_the_start_lies_on_the_frequency(start, freq):
-    axis = pd.date_range(start, periods=50, freq=freq)
-    expected = micros(axis)
-    assert axis[0] == (pd.Timestamp(start) if freq != "BMS" else axis[0])
+    index = pd.date_range(start, periods=50, freq=freq)
+    expected = micros(index)
+    assert index[0] == (pd.Timestamp(start) if freq != "BMS" else index[0])
     assert stamps(int(expected[0]), freq, np.arange(50)).tolist() == expected.tolist()
 
 
@@ -66,21 +66,8 @@ def test_an_unknown_alias_is_an_error(bad):
         parse_freq(bad)
 
 
-def test_uneven_series_continue_by_their_median_spacing_or_their_freq():
-    uneven = np.array([0, 10, 20, 35, 45])
-    assert continue_stamps(uneven, None, 3).tolist() == [55, 65, 75]
-    friday = int(np.datetime64("2020-01-03", "us").astype(np.int64))
-    monday = int(np.datetime64("2020-01-06", "us").astype(np.int64))
-    assert continue_stamps(np.array([friday]), "B", 1).tolist() == [monday]
-    with pytest.raises(DataError, match="no spacing"):
-        continue_stamps(np.array([5]), None, 1)
-
-
-def test_a_corpus_continues_its_time_axis():
-    hours = np.arange(5) * 3_600_000_000
-    regular = Corpus.from_arrays("m", [("a", np.ones((1, 5)), hours)], ["x"], time="regular", freq="h")
-    uneven = Corpus.from_arrays("m", [("a", np.ones((1, 5)), np.cumsum(hours) + np.arange(5))], ["x"], time="stamps")
-    without = Corpus.from_arrays("m", [("a", np.ones((1, 5)), None)], ["x"])
-    assert regular.future_times(0, 2).tolist() == [5 * 3_600_000_000, 6 * 3_600_000_000]
-    assert uneven.future_times(0, 1)[0] > uneven.times(0)[-1]
-    assert without.future_times(0, 2) is None
+def test_stamps_off_the_grid_are_told() -> None:
+    assert not ordinals(np.array([0, HOUR, 2 * HOUR + 1]), "h")[1]
+    assert not ordinals(axis("2020-01-15", "MS", 4), "MS")[1]  # mid-month days are no month starts
+    assert not ordinals(axis("2020-02-01", "QS-FEB", 4), "QS")[1]
+    assert not ordinals(axis("2020-01-04", "D", 3), "B")[1]  # a Saturday

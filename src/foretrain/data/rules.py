@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from foretrain.data.windows import NO_TIME, FloatArray, IntArray
 from foretrain.errors import DataError
-from foretrain.timeaxis.frequency import iso
+from foretrain.timeaxis.grid import iso
 
 OnBad = Literal["fix", "drop", "error"]
 Mask = npt.NDArray[np.bool_]

@@ -25,6 +25,7 @@ from foretrain.data.manifest import MANIFEST_NAME, Column, Manifest, make_manife
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.data.writer import CorpusWriter, SeriesBuffer, complete_manifest, prepare_series
 from foretrain.errors import DataError
+from foretrain.timeaxis import future
 from foretrain.timeaxis import grid as calendar
 
 __all__ = ["Column", "Corpus", "CorpusWriter", "Manifest"]
@@ -173,7 +174,7 @@ class Corpus:
         return self._regular(int(chunk.starts[row]), np.arange(start, stop, dtype=np.int64))
 
     def future_times(self, series: int, count: int) -> IntArray | None:
-        """(count,) stamps after the series' end, as times.continue_stamps continues its newest ones."""
+        """(count,) stamps after the series' end, as continue_stamps continues its newest ones."""
         if self.manifest.time == "steps":
             return None
         length = self.length(series)
@@ -181,7 +182,7 @@ class Corpus:
             return self.times_slice(series, length, length + count)
         recent = self.times_slice(series, max(0, length - RECENT_ROWS), length)
         assert recent is not None
-        return calendar.continue_stamps(recent, self.manifest.freq, count)
+        return future.continue_stamps(recent, self.manifest.freq, count)
 
     def _regular(self, start: int, steps: IntArray) -> IntArray:
         assert self.manifest.freq is not None

@@ -16,8 +16,10 @@ import numpy as np
 
 from foretrain.errors import ConfigError, DataError
 from foretrain.timeaxis.exchange import Exchange
-from foretrain.timeaxis.frequency import WEEK, Freq, IntArray, infer
-from foretrain.timeaxis.trading_week import TradingWeek, missing_bars, trading_week
+from foretrain.timeaxis.frequency import WEEK, Freq, IntArray
+from foretrain.timeaxis.grid import stamps as grid_stamps
+from foretrain.timeaxis.inference import infer
+from foretrain.timeaxis.trading_week import TradingWeek, continue_bars, missing_bars, trading_week
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,3 +279,19 @@ def _plain(gap: np.timedelta64) -> Any:
 
     days = gap / np.timedelta64(1, "D")
     return pd.offsets.Day(int(days)) if days == int(days) else to_offset(pd.Timedelta(gap))  # type: ignore[arg-type]
+
+
+def continue_stamps(last: IntArray, freq: str | None, count: int) -> IntArray:
+    """(count,) stamps after the newest of `last`.
+
+    By the trading week of `last` where it has closed hours or days, else by the nominal freq, else by the median of
+    the last 100 spacings.
+    """
+    if (bars := continue_bars(last, count)) is not None:
+        return bars
+    ahead = np.arange(1, count + 1, dtype=np.int64)
+    if freq is not None:
+        return grid_stamps(int(last[-1]), freq, ahead)
+    if len(last) < 2:
+        raise DataError("a series with a single stamp and no freq has no spacing to continue; name a freq.")
+    return last[-1] + ahead * int(np.median(np.diff(last[-101:])))

@@ -11,10 +11,11 @@ import re
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from foretrain.errors import DataError
-from foretrain.timeaxis.frequency import DAY, SECOND, IntArray
-from foretrain.timeaxis.trading_week import continue_bars
+from foretrain.timeaxis import frequency
+from foretrain.timeaxis.frequency import DAY, DAY_NAMES, MONTH_NAMES, SECOND, Freq, IntArray
 
 _FIXED = {
     **dict.fromkeys(("us", "U"), 1),
@@ -120,17 +121,52 @@ def _pandas_stamps(start: IntArray, freq: str, steps: IntArray) -> IntArray:
     return out
 
 
-def continue_stamps(last: IntArray, freq: str | None, count: int) -> IntArray:
-    """(count,) stamps after the newest of `last`.
+def ordinals(times: IntArray, freq: str) -> tuple[IntArray, bool]:
+    """(N,) step number of each ascending stamp counted from the first, and whether all of them lie on the grid."""
+    parsed = Freq.parse(freq)
+    if not len(times):
+        return np.zeros(0, np.int64), True
+    if parsed.step:
+        offset = times - times[0]
+        exact = not (offset % parsed.step).any() and bool(_on_grid(times[:1], parsed)[0])
+        return offset // parsed.step, exact
+    days = times // DAY
+    exact = bool((times - days * DAY == times[0] - days[0] * DAY).all() and _on_grid(times, parsed).all())
+    if parsed.base == "B":
+        number = np.busday_count(days[0].astype("datetime64[D]"), days.astype("datetime64[D]")).astype(np.int64)
+    else:
+        month = days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+        number = month - month[0]
+    unit = parsed.months or parsed.multiple
+    return number // unit, exact and not (number % unit).any()
 
-    By the trading week of `last` where it has closed hours or days, else by the nominal freq, else by the median of
-    the last 100 spacings.
-    """
-    if (bars := continue_bars(last, count)) is not None:
-        return bars
-    ahead = np.arange(1, count + 1, dtype=np.int64)
-    if freq is not None:
-        return stamps(int(last[-1]), freq, ahead)
-    if len(last) < 2:
-        raise DataError("a series with a single stamp and no freq has no spacing to continue; name a freq.")
-    return last[-1] + ahead * int(np.median(np.diff(last[-101:])))
+
+def _on_grid(times: IntArray, freq: Freq) -> npt.NDArray[np.bool_]:
+    """(N,) whether each stamp is one the alias can produce: its weekday, day of the month, or anchor month."""
+    days = times // DAY
+    if freq.base == "W" and freq.anchor:
+        return weekday(days) == DAY_NAMES.index(freq.anchor)
+    if freq.base == "B":
+        return weekday(days) < 5
+    if freq.base not in frequency._MONTHS:
+        return np.ones(len(times), bool)
+    date = days.astype("datetime64[D]")
+    month = date.astype("datetime64[M]")
+    edge = month.astype("datetime64[D]") if freq.base.endswith("S") else (month + 1).astype("datetime64[D]") - 1
+    good = np.asarray(date == edge)
+    cycle = frequency._MONTHS[freq.base]
+    if cycle > 1:
+        default = "JAN" if freq.base.endswith("S") else "DEC"
+        good &= (month.astype(np.int64) - MONTH_NAMES.index(freq.anchor or default)) % cycle == 0
+    return good
+
+
+def weekday(days: IntArray) -> IntArray:
+    """Weekday of day numbers since 1970, Monday = 0."""
+    return (days + 3) % 7
+
+
+def iso(time: int) -> str:
+    """A stamp as text: the date alone at midnight, else date and time without trailing zeros."""
+    text = str(np.datetime64(int(time), "us"))
+    return text.removesuffix(".000000").removesuffix("T00:00:00").replace("T", " ")

@@ -15,19 +15,10 @@ import numpy as np
 from foretrain.data.rules import Rows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
-from foretrain.timeaxis.frequency import (
-    DAY,
-    DayVotes,
-    Freq,
-    Pattern,
-    Week,
-    agree,
-    find_gaps,
-    infer,
-    ordinals,
-    seasonality,
-    session_length,
-)
+from foretrain.timeaxis.frequency import DAY, Freq, seasonality
+from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
+from foretrain.timeaxis.grid import ordinals
+from foretrain.timeaxis.inference import Pattern, agree, infer
 
 FILL_LIMIT = 0.2  # NaN rows that make an axis regular may add at most this share of rows
 

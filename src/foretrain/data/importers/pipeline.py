@@ -23,7 +23,7 @@ from foretrain.data.importers.update import load_old, merge, swap_in
 from foretrain.data.rules import REPORTED, SHORT_ROWS, Findings, Rows, clean, observe
 from foretrain.data.store import Column, CorpusWriter
 from foretrain.errors import DataError
-from foretrain.timeaxis.frequency import iso
+from foretrain.timeaxis.grid import iso
 
 Progress = Callable[[int, int, str], None]
 
