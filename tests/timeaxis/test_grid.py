@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from tests.timeaxis.axes import HOUR, axis
 
-from foretrain.errors import DataError
-from foretrain.timeaxis.grid import ordinals, parse_freq, stamps
+from foretrain.timeaxis.grid import ordinals, stamps
 
 CASES = [
     ("2020-02-28 23:30", "h"),
@@ -53,17 +52,6 @@ def test_months_keep_the_day_and_are_cut_to_the_month():
 def test_starts_and_steps_broadcast():
     starts = np.array([[0], [3_600_000_000]])
     assert stamps(starts, "h", np.arange(3)).tolist() == [[k * 3_600_000_000 for k in range(s, s + 3)] for s in (0, 1)]
-
-
-@pytest.mark.parametrize("old", ["H", "T", "S", "M", "A"])
-def test_old_aliases_are_understood_without_pandas(old):
-    assert parse_freq(old).kind in ("fixed", "months")
-
-
-@pytest.mark.parametrize("bad", ["fortnight", "0h", "-1D"])
-def test_an_unknown_alias_is_an_error(bad):
-    with pytest.raises(DataError, match="not a forward pandas frequency alias"):
-        parse_freq(bad)
 
 
 def test_stamps_off_the_grid_are_told() -> None:

@@ -153,7 +153,7 @@ def newest_origins(
 def corpus_season(corpus: Corpus) -> int:
     """Steps of a corpus' season: as its manifest says, else bars per session, else from its frequency, else 1."""
     manifest = corpus.manifest
-    return manifest.seasonality or season_of(manifest.freq, manifest.bars_per_session) or 1
+    return manifest.seasonality or season_of(corpus.frequency, manifest.bars_per_session) or 1
 
 
 class Dealer:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.timeaxis.frequency import DAY, WEEK, Freq, IntArray
+from foretrain.timeaxis.frequency import DAY, WEEK, Frequency, IntArray
 from foretrain.timeaxis.grid import ordinals
 from foretrain.timeaxis.inference import mode
 
@@ -28,9 +28,10 @@ class Week:
     before: IntArray  # (slots + 1,) open slots before each slot
 
     @classmethod
-    def of(cls, times: IntArray, freq: str) -> Week | None:
+    def of(cls, times: IntArray, freq: str | Frequency) -> Week | None:
         """The weekly pattern of ascending stamps; None where a week holds no whole number of steps or too many."""
-        step = Freq.parse("D" if freq == "B" else freq).step
+        frequency = Frequency.of(freq)
+        step = DAY if frequency.kind == "business" and frequency.multiple == 1 else frequency.micros
         if step is None or step > DAY or WEEK % step or WEEK // step > 1_000_000 or not len(times):
             return None
         per_day = DAY // step
@@ -109,7 +110,7 @@ class DayVotes:
         return self._tables
 
 
-def find_gaps(times: IntArray, freq: str, votes: DayVotes | None = None) -> tuple[IntArray, IntArray]:
+def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = None) -> tuple[IntArray, IntArray]:
     """Holes in ascending stamps against their frequency: (index of the row after each hole, steps missing in it).
 
     Where the item's own week has closed hours or days, a hole is no gap when nothing was open in it, or when it is

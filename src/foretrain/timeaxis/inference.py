@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretrain.timeaxis.frequency import _FIXED, DAY, DAY_NAMES, MONTH_NAMES, Freq, IntArray
+from foretrain.timeaxis.frequency import DAY, DAY_NAMES, FIXED, MONTH_NAMES, Frequency, IntArray
 from foretrain.timeaxis.grid import weekday
 
 _WEAK_ROWS = 10  # an item with fewer rows follows the other items' frequency
@@ -52,7 +52,7 @@ def _infer_days(days: IntArray) -> str | None:
     if share < 0.2 or (steps % step != 0).mean() > (0.5 if step == 1 else 0.1):
         return None
     if step % 7 == 0 and (weekday(days) == weekday(days)[0]).mean() > 0.9:
-        return Freq(int(step) // 7, "W", DAY_NAMES[int(np.bincount(weekday(days)).argmax())]).alias
+        return Frequency(int(step) // 7, "W", DAY_NAMES[int(np.bincount(weekday(days)).argmax())]).alias
     if step == 1 and days[-1] - days[0] >= 6 and (weekday(days) >= 5).mean() < 0.01:
         return "B"
     return fixed_alias(int(step) * DAY)
@@ -64,19 +64,19 @@ def _month_alias(months: IntArray, edge: str) -> str:
     anchor = int(np.bincount(months % 12).argmax())
     if unit % 12 == 0:
         default = anchor == (0 if edge == "S" else 11)
-        return Freq(unit // 12, f"Y{edge}", None if default else MONTH_NAMES[anchor]).alias
+        return Frequency(unit // 12, f"Y{edge}", None if default else MONTH_NAMES[anchor]).alias
     if unit == 3:
         phase = anchor % 3  # quarters that start in January/April/... or end in March/June/... need no anchor
         default = phase == (0 if edge == "S" else 2)
-        return Freq(1, f"Q{edge}", None if default else MONTH_NAMES[phase]).alias
-    return Freq(unit, f"M{edge}").alias
+        return Frequency(1, f"Q{edge}", None if default else MONTH_NAMES[phase]).alias
+    return Frequency(unit, f"M{edge}").alias
 
 
 def fixed_alias(step: int) -> str:
     """Alias of a step in microseconds: the longest unit that divides it, weeks written in days."""
     for base in ("D", "h", "min", "s", "ms", "us"):
-        if step % _FIXED[base] == 0:
-            return Freq(step // _FIXED[base], base).alias
+        if step % FIXED[base] == 0:
+            return Frequency(step // FIXED[base], base).alias
     raise AssertionError(step)
 
 
@@ -98,9 +98,9 @@ def agree(patterns: Iterable[Pattern]) -> tuple[str | None, dict[str, int]]:
     if names == {"B", "D"}:
         return "D", counts
     if "irregular" not in names and names:
-        parsed = [Freq.parse(name) for name in names]
+        parsed = [Frequency.parse(name) for name in names]
         if len({(f.months, f.base[-1]) for f in parsed}) == 1 and parsed[0].months:
-            return Freq(parsed[0].months, f"M{parsed[0].base[-1]}").alias, counts
+            return Frequency(parsed[0].months, f"M{parsed[0].base[-1]}").alias, counts
     return None, counts
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
 from foretrain.data.frequency import Freq, ordinals, seasonality
 from foretrain.data.times import stamps
-from foretrain.errors import DataError
 from foretrain.forecasting.stamps import following, parse_freq
+
+from foretrain.errors import DataError
 
 BASES = ["us", "ms", "s", "min", "h", "D", "W", "W-SUN", "W-TUE", "B", "MS", "ME", "QS", "QE", "YS", "YE"]
 ANCHORED = ["QS-FEB", "QE-JAN", "YS-JUL", "YE-MAR"]
@@ -47,5 +47,6 @@ def meaning(alias: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     aliases = [f"{'' if n == 1 else n}{base}" for base in [*BASES, *ANCHORED, *OLD] for n in MULTIPLES]
+    head = f'"starts": {json.dumps(STARTS)},\n"steps": {STEPS.tolist()},\n"meanings": {{\n'
     text = ",\n".join(f"{json.dumps(a)}: {json.dumps(meaning(a), separators=(',', ':'))}" for a in aliases)
-    Path(sys.argv[1]).write_text("{\n" + text + "\n}\n")
+    Path(sys.argv[1]).write_text("{\n" + head + text + "\n}\n}\n")
