@@ -1,4 +1,4 @@
-"""Time stamps of a forecast: those that follow the last rows of a frame's series.
+"""Time stamps that follow a history: those of a forecast, after the last rows of a frame's or a corpus' series.
 
 By their common frequency where they are regular, else by the trading hours that they keep or an exchange's calendar.
 
@@ -66,7 +66,8 @@ def next_stamps(
         return Exchange(calendar).following(stamps, starts, ids, horizon)
     ends = np.append(starts[1:], len(stamps)) - 1
     if freq is not None:
-        offset = Frequency.parse(freq).offset
+        # a pandas offset is taken as it is: it may carry holidays that no text names
+        offset = Frequency.parse(freq).offset if isinstance(freq, str) else to_offset(freq)
         _compare_steps(stamps, starts, following(stamps[ends[:1]], offset, 20), freq)
         return following(stamps[ends], offset, horizon)
     offset = shared_offset(stamps, starts)

@@ -33,22 +33,20 @@ def stamps(start: int | IntArray, freq: str | Frequency, steps: IntArray) -> Int
         return _pandas_stamps(start, frequency, steps)
     day = start.astype("M8[us]").astype("M8[D]")
     clock = start - day.astype("M8[us]").astype(np.int64)
-    moved = _add_months(day, frequency, steps) if frequency.months else _add_business_days(day, frequency, steps)
+    if frequency.months is not None:
+        moved = _add_months(day, steps * frequency.months, ends=frequency.base.endswith("E"))
+    else:
+        moved = np.busday_offset(*np.broadcast_arrays(day, steps * frequency.multiple), roll="forward")
     return moved.astype("M8[us]").astype(np.int64) + clock
 
 
-def _add_business_days(day: np.ndarray, frequency: Frequency, steps: IntArray) -> np.ndarray:
-    day, steps = np.broadcast_arrays(day, steps)
-    return np.busday_offset(day, steps * frequency.multiple, roll="forward")
-
-
-def _add_months(day: np.ndarray, frequency: Frequency, steps: IntArray) -> np.ndarray:
+def _add_months(day: np.ndarray, months: IntArray, *, ends: bool) -> np.ndarray:
     month = day.astype("M8[M]")
     into_month = (day - month.astype("M8[D]")).astype(np.int64)
     month_length = ((month + 1).astype("M8[D]") - month.astype("M8[D]")).astype(np.int64)
-    if frequency.base.endswith("E"):
+    if ends:
         into_month = np.where(into_month == month_length - 1, 30, into_month)
-    target = month + steps * frequency.months
+    target = month + months
     first = target.astype("M8[D]")
     length = ((target + 1).astype("M8[D]") - first).astype(np.int64)
     return first + np.minimum(into_month, length - 1)
