@@ -317,7 +317,7 @@ def test_numbers_in_the_usual_national_spellings_are_read(tmp_path: Path) -> Non
         ("item_id,unique_id,x\na,b,1\n", {}, "both look like the item id; choose with --id-column"),
         ("item_id,date,x\na,2021-01-04,1\n,2021-01-05,1\n", {}, "line 3: column 'item_id' has no item id"),
         ("time,date,x\n2021-01-04 10:00,2021-01-03,1\n", {}, "both look like the time stamp; choose with --time"),
-        ("date,x\n2021-01-04,1\n", {"freq": "fortnight"}, "frequency 'fortnight' is not known"),
+        ("date,x\n2021-01-04,1\n", {"freq": "fortnight"}, "freq='fortnight' is not a forward pandas frequency alias"),
         ("date,x\n2021-01-04,1\n", {"timezone": "Mars/Olympus"}, "timezone 'Mars/Olympus' is not known"),
         ("date,x\n2021-01-04,1\n", {"adjust": True}, "--adjust needs columns close and adj_close"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from foretrain.data.frequency import DAY
 from foretrain.data.importers.columns import market_layout
 from foretrain.data.rules import (
     BY_NAME,
@@ -21,6 +20,7 @@ from foretrain.data.rules import (
 )
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import DAY
 
 NAMES = ("open", "high", "low", "close", "volume")
 LAYOUT = market_layout(NAMES, [False] * 5)

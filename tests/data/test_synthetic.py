@@ -94,7 +94,7 @@ def test_seasonal_series_repeat_by_their_frequency():
     [
         ({"kind": "ohlcv", "num_variates": 2}, "num_variates cannot take effect"),
         ({"kind": "kernel", "length": 5000}, "at most 2048 steps"),
-        ({"freq": "fortnight"}, "freq 'fortnight'"),
+        ({"freq": "fortnight"}, "freq='fortnight'"),
         ({"kind": "noise"}, "kind"),
         ({"missing_fraction": 1.0}, "missing_fraction"),
     ],

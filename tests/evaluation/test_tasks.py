@@ -9,17 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from foretrain.data.source import DataConfig
+from foretrain.config import build
+from foretrain.data.importers import import_corpus
+from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.splits import rolling_origins, select
 from foretrain.data.store import Corpus
+from foretrain.data.windows import NO_TIME
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import EvaluationConfig, Validation
+from foretrain.forecasting.frame import read_frame
 from foretrain.models import forecast_options
 from foretrain.notes import Code, codes
+from foretrain.timeaxis.frequency import Frequency
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +270,8 @@ import torch
 torch.set_num_threads(1)
 helpers, test = runpy.run_path(sys.argv[1]), runpy.run_path(sys.argv[2])
 from foretrain.distributed.world import World
+from foretrain.timeaxis.frequency import Frequency
+
 with World.start("cpu") as world:
     found = test["_figures"](helpers["make_hourly"], helpers["Persistence"], world)
 print(json.dumps(found))
@@ -317,3 +325,31 @@ def test_two_processes_give_the_figures_of_one_and_share_the_work(hourly, persis
 def test_a_world_of_one_is_the_default(prices, persistence):
     with_world = evaluate(persistence(noise=1.0), prices, prediction_length=6, num_windows=4, world=World())
     assert with_world.pooled == evaluate(persistence(noise=1.0), prices, prediction_length=6, num_windows=4).pooled
+
+
+ONE_OF_EACH_BASE = (
+    "7s 15min 2h D 3D W W-WED B 2B C MS ME QS-FEB QE YS-JUL YE BMS BME SMS SME-10 CBMS CBME BQS BQE-JAN BYS BYE "
+    "WOM-3FRI bh 2bh cbh RE-N-DEC-MON REQ-N-DEC-MON-1"
+)
+
+
+@pytest.mark.parametrize("freq", ONE_OF_EACH_BASE.split())
+def test_a_frequency_that_an_import_takes_is_trained_on_evaluated_and_forecast(freq, tmp_path, persistence):
+    times = pd.date_range("2001-01-01 10:00", periods=44, freq=freq)
+    rows = "".join(f"{stamp},{k % 7}.5\n" for k, stamp in enumerate(times[:40]))
+    (tmp_path / "x.csv").write_text("timestamp,x\n" + rows)
+    import_corpus([tmp_path / "x.csv"], tmp_path / "corpus", freq=freq)
+    corpus = Corpus.open(tmp_path / "corpus")
+    assert (corpus.manifest.time, corpus.length(0)) == ("regular", 40)
+    assert corpus.frequency == Frequency.parse(freq)
+
+    tree = {"corpora": [{"path": str(tmp_path / "corpus")}], "context_length": 8, "prediction_length": 2}
+    windows = TrainingSource(build(DataConfig, {**tree, "with_times": True}), 0).windows(0, 4)
+    known = np.append(corpus.times(0), NO_TIME)  # a short history is padded
+    assert np.isin(np.hstack([windows.context_times, windows.future_times]), known).all()
+    found = evaluate(persistence(), corpus, prediction_length=2, num_windows=2, context_length=8)
+    assert found.counts["windows"] == 2
+
+    frame = pd.DataFrame({"item_id": "x", "timestamp": times[:40], "target": corpus.values(0)[0]})
+    assert read_frame(frame, 4, freq=freq).stamps.equals(pd.DatetimeIndex(times[40:]))
+    assert corpus.future_times(0, 4).tolist() == times[40:].as_unit("us").asi8.tolist()

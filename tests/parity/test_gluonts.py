@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 import pytest
 
-from foretrain.data.frequency import seasonality
 from foretrain.evaluation import metrics
 from foretrain.evaluation.scored import Scored, seasonal_errors
+from foretrain.timeaxis.frequency import seasonality
 
 pytestmark = pytest.mark.parity
 gluonts = pytest.importorskip("gluonts")

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.data.frequency import iso
 from foretrain.data.windows import NO_TIME, FloatArray, IntArray
 from foretrain.errors import DataError
+from foretrain.timeaxis.grid import iso
 
 OnBad = Literal["fix", "drop", "error"]
 Mask = npt.NDArray[np.bool_]

@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from foretrain.data import times as calendar
 from foretrain.data.chunks import Chunk, flatten, is_list, list_depth
 from foretrain.data.manifest import MANIFEST_NAME, Column, Manifest, make_manifest, read_manifest
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.data.writer import CorpusWriter, SeriesBuffer, complete_manifest, prepare_series
 from foretrain.errors import DataError
+from foretrain.timeaxis import grid
+from foretrain.timeaxis.frequency import Frequency
+from foretrain.timeaxis.future import continue_stamps
 
 __all__ = ["Column", "Corpus", "CorpusWriter", "Manifest"]
 
@@ -173,7 +175,7 @@ class Corpus:
         return self._regular(int(chunk.starts[row]), np.arange(start, stop, dtype=np.int64))
 
     def future_times(self, series: int, count: int) -> IntArray | None:
-        """(count,) stamps after the series' end, as times.continue_stamps continues its newest ones."""
+        """(count,) stamps after the series' end, as continue_stamps continues its newest ones."""
         if self.manifest.time == "steps":
             return None
         length = self.length(series)
@@ -181,11 +183,16 @@ class Corpus:
             return self.times_slice(series, length, length + count)
         recent = self.times_slice(series, max(0, length - RECENT_ROWS), length)
         assert recent is not None
-        return calendar.continue_stamps(recent, self.manifest.freq, count)
+        return continue_stamps(recent, self.frequency, count)
+
+    @functools.cached_property
+    def frequency(self) -> Frequency | None:
+        """The parsed freq of the manifest."""
+        return None if self.manifest.freq is None else Frequency.parse(self.manifest.freq)
 
     def _regular(self, start: int, steps: IntArray) -> IntArray:
-        assert self.manifest.freq is not None
-        return calendar.stamps(start, self.manifest.freq, steps)
+        assert self.frequency is not None
+        return grid.stamps(start, self.frequency, steps)
 
     def verify(self) -> None:
         """Compare every shard's sha256 with the manifest; DataError names the first that differs."""
@@ -355,7 +362,7 @@ def _foreign_time(batches: list[tuple[pa.RecordBatch, str]], fields: dict[str, s
     freq = next(iter(freqs)) if len(freqs) == 1 else None
     freq = freq if isinstance(freq, str) and freq else None
     if freq is not None:
-        calendar.parse_freq(freq)
+        Frequency.storable(freq)
     for name in _TIME_NAMES:
         if name in schema.names and is_list(schema.field(name).type):
             fields["times"] = name

@@ -15,18 +15,19 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from foretrain.config import Section
-from foretrain.data import times as calendar
 from foretrain.data.permutation import derive, hash64, uniform
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
+from foretrain.timeaxis import grid
+from foretrain.timeaxis.frequency import DAY, SECOND, Frequency
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["seasonal", "trend", "random_walk", "ohlcv", "kernel", "mixed"]
 OHLCV = ("open", "high", "low", "close", "volume")
 START = 946_857_600_000_000  # Monday 3 January 2000, in microseconds
-SESSION_OPEN = 9 * 3600 * calendar.SECOND + 1800 * calendar.SECOND  # 09:30
-SESSION = 6 * 3600 * calendar.SECOND + 1800 * calendar.SECOND  # to 16:00
+SESSION_OPEN = 9 * 3600 * SECOND + 1800 * SECOND  # 09:30
+SESSION = 6 * 3600 * SECOND + 1800 * SECOND  # to 16:00
 MAX_KERNEL_LENGTH = 2048  # a Gaussian process costs length**3
 
 
@@ -49,7 +50,7 @@ class SyntheticSpec(Section):
             raise ValueError(f"kernel series are at most {MAX_KERNEL_LENGTH} steps long")
         if self.freq is not None:
             try:
-                calendar.parse_freq(self.freq)
+                Frequency.storable(self.freq)
             except DataError as error:
                 raise ValueError(str(error)) from None
         return self
@@ -111,13 +112,13 @@ def generate(spec: SyntheticSpec) -> Corpus:
 def _time_axis(spec: SyntheticSpec) -> tuple[IntArray, str, int | None]:
     """(T,) stamps, how they are stored, and bars per session for intraday bars (09:30 to 16:00 on business days)."""
     freq = spec.resolved_freq
-    step = calendar.parse_freq(freq)
+    step = Frequency.parse(freq).micros
     number = np.arange(spec.length, dtype=np.int64)
-    if spec.kind != "ohlcv" or step.kind != "fixed" or step.size >= calendar.DAY:
-        return calendar.stamps(START, freq, number), "regular", 1 if spec.kind == "ohlcv" else None
-    bars = max(1, SESSION // step.size)
-    days = calendar.stamps(START, "B", number // bars)
-    return days + SESSION_OPEN + (number % bars) * step.size, "stamps", int(bars)
+    if spec.kind != "ohlcv" or step is None or step >= DAY:
+        return grid.stamps(START, freq, number), "regular", 1 if spec.kind == "ohlcv" else None
+    bars = max(1, SESSION // step)
+    days = grid.stamps(START, "B", number // bars)
+    return days + SESSION_OPEN + (number % bars) * step, "stamps", int(bars)
 
 
 def _variates(series: IntArray, spec: SyntheticSpec) -> Floats:
@@ -227,14 +228,15 @@ def _gaussian_process(
 
 def _periods(freq: str) -> tuple[float, float]:
     """Two natural season lengths of a frequency, in steps."""
-    step = calendar.parse_freq(freq)
-    if step.kind == "months":
-        return (max(2.0, 12 / step.size), 60 / step.size + 1)
-    if step.kind != "fixed":
+    frequency = Frequency.parse(freq)
+    months, step = frequency.months, frequency.micros
+    if months is not None:
+        return (max(2.0, 12 / months), 60 / months + 1)
+    if step is None:
         return (5.0, 21.0)
-    if step.size >= calendar.DAY:
-        return (7.0, 30.0) if step.size < 7 * calendar.DAY else (13.0, 52.0)
-    per_day = calendar.DAY / step.size
+    if step >= DAY:
+        return (7.0, 30.0) if step < 7 * DAY else (13.0, 52.0)
+    per_day = DAY / step
     return (per_day, 7 * per_day)
 
 

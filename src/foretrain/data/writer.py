@@ -21,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from foretrain import __version__
-from foretrain.data import times as calendar
 from foretrain.data.manifest import MANIFEST_NAME, Column, ContentHash, Manifest, make_manifest
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
+from foretrain.timeaxis import grid
+from foretrain.timeaxis.frequency import Frequency
 
 BATCH_BYTES = 32 << 20  # few record batches, so that opening stays cheap
 SHARD_BYTES = 256 << 20
@@ -65,9 +66,14 @@ def prepare_series(
         raise DataError(f"item {item_id!r}: times are not strictly ascending. Sort them and drop duplicates.")
     if time == "regular":
         assert freq is not None
-        wanted = calendar.stamps(int(times[0]), freq, np.arange(len(times), dtype=np.int64))
+        wanted = grid.stamps(int(times[0]), freq, np.arange(len(times), dtype=np.int64))
         if not np.array_equal(wanted, times):
             at = int(np.flatnonzero(wanted != times)[0])
+            if at == 0:
+                raise DataError(
+                    f"item {item_id!r}: its first row, at {grid.iso(int(times[0]))}, is no stamp of freq {freq!r}. "
+                    "Choose the freq of the rows, or store the stamps (time='stamps')."
+                )
             raise DataError(
                 f"item {item_id!r}: row {at} is not one {freq} step after the row before. Fill the gap with NaN rows, "
                 "or store the stamps (time='stamps')."
@@ -85,7 +91,7 @@ class SeriesBuffer:
         if time == "regular" and not freq:
             raise DataError("a regular time axis needs a freq, for example 'h' or 'D'.")
         if freq:
-            calendar.parse_freq(freq)
+            Frequency.storable(freq)
         self._categorical = [(k, column) for k, column in enumerate(columns) if column.categories is not None]
         self._time = time
         self._freq = freq
@@ -118,7 +124,7 @@ class SeriesBuffer:
             last = int(times[-1])
             if self._time == "regular":
                 assert self._freq is not None
-                last = int(calendar.stamps(last, self._freq, np.array(values.shape[1] - 1)))
+                last = int(grid.stamps(last, self._freq, np.array(values.shape[1] - 1)))
             self.first_time = int(times[0]) if self.first_time is None else min(self.first_time, int(times[0]))
             self.last_time = last if self.last_time is None else max(self.last_time, last)
 

@@ -14,12 +14,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from foretrain.data.frequency import seasonality as season_of
 from foretrain.data.splits import Origin, Selection, SplitName, cut, rolling_origins
 from foretrain.data.store import Corpus
 from foretrain.data.windows import Window
 from foretrain.distributed.world import World
 from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import seasonality as season_of
 
 T = TypeVar("T")
 CACHE_BYTES = 512 * 2**20  # cut windows are kept for the next evaluation up to this size
@@ -153,7 +153,7 @@ def newest_origins(
 def corpus_season(corpus: Corpus) -> int:
     """Steps of a corpus' season: as its manifest says, else bars per session, else from its frequency, else 1."""
     manifest = corpus.manifest
-    return manifest.seasonality or season_of(manifest.freq, manifest.bars_per_session) or 1
+    return manifest.seasonality or season_of(corpus.frequency, manifest.bars_per_session) or 1
 
 
 class Dealer:

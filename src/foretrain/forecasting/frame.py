@@ -18,9 +18,9 @@ from foretrain.data.importers.stamps import number_stamps
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
-from foretrain.forecasting import stamps
 from foretrain.forecasting.covariates import Rows, encode, is_numeric
 from foretrain.notes import Code, Note, warn
+from foretrain.timeaxis.future import infer_step, next_stamps, shared_offset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,7 @@ def read_frame(
     Covariates that future_df carries too are known ahead (exactly prediction_length rows an item, at the stamps that
     follow), the others are known in the past only. Text, boolean and date columns are categorical: encoded by target
     means, or as ordinal codes where there are several targets (ordinal forces one of the two). The stamps that follow
-    are found from the series (see stamps.next_stamps), or set by freq or an exchange's calendar; an integer time column
+    are found from the series (see next_stamps), or set by freq or an exchange's calendar; an integer time column
     counts steps. Values after the cutoff are looked at nowhere.
     Raises DataError naming column, item, fact and way out.
     """
@@ -271,20 +271,20 @@ def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
 
 def _future_stamps(history: _Sorted, horizon: int, freq: str | None, calendar: str | None) -> Any:
     if not isinstance(history.times, np.ndarray):
-        return stamps.next_stamps(history.times, history.starts, history.ids, horizon, freq, calendar)
+        return next_stamps(history.times, history.starts, history.ids, horizon, freq, calendar)
     for name, given in (("freq", freq), ("calendar", calendar)):
         if given is not None:
             raise DataError(
                 f"{name}={given!r} cannot be used: the time column counts steps (integers), not time stamps."
             )
     ends = np.append(history.starts[1:], len(history.code)) - 1
-    step = stamps.infer_step(history.times, history.starts, history.ids)
+    step = infer_step(history.times, history.starts, history.ids)
     return (history.times[ends][:, None] + step * np.arange(1, horizon + 1)).ravel()
 
 
 def _keeps_hours(history: _Sorted) -> bool:
     """Whether the coming stamps are a guess from trading hours, which cannot know a holiday."""
-    return not isinstance(history.times, np.ndarray) and stamps.shared_offset(history.times, history.starts) is None
+    return not isinstance(history.times, np.ndarray) and shared_offset(history.times, history.starts) is None
 
 
 def _match_future(

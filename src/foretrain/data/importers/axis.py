@@ -12,23 +12,15 @@ from typing import Literal
 
 import numpy as np
 
-from foretrain.data.frequency import (
-    DAY,
-    DayVotes,
-    Freq,
-    Pattern,
-    Week,
-    agree,
-    find_gaps,
-    infer,
-    ordinals,
-    seasonality,
-    session_length,
-)
 from foretrain.data.rules import Rows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import DAY, Frequency, seasonality
+from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
+from foretrain.timeaxis.grid import ordinals, stamps, typical_step
+from foretrain.timeaxis.inference import Pattern, agree, infer
 
+UNLIKE = 1.5  # ratio of steps from which frequencies differ: months with a holiday vary less
 FILL_LIMIT = 0.2  # NaN rows that make an axis regular may add at most this share of rows
 
 
@@ -80,21 +72,23 @@ def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: 
 
 def _user_freq(freq: str, counts: dict[str, int]) -> str:
     """The user's alias in today's spelling; DataError when every item's stamps are plainly finer or coarser."""
-    wanted = Freq.parse(freq)
+    wanted = Frequency.parse(freq, edge="S")  # month starts are what most files hold
     if counts and not any(_like(wanted, name) for name in counts):
         seen = ", ".join(f"{name} ({count} items)" for name, count in counts.items())
         raise DataError(f"--freq {freq}, but the stamps look like {seen}. Leave --freq out, or choose one of these.")
     return wanted.alias
 
 
-def _like(wanted: Freq, name: str) -> bool:
+def _like(wanted: Frequency, name: str) -> bool:
     if name == "irregular":
         return True
-    other = Freq.parse(name)
+    other = Frequency.parse(name)
+    if wanted.kind == "pandas":
+        return 1 / UNLIKE < typical_step(wanted) / typical_step(other) < UNLIKE
     if wanted.months or other.months:
         return wanted.months == other.months
-    days = {"B", "D"}
-    return wanted.step == other.step or {wanted.base, other.base} <= days
+    days = {"B", "C", "D"}
+    return wanted.micros == other.micros or {wanted.base, other.base} <= days
 
 
 def _regularity(
@@ -160,8 +154,6 @@ def fill(rows: Rows, axis: Axis) -> Rows:
     if axis.time == "steps":
         times = rows.times[0] + np.arange(count, dtype=np.int64)
     else:
-        from foretrain.data.times import stamps
-
         assert axis.freq is not None
         times = stamps(int(rows.times[0]), axis.freq, np.arange(count, dtype=np.int64))
     return Rows(rows.item_id, values, times, lines, rows.file, rows.calendar)

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 
-from foretrain.data.frequency import DAY
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.tables import Part, table_parts
 from foretrain.data.importers.text import read_text
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
+from foretrain.timeaxis.frequency import DAY
 
 _TABLES = (".csv", ".txt", ".tsv", ".csv.gz", ".txt.gz", ".tsv.gz", ".parquet", ".pq", ".feather")
 _ARRAYS = (".npy", ".npz")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from foretrain.data.frequency import Freq
 from foretrain.data.rules import OnBad
 from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import Frequency
 
 Format = Literal["table", "panel", "array", "hf"]
 
@@ -66,7 +66,7 @@ class ImportOptions:
         if self.format is not None and self.format not in get_args(Format):
             raise DataError(f"format {self.format!r}: choose {', '.join(get_args(Format))}, or leave it out.")
         if self.freq is not None:
-            Freq.parse(self.freq)
+            Frequency.storable(self.freq)
         if self.names and self.header:
             raise DataError("names are for files without a header; say header=False (--no-header) too.")
         if self.timezone is not None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from foretrain.data.frequency import iso
 from foretrain.data.importers import axis as axes
 from foretrain.data.importers.columns import USUAL_ORDER, market_layout
 from foretrain.data.importers.options import ImportOptions
@@ -26,6 +25,7 @@ from foretrain.data.store import Column, CorpusWriter
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note, texts
+from foretrain.timeaxis.grid import iso
 
 
 def import_corpus(

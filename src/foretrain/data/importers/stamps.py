@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-from foretrain.data.frequency import DAY, SECOND, iso
 from foretrain.data.importers.cells import BadCell, blank_as_null
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import DAY, SECOND
+from foretrain.timeaxis.grid import iso
 
 pc: Any = pyarrow.compute  # its functions are made at import, which type checkers cannot see
 

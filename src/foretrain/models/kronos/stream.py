@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from foretrain.data.permutation import hash64
-from foretrain.data.times import continue_stamps
 from foretrain.data.windows import NO_TIME, IntArray, Windows
 from foretrain.errors import ConfigError, DataError
 from foretrain.models.base import Forecast
@@ -30,6 +29,7 @@ from foretrain.models.kronos.forecaster import Kronos, sample_counts, summary
 from foretrain.models.kronos.generate import Generated, Source, continue_source, generating
 from foretrain.models.kronos.inputs import Wide
 from foretrain.models.kronos.options import KronosOptions
+from foretrain.timeaxis.future import continue_stamps
 
 # Rotary angles are float32, whose rounding at 2^14 radians is 0.001. After so many bars everything is read anew, with
 # the statistics as they are.

@@ -1,4 +1,4 @@
-"""Time stamps of a forecast: those that follow the last rows of a frame's series.
+"""Time stamps that follow a history: those of a forecast, after the last rows of a frame's or a corpus' series.
 
 By their common frequency where they are regular, else by the trading hours that they keep or an exchange's calendar.
 
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foretrain.data.frequency import WEEK, Freq, infer
-from foretrain.data.sessions import TradingWeek, missing_bars, trading_week
-from foretrain.data.windows import IntArray
 from foretrain.errors import ConfigError, DataError
-from foretrain.forecasting.exchange import Exchange
 from foretrain.notes import Code, Note, warn
+from foretrain.timeaxis.exchange import Exchange
+from foretrain.timeaxis.frequency import WEEK, Frequency, IntArray, to_offset
+from foretrain.timeaxis.grid import stamps_after
+from foretrain.timeaxis.inference import infer
+from foretrain.timeaxis.trading_week import TradingWeek, continue_bars, missing_bars, trading_week
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,22 +34,6 @@ WAY_OUT = (
     'Give freq=, for example freq="B", or the exchange, for example calendar="XNYS", to set the stamps of the forecast '
     "without this check."
 )
-
-
-def parse_freq(freq: str) -> Any:
-    """The pandas offset of an alias such as "h", "D", "B", "15min". Raises DataError for any other text."""
-    from pandas.tseries.frequencies import to_offset
-
-    try:
-        offset = to_offset(freq)
-    except ValueError as error:
-        reason = " ".join(str(error).split()).partition(". Failed to parse")[0]
-        raise DataError(
-            f"freq={freq!r} is no frequency that pandas knows ({reason}). Write D, B, h, 5min or W-FRI."
-        ) from None
-    if offset is None or offset.n < 1:
-        raise DataError(f"freq={freq!r} does not move forward in time.")
-    return offset
 
 
 def infer_step(steps: IntArray, starts: IntArray, ids: Any) -> int:
@@ -85,7 +70,8 @@ def next_stamps(
         return Exchange(calendar).following(stamps, starts, ids, horizon)
     ends = np.append(starts[1:], len(stamps)) - 1
     if freq is not None:
-        offset = parse_freq(freq)
+        # a pandas offset is taken as it is: it may carry holidays that no text names
+        offset = Frequency.parse(freq).offset if isinstance(freq, str) else to_offset(freq)
         _compare_steps(stamps, starts, following(stamps[ends[:1]], offset, 20), freq)
         return following(stamps[ends], offset, horizon)
     offset = shared_offset(stamps, starts)
@@ -123,7 +109,6 @@ def shared_offset(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
 
 def _shared(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
     import pandas as pd
-    from pandas.tseries.frequencies import to_offset
 
     lengths = np.diff(np.append(starts, len(stamps)))
     ticks = stamps.to_numpy().astype("datetime64[ns]")
@@ -186,7 +171,7 @@ def _own_way(
     if week is not None:
         return clock.stamps(week.after(last, horizon)), 0
     freq = infer(walls).freq
-    step = Freq.parse(freq).step if freq else None
+    step = Frequency.parse(freq).micros if freq else None
     missing = missing_bars(walls, step) if step else None
     if step and missing:
         return following(stamps[-1:], _plain(np.timedelta64(step, "us")), horizon), missing
@@ -277,7 +262,21 @@ def _gaps(values: Any, starts: IntArray) -> tuple[Any, IntArray]:
 def _plain(gap: np.timedelta64) -> Any:
     """A constant step as an offset: whole days go by the wall clock, shorter steps by real time."""
     import pandas as pd
-    from pandas.tseries.frequencies import to_offset
 
     days = gap / np.timedelta64(1, "D")
     return pd.offsets.Day(int(days)) if days == int(days) else to_offset(pd.Timedelta(gap))  # type: ignore[arg-type]
+
+
+def continue_stamps(last: IntArray, freq: str | Frequency | None, count: int) -> IntArray:
+    """(count,) stamps after the newest of `last`.
+
+    By the trading week of `last` where it has closed hours or days, else by the nominal freq, else by the median of
+    the last 100 spacings.
+    """
+    if (bars := continue_bars(last, count)) is not None:
+        return bars
+    if freq is not None:
+        return stamps_after(int(last[-1]), freq, count)
+    if len(last) < 2:
+        raise DataError("a series with a single stamp and no freq has no spacing to continue; name a freq.")
+    return last[-1] + np.arange(1, count + 1, dtype=np.int64) * int(np.median(np.diff(last[-101:])))

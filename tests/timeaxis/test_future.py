@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
-from foretrain.forecasting import stamps
 from foretrain.notes import Code
+from foretrain.timeaxis import future
 
 FREQS = ["h", "15min", "D", "B", "W-WED", "MS", "ME", "QS", "YS", "2D", "90min"]
 
@@ -25,27 +26,27 @@ def layout(*series: pd.DatetimeIndex):
 def test_stamps_continue_as_pandas_would(freq, zone):
     whole = pd.date_range("2023-12-28 00:00", periods=30, freq=freq, tz=zone)
     past = [whole[:20], whole[3:20], whole[19:20]]
-    offset = stamps.shared_offset(*layout(*past)[:2])
-    found = stamps.following(pd.DatetimeIndex([p[-1] for p in past]), offset, 10)
+    offset = future.shared_offset(*layout(*past)[:2])
+    found = future.following(pd.DatetimeIndex([p[-1] for p in past]), offset, 10)
     assert list(found) == list(whole[20:]) * 3
 
 
 def test_three_months_of_31_days_are_months():
     past = pd.DatetimeIndex(["2024-07-01", "2024-08-01", "2024-09-01"])
-    offset = stamps.shared_offset(*layout(past)[:2])
-    assert list(stamps.following(past[-1:], offset, 2)) == [pd.Timestamp("2024-10-01"), pd.Timestamp("2024-11-01")]
+    offset = future.shared_offset(*layout(past)[:2])
+    assert list(future.following(past[-1:], offset, 2)) == [pd.Timestamp("2024-10-01"), pd.Timestamp("2024-11-01")]
 
 
 def test_daily_stamps_keep_local_midnight_over_a_clock_change():
     whole = pd.date_range("2024-03-05", periods=12, freq="D", tz="America/New_York")  # clocks change on March 10
-    offset = stamps.shared_offset(*layout(whole[:4])[:2])
-    assert list(stamps.following(whole[3:4], offset, 8)) == list(whole[4:])
+    offset = future.shared_offset(*layout(whole[:4])[:2])
+    assert list(future.following(whole[3:4], offset, 8)) == list(whole[4:])
 
 
 def test_irregular_stamps_name_the_item_and_the_ways_out():
     regular = pd.date_range("2024-01-01", periods=10, freq="D")
     with pytest.raises(DataError, match=r"item 'item 1'.* 1 day to 4 days apart.*freq=.*calendar="):
-        stamps.next_stamps(*layout(regular[:5], regular[[0, 1, 5, 6]]), 3)
+        future.next_stamps(*layout(regular[:5], regular[[0, 1, 5, 6]]), 3)
 
 
 def bars(days, opens="9h30min", closes="16h", step="30min") -> pd.DatetimeIndex:
@@ -66,7 +67,7 @@ def test_every_item_goes_on_in_its_own_way():
     ends = (400, 45, 290, 15)
     every = (session, days, hours, months)
     past = [whole[:end] for whole, end in zip(every, ends, strict=True)]
-    found = stamps.next_stamps(*layout(*past), 5)
+    found = future.next_stamps(*layout(*past), 5)
     for k, (whole, end) in enumerate(zip(every, ends, strict=True)):
         assert list(found[5 * k : 5 * k + 5]) == list(whole[end : end + 5]), k
 
@@ -75,26 +76,26 @@ def test_every_item_goes_on_in_its_own_way():
 def test_an_item_of_a_few_rows_keeps_the_hours_of_the_longest(rows):
     session = bars(pd.bdate_range("2024-03-01", "2024-03-28"))
     late = session[session <= pd.Timestamp("2024-03-20 15:30")]
-    found = stamps.next_stamps(*layout(session[:150], late[-rows:]), 2)
+    found = future.next_stamps(*layout(session[:150], late[-rows:]), 2)
     assert list(found[2:]) == [pd.Timestamp("2024-03-21 09:30"), pd.Timestamp("2024-03-21 10:00")]
 
 
 def test_an_item_of_a_few_rows_has_the_frequency_of_the_longest():
     hours, days = (pd.date_range("2024-01-01", periods=9, freq=f) for f in ("h", "D"))
-    found = stamps.next_stamps(*layout(hours, days[:4], days[:1]), 1)
+    found = future.next_stamps(*layout(hours, days[:4], days[:1]), 1)
     assert list(found) == [pd.Timestamp("2024-01-01 09:00"), days[4], pd.Timestamp("2024-01-01 01:00")]
 
 
 def test_bars_with_a_zone_keep_local_hours_over_a_clock_change():
     session = bars(pd.bdate_range("2024-02-20", "2024-03-28")).tz_localize("America/New_York")
     cut = int(session.searchsorted(pd.Timestamp("2024-03-08 15:00", tz="America/New_York")))
-    found = stamps.next_stamps(*layout(session[:cut]), 20)
+    found = future.next_stamps(*layout(session[:cut]), 20)
     assert list(found) == list(session[cut : cut + 20])
 
 
 def test_bars_that_never_stop_do_not_trip_over_the_hour_that_comes_twice(told):
     whole = pd.date_range("2024-10-28", periods=400, freq="h", tz="America/New_York")  # clocks change on November 3
-    found = stamps.next_stamps(*layout(whole.delete([100, 250])), 3)
+    found = future.next_stamps(*layout(whole.delete([100, 250])), 3)
     (note,) = told()
     assert (note.code, note.counts["bars"]) == (Code.BARS_MISSING, 2)
     assert list(found) == list(pd.date_range(whole[-1], periods=4, freq="h")[1:])
@@ -102,7 +103,7 @@ def test_bars_that_never_stop_do_not_trip_over_the_hour_that_comes_twice(told):
 
 def test_missing_bars_of_a_market_that_never_closes_are_told(told):
     minutes = pd.date_range("2024-03-01", periods=500, freq="5min")
-    found = stamps.next_stamps(*layout(minutes.delete([7, 8, 300]), minutes.delete([9])), 2)
+    found = future.next_stamps(*layout(minutes.delete([7, 8, 300]), minutes.delete([9])), 2)
     (note,) = told()
     assert (note.code, note.counts) == (Code.BARS_MISSING, {"items": 2, "bars": 4}) and "'item 0'" in note.text
     assert list(found) == [minutes[-1] + pd.Timedelta("5min"), minutes[-1] + pd.Timedelta("10min")] * 2
@@ -110,39 +111,65 @@ def test_missing_bars_of_a_market_that_never_closes_are_told(told):
 
 def test_a_freq_and_a_calendar_exclude_each_other():
     with pytest.raises(ConfigError, match="give one of them"):
-        stamps.next_stamps(*layout(pd.date_range("2024-03-01", periods=5)), 2, "D", "XNYS")
+        future.next_stamps(*layout(pd.date_range("2024-03-01", periods=5)), 2, "D", "XNYS")
 
 
 def test_two_rows_do_not_tell_a_frequency():
     with pytest.raises(DataError, match="no item has 3 rows"):
-        stamps.next_stamps(*layout(pd.date_range("2024-01-01", periods=2, freq="D")), 3)
+        future.next_stamps(*layout(pd.date_range("2024-01-01", periods=2, freq="D")), 3)
 
 
 @pytest.mark.parametrize("freq", ["nonsense", "-1D"])
 def test_an_impossible_freq_is_refused(freq):
     with pytest.raises(DataError, match="freq="):
-        stamps.parse_freq(freq)
+        future.next_stamps(*layout(pd.date_range("2024-01-01", periods=5)), 3, freq)
+
+
+def test_an_offset_keeps_its_holidays():
+    days = pd.bdate_range("2024-12-16", "2024-12-24")
+    found = future.next_stamps(*layout(days), 2, freq=pd.offsets.CustomBusinessDay(holidays=["2024-12-25"]))
+    assert list(found) == [pd.Timestamp("2024-12-26"), pd.Timestamp("2024-12-27")]
 
 
 def test_integer_steps_must_be_equally_far_apart():
-    assert stamps.infer_step(np.array([0, 2, 4, 10, 12]), np.array([0, 3]), ["a", "b"]) == 2
+    assert future.infer_step(np.array([0, 2, 4, 10, 12]), np.array([0, 3]), ["a", "b"]) == 2
     with pytest.raises(DataError, match="item 'b'"):
-        stamps.infer_step(np.array([0, 1, 2, 0, 2]), np.array([0, 3]), ["a", "b"])
+        future.infer_step(np.array([0, 1, 2, 0, 2]), np.array([0, 3]), ["a", "b"])
 
 
 def test_a_freq_that_is_not_the_rows_own_is_told(told):
     minutes = pd.date_range("2024-03-01", periods=50, freq="5min")
     days, months = pd.bdate_range("2024-01-01", periods=60), pd.date_range("2020-01-31", periods=20, freq="ME")
     for whole, freq in ((minutes, "5min"), (days, "B"), (days, "D"), (months, "ME")):
-        stamps.next_stamps(*layout(whole), 24, freq=freq)
-        stamps.next_stamps(*layout(whole[:5]), 1, freq=freq)  # a Friday, and one step over the weekend
+        future.next_stamps(*layout(whole), 24, freq=freq)
+        future.next_stamps(*layout(whole[:5]), 1, freq=freq)  # a Friday, and one step over the weekend
     assert not told()
-    stamps.next_stamps(*layout(minutes), 3, freq="D")
+    future.next_stamps(*layout(minutes), 3, freq="D")
     (note,) = told()
     assert note.code == Code.FREQ_UNLIKE_ROWS and "1 day" in note.text and "00:05:00" in note.text
 
 
 def test_an_unknown_freq_is_one_short_line():
     with pytest.raises(DataError, match="banana") as error:
-        stamps.parse_freq("banana")
-    assert str(error.value).count("banana") == 2 and "Failed" not in str(error.value)
+        future.next_stamps(*layout(pd.date_range("2024-01-01", periods=5)), 3, "banana")
+    assert str(error.value).count("banana") == 1 and "Failed" not in str(error.value)
+
+
+def test_uneven_series_continue_by_their_median_spacing_or_their_freq():
+    uneven = np.array([0, 10, 20, 35, 45])
+    assert future.continue_stamps(uneven, None, 3).tolist() == [55, 65, 75]
+    friday = int(np.datetime64("2020-01-03", "us").astype(np.int64))
+    monday = int(np.datetime64("2020-01-06", "us").astype(np.int64))
+    assert future.continue_stamps(np.array([friday]), "B", 1).tolist() == [monday]
+    with pytest.raises(DataError, match="no spacing"):
+        future.continue_stamps(np.array([5]), None, 1)
+
+
+def test_a_corpus_continues_its_time_axis():
+    hours = np.arange(5) * 3_600_000_000
+    regular = Corpus.from_arrays("m", [("a", np.ones((1, 5)), hours)], ["x"], time="regular", freq="h")
+    uneven = Corpus.from_arrays("m", [("a", np.ones((1, 5)), np.cumsum(hours) + np.arange(5))], ["x"], time="stamps")
+    without = Corpus.from_arrays("m", [("a", np.ones((1, 5)), None)], ["x"])
+    assert regular.future_times(0, 2).tolist() == [5 * 3_600_000_000, 6 * 3_600_000_000]
+    assert uneven.future_times(0, 1)[0] > uneven.times(0)[-1]
+    assert without.future_times(0, 2) is None

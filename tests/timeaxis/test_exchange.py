@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import ConfigError, DataError
-from foretrain.forecasting.exchange import Exchange
 from foretrain.notes import Code
+from foretrain.timeaxis.exchange import Exchange
 
 NEW_YORK = "America/New_York"
 # the sessions around Christmas 2023 and New Year, as the New York Stock Exchange announced them

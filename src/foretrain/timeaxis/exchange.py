@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.data.frequency import DAY, SECOND
-from foretrain.data.windows import IntArray
 from foretrain.errors import ConfigError, DataError
 from foretrain.notes import Code, Note, warn
+from foretrain.timeaxis.frequency import DAY, SECOND, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd

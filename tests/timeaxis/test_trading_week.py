@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from foretrain.data.sessions import continue_bars, missing_bars
 from foretrain.data.store import Corpus
+from foretrain.timeaxis.trading_week import continue_bars, missing_bars
 
 AHEAD = 30
 WEEKDAYS = pd.bdate_range("2024-01-02", "2024-04-30")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.data.frequency import DAY, SECOND, WEEK
+from foretrain.timeaxis.frequency import DAY, SECOND, WEEK
 
 IntArray = npt.NDArray[np.int64]
 

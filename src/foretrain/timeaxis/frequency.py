@@ -1,0 +1,169 @@
+"""Frequencies of time axes: the one parser of their names, and their seasons.
+
+Stamps are int64 microseconds since 1970 (UTC, or naive local time taken at face value). A frequency is named by its
+pandas >= 2.2 alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", "BME", "WOM-3FRI"); older spellings are read too.
+Common names are parsed without pandas, which is imported for the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from foretrain.errors import DataError
+
+IntArray = npt.NDArray[np.int64]
+Kind = Literal["fixed", "months", "business", "pandas"]
+
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+WEEK = 7 * DAY
+
+MONTH_NAMES = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+DAY_NAMES = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+FIXED = {"W": WEEK, "D": DAY, "h": 3600 * SECOND, "min": 60 * SECOND, "s": SECOND, "ms": 1000, "us": 1}
+CYCLE_MONTHS = {"MS": 1, "ME": 1, "QS": 3, "QE": 3, "YS": 12, "YE": 12}
+_BUSINESS = ("B", "C")  # a custom calendar named by text alone has no holidays
+# Spellings of older pandas. Those without an edge ("M") get one from the reader: see Frequency.parse.
+_NO_EDGE = {"M": "M", "Q": "Q", "A": "Y", "Y": "Y"}
+_OLD = {"H": "h", "T": "min", "S": "s", "sec": "s", "L": "ms", "U": "us", "N": "ns", "AS": "YS"}
+_OLD |= {"d": "D", "w": "W", "b": "B", "c": "C", "BH": "bh", "CBH": "cbh"}
+_OLD |= {"BM": "BME", "CBM": "CBME", "SM": "SME", "BQ": "BQE", "BA": "BYE", "BY": "BYE", "BAS": "BYS"}
+# Steps in the next longer cycle, as gluonts.time_feature.get_seasonality counts them; 1 for all other bases.
+_SEASONS = {"s": 3600, "min": 1440, "h": 24, "B": 5} | {base: 12 // n for base, n in CYCLE_MONTHS.items()}
+
+
+@dataclass(frozen=True)
+class Frequency:
+    """A parsed alias: multiple x base, with the anchor of weeks (weekday), quarters and years (month) or of others.
+
+    Equal spellings ("H" and "h", "15T" and "15min", "M" and "ME") give equal records.
+    """
+
+    multiple: int
+    base: str
+    anchor: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, *, edge: Literal["S", "E"] = "E") -> Frequency:
+        """The frequency that an alias names.
+
+        edge: what an older spelling that names no edge of its period means ("M", "Q", "A", "Y"): E, the last day, as in
+        pandas; S, the first day, for files whose stamps stand for whole periods. Raises DataError for other text, and
+        for a frequency that does not go forward.
+        """
+        return _parse(text, edge)
+
+    @classmethod
+    def of(cls, freq: str | Frequency) -> Frequency:
+        """A parsed frequency as it is, text parsed."""
+        return freq if isinstance(freq, Frequency) else cls.parse(freq)
+
+    @classmethod
+    def storable(cls, text: str) -> Frequency:
+        """The frequency of a corpus. Raises DataError also for steps that stamps in microseconds cannot tell apart."""
+        found = cls.parse(text)
+        if found.base == "ns":
+            raise DataError(
+                f"freq={text!r} is finer than a microsecond, the unit of a corpus' stamps; leave freq out and store "
+                "steps without times."
+            )
+        return found
+
+    @property
+    def alias(self) -> str:
+        """pandas >= 2.2 spelling."""
+        head = "" if self.multiple == 1 else str(self.multiple)
+        return head + self.base + (f"-{self.anchor}" if self.anchor else "")
+
+    @property
+    def kind(self) -> Kind:
+        """How steps are counted: a fixed span, calendar months, business days, or by what only pandas knows."""
+        if self.base in FIXED:
+            return "fixed"
+        if self.base in CYCLE_MONTHS:
+            return "months"
+        return "business" if self.base in _BUSINESS else "pandas"
+
+    @property
+    def micros(self) -> int | None:
+        """Microseconds in a step, None where steps differ in length."""
+        return self.multiple * FIXED[self.base] if self.base in FIXED else None
+
+    @property
+    def months(self) -> int | None:
+        """Months in a step, None where the step is not made of months."""
+        return self.multiple * CYCLE_MONTHS[self.base] if self.base in CYCLE_MONTHS else None
+
+    @property
+    def seasonality(self) -> int:
+        """Steps of the main cycle, as gluonts' get_seasonality counts them: 1 for bases outside its table."""
+        season = _SEASONS.get(self.base, 1)
+        return season // self.multiple if season % self.multiple == 0 else 1
+
+    @property
+    def offset(self) -> Any:
+        """The pandas offset."""
+        return to_offset(self.alias)
+
+
+def seasonality(freq: str | Frequency | None, bars_per_session: int | None = None) -> int | None:
+    """Steps of the main cycle: a session's bars where there are sessions, else the frequency's own."""
+    if bars_per_session:
+        return bars_per_session
+    return None if freq is None else Frequency.of(freq).seasonality
+
+
+def to_offset(freq: Any) -> Any:
+    """pandas' offset of an alias or a timedelta. Raises ValueError where pandas knows none."""
+    from pandas.tseries import frequencies
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of spellings that the next pandas will refuse, and of its own plans
+        return frequencies.to_offset(freq)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(text: str, edge: str) -> Frequency:
+    found = _known(text, edge) or _ask_pandas(text)
+    if found is None:
+        raise DataError(
+            f"freq={text!r} is not a forward pandas frequency alias; use for example h, 15min, D, B, W-SUN, MS or QE."
+        )
+    return found
+
+
+def _known(text: str, edge: str) -> Frequency | None:
+    """The frequency of a common name, None for the rest."""
+    found = re.fullmatch(r"\s*(\d*)\s*([A-Za-z]+)(?:-([A-Za-z]{3}))?\s*", text)
+    if not found:
+        return None
+    multiple, anchor = int(found[1] or 1), found[3].upper() if found[3] else None
+    base = _NO_EDGE[found[2]] + edge if found[2] in _NO_EDGE else _OLD.get(found[2], found[2])
+    names = DAY_NAMES if base == "W" else MONTH_NAMES if base in CYCLE_MONTHS and base[0] in "QY" else ()
+    known = base in FIXED or base in CYCLE_MONTHS or base in _BUSINESS
+    return Frequency(multiple, base, anchor) if known and multiple > 0 and (anchor is None or anchor in names) else None
+
+
+def _ask_pandas(text: str) -> Frequency | None:
+    """The frequency of any other text that pandas reads: rare names and sums of spans ("1h30min")."""
+    names, dash, anchor = text.partition("-")
+    names = re.sub(r"[A-Za-z]+", lambda name: _OLD.get(name[0], name[0]), names)
+    try:
+        offset = to_offset(names + dash + anchor)
+    except ValueError:
+        return None
+    if offset is None or offset.n < 1:
+        return None
+    if (common := _known(offset.freqstr, "E")) is not None:
+        return common
+    name, _, anchor = offset.rule_code.partition("-")
+    if name == "ns" and offset.n % 1000 == 0:
+        return Frequency(offset.n // 1000, "us")
+    return Frequency(offset.n, name, anchor or None)

@@ -1,0 +1,65 @@
+"""Gaps, and the closed hours and days that are none."""
+
+from __future__ import annotations
+
+import numpy as np
+from tests.timeaxis.axes import HOUR, MINUTE, axis, sessions
+
+from foretrain.timeaxis.frequency import DAY
+from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
+
+
+def test_every_missing_hour_is_a_gap_when_nothing_ever_closes() -> None:
+    times = np.delete(axis("2020-01-01", "h", 24 * 30), [100, 101, 300])
+    at, missing = find_gaps(times, "h")
+    np.testing.assert_array_equal(missing, [2, 1])
+    np.testing.assert_array_equal(at, [100, 298])
+
+
+def test_nights_weekends_half_days_and_holidays_are_no_gaps() -> None:
+    times = sessions("2021-01-04", 60, "09:30", 78, 5 * MINUTE)
+    days = np.unique(times // DAY)
+    holiday = times // DAY == days[17]
+    early_close = (times // DAY == days[31]) & (times % DAY >= 13 * HOUR)
+    times = times[~holiday & ~early_close]
+    assert Week.of(times, "5min").has_closures
+    assert len(find_gaps(times, "5min")[0]) == 0
+    assert session_length(times)[0] == 78
+
+
+def test_a_hole_inside_a_session_is_a_gap() -> None:
+    times = np.delete(sessions("2021-01-04", 60, "09:30", 78, 5 * MINUTE), np.arange(1000, 1007))
+    at, missing = find_gaps(times, "5min")
+    assert at.tolist() == [1000]
+    assert missing.tolist() == [7]
+
+
+def test_sessions_in_utc_that_shift_with_the_clock_have_no_gaps() -> None:
+    winter, summer = sessions("2021-01-04", 50, "14:30", 7, HOUR), sessions("2021-03-15", 90, "13:30", 7, HOUR)
+    times = np.concatenate([winter, summer])
+    half_day = (times // DAY == np.unique(times // DAY)[20]) & (times % DAY >= 17 * HOUR)
+    assert len(find_gaps(times[~half_day], "h")[0]) == 0
+
+
+def test_a_day_that_others_traded_is_a_gap_and_a_common_holiday_is_not() -> None:
+    days = axis("2021-01-04", "B", 120)
+    common = np.delete(days, 40)
+    mine = np.delete(days, [40, 70])
+    votes = DayVotes()
+    for times in (common, common, mine):
+        votes.add(times)
+    at, missing = find_gaps(mine, "B", votes)
+    assert at.tolist() == [69]
+    assert missing.tolist() == [1]
+    assert len(find_gaps(common, "B", votes)[0]) == 0
+
+
+def test_a_lone_item_reports_only_long_closures() -> None:
+    days = axis("2021-01-04", "B", 120)
+    assert len(find_gaps(np.delete(days, [30, 31, 32]), "B")[0]) == 0  # may be a holiday
+    assert find_gaps(np.delete(days, np.arange(30, 45)), "B")[1].tolist() == [15]
+
+
+def test_days_that_a_short_item_never_reaches_are_not_called_closed() -> None:
+    three_days = axis("2021-01-06", "min", 3 * 1440)
+    assert not Week.of(three_days, "min").has_closures
