@@ -182,7 +182,7 @@ def _follow(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[s
         for section in sections:
             field = section.model_fields.get(str(part))
             if field is not None:
-                following |= set(_sections(field.annotation))
+                following |= set(sections_of(field.annotation))
         tagged = {s for s in sections if any(field.default == part for field in s.model_fields.values())}
         if not following and len(sections) > 1 and tagged:
             sections = tagged
@@ -192,12 +192,13 @@ def _follow(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[s
     return written, sections
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field of this annotation holds, all members of a union of them."""
     if isinstance(annotation, type) and not typing.get_args(annotation) and issubclass(annotation, BaseModel):
         return [annotation]
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType, list, tuple, dict, typing.Annotated) or origin is not None:
-        return [found for arg in typing.get_args(annotation) for found in _sections(arg)]
+        return [found for arg in typing.get_args(annotation) for found in sections_of(arg)]
     return []
 
 

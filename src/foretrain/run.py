@@ -40,8 +40,8 @@ else:
         ModelSection = Annotated[Union[_SECTIONS], Field(discriminator="family")]  # noqa: UP007
 
 
-class RunConfig(Section):
-    """Everything that decides a run; printed before it starts and saved as output_dir/config.yaml."""
+class RunSections(Section):
+    """The sections of a run, and of each stage of a run in stages: one that is added here works in both."""
 
     model: ModelSection
     data: DataConfig
@@ -50,26 +50,32 @@ class RunConfig(Section):
     loss: LossConfig = LossConfig()  # the family's own, or one of its predictions in a space of its own
     evaluation: EvaluationConfig = EvaluationConfig()
     adapter: AdapterConfig | None = None  # train low-rank updates or the head in place of all weights
-    output_dir: str
-    seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
-    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
-    threads: int | None = Field(default=None, ge=1)  # CPU threads per process; None = torch's choice
-    stage: str | None = None  # which stage of a pipeline this run is
-    # What the weights were made from, role to hash of its release. Filled in at the start; what is given is checked.
-    parents: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _with_family(cls, tree: Any) -> Any:
-        return with_family(tree)
+        """model.family may be left out where model_id tells it."""
+        model = tree.get("model") if isinstance(tree, dict) else None
+        if not isinstance(model, dict) or "family" in model:
+            return tree
+        return {**tree, "model": {"family": infer_family(model.get("model_id")), **model}}
 
 
-def with_family(tree: Any) -> Any:
-    """A tree that names its model.family, which may be left out where model_id tells it."""
-    model = tree.get("model") if isinstance(tree, dict) else None
-    if not isinstance(model, dict) or "family" in model:
-        return tree
-    return {**tree, "model": {"family": infer_family(model.get("model_id")), **model}}
+class RunSettings(Section):
+    """What a run sets beside its sections, and a run in stages for all of them."""
+
+    output_dir: str
+    seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
+    threads: int | None = Field(default=None, ge=1)  # CPU threads per process; None = torch's choice
+
+
+class RunConfig(RunSettings, RunSections):  # the last one's fields come first
+    """Everything that decides a run; printed before it starts and saved as output_dir/config.yaml."""
+
+    stage: str | None = None  # of a pipeline, which this run is
+    # What the weights were made from, role to hash of its release. Filled in at the start; what is given is checked.
+    parents: dict[str, str] = Field(default_factory=dict)
 
 
 def config_hash(config: RunConfig) -> str:
