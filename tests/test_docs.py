@@ -10,8 +10,10 @@ import yaml
 from pydantic import TypeAdapter
 
 from foretrain.cli import app
+from foretrain.config import REFUSED, rules
 from foretrain.data.rules import rules_table
 from foretrain.models.objective import LOSSES, SPACES, LossConfig
+from foretrain.run import RunConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -23,6 +25,15 @@ PAGES = [
 
 def test_the_quality_rules_are_the_code_s_own_table():
     assert rules_table().strip() in (ROOT / "docs" / "data-format.md").read_text()
+
+
+def test_what_may_change_on_resume_and_what_is_identity_are_the_fields_own_declarations():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    rows = re.findall(r"^\| `([\w.*]+)` \| (yes|no) \| (refused|allowed|fingerprint) \| (.*) \|$", text, flags=re.M)
+    unusual = [(key, rule) for key, rule in rules(RunConfig) if rule != REFUSED]
+    declared = [(key, "yes" if rule.identity else "no", rule.on_resume) for key, rule in unusual]
+    assert [row[:3] for row in rows] == declared
+    assert [key for key, _, _, what in rows if what.startswith("sums")] == [k for k, r in unusual if "sums" in r.note]
 
 
 def shell_lines(page: Path) -> list[str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,16 @@ from foretrain.data.store import Corpus
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models.hub import release_hash
-from foretrain.pipeline import BatchFlags, describe_stages, run_stages, train_command
-from foretrain.run import config_hash, export_checkpoint, train_run
+from foretrain.pipeline import (
+    BatchFlags,
+    describe_stages,
+    make_stages,
+    open_sources,
+    plan_steps,
+    run_stages,
+    train_command,
+)
+from foretrain.run import config_hash, config_hash_1, export_checkpoint, load_config, train_run
 from foretrain.stages import Draft, StagesConfig
 from foretrain.training.checkpoint import steps_in
 from foretrain.training.lock import RunLock
@@ -149,7 +158,8 @@ def test_the_hash_of_a_config_is_of_what_decides_the_weights(whole: Path, tmp_pa
         return config_hash(pipeline(tmp_path / "elsewhere", "data.with_times=false", *overrides).run(1))
 
     assert hashed("training.log_every=7", "threads=2", "training.tensorboard=true") == recorded
-    assert hashed("training.max_steps=7") != recorded
+    assert hashed("training.max_steps=7", "training.keep_last=5", "training.compile=true") == recorded
+    assert hashed("optimizer.learning_rate=0.5") != recorded
 
 
 def test_the_log_states_stage_start_and_batch(whole: Path):
@@ -217,6 +227,54 @@ def test_a_finished_stage_without_its_checkpoints_is_refused_under_another_confi
         run(begun, "optimizer.learning_rate=0.5", resume="auto")
 
 
+def test_a_finished_stage_without_its_checkpoints_may_have_another_layout_and_keep_more(begun: Path):
+    shutil.rmtree(stage(begun, "short") / "checkpoints")
+    changes = ["training.keep_last=5", "training.prefetch=1", "training.micro_batch_size=2", "evaluation.batch_size=8"]
+    assert list(run(begun, *(f"stages.short.{change}" for change in changes), resume="auto")) == ["long"]
+
+
+def test_a_finished_stage_without_its_checkpoints_does_not_pass_for_a_longer_one(begun: Path):
+    shutil.rmtree(stage(begun, "short") / "checkpoints")
+    with pytest.raises(TrainingError, match=r"stage short: its release was trained for 6 of the 600 steps that are pl"):
+        run(begun, "stages.short.training.max_steps=600", resume="auto")
+    assert list(run(begun, "stages.short.training.max_steps=3", resume="auto")) == ["long"]
+
+
+def test_a_finished_stage_without_its_checkpoints_is_refused_on_other_data(begun: Path):
+    shutil.rmtree(stage(begun, "short") / "checkpoints")
+    path = stage(begun, "short") / "release" / "release.json"
+    rewrite(path, data_fingerprint="others")
+    with pytest.raises(TrainingError, match=r"its release was trained on other data \(fingerprint others, now"):
+        run(begun, resume="auto")
+
+
+def test_a_release_with_a_hash_of_version_1_is_compared_by_it_and_then_with_the_config_of_its_run(begun: Path):
+    shutil.rmtree(stage(begun, "short") / "checkpoints")
+    saved = stage(begun, "short") / "config.yaml"
+    rewrite(stage(begun, "short") / "release" / "release.json", config_hash=config_hash_1(load_config(saved)))
+    resume = partial(plan, begun, resume="auto")
+    assert resume() == resume("training.keep_last=5", "training.compile=true") == ["finished", "run"]
+    with pytest.raises(TrainingError, match=r"made by another config .*\(compared with .*config\.yaml\)"):
+        resume("optimizer.learning_rate=0.5")
+    saved.unlink()
+    assert resume() == ["finished", "run"]
+    with pytest.raises(TrainingError, match=r"made by another config .*\(compared by config_hash of version 1\)"):
+        resume("training.keep_last=5")
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    told = {**json.loads(path.read_text()), **changes}
+    path.unlink()  # it has other names
+    path.write_text(json.dumps(told))
+
+
+def plan(folder: Path, *overrides: Any, resume: str | None = None) -> list[str]:
+    """What would be done with each stage."""
+    stages = make_stages(pipeline(folder, *overrides))
+    open_sources(stages, {})
+    return [step.do for step in plan_steps(stages, folder, resume)]
+
+
 def test_resume_refuses_another_config_for_a_finished_stage_naming_stage_and_key(begun: Path):
     with pytest.raises(TrainingError, match=r"stage short: (?s:.*)optimizer\.learning_rate: 0\.0001 was saved"):
         run(begun, "optimizer.learning_rate=0.5", resume="auto")
@@ -280,8 +338,11 @@ def test_skip_existing_leaves_a_stage_that_has_a_release_and_runs_the_others(beg
 
 def test_skip_existing_says_when_the_release_is_of_another_config(begun: Path, capsys):
     shutil.rmtree(stage(begun, "long"))
-    run(begun, "stages.short.skip_existing=true", "stages.short.training.max_steps=9")
-    assert "note: its release was made by another config than the present one" in capsys.readouterr().out
+    changes = ["optimizer.learning_rate=0.5", "training.max_steps=9"]
+    run(begun, "stages.short.skip_existing=true", *(f"stages.short.{change}" for change in changes))
+    out = capsys.readouterr().out
+    assert "note: its release was made by another config than the present one" in out
+    assert "note: its release was trained for 6 of the 9 steps that are planned now" in out
 
 
 def test_skip_existing_says_when_a_parent_is_another_by_now(done: Path, capsys):
@@ -447,6 +508,16 @@ def test_on_resume_the_saved_batch_sizes_rule(tmp_path: Path, capsys):
     assert (saved["micro_batch_size"], saved["batch_size"]) == (2, 4)
     train_command(path, ["training.max_steps=7"], batch=BatchFlags(2, None), resume="auto")
     assert "finished at step 7" in capsys.readouterr().out
+
+
+def test_micro_batches_may_be_smaller_on_resume_by_flag_or_by_key(tmp_path: Path, capsys):
+    path = written(tmp_path / "run.yaml", tiny(tmp_path / "run"))
+    train_command(path, [], batch=BatchFlags(4))
+    train_command(path, ["training.max_steps=7"], batch=BatchFlags(2), resume="auto")
+    assert "4 windows a step = 2 per process and forward x 2 accumulation" in capsys.readouterr().out
+    train_command(path, ["training.max_steps=8", "training.micro_batch_size=1"], batch=BatchFlags(), resume="auto")
+    out = capsys.readouterr().out
+    assert "training.micro_batch_size: 2 -> 1" in out and "1 per process and forward x 4 accumulation" in out
 
 
 def test_batch_flags_hold_for_every_stage_and_saved_sizes_for_those_that_have_begun(begun: Path, tmp_path: Path):

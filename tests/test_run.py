@@ -2,32 +2,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
 import torch
 
 import foretrain
-from foretrain.config import build, read_yaml
+from foretrain.config import Rule, Section, build, read_yaml, rules, sections_of
 from foretrain.data.manifest import Column
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
+from foretrain.models import FAMILIES
 from foretrain.models.hub import release_hash
 from foretrain.run import (
     RunConfig,
     config_hash,
+    config_hash_1,
     describe_run,
     export_checkpoint,
     load_config,
+    made_by,
     open_source,
     shipped_config,
     train_run,
 )
 from foretrain.training.checkpoint import make_manifest
+from foretrain.training.settings import check_resumable
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = [
@@ -323,3 +328,164 @@ def test_the_loss_is_part_of_what_decides_the_weights(tmp_path: Path):
         for more in ([], ["loss.name=mae"], ["loss={name: mae, space: log_return}"])
     )
     assert len({plain, percent, log}) == 3
+
+
+def whole_tree(family: str) -> dict[str, Any]:
+    """A config that has every section there is."""
+    return {
+        "model": {"family": family, "random_init": True},
+        "data": {
+            "corpora": [{"path": "corpora/a"}, {"synthetic": {}}],
+            "context_length": 64,
+            "prediction_length": 8,
+            "sampling": "epoch",
+        },
+        "training": {"max_steps": 10, "token_budget": {}},
+        "adapter": {},
+        "output_dir": "runs/x",
+        "parents": {"model": "11", "tokenizer": "22"},
+    }
+
+
+def fields_of(section: Section, prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted key, annotation) of every field of a config that holds no sections, with what is in it."""
+    found: list[tuple[str, Any]] = []
+    for name, field in type(section).model_fields.items():
+        value, key = getattr(section, name), f"{prefix}{name}"
+        if not sections_of(field.annotation):
+            found.append((key, field.annotation))
+        elif isinstance(value, Section):
+            found += fields_of(value, f"{key}.")
+        elif value is not None:
+            found += [pair for k, item in enumerate(value) for pair in fields_of(item, f"{key}.{k}.")]
+    return found
+
+
+def another(annotation: Any, value: Any) -> Any:
+    """A value of the annotation's kind that is not `value`."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return next(item for item in inner if item != value)
+    if origin is tuple:
+        return (another(inner[0], value[0] if value else None), *(value or ())[1:])
+    if origin is dict:
+        return {**(value or {}), "another": "value"}
+    if origin is Annotated or inner:  # X | None
+        return another(inner[0], value)
+    if annotation is bool:
+        return not value
+    return f"{value}x" if annotation is str else annotation(value or 0) + (1 if annotation is int else 0.25)
+
+
+def with_value(section: Any, key: str, change: Any) -> Any:
+    """A copy with the value of a dotted key replaced by change(value), unchecked."""
+    name, _, rest = key.partition(".")
+    if isinstance(section, tuple):
+        return tuple(with_value(x, rest, change) if k == int(name) else x for k, x in enumerate(section))
+    value = getattr(section, name)
+    return section.model_copy(update={name: with_value(value, rest, change) if rest else change(value)})
+
+
+def declared(key: str) -> Rule:
+    return dict(rules(RunConfig))[".".join("*" if part.isdigit() else part for part in key.split("."))]
+
+
+def test_every_field_has_one_rule_whatever_the_family():
+    keys = [key for key, _ in rules(RunConfig)]
+    assert len(keys) == len(set(keys))
+    found = {key for family in FAMILIES for key, _ in fields_of(build(RunConfig, whole_tree(family)))}
+    assert {".".join("*" if part.isdigit() else part for part in key.split(".")) for key in found} == set(keys)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_behaves_as_it_declares(family: str):
+    config = build(RunConfig, whole_tree(family))
+    saved = config.model_dump(mode="json")
+    wrong: list[str] = []
+    for key, annotation in fields_of(config):
+        if key == "model.family":  # takes its whole section along: the test below
+            continue
+        changed, rule = with_value(config, key, lambda value, a=annotation: another(a, value)), declared(key)
+        assert changed != config, key
+        if (config_hash(changed) != config_hash(config)) != rule.identity:
+            wrong.append(f"{key}: identity")
+        try:
+            notes = check_resumable(saved, changed.model_dump(mode="json"), RunConfig)
+        except TrainingError as error:
+            named = f"\n  {key}" in str(error)
+            wrong += [f"{key}: {error}"] if rule.on_resume != "refused" or not named else []
+            continue
+        told = key == "output_dir" or any(note.startswith(f"{key}: ") for note in notes)
+        if rule.on_resume == "refused" or not told or (rule.note and rule.note not in notes):
+            wrong.append(f"{key}: {notes}")
+        if rule.on_resume == "fingerprint" and rule.fingerprint != "data":
+            with pytest.raises(TrainingError, match=rf"\n  {key}: "):
+                check_resumable({**saved, "parents": {}}, {**changed.model_dump(mode="json"), "parents": {}}, RunConfig)
+    assert not wrong
+
+
+def test_families_sections_and_numbers_of_corpora_are_told_apart_by_the_hash():
+    trees = [whole_tree(family) for family in FAMILIES]
+    trees += [{k: v for k, v in trees[0].items() if k != "adapter"}, {**trees[0], "loss": {"name": "mae"}}]
+    trees += [{**trees[0], "data": {**trees[0]["data"], "corpora": [{"path": "a"}] * count}} for count in (1, 2)]
+    trees += [{**trees[0], "training": {"max_steps": 10}}]
+    configs = [build(RunConfig, tree) for tree in trees]
+    assert len({config_hash(config) for config in configs}) == len(trees)
+    for one, other in pairwise(configs):
+        with pytest.raises(TrainingError, match="cannot be resumed with another config"):
+            check_resumable(one.model_dump(mode="json"), other.model_dump(mode="json"), RunConfig)
+
+
+def test_a_hash_is_of_a_version_and_stays_what_it_was():
+    config = build(RunConfig, RECORDED)
+    assert config_hash(config) == "2:2bf018ac458fe36eda4b9e4ac0513f3f68f9bea798464233168f5d4287b2aa84"
+    assert config_hash_1(config) == "91d8e94fe1f890267cbc285a3610866cdb64ff19256eda46f2c0731660f46c7e"
+    for family, known in OF_FAMILIES.items():
+        tree = {**SHORT, "model": {"family": family, "model_id": "some/where"}}
+        assert config_hash_1(build(RunConfig, tree)) == known
+
+
+def test_a_release_is_compared_by_the_hash_of_its_version(tmp_path: Path):
+    config, gone = build(RunConfig, RECORDED), tmp_path / "config.yaml"
+    assert made_by(config, config_hash(config), gone) == (True, "compared by config_hash")
+    assert made_by(config, config_hash_1(config), gone) == (True, "compared by config_hash of version 1")
+    assert made_by(config, None, gone) == (False, "it records no config_hash")
+    assert made_by(config, "3:ab", gone) == (
+        False,
+        "its config_hash is of version 3, which this foretrain does not know",
+    )
+
+
+def test_a_config_that_an_earlier_version_saved_can_be_resumed_and_says_nothing():
+    saved = build(RunConfig, whole_tree("chronos2")).model_dump(mode="json")
+    early = {key: value for key, value in saved.items() if key not in ("loss", "parents")}
+    early["training"] = {key: value for key, value in early["training"].items() if key != "checkpoint_minutes"}
+    assert check_resumable(early, saved, RunConfig) == []
+
+
+RECORDED = {  # with the hash of version 1 that this config had before there were versions
+    "model": {"family": "chronos2", "random_init": True, "preset": "test", "dropout_rate": 0.1},
+    "data": {
+        "corpora": [{"path": "corpora/a"}, {"synthetic": {"kind": "ohlcv", "num_series": 4}, "weight": 2.0}],
+        "context_length": 64,
+        "prediction_length": 8,
+        "with_times": False,
+    },
+    "training": {"max_steps": 100, "batch_size": 16, "keep_last": 3},
+    "optimizer": {"learning_rate": 0.001, "schedule": {"kind": "cosine", "warmup_steps": 5}},
+    "loss": {"name": "huber", "space": "log_return"},
+    "adapter": {"rank": 4},
+    "output_dir": "runs/one",
+    "seed": 7,
+    "device": "cpu",
+    "threads": 2,
+}
+SHORT = {
+    "data": {"corpora": [{"path": "x"}], "context_length": 64, "prediction_length": 8},
+    "training": {"max_steps": 5},
+    "output_dir": "runs/x",
+}
+OF_FAMILIES = {
+    "toto": "c4ff2b7375a7ec426c2834dc7b3f352fe5d98d0b080751ea1649192d52a118b7",
+    "toto2": "d59b308cc549039d453f8fb28b766cf762d9acfc54031681137c5a99eac454d8",
+}

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from foretrain.config import dump_yaml, parse_scalar
+from foretrain.config import dump_yaml, parse_scalar, sections_of
 from foretrain.errors import ConfigError
-from foretrain.run import RunConfig, build_model, load_config, shipped_config
-from foretrain.stages import Draft, StagesConfig, json_schema, load_any
+from foretrain.run import RunConfig, build_model, config_hash, load_config, shipped_config
+from foretrain.stages import SECTIONS, Draft, StageConfig, StagesConfig, json_schema, load_any
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -47,6 +47,42 @@ def test_sections_at_the_root_hold_for_every_stage_and_a_stage_s_own_keys_win():
     assert (short.training.batch_size, long.training.batch_size) == (4, 4)
     assert (short.data.context_length, long.data.context_length) == (32, 64)
     assert long.optimizer.schedule.warmup_steps == 2
+
+
+SETTINGS = {  # of every section one, with a value that the tree above does not have
+    "model": ("dropout_rate", 0.3),
+    "data": ("stride", 3),
+    "training": ("clip_norm", 0.5),
+    "optimizer": ("learning_rate", 0.5),
+    "loss": ("name", "mae"),
+    "evaluation": ("num_windows", 3),
+    "adapter": ("rank", 2),
+}
+
+
+def test_the_sections_of_stages_are_those_of_a_run():
+    of_sections = [name for name, field in RunConfig.model_fields.items() if sections_of(field.annotation)]
+    assert list(SECTIONS) == of_sections == list(SETTINGS)
+    assert {*of_sections} <= StageConfig.model_fields.keys() & StagesConfig.model_fields.keys()
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_works_at_the_root_and_in_a_stage(section: str):
+    key, value = SETTINGS[section]
+
+    def runs(*overrides: str) -> list[RunConfig]:
+        config = pipeline(*overrides)
+        assert Draft.of(parse_scalar(dump_yaml(config))).build() == config
+        return [config.run(number) for number in (0, 1)]
+
+    plain = runs()
+    everywhere, in_one = runs(f"{section}.{key}={value}"), runs(f"stages.long.{section}.{key}={value}")
+    assert [getattr(getattr(run, section), key) for run in everywhere] == [value, value]
+    assert in_one[0] == plain[0] and in_one[1] == everywhere[1] != plain[1]
+    assert config_hash(in_one[1]) == config_hash(everywhere[1]) != config_hash(plain[1])
+    with pytest.raises(ConfigError, match=rf"^config: .*\n  {section}\.nothing: unknown key"):
+        runs(f"{section}.nothing=1")
+    assert section in json_schema()["$defs"]["StagesConfig"]["properties"]
 
 
 def test_lists_are_replaced_not_joined():
@@ -164,7 +200,7 @@ def test_what_is_printed_is_every_stage_in_full_and_reads_back():
     config = pipeline()
     text = dump_yaml(config)
     assert [set(stage) for stage in yaml.safe_load(text)["stages"]] == [
-        {"name", "skip", "skip_existing", "model", "data", "training", "optimizer", "evaluation", "adapter"}
+        {"name", "skip", "skip_existing", "model", "data", "training", "optimizer", "loss", "evaluation", "adapter"}
     ] * 2
     assert not {"model", "training"} & set(yaml.safe_load(text))
     assert Draft.of(parse_scalar(text)).build() == config

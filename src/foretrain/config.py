@@ -10,12 +10,14 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from foretrain.errors import ConfigError
 
@@ -27,6 +29,79 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field of a section declares about a run, as in `log_every: Annotated[int, FREE] = 10`.
+
+    A field without a Rule is REFUSED. Where a field holds sections, their own fields declare.
+    """
+
+    identity: bool  # the value says what the weights are: it enters the hash of the config
+    # Whether a run may go on with another value: never, always, or where that which it names has the same fingerprint.
+    on_resume: Literal["refused", "allowed", "fingerprint"]
+    fingerprint: str = ""  # of what: "data", or a role in the run's `parents`
+    note: str = ""  # what a resumed run says about a change, beside the two values
+
+
+REFUSED = Rule(identity=True, on_resume="refused")
+FREE = Rule(identity=False, on_resume="allowed")
+# How a computation is laid out: the same numbers up to the order in which they are summed.
+LAYOUT = Rule(identity=False, on_resume="allowed", note="another layout: sums may differ in their last bits")
+# Where the weights that training starts from lie. Identity, because their hash is not known before they are there.
+STARTING_WEIGHTS = Rule(identity=True, on_resume="fingerprint", fingerprint="model")
+
+
+def rules(schema: type[BaseModel]) -> list[tuple[str, Rule]]:
+    """(dotted key, rule) of every field of a config; * stands for a position in a list of sections."""
+    found: dict[tuple[str, Rule], None] = {}
+    for name, field in schema.model_fields.items():
+        inner = sections_of(field.annotation)
+        prefix = f"{name}.*" if _is_list(field.annotation) else name
+        for key, rule in [pair for section in inner for pair in rules(section)]:
+            found[f"{prefix}.{key}", rule] = None
+        if not inner:
+            found[name, _rule(field)] = None
+    return list(found)
+
+
+def leaves(schema: type[BaseModel], tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, Rule]]:
+    """(dotted key, value, rule) of every value in a dumped config, tuples as lists.
+
+    Keys that schema does not have are refused: the tree may have been saved by another version.
+    """
+    for name, value in tree.items():
+        field = schema.model_fields.get(name)
+        yield from _leaves(name, value, sections_of(field.annotation) if field else [], _rule(field))
+
+
+def identity(schema: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What a dumped config says about the weights: the values of its identity fields, in its own nesting.
+
+    A value that is the field's default is left out, so that a setting added later changes nothing here; a section that
+    is there stays, if only as {}.
+    """
+    kept: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        value, inner = _plain(tree[name]), sections_of(field.annotation)
+        if inner and isinstance(value, dict):
+            kept[name] = identity(_member(inner, value) or inner[0], value)
+        elif inner and isinstance(value, list):
+            kept[name] = [identity(_member(inner, item) or inner[0], item) for item in value]
+        elif _rule(field).identity and (
+            _is_tag(field) or value != _plain(field.get_default(call_default_factory=True))
+        ):
+            kept[name] = value
+    return kept
+
+
+def upgraded(schema: type[Section], saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved config with the defaults of settings that came after it; as it is where it has some that are gone."""
+    try:
+        return build(schema, saved).model_dump(mode="json")
+    except ConfigError:
+        return saved
 
 
 class _Loader(yaml.SafeLoader):
@@ -182,7 +257,7 @@ def _follow(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[s
         for section in sections:
             field = section.model_fields.get(str(part))
             if field is not None:
-                following |= set(_sections(field.annotation))
+                following |= set(sections_of(field.annotation))
         tagged = {s for s in sections if any(field.default == part for field in s.model_fields.values())}
         if not following and len(sections) > 1 and tagged:
             sections = tagged
@@ -192,13 +267,57 @@ def _follow(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[s
     return written, sections
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field of this annotation holds, all members of a union of them."""
     if isinstance(annotation, type) and not typing.get_args(annotation) and issubclass(annotation, BaseModel):
         return [annotation]
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType, list, tuple, dict, typing.Annotated) or origin is not None:
-        return [found for arg in typing.get_args(annotation) for found in _sections(arg)]
+        return [found for arg in typing.get_args(annotation) for found in sections_of(arg)]
     return []
+
+
+def _rule(field: FieldInfo | None) -> Rule:
+    declared = [item for item in (field.metadata if field else ()) if isinstance(item, Rule)]
+    return declared[0] if declared else REFUSED
+
+
+def _is_tag(field: FieldInfo) -> bool:
+    """Whether a field can only have one value, which tells the section from others in a union."""
+    return typing.get_origin(field.annotation) is Literal and len(typing.get_args(field.annotation)) == 1
+
+
+def _is_list(annotation: Any) -> bool:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    return origin in (list, tuple) or any(_is_list(arg) for arg in inner)
+
+
+def _member(sections: Sequence[type[BaseModel]], tree: Mapping[str, Any]) -> type[BaseModel] | None:
+    """Which of the sections of a union a dumped tree is of, by its tag."""
+    for section in sections:
+        tags = {name: field.default for name, field in section.model_fields.items() if _is_tag(field)}
+        if all(tree.get(name, tag) == tag for name, tag in tags.items()):
+            return section
+    return None
+
+
+def _leaves(key: str, value: Any, sections: Sequence[type[BaseModel]], rule: Rule) -> Iterator[tuple[str, Any, Rule]]:
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
+        for position, item in enumerate(value):
+            yield from _leaves(f"{key}.{position}", item, sections, rule)
+    elif isinstance(value, dict):
+        section = _member(sections, value)
+        for name, item in value.items():
+            field = section.model_fields.get(name) if section else None
+            inner = sections_of(field.annotation) if field else []
+            yield from _leaves(f"{key}.{name}", item, inner, _rule(field) if sections else rule)
+    else:
+        yield key, _plain(value), rule
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and lists are one thing once they have been through JSON or YAML."""
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _copy(value: Any) -> Any:

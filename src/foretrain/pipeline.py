@@ -23,10 +23,10 @@ from foretrain.run import (
     RunConfig,
     build_model,
     check_run,
-    config_hash,
     describe_needs,
     describe_run,
     holds_run,
+    made_by,
     open_source,
     train_run,
 )
@@ -254,11 +254,11 @@ def finished(stage: Stage) -> bool:
         raise stage.trouble or AssertionError(f"stage {stage.name} has no data")
     held = checkpoints.Store(store, World()).kept()
     if not held:  # deleted, to have the space
-        if facts.get("config_hash") == config_hash(stage.config):
+        if (gap := next(_differences(stage, facts), None)) is None:
             return True
         raise TrainingError(
-            f"stage {stage.name}: its release was made by another config, and its checkpoints are gone. Restore the "
-            f"config, take the release as it is (stages.{stage.name}.skip_existing=true), or choose another output_dir."
+            f"stage {stage.name}: its release {gap}, and its checkpoints are gone. Restore the config and the data, "
+            f"take the release as it is (stages.{stage.name}.skip_existing=true), or choose another output_dir."
         )
     newest, stopped = held[-1], facts.get("stopped") or {}
     if newest.step != stopped.get("step"):
@@ -267,15 +267,34 @@ def finished(stage: Stage) -> bool:
     saved, now = state["config"], stage.config.model_dump(mode="json")
     now["parents"] = saved.get("parents", {}) | _parents_now(stage)
     with _named(stage):
-        check_resumable(saved, now)
+        check_resumable(saved, now, RunConfig)
     if state["data_fingerprint"] != stage.source.fingerprint:
         raise TrainingError(
             f"stage {stage.name}: was trained on other data (fingerprint {state['data_fingerprint']}, now "
             f"{stage.source.fingerprint}). Restore the corpus, or choose another output_dir."
         )
+    return stopped["by"] != "max_steps" or newest.step >= _planned_steps(stage)
+
+
+def _planned_steps(stage: Stage) -> int:
     training = stage.config.training
-    plan = plan_run(training, epoch_length=stream_of(stage.source, training).epoch_length, world_size=1)
-    return stopped["by"] != "max_steps" or newest.step >= plan.steps
+    assert stage.source is not None
+    return plan_run(training, epoch_length=stream_of(stage.source, training).epoch_length, world_size=1).steps
+
+
+def _differences(stage: Stage, facts: Mapping[str, Any]) -> Iterator[str]:
+    """What a release's facts say that the stage, which has its data, would not make: "was ..."."""
+    same, how = made_by(stage.config, facts.get("config_hash"), stage.folder / "config.yaml")
+    if not same:
+        yield f"was made by another config than the present one ({how})"
+    assert stage.source is not None
+    trained_on = facts.get("data_fingerprint", stage.source.fingerprint)
+    if trained_on != stage.source.fingerprint:
+        yield f"was trained on other data (fingerprint {trained_on}, now {stage.source.fingerprint})"
+    stopped = facts.get("stopped") or {"step": facts.get("step"), "by": "max_steps"}
+    done, planned = stopped["step"], _planned_steps(stage)
+    if done is not None and stopped["by"] == "max_steps" and done < planned:
+        yield f"was trained for {done:,} of the {planned:,} steps that are planned now"
 
 
 def _parents_now(stage: Stage) -> dict[str, str]:
@@ -293,10 +312,12 @@ def _left_alone(stage: Stage, step: Step, stages: list[Stage]) -> list[str]:
         return ["finished before"]
     lines = [f"not run, since it has a release: {stage.release} (skip_existing: true)"]
     facts = _facts(stage)
-    if stage.trouble is not None:
-        lines.append(f"note: whether it was made by the present config cannot be told: {stage.trouble}")
-    elif facts.get("config_hash") != config_hash(stage.config):
-        lines.append("note: its release was made by another config than the present one")
+    try:
+        if stage.trouble is not None:
+            raise stage.trouble
+        lines += [f"note: its release {gap}" for gap in _differences(stage, facts)]
+    except ForetrainError as error:
+        lines.append(f"note: whether it was made by the present config cannot be told: {error}")
     for role, known in _parents_now(stage).items():
         if (facts.get("parents") or {}).get(role, {}).get("hash") != known:
             lines.append(f"note: its {role} was another than what stage {stages[stage.parents[role]].name} has now")
@@ -376,10 +397,13 @@ class BatchFlags:
         accumulation = self.accumulation or 1
         return [("training.micro_batch_size", micro), ("training.batch_size", micro * accumulation * world_size)]
 
-    def resumed(self, saved: dict[str, Any]) -> list[tuple[str, Any]]:
-        """The same for a run that goes on, with the batch sizes it began with."""
-        micro = saved["micro_batch_size"] if self.per_device is None else self.per_device
-        return [("training.micro_batch_size", micro), ("training.batch_size", saved["batch_size"])]
+    def resumed(self, saved: dict[str, Any], tree: dict[str, Any]) -> list[tuple[str, Any]]:
+        """The same for a run that goes on: with the batch size it began with, in other micro-batches only if asked."""
+        asked = self.per_device or (tree.get("training") or {}).get("micro_batch_size")
+        return [
+            ("training.micro_batch_size", asked or saved["micro_batch_size"]),
+            ("training.batch_size", saved["batch_size"]),
+        ]
 
 
 def train_command(
@@ -398,7 +422,7 @@ def train_command(
         for number, sections, folder in list(draft.runs()):
             saved = folder / "config.yaml"
             if resume is not None and saved.is_file():
-                draft.override(number, batch.resumed(read_yaml(saved)["training"]))
+                draft.override(number, batch.resumed(read_yaml(saved)["training"], sections))
             else:
                 draft.override(number, batch.overrides(sections, world.size))
         config = draft.build()

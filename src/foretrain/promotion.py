@@ -24,7 +24,7 @@ from foretrain.models import family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash, release_in, resolve
 from foretrain.notes import Code, Note, warn
-from foretrain.run import RunConfig, build_model, config_hash, load_config, relocated, with_parents
+from foretrain.run import RunConfig, build_model, load_config, made_by, relocated, with_parents
 from foretrain.training.monitor import tell
 from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
 
@@ -130,9 +130,10 @@ def _random_weights(release: Path) -> Rival:
             f"({path}) they cannot be made again. Restore it, or name another model by --against."
         )
     config = load_config(path)
-    if config_hash(config) != facts.get("config_hash"):
+    same, how = made_by(config, facts.get("config_hash"), path)
+    if not same:
         raise ModelError(
-            f"{path}: is not the config that {release} was trained by (config_hash in release.json), so it cannot make "
+            f"{path}: is not the config that {release} was trained by ({how}), so it cannot make "
             "the random weights again that its training began with. Restore it, or name another model by --against."
         )
     config = relocated(config, run)

@@ -18,57 +18,48 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model
 
-from foretrain.adapters.layers import AdapterConfig
 from foretrain.config import Section, apply_overrides, build, read_yaml
-from foretrain.data.source import DataConfig
 from foretrain.errors import ConfigError
-from foretrain.evaluation.validation import EvaluationConfig
-from foretrain.run import ModelSection, RunConfig, with_family
-from foretrain.training.optimizer import OptimizerConfig
-from foretrain.training.settings import TrainingConfig
+from foretrain.run import RunConfig, RunSections, RunSettings
 
-SECTIONS = ("model", "data", "training", "optimizer", "evaluation", "adapter")
+SECTIONS = tuple(RunSections.model_fields)
 REFERENCE = "stage:"
 
 
-class StageConfig(Section):
-    """One stage: a name, whether it runs, and the sections of a run."""
+class _StageHead(Section):
+    """What a stage has beside the sections of a run."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]*[a-z_-][a-z0-9_-]*$")  # a number would be taken for a position
     skip: bool = False  # do not run it; what it released before can be used
     skip_existing: bool = False  # do not run it if it has a release
-    model: ModelSection
-    data: DataConfig
-    training: TrainingConfig
-    optimizer: OptimizerConfig = OptimizerConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    adapter: AdapterConfig | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_family(cls, tree: Any) -> Any:
-        return with_family(tree)
 
 
-class StagesConfig(Section):
-    """A run in stages, every one with all its sections; saved as output_dir/config.yaml."""
+class StageConfig(RunSections, _StageHead):  # the last one's fields come first
+    """One stage: a name, whether it runs, and the sections of a run."""
 
+
+class _Stages(Section):
     stages: tuple[StageConfig, ...]
-    output_dir: str
-    seed: int = Field(default=42, ge=0)  # of every stage
-    device: str = "auto"
-    threads: int | None = Field(default=None, ge=1)
+
+
+if TYPE_CHECKING:
+
+    class _ForEveryStage(Section): ...
+else:
     # Sections for every stage: merged into the stages before this is built, and not part of what is saved.
-    model: dict[str, Any] = Field(default_factory=dict, exclude=True)
-    data: dict[str, Any] = Field(default_factory=dict, exclude=True)
-    training: dict[str, Any] = Field(default_factory=dict, exclude=True)
-    optimizer: dict[str, Any] = Field(default_factory=dict, exclude=True)
-    evaluation: dict[str, Any] = Field(default_factory=dict, exclude=True)
-    adapter: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    _ForEveryStage = create_model(
+        "_ForEveryStage",
+        __base__=Section,
+        **{name: (dict[str, Any], Field(default_factory=dict, exclude=True)) for name in SECTIONS},
+    )
+
+
+class StagesConfig(_ForEveryStage, RunSettings, _Stages):
+    """A run in stages, every one with all its sections; saved as output_dir/config.yaml."""
 
     def folder(self, number: int) -> Path:
         """The run folder of stage `number`, counted from 0."""
@@ -83,11 +74,11 @@ class StagesConfig(Section):
     def run(self, number: int) -> RunConfig:
         """The config of a stage as a run of its own."""
         stage = self.stages[number]
-        tree = stage.model_dump(mode="json", exclude={"name", "skip", "skip_existing"})
+        tree = stage.model_dump(mode="json", include=set(SECTIONS))
         changes = [(key, str(self.folder(k) / "release")) for key, k in self.references(number).items()]
         tree["model"] = apply_overrides(tree["model"], changes)
-        root = {"seed": self.seed, "device": self.device, "threads": self.threads}
-        tree |= {"output_dir": str(self.folder(number)), "stage": stage.name, **root}
+        tree |= self.model_dump(mode="json", include=set(RunSettings.model_fields))
+        tree |= {"output_dir": str(self.folder(number)), "stage": stage.name}
         return build(RunConfig, tree, source=f"stage {stage.name}")
 
 

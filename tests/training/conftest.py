@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from foretrain.config import Section
 from foretrain.data.windows import TARGET, Windows
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch, Loss, ParameterRole, Predicted, Trainable
@@ -116,6 +117,13 @@ class Waves:
         return values
 
 
+class ToyRun(Section):
+    """The config of a toy's run."""
+
+    training: TrainingConfig
+    optimizer: OptimizerConfig
+
+
 class Kit:
     """Shortcuts for tests and for the scripts that they start."""
 
@@ -139,7 +147,14 @@ class Kit:
         tree = {"training": config.model_dump(mode="json"), "optimizer": optimizer.model_dump(mode="json")}
         own = {"seed": 1, "world": World(), "console": Console(file=io.StringIO(), width=400), **own}
         return Trainer(
-            model or Toy(), source or Waves(), config, optimizer, output_dir=out, resolved_config=tree, **own
+            model or Toy(),
+            source or Waves(),
+            config,
+            optimizer,
+            output_dir=out,
+            resolved_config=tree,
+            schema=ToyRun,
+            **own,
         )
 
     @staticmethod

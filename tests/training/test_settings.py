@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from foretrain.errors import ConfigError, TrainingError
-from foretrain.training.settings import Plan, TrainingConfig, check_resumable, plan_run
+from foretrain.run import RunConfig
+from foretrain.training import settings as training_settings
+from foretrain.training.settings import Plan, TrainingConfig, plan_run
+
+
+def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Trees that are no whole configs are compared as they are."""
+    return training_settings.check_resumable(saved, current, RunConfig)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +103,18 @@ def test_equal_configs_have_nothing_to_announce():
     assert check_resumable(tree, {**tree, "output_dir": "b"}) == []
 
 
+def test_a_change_of_layout_says_that_sums_may_differ_once_and_the_number_kept_does_not():
+    saved = {"training": {"compile": False, "parallel": "auto", "keep_best": 1}}
+    notes = check_resumable(saved, {"training": {"compile": True, "parallel": "ddp", "keep_best": 1}})
+    assert [note for note in notes if "->" not in note] == ["another layout: sums may differ in their last bits"]
+    assert check_resumable(saved, {"training": {**saved["training"], "keep_best": 3}}) == ["training.keep_best: 1 -> 3"]
+
+
+def test_a_refusal_names_everything_that_may_change():
+    with pytest.raises(TrainingError, match=r"may change: .*training\.keep_last.*; and if .* data\.corpora\.\*\.path"):
+        check_resumable({"seed": 1}, {"seed": 2})
+
+
 @pytest.mark.parametrize(
     ("batch", "micro", "world", "text"),
     [
@@ -124,8 +145,9 @@ def test_whether_to_warm_up_may_change_on_resume_and_a_budget_may_not():
 
 
 def test_what_a_run_was_made_from_may_lie_elsewhere_but_not_be_another():
-    saved = {"model": {"model_id": "a", "tokenizer": "t"}, "parents": {"model": "11", "tokenizer": "22"}}
-    moved = {"model": {"model_id": "b", "tokenizer": "u"}, "parents": {"model": "11", "tokenizer": "22"}}
+    parents = {"model": "11", "tokenizer": "22"}
+    saved = {"model": {"family": "kronos", "model_id": "a", "tokenizer": "t"}, "parents": parents}
+    moved = {"model": {"family": "kronos", "model_id": "b", "tokenizer": "u"}, "parents": parents}
     assert len(check_resumable(saved, moved)) == 2
     with pytest.raises(TrainingError, match=r"parents\.tokenizer: it began from weights with the hash 22, and .* 33"):
         check_resumable(saved, {**moved, "parents": {"model": "11", "tokenizer": "33"}})

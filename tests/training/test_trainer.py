@@ -113,6 +113,19 @@ def test_more_steps_may_be_asked_for_and_are_announced(toy, tmp_path):
     assert [step for step, _ in toy.losses(tmp_path)] == list(range(1, 16))
 
 
+def test_a_run_may_go_on_in_another_layout_and_with_more_kept(toy, tmp_path):
+    toy.trainer(tmp_path / "whole").fit()
+    toy.trainer(tmp_path / "cut", max_steps=6, micro_batch_size=8).fit()
+    console = Console(file=io.StringIO(), width=300)
+    layout = {"micro_batch_size": 3, "activation_checkpointing": True, "keep_best": 2, "prefetch": 1}
+    toy.trainer(tmp_path / "cut", resume="auto", console=console, **layout).fit()
+    whole, cut = ([loss for _, loss in toy.losses(tmp_path / name)] for name in ("whole", "cut"))
+    assert cut == pytest.approx(whole, rel=1e-5)
+    told = console.file.getvalue()
+    assert "training.micro_batch_size: 8 -> 3" in told and "terms of a loss that are worked out per micro-batch" in told
+    assert "training.activation_checkpointing: False -> True" in told and told.count("another layout: sums") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,13 +15,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from foretrain.config import Section
+from foretrain.config import Rule, Section
 from foretrain.errors import ConfigError
 from foretrain.models.base import ParameterRole, Trainable
 
@@ -31,7 +31,10 @@ KEY = "default"  # peft's name of the adapter in memory; the folder may have ano
 class AdapterConfig(Section):
     """What is trained in place of all weights: low-rank updates of some linear layers, the head, or both."""
 
-    name: str = Field(default="default", pattern=r"^[A-Za-z0-9][\w-]*$")  # of its folder in adapters/
+    # of its folder in adapters/
+    name: Annotated[str, Rule(identity=False, on_resume="refused")] = Field(
+        default="default", pattern=r"^[A-Za-z0-9][\w-]*$"
+    )
     rank: int = Field(default=8, ge=0)  # 0 = no low-rank updates: the head alone is trained
     alpha: int = Field(default=16, ge=1)  # updates are scaled by alpha / rank
     dropout: float = Field(default=0.0, ge=0, lt=1)  # of the input of A

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from foretrain.config import Section
+from foretrain.config import Rule, Section
 from foretrain.data.buckets import Buckets, choices
 from foretrain.data.lengths import no_window, rows_needed
 from foretrain.data.permutation import derive, hash64
@@ -27,7 +27,7 @@ from foretrain.errors import ConfigError
 class CorpusSpec(Section):
     """One corpus of a run: a folder or a generated one, and its share of the windows."""
 
-    path: str | None = None
+    path: Annotated[str | None, Rule(identity=False, on_resume="fingerprint", fingerprint="data")] = None
     synthetic: SyntheticSpec | None = None
     weight: float = Field(default=1.0, gt=0)
 

@@ -6,13 +6,13 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from foretrain.config import Section
+from foretrain.config import FREE, LAYOUT, Section
 from foretrain.data.source import DataConfig
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
@@ -41,7 +41,7 @@ class EvaluationConfig(Section):
 
     num_windows: int = Field(default=1, ge=1)  # forecast origins per item, as far as data.validation_steps has room
     stride: int | None = Field(default=None, ge=1)  # steps between origins; None = prediction_length
-    batch_size: int = Field(default=256, ge=1)  # rows per forward pass
+    batch_size: Annotated[int, LAYOUT] = Field(default=256, ge=1)  # rows per forward pass
     quantile_levels: tuple[float, ...] = DEFAULT_LEVELS  # that WQL and SQL sum over
     max_items: int | None = Field(default=None, ge=1)  # a sample of so many items, the same every time
     seasonality: int | None = Field(default=None, ge=1)  # steps of a season; None = the corpus' own
@@ -52,8 +52,8 @@ class EvaluationConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)  # the family's forecast options, such as {temperature: 0.8}
     # Compare the released weights with those that the run started from and with naive, on the test part, and record
     # whether they are promoted.
-    promotion: bool = False
-    require_significance: bool = True  # for that, differences must be more than chance
+    promotion: Annotated[bool, FREE] = False
+    require_significance: Annotated[bool, FREE] = True  # for that, differences must be more than chance
 
     @model_validator(mode="after")
     def _of_a_gate(self) -> EvaluationConfig:

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from foretrain.config import Section
+from foretrain.config import FREE, LAYOUT, Rule, Section, leaves, rules, upgraded
 from foretrain.errors import ConfigError, TrainingError
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]  # torch's
+
+LENGTH = Rule(
+    identity=False, on_resume="allowed", note="the learning-rate schedule is computed anew for the new length"
+)
+ROUNDING = Rule(
+    identity=False,
+    on_resume="allowed",
+    note="TensorFloat-32 keeps fewer bits of the factors of a product: sums may differ in more than their last bits",
+)
+CUT = Rule(
+    identity=False,
+    on_resume="allowed",
+    note="another micro-batch: sums may differ in their last bits; draws of dropout, and terms of a loss that are "
+    "worked out per micro-batch, follow the new cut",
+)
 
 
 class TokenBudgetConfig(Section):
@@ -24,41 +40,44 @@ class TokenBudgetConfig(Section):
     horizon_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (20, 32, 64)
     micro_batches_per_step: int = Field(default=1, ge=1)  # over all ranks
     # One forward and backward pass of every shape before the first step, to compile them; None = where compile is on
-    warmup: bool | None = None
+    warmup: Annotated[bool | None, FREE] = None
 
 
 class TrainingConfig(Section):
     """How long, how wide, how exact a run is, and what it keeps. Exactly one of max_steps and epochs is given."""
 
-    max_steps: int | None = Field(default=None, ge=1)
-    epochs: float | None = Field(default=None, gt=0)  # turned into steps at the start
-    max_minutes: float | None = Field(default=None, gt=0)  # of this start; then checkpoint and finish
+    max_steps: Annotated[int | None, LENGTH] = Field(default=None, ge=1)
+    epochs: Annotated[float | None, LENGTH] = Field(default=None, gt=0)  # turned into steps at the start
+    max_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)  # of this start; then checkpoint and finish
     batch_size: int = Field(default=32, ge=1)  # windows per optimizer step over all ranks
-    micro_batch_size: int | None = Field(default=None, ge=1)  # windows per forward per rank; None = an equal share
+    # windows per forward per rank; None = an equal share, and on resume that of the checkpoint
+    micro_batch_size: Annotated[int | None, CUT] = Field(default=None, ge=1)
     token_budget: TokenBudgetConfig | None = None  # in place of the two above: batches by length
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of products (autocast); weights stay float32
-    tf32: bool = False  # float32 products in TensorFloat-32 on GPUs that have it
+    tf32: Annotated[bool, ROUNDING] = False  # float32 products in TensorFloat-32 on GPUs that have it
     clip_norm: float | None = Field(default=1.0, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)  # None = no averaged weights
-    compile: bool = False
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
-    activation_checkpointing: bool = False
-    parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
+    compile: Annotated[bool, LAYOUT] = False
+    compile_mode: Annotated[CompileMode, LAYOUT] = "default"
+    activation_checkpointing: Annotated[bool, LAYOUT] = False
+    parallel: Annotated[Literal["auto", "ddp", "fsdp2"], LAYOUT] = "auto"
     # Batches prepared ahead by a thread; None = 2 beside a GPU and 0 on a CPU, where the thread competes with the loop
     # for Python's interpreter lock (35 against 21 steps/s on configs/debug.yaml, whose data take 2% of the time).
-    prefetch: int | None = Field(default=None, ge=0)
-    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    skip_budget: int = Field(default=10, ge=0)  # bad batches of a run that skip and rollback put up with
+    prefetch: Annotated[int | None, FREE] = Field(default=None, ge=0)
+    on_nonfinite: Annotated[Literal["stop", "skip", "rollback"], FREE] = "stop"
+    # bad batches of a run that skip and rollback put up with
+    skip_budget: Annotated[int, FREE] = Field(default=10, ge=0)
     validate_every: int | None = Field(default=None, ge=1)  # steps; None = only at the end
     best_metric: str = "val_loss"  # a key of the metrics that validation returns
     best_mode: Literal["min", "max"] | None = None  # None = lower is better, but for skill and accuracy
     patience: int | None = Field(default=None, ge=1)  # validations without a better metric before the run ends
-    checkpoint_every: int | None = Field(default=1000, ge=1)  # steps
-    checkpoint_minutes: float | None = Field(default=None, gt=0)  # also after so many minutes, whichever comes first
-    keep_last: int = Field(default=2, ge=1)
-    keep_best: int = Field(default=1, ge=1)
-    log_every: int = Field(default=10, ge=1)  # steps
-    tensorboard: bool = True
+    checkpoint_every: Annotated[int | None, FREE] = Field(default=1000, ge=1)  # steps
+    # also after so many minutes, whichever comes first
+    checkpoint_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)
+    keep_last: Annotated[int, FREE] = Field(default=2, ge=1)
+    keep_best: Annotated[int, FREE] = Field(default=1, ge=1)
+    log_every: Annotated[int, FREE] = Field(default=10, ge=1)  # steps
+    tensorboard: Annotated[bool, FREE] = True
 
     @property
     def mode(self) -> Literal["min", "max"]:
@@ -162,75 +181,46 @@ def plan_run(
     return Plan(math.ceil(total / size), total, size, micro, unit)
 
 
-MAY_CHANGE = {  # on resume; everything else would make it another run
-    "training.max_steps",
-    "training.epochs",
-    "training.max_minutes",
-    "training.on_nonfinite",  # the way on from a run that such a value has stopped
-    "training.skip_budget",
-    "training.checkpoint_every",  # these three decide what is on the disk, and a disk may be full
-    "training.checkpoint_minutes",
-    "training.keep_last",
-    "training.log_every",
-    "training.tensorboard",
-    "training.prefetch",
-    "training.token_budget.warmup",
-    "evaluation.promotion",  # what comes after training
-    "evaluation.require_significance",
-    "device",
-    "threads",
-    "logging",
-    "output_dir",
-}
-
-
-def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+def check_resumable(saved: dict[str, Any], current: dict[str, Any], schema: type[Section]) -> list[str]:
     """What changed since a run's config was saved, in words. Raises TrainingError naming keys that may not change.
 
+    What may change is what the fields of schema declare. Both trees are dumps of it; saved may be an earlier version's.
     `parents` holds the hashes of what a run was made from (role: hash); while these are equal, its place may change.
+    That the data are the same is for the caller to compare, by their fingerprint.
     """
-    old, new = _flatten(saved), _flatten({**current, "parents": current.get("parents") if "parents" in saved else None})
-    parents = saved.get("parents") or {}
-    changed = [key for key in sorted(old.keys() | new.keys()) if _plain(old.get(key)) != _plain(new.get(key))]
-    elsewhere = {"model.model_id" if role == "model" else f"model.{role}" for role in parents}
-    refused = [key for key in changed if not _may_change(key) and key not in elsewhere]
+    parents = saved.get("parents")
+    saved = {**upgraded(schema, saved), "parents": parents}
+    now = {**current, "parents": None if parents is None else current.get("parents")}
+    old, new, declared = dict[str, Any](), dict[str, Any](), dict[str, Rule]()
+    for tree, values in ((saved, old), (now, new)):
+        for key, value, rule in leaves(schema, tree):
+            values[key], declared[key] = value, rule
+    changed = [key for key in sorted(declared) if old.get(key) != new.get(key)]
+    refused = [key for key in changed if not _may_change(declared[key], {"data", *(parents or {})})]
     if refused:
         lines = "".join(f"\n  {_refusal(key, old.get(key), new.get(key))}" for key in refused)
         raise TrainingError(
-            f"this run cannot be resumed with another config:{lines}\nOnly steps, epochs, minutes, on_nonfinite, "
-            "skip_budget, how often to checkpoint, keep_last, where a corpus lies, promotion, device, threads and "
-            "logging may change. Restore the values above, or start a new run in another output_dir."
+            f"this run cannot be resumed with another config:{lines}\nRestore the values above, or start a new run in "
+            f"another output_dir. What may change: {_changeable(schema)}."
         )
     notes = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed if key != "output_dir"]
-    if {"training.max_steps", "training.epochs"} & set(changed):
-        notes.append("the learning-rate schedule is computed anew for the new length")
-    return notes
+    return [*notes, *dict.fromkeys(declared[key].note for key in changed if declared[key].note)]
+
+
+def _may_change(rule: Rule, known: set[str]) -> bool:
+    """known: what has a fingerprint that is compared."""
+    return rule.on_resume == "allowed" or (rule.on_resume == "fingerprint" and rule.fingerprint in known)
+
+
+def _changeable(schema: type[Section]) -> str:
+    """Every key that may change on resume, in words."""
+    declared = rules(schema)
+    allowed = [key for key, rule in declared if rule.on_resume == "allowed"]
+    moved = [key for key, rule in declared if rule.on_resume == "fingerprint"]
+    return ", ".join(allowed) + (f"; and if the content is the same {', '.join(moved)}" if moved else "")
 
 
 def _refusal(key: str, saved: Any, now: Any) -> str:
     if key.startswith("parents."):
         return f"{key}: it began from weights with the hash {saved}, and would go on from others, {now}"
     return f"{key}: {saved!r} was saved, {now!r} is asked for"
-
-
-def _may_change(key: str) -> bool:
-    if re.fullmatch(r"data\.corpora\.\d+\.path", key):
-        return True  # a corpus may lie elsewhere: that it is the same one is for its fingerprint to say
-    return any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
-            value = {str(position): item for position, item in enumerate(value)}
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    """Tuples and lists are one thing once they have been through JSON or YAML."""
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -15,7 +15,7 @@ import torch
 
 import foretrain
 from foretrain.adapters.layers import adapter_facts, merged
-from foretrain.config import dump_yaml
+from foretrain.config import Section, dump_yaml
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
@@ -84,9 +84,9 @@ class Trainer:
     evaluate(model, step) is entered by all
     ranks together, with the model in eval mode and holding averaged weights where these are on. resume: None starts
     (an output_dir that holds a run is an error), "auto" goes on from the newest good checkpoint or starts, a path goes
-    on from that checkpoint. resolved_config is what is saved in checkpoints and compared on resume. facts go into
-    release.json (parents' hashes, date range), notes to the head of the log; units are those of evaluate's metrics.
-    upgrade turns a config that an earlier version has saved into what it means today.
+    on from that checkpoint. resolved_config is what is saved in checkpoints and compared on resume, a dump of schema,
+    whose fields declare what may change. facts go into release.json (parents' hashes, date range), notes to the head
+    of the log; units are those of evaluate's metrics.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class Trainer:
         facts: dict[str, Any] | None = None,
         notes: Sequence[str] = (),
         units: Mapping[str, str] | None = None,
-        upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        schema: type[Section] = Section,
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
         self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
         self.feed = Feed(model, source, training, self.world)
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
         self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
-        self.upgrade = upgrade
+        self.schema = schema
         if evaluate is None and (training.validate_every or optimizer.schedule.kind == "plateau"):
             raise ConfigError(
                 "training.validate_every and the plateau schedule need something to validate on, and this run has "
@@ -285,7 +285,7 @@ class Trainer:
 
     def _restore(self, path: Path, state: dict[str, Any]) -> list[str]:
         """Take over a checkpoint's state; what is worth telling about it."""
-        notes = check_resumable(self.upgrade(state["config"]), self.resolved_config)
+        notes = check_resumable(state["config"], self.resolved_config, self.schema)
         if state["data_fingerprint"] != self.source.fingerprint:
             raise TrainingError(
                 f"{path}: was trained on other data (fingerprint {state['data_fingerprint']}, now "
@@ -296,11 +296,6 @@ class Trainer:
                 raise TrainingError(
                     f"{path}: was trained with {name} {state[name]}, not {now}; it cannot be resumed so."
                 )
-        if state["micro_batch_size"] != self.plan.micro_batch_size:
-            raise TrainingError(
-                f"{path}: was trained in micro-batches of {state['micro_batch_size']}, not "
-                f"{self.plan.micro_batch_size}; it cannot be resumed so."
-            )
         if state["threads"] != torch.get_num_threads():
             notes.append(
                 f"warning: {torch.get_num_threads()} threads now, {state['threads']} before: sums may differ in their "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from foretrain.config import Section
+from foretrain.config import STARTING_WEIGHTS, Rule, Section
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.config_json import read_config_json
 
@@ -155,6 +155,9 @@ PUBLISHED = {
 }
 
 
+TOKENIZER = Rule(identity=True, on_resume="fingerprint", fingerprint="tokenizer")  # where a frozen tokenizer lies
+
+
 class KronosTokenizerModelConfig(Section):
     """The `model:` section of a run that trains a tokenizer.
 
@@ -163,8 +166,8 @@ class KronosTokenizerModelConfig(Section):
     """
 
     family: Literal["kronos_tokenizer"] = "kronos_tokenizer"
-    model_id: str | None = None
-    revision: str | None = None
+    model_id: Annotated[str | None, STARTING_WEIGHTS] = None
+    revision: Annotated[str | None, STARTING_WEIGHTS] = None
     random_init: bool = False
     architecture_of: str | None = None  # folder or hub id
     preset: Literal["base", "2k"] | None = None
@@ -194,13 +197,13 @@ class KronosModelConfig(Section):
     """
 
     family: Literal["kronos"] = "kronos"
-    model_id: str | None = None
-    revision: str | None = None
+    model_id: Annotated[str | None, STARTING_WEIGHTS] = None
+    revision: Annotated[str | None, STARTING_WEIGHTS] = None
     random_init: bool = False
     architecture_of: str | None = None
     preset: Literal["mini", "small", "base"] | None = None
-    tokenizer: str | None = None
-    tokenizer_revision: str | None = None
+    tokenizer: Annotated[str | None, TOKENIZER] = None
+    tokenizer_revision: Annotated[str | None, TOKENIZER] = None
     clip: float | None = Field(default=None, gt=0)  # None = the tokenizer's own
     token_cache: bool = False  # tokenise every window once, before training; needs data.sampling: epoch
     max_context: int | None = Field(default=None, ge=1)  # None = what a window holds, or the checkpoint's own if more

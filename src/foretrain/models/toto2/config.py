@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from foretrain.config import Section
+from foretrain.config import STARTING_WEIGHTS, Section
 from foretrain.errors import ModelError
 from foretrain.models.config_json import read_config_json
 
@@ -196,8 +196,8 @@ class Toto2ModelConfig(Section):
     """
 
     family: Literal["toto2"] = "toto2"
-    model_id: str | None = None
-    revision: str | None = None
+    model_id: Annotated[str | None, STARTING_WEIGHTS] = None
+    revision: Annotated[str | None, STARTING_WEIGHTS] = None
     random_init: bool = False
     preset: Literal["4m", "22m", "313m", "1B", "2.5B"] | None = None
     patch_size: int | None = Field(default=None, ge=1)
