@@ -8,8 +8,10 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "foretrain"
@@ -85,8 +87,8 @@ class Module:
         found = set()
         for name in self.imports:
             if name.split(".")[0] == "foretrain":
-                found.add(name if name in MODULES else name.rpartition(".")[0])
-        assert found <= MODULES.keys(), f"{self} imports {sorted(found - MODULES.keys())}, which are no files"
+                found.add(name if name in modules() else name.rpartition(".")[0])
+        assert found <= modules().keys(), f"{self} imports {sorted(found - modules().keys())}, which are no files"
         return found - {self.name}
 
     def calls(self) -> Iterator[tuple[str, ast.Call]]:
@@ -103,9 +105,15 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else "?"
 
 
-MODULES = {module.name: module for module in map(Module, sorted(SRC.rglob("*.py")))}
-# The root offers its functions lazily, so it may name any layer.
-RANKED = {name: module for name, module in MODULES.items() if name != "foretrain"}
+@cache
+def modules() -> dict[str, Module]:
+    """Every file of the package by its dotted name."""
+    return {module.name: module for module in map(Module, sorted(SRC.rglob("*.py")))}
+
+
+def ranked() -> dict[str, Module]:
+    """All but the root, which offers its functions lazily and so may name any layer."""
+    return {name: module for name, module in modules().items() if name != "foretrain"}
 
 
 def layer(name: str) -> int:
@@ -145,7 +153,7 @@ def assert_as_known(found: Iterable, known: Iterable, rule: str) -> None:
 def test_imports_go_downwards_only():
     upwards = [
         f"{module} imports {target}"
-        for name, module in RANKED.items()
+        for name, module in ranked().items()
         for target in module.targets - {"foretrain"}
         if layer(target) > layer(name)
     ]
@@ -154,7 +162,7 @@ def test_imports_go_downwards_only():
 
 def test_every_layer_has_files():
     named = set().union(*LAYERS)
-    assert named == {name.split(".")[1] for name in RANKED}
+    assert named == {name.split(".")[1] for name in ranked()}
 
 
 def test_a_circle_of_imports_is_found():
@@ -164,14 +172,14 @@ def test_a_circle_of_imports_is_found():
 
 def test_no_files_import_each_other_in_a_circle():
     """Imports in functions count. So do those below TYPE_CHECKING, which would otherwise point upwards."""
-    graph = {name: module.targets & RANKED.keys() for name, module in RANKED.items()}
+    graph = {name: module.targets & ranked().keys() for name, module in ranked().items()}
     assert_as_known(circles(graph), KNOWN_CIRCLES, "files that import each other")
 
 
 def classes() -> dict[str, list[Module]]:
     """The modules that define a class of a name, by that name."""
     found = defaultdict(list)
-    for module in MODULES.values():
+    for module in modules().values():
         for node in module.nodes:
             if isinstance(node, ast.ClassDef):
                 found[node.name].append(module)
@@ -209,35 +217,35 @@ def test_no_file_is_long():
 
 def test_only_two_files_touch_torch_distributed():
     touching = []
-    for name, module in MODULES.items():
+    for name, module in modules().items():
         code = re.sub(r"(\"\"\".*?\"\"\"|#[^\n]*)", "", module.text, flags=re.S)
         if name not in TORCH_DISTRIBUTED and (
             "torch.distributed" in code or any(i.startswith("torch.distributed") for i in module.imports)
         ):
             touching.append(module)
     assert not touching
-    assert MODULES.keys() >= TORCH_DISTRIBUTED
+    assert modules().keys() >= TORCH_DISTRIBUTED
 
 
 def test_no_family_imports_another():
-    families = {module.family for module in MODULES.values()} - {None}
+    families = {module.family for module in modules().values()} - {None}
     crossing = [
         f"{module} imports {target}"
-        for module in MODULES.values()
+        for module in modules().values()
         for target in module.targets
-        if module.family and MODULES[target].family not in (None, module.family)
+        if module.family and modules()[target].family not in (None, module.family)
     ]
     assert len(families) > 1 and not crossing
 
 
 def test_nothing_unsafe_is_imported():
     banned = {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
-    assert not [module for module in MODULES.values() if banned & {name.split(".")[0] for name in module.imports}]
+    assert not [module for module in modules().values() if banned & {name.split(".")[0] for name in module.imports}]
 
 
 def test_nothing_unsafe_is_called():
     unsafe = []
-    for module in MODULES.values():
+    for module in modules().values():
         if "trust_remote_code" in module.text:
             unsafe.append(f"{module} names trust_remote_code")
         for name, call in module.calls():
@@ -255,9 +263,10 @@ def test_nothing_unsafe_is_called():
 
 
 def test_no_catch_all_module_names():
-    assert not [module for module in MODULES.values() if module.path.stem in {"utils", "helpers", "misc", "common"}]
+    assert not [module for module in modules().values() if module.path.stem in {"utils", "helpers", "misc", "common"}]
 
 
+@pytest.mark.processes
 def test_the_command_line_imports_nothing_heavy():
     code = (
         "import sys, foretrain.cli, foretrain.config, foretrain\n"
