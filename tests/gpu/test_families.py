@@ -91,7 +91,7 @@ def test_bfloat16_trains_near_float32_and_keeps_float32_weights(train, name, dev
 @pytest.mark.gpu
 @every_family
 def test_compiled_blocks_give_the_losses_of_eager_ones(train, name):
-    """On the CPU tests/training/test_distributed.py does this; a family takes a minute of the C++ compiler there."""
+    """On the CPU tests/training/test_distributed.py does this once: a family costs the C++ compiler 50 s there."""
     found, expected = losses(train(name, "cuda", compile=True)), losses(train(name, "cuda"))
     assert found[0] == pytest.approx(expected[0], rel=0.1 if name in DRAWING else 1e-4)
     assert len(found) == STEPS and np.isfinite(found).all()
