@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,12 @@ def test_the_parts_of_the_whole_suite_share_its_tests_between_them():
 )
 def test_the_exit_code_is_that_of_a_part_which_failed(codes, expected):
     assert exit_code(codes) == expected
+
+
+def test_a_process_that_a_test_starts_without_the_marker_is_refused():
+    for start in (lambda: subprocess.run([sys.executable, "-c", ""], check=True), os.fork):
+        with pytest.raises(RuntimeError, match="starts a process"):
+            start()
 
 
 @pytest.mark.processes
