@@ -435,6 +435,7 @@ def test_a_stage_can_train_an_adapter_on_what_an_earlier_one_released(tmp_path):
         torch.testing.assert_close(value, released[key.removeprefix("network.")], rtol=0, atol=1e-6)
 
 
+@pytest.mark.processes
 def test_two_processes_train_the_adapter_of_one(tmp_path):
     """Rank 0 has windows alone where rank 1 has groups: each has layers that the other does not need."""
     settings = [*MIXED, "adapter={rank: 2}"]

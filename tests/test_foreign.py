@@ -85,6 +85,7 @@ def test_values_that_no_run_can_have_are_refused_before_anything_is_written(fold
     assert not Path("ours.yaml").exists()
 
 
+@pytest.mark.processes
 def test_an_unknown_project_is_refused_with_the_known_ones():
     done = subprocess.run(
         [sys.executable, "-m", "foretrain.cli", "config", "import", "--from", "other", "f.yaml"],

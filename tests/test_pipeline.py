@@ -551,6 +551,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["01-short", "02-long"])
 def test_killed_in_either_stage_it_ends_as_if_nobody_had_touched_it(undisturbed: Path, tmp_path: Path, name):
     out = tmp_path / "run"
@@ -569,6 +570,7 @@ def test_killed_in_either_stage_it_ends_as_if_nobody_had_touched_it(undisturbed:
     assert same(weights(out / "release"), weights(undisturbed / "release"))
 
 
+@pytest.mark.processes
 def test_two_processes_run_the_stages_of_one(tmp_path: Path):
     out = tmp_path / "two"
     overrides = ["model.dropout_rate=0", "training.micro_batch_size=2"]

@@ -328,6 +328,7 @@ def test_a_gate_may_come_later_and_is_no_part_of_what_decides_the_weights(corpus
         train_run(tiny(tmp_path / "run", data, "evaluation.num_windows=7"), resume="auto")
 
 
+@pytest.mark.processes
 def test_two_processes_find_what_one_finds(corpus: Path, runs: Path, tmp_path: Path):
     start = f"model={{family: chronos2, model_id: {runs / 'base' / 'release'}}}"
     config = tiny(

@@ -16,6 +16,8 @@ from foretrain.run import load_config, shipped_config, train_run
 from foretrain.training.checkpoint import read_manifest, steps_in
 from foretrain.training.journal import loss_curve_hash
 
+pytestmark = pytest.mark.processes
+
 PROOF = Path(__file__).parent / "proofs" / "kill_cli.py"
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import foretrain
-from foretrain.config import Rule, Section, build, read_yaml, rules, sections_of
+from foretrain.config import FieldRule, Section, build, read_yaml, rules, sections_of
 from foretrain.data.manifest import Column
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
@@ -386,7 +386,7 @@ def with_value(section: Any, key: str, change: Any) -> Any:
     return section.model_copy(update={name: with_value(value, rest, change) if rest else change(value)})
 
 
-def declared(key: str) -> Rule:
+def declared(key: str) -> FieldRule:
     return dict(rules(RunConfig))[".".join("*" if part.isdigit() else part for part in key.split("."))]
 
 

@@ -18,6 +18,8 @@ from foretrain import cli
 from foretrain.training import checkpoint
 from foretrain.training.journal import read_journal
 
+pytestmark = pytest.mark.processes
+
 DEBUG = Path(__file__).parents[1] / "configs" / "debug.yaml"
 TINY = [
     "data.context_length=64",

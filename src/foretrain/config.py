@@ -32,10 +32,10 @@ S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True)
-class Rule:
+class FieldRule:
     """What a field of a section declares about a run, as in `log_every: Annotated[int, FREE] = 10`.
 
-    A field without a Rule is REFUSED. Where a field holds sections, their own fields declare.
+    A field without a FieldRule is REFUSED. Where a field holds sections, their own fields declare.
     """
 
     identity: bool  # the value says what the weights are: it enters the hash of the config
@@ -45,17 +45,17 @@ class Rule:
     note: str = ""  # what a resumed run says about a change, beside the two values
 
 
-REFUSED = Rule(identity=True, on_resume="refused")
-FREE = Rule(identity=False, on_resume="allowed")
+REFUSED = FieldRule(identity=True, on_resume="refused")
+FREE = FieldRule(identity=False, on_resume="allowed")
 # How a computation is laid out: the same numbers up to the order in which they are summed.
-LAYOUT = Rule(identity=False, on_resume="allowed", note="another layout: sums may differ in their last bits")
+LAYOUT = FieldRule(identity=False, on_resume="allowed", note="another layout: sums may differ in their last bits")
 # Where the weights that training starts from lie. Identity, because their hash is not known before they are there.
-STARTING_WEIGHTS = Rule(identity=True, on_resume="fingerprint", fingerprint="model")
+STARTING_WEIGHTS = FieldRule(identity=True, on_resume="fingerprint", fingerprint="model")
 
 
-def rules(schema: type[BaseModel]) -> list[tuple[str, Rule]]:
+def rules(schema: type[BaseModel]) -> list[tuple[str, FieldRule]]:
     """(dotted key, rule) of every field of a config; * stands for a position in a list of sections."""
-    found: dict[tuple[str, Rule], None] = {}
+    found: dict[tuple[str, FieldRule], None] = {}
     for name, field in schema.model_fields.items():
         inner = sections_of(field.annotation)
         prefix = f"{name}.*" if _is_list(field.annotation) else name
@@ -66,7 +66,7 @@ def rules(schema: type[BaseModel]) -> list[tuple[str, Rule]]:
     return list(found)
 
 
-def leaves(schema: type[BaseModel], tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, Rule]]:
+def leaves(schema: type[BaseModel], tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, FieldRule]]:
     """(dotted key, value, rule) of every value in a dumped config, tuples as lists.
 
     Keys that schema does not have are refused: the tree may have been saved by another version.
@@ -277,8 +277,8 @@ def sections_of(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _rule(field: FieldInfo | None) -> Rule:
-    declared = [item for item in (field.metadata if field else ()) if isinstance(item, Rule)]
+def _rule(field: FieldInfo | None) -> FieldRule:
+    declared = [item for item in (field.metadata if field else ()) if isinstance(item, FieldRule)]
     return declared[0] if declared else REFUSED
 
 
@@ -301,7 +301,9 @@ def _member(sections: Sequence[type[BaseModel]], tree: Mapping[str, Any]) -> typ
     return None
 
 
-def _leaves(key: str, value: Any, sections: Sequence[type[BaseModel]], rule: Rule) -> Iterator[tuple[str, Any, Rule]]:
+def _leaves(
+    key: str, value: Any, sections: Sequence[type[BaseModel]], rule: FieldRule
+) -> Iterator[tuple[str, Any, FieldRule]]:
     if isinstance(value, (list, tuple)) and value and all(isinstance(item, dict) for item in value):
         for position, item in enumerate(value):
             yield from _leaves(f"{key}.{position}", item, sections, rule)

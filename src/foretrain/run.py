@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from foretrain.adapters.files import write_adapter
 from foretrain.adapters.layers import AdapterConfig, adapt, adapter_facts, describe_adapter, merged, parameter_counts
-from foretrain.config import FREE, Rule, Section, apply_overrides, build, dump_yaml, identity, read_yaml
+from foretrain.config import FREE, FieldRule, Section, apply_overrides, build, dump_yaml, identity, read_yaml
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.distributed.world import World
@@ -77,9 +77,11 @@ class RunSettings(Section):
 class RunConfig(RunSettings, RunSections):  # the last one's fields come first
     """Everything that decides a run; printed before it starts and saved as output_dir/config.yaml."""
 
-    stage: Annotated[str | None, Rule(identity=False, on_resume="refused")] = None  # of a pipeline, which this run is
+    stage: Annotated[str | None, FieldRule(identity=False, on_resume="refused")] = (
+        None  # of a pipeline, which this run is
+    )
     # What the weights were made from, role to hash of its release. Filled in at the start; what is given is checked.
-    parents: Annotated[dict[str, str], Rule(identity=False, on_resume="refused")] = Field(default_factory=dict)
+    parents: Annotated[dict[str, str], FieldRule(identity=False, on_resume="refused")] = Field(default_factory=dict)
 
 
 def config_hash(config: RunConfig) -> str:

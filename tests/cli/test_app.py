@@ -54,6 +54,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.processes
 def test_help_answers_at_once():
     times = []
     for _ in range(3):
@@ -356,6 +357,7 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(work: Path, arguments, me
     assert {path.name for path in tmp_path.iterdir()} == before, "nothing may be left behind"
 
 
+@pytest.mark.processes
 def test_a_full_disk_is_one_line_and_leaves_no_file(work: Path, tmp_path: Path):
     code = (
         "import resource, signal, sys\n"
@@ -404,6 +406,7 @@ def test_doctor_names_versions_devices_and_traps(capsys, monkeypatch):
     assert all(part in text for part in ("foretrain ", "torch ", "cpu: ", "cuda", "trap: OMP_WAIT_POLICY"))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_saves_and_leaves_without_a_traceback_and_resume_goes_on(tmp_path: Path, number, code):
     arguments = [sys.executable, "-m", "foretrain.cli", "train", str(shipped_config("debug.yaml")), *TINY[:-1],
@@ -538,6 +541,7 @@ def test_export_writes_a_release_that_forecasts(work: Path, tmp_path: Path, caps
     foretrain("export", checkpoint, "--out", tmp_path / "ema", "--ema", code=2)
 
 
+@pytest.mark.processes
 def test_a_reader_gone_away_does_not_end_a_run(tmp_path: Path):
     command = [sys.executable, "-m", "foretrain.cli", "train", str(shipped_config("debug.yaml")), *TINY,
                f"output_dir={tmp_path / 'run'}", "--threads", "1"]  # fmt: skip
@@ -549,6 +553,7 @@ def test_a_reader_gone_away_does_not_end_a_run(tmp_path: Path):
     assert "finished at step 6" in (tmp_path / "run" / "training.log").read_text()
 
 
+@pytest.mark.processes
 def test_warnings_are_one_line_without_a_place_in_the_code(kronos: Path, tmp_path: Path):
     pd.read_csv(kronos / "ACME.csv").assign(sector="x").to_csv(tmp_path / "a.csv", index=False)
     flags = ["--prediction-length", "2", "--out", str(tmp_path / "o.csv"), "--num-samples", "1"]

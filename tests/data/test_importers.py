@@ -628,6 +628,7 @@ def test_an_existing_corpus_is_never_overwritten_and_a_failed_update_keeps_it(tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["A.csv", "other.csv", "out"]
 
 
+@pytest.mark.processes
 def test_a_disk_that_refuses_to_write_leaves_one_line_and_no_files(tmp_path: Path) -> None:
     for k in range(4):
         bars_csv(tmp_path / "in" / f"S{k}.csv", 2000, k)

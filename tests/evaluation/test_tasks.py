@@ -299,6 +299,7 @@ def _figures(hourly, persistence, world):
     return figures
 
 
+@pytest.mark.processes
 def test_two_processes_give_the_figures_of_one_and_share_the_work(hourly, persistence):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

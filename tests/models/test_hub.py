@@ -17,6 +17,8 @@ import pytest
 from foretrain.errors import ModelError
 from foretrain.models.hub import resolve
 
+pytestmark = pytest.mark.processes
+
 MODEL = Path(__file__).parents[1] / "golden" / "chronos2" / "model"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {

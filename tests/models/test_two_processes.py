@@ -17,6 +17,8 @@ from tests.models.zoo import Zoo
 from foretrain.distributed.world import World
 from foretrain.training.journal import read_journal
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 KINDS = ("full", "adapter", "budget", "huber")
 NAMES = [f"{name}-{kind}" for name in ("chronos2", "kronos", "kronos_tokenizer", "toto", "toto2") for kind in KINDS]

@@ -182,6 +182,7 @@ def test_a_failure_at_any_fsync_leaves_the_newest_checkpoint_loadable(store, mon
     assert into["model.a"][0, 0] == checkpoint.read_state(newest)["note"]
 
 
+@pytest.mark.processes
 def test_a_step_that_is_saved_again_is_there_whenever_the_process_dies(tmp_path):
     """Killed at every system call that changes the folder's entries, in turn; one of the two must be found."""
     script = """
@@ -239,6 +240,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("limit", [600, 3000])
 def test_a_run_on_a_disk_that_really_refuses_ends_with_one_clear_error(tmp_path, limit):
     """The kernel's limit on file size stands for a full disk: at 600 bytes metrics.jsonl hits it, at 3,000 a shard."""

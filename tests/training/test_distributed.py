@@ -18,6 +18,8 @@ from foretrain.errors import ConfigError
 from foretrain.models.objective import LossConfig, Objective
 from foretrain.run import train_run
 
+pytestmark = pytest.mark.processes
+
 SCRIPT = Path(__file__).with_name("two_processes.py")
 UNEVEN = {"micro_batch_size": 3, "ema_decay": 0.9}
 BAD = 8 * 6 + 4

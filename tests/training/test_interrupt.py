@@ -13,6 +13,8 @@ import pytest
 from foretrain.training.interrupt import Cut, Signals
 from foretrain.training.trainer import Result
 
+pytestmark = pytest.mark.processes
+
 SCRIPT = Path(__file__).with_name("signalled.py")
 
 

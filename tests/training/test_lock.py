@@ -11,6 +11,8 @@ import pytest
 from foretrain.errors import TrainingError
 from foretrain.training.lock import RunLock
 
+pytestmark = pytest.mark.processes
+
 
 def held_by(lock, **changes):
     """The lock as another process would have left it."""

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.processes
+
 PROOF = Path(__file__).parents[1] / "proofs" / "kill_resume.py"
 
 

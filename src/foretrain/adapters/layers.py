@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from foretrain.config import Rule, Section
+from foretrain.config import FieldRule, Section
 from foretrain.errors import ConfigError
 from foretrain.models.base import ParameterRole, Trainable
 
@@ -32,7 +32,7 @@ class AdapterConfig(Section):
     """What is trained in place of all weights: low-rank updates of some linear layers, the head, or both."""
 
     # of its folder in adapters/
-    name: Annotated[str, Rule(identity=False, on_resume="refused")] = Field(
+    name: Annotated[str, FieldRule(identity=False, on_resume="refused")] = Field(
         default="default", pattern=r"^[A-Za-z0-9][\w-]*$"
     )
     rank: int = Field(default=8, ge=0)  # 0 = no low-rank updates: the head alone is trained

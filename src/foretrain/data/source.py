@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from foretrain.config import Rule, Section
+from foretrain.config import FieldRule, Section
 from foretrain.data.buckets import Buckets, choices
 from foretrain.data.lengths import no_window, rows_needed
 from foretrain.data.permutation import derive, hash64
@@ -27,7 +27,7 @@ from foretrain.errors import ConfigError
 class CorpusSpec(Section):
     """One corpus of a run: a folder or a generated one, and its share of the windows."""
 
-    path: Annotated[str | None, Rule(identity=False, on_resume="fingerprint", fingerprint="data")] = None
+    path: Annotated[str | None, FieldRule(identity=False, on_resume="fingerprint", fingerprint="data")] = None
     synthetic: SyntheticSpec | None = None
     weight: float = Field(default=1.0, gt=0)
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from foretrain.config import Rule, Section
+from foretrain.config import FieldRule, Section
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import ParameterRole, Trainable
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_numbers, state_tensors
@@ -45,7 +45,7 @@ class OptimizerConfig(Section):
     betas: tuple[float, float] = (0.9, 0.999)  # adamw, and the AdamW of muon
     eps: float = Field(default=1e-8, gt=0)  # adamw, and the AdamW of muon
     # None = where torch has a fused kernel for the device. A checkpoint holds the choice: a resume cannot change it.
-    fused: Annotated[bool | None, Rule(identity=False, on_resume="refused")] = None
+    fused: Annotated[bool | None, FieldRule(identity=False, on_resume="refused")] = None
     decay_all: bool = False  # decay norms, biases and embeddings too, in one group, as transformers' Trainer can
     # The optimizer's other arguments under its own names, such as muon's {momentum: 0.95, nesterov: true, ns_steps: 5}
     # or lion's {betas: [0.9, 0.99]}; an unknown one is an error that lists them.

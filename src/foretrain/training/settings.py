@@ -8,20 +8,20 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from foretrain.config import FREE, LAYOUT, Rule, Section, leaves, rules, upgraded
+from foretrain.config import FREE, LAYOUT, FieldRule, Section, leaves, rules, upgraded
 from foretrain.errors import ConfigError, TrainingError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]  # torch's
 
-LENGTH = Rule(
+LENGTH = FieldRule(
     identity=False, on_resume="allowed", note="the learning-rate schedule is computed anew for the new length"
 )
-ROUNDING = Rule(
+ROUNDING = FieldRule(
     identity=False,
     on_resume="allowed",
     note="TensorFloat-32 keeps fewer bits of the factors of a product: sums may differ in more than their last bits",
 )
-CUT = Rule(
+CUT = FieldRule(
     identity=False,
     on_resume="allowed",
     note="another micro-batch: sums may differ in their last bits; draws of dropout, and terms of a loss that are "
@@ -191,7 +191,7 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any], schema: type
     parents = saved.get("parents")
     saved = {**upgraded(schema, saved), "parents": parents}
     now = {**current, "parents": None if parents is None else current.get("parents")}
-    old, new, declared = dict[str, Any](), dict[str, Any](), dict[str, Rule]()
+    old, new, declared = dict[str, Any](), dict[str, Any](), dict[str, FieldRule]()
     for tree, values in ((saved, old), (now, new)):
         for key, value, rule in leaves(schema, tree):
             values[key], declared[key] = value, rule
@@ -207,7 +207,7 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any], schema: type
     return [*notes, *dict.fromkeys(declared[key].note for key in changed if declared[key].note)]
 
 
-def _may_change(rule: Rule, known: set[str]) -> bool:
+def _may_change(rule: FieldRule, known: set[str]) -> bool:
     """known: what has a fingerprint that is compared."""
     return rule.on_resume == "allowed" or (rule.on_resume == "fingerprint" and rule.fingerprint in known)
 

@@ -23,6 +23,8 @@ from foretrain.models.kronos.tokens import FILE
 from foretrain.run import open_source
 from foretrain.stages import Draft, StagesConfig
 
+pytestmark = pytest.mark.processes
+
 SIZES = {"random_init": True, "d_model": 16, "n_heads": 2, "ff_dim": 16}
 STILL = {f"{part}_dropout_p": 0.0 for part in ("ffn", "attn", "resid", "token")}
 TOKENIZER = {"family": "kronos_tokenizer", **SIZES, "n_enc_layers": 2, "n_dec_layers": 2, "s1_bits": 4, "s2_bits": 4}

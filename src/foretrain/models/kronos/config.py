@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from foretrain.config import STARTING_WEIGHTS, Rule, Section
+from foretrain.config import STARTING_WEIGHTS, FieldRule, Section
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.config_json import read_config_json
 
@@ -155,7 +155,7 @@ PUBLISHED = {
 }
 
 
-TOKENIZER = Rule(identity=True, on_resume="fingerprint", fingerprint="tokenizer")  # where a frozen tokenizer lies
+TOKENIZER = FieldRule(identity=True, on_resume="fingerprint", fingerprint="tokenizer")  # where a frozen tokenizer lies
 
 
 class KronosTokenizerModelConfig(Section):
