@@ -39,7 +39,8 @@ import torch  # isort: skip  (after the harness, which sets the threads)
 from foretrain.config import build as build_section
 from foretrain.config import dump_yaml
 from foretrain.evaluation.metrics import METRICS
-from foretrain.run import RunConfig, build_model, load_config, open_source
+from foretrain.run.build import build_model, open_source
+from foretrain.run.config import RunConfig, load_config
 from foretrain.training.optimizer import build_optimizer
 
 torch.set_num_threads(harness.THREADS)

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 import foretrain
-from foretrain.run import shipped_config
+from foretrain.run.config import shipped_config
 
 HORIZON = 12
 

@@ -13,7 +13,7 @@ from foretrain.cli import app
 from foretrain.config import REFUSED, rules
 from foretrain.data.rules import rules_table
 from foretrain.models.objective import LOSSES, SPACES, LossConfig
-from foretrain.run import RunConfig
+from foretrain.run.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -72,7 +72,7 @@ def test_documented_commands_use_verbs_and_flags_that_exist(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_documented_sections_of_a_run_are_valid(page: Path):
-    from foretrain.run import RunConfig
+    from foretrain.run.config import RunConfig
 
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.S):
         for key, value in yaml.safe_load(block).items():

@@ -16,8 +16,8 @@ from tests.foreign.test_tsm_trainer import FULL as TSM_TRAINER
 from tests.test_cli import foretrain
 
 from foretrain.models.kronos.config import PREDICTOR_PRESETS, TOKENIZER_PRESETS
-from foretrain.run import load_config
-from foretrain.stages import StagesConfig, load_any
+from foretrain.run.config import load_config
+from foretrain.run.stages import StagesConfig, load_any
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 import foretrain
 from foretrain.distributed.world import World
 from foretrain.errors import DataError
-from foretrain.run import describe_run, load_config, shipped_config, train_run
+from foretrain.run.config import load_config, shipped_config
+from foretrain.run.dry_run import describe_run
+from foretrain.run.train import train_run
 
 FAMILIES = ("toto", "toto2")
 DRAWN = {"toto": ["evaluation.num_samples=8"], "toto2": []}  # fewer sample paths, where there are any

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.test_run import TINY  # the overrides that make debug.yaml run in a second
+from tests.run.test_train import TINY  # the overrides that make debug.yaml run in a second
 
-from foretrain.run import load_config, shipped_config, train_run
+from foretrain.run.config import load_config, shipped_config
+from foretrain.run.train import train_run
 from foretrain.training.checkpoint import read_manifest, steps_in
 from foretrain.training.journal import loss_curve_hash
 

@@ -44,7 +44,10 @@ def installed(tmp_path_factory) -> Path:
 def test_an_installed_wheel_finds_every_config(installed):
     """With the other packages of this environment: PYTHONPATH adds them after the new environment's own."""
     names = sorted(path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
-    code = "import sys\nfrom foretrain.run import shipped_config\nfor name in sys.argv[1:]: print(shipped_config(name))"
+    code = (
+        "import sys\nfrom foretrain.run.config import shipped_config\n"
+        "for name in sys.argv[1:]: print(shipped_config(name))"
+    )
     (packages,) = installed.glob("lib/python*/site-packages")
     path = os.pathsep.join([str(packages), sysconfig.get_path("purelib")])
     found = run(installed / "bin" / "python", "-c", code, *names, PYTHONPATH=path).splitlines()

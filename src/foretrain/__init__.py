@@ -12,9 +12,9 @@ __all__ = ["__version__", "fit", "load"]
 
 if TYPE_CHECKING:
     from foretrain.forecasting.predictor import load
-    from foretrain.pipeline import fit
+    from foretrain.run.fit import fit
 
-_LAZY = {"load": "foretrain.forecasting.predictor", "fit": "foretrain.pipeline"}
+_LAZY = {"load": "foretrain.forecasting.predictor", "fit": "foretrain.run.fit"}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.test_run import TINY  # the overrides that make debug.yaml run in a second
+from tests.run.test_train import TINY  # the overrides that make debug.yaml run in a second
 
 from foretrain import cli
-from foretrain.run import load_config, shipped_config, train_run
+from foretrain.run.config import load_config, shipped_config
+from foretrain.run.train import train_run
 
 
 def foretrain(*arguments: object, code: int = 0) -> None:

@@ -9,7 +9,7 @@ from foretrain.errors import ConfigError
 from foretrain.foreign.ledger import Translation
 from foretrain.foreign.tsm_trainer import KNOWN, QUANTILES, translate
 from foretrain.notes import Code, codes
-from foretrain.run import RunConfig
+from foretrain.run.config import RunConfig
 
 REQUIRED = {
     "context_length": 2048,

@@ -17,7 +17,8 @@ from tests.models.zoo import ZOO, Zoo
 from foretrain.config import build
 from foretrain.distributed.world import World
 from foretrain.models.base import Trainable
-from foretrain.run import RunConfig, train_run
+from foretrain.run.config import RunConfig
+from foretrain.run.train import train_run
 
 CONTEXT, HORIZON, STEPS = 24, 6, 6
 

@@ -13,7 +13,9 @@ from foretrain.config import build
 from foretrain.forecasting.predictor import load
 from foretrain.models.chronos2.config import Chronos2ModelConfig
 from foretrain.models.chronos2.forecaster import build as build_chronos2
-from foretrain.run import RunConfig, export_checkpoint, train_run
+from foretrain.run.config import RunConfig
+from foretrain.run.export import export_checkpoint
+from foretrain.run.train import train_run
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 chronos = pytest.importorskip("chronos")

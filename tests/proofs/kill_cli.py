@@ -31,7 +31,7 @@ import kill_resume
 import torch._dynamo  # noqa: F401  # so that forks need not import it
 from kill_resume import wait
 
-import foretrain.pipeline  # noqa: F401  # as above
+import foretrain.run.pipeline  # noqa: F401  # as above
 from foretrain import cli
 from foretrain.training.journal import read_journal
 

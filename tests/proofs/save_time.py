@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from foretrain.distributed.world import World
-from foretrain.run import build_model, load_config
+from foretrain.run.build import build_model
+from foretrain.run.config import load_config
 from foretrain.training.checkpoint import Store, collect, damage, load_tensors
 
 

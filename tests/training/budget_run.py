@@ -9,7 +9,7 @@ import numpy as np
 
 from foretrain.config import build
 from foretrain.data.store import Corpus
-from foretrain.run import RunConfig
+from foretrain.run.config import RunConfig
 
 CHRONOS2 = {
     "family": "chronos2", "random_init": True, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 2,

@@ -16,7 +16,7 @@ from tests.training import budget_run
 from foretrain.distributed.world import World, resolve_device
 from foretrain.errors import ConfigError
 from foretrain.models.objective import LossConfig, Objective
-from foretrain.run import train_run
+from foretrain.run.train import train_run
 
 pytestmark = pytest.mark.processes
 

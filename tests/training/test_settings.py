@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from foretrain.errors import ConfigError, TrainingError
-from foretrain.run import RunConfig
+from foretrain.run.config import RunConfig
 from foretrain.training import settings as training_settings
 from foretrain.training.settings import Plan, TrainingConfig, plan_run
 

@@ -23,7 +23,9 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.base import Trainable
-from foretrain.run import check_run, describe_run, open_source, train_run
+from foretrain.run.build import open_source
+from foretrain.run.dry_run import describe_run
+from foretrain.run.train import check_run, train_run
 from foretrain.training.batches import stream_of
 from foretrain.training.journal import loss_curve_hash
 from foretrain.training.monitor import Monitor

@@ -18,7 +18,7 @@ from conftest import Kit
 from foretrain.distributed.world import World
 from foretrain.errors import DataError, ForetrainError
 from foretrain.models.objective import LossConfig, Objective
-from foretrain.run import train_run
+from foretrain.run.train import train_run
 from foretrain.training.interrupt import Interrupted
 from foretrain.training.trainer import Result
 

@@ -201,7 +201,7 @@ def train(
     flags = {key: value for key, value in flags.items() if value is not None}
     if max_steps is not None:
         flags["training.epochs"] = None  # one of the two is given
-    from foretrain.pipeline import BatchFlags, train_command
+    from foretrain.cli.train import BatchFlags, train_command
 
     train_command(
         config,
@@ -426,7 +426,7 @@ def export(
     """Turn a training checkpoint into a release that the official library opens too."""
     _alone("export")
     _prepare(None)
-    from foretrain.run import export_checkpoint
+    from foretrain.run.export import export_checkpoint
 
     export_checkpoint(checkpoint, out, ema=ema, adapter=adapter)
     what = "adapter" if adapter else "weights"
@@ -441,7 +441,7 @@ def config_show(
     """Print the config that would run, defaults filled in."""
     _prepare(None)
     from foretrain.config import dump_yaml
-    from foretrain.stages import load_any
+    from foretrain.run.stages import load_any
 
     typer.echo(dump_yaml(load_any(*config_and_overrides(items, config))), nl=False)
 
@@ -452,7 +452,7 @@ def config_schema() -> None:
     _prepare(None)
     import json
 
-    from foretrain.stages import json_schema
+    from foretrain.run.stages import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 

@@ -89,7 +89,7 @@ def evaluate_model(
     from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
     from foretrain.models import family, forecast_options
-    from foretrain.promotion import open_rival
+    from foretrain.run.promotion import open_rival
 
     corpus = Corpus.open(data)
     predictor = _load(model, tokenizer, device, dtype)
@@ -135,7 +135,7 @@ def _keep(result: EvaluationResult, model: str, out: Path | None) -> None:
     from foretrain.evaluation.gate import ZERO_SHOT
     from foretrain.evaluation.report import write_report
     from foretrain.models.hub import release_in
-    from foretrain.promotion import record
+    from foretrain.run.promotion import record
     from foretrain.training.release import read_release
 
     for path in write_report(result, out) if out is not None else ():

@@ -19,7 +19,8 @@ def run_demo(out: Path) -> Path:
     """
     from foretrain.cli.commands import evaluate_model, forecast_file, import_data
     from foretrain.config import dump_yaml
-    from foretrain.run import load_config, shipped_config, train_run
+    from foretrain.run.config import load_config, shipped_config
+    from foretrain.run.train import train_run
 
     out = _free_folder(out)
     _say(f"1/5 generate {ITEMS} hourly series into {out / 'raw'}")

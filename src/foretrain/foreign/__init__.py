@@ -53,7 +53,7 @@ def import_config(source: str, path: Path, out: Path | None = None) -> None:
 
 def _check(tree: dict[str, Any], path: Path) -> None:
     """Raise ConfigError where our loader would refuse the translation: values that no run can have."""
-    from foretrain.stages import Draft
+    from foretrain.run.stages import Draft
 
     Draft.of(tree, source=f"{path}, translated").build()
 

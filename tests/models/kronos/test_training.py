@@ -17,7 +17,10 @@ import foretrain
 from foretrain.config import apply_overrides, build
 from foretrain.errors import ModelError
 from foretrain.models.hub import release_hash
-from foretrain.run import RunConfig, build_model, export_checkpoint, open_source, train_run
+from foretrain.run.build import build_model, open_source
+from foretrain.run.config import RunConfig
+from foretrain.run.export import export_checkpoint
+from foretrain.run.train import train_run
 from foretrain.training.checkpoint import steps_in
 from foretrain.training.journal import read_journal
 from foretrain.training.precision import draw_seed

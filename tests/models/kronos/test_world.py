@@ -20,8 +20,8 @@ from tests.test_world import alone, leave, metrics, records
 
 from foretrain.config import dump_yaml
 from foretrain.models.kronos.tokens import FILE
-from foretrain.run import open_source
-from foretrain.stages import Draft, StagesConfig
+from foretrain.run.build import open_source
+from foretrain.run.stages import Draft, StagesConfig
 
 pytestmark = pytest.mark.processes
 

@@ -1,46 +1,31 @@
-"""Running a config: one run, or its stages in order; `foretrain train` and `foretrain.fit`."""
+"""The stages of a run in order: what to do with each, resuming, skipping."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from foretrain.config import dump_yaml, read_yaml
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ForetrainError, TrainingError
-from foretrain.models import FAMILIES
-from foretrain.models.base import Forecaster, Trainable
+from foretrain.models.base import Trainable
 from foretrain.models.hub import release_hash
-from foretrain.run import (
-    RunConfig,
-    build_model,
-    check_run,
-    describe_needs,
-    describe_run,
-    holds_run,
-    made_by,
-    open_source,
-    train_run,
-)
-from foretrain.stages import Draft, StagesConfig
+from foretrain.run.build import build_model, open_source
+from foretrain.run.config import RunConfig, made_by
+from foretrain.run.stages import StagesConfig
+from foretrain.run.train import check_run, train_run
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.batches import stream_of
 from foretrain.training.lock import RunLock
-from foretrain.training.monitor import RunConsole, silence_stdout
+from foretrain.training.monitor import RunConsole
 from foretrain.training.release import link_release, read_release
-from foretrain.training.settings import TrainingConfig, check_resumable, plan_run
+from foretrain.training.settings import check_resumable, plan_run
 from foretrain.training.trainer import TrainResult, save_config
-
-if TYPE_CHECKING:
-    from foretrain.forecasting.predictor import Predictor
 
 
 @dataclass
@@ -355,161 +340,3 @@ def _stage_of(path: Path, stages: list[Stage]) -> Stage:
             return stage
     places = "".join(f"\n  {stage.folder / 'checkpoints'}" for stage in stages)
     raise TrainingError(f"{path}: is no checkpoint of a stage of this run; they lie in{places}")
-
-
-def describe_stages(config: StagesConfig, world: World, resume: str | None = None) -> list[str]:
-    """Lines of `train --dry-run`: the config, what would happen to each stage and what it needs, and refusals."""
-    stages = make_stages(config)
-    lines = [dump_yaml(config).rstrip()]
-    open_sources(stages, {})
-    steps: list[Step] | None = None
-    try:
-        steps = plan_steps(stages, Path(config.output_dir), resume)
-    except TrainingError as error:
-        lines += ["", f"refused: {error}"]
-    for stage in stages:
-        lines += ["", f"stage {stage.number + 1} of {len(stages)}, {stage.name}"]
-        if stage.skip or stage.source is None or (steps and steps[stage.number].do != "run"):
-            lines += _left_alone(stage, steps[stage.number] if steps else Step("skip"), stages)
-            continue
-        awaited = [stages[k].name for k in stage.parents.values() if not _facts(stages[k])]
-        lines += [f"starts from stage {name}, not released yet: figures are of a like model" for name in awaited]
-        lines += describe_needs(stage.config, stage.source, _likeness(stage, stages), world)
-    return lines
-
-
-@dataclass(frozen=True)
-class BatchFlags:
-    """--per-device-train-batch-size and --gradient-accumulation-steps, upstream's way to give the batch size."""
-
-    per_device: int | None = None
-    accumulation: int | None = None
-
-    def overrides(self, tree: dict[str, Any], world_size: int) -> list[tuple[str, Any]]:
-        """batch_size and micro_batch_size that the flags mean: windows a step = micro x accumulation x processes."""
-        if self.per_device is None and self.accumulation is None:
-            return []
-        section = tree.get("training") or {}
-        micro = self.per_device or section.get("micro_batch_size")
-        if micro is None:
-            batch = section.get("batch_size", TrainingConfig.model_fields["batch_size"].default)
-            micro = max(1, batch // ((self.accumulation or 1) * world_size))
-        accumulation = self.accumulation or 1
-        return [("training.micro_batch_size", micro), ("training.batch_size", micro * accumulation * world_size)]
-
-    def resumed(self, saved: dict[str, Any], tree: dict[str, Any]) -> list[tuple[str, Any]]:
-        """The same for a run that goes on: with the batch size it began with, in other micro-batches only if asked."""
-        asked = self.per_device or (tree.get("training") or {}).get("micro_batch_size")
-        return [
-            ("training.micro_batch_size", asked or saved["micro_batch_size"]),
-            ("training.batch_size", saved["batch_size"]),
-        ]
-
-
-def train_command(
-    path: Path,
-    overrides: list[Any],
-    *,
-    flags: Mapping[str, Any] | None = None,
-    batch: BatchFlags,
-    resume: str | None = None,
-    dry_run: bool = False,
-) -> None:
-    """What `foretrain train` does on every rank."""
-    draft = Draft.read(path, overrides, flags)
-    device, threads = draft.merged.get("device", "auto"), draft.merged.get("threads")
-    with World.start(str(device), threads if isinstance(threads, int) else None) as world:
-        for number, sections, folder in list(draft.runs()):
-            saved = folder / "config.yaml"
-            if resume is not None and saved.is_file():
-                draft.override(number, batch.resumed(read_yaml(saved)["training"], sections))
-            else:
-                draft.override(number, batch.overrides(sections, world.size))
-        config = draft.build()
-        if dry_run:
-            if world.is_main:
-                staged = isinstance(config, StagesConfig)
-                lines = describe_stages(config, world, resume) if staged else describe_run(config, world)
-                print("\n".join(lines))
-            return
-        if world.is_main:
-            try:
-                print(dump_yaml(config), end="", flush=True)
-            except BrokenPipeError:
-                silence_stdout()
-        if isinstance(config, StagesConfig):
-            run_stages(config, resume=resume, world=world)
-        else:
-            train_run(config, resume=resume, world=world)
-
-
-def fit(data: Any, model: str | dict[str, Any] | None = None, **overrides: Any) -> Predictor:
-    """Train from Python and return the Predictor.
-
-    Args:
-        data: a corpus folder, a Corpus, or a pandas frame in long format (item_id, timestamp, value columns), which
-            is imported into output_dir/corpus by the rules of `foretrain data import`.
-        model: a release folder or hub id to fine-tune; the name of a family for random weights; or a mapping for the
-            `model:` section. None is "chronos2", and with stages that each name their own model nothing.
-        overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
-            training__max_steps=200, output_dir="runs/mine"). output_dir is required; training.max_steps defaults to
-            1000, data.context_length to 512 and data.prediction_length to 24. With stages=[...] these hold for every
-            stage that does not set them, and the Predictor is the last one's.
-
-    Raises ConfigError, DataError, ModelError or TrainingError as `foretrain train` does.
-    """
-    tree: dict[str, Any] = {"training": {}, "data": {"context_length": 512, "prediction_length": 24}}
-    if model is not None or "stages" not in overrides:
-        tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model or "chronos2")
-    draft = Draft.of(tree, [(key.replace("__", "."), value) for key, value in overrides.items()], source="fit")
-    if "output_dir" not in draft.merged:
-        raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
-    output = Path(draft.merged["output_dir"])
-    if isinstance(data, (str, Path, Corpus)):
-        return _fitted(draft, data, output)
-    if holds_run(output):
-        raise TrainingError(f"{output} already holds a run. Choose another output_dir.")
-    corpus = _imported(data, output / "corpus")
-    try:
-        return _fitted(draft, corpus, output)
-    except ForetrainError:
-        if not holds_run(output):  # nothing has begun, so the next call may use this folder
-            shutil.rmtree(corpus)
-        raise
-
-
-def _fitted(draft: Draft, data: str | Path | Corpus, output: Path) -> Predictor:
-    """The Predictor that a config trains on a corpus."""
-    from foretrain.forecasting.predictor import Predictor, load
-
-    name = str((data.path or f"(in memory) {data.name}") if isinstance(data, Corpus) else data)
-    for number, sections, _ in list(draft.runs()):
-        length = {} if {"max_steps", "epochs"} & set(sections["training"]) else {"training.max_steps": 1000}
-        draft.override(number, [*length.items(), ("data.corpora", [{"path": name}])])
-    config = draft.build()
-    if isinstance(config, StagesConfig):
-        run_stages(config, corpora={name: data} if isinstance(data, Corpus) else None)
-        return load(output / "release")
-    trained, _ = train_run(config, corpora=[data] if isinstance(data, Corpus) else None)
-    if not isinstance(trained, Forecaster):
-        raise ConfigError(f"{output / 'release'} is trained, but a {trained.family} makes no forecasts to return.")
-    return Predictor(trained)
-
-
-def _model_section(name: str) -> dict[str, Any]:
-    return {"family": name, "random_init": True} if name in FAMILIES else {"model_id": name}
-
-
-def _imported(frame: Any, out: Path) -> Path:
-    """A pandas frame as a corpus folder."""
-    import pandas as pd
-
-    from foretrain.data.importers import import_corpus
-
-    if not isinstance(frame, pd.DataFrame):
-        raise ConfigError(f"data: a corpus folder, a Corpus or a pandas frame, not {type(frame).__name__}.")
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "frame.parquet"
-        frame.to_parquet(path, index=False)
-        import_corpus([path], out)
-    return out

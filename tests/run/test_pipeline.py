@@ -18,26 +18,22 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.test_run import tiny
+from tests.run.test_train import tiny
 from tests.test_world import alone, in_pair, leave
 
 import foretrain
+from foretrain.cli.train import BatchFlags, train_command
 from foretrain.config import dump_yaml, parse_scalar, read_yaml
 from foretrain.data.store import Corpus
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models.hub import release_hash
-from foretrain.pipeline import (
-    BatchFlags,
-    describe_stages,
-    make_stages,
-    open_sources,
-    plan_steps,
-    run_stages,
-    train_command,
-)
-from foretrain.run import config_hash, config_hash_1, export_checkpoint, load_config, train_run
-from foretrain.stages import Draft, StagesConfig
+from foretrain.run.config import config_hash, config_hash_1, load_config
+from foretrain.run.dry_run import describe_stages
+from foretrain.run.export import export_checkpoint
+from foretrain.run.pipeline import make_stages, open_sources, plan_steps, run_stages
+from foretrain.run.stages import Draft, StagesConfig
+from foretrain.run.train import train_run
 from foretrain.training.checkpoint import steps_in
 from foretrain.training.lock import RunLock
 from foretrain.training.trainer import TrainResult

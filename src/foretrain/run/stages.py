@@ -24,7 +24,7 @@ from pydantic import Field, create_model
 
 from foretrain.config import Section, apply_overrides, build, read_yaml
 from foretrain.errors import ConfigError
-from foretrain.run import RunConfig, RunSections, RunSettings
+from foretrain.run.config import RunConfig, RunSections, RunSettings
 
 SECTIONS = tuple(RunSections.model_fields)
 REFERENCE = "stage:"

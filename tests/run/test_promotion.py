@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.run.test_pipeline import pipeline
+from tests.run.test_train import tiny
 from tests.test_cli import foretrain as command
-from tests.test_pipeline import pipeline
-from tests.test_run import tiny
 from tests.test_world import in_pair, leave
 
 import foretrain
@@ -26,10 +26,13 @@ from foretrain.errors import ConfigError, ModelError, TrainingError
 from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Promotion
 from foretrain.models.hub import release_hash
 from foretrain.notes import Code
-from foretrain.pipeline import run_stages
-from foretrain.promotion import START, gate_notes, open_rival, record
-from foretrain.run import build_model, config_hash, describe_run, load_config, train_run
-from foretrain.stages import Draft, StagesConfig
+from foretrain.run.build import build_model
+from foretrain.run.config import config_hash, load_config
+from foretrain.run.dry_run import describe_run
+from foretrain.run.pipeline import run_stages
+from foretrain.run.promotion import START, gate_notes, open_rival, record
+from foretrain.run.stages import Draft, StagesConfig
+from foretrain.run.train import train_run
 
 GATE = "evaluation.promotion=true"
 NAMES = ("release", "best_model", "hf_export")
@@ -349,7 +352,7 @@ def test_a_release_that_cannot_be_written_is_told_of_and_no_error(copy: Path, ru
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("foretrain.promotion.mark_promotion", full)
+    monkeypatch.setattr("foretrain.run.promotion.mark_promotion", full)
     assert record(copy / "release", Promotion(**found)) is False
     (note,) = told()
     assert note.code == Code.RELEASE_NOT_MARKED and "No space left on device" in note.text

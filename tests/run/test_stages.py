@@ -9,10 +9,11 @@ import yaml
 
 from foretrain.config import dump_yaml, parse_scalar, sections_of
 from foretrain.errors import ConfigError
-from foretrain.run import RunConfig, build_model, config_hash, load_config, shipped_config
-from foretrain.stages import SECTIONS, Draft, StageConfig, StagesConfig, json_schema, load_any
+from foretrain.run.build import build_model
+from foretrain.run.config import RunConfig, config_hash, load_config, shipped_config
+from foretrain.run.stages import SECTIONS, Draft, StageConfig, StagesConfig, json_schema, load_any
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def tree(**changes: Any) -> dict[str, Any]:

@@ -19,22 +19,15 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.hub import release_hash
-from foretrain.run import (
-    RunConfig,
-    config_hash,
-    config_hash_1,
-    describe_run,
-    export_checkpoint,
-    load_config,
-    made_by,
-    open_source,
-    shipped_config,
-    train_run,
-)
+from foretrain.run.build import open_source
+from foretrain.run.config import RunConfig, config_hash, config_hash_1, load_config, made_by, shipped_config
+from foretrain.run.dry_run import describe_run
+from foretrain.run.export import export_checkpoint
+from foretrain.run.train import train_run
 from foretrain.training.checkpoint import make_manifest
 from foretrain.training.settings import check_resumable
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [
     "data.corpora=[{synthetic: {kind: seasonal, num_series: 6, length: 160, freq: h}}]",
     "data.context_length=32",

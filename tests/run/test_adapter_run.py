@@ -27,9 +27,13 @@ from foretrain.models import FAMILIES, family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash
 from foretrain.notes import Code, codes
-from foretrain.pipeline import run_stages
-from foretrain.run import RunConfig, build_model, describe_run, export_checkpoint, open_source, train_run
-from foretrain.stages import Draft
+from foretrain.run.build import build_model, open_source
+from foretrain.run.config import RunConfig
+from foretrain.run.dry_run import describe_run
+from foretrain.run.export import export_checkpoint
+from foretrain.run.pipeline import run_stages
+from foretrain.run.stages import Draft
+from foretrain.run.train import train_run
 
 FORECASTERS = [name for name, entry in ZOO.items() if entry.forecasts]
 

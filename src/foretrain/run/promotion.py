@@ -24,7 +24,8 @@ from foretrain.models import family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash, release_in, resolve
 from foretrain.notes import Code, Note, warn
-from foretrain.run import RunConfig, build_model, load_config, made_by, relocated, with_parents
+from foretrain.run.build import build_model, relocated, with_parents
+from foretrain.run.config import RunConfig, load_config, made_by
 from foretrain.training.monitor import tell
 from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
 

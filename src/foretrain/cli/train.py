@@ -1,0 +1,82 @@
+"""`foretrain train`, on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foretrain.config import dump_yaml, read_yaml
+from foretrain.distributed.world import World
+from foretrain.run.dry_run import describe_run, describe_stages
+from foretrain.run.pipeline import run_stages
+from foretrain.run.stages import Draft, StagesConfig
+from foretrain.run.train import train_run
+from foretrain.training.monitor import silence_stdout
+from foretrain.training.settings import TrainingConfig
+
+
+@dataclass(frozen=True)
+class BatchFlags:
+    """--per-device-train-batch-size and --gradient-accumulation-steps, upstream's way to give the batch size."""
+
+    per_device: int | None = None
+    accumulation: int | None = None
+
+    def overrides(self, tree: dict[str, Any], world_size: int) -> list[tuple[str, Any]]:
+        """batch_size and micro_batch_size that the flags mean: windows a step = micro x accumulation x processes."""
+        if self.per_device is None and self.accumulation is None:
+            return []
+        section = tree.get("training") or {}
+        micro = self.per_device or section.get("micro_batch_size")
+        if micro is None:
+            batch = section.get("batch_size", TrainingConfig.model_fields["batch_size"].default)
+            micro = max(1, batch // ((self.accumulation or 1) * world_size))
+        accumulation = self.accumulation or 1
+        return [("training.micro_batch_size", micro), ("training.batch_size", micro * accumulation * world_size)]
+
+    def resumed(self, saved: dict[str, Any], tree: dict[str, Any]) -> list[tuple[str, Any]]:
+        """The same for a run that goes on: with the batch size it began with, in other micro-batches only if asked."""
+        asked = self.per_device or (tree.get("training") or {}).get("micro_batch_size")
+        return [
+            ("training.micro_batch_size", asked or saved["micro_batch_size"]),
+            ("training.batch_size", saved["batch_size"]),
+        ]
+
+
+def train_command(
+    path: Path,
+    overrides: list[Any],
+    *,
+    flags: Mapping[str, Any] | None = None,
+    batch: BatchFlags,
+    resume: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """What `foretrain train` does on every rank."""
+    draft = Draft.read(path, overrides, flags)
+    device, threads = draft.merged.get("device", "auto"), draft.merged.get("threads")
+    with World.start(str(device), threads if isinstance(threads, int) else None) as world:
+        for number, sections, folder in list(draft.runs()):
+            saved = folder / "config.yaml"
+            if resume is not None and saved.is_file():
+                draft.override(number, batch.resumed(read_yaml(saved)["training"], sections))
+            else:
+                draft.override(number, batch.overrides(sections, world.size))
+        config = draft.build()
+        if dry_run:
+            if world.is_main:
+                staged = isinstance(config, StagesConfig)
+                lines = describe_stages(config, world, resume) if staged else describe_run(config, world)
+                print("\n".join(lines))
+            return
+        if world.is_main:
+            try:
+                print(dump_yaml(config), end="", flush=True)
+            except BrokenPipeError:
+                silence_stdout()
+        if isinstance(config, StagesConfig):
+            run_stages(config, resume=resume, world=world)
+        else:
+            train_run(config, resume=resume, world=world)

@@ -1,0 +1,153 @@
+"""RunConfig, the root of a run's config: its sections, its identity, and where shipped configs lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import Field, model_validator
+
+from foretrain.adapters.layers import AdapterConfig
+from foretrain.config import FREE, FieldRule, Section, apply_overrides, build, identity, read_yaml
+from foretrain.data.source import DataConfig
+from foretrain.errors import ConfigError
+from foretrain.evaluation.validation import EvaluationConfig
+from foretrain.models import families, infer_family
+from foretrain.models.objective import LossConfig
+from foretrain.training.optimizer import OptimizerConfig
+from foretrain.training.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    ModelSection = Any
+else:
+    _SECTIONS = tuple(entry.config() for entry in families())
+    ModelSection = _SECTIONS[0]
+    if len(_SECTIONS) > 1:
+        ModelSection = Annotated[Union[_SECTIONS], Field(discriminator="family")]  # noqa: UP007
+
+
+class RunSections(Section):
+    """The sections of a run, and of each stage of a run in stages: one that is added here works in both."""
+
+    model: ModelSection
+    data: DataConfig
+    training: TrainingConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()  # the family's own, or one of its predictions in a space of its own
+    evaluation: EvaluationConfig = EvaluationConfig()
+    adapter: AdapterConfig | None = None  # train low-rank updates or the head in place of all weights
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_family(cls, tree: Any) -> Any:
+        """model.family may be left out where model_id tells it."""
+        model = tree.get("model") if isinstance(tree, dict) else None
+        if not isinstance(model, dict) or "family" in model:
+            return tree
+        return {**tree, "model": {"family": infer_family(model.get("model_id")), **model}}
+
+
+class RunSettings(Section):
+    """What a run sets beside its sections, and a run in stages for all of them."""
+
+    output_dir: Annotated[str, FREE]
+    seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
+    device: Annotated[str, FREE] = "auto"  # auto, cpu, cuda, cuda:N or mps
+    threads: Annotated[int | None, FREE] = Field(default=None, ge=1)  # CPU threads per process; None = torch's choice
+
+
+class RunConfig(RunSettings, RunSections):  # the last one's fields come first
+    """Everything that decides a run; printed before it starts and saved as output_dir/config.yaml."""
+
+    stage: Annotated[str | None, FieldRule(identity=False, on_resume="refused")] = (
+        None  # of a pipeline, which this run is
+    )
+    # What the weights were made from, role to hash of its release. Filled in at the start; what is given is checked.
+    parents: Annotated[dict[str, str], FieldRule(identity=False, on_resume="refused")] = Field(default_factory=dict)
+
+
+def config_hash(config: RunConfig) -> str:
+    """The hash ("2:<sha256>", 2 its version) of what a config says about the weights: its identity fields.
+
+    A release of another stage of the same pipeline counts by that stage's name. Where a change alters the hash of a
+    config that means the same as before, as another default of an identity field does, it takes another number.
+    """
+    tree = config.model_dump(mode="json")
+    tree["model"] = _model_by_stages(config, tree["model"])
+    text = json.dumps(identity(RunConfig, tree), sort_keys=True)
+    return f"2:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def config_hash_1(config: RunConfig) -> str:
+    """The hash in releases that were written before there were versions of it; also of layout and length.
+
+    Its fields are those of that time: delete here what came later.
+    """
+    tree = config.model_dump(mode="json")
+    for key in ("output_dir", "device", "threads", "stage", "parents"):
+        del tree[key]
+    for key in ("log_every", "tensorboard"):
+        del tree["training"][key]
+    for key in ("promotion", "require_significance"):
+        del tree["evaluation"][key]
+    tree["model"] = _model_by_stages(config, tree["model"])
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def made_by(config: RunConfig, recorded: str | None, saved: Path) -> tuple[bool, str]:
+    """Whether a release with the config_hash `recorded` says the same about its weights as a config; how that was told.
+
+    A hash of an earlier version is compared by that version's function. Since version 1 also counts what does not
+    decide the weights, the config of the run, if it is still at `saved` and of that hash, has the last word.
+    """
+    if recorded is None:
+        return False, "it records no config_hash"
+    version, _, _ = recorded.rpartition(":")
+    if version == "2":
+        return config_hash(config) == recorded, "compared by config_hash"
+    if version:
+        return False, f"its config_hash is of version {version}, which this foretrain does not know"
+    if config_hash_1(config) == recorded:
+        return True, "compared by config_hash of version 1"
+    try:
+        old = load_config(saved)
+    except ConfigError:  # it is gone, or cannot be read any more
+        old = None
+    if old is None or config_hash_1(old) != recorded:
+        return False, "compared by config_hash of version 1"
+    return config_hash(config) == config_hash(old), f"compared with {saved}"
+
+
+def _model_by_stages(config: RunConfig, section: dict[str, Any]) -> dict[str, Any]:
+    """A model section with the releases of other stages of the same pipeline as stage:NAME."""
+    if config.stage is None:
+        return section
+    stages = Path(config.output_dir).parent
+    return _by_stage(section, stages, lambda name: f"stage:{name.partition('-')[2]}")
+
+
+def _by_stage(value: Any, stages: Path, say: Callable[[str], str]) -> Any:
+    """A model section with every release in the folder `stages` named as say(folder of the stage)."""
+    if isinstance(value, dict):
+        return {key: _by_stage(item, stages, say) for key, item in value.items()}
+    path = Path(value) if isinstance(value, str) else None
+    if path is not None and path.name == "release" and path.parent.parent == stages:
+        return say(path.parent.name)
+    return value
+
+
+def shipped_config(name: str) -> Path:
+    """Path of a config that ships with foretrain: from the source tree, else from the installed package."""
+    for folder in (Path(__file__).parents[3] / "configs", Path(sys.prefix) / "share" / "foretrain" / "configs"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"{name}: no such shipped config.")
+
+
+def load_config(path: Path, overrides: list[Any] | None = None) -> RunConfig:
+    """The resolved config of a file and overrides. Raises ConfigError listing every problem."""
+    return build(RunConfig, apply_overrides(read_yaml(path), overrides or []), source=str(path))

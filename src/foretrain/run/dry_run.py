@@ -1,0 +1,120 @@
+"""`train --dry-run`: what a run or its stages would read, do and need, and what would be refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from foretrain.adapters.layers import describe_adapter, parameter_counts
+from foretrain.config import dump_yaml
+from foretrain.data.source import TrainingSource
+from foretrain.distributed.world import World
+from foretrain.errors import TrainingError
+from foretrain.models.base import Trainable
+from foretrain.notes import texts
+from foretrain.run.build import build_model, open_source
+from foretrain.run.config import RunConfig
+from foretrain.run.pipeline import Step, _facts, _left_alone, _likeness, make_stages, open_sources, plan_steps
+from foretrain.run.stages import StagesConfig
+from foretrain.run.train import check_run, holds_run
+from foretrain.training.batches import describe_stream, stream_of
+from foretrain.training.optimizer import state_size
+from foretrain.training.settings import plan_run
+
+
+def describe_run(config: RunConfig, world: World) -> list[str]:
+    """Lines of `train --dry-run`: config, parameters, windows, memory and disk, and what would be refused."""
+    config, source = open_source(config)
+    model = build_model(config, device="meta")
+    check_run(config, source, model)
+    lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, model, world)]
+    output = Path(config.output_dir)
+    if holds_run(output):
+        lines.append(f"refused: {output} already holds a run; --resume goes on with it, or choose another output_dir.")
+    return lines
+
+
+def describe_stages(config: StagesConfig, world: World, resume: str | None = None) -> list[str]:
+    """Lines of `train --dry-run`: the config, what would happen to each stage and what it needs, and refusals."""
+    stages = make_stages(config)
+    lines = [dump_yaml(config).rstrip()]
+    open_sources(stages, {})
+    steps: list[Step] | None = None
+    try:
+        steps = plan_steps(stages, Path(config.output_dir), resume)
+    except TrainingError as error:
+        lines += ["", f"refused: {error}"]
+    for stage in stages:
+        lines += ["", f"stage {stage.number + 1} of {len(stages)}, {stage.name}"]
+        if stage.skip or stage.source is None or (steps and steps[stage.number].do != "run"):
+            lines += _left_alone(stage, steps[stage.number] if steps else Step("skip"), stages)
+            continue
+        awaited = [stages[k].name for k in stage.parents.values() if not _facts(stages[k])]
+        lines += [f"starts from stage {name}, not released yet: figures are of a like model" for name in awaited]
+        lines += describe_needs(stage.config, stage.source, _likeness(stage, stages), world)
+    return lines
+
+
+def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable | None, world: World) -> list[str]:
+    """What a run would read, do and need; None for a model that does not exist yet."""
+    facts, stream = source.describe(), stream_of(source, config.training)
+    plan = plan_run(config.training, epoch_length=stream.epoch_length, world_size=world.size)
+    lines = [
+        f"data: {facts['series']:,} series, {facts['windows_per_epoch']:,} windows an epoch",
+        *(
+            f"  {c['name']}: {c['used']:,} of {c['series']:,} series ({c['provenance']}; {c['held_out']:,} held out, "
+            f"{c['too_short']:,} too short)" + (f", share {c['share']:.1%}" if c["share"] is not None else "")
+            for c in facts["corpora"]
+        ),
+        *describe_stream(stream),
+        f"steps: {plan.steps:,} of {plan.batch_size:,} {plan.unit}"
+        + (f" in micro-batches of {plan.micro_batch_size:,}" if plan.unit == "windows" else "")
+        + f" over {world.size} process{'es' if world.size > 1 else ''} = {plan.total:,} {plan.unit}, "
+        f"{plan.total / max(stream.epoch_length, 1):.2f} epochs",
+    ]
+    if model is not None:
+        from foretrain.run.promotion import gate_notes
+
+        about = _describe_model(config, model, facts["corpora"][0]["rows_per_window"])
+        return [*about, *lines, _machine(world), *texts(gate_notes(config, model))]
+    return ["model: its parameters, memory and disk depend on a stage that has not run yet", *lines, _machine(world)]
+
+
+def _machine(world: World) -> str:
+    import torch
+
+    return f"device: {world.device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _describe_model(config: RunConfig, model: Trainable, variates: int) -> list[str]:
+    trained, count = parameter_counts(model)
+    moments = state_size(model, config.optimizer) + (trained if config.training.ema_decay else 0)
+    frozen = count - trained
+    # a checkpoint holds no gradients, nor what an adapter leaves as it is
+    state = 4 * (trained + moments + (frozen if model.adapter is None else 0))
+    kept = config.training.keep_last + config.training.keep_best + 1
+    free = _free(Path(config.output_dir).absolute())
+    flops = model.flops_per_window(config.data.context_length, config.data.prediction_length, variates)
+    lines = [
+        f"model: {count:,} parameters, {flops / 1e9:,.3f} GFLOP forward a window",
+        *filter(None, [describe_adapter(model)]),
+        f"memory: {_size(4 * (count + trained + moments))} for weights, gradients and optimizer, activations on top",
+        f"disk: {_size(state * kept)} for {kept} checkpoints of {_size(state)}, {_size(free)} free",
+    ]
+    if state * kept > free:
+        lines.append("refused: the checkpoints do not fit on the disk; lower training.keep_last or keep_best.")
+    return lines
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"

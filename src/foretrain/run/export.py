@@ -1,0 +1,67 @@
+"""A checkpoint as a release."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+from foretrain.adapters.files import write_adapter
+from foretrain.adapters.layers import adapter_facts, merged
+from foretrain.config import build
+from foretrain.distributed.world import World
+from foretrain.errors import DataError, TrainingError
+from foretrain.notes import Code, Note, warn
+from foretrain.run.build import _release_facts, build_model, open_source, relocated, with_parents
+from foretrain.run.config import RunConfig
+from foretrain.training import checkpoint as checkpoints
+
+_log = logging.getLogger(__name__)
+
+
+def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter: bool = False) -> None:
+    """Write a release from a checkpoint's weights, averaged ones with ema; all of it or nothing.
+
+    A run with an adapter gives the merged weights or, with adapter, the adapter's folder. Raises TrainingError where
+    the checkpoint is damaged or has no averaged weights or no adapter, or out exists already.
+    """
+    if problem := checkpoints.damage(checkpoint):
+        raise TrainingError(f"{checkpoint}: cannot be exported: {problem}")
+    if out.exists():
+        raise TrainingError(f"{out}: exists already; choose another folder or remove it.")
+    state = checkpoints.read_state(checkpoint)
+    config = build(RunConfig, state["config"], source=f"{checkpoint}/state.json")
+    config = relocated(config, checkpoint.absolute().parents[1])
+    if ema and config.training.ema_decay is None:
+        raise TrainingError(f"{checkpoint}: this run kept no averaged weights (training.ema_decay); leave out --ema.")
+    model = build_model(config)
+    if adapter and (model.adapter is None or not model.adapter.portable):
+        raise TrainingError(
+            f"{checkpoint}: this run has no adapter that could be saved apart from its base; leave out --adapter."
+        )
+    # Weights that training began from and that are replaced here may be others; whatever else the model is made of
+    # must be the same.
+    others = {role: known for role, known in config.parents.items() if role != "model" or model.adapter is not None}
+    with_parents(config.model_copy(update={"parents": others}), model)
+    model.load_state_dict(checkpoints.release_weights(checkpoint, World(), model, averaged=ema), strict=False)
+    facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
+    facts |= adapter_facts(model)
+    try:
+        facts |= _release_facts(*open_source(config))
+    except DataError as error:
+        text = f"{out} cannot say what it was trained on, so no evaluation can keep clear of it: {error}"
+        warn(_log, Note(Code.RELEASE_WITHOUT_FACTS, text))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        scratch.chmod(0o755)
+        if adapter:
+            write_adapter(scratch, model)
+        else:
+            with merged(model):
+                model.save_release(scratch)
+        checkpoints.write_json(scratch / "release.json", facts)
+        scratch.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
