@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.cli.test_app import foretrain
 from tests.foreign.test_kronos import FULL as KRONOS
 from tests.foreign.test_tsm_trainer import FULL as TSM_TRAINER
-from tests.test_cli import foretrain
 
 from foretrain.models.kronos.config import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from foretrain.run.config import load_config

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.test_cli import foretrain
+from tests.cli.test_app import foretrain
 
 PAGE = Path(__file__).parents[1] / "docs" / "the-1.16-percent-story.md"
 TEXT = PAGE.read_text()

@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from foretrain.training.distributed import World, gradient_sync
 from safetensors.torch import load_file
 from tests.models.two_processes import STEPS, cases, run
 from tests.models.zoo import HORIZON, ZOO, Zoo, windows_of
 from torch.nn.parallel import DistributedDataParallel
 
 from foretrain.data.windows import stack_windows
+from foretrain.distributed.world import World
 from foretrain.models.base import Batch, move
 from foretrain.training.batches import Batches, Prepared, Sender
 from foretrain.training.journal import read_journal
+from foretrain.training.parallel import gradient_sync
 from foretrain.training.settings import Piece
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)

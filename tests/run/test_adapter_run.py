@@ -485,7 +485,7 @@ def test_a_damaged_corpus_leaves_an_exported_adapter_that_still_opens(zoo, tmp_p
     def gone(*_: Any) -> None:
         raise DataError("no such corpus")
 
-    monkeypatch.setattr("foretrain.run.open_source", gone)
+    monkeypatch.setattr("foretrain.run.export.open_source", gone)
     export_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000006", tmp_path / "out", adapter=True)
     assert codes(told()) == {Code.RELEASE_WITHOUT_FACTS}
     released = weights(tmp_path / "run" / "release")

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.cli.test_app import foretrain as command
 from tests.run.test_pipeline import pipeline
 from tests.run.test_train import tiny
-from tests.test_cli import foretrain as command
 from tests.test_world import in_pair, leave
 
 import foretrain
