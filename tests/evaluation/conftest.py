@@ -12,7 +12,7 @@ import torch
 from foretrain.data.store import Corpus
 from foretrain.data.windows import TARGET
 from foretrain.evaluation.scored import Scored
-from foretrain.models.base import Columns, Family, Forecast, Forecaster, Loss, ParameterRole, Trainable
+from foretrain.models.base import Columns, Family, Forecast, Forecaster, ForecastOptions, Loss, ParameterRole, Trainable
 
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 
@@ -114,7 +114,7 @@ CANDLE = ("open", "high", "low", "close")
 
 
 @dataclass(frozen=True)
-class CandleOptions:
+class CandleOptions(ForecastOptions):
     """How Candles draws."""
 
     temperature: float = 1.0

@@ -29,7 +29,9 @@ from foretrain.training.adapters import PREFIX, WEIGHTS_FILE
 _UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alpha_pattern")
 
 
-def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str], open_base: Callable[..., Any]) -> Any:
+def open_adapter(
+    folder: Path, offline: bool, parts: Mapping[str, str], open_base: Callable[..., Trainable]
+) -> Trainable:
     """The model of an adapter folder: its base with the adapter merged into it, in float32 on the CPU.
 
     The base of an adapter that was trained here is built as the run built it; another's is what open_base(place,
@@ -44,7 +46,7 @@ def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str], open_bas
         model = open_base(_base_of(folder, config), config.get("revision"), offline, dict(parts))
     else:
         model = _rebuild(folder, config, made, offline, parts)
-    _merge(model.network, folder, config, told.get("fresh") or ())  # type: ignore[arg-type]
+    _merge(model.network, folder, config, told.get("fresh") or ())
     return model.eval()
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from foretrain.config import Section
 from foretrain.errors import ConfigError
-from foretrain.models.base import Loss, Predicted, Trainable
+from foretrain.models.base import Trainable
+from foretrain.models.types import Loss, Predicted
 from foretrain.nn.quantiles import check_levels, constant
 
 # Forecasts below this share of the truth leave the logarithm along its tangent, which has values and a gradient for
@@ -159,7 +160,7 @@ def objective_for(config: LossConfig, model: Trainable) -> Objective | None:
     """
     if config.name == "own":
         return None
-    if type(model).predict is Trainable.predict:
+    if not model.predicts_values:
         raise ConfigError(
             f"loss.name: {model.family} predicts no values while it trains, so {config.name} has nothing to act on; it "
             "takes only its own loss. Remove the loss section."

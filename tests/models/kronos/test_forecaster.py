@@ -17,7 +17,8 @@ from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.models import family
 from foretrain.models.hub import release_hash
 from foretrain.models.kronos.convert import write_release
-from foretrain.models.kronos.forecaster import Kronos, repair, sample_quantiles
+from foretrain.models.kronos.forecaster import Kronos
+from foretrain.models.kronos.paths import repair, sample_quantiles
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 
 

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import KNOWN, TARGET, IntArray, Windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole, Predicted
+from foretrain.models.base import Batch, Embedding, Embeds, Family, Forecast, Loss, Predicted
 from foretrain.models.chronos2 import unroll
 from foretrain.models.chronos2.config import PUBLISHED, Chronos2Config, Chronos2ModelConfig, published
 from foretrain.models.chronos2.convert import empty_network, initialise, read_release, write_release
@@ -41,10 +41,14 @@ from foretrain.models.hub import release_hash, resolve
 from foretrain.nn.quantiles import interpolate_levels
 
 
-class Chronos2(Forecaster):
+class Chronos2(Embeds):
     """A Chronos-2 network with collate, loss and forecast."""
 
     family = "chronos2"
+    network: Chronos2Network
+    block_lists = ("encoder.block",)
+    head_parts = (".output_patch_embedding.",)
+    embedding_parts = (".shared.",)
     adapter_targets = (  # upstream's own choice
         "self_attention.q",
         "self_attention.k",
@@ -181,17 +185,9 @@ class Chronos2(Forecaster):
         quantiles = unroll.forecast(self.network, unroll.Rows.of(batch), prediction_length, quantile_levels, options)
         return Forecast(quantiles, tuple(quantile_levels))
 
-    def embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def embed(self, batch: Batch) -> Embedding:
         """Hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see unroll.embed."""
         return unroll.embed(self.network, unroll.Rows.of(batch))
-
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms and biases are vectors, the token table an embedding, the output patch embedding the head."""
-        return {name: ParameterRole(_role(name)) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """The encoder's blocks."""
-        return list(self.network.encoder.block)
 
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
@@ -225,14 +221,6 @@ class Chronos2(Forecaster):
 def _rows_of_data(some: npt.NDArray[np.bool_], window: IntArray) -> int:
     """Rows of windows of which some row (R,) has a value."""
     return int((np.bincount(window, weights=some) > 0)[window].sum())
-
-
-def _role(name: str) -> Any:
-    if name.endswith("bias") or "layer_norm" in name:
-        return "vector"
-    if name.endswith("shared.weight"):
-        return "embedding"
-    return "head" if "output_patch_embedding" in name else "matrix"
 
 
 def build(
@@ -273,21 +261,13 @@ def build(
     return model
 
 
-def load(
-    folder: Path,
-    *,
-    origin: str | None = None,
-    offline: bool = False,
-    config: Chronos2ModelConfig | None = None,
-    **parts: str,
-) -> Chronos2:
+def load(folder: Path, *, origin: str | None = None, offline: bool = False, **parts: str) -> Chronos2:
     """The model of a release folder in float32 on the CPU, ready to forecast. Raises ModelError."""
     if parts:
         raise ModelError(f"{origin or folder}: a Chronos-2 model has no {next(iter(parts))}; leave it out.")
     if not FAMILY.matches(read_config_json(folder / "config.json")):
         raise ModelError(f"{folder}: its config.json has no chronos_config, so this is not a Chronos-2 model.")
-    model = Chronos2(read_release(folder), config.loss_normalisation if config else "rows")
-    return model.eval()
+    return Chronos2(read_release(folder)).eval()
 
 
 FAMILY = Family(

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.errors import ConfigError
-from foretrain.models.base import Batch
 from foretrain.models.chronos2.inputs import prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import Bucket, GroupLayout
 from foretrain.models.chronos2.model import Chronos2Network
+from foretrain.models.types import Batch, Embedding, ForecastOptions
 from foretrain.nn.quantiles import bracket, interpolate_levels, probability_mass, weighted_quantiles
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -29,7 +29,7 @@ MOST_BRANCH_ROWS = 256  # rows of one pass while unrolling, unless the batch its
 
 
 @dataclass(frozen=True)
-class Chronos2Options:
+class Chronos2Options(ForecastOptions):
     """How Chronos-2 forecasts.
 
     Attributes:
@@ -44,6 +44,11 @@ class Chronos2Options:
     unrolled_quantiles: tuple[float, ...] = DECILES
     max_output_patches: int | None = None
     limit_prediction_length: bool = False
+
+    @property
+    def mixes_items(self) -> bool:
+        """As cross_learning says."""
+        return self.cross_learning
 
 
 @dataclass(frozen=True)
@@ -312,7 +317,7 @@ def _head(network: Chronos2Network, hidden: Tensor, levels: list[int]) -> Tensor
     return out.unflatten(-1, (len(levels), -1)).transpose(1, 2).flatten(2)
 
 
-def embed(network: Chronos2Network, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def embed(network: Chronos2Network, rows: Rows) -> Embedding:
     """Final hidden states (M, n + 2, D) of the wanted rows (context patches, REG, one empty forecast patch), with the
     loc and scale (M, 1) of each row. States of patches without data mean nothing."""
     inputs = prepare(
@@ -320,4 +325,4 @@ def embed(network: Chronos2Network, rows: Rows) -> tuple[Tensor, Tensor, Tensor]
     )
     hidden = network.encoder(network.embed_tokens(inputs), network.route(inputs))
     chosen = slice(None) if rows.wanted is None else rows.wanted
-    return hidden[chosen], inputs.loc[chosen], inputs.scale[chosen]
+    return Embedding(hidden[chosen], inputs.loc[chosen], inputs.scale[chosen])

@@ -10,15 +10,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, DataError, ModelError
-from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole
+from foretrain.models.base import Batch, Family, Forecast, Loss, Streams
 from foretrain.models.hub import release_hash, resolve
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.config import (
@@ -37,19 +37,17 @@ from foretrain.models.kronos.config import (
 from foretrain.models.kronos.convert import initialise, read_predictor, read_tokenizer, write_release
 from foretrain.models.kronos.generate import Prompt, generate
 from foretrain.models.kronos.model import KronosNetwork
-from foretrain.models.kronos.options import NUM_SAMPLES, KronosOptions
+from foretrain.models.kronos.options import KronosOptions, sample_counts
+from foretrain.models.kronos.paths import summary
+from foretrain.models.kronos.stream import KronosStream
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.tokens import TokenTable, check_epochs, open_table
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
+from foretrain.models.types import WindowSource
 from foretrain.nn.unused import attach
 
-if TYPE_CHECKING:
-    from foretrain.models.kronos.stream import KronosStream
 
-HIGH, LOW = 1, 2
-
-
-class Kronos(Forecaster):
+class Kronos(Streams):
     """A predictor network and the frozen tokenizer it reads through.
 
     The tokenizer is not registered: no optimizer, average, checkpoint or mode change touches it. It follows the
@@ -57,6 +55,10 @@ class Kronos(Forecaster):
     """
 
     family = "kronos"
+    network: KronosNetwork
+    block_lists = ("transformer",)
+    head_parts = (".head.",)
+    embedding_parts = (".emb_s", ".time_emb.")
     validation_names = ("loss", "s1_cross_entropy", "s2_cross_entropy")
     adapter_targets = ("embedding.fusion_proj", "transformer", "dep_layer", "head")
 
@@ -101,14 +103,14 @@ class Kronos(Forecaster):
         """1: every bar is a token."""
         return 1
 
-    def check(self, source: Any) -> None:
+    def check(self, source: WindowSource) -> None:
         """Raise DataError unless windows hold candles whose columns are all targets, ConfigError for a table of tokens
         that is of no use."""
         inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip))
         if self.token_cache:
             check_epochs(source)
 
-    def prepare(self, source: Any, folder: Path) -> None:
+    def prepare(self, source: WindowSource, folder: Path) -> None:
         """With token_cache: tokenise every window of an epoch, or read what was tokenised before (tokens.py)."""
         if self.token_cache:
             self.table = open_table(source, folder, self.tokenizer, self.parents["tokenizer"], self.config.clip)
@@ -220,19 +222,11 @@ class Kronos(Forecaster):
         candles = found.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
         return candles.expand(-1, asked, -1, -1)
 
-    def stream(self, windows: Windows, **how: int | None) -> KronosStream:
-        """Series that grow: bars are appended to what was read; how are KronosStream's max_context, re_anchor_every."""
-        from foretrain.models.kronos.stream import KronosStream
-
-        return KronosStream(self, windows, **how)
-
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms and biases are vectors, token and time tables embeddings, the two projections the head."""
-        return {name: ParameterRole(_role(name, p)) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """The transformer's blocks."""
-        return list(self.network.transformer)
+    def stream(
+        self, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None
+    ) -> KronosStream:
+        """Series that grow: bars are appended to what was read."""
+        return KronosStream(self, windows, max_context=max_context, re_anchor_every=re_anchor_every)
 
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write the predictor into an existing folder and the tokenizer into its folder `tokenizer`."""
@@ -250,63 +244,6 @@ class Kronos(Forecaster):
         dependency = 8.0 * tokens * width * width + 4.0 * tokens * tokens * width
         ends = 2.0 * tokens * width * (2 * width + 2**c.s1_bits + 2**c.s2_bits)
         return encoder_flops(self.tokenizer, bars) + blocks + dependency + ends
-
-
-def sample_counts(num_samples: int | None, options: KronosOptions) -> tuple[int, int]:
-    """How many paths to draw and how many to give: greedy ones are all the same. Raises ConfigError below 1."""
-    if num_samples is not None and num_samples < 1:
-        raise ConfigError(f"num_samples is {num_samples}; it counts sample paths and is at least 1.")
-    if options.greedy:
-        return 1, num_samples or 1
-    count = num_samples or NUM_SAMPLES
-    return count, count
-
-
-def summary(candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, mend: bool) -> Forecast:
-    """The forecast of target rows, (window, column) of candles (N, S, H, 6), which mend repairs before."""
-    notes: dict[str, int] = {}
-    if mend:
-        candles, repaired = repair(candles)
-        notes = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
-    paths = candles[rows[0], :, :, rows[1]]  # (M, S, H)
-    return Forecast(
-        quantiles=sample_quantiles(paths, quantile_levels),
-        levels=tuple(quantile_levels),
-        samples=paths,
-        mean=paths.mean(1),
-        notes=notes,
-    )
-
-
-def sample_quantiles(paths: Tensor, levels: Sequence[float]) -> Tensor:
-    """(M, H, Q) quantiles of sample paths (M, S, H), linear between order statistics as numpy's default."""
-    ordered = paths.sort(1).values
-    place = torch.tensor([level * (paths.shape[1] - 1) for level in levels], dtype=torch.float64)
-    low = place.floor().long()
-    high = (low + 1).clamp(max=paths.shape[1] - 1)
-    share = (place - low).to(device=paths.device, dtype=paths.dtype)[None, :, None]
-    below, above = ordered[:, low.to(paths.device)], ordered[:, high.to(paths.device)]
-    return (below + (above - below) * share).transpose(1, 2)
-
-
-def repair(candles: Tensor) -> tuple[Tensor, int]:
-    """Candles (..., 6) whose high and low enclose open and close and whose volume and amount are not negative, and how
-    many of them that changed."""
-    body = candles[..., :4]
-    high, low = body.amax(-1), body.amin(-1)
-    changed = (high > candles[..., HIGH]) | (low < candles[..., LOW]) | (candles[..., 4:] < 0).any(-1)
-    fixed = candles.clone()
-    fixed[..., HIGH], fixed[..., LOW] = high, low
-    fixed[..., 4:] = candles[..., 4:].clamp(min=0.0)
-    return fixed, int(changed.sum())
-
-
-def _role(name: str, parameter: Tensor) -> Any:
-    if parameter.ndim == 1:
-        return "vector"
-    if ".emb_s" in name or ".time_emb." in name:
-        return "embedding"
-    return "head" if ".head." in name else "matrix"
 
 
 def build(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import Windows
-from foretrain.models.base import Batch, Family, Loss, NoOptions, ParameterRole, Trainable
+from foretrain.errors import ModelError
+from foretrain.models.base import Batch, Family, Loss, NoOptions, Trainable
 from foretrain.models.hub import release_hash, resolve
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.config import (
@@ -24,12 +24,16 @@ from foretrain.models.kronos.config import (
 )
 from foretrain.models.kronos.convert import initialise, read_tokenizer, write_release
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
+from foretrain.models.types import WindowSource
 
 
 class KronosTokenizer(Trainable):
     """A tokenizer network with collate and loss; it forecasts nothing."""
 
     family = "kronos_tokenizer"
+    network: TokenizerNetwork
+    block_lists = ("encoder", "decoder")
+    head_parts = ("network.head.",)
     validation_names = ("loss", "reconstruction_mse", "coarse_mse", "quantiser_loss", "codebook_entropy")
     adapter_targets = ("encoder", "decoder", "head")
 
@@ -41,7 +45,7 @@ class KronosTokenizer(Trainable):
         """CPU tensors of a batch; see inputs.py."""
         return inputs.collate(windows, self.network.config.clip)
 
-    def check(self, source: Any) -> None:
+    def check(self, source: WindowSource) -> None:
         """Raise DataError unless windows hold candles whose columns are all targets."""
         inputs.sequence(inputs.collate(source.windows(0, 1), self.network.config.clip))
 
@@ -78,14 +82,6 @@ class KronosTokenizer(Trainable):
         }
         return {name: Loss(part * weight, weight) for name, part in parts.items()}
 
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms and biases are vectors, the output projection the head."""
-        return {name: ParameterRole(_role(name, p)) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """Encoder and decoder blocks."""
-        return [*self.network.encoder, *self.network.decoder]
-
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
         if state is not None:
@@ -111,12 +107,6 @@ def encoder_flops(network: TokenizerNetwork, bars: int) -> float:
     c = network.config
     ends = 2.0 * bars * c.d_model * (c.d_in + c.s1_bits + c.s2_bits)
     return len(network.encoder) * block_flops(c.d_model, c.ff_dim, bars) + ends
-
-
-def _role(name: str, parameter: Tensor) -> Any:
-    if parameter.ndim == 1:
-        return "vector"
-    return "head" if name == "network.head.weight" else "matrix"
 
 
 def build(
@@ -165,8 +155,10 @@ def _empty(config: TokenizerConfig, meta: bool) -> TokenizerNetwork:
         return TokenizerNetwork(config)
 
 
-def load(folder: Path, *, origin: str | None = None, offline: bool = False) -> KronosTokenizer:
+def load(folder: Path, *, origin: str | None = None, offline: bool = False, **parts: str) -> KronosTokenizer:
     """The tokenizer of a release folder in float32 on the CPU. Raises ModelError."""
+    if parts:
+        raise ModelError(f"{origin or folder}: a Kronos tokenizer has no {next(iter(parts))}; leave it out.")
     return KronosTokenizer(read_tokenizer(folder)).eval()
 
 

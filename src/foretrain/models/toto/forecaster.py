@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole, Predicted
+from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, Predicted
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import release_hash, resolve
 from foretrain.models.toto import batches, generate
@@ -44,6 +44,9 @@ class Toto(Forecaster):
     """A Toto 1.0 network with collate, loss and forecast."""
 
     family = "toto"
+    network: TotoNetwork
+    block_lists = ("transformer.layers",)
+    head_parts = (".unembed.", ".output_distribution.")
     validation_names = ("loss", "nll", "robust")
     predicts_sigma = True
     default_samples = DEFAULT_SAMPLES
@@ -184,14 +187,6 @@ class Toto(Forecaster):
             options=replace(options, compat=options.compat or self.upstream_compat),
         )
 
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms, biases and labels are vectors, the unembedding and the mixture's projections the head."""
-        return {name: ParameterRole(_role(name, p)) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """The transformer's layers."""
-        return list(self.network.transformer.layers)
-
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
         if state is not None:
@@ -210,12 +205,6 @@ class Toto(Forecaster):
         outputs = len(self.network.output_distribution.projections) * (c.components or 1)
         ends = patches * size * c.embed_dim * (1 + outputs)
         return 2.0 * variates * (c.num_layers * linear + 2 * slots * seen * c.embed_dim + ends)
-
-
-def _role(name: str, parameter: Tensor) -> Any:
-    if parameter.ndim == 1:
-        return "vector"
-    return "head" if ".unembed." in name or ".output_distribution." in name else "matrix"
 
 
 def build(

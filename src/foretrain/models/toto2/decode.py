@@ -18,6 +18,7 @@ from foretrain.models.toto2.config import LEVELS
 from foretrain.models.toto2.layers import Cache
 from foretrain.models.toto2.model import Toto2Network
 from foretrain.models.toto2.scaler import Scaled, Sums, scale_patches
+from foretrain.models.types import ForecastOptions
 from foretrain.nn.layout import Layout
 
 MIN_OBSERVED = 8
@@ -25,7 +26,7 @@ _MEDIAN = LEVELS.index(0.5)
 
 
 @dataclass(frozen=True)
-class Toto2Options:
+class Toto2Options(ForecastOptions):
     """How Toto 2.0 forecasts.
 
     Attributes:

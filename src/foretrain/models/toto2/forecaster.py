@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, ModelError
@@ -50,6 +51,9 @@ class Toto2(Forecaster):
     """A Toto 2.0 network with collate, loss and forecast."""
 
     family = "toto2"
+    network: Toto2Network
+    block_lists = ("transformer.layers",)
+    head_parts = (".output_head.",)
     predicted_levels = LEVELS
     adapter_targets = ("patch_proj", "attn.in_proj", "attn.out_proj", "ffn.fc1", "ffn.fc2", "output_head")
 
@@ -206,15 +210,14 @@ class Toto2(Forecaster):
             wanted=batch.get("target_rows"),
         )
 
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms and biases are vectors, the output head's weights the head. Rates are scaled as u-muP's Adam does it:
-        by 1 / sqrt(fan-in) for weights but the readouts', and by 1 / sqrt(layers) inside the stack."""
-        layers = self.config.num_layers
-        return {name: _role(name, p, layers) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """The transformer's layers."""
-        return list(self.network.transformer.layers)
+    def parameter_role(self, name: str, parameter: Tensor) -> ParameterRole:
+        """Rates are scaled as u-muP's Adam does it: by 1 / sqrt(fan-in) for weights but the readouts', and by
+        1 / sqrt(layers) inside the stack."""
+        found = super().parameter_role(name, parameter)
+        factor = self.config.num_layers**-0.5 if ".layers." in name else 1.0
+        if found.role == "matrix" or name.endswith("linear1.weight"):
+            factor *= parameter.shape[1] ** -0.5
+        return replace(found, lr_factor=factor)
 
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
@@ -263,16 +266,6 @@ def _groups(batch: Batch, observed: Tensor, tokens: int) -> Tensor | None:
     empty = batch["empty"]
     nothing = ~observed.any(1, keepdim=True)
     return -torch.cat((empty, nothing.expand(-1, tokens - empty.shape[1])), dim=1).long()
-
-
-def _role(name: str, parameter: Tensor, layers: int) -> ParameterRole:
-    role: Literal["matrix", "head", "vector"] = "vector"
-    factor = 1.0
-    if parameter.ndim == 2:
-        role = "head" if "output_head." in name else "matrix"
-        if role == "matrix" or name.endswith("linear1.weight"):
-            factor = parameter.shape[1] ** -0.5
-    return ParameterRole(role, factor * (layers**-0.5 if ".layers." in name else 1.0))
 
 
 def build(
