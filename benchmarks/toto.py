@@ -21,7 +21,6 @@ from torch import Tensor
 
 from foretrain.models.toto import generate
 from foretrain.models.toto.config import preset
-from foretrain.models.toto.convert import empty_network, initialise
 from foretrain.models.toto.distribution import StudentTs
 from foretrain.models.toto.memory import KeyValues
 from foretrain.models.toto.model import TotoNetwork
@@ -51,8 +50,8 @@ CLOSED_FORM = "closed form base ctx512 H64 6 variates 9 levels"
 
 def base(device: str) -> TotoNetwork:
     """Toto-Open-Base-1.0's size with random weights."""
-    network = empty_network(preset("base"))
-    initialise(network, 0)
+    network = TotoNetwork.empty(preset("base"))
+    network.initialise(0)
     return network.to(device).eval()
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from foretrain.models.chronos2.config import Chronos2Config
-from foretrain.models.chronos2.convert import empty_network
+from foretrain.models.chronos2.model import Chronos2Network
 
 pytestmark = pytest.mark.golden
 
@@ -140,6 +140,6 @@ def test_published_architectures_have_the_recorded_keys_and_sizes(name, count, r
         num_layers=shape[2],
         num_heads=shape[3],
     )
-    network = empty_network(config, "meta")
+    network = Chronos2Network.empty(config, "meta")
     assert {key: list(value.shape) for key, value in network.state_dict().items()} == keys
     assert sum(parameter.numel() for parameter in network.parameters()) == count

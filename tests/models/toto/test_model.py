@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.models.toto.config import preset
-from foretrain.models.toto.convert import empty_network, initialise
 from foretrain.models.toto.memory import KeyValues
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.nn.layout import Layout
@@ -28,8 +27,8 @@ def network(labels: bool) -> TotoNetwork:
     """Two layers, one over time and one over variates."""
     config = preset("debug", patch_size=4, embed_dim=16, num_layers=2, num_heads=2, mlp_hidden_dim=24,
                     spacewise_every_n_layers=2)  # fmt: skip
-    made = empty_network(config, labels=labels)
-    initialise(made, 3)
+    made = TotoNetwork.empty(config, labels=labels)
+    made.initialise(3)
     return made.eval()
 
 

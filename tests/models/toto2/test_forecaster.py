@@ -13,7 +13,7 @@ from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.toto2.config import LEVELS, Toto2ModelConfig
 from foretrain.models.toto2.decode import Toto2Options
-from foretrain.models.toto2.forecaster import Toto2, build, load
+from foretrain.models.toto2.forecaster import Toto2
 from foretrain.models.toto2.inputs import hidden_runs
 
 PATCH, CONTEXT, HORIZON = 8, 48, 16
@@ -23,7 +23,7 @@ SMALL = {"random_init": True, "patch_size": PATCH, "d_model": 16, "num_heads": 2
 
 def model_of(context: int = CONTEXT, **changes) -> Toto2:
     section = build_section(Toto2ModelConfig, {**SMALL, **changes})
-    return build(section, context_length=context, prediction_length=HORIZON, seed=0)
+    return Toto2.build(section, context_length=context, prediction_length=HORIZON, seed=0)
 
 
 def window_of(values: np.ndarray, horizon: int = HORIZON, **roles: int) -> Window:
@@ -295,7 +295,7 @@ def test_hidden_patches_are_scored_but_not_read_and_known_covariates_stay():
 
 def test_rates_carry_the_factors_of_the_recorded_adam(case, recorded):
     folder = recorded / ("like4m" if case.network.config.per_dim_scale else "other")
-    roles = load(folder).parameter_groups()
+    roles = Toto2.load(folder).parameter_groups()
     assert {name.removeprefix("network.") for name in roles} == case.facts["adam_lr_factor"].keys()
     for name, factor in case.facts["adam_lr_factor"].items():
         role = roles[f"network.{name}"]
@@ -308,7 +308,7 @@ def test_rates_carry_the_factors_of_the_recorded_adam(case, recorded):
 def test_gradients_come_near_adams_default_eps():
     """So the README asks for a smaller one."""
     section = build_section(Toto2ModelConfig, {"random_init": True, "preset": "4m"})
-    model = build(section, context_length=256, prediction_length=32, seed=0).train()
+    model = Toto2.build(section, context_length=256, prediction_length=32, seed=0).train()
     total, weight = model(batch_of(model, window_of(walks(4, 256 + 32), 32), horizon=32))
     (total / weight).backward()
     sizes = {name: p.grad.square().mean().sqrt().item() for name, p in model.named_parameters() if p.grad is not None}
@@ -501,7 +501,7 @@ def test_compat_forecasts_are_the_recorded_ones(case, apart):
 
 def test_a_known_hub_id_costs_nothing_on_meta():
     section = build_section(Toto2ModelConfig, {"model_id": "Datadog/Toto-2.0-2.5B"})
-    model = build(section, context_length=512, prediction_length=64, seed=0, device="meta")
+    model = Toto2.build(section, context_length=512, prediction_length=64, seed=0, device="meta")
     assert sum(p.numel() for p in model.parameters()) == 2_454_281_792 and model.max_context_length == 4096
 
 
@@ -509,23 +509,23 @@ def test_a_run_goes_on_from_a_release(tmp_path):
     model = model_of()
     model.save_release(tmp_path)
     section = build_section(Toto2ModelConfig, {"model_id": str(tmp_path), "cpm_probability": 0.25})
-    again = build(section, context_length=4 * CONTEXT, prediction_length=8, seed=1)
+    again = Toto2.build(section, context_length=4 * CONTEXT, prediction_length=8, seed=1)
     assert again.max_context_length == 4 * CONTEXT and again.masking == (0.25, 8) and again.parents["model"]
     for one, other in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    assert load(tmp_path).max_context_length == CONTEXT
+    assert Toto2.load(tmp_path).max_context_length == CONTEXT
 
 
 @pytest.mark.parametrize("keys", [{}, {"model_id": "x", "random_init": True}])
 def test_a_start_is_from_a_release_or_random(keys):
     section = build_section(Toto2ModelConfig, keys)
     with pytest.raises(ConfigError, match="give either model_id"):
-        build(section, context_length=8, prediction_length=8, seed=0)
+        Toto2.build(section, context_length=8, prediction_length=8, seed=0)
 
 
 def test_other_folders_and_parts_are_refused(recorded, tmp_path):
     with pytest.raises(ModelError, match="a Toto 2\\.0 model has no tokenizer"):
-        load(recorded / "like4m", tokenizer="x")
+        Toto2.load(recorded / "like4m", tokenizer="x")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="this is not a Toto 2\\.0 model"):
-        load(tmp_path)
+        Toto2.load(tmp_path)

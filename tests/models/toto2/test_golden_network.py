@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from foretrain.models.toto2.config import LEVELS, Toto2Config, published
-from foretrain.models.toto2.convert import empty_network
+from foretrain.models.toto2.config import LEVELS, Toto2Config, Toto2ModelConfig
 from foretrain.models.toto2.layers import SILU_SCALE, QueryScale, residual_tau
-from foretrain.models.toto2.model import pinball
+from foretrain.models.toto2.model import Toto2Network, pinball
 from foretrain.models.toto2.rotary import make_turn, rotate
 from foretrain.models.toto2.scaler import fill_gaps, scale_patches
 
@@ -93,7 +92,7 @@ def test_loss_and_gradients_are_the_recorded_ones(case, apart):
 def test_names_and_shapes_are_the_published_ones(recorded):
     for name, facts in json.loads((recorded / "keys.json").read_text()).items():
         config = Toto2Config.from_json(facts["config"])
-        network = empty_network(config, "meta")
+        network = Toto2Network.empty(config, "meta")
         ours = {key: list(value.shape) for key, value in network.state_dict().items()}
         theirs = facts["state_dict"]
         left_out = {key for key in ours.keys() - theirs.keys() if key.startswith("transformer.layers.")}
@@ -101,5 +100,5 @@ def test_names_and_shapes_are_the_published_ones(recorded):
         assert {key: shape for key, shape in ours.items() if key not in left_out} == theirs
         assert sum(p.numel() for p in network.parameters()) == facts["parameters"]
         if not name.startswith("tiny"):
-            assert published(f"Datadog/{name}") == config
+            assert Toto2ModelConfig.published_architecture(f"Datadog/{name}") == config
     assert tuple(round(0.1 * i, 1) for i in range(1, 10)) == LEVELS

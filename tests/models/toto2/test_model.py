@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from foretrain.models.toto2.config import Toto2Config
-from foretrain.models.toto2.convert import empty_network, initialise
+from foretrain.models.toto2.model import Toto2Network
 from foretrain.models.toto2.rotary import make_turn, rotate
 from foretrain.nn.layout import Layout
 
@@ -18,8 +18,8 @@ PATCH = 8
 
 
 def network_of(recorded, name: str = "like4m", **changes):
-    network = empty_network(replace(Toto2Config.read(recorded / name / "config.json"), **changes))
-    initialise(network, 0)
+    network = Toto2Network.empty(replace(Toto2Config.read(recorded / name / "config.json"), **changes))
+    network.initialise(0)
     return network
 
 

@@ -8,7 +8,8 @@ Facts from chronos-forecasting 2.3.2 (src/chronos/chronos2/model.py) and the Chr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from foretrain.models.chronos2.attention import Block, Encoder, Route, by_hand, 
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.inputs import Inputs, check_shapes, normalise, prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupLayout, arrange
+from foretrain.models.release import Network
 from foretrain.nn.rope import rope_table
 from foretrain.nn.unused import attach
 
@@ -68,12 +70,14 @@ class ResidualBlock(nn.Module):
         return F.dropout(branch, self.dropout, self.training) + self.residual_layer(x)
 
 
-class Chronos2Network(nn.Module):
+class Chronos2Network(Network):
     """Chronos-2's tensor-level model: rows of numbers in, quantiles out."""
+
+    architecture = Chronos2Config
 
     def __init__(self, config: Chronos2Config) -> None:
         super().__init__()
-        self.config = config
+        self.config: Chronos2Config = config
         patch, width = config.patch_size, config.d_model
         self.shared = nn.Embedding(2 if config.use_reg_token else 1, width)
         self.input_patch_embedding = ResidualBlock(3 * patch, config.d_ff, width, config.dropout_rate)
@@ -82,6 +86,29 @@ class Chronos2Network(nn.Module):
             width, config.d_ff, len(config.quantiles) * patch, config.dropout_rate
         )
         self._levels: dict[torch.device, Tensor] = {}  # constants, kept out of the state on purpose
+
+    def initialise(self, seed: int) -> None:
+        """Upstream's random init, drawn on the CPU so that the seed alone decides the weights.
+
+        With f = initializer_factor: norms f; q ~ N(0, f (D d)^-1/2); tokens N(0, f); other weights N(0, f fan_in^-1/2);
+        biases 0.
+        """
+        config = self.config
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            with torch.no_grad():
+                if "layer_norm" in name:
+                    parameter.fill_(config.initializer_factor)
+                elif name.endswith("bias"):
+                    parameter.zero_()
+                else:
+                    values = torch.empty(parameter.shape).normal_(generator=generator)
+                    parameter.copy_(values * _init_std(name, parameter, config))
+
+    def config_of(self, weights: Mapping[str, Tensor]) -> Chronos2Config:
+        """The config with the type of these weights, which upstream's file names."""
+        dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+        return replace(self.config, dtype=dtype)
 
     # ---- upstream's interface: rows in any order, masks found here ------------------------------------------------
 
@@ -284,3 +311,11 @@ class Chronos2Network(nn.Module):
             time.append(across_time[back])
             group.append(across_group[..., back, :][..., back])
         return tuple(time), tuple(group)
+
+
+def _init_std(name: str, weight: Tensor, config: Chronos2Config) -> float:
+    factor = config.initializer_factor
+    if name == "shared.weight":
+        return factor
+    fan_in = weight.shape[1] * (config.d_kv if name.endswith("attention.q.weight") else 1)
+    return factor * fan_in**-0.5

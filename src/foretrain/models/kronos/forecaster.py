@@ -18,7 +18,7 @@ from torch import Tensor
 
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, DataError, ModelError
-from foretrain.models.base import Batch, Family, Forecast, Loss, Streams
+from foretrain.models.base import Batch, Forecast, Loss, Streams
 from foretrain.models.hub import release_hash, resolve
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.config import (
@@ -29,12 +29,7 @@ from foretrain.models.kronos.config import (
     KronosConfig,
     KronosModelConfig,
     TokenizerConfig,
-    check_start,
-    fitted,
-    given,
-    read_config,
 )
-from foretrain.models.kronos.convert import initialise, read_predictor, read_tokenizer, write_release
 from foretrain.models.kronos.generate import Prompt, generate
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.options import KronosOptions, sample_counts
@@ -43,11 +38,12 @@ from foretrain.models.kronos.stream import KronosStream
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.tokens import TokenTable, check_epochs, open_table
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
+from foretrain.models.release import ReleaseModel, start_network
 from foretrain.models.types import WindowSource
 from foretrain.nn.unused import attach
 
 
-class Kronos(Streams):
+class Kronos(ReleaseModel, Streams):
     """A predictor network and the frozen tokenizer it reads through.
 
     The tokenizer is not registered: no optimizer, average, checkpoint or mode change touches it. It follows the
@@ -56,6 +52,8 @@ class Kronos(Streams):
 
     family = "kronos"
     network: KronosNetwork
+    config: KronosConfig
+    network_class, section, options = KronosNetwork, KronosModelConfig, KronosOptions
     block_lists = ("transformer",)
     head_parts = (".head.",)
     embedding_parts = (".emb_s", ".time_emb.")
@@ -63,7 +61,7 @@ class Kronos(Streams):
     adapter_targets = ("embedding.fusion_proj", "transformer", "dep_layer", "head")
 
     def __init__(self, network: KronosNetwork, tokenizer: TokenizerNetwork) -> None:
-        super().__init__()
+        super().__init__(network)
         bits = [(c.s1_bits, c.s2_bits) for c in (network.config, tokenizer.config)]
         if bits[0] != bits[1]:
             ours, theirs = (f"{first} + {second}" for first, second in bits)
@@ -71,10 +69,93 @@ class Kronos(Streams):
                 f"the predictor reads tokens of {ours} bits, this tokenizer writes {theirs}. Name the one that the "
                 "predictor was trained with."
             )
-        self.network = network
         self._frozen = [tokenizer.eval().requires_grad_(False)]
         self.token_cache = False
         self.table: TokenTable | None = None
+
+    @classmethod
+    def build(
+        cls,
+        config: KronosModelConfig,
+        *,
+        context_length: int,
+        prediction_length: int,
+        seed: int,
+        device: str | torch.device = "cpu",
+        offline: bool = False,
+    ) -> Kronos:
+        """The predictor a run trains: as ReleaseModel.build says, with its tokenizer.
+
+        max_context becomes what a window holds, unless the configuration or the checkpoint says more. Raises
+        ConfigError for keys that contradict each other or a missing tokenizer, ModelError where a release cannot be
+        read.
+        """
+        config.check_start()
+        meta = str(device) == "meta"
+        tokenizer, tokenizer_parents = _tokenizer_of(config, meta, offline)
+        reads, trained = tokenizer.config, context_length + prediction_length - 1
+        clip = config.clip or reads.clip
+
+        def random() -> KronosConfig:
+            longest = config.max_context or trained
+            bits = {"s1_bits": reads.s1_bits, "s2_bits": reads.s2_bits}
+            return config.random_architecture("small", offline, **bits, clip=clip, max_context=longest)
+
+        def fitted(stored: KronosConfig) -> KronosConfig:
+            longest = config.max_context or max(stored.max_context, trained)
+            return replace(config.adjusted(stored), max_context=longest, clip=clip)
+
+        network, parents = start_network(
+            KronosNetwork,
+            config,
+            seed=seed,
+            meta=meta,
+            offline=offline,
+            random=random,
+            fitted=fitted,
+            read_config=lambda folder: _stored(folder, config.model_id),
+        )
+        model = cls(network, tokenizer)
+        model.parents, model.token_cache = {**parents, **tokenizer_parents}, config.token_cache
+        return model
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        origin: str | None = None,
+        offline: bool = False,
+        tokenizer: str | None = None,
+        **others: str,
+    ) -> Kronos:
+        """The predictor of a release folder with its tokenizer, in float32 on the CPU, ready to forecast.
+
+        The tokenizer is `tokenizer` (a folder or hub id), else the folder's own, else that of the published model
+        `origin`. One that is known to be another than the predictor was trained with is warned of. Raises ModelError.
+        """
+        if others:
+            raise ModelError(
+                f"{origin or folder}: a Kronos predictor has no {next(iter(others))}; its part is tokenizer."
+            )
+        inside = folder / "tokenizer"
+        if tokenizer is None and not inside.is_dir():
+            if origin not in PUBLISHED:
+                raise ModelError(
+                    f"{origin or folder}: a Kronos predictor needs its tokenizer, and has no folder `tokenizer`. "
+                    'Name one: tokenizer="NeoQuasar/Kronos-Tokenizer-base" (on the command line --tokenizer).'
+                )
+            tokenizer = PUBLISHED[origin][1]
+        place = inside if tokenizer is None else resolve(tokenizer, None, offline)
+        network = KronosNetwork.read_release(folder, _stored(folder, origin))
+        made = cls(network, TokenizerNetwork.read_release(place))
+        if (known := _trained_with(folder)) and place != inside and release_hash(place) not in known:
+            warnings.warn(
+                f"{tokenizer} is not the tokenizer that {origin or folder} was trained with; forecasts through another "
+                "one mean little.",
+                stacklevel=4,
+            )
+        return made.eval()
 
     @property
     def tokenizer(self) -> TokenizerNetwork:
@@ -87,11 +168,6 @@ class Kronos(Streams):
         if device.type != "meta":
             self.tokenizer.to(device)
         return self
-
-    @property
-    def config(self) -> KronosConfig:
-        """The network's configuration."""
-        return self.network.config
 
     @property
     def max_context_length(self) -> int:
@@ -230,11 +306,9 @@ class Kronos(Streams):
 
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write the predictor into an existing folder and the tokenizer into its folder `tokenizer`."""
-        if state is not None:
-            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-        write_release(self.network, folder, state)
+        super().save_release(folder, state)
         (folder / "tokenizer").mkdir(exist_ok=True)
-        write_release(self.tokenizer, folder / "tokenizer")
+        self.tokenizer.write_release(folder / "tokenizer")
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
         """Forward operations of a window's bars, whatever the number of columns, tokenising included."""
@@ -246,73 +320,13 @@ class Kronos(Streams):
         return encoder_flops(self.tokenizer, bars) + blocks + dependency + ends
 
 
-def build(
-    config: KronosModelConfig,
-    *,
-    context_length: int,
-    prediction_length: int,
-    seed: int,
-    device: str | torch.device = "cpu",
-    offline: bool = False,
-) -> Kronos:
-    """The predictor a run trains: randomly initialised (the seed alone decides) or from model_id, with its tokenizer.
-
-    max_context becomes what a window holds, unless the configuration or the checkpoint says more. On device "meta" no
-    weights are made or read. Raises ConfigError for keys that contradict each other or a missing tokenizer, ModelError
-    where a release cannot be read.
-    """
-    check_start(config)
-    meta = str(device) == "meta"
-    tokenizer, parents = _tokenizer_of(config, meta, offline)
-    trained = context_length + prediction_length - 1
-    clip = config.clip or tokenizer.config.clip
-    if config.model_id is None:
-        architecture = replace(
-            random_architecture(config, tokenizer.config, offline), clip=clip, max_context=config.max_context or trained
-        )
-        network = _empty(architecture, meta)
-        if not meta:
-            initialise(network, seed)
-        model = Kronos(network, tokenizer)
-        model.parents, model.token_cache = parents, config.token_cache
-        return model
-    if meta and config.model_id in PUBLISHED:
-        stored = KronosConfig(**PREDICTOR_PRESETS[PUBLISHED[config.model_id][0]])
-        return Kronos(_empty(_lengthened(config, stored, trained, clip), meta), tokenizer)
-    folder = resolve(config.model_id, config.revision, offline)
-    stored = _stored(folder, config.model_id)
-    architecture = _lengthened(config, stored, trained, clip)
-    model = Kronos(_empty(architecture, meta) if meta else read_predictor(folder, architecture), tokenizer)
-    model.parents, model.token_cache = {"model": release_hash(folder), **parents}, config.token_cache
-    return model
-
-
-def random_architecture(config: KronosModelConfig, tokenizer: TokenizerConfig, offline: bool = False) -> KronosConfig:
-    """The configuration of a randomly initialised predictor, which reads what the tokenizer writes."""
-    values = given(config, KronosConfig) | {"s1_bits": tokenizer.s1_bits, "s2_bits": tokenizer.s2_bits}
-    if config.architecture_of is not None:
-        stored = read_config(KronosConfig, resolve(config.architecture_of, None, offline) / "config.json")
-        return replace(stored, **values)
-    return KronosConfig(**{**PREDICTOR_PRESETS[config.preset or "small"], **values})
-
-
-def _lengthened(config: KronosModelConfig, stored: KronosConfig, trained: int, clip: float) -> KronosConfig:
-    longest = config.max_context or max(stored.max_context, trained)
-    return replace(fitted(config, stored), max_context=longest, clip=clip)
-
-
 def _stored(folder: Path, origin: str | None) -> KronosConfig:
     """A release's configuration; what published files leave unsaid comes from the table of published models."""
-    stored = read_config(KronosConfig, folder / "config.json")
+    stored = KronosConfig.read(folder / "config.json")
     if origin in PUBLISHED and stored.max_context == OURS["max_context"]:
         known = PREDICTOR_PRESETS[PUBLISHED[origin][0]]
         return replace(stored, max_context=known.get("max_context", stored.max_context))
     return stored
-
-
-def _empty(config: KronosConfig, meta: bool) -> KronosNetwork:
-    with torch.device("meta" if meta else "cpu"):
-        return KronosNetwork(config)
 
 
 def _tokenizer_of(config: KronosModelConfig, meta: bool, offline: bool) -> tuple[TokenizerNetwork, dict[str, str]]:
@@ -329,44 +343,9 @@ def _tokenizer_of(config: KronosModelConfig, meta: bool, offline: bool) -> tuple
             "NeoQuasar/Kronos-Tokenizer-base, or stage:NAME of an earlier stage."
         )
     if meta and not Path(name).exists():
-        with torch.device("meta"):
-            return TokenizerNetwork(TokenizerConfig(**TOKENIZER_PRESETS["base"])), {}
+        return TokenizerNetwork.empty(TokenizerConfig(**TOKENIZER_PRESETS["base"]), "meta"), {}
     folder = resolve(name, revision, offline)
-    return read_tokenizer(folder), {"tokenizer": release_hash(folder)}
-
-
-def load(
-    folder: Path,
-    *,
-    origin: str | None = None,
-    offline: bool = False,
-    tokenizer: str | None = None,
-    **others: str,
-) -> Kronos:
-    """The predictor of a release folder with its tokenizer, in float32 on the CPU, ready to forecast.
-
-    The tokenizer is `tokenizer` (a folder or hub id), else the folder's own, else that of the published model `origin`.
-    One that is known to be another than the predictor was trained with is warned of. Raises ModelError.
-    """
-    if others:
-        raise ModelError(f"{origin or folder}: a Kronos predictor has no {next(iter(others))}; its part is tokenizer.")
-    inside = folder / "tokenizer"
-    if tokenizer is None and not inside.is_dir():
-        if origin not in PUBLISHED:
-            raise ModelError(
-                f"{origin or folder}: a Kronos predictor needs its tokenizer, and has no folder `tokenizer`. "
-                'Name one: tokenizer="NeoQuasar/Kronos-Tokenizer-base" (on the command line --tokenizer).'
-            )
-        tokenizer = PUBLISHED[origin][1]
-    place = inside if tokenizer is None else resolve(tokenizer, None, offline)
-    made = Kronos(read_predictor(folder, _stored(folder, origin)), read_tokenizer(place))
-    if (known := _trained_with(folder)) and place != inside and release_hash(place) not in known:
-        warnings.warn(
-            f"{tokenizer} is not the tokenizer that {origin or folder} was trained with; forecasts through another one "
-            "mean little.",
-            stacklevel=4,
-        )
-    return made.eval()
+    return TokenizerNetwork.read_release(folder), {"tokenizer": release_hash(folder)}
 
 
 def _trained_with(folder: Path) -> set[str]:
@@ -379,15 +358,4 @@ def _trained_with(folder: Path) -> set[str]:
         return known  # not written here
 
 
-FAMILY = Family(
-    name="kronos",
-    config=lambda: KronosModelConfig,
-    options=lambda: KronosOptions,
-    build=build,
-    matches=lambda raw: "learn_te" in raw and "s1_bits" in raw,
-    load=load,
-    published=frozenset(PUBLISHED),
-    columns=inputs.choose_columns,
-    needs=inputs.NEEDS,
-    with_times=True,
-)
+FAMILY = Kronos.as_family(columns=inputs.choose_columns, needs=inputs.NEEDS, with_times=True)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from foretrain.models.base import Loss
+from foretrain.models.release import Network
 from foretrain.models.toto2.config import LEVELS, Toto2Config
-from foretrain.models.toto2.layers import Cache, Layer, Norm, ResidualMLP, Route
+from foretrain.models.toto2.layers import Cache, Layer, Norm, ResidualMLP, Route, residual_tau
 from foretrain.models.toto2.rotary import make_turn
 from foretrain.models.toto2.scaler import Scaled, scale_patches
+from foretrain.models.types import Loss
 from foretrain.nn.layout import Layout
 from foretrain.nn.quantiles import constant
 
@@ -76,16 +77,35 @@ class QuantileHead(nn.Module):
         return out if out.dtype == torch.float64 else out.float()
 
 
-class Toto2Network(nn.Module):
+class Toto2Network(Network):
     """Toto 2.0's tensor-level model."""
+
+    architecture = Toto2Config
 
     def __init__(self, config: Toto2Config) -> None:
         super().__init__()
-        self.config = config
+        self.config: Toto2Config = config
         width = config.d_model
         self.patch_proj = ResidualMLP(2 * config.patch_size, 4 * width, width)
         self.transformer = Transformer(config)
         self.output_head = QuantileHead(config)
+
+    def initialise(self, seed: int) -> None:
+        """Random weights as u-muP has them (arXiv 2407.17465, table 2), drawn on the CPU: the seed alone decides.
+
+        Weights N(0, 1), those of the head too; biases 0; norms 1; query scales at their neutral 0. How the published
+        models were initialised is not known.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim == 2:
+                    parameter.copy_(torch.empty(parameter.shape).normal_(generator=generator))
+                else:
+                    parameter.fill_(float("norm" in name))
+            for name, tau in self.named_buffers():
+                index = 2 * int(name.split(".")[2]) + name.endswith("mlp_tau")
+                tau.fill_(residual_tau(self.config, index))
 
     def forward(
         self,
