@@ -78,7 +78,7 @@ class Persistence(Forecaster):
         future = torch.from_numpy(windows.future[rows])
         return {"last": torch.from_numpy(last.astype(np.float32)), "future": future, "key": torch.from_numpy(key)}
 
-    def own_loss(self, batch):
+    def native_loss(self, batch):
         observed = torch.isfinite(batch["future"])
         error = (batch["future"] - batch["last"][:, None] - self.bias).abs()
         return Loss(torch.where(observed, error, 0.0).sum(), observed.sum())
@@ -168,7 +168,7 @@ class Reconstruction(Trainable):
 
     family = "reconstruction"
     validation_names = ("loss", "reconstruction_mse")
-    own_loss, collate = Persistence.own_loss, Persistence.collate
+    native_loss, collate = Persistence.native_loss, Persistence.collate
     parameter_groups, blocks = Persistence.parameter_groups, Persistence.blocks
     save_release, flops_per_window = Persistence.save_release, Persistence.flops_per_window
 

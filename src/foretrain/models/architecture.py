@@ -178,7 +178,7 @@ class ModelSection(Section):
         preset = cls.published.get(hub_id or "")
         return None if preset is None else cls.kind(**cls.presets[preset])
 
-    def settled(self, known: bool) -> Self:
+    def resolve_defaults(self, known: bool) -> Self:
         """The section with what follows from whether the run has covariates known ahead."""
         return self
 

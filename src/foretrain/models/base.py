@@ -29,13 +29,13 @@ from foretrain.models.types import (
     Loss,
     NoOptions,
     ParameterRole,
-    Predicted,
     PredictionLoss,
+    TrainingPrediction,
     WindowSource,
 )
 
 __all__ = ["Batch", "Columns", "Embedding", "Embeds", "Family", "Forecast", "ForecastOptions", "Forecaster", "Loss",
-           "NoOptions", "ParameterRole", "Predicted", "Stream", "Streams", "Trainable", "move"]  # fmt: skip
+           "NoOptions", "ParameterRole", "Stream", "Streams", "Trainable", "TrainingPrediction", "move"]  # fmt: skip
 
 
 class Trainable(nn.Module, ABC):
@@ -64,7 +64,7 @@ class Trainable(nn.Module, ABC):
     # what it was made from: role ("model", "tokenizer") to models.hub.release_hash of that release
     parents: Mapping[str, str] = MappingProxyType({})
     # parameters that were made anew, as what it was built of lacks them: trained whatever else an adapter leaves frozen
-    fresh: frozenset[str] = frozenset()
+    newly_initialized: frozenset[str] = frozenset()
 
     # What a run puts into it after building; no family sets these
 
@@ -94,14 +94,14 @@ class Trainable(nn.Module, ABC):
         """
 
     def forward(self, batch: Batch) -> Loss:
-        """Training loss of a batch as a sum and its weight: the objective's where there is one, else the own_loss."""
-        return self.own_loss(batch) if self.objective is None else self.objective(self.predict(batch))
+        """Training loss of a batch as a sum and its weight: the objective's if there is one, else the native_loss."""
+        return self.native_loss(batch) if self.objective is None else self.objective(self.predict(batch))
 
     @abstractmethod
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """The loss that the family is trained with, as a sum and its weight."""
 
-    def predict(self, batch: Batch) -> Predicted:
+    def predict(self, batch: Batch) -> TrainingPrediction:
         """What the model says of the values that it is trained on, for losses of predictions.
 
         Every trainable parameter is in the graph of `point` and of `quantiles`, if need be by nn.unused.attach: a loss
@@ -289,7 +289,7 @@ class Family:
     load: Load
     columns: Callable[[Sequence[str]], Columns | None] = lambda names: None  # its own choice among a data set's columns
     # (section, whether the run has covariates known ahead) -> the section with what that decides filled in
-    settled: Callable[[Any, bool], Any] = lambda section, known: section
+    resolve_defaults: Callable[[Any, bool], Any] = lambda section, known: section
     needs: str = ""  # in words, the columns without which it does nothing; "" where it takes any
     published: frozenset[str] = frozenset()  # hub ids known to belong to it
     with_times: bool = False  # whether windows need time stamps where the data have a calendar

@@ -37,7 +37,7 @@ class Network(nn.Module):
     architecture: ClassVar[type[Architecture]]
     fills_buffers: ClassVar[bool] = False  # whether __init__ computes buffers that initialise leaves as they are
     config: Any  # of that architecture
-    fresh: tuple[str, ...] = ()  # parameters that the file it was read from lacks, drawn from the seed
+    newly_initialized: tuple[str, ...] = ()  # parameters that the file it was read from lacks, drawn from the seed
 
     def initialise(self, seed: int) -> None:
         """Random weights and constants, drawn on the CPU so that the seed alone decides them."""
@@ -187,7 +187,7 @@ class ReleaseModel(Trainable):
         )
         model = cls.of_run(network.to(device), config, prediction_length)
         model.parents = parents
-        model.fresh = frozenset(f"network.{name}" for name in network.fresh)
+        model.newly_initialized = frozenset(f"network.{name}" for name in network.newly_initialized)
         return model
 
     @classmethod
@@ -219,7 +219,7 @@ class ReleaseModel(Trainable):
                 "load": cls.load,
                 "matches": cls.network_class.architecture.matches,
                 "published": frozenset(cls.section.published),
-                "settled": lambda section, known: section.settled(known),
+                "resolve_defaults": lambda section, known: section.resolve_defaults(known),
                 **more,
             }
         )

@@ -24,7 +24,7 @@ class Loss(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Predicted:
+class TrainingPrediction:
     """What a model says of values it is trained on, with gradients, in its scaled space: value = scaled * scale + loc.
 
     target decides the shape (...), which is the family's own (rows, steps); the others broadcast to it.
@@ -67,11 +67,11 @@ class PredictionLoss(Protocol):
         """Keys of metrics() with their units in words."""
         ...
 
-    def __call__(self, predicted: Predicted) -> Loss:
+    def __call__(self, predicted: TrainingPrediction) -> Loss:
         """The sum over the elements that count, and how many these are."""
         ...
 
-    def metrics(self, predicted: Predicted) -> dict[str, Loss]:
+    def metrics(self, predicted: TrainingPrediction) -> dict[str, Loss]:
         """What validation reports of predictions, by name; "loss" is among them."""
         ...
 

@@ -142,9 +142,9 @@ def adapt(model: Trainable, config: AdapterConfig, seed: int, base: Mapping[str,
     whole = {f"network.{name}" for name in heads}
     for name, parameter in model.named_parameters():
         known = name.replace(".base_layer.", ".")
-        chosen = not config.freeze_backbone or known.rpartition(".")[0] in whole or known in model.fresh
+        chosen = not config.freeze_backbone or known.rpartition(".")[0] in whole or known in model.newly_initialized
         parameter.requires_grad_(".lora_" in name or (chosen and known in roles))
-    fresh = tuple(sorted(name.removeprefix("network.") for name in model.fresh))
+    fresh = tuple(sorted(name.removeprefix("network.") for name in model.newly_initialized))
     model.adapter = Adapter(config, tuple(parts), layers, heads, fresh, dict(base or {}), roles)
 
 

@@ -90,6 +90,6 @@ def test_a_run_may_choose_a_checkpoints_dropout_and_nothing_else():
 
 
 def test_labels_come_with_covariates_known_ahead_unless_decided():
-    assert section().settled(True).variate_labels is True
-    assert section().settled(False).variate_labels is None
-    assert section(variate_labels=False).settled(True).variate_labels is False
+    assert section().resolve_defaults(True).variate_labels is True
+    assert section().resolve_defaults(False).variate_labels is None
+    assert section(variate_labels=False).resolve_defaults(True).variate_labels is False

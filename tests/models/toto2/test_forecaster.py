@@ -54,8 +54,8 @@ def test_training_scores_every_patch_and_validation_the_future_alone():
     batch = batch_of(model, window_of(walks()))
     patches = CONTEXT // PATCH
     assert model.train().scored(batch).counts.all(-1).squeeze().tolist() == [True] * (patches - 1 + HORIZON // PATCH)
-    assert model.own_loss(batch).weight == CONTEXT - PATCH + HORIZON
-    assert model.eval().own_loss(batch).weight == HORIZON
+    assert model.native_loss(batch).weight == CONTEXT - PATCH + HORIZON
+    assert model.eval().native_loss(batch).weight == HORIZON
 
 
 def test_covariates_and_missing_steps_are_not_scored():
@@ -63,7 +63,7 @@ def test_covariates_and_missing_steps_are_not_scored():
     values[0, -5:] = np.nan
     model = model_of().train()
     batch = batch_of(model, window_of(values, past=1, known=1))
-    assert model.own_loss(batch).weight == CONTEXT - PATCH + HORIZON - 5
+    assert model.native_loss(batch).weight == CONTEXT - PATCH + HORIZON - 5
 
 
 def test_nothing_is_scored_before_a_row_has_shown_enough_to_be_scaled_by_nor_from_an_empty_patch():
@@ -79,7 +79,7 @@ def test_a_short_context_is_still_scored_from_its_end():
     values = walks()
     values[0, : CONTEXT - 3] = np.nan
     model = model_of().train()
-    assert model.own_loss(batch_of(model, window_of(values))).weight == HORIZON
+    assert model.native_loss(batch_of(model, window_of(values))).weight == HORIZON
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def test_predictions_are_of_what_the_own_loss_scores():
     values[0, 20] = np.nan
     batch = batch_of(model, window_of(values))
     predicted = model.predict(batch)
-    loss = model.own_loss(batch)
+    loss = model.native_loss(batch)
     assert predicted.observed.sum() == loss.weight
     truth = (predicted.target * predicted.scale + predicted.loc)[0].detach().numpy()
     counts = predicted.observed[0].numpy()
@@ -179,7 +179,7 @@ def test_the_answer_one_patch_early_is_of_no_use_on_white_noise():
     model = model_of()
     batch = batch_of(model, *noise(64, 40 + PATCH, seed=0), horizon=PATCH)
     model.network = Copying(model.network)
-    total, weight = model.train().own_loss(batch)
+    total, weight = model.train().native_loss(batch)
     assert total / weight > 1.2 * chance()
     scored = model.scored(batch)
     own = scored.quantiles[:, 1:, :, 4] - scored.target.asinh()[:, :-1]  # what would be read of the patch itself
@@ -266,7 +266,7 @@ def test_masks_act_in_training_alone_and_the_seed_decides_them():
     for training in (True, False):
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
-            losses.setdefault((training, seed), []).append(model.train(training).own_loss(batch).total.item())
+            losses.setdefault((training, seed), []).append(model.train(training).native_loss(batch).total.item())
     assert losses[True, 0][0] == losses[True, 0][1] != losses[True, 1][0]
     assert losses[False, 0][0] == losses[False, 1][0]
     assert model_of().masking[0] == 0

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from foretrain.data.windows import KNOWN, TARGET, IntArray, Windows
-from foretrain.models.base import Batch, Embedding, Embeds, Forecast, Loss, Predicted
+from foretrain.models.base import Batch, Embedding, Embeds, Forecast, Loss, TrainingPrediction
 from foretrain.models.chronos2 import unroll
 from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
 from foretrain.models.chronos2.inputs import Inputs, linear, newest, prepare
@@ -114,7 +114,7 @@ class Chronos2(ReleaseModel, Embeds):
         batch["row_group"] = torch.from_numpy(np.ascontiguousarray(windows.window[index]))
         return batch | layout.to_tensors()
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """Upstream's loss times the rows, and the rows; or, with loss_normalisation "observed", sum and count of the
         scored steps. Covariate rows add nothing to the sum, so only target rows are computed to the end."""
         target, rows = batch["future_target"], len(batch["context"])
@@ -125,7 +125,7 @@ class Chronos2(ReleaseModel, Embeds):
         weight = batch["rows"] if "rows" in batch else torch.full((), float(rows), device=target.device)
         return Loss(elements.sum() / normalised.shape[-1], weight)
 
-    def predict(self, batch: Batch) -> Predicted:
+    def predict(self, batch: Batch) -> TrainingPrediction:
         """The quantiles of the target rows, (targets, F), as forecast gives them where F is the run's horizon.
 
         Scaled means standard deviations of the row's context from its mean, whatever the network normalises by.
@@ -134,7 +134,7 @@ class Chronos2(ReleaseModel, Embeds):
         normalised, loc, scale = self._outputs(batch)
         quantiles = linear(self.config, normalised[..., : target.shape[1]]).transpose(1, 2)
         observed = ~target.isnan()
-        return Predicted(
+        return TrainingPrediction(
             target=(torch.where(observed, target, loc) - loc) / scale,
             observed=observed,
             point=interpolate_levels(quantiles, self.config.quantiles, (0.5,)).squeeze(-1),

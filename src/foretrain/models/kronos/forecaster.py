@@ -203,7 +203,7 @@ class Kronos(ReleaseModel, Streams):
             batch["tokens"] = F.pad(found, (0, 0, 0, 0, 0, windows.filling))
         return batch
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """(Cross-entropy of the first + of the second token) / 2 of every bar but a window's first, summed, and the
         bars. The second head is given first tokens drawn from the model in training, the true ones in eval mode."""
         return self.losses(batch)["loss"]

@@ -43,7 +43,7 @@ class KronosTokenizer(ReleaseModel):
         """Raise DataError unless windows hold candles whose columns are all targets."""
         inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip))
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """(MSE of the coarse + MSE of the full reconstruction + quantiser loss) / 2, times the bars, and the bars.
 
         The codebook entropy is no sum over bars: it is that of the micro-batch.

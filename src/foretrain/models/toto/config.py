@@ -180,7 +180,7 @@ class TotoModelConfig(section_of(TotoConfig, _KEYS, _Preset)):
     variate_labels: bool | None = None
     upstream_compat: bool = False  # upstream's numbers where it is wrong, see README.md
 
-    def settled(self, known: bool) -> TotoModelConfig:
+    def resolve_defaults(self, known: bool) -> TotoModelConfig:
         """With labels where the run has covariates known ahead, unless that was decided."""
         wanted = known and self.variate_labels is None
         return self.model_copy(update={"variate_labels": True}) if wanted else self

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from foretrain.data.windows import Windows
-from foretrain.models.base import Batch, Forecast, Forecaster, Loss, Predicted
+from foretrain.models.base import Batch, Forecast, Forecaster, Loss, TrainingPrediction
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto import batches, generate
 from foretrain.models.toto.config import TotoConfig, TotoModelConfig
@@ -79,7 +79,7 @@ class Toto(ReleaseModel, Forecaster):
         """CPU tensors of a batch; see batches.py."""
         return batches.collate(windows, self.config.patch_size, self.max_context_length, compat=self.upstream_compat)
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """Upstream's composite loss (loss.py) over the observed steps of target rows, and their number.
 
         While training every patch is forecast from the patches before it, in context and future alike; otherwise only
@@ -99,11 +99,11 @@ class Toto(ReleaseModel, Forecaster):
         total = LIKELIHOOD * nll + ROBUST * robust
         return {"loss": Loss(total, weight), "nll": Loss(nll, weight), "robust": Loss(robust, weight)}
 
-    def predict(self, batch: Batch) -> Predicted:
-        """Mean and deviation of the steps that own_loss scores, each forecast from the patch before its own."""
+    def predict(self, batch: Batch) -> TrainingPrediction:
+        """Mean and deviation of the steps that native_loss scores, each forecast from the patch before its own."""
         scored = self.scored(batch)
         mean, deviation = over_patches(self.network, moments, *(x.flatten(0, 1) for x in scored[:3]))
-        return Predicted(
+        return TrainingPrediction(
             target=scored.target.flatten(1),
             observed=scored.observed.flatten(1),
             point=attach(mean.view_as(scored.target).flatten(1), list(self.network.output_distribution.parameters())),

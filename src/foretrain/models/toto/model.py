@@ -79,7 +79,7 @@ class TotoNetwork(Network):
                 elif name not in LABELS:
                     parameter.fill_(1.0)
             if self.labels:
-                for name, label in fresh_labels(self.config.embed_dim, seed).items():
+                for name, label in new_labels(self.config.embed_dim, seed).items():
                     getattr(self, name).copy_(label)
 
     @classmethod
@@ -104,8 +104,8 @@ class TotoNetwork(Network):
             found = {name: tensor for name, tensor in found.items() if name not in LABELS}
         network = cls.empty(config, labels=stored if labels is None else labels)
         if labels and not stored:
-            found |= fresh_labels(config.embed_dim, seed)
-            network.fresh = LABELS
+            found |= new_labels(config.embed_dim, seed)
+            network.newly_initialized = LABELS
         fill_network(network, found, folder)
         return network
 
@@ -249,7 +249,7 @@ class TotoNetwork(Network):
         return seen & counts
 
 
-def fresh_labels(width: int, seed: int) -> dict[str, Tensor]:
+def new_labels(width: int, seed: int) -> dict[str, Tensor]:
     """New variate labels by name, N(0, 1)."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.empty(width).normal_(generator=generator) for name in LABELS}

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.data.windows import Windows
-from foretrain.models.base import Batch, Forecast, Forecaster, Loss, ParameterRole, Predicted
+from foretrain.models.base import Batch, Forecast, Forecaster, Loss, ParameterRole, TrainingPrediction
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto2 import inputs
 from foretrain.models.toto2.config import LEVELS, Toto2Config, Toto2ModelConfig
@@ -79,19 +79,19 @@ class Toto2(ReleaseModel, Forecaster):
         """CPU tensors of a batch; see inputs.py."""
         return inputs.collate(windows, self.config.patch_size, self.max_context_length)
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """Pinball loss in the network's space (model.pinball) over the observed steps of target rows that are scored,
         and their number; see scored."""
         scored = self.scored(batch)
         return pinball(scored.quantiles, scored.target.asinh().to(scored.quantiles.dtype), scored.counts)
 
-    def predict(self, batch: Batch) -> Predicted:
-        """Quantiles (M, n * P, Q) of the steps that own_loss scores, as they come: they may cross while training."""
+    def predict(self, batch: Batch) -> TrainingPrediction:
+        """Quantiles (M, n * P, Q) of the steps that native_loss scores, as they come: they may cross while training."""
         scored = self.scored(batch)
         quantiles = scored.quantiles.sinh().flatten(1, 2)
         steps, dtype = scored.target.shape, quantiles.dtype
         loc, scale, last = (x.expand(steps).flatten(1).to(dtype) for x in (scored.loc, scored.scale, scored.last))
-        return Predicted(
+        return TrainingPrediction(
             target=scored.target.flatten(1).to(dtype),
             observed=scored.counts.flatten(1),
             point=quantiles[..., LEVELS.index(0.5)],
