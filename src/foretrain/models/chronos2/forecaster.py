@@ -187,8 +187,8 @@ class Chronos2(ReleaseModel, Embeds):
         return unroll.embed(self.network, unroll.Rows.of(batch))
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations that the mathematics needs (a lone row's group attention is its value path; the last block
-        runs on the forecast tokens alone), so mfu is not flattered by work that could be left out."""
+        """Forward operations that the mathematics needs (a single-variate row's group attention is its value path; the
+        last block runs on the forecast tokens alone), so mfu is not flattered by work that could be left out."""
         c, size = self.config, self.config.patch_size
         width, inner = c.d_model, c.inner_dim
         past, ahead = math.ceil(min(context_length, c.context_length) / size), math.ceil(prediction_length / size)

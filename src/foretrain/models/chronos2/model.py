@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.models.chronos2 import fused
-from foretrain.models.chronos2.attention import Block, Encoder, Route, by_hand, make_route
+from foretrain.models.chronos2.attention import AttentionContext, Block, Encoder, attention_context, use_cpu_kernels
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.inputs import Inputs, check_shapes, normalise, prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupLayout, arrange
@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width_in) -> (..., width_out)."""
-        if by_hand(x, self):
+        if use_cpu_kernels(x, self):
             hidden, output, residual = (
                 (m.weight, m.bias) for m in (self.hidden_layer, self.output_layer, self.residual_layer)
             )
@@ -171,7 +171,7 @@ class Chronos2Network(Network):
         arguments = (context, context_mask, group_ids, future_covariates, future_covariates_mask, num_output_patches)
         check_shapes(self.config, *arguments)
         inputs, order = self.arranged(*arguments)
-        hidden = self.encoder(self.embed_tokens(inputs), self.route(inputs))
+        hidden = self.encoder(self.embed_tokens(inputs), self.attention_context(inputs))
         back = slice(None) if order is None else torch.argsort(order)
         return Encoded(hidden[back], inputs.loc[back], inputs.scale[back], inputs.patch_mask[back])
 
@@ -222,7 +222,9 @@ class Chronos2Network(Network):
 
     def predict(self, inputs: Inputs, rows: Tensor | None = None) -> Tensor:
         """Normalised quantiles (R, Q, N*P) of all rows, or of some (index tensor), computing no more than they need."""
-        hidden = self.encoder(self.embed_tokens(inputs), self.route(inputs), inputs.num_output_patches, rows)
+        hidden = self.encoder(
+            self.embed_tokens(inputs), self.attention_context(inputs), inputs.num_output_patches, rows
+        )
         return self.head(hidden)
 
     def embed_tokens(self, inputs: Inputs) -> Tensor:
@@ -248,7 +250,7 @@ class Chronos2Network(Network):
             return attach(torch.cat((past, future), dim=1), [self.shared.weight])
         return torch.cat((past, self.shared.weight[1].expand(rows, 1, -1), future), dim=1)
 
-    def route(self, inputs: Inputs) -> Route:
+    def attention_context(self, inputs: Inputs) -> AttentionContext:
         """Masks, groups and rotary tables for the blocks."""
         patches = inputs.values.shape[1]
         length = patches + int(self.config.use_reg_token) + inputs.num_output_patches
@@ -256,7 +258,7 @@ class Chronos2Network(Network):
         if observed is not None:
             observed = F.pad(observed, (0, length - patches), value=True)
         table = rope_table(length, self.config.d_kv, self.config.rope_theta, inputs.values.device)
-        return make_route(inputs.layout, observed, table, inputs.num_output_patches)
+        return attention_context(inputs.layout, observed, table, inputs.num_output_patches)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states of the N future tokens (R, N, D) to normalised quantiles (R, Q, N*P)."""
@@ -301,13 +303,13 @@ class Chronos2Network(Network):
 
         A separate, plain pass for inspection. Weights of slots without data mean nothing.
         """
-        route, hidden = self.route(inputs), self.embed_tokens(inputs)
+        ctx, hidden = self.attention_context(inputs), self.embed_tokens(inputs)
         rows = inputs.values.shape[0]
         back = torch.arange(rows, device=hidden.device) if order is None else torch.argsort(order)
         time, group = [], []
         for block in self.encoder.block:
             assert isinstance(block, Block)
-            hidden, across_time, across_group = block.inspect(hidden, route)
+            hidden, across_time, across_group = block.inspect(hidden, ctx)
             time.append(across_time[back])
             group.append(across_group[..., back, :][..., back])
         return tuple(time), tuple(group)

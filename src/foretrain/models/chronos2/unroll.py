@@ -92,7 +92,7 @@ def forecast(
     plan = _Plan.make(network, prediction_length, quantile_levels, options)
     if options.cross_learning:
         rows = replace(rows, layout=one_group(rows.layout.rows))
-    return _Unrolling(network, rows, plan).run()
+    return _AutoregressiveDecoder(network, rows, plan).run()
 
 
 def one_group(rows: int) -> GroupLayout:
@@ -179,7 +179,7 @@ def _index_of(level: float, trained: Sequence[float]) -> int:
     return nearest
 
 
-class _Unrolling:
+class _AutoregressiveDecoder:
     """One batch being forecast; lives for one call."""
 
     def __init__(self, network: Chronos2Network, rows: Rows, plan: _Plan) -> None:
@@ -208,23 +208,25 @@ class _Unrolling:
         latest = self.one_pass(self.rows, 0, 1, needed, None)  # (R, needed, h)
         results = [_pick(latest, wanted, keep)]
         done = latest.shape[-1]
-        grown = self.rows.context.new_empty(len(plan.unrolled), len(self.rows.context), 0)  # (U, R, done)
+        generated = self.rows.context.new_empty(len(plan.unrolled), len(self.rows.context), 0)  # (U, R, done)
         while done < plan.horizon:
-            grown = torch.cat((grown, self.known(latest[:, branch].transpose(0, 1), done)), dim=-1)
+            generated = torch.cat(
+                (generated, self.with_known_covariates(latest[:, branch].transpose(0, 1), done)), dim=-1
+            )
             last = done + plan.patches * self.step >= plan.horizon
-            latest = self.pooled(grown, done, plan.columns if last else needed, wanted if last else None)
+            latest = self.pooled(generated, done, plan.columns if last else needed, wanted if last else None)
             results.append(latest if last else _pick(latest, wanted, keep))
             done += latest.shape[-1]
         return results
 
-    def known(self, predicted: Tensor, done: int) -> Tensor:
+    def with_known_covariates(self, predicted: Tensor, done: int) -> Tensor:
         """The steps just predicted (U, R, h), ending at `done`, with covariates known ahead in place of forecasts."""
         if self.rows.covariates is None:
             return predicted
         truth = self.rows.covariates[:, done - predicted.shape[-1] : done]
         return torch.where(truth.isnan(), predicted, truth)
 
-    def pooled(self, grown: Tensor, done: int, levels: list[int], wanted: Tensor | None) -> Tensor:
+    def pooled(self, generated: Tensor, done: int, levels: list[int], wanted: Tensor | None) -> Tensor:
         """One round of all branches: (rows, levels, h) weighted quantiles over the branches' quantiles."""
         trained = self.network.config.quantiles
         unrolled = [trained[i] for i in self.plan.unrolled]
@@ -232,7 +234,7 @@ class _Unrolling:
         share = max(1, MOST_BRANCH_ROWS // len(self.rows.context))
         parts = []
         for first in range(0, count, share):
-            piece = grown[first : first + share]
+            piece = generated[first : first + share]
             values = self.one_pass(self.continued(piece), done, len(piece), every, wanted)
             parts.append(values.unflatten(0, (len(piece), -1)))
         branches = torch.cat(parts)  # (U, rows, Q, h)
@@ -243,12 +245,12 @@ class _Unrolling:
         weights = (weights / weights.sum()).to(self.device, non_blocking=True)
         return weighted_quantiles(samples, weights, [trained[i] for i in levels]).transpose(1, 2)
 
-    def continued(self, grown: Tensor) -> Rows:
-        """The contexts of some branches, copy by copy, with what they have grown (copies, R, done) at the end; cut to
-        the model's context length and padded on the left to whole patches."""
+    def continued(self, generated: Tensor) -> Rows:
+        """The contexts of some branches, copy by copy, with what they have generated (copies, R, done) at the end;
+        cut to the model's context length and padded on the left to whole patches."""
         rows, longest = self.rows, self.network.config.context_length
-        copies, _, done = grown.shape
-        context = torch.cat((rows.context.expand(copies, -1, -1), grown), dim=-1)[..., -longest:].flatten(0, 1)
+        copies, _, done = generated.shape
+        context = torch.cat((rows.context.expand(copies, -1, -1), generated), dim=-1)[..., -longest:].flatten(0, 1)
         left = -context.shape[-1] % self.step
         observed = rows.observed
         if observed is None and left:
@@ -276,7 +278,7 @@ class _Unrolling:
             network.config, context, observed, seen, layout=layout, num_output_patches=patches, covariates=covariates
         )
         chosen = self.chosen(copies, order, wanted)
-        hidden = network.encoder(network.embed_tokens(inputs), network.route(inputs), patches, chosen)
+        hidden = network.encoder(network.embed_tokens(inputs), network.attention_context(inputs), patches, chosen)
         loc, scale = inputs.loc, inputs.scale
         if chosen is not None:
             loc, scale = loc[chosen], scale[chosen]
@@ -323,6 +325,6 @@ def embed(network: Chronos2Network, rows: Rows) -> Embedding:
     inputs = prepare(
         network.config, rows.context, rows.observed, rows.patches_observed, layout=rows.layout, num_output_patches=1
     )
-    hidden = network.encoder(network.embed_tokens(inputs), network.route(inputs))
+    hidden = network.encoder(network.embed_tokens(inputs), network.attention_context(inputs))
     chosen = slice(None) if rows.wanted is None else rows.wanted
     return Embedding(hidden[chosen], inputs.loc[chosen], inputs.scale[chosen])
