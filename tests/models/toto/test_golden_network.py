@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from foretrain.models.toto.config import TotoConfig
 from foretrain.models.toto.inputs import prepare
 from foretrain.models.toto.model import TotoNetwork
-from foretrain.models.toto.rotary import rotate, turns
+from foretrain.models.toto.rotary import rotary_tables, rotate
 from foretrain.models.toto.scaler import Scaler
 
 pytestmark = pytest.mark.golden
@@ -81,7 +81,7 @@ def test_scalers_give_the_recorded_edge_cases(name, prefix, recorded, apart):
 def test_rotations_with_decay_are_the_recorded_ones(first, count, name, recorded, apart):
     parts = load_file(recorded / "parts.safetensors")
     last = first + count - 1
-    found = turns(torch.arange(first, last + 1).float(), 8, centre=float(last // 2))
+    found = rotary_tables(torch.arange(first, last + 1).float(), 8, centre=float(last // 2))
     for part, turn in (("q", found.query), ("k", found.key)):
         assert apart(rotate(parts[f"rope.{part}"][..., :count, :], turn), parts[f"rope.{part}_{name}"]) < EXACT
 

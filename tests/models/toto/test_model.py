@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.models.toto.config import preset
-from foretrain.models.toto.memory import KeyValues
+from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.nn.layout import Layout
 
@@ -119,11 +119,11 @@ def test_patches_read_in_several_calls_are_as_if_read_in_one(network_of, small_c
     empty[1, :late] = True
     begun = empty[:, : cuts[0]] if late else None  # a row begins within the first call
     given = {"layout": layout(3), "exogenous": torch.tensor([False, False, True]) if labels else None}
-    memories = [KeyValues() for _ in range(network.layers_over_time)]
+    caches = [GrowingKVCache() for _ in range(network.layers_over_time)]
     parts, first = [], 0
     for count in cuts:
         values = x[:, 4 * first : 4 * (first + count)]
-        parts.append(network.read(values, **given, empty=begun, memories=memories, first=first))
+        parts.append(network.read(values, **given, empty=begun, caches=caches, first=first))
         first += count
     whole = network.read(x, **given, empty=empty if late else None)
     assert torch.allclose(torch.cat(parts, 1)[~empty], whole[~empty], **CLOSE)

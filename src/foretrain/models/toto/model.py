@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from foretrain.models.release import Network
 from foretrain.models.toto.config import TotoConfig
 from foretrain.models.toto.distribution import MixtureHead, StudentTs
-from foretrain.models.toto.layers import Memory, Route, Transformer
-from foretrain.models.toto.rotary import turns
+from foretrain.models.toto.layers import AttentionContext, KVCache, Transformer
+from foretrain.models.toto.rotary import rotary_tables
 from foretrain.models.toto.scaler import Scaler
 from foretrain.models.weights import fill_network, read_tensors
 from foretrain.nn.layout import Layout
@@ -134,7 +134,7 @@ class TotoNetwork(Network):
 
     @property
     def layers_over_time(self) -> int:
-        """How many layers attend over time, each of which may have a Memory."""
+        """How many layers attend over time, each of which may have a KVCache."""
         return self.config.num_layers - sum(self.config.spacewise)
 
     @property
@@ -149,7 +149,7 @@ class TotoNetwork(Network):
         *,
         exogenous: Tensor | None = None,
         empty: Tensor | None = None,
-        memories: Sequence[Memory] | None = None,
+        caches: Sequence[KVCache] | None = None,
         first: int = 0,
         recentre: bool = False,
         newest_only: bool = False,
@@ -162,9 +162,9 @@ class TotoNetwork(Network):
             exogenous: (R,) rows that are covariates known ahead; None = none is.
             empty: (R, S) patches in front of a row's first observation, a prefix of every row; no later patch sees
                 them. None = upstream's way, to which every patch counts.
-            memories: of each layer over time; what they hold already is attended to as well.
-            first: patches read before into these memories.
-            recentre: with memories, decay positions around the middle of what has been read, as upstream does anew
+            caches: of each layer over time; what they hold already is attended to as well.
+            first: patches read before into these caches.
+            recentre: with caches, decay positions around the middle of what has been read, as upstream does anew
                 in every call, so that later patches see keys of earlier calls slightly off.
         """
         patches = scaled.to(self._dtype).unflatten(-1, (-1, self.config.patch_size))
@@ -182,13 +182,13 @@ class TotoNetwork(Network):
             positions = positions - lead[:, None, None]
             if self.labels and not first:
                 positions[..., 0] = 0.0
-        route = Route(
+        ctx = AttentionContext(
             layout,
-            turns(positions, self.config.head_dim, centre),
+            rotary_tables(positions, self.config.head_dim, centre),
             self._mask(lead, begin, new, device),
-            memories,
+            caches,
         )
-        return self.transformer(hidden, route, newest_only)[:, -count:]
+        return self.transformer(hidden, ctx, newest_only)[:, -count:]
 
     def mixtures(self, hidden: Tensor) -> StudentTs:
         """Mixtures (..., P, K) of the steps after the patches with these hidden states (..., D), in scaled space."""
