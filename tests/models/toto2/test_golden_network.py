@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from foretrain.models.toto2.config import LEVELS, Toto2Config, Toto2ModelConfig
 from foretrain.models.toto2.layers import SILU_SCALE, QueryScale, residual_tau
 from foretrain.models.toto2.model import Toto2Network, pinball
-from foretrain.models.toto2.rotary import make_turn, rotate
+from foretrain.models.toto2.rotary import rotary_tables, rotate
 from foretrain.models.toto2.scaler import fill_gaps, scale_patches
 
 CLOSE = 2e-6  # of the largest value
@@ -31,7 +31,7 @@ def test_statistics_are_the_references(parts, apart, least):
 @pytest.mark.parametrize(("suffix", "start", "centre"), [("", 0, 3), ("_ids9", 9, 8)])
 def test_positions_are_the_references(parts, apart, suffix, start, centre):
     x = parts["rope.x"]
-    plain, scaled = (make_turn(start, 7, 8, c, x.device) for c in (None, centre))
+    plain, scaled = (rotary_tables(start, 7, 8, c, x.device) for c in (None, centre))
     assert apart(rotate(x, plain.query), parts[f"rope.plain{suffix}"]) < CLOSE
     assert apart(rotate(x, plain.key), parts[f"rope.plain{suffix}"]) < CLOSE
     assert apart(rotate(x, scaled.query), parts[f"rope.xpos_q{suffix}"]) < CLOSE

@@ -217,8 +217,8 @@ class Toto2(ReleaseModel, Forecaster):
         return replace(found, lr_factor=factor)
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations of a training pass over target rows; a lone row's attention over variates is its value
-        path."""
+        """Forward operations of a training pass over target rows; a single-variate row's attention over variates is its
+        value path."""
         c, size = self.config, self.config.patch_size
         width, heads, groups = c.d_model, c.num_heads, c.num_groups
         tokens = -(-min(context_length, c.context_length) // size) + -(-prediction_length // size) - 1
