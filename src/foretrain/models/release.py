@@ -209,17 +209,15 @@ class ReleaseModel(Trainable):
 
     @classmethod
     def as_family(cls, **more: Any) -> Family:
-        """The record for models.FAMILIES; more are fields of Family in place of the defaults."""
+        """The record that models.FAMILIES asks for; more are further fields of Family."""
         return Family(
-            **{
-                "name": cls.family,
-                "config": lambda: cls.section,
-                "options": lambda: cls.options,
-                "build": cls.build,
-                "load": cls.load,
-                "matches": cls.network_class.architecture.matches,
-                "published": frozenset(cls.section.published),
-                "resolve_defaults": lambda section, known: section.resolve_defaults(known),
-                **more,
-            }
+            name=cls.family,
+            config=lambda: cls.section,
+            options=lambda: cls.options,
+            build=cls.build,
+            load=cls.load,
+            matches=cls.network_class.architecture.matches,
+            published=frozenset(cls.section.published),
+            resolve_defaults=lambda section, known: section.resolve_defaults(known),
+            **more,
         )
