@@ -351,13 +351,13 @@ def published_costs(name: str, case: Case, work: Path, chosen: argparse.Namespac
 def published_tokenizer(work: Path) -> str:
     """A tokenizer of the published size with random weights."""
     from foretrain.models.kronos.config import KronosTokenizerModelConfig
-    from foretrain.models.kronos.trainable import build
+    from foretrain.models.kronos.trainable import KronosTokenizer
 
     folder = work / "published-tokenizer"
     if not folder.exists():
         folder.mkdir(parents=True)
         section = build_section(KronosTokenizerModelConfig, {"random_init": True})
-        build(section, context_length=64, prediction_length=30, seed=0).save_release(folder)
+        KronosTokenizer.build(section, context_length=64, prediction_length=30, seed=0).save_release(folder)
     return str(folder)
 
 

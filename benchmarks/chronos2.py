@@ -20,7 +20,7 @@ import numpy as np
 
 from foretrain.data.windows import Window, Windows, stack_windows
 from foretrain.models.chronos2.config import Chronos2ModelConfig
-from foretrain.models.chronos2.forecaster import Chronos2, build
+from foretrain.models.chronos2.forecaster import Chronos2
 
 torch.set_num_threads(harness.THREADS)
 
@@ -65,7 +65,7 @@ def model_of(case: Training) -> Chronos2:
         dropout_rate=case.dropout,
         initializer_factor=1.0,
     )
-    return build(config, context_length=case.context, prediction_length=case.horizon, seed=0)
+    return Chronos2.build(config, context_length=case.context, prediction_length=case.horizon, seed=0)
 
 
 def windows_of(case: Training) -> Windows:

@@ -22,7 +22,7 @@ import numpy as np
 
 from foretrain.forecasting.predictor import DECILES, Predictor
 from foretrain.models.chronos2.config import Chronos2ModelConfig
-from foretrain.models.chronos2.forecaster import build
+from foretrain.models.chronos2.forecaster import Chronos2
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def predictor_of(case: Forecasting) -> Predictor:
         max_output_patches=case.max_output_patches,
     )
     longest = max(steps for _, steps in case.lengths)
-    return Predictor(build(config, context_length=longest, prediction_length=1, seed=0).eval())
+    return Predictor(Chronos2.build(config, context_length=longest, prediction_length=1, seed=0).eval())
 
 
 def inputs_of(case: Forecasting) -> list[np.ndarray]:

@@ -26,8 +26,8 @@ from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.windows import Window, stack_windows
 from foretrain.forecasting.predictor import Predictor
 from foretrain.models.base import Batch, move
-from foretrain.models.kronos import forecaster, trainable
 from foretrain.models.kronos import generate as generation
+from foretrain.models.kronos import trainable
 from foretrain.models.kronos.config import KronosModelConfig, KronosTokenizerModelConfig
 from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.options import KronosOptions
@@ -76,9 +76,9 @@ def model_of(preset: str, folder: Path, **changes: object) -> Kronos:
     """A predictor and a tokenizer of published sizes with random weights."""
     lengths = {"context_length": 64, "prediction_length": 30, "seed": 0}
     if not (folder / "config.json").exists():
-        trainable.build(KronosTokenizerModelConfig(random_init=True), **lengths).save_release(folder)
+        trainable.KronosTokenizer.build(KronosTokenizerModelConfig(random_init=True), **lengths).save_release(folder)
     section = {"random_init": True, "preset": preset, "tokenizer": str(folder), "max_context": 512, **changes}
-    return forecaster.build(build_section(KronosModelConfig, section), **lengths).eval()
+    return Kronos.build(build_section(KronosModelConfig, section), **lengths).eval()
 
 
 def windows_of(lengths: tuple[int, ...]) -> list[Window]:

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from foretrain.models.toto import generate
 from foretrain.models.toto.config import preset
-from foretrain.models.toto.convert import empty_network, initialise
 from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.memory import KeyValues
+from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.nn.layout import Layout
 
@@ -51,8 +50,8 @@ CLOSED_FORM = "closed form base ctx512 H64 6 variates 9 levels"
 
 def base(device: str) -> TotoNetwork:
     """Toto-Open-Base-1.0's size with random weights."""
-    network = empty_network(preset("base"))
-    initialise(network, 0)
+    network = TotoNetwork.empty(preset("base"))
+    network.initialise(0)
     return network.to(device).eval()
 
 
@@ -68,7 +67,7 @@ class Plain:
     def __init__(self, network: TotoNetwork, context: Tensor, samples: int) -> None:
         self.network, self.rows, self.patches = network, context.repeat(samples, 1), 0
         self.layout = Layout.of(np.arange(samples).repeat(VARIATES))
-        self.memories = [KeyValues() for _ in range(network.layers_over_time)]
+        self.caches = [GrowingKVCache() for _ in range(network.layers_over_time)]
         self.prefix = context.shape[1]
 
     def mixtures(self) -> tuple[StudentTs, Tensor, Tensor]:
@@ -77,7 +76,7 @@ class Plain:
         seen = torch.ones_like(self.rows, dtype=torch.bool)
         loc, scale = self.network.scaler(self.rows, seen, self.prefix)
         fresh = ((self.rows - loc) / scale)[:, self.patches * size :]
-        hidden = self.network.read(fresh, self.layout, memories=self.memories, first=self.patches)
+        hidden = self.network.read(fresh, self.layout, caches=self.caches, first=self.patches)
         self.patches += hidden.shape[1]
         found = self.network.mixtures(hidden)  # of every patch
         return found.map(lambda x: x[:, -1]), loc[:, -size:], scale[:, -size:]

@@ -12,7 +12,7 @@ import torch
 from foretrain.data.store import Corpus
 from foretrain.data.windows import TARGET
 from foretrain.evaluation.scored import Scored
-from foretrain.models.base import Columns, Family, Forecast, Forecaster, Loss, ParameterRole, Trainable
+from foretrain.models.base import Columns, Family, Forecast, Forecaster, ForecastOptions, Loss, ParameterRole, Trainable
 from foretrain.notes import Code, Tally
 
 LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
@@ -79,7 +79,7 @@ class Persistence(Forecaster):
         future = torch.from_numpy(windows.future[rows])
         return {"last": torch.from_numpy(last.astype(np.float32)), "future": future, "key": torch.from_numpy(key)}
 
-    def own_loss(self, batch):
+    def native_loss(self, batch):
         observed = torch.isfinite(batch["future"])
         error = (batch["future"] - batch["last"][:, None] - self.bias).abs()
         return Loss(torch.where(observed, error, 0.0).sum(), observed.sum())
@@ -115,7 +115,7 @@ CANDLE = ("open", "high", "low", "close")
 
 
 @dataclass(frozen=True)
-class CandleOptions:
+class CandleOptions(ForecastOptions):
     """How Candles draws."""
 
     temperature: float = 1.0
@@ -170,7 +170,7 @@ class Reconstruction(Trainable):
 
     family = "reconstruction"
     validation_names = ("loss", "reconstruction_mse")
-    own_loss, collate = Persistence.own_loss, Persistence.collate
+    native_loss, collate = Persistence.native_loss, Persistence.collate
     parameter_groups, blocks = Persistence.parameter_groups, Persistence.blocks
     save_release, flops_per_window = Persistence.save_release, Persistence.flops_per_window
 

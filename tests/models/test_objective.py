@@ -15,7 +15,7 @@ from foretrain.config import build
 from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError
 from foretrain.models import FAMILIES, family
-from foretrain.models.base import Batch, Predicted, Trainable
+from foretrain.models.base import Batch, Trainable, TrainingPrediction
 from foretrain.models.objective import LOG_FLOOR, SIGMA_FLOOR, SPACES, LossConfig, Objective, objective_for
 
 LEVELS = (0.1, 0.25, 0.5, 0.9)
@@ -28,7 +28,7 @@ def config(name: str, space: str = "pct_return", **settings) -> LossConfig:
     return LossConfig(name=name, space=space, **({"delta": 0.7} if name == "huber" else {}) | settings)
 
 
-def predicted(seed: int = 0, rows: int = 5, steps: int = 6, dtype: torch.dtype = torch.float64) -> Predicted:
+def predicted(seed: int = 0, rows: int = 5, steps: int = 6, dtype: torch.dtype = torch.float64) -> TrainingPrediction:
     """Prices around 100 in rows of unlike scale; one element in five is not observed."""
     draw = torch.Generator().manual_seed(seed)
 
@@ -36,7 +36,7 @@ def predicted(seed: int = 0, rows: int = 5, steps: int = 6, dtype: torch.dtype =
         return torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype)
 
     quantiles = (normal(rows, steps, 1) + torch.tensor([-1.5, -0.6, 0.1, 1.4], dtype=dtype)) * (1 + 0.1 * normal(1))
-    return Predicted(
+    return TrainingPrediction(
         target=normal(rows, steps),
         observed=torch.rand(rows, steps, generator=draw) > 0.2,
         point=quantiles[..., 2],
@@ -48,14 +48,14 @@ def predicted(seed: int = 0, rows: int = 5, steps: int = 6, dtype: torch.dtype =
     )
 
 
-def prices(p: Predicted, scaled: Tensor) -> np.ndarray:
+def prices(p: TrainingPrediction, scaled: Tensor) -> np.ndarray:
     """Values in the units of the data."""
     if scaled.dim() > p.target.dim():
         return (scaled * p.scale[..., None] + p.loc[..., None]).numpy()
     return (scaled * p.scale + p.loc).numpy()
 
 
-def plain(name: str, space: str, p: Predicted, sigma: np.ndarray | None = None) -> np.ndarray:
+def plain(name: str, space: str, p: TrainingPrediction, sigma: np.ndarray | None = None) -> np.ndarray:
     """The loss of every element, written down from prices in float64."""
     truth, point, last = prices(p, p.target), prices(p, p.point), p.last.numpy()
 
@@ -112,7 +112,7 @@ def test_gradients_are_those_of_the_formula(name, space):
 def test_parts_of_a_batch_sum_to_the_whole(name, space):
     p, objective = predicted(rows=6), Objective(config(name, space))
 
-    def rows(which: slice) -> Predicted:
+    def rows(which: slice) -> TrainingPrediction:
         cut = ("target", "observed", "point", "loc", "scale", "last", "quantiles")
         return replace(p, **{field: getattr(p, field)[which] for field in cut})
 
@@ -147,7 +147,9 @@ def test_chosen_levels_alone_are_trained():
 def test_small_errors_of_large_prices_survive_float32(space):
     """A price of a million known to a thousandth has no such error left in float32, its scaled difference has."""
     one = torch.ones(1, 1)
-    p = Predicted(target=0 * one, observed=one.bool(), point=1e-3 * one, loc=1e6 * one, scale=one / 8, last=1e6 * one)
+    p = TrainingPrediction(
+        target=0 * one, observed=one.bool(), point=1e-3 * one, loc=1e6 * one, scale=one / 8, last=1e6 * one
+    )
     expected = 1e-3 / 8 / 1e6 * (100 if space == "pct_return" else 1)
     assert float(Objective(config("mae", space))(p).total) == pytest.approx(expected, rel=1e-6)
 
@@ -208,7 +210,7 @@ def test_a_forecast_below_zero_is_still_drawn_up_in_log_returns():
     one = torch.ones(1, 1, dtype=torch.float64)
     errors = []
     for k in range(5):
-        p = Predicted(one, one.bool(), point[:, k : k + 1], loc=0 * one, scale=one, last=one)
+        p = TrainingPrediction(one, one.bool(), point[:, k : k + 1], loc=0 * one, scale=one, last=one)
         errors.append(Objective(config("mae", "log_return"))(p).total)
     torch.stack(errors).sum().backward()
     found = [error.item() for error in errors]
@@ -221,7 +223,9 @@ def test_a_forecast_below_zero_is_still_drawn_up_in_log_returns():
 def test_a_spread_that_has_collapsed_or_crossed_is_at_the_floor_and_pushed_apart(gap):
     quantiles = torch.tensor([[[0.0, 0.0, 0.0, gap]]], dtype=torch.float64, requires_grad=True)
     one = torch.ones(1, 1, dtype=torch.float64)
-    p = Predicted(one, one.bool(), 0 * one, loc=0 * one, scale=one, last=one, quantiles=quantiles, levels=LEVELS)
+    p = TrainingPrediction(
+        one, one.bool(), 0 * one, loc=0 * one, scale=one, last=one, quantiles=quantiles, levels=LEVELS
+    )
     loss = Objective(config("gaussian_nll", "scaled"))(p).total
     loss.backward()
     assert loss.item() == pytest.approx(-stats.norm.logpdf(1, scale=SIGMA_FLOOR))
@@ -231,10 +235,10 @@ def test_a_spread_that_has_collapsed_or_crossed_is_at_the_floor_and_pushed_apart
 # Units, as the reference project did not have them
 
 
-def moved(by: float) -> Predicted:
+def moved(by: float) -> TrainingPrediction:
     """A forecast that is off by a share of the last close."""
     one = torch.ones(1, 1, dtype=torch.float64)
-    return Predicted(0 * one, one.bool(), by * 20 * one, loc=100 * one, scale=5 * one, last=100 * one)
+    return TrainingPrediction(0 * one, one.bool(), by * 20 * one, loc=100 * one, scale=5 * one, last=100 * one)
 
 
 def test_an_error_of_1_161_of_the_last_close_is_reported_as_116_1_percent_and_not_as_the_huber_loss_0_01156():
@@ -259,7 +263,7 @@ def test_a_quantile_loss_of_a_family_without_quantiles_is_refused_at_the_start_a
         family = "mixture"
         predicts_sigma = True
         predict = lambda self, batch: predicted()  # noqa: E731
-        collate = own_loss = parameter_groups = blocks = save_release = flops_per_window = None
+        collate = native_loss = parameter_groups = blocks = save_release = flops_per_window = None
 
     model = OfADistribution()
     with pytest.raises(ConfigError, match=r"pinball needs quantiles.*Choose one of own, huber, mse, mae, gaussian_nll"):

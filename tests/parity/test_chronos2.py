@@ -13,7 +13,7 @@ import torch
 from foretrain.data.windows import Window, stack_windows
 from foretrain.forecasting.predictor import Predictor, load
 from foretrain.models.chronos2.config import Chronos2ModelConfig
-from foretrain.models.chronos2.forecaster import Chronos2, build
+from foretrain.models.chronos2.forecaster import Chronos2
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 chronos = pytest.importorskip("chronos")
@@ -41,7 +41,7 @@ def random_model(**changes) -> Chronos2:
         dropout_rate=0.0,
         **changes,
     )
-    return build(config, context_length=60, prediction_length=8, seed=3).eval()
+    return Chronos2.build(config, context_length=60, prediction_length=8, seed=3).eval()
 
 
 @pytest.fixture(scope="module", params=["random", "recorded"])

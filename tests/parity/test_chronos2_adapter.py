@@ -12,7 +12,7 @@ import torch
 from foretrain.config import build
 from foretrain.forecasting.predictor import load
 from foretrain.models.chronos2.config import Chronos2ModelConfig
-from foretrain.models.chronos2.forecaster import build as build_chronos2
+from foretrain.models.chronos2.forecaster import Chronos2
 from foretrain.run.config import RunConfig
 from foretrain.run.export import export_checkpoint
 from foretrain.run.train import train_run
@@ -44,7 +44,7 @@ def base(tmp_path_factory) -> Path:
         dropout_rate=0.0,
     )
     folder = tmp_path_factory.mktemp("base")
-    build_chronos2(config, context_length=CONTEXT, prediction_length=HORIZON, seed=3).save_release(folder)
+    Chronos2.build(config, context_length=CONTEXT, prediction_length=HORIZON, seed=3).save_release(folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from foretrain.config import Section
 from foretrain.data.windows import TARGET, Windows
 from foretrain.distributed.world import World
-from foretrain.models.base import Batch, Loss, ParameterRole, Predicted, Trainable
+from foretrain.models.base import Batch, Loss, ParameterRole, Trainable, TrainingPrediction
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.schedule import ScheduleConfig
 from foretrain.training.settings import TrainingConfig
@@ -54,17 +54,19 @@ class Toy(Trainable):
     def collate(self, windows: Windows) -> Batch:
         return {"context": torch.from_numpy(windows.context), "future": torch.from_numpy(windows.future)}
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         said = self.predict(batch)
         error = torch.where(said.observed, said.point - said.target, 0.0)
         return Loss((error**2).sum(), said.observed.sum().float())
 
-    def predict(self, batch: Batch) -> Predicted:
+    def predict(self, batch: Batch) -> TrainingPrediction:
         x, future = self.first(batch["context"]), batch["future"]
         for block in self.body:
             x = block(x)
         zero, last = torch.zeros(len(x), 1), batch["context"][:, -1:]
-        return Predicted(torch.nan_to_num(future), ~torch.isnan(future), self.last(x).float(), zero, zero + 1, last)
+        return TrainingPrediction(
+            torch.nan_to_num(future), ~torch.isnan(future), self.last(x).float(), zero, zero + 1, last
+        )
 
     def parameter_groups(self) -> dict[str, ParameterRole]:
         return {

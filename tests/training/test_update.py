@@ -24,8 +24,8 @@ def with_statistics(toy):
             super().__init__(dropout=0.3)
             self.norm = nn.BatchNorm1d(12)
 
-        def own_loss(self, batch):
-            return super().own_loss({**batch, "context": self.norm(batch["context"])})
+        def native_loss(self, batch):
+            return super().native_loss({**batch, "context": self.norm(batch["context"])})
 
     return Normed()
 
@@ -56,8 +56,8 @@ def test_a_rehearsal_runs_forward_and_backward_once_for_each_batch(toy):
             passed.append("backward")
             return grad
 
-    plain = model.own_loss
-    model.own_loss = lambda batch: Loss(Told.apply(plain(batch).total), torch.ones(()))
+    plain = model.native_loss
+    model.native_loss = lambda batch: Loss(Told.apply(plain(batch).total), torch.ones(()))
     updater(toy, model).rehearse(model.collate(toy.Source().windows(n, 4)) for n in (0, 4))
     assert passed == ["forward", "backward"] * 2
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from foretrain.adapters.layers import Adapter, peft_config
+from foretrain.adapters.layers import Adapter, adapter_of, peft_config
 from foretrain.config import build as build_section
 from foretrain.errors import ModelError
 from foretrain.models import family
@@ -41,8 +41,9 @@ def write_adapter(folder: Path, model: Trainable) -> None:
     """
     from peft.utils.constants import DUMMY_TARGET_MODULES
 
-    adapter: Adapter = model.adapter
-    network: nn.Module = model.network  # type: ignore[assignment]
+    adapter = adapter_of(model)
+    assert adapter is not None
+    network = model.network
     tensors = dict[str, Tensor]()
     for layer in adapter.layers:
         tensors[f"{PREFIX}{layer.name}.lora_A.weight"] = layer.down
@@ -82,7 +83,9 @@ def _as_peft_matches(network: nn.Module, adapter: Adapter) -> list[str]:
     return list(adapter.parts) if found == names else sorted(names)
 
 
-def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str], open_base: Callable[..., Any]) -> Any:
+def open_adapter(
+    folder: Path, offline: bool, parts: Mapping[str, str], open_base: Callable[..., Trainable]
+) -> Trainable:
     """The model of an adapter folder: its base with the adapter merged into it, in float32 on the CPU.
 
     The base of an adapter that was trained here is built as the run built it; another's is what open_base(place,
@@ -97,7 +100,7 @@ def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str], open_bas
         model = open_base(_base_of(folder, config), config.get("revision"), offline, dict(parts))
     else:
         model = _rebuild(folder, config, made, offline, parts)
-    _merge(model.network, folder, config, told.get("fresh") or ())  # type: ignore[arg-type]
+    _merge(model.network, folder, config, told.get("fresh") or ())
     return model.eval()
 
 

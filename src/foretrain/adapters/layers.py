@@ -96,11 +96,28 @@ class Adapter:
     heads: tuple[str, ...]  # layers trained whole, within the model's network
     fresh: tuple[str, ...]  # parameters of the network that the base lacks
     base: Mapping[str, Any]  # how to build the model that was adapted: see run.base_of
+    roles: Mapping[str, ParameterRole]  # of the model's parameters before its layers were wrapped
+
+    @property
+    def name(self) -> str:
+        """Name of its folder in a run's adapters/."""
+        return self.config.name
 
     @property
     def portable(self) -> bool:
         """Whether the base and what is trained make the model: not so where the base is trained too."""
         return self.config.freeze_backbone
+
+    def parameter_groups(self, trained: Iterable[str]) -> dict[str, ParameterRole]:
+        """Roles of these parameters: a family knows the names of its own layers alone; A and B are matrices."""
+        return {name: self.roles.get(name.replace(".base_layer.", "."), ParameterRole("matrix")) for name in trained}
+
+
+def adapter_of(model: nn.Module) -> Adapter | None:
+    """What adapt() did to a model; None where it did nothing."""
+    found = model.adapter if isinstance(model, Trainable) else None
+    assert found is None or isinstance(found, Adapter)
+    return found
 
 
 def adapt(model: Trainable, config: AdapterConfig, seed: int, base: Mapping[str, Any] | None = None) -> None:
@@ -113,7 +130,7 @@ def adapt(model: Trainable, config: AdapterConfig, seed: int, base: Mapping[str,
     """
     if importlib.util.find_spec("peft") is None:
         raise ConfigError("adapter: needs the package peft; pip install 'foretrain[lora]'.")
-    network: nn.Module = model.network  # type: ignore[assignment]
+    network = model.network
     roles = model.parameter_groups()
     heads = _heads(model, roles) if config.train_head else ()
     parts = (config.targets if config.targets is not None else model.adapter_targets) if config.rank else ()
@@ -122,17 +139,10 @@ def adapt(model: Trainable, config: AdapterConfig, seed: int, base: Mapping[str,
     whole = {f"network.{name}" for name in heads}
     for name, parameter in model.named_parameters():
         known = name.replace(".base_layer.", ".")
-        chosen = not config.freeze_backbone or known.rpartition(".")[0] in whole or known in model.fresh
+        chosen = not config.freeze_backbone or known.rpartition(".")[0] in whole or known in model.newly_initialized
         parameter.requires_grad_(".lora_" in name or (chosen and known in roles))
-
-    def parameter_groups() -> dict[str, ParameterRole]:
-        trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        return {name: roles.get(name.replace(".base_layer.", "."), ParameterRole("matrix")) for name in trained}
-
-    # On the instance: a family knows the names of its own layers alone.
-    model.parameter_groups = parameter_groups
-    fresh = tuple(sorted(name.removeprefix("network.") for name in model.fresh))
-    model.adapter = Adapter(config, tuple(parts), layers, heads, fresh, dict(base or {}))
+    fresh = tuple(sorted(name.removeprefix("network.") for name in model.newly_initialized))
+    model.adapter = Adapter(config, tuple(parts), layers, heads, fresh, dict(base or {}), roles)
 
 
 def _heads(model: Trainable, roles: Mapping[str, ParameterRole]) -> tuple[str, ...]:
@@ -233,7 +243,7 @@ def merged(model: nn.Module) -> Iterator[None]:
     So whatever reads a weight (inference, releases) sees what was trained, and the base's own weights are never
     touched. Without an adapter, and inside another merged(), it does nothing.
     """
-    adapter: Adapter | None = getattr(model, "adapter", None)
+    adapter = adapter_of(model)
     layers = [x for x in adapter.layers if x.parent._modules[x.child] is x.wrapped] if adapter else []
     for layer in layers:
         layer.parent._modules[layer.child] = layer.plain()
@@ -254,7 +264,7 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
 
 def describe_adapter(model: Trainable) -> str:
     """An adapted model in words: what is trained, and how much of it all; "" without an adapter."""
-    adapter: Adapter | None = model.adapter
+    adapter = adapter_of(model)
     if adapter is None:
         return ""
     config, (trained, total) = adapter.config, parameter_counts(model)
@@ -276,7 +286,7 @@ def adapter_facts(model: Trainable) -> dict[str, Any]:
 
     alarm is a sentence where every B is still zero, so that nothing was learned in any adapted layer.
     """
-    adapter: Adapter | None = model.adapter
+    adapter = adapter_of(model)
     if adapter is None:
         return {}
     trained, total = parameter_counts(model)

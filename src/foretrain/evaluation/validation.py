@@ -24,7 +24,7 @@ from foretrain.evaluation.losses import loss_units, validation_losses
 from foretrain.evaluation.panel import Dealer, Panel, make_panel, newest_origins
 from foretrain.forecasting.batching import forecast_notes, tell_notes
 from foretrain.models import forecast_options
-from foretrain.models.base import Family, Forecaster, Trainable
+from foretrain.models.base import Family, Forecaster, ForecastOptions, Trainable
 from foretrain.notes import Code, Note, once, warn
 
 if TYPE_CHECKING:
@@ -225,9 +225,9 @@ def chosen_options(config: EvaluationConfig, family: Family | None) -> Any:
     return options
 
 
-def refuse_cross_learning(options: Any) -> None:
+def refuse_cross_learning(options: ForecastOptions | None) -> None:
     """Raise ConfigError for options that make a score depend on which series share a batch."""
-    if getattr(options, "cross_learning", False):
+    if options is not None and options.mixes_items:
         raise ConfigError(
             "cross_learning: which series share a batch would then be part of the model, so the score would depend on "
             "batch size and order. Evaluate without it."

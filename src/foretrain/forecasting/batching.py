@@ -96,7 +96,7 @@ def forecast_paths(
     where = torch.device(device) if device is not None else next(model.parameters()).device
     if keep_samples and num_samples is None:
         num_samples = model.default_samples
-    together = bool(getattr(options, "cross_learning", False))
+    together = options is not None and options.mixes_items
     rows = batch_size if together or where.type != "cpu" else min(batch_size, MOST_CPU_ROWS)
     batches = plan(windows, rows, longest, model.bucket_length, together)
     collected = _Collected(windows, keep_samples, progress)

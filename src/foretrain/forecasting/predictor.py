@@ -29,7 +29,7 @@ from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.streaming import FrameStream
 from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
 from foretrain.models import families, family, forecast_options
-from foretrain.models.base import Columns, Forecaster, Trainable, move
+from foretrain.models.base import Columns, Embeds, Forecaster, Streams, Trainable, move
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import resolve
 from foretrain.nn.quantiles import check_levels
@@ -86,7 +86,7 @@ class Predictor:
     @property
     def network(self) -> nn.Module:
         """The tensor-level module, with upstream's parameter and argument names."""
-        return self.model.network  # type: ignore[return-value]
+        return self.model.network
 
     @property
     def device(self) -> torch.device:
@@ -337,7 +337,7 @@ class Predictor:
 
         Raises what forecast_df raises, and ModelError where the family cannot follow growing series.
         """
-        if not hasattr(self.model, "stream"):
+        if not isinstance(self.model, Streams):
             raise ModelError(f"{self.model.family} cannot follow growing series; use forecast_df on all rows.")
         df, _, roles, candles = self._roles(df, None, (id_column, timestamp_column), target)
         wide = [name for name in roles.target if name in candles]
@@ -412,8 +412,8 @@ class Predictor:
         leading patches without data, whose states mean nothing: count from the end. inputs are arrays, as for
         forecast, without covariates. Raises ModelError when the family has no embeddings.
         """
-        embed = getattr(self.model, "embed", None)
-        if embed is None:
+        model = self.model
+        if not isinstance(model, Embeds):
             raise ModelError(f"{self.model.family} has no embeddings.")
         windows = inputs if _are_windows(inputs) else read_inputs(inputs, 1)
         longest = clip_context(self.model, context_length)
@@ -423,7 +423,7 @@ class Predictor:
             for batch in plan(windows, batch_size, longest, self.model.bucket_length, together=True):
                 chosen = [windows[i] for i in batch.windows]
                 rows = self.model.collate(stack_windows(chosen, 1, longest))
-                hidden, loc, scale = (x.float().cpu() for x in embed(move(rows, self.device)))
+                hidden, loc, scale = (x.float().cpu() for x in model.embed(move(rows, self.device)))
                 counts = [window.num_targets for window in chosen]
                 embeddings += hidden.split(counts)
                 statistics += zip(loc.split(counts), scale.split(counts), strict=True)

@@ -18,6 +18,7 @@ from foretrain.forecasting.batching import ForecastList, tell_notes
 from foretrain.forecasting.frame import FrameTask, Names, more_rows, next_rows, one_item, read_frame
 from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
 from foretrain.models import forecast_options
+from foretrain.models.base import Streams
 from foretrain.nn.quantiles import check_levels
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class FrameStream:
 
     def __init__(
         self,
-        model: Any,
+        model: Streams,
         df: pd.DataFrame,
         names: Names,
         wide: Sequence[str],
@@ -44,7 +45,7 @@ class FrameStream:
         calendar: str | None,
         **how: int | None,
     ) -> None:
-        """model.stream(windows, **how) is the family's; wide are the targets that make up a candle."""
+        """how goes to model.stream; wide are the targets that make up a candle."""
         self._model, self._family = model, model.family
         self._names, self._wide, self._freq, self._calendar = names, wide, freq, calendar
         task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
@@ -108,6 +109,7 @@ class FrameStream:
                 prediction_length, asked, num_samples=num_samples, seed=seed, options=chosen, future_times=ahead
             )
         tell_notes(found.notes)
+        assert found.mean is not None and found.samples is not None  # a stream draws paths
         rows = [window.num_targets for window in self._first]
         quantiles, mean, samples = (
             [part.float().cpu().numpy() for part in x.split(rows)] for x in (found.quantiles, found.mean, found.samples)

@@ -1,6 +1,7 @@
 """The contract between models and everything else: what the trainer, the evaluator and the forecaster may call.
 
-# R rows, H horizon, Q levels
+docs/adding-a-family.md lists the members with who calls them. A family whose weights are one network beside one
+config.json takes ReleaseModel (release.py), which has most of them written.
 """
 
 from __future__ import annotations
@@ -10,75 +11,46 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from foretrain.config import Section
-from foretrain.data.windows import Windows
+from foretrain.data.windows import IntArray, Windows
 from foretrain.errors import ConfigError, DataError
-from foretrain.notes import Tally
+from foretrain.models.types import (
+    AttachedAdapter,
+    Batch,
+    Columns,
+    Embedding,
+    Forecast,
+    ForecastOptions,
+    Loss,
+    NoOptions,
+    ParameterRole,
+    PredictionLoss,
+    TrainingPrediction,
+    WindowSource,
+)
 
-if TYPE_CHECKING:
-    from foretrain.models.objective import Objective
-
-Batch = dict[str, Tensor]  # what collate returns: flat and of tensors only, so that any batch can be moved or saved
-
-
-class Loss(NamedTuple):
-    """A rank's SUM of losses and what it was summed over; the trainer divides, families never do."""
-
-    total: Tensor  # scalar, differentiable
-    weight: Tensor  # scalar, no gradient; 0 for an empty micro-batch
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What a model says of values it is trained on, with gradients, in its scaled space: value = scaled * scale + loc.
-
-    target decides the shape (...), which is the family's own (rows, steps); the others broadcast to it.
-    """
-
-    target: Tensor  # (...) scaled; whatever it is where not observed
-    observed: Tensor  # (...) bool, True = counts
-    point: Tensor  # (...) scaled: the mean of a distribution, the median of quantiles
-    loc: Tensor  # (...) in the units of the data
-    scale: Tensor  # (...) > 0, in the units of the data
-    last: Tensor  # (...) newest value observed before the forecast begins, in the units of the data; NaN where none is
-    sigma: Tensor | None = None  # (...) standard deviation, scaled, of families whose distribution has one
-    quantiles: Tensor | None = None  # (..., Q) scaled, of families that have them
-    levels: tuple[float, ...] = ()  # (Q,) of these
-
-
-@dataclass(frozen=True)
-class ParameterRole:
-    """What the optimizer needs to know of a parameter: its role rules weight decay, lr_factor scales its rate."""
-
-    role: Literal["matrix", "embedding", "head", "vector"]
-    lr_factor: float = 1.0
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Forecasts of a batch, in the units of the data."""
-
-    quantiles: Tensor  # (R_targets, H, Q) rows of targets only, in the batch's order; not sorted
-    levels: tuple[float, ...]  # (Q,)
-    samples: Tensor | None = None  # (R_targets, S, H) sample paths, for families that draw them
-    mean: Tensor | None = None  # (R_targets, H) of the sample paths
-    notes: tuple[Tally, ...] = ()  # counts that a user must hear of, such as repaired candles
+__all__ = ["Batch", "Columns", "Embedding", "Embeds", "Family", "Forecast", "ForecastOptions", "Forecaster", "Loss",
+           "NoOptions", "ParameterRole", "Stream", "Streams", "Trainable", "TrainingPrediction", "move"]  # fmt: skip
 
 
 class Trainable(nn.Module, ABC):
     """Everything that the trainer knows of a model."""
 
+    # What a family declares
+
     family: str  # key of the family in foretrain.models.FAMILIES
+    network: nn.Module  # the tensor-level module, with upstream's names: users get it, adapters go into it
     validation_names: tuple[str, ...] = ("loss",)  # keys of validation_losses
-    # what it was made from: role ("model", "tokenizer") to models.hub.release_hash of that release; build sets it
-    parents: Mapping[str, str] = MappingProxyType({})
-    # a loss of predictions in place of the family's own (objective.py); whoever builds a run's model sets it
-    objective: Objective | None = None
+    # dotted names of the lists of repeated blocks within the network, in order
+    block_lists: tuple[str, ...] = ()
+    # parts of parameters' dotted names, such as ".head.": what holds them has that role (parameter_role)
+    head_parts: tuple[str, ...] = ()
+    embedding_parts: tuple[str, ...] = ()
     # what predict says besides a point: these quantile levels, and whether a standard deviation
     predicted_levels: tuple[float, ...] = ()
     predicts_sigma: bool = False
@@ -86,34 +58,61 @@ class Trainable(nn.Module, ABC):
     adapter_targets: tuple[str, ...] = ()
     # (module, class) of upstream's network, which an adapter's folder names so that upstream's loader finds it
     upstream_class: tuple[str, str] | None = None
+
+    # What a model as built says of itself; Family.build sets it
+
+    # what it was made from: role ("model", "tokenizer") to models.hub.release_hash of that release
+    parents: Mapping[str, str] = MappingProxyType({})
     # parameters that were made anew, as what it was built of lacks them: trained whatever else an adapter leaves frozen
-    fresh: frozenset[str] = frozenset()
-    # what adapt() of adapters/layers.py did to it: what is frozen then is known from what it was built of
-    adapter: Any = None
+    newly_initialized: frozenset[str] = frozenset()
+
+    # What a run puts into it after building; no family sets these
+
+    # a loss of predictions in place of the family's own (objective.objective_for)
+    objective: PredictionLoss | None = None
+    # what adapt() of training/adapters.py did to it: what is frozen then is known from what it was built of
+    adapter: AttachedAdapter | None = None
 
     @abstractmethod
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of one micro-batch. Looks at nothing after the cutoff except labels and known covariates.
+        """CPU tensors of one micro-batch, of windows.context (R, C), windows.future (R, F) and the rows' roles.
 
-        A window without any value, in context and future, fills a batch up to its shape: it adds nothing to loss or
-        weight. What a batch holds, shapes and types, follows of `static` windows from their shapes and roles alone.
+        Four duties, each of which the contract suite tests:
+
+        - Padding. Contexts are padded on the left with NaN, up to the longest of the batch; a context longer than
+          max_context_length is cut to its newest steps. A family that reads patches pads on to whole patches. What a
+          window gives depends neither on its padding nor on its neighbours.
+        - Covariates. Rows have a role: TARGET, PAST or KNOWN. Nothing after the cutoff enters an input, but the future
+          of KNOWN rows; of TARGET rows the future is the label, of PAST rows it is not looked at. A family that reads
+          covariates ahead of the token that they inform shifts them here, so that position t holds what is known of
+          t + 1. A family that cannot use covariates leaves their rows out, or raises DataError, as its README says.
+        - Absent unless static. An entry that says nothing in this batch (a mask of what is all observed) may be left
+          out, for the faster path without it. Of `windows.static` ones every entry is there, and shapes and types
+          follow from the windows' shapes and roles alone: compiled code is never recompiled over what values are there.
+        - Filling. A window without any value, in context and future, fills a batch up to its shape: it adds nothing to
+          loss or weight, and changes nothing for the others.
         """
 
     def forward(self, batch: Batch) -> Loss:
-        """Training loss of a batch as a sum and its weight: the objective's where there is one, else the own_loss."""
-        return self.own_loss(batch) if self.objective is None else self.objective(self.predict(batch))
+        """Training loss of a batch as a sum and its weight: the objective's if there is one, else the native_loss."""
+        return self.native_loss(batch) if self.objective is None else self.objective(self.predict(batch))
 
     @abstractmethod
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """The loss that the family is trained with, as a sum and its weight."""
 
-    def predict(self, batch: Batch) -> Predicted:
+    def predict(self, batch: Batch) -> TrainingPrediction:
         """What the model says of the values that it is trained on, for losses of predictions.
 
         Every trainable parameter is in the graph of `point` and of `quantiles`, if need be by nn.unused.attach: a loss
         may use one of them alone. Families whose output is no forecast of values have none of it.
         """
         raise ConfigError(f"{self.family} predicts no values while it trains, so it takes no loss but its own.")
+
+    @property
+    def predicts_values(self) -> bool:
+        """Whether the family has a predict."""
+        return type(self).predict is not Trainable.predict
 
     def validation_losses(self, batch: Batch) -> dict[str, Loss]:
         """What validation reports of a batch as val_<name>, each a sum and its weight; "loss" is among them.
@@ -122,26 +121,38 @@ class Trainable(nn.Module, ABC):
         """
         return {"loss": self(batch)}
 
-    def check(self, source: Any) -> None:
-        """Raise DataError or ConfigError where a run's TrainingSource is none that can be learned from.
+    def check(self, source: WindowSource) -> None:
+        """Raise DataError or ConfigError where a run's source is none that can be learned from.
 
         Called before anything is written; the weights may be on "meta". Most families take any source.
         """
 
-    def prepare(self, source: Any, folder: Path) -> None:
+    def prepare(self, source: WindowSource, folder: Path) -> None:
         """Whatever a run needs before its first step, such as a table of tokens; may write into folder.
 
-        Called with the run's TrainingSource, on rank 0 first and then on all ranks, also on resume: what is there
-        already is used. Most families need nothing.
+        Called with the run's source, on rank 0 first and then on all ranks, also on resume: what is there already is
+        used. Most families need nothing.
         """
 
-    @abstractmethod
     def parameter_groups(self) -> dict[str, ParameterRole]:
         """Name of every trainable parameter to its role."""
+        trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        if self.adapter is not None:
+            return self.adapter.parameter_groups(trained)
+        return {name: self.parameter_role(name, parameter) for name, parameter in trained.items()}
 
-    @abstractmethod
+    def parameter_role(self, name: str, parameter: Tensor) -> ParameterRole:
+        """The role of a parameter, named from this module on: norms and biases are vectors, the rest goes by the parts
+        that the family declares."""
+        if parameter.ndim == 1:
+            return ParameterRole("vector")
+        if any(part in name for part in self.embedding_parts):
+            return ParameterRole("embedding")
+        return ParameterRole("head" if any(part in name for part in self.head_parts) else "matrix")
+
     def blocks(self) -> list[nn.Module]:
         """The repeated blocks, in order: the unit of sharding, compilation and activation checkpointing."""
+        return [block for name in self.block_lists for block in self.network.get_submodule(name).children()]
 
     @abstractmethod
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
@@ -180,19 +191,90 @@ class Forecaster(Trainable):
         seed: int = 0,
         options: Any = None,
     ) -> Forecast:
-        """Quantile forecasts of the batch's target rows; options is the family's own frozen dataclass."""
+        """Quantile forecasts of the batch's target rows; options is what Family.options says, None its defaults."""
 
 
-@dataclass(frozen=True)
-class NoOptions:
-    """Forecast options of a family that has none."""
+class Embeds(Forecaster):
+    """A Forecaster that gives embeddings. A family that has none is no Embeds."""
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> Embedding:
+        """Hidden states of the batch's target rows, in the windows' order."""
 
 
-class Columns(NamedTuple):
-    """Columns that a family takes where nobody chose any."""
+class Stream(Protocol):
+    """A batch of growing series and what a model remembers of them."""
 
-    targets: tuple[str, ...]  # to train on and forecast
-    scored: tuple[str, ...]  # of these, what an evaluation looks at; the others are past covariates there
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Forecast options where they differ from the family's own defaults."""
+        ...
+
+    def append(self, bars: Windows, *, counts: Sequence[int]) -> None:
+        """Take over the newest counts[n] steps of each window's context."""
+        ...
+
+    def forecast(
+        self,
+        prediction_length: int,
+        quantile_levels: Sequence[float],
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: Any = None,
+        future_times: IntArray | None = None,
+    ) -> Forecast:
+        """As Forecaster.forecast, with sample paths, of what follows; the stream stays as it is.
+
+        future_times: (N, H) microseconds; None = spaced as the newest steps.
+        """
+        ...
+
+
+class Streams(Forecaster):
+    """A Forecaster that follows growing series without reading them again. A family that cannot is no Streams."""
+
+    @abstractmethod
+    def stream(self, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None) -> Stream:
+        """A stream of the windows' contexts.
+
+        max_context: steps that the model goes on looking at; None = its own. re_anchor_every: read the newest
+        max_context steps anew after so many appended ones; None = never.
+        """
+
+
+class Build(Protocol):
+    """Family.build."""
+
+    def __call__(
+        self,
+        config: Any,
+        /,
+        *,
+        context_length: int,
+        prediction_length: int,
+        seed: int,
+        device: str | torch.device = "cpu",
+        offline: bool = False,
+    ) -> Trainable:
+        """The model that a run trains, of its `model:` section.
+
+        Random weights follow from the seed alone; on device "meta" no weights are made or read. Raises ConfigError for
+        keys that contradict each other, ModelError where a checkpoint cannot be read or contradicts the keys given.
+        """
+        ...
+
+
+class Load(Protocol):
+    """Family.load."""
+
+    def __call__(self, folder: Path, /, *, origin: str | None = None, offline: bool = False, **parts: str) -> Trainable:
+        """The model of a release folder, in float32 on the CPU and in eval mode.
+
+        origin is the name it was asked by, parts what it is made of besides (Kronos: tokenizer="folder or hub id").
+        Raises ModelError.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -201,14 +283,13 @@ class Family:
 
     name: str
     config: Callable[[], type[Section]]  # the `model:` section of a run
-    options: Callable[[], type]  # dataclass of forecast options
-    build: Callable[..., Trainable]  # (config, *, context_length, prediction_length, seed, device="cpu") -> model
+    options: Callable[[], type]  # dataclass of forecast options, a ForecastOptions
+    build: Build
     matches: Callable[[dict[str, Any]], bool]  # does this config.json belong to the family?
-    load: Callable[..., Trainable]  # (folder, *, origin=None, offline=False, **parts) -> model in float32 on the CPU;
-    # origin is the name it was asked by, parts what it is made of besides (Kronos: tokenizer="folder or hub id")
+    load: Load
     columns: Callable[[Sequence[str]], Columns | None] = lambda names: None  # its own choice among a data set's columns
     # (section, whether the run has covariates known ahead) -> the section with what that decides filled in
-    settled: Callable[[Any, bool], Any] = lambda section, known: section
+    resolve_defaults: Callable[[Any, bool], Any] = lambda section, known: section
     needs: str = ""  # in words, the columns without which it does nothing; "" where it takes any
     published: frozenset[str] = frozenset()  # hub ids known to belong to it
     with_times: bool = False  # whether windows need time stamps where the data have a calendar

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from foretrain.config import Section
 from foretrain.errors import ConfigError
-from foretrain.models.base import Loss, Predicted, Trainable
+from foretrain.models.base import Trainable
+from foretrain.models.types import Loss, TrainingPrediction
 from foretrain.nn.quantiles import check_levels, constant
 
 # Forecasts below this share of the truth leave the logarithm along its tangent, which has values and a gradient for
@@ -129,7 +130,7 @@ class Objective:
         found[f"mae_{self.space.suffix}"] = self.space.unit
         return found | ({"left_out_share": "share of observed values"} if self.space.relative else {})
 
-    def __call__(self, predicted: Predicted) -> Loss:
+    def __call__(self, predicted: TrainingPrediction) -> Loss:
         """The sum of the loss over the elements that count, and how many these are.
 
         An element counts where it was observed and the space is defined: returns need a last value other than 0, log
@@ -137,7 +138,7 @@ class Objective:
         """
         return self._sum(LOSSES[self.config.name], predicted)
 
-    def metrics(self, predicted: Predicted) -> dict[str, Loss]:
+    def metrics(self, predicted: TrainingPrediction) -> dict[str, Loss]:
         """By names: "loss", the same under a name that says its unit, the mean absolute error in the space's unit, and
         of returns the share of observed elements that were left out since they have none."""
         loss, mae = self(predicted), self._sum(_mae, predicted)
@@ -146,7 +147,7 @@ class Objective:
         found = {"loss": loss, self.config.metric: loss, f"mae_{self.space.suffix}": mae, "left_out_share": left_out}
         return {str(name): found[name] for name in self.units}
 
-    def _sum(self, loss: _Formula, predicted: Predicted) -> Loss:
+    def _sum(self, loss: _Formula, predicted: TrainingPrediction) -> Loss:
         errors = _Errors(self.config.space, predicted)
         values = torch.where(errors.counts, loss(errors, self.config), 0.0)
         return Loss(values.sum(), errors.counts.sum().float())
@@ -159,7 +160,7 @@ def objective_for(config: LossConfig, model: Trainable) -> Objective | None:
     """
     if config.name == "own":
         return None
-    if type(model).predict is Trainable.predict:
+    if not model.predicts_values:
         raise ConfigError(
             f"loss.name: {model.family} predicts no values while it trains, so {config.name} has nothing to act on; it "
             "takes only its own loss. Remove the loss section."
@@ -181,7 +182,7 @@ def objective_for(config: LossConfig, model: Trainable) -> Objective | None:
 class _Errors:
     """Forecast minus truth in a space's unit; finite, and of no meaning, where it does not count."""
 
-    def __init__(self, space: str | None, predicted: Predicted) -> None:
+    def __init__(self, space: str | None, predicted: TrainingPrediction) -> None:
         self.space, self.predicted = space, predicted
         counts, last = predicted.observed, predicted.last
         if space in ("pct_return", "log_return"):

@@ -53,7 +53,7 @@ def open_source(config: RunConfig, corpora: list[Corpus] | None = None) -> tuple
         found["with_times"] = kind.with_times and all(corpus.manifest.time != "steps" for corpus in opened)
     if config.data.target is None and (choice := kind.columns(_free_columns(config.data, opened))):
         found["target"] = choice.targets
-    model = kind.settled(config.model, bool(config.data.known_covariates))
+    model = kind.resolve_defaults(config.model, bool(config.data.known_covariates))
     config = config.model_copy(update={"data": config.data.model_copy(update=found), "model": model})
     return config, TrainingSource(config.data, config.seed, opened)
 

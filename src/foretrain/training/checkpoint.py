@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
+from foretrain.models.base import Trainable
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
 
@@ -265,7 +266,7 @@ def release_weights(path: Path, world: World, model: nn.Module, averaged: bool) 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers; a tied parameter once. Of a model with an adapter only what is trained: the
     rest is what it was built of."""
-    adapted = getattr(model, "adapter", None) is not None
+    adapted = isinstance(model, Trainable) and model.adapter is not None
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad or not adapted}
     every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {name: t for name, t in model.state_dict().items() if name not in every}

@@ -40,7 +40,7 @@ def write_release(output_dir: Path, model: Trainable, state: dict[str, Tensor] |
         if model.adapter is not None and model.adapter.portable:
             temporary.mkdir()
             write_adapter(temporary, model)
-            _complete(temporary, output_dir / "adapters" / model.adapter.config.name, facts)
+            _complete(temporary, output_dir / "adapters" / model.adapter.name, facts)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise TrainingError(

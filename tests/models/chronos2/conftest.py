@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from foretrain.models.chronos2.config import Chronos2Config
-from foretrain.models.chronos2.convert import empty_network, initialise, read_release
 from foretrain.models.chronos2.model import Chronos2Network
 
 
@@ -23,7 +22,7 @@ def recorded() -> Path:
 
 @pytest.fixture(scope="session")
 def recorded_network(recorded) -> Chronos2Network:
-    return read_release(recorded / "model").eval()
+    return Chronos2Network.read_release(recorded / "model").eval()
 
 
 @pytest.fixture(scope="session")
@@ -62,8 +61,8 @@ def network_of():
     """A seeded random network of a configuration, with changes."""
 
     def made(config: Chronos2Config, seed: int = 0, **changes) -> Chronos2Network:
-        network = empty_network(replace(config, **changes))
-        initialise(network, seed)
+        network = Chronos2Network.empty(replace(config, **changes))
+        network.initialise(seed)
         return network
 
     return made

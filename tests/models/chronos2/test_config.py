@@ -11,7 +11,7 @@ import torch
 from foretrain.config import build as build_section
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.chronos2.config import QUANTILES, Chronos2Config, Chronos2ModelConfig
-from foretrain.models.chronos2.forecaster import build
+from foretrain.models.chronos2.forecaster import Chronos2
 
 TINY = {"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 2, "patch_size": 8}
 
@@ -95,7 +95,7 @@ def test_the_section_follows_the_runs_lengths():
 def test_a_section_needs_one_origin_of_weights():
     for section in (Chronos2ModelConfig(), Chronos2ModelConfig(random_init=True, model_id="somewhere")):
         with pytest.raises(ConfigError, match="model_id"):
-            build(section, context_length=64, prediction_length=8, seed=0)
+            Chronos2.build(section, context_length=64, prediction_length=8, seed=0)
 
 
 def test_unknown_keys_of_the_section_are_errors():
@@ -105,23 +105,23 @@ def test_unknown_keys_of_the_section_are_errors():
 
 def test_a_checkpoints_context_and_horizon_follow_the_run(recorded):
     section = Chronos2ModelConfig(model_id=str(recorded / "model"), dropout_rate=0.25)
-    model = build(section, context_length=256, prediction_length=100, seed=0)
+    model = Chronos2.build(section, context_length=256, prediction_length=100, seed=0)
     assert model.config.context_length == 256
     assert model.config.max_output_patches == 13
     assert model.config.time_encoding_scale == 96
     assert model.network.encoder.dropout == 0.25
-    kept = build(Chronos2ModelConfig(model_id=str(recorded / "model"), context_length=40), context_length=256,
+    kept = Chronos2.build(Chronos2ModelConfig(model_id=str(recorded / "model"), context_length=40), context_length=256,
                  prediction_length=8, seed=0)  # fmt: skip
     assert (kept.config.context_length, kept.config.max_output_patches) == (40, 4)
 
 
 def test_architecture_keys_may_repeat_a_checkpoints_but_not_contradict_them(recorded):
     path = str(recorded / "model")
-    same = build(Chronos2ModelConfig(model_id=path, d_model=32, num_layers=2), context_length=64, prediction_length=8,
-                 seed=0)  # fmt: skip
+    section = Chronos2ModelConfig(model_id=path, d_model=32, num_layers=2)
+    same = Chronos2.build(section, context_length=64, prediction_length=8, seed=0)
     assert same.config.d_model == 32
     with pytest.raises(ModelError, match="num_layers is 3 here and 2 there"):
-        build(Chronos2ModelConfig(model_id=path, num_layers=3), context_length=64, prediction_length=8, seed=0)
+        Chronos2.build(Chronos2ModelConfig(model_id=path, num_layers=3), context_length=64, prediction_length=8, seed=0)
 
 
 def test_the_seed_alone_decides_random_weights():
@@ -129,7 +129,7 @@ def test_the_seed_alone_decides_random_weights():
 
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(99)  # the global generator must not matter
-        model = build(section, context_length=64, prediction_length=8, seed=seed)
+        model = Chronos2.build(section, context_length=64, prediction_length=8, seed=seed)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     assert torch.equal(weights(1), weights(1))
@@ -138,7 +138,7 @@ def test_the_seed_alone_decides_random_weights():
 
 def test_random_weights_have_upstreams_scales():
     section = Chronos2ModelConfig(random_init=True, d_model=256, d_kv=64, d_ff=512, num_layers=1, num_heads=2)
-    network = build(section, context_length=64, prediction_length=8, seed=0).network
+    network = Chronos2.build(section, context_length=64, prediction_length=8, seed=0).network
     attention = network.encoder.block[0].layer[0].self_attention
     mlp = network.encoder.block[0].layer[2].mlp
     expected = {
@@ -157,10 +157,10 @@ def test_random_weights_have_upstreams_scales():
 
 def test_a_model_is_built_without_memory_on_the_meta_device(recorded):
     section = Chronos2ModelConfig(random_init=True, preset="base")
-    model = build(section, context_length=8192, prediction_length=1024, seed=0, device="meta")
+    model = Chronos2.build(section, context_length=8192, prediction_length=1024, seed=0, device="meta")
     assert all(parameter.is_meta for parameter in model.parameters())
     section = Chronos2ModelConfig(model_id=str(recorded / "model"))
-    stored = build(section, context_length=64, prediction_length=8, seed=0, device="meta")
+    stored = Chronos2.build(section, context_length=64, prediction_length=8, seed=0, device="meta")
     assert stored.network.shared.weight.is_meta
 
 

@@ -10,17 +10,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from foretrain.errors import ModelError
-from foretrain.models.chronos2.convert import read_release, write_release
+from foretrain.models.chronos2.model import Chronos2Network
 
 
 @pytest.fixture
 def release(tmp_path, network_of, small_config):
-    write_release(network_of(small_config), tmp_path)
+    network_of(small_config).write_release(tmp_path)
     return tmp_path
 
 
 def test_a_release_gives_back_the_weights_and_the_config(release, network_of, small_config):
-    network = read_release(release)
+    network = Chronos2Network.read_release(release)
     assert network.config == small_config
     for ours, theirs in zip(network.parameters(), network_of(small_config).parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -37,18 +37,18 @@ def test_a_release_has_the_keys_by_which_the_official_loader_dispatches(release)
 
 def test_a_state_given_is_written_instead(tmp_path, network_of, small_config):
     network, other = network_of(small_config), network_of(small_config, seed=1)
-    write_release(network, tmp_path, other.state_dict())
-    assert torch.equal(read_release(tmp_path).shared.weight, other.shared.weight)
+    network.write_release(tmp_path, other.state_dict())
+    assert torch.equal(Chronos2Network.read_release(tmp_path).shared.weight, other.shared.weight)
 
 
 def test_half_precision_files_are_read_as_float32_and_said_so_when_written(tmp_path, network_of, small_config):
     network = network_of(small_config).bfloat16()
-    write_release(network, tmp_path)
+    network.write_release(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert load_file(tmp_path / "model.safetensors")["shared.weight"].dtype == torch.bfloat16
-    back = read_release(tmp_path)
+    back = Chronos2Network.read_release(tmp_path)
     assert back.shared.weight.dtype == torch.float32
-    write_release(back, tmp_path)
+    back.write_release(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
 
 
@@ -61,7 +61,7 @@ def test_weights_in_several_files_are_read_through_their_index(release, network_
         save_file({name: weights[name] for name in held}, release / file)
     index = {"weight_map": {name: file for file, held in parts.items() for name in held}}
     (release / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert torch.equal(read_release(release).shared.weight, network_of(small_config).shared.weight)
+    assert torch.equal(Chronos2Network.read_release(release).shared.weight, network_of(small_config).shared.weight)
 
 
 def damage(folder, how: str) -> None:
@@ -96,5 +96,5 @@ def damage(folder, how: str) -> None:
 def test_damaged_weights_are_refused_in_one_line(release, how, said):
     damage(release, how)
     with pytest.raises(ModelError, match=said) as error:
-        read_release(release)
+        Chronos2Network.read_release(release)
     assert str(release) in str(error.value) and "\n" not in str(error.value)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from foretrain.models.chronos2.config import Chronos2Config
-from foretrain.models.chronos2.convert import empty_network
+from foretrain.models.chronos2.model import Chronos2Network
 
 pytestmark = pytest.mark.golden
 
@@ -72,13 +72,13 @@ def test_hidden_states_of_observed_slots_are_the_recorded_ones(name, cases, reco
         seen = case["out.patch_mask"].bool()
         full = torch.cat((seen, torch.ones(len(seen), 1 + call["num_output_patches"], dtype=torch.bool)), 1)
         assert (inputs.patch_mask[back] == seen).all()
-        hidden, route = recorded_network.embed_tokens(inputs), recorded_network.route(inputs)
+        hidden, ctx = recorded_network.embed_tokens(inputs), recorded_network.attention_context(inputs)
         patches = seen.shape[1]
         assert apart(hidden[back][:, :patches][seen], case["mid.input_patch_embedding.0"][seen]) < EXACT
         assert apart(hidden[back][:, patches + 1 :], case["mid.input_patch_embedding.1"]) < EXACT
         for i, block in enumerate(recorded_network.encoder.block):
             for layer, part in ((0, "time_attn"), (1, "group_attn")):
-                hidden = block.layer[layer](hidden, route)
+                hidden = block.layer[layer](hidden, ctx)
                 assert apart(hidden[back][full], case[f"mid.block.{i}.{part}"][full]) < EXACT
             hidden = block.layer[2](hidden)
             assert apart(hidden[back][full], case[f"mid.block.{i}.out"][full]) < EXACT
@@ -140,6 +140,6 @@ def test_published_architectures_have_the_recorded_keys_and_sizes(name, count, r
         num_layers=shape[2],
         num_heads=shape[3],
     )
-    network = empty_network(config, "meta")
+    network = Chronos2Network.empty(config, "meta")
     assert {key: list(value.shape) for key, value in network.state_dict().items()} == keys
     assert sum(parameter.numel() for parameter in network.parameters()) == count

@@ -43,10 +43,10 @@ def test_pruning_the_last_block_changes_nothing(network_of, small_config, apart,
     inputs, _ = network.arranged(context, None, ids, num_output_patches=3)
     wanted = torch.tensor([0, 4, 7])
     with torch.no_grad():
-        hidden, route = network.embed_tokens(inputs), network.route(inputs)
-        full = network.encoder(hidden, route)
-        assert apart(network.encoder(hidden, route, 3), full[:, -3:]) < 1e-5
-        assert apart(network.encoder(hidden, route, 3, wanted), full[wanted, -3:]) < 1e-5
+        hidden, ctx = network.embed_tokens(inputs), network.attention_context(inputs)
+        full = network.encoder(hidden, ctx)
+        assert apart(network.encoder(hidden, ctx, 3), full[:, -3:]) < 1e-5
+        assert apart(network.encoder(hidden, ctx, 3, wanted), full[wanted, -3:]) < 1e-5
         assert apart(network.predict(inputs, wanted), network.head(full[wanted, -3:])) < 1e-5
 
 
@@ -96,11 +96,11 @@ def test_dropout_keeps_the_expected_update(network_of, small_config, ids):
     network = network_of(small_config, dropout_rate=0.2).train()
     inputs, _ = network.arranged(rows(4, 12), None, torch.tensor(ids))
     with torch.no_grad():
-        hidden, route = network.embed_tokens(inputs), network.route(inputs)
+        hidden, ctx = network.embed_tokens(inputs), network.attention_context(inputs)
         for layer in list(network.encoder.block[0].layer)[:2]:
-            exact = layer.eval()(hidden, route) - hidden
+            exact = layer.eval()(hidden, ctx) - hidden
             layer.train()
-            draws = torch.stack([layer(hidden, route) - hidden for _ in range(250)])
+            draws = torch.stack([layer(hidden, ctx) - hidden for _ in range(250)])
             error = (draws.mean(0) - exact) / (draws.std(0) / 250**0.5 + 1e-6)
             assert error.abs().mean() < 1.0  # of standard errors; 0.8 is expected of a fair one
             assert error.abs().max() < 6
@@ -113,9 +113,9 @@ def test_recomputing_activations_changes_nothing_even_with_dropout(network_of, s
     for wrap in (lambda block, *a: block(*a), lambda block, *a: checkpoint(block, *a, use_reentrant=False)):
         torch.manual_seed(0)
         network.zero_grad()
-        hidden, route = network.embed_tokens(inputs), network.route(inputs)
+        hidden, ctx = network.embed_tokens(inputs), network.attention_context(inputs)
         for block in network.encoder.block:
-            hidden = wrap(block, hidden, route)
+            hidden = wrap(block, hidden, ctx)
         hidden.square().sum().backward()
         grads.append([p.grad.clone() for p in network.encoder.block.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))

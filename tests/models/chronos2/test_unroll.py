@@ -13,8 +13,8 @@ import torch
 
 from foretrain.errors import ConfigError
 from foretrain.models.chronos2 import unroll
-from foretrain.models.chronos2.convert import read_release
 from foretrain.models.chronos2.layout import arrange
+from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.models.chronos2.unroll import Chronos2Options, Rows, forecast, repeat
 from foretrain.nn.quantiles import probability_mass, weighted_quantiles
 from foretrain.notes import Code
@@ -25,7 +25,7 @@ DECILES = [0.1 * k for k in range(1, 10)]
 
 @pytest.fixture(scope="module")
 def network():
-    return read_release(GOLDEN / "model").eval()
+    return Chronos2Network.read_release(GOLDEN / "model").eval()
 
 
 def batch(group_ids, steps=48, horizon=70, missing=True, seed=0):
@@ -144,8 +144,8 @@ def test_other_groups_do_not_change_a_forecast(network):
 
 
 def test_a_context_length_that_is_no_multiple_of_the_patch_unrolls_the_newest_steps():
-    config = replace(read_release(GOLDEN / "model").config, context_length=52, max_output_patches=2)
-    network = read_release(GOLDEN / "model", config).eval()
+    config = replace(Chronos2Network.read_release(GOLDEN / "model").config, context_length=52, max_output_patches=2)
+    network = Chronos2Network.read_release(GOLDEN / "model", config).eval()
     rows, ids = batch(GROUPS["mixed"], steps=52, missing=False)
     padded = torch.nn.functional.pad(rows.context, (4, 0), value=torch.nan)
     ready = Rows(padded, rows.layout, ~padded.isnan(), None, rows.covariates)

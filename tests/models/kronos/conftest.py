@@ -13,7 +13,6 @@ from foretrain.config import build as build_section
 from foretrain.data.windows import Window
 from foretrain.models import family
 from foretrain.models.kronos.config import COLUMNS
-from foretrain.models.kronos.convert import read_predictor, read_tokenizer
 from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
@@ -96,7 +95,7 @@ def recorded_tokenizer(recorded):
     """The recorded tokenizer of that name, in eval mode."""
 
     def read(name: str = "tokenizer") -> TokenizerNetwork:
-        return read_tokenizer(recorded / name).eval()
+        return TokenizerNetwork.read_release(recorded / name).eval()
 
     return read
 
@@ -106,7 +105,7 @@ def recorded_predictor(recorded):
     """The recorded predictor of that name, in eval mode."""
 
     def read(name: str = "predictor_te") -> KronosNetwork:
-        return read_predictor(recorded / name).eval()
+        return KronosNetwork.read_release(recorded / name).eval()
 
     return read
 

@@ -19,10 +19,6 @@ from foretrain.models.kronos.config import (
     KronosModelConfig,
     KronosTokenizerModelConfig,
     TokenizerConfig,
-    check_start,
-    fitted,
-    read_config,
-    to_json,
 )
 
 TOKENIZER, PREDICTOR = TOKENIZER_PRESETS["base"], PREDICTOR_PRESETS["small"]
@@ -54,20 +50,20 @@ def test_the_published_tokenizers_file_is_read(tmp_path):
   "s2_bits": 10,
   "zeta": 0.05
 }"""
-    config = read_config(TokenizerConfig, written(tmp_path, text))
+    config = TokenizerConfig.read(written(tmp_path, text))
     assert config == TokenizerConfig(**TOKENIZER)
-    assert json.dumps(to_json(config), indent=2) == text
+    assert json.dumps(config.to_json(), indent=2) == text
 
 
 def test_keys_that_are_not_known_are_kept(tmp_path):
-    config = read_config(KronosConfig, written(tmp_path, {**PREDICTOR, "later": {"a": 1}}))
+    config = KronosConfig.read(written(tmp_path, {**PREDICTOR, "later": {"a": 1}}))
     assert config.extra == {"later": {"a": 1}}
-    assert to_json(config)["later"] == {"a": 1}
+    assert config.to_json()["later"] == {"a": 1}
 
 
 def test_our_own_keys_are_written_only_where_they_say_something():
-    assert not {"clip", "max_context"} & to_json(KronosConfig(**PREDICTOR)).keys()
-    assert to_json(KronosConfig(**PREDICTOR, clip=3.0, max_context=99))["max_context"] == 99
+    assert not {"clip", "max_context"} & KronosConfig(**PREDICTOR).to_json().keys()
+    assert KronosConfig(**PREDICTOR, clip=3.0, max_context=99).to_json()["max_context"] == 99
 
 
 @pytest.mark.parametrize(
@@ -87,7 +83,7 @@ def test_our_own_keys_are_written_only_where_they_say_something():
 def test_an_impossible_tokenizer_is_refused_naming_file_and_key(tmp_path, changes, said):
     path = written(tmp_path, {**TOKENIZER, **changes})
     with pytest.raises(ModelError, match=said) as error:
-        read_config(TokenizerConfig, path)
+        TokenizerConfig.read(path)
     assert str(path) in str(error.value)
 
 
@@ -101,7 +97,7 @@ def test_an_impossible_tokenizer_is_refused_naming_file_and_key(tmp_path, change
 )
 def test_an_impossible_predictor_is_refused(tmp_path, changes, said):
     with pytest.raises(ModelError, match=said):
-        read_config(KronosConfig, written(tmp_path, {**PREDICTOR, **changes}))
+        KronosConfig.read(written(tmp_path, {**PREDICTOR, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -114,16 +110,16 @@ def test_an_impossible_predictor_is_refused(tmp_path, changes, said):
 )
 def test_a_file_that_is_no_predictors_is_refused(tmp_path, text, said):
     with pytest.raises(ModelError, match=said):
-        read_config(KronosConfig, written(tmp_path, text))
+        KronosConfig.read(written(tmp_path, text))
 
 
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(ModelError, match="no such file"):
-        read_config(KronosConfig, tmp_path / "config.json")
+        KronosConfig.read(tmp_path / "config.json")
 
 
 def test_a_value_that_json_writes_as_a_whole_number_is_a_rate_too(tmp_path):
-    assert read_config(KronosConfig, written(tmp_path, {**PREDICTOR, "ffn_dropout_p": 0})).ffn_dropout_p == 0
+    assert KronosConfig.read(written(tmp_path, {**PREDICTOR, "ffn_dropout_p": 0})).ffn_dropout_p == 0
 
 
 def test_every_preset_can_be_built():
@@ -143,7 +139,7 @@ def test_published_names_and_files_tell_their_family(name, tmp_path):
     expected = "kronos" if name in PUBLISHED else "kronos_tokenizer"
     assert infer_family(name) == expected
     kind = KronosConfig(**PREDICTOR) if expected == "kronos" else TokenizerConfig(**TOKENIZER)
-    written(tmp_path, to_json(kind))
+    written(tmp_path, kind.to_json())
     assert infer_family(str(tmp_path)) == expected
     (tmp_path / "run" / "release").mkdir(parents=True)
     (tmp_path / "config.json").rename(tmp_path / "run" / "release" / "config.json")
@@ -166,7 +162,7 @@ def test_published_names_and_files_tell_their_family(name, tmp_path):
 )
 def test_a_start_that_contradicts_itself_is_refused(kind, given, said):
     with pytest.raises(ConfigError, match=said):
-        check_start(build_section(kind, given))
+        build_section(kind, given).check_start()
 
 
 def test_an_unknown_preset_is_refused():
@@ -177,16 +173,16 @@ def test_an_unknown_preset_is_refused():
 def test_fine_tuning_may_change_rates_clip_and_length_and_nothing_else():
     stored = KronosConfig(**PREDICTOR)
     section = build_section(KronosModelConfig, {"model_id": "x", "ffn_dropout_p": 0.3, "clip": 4.0, "max_context": 64})
-    found = fitted(section, stored)
+    found = section.adjusted(stored)
     assert (found.ffn_dropout_p, found.clip, found.max_context) == (0.3, 4.0, 64)
     assert found.d_model == stored.d_model and found.attn_dropout_p == stored.attn_dropout_p
     wrong = build_section(KronosModelConfig, {"model_id": "x", "d_model": 256, "n_layers": 8})
     with pytest.raises(ModelError, match=r"d_model is 256 here and 512 there\. Leave these keys out"):
-        fitted(wrong, stored)
+        wrong.adjusted(stored)
 
 
 def test_fine_tuning_a_tokenizer_may_weigh_its_losses_otherwise_but_not_cut_its_bits_otherwise():
     stored = TokenizerConfig(**TOKENIZER)
-    assert fitted(build_section(KronosTokenizerModelConfig, {"model_id": "x", "beta": 0.1}), stored).beta == 0.1
+    assert build_section(KronosTokenizerModelConfig, {"model_id": "x", "beta": 0.1}).adjusted(stored).beta == 0.1
     with pytest.raises(ModelError, match="s1_bits is 8 here and 10 there"):
-        fitted(build_section(KronosTokenizerModelConfig, {"model_id": "x", "s1_bits": 8}), stored)
+        build_section(KronosTokenizerModelConfig, {"model_id": "x", "s1_bits": 8}).adjusted(stored)

@@ -17,15 +17,15 @@ from foretrain.models.kronos.config import (
     KronosConfig,
     TokenizerConfig,
 )
-from foretrain.models.kronos.convert import empty_network, initialise, read_predictor, read_tokenizer, write_release
-from foretrain.models.kronos.model import sinusoid
+from foretrain.models.kronos.model import KronosNetwork, sinusoid
+from foretrain.models.kronos.tokenizer import TokenizerNetwork
 
 RECORDED = {
-    "tokenizer": read_tokenizer,
-    "tokenizer_s5_3": read_tokenizer,
-    "predictor_te": read_predictor,
-    "predictor_fixed_te": read_predictor,
-    "predictor_s5_3": read_predictor,
+    "tokenizer": TokenizerNetwork.read_release,
+    "tokenizer_s5_3": TokenizerNetwork.read_release,
+    "predictor_te": KronosNetwork.read_release,
+    "predictor_fixed_te": KronosNetwork.read_release,
+    "predictor_s5_3": KronosNetwork.read_release,
 }
 # The largest published model has no released weights, hence no preset.
 LARGE = {**PREDICTOR_PRESETS["base"], "n_layers": 18, "d_model": 1664, "n_heads": 32, "ff_dim": 3072}
@@ -37,6 +37,11 @@ PUBLISHED = {  # configuration, exact number of parameters, bytes of the publish
     "tokenizer base": (TokenizerConfig(**TOKENIZER_PRESETS["base"]), 3_958_042, 301),
     "tokenizer 2k": (TokenizerConfig(**TOKENIZER_PRESETS["2k"]), 3_958_042, None),
 }
+
+
+def network_of(config: TokenizerConfig | KronosConfig, device: str = "cpu") -> TokenizerNetwork | KronosNetwork:
+    kind = TokenizerNetwork if isinstance(config, TokenizerConfig) else KronosNetwork
+    return kind.empty(config, device)
 
 
 def linear(name: str, inner: int, outer: int) -> dict[str, list]:
@@ -111,7 +116,7 @@ def test_the_tables_of_these_tests_are_upstreams(recorded, name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes_have_upstreams_keys_and_the_published_number_of_parameters(name):
     config, count, _ = PUBLISHED[name]
-    network = empty_network(config, "meta")
+    network = network_of(config, "meta")
     table = tokenizer_table(config) if isinstance(config, TokenizerConfig) else predictor_table(config)
     assert described(network.state_dict()) == table
     assert sum(parameter.numel() for parameter in network.parameters()) == count
@@ -120,14 +125,14 @@ def test_published_sizes_have_upstreams_keys_and_the_published_number_of_paramet
 @pytest.mark.parametrize("name", [name for name, (_, _, size) in PUBLISHED.items() if size])
 def test_our_config_json_of_a_published_size_has_the_published_number_of_bytes(name, tmp_path):
     config, _, size = PUBLISHED[name]
-    write_release(empty_network(config, "meta"), tmp_path, state={})
+    network_of(config, "meta").write_release(tmp_path, state={})
     assert (tmp_path / "config.json").stat().st_size == size
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_release_read_and_written_again_is_upstreams(recorded, name, tmp_path):
-    write_release(RECORDED[name](recorded / name), tmp_path)
+    RECORDED[name](recorded / name).write_release(tmp_path)
     assert (tmp_path / "config.json").read_bytes() == (recorded / name / "config.json").read_bytes()
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, recorded / name))
     assert described(ours) == described(theirs)
@@ -138,26 +143,26 @@ def test_a_release_read_and_written_again_is_upstreams(recorded, name, tmp_path)
 
 def test_what_upstream_does_not_know_is_written_where_it_differs_and_read_back(kit, tmp_path):
     model = kit.predictor(clip=3.0, max_context=64)
-    write_release(model.network, tmp_path)
+    model.network.write_release(tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
     assert (raw["clip"], raw["max_context"]) == (3.0, 64)
-    assert read_predictor(tmp_path).config == model.network.config
+    assert KronosNetwork.read_release(tmp_path).config == model.network.config
 
 
 def test_keys_of_a_newer_upstream_survive(kit, tmp_path):
-    write_release(kit.tokenizer().network, tmp_path)
+    kit.tokenizer().network.write_release(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "later": [1]}))
-    network = read_tokenizer(tmp_path)
+    network = TokenizerNetwork.read_release(tmp_path)
     (tmp_path / "again").mkdir()
-    write_release(network, tmp_path / "again")
+    network.write_release(tmp_path / "again")
     assert json.loads((tmp_path / "again/config.json").read_text()) == json.loads(path.read_text())
 
 
 def test_weights_of_another_architecture_are_refused(kit, tmp_path):
-    write_release(kit.predictor().network, tmp_path)
+    kit.predictor().network.write_release(tmp_path)
     with pytest.raises(ModelError, match=r"lacks transformer.1"):
-        read_predictor(tmp_path, replace(kit.predictor().config, n_layers=2))
+        KronosNetwork.read_release(tmp_path, replace(kit.predictor().config, n_layers=2))
 
 
 def test_a_random_predictor_is_initialised_as_upstreams(kit):
@@ -198,8 +203,8 @@ def test_initialising_is_a_function_of_the_seed_alone(kit):
     config = kit.predictor().config
     made = []
     for drawn in (0, 100):
-        network = empty_network(config)
+        network = network_of(config)
         torch.rand(drawn)
-        initialise(network, 5)
+        network.initialise(5)
         made.append(torch.nn.utils.parameters_to_vector(network.parameters()))
     assert torch.equal(*made)

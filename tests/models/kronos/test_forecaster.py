@@ -16,8 +16,8 @@ from foretrain.data.windows import stack_windows
 from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.models import family
 from foretrain.models.hub import release_hash
-from foretrain.models.kronos.convert import write_release
-from foretrain.models.kronos.forecaster import Kronos, repair, sample_quantiles
+from foretrain.models.kronos.forecaster import Kronos
+from foretrain.models.kronos.paths import repair, sample_quantiles
 from foretrain.notes import Code, codes
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 
@@ -224,7 +224,7 @@ def test_the_tokenizer_of_a_release_is_taken_unless_another_is_named(kit, tmp_pa
 
 
 def test_the_tokenizer_that_release_json_names_is_known_to_be_the_right_one(kit, tmp_path, told):
-    write_release(kit.predictor().network, tmp_path)
+    kit.predictor().network.write_release(tmp_path)
     facts = {"parents": {"tokenizer": {"hash": release_hash(kit.tokenizer_folder)}}}
     (tmp_path / "release.json").write_text(json.dumps(facts))
     family("kronos").load(tmp_path, tokenizer=str(kit.tokenizer_folder))
@@ -244,7 +244,7 @@ def test_a_part_that_a_predictor_does_not_have_is_refused(kit, tmp_path):
 def test_a_predictor_without_a_tokenizer_is_refused_with_the_ways_out(kit, tmp_path):
     with pytest.raises(ConfigError, match=r"model.tokenizer: .* folder, a hub id .* stage:NAME"):
         built({"random_init": True})
-    write_release(kit.predictor().network, tmp_path)
+    kit.predictor().network.write_release(tmp_path)
     with pytest.raises(ConfigError, match=r"model.tokenizer"):
         built({"model_id": str(tmp_path)})
     with pytest.raises(ModelError, match=r"has no folder `tokenizer`.*--tokenizer"):

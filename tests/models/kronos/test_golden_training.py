@@ -14,8 +14,9 @@ from foretrain.distributed.world import World
 from foretrain.models.base import Batch, Loss, Trainable
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.config import COLUMNS
-from foretrain.models.kronos.convert import read_predictor, read_tokenizer
 from foretrain.models.kronos.forecaster import Kronos
+from foretrain.models.kronos.model import KronosNetwork
+from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.trainable import KronosTokenizer
 from foretrain.training.batches import Prepared
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
@@ -81,7 +82,7 @@ def trained(model: Trainable, batches: list[Batch], optimizer: OptimizerConfig, 
 
 def train_tokenizer(folder: Path) -> tuple[KronosTokenizer, dict[str, torch.Tensor], tuple[list, list]]:
     case = load_file(folder / "train/tokenizer_5steps.safetensors")
-    model = KronosTokenizer(read_tokenizer(folder / "tokenizer"))
+    model = KronosTokenizer(TokenizerNetwork.read_release(folder / "tokenizer"))
     config = OptimizerConfig(learning_rate=2e-4, weight_decay=0.1, decay_all=True, schedule=SCHEDULE)
     return model, case, trained(model, [batch_of(x) for x in case["x"]], config, clip=2.0)
 
@@ -105,7 +106,7 @@ def test_five_steps_of_the_predictors_stage_are_the_recorded_ones(recorded):
     """Through the tokenizer that the engine has just trained, drawing the recorded first tokens."""
     tokenizer, earlier, _ = train_tokenizer(recorded)
     case = load_file(recorded / "train/predictor_5steps.safetensors")
-    model = Continued(read_predictor(recorded / "predictor_te"), tokenizer.network)
+    model = Continued(KronosNetwork.read_release(recorded / "predictor_te"), tokenizer.network)
     batches = [batch_of(x, case["stamp"]) for x in earlier["x"]]
     for step, batch in enumerate(batches):
         s1, s2, _ = model.tokens(batch)

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from foretrain.models.toto.config import TotoConfig, preset
-from foretrain.models.toto.convert import empty_network, initialise, read_release
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.nn.layout import Layout
 
@@ -64,7 +63,7 @@ def read_case(folder: Path) -> Case:
     exogenous = torch.tensor([False] * (variates - known) + [True] * known).repeat(items) if known else None
     return Case(
         folder,
-        read_release(folder).eval(),
+        TotoNetwork.read_release(folder).eval(),
         inputs["series"].flatten(0, 1),
         inputs["padding_mask"].flatten(0, 1),
         Layout.of(ids.flatten().numpy()),
@@ -86,8 +85,8 @@ def network_of():
     """A seeded random network of a configuration, in eval mode."""
 
     def made(config: TotoConfig, seed: int = 0, *, labels: bool = False) -> TotoNetwork:
-        network = empty_network(config, labels=labels)
-        initialise(network, seed)
+        network = TotoNetwork.empty(config, labels=labels)
+        network.initialise(seed)
         return network.eval()
 
     return made

@@ -11,7 +11,7 @@ from torch import Tensor
 from foretrain.models.toto.distribution import StudentTs
 from foretrain.models.toto.generate import calm
 from foretrain.models.toto.inputs import newest, prepare
-from foretrain.models.toto.memory import KeyValues
+from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.scaler import Statistics
 from foretrain.nn.layout import Layout
@@ -33,7 +33,7 @@ class Decoder:
     ) -> None:
         """Read contexts (R, C); see TotoNetwork.read and inputs.prepare for the arguments."""
         self.network, self.layout, self.recentre, self.compat = network, layout, recentre, compat
-        self.memories = [KeyValues() for _ in range(network.layers_over_time)]
+        self.caches = [GrowingKVCache() for _ in range(network.layers_over_time)]
         inputs = prepare(network.scaler, series, observed, prefix_length=series.shape[1], compat=compat)
         self.stream = inputs.stream
         self.last = series[:, -1:] if observed is None else newest(series, observed)[:, -1:]
@@ -57,7 +57,7 @@ class Decoder:
             self.layout,
             exogenous=exogenous,
             empty=self.empty,
-            memories=self.memories,
+            caches=self.caches,
             first=self.patches,
             recentre=self.recentre,
         )

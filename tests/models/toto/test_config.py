@@ -75,21 +75,21 @@ def test_a_config_of_another_model_is_refused():
 
 
 def test_a_preset_is_changed_by_the_keys_given():
-    config = section(preset="debug", patch_size=16, k_components=3, dropout=0.3).architecture()
+    config = section(preset="debug", patch_size=16, k_components=3, dropout=0.3).architecture(64, 8)
     assert (config.patch_size, config.stride, config.components, config.dropout) == (16, 16, 3, 0.3)
     assert config.embed_dim == preset("debug").embed_dim
 
 
 def test_a_run_may_choose_a_checkpoints_dropout_and_nothing_else():
     stored = preset("debug")
-    assert section(dropout=0.25, k_components=4).fitted(stored) == replace(stored, dropout=0.25)
+    assert section(dropout=0.25, k_components=4).fitted(stored, 64, 8) == replace(stored, dropout=0.25)
     with pytest.raises(ModelError, match="embed_dim is 8 here and 64 there"):
-        section(embed_dim=8).fitted(stored)
+        section(embed_dim=8).fitted(stored, 64, 8)
     with pytest.raises(ModelError, match="k_components is 5 here and 4 there"):
-        section(k_components=5).fitted(stored)
+        section(k_components=5).fitted(stored, 64, 8)
 
 
 def test_labels_come_with_covariates_known_ahead_unless_decided():
-    assert section().settled(True).variate_labels is True
-    assert section().settled(False).variate_labels is None
-    assert section(variate_labels=False).settled(True).variate_labels is False
+    assert section().resolve_defaults(True).variate_labels is True
+    assert section().resolve_defaults(False).variate_labels is None
+    assert section(variate_labels=False).resolve_defaults(True).variate_labels is False

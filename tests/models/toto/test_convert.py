@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foretrain.errors import ModelError
-from foretrain.models.toto.convert import read_release, write_release
+from foretrain.models.toto.model import TotoNetwork
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def unfused(weights: dict) -> dict:
 @pytest.mark.golden
 @pytest.mark.parametrize("name", ["base", "exog"])
 def test_a_release_is_written_as_it_was_read(name, recorded, tmp_path):
-    write_release(read_release(recorded / name), tmp_path)
+    TotoNetwork.read_release(recorded / name).write_release(tmp_path)
     written, original = (load_file(folder / "model.safetensors") for folder in (tmp_path, recorded / name))
     assert written.keys() == original.keys()
     assert all(torch.equal(written[key], original[key]) for key in written)
@@ -52,19 +52,23 @@ def test_names_written_where_xformers_was_absent_are_read(release, recorded):
     keys = json.loads((recorded / "keys.json").read_text())["tiny_with_labels"]
     folder = release("exog", unfused)
     assert load_file(folder / "model.safetensors").keys() == keys["without_xformers"].keys()
-    assert same(read_release(folder), read_release(recorded / "exog"))
+    assert same(TotoNetwork.read_release(folder), TotoNetwork.read_release(recorded / "exog"))
 
 
 def test_constants_of_older_files_are_left_out(release, recorded):
     extra = {f"model.transformer.layers.0.attention.rotary_emb.{n}": torch.ones(4) for n in ("freqs", "scale")}
-    assert same(read_release(release("base", lambda w: w | extra)), read_release(recorded / "base"))
+    assert same(
+        TotoNetwork.read_release(release("base", lambda w: w | extra)), TotoNetwork.read_release(recorded / "base")
+    )
 
 
 def test_labels_are_there_where_the_file_has_them_or_where_asked_for(recorded):
-    assert read_release(recorded / "exog").labels == 1
-    assert read_release(recorded / "base").labels == 0
-    assert read_release(recorded / "exog", labels=False).labels == 0
-    fresh = [read_release(recorded / "base", labels=True, seed=seed).target_variate_label for seed in (0, 0, 1)]
+    assert TotoNetwork.read_release(recorded / "exog").labels == 1
+    assert TotoNetwork.read_release(recorded / "base").labels == 0
+    assert TotoNetwork.read_release(recorded / "exog", labels=False).labels == 0
+    fresh = [
+        TotoNetwork.read_release(recorded / "base", labels=True, seed=seed).target_variate_label for seed in (0, 0, 1)
+    ]
     assert torch.equal(fresh[0], fresh[1]) and not torch.equal(fresh[0], fresh[2])
 
 
@@ -79,7 +83,7 @@ def test_labels_are_there_where_the_file_has_them_or_where_asked_for(recorded):
 )
 def test_weights_that_do_not_fit_are_refused(release, change, words):
     with pytest.raises(ModelError, match=words):
-        read_release(release("exog", change))
+        TotoNetwork.read_release(release("exog", change))
 
 
 def test_random_weights_are_torchs_default(network_of, small_config):

@@ -128,7 +128,7 @@ def test_known_values_are_read_in_place_of_draws(network, prompt):
 
 def test_a_context_that_nobody_goes_on_from_is_not_remembered(network, prompt):
     plain, kept = (read_context(network, prompt, remember=remember) for remember in (False, True))
-    assert not plain.memories and len(kept.memories) == network.layers_over_time
+    assert not plain.caches and len(kept.caches) == network.layers_over_time
     assert torch.equal(plain.first.loc, kept.first.loc)
 
 

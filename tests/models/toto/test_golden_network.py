@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from foretrain.models.toto.config import TotoConfig
-from foretrain.models.toto.convert import empty_network, published_name
 from foretrain.models.toto.inputs import prepare
-from foretrain.models.toto.rotary import rotate, turns
+from foretrain.models.toto.model import TotoNetwork
+from foretrain.models.toto.rotary import rotary_tables, rotate
 from foretrain.models.toto.scaler import Scaler
 
 pytestmark = pytest.mark.golden
@@ -81,7 +81,7 @@ def test_scalers_give_the_recorded_edge_cases(name, prefix, recorded, apart):
 def test_rotations_with_decay_are_the_recorded_ones(first, count, name, recorded, apart):
     parts = load_file(recorded / "parts.safetensors")
     last = first + count - 1
-    found = turns(torch.arange(first, last + 1).float(), 8, centre=float(last // 2))
+    found = rotary_tables(torch.arange(first, last + 1).float(), 8, centre=float(last // 2))
     for part, turn in (("q", found.query), ("k", found.key)):
         assert apart(rotate(parts[f"rope.{part}"][..., :count, :], turn), parts[f"rope.{part}_{name}"]) < EXACT
 
@@ -90,7 +90,7 @@ def test_rotations_with_decay_are_the_recorded_ones(first, count, name, recorded
 def test_architectures_have_the_recorded_keys_and_sizes(name, recorded):
     keys = json.loads((recorded / "keys.json").read_text())
     raw = keys["base_config"] if name.startswith("Toto") else json.loads((recorded / "base/config.json").read_text())
-    network = empty_network(TotoConfig.from_json(raw), "meta", labels=name.endswith("labels"))
-    shapes = {published_name(key): list(value.shape) for key, value in network.state_dict().items()}
+    network = TotoNetwork.empty(TotoConfig.from_json(raw), "meta", labels=name.endswith("labels"))
+    shapes = {TotoNetwork.published_name(key): list(value.shape) for key, value in network.state_dict().items()}
     assert shapes == keys[name]["published"]
     assert sum(parameter.numel() for parameter in network.parameters()) == keys[name]["parameters"]

@@ -12,9 +12,9 @@ from tests.models.toto.test_golden_network import DENSITY
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch
-from foretrain.models.toto.convert import published_name
 from foretrain.models.toto.forecaster import Toto
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, elements
+from foretrain.models.toto.model import TotoNetwork
 from foretrain.training.batches import Prepared
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.progress import Progress
@@ -103,7 +103,7 @@ def test_gradients_are_the_recorded_ones(case, folded, monkeypatch, apart):
     total, weight = model_of(case)(batch_of(case))
     (total / weight).backward()
     expected = load_file(case.folder / "grads.safetensors")
-    found = {published_name(name): p.grad for name, p in case.network.named_parameters()}
+    found = {TotoNetwork.published_name(name): p.grad for name, p in case.network.named_parameters()}
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         assert apart(gradient, expected[name]) < GRADIENT, name

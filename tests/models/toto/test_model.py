@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.models.toto.config import preset
-from foretrain.models.toto.convert import empty_network, initialise
-from foretrain.models.toto.memory import KeyValues
+from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.nn.layout import Layout
 
@@ -28,8 +27,8 @@ def network(labels: bool) -> TotoNetwork:
     """Two layers, one over time and one over variates."""
     config = preset("debug", patch_size=4, embed_dim=16, num_layers=2, num_heads=2, mlp_hidden_dim=24,
                     spacewise_every_n_layers=2)  # fmt: skip
-    made = empty_network(config, labels=labels)
-    initialise(made, 3)
+    made = TotoNetwork.empty(config, labels=labels)
+    made.initialise(3)
     return made.eval()
 
 
@@ -120,11 +119,11 @@ def test_patches_read_in_several_calls_are_as_if_read_in_one(network_of, small_c
     empty[1, :late] = True
     begun = empty[:, : cuts[0]] if late else None  # a row begins within the first call
     given = {"layout": layout(3), "exogenous": torch.tensor([False, False, True]) if labels else None}
-    memories = [KeyValues() for _ in range(network.layers_over_time)]
+    caches = [GrowingKVCache() for _ in range(network.layers_over_time)]
     parts, first = [], 0
     for count in cuts:
         values = x[:, 4 * first : 4 * (first + count)]
-        parts.append(network.read(values, **given, empty=begun, memories=memories, first=first))
+        parts.append(network.read(values, **given, empty=begun, caches=caches, first=first))
         first += count
     whole = network.read(x, **given, empty=empty if late else None)
     assert torch.allclose(torch.cat(parts, 1)[~empty], whole[~empty], **CLOSE)

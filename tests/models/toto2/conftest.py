@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foretrain.models.toto2.convert import read_release
 from foretrain.models.toto2.decode import Prompt
 from foretrain.models.toto2.model import Toto2Network
 from foretrain.nn.layout import Layout
@@ -113,7 +112,13 @@ def recorded() -> Path:
 def case(request, recorded) -> Case:
     folder = recorded / request.param
     inputs, expected, grads = (load_file(folder / f"{name}.safetensors") for name in ("inputs", "expected", "grads"))
-    return Case(read_release(folder).eval(), inputs, expected, grads, json.loads((folder / "info.json").read_text()))
+    return Case(
+        Toto2Network.read_release(folder).eval(),
+        inputs,
+        expected,
+        grads,
+        json.loads((folder / "info.json").read_text()),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import pytest
 
 from foretrain.config import build
 from foretrain.errors import ConfigError, ModelError
-from foretrain.models.toto2.config import PRESETS, PUBLISHED, Toto2Config, Toto2ModelConfig, attention_ratio, published
-from foretrain.models.toto2.convert import empty_network
+from foretrain.models.toto2.config import PRESETS, PUBLISHED, Toto2Config, Toto2ModelConfig, attention_ratio
+from foretrain.models.toto2.model import Toto2Network
 
 SMALL = {"patch_size": 8, "d_model": 32, "num_heads": 4, "num_layers": 4, "layer_group_size": 2,
          "num_variate_layers_per_group": 1, "variate_layer_first": False, "residual_attn_ratio": 5.0}  # fmt: skip
@@ -23,15 +23,15 @@ def section(**keys) -> Toto2ModelConfig:
 
 @pytest.mark.parametrize("size", PRESETS)
 def test_published_sizes_have_their_published_number_of_parameters(size):
-    config = published(f"Datadog/Toto-2.0-{size}")
+    config = Toto2ModelConfig.published_architecture(f"Datadog/Toto-2.0-{size}")
     assert config is not None
-    assert sum(p.numel() for p in empty_network(config, "meta").parameters()) == COUNTS[size]
+    assert sum(p.numel() for p in Toto2Network.empty(config, "meta").parameters()) == COUNTS[size]
 
 
 def test_a_random_start_takes_a_presets_architecture():
     for size in PRESETS:
-        made = section(random_init=True, preset=size).architecture(4096)
-        assert made == published(f"Datadog/Toto-2.0-{size}")
+        made = section(random_init=True, preset=size).architecture(4096, 64)
+        assert made == Toto2ModelConfig.published_architecture(f"Datadog/Toto-2.0-{size}")
     assert PUBLISHED.keys() == {f"Datadog/Toto-2.0-{size}" for size in COUNTS}
 
 
@@ -93,25 +93,25 @@ def test_an_impossible_config_says_what_is_wrong(changes, message):
 
 def test_the_attention_ratio_is_that_of_the_training_contexts():
     assert attention_ratio(128) == 5.136215466577748  # as published, for contexts of 4096
-    made = section(random_init=True, patch_size=16).architecture(512)
+    made = section(random_init=True, patch_size=16).architecture(512, 64)
     assert made.residual_attn_ratio == math.sqrt(32 / math.log(32)) and made.context_length == 512
-    assert section(random_init=True).architecture(16).residual_attn_ratio > 0  # less than a patch
+    assert section(random_init=True).architecture(16, 64).residual_attn_ratio > 0  # less than a patch
 
 
 def test_keys_of_a_random_start_decide_what_follows_from_them():
-    made = section(random_init=True, d_model=64, num_heads=2, num_layers=2).architecture(512)
+    made = section(random_init=True, d_model=64, num_heads=2, num_layers=2).architecture(512, 64)
     assert (made.d_ff, made.qk_dim, made.v_dim, made.layer_group_size) == (176, 32, 32, 2)
-    deep = section(random_init=True, preset="22m", num_layers=12, layer_group_size=6).architecture(512)
+    deep = section(random_init=True, preset="22m", num_layers=12, layer_group_size=6).architecture(512, 64)
     assert (deep.layer_group_size, deep.d_ff, deep.qk_dim) == (6, 1368, 64)
 
 
 def test_a_checkpoint_keeps_its_architecture_and_at_least_its_context():
     stored = Toto2Config.from_json(SMALL)
-    assert section(model_id="x").fitted(stored, 512) == stored
-    assert section(model_id="x").fitted(stored, 8192).context_length == 8192
-    assert section(model_id="x", context_length=256).fitted(stored, 8192).context_length == 256
+    assert section(model_id="x").fitted(stored, 512, 64) == stored
+    assert section(model_id="x").fitted(stored, 8192, 64).context_length == 8192
+    assert section(model_id="x", context_length=256).fitted(stored, 8192, 64).context_length == 256
     with pytest.raises(ModelError, match="d_model is 64 here and 32 there"):
-        section(model_id="x", d_model=64).fitted(stored, 512)
+        section(model_id="x", d_model=64).fitted(stored, 512, 64)
 
 
 def test_the_length_of_masks_without_masks_is_refused():

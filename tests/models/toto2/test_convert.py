@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from foretrain.errors import ModelError
 from foretrain.models.toto2.config import Toto2Config
-from foretrain.models.toto2.convert import empty_network, initialise, read_release, write_release
+from foretrain.models.toto2.model import Toto2Network
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(recorded):
 
 
 def test_a_release_is_written_as_it_was_read(folder, tmp_path):
-    write_release(read_release(folder), tmp_path)
+    Toto2Network.read_release(folder).write_release(tmp_path)
     theirs, ours = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -35,7 +35,7 @@ def test_weights_in_several_files_are_found_by_their_index(folder, tmp_path):
     index = {"weight_map": {name: file for file, part in files.items() for name in part}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-    found = read_release(tmp_path).state_dict()
+    found = Toto2Network.read_release(tmp_path).state_dict()
     assert all(torch.equal(found[name], weights[name]) for name in names)
 
 
@@ -45,28 +45,28 @@ def test_a_missing_tensor_is_an_error(folder, tmp_path):
     save_file(weights, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(ModelError, match=r"lacks transformer\.layers\.1\.attn_tau"):
-        read_release(tmp_path)
+        Toto2Network.read_release(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["like4m", "other"])
 def test_random_weights_have_unit_variance_and_the_constants_of_the_recorded_model(recorded, name):
     config = Toto2Config.read(recorded / name / "config.json")
-    network = empty_network(config)
-    initialise(network, 0)
+    network = Toto2Network.empty(config)
+    network.initialise(0)
     matrices = torch.cat([p.detach().flatten() for p in network.parameters() if p.ndim == 2])
     assert matrices.mean().abs() < 0.02 and matrices.std() == pytest.approx(1, abs=0.02)
     for key, parameter in network.named_parameters():
         if parameter.ndim == 1:
             assert torch.all(parameter == (1.0 if "norm" in key else 0.0)), key
-    stored = read_release(recorded / name)
+    stored = Toto2Network.read_release(recorded / name)
     for (key, ours), (_, theirs) in zip(network.named_buffers(), stored.named_buffers(), strict=True):
         assert ours == pytest.approx(theirs.item(), rel=1e-6), key
 
 
 def test_a_random_network_keeps_activations_at_unit_scale(recorded):
     """What u-muP's constants are for."""
-    network = empty_network(Toto2Config.read(recorded / "like4m" / "config.json"))
-    initialise(network, 0)
+    network = Toto2Network.empty(Toto2Config.read(recorded / "like4m" / "config.json"))
+    network.initialise(0)
     values = torch.randn(64, 10, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         hidden = network.embed(values, torch.rand(64, 80) > 0.5)

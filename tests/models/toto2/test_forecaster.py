@@ -13,7 +13,7 @@ from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.toto2.config import LEVELS, Toto2ModelConfig
 from foretrain.models.toto2.decode import Toto2Options
-from foretrain.models.toto2.forecaster import Toto2, build, load
+from foretrain.models.toto2.forecaster import Toto2
 from foretrain.models.toto2.inputs import hidden_runs
 from foretrain.notes import Code
 
@@ -24,7 +24,7 @@ SMALL = {"random_init": True, "patch_size": PATCH, "d_model": 16, "num_heads": 2
 
 def model_of(context: int = CONTEXT, **changes) -> Toto2:
     section = build_section(Toto2ModelConfig, {**SMALL, **changes})
-    return build(section, context_length=context, prediction_length=HORIZON, seed=0)
+    return Toto2.build(section, context_length=context, prediction_length=HORIZON, seed=0)
 
 
 def window_of(values: np.ndarray, horizon: int = HORIZON, **roles: int) -> Window:
@@ -55,8 +55,8 @@ def test_training_scores_every_patch_and_validation_the_future_alone():
     batch = batch_of(model, window_of(walks()))
     patches = CONTEXT // PATCH
     assert model.train().scored(batch).counts.all(-1).squeeze().tolist() == [True] * (patches - 1 + HORIZON // PATCH)
-    assert model.own_loss(batch).weight == CONTEXT - PATCH + HORIZON
-    assert model.eval().own_loss(batch).weight == HORIZON
+    assert model.native_loss(batch).weight == CONTEXT - PATCH + HORIZON
+    assert model.eval().native_loss(batch).weight == HORIZON
 
 
 def test_covariates_and_missing_steps_are_not_scored():
@@ -64,7 +64,7 @@ def test_covariates_and_missing_steps_are_not_scored():
     values[0, -5:] = np.nan
     model = model_of().train()
     batch = batch_of(model, window_of(values, past=1, known=1))
-    assert model.own_loss(batch).weight == CONTEXT - PATCH + HORIZON - 5
+    assert model.native_loss(batch).weight == CONTEXT - PATCH + HORIZON - 5
 
 
 def test_nothing_is_scored_before_a_row_has_shown_enough_to_be_scaled_by_nor_from_an_empty_patch():
@@ -80,7 +80,7 @@ def test_a_short_context_is_still_scored_from_its_end():
     values = walks()
     values[0, : CONTEXT - 3] = np.nan
     model = model_of().train()
-    assert model.own_loss(batch_of(model, window_of(values))).weight == HORIZON
+    assert model.native_loss(batch_of(model, window_of(values))).weight == HORIZON
 
 
 @torch.no_grad()
@@ -134,7 +134,7 @@ def test_predictions_are_of_what_the_own_loss_scores():
     values[0, 20] = np.nan
     batch = batch_of(model, window_of(values))
     predicted = model.predict(batch)
-    loss = model.own_loss(batch)
+    loss = model.native_loss(batch)
     assert predicted.observed.sum() == loss.weight
     truth = (predicted.target * predicted.scale + predicted.loc)[0].detach().numpy()
     counts = predicted.observed[0].numpy()
@@ -180,7 +180,7 @@ def test_the_answer_one_patch_early_is_of_no_use_on_white_noise():
     model = model_of()
     batch = batch_of(model, *noise(64, 40 + PATCH, seed=0), horizon=PATCH)
     model.network = Copying(model.network)
-    total, weight = model.train().own_loss(batch)
+    total, weight = model.train().native_loss(batch)
     assert total / weight > 1.2 * chance()
     scored = model.scored(batch)
     own = scored.quantiles[:, 1:, :, 4] - scored.target.asinh()[:, :-1]  # what would be read of the patch itself
@@ -267,7 +267,7 @@ def test_masks_act_in_training_alone_and_the_seed_decides_them():
     for training in (True, False):
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
-            losses.setdefault((training, seed), []).append(model.train(training).own_loss(batch).total.item())
+            losses.setdefault((training, seed), []).append(model.train(training).native_loss(batch).total.item())
     assert losses[True, 0][0] == losses[True, 0][1] != losses[True, 1][0]
     assert losses[False, 0][0] == losses[False, 1][0]
     assert model_of().masking[0] == 0
@@ -296,7 +296,7 @@ def test_hidden_patches_are_scored_but_not_read_and_known_covariates_stay():
 
 def test_rates_carry_the_factors_of_the_recorded_adam(case, recorded):
     folder = recorded / ("like4m" if case.network.config.per_dim_scale else "other")
-    roles = load(folder).parameter_groups()
+    roles = Toto2.load(folder).parameter_groups()
     assert {name.removeprefix("network.") for name in roles} == case.facts["adam_lr_factor"].keys()
     for name, factor in case.facts["adam_lr_factor"].items():
         role = roles[f"network.{name}"]
@@ -309,7 +309,7 @@ def test_rates_carry_the_factors_of_the_recorded_adam(case, recorded):
 def test_gradients_come_near_adams_default_eps():
     """So the README asks for a smaller one."""
     section = build_section(Toto2ModelConfig, {"random_init": True, "preset": "4m"})
-    model = build(section, context_length=256, prediction_length=32, seed=0).train()
+    model = Toto2.build(section, context_length=256, prediction_length=32, seed=0).train()
     total, weight = model(batch_of(model, window_of(walks(4, 256 + 32), 32), horizon=32))
     (total / weight).backward()
     sizes = {name: p.grad.square().mean().sqrt().item() for name, p in model.named_parameters() if p.grad is not None}
@@ -503,7 +503,7 @@ def test_compat_forecasts_are_the_recorded_ones(case, apart):
 
 def test_a_known_hub_id_costs_nothing_on_meta():
     section = build_section(Toto2ModelConfig, {"model_id": "Datadog/Toto-2.0-2.5B"})
-    model = build(section, context_length=512, prediction_length=64, seed=0, device="meta")
+    model = Toto2.build(section, context_length=512, prediction_length=64, seed=0, device="meta")
     assert sum(p.numel() for p in model.parameters()) == 2_454_281_792 and model.max_context_length == 4096
 
 
@@ -511,23 +511,23 @@ def test_a_run_goes_on_from_a_release(tmp_path):
     model = model_of()
     model.save_release(tmp_path)
     section = build_section(Toto2ModelConfig, {"model_id": str(tmp_path), "cpm_probability": 0.25})
-    again = build(section, context_length=4 * CONTEXT, prediction_length=8, seed=1)
+    again = Toto2.build(section, context_length=4 * CONTEXT, prediction_length=8, seed=1)
     assert again.max_context_length == 4 * CONTEXT and again.masking == (0.25, 8) and again.parents["model"]
     for one, other in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    assert load(tmp_path).max_context_length == CONTEXT
+    assert Toto2.load(tmp_path).max_context_length == CONTEXT
 
 
 @pytest.mark.parametrize("keys", [{}, {"model_id": "x", "random_init": True}])
 def test_a_start_is_from_a_release_or_random(keys):
     section = build_section(Toto2ModelConfig, keys)
     with pytest.raises(ConfigError, match="give either model_id"):
-        build(section, context_length=8, prediction_length=8, seed=0)
+        Toto2.build(section, context_length=8, prediction_length=8, seed=0)
 
 
 def test_other_folders_and_parts_are_refused(recorded, tmp_path):
     with pytest.raises(ModelError, match="a Toto 2\\.0 model has no tokenizer"):
-        load(recorded / "like4m", tokenizer="x")
+        Toto2.load(recorded / "like4m", tokenizer="x")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="this is not a Toto 2\\.0 model"):
-        load(tmp_path)
+        Toto2.load(tmp_path)

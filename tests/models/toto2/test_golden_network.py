@@ -8,11 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from foretrain.models.toto2.config import LEVELS, Toto2Config, published
-from foretrain.models.toto2.convert import empty_network
+from foretrain.models.toto2.config import LEVELS, Toto2Config, Toto2ModelConfig
 from foretrain.models.toto2.layers import SILU_SCALE, QueryScale, residual_tau
-from foretrain.models.toto2.model import pinball
-from foretrain.models.toto2.rotary import make_turn, rotate
+from foretrain.models.toto2.model import Toto2Network, pinball
+from foretrain.models.toto2.rotary import rotary_tables, rotate
 from foretrain.models.toto2.scaler import fill_gaps, scale_patches
 
 CLOSE = 2e-6  # of the largest value
@@ -32,7 +31,7 @@ def test_statistics_are_the_references(parts, apart, least):
 @pytest.mark.parametrize(("suffix", "start", "centre"), [("", 0, 3), ("_ids9", 9, 8)])
 def test_positions_are_the_references(parts, apart, suffix, start, centre):
     x = parts["rope.x"]
-    plain, scaled = (make_turn(start, 7, 8, c, x.device) for c in (None, centre))
+    plain, scaled = (rotary_tables(start, 7, 8, c, x.device) for c in (None, centre))
     assert apart(rotate(x, plain.query), parts[f"rope.plain{suffix}"]) < CLOSE
     assert apart(rotate(x, plain.key), parts[f"rope.plain{suffix}"]) < CLOSE
     assert apart(rotate(x, scaled.query), parts[f"rope.xpos_q{suffix}"]) < CLOSE
@@ -93,7 +92,7 @@ def test_loss_and_gradients_are_the_recorded_ones(case, apart):
 def test_names_and_shapes_are_the_published_ones(recorded):
     for name, facts in json.loads((recorded / "keys.json").read_text()).items():
         config = Toto2Config.from_json(facts["config"])
-        network = empty_network(config, "meta")
+        network = Toto2Network.empty(config, "meta")
         ours = {key: list(value.shape) for key, value in network.state_dict().items()}
         theirs = facts["state_dict"]
         left_out = {key for key in ours.keys() - theirs.keys() if key.startswith("transformer.layers.")}
@@ -101,5 +100,5 @@ def test_names_and_shapes_are_the_published_ones(recorded):
         assert {key: shape for key, shape in ours.items() if key not in left_out} == theirs
         assert sum(p.numel() for p in network.parameters()) == facts["parameters"]
         if not name.startswith("tiny"):
-            assert published(f"Datadog/{name}") == config
+            assert Toto2ModelConfig.published_architecture(f"Datadog/{name}") == config
     assert tuple(round(0.1 * i, 1) for i in range(1, 10)) == LEVELS

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from foretrain.models.toto2.config import Toto2Config
-from foretrain.models.toto2.convert import empty_network, initialise
-from foretrain.models.toto2.rotary import make_turn, rotate
+from foretrain.models.toto2.model import Toto2Network
+from foretrain.models.toto2.rotary import rotary_tables, rotate
 from foretrain.nn.layout import Layout
 
 PATCH = 8
 
 
 def network_of(recorded, name: str = "like4m", **changes):
-    network = empty_network(replace(Toto2Config.read(recorded / name / "config.json"), **changes))
-    initialise(network, 0)
+    network = Toto2Network.empty(replace(Toto2Config.read(recorded / name / "config.json"), **changes))
+    network.initialise(0)
     return network
 
 
@@ -96,7 +96,7 @@ def test_positions_have_no_end_and_only_distances_count():
     q, k = torch.randn(2, 1, 16, generator=generator)
     scores = []
     for start in (0, 20_000):
-        turn = make_turn(start, 4, 8, start, q.device)
+        turn = rotary_tables(start, 4, 8, start, q.device)
         scores.append(rotate(q.expand(4, 16), turn.query) @ rotate(k.expand(4, 16), turn.key).T)
     torch.testing.assert_close(*scores, rtol=1e-3, atol=1e-2)  # of angles near 20,000 in float32
     assert not torch.allclose(scores[0][0, 0], scores[0][1, 0], atol=1e-2)

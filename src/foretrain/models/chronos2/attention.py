@@ -24,7 +24,7 @@ from foretrain.nn.unused import attach
 
 
 @dataclass(frozen=True)
-class Route:
+class AttentionContext:
     """What every block needs besides the hidden states; computed once per forward."""
 
     layout: GroupLayout
@@ -34,7 +34,7 @@ class Route:
     last_group_masks: tuple[Tensor | None, ...] = ()  # the same for kept tokens, which are always observed
 
 
-def by_hand(hidden: Tensor, layer: nn.Module) -> bool:
+def use_cpu_kernels(hidden: Tensor, layer: nn.Module) -> bool:
     """May the hand-written passes of fused.py stand in for the plain layer?
 
     They are for float32 on a CPU in eager mode, and for linear layers as they were made: an adapter around one (LoRA)
@@ -89,31 +89,31 @@ class TimeAttention(nn.Module):
         self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = config.dropout_rate
 
-    def forward(self, hidden: Tensor, route: Route, keep: int | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, ctx: AttentionContext, keep: int | None = None) -> Tensor:
         """hidden (R, S, D) -> (R, S, D), or (R, N, D) of the last keep = N tokens."""
         attention = self.self_attention
-        if by_hand(hidden, self):
-            turn, spec = fused.rotary_factors(route.rope), attention.spec(self, hidden)
+        if use_cpu_kernels(hidden, self):
+            turn, spec = fused.rotary_factors(ctx.rope), attention.spec(self, hidden)
             found = fused.attention(hidden.unsqueeze(1), self.layer_norm.weight, attention.weights(), spec, turn=turn,
-                                    mask=route.time_mask, keep=keep)  # fmt: skip
+                                    mask=ctx.time_mask, keep=keep)  # fmt: skip
             return found.squeeze(1)
         x = self.layer_norm(hidden)
         length = x.shape[1]
         first = 0 if keep is None else length - keep
-        q_table = (route.rope[0][first:], route.rope[1][first:])
+        q_table = (ctx.rope[0][first:], ctx.rope[1][first:])
         q = rotate(attention.split(attention.q(x[:, first:])), q_table)
-        k = rotate(attention.split(attention.k(x)), route.rope)
+        k = rotate(attention.split(attention.k(x)), ctx.rope)
         v = attention.split(attention.v(x))
         rate = self.dropout if self.training else 0.0
-        out = attention.attend(q, k, v, _cast(route.time_mask, q), rate)
+        out = attention.attend(q, k, v, _cast(ctx.time_mask, q), rate)
         return hidden[:, first:] + F.dropout(out, rate, self.training)
 
-    def weights(self, hidden: Tensor, route: Route) -> Tensor:
+    def weights(self, hidden: Tensor, ctx: AttentionContext) -> Tensor:
         """Attention probabilities (R, H, S, S), for inspection."""
         x, attention = self.layer_norm(hidden), self.self_attention
-        q, k = (rotate(attention.split(project(x)), route.rope) for project in (attention.q, attention.k))
+        q, k = (rotate(attention.split(project(x)), ctx.rope) for project in (attention.q, attention.k))
         scores = q @ k.transpose(-1, -2)
-        return (scores if route.time_mask is None else scores + route.time_mask).softmax(-1)
+        return (scores if ctx.time_mask is None else scores + ctx.time_mask).softmax(-1)
 
 
 class GroupAttention(nn.Module):
@@ -125,49 +125,49 @@ class GroupAttention(nn.Module):
         self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = config.dropout_rate
 
-    def forward(self, hidden: Tensor, route: Route, keep: int | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, ctx: AttentionContext, keep: int | None = None) -> Tensor:
         """hidden (R, S, D) -> (R, S, D); with keep the tokens are the last ones, which are always observed."""
-        if by_hand(hidden, self) and all(bucket.gather is None for bucket in route.layout.buckets):
-            return self._by_hand(hidden, route, keep)
+        if use_cpu_kernels(hidden, self) and all(bucket.gather is None for bucket in ctx.layout.buckets):
+            return self._with_cpu_kernels(hidden, ctx, keep)
         x = self.layer_norm(hidden)
-        if not route.layout.buckets:  # a lone row's weight is one whatever its query and key
+        if not ctx.layout.buckets:  # a single-variate row's weight is one whatever its query and key
             x = attach(x, [*self.self_attention.q.parameters(), *self.self_attention.k.parameters()])
-        masks = route.group_masks if keep is None else route.last_group_masks
-        parts = [self._lone(x[: route.layout.singles])] if route.layout.singles else []
-        first = route.layout.singles
-        for bucket, mask in zip(route.layout.buckets, masks, strict=True):
+        masks = ctx.group_masks if keep is None else ctx.last_group_masks
+        parts = [self._single_variate(x[: ctx.layout.singles])] if ctx.layout.singles else []
+        first = ctx.layout.singles
+        for bucket, mask in zip(ctx.layout.buckets, masks, strict=True):
             parts.append(self._bucket(x[first : first + bucket.rows], bucket, mask))
             first += bucket.rows
         rate = self.dropout if self.training else 0.0
         return hidden + F.dropout(parts[0] if len(parts) == 1 else torch.cat(parts), rate, self.training)
 
-    def weights(self, hidden: Tensor, route: Route) -> Tensor:
+    def weights(self, hidden: Tensor, ctx: AttentionContext) -> Tensor:
         """Attention probabilities (S, H, R, R) over all rows of the batch, for inspection."""
         x, attention = self.layer_norm(hidden).transpose(0, 1), self.self_attention
         scores = attention.split(attention.q(x)) @ attention.split(attention.k(x)).transpose(-1, -2)
-        ids = route.layout.ids(hidden.device)
+        ids = ctx.layout.ids(hidden.device)
         allowed = (ids[:, None] == ids)[None, None]
-        if route.time_mask is not None:
-            allowed = allowed & (route.time_mask == 0).permute(3, 1, 2, 0)
+        if ctx.time_mask is not None:
+            allowed = allowed & (ctx.time_mask == 0).permute(3, 1, 2, 0)
         return (scores + _additive(allowed)).softmax(-1)
 
-    def _by_hand(self, hidden: Tensor, route: Route, keep: int | None) -> Tensor:
+    def _with_cpu_kernels(self, hidden: Tensor, ctx: AttentionContext, keep: int | None) -> Tensor:
         """The same with hand-written passes, for unpadded buckets."""
-        attention, layout = self.self_attention, route.layout
+        attention, layout = self.self_attention, ctx.layout
         spec, norm = attention.spec(self, hidden), self.layer_norm.weight
         q, k, v, o = attention.weights()
         if not layout.buckets:
             return fused.lone_attention(attach(hidden, [q, k]), norm, v, o, spec)
         pieces = hidden.split([layout.singles, *(bucket.rows for bucket in layout.buckets)])
         parts = [fused.lone_attention(pieces[0], norm, v, o, spec)] if layout.singles else []
-        masks = route.group_masks if keep is None else route.last_group_masks
+        masks = ctx.group_masks if keep is None else ctx.last_group_masks
         for bucket, piece, mask in zip(layout.buckets, pieces[1:], masks, strict=True):
             groups = piece.view(bucket.count, bucket.size, *piece.shape[1:]).transpose(1, 2)
             found = fused.attention(groups, norm, (q, k, v, o), spec, mask=mask)
             parts.append(found.transpose(1, 2).reshape(piece.shape))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _lone(self, x: Tensor) -> Tensor:
+    def _single_variate(self, x: Tensor) -> Tensor:
         """A row alone attends to itself with weight one: only the value path is left, and dropout of that one weight
         per row, position and head."""
         attention = self.self_attention
@@ -213,7 +213,7 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(R, S, D) -> (R, S, D)."""
-        if by_hand(hidden, self):
+        if use_cpu_kernels(hidden, self):
             spec = fused.Spec(1, self.layer_norm.eps, self.dropout if self.training else 0.0, torch.is_grad_enabled())
             wi, wo = self.mlp.wi.weight, self.mlp.wo.weight
             return fused.feed_forward(hidden, self.layer_norm.weight, wi, wo, spec)
@@ -228,21 +228,23 @@ class Block(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList([TimeAttention(config), GroupAttention(config), FeedForward(config)])
 
-    def forward(self, hidden: Tensor, route: Route, keep: int | None = None, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, ctx: AttentionContext, keep: int | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         """hidden (R, S, D) -> (R, S, D). With keep = N only the last N tokens come out, computed alone; with rows only
         those rows."""
-        hidden = self.layer[0](hidden, route, keep)
-        hidden = self.layer[1](hidden, route, keep)
+        hidden = self.layer[0](hidden, ctx, keep)
+        hidden = self.layer[1](hidden, ctx, keep)
         return self.layer[2](hidden if rows is None else hidden[rows])
 
-    def inspect(self, hidden: Tensor, route: Route) -> tuple[Tensor, Tensor, Tensor]:
+    def inspect(self, hidden: Tensor, ctx: AttentionContext) -> tuple[Tensor, Tensor, Tensor]:
         """The block's output and its attention weights over time (R, H, S, S) and over groups (S, H, R, R)."""
         time, group, feed_forward = self.layer
         assert isinstance(time, TimeAttention) and isinstance(group, GroupAttention)
-        across_time = time.weights(hidden, route)
-        hidden = time(hidden, route)
-        across_group = group.weights(hidden, route)
-        return feed_forward(group(hidden, route)), across_time, across_group
+        across_time = time.weights(hidden, ctx)
+        hidden = time(hidden, ctx)
+        across_group = group.weights(hidden, ctx)
+        return feed_forward(group(hidden, ctx)), across_time, across_group
 
 
 class Encoder(nn.Module):
@@ -254,19 +256,23 @@ class Encoder(nn.Module):
         self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = config.dropout_rate
 
-    def forward(self, hidden: Tensor, route: Route, keep: int | None = None, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, ctx: AttentionContext, keep: int | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         """Token embeddings (R, S, D) -> final hidden states, of all tokens or of the last keep = N (of some rows)."""
         hidden = drop(hidden, self.dropout, self.training)
         *inner, last = self.block
         for block in inner:
-            hidden = block(hidden, route)
-        hidden = last(hidden, route, keep, rows)
+            hidden = block(hidden, ctx)
+        hidden = last(hidden, ctx, keep, rows)
         return drop(self.final_layer_norm(hidden), self.dropout, self.training)
 
 
-def make_route(layout: GroupLayout, observed: Tensor | None, rope: tuple[Tensor, Tensor], keep: int) -> Route:
-    """The route of a batch. observed (R, S) True where a token holds data, None = everywhere; its last keep columns are
-    True always."""
+def attention_context(
+    layout: GroupLayout, observed: Tensor | None, rope: tuple[Tensor, Tensor], keep: int
+) -> AttentionContext:
+    """The context of a batch. observed (R, S) True where a token holds data, None = everywhere; its last keep columns
+    are True always."""
     time_mask = None if observed is None else _additive(observed)[:, None, None, :]
     masks, last = [], []
     first = layout.singles
@@ -275,7 +281,7 @@ def make_route(layout: GroupLayout, observed: Tensor | None, rope: tuple[Tensor,
         masks.append(_bucket_mask(bucket, rows, rope[0].shape[0]))
         last.append(_bucket_mask(bucket, None, keep))
         first += bucket.rows
-    return Route(layout, rope, time_mask, tuple(masks), tuple(last))
+    return AttentionContext(layout, rope, time_mask, tuple(masks), tuple(last))
 
 
 def _bucket_mask(bucket: Bucket, observed: Tensor | None, length: int) -> Tensor | None:

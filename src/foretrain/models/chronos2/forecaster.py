@@ -19,32 +19,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import KNOWN, TARGET, IntArray, Windows
-from foretrain.errors import ConfigError, ModelError
-from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole, Predicted
+from foretrain.models.base import Batch, Embedding, Embeds, Forecast, Loss, TrainingPrediction
 from foretrain.models.chronos2 import unroll
-from foretrain.models.chronos2.config import PUBLISHED, Chronos2Config, Chronos2ModelConfig, published
-from foretrain.models.chronos2.convert import empty_network, initialise, read_release, write_release
+from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
 from foretrain.models.chronos2.inputs import Inputs, linear, newest, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.models.chronos2.model import Chronos2Network
-from foretrain.models.config_json import read_config_json
-from foretrain.models.hub import release_hash, resolve
+from foretrain.models.release import ReleaseModel
 from foretrain.nn.quantiles import interpolate_levels
 
 
-class Chronos2(Forecaster):
+class Chronos2(ReleaseModel, Embeds):
     """A Chronos-2 network with collate, loss and forecast."""
 
     family = "chronos2"
+    network: Chronos2Network
+    config: Chronos2Config
+    network_class, section, options = Chronos2Network, Chronos2ModelConfig, unroll.Chronos2Options
+    block_lists = ("encoder.block",)
+    head_parts = (".output_patch_embedding.",)
+    embedding_parts = (".shared.",)
     adapter_targets = (  # upstream's own choice
         "self_attention.q",
         "self_attention.k",
@@ -59,16 +61,15 @@ class Chronos2(Forecaster):
     ) -> None:
         """prediction_length: a run's. Its loss always asks for so many steps, whatever a batch has labels for: a
         forecast depends on how many patches are asked for, as future tokens see each other."""
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.loss_normalisation = loss_normalisation
         self.prediction_length = prediction_length
         self.predicted_levels = network.config.quantiles
 
-    @property
-    def config(self) -> Chronos2Config:
-        """The network's configuration."""
-        return self.network.config
+    @classmethod
+    def of_run(cls, network: Chronos2Network, section: Chronos2ModelConfig, prediction_length: int) -> Chronos2:
+        """The model around a network, with the run's loss and horizon."""
+        return cls(network, section.loss_normalisation, prediction_length)
 
     @property
     def max_context_length(self) -> int:
@@ -113,7 +114,7 @@ class Chronos2(Forecaster):
         batch["row_group"] = torch.from_numpy(np.ascontiguousarray(windows.window[index]))
         return batch | layout.to_tensors()
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """Upstream's loss times the rows, and the rows; or, with loss_normalisation "observed", sum and count of the
         scored steps. Covariate rows add nothing to the sum, so only target rows are computed to the end."""
         target, rows = batch["future_target"], len(batch["context"])
@@ -124,7 +125,7 @@ class Chronos2(Forecaster):
         weight = batch["rows"] if "rows" in batch else torch.full((), float(rows), device=target.device)
         return Loss(elements.sum() / normalised.shape[-1], weight)
 
-    def predict(self, batch: Batch) -> Predicted:
+    def predict(self, batch: Batch) -> TrainingPrediction:
         """The quantiles of the target rows, (targets, F), as forecast gives them where F is the run's horizon.
 
         Scaled means standard deviations of the row's context from its mean, whatever the network normalises by.
@@ -133,7 +134,7 @@ class Chronos2(Forecaster):
         normalised, loc, scale = self._outputs(batch)
         quantiles = linear(self.config, normalised[..., : target.shape[1]]).transpose(1, 2)
         observed = ~target.isnan()
-        return Predicted(
+        return TrainingPrediction(
             target=(torch.where(observed, target, loc) - loc) / scale,
             observed=observed,
             point=interpolate_levels(quantiles, self.config.quantiles, (0.5,)).squeeze(-1),
@@ -181,27 +182,13 @@ class Chronos2(Forecaster):
         quantiles = unroll.forecast(self.network, unroll.Rows.of(batch), prediction_length, quantile_levels, options)
         return Forecast(quantiles, tuple(quantile_levels))
 
-    def embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def embed(self, batch: Batch) -> Embedding:
         """Hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see unroll.embed."""
         return unroll.embed(self.network, unroll.Rows.of(batch))
 
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms and biases are vectors, the token table an embedding, the output patch embedding the head."""
-        return {name: ParameterRole(_role(name)) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """The encoder's blocks."""
-        return list(self.network.encoder.block)
-
-    def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
-        if state is not None:
-            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-        write_release(self.network, folder, state)
-
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations that the mathematics needs (a lone row's group attention is its value path; the last block
-        runs on the forecast tokens alone), so mfu is not flattered by work that could be left out."""
+        """Forward operations that the mathematics needs (a single-variate row's group attention is its value path; the
+        last block runs on the forecast tokens alone), so mfu is not flattered by work that could be left out."""
         c, size = self.config, self.config.patch_size
         width, inner = c.d_model, c.inner_dim
         past, ahead = math.ceil(min(context_length, c.context_length) / size), math.ceil(prediction_length / size)
@@ -227,75 +214,4 @@ def _rows_of_data(some: npt.NDArray[np.bool_], window: IntArray) -> int:
     return int((np.bincount(window, weights=some) > 0)[window].sum())
 
 
-def _role(name: str) -> Any:
-    if name.endswith("bias") or "layer_norm" in name:
-        return "vector"
-    if name.endswith("shared.weight"):
-        return "embedding"
-    return "head" if "output_patch_embedding" in name else "matrix"
-
-
-def build(
-    config: Chronos2ModelConfig,
-    *,
-    context_length: int,
-    prediction_length: int,
-    seed: int,
-    device: str | torch.device = "cpu",
-    offline: bool = False,
-) -> Chronos2:
-    """The model a run trains: randomly initialised (the seed alone decides the weights) or from model_id.
-
-    The configuration follows the run: context_length becomes the run's and max_output_patches is raised to its
-    horizon, so that nothing is cut silently. On device "meta" no weights are made or read.
-
-    Raises:
-        ConfigError: neither or both of model_id and random_init.
-        ModelError: the checkpoint cannot be read or contradicts the architecture keys given.
-    """
-    if bool(config.model_id) == config.random_init:
-        raise ConfigError("model: give either model_id (a folder or hub id) or random_init: true.")
-    if config.model_id is None:
-        architecture = config.architecture(context_length, prediction_length)
-        network = empty_network(architecture, device="meta" if str(device) == "meta" else "cpu")
-        if str(device) != "meta":
-            initialise(network, seed)
-        return Chronos2(network.to(device), config.loss_normalisation, prediction_length)
-    known = published(config.model_id) if str(device) == "meta" and not Path(config.model_id).exists() else None
-    if known is not None:
-        architecture = config.fitted(known, context_length, prediction_length)
-        return Chronos2(empty_network(architecture, "meta"), config.loss_normalisation, prediction_length)
-    folder = resolve(config.model_id, config.revision, offline)
-    architecture = config.fitted(Chronos2Config.read(folder / "config.json"), context_length, prediction_length)
-    network = empty_network(architecture, "meta") if str(device) == "meta" else read_release(folder, architecture)
-    model = Chronos2(network.to(device), config.loss_normalisation, prediction_length)
-    model.parents = {"model": release_hash(folder)}
-    return model
-
-
-def load(
-    folder: Path,
-    *,
-    origin: str | None = None,
-    offline: bool = False,
-    config: Chronos2ModelConfig | None = None,
-    **parts: str,
-) -> Chronos2:
-    """The model of a release folder in float32 on the CPU, ready to forecast. Raises ModelError."""
-    if parts:
-        raise ModelError(f"{origin or folder}: a Chronos-2 model has no {next(iter(parts))}; leave it out.")
-    if not FAMILY.matches(read_config_json(folder / "config.json")):
-        raise ModelError(f"{folder}: its config.json has no chronos_config, so this is not a Chronos-2 model.")
-    model = Chronos2(read_release(folder), config.loss_normalisation if config else "rows")
-    return model.eval()
-
-
-FAMILY = Family(
-    name="chronos2",
-    config=lambda: Chronos2ModelConfig,
-    options=lambda: unroll.Chronos2Options,
-    build=build,
-    matches=lambda raw: "chronos_config" in raw and "input_patch_size" in (raw["chronos_config"] or {}),
-    load=load,
-    published=frozenset(PUBLISHED),
-)
+FAMILY = Chronos2.as_family()

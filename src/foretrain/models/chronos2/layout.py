@@ -36,7 +36,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """How the rows of an arranged batch group: first the lone rows, then the buckets, in order."""
+    """How the rows of an arranged batch group: first the single-variate rows, then the buckets, in order."""
 
     singles: int
     buckets: tuple[Bucket, ...] = ()
@@ -70,7 +70,7 @@ class GroupLayout:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """As entries of a batch. Counts are written as shapes of empty tensors, so that reading them never waits for a
-        device. A layout of lone rows only has no entries."""
+        device. A layout of single-variate rows only has no entries."""
         if not self.buckets:
             return {}
         entries = {f"{_PREFIX}.singles": torch.empty(self.singles, 0)}

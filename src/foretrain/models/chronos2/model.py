@@ -8,7 +8,8 @@ Facts from chronos-forecasting 2.3.2 (src/chronos/chronos2/model.py) and the Chr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.models.chronos2 import fused
-from foretrain.models.chronos2.attention import Block, Encoder, Route, by_hand, make_route
+from foretrain.models.chronos2.attention import AttentionContext, Block, Encoder, attention_context, use_cpu_kernels
 from foretrain.models.chronos2.config import Chronos2Config
 from foretrain.models.chronos2.inputs import Inputs, check_shapes, normalise, prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupLayout, arrange
+from foretrain.models.release import Network
 from foretrain.nn.rope import rope_table
 from foretrain.nn.unused import attach
 
@@ -58,7 +60,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width_in) -> (..., width_out)."""
-        if by_hand(x, self):
+        if use_cpu_kernels(x, self):
             hidden, output, residual = (
                 (m.weight, m.bias) for m in (self.hidden_layer, self.output_layer, self.residual_layer)
             )
@@ -68,12 +70,14 @@ class ResidualBlock(nn.Module):
         return F.dropout(branch, self.dropout, self.training) + self.residual_layer(x)
 
 
-class Chronos2Network(nn.Module):
+class Chronos2Network(Network):
     """Chronos-2's tensor-level model: rows of numbers in, quantiles out."""
+
+    architecture = Chronos2Config
 
     def __init__(self, config: Chronos2Config) -> None:
         super().__init__()
-        self.config = config
+        self.config: Chronos2Config = config
         patch, width = config.patch_size, config.d_model
         self.shared = nn.Embedding(2 if config.use_reg_token else 1, width)
         self.input_patch_embedding = ResidualBlock(3 * patch, config.d_ff, width, config.dropout_rate)
@@ -82,6 +86,29 @@ class Chronos2Network(nn.Module):
             width, config.d_ff, len(config.quantiles) * patch, config.dropout_rate
         )
         self._levels: dict[torch.device, Tensor] = {}  # constants, kept out of the state on purpose
+
+    def initialise(self, seed: int) -> None:
+        """Upstream's random init, drawn on the CPU so that the seed alone decides the weights.
+
+        With f = initializer_factor: norms f; q ~ N(0, f (D d)^-1/2); tokens N(0, f); other weights N(0, f fan_in^-1/2);
+        biases 0.
+        """
+        config = self.config
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            with torch.no_grad():
+                if "layer_norm" in name:
+                    parameter.fill_(config.initializer_factor)
+                elif name.endswith("bias"):
+                    parameter.zero_()
+                else:
+                    values = torch.empty(parameter.shape).normal_(generator=generator)
+                    parameter.copy_(values * _init_std(name, parameter, config))
+
+    def config_of(self, weights: Mapping[str, Tensor]) -> Chronos2Config:
+        """The config with the type of these weights, which upstream's file names."""
+        dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+        return replace(self.config, dtype=dtype)
 
     # ---- upstream's interface: rows in any order, masks found here ------------------------------------------------
 
@@ -144,7 +171,7 @@ class Chronos2Network(nn.Module):
         arguments = (context, context_mask, group_ids, future_covariates, future_covariates_mask, num_output_patches)
         check_shapes(self.config, *arguments)
         inputs, order = self.arranged(*arguments)
-        hidden = self.encoder(self.embed_tokens(inputs), self.route(inputs))
+        hidden = self.encoder(self.embed_tokens(inputs), self.attention_context(inputs))
         back = slice(None) if order is None else torch.argsort(order)
         return Encoded(hidden[back], inputs.loc[back], inputs.scale[back], inputs.patch_mask[back])
 
@@ -195,7 +222,9 @@ class Chronos2Network(nn.Module):
 
     def predict(self, inputs: Inputs, rows: Tensor | None = None) -> Tensor:
         """Normalised quantiles (R, Q, N*P) of all rows, or of some (index tensor), computing no more than they need."""
-        hidden = self.encoder(self.embed_tokens(inputs), self.route(inputs), inputs.num_output_patches, rows)
+        hidden = self.encoder(
+            self.embed_tokens(inputs), self.attention_context(inputs), inputs.num_output_patches, rows
+        )
         return self.head(hidden)
 
     def embed_tokens(self, inputs: Inputs) -> Tensor:
@@ -221,7 +250,7 @@ class Chronos2Network(nn.Module):
             return attach(torch.cat((past, future), dim=1), [self.shared.weight])
         return torch.cat((past, self.shared.weight[1].expand(rows, 1, -1), future), dim=1)
 
-    def route(self, inputs: Inputs) -> Route:
+    def attention_context(self, inputs: Inputs) -> AttentionContext:
         """Masks, groups and rotary tables for the blocks."""
         patches = inputs.values.shape[1]
         length = patches + int(self.config.use_reg_token) + inputs.num_output_patches
@@ -229,7 +258,7 @@ class Chronos2Network(nn.Module):
         if observed is not None:
             observed = F.pad(observed, (0, length - patches), value=True)
         table = rope_table(length, self.config.d_kv, self.config.rope_theta, inputs.values.device)
-        return make_route(inputs.layout, observed, table, inputs.num_output_patches)
+        return attention_context(inputs.layout, observed, table, inputs.num_output_patches)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states of the N future tokens (R, N, D) to normalised quantiles (R, Q, N*P)."""
@@ -274,13 +303,21 @@ class Chronos2Network(nn.Module):
 
         A separate, plain pass for inspection. Weights of slots without data mean nothing.
         """
-        route, hidden = self.route(inputs), self.embed_tokens(inputs)
+        ctx, hidden = self.attention_context(inputs), self.embed_tokens(inputs)
         rows = inputs.values.shape[0]
         back = torch.arange(rows, device=hidden.device) if order is None else torch.argsort(order)
         time, group = [], []
         for block in self.encoder.block:
             assert isinstance(block, Block)
-            hidden, across_time, across_group = block.inspect(hidden, route)
+            hidden, across_time, across_group = block.inspect(hidden, ctx)
             time.append(across_time[back])
             group.append(across_group[..., back, :][..., back])
         return tuple(time), tuple(group)
+
+
+def _init_std(name: str, weight: Tensor, config: Chronos2Config) -> float:
+    factor = config.initializer_factor
+    if name == "shared.weight":
+        return factor
+    fan_in = weight.shape[1] * (config.d_kv if name.endswith("attention.q.weight") else 1)
+    return factor * fan_in**-0.5

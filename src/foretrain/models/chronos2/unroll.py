@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.errors import ConfigError
-from foretrain.models.base import Batch
 from foretrain.models.chronos2.inputs import prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import Bucket, GroupLayout
 from foretrain.models.chronos2.model import Chronos2Network
+from foretrain.models.types import Batch, Embedding, ForecastOptions
 from foretrain.nn.quantiles import bracket, interpolate_levels, probability_mass, weighted_quantiles
 from foretrain.notes import Code, Note, warn
 
@@ -32,7 +32,7 @@ MOST_BRANCH_ROWS = 256  # rows of one pass while unrolling, unless the batch its
 
 
 @dataclass(frozen=True)
-class Chronos2Options:
+class Chronos2Options(ForecastOptions):
     """How Chronos-2 forecasts.
 
     Attributes:
@@ -47,6 +47,11 @@ class Chronos2Options:
     unrolled_quantiles: tuple[float, ...] = DECILES
     max_output_patches: int | None = None
     limit_prediction_length: bool = False
+
+    @property
+    def mixes_items(self) -> bool:
+        """As cross_learning says."""
+        return self.cross_learning
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def forecast(
     plan = _Plan.make(network, prediction_length, quantile_levels, options)
     if options.cross_learning:
         rows = replace(rows, layout=one_group(rows.layout.rows))
-    return _Unrolling(network, rows, plan).run()
+    return _AutoregressiveDecoder(network, rows, plan).run()
 
 
 def one_group(rows: int) -> GroupLayout:
@@ -178,7 +183,7 @@ def _index_of(level: float, trained: Sequence[float]) -> int:
     return nearest
 
 
-class _Unrolling:
+class _AutoregressiveDecoder:
     """One batch being forecast; lives for one call."""
 
     def __init__(self, network: Chronos2Network, rows: Rows, plan: _Plan) -> None:
@@ -207,23 +212,25 @@ class _Unrolling:
         latest = self.one_pass(self.rows, 0, 1, needed, None)  # (R, needed, h)
         results = [_pick(latest, wanted, keep)]
         done = latest.shape[-1]
-        grown = self.rows.context.new_empty(len(plan.unrolled), len(self.rows.context), 0)  # (U, R, done)
+        generated = self.rows.context.new_empty(len(plan.unrolled), len(self.rows.context), 0)  # (U, R, done)
         while done < plan.horizon:
-            grown = torch.cat((grown, self.known(latest[:, branch].transpose(0, 1), done)), dim=-1)
+            generated = torch.cat(
+                (generated, self.with_known_covariates(latest[:, branch].transpose(0, 1), done)), dim=-1
+            )
             last = done + plan.patches * self.step >= plan.horizon
-            latest = self.pooled(grown, done, plan.columns if last else needed, wanted if last else None)
+            latest = self.pooled(generated, done, plan.columns if last else needed, wanted if last else None)
             results.append(latest if last else _pick(latest, wanted, keep))
             done += latest.shape[-1]
         return results
 
-    def known(self, predicted: Tensor, done: int) -> Tensor:
+    def with_known_covariates(self, predicted: Tensor, done: int) -> Tensor:
         """The steps just predicted (U, R, h), ending at `done`, with covariates known ahead in place of forecasts."""
         if self.rows.covariates is None:
             return predicted
         truth = self.rows.covariates[:, done - predicted.shape[-1] : done]
         return torch.where(truth.isnan(), predicted, truth)
 
-    def pooled(self, grown: Tensor, done: int, levels: list[int], wanted: Tensor | None) -> Tensor:
+    def pooled(self, generated: Tensor, done: int, levels: list[int], wanted: Tensor | None) -> Tensor:
         """One round of all branches: (rows, levels, h) weighted quantiles over the branches' quantiles."""
         trained = self.network.config.quantiles
         unrolled = [trained[i] for i in self.plan.unrolled]
@@ -231,7 +238,7 @@ class _Unrolling:
         share = max(1, MOST_BRANCH_ROWS // len(self.rows.context))
         parts = []
         for first in range(0, count, share):
-            piece = grown[first : first + share]
+            piece = generated[first : first + share]
             values = self.one_pass(self.continued(piece), done, len(piece), every, wanted)
             parts.append(values.unflatten(0, (len(piece), -1)))
         branches = torch.cat(parts)  # (U, rows, Q, h)
@@ -242,12 +249,12 @@ class _Unrolling:
         weights = (weights / weights.sum()).to(self.device, non_blocking=True)
         return weighted_quantiles(samples, weights, [trained[i] for i in levels]).transpose(1, 2)
 
-    def continued(self, grown: Tensor) -> Rows:
-        """The contexts of some branches, copy by copy, with what they have grown (copies, R, done) at the end; cut to
-        the model's context length and padded on the left to whole patches."""
+    def continued(self, generated: Tensor) -> Rows:
+        """The contexts of some branches, copy by copy, with what they have generated (copies, R, done) at the end;
+        cut to the model's context length and padded on the left to whole patches."""
         rows, longest = self.rows, self.network.config.context_length
-        copies, _, done = grown.shape
-        context = torch.cat((rows.context.expand(copies, -1, -1), grown), dim=-1)[..., -longest:].flatten(0, 1)
+        copies, _, done = generated.shape
+        context = torch.cat((rows.context.expand(copies, -1, -1), generated), dim=-1)[..., -longest:].flatten(0, 1)
         left = -context.shape[-1] % self.step
         observed = rows.observed
         if observed is None and left:
@@ -275,7 +282,7 @@ class _Unrolling:
             network.config, context, observed, seen, layout=layout, num_output_patches=patches, covariates=covariates
         )
         chosen = self.chosen(copies, order, wanted)
-        hidden = network.encoder(network.embed_tokens(inputs), network.route(inputs), patches, chosen)
+        hidden = network.encoder(network.embed_tokens(inputs), network.attention_context(inputs), patches, chosen)
         loc, scale = inputs.loc, inputs.scale
         if chosen is not None:
             loc, scale = loc[chosen], scale[chosen]
@@ -316,12 +323,12 @@ def _head(network: Chronos2Network, hidden: Tensor, levels: list[int]) -> Tensor
     return out.unflatten(-1, (len(levels), -1)).transpose(1, 2).flatten(2)
 
 
-def embed(network: Chronos2Network, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def embed(network: Chronos2Network, rows: Rows) -> Embedding:
     """Final hidden states (M, n + 2, D) of the wanted rows (context patches, REG, one empty forecast patch), with the
     loc and scale (M, 1) of each row. States of patches without data mean nothing."""
     inputs = prepare(
         network.config, rows.context, rows.observed, rows.patches_observed, layout=rows.layout, num_output_patches=1
     )
-    hidden = network.encoder(network.embed_tokens(inputs), network.route(inputs))
+    hidden = network.encoder(network.embed_tokens(inputs), network.attention_context(inputs))
     chosen = slice(None) if rows.wanted is None else rows.wanted
-    return hidden[chosen], inputs.loc[chosen], inputs.scale[chosen]
+    return Embedding(hidden[chosen], inputs.loc[chosen], inputs.scale[chosen])

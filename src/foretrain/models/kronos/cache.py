@@ -1,4 +1,4 @@
-"""What blocks remember of the tokens they have read, so that a new token costs one row.
+"""KV caches of blocks, so that a new token costs one row.
 
 # N series, S samples, C tokens a series' samples share, G of a sample's own, g new tokens, D width, V1, V2 vocabularies
 """
@@ -10,14 +10,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from foretrain.models.kronos.layers import Block, Memory, Table, Visible, causal_table, table_at
+from foretrain.models.kronos.layers import Block, KVCache, Table, Visible, causal_table, table_at
 from foretrain.models.kronos.model import KronosNetwork
 
 EMPTY = -1  # position of a slot without a token
 
 
 class Stack:
-    """Blocks and their memories of N series.
+    """Blocks and their KV caches of N series.
 
     Series of different lengths leave slots empty, and every row has its own positions then. A token sees the newest
     `window` tokens up to itself, None = all.
@@ -26,7 +26,7 @@ class Stack:
     def __init__(self, blocks: Iterable[Block], window: int | None) -> None:
         self.blocks = list(blocks)
         self.window = window
-        self.memories: list[Memory] = []
+        self.memories: list[KVCache] = []
         self.following: int | Tensor = 0  # position of the next token, (N,) where rows differ
         self.slots: Tensor | None = None  # (N, C) positions of the shared tokens; None = the newest ones in order
         self.own = 0  # G
@@ -90,7 +90,7 @@ class Stack:
             self.sight = self._newest_sight()
         return x
 
-    def forget(self, memories: Iterable[Memory] = ()) -> None:
+    def forget(self, memories: Iterable[KVCache] = ()) -> None:
         """Free the shared slots that no later token sees, now and then; `memories` (of other layers) follow."""
         if self.window is None or self.held < 2 * self.window:
             return
@@ -170,7 +170,7 @@ class Cache:
         self.network = network
         self.stack = Stack(network.transformer, window)  # type: ignore[arg-type]
         self.hidden = torch.empty(0)  # (N, S, D) of the newest token; S = 1 while all is shared
-        self._dependency: Memory | None = None
+        self._dependency: KVCache | None = None
 
     @classmethod
     def of(cls, network: KronosNetwork, x: Tensor, lengths: Tensor | None, window: int, *, keep: bool = True) -> Cache:
@@ -181,7 +181,7 @@ class Cache:
         cache.hidden = hidden[torch.arange(len(x), device=x.device), newest][:, None]
         attention = network.dep_layer.cross_attn
         keys, values = (attention.split(p(hidden)).contiguous() for p in (attention.k_proj, attention.v_proj))
-        cache._dependency = Memory(keys, values, keys.shape[2])
+        cache._dependency = KVCache(keys, values, keys.shape[2])
         return cache
 
     def fork(self, samples: int, capacity: int) -> Cache:

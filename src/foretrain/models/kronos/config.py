@@ -2,130 +2,104 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+import json
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from foretrain.config import STARTING_WEIGHTS, FieldRule, Section
-from foretrain.errors import ConfigError, ModelError
-from foretrain.models.config_json import read_config_json
+from foretrain.config import FieldRule
+from foretrain.errors import ConfigError
+from foretrain.models.architecture import Architecture, ModelSection, Positive, Rate, Whole, section_of
+from foretrain.models.hub import resolve
 
 COLUMNS = ("open", "high", "low", "close", "volume", "amount")
 PRICES = COLUMNS[:4]
-OURS = {"max_context": 512, "clip": 5.0}  # keys that upstream does not know: written where they differ from its habits
+OURS = {"max_context": 512, "clip": 5.0}  # keys that upstream does not know
+
+Bits = Annotated[int, Field(ge=1, le=20)]
+Layers = Annotated[int, Field(ge=2)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class _Flat(Architecture):
+    """What the two config.json have in common: flat objects, written as upstream's own writer does."""
+
+    d_model: int
+    n_heads: int
+
+    def misfits(self) -> list[str]:
+        """What is wrong with values beside each other."""
+        width, heads = self.d_model, self.n_heads
+        uneven = width % heads or width // heads % 2
+        return [f"d_model {width} over n_heads {heads} is no even head width"] if uneven else []
+
+    def text(self) -> str:
+        """The text of config.json, byte for byte as upstream's own writer."""
+        return json.dumps(self.to_json(), indent=2)
 
 
 @dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(_Flat):
     """The flat config.json of a tokenizer; names and order are upstream's."""
 
-    d_in: int
-    d_model: int
-    n_heads: int
-    ff_dim: int
-    n_enc_layers: int
-    n_dec_layers: int
-    ffn_dropout_p: float
-    attn_dropout_p: float
-    resid_dropout_p: float
-    s1_bits: int
-    s2_bits: int
-    beta: float
-    gamma0: float
-    gamma: float
-    zeta: float
-    group_size: int
-    clip: float = 5.0
-    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+    title = "Kronos tokenizer"
+    signature = ("n_enc_layers", "s1_bits")
+    ours: ClassVar = OURS
 
-    def __post_init__(self) -> None:
-        _check(self, least_two=("n_enc_layers", "n_dec_layers"))
-        problems = []
+    d_in: Whole
+    d_model: Whole
+    n_heads: Whole
+    ff_dim: Whole
+    n_enc_layers: Layers
+    n_dec_layers: Layers
+    ffn_dropout_p: Rate
+    attn_dropout_p: Rate
+    resid_dropout_p: Rate
+    s1_bits: Bits
+    s2_bits: Bits
+    beta: Weight
+    gamma0: Weight
+    gamma: Weight
+    zeta: Weight
+    group_size: Whole
+    clip: Positive = 5.0
+
+    def misfits(self) -> list[str]:
+        """What is wrong with values beside each other."""
+        found, bits = super().misfits(), self.s1_bits + self.s2_bits
         if self.d_in != len(COLUMNS):
-            problems.append(f"d_in is {self.d_in}, candles have {len(COLUMNS)} columns ({', '.join(COLUMNS)})")
-        if (self.s1_bits + self.s2_bits) % self.group_size:
-            problems.append(f"group_size {self.group_size} does not divide {self.s1_bits + self.s2_bits} bits")
-        _raise(problems)
+            found.append(f"d_in is {self.d_in}, candles have {len(COLUMNS)} columns ({', '.join(COLUMNS)})")
+        if bits % self.group_size:
+            found.append(f"group_size {self.group_size} does not divide {bits} bits")
+        return found
 
 
 @dataclass(frozen=True)
-class KronosConfig:
+class KronosConfig(_Flat):
     """The flat config.json of a predictor; names are upstream's but for max_context and clip."""
 
-    s1_bits: int
-    s2_bits: int
-    n_layers: int
-    d_model: int
-    n_heads: int
-    ff_dim: int
-    ffn_dropout_p: float
-    attn_dropout_p: float
-    resid_dropout_p: float
-    token_dropout_p: float
+    title = "Kronos predictor"
+    signature = ("learn_te", "s1_bits")
+    ours: ClassVar = OURS
+
+    s1_bits: Bits
+    s2_bits: Bits
+    n_layers: Whole
+    d_model: Annotated[int, Field(ge=8)]
+    n_heads: Whole
+    ff_dim: Whole
+    ffn_dropout_p: Rate
+    attn_dropout_p: Rate
+    resid_dropout_p: Rate
+    token_dropout_p: Rate
     learn_te: bool
-    max_context: int = 512
-    clip: float = 5.0
-    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+    max_context: Whole = 512
+    clip: Positive = 5.0
 
-    def __post_init__(self) -> None:
-        _check(self)
-        _raise([f"d_model is {self.d_model}, must be a multiple of 8"] if self.d_model % 8 else [])
-
-
-AnyConfig = TypeVar("AnyConfig", TokenizerConfig, KronosConfig)
-
-
-def _check(config: Any, least_two: tuple[str, ...] = ()) -> None:
-    problems = []
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if f.type == "int":
-            low = 2 if f.name in least_two else 1
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                problems.append(f"{f.name} is {value!r}, must be a whole number of at least {low}")
-        elif f.name.endswith("_p"):
-            if not isinstance(value, int | float) or not 0 <= value < 1:
-                problems.append(f"{f.name} is {value!r}, must be in [0, 1)")
-        elif f.type == "float" and not isinstance(value, int | float):
-            problems.append(f"{f.name} is {value!r}, must be a number")
-        elif f.type == "bool" and not isinstance(value, bool):
-            problems.append(f"{f.name} is {value!r}, must be true or false")
-    _raise(problems)
-    _raise([f"{name} is {bits}, at most 20" for name in ("s1_bits", "s2_bits") if (bits := getattr(config, name)) > 20])
-    width, heads = config.d_model, config.n_heads
-    if width % heads or width // heads % 2:
-        _raise([f"d_model {width} over n_heads {heads} is no even head width"])
-
-
-def _raise(problems: list[str]) -> None:
-    if problems:
-        raise ModelError("; ".join(problems) + ".")
-
-
-def read_config(kind: type[AnyConfig], path: Path) -> AnyConfig:
-    """From a config.json; keys beyond the constructor's are kept. Raises ModelError."""
-    raw = read_config_json(path)
-    known = {f.name for f in fields(kind)} - {"extra"}
-    missing = sorted(known - OURS.keys() - raw.keys())
-    if missing:
-        what = "tokenizer" if kind is TokenizerConfig else "predictor"
-        raise ModelError(f"{path}: no Kronos {what}: {', '.join(missing[:4])} not given.")
-    try:
-        return kind(
-            **{key: value for key, value in raw.items() if key in known},
-            extra={key: value for key, value in raw.items() if key not in known},
-        )
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
-
-
-def to_json(config: TokenizerConfig | KronosConfig) -> dict[str, Any]:
-    """The config.json that upstream writes: flat, keys sorted."""
-    own = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "extra"}
-    own = {key: value for key, value in own.items() if key not in OURS or value != OURS[key]}
-    return dict(sorted({**config.extra, **own}.items()))
+    def misfits(self) -> list[str]:
+        """What is wrong with values beside each other."""
+        return [f"d_model is {self.d_model}, must be a multiple of 8"] if self.d_model % 8 else super().misfits()
 
 
 # Published architectures. Kronos-Tokenizer-base was read word for word; the predictors' widths and depths reproduce the
@@ -156,103 +130,77 @@ PUBLISHED = {
 
 
 TOKENIZER = FieldRule(identity=True, on_resume="fingerprint", fingerprint="tokenizer")  # where a frozen tokenizer lies
+_RATES = ("ffn_dropout_p", "attn_dropout_p", "resid_dropout_p")
 
 
-class KronosTokenizerModelConfig(Section):
-    """The `model:` section of a run that trains a tokenizer.
+class _Start(ModelSection):
+    """Where an architecture comes from: of a random start from `preset` or from the config.json of `architecture_of`,
+    changed by the keys given."""
 
-    Either `model_id` (a folder or hub id whose weights and architecture are used) or `random_init: true`. A random
-    start takes its architecture from `preset` or from the config.json of `architecture_of`, changed by the keys given.
-    """
-
-    family: Literal["kronos_tokenizer"] = "kronos_tokenizer"
-    model_id: Annotated[str | None, STARTING_WEIGHTS] = None
-    revision: Annotated[str | None, STARTING_WEIGHTS] = None
-    random_init: bool = False
     architecture_of: str | None = None  # folder or hub id
+    preset: str | None = None
+
+    def check_start(self) -> None:
+        """Raise ConfigError unless exactly one of model_id and random_init is given, and the rest goes with it."""
+        super().check_start()
+        idle = [name for name in ("preset", "architecture_of") if getattr(self, name) is not None]
+        if self.model_id and idle:
+            raise ConfigError(
+                f"model.{idle[0]}: has no effect with model_id, which brings its architecture; remove it."
+            )
+        if len(idle) == 2:
+            raise ConfigError("model: preset and architecture_of both name an architecture; give one.")
+
+    def random_architecture(self, default: str, offline: bool, **values: Any) -> Any:
+        """The config of a random start, with these values whatever the section says; default is a preset."""
+        changes = self.given() | values
+        if self.architecture_of is None:
+            return self.kind(**{**self.presets[self.preset or default], **changes})
+        return replace(self.kind.read(resolve(self.architecture_of, None, offline) / "config.json"), **changes)
+
+
+class _TokenizerStart(_Start):
     preset: Literal["base", "2k"] | None = None
     clip: float | None = Field(default=None, gt=0)  # normalised values are cut here; None = 5, or the checkpoint's own
-    d_model: int | None = Field(default=None, ge=1)
-    n_heads: int | None = Field(default=None, ge=1)
-    ff_dim: int | None = Field(default=None, ge=1)
-    n_enc_layers: int | None = Field(default=None, ge=2)
-    n_dec_layers: int | None = Field(default=None, ge=2)
-    ffn_dropout_p: float | None = Field(default=None, ge=0, lt=1)
-    attn_dropout_p: float | None = Field(default=None, ge=0, lt=1)
-    resid_dropout_p: float | None = Field(default=None, ge=0, lt=1)
-    s1_bits: int | None = Field(default=None, ge=1, le=20)
-    s2_bits: int | None = Field(default=None, ge=1, le=20)
-    beta: float | None = Field(default=None, ge=0)
-    gamma0: float | None = Field(default=None, ge=0)
-    gamma: float | None = Field(default=None, ge=0)
-    zeta: float | None = Field(default=None, ge=0)
-    group_size: int | None = Field(default=None, ge=1)
 
 
-class KronosModelConfig(Section):
-    """The `model:` section of a run that trains a predictor; weights and architecture as for the tokenizer.
+_TOKENIZER_KEYS = ("d_model", "n_heads", "ff_dim", "n_enc_layers", "n_dec_layers", *_RATES, "s1_bits", "s2_bits",
+                   "beta", "gamma0", "gamma", "zeta", "group_size")  # fmt: skip
 
-    `tokenizer` is the frozen tokenizer: a folder, a hub id or "stage:NAME". None takes that of a published model_id, or
-    the folder `tokenizer` inside model_id.
-    """
 
-    family: Literal["kronos"] = "kronos"
-    model_id: Annotated[str | None, STARTING_WEIGHTS] = None
-    revision: Annotated[str | None, STARTING_WEIGHTS] = None
-    random_init: bool = False
-    architecture_of: str | None = None
+class KronosTokenizerModelConfig(section_of(TokenizerConfig, _TOKENIZER_KEYS, _TokenizerStart)):
+    """The `model:` section of a run that trains a tokenizer."""
+
+    architecture_keys: ClassVar = (*_TOKENIZER_KEYS, "clip")
+    adjustable: ClassVar = (*_RATES, "beta", "gamma0", "gamma", "zeta", "clip")
+    presets: ClassVar = TOKENIZER_PRESETS
+    published: ClassVar = PUBLISHED_TOKENIZERS
+
+    family: Literal["kronos_tokenizer"] = "kronos_tokenizer"
+
+
+class _PredictorStart(_Start):
     preset: Literal["mini", "small", "base"] | None = None
     tokenizer: Annotated[str | None, TOKENIZER] = None
     tokenizer_revision: Annotated[str | None, TOKENIZER] = None
     clip: float | None = Field(default=None, gt=0)  # None = the tokenizer's own
     token_cache: bool = False  # tokenise every window once, before training; needs data.sampling: epoch
     max_context: int | None = Field(default=None, ge=1)  # None = what a window holds, or the checkpoint's own if more
-    n_layers: int | None = Field(default=None, ge=1)
-    d_model: int | None = Field(default=None, ge=8)
-    n_heads: int | None = Field(default=None, ge=1)
-    ff_dim: int | None = Field(default=None, ge=1)
-    ffn_dropout_p: float | None = Field(default=None, ge=0, lt=1)
-    attn_dropout_p: float | None = Field(default=None, ge=0, lt=1)
-    resid_dropout_p: float | None = Field(default=None, ge=0, lt=1)
-    token_dropout_p: float | None = Field(default=None, ge=0, lt=1)
-    learn_te: bool | None = None
 
 
-_RATES = ("ffn_dropout_p", "attn_dropout_p", "resid_dropout_p", "token_dropout_p")
-# what a run that fine-tunes may choose: rates, the weights of the quantiser's loss, and what the weights do not fix
-_CHANGEABLE = (*_RATES, "beta", "gamma0", "gamma", "zeta", "clip", "max_context")
+_PREDICTOR_KEYS = ("n_layers", "d_model", "n_heads", "ff_dim", *_RATES, "token_dropout_p", "learn_te")
 
 
-def given(section: Section, kind: type[AnyConfig]) -> dict[str, Any]:
-    """The architecture keys that a section sets."""
-    names = {f.name for f in fields(kind)} - {"extra"}
-    return {key: value for key in sorted(names) if (value := getattr(section, key, None)) is not None}
+class KronosModelConfig(section_of(KronosConfig, _PREDICTOR_KEYS, _PredictorStart)):
+    """The `model:` section of a run that trains a predictor; weights and architecture as for the tokenizer.
 
-
-def fitted(section: Any, stored: AnyConfig) -> AnyConfig:
-    """A checkpoint's configuration for this run: the keys of _CHANGEABLE are the run's to choose, nothing else is.
-
-    Raises ModelError when another key given contradicts it.
+    `tokenizer` is the frozen tokenizer: a folder, a hub id or "stage:NAME". None takes that of a published model_id, or
+    the folder `tokenizer` inside model_id.
     """
-    wanted = given(section, type(stored))
-    clashes = [
-        f"{key} is {value!r} here and {getattr(stored, key)!r} there"
-        for key, value in wanted.items()
-        if key not in _CHANGEABLE and value != getattr(stored, key)
-    ]
-    if clashes:
-        raise ModelError(
-            f"model.model_id {section.model_id!r} fixes the architecture: {'; '.join(clashes)}. Leave these keys out."
-        )
-    return replace(stored, **{key: value for key, value in wanted.items() if key in _CHANGEABLE})
 
+    architecture_keys: ClassVar = (*_PREDICTOR_KEYS, "clip", "max_context")
+    adjustable: ClassVar = (*_RATES, "token_dropout_p", "clip", "max_context")
+    presets: ClassVar = PREDICTOR_PRESETS
+    published: ClassVar = {name: preset for name, (preset, _) in PUBLISHED.items()}
 
-def check_start(section: Any) -> None:
-    """Raise ConfigError unless exactly one of model_id and random_init is given, and the rest goes with it."""
-    if bool(section.model_id) == section.random_init:
-        raise ConfigError("model: give either model_id (a folder or hub id) or random_init: true.")
-    idle = [name for name in ("preset", "architecture_of") if getattr(section, name) is not None]
-    if section.model_id and idle:
-        raise ConfigError(f"model.{idle[0]}: has no effect with model_id, which brings its architecture; remove it.")
-    if len(idle) == 2:
-        raise ConfigError("model: preset and architecture_of both name an architecture; give one.")
+    family: Literal["kronos"] = "kronos"

@@ -10,15 +10,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, DataError, ModelError
-from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole
+from foretrain.models.base import Batch, Forecast, Loss, Streams
 from foretrain.models.hub import release_hash, resolve
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.config import (
@@ -29,30 +29,24 @@ from foretrain.models.kronos.config import (
     KronosConfig,
     KronosModelConfig,
     TokenizerConfig,
-    check_start,
-    fitted,
-    given,
-    read_config,
 )
-from foretrain.models.kronos.convert import initialise, read_predictor, read_tokenizer, write_release
 from foretrain.models.kronos.generate import Prompt, generate
 from foretrain.models.kronos.model import KronosNetwork
-from foretrain.models.kronos.options import NUM_SAMPLES, KronosOptions
+from foretrain.models.kronos.options import KronosOptions, sample_counts
+from foretrain.models.kronos.paths import summary
+from foretrain.models.kronos.stream import KronosStream
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.tokens import TokenTable, check_epochs, open_table
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
+from foretrain.models.release import ReleaseModel, start_network
+from foretrain.models.types import WindowSource
 from foretrain.nn.unused import attach
-from foretrain.notes import Code, Note, Tally, warn
-
-if TYPE_CHECKING:
-    from foretrain.models.kronos.stream import KronosStream
+from foretrain.notes import Code, Note, warn
 
 _log = logging.getLogger(__name__)
 
-HIGH, LOW = 1, 2
 
-
-class Kronos(Forecaster):
+class Kronos(ReleaseModel, Streams):
     """A predictor network and the frozen tokenizer it reads through.
 
     The tokenizer is not registered: no optimizer, average, checkpoint or mode change touches it. It follows the
@@ -60,11 +54,17 @@ class Kronos(Forecaster):
     """
 
     family = "kronos"
+    network: KronosNetwork
+    config: KronosConfig
+    network_class, section, options = KronosNetwork, KronosModelConfig, KronosOptions
+    block_lists = ("transformer",)
+    head_parts = (".head.",)
+    embedding_parts = (".emb_s", ".time_emb.")
     validation_names = ("loss", "s1_cross_entropy", "s2_cross_entropy")
     adapter_targets = ("embedding.fusion_proj", "transformer", "dep_layer", "head")
 
     def __init__(self, network: KronosNetwork, tokenizer: TokenizerNetwork) -> None:
-        super().__init__()
+        super().__init__(network)
         bits = [(c.s1_bits, c.s2_bits) for c in (network.config, tokenizer.config)]
         if bits[0] != bits[1]:
             ours, theirs = (f"{first} + {second}" for first, second in bits)
@@ -72,10 +72,93 @@ class Kronos(Forecaster):
                 f"the predictor reads tokens of {ours} bits, this tokenizer writes {theirs}. Name the one that the "
                 "predictor was trained with."
             )
-        self.network = network
         self._frozen = [tokenizer.eval().requires_grad_(False)]
         self.token_cache = False
         self.table: TokenTable | None = None
+
+    @classmethod
+    def build(
+        cls,
+        config: KronosModelConfig,
+        *,
+        context_length: int,
+        prediction_length: int,
+        seed: int,
+        device: str | torch.device = "cpu",
+        offline: bool = False,
+    ) -> Kronos:
+        """The predictor a run trains: as ReleaseModel.build says, with its tokenizer.
+
+        max_context becomes what a window holds, unless the configuration or the checkpoint says more. Raises
+        ConfigError for keys that contradict each other or a missing tokenizer, ModelError where a release cannot be
+        read.
+        """
+        config.check_start()
+        meta = str(device) == "meta"
+        tokenizer, tokenizer_parents = _tokenizer_of(config, meta, offline)
+        reads, trained = tokenizer.config, context_length + prediction_length - 1
+        clip = config.clip or reads.clip
+
+        def random() -> KronosConfig:
+            longest = config.max_context or trained
+            bits = {"s1_bits": reads.s1_bits, "s2_bits": reads.s2_bits}
+            return config.random_architecture("small", offline, **bits, clip=clip, max_context=longest)
+
+        def fitted(stored: KronosConfig) -> KronosConfig:
+            longest = config.max_context or max(stored.max_context, trained)
+            return replace(config.adjusted(stored), max_context=longest, clip=clip)
+
+        network, parents = start_network(
+            KronosNetwork,
+            config,
+            seed=seed,
+            meta=meta,
+            offline=offline,
+            random=random,
+            fitted=fitted,
+            read_config=lambda folder: _stored(folder, config.model_id),
+        )
+        model = cls(network, tokenizer)
+        model.parents, model.token_cache = {**parents, **tokenizer_parents}, config.token_cache
+        return model
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        origin: str | None = None,
+        offline: bool = False,
+        tokenizer: str | None = None,
+        **others: str,
+    ) -> Kronos:
+        """The predictor of a release folder with its tokenizer, in float32 on the CPU, ready to forecast.
+
+        The tokenizer is `tokenizer` (a folder or hub id), else the folder's own, else that of the published model
+        `origin`. One that is known to be another than the predictor was trained with is warned of. Raises ModelError.
+        """
+        if others:
+            raise ModelError(
+                f"{origin or folder}: a Kronos predictor has no {next(iter(others))}; its part is tokenizer."
+            )
+        inside = folder / "tokenizer"
+        if tokenizer is None and not inside.is_dir():
+            if origin not in PUBLISHED:
+                raise ModelError(
+                    f"{origin or folder}: a Kronos predictor needs its tokenizer, and has no folder `tokenizer`. "
+                    'Name one: tokenizer="NeoQuasar/Kronos-Tokenizer-base" (on the command line --tokenizer).'
+                )
+            tokenizer = PUBLISHED[origin][1]
+        place = inside if tokenizer is None else resolve(tokenizer, None, offline)
+        network = KronosNetwork.read_release(folder, _stored(folder, origin))
+        made = cls(network, TokenizerNetwork.read_release(place))
+        if (known := _trained_with(folder)) and place != inside and release_hash(place) not in known:
+            text = (
+                f"{tokenizer} is not the tokenizer that {origin or folder} was trained with; forecasts through another "
+                "one mean little."
+            )
+            warn(_log, Note(Code.TOKENIZER_DIFFERS, text))
+        return made.eval()
 
     @property
     def tokenizer(self) -> TokenizerNetwork:
@@ -90,11 +173,6 @@ class Kronos(Forecaster):
         return self
 
     @property
-    def config(self) -> KronosConfig:
-        """The network's configuration."""
-        return self.network.config
-
-    @property
     def max_context_length(self) -> int:
         """Bars of history the predictor looks at."""
         return self.config.max_context
@@ -104,14 +182,14 @@ class Kronos(Forecaster):
         """1: every bar is a token."""
         return 1
 
-    def check(self, source: Any) -> None:
+    def check(self, source: WindowSource) -> None:
         """Raise DataError unless windows hold candles whose columns are all targets, ConfigError for a table of tokens
         that is of no use."""
         inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip))
         if self.token_cache:
             check_epochs(source)
 
-    def prepare(self, source: Any, folder: Path) -> None:
+    def prepare(self, source: WindowSource, folder: Path) -> None:
         """With token_cache: tokenise every window of an epoch, or read what was tokenised before (tokens.py)."""
         if self.token_cache:
             self.table = open_table(source, folder, self.tokenizer, self.parents["tokenizer"], self.config.clip)
@@ -128,7 +206,7 @@ class Kronos(Forecaster):
             batch["tokens"] = F.pad(found, (0, 0, 0, 0, 0, windows.filling))
         return batch
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """(Cross-entropy of the first + of the second token) / 2 of every bar but a window's first, summed, and the
         bars. The second head is given first tokens drawn from the model in training, the true ones in eval mode."""
         return self.losses(batch)["loss"]
@@ -223,27 +301,17 @@ class Kronos(Forecaster):
         candles = found.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
         return candles.expand(-1, asked, -1, -1)
 
-    def stream(self, windows: Windows, **how: int | None) -> KronosStream:
-        """Series that grow: bars are appended to what was read; how are KronosStream's max_context, re_anchor_every."""
-        from foretrain.models.kronos.stream import KronosStream
-
-        return KronosStream(self, windows, **how)
-
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms and biases are vectors, token and time tables embeddings, the two projections the head."""
-        return {name: ParameterRole(_role(name, p)) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """The transformer's blocks."""
-        return list(self.network.transformer)
+    def stream(
+        self, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None
+    ) -> KronosStream:
+        """Series that grow: bars are appended to what was read."""
+        return KronosStream(self, windows, max_context=max_context, re_anchor_every=re_anchor_every)
 
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write the predictor into an existing folder and the tokenizer into its folder `tokenizer`."""
-        if state is not None:
-            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-        write_release(self.network, folder, state)
+        super().save_release(folder, state)
         (folder / "tokenizer").mkdir(exist_ok=True)
-        write_release(self.tokenizer, folder / "tokenizer")
+        self.tokenizer.write_release(folder / "tokenizer")
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
         """Forward operations of a window's bars, whatever the number of columns, tokenising included."""
@@ -255,131 +323,13 @@ class Kronos(Forecaster):
         return encoder_flops(self.tokenizer, bars) + blocks + dependency + ends
 
 
-def sample_counts(num_samples: int | None, options: KronosOptions) -> tuple[int, int]:
-    """How many paths to draw and how many to give: greedy ones are all the same. Raises ConfigError below 1."""
-    if num_samples is not None and num_samples < 1:
-        raise ConfigError(f"num_samples is {num_samples}; it counts sample paths and is at least 1.")
-    if options.greedy:
-        return 1, num_samples or 1
-    count = num_samples or NUM_SAMPLES
-    return count, count
-
-
-def summary(candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, mend: bool) -> Forecast:
-    """The forecast of target rows, (window, column) of candles (N, S, H, 6), which mend repairs before."""
-    notes: tuple[Tally, ...] = ()
-    if mend:
-        candles, repaired = repair(candles)
-        counts = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
-        notes = (Tally(Code.CANDLES_REPAIRED, "{repaired candles:,} of {candles:,} candles repaired", counts),)
-    paths = candles[rows[0], :, :, rows[1]]  # (M, S, H)
-    return Forecast(
-        quantiles=sample_quantiles(paths, quantile_levels),
-        levels=tuple(quantile_levels),
-        samples=paths,
-        mean=paths.mean(1),
-        notes=notes,
-    )
-
-
-def sample_quantiles(paths: Tensor, levels: Sequence[float]) -> Tensor:
-    """(M, H, Q) quantiles of sample paths (M, S, H), linear between order statistics as numpy's default."""
-    ordered = paths.sort(1).values
-    place = torch.tensor([level * (paths.shape[1] - 1) for level in levels], dtype=torch.float64)
-    low = place.floor().long()
-    high = (low + 1).clamp(max=paths.shape[1] - 1)
-    share = (place - low).to(device=paths.device, dtype=paths.dtype)[None, :, None]
-    below, above = ordered[:, low.to(paths.device)], ordered[:, high.to(paths.device)]
-    return (below + (above - below) * share).transpose(1, 2)
-
-
-def repair(candles: Tensor) -> tuple[Tensor, int]:
-    """Candles (..., 6) whose high and low enclose open and close and whose volume and amount are not negative, and how
-    many of them that changed."""
-    body = candles[..., :4]
-    high, low = body.amax(-1), body.amin(-1)
-    changed = (high > candles[..., HIGH]) | (low < candles[..., LOW]) | (candles[..., 4:] < 0).any(-1)
-    fixed = candles.clone()
-    fixed[..., HIGH], fixed[..., LOW] = high, low
-    fixed[..., 4:] = candles[..., 4:].clamp(min=0.0)
-    return fixed, int(changed.sum())
-
-
-def _role(name: str, parameter: Tensor) -> Any:
-    if parameter.ndim == 1:
-        return "vector"
-    if ".emb_s" in name or ".time_emb." in name:
-        return "embedding"
-    return "head" if ".head." in name else "matrix"
-
-
-def build(
-    config: KronosModelConfig,
-    *,
-    context_length: int,
-    prediction_length: int,
-    seed: int,
-    device: str | torch.device = "cpu",
-    offline: bool = False,
-) -> Kronos:
-    """The predictor a run trains: randomly initialised (the seed alone decides) or from model_id, with its tokenizer.
-
-    max_context becomes what a window holds, unless the configuration or the checkpoint says more. On device "meta" no
-    weights are made or read. Raises ConfigError for keys that contradict each other or a missing tokenizer, ModelError
-    where a release cannot be read.
-    """
-    check_start(config)
-    meta = str(device) == "meta"
-    tokenizer, parents = _tokenizer_of(config, meta, offline)
-    trained = context_length + prediction_length - 1
-    clip = config.clip or tokenizer.config.clip
-    if config.model_id is None:
-        architecture = replace(
-            random_architecture(config, tokenizer.config, offline), clip=clip, max_context=config.max_context or trained
-        )
-        network = _empty(architecture, meta)
-        if not meta:
-            initialise(network, seed)
-        model = Kronos(network, tokenizer)
-        model.parents, model.token_cache = parents, config.token_cache
-        return model
-    if meta and config.model_id in PUBLISHED:
-        stored = KronosConfig(**PREDICTOR_PRESETS[PUBLISHED[config.model_id][0]])
-        return Kronos(_empty(_lengthened(config, stored, trained, clip), meta), tokenizer)
-    folder = resolve(config.model_id, config.revision, offline)
-    stored = _stored(folder, config.model_id)
-    architecture = _lengthened(config, stored, trained, clip)
-    model = Kronos(_empty(architecture, meta) if meta else read_predictor(folder, architecture), tokenizer)
-    model.parents, model.token_cache = {"model": release_hash(folder), **parents}, config.token_cache
-    return model
-
-
-def random_architecture(config: KronosModelConfig, tokenizer: TokenizerConfig, offline: bool = False) -> KronosConfig:
-    """The configuration of a randomly initialised predictor, which reads what the tokenizer writes."""
-    values = given(config, KronosConfig) | {"s1_bits": tokenizer.s1_bits, "s2_bits": tokenizer.s2_bits}
-    if config.architecture_of is not None:
-        stored = read_config(KronosConfig, resolve(config.architecture_of, None, offline) / "config.json")
-        return replace(stored, **values)
-    return KronosConfig(**{**PREDICTOR_PRESETS[config.preset or "small"], **values})
-
-
-def _lengthened(config: KronosModelConfig, stored: KronosConfig, trained: int, clip: float) -> KronosConfig:
-    longest = config.max_context or max(stored.max_context, trained)
-    return replace(fitted(config, stored), max_context=longest, clip=clip)
-
-
 def _stored(folder: Path, origin: str | None) -> KronosConfig:
     """A release's configuration; what published files leave unsaid comes from the table of published models."""
-    stored = read_config(KronosConfig, folder / "config.json")
+    stored = KronosConfig.read(folder / "config.json")
     if origin in PUBLISHED and stored.max_context == OURS["max_context"]:
         known = PREDICTOR_PRESETS[PUBLISHED[origin][0]]
         return replace(stored, max_context=known.get("max_context", stored.max_context))
     return stored
-
-
-def _empty(config: KronosConfig, meta: bool) -> KronosNetwork:
-    with torch.device("meta" if meta else "cpu"):
-        return KronosNetwork(config)
 
 
 def _tokenizer_of(config: KronosModelConfig, meta: bool, offline: bool) -> tuple[TokenizerNetwork, dict[str, str]]:
@@ -396,44 +346,9 @@ def _tokenizer_of(config: KronosModelConfig, meta: bool, offline: bool) -> tuple
             "NeoQuasar/Kronos-Tokenizer-base, or stage:NAME of an earlier stage."
         )
     if meta and not Path(name).exists():
-        with torch.device("meta"):
-            return TokenizerNetwork(TokenizerConfig(**TOKENIZER_PRESETS["base"])), {}
+        return TokenizerNetwork.empty(TokenizerConfig(**TOKENIZER_PRESETS["base"]), "meta"), {}
     folder = resolve(name, revision, offline)
-    return read_tokenizer(folder), {"tokenizer": release_hash(folder)}
-
-
-def load(
-    folder: Path,
-    *,
-    origin: str | None = None,
-    offline: bool = False,
-    tokenizer: str | None = None,
-    **others: str,
-) -> Kronos:
-    """The predictor of a release folder with its tokenizer, in float32 on the CPU, ready to forecast.
-
-    The tokenizer is `tokenizer` (a folder or hub id), else the folder's own, else that of the published model `origin`.
-    One that is known to be another than the predictor was trained with is warned of. Raises ModelError.
-    """
-    if others:
-        raise ModelError(f"{origin or folder}: a Kronos predictor has no {next(iter(others))}; its part is tokenizer.")
-    inside = folder / "tokenizer"
-    if tokenizer is None and not inside.is_dir():
-        if origin not in PUBLISHED:
-            raise ModelError(
-                f"{origin or folder}: a Kronos predictor needs its tokenizer, and has no folder `tokenizer`. "
-                'Name one: tokenizer="NeoQuasar/Kronos-Tokenizer-base" (on the command line --tokenizer).'
-            )
-        tokenizer = PUBLISHED[origin][1]
-    place = inside if tokenizer is None else resolve(tokenizer, None, offline)
-    made = Kronos(read_predictor(folder, _stored(folder, origin)), read_tokenizer(place))
-    if (known := _trained_with(folder)) and place != inside and release_hash(place) not in known:
-        text = (
-            f"{tokenizer} is not the tokenizer that {origin or folder} was trained with; forecasts through another one "
-            "mean little."
-        )
-        warn(_log, Note(Code.TOKENIZER_DIFFERS, text))
-    return made.eval()
+    return TokenizerNetwork.read_release(folder), {"tokenizer": release_hash(folder)}
 
 
 def _trained_with(folder: Path) -> set[str]:
@@ -446,15 +361,4 @@ def _trained_with(folder: Path) -> set[str]:
         return known  # not written here
 
 
-FAMILY = Family(
-    name="kronos",
-    config=lambda: KronosModelConfig,
-    options=lambda: KronosOptions,
-    build=build,
-    matches=lambda raw: "learn_te" in raw and "s1_bits" in raw,
-    load=load,
-    published=frozenset(PUBLISHED),
-    columns=inputs.choose_columns,
-    needs=inputs.NEEDS,
-    with_times=True,
-)
+FAMILY = Kronos.as_family(columns=inputs.choose_columns, needs=inputs.NEEDS, with_times=True)

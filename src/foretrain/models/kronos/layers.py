@@ -59,7 +59,7 @@ class Visible(NamedTuple):
 
 
 @dataclass
-class Memory:
+class KVCache:
     """Keys and values of one attention layer: those all samples of a series share, and each sample's own.
 
     Buffers may be longer than what they hold. New tokens are shared until `fork` makes room for samples.
@@ -72,11 +72,11 @@ class Memory:
     own_values: Tensor | None = None
     count: int = 0  # G of a sample's slots are in use
 
-    def fork(self, samples: int, capacity: int) -> Memory:
+    def fork(self, samples: int, capacity: int) -> KVCache:
         """The same shared tokens, and room for `capacity` own ones of each of S samples."""
         n, heads, _, width = self.keys.shape
         shape = n, heads, samples, capacity, width
-        return Memory(self.keys, self.values, self.held, self.keys.new_empty(shape), self.keys.new_empty(shape))
+        return KVCache(self.keys, self.values, self.held, self.keys.new_empty(shape), self.keys.new_empty(shape))
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Take over keys and values (N, h, S, g, d); shared ones have S = 1."""
@@ -184,7 +184,7 @@ class Attention(nn.Module):
         """(B, h, T, d) -> (B, T, D), projected."""
         return drop(self.out_proj(x.transpose(1, 2).flatten(2)), self.resid_dropout, self.training)
 
-    def extend(self, x: Tensor, table: Table, memory: Memory, visible: Visible) -> Tensor:
+    def extend(self, x: Tensor, table: Table, memory: KVCache, visible: Visible) -> Tensor:
         """New tokens x (N, S, g, D) behind what the memory holds, which then holds them too.
 
         table: of their positions, broadcastable to (N, h, S, g, d/2).
@@ -234,14 +234,14 @@ class Block(nn.Module):
         x = x + self.self_attn(self.norm1(x), table)
         return x + self.ffn(self.norm2(x))
 
-    def keep(self, x: Tensor, table: Table) -> tuple[Tensor, Memory]:
+    def keep(self, x: Tensor, table: Table) -> tuple[Tensor, KVCache]:
         """As forward, and the memory that `extend` goes on from."""
         mixed, keys, values = self.self_attn.keep(self.norm1(x), table)
         x = x + mixed
         # contiguous: what every later token multiplies with is not copied each time
-        return x + self.ffn(self.norm2(x)), Memory(keys.contiguous(), values.contiguous(), keys.shape[2])
+        return x + self.ffn(self.norm2(x)), KVCache(keys.contiguous(), values.contiguous(), keys.shape[2])
 
-    def extend(self, x: Tensor, table: Table, memory: Memory, visible: Visible) -> Tensor:
+    def extend(self, x: Tensor, table: Table, memory: KVCache, visible: Visible) -> Tensor:
         """(N, S, g, D) -> (N, S, g, D) for new tokens; see Attention.extend."""
         x = x + self.self_attn.extend(self.norm1(x), table, memory, visible)
         return x + self.ffn(self.norm2(x))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from foretrain.models.kronos.config import KronosConfig
 from foretrain.models.kronos.layers import EPS, Attention, Block, causal_table
+from foretrain.models.release import Network
 from foretrain.nn.dropout import drop
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rotate
@@ -125,12 +126,15 @@ class DualHead(nn.Module):
         return (ce_s1 + ce_s2) / 2, ce_s1, ce_s2
 
 
-class KronosNetwork(nn.Module):
+class KronosNetwork(Network):
     """Embedding, causal blocks, the head of the first token, and the dependency layer with the head of the second."""
+
+    architecture, fills_buffers = KronosConfig, True
 
     def __init__(self, config: KronosConfig) -> None:
         super().__init__()
-        self.config = c = config
+        self.config: KronosConfig = config
+        c = config
         self.embedding = PairEmbedding(c)
         self.time_emb = TimeEmbedding(c)
         self.transformer = nn.ModuleList(
@@ -147,6 +151,29 @@ class KronosNetwork(nn.Module):
         self.norm = RMSNorm(c.d_model, EPS)
         self.dep_layer = DependencyLayer(c.d_model)
         self.head = DualHead(c)
+
+    def initialise(self, seed: int) -> None:
+        """Upstream's random init, drawn on the CPU so that the seed alone decides the weights.
+
+        Norms 1, Xavier-normal matrices, zero biases, tables N(0, d_model^-1/2); fixed time tables are sines and
+        cosines.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        modules = dict(self.named_modules())
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                owner = modules[name.rpartition(".")[0]]
+                if isinstance(owner, nn.Linear) and parameter.ndim == 1:
+                    parameter.zero_()
+                elif isinstance(owner, nn.Linear):
+                    std = math.sqrt(2.0 / (owner.in_features + owner.out_features))
+                    parameter.normal_(0.0, std, generator=generator)
+                elif name.endswith("_embed.emb.weight"):
+                    parameter.copy_(sinusoid(*parameter.shape))
+                elif isinstance(owner, nn.Embedding):
+                    parameter.normal_(0.0, self.config.d_model**-0.5, generator=generator)
+                else:
+                    parameter.fill_(1.0)
 
     @property
     def head_width(self) -> int:

@@ -7,12 +7,13 @@ from numbers import Integral, Real
 from typing import Literal
 
 from foretrain.errors import ConfigError
+from foretrain.models.types import ForecastOptions
 
 NUM_SAMPLES = 20  # sample paths where nobody says how many: enough for deciles
 
 
 @dataclass(frozen=True)
-class KronosOptions:
+class KronosOptions(ForecastOptions):
     """How Kronos draws candles.
 
     Attributes:
@@ -60,6 +61,16 @@ class KronosOptions:
     def greedy(self) -> bool:
         """Whether nothing is drawn."""
         return self.temperature == 0 or self.top_k == 1
+
+
+def sample_counts(num_samples: int | None, options: KronosOptions) -> tuple[int, int]:
+    """How many paths to draw and how many to give: greedy ones are all the same. Raises ConfigError below 1."""
+    if num_samples is not None and num_samples < 1:
+        raise ConfigError(f"num_samples is {num_samples}; it counts sample paths and is at least 1.")
+    if options.greedy:
+        return 1, num_samples or 1
+    count = num_samples or NUM_SAMPLES
+    return count, count
 
 
 def _number(value: object) -> bool:

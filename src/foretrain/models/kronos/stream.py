@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,14 +21,16 @@ from torch import Tensor
 from foretrain.data.permutation import hash64
 from foretrain.data.windows import NO_TIME, IntArray, Windows
 from foretrain.errors import ConfigError, DataError
-from foretrain.models.base import Forecast
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.cache import Stack
 from foretrain.models.kronos.config import COLUMNS
-from foretrain.models.kronos.forecaster import Kronos, sample_counts, summary
 from foretrain.models.kronos.generate import Generated, Source, continue_source, generating
 from foretrain.models.kronos.inputs import Wide
-from foretrain.models.kronos.options import KronosOptions
+from foretrain.models.kronos.model import KronosNetwork
+from foretrain.models.kronos.options import KronosOptions, sample_counts
+from foretrain.models.kronos.paths import summary
+from foretrain.models.kronos.tokenizer import TokenizerNetwork
+from foretrain.models.types import Forecast
 from foretrain.timeaxis.future import continue_stamps
 
 # Rotary angles are float32, whose rounding at 2^14 radians is 0.001. After so many bars everything is read anew, with
@@ -52,13 +54,22 @@ class _Series:
             self.times = np.concatenate((self.times, times))[-most:]
 
 
+class Model(Protocol):
+    """A predictor beside the tokenizer that it reads through."""
+
+    network: KronosNetwork
+
+    @property
+    def tokenizer(self) -> TokenizerNetwork:
+        """The frozen tokenizer."""
+        ...
+
+
 class KronosStream:
     """A batch of growing series and what a model remembers of them."""
 
-    defaults: ClassVar[dict[str, Any]] = {"mode": "rolling"}  # of forecasts, where they differ from KronosOptions' own
-
     def __init__(
-        self, model: Kronos, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None
+        self, model: Model, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None
     ) -> None:
         """Read the windows' contexts; their stamps count where they have times.
 
@@ -69,7 +80,7 @@ class KronosStream:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it counts bars and is at least 1.")
         self.model = model
-        self.max_context = max_context or model.config.max_context
+        self.max_context = max_context or model.network.config.max_context
         self.re_anchor_every = re_anchor_every
         raw, self._targets, _ = inputs.candles_of(windows)
         filled = inputs.fill_forward(raw[:, : windows.context.shape[1]])
@@ -78,6 +89,11 @@ class KronosStream:
         self._appended = np.zeros(len(windows), np.int64)  # bars of each series since the opening
         self._since_anchor = 0  # the most bars of a series since the statistics were taken
         self._read(filled, windows.context_times, frozen=False)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Forecast options where they differ from KronosOptions' own."""
+        return {"mode": "rolling"}
 
     def __len__(self) -> int:
         """N."""
@@ -194,7 +210,7 @@ class KronosStream:
     def _read(self, filled: Wide, times: IntArray | None, *, frozen: bool) -> None:
         """Everything anew from bars (N, C, 6), padded on the left with NaN; the statistics too unless frozen."""
         kept = self.statistics if frozen else None
-        found = inputs.read_context(filled, inputs.complete(filled), times, self.model.config.clip, kept)
+        found = inputs.read_context(filled, inputs.complete(filled), times, self.model.network.config.clip, kept)
         self._loc, self._scale = found.loc, found.scale
         network, tokenizer, context = self.model.network, self.model.tokenizer, found.entries["context"]
         stamps, lengths = found.entries.get("context_stamps"), found.entries.get("lengths")
@@ -220,7 +236,9 @@ class KronosStream:
     def _extend(self, filled: Wide, clock: IntArray | None, count: IntArray) -> IntArray:
         """Read new bars (N, k, 6), of which row n counts count[n]; their tokens (N, k, 2)."""
         network, tokenizer = self.model.network, self.model.tokenizer
-        bars = self._tensor(inputs.normalise(inputs.complete(filled), self._loc, self._scale, self.model.config.clip))
+        bars = self._tensor(
+            inputs.normalise(inputs.complete(filled), self._loc, self._scale, self.model.network.config.clip)
+        )
         counts = None if (count == bars.shape[1]).all() else self._tensor(count)
         with generating(network, tokenizer):
             with torch.autocast(self._device.type, enabled=False):

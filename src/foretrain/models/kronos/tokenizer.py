@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from foretrain.models.kronos.config import TokenizerConfig
 from foretrain.models.kronos.layers import Block, causal_table
 from foretrain.models.kronos.quantiser import Quantiser, QuantiserLoss, to_ids, to_signs
+from foretrain.models.release import Network
 
 
 class Reconstruction(NamedTuple):
@@ -32,15 +33,18 @@ class _Holder(nn.Module):
         self.bsq = bsq
 
 
-class TokenizerNetwork(nn.Module):
+class TokenizerNetwork(Network):
     """Causal encoder, binary spherical quantiser, causal decoder.
 
     Each stack has one block fewer than the configuration says, as upstream builds them.
     """
 
+    architecture, fills_buffers = TokenizerConfig, True
+
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        self.config = c = config
+        self.config: TokenizerConfig = config
+        c = config
         bits = c.s1_bits + c.s2_bits
 
         def stack(count: int) -> nn.ModuleList:
@@ -66,6 +70,22 @@ class TokenizerNetwork(nn.Module):
         self.post_quant_embed = nn.Linear(bits, c.d_model)
         self.decoder = stack(c.n_dec_layers)
         self.head = nn.Linear(c.d_model, c.d_in)
+
+    def initialise(self, seed: int) -> None:
+        """Torch's random init, drawn on the CPU so that the seed alone decides the weights.
+
+        Norms 1, U(+-fan_in^-1/2) for weights and biases.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        modules = dict(self.named_modules())
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                owner = modules[name.rpartition(".")[0]]
+                if isinstance(owner, nn.Linear):
+                    bound = owner.in_features**-0.5
+                    parameter.uniform_(-bound, bound, generator=generator)
+                else:
+                    parameter.fill_(1.0)
 
     @property
     def bsq(self) -> Quantiser:

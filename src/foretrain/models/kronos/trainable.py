@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import Windows
-from foretrain.models.base import Batch, Family, Loss, NoOptions, ParameterRole, Trainable
-from foretrain.models.hub import release_hash, resolve
+from foretrain.models.base import Batch, Loss
 from foretrain.models.kronos import inputs
-from foretrain.models.kronos.config import (
-    PUBLISHED_TOKENIZERS,
-    TOKENIZER_PRESETS,
-    KronosTokenizerModelConfig,
-    TokenizerConfig,
-    check_start,
-    fitted,
-    given,
-    read_config,
-)
-from foretrain.models.kronos.convert import initialise, read_tokenizer, write_release
+from foretrain.models.kronos.config import KronosTokenizerModelConfig, TokenizerConfig
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
+from foretrain.models.release import ReleaseModel
+from foretrain.models.types import WindowSource
 
 
-class KronosTokenizer(Trainable):
+class KronosTokenizer(ReleaseModel):
     """A tokenizer network with collate and loss; it forecasts nothing."""
 
     family = "kronos_tokenizer"
+    network: TokenizerNetwork
+    config: TokenizerConfig
+    network_class, section = TokenizerNetwork, KronosTokenizerModelConfig
+    block_lists = ("encoder", "decoder")
+    head_parts = ("network.head.",)
     validation_names = ("loss", "reconstruction_mse", "coarse_mse", "quantiser_loss", "codebook_entropy")
     adapter_targets = ("encoder", "decoder", "head")
 
-    def __init__(self, network: TokenizerNetwork) -> None:
-        super().__init__()
-        self.network = network
+    @classmethod
+    def random_config(
+        cls, section: KronosTokenizerModelConfig, context_length: int, prediction_length: int, offline: bool
+    ) -> TokenizerConfig:
+        """The config of a random start, without what another's config.json holds besides."""
+        return replace(section.random_architecture("base", offline), extra={})
 
     def collate(self, windows: Windows) -> Batch:
         """CPU tensors of a batch; see inputs.py."""
-        return inputs.collate(windows, self.network.config.clip)
+        return inputs.collate(windows, self.config.clip)
 
-    def check(self, source: Any) -> None:
+    def check(self, source: WindowSource) -> None:
         """Raise DataError unless windows hold candles whose columns are all targets."""
-        inputs.sequence(inputs.collate(source.windows(0, 1), self.network.config.clip))
+        inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip))
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """(MSE of the coarse + MSE of the full reconstruction + quantiser loss) / 2, times the bars, and the bars.
 
         The codebook entropy is no sum over bars: it is that of the micro-batch.
@@ -78,23 +76,9 @@ class KronosTokenizer(Trainable):
         }
         return {name: Loss(part * weight, weight) for name, part in parts.items()}
 
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms and biases are vectors, the output projection the head."""
-        return {name: ParameterRole(_role(name, p)) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """Encoder and decoder blocks."""
-        return [*self.network.encoder, *self.network.decoder]
-
-    def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
-        if state is not None:
-            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-        write_release(self.network, folder, state)
-
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
         """Forward operations of a window's bars, whatever the number of columns: encoder once, decoder twice."""
-        c, bars = self.network.config, context_length + prediction_length
+        c, bars = self.config, context_length + prediction_length
         bits = c.s1_bits + c.s2_bits
         decoder = len(self.network.decoder) * block_flops(c.d_model, c.ff_dim, bars) + 2 * bars * c.d_model * c.d_in
         pre = 2 * bars * c.s1_bits * c.d_model
@@ -113,71 +97,4 @@ def encoder_flops(network: TokenizerNetwork, bars: int) -> float:
     return len(network.encoder) * block_flops(c.d_model, c.ff_dim, bars) + ends
 
 
-def _role(name: str, parameter: Tensor) -> Any:
-    if parameter.ndim == 1:
-        return "vector"
-    return "head" if name == "network.head.weight" else "matrix"
-
-
-def build(
-    config: KronosTokenizerModelConfig,
-    *,
-    context_length: int,
-    prediction_length: int,
-    seed: int,
-    device: str | torch.device = "cpu",
-    offline: bool = False,
-) -> KronosTokenizer:
-    """The tokenizer a run trains: randomly initialised (the seed alone decides) or from model_id.
-
-    On device "meta" no weights are made or read. Raises ConfigError for keys that contradict each other, ModelError
-    where a release cannot be read.
-    """
-    check_start(config)
-    meta = str(device) == "meta"
-    if config.model_id is None:
-        network = _empty(random_architecture(config, offline), meta)
-        if not meta:
-            initialise(network, seed)
-        return KronosTokenizer(network)
-    if meta and config.model_id in PUBLISHED_TOKENIZERS:
-        known = TokenizerConfig(**TOKENIZER_PRESETS[PUBLISHED_TOKENIZERS[config.model_id]])
-        return KronosTokenizer(_empty(fitted(config, known), meta))
-    folder = resolve(config.model_id, config.revision, offline)
-    architecture = fitted(config, read_config(TokenizerConfig, folder / "config.json"))
-    model = KronosTokenizer(_empty(architecture, meta) if meta else read_tokenizer(folder, architecture))
-    model.parents = {"model": release_hash(folder)}
-    return model
-
-
-def random_architecture(config: KronosTokenizerModelConfig, offline: bool = False) -> TokenizerConfig:
-    """The configuration of a randomly initialised tokenizer."""
-    if config.architecture_of is not None:
-        stored = read_config(TokenizerConfig, resolve(config.architecture_of, None, offline) / "config.json")
-        values = {name: getattr(stored, name) for name in TOKENIZER_PRESETS["base"]} | {"clip": stored.clip}
-    else:
-        values = TOKENIZER_PRESETS[config.preset or "base"]
-    return TokenizerConfig(**{**values, **given(config, TokenizerConfig)})
-
-
-def _empty(config: TokenizerConfig, meta: bool) -> TokenizerNetwork:
-    with torch.device("meta" if meta else "cpu"):
-        return TokenizerNetwork(config)
-
-
-def load(folder: Path, *, origin: str | None = None, offline: bool = False) -> KronosTokenizer:
-    """The tokenizer of a release folder in float32 on the CPU. Raises ModelError."""
-    return KronosTokenizer(read_tokenizer(folder)).eval()
-
-
-FAMILY = Family(
-    name="kronos_tokenizer",
-    config=lambda: KronosTokenizerModelConfig,
-    options=lambda: NoOptions,
-    build=build,
-    matches=lambda raw: "n_enc_layers" in raw and "s1_bits" in raw,
-    load=load,
-    published=frozenset(PUBLISHED_TOKENIZERS),
-    columns=inputs.choose_columns,
-    needs=inputs.NEEDS,
-)
+FAMILY = KronosTokenizer.as_family(columns=inputs.choose_columns, needs=inputs.NEEDS)

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import Windows
-from foretrain.errors import ConfigError, ModelError
-from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole, Predicted
-from foretrain.models.config_json import read_config_json
-from foretrain.models.hub import release_hash, resolve
+from foretrain.models.base import Batch, Forecast, Forecaster, Loss, TrainingPrediction
+from foretrain.models.release import ReleaseModel
 from foretrain.models.toto import batches, generate
-from foretrain.models.toto.config import PUBLISHED, TotoConfig, TotoModelConfig, preset
-from foretrain.models.toto.convert import empty_network, initialise, read_release, write_release
+from foretrain.models.toto.config import TotoConfig, TotoModelConfig
 from foretrain.models.toto.inputs import newest, prepare
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, moments, over_patches, sums
 from foretrain.models.toto.model import TotoNetwork
@@ -40,10 +36,15 @@ class Scored(NamedTuple):
     last: Tensor  # (M, S, P) newest value observed before the patch, NaN where none was
 
 
-class Toto(Forecaster):
+class Toto(ReleaseModel, Forecaster):
     """A Toto 1.0 network with collate, loss and forecast."""
 
     family = "toto"
+    network: TotoNetwork
+    config: TotoConfig
+    network_class, section, options = TotoNetwork, TotoModelConfig, TotoOptions
+    block_lists = ("transformer.layers",)
+    head_parts = (".unembed.", ".output_distribution.")
     validation_names = ("loss", "nll", "robust")
     predicts_sigma = True
     default_samples = DEFAULT_SAMPLES
@@ -51,14 +52,18 @@ class Toto(Forecaster):
                        "output_distribution")  # fmt: skip
 
     def __init__(self, network: TotoNetwork, *, upstream_compat: bool = False) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.upstream_compat = upstream_compat
 
-    @property
-    def config(self) -> TotoConfig:
-        """The network's configuration."""
-        return self.network.config
+    @classmethod
+    def of_run(cls, network: TotoNetwork, section: TotoModelConfig, prediction_length: int) -> Toto:
+        """The model around a network, with upstream's habits where the run asks for them."""
+        return cls(network, upstream_compat=section.upstream_compat)
+
+    @classmethod
+    def network_parts(cls, section: TotoModelConfig) -> dict[str, bool | None]:
+        """Whether there are variate labels; None = as the file has them."""
+        return {"labels": section.variate_labels}
 
     @property
     def max_context_length(self) -> int:
@@ -74,7 +79,7 @@ class Toto(Forecaster):
         """CPU tensors of a batch; see batches.py."""
         return batches.collate(windows, self.config.patch_size, self.max_context_length, compat=self.upstream_compat)
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """Upstream's composite loss (loss.py) over the observed steps of target rows, and their number.
 
         While training every patch is forecast from the patches before it, in context and future alike; otherwise only
@@ -94,11 +99,11 @@ class Toto(Forecaster):
         total = LIKELIHOOD * nll + ROBUST * robust
         return {"loss": Loss(total, weight), "nll": Loss(nll, weight), "robust": Loss(robust, weight)}
 
-    def predict(self, batch: Batch) -> Predicted:
-        """Mean and deviation of the steps that own_loss scores, each forecast from the patch before its own."""
+    def predict(self, batch: Batch) -> TrainingPrediction:
+        """Mean and deviation of the steps that native_loss scores, each forecast from the patch before its own."""
         scored = self.scored(batch)
         mean, deviation = over_patches(self.network, moments, *(x.flatten(0, 1) for x in scored[:3]))
-        return Predicted(
+        return TrainingPrediction(
             target=scored.target.flatten(1),
             observed=scored.observed.flatten(1),
             point=attach(mean.view_as(scored.target).flatten(1), list(self.network.output_distribution.parameters())),
@@ -184,20 +189,6 @@ class Toto(Forecaster):
             options=replace(options, compat=options.compat or self.upstream_compat),
         )
 
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms, biases and labels are vectors, the unembedding and the mixture's projections the head."""
-        return {name: ParameterRole(_role(name, p)) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """The transformer's layers."""
-        return list(self.network.transformer.layers)
-
-    def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
-        if state is not None:
-            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-        write_release(self.network, folder, state)
-
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
         """Forward operations that a training step's mathematics needs: unembedding and head as the one linear map that
         they are together, whose making is shared by a batch and not counted."""
@@ -212,69 +203,4 @@ class Toto(Forecaster):
         return 2.0 * variates * (c.num_layers * linear + 2 * slots * seen * c.embed_dim + ends)
 
 
-def _role(name: str, parameter: Tensor) -> Any:
-    if parameter.ndim == 1:
-        return "vector"
-    return "head" if ".unembed." in name or ".output_distribution." in name else "matrix"
-
-
-def build(
-    config: TotoModelConfig,
-    *,
-    context_length: int,
-    prediction_length: int,
-    seed: int,
-    device: str | torch.device = "cpu",
-    offline: bool = False,
-) -> Toto:
-    """The model a run trains: randomly initialised (the seed alone decides the weights) or from model_id.
-
-    Its longest context becomes the run's, and of a checkpoint at least that. On device "meta" no weights are made or
-    read.
-
-    Raises:
-        ConfigError: neither or both of model_id and random_init.
-        ModelError: the checkpoint cannot be read or contradicts the architecture keys given.
-    """
-    if bool(config.model_id) == config.random_init:
-        raise ConfigError("model: give either model_id (a folder or hub id) or random_init: true.")
-    meta, labels = str(device) == "meta", config.variate_labels
-    if config.model_id is None:
-        architecture = config.architecture().lengthened(context_length, at_least=False)
-        network = empty_network(architecture, "meta" if meta else "cpu", labels=bool(labels))
-        if not meta:
-            initialise(network, seed)
-        return Toto(network.to(device), upstream_compat=config.upstream_compat)
-    if meta and config.model_id in PUBLISHED and not Path(config.model_id).exists():
-        architecture = config.fitted(preset(PUBLISHED[config.model_id])).lengthened(context_length)
-        network = empty_network(architecture, "meta", labels=bool(labels))
-        return Toto(network, upstream_compat=config.upstream_compat)
-    folder = resolve(config.model_id, config.revision, offline)
-    stored = TotoConfig.read(folder / "config.json")
-    architecture = config.fitted(stored).lengthened(context_length)
-    network = read_release(folder, architecture, labels=labels, seed=seed)
-    model = Toto(network.to(device), upstream_compat=config.upstream_compat)
-    model.parents = {"model": release_hash(folder)}
-    model.fresh = frozenset(f"network.{name}" for name in network.fresh)
-    return model
-
-
-def load(folder: Path, *, origin: str | None = None, offline: bool = False, **parts: str) -> Toto:
-    """The model of a release folder in float32 on the CPU, ready to forecast. Raises ModelError."""
-    if parts:
-        raise ModelError(f"{origin or folder}: a Toto model has no {next(iter(parts))}; leave it out.")
-    if not FAMILY.matches(read_config_json(folder / "config.json")):
-        raise ModelError(f"{folder}: its config.json has no scaler_cls, so this is not a Toto 1.0 model.")
-    return Toto(read_release(folder)).eval()
-
-
-FAMILY = Family(
-    name="toto",
-    config=lambda: TotoModelConfig,
-    options=lambda: TotoOptions,
-    build=build,
-    matches=lambda raw: "scaler_cls" in raw and "output_distribution_classes" in raw,
-    load=load,
-    settled=lambda section, known: section.settled(known),
-    published=frozenset(PUBLISHED),
-)
+FAMILY = Toto.as_family()

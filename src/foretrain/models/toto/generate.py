@@ -22,10 +22,10 @@ from foretrain.models.base import Forecast
 from foretrain.models.toto.distribution import StudentTs
 from foretrain.models.toto.draws import choose, draws, student_t
 from foretrain.models.toto.inputs import prepare
-from foretrain.models.toto.memory import KeyValues, SharedPast
+from foretrain.models.toto.kv_cache import GrowingKVCache, SharedContextCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
-from foretrain.models.toto.scaler import Statistics, Stream
+from foretrain.models.toto.scaler import CausalStatistics, Statistics
 from foretrain.nn.layout import Layout
 from foretrain.nn.quantiles import constant
 
@@ -49,9 +49,9 @@ class Context(NamedTuple):
 
     first: StudentTs  # (R, P, K) mixtures of the first patch, scaled
     statistics: Statistics  # (R, P) or (R, 1): what un-scales them
-    stream: Stream
+    stream: CausalStatistics
     empty: Tensor | None
-    memories: list[KeyValues]  # of each layer over time; empty where nobody goes on from here
+    caches: list[GrowingKVCache]  # of each layer over time; empty where nobody goes on from here
 
 
 class Sampled(NamedTuple):
@@ -118,19 +118,19 @@ def read_context(
 ) -> Context:
     """Read a prompt once, whatever will be asked about it; remember what later patches attend to."""
     size, steps = network.config.patch_size, prompt.series.shape[1]
-    memories = [KeyValues() for _ in range(network.layers_over_time)] if remember else []
+    caches = [GrowingKVCache() for _ in range(network.layers_over_time)] if remember else []
     inputs = prepare(network.scaler, prompt.series, prompt.observed, prefix_length=steps, compat=options.compat)
     hidden = network.read(
         inputs.scaled,
         prompt.layout,
         exogenous=prompt.exogenous,
         empty=inputs.empty,
-        memories=memories or None,
+        caches=caches or None,
         recentre=options.reference_cache,
         newest_only=True,
     )
     statistics = Statistics(*(x[:, -size:] for x in inputs.statistics))
-    return Context(network.mixtures(hidden[:, -1]), statistics, inputs.stream, inputs.empty, memories)
+    return Context(network.mixtures(hidden[:, -1]), statistics, inputs.stream, inputs.empty, caches)
 
 
 def sample(
@@ -203,7 +203,7 @@ class _Path:
         self.layout = prompt.layout.repeat(len(samples))
         self.stream = context.stream.select(repeated)
         self.empty = None if context.empty is None else context.empty[repeated]
-        self.memories = [SharedPast(memory, len(samples)) for memory in context.memories]
+        self.caches = [SharedContextCache(cache, len(samples)) for cache in context.caches]
         known = prompt.known
         self.known = None if known is None else known[repeated]
 
@@ -244,7 +244,7 @@ class _Path:
             (values - statistics.loc) / statistics.scale,
             self.layout,
             empty=self.empty,
-            memories=self.memories,
+            caches=self.caches,
             first=self.prompt.series.shape[1] // self.network.config.patch_size + patch,
             recentre=self.options.reference_cache,
         )

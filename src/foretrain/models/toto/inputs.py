@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foretrain.models.toto.scaler import Scaler, Statistics, Stream
+from foretrain.models.toto.scaler import CausalStatistics, Scaler, Statistics
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Inputs:
 
     scaled: Tensor  # (R, T) finite
     statistics: Statistics
-    stream: Stream  # goes on with the statistics of what follows
+    stream: CausalStatistics  # goes on with the statistics of what follows
     empty: Tensor | None = None  # (R, S) patches in front of a row's first observation; None = none, or upstream's way
 
 

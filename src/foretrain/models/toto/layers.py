@@ -14,31 +14,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.models.toto.config import TotoConfig
-from foretrain.models.toto.rotary import Turns, rotate
+from foretrain.models.toto.rotary import RotaryTables, rotate
 from foretrain.nn.layout import Layout
 
 EPS = 1e-8  # of the norms, inside the root
 
 
-class Memory(Protocol):
-    """What a layer over time remembers of the patches it has read: rotated keys, and values."""
+class KVCache(Protocol):
+    """KV cache of a layer over time: rotated keys, and values, of the patches it has read."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """(R, H, n, d) of n new patches -> (R, H, n, d): remembers them and attends to everything remembered.
+        """(R, H, n, d) of n new patches -> (R, H, n, d): caches them and attends to everything cached.
 
-        mask broadcasts to (R, H, n, patches remembered), True = seen; None = all up to the query itself.
+        mask broadcasts to (R, H, n, patches cached), True = seen; None = all up to the query itself.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Route:
+class AttentionContext:
     """What every layer needs besides the hidden states; made once per forward."""
 
     layout: Layout
-    turns: Turns  # of the patches that are read: (S, d), or (R, 1, S, d) where rows differ
+    rotary: RotaryTables  # of the patches that are read: (S, d), or (R, 1, S, d) where rows differ
     time_mask: Tensor | None = None  # broadcasts to (R, H, n, patches up to now), True = seen; None = causal
-    memories: Sequence[Memory] | None = None  # of each layer over time, in order
+    caches: Sequence[KVCache] | None = None  # of each layer over time, in order
 
 
 class RMSNorm(nn.Module):
@@ -91,27 +91,27 @@ class Attention(nn.Module):
         rate = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate, is_causal=causal)
 
-    def over_time(self, x: Tensor, route: Route, memory: Memory | None, newest: bool = False) -> Tensor:
+    def over_time(self, x: Tensor, ctx: AttentionContext, cache: KVCache | None, newest: bool = False) -> Tensor:
         """x (R, S, D) -> (R, S, D): each patch sees its row's patches up to itself, at rotated positions.
 
         newest: only the last patch's result is wanted, (R, 1, D).
         """
         query, key, value = self.split(x)
-        query, key = rotate(query, route.turns.query), rotate(key, route.turns.key)
-        mask = route.time_mask
+        query, key = rotate(query, ctx.rotary.query), rotate(key, ctx.rotary.key)
+        mask = ctx.time_mask
         if newest:
             query, mask = query[..., -1:, :], None if mask is None else mask[..., -1:, :]
-        if memory is not None:
-            return self.wO(self.merge(memory.attend(query, key, value, mask)))
+        if cache is not None:
+            return self.wO(self.merge(cache.attend(query, key, value, mask)))
         return self.wO(self.merge(self.attend(query, key, value, mask, causal=mask is None and not newest)))
 
-    def over_variates(self, x: Tensor, route: Route) -> Tensor:
+    def over_variates(self, x: Tensor, ctx: AttentionContext) -> Tensor:
         """x (R, S, D) -> (R, S, D): at each patch every variate sees those of its window."""
         parts = []
-        for rows in route.layout.spread(x):
+        for rows in ctx.layout.spread(x):
             mixed = self.attend(*self.split(rows.transpose(1, 2)), mask=None)  # (W, S, H, V, d)
             parts.append(self.merge(mixed).transpose(1, 2))
-        return self.wO(route.layout.collect(parts))
+        return self.wO(ctx.layout.collect(parts))
 
 
 class TransformerLayer(nn.Module):
@@ -126,15 +126,17 @@ class TransformerLayer(nn.Module):
         self.attention = Attention(config)
         self.mlp = nn.Sequential(SwiGLU(config.embed_dim, config.mlp_hidden_dim))
 
-    def forward(self, hidden: Tensor, route: Route, memory: Memory | None = None, newest: bool = False) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D), of the last patch alone with newest; memory is that of a layer over time."""
+    def forward(
+        self, hidden: Tensor, ctx: AttentionContext, cache: KVCache | None = None, newest: bool = False
+    ) -> Tensor:
+        """hidden (R, S, D) -> (R, S, D), of the last patch alone with newest; cache is that of a layer over time."""
         normed = self.norm1(hidden)
         if newest:
             hidden = hidden[:, -1:]
         if self.over_variates:
-            hidden = hidden + self.attention.over_variates(normed[:, -1:] if newest else normed, route)
+            hidden = hidden + self.attention.over_variates(normed[:, -1:] if newest else normed, ctx)
         else:
-            hidden = hidden + self.attention.over_time(normed, route, memory, newest)
+            hidden = hidden + self.attention.over_time(normed, ctx, cache, newest)
         return hidden + F.dropout(self.mlp(self.norm2(hidden)), self.dropout, self.training)
 
 
@@ -146,11 +148,11 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([TransformerLayer(config, over) for over in config.spacewise])
         self._over_variates = tuple(config.spacewise)
 
-    def forward(self, hidden: Tensor, route: Route, newest_only: bool = False) -> Tensor:
+    def forward(self, hidden: Tensor, ctx: AttentionContext, newest_only: bool = False) -> Tensor:
         """hidden (R, S, D) -> (R, S, D), or (R, 1, D) of the last patch: from the last layer over time on the others
         are not computed then."""
-        memories = iter(route.memories) if route.memories is not None else None
+        caches = iter(ctx.caches) if ctx.caches is not None else None
         for i, layer in enumerate(self.layers):
-            memory = None if memories is None or self._over_variates[i] else next(memories)
-            hidden = layer(hidden, route, memory, newest_only and all(self._over_variates[i + 1 :]))
+            cache = None if caches is None or self._over_variates[i] else next(caches)
+            hidden = layer(hidden, ctx, cache, newest_only and all(self._over_variates[i + 1 :]))
         return hidden

@@ -7,19 +7,31 @@ Facts from DataDog/toto (toto/model/backbone.py and its parts) and the Toto repo
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foretrain.models.release import Network
 from foretrain.models.toto.config import TotoConfig
 from foretrain.models.toto.distribution import MixtureHead, StudentTs
-from foretrain.models.toto.layers import Memory, Route, Transformer
-from foretrain.models.toto.rotary import turns
+from foretrain.models.toto.layers import AttentionContext, KVCache, Transformer
+from foretrain.models.toto.rotary import rotary_tables
 from foretrain.models.toto.scaler import Scaler
+from foretrain.models.weights import fill_network, read_tensors
 from foretrain.nn.layout import Layout
 from foretrain.nn.unused import attach
+
+PREFIX = "model."  # of every published name
+_IGNORED = re.compile(r"rotary_emb\.(freqs|scale)$")  # constants that older files hold
+_UNFUSED = ((re.compile(r"\.mlp\.0\.(weight|bias)$"), r".mlp.0.w12.\1"),  # written where xformers was absent
+            (re.compile(r"\.mlp\.2\.(weight|bias)$"), r".mlp.0.w3.\1"))  # fmt: skip
+LABELS = ("target_variate_label", "exogenous_variate_label")
 
 
 class PatchEmbedding(nn.Module):
@@ -34,21 +46,86 @@ class PatchEmbedding(nn.Module):
         return self.projection(patches)
 
 
-class TotoNetwork(nn.Module):
+class TotoNetwork(Network):
     """Toto 1.0's tensor-level model: scaled patches in, hidden states and mixtures out."""
 
-    def __init__(self, config: TotoConfig, *, labels: bool = False) -> None:
+    architecture = TotoConfig
+
+    def __init__(self, config: TotoConfig, *, labels: bool | None = False) -> None:
         super().__init__()
-        self.config = config
+        self.config: TotoConfig = config
         self.scaler = Scaler.of(config)
         self.patch_embed = PatchEmbedding(config.patch_size, config.embed_dim)
-        self.fresh: tuple[str, ...] = ()  # labels that the file it was read from lacks
         if labels:
             self.target_variate_label = nn.Parameter(torch.empty(config.embed_dim))
             self.exogenous_variate_label = nn.Parameter(torch.empty(config.embed_dim))
         self.transformer = Transformer(config)
         self.unembed = nn.Linear(config.embed_dim, config.embed_dim * config.patch_size)
         self.output_distribution = MixtureHead(config.embed_dim, config.components)
+
+    def initialise(self, seed: int) -> None:
+        """Upstream's random init, drawn on the CPU so that the seed alone decides the weights.
+
+        torch's defaults: U(+-fan_in^-1/2) for weights and biases; norms 1; labels N(0, 1).
+        """
+        generator = torch.Generator().manual_seed(seed)
+        modules = dict(self.named_modules())
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                owner = modules[name.rpartition(".")[0]]
+                if isinstance(owner, nn.Linear):
+                    bound = math.sqrt(1.0 / owner.in_features)
+                    parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+                elif name not in LABELS:
+                    parameter.fill_(1.0)
+            if self.labels:
+                for name, label in new_labels(self.config.embed_dim, seed).items():
+                    getattr(self, name).copy_(label)
+
+    @classmethod
+    def outline(cls, folder: Path, config: TotoConfig, **parts: Any) -> TotoNetwork:
+        """The network of a release folder on "meta"; whether it has labels is for the file to say."""
+        return cls.read_release(folder, config, **parts).to("meta")
+
+    @classmethod
+    def read_release(
+        cls, folder: Path, config: TotoConfig | None = None, *, seed: int = 0, labels: bool | None = None
+    ) -> TotoNetwork:
+        """The network of a release folder, float32 on the CPU; `config`, if given, replaces the folder's own.
+
+        It has variate labels where the file has them; with labels=True they are made where it has none, drawn from the
+        seed, with False those in the file are left out. Raises ModelError when files are missing or damaged, or when
+        the weights do not fit the configuration.
+        """
+        config = config or TotoConfig.read(folder / "config.json")
+        found = cls.own_names(read_tensors(folder))
+        stored = any(name in found for name in LABELS)
+        if labels is False:
+            found = {name: tensor for name, tensor in found.items() if name not in LABELS}
+        network = cls.empty(config, labels=stored if labels is None else labels)
+        if labels and not stored:
+            found |= new_labels(config.embed_dim, seed)
+            network.newly_initialized = LABELS
+        fill_network(network, found, folder)
+        return network
+
+    @classmethod
+    def own_names(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By the network's names, from fused or plain ones; constants are left out."""
+        found = {}
+        for name, tensor in tensors.items():
+            if _IGNORED.search(name):
+                continue
+            name = name.removeprefix(PREFIX)
+            for pattern, ours in _UNFUSED:
+                name = pattern.sub(ours, name)
+            found[name] = tensor
+        return found
+
+    @staticmethod
+    def published_name(name: str) -> str:
+        """The name that a published file gives to a parameter of the network."""
+        return PREFIX + name
 
     @property
     def labels(self) -> int:
@@ -57,7 +134,7 @@ class TotoNetwork(nn.Module):
 
     @property
     def layers_over_time(self) -> int:
-        """How many layers attend over time, each of which may have a Memory."""
+        """How many layers attend over time, each of which may have a KVCache."""
         return self.config.num_layers - sum(self.config.spacewise)
 
     @property
@@ -72,7 +149,7 @@ class TotoNetwork(nn.Module):
         *,
         exogenous: Tensor | None = None,
         empty: Tensor | None = None,
-        memories: Sequence[Memory] | None = None,
+        caches: Sequence[KVCache] | None = None,
         first: int = 0,
         recentre: bool = False,
         newest_only: bool = False,
@@ -85,9 +162,9 @@ class TotoNetwork(nn.Module):
             exogenous: (R,) rows that are covariates known ahead; None = none is.
             empty: (R, S) patches in front of a row's first observation, a prefix of every row; no later patch sees
                 them. None = upstream's way, to which every patch counts.
-            memories: of each layer over time; what they hold already is attended to as well.
-            first: patches read before into these memories.
-            recentre: with memories, decay positions around the middle of what has been read, as upstream does anew
+            caches: of each layer over time; what they hold already is attended to as well.
+            first: patches read before into these caches.
+            recentre: with caches, decay positions around the middle of what has been read, as upstream does anew
                 in every call, so that later patches see keys of earlier calls slightly off.
         """
         patches = scaled.to(self._dtype).unflatten(-1, (-1, self.config.patch_size))
@@ -105,13 +182,13 @@ class TotoNetwork(nn.Module):
             positions = positions - lead[:, None, None]
             if self.labels and not first:
                 positions[..., 0] = 0.0
-        route = Route(
+        ctx = AttentionContext(
             layout,
-            turns(positions, self.config.head_dim, centre),
+            rotary_tables(positions, self.config.head_dim, centre),
             self._mask(lead, begin, new, device),
-            memories,
+            caches,
         )
-        return self.transformer(hidden, route, newest_only)[:, -count:]
+        return self.transformer(hidden, ctx, newest_only)[:, -count:]
 
     def mixtures(self, hidden: Tensor) -> StudentTs:
         """Mixtures (..., P, K) of the steps after the patches with these hidden states (..., D), in scaled space."""
@@ -170,3 +247,9 @@ class TotoNetwork(nn.Module):
         # empty patches see themselves alone: how far their label is would tell when the row begins
         counts = (slot >= beginning) | (slot == query) | ((slot < self.labels) & (query >= beginning))
         return seen & counts
+
+
+def new_labels(width: int, seed: int) -> dict[str, Tensor]:
+    """New variate labels by name, N(0, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.empty(width).normal_(generator=generator) for name in LABELS}

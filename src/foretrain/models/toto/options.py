@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foretrain.models.types import ForecastOptions
+
 DEFAULT_SAMPLES = 128  # upstream's README asks for 128 to 256
 
 
 @dataclass(frozen=True)
-class TotoOptions:
+class TotoOptions(ForecastOptions):
     """Choices of a forecast.
 
     Attributes:

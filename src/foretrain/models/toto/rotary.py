@@ -19,21 +19,21 @@ THETA = 10000.0
 SCALE_BASE = 512.0
 
 
-class Turn(NamedTuple):
+class RotaryFactors(NamedTuple):
     """Factors (..., S, d) of a rotation: turned = x * own + x with its pairs swapped * other."""
 
     own: Tensor
     other: Tensor
 
 
-class Turns(NamedTuple):
+class RotaryTables(NamedTuple):
     """The rotations of queries and of keys."""
 
-    query: Turn
-    key: Turn
+    query: RotaryFactors
+    key: RotaryFactors
 
 
-def turns(positions: Tensor, dim: int, centre: float = 0.0) -> Turns:
+def rotary_tables(positions: Tensor, dim: int, centre: float = 0.0) -> RotaryTables:
     """Rotations at float positions (..., S) of heads of width d, whose decay is 1 at the centre."""
     half = torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32)
     angles = positions[..., None] * THETA ** -(half / dim)
@@ -41,10 +41,10 @@ def turns(positions: Tensor, dim: int, centre: float = 0.0) -> Turns:
     decay = torch.cat((decay, decay), dim=-1)
     cos = angles.cos().repeat_interleave(2, -1)
     sin = torch.stack((-angles.sin(), angles.sin()), dim=-1).flatten(-2)
-    return Turns(Turn(cos * decay, sin * decay), Turn(cos / decay, sin / decay))
+    return RotaryTables(RotaryFactors(cos * decay, sin * decay), RotaryFactors(cos / decay, sin / decay))
 
 
-def rotate(x: Tensor, turn: Turn) -> Tensor:
+def rotate(x: Tensor, turn: RotaryFactors) -> Tensor:
     """x (..., S, d) with the pairs (2i, 2i + 1) turned; the factors are cast to x's dtype."""
     own, other = (factor.to(x.dtype) for factor in turn)
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)

@@ -70,15 +70,17 @@ class Scaler:
         return self.begin(series, observed, prefix_length)[0]
 
     @torch.no_grad()
-    def begin(self, series: Tensor, observed: Tensor, prefix_length: int | None = None) -> tuple[Statistics, Stream]:
+    def begin(
+        self, series: Tensor, observed: Tensor, prefix_length: int | None = None
+    ) -> tuple[Statistics, CausalStatistics]:
         """The same, and a stream that goes on with the steps that follow."""
         if self.kind == "StdMeanScaler":
             fixed = self._fixed(series, observed, prefix_length)
-            return fixed, Stream(self, None, None, fixed)
+            return fixed, CausalStatistics(self, None, None, fixed)
         wide, weight = _wide(series, observed)
         bounds = self._bounds(wide[:, :prefix_length], weight[:, :prefix_length]) if self.stabilize else None
         zero = wide.new_zeros(len(wide), 1)
-        stream = Stream(self, Sums(zero, zero, zero), bounds, None)
+        stream = CausalStatistics(self, Sums(zero, zero, zero), bounds, None)
         return stream.extend(series, observed), stream
 
     def _bounds(self, wide: Tensor, weight: Tensor) -> Bounds:
@@ -97,7 +99,7 @@ class Scaler:
         return Statistics(mean.to(series.dtype), (variance + STD_MEAN_MINIMUM).sqrt().to(series.dtype))
 
 
-class Stream:
+class CausalStatistics:
     """A scaler that goes on: what follows costs no look at what came before."""
 
     def __init__(self, scaler: Scaler, sums: Sums | None, bounds: Bounds | None, fixed: Statistics | None) -> None:
@@ -127,12 +129,12 @@ class Stream:
             mean, scale = (x.repeat_interleave(size, 1) for x in (mean, scale))
         return Statistics(mean.to(series.dtype), scale.to(series.dtype))
 
-    def select(self, rows: Tensor) -> Stream:
+    def select(self, rows: Tensor) -> CausalStatistics:
         """The stream of these rows (indices, repeats allowed), which goes on by itself."""
         sums = None if self.sums is None else Sums(*(x[rows] for x in self.sums))
         bounds = None if self.bounds is None else Bounds(self.bounds.low[rows], self.bounds.high[rows])
         fixed = None if self.fixed is None else Statistics(*(x[rows] for x in self.fixed))
-        return Stream(self.scaler, sums, bounds, fixed)
+        return CausalStatistics(self.scaler, sums, bounds, fixed)
 
 
 def _wide(series: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from foretrain.errors import ConfigError
 from foretrain.models.toto2.config import LEVELS
-from foretrain.models.toto2.layers import Cache
+from foretrain.models.toto2.layers import KVCache
 from foretrain.models.toto2.model import Toto2Network
 from foretrain.models.toto2.scaler import Scaled, Sums, scale_patches
+from foretrain.models.types import ForecastOptions
 from foretrain.nn.layout import Layout
 
 MIN_OBSERVED = 8
@@ -25,7 +26,7 @@ _MEDIAN = LEVELS.index(0.5)
 
 
 @dataclass(frozen=True)
-class Toto2Options:
+class Toto2Options(ForecastOptions):
     """How Toto 2.0 forecasts.
 
     Attributes:
@@ -105,10 +106,10 @@ class _Decoding:
         self.tokens = self.values.shape[1] // self.size
         ahead = self.tokens - prompt.context
         self.block = min(options.block_patches(self.size) or ahead, ahead)
-        self.caches: list[Cache] | None = None
+        self.caches: list[KVCache] | None = None
         if self.block < ahead:
             self.values, self.observed = self.values.clone(), self.observed.clone()
-            self.caches = [Cache(self.tokens) for _ in range(network.config.num_layers)]
+            self.caches = [KVCache(self.tokens) for _ in range(network.config.num_layers)]
 
     def run(self) -> Tensor:
         """(M, N * P, Q) quantiles."""
@@ -141,7 +142,7 @@ class _Decoding:
             self.values[:, steps], observed, self.size, self.options.scaler_fallback_min_obs, before=sums
         )
         compat, groups = self.options.compat, None if prompt.groups is None else prompt.groups[:, : end - 1]
-        route = network.route(
+        ctx = network.attention_context(
             prompt.layout,
             end - 1 - start,
             groups,
@@ -150,7 +151,7 @@ class _Decoding:
             over_variates=groups[:, : end - 1 - start] if compat and groups is not None else None,
         )
         hidden = network.transformer(
-            network.embed(scaled.values, observed), route, caches=self.caches, keep=end - first, rows=rows
+            network.embed(scaled.values, observed), ctx, caches=self.caches, keep=end - first, rows=rows
         )
         return network.output_head(hidden), scaled
 

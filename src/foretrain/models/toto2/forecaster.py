@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from foretrain.data.windows import Windows
-from foretrain.errors import ConfigError, ModelError
-from foretrain.models.base import Batch, Family, Forecast, Forecaster, Loss, ParameterRole, Predicted
-from foretrain.models.config_json import read_config_json
-from foretrain.models.hub import release_hash, resolve
+from foretrain.models.base import Batch, Forecast, Forecaster, Loss, ParameterRole, TrainingPrediction
+from foretrain.models.release import ReleaseModel
 from foretrain.models.toto2 import inputs
-from foretrain.models.toto2.config import LEVELS, PUBLISHED, Toto2Config, Toto2ModelConfig, published
-from foretrain.models.toto2.convert import empty_network, initialise, read_release, write_release
+from foretrain.models.toto2.config import LEVELS, Toto2Config, Toto2ModelConfig
 from foretrain.models.toto2.decode import MIN_OBSERVED, Prompt, Toto2Options, decode
 from foretrain.models.toto2.model import Toto2Network, pinball
 from foretrain.models.toto2.scaler import Sums, fill_gaps
@@ -49,23 +46,27 @@ class Scored(NamedTuple):
     last: Tensor  # (M, n, 1) newest value that the token has seen
 
 
-class Toto2(Forecaster):
+class Toto2(ReleaseModel, Forecaster):
     """A Toto 2.0 network with collate, loss and forecast."""
 
     family = "toto2"
+    network: Toto2Network
+    config: Toto2Config
+    network_class, section, options = Toto2Network, Toto2ModelConfig, Toto2Options
+    block_lists = ("transformer.layers",)
+    head_parts = (".output_head.",)
     predicted_levels = LEVELS
     adapter_targets = ("patch_proj", "attn.in_proj", "attn.out_proj", "ffn.fc1", "ffn.fc2", "output_head")
 
     def __init__(self, network: Toto2Network, masking: tuple[float, int] = (0.0, LONGEST_RUN)) -> None:
         """masking: share of training windows that lose a run of patches, and the longest run (inputs.hidden_runs)."""
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.masking = masking
 
-    @property
-    def config(self) -> Toto2Config:
-        """The network's configuration."""
-        return self.network.config
+    @classmethod
+    def of_run(cls, network: Toto2Network, section: Toto2ModelConfig, prediction_length: int) -> Toto2:
+        """The model around a network, with the masking that the run asks for."""
+        return cls(network, (section.cpm_probability, section.cpm_patches or LONGEST_RUN))
 
     @property
     def max_context_length(self) -> int:
@@ -81,19 +82,19 @@ class Toto2(Forecaster):
         """CPU tensors of a batch; see inputs.py."""
         return inputs.collate(windows, self.config.patch_size, self.max_context_length)
 
-    def own_loss(self, batch: Batch) -> Loss:
+    def native_loss(self, batch: Batch) -> Loss:
         """Pinball loss in the network's space (model.pinball) over the observed steps of target rows that are scored,
         and their number; see scored."""
         scored = self.scored(batch)
         return pinball(scored.quantiles, scored.target.asinh().to(scored.quantiles.dtype), scored.counts)
 
-    def predict(self, batch: Batch) -> Predicted:
-        """Quantiles (M, n * P, Q) of the steps that own_loss scores, as they come: they may cross while training."""
+    def predict(self, batch: Batch) -> TrainingPrediction:
+        """Quantiles (M, n * P, Q) of the steps that native_loss scores, as they come: they may cross while training."""
         scored = self.scored(batch)
         quantiles = scored.quantiles.sinh().flatten(1, 2)
         steps, dtype = scored.target.shape, quantiles.dtype
         loc, scale, last = (x.expand(steps).flatten(1).to(dtype) for x in (scored.loc, scored.scale, scored.last))
-        return Predicted(
+        return TrainingPrediction(
             target=scored.target.flatten(1).to(dtype),
             observed=scored.counts.flatten(1),
             point=quantiles[..., LEVELS.index(0.5)],
@@ -209,25 +210,18 @@ class Toto2(Forecaster):
             wanted=batch.get("target_rows"),
         )
 
-    def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Norms and biases are vectors, the output head's weights the head. Rates are scaled as u-muP's Adam does it:
-        by 1 / sqrt(fan-in) for weights but the readouts', and by 1 / sqrt(layers) inside the stack."""
-        layers = self.config.num_layers
-        return {name: _role(name, p, layers) for name, p in self.named_parameters() if p.requires_grad}
-
-    def blocks(self) -> list[nn.Module]:
-        """The transformer's layers."""
-        return list(self.network.transformer.layers)
-
-    def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
-        if state is not None:
-            state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
-        write_release(self.network, folder, state)
+    def parameter_role(self, name: str, parameter: Tensor) -> ParameterRole:
+        """Rates are scaled as u-muP's Adam does it: by 1 / sqrt(fan-in) for weights but the readouts', and by
+        1 / sqrt(layers) inside the stack."""
+        found = super().parameter_role(name, parameter)
+        factor = self.config.num_layers**-0.5 if ".layers." in name else 1.0
+        if found.role == "matrix" or name.endswith("linear1.weight"):
+            factor *= parameter.shape[1] ** -0.5
+        return replace(found, lr_factor=factor)
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations of a training pass over target rows; a lone row's attention over variates is its value
-        path."""
+        """Forward operations of a training pass over target rows; a single-variate row's attention over variates is its
+        value path."""
         c, size = self.config, self.config.patch_size
         width, heads, groups = c.d_model, c.num_heads, c.num_groups
         tokens = -(-min(context_length, c.context_length) // size) + -(-prediction_length // size) - 1
@@ -268,68 +262,4 @@ def _groups(batch: Batch, observed: Tensor, tokens: int) -> Tensor | None:
     return -torch.cat((empty, nothing.expand(-1, tokens - empty.shape[1])), dim=1).long()
 
 
-def _role(name: str, parameter: Tensor, layers: int) -> ParameterRole:
-    role: Literal["matrix", "head", "vector"] = "vector"
-    factor = 1.0
-    if parameter.ndim == 2:
-        role = "head" if "output_head." in name else "matrix"
-        if role == "matrix" or name.endswith("linear1.weight"):
-            factor = parameter.shape[1] ** -0.5
-    return ParameterRole(role, factor * (layers**-0.5 if ".layers." in name else 1.0))
-
-
-def build(
-    config: Toto2ModelConfig,
-    *,
-    context_length: int,
-    prediction_length: int,
-    seed: int,
-    device: str | torch.device = "cpu",
-    offline: bool = False,
-) -> Toto2:
-    """The model a run trains: randomly initialised (the seed alone decides the weights) or from model_id.
-
-    Its longest context becomes the run's, and of a checkpoint at least that. On device "meta" no weights are made or
-    read.
-
-    Raises:
-        ConfigError: neither or both of model_id and random_init.
-        ModelError: the checkpoint cannot be read or contradicts the architecture keys given.
-    """
-    if bool(config.model_id) == config.random_init:
-        raise ConfigError("model: give either model_id (a folder or hub id) or random_init: true.")
-    masking, meta = (config.cpm_probability, config.cpm_patches or LONGEST_RUN), str(device) == "meta"
-    if config.model_id is None:
-        network = empty_network(config.architecture(context_length), "meta" if meta else "cpu")
-        if not meta:
-            initialise(network, seed)
-        return Toto2(network.to(device), masking)
-    known = published(config.model_id) if meta and not Path(config.model_id).exists() else None
-    if known is not None:
-        return Toto2(empty_network(config.fitted(known, context_length), "meta"), masking)
-    folder = resolve(config.model_id, config.revision, offline)
-    architecture = config.fitted(Toto2Config.read(folder / "config.json"), context_length)
-    network = empty_network(architecture, "meta") if meta else read_release(folder, architecture)
-    model = Toto2(network.to(device), masking)
-    model.parents = {"model": release_hash(folder)}
-    return model
-
-
-def load(folder: Path, *, origin: str | None = None, offline: bool = False, **parts: str) -> Toto2:
-    """The model of a release folder in float32 on the CPU, ready to forecast. Raises ModelError."""
-    if parts:
-        raise ModelError(f"{origin or folder}: a Toto 2.0 model has no {next(iter(parts))}; leave it out.")
-    if not FAMILY.matches(read_config_json(folder / "config.json")):
-        raise ModelError(f"{folder}: its config.json has no residual_attn_ratio, so this is not a Toto 2.0 model.")
-    return Toto2(read_release(folder)).eval()
-
-
-FAMILY = Family(
-    name="toto2",
-    config=lambda: Toto2ModelConfig,
-    options=lambda: Toto2Options,
-    build=build,
-    matches=lambda raw: "residual_attn_ratio" in raw,
-    load=load,
-    published=frozenset(PUBLISHED),
-)
+FAMILY = Toto2.as_family()

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.models.toto2.config import Toto2Config
-from foretrain.models.toto2.rotary import Turn, rotate
+from foretrain.models.toto2.rotary import RotaryTables, rotate
 from foretrain.nn.layout import Layout
 from foretrain.nn.unused import attach
 
@@ -26,7 +26,7 @@ from foretrain.nn.unused import attach
 SILU_SCALE = math.exp(0.2 * math.log(2) + 0.4 * math.log(2 / (1 - 1 / math.pi)))
 
 
-class Cache:
+class KVCache:
     """Keys and values of one time layer for a forecast of so many tokens; lives for one call."""
 
     def __init__(self, tokens: int) -> None:
@@ -44,11 +44,11 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Route:
+class AttentionContext:
     """What every layer needs besides the hidden states; computed once per pass."""
 
     layout: Layout
-    turn: Turn
+    rotary: RotaryTables
     start: int = 0  # position of the first token
     causal: bool = True  # time_mask says nothing, but no token sees a later one
     time_mask: Tensor | None = None  # (R, 1, S, start + S) bool, True = may be seen
@@ -122,29 +122,31 @@ class Attention(nn.Module):
         # Scores are divided by the head's width, not its root.
         self.score_scale = (1.0 if c.qk_norm else self.inner**2) / c.qk_dim
 
-    def forward(self, x: Tensor, route: Route, cache: Cache | None = None, keep: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, ctx: AttentionContext, cache: KVCache | None = None, keep: int | None = None
+    ) -> Tensor:
         """x (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens (of all S keys). The constant of out_proj
         is left to the caller."""
-        mixed = self._over_variates(x, route, keep) if self.over_variates else self._over_time(x, route, cache, keep)
+        mixed = self._over_variates(x, ctx, keep) if self.over_variates else self._over_time(x, ctx, cache, keep)
         return self.out_proj(mixed)
 
-    def _over_time(self, x: Tensor, route: Route, cache: Cache | None, keep: int | None) -> Tensor:
+    def _over_time(self, x: Tensor, ctx: AttentionContext, cache: KVCache | None, keep: int | None) -> Tensor:
         q, k, v = self._split(self.in_proj(x))
-        mask, causal, turn = route.time_mask, route.causal, route.turn.query
+        mask, causal, turn = ctx.time_mask, ctx.causal, ctx.rotary.query
         if keep is not None and keep < q.shape[-2]:
             q, turn = q[..., -keep:, :], (turn[0][-keep:], turn[1][-keep:])
             mask = mask[..., -keep:, :] if mask is not None else _later(keep, x.shape[1], x.device) if causal else None
             causal = False
-        q, k = rotate(self._query(q), turn), rotate(self._key(k), route.turn.key)
+        q, k = rotate(self._query(q), turn), rotate(self._key(k), ctx.rotary.key)
         if cache is not None:
-            k, v = cache.extended(route.start, k, v)
+            k, v = cache.extended(ctx.start, k, v)
         return self._attend(q, k, v, mask, causal).transpose(1, 2).flatten(2)
 
-    def _over_variates(self, x: Tensor, route: Route, keep: int | None) -> Tensor:
+    def _over_variates(self, x: Tensor, ctx: AttentionContext, keep: int | None) -> Tensor:
         if keep is not None:
             x = x[:, -keep:]
-        given = route.layout.spread(x)
-        masks = route.variate_masks or (None,) * len(given)
+        given = ctx.layout.spread(x)
+        masks = ctx.variate_masks or (None,) * len(given)
         parts = []
         for rows, mask in zip(given, masks, strict=True):
             if rows.shape[1] == 1:
@@ -156,7 +158,7 @@ class Attention(nn.Module):
             q, k, v = self._split(self.in_proj(tokens.flatten(0, 1)))
             found = self._attend(self._query(q), self._key(k), v, mask, causal=False)
             parts.append(found.transpose(1, 2).flatten(2).unflatten(0, tokens.shape[:2]).transpose(1, 2))
-        mixed = route.layout.collect(parts)
+        mixed = ctx.layout.collect(parts)
         if all(rows.shape[1] == 1 for rows in given):  # queries and keys took no part
             unused = [m for m in (self._pds, self.q_norm, self.k_norm) if m is not None]
             mixed = attach(mixed, [p for m in unused for p in m.parameters()])
@@ -231,9 +233,11 @@ class Layer(nn.Module):
         self.register_buffer("attn_tau", torch.tensor(taus[0]))
         self.register_buffer("mlp_tau", torch.tensor(taus[1]))
 
-    def forward(self, hidden: Tensor, route: Route, cache: Cache | None = None, keep: int | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, ctx: AttentionContext, cache: KVCache | None = None, keep: int | None = None
+    ) -> Tensor:
         """hidden (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens, computed alone."""
-        branch = self.attn(self.norm1(hidden), route, cache, keep)
+        branch = self.attn(self.norm1(hidden), ctx, cache, keep)
         hidden = _added(hidden if keep is None else hidden[:, -keep:], branch, self.attn_constant, self.attn_tau)
         return _added(hidden, self.ffn(self.norm2(hidden)), self.mlp_constant, self.mlp_tau)
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from foretrain.models.base import Loss
+from foretrain.models.release import Network
 from foretrain.models.toto2.config import LEVELS, Toto2Config
-from foretrain.models.toto2.layers import Cache, Layer, Norm, ResidualMLP, Route
-from foretrain.models.toto2.rotary import make_turn
+from foretrain.models.toto2.layers import AttentionContext, KVCache, Layer, Norm, ResidualMLP, residual_tau
+from foretrain.models.toto2.rotary import rotary_tables
 from foretrain.models.toto2.scaler import Scaled, scale_patches
+from foretrain.models.types import Loss
 from foretrain.nn.layout import Layout
 from foretrain.nn.quantiles import constant
 
@@ -41,16 +42,16 @@ class Transformer(nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        route: Route,
+        ctx: AttentionContext,
         *,
-        caches: Sequence[Cache] | None = None,
+        caches: Sequence[KVCache] | None = None,
         keep: int | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
         """hidden (R, S, D) -> (R, S, D); with keep = n only the last n tokens come out, with rows only those rows."""
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, route, caches[index] if caches else None, keep if index == last else None)
+            hidden = layer(hidden, ctx, caches[index] if caches else None, keep if index == last else None)
         return self.out_norm(hidden if rows is None else hidden[rows])
 
 
@@ -76,16 +77,35 @@ class QuantileHead(nn.Module):
         return out if out.dtype == torch.float64 else out.float()
 
 
-class Toto2Network(nn.Module):
+class Toto2Network(Network):
     """Toto 2.0's tensor-level model."""
+
+    architecture = Toto2Config
 
     def __init__(self, config: Toto2Config) -> None:
         super().__init__()
-        self.config = config
+        self.config: Toto2Config = config
         width = config.d_model
         self.patch_proj = ResidualMLP(2 * config.patch_size, 4 * width, width)
         self.transformer = Transformer(config)
         self.output_head = QuantileHead(config)
+
+    def initialise(self, seed: int) -> None:
+        """Random weights as u-muP has them (arXiv 2407.17465, table 2), drawn on the CPU: the seed alone decides.
+
+        Weights N(0, 1), those of the head too; biases 0; norms 1; query scales at their neutral 0. How the published
+        models were initialised is not known.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim == 2:
+                    parameter.copy_(torch.empty(parameter.shape).normal_(generator=generator))
+                else:
+                    parameter.fill_(float("norm" in name))
+            for name, tau in self.named_buffers():
+                index = 2 * int(name.split(".")[2]) + name.endswith("mlp_tau")
+                tau.fill_(residual_tau(self.config, index))
 
     def forward(
         self,
@@ -112,7 +132,7 @@ class Toto2Network(nn.Module):
         """
         scaled = scale_patches(values, observed, self.config.patch_size, min_observed)
         hidden = self.embed(scaled.values, observed)
-        hidden = self.transformer(hidden, self.route(layout, hidden.shape[1], groups), keep=keep, rows=rows)
+        hidden = self.transformer(hidden, self.attention_context(layout, hidden.shape[1], groups), keep=keep, rows=rows)
         return Toto2Output(self.output_head(hidden), scaled)
 
     def embed(self, values: Tensor, observed: Tensor) -> Tensor:
@@ -122,7 +142,7 @@ class Toto2Network(nn.Module):
         hidden = self.patch_proj(torch.cat((values.to(dtype), missing.to(dtype)), dim=-1))
         return hidden.to(dtype)  # the stream keeps its precision under autocast
 
-    def route(
+    def attention_context(
         self,
         layout: Layout,
         tokens: int,
@@ -131,7 +151,7 @@ class Toto2Network(nn.Module):
         start: int = 0,
         centre: int | None = None,
         over_variates: Tensor | None = None,
-    ) -> Route:
+    ) -> AttentionContext:
         """Masks, positions and windows of a pass over so many tokens from position start on.
 
         groups (R, start + tokens), see forward; over_variates (R, tokens) stands in for the new tokens' in variate
@@ -141,12 +161,12 @@ class Toto2Network(nn.Module):
         device = layout.members[0].device
         end = start + tokens
         middle = (end if centre is None else 2 * centre) // 2
-        turn = make_turn(start, tokens, self.config.qk_dim // 2, middle if self.config.use_xpos else None, device)
+        turn = rotary_tables(start, tokens, self.config.qk_dim // 2, middle if self.config.use_xpos else None, device)
         if groups is None:
             mask = None
             if start and tokens > 1:
                 mask = _causal(start, tokens, device)[None, None]
-            return Route(layout, turn, start, start == 0, mask)
+            return AttentionContext(layout, turn, start, start == 0, mask)
         new = groups[:, start:]
         mask = (new[:, :, None] == groups[:, None, :]) & _causal(start, tokens, device)
         new = new if over_variates is None else over_variates
@@ -154,7 +174,7 @@ class Toto2Network(nn.Module):
         for rows in layout.spread(new):
             own = rows.transpose(1, 2)  # (W, S, V)
             masks.append((own[..., :, None] == own[..., None, :])[:, :, None] if own.shape[2] > 1 else None)
-        return Route(layout, turn, start, False, mask[:, None], tuple(masks))
+        return AttentionContext(layout, turn, start, False, mask[:, None], tuple(masks))
 
 
 def pinball(quantiles: Tensor, target: Tensor, scored: Tensor) -> Loss:

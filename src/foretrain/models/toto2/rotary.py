@@ -16,14 +16,14 @@ BASE = 10000.0
 SCALE_BASE = 256.0  # positions over which the scale of a pair is applied once
 
 
-class Turn(NamedTuple):
+class RotaryTables(NamedTuple):
     """Cosines and sines (S, w/2) for queries and for keys, scales included."""
 
     query: tuple[Tensor, Tensor]
     key: tuple[Tensor, Tensor]
 
 
-def make_turn(start: int, length: int, width: int, centre: int | None, device: torch.device) -> Turn:
+def rotary_tables(start: int, length: int, width: int, centre: int | None, device: torch.device) -> RotaryTables:
     """Tables of positions start, start + 1, ... in float32; there is no longest position.
 
     Pair i of w/2 turns by p * 10000^(-2i/w). With a centre c its queries are scaled by z_i^((p - c)/256) and its keys
@@ -35,9 +35,9 @@ def make_turn(start: int, length: int, width: int, centre: int | None, device: t
     angle = position / BASE ** (pair / width)
     cos, sin = angle.cos(), angle.sin()
     if centre is None:
-        return Turn((cos, sin), (cos, sin))
+        return RotaryTables((cos, sin), (cos, sin))
     scale = ((pair + 0.4 * width) / (1.4 * width)) ** ((position - centre) / SCALE_BASE)
-    return Turn((cos * scale, sin * scale), (cos / scale, sin / scale))
+    return RotaryTables((cos * scale, sin * scale), (cos / scale, sin / scale))
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
-"""What layers over time remember: all keys and values read so far.
+"""KV caches of layers over time: all keys and values read so far.
 
-# R rows, S samples of each, H heads, m patches remembered, n new patches, d head width
+# R rows, S samples of each, H heads, m patches cached, n new patches, d head width
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class KeyValues:
-    """Memory of one layer, which grows with every call."""
+class GrowingKVCache:
+    """KV cache of one layer, which grows with every call."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None  # (R, H, m, d), rotated
         self.values: Tensor | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """See layers.Memory."""
+        """See layers.KVCache."""
         causal = mask is None and self.keys is None and query.shape[2] > 1  # a lone query is the newest: it sees all
         if self.keys is not None and self.values is not None:
             key, value = torch.cat((self.keys, key), 2), torch.cat((self.values, value), 2)
@@ -26,18 +26,18 @@ class KeyValues:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
 
 
-class SharedPast:
-    """Memory of one layer for samples that share a context; rows are sample-major, one new patch comes at a time."""
+class SharedContextCache:
+    """KV cache of one layer for samples that share a context; rows are sample-major, one new patch comes at a time."""
 
-    def __init__(self, context: KeyValues, samples: int) -> None:
-        """The context's memory stays as it is."""
+    def __init__(self, context: GrowingKVCache, samples: int) -> None:
+        """The context's cache stays as it is."""
         assert context.keys is not None and context.values is not None
         self.context_keys, self.context_values, self.samples = context.keys, context.values, samples
         self.keys: Tensor | None = None  # (R, H, S, m, d) of each sample's own patches
         self.values: Tensor | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """See layers.Memory; all are (S * R, H, 1, d)."""
+        """See layers.KVCache; all are (S * R, H, 1, d)."""
         query, key, value = (self._by_row(x) for x in (query, key, value))
         if self.keys is not None and self.values is not None:
             key, value = torch.cat((self.keys, key), 3), torch.cat((self.values, value), 3)

@@ -1,0 +1,56 @@
+"""Sampled candles as a forecast: repair, quantiles, mean and paths of target rows.
+
+# N series, S samples, H horizon, Q levels, M target rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from foretrain.models.types import Forecast
+from foretrain.notes import Code, Tally
+
+HIGH, LOW = 1, 2
+
+
+def summary(candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, mend: bool) -> Forecast:
+    """The forecast of target rows, (window, column) of candles (N, S, H, 6), which mend repairs before."""
+    notes: tuple[Tally, ...] = ()
+    if mend:
+        candles, repaired = repair(candles)
+        counts = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
+        notes = (Tally(Code.CANDLES_REPAIRED, "{repaired candles:,} of {candles:,} candles repaired", counts),)
+    paths = candles[rows[0], :, :, rows[1]]  # (M, S, H)
+    return Forecast(
+        quantiles=sample_quantiles(paths, quantile_levels),
+        levels=tuple(quantile_levels),
+        samples=paths,
+        mean=paths.mean(1),
+        notes=notes,
+    )
+
+
+def sample_quantiles(paths: Tensor, levels: Sequence[float]) -> Tensor:
+    """(M, H, Q) quantiles of sample paths (M, S, H), linear between order statistics as numpy's default."""
+    ordered = paths.sort(1).values
+    place = torch.tensor([level * (paths.shape[1] - 1) for level in levels], dtype=torch.float64)
+    low = place.floor().long()
+    high = (low + 1).clamp(max=paths.shape[1] - 1)
+    share = (place - low).to(device=paths.device, dtype=paths.dtype)[None, :, None]
+    below, above = ordered[:, low.to(paths.device)], ordered[:, high.to(paths.device)]
+    return (below + (above - below) * share).transpose(1, 2)
+
+
+def repair(candles: Tensor) -> tuple[Tensor, int]:
+    """Candles (..., 6) whose high and low enclose open and close and whose volume and amount are not negative, and how
+    many of them that changed."""
+    body = candles[..., :4]
+    high, low = body.amax(-1), body.amin(-1)
+    changed = (high > candles[..., HIGH]) | (low < candles[..., LOW]) | (candles[..., 4:] < 0).any(-1)
+    fixed = candles.clone()
+    fixed[..., HIGH], fixed[..., LOW] = high, low
+    fixed[..., 4:] = candles[..., 4:].clamp(min=0.0)
+    return fixed, int(changed.sum())
