@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
@@ -15,6 +14,7 @@ from pydantic import Field, model_validator
 
 from foretrain.adapters.files import write_adapter
 from foretrain.adapters.layers import AdapterConfig, adapt, adapter_facts, describe_adapter, merged, parameter_counts
+from foretrain.atomic import new_folder, write_json
 from foretrain.config import Section, apply_overrides, build, dump_yaml, read_yaml
 from foretrain.data.source import DataConfig, TrainingSource
 from foretrain.data.store import Corpus
@@ -464,16 +464,10 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
         facts |= _release_facts(*open_source(config))
     except DataError as error:
         print(f"note: {out} cannot say what it was trained on, so no evaluation can keep clear of it: {error}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        scratch.chmod(0o755)
+    with new_folder(out) as scratch:
         if adapter:
             write_adapter(scratch, model)
         else:
             with merged(model):
                 model.save_release(scratch)
-        checkpoints.write_json(scratch / "release.json", facts)
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        write_json(scratch / "release.json", facts)

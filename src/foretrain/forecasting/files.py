@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import gzip
-import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.atomic import files_together
 from foretrain.data.importers.cells import BadCell, to_numbers
 from foretrain.data.importers.columns import FINE_STAMPS, plain
 from foretrain.data.importers.stamps import Stamps, number_stamps, parse_stamps
@@ -79,50 +77,12 @@ def save_table(frame: pd.DataFrame, path: Path) -> None:
         frame.to_csv(path, index=False)
 
 
-@contextmanager
-def appearing(*paths: Path) -> Iterator[dict[Path, Path]]:
+def appearing(*paths: Path) -> AbstractContextManager[dict[Path, Path]]:
     """Scratch files to write to; when the block ends they take the places of the paths, and where it fails none does.
 
     Raises DataError at once for a place where nothing can be written.
     """
-    scratch: dict[Path, Path] = {}
-    made: list[Path] = []  # folders, outermost first
-    done = False
-    try:
-        for path in paths:
-            with _told(path):
-                lacking = [folder for folder in path.parents if not folder.exists()]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                made += reversed(lacking)
-                handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-                os.close(handle)
-                scratch[path] = Path(name)
-        try:
-            yield scratch
-        except OSError as error:
-            path = next((p for p, place in scratch.items() if str(place) == str(error.filename)), None)
-            if path is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise _unwritten(path or paths[0], error) from None
-        for path, place in scratch.items():
-            with _told(path):
-                os.chmod(place, 0o644)
-                os.replace(place, path)
-        done = True
-    finally:
-        for place in scratch.values():
-            place.unlink(missing_ok=True)
-        for folder in [] if done else reversed(made):
-            with suppress(OSError):
-                folder.rmdir()
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _unwritten(path, error) from None
+    return files_together(paths, _unwritten)
 
 
 def _unwritten(path: Path, error: OSError) -> DataError:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from foretrain.atomic import replace_folder
 from foretrain.data.frequency import iso
 from foretrain.data.importers import axis as axes
 from foretrain.data.importers.columns import USUAL_ORDER, market_layout
@@ -20,7 +21,7 @@ from foretrain.data.importers.inputs import Source, find_inputs, read_input
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.report import ImportReport, summary_csv
 from foretrain.data.importers.spool import Spool
-from foretrain.data.importers.update import load_old, merge, swap_in
+from foretrain.data.importers.update import load_old, merge
 from foretrain.data.rules import REPORTED, SHORT_ROWS, Findings, Rows, clean, observe
 from foretrain.data.store import Column, CorpusWriter
 from foretrain.errors import DataError
@@ -345,7 +346,7 @@ class _Import:
             writer.extra_file("quality.json", json.dumps(self._quality(), indent=2, ensure_ascii=False) + "\n")
             writer.extra_file("data_summary.csv", summary_csv(summary))
         if self.old is not None:
-            swap_in(target, self.out)
+            replace_folder(target, self.out)
         self._fill_report(summary)
 
     def _finished(self, rows: Rows, seen: dict[bytes, str]) -> Rows | None:
