@@ -13,7 +13,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "foretrain"
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = [
-    *("errors", "atomic", "config", "distributed", "data", "nn", "models", "adapters", "training"),
+    *("errors", "atomic", "hints", "config", "distributed", "data", "nn", "models", "adapters", "training"),
     *("forecasting", "evaluation", "run", "foreign", "cli"),
 ]
 ALIASES = {"stages": "run", "pipeline": "run", "promotion": "run"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from foretrain.data.importers.stamps import Stamps, number_stamps, parse_stamps
 from foretrain.data.importers.text import separator_of
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
+from foretrain.hints import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,9 @@ def check_columns(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None
     """Raise DataError, with the nearest name, for a column that a file does not have."""
     for name in names:
         if name not in frame.columns:
-            raise DataError(f"{path}: no column {name!r}.{_hint(name, frame.columns)}")
+            names = [str(known) for known in frame.columns]
+            hint = did_you_mean(name, names, f"It has {', '.join(names)}.", cutoff=0.5)
+            raise DataError(f"{path}: no column {name!r}. {hint}")
 
 
 def write_file(frame: pd.DataFrame, path: Path) -> None:
@@ -223,8 +225,3 @@ def recognised_target(path: Path, frame: pd.DataFrame, taken: set[str]) -> str:
     raise DataError(
         f"{path}: no column 'target'; name what to forecast with --target ({', '.join(numeric) or 'none'})."
     )
-
-
-def _hint(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else f" It has {', '.join(map(str, known))}."
