@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from tests.test_run import TINY  # the overrides that make debug.yaml run in a second
+from tests.training.curves import loss_curve_hash
 
 from foretrain.run import load_config, shipped_config, train_run
 from foretrain.training.checkpoint import read_manifest, steps_in
-from foretrain.training.journal import loss_curve_hash
 
 PROOF = Path(__file__).parent / "proofs" / "kill_cli.py"
 

@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 from rich.console import Console
+from tests.training.curves import loss_curve_hash
 
 from foretrain.atomic import write_json
 from foretrain.errors import ConfigError, TrainingError
-from foretrain.training.journal import loss_curve_hash
 from foretrain.training.trainer import Result
 
 

@@ -65,12 +65,6 @@ def check_columns(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None
             raise DataError(f"{path}: no column {name!r}. {hint}")
 
 
-def write_file(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as CSV or Parquet, as the name says; the file appears whole or not at all."""
-    with appearing(path) as places:
-        save_table(frame, places[path])
-
-
 def save_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a frame as CSV or Parquet, as the name says."""
     if path.suffix.lower() == ".parquet":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -55,15 +54,6 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 raise TrainingError(f"{path}: line {number} is not JSON. Repair or remove it, then resume.") from None
-
-
-def loss_curve_hash(path: Path) -> str:
-    """sha256 over (step, loss) of the training lines: equal for equal runs, however often they were interrupted."""
-    digest = hashlib.sha256()
-    for record in read_journal(path):
-        if record.get("kind", "train") == "train":
-            digest.update(f"{record['step']} {record['loss']!r}\n".encode())
-    return digest.hexdigest()
 
 
 def _finite(value: Any) -> Any:

@@ -36,7 +36,7 @@ from foretrain.models.kronos.config import (
 )
 from foretrain.models.kronos.convert import initialise, read_predictor, read_tokenizer, write_release
 from foretrain.models.kronos.generate import Prompt, generate
-from foretrain.models.kronos.model import KronosNetwork
+from foretrain.models.kronos.model import KronosNetwork, summed_cross_entropy
 from foretrain.models.kronos.options import NUM_SAMPLES, KronosOptions
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.tokens import TokenTable, check_epochs, open_table
@@ -147,8 +147,7 @@ class Kronos(Forecaster):
         )
         scored = observed[:, 1:].to(torch.float32)
         first, second = (
-            (F.cross_entropy(x.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(scored) * scored).sum()
-            for x, y in zip(logits, (s1[:, 1:], s2[:, 1:]), strict=True)
+            summed_cross_entropy(x, y, scored) for x, y in zip(logits, (s1[:, 1:], s2[:, 1:]), strict=True)
         )
         weight = scored.sum()
         total = (first + second) / 2
