@@ -12,8 +12,12 @@ import numpy.typing as npt
 
 from foretrain.data.windows import FloatArray, IntArray
 
+Float64Array = npt.NDArray[np.float64]
 
-def shrunk_means(cell: IntArray, values: npt.NDArray[Any], finite: npt.NDArray[Any], prior: FloatArray) -> FloatArray:
+
+def shrunk_means(
+    cell: IntArray, values: npt.NDArray[Any], finite: npt.NDArray[Any], prior: Float64Array
+) -> Float64Array:
     """(cells,) float64: (prior + sum of a cell's finite values) / (1 + their count), as chronos2/preprocess.py has it.
 
     cell (n,) says which cell each value belongs to, values (n,) are 0 where finite (n,) is false, prior (cells,) is the
