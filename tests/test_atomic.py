@@ -251,3 +251,18 @@ def test_a_file_system_that_syncs_no_folders_is_no_error_but_one_that_syncs_no_f
     atomic.sync(tmp_path)
     with pytest.raises(OSError, match="not here"):
         atomic.sync(tmp_path / "a.txt")
+
+
+def test_no_other_module_makes_scratch_files_or_renames_them_by_hand():
+    """Beside the spool of an import, which never gets a name, and the lines of a journal, which are synced in place."""
+    known = {
+        "mkdtemp": {"data/importers/spool.py"},
+        "mkstemp": set(),
+        "os.replace": set(),
+        "os.rename": set(),
+        "os.fsync": {"atomic.py", "training/journal.py"},
+    }
+    source = Path(atomic.__file__).parent
+    for call, users in known.items():
+        found = {str(path.relative_to(source)) for path in source.rglob("*.py") if f"{call}(" in path.read_text()}
+        assert found == users, call
