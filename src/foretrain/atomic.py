@@ -182,7 +182,6 @@ def replace_folder(new: Path, path: Path) -> None:
                 aside.rename(path)
             raise
         new = aside
-    sync(path.parent)
     for former in {new, aside}:
         remove(former)
 

@@ -352,10 +352,10 @@ class CorpusWriter:
         sync_tree(self._folder)
         if self._replace:
             replace_folder(self._folder, self.out)
-            return
-        if self.out.exists():
+        elif self.out.exists():
             raise DataError(f"{self.out}: appeared while it was being written. Choose another folder.")
-        self._folder.rename(self.out)
+        else:
+            self._folder.rename(self.out)
         sync(self.out.parent)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foretrain.adapters.files import write_adapter
 from foretrain.adapters.layers import merged
-from foretrain.atomic import replacing_file, replacing_folder, write_json
+from foretrain.atomic import remove, replace_folder, replacing_file, replacing_folder, write_json
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.training.checkpoint import Kept
@@ -161,8 +161,11 @@ def _link_file(source: Path, target: Path) -> None:
 
 def _link_folder(source: Path, output_dir: Path, names: tuple[str, ...]) -> None:
     for name in names:
-        with replacing_folder(output_dir / name) as scratch:
-            shutil.copytree(source, scratch, copy_function=_link, dirs_exist_ok=True)
+        scratch = output_dir / f".tmp-{name}"
+        remove(scratch)
+        # Not synced: the release is, and a kill before the last of its names would leave a finished run without them.
+        shutil.copytree(source, scratch, copy_function=_link)
+        replace_folder(scratch, output_dir / name)
 
 
 def _link(source: str, target: str) -> str:
