@@ -17,6 +17,7 @@ from benchmarks import harness
 
 import torch  # isort: skip  (after the harness, which sets the threads)
 import numpy as np
+from tests.models.toto.plain import mixtures_along
 from torch import Tensor
 
 from foretrain.models.toto import generate
@@ -99,7 +100,7 @@ def unequal(network: TotoNetwork, case: Case, device: str) -> float:
     context, size = series(case, device), network.config.patch_size
     forced = torch.randn(VARIATES, case.horizon, generator=torch.Generator().manual_seed(1)).to(device).cumsum(1)
     forced = forced + context[:, -1:]
-    ours = generate.mixtures_along(network, prompt_of(context), forced, SAMPLES)
+    ours = mixtures_along(network, prompt_of(context), forced, SAMPLES)
     plain, worst = Plain(network, context, SAMPLES), 0.0
     for k, found in enumerate(ours):
         wanted = plain.mixtures()[0]

@@ -20,6 +20,8 @@ SRC = ROOT / "src" / "foretrain"
 # src/foretrain stands in one of them.
 LAYERS = (
     {"errors"},
+    {"atomic"},
+    {"hints"},
     {"notes"},
     {"config"},
     {"distributed"},

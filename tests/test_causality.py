@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.forecasting.quantiles import forecast_windows
 from tests.models.zoo import CANDLE, CONTEXT, HORIZON, ZOO, tokens_up_to_cutoff
 
 from foretrain.data.source import CorpusSpec, DataConfig, TrainingSource
@@ -27,7 +28,6 @@ from foretrain.errors import DataError
 from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.panel import make_panel
 from foretrain.evaluation.scored import seasonal_errors
-from foretrain.forecasting.batching import forecast_windows
 from foretrain.forecasting.frame import Names, read_frame
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.predictor import Predictor

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.forecasting.quantiles import forecast_windows
 from tests.models.zoo import CONTEXT, HORIZON, ZOO
 from tests.test_causality import few, quick, same
 
@@ -21,7 +22,6 @@ from foretrain.data.rules import clean
 from foretrain.data.splits import cut, select
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
-from foretrain.forecasting.batching import forecast_windows
 from foretrain.models import family
 from foretrain.models.base import Columns
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from tests.run.test_train import TINY  # the overrides that make debug.yaml run in a second
+from tests.training.curves import loss_curve_hash
 
 from foretrain.run.config import load_config, shipped_config
 from foretrain.run.train import train_run
 from foretrain.training.checkpoint import read_manifest, steps_in
-from foretrain.training.journal import loss_curve_hash
 
 pytestmark = pytest.mark.processes
 

@@ -6,7 +6,6 @@ It imports neither numpy nor torch, so that the command line answers quickly.
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from foretrain.errors import ConfigError
+from foretrain.hints import did_you_mean
 
 
 class Section(BaseModel):
@@ -245,8 +245,8 @@ def _explain(cls: type[BaseModel], problem: Any, locate: Callable[[list[str]], l
 
 
 def _hint(word: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else f" Known here: {', '.join(sorted(known))}." if known else ""
+    names = sorted(known)
+    return " " + did_you_mean(word, names, f"Known here: {', '.join(names)}.") if names else ""
 
 
 def _follow(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], set[type[BaseModel]]]:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, write_file
+from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
 
 
 @pytest.fixture
@@ -14,6 +14,12 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(
         {"item_id": ["007", "NA", "1e5"], "timestamp": pd.date_range("2024-01-01", periods=3), "value": [1.0, 2.0, 3.5]}
     )
+
+
+def write_file(table: pd.DataFrame, path) -> None:
+    """As the command line leaves its tables."""
+    with appearing(path) as places:
+        save_table(table, places[path])
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.CSV"])

@@ -24,10 +24,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import torch.distributed.checkpoint  # so that forks need not import it
+from curves import loss_curve_hash
 from safetensors.torch import load_file
 
 from conftest import Kit
-from foretrain.training.journal import loss_curve_hash, read_journal
+from foretrain.training.journal import read_journal
 from foretrain.training.trainer import Result
 
 

@@ -5,9 +5,10 @@ import json
 import math
 
 import pytest
+from tests.training.curves import loss_curve_hash
 
 from foretrain.errors import TrainingError
-from foretrain.training.journal import Journal, loss_curve_hash, read_journal
+from foretrain.training.journal import Journal, read_journal
 
 
 def test_a_line_is_on_disk_once_it_is_written(tmp_path):

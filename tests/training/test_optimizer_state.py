@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from foretrain.atomic import write_json
 from foretrain.training import checkpoint
-from foretrain.training.checkpoint import make_manifest, read_manifest, read_state, write_json
+from foretrain.training.checkpoint import make_manifest, read_manifest, read_state
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.optimizer_state import allocate_state, state_numbers, state_tensors
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.zoo import CANDLE, CONTEXT, HORIZON, ZOO
 from tests.training.budget_run import BUDGET, DATA, config, corpus
+from tests.training.curves import loss_curve_hash
 
 from foretrain.config import build
 from foretrain.data.buckets import Buckets
@@ -27,7 +28,6 @@ from foretrain.run.build import open_source
 from foretrain.run.dry_run import describe_run
 from foretrain.run.train import check_run, train_run
 from foretrain.training.batches import stream_of
-from foretrain.training.journal import loss_curve_hash
 from foretrain.training.monitor import Monitor
 from foretrain.training.settings import plan_run
 from foretrain.training.update import Updater

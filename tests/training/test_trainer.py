@@ -10,9 +10,10 @@ import time
 import pytest
 import torch
 from rich.console import Console
+from tests.training.curves import loss_curve_hash
 
+from foretrain.atomic import write_json
 from foretrain.errors import ConfigError, TrainingError
-from foretrain.training.journal import loss_curve_hash
 from foretrain.training.trainer import Result
 
 
@@ -204,9 +205,9 @@ def test_a_run_resumed_before_its_newest_validation_validates_once_more_and_says
     state = checkpoint.read_state(newest)
     state["progress"]["validation_due"] = True
     state["config"]["training"]["validate_every"] = 4
-    checkpoint.write_json(newest / "state.json", state)
+    write_json(newest / "state.json", state)
     files = {path.name: checkpoint._entry(path) for path in newest.iterdir() if path.name != "manifest.json"}
-    checkpoint.write_json(newest / "manifest.json", checkpoint.make_manifest(4, None, False, files))
+    write_json(newest / "manifest.json", checkpoint.make_manifest(4, None, False, files))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 4, "kind": "validation", "loss": 0.25, "best": True}) + "\n")
     settings = {"checkpoint_every": None, "validate_every": 4, "max_steps": 8, "resume": "auto"}

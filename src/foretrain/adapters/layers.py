@@ -7,7 +7,6 @@ A layer of weight W computes W x + alpha / rank * B A x; W is left as it is, A a
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import hashlib
 import importlib.util
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from foretrain.config import FieldRule, Section
 from foretrain.errors import ConfigError
+from foretrain.hints import nearest
 from foretrain.models.base import ParameterRole, Trainable
 
 KEY = "default"  # peft's name of the adapter in memory; the folder may have another
@@ -164,7 +164,7 @@ def _matched(network: nn.Module, parts: Sequence[str], heads: Iterable[str], fam
     for part, names in found.items():
         if not names:
             known = {piece.lower(): piece for piece in sorted(_pieces(linear))}
-            close = [known[near] for near in difflib.get_close_matches(part.lower(), known, n=3)]
+            close = [known[near] for near in nearest(part.lower(), known, most=3)]
             hint = f"Near: {', '.join(close)}. " if close else ""
             raise ConfigError(
                 f"adapter.targets: {part!r} matches no linear layer of {family}. {hint}Its layers, of which whole "

@@ -5,9 +5,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from foretrain.data.windows import FloatArray, IntArray
+
+Float64Array = npt.NDArray[np.float64]
+
+
+def shrunk_means(
+    cell: IntArray, values: npt.NDArray[Any], finite: npt.NDArray[Any], prior: Float64Array
+) -> Float64Array:
+    """(cells,) float64: (prior + sum of a cell's finite values) / (1 + their count), as chronos2/preprocess.py has it.
+
+    cell (n,) says which cell each value belongs to, values (n,) are 0 where finite (n,) is false, prior (cells,) is the
+    mean over all categories of the item or window that a cell belongs to.
+    """
+    sums = np.bincount(cell, weights=values, minlength=len(prior))
+    counts = np.bincount(cell, weights=finite, minlength=len(prior))
+    return (prior + sums) / (1.0 + counts)
 
 
 def encode_codes(
@@ -15,25 +33,23 @@ def encode_codes(
 ) -> FloatArray:
     """(B, C + H) codes in 0..count-1, NaN = missing, as numbers a model can use; the first padded[b] steps stay NaN.
 
-    With a target (B, C): (mean + sum over the category) / (1 + count of the category) of the window's finite context
-    targets, the rule of chronos2/preprocess.py; a category that the context lacks gives the mean. Without one (several
-    targets): the code itself, NaN for a category that the context lacks. Missing is a category of its own.
+    With a target (B, C): the shrunk mean of the window's finite context targets under that category; a category that
+    the context lacks gives the window's mean. Without one (several targets): the code itself, NaN for a category that
+    the context lacks. Missing is a category of its own.
     """
     windows = len(codes)
     slot = np.where(np.isnan(codes), count, codes).astype(np.int64)
     place = slot + np.arange(windows)[:, None] * (count + 1)
     inside = np.arange(context_length) >= padded[:, None]
     past = place[:, :context_length]
-    cells = windows * (count + 1)
     if target is None:
-        seen = np.bincount(past[inside], minlength=cells) > 0
+        seen = np.bincount(past[inside], minlength=windows * (count + 1)) > 0
         out = np.where(seen[place], slot, np.nan).astype(np.float32)
     else:
         finite = np.isfinite(target) & inside
         values = np.where(finite, target, 0.0).astype(np.float64)
         mean = values.sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
-        sums = np.bincount(past.ravel(), weights=values.ravel(), minlength=cells)
-        hits = np.bincount(past.ravel(), weights=finite.ravel(), minlength=cells)
-        out = ((np.repeat(mean, count + 1) + sums) / (1.0 + hits))[place].astype(np.float32)
+        table = shrunk_means(past.ravel(), values.ravel(), finite.ravel(), np.repeat(mean, count + 1))
+        out = table[place].astype(np.float32)
     out[:, :context_length][~inside] = np.nan
     return out

@@ -55,7 +55,6 @@ class Plan:
         """lengths holds each pool's series lengths, all of at least min_context + min_prediction_length + reserved."""
         self._seed = seed
         self._epoch = epoch
-        self._by_length = by_length
         self.min_context = min_context
         self.min_prediction_length = min_prediction_length
         self.stride = stride

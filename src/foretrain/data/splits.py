@@ -9,7 +9,6 @@ and its context may reach back as far as it likes. Held-out items are never trai
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from foretrain.data.encoding import encode_codes
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray, Window
 from foretrain.errors import ConfigError, DataError
+from foretrain.hints import did_you_mean
 
 SplitName = Literal["validation", "test", "all"]
 Items = Literal["all", "held_out", "trained"]
@@ -71,9 +71,9 @@ def select(
     ):
         for name in chosen:
             if name not in names:
-                close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise ConfigError(f"data.{role}: {corpus.name} has no column {name!r} (has {', '.join(names)}).{hint}")
+                hint = did_you_mean(name, names, cutoff=0.5)
+                said = f"data.{role}: {corpus.name} has no column {name!r} (has {', '.join(names)}). {hint}"
+                raise ConfigError(said.rstrip())
     kinds = {column.name: column.kind for column in corpus.manifest.columns}
     if target is None:
         covariates = {*past_covariates, *known_covariates}

@@ -9,9 +9,7 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from foretrain import __version__
+from foretrain.atomic import replace_folder, scratch_folder, sync, sync_tree
 from foretrain.data.manifest import MANIFEST_NAME, Column, ContentHash, Manifest, make_manifest
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
@@ -272,8 +271,7 @@ class CorpusWriter:
 
     def __enter__(self) -> CorpusWriter:
         with self._explained():
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}-", dir=self.out.parent))
+            self._folder = scratch_folder(self.out)
         return self
 
     def __exit__(
@@ -357,22 +355,14 @@ class CorpusWriter:
 
     def _publish(self) -> None:
         """Make every file durable, then give the folder its name."""
-        umask = os.umask(0)
-        os.umask(umask)
-        self._folder.chmod(0o777 & ~umask)
-        for path in self._folder.iterdir():
-            _fsync(path)
-        _fsync(self._folder)
-        if self.out.exists():
-            if not self._replace:
-                raise DataError(f"{self.out}: appeared while it was being written. Choose another folder.")
-            old = Path(tempfile.mkdtemp(prefix=f".{self.out.name}-old-", dir=self.out.parent))
-            os.rename(self.out, old / "corpus")
-            os.rename(self._folder, self.out)
-            shutil.rmtree(old, ignore_errors=True)
+        sync_tree(self._folder)
+        if self._replace:
+            replace_folder(self._folder, self.out)
+        elif self.out.exists():
+            raise DataError(f"{self.out}: appeared while it was being written. Choose another folder.")
         else:
-            os.rename(self._folder, self.out)
-        _fsync(self.out.parent)
+            self._folder.rename(self.out)
+        sync(self.out.parent)
 
 
 def _owned(array: Any, given: Any) -> Any:
@@ -393,11 +383,3 @@ def _datasets_files(manifest: Manifest) -> dict[str, str]:
     }
     info = {"citation": "", "description": "foretrain corpus; see manifest.json", "homepage": "", "license": ""}
     return {"state.json": json.dumps(state, indent=2), "dataset_info.json": json.dumps(info, indent=2)}
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -137,13 +137,6 @@ BASELINES: dict[str, _Method] = {
 }
 
 
-def baseline(
-    name: str, contexts: Sequence[np.ndarray], horizon: int, levels: Sequence[float], seasonality: int = 1
-) -> Array:
-    """Quantile forecasts (R, H, Q) of one baseline; see baselines."""
-    return baselines((name,), contexts, horizon, levels, seasonality)[name]
-
-
 def baselines(
     names: Sequence[str],
     contexts: Sequence[np.ndarray],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
+from foretrain.hints import did_you_mean
 from foretrain.models.base import Family
 from foretrain.notes import Code, Note, warn
 
@@ -26,8 +26,7 @@ def scored_columns(wanted: Sequence[str] | None, targets: Sequence[str], family:
         return tuple(name for name in choice.scored if name in targets) if choice is not None else tuple(targets)
     for name in wanted:
         if name not in targets:
-            close = difflib.get_close_matches(name, targets, n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Targets here: {', '.join(targets)}."
+            hint = did_you_mean(name, targets, f"Targets here: {', '.join(targets)}.", cutoff=0.5)
             raise ConfigError(f"evaluation.target: {name!r} is not among the targets of this run. {hint}")
     if not wanted:
         raise ConfigError("evaluation.target: names no column. Leave it out, or set evaluation.forecasts to false.")

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from foretrain.data.windows import FloatArray
 from foretrain.errors import ConfigError
+from foretrain.hints import nearest
 
 Aggregation = Callable[[np.ndarray], np.ndarray]  # (..., S, H) -> (..., H)
 
@@ -58,8 +58,7 @@ def aggregation(name: str) -> Aggregation:
     if found := re.fullmatch(f"mean_(plus|minus)_std_{_NUMBER}", name):
         factor = float(found[2]) * (1 if found[1] == "plus" else -1)
         return lambda samples: samples.mean(-2) + factor * samples.std(-2)
-    close = difflib.get_close_matches(name, FORMS, n=1, cutoff=0.5)
-    hint = f"Did you mean {close[0]}? " if close else ""
+    hint = "".join(f"Did you mean {form}? " for form in nearest(name, FORMS, cutoff=0.5))
     raise ConfigError(f"aggregate {name!r} is not known. {hint}Known: {', '.join(FORMS)}.")
 
 

@@ -46,18 +46,6 @@ class ForecastList:
     notes: tuple[Tally, ...]  # counts that a user must hear of, over all windows; tell_notes warns of them
 
 
-def forecast_windows(
-    model: Forecaster, windows: Sequence[Window], prediction_length: int, quantile_levels: Sequence[float], **how: Any
-) -> list[FloatArray]:
-    """Quantile forecasts alone, one (targets, H, Q) array a window; what there is to tell of them is warned of.
-
-    how are forecast_paths' keywords; raises what it raises.
-    """
-    found = forecast_paths(model, windows, prediction_length, quantile_levels, keep_samples=False, **how)
-    tell_notes(found.notes)
-    return found.quantiles
-
-
 def forecast_paths(
     model: Forecaster,
     windows: Sequence[Window],

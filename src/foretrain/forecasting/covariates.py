@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from foretrain.data.encoding import shrunk_means
 from foretrain.data.windows import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def ordinal(codes: Codes) -> tuple[FloatArray, FloatArray | None]:
 def target_means(codes: Codes, rows: Rows, target: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray | None]:
     """History (T,) and future (F,) as the item's mean target under that category, shrunk towards the item's mean.
 
-    (item mean + sum over the category) / (1 + count of the category), over finite targets of the item's whole history.
-    Missing is a category of its own; one that the item never saw gives the item's mean. (chronos2/preprocess.py.)
+    Over finite targets of the item's whole history (encoding.shrunk_means). Missing is a category of its own; one that
+    the item never saw gives the item's mean.
     """
     import pandas as pd
 
@@ -83,9 +84,7 @@ def target_means(codes: Codes, rows: Rows, target: npt.NDArray[Any]) -> tuple[Fl
     means = np.divide(sums, counts, out=np.zeros(rows.num_items), where=counts > 0)
     # Only pairs that occur get a cell: items x categories would not fit in memory for an id-like column.
     place, pairs = pd.factorize(rows.past * slots + codes.past)
-    table = (means[pairs // slots] + np.bincount(place, weights=values, minlength=len(pairs))) / (
-        1.0 + np.bincount(place, weights=finite, minlength=len(pairs))
-    )
+    table = shrunk_means(place, values, finite, means[pairs // slots])
     past = table[place].astype(np.float32)
     if codes.future is None:
         return past, None

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-import errno
 import gzip
-import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.atomic import files_together
 from foretrain.data.importers.cells import BadCell, to_numbers
 from foretrain.data.importers.columns import FINE_STAMPS, plain
 from foretrain.data.importers.stamps import Stamps, number_stamps, parse_stamps
 from foretrain.data.importers.text import separator_of
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
+from foretrain.hints import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,13 +60,9 @@ def check_columns(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None
     """Raise DataError, with the nearest name, for a column that a file does not have."""
     for name in names:
         if name not in frame.columns:
-            raise DataError(f"{path}: no column {name!r}.{_hint(name, frame.columns)}")
-
-
-def write_file(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as CSV or Parquet, as the name says; the file appears whole or not at all."""
-    with appearing(path) as places:
-        save_table(frame, places[path])
+            names = [str(known) for known in frame.columns]
+            hint = did_you_mean(name, names, f"It has {', '.join(names)}.", cutoff=0.5)
+            raise DataError(f"{path}: no column {name!r}. {hint}")
 
 
 def save_table(frame: pd.DataFrame, path: Path) -> None:
@@ -79,50 +73,12 @@ def save_table(frame: pd.DataFrame, path: Path) -> None:
         frame.to_csv(path, index=False)
 
 
-@contextmanager
-def appearing(*paths: Path) -> Iterator[dict[Path, Path]]:
+def appearing(*paths: Path) -> AbstractContextManager[dict[Path, Path]]:
     """Scratch files to write to; when the block ends they take the places of the paths, and where it fails none does.
 
     Raises DataError at once for a place where nothing can be written.
     """
-    scratch: dict[Path, Path] = {}
-    made: list[Path] = []  # folders, outermost first
-    done = False
-    try:
-        for path in paths:
-            with _told(path):
-                lacking = [folder for folder in path.parents if not folder.exists()]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                made += reversed(lacking)
-                handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-                os.close(handle)
-                scratch[path] = Path(name)
-        try:
-            yield scratch
-        except OSError as error:
-            path = next((p for p, place in scratch.items() if str(place) == str(error.filename)), None)
-            if path is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise _unwritten(path or paths[0], error) from None
-        for path, place in scratch.items():
-            with _told(path):
-                os.chmod(place, 0o644)
-                os.replace(place, path)
-        done = True
-    finally:
-        for place in scratch.values():
-            place.unlink(missing_ok=True)
-        for folder in [] if done else reversed(made):
-            with suppress(OSError):
-                folder.rmdir()
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _unwritten(path, error) from None
+    return files_together(paths, _unwritten)
 
 
 def _unwritten(path: Path, error: OSError) -> DataError:
@@ -263,8 +219,3 @@ def recognised_target(path: Path, frame: pd.DataFrame, taken: set[str]) -> str:
     raise DataError(
         f"{path}: no column 'target'; name what to forecast with --target ({', '.join(numeric) or 'none'})."
     )
-
-
-def _hint(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, [str(k) for k in known], n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else f" It has {', '.join(map(str, known))}."

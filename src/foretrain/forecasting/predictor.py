@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from foretrain.adapters.files import ADAPTER_FILE, open_adapter
 from foretrain.adapters.layers import merged
+from foretrain.atomic import new_folder
 from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.forecasting.aggregate import aggregation
@@ -101,19 +100,11 @@ class Predictor:
         path = Path(path)
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise ModelError(f"{path}: exists already; choose another folder or remove it.")
-        scratch = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            scratch.chmod(0o755)
-            with merged(self.model):
+            with new_folder(path) as scratch, merged(self.model):
                 self.model.save_release(scratch)
-            scratch.rename(path)
         except OSError as error:
             raise ModelError(f"{path}: cannot be written ({error}).") from None
-        finally:
-            if scratch is not None:
-                shutil.rmtree(scratch, ignore_errors=True)
 
     def forecast(
         self,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from foretrain.atomic import create_text
 from foretrain.config import dump_yaml, read_yaml
 from foretrain.errors import ConfigError
 from foretrain.foreign import kronos, tsm_trainer
@@ -60,24 +58,9 @@ def _check(tree: dict[str, Any], path: Path) -> None:
 
 def _write(out: Path, text: str) -> None:
     """Write a file that does not exist yet; it appears whole or not at all."""
-    handle, scratch = -1, ""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(scratch, 0o644)
-        try:
-            os.link(scratch, out)  # unlike a rename, fails where the file exists
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            os.rename(scratch, out)
+        create_text(out, text)
     except FileExistsError:
         raise ConfigError(f"{out}: exists already; name another file or remove it.") from None
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror or error}). Name another file.") from None
-    finally:
-        if scratch:
-            with contextlib.suppress(OSError):
-                os.unlink(scratch)

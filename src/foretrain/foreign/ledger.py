@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from foretrain.errors import ConfigError
+from foretrain.hints import nearest
 from foretrain.notes import Code, Note
 
 Verdict = Literal["carried", "equal", "filled", "dropped", "unknown"]
@@ -142,7 +142,7 @@ def _nearest(key: str, known: Mapping[str, Key]) -> str:
     """A hint at the key that was meant: the same name elsewhere, or a name spelled alike."""
     own = key.rpartition(".")[2]
     names = {name.rpartition(".")[2]: name for name in known}
-    close = [names[name] for name in difflib.get_close_matches(own, names, n=1, cutoff=0.7)]
+    close = [names[name] for name in nearest(own, names, cutoff=0.7)]
     return f"did you mean {close[0]!r}?" if close else "upstream does not read it"
 
 

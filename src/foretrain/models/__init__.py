@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from foretrain.errors import ConfigError
+from foretrain.hints import did_you_mean
 from foretrain.models.hub import release_in
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def forecast_options(which: str | Family, given: Mapping[str, Any]) -> Any:
     known = [field.name for field in fields(kind)]
     for option in given:
         if option not in known:
-            close = difflib.get_close_matches(str(option), known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
+            hint = did_you_mean(str(option), known, f"Known: {', '.join(known)}.")
             raise ConfigError(f"{found.name} has no forecast option {option!r}. {hint}")
     made = kind(**given)  # the family's own words first
     return replace(made, **{option: _fitting(found.name, kind, option, value) for option, value in given.items()})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 
 from foretrain.adapters.files import write_adapter
 from foretrain.adapters.layers import adapter_facts, merged
+from foretrain.atomic import new_folder, write_json
 from foretrain.config import build
 from foretrain.distributed.world import World
 from foretrain.errors import DataError, TrainingError
@@ -52,16 +51,10 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     except DataError as error:
         text = f"{out} cannot say what it was trained on, so no evaluation can keep clear of it: {error}"
         warn(_log, Note(Code.RELEASE_WITHOUT_FACTS, text))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        scratch.chmod(0o755)
+    with new_folder(out) as scratch:
         if adapter:
             write_adapter(scratch, model)
         else:
             with merged(model):
                 model.save_release(scratch)
-        checkpoints.write_json(scratch / "release.json", facts)
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        write_json(scratch / "release.json", facts)

@@ -14,7 +14,6 @@ them.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pydantic import Field, create_model
 
 from foretrain.config import Section, apply_overrides, build, read_yaml
 from foretrain.errors import ConfigError
+from foretrain.hints import did_you_mean
 from foretrain.run.config import RunConfig, RunSections, RunSettings
 
 SECTIONS = tuple(RunSections.model_fields)
@@ -298,6 +298,6 @@ def _problems(config: StagesConfig) -> Iterator[str]:
 
 
 def _unknown(name: str, known: list[Any], which: str = "") -> str:
-    close = difflib.get_close_matches(name, [str(item) for item in known], n=1, cutoff=0.6)
-    hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(map(str, known)) or 'none'}."
+    names = [str(item) for item in known]
+    hint = did_you_mean(name, names, f"Known here: {', '.join(names) or 'none'}.")
     return f"no {which}stage is named {name!r}. {hint}"

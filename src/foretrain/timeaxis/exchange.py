@@ -8,7 +8,6 @@ beginning or its end. All of that is read off the history: the reading under whi
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import logging
 import warnings
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foretrain.errors import ConfigError, DataError
+from foretrain.hints import did_you_mean
 from foretrain.notes import Code, Note, warn
 from foretrain.timeaxis.frequency import DAY, SECOND, IntArray
 
@@ -108,8 +108,8 @@ class Exchange:
         self._package = exchange_calendars
         names = exchange_calendars.get_calendar_names(include_aliases=True)
         if name not in names:
-            close = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]!r}?" if close else "Use a code such as XNYS, XSHG, XTKS, CMES or 24/7."
+            codes = "Use a code such as XNYS, XSHG, XTKS, CMES or 24/7."
+            hint = did_you_mean(name.upper(), names, codes, cutoff=0.5)
             raise ConfigError(f"calendar {name!r} is not one that exchange_calendars knows. {hint}")
 
     def following(self, times: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon: int) -> pd.DatetimeIndex:

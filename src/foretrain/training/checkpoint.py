@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import warnings
@@ -23,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from foretrain.atomic import empty_folder, sync, write_json
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
@@ -62,7 +62,7 @@ class Store:
         """
         path = self.folder / f"step-{step:08d}"
         temporary = self.folder / f".tmp-{path.name}"
-        self.world.on_main(lambda: _guarded(path, lambda: _fresh(temporary)))
+        self.world.on_main(lambda: _guarded(path, lambda: empty_folder(temporary)))
         error: Exception | None = None
         try:
             files = _guarded(path, lambda: self._write_tensors(temporary, tensors))
@@ -104,7 +104,7 @@ class Store:
     def _complete(self, temporary: Path, path: Path, manifest: dict[str, Any]) -> None:
         try:
             write_json(temporary / MANIFEST, manifest)
-            sync_folder(temporary)
+            sync(temporary)
             # A step is saved again after a validation that a signal had put off: one of the two must always be there.
             if path.exists():
                 shutil.rmtree(_former(path), ignore_errors=True)
@@ -114,7 +114,7 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
             self._bring_back()
             raise
-        sync_folder(self.folder)
+        sync(self.folder)
         self._bring_back()
         self.prune()
 
@@ -332,31 +332,9 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file and sync it to disk."""
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Sync a folder's entries (or a file's content) to disk, so that a rename survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _entry(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": file.stat().st_size}
-
-
-def _fresh(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 def discard(path: Path) -> None:

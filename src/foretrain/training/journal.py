@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from foretrain.atomic import replacing_file
 from foretrain.errors import TrainingError
 
 
@@ -32,15 +32,11 @@ class Journal:
     def cut(self, step: int, validation_due: bool = False) -> None:
         """Keep the lines of steps <= step, but for that step's validation where it is due; by an atomic rewrite."""
         self._file.close()
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with replacing_file(self.path) as scratch, scratch.open("w", encoding="utf-8") as file:
             for record in read_journal(self.path):
                 again = validation_due and record["step"] == step and record.get("kind") == "validation"
                 if record["step"] <= step and not again:
                     file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
@@ -58,15 +54,6 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 raise TrainingError(f"{path}: line {number} is not JSON. Repair or remove it, then resume.") from None
-
-
-def loss_curve_hash(path: Path) -> str:
-    """sha256 over (step, loss) of the training lines: equal for equal runs, however often they were interrupted."""
-    digest = hashlib.sha256()
-    for record in read_journal(path):
-        if record.get("kind", "train") == "train":
-            digest.update(f"{record['step']} {record['loss']!r}\n".encode())
-    return digest.hexdigest()
 
 
 def _finite(value: Any) -> Any:

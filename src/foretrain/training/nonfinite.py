@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from foretrain.atomic import write_json
 from foretrain.training.batches import Feed
-from foretrain.training.checkpoint import write_json
 from foretrain.training.update import Outcome
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 import json
 import math
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 
 from foretrain.config import FieldRule, Section
 from foretrain.errors import ConfigError, ModelError
+from foretrain.hints import did_you_mean
 from foretrain.models.base import ParameterRole, Trainable
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_numbers, state_tensors
 from foretrain.training.schedule import ScheduleConfig
@@ -156,15 +156,13 @@ def _kind(name: str) -> type[Optimizer]:
     try:
         import pytorch_optimizer
     except ImportError:
-        close = difflib.get_close_matches(name, own, n=1)
-        raise ConfigError(
-            f"optimizer.name: {name!r} is none of {', '.join(own)}.{f' Did you mean {close[0]!r}?' if close else ''} "
-            "Others come with an extra: pip install 'foretrain[optimizers]'."
-        ) from None
+        words = (f"optimizer.name: {name!r} is none of {', '.join(own)}.", did_you_mean(name, own))
+        extra = "Others come with an extra: pip install 'foretrain[optimizers]'."
+        raise ConfigError(" ".join(filter(None, (*words, extra)))) from None
     known = [other for other in pytorch_optimizer.get_supported_optimizers() if other not in own]
     if name not in known:
-        close = difflib.get_close_matches(name, [*own, *known], n=3)
-        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Known: {', '.join([*own, *known])}."
+        every = [*own, *known]
+        hint = did_you_mean(name, every, f"Known: {', '.join(every)}.", most=3)
         raise ConfigError(f"optimizer.name: {name!r} is not known. {hint}")
     return pytorch_optimizer.load_optimizer(name)
 
@@ -177,8 +175,7 @@ def _options(config: OptimizerConfig, kind: type[Optimizer]) -> dict[str, Any]:
     known.remove("self")
     for option in config.options:
         if option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known) or 'none'}."
+            hint = did_you_mean(option, known, f"Known: {', '.join(known) or 'none'}.")
             raise ConfigError(f"optimizer.options: {config.name} has no option {option!r}. {hint}")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in config.options.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from foretrain.adapters.files import write_adapter
 from foretrain.adapters.layers import merged
+from foretrain.atomic import remove, replace_folder, replacing_file, replacing_folder, write_json
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
-from foretrain.training.checkpoint import Kept, sync_folder, write_json
+from foretrain.training.checkpoint import Kept
 from foretrain.training.journal import read_journal
 
 ALIASES = ("best_model", "hf_export")
@@ -29,35 +30,24 @@ def write_release(output_dir: Path, model: Trainable, state: dict[str, Tensor] |
     The release of a model with an adapter is merged; the adapter alone goes to adapters/NAME, if it is of any use so.
     What was there is replaced by a rename, so that at any moment there is a complete one or none.
     """
-    target, temporary = output_dir / "release", output_dir / ".tmp-release"
-    shutil.rmtree(temporary, ignore_errors=True)
+    target = output_dir / "release"
     try:
-        temporary.mkdir(parents=True)
-        with merged(model):
-            model.save_release(temporary, state)
-        _complete(temporary, target, facts)
+        with replacing_folder(target) as scratch:
+            with merged(model):
+                model.save_release(scratch, state)
+            write_json(scratch / "release.json", facts)
         _link_folder(target, output_dir, ALIASES)
         if model.adapter is not None and model.adapter.portable:
-            temporary.mkdir()
-            write_adapter(temporary, model)
-            _complete(temporary, output_dir / "adapters" / model.adapter.name, facts)
+            named = output_dir / "adapters" / model.adapter.name
+            with replacing_folder(named, scratch=output_dir / ".tmp-adapter") as scratch:
+                write_adapter(scratch, model)
+                write_json(scratch / "release.json", facts)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise TrainingError(
             f"{target}: the release could not be written: {error.strerror or error}. The checkpoints are intact; free "
             "some space and resume, or export one elsewhere."
         ) from error
     return target
-
-
-def _complete(temporary: Path, target: Path, facts: dict[str, Any]) -> None:
-    """Add release.json to a folder and put it in its place."""
-    write_json(temporary / "release.json", facts)
-    for path in temporary.rglob("*"):  # folders too: both keep what was written from a power cut
-        sync_folder(path)
-    sync_folder(temporary)
-    target.parent.mkdir(exist_ok=True)
-    _replace(temporary, target)
 
 
 def write_records(
@@ -158,42 +148,24 @@ def _unmarked(path: Path) -> dict[str, Any]:
 
 def _replace_json(places: Sequence[Path], data: Any) -> None:
     """Put data in the place of the first file, and links to it in the place of the others, each by a rename."""
-    _swap(places[0], lambda scratch: write_json(scratch, data))
+    with replacing_file(places[0]) as scratch:
+        write_json(scratch, data)
     for place in places[1:]:
         _link_file(places[0], place)
 
 
 def _link_file(source: Path, target: Path) -> None:
-    _swap(target, lambda scratch: _link(str(source), str(scratch)))
-
-
-def _swap(path: Path, write: Callable[[Path], Any]) -> None:
-    """Replace a file by what `write` puts under another name: at any moment there is the old one or the new one."""
-    scratch = path.with_name(f".tmp-{path.name}")
-    scratch.unlink(missing_ok=True)
-    try:
-        write(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with replacing_file(target) as scratch:
+        _link(str(source), str(scratch))
 
 
 def _link_folder(source: Path, output_dir: Path, names: tuple[str, ...]) -> None:
     for name in names:
-        copy = output_dir / f".tmp-{name}"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(source, copy, copy_function=_link)
-        _replace(copy, output_dir / name)
-
-
-def _replace(new: Path, target: Path) -> None:
-    old = target.with_name(f".old-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+        scratch = output_dir / f".tmp-{name}"
+        remove(scratch)
+        # Not synced: the release is, and a kill before the last of its names would leave a finished run without them.
+        shutil.copytree(source, scratch, copy_function=_link)
+        replace_folder(scratch, output_dir / name)
 
 
 def _link(source: str, target: str) -> str:

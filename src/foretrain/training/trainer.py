@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -15,6 +14,7 @@ import torch
 
 import foretrain
 from foretrain.adapters.layers import adapter_facts, merged
+from foretrain.atomic import replacing_file
 from foretrain.config import Section, dump_yaml
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
@@ -500,13 +500,8 @@ class Trainer:
 def save_config(output_dir: Path, tree: dict[str, Any]) -> None:
     """What runs, beside what it writes: config.yaml of the run folder, from which the run can be repeated."""
     path = output_dir / "config.yaml"
-    scratch = path.with_suffix(".tmp")
     try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(dump_yaml(tree))
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut after the rename can leave it empty, and resume reads it
-        scratch.replace(path)
+        with replacing_file(path) as scratch:
+            scratch.write_text(dump_yaml(tree), encoding="utf-8")
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise TrainingError(f"{path}: cannot be written: {error.strerror or error}. Free some space.") from None

@@ -1,18 +1,21 @@
-"""A forecast patch by patch, plainly: one path of each row, whatever is fed back.
+"""A forecast patch by patch, plainly: one path of each row, whatever is fed back; and the fast one along given paths.
 
 # R rows, C context steps (a multiple of the patch size P), K components
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.generate import calm
+from foretrain.models.toto.generate import DEFAULTS, Prompt, _Path, calm, read_context
 from foretrain.models.toto.inputs import newest, prepare
 from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
+from foretrain.models.toto.options import TotoOptions
 from foretrain.models.toto.scaler import Statistics
 from foretrain.nn.layout import Layout
 
@@ -84,3 +87,17 @@ def forecast_mean(decoder: Decoder, steps: int, known: Tensor | None = None) -> 
         if k + 1 < patches:
             decoder.append(values)
     return torch.cat(found, 1)[:, :steps]
+
+
+def mixtures_along(
+    network: TotoNetwork, prompt: Prompt, path: Tensor, num_samples: int, options: TotoOptions = DEFAULTS
+) -> list[StudentTs]:
+    """Mixtures (S * R, P, K), scaled, that the fast forecast has of every patch when what follows is a path (R, H) in
+    the units of the data."""
+    prompt = replace(prompt, known=path)
+    context, patches = read_context(network, prompt, options), -(-path.shape[1] // network.config.patch_size)
+    keys = torch.arange(len(path))
+    walk = _Path(network, prompt, context, range(num_samples), keys, 0, options).walk(
+        patches, network.head(len(path) * num_samples * (patches - 1))
+    )
+    return [mixtures for mixtures, _ in walk]

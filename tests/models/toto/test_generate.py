@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
-from tests.models.toto.plain import Decoder
+from tests.models.toto.plain import Decoder, mixtures_along
 from torch import Tensor
 
 from foretrain.models.toto import generate
 from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.generate import Prompt, forecast, mixtures_along, read_context, sample
+from foretrain.models.toto.generate import Prompt, forecast, read_context, sample
 from foretrain.models.toto.options import TotoOptions
 from foretrain.nn.layout import Layout
 

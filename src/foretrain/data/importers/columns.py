@@ -6,7 +6,6 @@ then get their usual names (open, high, low, close, adj_close, volume, ...), wha
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.rules import Layout
 from foretrain.errors import DataError
+from foretrain.hints import did_you_mean
 
 _IDS = (("item_id", "unique_id"), ("symbol", "ticker", "series_id", "instrument", "isin"))
 _MARKET_ID = "name"  # some stock sets call the symbol so; only beside prices
@@ -137,9 +137,8 @@ def _pick(wanted: str | None, names: Sequence[str]) -> str | None:
 
 
 def _unknown(path: Path, wanted: str, names: Sequence[str]) -> None:
-    hint = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
-    way = f"Did you mean {hint[0]!r}?" if hint else f"It has {', '.join(map(repr, names))}."
-    raise DataError(f"{path}: no column {wanted!r}. {way}")
+    hint = did_you_mean(wanted, names, f"It has {', '.join(map(repr, names))}.")
+    raise DataError(f"{path}: no column {wanted!r}. {hint}")
 
 
 def keep(pairs: Sequence[tuple[str, str]], options: ImportOptions) -> list[tuple[str, str]]:

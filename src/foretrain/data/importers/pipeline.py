@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from foretrain.atomic import replace_folder
 from foretrain.data.importers import axis as axes
 from foretrain.data.importers.columns import USUAL_ORDER, market_layout
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.reading import Gathered, Progress, Reader
 from foretrain.data.importers.report import ImportReport, summary_csv
 from foretrain.data.importers.spool import Spool
-from foretrain.data.importers.update import load_old, merge, swap_in
+from foretrain.data.importers.update import load_old, merge
 from foretrain.data.rules import REPORTED, SHORT_ROWS, Findings, ItemFindings, Layout, Rows, clean, observe
 from foretrain.data.store import Column, CorpusWriter
 from foretrain.data.windows import NO_TIME
@@ -265,7 +266,7 @@ class _Import:
             writer.extra_file("quality.json", json.dumps(self._quality(), indent=2, ensure_ascii=False) + "\n")
             writer.extra_file("data_summary.csv", summary_csv(summary))
         if self.old is not None:
-            swap_in(target, self.out)
+            replace_folder(target, self.out)
         self._fill_report(summary, axis, schema)
 
     def _finished(self, rows: Rows, axis: axes.Axis, layout: Layout, seen: dict[bytes, str]) -> Rows | None:

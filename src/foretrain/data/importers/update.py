@@ -1,10 +1,7 @@
-"""Appending to a corpus: old rows stay as they are, newer ones follow, and the folder changes in one step."""
+"""Appending to a corpus: old rows stay as they are, newer ones follow (atomic.replace_folder swaps the folders)."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +12,6 @@ from foretrain.data.importers.spool import OLD, Spool
 from foretrain.data.rules import Findings, Layout, Rows, order_rows
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
-
-_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
-_HERE = -100  # AT_FDCWD
 
 
 def load_old(out: Path, spool: Spool, provenance: str) -> Corpus:
@@ -64,23 +58,3 @@ def merge(old: Rows | None, new: Rows | None, layout: Layout, findings: Findings
         lines=np.concatenate([old.lines, later.lines]),
         file=later.file,
     )
-
-
-def swap_in(new: Path, out: Path) -> None:
-    """Put a finished folder in the place of another, in one step where the system can, and remove the old one."""
-    if _exchange(new, out):
-        shutil.rmtree(new, ignore_errors=True)
-        return
-    aside = out.with_name(f".{out.name}-old-{os.getpid()}")  # a kill between the renames leaves both folders whole
-    os.rename(out, aside)
-    os.rename(new, out)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two folders atomically (Linux renameat2); False where the system or file system cannot."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    return rename(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0

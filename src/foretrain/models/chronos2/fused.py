@@ -107,18 +107,6 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
     total.addmm_(a, b, beta=0 if first else 1)
 
 
-def _interleave(weight: Tensor, heads: int) -> Tensor:
-    """Rows of a q or k weight so that rotary pairs (i, i + d/2) of each head lie side by side."""
-    width = weight.shape[1]
-    return weight.view(heads, 2, -1, width).transpose(1, 2).reshape(-1, width)
-
-
-def _separate(weight: Tensor, heads: int) -> Tensor:
-    """The inverse of _interleave."""
-    width = weight.shape[1]
-    return weight.view(heads, -1, 2, width).transpose(1, 2).reshape(-1, width)
-
-
 def _turn(x: Tensor, factors: Tensor) -> None:
     """Turn the adjacent pairs of x (n, L, c) by factors (L, c / 2), in place."""
     torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(factors)

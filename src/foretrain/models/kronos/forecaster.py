@@ -31,7 +31,7 @@ from foretrain.models.kronos.config import (
     TokenizerConfig,
 )
 from foretrain.models.kronos.generate import Prompt, generate
-from foretrain.models.kronos.model import KronosNetwork
+from foretrain.models.kronos.model import KronosNetwork, summed_cross_entropy
 from foretrain.models.kronos.options import KronosOptions, sample_counts
 from foretrain.models.kronos.paths import summary
 from foretrain.models.kronos.stream import KronosStream
@@ -228,8 +228,7 @@ class Kronos(ReleaseModel, Streams):
         )
         scored = observed[:, 1:].to(torch.float32)
         first, second = (
-            (F.cross_entropy(x.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(scored) * scored).sum()
-            for x, y in zip(logits, (s1[:, 1:], s2[:, 1:]), strict=True)
+            summed_cross_entropy(x, y, scored) for x, y in zip(logits, (s1[:, 1:], s2[:, 1:]), strict=True)
         )
         weight = scored.sum()
         total = (first + second) / 2

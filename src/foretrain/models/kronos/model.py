@@ -113,17 +113,11 @@ class DualHead(nn.Module):
         self.proj_s1 = nn.Linear(config.d_model, 2**config.s1_bits)
         self.proj_s2 = nn.Linear(config.d_model, 2**config.s2_bits)
 
-    def compute_loss(
-        self, s1_logits: Tensor, s2_logits: Tensor, s1_targets: Tensor, s2_targets: Tensor,
-        padding_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """(loss, ce_s1, ce_s2): means over the positions of (B, T) that padding_mask (1 = leave out) keeps."""
-        kept = slice(None) if padding_mask is None else padding_mask == 0
-        ce_s1, ce_s2 = (
-            F.cross_entropy(logits[kept].flatten(0, -2), targets[kept].flatten())
-            for logits, targets in ((s1_logits, s1_targets), (s2_logits, s2_targets))
-        )
-        return (ce_s1 + ce_s2) / 2, ce_s1, ce_s2
+
+def summed_cross_entropy(logits: Tensor, tokens: Tensor, scored: Tensor) -> Tensor:
+    """Sum of the cross-entropies of tokens (B, T) under logits (B, T, n) where scored (B, T) is 1 and not 0."""
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="none")
+    return (losses.view_as(scored) * scored).sum()
 
 
 class KronosNetwork(Network):

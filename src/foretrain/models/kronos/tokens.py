@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from foretrain.atomic import replacing_file
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import move
 from foretrain.models.kronos import inputs
@@ -97,10 +97,6 @@ def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, 
     order = np.argsort(keys, kind="stable")
     keys, tokens = keys[order], tokens[order]
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    with disk_errors(path):
+    with replacing_file(path) as scratch, disk_errors(path):
         save_file({"keys": keys, "tokens": tokens}, scratch, metadata={"made_from": made_from})
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())  # else a power cut after the rename can leave tokens that nobody wrote
-    os.replace(scratch, path)
     return TokenTable(keys, tokens)

@@ -11,7 +11,7 @@ on from running sums. Rows of samples are sample-major: row s * R + r is sample 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -159,19 +159,6 @@ def sample(
         for begin in range(0, num_samples, lot)
     ]
     return Sampled(torch.cat(parts, 1)[..., :prediction_length], context)
-
-
-def mixtures_along(
-    network: TotoNetwork, prompt: Prompt, path: Tensor, num_samples: int, options: TotoOptions = DEFAULTS
-) -> list[StudentTs]:
-    """Mixtures (S * R, P, K), scaled, of every patch when what follows is a path (R, H) in the units of the data."""
-    prompt = replace(prompt, known=path)
-    context, patches = read_context(network, prompt, options), -(-path.shape[1] // network.config.patch_size)
-    keys = torch.arange(len(path))
-    walk = _Path(network, prompt, context, range(num_samples), keys, 0, options).walk(
-        patches, network.head(len(path) * num_samples * (patches - 1))
-    )
-    return [mixtures for mixtures, _ in walk]
 
 
 def _lot(network: TotoNetwork, rows: int, patches: int) -> int:

@@ -1,0 +1,19 @@
+"""Forecasts of windows without anything around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from foretrain.data.windows import FloatArray, Window
+from foretrain.forecasting.batching import forecast_paths, tell_notes
+from foretrain.models.base import Forecaster
+
+
+def forecast_windows(
+    model: Forecaster, windows: Sequence[Window], prediction_length: int, quantile_levels: Sequence[float], **how: Any
+) -> list[FloatArray]:
+    """Quantile forecasts alone, one (targets, H, Q) array a window; what there is to tell of them is warned of."""
+    found = forecast_paths(model, windows, prediction_length, quantile_levels, keep_samples=False, **how)
+    tell_notes(found.notes)
+    return found.quantiles
