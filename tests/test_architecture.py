@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.waiting import DEADLINE
 
 SRC = Path(__file__).parents[1] / "src" / "foretrain"
 # Lower layers first; a module may import from its own layer and from those before it.
@@ -101,5 +102,5 @@ def test_the_command_line_imports_nothing_heavy():
         "heavy = {'torch', 'numpy', 'pandas', 'pyarrow', 'matplotlib', 'datasets', 'scipy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from tests.tolerance import assert_another_order
+from tests.waiting import DEADLINE, as_from_a_terminal, wait_until
 
 from foretrain import cli
 from foretrain.training import checkpoint
@@ -86,13 +86,14 @@ def in_pair(*words: str, output: Path) -> subprocess.Popen[bytes]:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=as_from_a_terminal,
         )
 
 
-def leave(process: subprocess.Popen[bytes], seconds: float = 120) -> int:
-    """Its exit code; everything it started is ended when it takes longer."""
+def leave(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code; everything it started is ended when it takes longer than the deadline."""
     try:
-        return process.wait(timeout=seconds)
+        return process.wait(timeout=DEADLINE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
@@ -178,14 +179,12 @@ def interrupted(tmp_path_factory) -> dict:
     endless = arguments(out, *COVARIATES, f"training.max_steps={ENDLESS}")
     process = in_pair(*endless, "--resume", output=folder / "log")
     try:
-        deadline = time.monotonic() + 90
-        while len(losses(out)) < 8 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: len(losses(out)) >= 8, process)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
             code = alone(*endless, "--resume")
         found["second"] = (code, told.getvalue())
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: torchrun and its processes alike
-        found["code"] = leave(process, 60)
+        found["code"] = leave(process)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

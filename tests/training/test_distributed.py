@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests.training import budget_run
+from tests.waiting import DEADLINE
 
 from foretrain.errors import ConfigError
 from foretrain.models.objective import LossConfig, Objective
@@ -44,7 +45,7 @@ def pair(toy, tmp_path_factory):
         start_new_session=True,
     ) as process:
         try:
-            text, _ = process.communicate(timeout=150)
+            text, _ = process.communicate(timeout=DEADLINE)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
