@@ -13,6 +13,7 @@ these, the first that applies:
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
@@ -24,6 +25,7 @@ from torch.utils._pytree import tree_map_only
 
 EPS = torch.finfo(torch.float32).eps  # 1.2e-7, twice the largest relative error of one rounding
 WIDE = 1e-9  # of float64 results: 4e6 of its eps, which leaves room for networks that amplify, and none for a mistake
+LARGEST = 1e30  # what is larger stands for infinity in a mask, and is not rounded
 SAFETY = 4  # times what `rounding` found: random errors of some draws are not the worst ones
 
 
@@ -52,7 +54,8 @@ class _RoundingEmulated(TorchDispatchMode):
     def _rounded(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float64:
             return x
-        return x * (1 + EPS * (2 * torch.rand(x.shape, dtype=x.dtype, generator=self.generator) - 1))
+        error = EPS * (2 * torch.rand(x.shape, dtype=x.dtype, generator=self.generator) - 1)
+        return torch.where(x.abs() < LARGEST, x * (1 + error), x)
 
 
 def _formula_of_float32():
@@ -80,7 +83,9 @@ def rounding(
             with _RoundingEmulated(seed):
                 found = {name: value.detach().clone() for name, value in run(wide).items()}
             for name, value in found.items():
-                moved[name] = max(moved[name], (value - exact[name]).abs().max().item())
+                away = (value - exact[name]).abs().max().item()
+                assert math.isfinite(away), f"{name}: the emulated rounding gives no number"
+                moved[name] = max(moved[name], away)
     return exact, moved
 
 
