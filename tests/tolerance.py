@@ -5,9 +5,8 @@ Bits are compared only where the same code runs in the same order on the same da
 these, the first that applies:
 
 1. runs both sides in float64, where another order moves the twelfth digit, and compares them to `WIDE`;
-2. bounds a sum by the size of its terms: `sum_tolerance`;
-3. emulates the rounding of float32 in float64 and measures what it does to the result: `rounding`;
-4. repeats a training run with its sums in other orders and measures how far that takes it: `assert_another_order`.
+2. emulates the rounding of float32 in float64 and measures what it does to the result: `rounding`;
+3. repeats a training run with its sums in other orders and measures how far that takes it: `assert_another_order`.
 """
 
 from __future__ import annotations
@@ -27,15 +26,6 @@ EPS = torch.finfo(torch.float32).eps  # 1.2e-7, twice the largest relative error
 WIDE = 1e-9  # of float64 results: 4e6 of its eps, which leaves room for networks that amplify, and none for a mistake
 LARGEST = 1e30  # what is larger stands for infinity in a mask, and is not rounded
 SAFETY = 4  # times what `rounding` found: random errors of some draws are not the worst ones
-
-
-def sum_tolerance(terms: Tensor | float, count: int) -> Tensor | float:
-    """How far two float32 sums of the same `count` terms can be from each other; terms = the sum of absolute terms.
-
-    Each differs from the exact sum by at most (count - 1) * EPS / 2 * sum |term|, in whatever order (Higham, Accuracy
-    and Stability of Numerical Algorithms, 2002, eq. 4.4).
-    """
-    return count * EPS * terms
 
 
 class _RoundingEmulated(TorchDispatchMode):
