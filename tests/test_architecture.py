@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
+from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "foretrain"
@@ -277,5 +278,5 @@ def test_the_command_line_imports_nothing_heavy():
         "heavy = {'torch', 'numpy', 'pandas', 'pyarrow', 'matplotlib', 'datasets', 'scipy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done.stderr

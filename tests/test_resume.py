@@ -6,12 +6,12 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from tests.run.test_train import TINY  # the overrides that make debug.yaml run in a second
 from tests.training.curves import loss_curve_hash
+from tests.waiting import DEADLINE, wait_until
 
 from foretrain.run.config import load_config, shipped_config
 from foretrain.run.train import train_run
@@ -26,7 +26,7 @@ PROOF = Path(__file__).parent / "proofs" / "kill_cli.py"
 def test_the_train_command_killed_at_random_moments_ends_as_if_nobody_had_touched_it(case):
     """Kronos in its two stages: a kill while the first one saves, one between the two, one in the second."""
     command = [sys.executable, str(PROOF), "--case", case, "--kills", "3", "--steps", "32", "--seed", "1", "--fork"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.match(r"3 kills \(.*\) in \d runs of 32 steps: all identical", done.stdout), done.stdout
 
@@ -42,11 +42,9 @@ def test_a_disk_that_fills_up_under_the_train_command_costs_one_line_and_an_inte
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not steps_in(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(lambda: steps_in(out / "checkpoints"), process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2
     assert error.startswith(f"error: {out}") and error.count("\n") == 1 and "free some space" in error
     assert {path.name[:5] for path in (out / "checkpoints").iterdir()} == {"step-"}  # nothing half written

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
+from safetensors.torch import load_file
+from tests.tolerance import assert_another_order
+from tests.waiting import DEADLINE, as_from_a_terminal, wait_until
 
 from foretrain import cli
 from foretrain.training import checkpoint
@@ -38,6 +40,9 @@ TINY = [
     "training.log_every=1",
     "training.tensorboard=false",
     "optimizer.schedule={kind: constant, warmup_steps: 2}",
+    # With debug.yaml's rate rounding errors grow tenfold in a few steps, to 5e-4 of the loss in twelve on some CPUs;
+    # a busy machine makes more before a signal arrives. With this rate they stay where they began.
+    "optimizer.learning_rate=2e-5",
 ]
 GAPS = "{kind: seasonal, num_series: 12, length: 200, num_variates: %d, seed: %d, missing_fraction: 0.3}"
 # Lone series beside items of three variates: what one rank's micro-batch leaves unused, another's may use.
@@ -56,6 +61,7 @@ COVARIATES = [
     "training.validate_every=1000",
 ]
 ENDLESS = 100_000
+ORDERS = (1, 2, 8)  # micro-batches of these sizes make the sums of a step in other orders
 
 
 def arguments(out: Path, *settings: str) -> list[str]:
@@ -84,13 +90,14 @@ def in_pair(*words: str, output: Path) -> subprocess.Popen[bytes]:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=as_from_a_terminal,
         )
 
 
-def leave(process: subprocess.Popen[bytes], seconds: float = 120) -> int:
-    """Its exit code; everything it started is ended when it takes longer."""
+def leave(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code; everything it started is ended when it takes longer than the deadline."""
     try:
-        return process.wait(timeout=seconds)
+        return process.wait(timeout=DEADLINE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
@@ -109,6 +116,31 @@ def losses(out: Path) -> dict[int, float]:
     return {r["step"]: r["loss"] for r in records(out, "train")}
 
 
+def curves(out: Path) -> dict[str, list[float]]:
+    """Losses and validation metrics by name, in the order of their steps.
+
+    The skill is given as the ratio of losses that it is 1 minus: a ratio near 1 is no smaller for rounding.
+    """
+    found = {"loss": list(losses(out).values())}
+    for record in records(out, "validation"):
+        for name, value in metrics(record).items():
+            found.setdefault(name, []).append(1 - value if name == "val_skill" else value)
+    return found
+
+
+def weights(out: Path) -> dict[str, list[Any]]:
+    """Of the release, by name."""
+    return {name: [value] for name, value in load_file(out / "release" / "model.safetensors").items()}
+
+
+def other_orders(folder: Path, *settings: str) -> list[Path]:
+    """Run folders of the same command in one process, with its sums in other orders."""
+    folders = [folder / f"by-{size}" for size in ORDERS]
+    for out, size in zip(folders, ORDERS, strict=True):
+        assert alone(*arguments(out, *settings, f"training.micro_batch_size={size}")) == 0
+    return folders
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, Path]:
     """Run folders of the same command, in two processes and in one."""
@@ -119,24 +151,23 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
     return folder / "two", folder / "one"
 
 
-def test_two_processes_have_the_losses_of_one(trained):
-    two, one = map(losses, trained)
-    assert sorted(one) == list(range(1, 13))
-    assert two == pytest.approx(one, rel=1e-6)
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory) -> list[Path]:
+    """Run folders of that command in one process, with its sums in other orders."""
+    return other_orders(tmp_path_factory.mktemp("orders"), *MIXED)
 
 
-def test_two_processes_have_the_validation_metrics_and_release_of_one(trained):
-    two, one = (records(out, "validation") for out in trained)
-    assert [r["step"] for r in one] == [5, 10, 12]
-    for a, b in zip(two, one, strict=True):
-        assert {"val_loss", "val_wql", "val_mase", "val_skill"} < metrics(a).keys()
-        assert metrics(a) == pytest.approx(metrics(b), rel=1e-5)
-    from safetensors.torch import load_file
+def test_two_processes_have_the_losses_and_validation_metrics_of_one(trained, orders):
+    two, one = trained
+    assert sorted(losses(one)) == sorted(losses(two)) == list(range(1, 13))
+    assert [[r["step"] for r in records(out, "validation")] for out in trained] == [[5, 10, 12]] * 2
+    assert {"loss", "val_loss", "val_wql", "val_mase", "val_skill"} < curves(one).keys()
+    assert_another_order(curves(two), curves(one), [curves(out) for out in orders])
 
-    a, b = (load_file(out / "release" / "model.safetensors") for out in trained)
-    assert a.keys() == b.keys()
-    for name, tensor in b.items():
-        torch.testing.assert_close(a[name], tensor, rtol=1e-4, atol=1e-5)
+
+def test_two_processes_have_the_release_of_one(trained, orders):
+    two, one = trained
+    assert_another_order(weights(two), weights(one), [weights(out) for out in orders])
 
 
 def test_two_processes_say_nothing_that_one_would_not(trained):
@@ -152,14 +183,12 @@ def interrupted(tmp_path_factory) -> dict:
     endless = arguments(out, *COVARIATES, f"training.max_steps={ENDLESS}")
     process = in_pair(*endless, "--resume", output=folder / "log")
     try:
-        deadline = time.monotonic() + 90
-        while len(losses(out)) < 8 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: len(losses(out)) >= 8, process)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
             code = alone(*endless, "--resume")
         found["second"] = (code, told.getvalue())
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: torchrun and its processes alike
-        found["code"] = leave(process, 60)
+        found["code"] = leave(process)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -192,9 +221,13 @@ def test_a_resume_from_one_to_two_to_one_process_is_the_run_of_one(interrupted, 
     assert alone(*arguments(tmp_path / "whole", *COVARIATES, interrupted["end"])) == 0
     whole, found = losses(tmp_path / "whole"), losses(interrupted["out"])
     assert sorted(found) == sorted(whole) == list(range(1, interrupted["steps"] + 5))
-    assert found == pytest.approx(whole, rel=1e-6)
-    ends = [metrics(records(out, "validation")[-1]) for out in (interrupted["out"], tmp_path / "whole")]
-    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+    others = other_orders(tmp_path, *COVARIATES, interrupted["end"])
+
+    def ends(out: Path) -> dict[str, list[float]]:
+        """All losses, and the metrics of the last validation: the interrupted run has more of these."""
+        return {name: values if name == "loss" else values[-1:] for name, values in curves(out).items()}
+
+    assert_another_order(ends(interrupted["out"]), ends(tmp_path / "whole"), [ends(out) for out in others])
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_a_family_s_own_choice_of_layers_matches_part_by_part(zoo, name):
 
 
 def test_before_the_first_step_nothing_has_changed(zoo, name):
-    model, plain = adapted(zoo, name, learned=False), zoo.built(name)
+    model, plain = adapted(zoo, name, learned=False).double(), zoo.built(name).double()
     batch = batch_of(plain, name)
     torch.testing.assert_close(loss_of(model, batch), loss_of(plain, batch), rtol=1e-6, atol=1e-6)
 
@@ -229,7 +229,7 @@ def test_loss_and_gradients_are_those_of_the_summed_weights(zoo, name, kind):
 
 
 def test_a_trained_head_has_the_gradients_of_full_training(zoo, name):
-    model, plain = adapted(zoo, name, AdapterConfig(rank=0, train_head=True)), zoo.built(name)
+    model, plain = adapted(zoo, name, AdapterConfig(rank=0, train_head=True)).double(), zoo.built(name).double()
     batch = batch_of(plain, name)
     loss_of(model, batch).backward()
     loss_of(plain, batch).backward()

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
+from tests.waiting import DEADLINE
 
 from foretrain.data.importers import import_corpus
 from foretrain.data.store import Corpus
@@ -643,6 +644,6 @@ try:
 except DataError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE)
     assert "out: cannot be written: File too large" in done.stdout, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

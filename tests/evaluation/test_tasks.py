@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tests.waiting import DEADLINE
 
 from foretrain.config import build
 from foretrain.data.importers import import_corpus
@@ -309,6 +310,7 @@ def test_two_processes_give_the_figures_of_one_and_share_the_work(hourly, persis
     pair = [
         subprocess.Popen(
             [sys.executable, "-c", _WORKER, helpers, __file__],
+            cwd=Path(__file__).parents[2],
             env={**base, "RANK": str(k), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
             stdout=subprocess.PIPE,
             text=True,
@@ -316,7 +318,7 @@ def test_two_processes_give_the_figures_of_one_and_share_the_work(hourly, persis
         for k in range(2)
     ]
     single = _figures(hourly, persistence, World())
-    outputs = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in pair]
+    outputs = [json.loads(process.communicate(timeout=DEADLINE)[0].splitlines()[-1]) for process in pair]
     for k, wanted in enumerate(json.loads(json.dumps(single[:4]))):
         assert outputs[0][k] == wanted and outputs[1][k] == wanted
     assert 0 < outputs[0][4] < single[4] and outputs[0][4] + outputs[1][4] == single[4]

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.waiting import DEADLINE
 
 from foretrain.errors import ModelError
 from foretrain.models.hub import resolve
@@ -92,7 +93,7 @@ def load(hub: str, home: Path, code: str) -> subprocess.CompletedProcess[str]:
         env.pop(name, None)
     program = "import foretrain\nfrom foretrain.errors import ModelError\n" + code
     return subprocess.run(
-        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False, timeout=DEADLINE
     )
 
 

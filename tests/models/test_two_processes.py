@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.two_processes import STEPS, cases, run
 from tests.models.zoo import Zoo
+from tests.waiting import DEADLINE
 
 from foretrain.distributed.world import World
 from foretrain.training.journal import read_journal
@@ -44,7 +45,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
         try:
             for name, tree in every.items():
                 run(tree, one / name, World())
-            text, _ = process.communicate(timeout=200)
+            text, _ = process.communicate(timeout=DEADLINE)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

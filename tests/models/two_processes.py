@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.models.zoo import ZOO, Zoo
+from tests.waiting import end
 
 from foretrain.config import build
 from foretrain.distributed.world import World
@@ -91,6 +92,7 @@ def main() -> None:
         run(tree, folder / name, world)
     world.barrier()
     world.close()
+    end()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.run.test_train import tiny
 from tests.test_world import alone, in_pair, leave
+from tests.waiting import DEADLINE, wait_until
 
 import foretrain
 from foretrain.cli.train import BatchFlags, train_command
@@ -554,12 +554,9 @@ def test_killed_in_either_stage_it_ends_as_if_nobody_had_touched_it(undisturbed:
     config = pipeline(out, *LONG)
     words = [sys.executable, "-m", "foretrain.cli", "train", str(written(tmp_path / "run.yaml", config))]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not steps_in(out / "stages" / name / "checkpoints") and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.002)
+    wait_until(lambda: steps_in(out / "stages" / name / "checkpoints"), process)
     process.send_signal(signal.SIGKILL)
-    process.wait(30)
+    process.wait(DEADLINE)
     assert not (out / "stages" / name / "release").exists()
     results = run_stages(config, resume="auto")
     assert list(results) == ["short", "long"][int(name == "02-long") :]

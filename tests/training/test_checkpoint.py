@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from tests.waiting import DEADLINE
 
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
@@ -215,7 +216,7 @@ for nth in range(int(sys.argv[2])):
 """
     moments = 14
     command = [sys.executable, "-c", script, str(tmp_path), str(moments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     codes = done.stdout.split()
     assert len(codes) == moments and set(codes) == {"0", "9"}, done.stderr
     found = []
@@ -246,7 +247,7 @@ def test_a_run_on_a_disk_that_really_refuses_ends_with_one_clear_error(tmp_path,
     """The kernel's limit on file size stands for a full disk: at 600 bytes metrics.jsonl hits it, at 3,000 a shard."""
     here = str(Path(__file__).parent)
     command = [sys.executable, "-c", SMALL_DISK, str(tmp_path), here, str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.stdout.startswith("TrainingError"), done.stdout + done.stderr
     assert "File too large" in done.stdout
     assert len(done.stdout.strip().splitlines()) == 1

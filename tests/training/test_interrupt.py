@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.waiting import DEADLINE, as_from_a_terminal
 
 from foretrain.training.interrupt import Cut, Signals
 from foretrain.training.trainer import Result
@@ -20,9 +21,10 @@ SCRIPT = Path(__file__).with_name("signalled.py")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """(run folders, exit code and seconds of each case)."""
+    """(run folders, exit code of each case)."""
     out = tmp_path_factory.mktemp("signals")
-    done = subprocess.run([sys.executable, str(SCRIPT), str(out)], capture_output=True, text=True, timeout=180)
+    command = [sys.executable, str(SCRIPT), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, preexec_fn=as_from_a_terminal)
     assert done.returncode == 0, done.stderr
     return out, json.loads(done.stdout.splitlines()[-1])
 
@@ -30,23 +32,22 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize(("name", "code"), [("int", 130), ("term", 143), ("twice", 130)])
 def test_a_signal_finishes_the_step_saves_and_exits_with_its_code(toy, runs, tmp_path, name, code):
     out, results = runs
-    assert results[name]["code"] == code
-    assert results[name]["seconds"] < 20
+    assert results[name] == code
     steps = toy.steps(out / name)
     assert steps == [toy.losses(out / name)[-1][0]]
+    assert steps[0] < 2000  # of the whole run
     toy.trainer(tmp_path, max_steps=steps[0] + 3).fit()
     toy.trainer(out / name, max_steps=steps[0] + 3, checkpoint_every=None, prefetch=0, resume="auto").fit()
     assert toy.losses(out / name) == toy.losses(tmp_path)
 
 
 def test_a_second_ctrl_c_aborts_at_once(runs):
-    assert runs[1]["impatient"]["code"] == 99
-    assert runs[1]["impatient"]["seconds"] < 20  # the step would have taken half a minute
+    assert runs[1]["impatient"] == 99  # the step would have taken longer than the deadline
 
 
 def test_a_signal_during_validation_saves_and_the_resumed_run_begins_with_it(toy, runs, tmp_path):
     out, results = runs
-    assert results["evaluate"] == {"code": 143, "seconds": pytest.approx(10, abs=10)}
+    assert results["evaluate"] == 143  # the validation would have taken longer than the deadline
     assert toy.steps(out / "evaluate") == [4]
     asked = []
 

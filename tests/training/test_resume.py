@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.waiting import DEADLINE
 
 pytestmark = pytest.mark.processes
 
@@ -15,7 +16,7 @@ PROOF = Path(__file__).parents[1] / "proofs" / "kill_resume.py"
 
 def test_a_run_killed_at_random_moments_ends_as_if_nobody_had_touched_it():
     command = [sys.executable, str(PROOF), "--kills", "5", "--steps", "60"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 kills" in done.stdout
     assert "all identical" in done.stdout

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.toto.conftest import CONTEXT, Case
 from tests.models.toto.test_golden_network import DENSITY
+from tests.tolerance import assert_near, rounding
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch
@@ -22,8 +23,6 @@ from foretrain.training.settings import Piece, TrainingConfig
 from foretrain.training.update import Updater
 
 pytestmark = pytest.mark.golden
-
-GRADIENT = 1e-4  # float32's own noise is 7e-5 of a tensor's largest gradient: so far is the recording from float64
 
 
 def batch_of(case: Case) -> Batch:
@@ -97,16 +96,43 @@ def test_the_loss_of_validation_is_the_recorded_one_of_its_last_steps(case):
     assert (total / weight).item() == pytest.approx(((combined * counts)[:, -8:].sum() / counts[:, -8:].sum()).item())
 
 
-@pytest.mark.parametrize("folded", [False, True])
-def test_gradients_are_the_recorded_ones(case, folded, monkeypatch, apart):
-    monkeypatch.setattr(type(case.network), "folds", lambda *_: folded)
-    total, weight = model_of(case)(batch_of(case))
+@pytest.fixture(scope="module")
+def gradients():
+    """Of a case: exact gradients by published name, and how far rounding moves each; computed once per case."""
+    kept = {}
+
+    def of(case: Case):
+        if case.folder not in kept:
+            batch = {k: x.double() if x.is_floating_point() else x for k, x in batch_of(case).items()}
+            kept[case.folder] = rounding(lambda network: gradients_of(network, batch), case.network)
+        return kept[case.folder]
+
+    return of
+
+
+def gradients_of(network: TotoNetwork, batch: Batch) -> dict[str, torch.Tensor]:
+    """Of the mean loss, by published name."""
+    network.zero_grad()
+    total, weight = Toto(network, upstream_compat=True).train()(batch)
     (total / weight).backward()
-    expected = load_file(case.folder / "grads.safetensors")
-    found = {TotoNetwork.published_name(name): p.grad for name, p in case.network.named_parameters()}
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
-        assert apart(gradient, expected[name]) < GRADIENT, name
+    return {TotoNetwork.published_name(name): p.grad for name, p in network.named_parameters()}
+
+
+def test_recorded_gradients_are_those_of_the_loss_in_float64(case, gradients):
+    exact, moved = gradients(case)
+    recorded = load_file(case.folder / "grads.safetensors")
+    assert recorded.keys() == exact.keys()
+    for name, gradient in recorded.items():
+        assert_near(gradient, exact[name], moved[name], name)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_gradients_are_those_of_the_loss_in_float64(case, folded, monkeypatch, gradients):
+    """Some are sums that cancel: the bias of loc_proj is 1e-4 of its largest element from float64 on some CPUs."""
+    exact, moved = gradients(case)
+    monkeypatch.setattr(type(case.network), "folds", lambda *_: folded)
+    for name, gradient in gradients_of(case.network, batch_of(case)).items():
+        assert_near(gradient, exact[name], moved[name], name)
 
 
 def test_eight_steps_are_the_recorded_ones(case):
