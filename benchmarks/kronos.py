@@ -19,10 +19,11 @@ from benchmarks import harness
 
 import torch  # isort: skip  (after the harness, which sets the threads)
 import numpy as np
+from foretrain.data.config import DataConfig
 from torch import Tensor
 
 from foretrain.config import build as build_section
-from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.source import TrainingSource
 from foretrain.data.windows import Window, stack_windows
 from foretrain.forecasting.predictor import Predictor
 from foretrain.models.base import Batch, move
@@ -166,7 +167,7 @@ def equality(model: Kronos, windows: list[Window], case: Forecasting, options: K
     """Largest difference of the candles; stops where a token differs."""
     device = next(model.parameters()).device
     batch = move(model.collate(stack_windows(windows, case.horizon)), device)
-    prompt = generation.Prompt(
+    prompt = generation.CandlePrompt(
         batch["context"], batch["key"], batch.get("lengths"), batch["context_stamps"], batch["future_stamps"]
     )
     found = generation.generate(

@@ -21,11 +21,12 @@ from benchmarks import harness
 
 import numpy as np  # isort: skip  (after the harness, which sets the threads)
 import torch
+from foretrain.data.config import DataConfig
 
 from foretrain.config import build
 from foretrain.data.buckets import Buckets
-from foretrain.data.sampling import Plan, Pool
-from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.sampling import Pool, SamplingPlan
+from foretrain.data.source import TrainingSource
 from foretrain.data.splits import Selection
 from foretrain.data.store import Corpus
 from foretrain.data.windows import Windows
@@ -73,7 +74,7 @@ def planning(unit: str, count: int) -> float:
     stride = 7 if own > 1 else 600
     newest = 32 + (own - 1) * stride + np.random.default_rng(0).integers(0, stride, count)
     modes = {"epoch": True, "by_length": False, "stride": stride}
-    plan = Plan([newest + 16], [1.0], seed=0, reserved=0, min_context=32, min_prediction_length=16, **modes)
+    plan = SamplingPlan([newest + 16], [1.0], seed=0, reserved=0, min_context=32, min_prediction_length=16, **modes)
     assert plan.epoch_length == WINDOWS
     pools = [Pool(cast(Any, None), Selection((0,)), np.arange(count), 1.0)]  # of which the values are not looked at
 

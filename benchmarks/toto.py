@@ -25,7 +25,7 @@ from foretrain.models.toto.config import preset
 from foretrain.models.toto.distribution import StudentTs
 from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 torch.set_num_threads(harness.THREADS)
 
@@ -67,7 +67,7 @@ class Plain:
 
     def __init__(self, network: TotoNetwork, context: Tensor, samples: int) -> None:
         self.network, self.rows, self.patches = network, context.repeat(samples, 1), 0
-        self.layout = Layout.of(np.arange(samples).repeat(VARIATES))
+        self.layout = RowLayout.of(np.arange(samples).repeat(VARIATES))
         self.caches = [GrowingKVCache() for _ in range(network.layers_over_time)]
         self.prefix = context.shape[1]
 
@@ -112,9 +112,9 @@ def unequal(network: TotoNetwork, case: Case, device: str) -> float:
     return worst
 
 
-def prompt_of(context: Tensor) -> generate.Prompt:
+def prompt_of(context: Tensor) -> generate.TotoPrompt:
     """The context as one window of complete rows."""
-    return generate.Prompt(context, None, Layout.of(np.zeros(len(context), int)))
+    return generate.TotoPrompt(context, None, RowLayout.of(np.zeros(len(context), int)))
 
 
 def sampling_case(network: TotoNetwork, case: Case, against: str | None, quick: bool, device: str) -> harness.Result:

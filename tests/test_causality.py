@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from foretrain.data.config import CorpusSpec, DataConfig
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.forecasting.quantiles import forecast_windows
 from tests.models.zoo import CANDLE, CONTEXT, HORIZON, ZOO, tokens_up_to_cutoff
 
-from foretrain.data.source import CorpusSpec, DataConfig, TrainingSource
+from foretrain.data.source import TrainingSource
 from foretrain.data.splits import Origin, Selection, cut, select
 from foretrain.data.store import Column, Corpus, CorpusWriter
 from foretrain.data.windows import KNOWN, Window, Windows, stack_windows

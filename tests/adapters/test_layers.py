@@ -22,7 +22,7 @@ from foretrain.errors import ConfigError
 from foretrain.models import FAMILIES, family
 from foretrain.models.base import Batch, Trainable
 from foretrain.training.optimizer import DECAYED
-from foretrain.training.trainer import Result
+from foretrain.training.trainer import ValidationResult
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 trainable_kinds = pytest.mark.parametrize(("name", "kind"), kinds_of(trains=True))
@@ -301,9 +301,9 @@ def test_inside_merged_all_is_plain_and_after_it_all_is_as_before(zoo, name):
 def test_validation_in_training_meets_plain_layers_that_hold_the_averages(zoo, toy, tmp_path):
     model, seen = adapted(zoo, "chronos2", learned=False), []
 
-    def evaluate(given: Trainable, step: int) -> Result:
+    def evaluate(given: Trainable, step: int) -> ValidationResult:
         seen.append({key: value.clone() for key, value in given.network.state_dict().items()})
-        return Result({"loss": 1.0 / step})
+        return ValidationResult({"loss": 1.0 / step})
 
     toy.trainer(tmp_path, model=model, evaluate=evaluate, validate_every=4, ema_decay=0.9).fit()
     assert [list(state) for state in seen] == [list(zoo.built("chronos2").network.state_dict())] * 3

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from foretrain.config import build
 from foretrain.data.buckets import Buckets, choices
-from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.config import DataConfig
+from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.data.windows import NO_TIME, Windows
 from foretrain.errors import ConfigError
@@ -37,7 +38,7 @@ def epoch(found: Buckets, number: int = 0) -> list[Windows]:
 
 
 def places(batch: Windows) -> list[tuple[int, ...]]:
-    return [tuple(place) for place in batch.source[: len(batch) - batch.filling].tolist()]
+    return [tuple(place) for place in batch.source[: len(batch) - batch.num_padding_windows].tolist()]
 
 
 lengths = st.sets(st.integers(1, 20), max_size=3)
@@ -118,10 +119,10 @@ def test_all_micro_batches_of_a_bucket_have_one_shape_and_only_the_last_is_fille
     for batch in epoch(found):
         shape = batch.context.shape[1], batch.future.shape[1]
         sizes.setdefault(shape, set()).add(len(batch))
-        assert batch.static and len(batch.context) == len(batch.window) == len(batch.role) == 2 * len(batch)
-        if batch.filling:
+        assert batch.static_shapes and len(batch.context) == len(batch.window) == len(batch.role) == 2 * len(batch)
+        if batch.num_padding_windows:
             filled[shape] += 1
-            rows = 2 * batch.filling
+            rows = 2 * batch.num_padding_windows
             assert np.isnan(batch.context[-rows:]).all() and np.isnan(batch.future[-rows:]).all()
             assert len(batch.names) == len(batch.key) == len(batch)
     assert all(len(found) == 1 for found in sizes.values()) and len(sizes) == len(found.buckets)
@@ -138,10 +139,10 @@ def test_filling_has_no_times(random_items):
     items = random_items(0, 9, 1, 10, 40, times="regular")
     corpus = Corpus.from_arrays("m", items, ["x"], time="regular", freq="h")
     found = in_buckets(source(corpus, min_context=1, stride=1, with_times=True))
-    batch = next(batch for batch in epoch(found) if batch.filling)
-    assert (batch.context_times[-batch.filling :] == NO_TIME).all()
-    assert (batch.future_times[-batch.filling :] == NO_TIME).all()
-    assert (batch.future_times[: -batch.filling] != NO_TIME).all()
+    batch = next(batch for batch in epoch(found) if batch.num_padding_windows)
+    assert (batch.context_times[-batch.num_padding_windows :] == NO_TIME).all()
+    assert (batch.future_times[-batch.num_padding_windows :] == NO_TIME).all()
+    assert (batch.future_times[: -batch.num_padding_windows] != NO_TIME).all()
 
 
 def test_a_blank_batch_is_as_large_as_the_bucket_s_others_and_empty(random_items):
@@ -150,7 +151,9 @@ def test_a_blank_batch_is_as_large_as_the_bucket_s_others_and_empty(random_items
         blank = found.blank(number)
         assert blank.context.shape == (2 * bucket.micro_batch, bucket.context_length)
         assert blank.future.shape == (2 * bucket.micro_batch, bucket.prediction_length)
-        assert np.isnan(blank.context).all() and np.isnan(blank.future).all() and blank.filling == len(blank)
+        assert (
+            np.isnan(blank.context).all() and np.isnan(blank.future).all() and blank.num_padding_windows == len(blank)
+        )
 
 
 def test_corpora_with_unlike_variates_never_share_a_micro_batch_and_share_the_budget(random_items):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from tests.waiting import DEADLINE
 
 from foretrain.data.importers import import_corpus
 from foretrain.data.store import Corpus
@@ -567,83 +564,3 @@ def test_adjusting_scales_the_bar_and_says_so(tmp_path: Path) -> None:
 
 
 # Updating
-
-
-def test_update_appends_new_bars_and_items_and_keeps_old_values(tmp_path: Path) -> None:
-    folder, out = tmp_path / "in", tmp_path / "out"
-    for k, name in enumerate(["A", "B"]):
-        write_csv(folder / f"{name}.csv", "date,open,high,low,close,volume", dates(60), ohlcv(80, k)[:60])
-    import_corpus([folder], out)
-    before = Corpus.open(out)
-    old_hash, old_values = before.fingerprint, np.array(before.values(0))
-    values = ohlcv(80, 0)
-    values[50, 3] += 0.25
-    write_csv(folder / "A.csv", "date,open,high,low,close,volume", dates(80)[40:], values[40:])
-    bars_csv(folder / "C.csv", 70, 5)
-    report = import_corpus([folder], out, update=True)
-    corpus, rules = load(out)
-    assert list(corpus.item_ids(range(3))) == ["A", "B", "C"]
-    assert corpus.lengths.tolist() == [80, 60, 70]
-    np.testing.assert_array_equal(corpus.values(0)[:, :60], old_values)
-    np.testing.assert_allclose(corpus.values(0)[:, 60:], values[60:].T, rtol=1e-6)
-    assert rules["revised"]["rows"] == 1
-    assert rules["revised"]["examples"][0]["time"] == dates(80)[50]
-    assert report.changed
-    assert len(corpus.manifest.provenance["sources"]) == 5
-    assert corpus.fingerprint != old_hash
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
-
-
-def test_an_update_without_news_changes_nothing(tmp_path: Path) -> None:
-    bars_csv(tmp_path / "A.csv")
-    import_corpus([tmp_path / "A.csv"], tmp_path / "out")
-    stamp = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
-    report = import_corpus([tmp_path / "A.csv"], tmp_path / "out", update=True)
-    assert not report.changed
-    assert "nothing new" in report.text()
-    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == stamp
-
-
-def test_an_existing_corpus_is_never_overwritten_and_a_failed_update_keeps_it(tmp_path: Path) -> None:
-    bars_csv(tmp_path / "A.csv")
-    out = tmp_path / "out"
-    import_corpus([tmp_path / "A.csv"], out)
-    before = Corpus.open(out).fingerprint
-    with pytest.raises(DataError, match=r"exists already\. Say --update .* or choose another --out"):
-        import_corpus([tmp_path / "A.csv"], out)
-    write_csv(
-        tmp_path / "other.csv",
-        "date,open,high,low,close,volume,extra",
-        dates(70),
-        np.column_stack([ohlcv(70), ohlcv(70)[:, :1]]),
-    )
-    with pytest.raises(DataError, match=r"columns the corpus lacks \(extra\)"):
-        import_corpus([tmp_path / "other.csv"], out, update=True)
-    with pytest.raises(DataError, match="its data are real, the new ones synthetic"):
-        import_corpus([tmp_path / "A.csv"], out, update=True, provenance="synthetic")
-    with pytest.raises(DataError, match="--update with --adjust"):
-        import_corpus([tmp_path / "A.csv"], out, update=True, adjust=True)
-    with pytest.raises(DataError, match="no corpus to update"):
-        import_corpus([tmp_path / "A.csv"], tmp_path / "nothing", update=True)
-    assert Corpus.open(out).fingerprint == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["A.csv", "other.csv", "out"]
-
-
-@pytest.mark.processes
-def test_a_disk_that_refuses_to_write_leaves_one_line_and_no_files(tmp_path: Path) -> None:
-    for k in range(4):
-        bars_csv(tmp_path / "in" / f"S{k}.csv", 2000, k)
-    script = f"""
-import resource, signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-from foretrain.data.importers import import_corpus
-from foretrain.errors import DataError
-try:
-    import_corpus([{str(tmp_path / "in")!r}], {str(tmp_path / "out")!r})
-except DataError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE)
-    assert "out: cannot be written: File too large" in done.stdout, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -4,13 +4,14 @@ import re
 
 import numpy as np
 import pytest
+from foretrain.data.config import DataConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from foretrain.config import build
 from foretrain.data.lengths import remedies, rows_needed
-from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
 

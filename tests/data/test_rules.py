@@ -10,7 +10,7 @@ from foretrain.data.rules import (
     BY_NAME,
     RULES,
     Findings,
-    Rows,
+    ItemRows,
     clean,
     observe,
     order_rows,
@@ -42,11 +42,11 @@ def bars(count: int = 60, seed: int = 0) -> np.ndarray:
     ).astype(np.float32)
 
 
-def rows(values: np.ndarray | None = None, times: np.ndarray | None = None) -> Rows:
+def rows(values: np.ndarray | None = None, times: np.ndarray | None = None) -> ItemRows:
     values = bars() if values is None else values
     if times is None:
         times = np.arange(values.shape[1], dtype=np.int64) * DAY
-    return Rows("A", values, times, np.arange(values.shape[1]) + 2, "A.csv")
+    return ItemRows("A", values, times, np.arange(values.shape[1]) + 2, "A.csv")
 
 
 def found(findings: Findings) -> dict[str, tuple[int, int]]:

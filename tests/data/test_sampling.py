@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.data.permutation import below, derive, hash64, permute, permute_blocks, uniform
-from foretrain.data.sampling import SEGMENT, Plan
+from foretrain.data.sampling import SEGMENT, SamplingPlan
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -71,10 +71,10 @@ def test_bounded_draws_stay_inside(bound, key):
     assert drawn.max() < bound
 
 
-def plan(lengths, weights=(1.0,), **options) -> Plan:
+def plan(lengths, weights=(1.0,), **options) -> SamplingPlan:
     settings = dict(seed=0, reserved=0, min_context=1, min_prediction_length=1, stride=1)
     modes = {"epoch": False, "by_length": False}
-    return Plan([np.array(pool) for pool in lengths], list(weights), **{**settings, **modes, **options})
+    return SamplingPlan([np.array(pool) for pool in lengths], list(weights), **{**settings, **modes, **options})
 
 
 @quick

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from foretrain.evaluation.reference import OTHER, ZERO_SHOT, ReferenceModel
 
 from foretrain.errors import ConfigError
-from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Rival, differences, judge
+from foretrain.evaluation.gate import judge
 from foretrain.evaluation.report import format_table, render, write_report
+from foretrain.evaluation.result import differences
 from foretrain.evaluation.tasks import evaluate
 from foretrain.notes import Code, codes
 
@@ -31,7 +33,7 @@ def compared(climbing, persistence):
     """An evaluation of a model with a bias beside a rival with another one."""
 
     def run(bias: float, rival: float, key: str = ZERO_SHOT, **settings):
-        against = Rival(key, "the-base", persistence(rival), "abc123")
+        against = ReferenceModel(key, "the-base", persistence(rival), "abc123")
         settings = {"prediction_length": 4, "num_windows": 12, **settings}
         return evaluate(persistence(bias), climbing, against=against, name="mine", **settings)
 
@@ -107,7 +109,7 @@ def test_items_without_prices_are_judged_by_mase(hourly, persistence):
         hourly(4, 200),
         prediction_length=4,
         num_windows=12,
-        against=Rival(OTHER, "another", persistence(12.0)),
+        against=ReferenceModel(OTHER, "another", persistence(12.0)),
     )
     found = judge(result)
     assert found.metric == "mase" and found.figures["model"] == result.pooled["model"]["mase"]
@@ -134,7 +136,7 @@ def test_a_rival_with_a_shorter_memory_sees_less_and_the_report_says_so(compared
     class Forgetful(persistence):
         max_context_length = 8
 
-    against = Rival(OTHER, "small", Forgetful(1.0))
+    against = ReferenceModel(OTHER, "small", Forgetful(1.0))
     found = evaluate(persistence(2.5), climbing, prediction_length=4, num_windows=12, against=against)
     (note,) = (note for note in found.warnings if note.code == Code.SHORTER_CONTEXT)
     assert note.counts == {"context_length": 8, "asked": 64} and note.text in found.remarks
@@ -147,7 +149,10 @@ def test_a_rival_that_learns_across_series_is_refused(climbing, persistence):
     options = forecast_options(family("chronos2"), {"cross_learning": True})
     with pytest.raises(ConfigError, match="cross_learning"):
         evaluate(
-            persistence(), climbing, prediction_length=4, against=Rival(OTHER, "x", persistence(), options=options)
+            persistence(),
+            climbing,
+            prediction_length=4,
+            against=ReferenceModel(OTHER, "x", persistence(), options=options),
         )
 
 

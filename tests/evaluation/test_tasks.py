@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from foretrain.data.config import DataConfig
 from tests.waiting import DEADLINE
 
 from foretrain.config import build
 from foretrain.data.importers import import_corpus
-from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.source import TrainingSource
 from foretrain.data.splits import rolling_origins, select
 from foretrain.data.store import Corpus
 from foretrain.data.windows import NO_TIME

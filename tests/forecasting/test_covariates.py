@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from foretrain.forecasting.covariates import Rows, encode, is_numeric
+from foretrain.forecasting.covariates import RowItems, encode, is_numeric
 
 
 @pytest.fixture
-def rows() -> Rows:
-    return Rows(past=np.array([0, 0, 0, 0, 1, 1, 1]), future=np.array([0, 0, 1, 1]), num_items=2)
+def rows() -> RowItems:
+    return RowItems(past=np.array([0, 0, 0, 0, 1, 1, 1]), future=np.array([0, 0, 1, 1]), num_items=2)
 
 
 PAST = pd.Series(["a", "b", "a", None, "b", "b", "c"])
@@ -45,7 +45,7 @@ def test_a_missing_future_value_is_the_missing_category(rows):
 
 
 def test_an_item_without_finite_targets_is_encoded_as_zero():
-    rows = Rows(past=np.array([0, 0]), future=np.array([0]), num_items=1)
+    rows = RowItems(past=np.array([0, 0]), future=np.array([0]), num_items=1)
     past, future = encode(
         pd.Series(["a", "b"]), pd.Series(["a"]), rows, np.full(2, np.nan, np.float32), use_ordinal=False
     )

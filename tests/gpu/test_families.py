@@ -24,10 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 from foretrain.data.windows import stack_windows
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch, move
-from foretrain.training.batches import Batches, Prepared, Sender
+from foretrain.training.batches import BatchIterator, DevicePrefetcher, PreparedBatch
 from foretrain.training.journal import read_journal
 from foretrain.training.parallel import gradient_sync
-from foretrain.training.settings import Piece
+from foretrain.training.settings import MicroBatch
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 DRAWING = {"kronos"}  # draws tokens while it trains, and a device has its own generator
@@ -112,12 +112,12 @@ def test_batches_arrive_as_they_were_sent(zoo, name, device):
     made, place = batches_of(zoo, name, 12), World.start(device).device
     busy = torch.ones(512, 512, device=place)
 
-    def prepare(piece: Piece) -> Prepared:
+    def prepare(piece: MicroBatch) -> PreparedBatch:
         batch = {key: value.pin_memory() if device == "cuda" else value for key, value in made[piece.step].items()}
-        return Prepared(piece, batch, 4, 1, 24, HORIZON)
+        return PreparedBatch(piece, batch, 4, 1, 24, HORIZON)
 
-    pieces = (Piece(step, 0, 4 * step, 4, False, True) for step in range(len(made)))
-    batches, sums = Batches(prepare, pieces, 2, Sender(place)), []
+    pieces = (MicroBatch(step, 0, 4 * step, 4, False, True) for step in range(len(made)))
+    batches, sums = BatchIterator(prepare, pieces, 2, DevicePrefetcher(place)), []
     for prepared in batches:
         batch = prepared.on(place)
         busy = busy @ busy / 512

@@ -155,7 +155,7 @@ def test_windows_that_fill_a_batch_up_change_neither_loss_nor_gradients(zoo, nam
 @trainable_kinds
 def test_batches_of_static_windows_are_alike_whatever_they_hold(zoo, name, kind):
     model, windows = zoo.shared(name), windows_of(name, kind)
-    whole = replace(stack_windows(windows, HORIZON), static=True)
+    whole = replace(stack_windows(windows, HORIZON), static_shapes=True)
     some = np.where(np.random.default_rng(0).random(whole.context.shape) < 0.3, np.nan, whole.context)
     short = np.where(np.arange(whole.context.shape[1]) < 9, np.nan, whole.context)
     contents = (

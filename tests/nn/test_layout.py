@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 SIZES = [[2, 2], [1], [1, 1, 3], [3, 1, 2, 3, 1]]
 
 
-def of(sizes: list[int]) -> Layout:
-    return Layout.of(np.repeat(np.arange(len(sizes)), sizes))
+def of(sizes: list[int]) -> RowLayout:
+    return RowLayout.of(np.repeat(np.arange(len(sizes)), sizes))
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -28,7 +28,7 @@ def test_windows_of_a_size_lie_together_and_rows_come_back(sizes):
 
 
 def test_rows_may_come_in_any_order():
-    layout, x = Layout.of(np.array([7, 3, 7, 3, 3])), torch.arange(5.0)[:, None]
+    layout, x = RowLayout.of(np.array([7, 3, 7, 3, 3])), torch.arange(5.0)[:, None]
     assert [part[..., 0].tolist() for part in layout.spread(x)] == [[[0, 2]], [[1, 3, 4]]]
     assert torch.equal(layout.collect(layout.spread(x)), x)
 
@@ -44,7 +44,7 @@ def test_copies_are_windows_of_their_own(sizes, count):
     """One copy of all rows after the other."""
     rows = sum(sizes)
     window = np.repeat(np.arange(len(sizes)), sizes)
-    copies = Layout.of((window + len(sizes) * np.arange(count)[:, None]).ravel())
+    copies = RowLayout.of((window + len(sizes) * np.arange(count)[:, None]).ravel())
     found, x = of(sizes).repeat(count), torch.randn(count * rows, 2)
     assert all(torch.equal(a, b) for a, b in zip(found.spread(x), copies.spread(x), strict=True))
     assert torch.equal(found.collect(found.spread(x)), x)
@@ -53,6 +53,6 @@ def test_copies_are_windows_of_their_own(sizes, count):
 @pytest.mark.parametrize("sizes", SIZES)
 def test_a_layout_comes_back_from_a_batch(sizes):
     layout, x = of(sizes), torch.randn(sum(sizes), 2)
-    again = Layout.from_tensors({"other": x, **layout.to_tensors()})
+    again = RowLayout.from_tensors({"other": x, **layout.to_tensors()})
     assert all(torch.equal(a, b) for a, b in zip(layout.spread(x), again.spread(x), strict=True))
     assert torch.equal(again.collect(again.spread(x)), x)

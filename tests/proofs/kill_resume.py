@@ -29,14 +29,14 @@ from safetensors.torch import load_file
 
 from conftest import Kit
 from foretrain.training.journal import read_journal
-from foretrain.training.trainer import Result
+from foretrain.training.trainer import ValidationResult
 
 
 def run(out: Path, steps: int, prefetch: int) -> None:
     """One start of the run, to its end."""
 
     def evaluate(model, step):
-        return Result({"loss": sum(p.double().abs().sum().item() for p in model.parameters()) % 7})
+        return ValidationResult({"loss": sum(p.double().abs().sum().item() for p in model.parameters()) % 7})
 
     optimizer = Kit.Optimizer(learning_rate=1e-2, schedule=Kit.Schedule(kind="plateau", patience=3, warmup_steps=5))
     Kit.trainer(

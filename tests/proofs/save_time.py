@@ -19,7 +19,7 @@ import torch
 from foretrain.distributed.world import World
 from foretrain.run.build import build_model
 from foretrain.run.config import load_config
-from foretrain.training.checkpoint import Store, collect, damage, load_tensors
+from foretrain.training.checkpoint import CheckpointManager, collect, damage, load_tensors
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -41,7 +41,7 @@ def main() -> None:
         optimizer.state[p] = {"step": torch.tensor(1.0), "exp_avg": p.detach() * 0, "exp_avg_sq": p.detach() * 0}
     tensors, world = collect(model, optimizer, None), World()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        store = Store(Path(folder), world)
+        store = CheckpointManager(Path(folder), world)
         path = Path(folder) / "step-00000001"
         saved = min(timed(lambda: store.save(1, tensors, {}, metric=None)) for _ in range(3))
         verified = min(timed(lambda: damage(path)) for _ in range(3))

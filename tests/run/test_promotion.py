@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion
 from safetensors.torch import load_file
 from tests.cli.test_app import foretrain as command
 from tests.run.test_pipeline import pipeline
@@ -23,14 +24,13 @@ from foretrain.config import dump_yaml
 from foretrain.data.importers import import_corpus
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError, TrainingError
-from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Promotion
 from foretrain.models.hub import release_hash
 from foretrain.notes import Code
 from foretrain.run.build import build_model
 from foretrain.run.config import config_hash, load_config
 from foretrain.run.dry_run import describe_run
 from foretrain.run.pipeline import run_stages
-from foretrain.run.promotion import START, gate_notes, open_rival, record
+from foretrain.run.promotion import ZERO_SHOT_WORD, gate_notes, open_reference, record
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import train_run
 
@@ -42,8 +42,8 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def rival_of(place: Path, asked: str = START):
-    return open_rival(asked, str(place), foretrain.load(place).model)
+def rival_of(place: Path, asked: str = ZERO_SHOT_WORD):
+    return open_reference(asked, str(place), foretrain.load(place).model)
 
 
 def same(model: Any, other: Any) -> bool:
@@ -132,7 +132,7 @@ def test_random_weights_are_made_again_from_the_seed(runs: Path):
 def test_a_rival_gets_the_model_s_precision_and_options(runs: Path):
     model = foretrain.load(runs / "fine", dtype="bfloat16").model
     options = object()
-    found = open_rival(START, str(runs / "fine"), model, options)
+    found = open_reference(ZERO_SHOT_WORD, str(runs / "fine"), model, options)
     assert next(found.model.parameters()).dtype == torch.bfloat16 and not found.model.training
     assert found.options is options
 
@@ -141,7 +141,7 @@ def test_any_other_model_can_be_compared_with(runs: Path, zoo, tmp_path: Path):
     found = rival_of(runs / "fine", str(runs / "base"))
     assert (found.key, found.name, found.hash) == (OTHER, str(runs / "base"), release_hash(runs / "base" / "release"))
     zoo.built("kronos").save_release(tmp_path)
-    stranger = open_rival(str(tmp_path), str(runs / "fine"), foretrain.load(runs / "fine").model, object())
+    stranger = open_reference(str(tmp_path), str(runs / "fine"), foretrain.load(runs / "fine").model, object())
     assert stranger.model.family == "kronos" and stranger.options is None, "options are of a family"
 
 

@@ -17,7 +17,7 @@ import torch.distributed.checkpoint  # so that forks need not import it
 
 from conftest import Kit
 from foretrain.training.interrupt import Interrupted
-from foretrain.training.trainer import Result
+from foretrain.training.trainer import ValidationResult
 
 
 class Slow(Kit.Source):
@@ -73,10 +73,10 @@ def main() -> None:
         path = root / name / "metrics.jsonl"
         return lambda: path.exists() and path.read_text().count("\n") >= count
 
-    def lengthy(model: Any, step: int) -> Result:
+    def lengthy(model: Any, step: int) -> ValidationResult:
         (root / "evaluate" / "began").touch()
         time.sleep(Stuck.seconds)
-        return Result({"loss": 1.0})
+        return ValidationResult({"loss": 1.0})
 
     both = {"validate_every": 4}
     print(

@@ -10,13 +10,13 @@ import torch
 from foretrain.distributed.world import World
 from foretrain.errors import DataError
 from foretrain.training import batches as module
-from foretrain.training.batches import Batches, Feed, Prepared, Sender
-from foretrain.training.settings import Piece, plan_run
+from foretrain.training.batches import BatchIterator, BatchLoader, DevicePrefetcher, PreparedBatch
+from foretrain.training.settings import MicroBatch, plan_run
 
 
 @pytest.mark.parametrize("depth", [0, 1, 4])
 def test_batches_come_in_order_and_end(depth):
-    batches = Batches(lambda piece: piece * 10, iter(range(5)), depth)
+    batches = BatchIterator(lambda piece: piece * 10, iter(range(5)), depth)
     assert list(batches) == [0, 10, 20, 30, 40]
     with pytest.raises(StopIteration):
         next(batches)
@@ -30,7 +30,7 @@ def test_an_error_in_preparing_reaches_the_loop(depth):
             raise DataError("window 2 is torn")
         return piece
 
-    batches = Batches(prepare, iter(range(5)), depth)
+    batches = BatchIterator(prepare, iter(range(5)), depth)
     assert [next(batches), next(batches)] == [0, 1]
     with pytest.raises(DataError, match="window 2 is torn"):
         next(batches)
@@ -39,7 +39,7 @@ def test_an_error_in_preparing_reaches_the_loop(depth):
 
 def test_no_more_than_depth_batches_wait():
     made = []
-    batches = Batches(lambda piece: made.append(piece) or piece, iter(range(100)), 2)
+    batches = BatchIterator(lambda piece: made.append(piece) or piece, iter(range(100)), 2)
     next(batches)
     time.sleep(0.2)
     assert len(made) <= 4  # one taken, two waiting, one in hand
@@ -48,7 +48,7 @@ def test_no_more_than_depth_batches_wait():
 
 def test_closing_ends_the_thread_though_nobody_takes_its_batches():
     before = threading.active_count()
-    batches = Batches(lambda piece: piece, iter(range(100)), 1)
+    batches = BatchIterator(lambda piece: piece, iter(range(100)), 1)
     batches.close()
     assert threading.active_count() == before
 
@@ -68,13 +68,13 @@ def test_preparing_ahead_changes_nothing_but_when(toy, tmp_path, depth):
 CPU = torch.device("cpu")
 
 
-def prepared(**more) -> Prepared:
-    return Prepared(Piece(0, 0, 0, 1, False, True), {"x": torch.ones(2)}, 1, 1, 1, 1, **more)
+def prepared(**more) -> PreparedBatch:
+    return PreparedBatch(MicroBatch(0, 0, 0, 1, False, True), {"x": torch.ones(2)}, 1, 1, 1, 1, **more)
 
 
 def test_beside_a_cpu_nothing_is_copied():
     ready = prepared()
-    assert Sender(CPU)(ready) is ready
+    assert DevicePrefetcher(CPU)(ready) is ready
     assert ready.on(CPU)["x"] is ready.batch["x"]
 
 
@@ -130,7 +130,7 @@ def test_a_batch_is_copied_on_a_stream_of_its_own_and_used_when_it_is_there(monk
 
     monkeypatch.setattr(module, "move", copied)
     device = torch.device("cuda", 0)
-    sent = Sender(device)(prepared())
+    sent = DevicePrefetcher(device)(prepared())
     assert fake.calls == ["enter side", "copy to cuda:0", "leave side", "event on side"]
     fake.calls.clear()
     batch = sent.on(device)
@@ -145,13 +145,13 @@ def test_what_is_sent_ahead_is_what_was_prepared_in_order():
         sent.append(item)
         return -item
 
-    batches = Batches(lambda piece: piece * 10, iter(range(1, 5)), 2, send)
+    batches = BatchIterator(lambda piece: piece * 10, iter(range(1, 5)), 2, send)
     assert list(batches) == [-10, -20, -30, -40] and sent == [10, 20, 30, 40]
     batches.close()
 
 
 def test_without_a_thread_nothing_is_sent_ahead():
-    batches = Batches(lambda piece: piece, iter(range(3)), 0, lambda item: pytest.fail("sent"))
+    batches = BatchIterator(lambda piece: piece, iter(range(3)), 0, lambda item: pytest.fail("sent"))
     assert list(batches) == [0, 1, 2]
 
 
@@ -161,7 +161,7 @@ def test_without_a_thread_nothing_is_sent_ahead():
 def test_a_feed_deals_a_rank_its_windows_from_any_step_on(toy):
     config = toy.config(batch_size=8, micro_batch_size=3, prefetch=0, max_steps=3)
     plan, source = plan_run(config, epoch_length=50, world_size=2), toy.Source()
-    feed = Feed(toy.Model(), source, config, World(rank=1, size=2))
+    feed = BatchLoader(toy.Model(), source, config, World(rank=1, size=2))
     items = list(feed.begin(plan, 1, offset=16))
     assert [(p.piece.step, p.piece.k, p.piece.idle) for p in items] == [
         (1, 1, False), (1, 3, True), (2, 1, False), (2, 3, True)

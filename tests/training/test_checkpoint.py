@@ -17,12 +17,12 @@ from tests.waiting import DEADLINE
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.training import checkpoint
-from foretrain.training.checkpoint import Store, damage, load_tensors
+from foretrain.training.checkpoint import CheckpointManager, damage, load_tensors
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "checkpoints", World(), keep_last=2, keep_best=2)
+    store = CheckpointManager(tmp_path / "checkpoints", World(), keep_last=2, keep_best=2)
     store.clean()
     return store
 
@@ -31,7 +31,7 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
     return {"model.a": torch.full((3, 4), value), "model.b": torch.full((5,), -value), "exp_avg.a": torch.zeros(3, 4)}
 
 
-def save(store: Store, step: int, metric: float | None = None, final: bool = False) -> Path:
+def save(store: CheckpointManager, step: int, metric: float | None = None, final: bool = False) -> Path:
     return store.save(step, tensors(float(step)), {"note": step}, metric=metric, final=final)
 
 
@@ -114,7 +114,7 @@ def test_leftovers_of_a_killed_process_are_removed(store):
 def test_the_kept_set_is_what_the_rules_say_after_a_thousand_events(tmp_path, mode):
     """Against a plain oracle, with ties, NaN, unvalidated and vanished checkpoints; manifests alone, no tensors."""
     draw = random.Random(mode)
-    store = Store(tmp_path, World(), keep_last=3, keep_best=4, mode=mode)
+    store = CheckpointManager(tmp_path, World(), keep_last=3, keep_best=4, mode=mode)
     alive: dict[int, tuple[float | None, bool]] = {}
     for step in range(1, 1001):
         metric = draw.choice([None, float("nan"), draw.randrange(30) / 10, draw.random()])
@@ -221,7 +221,7 @@ for nth in range(int(sys.argv[2])):
     assert len(codes) == moments and set(codes) == {"0", "9"}, done.stderr
     found = []
     for nth in range(moments):
-        store = Store(tmp_path / str(nth), World())
+        store = CheckpointManager(tmp_path / str(nth), World())
         store.clean()
         found.append(checkpoint.read_state(store.newest_good(pytest.fail))["note"])
         assert files_of(store.folder) == ["step-00000004"]

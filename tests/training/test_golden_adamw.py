@@ -13,10 +13,10 @@ from torch import nn
 from foretrain.distributed.world import World
 from foretrain.models.base import Loss, ParameterRole
 from foretrain.models.chronos2.forecaster import FAMILY
-from foretrain.training.batches import Prepared
+from foretrain.training.batches import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
-from foretrain.training.progress import Progress
-from foretrain.training.settings import Piece, TrainingConfig
+from foretrain.training.progress import TrainState
+from foretrain.training.settings import MicroBatch, TrainingConfig
 from foretrain.training.update import Updater
 
 pytestmark = pytest.mark.golden
@@ -47,7 +47,7 @@ def test_five_adamw_steps_equal_the_recorded_ones(fused):
     config = OptimizerConfig(learning_rate=1e-3, weight_decay=0.01, decay_all=True, fused=fused)
     training = TrainingConfig(max_steps=5, clip_norm=1.0)
     optimizer = build_optimizer(model, config)
-    updater = Updater(model, optimizer, None, Progress(), training, seed=0, world=World())
+    updater = Updater(model, optimizer, None, TrainState(), training, seed=0, world=World())
     losses, norms = [], []
     bias = model.network.output_patch_embedding.output_layer.bias
     smallest = torch.full_like(bias.detach(), torch.inf)
@@ -58,7 +58,7 @@ def test_five_adamw_steps_equal_the_recorded_ones(fused):
 
     bias.register_post_accumulate_grad_hook(note)
     for step in range(5):
-        prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch, 1, 9, 44, 22)
+        prepared = PreparedBatch(MicroBatch(step, 0, 0, 1, idle=False, last=True), batch, 1, 9, 44, 22)
         outcome, _ = updater.step(iter([prepared]), 1e-3, (0, 0, 0, 0))
         losses.append(outcome.loss)
         norms.append(outcome.grad_norm)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.waiting import DEADLINE, as_from_a_terminal
 
-from foretrain.training.interrupt import Cut, Signals
-from foretrain.training.trainer import Result
+from foretrain.training.interrupt import SignalHandler, ValidationInterrupted
+from foretrain.training.trainer import ValidationResult
 
 pytestmark = pytest.mark.processes
 
@@ -53,7 +53,7 @@ def test_a_signal_during_validation_saves_and_the_resumed_run_begins_with_it(toy
 
     def evaluate(model, step):
         asked.append(step)
-        return Result({"loss": 1.0 / step})
+        return ValidationResult({"loss": 1.0 / step})
 
     settings = {"max_steps": 8, "checkpoint_every": None, "validate_every": 4, "evaluate": evaluate}
     toy.trainer(out / "evaluate", prefetch=0, resume="auto", **settings).fit()
@@ -68,15 +68,15 @@ def test_a_signal_during_validation_saves_and_the_resumed_run_begins_with_it(toy
 
 def test_handlers_are_put_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    with Signals():
+    with SignalHandler():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_signal_that_came_before_cuts_at_once():
-    with Signals() as signals:
+    with SignalHandler() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Cut), signals.cutting(True):
+        with pytest.raises(ValidationInterrupted), signals.cutting(True):
             pass
         with signals.cutting(False):
             pass

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from foretrain.training.monitor import duration, memory_gb, peak_flops
-from foretrain.training.trainer import Result
+from foretrain.training.trainer import ValidationResult
 
 LINE = re.compile(
     r"step \d[\d,]*/1,002 \| loss \d+\.\d{4} \| ema \d+\.\d{4} \| best \d+\.\d{4} \| lr \d\.\d\de-\d\d \| "
@@ -35,14 +35,18 @@ def test_log_every_rules_how_many_lines_there_are(toy, tmp_path):
 
 def test_best_is_the_best_validation_once_there_is_one(toy, tmp_path):
     console = Console(file=io.StringIO(), width=300)
-    toy.trainer(tmp_path, console=console, validate_every=6, evaluate=lambda model, step: Result({"loss": 0.125})).fit()
+    toy.trainer(
+        tmp_path, console=console, validate_every=6, evaluate=lambda model, step: ValidationResult({"loss": 0.125})
+    ).fit()
     text = console.file.getvalue()
     assert "validation at step 6: loss 0.1250 | new best" in text
     assert "| best 0.1250 |" in next(line for line in text.splitlines() if line.startswith("step 7/"))
 
 
 def test_validations_are_lines_of_the_journal(toy, tmp_path):
-    toy.trainer(tmp_path, validate_every=6, evaluate=lambda model, step: Result({"loss": step, "wql": 0.5})).fit()
+    toy.trainer(
+        tmp_path, validate_every=6, evaluate=lambda model, step: ValidationResult({"loss": step, "wql": 0.5})
+    ).fit()
     assert toy.lines(tmp_path, "validation") == [
         {"step": 6, "kind": "validation", "loss": 6, "wql": 0.5, "best": True},
         {"step": 12, "kind": "validation", "loss": 12, "wql": 0.5, "best": False},
@@ -93,7 +97,7 @@ def test_time_spent_in_validation_is_not_in_the_rates(toy, tmp_path):
         began = time.perf_counter()
         time.sleep(1)
         slept.append(time.perf_counter() - began)
-        return Result({"loss": 1.0})
+        return ValidationResult({"loss": 1.0})
 
     began = time.perf_counter()
     toy.trainer(tmp_path, evaluate=slow, validate_every=6, log_every=12).fit()

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from foretrain.errors import TrainingError
 from foretrain.training.precision import GROWTH_INTERVAL, LossScaler, draw_seed
-from foretrain.training.progress import Progress
-from foretrain.training.trainer import Result
+from foretrain.training.progress import TrainState
+from foretrain.training.trainer import ValidationResult
 
 
 def test_every_micro_batch_of_every_step_has_its_own_seed():
@@ -20,7 +20,7 @@ def test_every_micro_batch_of_every_step_has_its_own_seed():
 
 
 def test_the_scale_halves_after_an_overflow_and_doubles_after_many_good_updates():
-    scaler = LossScaler(Progress(), "float16")
+    scaler = LossScaler(TrainState(), "float16")
     scaler.start(100.0)
     assert scaler.scale == 2.0**9  # 2**16 of the mean loss
     scaler.observe(True)
@@ -31,7 +31,7 @@ def test_the_scale_halves_after_an_overflow_and_doubles_after_many_good_updates(
 
 
 def test_other_types_are_not_scaled():
-    scaler = LossScaler(Progress(), "bfloat16")
+    scaler = LossScaler(TrainState(), "bfloat16")
     scaler.observe(False)
     assert (scaler.needs_start, scaler.scale) == (False, 1.0)
 
@@ -83,7 +83,7 @@ def test_tf32_is_asked_of_torch_for_the_run_and_given_back_after(toy, tmp_path):
 
         def evaluate(model, step, on=on):
             seen[on] = torch.get_float32_matmul_precision()
-            return Result({"loss": 1.0})
+            return ValidationResult({"loss": 1.0})
 
         toy.trainer(tmp_path / str(on), tf32=on, evaluate=evaluate, console=console).fit()
         assert ("tf32 has no effect on cpu" in console.file.getvalue()) == on

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from foretrain.training.release import ALIASES, link_release, mark_promotion
-from foretrain.training.trainer import Result
+from foretrain.training.trainer import ValidationResult
 
 NAMES = ("release", *ALIASES)
 MARK = {"promoted": False, "reason": "no lower than naive's"}
@@ -27,7 +27,7 @@ def run(toy, tmp_path: Path) -> Path:
     values = iter((3.0, 1.0, 2.0))
 
     def evaluate(model, step):
-        return Result({"val_loss": next(values), "val_pct_mae": float("nan")})
+        return ValidationResult({"val_loss": next(values), "val_pct_mae": float("nan")})
 
     units = {"val_loss": "nats", "val_pct_mae": "percent of the last close"}
     out = tmp_path / "run"

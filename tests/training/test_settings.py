@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.run.config import RunConfig
 from foretrain.training import settings as training_settings
-from foretrain.training.settings import Plan, TrainingConfig, plan_run
+from foretrain.training.settings import StepPlan, TrainingConfig, plan_run
 
 
 def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
@@ -51,18 +51,18 @@ def test_no_window_to_train_on_is_an_error():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
 def test_every_window_is_used_once_whatever_the_number_of_ranks(size):
-    plan = Plan(steps=4, total=45, batch_size=12, micro_batch_size=5)
-    shares = [[piece for step in range(4) for piece in plan.share(step, rank, size)] for rank in range(size)]
+    plan = StepPlan(steps=4, total=45, batch_size=12, micro_batch_size=5)
+    shares = [[piece for step in range(4) for piece in plan.for_rank(step, rank, size)] for rank in range(size)]
     seen = [n for share in shares for p in share if not p.idle for n in range(p.first, p.first + p.count)]
     assert sorted(seen) == list(range(45))
     assert len({len(share) for share in shares}) == 1  # else gradients would be waited for in vain
 
 
 def test_ranks_do_not_change_how_windows_are_cut():
-    plan = Plan(steps=2, total=24, batch_size=12, micro_batch_size=5)
-    cut = {(p.step, p.k, p.first, p.count) for p in plan.share(1, 0, 1)}
+    plan = StepPlan(steps=2, total=24, batch_size=12, micro_batch_size=5)
+    cut = {(p.step, p.k, p.first, p.count) for p in plan.for_rank(1, 0, 1)}
     assert cut == {(1, 0, 12, 5), (1, 1, 17, 5), (1, 2, 22, 2)}
-    assert cut == {(p.step, p.k, p.first, p.count) for r in range(2) for p in plan.share(1, r, 2) if not p.idle}
+    assert cut == {(p.step, p.k, p.first, p.count) for r in range(2) for p in plan.for_rank(1, r, 2) if not p.idle}
 
 
 def test_only_length_minutes_devices_and_logging_may_change_on_resume():
@@ -124,7 +124,7 @@ def test_a_refusal_names_everything_that_may_change():
     ],
 )
 def test_the_batch_of_a_step_is_told_in_words(batch, micro, world, text):
-    assert Plan(10, 10 * batch, batch, micro).describe_batch(world) == text
+    assert StepPlan(10, 10 * batch, batch, micro).describe_batch(world) == text
 
 
 def test_a_token_budget_s_steps_count_micro_batches():

@@ -18,7 +18,8 @@ from tests.training.curves import loss_curve_hash
 
 from foretrain.config import build
 from foretrain.data.buckets import Buckets
-from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.config import DataConfig
+from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
@@ -103,7 +104,7 @@ def test_an_epoch_s_losses_in_buckets_are_those_of_the_plain_order(zoo, name, kn
     firsts = range(0, source.epoch_length, 7)
     plain = epoch_losses(model, (source.windows(n, min(7, source.epoch_length - n)) for n in firsts))
     ours = epoch_losses(model, (buckets.windows(m) for m in range(buckets.epoch_length)))
-    assert any(buckets.windows(m).filling for m in range(buckets.epoch_length))
+    assert any(buckets.windows(m).num_padding_windows for m in range(buckets.epoch_length))
     for key in plain.keys() - ZOO[name].of_micro_batches:
         assert ours[key] == pytest.approx(plain[key], rel=2e-5), key
     assert all(ours[key][1] == plain[key][1] for key in plain)
@@ -116,12 +117,12 @@ def test_an_epoch_s_losses_in_buckets_are_those_of_the_plain_order(zoo, name, kn
 def test_every_window_is_trained_on_once_an_epoch_whatever_the_number_of_processes(tmp_path, size):
     stream = buckets_of(tmp_path)
     plan = plan_run(config(tmp_path, epochs=1).training, epoch_length=stream.epoch_length, world_size=size)
-    shares = [[p for step in range(plan.steps) for p in plan.share(step, rank, size)] for rank in range(size)]
+    shares = [[p for step in range(plan.steps) for p in plan.for_rank(step, rank, size)] for rank in range(size)]
     assert len({len(share) for share in shares}) == 1  # else gradients would be waited for in vain
     seen = Counter()
     for piece in (piece for share in shares for piece in share if not piece.idle):
         windows = stream.windows(piece.first, piece.count)
-        seen.update(map(tuple, windows.source[: len(windows) - windows.filling].tolist()))
+        seen.update(map(tuple, windows.source[: len(windows) - windows.num_padding_windows].tolist()))
     source = open_source(config(tmp_path), [corpus()])[1]
     assert seen == Counter(map(tuple, source.windows(0, source.epoch_length).source.tolist()))
 
@@ -210,7 +211,7 @@ def test_warming_up_changes_not_a_bit_of_a_run_nor_of_its_resume(tmp_path, extra
 
 
 def test_time_spent_warming_up_is_not_in_the_rates(tmp_path, monkeypatch):
-    monkeypatch.setattr(Updater, "rehearse", lambda self, batches: time.sleep(3))
+    monkeypatch.setattr(Updater, "warm_up", lambda self, batches: time.sleep(3))
     train(tmp_path / "run", budget={"warmup": True}, max_steps=1)
     assert records(tmp_path / "run")[0]["steps_per_s"] > 1 / 3
 
@@ -223,13 +224,13 @@ def test_after_the_warm_up_nothing_is_compiled_any_more(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(plain, backend="eager"))
     torch._dynamo.reset()
     counters.clear()
-    graphs, rehearse = [], Updater.rehearse
+    graphs, warm_up = [], Updater.warm_up
 
     def counting(self, batches):
-        rehearse(self, batches)
+        warm_up(self, batches)
         graphs.append(counters["stats"]["unique_graphs"])
 
-    monkeypatch.setattr(Updater, "rehearse", counting)
+    monkeypatch.setattr(Updater, "warm_up", counting)
     settings = {"compile": True, "validate_every": 4, "best_metric": "val_loss"}
     data = {"validation_steps": 6, "test_steps": 0}
     train(tmp_path / "compiled", data=data, **settings)

@@ -14,18 +14,18 @@ from tests.training.curves import loss_curve_hash
 
 from foretrain.atomic import write_json
 from foretrain.errors import ConfigError, TrainingError
-from foretrain.training.trainer import Result
+from foretrain.training.trainer import ValidationResult
 
 
 def scores(*values):
     """An evaluate whose n-th call finds the n-th value."""
     left = list(values)
-    return lambda model, step: Result({"loss": left.pop(0)})
+    return lambda model, step: ValidationResult({"loss": left.pop(0)})
 
 
 def weight_sum(model, step):
     """A metric of the weights alone."""
-    return Result({"loss": sum(p.double().abs().sum().item() for p in model.parameters())})
+    return ValidationResult({"loss": sum(p.double().abs().sum().item() for p in model.parameters())})
 
 
 def test_a_run_learns(toy, tmp_path):
@@ -221,7 +221,7 @@ def test_the_release_holds_the_best_validation_not_the_last(toy, tmp_path):
 
     def evaluate(model, step):
         seen[step] = {name: value.clone() for name, value in model.state_dict().items()}
-        return Result({"loss": {3: 2.0, 6: 1.0, 9: math.nan, 12: 3.0}[step]})
+        return ValidationResult({"loss": {3: 2.0, 6: 1.0, 9: math.nan, 12: 3.0}[step]})
 
     model = toy.Model()
     result = toy.trainer(tmp_path, model=model, evaluate=evaluate, validate_every=3, keep_last=1).fit()
@@ -237,7 +237,7 @@ def test_what_is_scored_is_what_is_released_when_weights_are_averaged(toy, tmp_p
 
     def evaluate(model, step):
         seen[step] = {name: value.clone() for name, value in model.state_dict().items()}
-        return Result({"loss": 1.0 / step})
+        return ValidationResult({"loss": 1.0 / step})
 
     toy.trainer(tmp_path, evaluate=evaluate, ema_decay=0.99).fit()
     toy.trainer(tmp_path / "raw").fit()
@@ -263,7 +263,9 @@ def test_a_metric_that_validation_does_not_return_is_an_error(toy, tmp_path):
 
 
 def test_an_evaluation_can_stop_the_run(toy, tmp_path):
-    result = toy.trainer(tmp_path, evaluate=lambda m, s: Result({"loss": 1.0}, stop=s >= 6), validate_every=3).fit()
+    result = toy.trainer(
+        tmp_path, evaluate=lambda m, s: ValidationResult({"loss": 1.0}, stop=s >= 6), validate_every=3
+    ).fit()
     assert (result.step, result.stopped_by) == (6, "evaluation")
 
 
@@ -272,7 +274,7 @@ def test_validation_sees_a_model_in_eval_mode_without_gradients(toy, tmp_path):
 
     def evaluate(model, step):
         seen.append((model.training, torch.is_grad_enabled()))
-        return Result({"loss": 1.0})
+        return ValidationResult({"loss": 1.0})
 
     toy.trainer(tmp_path, evaluate=evaluate).fit()
     assert seen == [(False, False)]
@@ -280,7 +282,7 @@ def test_validation_sees_a_model_in_eval_mode_without_gradients(toy, tmp_path):
 
 def test_draws_inside_validation_do_not_change_training(toy, tmp_path):
     def evaluate(model, step):
-        return Result({"loss": torch.rand(()).item()})
+        return ValidationResult({"loss": torch.rand(()).item()})
 
     toy.trainer(tmp_path / "a", model=toy.Model(dropout=0.3), evaluate=evaluate, validate_every=1).fit()
     toy.trainer(tmp_path / "b", model=toy.Model(dropout=0.3)).fit()

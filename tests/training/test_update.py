@@ -7,13 +7,13 @@ from torch import nn
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Loss
-from foretrain.training.progress import Progress
+from foretrain.training.progress import TrainState
 from foretrain.training.update import Updater
 
 
 def updater(toy, model, **settings) -> Updater:
     optimizer = torch.optim.AdamW(model.parameters())
-    return Updater(model, optimizer, None, Progress(), toy.config(**settings), seed=0, world=World())
+    return Updater(model, optimizer, None, TrainState(), toy.config(**settings), seed=0, world=World())
 
 
 def with_statistics(toy):
@@ -35,11 +35,11 @@ def test_a_rehearsal_leaves_no_gradient_draw_or_buffer_behind(toy):
     made, before = updater(toy, model), copy.deepcopy(model.state_dict())
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    made.rehearse(model.collate(toy.Source().windows(n, 4)) for n in (0, 4))
+    made.warm_up(model.collate(toy.Source().windows(n, 4)) for n in (0, 4))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not made.optimizer.state and made.progress == Progress()
+    assert not made.optimizer.state and made.progress == TrainState()
 
 
 def test_a_rehearsal_runs_forward_and_backward_once_for_each_batch(toy):
@@ -58,12 +58,12 @@ def test_a_rehearsal_runs_forward_and_backward_once_for_each_batch(toy):
 
     plain = model.native_loss
     model.native_loss = lambda batch: Loss(Told.apply(plain(batch).total), torch.ones(()))
-    updater(toy, model).rehearse(model.collate(toy.Source().windows(n, 4)) for n in (0, 4))
+    updater(toy, model).warm_up(model.collate(toy.Source().windows(n, 4)) for n in (0, 4))
     assert passed == ["forward", "backward"] * 2
 
 
 def test_a_rehearsal_multiplies_in_the_type_of_training(toy):
     model, seen = toy.Model(), []
     model.first.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    updater(toy, model, dtype="bfloat16").rehearse([model.collate(toy.Source().windows(0, 4))])
+    updater(toy, model, dtype="bfloat16").warm_up([model.collate(toy.Source().windows(0, 4))])
     assert seen == [torch.bfloat16]

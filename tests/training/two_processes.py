@@ -20,7 +20,7 @@ from foretrain.errors import DataError, ForetrainError
 from foretrain.models.objective import LossConfig, Objective
 from foretrain.run.train import train_run
 from foretrain.training.interrupt import Interrupted
-from foretrain.training.trainer import Result
+from foretrain.training.trainer import ValidationResult
 
 UNEVEN = {"micro_batch_size": 3, "ema_decay": 0.9}  # 3 + 3 + 2 windows: in the second round rank 1 is idle
 MUON = Kit.Optimizer(name="muon", learning_rate=1e-2)
@@ -92,7 +92,9 @@ def main() -> None:
             resume="auto",
         )[1].step,
         "float16": fit("float16", **UNEVEN, dtype="float16"),
-        "validated": fit("validated", validate_every=5, evaluate=lambda model, step: Result({"loss": 1.0 / step})),
+        "validated": fit(
+            "validated", validate_every=5, evaluate=lambda model, step: ValidationResult({"loss": 1.0 / step})
+        ),
         "sum": world.all_reduce_sum(__import__("torch").ones(2) * (world.rank + 1)).tolist(),
         "broadcast": world.broadcast_object(f"from {world.rank}"),
         "gather": world.gather_objects(world.rank),

@@ -57,7 +57,7 @@ class AdapterConfig(Section):
 
 
 @dataclass(frozen=True)
-class Layer:
+class LoraLayer:
     """A linear layer with a low-rank update."""
 
     name: str  # within the model's network
@@ -92,7 +92,7 @@ class Adapter:
 
     config: AdapterConfig
     parts: tuple[str, ...]  # the targets in use
-    layers: tuple[Layer, ...]
+    layers: tuple[LoraLayer, ...]
     heads: tuple[str, ...]  # layers trained whole, within the model's network
     fresh: tuple[str, ...]  # parameters of the network that the base lacks
     base: Mapping[str, Any]  # how to build the model that was adapted: see run.base_of
@@ -199,7 +199,7 @@ def patterns(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
 
 
-def _inject(network: nn.Module, names: Sequence[str], config: AdapterConfig, seed: int) -> tuple[Layer, ...]:
+def _inject(network: nn.Module, names: Sequence[str], config: AdapterConfig, seed: int) -> tuple[LoraLayer, ...]:
     """Wrap linear layers by peft's; A ~ U(+-in^-1/2), peft's own law, drawn from the seed on the CPU; B = 0."""
     from peft import inject_adapter_in_model
 
@@ -211,7 +211,7 @@ def _inject(network: nn.Module, names: Sequence[str], config: AdapterConfig, see
     layers = []
     for name in names:
         parent, _, child = name.rpartition(".")
-        layer = Layer(name, network.get_submodule(parent), child, network.get_submodule(name))
+        layer = LoraLayer(name, network.get_submodule(parent), child, network.get_submodule(name))
         if not layer.down.is_meta:
             bound = layer.down.shape[1] ** -0.5
             with torch.no_grad():

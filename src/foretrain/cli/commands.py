@@ -89,7 +89,7 @@ def evaluate_model(
     from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
     from foretrain.models import family, forecast_options
-    from foretrain.run.promotion import open_rival
+    from foretrain.run.promotion import open_reference
 
     corpus = Corpus.open(data)
     predictor = _load(model, tokenizer, device, dtype)
@@ -111,7 +111,7 @@ def evaluate_model(
             context_length=context_length or trained.get("context_length"),
             quantile_levels=tuple(quantile_levels or DECILES),
             options=chosen,
-            against=None if against is None else open_rival(against, model, predictor.model, chosen),
+            against=None if against is None else open_reference(against, model, predictor.model, chosen),
             name=model,
             release=release,
             command=command_line(),
@@ -132,7 +132,7 @@ def _keep(result: EvaluationResult, model: str, out: Path | None) -> None:
     data other than the run's own say does not take the place of what those said. What lies in the cache of a hub is
     nobody's to change.
     """
-    from foretrain.evaluation.gate import ZERO_SHOT
+    from foretrain.evaluation.reference import ZERO_SHOT
     from foretrain.evaluation.report import write_report
     from foretrain.models.hub import release_in
     from foretrain.run.promotion import record

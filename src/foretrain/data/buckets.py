@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from foretrain.data.permutation import derive, permute, permute_blocks
-from foretrain.data.sampling import Gather, Plan, Pool
+from foretrain.data.sampling import Gather, Pool, SamplingPlan
 from foretrain.data.windows import NO_TIME, IntArray, Windows
 from foretrain.errors import ConfigError
 
@@ -63,7 +63,7 @@ class Buckets:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: SamplingPlan,
         gather: Gather,
         pools: Sequence[Pool],
         *,
@@ -138,7 +138,7 @@ class Buckets:
         newest = self._plan.newest[slot]
         steps = _steps(self._plan, newest, cutoffs)[0] + index - before
         cutoff = newest - steps * self._plan.stride
-        return replace(self._gather(slot, cutoff, bucket.context_length, bucket.prediction_length), static=True)
+        return replace(self._gather(slot, cutoff, bucket.context_length, bucket.prediction_length), static_shapes=True)
 
 
 def choices(requested: int, provided: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -156,7 +156,7 @@ def _range(lengths: Sequence[int], i: int, horizons: Sequence[int], j: int) -> _
     )
 
 
-def _steps(plan: Plan, newest: IntArray, cutoffs: _Range) -> tuple[IntArray, IntArray]:
+def _steps(plan: SamplingPlan, newest: IntArray, cutoffs: _Range) -> tuple[IntArray, IntArray]:
     """First and last of each series' windows inside the range, in strides back from the newest; last < first: none."""
     end = newest + plan.min_prediction_length
     high = np.minimum(newest, end - cutoffs.short - 1)
@@ -168,7 +168,7 @@ def _steps(plan: Plan, newest: IntArray, cutoffs: _Range) -> tuple[IntArray, Int
     return -((high - newest) // plan.stride), (newest - low) // plan.stride
 
 
-def _runs(plan: Plan, slots: Sequence[range], cutoffs: _Range) -> _Runs:
+def _runs(plan: SamplingPlan, slots: Sequence[range], cutoffs: _Range) -> _Runs:
     kind = np.int32 if len(plan.newest) < 2**31 else np.int64
     chosen, counts = [np.empty(0, kind)], [np.empty(0, np.int64)]
     for part in slots:
@@ -229,8 +229,8 @@ def _filling(like: Windows, count: int) -> Windows:
         future_times=without(like.future_times),
         source=np.full((count, 3), -1, np.int64),
         names=None if like.names is None else like.names[:1] * count,
-        filling=count,
-        static=True,
+        num_padding_windows=count,
+        static_shapes=True,
     )
 
 
@@ -244,6 +244,6 @@ def _joined(first: Windows, second: Windows) -> Windows:
         **{name: both(name) for name in arrays},  # type: ignore[arg-type]
         window=np.concatenate([first.window, second.window + len(first)]),
         names=None if first.names is None else (*first.names, *(second.names or ())),
-        filling=second.filling,
-        static=True,
+        num_padding_windows=second.num_padding_windows,
+        static_shapes=True,
     )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from foretrain.data.config import DataConfig
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
-
-if TYPE_CHECKING:
-    from foretrain.data.source import DataConfig
 
 
 def rows_needed(config: DataConfig) -> int:

@@ -231,7 +231,7 @@ def _example_text(example: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MarketColumns:
     """Which columns of (V, T) values the market rules look at, by index."""
 
     names: tuple[str, ...]
@@ -249,7 +249,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ItemRows:
     """One item's rows: values (V, T), stamps or step numbers (T,) or None, and where each row came from."""
 
     item_id: str
@@ -262,7 +262,7 @@ class Rows:
     def __len__(self) -> int:
         return self.values.shape[1]
 
-    def take(self, rows: npt.NDArray[Any]) -> Rows:
+    def take(self, rows: npt.NDArray[Any]) -> ItemRows:
         """The chosen rows, by mask or index."""
         times = None if self.times is None else self.times[rows]
         return replace(self, values=self.values[:, rows], times=times, lines=self.lines[rows])
@@ -278,7 +278,7 @@ class Rows:
         return found
 
 
-def clean(rows: Rows, layout: Layout, findings: Findings) -> Rows:
+def clean(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
     """Rows in order, without duplicates and impossible values, as the mode of `findings` says."""
     rows = order_rows(rows, findings)
     bad = np.zeros(len(rows), bool)
@@ -300,7 +300,7 @@ def clean(rows: Rows, layout: Layout, findings: Findings) -> Rows:
     return trim(rows, layout, findings)
 
 
-def order_rows(rows: Rows, findings: Findings) -> Rows:
+def order_rows(rows: ItemRows, findings: Findings) -> ItemRows:
     """Ascending stamps, each once. Rows without a stamp are left out."""
     if rows.times is None or not len(rows):
         return rows
@@ -332,7 +332,7 @@ def _in_line(times: IntArray, descending: bool) -> Mask:
     return times >= np.maximum.accumulate(times)
 
 
-def _once(rows: Rows, findings: Findings) -> Rows:
+def _once(rows: ItemRows, findings: Findings) -> ItemRows:
     """The last row of each stamp; under drop, only stamps that were given once."""
     assert rows.times is not None
     same = np.diff(rows.times) == 0
@@ -343,7 +343,7 @@ def _once(rows: Rows, findings: Findings) -> Rows:
     return rows.take(~(repeated_later | repeats) if findings.on_bad == "drop" else ~repeated_later)
 
 
-def _value_checks(values: FloatArray, layout: Layout) -> list[tuple[str, Mask, bool]]:
+def _value_checks(values: FloatArray, layout: MarketColumns) -> list[tuple[str, Mask, bool]]:
     """(rule, cells (V, T), whether fix makes them NaN), evaluated before any repair so that no rule hides another."""
     found = [("non_finite", np.isinf(values), True)]
     if layout.prices:
@@ -366,7 +366,7 @@ def _only(values: FloatArray, columns: Sequence[int]) -> FloatArray:
     return result
 
 
-def _ohlc_kinds(values: FloatArray, layout: Layout) -> dict[str, Mask]:
+def _ohlc_kinds(values: FloatArray, layout: MarketColumns) -> dict[str, Mask]:
     """Cells (V, T) of highs and lows that contradict their bar; a price not recorded (NaN, 0, inf) takes no part."""
     kinds = {name: np.zeros(values.shape, bool) for name in ("high_below", "low_above", "high_below_low")}
     for o, h, low, c in layout.bars:
@@ -378,13 +378,13 @@ def _ohlc_kinds(values: FloatArray, layout: Layout) -> dict[str, Mask]:
     return kinds
 
 
-def _ohlc_details(name: str, values: FloatArray, layout: Layout) -> dict[str, int] | None:
+def _ohlc_details(name: str, values: FloatArray, layout: MarketColumns) -> dict[str, int] | None:
     if name != "ohlc_inconsistent":
         return None
     return {kind: int(mask.any(axis=0).sum()) for kind, mask in _ohlc_kinds(values, layout).items() if mask.any()}
 
 
-def trim(rows: Rows, layout: Layout, findings: Findings) -> Rows:
+def trim(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
     """Without the rows at either end in which no numeric column has a value."""
     numeric = rows.values[~layout.categorical] if not layout.categorical.all() else rows.values
     held = np.flatnonzero(~np.isnan(numeric).all(axis=0))
@@ -397,7 +397,7 @@ def trim(rows: Rows, layout: Layout, findings: Findings) -> Rows:
     return rows.take(np.s_[first : last + 1])  # type: ignore[arg-type]
 
 
-def observe(rows: Rows, layout: Layout, findings: Findings) -> bool:
+def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> bool:
     """Count what is only reported. True when the item holds a split-like jump."""
     missing = np.isnan(rows.values)
     if missing.any():
@@ -423,7 +423,7 @@ def observe(rows: Rows, layout: Layout, findings: Findings) -> bool:
     return True
 
 
-def _report(rows: Rows, findings: Findings, name: str, hit: Mask) -> None:
+def _report(rows: ItemRows, findings: Findings, name: str, hit: Mask) -> None:
     if hit.any():
         findings.add(name, int(hit.sum()), rows.example(int(hit.argmax())))
 

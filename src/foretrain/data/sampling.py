@@ -36,7 +36,7 @@ class Pool:
     weight: float
 
 
-class Plan:
+class SamplingPlan:
     """Window number -> (slot, cutoff). Slots count the pools' series one after the other."""
 
     def __init__(

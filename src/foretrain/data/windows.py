@@ -64,10 +64,12 @@ class Windows:
     future_times: IntArray | None = None  # (B, H) NO_TIME where padded
     source: IntArray | None = None  # (B, 3) corpus, series, cutoff: where each window was cut, for reports and replay
     names: tuple[tuple[str, ...], ...] | None = None  # per window, the names of its rows; () where they have none
-    filling: int = 0  # so many windows at the end hold nothing but NaN: they make the batch as large as others
+    num_padding_windows: int = (
+        0  # so many windows at the end hold nothing but NaN: they make the batch as large as others
+    )
     # Entries, shapes and types of a batch made of these follow from shapes and roles here alone, never from values:
     # what was compiled for one batch serves all that are alike.
-    static: bool = False
+    static_shapes: bool = False
 
     def __len__(self) -> int:
         return len(self.key)

@@ -18,7 +18,7 @@ from foretrain.data.windows import NO_TIME, Window
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.baselines import BASELINES, baselines
-from foretrain.evaluation.panel import Dealer, LeftOut, Panel, Place
+from foretrain.evaluation.panel import LeftOut, Panel, ShardedWindows, WindowRef
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
 from foretrain.forecasting.batching import forecast_paths
 from foretrain.models.base import Forecaster
@@ -79,7 +79,7 @@ class Backtest:
         self.asked = tuple(round(float(level), 10) for level in levels)
         self.levels = with_needed(levels)
         self.baselines = tuple(dict.fromkeys(("naive", *baselines)))
-        self.dealer = Dealer(panel, batch_size, world)
+        self.dealer = ShardedWindows(panel, batch_size, world)
         self._first = np.cumsum([0, *(len(panel.selections[place.corpus].targets) for place in panel.places)])
         self._ranks = _ranks(panel.places)
         self._gather_facts()
@@ -87,7 +87,7 @@ class Backtest:
     # -- what does not depend on a model ---------------------------------------------------------------------------
 
     def _gather_facts(self) -> None:
-        pieces = self.dealer.deal(self._facts_of)
+        pieces = self.dealer.map(self._facts_of)
         order = np.argsort(np.concatenate([self._row_numbers(k) for k in range(len(pieces))]), kind="stable")
         usable = np.concatenate([piece.usable for piece in pieces])[order]
         reason = np.concatenate([piece.reason for piece in pieces])[order]
@@ -120,7 +120,7 @@ class Backtest:
         """Windows with at least one scored row."""
         return len(np.unique(np.searchsorted(self._first, np.flatnonzero(self._usable), side="right")))
 
-    def row_place(self, row: int) -> tuple[Place, int]:
+    def row_place(self, row: int) -> tuple[WindowRef, int]:
         """Window and target of a scored row."""
         number = int(np.flatnonzero(self._usable)[row])
         window = int(np.searchsorted(self._first, number, side="right")) - 1
@@ -174,10 +174,10 @@ class Backtest:
             quantiles=quantiles,
         )
 
-    def _seasonal_errors(self, places: Sequence[Place]) -> np.ndarray:
+    def _seasonal_errors(self, places: Sequence[WindowRef]) -> np.ndarray:
         """(rows,) MASE's denominator: from the whole past of each window, not from its context alone."""
         panel = self.panel
-        found: dict[Place, np.ndarray] = {}
+        found: dict[WindowRef, np.ndarray] = {}
         for key in dict.fromkeys(place[:2] for place in places):
             own = [place for place in places if place[:2] == key]
             values = panel.corpora[key[0]].values(key[1])[list(panel.selections[key[0]].targets)]
@@ -185,11 +185,11 @@ class Backtest:
             found |= dict(zip(own, errors, strict=True))
         return np.concatenate([found[place] for place in places])
 
-    def _is_price(self, place: Place, row: int) -> bool:
+    def _is_price(self, place: WindowRef, row: int) -> bool:
         corpus = self.panel.corpora[place.corpus]
         return corpus.columns[self.panel.selections[place.corpus].targets[row]] in corpus.manifest.price_columns
 
-    def _unit(self, place: Place, row: int) -> str:
+    def _unit(self, place: WindowRef, row: int) -> str:
         """Prices are in their item's currency and level, so no two items share a unit; other columns share theirs."""
         corpus = self.panel.corpora[place.corpus]
         column = corpus.columns[self.panel.selections[place.corpus].targets[row]]
@@ -228,15 +228,15 @@ class Backtest:
             return np.concatenate(found.quantiles), found.notes
 
         with once():
-            parts = self.dealer.deal(work)
+            parts = self.dealer.map(work)
         quantiles = self._merge([part for part, _ in parts])
         quantiles[~np.isfinite(quantiles).all(axis=2)] = np.nan
         return Forecasts(quantiles, added(tally for _, notes in parts for tally in notes))
 
 
-def _ranks(places: Sequence[Place]) -> dict[Place, int]:
+def _ranks(places: Sequence[WindowRef]) -> dict[WindowRef, int]:
     """0 for the newest window of a series, 1 for the one before, ..."""
-    ranks: dict[Place, int] = {}
+    ranks: dict[WindowRef, int] = {}
     seen: dict[tuple[int, int], int] = {}
     for place in reversed(places):
         key = (place.corpus, place.series)

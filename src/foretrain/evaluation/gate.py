@@ -8,64 +8,14 @@ stand beside them.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from foretrain.evaluation.metrics import METRICS
+from foretrain.evaluation.reference import Promotion
 from foretrain.notes import Code, Note, texts
 
 if TYPE_CHECKING:
     from foretrain.evaluation.result import EvaluationResult
-    from foretrain.models.base import Forecaster
-
-ZERO_SHOT = "zero_shot"  # the weights that training started from
-OTHER = "other_model"  # any other model
-
-
-class Rival(NamedTuple):
-    """A model scored on the same windows as the one that is evaluated."""
-
-    key: str  # ZERO_SHOT or OTHER, under which its figures are found
-    name: str  # where it comes from: a folder, a hub id, "random weights (seed 42)"
-    model: Forecaster
-    hash: str | None = None  # of its release
-    options: Any = None  # its family's forecast options
-
-    def describe(self) -> dict[str, str | None]:
-        """What a report says of it."""
-        return {"key": self.key, "name": self.name, "hash": self.hash}
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """Whether a model beats its rival and naive, and the figures that say so. Plain data, fit for JSON."""
-
-    promoted: bool
-    reason: str
-    metric: str  # of figures; the unit of a mean error that may be pooled over items
-    unit: str
-    figures: dict[str, float | None]  # model, rival and naive
-    verdicts: dict[str, str]  # of Diebold-Mariano tests for the model, against rival and naive
-    require_significance: bool
-    against: dict[str, str | None]  # Rival.describe
-    windows: int
-    origins: int
-    data: list[dict[str, Any]]  # name, fingerprint and provenance of what was scored
-    date_range: list[str] | None  # first and last time that was scored
-    warnings: list[str]
-    command: str | None
-    objections: tuple[Note, ...] = ()  # why it is not promoted, in the order of reason; not part of the JSON
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        found = asdict(self)
-        del found["objections"]
-        return found
-
-    @property
-    def headline(self) -> str:
-        """The outcome in a sentence."""
-        return f"{'Promoted' if self.promoted else 'NOT PROMOTED'}: {self.reason}."
 
 
 def judge(result: EvaluationResult, *, require_significance: bool = True) -> Promotion:
@@ -115,24 +65,6 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
         command=result.command,
         objections=tuple(objections),
     )
-
-
-def differences(result: EvaluationResult) -> dict[str, dict[str, Any]]:
-    """{metric: unit, what is better, value of model, rival and naive, and difference = model - rival}."""
-    assert result.rival is not None
-    rival = str(result.rival["key"])
-    table = {}
-    for name, metric in METRICS.items():
-        if name not in result.pooled["model"]:
-            continue
-        values = {who: result.pooled[who][name] for who in ("model", rival, "naive")}
-        table[name] = {
-            "unit": metric.unit,
-            "better": metric.better,
-            **values,
-            "difference": values["model"] - values[rival],
-        }
-    return table
 
 
 def _figure(value: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from foretrain.data.windows import Window, stack_windows
-from foretrain.evaluation.panel import Dealer
+from foretrain.evaluation.panel import ShardedWindows
 from foretrain.models.base import Batch, Loss, Trainable, move
 
 OWN_UNIT = "the training loss's own"
@@ -21,7 +21,7 @@ def loss_units(model: Trainable) -> dict[str, str]:
     return dict.fromkeys(model.validation_names, OWN_UNIT)
 
 
-def validation_losses(dealer: Dealer, model: Trainable, dtype: torch.dtype | None = None) -> dict[str, float]:
+def validation_losses(dealer: ShardedWindows, model: Trainable, dtype: torch.dtype | None = None) -> dict[str, float]:
     """{name: sum of losses / sum of weights} over all windows, without dropout: of Trainable.validation_losses, or of
     the metrics of the objective that a run has put in place of the family's own loss.
 
@@ -44,7 +44,7 @@ def validation_losses(dealer: Dealer, model: Trainable, dtype: torch.dtype | Non
     model.eval()
     try:
         with torch.no_grad():  # not inference mode: tables that a model keeps must stay fit for training
-            parts = [sums for piece in dealer.deal(work) for sums in piece]
+            parts = [sums for piece in dealer.map(work) for sums in piece]
     finally:
         model.train(training)
     return {name: _mean([part[name] for part in parts]) for name in loss_units(model)}

@@ -44,7 +44,7 @@ HIGHER_IS_BETTER = tuple(name for name, metric in METRICS.items() if metric.bett
 
 
 @dataclass(frozen=True)
-class Sums:
+class MetricSums:
     """Per row, what every metric is a ratio of. Each field is (N,)."""
 
     count: Array  # observed steps
@@ -71,7 +71,7 @@ def quantile_losses(scored: Scored) -> Array:
     return np.where(observed, total, 0.0)
 
 
-def sums(scored: Scored) -> Sums:
+def sums(scored: Scored) -> MetricSums:
     """The sums that all metrics share, from one pass over the forecasts."""
     observed = np.isfinite(scored.target)
     truth = np.where(observed, scored.target, 0.0)
@@ -84,7 +84,7 @@ def sums(scored: Scored) -> Sums:
     right = moved & (np.sign(median - last) == np.sign(truth - last))
     low, high = scored.at(INTERVAL[0]), scored.at(INTERVAL[1])
     known = ~(np.isnan(low) | np.isnan(high))
-    return Sums(
+    return MetricSums(
         count=observed.sum(1).astype(np.float64),
         absolute=error.sum(1),
         squared=(error**2).sum(1),

@@ -25,7 +25,7 @@ T = TypeVar("T")
 CACHE_BYTES = 512 * 2**20  # cut windows are kept for the next evaluation up to this size
 
 
-class Place(NamedTuple):
+class WindowRef(NamedTuple):
     """One window: which corpus, which series, cut where."""
 
     corpus: int
@@ -48,7 +48,7 @@ class Panel:
 
     corpora: tuple[Corpus, ...]
     selections: tuple[Selection, ...]
-    places: tuple[Place, ...]  # in order of (corpus, series, cutoff)
+    places: tuple[WindowRef, ...]  # in order of (corpus, series, cutoff)
     seasons: tuple[int, ...]  # steps of a season, per corpus
     prediction_length: int
     context_length: int
@@ -56,7 +56,7 @@ class Panel:
     left_out: tuple[LeftOut, ...] = ()  # items without a window
     with_times: bool = True  # windows have time stamps where their corpus has them
 
-    def window(self, place: Place) -> Window:
+    def window(self, place: WindowRef) -> Window:
         """The window with its truth."""
         found = cut(
             self.corpora[place.corpus],
@@ -75,7 +75,7 @@ class Panel:
         own = names[corpus]
         return own if names.count(own) == 1 else f"{own}#{names[: corpus + 1].count(own)}"
 
-    def label(self, place: Place, target: int) -> str:
+    def label(self, place: WindowRef, target: int) -> str:
         """Name of an item, with its column where several are forecast and its corpus where there are several."""
         corpus, chosen = self.corpora[place.corpus], self.selections[place.corpus].targets
         parts = [self.name(place.corpus)] if len(self.corpora) > 1 else []
@@ -100,7 +100,7 @@ def make_panel(
     seasonality None takes the corpus' own: its manifest's, its bars per session, or its frequency's; 1 without any.
     Raises DataError when there is no window.
     """
-    places = [Place(k, o.series, o.cutoff) for k, found in enumerate(origins) for o in sorted(found)]
+    places = [WindowRef(k, o.series, o.cutoff) for k, found in enumerate(origins) for o in sorted(found)]
     if not places:
         raise DataError("no window to score: the validation or test part is empty. Give it more steps.")
     items = sorted({place[:2] for place in places})
@@ -156,7 +156,7 @@ def corpus_season(corpus: Corpus) -> int:
     return manifest.seasonality or season_of(corpus.frequency, manifest.bars_per_session) or 1
 
 
-class Dealer:
+class ShardedWindows:
     """The windows of a panel in pieces, each piece worked on by one process; cut once as far as memory allows."""
 
     def __init__(self, panel: Panel, batch_size: int, world: World | None = None) -> None:
@@ -165,7 +165,7 @@ class Dealer:
         self._windows: dict[int, list[Window]] = {}
         self._cached = 0
 
-    def deal(self, work: Callable[[int], T]) -> list[T]:
+    def map(self, work: Callable[[int], T]) -> list[T]:
         """work(piece) of every piece, in order, each done by one process; an error anywhere is raised everywhere."""
         done: dict[int, T] = {}
         error: Exception | None = None

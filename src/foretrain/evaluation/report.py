@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from foretrain.evaluation import plots
-from foretrain.evaluation.gate import ZERO_SHOT, differences
 from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS
 from foretrain.evaluation.plots import plot_forecast
+from foretrain.evaluation.reference import ZERO_SHOT
+from foretrain.evaluation.result import differences
 from foretrain.evaluation.significance import LEVEL
 
 if TYPE_CHECKING:

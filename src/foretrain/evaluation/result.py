@@ -22,9 +22,9 @@ from foretrain.data.windows import NO_TIME
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.baselines import BASELINES
-from foretrain.evaluation.gate import OTHER, Promotion, Rival, differences
 from foretrain.evaluation.overlap import ABOUT_TRAINING
 from foretrain.evaluation.panel import LeftOut
+from foretrain.evaluation.reference import OTHER, Promotion, ReferenceModel
 from foretrain.evaluation.scored import Scored
 from foretrain.evaluation.significance import LEVEL, Comparison, compare
 from foretrain.evaluation.symbols import aggregate, per_symbol
@@ -215,7 +215,7 @@ def summarise(
     command: str | None,
     warnings: list[Note],
     notes: Sequence[Tally],
-    rival: tuple[Rival, np.ndarray] | None = None,
+    rival: tuple[ReferenceModel, np.ndarray] | None = None,
 ) -> EvaluationResult:
     """The result of a model's quantiles (N, H, Q) and its notes, beside its rival's and the backtest's baselines."""
     model, naive = backtest.naive.forecast(quantiles), backtest.naive
@@ -425,3 +425,21 @@ def _csv(header: list[str], rows: list[list[Any]]) -> str:
 
 
 __all__ = ["LEVEL", "EvaluationResult", "Example", "summarise"]
+
+
+def differences(result: EvaluationResult) -> dict[str, dict[str, Any]]:
+    """{metric: unit, what is better, value of model, rival and naive, and difference = model - rival}."""
+    assert result.rival is not None
+    rival = str(result.rival["key"])
+    table = {}
+    for name, metric in metrics.METRICS.items():
+        if name not in result.pooled["model"]:
+            continue
+        values = {who: result.pooled[who][name] for who in ("model", rival, "naive")}
+        table[name] = {
+            "unit": metric.unit,
+            "better": metric.better,
+            **values,
+            "difference": values["model"] - values[rival],
+        }
+    return table

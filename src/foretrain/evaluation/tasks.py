@@ -13,9 +13,9 @@ from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
 from foretrain.evaluation.baselines import BASELINES
-from foretrain.evaluation.gate import Rival
 from foretrain.evaluation.overlap import check_overlap, reserved_steps
 from foretrain.evaluation.panel import make_panel, newest_origins
+from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
 from foretrain.evaluation.validation import refuse_cross_learning
 from foretrain.forecasting.batching import clip_context, forecast_notes
@@ -48,7 +48,7 @@ def evaluate(
     num_samples: int | None = None,
     seed: int = 0,
     options: Any = None,
-    against: Rival | None = None,
+    against: ReferenceModel | None = None,
     world: World | None = None,
     name: str = "model",
     release: dict[str, Any] | None = None,
@@ -200,7 +200,7 @@ def _forecast(
     return (np.sort(quantiles, axis=2) if sort else quantiles), crossed, notes
 
 
-def _of_rival(rival: Rival, tallies: Sequence[Tally], context_length: int) -> list[Note]:
+def _of_rival(rival: ReferenceModel, tallies: Sequence[Tally], context_length: int) -> list[Note]:
     """What there is to say of a rival's forecasts."""
     name, longest, found = rival.key.replace("_", " "), rival.model.max_context_length, list[Note]()
     if longest < context_length:

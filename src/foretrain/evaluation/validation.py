@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from foretrain.config import FREE, LAYOUT, Section
-from foretrain.data.source import DataConfig
+from foretrain.data.config import DataConfig
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
@@ -21,7 +21,7 @@ from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
 from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.losses import loss_units, validation_losses
-from foretrain.evaluation.panel import Dealer, Panel, make_panel, newest_origins
+from foretrain.evaluation.panel import Panel, ShardedWindows, make_panel, newest_origins
 from foretrain.forecasting.batching import forecast_notes, tell_notes
 from foretrain.models import forecast_options
 from foretrain.models.base import Family, Forecaster, ForecastOptions, Trainable
@@ -29,7 +29,7 @@ from foretrain.notes import Code, Note, once, warn
 
 if TYPE_CHECKING:
     from foretrain.distributed.world import World
-    from foretrain.training.trainer import Result
+    from foretrain.training.trainer import ValidationResult
 
 _log = logging.getLogger(__name__)
 
@@ -138,16 +138,16 @@ class Validation:
         if config.loss:
             made = self._backtest.dealer if self._backtest is not None else None
             same = made is not None and made.panel.selections == panel.selections
-            self._losses = made if same else Dealer(panel, config.batch_size, world)
+            self._losses = made if same else ShardedWindows(panel, config.batch_size, world)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Metrics that every call gives."""
         return tuple(self.units)
 
-    def __call__(self, model: Any, step: int) -> Result:
+    def __call__(self, model: Any, step: int) -> ValidationResult:
         """The metrics of a model; what is not finite is NaN. step is the trainer's and changes nothing."""
-        from foretrain.training.trainer import Result
+        from foretrain.training.trainer import ValidationResult
 
         found: dict[str, float] = {}
         if self._losses is not None:
@@ -155,7 +155,7 @@ class Validation:
             found |= {f"val_{name}": value for name, value in losses.items()}
         if self._backtest is not None:
             found |= self._score(self._backtest, model)
-        return Result({name: value if math.isfinite(value) else math.nan for name, value in found.items()})
+        return ValidationResult({name: value if math.isfinite(value) else math.nan for name, value in found.items()})
 
     def _score(self, backtest: Backtest, model: Forecaster) -> dict[str, float]:
         with once(self._said):

@@ -29,7 +29,7 @@ FEWEST_ROWS = 32  # a batch of like lengths smaller than this still takes in the
 MOST_CPU_ROWS = 64  # a CPU's passes stay in its cache: 10% faster at width 64, no slower at width 512, less memory
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """Which windows share a batch."""
 
     windows: IntArray  # indices into the list of windows
@@ -174,7 +174,7 @@ def clip_context(model: Forecaster, context_length: int | None) -> int:
 
 def plan(
     windows: Sequence[Window], batch_size: int, context_length: int, bucket_length: int, together: bool
-) -> list[Plan]:
+) -> list[BatchPlan]:
     """Batches of at least one window each and (the last window aside) fewer than batch_size rows.
 
     Longest contexts come first: a batch too big for the device is met at once. With `together` order is kept. Windows
@@ -190,8 +190,8 @@ def plan(
     return _fill(order[timed], rows, batch_size, buckets) + _fill(order[~timed], rows, batch_size, buckets)
 
 
-def _fill(order: IntArray, rows: IntArray, batch_size: int, buckets: IntArray | None) -> list[Plan]:
-    batches: list[Plan] = []
+def _fill(order: IntArray, rows: IntArray, batch_size: int, buckets: IntArray | None) -> list[BatchPlan]:
+    batches: list[BatchPlan] = []
     begin = filled = 0
     for at, window in enumerate(order):
         full = filled >= batch_size
@@ -199,16 +199,16 @@ def _fill(order: IntArray, rows: IntArray, batch_size: int, buckets: IntArray | 
             longest, own = buckets[order[begin]], buckets[window]
             full = longest > own * MOST_PADDING or (own != longest and filled >= FEWEST_ROWS)
         if full:
-            batches.append(Plan(order[begin:at], filled))
+            batches.append(BatchPlan(order[begin:at], filled))
             begin, filled = at, 0
         filled += int(rows[window])
     if filled:
-        batches.append(Plan(order[begin:], filled))
+        batches.append(BatchPlan(order[begin:], filled))
     return batches
 
 
 def _run(
-    batches: list[Plan], launch: Callable[[IntArray], Forecast], together: bool
+    batches: list[BatchPlan], launch: Callable[[IntArray], Forecast], together: bool
 ) -> Iterator[tuple[IntArray, Forecast]]:
     """Each batch's forecast; a batch that does not fit the device's memory is halved, and all later ones cut alike."""
     queue = batches[::-1]
@@ -239,10 +239,10 @@ def _run(
         yield batch.windows, forecast
 
 
-def _halves(batch: Plan) -> list[Plan]:
+def _halves(batch: BatchPlan) -> list[BatchPlan]:
     middle = len(batch.windows) // 2
     share = batch.rows * middle // len(batch.windows)
-    return [Plan(batch.windows[middle:], batch.rows - share), Plan(batch.windows[:middle], share)]
+    return [BatchPlan(batch.windows[middle:], batch.rows - share), BatchPlan(batch.windows[:middle], share)]
 
 
 def _send(batch: Batch, device: torch.device) -> Batch:

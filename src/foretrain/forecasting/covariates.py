@@ -28,7 +28,7 @@ class Codes:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowItems:
     """Which item each history row and each future row belongs to."""
 
     past: IntArray  # (T,)
@@ -68,7 +68,7 @@ def ordinal(codes: Codes) -> tuple[FloatArray, FloatArray | None]:
     return past, np.where(codes.future > codes.count, np.nan, codes.future).astype(np.float32)
 
 
-def target_means(codes: Codes, rows: Rows, target: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray | None]:
+def target_means(codes: Codes, rows: RowItems, target: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray | None]:
     """History (T,) and future (F,) as the item's mean target under that category, shrunk towards the item's mean.
 
     Over finite targets of the item's whole history (encoding.shrunk_means). Missing is a category of its own; one that
@@ -93,7 +93,7 @@ def target_means(codes: Codes, rows: Rows, target: npt.NDArray[Any]) -> tuple[Fl
 
 
 def encode(
-    past: pd.Series, future: pd.Series | None, rows: Rows, target: npt.NDArray[Any], *, use_ordinal: bool
+    past: pd.Series, future: pd.Series | None, rows: RowItems, target: npt.NDArray[Any], *, use_ordinal: bool
 ) -> tuple[FloatArray, FloatArray | None]:
     """A categorical column as numbers: by its target means, or by its codes where there are several targets.
 

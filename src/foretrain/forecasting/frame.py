@@ -18,7 +18,7 @@ from foretrain.data.importers.stamps import number_stamps
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
-from foretrain.forecasting.covariates import Rows, encode, is_numeric
+from foretrain.forecasting.covariates import RowItems, encode, is_numeric
 from foretrain.notes import Code, Note, warn
 from foretrain.timeaxis.future import infer_step, next_stamps, shared_offset
 
@@ -336,7 +336,7 @@ def _values(
 ) -> tuple[FloatArray, FloatArray]:
     """All items side by side: context (V, T) and future (V, N * H)."""
     frame = history.frame
-    rows = Rows(history.code, np.repeat(np.arange(len(history.ids)), horizon), len(history.ids))
+    rows = RowItems(history.code, np.repeat(np.arange(len(history.ids)), horizon), len(history.ids))
     context = np.empty((len(names.target) + len(past) + len(ahead), len(frame)), np.float32)
     future = np.full((len(context), len(history.ids) * horizon), np.nan, np.float32)
     for i, name in enumerate(names.target):

@@ -13,7 +13,7 @@ import numpy as np
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, Window
 from foretrain.errors import DataError
-from foretrain.forecasting.covariates import Rows, encode, is_numeric
+from foretrain.forecasting.covariates import RowItems, encode, is_numeric
 
 KEYS = ("target", "past_covariates", "future_covariates")
 
@@ -157,7 +157,7 @@ def _column(
         }
     lengths = [len(column) for column in past]
     place = {i: k for k, i in enumerate(holders)}
-    rows = Rows(
+    rows = RowItems(
         np.repeat(np.arange(len(holders)), lengths), np.repeat([place[i] for i in at_hand], horizon), len(holders)
     )
     coming = pd.concat([pd.Series(_array(future[i])) for i in at_hand], ignore_index=True) if at_hand else None

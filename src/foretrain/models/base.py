@@ -87,8 +87,9 @@ class Trainable(nn.Module, ABC):
           covariates ahead of the token that they inform shifts them here, so that position t holds what is known of
           t + 1. A family that cannot use covariates leaves their rows out, or raises DataError, as its README says.
         - Absent unless static. An entry that says nothing in this batch (a mask of what is all observed) may be left
-          out, for the faster path without it. Of `windows.static` ones every entry is there, and shapes and types
-          follow from the windows' shapes and roles alone: compiled code is never recompiled over what values are there.
+          out, for the faster path without it. Where windows.static_shapes is set every entry is there, and shapes and
+          types follow from the windows' shapes and roles alone: compiled code is never recompiled over what values are
+          there.
         - Filling. A window without any value, in context and future, fills a batch up to its shape: it adds nothing to
           loss or weight, and changes nothing for the others.
         """

@@ -17,14 +17,14 @@ _PREFIX = "windows"
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """The rows of the windows of each size, and where each row lies when windows of a size lie together."""
 
     members: tuple[Tensor, ...]  # (W, V) each, sizes ascend
     places: Tensor | None = None  # (R,); None = rows lie so as they are, and a reshape divides them
 
     @classmethod
-    def of(cls, window: npt.NDArray[np.integer]) -> Layout:
+    def of(cls, window: npt.NDArray[np.integer]) -> RowLayout:
         """The layout of rows whose windows have these ids (R,), in any order."""
         _, inverse, counts = np.unique(window, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable").astype(np.int64)
@@ -59,15 +59,15 @@ class Layout:
         together = flat[0] if len(flat) == 1 else torch.cat(flat)
         return together if self.places is None else together[self.places]
 
-    def repeat(self, count: int) -> Layout:
+    def repeat(self, count: int) -> RowLayout:
         """The layout of `count` copies of all rows, one copy after the other."""
         members = tuple(
             (rows + self.rows * torch.arange(count, device=rows.device)[:, None, None]).flatten(0, 1)
             for rows in self.members
         )
         if count == 1 or (self.places is None and len(members) == 1):
-            return Layout(members, self.places)
-        return Layout(members, torch.cat([rows.flatten() for rows in members]).argsort())
+            return RowLayout(members, self.places)
+        return RowLayout(members, torch.cat([rows.flatten() for rows in members]).argsort())
 
     def to_tensors(self) -> dict[str, Tensor]:
         """As entries of a batch; sizes are read from shapes, which never waits for a device."""
@@ -75,7 +75,7 @@ class Layout:
         return entries if self.places is None else entries | {f"{_PREFIX}.places": self.places}
 
     @classmethod
-    def from_tensors(cls, batch: dict[str, Tensor]) -> Layout:
+    def from_tensors(cls, batch: dict[str, Tensor]) -> RowLayout:
         """The layout written by to_tensors."""
         members = []
         while (rows := batch.get(f"{_PREFIX}.{len(members)}")) is not None:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from foretrain.adapters.layers import adapt
-from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.config import DataConfig
+from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.errors import ModelError
 from foretrain.evaluation.columns import scored_columns
 from foretrain.models import family
 from foretrain.models.base import Trainable
 from foretrain.models.objective import objective_for
-from foretrain.run.config import RunConfig, _by_stage, config_hash
+from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 
 
 def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
@@ -83,7 +84,7 @@ def asked_for(config: RunConfig, role: str) -> str | None:
     return getattr(config.model, "model_id" if role == "model" else role, None)
 
 
-def _release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
+def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
     """What release.json says of where the weights come from; evaluate reads its defaults and overlaps from it."""
     ranges = [(c.manifest.first_time, c.manifest.last_time) for c in source.corpora]
     first = [start for start, _ in ranges if start]
@@ -132,7 +133,7 @@ def relocated(config: RunConfig, folder: Path) -> RunConfig:
     old, folder = Path(config.output_dir), folder.absolute()
     if config.stage is None or old.exists() or folder.name != old.name:
         return config
-    tree = _by_stage(
+    tree = replace_stage_releases(
         config.model.model_dump(mode="json"), old.parent, lambda name: str(folder.parent / name / "release")
     )
     return config.model_copy(update={"model": type(config.model)(**tree), "output_dir": str(folder)})

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from foretrain.adapters.layers import AdapterConfig
 from foretrain.config import FREE, FieldRule, Section, apply_overrides, build, identity, read_yaml
-from foretrain.data.source import DataConfig
+from foretrain.data.config import DataConfig
 from foretrain.errors import ConfigError
 from foretrain.evaluation.validation import EvaluationConfig
 from foretrain.models import families, infer_family
@@ -127,13 +127,13 @@ def _model_by_stages(config: RunConfig, section: dict[str, Any]) -> dict[str, An
     if config.stage is None:
         return section
     stages = Path(config.output_dir).parent
-    return _by_stage(section, stages, lambda name: f"stage:{name.partition('-')[2]}")
+    return replace_stage_releases(section, stages, lambda name: f"stage:{name.partition('-')[2]}")
 
 
-def _by_stage(value: Any, stages: Path, say: Callable[[str], str]) -> Any:
+def replace_stage_releases(value: Any, stages: Path, say: Callable[[str], str]) -> Any:
     """A model section with every release in the folder `stages` named as say(folder of the stage)."""
     if isinstance(value, dict):
-        return {key: _by_stage(item, stages, say) for key, item in value.items()}
+        return {key: replace_stage_releases(item, stages, say) for key, item in value.items()}
     path = Path(value) if isinstance(value, str) else None
     if path is not None and path.name == "release" and path.parent.parent == stages:
         return say(path.parent.name)

@@ -14,7 +14,15 @@ from foretrain.models.base import Trainable
 from foretrain.notes import texts
 from foretrain.run.build import build_model, open_source
 from foretrain.run.config import RunConfig
-from foretrain.run.pipeline import Step, _facts, _left_alone, _likeness, make_stages, open_sources, plan_steps
+from foretrain.run.pipeline import (
+    StageStep,
+    make_stages,
+    meta_model,
+    open_sources,
+    plan_steps,
+    skip_reasons,
+    stage_facts,
+)
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, holds_run
 from foretrain.training.batches import describe_stream, stream_of
@@ -39,7 +47,7 @@ def describe_stages(config: StagesConfig, world: World, resume: str | None = Non
     stages = make_stages(config)
     lines = [dump_yaml(config).rstrip()]
     open_sources(stages, {})
-    steps: list[Step] | None = None
+    steps: list[StageStep] | None = None
     try:
         steps = plan_steps(stages, Path(config.output_dir), resume)
     except TrainingError as error:
@@ -47,11 +55,11 @@ def describe_stages(config: StagesConfig, world: World, resume: str | None = Non
     for stage in stages:
         lines += ["", f"stage {stage.number + 1} of {len(stages)}, {stage.name}"]
         if stage.skip or stage.source is None or (steps and steps[stage.number].do != "run"):
-            lines += _left_alone(stage, steps[stage.number] if steps else Step("skip"), stages)
+            lines += skip_reasons(stage, steps[stage.number] if steps else StageStep("skip"), stages)
             continue
-        awaited = [stages[k].name for k in stage.parents.values() if not _facts(stages[k])]
+        awaited = [stages[k].name for k in stage.parents.values() if not stage_facts(stages[k])]
         lines += [f"starts from stage {name}, not released yet: figures are of a like model" for name in awaited]
-        lines += describe_needs(stage.config, stage.source, _likeness(stage, stages), world)
+        lines += describe_needs(stage.config, stage.source, meta_model(stage, stages), world)
     return lines
 
 

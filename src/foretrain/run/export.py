@@ -12,7 +12,7 @@ from foretrain.config import build
 from foretrain.distributed.world import World
 from foretrain.errors import DataError, TrainingError
 from foretrain.notes import Code, Note, warn
-from foretrain.run.build import _release_facts, build_model, open_source, relocated, with_parents
+from foretrain.run.build import build_model, open_source, release_facts, relocated, with_parents
 from foretrain.run.config import RunConfig
 from foretrain.training import checkpoint as checkpoints
 
@@ -47,7 +47,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
     facts |= adapter_facts(model)
     try:
-        facts |= _release_facts(*open_source(config))
+        facts |= release_facts(*open_source(config))
     except DataError as error:
         text = f"{out} cannot say what it was trained on, so no evaluation can keep clear of it: {error}"
         warn(_log, Note(Code.RELEASE_WITHOUT_FACTS, text))

@@ -63,7 +63,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Step:
+class StageStep:
     """What is done with a stage: run it (resume as for train_run), or why not."""
 
     do: Literal["run", "skip", "existing", "finished"]
@@ -103,7 +103,7 @@ def run_stages(
         for stage, step in zip(stages, steps, strict=True):
             title = f"stage {stage.number + 1} of {len(stages)}, {stage.name}"
             if step.do != "run":
-                for line in world.on_main(lambda s=stage, d=step: _left_alone(s, d, stages)):
+                for line in world.on_main(lambda s=stage, d=step: skip_reasons(s, d, stages)):
                     say(f"{title}: {line}")
                 continue
             results[stage.name] = train_run(
@@ -149,9 +149,9 @@ def open_sources(stages: list[Stage], corpora: Mapping[str, Corpus]) -> None:
                 raise
 
 
-def plan_steps(stages: list[Stage], root: Path, resume: str | None) -> list[Step]:
+def plan_steps(stages: list[Stage], root: Path, resume: str | None) -> list[StageStep]:
     """What to do with each stage. Raises TrainingError where what is there does not allow what is asked for."""
-    _refuse_strangers(stages, root)
+    _check_unknown_folders(stages, root)
     target = None if resume in (None, "auto") else _stage_of(Path(str(resume)), stages)
     if resume is None:
         begun = [stage for stage in stages if stage.begun and not (stage.skip or _existing(stage))]
@@ -172,25 +172,25 @@ def plan_steps(stages: list[Stage], root: Path, resume: str | None) -> list[Step
         if stage.trouble is not None:
             raise stage.trouble
         for parent in (stages[k] for k in stage.parents.values() if steps[k].do == "skip"):
-            if not _facts(parent):
+            if not stage_facts(parent):
                 raise TrainingError(
                     f"stage {stage.name} starts from stage {parent.name}, which is skipped and has no release in "
                     f"{parent.release}. Put one there, or run it (stages.{parent.name}.skip=false)."
                 )
     for stage in running[1:]:  # the first one is about to find out itself
-        model = _likeness(stage, stages)
+        model = meta_model(stage, stages)
         if model is not None and stage.source is not None:
             with _named(stage):
                 check_run(stage.config, stage.source, model)
     return steps
 
 
-def _likeness(stage: Stage, stages: list[Stage]) -> Trainable | None:
+def meta_model(stage: Stage, stages: list[Stage]) -> Trainable | None:
     """A model such as the stage will train, without weights; None where it takes an earlier stage to tell.
 
     Raises what building it raises, unless that may be for want of a release that an earlier stage is yet to make.
     """
-    awaited = {role: stages[k] for role, k in stage.parents.items() if not _facts(stages[k])}
+    awaited = {role: stages[k] for role, k in stage.parents.items() if not stage_facts(stages[k])}
     try:
         with _named(stage):
             return build_model(stage.config, device="meta")
@@ -202,7 +202,7 @@ def _likeness(stage: Stage, stages: list[Stage]) -> Trainable | None:
     origin = awaited.get("model")
     if origin is None or origin.config.model.family != stage.config.model.family:
         return None
-    return _likeness(origin, stages)
+    return meta_model(origin, stages)
 
 
 @contextmanager
@@ -214,30 +214,30 @@ def _named(stage: Stage) -> Iterator[None]:
         raise type(error)(f"stage {stage.name}: {error}") from None
 
 
-def _step(stage: Stage, resume: str | None, target: Stage | None) -> Step:
+def _step(stage: Stage, resume: str | None, target: Stage | None) -> StageStep:
     if stage.skip:
-        return Step("skip")
+        return StageStep("skip")
     if _existing(stage) and stage is not target:
-        return Step("existing")
+        return StageStep("existing")
     if stage is target:
-        return Step("run", resume)
+        return StageStep("run", resume)
     if resume is None:
-        return Step("run")
-    return Step("finished") if finished(stage) else Step("run", "auto")
+        return StageStep("run")
+    return StageStep("finished") if finished(stage) else StageStep("run", "auto")
 
 
 def _existing(stage: Stage) -> bool:
-    return stage.skip_existing and bool(_facts(stage))
+    return stage.skip_existing and bool(stage_facts(stage))
 
 
 def finished(stage: Stage) -> bool:
     """Whether a stage has run to its end. Raises TrainingError where its config or data are no longer the same."""
-    facts, store = _facts(stage), stage.folder / "checkpoints"
+    facts, store = stage_facts(stage), stage.folder / "checkpoints"
     if not facts:
         return False
     if stage.source is None:
         raise stage.trouble or AssertionError(f"stage {stage.name} has no data")
-    held = checkpoints.Store(store, World()).kept()
+    held = checkpoints.CheckpointManager(store, World()).kept()
     if not held:  # deleted, to have the space
         if (gap := next(_differences(stage, facts), None)) is None:
             return True
@@ -289,14 +289,14 @@ def _parents_now(stage: Stage) -> dict[str, str]:
     return {role: release_hash(place) for role, place in places.items() if place is not None}
 
 
-def _left_alone(stage: Stage, step: Step, stages: list[Stage]) -> list[str]:
+def skip_reasons(stage: Stage, step: StageStep, stages: list[Stage]) -> list[str]:
     """Why a stage does not run, and what may surprise about it."""
     if step.do == "skip":
         return ["skipped (skip: true)"]
     if step.do == "finished":
         return ["finished before"]
     lines = [f"not run, since it has a release: {stage.release} (skip_existing: true)"]
-    facts = _facts(stage)
+    facts = stage_facts(stage)
     try:
         if stage.trouble is not None:
             raise stage.trouble
@@ -309,7 +309,7 @@ def _left_alone(stage: Stage, step: Step, stages: list[Stage]) -> list[str]:
     return lines
 
 
-def _facts(stage: Stage) -> dict[str, Any]:
+def stage_facts(stage: Stage) -> dict[str, Any]:
     """release.json of a stage, {} where it has no complete release. (A release appears whole, by a rename.)"""
     if not (stage.release / "config.json").is_file():
         return {}
@@ -321,7 +321,7 @@ def _facts(stage: Stage) -> dict[str, Any]:
         raise TrainingError(f"{stage.release / 'release.json'}: cannot be read ({error}).") from None
 
 
-def _refuse_strangers(stages: list[Stage], root: Path) -> None:
+def _check_unknown_folders(stages: list[Stage], root: Path) -> None:
     if (root / "checkpoints").exists() or (root / "metrics.jsonl").exists():
         raise TrainingError(f"{root} already holds a run without stages. Choose another output_dir.")
     known = {stage.folder.name for stage in stages}

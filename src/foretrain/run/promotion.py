@@ -15,7 +15,8 @@ from foretrain.data.source import TrainingSource
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError
 from foretrain.evaluation.columns import validation_columns
-from foretrain.evaluation.gate import OTHER, ZERO_SHOT, Promotion, Rival, judge
+from foretrain.evaluation.gate import judge
+from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion, ReferenceModel
 from foretrain.evaluation.significance import lag_in_origins, origins_needed
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import chosen_options
@@ -26,15 +27,15 @@ from foretrain.models.hub import release_hash, release_in, resolve
 from foretrain.notes import Code, Note, warn
 from foretrain.run.build import build_model, relocated, with_parents
 from foretrain.run.config import RunConfig, load_config, made_by
-from foretrain.training.monitor import tell
+from foretrain.training.monitor import append_log
 from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
 
 _log = logging.getLogger(__name__)
 
-START = "zero-shot"  # as a user asks for it
+ZERO_SHOT_WORD = "zero-shot"  # as a user asks for it
 
 
-def open_rival(asked: str, model: str, like: Forecaster, options: Any = None) -> Rival:
+def open_reference(asked: str, model: str, like: Forecaster, options: Any = None) -> ReferenceModel:
     """What a model is to be compared with: START, the weights that it was trained from, or a folder or hub id.
 
     Args:
@@ -46,25 +47,25 @@ def open_rival(asked: str, model: str, like: Forecaster, options: Any = None) ->
     Raises ModelError where the weights are not to be had or are not those that training started from, ConfigError where
     nothing is known of where it started.
     """
-    found = _starting_weights(release_in(Path(model).expanduser())) if asked == START else _other(asked)
+    found = _starting_weights(release_in(Path(model).expanduser())) if asked == ZERO_SHOT_WORD else _other(asked)
     parameter = next(like.parameters())
     other = found.model.to(device=parameter.device, dtype=parameter.dtype).eval()
     return found._replace(model=other, options=options if other.family == like.family else None)
 
 
-def _other(asked: str) -> Rival:
+def _other(asked: str) -> ReferenceModel:
     folder = resolve(asked)
     known = release_hash(folder) if (folder / "config.json").is_file() else None  # an adapter has none
-    return Rival(OTHER, asked, load(asked, device="cpu").model, known)
+    return ReferenceModel(OTHER, asked, load(asked, device="cpu").model, known)
 
 
-def _starting_weights(release: Path) -> Rival:
+def _starting_weights(release: Path) -> ReferenceModel:
     """The weights that the run which made a release started from; of a run in stages, those of its first stage."""
     facts = read_release(release) if (release / "release.json").is_file() else {}
     if "parents" not in facts:
         raise ConfigError(
-            f"--against {START}: {release} does not say what its training started from. Name it: --against FOLDER or "
-            "hub id."
+            f"--against {ZERO_SHOT_WORD}: {release} does not say what its training started from. Name it: "
+            "--against FOLDER or hub id."
         )
     first, parents = _before_its_stages(release, facts)
     origin = parents.pop("model", None)
@@ -85,7 +86,7 @@ def _starting_weights(release: Path) -> Rival:
                 f"the {role} was {expected['hash']}. Restore it, or compare with what is there: "
                 f"--against {origin['asked']}."
             )
-    return Rival(ZERO_SHOT, origin["asked"], model, found["model"])
+    return ReferenceModel(ZERO_SHOT, origin["asked"], model, found["model"])
 
 
 def _before_its_stages(release: Path, facts: Mapping[str, Any]) -> tuple[Path, dict[str, dict[str, Any]]]:
@@ -119,7 +120,7 @@ def _earlier_stage(release: Path, facts: Mapping[str, Any], parent: Mapping[str,
     return here if written and release_hash(here) == parent["hash"] else None
 
 
-def _random_weights(release: Path) -> Rival:
+def _random_weights(release: Path) -> ReferenceModel:
     """The random weights that a run began with, made again from the seed by the config.yaml of its folder."""
     facts, run = read_release(release), run_folder(release)
     if facts.get("stage") is not None and run.parent.name != "stages":
@@ -141,7 +142,7 @@ def _random_weights(release: Path) -> Rival:
     model = build_model(config.model_copy(update={"adapter": None}))
     assert isinstance(model, Forecaster)
     with_parents(config, model)
-    return Rival(ZERO_SHOT, f"random weights (seed {config.seed})", model)
+    return ReferenceModel(ZERO_SHOT, f"random weights (seed {config.seed})", model)
 
 
 def gate_notes(config: RunConfig, model: Trainable) -> list[Note]:
@@ -209,7 +210,7 @@ def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world:
             num_samples=asked.num_samples,
             seed=config.seed,
             options=options,
-            against=open_rival(START, str(release), model, options),
+            against=open_reference(ZERO_SHOT_WORD, str(release), model, options),
             world=world,
             name=str(release),
             release=read_release(release),
@@ -219,7 +220,7 @@ def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world:
     promotion = judge(result, require_significance=asked.require_significance)
     world.on_main(lambda: record(release, promotion))
     if world.is_main:
-        tell(Path(config.output_dir), promotion.headline)
+        append_log(Path(config.output_dir), promotion.headline)
     return promotion
 
 
@@ -228,7 +229,7 @@ def _command(config: RunConfig, windows: int, stride: int) -> str | None:
     corpora = [spec.path for spec in config.data.corpora]
     if len(corpora) != 1 or corpora[0] is None:
         return None
-    words = ["foretrain", "evaluate", config.output_dir, "--data", corpora[0], "--against", START]
+    words = ["foretrain", "evaluate", config.output_dir, "--data", corpora[0], "--against", ZERO_SHOT_WORD]
     return shlex.join([*words, "--num-windows", str(windows), "--stride", str(stride)])
 
 

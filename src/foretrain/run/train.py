@@ -14,7 +14,7 @@ from foretrain.evaluation.validation import Validation
 from foretrain.models import family
 from foretrain.models.base import Trainable
 from foretrain.notes import texts
-from foretrain.run.build import _release_facts, asked_for, build_model, open_source, with_parents
+from foretrain.run.build import asked_for, build_model, open_source, release_facts, with_parents
 from foretrain.run.config import RunConfig
 from foretrain.run.promotion import gate_notes, run_gate
 from foretrain.training.trainer import Trainer, TrainResult
@@ -71,7 +71,7 @@ def _trainer(
         evaluate=validation,
         resolved_config=config.model_dump(mode="json"),
         resume=resume,
-        facts=_release_facts(config, source),
+        facts=release_facts(config, source),
         notes=notes,
         units=validation.units if validation is not None else None,
         schema=RunConfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,31 +13,11 @@ from foretrain.data.buckets import Buckets
 from foretrain.data.windows import Windows
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch, Trainable, move
-from foretrain.training.settings import Piece, Plan, TrainingConfig
+from foretrain.models.types import WindowSource
+from foretrain.training.settings import MicroBatch, StepPlan, TrainingConfig
 
 
-class Source(Protocol):
-    """What the trainer asks of data: unit n of a run is a pure function of (seed, n).
-
-    A unit is a window, or a micro-batch (data/buckets.py).
-    """
-
-    def windows(self, first: int, count: int) -> Windows:
-        """The windows of units [first, first + count) of the run."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the data and of how windows are drawn from it."""
-        ...
-
-    @property
-    def epoch_length(self) -> int:
-        """Units of one pass over the data."""
-        ...
-
-
-def stream_of(source: Any, config: TrainingConfig) -> Source | Buckets:
+def stream_of(source: Any, config: TrainingConfig) -> WindowSource | Buckets:
     """What a run's micro-batches are cut from: a source's windows or, with a token budget, its buckets.
 
     Raises ConfigError where the source cannot be had in buckets.
@@ -48,15 +28,15 @@ def stream_of(source: Any, config: TrainingConfig) -> Source | Buckets:
     return source.in_buckets(budget.length_buckets, budget.horizon_buckets, budget.max_tokens_per_batch)
 
 
-def describe_stream(stream: Source | Buckets) -> list[str]:
+def describe_stream(stream: WindowSource | Buckets) -> list[str]:
     """Its buckets, where it has some."""
     return stream.describe() if isinstance(stream, Buckets) else []
 
 
-class Prepared(NamedTuple):
+class PreparedBatch(NamedTuple):
     """A micro-batch ready for the model."""
 
-    piece: Piece
+    piece: MicroBatch
     batch: Batch
     windows: int  # without filling
     rows: int  # of a window, on average
@@ -75,14 +55,14 @@ class Prepared(NamedTuple):
         return self.batch
 
 
-class Sender:
+class DevicePrefetcher:
     """Copies batches to a GPU on a stream of its own, beside the computation; for other devices it does nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __call__(self, prepared: Prepared) -> Prepared:
+    def __call__(self, prepared: PreparedBatch) -> PreparedBatch:
         """The same with its batch on the way."""
         if self._stream is None:
             return prepared
@@ -91,7 +71,7 @@ class Sender:
         return prepared._replace(batch=batch, sent=self._stream.record_event())
 
 
-class Batches:
+class BatchIterator:
     """An iterator over prepared micro-batches; depth > 0 keeps so many ready in a thread, and with a sender on their
     device. Close it when done.
 
@@ -100,10 +80,10 @@ class Batches:
 
     def __init__(
         self,
-        prepare: Callable[[Piece], Prepared],
-        pieces: Iterator[Piece],
+        prepare: Callable[[MicroBatch], PreparedBatch],
+        pieces: Iterator[MicroBatch],
         depth: int,
-        send: Callable[[Prepared], Prepared] | None = None,
+        send: Callable[[PreparedBatch], PreparedBatch] | None = None,
     ) -> None:
         self._prepare, self._pieces, self._send = prepare, pieces, send
         self._stop = threading.Event()
@@ -112,10 +92,10 @@ class Batches:
         if self._thread:
             self._thread.start()
 
-    def __iter__(self) -> Batches:
+    def __iter__(self) -> BatchIterator:
         return self
 
-    def __next__(self) -> Prepared:
+    def __next__(self) -> PreparedBatch:
         """The next micro-batch. Raises whatever preparing it raised, and StopIteration after the last."""
         if self._thread is None:
             return self._prepare(next(self._pieces))
@@ -151,7 +131,7 @@ class Batches:
         return False
 
 
-class Feed:
+class BatchLoader:
     """A run's micro-batches: from the source's windows to tensors that are ready for the model."""
 
     def __init__(self, model: Trainable, source: Any, config: TrainingConfig, world: World) -> None:
@@ -163,26 +143,28 @@ class Feed:
         """Of batches, where they are known."""
         return len(self.stream.buckets) if isinstance(self.stream, Buckets) else None
 
-    def begin(self, plan: Plan, step: int, offset: int) -> Batches:
+    def begin(self, plan: StepPlan, step: int, offset: int) -> BatchIterator:
         """This rank's micro-batches from a step on; offset counts units that roll-backs passed over."""
         pieces = (
-            piece for k in range(step, plan.steps) for piece in plan.share(k, self.world.rank, self.world.size, offset)
+            piece
+            for k in range(step, plan.steps)
+            for piece in plan.for_rank(k, self.world.rank, self.world.size, offset)
         )
         ahead = self.config.prefetch
         if ahead is None:
             ahead = 2 if self.world.device.type == "cuda" else 0
-        return Batches(self.prepare, pieces, ahead, Sender(self.world.device))
+        return BatchIterator(self.prepare, pieces, ahead, DevicePrefetcher(self.world.device))
 
-    def windows(self, piece: Piece) -> Windows:
+    def windows(self, piece: MicroBatch) -> Windows:
         """What a micro-batch is made of."""
         return self.stream.windows(piece.first, piece.count)
 
-    def prepare(self, piece: Piece) -> Prepared:
+    def prepare(self, piece: MicroBatch) -> PreparedBatch:
         """A micro-batch, on the CPU."""
         windows = self.windows(piece)
         rows = max(round(len(windows.context) / len(windows)), 1)
         lengths = windows.context.shape[1], windows.future.shape[1]
-        return Prepared(piece, self._collated(windows), len(windows) - windows.filling, rows, *lengths)
+        return PreparedBatch(piece, self._collated(windows), len(windows) - windows.num_padding_windows, rows, *lengths)
 
     def blanks(self) -> Iterator[Batch]:
         """One batch of every shape that is known to come, with nothing to learn from."""

@@ -35,7 +35,7 @@ NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
-class Kept:
+class CheckpointInfo:
     """A checkpoint as its manifest describes it."""
 
     path: Path
@@ -44,7 +44,7 @@ class Kept:
     final: bool
 
 
-class Store:
+class CheckpointManager:
     """The checkpoints folder of a run: last N, best K by a metric, and the final one."""
 
     def __init__(
@@ -112,13 +112,13 @@ class Store:
             temporary.rename(path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            self._bring_back()
+            self._recover_replaced()
             raise
         sync(self.folder)
-        self._bring_back()
+        self._recover_replaced()
         self.prune()
 
-    def _bring_back(self) -> None:
+    def _recover_replaced(self) -> None:
         """Put a checkpoint back whose replacement did not come; delete those whose replacement is there."""
         for former in self.folder.glob(".former-step-*"):
             path = former.with_name(former.name.removeprefix(".former-"))
@@ -136,7 +136,7 @@ class Store:
             if item.path not in keep:
                 discard(item.path)
 
-    def kept(self) -> list[Kept]:
+    def kept(self) -> list[CheckpointInfo]:
         """Complete checkpoints in the order of their steps, by their manifests alone (nothing is hashed)."""
         found = []
         for path in steps_in(self.folder):
@@ -145,16 +145,16 @@ class Store:
             except TrainingError:
                 continue
             metric = manifest["metric"]
-            found.append(Kept(path, manifest["step"], metric, bool(manifest["final"])))
+            found.append(CheckpointInfo(path, manifest["step"], metric, bool(manifest["final"])))
         return found
 
-    def best(self, kept: list[Kept] | None = None) -> list[Kept]:
+    def best(self, kept: list[CheckpointInfo] | None = None) -> list[CheckpointInfo]:
         """The best K that were validated, best first; the earlier of equals; only finite metrics are among them."""
         scored = [item for item in (self.kept() if kept is None else kept) if item.metric is not None]
         sign = 1 if self.mode == "min" else -1
         return sorted(scored, key=lambda item: (sign * (item.metric or 0.0), item.step))[: self.keep_best]
 
-    def best_good(self, say: Callable[[str], None]) -> Kept | None:
+    def best_good(self, say: Callable[[str], None]) -> CheckpointInfo | None:
         """The best checkpoint whose hashes hold; damaged ones are named through say."""
         for item in self.best():
             problem = damage(item.path)
@@ -174,7 +174,7 @@ class Store:
     def clean(self) -> None:
         """Create the folder; remove what a killed process left half written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._bring_back()
+        self._recover_replaced()
         for leftover in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -196,7 +196,7 @@ class Store:
             )
         return None
 
-    def set_aside_after(self, step: int, say: Callable[[str], None]) -> None:
+    def quarantine_after(self, step: int, say: Callable[[str], None]) -> None:
         """Move checkpoints of later steps, damaged or of an abandoned course, to where no rule counts them."""
         for path in steps_in(self.folder):
             if _step_of(path) <= step:

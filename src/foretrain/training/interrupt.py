@@ -12,17 +12,17 @@ from typing import Any
 
 from foretrain.errors import Interrupted
 
-__all__ = ["EXIT_CODES", "Cut", "Interrupted", "Signals"]
+__all__ = ["EXIT_CODES", "Interrupted", "SignalHandler", "ValidationInterrupted"]
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _HANGUP = tuple(filter(None, [getattr(signal, "SIGHUP", None)]))  # a closed terminal; leaves with SIGTERM's code
 
 
-class Cut(BaseException):
+class ValidationInterrupted(BaseException):
     """Raised by the handler inside Signals.cutting(): leave what can be done again."""
 
 
-class Signals:
+class SignalHandler:
     """While entered, notes SIGINT, SIGTERM and a closed terminal's SIGHUP instead of dying of them.
 
     A second Ctrl-C aborts at once. Under nohup SIGHUP stays ignored.
@@ -33,7 +33,7 @@ class Signals:
         self._before: dict[int, Any] = {}
         self._cutting = False
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             caught = [*EXIT_CODES, *_HANGUP]
             self._before = {n: signal.signal(n, self._note) for n in caught if signal.getsignal(n) != signal.SIG_IGN}
@@ -52,7 +52,7 @@ class Signals:
     def cutting(self, enabled: bool) -> Iterator[None]:
         """Inside, if enabled, a signal (also one that has come before) raises Cut at once."""
         if enabled and self.received:
-            raise Cut
+            raise ValidationInterrupted
         self._cutting = enabled
         try:
             yield
@@ -68,4 +68,4 @@ class Signals:
         self.received.setdefault(number, time.monotonic())
         if self._cutting:
             self._cutting = False
-            raise Cut
+            raise ValidationInterrupted

@@ -20,9 +20,9 @@ from rich.progress import Progress as Bar
 
 from foretrain.distributed.world import World
 from foretrain.training.journal import Journal
-from foretrain.training.progress import Progress
-from foretrain.training.settings import Plan, TrainingConfig
-from foretrain.training.update import Outcome, Share
+from foretrain.training.progress import TrainState
+from foretrain.training.settings import StepPlan, TrainingConfig
+from foretrain.training.update import LocalStepStats, StepResult
 
 # Dense peak in TFLOP/s by the vendors' data sheets: (16-bit, TF32, float32)
 PEAKS = {
@@ -76,7 +76,7 @@ class Monitor:
         self,
         output_dir: Path,
         config: TrainingConfig,
-        plan: Plan,
+        plan: StepPlan,
         world: World,
         *,
         flops: Callable[[int, int, int], float],
@@ -123,7 +123,7 @@ class Monitor:
         self._log.write(_stamped(text))
         self._log.flush()
 
-    def step(self, outcome: Outcome, share: Share, progress: Progress) -> None:
+    def step(self, outcome: StepResult, share: LocalStepStats, progress: TrainState) -> None:
         """Take a finished step; every log_every steps (and at the last one) write and print it."""
         if not self.world.is_main:
             return
@@ -177,7 +177,7 @@ class Monitor:
             with suppress(OSError):  # a full disk has been told of already
                 close()
 
-    def _record(self, outcome: Outcome, progress: Progress) -> dict[str, Any]:
+    def _record(self, outcome: StepResult, progress: TrainState) -> dict[str, Any]:
         seconds = max(time.perf_counter() - self.tally.began, 1e-9)
         used, total = memory_gb(self.world.device)
         record: dict[str, Any] = {
@@ -199,7 +199,7 @@ class Monitor:
             record["left_out"] = outcome.nonfinite or ("overflow" if outcome.overflow else "empty")
         return record
 
-    def _line(self, record: dict[str, Any], progress: Progress) -> str:
+    def _line(self, record: dict[str, Any], progress: TrainState) -> str:
         best = progress.best if progress.best is not None else progress.lowest
         left = (self.plan.steps - progress.step) / record["steps_per_s"]
         parts = [
@@ -238,7 +238,7 @@ class Monitor:
             self._board.close()
 
 
-def tell(output_dir: Path, text: str) -> None:
+def append_log(output_dir: Path, text: str) -> None:
     """A line for people of a run that has ended: console and training.log."""
     RunConsole(highlight=False).print(text, markup=False, highlight=False, soft_wrap=True)
     with (output_dir / "training.log").open("a", encoding="utf-8") as log:

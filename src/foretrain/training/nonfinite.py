@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 from foretrain.atomic import write_json
-from foretrain.training.batches import Feed
-from foretrain.training.update import Outcome
+from foretrain.training.batches import BatchLoader
+from foretrain.training.update import StepResult
 
 
-def save_for_replay(folder: Path, outcome: Outcome, feed: Feed, seed: int) -> Path | None:
+def save_for_replay(folder: Path, outcome: StepResult, feed: BatchLoader, seed: int) -> Path | None:
     """Write this rank's micro-batches of a bad step (of a bad loss those that have it) into folder.
 
     step-S-k-K.safetensors holds what the model was given; the .json beside it says which windows of the run these are,
@@ -33,8 +33,8 @@ def save_for_replay(folder: Path, outcome: Outcome, feed: Feed, seed: int) -> Pa
         facts = {
             "step": piece.step,
             "micro_batch": piece.k,
-            "first_window": None if cut.static else piece.first,  # of the run, where windows have numbers
-            "windows": len(cut) - cut.filling,
+            "first_window": None if cut.static_shapes else piece.first,  # of the run, where windows have numbers
+            "windows": len(cut) - cut.num_padding_windows,
             "source": None if cut.source is None else cut.source.tolist(),  # corpus, series, cutoff; -1 = filling
             "nonfinite": outcome.nonfinite,
             "loss_sum": repr(total),

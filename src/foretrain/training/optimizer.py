@@ -70,7 +70,7 @@ class OptimizerConfig(Section):
         return getattr(self, key) != type(self).model_fields[key].default
 
 
-class Together(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Several optimizers of disjoint parameters as one: their groups and their states are this one's."""
 
     def __init__(self, parts: Iterable[Optimizer]) -> None:
@@ -132,7 +132,7 @@ def build_optimizer(model: Trainable, config: OptimizerConfig) -> Optimizer:
         )
     muon = _made(config, kind, arguments(True), MUON_DEFAULTS | options)
     rest = [_made(config, torch.optim.AdamW, arguments(False), adam)] if arguments(False) else []
-    return Together([muon, *rest])
+    return CombinedOptimizer([muon, *rest])
 
 
 def _roles(model: Trainable) -> dict[str, ParameterRole]:
@@ -207,7 +207,7 @@ def check_optimizer(model: Trainable, config: OptimizerConfig) -> None:
     build_optimizer(model, config)
     try:
         with torch.random.fork_rng(devices=[]):
-            reason = _rehearse(config)
+            reason = _check_roundtrip(config)
     except ConfigError:
         raise
     except Exception as error:
@@ -229,13 +229,13 @@ class _Sample(nn.Module):
         return {role: ParameterRole(role) for role in roles}
 
 
-def _rehearse(config: OptimizerConfig) -> str | None:
+def _check_roundtrip(config: OptimizerConfig) -> str | None:
     """What keeps an optimizer from training as this trainer does; None where nothing does."""
     sample: Any = _Sample()
     optimizer = build_optimizer(sample, config)
     if hasattr(optimizer, "eval"):
         return "it wants to be told of every validation"
-    _practise(sample, optimizer, range(3))
+    _dummy_steps(sample, optimizer, range(3))
     tensors = state_tensors(sample, optimizer)
     if clash := RESERVED & {name.partition(".")[0] for name in tensors}:
         return f"a checkpoint has another use for the name of its state {clash.pop()!r}"
@@ -249,17 +249,17 @@ def _rehearse(config: OptimizerConfig) -> str | None:
     for name, tensor in state_tensors(other, resumed).items():
         tensor.copy_(tensors[name])
     for model, which in ((sample, optimizer), (other, resumed)):
-        _practise(model, which, range(3, 6))
+        _dummy_steps(model, which, range(3, 6))
     if not all(torch.equal(a, b) for a, b in zip(sample.parameters(), other.parameters(), strict=True)):
         return "it keeps state that a checkpoint does not hold, so a resumed run would not go on as if uninterrupted"
     set_rates(optimizer, 0.0)
-    _practise(sample, optimizer, range(6, 7))
+    _dummy_steps(sample, optimizer, range(6, 7))
     if not all(torch.equal(a, b) for a, b in zip(sample.parameters(), other.parameters(), strict=True)):
         return "it changes weights at a learning rate of 0, so it follows no schedule"
     return None
 
 
-def _practise(model: nn.Module, optimizer: Optimizer, steps: Iterable[int]) -> None:
+def _dummy_steps(model: nn.Module, optimizer: Optimizer, steps: Iterable[int]) -> None:
     for step in steps:
         torch.manual_seed(step)
         for parameter in model.parameters():

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from foretrain.training.progress import Progress
+from foretrain.training.progress import TrainState
 
 GROWTH_INTERVAL = 2000  # updates without overflow before the scale doubles, as in torch.amp.GradScaler
 SMALLEST_SCALE = 2.0**-40  # below this it is not the scale that overflows
@@ -38,7 +38,7 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]
 class LossScaler:
     """The dynamic loss scale of float16; its state lives in Progress. For other types the scale is 1."""
 
-    def __init__(self, progress: Progress, dtype: str) -> None:
+    def __init__(self, progress: TrainState, dtype: str) -> None:
         self.on = dtype == "float16"
         self.progress = progress
 

@@ -12,7 +12,7 @@ StoppedBy = Literal["max_steps", "patience", "max_minutes", "evaluation"]
 
 
 @dataclass
-class Progress:
+class TrainState:
     """Counters and bests of a run. Small, plain and JSON: floats survive it bit for bit."""
 
     step: int = 0  # steps done
@@ -35,7 +35,7 @@ class Progress:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Progress:
+    def from_json(cls, data: dict[str, Any]) -> TrainState:
         """The Progress of to_json's dictionary."""
         return cls(**{**data, "plateau": Plateau(**data["plateau"])})
 

@@ -16,7 +16,7 @@ from foretrain.adapters.layers import merged
 from foretrain.atomic import remove, replace_folder, replacing_file, replacing_folder, write_json
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
-from foretrain.training.checkpoint import Kept
+from foretrain.training.checkpoint import CheckpointInfo
 from foretrain.training.journal import read_journal
 
 ALIASES = ("best_model", "hf_export")
@@ -51,7 +51,13 @@ def write_release(output_dir: Path, model: Trainable, state: dict[str, Tensor] |
 
 
 def write_records(
-    output_dir: Path, step: int, best: Sequence[Kept], *, metric: str, units: Mapping[str, str], facts: dict[str, Any]
+    output_dir: Path,
+    step: int,
+    best: Sequence[CheckpointInfo],
+    *,
+    metric: str,
+    units: Mapping[str, str],
+    facts: dict[str, Any],
 ) -> None:
     """Write final_metrics.json and best_records.json of a run whose release holds a step's weights.
 

@@ -107,7 +107,7 @@ class TrainingConfig(Section):
         return self
 
 
-class Piece(NamedTuple):
+class MicroBatch(NamedTuple):
     """One micro-batch: number k of its step, units [first, first + count) of the run; idle = contributes nothing.
 
     Units are windows, and with a token budget micro-batches, one to a piece.
@@ -121,7 +121,7 @@ class Piece(NamedTuple):
     last: bool  # of this rank's share of the step
 
 
-class Plan(NamedTuple):
+class StepPlan(NamedTuple):
     """A run in steps: units (windows, or micro-batches of a token budget) are cut in a way that world size does not
     change."""
 
@@ -147,7 +147,7 @@ class Plan(NamedTuple):
             f"process{'es' if world_size > 1 else ''}{short}"
         )
 
-    def share(self, step: int, rank: int, size: int, offset: int = 0) -> Iterator[Piece]:
+    def for_rank(self, step: int, rank: int, size: int, offset: int = 0) -> Iterator[MicroBatch]:
         """Micro-batches of a rank: round-robin, and an idle one where the others have one more.
 
         Every rank runs the same number of them, because a backward pass is where gradients are exchanged.
@@ -159,12 +159,12 @@ class Plan(NamedTuple):
             k = turn * size + rank
             idle = k >= len(batches)
             first, count = batches[0 if idle else k]
-            yield Piece(step, k, start + first, count, idle, turn == rounds - 1)
+            yield MicroBatch(step, k, start + first, count, idle, turn == rounds - 1)
 
 
 def plan_run(
     config: TrainingConfig, *, epoch_length: int, world_size: int, micro_batch_size: int | None = None
-) -> Plan:
+) -> StepPlan:
     """Steps and micro-batches of a run; micro_batch_size (of a checkpoint) fills in what the config leaves open.
 
     epoch_length counts what the run's stream (batches.stream_of) counts: windows or micro-batches.
@@ -174,11 +174,11 @@ def plan_run(
         size, micro, unit = config.token_budget.micro_batches_per_step, 1, "micro-batches"
     micro = micro or -(-size // world_size)
     if config.max_steps is not None:
-        return Plan(config.max_steps, config.max_steps * size, size, micro, unit)
+        return StepPlan(config.max_steps, config.max_steps * size, size, micro, unit)
     if epoch_length < 1:
         raise ConfigError("training.epochs: the data has no window to train on; shorten context or prediction length.")
     total = max(round((config.epochs or 0) * epoch_length), 1)
-    return Plan(math.ceil(total / size), total, size, micro, unit)
+    return StepPlan(math.ceil(total / size), total, size, micro, unit)
 
 
 def check_resumable(saved: dict[str, Any], current: dict[str, Any], schema: type[Section]) -> list[str]:

@@ -19,21 +19,22 @@ from foretrain.config import Section, dump_yaml
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
+from foretrain.models.types import WindowSource
 from foretrain.training import checkpoint
-from foretrain.training.batches import Batches, Feed, Source, describe_stream
+from foretrain.training.batches import BatchIterator, BatchLoader, describe_stream
 from foretrain.training.ema import Ema
-from foretrain.training.interrupt import Cut, Interrupted, Signals
+from foretrain.training.interrupt import Interrupted, SignalHandler, ValidationInterrupted
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import Monitor, duration
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.parallel import parallelize, unwrap
-from foretrain.training.progress import Progress, StoppedBy
+from foretrain.training.progress import StoppedBy, TrainState
 from foretrain.training.release import mark_of, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import TrainingConfig, check_resumable, plan_run
-from foretrain.training.update import Outcome, Updater
+from foretrain.training.update import StepResult, Updater
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
-class Stops(NamedTuple):
+class StopRequests(NamedTuple):
     """Who asks for what at the end of this step: 1, or how many ranks do."""
 
     interrupt: int = 0  # Ctrl-C
@@ -50,18 +51,18 @@ class Stops(NamedTuple):
     late: int = 0  # checkpoint_minutes
 
 
-NO_STOPS = Stops()
+NO_STOPS = StopRequests()
 
 
 @dataclass(frozen=True)
-class Result:
+class ValidationResult:
     """What a validation found; stop ends the run (a pruned trial)."""
 
     metrics: dict[str, float]
     stop: bool = False
 
 
-Evaluate = Callable[[Trainable, int], "Result | None"]
+Evaluate = Callable[[Trainable, int], "ValidationResult | None"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Trainer:
     def __init__(
         self,
         model: Trainable,
-        source: Source,
+        source: WindowSource,
         training: TrainingConfig,
         optimizer: OptimizerConfig,
         *,
@@ -110,7 +111,7 @@ class Trainer:
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
         self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
-        self.feed = Feed(model, source, training, self.world)
+        self.feed = BatchLoader(model, source, training, self.world)
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
         self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
         self.schema = schema
@@ -148,22 +149,22 @@ class Trainer:
         if progress.ended:
             return progress.ended
         while True:
-            if progress.validation_due and (stop := self._close_step(NO_STOPS)):
+            if progress.validation_due and (stop := self._validate_and_checkpoint(NO_STOPS)):
                 return stop
             if progress.step >= self.plan.steps:
                 return "max_steps"
             outcome, share = self.updater.step(self.batches, self._lr(), self._stops(), self._beta1())
-            if outcome.nonfinite and self._went_back(outcome):
+            if outcome.nonfinite and self._handle_nonfinite(outcome):
                 continue
             progress.step += 1
             if outcome.applied:
                 self.last_loss = outcome.loss
                 progress.observe_loss(outcome.loss)
             self.monitor.step(outcome, share, progress)
-            if stop := self._close_step(Stops(*outcome.stops)):
+            if stop := self._validate_and_checkpoint(StopRequests(*outcome.stops)):
                 return stop
 
-    def _close_step(self, stops: Stops) -> StoppedBy | None:
+    def _validate_and_checkpoint(self, stops: StopRequests) -> StoppedBy | None:
         """Validate, checkpoint, leave: what follows an update, each if due; why the run ends here, if it does."""
         ended, stops = self._validate_if_due(stops)
         self.progress.ended = ended
@@ -176,12 +177,12 @@ class Trainer:
             raise Interrupted(130 if stops.interrupt else 143, text)
         return "max_minutes" if stops.overtime else None
 
-    def _stops(self) -> Stops:
+    def _stops(self) -> StopRequests:
         """This process's wishes, which the step's all-reduce turns into everybody's."""
         config, now = self.config, time.monotonic()
         overtime = config.max_minutes is not None and now - self.began > 60 * config.max_minutes
         late = config.checkpoint_minutes is not None and now - self.saved_at > 60 * config.checkpoint_minutes
-        return Stops(*self.signals.flags, int(overtime), int(late))
+        return StopRequests(*self.signals.flags, int(overtime), int(late))
 
     def _open(self, stack: ExitStack) -> None:
         """Everything that the loop needs, in the order in which it must be undone."""
@@ -189,8 +190,8 @@ class Trainer:
         torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
         lock = RunLock(self.output_dir)
         self.world.on_main(lambda: stack.enter_context(lock) and None)
-        self.signals = stack.enter_context(Signals())
-        self.store = checkpoint.Store(
+        self.signals = stack.enter_context(SignalHandler())
+        self.store = checkpoint.CheckpointManager(
             self.output_dir / "checkpoints",
             self.world,
             keep_last=self.config.keep_last,
@@ -204,7 +205,7 @@ class Trainer:
         self.model.to(self.world.device).train()
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optimizer_config)
-        self.progress = Progress()
+        self.progress = TrainState()
         state = checkpoint.read_state(start) if start else None
         self.plan = plan_run(
             self.config,
@@ -215,7 +216,7 @@ class Trainer:
         if start and state:
             notes += self._restore(start, state)
             # not before: a resume that is refused changes nothing
-            self.world.on_main(lambda: self.store.set_aside_after(self.progress.step, notes.append))
+            self.world.on_main(lambda: self.store.quarantine_after(self.progress.step, notes.append))
         self.world.on_main(lambda: save_config(self.output_dir, self.resolved_config))
         notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.feed.stream)]
         if self.config.token_budget is not None and (idle := -self.plan.batch_size % self.world.size):
@@ -302,10 +303,10 @@ class Trainer:
                 "last bits"
             )
         checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, state)
-        self.progress = Progress.from_json(state["progress"])
+        self.progress = TrainState.from_json(state["progress"])
         return notes
 
-    def _batches(self) -> Batches:
+    def _batches(self) -> BatchIterator:
         return self.feed.begin(self.plan, self.progress.step, self.progress.offset)
 
     def _warm_up(self) -> None:
@@ -314,7 +315,7 @@ class Trainer:
         if budget is None or not (self.config.compile if budget.warmup is None else budget.warmup):
             return
         paused, began = self.monitor.pause(), time.monotonic()
-        self.updater.rehearse(self.feed.blanks())
+        self.updater.warm_up(self.feed.blanks())
         shapes = f"{self.feed.shapes} shape{'s' * (self.feed.shapes != 1)}"
         self.monitor.say(f"warmed up for {shapes} in {duration(time.monotonic() - began)}")
         self.monitor.resume(paused)
@@ -328,7 +329,7 @@ class Trainer:
     def _beta1(self) -> float | None:
         return beta1_at(self.optimizer_config.schedule, self.progress.step, self.plan.steps)
 
-    def _validate_if_due(self, stops: Stops) -> tuple[StoppedBy | None, Stops]:
+    def _validate_if_due(self, stops: StopRequests) -> tuple[StoppedBy | None, StopRequests]:
         """Validate on the beat and at the end; why the run ends here, if it does, and who asks to stop by now."""
         step, every = self.progress.step, self.config.validate_every
         self.score: float | None = None
@@ -350,9 +351,9 @@ class Trainer:
                 self._compiling_nothing(),
             ):
                 result = self.evaluate(self.model, step)
-        except Cut:
+        except ValidationInterrupted:
             self.progress.validation_due = True
-            return None, Stops(*self.signals.flags)
+            return None, StopRequests(*self.signals.flags)
         finally:
             self.model.train()
             self.monitor.resume(paused)
@@ -364,7 +365,7 @@ class Trainer:
             return nullcontext()
         return torch.compiler.set_stance("eager_on_recompile")
 
-    def _judge(self, result: Result) -> StoppedBy | None:
+    def _judge(self, result: ValidationResult) -> StoppedBy | None:
         """Take a validation's metrics into best, patience and plateau; why the run ends here, if it does."""
         if self.config.best_metric not in result.metrics:
             raise ConfigError(
@@ -385,7 +386,7 @@ class Trainer:
             return "patience"
         return None
 
-    def _checkpoint_if_due(self, stops: Stops) -> None:
+    def _checkpoint_if_due(self, stops: StopRequests) -> None:
         step, every, score = self.progress.step, self.config.checkpoint_every, self.score
         final = self.progress.ended is not None or step == self.plan.steps
         due = final or any(stops) or bool(every and step % every == 0)
@@ -414,7 +415,7 @@ class Trainer:
         self.last_saved, self.saved_at = self.progress.step, time.monotonic()
         self.monitor.resume(paused)
 
-    def _went_back(self, outcome: Outcome) -> bool:
+    def _handle_nonfinite(self, outcome: StepResult) -> bool:
         """Deal with a non-finite step as configured: stop raises, skip returns False, roll-back returns True."""
         progress, policy = self.progress, self.config.on_nonfinite
         step = progress.step + 1
@@ -447,7 +448,7 @@ class Trainer:
             raise TrainingError(f"{what}, and there is no checkpoint to go back to.")
         state = checkpoint.read_state(path)
         checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, state)
-        vars(self.progress).update(vars(Progress.from_json(state["progress"])))
+        vars(self.progress).update(vars(TrainState.from_json(state["progress"])))
         self.progress.bad_batches = bad_batches
         # The next step takes the windows after the bad batch, not the way to it again; the offset counts from the one
         # before the roll-back, since an earlier roll-back to the same checkpoint is not in it.

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch, move
-from foretrain.training.batches import Prepared
+from foretrain.training.batches import PreparedBatch
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer import set_rates
 from foretrain.training.parallel import gradient_sync
 from foretrain.training.precision import LossScaler, autocast, draw_seed, seed_draws
-from foretrain.training.progress import Progress
-from foretrain.training.settings import Piece, TrainingConfig
+from foretrain.training.progress import TrainState
+from foretrain.training.settings import MicroBatch, TrainingConfig
 
 
 @dataclass
-class Outcome:
+class StepResult:
     """What a step did. Pieces are this rank's; everything else is the same on every rank."""
 
     loss: float  # sum / weight over all micro-batches and ranks; NaN when the weight is 0
@@ -38,14 +38,16 @@ class Outcome:
     overflow: bool = False  # float16 only: the scale was too large and the update is left out
     nonfinite: str = ""  # "loss" or "gradient" when a value is not finite
     stops: tuple[int, ...] = ()  # how many ranks ask to stop, per reason
-    pieces: list[tuple[Piece, float, float]] = field(default_factory=list)  # (piece, loss sum, weight), if nonfinite
+    pieces: list[tuple[MicroBatch, float, float]] = field(
+        default_factory=list
+    )  # (piece, loss sum, weight), if nonfinite
 
 
 @dataclass
-class Share:
+class LocalStepStats:
     """What this rank's micro-batches of a step came to."""
 
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[MicroBatch] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)  # (2,) each: loss sum and weight
     wait: float = 0.0  # seconds spent waiting for data
     sizes: list[tuple[int, int, int, int]] = field(default_factory=list)  # windows, context, horizon, rows of a window
@@ -64,7 +66,7 @@ class Updater:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         ema: Ema | None,
-        progress: Progress,
+        progress: TrainState,
         config: TrainingConfig,
         *,
         seed: int,
@@ -78,8 +80,8 @@ class Updater:
         self.wide = torch.float32 if world.device.type == "mps" else torch.float64
 
     def step(
-        self, batches: Iterator[Prepared], lr: float, stops: tuple[int, ...], beta1: float | None = None
-    ) -> tuple[Outcome, Share]:
+        self, batches: Iterator[PreparedBatch], lr: float, stops: tuple[int, ...], beta1: float | None = None
+    ) -> tuple[StepResult, LocalStepStats]:
         """One step. Weights, optimizer state and average stay untouched unless everything is finite.
 
         beta1: where the schedule rules Adam's; None = as configured.
@@ -95,7 +97,7 @@ class Updater:
         ).tolist()  # the step's one host sync
         # DDP averaged over ranks; the loss is a sum over weight
         factor = self.world.size / weight / self.scaler.scale if weight else 0.0
-        outcome = Outcome(total / weight if weight else math.nan, weight, norm * factor, lr, round(windows))
+        outcome = StepResult(total / weight if weight else math.nan, weight, norm * factor, lr, round(windows))
         outcome.stops = tuple(round(count) for count in counts)
         outcome.nonfinite, outcome.overflow = self._judge(total + weight, norm)
         outcome.applied = weight > 0 and not outcome.nonfinite and not outcome.overflow
@@ -109,7 +111,7 @@ class Updater:
             outcome.pieces = [(p, *v) for p, v in zip(share.pieces, values, strict=True) if not p.idle]
         return outcome, share
 
-    def rehearse(self, batches: Iterable[Batch]) -> None:
+    def warm_up(self, batches: Iterable[Batch]) -> None:
         """One forward and backward pass of each batch that leaves no trace: no gradient, draw, buffer or exchange."""
         kept = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         with torch.random.fork_rng([self.world.device] if self.world.device.type == "cuda" else []):
@@ -122,8 +124,8 @@ class Updater:
             for buffer, value in kept:
                 buffer.copy_(value)
 
-    def _accumulate(self, batches: Iterator[Prepared]) -> Share:
-        share = Share()
+    def _accumulate(self, batches: Iterator[PreparedBatch]) -> LocalStepStats:
+        share = LocalStepStats()
         while True:
             began = time.perf_counter()
             prepared = next(batches)
@@ -156,7 +158,7 @@ class Updater:
             return "", False
         return ("gradient", False) if self.scaler.exhausted else ("", True)
 
-    def _apply(self, gradients: list[Tensor], factor: float, outcome: Outcome, beta1: float | None) -> None:
+    def _apply(self, gradients: list[Tensor], factor: float, outcome: StepResult, beta1: float | None) -> None:
         clip = self.config.clip_norm
         if clip is not None:
             factor *= min(1.0, clip / (outcome.grad_norm + 1e-6))

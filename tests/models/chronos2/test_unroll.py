@@ -15,7 +15,7 @@ from foretrain.errors import ConfigError
 from foretrain.models.chronos2 import unroll
 from foretrain.models.chronos2.layout import arrange
 from foretrain.models.chronos2.model import Chronos2Network
-from foretrain.models.chronos2.unroll import Chronos2Options, Rows, forecast, repeat
+from foretrain.models.chronos2.unroll import Chronos2Options, DecodedRows, forecast, repeat
 from foretrain.nn.quantiles import probability_mass, weighted_quantiles
 from foretrain.notes import Code
 
@@ -40,7 +40,7 @@ def batch(group_ids, steps=48, horizon=70, missing=True, seed=0):
     covariates = torch.full((len(ids), horizon), torch.nan)
     covariates[::3] = torch.from_numpy(rng.standard_normal((len(covariates[::3]), horizon)).astype(np.float32))
     covariates[0, 5:9] = torch.nan
-    rows = Rows(context, layout, covariates=covariates)
+    rows = DecodedRows(context, layout, covariates=covariates)
     if missing:
         observed = ~context.isnan()
         rows = replace(rows, observed=observed, patches_observed=observed.unflatten(-1, (-1, 8)).any(-1))
@@ -148,7 +148,7 @@ def test_a_context_length_that_is_no_multiple_of_the_patch_unrolls_the_newest_st
     network = Chronos2Network.read_release(GOLDEN / "model", config).eval()
     rows, ids = batch(GROUPS["mixed"], steps=52, missing=False)
     padded = torch.nn.functional.pad(rows.context, (4, 0), value=torch.nan)
-    ready = Rows(padded, rows.layout, ~padded.isnan(), None, rows.covariates)
+    ready = DecodedRows(padded, rows.layout, ~padded.isnan(), None, rows.covariates)
     with torch.inference_mode():
         found = forecast(network, ready, 70, [0.1, 0.5], Chronos2Options(unrolled_quantiles=(0.2, 0.8)))
         assert_close(found, plain(network, rows, ids, 70, [0.1, 0.5], [0.2, 0.8], 2))
@@ -159,7 +159,7 @@ def test_a_context_length_that_is_no_multiple_of_the_patch_unrolls_the_newest_st
 def test_a_forecast_never_waits_for_its_device(network, groups, horizon):
     """Tensors on the meta device have no values: whatever looks at one, or mixes devices, fails."""
     rows, _ = batch(GROUPS[groups])
-    rows = Rows(**{f.name: _to_meta(getattr(rows, f.name)) for f in fields(rows)})
+    rows = DecodedRows(**{f.name: _to_meta(getattr(rows, f.name)) for f in fields(rows)})
     with torch.inference_mode():
         found = forecast(deepcopy(network).to("meta"), rows, horizon, [0.1, 0.35])
     assert found.device.type == "meta" and found.shape == (len(GROUPS[groups]), horizon, 2)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from foretrain.models.kronos.config import KronosConfig, TokenizerConfig
-from foretrain.models.kronos.generate import Prompt
+from foretrain.models.kronos.generate import CandlePrompt
 from foretrain.models.kronos.layers import causal_table
 from foretrain.models.kronos.model import STAMPS, KronosNetwork
 from foretrain.models.kronos.options import KronosOptions
@@ -49,7 +49,7 @@ def networks(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[KronosN
 
 def prompt_of(
     count: int, context: int, steps: int, *, lengths: list[int] | None = None, stamps: bool = True, seed: int = 0
-) -> Prompt:
+) -> CandlePrompt:
     """Random normalised bars and stamps."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -62,7 +62,7 @@ def prompt_of(
     if lengths is not None:
         inside = torch.arange(context) < torch.tensor(lengths)[:, None]
         bars = bars * inside[..., None]
-    return Prompt(
+    return CandlePrompt(
         bars,
         torch.arange(count) + 100,
         None if lengths is None else torch.tensor(lengths),
@@ -71,17 +71,17 @@ def prompt_of(
     )
 
 
-def alone(prompt: Prompt, row: int) -> Prompt:
+def alone(prompt: CandlePrompt, row: int) -> CandlePrompt:
     """One series of a prompt, cut to its own length."""
     length = prompt.bars.shape[1] if prompt.lengths is None else int(prompt.lengths[row])
     stamps = None if prompt.stamps is None else prompt.stamps[row : row + 1, :length]
     ahead = None if prompt.future_stamps is None else prompt.future_stamps[row : row + 1]
-    return Prompt(prompt.bars[row : row + 1, :length], prompt.keys[row : row + 1], None, stamps, ahead)
+    return CandlePrompt(prompt.bars[row : row + 1, :length], prompt.keys[row : row + 1], None, stamps, ahead)
 
 
 @torch.no_grad()
 def run(
-    network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: Prompt, steps: int, sample: int,
+    network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: CandlePrompt, steps: int, sample: int,
     *, seed: int, options: KronosOptions, window: int,
 ) -> Path:  # fmt: skip
     """One sample of a prompt of one series."""

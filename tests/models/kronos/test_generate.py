@@ -8,7 +8,7 @@ from tests.models.kronos import plain
 
 from foretrain.models.kronos import generate as generation
 from foretrain.models.kronos import layers
-from foretrain.models.kronos.generate import Generated, Prompt, generate
+from foretrain.models.kronos.generate import CandlePrompt, Generated, generate
 from foretrain.models.kronos.options import KronosOptions
 
 SEED, STEPS = 3, 7
@@ -26,7 +26,7 @@ DRAWS = {"drawn": {}, "greedy": {"top_k": 1}, "hot": {"temperature": 1.5, "top_p
 
 
 def drawn(
-    prompt: Prompt, *, steps: int = STEPS, samples: int = 1, seed: int = SEED, model=None, **options
+    prompt: CandlePrompt, *, steps: int = STEPS, samples: int = 1, seed: int = SEED, model=None, **options
 ) -> Generated:
     network, tokenizer = model or plain.networks()
     return generate(
@@ -41,7 +41,9 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(((found - expected).abs() / (expected.abs() + 1)).max())
 
 
-def assert_plain(found: Generated, prompt: Prompt, *, window: int, model=None, tolerance: float = 1e-5, **options):
+def assert_plain(
+    found: Generated, prompt: CandlePrompt, *, window: int, model=None, tolerance: float = 1e-5, **options
+):
     """Every path is what the plain algorithm gives for its series alone."""
     network, tokenizer = model or plain.networks()
     rows, samples, steps = found.s1.shape
@@ -116,7 +118,7 @@ def test_order_and_company_do_not_matter():
     prompt = plain.prompt_of(5, 9, STEPS)
     together = drawn(prompt, samples=2, max_context=12)
     order = torch.tensor([3, 0, 4, 2, 1])
-    shuffled = drawn(Prompt(*(None if x is None else x[order] for x in prompt)), samples=2, max_context=12)
+    shuffled = drawn(CandlePrompt(*(None if x is None else x[order] for x in prompt)), samples=2, max_context=12)
     for place, row in enumerate(order.tolist()):
         single = drawn(plain.alone(prompt, row), samples=2, max_context=12)
         for found, at in ((shuffled, place), (together, row)):

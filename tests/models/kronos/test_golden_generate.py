@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from foretrain.data.windows import Window, stack_windows
 from foretrain.models.kronos.config import COLUMNS
 from foretrain.models.kronos.forecaster import Kronos
-from foretrain.models.kronos.generate import Prompt, generate
+from foretrain.models.kronos.generate import CandlePrompt, generate
 from foretrain.models.kronos.options import KronosOptions
 
 pytestmark = pytest.mark.golden
@@ -31,7 +31,7 @@ def test_generation_equals_the_reference(recorded, recorded_tokenizer, recorded_
     found = generate(
         network,
         tokenizer,
-        Prompt(expected["x"], torch.zeros(2, dtype=torch.int64), None, expected["x_stamp"], expected["y_stamp"]),
+        CandlePrompt(expected["x"], torch.zeros(2, dtype=torch.int64), None, expected["x_stamp"], expected["y_stamp"]),
         HORIZON,
         num_samples=samples,
         seed=0,
@@ -54,7 +54,7 @@ def test_without_compat_greedy_tokens_and_bars_are_the_same(
     found = generate(
         recorded_predictor(),
         recorded_tokenizer(),
-        Prompt(expected["x"], torch.zeros(2, dtype=torch.int64), None, expected["x_stamp"], expected["y_stamp"]),
+        CandlePrompt(expected["x"], torch.zeros(2, dtype=torch.int64), None, expected["x_stamp"], expected["y_stamp"]),
         HORIZON,
         num_samples=1,
         seed=0,

@@ -18,11 +18,11 @@ from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.trainable import KronosTokenizer
-from foretrain.training.batches import Prepared
+from foretrain.training.batches import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
-from foretrain.training.progress import Progress
+from foretrain.training.progress import TrainState
 from foretrain.training.schedule import ScheduleConfig, beta1_at, lr_at
-from foretrain.training.settings import Piece, TrainingConfig
+from foretrain.training.settings import MicroBatch, TrainingConfig
 from foretrain.training.update import Updater
 
 pytestmark = pytest.mark.golden
@@ -63,14 +63,14 @@ def trained(model: Trainable, batches: list[Batch], optimizer: OptimizerConfig, 
         model.train(),
         build_optimizer(model, optimizer),
         None,
-        Progress(),
+        TrainState(),
         TrainingConfig(max_steps=STEPS_OF_SCHEDULE, clip_norm=clip),
         seed=0,
         world=World(),
     )
     losses, norms = [], []
     for step, batch in enumerate(batches):
-        prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch, 4, 6, PAST, 4)
+        prepared = PreparedBatch(MicroBatch(step, 0, 0, 1, idle=False, last=True), batch, 4, 6, PAST, 4)
         at = (step, STEPS_OF_SCHEDULE)
         outcome, _ = updater.step(
             iter([prepared]), lr_at(SCHEDULE, optimizer.learning_rate, *at), (0,) * 4, beta1_at(SCHEDULE, *at)

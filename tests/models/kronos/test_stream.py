@@ -13,7 +13,7 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.models.kronos import inputs, stream
 from foretrain.models.kronos.config import COLUMNS
 from foretrain.models.kronos.forecaster import Kronos
-from foretrain.models.kronos.generate import Prompt, generate
+from foretrain.models.kronos.generate import CandlePrompt, generate
 from foretrain.models.kronos.options import KronosOptions
 from foretrain.models.kronos.stream import KronosStream
 from foretrain.notes import Code
@@ -87,7 +87,7 @@ def full_pass(model: Kronos, lengths: list[int], statistics, *, max_context: int
         bars = inputs.normalise(series(seed)[None, :length], loc, scale, model.config.clip)
         clocks = times(seed)[:length], times(seed)[length : length + HORIZON]
         stamps = [inputs.stamps_of(clock)[None] for clock in clocks]
-        prompt = Prompt(torch.from_numpy(bars), torch.tensor([0]), None, *(torch.from_numpy(x) for x in stamps))
+        prompt = CandlePrompt(torch.from_numpy(bars), torch.tensor([0]), None, *(torch.from_numpy(x) for x in stamps))
         drawn = generate(
             model.network, model.tokenizer, prompt, HORIZON, num_samples=1, seed=0,
             options=KronosOptions(top_k=1, max_context=max_context),

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from foretrain.config import build as build_section
-from foretrain.data.source import DataConfig, TrainingSource
+from foretrain.data.config import DataConfig
+from foretrain.data.source import TrainingSource
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models import family
@@ -75,7 +76,7 @@ def test_kept_tokens_serve_micro_batches_of_any_length_and_filling_has_none(toke
     filled = 0
     for number in range(buckets.epoch_length):
         windows = buckets.windows(number)
-        filled += windows.filling
+        filled += windows.num_padding_windows
         assert all(torch.equal(a, b) for a, b in zip(tokens(plain, windows), tokens(cached, windows), strict=True))
         assert torch.equal(plain(plain.collate(windows)).total, cached(cached.collate(windows)).total)
     assert filled

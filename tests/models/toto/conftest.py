@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foretrain.models.toto.config import TotoConfig, preset
 from foretrain.models.toto.model import TotoNetwork
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 CONTEXT = 48
 
@@ -26,13 +26,13 @@ class Case:
     network: TotoNetwork
     series: Tensor  # (R, 56)
     observed: Tensor
-    layout: Layout
+    layout: RowLayout
     exogenous: Tensor | None
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
 
     @property
-    def context(self) -> tuple[Tensor, Tensor, Layout]:
+    def context(self) -> tuple[Tensor, Tensor, RowLayout]:
         """Series, which of it was observed, and the layout, of the steps that forecasts start from."""
         return self.series[:, :CONTEXT], self.observed[:, :CONTEXT], self.layout
 
@@ -66,7 +66,7 @@ def read_case(folder: Path) -> Case:
         TotoNetwork.read_release(folder).eval(),
         inputs["series"].flatten(0, 1),
         inputs["padding_mask"].flatten(0, 1),
-        Layout.of(ids.flatten().numpy()),
+        RowLayout.of(ids.flatten().numpy()),
         exogenous,
         inputs,
         {name: value.flatten(0, 1) if value.ndim > 1 else value for name, value in expected.items()},

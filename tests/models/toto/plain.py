@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.generate import DEFAULTS, Prompt, _Path, calm, read_context
+from foretrain.models.toto.generate import DEFAULTS, TotoPrompt, _Path, calm, read_context
 from foretrain.models.toto.inputs import newest, prepare
 from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import TotoOptions
 from foretrain.models.toto.scaler import Statistics
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 
 class Decoder:
@@ -28,7 +28,7 @@ class Decoder:
         network: TotoNetwork,
         series: Tensor,
         observed: Tensor | None,
-        layout: Layout,
+        layout: RowLayout,
         *,
         exogenous: Tensor | None = None,
         compat: bool = False,
@@ -90,7 +90,7 @@ def forecast_mean(decoder: Decoder, steps: int, known: Tensor | None = None) -> 
 
 
 def mixtures_along(
-    network: TotoNetwork, prompt: Prompt, path: Tensor, num_samples: int, options: TotoOptions = DEFAULTS
+    network: TotoNetwork, prompt: TotoPrompt, path: Tensor, num_samples: int, options: TotoOptions = DEFAULTS
 ) -> list[StudentTs]:
     """Mixtures (S * R, P, K), scaled, that the fast forecast has of every patch when what follows is a path (R, H) in
     the units of the data."""

@@ -10,7 +10,7 @@ import torch
 
 from foretrain.data.windows import Window, Windows, stack_windows
 from foretrain.models.toto.batches import collate, exogenous, known_ahead, sequence
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 PATCH, HORIZON = 4, 6
 
@@ -43,7 +43,7 @@ def test_masks_are_there_where_something_is_missing_or_windows_are_static():
     partly = collate(windows(7, known=0), PATCH, 4096)
     assert "observed" in partly and "late" not in partly
     assert "late" in collate(windows(8, 4, known=0), PATCH, 4096)
-    assert {"observed", "late"} < collate(replace(windows(8, known=0), static=True), PATCH, 4096).keys()
+    assert {"observed", "late"} < collate(replace(windows(8, known=0), static_shapes=True), PATCH, 4096).keys()
 
 
 def test_infinite_values_were_not_observed():
@@ -101,7 +101,7 @@ def test_a_sequence_of_one_patch_ahead_is_complete_where_its_context_is():
 
 def test_rows_know_their_window_and_have_keys_of_their_own():
     batch = collate(windows(8, 8, past=0, known=0), PATCH, 4096)
-    layout = Layout.from_tensors(batch)
+    layout = RowLayout.from_tensors(batch)
     assert [rows.tolist() for rows in layout.members] == [[[0, 1], [2, 3]]]
     assert len(batch["key"].unique()) == 4
 

@@ -16,7 +16,7 @@ from foretrain.models import family
 from foretrain.models.base import Batch, Loss
 from foretrain.models.toto import loss as losses
 from foretrain.models.toto.config import TotoModelConfig
-from foretrain.models.toto.forecaster import Scored, Toto
+from foretrain.models.toto.forecaster import ScoredPositions, Toto
 from foretrain.models.toto.options import TotoOptions
 
 PATCH, CONTEXT, HORIZON = 4, 16, 8
@@ -60,7 +60,7 @@ def test_the_loss_while_validating_is_that_of_the_same_steps_while_training():
     model = model_of()
     batch = batch_of(model, window())
     scored = model.train().scored(batch)
-    ahead = Scored(*(x[:, -HORIZON // PATCH :] for x in scored))
+    ahead = ScoredPositions(*(x[:, -HORIZON // PATCH :] for x in scored))
     nll, robust = losses.sums(model.network.mixtures(ahead.hidden), ahead.target, ahead.observed)
     found = model.eval().validation_losses(batch)
     assert torch.allclose(found["nll"].total, nll[0]) and torch.allclose(found["robust"].total, robust[0])
@@ -125,7 +125,7 @@ def noise(rng: np.random.Generator, count: int = 16) -> list[Window]:
 class Early(Toto):
     """Scored on the patch that it has just read: off by one patch."""
 
-    def scored(self, batch: Batch) -> Scored:
+    def scored(self, batch: Batch) -> ScoredPositions:
         found = super().scored(batch)
         read = batch["context"].unflatten(1, (-1, PATCH))[:, -found.target.shape[1] :]
         return found._replace(target=(read - found.loc) / found.scale)

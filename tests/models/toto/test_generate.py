@@ -13,27 +13,27 @@ from torch import Tensor
 
 from foretrain.models.toto import generate
 from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.generate import Prompt, forecast, read_context, sample
+from foretrain.models.toto.generate import TotoPrompt, forecast, read_context, sample
 from foretrain.models.toto.options import TotoOptions
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 EXACT = 5e-6  # of the largest value
 LEVELS = (0.1, 0.5, 0.9)
 
 
-def prompt_of(case) -> Prompt:
+def prompt_of(case) -> TotoPrompt:
     series, observed, layout = case.context
-    return Prompt(series, observed, layout, case.exogenous)
+    return TotoPrompt(series, observed, layout, case.exogenous)
 
 
 @pytest.fixture
-def prompt(small_config) -> Prompt:
+def prompt(small_config) -> TotoPrompt:
     """Two windows of three rows and one, with gaps and an empty beginning."""
     torch.manual_seed(0)
     series = torch.randn(4, 24).cumsum(1)
     observed = torch.rand(4, 24) > 0.2
     observed[1, :9] = False
-    return Prompt(series, observed, Layout.of(np.array([0, 0, 0, 1])))
+    return TotoPrompt(series, observed, RowLayout.of(np.array([0, 0, 0, 1])))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_path_does_not_depend_on_the_batch_or_the_number_of_samples(network, p
     keys = torch.tensor([11, 12, 13, 14])
     together = sample(network, prompt, 10, num_samples=5, keys=keys, seed=1).paths
     assert prompt.observed is not None
-    alone = Prompt(prompt.series[3:], prompt.observed[3:], Layout.of(np.array([0])))
+    alone = TotoPrompt(prompt.series[3:], prompt.observed[3:], RowLayout.of(np.array([0])))
     own = sample(network, alone, 10, num_samples=2, keys=keys[3:], seed=1).paths
     assert torch.allclose(together[3:, :2], own, atol=1e-4)
     other = sample(network, alone, 10, num_samples=2, keys=keys[3:], seed=2).paths

@@ -16,10 +16,10 @@ from foretrain.models.base import Batch
 from foretrain.models.toto.forecaster import Toto
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, elements
 from foretrain.models.toto.model import TotoNetwork
-from foretrain.training.batches import Prepared
+from foretrain.training.batches import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
-from foretrain.training.progress import Progress
-from foretrain.training.settings import Piece, TrainingConfig
+from foretrain.training.progress import TrainState
+from foretrain.training.settings import MicroBatch, TrainingConfig
 from foretrain.training.update import Updater
 
 pytestmark = pytest.mark.golden
@@ -143,14 +143,14 @@ def test_eight_steps_are_the_recorded_ones(case):
         model,
         build_optimizer(model, optimizer),
         None,
-        Progress(),
+        TrainState(),
         TrainingConfig(max_steps=8, clip_norm=None),
         seed=0,
         world=World(),
     )
     losses = []
     for step, rate in enumerate(facts["lr_used"]):
-        prepared = Prepared(Piece(step, 0, 0, 1, idle=False, last=True), batch_of(case), 2, 5, CONTEXT, 8)
+        prepared = PreparedBatch(MicroBatch(step, 0, 0, 1, idle=False, last=True), batch_of(case), 2, 5, CONTEXT, 8)
         outcome, _ = updater.step(iter([prepared]), rate, (0,) * 4)
         losses.append(outcome.loss)
     # float32's noise grows with every step: in float64 the eighth loss is 3e-5 from the recorded one

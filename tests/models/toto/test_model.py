@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from foretrain.models.toto.config import preset
 from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -36,8 +36,8 @@ def scaled(rows: int, patches: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, 4 * patches, generator=torch.Generator().manual_seed(seed))
 
 
-def layout(*sizes: int) -> Layout:
-    return Layout.of(np.repeat(np.arange(len(sizes)), sizes))
+def layout(*sizes: int) -> RowLayout:
+    return RowLayout.of(np.repeat(np.arange(len(sizes)), sizes))
 
 
 @torch.no_grad()

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foretrain.models.toto2.decode import Prompt
+from foretrain.models.toto2.decode import Toto2Prompt
 from foretrain.models.toto2.model import Toto2Network
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 PATCH = 8
 Given = dict[str, Tensor]
@@ -51,7 +51,7 @@ class Case:
         """The network's answer with the steps that hidden (B, V, T) marks out of sight."""
         target, mask, ids = (self.plain[name].flatten(0, 1) for name in ("target", "target_mask", "series_ids"))
         count, variates = self.inputs["series_ids"].shape
-        layout = Layout.of(np.arange(count).repeat(variates))
+        layout = RowLayout.of(np.arange(count).repeat(variates))
         hidden = torch.zeros_like(mask) if hidden is None else hidden.flatten(0, 1)
         observed = mask & ~hidden
         groups = torch.where(patches(observed).any(-1) | patches(hidden).all(-1), ids[:, None], -1)
@@ -75,7 +75,7 @@ def reference_prompt(
     known_dynamic: Tensor | None = None,
     known_dynamic_mask: Tensor | None = None,
     known_dynamic_series_ids: Tensor | None = None,
-) -> Prompt:
+) -> Toto2Prompt:
     """What the reference makes of the arguments of its forecast (B, V, ...): the last patch of the context counts as
     observed, covariates follow the variates of their window."""
     count, variates, context = target.shape[0], target.shape[1], target.shape[2] // PATCH
@@ -91,11 +91,11 @@ def reference_prompt(
     rows = torch.arange(count * values.shape[1]).view(count, -1)
     filled = patches(observed).any(-1)
     filled[..., context:] = True
-    return Prompt(
+    return Toto2Prompt(
         values=values.flatten(0, 1),
         observed=observed.flatten(0, 1),
         context=context,
-        layout=Layout.of(np.arange(count).repeat(values.shape[1])),
+        layout=RowLayout.of(np.arange(count).repeat(values.shape[1])),
         groups=torch.where(filled, series_ids[..., None], -1).flatten(0, 1),
         known=None if known_dynamic is None else rows[:, variates:].flatten(),
         wanted=rows[:, :variates].flatten(),

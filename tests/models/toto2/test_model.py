@@ -12,7 +12,7 @@ from torch import nn
 from foretrain.models.toto2.config import Toto2Config
 from foretrain.models.toto2.model import Toto2Network
 from foretrain.models.toto2.rotary import rotary_tables, rotate
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 PATCH = 8
 
@@ -37,11 +37,11 @@ def test_windows_of_any_sizes_share_a_batch(recorded, name):
     x, observed = series(sum(sizes))
     observed[4, :PATCH] = False
     groups = torch.where(observed.unflatten(1, (-1, PATCH)).any(-1), 0, -1)
-    together = network(x, observed, Layout.of(np.repeat(np.arange(5), sizes)), groups).quantiles
+    together = network(x, observed, RowLayout.of(np.repeat(np.arange(5), sizes)), groups).quantiles
     first = 0
     for size in sizes:
         rows = slice(first, first + size)
-        alone = network(x[rows], observed[rows], Layout.of(np.zeros(size, int)), groups[rows]).quantiles
+        alone = network(x[rows], observed[rows], RowLayout.of(np.zeros(size, int)), groups[rows]).quantiles
         torch.testing.assert_close(together[rows], alone, rtol=1e-5, atol=1e-5)
         first += size
 
@@ -50,7 +50,7 @@ def test_windows_of_any_sizes_share_a_batch(recorded, name):
 def test_without_groups_everything_in_a_window_is_seen(recorded):
     network = network_of(recorded)
     x, observed = series(6)
-    layout = Layout.of(np.repeat([0, 1], 3))
+    layout = RowLayout.of(np.repeat([0, 1], 3))
     plain = network(x, observed, layout).quantiles
     masked = network(x, observed, layout, torch.zeros(6, 5, dtype=torch.long)).quantiles
     torch.testing.assert_close(plain, masked, rtol=1e-5, atol=1e-5)
@@ -62,7 +62,7 @@ def test_no_token_sees_a_later_one_and_none_another_window(recorded):
     x, observed = series(4)
     changed = x.clone()
     changed[1, 3 * PATCH :] += 5
-    layout = Layout.of(np.array([0, 0, 1, 1]))
+    layout = RowLayout.of(np.array([0, 0, 1, 1]))
     one, other = (network(y, observed, layout).quantiles for y in (x, changed))
     same = (one == other).flatten(2).all(-1)
     assert same.tolist() == [[True] * 3 + [False] * 2] * 2 + [[True] * 5] * 2
@@ -73,7 +73,7 @@ def test_empty_patches_on_the_left_change_nothing(recorded):
     """Positions count from there, but only distances matter."""
     network = network_of(recorded)
     x, observed = series(2)
-    layout = Layout.of(np.array([0, 0]))
+    layout = RowLayout.of(np.array([0, 0]))
     alone = network(x, observed, layout, torch.zeros(2, 5, dtype=torch.long)).quantiles
     left = torch.zeros(2, 7 * PATCH)
     groups = torch.tensor([[-1] * 7 + [0] * 5] * 2)
@@ -85,7 +85,7 @@ def test_empty_patches_on_the_left_change_nothing(recorded):
 def test_some_rows_and_last_tokens_alone_say_the_same(recorded):
     network = network_of(recorded, "other")  # its last layer attends over time
     x, observed = series(4)
-    layout, rows = Layout.of(np.array([0, 0, 1, 1])), torch.tensor([3, 0])
+    layout, rows = RowLayout.of(np.array([0, 0, 1, 1])), torch.tensor([3, 0])
     whole = network(x, observed, layout).quantiles
     some = network(x, observed, layout, keep=2, rows=rows).quantiles
     torch.testing.assert_close(some, whole[rows, -2:], rtol=1e-5, atol=1e-5)
@@ -119,7 +119,7 @@ class Wrapped(nn.Module):
 def test_every_linear_layer_can_be_wrapped(recorded, sizes):
     network = network_of(recorded)
     x, observed = series(sum(sizes))
-    layout = Layout.of(np.repeat(np.arange(len(sizes)), sizes))
+    layout = RowLayout.of(np.repeat(np.arange(len(sizes)), sizes))
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     before = network(x, observed, layout).quantiles
     for name in linear:
@@ -134,5 +134,5 @@ def test_every_linear_layer_can_be_wrapped(recorded, sizes):
 def test_lone_rows_leave_no_parameter_without_a_gradient(recorded, name):
     network = network_of(recorded, name)
     x, observed = series(3)
-    network(x, observed, Layout.of(np.arange(3))).quantiles.sum().backward()
+    network(x, observed, RowLayout.of(np.arange(3))).quantiles.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from foretrain.data.rules import Rows
+from foretrain.data.rules import ItemRows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.timeaxis.frequency import DAY, Frequency, seasonality
@@ -127,7 +127,7 @@ def _session(lengths: Iterable[tuple[int, float, int]], freq: str) -> tuple[int 
     return (bars, bars) if share >= 0.5 else (None, typical)
 
 
-def gaps(rows: Rows, axis: Axis) -> tuple[IntArray, IntArray]:
+def gaps(rows: ItemRows, axis: Axis) -> tuple[IntArray, IntArray]:
     """(index of the row after each hole, steps missing there) of an item's ascending rows."""
     none = np.zeros(0, np.int64)
     if rows.times is None or len(rows) < 2:
@@ -140,7 +140,7 @@ def gaps(rows: Rows, axis: Axis) -> tuple[IntArray, IntArray]:
     return (none, none) if freq is None else find_gaps(rows.times, freq, axis.votes)
 
 
-def fill(rows: Rows, axis: Axis) -> Rows:
+def fill(rows: ItemRows, axis: Axis) -> ItemRows:
     """NaN rows where steps are missing, so that the axis is regular."""
     assert rows.times is not None
     number = rows.times - rows.times[0] if axis.time == "steps" else ordinals(rows.times, axis.freq or "D")[0]
@@ -156,4 +156,4 @@ def fill(rows: Rows, axis: Axis) -> Rows:
     else:
         assert axis.freq is not None
         times = stamps(int(rows.times[0]), axis.freq, np.arange(count, dtype=np.int64))
-    return Rows(rows.item_id, values, times, lines, rows.file, rows.calendar)
+    return ItemRows(rows.item_id, values, times, lines, rows.file, rows.calendar)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from foretrain.data.importers.options import ImportOptions
-from foretrain.data.rules import Layout
+from foretrain.data.rules import MarketColumns
 from foretrain.errors import DataError
 from foretrain.hints import did_you_mean
 
@@ -155,7 +155,7 @@ def keep(pairs: Sequence[tuple[str, str]], options: ImportOptions) -> list[tuple
     return first + [pair for pair in pairs if pair not in first]
 
 
-def market_layout(names: Sequence[str], categorical: Sequence[bool]) -> Layout:
+def market_layout(names: Sequence[str], categorical: Sequence[bool]) -> MarketColumns:
     """Bars, prices and volumes among corpus columns; prefixed sides such as bid_open .. bid_close make bars too."""
     index = {plain(name): i for i, name in enumerate(names) if not categorical[i]}
     prefixes = [name.removesuffix("close") for name in index if name.endswith("close")]
@@ -170,4 +170,4 @@ def market_layout(names: Sequence[str], categorical: Sequence[bool]) -> Layout:
         if name in index and "close" in index:
             prices.add(index[name])
     volumes = tuple(index[name] for name in ("volume", "adj_volume") if name in index) if prices else ()
-    return Layout(tuple(names), np.array(categorical, bool), bars, tuple(sorted(prices)), volumes)  # type: ignore[arg-type]
+    return MarketColumns(tuple(names), np.array(categorical, bool), bars, tuple(sorted(prices)), volumes)  # type: ignore[arg-type]

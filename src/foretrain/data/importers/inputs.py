@@ -37,7 +37,7 @@ class Input:
 
 
 @dataclass
-class Source:
+class SourceInput:
     """What was read from an input."""
 
     name: str
@@ -96,7 +96,7 @@ def _inside(folder: Path) -> list[Input]:
     return inputs
 
 
-def read_input(entry: Input, options: ImportOptions, source: Source) -> Iterator[Part]:
+def read_input(entry: Input, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
     """Parts of an input; fills in what is known about it. DataError names the file."""
     if entry.kind == "hf":
         yield from _corpus_parts(entry.path, source)
@@ -114,7 +114,7 @@ def read_input(entry: Input, options: ImportOptions, source: Source) -> Iterator
         yield part
 
 
-def _file_parts(path: Path, raw: bytes, options: ImportOptions, source: Source) -> Iterator[Part]:
+def _file_parts(path: Path, raw: bytes, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
     if _suffix(path) in (".parquet", ".pq", ".feather"):
         reader = pyarrow.feather.read_table if _suffix(path) == ".feather" else pyarrow.parquet.read_table
         try:
@@ -177,7 +177,7 @@ def corpus_clock(timezone: str | None, times: np.ndarray | None) -> str:
     return "naive" if (times % DAY).any() else "dates"
 
 
-def _corpus_parts(path: Path, source: Source) -> Iterator[Part]:
+def _corpus_parts(path: Path, source: SourceInput) -> Iterator[Part]:
     from foretrain.data.store import Corpus
 
     corpus = Corpus.open(path)

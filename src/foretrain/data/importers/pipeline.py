@@ -21,7 +21,7 @@ from foretrain.data.importers.reading import Gathered, Progress, Reader
 from foretrain.data.importers.report import ImportReport, summary_csv
 from foretrain.data.importers.spool import Spool
 from foretrain.data.importers.update import load_old, merge
-from foretrain.data.rules import REPORTED, SHORT_ROWS, Findings, ItemFindings, Layout, Rows, clean, observe
+from foretrain.data.rules import REPORTED, SHORT_ROWS, Findings, ItemFindings, ItemRows, MarketColumns, clean, observe
 from foretrain.data.store import Column, CorpusWriter
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
@@ -77,7 +77,7 @@ class _Schema:
 
     names: tuple[str, ...]
     order: list[int]  # their places among the spool's columns
-    layout: Layout
+    layout: MarketColumns
 
 
 class _Import:
@@ -184,7 +184,7 @@ class _Import:
             raise DataError(f"{self.out}: no item has a row left after cleaning; nothing to write.")
         return kept
 
-    def _refuse_undated(self, rows: Rows) -> None:
+    def _refuse_undated(self, rows: ItemRows) -> None:
         """An item whose every stamp is blank is not dropped in silence: it may have step numbers instead."""
         if self.options.on_bad != "drop" and rows.times is not None and (rows.times == NO_TIME).all():
             raise DataError(
@@ -192,7 +192,7 @@ class _Import:
                 "such items with their step column (--timestamp-column), or leave them out with --on-bad drop."
             )
 
-    def _rows(self, item: str, gathered: Gathered, schema: _Schema, findings: Findings) -> Rows:
+    def _rows(self, item: str, gathered: Gathered, schema: _Schema, findings: Findings) -> ItemRows:
         """The item's rows as they were read, merged with the old corpus and adjusted where asked."""
         names = [source.name for source in gathered.sources]
         new = self.spool.rows(item, schema.order, names, calendar=gathered.calendar, old=False)
@@ -269,7 +269,9 @@ class _Import:
             replace_folder(target, self.out)
         self._fill_report(summary, axis, schema)
 
-    def _finished(self, rows: Rows, axis: axes.Axis, layout: Layout, seen: dict[bytes, str]) -> Rows | None:
+    def _finished(
+        self, rows: ItemRows, axis: axes.Axis, layout: MarketColumns, seen: dict[bytes, str]
+    ) -> ItemRows | None:
         """A cleaned item as it is stored; None when the rules leave it out (the report then says why)."""
         item, drop = rows.item_id, self.options.on_bad == "drop"
         after, missing = axes.gaps(rows, axis)
@@ -289,7 +291,7 @@ class _Import:
         self.report.dropped[item] = why
         return None
 
-    def _too_short(self, rows: Rows) -> str | None:
+    def _too_short(self, rows: ItemRows) -> str | None:
         least = self.options.min_rows or SHORT_ROWS
         if len(rows) >= least:
             return None
@@ -346,7 +348,7 @@ class _Import:
         self.report.rules = self.findings.to_json()
 
 
-def _adjusted(rows: Rows, names: Sequence[str]) -> Rows:
+def _adjusted(rows: ItemRows, names: Sequence[str]) -> ItemRows:
     """Open, high, low and close times adj_close / close."""
     values = rows.values.astype(np.float64)
     at = {name: i for i, name in enumerate(names)}
@@ -359,7 +361,7 @@ def _adjusted(rows: Rows, names: Sequence[str]) -> Rows:
     return replace(rows, values=values.astype(np.float32))
 
 
-def _line(rows: Rows, read: int, axis: axes.Axis, gathered: Gathered) -> tuple[Any, ...]:
+def _line(rows: ItemRows, read: int, axis: axes.Axis, gathered: Gathered) -> tuple[Any, ...]:
     """An item's line of data_summary.csv."""
     first = last = ""
     if gathered.calendar and rows.times is not None:
@@ -369,7 +371,7 @@ def _line(rows: Rows, read: int, axis: axes.Axis, gathered: Gathered) -> tuple[A
     return rows.item_id, last, len(rows), first, missing, freq, read, gathered.origin.get(rows.item_id, "")
 
 
-def _digest(rows: Rows) -> bytes:
+def _digest(rows: ItemRows) -> bytes:
     digest = hashlib.blake2b(rows.values.tobytes(), digest_size=16)
     if rows.times is not None:
         digest.update(rows.times.tobytes())

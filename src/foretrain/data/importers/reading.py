@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from foretrain.data.importers.inputs import Source, find_inputs, read_input
+from foretrain.data.importers.inputs import SourceInput, find_inputs, read_input
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.report import ImportReport
 from foretrain.data.importers.spool import Spool
@@ -24,7 +24,7 @@ class Gathered:
 
     items: list[str]  # those that share one kind of time, in order of first appearance
     clock: str  # dates, naive, utc, steps or none
-    sources: list[Source]
+    sources: list[SourceInput]
     origin: dict[str, str]  # item -> the file it came from first
     market: bool  # some part looks like market data
 
@@ -48,7 +48,7 @@ class Reader:
     ) -> None:
         self.options, self.out, self.spool = options, out, spool
         self.findings, self.report, self.progress = findings, report, progress
-        self.sources: list[Source] = []
+        self.sources: list[SourceInput] = []
         self.origin: dict[str, str] = {}
         self.market = False
 
@@ -62,7 +62,7 @@ class Reader:
         inputs = find_inputs(paths, self.options)
         for done, entry in enumerate(inputs):
             self.progress(done, len(inputs), entry.name)
-            source = Source(entry.name)
+            source = SourceInput(entry.name)
             self.sources.append(source)
             for part in read_input(entry, self.options, source):
                 self._claim(part.item_id, entry.name, keyed=entry.kind == "table" and part.item_id != "")

@@ -21,7 +21,7 @@ from typing import IO
 import numpy as np
 
 from foretrain.data.importers.tables import Part
-from foretrain.data.rules import ItemFindings, Rows
+from foretrain.data.rules import ItemFindings, ItemRows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 
@@ -149,7 +149,7 @@ class Spool:
 
     def rows(
         self, item_id: str, order: Sequence[int], files: Sequence[str], *, calendar: bool, old: bool
-    ) -> Rows | None:
+    ) -> ItemRows | None:
         """The item's rows from the old corpus, or from the files, in columns `order`; None when there are none."""
         pieces = [piece for piece in self.pieces[item_id] if (piece.source == OLD) is old]
         if not pieces:
@@ -170,9 +170,9 @@ class Spool:
         numbers = np.concatenate([lines[p.at_rows : p.at_rows + p.rows] for p in pieces])
         names = {piece.source for piece in pieces}
         file = files[names.pop()] if len(names) == 1 and not old else ""
-        return Rows(item_id, result, stamps, numbers, file, calendar)
+        return ItemRows(item_id, result, stamps, numbers, file, calendar)
 
-    def keep(self, rows: Rows, findings: ItemFindings, read: int) -> None:
+    def keep(self, rows: ItemRows, findings: ItemFindings, read: int) -> None:
         """Store an item's cleaned rows, what the rules found in them, and how many rows there were before."""
         text = findings.dumps().encode()
         cleaned = _Cleaned(
@@ -204,14 +204,14 @@ class Spool:
             return np.zeros(0, np.int64)
         return np.asarray(self._map("cleaned-times", "<i8")[entry.at_rows : entry.at_rows + entry.rows])
 
-    def cleaned(self, item_id: str) -> tuple[Rows, ItemFindings, int]:
+    def cleaned(self, item_id: str) -> tuple[ItemRows, ItemFindings, int]:
         """What keep was given for an item."""
         entry = self._cleaned[item_id]
         size = entry.rows * entry.columns
         values = self._map("cleaned-values", "<f4")[entry.at_values : entry.at_values + size]
         lines = self._map("cleaned-lines", "<i8")[entry.at_rows : entry.at_rows + entry.rows]
         text = self._map("findings", "u1")[entry.at_findings : entry.at_findings + entry.findings].tobytes()
-        rows = Rows(
+        rows = ItemRows(
             item_id,
             np.array(values).reshape(entry.columns, entry.rows),
             self.times(item_id) if entry.timed else None,

@@ -9,7 +9,7 @@ import numpy as np
 
 from foretrain.data.importers.inputs import corpus_parts
 from foretrain.data.importers.spool import OLD, Spool
-from foretrain.data.rules import Findings, Layout, Rows, order_rows
+from foretrain.data.rules import Findings, ItemRows, MarketColumns, order_rows
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
 
@@ -32,7 +32,7 @@ def load_old(out: Path, spool: Spool, provenance: str) -> Corpus:
     return corpus
 
 
-def merge(old: Rows | None, new: Rows | None, layout: Layout, findings: Findings) -> Rows | None:
+def merge(old: ItemRows | None, new: ItemRows | None, layout: MarketColumns, findings: Findings) -> ItemRows | None:
     """Old rows and the new rows after the last of them; other values for an old stamp are reported as `revised`."""
     if old is None or new is None or not len(old):
         return new if old is None else old

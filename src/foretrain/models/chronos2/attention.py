@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from foretrain.models.chronos2 import fused
 from foretrain.models.chronos2.config import Chronos2Config
-from foretrain.models.chronos2.layout import Bucket, GroupLayout
+from foretrain.models.chronos2.layout import GroupBucket, GroupLayout
 from foretrain.nn.dropout import drop
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rotate
@@ -178,7 +178,7 @@ class GroupAttention(nn.Module):
             v = (heads * weight).flatten(-2)
         return attention.o(v)
 
-    def _bucket(self, x: Tensor, bucket: Bucket, mask: Tensor | None) -> Tensor:
+    def _bucket(self, x: Tensor, bucket: GroupBucket, mask: Tensor | None) -> Tensor:
         """x (rows, S, D) of equal (or padded) groups -> (rows, S, D)."""
         attention = self.self_attention
         rows, length, width = x.shape
@@ -284,7 +284,7 @@ def attention_context(
     return AttentionContext(layout, rope, time_mask, tuple(masks), tuple(last))
 
 
-def _bucket_mask(bucket: Bucket, observed: Tensor | None, length: int) -> Tensor | None:
+def _bucket_mask(bucket: GroupBucket, observed: Tensor | None, length: int) -> Tensor | None:
     """(G*S, 1, 1, g) additive mask of a bucket's keys; None when all of them count."""
     if observed is None and bucket.valid is None:
         return None

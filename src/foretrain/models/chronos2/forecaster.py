@@ -30,7 +30,7 @@ from foretrain.data.windows import KNOWN, TARGET, IntArray, Windows
 from foretrain.models.base import Batch, Embedding, Embeds, Forecast, Loss, TrainingPrediction
 from foretrain.models.chronos2 import unroll
 from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
-from foretrain.models.chronos2.inputs import Inputs, linear, newest, prepare
+from foretrain.models.chronos2.inputs import Chronos2Inputs, linear, newest, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.models.release import ReleaseModel
@@ -91,7 +91,7 @@ class Chronos2(ReleaseModel, Embeds):
         if left:
             context = np.pad(context, ((0, 0), (left, 0)), constant_values=np.nan)
         batch = {"context": torch.from_numpy(np.ascontiguousarray(context, np.float32))}
-        observed, static = ~np.isnan(context), windows.static
+        observed, static = ~np.isnan(context), windows.static_shapes
         future, role = windows.future[index], windows.role[index]
         if static or not observed.all():
             batch["observed"] = torch.from_numpy(observed)
@@ -153,7 +153,7 @@ class Chronos2(ReleaseModel, Embeds):
         normalised = self.network.predict(inputs, rows)
         return normalised, *((inputs.loc, inputs.scale) if rows is None else (inputs.loc[rows], inputs.scale[rows]))
 
-    def inputs(self, batch: Batch, num_output_patches: int) -> Inputs:
+    def inputs(self, batch: Batch, num_output_patches: int) -> Chronos2Inputs:
         """The network's inputs of a batch; covariates beyond num_output_patches are cut."""
         covariates = batch.get("future_covariates")
         if covariates is not None:
@@ -179,12 +179,14 @@ class Chronos2(ReleaseModel, Embeds):
         options: Any = None,
     ) -> Forecast:
         """Quantiles of the target rows; options is a Chronos2Options. See unroll.py for horizons beyond the native."""
-        quantiles = unroll.forecast(self.network, unroll.Rows.of(batch), prediction_length, quantile_levels, options)
+        quantiles = unroll.forecast(
+            self.network, unroll.DecodedRows.of(batch), prediction_length, quantile_levels, options
+        )
         return Forecast(quantiles, tuple(quantile_levels))
 
     def embed(self, batch: Batch) -> Embedding:
         """Hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see unroll.embed."""
-        return unroll.embed(self.network, unroll.Rows.of(batch))
+        return unroll.embed(self.network, unroll.DecodedRows.of(batch))
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
         """Forward operations that the mathematics needs (a single-variate row's group attention is its value path; the

@@ -16,7 +16,7 @@ from foretrain.models.chronos2.layout import GroupLayout
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Chronos2Inputs:
     """One batch, rows arranged as its layout says, patches normalised and zero where not observed.
 
     An absent mask means that everything is observed; no tensor is looked at to find out, so no device is waited for.
@@ -50,7 +50,7 @@ def prepare(
     num_output_patches: int,
     covariates: Tensor | None = None,
     known: Tensor | None = None,
-) -> Inputs:
+) -> Chronos2Inputs:
     """Normalised patches of arranged rows.
 
     Args:
@@ -78,7 +78,7 @@ def prepare(
             to_patches(F.pad(future, (0, right)), size),
             to_patches(F.pad(known, (0, right)), size),
         )
-    return Inputs(
+    return Chronos2Inputs(
         values=to_patches(values, size),
         loc=loc,
         scale=scale,

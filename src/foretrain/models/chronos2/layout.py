@@ -19,7 +19,7 @@ _PREFIX = "groups"
 
 
 @dataclass(frozen=True)
-class Bucket:
+class GroupBucket:
     """Consecutive rows that form `count` groups of `size` rows each.
 
     When groups were padded to a common size, `gather` (count * size) names the row (counted from the bucket's first)
@@ -39,7 +39,7 @@ class GroupLayout:
     """How the rows of an arranged batch group: first the single-variate rows, then the buckets, in order."""
 
     singles: int
-    buckets: tuple[Bucket, ...] = ()
+    buckets: tuple[GroupBucket, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -64,7 +64,7 @@ class GroupLayout:
 
         return GroupLayout(
             self.singles,
-            tuple(Bucket(b.rows, b.count, b.size, moved(b.gather), moved(b.scatter), moved(b.valid))
+            tuple(GroupBucket(b.rows, b.count, b.size, moved(b.gather), moved(b.scatter), moved(b.valid))
                   for b in self.buckets),
         )  # fmt: skip
 
@@ -92,7 +92,7 @@ class GroupLayout:
             name = f"{_PREFIX}.{len(buckets)}"
             shape = batch[f"{name}.shape"].shape
             padding = (batch.get(f"{name}.gather"), batch.get(f"{name}.scatter"), batch.get(f"{name}.valid"))
-            buckets.append(Bucket(shape[0], shape[1], shape[2], *padding))
+            buckets.append(GroupBucket(shape[0], shape[1], shape[2], *padding))
         return cls(batch[f"{_PREFIX}.singles"].shape[0], tuple(buckets))
 
 
@@ -119,11 +119,11 @@ def _size_class(size: int) -> int:
     return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
 
 
-def _bucket(sizes: npt.NDArray[np.int64], padded: int) -> Bucket:
+def _bucket(sizes: npt.NDArray[np.int64], padded: int) -> GroupBucket:
     """Bucket of consecutive groups; sizes holds each row's group size."""
     rows = len(sizes)
     if sizes[0] == padded and sizes[-1] == padded:
-        return Bucket(rows, rows // padded, padded)
+        return GroupBucket(rows, rows // padded, padded)
     starts = []
     first = 0
     while first < rows:
@@ -135,6 +135,6 @@ def _bucket(sizes: npt.NDArray[np.int64], padded: int) -> Bucket:
     valid = slot < length[:, None]
     gather = np.where(valid, begin[:, None] + slot, begin[:, None])  # a padded slot repeats its group's first row
     scatter = np.flatnonzero(valid.ravel())  # slots in row order
-    return Bucket(
+    return GroupBucket(
         rows, len(begin), padded, torch.from_numpy(gather.ravel()), torch.from_numpy(scatter), torch.from_numpy(valid)
     )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from foretrain.models.chronos2 import fused
 from foretrain.models.chronos2.attention import AttentionContext, Block, Encoder, attention_context, use_cpu_kernels
 from foretrain.models.chronos2.config import Chronos2Config
-from foretrain.models.chronos2.inputs import Inputs, check_shapes, normalise, prepare, to_patches, unscale
+from foretrain.models.chronos2.inputs import Chronos2Inputs, check_shapes, normalise, prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.models.release import Network
 from foretrain.nn.rope import rope_table
@@ -183,7 +183,7 @@ class Chronos2Network(Network):
         covariates: Tensor | None = None,
         covariates_mask: Tensor | None = None,
         num_output_patches: int = 1,
-    ) -> tuple[Inputs, Tensor | None]:
+    ) -> tuple[Chronos2Inputs, Tensor | None]:
         """Inputs of forward's arguments, and the order in which the rows were laid (None = as given).
 
         On a CPU masks that mask nothing are dropped; on a device they stay, since looking would wait for it.
@@ -220,14 +220,14 @@ class Chronos2Network(Network):
 
     # ---- the steps, each on arranged rows -------------------------------------------------------------------------
 
-    def predict(self, inputs: Inputs, rows: Tensor | None = None) -> Tensor:
+    def predict(self, inputs: Chronos2Inputs, rows: Tensor | None = None) -> Tensor:
         """Normalised quantiles (R, Q, N*P) of all rows, or of some (index tensor), computing no more than they need."""
         hidden = self.encoder(
             self.embed_tokens(inputs), self.attention_context(inputs), inputs.num_output_patches, rows
         )
         return self.head(hidden)
 
-    def embed_tokens(self, inputs: Inputs) -> Tensor:
+    def embed_tokens(self, inputs: Chronos2Inputs) -> Tensor:
         """(R, S, D): context patches, the REG token, future patches."""
         dtype = self.shared.weight.dtype
         rows, patches, size = inputs.values.shape
@@ -250,7 +250,7 @@ class Chronos2Network(Network):
             return attach(torch.cat((past, future), dim=1), [self.shared.weight])
         return torch.cat((past, self.shared.weight[1].expand(rows, 1, -1), future), dim=1)
 
-    def attention_context(self, inputs: Inputs) -> AttentionContext:
+    def attention_context(self, inputs: Chronos2Inputs) -> AttentionContext:
         """Masks, groups and rotary tables for the blocks."""
         patches = inputs.values.shape[1]
         length = patches + int(self.config.use_reg_token) + inputs.num_output_patches
@@ -298,7 +298,9 @@ class Chronos2Network(Network):
             self._levels[device] = torch.tensor(self.config.quantiles, dtype=torch.float32, device=device)
         return self._levels[device]
 
-    def attentions(self, inputs: Inputs, order: Tensor | None = None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def attentions(
+        self, inputs: Chronos2Inputs, order: Tensor | None = None
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Attention weights of every block: time (R, H, S, S) and group (S, H, R, R), rows in their given order.
 
         A separate, plain pass for inspection. Weights of slots without data mean nothing.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from foretrain.errors import ConfigError
 from foretrain.models.chronos2.inputs import prepare, to_patches, unscale
-from foretrain.models.chronos2.layout import Bucket, GroupLayout
+from foretrain.models.chronos2.layout import GroupBucket, GroupLayout
 from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.models.types import Batch, Embedding, ForecastOptions
 from foretrain.nn.quantiles import bracket, interpolate_levels, probability_mass, weighted_quantiles
@@ -55,7 +55,7 @@ class Chronos2Options(ForecastOptions):
 
 
 @dataclass(frozen=True)
-class Rows:
+class DecodedRows:
     """A batch on its device, rows arranged as the layout says."""
 
     context: Tensor  # (R, T) NaN = not observed; T is a multiple of the patch size
@@ -66,7 +66,7 @@ class Rows:
     wanted: Tensor | None = None  # (M,) rows to forecast, in the order of the result; None = all of them in order
 
     @classmethod
-    def of(cls, batch: Batch) -> Rows:
+    def of(cls, batch: Batch) -> DecodedRows:
         """The rows of a batch that Chronos2.collate made."""
         return cls(
             batch["context"],
@@ -80,7 +80,7 @@ class Rows:
 
 def forecast(
     network: Chronos2Network,
-    rows: Rows,
+    rows: DecodedRows,
     prediction_length: int,
     quantile_levels: Sequence[float],
     options: Chronos2Options | None = None,
@@ -100,7 +100,7 @@ def forecast(
 
 def one_group(rows: int) -> GroupLayout:
     """The layout in which all rows of a batch attend to each other."""
-    return GroupLayout(rows) if rows < 2 else GroupLayout(0, (Bucket(rows, 1, rows),))
+    return GroupLayout(rows) if rows < 2 else GroupLayout(0, (GroupBucket(rows, 1, rows),))
 
 
 def repeat(layout: GroupLayout, copies: int) -> tuple[GroupLayout, Tensor | None]:
@@ -113,12 +113,14 @@ def repeat(layout: GroupLayout, copies: int) -> tuple[GroupLayout, Tensor | None
     buckets = []
     for b in layout.buckets:
         if b.gather is None or b.scatter is None or b.valid is None:
-            buckets.append(Bucket(b.rows * copies, b.count * copies, b.size))
+            buckets.append(GroupBucket(b.rows * copies, b.count * copies, b.size))
             continue
         copy = torch.arange(copies, device=b.gather.device)[:, None]
         gather = (b.gather + copy * b.rows).flatten()
         scatter = (b.scatter + copy * (b.count * b.size)).flatten()
-        buckets.append(Bucket(b.rows * copies, b.count * copies, b.size, gather, scatter, b.valid.repeat(copies, 1)))
+        buckets.append(
+            GroupBucket(b.rows * copies, b.count * copies, b.size, gather, scatter, b.valid.repeat(copies, 1))
+        )
     repeated = GroupLayout(layout.singles * copies, tuple(buckets))
     sections = [size for size in (layout.singles, *(b.rows for b in layout.buckets)) if size]
     if len(sections) == 1:
@@ -186,7 +188,7 @@ def _index_of(level: float, trained: Sequence[float]) -> int:
 class _AutoregressiveDecoder:
     """One batch being forecast; lives for one call."""
 
-    def __init__(self, network: Chronos2Network, rows: Rows, plan: _Plan) -> None:
+    def __init__(self, network: Chronos2Network, rows: DecodedRows, plan: _Plan) -> None:
         self.network, self.rows, self.plan = network, rows, plan
         self.step = network.config.patch_size
         self.device = rows.context.device
@@ -249,7 +251,7 @@ class _AutoregressiveDecoder:
         weights = (weights / weights.sum()).to(self.device, non_blocking=True)
         return weighted_quantiles(samples, weights, [trained[i] for i in levels]).transpose(1, 2)
 
-    def continued(self, generated: Tensor) -> Rows:
+    def continued(self, generated: Tensor) -> DecodedRows:
         """The contexts of some branches, copy by copy, with what they have generated (copies, R, done) at the end;
         cut to the model's context length and padded on the left to whole patches."""
         rows, longest = self.rows, self.network.config.context_length
@@ -264,9 +266,9 @@ class _AutoregressiveDecoder:
         patches = rows.patches_observed
         if patches is not None and observed is not None:
             patches = to_patches(observed, self.step).any(-1)
-        return Rows(F.pad(context, (left, 0), value=torch.nan), rows.layout, observed, patches)
+        return DecodedRows(F.pad(context, (left, 0), value=torch.nan), rows.layout, observed, patches)
 
-    def one_pass(self, rows: Rows, done: int, copies: int, levels: list[int], wanted: Tensor | None) -> Tensor:
+    def one_pass(self, rows: DecodedRows, done: int, copies: int, levels: list[int], wanted: Tensor | None) -> Tensor:
         """Copies of the batch (copies * R rows) through the network once: (copies * wanted rows, levels, N * P), copy
         by copy, for the steps after `done`."""
         network = self.network
@@ -323,7 +325,7 @@ def _head(network: Chronos2Network, hidden: Tensor, levels: list[int]) -> Tensor
     return out.unflatten(-1, (len(levels), -1)).transpose(1, 2).flatten(2)
 
 
-def embed(network: Chronos2Network, rows: Rows) -> Embedding:
+def embed(network: Chronos2Network, rows: DecodedRows) -> Embedding:
     """Final hidden states (M, n + 2, D) of the wanted rows (context patches, REG, one empty forecast patch), with the
     loc and scale (M, 1) of each row. States of patches without data mean nothing."""
     inputs = prepare(

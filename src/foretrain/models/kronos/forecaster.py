@@ -30,7 +30,7 @@ from foretrain.models.kronos.config import (
     KronosModelConfig,
     TokenizerConfig,
 )
-from foretrain.models.kronos.generate import Prompt, generate
+from foretrain.models.kronos.generate import CandlePrompt, generate
 from foretrain.models.kronos.model import KronosNetwork, summed_cross_entropy
 from foretrain.models.kronos.options import KronosOptions, sample_counts
 from foretrain.models.kronos.paths import summary
@@ -202,8 +202,8 @@ class Kronos(ReleaseModel, Streams):
         batch = inputs.collate(windows, self.config.clip)
         if self.table is not None and windows.source is not None:
             bars = batch["context"].shape[1] + windows.future.shape[1]
-            found = self.table.look_up(windows.key[: len(windows) - windows.filling], bars)
-            batch["tokens"] = F.pad(found, (0, 0, 0, 0, 0, windows.filling))
+            found = self.table.look_up(windows.key[: len(windows) - windows.num_padding_windows], bars)
+            batch["tokens"] = F.pad(found, (0, 0, 0, 0, 0, windows.num_padding_windows))
         return batch
 
     def native_loss(self, batch: Batch) -> Loss:
@@ -286,7 +286,7 @@ class Kronos(ReleaseModel, Streams):
                 f"these windows carry {stamps.shape[1]} time stamps after the cutoff, but {prediction_length} bars are "
                 "asked for; stack them with that prediction_length."
             )
-        prompt = Prompt(
+        prompt = CandlePrompt(
             bars=batch["context"],
             lengths=batch.get("lengths"),
             stamps=batch.get("context_stamps"),

@@ -27,7 +27,7 @@ from foretrain.models.kronos.tokenizer import TokenizerNetwork
 MOST_BYTES = 2**31  # of keys and values that samples hold at a time; more samples are drawn one lot after the other
 
 
-class Prompt(NamedTuple):
+class CandlePrompt(NamedTuple):
     """What is known at the cutoff."""
 
     bars: Tensor  # (N, C, F) normalised, every series from the left, 0 beyond its own length
@@ -48,7 +48,7 @@ class Generated(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class PromptSource:
     """Series as the networks read them, each row from the left."""
 
     s1: Tensor  # (N, C) int64
@@ -58,7 +58,7 @@ class Source:
     ahead: Tensor | None = None  # (N, H, D) time embeddings of the bars to come; None = no calendar
     lengths: list[int] | None = None  # (N,) bars of each row where they differ, the longest C; None = all C
 
-    def take(self, rows: list[int]) -> Source:
+    def take(self, rows: list[int]) -> PromptSource:
         """Some of the series."""
         index = torch.tensor(rows).to(self.s1.device, non_blocking=True)
         ahead = None if self.ahead is None else self.ahead[index]
@@ -66,7 +66,7 @@ class Source:
         keys = self.keys[index]
         return replace(self._map(lambda x: x[index]), keys=keys, ahead=ahead, lengths=lengths)._cut()
 
-    def newest(self, most: int) -> Source:
+    def newest(self, most: int) -> PromptSource:
         """The newest `most` bars of each series."""
         width = self.s1.shape[1]
         if most >= width:
@@ -90,12 +90,12 @@ class Source:
         assert recent.inputs is not None
         return Cache.of(network, recent.inputs, recent.counts(), window)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Source:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> PromptSource:
         """With other bars."""
         inputs = None if self.inputs is None else change(self.inputs)
         return replace(self, s1=change(self.s1), s2=change(self.s2), inputs=inputs)
 
-    def _cut(self) -> Source:
+    def _cut(self) -> PromptSource:
         """Without columns that no row fills, and without lengths where all are the same."""
         if self.lengths is None:
             return self
@@ -107,7 +107,7 @@ class Source:
 def generate(
     network: KronosNetwork,
     tokenizer: TokenizerNetwork,
-    prompt: Prompt,
+    prompt: CandlePrompt,
     prediction_length: int,
     *,
     num_samples: int,
@@ -148,7 +148,7 @@ def generating(*networks: torch.nn.Module) -> Iterator[None]:
             network.train(mode)
 
 
-def tokenise(network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: Prompt) -> Source:
+def tokenise(network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: CandlePrompt) -> PromptSource:
     """The prompt's tokens and what the predictor reads of them; the padding of shorter series is tokens of 0."""
     weight = tokenizer.embed.weight
     with torch.autocast(weight.device.type, enabled=False):
@@ -158,13 +158,13 @@ def tokenise(network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: Prompt
     if prompt.stamps is not None:
         assert prompt.future_stamps is not None, "stamps of the context need those of the horizon"
         ahead = network.time_emb(prompt.future_stamps)
-    return Source(s1, s2, network.embed(s1, s2, prompt.stamps), prompt.keys, ahead, lengths)._cut()
+    return PromptSource(s1, s2, network.embed(s1, s2, prompt.stamps), prompt.keys, ahead, lengths)._cut()
 
 
 def continue_source(
     network: KronosNetwork,
     tokenizer: TokenizerNetwork,
-    source: Source,
+    source: PromptSource,
     steps: int,
     *,
     num_samples: int,
@@ -195,7 +195,7 @@ def continue_source(
     return _joined(found, 0, place)
 
 
-def _groups(source: Source, steps: int, window: int, every: int | None) -> list[list[int]]:
+def _groups(source: PromptSource, steps: int, window: int, every: int | None) -> list[list[int]]:
     """Rows that can share a pass: those whose window is never computed anew, and the others by their length in it."""
     rows = range(len(source.s1))
     if source.lengths is None or every is None:
@@ -230,7 +230,7 @@ class _Job:
 
     network: KronosNetwork
     tokenizer: TokenizerNetwork
-    source: Source
+    source: PromptSource
     steps: int
     window: int
     every: int | None  # steps beyond the window after which it is computed anew; None = never
@@ -312,7 +312,7 @@ class _Job:
 
 
 def decode(
-    tokenizer: TokenizerNetwork, source: Source, s1: Tensor, s2: Tensor, window: int, *, all_bars: bool = True
+    tokenizer: TokenizerNetwork, source: PromptSource, s1: Tensor, s2: Tensor, window: int, *, all_bars: bool = True
 ) -> Tensor:
     """Bars (N, S, H, F) of generated tokens (N, S, H); without all_bars of the last window alone."""
     steps = s1.shape[2]

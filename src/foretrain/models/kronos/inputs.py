@@ -66,7 +66,7 @@ def collate(windows: Windows, clip: float) -> Batch:
     filled, steps = complete(fill_forward(raw)), windows.context.shape[1]
     calendar = windows.context_times is not None and windows.future_times is not None
     times = windows.context_times if calendar else None
-    found = read_context(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static)
+    found = read_context(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static_shapes)
     batch: Batch = {
         **found.entries,
         "key": torch.from_numpy(np.ascontiguousarray(windows.key).view(np.int64)),

@@ -24,7 +24,7 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.cache import Stack
 from foretrain.models.kronos.config import COLUMNS
-from foretrain.models.kronos.generate import Generated, Source, continue_source, generating
+from foretrain.models.kronos.generate import Generated, PromptSource, continue_source, generating
 from foretrain.models.kronos.inputs import Wide
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.options import KronosOptions, sample_counts
@@ -201,7 +201,7 @@ class KronosStream:
                 clock = [x.times[-self.max_context :] for x in self._series if x.times is not None]
                 known = network.embed(s1, s2, self._tensor(inputs.stamps_of(_from_left(clock))) if clock else None)
             ragged = min(lengths) < max(lengths)
-            source = Source(s1, s2, known, self._tensor(keys.view(np.int64)), ahead, lengths if ragged else None)
+            source = PromptSource(s1, s2, known, self._tensor(keys.view(np.int64)), ahead, lengths if ragged else None)
             cache = None if self.rolled and options.mode == "exact" else self._cache
             return continue_source(
                 network, tokenizer, source, steps, num_samples=samples, seed=seed, options=options, cache=cache
@@ -222,7 +222,7 @@ class KronosStream:
                 hidden = self._encoder.read(x, None if lengths is None else lengths.to(self._device))
                 s1, s2 = tokenizer.to_tokens(tokenizer.quant_embed(hidden), half=True)
             known = network.embed(s1, s2, None if stamps is None else stamps.to(self._device))
-            source = Source(s1, s2, known, s1[:, 0], None, None if lengths is None else count)
+            source = PromptSource(s1, s2, known, s1[:, 0], None, None if lengths is None else count)
             self._cache = source.cache(network, self.max_context)
         tokens = torch.stack((s1, s2), -1).cpu().numpy()
         self._series = [

@@ -32,7 +32,7 @@ from foretrain.data.windows import KNOWN, TARGET, Windows, window_starts
 from foretrain.models.base import Batch
 from foretrain.models.toto.draws import row_keys
 from foretrain.models.toto.inputs import newest
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 
 def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = False) -> Batch:
@@ -44,7 +44,7 @@ def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = F
     batch: Batch = {
         "future_target": torch.from_numpy(np.ascontiguousarray(future[targets], np.float32)),
         "key": row_keys(windows.window, windows.key),
-        **Layout.of(windows.window).to_tensors(),
+        **RowLayout.of(windows.window).to_tensors(),
     }
     if len(targets) < len(role):
         batch["target_rows"] = torch.from_numpy(targets)
@@ -64,9 +64,9 @@ def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = F
             )
     observed = np.isfinite(context)
     batch["context"] = torch.from_numpy(np.where(observed, context, 0.0).astype(np.float32))
-    if windows.static or not observed.all():
+    if windows.static_shapes or not observed.all():
         batch["observed"] = torch.from_numpy(observed)
-        if windows.static or not observed[:, :patch_size].any(1).all():
+        if windows.static_shapes or not observed[:, :patch_size].any(1).all():
             batch["late"] = torch.empty(0)
     return batch
 

@@ -21,11 +21,11 @@ from foretrain.models.toto.inputs import newest, prepare
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, moments, over_patches, sums
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 from foretrain.nn.unused import attach
 
 
-class Scored(NamedTuple):
+class ScoredPositions(NamedTuple):
     """What a batch is scored on: patches of rows, each forecast from the patch before it."""
 
     hidden: Tensor  # (M, S, D) after the patch before
@@ -113,7 +113,7 @@ class Toto(ReleaseModel, Forecaster):
             sigma=deviation.view_as(scored.target).flatten(1),
         )
 
-    def scored(self, batch: Batch) -> Scored:
+    def scored(self, batch: Batch) -> ScoredPositions:
         """Everything that a loss of this batch rests on.
 
         Rows of covariates are not scored, nor a patch in front of which its row has no observation, by which it could
@@ -132,7 +132,7 @@ class Toto(ReleaseModel, Forecaster):
             whole="late" not in batch,
         )
         hidden = self.network.read(
-            inputs.scaled, Layout.from_tensors(batch), exogenous=batches.exogenous(batch), empty=inputs.empty
+            inputs.scaled, RowLayout.from_tensors(batch), exogenous=batches.exogenous(batch), empty=inputs.empty
         )
         count = hidden.shape[1] if self.training else whole.values.shape[1] // size - batch["context"].shape[1] // size
         rows = None if compat else batch.get("target_rows")
@@ -152,7 +152,7 @@ class Toto(ReleaseModel, Forecaster):
             counts = counts & (left > batch["blanked"][:, None])
         target = (part(whole.values[:, size:]) - loc) / scale
         hidden = (hidden if rows is None else hidden[rows])[:, -count:]
-        return Scored(hidden, target, part(counts), loc, scale, part(last))
+        return ScoredPositions(hidden, target, part(counts), loc, scale, part(last))
 
     def forecast(
         self,
@@ -170,10 +170,10 @@ class Toto(ReleaseModel, Forecaster):
         batch. See generate.forecast.
         """
         options = options or TotoOptions()
-        prompt = generate.Prompt(
+        prompt = generate.TotoPrompt(
             series=batch["context"],
             observed=batch.get("observed"),
-            layout=Layout.from_tensors(batch),
+            layout=RowLayout.from_tensors(batch),
             exogenous=batches.exogenous(batch),
             known=batches.known_ahead(batch, prediction_length + -prediction_length % self.config.patch_size),
         )

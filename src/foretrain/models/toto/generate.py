@@ -26,7 +26,7 @@ from foretrain.models.toto.kv_cache import GrowingKVCache, SharedContextCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.models.toto.scaler import CausalStatistics, Statistics
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 from foretrain.nn.quantiles import constant
 
 MOST_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other
@@ -34,12 +34,12 @@ DEFAULTS = TotoOptions()
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TotoPrompt:
     """Rows up to the cutoff."""
 
     series: Tensor  # (R, C) in the units of the data, C a multiple of the patch size
     observed: Tensor | None  # (R, C) bool; None = everything
-    layout: Layout
+    layout: RowLayout
     exogenous: Tensor | None = None  # (R,) rows that are covariates known ahead
     known: Tensor | None = None  # (R, H or more) what is read after the cutoff, NaN = the forecast
 
@@ -64,7 +64,7 @@ class Sampled(NamedTuple):
 @torch.no_grad()
 def forecast(
     network: TotoNetwork,
-    prompt: Prompt,
+    prompt: TotoPrompt,
     prediction_length: int,
     quantile_levels: Sequence[float],
     *,
@@ -114,7 +114,7 @@ def _empirical(paths: Tensor, levels: Sequence[float]) -> Tensor:
 
 
 def read_context(
-    network: TotoNetwork, prompt: Prompt, options: TotoOptions = DEFAULTS, *, remember: bool = True
+    network: TotoNetwork, prompt: TotoPrompt, options: TotoOptions = DEFAULTS, *, remember: bool = True
 ) -> Context:
     """Read a prompt once, whatever will be asked about it; remember what later patches attend to."""
     size, steps = network.config.patch_size, prompt.series.shape[1]
@@ -135,7 +135,7 @@ def read_context(
 
 def sample(
     network: TotoNetwork,
-    prompt: Prompt,
+    prompt: TotoPrompt,
     prediction_length: int,
     *,
     num_samples: int,
@@ -176,7 +176,7 @@ class _Path:
     def __init__(
         self,
         network: TotoNetwork,
-        prompt: Prompt,
+        prompt: TotoPrompt,
         context: Context,
         samples: range,
         keys: Tensor,

@@ -14,7 +14,7 @@ from foretrain.models.toto.scaler import CausalStatistics, Scaler, Statistics
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TotoInputs:
     """Scaled rows."""
 
     scaled: Tensor  # (R, T) finite
@@ -31,7 +31,7 @@ def prepare(
     prefix_length: int | None = None,
     compat: bool = False,
     whole: bool = False,
-) -> Inputs:
+) -> TotoInputs:
     """Rows (R, T) ready for the network.
 
     What stands in series where it was not observed plays no part: the value observed before it takes its place, and in
@@ -49,10 +49,10 @@ def prepare(
     statistics, stream = scaler.begin(series, seen, prefix_length)
     loc, scale = statistics
     if compat or observed is None:
-        return Inputs((series - loc) / scale, statistics, stream)
+        return TotoInputs((series - loc) / scale, statistics, stream)
     scaled = ((newest(series, seen) - loc) / scale).nan_to_num(nan=0.0)
     empty = None if whole else ~seen.unflatten(1, (-1, scaler.patch_size)).any(-1).cummax(1).values
-    return Inputs(scaled, statistics, stream, empty)
+    return TotoInputs(scaled, statistics, stream, empty)
 
 
 def newest(series: Tensor, observed: Tensor, before: Tensor | None = None) -> Tensor:

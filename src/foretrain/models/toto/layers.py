@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from foretrain.models.toto.config import TotoConfig
 from foretrain.models.toto.rotary import RotaryTables, rotate
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 EPS = 1e-8  # of the norms, inside the root
 
@@ -35,13 +35,13 @@ class KVCache(Protocol):
 class AttentionContext:
     """What every layer needs besides the hidden states; made once per forward."""
 
-    layout: Layout
+    layout: RowLayout
     rotary: RotaryTables  # of the patches that are read: (S, d), or (R, 1, S, d) where rows differ
     time_mask: Tensor | None = None  # broadcasts to (R, H, n, patches up to now), True = seen; None = causal
     caches: Sequence[KVCache] | None = None  # of each layer over time, in order
 
 
-class RMSNorm(nn.Module):
+class TotoRMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 at least."""
 
     def __init__(self, width: int) -> None:
@@ -121,8 +121,8 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.over_variates = over_variates
         self.dropout = config.dropout
-        self.norm1 = RMSNorm(config.embed_dim)
-        self.norm2 = RMSNorm(config.embed_dim)
+        self.norm1 = TotoRMSNorm(config.embed_dim)
+        self.norm2 = TotoRMSNorm(config.embed_dim)
         self.attention = Attention(config)
         self.mlp = nn.Sequential(SwiGLU(config.embed_dim, config.mlp_hidden_dim))
 

@@ -24,7 +24,7 @@ from foretrain.models.toto.layers import AttentionContext, KVCache, Transformer
 from foretrain.models.toto.rotary import rotary_tables
 from foretrain.models.toto.scaler import Scaler
 from foretrain.models.weights import fill_network, read_tensors
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 from foretrain.nn.unused import attach
 
 PREFIX = "model."  # of every published name
@@ -145,7 +145,7 @@ class TotoNetwork(Network):
     def read(
         self,
         scaled: Tensor,
-        layout: Layout,
+        layout: RowLayout,
         *,
         exogenous: Tensor | None = None,
         empty: Tensor | None = None,

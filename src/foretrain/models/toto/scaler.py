@@ -26,7 +26,7 @@ class Statistics(NamedTuple):
     scale: Tensor
 
 
-class Sums(NamedTuple):
+class RunningSums(NamedTuple):
     """What a row has seen, all that its next steps need: (R, 1) each."""
 
     count: Tensor  # of observed steps
@@ -80,7 +80,7 @@ class Scaler:
         wide, weight = _wide(series, observed)
         bounds = self._bounds(wide[:, :prefix_length], weight[:, :prefix_length]) if self.stabilize else None
         zero = wide.new_zeros(len(wide), 1)
-        stream = CausalStatistics(self, Sums(zero, zero, zero), bounds, None)
+        stream = CausalStatistics(self, RunningSums(zero, zero, zero), bounds, None)
         return stream.extend(series, observed), stream
 
     def _bounds(self, wide: Tensor, weight: Tensor) -> Bounds:
@@ -102,7 +102,9 @@ class Scaler:
 class CausalStatistics:
     """A scaler that goes on: what follows costs no look at what came before."""
 
-    def __init__(self, scaler: Scaler, sums: Sums | None, bounds: Bounds | None, fixed: Statistics | None) -> None:
+    def __init__(
+        self, scaler: Scaler, sums: RunningSums | None, bounds: Bounds | None, fixed: Statistics | None
+    ) -> None:
         self.scaler, self.sums, self.bounds, self.fixed = scaler, sums, bounds, fixed
 
     @torch.no_grad()
@@ -118,7 +120,7 @@ class CausalStatistics:
         first = self.sums.total / self.sums.count.clamp(min=1.0)
         before = torch.cat((first, mean[:, :-1]), 1)
         squares = self.sums.squares + (weight * (wide - before) * (wide - mean)).cumsum(-1)
-        self.sums = Sums(count[:, -1:], total[:, -1:], squares[:, -1:])
+        self.sums = RunningSums(count[:, -1:], total[:, -1:], squares[:, -1:])
         if self.scaler.kind == "CausalPatchStdMeanScaler":
             size = self.scaler.patch_size
             count, mean, squares = (x[:, size - 1 :: size] for x in (count, mean, squares))
@@ -131,7 +133,7 @@ class CausalStatistics:
 
     def select(self, rows: Tensor) -> CausalStatistics:
         """The stream of these rows (indices, repeats allowed), which goes on by itself."""
-        sums = None if self.sums is None else Sums(*(x[rows] for x in self.sums))
+        sums = None if self.sums is None else RunningSums(*(x[rows] for x in self.sums))
         bounds = None if self.bounds is None else Bounds(self.bounds.low[rows], self.bounds.high[rows])
         fixed = None if self.fixed is None else Statistics(*(x[rows] for x in self.fixed))
         return CausalStatistics(self.scaler, sums, bounds, fixed)

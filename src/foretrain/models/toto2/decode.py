@@ -17,9 +17,9 @@ from foretrain.errors import ConfigError
 from foretrain.models.toto2.config import LEVELS
 from foretrain.models.toto2.layers import KVCache
 from foretrain.models.toto2.model import Toto2Network
-from foretrain.models.toto2.scaler import Scaled, Sums, scale_patches
+from foretrain.models.toto2.scaler import PrefixSums, Scaled, scale_patches
 from foretrain.models.types import ForecastOptions
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 MIN_OBSERVED = 8
 _MEDIAN = LEVELS.index(0.5)
@@ -79,19 +79,19 @@ class Toto2Options(ForecastOptions):
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Toto2Prompt:
     """What a forecast begins with; steps after the context are there, to be filled in."""
 
     values: Tensor  # (R, (C + N) * P) in the units of the data
     observed: Tensor  # (R, (C + N) * P) bool
     context: int  # C
-    layout: Layout
+    layout: RowLayout
     groups: Tensor | None = None  # (R, C + N), see Toto2Network.forward
     known: Tensor | None = None  # rows with covariates known ahead: never filled in
     wanted: Tensor | None = None  # (M,) rows to forecast; None = all
 
 
-def decode(network: Toto2Network, prompt: Prompt, options: Toto2Options) -> Tensor:
+def decode(network: Toto2Network, prompt: Toto2Prompt, options: Toto2Options) -> Tensor:
     """(M, N * P, Q) float32 quantiles of the wanted rows in the units of the data, ascending over levels."""
     return _Decoding(network, prompt, options).run()
 
@@ -99,7 +99,7 @@ def decode(network: Toto2Network, prompt: Prompt, options: Toto2Options) -> Tens
 class _Decoding:
     """One batch being forecast; lives for one call."""
 
-    def __init__(self, network: Toto2Network, prompt: Prompt, options: Toto2Options) -> None:
+    def __init__(self, network: Toto2Network, prompt: Toto2Prompt, options: Toto2Options) -> None:
         self.network, self.prompt, self.options = network, prompt, options
         self.size = network.config.patch_size
         self.values, self.observed = prompt.values, prompt.observed
@@ -131,7 +131,7 @@ class _Decoding:
         return torch.cat(found, dim=1).float()
 
     def one_pass(
-        self, start: int, first: int, end: int, sums: Sums | None, rows: Tensor | None
+        self, start: int, first: int, end: int, sums: PrefixSums | None, rows: Tensor | None
     ) -> tuple[Tensor, Scaled]:
         """What the tokens from first - 1 on say of the patches from first to end: (rows, n, P, Q); and how the patches
         from start to end - 1 are scaled. Nobody needs the token of the last patch."""

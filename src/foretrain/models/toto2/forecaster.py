@@ -23,10 +23,10 @@ from foretrain.models.base import Batch, Forecast, Forecaster, Loss, ParameterRo
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto2 import inputs
 from foretrain.models.toto2.config import LEVELS, Toto2Config, Toto2ModelConfig
-from foretrain.models.toto2.decode import MIN_OBSERVED, Prompt, Toto2Options, decode
+from foretrain.models.toto2.decode import MIN_OBSERVED, Toto2Options, Toto2Prompt, decode
 from foretrain.models.toto2.model import Toto2Network, pinball
-from foretrain.models.toto2.scaler import Sums, fill_gaps
-from foretrain.nn.layout import Layout
+from foretrain.models.toto2.scaler import PrefixSums, fill_gaps
+from foretrain.nn.layout import RowLayout
 from foretrain.nn.quantiles import interpolate_levels
 from foretrain.notes import Code, Note, warn
 
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 LONGEST_RUN = 8  # patches of a masked run, unless the config says otherwise
 
 
-class Scored(NamedTuple):
+class ScoredPatches(NamedTuple):
     """What a batch is scored on: patches of target rows, each by what the token before it says."""
 
     quantiles: Tensor  # (M, n, P, Q) in the network's space: asinh of what is scaled
@@ -105,7 +105,7 @@ class Toto2(ReleaseModel, Forecaster):
             levels=LEVELS,
         )
 
-    def scored(self, batch: Batch) -> Scored:
+    def scored(self, batch: Batch) -> ScoredPatches:
         """Everything that a loss of this batch rests on.
 
         The tokens are those of a forecast: nothing after the cutoff is read but covariates known ahead. In training
@@ -121,7 +121,7 @@ class Toto2(ReleaseModel, Forecaster):
         values = inputs.sequence(batch, size, ahead)[:, :-size]
         observed = ~values.isnan()
         groups, seen = _groups(batch, observed, patches + ahead - 1), self._masked(observed, batch)
-        found = self.network(values, seen, Layout.from_tensors(batch), groups, min_observed=MIN_OBSERVED, rows=rows)
+        found = self.network(values, seen, RowLayout.from_tensors(batch), groups, min_observed=MIN_OBSERVED, rows=rows)
         tokens = patches + ahead - 1
         token = torch.arange(tokens, device=values.device)
         least = torch.where(token < patches - 1, MIN_OBSERVED, 1)
@@ -137,7 +137,7 @@ class Toto2(ReleaseModel, Forecaster):
         last = inputs.newest(values[chosen], seen[chosen])[:, size - 1 :: size, None]
         kept = slice(None if self.training else patches - 1, None)
         target = torch.where(counts, (after - loc) / scale, 0.0)
-        return Scored(found.quantiles[:, kept], *(x[:, kept] for x in (target, counts, loc, scale, last)))
+        return ScoredPatches(found.quantiles[:, kept], *(x[:, kept] for x in (target, counts, loc, scale, last)))
 
     def _masked(self, seen: Tensor, batch: Batch) -> Tensor:
         """seen (R, S * P) without the runs of patches that a training window loses, known covariates aside."""
@@ -145,7 +145,7 @@ class Toto2(ReleaseModel, Forecaster):
         if not self.training or not probability:
             return seen
         size, patches = self.config.patch_size, batch["context"].shape[1] // self.config.patch_size
-        count = Layout.from_tensors(batch).windows
+        count = RowLayout.from_tensors(batch).windows
         runs = inputs.hidden_runs(count, patches, probability, longest).to(seen.device, non_blocking=True)
         hidden = runs[batch["row_window"]]
         if "known_rows" in batch:
@@ -179,7 +179,7 @@ class Toto2(ReleaseModel, Forecaster):
         quantiles = interpolate_levels(quantiles[:, :prediction_length], LEVELS, quantile_levels)
         return Forecast(quantiles, tuple(quantile_levels))
 
-    def prompt(self, batch: Batch, prediction_length: int, options: Toto2Options) -> Prompt:
+    def prompt(self, batch: Batch, prediction_length: int, options: Toto2Options) -> Toto2Prompt:
         """What a forecast of this batch begins with."""
         size, context = self.config.patch_size, batch["context"]
         patches, ahead = context.shape[1] // size, -(-prediction_length // size)
@@ -200,11 +200,11 @@ class Toto2(ReleaseModel, Forecaster):
             groups = -(~filled).long()
         elif groups is not None:
             groups = groups.masked_fill(filled, 0)  # imputation may have filled one
-        return Prompt(
+        return Toto2Prompt(
             values=values.nan_to_num(0.0),
             observed=observed,
             context=patches,
-            layout=Layout.from_tensors(batch),
+            layout=RowLayout.from_tensors(batch),
             groups=groups,
             known=batch.get("known_rows"),
             wanted=batch.get("target_rows"),
@@ -236,7 +236,7 @@ class Toto2(ReleaseModel, Forecaster):
         return 2.0 * variates * tokens * (ends + time + space)
 
 
-def _foreseeing(sums: Sums, filled: Tensor, past: Tensor, batch: Batch) -> Tensor:
+def _foreseeing(sums: PrefixSums, filled: Tensor, past: Tensor, batch: Batch) -> Tensor:
     """(R, S) tokens at which some row of the window knows what it shows later, known covariates aside.
 
     It does where its scale rests on later values, and in a gap of the past (S,): whether others see a token without any

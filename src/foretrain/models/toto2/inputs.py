@@ -31,7 +31,7 @@ from torch import Tensor
 
 from foretrain.data.windows import KNOWN, TARGET, Windows, window_starts
 from foretrain.models.base import Batch
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 
 
 def collate(windows: Windows, patch_size: int, longest: int) -> Batch:
@@ -43,7 +43,7 @@ def collate(windows: Windows, patch_size: int, longest: int) -> Batch:
         "context": torch.from_numpy(np.ascontiguousarray(context, np.float32)),
         "future_target": torch.from_numpy(np.ascontiguousarray(windows.future[targets], np.float32)),
         "row_window": torch.from_numpy(np.ascontiguousarray(windows.window, np.int64)),
-        **Layout.of(windows.window).to_tensors(),
+        **RowLayout.of(windows.window).to_tensors(),
     }
     if len(targets) < len(context):
         batch["target_rows"] = torch.from_numpy(targets)
@@ -53,7 +53,7 @@ def collate(windows: Windows, patch_size: int, longest: int) -> Batch:
         batch["known_begin"] = torch.from_numpy(begin)
         batch["future_covariates"] = torch.from_numpy(np.ascontiguousarray(windows.future[known], np.float32))
     empty = empty_tokens(context, known, begin, windows.future, patch_size)
-    if windows.static or empty.any():
+    if windows.static_shapes or empty.any():
         batch["empty"] = torch.from_numpy(empty)
     return batch
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from foretrain.models.toto2.config import Toto2Config
 from foretrain.models.toto2.rotary import RotaryTables, rotate
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 from foretrain.nn.unused import attach
 
 # Of silu(x) with x ~ N(0, 1), so that the outcome has unit scale in forward and backward, each to its share.
@@ -47,7 +47,7 @@ class KVCache:
 class AttentionContext:
     """What every layer needs besides the hidden states; computed once per pass."""
 
-    layout: Layout
+    layout: RowLayout
     rotary: RotaryTables
     start: int = 0  # position of the first token
     causal: bool = True  # time_mask says nothing, but no token sees a later one
@@ -214,7 +214,7 @@ class FeedForward(nn.Module):
         return self.fc2(value * F.silu(gate))
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """Attention, then feed forward; each pre-normed, and added to the stream as u-muP's rule for residuals says."""
 
     attn_tau: Tensor

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from foretrain.models.release import Network
 from foretrain.models.toto2.config import LEVELS, Toto2Config
-from foretrain.models.toto2.layers import AttentionContext, KVCache, Layer, Norm, ResidualMLP, residual_tau
+from foretrain.models.toto2.layers import AttentionContext, KVCache, Norm, ResidualMLP, TransformerLayer, residual_tau
 from foretrain.models.toto2.rotary import rotary_tables
 from foretrain.models.toto2.scaler import Scaled, scale_patches
 from foretrain.models.types import Loss
-from foretrain.nn.layout import Layout
+from foretrain.nn.layout import RowLayout
 from foretrain.nn.quantiles import constant
 
 
@@ -36,7 +36,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: Toto2Config) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
+        self.layers = nn.ModuleList(TransformerLayer(config, index) for index in range(config.num_layers))
         self.out_norm = Norm(config.d_model, config.norm_eps, config.norm_include_weight)
 
     def forward(
@@ -111,7 +111,7 @@ class Toto2Network(Network):
         self,
         values: Tensor,
         observed: Tensor,
-        layout: Layout,
+        layout: RowLayout,
         groups: Tensor | None = None,
         *,
         min_observed: int = 0,
@@ -144,7 +144,7 @@ class Toto2Network(Network):
 
     def attention_context(
         self,
-        layout: Layout,
+        layout: RowLayout,
         tokens: int,
         groups: Tensor | None = None,
         *,

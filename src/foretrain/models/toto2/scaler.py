@@ -17,7 +17,7 @@ SMALLEST = 1e-6  # deviation
 
 
 @dataclass(frozen=True)
-class Sums:
+class PrefixSums:
     """Of what is observed up to some place: its count, sum, and sum of squares about its mean; (R, n) wide floats.
 
     first_* are of the first min_observed observed steps alone, (R, 1).
@@ -30,9 +30,9 @@ class Sums:
     first_total: Tensor
     first_squares: Tensor
 
-    def at(self, patch: int) -> Sums:
+    def at(self, patch: int) -> PrefixSums:
         """The sums at the end of one patch, to go on from."""
-        return Sums(
+        return PrefixSums(
             self.count[:, patch : patch + 1],
             self.total[:, patch : patch + 1],
             self.squares[:, patch : patch + 1],
@@ -49,7 +49,7 @@ class Scaled:
     values: Tensor  # (R, S, P) asinh((x - loc) / scale) float32, 0 where not observed
     loc: Tensor  # (R, S) wide
     scale: Tensor  # (R, S) wide, > 0
-    sums: Sums  # (R, S) at the end of each patch
+    sums: PrefixSums  # (R, S) at the end of each patch
 
 
 def wide_type(device: torch.device) -> torch.dtype:
@@ -58,7 +58,7 @@ def wide_type(device: torch.device) -> torch.dtype:
 
 
 def scale_patches(
-    x: Tensor, observed: Tensor, patch_size: int, min_observed: int = 0, before: Sums | None = None
+    x: Tensor, observed: Tensor, patch_size: int, min_observed: int = 0, before: PrefixSums | None = None
 ) -> Scaled:
     """Scale patches of x (R, T), which may hold anything where observed (R, T) is False.
 
@@ -83,10 +83,10 @@ def scale_patches(
     return Scaled(values.float(), loc, scale, sums)
 
 
-def _running(x: Tensor, weight: Tensor, patch_size: int, min_observed: int, before: Sums | None) -> Sums:
+def _running(x: Tensor, weight: Tensor, patch_size: int, min_observed: int, before: PrefixSums | None) -> PrefixSums:
     """x is 0 where its weight is."""
     zero = x.new_zeros(len(x), 1)
-    old = before or Sums(zero, zero, zero, zero, zero, zero)
+    old = before or PrefixSums(zero, zero, zero, zero, zero, zero)
     count = old.count + weight.cumsum(1)
     total = old.total + x.cumsum(1)
     mean = total / count.clamp(min=1)
@@ -97,7 +97,7 @@ def _running(x: Tensor, weight: Tensor, patch_size: int, min_observed: int, befo
     if min_observed:
         first = _merged(first, x, weight * (count <= min_observed))
     ends = slice(patch_size - 1, None, patch_size)
-    return Sums(count[:, ends], total[:, ends], squares[:, ends], *first)
+    return PrefixSums(count[:, ends], total[:, ends], squares[:, ends], *first)
 
 
 def _merged(old: tuple[Tensor, Tensor, Tensor], x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

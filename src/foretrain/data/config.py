@@ -1,0 +1,96 @@
+"""The `data:` section of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from foretrain.config import FieldRule, Section
+from foretrain.data.store import Corpus
+from foretrain.data.synthetic import SyntheticSpec, generate
+
+
+class CorpusSpec(Section):
+    """One corpus of a run: a folder or a generated one, and its share of the windows."""
+
+    path: Annotated[str | None, FieldRule(identity=False, on_resume="fingerprint", fingerprint="data")] = None
+    synthetic: SyntheticSpec | None = None
+    weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> CorpusSpec:
+        if (self.path is None) == (self.synthetic is None):
+            raise ValueError("give either path or synthetic, one of them and not both (the other one null)")
+        return self
+
+    def open(self) -> Corpus:
+        """The corpus, opened or generated."""
+        if self.synthetic is not None:
+            return generate(self.synthetic)
+        assert self.path is not None
+        return Corpus.open(self.path)
+
+
+class DataConfig(Section):
+    """The `data:` section of a run."""
+
+    corpora: tuple[CorpusSpec, ...] = Field(min_length=1)
+    target: tuple[str, ...] | None = None  # None: every numeric column that is no covariate
+    past_covariates: tuple[str, ...] = ()
+    known_covariates: tuple[str, ...] = ()
+    context_length: int = Field(gt=0)
+    prediction_length: int = Field(gt=0)
+    min_context: int | None = Field(default=None, gt=0)  # fewest rows before a cutoff; None: prediction_length
+    # Fewest steps after a cutoff; None: prediction_length. With fewer, the newest windows of a series have shorter
+    # futures, and shorter series have windows.
+    min_prediction_length: int | None = Field(default=None, gt=0)
+    sampling: Literal["random", "epoch"] = "random"
+    stride: int | None = Field(default=None, gt=0)  # between windows of an epoch; None: prediction_length
+    series_weighting: Literal["uniform", "length"] = "uniform"
+    validation_steps: int | None = Field(default=None, ge=0)  # None: prediction_length
+    test_steps: int | None = Field(default=None, ge=0)
+    holdout_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of items never trained on, by hash of item_id
+    max_train_series: int | None = Field(default=None, gt=0)
+    min_rows: int | None = Field(default=None, gt=0)  # shorter series are left out of training
+    with_times: bool | None = None  # fill time stamps; None = as the family wants where there is a calendar
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        if self.min_context is not None and self.min_context > self.context_length:
+            raise ValueError(f"min_context {self.min_context} exceeds context_length {self.context_length}")
+        if self.min_prediction_length is not None and self.min_prediction_length > self.prediction_length:
+            raise ValueError(
+                f"min_prediction_length {self.min_prediction_length} exceeds prediction_length {self.prediction_length}"
+            )
+        weights = {spec.weight for spec in self.corpora}
+        if self.sampling == "epoch" and len(weights) > 1:
+            raise ValueError("sampling=epoch visits every window once, so unequal corpus weights cannot take effect")
+        if self.sampling == "epoch" and self.series_weighting != "uniform":
+            raise ValueError("sampling=epoch visits every window once, so series_weighting cannot take effect")
+        return self
+
+    @property
+    def resolved_min_context(self) -> int:
+        """min_context, or its default: prediction_length, at most context_length."""
+        return self.min_context or min(self.prediction_length, self.context_length)
+
+    @property
+    def resolved_min_prediction_length(self) -> int:
+        """min_prediction_length, or its default prediction_length."""
+        return self.min_prediction_length or self.prediction_length
+
+    @property
+    def resolved_stride(self) -> int:
+        """stride, or its default prediction_length."""
+        return self.stride or self.prediction_length
+
+    @property
+    def resolved_validation_steps(self) -> int:
+        """validation_steps, or its default prediction_length."""
+        return self.prediction_length if self.validation_steps is None else self.validation_steps
+
+    @property
+    def resolved_test_steps(self) -> int:
+        """test_steps, or its default prediction_length."""
+        return self.prediction_length if self.test_steps is None else self.test_steps
