@@ -7,6 +7,8 @@ import subprocess
 import sys
 import warnings
 
+import pytest
+
 from foretrain.cli.messages import messages_in_lines
 from foretrain.notes import Code, Note, warn
 
@@ -43,6 +45,7 @@ def test_warnings_of_other_packages_come_without_a_place_in_the_code():
     assert text == "warning: FutureWarning: gone soon\n"
 
 
+@pytest.mark.processes
 def test_without_any_setup_a_warning_reaches_stderr():
     """A NullHandler, usual in libraries, would silence what users of notebooks must hear."""
 

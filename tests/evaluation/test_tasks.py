@@ -5,16 +5,15 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from foretrain.data.config import DataConfig
 from tests.waiting import DEADLINE
 
 from foretrain.config import build
+from foretrain.data.config import DataConfig
 from foretrain.data.importers import import_corpus
 from foretrain.data.source import TrainingSource
 from foretrain.data.splits import rolling_origins, select
@@ -26,6 +25,7 @@ from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.forecasting.frame import read_frame
 from foretrain.models import forecast_options
+from foretrain.models.chronos2.unroll import Chronos2Options
 from foretrain.notes import Code, codes
 from foretrain.timeaxis.frequency import Frequency
 
@@ -169,12 +169,8 @@ def test_what_a_family_has_to_tell_is_a_remark_and_in_the_json(bars, candles, pe
 
 
 def test_cross_learning_is_refused(prices, persistence):
-    @dataclass(frozen=True)
-    class Options:
-        cross_learning: bool = True
-
     with pytest.raises(ConfigError, match="cross_learning"):
-        evaluate(persistence(), prices, prediction_length=6, options=Options())
+        evaluate(persistence(), prices, prediction_length=6, options=Chronos2Options(cross_learning=True))
 
 
 def test_crossed_quantiles_are_sorted_and_counted_unless_asked_not_to(prices, persistence):

@@ -97,6 +97,7 @@ def test_a_corpus_takes_no_step_below_a_microsecond(fine: str) -> None:
         Frequency.storable(fine)
 
 
+@pytest.mark.processes
 def test_common_names_are_read_without_pandas() -> None:
     code = (
         "import sys; from foretrain.timeaxis.frequency import Frequency\n"
