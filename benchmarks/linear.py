@@ -4,7 +4,8 @@
 
 Each seed trains configs/linear/quick.yaml, which has the data of configs/debug.yaml, and scores the newest 240 steps of
 every series, which training left out: ten origins that do not overlap. Printed are mean absolute error and WQL of both,
-and the verdict of the Diebold-Mariano test of the model against seasonal naive.
+and the verdict of the Diebold-Mariano test of the model against seasonal naive. That is done for a season of a day, which
+an evaluation takes from the frequency, and for one of a week, the longest that these series have.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ from foretrain.run.train import train_run
 from foretrain.training.release import read_release
 
 ORIGINS = 10
+DAY, WEEK = 24, 168  # steps
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one seed gave."""
+    """What one seed gave, beside seasonal naive of one season."""
 
     seed: int
+    season: int  # steps
     steps: int
     train_s: float  # seconds of training, validation included
     mae: float  # in the units of the series, averaged over them
@@ -50,8 +53,8 @@ class Outcome:
     origins: int
 
 
-def run(seed: int, folder: Path, changes: Sequence[str] = ()) -> Outcome:
-    """Train with a seed into a folder and score; changes are overrides of the config."""
+def run(seed: int, folder: Path, changes: Sequence[str] = ()) -> list[Outcome]:
+    """Train with a seed into a folder and score for each season; changes are overrides of the config."""
     own = ["training.tensorboard=false", "evaluation.promotion=false", f"threads={harness.THREADS}", f"seed={seed}"]
     config = load_config(shipped_config("linear/quick.yaml"), [*own, *changes, ("output_dir", str(folder))])
     begin = time.perf_counter()
@@ -60,29 +63,36 @@ def run(seed: int, folder: Path, changes: Sequence[str] = ()) -> Outcome:
     took = time.perf_counter() - begin
     spec = config.data.corpora[0].synthetic
     assert spec is not None
-    result = evaluate(
-        load(folder / "release", device="cpu").model,
-        generate(spec),
-        prediction_length=config.data.prediction_length,
-        num_windows=ORIGINS,
-        context_length=config.data.context_length,
-        release=read_release(folder / "release"),
-    )
-    ours, theirs = (result.pooled[who] for who in ("model", "seasonal_naive"))
-    test = next(comparison for comparison in result.comparisons if comparison.against == "seasonal_naive")
-    assert not result.overlaps_training
-    return Outcome(
-        seed=seed,
-        steps=config.training.max_steps or 0,
-        train_s=round(took, 2),
-        mae=ours["mae"],
-        seasonal_naive_mae=theirs["mae"],
-        wql=ours["wql"],
-        seasonal_naive_wql=theirs["wql"],
-        verdict=test.verdict,
-        p_value=test.p_value,
-        origins=test.origins,
-    )
+    found = []
+    for season in (DAY, WEEK):
+        result = evaluate(
+            load(folder / "release", device="cpu").model,
+            generate(spec),
+            prediction_length=config.data.prediction_length,
+            num_windows=ORIGINS,
+            context_length=config.data.context_length,
+            seasonality=season,
+            release=read_release(folder / "release"),
+        )
+        assert not result.overlaps_training
+        ours, theirs = (result.pooled[who] for who in ("model", "seasonal_naive"))
+        test = next(comparison for comparison in result.comparisons if comparison.against == "seasonal_naive")
+        found.append(
+            Outcome(
+                seed=seed,
+                season=season,
+                steps=config.training.max_steps or 0,
+                train_s=round(took, 2),
+                mae=ours["mae"],
+                seasonal_naive_mae=theirs["mae"],
+                wql=ours["wql"],
+                seasonal_naive_wql=theirs["wql"],
+                verdict=test.verdict,
+                p_value=test.p_value,
+                origins=test.origins,
+            )
+        )
+    return found
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -95,13 +105,14 @@ def main(arguments: Sequence[str]) -> None:
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in chosen.seeds:
-            outcomes.append(found := run(seed, Path(folder) / str(seed)))
-            print(
-                f"seed {seed}: MAE {found.mae:.3f} / {found.seasonal_naive_mae:.3f}, "
-                f"WQL {found.wql:.4f} / {found.seasonal_naive_wql:.4f} (model / seasonal naive), "
-                f"{found.verdict}, {found.origins} origins, trained in {found.train_s:.1f} s",
-                flush=True,
-            )
+            for found in run(seed, Path(folder) / str(seed)):
+                outcomes.append(found)
+                print(
+                    f"seed {seed}, season {found.season}: MAE {found.mae:.3f} / {found.seasonal_naive_mae:.3f}, "
+                    f"WQL {found.wql:.4f} / {found.seasonal_naive_wql:.4f} (model / seasonal naive), "
+                    f"{found.verdict}, {found.origins} origins, trained in {found.train_s:.1f} s",
+                    flush=True,
+                )
     machine = {"device": harness.describe("cpu"), "threads": harness.THREADS, "commit": harness.commit()}
     print(f"threads {machine['threads']}, {machine['device']}, commit {machine['commit']}")
     if chosen.json is not None:
