@@ -4,8 +4,8 @@
 
 Each seed trains configs/linear/quick.yaml, which has the data of configs/debug.yaml, and scores the newest 240 steps of
 every series, which training left out: ten origins that do not overlap. Printed are mean absolute error and WQL of both,
-and the verdict of the Diebold-Mariano test of the model against seasonal naive, for a season of a day, which an evaluation
-takes from the frequency, and for one of a week, the longest that these series have.
+and the verdict of the Diebold-Mariano test of the model against seasonal naive, for a season of a day, which an
+evaluation takes from the frequency, and for one of a week, the longest that these series have.
 """
 
 from __future__ import annotations
