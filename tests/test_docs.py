@@ -100,3 +100,21 @@ def test_documented_files_exist(page: Path):
 def test_links_between_pages_lead_somewhere(page: Path):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / link).exists(), link
+
+
+def test_the_walk_through_a_family_shows_lines_of_its_files_in_order():
+    page = (ROOT / "docs" / "adding-a-family.md").read_text()
+    blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", page, flags=re.S)
+    assert len(blocks) == page.count("```python") > 5
+    for path, block in blocks:
+        lines = iter((ROOT / path).read_text().splitlines())
+        for line in block.splitlines():
+            assert line.strip() == "..." or line in lines, f"{path}: {line}"
+
+
+def test_the_cost_of_a_family_is_counted():
+    page = (ROOT / "docs" / "adding-a-family.md").read_text()
+    rows = re.findall(r"^\| (\S+) \| (\d+) \|$", page, flags=re.M)
+    assert len(rows) == 7
+    for path, lines in rows:
+        assert len((ROOT / path).read_text().splitlines()) == pytest.approx(int(lines), rel=0.15), path

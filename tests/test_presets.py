@@ -1,4 +1,4 @@
-"""The configs of Toto that ship: short runs of the quick ones, and what the others do with a corpus and a release."""
+"""The configs of Toto and of the linear model that ship: short runs of the quick ones, and what the others do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from foretrain.run.dry_run import describe_run
 from foretrain.run.train import train_run
 
 FAMILIES = ("toto", "toto2")
-DRAWN = {"toto": ["evaluation.num_samples=8"], "toto2": []}  # fewer sample paths, where there are any
+DRAWN = {"toto": ["evaluation.num_samples=8"], "toto2": [], "linear": []}  # fewer sample paths, where there are any
 SMALL = "{synthetic: {kind: ohlcv, num_series: 12, length: LENGTH, seed: 3, freq: B}}"
 
 
@@ -48,7 +48,7 @@ def quick(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DRAWN)
 def test_a_quick_run_learns_and_is_promoted_over_the_weights_that_it_began_with(quick, family):
     losses = [record["loss"] for record in records(quick(family), "train")]
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])

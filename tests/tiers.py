@@ -40,6 +40,7 @@ SLOW = (
     "tests/models/kronos/test_generate.py",
     "tests/models/kronos/test_stream.py",
     "tests/models/kronos/test_training.py",
+    "tests/models/linear/test_baseline.py",
     "tests/models/test_objective.py",
     "tests/models/toto2/test_forecaster.py",
     "tests/run/test_adapter_run.py",

@@ -16,13 +16,14 @@ from tests.models.zoo import Zoo
 from tests.waiting import DEADLINE
 
 from foretrain.distributed.world import World
+from foretrain.models import FAMILIES
 from foretrain.training.journal import read_journal
 
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("full", "adapter", "budget", "huber")
-NAMES = [f"{name}-{kind}" for name in ("chronos2", "kronos", "kronos_tokenizer", "toto", "toto2") for kind in KINDS]
+NAMES = [f"{name}-{kind}" for name in FAMILIES for kind in KINDS]
 NAMES = [name for name in NAMES if not (name.startswith("kronos") and name.endswith("huber"))]  # tokens have one loss
 
 

@@ -122,6 +122,8 @@ GENERAL = {
     "ragged": Kind(series(1, shorter=3, more=1)),
     "missing": Kind(series(2, holes=0.3)),
 }
+# of families that leave covariates out, so that none of them reaches a forecast
+TARGETS_ONLY = {"covariates left out" if "known" in name else name: kind for name, kind in GENERAL.items()}
 ZOO = {
     "chronos2": Entry(
         section={"random_init": True, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 2,
@@ -149,6 +151,12 @@ ZOO = {
         forecasts=False,
         candles=True,
         of_micro_batches=frozenset({"loss", "quantiser_loss", "codebook_entropy"}),
+    ),
+    "linear": Entry(
+        section={"random_init": True, "patch_size": 4, "d_model": 8, "trend_kernel": 5},
+        kinds=TARGETS_ONLY,
+        dropout=(),
+        learning_rate=1e-2,
     ),
     "toto": Entry(
         section={"random_init": True, "patch_size": 3, "embed_dim": 16, "num_layers": 3, "num_heads": 2,

@@ -23,6 +23,7 @@ FAMILIES: dict[str, str] = {
     "chronos2": "chronos2.forecaster",
     "kronos": "kronos.forecaster",
     "kronos_tokenizer": "kronos.trainable",
+    "linear": "linear.forecaster",
     "toto": "toto.forecaster",
     "toto2": "toto2.forecaster",
 }

@@ -4,11 +4,11 @@ architecture keys of the `model:` section.
     @dataclass(frozen=True)
     class LinearConfig(Architecture):
         title = "linear model"
-        signature = ("linear_patch",)
-        linear_patch: Whole
-        dropout: Rate = 0.1
+        signature = ("trend_kernel",)
+        context_length: Whole
+        trend_kernel: Whole = 25
 
-    class LinearModelConfig(section_of(LinearConfig, ("linear_patch", "dropout"))):
+    class LinearModelConfig(section_of(LinearConfig, ("trend_kernel",))):
         family: Literal["linear"] = "linear"
 """
 

@@ -1,0 +1,1 @@
+"""A linear model of patches, after DLinear: the smallest complete family, and a trained baseline."""

@@ -1,0 +1,149 @@
+"""The linear model behind the model contract: windows in, loss or forecasts out.
+
+Entries of a batch (Batch), of the target rows alone; each row is a series of its own, and covariates are left out:
+
+context        (R, C) float32, padded on the left to whole patches; NaN = not observed
+future_target  (R, F) float32 labels; NaN = not scored
+
+# R target rows, C context steps in whole patches, F steps after the cutoff, H the model's horizon, Q levels
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foretrain.data.windows import TARGET, Windows
+from foretrain.models.base import Batch, Forecast, Forecaster, Loss, TrainingPrediction
+from foretrain.models.linear.config import LEVELS, LinearConfig, LinearModelConfig
+from foretrain.models.linear.model import LinearNetwork, newest, scale
+from foretrain.models.release import ReleaseModel
+from foretrain.nn.quantiles import constant, interpolate_levels
+from foretrain.notes import Code, Note, warn
+
+_log = logging.getLogger(__name__)
+
+
+class Linear(ReleaseModel, Forecaster):
+    """A linear network with collate, loss and forecast."""
+
+    family = "linear"
+    network: LinearNetwork
+    config: LinearConfig
+    network_class, section = LinearNetwork, LinearModelConfig
+    block_lists = ("components",)
+    head_parts = (".head.",)
+    predicted_levels = LEVELS
+    adapter_targets = ("components.trend", "components.remainder", "head")
+
+    @property
+    def max_context_length(self) -> int:
+        """Steps of history the model looks at."""
+        return self.config.context_length
+
+    @property
+    def bucket_length(self) -> int:
+        """All that it looks at: every context is padded to that."""
+        return self.config.context_length
+
+    def collate(self, windows: Windows) -> Batch:
+        """CPU tensors of a batch: the entries at the top of this file."""
+        targets = windows.role == TARGET
+        context = windows.context[targets, -self.max_context_length :]
+        missing = self.config.patches * self.config.patch_size - context.shape[1]
+        context = np.pad(context, ((0, 0), (missing, 0)), constant_values=np.nan)
+        return {
+            "context": torch.from_numpy(np.ascontiguousarray(context, np.float32)),
+            "future_target": torch.from_numpy(np.ascontiguousarray(windows.future[targets], np.float32)),
+        }
+
+    def predict(self, batch: Batch) -> TrainingPrediction:
+        """Quantiles (R, F, Q) in standard deviations of a row's context, as they come; of labels beyond the model's
+        horizon the first H count. A row without any context is not scored."""
+        context, future = batch["context"], batch["future_target"][:, : self.config.prediction_length]
+        scaled = scale(context)
+        quantiles = self.network(scaled.values, scaled.observed)[:, : future.shape[1]]
+        counts = ~future.isnan() & scaled.observed.any(1, keepdim=True)
+        return TrainingPrediction(
+            target=torch.where(counts, (future - scaled.loc) / scaled.scale, 0.0),
+            observed=counts,
+            point=quantiles[..., LEVELS.index(0.5)],
+            loc=scaled.loc,
+            scale=scaled.scale,
+            last=newest(context),
+            quantiles=quantiles,
+            levels=LEVELS,
+        )
+
+    def native_loss(self, batch: Batch) -> Loss:
+        """Twice the pinball loss of the scaled labels, averaged over levels: the absolute error where every quantile is
+        the median. Its sum over the observed labels, and their number."""
+        predicted = self.predict(batch)
+        assert predicted.quantiles is not None
+        error = predicted.target[..., None] - predicted.quantiles
+        levels = constant(LEVELS, error.device, error.dtype)
+        loss = 2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+        return Loss(torch.where(predicted.observed, loss, 0.0).sum(), predicted.observed.sum().float())
+
+    def forecast(
+        self,
+        batch: Batch,
+        prediction_length: int,
+        quantile_levels: Sequence[float],
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: Any = None,
+    ) -> Forecast:
+        """Quantiles of the target rows, ascending over levels. A longer horizon than the model's is unrolled: medians
+        are appended to the context, so that later blocks do not know how uncertain they are.
+
+        Levels between the trained ones are interpolated, levels outside take the outermost trained one.
+        """
+        self._warn(prediction_length, quantile_levels)
+        context, size = batch["context"], self.max_context_length
+        blocks = [self._forecast_once(context)]
+        while len(blocks) * self.config.prediction_length < prediction_length:
+            grown = torch.cat((context, blocks[-1][..., LEVELS.index(0.5)]), 1)[:, -size:]
+            context = F.pad(grown, (context.shape[1] - size, 0), value=torch.nan)
+            blocks.append(self._forecast_once(context))
+        quantiles = torch.cat(blocks, 1)[:, :prediction_length]
+        return Forecast(interpolate_levels(quantiles, LEVELS, quantile_levels), tuple(quantile_levels))
+
+    def _forecast_once(self, context: Tensor) -> Tensor:
+        """(R, H, Q) quantiles in the units of contexts (R, C), ascending."""
+        scaled = scale(context)
+        quantiles = self.network(scaled.values, scaled.observed).to(context.dtype).sort(-1).values
+        return quantiles * scaled.scale[..., None] + scaled.loc[..., None]
+
+    def _warn(self, prediction_length: int, quantile_levels: Sequence[float]) -> None:
+        native = self.config.prediction_length
+        if prediction_length > native:
+            text = (
+                f"prediction_length {prediction_length} is beyond the {native} steps that the model was trained to "
+                "forecast at once; the forecast is unrolled and may be worse."
+            )
+            counts = {"prediction_length": prediction_length, "trained": native}
+            warn(_log, Note(Code.HORIZON_UNROLLED, text, counts))
+        outside = [level for level in quantile_levels if not LEVELS[0] <= level <= LEVELS[-1]]
+        if outside:
+            text = (
+                f"quantile level {outside[0]} lies outside the trained ones ({LEVELS[0]} to {LEVELS[-1]}); the "
+                "outermost trained level stands in for it."
+            )
+            warn(_log, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
+
+    def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
+        """Forward operations; every context is padded to the model's, and the whole horizon is always forecast."""
+        c = self.config
+        row = c.patches * c.d_model * (2 * c.patch_size + c.prediction_length * len(LEVELS))
+        return 2.0 * variates * row
+
+
+FAMILY = Linear.as_family()
