@@ -22,7 +22,6 @@ from benchmarks import harness
 import numpy as np  # isort: skip  (after the harness, which sets the threads)
 
 from foretrain.data.config import DataConfig
-
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus, CorpusWriter
 from foretrain.data.windows import FloatArray, IntArray

@@ -19,10 +19,10 @@ from benchmarks import harness
 
 import torch  # isort: skip  (after the harness, which sets the threads)
 import numpy as np
-from foretrain.data.config import DataConfig
 from torch import Tensor
 
 from foretrain.config import build as build_section
+from foretrain.data.config import DataConfig
 from foretrain.data.source import TrainingSource
 from foretrain.data.windows import Window, stack_windows
 from foretrain.forecasting.predictor import Predictor

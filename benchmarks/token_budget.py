@@ -21,10 +21,10 @@ from benchmarks import harness
 
 import numpy as np  # isort: skip  (after the harness, which sets the threads)
 import torch
-from foretrain.data.config import DataConfig
 
 from foretrain.config import build
 from foretrain.data.buckets import Buckets
+from foretrain.data.config import DataConfig
 from foretrain.data.sampling import Pool, SamplingPlan
 from foretrain.data.source import TrainingSource
 from foretrain.data.splits import Selection

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from foretrain.data.config import CorpusSpec, DataConfig
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.forecasting.quantiles import forecast_windows
 from tests.models.zoo import CANDLE, CONTEXT, HORIZON, ZOO, tokens_up_to_cutoff
 
+from foretrain.data.config import CorpusSpec, DataConfig
 from foretrain.data.source import TrainingSource
 from foretrain.data.splits import Origin, Selection, cut, select
 from foretrain.data.store import Column, Corpus, CorpusWriter

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from foretrain.evaluation.reference import OTHER, ZERO_SHOT, ReferenceModel
 
 from foretrain.errors import ConfigError
 from foretrain.evaluation.gate import judge
+from foretrain.evaluation.reference import OTHER, ZERO_SHOT, ReferenceModel
 from foretrain.evaluation.report import format_table, render, write_report
 from foretrain.evaluation.result import differences
 from foretrain.evaluation.tasks import evaluate

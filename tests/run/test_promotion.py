@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion
 from safetensors.torch import load_file
 from tests.cli.test_app import foretrain as command
 from tests.run.test_pipeline import pipeline
@@ -24,6 +23,7 @@ from foretrain.config import dump_yaml
 from foretrain.data.importers import import_corpus
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError, TrainingError
+from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion
 from foretrain.models.hub import release_hash
 from foretrain.notes import Code
 from foretrain.run.build import build_model
