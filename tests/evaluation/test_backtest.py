@@ -83,8 +83,8 @@ def test_rows_with_nothing_to_start_from_or_to_score_are_left_out_and_counted(pe
         ("without a value to start from", 1, ("a y",)),
         ("without a value to score", 1, ("a z",)),
     }
-    place, target = backtest.row_place(0)
-    assert (place.series, place.cutoff, target) == (0, 30, 0)
+    ref, target = backtest.row_ref(0)
+    assert (ref.series, ref.cutoff, target) == (0, 30, 0)
 
 
 def test_nothing_to_score_at_all_is_an_error(persistence):

@@ -161,12 +161,12 @@ def test_a_file_without_items_is_one(write):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"predicted": None}, "no column 'predicted'; name yours with --column predicted=NAME"),
-        ({"last_close": None}, "no column 'last_close'; name yours with --column last_close=NAME"),
+        ({"predicted": None}, "no column 'predicted'; name it with --column predicted=NAME"),
+        ({"last_close": None}, "no column 'last_close'; name it with --column last_close=NAME"),
         ({"timestamp": None}, "no column looks like a time stamp"),
         ({"predicted": [np.nan, *range(11)]}, r"row 1 \(item '007'\) has an actual value and no prediction"),
-        ({"predicted": [1.0, "x"] * 6}, r"column 'predicted' holds .* than numbers, such as 'x' in row 2\."),
-        ({"timestamp": [DAYS[0]] * 12}, "item '007' has several rows with one timestamp. Say when"),
+        ({"predicted": [1.0, "x"] * 6}, r"column 'predicted' has values that are not numbers, such as 'x' in row 2\."),
+        ({"timestamp": [DAYS[0]] * 12}, "item '007' has several rows with one timestamp. Add when"),
         ({"cutoff": [DAYS[9]] * 12}, "row 1: its timestamp is not after its cutoff"),
         ({"cutoff": ["2024-01-01"] * 12}, "last_close changes within a forecast of item '007'"),
         ({"cutoff": ["2024-01-01"] * 12, "timestamp": [DAYS[0]] * 12}, "rows with one cutoff and one timestamp"),

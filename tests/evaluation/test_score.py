@@ -98,7 +98,7 @@ def test_crossing_quantiles_are_told_of(scored):
         (0.013, "0.013 % is a fraction with a percent sign. The error is 1.3 percent of the last close."),
         (100.0, "100 % is a MAPE of returns"),
         (1.0, "1 % is a MAPE of returns"),
-        (7.0, "7 % is no figure that is known here"),
+        (7.0, "7 % is not a known figure"),
     ],
 )
 def test_a_published_percentage_is_traced_to_what_it_is(scored, claim, what):

@@ -99,7 +99,7 @@ def test_losses_that_are_not_finite_give_no_verdict():
 
 
 def test_losses_of_different_origins_are_refused():
-    with pytest.raises(DataError, match="equal lists"):
+    with pytest.raises(DataError, match="equal length"):
         diebold_mariano(np.zeros(3), np.zeros(4))
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from foretrain.data.config import DataConfig
 from tests.waiting import DEADLINE
 
 from foretrain.config import build
+from foretrain.data.config import DataConfig
 from foretrain.data.importers import import_corpus
 from foretrain.data.source import TrainingSource
 from foretrain.data.splits import rolling_origins, select

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from foretrain.data.config import DataConfig
 
+from foretrain.data.config import DataConfig
 from foretrain.data.splits import select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
