@@ -34,7 +34,7 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
     if result.overlaps_training:
         objections.append(Note(Code.TRAINING_SAW_WINDOWS, "training saw these windows"))
     if result.chose_the_weights:
-        text = "these windows lie in the validation part, which chose its weights"
+        text = "these windows are in the validation part, which chose its weights"
         objections.append(Note(Code.VALIDATION_SAW_WINDOWS, text))
     below = []
     for who in others:

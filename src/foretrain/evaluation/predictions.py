@@ -231,7 +231,7 @@ def _reach(file: _File, rows: Ints, first: Ints) -> tuple[Ints, Ints, tuple[Note
     """
     cutoffs, times, steps = file.cutoffs, file.times, file.steps
     last = np.append(first[1:], len(rows)) - 1
-    begin, finish = rows[first], rows[last]
+    first_row, last_row = rows[first], rows[last]
     if cutoffs is not None and times is not None:
         if (times <= cutoffs).any():
             where = int(np.flatnonzero(times <= cutoffs)[0])
@@ -241,18 +241,18 @@ def _reach(file: _File, rows: Ints, first: Ints) -> tuple[Ints, Ints, tuple[Note
         _refuse_duplicates(
             file, np.stack([file.item, cutoffs, times]), "one cutoff and one timestamp; keep one of them"
         )
-        return cutoffs[begin], times[finish] - 1, ()
+        return cutoffs[first_row], times[last_row] - 1, ()
     if cutoffs is not None:
-        known, position = np.unique(cutoffs[begin], return_inverse=True)
+        known, position = np.unique(cutoffs[first_row], return_inverse=True)
         count = last - first + 1
-        reach = count if steps is None else np.maximum(steps[finish].astype(np.int64), count)
+        reach = count if steps is None else np.maximum(steps[last_row].astype(np.int64), count)
         assumed = (reach > 1).any() and len(known) > 1
         note = Note(Code.CUTOFFS_ONE_STEP_APART, "without timestamps, cutoffs are assumed to be one step apart")
         return position, position + reach - 1, (note,) if assumed else ()
     assert times is not None
     position = np.searchsorted(np.unique(times), times)
     if steps is not None:
-        return position[begin] - np.maximum(steps[begin].astype(np.int64), 1), position[finish] - 1, ()
+        return position[first_row] - np.maximum(steps[first_row].astype(np.int64), 1), position[last_row] - 1, ()
     _refuse_duplicates(
         file,
         np.stack([file.item, times]),
