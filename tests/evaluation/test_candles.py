@@ -157,7 +157,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_candle_columns_are_found_whatever_their_case():
+def test_candle_columns_are_found_in_any_case():
     assert candle_columns(["Close", "low", "HIGH", "Open", "x", "vol"]) == {
         "open": "Open",
         "high": "HIGH",

@@ -193,14 +193,14 @@ class Backtest:
         return corpus.columns[self.panel.selections[ref.corpus].targets[row]] in corpus.manifest.price_columns
 
     def _unit(self, ref: WindowRef, row: int) -> str:
-        """Return the unit of a row. No two items share a unit of prices (currency and level); other columns do."""
+        """Return the unit of a row: of prices one per item (its currency and level), else one per column."""
         corpus = self.panel.corpora[ref.corpus]
         column = corpus.columns[self.panel.selections[ref.corpus].targets[row]]
         if self._is_price(ref, row):
             return f"price of {self.panel.name(ref.corpus)}/{ref.series}"
         return f"{self.panel.name(ref.corpus)}/{column}" if len(self.panel.corpora) > 1 else column
 
-    # -- of a model ------------------------------------------------------------------------------------------------
+    # -- forecasts of a model --------------------------------------------------------------------------------------
 
     def forecast(
         self,
