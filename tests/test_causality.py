@@ -496,7 +496,7 @@ def panel_rows(
     facts = {f"baseline {name}": scored.quantiles for name, scored in backtest.scored_baselines.items()}
     facts |= {"model": backtest.forecast(model, **few(model)).quantiles, "last": backtest.naive.last}
     facts["seasonal error"] = backtest.naive.seasonal_error
-    places = [backtest.row_place(row) for row in range(len(backtest.naive))]
+    places = [backtest.row_ref(row) for row in range(len(backtest.naive))]
     return {
         (place.series, place.cutoff, target): {name: values[row] for name, values in facts.items()}
         for row, (place, target) in enumerate(places)

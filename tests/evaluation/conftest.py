@@ -25,7 +25,7 @@ def levels():
 
 @pytest.fixture(scope="session")
 def make_scored():
-    """A Scored from truth (N, H) and either quantiles (N, H, 9) or a point forecast (N, H) in all levels."""
+    """Builder of a Scored from the truth (N, H) and quantiles (N, H, 9) or a point forecast (N, H) for all levels."""
 
     def build(target, forecast, *, last=None, seasonal_error=None, item=None, price=False, stride=None, **more):
         target = np.asarray(target, np.float64)
@@ -57,7 +57,7 @@ def make_scored():
 
 
 class Persistence(Forecaster):
-    """The last observed value plus a bias, with a fixed normal spread; cheats with the truth if it is handed over."""
+    """The last observed value plus a bias, with a fixed normal spread; repeats the truth if it gets it."""
 
     family = "persistence"
     max_context_length = 64
@@ -67,7 +67,7 @@ class Persistence(Forecaster):
         super().__init__()
         self.bias = torch.nn.Parameter(torch.tensor(bias))
         self.noise = noise
-        self.seen: list[int] = []  # rows of every batch forecast
+        self.seen: list[int] = []  # number of rows of each batch
 
     def collate(self, windows):
         rows = windows.role == TARGET
@@ -107,7 +107,7 @@ class Persistence(Forecaster):
 
 @pytest.fixture(scope="session")
 def persistence():
-    """The class: a forecaster that needs no training."""
+    """The class Persistence: a forecaster that needs no training."""
     return Persistence
 
 
@@ -116,13 +116,13 @@ CANDLE = ("open", "high", "low", "close")
 
 @dataclass(frozen=True)
 class CandleOptions(ForecastOptions):
-    """How Candles draws."""
+    """Sampling options of Candles."""
 
     temperature: float = 1.0
 
 
 class Candles(Persistence):
-    """Draws sample paths around the last value, seeded by the window; wants whole candles; names two losses."""
+    """Samples paths around the last value, seeded by the window; requires whole candles; has two validation losses."""
 
     family = "candles"
     validation_names = ("loss", "width")
@@ -157,7 +157,7 @@ class Candles(Persistence):
 
 
 def _draws(key: int, seed: int, samples: int, horizon: int) -> torch.Tensor:
-    """(S, H) steps of random walks that belong to a window, whatever batch it is in."""
+    """Return random walks (S, H) of a window, the same in any batch."""
     paths = [
         np.random.default_rng([key % 2**64, seed, k]).standard_normal(horizon).cumsum().astype(np.float32)
         for k in range(samples)
@@ -183,7 +183,7 @@ class Reconstruction(Trainable):
 
 
 def choose_candle(names):
-    """The family's own choice of columns: whole candles, of which the close is scored."""
+    """Choose the family's columns: whole candles, of which the close is scored."""
     if not set(CANDLE) <= set(names):
         return None
     return Columns(tuple(name for name in (*CANDLE, "volume") if name in names), ("close",))
@@ -206,19 +206,19 @@ CANDLES = Family(
 
 @pytest.fixture(scope="session")
 def candles():
-    """The class: a forecaster that samples, of whole candles."""
+    """The class Candles: a forecaster of whole candles that draws sample paths."""
     return Candles
 
 
 @pytest.fixture(scope="session")
 def candle_family():
-    """Its family, with forecast options and a choice of columns."""
+    """The family of Candles, with forecast options and a choice of columns."""
     return CANDLES
 
 
 @pytest.fixture(scope="session")
 def reconstruction():
-    """The class: a trainable that makes no forecasts."""
+    """The class Reconstruction: a trainable that makes no forecasts."""
     return Reconstruction
 
 
@@ -245,7 +245,7 @@ def bars():
 def make_hourly(
     items: int = 6, rows: int = 200, *, price: bool = False, seed: int = 0, provenance: str = "real"
 ) -> Corpus:
-    """Hourly random walks of different lengths with gaps; prices where asked."""
+    """Hourly random walks of different lengths with gaps; prices if requested."""
     rng = np.random.default_rng(seed)
     series = []
     for k in range(items):

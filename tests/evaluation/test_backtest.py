@@ -33,7 +33,7 @@ def test_rows_hold_the_truth_the_last_value_and_the_seasonal_error_of_the_whole_
 
 
 def test_a_model_never_sees_the_truth(hourly, persistence):
-    """The model of these tests repeats the truth if it is handed over."""
+    """The model of these tests repeats the truth if it gets it."""
     backtest = Backtest(_panel(hourly(2, 100), [Origin(0, 60), Origin(1, 50)]))
     found = backtest.forecast(persistence()).quantiles[:, :, backtest.levels.index(0.5)]
     np.testing.assert_allclose(found, np.repeat(backtest.naive.last[:, None], 4, 1), rtol=1e-6)
@@ -59,7 +59,7 @@ def test_known_covariates_reach_the_model_and_truth_does_not(persistence):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 1000])
-def test_forecasts_come_back_in_row_order_whatever_the_batch_size(hourly, persistence, batch_size):
+def test_forecasts_are_in_row_order_for_any_batch_size(hourly, persistence, batch_size):
     corpus = hourly(7, 150)
     origins = [Origin(i, c) for i in range(7) for c in (20, 40, 90)]
     whole = Backtest(_panel(corpus, origins))
@@ -83,8 +83,8 @@ def test_rows_with_nothing_to_start_from_or_to_score_are_left_out_and_counted(pe
         ("without a value to start from", 1, ("a y",)),
         ("without a value to score", 1, ("a z",)),
     }
-    place, target = backtest.row_place(0)
-    assert (place.series, place.cutoff, target) == (0, 30, 0)
+    ref, target = backtest.row_ref(0)
+    assert (ref.series, ref.cutoff, target) == (0, 30, 0)
 
 
 def test_nothing_to_score_at_all_is_an_error(persistence):

@@ -13,7 +13,7 @@ def baseline(name, contexts, horizon, levels, seasonality=1):
 
 
 def _plain_point(name, context, season):
-    """The method in words: one row, one step at a time."""
+    """The method written plainly: one row, one step at a time."""
     seen = [(t, float(v)) for t, v in enumerate(context) if np.isfinite(v)]
     if not seen:
         return [np.nan] * H
@@ -82,7 +82,7 @@ def test_naive_quantiles_widen_while_nothing_is_observed():
 @pytest.mark.parametrize(
     ("name", "seasonality"), [("naive", 1), ("drift", 1), ("seasonal_naive", 8), ("historical_mean", 1)]
 )
-def test_intervals_hold_their_share_on_data_of_the_methods_own_kind(name, seasonality):
+def test_intervals_have_the_right_coverage_on_data_that_fit_the_method(name, seasonality):
     rng = np.random.default_rng(3)
     noise = rng.standard_normal((800, 420))
     if name == "historical_mean":
@@ -99,7 +99,7 @@ def test_intervals_hold_their_share_on_data_of_the_methods_own_kind(name, season
     assert inside.min() > 0.74 and inside.max() < 0.86
 
 
-def test_one_wild_bar_does_not_blow_the_interval_up():
+def test_one_extreme_bar_does_not_widen_the_interval():
     rng = np.random.default_rng(0)
     calm = rng.standard_normal(500).cumsum()
     split = calm.copy()

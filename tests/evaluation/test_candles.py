@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.evaluation.candles import MOST_BARS, Chart, candle_columns, draw_candles, plot_candles
+from foretrain.evaluation.candles import MAX_BARS, Chart, candle_columns, draw_candles, plot_candles
 from foretrain.evaluation.plots import style
 
 H = 5
@@ -54,7 +54,7 @@ def frames(items: list[str], *, volume: bool = True, close: str = "close", numer
     return pd.concat(history), pd.concat(candles), pd.concat(long)
 
 
-def test_every_bar_is_a_body_and_two_wicks_on_evenly_spaced_places():
+def test_every_bar_is_a_body_and_two_wicks_on_evenly_spaced_positions():
     one = chart()
     figure = drawn(one)
     (prices,) = figure.axes
@@ -120,15 +120,15 @@ def test_the_newest_bars_are_shown_and_nights_leave_no_gap(tmp_path, monkeypatch
     plot_candles(history.sample(frac=1, random_state=0), candles, long, tmp_path / "c.png")
     assert [c.title for c in seen] == ["b", "a"]
     own = history[history.item_id == "a"]
-    np.testing.assert_array_equal(seen[1].history[:, 3], own["close"].tail(MOST_BARS))
-    np.testing.assert_array_equal(seen[1].volume, np.arange(120.0 + H)[-MOST_BARS - H :])
+    np.testing.assert_array_equal(seen[1].history[:, 3], own["close"].tail(MAX_BARS))
+    np.testing.assert_array_equal(seen[1].volume, np.arange(120.0 + H)[-MAX_BARS - H :])
     np.testing.assert_array_equal(
         seen[1].close[:, 2], long[(long.item_id == "a") & (long.target_name == "close")]["0.5"]
     )
     strip = drawn(seen[0]).axes[1]
     stamps = seen[0].times.astype("datetime64[us]")
-    for place, label in zip(strip.get_xticks(), strip.get_xticklabels(), strict=True):
-        stamp = str(stamps[int(place) + MOST_BARS - 1])
+    for position, label in zip(strip.get_xticks(), strip.get_xticklabels(), strict=True):
+        stamp = str(stamps[int(position) + MAX_BARS - 1])
         assert label.get_text().split("\n")[0] == stamp[11:16]
     assert len(strip.get_xticks()) >= 3
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_candle_columns_are_found_whatever_their_case():
+def test_candle_columns_are_found_in_any_case():
     assert candle_columns(["Close", "low", "HIGH", "Open", "x", "vol"]) == {
         "open": "Open",
         "high": "HIGH",

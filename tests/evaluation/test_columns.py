@@ -57,7 +57,7 @@ def test_a_family_with_a_choice_gets_whole_candles(corpus, candle_family, traine
         ({"scored": ["close"], "known_covariates": ["other"]}, {}, (("close",), (*OHLC[:3], "volume"), ("other",))),
     ],
 )
-def test_a_family_without_a_choice_takes_what_is_said_or_was_trained(corpus, trained, given, expected):
+def test_a_family_without_a_choice_takes_the_named_or_trained_columns(corpus, trained, given, expected):
     assert _names(corpus, evaluation_columns(corpus, family("chronos2"), trained, **given)) == expected
 
 
@@ -68,7 +68,7 @@ def test_a_column_that_the_corpus_lacks_is_named(corpus, candle_family):
         evaluation_columns(corpus, family("chronos2"), {"target": [*OHLC, "amount"], "scored": ["close"]})
 
 
-def test_a_candle_that_lacks_a_column_of_training_is_scored_without_it(corpus, candle_family, told):
+def test_a_corpus_that_lacks_a_candle_column_of_training_is_scored_without_it(corpus, candle_family, told):
     found = evaluation_columns(corpus, candle_family, {"target": [*OHLC, "amount"], "scored": ["close"]})
     (note,) = told()
     assert note.code == Code.COLUMNS_UNLIKE_TRAINING and "amount" in note.text

@@ -30,10 +30,10 @@ def climbing():
 
 @pytest.fixture(scope="module")
 def compared(climbing, persistence):
-    """An evaluation of a model with a bias beside a rival with another one."""
+    """Evaluate a model with one bias and a reference model with another one."""
 
-    def run(bias: float, rival: float, key: str = ZERO_SHOT, **settings):
-        against = ReferenceModel(key, "the-base", persistence(rival), "abc123")
+    def run(bias: float, reference: float, key: str = ZERO_SHOT, **settings):
+        against = ReferenceModel(key, "the-base", persistence(reference), "abc123")
         settings = {"prediction_length": 4, "num_windows": 12, **settings}
         return evaluate(persistence(bias), climbing, against=against, name="mine", **settings)
 
@@ -50,7 +50,7 @@ def test_a_model_that_beats_both_is_promoted(compared):
 
 
 @pytest.mark.parametrize(
-    ("bias", "rival", "who"),
+    ("bias", "reference", "who"),
     [
         (1.0, 2.5, "zero shot"),
         (-1.0, -2.5, "naive"),
@@ -58,15 +58,15 @@ def test_a_model_that_beats_both_is_promoted(compared):
         (float("nan"), 1.0, "zero shot"),
     ],
 )
-def test_a_model_that_does_not_beat_both_is_not_promoted(compared, bias, rival, who):
-    found = judge(compared(bias, rival))
+def test_a_model_that_does_not_beat_both_is_not_promoted(compared, bias, reference, who):
+    found = judge(compared(bias, reference))
     objections = [note.text for note in found.objections if note.code == Code.NOT_BELOW]
     assert not found.promoted and any(f"is not below {who}'s" in text for text in objections)
     assert found.reason == "; ".join(note.text for note in found.objections)
     assert found.headline.startswith("NOT PROMOTED: ")
 
 
-def test_a_difference_that_chance_explains_promotes_nobody_unless_significance_is_not_asked_for(compared):
+def test_an_insignificant_difference_promotes_only_without_require_significance(compared):
     result = compared(2.5, 1.0, num_windows=5)
     found = judge(result)
     assert not found.promoted and codes(found.objections) == {Code.NOT_SIGNIFICANT}
@@ -75,14 +75,14 @@ def test_a_difference_that_chance_explains_promotes_nobody_unless_significance_i
     assert judge(result, require_significance=False).promoted
 
 
-def test_windows_that_training_saw_promote_nobody(compared, climbing):
+def test_windows_that_training_saw_prevent_promotion(compared, climbing):
     release = {"corpora": [{"fingerprint": climbing.fingerprint}], "data": {"validation_steps": 4, "test_steps": 4}}
     found = judge(compared(2.5, 1.0, test_steps=48, release=release))
     assert not found.promoted and found.objections[0].code == Code.TRAINING_SAW_WINDOWS
     assert found.warnings[0].startswith("WINDOWS OVERLAP")
 
 
-def test_windows_that_chose_the_weights_promote_nobody(compared, climbing):
+def test_windows_that_chose_the_weights_prevent_promotion(compared, climbing):
     release = {"corpora": [{"fingerprint": climbing.fingerprint}], "data": {"validation_steps": 48, "test_steps": 4}}
     found = judge(compared(2.5, 1.0, split="validation", release=release))
     assert not found.promoted and found.objections[0].code == Code.VALIDATION_SAW_WINDOWS
@@ -97,7 +97,7 @@ def test_the_record_says_what_was_scored(compared, climbing):
     assert found["date_range"] == ["1970-01-09T20:00:00", "1970-01-11T19:00:00"]
 
 
-def test_a_diverged_rival_leaves_the_record_fit_for_json(compared):
+def test_the_record_of_a_diverged_reference_is_valid_json(compared):
     found = judge(compared(2.5, float("nan"))).to_dict()
     assert found["figures"]["zero_shot"] is None and not found["promoted"]
     json.dumps(found, allow_nan=False)
@@ -116,7 +116,7 @@ def test_items_without_prices_are_judged_by_mase(hourly, persistence):
     assert not found.promoted and Code.NOT_BELOW in codes(found.objections) and "zero_shot" not in found.figures
 
 
-def test_the_rival_s_figures_are_those_of_an_evaluation_of_its_own(compared, climbing, persistence):
+def test_the_metrics_of_the_reference_equal_those_of_evaluating_it_alone(compared, climbing, persistence):
     alone = evaluate(persistence(1.0), climbing, prediction_length=4, num_windows=12)
     beside = compared(2.5, 1.0)
     assert beside.pooled["zero_shot"] == alone.pooled["model"]
@@ -124,7 +124,7 @@ def test_the_rival_s_figures_are_those_of_an_evaluation_of_its_own(compared, cli
     assert list(beside.pooled)[:3] == ["model", "zero_shot", "naive"]
 
 
-def test_differences_are_the_model_s_less_the_rival_s(compared):
+def test_differences_are_model_minus_reference(compared):
     result = compared(2.5, 1.0)
     table = differences(result)
     assert set(table) == set(result.pooled["model"])
@@ -132,18 +132,18 @@ def test_differences_are_the_model_s_less_the_rival_s(compared):
     assert row["difference"] == row["model"] - row["zero_shot"] < 0 and row["naive"] > row["zero_shot"]
 
 
-def test_a_rival_with_a_shorter_memory_sees_less_and_the_report_says_so(compared, climbing, persistence):
-    class Forgetful(persistence):
+def test_a_reference_with_a_shorter_context_sees_less_and_the_report_says_so(compared, climbing, persistence):
+    class ShortContext(persistence):
         max_context_length = 8
 
-    against = ReferenceModel(OTHER, "small", Forgetful(1.0))
+    against = ReferenceModel(OTHER, "small", ShortContext(1.0))
     found = evaluate(persistence(2.5), climbing, prediction_length=4, num_windows=12, against=against)
     (note,) = (note for note in found.warnings if note.code == Code.SHORTER_CONTEXT)
     assert note.counts == {"context_length": 8, "asked": 64} and note.text in found.remarks
     assert Code.SHORTER_CONTEXT not in codes(compared(2.5, 1.0).warnings)
 
 
-def test_a_rival_that_learns_across_series_is_refused(climbing, persistence):
+def test_a_reference_that_learns_across_series_is_refused(climbing, persistence):
     from foretrain.models import family, forecast_options
 
     options = forecast_options(family("chronos2"), {"cross_learning": True})
@@ -156,7 +156,7 @@ def test_a_rival_that_learns_across_series_is_refused(climbing, persistence):
         )
 
 
-def test_reports_show_outcome_difference_and_rival(compared, tmp_path):
+def test_reports_show_outcome_difference_and_reference(compared, tmp_path):
     result = compared(1.0, 2.5)
     result = replace(result, promotion=judge(result))
     text = format_table(result)
@@ -172,12 +172,12 @@ def test_reports_show_outcome_difference_and_rival(compared, tmp_path):
     assert "zero_shot" in (tmp_path / "report" / "metrics.csv").read_text()
 
 
-def test_another_model_goes_by_its_own_name(compared):
+def test_another_model_is_shown_by_its_name(compared):
     result = compared(1.0, 2.5, OTHER)
     assert "the-base" in format_table(result) and "Against the other model" in render(result)
 
 
-def test_an_evaluation_without_a_rival_says_nothing_of_one(climbing, persistence):
+def test_an_evaluation_without_a_reference_has_no_comparison(climbing, persistence):
     result = evaluate(persistence(1.0), climbing, prediction_length=4, num_windows=12)
-    assert not {"comparison", "promotion", "rival"} & set(result.to_dict())
+    assert not {"comparison", "promotion", "reference"} & set(result.to_dict())
     assert "difference" not in format_table(result) and "romoted" not in render(result)

@@ -15,7 +15,7 @@ def _panel(corpus, origins, **more):
     return make_panel([corpus], [select(corpus)], [origins], **settings)
 
 
-def test_the_loss_is_the_models_own_over_all_windows_and_leaves_its_mode_alone(hourly, persistence):
+def test_the_loss_is_the_models_own_over_all_windows_and_its_mode_is_restored(hourly, persistence):
     corpus = hourly(4, 120)
     panel = _panel(corpus, [Origin(i, c) for i in range(4) for c in (30, 70)])
     model = persistence(0.5)
@@ -50,7 +50,7 @@ def test_a_loss_of_predictions_is_reported_in_place_of_the_families_own_and_is_t
     assert found["mae_price"] == pytest.approx(np.nanmean(np.abs(error)), rel=1e-4)
 
 
-def test_windows_without_anything_to_learn_from_have_no_loss(hourly, persistence):
+def test_windows_without_truth_have_no_loss(hourly, persistence):
     corpus = hourly(1, 60)
     panel = _panel(corpus, [Origin(0, 60)])  # nothing is known beyond its end
     assert np.isnan(validation_losses(ShardedWindows(panel, 4), persistence())["loss"])

@@ -125,7 +125,7 @@ def test_order_of_rows_changes_nothing_but_rounding(make_scored):
     assert metrics.pooled(shuffled) == pytest.approx(metrics.pooled(scored), rel=1e-12)
 
 
-def test_rows_without_a_seasonal_error_are_counted_and_left_out_of_mase_alone(make_scored):
+def test_rows_without_a_seasonal_error_are_counted_and_left_out_of_mase_only(make_scored):
     scored = _random(make_scored)
     assert metrics.undefined_scale(scored).sum() == 1
     changed = scored.quantiles.copy()
@@ -141,7 +141,7 @@ def test_no_row_with_a_seasonal_error_gives_nan_not_an_exception(make_scored):
     assert pooled["coverage_80_share"] == 1.0
 
 
-def test_wql_may_be_asked_for_levels_of_ones_own(make_scored):
+def test_wql_sums_over_the_given_levels_only(make_scored):
     scored = _random(make_scored)
     only = metrics.pooled(replace(scored, scored_levels=(0.5,)))
     observed = np.isfinite(scored.target)
@@ -157,15 +157,15 @@ def test_skill_is_one_for_a_perfect_model_and_negative_for_one_twice_as_bad_as_n
     np.testing.assert_array_equal(metrics.skill_per_item(naive.forecast(naive.quantiles - 1.0), naive), [-1, -1, -1])
 
 
-def test_skill_over_symbols_is_not_ruled_by_the_dearest_one(make_scored):
-    """A tenth better on a 1 dollar stock and a tenth worse on a 1000 dollar one is no skill, whatever dollars say."""
+def test_skill_over_symbols_is_not_dominated_by_the_most_expensive_one(make_scored):
+    """A tenth better on a 1 dollar stock and a tenth worse on a 1000 dollar one is no skill, despite their errors."""
     target = np.array([[2.0], [2000.0]])
     naive = make_scored(target, np.array([[1.0], [1000.0]]), last=[1.0, 1000.0], price=True)
     model = naive.forecast(np.repeat(np.array([[[1.1]], [[900.0]]]), 9, 2))
     assert metrics.skill(model, naive) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_calibrated_forecaster_lies_on_the_diagonal(make_scored, levels):
+def test_a_calibrated_forecaster_is_on_the_diagonal(make_scored, levels):
     rng = np.random.default_rng(0)
     target = rng.uniform(0, 1, (2000, 5))
     target[::7] = np.nan
@@ -173,7 +173,7 @@ def test_a_calibrated_forecaster_lies_on_the_diagonal(make_scored, levels):
     np.testing.assert_allclose(metrics.calibration(scored), levels, atol=0.02)
 
 
-def test_every_metric_says_its_unit():
+def test_every_metric_states_its_unit():
     for name, metric in metrics.METRICS.items():
         assert metric.unit and metric.label
         if metric.unit.startswith("percent"):

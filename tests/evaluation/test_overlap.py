@@ -24,7 +24,7 @@ def test_windows_in_the_test_part_are_clean(hourly):
     assert check_overlap(_release(corpus), [corpus], [[Origin(0, 80), Origin(1, 73)]]) == []
 
 
-def test_windows_in_the_training_part_are_called_out(hourly):
+def test_windows_in_the_training_part_are_reported(hourly):
     corpus = hourly(2, 100)
     (found,) = check_overlap(_release(corpus), [corpus], [[Origin(0, 80), Origin(0, 69), Origin(1, 62)]])
     assert found.code == Code.TRAINING_SAW_WINDOWS
@@ -32,7 +32,7 @@ def test_windows_in_the_training_part_are_called_out(hourly):
     assert found.text.startswith("WINDOWS OVERLAP TRAINING DATA: 2 of 3 windows of walks")
 
 
-def test_windows_in_the_part_that_chose_the_weights_are_mentioned(hourly):
+def test_windows_in_the_part_that_chose_the_weights_are_reported(hourly):
     corpus = hourly(2, 100)
     (found,) = check_overlap(_release(corpus), [corpus], [[Origin(0, 75), Origin(0, 80)]])
     assert (found.code, found.counts) == (Code.VALIDATION_SAW_WINDOWS, {"windows": 1, "scored": 2})
@@ -41,39 +41,39 @@ def test_windows_in_the_part_that_chose_the_weights_are_mentioned(hourly):
 def test_held_out_items_were_never_trained_on(hourly):
     corpus = hourly(30, 300)
     out = np.flatnonzero(held_out(corpus, 0.3))
-    kept = np.flatnonzero(~held_out(corpus, 0.3))
+    inside = np.flatnonzero(~held_out(corpus, 0.3))
     release = _release(corpus, holdout_fraction=0.3)
-    held, trained = (check_overlap(release, [corpus], [[Origin(int(rows[0]), 5)]]) for rows in (out, kept))
+    held, trained = (check_overlap(release, [corpus], [[Origin(int(rows[0]), 5)]]) for rows in (out, inside))
     assert Code.TRAINING_SAW_WINDOWS not in codes(held)
     assert codes(trained) == {Code.TRAINING_SAW_WINDOWS}
 
 
-def test_another_corpus_of_the_same_days_is_mentioned_and_one_of_later_days_is_not(hourly):
+def test_another_corpus_of_the_same_days_is_reported_and_one_of_later_days_is_not(hourly):
     trained, other = hourly(2, 100), hourly(2, 150, seed=1)
     found = check_overlap(_release(trained), [other], [[Origin(0, 90)]])
     assert codes(found) == {Code.TRAINING_MAY_HAVE_SEEN_DAYS}
     assert check_overlap(_release(trained), [other], [[Origin(0, 120)]]) == []
 
 
-def test_a_window_that_begins_right_after_training_is_clean_and_one_step_earlier_is_not(hourly):
+def test_a_window_that_starts_right_after_training_is_clean_and_one_step_earlier_is_not(hourly):
     trained, other = hourly(1, 100), hourly(1, 150, seed=1)
     assert check_overlap(_release(trained), [other], [[Origin(0, 100)]]) == []
     assert check_overlap(_release(trained), [other], [[Origin(0, 99)]])
 
 
-def test_a_release_without_facts_says_that_nothing_is_known(hourly):
+def test_a_release_without_records_gives_a_note(hourly):
     found = check_overlap({}, [hourly(1, 60)], [[Origin(0, 40)]])
     assert codes(found) == {Code.TRAINING_UNKNOWN}
 
 
-def test_another_corpus_without_dates_cannot_be_told_apart(hourly):
+def test_another_corpus_without_dates_cannot_be_compared(hourly):
     values = np.arange(60, dtype=np.float32)[None]
     steps = Corpus.from_arrays("steps", [("a", values, None)], ["x"])
     found = check_overlap(_release(hourly(1, 100)), [steps], [[Origin(0, 40)]])
     assert codes(found) == {Code.TRAINING_CANNOT_BE_COMPARED}
 
 
-def test_items_that_end_earlier_than_training_on_others_are_mentioned():
+def test_items_that_end_earlier_than_training_on_others_are_reported():
     """Their test part is the training part of the others, on the same days."""
     values = np.arange(100, dtype=np.float32)[None]
     hours = np.arange(100) * 3_600_000_000
@@ -84,7 +84,7 @@ def test_items_that_end_earlier_than_training_on_others_are_mentioned():
     assert check_overlap(_release(corpus), [corpus], [[Origin(1, 80), Origin(1, 90)]]) == []
 
 
-def test_what_is_said_of_several_corpora_is_sorted_by_weight_and_one_paragraph_of_the_report(hourly, persistence):
+def test_notes_of_several_corpora_are_sorted_by_severity_in_one_paragraph_of_the_report(hourly, persistence):
     seen, chosen = hourly(2, 100), hourly(2, 100, seed=1)
     release = _release(seen)
     release["corpora"] += _release(chosen)["corpora"]

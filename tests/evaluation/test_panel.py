@@ -16,10 +16,11 @@ def test_max_items_draws_the_same_items_every_time(hourly):
     corpus = hourly(9, 100)
     origins = [Origin(i, c) for i in range(9) for c in (30, 40)]
     first, again = (_panel(corpus, origins, max_items=4) for _ in range(2))
-    assert first.places == again.places and len({place.series for place in first.places}) == 4
-    assert len(first.places) == 8
+    assert first.refs == again.refs and len({ref.series for ref in first.refs}) == 4
+    assert len(first.refs) == 8
     assert ("not drawn (max_items 4)", 5) in {(left.reason, left.count) for left in first.left_out}
-    assert {p.series for p in _panel(corpus, origins, max_items=4, seed=1).places} != {p.series for p in first.places}
+    other = _panel(corpus, origins, max_items=4, seed=1)
+    assert {ref.series for ref in other.refs} != {ref.series for ref in first.refs}
 
 
 def test_the_season_comes_from_the_manifest_then_the_session_then_the_frequency(hourly):

@@ -15,7 +15,7 @@ DAYS = pd.date_range("2025-01-06", periods=12, freq="D")
 
 @pytest.fixture
 def write(tmp_path: Path):
-    """A file of a frame, or of columns."""
+    """Write a frame, or columns, to a file."""
 
     def save(columns, name: str = "p.csv") -> Path:
         frame = pd.DataFrame(columns)
@@ -27,7 +27,7 @@ def write(tmp_path: Path):
 
 
 def rows(**more):
-    """Two items, six days each, one row a forecast."""
+    """Columns of two items with six days each, one row per forecast."""
     n = np.arange(12.0)
     return {
         "symbol": ["007"] * 6 + ["NA"] * 6,
@@ -122,7 +122,7 @@ def test_changes_since_the_last_close_become_prices(write, values, unit):
     assert not found.has_prices and (found.points.last == 1.0).all()
 
 
-def test_changes_that_are_passed_off_as_prices_are_refused_until_somebody_says_so(write):
+def test_values_that_look_like_changes_are_refused_unless_they_are_declared(write):
     path = write(rows(actual=0.01, predicted=0.02))
     with pytest.raises(DataError, match=r"look like changes, not prices.*--values fraction"):
         read_predictions(path)
@@ -136,7 +136,7 @@ def test_quantiles_are_taken_from_columns_named_by_numbers(write):
     assert read_predictions(write(rows())).bands is None
 
 
-def test_levels_that_are_missing_are_not_made_up(write):
+def test_missing_levels_are_nan(write):
     found = read_predictions(write(rows(**{"0.25": 90.0})))
     assert np.isnan(found.bands.at(0.1)).all() and (found.bands.at(0.25) == 90.0).all()
 
@@ -148,12 +148,12 @@ def test_columns_may_have_any_name(write):
     assert read_predictions(path, roles).points.items == ("007", "NA")
 
 
-def test_counts_of_steps_are_times_too(write):
+def test_step_numbers_can_replace_times(write):
     found = read_predictions(write(rows(timestamp=[*range(6), *range(6)])))
     assert found.points.start.tolist() == [*range(6), *range(6)] and found.dates == ("step 0", "step 5")
 
 
-def test_a_file_without_items_is_one(write):
+def test_a_file_without_items_is_one_item(write):
     columns = {name: column[:6] for name, column in rows().items() if name != "symbol"}
     assert read_predictions(write(columns)).points.items == ("p",)
 
@@ -161,24 +161,24 @@ def test_a_file_without_items_is_one(write):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"predicted": None}, "no column 'predicted'; name yours with --column predicted=NAME"),
-        ({"last_close": None}, "no column 'last_close'; name yours with --column last_close=NAME"),
+        ({"predicted": None}, "no column 'predicted'; name it with --column predicted=NAME"),
+        ({"last_close": None}, "no column 'last_close'; name it with --column last_close=NAME"),
         ({"timestamp": None}, "no column looks like a time stamp"),
         ({"predicted": [np.nan, *range(11)]}, r"row 1 \(item '007'\) has an actual value and no prediction"),
-        ({"predicted": [1.0, "x"] * 6}, r"column 'predicted' holds .* than numbers, such as 'x' in row 2\."),
-        ({"timestamp": [DAYS[0]] * 12}, "item '007' has several rows with one timestamp. Say when"),
+        ({"predicted": [1.0, "x"] * 6}, r"column 'predicted' has values that are not numbers, such as 'x' in row 2\."),
+        ({"timestamp": [DAYS[0]] * 12}, "item '007' has several rows with one timestamp. Add when"),
         ({"cutoff": [DAYS[9]] * 12}, "row 1: its timestamp is not after its cutoff"),
         ({"cutoff": ["2024-01-01"] * 12}, "last_close changes within a forecast of item '007'"),
         ({"cutoff": ["2024-01-01"] * 12, "timestamp": [DAYS[0]] * 12}, "rows with one cutoff and one timestamp"),
     ],
 )
-def test_what_contradicts_itself_is_an_error_that_names_it(write, columns, message):
+def test_contradictions_are_errors_that_name_them(write, columns, message):
     found = {name: column for name, column in rows(**columns).items() if column is not None}
     with pytest.raises(DataError, match=message):
         read_predictions(write(found))
 
 
-def test_names_that_are_not_there_and_unknown_values_are_errors(write):
+def test_missing_columns_and_unknown_values_are_errors(write):
     with pytest.raises(DataError, match=r"no column 'Y' \(actual\)"):
         read_predictions(write(rows()), {"actual": "Y"})
     with pytest.raises(ConfigError, match="--values dollars: choose one of price, fraction, percent"):

@@ -42,7 +42,7 @@ def saved(few, tmp_path_factory):
 
 
 class _Checker(HTMLParser):
-    """Collects what a page would fetch and checks that its tags are balanced."""
+    """Collects the resources that a page would fetch and checks that its tags are balanced."""
 
     VOID = ("meta", "img", "br")
 
@@ -70,7 +70,7 @@ def _parse(page):
     return checker
 
 
-def test_the_page_stands_alone(saved):
+def test_the_page_is_self_contained(saved):
     page = (saved[0] / "report.html").read_text()
     checker = _parse(page)
     assert len(checker.sources) == 4
@@ -85,7 +85,7 @@ def test_names_and_commands_are_escaped(saved):
     assert "<script>alert(1)</script> & co" in text and "foretrain evaluate 'a <b>' --data c" in text
 
 
-def test_the_page_says_verdict_hash_units_command_and_sorting(few, saved):
+def test_the_page_has_verdict_hash_units_command_and_sorting(few, saved):
     text = "".join(_parse((saved[0] / "report.html").read_text()).text)
     assert few.verdict[1:] in text and few.data[0]["fingerprint"] in text
     assert "percent of the last close" in text and "sorted before scoring" in text
@@ -153,7 +153,7 @@ def test_undefined_figures_become_null_in_json(hourly, persistence, tmp_path):
     assert tree["pooled"]["model"]["wql"] is None
 
 
-def test_the_console_table_is_plain_where_nobody_watches(few):
+def test_the_console_table_is_plain_text_without_a_terminal(few):
     stream = io.StringIO()
     print_result(few, stream)
     lines = stream.getvalue().splitlines()
@@ -185,7 +185,7 @@ def test_the_console_table_has_colours_on_a_terminal(few, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", ["one step", "one window", "no calendar", "constant"])
-def test_odd_evaluations_can_be_drawn(hourly, persistence, shape, tmp_path):
+def test_edge_cases_can_be_drawn(hourly, persistence, shape, tmp_path):
     from foretrain.data.store import Corpus
 
     if shape in ("no calendar", "constant"):

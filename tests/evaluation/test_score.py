@@ -16,7 +16,7 @@ DAYS = pd.bdate_range("2025-01-06", periods=20)
 
 @pytest.fixture
 def scored(tmp_path: Path):
-    """The score of predictions of two items of unlike prices, `error` times naive's error off, with more columns."""
+    """Score predictions of two items of different prices with errors of `error` times naive's, and more columns."""
 
     def run(error: float = 0.5, *, days: int = 20, more=None, **how):
         frames = []
@@ -68,7 +68,7 @@ def test_few_origins_give_no_verdict(scored):
     assert scored(0.5, days=4).against_naive.verdict == "too few windows to tell (4 origins, 10 needed)"
 
 
-def test_prices_are_told_by_item_and_never_averaged(scored):
+def test_prices_are_reported_by_item_and_never_averaged(scored):
     found = scored(0.5)
     assert "price_mae" not in found.pooled and "mae" not in found.pooled
     small, large = (entry["price_mae"] for entry in found.per_item)
@@ -77,7 +77,7 @@ def test_prices_are_told_by_item_and_never_averaged(scored):
     assert found.medians["pct_mae"] == np.median([entry["pct_mae"] for entry in found.per_item])
 
 
-def test_quantiles_are_scored_where_there_are_some(scored):
+def test_quantiles_are_scored_if_there_are_any(scored):
     bands = {"0.1": lambda f: f["actual"] - 1e-3, "0.9": lambda f: f["actual"] + 1e-3}
     found = scored(0.5, more=bands)
     assert found.pooled["coverage_80_share"]["value"] == 1.0
@@ -86,7 +86,7 @@ def test_quantiles_are_scored_where_there_are_some(scored):
     assert "coverage_80_share" not in scored(0.5, more={"0.25": bands["0.1"]}).pooled
 
 
-def test_crossing_quantiles_are_told_of(scored):
+def test_crossing_quantiles_are_reported(scored):
     found = scored(0.5, more={"0.1": lambda f: f["actual"] + 1, "0.9": lambda f: f["actual"] - 1})
     assert [note.counts for note in found.notes if note.code == Code.QUANTILES_CROSSED] == [{"share": 1.0}]
 
@@ -98,20 +98,20 @@ def test_crossing_quantiles_are_told_of(scored):
         (0.013, "0.013 % is a fraction with a percent sign. The error is 1.3 percent of the last close."),
         (100.0, "100 % is a MAPE of returns"),
         (1.0, "1 % is a MAPE of returns"),
-        (7.0, "7 % is no figure that is known here"),
+        (7.0, "7 % is not a known figure"),
     ],
 )
-def test_a_published_percentage_is_traced_to_what_it_is(scored, claim, what):
+def test_a_published_percentage_is_identified(scored, claim, what):
     assert scored(1.0, claimed_percent=(claim,)).claims[0].startswith(what)
 
 
-def test_a_large_error_is_told_as_the_fraction_it_may_be_printed_as(scored):
+def test_a_large_error_is_also_given_as_a_fraction(scored):
     (trap,) = (trap for trap in scored(20.0).traps if trap.code == Code.FRACTION_AS_PERCENT)
     assert trap.counts["fraction"] == pytest.approx(0.26, abs=5e-3) and "printed as 0.26 %" in trap.text
     assert not scored(1.0).traps
 
 
-def test_a_mape_of_returns_is_a_trap_where_it_is_large(scored):
+def test_a_large_mape_of_returns_is_a_trap(scored):
     found = scored(3.0)
     assert found.look_alikes["mape_of_returns_pct"] == pytest.approx(300.0)
     (trap,) = (trap for trap in found.traps if trap.code == Code.MAPE_OF_RETURNS)
@@ -131,8 +131,8 @@ def test_changes_without_prices_have_no_price_errors(scored):
     assert [note.counts for note in bare.notes if note.code == Code.NO_LAST_CLOSE] == [{"forecasts": 40}]
 
 
-def test_the_score_of_an_evaluation_s_forecasts_is_the_evaluation_s(hourly, persistence, tmp_path):
-    """One set of formulas: what evaluate says of a model, score says of its forecasts in a file."""
+def test_scoring_the_forecasts_of_an_evaluation_gives_its_metrics(hourly, persistence, tmp_path):
+    """evaluate and score use one set of formulas."""
     corpus = hourly(4, 200, price=True)
     found = evaluate(persistence(0.5), corpus, prediction_length=3, num_windows=12)
     s = found.scored

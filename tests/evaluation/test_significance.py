@@ -99,7 +99,7 @@ def test_losses_that_are_not_finite_give_no_verdict():
 
 
 def test_losses_of_different_origins_are_refused():
-    with pytest.raises(DataError, match="equal lists"):
+    with pytest.raises(DataError, match="equal length"):
         diebold_mariano(np.zeros(3), np.zeros(4))
 
 
@@ -145,8 +145,8 @@ def test_rows_without_a_scale_are_left_out_of_the_losses(make_scored):
     np.testing.assert_allclose(ours, np.abs(scored.target[[0, 2]]).mean(1), rtol=1e-12)
 
 
-def test_items_with_cutoffs_of_their_own_overlap_and_the_lag_counts_it(make_scored):
-    """Two items whose windows interleave: an origin begins inside the forecast of the one before."""
+def test_items_with_different_cutoffs_overlap_and_the_lag_counts_it(make_scored):
+    """Two items whose windows interleave: an origin starts within the forecast of the previous one."""
     together = _panel(make_scored, starts=[0, 2, 4, 6], items=[0, 0, 0, 0])
     assert lag_in_origins(*origin_losses(together, together)[2:]) == 0
     interleaved = _panel(make_scored, starts=[0, 2, 4, 1, 3, 5], items=[0, 0, 0, 1, 1, 1])

@@ -41,7 +41,7 @@ def test_the_aggregate_is_the_plain_mean_over_symbols(found):
     assert [entry["windows"] for entry in found.per_symbol] == [11, 11, 11]
 
 
-def test_what_that_layout_hides_stands_beside_it(found):
+def test_the_aggregate_also_has_the_pooled_metrics(found):
     assert found.aggregate["pct_mae"] == found.pooled["model"]["pct_mae"]
     assert found.aggregate["naive_pct_mae"] == found.pooled["naive"]["pct_mae"]
     assert found.aggregate["skill"] == found.pooled["model"]["skill_vs_naive"]
@@ -77,7 +77,7 @@ def test_symbols_name_their_corpus_where_there_are_several(hourly, persistence):
     assert found.aggregate["symbols_evaluated"] == 2
 
 
-def test_a_symbol_without_size_has_no_percentage_and_spoils_none(persistence):
+def test_a_symbol_whose_truth_is_zero_has_no_percentage_and_is_left_out_of_its_mean(persistence):
     values = np.random.default_rng(0).standard_normal((1, 60)).astype(np.float32)
     corpus = Corpus.from_arrays("c", [("a", values, None), ("zero", values * 0, None)], ["x"])
     found = evaluate(persistence(1.0), corpus, prediction_length=4, num_windows=2)
@@ -85,7 +85,7 @@ def test_a_symbol_without_size_has_no_percentage_and_spoils_none(persistence):
     assert found.aggregate["mae_percent"] == found.per_symbol[0]["mae_percent"]
 
 
-def test_a_forecast_that_is_not_finite_spoils_the_means(bars, persistence):
+def test_a_forecast_that_is_not_finite_makes_the_means_nan(bars, persistence):
     corpus = bars()
     found = evaluate(
         persistence(float("nan")), corpus, selection=select(corpus, ["close"]), prediction_length=6, num_windows=2
@@ -97,4 +97,4 @@ def test_evaluation_json_holds_the_layout(found, tmp_path):
     found.save(tmp_path)
     saved = json.loads((tmp_path / "evaluation.json").read_text())
     assert saved["aggregate"] == found.aggregate and saved["per_symbol"] == found.per_symbol
-    assert saved["pooled"]["model"]["pct_mae"] == found.aggregate["pct_mae"]  # what was there is still there
+    assert saved["pooled"]["model"]["pct_mae"] == found.aggregate["pct_mae"]  # the other contents remain

@@ -110,7 +110,7 @@ def test_impossible_settings_are_refused(prices, persistence, setting):
         evaluate(persistence(), prices, prediction_length=6, **{setting: 0})
 
 
-def test_a_context_longer_than_the_models_is_cut_and_told(prices, persistence, told):
+def test_a_context_longer_than_the_models_is_cut_with_a_note(prices, persistence, told):
     model = persistence()
     found = evaluate(model, prices, prediction_length=6, context_length=model.max_context_length + 1)
     (note,) = told()
@@ -118,7 +118,7 @@ def test_a_context_longer_than_the_models_is_cut_and_told(prices, persistence, t
     assert found.settings["context_length"] == model.max_context_length
 
 
-def test_results_do_not_depend_on_batch_size_or_baselines_asked_for(prices, persistence):
+def test_results_do_not_depend_on_batch_size_or_on_the_baselines_chosen(prices, persistence):
     whole = evaluate(persistence(noise=1.0), prices, prediction_length=6, num_windows=8)
     small = evaluate(
         persistence(noise=1.0), prices, prediction_length=6, num_windows=8, batch_size=2, compare=["drift"]
@@ -140,7 +140,7 @@ def test_sample_paths_belong_to_their_windows_and_not_to_the_batch(bars, candles
     assert evaluate(candles(), corpus, seed=1, **settings).pooled["model"] != whole.pooled["model"]
 
 
-def test_how_a_sampler_was_asked_is_recorded(bars, candles, candle_family):
+def test_sampling_settings_are_recorded(bars, candles, candle_family):
     corpus, model = bars(), candles()
     options = forecast_options(candle_family, {"temperature": 0.5})
     found = evaluate(
@@ -157,7 +157,7 @@ def test_how_a_sampler_was_asked_is_recorded(bars, candles, candle_family):
     assert found.settings | {"num_samples": 7, "seed": 3, "options": {"temperature": 0.5}} == found.settings
 
 
-def test_what_a_family_has_to_tell_is_a_remark_and_in_the_json(bars, candles, persistence):
+def test_notes_of_a_family_are_remarks_and_in_the_json(bars, candles, persistence):
     corpus = bars()
     settings = {"selection": _closes(corpus), "prediction_length": 6, "num_windows": 2, "batch_size": 4}
     found = evaluate(candles(), corpus, **settings)
@@ -173,7 +173,7 @@ def test_cross_learning_is_refused(prices, persistence):
         evaluate(persistence(), prices, prediction_length=6, options=Chronos2Options(cross_learning=True))
 
 
-def test_crossed_quantiles_are_sorted_and_counted_unless_asked_not_to(prices, persistence):
+def test_crossed_quantiles_are_sorted_and_counted_unless_sorting_is_off(prices, persistence):
     class Crossed(persistence):
         def forecast(self, *arguments, **options):
             found = super().forecast(*arguments, **options)
@@ -197,7 +197,7 @@ def test_a_model_that_diverged_gets_no_figures_and_no_verdict(prices, persistenc
     assert found.headline == f"model: {found.verdict}."
 
 
-def test_one_level_that_is_not_finite_spoils_its_step_and_no_other(prices, persistence):
+def test_one_level_that_is_not_finite_makes_its_step_nan_and_no_other(prices, persistence):
     """Sorting would move the other levels into the gap, and the median would be scored at another level's value."""
 
     class Overflowing(persistence):
@@ -230,7 +230,7 @@ def _trained_on(corpus, **data):
     return {"corpora": [{"fingerprint": corpus.fingerprint}], "data": {"validation_steps": 6, "test_steps": 18, **data}}
 
 
-def test_the_test_part_is_what_training_left_out(prices, persistence):
+def test_the_test_part_is_what_training_held_out(prices, persistence):
     """The default of 20 windows would reach far into training; only those that training never saw are scored."""
     found = evaluate(persistence(), prices, prediction_length=6, release=_trained_on(prices))
     assert found.counts["windows"] == 3 * 5 and not found.overlaps_training
@@ -277,7 +277,7 @@ print(json.dumps(found))
 
 
 def _figures(hourly, persistence, world):
-    """What a validation and an evaluation find, forecasts made here, and how an error of rank 1 ends."""
+    """Return the metrics of a validation and an evaluation, the rows forecast here, and the error caused by rank 1."""
     corpus, model = hourly(5, 260, price=True), persistence(0.3, noise=1.0)
     settings = {"prediction_length": 6, "num_windows": 7, "batch_size": 4, "world": world}
     run = Validation(

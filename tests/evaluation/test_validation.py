@@ -92,14 +92,14 @@ def test_a_model_that_makes_no_forecasts_is_validated_by_its_losses(prices, reco
     assert found["val_reconstruction_mse"] == 1.5
 
 
-def test_forecasts_can_be_left_out_where_they_are_dear(bars, candles):
+def test_forecasts_can_be_left_out_if_they_are_expensive(bars, candles):
     model = candles()
     run = Validation(EvaluationConfig(forecasts=False), _config(), model=model, corpora=[bars()])
     assert set(run(model, 1).metrics) == set(run.names) == {"val_loss", "val_width"}
     assert model.asked == []
 
 
-def test_the_names_are_what_a_call_gives(bars, hourly, candles, persistence):
+def test_the_names_are_those_of_the_metrics_of_a_call(bars, hourly, candles, persistence):
     for corpus, model in ((bars(), candles()), (hourly(4, 200), persistence())):
         run = Validation(EvaluationConfig(), _config(), model=model, corpora=[corpus])
         assert run.names == tuple(run(model, 1).metrics)
@@ -113,7 +113,7 @@ def test_nothing_left_to_compute_is_refused(prices, reconstruction, persistence,
         Validation(EvaluationConfig(loss=False, forecasts=forecasts), _config(), model=model, corpora=[prices])
 
 
-def test_forecasts_score_the_familys_columns_and_losses_still_know_every_truth(bars, candles, candle_family):
+def test_forecasts_score_the_familys_columns_and_losses_use_every_target(bars, candles, candle_family):
     model, corpus = candles(), bars()
     config = EvaluationConfig(num_windows=2)
     run = Validation(config, _config(), model=model, family=candle_family, corpora=[corpus])
@@ -174,13 +174,13 @@ def test_cross_learning_is_refused(bars, candles):
 
 
 @pytest.mark.parametrize("setting", [{"num_samples": 3}, {"target": ("close",)}, {"options": {"temperature": 1.0}}])
-def test_settings_of_forecasts_are_warned_of_where_there_are_none(prices, reconstruction, setting, told):
+def test_forecast_settings_without_forecasts_give_a_warning(prices, reconstruction, setting, told):
     Validation(EvaluationConfig(**setting), _config(), model=reconstruction(), corpora=[prices])
     (note,) = told()
     assert note.code == Code.SETTING_UNUSED and f"evaluation.{next(iter(setting))} " in note.text
 
 
-def test_what_forecasts_have_to_tell_is_told_once(bars, candles, told):
+def test_notes_of_forecasts_are_shown_once(bars, candles, told):
     model = candles()
     run = Validation(EvaluationConfig(), _config(), model=model, corpora=[bars()])
     run(model, 1)
@@ -191,7 +191,7 @@ def test_what_forecasts_have_to_tell_is_told_once(bars, candles, told):
 
 @pytest.mark.parametrize(("asked", "calendars", "stamped"), [(True, 1, True), (False, 1, False), (True, 2, False)])
 def test_windows_are_stamped_as_in_training(bars, candles, asked, calendars, stamped):
-    """With stamps or without, for all windows alike: a corpus without a calendar takes them from all."""
+    """All windows have time stamps or none: one corpus without a calendar removes them from all."""
     corpora = [bars(), bars(with_times=False)][:calendars]
     model = candles()
     Validation(EvaluationConfig(), _config(with_times=asked), model=model, corpora=corpora)(model, 1)

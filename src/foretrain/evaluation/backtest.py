@@ -1,7 +1,6 @@
-"""Rolling-origin backtest: what is known of each window of a panel without a model, and a model's forecasts.
+"""Rolling-origin backtest: truth and baselines of the windows of a panel, and a model's forecasts of them.
 
-Results are put back in the order of (corpus, series, cutoff) before anything is summed: one result for 1 or N
-processes.
+Results are sorted by (corpus, series, cutoff) before anything is summed, so 1 or N processes give the same result.
 
 # N rows (one target of one window), H horizon, Q levels
 """
@@ -28,7 +27,10 @@ DEFAULT_LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 
 
 def with_needed(levels: Sequence[float]) -> tuple[float, ...]:
-    """The levels, ascending, with those that every report needs (.1, .5, .9). Raises ConfigError outside (0, 1)."""
+    """Return the levels and those that every report needs (.1, .5, .9), ascending.
+
+    Raises ConfigError if there is none or one is outside (0, 1).
+    """
     asked = [round(float(level), 10) for level in levels]
     if not asked or any(not 0 < level < 1 for level in asked):
         raise ConfigError(f"quantile_levels: {list(levels)} must be numbers between 0 and 1, at least one.")
@@ -36,29 +38,29 @@ def with_needed(levels: Sequence[float]) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What is known of a piece's rows without a model; arrays have one entry a row."""
+class _RowData:
+    """Truth and baselines of the rows of a chunk, which need no model; arrays have one entry per row."""
 
     fields: dict[str, np.ndarray]  # fields of Scored
     keys: np.ndarray  # (rows, 3) corpus, series, target
     labels: list[str]
     units: list[str]
-    usable: np.ndarray  # bool: has history in the context and truth in the horizon
-    reason: np.ndarray  # "" or why it is not usable
-    quantiles: dict[str, np.ndarray]  # by baseline
+    usable: np.ndarray  # bool: the context has an observed value, and so has the horizon
+    reason: np.ndarray  # why a row is not usable; "" if it is
+    quantiles: dict[str, np.ndarray]  # baseline -> (rows, H, Q)
 
 
 class Forecasts(NamedTuple):
-    """What a model forecast for the rows of a backtest."""
+    """A model's forecasts of the rows of a backtest."""
 
     quantiles: np.ndarray  # (N, H, Q)
-    notes: tuple[Tally, ...]  # what the family has to tell of them
+    notes: tuple[Tally, ...]  # the family's notes about them
 
 
 class Backtest:
-    """Rows of a panel scored against any number of models; truth and baselines are worked out once.
+    """Rows of a panel on which any number of models are scored; truth and baselines are computed once.
 
-    Every method is entered by all processes of the world together and gives each of them the same result.
+    All processes of the world call each method together, and each gets the same result.
     """
 
     def __init__(
@@ -72,37 +74,37 @@ class Backtest:
     ) -> None:
         unknown = [name for name in baselines if name not in BASELINES]
         if unknown:
-            raise ConfigError(f"compare: {unknown[0]!r} is not a baseline. Known here: {', '.join(BASELINES)}.")
+            raise ConfigError(f"compare: {unknown[0]!r} is not a baseline. The baselines are {', '.join(BASELINES)}.")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it counts rows and is at least 1.")
         self.panel, self.batch_size = panel, batch_size
         self.asked = tuple(round(float(level), 10) for level in levels)
         self.levels = with_needed(levels)
         self.baselines = tuple(dict.fromkeys(("naive", *baselines)))
-        self.dealer = ShardedWindows(panel, batch_size, world)
-        self._first = np.cumsum([0, *(len(panel.selections[place.corpus].targets) for place in panel.places)])
-        self._ranks = _ranks(panel.places)
-        self._gather_facts()
+        self.sharded = ShardedWindows(panel, batch_size, world)
+        self._first = np.cumsum([0, *(len(panel.selections[ref.corpus].targets) for ref in panel.refs)])
+        self._ranks = _ranks(panel.refs)
+        self._prepare_rows()
 
-    # -- what does not depend on a model ---------------------------------------------------------------------------
+    # -- independent of the model ----------------------------------------------------------------------------------
 
-    def _gather_facts(self) -> None:
-        pieces = self.dealer.map(self._facts_of)
-        order = np.argsort(np.concatenate([self._row_numbers(k) for k in range(len(pieces))]), kind="stable")
-        usable = np.concatenate([piece.usable for piece in pieces])[order]
-        reason = np.concatenate([piece.reason for piece in pieces])[order]
-        labels = np.array([label for piece in pieces for label in piece.labels], object)[order]
-        units = np.array([unit for piece in pieces for unit in piece.units], object)[order]
+    def _prepare_rows(self) -> None:
+        chunks = self.sharded.map(self._row_data)
+        order = np.argsort(np.concatenate([self._row_numbers(k) for k in range(len(chunks))]), kind="stable")
+        usable = np.concatenate([chunk.usable for chunk in chunks])[order]
+        reason = np.concatenate([chunk.reason for chunk in chunks])[order]
+        labels = np.array([label for chunk in chunks for label in chunk.labels], object)[order]
+        units = np.array([unit for chunk in chunks for unit in chunk.units], object)[order]
         self._order, self._usable = order, usable
         self.left_out = [*self.panel.left_out, *_count_rows(reason, labels)]
         if not usable.any():
             raise DataError(
                 "no window to score: " + "; ".join(f"{left.count} {left.what} {left.reason}" for left in self.left_out)
             )
-        fields = {name: self._merge([piece.fields[name] for piece in pieces]) for name in pieces[0].fields}
-        keys = self._merge([piece.keys for piece in pieces])
+        fields = {name: self._usable_rows([chunk.fields[name] for chunk in chunks]) for name in chunks[0].fields}
+        keys = self._usable_rows([chunk.keys for chunk in chunks])
         self.item_keys, first, item = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        quantiles = {name: self._merge([piece.quantiles[name] for piece in pieces]) for name in self.baselines}
+        quantiles = {name: self._usable_rows([chunk.quantiles[name] for chunk in chunks]) for name in self.baselines}
         self.naive = Scored(
             **fields,
             quantiles=quantiles["naive"],
@@ -117,28 +119,29 @@ class Backtest:
 
     @property
     def num_windows(self) -> int:
-        """Windows with at least one scored row."""
+        """Number of windows with at least one scored row."""
         return len(np.unique(np.searchsorted(self._first, np.flatnonzero(self._usable), side="right")))
 
-    def row_place(self, row: int) -> tuple[WindowRef, int]:
-        """Window and target of a scored row."""
+    def row_ref(self, row: int) -> tuple[WindowRef, int]:
+        """Return the window and the index of the target of a scored row."""
         number = int(np.flatnonzero(self._usable)[row])
         window = int(np.searchsorted(self._first, number, side="right")) - 1
-        return self.panel.places[window], number - int(self._first[window])
+        return self.panel.refs[window], number - int(self._first[window])
 
-    def _merge(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+    def _usable_rows(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Join the arrays of all chunks; return their usable rows, sorted."""
         return np.concatenate(parts)[self._order][self._usable]
 
-    def _row_numbers(self, piece: int) -> np.ndarray:
-        """Number of every row of a piece in the order of all rows."""
-        return np.concatenate([np.arange(*self._first[k : k + 2].tolist()) for k in self.dealer.pieces[piece]])
+    def _row_numbers(self, chunk: int) -> np.ndarray:
+        """Return the positions of a chunk's rows among all rows, usable or not."""
+        return np.concatenate([np.arange(*self._first[k : k + 2].tolist()) for k in self.sharded.chunks[chunk]])
 
-    def _facts_of(self, piece: int) -> _Facts:
+    def _row_data(self, chunk: int) -> _RowData:
         panel = self.panel
-        windows, places = self.dealer.windows(piece), [panel.places[k] for k in self.dealer.pieces[piece]]
+        windows, refs = self.sharded.windows(chunk), [panel.refs[k] for k in self.sharded.chunks[chunk]]
         contexts = [window.context[row] for window in windows for row in range(window.num_targets)]
         target = np.concatenate([window.future[: window.num_targets] for window in windows])  # type: ignore[index]
-        rows = [(place, row) for place, w in zip(places, windows, strict=True) for row in range(w.num_targets)]
+        rows = [(ref, row) for ref, w in zip(refs, windows, strict=True) for row in range(w.num_targets)]
         starts, ends = zip(*(_stamps(w) for w in windows for _ in range(w.num_targets)), strict=True)
         last = np.array([_last(context) for context in contexts])
         has_past, has_truth = np.isfinite(last), np.isfinite(target).any(1)
@@ -148,14 +151,14 @@ class Backtest:
         fields = {
             "target": target.astype(np.float64),
             "last": last,
-            "seasonal_error": self._seasonal_errors(places),
-            "price": np.array([self._is_price(place, row) for place, row in rows]),
-            "cutoff": np.array([place.cutoff for place, _ in rows], np.int64),
-            "rank": np.array([self._ranks[place] for place, _ in rows], np.int64),
+            "seasonal_error": self._seasonal_errors(refs),
+            "price": np.array([self._is_price(ref, row) for ref, row in rows]),
+            "cutoff": np.array([ref.cutoff for ref, _ in rows], np.int64),
+            "rank": np.array([self._ranks[ref] for ref, _ in rows], np.int64),
             "start": np.array(starts, np.int64),
             "end": np.array(ends, np.int64),
         }
-        season = np.array([panel.seasons[place.corpus] for place, _ in rows])
+        season = np.array([panel.seasons[ref.corpus] for ref, _ in rows])
         shape = (len(rows), panel.prediction_length, len(self.levels))
         quantiles = {name: np.empty(shape, np.float32) for name in self.baselines}
         for m in np.unique(season):
@@ -164,40 +167,40 @@ class Backtest:
             found = baselines(self.baselines, histories, panel.prediction_length, self.levels, int(m))
             for name, values in found.items():
                 quantiles[name][chosen] = values
-        return _Facts(
+        return _RowData(
             fields=fields,
-            keys=np.array([(place.corpus, place.series, row) for place, row in rows], np.int64),
-            labels=[panel.label(place, row) for place, row in rows],
-            units=[self._unit(place, row) for place, row in rows],
+            keys=np.array([(ref.corpus, ref.series, row) for ref, row in rows], np.int64),
+            labels=[panel.label(ref, row) for ref, row in rows],
+            units=[self._unit(ref, row) for ref, row in rows],
             usable=has_past & has_truth,
             reason=reason,
             quantiles=quantiles,
         )
 
-    def _seasonal_errors(self, places: Sequence[WindowRef]) -> np.ndarray:
-        """(rows,) MASE's denominator: from the whole past of each window, not from its context alone."""
+    def _seasonal_errors(self, refs: Sequence[WindowRef]) -> np.ndarray:
+        """Return MASE's denominators (rows,), from the whole past of each window, not from its context alone."""
         panel = self.panel
         found: dict[WindowRef, np.ndarray] = {}
-        for key in dict.fromkeys(place[:2] for place in places):
-            own = [place for place in places if place[:2] == key]
+        for key in dict.fromkeys(ref[:2] for ref in refs):
+            own = [ref for ref in refs if ref[:2] == key]
             values = panel.corpora[key[0]].values(key[1])[list(panel.selections[key[0]].targets)]
-            errors = seasonal_errors(values, [place.cutoff for place in own], panel.seasons[key[0]])
+            errors = seasonal_errors(values, [ref.cutoff for ref in own], panel.seasons[key[0]])
             found |= dict(zip(own, errors, strict=True))
-        return np.concatenate([found[place] for place in places])
+        return np.concatenate([found[ref] for ref in refs])
 
-    def _is_price(self, place: WindowRef, row: int) -> bool:
-        corpus = self.panel.corpora[place.corpus]
-        return corpus.columns[self.panel.selections[place.corpus].targets[row]] in corpus.manifest.price_columns
+    def _is_price(self, ref: WindowRef, row: int) -> bool:
+        corpus = self.panel.corpora[ref.corpus]
+        return corpus.columns[self.panel.selections[ref.corpus].targets[row]] in corpus.manifest.price_columns
 
-    def _unit(self, place: WindowRef, row: int) -> str:
-        """Prices are in their item's currency and level, so no two items share a unit; other columns share theirs."""
-        corpus = self.panel.corpora[place.corpus]
-        column = corpus.columns[self.panel.selections[place.corpus].targets[row]]
-        if self._is_price(place, row):
-            return f"price of {self.panel.name(place.corpus)}/{place.series}"
-        return f"{self.panel.name(place.corpus)}/{column}" if len(self.panel.corpora) > 1 else column
+    def _unit(self, ref: WindowRef, row: int) -> str:
+        """Return the unit of a row: of prices one per item (its currency and level), else one per column."""
+        corpus = self.panel.corpora[ref.corpus]
+        column = corpus.columns[self.panel.selections[ref.corpus].targets[row]]
+        if self._is_price(ref, row):
+            return f"price of {self.panel.name(ref.corpus)}/{ref.series}"
+        return f"{self.panel.name(ref.corpus)}/{column}" if len(self.panel.corpora) > 1 else column
 
-    # -- what a model adds -----------------------------------------------------------------------------------------
+    # -- forecasts of a model --------------------------------------------------------------------------------------
 
     def forecast(
         self,
@@ -213,10 +216,10 @@ class Backtest:
         A step with a level that is not finite is NaN at all levels: sorting would move its other levels into the gap.
         """
 
-        def work(piece: int) -> tuple[np.ndarray, tuple[Tally, ...]]:
+        def work(chunk: int) -> tuple[np.ndarray, tuple[Tally, ...]]:
             found = forecast_paths(
                 model,
-                [_blind(window) for window in self.dealer.windows(piece)],
+                [_without_truth(window) for window in self.sharded.windows(chunk)],
                 self.panel.prediction_length,
                 self.levels,
                 keep_samples=False,
@@ -228,25 +231,25 @@ class Backtest:
             return np.concatenate(found.quantiles), found.notes
 
         with once():
-            parts = self.dealer.map(work)
-        quantiles = self._merge([part for part, _ in parts])
+            parts = self.sharded.map(work)
+        quantiles = self._usable_rows([part for part, _ in parts])
         quantiles[~np.isfinite(quantiles).all(axis=2)] = np.nan
         return Forecasts(quantiles, added(tally for _, notes in parts for tally in notes))
 
 
-def _ranks(places: Sequence[WindowRef]) -> dict[WindowRef, int]:
-    """0 for the newest window of a series, 1 for the one before, ..."""
+def _ranks(refs: Sequence[WindowRef]) -> dict[WindowRef, int]:
+    """Return the rank of each window in its series: 0 for the newest, 1 for the one before, ..."""
     ranks: dict[WindowRef, int] = {}
     seen: dict[tuple[int, int], int] = {}
-    for place in reversed(places):
-        key = (place.corpus, place.series)
-        ranks[place] = seen.get(key, 0)
-        seen[key] = ranks[place] + 1
+    for ref in reversed(refs):
+        key = (ref.corpus, ref.series)
+        ranks[ref] = seen.get(key, 0)
+        seen[key] = ranks[ref] + 1
     return ranks
 
 
-def _blind(window: Window) -> Window:
-    """The window without its truth: what a forecaster may see."""
+def _without_truth(window: Window) -> Window:
+    """Return the window without the future of its targets and past covariates: what a forecaster may see."""
     assert window.future is not None
     future = window.future.copy()
     future[: window.num_targets + window.num_past] = np.nan

@@ -1,15 +1,15 @@
-"""Naive forecasters that stand beside every model: last value, drift, seasonal naive, historical mean.
+"""Baseline forecasters that every model is compared with: last value, drift, seasonal naive, historical mean.
 
-Each is probabilistic, so that the comparison of quantile metrics is fair. Level q of a forecast lies at
+Each is probabilistic, so that the comparison of quantile metrics is fair. Level q of a forecast is
 
     point + sign(q - 1/2) * width(h) * (the |2q - 1| quantile of the method's own absolute one-step errors)
 
 where the errors are those within the context and width(h) is how the method's error grows with the horizon (Hyndman
 and Athanasopoulos, Forecasting: Principles and Practice, 3rd ed., section 5.5). With normal errors these are that
-book's intervals; with the heavy tails of prices one wild bar does not blow them up, as it would a standard deviation.
-The median is the point forecast.
+book's intervals; with the heavy tails of prices they are robust: one extreme bar does not widen them, as it would
+widen a standard deviation. The median is the point forecast.
 
-Only values before the cutoff are read, and only those of the context that the model saw.
+Baselines read only the context that the model sees.
 
 # R rows, C context steps (left padded with NaN), H horizon, Q levels
 """
@@ -24,12 +24,12 @@ import numpy as np
 
 from foretrain.evaluation.scored import Array, Ints
 
-_CELLS = 1_000_000  # context values worked on at once: their temporaries stay near the caches
+_BATCH_VALUES = 1_000_000  # context values processed at once, so that temporaries fit the CPU's caches
 
 
 @dataclass(frozen=True)
 class _Past:
-    """A context and what every method asks of it."""
+    """Contexts and the statistics that the methods share."""
 
     values: Array  # (R, C)
     observed: np.ndarray  # (R, C) bool
@@ -54,7 +54,7 @@ class _Past:
         )
 
     def at(self, index: Ints) -> Array:
-        """Values at an index per row, (R,) or (R, K); NaN where it is negative."""
+        """Return the values at an index per row, (R,) or (R, K); NaN where the index is negative."""
         wide = index if index.ndim == 2 else index[:, None]
         found = np.where(wide >= 0, np.take_along_axis(self.values, np.maximum(wide, 0), 1), np.nan)
         return found if index.ndim == 2 else found[:, 0]
@@ -66,7 +66,7 @@ class _Past:
 
     @cached_property
     def steps(self) -> Array:
-        """(R, C) change since the previous observed value over the root of the steps between them; NaN without one."""
+        """(R, C) change since the previous observed value / sqrt(steps between them); NaN without a previous value."""
         if self.observed.all():
             return np.diff(self.values, axis=1, prepend=np.nan)
         return np.where(self.previous >= 0, (self.values - self.at(self.previous)) / np.sqrt(self.distance), np.nan)
@@ -78,8 +78,8 @@ class _Past:
         rise = self.at(self.newest) - self.at(self.oldest)
         return np.where(span > 0, rise / np.maximum(span, 1), 0.0)
 
-    def ahead(self, horizon: int) -> Array:
-        """(R, H) steps from the last observed value to each step of the horizon."""
+    def steps_ahead(self, horizon: int) -> Array:
+        """Return the steps (R, H) from the last observed value to each step of the horizon."""
         return (self.values.shape[1] - 1 - self.newest)[:, None] + np.arange(1, horizon + 1.0)
 
 
@@ -88,12 +88,12 @@ _Method = Callable[[_Past, int, int], tuple[Array, Array, Array]]
 
 
 def _naive(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, Array]:
-    ahead = past.ahead(horizon)
+    ahead = past.steps_ahead(horizon)
     return np.repeat(past.at(past.newest)[:, None], horizon, 1), past.steps, np.sqrt(ahead)
 
 
 def _drift(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, Array]:
-    ahead, slope = past.ahead(horizon), past.slope[:, None]
+    ahead, slope = past.steps_ahead(horizon), past.slope[:, None]
     errors = past.steps - slope * np.sqrt(past.distance)
     span = np.maximum(past.newest - past.oldest, 1)[:, None]
     return past.at(past.newest)[:, None] + slope * ahead, errors, np.sqrt(ahead * (1.0 + ahead / span))
@@ -112,7 +112,7 @@ def _seasonal_naive(past: _Past, horizon: int, seasonality: int) -> tuple[Array,
     values = past.at(chosen)
     errors = np.full_like(past.values, np.nan)
     errors[:, seasonality:] = past.values[:, seasonality:] - past.values[:, :-seasonality]
-    # Without a pair of values one season apart there is no seasonal error to learn from; the naive steps stand in.
+    # Without a pair of values one season apart there is no seasonal error; naive's steps replace it.
     few = ~np.isfinite(errors).any(axis=1, keepdims=True)
     errors = np.where(few, past.steps, errors)
     return (
@@ -144,18 +144,18 @@ def baselines(
     levels: Sequence[float],
     seasonality: int = 1,
 ) -> dict[str, Array]:
-    """Quantile forecasts (R, H, Q) of rows whose histories are given; NaN for a row without an observed value.
+    """Return each baseline's quantile forecasts (R, H, Q); NaN for a row without an observed value.
 
     Args:
         names: keys of BASELINES.
         contexts: R one-dimensional histories of any lengths, NaN = not observed.
         horizon: steps to forecast.
         levels: quantile levels; .5 is the point forecast.
-        seasonality: steps of a season, for seasonal_naive: the newest observed value of the same phase, or the last
-            observed value where there is none. With 1 it equals naive but for histories that end unobserved.
+        seasonality: steps of a season, for seasonal_naive: it forecasts the newest observed value of the same phase, or
+            the last observed value if there is none. With 1 it equals naive, except for histories that end unobserved.
     """
     results = {name: np.empty((len(contexts), horizon, len(levels))) for name in names}
-    for rows in _like_lengths(contexts):
+    for rows in _batches_by_length(contexts):
         values = np.full((len(rows), max(1, *(len(contexts[index]) for index in rows))), np.nan)
         for row, index in enumerate(rows):
             if len(contexts[index]):
@@ -166,13 +166,13 @@ def baselines(
     return results
 
 
-def _like_lengths(contexts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Indices of contexts in ascending length, as many together as fit the budget when padded to the longest."""
+def _batches_by_length(contexts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield indices of contexts of ascending length, in batches of at most _BATCH_VALUES values after padding."""
     order = np.argsort([len(context) for context in contexts], kind="stable")
     first = 0
     while first < len(order):
         last = first + 1
-        while last < len(order) and len(contexts[order[last]]) * (last + 1 - first) <= _CELLS:
+        while last < len(order) and len(contexts[order[last]]) * (last + 1 - first) <= _BATCH_VALUES:
             last += 1
         yield order[first:last]
         first = last
@@ -185,11 +185,11 @@ def _quantiles(point: Array, errors: Array, width: Array, levels: Sequence[float
 
 
 def _row_quantiles(values: Array, levels: Sequence[float]) -> Array:
-    """(R, Q) quantiles of each row, NaN left out, linear between order statistics; 0 for a row without values."""
+    """Return the quantiles (R, Q) of each row's finite values, linear between order statistics; 0 without any."""
     count = np.isfinite(values).sum(1)
     ordered = np.sort(values, axis=1)  # NaN go last
-    place = np.maximum(count - 1, 0)[:, None] * np.asarray(levels)
-    low = np.floor(place).astype(np.int64)
+    position = np.maximum(count - 1, 0)[:, None] * np.asarray(levels)
+    low = np.floor(position).astype(np.int64)
     high = np.minimum(low + 1, np.maximum(count - 1, 0)[:, None])
     below, above = np.take_along_axis(ordered, low, 1), np.take_along_axis(ordered, high, 1)
-    return np.where(count[:, None] > 0, below + (above - below) * (place - low), 0.0)
+    return np.where(count[:, None] > 0, below + (above - below) * (position - low), 0.0)

@@ -1,7 +1,7 @@
-"""Pictures of candle forecasts: the newest bars, the mean forecast candles after them, and the fan of the close.
+"""Candle charts of forecasts: the newest bars, the mean forecast candles after them, and the fan of the close.
 
-Bars stand side by side whatever the hours between them, so nights and weekends leave no gap. A candle that rose is
-hollow, one that fell is filled.
+Bars are drawn side by side regardless of the time between them, so nights and weekends leave no gap. Rising candles
+are hollow, falling ones filled.
 
 # C bars of history shown, H horizon, Q levels
 """
@@ -20,7 +20,7 @@ import numpy as np
 from foretrain.errors import DataError
 from foretrain.evaluation.plots import (
     COLORS,
-    MOST_FANS,
+    MAX_FANS,
     PAST,
     check_picture,
     dated_ticks,
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_BARS = 80  # of history
+MAX_BARS = 80  # of history
 PRICES = ("open", "high", "low", "close")
 BANDS = ((0.1, 0.9), (0.25, 0.75))  # of the close, outer and inner
 BAND_ALPHA = (0.16, 0.22)
 WIDTH = 0.64  # of a candle's body
-FEW_BARS = 24  # fewer are drawn no wider than so many
-LEAST_RANGE = 1e-3  # of a panel, as a share of its prices: noise in the last digits is not blown up
+FEW_BARS = 24  # fewer bars are drawn as narrow as this many
+MIN_RANGE = 1e-3  # of a panel, as a share of its prices, so that noise in the last digits is not magnified
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Chart:
 
 
 def candle_columns(names: Sequence[str]) -> dict[str, str] | None:
-    """Which of the names are open, high, low, close and volume; None where a price is missing."""
+    """Return {role: name} of open, high, low, close and, if present, volume; None if a price is missing."""
     plain = {str(name).strip().lower(): str(name) for name in reversed(names)}
     found = {role: plain[role] for role in (*PRICES, "volume") if role in plain}
     if "volume" not in found and "vol" in plain:
@@ -77,18 +77,18 @@ def plot_candles(
     timestamp_column: str = "timestamp",
     max_items: int = 4,
 ) -> int:
-    """A candle chart of a forecast, one panel an item (the first max_items of them).
+    """Draw a candle chart of a forecast, one panel per item (the first max_items of them).
 
     Args:
-        history: id, time, open, high, low, close and where there is one volume.
+        history: id, time, open, high, low, close and, optionally, volume.
         candles: forecast_df's output "candles" of the same columns.
-        forecast: its output "long", from which the quantiles of the close are taken.
+        forecast: its output "long", with the quantiles of the close.
         path: where to write; .png, .svg or .pdf.
         id_column, timestamp_column: their names, in all three frames.
-        max_items: panels at most, up to 6.
+        max_items: most panels, up to 6.
 
-    Returns the number of panels. Raises DataError when the forecast is empty or holds no candles, or the file's kind
-    is unknown.
+    Returns the number of panels. Raises DataError if the forecast is empty or has no candles, or the file type is
+    unknown.
     """
     path = check_picture(path)
     columns = candle_columns(list(candles.columns))
@@ -99,9 +99,9 @@ def plot_candles(
     levels = levels_of(forecast)
     ids = history[id_column].astype(str).to_numpy()
     charts = []
-    for item, rows in islice(candles.groupby(id_column, sort=False), min(max_items, MOST_FANS)):
+    for item, rows in islice(candles.groupby(id_column, sort=False), min(max_items, MAX_FANS)):
         past = history.iloc[np.flatnonzero(ids == str(item))]
-        past = past.iloc[np.argsort(past[timestamp_column].to_numpy(), kind="stable")].tail(MOST_BARS)
+        past = past.iloc[np.argsort(past[timestamp_column].to_numpy(), kind="stable")].tail(MAX_BARS)
         close = forecast.loc[(forecast[id_column] == item) & (forecast["target_name"] == columns["close"])]
         prices = [columns[price] for price in PRICES]
         volume = columns.get("volume")
@@ -124,7 +124,7 @@ def plot_candles(
 
 
 def draw_candles(charts: Sequence[Chart]) -> Figure:
-    """Every chart in a panel of its own, volumes in a strip below the prices."""
+    """Draw each chart in its own panel, with volumes in a strip below the prices."""
     from matplotlib.figure import Figure
 
     columns = 1 if len(charts) == 1 else 2 if len(charts) in (2, 4) else 3
@@ -149,7 +149,7 @@ def _chart(prices: Axes, strip: Axes | None, chart: Chart) -> None:
     width = WIDTH * min(1.0, (past + ahead) / FEW_BARS)
     x = np.arange(-past + 1, ahead + 1)
     last = chart.history[-1:, 3]
-    future = np.concatenate([[0], x[past:]])  # the fan opens at the last close
+    future = np.concatenate([[0], x[past:]])  # the fan starts at the last close
     for (low, high), alpha in zip(_bands(chart), BAND_ALPHA, strict=False):
         lower, upper = (np.concatenate([last, chart.close[:, k]]) for k in (low, high))
         prices.fill_between(future, lower, upper, color=COLORS["model"], alpha=alpha, lw=0)
@@ -177,18 +177,18 @@ def _chart(prices: Axes, strip: Axes | None, chart: Chart) -> None:
 
 
 def _show_prices(ax: Axes) -> None:
-    """Room above and below the bodies, prices written out, and a range that a constant price does not collapse."""
+    """Set the price axis: margins around the bodies, no offset notation, and at least MIN_RANGE of the price."""
     ax.use_sticky_edges = False
     ax.autoscale_view(scalex=False)
     low, high = ax.get_ylim()
-    short = LEAST_RANGE * max(abs(low), abs(high)) - (high - low)
+    short = MIN_RANGE * max(abs(low), abs(high)) - (high - low)
     if short > 0 and ax.has_data():
         ax.set_ylim(low - short / 2, high + short / 2)
     ax.ticklabel_format(axis="y", useOffset=False)
 
 
 def _candles(ax: Axes, x: np.ndarray, bars: np.ndarray, tone: str, width: float) -> None:
-    """Bodies from open to close, wicks from low to high around them; bars with a missing price are left out."""
+    """Draw bodies from open to close and wicks from low to high; bars with a missing price are skipped."""
     seen = np.isfinite(bars).all(1)
     x, (opened, high, low, close) = x[seen], bars[seen].T
     bottom, top = np.minimum(opened, close), np.maximum(opened, close)
@@ -199,11 +199,11 @@ def _candles(ax: Axes, x: np.ndarray, bars: np.ndarray, tone: str, width: float)
 
 
 def _bands(chart: Chart) -> list[tuple[int, int]]:
-    """Columns of the quantiles between which the fan is drawn, outer band first."""
-    place = {level: k for k, level in enumerate(chart.levels)}
-    pairs = [(place[low], place[high]) for low, high in BANDS if low in place and high in place]
-    if not pairs and len(place) > 1:
-        pairs = [(place[min(place)], place[max(place)])]
+    """Return the pairs of quantile columns between which the fan is drawn, outer band first."""
+    position = {level: k for k, level in enumerate(chart.levels)}
+    pairs = [(position[low], position[high]) for low, high in BANDS if low in position and high in position]
+    if not pairs and len(position) > 1:
+        pairs = [(position[min(position)], position[max(position)])]
     return pairs
 
 
@@ -216,7 +216,7 @@ def _legend(chart: Chart) -> dict[str, Any]:
     }
     seen = 0.0
     for (low, high), alpha in zip(_bands(chart), BAND_ALPHA, strict=False):
-        seen = 1 - (1 - seen) * (1 - alpha)  # bands lie over each other
+        seen = 1 - (1 - seen) * (1 - alpha)  # bands are drawn over each other
         share = 100 * (chart.levels[high] - chart.levels[low])
         entries[f"{share:.0f}% interval of the close"] = Patch(color=COLORS["model"], alpha=seen, lw=0)
     return entries

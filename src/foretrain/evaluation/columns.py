@@ -1,4 +1,4 @@
-"""Which columns are scored, and which are covariates, where not everything is said."""
+"""Default choice of the scored columns and of the covariates, if the caller or the config does not name them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _log = logging.getLogger(__name__)
 
 
 def scored_columns(wanted: Sequence[str] | None, targets: Sequence[str], family: Family | None) -> tuple[str, ...]:
-    """Which of a run's targets its validation scores: those wanted, else those that its family scores, else all.
+    """Return the targets that a run's validation scores: those wanted, else those that its family scores, else all.
 
-    Raises ConfigError where a wanted one is no target.
+    Raises ConfigError if a wanted column is not a target.
     """
     if wanted is None:
         choice = family.columns(targets) if family is not None else None
@@ -36,7 +36,7 @@ def scored_columns(wanted: Sequence[str] | None, targets: Sequence[str], family:
 def validation_columns(
     corpus: Corpus, trained: Selection, wanted: Sequence[str] | None, family: Family | None
 ) -> Selection:
-    """Columns of a validation's forecasts: targets that are not scored become past covariates, before the others."""
+    """Return the columns of a validation's forecasts; targets that are not scored become the first past covariates."""
     names = {corpus.columns[k]: k for k in trained.targets}
     targets = tuple(names[name] for name in scored_columns(wanted, tuple(names), family))
     others = tuple(k for k in trained.targets if k not in targets)
@@ -52,12 +52,19 @@ def evaluation_columns(
     past_covariates: Sequence[str] | None = None,
     known_covariates: Sequence[str] | None = None,
 ) -> Selection:
-    """Columns of an evaluation; what is None is as in training (`data` of release.json, {} where unknown).
+    """Return the columns of an evaluation.
 
-    Targets: else those scored while training, else those trained on, else what the family scores, else every numeric
-    column. Past covariates: else those of training, and for families that choose columns the targets of training (or
-    the family's) that are not scored now, as far as the corpus has them. Raises ConfigError as data.splits.select does,
-    DataError where the corpus is not for the family.
+    Args:
+        corpus: the corpus to score.
+        family: the model's family, which may choose columns.
+        trained: the columns of training (`data` of release.json); {} if unknown.
+        target: None takes the columns scored while training, else those trained on, else those that the family scores,
+            else every numeric column.
+        past_covariates: None takes those of training, and for a family that chooses columns also the targets of
+            training (or the family's) that are not scored now, if the corpus has them.
+        known_covariates: None takes those of training.
+
+    Raises ConfigError as data.splits.select does, DataError if the family cannot use the corpus.
     """
     numeric = [column.name for column in corpus.manifest.columns if column.kind == "numeric"]
     choice = family.columns_of(numeric, corpus.name)
@@ -70,12 +77,12 @@ def evaluation_columns(
     if past_covariates is None and target is not None and (choice is not None or not given):
         pool = trained.get("target") or (choice.targets if choice else numeric)
         lacking = [name for name in pool if name not in {*numeric, *target}] if choice is not None else []
-        if choice is not None and lacking:  # a family of candles does without a volume
+        if choice is not None and lacking:  # candles work without a volume
             pool = [name for name in pool if name in numeric]
             pool = pool if family.columns(pool) else choice.targets
         past += [name for name in pool if name not in {*target, *past, *known}]
     found = select(corpus, target, past, known)
     if lacking:
-        text = f"{corpus.name} has no {', '.join(lacking)}, with which the model was trained; it forecasts without."
+        text = f"{corpus.name} has no {', '.join(lacking)}, which the model was trained with; it forecasts without."
         warn(_log, Note(Code.COLUMNS_UNLIKE_TRAINING, text, {"columns": len(lacking)}))
     return found

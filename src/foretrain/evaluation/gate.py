@@ -1,8 +1,8 @@
-"""Is a fine-tuned model worth using? Only if it beats the weights it started from and naive, on time it never saw.
+"""Promotion gate: a fine-tuned model must beat the weights it started from and naive, on data it never saw.
 
-Lower error alone would promote every second model that learnt nothing: of two equal forecasters one is always a little
-ahead. So by default the Diebold-Mariano test must say "better" too; without it the figures decide, and the verdicts
-stand beside them.
+A lower error alone would promote half of the models that learnt nothing: of two equal forecasters one is always
+slightly ahead. So by default the Diebold-Mariano test must also say "better"; without significance the metrics decide,
+and the verdicts are reported.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 
 def judge(result: EvaluationResult, *, require_significance: bool = True) -> Promotion:
-    """Compare a model with its rival and with naive.
+    """Compare a model with the reference model and with naive.
 
-    It is promoted where its error (pct_mae for prices, else mase) is below both on windows that neither trained it nor
-    chose its weights and, with require_significance, both Diebold-Mariano verdicts are "better".
+    The model is promoted if its error (pct_mae for prices, else mase) is below both on windows that were used neither
+    for training nor for choosing its weights and, with require_significance, both Diebold-Mariano verdicts are
+    "better".
     """
-    assert result.rival is not None
-    others = (str(result.rival["key"]), "naive")
+    assert result.reference is not None
+    others = (str(result.reference["key"]), "naive")
     metric = "pct_mae" if result.prices else "mase"
     figures = {who: result.pooled[who][metric] for who in ("model", *others)}
     tests = {test.against: test for test in result.comparisons if test.against in others}
@@ -33,19 +34,19 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
     if result.overlaps_training:
         objections.append(Note(Code.TRAINING_SAW_WINDOWS, "training saw these windows"))
     if result.chose_the_weights:
-        text = "these windows lie in the validation part, which chose its weights"
+        text = "these windows are in the validation part, which chose its weights"
         objections.append(Note(Code.VALIDATION_SAW_WINDOWS, text))
     below = []
     for who in others:
         name, test = who.replace("_", " "), tests[who]
-        told = f"{name}'s {_figure(figures[who])}"
+        shown = f"{name}'s {_figure(figures[who])}"
         if not figures["model"] < figures[who]:
-            text = f"its {metric} {_figure(figures['model'])} is not below {told} ({test.verdict})"
+            text = f"its {metric} {_figure(figures['model'])} is not below {shown} ({test.verdict})"
             objections.append(Note(Code.NOT_BELOW, text))
         elif require_significance and not (test.significant and test.statistic < 0):
-            text = f"its {metric} {_figure(figures['model'])} is below {told}, but {test.verdict}"
+            text = f"its {metric} {_figure(figures['model'])} is below {shown}, but {test.verdict}"
             objections.append(Note(Code.NOT_SIGNIFICANT, text, {"origins": test.origins}))
-        below.append(f"{told} ({test.verdict})")
+        below.append(f"{shown} ({test.verdict})")
     reason = "; ".join(texts(objections)) or f"its {metric} {_figure(figures['model'])} is below {' and '.join(below)}"
     dates = [result.data[0].get(key) for key in ("scored_from", "scored_to")]
     return Promotion(
@@ -56,7 +57,7 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
         figures={who: value if math.isfinite(value) else None for who, value in figures.items()},
         verdicts={who: tests[who].verdict for who in others},
         require_significance=require_significance,
-        against=result.rival,
+        against=result.reference,
         windows=result.counts["windows"],
         origins=result.counts["origins"],
         data=[{key: entry[key] for key in ("name", "fingerprint", "provenance")} for entry in result.data],

@@ -1,4 +1,4 @@
-"""A model's own losses over the windows of a panel: what validation reports beside, or instead of, forecasts."""
+"""A model's losses over the windows of a panel, which validation reports beside, or instead of, forecast metrics."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ from foretrain.data.windows import Window, stack_windows
 from foretrain.evaluation.panel import ShardedWindows
 from foretrain.models.base import Batch, Loss, Trainable, move
 
-OWN_UNIT = "the training loss's own"
+NATIVE_UNIT = "the training loss's own"
 Sums = dict[str, tuple[float, float]]  # name -> (sum of losses, sum of weights)
 
 
 def loss_units(model: Trainable) -> dict[str, str]:
-    """Keys of validation_losses, of the run's objective where it has one, with their units in words."""
+    """Return the unit of each loss that validation_losses gives: of the run's objective if it has one, else native."""
     if model.objective is not None:
         return model.objective.units
-    return dict.fromkeys(model.validation_names, OWN_UNIT)
+    return dict.fromkeys(model.validation_names, NATIVE_UNIT)
 
 
-def validation_losses(dealer: ShardedWindows, model: Trainable, dtype: torch.dtype | None = None) -> dict[str, float]:
-    """{name: sum of losses / sum of weights} over all windows, without dropout: of Trainable.validation_losses, or of
-    the metrics of the objective that a run has put in place of the family's own loss.
+def validation_losses(sharded: ShardedWindows, model: Trainable, dtype: torch.dtype | None = None) -> dict[str, float]:
+    """Return {name: sum of losses / sum of weights} over all windows, without dropout; NaN if the weights sum to 0.
 
-    Every process of the dealer's world enters it and gets the same numbers; NaN where nothing has a weight. dtype
-    bfloat16 or float16 computes products in it, None in the model's own.
+    The losses are those of Trainable.validation_losses, or the metrics of the run's objective if it replaces the
+    family's native loss. All processes of the world call this together, and each gets the same numbers.
+
+    Args:
+        sharded: the windows to score.
+        model: the model; its training mode is restored.
+        dtype: autocast to bfloat16 or float16; None = no autocast.
     """
     device = next(model.parameters()).device
-    panel = dealer.panel
+    panel = sharded.panel
 
-    def work(piece: int) -> list[Sums]:
+    def work(chunk: int) -> list[Sums]:
         found = []
-        for windows in _batches(dealer.windows(piece), dealer.batch_size):
+        for windows in _batches(sharded.windows(chunk), sharded.batch_size):
             batch = model.collate(stack_windows(windows, panel.prediction_length, panel.context_length))
             with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
                 losses = _losses(model, move(batch, device))
@@ -43,8 +47,8 @@ def validation_losses(dealer: ShardedWindows, model: Trainable, dtype: torch.dty
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():  # not inference mode: tables that a model keeps must stay fit for training
-            parts = [sums for piece in dealer.map(work) for sums in piece]
+        with torch.no_grad():  # not inference mode: tables that the model caches must remain usable in training
+            parts = [sums for chunk in sharded.map(work) for sums in chunk]
     finally:
         model.train(training)
     return {name: _mean([part[name] for part in parts]) for name in loss_units(model)}
@@ -62,7 +66,7 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def _batches(windows: Sequence[Window], batch_size: int) -> Iterator[list[Window]]:
-    """Windows in order, at most batch_size rows together, a single window at the least."""
+    """Yield windows in order, in batches of at most batch_size rows and at least one window."""
     batch: list[Window] = []
     rows = 0
     for window in windows:

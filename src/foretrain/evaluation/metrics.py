@@ -1,7 +1,7 @@
-"""Metrics of forecasts, vectorised over rows; every name carries its unit where it has one.
+"""Metrics of forecasts, vectorised over rows; a metric's name states its unit if it has one.
 
-Point metrics score the median. All skip truth that is NaN. A forecast that is NaN makes its metrics NaN: a model that
-diverged is not excused from the steps it spoiled.
+Point metrics score the median. Steps with a missing truth (NaN) are skipped. A forecast that is NaN makes its metrics
+NaN, so that a model that diverged cannot skip the steps where it did.
 
 # N rows, H horizon, Q levels, G groups
 """
@@ -18,7 +18,7 @@ from foretrain.evaluation.scored import INTERVAL, Array, Ints, Scored
 
 
 class Metric(NamedTuple):
-    """What a column of a report means."""
+    """Label, unit and direction of a metric, for reports."""
 
     label: str
     unit: str
@@ -39,13 +39,13 @@ METRICS: dict[str, Metric] = {
     "skill_vs_naive": Metric("skill against naive", "ratio", "higher"),
 }
 PRICE_METRICS = ("pct_mae", "direction_accuracy_share", "price_mae")
-IN_UNITS = ("mae", "rmse", "price_mae")  # averaged over items only where they share a unit
+IN_UNITS = ("mae", "rmse", "price_mae")  # averaged over items only if they share a unit
 HIGHER_IS_BETTER = tuple(name for name, metric in METRICS.items() if metric.better == "higher")
 
 
 @dataclass(frozen=True)
 class MetricSums:
-    """Per row, what every metric is a ratio of. Each field is (N,)."""
+    """Per-row numerators and denominators of the metrics. Each array is (N,)."""
 
     count: Array  # observed steps
     absolute: Array  # sum of |y - f|
@@ -53,7 +53,7 @@ class MetricSums:
     pinball: Array  # sum over steps and levels of 2 * pinball
     levels: int
     size: Array  # sum of |y|
-    smape: Array  # sum of |y - f| / (|y| + |f|), steps where both are 0 left out
+    smape: Array  # sum of |y - f| / (|y| + |f|), without steps where both are 0
     smape_count: Array
     inside: Array  # steps with y inside the 80% interval
     direction: Array  # steps whose direction from the last value was right
@@ -61,7 +61,7 @@ class MetricSums:
 
 
 def quantile_losses(scored: Scored) -> Array:
-    """(N, H) sum over levels of 2 * pinball; 0 where the truth is missing. Koenker and Bassett 1978."""
+    """Return 2 * pinball summed over levels (N, H); 0 where the truth is missing. Koenker and Bassett 1978."""
     observed = np.isfinite(scored.target)
     truth = np.where(observed, scored.target, 0.0)
     total = np.zeros_like(truth)
@@ -72,7 +72,7 @@ def quantile_losses(scored: Scored) -> Array:
 
 
 def sums(scored: Scored) -> MetricSums:
-    """The sums that all metrics share, from one pass over the forecasts."""
+    """Compute the sums that all metrics share in one pass over the forecasts."""
     observed = np.isfinite(scored.target)
     truth = np.where(observed, scored.target, 0.0)
     median = scored.median
@@ -100,17 +100,18 @@ def sums(scored: Scored) -> MetricSums:
 
 
 def table(scored: Scored, group: Ints | None = None, groups: int = 1) -> dict[str, Array]:
-    """Every metric of every group of rows: {name: (G,)}; NaN where it is undefined.
+    """Return every metric of every group of rows, {name: (G,)}; NaN where it is undefined.
 
     * wql: sum of 2 * pinball over items, steps and levels / (levels * sum |y|). Chronos paper (2024), section 5.2;
       gluonts' mean_wQuantileLoss.
-    * mase, sql: mean over rows of the row's mean error (2 * pinball) / seasonal error; rows without one are left out.
+    * mase, sql: mean over rows of the row's mean error (2 * pinball) / seasonal error; rows without one are skipped.
       Hyndman and Koehler 2006; gluonts' MASE.
-    * smape_pct: mean over rows of 200 * mean |y - f| / (|y| + |f|), steps where both are 0 left out, as in gluonts.
+    * smape_pct: mean over rows of 200 * mean |y - f| / (|y| + |f|), without steps where both are 0, as in gluonts.
     * coverage_80_share: share of steps inside [q.1, q.9], ends included.
-    * pct_mae: 100 * mean of |y - f| / |last|. direction_accuracy_share: sign(f - last) == sign(y - last), steps with
-      y == last left out; a forecast that never moves is never right. price_mae: mean |y - f|. Prices only.
-    * mae, rmse: pooled over the group's steps, in whatever unit the rows have.
+    * pct_mae: 100 * mean of |y - f| / |last|. direction_accuracy_share: share of steps with
+      sign(f - last) == sign(y - last), without steps with y == last; a forecast equal to last is never right.
+      price_mae: mean |y - f|. All three for prices only.
+    * mae, rmse: pooled over the group's steps, in the unit of the rows.
     """
     if group is None:
         group = np.zeros(len(scored), np.int64)
@@ -149,19 +150,19 @@ def table(scored: Scored, group: Ints | None = None, groups: int = 1) -> dict[st
 
 
 def pooled(scored: Scored) -> dict[str, float]:
-    """Metrics over all rows. Those in units of the data are left out where items differ in unit: no mean of dollars."""
+    """Return the metrics over all rows; metrics in units of the data only if all items share one unit."""
     values = {name: float(column[0]) for name, column in table(scored).items()}
     return {name: value for name, value in values.items() if _meaningful(name, scored)}
 
 
 def per_item(scored: Scored) -> dict[str, Array]:
-    """{name: (items,)} metrics of every item, over all its windows; NaN for an item without rows."""
+    """Return the metrics of every item over all its windows, {name: (items,)}; NaN for an item without rows."""
     values = table(scored, scored.item, len(scored.items))
     return {name: column for name, column in values.items() if name not in PRICE_METRICS or scored.price.any()}
 
 
 def per_step(scored: Scored) -> dict[str, Array]:
-    """{name: (H,)} metrics of every step of the horizon."""
+    """Return the metrics of every step of the horizon, {name: (H,)}."""
     steps = [pooled(scored.step(h)) for h in range(scored.horizon)]
     return {name: np.array([step[name] for step in steps]) for name in steps[0]}
 
@@ -175,14 +176,14 @@ def _meaningful(name: str, scored: Scored) -> bool:
 
 
 def scaled_errors(scored: Scored) -> Array:
-    """(N, H) |y - f| / Scored.error_scale; NaN where the truth is missing or the row has no scale."""
+    """Return |y - f| / Scored.error_scale (N, H); NaN where the truth is missing or the row has no scale."""
     return np.abs(scored.target - scored.median) / scored.error_scale[:, None]
 
 
 def skill(scored: Scored, naive: Scored) -> float:
-    """1 - MAE / MAE of naive on scaled errors (Scored.error_scale), pooled: above 0 is better than naive.
+    """Return 1 - MAE / MAE of naive on pooled scaled errors (Scored.error_scale); above 0 is better than naive.
 
-    NaN when naive makes no error or no row has a scale.
+    NaN if naive has no error or no row has a scale.
     """
     use = np.isfinite(scored.target) & np.isfinite(scored.error_scale)[:, None]
     ours = np.where(use, scaled_errors(scored), 0.0).sum()
@@ -191,7 +192,7 @@ def skill(scored: Scored, naive: Scored) -> float:
 
 
 def skill_per_item(scored: Scored, naive: Scored) -> Array:
-    """(items,) 1 - MAE / MAE of naive, in the item's own unit; NaN where naive makes no error."""
+    """Return 1 - MAE / MAE of naive of each item (items,), in the item's own unit; NaN where naive has no error."""
     ours, theirs = (
         np.bincount(part.item, weights=sums(part).absolute, minlength=len(part.items)) for part in (scored, naive)
     )
@@ -199,7 +200,7 @@ def skill_per_item(scored: Scored, naive: Scored) -> Array:
 
 
 def calibration(scored: Scored) -> Array:
-    """(Q,) share of observed steps at or below each level's forecast; a calibrated forecaster gives the levels."""
+    """Return the share of observed steps at or below each level's forecast (Q,); equal to the levels if calibrated."""
     observed = np.isfinite(scored.target)[:, :, None]
     below = np.where(observed, scored.target[:, :, None] <= scored.quantiles, 0.0)
     below = np.where(observed & np.isnan(scored.quantiles), np.nan, below)
@@ -207,5 +208,5 @@ def calibration(scored: Scored) -> Array:
 
 
 def undefined_scale(scored: Scored) -> npt.NDArray[np.bool_]:
-    """(N,) rows with something to score that MASE and SQL leave out: no seasonal error, or one of zero."""
+    """Return a mask (N,) of rows with an observed truth that MASE and SQL skip: seasonal error undefined or zero."""
     return ~np.isfinite(scored.seasonal_error) & np.isfinite(scored.target).any(1)

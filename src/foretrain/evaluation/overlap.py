@@ -1,4 +1,4 @@
-"""Did training see the windows that are scored? A score on them would be a copy, not a forecast."""
+"""Check whether training saw the windows that are scored: a score on them would measure memory, not forecasting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 from foretrain.notes import Code, Note
 
-# What is said of training; reports tell it first, of all corpora in one paragraph.
+# Notes about training; reports print those of all corpora first, in one paragraph.
 ABOUT_TRAINING = (
     Code.TRAINING_SAW_WINDOWS,
     Code.VALIDATION_SAW_WINDOWS,
@@ -21,28 +21,28 @@ ABOUT_TRAINING = (
     Code.TRAINING_MAY_HAVE_SEEN_DAYS,
     Code.TRAINING_CANNOT_BE_COMPARED,
 )
-_SAMPLE = 5_000  # series and windows whose dates are compared; more would take seconds and say the same
+_SAMPLE = 5_000  # series and windows whose dates are compared; more would take seconds and change nothing
 
 
 def check_overlap(
     release: dict[str, Any], corpora: Sequence[Corpus], origins: Sequence[Sequence[Origin]]
 ) -> list[Note]:
-    """Warnings where a release was, or may have been, trained or chosen on what is to be scored; one a corpus at most.
+    """Return a warning for each corpus that a release was, or may have been, trained or selected on.
 
-    Those of Code.TRAINING_SAW_WINDOWS come first: training certainly saw windows that are scored.
+    At most one per corpus. Those with Code.TRAINING_SAW_WINDOWS come first: training certainly saw scored windows.
 
     Args:
         release: the contents of release.json: `corpora` with each one's fingerprint, `data` with validation_steps,
-            test_steps and holdout_fraction, and `date_range` of everything trained on; {} where nothing is recorded.
-        corpora: what is to be scored.
+            test_steps and holdout_fraction, and `date_range` of everything trained on; {} if nothing is recorded.
+        corpora: the corpora to score.
         origins: forecast origins in each corpus.
 
-    The same corpus (by fingerprint) is compared step by step, and by date across its items. Another one, of other or
-    of longer series, can only be compared by date: values of the same days may have been seen through it.
+    The same corpus (by fingerprint) is compared step by step, and by date across its items. Any other corpus can only
+    be compared by date: training may have seen the same days through other or longer series.
     """
     known = fingerprints(release)
     if not known:
-        text = "It is not recorded what this model was trained on, so it may have seen these series before."
+        text = "The release does not record what this model was trained on, so it may have seen these series before."
         return [Note(Code.TRAINING_UNKNOWN, text)]
     notes = list[Note]()
     for corpus, found in zip(corpora, origins, strict=True):
@@ -53,12 +53,12 @@ def check_overlap(
 
 
 def fingerprints(release: dict[str, Any]) -> set[str]:
-    """Fingerprints of the corpora that a release was trained on."""
+    """Return the fingerprints of the corpora that a release was trained on."""
     return {entry["fingerprint"] for entry in release.get("corpora") or [] if entry.get("fingerprint")}
 
 
 def reserved_steps(release: dict[str, Any] | None, corpus: Corpus) -> dict[str, int]:
-    """{"validation": steps, "test": steps} that training left out of this very corpus; {} for any other corpus."""
+    """Return {"validation": steps, "test": steps} that training held out of this corpus; {} for any other corpus."""
     if not release or corpus.fingerprint not in fingerprints(release):
         return {}
     data = release.get("data") or {}
@@ -76,8 +76,8 @@ def _same(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) ->
     if seen:
         needed = int((length - cutoffs).max())
         text = (
-            f"WINDOWS OVERLAP TRAINING DATA: {seen} of {len(origins)} windows of {corpus.name} begin inside "
-            f"what this model was trained on, so it has seen their answers. Train again with data.test_steps of at "
+            f"WINDOWS OVERLAP TRAINING DATA: {seen} of {len(origins)} windows of {corpus.name} start inside the "
+            f"data that this model was trained on, so it has seen their truth. Train again with data.test_steps of at "
             f"least {needed}, or score fewer windows."
         )
         counts = {"windows": seen, "scored": len(origins), "test_steps_needed": needed}
@@ -85,16 +85,19 @@ def _same(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) ->
     chosen = int((cutoffs < length - steps["test"]).sum())
     if chosen:
         text = (
-            f"{chosen} of {len(origins)} windows of {corpus.name} lie in the validation part that chose this model's "
-            "weights; the score leans to its side."
+            f"{chosen} of {len(origins)} windows of {corpus.name} are in the validation part that chose this model's "
+            "weights, so the score is biased in its favour."
         )
         return Note(Code.VALIDATION_SAW_WINDOWS, text, {"windows": chosen, "scored": len(origins)})
     return _same_days(corpus, origins, trained)
 
 
 def _same_days(corpus: Corpus, origins: Sequence[Origin], trained: IntArray) -> Note | None:
-    """Splits count steps from each item's own end, so where items end apart one item's training part covers days of
-    another's test part, and what moves all items on a day was seen."""
+    """Return a note if training saw, in other items, the days of scored windows.
+
+    Splits count steps from each item's own end. If items end at different times, the training part of one item covers
+    days of another's test part, and training saw what moved all items on these days.
+    """
     items = np.flatnonzero(trained)
     if corpus.manifest.time == "steps" or not len(items):
         return None
@@ -104,9 +107,8 @@ def _same_days(corpus: Corpus, origins: Sequence[Origin], trained: IntArray) -> 
     if share < 0.01:
         return None
     text = (
-        f"About {share:.0%} of the windows of {corpus.name} begin on days that training saw in other items, because "
-        f"items end at different times (training reached {_text(newest)}). What moved all items then is known to the "
-        "model."
+        f"About {share:.0%} of the windows of {corpus.name} start on days that training saw in other items, because "
+        f"items end at different times (training reached {_text(newest)}). The model knows what moved all items then."
     )
     return Note(Code.TRAINING_SAW_DAYS, text, {"share": share})
 
@@ -115,8 +117,8 @@ def _by_date(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin])
     dates = release.get("date_range")
     if not dates or not dates[1] or corpus.manifest.time == "steps":
         text = (
-            f"{corpus.name} is not the corpus that this model was trained on, and without dates on both it cannot be "
-            "told whether training saw the same values."
+            f"{corpus.name} is not the corpus that this model was trained on, and without dates on both it is unknown "
+            "whether training saw the same values."
         )
         return Note(Code.TRAINING_CANNOT_BE_COMPARED, text)
     first = min(_time(corpus, *origin) for origin in origins)
@@ -124,8 +126,8 @@ def _by_date(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin])
     if np.datetime64(first, "us") > last:
         return None
     text = (
-        f"The model was trained on other data reaching to {last.astype('datetime64[s]')}; windows of {corpus.name} "
-        f"begin at {_text(first)}. It may have seen the same days through other series, or what came after them."
+        f"The model was trained on other data up to {last.astype('datetime64[s]')}; windows of {corpus.name} start at "
+        f"{_text(first)}. It may have seen the same or later days through other series."
     )
     return Note(Code.TRAINING_MAY_HAVE_SEEN_DAYS, text)
 

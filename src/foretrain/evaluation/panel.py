@@ -1,7 +1,7 @@
-"""The windows of one or several corpora that are scored, and how they are dealt to processes.
+"""The windows of one or several corpora to score, and their distribution over processes.
 
-Windows are dealt in pieces whose make-up does not depend on how many processes there are, and results come back in the
-order of the pieces: one result for 1 or N processes.
+Windows are grouped into chunks that do not depend on the number of processes, and results are returned in the order of
+the chunks, so 1 or N processes give the same result.
 
 # V variates, H horizon
 """
@@ -22,19 +22,19 @@ from foretrain.errors import DataError
 from foretrain.timeaxis.frequency import seasonality as season_of
 
 T = TypeVar("T")
-CACHE_BYTES = 512 * 2**20  # cut windows are kept for the next evaluation up to this size
+CACHE_BYTES = 512 * 2**20  # windows are cached for the next evaluation up to this size
 
 
 class WindowRef(NamedTuple):
-    """One window: which corpus, which series, cut where."""
+    """Reference to one window of a panel."""
 
-    corpus: int
+    corpus: int  # index into Panel.corpora
     series: int
-    cutoff: int
+    cutoff: int  # step of the first forecast value
 
 
 class LeftOut(NamedTuple):
-    """Something that was not scored, and why."""
+    """Items or rows that were not scored, and the reason."""
 
     what: str  # "items" or "rows"
     reason: str
@@ -44,25 +44,25 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """Corpora, the columns used, and the windows to score."""
+    """Corpora, their selected columns, and the windows to score."""
 
     corpora: tuple[Corpus, ...]
     selections: tuple[Selection, ...]
-    places: tuple[WindowRef, ...]  # in order of (corpus, series, cutoff)
-    seasons: tuple[int, ...]  # steps of a season, per corpus
+    refs: tuple[WindowRef, ...]  # in order of (corpus, series, cutoff)
+    seasons: tuple[int, ...]  # seasonality in steps, per corpus
     prediction_length: int
     context_length: int
     stride: int
     left_out: tuple[LeftOut, ...] = ()  # items without a window
-    with_times: bool = True  # windows have time stamps where their corpus has them
+    with_times: bool = True  # windows have time stamps if their corpus has them
 
-    def window(self, place: WindowRef) -> Window:
-        """The window with its truth."""
+    def window(self, ref: WindowRef) -> Window:
+        """Return the window with its truth."""
         found = cut(
-            self.corpora[place.corpus],
-            self.selections[place.corpus],
-            place.series,
-            place.cutoff,
+            self.corpora[ref.corpus],
+            self.selections[ref.corpus],
+            ref.series,
+            ref.cutoff,
             context_length=self.context_length,
             prediction_length=self.prediction_length,
             with_future=True,
@@ -70,16 +70,16 @@ class Panel:
         return found if self.with_times else replace(found, context_times=None, future_times=None)
 
     def name(self, corpus: int) -> str:
-        """A corpus' name, numbered where two have the same."""
+        """Return a corpus' name, numbered if several have the same."""
         names = [c.name for c in self.corpora]
         own = names[corpus]
         return own if names.count(own) == 1 else f"{own}#{names[: corpus + 1].count(own)}"
 
-    def label(self, place: WindowRef, target: int) -> str:
-        """Name of an item, with its column where several are forecast and its corpus where there are several."""
-        corpus, chosen = self.corpora[place.corpus], self.selections[place.corpus].targets
-        parts = [self.name(place.corpus)] if len(self.corpora) > 1 else []
-        parts.append(corpus.item_id(place.series))
+    def label(self, ref: WindowRef, target: int) -> str:
+        """Return the name of an item, with its column if several are forecast and its corpus if there are several."""
+        corpus, chosen = self.corpora[ref.corpus], self.selections[ref.corpus].targets
+        parts = [self.name(ref.corpus)] if len(self.corpora) > 1 else []
+        parts.append(corpus.item_id(ref.series))
         return "/".join(parts) + (f" {corpus.columns[chosen[target]]}" if len(chosen) > 1 else "")
 
 
@@ -95,25 +95,35 @@ def make_panel(
     max_items: int | None = None,
     seed: int = 0,
 ) -> Panel:
-    """Windows of each corpus' origins; with max_items those of so many items, drawn by the seed.
+    """Return a panel of the windows at each corpus' origins.
 
-    seasonality None takes the corpus' own: its manifest's, its bars per session, or its frequency's; 1 without any.
-    Raises DataError when there is no window.
+    Args:
+        corpora: the corpora to score.
+        selections: their columns.
+        origins: their forecast origins.
+        prediction_length: steps of the horizon.
+        context_length: steps of history per window.
+        stride: steps between the origins of an item.
+        seasonality: steps of a season; None = corpus_season of each corpus.
+        max_items: use the windows of a random sample of this many items; None = all items.
+        seed: of that sample.
+
+    Raises DataError if there is no window.
     """
-    places = [WindowRef(k, o.series, o.cutoff) for k, found in enumerate(origins) for o in sorted(found)]
-    if not places:
+    refs = [WindowRef(k, o.series, o.cutoff) for k, found in enumerate(origins) for o in sorted(found)]
+    if not refs:
         raise DataError("no window to score: the validation or test part is empty. Give it more steps.")
-    items = sorted({place[:2] for place in places})
+    items = sorted({ref[:2] for ref in refs})
     left_out = [_too_short(corpus, found) for corpus, found in zip(corpora, origins, strict=True)]
     if max_items is not None and len(items) > max_items:
         left_out.append(LeftOut("items", f"not drawn (max_items {max_items})", len(items) - max_items, ()))
         drawn = np.random.default_rng(seed).choice(len(items), max_items, replace=False)
-        kept = {items[k] for k in drawn}
-        places = [place for place in places if place[:2] in kept]
+        chosen = {items[k] for k in drawn}
+        refs = [ref for ref in refs if ref[:2] in chosen]
     return Panel(
         corpora=tuple(corpora),
         selections=tuple(selections),
-        places=tuple(places),
+        refs=tuple(refs),
         seasons=tuple(seasonality or corpus_season(corpus) for corpus in corpora),
         prediction_length=prediction_length,
         context_length=context_length,
@@ -133,7 +143,7 @@ def newest_origins(
     min_context: int | None,
     context_length: int,
 ) -> list[Origin]:
-    """rolling_origins, with room for num_windows in the scored part where its size is left open (None)."""
+    """Return rolling_origins; if the size of the scored part is None, the part has room for num_windows."""
     room = (num_windows - 1) * stride + prediction_length
     sizes = {"validation": validation_steps, "test": test_steps}
     if split in sizes and sizes[split] is None:
@@ -151,55 +161,58 @@ def newest_origins(
 
 
 def corpus_season(corpus: Corpus) -> int:
-    """Steps of a corpus' season: as its manifest says, else bars per session, else from its frequency, else 1."""
+    """Return a corpus' seasonality: its manifest's, else its bars per session, else its frequency's, else 1."""
     manifest = corpus.manifest
     return manifest.seasonality or season_of(corpus.frequency, manifest.bars_per_session) or 1
 
 
 class ShardedWindows:
-    """The windows of a panel in pieces, each piece worked on by one process; cut once as far as memory allows."""
+    """The windows of a panel in chunks, each processed by one process; windows are cached up to CACHE_BYTES."""
 
     def __init__(self, panel: Panel, batch_size: int, world: World | None = None) -> None:
         self.panel, self.batch_size, self.world = panel, batch_size, world or World()
-        self.pieces = _pieces(panel, batch_size)  # a piece: indices into panel.places
+        self.chunks = _chunks(panel, batch_size)  # a chunk: indices into panel.refs
         self._windows: dict[int, list[Window]] = {}
         self._cached = 0
 
     def map(self, work: Callable[[int], T]) -> list[T]:
-        """work(piece) of every piece, in order, each done by one process; an error anywhere is raised everywhere."""
+        """Return work(chunk) of every chunk, in order. Each chunk is processed by one process of the world.
+
+        All processes call this together; an error in one of them is raised in all.
+        """
         done: dict[int, T] = {}
         error: Exception | None = None
         try:
-            for piece in range(self.world.rank, len(self.pieces), self.world.size):
-                done[piece] = work(piece)
-        except Exception as caught:  # of any kind: the other processes would wait for this one's share
+            for chunk in range(self.world.rank, len(self.chunks), self.world.size):
+                done[chunk] = work(chunk)
+        except Exception as caught:  # any exception: otherwise the other processes would wait for this one's results
             if self.world.size == 1:
                 raise
             error = caught
         self.world.all_agree(error)
-        everything = {piece: result for share in self.world.gather_objects(done) for piece, result in share.items()}
-        return [everything[piece] for piece in range(len(self.pieces))]
+        results = {chunk: result for part in self.world.gather_objects(done) for chunk, result in part.items()}
+        return [results[chunk] for chunk in range(len(self.chunks))]
 
-    def windows(self, piece: int) -> list[Window]:
-        """The windows of a piece, with their truth, in its order."""
-        if piece in self._windows:
-            return self._windows[piece]
-        windows = [self.panel.window(self.panel.places[k]) for k in self.pieces[piece]]
+    def windows(self, chunk: int) -> list[Window]:
+        """Return the windows of a chunk, with their truth, in its order."""
+        if chunk in self._windows:
+            return self._windows[chunk]
+        windows = [self.panel.window(self.panel.refs[k]) for k in self.chunks[chunk]]
         size = sum(window.context.nbytes for window in windows)
         if self._cached + size <= CACHE_BYTES:
-            self._windows[piece] = windows
+            self._windows[chunk] = windows
             self._cached += size
         return windows
 
 
-def _pieces(panel: Panel, batch_size: int) -> list[np.ndarray]:
-    """Windows of like context length together, in pieces of one to eight batches: about sixteen where that many fit."""
-    steps = np.array([min(place.cutoff, panel.context_length) for place in panel.places])
-    rows = np.array([len(panel.selections[place.corpus].columns) for place in panel.places])
+def _chunks(panel: Panel, batch_size: int) -> list[np.ndarray]:
+    """Group windows of similar context length into chunks of one to eight batches, about sixteen chunks if possible."""
+    steps = np.array([min(ref.cutoff, panel.context_length) for ref in panel.refs])
+    rows = np.array([len(panel.selections[ref.corpus].columns) for ref in panel.refs])
     order = np.argsort(steps, kind="stable")
     size = int(np.clip(rows.sum() // 16, batch_size, 8 * batch_size))
-    piece = (np.cumsum(rows[order]) - 1) // size
-    return np.split(order, np.flatnonzero(np.diff(piece)) + 1)
+    chunk = (np.cumsum(rows[order]) - 1) // size
+    return np.split(order, np.flatnonzero(np.diff(chunk)) + 1)
 
 
 def _too_short(corpus: Corpus, origins: Sequence[Origin]) -> LeftOut:

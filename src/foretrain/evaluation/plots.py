@@ -1,6 +1,6 @@
-"""Pictures of forecasts and of an evaluation, drawn with matplotlib's Agg canvas and no global state.
+"""Plots of forecasts and of an evaluation, drawn with matplotlib's Agg canvas and without global state.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; lines differ in dash as well.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish; lines also differ in dash.
 
 # H horizon, Q levels
 """
@@ -47,8 +47,8 @@ DASHES: dict[str, Any] = {
     "seasonal_naive": (0, (6, 2, 1, 2)),
     "historical_mean": (0, (2, 2)),
 }
-MOST_FANS = 6
-BAND = 0.15  # darkness of one quantile band; inner ones lie over outer ones
+MAX_FANS = 6
+BAND = 0.15  # opacity of one quantile band; inner bands are drawn over outer ones
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Our look. Ticks and texts are made late, so drawing and saving both happen inside."""
+    """Apply our matplotlib style. Ticks and texts are created late, so draw and save both inside the context."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -95,7 +95,7 @@ def style() -> Iterator[None]:
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
-    """A figure in inches and its axes as a (rows, columns) array; no pyplot, so nothing global is left behind."""
+    """Return a figure of a size in inches and its axes (rows, columns); made without pyplot's global state."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(width, height), dpi=110, layout="constrained")
@@ -103,7 +103,7 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tupl
 
 
 def png(draw: Callable[..., Figure | None], *arguments: Any) -> bytes | None:
-    """What draw(*arguments) draws, as PNG bytes; None where it draws nothing."""
+    """Return the figure of draw(*arguments) as PNG bytes; None if it draws nothing."""
     with style():
         drawn = draw(*arguments)
         if drawn is None:
@@ -114,7 +114,7 @@ def png(draw: Callable[..., Figure | None], *arguments: Any) -> bytes | None:
 
 
 def draw_fans(fans: Sequence[Fan]) -> Figure:
-    """History, quantile bands, median, and where given the truth and the last value carried forward."""
+    """Draw history, quantile bands and median, and if given the truth and the naive forecast."""
     columns = 1 if len(fans) == 1 else min(3, len(fans)) if len(fans) != 4 else 2
     rows = math.ceil(len(fans) / columns)
     width = 9.5 if columns == 1 else 4.9 * columns
@@ -128,7 +128,7 @@ def draw_fans(fans: Sequence[Fan]) -> Figure:
 
 
 def one_legend(drawn: Figure, axes: Sequence[Axes], more: dict[str, Any]) -> None:
-    """A legend below the figure of everything that has a label in some panel, and of more: label to handle."""
+    """Draw one legend below the figure: every label of the panels once, then `more` (label -> handle)."""
     entries: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -138,7 +138,7 @@ def one_legend(drawn: Figure, axes: Sequence[Axes], more: dict[str, Any]) -> Non
 
 
 def _band_keys(levels: Sequence[float]) -> dict[str, Any]:
-    """Legend entries of the outermost and of a middle band, as dark as the bands lying over each other."""
+    """Return legend entries of the outermost and of a middle band, with the opacity of the stacked bands."""
     from matplotlib.patches import Patch
 
     ordered = sorted(levels)
@@ -160,8 +160,8 @@ def _fan(ax: Axes, fan: Fan) -> None:
         x = stamps
     past, future = x[:steps], x[steps:]
     ax.plot(past, fan.history, color=PAST, lw=1.3, label="history")
-    lone = _lone(fan.history)
-    ax.plot(past[lone], fan.history[lone], color=PAST, ls="", marker=".", ms=4)
+    isolated = _isolated(fan.history)
+    ax.plot(past[isolated], fan.history[isolated], color=PAST, ls="", marker=".", ms=4)
     order = np.argsort(fan.levels)
     levels, quantiles = np.asarray(fan.levels)[order], fan.quantiles[:, order]
     for k in range(len(levels) // 2):
@@ -180,16 +180,19 @@ def _fan(ax: Axes, fan: Fan) -> None:
 
 
 def _has_closed_hours(stamps: np.ndarray) -> bool:
-    """Whether nights and weekends would take up much of a time axis; bars are then drawn side by side, and so are
-    those of a few hours, for which matplotlib finds no round dates."""
+    """Return True if bars are to be drawn side by side instead of on a time axis.
+
+    That is if nights and weekends would take up much of the axis, or if the bars span less than a day, for which
+    matplotlib finds no round dates.
+    """
     steps = np.diff(stamps.astype(np.int64))
     if len(steps) and stamps[-1] - stamps[0] < np.timedelta64(1, "D"):
         return True
     return len(steps) > 2 and float(steps.sum()) > 1.3 * len(steps) * float(np.median(steps))
 
 
-def _lone(values: np.ndarray) -> np.ndarray:
-    """(C,) observed values without an observed neighbour, which a line would not show."""
+def _isolated(values: np.ndarray) -> np.ndarray:
+    """Return a mask (C,) of observed values without an observed neighbour, which a line would not show."""
     seen = np.concatenate([[False], np.isfinite(values), [False]])
     return seen[1:-1] & ~seen[:-2] & ~seen[2:]
 
@@ -207,7 +210,7 @@ def _time_axis(ax: Axes, stamps: np.ndarray | None, closed: bool) -> None:
 
 
 def dated_ticks(ax: Axes, positions: np.ndarray, stamps: np.ndarray | None) -> None:
-    """Ticks of bars that stand side by side at the positions: dates, or times within a day; None counts steps."""
+    """Label bars drawn side by side at the positions: dates, or times within a day; step counts if stamps is None."""
     from matplotlib import ticker
 
     if stamps is None:
@@ -216,18 +219,18 @@ def dated_ticks(ax: Axes, positions: np.ndarray, stamps: np.ndarray | None) -> N
     days = np.concatenate([[True], np.diff(stamps.astype("datetime64[D]").astype(np.int64)) > 0])
     starts = np.flatnonzero(days) if 3 <= days.sum() < len(days) else np.arange(len(stamps))
     if len(starts) > 2 and starts[1] - starts[0] < len(stamps) / 8:
-        starts = starts[1:]  # a cut-off first day has no room for its label
+        starts = starts[1:]  # an incomplete first day has no room for its label
     chosen = starts[:: max(1, -(-len(starts) // 4))]
     text = np.datetime_as_string(stamps[chosen], unit="m")
     labels = [stamp[:10] for stamp in text]
-    if days.sum() < 3:  # times of day, the date below the first of each day
+    if days.sum() < 3:  # times of day, with the date below the first of each day
         labels = [stamp[11:] + (f"\n{stamp[:10]}" if k == 0 or stamp[:10] != text[k - 1][:10] else "")
                   for k, stamp in enumerate(text)]  # fmt: skip
     ax.set_xticks(positions[chosen], labels, fontsize=9)
 
 
 def draw_horizon(result: EvaluationResult) -> Figure:
-    """Error and coverage of every forecaster at each step of the horizon."""
+    """Draw error and coverage of every forecaster at each step of the horizon."""
     from matplotlib import ticker
 
     metric = "pct_mae" if result.prices else "mase"
@@ -242,8 +245,8 @@ def draw_horizon(result: EvaluationResult) -> Figure:
                 ls=DASHES.get(who, "-"),
                 lw=2.4 if who == "model" else 1.6,
                 marker="o" if len(heights) == 1 else None,
-                zorder={"model": 3, "naive": 4}.get(who, 2),  # a naive line under the model's would vanish
-                label=spoken(who),
+                zorder={"model": 3, "naive": 4}.get(who, 2),  # the model's wider line would hide naive's
+                label=display_name(who),
             )
         label = METRICS[name]
         ax.set_title(f"{label.label[0].upper() + label.label[1:]} ({label.unit})", loc="left")
@@ -259,12 +262,12 @@ def draw_horizon(result: EvaluationResult) -> Figure:
 
 
 def _clip_to_relevant(ax: Axes, result: EvaluationResult, metric: str) -> None:
-    """A hopeless baseline (the historical mean of a price) must not flatten the lines that matter."""
+    """Limit the y axis, so that a very poor baseline (the historical mean of a price) does not flatten the others."""
     tops = {who: np.nanmax(np.array([*values[metric], 0.0], float)) for who, values in result.per_horizon.items()}
     relevant = max(tops["model"], tops["naive"])
     if relevant > 0 and max(tops.values()) > 3 * relevant:
         ax.set_ylim(0, 1.6 * relevant)
-        beyond = [spoken(who) for who, top in tops.items() if top > 1.6 * relevant]
+        beyond = [display_name(who) for who, top in tops.items() if top > 1.6 * relevant]
         ax.annotate(
             f"above the picture: {', '.join(beyond)}",
             (0.02, 0.97),
@@ -276,7 +279,7 @@ def _clip_to_relevant(ax: Axes, result: EvaluationResult, metric: str) -> None:
 
 
 def draw_items(result: EvaluationResult) -> Figure | None:
-    """Model against naive, item by item: a bar of skill each for few items, a scatter for many. None without items."""
+    """Draw the model against naive per item: bars of skill for few items, a scatter for many; None without items."""
     skill = np.array(result.per_item["model"]["skill_vs_naive"], float)
     known = np.flatnonzero(np.isfinite(skill))
     if not len(known):
@@ -352,7 +355,7 @@ def _log_ticks(ax: Axes) -> None:
 
 
 def draw_calibration(result: EvaluationResult) -> Figure:
-    """Share of the truth at or below each level: on the diagonal when quantiles mean what they say."""
+    """Draw the share of the truth at or below each quantile level; calibrated quantiles are on the diagonal."""
     drawn, axes = figure(6.2, 5.2)
     ax = axes[0, 0]
     ax.plot([0, 1], [0, 1], color=INK, lw=1, ls=":", label="calibrated")
@@ -367,7 +370,7 @@ def draw_calibration(result: EvaluationResult) -> Figure:
             lw=2.2 if who == "model" else 1.5,
             marker="o",
             ms=4 if who == "model" else 3,
-            label=spoken(who),
+            label=display_name(who),
         )
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.set(xlabel="quantile level", ylabel="share of the truth at or below it")
@@ -377,7 +380,7 @@ def draw_calibration(result: EvaluationResult) -> Figure:
 
 
 def example_fans(result: EvaluationResult) -> list[Fan]:
-    """The best, the median and the worst forecast of an evaluation."""
+    """Return the examples of an evaluation (best, median and worst forecast) as fans."""
     return [
         Fan(e.title, e.history, e.quantiles, result.levels, truth=e.truth, naive=e.naive, times=e.times, unit=e.unit)
         for e in result.examples
@@ -393,16 +396,16 @@ def plot_forecast(
     timestamp_column: str = "timestamp",
     max_items: int = 4,
 ) -> int:
-    """A fan chart of forecasts in long format, one panel for every item and target (the first max_items of them).
+    """Draw a fan chart of forecasts in long format, one panel per item and target (the first max_items of them).
 
     Args:
         history: id, time and the target columns.
         forecast: id, time, target_name, predictions, and one column per quantile level named str(level).
         path: where to write; .png, .svg or .pdf.
         id_column, timestamp_column: their names, in both frames.
-        max_items: panels at most, up to 6.
+        max_items: most panels, up to 6.
 
-    Returns the number of panels. Raises DataError when the forecast is empty or the file's kind is unknown.
+    Returns the number of panels. Raises DataError if the forecast is empty or the file type is unknown.
     """
     path = check_picture(path)
     names = levels_of(forecast)
@@ -411,7 +414,7 @@ def plot_forecast(
     single = len(set(forecast["target_name"])) == 1
     groups = forecast.groupby([id_column, "target_name"], sort=False)
     fans = []
-    for key, rows in islice(groups, min(max_items, MOST_FANS)):
+    for key, rows in islice(groups, min(max_items, MAX_FANS)):
         item, target = (str(part) for part in tuple(key))  # type: ignore[arg-type]
         past = history.iloc[np.flatnonzero(ids == item)]
         past = past.iloc[np.argsort(past[timestamp_column].to_numpy(), kind="stable")].tail(max(3 * len(rows), 48))
@@ -433,7 +436,7 @@ def plot_forecast(
 
 
 def check_picture(path: str | Path) -> Path:
-    """The path of a picture. Raises DataError for a kind that is not written here."""
+    """Return the path of a picture. Raises DataError if its type is not supported."""
     path = Path(path)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise DataError(f"{path}: pictures are written as .png, .svg or .pdf; choose one of these.")
@@ -441,13 +444,13 @@ def check_picture(path: str | Path) -> Path:
 
 
 def levels_of(forecast: pd.DataFrame) -> dict[float, Any]:
-    """Ascending quantile levels of a long forecast to the names of their columns; the median where it has none."""
+    """Return {level: column name} of a long forecast, levels ascending; the median alone if it has no levels."""
     names = {float(name): name for name in forecast.columns if _is_level(name)} or {0.5: "predictions"}
     return dict(sorted(names.items()))
 
 
 def joined_times(past: Any, future: Any) -> np.ndarray | None:
-    """Microseconds of two columns of time stamps, in local time; None for step numbers."""
+    """Return two columns of time stamps as microseconds, joined, in local time; None for step numbers."""
     import pandas as pd
 
     joined: Any = pd.concat([pd.Series(past), pd.Series(future)], ignore_index=True)
@@ -467,15 +470,15 @@ def _is_level(name: Any) -> bool:
 
 
 def color(who: str) -> str:
-    """Colour of a forecaster."""
+    """Return the colour of a forecaster."""
     return COLORS.get(who, PAST)
 
 
-def spoken(who: str) -> str:
-    """A forecaster's name in words."""
+def display_name(who: str) -> str:
+    """Return a forecaster's name for display."""
     return who.replace("_", " ")
 
 
 def short(text: str, length: int) -> str:
-    """A text cut to a length."""
+    """Return a text truncated to a length."""
     return text if len(text) <= length else text[: length - 1] + "…"

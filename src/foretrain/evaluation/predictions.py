@@ -1,4 +1,4 @@
-"""Somebody's predictions as a file: which row belongs to which forecast, made when, reaching how far.
+"""Files of third-party predictions: which row belongs to which forecast, its cutoff and its horizon.
 
 # R rows of the file, N forecasts, H steps of the longest, Q levels
 """
@@ -18,7 +18,7 @@ from foretrain.evaluation.scored import INTERVAL, MEDIAN, Array, Ints, Scored
 from foretrain.forecasting.files import column_names, read_file
 from foretrain.notes import Code, Note
 
-# role -> the names by which its column is known where none is given
+# role -> usual names of its column, tried if no name is given
 ROLES = {
     "item": ("item", "item_id", "symbol", "ticker"),
     "cutoff": ("cutoff", "origin"),
@@ -28,20 +28,20 @@ ROLES = {
     "predicted": ("predicted", "predictions"),
     "last_close": ("last_close",),
 }
-NO_NUMBERS = ("item", "cutoff", "timestamp")  # roles whose columns hold no numbers
+NON_NUMERIC = ("item", "cutoff", "timestamp")  # roles whose columns are not parsed as numbers
 VALUES = ("price", "fraction", "percent")
-RETURNS = 0.2  # a median actual value below this share of the median last close is no price
+PRICE_RATIO = 0.2  # actual values are not prices if their median is below this share of the median last close
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A file of predictions, ready to be scored."""
+    """The contents of a file of predictions, ready for scoring."""
 
-    points: Scored  # the predicted value at every level; one row a forecast
+    points: Scored  # the predicted value at every level; one row per forecast
     naive: Scored  # the last close at every level
-    bands: Scored | None  # the quantiles of the file, where it has some
+    bands: Scored | None  # the quantiles of the file; None if it has none
     returns: tuple[Array, Array]  # (R,) actual and predicted change since the last close, as fractions of it
-    has_prices: bool  # else there are only changes in percent, of no known price
+    has_prices: bool  # False: changes only, the prices are unknown
     dates: tuple[str, str]  # first and last in the file
     notes: tuple[Note, ...]
 
@@ -52,16 +52,17 @@ def read_predictions(
     """Read a CSV or Parquet file of predictions.
 
     Args:
-        path: one row for each predicted step.
-        columns: role -> name of its column; a role that is not given goes by its usual names (ROLES). item, cutoff,
-            step and the quantiles (columns named 0.1 ... 0.9) may be missing; one of cutoff and timestamp is needed.
-        values: what actual and predicted are: "price"; "fraction" or "percent", changes since the last close; None =
-            price, unless they are far too small for the last close, which is an error. Changes need no last_close.
+        path: the file, with one row per predicted step.
+        columns: role -> name of its column; a role that is not given is looked up by its usual names (ROLES). item,
+            cutoff, step and the quantiles (columns named 0.1 ... 0.9) are optional; one of cutoff and timestamp is
+            required.
+        values: meaning of actual and predicted: "price"; "fraction" or "percent", changes since the last close; None =
+            price, and an error if they are far too small for the last close. Changes need no last_close.
 
-    A forecast is made up of the rows of an item with one cutoff; without cutoffs, of successive rows of an item whose
-    step grows; without steps, every row is a forecast of its own, one step ahead.
+    The rows of an item with the same cutoff are one forecast; without cutoffs, successive rows of an item whose step
+    grows; without steps, each row is a forecast one step ahead.
 
-    Raises DataError for what cannot be read or contradicts itself, ConfigError for unknown roles and values.
+    Raises DataError if the file cannot be read or contradicts itself, ConfigError for unknown roles and values.
     """
     if values not in (None, *VALUES):
         raise ConfigError(f"--values {values}: choose one of {', '.join(VALUES)}.")
@@ -72,17 +73,17 @@ def read_predictions(
     if values is None and file.has_prices:
         _refuse_returns(path, file.actual, file.last)
     file = file.as_prices(values or "price")
-    place = _Places.of(file)
-    target, newest = place.table(file.actual), place.constant(file)
-    scored = _scored(target, newest, place, file.names)
+    index = _ForecastIndex.of(file)
+    target, newest = index.table(file.actual), index.constant(file)
+    scored = _scored(target, newest, index, file.names)
     return Predictions(
-        points=scored.forecast(_at_all_levels(place.table(file.predicted))),
+        points=scored.forecast(_at_all_levels(index.table(file.predicted))),
         naive=scored.forecast(_at_all_levels(np.repeat(newest[:, None], scored.horizon, 1))),
-        bands=_bands(scored, place, file) if file.levels else None,
+        bands=_bands(scored, index, file) if file.levels else None,
         returns=(file.change(file.actual), file.change(file.predicted)),
         has_prices=file.has_prices,
         dates=file.dates,
-        notes=place.notes,
+        notes=index.notes,
     )
 
 
@@ -93,12 +94,12 @@ class _File:
     path: Path
     item: Ints  # (R,) index into names
     names: tuple[str, ...]
-    made: Ints | None  # (R,) the cutoff: microseconds, or a count of steps
-    times: Ints | None  # (R,) the same of the timestamp
+    cutoffs: Ints | None  # (R,) microseconds, or step numbers
+    times: Ints | None  # (R,) timestamps: microseconds, or step numbers
     steps: Array | None  # (R,)
     actual: Array  # (R,)
     predicted: Array  # (R,)
-    last: Array  # (R,) 1 where there is none
+    last: Array  # (R,) last close; 1 if the file has none
     has_prices: bool
     levels: tuple[float, ...]
     quantiles: Array  # (R, Q)
@@ -110,21 +111,23 @@ class _File:
         frame, stamp = read_file(path, id_column=item, timestamp_column=roles["timestamp"] or roles["cutoff"])
         codes, names = frame[item].factorize()
         instants = _instants(path, frame[stamp])
-        made = times = None
+        cutoffs = times = None
         if stamp != roles["cutoff"]:
             times = instants
-            if roles["cutoff"]:  # read once more, as a column of times
+            if roles["cutoff"]:  # read again to parse the cutoffs as times
                 again, name = read_file(path, id_column=item, timestamp_column=roles["cutoff"])
-                made = _instants(path, again[name])
+                cutoffs = _instants(path, again[name])
         else:
-            made = instants
-        columns = {role: _numbers(path, frame[name]) for role, name in roles.items() if name and role not in NO_NUMBERS}
+            cutoffs = instants
+        columns = {
+            role: _numbers(path, frame[name]) for role, name in roles.items() if name and role not in NON_NUMERIC
+        }
         levels = _levels(frame.columns)
         found = cls(
             path=path,
             item=codes.astype(np.int64),
             names=tuple(map(str, names)),
-            made=made,
+            cutoffs=cutoffs,
             times=times,
             steps=columns.get("step"),
             actual=columns["actual"],
@@ -138,18 +141,18 @@ class _File:
         return found._complete()
 
     def _complete(self) -> _File:
-        """Itself. Raises DataError where a prediction is missing."""
-        lacking = np.flatnonzero(np.isfinite(self.actual) & ~np.isfinite(self.predicted)).tolist()
-        if lacking:
+        """Return self. Raises DataError if a prediction is missing."""
+        missing = np.flatnonzero(np.isfinite(self.actual) & ~np.isfinite(self.predicted)).tolist()
+        if missing:
             raise DataError(
-                f"{self.path}: row {lacking[0] + 1} (item {self.names[self.item[lacking[0]]]!r}) has an actual value "
-                f"and no prediction, as have {len(lacking)} rows in all. A forecast that is missing cannot be scored; "
-                "fill it in or drop it."
+                f"{self.path}: row {missing[0] + 1} (item {self.names[self.item[missing[0]]]!r}) has an actual value "
+                f"and no prediction; {len(missing)} rows in total. A missing forecast cannot be scored; fill it in or "
+                "drop the row."
             )
         return self
 
     def as_prices(self, values: str) -> _File:
-        """With changes since the last close turned into what they lead to."""
+        """Return the file with changes since the last close converted to prices."""
         if values == "price":
             return self
         unit = {"fraction": 1.0, "percent": 100.0}[values]
@@ -162,30 +165,30 @@ class _File:
         )
 
     def change(self, column: Array) -> Array:
-        """(R,) since the last close, as a fraction of it."""
+        """Return the change (R,) since the last close, as a fraction of it."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return (column - self.last) / np.abs(self.last)
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Where each row of the file belongs."""
+class _ForecastIndex:
+    """Forecast and step of each row of the file."""
 
     rows: Ints  # (R,) rows of the file in order of forecast and step
     forecast: Ints  # (R,) forecast of each of these rows
     step: Ints  # (R,) step of each of these rows, from 0
-    item: Ints  # (N,)
-    start: Ints  # (N,) key of the forecast's origin; origins after start and up to end lie within its horizon
+    item: Ints  # (N,) item of each forecast
+    start: Ints  # (N,) key of the forecast's origin; origins after start and up to end are within its horizon
     end: Ints  # (N,)
     notes: tuple[Note, ...]
 
     @classmethod
-    def of(cls, file: _File) -> _Places:
+    def of(cls, file: _File) -> _ForecastIndex:
         item, order = file.item, np.arange(len(file.item))
-        if file.made is not None:
+        if file.cutoffs is not None:
             within = next(column for column in (file.times, file.steps, order) if column is not None)
-            rows = np.lexsort((within, file.made, item))
-            new = _changes(item[rows]) | _changes(file.made[rows])
+            rows = np.lexsort((within, file.cutoffs, item))
+            new = _changes(item[rows]) | _changes(file.cutoffs[rows])
         elif file.steps is not None:
             rows = np.argsort(item, kind="stable")
             new = _changes(item[rows]) | (np.diff(file.steps[rows], prepend=np.inf) <= 0)
@@ -199,13 +202,13 @@ class _Places:
         return cls(rows, forecast, np.arange(len(rows)) - first[forecast], item[rows][first], start, end, notes)
 
     def table(self, column: Array) -> Array:
-        """(N, H) a column of the file, NaN beyond a forecast's end."""
+        """Return a column of the file as (N, H), NaN beyond a forecast's end."""
         found = np.full((len(self.item), int(self.step.max()) + 1), np.nan)
         found[self.forecast, self.step] = column[self.rows]
         return found
 
     def constant(self, file: _File) -> Array:
-        """(N,) the last close of each forecast. Raises DataError where it has more than one."""
+        """Return the last close of each forecast (N,). Raises DataError if a forecast has more than one."""
         table = self.table(file.last)
         known = np.isfinite(table)
         highest, lowest = (f(np.where(known, table, table[:, :1]), 1) for f in (np.max, np.min))
@@ -214,51 +217,53 @@ class _Places:
         if len(wrong):
             raise DataError(
                 f"{file.path}: last_close changes within a forecast of item {file.names[self.item[wrong[0]]]!r}, and "
-                f"in {len(wrong)} in all. It is the last close before the forecast was made, so naive would be told "
-                "later prices; give the same one in all its rows."
+                f"in {len(wrong)} in total. It must be the last close before the forecast was made: naive would see "
+                "later prices. Give the same one in all rows of a forecast."
             )
         return table[:, 0]
 
 
 def _reach(file: _File, rows: Ints, first: Ints) -> tuple[Ints, Ints, tuple[Note, ...]]:
-    """For each forecast the key of its origin and the last key that its horizon covers, and what had to be assumed.
+    """Return the key of each forecast's origin, the last key within its horizon, and notes on assumptions.
 
-    first are the positions in rows at which a forecast begins. Two forecasts overlap where one was made before the
-    last step of the other had come.
+    `first` holds the positions in `rows` at which forecasts start. Two forecasts overlap if one was made before the
+    last step of the other.
     """
-    made, times, steps = file.made, file.times, file.steps
+    cutoffs, times, steps = file.cutoffs, file.times, file.steps
     last = np.append(first[1:], len(rows)) - 1
-    begin, finish = rows[first], rows[last]
-    if made is not None and times is not None:
-        if (times <= made).any():
-            where = int(np.flatnonzero(times <= made)[0])
+    first_row, last_row = rows[first], rows[last]
+    if cutoffs is not None and times is not None:
+        if (times <= cutoffs).any():
+            where = int(np.flatnonzero(times <= cutoffs)[0])
             raise DataError(
-                f"{file.path}: row {where + 1}: its timestamp is not after its cutoff; that is no forecast."
+                f"{file.path}: row {where + 1}: its timestamp is not after its cutoff, so it is not a forecast."
             )
-        _refuse_doubles(file, np.stack([file.item, made, times]), "one cutoff and one timestamp; keep one of them")
-        return made[begin], times[finish] - 1, ()
-    if made is not None:
-        known, position = np.unique(made[begin], return_inverse=True)
+        _refuse_duplicates(
+            file, np.stack([file.item, cutoffs, times]), "one cutoff and one timestamp; keep one of them"
+        )
+        return cutoffs[first_row], times[last_row] - 1, ()
+    if cutoffs is not None:
+        known, position = np.unique(cutoffs[first_row], return_inverse=True)
         count = last - first + 1
-        reach = count if steps is None else np.maximum(steps[finish].astype(np.int64), count)
+        reach = count if steps is None else np.maximum(steps[last_row].astype(np.int64), count)
         assumed = (reach > 1).any() and len(known) > 1
-        note = Note(Code.CUTOFFS_ONE_STEP_APART, "without timestamps, cutoffs are taken to lie one step apart")
+        note = Note(Code.CUTOFFS_ONE_STEP_APART, "without timestamps, cutoffs are assumed to be one step apart")
         return position, position + reach - 1, (note,) if assumed else ()
     assert times is not None
     position = np.searchsorted(np.unique(times), times)
     if steps is not None:
-        return position[begin] - np.maximum(steps[begin].astype(np.int64), 1), position[finish] - 1, ()
-    _refuse_doubles(
+        return position[first_row] - np.maximum(steps[first_row].astype(np.int64), 1), position[last_row] - 1, ()
+    _refuse_duplicates(
         file,
         np.stack([file.item, times]),
-        "one timestamp. Say when each forecast was made (column cutoff), or how many steps ahead it is (column step)",
+        "one timestamp. Add when each forecast was made (column cutoff), or how many steps ahead it is (column step)",
     )
-    text = "every row is taken for a forecast one step ahead: a column cutoff or step says more"
+    text = "every row is assumed to be a forecast one step ahead; add a column cutoff or step if it is not"
     return position, position, (Note(Code.ONE_STEP_AHEAD, text),)
 
 
-def _refuse_doubles(file: _File, keys: Ints, what: str) -> None:
-    """Raise DataError where two rows of the file have the same keys (K, R)."""
+def _refuse_duplicates(file: _File, keys: Ints, what: str) -> None:
+    """Raise DataError if two rows of the file have the same keys (K, R)."""
     _, index, counts = np.unique(keys, axis=1, return_index=True, return_counts=True)
     if (counts > 1).any():
         row = int(index[counts > 1][0])
@@ -269,7 +274,7 @@ def _changes(column: Ints) -> np.ndarray:
     return np.diff(column, prepend=column[0] - 1) != 0
 
 
-def _scored(actual: Array, last: Array, place: _Places, items: tuple[str, ...]) -> Scored:
+def _scored(actual: Array, last: Array, index: _ForecastIndex, items: tuple[str, ...]) -> Scored:
     count, horizon = actual.shape
     nothing = np.zeros(count, np.int64)
     return Scored(
@@ -278,14 +283,14 @@ def _scored(actual: Array, last: Array, place: _Places, items: tuple[str, ...]) 
         levels=(INTERVAL[0], MEDIAN, INTERVAL[1]),
         last=last,
         seasonal_error=np.full(count, np.nan),
-        item=place.item,
+        item=index.item,
         items=items,
         unit=tuple(f"price of {name}" for name in items),
         price=np.ones(count, bool),
         cutoff=nothing,
         rank=nothing,
-        start=place.start,
-        end=place.end,
+        start=index.start,
+        end=index.end,
         stride=horizon,
     )
 
@@ -294,38 +299,38 @@ def _at_all_levels(point: Array) -> Array:
     return np.repeat(point[:, :, None], 3, 2)
 
 
-def _bands(scored: Scored, place: _Places, file: _File) -> Scored:
-    """The quantiles of the file as forecasts; levels that every metric asks for and that it lacks are NaN."""
+def _bands(scored: Scored, index: _ForecastIndex, file: _File) -> Scored:
+    """Return the quantiles of the file as forecasts; levels that metrics need and the file lacks are NaN."""
     every = tuple(sorted({*file.levels, *INTERVAL, MEDIAN}))
     found = np.full((*scored.target.shape, len(every)), np.nan)
-    found[:, :, every.index(MEDIAN)] = place.table(file.predicted)
+    found[:, :, every.index(MEDIAN)] = index.table(file.predicted)
     for k, level in enumerate(file.levels):
-        found[:, :, every.index(level)] = place.table(file.quantiles[:, k])
+        found[:, :, every.index(level)] = index.table(file.quantiles[:, k])
     return replace(scored, quantiles=found, levels=every, scored_levels=file.levels)
 
 
 def _roles(path: Path, given: dict[str, str | None], values: str | None) -> dict[str, Any]:
-    """The column of every role, None where there is none. Raises DataError for one that is missing."""
+    """Return the column of every role, None if there is none. Raises DataError if a required one is missing."""
     header = column_names(path)
     plain = {name.strip().lower(): name for name in reversed(header)}
     found: dict[str, Any] = {}
     for role, name in given.items():
         usual = next((plain[known] for known in ROLES[role] if known in plain), None)
         if name is not None and name not in header:
-            raise DataError(f"{path}: no column {name!r} ({role}). It has {', '.join(header)}.")
+            raise DataError(f"{path}: no column {name!r} ({role}). The columns are {', '.join(header)}.")
         found[role] = name or usual
     needed = ["actual", "predicted", *(["last_close"] if values in (None, "price") else [])]
     for role in needed:
         if found[role] is None:
             raise DataError(
-                f"{path}: no column {ROLES[role][0]!r}; name yours with --column {role}=NAME. It has "
+                f"{path}: no column {ROLES[role][0]!r}; name it with --column {role}=NAME. The columns are "
                 f"{', '.join(header)}."
             )
     return found
 
 
 def _levels(columns: Any) -> dict[float, str]:
-    """Level -> its column, for columns named by a number between 0 and 1."""
+    """Return {level: column name} of the columns whose names are numbers between 0 and 1."""
     found = {}
     for name in columns:
         try:
@@ -346,23 +351,23 @@ def _numbers(path: Path, column: Any) -> Array:
         wrong = column[pd.isna(pd.to_numeric(column, errors="coerce")) & column.notna()]
         where = f", such as {wrong.iloc[0]!r} in row {wrong.index[0] + 1:,}" if len(wrong) else ""
         raise DataError(
-            f"{path}: column {column.name!r} holds something else than numbers{where}. Correct it, or leave it empty."
+            f"{path}: column {column.name!r} has values that are not numbers{where}. Correct them or leave them empty."
         ) from None
 
 
 def _instants(path: Path, column: Any) -> Ints:
-    """(R,) a column of times as microseconds; counts of steps as they are."""
+    """Return a column of times (R,) as microseconds; step numbers unchanged."""
     import pandas as pd
 
     if column.isna().any():
-        raise DataError(f"{path}: column {column.name!r} has empty cells; every row needs its time.")
+        raise DataError(f"{path}: column {column.name!r} has empty cells; every row needs a time.")
     if pd.api.types.is_integer_dtype(column):
         return column.to_numpy(np.int64)
     try:
         return pd.DatetimeIndex(pd.to_datetime(column, utc=True)).as_unit("us").asi8
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path}: column {column.name!r} holds something else than times ({reason}).") from None
+        raise DataError(f"{path}: column {column.name!r} has values that are not times ({reason}).") from None
 
 
 def _text(instant: int, column: Any) -> str:
@@ -375,9 +380,9 @@ def _text(instant: int, column: Any) -> str:
 
 def _refuse_returns(path: Path, actual: Array, last: Array) -> None:
     size, close = np.nanmedian(np.abs(actual)), np.nanmedian(np.abs(last))
-    if size < RETURNS * close:
+    if size < PRICE_RATIO * close:
         raise DataError(
             f"{path}: half of the actual values are below {size:.3g}, and half of the last closes above {close:.3g}: "
-            "these look like changes, not prices. Say what they are: --values fraction (0.01 is one percent) or "
-            "--values percent; --values price if they are prices all the same."
+            "these look like changes, not prices. Give --values fraction (0.01 is one percent) or --values percent; "
+            "--values price if they are prices."
         )

@@ -1,4 +1,4 @@
-"""The model that an evaluated one is compared with, and what the comparison decides."""
+"""The reference model that an evaluated model is compared with, and the outcome of the comparison."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ OTHER = "other_model"  # any other model
 
 
 class ReferenceModel(NamedTuple):
-    """A model scored on the same windows as the one that is evaluated."""
+    """A model scored on the same windows as the evaluated one."""
 
-    key: str  # ZERO_SHOT or OTHER, under which its figures are found
-    name: str  # where it comes from: a folder, a hub id, "random weights (seed 42)"
+    key: str  # ZERO_SHOT or OTHER; the key of its metrics in a result
+    name: str  # its source: a folder, a hub id, "random weights (seed 42)"
     model: Forecaster
     hash: str | None = None  # of its release
     options: Any = None  # its family's forecast options
 
     def describe(self) -> dict[str, str | None]:
-        """What a report says of it."""
+        """Return its key, name and hash, for reports."""
         return {"key": self.key, "name": self.name, "hash": self.hash}
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """Whether a model beats its rival and naive, and the figures that say so. Plain data, fit for JSON."""
+    """Outcome of the promotion gate: whether a model beats the reference and naive, and the metrics compared."""
 
     promoted: bool
     reason: str
     metric: str  # of figures; the unit of a mean error that may be pooled over items
     unit: str
-    figures: dict[str, float | None]  # model, rival and naive
-    verdicts: dict[str, str]  # of Diebold-Mariano tests for the model, against rival and naive
+    figures: dict[str, float | None]  # of the model, the reference and naive
+    verdicts: dict[str, str]  # of the Diebold-Mariano tests of the model against the reference and naive
     require_significance: bool
-    against: dict[str, str | None]  # Rival.describe
+    against: dict[str, str | None]  # ReferenceModel.describe
     windows: int
     origins: int
-    data: list[dict[str, Any]]  # name, fingerprint and provenance of what was scored
-    date_range: list[str] | None  # first and last time that was scored
+    data: list[dict[str, Any]]  # name, fingerprint and provenance of the scored corpora
+    date_range: list[str] | None  # first and last time scored
     warnings: list[str]
     command: str | None
-    objections: tuple[Note, ...] = ()  # why it is not promoted, in the order of reason; not part of the JSON
+    objections: tuple[Note, ...] = ()  # reasons against promotion, in the order of `reason`; not part of the JSON
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Return the record as JSON data."""
         found = asdict(self)
         del found["objections"]
         return found
 
     @property
     def headline(self) -> str:
-        """The outcome in a sentence."""
+        """The outcome as a sentence."""
         return f"{'Promoted' if self.promoted else 'NOT PROMOTED'}: {self.reason}."

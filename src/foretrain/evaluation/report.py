@@ -1,4 +1,4 @@
-"""An evaluation for people: a table on the console, and one HTML file that needs nothing but a browser."""
+"""Reports of an evaluation: a table on the console, and one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from foretrain.evaluation.significance import LEVEL
 if TYPE_CHECKING:
     from foretrain.evaluation.result import EvaluationResult
 
-MOST_ITEMS = 40  # in the HTML table; per_item.csv has all
+MAX_ITEMS = 40  # in the HTML table; per_item.csv has all
 
 HOW_TO_READ = {
     "wql": "weighted quantile loss: 2 * pinball loss summed over items, steps and levels / (levels * sum of |truth|)",
     "mase": "mean absolute error over the mean one-season change of the item's past, averaged over windows",
     "sql": "scaled quantile loss: as MASE, with 2 * pinball loss averaged over levels in place of the absolute error",
-    "smape_pct": "200 * |error| / (|truth| + |forecast|), steps where both are 0 left out",
+    "smape_pct": "200 * |error| / (|truth| + |forecast|), without steps where both are 0",
     "coverage_80_share": "share of the truth inside [q.1, q.9]; 0.8 is right, more is too wide",
     "pct_mae": "mean of 100 * |error| / |last close|",
-    "direction_accuracy_share": "share of steps whose direction from the last close was right; y = last close left out",
+    "direction_accuracy_share": "share of steps with the right direction from the last close; y = last close skipped",
     "price_mae": "mean absolute error in the item's own currency; never averaged over items",
     "mae": "mean absolute error in the data's own unit",
     "rmse": "root of the mean squared error in the data's own unit",
-    "skill_vs_naive": "1 - error / naive's error, on scaled errors; above 0 is better than the last value carried on",
+    "skill_vs_naive": "1 - error / naive's error, on scaled errors; above 0 is better than repeating the last value",
 }
 
 
 def write_report(result: EvaluationResult, folder: Path) -> list[Path]:
-    """Write evaluation.json, the CSV tables, report.html and forecasts.png; returns their paths."""
+    """Write evaluation.json, the CSV tables, report.html and forecasts.png; return their paths."""
     paths = result.save(folder)
     pictures = _pictures(result)
     report = folder / "report.html"
@@ -54,7 +54,7 @@ def write_report(result: EvaluationResult, folder: Path) -> list[Path]:
 
 
 def print_result(result: EvaluationResult, stream: TextIO | None = None) -> None:
-    """Headline, metrics of every forecaster and verdicts: with colours on a terminal, plain text elsewhere."""
+    """Print headline, metrics of every forecaster and verdicts: with colours on a terminal, else as plain text."""
     out: TextIO = stream or sys.stdout
     if not out.isatty():
         out.write(format_table(result) + "\n")
@@ -82,7 +82,7 @@ def print_result(result: EvaluationResult, stream: TextIO | None = None) -> None
 
 
 def format_table(result: EvaluationResult) -> str:
-    """The same as plain text."""
+    """Return what print_result prints, as plain text."""
     header, rows = _table(result)
     widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
     last = len(header) - 1
@@ -110,7 +110,7 @@ def _table(result: EvaluationResult) -> tuple[list[str], list[list[str]]]:
     for who, values in result.pooled.items():
         cells = (cell(name, values[name], who) for name in names)
         rows.append([result.label(who), *cells, verdicts.get(who, "")])
-    if result.rival is not None:
+    if result.reference is not None:
         changes = differences(result)
         rows.append(["difference of the first two", *(_change(name, changes[name]) for name in names), ""])
     return header, rows
@@ -142,7 +142,7 @@ def _examples(names: tuple[str, ...]) -> str:
 
 
 def cell(name: str, value: float, who: str = "model") -> str:
-    """A metric's value as text; n/a where it is undefined, or where naive has no direction to be right about."""
+    """Return a metric's value as text; n/a if it is undefined, and for the direction accuracy of naive."""
     if not math.isfinite(value) or (name == "direction_accuracy_share" and who == "naive"):
         return "n/a"
     if name == "skill_vs_naive":
@@ -156,7 +156,7 @@ def cell(name: str, value: float, who: str = "model") -> str:
 
 
 def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = None) -> str:
-    """The report as one HTML page: styles and pictures inside, no script, nothing fetched."""
+    """Return the report as one HTML page with styles and pictures inside, without scripts or external resources."""
     pictures = _pictures(result) if pictures is None else pictures
     title = f"{result.name} on {', '.join(entry['name'] for entry in result.data)}"
     body = [
@@ -192,10 +192,10 @@ def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = 
 
 
 _FAN_NOTE = (
-    "Chosen by scaled error: the best, the median and the worst window, each of another item where there are three. "
+    "Chosen by scaled error: the best, the median and the worst window, each of a different item if there are three. "
     "Most windows look like the middle one."
 )
-_CALIBRATION_NOTE = "Above the diagonal at low levels and below it at high ones: the forecast is too sure of itself."
+_CALIBRATION_NOTE = "Above the diagonal at low levels and below it at high ones: the forecast is overconfident."
 
 
 def _pictures(result: EvaluationResult) -> dict[str, bytes | None]:
@@ -232,10 +232,10 @@ def _promotion(result: EvaluationResult) -> str:
 
 
 def _comparison(result: EvaluationResult) -> str:
-    """Every metric of the model, of its rival and of naive, and what lies between the first two."""
-    if result.rival is None:
+    """Table of every metric of the model, the reference and naive, with the difference of the first two."""
+    if result.reference is None:
         return ""
-    key, name = str(result.rival["key"]), str(result.rival["name"])
+    key, name = str(result.reference["key"]), str(result.reference["name"])
     rows = [
         f"<tr><th>{_e(METRICS[metric].label)} <small>{_e(METRICS[metric].unit)}</small></th>"
         f"<td>{cell(metric, values['model'])}</td><td>{cell(metric, values[key])}</td>"
@@ -244,14 +244,14 @@ def _comparison(result: EvaluationResult) -> str:
         for metric, values in differences(result).items()
     ]
     title = "Against the weights it started from" if key == ZERO_SHOT else "Against the other model"
-    known = f" (hash {result.rival['hash']})" if result.rival["hash"] else ""
+    known = f" (hash {result.reference['hash']})" if result.reference["hash"] else ""
     header = ["", "model", result.label(key), "difference", "naive", "better"]
     note = f"Compared with {name}{known} on the same windows. A model is promoted if it beats that and naive."
     return f"<h2>{title}</h2>" + _rows_table([_e(text) for text in header], rows) + _note(note)
 
 
 def _change(name: str, values: dict[str, Any]) -> str:
-    """A difference with its sign, in as many digits as the values it is of."""
+    """Return a difference with its sign, with as many digits as the values."""
     value = values["difference"]
     if not math.isfinite(value):
         return "n/a"
@@ -270,11 +270,11 @@ def _pooled_table(result: EvaluationResult) -> str:
         swatch = f'<i style="background:{plots.color(who)}"></i>'
         head = f'<tr class="{"model" if who == "model" else ""}"><th>{swatch}{_e(result.label(who))}</th>'
         rows.append(f"{head}{''.join(cells)}</tr>")
-    order = "sorted before scoring" if result.settings["sort_quantiles"] else "scored as they came, not sorted"
+    order = "sorted before scoring" if result.settings["sort_quantiles"] else "scored as given, not sorted"
     note = (
-        "Best of a column in bold. Baselines saw the same contexts as the model; their quantiles come from their own "
-        f"errors in that context. The model's quantiles were {order}. Errors in units of the data are pooled only "
-        "where all items share a unit."
+        "The best of each column is bold. Baselines saw the same contexts as the model; their quantiles are computed "
+        f"from their own errors in that context. The model's quantiles were {order}. Errors in units of the data are "
+        "pooled only if all items share a unit."
     )
     return _rows_table([""] + [_heading(name) for name in names], rows) + _note(note)
 
@@ -314,8 +314,8 @@ def _item_table(result: EvaluationResult) -> str:
     names = [n for n in wanted if n in result.per_item["model"] and not (n == "mae" and result.prices)]
     skill = [value if math.isfinite(value) else -math.inf for value in result.per_item["model"]["skill_vs_naive"]]
     order = sorted(range(len(skill)), key=lambda k: -skill[k])
-    half = MOST_ITEMS // 2
-    shown = order if len(order) <= MOST_ITEMS else [*order[:half], *order[-half:]]
+    half = MAX_ITEMS // 2
+    shown = order if len(order) <= MAX_ITEMS else [*order[:half], *order[-half:]]
     rows = [
         f"<tr><th>{_e(result.items[k])}</th><td>{result.item_windows[k]}</td>"
         + "".join(f"<td>{cell(n, result.per_item['model'][n][k])}</td>" for n in names)
@@ -333,7 +333,7 @@ def _item_table(result: EvaluationResult) -> str:
 def _facts(result: EvaluationResult) -> str:
     settings = dict(result.settings)
     options = settings.pop("options")
-    del settings["seasonality"], settings["crossed_share"]  # said elsewhere
+    del settings["seasonality"], settings["crossed_share"]  # reported elsewhere
     settings |= {name: value for name, value in options.items() if value not in (None, False)}
     if settings["num_samples"] is None:
         del settings["num_samples"]

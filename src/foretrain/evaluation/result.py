@@ -1,4 +1,4 @@
-"""What an evaluation found, as plain data: evaluation.json, CSV tables, and what the report draws.
+"""The result of an evaluation as plain data: evaluation.json, CSV tables, and the data of the report's plots.
 
 # N rows, H horizon, Q levels
 """
@@ -31,12 +31,12 @@ from foretrain.evaluation.symbols import aggregate, per_symbol
 from foretrain.notes import Code, Note, Tally, codes
 
 FORMAT = 1
-ALARMS = (Code.TRAINING_SAW_WINDOWS, Code.SYNTHETIC_DATA)  # they take away the meaning of every figure
+ALARMS = (Code.TRAINING_SAW_WINDOWS, Code.SYNTHETIC_DATA)  # warnings that make every metric meaningless
 
 
 @dataclass(frozen=True)
 class Example:
-    """One forecast with its history, for pictures."""
+    """One forecast with its history, for plots."""
 
     title: str
     history: np.ndarray  # (C,) newest steps before the cutoff
@@ -45,12 +45,12 @@ class Example:
     naive: np.ndarray  # (H,)
     times: np.ndarray | None  # (C + H,) microseconds
     score: float  # scaled error of the median
-    unit: str  # what the values are
+    unit: str  # name of the target column
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Everything that a report says; forecasters are "model", its rival where it has one, and the baselines."""
+    """The contents of a report. Forecasters are "model", the reference model if there is one, and the baselines."""
 
     name: str
     settings: dict[str, Any]
@@ -71,54 +71,54 @@ class EvaluationResult:
     prices: bool
     aggregate: dict[str, Any]  # symbols.aggregate: the layout of stock pipelines
     per_symbol: list[dict[str, Any]]  # symbols.per_symbol
-    notes: dict[str, int]  # what the family has to tell of its forecasts, as counts
-    rival: dict[str, str | None] | None = None  # key, name and hash of another model scored on the same windows
+    notes: dict[str, int]  # counts from the family's notes about its forecasts
+    reference: dict[str, str | None] | None = None  # key, name and hash of the reference model
     promotion: Promotion | None = None
     examples: list[Example] = field(default_factory=list)  # not part of the JSON
     scored: Scored | None = None  # rows of the model; not part of the JSON
 
     @property
     def verdict(self) -> str:
-        """The model against naive, in words."""
+        """The verdict for the model against naive."""
         return next(c.verdict for c in self.comparisons if c.against == "naive")
 
     @property
     def synthetic(self) -> bool:
-        """Some of the data was generated: the figures say nothing about the world."""
+        """True if some of the data was generated: the metrics say nothing about the real world."""
         return any(entry["provenance"] == "synthetic" for entry in self.data)
 
     @property
     def headline(self) -> str:
-        """How the model did against naive, whether that is more than chance, and first of all whether it counts."""
+        """Whether the test is fair, the verdict against naive, and `detail`."""
         void = "NO FAIR TEST, training saw these windows. " if self.overlaps_training else ""
         return f"{void}{self.name}: {self.verdict}.{self.detail and ' ' + self.detail}"
 
     @property
     def overlaps_training(self) -> bool:
-        """Training certainly saw some of the windows, so the figures prove nothing."""
+        """True if training certainly saw some of the windows, so that the metrics prove nothing."""
         return Code.TRAINING_SAW_WINDOWS in codes(self.warnings)
 
     @property
     def chose_the_weights(self) -> bool:
-        """Validation chose the model's weights on some of the windows."""
+        """True if validation chose the model's weights on some of the windows."""
         return Code.VALIDATION_SAW_WINDOWS in codes(self.warnings)
 
     def label(self, who: str) -> str:
-        """A forecaster's name for people."""
+        """Return a forecaster's name for display."""
         if who == "model":
             return self.name
-        return str(self.rival["name"]) if self.rival and who == OTHER else who.replace("_", " ")
+        return str(self.reference["name"]) if self.reference and who == OTHER else who.replace("_", " ")
 
     @property
     def detail(self) -> str:
-        """How far the model's error is from naive's, and the verdict against the strongest baseline if not naive."""
+        """The model's error relative to naive's, and the verdict against the strongest baseline if it is not naive."""
         skill = self.pooled["model"]["skill_vs_naive"]
         scale = "percent of the last close" if self.prices else "units of the seasonal error"
         share = "" if math.isnan(skill) else f"Its mean absolute error ({scale}) is {relative(skill)} naive's."
         return (share + self._against_strongest()).strip()
 
     def _against_strongest(self) -> str:
-        """Where naive is easily beaten, what beats naive is the test."""
+        """Return the verdict against the best baseline that beats naive: beating naive alone would prove little."""
         others = {who: values for who, values in self.pooled.items() if who in BASELINES}
         skills = {who: values["skill_vs_naive"] for who, values in others.items()}
         strongest = max(skills, key=lambda who: skills[who] if math.isfinite(skills[who]) else -math.inf)
@@ -129,7 +129,7 @@ class EvaluationResult:
 
     @property
     def alarms(self) -> list[str]:
-        """Warnings that take away the meaning of every figure, as text; reports put them before anything else."""
+        """Warnings that make every metric meaningless, as text; reports print them first."""
         return [_text(notes) for notes in _paragraphs(self.warnings) if notes[0].code in ALARMS]
 
     @property
@@ -139,15 +139,15 @@ class EvaluationResult:
 
     @property
     def warning_texts(self) -> list[str]:
-        """All warnings as text, in the order and the paragraphs of files and reports."""
+        """All warnings as text, ordered and grouped as in files and reports."""
         return [_text(notes) for notes in _paragraphs(self.warnings)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; NaN and infinities become None."""
-        skipped = {"examples", "scored", "comparisons", "left_out", "rival", "promotion", "warnings"}
+        """Return the result as JSON data; NaN and infinities become None."""
+        skipped = {"examples", "scored", "comparisons", "left_out", "reference", "promotion", "warnings"}
         tree = {name: value for name, value in self.__dict__.items() if name not in skipped}
-        if self.rival is not None:
-            tree["comparison"] = {"against": self.rival, "metrics": differences(self)}
+        if self.reference is not None:
+            tree["comparison"] = {"against": self.reference, "metrics": differences(self)}
         if self.promotion is not None:
             tree["promotion"] = self.promotion.to_dict()
         tree["comparisons"] = [asdict(c) for c in self.comparisons]
@@ -165,7 +165,7 @@ class EvaluationResult:
         )
 
     def save(self, folder: Path) -> list[Path]:
-        """Write evaluation.json, metrics.csv, per_item.csv and per_horizon.csv; returns their paths."""
+        """Write evaluation.json, metrics.csv, per_item.csv and per_horizon.csv; return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         files = {
             "evaluation.json": json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
@@ -215,11 +215,11 @@ def summarise(
     command: str | None,
     warnings: list[Note],
     notes: Sequence[Tally],
-    rival: tuple[ReferenceModel, np.ndarray] | None = None,
+    reference: tuple[ReferenceModel, np.ndarray] | None = None,
 ) -> EvaluationResult:
-    """The result of a model's quantiles (N, H, Q) and its notes, beside its rival's and the backtest's baselines."""
+    """Compute the result from the quantiles (N, H, Q) of a model and of its reference, and the backtest's baselines."""
     model, naive = backtest.naive.forecast(quantiles), backtest.naive
-    others = {} if rival is None else {rival[0].key: backtest.naive.forecast(rival[1])}
+    others = {} if reference is None else {reference[0].key: backtest.naive.forecast(reference[1])}
     others |= backtest.scored_baselines
     forecasters = {"model": model, **others}
     pooled, per_horizon, per_item = {}, {}, {}
@@ -261,22 +261,22 @@ def summarise(
         ),
         per_symbol=symbols,
         notes={name: count for tally in notes for name, count in tally.counts.items()},
-        rival=None if rival is None else rival[0].describe(),
+        reference=None if reference is None else reference[0].describe(),
         examples=_examples(backtest, model),
         scored=model,
     )
 
 
 def _without_scale(model: Scored) -> list[LeftOut]:
-    """Rows that are scored, but not by metrics that divide by something they lack."""
+    """Return the rows that are scored, except by the metrics whose denominator they lack."""
     found = []
-    for lacking, reason in (
+    for undefined, reason in (
         (metrics.undefined_scale(model), "left out of MASE and SQL: seasonal error 0 or undefined"),
         (model.price & (model.last == 0), "left out of pct_mae: the last close is 0"),
     ):
-        names = tuple(dict.fromkeys(model.items[k] for k in model.item[lacking]))
+        names = tuple(dict.fromkeys(model.items[k] for k in model.item[undefined]))
         if names:
-            found.append(LeftOut("rows", reason, int(lacking.sum()), names[:3]))
+            found.append(LeftOut("rows", reason, int(undefined.sum()), names[:3]))
     return found
 
 
@@ -310,7 +310,7 @@ def _describe_data(backtest: Backtest) -> list[dict[str, Any]]:
 
 
 def _paragraphs(notes: Sequence[Note]) -> list[list[Note]]:
-    """Notes as people read them: what is said of training, which comes first, is one paragraph, every other its own."""
+    """Group notes into paragraphs: those about training are the first one, each other note is its own."""
     training = [note for note in notes if note.code in ABOUT_TRAINING]
     return [*([training] if training else []), *([note] for note in notes if note.code not in ABOUT_TRAINING)]
 
@@ -335,7 +335,7 @@ def _remarks(backtest: Backtest, settings: dict[str, Any]) -> list[Note]:
 
 
 def _examples(backtest: Backtest, model: Scored) -> list[Example]:
-    """The best, the median and the worst forecast by scaled error, each of another item where there are three."""
+    """Return the best, the median and the worst forecast by scaled error, each of a different item if possible."""
     errors = metrics.scaled_errors(model)
     counts = np.isfinite(errors).sum(1)
     score = np.where(counts > 0, np.where(np.isfinite(errors), errors, 0.0).sum(1) / np.maximum(counts, 1), np.nan)
@@ -358,8 +358,8 @@ def _from_middle(order: np.ndarray) -> np.ndarray:
 
 def _example(backtest: Backtest, model: Scored, row: int, label: str, score: float) -> Example:
     panel = backtest.panel
-    place, target = backtest.row_place(row)
-    window = panel.window(place)
+    ref, target = backtest.row_ref(row)
+    window = panel.window(ref)
     steps = max(3 * panel.prediction_length, 24)
     times = None
     if window.context_times is not None and window.future_times is not None:
@@ -372,7 +372,7 @@ def _example(backtest: Backtest, model: Scored, row: int, label: str, score: flo
         naive=np.asarray(backtest.naive.median[row], np.float64),
         times=times,
         score=score,
-        unit=panel.corpora[place.corpus].columns[panel.selections[place.corpus].targets[target]],
+        unit=panel.corpora[ref.corpus].columns[panel.selections[ref.corpus].targets[target]],
     )
 
 
@@ -392,7 +392,7 @@ def _environment() -> dict[str, str]:
 
 
 def relative(skill: float) -> str:
-    """An error beside naive's in words, as in: its error is "3.0% below" naive's."""
+    """Return the comparison of an error with naive's as text, as in: its error is "3.0% below" naive's."""
     if abs(skill) < 0.0005:
         return "the same as"
     return f"{abs(skill):.1%} {'below' if skill > 0 else 'above'}"
@@ -403,7 +403,7 @@ def _iso(microseconds: int) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: lists for tuples, None for NaN and infinities."""
+    """Return a value as JSON data: lists for tuples, None for NaN and infinities."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -428,18 +428,21 @@ __all__ = ["LEVEL", "EvaluationResult", "Example", "summarise"]
 
 
 def differences(result: EvaluationResult) -> dict[str, dict[str, Any]]:
-    """{metric: unit, what is better, value of model, rival and naive, and difference = model - rival}."""
-    assert result.rival is not None
-    rival = str(result.rival["key"])
+    """Return each metric's unit, better direction, values of the model, the reference and naive, and the difference.
+
+    The difference is model - reference.
+    """
+    assert result.reference is not None
+    reference = str(result.reference["key"])
     table = {}
     for name, metric in metrics.METRICS.items():
         if name not in result.pooled["model"]:
             continue
-        values = {who: result.pooled[who][name] for who in ("model", rival, "naive")}
+        values = {who: result.pooled[who][name] for who in ("model", reference, "naive")}
         table[name] = {
             "unit": metric.unit,
             "better": metric.better,
             **values,
-            "difference": values["model"] - values[rival],
+            "difference": values["model"] - values[reference],
         }
     return table

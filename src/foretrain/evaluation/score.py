@@ -1,4 +1,4 @@
-"""`foretrain score`: somebody's predictions in honest units, beside naive, and the traps that such figures fall into.
+"""`foretrain score`: metrics of third-party predictions with their units, naive beside them, and common mistakes.
 
 # R rows of the file, S items
 """
@@ -29,30 +29,30 @@ POINTS = ("pct_mae", "smape_pct", "direction_accuracy_share")
 BANDS = ("wql", "coverage_80_share")
 CONVENTION = "mean(model's loss - naive's loss) over its standard error: above 0 is worse than naive"
 FRACTION = "mae_as_fraction_of_last_close"
-UNBELIEVABLE = 20.0  # percent; such an error divided by 100 still passes for a good one
-CLOSE = 0.01  # relative; published figures are rounded
-MOST_ITEMS = 40  # in the text; the JSON has all
+IMPLAUSIBLE_PERCENT = 20.0  # above this, the error divided by 100 could be mistaken for a good one
+CLAIM_TOLERANCE = 0.01  # relative; published figures are rounded
+MAX_ITEMS = 40  # in the text; the JSON has all
 
 
 @dataclass(frozen=True)
 class Score:
-    """What there is to say of a file of predictions."""
+    """The score of a file of predictions."""
 
     file: str
     pooled: dict[str, dict[str, Any]]  # metric -> unit, value, naive
     against_naive: Comparison
     per_item: list[dict[str, Any]]
     medians: dict[str, float]  # over items
-    look_alikes: dict[str, float]  # figures that are taken for pct_mae and are none
-    claims: list[str]  # what published errors are
-    traps: list[Note]  # what is easily mistaken in these figures
+    look_alikes: dict[str, float]  # other figures that are often mistaken for pct_mae
+    claims: list[str]  # what each published error is
+    traps: list[Note]  # likely misreadings of these figures
     notes: list[Note]
     counts: dict[str, int]
     dates: tuple[str, str]
 
     @property
     def headline(self) -> str:
-        """The verdict in words, and how far the error is from naive's."""
+        """The verdict, and the error relative to naive's."""
         skill = self.pooled["skill_vs_naive"]["value"]
         error, naive = (self.pooled["pct_mae"][key] for key in ("value", "naive"))
         times = f"{1.0 - skill:.3g} times" if skill < -1.0 else relative(skill)
@@ -63,7 +63,7 @@ class Score:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; NaN becomes None."""
+        """Return the score as JSON data; NaN becomes None."""
         return plain(
             {
                 "format": FORMAT,
@@ -76,7 +76,7 @@ class Score:
         )
 
     def save(self, folder: Path) -> list[Path]:
-        """Write score.json and score.md; returns their paths."""
+        """Write score.json and score.md; return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (folder / "score.json").write_text(text, encoding="utf-8")
@@ -84,7 +84,7 @@ class Score:
         return [folder / "score.json", folder / "score.md"]
 
     def markdown(self) -> str:
-        """Everything as Markdown, which reads as plain text too."""
+        """Return the score as Markdown that is readable as plain text."""
         counts, dm = self.counts, self.against_naive
         pooled = [
             [name, entry["unit"], _figure(entry["value"]), _figure(entry["naive"])]
@@ -92,7 +92,7 @@ class Score:
         ]
         items = [[_figure(v) if isinstance(v, float) else str(v) for v in e.values()] for e in self.per_item]
         medians = ", ".join(f"{name} {_figure(value)}" for name, value in self.medians.items())
-        more = [f"{len(items) - MOST_ITEMS:,} more items are in score.json."] if len(items) > MOST_ITEMS else []
+        more = [f"{len(items) - MAX_ITEMS:,} more items are in score.json."] if len(items) > MAX_ITEMS else []
         parts = [
             f"# {self.headline}",
             f"{counted(counts['forecasts'], 'forecast')} of {counted(counts['items'], 'item')}, "
@@ -104,7 +104,7 @@ class Score:
             *(f"**Claim:** {text}" for text in self.claims),
             *(f"**Trap:** {text}" for text in texts(self.traps)),
             *(f"Note: {text}." for text in texts(self.notes)),
-            _table(list(self.per_item[0]), items[:MOST_ITEMS]),
+            _table(list(self.per_item[0]), items[:MAX_ITEMS]),
             *more,
             f"Medians over items: {medians}. Prices are never averaged over items.",
         ]
@@ -118,25 +118,25 @@ def score_file(
     values: str | None = None,
     claimed_percent: Sequence[float] = (),
 ) -> Score:
-    """Score a file of predictions beside naive, the last close carried on.
+    """Score a file of predictions beside naive, which repeats the last close.
 
-    Arguments as of read_predictions; claimed_percent are errors published as percent, which are traced to what they
-    are. Raises what read_predictions raises.
+    Arguments and errors as in read_predictions. claimed_percent: errors published as percent; `claims` says what each
+    one is.
     """
     found = read_predictions(path, columns, values)
     points, naive = found.points, found.naive
     pooled = _pooled(found)
     error = pooled["pct_mae"]["value"]
-    alike = _look_alikes(found, error)
+    look_alikes = _look_alikes(found, error)
     return Score(
         file=path.name,
         pooled=pooled,
         against_naive=compare(points, naive, "naive"),
         per_item=_per_item(found),
         medians=_medians(_per_item(found)),
-        look_alikes=alike,
-        claims=_claims(claimed_percent, error, alike),
-        traps=_traps(error, alike),
+        look_alikes=look_alikes,
+        claims=_claims(claimed_percent, error, look_alikes),
+        traps=_traps(error, look_alikes),
         notes=[*found.notes, *_notes(found)],
         counts={
             "items": len(points.items),
@@ -150,7 +150,7 @@ def score_file(
 
 def _pooled(found: Predictions) -> dict[str, dict[str, Any]]:
     ours, theirs = metrics.pooled(found.points), metrics.pooled(found.naive)
-    theirs["direction_accuracy_share"] = math.nan  # it names none
+    theirs["direction_accuracy_share"] = math.nan  # naive predicts no direction
     table = {name: (ours[name], theirs[name]) for name in POINTS}
     if found.bands is not None:
         bands = metrics.pooled(found.bands)
@@ -164,7 +164,7 @@ def _pooled(found: Predictions) -> dict[str, dict[str, Any]]:
 
 
 def _with_levels(naive: Scored, bands: Scored) -> Scored:
-    """naive at the levels of bands: a point forecast says the same at every level."""
+    """Return naive at the levels of bands: a point forecast is the same at every level."""
     return bands.forecast(np.repeat(naive.median[:, :, None], len(bands.levels), 2))
 
 
@@ -185,7 +185,7 @@ def _per_item(found: Predictions) -> list[dict[str, Any]]:
 
 
 def _median_error(points: Scored, item: int) -> float:
-    """Median absolute error of an item, in its price."""
+    """Return the median absolute error of an item, in units of its price."""
     rows = points.item == item
     errors = np.abs(points.target[rows] - points.median[rows])
     return float(np.nanmedian(errors)) if np.isfinite(errors).any() else math.nan
@@ -200,7 +200,7 @@ def _medians(entries: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _look_alikes(found: Predictions, error: float) -> dict[str, float]:
-    """Figures that are published as a percent error and are another thing."""
+    """Return figures that are sometimes published as a percent error but are something else."""
     actual, predicted = found.returns
     moved = np.isfinite(actual) & np.isfinite(predicted) & (actual != 0)
     mape = float(np.mean(np.abs(predicted[moved] - actual[moved]) / np.abs(actual[moved]))) if moved.any() else math.nan
@@ -211,31 +211,31 @@ def _look_alikes(found: Predictions, error: float) -> dict[str, float]:
     }
 
 
-def _claims(claimed: Sequence[float], error: float, alike: Mapping[str, float]) -> list[str]:
-    """What errors are that were published as percent."""
+def _claims(claimed: Sequence[float], error: float, look_alikes: Mapping[str, float]) -> list[str]:
+    """Return what each error published as percent is."""
     truth, found = f"{_figure(error)} percent of the last close", list[str]()
     for claim in claimed:
-        names = [name for name, value in alike.items() if _equal(claim, value)]
+        names = [name for name, value in look_alikes.items() if _equal(claim, value)]
         if _equal(claim, error):
             what = "is right: the mean absolute error in percent of the last close."
         elif not names:
-            what = f"is no figure that is known here. The error is {truth}."
+            what = f"is not a known figure. The error is {truth}."
         elif names[0] == FRACTION:
             what = f"is a fraction with a percent sign. The error is {truth}."
         else:
-            what = f"is a MAPE of returns, and no error of prices. That is {truth}."
+            what = f"is a MAPE of returns, not an error of prices. The error is {truth}."
         found.append(f"{claim:g} % {what}")
     return found
 
 
 def _equal(claim: float, value: float) -> bool:
-    return abs(claim - value) <= CLOSE * abs(value)
+    return abs(claim - value) <= CLAIM_TOLERANCE * abs(value)
 
 
-def _traps(error: float, alike: Mapping[str, float]) -> list[Note]:
-    found, returns = list[Note](), alike["mape_of_returns_pct"]
-    if error >= UNBELIEVABLE:
-        fraction = alike[FRACTION]
+def _traps(error: float, look_alikes: Mapping[str, float]) -> list[Note]:
+    found, returns = list[Note](), look_alikes["mape_of_returns_pct"]
+    if error >= IMPLAUSIBLE_PERCENT:
+        fraction = look_alikes[FRACTION]
         text = (
             f"as a fraction of the last close the error is {_figure(fraction)}; printed as {_figure(fraction)} % it "
             f"would look a hundred times smaller than it is, {_figure(error)} %."
@@ -243,8 +243,8 @@ def _traps(error: float, alike: Mapping[str, float]) -> list[Note]:
         found.append(Note(Code.FRACTION_AS_PERCENT, text, {"fraction": fraction, "percent": error}))
     if returns > 200.0:
         text = (
-            f"a MAPE of returns would be {_figure(returns)} percent here, and is 100 for naive, whatever the data: it "
-            "divides by returns, which are small. It says nothing of the error or of the level of prices."
+            f"a MAPE of returns would be {_figure(returns)} percent here, and is 100 for naive on any data: it divides "
+            "by returns, which are small. It says nothing about the error or the level of prices."
         )
         found.append(Note(Code.MAPE_OF_RETURNS, text, {"percent": returns}))
     return found
@@ -254,13 +254,13 @@ def _notes(found: Predictions) -> list[Note]:
     notes = list[Note]()
     points = found.points
     if (unscaled := int((~np.isfinite(points.error_scale)).sum())) > 0:
-        text = f"{unscaled:,} forecasts without a last close above 0 are left out of percents, skill and test"
+        text = f"{unscaled:,} forecasts without a last close above 0 are left out of percentages, skill and test"
         notes.append(Note(Code.NO_LAST_CLOSE, text, {"forecasts": unscaled}))
     if (unknown := int((~np.isfinite(found.returns[0])).sum())) > 0:
         text = f"{unknown:,} rows without an actual value are not scored"
         notes.append(Note(Code.NO_ACTUAL, text, {"rows": unknown}))
     if found.bands is not None and (crossed := _crossed(found.bands)) > 0:
-        text = f"quantiles cross in {crossed:.1%} of the steps and are scored as they are"
+        text = f"quantiles cross in {crossed:.1%} of the steps and are scored unsorted"
         notes.append(Note(Code.QUANTILES_CROSSED, text, {"share": crossed}))
     return notes
 

@@ -1,4 +1,4 @@
-"""Scored: truth and forecasts of many windows side by side, the one record every metric takes.
+"""Truth and forecasts of many windows in one record, the input of every metric.
 
 # N rows (a row is one target of one item at one cutoff), H horizon, Q levels, V variates, T steps of a series
 """
@@ -23,20 +23,20 @@ INTERVAL = (0.1, 0.9)  # the 80% interval whose coverage is reported
 
 @dataclass(frozen=True)
 class Scored:
-    """Truth and forecasts of N rows. Sums over rows follow the order of the rows, so the same rows give the same bits.
+    """Truth and forecasts of N rows. Sums follow the order of the rows, so the same rows give the same bits.
 
-    Raises DataError when shapes disagree or a level needed by a metric (.1, .5, .9) is missing.
+    Raises DataError if shapes disagree or a level that metrics need (.1, .5, .9) is missing.
     """
 
     target: Array  # (N, H) the truth; NaN = not observed, never scored
-    quantiles: Array  # (N, H, Q) in the units of the data; NaN here makes the metrics NaN
+    quantiles: Array  # (N, H, Q) in the units of the data; NaN makes the metrics NaN
     levels: tuple[float, ...]  # (Q,) ascending
-    last: Array  # (N,) last observed value before the cutoff (the last close, where the target is one)
-    seasonal_error: Array  # (N,) denominator of MASE; NaN where it is undefined or zero
+    last: Array  # (N,) last observed value before the cutoff (for prices the last close)
+    seasonal_error: Array  # (N,) denominator of MASE; NaN if it is undefined or zero
     item: Ints  # (N,) index into items
-    items: tuple[str, ...]  # names; one entry for every (item, target column)
-    unit: tuple[str, ...]  # unit of every entry of items: errors of equal units may be averaged
-    price: npt.NDArray[np.bool_]  # (N,) the row is a price
+    items: tuple[str, ...]  # names; one entry per (item, target column)
+    unit: tuple[str, ...]  # unit of each of items; errors of equal units may be averaged
+    price: npt.NDArray[np.bool_]  # (N,) True if the row is a price
     cutoff: Ints  # (N,) step of the first forecast value
     rank: Ints  # (N,) 0 = newest window of its item, 1 = the one before, ...
     start: Ints  # (N,) microseconds of the first forecast step, or NO_TIME
@@ -69,52 +69,52 @@ class Scored:
 
     @property
     def has_times(self) -> bool:
-        """Every row knows when it happened."""
+        """True if every row has time stamps."""
         return bool(len(self)) and bool((self.start != NO_TIME).all() and (self.end != NO_TIME).all())
 
     @property
     def all_prices(self) -> bool:
-        """Every row is a price, so that errors may be read in percent of the last close."""
+        """True if every row is a price; errors can then be given in percent of the last close."""
         return bool(len(self)) and bool(self.price.all())
 
     @property
     def one_unit(self) -> bool:
-        """All errors are in one unit, so that their average means something."""
+        """True if all errors are in the same unit; their average is then meaningful."""
         return len(set(self.unit)) == 1
 
     @property
     def error_scale(self) -> Array:
-        """(N,) what an absolute error is divided by before it is averaged over items; NaN = the row is left out.
+        """(N,) divisor of absolute errors that are averaged over items; NaN = the row is skipped.
 
-        |last close| when every row is a price, else MASE's denominator.
+        |last close| if every row is a price, else MASE's denominator.
         """
         scale = np.abs(self.last) if self.all_prices else self.seasonal_error
         return np.where(scale > 0, scale, np.nan)
 
     def at(self, level: float) -> Array:
-        """(N, H) forecast at one level."""
+        """Return the forecasts at one level (N, H)."""
         return self.quantiles[:, :, self.levels.index(level)]
 
     def forecast(self, quantiles: Array) -> Scored:
-        """The same rows with another forecaster's quantiles."""
+        """Return the same rows with another forecaster's quantiles."""
         return replace(self, quantiles=quantiles)
 
     def take(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Scored:
-        """Some of the rows; items keep their indices."""
+        """Return some of the rows; items keep their indices."""
         by_row = ("target", "quantiles", "last", "seasonal_error", "item", "price", "cutoff", "rank", "start", "end")
         return replace(self, **{name: getattr(self, name)[rows] for name in by_row})
 
     def step(self, h: int) -> Scored:
-        """Forecasts of step h (0 = first) alone."""
+        """Return the rows with step h of the horizon only (0 = first)."""
         return replace(self, target=self.target[:, h : h + 1], quantiles=self.quantiles[:, h : h + 1])
 
 
 def seasonal_errors(values: npt.NDArray[np.floating], cutoffs: Sequence[int] | Ints, seasonality: int) -> Array:
-    """(len(cutoffs), V) mean |y_t - y_(t-m)| over the steps before each cutoff, pairs with a missing value left out.
+    """Return mean |y_t - y_(t-m)| over the steps before each cutoff, (len(cutoffs), V).
 
-    m is the seasonality, or 1 where the history is not longer than it. NaN where no pair is observed or the mean is 0.
-    Formula: gluonts.evaluation.metrics.calculate_seasonal_error on the whole past of a window.
-    values is (V, T); the cost is O(V T), however many cutoffs.
+    Pairs with a missing value are skipped. m is the seasonality, or 1 if the history is not longer than it. NaN if no
+    pair is observed or the mean is 0. Formula: gluonts.evaluation.metrics.calculate_seasonal_error on the whole past of
+    a window. values is (V, T); the cost is O(V T) for any number of cutoffs.
     """
     ends = np.asarray(cutoffs, np.int64)
     result = np.full((len(ends), len(values)), np.nan)
@@ -137,9 +137,9 @@ def seasonal_errors(values: npt.NDArray[np.floating], cutoffs: Sequence[int] | I
 
 
 def concatenate(parts: Sequence[Scored]) -> Scored:
-    """Rows of several corpora as one record; items of equal name stay apart."""
+    """Join the rows of several corpora; items with equal names stay separate."""
     if not parts:
-        raise DataError("nothing to score: no window was left.")
+        raise DataError("nothing to score: there is no window.")
     if len(parts) == 1:
         return parts[0]
     first = np.cumsum([0, *(len(part.items) for part in parts)])

@@ -1,4 +1,4 @@
-"""The layout of stock pipelines, errors by symbol and their plain means, with what that layout hides beside them.
+"""The layout of stock pipelines: errors by symbol and their plain means, with the pooled metrics that these lack.
 
 # N rows, S symbols (an item and column each), H horizon
 """
@@ -15,7 +15,7 @@ from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.scored import Array, Scored
 from foretrain.evaluation.significance import Comparison
 
-TINY = 1e-5  # keeps MAPE finite where the truth is 0
+EPSILON = 1e-5  # keeps MAPE finite where the truth is 0
 MEANS = ("mae", "rmse", "mape", "mae_percent", "naive_mae", "naive_mape")
 NOTE = (
     "Errors are of the median forecast. mae, rmse, mape, mae_percent, naive_mae and naive_mape are unweighted means "
@@ -28,17 +28,17 @@ MIXED = (
 
 
 def errors_by_symbol(scored: Scored) -> dict[str, Array]:
-    """{name: (S,)} mae, rmse, mape, mae_percent and pct_mae of the median, over all observed steps of a symbol.
+    """Return {name: (S,)} of mae, rmse, mape, mae_percent and pct_mae of the median over a symbol's observed steps.
 
     mape = 100 * mean(|e| / (|a| + 1e-5)), mae_percent = 100 * mae / mean |a|, both in percent of the actual value a;
-    pct_mae is in percent of the last close. NaN where undefined.
+    pct_mae is in percent of the last close. NaN if undefined.
     """
     count = len(scored.items)
     found = metrics.table(scored, scored.item, count)
     sums = metrics.sums(scored)
     observed = np.isfinite(scored.target)
     truth = np.abs(np.where(observed, scored.target, 0.0))
-    relative = np.where(observed, np.abs(scored.target - scored.median) / (truth + TINY), 0.0).sum(1)
+    relative = np.where(observed, np.abs(scored.target - scored.median) / (truth + EPSILON), 0.0).sum(1)
 
     def total(values: Array) -> Array:
         return np.bincount(scored.item, weights=values, minlength=count).astype(np.float64, copy=False)
@@ -56,9 +56,9 @@ def errors_by_symbol(scored: Scored) -> dict[str, Array]:
 
 
 def per_symbol(backtest: Backtest, model: Scored) -> list[dict[str, Any]]:
-    """One entry a symbol: its name, the model's errors, naive's beside them, its skill and its number of windows.
+    """Return one entry per symbol: name, the model's errors, naive's errors, skill and number of windows.
 
-    `column` is told where several are scored, `corpus` where there are several.
+    It has `column` if several columns are scored, and `corpus` if there are several.
     """
     panel, naive = backtest.panel, backtest.naive
     ours, theirs = errors_by_symbol(model), errors_by_symbol(naive)
@@ -83,18 +83,18 @@ def per_symbol(backtest: Backtest, model: Scored) -> list[dict[str, Any]]:
 def aggregate(
     entries: list[dict[str, Any]], pooled: dict[str, dict[str, float]], against_naive: Comparison, *, one_unit: bool
 ) -> dict[str, Any]:
-    """Means over symbols, and the pooled figures that compare: with naive, in percent, with a test.
+    """Return the means over symbols, and the pooled metrics in percent, against naive and with a significance test.
 
-    entries are per_symbol's. Symbols whose truth is 0 throughout have no mae_percent and are left out of its mean.
+    entries are those of per_symbol. Symbols whose truth is always 0 have no mae_percent and are skipped in its mean.
     """
     found: dict[str, Any] = {"symbols_evaluated": len({(entry.get("corpus"), entry["symbol"]) for entry in entries})}
     for name in MEANS:
         values = [entry[name] for entry in entries if name != "mae_percent" or not _without_size(entry)]
         found[name] = float(np.mean(values)) if values else float("nan")
-    nothing = float("nan")
+    undefined = float("nan")
     found |= {
-        "pct_mae": pooled["model"].get("pct_mae", nothing),
-        "naive_pct_mae": pooled["naive"].get("pct_mae", nothing),
+        "pct_mae": pooled["model"].get("pct_mae", undefined),
+        "naive_pct_mae": pooled["naive"].get("pct_mae", undefined),
         "skill": pooled["model"]["skill_vs_naive"],
         "dm": {
             "statistic": against_naive.statistic,
@@ -107,5 +107,5 @@ def aggregate(
 
 
 def _without_size(entry: dict[str, Any]) -> bool:
-    """Nothing to take a percentage of, as opposed to a forecast that is not finite."""
+    """Return True if the truth is always 0, so that a percentage is undefined although the forecast is finite."""
     return math.isnan(entry["mae_percent"]) and math.isfinite(entry["mae"])

@@ -1,4 +1,4 @@
-"""The evaluation of a model on corpora: rolling origins, naive baselines beside it."""
+"""Evaluation of a model on corpora at rolling origins, beside naive baselines."""
 
 from __future__ import annotations
 
@@ -56,40 +56,40 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     **how: Any,
 ) -> EvaluationResult:
-    """Score a model on rolling origins beside naive baselines that saw the same contexts.
+    """Score a model at rolling origins beside naive baselines that see the same contexts.
 
     Args:
-        model: any forecaster; where it lies is where it computes.
+        model: any forecaster; it computes on its own device.
         corpora: one or several; several are pooled.
         selection: columns of each corpus; None = every numeric column is a target.
         prediction_length: steps ahead.
-        num_windows: forecast origins per item, the newest ones; items with room for fewer give fewer.
+        num_windows: forecast origins per item, the newest ones; items with room for fewer have fewer.
         stride: steps between origins; None = prediction_length, so that forecasts do not overlap.
         split: "test" or "validation": the newest steps of each item or those before them; "all": the whole item.
-        validation_steps, test_steps: sizes of those parts. None takes what training left out, where the release says
-            that this is the corpus it was trained on; else it makes the part that is scored just large enough for
-            num_windows, and leaves prediction_length to the other.
+        validation_steps, test_steps: sizes of those parts. None takes what training held out, if the release was
+            trained on this corpus; else the scored part is just large enough for num_windows, and the other one has
+            prediction_length steps.
         min_context: fewest rows before an origin; None = prediction_length, at most context_length.
         context_length: steps of history for model and baselines; None = the model's longest.
         batch_size: rows per forward pass; results do not depend on it beyond rounding.
         quantile_levels: levels that WQL and SQL sum over; .1, .5 and .9 are forecast in any case.
         seasonality: steps of a season, for MASE and seasonal naive; None = the corpus' own.
-        max_items: score a sample of so many items, drawn with a fixed seed.
-        compare: names of baselines; naive is always among them.
-        sort_quantiles: repair quantiles that cross before scoring; the report says so and how many did.
+        max_items: score a random sample of this many items, with a fixed seed.
+        compare: names of baselines; naive is always included.
+        sort_quantiles: sort crossed quantiles before scoring; the report gives the share of steps that crossed.
         num_samples: sample paths of a forecast, for families that draw them; None = the family's default.
         seed: of those draws, which follow each window whatever batch it is in.
         options: the family's forecast options, an instance of its dataclass; None = its defaults.
-        against: another model to score on the same windows and to compare with; gate.judge says which is better.
-        world: processes that share the work; one result whatever their number.
-        release: the model's release.json ({} = nothing is recorded), to score what its training left out and to warn
-            when it saw these windows; None says nothing of training.
-        command: how to repeat this, for the report.
+        against: reference model to score on the same windows and to compare with; gate.judge says which is better.
+        world: processes that share the work; the result does not depend on their number.
+        release: the model's release.json ({} = nothing is recorded), to score what its training held out and to warn
+            if it saw these windows; None skips both.
+        command: the command that repeats this evaluation, for the report.
         progress: called with the number of windows finished.
         how: further keywords of forecast_paths (dtype, device).
 
-    Raises DataError when no window can be scored (prediction_length too long for the longest item, nothing observed),
-    ConfigError for settings that cannot work.
+    Raises DataError if no window can be scored (prediction_length too long for the longest item, nothing observed),
+    ConfigError for impossible settings.
     """
     for chosen in (options, against.options if against is not None else None):
         refuse_cross_learning(chosen)
@@ -124,7 +124,7 @@ def evaluate(
     if against is not None:
         found, _, about = _forecast(backtest, against.model, sort_quantiles, options=against.options, **how)
         rival = against, found
-        warnings += _of_rival(against, about, plan["context_length"])
+        warnings += _reference_notes(against, about, plan["context_length"])
     settings = {
         **{key: plan[key] for key in ("prediction_length", "num_windows", "stride")},
         "split": split,
@@ -147,7 +147,7 @@ def evaluate(
         command=command,
         warnings=warnings,
         notes=told,
-        rival=rival,
+        reference=rival,
     )
 
 
@@ -163,16 +163,16 @@ def _origins(
     context_length: int,
     min_context: int | None,
 ) -> tuple[list[list[Origin]], list[Note]]:
-    """Forecast origins of every corpus, in the part that training left out as far as that is known; what to say of it.
+    """Return the forecast origins of every corpus, in the part that training held out if that is known, and notes.
 
-    sizes are those of the validation and the test part, None = open.
+    sizes are those of the validation and the test part; None = not given.
     """
     origins, notes = [], dict[str, Note]()
     for corpus in corpora:
         parts = dict(sizes)
         reserved = reserved_steps(release, corpus)
-        note = _keep_to_reserved(parts, reserved, split, prediction_length, num_windows, stride)
-        notes |= {} if note is None else {note.text: note}  # the same of several corpora is said once
+        note = _limit_to_reserved(parts, reserved, split, prediction_length, num_windows, stride)
+        notes |= {} if note is None else {note.text: note}  # the same note of several corpora is given once
         origins.append(
             newest_origins(
                 corpus,
@@ -200,22 +200,21 @@ def _forecast(
     return (np.sort(quantiles, axis=2) if sort else quantiles), crossed, notes
 
 
-def _of_rival(rival: ReferenceModel, tallies: Sequence[Tally], context_length: int) -> list[Note]:
-    """What there is to say of a rival's forecasts."""
-    name, longest, found = rival.key.replace("_", " "), rival.model.max_context_length, list[Note]()
+def _reference_notes(reference: ReferenceModel, tallies: Sequence[Tally], context_length: int) -> list[Note]:
+    """Return the notes about a reference model's forecasts."""
+    name, longest, found = reference.key.replace("_", " "), reference.model.max_context_length, list[Note]()
     if longest < context_length:
-        text = f"The {name} sees the newest {longest} of {context_length} steps of history, which is its most."
+        text = f"The {name} sees the newest {longest} of {context_length} steps of history, its longest context."
         found.append(Note(Code.SHORTER_CONTEXT, text, {"context_length": longest, "asked": context_length}))
     return found + forecast_notes(tallies, f"Of the {name}, in these forecasts: {{}}.")
 
 
-def _keep_to_reserved(
+def _limit_to_reserved(
     parts: dict[str, int | None], reserved: dict[str, int], split: str, horizon: int, num_windows: int, stride: int
 ) -> Note | None:
-    """Fill in, where the caller left them open, the parts that training left out; says when that means fewer windows.
+    """Set sizes of parts that the caller did not give to what training held out; return a note if windows get fewer.
 
-    A part too small for one window stays open: then there is no window that training did not see, and the overlap is
-    what the report must say.
+    A part too small for one window is not set: then training saw every window, and the report must state the overlap.
     """
     if split not in parts or parts[split] is not None or reserved.get(split, 0) < horizon:
         return None
@@ -225,8 +224,8 @@ def _keep_to_reserved(
     if room >= num_windows:
         return None
     text = (
-        f"{room} window{'' if room == 1 else 's'} per item instead of {num_windows}: training left out the newest "
-        f"{reserved[split]} steps for the {split} part, and only they are scored. Train with a larger "
+        f"{room} window{'' if room == 1 else 's'} per item instead of {num_windows}: training held out the newest "
+        f"{reserved[split]} steps for the {split} part, and only these are scored. Train with a larger "
         f"data.{split}_steps for more; split all also scores what training saw."
     )
     return Note(Code.FEWER_WINDOWS, text, {"windows": room, "asked": num_windows})

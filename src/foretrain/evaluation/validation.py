@@ -1,4 +1,4 @@
-"""What a run's validation computes while it trains: the model's own losses, and its forecasts beside naive."""
+"""Validation during training: the model's losses, and the metrics of its forecasts beside naive."""
 
 from __future__ import annotations
 
@@ -37,42 +37,42 @@ VALIDATION_METRICS = ("wql", "mase", "sql", "coverage_80_share", "pct_mae", "dir
 
 
 class EvaluationConfig(Section):
-    """The `evaluation:` section of a run: what its validation scores. When, and what is best, is the trainer's."""
+    """The `evaluation:` section of a run: what validation scores. The trainer decides when, and which step is best."""
 
-    num_windows: int = Field(default=1, ge=1)  # forecast origins per item, as far as data.validation_steps has room
+    num_windows: int = Field(default=1, ge=1)  # forecast origins per item, at most what data.validation_steps can hold
     stride: int | None = Field(default=None, ge=1)  # steps between origins; None = prediction_length
     batch_size: Annotated[int, LAYOUT] = Field(default=256, ge=1)  # rows per forward pass
-    quantile_levels: tuple[float, ...] = DEFAULT_LEVELS  # that WQL and SQL sum over
-    max_items: int | None = Field(default=None, ge=1)  # a sample of so many items, the same every time
+    quantile_levels: tuple[float, ...] = DEFAULT_LEVELS  # levels that WQL and SQL sum over
+    max_items: int | None = Field(default=None, ge=1)  # size of a fixed random sample of items; None = all
     seasonality: int | None = Field(default=None, ge=1)  # steps of a season; None = the corpus' own
-    loss: bool = True  # compute the model's own losses on the validation windows (val_loss, and what else it names)
-    forecasts: bool = True  # score its forecasts as well; false where they are dear
+    loss: bool = True  # compute the model's losses on the validation windows (val_loss and others that it names)
+    forecasts: bool = True  # also score its forecasts; false if they are expensive
     target: tuple[str, ...] | None = None  # which of data.target are scored; None = the family's choice, else all
     num_samples: int | None = Field(default=None, ge=1)  # sample paths of a forecast; None = the family's default
     options: dict[str, Any] = Field(default_factory=dict)  # the family's forecast options, such as {temperature: 0.8}
     # Compare the released weights with those that the run started from and with naive, on the test part, and record
     # whether they are promoted.
     promotion: Annotated[bool, FREE] = False
-    require_significance: Annotated[bool, FREE] = True  # for that, differences must be more than chance
+    require_significance: Annotated[bool, FREE] = True  # promotion requires significant differences
 
     @model_validator(mode="after")
-    def _of_a_gate(self) -> EvaluationConfig:
+    def _check_promotion(self) -> EvaluationConfig:
         if not (self.promotion or self.require_significance):
             raise ValueError("require_significance has no effect without promotion: true")
         return self
 
 
 class Validation:
-    """A function (model, step) -> Result for the trainer, scoring the validation part of the run's own data.
+    """A callable (model, step) -> ValidationResult for the trainer, which scores the validation part of the run's data.
 
-    Windows, truth and baselines are worked out once, when it is made. Entered by all ranks together; every rank gets
-    the same numbers, whatever their count. Held-out items (data.holdout_fraction) are validated beside the others.
+    Windows, truth and baselines are computed once, at construction. All ranks call it together; every rank gets the
+    same numbers, for any number of ranks. Held-out items (data.holdout_fraction) are validated like the others.
 
-    Losses are computed on windows as in training; forecasts score evaluation.target, and the run's other targets are
-    past covariates there.
+    Losses are computed on windows as in training; forecasts are scored on evaluation.target, and the run's other
+    targets are past covariates for them.
     """
 
-    units: dict[str, str]  # of the metrics that every call gives, val_ in front
+    units: dict[str, str]  # unit of each metric of a call; names start with val_
 
     def __init__(
         self,
@@ -91,17 +91,18 @@ class Validation:
         Args:
             config: the run's `evaluation:` section.
             data: its `data:` section.
-            model: what is trained; tells whether there are forecasts and which losses. Models may change later on.
-            family: the model's; its columns decide what is scored where evaluation.target is not given.
-            corpora: opened already; None opens those of data.
-            selections: columns used in training, for each corpus; None = as data says.
+            model: the trained model, which determines the losses and whether there are forecasts. Later calls may pass
+                another one of the same kind.
+            family: the model's family; its columns decide what is scored if evaluation.target is not given.
+            corpora: opened corpora; None opens those of data.
+            selections: columns used in training, for each corpus; None = those of data.
             world: the processes that share the work.
-            dtype: of products (autocast), as in training.
-            seed: of sampling and of the draw of max_items.
+            dtype: autocast dtype, as in training.
+            seed: of sampling and of the sample of max_items.
 
         Raises:
-            DataError: the validation part holds no window: an empty validation proves nothing.
-            ConfigError: nothing is left to compute; an unknown target or forecast option.
+            DataError: the validation part has no window.
+            ConfigError: there is nothing to compute; an unknown target or forecast option.
         """
         forecasts = config.forecasts and isinstance(model, Forecaster)
         if not forecasts and not config.loss:
@@ -112,8 +113,8 @@ class Validation:
             selections = [select(c, data.target, data.past_covariates, data.known_covariates) for c in opened]
         self.config, self.seed = config, seed
         self._precision = None if dtype == "float32" else getattr(torch, dtype)
-        self._told = world is not None and not world.is_main
-        self._said: set[tuple[str, str]] = set()  # what batches say of every forecast is said at the first
+        self._notes_shown = world is not None and not world.is_main  # only the main rank shows the notes, once
+        self._warned: set[tuple[str, str]] = set()  # warnings of forecasts already shown
         panel = _panel(config, data, opened, selections, seed)
         self._losses = self._backtest = None
         self.units = {f"val_{name}": unit for name, unit in loss_units(model).items()} if config.loss else {}
@@ -133,20 +134,20 @@ class Validation:
             self._metrics = tuple(name for name in VALIDATION_METRICS if name in known)
             self.units |= {f"val_{name}": metrics.METRICS[name].unit for name in self._metrics}
             self.units["val_skill"] = metrics.METRICS["skill_vs_naive"].unit
-        elif not self._told:
-            _warn_of_idle(config, model)
+        elif not self._notes_shown:
+            _warn_unused_settings(config, model)
         if config.loss:
-            made = self._backtest.dealer if self._backtest is not None else None
-            same = made is not None and made.panel.selections == panel.selections
-            self._losses = made if same else ShardedWindows(panel, config.batch_size, world)
+            existing = self._backtest.sharded if self._backtest is not None else None
+            same = existing is not None and existing.panel.selections == panel.selections
+            self._losses = existing if same else ShardedWindows(panel, config.batch_size, world)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Metrics that every call gives."""
+        """Names of the metrics of every call."""
         return tuple(self.units)
 
     def __call__(self, model: Any, step: int) -> ValidationResult:
-        """The metrics of a model; what is not finite is NaN. step is the trainer's and changes nothing."""
+        """Return the metrics of a model, NaN if not finite. step is part of the trainer's interface and unused."""
         from foretrain.training.trainer import ValidationResult
 
         found: dict[str, float] = {}
@@ -158,7 +159,7 @@ class Validation:
         return ValidationResult({name: value if math.isfinite(value) else math.nan for name, value in found.items()})
 
     def _score(self, backtest: Backtest, model: Forecaster) -> dict[str, float]:
-        with once(self._said):
+        with once(self._warned):
             found = backtest.forecast(
                 model,
                 dtype=self._precision,
@@ -166,8 +167,8 @@ class Validation:
                 num_samples=self.config.num_samples,
                 options=self._options,
             )
-        if not self._told:
-            self._told = bool(forecast_notes(found.notes, "{}"))
+        if not self._notes_shown:
+            self._notes_shown = bool(forecast_notes(found.notes, "{}"))
             tell_notes(found.notes)
         scored = backtest.naive.forecast(np.sort(found.quantiles, axis=2))
         pooled = metrics.pooled(scored)
@@ -206,13 +207,13 @@ def _panel(
         max_items=config.max_items,
         seed=seed,
     )
-    # As in training: stamps for every window or for none, whatever a batch is made of.
+    # As in training: all windows have time stamps or none, so that batches are alike.
     timed = data.with_times is not False and all(corpus.manifest.time != "steps" for corpus in corpora)
     return replace(panel, with_times=timed)
 
 
 def chosen_options(config: EvaluationConfig, family: Family | None) -> Any:
-    """The forecast options of a run's `evaluation:` section; None = the family's defaults. Raises ConfigError."""
+    """Return the forecast options of a run's `evaluation:` section, None for defaults. Raises ConfigError."""
     if not config.options:
         return None
     if family is None:
@@ -229,14 +230,14 @@ def refuse_cross_learning(options: ForecastOptions | None) -> None:
     """Raise ConfigError for options that make a score depend on which series share a batch."""
     if options is not None and options.mixes_items:
         raise ConfigError(
-            "cross_learning: which series share a batch would then be part of the model, so the score would depend on "
+            "cross_learning: the series that share a batch would be part of the model, so the score would depend on "
             "batch size and order. Evaluate without it."
         )
 
 
-def _warn_of_idle(config: EvaluationConfig, model: Trainable) -> None:
-    idle = [name for name in ("target", "num_samples", "options") if getattr(config, name)]
-    if idle:
+def _warn_unused_settings(config: EvaluationConfig, model: Trainable) -> None:
+    unused = [name for name in ("target", "num_samples", "options") if getattr(config, name)]
+    if unused:
         why = "evaluation.forecasts is false" if config.forecasts is False else f"{model.family} makes none"
-        text = f"evaluation.{idle[0]} has no effect: it is about forecasts, and {why}."
+        text = f"evaluation.{unused[0]} has no effect: it is for forecasts, and {why}."
         warn(_log, Note(Code.SETTING_UNUSED, text))
