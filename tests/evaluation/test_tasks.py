@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from foretrain.data.config import DataConfig
 from tests.waiting import DEADLINE
 
 from foretrain.config import build
+from foretrain.data.config import DataConfig
 from foretrain.data.importers import import_corpus
 from foretrain.data.source import TrainingSource
 from foretrain.data.splits import rolling_origins, select
@@ -179,8 +179,8 @@ def test_cross_learning_is_refused(prices, persistence):
 
 def test_crossed_quantiles_are_sorted_and_counted_unless_asked_not_to(prices, persistence):
     class Crossed(persistence):
-        def forecast(self, *arguments, **options):
-            found = super().forecast(*arguments, **options)
+        def forecast(self, batch, request):
+            found = super().forecast(batch, request)
             return type(found)(found.quantiles.flip(2), found.levels)
 
     repaired = evaluate(Crossed(), prices, prediction_length=6, num_windows=4)
@@ -205,8 +205,8 @@ def test_one_level_that_is_not_finite_spoils_its_step_and_no_other(prices, persi
     """Sorting would move the other levels into the gap, and the median would be scored at another level's value."""
 
     class Overflowing(persistence):
-        def forecast(self, batch, prediction_length, quantile_levels, **options):
-            found = super().forecast(batch, prediction_length, quantile_levels, **options)
+        def forecast(self, batch, request):
+            found = super().forecast(batch, request)
             found.quantiles[:, 2, -1], found.quantiles[:, 3, 0] = float("inf"), -float("inf")
             return found
 
