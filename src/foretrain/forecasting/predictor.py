@@ -260,11 +260,9 @@ class Predictor:
         self, df: pd.DataFrame, request: FrameRequest, future_df: pd.DataFrame | None = None
     ) -> dict[Output, pd.DataFrame]:
         """Every output that the request names, each as forecast_df gives it, of one forecast."""
-        kind = self.model.family
+        kind, asked = self.model.family, request.changed(quantile_levels=request.asked_levels)
         task = open_frame(df, request, family(kind), future_df)
-        wanted = request.changed(quantile_levels=request.asked_levels)
-        keep = "paths" in request.outputs or bool(request.aggregates)
-        found = forecast_and_tell(self.model, task.windows, wanted, keep_samples=keep)
+        found = forecast_and_tell(self.model, task.windows, asked, keep_samples=request.needs_paths)
         return tables_of(task, found, request, kind)
 
     def stream(

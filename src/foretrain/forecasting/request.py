@@ -91,3 +91,8 @@ class FrameRequest(ForecastRequest):
         """The levels to ask a family for: quantile_levels, and the median where it is not among them."""
         levels = tuple(self.quantile_levels)
         return levels if 0.5 in levels else (*levels, 0.5)
+
+    @property
+    def needs_paths(self) -> bool:
+        """Whether an output is made of sampled paths."""
+        return "paths" in self.outputs or bool(self.aggregates)
