@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from foretrain.errors import ConfigError
+from foretrain.models import resolved
 from foretrain.models.chronos2.unroll import Chronos2Options
 from foretrain.models.kronos.options import KronosOptions
 from foretrain.models.request import DECILES, ForecastRequest
@@ -38,11 +39,11 @@ def test_a_request_comes_back_from_json():
 
 
 def test_options_become_the_familys_record_once_and_stay_json():
-    request = ForecastRequest(prediction_length=2, options={"top_k": 1}).resolved("kronos")
+    request = resolved(ForecastRequest(prediction_length=2, options={"top_k": 1}), "kronos")
     assert request.options_of(KronosOptions) == KronosOptions(top_k=1)
-    assert request.resolved("kronos") is request
-    again = ForecastRequest.model_validate_json(request.model_dump_json()).resolved("kronos")
-    assert again == request
+    assert resolved(request, "kronos") is request
+    again = ForecastRequest.model_validate_json(request.model_dump_json())
+    assert resolved(again, "kronos") == request
 
 
 def test_no_options_are_the_familys_defaults():
@@ -52,7 +53,8 @@ def test_no_options_are_the_familys_defaults():
 
 def test_options_that_mix_items_are_seen():
     assert ForecastRequest(prediction_length=2, options=Chronos2Options(cross_learning=True)).mixes_items
-    assert ForecastRequest(prediction_length=2, options={"cross_learning": True}).resolved("chronos2").mixes_items
+    given = ForecastRequest(prediction_length=2, options={"cross_learning": True})
+    assert resolved(given, "chronos2").mixes_items
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_a_request_without_a_horizon_is_refused():
 
 def test_an_unknown_option_is_refused_when_the_family_is_known():
     with pytest.raises(ConfigError, match="kronos has no forecast option 'top_q'"):
-        ForecastRequest(prediction_length=2, options={"top_q": 1}).resolved("kronos")
+        resolved(ForecastRequest(prediction_length=2, options={"top_q": 1}), "kronos")
 
 
 def test_a_changed_request_is_checked_again():

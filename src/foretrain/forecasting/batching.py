@@ -18,6 +18,7 @@ from torch import Tensor
 from foretrain.adapters.layers import merged
 from foretrain.data.windows import FloatArray, IntArray, Window, stack_windows
 from foretrain.errors import ModelError
+from foretrain.models import resolved
 from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, move
 from foretrain.models.request import check_context_length
 from foretrain.notes import Code, Note, Tally, added, once, warn
@@ -78,7 +79,7 @@ def forecast_paths(
     context_length steps (at most the model's own) are used. num_samples is warned of where the family draws none. The
     notes are the caller's to tell (tell_notes). Raises ConfigError for options that the family does not have.
     """
-    request = request.resolved(model.family)
+    request = resolved(request, model.family)
     longest = clip_context(model, request.context_length)
     where = torch.device(device) if device is not None else next(model.parameters()).device
     if keep_samples and request.num_samples is None:

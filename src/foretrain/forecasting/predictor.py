@@ -141,9 +141,8 @@ class Predictor:
             seed=seed,
             options=options,
         )
-        found = forecast_and_tell(
-            self.model, _windows_of(inputs, prediction_length), request, keep_samples=False
-        ).quantiles
+        windows = _windows_of(inputs, request.prediction_length)
+        found = forecast_and_tell(self.model, windows, request, keep_samples=False).quantiles
         return [sort_levels(values, request.quantile_levels) for values in found] if sort_quantiles else found
 
     def forecast_paths(

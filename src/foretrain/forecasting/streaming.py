@@ -18,6 +18,7 @@ from foretrain.forecasting.batching import ForecastList, tell_notes
 from foretrain.forecasting.frame import FrameTask, Names, check_candles, more_rows, next_rows, one_item, read_frame
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.tables import tables_of
+from foretrain.models import resolved
 from foretrain.models.base import Streams
 from foretrain.models.request import DECILES
 
@@ -101,7 +102,7 @@ class FrameStream:
         options are the family's own; those left out are the stream's (Kronos: mode="rolling"). Draws depend on how many
         rows were appended. Raises what forecast_df raises.
         """
-        request = FrameRequest(
+        given = FrameRequest(
             prediction_length=prediction_length,
             quantile_levels=quantile_levels,
             num_samples=num_samples,
@@ -109,7 +110,8 @@ class FrameStream:
             options={**self._stream.defaults, **options},
             outputs=(output,),
             sort_quantiles=sort_quantiles,
-        ).resolved(self._family)
+        )
+        request = resolved(given, self._family)
         check_candles(request.outputs, self._candle, self._family)
         following = next_rows(self._times, self._ids, request.prediction_length, self._freq, self._calendar)
         ahead = following.as_unit("us").asi8.reshape(len(self._ids), -1) if self._timed else None

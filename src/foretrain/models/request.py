@@ -15,13 +15,12 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, Wi
 
 from foretrain.config import Section, explained
 from foretrain.errors import ConfigError
-from foretrain.models import forecast_options
 from foretrain.models.types import ForecastOptions
 from foretrain.nn.quantiles import check_levels
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
-O = TypeVar("O", bound=ForecastOptions)  # noqa: E741 - an options class
+FamilyOptions = TypeVar("FamilyOptions", bound=ForecastOptions)
 
 
 def whole(value: Any, error: Callable[[], Exception], least: int | None = None) -> int:
@@ -113,14 +112,11 @@ class ForecastRequest(Section):
         kept = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**kept, **fields})
 
-    def resolved(self, family: str) -> Self:
-        """The request with its options as the family's dataclass. Raises ConfigError for options it does not have."""
-        if not self.options or not isinstance(self.options, Mapping):
-            return self
-        return self.changed(options=forecast_options(family, self.options))
+    def options_of(self, kind: type[FamilyOptions]) -> FamilyOptions:
+        """The options as a family's dataclass; its defaults where none are given.
 
-    def options_of(self, kind: type[O]) -> O:
-        """The options as a family's dataclass, of a resolved request; the family's defaults where none are given."""
+        The request is one of models.resolved, or was made with such a dataclass.
+        """
         if not self.options:
             return kind()
         assert isinstance(self.options, kind), "the options of a request are resolved before a family sees them"
@@ -128,5 +124,5 @@ class ForecastRequest(Section):
 
     @property
     def mixes_items(self) -> bool:
-        """Whether items that share a batch inform each other; of a resolved request."""
+        """Whether items that share a batch inform each other, where the options are a family's dataclass."""
         return isinstance(self.options, ForecastOptions) and self.options.mixes_items
