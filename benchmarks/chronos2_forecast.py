@@ -20,9 +20,10 @@ from benchmarks import harness
 import torch  # isort: skip  (after the harness, which sets the threads)
 import numpy as np
 
-from foretrain.forecasting.predictor import DECILES, Predictor
+from foretrain.forecasting.predictor import Predictor
 from foretrain.models.chronos2.config import Chronos2ModelConfig
 from foretrain.models.chronos2.forecaster import Chronos2
+from foretrain.models.request import DECILES
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from foretrain.forecasting.frame import Names, read_frame
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.predictor import Predictor
 from foretrain.models.base import Forecaster, Trainable
+from foretrain.models.request import ForecastRequest
 
 HOUR = 3_600_000_000  # microseconds
 LEVELS = (0.1, 0.5, 0.9)
@@ -216,7 +217,8 @@ def same_batch(model: Trainable, before: Windows, after: Windows) -> None:
     with torch.no_grad():
         made = [inputs_of(model, batch) for batch in batches]
         if isinstance(model, Forecaster):
-            forecasts = [model.forecast(batch, HORIZON, LEVELS, **few(model)).quantiles.numpy() for batch in batches]
+            request = ForecastRequest(prediction_length=HORIZON, quantile_levels=LEVELS, **few(model))
+            forecasts = [model.forecast(batch, request).quantiles.numpy() for batch in batches]
             same(*forecasts, "forecast")
     assert made[0].keys() == made[1].keys()
     for name in made[0]:
@@ -494,7 +496,7 @@ def panel_rows(
     except DataError:
         return {}  # nothing observed that could be scored
     facts = {f"baseline {name}": scored.quantiles for name, scored in backtest.scored_baselines.items()}
-    facts |= {"model": backtest.forecast(model, **few(model)).quantiles, "last": backtest.naive.last}
+    facts |= {"model": backtest.forecast(model, backtest.request(**few(model))).quantiles, "last": backtest.naive.last}
     facts["seasonal error"] = backtest.naive.seasonal_error
     places = [backtest.row_ref(row) for row in range(len(backtest.naive))]
     return {

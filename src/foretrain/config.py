@@ -200,9 +200,19 @@ def build(
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_explain(cls, problem, locate) for problem in _causes(error.errors())))
-        head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
-        raise ConfigError(head + "".join(f"\n  {line}" for line in lines)) from None
+        raise explained(cls, error, source, locate) from None
+
+
+def explained(
+    cls: type[BaseModel],
+    error: ValidationError,
+    source: str,
+    locate: Callable[[list[str]], list[str]] = lambda location: location,
+) -> ConfigError:
+    """The problems of a tree that is no cls as one ConfigError; arguments as for build."""
+    lines = list(dict.fromkeys(_explain(cls, problem, locate) for problem in _causes(error.errors())))
+    head = f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}"
+    return ConfigError(head + "".join(f"\n  {line}" for line in lines))
 
 
 def dump_yaml(tree: Section | dict[str, Any]) -> str:

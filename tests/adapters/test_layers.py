@@ -21,6 +21,7 @@ from foretrain.data.windows import stack_windows
 from foretrain.errors import ConfigError
 from foretrain.models import FAMILIES, family
 from foretrain.models.base import Batch, Trainable
+from foretrain.models.request import ForecastRequest
 from foretrain.training.optimizer import DECAYED
 from foretrain.training.trainer import ValidationResult
 
@@ -351,10 +352,11 @@ def test_a_merged_model_forecasts_as_one_of_the_summed_weights(zoo, name):
     model = adapted(zoo, name).eval()
     plain = summed(zoo, name, model).eval()
     batch = batch_of(plain, name)
+    request = ForecastRequest(prediction_length=HORIZON, quantile_levels=LEVELS, num_samples=3)
     with torch.inference_mode(), merged(model):
-        found = model.forecast(batch, HORIZON, LEVELS, num_samples=3).quantiles
+        found = model.forecast(batch, request).quantiles
     with torch.inference_mode():
-        expected = plain.forecast(batch, HORIZON, LEVELS, num_samples=3).quantiles
+        expected = plain.forecast(batch, request).quantiles
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 

@@ -84,13 +84,13 @@ class Persistence(Forecaster):
         error = (batch["future"] - batch["last"][:, None] - self.bias).abs()
         return Loss(torch.where(observed, error, 0.0).sum(), observed.sum())
 
-    def forecast(self, batch, prediction_length, quantile_levels, *, num_samples=None, seed=0, options=None):
+    def forecast(self, batch, request):
         self.seen.append(len(batch["last"]))
-        spread = torch.tensor([NormalDist().inv_cdf(level) for level in quantile_levels])
+        spread = torch.tensor([NormalDist().inv_cdf(level) for level in request.quantile_levels])
         wobble = self.noise * torch.sin(batch["key"].double()).float()  # of the window, not of the batch
-        point = (batch["last"] + self.bias + wobble)[:, None].expand(-1, prediction_length)
+        point = (batch["last"] + self.bias + wobble)[:, None].expand(-1, request.prediction_length)
         point = torch.where(torch.isfinite(batch["future"]), batch["future"], point)
-        return Forecast(point[:, :, None] + spread, tuple(quantile_levels))
+        return Forecast(point[:, :, None] + spread, tuple(request.quantile_levels))
 
     def parameter_groups(self):
         return {"bias": ParameterRole("vector")}
@@ -145,15 +145,16 @@ class Candles(Persistence):
         width = torch.where(observed, batch["future"] ** 2, 0.0).sum()
         return {"loss": self(batch), "width": Loss(width, 2 * observed.sum())}
 
-    def forecast(self, batch, prediction_length, quantile_levels, *, num_samples=None, seed=0, options=None):
-        self.asked.append({"num_samples": num_samples, "seed": seed, "options": options})
-        spread = 1.0 if options is None else options.temperature
-        draws = torch.stack([_draws(int(key), seed, num_samples or 20, prediction_length) for key in batch["key"]])
+    def forecast(self, batch, request):
+        seed, count, levels = request.seed, request.num_samples, request.quantile_levels
+        self.asked.append({"num_samples": count, "seed": seed, "options": request.options or None})
+        spread = request.options_of(CandleOptions).temperature
+        draws = torch.stack([_draws(int(key), seed, count or 20, request.prediction_length) for key in batch["key"]])
         samples = batch["last"][:, None, None] + self.bias + spread * draws
-        quantiles = samples.quantile(torch.tensor(quantile_levels), dim=1).permute(1, 2, 0)
+        quantiles = samples.quantile(torch.tensor(levels), dim=1).permute(1, 2, 0)
         counts = {"repaired candles": int(batch["windows"])}
         notes = (Tally(Code.CANDLES_REPAIRED, "{repaired candles:,} repaired candles", counts),)
-        return Forecast(quantiles, tuple(quantile_levels), samples, samples.mean(1), notes)
+        return Forecast(quantiles, tuple(levels), samples, samples.mean(1), notes)
 
 
 def _draws(key: int, seed: int, samples: int, horizon: int) -> torch.Tensor:

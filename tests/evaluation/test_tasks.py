@@ -175,8 +175,8 @@ def test_cross_learning_is_refused(prices, persistence):
 
 def test_crossed_quantiles_are_sorted_and_counted_unless_sorting_is_off(prices, persistence):
     class Crossed(persistence):
-        def forecast(self, *arguments, **options):
-            found = super().forecast(*arguments, **options)
+        def forecast(self, batch, request):
+            found = super().forecast(batch, request)
             return type(found)(found.quantiles.flip(2), found.levels)
 
     repaired = evaluate(Crossed(), prices, prediction_length=6, num_windows=4)
@@ -201,8 +201,8 @@ def test_one_level_that_is_not_finite_makes_its_step_nan_and_no_other(prices, pe
     """Sorting would move the other levels into the gap, and the median would be scored at another level's value."""
 
     class Overflowing(persistence):
-        def forecast(self, batch, prediction_length, quantile_levels, **options):
-            found = super().forecast(batch, prediction_length, quantile_levels, **options)
+        def forecast(self, batch, request):
+            found = super().forecast(batch, request)
             found.quantiles[:, 2, -1], found.quantiles[:, 3, 0] = float("inf"), -float("inf")
             return found
 

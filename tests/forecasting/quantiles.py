@@ -8,12 +8,15 @@ from typing import Any
 from foretrain.data.windows import FloatArray, Window
 from foretrain.forecasting.batching import forecast_paths, tell_notes
 from foretrain.models.base import Forecaster
+from foretrain.models.request import ForecastRequest
 
 
 def forecast_windows(
     model: Forecaster, windows: Sequence[Window], prediction_length: int, quantile_levels: Sequence[float], **how: Any
 ) -> list[FloatArray]:
     """Quantile forecasts alone, one (targets, H, Q) array a window; what there is to tell of them is warned of."""
-    found = forecast_paths(model, windows, prediction_length, quantile_levels, keep_samples=False, **how)
+    apart = {name: how.pop(name) for name in ("device", "dtype", "progress") if name in how}
+    request = ForecastRequest(prediction_length=prediction_length, quantile_levels=quantile_levels, **how)
+    found = forecast_paths(model, windows, request, keep_samples=False, **apart)
     tell_notes(found.notes)
     return found.quantiles

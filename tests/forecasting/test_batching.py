@@ -15,6 +15,7 @@ from foretrain.forecasting.batching import MOST_PADDING, forecast_paths, plan
 from foretrain.forecasting.predictor import load
 from foretrain.models.base import Forecast
 from foretrain.models.chronos2.unroll import Chronos2Options
+from foretrain.models.request import ForecastRequest
 from foretrain.notes import Code, Note, Tally, codes
 
 LEVELS = [0.1, 0.5, 0.9]
@@ -100,6 +101,10 @@ def test_cross_learning_lets_rows_of_a_batch_inform_each_other(predictor):
     assert not np.allclose(joint[3], other[3])
 
 
+def asked(**fields):
+    return ForecastRequest(prediction_length=5, quantile_levels=LEVELS, **fields)
+
+
 class Scarce:
     """A model that fits only so many rows into memory, as a small GPU would."""
 
@@ -110,11 +115,11 @@ class Scarce:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def forecast(self, batch, *args, **kwargs):
+    def forecast(self, batch, request):
         if len(batch["context"]) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.rows.append(len(batch["context"]))
-        return self.model.forecast(batch, *args, **kwargs)
+        return self.model.forecast(batch, request)
 
 
 def test_a_batch_too_big_for_the_memory_is_halved_and_announced(predictor, told):
@@ -188,10 +193,10 @@ class Sampler:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def forecast(self, batch, prediction_length, levels, *, num_samples=None, seed=0, options=None):
-        found = self.model.forecast(batch, prediction_length, levels)
+    def forecast(self, batch, request):
+        found = self.model.forecast(batch, request)
         middle = found.quantiles[..., 1]
-        samples = torch.stack([middle + k for k in range(num_samples or 4)], dim=1)
+        samples = torch.stack([middle + k for k in range(request.num_samples or 4)], dim=1)
         notes = (
             Tally("windows", "{windows:,} windows", {"windows": len(middle)}),
             Tally("none", "{none:,} of nothing", {"none": 0}),
@@ -203,7 +208,7 @@ def test_paths_means_and_notes_come_back_window_by_window(predictor, told):
     windows = [w for w in windows_of(10, 30) if len(w.context) < 3]
     quantiles = forecast_windows(Sampler(predictor.model), windows, 5, LEVELS, batch_size=7)
     assert told() == [Note("windows", f"in these forecasts: {len(windows)} windows.", {"windows": len(windows)})]
-    found = forecast_paths(Sampler(predictor.model), windows, 5, LEVELS, keep_samples=True, batch_size=7, num_samples=3)
+    found = forecast_paths(Sampler(predictor.model), windows, asked(batch_size=7, num_samples=3), keep_samples=True)
     assert_equal(found.quantiles, quantiles)
     assert [(tally.code, tally.counts) for tally in found.notes] == [
         ("windows", {"windows": len(windows)}),
@@ -216,18 +221,18 @@ def test_paths_means_and_notes_come_back_window_by_window(predictor, told):
 
 
 def test_paths_that_nobody_asked_for_are_not_kept(predictor):
-    found = forecast_paths(Sampler(predictor.model), windows_of(10, 3), 5, LEVELS, keep_samples=False)
+    found = forecast_paths(Sampler(predictor.model), windows_of(10, 3), asked(), keep_samples=False)
     assert found.samples is None and found.mean is not None
 
 
 def test_a_family_without_paths_has_none_and_says_so(predictor, told):
-    found = forecast_paths(predictor.model, windows_of(11, 3), 5, LEVELS, keep_samples=True, num_samples=3)
+    found = forecast_paths(predictor.model, windows_of(11, 3), asked(num_samples=3), keep_samples=True)
     assert codes(told()) == {Code.NUM_SAMPLES_UNUSED}
     assert (found.samples, found.mean, found.notes) == (None, None, ())
 
 
 def test_no_windows_give_empty_lists(predictor):
-    found = forecast_paths(predictor.model, [], 5, LEVELS, keep_samples=True)
+    found = forecast_paths(predictor.model, [], asked(), keep_samples=True)
     assert found.quantiles == [] and found.notes == ()
 
 

@@ -13,6 +13,7 @@ import torch
 import foretrain
 from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.forecasting.predictor import Predictor, load
+from foretrain.forecasting.request import FrameRequest
 from foretrain.notes import Code, codes
 
 
@@ -204,7 +205,10 @@ def test_outputs_are_views_of_the_same_draws(candle_predictor, candles):
         drawn = paths[name].to_numpy(np.float64).reshape(2, 4, 3)
         np.testing.assert_allclose(drawn.mean(1).ravel(), wide[name], rtol=1e-5)
         np.testing.assert_allclose(np.median(drawn, 1).ravel(), own["0.5"], rtol=1e-5)
-    both = candle_predictor.forecast_tables(plain, 3, [0.5], ("paths", "long"), num_samples=4)
+    both = candle_predictor.forecast_tables(
+        plain,
+        FrameRequest(prediction_length=3, quantile_levels=[0.5], outputs=("paths", "long"), num_samples=4),
+    )
     pd.testing.assert_frame_equal(both["paths"], paths)
     pd.testing.assert_frame_equal(both["long"], long)
 

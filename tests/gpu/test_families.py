@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from foretrain.data.windows import stack_windows
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch, move
+from foretrain.models.request import ForecastRequest
 from foretrain.training.batches import BatchIterator, DevicePrefetcher, PreparedBatch
 from foretrain.training.journal import read_journal
 from foretrain.training.parallel import gradient_sync
@@ -167,8 +168,9 @@ def test_a_process_group_of_one_gives_the_gradients_of_none(zoo, name, device, t
 @torch.no_grad()
 def test_forecasts_are_those_of_the_cpu(zoo, name, device):
     place, (batch,) = World.start(device).device, batches_of(zoo, name, 1)
+    request = ForecastRequest(prediction_length=HORIZON, quantile_levels=LEVELS, num_samples=3, seed=1)
     found, expected = (
-        model.forecast(move(batch, where), HORIZON, LEVELS, num_samples=3, seed=1).quantiles.cpu()
+        model.forecast(move(batch, where), request).quantiles.cpu()
         for model, where in ((zoo.built(name).eval().to(place), place), (zoo.shared(name), torch.device("cpu")))
     )
     assert found.shape == expected.shape and math.isfinite(found.sum())

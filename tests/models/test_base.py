@@ -24,8 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from foretrain.data.windows import KNOWN, PAST, TARGET, Window, stack_windows
 from foretrain.models import FAMILIES, family
 from foretrain.models.base import Batch, Forecaster, Trainable, move
+from foretrain.models.request import ForecastRequest
 
 LEVELS = (0.1, 0.5, 0.9)
+REQUEST = ForecastRequest(prediction_length=HORIZON, quantile_levels=LEVELS, num_samples=3)
 LABELS = {"future_target", "future_observed"}  # entries of a batch that may know the truth
 FORECASTERS = [name for name, entry in ZOO.items() if entry.forecasts]
 
@@ -46,7 +48,7 @@ def batch_of(model: Trainable, name: str, kind: str) -> Batch:
 @torch.no_grad()
 def forecast(model: Trainable, batch: Batch) -> torch.Tensor:
     assert isinstance(model, Forecaster)
-    return model.forecast(batch, HORIZON, LEVELS, num_samples=3).quantiles
+    return model.forecast(batch, REQUEST).quantiles
 
 
 def flat(model: Trainable) -> torch.Tensor:
@@ -267,7 +269,7 @@ def test_a_forecast_has_the_targets_in_order_whatever_else_is_in_the_batch(zoo, 
 def test_a_forecast_says_what_it_is(zoo, name):
     model = zoo.shared(name)
     batch = batch_of(model, name, next(iter(ZOO[name].kinds)))
-    found = model.forecast(batch, HORIZON, LEVELS, num_samples=3)
+    found = model.forecast(batch, REQUEST)
     rows = len(found.quantiles)
     assert found.levels == LEVELS and found.quantiles.shape == (rows, HORIZON, len(LEVELS))
     assert found.samples is None or found.samples.shape == (rows, 3, HORIZON)

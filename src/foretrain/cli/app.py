@@ -383,30 +383,34 @@ def forecast(
     _alone("forecast")
     _prepare(threads)
     from foretrain.cli.commands import forecast_file
+    from foretrain.forecasting.request import FrameRequest
+    from foretrain.models.request import DECILES
 
+    request = FrameRequest(
+        prediction_length=prediction_length,
+        quantile_levels=level_list(quantile_levels) or DECILES,
+        context_length=context_length,
+        batch_size=batch_size,
+        num_samples=num_samples,
+        seed=seed,
+        options={**forecast_settings(option), **({"cross_learning": True} if cross_learning else {})},
+        id_column=id_column,
+        timestamp_column=timestamp_column,
+        target=comma_list(target),
+        freq=freq,
+        calendar=calendar,
+        aggregates=aggregate or (),
+        sort_quantiles=sort_quantiles,
+    )
     forecast_file(
         model,
         input,
-        prediction_length=prediction_length,
+        request,
         out=out,
         future=future,
-        quantile_levels=level_list(quantile_levels),
-        target=comma_list(target),
-        id_column=id_column,
-        timestamp_column=timestamp_column,
-        freq=freq,
-        calendar=calendar,
-        context_length=context_length,
-        batch_size=batch_size,
-        cross_learning=cross_learning,
-        sort_quantiles=sort_quantiles,
-        num_samples=num_samples,
-        seed=seed,
-        options=forecast_settings(option),
         tokenizer=tokenizer,
         candles=candles,
         paths=paths,
-        aggregates=tuple(aggregate or ()),
         plot=plot,
         device=device.value,
         dtype=dtype.value,

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from foretrain.evaluation.result import EvaluationResult
     from foretrain.evaluation.score import Score
     from foretrain.forecasting.predictor import Predictor
-    from foretrain.forecasting.tables import Output
-
-DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    from foretrain.forecasting.request import FrameRequest, Output
 
 
 def import_data(paths: Sequence[Path], out: Path, **settings: Any) -> None:
@@ -89,6 +87,7 @@ def evaluate_model(
     from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
     from foretrain.models import family, forecast_options
+    from foretrain.models.request import DECILES
     from foretrain.run.promotion import open_reference
 
     corpus = Corpus.open(data)
@@ -163,16 +162,10 @@ def _load(model: str, tokenizer: str | None, device: str, dtype: str) -> Predict
 def forecast_file(
     model: str,
     path: Path,
+    request: FrameRequest,
     *,
-    prediction_length: int,
     out: Path,
     future: Path | None = None,
-    quantile_levels: Sequence[float] | None = None,
-    target: Sequence[str] | None = None,
-    id_column: str = "item_id",
-    timestamp_column: str | None = None,
-    cross_learning: bool = False,
-    options: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
     candles: Path | None = None,
     paths: Path | None = None,
@@ -180,11 +173,10 @@ def forecast_file(
     device: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
-    **settings: Any,
 ) -> None:
     """`foretrain forecast`: forecast the series of a CSV or Parquet file into others, and draw them.
 
-    settings are further keywords of Predictor.forecast_tables.
+    The files that are asked for decide the request's outputs.
     """
     wanted: dict[Output, Path | None] = {"long": out, "candles": candles, "paths": paths}
     files: dict[Output, Path] = {output: file for output, file in wanted.items() if file is not None}
@@ -196,33 +188,29 @@ def forecast_file(
     from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
 
     pictures = () if plot is None else (check_picture(plot),)
-    frame, stamp = read_file(path, id_column=id_column, timestamp_column=timestamp_column)
+    id_column, target, levels = request.id_column, request.target, tuple(request.quantile_levels)
+    frame, stamp = read_file(path, id_column=id_column, timestamp_column=request.timestamp_column)
     check_columns(path, frame, target or ())
     ahead = None if future is None else read_file(future, id_column=id_column, timestamp_column=stamp)[0]
     predictor = _load(model, tokenizer, device, dtype)
     choice = predictor.columns([name for name in frame.columns if name not in (id_column, stamp)], str(path))
     if target is None:
         target = choice.targets if choice else (recognised_target(path, frame, {id_column, stamp}),)
-    levels = tuple(quantile_levels or DECILES)
     draws_candles = plot is not None and choice is not None and candle_columns(target) is not None
     bands = [level for band in BANDS for level in band if level not in levels] if draws_candles else []
     count, lines = len(set(frame[id_column])), list[str]()
+    request = request.changed(
+        timestamp_column=stamp,
+        target=target,
+        quantile_levels=(*levels, *bands),
+        outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
+    )
     with appearing(*files.values(), *pictures) as places:
-        tables = predictor.forecast_tables(
-            frame,
-            prediction_length,
-            (*levels, *bands),
-            [output for output in wanted if output in files or (output == "candles" and draws_candles)],
-            future_df=ahead,
-            names=(id_column, stamp),
-            target=target,
-            options={**(options or {}), **({"cross_learning": True} if cross_learning else {})},
-            **settings,
-        )
+        tables = predictor.forecast_tables(frame, request, ahead)
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
             save_table(table, places[file])
-            facts = f"{len(table):,} rows, {counted(count, 'item')}, {counted(prediction_length, 'step')}"
+            facts = f"{len(table):,} rows, {counted(count, 'item')}, {counted(request.prediction_length, 'step')}"
             lines.append(f"wrote {file}: {facts}")
         for file in pictures:
             shown = _draw(frame, tables, places[file], {id_column: "item_id", stamp: "timestamp"}, draws_candles)

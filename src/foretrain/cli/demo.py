@@ -19,6 +19,7 @@ def run_demo(out: Path) -> Path:
     """
     from foretrain.cli.commands import evaluate_model, forecast_file, import_data
     from foretrain.config import dump_yaml
+    from foretrain.forecasting.request import FrameRequest
     from foretrain.run.config import load_config, shipped_config
     from foretrain.run.train import train_run
 
@@ -44,7 +45,7 @@ def run_demo(out: Path) -> Path:
     forecast_file(
         str(release),
         out / "history.csv",
-        prediction_length=config.data.prediction_length,
+        FrameRequest(prediction_length=config.data.prediction_length),
         out=out / "forecast.csv",
         plot=out / "forecast.png",
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from foretrain.data.windows import NO_TIME, Window
 from foretrain.distributed.world import World
@@ -20,7 +21,7 @@ from foretrain.evaluation.baselines import BASELINES, baselines
 from foretrain.evaluation.panel import LeftOut, Panel, ShardedWindows, WindowRef
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
 from foretrain.forecasting.batching import forecast_paths
-from foretrain.models.base import Forecaster
+from foretrain.models.base import Forecaster, ForecastOptions, ForecastRequest
 from foretrain.notes import Tally, added, once
 
 DEFAULT_LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
@@ -202,31 +203,48 @@ class Backtest:
 
     # -- forecasts of a model --------------------------------------------------------------------------------------
 
+    def request(
+        self,
+        *,
+        context_length: int | None = None,
+        num_samples: int | None = None,
+        seed: int = 0,
+        options: ForecastOptions | None = None,
+    ) -> ForecastRequest:
+        """What a model is asked for here: the panel's horizon, at all levels of the backtest.
+
+        context_length is for a model that sees less history than the panel's windows hold; None = all of it.
+        """
+        return ForecastRequest(
+            prediction_length=self.panel.prediction_length,
+            quantile_levels=self.levels,
+            context_length=context_length or self.panel.context_length,
+            batch_size=self.batch_size,
+            num_samples=num_samples,
+            seed=seed,
+            options=options,
+        )
+
     def forecast(
         self,
         model: Forecaster,
+        request: ForecastRequest | None = None,
         *,
-        context_length: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         progress: Callable[[int], None] | None = None,
-        **how: Any,
     ) -> Forecasts:
-        """The model's quantiles, as it gives them (not sorted), and its notes. how goes to forecast_paths.
+        """The model's quantiles, as it gives them (not sorted), and its notes; further arguments as forecast_paths.
 
-        context_length is for a model that sees less history than the panel's windows hold; None = all of it.
+        The request is one of this backtest; None = with the family's defaults.
         A step with a level that is not finite is NaN at all levels: sorting would move its other levels into the gap.
         """
+        asked = self.request() if request is None else request
 
         def work(chunk: int) -> tuple[np.ndarray, tuple[Tally, ...]]:
+            windows = [_without_truth(window) for window in self.sharded.windows(chunk)]
             found = forecast_paths(
-                model,
-                [_without_truth(window) for window in self.sharded.windows(chunk)],
-                self.panel.prediction_length,
-                self.levels,
-                keep_samples=False,
-                batch_size=self.batch_size,
-                context_length=context_length or self.panel.context_length,
-                progress=progress,
-                **how,
+                model, windows, asked, keep_samples=False, device=device, dtype=dtype, progress=progress
             )
             return np.concatenate(found.quantiles), found.notes
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from foretrain.data.splits import Origin, Selection, SplitName, select
 from foretrain.data.store import Corpus
@@ -19,7 +20,7 @@ from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
 from foretrain.evaluation.validation import refuse_cross_learning
 from foretrain.forecasting.batching import clip_context, forecast_notes
-from foretrain.models.base import Forecaster
+from foretrain.models.base import Forecaster, ForecastRequest
 from foretrain.notes import Code, Note, Tally
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def evaluate(
     release: dict[str, Any] | None = None,
     command: str | None = None,
     progress: Callable[[int], None] | None = None,
-    **how: Any,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> EvaluationResult:
     """Score a model at rolling origins beside naive baselines that see the same contexts.
 
@@ -86,7 +88,7 @@ def evaluate(
             if it saw these windows; None skips both.
         command: the command that repeats this evaluation, for the report.
         progress: called with the number of windows finished.
-        how: further keywords of forecast_paths (dtype, device).
+        device, dtype: where and in which precision to compute; None = where the model is, in its own precision.
 
     Raises DataError if no window can be scored (prediction_length too long for the longest item, nothing observed),
     ConfigError for impossible settings.
@@ -118,12 +120,20 @@ def evaluate(
         max_items=max_items,
     )
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
-    how |= {"progress": progress, "num_samples": num_samples, "seed": seed}
-    quantiles, crossed, told = _forecast(backtest, model, sort_quantiles, options=options, **how)
-    rival = None
+    request = backtest.request(num_samples=num_samples, seed=seed, options=options)
+
+    def forecast(model: Forecaster, request: ForecastRequest) -> tuple[np.ndarray, tuple[Tally, ...]]:
+        longest = min(backtest.panel.context_length, model.max_context_length)
+        asked = request.changed(context_length=longest)
+        return backtest.forecast(model, asked, device=device, dtype=dtype, progress=progress)
+
+    quantiles, told = forecast(model, request)
+    crossed = float((quantiles[..., 1:] < quantiles[..., :-1]).any(2).mean())
+    quantiles = np.sort(quantiles, axis=2) if sort_quantiles else quantiles
+    scored_reference = None
     if against is not None:
-        found, _, about = _forecast(backtest, against.model, sort_quantiles, options=against.options, **how)
-        rival = against, found
+        found, about = forecast(against.model, request.changed(options=against.options))
+        scored_reference = against, np.sort(found, axis=2) if sort_quantiles else found
         warnings += _reference_notes(against, about, plan["context_length"])
     settings = {
         **{key: plan[key] for key in ("prediction_length", "num_windows", "stride")},
@@ -147,7 +157,7 @@ def evaluate(
         command=command,
         warnings=warnings,
         notes=told,
-        reference=rival,
+        reference=scored_reference,
     )
 
 
@@ -188,16 +198,6 @@ def _origins(
         )
     overlap = [] if release is None else check_overlap(release, corpora, origins)
     return origins, [*overlap, *notes.values()]
-
-
-def _forecast(
-    backtest: Backtest, model: Forecaster, sort: bool, **how: Any
-) -> tuple[np.ndarray, float, tuple[Tally, ...]]:
-    """A model's quantiles (N, H, Q), the share of steps at which they crossed before sorting, and its notes."""
-    longest = min(backtest.panel.context_length, model.max_context_length)
-    quantiles, notes = backtest.forecast(model, context_length=longest, **how)
-    crossed = float((quantiles[..., 1:] < quantiles[..., :-1]).any(2).mean())
-    return (np.sort(quantiles, axis=2) if sort else quantiles), crossed, notes
 
 
 def _reference_notes(reference: ReferenceModel, tallies: Sequence[Tally], context_length: int) -> list[Note]:

@@ -159,14 +159,9 @@ class Validation:
         return ValidationResult({name: value if math.isfinite(value) else math.nan for name, value in found.items()})
 
     def _score(self, backtest: Backtest, model: Forecaster) -> dict[str, float]:
+        request = backtest.request(num_samples=self.config.num_samples, seed=self.seed, options=self._options)
         with once(self._warned):
-            found = backtest.forecast(
-                model,
-                dtype=self._precision,
-                seed=self.seed,
-                num_samples=self.config.num_samples,
-                options=self._options,
-            )
+            found = backtest.forecast(model, request, dtype=self._precision)
         if not self._notes_shown:
             self._notes_shown = bool(forecast_notes(found.notes, "{}"))
             tell_notes(found.notes)

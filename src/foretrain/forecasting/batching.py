@@ -17,13 +17,15 @@ from torch import Tensor
 
 from foretrain.adapters.layers import merged
 from foretrain.data.windows import FloatArray, IntArray, Window, stack_windows
-from foretrain.errors import ConfigError, ModelError
-from foretrain.models.base import Batch, Forecast, Forecaster, move
-from foretrain.nn.quantiles import check_levels
+from foretrain.errors import ModelError
+from foretrain.models import resolved
+from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, move
+from foretrain.models.request import check_context_length
 from foretrain.notes import Code, Note, Tally, added, once, warn
 
 _log = logging.getLogger(__name__)
 
+LARGE = 1e18  # squares of greater values exceed float32
 MOST_PADDING = 1.25  # a batch's longest context over its shortest, counted in buckets; beyond it padding costs more
 FEWEST_ROWS = 32  # a batch of like lengths smaller than this still takes in the next length, as small batches are slow
 MOST_CPU_ROWS = 64  # a CPU's passes stay in its cache: 10% faster at width 64, no slower at width 512, less memory
@@ -46,54 +48,50 @@ class ForecastList:
     notes: tuple[Tally, ...]  # counts that a user must hear of, over all windows; tell_notes warns of them
 
 
+def forecast_and_tell(
+    model: Forecaster, windows: Sequence[Window], request: ForecastRequest, *, keep_samples: bool
+) -> ForecastList:
+    """As forecast_paths, where the model is; warns of forecasts that mean nothing and of what families have to say."""
+    found = forecast_paths(model, windows, request, keep_samples=keep_samples)
+    longest = model.max_context_length
+    _warn_if_void(windows, found.quantiles, min(request.context_length or longest, longest))
+    tell_notes(found.notes)
+    return found
+
+
 def forecast_paths(
     model: Forecaster,
     windows: Sequence[Window],
-    prediction_length: int,
-    quantile_levels: Sequence[float],
+    request: ForecastRequest,
     *,
     keep_samples: bool,
-    batch_size: int = 256,
-    context_length: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    num_samples: int | None = None,
-    seed: int = 0,
-    options: Any = None,
     progress: Callable[[int], None] | None = None,
 ) -> ForecastList:
     """Forecasts with everything that the family gives: quantiles, the mean, on request the paths, and its notes.
 
-    batch_size counts rows, covariates included (a CPU takes fewer at a time); a window is never divided. Windows of
-    like length share a batch, so results do not depend on order or batch_size (up to rounding), except where
-    options.cross_learning is set: then batches are filled in input order, because the batch is the input. On a GPU
-    that runs out of memory batches are halved, with a warning. device None is where the model is; dtype bfloat16 or
+    request.batch_size counts rows, covariates included (a CPU takes fewer at a time); a window is never divided.
+    Windows of like length share a batch, so results do not depend on order or batch_size (up to rounding), except where
+    the options mix items (cross_learning): then batches are filled in input order, because the batch is the input. On a
+    GPU that runs out of memory batches are halved, with a warning. device None is where the model is; dtype bfloat16 or
     float16 runs under autocast; progress is called with the number of windows each batch finished. Only the newest
-    context_length steps (at most the model's own) are used. num_samples and seed are for families that draw paths;
-    num_samples is warned of where the family draws none. The notes are the caller's to tell (tell_notes). Raises
-    ConfigError for impossible arguments.
+    context_length steps (at most the model's own) are used. num_samples is warned of where the family draws none. The
+    notes are the caller's to tell (tell_notes). Raises ConfigError for options that the family does not have.
     """
-    levels = check_levels(quantile_levels)
-    counts = {"prediction_length": prediction_length, "batch_size": batch_size}
-    for name, value in (counts if num_samples is None else counts | {"num_samples": num_samples}).items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1.")
-    if not isinstance(seed, int | np.integer):
-        raise ConfigError(f"seed is {seed!r}; it must be a whole number.")
-    longest = clip_context(model, context_length)
+    request = resolved(request, model.family)
+    longest = clip_context(model, request.context_length)
     where = torch.device(device) if device is not None else next(model.parameters()).device
-    if keep_samples and num_samples is None:
-        num_samples = model.default_samples
-    together = options is not None and options.mixes_items
-    rows = batch_size if together or where.type != "cpu" else min(batch_size, MOST_CPU_ROWS)
+    if keep_samples and request.num_samples is None:
+        request = request.changed(num_samples=model.default_samples)
+    together, horizon = request.mixes_items, request.prediction_length
+    rows = request.batch_size if together or where.type != "cpu" else min(request.batch_size, MOST_CPU_ROWS)
     batches = plan(windows, rows, longest, model.bucket_length, together)
     collected = _Collected(windows, keep_samples, progress)
 
     def launch(chosen: IntArray) -> Forecast:
-        batch = model.collate(stack_windows([windows[i] for i in chosen], prediction_length, longest))
-        found = model.forecast(
-            _send(batch, where), prediction_length, levels, num_samples=num_samples, seed=seed, options=options
-        )
+        batch = model.collate(stack_windows([windows[i] for i in chosen], horizon, longest))
+        found = model.forecast(_send(batch, where), request)
         collected.drawn |= found.samples is not None or found.mean is not None
         return found if keep_samples else replace(found, samples=None)  # paths nobody wants free their memory now
 
@@ -106,7 +104,7 @@ def forecast_paths(
             waiting = (chosen, forecast)
         if waiting is not None:
             collected.add(*waiting)
-    if num_samples is not None and windows and not collected.drawn:
+    if request.num_samples is not None and windows and not collected.drawn:
         text = f"num_samples has no effect: {model.family} draws no sample paths."
         warn(_log, Note(Code.NUM_SAMPLES_UNUSED, text))
     return collected.result()
@@ -121,6 +119,33 @@ def tell_notes(tallies: Sequence[Tally]) -> None:
 def forecast_notes(tallies: Sequence[Tally], form: str) -> list[Note]:
     """What families have to say of their forecasts, each text put into form."""
     return [note for tally in tallies if (note := tally.note(form)) is not None]
+
+
+def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], context_length: int) -> None:
+    """Say which forecasts mean nothing: those of columns without a value, and those beyond the range of float32."""
+    said: dict[tuple[Code, str], list[str]] = {}
+    for window, values in zip(windows, results, strict=True):
+        context, finite = window.context[:, -context_length:], bool(np.isfinite(values).all())
+        rows = np.isnan(context[: window.num_targets] if finite else context).all(axis=1)
+        column = f" of {window.names[rows.argmax()]!r}" if window.names else ""
+        if rows.any() and finite:
+            code = Code.COLUMN_EMPTY
+            fact = f"have no value{column} in the context; the forecast of such a column means nothing"
+        elif rows.any():
+            code = Code.NOTHING_TO_FORECAST_FROM
+            fact = f"have no value{column} in the newest {context_length:,} rows, so nothing can be forecast"
+        elif not finite and np.nanmax(np.abs(context)) > LARGE:
+            code = Code.VALUES_TOO_LARGE
+            fact = "have values beyond 1e18, which exceed the model's arithmetic; divide such series by a constant"
+        elif not finite:
+            code = Code.FORECAST_NOT_FINITE
+            fact = "have forecasts that are not finite: the arithmetic broke down; try dtype float32"
+        else:
+            continue
+        said.setdefault((code, fact), []).append(window.item_id)
+    for (code, fact), items in said.items():
+        text = f"{len(items):,} item(s), first {items[0]!r}, {fact}."
+        warn(_log, Note(code, text, {"items": len(items)}))
 
 
 class _Collected:
@@ -162,10 +187,9 @@ class _Collected:
 def clip_context(model: Forecaster, context_length: int | None) -> int:
     """The context length in use: as asked, at most the model's own (with a warning). Raises ConfigError below 1."""
     longest = model.max_context_length
+    context_length = check_context_length(context_length)
     if context_length is None:
         return longest
-    if not isinstance(context_length, int | np.integer) or context_length < 1:
-        raise ConfigError(f"context_length is {context_length!r}; it counts steps and is at least 1.")
     if context_length > longest:
         text = f"context_length {context_length} is more than the model's {longest}; using {longest}."
         warn(_log, Note(Code.CONTEXT_CLIPPED, text, {"context_length": longest}))

@@ -1,21 +1,37 @@
-"""Categorical covariates as numbers, learnt from the history up to the cutoff and from nothing after it.
+"""Columns of a frame as numbers, and the windows of its items.
 
-# T history rows of all items, F future rows of all items, N items
+Categorical covariates are learnt from the history up to the cutoff and from nothing after it.
+
+# T history rows of all items, F future rows of all items, N items, V variates, H horizon
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from foretrain.data.encoding import shrunk_means
-from foretrain.data.windows import FloatArray, IntArray
+from foretrain.data.splits import window_key
+from foretrain.data.windows import FloatArray, IntArray, Window
+from foretrain.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True)
+class SortedRows:
+    """A frame's rows grouped by item and ascending in time."""
+
+    frame: pd.DataFrame
+    code: IntArray  # (T,) item of each row, ascending
+    starts: IntArray  # (N,) first row of each item
+    ids: Any  # (N,)
+    times: Any  # (T,) DatetimeIndex or int64 array
 
 
 @dataclass(frozen=True)
@@ -101,3 +117,107 @@ def encode(
     """
     codes = factorise(past, future)
     return ordinal(codes) if use_ordinal else target_means(codes, rows, target)
+
+
+def windows_of(
+    history: SortedRows,
+    known: pd.DataFrame | None,
+    targets: Sequence[str],
+    past: Sequence[str],
+    ahead: Sequence[str],
+    stamps: Any,
+    ordinal: bool | None,
+) -> list[Window]:
+    """A window an item, of its targets, the covariates known in the past only and those that known has too.
+
+    known has H rows an item in the items' order, at the stamps (N * H,); ordinal None = codes for several targets.
+    """
+    horizon = len(stamps) // len(history.ids)
+    context, future = _values(history, known, targets, [*past], [*ahead], horizon, ordinal)
+    return _windows(history, context, future, (*targets, *past, *ahead), len(targets), len(past), stamps)
+
+
+def _values(
+    history: SortedRows,
+    known: pd.DataFrame | None,
+    targets: Sequence[str],
+    past: list[str],
+    ahead: list[str],
+    horizon: int,
+    ordinal: bool | None,
+) -> tuple[FloatArray, FloatArray]:
+    """All items side by side: context (V, T) and future (V, N * H)."""
+    frame = history.frame
+    rows = RowItems(history.code, np.repeat(np.arange(len(history.ids)), horizon), len(history.ids))
+    context = np.empty((len(targets) + len(past) + len(ahead), len(frame)), np.float32)
+    future = np.full((len(context), len(history.ids) * horizon), np.nan, np.float32)
+    for i, name in enumerate(targets):
+        context[i] = numbers(column_of(frame, name))
+    use_ordinal = len(targets) > 1 if ordinal is None else ordinal
+    for i, name in enumerate([*past, *ahead], start=len(targets)):
+        column = column_of(frame, name)
+        coming = None if name not in ahead or known is None else column_of(known, name)
+        if is_numeric(column):
+            context[i] = numbers(column)
+            if coming is not None:
+                future[i] = _known_numbers(coming)
+            continue
+        context[i], encoded = encode(column, coming, rows, context[0], use_ordinal=use_ordinal)
+        if encoded is not None:
+            future[i] = encoded
+    return context, future
+
+
+def numbers(column: pd.Series) -> FloatArray:
+    """A column as float32; missing, infinite and beyond float32 are NaN."""
+    with np.errstate(over="ignore"):
+        values = column.to_numpy(dtype=np.float32, na_value=np.nan)
+    finite = np.isfinite(values)
+    return values if finite.all() else np.where(finite, values, np.float32(np.nan))
+
+
+def _known_numbers(column: pd.Series) -> FloatArray:
+    import pandas as pd
+
+    if not is_numeric(column) and column.notna().any():
+        read: Any = pd.to_numeric(column, errors="coerce")
+        bad: Any = column[read.isna() & column.notna()]
+        shown = bad.iloc[0] if len(bad) else column.dropna().iloc[0]
+        raise DataError(f"column {column.name!r} holds numbers in df but {shown!r} in future_df; use one kind.")
+    read = pd.to_numeric(column) if column.notna().any() else column.astype(np.float32)
+    return numbers(read)
+
+
+def _windows(
+    history: SortedRows,
+    context: FloatArray,
+    future: FloatArray,
+    rows: tuple[str, ...],
+    num_targets: int,
+    num_past: int,
+    future_stamps: Any,
+) -> list[Window]:
+    calendar = not isinstance(history.times, np.ndarray)
+    times = history.times.as_unit("us").asi8 if calendar else None
+    ahead = future_stamps.as_unit("us").asi8 if calendar else None
+    bounds = [*history.starts.tolist(), len(history.code)]
+    horizon = future.shape[1] // len(history.ids)
+    return [
+        Window(
+            context=context[:, bounds[i] : bounds[i + 1]],
+            num_targets=num_targets,
+            num_past=num_past,
+            future=future[:, i * horizon : (i + 1) * horizon],
+            context_times=None if times is None else times[bounds[i] : bounds[i + 1]],
+            future_times=None if ahead is None else ahead[i * horizon : (i + 1) * horizon],
+            item_id=str(item_id),
+            key=window_key(str(item_id), bounds[i + 1] - bounds[i]),
+            names=rows,
+        )
+        for i, item_id in enumerate(history.ids)
+    ]
+
+
+def column_of(frame: pd.DataFrame, name: str) -> pd.Series:
+    """A column by its name."""
+    return cast("pd.Series", frame[name])  # never a frame: names are unique

@@ -8,19 +8,20 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foretrain.data.importers.columns import FINE_STAMPS, plain
 from foretrain.data.importers.stamps import number_stamps
-from foretrain.data.splits import window_key
-from foretrain.data.windows import FloatArray, IntArray, Window
-from foretrain.errors import DataError
-from foretrain.forecasting.covariates import RowItems, encode, is_numeric
+from foretrain.data.windows import FloatArray, Window
+from foretrain.errors import ConfigError, DataError
+from foretrain.forecasting.covariates import SortedRows, column_of, is_numeric, numbers, windows_of
+from foretrain.forecasting.request import FrameRequest, check_horizon
+from foretrain.models.base import Family
 from foretrain.notes import Code, Note, warn
-from foretrain.timeaxis.future import infer_step, next_stamps, shared_offset
+from foretrain.timeaxis.future import continued
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,17 +47,56 @@ class FrameTask:
     item_ids: Any  # (N,) as in the frame
     stamps: Any  # (N * H,) the forecast's time stamps, item by item
     prediction_length: int
+    candle: tuple[str, ...] = ()  # the targets that make up a candle
 
 
-@dataclass(frozen=True)
-class _Sorted:
-    """A frame's rows grouped by item and ascending in time."""
+def open_frame(
+    df: pd.DataFrame, request: FrameRequest, family: Family, future_df: pd.DataFrame | None = None
+) -> FrameTask:
+    """A frame made ready for a family's forecast, as the request says. Raises DataError and ConfigError."""
+    df, future_df, names, candle = roles_of(df, future_df, request.columns, request.target, family)
+    check_candles(request.outputs, candle, family.name)
+    task = read_frame(
+        df,
+        request.prediction_length,
+        names=names,
+        future_df=future_df,
+        freq=request.freq,
+        calendar=request.calendar,
+    )
+    return replace(task, candle=candle)
 
-    frame: pd.DataFrame
-    code: IntArray  # (T,) item of each row, ascending
-    starts: IntArray  # (N,) first row of each item
-    ids: Any  # (N,)
-    times: Any  # (T,) DatetimeIndex or int64 array
+
+def roles_of(
+    df: pd.DataFrame,
+    future_df: pd.DataFrame | None,
+    columns: tuple[str, str],
+    target: Sequence[str] | None,
+    family: Family,
+) -> tuple[pd.DataFrame, pd.DataFrame | None, Names, tuple[str, ...]]:
+    """The frames with what the family can use, the names of their columns, and the targets that make up a candle.
+
+    columns are those of ids and time stamps; target None = the family's own choice, else "target".
+    """
+    check_frame(df, columns)
+    df, future_df = one_item(df, future_df, Names(*columns))
+    choice = family.columns_of([str(name) for name in df.columns if name not in columns], "df")
+    if choice is None:
+        if target is None and "target" not in df.columns and {*columns} <= {*df.columns}:
+            raise DataError(
+                f"df has no column 'target' and none that {family.name} forecasts by itself among "
+                f"{', '.join(map(repr, map(str, df.columns)))}. Name yours with target=, or rename it."
+            )
+        return df, future_df, Names(*columns, ("target",) if target is None else tuple(target)), ()
+    names = Names(*columns, choice.targets if target is None else tuple(target))
+    df, future_df = take_columns(df, future_df, names, choice.targets, family.name)
+    return df, future_df, names, tuple(name for name in names.target if name in choice.targets)
+
+
+def check_candles(outputs: Sequence[str], candle: Sequence[str], family: str) -> None:
+    """Raise ConfigError where candles are asked for and no targets make one up."""
+    if "candles" in outputs and not candle:
+        raise ConfigError(f'{family} forecasts no candles here; output="long" has its quantiles.')
 
 
 def read_frame(
@@ -79,36 +119,24 @@ def read_frame(
     Raises DataError naming column, item, fact and way out.
     """
     names = names or Names()
-    if not isinstance(prediction_length, int | np.integer) or prediction_length < 1:
-        raise DataError(f"prediction_length is {prediction_length!r}; it counts steps, a whole number of at least 1.")
+    prediction_length = check_horizon(prediction_length)
     _check_columns(df, future_df, names)
     history = _sort(df, names, None)
-    future_stamps = _future_stamps(history, prediction_length, freq, calendar)
+    stamps, guessed = continued(history.times, history.starts, history.ids, prediction_length, freq, calendar)
     known = None
     if future_df is not None:
-        settable = freq is None and calendar is None and _keeps_hours(history)
-        matched = _match_future(future_df, history, names, prediction_length, future_stamps, settable)
-        known, future_stamps = matched.frame, matched.times
+        matched = _match_future(future_df, history, names, prediction_length, stamps, guessed)
+        known, stamps = matched.frame, matched.times
     past, ahead = _covariates(history.frame, known, names)
-    context, future = _values(history, known, names, past, ahead, prediction_length, ordinal)
-    rows = (*names.target, *past, *ahead)
-    return FrameTask(
-        windows=_windows(history, context, future, rows, len(names.target), len(past), future_stamps),
-        names=names,
-        item_ids=history.ids,
-        stamps=future_stamps,
-        prediction_length=prediction_length,
-    )
+    windows = windows_of(history, known, names.target, past, ahead, stamps, ordinal)
+    return FrameTask(windows, names, history.ids, stamps, prediction_length)
 
 
 def next_rows(times: Sequence[Any], ids: Any, horizon: int, freq: str | None, calendar: str | None) -> Any:
     """(N * H) stamps that follow those of each item: (k,) DatetimeIndex or int64 array, as more_rows gives them."""
-    import pandas as pd
-
     lengths = np.array([len(stamps) for stamps in times], np.int64)
     joined = np.concatenate(times) if isinstance(times[0], np.ndarray) else times[0].append(list(times[1:]))
-    code, starts = np.repeat(np.arange(len(times)), lengths), np.cumsum(lengths) - lengths
-    return _future_stamps(_Sorted(pd.DataFrame(), code, starts, ids, joined), horizon, freq, calendar)
+    return continued(joined, np.cumsum(lengths) - lengths, ids, horizon, freq, calendar)[0]
 
 
 def more_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray], list[Any]]:
@@ -123,7 +151,7 @@ def more_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray
     if len(unknown):
         raise DataError(f"item {df[names.item_id].iloc[unknown[0]]!r} is none of those that the first frame held.")
     found = _sort(df, names, ids)
-    values = np.stack([numbers(_column(found.frame, name)) for name in names.target])
+    values = np.stack([numbers(column_of(found.frame, name)) for name in names.target])
     bounds = np.searchsorted(found.code, np.arange(len(ids) + 1))
     parts = [slice(first, last) for first, last in itertools.pairwise(bounds.tolist())]
     return [values[:, part] for part in parts], [found.times[part] for part in parts]
@@ -194,7 +222,7 @@ def _check_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Name
     if not len(df):
         raise DataError("df has no rows; give at least one row per item.")
     for name in names.target:
-        if not is_numeric(_column(df, name)):
+        if not is_numeric(column_of(df, name)):
             raise DataError(f"target {name!r} is not a column of numbers: {_first_text(df, name, names)}.")
     if future_df is None:
         return
@@ -209,12 +237,12 @@ def _check_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Name
         raise DataError(f"future_df has a column {extra[0]!r} that df lacks; add its history to df or drop it.")
 
 
-def _sort(df: pd.DataFrame, names: Names, order: Any) -> _Sorted:
+def _sort(df: pd.DataFrame, names: Names, order: Any) -> SortedRows:
     """Rows grouped by item, in order of first appearance or in the given order of ids, and ascending in time."""
     import pandas as pd
 
     which = "df" if order is None else "future_df"
-    if _column(df, names.item_id).isna().any():
+    if column_of(df, names.item_id).isna().any():
         raise DataError(f"{which} has a row without {names.item_id}; fill it in or drop the row.")
     if order is None:
         code, ids = pd.factorize(df[names.item_id])
@@ -235,14 +263,14 @@ def _sort(df: pd.DataFrame, names: Names, order: Any) -> _Sorted:
             item, time = ids[code[twice[0]]], times[twice[0]]
             raise DataError(f"{which}: item {item!r} has two rows at {time}; keep one.")
     starts = np.flatnonzero(np.diff(code, prepend=-1))
-    return _Sorted(df, code, starts, ids, times)
+    return SortedRows(df, code, starts, ids, times)
 
 
 def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
     import pandas as pd
     from pandas.api import types
 
-    column = _column(df, names.timestamp)
+    column = column_of(df, names.timestamp)
     if column.isna().any():
         row = int(column.isna().to_numpy().argmax())
         raise DataError(
@@ -269,27 +297,9 @@ def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
         raise DataError(f"{which}: column {names.timestamp!r} does not hold time stamps: {reason}.") from None
 
 
-def _future_stamps(history: _Sorted, horizon: int, freq: str | None, calendar: str | None) -> Any:
-    if not isinstance(history.times, np.ndarray):
-        return next_stamps(history.times, history.starts, history.ids, horizon, freq, calendar)
-    for name, given in (("freq", freq), ("calendar", calendar)):
-        if given is not None:
-            raise DataError(
-                f"{name}={given!r} cannot be used: the time column counts steps (integers), not time stamps."
-            )
-    ends = np.append(history.starts[1:], len(history.code)) - 1
-    step = infer_step(history.times, history.starts, history.ids)
-    return (history.times[ends][:, None] + step * np.arange(1, horizon + 1)).ravel()
-
-
-def _keeps_hours(history: _Sorted) -> bool:
-    """Whether the coming stamps are a guess from trading hours, which cannot know a holiday."""
-    return not isinstance(history.times, np.ndarray) and shared_offset(history.times, history.starts) is None
-
-
 def _match_future(
-    future_df: pd.DataFrame, history: _Sorted, names: Names, horizon: int, future_stamps: Any, settable: bool
-) -> _Sorted:
+    future_df: pd.DataFrame, history: SortedRows, names: Names, horizon: int, future_stamps: Any, settable: bool
+) -> SortedRows:
     """future_df in the windows' order, checked against the items and, unless it may set them, the coming stamps."""
     future = _sort(future_df, names, history.ids)
     if isinstance(future.times, np.ndarray) != isinstance(history.times, np.ndarray):
@@ -325,95 +335,10 @@ def _covariates(frame: pd.DataFrame, known: pd.DataFrame | None, names: Names) -
     return [name for name in every if name not in ahead], ahead
 
 
-def _values(
-    history: _Sorted,
-    known: pd.DataFrame | None,
-    names: Names,
-    past: list[str],
-    ahead: list[str],
-    horizon: int,
-    ordinal: bool | None,
-) -> tuple[FloatArray, FloatArray]:
-    """All items side by side: context (V, T) and future (V, N * H)."""
-    frame = history.frame
-    rows = RowItems(history.code, np.repeat(np.arange(len(history.ids)), horizon), len(history.ids))
-    context = np.empty((len(names.target) + len(past) + len(ahead), len(frame)), np.float32)
-    future = np.full((len(context), len(history.ids) * horizon), np.nan, np.float32)
-    for i, name in enumerate(names.target):
-        context[i] = numbers(_column(frame, name))
-    use_ordinal = len(names.target) > 1 if ordinal is None else ordinal
-    for i, name in enumerate([*past, *ahead], start=len(names.target)):
-        column = _column(frame, name)
-        coming = None if name not in ahead or known is None else _column(known, name)
-        if is_numeric(column):
-            context[i] = numbers(column)
-            if coming is not None:
-                future[i] = _known_numbers(coming)
-            continue
-        context[i], encoded = encode(column, coming, rows, context[0], use_ordinal=use_ordinal)
-        if encoded is not None:
-            future[i] = encoded
-    return context, future
-
-
-def numbers(column: pd.Series) -> FloatArray:
-    """A column as float32; missing, infinite and beyond float32 are NaN."""
-    with np.errstate(over="ignore"):
-        values = column.to_numpy(dtype=np.float32, na_value=np.nan)
-    finite = np.isfinite(values)
-    return values if finite.all() else np.where(finite, values, np.float32(np.nan))
-
-
-def _known_numbers(column: pd.Series) -> FloatArray:
-    import pandas as pd
-
-    if not is_numeric(column) and column.notna().any():
-        read: Any = pd.to_numeric(column, errors="coerce")
-        bad: Any = column[read.isna() & column.notna()]
-        shown = bad.iloc[0] if len(bad) else column.dropna().iloc[0]
-        raise DataError(f"column {column.name!r} holds numbers in df but {shown!r} in future_df; use one kind.")
-    read = pd.to_numeric(column) if column.notna().any() else column.astype(np.float32)
-    return numbers(read)
-
-
-def _windows(
-    history: _Sorted,
-    context: FloatArray,
-    future: FloatArray,
-    rows: tuple[str, ...],
-    num_targets: int,
-    num_past: int,
-    future_stamps: Any,
-) -> list[Window]:
-    calendar = not isinstance(history.times, np.ndarray)
-    times = history.times.as_unit("us").asi8 if calendar else None
-    ahead = future_stamps.as_unit("us").asi8 if calendar else None
-    bounds = [*history.starts.tolist(), len(history.code)]
-    horizon = future.shape[1] // len(history.ids)
-    return [
-        Window(
-            context=context[:, bounds[i] : bounds[i + 1]],
-            num_targets=num_targets,
-            num_past=num_past,
-            future=future[:, i * horizon : (i + 1) * horizon],
-            context_times=None if times is None else times[bounds[i] : bounds[i + 1]],
-            future_times=None if ahead is None else ahead[i * horizon : (i + 1) * horizon],
-            item_id=str(item_id),
-            key=window_key(str(item_id), bounds[i + 1] - bounds[i]),
-            names=rows,
-        )
-        for i, item_id in enumerate(history.ids)
-    ]
-
-
-def _column(frame: pd.DataFrame, name: str) -> pd.Series:
-    return cast("pd.Series", frame[name])  # never a frame: names are unique
-
-
 def _first_text(df: pd.DataFrame, name: str, names: Names) -> str:
     import pandas as pd
 
-    column = _column(df, name)
+    column = column_of(df, name)
     if column.dtype == bool:
         return "it is boolean; make it 0 and 1"
     read: Any = pd.to_numeric(column, errors="coerce")

@@ -5,14 +5,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,27 +17,22 @@ from foretrain.adapters.files import ADAPTER_FILE, open_adapter
 from foretrain.adapters.layers import merged
 from foretrain.atomic import new_folder
 from foretrain.data.windows import FloatArray, Window, stack_windows
-from foretrain.errors import ConfigError, DataError, ModelError
-from foretrain.forecasting.aggregate import aggregation
-from foretrain.forecasting.batching import ForecastList, clip_context, forecast_paths, plan, tell_notes
-from foretrain.forecasting.frame import Names, check_frame, one_item, read_frame, take_columns
+from foretrain.errors import ConfigError, ModelError
+from foretrain.forecasting.batching import clip_context, forecast_and_tell, plan
+from foretrain.forecasting.frame import open_frame, roles_of
 from foretrain.forecasting.inputs import read_inputs
+from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.streaming import FrameStream
-from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
-from foretrain.models import families, family, forecast_options
-from foretrain.models.base import Columns, Embeds, Forecaster, Streams, Trainable, move
+from foretrain.forecasting.tables import sort_levels, tables_of
+from foretrain.models import families, family
+from foretrain.models.base import Columns, Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import resolve
-from foretrain.nn.quantiles import check_levels
-from foretrain.notes import Code, Note, warn
+from foretrain.models.request import DECILES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_log = logging.getLogger(__name__)
-
-DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-LARGE = 1e18  # squares of greater values exceed float32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -137,19 +129,18 @@ class Predictor:
             DataError: malformed inputs.
             ConfigError: impossible or unknown options.
         """
-        found = self._forecast(
-            inputs,
-            prediction_length,
-            quantile_levels,
-            False,
+        request = ForecastRequest(
+            prediction_length=prediction_length,
+            quantile_levels=quantile_levels,
             batch_size=batch_size,
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
             options=options,
         )
-        levels = check_levels(quantile_levels)
-        return [sort_levels(values, levels) for values in found.quantiles] if sort_quantiles else found.quantiles
+        windows = _windows_of(inputs, request.prediction_length)
+        found = forecast_and_tell(self.model, windows, request, keep_samples=False).quantiles
+        return [sort_levels(values, request.quantile_levels) for values in found] if sort_quantiles else found
 
     def forecast_paths(
         self,
@@ -166,17 +157,17 @@ class Predictor:
 
         Raises ConfigError where the family draws no paths, and what forecast raises.
         """
-        found = self._forecast(
-            inputs,
-            prediction_length,
-            (0.5,),
-            True,
+        request = ForecastRequest(
+            prediction_length=prediction_length,
+            quantile_levels=(0.5,),
             batch_size=batch_size,
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
             options=options,
         )
+        windows = _windows_of(inputs, request.prediction_length)
+        found = forecast_and_tell(self.model, windows, request, keep_samples=True)
         if found.samples is None:
             raise ConfigError(f"{self.model.family} draws no sample paths; use forecast, which gives its quantiles.")
         return found.samples
@@ -242,68 +233,33 @@ class Predictor:
                 hours, stamps that are not the calendar's, a future_df that does not fit.
             ConfigError: impossible or unknown options, calendars or outputs, and candles of a family without.
         """
-        return self.forecast_tables(
-            df,
-            prediction_length,
-            quantile_levels,
-            (output,),
-            future_df=future_df,
+        request = FrameRequest(
+            prediction_length=prediction_length,
+            quantile_levels=quantile_levels,
             context_length=context_length,
             batch_size=batch_size,
-            names=(id_column, timestamp_column),
-            target=target,
-            freq=freq,
-            calendar=calendar,
-            aggregates=(aggregate,) if isinstance(aggregate, str) else aggregate,
-            sort_quantiles=sort_quantiles,
             num_samples=num_samples,
             seed=seed,
             options=options | ({"cross_learning": True} if cross_learning else {}),
-        )[output]
+            id_column=id_column,
+            timestamp_column=timestamp_column,
+            target=target,
+            freq=freq,
+            calendar=calendar,
+            outputs=(output,),
+            aggregates=aggregate,
+            sort_quantiles=sort_quantiles,
+        )
+        return self.forecast_tables(df, request, future_df)[output]
 
     def forecast_tables(
-        self,
-        df: pd.DataFrame,
-        prediction_length: int,
-        quantile_levels: Sequence[float] = DECILES,
-        outputs: Sequence[Output] = ("long",),
-        *,
-        future_df: pd.DataFrame | None = None,
-        context_length: int | None = None,
-        batch_size: int = 256,
-        names: tuple[str, str] = ("item_id", "timestamp"),
-        target: str | Sequence[str] | None = None,
-        freq: str | None = None,
-        calendar: str | None = None,
-        aggregates: Sequence[str] = (),
-        sort_quantiles: bool = False,
-        num_samples: int | None = None,
-        seed: int = 0,
-        options: Mapping[str, Any] | None = None,
+        self, df: pd.DataFrame, request: FrameRequest, future_df: pd.DataFrame | None = None
     ) -> dict[Output, pd.DataFrame]:
-        """Several outputs of one forecast, each as forecast_df gives it; names are the columns of ids and times."""
-        levels = check_levels(quantile_levels)
-        df, future_df, roles, candles = self._roles(df, future_df, names, target)
-        wide = [name for name in roles.target if name in candles]
-        check_outputs(outputs, wide, self.model.family)
-        for name in aggregates:
-            aggregation(name)
-        task = read_frame(df, prediction_length, names=roles, future_df=future_df, freq=freq, calendar=calendar)
-        asked = levels if 0.5 in levels else (*levels, 0.5)
-        found = self._forecast(
-            task.windows,
-            prediction_length,
-            asked,
-            "paths" in outputs or bool(aggregates),
-            batch_size=batch_size,
-            context_length=context_length,
-            num_samples=num_samples,
-            seed=seed,
-            options=dict(options or {}),
-        )
-        if sort_quantiles:
-            found = replace(found, quantiles=[sort_levels(values, asked) for values in found.quantiles])
-        return tables_of(task, found, asked, levels, outputs, wide, self.model.family, aggregates)
+        """Every output that the request names, each as forecast_df gives it, of one forecast."""
+        kind, asked = self.model.family, request.changed(quantile_levels=request.asked_levels)
+        task = open_frame(df, request, family(kind), future_df)
+        found = forecast_and_tell(self.model, task.windows, asked, keep_samples=request.needs_paths)
+        return tables_of(task, found, request, kind)
 
     def stream(
         self,
@@ -330,11 +286,19 @@ class Predictor:
         """
         if not isinstance(self.model, Streams):
             raise ModelError(f"{self.model.family} cannot follow growing series; use forecast_df on all rows.")
-        df, _, roles, candles = self._roles(df, None, (id_column, timestamp_column), target)
-        wide = [name for name in roles.target if name in candles]
-        how = {"max_context": max_context, "re_anchor_every": re_anchor_every}
-        longest = clip_context(self.model, context_length)
-        return FrameStream(self.model, df, roles, wide, longest, freq=freq, calendar=calendar, **how)
+        chosen = (target,) if isinstance(target, str) else target
+        df, _, names, candle = roles_of(df, None, (id_column, timestamp_column), chosen, family(self.model.family))
+        return FrameStream(
+            self.model,
+            df,
+            names,
+            candle,
+            clip_context(self.model, context_length),
+            freq=freq,
+            calendar=calendar,
+            max_context=max_context,
+            re_anchor_every=re_anchor_every,
+        )
 
     def columns(self, names: Sequence[str], source: str = "df") -> Columns | None:
         """What the family forecasts by itself of columns with these names, None where it leaves the choice to you.
@@ -342,56 +306,6 @@ class Predictor:
         Raises DataError, naming the source, where they are not those that the family needs.
         """
         return family(self.model.family).columns_of(names, source)
-
-    def _roles(
-        self,
-        df: pd.DataFrame,
-        future_df: pd.DataFrame | None,
-        names: tuple[str, str],
-        target: str | Sequence[str] | None,
-    ) -> tuple[pd.DataFrame, pd.DataFrame | None, Names, tuple[str, ...]]:
-        """The frames with what the family can use, the names of their columns, and those that make up a candle."""
-        chosen = (target,) if isinstance(target, str) else None if target is None else tuple(target)
-        check_frame(df, names)
-        df, future_df = one_item(df, future_df, Names(*names))
-        choice = self.columns([str(name) for name in df.columns if name not in names])
-        if choice is None:
-            if chosen is None and "target" not in df.columns and {*names} <= {*df.columns}:
-                raise DataError(
-                    f"df has no column 'target' and none that {self.model.family} forecasts by itself among "
-                    f"{', '.join(map(repr, map(str, df.columns)))}. Name yours with target=, or rename it."
-                )
-            return df, future_df, Names(*names, ("target",) if chosen is None else chosen), ()
-        roles = Names(*names, choice.targets if chosen is None else chosen)
-        df, future_df = take_columns(df, future_df, roles, choice.targets, self.model.family)
-        return df, future_df, roles, choice.targets
-
-    def _forecast(
-        self,
-        inputs: Any,
-        prediction_length: int,
-        quantile_levels: Sequence[float],
-        keep_samples: bool,
-        *,
-        context_length: int | None,
-        options: Mapping[str, Any],
-        **how: Any,
-    ) -> ForecastList:
-        windows = inputs if _are_windows(inputs) else read_inputs(inputs, prediction_length)
-        found = forecast_paths(
-            self.model,
-            windows,
-            prediction_length,
-            check_levels(quantile_levels),
-            keep_samples=keep_samples,
-            context_length=context_length,
-            options=forecast_options(self.model.family, options),
-            **how,
-        )
-        longest = self.model.max_context_length
-        _warn_if_void(windows, found.quantiles, min(context_length or longest, longest))
-        tell_notes(found.notes)
-        return found
 
     def embed(
         self, inputs: Any, *, batch_size: int = 256, context_length: int | None = None
@@ -406,7 +320,7 @@ class Predictor:
         model = self.model
         if not isinstance(model, Embeds):
             raise ModelError(f"{self.model.family} has no embeddings.")
-        windows = inputs if _are_windows(inputs) else read_inputs(inputs, 1)
+        windows = _windows_of(inputs, 1)
         longest = clip_context(self.model, context_length)
         embeddings: list[Tensor] = []
         statistics: list[tuple[Tensor, Tensor]] = []
@@ -421,35 +335,10 @@ class Predictor:
         return embeddings, statistics
 
 
-def _are_windows(inputs: Any) -> bool:
-    return isinstance(inputs, Sequence) and len(inputs) > 0 and isinstance(inputs[0], Window)
-
-
-def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], context_length: int) -> None:
-    """Say which forecasts mean nothing: those of columns without a value, and those beyond the range of float32."""
-    said: dict[tuple[Code, str], list[str]] = {}
-    for window, values in zip(windows, results, strict=True):
-        context, finite = window.context[:, -context_length:], bool(np.isfinite(values).all())
-        rows = np.isnan(context[: window.num_targets] if finite else context).all(axis=1)
-        column = f" of {window.names[rows.argmax()]!r}" if window.names else ""
-        if rows.any() and finite:
-            code = Code.COLUMN_EMPTY
-            fact = f"have no value{column} in the context; the forecast of such a column means nothing"
-        elif rows.any():
-            code = Code.NOTHING_TO_FORECAST_FROM
-            fact = f"have no value{column} in the newest {context_length:,} rows, so nothing can be forecast"
-        elif not finite and np.nanmax(np.abs(context)) > LARGE:
-            code = Code.VALUES_TOO_LARGE
-            fact = "have values beyond 1e18, which exceed the model's arithmetic; divide such series by a constant"
-        elif not finite:
-            code = Code.FORECAST_NOT_FINITE
-            fact = "have forecasts that are not finite: the arithmetic broke down; try dtype float32"
-        else:
-            continue
-        said.setdefault((code, fact), []).append(window.item_id)
-    for (code, fact), items in said.items():
-        text = f"{len(items):,} item(s), first {items[0]!r}, {fact}."
-        warn(_log, Note(code, text, {"items": len(items)}))
+def _windows_of(inputs: Any, prediction_length: int) -> Sequence[Window]:
+    if isinstance(inputs, Sequence) and len(inputs) > 0 and isinstance(inputs[0], Window):
+        return inputs
+    return read_inputs(inputs, prediction_length)
 
 
 def _device(device: str | torch.device | None) -> torch.device:

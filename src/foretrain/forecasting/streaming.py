@@ -15,11 +15,12 @@ from foretrain.adapters.layers import merged
 from foretrain.data.windows import stack_windows
 from foretrain.errors import DataError
 from foretrain.forecasting.batching import ForecastList, tell_notes
-from foretrain.forecasting.frame import FrameTask, Names, more_rows, next_rows, one_item, read_frame
-from foretrain.forecasting.tables import Output, check_outputs, sort_levels, tables_of
-from foretrain.models import forecast_options
+from foretrain.forecasting.frame import FrameTask, Names, check_candles, more_rows, next_rows, one_item, read_frame
+from foretrain.forecasting.request import FrameRequest, Output
+from foretrain.forecasting.tables import tables_of
+from foretrain.models import resolved
 from foretrain.models.base import Streams
-from foretrain.nn.quantiles import check_levels
+from foretrain.models.request import DECILES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,22 +39,25 @@ class FrameStream:
         model: Streams,
         df: pd.DataFrame,
         names: Names,
-        wide: Sequence[str],
+        candle: tuple[str, ...],
         context_length: int,
         *,
         freq: str | None,
         calendar: str | None,
-        **how: int | None,
+        max_context: int | None,
+        re_anchor_every: int | None,
     ) -> None:
-        """how goes to model.stream; wide are the targets that make up a candle."""
+        """max_context and re_anchor_every as for Streams.stream; candle are the targets that make one up."""
         self._model, self._family = model, model.family
-        self._names, self._wide, self._freq, self._calendar = names, wide, freq, calendar
+        self._names, self._candle, self._freq, self._calendar = names, candle, freq, calendar
         task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
         self._ids, self._first = task.item_ids, task.windows
         self._rows = replace(names, target=task.windows[0].names)
         self._times = [stamps[-KEPT_STAMPS:] for stamps in more_rows(df, self._rows, self._ids)[1]]
         with merged(model):
-            self._stream = model.stream(stack_windows(task.windows, 1, context_length), **how)
+            self._stream = model.stream(
+                stack_windows(task.windows, 1, context_length), max_context=max_context, re_anchor_every=re_anchor_every
+            )
 
     def append(self, df: pd.DataFrame) -> None:
         """Take over new rows of any of the items, later than their others; columns as in the first frame.
@@ -85,7 +89,7 @@ class FrameStream:
     def forecast_df(
         self,
         prediction_length: int,
-        quantile_levels: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        quantile_levels: Sequence[float] = DECILES,
         *,
         output: Output = "long",
         sort_quantiles: bool = False,
@@ -98,27 +102,30 @@ class FrameStream:
         options are the family's own; those left out are the stream's (Kronos: mode="rolling"). Draws depend on how many
         rows were appended. Raises what forecast_df raises.
         """
-        levels = check_levels(quantile_levels)
-        check_outputs((output,), self._wide, self._family)
-        chosen = forecast_options(self._family, {**self._stream.defaults, **options})
-        following = next_rows(self._times, self._ids, prediction_length, self._freq, self._calendar)
+        given = FrameRequest(
+            prediction_length=prediction_length,
+            quantile_levels=quantile_levels,
+            num_samples=num_samples,
+            seed=seed,
+            options={**self._stream.defaults, **options},
+            outputs=(output,),
+            sort_quantiles=sort_quantiles,
+        )
+        request = resolved(given, self._family)
+        check_candles(request.outputs, self._candle, self._family)
+        following = next_rows(self._times, self._ids, request.prediction_length, self._freq, self._calendar)
         ahead = following.as_unit("us").asi8.reshape(len(self._ids), -1) if self._timed else None
-        asked = levels if 0.5 in levels else (*levels, 0.5)
         with merged(self._model):
-            found = self._stream.forecast(
-                prediction_length, asked, num_samples=num_samples, seed=seed, options=chosen, future_times=ahead
-            )
+            wanted = request.changed(quantile_levels=request.asked_levels)
+            found = self._stream.forecast(wanted, future_times=ahead)
         tell_notes(found.notes)
         assert found.mean is not None and found.samples is not None  # a stream draws paths
         rows = [window.num_targets for window in self._first]
         quantiles, mean, samples = (
             [part.float().cpu().numpy() for part in x.split(rows)] for x in (found.quantiles, found.mean, found.samples)
         )
-        if sort_quantiles:
-            quantiles = [sort_levels(values, asked) for values in quantiles]
-        task = FrameTask(self._first, self._names, self._ids, following, prediction_length)
-        drawn = ForecastList(quantiles, mean, samples, found.notes)
-        return tables_of(task, drawn, asked, levels, (output,), self._wide, self._family)[output]
+        task = FrameTask(self._first, self._names, self._ids, following, request.prediction_length, self._candle)
+        return tables_of(task, ForecastList(quantiles, mean, samples, found.notes), request, self._family)[output]
 
     @property
     def _timed(self) -> bool:

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,45 +16,29 @@ from foretrain.errors import ConfigError
 from foretrain.forecasting.aggregate import aggregate
 from foretrain.forecasting.batching import ForecastList
 from foretrain.forecasting.frame import FrameTask
+from foretrain.forecasting.request import FrameRequest, Output
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Output = Literal["long", "candles", "paths"]
 
+def tables_of(task: FrameTask, found: ForecastList, request: FrameRequest, family: str) -> dict[Output, pd.DataFrame]:
+    """Each output that the request names, of a forecast whose quantiles are at request.asked_levels.
 
-def check_outputs(outputs: Sequence[str], wide: Sequence[str], family: str) -> None:
-    """Raise ConfigError for an output that there is none of; wide are the targets that make up a candle, or ()."""
-    wrong = [output for output in outputs if output not in get_args(Output)]
-    if wrong:
-        raise ConfigError(f"output={wrong[0]!r}: choose {', '.join(get_args(Output))}.")
-    if "candles" in outputs and not wide:
-        raise ConfigError(f'{family} forecasts no candles here; output="long" has its quantiles.')
-
-
-def tables_of(
-    task: FrameTask,
-    found: ForecastList,
-    asked: Sequence[float],
-    levels: Sequence[float],
-    outputs: Sequence[Output],
-    wide: Sequence[str],
-    family: str,
-    aggregates: Sequence[str] = (),
-) -> dict[Output, pd.DataFrame]:
-    """Each output of a forecast whose quantiles are at asked, 0.5 among them and levels the first ones.
-
-    wide are the targets that make up a candle, () where none do: paths then have all targets. aggregates are names of
-    aggregations of the paths, each a column of "long".
+    Paths have the targets that make up a candle, all targets where none do; aggregates of the paths are columns of
+    "long". Raises ConfigError for paths of a family that draws none.
     """
+    levels, asked, wide = request.quantile_levels, request.asked_levels, task.candle
+    if request.sort_quantiles:
+        found = replace(found, quantiles=[sort_levels(values, asked) for values in found.quantiles])
     median = asked.index(0.5)
     tables: dict[Output, pd.DataFrame] = {}
-    for output in outputs:
+    for output in request.outputs:
         if output == "long":
             point = [values[..., median] for values in found.quantiles]
             kept = [values[..., : len(levels)] for values in found.quantiles]
             points = {} if found.mean is None else {"mean": found.mean}
-            for name in aggregates:
+            for name in request.aggregates:
                 points[name] = aggregate(_drawn(found.samples, family, name), name)
             tables[output] = long_table(task, kept, point, levels, points)
         elif output == "candles":

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +17,9 @@ from foretrain.models.hub import release_in
 
 if TYPE_CHECKING:
     from foretrain.models.base import Family
+    from foretrain.models.request import ForecastRequest
+
+AnyRequest = TypeVar("AnyRequest", bound="ForecastRequest")
 
 # name of a family -> the module below foretrain.models that exports FAMILY
 FAMILIES: dict[str, str] = {
@@ -72,6 +75,13 @@ def forecast_options(which: str | Family, given: Mapping[str, Any]) -> Any:
             raise ConfigError(f"{found.name} has no forecast option {option!r}. {hint}")
     made = kind(**given)  # the family's own words first
     return replace(made, **{option: _fitting(found.name, kind, option, value) for option, value in given.items()})
+
+
+def resolved(request: AnyRequest, which: str) -> AnyRequest:
+    """The request with its options as the family's dataclass, where they are a mapping. Raises as forecast_options."""
+    if isinstance(request.options, Mapping) and request.options:
+        return request.changed(options=forecast_options(which, request.options))
+    return request
 
 
 def _fitting(name: str, kind: type, option: str, value: Any) -> Any:

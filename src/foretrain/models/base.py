@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from foretrain.config import Section
 from foretrain.data.windows import IntArray, Windows
 from foretrain.errors import ConfigError, DataError
+from foretrain.models.request import ForecastRequest
 from foretrain.models.types import (
     AttachedAdapter,
     Batch,
@@ -34,8 +35,9 @@ from foretrain.models.types import (
     WindowSource,
 )
 
-__all__ = ["Batch", "Columns", "Embedding", "Embeds", "Family", "Forecast", "ForecastOptions", "Forecaster", "Loss",
-           "NoOptions", "ParameterRole", "Stream", "Streams", "Trainable", "TrainingPrediction", "move"]  # fmt: skip
+__all__ = ["Batch", "Columns", "Embedding", "Embeds", "Family", "Forecast", "ForecastOptions", "ForecastRequest",
+           "Forecaster", "Loss", "NoOptions", "ParameterRole", "Stream", "Streams", "Trainable", "TrainingPrediction",
+           "move"]  # fmt: skip
 
 
 class Trainable(nn.Module, ABC):
@@ -182,17 +184,11 @@ class Forecaster(Trainable):
         """Contexts whose lengths round up to the same multiple of this can share a batch without extra padding."""
 
     @abstractmethod
-    def forecast(
-        self,
-        batch: Batch,
-        prediction_length: int,
-        quantile_levels: Sequence[float],
-        *,
-        num_samples: int | None = None,
-        seed: int = 0,
-        options: Any = None,
-    ) -> Forecast:
-        """Quantile forecasts of the batch's target rows; options is what Family.options says, None its defaults."""
+    def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
+        """Quantile forecasts of the batch's target rows; request.options_of(...) gives the options of Family.options.
+
+        The batch was collated for request.prediction_length and cut to request.context_length.
+        """
 
 
 class Embeds(Forecaster):
@@ -215,16 +211,7 @@ class Stream(Protocol):
         """Take over the newest counts[n] steps of each window's context."""
         ...
 
-    def forecast(
-        self,
-        prediction_length: int,
-        quantile_levels: Sequence[float],
-        *,
-        num_samples: int | None = None,
-        seed: int = 0,
-        options: Any = None,
-        future_times: IntArray | None = None,
-    ) -> Forecast:
+    def forecast(self, request: ForecastRequest, *, future_times: IntArray | None = None) -> Forecast:
         """As Forecaster.forecast, with sample paths, of what follows; the stream stays as it is.
 
         future_times: (N, H) microseconds; None = spaced as the newest steps.

@@ -64,20 +64,46 @@ def next_stamps(
     each item by its own: its frequency, or the trading week that its newest bars show. Raises DataError naming an
     item that has neither.
     """
+    return _next_stamps(stamps, starts, ids, horizon, freq, calendar)[0]
+
+
+def continued(
+    times: pd.DatetimeIndex | IntArray, starts: IntArray, ids: Any, horizon: int, freq: str | None, calendar: str | None
+) -> tuple[Any, bool]:
+    """(N * H) time stamps as next_stamps, or step numbers, after each item's last row; whether they are a guess.
+
+    A guess comes from trading hours, which cannot know a holiday. Raises DataError for a freq or calendar of steps.
+    """
+    if not isinstance(times, np.ndarray):
+        return _next_stamps(times, starts, ids, horizon, freq, calendar)
+    for name, given in (("freq", freq), ("calendar", calendar)):
+        if given is not None:
+            raise DataError(
+                f"{name}={given!r} cannot be used: the time column counts steps (integers), not time stamps."
+            )
+    ends = np.append(starts[1:], len(times)) - 1
+    step = infer_step(times, starts, ids)
+    return (times[ends][:, None] + step * np.arange(1, horizon + 1)).ravel(), False
+
+
+def _next_stamps(
+    stamps: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon: int, freq: str | None, calendar: str | None
+) -> tuple[pd.DatetimeIndex, bool]:
+    """The stamps, and whether they come from trading hours."""
     if calendar is not None:
         if freq is not None:
             raise ConfigError("calendar= and freq= both say how stamps go on; give one of them.")
-        return Exchange(calendar).following(stamps, starts, ids, horizon)
+        return Exchange(calendar).following(stamps, starts, ids, horizon), False
     ends = np.append(starts[1:], len(stamps)) - 1
     if freq is not None:
         # a pandas offset is taken as it is: it may carry holidays that no text names
         offset = Frequency.parse(freq).offset if isinstance(freq, str) else to_offset(freq)
         _compare_steps(stamps, starts, following(stamps[ends[:1]], offset, 20), freq)
-        return following(stamps[ends], offset, horizon)
+        return following(stamps[ends], offset, horizon), False
     offset = shared_offset(stamps, starts)
     if offset is not None:
-        return following(stamps[ends], offset, horizon)
-    return _each_its_own(stamps, starts, ids, horizon)
+        return following(stamps[ends], offset, horizon), False
+    return _each_its_own(stamps, starts, ids, horizon), True
 
 
 def _compare_steps(stamps: pd.DatetimeIndex, starts: IntArray, coming: pd.DatetimeIndex, freq: str) -> None:

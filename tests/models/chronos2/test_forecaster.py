@@ -11,6 +11,7 @@ import torch
 from foretrain.data.windows import KNOWN, TARGET, Window, Windows, stack_windows
 from foretrain.errors import ModelError
 from foretrain.models.chronos2.forecaster import FAMILY, Chronos2
+from foretrain.models.request import ForecastRequest
 
 NAN = np.float32(np.nan)
 
@@ -18,6 +19,10 @@ NAN = np.float32(np.nan)
 @pytest.fixture
 def model_of(network_of, small_config):
     return lambda normalisation="rows", **changes: Chronos2(network_of(small_config, **changes), normalisation)
+
+
+def request_of(horizon, levels) -> ForecastRequest:
+    return ForecastRequest(prediction_length=horizon, quantile_levels=levels)
 
 
 def mixed(missing: bool = False) -> Windows:
@@ -76,7 +81,9 @@ def test_a_window_s_loss_is_that_of_the_run_s_horizon_whatever_a_batch_is_padded
 def test_forecasts_of_target_rows_are_the_networks(model_of, apart):
     model, windows = model_of().eval(), mixed(missing=True)
     with torch.no_grad():
-        ours = model.forecast(model.collate(windows), 7, (0.1, 0.9)).quantiles
+        ours = model.forecast(
+            model.collate(windows), ForecastRequest(prediction_length=7, quantile_levels=(0.1, 0.9))
+        ).quantiles
         theirs = by_network(model, windows).quantile_preds
     targets = torch.from_numpy(windows.role == TARGET)
     assert apart(ours, theirs[targets][:, [0, 2], :7].transpose(1, 2)) < 5e-5
@@ -88,7 +95,9 @@ def test_predictions_for_training_are_the_forecasts_of_the_same_windows(model_of
     batch = model.collate(windows)
     with torch.no_grad():
         found = model.predict(batch)
-        forecast = model.forecast(batch, 7, model.config.quantiles).quantiles
+        forecast = model.forecast(
+            batch, ForecastRequest(prediction_length=7, quantile_levels=model.config.quantiles)
+        ).quantiles
     assert apart(found.quantiles * found.scale[..., None] + found.loc[..., None], forecast) < 5e-5
     median = model.config.quantiles.index(0.5)
     assert apart(found.point * found.scale + found.loc, forecast[..., median]) < 5e-5
@@ -182,5 +191,7 @@ def test_a_folder_of_another_family_is_named(tmp_path):
 def test_a_model_trained_without_the_deciles_forecasts_all_the_same(model_of, horizon):
     model = model_of(quantiles=(0.25, 0.5, 0.75)).eval()
     windows = stack_windows([Window(np.arange(24, dtype=np.float32)[None], 1)], horizon)
-    found = model.forecast(model.collate(windows), horizon, (0.5,)).quantiles
+    found = model.forecast(
+        model.collate(windows), ForecastRequest(prediction_length=horizon, quantile_levels=(0.5,))
+    ).quantiles
     assert found.shape == (1, horizon, 1) and found.isfinite().all()

@@ -18,6 +18,7 @@ from foretrain.models import family
 from foretrain.models.hub import release_hash
 from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.paths import repair, sample_quantiles
+from foretrain.models.request import ForecastRequest
 from foretrain.notes import Code, codes
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 
@@ -301,7 +302,8 @@ def test_only_targets_are_forecast_and_each_gets_its_own_column(kit):
         num_targets=1,
         num_past=5,
     )
-    whole, close = (model.forecast(batch_of(model, w), 5, (0.5,), num_samples=4) for w in (window, close_first))
+    request = ForecastRequest(prediction_length=5, quantile_levels=(0.5,), num_samples=4)
+    whole, close = (model.forecast(batch_of(model, w), request) for w in (window, close_first))
     assert whole.quantiles.shape == (6, 5, 1) and close.quantiles.shape == (1, 5, 1)
     assert torch.equal(whole.samples[3], close.samples[0])
     assert float(close.mean[0, 0]) == pytest.approx(float(window.context[3].mean()), rel=0.1)
@@ -310,8 +312,9 @@ def test_only_targets_are_forecast_and_each_gets_its_own_column(kit):
 def test_a_window_without_a_bar_has_no_forecast_and_disturbs_no_other(kit):
     model = kit.predictor().eval()
     void = replace(kit.window(1), context=np.full((6, 16), np.nan, np.float32))
-    together = model.forecast(batch_of(model, void, kit.window(2)), 5, (0.5,), num_samples=2).quantiles
-    alone = model.forecast(batch_of(model, kit.window(2)), 5, (0.5,), num_samples=2).quantiles
+    request = ForecastRequest(prediction_length=5, quantile_levels=(0.5,), num_samples=2)
+    together = model.forecast(batch_of(model, void, kit.window(2)), request).quantiles
+    alone = model.forecast(batch_of(model, kit.window(2)), request).quantiles
     assert together[:6].isnan().all()
     torch.testing.assert_close(together[6:], alone)
 

@@ -16,6 +16,7 @@ from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.generate import CandlePrompt, generate
 from foretrain.models.kronos.options import KronosOptions
 from foretrain.models.kronos.stream import KronosStream
+from foretrain.models.request import ForecastRequest
 from foretrain.notes import Code
 
 MINUTE = 60_000_000
@@ -142,8 +143,9 @@ def test_right_after_opening_a_stream_draws_what_the_model_draws(wide):
     windows = windows_of([12, 7])
     batch = wide.collate(windows)
     growing, options = KronosStream(wide, windows, max_context=24), KronosOptions(max_context=24)
-    expected = wide.forecast(batch, HORIZON, (0.1, 0.5), num_samples=3, seed=4, options=options)
-    found = growing.forecast(HORIZON, (0.1, 0.5), num_samples=3, seed=4)
+    request = ForecastRequest(prediction_length=HORIZON, quantile_levels=(0.1, 0.5), num_samples=3, seed=4)
+    expected = wide.forecast(batch, request.changed(options=options))
+    found = growing.forecast(request)
     torch.testing.assert_close(found.samples, expected.samples, rtol=WIDE, atol=WIDE)
     torch.testing.assert_close(found.quantiles, expected.quantiles, rtol=WIDE, atol=WIDE)
 
@@ -285,7 +287,8 @@ def test_prices_alone_stay_without_volume(model):
     bars, clock, _ = bars_between([12], [14])
     bars[..., 4:] = np.nan
     growing.append(bars, clock)
-    assert growing.forecast(HORIZON, (0.5,), num_samples=2).quantiles.shape == (4, HORIZON, 1)
+    request = ForecastRequest(prediction_length=HORIZON, quantile_levels=(0.5,), num_samples=2)
+    assert growing.forecast(request).quantiles.shape == (4, HORIZON, 1)
     assert np.isnan(growing._series[0].bars[:, 4:]).all()  # as before, completed with 0 when they are read
 
 
@@ -338,9 +341,9 @@ def test_settings_that_cannot_be_are_refused(model):
 
 
 def test_candles_are_repaired_on_request(model):
-    found = KronosStream(model, windows_of([12])).forecast(
-        HORIZON, (0.5,), num_samples=4, options=KronosOptions(repair=True, mode="rolling")
-    )
+    options = KronosOptions(repair=True, mode="rolling")
+    request = ForecastRequest(prediction_length=HORIZON, quantile_levels=(0.5,), num_samples=4, options=options)
+    found = KronosStream(model, windows_of([12])).forecast(request)
     (tally,) = found.notes
     assert tally.code == Code.CANDLES_REPAIRED
     assert tally.counts["candles"] == 4 * HORIZON and tally.counts["repaired candles"] > 0

@@ -14,6 +14,7 @@ from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models import family
 from foretrain.models.base import Batch, Loss
+from foretrain.models.request import ForecastRequest
 from foretrain.models.toto import loss as losses
 from foretrain.models.toto.config import TotoModelConfig
 from foretrain.models.toto.forecaster import ScoredPositions, Toto
@@ -110,7 +111,8 @@ def test_whatever_lies_where_nothing_was_observed_changes_no_loss_and_no_forecas
     other = {**batch, "context": torch.where(batch["observed"], batch["context"], 1e6)}
     for mode in (True, False):
         assert torch.equal(model.train(mode)(batch).total, model(other).total)
-    one, two = (model.forecast(b, HORIZON, [0.1, 0.5], num_samples=4).quantiles for b in (batch, other))
+    request = ForecastRequest(prediction_length=HORIZON, quantile_levels=[0.1, 0.5], num_samples=4)
+    one, two = (model.forecast(b, request).quantiles for b in (batch, other))
     assert torch.equal(one, two)
 
 
@@ -263,8 +265,9 @@ def test_compat_blanks_as_many_steps_as_there_are_covariates_in_place_of_their_r
 def test_compat_holds_for_forecasts_while_a_run_validates():
     ours, theirs = model_of().eval(), model_of(upstream_compat=True).eval()
     short, other = window(steps=6), window(1)
-    found = [m.forecast(batch_of(m, short, other), 4, [0.5], num_samples=5).quantiles for m in (ours, theirs)]
-    asked = ours.forecast(batch_of(theirs, short, other), 4, [0.5], num_samples=5, options=TotoOptions(compat=True))
+    request = ForecastRequest(prediction_length=4, quantile_levels=[0.5], num_samples=5)
+    found = [m.forecast(batch_of(m, short, other), request).quantiles for m in (ours, theirs)]
+    asked = ours.forecast(batch_of(theirs, short, other), request.changed(options=TotoOptions(compat=True)))
     assert torch.equal(asked.quantiles, found[1]) and not torch.allclose(found[0], found[1])
 
 

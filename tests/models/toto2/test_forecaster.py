@@ -11,6 +11,7 @@ import torch
 from foretrain.config import build as build_section
 from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
+from foretrain.models.request import ForecastRequest
 from foretrain.models.toto2.config import LEVELS, Toto2ModelConfig
 from foretrain.models.toto2.decode import Toto2Options
 from foretrain.models.toto2.forecaster import Toto2
@@ -44,7 +45,8 @@ def batch_of(model: Toto2, *windows: Window, horizon: int = HORIZON):
 
 @torch.no_grad()
 def forecast(model: Toto2, batch, horizon: int = HORIZON, levels=LEVELS, **options) -> torch.Tensor:
-    return model.eval().forecast(batch, horizon, levels, options=Toto2Options(**options)).quantiles
+    request = ForecastRequest(prediction_length=horizon, quantile_levels=levels, options=Toto2Options(**options))
+    return model.eval().forecast(batch, request).quantiles
 
 
 # What is scored

@@ -18,8 +18,6 @@ groups.*          absent when every row is alone
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +25,7 @@ import torch
 from torch import Tensor
 
 from foretrain.data.windows import KNOWN, TARGET, IntArray, Windows
-from foretrain.models.base import Batch, Embedding, Embeds, Forecast, Loss, TrainingPrediction
+from foretrain.models.base import Batch, Embedding, Embeds, Forecast, ForecastRequest, Loss, TrainingPrediction
 from foretrain.models.chronos2 import unroll
 from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
 from foretrain.models.chronos2.inputs import Chronos2Inputs, linear, newest, prepare
@@ -168,21 +166,11 @@ class Chronos2(ReleaseModel, Embeds):
             covariates=covariates,
         )
 
-    def forecast(
-        self,
-        batch: Batch,
-        prediction_length: int,
-        quantile_levels: Sequence[float],
-        *,
-        num_samples: int | None = None,
-        seed: int = 0,
-        options: Any = None,
-    ) -> Forecast:
-        """Quantiles of the target rows; options is a Chronos2Options. See unroll.py for horizons beyond the native."""
-        quantiles = unroll.forecast(
-            self.network, unroll.DecodedRows.of(batch), prediction_length, quantile_levels, options
-        )
-        return Forecast(quantiles, tuple(quantile_levels))
+    def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
+        """Quantiles of the target rows; options are Chronos2Options. See unroll.py for horizons beyond the native."""
+        levels, options = tuple(request.quantile_levels), request.options_of(unroll.Chronos2Options)
+        rows = unroll.DecodedRows.of(batch)
+        return Forecast(unroll.forecast(self.network, rows, request.prediction_length, levels, options), levels)
 
     def embed(self, batch: Batch) -> Embedding:
         """Hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see unroll.embed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, DataError, ModelError
-from foretrain.models.base import Batch, Forecast, Loss, Streams
+from foretrain.models.base import Batch, Forecast, ForecastRequest, Loss, Streams
 from foretrain.models.hub import release_hash, resolve
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.config import (
@@ -250,24 +250,17 @@ class Kronos(ReleaseModel, Streams):
             s1, s2 = self.tokenizer.pair(bars.float())
         return s1, s2, observed
 
-    def forecast(
-        self,
-        batch: Batch,
-        prediction_length: int,
-        quantile_levels: Sequence[float],
-        *,
-        num_samples: int | None = None,
-        seed: int = 0,
-        options: Any = None,
-    ) -> Forecast:
-        """Quantiles, mean and sample paths of the target rows; options is a KronosOptions.
+    def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
+        """Quantiles, mean and sample paths of the target rows; options are KronosOptions.
 
         A row's draws are seeded by (seed, its window's key, sample), whatever else is in the batch.
         """
-        options = options or KronosOptions()
-        candles = self.candles(batch, prediction_length, num_samples=num_samples, seed=seed, options=options)
+        options = request.options_of(KronosOptions)
+        candles = self.candles(
+            batch, request.prediction_length, num_samples=request.num_samples, seed=request.seed, options=options
+        )
         rows = batch["target_window"], batch["target_column"]
-        return summary(candles, rows, quantile_levels, mend=options.repair)
+        return summary(candles, rows, request.quantile_levels, mend=options.repair)
 
     def candles(
         self,

@@ -30,6 +30,7 @@ from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.options import KronosOptions, sample_counts
 from foretrain.models.kronos.paths import summary
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
+from foretrain.models.request import ForecastRequest
 from foretrain.models.types import Forecast
 from foretrain.timeaxis.future import continue_stamps
 
@@ -141,23 +142,18 @@ class KronosStream:
         if self._since_read >= FARTHEST:
             self._read(*self._newest(self._most), frozen=True)
 
-    def forecast(
-        self,
-        prediction_length: int,
-        quantile_levels: Sequence[float],
-        *,
-        num_samples: int | None = None,
-        seed: int = 0,
-        options: KronosOptions | None = None,
-        future_times: IntArray | None = None,
-    ) -> Forecast:
+    def forecast(self, request: ForecastRequest, *, future_times: IntArray | None = None) -> Forecast:
         """As Kronos.forecast, of the target rows of the first windows; see candles."""
-        options = options or KronosOptions(**self.defaults)
+        options = request.options_of(KronosOptions) if request.options else KronosOptions(**self.defaults)
         candles = self.candles(
-            prediction_length, num_samples=num_samples, seed=seed, options=options, future_times=future_times
+            request.prediction_length,
+            num_samples=request.num_samples,
+            seed=request.seed,
+            options=options,
+            future_times=future_times,
         )
         window, column = (torch.from_numpy(x).to(candles.device) for x in self._targets)
-        return summary(candles, (window, column), quantile_levels, mend=options.repair)
+        return summary(candles, (window, column), request.quantile_levels, mend=options.repair)
 
     def candles(
         self,

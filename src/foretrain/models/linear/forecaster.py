@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from foretrain.models.base import Batch, Forecast, Forecaster, Loss, TrainingPre
 from foretrain.models.linear.config import LEVELS, LinearConfig, LinearModelConfig
 from foretrain.models.linear.model import LinearNetwork, newest, scale
 from foretrain.models.release import ReleaseModel
+from foretrain.models.request import ForecastRequest
 from foretrain.nn.quantiles import constant, interpolate_levels
 from foretrain.notes import Code, Note, warn
 
@@ -91,21 +91,13 @@ class Linear(ReleaseModel, Forecaster):
         loss = 2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1)
         return Loss(torch.where(predicted.observed, loss, 0.0).sum(), predicted.observed.sum().float())
 
-    def forecast(
-        self,
-        batch: Batch,
-        prediction_length: int,
-        quantile_levels: Sequence[float],
-        *,
-        num_samples: int | None = None,
-        seed: int = 0,
-        options: Any = None,
-    ) -> Forecast:
+    def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
         """Quantiles of the target rows, ascending over levels. A longer horizon than the model's is unrolled: medians
         are appended to the context, so that later blocks do not know how uncertain they are.
 
         Levels between the trained ones are interpolated, levels outside take the outermost trained one.
         """
+        prediction_length, quantile_levels = request.prediction_length, request.quantile_levels
         self._warn(prediction_length, quantile_levels)
         context, size = batch["context"], self.max_context_length
         blocks = [self._forecast_once(context)]

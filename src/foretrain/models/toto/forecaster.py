@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from foretrain.data.windows import Windows
-from foretrain.models.base import Batch, Forecast, Forecaster, Loss, TrainingPrediction
+from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, Loss, TrainingPrediction
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto import batches, generate
 from foretrain.models.toto.config import TotoConfig, TotoModelConfig
@@ -154,38 +153,29 @@ class Toto(ReleaseModel, Forecaster):
         hidden = (hidden if rows is None else hidden[rows])[:, -count:]
         return ScoredPositions(hidden, target, part(counts), loc, scale, part(last))
 
-    def forecast(
-        self,
-        batch: Batch,
-        prediction_length: int,
-        quantile_levels: Sequence[float],
-        *,
-        num_samples: int | None = None,
-        seed: int = 0,
-        options: Any = None,
-    ) -> Forecast:
-        """Quantiles, mean and (where any are drawn) paths of the target rows; options is a TotoOptions.
+    def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
+        """Quantiles, mean and (where any are drawn) paths of the target rows; options are TotoOptions.
 
         A row's draws are seeded by (seed, its window's key, its place in the window, sample), whatever else is in the
         batch. See generate.forecast.
         """
-        options = options or TotoOptions()
+        options, horizon = request.options_of(TotoOptions), request.prediction_length
         prompt = generate.TotoPrompt(
             series=batch["context"],
             observed=batch.get("observed"),
             layout=RowLayout.from_tensors(batch),
             exogenous=batches.exogenous(batch),
-            known=batches.known_ahead(batch, prediction_length + -prediction_length % self.config.patch_size),
+            known=batches.known_ahead(batch, horizon + -horizon % self.config.patch_size),
         )
         return generate.forecast(
             self.network,
             prompt,
-            prediction_length,
-            quantile_levels,
+            horizon,
+            request.quantile_levels,
             keys=batch["key"],
             targets=batch.get("target_rows"),
-            num_samples=num_samples,
-            seed=seed,
+            num_samples=request.num_samples,
+            seed=request.seed,
             options=replace(options, compat=options.compat or self.upstream_compat),
         )
 

@@ -10,16 +10,15 @@ and publish no code of them. The loss, the masking and what is scored are ours (
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.data.windows import Windows
-from foretrain.models.base import Batch, Forecast, Forecaster, Loss, ParameterRole, TrainingPrediction
+from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, Loss, ParameterRole, TrainingPrediction
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto2 import inputs
 from foretrain.models.toto2.config import LEVELS, Toto2Config, Toto2ModelConfig
@@ -153,31 +152,21 @@ class Toto2(ReleaseModel, Forecaster):
         steps = hidden.repeat_interleave(size, 1)
         return seen & ~F.pad(steps, (0, seen.shape[1] - steps.shape[1]))
 
-    def forecast(
-        self,
-        batch: Batch,
-        prediction_length: int,
-        quantile_levels: Sequence[float],
-        *,
-        num_samples: int | None = None,
-        seed: int = 0,
-        options: Any = None,
-    ) -> Forecast:
-        """Quantiles of the target rows, ascending over levels; options is a Toto2Options.
+    def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
+        """Quantiles of the target rows, ascending over levels; options are Toto2Options.
 
         Levels between the trained ones are interpolated, levels outside take the outermost trained one.
         """
-        options = options or Toto2Options()
-        outside = [level for level in quantile_levels if not LEVELS[0] <= level <= LEVELS[-1]]
+        options, horizon, levels = request.options_of(Toto2Options), request.prediction_length, request.quantile_levels
+        outside = [level for level in levels if not LEVELS[0] <= level <= LEVELS[-1]]
         if outside:
             text = (
                 f"quantile level {outside[0]} lies outside the trained ones ({LEVELS[0]} to {LEVELS[-1]}); the "
                 "outermost trained level stands in for it."
             )
             warn(_log, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
-        quantiles = decode(self.network, self.prompt(batch, prediction_length, options), options)
-        quantiles = interpolate_levels(quantiles[:, :prediction_length], LEVELS, quantile_levels)
-        return Forecast(quantiles, tuple(quantile_levels))
+        quantiles = decode(self.network, self.prompt(batch, horizon, options), options)
+        return Forecast(interpolate_levels(quantiles[:, :horizon], LEVELS, levels), tuple(levels))
 
     def prompt(self, batch: Batch, prediction_length: int, options: Toto2Options) -> Toto2Prompt:
         """What a forecast of this batch begins with."""

@@ -1,0 +1,128 @@
+"""What is asked of a forecast, as one record: the command line or the Python API makes it, a family reads it.
+
+Requests hold plain values, so that they are JSON too: `ForecastRequest.model_json_schema()` describes them. Where a
+forecast is computed (device, precision) and what it is made of are no part of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from numbers import Integral
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, WithJsonSchema, model_validator
+
+from foretrain.config import Section, explained
+from foretrain.errors import ConfigError
+from foretrain.models.types import ForecastOptions
+from foretrain.nn.quantiles import check_levels
+
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+FamilyOptions = TypeVar("FamilyOptions", bound=ForecastOptions)
+
+
+def whole(value: Any, error: Callable[[], Exception], least: int | None = None) -> int:
+    """The value as an int. Raises the error for what is no whole number, or below the least."""
+    if not isinstance(value, Integral) or (least is not None and value < least):
+        raise error()
+    return int(value)
+
+
+def check_context_length(value: Any) -> int | None:
+    """The context length as an int, None where it is left open. Raises ConfigError below 1."""
+    text = f"context_length is {value!r}; it counts steps and is at least 1."
+    return None if value is None else whole(value, lambda: ConfigError(text), 1)
+
+
+def _count(name: str, optional: bool = False) -> Callable[[Any], int | None]:
+    def check(value: Any) -> int | None:
+        if value is None and optional:
+            return None
+        return whole(value, lambda: ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1."), 1)
+
+    return check
+
+
+def _seed(value: Any) -> int:
+    return whole(value, lambda: ConfigError(f"seed is {value!r}; it must be a whole number."))
+
+
+def _options(value: Any) -> Any:
+    if value is None or isinstance(value, Mapping):
+        return dict(value or {})
+    if not isinstance(value, ForecastOptions):
+        raise ConfigError(f"options: {value!r} are no forecast options; give a mapping of names to values.")
+    return value
+
+
+def _options_as_json(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else asdict(value)
+
+
+_COUNT = {"type": "integer", "minimum": 1}
+_OPEN_COUNT = {"anyOf": [_COUNT, {"type": "null"}]}
+_LEVELS = {
+    "type": "array",
+    "items": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    "minItems": 1,
+    "uniqueItems": True,
+}
+
+
+class ForecastRequest(Section):
+    """A forecast of any data. Raises ConfigError for impossible values and unknown keys.
+
+    Attributes:
+        prediction_length: steps ahead.
+        quantile_levels: between 0 and 1, each given once.
+        context_length: newest steps to look at, at most the model's own; None = as many as the model can.
+        batch_size: rows (variates and covariates) of one pass.
+        num_samples: sample paths, for families that draw them; None = the family's default.
+        seed: of those draws.
+        options: the family's own, as a mapping or as its dataclass; what is left out has the family's default.
+    """
+
+    prediction_length: Annotated[int, PlainValidator(_count("prediction_length")), WithJsonSchema(_COUNT)]
+    quantile_levels: Annotated[Sequence[float], PlainValidator(check_levels), WithJsonSchema(_LEVELS)] = DECILES
+    context_length: Annotated[int | None, PlainValidator(check_context_length), WithJsonSchema(_OPEN_COUNT)] = None
+    batch_size: Annotated[int, PlainValidator(_count("batch_size")), WithJsonSchema(_COUNT)] = 256
+    num_samples: Annotated[
+        int | None, PlainValidator(_count("num_samples", optional=True)), WithJsonSchema(_OPEN_COUNT)
+    ] = None
+    seed: Annotated[int, PlainValidator(_seed), WithJsonSchema({"type": "integer"})] = 0
+    options: Annotated[
+        Mapping[str, Any] | ForecastOptions | None,
+        PlainValidator(_options),
+        PlainSerializer(_options_as_json, return_type=dict[str, Any]),
+        WithJsonSchema({"type": "object"}),
+    ] = Field(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_in_one_message(cls, data: Any, handler: Callable[[Any], Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise explained(cls, error, "forecast request") from None
+
+    def changed(self, **fields: Any) -> Self:
+        """The request with some fields changed, checked again. Raises ConfigError."""
+        kept = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**kept, **fields})
+
+    def options_of(self, kind: type[FamilyOptions]) -> FamilyOptions:
+        """The options as a family's dataclass; its defaults where none are given.
+
+        The request is one of models.resolved, or was made with such a dataclass.
+        """
+        if not self.options:
+            return kind()
+        assert isinstance(self.options, kind), "the options of a request are resolved before a family sees them"
+        return self.options
+
+    @property
+    def mixes_items(self) -> bool:
+        """Whether items that share a batch inform each other, where the options are a family's dataclass."""
+        return isinstance(self.options, ForecastOptions) and self.options.mixes_items
