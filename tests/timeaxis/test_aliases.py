@@ -108,3 +108,18 @@ def test_a_month_of_older_files_keeps_its_day_in_the_store_and_is_a_month_start_
     (tmp_path / "x.csv").write_text("date,x\n" + "".join(f"{day:%Y-%m-%d},{k}\n" for k, day in enumerate(starts)))
     report = import_corpus([tmp_path / "x.csv"], tmp_path / "corpus", freq="M")
     assert (report.time, report.freq) == ("regular", "MS")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "stored"),
+    [("A-DEC", "YS"), ("A-JUN", "YS-JUL"), ("Y-DEC", "YS"), ("Q-DEC", "QS"), ("Q-JAN", "QS-FEB"), ("AS-JUL", "YS-JUL")],
+)
+def test_an_import_of_period_starts_is_regular_under_the_older_spelling_of_the_periods(
+    tmp_path, spelling: str, stored: str
+) -> None:
+    starts = pd.date_range("1990-01-01", periods=30, freq=stored)
+    (tmp_path / "x.csv").write_text("date,x\n" + "".join(f"{day:%Y-%m-%d},{k}\n" for k, day in enumerate(starts)))
+    report = import_corpus([tmp_path / "x.csv"], tmp_path / "corpus", freq=spelling)
+    assert (report.time, report.freq) == ("regular", stored)
+    coming = Corpus.open(tmp_path / "corpus").future_times(0, 2)
+    assert pd.DatetimeIndex(coming.view("M8[us]")).equals(pd.date_range(starts[-1], periods=3, freq=stored)[1:])

@@ -55,8 +55,9 @@ class Frequency:
         """The frequency that an alias names.
 
         edge: what an older spelling that names no edge of its period means ("M", "Q", "A", "Y"): E, the last day, as in
-        pandas; S, the first day, for files whose stamps stand for whole periods. Raises DataError for other text, and
-        for a frequency that does not go forward.
+        pandas; S, the first day, for files whose stamps stand for whole periods. The anchor of such a spelling is the
+        month in which a period ends, so "A-JUN" is "YE-JUN" or "YS-JUL". Raises DataError for other text, and for a
+        frequency that does not go forward.
         """
         return _parse(text, edge)
 
@@ -144,11 +145,16 @@ def _known(text: str, edge: str) -> Frequency | None:
     found = re.fullmatch(r"\s*(\d*)\s*([A-Za-z]+)(?:-([A-Za-z]{3}))?\s*", text)
     if not found:
         return None
-    multiple, anchor = int(found[1] or 1), found[3].upper() if found[3] else None
-    base = _NO_EDGE[found[2]] + edge if found[2] in _NO_EDGE else _OLD.get(found[2], found[2])
-    names = DAY_NAMES if base == "W" else MONTH_NAMES if base in CYCLE_MONTHS and base[0] in "QY" else ()
+    multiple, name, anchor = int(found[1] or 1), found[2], found[3].upper() if found[3] else None
+    base = _NO_EDGE[name] + edge if name in _NO_EDGE else _OLD.get(name, name)
+    anchors = DAY_NAMES if base == "W" else MONTH_NAMES if base in CYCLE_MONTHS and base[0] in "QY" else ()
     known = base in FIXED or base in CYCLE_MONTHS or base in _BUSINESS
-    return Frequency(multiple, base, anchor) if known and multiple > 0 and (anchor is None or anchor in names) else None
+    if not known or multiple < 1 or (anchor is not None and anchor not in anchors):
+        return None
+    if name in _NO_EDGE and edge == "S" and anchor is not None:
+        first_month = (MONTH_NAMES.index(anchor) + 1) % 12
+        anchor = MONTH_NAMES[first_month] if first_month else None  # January needs no anchor
+    return Frequency(multiple, base, anchor)
 
 
 def _ask_pandas(text: str) -> Frequency | None:
