@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from foretrain.data.config import DataConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from foretrain.config import build
+from foretrain.data.config import DataConfig
 from foretrain.data.lengths import remedies, rows_needed
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus

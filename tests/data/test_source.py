@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from foretrain.data.config import DataConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.config import build
+from foretrain.data.config import DataConfig
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Column, Corpus
 from foretrain.data.windows import KNOWN, NO_TIME, PAST, TARGET, Windows
