@@ -135,7 +135,7 @@ def test_little_is_filled_because_micro_batches_are_made_equal(random_items):
         assert bucket.micro_batches * bucket.micro_batch - bucket.windows < bucket.micro_batches
 
 
-def test_filling_has_no_times(random_items):
+def test_padding_windows_have_no_times(random_items):
     items = random_items(0, 9, 1, 10, 40, times="regular")
     corpus = Corpus.from_arrays("m", items, ["x"], time="regular", freq="h")
     found = in_buckets(source(corpus, min_context=1, stride=1, with_times=True))
@@ -148,7 +148,7 @@ def test_filling_has_no_times(random_items):
 def test_a_blank_batch_is_as_large_as_the_bucket_s_others_and_empty(random_items):
     found = in_buckets(ragged(random_items(0, 9, 2, 10, 40), "ab"))
     for number, bucket in enumerate(found.buckets):
-        blank = found.blank(number)
+        blank = found.padding_batch(number)
         assert blank.context.shape == (2 * bucket.micro_batch, bucket.context_length)
         assert blank.future.shape == (2 * bucket.micro_batch, bucket.prediction_length)
         assert (
