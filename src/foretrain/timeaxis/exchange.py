@@ -149,9 +149,9 @@ class Exchange:
         unmatched = history[~best.matched]
         if len(unmatched) > (1 - MIN_MATCHED_SHARE) * len(history):
             raise DataError(
-                f"item {item!r}: {len(unmatched) / len(history):.0%} of its newest {len(history)} stamps fit no session "
-                f"of {self.name}, first {', '.join(str(time) for time in unmatched[:3])}. Name the calendar it trades "
-                "by, or leave calendar= out."
+                f"item {item!r}: {len(unmatched) / len(history):.0%} of its newest {len(history)} stamps fit no "
+                f"session of {self.name}, first {', '.join(map(str, unmatched[:3]))}. Name the calendar it trades by, "
+                "or leave calendar= out."
             )
         apart = np.diff(np.searchsorted(best.expected, best.own))
         if step >= SHORTEST_DAY and len(apart) > 1 and np.median(apart) > 1:
