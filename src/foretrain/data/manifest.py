@@ -90,7 +90,7 @@ class Manifest(BaseModel):
         names = [column.name for column in self.columns]
         duplicates = sorted({name for name in names if names.count(name) > 1})
         if duplicates:
-            raise ValueError(f"column names given duplicates: {', '.join(duplicates)}")
+            raise ValueError(f"column names given twice: {', '.join(duplicates)}")
         unknown = [name for name in self.price_columns if name not in names]
         if unknown:
             raise ValueError(f"price_columns names no column: {', '.join(unknown)}")
