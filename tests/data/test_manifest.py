@@ -20,7 +20,7 @@ FIELDS = {
 }
 
 
-def test_the_content_hash_knows_content_only(tmp_path, random_items, write_corpus):
+def test_the_content_hash_depends_on_content_only(tmp_path, random_items, write_corpus):
     items = random_items(4, 12, 2, 5, 30, times="stamps")
 
     def content_hash(name, changed=items, columns=("a", "b"), **options):

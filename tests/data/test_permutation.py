@@ -35,7 +35,7 @@ def test_a_permutation_of_any_position_is_computed_alone():
     ] == whole.tolist()
 
 
-def test_nearby_positions_touch_few_blocks():
+def test_nearby_positions_are_in_few_blocks():
     size, block, mixed = 100_000, 64, 8
     order = permute_blocks(3, np.arange(size), size, block=block, blocks_mixed=mixed)
     pools = order[: size // (block * mixed) * block * mixed].reshape(-1, block * mixed)

@@ -69,7 +69,7 @@ def test_the_datasets_library_opens_a_corpus(tmp_path, random_items, write_corpu
         assert equal(np.stack(list(opened[k]["target"])), items[k][1])
 
 
-def test_ids_are_text_whatever_they_look_like(tmp_path, write_corpus):
+def test_ids_are_text_for_any_spelling(tmp_path, write_corpus):
     ids = ["007", "1e5", "nan", "6e3760778598fdee5208213d3fce122637307eec", "None", "a b/c", "Ünï", "-1", "1.0"]
     corpus = write_corpus(tmp_path / "c", [(i, np.ones((1, 4)), None) for i in ids], ["a"])
     assert corpus.item_ids() == ids
@@ -129,7 +129,7 @@ def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(shard):
         Corpus.open(shard.parent)
 
 
-def test_folders_that_are_no_corpus_say_so(tmp_path):
+def test_folders_that_are_not_a_corpus_are_named(tmp_path):
     with pytest.raises(DataError, match="no such corpus folder"):
         Corpus.open(tmp_path / "nothing")
     with pytest.raises(DataError, match="not a corpus"):

@@ -16,7 +16,7 @@ def equal(a, b) -> bool:
     return np.array_equal(a, b, equal_nan=True)
 
 
-def test_writing_never_touches_an_existing_folder_unless_told_to_replace(tmp_path, random_items, write_corpus):
+def test_writing_never_changes_an_existing_folder_unless_replace_is_set(tmp_path, random_items, write_corpus):
     items = random_items(0, 2, 1, 5, 9)
     first = write_corpus(tmp_path / "c", items, ["a"])
     with pytest.raises(DataError, match="never overwritten"):
