@@ -221,10 +221,10 @@ def rolling_origins(
                 f"data.{split}_steps: {region} steps hold no window of prediction_length {prediction_length}. "
                 f"Set {split}_steps to at least {prediction_length}."
             )
-    wanted = num_windows if region is None else min(num_windows, (region - prediction_length) // stride + 1)
+    max_windows = num_windows if region is None else min(num_windows, (region - prediction_length) // stride + 1)
     oldest = max(1, 1 if min_context is None else min_context)
     newest = ends - prediction_length
-    counts = np.clip((newest - oldest) // stride + 1, 0, wanted)
+    counts = np.clip((newest - oldest) // stride + 1, 0, max_windows)
     if items != "all":
         out = held_out(corpus, holdout_fraction)
         counts = np.where(out if items == "held_out" else ~out, counts, 0)

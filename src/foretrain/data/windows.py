@@ -35,7 +35,7 @@ class Window:
     context_times: IntArray | None = None  # (T,) microseconds
     future_times: IntArray | None = None  # (H,) microseconds
     item_id: str = ""
-    key: int = 0  # hash of (item_id, cutoff): seeds per-window draws, whatever batch the window lands in
+    key: int = 0  # hash of (item_id, cutoff): seeds per-window draws, in any batch alike
     names: tuple[str, ...] = ()  # (V,) names of the rows, or empty: for families that read columns by name
 
     @property

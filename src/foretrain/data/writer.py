@@ -65,9 +65,9 @@ def prepare_series(
         raise DataError(f"item {item_id!r}: times are not strictly ascending. Sort them and drop duplicates.")
     if time == "regular":
         assert freq is not None
-        wanted = grid.stamps(int(times[0]), freq, np.arange(len(times), dtype=np.int64))
-        if not np.array_equal(wanted, times):
-            at = int(np.flatnonzero(wanted != times)[0])
+        expected = grid.stamps(int(times[0]), freq, np.arange(len(times), dtype=np.int64))
+        if not np.array_equal(expected, times):
+            at = int(np.flatnonzero(expected != times)[0])
             if at == 0:
                 raise DataError(
                     f"item {item_id!r}: its first row, at {grid.iso(int(times[0]))}, is no stamp of freq {freq!r}. "

@@ -42,8 +42,8 @@ class Sessions:
     """The sessions in a range of days: dates and trading hours."""
 
     days: IntArray  # (S,) day numbers since 1970
-    begins: IntArray  # (P,) instants at which trading starts, two on a day with a break
-    ends: IntArray  # (P,)
+    opens: IntArray  # (P,) instants at which trading starts, two on a day with a break
+    closes: IntArray  # (P,) instants at which it stops
     zone: Any  # time zone of the exchange
     _bars: dict[tuple[int, str], IntArray] = field(default_factory=dict)  # cache
 
@@ -56,15 +56,15 @@ class Sessions:
     def _compute_bars(self, step: int, side: str) -> IntArray:
         import pandas as pd
 
-        begins = self.begins
+        opens = self.opens
         if side.endswith("by the clock"):
-            begins = begins - _wall(pd.DatetimeIndex(begins.view("datetime64[us]")), self.zone) % step
-        count = -(-(self.ends - begins) // step)
+            opens = opens - _wall(pd.DatetimeIndex(opens.view("datetime64[us]")), self.zone) % step
+        count = -(-(self.closes - opens) // step)
         number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        bars = np.repeat(begins, count) + number * step
+        bars = np.repeat(opens, count) + number * step
         if side.startswith("end"):
-            bars = np.minimum(bars + step, np.repeat(self.ends, count))
-        return np.union1d(bars, self.ends) if side == "begin and close" else np.unique(bars)
+            bars = np.minimum(bars + step, np.repeat(self.closes, count))
+        return np.union1d(bars, self.closes) if side == "begin and close" else np.unique(bars)
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class Exchange:
             raise DataError(f"no item has 2 rows, so the length of a bar for calendar={self.name!r} is unknown.")
         steps = [_step(history) or longest for history in histories]
         last_days = [int(history.asi8[-1]) // DAY for history in histories]
-        ends = [day + _days(step, horizon) for day, step in zip(last_days, steps, strict=True)]
-        sessions = self._sessions(min(int(history.asi8[0]) for history in histories) // DAY - 14, max(ends))
+        last_day = max(day + _days(step, horizon) for day, step in zip(last_days, steps, strict=True))
+        sessions = self._sessions(min(int(history.asi8[0]) for history in histories) // DAY - 14, last_day)
         cache: dict[tuple[bytes, int], tuple[pd.DatetimeIndex, str]] = {}  # many items share their stamps
         results, doubts = [], dict[str, list[Any]]()
         for history, step, item in zip(histories, steps, ids, strict=True):
@@ -186,12 +186,12 @@ class Exchange:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"calendar {self.name!r} does not know the time of these series ({reason}).") from None
         table = calendar.schedule
-        begins, ends, pause, resume = (_micros(table[name]) for name in ("open", "close", "break_start", "break_end"))
+        opens, closes, pause, resume = (_micros(table[name]) for name in ("open", "close", "break_start", "break_end"))
         paused = table["break_start"].notna().to_numpy()
         return Sessions(
             days=_micros(table.index) // DAY,
-            begins=np.sort(np.concatenate([begins, resume[paused]])),
-            ends=np.sort(np.concatenate([np.where(paused, pause, ends), ends[paused]])),
+            opens=np.sort(np.concatenate([opens, resume[paused]])),
+            closes=np.sort(np.concatenate([np.where(paused, pause, closes), closes[paused]])),
             zone=calendar.tz,
         )
 

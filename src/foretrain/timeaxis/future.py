@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-UNLIKE = 1.5  # ratio of steps above which frequencies differ; months and weeks with a holiday vary less
+MAX_STEP_RATIO = 1.5  # ratio of steps above which frequencies differ; months and weeks with a holiday vary less
 LONGEST_PLAIN_STEP = np.timedelta64(28, "D")  # steps of 28 to 31 days may be months
 WAY_OUT = (
     'Give freq=, for example freq="B", or the exchange, for example calendar="XNYS", to set the stamps of the forecast '
@@ -87,7 +87,7 @@ def _compare_steps(stamps: pd.DatetimeIndex, starts: IntArray, coming: pd.Dateti
     if not len(before):
         return
     rows, steps = float(np.median(before)), float(np.median(after))
-    if not 1 / UNLIKE < steps / rows < UNLIKE:
+    if not 1 / MAX_STEP_RATIO < steps / rows < MAX_STEP_RATIO:
         text = f"freq={freq!r} has steps of {_span(int(steps))}, but the rows are mostly {_span(int(rows))} apart."
         warn(_log, Note(Code.FREQ_UNLIKE_ROWS, text))
 

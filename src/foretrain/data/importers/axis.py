@@ -20,7 +20,7 @@ from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
 from foretrain.timeaxis.grid import ordinals, stamps, typical_step
 from foretrain.timeaxis.inference import Pattern, agree, infer
 
-UNLIKE = 1.5  # ratio of steps above which frequencies differ; months with a holiday vary less
+MAX_STEP_RATIO = 1.5  # ratio of steps above which frequencies differ; months with a holiday vary less
 FILL_LIMIT = 0.2  # largest share of NaN rows that may be added to make an axis regular
 
 
@@ -72,23 +72,23 @@ def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: 
 
 def _user_freq(freq: str, counts: dict[str, int]) -> str:
     """Return the user's alias in current spelling. DataError if the steps of all items differ clearly from it."""
-    wanted = Frequency.parse(freq, edge="S")  # month starts are what most files hold
-    if counts and not any(_compatible(wanted, name) for name in counts):
+    requested = Frequency.parse(freq, edge="S")  # month starts are what most files hold
+    if counts and not any(_compatible(requested, name) for name in counts):
         seen = ", ".join(f"{name} ({count} items)" for name, count in counts.items())
         raise DataError(f"--freq {freq}, but the stamps look like {seen}. Leave --freq out, or choose one of these.")
-    return wanted.alias
+    return requested.alias
 
 
-def _compatible(wanted: Frequency, name: str) -> bool:
+def _compatible(requested: Frequency, name: str) -> bool:
     if name == "irregular":
         return True
     other = Frequency.parse(name)
-    if wanted.kind == "pandas":
-        return 1 / UNLIKE < typical_step(wanted) / typical_step(other) < UNLIKE
-    if wanted.months or other.months:
-        return wanted.months == other.months
+    if requested.kind == "pandas":
+        return 1 / MAX_STEP_RATIO < typical_step(requested) / typical_step(other) < MAX_STEP_RATIO
+    if requested.months or other.months:
+        return requested.months == other.months
     days = {"B", "C", "D"}
-    return wanted.micros == other.micros or {wanted.base, other.base} <= days
+    return requested.micros == other.micros or {requested.base, other.base} <= days
 
 
 def _regularity(

@@ -54,9 +54,9 @@ def find_inputs(paths: Sequence[Path], options: ImportOptions) -> list[Input]:
     found: list[Input] = []
     for path in paths:
         found += _inside(path) if path.is_dir() else [_file(path)]
-    wanted = {"table": "table", "panel": "table", "array": "array", "hf": "hf"}.get(options.format or "")
-    if wanted:
-        found = [entry for entry in found if entry.kind == wanted]
+    required = {"table": "table", "panel": "table", "array": "array", "hf": "hf"}.get(options.format or "")
+    if required:
+        found = [entry for entry in found if entry.kind == required]
     kinds = Counter(entry.kind for entry in found)
     if len(kinds) > 1:
         seen = ", ".join(f"{count} {kind} input(s)" for kind, count in kinds.items())

@@ -19,7 +19,7 @@ class ImportOptions:
     """Settings of one import; None or empty means: infer it from the files, and fail if that is ambiguous.
 
     Attributes:
-        format: "table" (rows of one or many items), "panel" (each column is an item of its own), "array", "hf".
+        format: "table" (rows of one or many items), "panel" (each column is an item), "array", "hf".
         target: value columns that must exist; they come first, in this order.
         columns: the only value columns to keep, in this order.
         categorical: columns read as text even if some cells look like numbers.
