@@ -152,7 +152,7 @@ def test_a_padding_batch_has_the_shape_of_its_bucket_and_no_values(random_items)
         assert batch.context.shape == (2 * bucket.micro_batch, bucket.context_length)
         assert batch.future.shape == (2 * bucket.micro_batch, bucket.prediction_length)
         assert (
-            np.isnan(batch.context).all() and np.isnan(batch.future).all() and blank.num_padding_windows == len(blank)
+            np.isnan(batch.context).all() and np.isnan(batch.future).all() and batch.num_padding_windows == len(batch)
         )
 
 
