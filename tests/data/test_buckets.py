@@ -56,7 +56,7 @@ lengths = st.sets(st.integers(1, 20), max_size=3)
     reserved=st.integers(0, 2),
     tokens=st.integers(22, 300),
 )
-def test_each_window_comes_once_an_epoch_in_the_smallest_pair_that_holds_it(
+def test_each_window_occurs_once_an_epoch_in_the_smallest_bucket_that_holds_it(
     random_items, seed, low, given_lengths, given_horizons, stride, least, min_context, reserved, tokens
 ):
     items = random_items(seed, 12, 1, low, low + 30)
@@ -112,7 +112,7 @@ def test_a_mapped_corpus_gives_the_same_batches_as_one_in_memory(tmp_path, rando
         assert np.array_equal(one.future, two.future, equal_nan=True)
 
 
-def test_all_micro_batches_of_a_bucket_have_one_shape_and_only_the_last_is_filled_up(random_items):
+def test_all_micro_batches_of_a_bucket_have_one_shape_and_only_the_last_is_padded(random_items):
     found = in_buckets(ragged(random_items(0, 9, 2, 10, 40), "ab"))
     sizes: dict[tuple[int, int], set[int]] = {}
     filled: Counter[tuple[int, int]] = Counter()
@@ -129,13 +129,13 @@ def test_all_micro_batches_of_a_bucket_have_one_shape_and_only_the_last_is_fille
     assert filled and max(filled.values()) == 1
 
 
-def test_little_is_filled_because_micro_batches_are_made_equal(random_items):
+def test_micro_batches_of_equal_size_need_little_padding(random_items):
     found = in_buckets(ragged(random_items(0, 9, 2, 10, 40), "ab"), tokens=1000)
     for bucket in found.buckets:
         assert bucket.micro_batches * bucket.micro_batch - bucket.windows < bucket.micro_batches
 
 
-def test_filling_has_no_times(random_items):
+def test_padding_windows_have_no_times(random_items):
     items = random_items(0, 9, 1, 10, 40, times="regular")
     corpus = Corpus.from_arrays("m", items, ["x"], time="regular", freq="h")
     found = in_buckets(source(corpus, min_context=1, stride=1, with_times=True))
@@ -145,18 +145,18 @@ def test_filling_has_no_times(random_items):
     assert (batch.future_times[: -batch.num_padding_windows] != NO_TIME).all()
 
 
-def test_a_blank_batch_is_as_large_as_the_bucket_s_others_and_empty(random_items):
+def test_a_padding_batch_has_the_shape_of_its_bucket_and_no_values(random_items):
     found = in_buckets(ragged(random_items(0, 9, 2, 10, 40), "ab"))
     for number, bucket in enumerate(found.buckets):
-        blank = found.blank(number)
-        assert blank.context.shape == (2 * bucket.micro_batch, bucket.context_length)
-        assert blank.future.shape == (2 * bucket.micro_batch, bucket.prediction_length)
+        batch = found.padding_batch(number)
+        assert batch.context.shape == (2 * bucket.micro_batch, bucket.context_length)
+        assert batch.future.shape == (2 * bucket.micro_batch, bucket.prediction_length)
         assert (
-            np.isnan(blank.context).all() and np.isnan(blank.future).all() and blank.num_padding_windows == len(blank)
+            np.isnan(batch.context).all() and np.isnan(batch.future).all() and batch.num_padding_windows == len(batch)
         )
 
 
-def test_corpora_with_unlike_variates_never_share_a_micro_batch_and_share_the_budget(random_items):
+def test_corpora_with_different_variates_never_share_a_micro_batch_and_share_the_budget(random_items):
     one = Corpus.from_arrays("one", random_items(0, 9, 1, 8, 40), ["a"])
     three = Corpus.from_arrays("three", random_items(1, 5, 3, 8, 40), ["a", "b", "c"])
     again = Corpus.from_arrays("again", random_items(2, 4, 1, 8, 40), ["a"])
@@ -217,7 +217,7 @@ def test_buckets_end_with_the_length_of_the_run(own, given, kept, dropped):
     assert choices(own, given) == (kept, dropped)
 
 
-def test_what_happened_to_the_buckets_asked_for_is_told(random_items):
+def test_dropped_and_added_buckets_are_reported(random_items):
     lines = in_buckets(ragged(random_items(0, 9, 1, 10, 40)), (4, 8, 99), (6, 50)).describe()
     assert lines[:3] == [
         "buckets longer than data.context_length 16 dropped: 99",
@@ -235,18 +235,18 @@ def test_the_table_names_pairs_windows_and_micro_batches():
     ]
 
 
-def test_a_budget_below_one_window_names_the_pair_and_the_smallest_that_works(random_items):
+def test_a_budget_below_one_window_names_the_bucket_and_the_smallest_that_works(random_items):
     made = ragged(random_items(0, 9, 2, 30, 40), "ab")
     with pytest.raises(ConfigError, match=r"43 holds no window of bucket context 16 \+ horizon 6 with 2 variates.* 44"):
         in_buckets(made, tokens=43)
     assert max(bucket.micro_batch for bucket in in_buckets(made, tokens=44).buckets) > 1
 
 
-def test_a_pair_without_windows_needs_no_budget():
+def test_a_bucket_without_windows_needs_no_budget():
     made = ragged([("a", np.ones((1, 8)), None)], min_context=1)
     assert in_buckets(made, tokens=14).epoch_length  # context 16 would need 22, and no series has more than 8 rows
 
 
-def test_windows_drawn_at_random_have_no_epoch_to_fill_buckets_with(random_items):
+def test_buckets_need_sampling_by_epochs(random_items):
     with pytest.raises(ConfigError, match=r"data.sampling is 'random'. Set data.sampling: epoch"):
         in_buckets(ragged(random_items(0, 9, 1, 30, 40), sampling="random"))

@@ -41,7 +41,7 @@ def test_update_appends_new_bars_and_items_and_keeps_old_values(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
-def test_an_update_without_news_changes_nothing(tmp_path: Path) -> None:
+def test_an_update_without_new_rows_changes_nothing(tmp_path: Path) -> None:
     bars_csv(tmp_path / "A.csv")
     import_corpus([tmp_path / "A.csv"], tmp_path / "out")
     stamp = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns

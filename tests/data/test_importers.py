@@ -248,7 +248,7 @@ def test_a_datasets_folder_is_imported_with_its_covariates(tmp_path: Path) -> No
 # Text
 
 
-def test_a_comment_line_a_byte_order_mark_and_an_encoding_are_met(tmp_path: Path) -> None:
+def test_comment_lines_byte_order_marks_and_encodings_are_handled(tmp_path: Path) -> None:
     bars_csv(tmp_path / "a.csv", head="Created on 10-17-2019,https://example.org\n")
     report = import_corpus([tmp_path / "a.csv"], tmp_path / "a")
     assert (report.notes[0].code, report.notes[0].counts) == (Code.LINES_SKIPPED, {"lines": 1})
@@ -263,7 +263,7 @@ def test_a_comment_line_a_byte_order_mark_and_an_encoding_are_met(tmp_path: Path
     assert Corpus.open(tmp_path / "c").columns == ("Temperatur (°C)",)
 
 
-def test_a_file_without_header_needs_to_be_told_so(tmp_path: Path) -> None:
+def test_a_file_without_header_needs_the_option(tmp_path: Path) -> None:
     rows = [
         f"{d.replace('-', '')} 093000;" + ";".join(map(repr, v))
         for d, v in zip(dates(40), ohlcv(40).tolist(), strict=True)

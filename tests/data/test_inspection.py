@@ -29,7 +29,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus.open(folder / "corpus")
 
 
-def test_the_facts_of_a_corpus_are_listed(market: Corpus) -> None:
+def test_size_time_axis_columns_and_provenance_are_listed(market: Corpus) -> None:
     facts = dict(inspect_rows(market))
     assert facts["series"] == "3"
     assert facts["rows"] == "900"

@@ -51,7 +51,7 @@ def test_a_horizon_that_is_too_long_is_refused_with_the_longest_that_works():
     assert "data.min_prediction_length=100 (shorter futures for the newest windows)" in text
 
 
-def test_the_length_of_most_series_is_told_where_one_is_longer():
+def test_the_median_length_is_reported_if_one_series_is_longer():
     items = [(f"{k}", np.ones((1, 40 if k else 1000), np.float32), None) for k in range(5)]
     assert "Half of its series have 40 rows or more" in refusal(items, **FINE_TUNING, min_context=4096)
 
@@ -67,7 +67,7 @@ def test_a_least_number_of_rows_that_no_series_has_is_named():
     assert re.search(r"data.min_rows asks for 2000.* would work: data.min_rows=1000\.$", text)
 
 
-def test_a_series_too_short_for_anything_is_told_so():
+def test_a_series_too_short_for_any_setting_has_no_remedy():
     assert refusal([("a", np.ones((1, 3)), None)], **FINE_TUNING).endswith("No lengths would do; give longer series.")
 
 
@@ -76,7 +76,7 @@ lengths = st.integers(1, 60)
 
 @settings(max_examples=300, deadline=None)
 @given(rows=st.integers(1, 150), data=st.data())
-def test_every_remedy_finds_a_window_and_asks_for_no_more_than_it_must(rows, data):
+def test_every_remedy_finds_a_window_and_is_the_smallest_change(rows, data):
     optional = st.one_of(st.none(), lengths)
     tree = {"context_length": data.draw(lengths), "prediction_length": data.draw(lengths)}
     for key in ("min_context", "min_prediction_length", "validation_steps", "test_steps", "min_rows"):

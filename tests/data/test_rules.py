@@ -53,7 +53,7 @@ def found(findings: Findings) -> dict[str, tuple[int, int]]:
     return {rule.name: findings.count(rule.name) for rule in RULES if findings.count(rule.name) != (0, 0)}
 
 
-def test_clean_rows_stay_as_they_are() -> None:
+def test_clean_rows_are_unchanged() -> None:
     findings = Findings("error")
     given = rows()
     kept = clean(given, LAYOUT, findings)

@@ -93,7 +93,7 @@ def test_a_batch_equals_windows_cut_one_by_one(
     agree(made, made.windows(0, 40))
 
 
-def test_corpora_with_unlike_variates_share_a_batch(tmp_path, random_items, write_corpus):
+def test_corpora_with_different_variates_share_a_batch(tmp_path, random_items, write_corpus):
     one = write_corpus(tmp_path / "one", random_items(0, 9, 1, 8, 40), ["a"], **SMALL)
     three = Corpus.from_arrays("three", random_items(1, 5, 3, 8, 40), ["a", "b", "c"])
     made = source(one, three, weights=(1.0, 2.0), validation_steps=0, test_steps=0)
@@ -216,7 +216,7 @@ def test_held_out_items_are_never_trained_on(random_items):
     assert {corpus.item_id(k) for k in trained} == {reordered.item_id(k) for k in other}
 
 
-def test_short_series_are_left_out_and_counted():
+def test_short_series_are_excluded_and_counted():
     items = [(f"{n}", np.ones((1, n)), None) for n in (5, 11, 12, 13, 50)]
     corpus = Corpus.from_arrays("m", items, ["x"])
     made = source(corpus)  # needs min_context 3 + prediction_length 3 + 3 + 3
@@ -257,7 +257,7 @@ def test_epoch_length_counts_strided_windows():
 
 
 @pytest.mark.parametrize("time", ["regular", "stamps"])
-def test_times_come_when_asked_for(random_items, time):
+def test_times_are_filled_if_requested(random_items, time):
     freq = "h" if time == "regular" else None
     corpus = Corpus.from_arrays("m", random_items(0, 6, 1, 12, 30, times=time), ["x"], time=time, freq=freq)
     assert source(corpus).windows(0, 4).context_times is None
@@ -412,7 +412,7 @@ def test_the_newest_windows_may_have_shorter_futures_that_end_with_the_training_
         assert np.array_equal(windows.future[row][steps[b]], known) and np.isnan(windows.future[row][~steps[b]]).all()
 
 
-def test_beyond_an_early_end_no_known_category_and_no_time_is_told():
+def test_an_early_end_hides_known_categories_and_times_after_it():
     columns = [Column(name="y"), Column(name="c", kind="categorical", categories=("a", "b"))]
     values = np.stack([np.arange(9.0), np.arange(9.0) % 2])
     corpus = Corpus.from_arrays("m", [("i", values, np.arange(9) * 3_600_000_000)], columns, time="regular", freq="h")

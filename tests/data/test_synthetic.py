@@ -15,7 +15,7 @@ def spec(**options) -> SyntheticSpec:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_generated_corpus_says_so_and_is_finite(kind):
+def test_a_synthetic_corpus_is_marked_and_finite(kind):
     corpus = generate(spec(kind=kind))
     assert corpus.manifest.provenance["kind"] == "synthetic"
     assert corpus.num_series == 6
@@ -29,7 +29,7 @@ def test_a_generated_corpus_says_so_and_is_finite(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_series_is_the_same_however_many_are_asked_for(kind):
+def test_a_series_does_not_depend_on_the_number_of_series(kind):
     few = generate(spec(kind=kind, num_series=4, length=60, missing_fraction=0.2))
     many = generate(spec(kind=kind, num_series=9, length=60, missing_fraction=0.2))
     for k in range(4):
@@ -39,7 +39,7 @@ def test_a_series_is_the_same_however_many_are_asked_for(kind):
     assert not np.array_equal(few.values(0), other.values(0), equal_nan=True)
 
 
-def test_bars_are_consistent_and_lie_on_business_days():
+def test_bars_are_consistent_and_on_business_days():
     corpus = generate(spec(kind="ohlcv", length=600, num_series=20))
     assert corpus.columns == OHLCV
     assert corpus.manifest.price_columns == OHLCV[:4]
@@ -53,7 +53,7 @@ def test_bars_are_consistent_and_lie_on_business_days():
     assert np.is_busday(corpus.times(0).astype("M8[us]").astype("M8[D]")).all()
 
 
-def test_intraday_bars_lie_in_the_session():
+def test_intraday_bars_are_inside_the_session():
     corpus = generate(spec(kind="ohlcv", freq="30min", num_series=1))
     clock = corpus.times(0).astype("M8[us]") - corpus.times(0).astype("M8[us]").astype("M8[D]")
     minutes = clock.astype("m8[m]").astype(int)
@@ -62,7 +62,7 @@ def test_intraday_bars_lie_in_the_session():
     assert np.is_busday(corpus.times(0).astype("M8[us]").astype("M8[D]")).all()
 
 
-def test_missing_values_come_in_the_asked_share_and_bars_go_missing_whole():
+def test_missing_values_have_the_requested_share_and_whole_bars_are_missing():
     values = generate(spec(kind="seasonal", missing_fraction=0.3, num_series=50, num_variates=2)).values(0)
     assert values.shape == (2, 120)
     share = np.mean([np.isnan(generate(spec(missing_fraction=0.3, num_series=50)).values(k)).mean() for k in range(50)])

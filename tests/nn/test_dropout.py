@@ -9,7 +9,7 @@ from foretrain.nn.dropout import draw_seed, drop, keep_mask, keep_scale
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_the_share_kept_is_what_the_scale_undoes(rate):
+def test_the_scale_is_the_inverse_of_the_kept_fraction(rate):
     mask = keep_mask((1000, 1003), rate, 7)
     assert set(mask.unique().tolist()) == {0.0, 1.0}
     assert mask.mean().item() == pytest.approx(1 - rate, abs=0.002)

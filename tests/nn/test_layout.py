@@ -16,7 +16,7 @@ def of(sizes: list[int]) -> RowLayout:
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_windows_of_a_size_lie_together_and_rows_come_back(sizes):
+def test_windows_are_grouped_by_size_and_rows_are_restored(sizes):
     layout, x = of(sizes), torch.arange(float(sum(sizes)))[:, None].expand(-1, 3)
     parts = layout.spread(x)
     assert [part.shape[:2] for part in parts] == [(sizes.count(size), size) for size in sorted(set(sizes))]
@@ -33,14 +33,14 @@ def test_rows_may_come_in_any_order():
     assert torch.equal(layout.collect(layout.spread(x)), x)
 
 
-def test_rows_that_lie_so_already_are_divided_without_a_copy():
+def test_rows_in_grouped_order_are_split_without_a_copy():
     x = torch.zeros(5, 2)
     assert {part.data_ptr() for part in of([1, 2, 2]).spread(x)} == {x.data_ptr(), x[1:].data_ptr()}
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("count", [1, 3])
-def test_copies_are_windows_of_their_own(sizes, count):
+def test_copies_are_separate_windows(sizes, count):
     """One copy of all rows after the other."""
     rows = sum(sizes)
     window = np.repeat(np.arange(len(sizes)), sizes)
@@ -51,7 +51,7 @@ def test_copies_are_windows_of_their_own(sizes, count):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_a_layout_comes_back_from_a_batch(sizes):
+def test_a_layout_is_restored_from_a_batch(sizes):
     layout, x = of(sizes), torch.randn(sum(sizes), 2)
     again = RowLayout.from_tensors({"other": x, **layout.to_tensors()})
     assert all(torch.equal(a, b) for a, b in zip(layout.spread(x), again.spread(x), strict=True))

@@ -74,6 +74,6 @@ def test_impossible_levels_are_refused(levels):
 
 
 @pytest.mark.parametrize("levels", ["abc", 0.5, [None], [[0.5]]])
-def test_levels_that_are_no_numbers_are_refused_in_words(levels):
+def test_levels_that_are_not_numbers_are_refused(levels):
     with pytest.raises(ConfigError, match="is not a list of numbers"):
         check_levels(levels)

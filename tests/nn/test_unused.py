@@ -14,7 +14,7 @@ def test_attached_parameters_get_zero_gradients_and_x_keeps_its_own():
     assert torch.equal(x.grad, 2 * x.detach())
 
 
-def test_frozen_parameters_and_forecasting_cost_nothing():
+def test_frozen_parameters_and_inference_add_nothing_to_the_graph():
     x, frozen = torch.randn(3), torch.randn(2)
     assert attach(x, [frozen]) is x
     with torch.no_grad():

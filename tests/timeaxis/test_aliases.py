@@ -72,14 +72,14 @@ def test_store_season_step_numbers_and_forecasts_agree_with_pandas_on_every_alia
 
 
 @pytest.mark.parametrize("alias", ["BME", "SMS-10", "WOM-3FRI", "BQE-FEB", "BYS", "REQ-N-DEC-MON-1", "cbh"])
-def test_stored_stamps_go_on_with_the_next_of_their_freq_though_the_last_is_none(alias: str) -> None:
+def test_stored_stamps_continue_with_the_next_one_of_their_freq_even_if_the_last_is_off_the_grid(alias: str) -> None:
     uneven = pd.DatetimeIndex(["2020-01-01", "2020-01-02 03:00", "2020-03-14 19:17"])  # Saturday night
     found = corpus_of(alias, uneven, "stamps").future_times(0, 3)
     wanted = pd.date_range(uneven[-1], periods=3, freq=to_offset(alias), unit="us")
     assert pd.DatetimeIndex(found.view("M8[us]")).equals(wanted)
 
 
-def test_steps_below_a_microsecond_are_refused_when_data_come_in() -> None:
+def test_steps_below_a_microsecond_are_refused_at_import() -> None:
     times = pd.date_range("2020-01-01", periods=5, freq="us")
     for alias in ("ns", "15ns"):
         for time in ("regular", "stamps"):
@@ -88,7 +88,7 @@ def test_steps_below_a_microsecond_are_refused_when_data_come_in() -> None:
     assert corpus_season(corpus_of("3000ns", pd.date_range("2020-01-01", periods=5, freq="3us"))) == 1
 
 
-def test_a_first_row_off_the_frequency_is_told() -> None:
+def test_a_first_row_off_the_frequency_is_an_error() -> None:
     with pytest.raises(DataError, match="item 'a': its first row, at 2020-01-15, is no stamp of freq 'BME'"):
         corpus_of("BME", pd.DatetimeIndex(["2020-01-15", "2020-01-31", "2020-02-28"]))
 
@@ -108,3 +108,18 @@ def test_a_month_of_older_files_keeps_its_day_in_the_store_and_is_a_month_start_
     (tmp_path / "x.csv").write_text("date,x\n" + "".join(f"{day:%Y-%m-%d},{k}\n" for k, day in enumerate(starts)))
     report = import_corpus([tmp_path / "x.csv"], tmp_path / "corpus", freq="M")
     assert (report.time, report.freq) == ("regular", "MS")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "stored"),
+    [("A-DEC", "YS"), ("A-JUN", "YS-JUL"), ("Y-DEC", "YS"), ("Q-DEC", "QS"), ("Q-JAN", "QS-FEB"), ("AS-JUL", "YS-JUL")],
+)
+def test_an_import_of_period_starts_is_regular_under_the_older_spelling_of_the_periods(
+    tmp_path, spelling: str, stored: str
+) -> None:
+    starts = pd.date_range("1990-01-01", periods=30, freq=stored)
+    (tmp_path / "x.csv").write_text("date,x\n" + "".join(f"{day:%Y-%m-%d},{k}\n" for k, day in enumerate(starts)))
+    report = import_corpus([tmp_path / "x.csv"], tmp_path / "corpus", freq=spelling)
+    assert (report.time, report.freq) == ("regular", stored)
+    coming = Corpus.open(tmp_path / "corpus").future_times(0, 2)
+    assert pd.DatetimeIndex(coming.view("M8[us]")).equals(pd.date_range(starts[-1], periods=3, freq=stored)[1:])

@@ -126,7 +126,7 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch):
         Exchange("XNYS")
 
 
-def test_a_history_that_another_exchange_would_have_is_told(told):
+def test_a_history_that_another_exchange_would_have_is_reported(told):
     """Shanghai's bars fit New York's hours but for the pause at noon; Chinese holidays are sessions elsewhere."""
     days = [day for day in SESSIONS if day.month == 1][:15]
     parts = [("9h30min", "11h30min"), ("13h", "15h")]

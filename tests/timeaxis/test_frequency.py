@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.timeaxis.frequency import Frequency, seasonality, to_offset
+from foretrain.timeaxis.frequency import MONTH_NAMES, Frequency, seasonality, to_offset
+from foretrain.timeaxis.grid import ordinals
 
 # what gluonts.time_feature.get_seasonality answers (0.16)
 GLUONTS = {
@@ -70,11 +72,22 @@ def test_a_period_without_an_edge_has_the_one_that_the_reader_names() -> None:
         "15min",
         "MS",
         "3QS",
-        "YS-DEC",
+        "YS",
         "W-SUN",
         "ME",
     ]
     assert Frequency.parse("M", edge="E") == Frequency.parse("M") == Frequency.parse("ME")
+
+
+@pytest.mark.parametrize("month", MONTH_NAMES)
+@pytest.mark.parametrize("old, period", [("Q", "Q"), ("A", "Y"), ("Y", "Y")])
+def test_periods_named_by_their_last_month_start_where_those_of_pandas_do(old: str, period: str, month: str) -> None:
+    periods = pd.period_range("2000-06", periods=9, freq=f"{period}-{month}")
+    by_start, by_end = (Frequency.parse(f"{old}-{month}", edge=edge) for edge in ("S", "E"))
+    for frequency, times in ((by_start, periods.start_time), (by_end, periods.end_time.normalize())):
+        number, exact = ordinals(times.as_unit("us").asi8, frequency)
+        assert exact and number.tolist() == list(range(9)), frequency
+        assert pd.date_range(times[0], periods=9, freq=frequency.offset).equals(times), frequency
 
 
 def test_sums_of_spans_are_one_span() -> None:

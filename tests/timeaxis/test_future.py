@@ -58,7 +58,7 @@ def bars(days, opens="9h30min", closes="16h", step="30min") -> pd.DatetimeIndex:
     return parts[0].append(parts[1:])
 
 
-def test_every_item_goes_on_in_its_own_way():
+def test_every_item_continues_by_its_own_frequency_or_week():
     """Market bars, days of a market with a holiday, months, and a market that never closes, all in one call."""
     days = pd.bdate_range("2024-03-01", "2024-05-31").drop("2024-03-29")
     session = bars(days)
@@ -93,7 +93,7 @@ def test_bars_with_a_zone_keep_local_hours_over_a_clock_change():
     assert list(found) == list(session[cut : cut + 20])
 
 
-def test_bars_that_never_stop_do_not_trip_over_the_hour_that_comes_twice(told):
+def test_round_the_clock_bars_work_across_the_repeated_hour(told):
     whole = pd.date_range("2024-10-28", periods=400, freq="h", tz="America/New_York")  # clocks change on November 3
     found = future.next_stamps(*layout(whole.delete([100, 250])), 3)
     (note,) = told()
@@ -101,7 +101,7 @@ def test_bars_that_never_stop_do_not_trip_over_the_hour_that_comes_twice(told):
     assert list(found) == list(pd.date_range(whole[-1], periods=4, freq="h")[1:])
 
 
-def test_missing_bars_of_a_market_that_never_closes_are_told(told):
+def test_missing_bars_of_a_market_that_never_closes_are_reported(told):
     minutes = pd.date_range("2024-03-01", periods=500, freq="5min")
     found = future.next_stamps(*layout(minutes.delete([7, 8, 300]), minutes.delete([9])), 2)
     (note,) = told()
@@ -114,7 +114,7 @@ def test_a_freq_and_a_calendar_exclude_each_other():
         future.next_stamps(*layout(pd.date_range("2024-03-01", periods=5)), 2, "D", "XNYS")
 
 
-def test_two_rows_do_not_tell_a_frequency():
+def test_two_rows_do_not_determine_a_frequency():
     with pytest.raises(DataError, match="no item has 3 rows"):
         future.next_stamps(*layout(pd.date_range("2024-01-01", periods=2, freq="D")), 3)
 
@@ -137,7 +137,7 @@ def test_integer_steps_must_be_equally_far_apart():
         future.infer_step(np.array([0, 1, 2, 0, 2]), np.array([0, 3]), ["a", "b"])
 
 
-def test_a_freq_that_is_not_the_rows_own_is_told(told):
+def test_a_freq_that_differs_from_that_of_the_rows_is_reported(told):
     minutes = pd.date_range("2024-03-01", periods=50, freq="5min")
     days, months = pd.bdate_range("2024-01-01", periods=60), pd.date_range("2020-01-31", periods=20, freq="ME")
     for whole, freq in ((minutes, "5min"), (days, "B"), (days, "D"), (months, "ME")):

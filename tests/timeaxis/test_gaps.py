@@ -54,7 +54,7 @@ def test_a_day_that_others_traded_is_a_gap_and_a_common_holiday_is_not() -> None
     assert len(find_gaps(common, "B", votes)[0]) == 0
 
 
-def test_a_lone_item_reports_only_long_closures() -> None:
+def test_a_single_item_reports_only_long_closures() -> None:
     days = axis("2021-01-04", "B", 120)
     assert len(find_gaps(np.delete(days, [30, 31, 32]), "B")[0]) == 0  # may be a holiday
     assert find_gaps(np.delete(days, np.arange(30, 45)), "B")[1].tolist() == [15]

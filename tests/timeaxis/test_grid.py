@@ -54,7 +54,7 @@ def test_starts_and_steps_broadcast():
     assert stamps(starts, "h", np.arange(3)).tolist() == [[k * 3_600_000_000 for k in range(s, s + 3)] for s in (0, 1)]
 
 
-def test_stamps_off_the_grid_are_told() -> None:
+def test_stamps_off_the_grid_are_detected() -> None:
     assert not ordinals(np.array([0, HOUR, 2 * HOUR + 1]), "h")[1]
     assert not ordinals(axis("2020-01-15", "MS", 4), "MS")[1]  # mid-month days are no month starts
     assert not ordinals(axis("2020-02-01", "QS-FEB", 4), "QS")[1]

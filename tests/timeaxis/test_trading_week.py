@@ -62,7 +62,7 @@ MARKETS = {
 
 @pytest.mark.parametrize("context", [60, 130, 400])
 @pytest.mark.parametrize("name", list(MARKETS))
-def test_bars_go_on_as_the_market_does(name, context):
+def test_bars_continue_in_the_market_s_hours(name, context):
     times = MARKETS[name]
     if name == "foreign exchange":
         context += 120  # a market without nights shows its week only in a week
@@ -116,7 +116,7 @@ def test_missing_bars_are_counted_while_they_are_few():
     assert missing_bars(np.delete(minutes[:40], 5), step) is None
 
 
-def test_a_corpus_of_bars_goes_on_after_the_night():
+def test_a_corpus_of_bars_continues_after_the_night():
     times = MARKETS["5 minutes with a pause at noon"][: 48 * 30]
     values = np.ones((1, len(times)), np.float32)
     for freq in (None, "5min"):

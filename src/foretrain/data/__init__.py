@@ -1,1 +1,1 @@
-"""Series, windows, the memory-mapped store, importers, quality rules, sampling and splits."""
+"""Corpora (memory-mapped store, importers, quality rules) and windows (sampling, buckets, splits)."""

@@ -1,9 +1,8 @@
-"""Training windows by length: micro-batches of one shape each, with as many windows as a budget of steps allows.
+"""Training windows grouped by length: micro-batches of one shape each, with as many windows as a token budget allows.
 
 Micro-batch m of a run is a pure function of (seed, m). An epoch has every window once, in the smallest bucket that
-holds it; inside a bucket windows come in a keyed order, and the micro-batches of all buckets in another. Orders are
-computed, not stored: a series' windows of one bucket are a run of neighbours, so what is kept is 12 bytes a series and
-bucket.
+holds it. A keyed permutation orders the windows inside a bucket, another one the micro-batches of all buckets. Both
+are computed, not stored: the windows of a series in one bucket are consecutive, so a series needs 12 bytes a bucket.
 
 # G training series of all corpora ("slots"), W windows
 """
@@ -21,28 +20,28 @@ from foretrain.data.sampling import Gather, Pool, SamplingPlan
 from foretrain.data.windows import NO_TIME, IntArray, Windows
 from foretrain.errors import ConfigError
 
-_BLOCK = 1 << 20  # series counted at once
-_WINDOWS, _MICRO_BATCHES = 6, 7  # streams of random numbers, beside those of sampling.py and source.py
+_SERIES_PER_BLOCK = 1 << 20  # series counted at once
+_WINDOWS, _MICRO_BATCHES = 6, 7  # streams of random numbers; sampling.py and source.py use 1 to 5
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Windows that share one shape; all micro-batches of a bucket are alike, the last one filled up."""
+    """Windows of one shape; all micro-batches of a bucket have the same size, the last one with padding windows."""
 
     context_length: int
     prediction_length: int
     variates: int  # rows of a window
-    windows: int  # of an epoch
-    micro_batch: int  # windows of one forward pass
+    windows: int  # in an epoch
+    micro_batch: int  # windows in a micro-batch
 
     @property
     def micro_batches(self) -> int:
-        """Of an epoch."""
+        """Number of micro-batches in an epoch."""
         return -(-self.windows // self.micro_batch)
 
 
 class _Range(NamedTuple):
-    """Cutoffs that a bucket holds: contexts of low < steps <= high, futures of short < steps <= long; None = any."""
+    """Cutoffs in a bucket: contexts of low < steps <= high, futures of short < steps <= long; None = no upper limit."""
 
     low: int
     high: int | None
@@ -51,15 +50,15 @@ class _Range(NamedTuple):
 
 
 class _Runs(NamedTuple):
-    """The windows of a bucket: so many neighbours of each of these slots."""
+    """The windows of a bucket: one run of consecutive windows of each slot."""
 
     range: _Range
     slots: np.ndarray  # (n,) integers, ascending
-    ends: IntArray  # (n,) windows up to and including each slot's
+    ends: IntArray  # (n,) cumulative number of windows
 
 
 class Buckets:
-    """Micro-batches by number; to a trainer a source whose unit is the micro-batch."""
+    """Micro-batches by number: a training source whose unit is the micro-batch instead of the window."""
 
     def __init__(
         self,
@@ -74,32 +73,33 @@ class Buckets:
         fingerprint: str,
         notes: Sequence[str] = (),
     ) -> None:
-        """lengths and horizons ascend and end with the run's own (see choices); max_tokens bounds (context + horizon)
-        steps x variates of a micro-batch. fingerprint is the data's; notes head the description.
+        """Build the buckets.
 
-        Raises ConfigError where one window is more than max_tokens.
+        lengths and horizons ascend and end with those of the run (see choices); max_tokens bounds (context + horizon)
+        steps x variates of a micro-batch. fingerprint is that of the data; notes are the first lines of describe().
+        Raises ConfigError if one window exceeds max_tokens.
         """
         self.fingerprint, self._notes = fingerprint, notes
         self._plan, self._gather, self._seed = plan, gather, seed
         pairs = [(_range(lengths, i, horizons, j), c, h) for i, c in enumerate(lengths) for j, h in enumerate(horizons)]
-        found = []
-        for variates, slots in _alike(pools):
+        filled = []
+        for variates, slots in _slots_by_rows(pools):
             for cutoffs, context, horizon in pairs:
                 runs = _runs(plan, slots, cutoffs)
                 if len(runs.slots):
-                    found.append((runs, context, horizon, variates))
-        _check_budget([(c, h, v) for _, c, h, v in found], max_tokens)
-        self._runs = [runs for runs, *_ in found]
-        self.buckets = tuple(_bucket(int(runs.ends[-1]), c, h, v, max_tokens) for runs, c, h, v in found)
+                    filled.append((runs, context, horizon, variates))
+        _check_budget([(c, h, v) for _, c, h, v in filled], max_tokens)
+        self._runs = [runs for runs, *_ in filled]
+        self.buckets = tuple(_bucket(int(runs.ends[-1]), c, h, v, max_tokens) for runs, c, h, v in filled)
         self._first = np.concatenate([[0], np.cumsum([bucket.micro_batches for bucket in self.buckets])])
 
     @property
     def epoch_length(self) -> int:
-        """Micro-batches of one epoch."""
+        """Number of micro-batches in an epoch."""
         return int(self._first[-1])
 
     def windows(self, first: int, count: int = 1) -> Windows:
-        """The windows of micro-batch number `first` of the run; count is 1, since others have other shapes."""
+        """Return the windows of micro-batch `first` of the run; count must be 1, since shapes differ."""
         assert first >= 0 and count == 1, (first, count)
         epoch, position = divmod(first, self.epoch_length)
         key = derive(self._seed, _MICRO_BATCHES, epoch)
@@ -109,28 +109,28 @@ class Buckets:
         begin = (index - int(self._first[number])) * bucket.micro_batch
         inside = np.arange(begin, min(begin + bucket.micro_batch, bucket.windows))
         order = permute_blocks(derive(self._seed, _WINDOWS, epoch, number), inside, bucket.windows)
-        windows, lacking = self._cut(number, order), bucket.micro_batch - len(inside)
-        return _joined(windows, _filling(windows, lacking)) if lacking else windows
+        windows, missing = self._cut(number, order), bucket.micro_batch - len(inside)
+        return _concatenate(windows, _padding(windows, missing)) if missing else windows
 
-    def blank(self, number: int) -> Windows:
-        """A micro-batch of buckets[number] that is nothing but filling."""
-        return _filling(self._cut(number, np.zeros(1, np.int64)), self.buckets[number].micro_batch)
+    def padding_batch(self, number: int) -> Windows:
+        """Return a micro-batch of buckets[number] made of padding windows only."""
+        return _padding(self._cut(number, np.zeros(1, np.int64)), self.buckets[number].micro_batch)
 
     def describe(self) -> list[str]:
-        """A line for each bucket, after what happened to those asked for."""
+        """Return the notes on the requested buckets, then a line for each bucket."""
         total = sum(bucket.windows for bucket in self.buckets)
         lines = [*self._notes, f"buckets: {total:,} windows an epoch in {self.epoch_length:,} micro-batches"]
         for b in self.buckets:
-            fill = b.micro_batches * b.micro_batch - b.windows
+            padding = b.micro_batches * b.micro_batch - b.windows
             lines.append(
                 f"  context {b.context_length:,} + horizon {b.prediction_length:,}, variates {b.variates:,}: "
                 f"{b.windows:,} windows = {b.micro_batches:,} x {b.micro_batch:,}"
-                + (f" less {fill:,} filling" if fill else "")
+                + (f" less {padding:,} padding" if padding else "")
             )
         return lines
 
     def _cut(self, number: int, index: IntArray) -> Windows:
-        """Windows of a bucket by their places in it."""
+        """Return the windows at the given positions of a bucket."""
         bucket, (cutoffs, slots, ends) = self.buckets[number], self._runs[number]
         run = np.searchsorted(ends, index, side="right")
         before = np.where(run > 0, ends[run - 1], 0)
@@ -142,7 +142,7 @@ class Buckets:
 
 
 def choices(requested: int, provided: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The provided values up to the requested one and that one itself, ascending; and those that are larger."""
+    """Return the provided values up to the requested one, which is added, ascending; and the larger ones."""
     kept = {requested, *(value for value in provided if value <= requested)}
     return tuple(sorted(kept)), tuple(sorted({*provided} - kept))
 
@@ -157,7 +157,7 @@ def _range(lengths: Sequence[int], i: int, horizons: Sequence[int], j: int) -> _
 
 
 def _steps(plan: SamplingPlan, newest: IntArray, cutoffs: _Range) -> tuple[IntArray, IntArray]:
-    """First and last of each series' windows inside the range, in strides back from the newest; last < first: none."""
+    """Return each series' first and last window in the range, in strides back from the newest; none if last < first."""
     end = newest + plan.min_prediction_length
     high = np.minimum(newest, end - cutoffs.short - 1)
     if cutoffs.high is not None:
@@ -172,16 +172,16 @@ def _runs(plan: SamplingPlan, slots: Sequence[range], cutoffs: _Range) -> _Runs:
     kind = np.int32 if len(plan.newest) < 2**31 else np.int64
     chosen, counts = [np.empty(0, kind)], [np.empty(0, np.int64)]
     for part in slots:
-        for begin in range(part.start, part.stop, _BLOCK):
-            first, last = _steps(plan, plan.newest[begin : min(begin + _BLOCK, part.stop)], cutoffs)
+        for begin in range(part.start, part.stop, _SERIES_PER_BLOCK):
+            first, last = _steps(plan, plan.newest[begin : min(begin + _SERIES_PER_BLOCK, part.stop)], cutoffs)
             some = np.flatnonzero(last >= first)
             chosen.append((begin + some).astype(kind))
             counts.append((last - first + 1)[some])
     return _Runs(cutoffs, np.concatenate(chosen), np.cumsum(np.concatenate(counts)))
 
 
-def _alike(pools: Sequence[Pool]) -> list[tuple[int, list[range]]]:
-    """Pools whose windows have the same rows, as (rows of a window, the pools' slots)."""
+def _slots_by_rows(pools: Sequence[Pool]) -> list[tuple[int, list[range]]]:
+    """Group pools whose windows have the same rows, as (rows of a window, slots of the pools)."""
     found: dict[tuple[int, int, int], list[range]] = {}
     first = 0
     for pool in pools:
@@ -204,13 +204,13 @@ def _check_budget(shapes: Sequence[tuple[int, int, int]], max_tokens: int) -> No
 
 
 def _bucket(windows: int, context: int, horizon: int, variates: int, max_tokens: int) -> Bucket:
-    """Micro-batches as equal as they can be: as few as the budget allows, so that little filling is needed."""
+    """Return a bucket with as few micro-batches as the budget allows, of equal size, so that padding is small."""
     most = max_tokens // ((context + horizon) * variates)
     return Bucket(context, horizon, variates, windows, -(-windows // -(-windows // most)))
 
 
-def _filling(like: Windows, count: int) -> Windows:
-    """So many windows without any value, with the rows of the first window of a batch."""
+def _padding(like: Windows, count: int) -> Windows:
+    """Return `count` padding windows (all NaN) with the same rows as the first window of `like`."""
     rows = int(np.searchsorted(like.window, 1))
 
     def missing(values: np.ndarray) -> np.ndarray:
@@ -234,7 +234,7 @@ def _filling(like: Windows, count: int) -> Windows:
     )
 
 
-def _joined(first: Windows, second: Windows) -> Windows:
+def _concatenate(first: Windows, second: Windows) -> Windows:
     def both(name: str) -> np.ndarray | None:
         parts = getattr(first, name), getattr(second, name)
         return None if parts[0] is None else np.concatenate(parts)

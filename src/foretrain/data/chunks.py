@@ -1,4 +1,4 @@
-"""Zero-copy views on one Arrow record batch of series: offsets and values as numpy arrays, no object per series.
+"""Zero-copy views of one Arrow record batch of series: offsets and values as numpy arrays, no object per series.
 
 # n series of a batch, V variates, T steps
 """
@@ -21,16 +21,16 @@ _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 @dataclass(frozen=True)
 class Nested:
-    """A list column laid flat: series i owns variates[i] runs of length[i] values, one after another from start[i]."""
+    """A flattened list column: series i owns variates[i] x length[i] consecutive values from start[i]."""
 
     values: pa.Array  # the leaves, of any numeric type, nulls possible
     start: IntArray  # (n,)
     length: IntArray  # (n,) T
     variates: npt.NDArray[np.int32]  # (n,) V; 0 for a null row
-    floats: FloatArray | None  # the same leaves as numpy where they are float32 without nulls
+    floats: FloatArray | None  # the leaves as a numpy array if they are float32 without nulls
 
     def block(self, row: int, first: int, stop: int) -> FloatArray:
-        """(V, stop - first) values of a series: a view where the leaves allow it, else a float32 copy, nulls as NaN."""
+        """Return (V, stop - first) values of a series: a view if possible, else a float32 copy with nulls as NaN."""
         start, length, variates = int(self.start[row]), int(self.length[row]), int(self.variates[row])
         if self.floats is not None:
             return self.floats[start : start + variates * length].reshape(variates, length)[:, first:stop]
@@ -45,14 +45,14 @@ def _as_float32(leaves: pa.Array) -> FloatArray:
 
 
 def _view(array: pa.Array, dtype: type[np.generic]) -> np.ndarray:
-    """Fixed-width values without nulls as numpy, in place. (pyarrow's to_numpy would import pandas, 0.3 s.)"""
+    """View fixed-width values without nulls as a numpy array. (pyarrow's to_numpy would import pandas, 0.3 s.)"""
     if not len(array):
         return np.empty(0, dtype)
     return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * np.dtype(dtype).itemsize)
 
 
 def _offsets(array: pa.Array, where: str) -> tuple[IntArray, IntArray]:
-    """(starts, lengths) of a list array's rows in array.values; null rows have length 0. Bounds are checked."""
+    """Return (starts, lengths) of a list array's rows in array.values; null rows have length 0. Bounds are checked."""
     if isinstance(array.type, pa.FixedSizeListType):
         size = array.type.list_size
         starts = (array.offset + np.arange(len(array), dtype=np.int64)) * size
@@ -69,19 +69,19 @@ def _offsets(array: pa.Array, where: str) -> tuple[IntArray, IntArray]:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Is this an Arrow list type in one of its three layouts?"""
+    """Return True for an Arrow list type in any of its three layouts."""
     return isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
 
 
 def list_depth(kind: pa.DataType) -> int:
-    """How many lists are nested: 0 for a plain value."""
+    """Return the number of nested lists of a type: 0 for a plain value."""
     return 1 + list_depth(kind.value_type) if is_list(kind) else 0
 
 
 def flatten(array: pa.Array, where: str, first: int = 0) -> Nested:
-    """Lay a list<number> or list<list<number>> column flat. Raises DataError for other types and ragged variates.
+    """Flatten a list<number> or list<list<number>> column. Raises DataError for other types and ragged variates.
 
-    first is the number of the first series, for messages.
+    first: number of the first series, for messages.
     """
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
@@ -104,7 +104,7 @@ def flatten(array: pa.Array, where: str, first: int = 0) -> Nested:
 
 
 def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str, first: int) -> tuple[IntArray, IntArray]:
-    """Flat start and length of rows of lists; all variates of a row must have one length."""
+    """Return the flat start and the length of rows of lists; all variates of a row must have the same length."""
     inner_starts, inner_lengths = _offsets(inner, where)
     filled = counts > 0
     at = np.where(filled, starts, 0)
@@ -123,7 +123,7 @@ def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str, first
 
 
 def timestamps(array: pa.Array, where: str) -> tuple[IntArray, IntArray, IntArray]:
-    """(microseconds, start, length) of a list<int64 micros> or list<timestamp> column."""
+    """Return (microseconds, start, length) of a list<int64 microseconds> or list<timestamp> column."""
     starts, lengths = _offsets(array, where)
     leaves = array.values
     if leaves.null_count:
@@ -132,7 +132,7 @@ def timestamps(array: pa.Array, where: str) -> tuple[IntArray, IntArray, IntArra
 
 
 def starts(array: pa.Array, where: str) -> IntArray:
-    """(n,) microseconds of a timestamp column."""
+    """Return (n,) microseconds of a timestamp column."""
     if array.null_count:
         raise DataError(f"{where}: a series has no start. Give every series one, or none.")
     return _micros(array, where)
@@ -149,7 +149,7 @@ def _micros(leaves: pa.Array, where: str) -> IntArray:
 
 
 class Chunk:
-    """One record batch: rows are series; every view is made when first asked for."""
+    """One record batch whose rows are series; views are created on first use."""
 
     def __init__(self, batch: pa.RecordBatch, file: str, fields: dict[str, str], variates: tuple[int, ...]) -> None:
         self.batch = batch
@@ -169,23 +169,23 @@ class Chunk:
     def blocks(self) -> tuple[Nested, ...]:
         """The target block and, in foreign folders, the block of past_feat_dynamic_real rows."""
         roles = [role for role in ("target", "past") if role in self._fields]
-        found = tuple(flatten(*self._column(role), self.first) for role in roles)
-        length = found[0].length
-        for nested, role in zip(found, roles, strict=True):
+        blocks = tuple(flatten(*self._column(role), self.first) for role in roles)
+        length = blocks[0].length
+        for nested, role in zip(blocks, roles, strict=True):
             if not np.array_equal(nested.length, length):
                 row = int(np.flatnonzero(nested.length != length)[0])
                 raise DataError(
                     f"{self.file}: series {self.first + row}: {self._fields[role]} has {nested.length[row]} steps, "
                     f"the target {length[row]}. Give both the same length."
                 )
-        for nested, role, variates in zip(found, roles, self.variates, strict=True):
+        for nested, role, variates in zip(blocks, roles, self.variates, strict=True):
             odd = np.flatnonzero((nested.variates != variates) & (length > 0))
             if len(odd):
                 raise DataError(
                     f"{self.file}: series {self.first + odd[0]}: {self._fields[role]} has {nested.variates[odd[0]]} "
-                    f"variates, other series {variates}. Import items with unlike variates into corpora of their own."
+                    f"variates, other series {variates}. Import items with different variates into separate corpora."
                 )
-        return found
+        return blocks
 
     @property
     def length(self) -> IntArray:
@@ -193,7 +193,7 @@ class Chunk:
         return self.blocks[0].length
 
     def values(self, row: int, first: int = 0, stop: int | None = None) -> FloatArray:
-        """(V, stop - first) values of a series, a view where the file's layout allows it."""
+        """Return (V, stop - first) values of a series, a view if the file's layout allows it."""
         stop = int(self.length[row]) if stop is None else stop
         parts = [nested.block(row, first, stop) for nested in self.blocks]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -214,13 +214,13 @@ class Chunk:
         return values, first, length
 
     def times(self, row: int, first: int, stop: int) -> IntArray:
-        """(stop - first,) microsecond stamps stored with a series, a view."""
+        """Return (stop - first,) microsecond stamps stored with a series, as a view."""
         values, start, _ = self._times
         begin = int(start[row])
         return values[begin + first : begin + stop]
 
     def item_ids(self, rows: Any = None) -> list[str]:
-        """Ids as text of the given rows, or of all; rows without an id column are not this function's business."""
+        """Return the ids of the given rows, or of all, as text. The batch must have an id column."""
         array, where = self._column("id")
         values = array.to_pylist() if rows is None else [array[int(row)].as_py() for row in rows]
         if any(value is None for value in values):

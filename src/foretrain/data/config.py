@@ -12,7 +12,7 @@ from foretrain.data.synthetic import SyntheticSpec, generate
 
 
 class CorpusSpec(Section):
-    """One corpus of a run: a folder or a generated one, and its share of the windows."""
+    """One corpus of a run: a folder or a synthetic one, and its weight in sampling."""
 
     path: Annotated[str | None, FieldRule(identity=False, on_resume="fingerprint", fingerprint="data")] = None
     synthetic: SyntheticSpec | None = None
@@ -25,7 +25,7 @@ class CorpusSpec(Section):
         return self
 
     def open(self) -> Corpus:
-        """The corpus, opened or generated."""
+        """Open or generate the corpus."""
         if self.synthetic is not None:
             return generate(self.synthetic)
         assert self.path is not None
@@ -36,14 +36,14 @@ class DataConfig(Section):
     """The `data:` section of a run."""
 
     corpora: tuple[CorpusSpec, ...] = Field(min_length=1)
-    target: tuple[str, ...] | None = None  # None: every numeric column that is no covariate
+    target: tuple[str, ...] | None = None  # None: every numeric column that is not a covariate
     past_covariates: tuple[str, ...] = ()
     known_covariates: tuple[str, ...] = ()
     context_length: int = Field(gt=0)
     prediction_length: int = Field(gt=0)
     min_context: int | None = Field(default=None, gt=0)  # fewest rows before a cutoff; None: prediction_length
-    # Fewest steps after a cutoff; None: prediction_length. With fewer, the newest windows of a series have shorter
-    # futures, and shorter series have windows.
+    # Fewest steps after a cutoff; None: prediction_length. A lower value gives the newest windows of a series shorter
+    # futures, and gives windows to shorter series.
     min_prediction_length: int | None = Field(default=None, gt=0)
     sampling: Literal["random", "epoch"] = "random"
     stride: int | None = Field(default=None, gt=0)  # between windows of an epoch; None: prediction_length
@@ -52,8 +52,8 @@ class DataConfig(Section):
     test_steps: int | None = Field(default=None, ge=0)
     holdout_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of items never trained on, by hash of item_id
     max_train_series: int | None = Field(default=None, gt=0)
-    min_rows: int | None = Field(default=None, gt=0)  # shorter series are left out of training
-    with_times: bool | None = None  # fill time stamps; None = as the family wants where there is a calendar
+    min_rows: int | None = Field(default=None, gt=0)  # shorter series are not trained on
+    with_times: bool | None = None  # fill time stamps; None = if the family uses them and the corpora have a calendar
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:

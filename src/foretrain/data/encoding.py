@@ -1,4 +1,4 @@
-"""Categorical covariates of corpora as numbers, learnt from steps before the cutoff and from nothing after it.
+"""Target encoding of categorical covariates, fitted only on steps before the cutoff.
 
 # B windows, C context steps, H horizon steps
 """
@@ -18,10 +18,10 @@ Float64Array = npt.NDArray[np.float64]
 def shrunk_means(
     cell: IntArray, values: npt.NDArray[Any], finite: npt.NDArray[Any], prior: Float64Array
 ) -> Float64Array:
-    """(cells,) float64: (prior + sum of a cell's finite values) / (1 + their count), as chronos2/preprocess.py has it.
+    """Return (cells,) float64: (prior + sum of a cell's finite values) / (1 + their count), as chronos2/preprocess.py.
 
-    cell (n,) says which cell each value belongs to, values (n,) are 0 where finite (n,) is false, prior (cells,) is the
-    mean over all categories of the item or window that a cell belongs to.
+    cell (n,) is the cell of each value, values (n,) are 0 where finite (n,) is false, prior (cells,) is the mean over
+    all categories of the item or window that a cell belongs to.
     """
     sums = np.bincount(cell, weights=values, minlength=len(prior))
     counts = np.bincount(cell, weights=finite, minlength=len(prior))
@@ -31,11 +31,11 @@ def shrunk_means(
 def encode_codes(
     codes: FloatArray, padded: IntArray, count: int, target: FloatArray | None, context_length: int
 ) -> FloatArray:
-    """(B, C + H) codes in 0..count-1, NaN = missing, as numbers a model can use; the first padded[b] steps stay NaN.
+    """Encode (B, C + H) codes in 0..count-1, NaN = missing, as model inputs; the first padded[b] steps stay NaN.
 
-    With a target (B, C): the shrunk mean of the window's finite context targets under that category; a category that
-    the context lacks gives the window's mean. Without one (several targets): the code itself, NaN for a category that
-    the context lacks. Missing is a category of its own.
+    With a target (B, C), a category becomes the shrunk mean of the window's finite context targets of that category,
+    and a category that the context lacks the window's mean. Without a target (windows with several targets) the code
+    is used as it is, with NaN for a category that the context lacks. Missing counts as one more category.
     """
     windows = len(codes)
     slot = np.where(np.isnan(codes), count, codes).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What a corpus holds, as text and as a picture: `foretrain data inspect`.
+"""Summary of a corpus as text and as a figure: `foretrain data inspect`.
 
 # N series, V columns, T steps of a series
 """
@@ -16,15 +16,15 @@ from foretrain.data.store import Corpus
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 
-_SAMPLE = 2_000  # series read for statistics of values; more are sampled evenly
+_SAMPLE = 2_000  # most series read for statistics of values, sampled evenly
 _HEAD = 8
 _SHOWN = 4  # series drawn as curves
 _BINS = 120
-_NAMED = 12  # up to so many series are named in the small pictures
+_NAMED = 12  # most series that are named in the small figures
 
 
 def inspect_rows(corpus: Corpus) -> list[tuple[str, str]]:
-    """(name, value) lines about a corpus: size, time axis, columns, lengths, missing share, provenance."""
+    """Return (name, value) lines about a corpus: size, time axis, columns, lengths, missing share, provenance."""
     manifest, lengths = corpus.manifest, corpus.lengths
     source = manifest.provenance
     axis = {"regular": "regular", "stamps": "stamps", "steps": "steps, no calendar"}[manifest.time]
@@ -58,7 +58,7 @@ def inspect_rows(corpus: Corpus) -> list[tuple[str, str]]:
 
 
 def quality_rows(corpus: Corpus) -> list[tuple[str, str, str, str, str]]:
-    """(rule, severity, items, rows, action) of every rule that found something at import; [] without a report."""
+    """Return (rule, severity, items, rows, action) of every rule with findings at import; [] without a report."""
     found = _quality(corpus).get("rules", {})
     return [
         (name, entry["severity"], f"{entry['items']:,}", f"{entry['rows']:,}", entry.get("action", ""))
@@ -68,7 +68,7 @@ def quality_rows(corpus: Corpus) -> list[tuple[str, str, str, str, str]]:
 
 
 def head_rows(corpus: Corpus, count: int = _HEAD) -> list[tuple[str, str, str, str, str]]:
-    """(item, rows, first, last, missing) of the first items."""
+    """Return (item, rows, first, last, missing) of the first items."""
     rows = []
     for k in range(min(count, corpus.num_series)):
         times = corpus.times(k)
@@ -79,7 +79,7 @@ def head_rows(corpus: Corpus, count: int = _HEAD) -> list[tuple[str, str, str, s
 
 
 def inspect_text(corpus: Corpus) -> str:
-    """Everything about a corpus as plain text tables."""
+    """Return the summary of a corpus as plain text tables."""
     lines = [corpus.name, *_aligned(inspect_rows(corpus), indent="  ")]
     rules = quality_rows(corpus)
     if rules:
@@ -123,7 +123,7 @@ def _sample(corpus: Corpus) -> npt.NDArray[np.int64]:
 
 
 def _missing(corpus: Corpus) -> tuple[npt.NDArray[np.float64], int]:
-    """(V,) share of NaN in each column over sampled series, and how many series were read."""
+    """Return (V,) share of NaN in each column over sampled series, and the number of series read."""
     chosen = _sample(corpus)
     missing, total = np.zeros(len(corpus.columns)), 0
     for k in chosen:
@@ -144,14 +144,14 @@ def _quality(corpus: Corpus) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-# The picture
+# The figure
 
 _INK, _MUTED, _GRID = "#222222", "#6b7280", "#e5e7eb"
 _LINES = ("#2563eb", "#d97706", "#059669", "#be185d", "#7c3aed", "#0e7490")
 
 
 def plot_corpus(corpus: Corpus, path: str | Path) -> None:
-    """Draw a PNG: a handful of series, how long the series are, and where values are missing."""
+    """Draw a PNG of a few series, the lengths of all series, and the missing values. DataError if saving fails."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -181,17 +181,17 @@ def plot_corpus(corpus: Corpus, path: str | Path) -> None:
 
 
 def _spread(corpus: Corpus) -> list[int]:
-    """A few series over the corpus, the longest among them."""
+    """Return the indices of a few evenly spaced series, including the longest."""
     spread = np.linspace(0, corpus.num_series - 1, min(_SHOWN, corpus.num_series)).astype(int).tolist()
     longest = int(corpus.lengths.argmax())
     return spread if longest in spread else sorted([longest, *spread[1:]])
 
 
 def _draw_series(axes: Any, corpus: Corpus, k: int) -> None:
-    """Close over volume for prices; else every column, each on its own scale when they differ a lot."""
+    """Draw close and volume of a price series, else every numeric column, standardised if scales differ a lot."""
     values, times = corpus.values(k), corpus.times(k)
     session = corpus.manifest.time == "stamps" and times is not None
-    # bars side by side: nights and weekends would otherwise be long straight lines
+    # bars are evenly spaced: nights and weekends would otherwise be long straight lines
     at = np.arange(values.shape[1]) if times is None or session else times.astype("M8[us]")
     names = list(corpus.columns)
     prices = corpus.manifest.price_columns
@@ -217,7 +217,7 @@ def _draw_series(axes: Any, corpus: Corpus, k: int) -> None:
 
 
 def _draw_volume(axes: Any, at: Any, volume: npt.NDArray[np.float32]) -> None:
-    """Mean volume of each stretch as bars along the bottom quarter."""
+    """Draw the mean volume of each segment along the bottom quarter."""
     groups = np.array_split(np.arange(len(volume)), min(len(volume), 4 * _BINS))
     heights = np.array([np.nanmean(volume[g]) if np.isfinite(volume[g]).any() else 0.0 for g in groups])
     below = axes.twinx()
@@ -231,7 +231,7 @@ def _draw_volume(axes: Any, at: Any, volume: npt.NDArray[np.float32]) -> None:
 
 
 def _bar_labels(axes: Any, times: npt.NDArray[np.int64]) -> None:
-    """Dates under an axis that counts bars."""
+    """Label an axis that counts bars with dates."""
     at = np.linspace(0, len(times) - 1, min(8, len(times))).astype(int)
     axes.set_xticks(at)
     axes.set_xticklabels([str(times[k].astype("M8[us]").astype("M8[D]")) for k in at])
@@ -250,7 +250,7 @@ def _standard(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def _draw_lengths(axes: Any, corpus: Corpus) -> None:
-    """A bar for each of a few series, else a histogram."""
+    """Draw the length of each series if there are few, else a histogram."""
     lengths = corpus.lengths
     axes.set_title("Length of the series (rows)", loc="left", fontsize=10, color=_INK)
     _plain(axes)
@@ -270,7 +270,7 @@ def _draw_lengths(axes: Any, corpus: Corpus) -> None:
 
 
 def _draw_missing(axes: Any, corpus: Corpus) -> None:
-    """Share of missing cells, series down (a sample), time or steps across; grey where a series has no rows."""
+    """Draw the share of missing cells by sampled series (down) and time or step (across); grey without rows."""
     chosen = _sample(corpus)
     chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), 200)).astype(int)]
     series = [corpus.times(int(k)) for k in chosen]

@@ -1,4 +1,4 @@
-"""Which lengths a series must have for a training window, and which settings would find one where none does."""
+"""The series length that a training window needs, and the settings to suggest if no series is long enough."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foretrain.errors import DataError
 
 
 def rows_needed(config: DataConfig) -> int:
-    """Rows of the shortest series that has a training window."""
+    """Return the rows of the shortest series that has a training window."""
     return (
         config.resolved_min_context
         + config.resolved_min_prediction_length
@@ -23,7 +23,7 @@ def rows_needed(config: DataConfig) -> int:
 
 
 def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -> DataError:
-    """The error of a corpus without a training window. lengths: of all series that are not held out."""
+    """Return the error for a corpus without a training window. lengths: those of all series that are not held out."""
     total = len(lengths) + held_out
     if held_out and not len(lengths):
         return DataError(
@@ -32,7 +32,7 @@ def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -
         )
     longest = int(lengths.max(initial=0))
     floor = f", and data.min_rows asks for {config.min_rows}" if config.min_rows else ""
-    ways = [_in_words(way, config) for way in remedies(config, longest)]
+    ways = [_setting_text(way, config) for way in remedies(config, longest)]
     middle = int(np.sort(lengths)[len(lengths) // 2]) if len(lengths) else 0
     others = f" Half of its series have {middle:,} rows or more." if middle < longest else ""
     return DataError(
@@ -45,32 +45,32 @@ def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -
 
 
 def remedies(config: DataConfig, rows: int) -> list[dict[str, int]]:
-    """Changes of the section, each of which by itself finds a window in a series of so many rows; may be empty."""
+    """Return changes of the data section, each of which alone gives a series of `rows` rows a window; may be empty."""
     must = {"min_rows": rows} if config.min_rows and config.min_rows > rows else {}
     config = _changed(config, must)
     short = rows_needed(config) - rows
     if short <= 0:
         return [must]
-    found = []
+    changes = []
     context = config.resolved_min_context - short
     if context > 0:
         if config.min_context == config.context_length:
-            found.append({"context_length": context, "min_context": context})
-        found.append({"min_context": context})
+            changes.append({"context_length": context, "min_context": context})
+        changes.append({"min_context": context})
     if not config.min_prediction_length:
-        found += _horizon(config, rows, lambda p: {"prediction_length": p})
+        changes += _horizon(config, rows, lambda p: {"prediction_length": p})
     future = config.resolved_min_prediction_length - short
     if future > 0:
-        found.append({"min_prediction_length": future})
-    if not found:
+        changes.append({"min_prediction_length": future})
+    if not changes:
         low = ["min_context"] + ["min_prediction_length"] * bool(config.min_prediction_length)
         most = config.context_length
-        found = _horizon(config, rows, lambda p: {"prediction_length": p, **dict.fromkeys(low, min(p, most))})
-    return [{**must, **way} for way in found]
+        changes = _horizon(config, rows, lambda p: {"prediction_length": p, **dict.fromkeys(low, min(p, most))})
+    return [{**must, **change} for change in changes]
 
 
 def _horizon(config: DataConfig, rows: int, change: Callable[[int], dict[str, int]]) -> list[dict[str, int]]:
-    """The change by the longest prediction_length with which a series of so many rows has a window, if there is one."""
+    """Return, as a list of one or none, the change with the longest prediction_length that fits `rows` rows."""
     low, high = 0, config.prediction_length
     while low < high:
         middle = (low + high + 1) // 2
@@ -83,7 +83,7 @@ def _changed(config: DataConfig, change: dict[str, Any]) -> DataConfig:
     return config.model_copy(update=change)
 
 
-def _in_words(way: dict[str, int], config: DataConfig) -> str:
+def _setting_text(way: dict[str, int], config: DataConfig) -> str:
     text = " ".join(f"data.{key}={value}" for key, value in way.items())
     if way.keys() == {"min_context"}:
         return f"{text} (contexts padded to {config.context_length:,})"

@@ -1,4 +1,4 @@
-"""The manifest of a corpus: what its columns are, how its time axis works, where it came from and what it hashes to."""
+"""The manifest of a corpus: columns, time axis, provenance, shards and content hash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 
 
 class Column(BaseModel):
-    """One variate of every series; categorical ones are stored as codes into categories."""
+    """One variate of every series; a categorical one is stored as codes, indices into categories."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -34,7 +34,7 @@ class Column(BaseModel):
 
 
 class SourceFile(TypedDict):
-    """A file that rows came from."""
+    """A file that rows were read from."""
 
     name: str
     sha256: str
@@ -42,7 +42,7 @@ class SourceFile(TypedDict):
 
 
 class Provenance(TypedDict):
-    """Where the values come from: "real" or "synthetic", which files, and the command that made the corpus."""
+    """Origin of the values: "real" or "synthetic", the files, and the command that made the corpus."""
 
     kind: Literal["real", "synthetic"]
     sources: list[SourceFile]
@@ -61,7 +61,7 @@ class Shard(TypedDict):
 
 
 class Manifest(BaseModel):
-    """Facts of a corpus, one JSON file beside its shards."""
+    """Metadata of a corpus, stored as a JSON file beside its shards."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -88,12 +88,12 @@ class Manifest(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Manifest:
         names = [column.name for column in self.columns]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"column names given twice: {', '.join(twice)}")
-        strangers = [name for name in self.price_columns if name not in names]
-        if strangers:
-            raise ValueError(f"price_columns names no column: {', '.join(strangers)}")
+        duplicates = sorted({name for name in names if names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"column names given twice: {', '.join(duplicates)}")
+        unknown = [name for name in self.price_columns if name not in names]
+        if unknown:
+            raise ValueError(f"price_columns names no column: {', '.join(unknown)}")
         if self.time == "regular" and not self.freq:
             raise ValueError("a regular time axis needs a freq")
         return self
@@ -104,7 +104,7 @@ class Manifest(BaseModel):
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in a file. Raises DataError when it is malformed or of a newer format."""
+    """Read a manifest file. Raises DataError if it is malformed or of a newer format."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -120,7 +120,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def make_manifest(tree: dict[str, Any], *, source: str) -> Manifest:
-    """Validate a tree as a manifest. Raises DataError naming source."""
+    """Validate parsed JSON as a manifest. Raises DataError naming source."""
     try:
         return Manifest.model_validate(tree)
     except ValidationError as error:
@@ -132,7 +132,7 @@ def make_manifest(tree: dict[str, Any], *, source: str) -> Manifest:
 
 
 class ContentHash:
-    """Hash of what a corpus holds, whatever its shards and whenever it was written: ids, shapes, values and times."""
+    """Hash of a corpus' ids, shapes, values and times, independent of its shards and of when it was written."""
 
     def __init__(self, columns: tuple[Column, ...], time: str, freq: str | None) -> None:
         head = json.dumps([[c.model_dump(mode="json") for c in columns], time, freq], sort_keys=True)
@@ -140,7 +140,7 @@ class ContentHash:
         self._parts = [hashlib.sha256() for _ in range(4)]
 
     def update(self, ids: list[str], shapes: np.ndarray, values: np.ndarray, times: np.ndarray) -> None:
-        """Add series: shapes (n, 2) of (variates, steps), values and times (none for steps) flat in series order."""
+        """Add series: shapes (n, 2) of (variates, steps), values and times (empty for steps) flat in series order."""
         texts, sizes, numbers, clock = self._parts
         for item_id in ids:
             raw = item_id.encode()
@@ -150,5 +150,5 @@ class ContentHash:
         clock.update(np.ascontiguousarray(times, "<i8").data)
 
     def hexdigest(self) -> str:
-        """The hash so far."""
+        """Return the hash of all series added so far."""
         return hashlib.sha256(self._head + b"".join(part.digest() for part in self._parts)).hexdigest()

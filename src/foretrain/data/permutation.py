@@ -1,4 +1,4 @@
-"""Random numbers and permutations as pure functions of (seed, counter): nothing is carried from draw to draw."""
+"""Counter-based random numbers and permutations: pure functions of (seed, counter) without any generator state."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 _MASK = (1 << 64) - 1
-_ROUNDS = 4  # a pseudo-random permutation by Luby and Rackoff; even, see _feistel
-BLOCK = 4096  # consecutive indices that stay together on disk
-BLOCKS_MIXED = 16  # blocks shuffled into one another: at most so many places are read at a time
+_ROUNDS = 4  # enough for a pseudo-random permutation (Luby and Rackoff); must be even, see _feistel
+BLOCK = 4096  # consecutive indices that are stored together on disk
+BLOCKS_MIXED = 16  # blocks shuffled with one another: the number of places on disk that are read at a time
 
 
 def _mix(x: U64) -> U64:
@@ -32,7 +32,7 @@ def _mix_int(x: int) -> int:
 
 
 def derive(*parts: int) -> int:
-    """One 64-bit key from several integers; any change in any part gives an unrelated key."""
+    """Return a 64-bit key hashed from several integers; a change of any part gives an unrelated key."""
     key = 0x243F6A8885A308D3
     for part in parts:
         key = _mix_int((key + 0x9E3779B97F4A7C15 + _mix_int(part & _MASK)) & _MASK)
@@ -40,26 +40,28 @@ def derive(*parts: int) -> int:
 
 
 def hash64(key: int | U64, counter: npt.ArrayLike) -> U64:
-    """64 random bits for each element of an array of counters, under a key (or keys that broadcast)."""
+    """Return 64 random bits for each counter under a key, or under keys that broadcast against the counters."""
     k = np.asarray(key, np.uint64)
     return _mix(_mix(np.asarray(counter).astype(np.uint64) * _GOLDEN + k) + k)
 
 
 def uniform(key: int | U64, counter: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) with 53 random bits."""
+    """Return one number in [0, 1) with 53 random bits for each counter."""
     return (hash64(key, counter) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def below(key: int | U64, counter: npt.ArrayLike, bound: npt.ArrayLike) -> IntArray:
-    """Integers in [0, bound); bounds up to 2**53, broadcasting against the counters."""
+    """Return one integer in [0, bound) for each counter; bounds up to 2**53 broadcast against the counters."""
     limit = np.asarray(bound)
     drawn = (uniform(key, counter) * limit).astype(np.int64)
     return np.minimum(drawn, limit - 1)  # a product can round up to the bound
 
 
 def permute(key: int | U64, index: IntArray, size: int | IntArray) -> IntArray:
-    """Where a keyed permutation of range(size) sends each index: a Feistel network on as many bits as size needs,
-    walked until it falls inside the range. key and size may be given per element."""
+    """Apply a keyed permutation of range(size) to each index; key and size may be given per element.
+
+    A Feistel network on as many bits as size needs, applied again until the value is inside the range (cycle walking).
+    """
     limit = np.asarray(size, np.int64)
     # frexp's exponent is the bit length; two bits at least, so that both halves exist
     bits = np.maximum(np.frexp((limit - 1).astype(np.float64))[1], 2).astype(np.uint64)
@@ -88,10 +90,10 @@ def _feistel(value: U64, key: U64, bits: U64) -> U64:
 def permute_blocks(
     key: int, position: IntArray, size: int, *, block: int = BLOCK, blocks_mixed: int = BLOCKS_MIXED
 ) -> IntArray:
-    """Where a keyed permutation sends each position, such that nearby positions fall into few blocks of the range.
+    """Apply a keyed permutation of range(size) that maps nearby positions into few blocks of consecutive indices.
 
-    Blocks of consecutive indices are permuted, then every run of blocks_mixed blocks is shuffled as one pool. Up to
-    block x blocks_mixed indices this is one full shuffle. The last, shorter block is handled by walking the cycle.
+    Blocks are permuted, then every blocks_mixed neighbouring blocks are shuffled together. Up to block x blocks_mixed
+    indices this is one full shuffle. The shorter last block is handled by cycle walking.
     """
     pool = block * blocks_mixed
     if size <= pool:

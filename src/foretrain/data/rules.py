@@ -1,7 +1,7 @@
-"""Quality rules of an import: what is looked for in an item's rows, and what fix, drop and error do about it.
+"""Quality rules of an import: the check of each rule, and the action that fix, drop and error take.
 
-RULES is the table that the documentation and the quality report are made from. Prices are kept raw: a rule that could
-only guess the right value reports and leaves it.
+RULES is the source of the table in the documentation and of the quality report. Prices stay raw: a rule that could only
+guess the right value reports it without a change.
 
 # V columns, T rows of one item, in the order of its file until `order_rows`
 """
@@ -26,14 +26,14 @@ Mask = npt.NDArray[np.bool_]
 REFUSED = "refused"
 REPORTED = "reported"
 _EXAMPLES = 5
-_STALE_BARS = 5  # a week of daily bars without any movement
+_STALE_BARS = 5  # a week of daily bars without a change
 _SPLIT_RATIOS = np.array([1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100])
 SHORT_ROWS = 32
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A named check. severity: note (never acted on), warning, or error; scope: what drop removes."""
+    """A named check. severity: note (reported only), warning, or error; scope: what drop removes."""
 
     name: str
     severity: Literal["note", "warning", "error"]
@@ -123,7 +123,7 @@ BY_NAME = {rule.name: rule for rule in RULES}
 
 
 def rules_table() -> str:
-    """The rules as a Markdown table, for the documentation."""
+    """Return the rules as a Markdown table for the documentation."""
     head = "| rule | severity | found when | fix | drop | error |\n|---|---|---|---|---|---|\n"
     return head + "".join(
         f"| `{r.name}` | {r.severity} | {r.meaning} | {r.fix} | {r.drop} | {r.error} |\n" for r in RULES
@@ -139,15 +139,15 @@ class _Found:
 
 
 class Findings:
-    """What the rules found, counted by rule, with the first few examples of each."""
+    """Counts of findings by rule, with the first few examples of each."""
 
     def __init__(self, on_bad: OnBad) -> None:
         self.on_bad: OnBad = on_bad
         self._found: dict[str, _Found] = {}
-        self.done: dict[str, str] = {}  # rule -> what was done, where the table leaves a choice
+        self.done: dict[str, str] = {}  # rule -> action taken, for rules whose table entry names alternatives
 
     def add(self, name: str, rows: int, example: dict[str, Any], details: dict[str, int] | None = None) -> None:
-        """Count `rows` rows of one item under a rule; an item adds to a rule once."""
+        """Count `rows` rows of one item under a rule. Call it at most once for each item and rule."""
         found = self._found.setdefault(BY_NAME[name].name, _Found())
         found.items += 1
         found.rows += rows
@@ -157,12 +157,12 @@ class Findings:
             found.details[key] = found.details.get(key, 0) + count
 
     def count(self, name: str) -> tuple[int, int]:
-        """(items, rows) found under a rule."""
+        """Return (items, rows) found under a rule."""
         found = self._found.get(name, _Found())
         return found.items, found.rows
 
     def to_json(self) -> dict[str, Any]:
-        """Rule name -> severity, items, rows, action taken, examples; every rule is listed, found or not."""
+        """Return rule name -> severity, items, rows, action taken, examples; rules without findings included."""
         result: dict[str, Any] = {}
         for rule in RULES:
             found = self._found.get(rule.name, _Found())
@@ -175,7 +175,7 @@ class Findings:
         return result
 
     def refuse_if_bad(self, source: str, *, min_rows: int | None) -> None:
-        """Under `error`: raise a DataError that lists the first offenders of every rule above a note."""
+        """In mode `error`, raise a DataError that lists the first findings of every rule above severity note."""
         if self.on_bad != "error":
             return
         lines = []
@@ -194,28 +194,28 @@ class Findings:
 
 
 class ItemFindings(Findings):
-    """What the rules found in one item, kept until it is known whether the item goes into the corpus."""
+    """Findings in one item, stored until it is known whether the item enters the corpus."""
 
     def __init__(self, on_bad: OnBad) -> None:
         super().__init__(on_bad)
         self._calls: list[tuple[str, int, dict[str, Any], dict[str, int] | None]] = []
 
     def add(self, name: str, rows: int, example: dict[str, Any], details: dict[str, int] | None = None) -> None:
-        """Remember one finding."""
+        """Store one finding."""
         self._calls.append((BY_NAME[name].name, rows, example, details))
 
     def count_in(self, findings: Findings) -> None:
-        """Add all of them to the findings of the whole import."""
+        """Add all stored findings to those of the whole import."""
         for name, rows, example, details in self._calls:
             findings.add(name, rows, example, details)
 
     def dumps(self) -> str:
-        """As JSON; "" where nothing was found."""
+        """Return the findings as JSON, "" if there are none."""
         return json.dumps([self.on_bad, self._calls]) if self._calls else ""
 
     @classmethod
     def loads(cls, text: str) -> ItemFindings:
-        """What dumps wrote."""
+        """Return the findings written by dumps."""
         on_bad, calls = json.loads(text) if text else ("fix", [])
         found = cls(on_bad)
         found._calls = [tuple(call) for call in calls]
@@ -232,7 +232,7 @@ def _example_text(example: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class MarketColumns:
-    """Which columns of (V, T) values the market rules look at, by index."""
+    """Indices of the columns of (V, T) values that the market rules check."""
 
     names: tuple[str, ...]
     categorical: Mask  # (V,)
@@ -242,7 +242,7 @@ class MarketColumns:
 
     @property
     def close(self) -> int | None:
-        """The price that jumps and stale stretches are judged by."""
+        """Index of the close, by which jumps and stale prices are detected, None without one."""
         if self.bars:
             return self.bars[0][3]
         return next((i for i in self.prices if self.names[i] == "close"), None)
@@ -250,12 +250,12 @@ class MarketColumns:
 
 @dataclass(frozen=True)
 class ItemRows:
-    """One item's rows: values (V, T), stamps or step numbers (T,) or None, and where each row came from."""
+    """One item's rows: values (V, T), stamps or step numbers (T,) or None, and the source of each row."""
 
     item_id: str
     values: FloatArray
     times: IntArray | None
-    lines: IntArray  # (T,) line in the source file, 0 where there is none
+    lines: IntArray  # (T,) line in the source file, 0 if unknown
     file: str = ""
     calendar: bool = True  # times are stamps; otherwise step numbers
 
@@ -263,12 +263,12 @@ class ItemRows:
         return self.values.shape[1]
 
     def take(self, rows: npt.NDArray[Any]) -> ItemRows:
-        """The chosen rows, by mask or index."""
+        """Return the rows selected by a mask or by indices."""
         times = None if self.times is None else self.times[rows]
         return replace(self, values=self.values[:, rows], times=times, lines=self.lines[rows])
 
     def example(self, row: int, detail: str = "") -> dict[str, Any]:
-        """Where a row is, for reports."""
+        """Return the location of a row, for reports."""
         found: dict[str, Any] = {"item": self.item_id, "file": self.file or None}
         found["line"] = int(self.lines[row]) or None
         if self.times is not None and self.times[row] != NO_TIME:
@@ -279,7 +279,7 @@ class ItemRows:
 
 
 def clean(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
-    """Rows in order, without duplicates and impossible values, as the mode of `findings` says."""
+    """Return the rows in order, without duplicates and invalid values, by the mode (fix, drop, error) of `findings`."""
     rows = order_rows(rows, findings)
     bad = np.zeros(len(rows), bool)
     values = rows.values.copy()
@@ -301,7 +301,7 @@ def clean(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows
 
 
 def order_rows(rows: ItemRows, findings: Findings) -> ItemRows:
-    """Ascending stamps, each once. Rows without a stamp are left out."""
+    """Return the rows with strictly ascending stamps; rows without a stamp are removed."""
     if rows.times is None or not len(rows):
         return rows
     blank = rows.times == NO_TIME
@@ -326,14 +326,14 @@ def order_rows(rows: ItemRows, findings: Findings) -> ItemRows:
 
 
 def _in_line(times: IntArray, descending: bool) -> Mask:
-    """Rows that do not step back behind an earlier one."""
+    """Return a mask of rows that are not out of order with an earlier row."""
     if descending:
         return times <= np.minimum.accumulate(times)
     return times >= np.maximum.accumulate(times)
 
 
 def _once(rows: ItemRows, findings: Findings) -> ItemRows:
-    """The last row of each stamp; under drop, only stamps that were given once."""
+    """Return the last row of each stamp; in mode drop, only rows whose stamp occurs once."""
     assert rows.times is not None
     same = np.diff(rows.times) == 0
     if not same.any():
@@ -344,7 +344,7 @@ def _once(rows: ItemRows, findings: Findings) -> ItemRows:
 
 
 def _value_checks(values: FloatArray, layout: MarketColumns) -> list[tuple[str, Mask, bool]]:
-    """(rule, cells (V, T), whether fix makes them NaN), evaluated before any repair so that no rule hides another."""
+    """Return (rule, cells (V, T), True if fix sets them to NaN), before any repair, so that no rule hides another."""
     found = [("non_finite", np.isinf(values), True)]
     if layout.prices:
         price = _only(values, layout.prices)
@@ -360,14 +360,14 @@ def _value_checks(values: FloatArray, layout: MarketColumns) -> list[tuple[str, 
 
 
 def _only(values: FloatArray, columns: Sequence[int]) -> FloatArray:
-    """Values with every other column NaN, so that comparisons are False there."""
+    """Return the values with all other columns NaN, so that comparisons are False there."""
     result = np.full(values.shape, np.nan, np.float32)
     result[list(columns)] = values[list(columns)]
     return result
 
 
 def _ohlc_kinds(values: FloatArray, layout: MarketColumns) -> dict[str, Mask]:
-    """Cells (V, T) of highs and lows that contradict their bar; a price not recorded (NaN, 0, inf) takes no part."""
+    """Return masks (V, T) of highs and lows that contradict their bar; prices of NaN, 0 and inf are ignored."""
     kinds = {name: np.zeros(values.shape, bool) for name in ("high_below", "low_above", "high_below_low")}
     for o, h, low, c in layout.bars:
         bar = values[[o, h, low, c]]
@@ -385,7 +385,7 @@ def _ohlc_details(name: str, values: FloatArray, layout: MarketColumns) -> dict[
 
 
 def trim(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
-    """Without the rows at either end in which no numeric column has a value."""
+    """Remove rows at both ends in which no numeric column has a value."""
     numeric = rows.values[~layout.categorical] if not layout.categorical.all() else rows.values
     held = np.flatnonzero(~np.isnan(numeric).all(axis=0))
     if len(held) == len(rows) or not len(rows):
@@ -398,7 +398,7 @@ def trim(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
 
 
 def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> bool:
-    """Count what is only reported. True when the item holds a split-like jump."""
+    """Count the findings that are only reported. Return True if the item has a split-like jump."""
     missing = np.isnan(rows.values)
     if missing.any():
         cells = {layout.names[v]: int(missing[v].sum()) for v in np.flatnonzero(missing.any(axis=1))}
@@ -429,7 +429,7 @@ def _report(rows: ItemRows, findings: Findings, name: str, hit: Mask) -> None:
 
 
 def stale(prices: FloatArray) -> Mask:
-    """(T,) bars of (P, T) prices inside a stretch of at least five bars that all equal the bar before the stretch."""
+    """Return a mask (T,) of bars of (P, T) prices in runs of at least five bars that equal the bar before the run."""
     same = np.zeros(prices.shape[1], bool)
     same[1:] = (prices[:, 1:] == prices[:, :-1]).all(axis=0)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
@@ -441,10 +441,10 @@ def stale(prices: FloatArray) -> Mask:
 
 
 def split_like(close: FloatArray, opened: FloatArray | None = None, volume: FloatArray | None = None) -> Mask:
-    """(T,) bars whose close, and open where there is one, stand at the ratio of a usual split to the close before.
+    """Return a mask (T,) of bars whose close, and open if given, differ from the last close by the ratio of a split.
 
-    A jump must also be ten times the item's median absolute return, so that wild series are not all splits; and up to a
-    ratio of four, where real news can do the same, the turnover must not have risen threefold, as it does on news.
+    A jump must also be ten times the item's median absolute return, so that volatile series do not match; and up to a
+    ratio of four, which real news can cause, the turnover must not have risen threefold, as it does on news.
     """
     result = np.zeros(len(close), bool)
     level = _log(close)
@@ -462,18 +462,18 @@ def split_like(close: FloatArray, opened: FloatArray | None = None, volume: Floa
         overnight = _log(opened)[large + 1] - level[large]
         match &= np.isnan(overnight) | (np.abs(overnight - nearest) < 0.12)
     if volume is not None:
-        match &= (np.abs(nearest) > np.log(4.5)) | ~_rush(close, volume, large + 1)
+        match &= (np.abs(nearest) > np.log(4.5)) | ~_high_turnover(close, volume, large + 1)
     result[large[match] + 1] = True
     return result
 
 
-def _rush(close: FloatArray, volume: FloatArray, at: IntArray) -> Mask:
-    """Whether the turnover of the bars `at` is three times the median of the twenty bars before, or more."""
+def _high_turnover(close: FloatArray, volume: FloatArray, at: IntArray) -> Mask:
+    """Return True for bars `at` whose turnover is at least three times the median of the twenty bars before."""
     turnover = close.astype(np.float64) * volume
     usual = np.array([np.median(turnover[max(0, i - 20) : i]) for i in at])
     return turnover[at] >= 3 * usual
 
 
 def _log(values: FloatArray) -> npt.NDArray[np.float64]:
-    """Logarithm, NaN where it has none."""
+    """Return the logarithm, NaN for values that are not positive."""
     return np.log(np.where(values > 0, values, np.nan), dtype=np.float64)

@@ -1,12 +1,12 @@
-"""Where training windows are cut, and how a batch of them is gathered: both vectorised, neither with any state.
+"""Sample training windows and gather them into batches; both steps are vectorised and stateless.
 
 # B windows, R rows, V variates, C context steps, H horizon steps, G training series of all corpora ("slots")
 
-The gather reads straight from the memory map. All float32 leaves of all corpora are seen as one array of overlapping
-rows of C + H floats, one starting at each float between the lowest and the highest mapped value, and one numpy
-index operation copies the rows that a batch needs. An index is only ever formed from Arrow offsets that were checked
-against their buffer, so the unmapped gaps between files are never touched. What cannot be read so (other number types,
-nulls, the first and last steps of a record batch) is copied row by row.
+The gather reads from the memory map. It views all float32 leaves of all corpora as one array of overlapping rows of
+C + H floats, one starting at each float between the lowest and the highest mapped address, and copies the rows of a
+batch with one numpy index operation. Indices come only from Arrow offsets that were checked against their buffer, so
+the unmapped gaps between files are never read. Rows that cannot be read this way (other number types, nulls, the first
+and last steps of a record batch) are copied one by one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from foretrain.data.splits import Selection
 from foretrain.data.store import Corpus
 from foretrain.data.windows import KNOWN, NO_TIME, PAST, TARGET, FloatArray, IntArray, Windows
 
-SEGMENT = 1024  # windows drawn at once: the fixed cost of small numpy calls is shared by several batches
+SEGMENT = 1024  # windows drawn at once, so that several batches share the fixed cost of small numpy calls
 _PICK_CORPUS, _PICK_SERIES, _PICK_CUTOFF, _EPOCH = 1, 2, 3, 4  # streams of random numbers
 
 
@@ -37,7 +37,7 @@ class Pool:
 
 
 class SamplingPlan:
-    """Window number -> (slot, cutoff). Slots count the pools' series one after the other."""
+    """Maps window numbers to (slot, cutoff). A slot is the index of a series in the concatenated pools."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class SamplingPlan:
         epoch: bool,
         by_length: bool,
     ) -> None:
-        """lengths holds each pool's series lengths, all of at least min_context + min_prediction_length + reserved."""
+        """lengths: series lengths of each pool, all of at least min_context + min_prediction_length + reserved."""
         self._seed = seed
         self._epoch = epoch
         self.min_context = min_context
@@ -60,18 +60,18 @@ class SamplingPlan:
         self.stride = stride
         sizes = np.array([len(pool) for pool in lengths], np.int64)
         self._offset = np.concatenate([[0], np.cumsum(sizes)])
-        self._share = np.cumsum(weights) / np.sum(weights)
+        self._cumulative_weights = np.cumsum(weights) / np.sum(weights)
         self.newest = np.concatenate(lengths) - (reserved + min_prediction_length)  # (G,) latest cutoff
         choices = self.newest - min_context + 1
         strided = (choices - 1) // stride + 1
         self.epoch_length = int(strided.sum())
-        # only what this mode looks up is kept: these are 8 bytes a series
-        self._strided = np.cumsum(strided) if epoch else None
+        # only the table that this mode reads is stored: 8 bytes a series
+        self._window_ends = np.cumsum(strided) if epoch else None
         self._choices = np.cumsum(choices) if by_length and not epoch else None
         self._segment = functools.lru_cache(maxsize=8)(self._compute)
 
     def draw(self, first: int, count: int) -> tuple[IntArray, IntArray]:
-        """(slot, cutoff), each (count,), of windows first .. first + count - 1."""
+        """Return (slot, cutoff), each (count,), of windows first .. first + count - 1."""
         assert first >= 0 and count > 0, (first, count)
         parts = [self._segment(k) for k in range(first // SEGMENT, -(-(first + count) // SEGMENT))]
         begin = first - first // SEGMENT * SEGMENT
@@ -85,9 +85,9 @@ class SamplingPlan:
     def _at_random(self, number: IntArray) -> tuple[IntArray, IntArray]:
         seed = self._seed
         pool = np.zeros(len(number), np.int64)
-        if len(self._share) > 1:
-            drawn = np.searchsorted(self._share, uniform(derive(seed, _PICK_CORPUS), number), side="right")
-            pool = np.minimum(drawn, len(self._share) - 1)
+        if len(self._cumulative_weights) > 1:
+            drawn = np.searchsorted(self._cumulative_weights, uniform(derive(seed, _PICK_CORPUS), number), side="right")
+            pool = np.minimum(drawn, len(self._cumulative_weights) - 1)
         begin, end = self._offset[pool], self._offset[pool + 1]
         key = derive(seed, _PICK_SERIES)
         if self._choices is None:
@@ -100,24 +100,24 @@ class SamplingPlan:
         return slot, cutoff
 
     def _in_epoch(self, number: IntArray) -> tuple[IntArray, IntArray]:
-        assert self._strided is not None
+        assert self._window_ends is not None
         epoch, position = np.divmod(number, self.epoch_length)
         index = np.empty_like(position)
         for e in np.unique(epoch):
             chosen = epoch == e
             index[chosen] = permute_blocks(derive(self._seed, _EPOCH, int(e)), position[chosen], self.epoch_length)
-        slot = np.searchsorted(self._strided, index, side="right")
-        before = np.where(slot > 0, self._strided[slot - 1], 0)
+        slot = np.searchsorted(self._window_ends, index, side="right")
+        before = np.where(slot > 0, self._window_ends[slot - 1], 0)
         return slot, self.newest[slot] - (index - before) * self.stride
 
 
 class Gather:
-    """(slot, cutoff) -> Windows."""
+    """Reads the windows at given (slot, cutoff) pairs as one batch."""
 
     def __init__(
         self, pools: list[Pool], *, context_length: int, prediction_length: int, reserved: int, with_times: bool
     ) -> None:
-        """reserved: steps at the end of every series that no future reaches into."""
+        """reserved: steps at the end of every series that no training window may contain."""
         self._pools = pools
         self._widths = context_length, prediction_length
         self._with_times = with_times
@@ -126,7 +126,7 @@ class Gather:
         self._lengths = np.concatenate([pool.corpus.lengths[pool.series] for pool in pools])
         self._ends = self._lengths - reserved
         self._keys = np.array([derive(int(pool.corpus.fingerprint[:16], 16)) for pool in pools], np.uint64)
-        self._address = _addresses(pools)  # (blocks, G) of a series' first value; 0 = to be read row by row
+        self._address = _addresses(pools)  # (blocks, G) of a series' first value; 0 = read row by row
         self._limit = [_chunk_limits(pool.corpus) for pool in pools]
         self._columns, self._blocks, self._roles, self._rows = _row_tables(pools)
         self._categorical = [pool.selection.categorical(pool.corpus) for pool in pools]
@@ -137,21 +137,21 @@ class Gather:
         self._views: dict[int, np.ndarray | None] = {}
 
     def _view(self, width: int) -> np.ndarray | None:
-        """Rows of `width` floats, one starting at each mapped float; None where there are none: row by row then."""
+        """Return rows of `width` floats, one starting at each mapped float, or None if batches are read row by row."""
         if width not in self._views:
             low, high = self._mapped
             count = (high - low) // 4 - width + 1
-            # longer than all data, or more than numpy can count
-            none = count < 1 or count * width * 4 >= 2**62
-            self._views[width] = None if none else np.asarray(_Memory(low, count, width))
+            # a row is longer than all data, or numpy cannot represent the view's size
+            impossible = count < 1 or count * width * 4 >= 2**62
+            self._views[width] = None if impossible else np.asarray(_Memory(low, count, width))
         return self._views[width]
 
     def __call__(
         self, slot: IntArray, cutoff: IntArray, context_length: int | None = None, prediction_length: int | None = None
     ) -> Windows:
-        """The windows as one batch, contexts left padded, futures that end early right padded.
+        """Return the windows as one batch: contexts left padded, futures that end early right padded.
 
-        The lengths are the run's or, for a batch of windows that need no more, shorter ones.
+        context_length and prediction_length default to those of the run; a batch of shorter windows may set them lower.
         """
         context, horizon = context_length or self._widths[0], prediction_length or self._widths[1]
         pool = np.searchsorted(self._offset, slot, side="right") - 1
@@ -184,14 +184,14 @@ class Gather:
     def _values(
         self, slot: IntArray, pool: IntArray, window: IntArray, column: IntArray, block: IntArray, span: _Span
     ) -> FloatArray:
-        """(R, C + H) values around each row's cutoff, NaN before the series' start and beyond its training part."""
+        """Return (R, C + H) values around each row's cutoff, NaN before a series' start and after its training part."""
         slot, pool, cutoff, excess = slot[window], pool[window], span.cutoff[window], span.excess[window]
         address = self._address[block, slot]
         begin = address + 4 * (column * self._lengths[slot] + cutoff - span.context)
         missing = span.context - cutoff  # steps to pad where positive
         left, right = np.flatnonzero(missing > 0), np.flatnonzero(excess > 0)
         direct = address > 0
-        # a padded row is read from its neighbours too and then overwritten; are they mapped?
+        # reading a padded row also reads values of neighbouring series, overwritten below: they must be mapped
         if len(left):
             direct[left] &= begin[left] >= self._limits(slot[left], pool[left])[0]
         if len(right):
@@ -215,14 +215,14 @@ class Gather:
         return values
 
     def _encode(self, values: FloatArray, windows: IntArray, first_row: IntArray, pool: int, span: _Span) -> None:
-        """Turn the categorical rows of one pool's windows into numbers, from the context alone."""
+        """Encode the categorical rows of one pool's windows in place, from their contexts only."""
         single = len(self._pools[pool].selection.targets) == 1
         padded, excess = np.maximum(span.context - span.cutoff[windows], 0), span.excess[windows]
         target = values[first_row[windows], : span.context] if single else None
         for row, count in self._categorical[pool]:
             at = first_row[windows] + row
             values[at] = encode_codes(values[at], padded, count, target, span.context)
-            _pad_right(values, at[excess > 0], excess[excess > 0])  # what is missing has a number too
+            _pad_right(values, at[excess > 0], excess[excess > 0])  # encode_codes gives missing steps a number too
 
     def _read_row(
         self, out: FloatArray, slot: int, pool: int, cutoff: int, excess: int, column: int, block: int, context: int
@@ -233,7 +233,7 @@ class Gather:
         out[context - (cutoff - first) : steps] = chunk.blocks[block].block(row, first, stop)[column]
 
     def _limits(self, slot: IntArray, pool: IntArray) -> tuple[IntArray, IntArray]:
-        """Lowest mapped address, and the end of what is mapped, of the record batch that holds each slot."""
+        """Return the first and the end address of the mapped memory of the record batch that holds each slot."""
         found = np.empty((2, len(slot)), np.int64)
         for k, (firsts, limits) in enumerate(self._limit):
             chosen = pool == k
@@ -241,7 +241,7 @@ class Gather:
         return found[0], found[1]
 
     def _times(self, pool: IntArray, series: IntArray, span: _Span) -> IntArray:
-        """(B, C + H) stamps, NO_TIME where padded."""
+        """Return (B, C + H) stamps, NO_TIME where padded."""
         times = np.full((len(series), span.width), NO_TIME, np.int64)
         places = zip(pool.tolist(), series.tolist(), span.cutoff.tolist(), span.excess.tolist(), strict=True)
         for row, (k, i, c, beyond) in enumerate(places):
@@ -253,12 +253,12 @@ class Gather:
 
 @dataclass(frozen=True)
 class _Span:
-    """Where the windows of a batch lie in their series."""
+    """Positions of a batch's windows in their series."""
 
     context: int  # C
     horizon: int  # H
     cutoff: IntArray  # (B,)
-    excess: IntArray  # (B,) steps of the horizon beyond the series' training part
+    excess: IntArray  # (B,) steps of the horizon after the end of the series' training part
 
     @property
     def width(self) -> int:
@@ -271,7 +271,7 @@ def _pad_right(values: FloatArray, rows: IntArray, excess: IntArray) -> None:
 
 
 class _Memory:
-    """Rows of `width` floats starting at each of `count` consecutive floats, as numpy's array interface."""
+    """Overlapping rows of `width` floats, one starting at each of `count` floats, as a numpy array interface."""
 
     def __init__(self, address: int, count: int, width: int) -> None:
         self.__array_interface__ = {
@@ -288,7 +288,7 @@ def _address_of(array: np.ndarray) -> int:
 
 
 def _leaves(corpus: Corpus) -> list[list[FloatArray | None]]:
-    """Per chunk and block the float32 leaves that can be read by address."""
+    """Return for each chunk and block the float32 leaves, or None if they cannot be read by address."""
     return [
         [n.floats if n.floats is not None and _address_of(n.floats) % 4 == 0 else None for n in chunk.blocks]
         for chunk in corpus.chunks
@@ -305,7 +305,7 @@ def _spans(corpus: Corpus) -> list[tuple[int, int]]:
 
 
 def _chunk_limits(corpus: Corpus) -> tuple[IntArray, IntArray]:
-    """(first series, (2, chunks) readable addresses from and up to) of each chunk; of several blocks the tightest."""
+    """Return the first series of each chunk and (2, chunks) start and end of the addresses readable in all blocks."""
     limits = [
         (
             max((_address_of(b) for b in blocks if b is not None), default=0),
@@ -332,7 +332,7 @@ def _addresses(pools: list[Pool]) -> IntArray:
 
 
 def _row_tables(pools: list[Pool]) -> tuple[IntArray, IntArray, np.ndarray, IntArray]:
-    """Per pool and row of a window: column inside its block, block, role; and the number of rows."""
+    """Return for each pool and row of a window: column inside its block, block, role; and the rows of each pool."""
     rows = np.array([len(pool.selection.columns) for pool in pools], np.int64)
     column = np.zeros((len(pools), int(rows.max())), np.int64)
     block = np.zeros_like(column)

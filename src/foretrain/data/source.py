@@ -1,4 +1,4 @@
-"""Training windows from one or several corpora: window n of a run is a pure function of (seed, n).
+"""Training windows of one or several corpora; window n of a run is a pure function of (seed, n).
 
 # B windows, R rows, V variates, C context steps, H horizon steps
 """
@@ -23,11 +23,13 @@ from foretrain.errors import ConfigError
 
 
 class TrainingSource:
-    """Training windows by number. Raises DataError when a corpus has no series long enough, ConfigError for settings
-    that cannot take effect."""
+    """Training windows by number.
+
+    Raises DataError if a corpus has no series that is long enough, ConfigError for settings that cannot take effect.
+    """
 
     def __init__(self, config: DataConfig, seed: int, corpora: list[Corpus] | None = None) -> None:
-        """corpora, when given, are used in place of the config's (in its order): already open, or in memory."""
+        """corpora: open or in-memory corpora that replace those of the config, in its order."""
         self.config = config
         self.seed = seed
         opened = [spec.open() for spec in config.corpora] if corpora is None else corpora
@@ -40,12 +42,12 @@ class TrainingSource:
         if config.with_times:
             _require_times(self.corpora)
         self._counts: list[dict[str, int]] = []
-        kept = [self._trainable(corpus) for corpus in opened]
+        selected = [self._trainable(corpus) for corpus in opened]
         if config.max_train_series is not None:
-            kept = _subset(kept, config.max_train_series, seed)
+            selected = _subset(selected, config.max_train_series, seed)
         pools = [
             Pool(corpus, selection, series, spec.weight)
-            for corpus, selection, series, spec in zip(opened, self.selections, kept, config.corpora, strict=True)
+            for corpus, selection, series, spec in zip(opened, self.selections, selected, config.corpora, strict=True)
         ]
         self._pools = pools
         self._plan = SamplingPlan(
@@ -68,7 +70,7 @@ class TrainingSource:
         )
 
     def _trainable(self, corpus: Corpus) -> IntArray:
-        """Series of a corpus that are not held out and long enough for one training window."""
+        """Return the series of a corpus that are not held out and long enough for a training window."""
         config = self.config
         lengths = corpus.lengths
         long_enough = (lengths >= rows_needed(config)) & (lengths >= (config.min_rows or 0))
@@ -82,18 +84,17 @@ class TrainingSource:
         return series
 
     def windows(self, first: int, count: int) -> Windows:
-        """Windows first .. first + count - 1 of the run, (R, C) and (R, H) float32, NaN before and beyond a series'
-        training part.
+        """Return windows first .. first + count - 1 of the run, (R, C) and (R, H) float32.
 
-        The key is a hash of the corpus' fingerprint, the series' number and the cutoff (cheaper than splits.cut's hash
-        of the item's id, and as independent of batch and order).
+        Steps outside a series' training part are NaN. The key is a hash of the corpus' fingerprint, the series' number
+        and the cutoff (cheaper than splits.cut's hash of the item's id, and as independent of batch and order).
         """
         return self._gather(*self._plan.draw(first, count))
 
     def in_buckets(self, lengths: Sequence[int], horizons: Sequence[int], max_tokens: int) -> Buckets:
-        """The same windows, each once an epoch, in micro-batches of one shape each; see buckets.py.
+        """Return the same windows, each once an epoch, in micro-batches of one shape each; see buckets.py.
 
-        Raises ConfigError unless windows come by epochs, and where one of them is more than max_tokens.
+        Raises ConfigError unless data.sampling is epoch, and if one window exceeds max_tokens.
         """
         config = self.config
         if config.sampling != "epoch":
@@ -101,24 +102,24 @@ class TrainingSource:
                 "training.token_budget: buckets are filled with the windows of an epoch, and data.sampling is "
                 f"{config.sampling!r}. Set data.sampling: epoch, or remove the budget."
             )
-        kept, notes = [], []
-        for what, own, given in (
+        edges, notes = [], []
+        for key, full, given in (
             ("context_length", config.context_length, lengths),
             ("prediction_length", config.prediction_length, horizons),
         ):
-            chosen, dropped = choices(own, given)
-            kept.append(chosen)
+            chosen, dropped = choices(full, given)
+            edges.append(chosen)
             if dropped:
-                notes.append(f"buckets longer than data.{what} {own} dropped: {', '.join(map(str, dropped))}")
-            if own not in given:
-                notes.append(f"bucket {own} added, data.{what}")
+                notes.append(f"buckets longer than data.{key} {full} dropped: {', '.join(map(str, dropped))}")
+            if full not in given:
+                notes.append(f"bucket {full} added, data.{key}")
         return Buckets(
             self._plan,
             self._gather,
             self._pools,
             seed=self.seed,
-            lengths=kept[0],
-            horizons=kept[1],
+            lengths=edges[0],
+            horizons=edges[1],
             max_tokens=max_tokens,
             fingerprint=self.fingerprint,
             notes=notes,
@@ -126,21 +127,21 @@ class TrainingSource:
 
     @property
     def epoch_length(self) -> int:
-        """Windows of one epoch: all windows of all training series, stride apart."""
+        """Number of windows in an epoch: all windows of all training series, stride apart."""
         return self._plan.epoch_length
 
     @property
     def num_series(self) -> int:
-        """Series trained on."""
+        """Number of series trained on."""
         return sum(len(pool.series) for pool in self._pools)
 
     @property
     def fingerprint(self) -> str:
-        """Hash that names the content of all corpora, in order."""
+        """Hash of the content of all corpora, in order."""
         return hashlib.sha256("\n".join(corpus.fingerprint for corpus in self.corpora).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """What will be trained on: series used and left out, windows, shares; for dry runs and reports."""
+        """Return counts of series used and excluded, windows, and each corpus' share, for dry runs and reports."""
         total = sum(pool.weight for pool in self._pools)
         return {
             "series": self.num_series,
@@ -155,7 +156,7 @@ class TrainingSource:
                     **counts,
                     "used": len(pool.series),
                     "rows_per_window": len(pool.selection.columns),
-                    # in an epoch every window comes once, so there is no share to choose
+                    # an epoch has every window once, so weights have no effect
                     "share": pool.weight / total if self.config.sampling == "random" else None,
                 }
                 for pool, counts in zip(self._pools, self._counts, strict=True)
@@ -169,20 +170,20 @@ def _require_times(corpora: tuple[Corpus, ...]) -> None:
             raise ConfigError(f"data.with_times: {corpus.name} has steps without a calendar. Set it to false.")
 
 
-def _subset(kept: list[IntArray], limit: int, seed: int) -> list[IntArray]:
-    """At most `limit` series, each corpus keeping its share (at least one), chosen by a keyed hash of their number."""
-    sizes = np.array([len(series) for series in kept])
+def _subset(selected: list[IntArray], limit: int, seed: int) -> list[IntArray]:
+    """Return at most `limit` series, in proportion to each corpus' number (at least one), chosen by a keyed hash."""
+    sizes = np.array([len(series) for series in selected])
     if limit >= sizes.sum():
-        return kept
-    if limit < len(kept):
-        raise ConfigError(f"data.max_train_series: {limit} is fewer than the {len(kept)} corpora. Raise it.")
+        return selected
+    if limit < len(selected):
+        raise ConfigError(f"data.max_train_series: {limit} is fewer than the {len(selected)} corpora. Raise it.")
     shares = np.minimum(np.maximum(1, (limit * sizes) // sizes.sum()), sizes)
     while shares.sum() < limit:
         shares[np.argmax(limit * sizes / sizes.sum() - shares)] += 1
     while shares.sum() > limit:
         shares[np.argmax(shares)] -= 1
     result = []
-    for k, (series, share) in enumerate(zip(kept, shares, strict=True)):
+    for k, (series, share) in enumerate(zip(selected, shares, strict=True)):
         order = np.argsort(hash64(derive(seed, 5, k), series), kind="stable")
         result.append(np.sort(series[order[:share]]))
     return result

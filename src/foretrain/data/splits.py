@@ -1,10 +1,10 @@
-"""Which steps a window may use: column roles, cuts at a cutoff, splits by time and by held-out items.
+"""Column roles, windows cut at a cutoff, splits by time, and held-out items.
 
 # V variates, T steps of a series, C context steps, H horizon steps
 
-Every series is cut in three by time: [0, T - v - t) train, then v validation steps, then the newest t test steps.
-Training windows, futures included, lie in the first part; a validation or test window's future lies in its own part
-and its context may reach back as far as it likes. Held-out items are never trained on, whatever the time.
+Every series is split by time: steps [0, T - v - t) for training, then v validation steps, then the newest t test steps.
+Training windows, futures included, are inside the first part. The future of a validation or test window is inside its
+part, its context may start earlier. Held-out items are never trained on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Items = Literal["all", "held_out", "trained"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Column indices by role; rows of a window come in this order."""
+    """Column indices by role, in the order of a window's rows."""
 
     targets: tuple[int, ...]
     past: tuple[int, ...] = ()
@@ -37,11 +37,11 @@ class Selection:
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """Targets, past-only covariates, known-future covariates."""
+        """Column indices of targets, past-only covariates and known-future covariates, in this order."""
         return self.targets + self.past + self.known
 
     def categorical(self, corpus: Corpus) -> list[tuple[int, int]]:
-        """(row of the window, number of categories) of each categorical covariate."""
+        """Return (row of the window, number of categories) of each categorical covariate."""
         columns = [corpus.manifest.columns[k] for k in self.columns]
         return [(row, len(column.categories)) for row, column in enumerate(columns) if column.categories is not None]
 
@@ -59,9 +59,9 @@ def select(
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
 ) -> Selection:
-    """Columns by name; target None means every numeric column that is no covariate.
+    """Return the columns of the given names; target None means every numeric column that is not a covariate.
 
-    Raises ConfigError for unknown names (with the nearest), names in two roles, no target, and categorical targets.
+    Raises ConfigError for unknown names (with a suggestion), names in two roles, no target, and categorical targets.
     """
     names = corpus.columns
     for role, chosen in (
@@ -72,21 +72,21 @@ def select(
         for name in chosen:
             if name not in names:
                 hint = did_you_mean(name, names, cutoff=0.5)
-                said = f"data.{role}: {corpus.name} has no column {name!r} (has {', '.join(names)}). {hint}"
-                raise ConfigError(said.rstrip())
+                message = f"data.{role}: {corpus.name} has no column {name!r} (has {', '.join(names)}). {hint}"
+                raise ConfigError(message.rstrip())
     kinds = {column.name: column.kind for column in corpus.manifest.columns}
     if target is None:
         covariates = {*past_covariates, *known_covariates}
         target = [name for name in names if name not in covariates and kinds[name] == "numeric"]
     chosen = [*target, *past_covariates, *known_covariates]
-    twice = sorted({name for name in chosen if chosen.count(name) > 1})
-    if twice:
-        raise ConfigError(f"data.target: column {twice[0]!r} has two roles. Give each column one.")
+    duplicates = sorted({name for name in chosen if chosen.count(name) > 1})
+    if duplicates:
+        raise ConfigError(f"data.target: column {duplicates[0]!r} has two roles. Give each column one.")
     if not target:
         raise ConfigError(f"data.target: no column of {corpus.name} is left to forecast. Name at least one.")
-    words = [name for name in target if kinds[name] == "categorical"]
-    if words:
-        raise ConfigError(f"data.target: column {words[0]!r} is categorical; only numbers can be forecast.")
+    categorical = [name for name in target if kinds[name] == "categorical"]
+    if categorical:
+        raise ConfigError(f"data.target: column {categorical[0]!r} is categorical; only numbers can be forecast.")
     index = {name: k for k, name in enumerate(names)}
     return Selection(
         targets=tuple(index[name] for name in target),
@@ -96,7 +96,7 @@ def select(
 
 
 def window_key(item_id: str, cutoff: int) -> int:
-    """64-bit hash of an item and a cutoff: seeds a window's draws, whatever batch it lands in."""
+    """Return a 64-bit hash of an item and a cutoff: it seeds a window's random draws, independent of its batch."""
     digest = hashlib.blake2b(item_id.encode() + b"\0" + str(cutoff).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -111,11 +111,12 @@ def cut(
     prediction_length: int,
     with_future: bool = True,
 ) -> Window:
-    """A series cut at a cutoff: steps [0, cutoff) are the past, of which the newest context_length are kept.
+    """Cut a series at a cutoff: the context is the newest context_length steps of [0, cutoff), or all of them.
 
-    The future (V, H) holds the targets' truth only if with_future, known covariates always as far as the series
-    reaches, and NaN otherwise. Categorical covariates come as numbers learnt from all steps before the cutoff (see
-    encoding.encode_codes). A cutoff at the series' end is allowed. Nothing from the cutoff on touches the context.
+    The future (V, H) holds the targets only if with_future, known covariates as far as the series reaches, and NaN
+    elsewhere. Categorical covariates are encoded from all steps before the cutoff (see encoding.encode_codes). The
+    cutoff may be the series' end. No value at or after the cutoff influences the context. Raises DataError for a cutoff
+    outside the series.
     """
     length = corpus.length(series)
     if not 1 <= cutoff <= length:
@@ -125,13 +126,13 @@ def cut(
     first = 0 if context_length is None else max(0, cutoff - context_length)
     rows = list(selection.columns)
     values = corpus.values(series)
-    inside = min(cutoff + prediction_length, length)
+    future_end = min(cutoff + prediction_length, length)
     future = np.full((len(rows), prediction_length), np.nan, np.float32)
     visible = (list(range(len(selection.targets))) if with_future else []) + list(
         range(len(rows) - len(selection.known), len(rows))
     )
     for row in visible:
-        future[row, : inside - cutoff] = values[rows[row], cutoff:inside]
+        future[row, : future_end - cutoff] = values[rows[row], cutoff:future_end]
     context = values[rows, first:cutoff]
     for row, count in selection.categorical(corpus):
         target = values[rows[:1], :cutoff] if len(selection.targets) == 1 else None
@@ -139,11 +140,11 @@ def cut(
         encoded = encode_codes(codes, np.zeros(1, np.int64), count, target, cutoff)[0]
         context[row] = encoded[first:cutoff]
         if row in visible:
-            future[row, : inside - cutoff] = encoded[cutoff:inside]
+            future[row, : future_end - cutoff] = encoded[cutoff:future_end]
     context_times = corpus.times_slice(series, first, cutoff)
     future_times = None
     if context_times is not None:
-        future_times = _times_after(corpus, series, cutoff, inside, prediction_length)
+        future_times = _times_after(corpus, series, cutoff, future_end, prediction_length)
     item_id = corpus.item_id(series)
     return Window(
         context=context,
@@ -158,10 +159,10 @@ def cut(
     )
 
 
-def _times_after(corpus: Corpus, series: int, cutoff: int, inside: int, prediction_length: int) -> IntArray | None:
-    """Stamps of the horizon: the series' own as far as it reaches, continued beyond its end."""
-    own = corpus.times_slice(series, cutoff, inside)
-    missing = prediction_length - (inside - cutoff)
+def _times_after(corpus: Corpus, series: int, cutoff: int, future_end: int, prediction_length: int) -> IntArray | None:
+    """Return the stamps of the horizon: the series' own ones, then their continuation beyond its end."""
+    own = corpus.times_slice(series, cutoff, future_end)
+    missing = prediction_length - (future_end - cutoff)
     if own is None or not missing:
         return own
     beyond = corpus.future_times(series, missing)
@@ -170,7 +171,7 @@ def _times_after(corpus: Corpus, series: int, cutoff: int, inside: int, predicti
 
 
 def held_out(corpus: Corpus, fraction: float) -> npt.NDArray[np.bool_]:
-    """(N,) whether an item is held out: decided by a hash of its id alone, so it stays out in every corpus and run."""
+    """Return an (N,) mask of held-out items, chosen by a hash of their ids: the same in every corpus and run."""
     if fraction <= 0:
         return np.zeros(corpus.num_series, bool)
     ids = corpus.item_ids()
@@ -179,7 +180,7 @@ def held_out(corpus: Corpus, fraction: float) -> npt.NDArray[np.bool_]:
 
 
 def train_rows(lengths: IntArray, validation_steps: int, test_steps: int) -> IntArray:
-    """(N,) rows of each series that training may see, futures included; 0 for series shorter than the reserved part."""
+    """Return (N,) rows of each series' training part, futures included; 0 if the series is shorter than the rest."""
     return np.maximum(lengths - validation_steps - test_steps, 0)
 
 
@@ -196,12 +197,12 @@ def rolling_origins(
     items: Items = "all",
     holdout_fraction: float = 0.0,
 ) -> list[Origin]:
-    """Forecast origins whose futures lie inside the split, the newest num_windows a series, in (series, cutoff) order.
+    """Return forecast origins with futures inside the split, the newest num_windows a series, by (series, cutoff).
 
-    The newest future ends at the split's end, earlier ones `stride` (default prediction_length) steps before it.
-    validation_steps and test_steps default to prediction_length; "all" ignores the split and uses the whole series.
-    A series gives the windows that fit: those with min_context (default 1) rows before the cutoff. Series too short
-    for one are left out. Raises ConfigError for a split without room for one horizon, DataError when nothing is left.
+    The newest future ends at the end of the split, each earlier one `stride` (default prediction_length) steps before.
+    validation_steps and test_steps default to prediction_length; "all" ignores the split and uses the whole series. A
+    window needs min_context (default 1) rows before its cutoff; series that are too short have none. Raises
+    ConfigError if the split is shorter than a horizon, DataError if no series has a window.
     """
     v = prediction_length if validation_steps is None else validation_steps
     t = prediction_length if test_steps is None else test_steps
@@ -220,10 +221,10 @@ def rolling_origins(
                 f"data.{split}_steps: {region} steps hold no window of prediction_length {prediction_length}. "
                 f"Set {split}_steps to at least {prediction_length}."
             )
-    wanted = num_windows if region is None else min(num_windows, (region - prediction_length) // stride + 1)
+    max_windows = num_windows if region is None else min(num_windows, (region - prediction_length) // stride + 1)
     oldest = max(1, 1 if min_context is None else min_context)
     newest = ends - prediction_length
-    counts = np.clip((newest - oldest) // stride + 1, 0, wanted)
+    counts = np.clip((newest - oldest) // stride + 1, 0, max_windows)
     if items != "all":
         out = held_out(corpus, holdout_fraction)
         counts = np.where(out if items == "held_out" else ~out, counts, 0)

@@ -1,10 +1,10 @@
-"""The corpus: named variates of many series in Arrow files, written once and atomically, read through a memory map.
+"""The corpus: named variates of many series in Arrow files, written once and atomically, read by memory map.
 
 # N series, V variates (columns), T steps of a series
 
 A corpus folder has the layout of datasets.save_to_disk (data-0000k-of-0000n.arrow, dataset_info.json, state.json) plus
-manifest.json. Plain save_to_disk folders open too. Opening reads the manifest and the headers of the record batches:
-no work and no Python object per series.
+manifest.json. Plain save_to_disk folders can be opened too. Opening reads only the manifest and the headers of the
+record batches: no work and no Python object per series.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from foretrain.timeaxis.future import continue_stamps
 
 __all__ = ["Column", "Corpus", "CorpusWriter", "Manifest"]
 
-RECENT_ROWS = 4096  # of stamps that tell how a series goes on: weeks of 5-minute bars
+RECENT_ROWS = 4096  # newest stamps from which future ones are inferred: two weeks of 5-minute bars
 _ID_NAMES = ("item_id", "id")
 _TIME_NAMES = ("timestamp", "timestamps")
 _PAST_NAME = "past_feat_dynamic_real"
 
 
 class Corpus:
-    """Many series with the same named variates, in files or in memory; read only."""
+    """Many series with the same named variates, in files or in memory, read-only."""
 
     def __init__(self, name: str, manifest: Manifest, chunks: list[Chunk], path: Path | None, has_ids: bool) -> None:
         self.name = name
@@ -57,8 +57,8 @@ class Corpus:
     def open(cls, path: str | Path) -> Corpus:
         """Open a corpus folder, or any datasets.save_to_disk folder with a `target` column.
 
-        Raises DataError when it is neither, when a shard is missing, damaged or of another size than the manifest
-        says, or when its columns have other types than expected.
+        Raises DataError if the folder is neither, if a shard is missing, damaged or of another size than in the
+        manifest, or if columns have unexpected types.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -83,7 +83,7 @@ class Corpus:
         provenance: dict[str, Any] | None = None,
         **fields: Any,
     ) -> Corpus:
-        """A corpus in memory from (item_id, values (V, T), times (T,) or None); further manifest fields as keywords."""
+        """Build a corpus in memory from (item_id, values (V, T), times (T,) or None); fields are manifest fields."""
         declared = tuple(Column(name=c) if isinstance(c, str) else c for c in columns)
         buffer = SeriesBuffer(declared, time, freq)
         for item_id, values, times in items:
@@ -109,7 +109,7 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """Hash that names the content: the manifest's content hash, or for foreign folders a hash of their headers."""
+        """Content hash of the manifest, or for foreign folders a hash of their headers."""
         return self.manifest.content_hash
 
     @property
@@ -120,36 +120,36 @@ class Corpus:
 
     @functools.cached_property
     def lengths(self) -> IntArray:
-        """(N,) steps of each series; computed from the offsets when first asked for."""
+        """(N,) steps of each series, computed from the offsets on first use."""
         lengths = np.concatenate([chunk.length for chunk in self.chunks])
         lengths.flags.writeable = False
         return lengths
 
     def length(self, series: int) -> int:
-        """Steps of one series."""
+        """Return the number of steps of one series."""
         chunk, row = self.locate(series)
         return int(chunk.length[row])
 
     def locate(self, series: int) -> tuple[Chunk, int]:
-        """The record batch that holds a series, and its row there."""
+        """Return the record batch that holds a series, and its row there."""
         if not 0 <= series < self.num_series:
             raise DataError(f"{self.name}: series {series} does not exist; there are {self.num_series}.")
         k = bisect.bisect_right(self._first, series) - 1
         return self.chunks[k], series - self._first[k]
 
     def chunk_starts(self) -> list[int]:
-        """Index of the first series of each chunk, and last the number of series."""
+        """Return the index of the first series of each chunk, followed by the number of series."""
         return self._first
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def item_id(self, series: int) -> str:
-        """Id of one series; in a foreign folder without ids, its number."""
+        """Return the id of one series, or its number in a foreign folder without ids."""
         chunk, row = self.locate(series)
         return chunk.item_ids([row])[0] if self._has_ids else str(series)
 
     def item_ids(self, series: Sequence[int] | IntArray | None = None) -> list[str]:
-        """Ids of the given series, or of all, in order."""
+        """Return the ids of the given series, or of all, in order."""
         if series is not None:
             return [self.item_id(int(i)) for i in series]
         if not self._has_ids:
@@ -157,16 +157,16 @@ class Corpus:
         return [item_id for chunk in self.chunks for item_id in chunk.item_ids()]
 
     def values(self, series: int) -> FloatArray:
-        """(V, T) float32, NaN = not observed; a read-only view of the file where its layout allows (ours does)."""
+        """Return (V, T) float32, NaN = not observed: a read-only view if the file's layout allows it (ours does)."""
         chunk, row = self.locate(series)
         return chunk.values(row)
 
     def times(self, series: int) -> IntArray | None:
-        """(T,) microseconds, or None where the corpus knows steps only."""
+        """Return (T,) microseconds, or None if the corpus has no calendar."""
         return self.times_slice(series, 0, self.length(series))
 
     def times_slice(self, series: int, start: int, stop: int) -> IntArray | None:
-        """Stamps of steps start..stop-1 (all inside the series), or None where the corpus knows steps only."""
+        """Return the stamps of steps start..stop-1 (all inside the series), or None if the corpus has no calendar."""
         if self.manifest.time == "steps":
             return None
         chunk, row = self.locate(series)
@@ -175,7 +175,10 @@ class Corpus:
         return self._regular(int(chunk.starts[row]), np.arange(start, stop, dtype=np.int64))
 
     def future_times(self, series: int, count: int) -> IntArray | None:
-        """(count,) stamps after the series' end, as continue_stamps continues its newest ones."""
+        """Return (count,) stamps after the series' end, or None if the corpus has no calendar.
+
+        A regular axis continues by its freq; stored stamps as timeaxis.future.continue_stamps does.
+        """
         if self.manifest.time == "steps":
             return None
         length = self.length(series)
@@ -195,7 +198,7 @@ class Corpus:
         return grid.stamps(start, self.frequency, steps)
 
     def verify(self) -> None:
-        """Compare every shard's sha256 with the manifest; DataError names the first that differs."""
+        """Compare every shard's sha256 with the manifest. Raises DataError naming the first that differs."""
         for shard in self.manifest.shards:
             assert self.path is not None
             with (self.path / shard["file"]).open("rb") as file:
@@ -241,7 +244,7 @@ def _read_own(folder: Path, manifest: Manifest) -> list[tuple[pa.RecordBatch, st
 
 
 def read_batches(path: Path) -> list[tuple[pa.RecordBatch, str]]:
-    """Record batches of an Arrow stream (or file) as views of a memory map; touches their headers only."""
+    """Return the record batches of an Arrow stream (or file) as views of a memory map; reads only their headers."""
     try:
         source = pa.memory_map(str(path))
         whole = source.read_buffer(source.size())
@@ -263,7 +266,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _open_foreign(folder: Path) -> Corpus:
-    """A plain datasets.save_to_disk folder: target, optional past_feat_dynamic_real, start + freq or timestamp, id."""
+    """Open a plain datasets.save_to_disk folder: target, past_feat_dynamic_real, start + freq or timestamp, id."""
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(child.name for child in folder.iterdir() if child.is_dir())
         raise DataError(f"{folder}: holds several splits; open one of them: {', '.join(splits)}.")
@@ -301,7 +304,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
 def _describe_foreign(
     folder: Path, batches: list[tuple[pa.RecordBatch, str]], state: dict[str, Any], files: list[Path]
 ) -> tuple[Manifest, dict[str, str], tuple[int, ...]]:
-    """(manifest, columns by role, variates of each block of columns)."""
+    """Return (manifest, columns by role, variates of each block of columns)."""
     schema = batches[0][0].schema
     where = f"{folder}: "
     if "target" not in schema.names:
@@ -333,7 +336,7 @@ def _describe_foreign(
 def _foreign_columns(
     first: tuple[pa.RecordBatch, str], fields: dict[str, str]
 ) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
-    """Names for unnamed variates, target (or target_0..), then past_feat_0.., and the variates of each block."""
+    """Return columns named target (or target_0, ...), then past_feat_0, ..., and the variates of each block."""
     batch, file = first
     names: list[str] = []
     counts: list[int] = []
@@ -351,9 +354,9 @@ def _foreign_columns(
 
 
 def _foreign_time(batches: list[tuple[pa.RecordBatch, str]], fields: dict[str, str]) -> dict[str, Any]:
-    """Manifest fields of the time axis; adds the columns it needs to fields.
+    """Return the manifest fields of the time axis, and add the columns it needs to `fields`.
 
-    Lists of timestamps are stamps; start and one freq for all series make a regular axis; everything else is steps.
+    Lists of timestamps give stamps, start and one freq of all series a regular axis, everything else steps.
     """
     schema = batches[0][0].schema
     freqs: set[Any] = set()

@@ -1,8 +1,8 @@
-"""Generated series for demos, tests and pretraining mixtures: series i is the same however many are asked for.
+"""Synthetic series for demos, tests and pretraining mixtures; series i does not depend on the number of series.
 
 # N series, V variates, T steps
 
-Every corpus made here says "synthetic" in its provenance, and reports repeat it.
+The provenance of these corpora is "synthetic", which reports state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_KERNEL_LENGTH = 2048  # a Gaussian process costs length**3
 
 
 class SyntheticSpec(Section):
-    """A generated corpus."""
+    """Settings of a synthetic corpus."""
 
     kind: Kind = "mixed"
     num_series: int = Field(default=64, gt=0)
@@ -57,12 +57,12 @@ class SyntheticSpec(Section):
 
     @property
     def resolved_freq(self) -> str:
-        """freq, or the kind's own."""
+        """freq, or the default of the kind."""
         return self.freq or ("B" if self.kind == "ohlcv" else "h")
 
 
 class _Draws:
-    """Random numbers of given series, a pure function of (seed, stream, series, position)."""
+    """Random numbers for given series, a pure function of (seed, stream, series, position)."""
 
     def __init__(self, seed: int, series: IntArray) -> None:
         self._seed = seed
@@ -70,19 +70,19 @@ class _Draws:
         self._stream = 0
 
     def uniform(self, count: int, low: float = 0.0, high: float = 1.0) -> Floats:
-        """(n, count) numbers in [low, high); every call opens a new stream."""
+        """Return (n, count) numbers in [low, high); every call uses a new stream."""
         self._stream += 1
         keys = hash64(derive(self._seed, self._stream), self._series)
         return low + (high - low) * uniform(keys[:, None], np.arange(count))
 
     def normal(self, count: int) -> Floats:
-        """(n, count) standard normal numbers (Box and Muller)."""
+        """Return (n, count) standard normal numbers (Box and Muller)."""
         radius = np.sqrt(-2.0 * np.log1p(-self.uniform(count)))
         return radius * np.cos(2 * np.pi * self.uniform(count))
 
 
 def generate(spec: SyntheticSpec) -> Corpus:
-    """The corpus of a spec, in memory. Series i depends on the spec's other fields but not on num_series."""
+    """Generate a corpus in memory. Series i depends on all fields of the spec except num_series."""
     series = np.arange(spec.num_series, dtype=np.int64)
     if spec.kind == "ohlcv":
         values = _ohlcv(_Draws(derive(spec.seed, 1), series), spec)
@@ -93,8 +93,8 @@ def generate(spec: SyntheticSpec) -> Corpus:
     if spec.missing_fraction > 0:
         draws = _Draws(derive(spec.seed, 2), series)
         rows = 1 if spec.kind == "ohlcv" else spec.num_variates  # a bar is missing whole
-        gone = draws.uniform(rows * spec.length).reshape(len(series), rows, spec.length) < spec.missing_fraction
-        values = np.where(gone, np.nan, values)
+        missing = draws.uniform(rows * spec.length).reshape(len(series), rows, spec.length) < spec.missing_fraction
+        values = np.where(missing, np.nan, values)
     axis, time, session = _time_axis(spec)
     width = len(str(spec.num_series - 1))
     return Corpus.from_arrays(
@@ -110,7 +110,7 @@ def generate(spec: SyntheticSpec) -> Corpus:
 
 
 def _time_axis(spec: SyntheticSpec) -> tuple[IntArray, str, int | None]:
-    """(T,) stamps, how they are stored, and bars per session for intraday bars (09:30 to 16:00 on business days)."""
+    """Return (T,) stamps, the kind of time axis, and bars per session of intraday bars (09:30 to 16:00, weekdays)."""
     freq = spec.resolved_freq
     step = Frequency.parse(freq).micros
     number = np.arange(spec.length, dtype=np.int64)
@@ -122,7 +122,7 @@ def _time_axis(spec: SyntheticSpec) -> tuple[IntArray, str, int | None]:
 
 
 def _variates(series: IntArray, spec: SyntheticSpec) -> Floats:
-    """(N, V, T): variates of their own plus, where there are several, half of one component that they share."""
+    """Return (N, V, T): an independent component for each variate plus, if V > 1, half of a shared one."""
     own = [_kind(series, spec, part) for part in range(spec.num_variates)]
     if spec.num_variates == 1:
         return own[0][:, None, :]
@@ -131,7 +131,7 @@ def _variates(series: IntArray, spec: SyntheticSpec) -> Floats:
 
 
 def _kind(series: IntArray, spec: SyntheticSpec, part: int) -> Floats:
-    """(N, T) one component of every series."""
+    """Return (N, T): one component of every series."""
     if spec.kind != "mixed":
         return _MAKERS[spec.kind](_Draws(derive(spec.seed, 3, part), series), spec)
     out = np.empty((len(series), spec.length))
@@ -166,7 +166,7 @@ def _random_walk(draws: _Draws, spec: SyntheticSpec) -> Floats:
 
 
 def _ohlcv(draws: _Draws, spec: SyntheticSpec) -> Floats:
-    """(N, 5, T) bars of a geometric random walk whose volatility comes in spells, volume rising with it."""
+    """Return (N, 5, T) bars of a geometric random walk with slowly varying volatility, which the volume follows."""
     spell = 20
     knots = draws.normal(spec.length // spell + 2)
     place, into = np.divmod(np.arange(spec.length), spell)
@@ -182,8 +182,10 @@ def _ohlcv(draws: _Draws, spec: SyntheticSpec) -> Floats:
 
 
 def _kernel(draws: _Draws, spec: SyntheticSpec) -> Floats:
-    """Draws of Gaussian processes whose kernel is a random sum or product of one to five simple ones, the recipe of
-    KernelSynth (Chronos paper, arXiv 2403.07815, appendix A)."""
+    """Sample Gaussian processes whose kernel is a random sum or product of one to five simple kernels.
+
+    The recipe of KernelSynth (Chronos paper, arXiv 2403.07815, appendix A).
+    """
     number, choice, operation = draws.uniform(1), draws.uniform(5), draws.uniform(5)
     noise = draws.normal(spec.length)
     bank = _kernel_bank(spec)
@@ -196,7 +198,7 @@ def _kernel(draws: _Draws, spec: SyntheticSpec) -> Floats:
 
 
 def _kernel_bank(spec: SyntheticSpec) -> list[Callable[[Floats], Floats]]:
-    """Covariances as functions of the (T, T) time differences; time runs from 0 to 1."""
+    """Return covariances as functions of the (T, T) time differences; time runs from 0 to 1."""
     periods = [period / spec.length for period in _periods(spec.resolved_freq)]
     t = np.linspace(0, 1, spec.length)
     return [
@@ -227,7 +229,7 @@ def _gaussian_process(
 
 
 def _periods(freq: str) -> tuple[float, float]:
-    """Two natural season lengths of a frequency, in steps."""
+    """Return two natural season lengths of a frequency, in steps."""
     frequency = Frequency.parse(freq)
     months, step = frequency.months, frequency.micros
     if months is not None:
@@ -240,7 +242,7 @@ def _periods(freq: str) -> tuple[float, float]:
     return (per_day, 7 * per_day)
 
 
-MIXED: tuple[Kind, ...] = ("seasonal", "trend", "random_walk")  # the cheap kinds, dealt in turn
+MIXED: tuple[Kind, ...] = ("seasonal", "trend", "random_walk")  # the cheap kinds, assigned in turn
 _MAKERS: dict[str, Callable[[_Draws, SyntheticSpec], Floats]] = {
     "seasonal": _seasonal,
     "trend": _trend,

@@ -1,4 +1,4 @@
-"""Series and Window, the two shapes in which every model meets data.
+"""Window and Windows: one item cut at a cutoff, and a batch of them, as every model receives them.
 
 # B windows, R rows (all variates of all windows), V variates, T steps of a series, C context steps, H horizon steps
 """
@@ -23,7 +23,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Window:
-    """One item cut at a cutoff: what a model may see, and (in training and evaluation) what came next.
+    """One item cut at a cutoff: the context that a model sees and, in training and evaluation, the future.
 
     Rows are ordered targets, past-only covariates, known-future covariates.
     """
@@ -35,8 +35,8 @@ class Window:
     context_times: IntArray | None = None  # (T,) microseconds
     future_times: IntArray | None = None  # (H,) microseconds
     item_id: str = ""
-    key: int = 0  # hash of (item_id, cutoff): seeds per-window draws, whatever batch the window lands in
-    names: tuple[str, ...] = ()  # (V,) names of the rows where they have any: for families whose columns have meaning
+    key: int = 0  # hash of (item_id, cutoff): seeds per-window draws, in any batch alike
+    names: tuple[str, ...] = ()  # (V,) names of the rows, or empty: for families that read columns by name
 
     @property
     def roles(self) -> npt.NDArray[np.int8]:
@@ -51,8 +51,8 @@ class Window:
 class Windows:
     """A batch of windows laid out as rows: all variates of window 0, then of window 1, ...
 
-    The context is left padded with NaN, a future that ends early right padded. Rows of past-only covariates have an
-    all-NaN future, always.
+    Contexts are left padded with NaN, futures that end early are right padded. The future of past-only covariates is
+    always NaN.
     """
 
     context: FloatArray  # (R, C)
@@ -63,12 +63,10 @@ class Windows:
     context_times: IntArray | None = None  # (B, C) microseconds, NO_TIME where padded
     future_times: IntArray | None = None  # (B, H) NO_TIME where padded
     source: IntArray | None = None  # (B, 3) corpus, series, cutoff: where each window was cut, for reports and replay
-    names: tuple[tuple[str, ...], ...] | None = None  # per window, the names of its rows; () where they have none
-    num_padding_windows: int = (
-        0  # so many windows at the end hold nothing but NaN: they make the batch as large as others
-    )
-    # Entries, shapes and types of a batch made of these follow from shapes and roles here alone, never from values:
-    # what was compiled for one batch serves all that are alike.
+    names: tuple[tuple[str, ...], ...] | None = None  # per window, the names of its rows; () if they have none
+    num_padding_windows: int = 0  # windows at the end that are all NaN and fill the batch up to its fixed size
+    # If True, the entries, shapes and types of the collated batch follow from the shapes and roles here, never from
+    # values, so that one compiled graph serves all batches of a shape.
     static_shapes: bool = False
 
     def __len__(self) -> int:
@@ -76,25 +74,26 @@ class Windows:
 
 
 def stack_windows(windows: Sequence[Window], prediction_length: int, context_length: int | None = None) -> Windows:
-    """Windows of any lengths and variate counts as one left-padded batch; futures are cut or NaN-padded to H steps.
+    """Stack windows of any lengths and variate counts into one left-padded batch; futures are cut or padded to H steps.
 
-    context_length keeps the newest so many steps; the batch is as wide as its longest context.
+    If context_length is given, only the newest context_length steps are used. The batch is as wide as its longest
+    context. Raises DataError if there are no windows.
     """
     if not windows:
         raise DataError("no windows to stack: the selection is empty.")
-    kept = [w.context[:, -context_length:] if context_length else w.context for w in windows]
-    width = max(c.shape[1] for c in kept)
-    counts = np.array([len(c) for c in kept])
+    contexts = [w.context[:, -context_length:] if context_length else w.context for w in windows]
+    width = max(c.shape[1] for c in contexts)
+    counts = np.array([len(c) for c in contexts])
     rows = int(counts.sum())
     context = np.full((rows, width), np.nan, np.float32)
     future = np.full((rows, prediction_length), np.nan, np.float32)
     role = np.empty(rows, np.int8)
     with_times = all(w.context_times is not None for w in windows)
-    context_times = np.full((len(kept), width), NO_TIME, np.int64) if with_times else None
+    context_times = np.full((len(windows), width), NO_TIME, np.int64) if with_times else None
     with_future_times = with_times and all(w.future_times is not None for w in windows)
-    future_times = np.full((len(kept), prediction_length), NO_TIME, np.int64) if with_future_times else None
+    future_times = np.full((len(windows), prediction_length), NO_TIME, np.int64) if with_future_times else None
     first = 0
-    for b, (item, values) in enumerate(zip(windows, kept, strict=True)):
+    for b, (item, values) in enumerate(zip(windows, contexts, strict=True)):
         last = first + len(values)
         context[first:last, width - values.shape[1] :] = values
         role[first:last] = item.roles
@@ -110,7 +109,7 @@ def stack_windows(windows: Sequence[Window], prediction_length: int, context_len
     return Windows(
         context=context,
         future=future,
-        window=np.repeat(np.arange(len(kept)), counts),
+        window=np.repeat(np.arange(len(windows)), counts),
         role=role,
         key=np.array([w.key for w in windows], np.uint64),
         context_times=context_times,
@@ -120,15 +119,14 @@ def stack_windows(windows: Sequence[Window], prediction_length: int, context_len
 
 
 def window_starts(context: FloatArray, window: IntArray) -> IntArray:
-    """(R,) the first step of context (R, C) at which any row of a row's window (R,) is observed, the last one where
-    none is."""
+    """Return (R,) the first step of context (R, C) at which any row of the same window (R,) is observed, or C - 1."""
     steps = context.shape[1]
-    seen = ~np.isnan(context)
+    observed = ~np.isnan(context)
     starts = np.full(int(window.max(initial=-1)) + 1, steps - 1)
-    np.minimum.at(starts, window, np.where(seen.any(1), seen.argmax(1), steps - 1))
+    np.minimum.at(starts, window, np.where(observed.any(1), observed.argmax(1), steps - 1))
     return starts[window]
 
 
 def describe(windows: Windows) -> dict[str, Any]:
-    """Sizes of a batch, for messages and reports."""
+    """Return the sizes of a batch for messages and reports."""
     return {"windows": len(windows), "rows": len(windows.context), "context": windows.context.shape[1]}

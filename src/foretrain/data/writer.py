@@ -1,4 +1,4 @@
-"""Writing a corpus: series by series into a temporary sibling folder that gets its name in one rename.
+"""Write a corpus: series by series into a temporary sibling folder that is renamed when it is complete.
 
 # V variates, T steps of a series
 """
@@ -36,7 +36,7 @@ Series = tuple[str, np.ndarray, np.ndarray | None]
 def prepare_series(
     item_id: str, values: np.ndarray, times: np.ndarray | None, variates: int, time: str, freq: str | None
 ) -> Series:
-    """Check one series and bring it to float32 and int64. Raises DataError with item, fact and way out."""
+    """Check one series and convert it to float32 values and int64 times. Raises DataError naming the item."""
     if not isinstance(item_id, str) or not item_id:
         raise DataError(f"item id {item_id!r} is not a non-empty text.")
     values = np.atleast_2d(np.asarray(values))
@@ -65,9 +65,9 @@ def prepare_series(
         raise DataError(f"item {item_id!r}: times are not strictly ascending. Sort them and drop duplicates.")
     if time == "regular":
         assert freq is not None
-        wanted = grid.stamps(int(times[0]), freq, np.arange(len(times), dtype=np.int64))
-        if not np.array_equal(wanted, times):
-            at = int(np.flatnonzero(wanted != times)[0])
+        expected = grid.stamps(int(times[0]), freq, np.arange(len(times), dtype=np.int64))
+        if not np.array_equal(expected, times):
+            at = int(np.flatnonzero(expected != times)[0])
             if at == 0:
                 raise DataError(
                     f"item {item_id!r}: its first row, at {grid.iso(int(times[0]))}, is no stamp of freq {freq!r}. "
@@ -82,7 +82,7 @@ def prepare_series(
 
 
 class SeriesBuffer:
-    """Collects checked series and gives record batches; keeps the totals and the content hash."""
+    """Collects checked series, converts them to record batches, and tracks totals and the content hash."""
 
     def __init__(self, columns: Sequence[Column], time: str, freq: str | None) -> None:
         if time not in ("regular", "stamps", "steps"):
@@ -103,7 +103,7 @@ class SeriesBuffer:
         self.hash = ContentHash(tuple(columns), time, freq)
 
     def add(self, item_id: str, values: np.ndarray, times: np.ndarray | None) -> None:
-        """Take a series that prepare_series passed."""
+        """Add a series returned by prepare_series. Raises DataError for a repeated id or an invalid category code."""
         if item_id in self._seen:
             raise DataError(f"item {item_id!r}: given twice. Merge its rows, or rename one.")
         for row, column in self._categorical:
@@ -128,7 +128,7 @@ class SeriesBuffer:
             self.last_time = last if self.last_time is None else max(self.last_time, last)
 
     def schema(self) -> pa.Schema:
-        """Arrow schema of the batches."""
+        """Return the Arrow schema of the batches."""
         fields = [("item_id", pa.string()), ("target", pa.list_(pa.list_(pa.float32())))]
         if self._time == "regular":
             fields.append(("start", pa.timestamp("us")))
@@ -137,7 +137,7 @@ class SeriesBuffer:
         return pa.schema(fields)
 
     def flush(self) -> pa.RecordBatch:
-        """Everything taken since the last flush as one record batch."""
+        """Return the series added since the last flush as one record batch."""
         ids = [item_id for item_id, _, _ in self._pending]
         shapes = np.array([values.shape for _, values, _ in self._pending], np.int64).reshape(-1, 2)
         flat = np.concatenate([values.reshape(-1) for _, values, _ in self._pending])
@@ -167,7 +167,7 @@ def _offsets(sizes: np.ndarray) -> pa.Array:
 
 
 def _numbers(values: np.ndarray) -> pa.Array:
-    """A numpy array as Arrow, in place. (pa.array would import pandas, 0.3 s, only to see that this is no Series.)"""
+    """View a numpy array as an Arrow array. (pa.array would import pandas, 0.3 s, to check for a Series.)"""
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
@@ -192,7 +192,7 @@ def complete_manifest(
     source: str,
     **fields: Any,
 ) -> Manifest:
-    """The manifest of what a buffer has seen. Raises DataError naming source when a field is wrong."""
+    """Return the manifest of all series added to a buffer. Raises DataError naming source if a field is invalid."""
     return make_manifest(
         {
             **fields,
@@ -218,10 +218,10 @@ def _iso(micros: int | None) -> str | None:
 
 
 class CorpusWriter:
-    """Writes a corpus folder; use as a context manager. Nothing appears at `out` unless everything was written.
+    """Writes a corpus folder; use it as a context manager. `out` appears only after everything was written.
 
-    Raises DataError when `out` exists (unless replace is given: then the old folder is swapped out at the end), when a
-    series is malformed, or when there is none.
+    Raises DataError if `out` exists (with replace, the old folder is swapped out at the end instead), if a series is
+    malformed, or if there are no series.
     """
 
     def __init__(
@@ -264,13 +264,13 @@ class CorpusWriter:
         self._buffer.add(series[0], _owned(series[1], values), _owned(series[2], times))
 
     def extra_file(self, name: str, text: str) -> None:
-        """Put a text file beside the shards."""
+        """Add a text file beside the shards."""
         if Path(name).name != name or name in (MANIFEST_NAME, "state.json", "dataset_info.json"):
             raise DataError(f"{self.out}: {name!r} cannot be the name of an extra file.")
         self._texts[name] = text
 
     def __enter__(self) -> CorpusWriter:
-        with self._explained():
+        with self._disk_errors():
             self._folder = scratch_folder(self.out)
         return self
 
@@ -279,19 +279,19 @@ class CorpusWriter:
     ) -> None:
         try:
             if kind is None:
-                with self._explained():
+                with self._disk_errors():
                     self._finish()
         finally:
             if self._writer is not None:
-                with contextlib.suppress(OSError):  # the disk may be full; the file goes anyway
+                with contextlib.suppress(OSError):  # the disk may be full; the file is deleted anyway
                     self._writer.close()
                 with contextlib.suppress(OSError):
                     self._sink.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what the disk says into an error for users."""
+    def _disk_errors(self) -> Iterator[None]:
+        """Raise an OSError of the disk as a DataError."""
         try:
             yield
         except OSError as problem:
@@ -300,7 +300,7 @@ class CorpusWriter:
 
     def _flush(self) -> None:
         """Write the pending series as one record batch, opening and closing shards by size."""
-        with self._explained():
+        with self._disk_errors():
             self._write(self._buffer.flush())
 
     def _write(self, batch: pa.RecordBatch) -> None:
@@ -354,7 +354,7 @@ class CorpusWriter:
         self._publish()
 
     def _publish(self) -> None:
-        """Make every file durable, then give the folder its name."""
+        """Sync every file to disk, then rename the folder to its final name."""
         sync_tree(self._folder)
         if self._replace:
             replace_folder(self._folder, self.out)
@@ -366,12 +366,12 @@ class CorpusWriter:
 
 
 def _owned(array: Any, given: Any) -> Any:
-    """A private copy where the caller could still change the memory: pending series outlive the call."""
+    """Copy the array if the caller could still change its memory, since pending series outlive the call."""
     return array.copy() if array is not None and np.may_share_memory(array, given) else array
 
 
 def _datasets_files(manifest: Manifest) -> dict[str, str]:
-    """What datasets.load_from_disk looks for; features are read from the Arrow schema, as every version of it can."""
+    """Return the files that datasets.load_from_disk needs; all its versions can read features from the Arrow schema."""
     state = {
         "_data_files": [{"filename": shard["file"]} for shard in manifest.shards],
         "_fingerprint": manifest.content_hash[:16],

@@ -1,1 +1,1 @@
-"""Building blocks that two families really share."""
+"""Layers and tensor functions that at least two model families use."""

@@ -1,7 +1,7 @@
-"""Dropout masks for a CPU, several times cheaper than Bernoulli draws and repeatable from a number.
+"""Dropout masks on a CPU, several times cheaper than Bernoulli draws and reproducible from a seed.
 
-A mask is a pure function of (seed, place), so a hand-written backward draws it again instead of keeping it. The seed
-comes from torch's generator: torch.manual_seed rules it, and recomputation under activation checkpointing repeats it.
+A mask is a pure function of (seed, place), so a hand-written backward draws it again instead of saving it. The seed
+comes from torch's generator: torch.manual_seed determines it, and activation checkpointing recomputes the same mask.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_LEVELS = 1 << 16  # a draw has 16 bits, so a rate is met to within 2^-17; outputs are scaled by the rate really used
+_LEVELS = 1 << 16  # draws have 16 bits, so a rate is rounded by at most 2^-17; outputs are scaled by the rounded rate
 
 
 def draw_seed() -> int:
-    """A seed from torch's CPU generator."""
+    """Draw a seed from torch's CPU generator."""
     return int(torch.empty((), dtype=torch.int64).random_())
 
 
 def keep_scale(rate: float) -> float:
-    """1 / probability of being kept."""
+    """Return 1 / (1 - rate), with the rate as rounded by keep_mask."""
     return _LEVELS / (_LEVELS - round(rate * _LEVELS))
 
 
 def keep_mask(
     shape: tuple[int, ...], rate: float, seed: int, *place: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Mask of the shape: 1 with probability 1 / keep_scale(rate), else 0. (seed, place) alone decide it."""
+    """Return a mask that is 1 with probability 1 / keep_scale(rate), else 0; it depends only on its arguments."""
     count = int(np.prod(shape))
     generator = np.random.Generator(np.random.SFC64([seed, *place]))
     low = np.iinfo(np.int64)
@@ -39,7 +39,7 @@ def keep_mask(
 
 
 def drop(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Dropout; on a CPU in eager mode with a mask that is drawn again in the backward."""
+    """Apply dropout; on a CPU in eager mode with a mask that is drawn again in the backward pass."""
     if not training or not rate:
         return x
     if x.device.type != "cpu" or torch.compiler.is_compiling():

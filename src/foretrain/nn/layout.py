@@ -1,4 +1,4 @@
-"""Which rows form a window: found once per batch on the CPU, so that a network never builds a rows x rows mask.
+"""The grouping of rows into windows, computed once per batch on the CPU, so that no network needs an R x R mask.
 
 # R rows (variates of all windows), W windows of one size, V rows in each of them
 """
@@ -18,35 +18,35 @@ _PREFIX = "windows"
 
 @dataclass(frozen=True)
 class RowLayout:
-    """The rows of the windows of each size, and where each row lies when windows of a size lie together."""
+    """Row indices of the windows of each size, and the position of each row after grouping by window size."""
 
-    members: tuple[Tensor, ...]  # (W, V) each, sizes ascend
-    places: Tensor | None = None  # (R,); None = rows lie so as they are, and a reshape divides them
+    members: tuple[Tensor, ...]  # (W, V) row indices for each size V, ascending
+    places: Tensor | None = None  # (R,); None = rows are in grouped order already, so that a reshape is enough
 
     @classmethod
     def of(cls, window: npt.NDArray[np.integer]) -> RowLayout:
-        """The layout of rows whose windows have these ids (R,), in any order."""
+        """Return the layout of rows with the window ids (R,), in any order."""
         _, inverse, counts = np.unique(window, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable").astype(np.int64)
         first = np.cumsum(counts) - counts
         members = [order[first[counts == size][:, None] + np.arange(size)] for size in np.unique(counts)]
-        together = np.concatenate([rows.ravel() for rows in members]) if members else order
-        in_order = bool((together == np.arange(len(together))).all())
-        places = None if in_order else torch.from_numpy(np.argsort(together).astype(np.int64))
+        grouped = np.concatenate([rows.ravel() for rows in members]) if members else order
+        in_order = bool((grouped == np.arange(len(grouped))).all())
+        places = None if in_order else torch.from_numpy(np.argsort(grouped).astype(np.int64))
         return cls(tuple(torch.from_numpy(rows) for rows in members), places)
 
     @property
     def rows(self) -> int:
-        """Rows of the batch."""
+        """Number of rows of the batch."""
         return sum(rows.numel() for rows in self.members)
 
     @property
     def windows(self) -> int:
-        """Windows of the batch."""
+        """Number of windows of the batch."""
         return sum(len(rows) for rows in self.members)
 
     def spread(self, x: Tensor) -> list[Tensor]:
-        """Rows (R, ...) as windows (W, V, ...) of each size."""
+        """Group rows (R, ...) into windows (W, V, ...) of each size."""
         if self.places is None:
             parts = x.split([rows.numel() for rows in self.members])
         else:
@@ -54,13 +54,13 @@ class RowLayout:
         return [part.unflatten(0, rows.shape) for part, rows in zip(parts, self.members, strict=True)]
 
     def collect(self, parts: Sequence[Tensor]) -> Tensor:
-        """Windows (W, V, ...) of each size as rows (R, ...)."""
+        """Undo spread: windows (W, V, ...) of each size to rows (R, ...) in their original order."""
         flat = [part.flatten(0, 1) for part in parts]
-        together = flat[0] if len(flat) == 1 else torch.cat(flat)
-        return together if self.places is None else together[self.places]
+        grouped = flat[0] if len(flat) == 1 else torch.cat(flat)
+        return grouped if self.places is None else grouped[self.places]
 
     def repeat(self, count: int) -> RowLayout:
-        """The layout of `count` copies of all rows, one copy after the other."""
+        """Return the layout of `count` concatenated copies of all rows."""
         members = tuple(
             (rows + self.rows * torch.arange(count, device=rows.device)[:, None, None]).flatten(0, 1)
             for rows in self.members
@@ -70,13 +70,13 @@ class RowLayout:
         return RowLayout(members, torch.cat([rows.flatten() for rows in members]).argsort())
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As entries of a batch; sizes are read from shapes, which never waits for a device."""
+        """Return the layout as entries of a batch; sizes follow from shapes, so no device synchronisation is needed."""
         entries = {f"{_PREFIX}.{k}": rows for k, rows in enumerate(self.members)}
         return entries if self.places is None else entries | {f"{_PREFIX}.places": self.places}
 
     @classmethod
     def from_tensors(cls, batch: dict[str, Tensor]) -> RowLayout:
-        """The layout written by to_tensors."""
+        """Return the layout written by to_tensors."""
         members = []
         while (rows := batch.get(f"{_PREFIX}.{len(members)}")) is not None:
             members.append(rows)

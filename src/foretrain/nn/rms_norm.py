@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight, over the last axis of width D.
 
-    With half precision weights the normalised value is cast to their type before the product, as T5 does.
+    With half-precision weights the normalised value is cast to their dtype before the product, as in T5.
     """
 
     def __init__(self, width: int, eps: float) -> None:

@@ -1,4 +1,4 @@
-"""Parameters that a batch does not need still take part in its graph."""
+"""Adds parameters that a batch does not use to its autograd graph."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class _Attach(torch.autograd.Function):
 
 
 def attach(x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """x itself, with a zero gradient for the parameters.
+    """Return x with the parameters attached to its graph: they get a zero gradient.
 
-    So an optimizer treats them the same whatever the batch holds, and DistributedDataParallel waits for nobody.
+    An optimizer then treats them alike in every batch, and DistributedDataParallel receives all gradients it waits for.
     """
-    wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    return _Attach.apply(x, *wanted) if wanted and torch.is_grad_enabled() else x
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    return _Attach.apply(x, *trainable) if trainable and torch.is_grad_enabled() else x

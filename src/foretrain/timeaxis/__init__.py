@@ -1,1 +1,1 @@
-"""Time: frequencies, grids of stamps, trading weeks, exchanges, and the stamps that follow a history."""
+"""Time axes: frequencies, regular grids, gaps, trading weeks, exchange calendars, and stamps after a history."""

@@ -1,7 +1,7 @@
-"""Time stamps of an exchange's coming sessions, by the package exchange_calendars (extra `market`).
+"""Stamps of the next sessions of an exchange, by the package exchange_calendars (extra `market`).
 
-A frame's stamps may be the exchange's local time, UTC without a zone, or carry any zone; a bar may be named by its
-beginning or its end. All of that is read off the history: the reading under which it fits the calendar best is used.
+A frame's stamps may be the exchange's local time, naive UTC, or have any time zone, and may mark the start or the end
+of a bar. The history decides: the interpretation that matches the calendar best is used.
 
 # N items, T stamps of one item, S sessions, H horizon; instants are int64 microseconds of UTC
 """
@@ -28,74 +28,70 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-LOOKED_AT = 1000  # newest stamps of an item that are held against the calendar
-ENOUGH = 0.8  # share of them that must fit
-LULL = 0.1  # share of a day's bars, together, that no exchange's own series lacks on all days
-SHORTEST_DAY = 20 * 3600 * SECOND  # daily stamps in UTC are 23 hours apart where the clocks change
-SIDES = (
-    "begin",
-    "end",
-    "begin and close",
-    "begin by the clock",
-    "end by the clock",
-)  # what names a bar, likeliest first
+RECENT_STAMPS = 1000  # newest stamps of an item that are compared with the calendar
+MIN_MATCHED_SHARE = 0.8  # share of them that must match
+LULL = 0.1  # an item that lacks this share of a day's bars, consecutive, on all days trades elsewhere
+SHORTEST_DAY = 20 * 3600 * SECOND  # daily stamps in UTC are 23 hours apart at a clock change
+# The instant of a bar that its stamp marks, likeliest first. "by the clock": bars start at multiples of their length in
+# local time, not at the session's opening.
+SIDES = ("begin", "end", "begin and close", "begin by the clock", "end by the clock")
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """The sessions of a span of days: their dates, and when they trade."""
+    """The sessions in a range of days: dates and trading hours."""
 
     days: IntArray  # (S,) day numbers since 1970
-    begins: IntArray  # (P,) instants at which trading begins, twice on a day with a pause
-    ends: IntArray  # (P,)
-    zone: Any  # the exchange's own
-    _laid_out: dict[tuple[int, str], IntArray] = field(default_factory=dict)
+    opens: IntArray  # (P,) instants at which trading starts, two on a day with a break
+    closes: IntArray  # (P,) instants at which it stops
+    zone: Any  # time zone of the exchange
+    _bars: dict[tuple[int, str], IntArray] = field(default_factory=dict)  # cache
 
     def bars(self, step: int, side: str) -> IntArray:
-        """Ascending instants that name the bars of so many microseconds; a session's last bar may be shorter."""
-        if (step, side) not in self._laid_out:
-            self._laid_out[step, side] = self._lay_out(step, side)
-        return self._laid_out[step, side]
+        """Return the ascending stamps of bars of `step` microseconds; a session's last bar may be shorter."""
+        if (step, side) not in self._bars:
+            self._bars[step, side] = self._compute_bars(step, side)
+        return self._bars[step, side]
 
-    def _lay_out(self, step: int, side: str) -> IntArray:
+    def _compute_bars(self, step: int, side: str) -> IntArray:
         import pandas as pd
 
-        begins = self.begins
+        opens = self.opens
         if side.endswith("by the clock"):
-            begins = begins - _wall(pd.DatetimeIndex(begins.view("datetime64[us]")), self.zone) % step
-        count = -(-(self.ends - begins) // step)
+            opens = opens - _wall(pd.DatetimeIndex(opens.view("datetime64[us]")), self.zone) % step
+        count = -(-(self.closes - opens) // step)
         number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        bars = np.repeat(begins, count) + number * step
+        bars = np.repeat(opens, count) + number * step
         if side.startswith("end"):
-            bars = np.minimum(bars + step, np.repeat(self.ends, count))
-        return np.union1d(bars, self.ends) if side == "begin and close" else np.unique(bars)
+            bars = np.minimum(bars + step, np.repeat(self.closes, count))
+        return np.union1d(bars, self.closes) if side == "begin and close" else np.unique(bars)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to understand a history's stamps; own and expected are in the same terms, ascending."""
+    """One interpretation of a history's stamps; own and expected are on the same clock, ascending."""
 
     own: IntArray  # the history
-    expected: IntArray  # what the calendar has, before, within and after the history
-    stamps: Callable[[IntArray], pd.DatetimeIndex]  # from these terms to the frame's stamps
-    likely: bool = False  # rather this than another that fits as well
+    expected: IntArray  # the calendar's stamps before, in and after the history
+    stamps: Callable[[IntArray], pd.DatetimeIndex]  # from this clock to the frame's stamps
+    likely: bool = False  # preferred to another one with the same score
 
     @property
-    def met(self) -> npt.NDArray[np.bool_]:
-        """Which stamps of the history the calendar has."""
+    def matched(self) -> npt.NDArray[np.bool_]:
+        """Mask of the history's stamps that the calendar has."""
         place = np.minimum(np.searchsorted(self.expected, self.own), len(self.expected) - 1)
         return self.expected[place] == self.own
 
     @property
-    def likeness(self) -> float:
-        """Share of the history that the calendar has, and share of the calendar's, in its span, that it has: 0..2."""
+    def score(self) -> float:
+        """Share of the history's stamps in the calendar plus share of the calendar's stamps in the history: 0..2."""
         first, last = np.searchsorted(self.expected, [self.own[0], self.own[-1] + 1])
-        met = self.met
-        return float(met.mean() + met.sum() / max(last - first, 1))
+        matched = self.matched
+        return float(matched.mean() + matched.sum() / max(last - first, 1))
 
 
 class Exchange:
-    """An exchange's calendar by name; aliases such as NYSE are known. Raises ConfigError for an unknown one."""
+    """An exchange's calendar by its name or an alias such as NYSE. Raises ConfigError for an unknown one."""
 
     def __init__(self, name: str) -> None:
         try:
@@ -113,28 +109,29 @@ class Exchange:
             raise ConfigError(f"calendar {name!r} is not one that exchange_calendars knows. {hint}")
 
     def following(self, times: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon: int) -> pd.DatetimeIndex:
-        """(N * H) stamps after each item's last one: its exchange's next sessions, or bars of them.
+        """Return (N * H) stamps after each item's last one: the exchange's next sessions, or the next bars in them.
 
-        times are grouped by item and ascend, starts are the items' first rows. Raises DataError for stamps that are
-        not this exchange's, bars longer than a session, and horizons beyond the sessions that are known.
+        times are grouped by item and ascend, starts are the items' first rows. Raises DataError for stamps that do not
+        match the calendar, bars longer than a session, and horizons beyond the sessions that the package knows.
         """
         bounds = [*starts.tolist(), len(times)]
         recent = times.as_unit("us")
-        pieces = [recent[max(a, b - LOOKED_AT) : b] for a, b in itertools.pairwise(bounds)]
-        longest = _step(max(pieces, key=len))
+        histories = [recent[max(a, b - RECENT_STAMPS) : b] for a, b in itertools.pairwise(bounds)]
+        longest = _step(max(histories, key=len))
         if longest is None:
-            raise DataError(f"no item has 2 rows, so the bars that calendar={self.name!r} continues cannot be told.")
-        steps = [_step(piece) or longest for piece in pieces]
-        ends = [int(piece.asi8[-1]) // DAY + _days(step, horizon) for piece, step in zip(pieces, steps, strict=True)]
-        sessions = self._sessions(min(int(piece.asi8[0]) for piece in pieces) // DAY - 14, max(ends))
-        found: dict[tuple[bytes, int], tuple[pd.DatetimeIndex, str]] = {}  # many items share their stamps
+            raise DataError(f"no item has 2 rows, so the length of a bar for calendar={self.name!r} is unknown.")
+        steps = [_step(history) or longest for history in histories]
+        last_days = [int(history.asi8[-1]) // DAY for history in histories]
+        last_day = max(day + _days(step, horizon) for day, step in zip(last_days, steps, strict=True))
+        sessions = self._sessions(min(int(history.asi8[0]) for history in histories) // DAY - 14, last_day)
+        cache: dict[tuple[bytes, int], tuple[pd.DatetimeIndex, str]] = {}  # many items share their stamps
         results, doubts = [], dict[str, list[Any]]()
-        for piece, step, item in zip(pieces, steps, ids, strict=True):
-            key = (piece.asi8.tobytes(), step)
-            if key not in found:
-                found[key] = self._continue(piece, step, sessions, item, horizon)
-            results.append(found[key][0])
-            doubts.setdefault(found[key][1], []).append(item)
+        for history, step, item in zip(histories, steps, ids, strict=True):
+            key = (history.asi8.tobytes(), step)
+            if key not in cache:
+                cache[key] = self._continue(history, step, sessions, item, horizon)
+            results.append(cache[key][0])
+            doubts.setdefault(cache[key][1], []).append(item)
         for doubt, items in doubts.items():
             if doubt:
                 text = (
@@ -144,16 +141,16 @@ class Exchange:
         return results[0].append(results[1:]) if len(results) > 1 else results[0]
 
     def _continue(
-        self, piece: pd.DatetimeIndex, step: int, sessions: Sessions, item: Any, horizon: int
+        self, history: pd.DatetimeIndex, step: int, sessions: Sessions, item: Any, horizon: int
     ) -> tuple[pd.DatetimeIndex, str]:
-        """(H,) stamps, and what makes it doubtful that the item trades by this calendar, "" for nothing."""
-        readings = _daily(piece, sessions) if step >= SHORTEST_DAY else _intraday(piece, step, sessions)
-        best = max(readings, key=lambda reading: (reading.likeness, reading.likely))
-        strange = piece[~best.met]
-        if len(strange) > (1 - ENOUGH) * len(piece):
+        """Return (H,) stamps, and the reason to doubt that the item trades by this calendar, "" without one."""
+        readings = _daily(history, sessions) if step >= SHORTEST_DAY else _intraday(history, step, sessions)
+        best = max(readings, key=lambda reading: (reading.score, reading.likely))
+        unmatched = history[~best.matched]
+        if len(unmatched) > (1 - MIN_MATCHED_SHARE) * len(history):
             raise DataError(
-                f"item {item!r}: {len(strange) / len(piece):.0%} of its newest {len(piece)} stamps fit no session of "
-                f"{self.name}, first {', '.join(str(time) for time in strange[:3])}. Name the calendar it trades by, "
+                f"item {item!r}: {len(unmatched) / len(history):.0%} of its newest {len(history)} stamps fit no "
+                f"session of {self.name}, first {', '.join(map(str, unmatched[:3]))}. Name the calendar it trades by, "
                 "or leave calendar= out."
             )
         apart = np.diff(np.searchsorted(best.expected, best.own))
@@ -169,10 +166,10 @@ class Exchange:
                 f"{sessions.days[-1].astype('M8[D]')} only, which is {len(coming)} of {horizon} steps. Shorten "
                 "prediction_length, update exchange_calendars, or give freq=."
             )
-        return best.stamps(coming), _doubt(best, piece, strange, step)
+        return best.stamps(coming), _doubt(best, history, unmatched, step)
 
     def _sessions(self, first: int, last: int) -> Sessions:
-        """Sessions of a span of days in whole years (which the package keeps), cut to what the calendar knows."""
+        """Return the sessions of whole years, which the package caches, limited to those that the calendar knows."""
         import pandas as pd
         from exchange_calendars.errors import CalendarError
 
@@ -189,30 +186,30 @@ class Exchange:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"calendar {self.name!r} does not know the time of these series ({reason}).") from None
         table = calendar.schedule
-        begins, ends, pause, resume = (_micros(table[name]) for name in ("open", "close", "break_start", "break_end"))
+        opens, closes, pause, resume = (_micros(table[name]) for name in ("open", "close", "break_start", "break_end"))
         paused = table["break_start"].notna().to_numpy()
         return Sessions(
             days=_micros(table.index) // DAY,
-            begins=np.sort(np.concatenate([begins, resume[paused]])),
-            ends=np.sort(np.concatenate([np.where(paused, pause, ends), ends[paused]])),
+            opens=np.sort(np.concatenate([opens, resume[paused]])),
+            closes=np.sort(np.concatenate([np.where(paused, pause, closes), closes[paused]])),
             zone=calendar.tz,
         )
 
     def _calendar(self, **span: Any) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # what the package still asks of pandas
+            warnings.simplefilter("ignore", DeprecationWarning)  # pandas functions that the package still calls
             return self._package.get_calendar(self.name, **span)
 
 
-def _doubt(best: Reading, piece: pd.DatetimeIndex, strange: pd.DatetimeIndex, step: int) -> str:
-    """Why a history that fits a calendar well enough may still be another exchange's."""
-    if len(strange):
-        return f"{len(strange):,} of its newest {len(piece):,} stamps fit no session, first {strange[0]}"
+def _doubt(best: Reading, history: pd.DatetimeIndex, unmatched: pd.DatetimeIndex, step: int) -> str:
+    """Return the reason why a history that matches a calendar may belong to another exchange, "" without one."""
+    if len(unmatched):
+        return f"{len(unmatched):,} of its newest {len(history):,} stamps fit no session, first {unmatched[0]}"
     first, last = np.searchsorted(best.expected, [best.own[0], best.own[-1] + 1])
     times, seen = np.unique(best.expected[first:last] % DAY, return_counts=True)
     lacking = np.isin(times, best.own % DAY, invert=True) & (seen >= 3)
     edges = np.flatnonzero(np.diff(lacking.astype(np.int8), prepend=0, append=0))
-    runs = edges.reshape(-1, 2)  # each a part of the day without a bar
+    runs = edges.reshape(-1, 2)  # (first, stop) of each run of times without a bar
     longest = max(runs.tolist(), key=lambda run: run[1] - run[0], default=[0, 0])
     if step >= SHORTEST_DAY or longest[1] - longest[0] < max(3, LULL * len(times)):
         return ""
@@ -220,13 +217,13 @@ def _doubt(best: Reading, piece: pd.DatetimeIndex, strange: pd.DatetimeIndex, st
     return f"it has no bar from {begin} to {end}, when that trades"
 
 
-def _daily(piece: pd.DatetimeIndex, sessions: Sessions) -> list[Reading]:
-    """One stamp a session at one time of day, by the stamps' own clock or by the exchange's."""
+def _daily(history: pd.DatetimeIndex, sessions: Sessions) -> list[Reading]:
+    """Return the readings of daily stamps: one time of day, by the stamps' clock or by the exchange's."""
     import pandas as pd
 
     readings = []
-    for zone in (piece.tz, sessions.zone):
-        wall = _wall(piece, zone)
+    for zone in (history.tz, sessions.zone):
+        wall = _wall(history, zone)
         clock = int(wall[-1] % DAY)
 
         def stamps(walls: IntArray, zone: Any = zone) -> pd.DatetimeIndex:
@@ -234,31 +231,31 @@ def _daily(piece: pd.DatetimeIndex, sessions: Sessions) -> list[Reading]:
             if zone is None:
                 return local
             there = local.tz_localize(zone, nonexistent="shift_forward", ambiguous=np.zeros(len(local), bool))
-            return there.tz_convert("UTC").tz_localize(None) if piece.tz is None else there.tz_convert(piece.tz)
+            return there.tz_convert("UTC").tz_localize(None) if history.tz is None else there.tz_convert(history.tz)
 
         readings.append(Reading(wall, sessions.days * DAY + clock, stamps, likely=clock == 0))
     return readings
 
 
-def _intraday(piece: pd.DatetimeIndex, step: int, sessions: Sessions) -> list[Reading]:
-    """Bars of so many microseconds: every way to name them, by the exchange's clock or in UTC."""
+def _intraday(history: pd.DatetimeIndex, step: int, sessions: Sessions) -> list[Reading]:
+    """Return the readings of bars of `step` microseconds: each of SIDES, in UTC and for naive stamps in local time."""
     import pandas as pd
 
     def stamps(instants: IntArray) -> pd.DatetimeIndex:
         plain = pd.DatetimeIndex(instants.view("datetime64[us]"))
-        return plain if piece.tz is None else plain.tz_localize("UTC").tz_convert(piece.tz)
+        return plain if history.tz is None else plain.tz_localize("UTC").tz_convert(history.tz)
 
     readings = []
     for side in SIDES:
         bars = sessions.bars(step, side)
-        if piece.tz is None:
-            readings.append(Reading(piece.asi8, _wall(stamps(bars), sessions.zone), stamps))
-        readings.append(Reading(piece.asi8, bars, stamps))
+        if history.tz is None:
+            readings.append(Reading(history.asi8, _wall(stamps(bars), sessions.zone), stamps))
+        readings.append(Reading(history.asi8, bars, stamps))
     return readings
 
 
 def _wall(times: pd.DatetimeIndex, zone: Any) -> IntArray:
-    """Microseconds by the clock of a zone; stamps without a zone are UTC, and zone None takes them as they are."""
+    """Return microseconds of local time in a zone, or unconverted if zone is None; naive stamps are UTC."""
     if zone is None:
         return times.asi8
     known = times.tz_localize("UTC") if times.tz is None else times
@@ -273,7 +270,7 @@ def _micros(column: Any) -> IntArray:
 
 
 def _step(times: pd.DatetimeIndex) -> int | None:
-    """Most frequent spacing, None where there are fewer than two stamps."""
+    """Return the most frequent step, None for fewer than two stamps."""
     if len(times) < 2:
         return None
     spacing, counts = np.unique(np.diff(times.asi8), return_counts=True)
@@ -281,6 +278,6 @@ def _step(times: pd.DatetimeIndex) -> int | None:
 
 
 def _days(step: int, horizon: int) -> int:
-    """Days that certainly hold so many steps: markets trade four hours or more, and five days of seven or fewer."""
+    """Return an upper bound of the days that `horizon` steps span: markets trade four hours a day or more."""
     sessions = horizon if step >= SHORTEST_DAY else -(-horizon * step // (4 * 3600 * SECOND))
     return 2 * sessions + 30

@@ -1,8 +1,8 @@
-"""Frequencies of time axes: the one parser of their names, and their seasons.
+"""Frequencies of time axes: the only parser of their aliases, and their seasonality.
 
-Stamps are int64 microseconds since 1970 (UTC, or naive local time taken at face value). A frequency is named by its
+Stamps are int64 microseconds since 1970 (UTC, or naive local time without conversion). A frequency is written as its
 pandas >= 2.2 alias ("h", "15min", "D", "B", "W-SUN", "MS", "QE", "BME", "WOM-3FRI"); older spellings are read too.
-Common names are parsed without pandas, which is imported for the rest.
+Common aliases are parsed without pandas, which is imported for the rest.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ MONTH_NAMES = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "O
 DAY_NAMES = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 FIXED = {"W": WEEK, "D": DAY, "h": 3600 * SECOND, "min": 60 * SECOND, "s": SECOND, "ms": 1000, "us": 1}
 CYCLE_MONTHS = {"MS": 1, "ME": 1, "QS": 3, "QE": 3, "YS": 12, "YE": 12}
-_BUSINESS = ("B", "C")  # a custom calendar named by text alone has no holidays
-# Spellings of older pandas. Those without an edge ("M") get one from the reader: see Frequency.parse.
+_BUSINESS = ("B", "C")  # an alias cannot name the holidays of a custom calendar, so C equals B
+# Spellings of older pandas. For those without an edge ("M") the caller of Frequency.parse chooses one.
 _NO_EDGE = {"M": "M", "Q": "Q", "A": "Y", "Y": "Y"}
 _OLD = {"H": "h", "T": "min", "S": "s", "sec": "s", "L": "ms", "U": "us", "N": "ns", "AS": "YS"}
 _OLD |= {"d": "D", "w": "W", "b": "B", "c": "C", "BH": "bh", "CBH": "cbh"}
 _OLD |= {"BM": "BME", "CBM": "CBME", "SM": "SME", "BQ": "BQE", "BA": "BYE", "BY": "BYE", "BAS": "BYS"}
-# Steps in the next longer cycle, as gluonts.time_feature.get_seasonality counts them; 1 for all other bases.
+# Steps in the next longer cycle, as in gluonts.time_feature.get_seasonality; 1 for all other bases.
 _SEASONS = {"s": 3600, "min": 1440, "h": 24, "B": 5} | {base: 12 // n for base, n in CYCLE_MONTHS.items()}
 
 
 @dataclass(frozen=True)
 class Frequency:
-    """A parsed alias: multiple x base, with the anchor of weeks (weekday), quarters and years (month) or of others.
+    """A parsed alias: multiple x base, with an anchor such as the weekday of weeks or the month of quarters and years.
 
     Equal spellings ("H" and "h", "15T" and "15min", "M" and "ME") give equal records.
     """
@@ -52,22 +52,23 @@ class Frequency:
 
     @classmethod
     def parse(cls, text: str, *, edge: Literal["S", "E"] = "E") -> Frequency:
-        """The frequency that an alias names.
+        """Parse an alias.
 
-        edge: what an older spelling that names no edge of its period means ("M", "Q", "A", "Y"): E, the last day, as in
-        pandas; S, the first day, for files whose stamps stand for whole periods. Raises DataError for other text, and
-        for a frequency that does not go forward.
+        edge: the meaning of older spellings without an edge ("M", "Q", "A", "Y"): E, the last day of the period, as in
+        pandas; S, the first day, for files whose stamps stand for whole periods. The anchor of such a spelling is the
+        month in which a period ends, so "A-JUN" is "YE-JUN" or "YS-JUL". Raises DataError for other text and for steps
+        that are not positive.
         """
         return _parse(text, edge)
 
     @classmethod
     def of(cls, freq: str | Frequency) -> Frequency:
-        """A parsed frequency as it is, text parsed."""
+        """Return a Frequency unchanged, or parse an alias."""
         return freq if isinstance(freq, Frequency) else cls.parse(freq)
 
     @classmethod
     def storable(cls, text: str) -> Frequency:
-        """The frequency of a corpus. Raises DataError also for steps that stamps in microseconds cannot tell apart."""
+        """Parse the frequency of a corpus. Raises DataError also for nanoseconds, which stamps cannot represent."""
         found = cls.parse(text)
         if found.base == "ns":
             raise DataError(
@@ -84,7 +85,7 @@ class Frequency:
 
     @property
     def kind(self) -> Kind:
-        """How steps are counted: a fixed span, calendar months, business days, or by what only pandas knows."""
+        """Arithmetic of the steps: fixed duration, calendar months, business days, or a pandas offset."""
         if self.base in FIXED:
             return "fixed"
         if self.base in CYCLE_MONTHS:
@@ -93,17 +94,17 @@ class Frequency:
 
     @property
     def micros(self) -> int | None:
-        """Microseconds in a step, None where steps differ in length."""
+        """Microseconds in a step, None if steps differ in length."""
         return self.multiple * FIXED[self.base] if self.base in FIXED else None
 
     @property
     def months(self) -> int | None:
-        """Months in a step, None where the step is not made of months."""
+        """Months in a step, None if the step is not a number of months."""
         return self.multiple * CYCLE_MONTHS[self.base] if self.base in CYCLE_MONTHS else None
 
     @property
     def seasonality(self) -> int:
-        """Steps of the main cycle, as gluonts' get_seasonality counts them: 1 for bases outside its table."""
+        """Steps of the main cycle, as in gluonts' get_seasonality: 1 for bases outside its table."""
         season = _SEASONS.get(self.base, 1)
         return season // self.multiple if season % self.multiple == 0 else 1
 
@@ -114,18 +115,18 @@ class Frequency:
 
 
 def seasonality(freq: str | Frequency | None, bars_per_session: int | None = None) -> int | None:
-    """Steps of the main cycle: a session's bars where there are sessions, else the frequency's own."""
+    """Return the steps of the main cycle: bars_per_session if given, else the seasonality of freq, else None."""
     if bars_per_session:
         return bars_per_session
     return None if freq is None else Frequency.of(freq).seasonality
 
 
 def to_offset(freq: Any) -> Any:
-    """pandas' offset of an alias or a timedelta. Raises ValueError where pandas knows none."""
+    """Return the pandas offset of an alias or a timedelta. Raises ValueError if pandas cannot parse it."""
     from pandas.tseries import frequencies
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of spellings that the next pandas will refuse, and of its own plans
+        warnings.simplefilter("ignore")  # deprecated spellings, and changes that pandas announces
         return frequencies.to_offset(freq)
 
 
@@ -140,19 +141,24 @@ def _parse(text: str, edge: str) -> Frequency:
 
 
 def _known(text: str, edge: str) -> Frequency | None:
-    """The frequency of a common name, None for the rest."""
+    """Parse a common alias without pandas; None for the rest."""
     found = re.fullmatch(r"\s*(\d*)\s*([A-Za-z]+)(?:-([A-Za-z]{3}))?\s*", text)
     if not found:
         return None
-    multiple, anchor = int(found[1] or 1), found[3].upper() if found[3] else None
-    base = _NO_EDGE[found[2]] + edge if found[2] in _NO_EDGE else _OLD.get(found[2], found[2])
-    names = DAY_NAMES if base == "W" else MONTH_NAMES if base in CYCLE_MONTHS and base[0] in "QY" else ()
+    multiple, name, anchor = int(found[1] or 1), found[2], found[3].upper() if found[3] else None
+    base = _NO_EDGE[name] + edge if name in _NO_EDGE else _OLD.get(name, name)
+    anchors = DAY_NAMES if base == "W" else MONTH_NAMES if base in CYCLE_MONTHS and base[0] in "QY" else ()
     known = base in FIXED or base in CYCLE_MONTHS or base in _BUSINESS
-    return Frequency(multiple, base, anchor) if known and multiple > 0 and (anchor is None or anchor in names) else None
+    if not known or multiple < 1 or (anchor is not None and anchor not in anchors):
+        return None
+    if name in _NO_EDGE and edge == "S" and anchor is not None:
+        first_month = (MONTH_NAMES.index(anchor) + 1) % 12
+        anchor = MONTH_NAMES[first_month] if first_month else None  # January needs no anchor
+    return Frequency(multiple, base, anchor)
 
 
 def _ask_pandas(text: str) -> Frequency | None:
-    """The frequency of any other text that pandas reads: rare names and sums of spans ("1h30min")."""
+    """Parse any other text that pandas accepts: rare aliases and sums of durations ("1h30min"); None for the rest."""
     names, dash, anchor = text.partition("-")
     names = re.sub(r"[A-Za-z]+", lambda name: _OLD.get(name[0], name[0]), names)
     try:

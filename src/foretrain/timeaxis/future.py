@@ -1,6 +1,6 @@
-"""Time stamps that follow a history: those of a forecast, after the last rows of a frame's or a corpus' series.
+"""Stamps of a forecast: those after the last row of each series of a frame or corpus.
 
-By their common frequency where they are regular, else by the trading hours that they keep or an exchange's calendar.
+They follow from the common frequency of regular series, else from inferred trading hours or an exchange calendar.
 
 # N items, T rows of all items, H horizon
 """
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-UNLIKE = 1.5  # ratio of steps from which frequencies differ: months and weeks with a holiday vary less
-LONGEST_PLAIN_STEP = np.timedelta64(28, "D")  # a month can look like a constant step of 28 to 31 days
+MAX_STEP_RATIO = 1.5  # ratio of steps above which frequencies differ; months and weeks with a holiday vary less
+LONGEST_PLAIN_STEP = np.timedelta64(28, "D")  # steps of 28 to 31 days may be months
 WAY_OUT = (
     'Give freq=, for example freq="B", or the exchange, for example calendar="XNYS", to set the stamps of the forecast '
     "without this check."
@@ -37,7 +37,7 @@ WAY_OUT = (
 
 
 def infer_step(steps: IntArray, starts: IntArray, ids: Any) -> int:
-    """Distance between neighbouring rows where the time column holds integers. Raises DataError when it varies."""
+    """Return the distance between rows of an integer time column, 1 if no item has two. DataError if it varies."""
     gaps, rows = _gaps(steps, starts)
     if not len(gaps):
         return 1
@@ -58,11 +58,11 @@ def next_stamps(
     freq: str | None = None,
     calendar: str | None = None,
 ) -> pd.DatetimeIndex:
-    """(N * H) stamps after each item's last one; stamps are grouped by item and ascend, starts are first rows.
+    """Return (N * H) stamps after each item's last one; stamps are grouped by item and ascend, starts are first rows.
 
-    By the exchange calendar or the pandas alias where one is given; else by the frequency that all items share; else
-    each item by its own: its frequency, or the trading week that its newest bars show. Raises DataError naming an
-    item that has neither.
+    They follow the exchange calendar or the pandas alias if one is given, else the frequency that all items share, else
+    for each item its frequency or the trading week of its newest bars. Raises DataError naming an item that has
+    neither, ConfigError if both calendar and freq are given.
     """
     return _next_stamps(stamps, starts, ids, horizon, freq, calendar)[0]
 
@@ -92,11 +92,11 @@ def _next_stamps(
     """The stamps, and whether they come from trading hours."""
     if calendar is not None:
         if freq is not None:
-            raise ConfigError("calendar= and freq= both say how stamps go on; give one of them.")
+            raise ConfigError("calendar= and freq= both set the stamps of the forecast; give one of them.")
         return Exchange(calendar).following(stamps, starts, ids, horizon), False
     ends = np.append(starts[1:], len(stamps)) - 1
     if freq is not None:
-        # a pandas offset is taken as it is: it may carry holidays that no text names
+        # a pandas offset is used unchanged: it may have holidays that an alias cannot express
         offset = Frequency.parse(freq).offset if isinstance(freq, str) else to_offset(freq)
         _compare_steps(stamps, starts, following(stamps[ends[:1]], offset, 20), freq)
         return following(stamps[ends], offset, horizon), False
@@ -107,29 +107,29 @@ def _next_stamps(
 
 
 def _compare_steps(stamps: pd.DatetimeIndex, starts: IntArray, coming: pd.DatetimeIndex, freq: str) -> None:
-    """Warn where a given frequency is not that of the rows."""
+    """Warn if the given frequency differs from that of the rows."""
     before = _gaps(stamps.to_numpy().astype("datetime64[us]").astype(np.int64), starts)[0]
     after = np.diff(coming.to_numpy().astype("datetime64[us]").astype(np.int64))
     if not len(before):
         return
     rows, steps = float(np.median(before)), float(np.median(after))
-    if not 1 / UNLIKE < steps / rows < UNLIKE:
+    if not 1 / MAX_STEP_RATIO < steps / rows < MAX_STEP_RATIO:
         text = f"freq={freq!r} has steps of {_span(int(steps))}, but the rows are mostly {_span(int(rows))} apart."
         warn(_log, Note(Code.FREQ_UNLIKE_ROWS, text))
 
 
 def shared_offset(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
-    """The pandas offset that all series share, None where they are irregular or differ; series of 1 or 2 rows follow.
+    """Return the pandas offset that all series share, None if they are irregular or differ.
 
-    Raises DataError where no series has 3 rows.
+    Series of 1 or 2 rows need not agree. Raises DataError if no series has 3 rows.
     """
     if np.diff(np.append(starts, len(stamps))).max() < 3:
-        raise DataError(f"no item has 3 rows, so the frequency cannot be told. {WAY_OUT}")
+        raise DataError(f"no item has 3 rows, so the frequency cannot be inferred. {WAY_OUT}")
     if stamps.tz is not None:
         offset = _shared(stamps.tz_convert(None), starts)
         if offset is not None:
             return offset
-        stamps = stamps.tz_localize(None)  # midnights of a zone with summer time are 24 h apart by the wall clock
+        stamps = stamps.tz_localize(None)  # with summer time, midnights are 24 h apart only in local time
     return _shared(stamps, starts)
 
 
@@ -143,7 +143,7 @@ def _shared(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
         return _plain(gaps[0])
     longest = int(np.argmax(lengths))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas 3.1 announces that an offset will be returned; both are taken here
+        warnings.simplefilter("ignore")  # pandas 3.1 announces that it will return an offset; both work here
         freq = pd.infer_freq(stamps[starts[longest] : starts[longest] + lengths[longest]])
     if freq is None:
         return None
@@ -155,27 +155,27 @@ def _shared(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
 
 
 def _each_its_own(stamps: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon: int) -> pd.DatetimeIndex:
-    """(N * H) stamps, every item by its own frequency or trading week; the longest item leads those of a few rows."""
+    """Return (N * H) stamps, each item by its own frequency or trading week, short items by that of the longest."""
     bounds = list(itertools.pairwise([*starts.tolist(), len(stamps)]))
     clock = _Clock.of(stamps, starts)
     longest = slice(*max(bounds, key=lambda bound: bound[1] - bound[0]))
     lead = trading_week(clock.walls[longest]) or shared_offset(stamps[longest], starts[:1])
     known: dict[bytes, tuple[pd.DatetimeIndex, int]] = {}  # many items share their stamps
-    lacking: list[tuple[Any, int]] = []
+    items_with_gaps: list[tuple[Any, int]] = []
     results = []
     for item, bound in zip(ids, bounds, strict=True):
         own, walls = stamps[slice(*bound)], clock.walls[slice(*bound)]
         key = walls.tobytes()
         if key not in known:
-            known[key] = _own_way(own, walls, clock, lead, item, horizon)
+            known[key] = _continue_item(own, walls, clock, lead, item, horizon)
         following_rows, missing = known[key]
         results.append(following_rows)
         if missing:
-            lacking.append((item, missing))
-    if lacking:
-        counts = {"items": len(lacking), "bars": sum(count for _, count in lacking)}
+            items_with_gaps.append((item, missing))
+    if items_with_gaps:
+        counts = {"items": len(items_with_gaps), "bars": sum(count for _, count in items_with_gaps)}
         text = (
-            f"{counts['items']:,} item(s), first {lacking[0][0]!r}, lack {counts['bars']:,} bars of a "
+            f"{counts['items']:,} item(s), first {items_with_gaps[0][0]!r}, lack {counts['bars']:,} bars of a "
             "market that never closes; the rows around a gap are taken as neighbours. Rows of missing values would "
             "mark it."
         )
@@ -183,13 +183,13 @@ def _each_its_own(stamps: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon:
     return results[0].append(results[1:]) if len(results) > 1 else results[0]
 
 
-def _own_way(
+def _continue_item(
     stamps: pd.DatetimeIndex, walls: IntArray, clock: _Clock, lead: Any, item: Any, horizon: int
 ) -> tuple[pd.DatetimeIndex, int]:
-    """(H,) stamps after one item's last, and how many bars are missing within it."""
+    """Return (H,) stamps after one item's last one, and the number of bars missing in its history."""
     few, last = len(walls) < 3, int(walls[-1])
     if isinstance(lead, TradingWeek) and walls[-1] - walls[0] < WEEK and (few or lead.share_followed(walls) == 1):
-        return clock.stamps(lead.after(last, horizon)), 0  # less than a week does not show an item's own
+        return clock.stamps(lead.after(last, horizon)), 0  # a history under a week does not show the item's week
     offset = lead if few else shared_offset(stamps, np.zeros(1, np.int64))
     if offset is not None:
         return following(stamps[-1:], offset, horizon), 0
@@ -211,15 +211,15 @@ def _own_way(
 
 @dataclass(frozen=True)
 class _Clock:
-    """Stamps in microseconds by the clock that the trading hours are looked for on."""
+    """Stamps in microseconds by the clock on which trading hours are inferred."""
 
     walls: IntArray  # (T,)
-    zone: Any  # whose clock it is, None for stamps without a zone
-    like: pd.DatetimeIndex  # stamps of the kind to return
+    zone: Any  # time zone of the clock, None for stamps without a zone
+    template: pd.DatetimeIndex  # empty; has the zone and unit of the stamps to return
 
     @classmethod
     def of(cls, stamps: pd.DatetimeIndex, starts: IntArray) -> _Clock:
-        """By the stamps' own zone, where its clock does not go back within a series; else in UTC."""
+        """Use local time of the stamps' zone, or UTC if local time goes back within a series."""
         if stamps.tz is None:
             return cls(stamps.as_unit("us").asi8, None, stamps[:0])
         walls = stamps.tz_localize(None).as_unit("us").asi8
@@ -228,18 +228,18 @@ class _Clock:
         return cls(stamps.as_unit("us").asi8, "UTC", stamps[:0])
 
     def stamps(self, walls: IntArray) -> pd.DatetimeIndex:
-        """Stamps at microseconds by this clock."""
+        """Return the stamps at the given microseconds of this clock."""
         import pandas as pd
 
-        plain = pd.DatetimeIndex(walls.view("datetime64[us]")).as_unit(self.like.unit)
+        plain = pd.DatetimeIndex(walls.view("datetime64[us]")).as_unit(self.template.unit)
         if self.zone is None:
             return plain
         there = plain.tz_localize(self.zone, nonexistent="shift_forward", ambiguous=np.zeros(len(plain), bool))
-        return there.tz_convert(self.like.tz)
+        return there.tz_convert(self.template.tz)
 
 
 def _span(micros: int) -> str:
-    """A duration in words: "00:05:00", "1 day", "2 days 23:42:09"."""
+    """Format a duration: "00:05:00", "1 day", "2 days 23:42:09"."""
     import pandas as pd
 
     text = str(pd.Timedelta(int(micros), unit="us")).removesuffix(" 00:00:00").removeprefix("0 days ")
@@ -247,12 +247,12 @@ def _span(micros: int) -> str:
 
 
 def add(stamps: pd.DatetimeIndex, offset: Any, count: int = 1) -> pd.DatetimeIndex:
-    """Stamps moved count offsets on; days and longer by the wall clock of their zone, shorter ones in real time."""
+    """Add count offsets to stamps: days and longer ones in local time of their zone, shorter ones in absolute time."""
     import pandas as pd
 
     zone = stamps.tz
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", category=pd.errors.PerformanceWarning)  # some offsets step one by one
+        warnings.simplefilter("ignore", category=pd.errors.PerformanceWarning)  # some offsets are not vectorised
         if zone is None:
             return pd.DatetimeIndex(stamps + count * offset)
         if isinstance(offset, pd.offsets.Tick) and not isinstance(offset, pd.offsets.Day):
@@ -262,7 +262,7 @@ def add(stamps: pd.DatetimeIndex, offset: Any, count: int = 1) -> pd.DatetimeInd
 
 
 def following(last: pd.DatetimeIndex, offset: Any, horizon: int) -> pd.DatetimeIndex:
-    """(N * H) stamps after the last ones, item by item."""
+    """Return (N * H) stamps after the last stamp of each item, grouped by item."""
     import pandas as pd
 
     unique, place = np.unique(last.asi8, return_inverse=True)
@@ -277,7 +277,7 @@ def following(last: pd.DatetimeIndex, offset: Any, horizon: int) -> pd.DatetimeI
 
 
 def _gaps(values: Any, starts: IntArray) -> tuple[Any, IntArray]:
-    """Differences to the next row of the same item, and the rows they start from."""
+    """Return the differences to the next row of the same item, and the rows from which they start."""
     inside = np.ones(len(values), bool)
     inside[starts[1:] - 1] = False
     inside[-1:] = False
@@ -286,7 +286,7 @@ def _gaps(values: Any, starts: IntArray) -> tuple[Any, IntArray]:
 
 
 def _plain(gap: np.timedelta64) -> Any:
-    """A constant step as an offset: whole days go by the wall clock, shorter steps by real time."""
+    """Return a constant step as an offset: whole days are added in local time, other steps in absolute time."""
     import pandas as pd
 
     days = gap / np.timedelta64(1, "D")
@@ -294,10 +294,10 @@ def _plain(gap: np.timedelta64) -> Any:
 
 
 def continue_stamps(last: IntArray, freq: str | Frequency | None, count: int) -> IntArray:
-    """(count,) stamps after the newest of `last`.
+    """Return (count,) stamps after the newest of `last`.
 
-    By the trading week of `last` where it has closed hours or days, else by the nominal freq, else by the median of
-    the last 100 spacings.
+    They follow the trading week of `last` if it has closed hours or days, else the nominal freq, else the median of the
+    last 100 steps. Raises DataError for a single stamp without a freq.
     """
     if (bars := continue_bars(last, count)) is not None:
         return bars

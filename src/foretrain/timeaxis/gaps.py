@@ -1,4 +1,4 @@
-"""Gaps of a time axis: the hours and days in which an item's week is regularly closed are none.
+"""Gaps of a time axis, not counting the hours and days in which an item's market is regularly closed.
 
 # N stamps of one item
 """
@@ -15,13 +15,13 @@ from foretrain.timeaxis.frequency import DAY, WEEK, Frequency, IntArray
 from foretrain.timeaxis.grid import ordinals
 from foretrain.timeaxis.inference import mode
 
-_CLOSURE_LIMIT = 10 * DAY  # the longest exchange closures (new year, national holidays) stay below
-_OPEN_SHARE = 0.5  # a slot of the week is open when at least this share of its active days has a bar there
+_CLOSURE_LIMIT = 10 * DAY  # longer than any exchange closure (new year, national holidays)
+_OPEN_SHARE = 0.5  # a slot of the week is open if at least this share of its active days has a bar there
 
 
 @dataclass(frozen=True)
 class Week:
-    """Which slots of the week an item trades in; slot 0 starts on Thursday 00:00, as day 0 of 1970 did."""
+    """The slots of the week in which an item trades; slot 0 is Thursday 00:00, the weekday of 1970-01-01."""
 
     step: int  # microseconds of a slot
     open: npt.NDArray[np.bool_]  # (slots,)
@@ -29,7 +29,7 @@ class Week:
 
     @classmethod
     def of(cls, times: IntArray, freq: str | Frequency) -> Week | None:
-        """The weekly pattern of ascending stamps; None where a week holds no whole number of steps or too many."""
+        """Infer the weekly pattern of ascending stamps; None if steps do not divide a week or are too many."""
         frequency = Frequency.of(freq)
         step = DAY if frequency.kind == "business" and frequency.multiple == 1 else frequency.micros
         if step is None or step > DAY or WEEK % step or WEEK // step > 1_000_000 or not len(times):
@@ -37,28 +37,28 @@ class Week:
         per_day = DAY // step
         slots = (times % WEEK) // step
         days = np.unique(times // DAY)
-        active = np.bincount(days % 7, minlength=7)  # day 0 of 1970 is slot 0 of the week, as for times % WEEK
+        active = np.bincount(days % 7, minlength=7)  # day 0 of 1970 has slot 0, as in times % WEEK
         weeks = len(np.unique(days // 7))
         open_day = active >= _OPEN_SHARE * min(weeks, active.max())
         spanned = np.arange(days[0], min(days[-1], days[0] + 6) + 1) % 7
-        open_day[np.setdiff1d(np.arange(7), spanned)] = True  # no evidence of closure on days never reached
+        open_day[np.setdiff1d(np.arange(7), spanned)] = True  # a weekday outside the history may be open
         count = np.bincount(slots, minlength=7 * per_day)
         is_open = (count >= _OPEN_SHARE * np.repeat(active, per_day)) & np.repeat(open_day, per_day)
         return cls(step, is_open, np.concatenate([[0], np.cumsum(is_open)]).astype(np.int64))
 
     @property
     def has_closures(self) -> bool:
-        """Whether some of the week is regularly closed, so that silence there is no gap."""
+        """True if part of the week is regularly closed, so that missing stamps there are no gap."""
         return bool(self.open.mean() < 0.98)
 
     @property
     def session(self) -> float:
-        """Open slots on a day that trades at all."""
+        """Mean number of open slots on a trading day."""
         days = self.open.reshape(7, -1).any(axis=1).sum()
         return float(self.before[-1] / max(days, 1))
 
     def open_between(self, after: IntArray, until: IntArray) -> IntArray:
-        """Open slots strictly between two stamps, elementwise."""
+        """Return the number of open slots strictly between two stamps, elementwise."""
         return self._count(until) - self._count(after + self.step)
 
     def _count(self, times: IntArray) -> IntArray:
@@ -66,12 +66,12 @@ class Week:
         return week * self.before[-1] + self.before[rest // self.step]
 
     def is_open(self, times: IntArray) -> npt.NDArray[np.bool_]:
-        """Whether each stamp falls into an open slot."""
+        """Return a mask of stamps that fall into an open slot."""
         return self.open[(times % WEEK) // self.step]
 
 
 class DayVotes:
-    """How many items have a bar on each day, and how many were listed: holidays are days on which few trade."""
+    """Number of items with a bar on each day, and of items listed then; on a holiday few items trade."""
 
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int]] = []
@@ -88,7 +88,7 @@ class DayVotes:
         self._tables = None
 
     def missed_openings(self, first: int, last: int) -> int:
-        """Days of first..last on which at least half of the items listed then, and two or more, did trade."""
+        """Return the number of days in first..last on which at least half of the listed items (two or more) traded."""
         if not self._ranges or last < first:
             return 0
         traded, listed, base = self._table()
@@ -111,11 +111,11 @@ class DayVotes:
 
 
 def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = None) -> tuple[IntArray, IntArray]:
-    """Holes in ascending stamps against their frequency: (index of the row after each hole, steps missing in it).
+    """Find gaps in ascending stamps of a frequency: (index of the row after each gap, steps missing in it).
 
-    Where the item's own week has closed hours or days, a hole is no gap when nothing was open in it, or when it is
-    shorter than ten days and begins at a close, ends at an opening (half day, holiday) or spans a night; whole days on
-    which most other items did trade stay gaps.
+    If the item's week has closed hours or days, a hole is not a gap if no open slot is in it, or if it is shorter than
+    ten days and starts at a close, ends at an opening (half day, holiday) or spans a night. Whole days on which most
+    other items traded remain gaps.
     """
     week = Week.of(times, freq)
     if week is None or not week.has_closures:
@@ -126,12 +126,12 @@ def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = N
     holes = np.flatnonzero(np.diff(times) > week.step)
     before, after = times[holes], times[holes + 1]
     missing = week.open_between(before, after)
-    held = missing > 0
-    holes, before, after, missing = holes[held], before[held], after[held], missing[held]
+    open_inside = missing > 0
+    holes, before, after, missing = (part[open_inside] for part in (holes, before, after, missing))
     short = after - before <= _CLOSURE_LIMIT
     at_edge = ~week.is_open(before + week.step) | ~week.is_open(after - week.step)
-    overnight = missing < (after - before) // week.step - 1  # something closed lies inside
-    at_edge |= overnight & (missing <= 1.5 * week.session)  # UTC stamps: clock changes blur the edges of a session
+    overnight = missing < (after - before) // week.step - 1  # the hole contains closed slots
+    at_edge |= overnight & (missing <= 1.5 * week.session)  # clock changes move the edges of a session in UTC
     daily = week.step == DAY
     closed = short & (at_edge | daily)
     if votes is not None:
@@ -139,12 +139,12 @@ def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = N
             missed = votes.missed_openings(int(before[hole] // DAY) + 1, int(after[hole] // DAY) - 1)
             closed[hole] = not missed
             if missed and daily:
-                missing[hole] = missed  # not the holidays beside them
+                missing[hole] = missed  # without neighbouring holidays
     return holes[~closed] + 1, missing[~closed]
 
 
 def session_length(times: IntArray) -> tuple[int, float, int]:
-    """Bars on an active day: the most frequent count, the share of days with exactly so many, and the median."""
+    """Return the most frequent number of bars on an active day, the share of days with that number, and the median."""
     _, counts = np.unique(times // DAY, return_counts=True)
     found, share = mode(counts.astype(np.int64))
     return found, share, int(np.median(counts))

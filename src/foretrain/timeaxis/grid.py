@@ -1,7 +1,7 @@
-"""Arithmetic on time axes: a frequency, a start and step numbers give microsecond stamps, and stamps give step numbers.
+"""Arithmetic on regular time axes: from a start, a frequency and step numbers to microsecond stamps, and back.
 
-Fixed steps, calendar months and business days are computed with numpy; only rarer aliases import pandas. Stamps are
-microseconds since 1970: UTC, or a naive local clock where the corpus says so, so no step ever crosses a clock change.
+Fixed steps, calendar months and business days are computed with numpy; other aliases import pandas. Stamps are
+microseconds since 1970 in UTC or naive local time, so there are no clock changes.
 
 # N stamps of one item
 """
@@ -18,11 +18,11 @@ from foretrain.timeaxis.frequency import CYCLE_MONTHS, DAY, DAY_NAMES, MONTH_NAM
 
 
 def stamps(start: int | IntArray, freq: str | Frequency, steps: IntArray) -> IntArray:
-    """Microsecond stamps of step numbers counted from start; the two broadcast against each other.
+    """Return the microsecond stamps of step numbers counted from start; the two broadcast against each other.
 
-    Months keep the start's day (cut to the month's length; a month's last day stays the last day under an end alias),
-    business days skip weekends and keep the time of day; frequencies that pandas alone knows count from the first stamp
-    of theirs that is not before start. Raises DataError for steps of the last kind before the start.
+    Months keep the start's day (limited to the month's length; for end aliases a month's last day stays the last day).
+    Business days skip weekends and keep the time of day. Frequencies that need pandas count from their first stamp at
+    or after start, and raise DataError for negative steps.
     """
     frequency = Frequency.of(freq)
     start = np.asarray(start, np.int64)
@@ -66,7 +66,7 @@ def _pandas_stamps(start: IntArray, frequency: Frequency, steps: IntArray) -> In
 
 
 def _pandas_range(start: int, frequency: Frequency, **until: Any) -> IntArray:
-    """Ascending stamps of a frequency from the first that is not before start; until: periods= or end=."""
+    """Return ascending stamps of a frequency from the first one at or after start; until: periods= or end=."""
     import pandas as pd
 
     axis = pd.date_range(pd.Timestamp(start, unit="us"), freq=frequency.offset, **until)
@@ -74,7 +74,7 @@ def _pandas_range(start: int, frequency: Frequency, **until: Any) -> IntArray:
 
 
 def stamps_after(last: int, freq: str | Frequency, count: int) -> IntArray:
-    """(count,) stamps after a last one, which need not be a stamp of the frequency."""
+    """Return (count,) stamps after `last`, which need not be a stamp of the frequency."""
     frequency = Frequency.of(freq)
     if frequency.kind != "pandas":
         return stamps(last, frequency, np.arange(1, count + 1, dtype=np.int64))
@@ -83,12 +83,12 @@ def stamps_after(last: int, freq: str | Frequency, count: int) -> IntArray:
 
 
 def typical_step(freq: str | Frequency) -> float:
-    """Median of 20 steps in microseconds."""
+    """Return the median of 20 steps in microseconds."""
     return float(np.median(np.diff(stamps(0, freq, np.arange(21)))))
 
 
 def ordinals(times: IntArray, freq: str | Frequency) -> tuple[IntArray, bool]:
-    """(N,) step number of each ascending stamp counted from the first, and whether all of them lie on the grid."""
+    """Return (N,) step numbers of ascending stamps counted from the first, and True if all are on the grid."""
     frequency = Frequency.of(freq)
     if not len(times):
         return np.zeros(0, np.int64), True
@@ -118,7 +118,7 @@ def _pandas_ordinals(times: IntArray, frequency: Frequency) -> tuple[IntArray, b
 
 
 def _on_grid(times: IntArray, frequency: Frequency) -> npt.NDArray[np.bool_]:
-    """(N,) whether each stamp is one the alias can produce: its weekday, day of the month, or anchor month."""
+    """Return an (N,) mask of stamps that the alias can produce, by weekday, day of the month and anchor month."""
     days = times // DAY
     if frequency.base == "W" and frequency.anchor:
         return weekday(days) == DAY_NAMES.index(frequency.anchor)
@@ -139,11 +139,11 @@ def _on_grid(times: IntArray, frequency: Frequency) -> npt.NDArray[np.bool_]:
 
 
 def weekday(days: IntArray) -> IntArray:
-    """Weekday of day numbers since 1970, Monday = 0."""
+    """Return the weekday of day numbers since 1970, Monday = 0."""
     return (days + 3) % 7
 
 
 def iso(time: int) -> str:
-    """A stamp as text: the date alone at midnight, else date and time without trailing zeros."""
+    """Format a stamp: only the date at midnight, else date and time without trailing zeros."""
     text = str(np.datetime64(int(time), "us"))
     return text.removesuffix(".000000").removesuffix("T00:00:00").replace("T", " ")

@@ -1,4 +1,4 @@
-"""The frequency of stamps, and the one that many items agree on.
+"""Infer the frequency of an item's stamps, and the common frequency of many items.
 
 # N stamps of one item
 """
@@ -14,19 +14,19 @@ import numpy as np
 from foretrain.timeaxis.frequency import DAY, DAY_NAMES, FIXED, MONTH_NAMES, Frequency, IntArray
 from foretrain.timeaxis.grid import weekday
 
-_WEAK_ROWS = 10  # an item with fewer rows follows the other items' frequency
+_WEAK_ROWS = 10  # an item with fewer rows takes the frequency of the others
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """What an item's stamps look like. weak: too few rows to contradict the other items."""
+    """Inferred frequency of an item, None if irregular. weak: too few rows to contradict the other items."""
 
     freq: str | None
     weak: bool = False
 
 
 def infer(times: IntArray) -> Pattern:
-    """Frequency of (N,) strictly ascending stamps, by the most frequent step; None when the steps are irregular."""
+    """Infer the frequency of (N,) strictly ascending stamps from the most frequent step."""
     weak = len(times) < _WEAK_ROWS
     if len(times) < 3:
         return Pattern(None, weak=True)
@@ -39,7 +39,7 @@ def infer(times: IntArray) -> Pattern:
 
 
 def _infer_days(days: IntArray) -> str | None:
-    """Alias of stamps that share one time of day."""
+    """Return the alias of stamps with the same time of day, None if irregular."""
     steps = np.diff(days)
     step, share = mode(steps)
     date = days.astype("datetime64[D]")
@@ -59,7 +59,7 @@ def _infer_days(days: IntArray) -> str | None:
 
 
 def _month_alias(months: IntArray, edge: str) -> str:
-    """Alias of stamps at month starts (edge S) or ends (E), given month numbers since 1970."""
+    """Return the alias of stamps at month starts (edge S) or ends (E), given month numbers since 1970."""
     unit, _ = mode(np.diff(months))
     anchor = int(np.bincount(months % 12).argmax())
     if unit % 12 == 0:
@@ -73,7 +73,7 @@ def _month_alias(months: IntArray, edge: str) -> str:
 
 
 def fixed_alias(step: int) -> str:
-    """Alias of a step in microseconds: the longest unit that divides it, weeks written in days."""
+    """Return the alias of a step in microseconds in the longest unit, up to days, that divides it."""
     for base in ("D", "h", "min", "s", "ms", "us"):
         if step % FIXED[base] == 0:
             return Frequency(step // FIXED[base], base).alias
@@ -81,10 +81,10 @@ def fixed_alias(step: int) -> str:
 
 
 def agree(patterns: Iterable[Pattern]) -> tuple[str | None, dict[str, int]]:
-    """One frequency for a corpus, None when items differ, and how many items have each.
+    """Return the common frequency of a corpus, None if items differ, and the number of items with each frequency.
 
-    Weak items follow. Daily items make "D" of "B" beside them; months, quarters and years with different anchors
-    become multiples of "MS" or "ME", which fit any anchor.
+    Weak items are ignored if there are others. "D" and "B" together give "D"; months, quarters and years with different
+    anchors give a multiple of "MS" or "ME", which fits any anchor.
     """
     patterns = list(patterns)
     strong = Counter(p.freq or "irregular" for p in patterns if not p.weak)
@@ -105,7 +105,7 @@ def agree(patterns: Iterable[Pattern]) -> tuple[str | None, dict[str, int]]:
 
 
 def mode(values: IntArray) -> tuple[int, float]:
-    """Most frequent value (the smallest of equals) and its share."""
+    """Return the most frequent value (the smallest in a tie) and its share."""
     found, counts = np.unique(values, return_counts=True)
     best = int(counts.argmax())
     return int(found[best]), float(counts[best] / len(values))

@@ -170,7 +170,7 @@ class BatchLoader:
         """One batch of every shape that is known to come, with nothing to learn from."""
         assert isinstance(self.stream, Buckets)
         for number in range(len(self.stream.buckets)):
-            yield self._collated(self.stream.blank(number))
+            yield self._collated(self.stream.padding_batch(number))
 
     def _collated(self, windows: Windows) -> Batch:
         batch = self.model.collate(windows)

@@ -80,7 +80,7 @@ def test_kept_tokens_serve_micro_batches_of_any_length_and_filling_has_none(toke
         assert all(torch.equal(a, b) for a, b in zip(tokens(plain, windows), tokens(cached, windows), strict=True))
         assert torch.equal(plain(plain.collate(windows)).total, cached(cached.collate(windows)).total)
     assert filled
-    blank, first = cached.collate(buckets.blank(0)), buckets.buckets[0]
+    blank, first = cached.collate(buckets.padding_batch(0)), buckets.buckets[0]
     assert blank["tokens"].shape == (first.micro_batch, first.context_length + first.prediction_length, 2)
     assert cached(blank).weight == 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,10 @@ def model() -> Linear:
     network = LinearNetwork.empty(LinearConfig(20, 4, patch_size=8, d_model=6, trend_kernel=5))
     network.initialise(0)
     return Linear(network).eval()
+
+
+def asked(prediction_length: int, quantile_levels: Sequence[float] = LEVELS) -> ForecastRequest:
+    return ForecastRequest(prediction_length=prediction_length, quantile_levels=quantile_levels)
 
 
 def batch_of(model: Linear, *contexts: np.ndarray, horizon: int = 4):
@@ -66,10 +72,7 @@ def test_the_newest_value_is_the_last_one_observed():
 def test_forecasts_follow_the_units_of_the_data(model):
     """Powers of two, so that the same bits come out."""
     context = np.round(walk(20))
-    plain, moved = (
-        model.forecast(batch_of(model, x), ForecastRequest(prediction_length=4, quantile_levels=LEVELS)).quantiles
-        for x in (context, context * 4)
-    )
+    plain, moved = (model.forecast(batch_of(model, x), asked(4)).quantiles for x in (context, context * 4))
     assert torch.equal(moved, plain * 4)
     assert (plain.diff(dim=-1) >= 0).all()
 
@@ -80,32 +83,26 @@ def test_only_the_newest_steps_count_and_shorter_contexts_are_padded(model):
     assert batch["context"].shape == (2, 24)  # three patches; 20 steps are looked at
     assert torch.equal(batch["context"].isnan().sum(1), torch.tensor([4, 4]))
     torch.testing.assert_close(batch["context"][0], batch["context"][1], rtol=0, atol=0, equal_nan=True)
-    assert (
-        model.forecast(batch_of(model, context[-3:]), ForecastRequest(prediction_length=4, quantile_levels=LEVELS))
-        .quantiles.isfinite()
-        .all()
-    )
+    assert model.forecast(batch_of(model, context[-3:]), asked(4)).quantiles.isfinite().all()
 
 
 def test_longer_horizons_are_unrolled_on_the_median_and_told(model, told):
     batch = batch_of(model, walk(20), horizon=10)
-    found = model.forecast(batch, ForecastRequest(prediction_length=10, quantile_levels=LEVELS))
+    found = model.forecast(batch, asked(10))
     assert found.quantiles.shape == (1, 10, 9)
     assert codes(told()) == {Code.HORIZON_UNROLLED}
-    first = model.forecast(batch, ForecastRequest(prediction_length=4, quantile_levels=LEVELS)).quantiles
+    first = model.forecast(batch, asked(4)).quantiles
     assert torch.equal(found.quantiles[:, :4], first)
     longer = np.concatenate((walk(20).astype(np.float32), first[0, :, 4].detach().numpy()))
-    again = model.forecast(
-        batch_of(model, longer), ForecastRequest(prediction_length=4, quantile_levels=LEVELS)
-    ).quantiles
+    again = model.forecast(batch_of(model, longer), asked(4)).quantiles
     assert torch.equal(found.quantiles[:, 4:8], again)
     assert not told()
 
 
 def test_levels_are_interpolated_and_those_outside_take_the_outermost(model, told):
     batch = batch_of(model, walk(20))
-    trained = model.forecast(batch, ForecastRequest(prediction_length=4, quantile_levels=LEVELS)).quantiles
-    found = model.forecast(batch, ForecastRequest(prediction_length=4, quantile_levels=(0.05, 0.15, 0.5))).quantiles
+    trained = model.forecast(batch, asked(4)).quantiles
+    found = model.forecast(batch, asked(4, (0.05, 0.15, 0.5))).quantiles
     assert codes(told()) == {Code.LEVEL_OUTSIDE_TRAINED}
     torch.testing.assert_close(found[..., 0], trained[..., 0])
     torch.testing.assert_close(found[..., 1], trained[..., :2].mean(-1))

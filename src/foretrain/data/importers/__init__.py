@@ -1,4 +1,4 @@
-"""Raw files of many kinds to one checked, documented corpus: `import_corpus` and what it tells about its work."""
+"""Import of raw files of many kinds into a corpus: `import_corpus`, its options and its report."""
 
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.pipeline import import_corpus

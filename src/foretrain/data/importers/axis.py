@@ -1,4 +1,4 @@
-"""The time axis of a corpus, decided from the cleaned stamps of all its items.
+"""Choose the time axis of a corpus from the cleaned stamps of all items.
 
 # N items
 """
@@ -20,13 +20,13 @@ from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
 from foretrain.timeaxis.grid import ordinals, stamps, typical_step
 from foretrain.timeaxis.inference import Pattern, agree, infer
 
-UNLIKE = 1.5  # ratio of steps from which frequencies differ: months with a holiday vary less
-FILL_LIMIT = 0.2  # NaN rows that make an axis regular may add at most this share of rows
+MAX_STEP_RATIO = 1.5  # ratio of steps above which frequencies differ; months with a holiday vary less
+FILL_LIMIT = 0.2  # largest share of NaN rows that may be added to make an axis regular
 
 
 @dataclass(frozen=True)
 class Axis:
-    """How times are stored. fill: holes become NaN rows; own: frequency of each item where they differ."""
+    """How times are stored. fill: gaps become NaN rows; own: frequency of each item if items differ."""
 
     time: Literal["regular", "stamps", "steps"]
     freq: str | None
@@ -38,17 +38,17 @@ class Axis:
     counts: dict[str, int] | None = None
 
     def item_freq(self, item_id: str) -> str | None:
-        """The frequency gaps of an item are judged by."""
+        """Return the frequency by which gaps of an item are found."""
         return self.freq if self.own is None else self.own.get(item_id)
 
     @property
     def mixed(self) -> bool:
-        """Whether the items have different frequencies."""
+        """True if the items have different frequencies."""
         return self.own is not None
 
 
 def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: str, freq: str | None) -> Axis:
-    """The axis of items with the given cleaned times; freq is the user's word. clock: none, steps or a calendar's."""
+    """Choose the axis of items with the given cleaned times. freq: the user's option; clock: Gathered.clock."""
     if clock == "none":
         return Axis("steps", freq, seasonality=seasonality(freq))
     if clock == "steps":
@@ -71,24 +71,24 @@ def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: 
 
 
 def _user_freq(freq: str, counts: dict[str, int]) -> str:
-    """The user's alias in today's spelling; DataError when every item's stamps are plainly finer or coarser."""
-    wanted = Frequency.parse(freq, edge="S")  # month starts are what most files hold
-    if counts and not any(_like(wanted, name) for name in counts):
+    """Return the user's alias in current spelling. DataError if the steps of all items differ clearly from it."""
+    requested = Frequency.parse(freq, edge="S")  # month starts are what most files hold
+    if counts and not any(_compatible(requested, name) for name in counts):
         seen = ", ".join(f"{name} ({count} items)" for name, count in counts.items())
         raise DataError(f"--freq {freq}, but the stamps look like {seen}. Leave --freq out, or choose one of these.")
-    return wanted.alias
+    return requested.alias
 
 
-def _like(wanted: Frequency, name: str) -> bool:
+def _compatible(requested: Frequency, name: str) -> bool:
     if name == "irregular":
         return True
     other = Frequency.parse(name)
-    if wanted.kind == "pandas":
-        return 1 / UNLIKE < typical_step(wanted) / typical_step(other) < UNLIKE
-    if wanted.months or other.months:
-        return wanted.months == other.months
+    if requested.kind == "pandas":
+        return 1 / MAX_STEP_RATIO < typical_step(requested) / typical_step(other) < MAX_STEP_RATIO
+    if requested.months or other.months:
+        return requested.months == other.months
     days = {"B", "C", "D"}
-    return wanted.micros == other.micros or {wanted.base, other.base} <= days
+    return requested.micros == other.micros or {requested.base, other.base} <= days
 
 
 def _regularity(
@@ -107,14 +107,14 @@ def _regularity(
             closing += len(times)
             if week.step < DAY:
                 lengths.append(session_length(times))
-    session = 2 * closing >= total  # one odd item makes no session corpus
+    session = 2 * closing >= total  # sessions need a majority of the rows, not a single item
     regular = exact and (missing == 0 or (not session and missing <= FILL_LIMIT * total))
     bars, season = _session(lengths, freq) if session else (None, seasonality(freq))
     return Axis("regular" if regular else "stamps", freq, regular and missing > 0, season, bars, votes, None, counts)
 
 
 def _session(lengths: Iterable[tuple[int, float, int]], freq: str) -> tuple[int | None, int | None]:
-    """(bars_per_session, seasonality): exact bars where most days have the same number, else the typical day."""
+    """Return (bars_per_session, seasonality): the common number of bars a day, else None and the typical number."""
     lengths = list(lengths)
     if not lengths:
         return None, seasonality(freq)
@@ -123,12 +123,12 @@ def _session(lengths: Iterable[tuple[int, float, int]], freq: str) -> tuple[int 
     typical = int(np.median([median for _, _, median in lengths]))
     whole_day = seasonality(freq)
     if whole_day and typical >= 0.9 * whole_day:
-        return None, whole_day  # closed at weekends only
+        return None, whole_day  # closed only at weekends
     return (bars, bars) if share >= 0.5 else (None, typical)
 
 
 def gaps(rows: ItemRows, axis: Axis) -> tuple[IntArray, IntArray]:
-    """(index of the row after each hole, steps missing there) of an item's ascending rows."""
+    """Return (index of the row after each gap, steps missing there) of an item's ascending rows."""
     none = np.zeros(0, np.int64)
     if rows.times is None or len(rows) < 2:
         return none, none
@@ -141,7 +141,7 @@ def gaps(rows: ItemRows, axis: Axis) -> tuple[IntArray, IntArray]:
 
 
 def fill(rows: ItemRows, axis: Axis) -> ItemRows:
-    """NaN rows where steps are missing, so that the axis is regular."""
+    """Insert NaN rows for missing steps, so that the axis is regular."""
     assert rows.times is not None
     number = rows.times - rows.times[0] if axis.time == "steps" else ordinals(rows.times, axis.freq or "D")[0]
     count = int(number[-1]) + 1

@@ -1,4 +1,4 @@
-"""Text cells to numbers, strictly: what is neither a number nor a known spelling of "missing" is an error with its row.
+"""Convert text cells to numbers: a cell that is neither a number nor a spelling of "missing" is an error with its row.
 
 # T cells of a column
 """
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-pc: Any = pyarrow.compute  # its functions are made at import, which type checkers cannot see
+pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 DoubleArray = npt.NDArray[np.float64]
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "--", ".", "?", "#n/a", "<na>", "nat", "nil", "missing")
@@ -25,7 +25,7 @@ _SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "%": 1.0}
 
 
 class BadCell(Exception):
-    """A cell that fits no reading of its column. row counts from 0."""
+    """A cell that no interpretation of its column allows. row counts from 0."""
 
     def __init__(self, row: int, text: str, why: str = "text in a number column") -> None:
         super().__init__(why)
@@ -33,24 +33,24 @@ class BadCell(Exception):
 
 
 def blank_as_null(cells: pa.Array, na_values: tuple[str, ...] = ()) -> pa.Array:
-    """Cells without surrounding blanks; every spelling of a missing value becomes null."""
+    """Strip whitespace around cells, and replace every spelling of a missing value by null."""
     cells = pc.utf8_trim_whitespace(cells)
     spellings = pa.array([*MISSING, *(value.strip().lower() for value in na_values)])
     return pc.if_else(pc.is_in(pc.utf8_lower(cells), value_set=spellings), pa.scalar(None, pa.string()), cells)
 
 
 def to_numbers(cells: pa.Array, na_values: tuple[str, ...] = ()) -> DoubleArray | None:
-    """(T,) float64 with NaN where missing; None when no cell is a number, so that the column is text.
+    """Return (T,) float64 with NaN where missing, or None if no cell is a number, so that the column is text.
 
-    Thousands separators, decimal commas, K/M/B and percent endings are read where the whole column fits one reading.
-    Raises BadCell where numbers and text are mixed, or where a comma could mean two things.
+    Thousands separators, decimal commas, K/M/B and percent suffixes are accepted if the whole column has one format.
+    Raises BadCell if numbers and text are mixed, or if a comma is ambiguous.
     """
     numbers = _to_numbers(cells, na_values)
     return numbers if numbers is None else without(numbers, na_values)
 
 
 def without(numbers: DoubleArray, na_values: tuple[str, ...]) -> DoubleArray:
-    """Numbers with NaN where they equal a number that the user says means missing."""
+    """Replace numbers that the user named in na_values by NaN."""
     for text in na_values:
         if is_number_text(text):
             numbers = np.where(numbers == float(text), np.nan, numbers)
@@ -102,7 +102,7 @@ def _booleans(cells: pa.Array) -> DoubleArray | None:
 
 
 def _commas(cells: pa.Array, numeric: npt.NDArray[np.bool_], present: npt.NDArray[np.bool_]) -> DoubleArray | None:
-    """1,234.50 or 1.234,50 or 1,5: the reading that fits every cell; BadCell when both would."""
+    """Read 1,234.50 or 1.234,50 or 1,5 by the format that fits every cell; BadCell if both do."""
     if not pc.any(pc.match_substring(cells, ",")).as_py():
         return None
     thousands = (numeric | _matches(cells, _THOUSANDS))[present].all()
@@ -118,11 +118,11 @@ def _commas(cells: pa.Array, numeric: npt.NDArray[np.bool_], present: npt.NDArra
 
 
 def _scaled(cells: pa.Array) -> DoubleArray:
-    """12.5M, 3K, 0.5%: percent keeps its number."""
+    """Read 12.5M, 3K, 0.5%; the percent sign is dropped without scaling."""
     factors = [_SCALES.get(str(text)[-1:].lower(), 1.0) for text in cells.to_pylist()]
     return _cast(pc.replace_substring_regex(cells, pattern="[KMBkmb%]$", replacement="")) * np.array(factors)
 
 
 def is_number_text(text: str) -> bool:
-    """Whether one cell alone is a plain number."""
+    """Return True if a cell is a plain number."""
     return bool(re.match("(?i)" + _NUMBER, text.strip()))

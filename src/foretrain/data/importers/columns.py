@@ -1,7 +1,7 @@
-"""Which column of a table is the item id, the time, a price, a volume: recognised by name, decided by the options.
+"""Roles of a table's columns (item id, time, price, volume), recognised by name or set by the options.
 
-A table is a market table when it has a close and one more of open, high, low, volume or adjusted close; its columns
-then get their usual names (open, high, low, close, adj_close, volume, ...), whatever the header's case and spelling.
+A table is a market table if it has a close and one more of open, high, low, volume or adjusted close; its columns then
+get standard names (open, high, low, close, adj_close, volume, ...) for any case and spelling of the header.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from foretrain.errors import DataError
 from foretrain.hints import did_you_mean
 
 _IDS = (("item_id", "unique_id"), ("symbol", "ticker", "series_id", "instrument", "isin"))
-_MARKET_ID = "name"  # some stock sets call the symbol so; only beside prices
+_MARKET_ID = "name"  # the symbol in some stock data sets; only in market tables
 FINE_STAMPS = ("timestamp", "timestamps", "datetime", "date_time", "ds", "ts", "date", "time", "gmt_time", "local_time",
            "open_time", "unix", "unix_timestamp", "unix_time", "epoch", "trade_date", "trading_date")  # fmt: skip
 _COARSE_STAMPS = ("month", "week", "quarter", "year", "period", "index", "")
@@ -44,13 +44,13 @@ _SIDES = ("open", "high", "low", "close")
 
 
 def plain(name: str) -> str:
-    """A header cell in lower case with single underscores: 'Adj. Close' -> adj_close, 'adjClose' -> adjclose."""
+    """Normalise a header cell to lower case with underscores: 'Adj. Close' -> adj_close, 'adjClose' -> adjclose."""
     return re.sub(r"[\s._\-/()]+", "_", name.strip().lower()).strip("_")
 
 
 @dataclass(frozen=True)
 class Roles:
-    """What the columns of one table are. values: (name in the file, name in the corpus), in corpus order."""
+    """Roles of the columns of one table. values: (name in the file, name in the corpus), in corpus order."""
 
     item: str | None
     stamps: tuple[str, ...]  # candidates, best first; ("date", "time") may have to be joined
@@ -60,7 +60,7 @@ class Roles:
 
 
 def recognise(path: Path, names: Sequence[str], options: ImportOptions) -> Roles:
-    """Roles of a table's columns by name. DataError where two columns claim a role and no option decides."""
+    """Return the roles of a table's columns. DataError if two columns match a role and no option decides."""
     for wanted in (
         options.id_column,
         options.timestamp_column,
@@ -91,7 +91,7 @@ def recognise(path: Path, names: Sequence[str], options: ImportOptions) -> Roles
 
 
 def _market_names(names: Sequence[str]) -> dict[str, str]:
-    """File name -> canonical name of the columns of a market table, {} for other tables."""
+    """Return name in the file -> standard name for the columns of a market table, {} for other tables."""
     by_plain: dict[str, str] = {}
     for name in names:
         by_plain.setdefault(plain(name), name)
@@ -104,7 +104,7 @@ def _market_names(names: Sequence[str]) -> dict[str, str]:
     explicit = {"close", "last", "close_last", "close_price", "price_close", "c"} & set(by_plain)
     others = kinds & {"open", "high", "low", "volume", "adj_close"}
     sides = len(kinds & {"open", "high", "low"})
-    # a lone "price" or single letters are prices only beside a whole bar
+    # "price" and single letters count as prices only if open, high and low are there too
     if "close" not in kinds or not others or (not explicit and sides < 3) or ("c" in by_plain and sides < 3):
         return {}
     return found
@@ -127,7 +127,7 @@ def _given(wanted: str, names: Sequence[str]) -> bool:
 
 
 def _pick(wanted: str | None, names: Sequence[str]) -> str | None:
-    """The column a user means: the exact name, else the only one that differs in case and blanks."""
+    """Return the column that a user named: the exact name, else the only one that is equal after normalisation."""
     if wanted is None:
         return None
     if wanted in names:
@@ -142,7 +142,7 @@ def _unknown(path: Path, wanted: str, names: Sequence[str]) -> None:
 
 
 def keep(pairs: Sequence[tuple[str, str]], options: ImportOptions) -> list[tuple[str, str]]:
-    """The value columns that the options keep, in the order they ask for."""
+    """Return the value columns selected by the options, in their order."""
     by_name = {**{name: (name, final) for name, final in pairs}, **{final: (name, final) for name, final in pairs}}
     files = [name for name, _ in pairs]
 
@@ -156,7 +156,7 @@ def keep(pairs: Sequence[tuple[str, str]], options: ImportOptions) -> list[tuple
 
 
 def market_layout(names: Sequence[str], categorical: Sequence[bool]) -> MarketColumns:
-    """Bars, prices and volumes among corpus columns; prefixed sides such as bid_open .. bid_close make bars too."""
+    """Find bars, prices and volumes among corpus columns; prefixed names such as bid_open .. bid_close are bars too."""
     index = {plain(name): i for i, name in enumerate(names) if not categorical[i]}
     prefixes = [name.removesuffix("close") for name in index if name.endswith("close")]
     bars = tuple(

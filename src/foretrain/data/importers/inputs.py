@@ -1,4 +1,4 @@
-"""Finding the files of an import and reading each into parts: text, Parquet, Feather, numpy, datasets folders."""
+"""Find the files of an import and read each into parts: text, Parquet, Feather, numpy, datasets folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KNOWN = "CSV/TXT/TSV (plain or .gz), Parquet, Feather, .npy, .npz, or a dataset
 
 @dataclass(frozen=True)
 class Input:
-    """One file, or one datasets folder, to read. name: how reports call it."""
+    """A file or datasets folder to read. name: its name in reports."""
 
     path: Path
     kind: str  # table, array or hf
@@ -38,7 +38,7 @@ class Input:
 
 @dataclass
 class SourceInput:
-    """What was read from an input."""
+    """Record of an input that was read."""
 
     name: str
     sha256: str = ""
@@ -48,15 +48,15 @@ class SourceInput:
 
 
 def find_inputs(paths: Sequence[Path], options: ImportOptions) -> list[Input]:
-    """Every input under the given paths, in a stable order. DataError when nothing, or a mixture, is found."""
+    """Return all inputs under the given paths, in a stable order. DataError if there are none, or of several kinds."""
     if not paths:
         raise DataError("nothing to import: give files or folders.")
     found: list[Input] = []
     for path in paths:
         found += _inside(path) if path.is_dir() else [_file(path)]
-    wanted = {"table": "table", "panel": "table", "array": "array", "hf": "hf"}.get(options.format or "")
-    if wanted:
-        found = [entry for entry in found if entry.kind == wanted]
+    required = {"table": "table", "panel": "table", "array": "array", "hf": "hf"}.get(options.format or "")
+    if required:
+        found = [entry for entry in found if entry.kind == required]
     kinds = Counter(entry.kind for entry in found)
     if len(kinds) > 1:
         seen = ", ".join(f"{count} {kind} input(s)" for kind, count in kinds.items())
@@ -97,7 +97,7 @@ def _inside(folder: Path) -> list[Input]:
 
 
 def read_input(entry: Input, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
-    """Parts of an input; fills in what is known about it. DataError names the file."""
+    """Yield the parts of an input and fill in its record `source`. Raises DataError naming the file."""
     if entry.kind == "hf":
         yield from _corpus_parts(entry.path, source)
         return
@@ -131,7 +131,7 @@ def _file_parts(path: Path, raw: bytes, options: ImportOptions, source: SourceIn
 
 
 def _array_parts(path: Path, options: ImportOptions) -> Iterator[Part]:
-    """A (T,), (N, T) or (N, V, T) array, or an archive in which each array is one item (T,) or (V, T)."""
+    """Yield the items of a (T,), (N, T) or (N, V, T) array, or of an archive of arrays (T,) or (V, T), one an item."""
     stem = options.item_id(path)
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -169,7 +169,7 @@ def _array_part(path: Path, item_id: str, values: np.ndarray, options: ImportOpt
 
 
 def corpus_clock(timezone: str | None, times: np.ndarray | None) -> str:
-    """The clock of stored times, as Part.clock."""
+    """Return the clock of stored times, as in Part.clock."""
     if times is None:
         return "none"
     if timezone is not None:
@@ -189,7 +189,7 @@ def _corpus_parts(path: Path, source: SourceInput) -> Iterator[Part]:
 
 
 def corpus_parts(corpus: object) -> Iterator[Part]:
-    """Every series of an open corpus as a part."""
+    """Yield every series of an open corpus as a part."""
     from foretrain.data.store import Corpus
 
     assert isinstance(corpus, Corpus)

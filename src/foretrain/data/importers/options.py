@@ -1,4 +1,4 @@
-"""What a user may say about an import."""
+"""Options of an import."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Format = Literal["table", "panel", "array", "hf"]
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Settings of one import; None or empty means: recognise it from the files, and fail where two readings are likely.
+    """Settings of one import; None or empty means: infer it from the files, and fail if that is ambiguous.
 
     Attributes:
-        format: "table" (rows of one or many items), "panel" (each column is an item of its own), "array", "hf".
+        format: "table" (rows of one or many items), "panel" (each column is an item), "array", "hf".
         target: value columns that must exist; they come first, in this order.
         columns: the only value columns to keep, in this order.
         categorical: columns read as text even if some cells look like numbers.
         names: column names of text files without a header.
         na_values: further spellings of a missing value, for example "-9999".
-        dayfirst: whether 01/02/2020 is 1 February; needed only where a column could be read both ways.
-        id_pattern: regular expression with one group that takes the item id out of a file's name.
+        dayfirst: True if 01/02/2020 is 1 February; needed only if a column is ambiguous.
+        id_pattern: regular expression with one group that extracts the item id from a file's name.
     """
 
     on_bad: OnBad = "fix"
@@ -50,7 +50,7 @@ class ImportOptions:
 
     @classmethod
     def of(cls, **options: Any) -> ImportOptions:
-        """Options from keywords: lists become tuples, and None means the default."""
+        """Build options from keywords: lists become tuples, None means the default."""
         unknown = sorted(set(options) - {field.name for field in fields(cls)})
         if unknown:
             raise TypeError(f"import_corpus has no option {unknown[0]!r}")
@@ -75,7 +75,7 @@ class ImportOptions:
             _check_pattern(self.id_pattern)
 
     def item_id(self, path: Path) -> str:
-        """The id that a file's name gives: its stem without .csv, .csv.gz and so on, or what id_pattern takes out."""
+        """Return the item id of a file: its name without .csv, .csv.gz and so on, or the group of id_pattern."""
         stem = path.name
         while Path(stem).suffix.lower() in _SUFFIXES:
             stem = Path(stem).stem

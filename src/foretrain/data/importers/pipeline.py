@@ -1,4 +1,4 @@
-"""From files to a corpus: read, clean each item once, decide the axis, write, and report what was found and done."""
+"""Import files into a corpus: read, clean each item once, choose the time axis, write, and report."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def import_corpus(
     """Import files or folders into the corpus folder `out`; options are the fields of ImportOptions.
 
     With update, new bars and items are appended to an existing corpus. provenance is "real" or "synthetic". progress is
-    called with (done, total, text). Raises DataError, naming file, fact and way out, and then leaves nothing behind.
+    called with (done, total, text). Raises DataError naming the file and a remedy; `out` is then unchanged.
     """
     settings = ImportOptions.of(**options)
     out = Path(out)
@@ -57,7 +57,7 @@ def import_corpus(
 
 
 def _silent(done: int, total: int, text: str) -> None:
-    """No progress wanted."""
+    """Report no progress."""
 
 
 def _check(out: Path, update: bool, provenance: str, options: ImportOptions) -> None:
@@ -68,7 +68,7 @@ def _check(out: Path, update: bool, provenance: str, options: ImportOptions) -> 
     if update and not out.exists():
         raise DataError(f"{out}: no corpus to update. Leave --update out to create it.")
     if update and options.adjust:
-        raise DataError("--update with --adjust: every dividend changes all adjusted history; import the files anew.")
+        raise DataError("--update with --adjust: every dividend changes all adjusted history; import all files again.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _Schema:
 
 
 class _Import:
-    """One import: what every step of it needs. Each step returns what it decides."""
+    """One import: the state that its steps share. Each step returns its decision."""
 
     def __init__(
         self,
@@ -100,24 +100,24 @@ class _Import:
         self.old = load_old(out, spool, provenance) if update else None
 
     def run(self, paths: list[Path]) -> ImportReport:
-        """The whole import."""
+        """Run the import."""
         reader = Reader(self.options, self.out, self.spool, self.findings, self.report, self.progress)
         gathered = reader.run(paths)
         schema = self._schema(gathered.market or bool(self.old and self.old.manifest.price_columns))
         items = self._same_columns(gathered, schema)
         items = self._clean(items, gathered, schema)
         axis = axes.decide(items, self.spool.times, clock=gathered.clock, freq=self.options.freq)
-        if self.old is not None and not self._news(items):
+        if self.old is not None and not self._has_new_rows(items):
             self.report.changed = False
             return self.report
         items, axis = self._one_frequency(items, axis, gathered)
         self._write(items, axis, gathered, schema)
         return self.report
 
-    # decisions about the whole
+    # decisions about all items
 
     def _schema(self, market: bool) -> _Schema:
-        """Order of the corpus' columns: the old corpus', else target first, then as options.columns, then as found."""
+        """Return the corpus' columns: those of the old corpus, else target, options.columns, then in file order."""
         spool = self.spool
         if self.old is not None:
             names = list(self.old.columns)
@@ -125,7 +125,7 @@ class _Import:
             if extra:
                 raise DataError(
                     f"{self.out}: the new files have columns the corpus lacks ({', '.join(extra)}). Choose with "
-                    f"--columns {','.join(names)}, or import everything anew."
+                    f"--columns {','.join(names)}, or import all files again."
                 )
         else:
             wanted = [name for name in (*self.options.target, *self.options.columns) if name in spool.columns]
@@ -139,20 +139,20 @@ class _Import:
         return _Schema(tuple(names), [spool.columns.index(name) for name in names], layout)
 
     def _same_columns(self, gathered: Gathered, schema: _Schema) -> list[str]:
-        """Items without columns that most have: reported, or dropped; one that shares no column is refused."""
+        """Report or drop items without columns that most items have; DataError for one that shares no column."""
         items, origin = gathered.items, gathered.origin
-        lacking = {item: set(missing) for item in items if (missing := self.spool.missing_columns(item))}
-        if not lacking:
+        missing_of = {item: set(missing) for item in items if (missing := self.spool.missing_columns(item))}
+        if not missing_of:
             return items
         holders = Counter({name: len(items) for name in schema.names})
-        for missing in lacking.values():
+        for missing in missing_of.values():
             holders.subtract(missing)
         rare = {name for name in schema.names if 2 * holders[name] < len(items)}
         for name in sorted(rare):
             text = f"column {name!r} is in {holders[name]:,} of {len(items):,} items; NaN elsewhere"
             counts = {"items": holders[name], "of": len(items)}
             self.report.notes.append(Note(Code.RARE_COLUMN, text, counts))
-        for item, missing in lacking.items():
+        for item, missing in missing_of.items():
             own = set(schema.names) - missing
             if all(holders[name] == 1 for name in own) and len(items) > 1:
                 raise DataError(
@@ -168,7 +168,7 @@ class _Import:
         return [item for item in items if item not in self.report.dropped]
 
     def _clean(self, items: list[str], gathered: Gathered, schema: _Schema) -> list[str]:
-        """Read every item out of the spool, clean it, and put it back; items without a row are left out."""
+        """Read every item from the spool, clean it, and store it there again; items without rows are dropped."""
         kept = []
         for item in items:
             findings = ItemFindings(self.options.on_bad)
@@ -185,7 +185,7 @@ class _Import:
         return kept
 
     def _refuse_undated(self, rows: ItemRows) -> None:
-        """An item whose every stamp is blank is not dropped in silence: it may have step numbers instead."""
+        """Raise DataError for an item without any stamp, unless mode is drop: it may have step numbers instead."""
         if self.options.on_bad != "drop" and rows.times is not None and (rows.times == NO_TIME).all():
             raise DataError(
                 f"{rows.file}: item {rows.item_id!r} has no time stamp in any row (rule missing_timestamp). Import "
@@ -193,7 +193,7 @@ class _Import:
             )
 
     def _rows(self, item: str, gathered: Gathered, schema: _Schema, findings: Findings) -> ItemRows:
-        """The item's rows as they were read, merged with the old corpus and adjusted where asked."""
+        """Return the item's rows as read, merged with the old corpus, and adjusted if the options say so."""
         names = [source.name for source in gathered.sources]
         new = self.spool.rows(item, schema.order, names, calendar=gathered.calendar, old=False)
         if self.old is not None:
@@ -203,7 +203,7 @@ class _Import:
         return _adjusted(new, schema.names) if self.options.adjust else new
 
     def _one_frequency(self, items: list[str], axis: axes.Axis, gathered: Gathered) -> tuple[list[str], axes.Axis]:
-        """Items of several frequencies are reported, or the rarer ones dropped and the axis decided anew."""
+        """Report items of several frequencies, or drop the rarer ones and choose the axis again."""
         if not axis.mixed:
             return items, axis
         own, counts = axis.own or {}, axis.counts or {}
@@ -224,8 +224,8 @@ class _Import:
         kept = [item for item in items if item not in self.report.dropped]
         return kept, axes.decide(kept, self.spool.times, clock="dates", freq=self.options.freq)
 
-    def _news(self, items: list[str]) -> bool:
-        """Whether the files add a bar or an item to the old corpus."""
+    def _has_new_rows(self, items: list[str]) -> bool:
+        """Return True if the files add a bar or an item to the old corpus."""
         assert self.old is not None
         before = {self.old.item_id(k): self.old.length(k) for k in range(self.old.num_series)}
         return any(len(self.spool.times(item)) > before.get(item, 0) for item in items)
@@ -272,7 +272,7 @@ class _Import:
     def _finished(
         self, rows: ItemRows, axis: axes.Axis, layout: MarketColumns, seen: dict[bytes, str]
     ) -> ItemRows | None:
-        """A cleaned item as it is stored; None when the rules leave it out (the report then says why)."""
+        """Return a cleaned item as it is stored, or None if a rule drops it (the report says why)."""
         item, drop = rows.item_id, self.options.on_bad == "drop"
         after, missing = axes.gaps(rows, axis)
         if len(after):
@@ -349,7 +349,7 @@ class _Import:
 
 
 def _adjusted(rows: ItemRows, names: Sequence[str]) -> ItemRows:
-    """Open, high, low and close times adj_close / close."""
+    """Multiply open, high, low and close by adj_close / close."""
     values = rows.values.astype(np.float64)
     at = {name: i for i, name in enumerate(names)}
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -362,7 +362,7 @@ def _adjusted(rows: ItemRows, names: Sequence[str]) -> ItemRows:
 
 
 def _line(rows: ItemRows, read: int, axis: axes.Axis, gathered: Gathered) -> tuple[Any, ...]:
-    """An item's line of data_summary.csv."""
+    """Return an item's line of data_summary.csv."""
     first = last = ""
     if gathered.calendar and rows.times is not None:
         first, last = iso(int(rows.times[0])), iso(int(rows.times[-1]))

@@ -1,4 +1,4 @@
-"""Files into the spool, and the choice of items that share one kind of time."""
+"""Read files into the spool, and select the items that share one kind of time."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ CALENDARS = ("dates", "naive", "utc")  # kinds of time that have a calendar
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the files held; their rows are in the spool."""
+    """Items of the files that were read; their rows are in the spool."""
 
     items: list[str]  # those that share one kind of time, in order of first appearance
     clock: str  # dates, naive, utc, steps or none
     sources: list[SourceInput]
     origin: dict[str, str]  # item -> the file it came from first
-    market: bool  # some part looks like market data
+    market: bool  # at least one part is market data
 
     @property
     def calendar(self) -> bool:
-        """Whether times are stamps."""
+        """True if times are stamps."""
         return self.clock in CALENDARS
 
 
@@ -53,9 +53,9 @@ class Reader:
         self.market = False
 
     def run(self, paths: list[Path]) -> Gathered:
-        """Read everything. Raises DataError naming file and fact."""
+        """Read all files. Raises DataError naming the file."""
         self._read(paths)
-        items, clock = self._one_clock(list(self.spool.pieces))
+        items, clock = self._one_clock(list(self.spool.parts))
         return Gathered(items, clock, self.sources, self.origin, self.market)
 
     def _read(self, paths: list[Path]) -> None:
@@ -79,7 +79,7 @@ class Reader:
         self.report.files = len(inputs)
 
     def _claim(self, item_id: str, file: str, *, keyed: bool) -> None:
-        """An item named after its file may come from one file only: two files of one name are two things."""
+        """Raise DataError if two files of the same name give one item, since they may be different series."""
         first = self.origin.setdefault(item_id, file)
         if first == file:
             return
@@ -91,7 +91,7 @@ class Reader:
             )
 
     def _one_clock(self, items: list[str]) -> tuple[list[str], str]:
-        """Items that share one kind of time, and that kind; dates agree with naive and with UTC stamps."""
+        """Return the items that share one kind of time, and that kind; dates go with naive and with UTC stamps."""
         kinds = {item: self.spool.clocks[item] - {"dates"} or {"dates"} for item in items}
         counts = Counter(kind for held in kinds.values() for kind in held)
         real = [kind for kind in counts if kind != "dates"]
@@ -124,7 +124,7 @@ class Reader:
         return kept, "utc" if rare == "naive" else "naive"
 
     def _note_offsets(self, items: list[str]) -> None:
-        """Items whose offsets differ from most others' are reported; their stamps were turned into UTC or are dates."""
+        """Report items whose offset differs from the most frequent one; their stamps are in UTC already, or dates."""
         offsets = self.spool.offsets
         standard = {item: offsets[item][0] for item in items if item in offsets and "utc" in self.spool.clocks[item]}
         if len(set(standard.values())) < 2:

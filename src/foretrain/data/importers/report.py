@@ -1,4 +1,4 @@
-"""What an import tells about its work: the report object and the summary file, one line an item."""
+"""The report of an import, and its summary file with one line an item."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SUMMARY = (
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things: "1 item", "2 items"."""
+    """Format a count with its noun: "1 item", "2 items"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @dataclass
 class ImportReport:
-    """What an import read, found and wrote. rules: the quality report, rule name -> counts, action and examples."""
+    """Summary of an import. rules: the quality report, rule name -> counts, action and examples."""
 
     out: Path
     items: int = 0
@@ -46,7 +46,7 @@ class ImportReport:
     notes: list[Note] = field(default_factory=list)
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
-        """(rule, severity, "2 items", "9 rows", action) of every rule that found something."""
+        """Return (rule, severity, "2 items", "9 rows", action) of every rule with findings."""
         return [
             (name, found["severity"], counted(found["items"], "item"), counted(found["rows"], "row"), found["action"])
             for name, found in self.rules.items()
@@ -54,7 +54,7 @@ class ImportReport:
         ]
 
     def text(self) -> str:
-        """A few plain lines: what was written, what the rules found, what was left out."""
+        """Return the report as a few lines: what was written, findings of the rules, dropped items, notes."""
         axis = f"{self.time} {self.freq}" if self.freq else self.time
         size = f"{counted(self.items, 'item')}, {counted(self.rows, 'row')}"
         head = f"{self.out}: {size}, columns {', '.join(self.columns)}, time {axis}"
@@ -67,7 +67,7 @@ class ImportReport:
 
 
 def summary_csv(summary: Iterable[tuple[Any, ...]]) -> str:
-    """Text of data_summary.csv: a line an item, in the columns SUMMARY."""
+    """Return the text of data_summary.csv: one line an item, with the columns SUMMARY."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(SUMMARY)

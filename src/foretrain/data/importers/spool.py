@@ -1,8 +1,8 @@
-"""Parts on disk between reading and writing: items may come in pieces, and the whole must be seen before it is written.
+"""Temporary files between reading and writing: an item may have several parts, and the axis depends on all items.
 
-Parts go in, an item's rows come out once to be cleaned, and the cleaned rows go in again until the axis of all items is
-decided. Memory stays at one file plus a small record a part; the spool lies beside the corpus and goes when the import
-ends.
+Parts are stored, an item's rows are read once to be cleaned, and the cleaned rows are stored until the axis of all
+items is chosen. Memory use is one file plus a small record a part. The spool is a folder beside the corpus that is
+deleted when the import ends.
 
 # V columns of the corpus, T rows
 """
@@ -29,7 +29,7 @@ OLD = -1  # source number of rows that come from the corpus being updated
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _StoredPart:
     source: int
     columns: tuple[int, ...]  # indices into Spool.columns
     at_values: int  # float32 items before it
@@ -39,7 +39,7 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class _Cleaned:
+class _StoredItem:
     at_values: int  # float32 items before it
     at_rows: int  # rows before it
     at_findings: int  # bytes before it
@@ -53,7 +53,7 @@ class _Cleaned:
 
 
 class Spool:
-    """Rows of all items, gathered part by part; a context manager that removes its files."""
+    """Rows of all items, stored part by part; a context manager that deletes its files."""
 
     def __init__(self, parent: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=".import-", dir=parent))
@@ -61,14 +61,14 @@ class Spool:
         self._maps: dict[str, np.ndarray] = {}
         self._values = self._rows = 0
         self._cleaned_values = self._cleaned_rows = self._findings = 0
-        self.pieces: dict[str, list[_Piece]] = {}
+        self.parts: dict[str, list[_StoredPart]] = {}
         self.columns: list[str] = []
         self.categories: dict[str, dict[str, int]] = {}
         self.clocks: dict[str, set[str]] = {}  # item -> clocks of its parts
         self.offsets: dict[str, tuple[int, ...]] = {}
         self._numeric: dict[str, str] = {}  # column -> file that holds numbers in it
         self._textual: dict[str, str] = {}
-        self._cleaned: dict[str, _Cleaned] = {}
+        self._cleaned: dict[str, _StoredItem] = {}
 
     def __enter__(self) -> Spool:
         return self
@@ -83,7 +83,7 @@ class Spool:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, part: Part, source: int, file: str) -> None:
-        """Store a part. DataError when a column is text here and numbers elsewhere."""
+        """Store a part. Raises DataError if a column has text here and numbers in another file."""
         values = self._recode(part, file)
         index = tuple(self._column(name) for name in part.columns)
         rows = values.shape[1]
@@ -93,8 +93,8 @@ class Spool:
             self._write("times", part.times)
         else:
             self._write("times", np.zeros(rows, np.int64))
-        piece = _Piece(source, index, self._values, self._rows, rows, part.times is not None)
-        self.pieces.setdefault(part.item_id, []).append(piece)
+        stored = _StoredPart(source, index, self._values, self._rows, rows, part.times is not None)
+        self.parts.setdefault(part.item_id, []).append(stored)
         self._values += values.size
         self._rows += rows
         if part.clock:
@@ -103,7 +103,7 @@ class Spool:
             self.offsets[part.item_id] = tuple(sorted({*self.offsets.get(part.item_id, ()), *part.offsets}))
 
     def _recode(self, part: Part, file: str) -> np.ndarray:
-        """Values with categories numbered over all files, by first appearance."""
+        """Return the values with category codes that are common to all files, by first appearance."""
         values = part.values
         for v, name in enumerate(part.columns):
             if name in part.empty:
@@ -133,7 +133,7 @@ class Spool:
     def _write(self, name: str, array: np.ndarray) -> None:
         if name not in self._files:
             self._files[name] = (self.folder / name).open("wb")
-        self._files[name].write(array.tobytes())  # unlike tofile, says why the disk refuses
+        self._files[name].write(array.tobytes())  # unlike tofile, raises the reason of a disk error
 
     def _map(self, name: str, kind: str) -> np.ndarray:
         if name not in self._maps:
@@ -143,39 +143,39 @@ class Spool:
         return self._maps[name]
 
     def missing_columns(self, item_id: str) -> list[str]:
-        """Columns of the corpus that none of the item's parts has."""
-        held = {index for piece in self.pieces[item_id] for index in piece.columns}
+        """Return the columns of the corpus that none of the item's parts has."""
+        held = {index for part in self.parts[item_id] for index in part.columns}
         return [name for index, name in enumerate(self.columns) if index not in held]
 
     def rows(
         self, item_id: str, order: Sequence[int], files: Sequence[str], *, calendar: bool, old: bool
     ) -> ItemRows | None:
-        """The item's rows from the old corpus, or from the files, in columns `order`; None when there are none."""
-        pieces = [piece for piece in self.pieces[item_id] if (piece.source == OLD) is old]
-        if not pieces:
+        """Return the item's rows in columns `order`, from the old corpus (old) or from the files; None without any."""
+        parts = [part for part in self.parts[item_id] if (part.source == OLD) is old]
+        if not parts:
             return None
         values, times, lines = self._map("values", "<f4"), self._map("times", "<i8"), self._map("lines", "<i8")
-        count = sum(piece.rows for piece in pieces)
+        count = sum(part.rows for part in parts)
         result = np.full((len(order), count), np.nan, np.float32)
         position = {column: row for row, column in enumerate(order)}
         at = 0
-        for piece in pieces:
-            block = values[piece.at_values : piece.at_values + len(piece.columns) * piece.rows]
-            for column, row in zip(piece.columns, block.reshape(-1, piece.rows), strict=True):
+        for part in parts:
+            block = values[part.at_values : part.at_values + len(part.columns) * part.rows]
+            for column, row in zip(part.columns, block.reshape(-1, part.rows), strict=True):
                 if column in position:
-                    result[position[column], at : at + piece.rows] = row
-            at += piece.rows
-        timed = all(piece.timed for piece in pieces)
-        stamps = np.concatenate([times[p.at_rows : p.at_rows + p.rows] for p in pieces]) if timed else None
-        numbers = np.concatenate([lines[p.at_rows : p.at_rows + p.rows] for p in pieces])
-        names = {piece.source for piece in pieces}
+                    result[position[column], at : at + part.rows] = row
+            at += part.rows
+        timed = all(part.timed for part in parts)
+        stamps = np.concatenate([times[p.at_rows : p.at_rows + p.rows] for p in parts]) if timed else None
+        numbers = np.concatenate([lines[p.at_rows : p.at_rows + p.rows] for p in parts])
+        names = {part.source for part in parts}
         file = files[names.pop()] if len(names) == 1 and not old else ""
         return ItemRows(item_id, result, stamps, numbers, file, calendar)
 
     def keep(self, rows: ItemRows, findings: ItemFindings, read: int) -> None:
-        """Store an item's cleaned rows, what the rules found in them, and how many rows there were before."""
+        """Store an item's cleaned rows, their findings, and the number of rows before cleaning."""
         text = findings.dumps().encode()
-        cleaned = _Cleaned(
+        cleaned = _StoredItem(
             at_values=self._cleaned_values,
             at_rows=self._cleaned_rows,
             at_findings=self._findings,
@@ -198,14 +198,14 @@ class Spool:
         self._findings += len(text)
 
     def times(self, item_id: str) -> IntArray:
-        """Stamps or step numbers (T,) of an item's cleaned rows, empty where it has none."""
+        """Return the stamps or step numbers (T,) of an item's cleaned rows, empty if it has none."""
         entry = self._cleaned[item_id]
         if not entry.timed:
             return np.zeros(0, np.int64)
         return np.asarray(self._map("cleaned-times", "<i8")[entry.at_rows : entry.at_rows + entry.rows])
 
     def cleaned(self, item_id: str) -> tuple[ItemRows, ItemFindings, int]:
-        """What keep was given for an item."""
+        """Return what keep stored for an item: rows, findings, and the number of rows before cleaning."""
         entry = self._cleaned[item_id]
         size = entry.rows * entry.columns
         values = self._map("cleaned-values", "<f4")[entry.at_values : entry.at_values + size]

@@ -1,6 +1,6 @@
-"""Text and numbers to time stamps: int64 microseconds, with what is known about their zone.
+"""Parse text and numbers to time stamps in int64 microseconds, with the kind of clock and UTC offsets.
 
-One layout must fit a whole column, so 01/02/2020 is read by what the other rows say, or refused.
+One layout must fit the whole column, so the other rows decide how 01/02/2020 is read; otherwise it is an error.
 
 # T cells of a column
 """
@@ -22,7 +22,7 @@ from foretrain.errors import DataError
 from foretrain.timeaxis.frequency import DAY, SECOND
 from foretrain.timeaxis.grid import iso
 
-pc: Any = pyarrow.compute  # its functions are made at import, which type checkers cannot see
+pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
 Clock = Literal["dates", "naive", "utc"]
 
@@ -48,9 +48,9 @@ _EPOCHS = ((1e17, 1e-3), (1e14, 1), (1e11, 1e3), (1e8, 1e6))  # smallest magnitu
 
 @dataclass(frozen=True)
 class Stamps:
-    """times (T,) microseconds, NO_TIME where blank; clock: plain dates, naive local times or UTC.
+    """Parsed times (T,) in microseconds, NO_TIME where blank; clock: plain dates, naive local times or UTC.
 
-    offsets: minutes east of UTC that the column names, empty when none.
+    offsets: minutes east of UTC that occur in the column, empty without any.
     """
 
     times: IntArray
@@ -59,9 +59,9 @@ class Stamps:
 
 
 def parse_stamps(cells: pa.Array, *, dayfirst: bool | None = None, na_values: tuple[str, ...] = ()) -> Stamps:
-    """Stamps of text cells in one layout: ISO, compact, day or month first, month names, quarters, unix times.
+    """Parse text cells in one layout: ISO, compact, day or month first, month names, quarters, unix times.
 
-    Raises BadCell at the first cell that is none, DataError where the layout stays ambiguous.
+    Raises BadCell at the first cell that is not a stamp in this layout, DataError if the layout is ambiguous.
     """
     cells = blank_as_null(cells, na_values)
     present = np.asarray(pc.is_valid(cells))
@@ -92,7 +92,7 @@ def parse_stamps(cells: pa.Array, *, dayfirst: bool | None = None, na_values: tu
 
 
 def number_stamps(values: npt.NDArray[Any]) -> Stamps | None:
-    """Stamps of whole numbers: unix s, ms, us or ns by magnitude, or dates like 20240131; None for small counts."""
+    """Parse whole numbers: unix s, ms, us or ns by magnitude, or dates like 20240131; None for small counts."""
     if not len(values) or abs(float(np.median(values))) < 1e7:
         return None
     try:
@@ -102,7 +102,7 @@ def number_stamps(values: npt.NDArray[Any]) -> Stamps | None:
 
 
 def arrow_stamps(column: pa.Array) -> Stamps:
-    """Stamps of an Arrow timestamp or date column."""
+    """Convert an Arrow timestamp or date column."""
     zone = getattr(column.type, "tz", None)
     present = np.asarray(pc.is_valid(column))
     micros = pc.cast(pc.cast(column, pa.timestamp("us", zone), safe=False), pa.int64())
@@ -116,7 +116,7 @@ def arrow_stamps(column: pa.Array) -> Stamps:
 
 
 def localise(stamps: Stamps, zone: str) -> Stamps:
-    """Naive stamps read in a zone and turned into UTC; dates and UTC stamps stay. DataError at a clock change."""
+    """Convert naive stamps of a zone to UTC; dates and UTC stamps are unchanged. DataError for a nonexistent time."""
     if stamps.clock != "naive":
         return stamps
     import pandas as pd
@@ -129,7 +129,7 @@ def localise(stamps: Stamps, zone: str) -> Stamps:
         except ValueError as error:
             if "onexistent" in type(error).__name__:
                 raise
-            moved = local.tz_localize(zone, ambiguous=np.zeros(len(local), bool))  # the hour's second, standard pass
+            moved = local.tz_localize(zone, ambiguous=np.zeros(len(local), bool))  # standard time in the repeated hour
     except Exception as error:  # pandas and pytz raise different classes for a missing hour
         raise DataError(f"time zone {zone}: {' '.join(str(error).split())[:150]}. Is this the files' zone?") from None
     times = stamps.times.copy()
@@ -144,14 +144,14 @@ def _naive(times: IntArray, present: npt.NDArray[np.bool_]) -> Stamps:
 def _dates_if_midnight(
     times: IntArray, present: npt.NDArray[np.bool_], local: IntArray, offsets: tuple[int, ...]
 ) -> Stamps:
-    """A bar stamped 00:00 in the exchange's zone is a date; turned into UTC it would slip into the day before."""
+    """Return dates if all local times are midnight, else UTC: in UTC a local midnight can be on the day before."""
     if not (local[present] % DAY).any():
         return Stamps(np.where(present, local, NO_TIME), "dates", offsets)
     return Stamps(times, "utc", offsets)
 
 
 def _unix(cells: pa.Array, present: npt.NDArray[np.bool_]) -> Stamps | None:
-    """Unix times; None where the digits read better as YYYYMMDDHH or YYYYMMDDHHMM."""
+    """Parse unix times; None if all cells have the form YYYYMMDDHH or YYYYMMDDHHMM."""
     text = pc.fill_null(cells, "0")
     if np.asarray(
         pc.match_substring_regex(text, pattern=r"^0$|^(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])\d{2}(\d{2})?$")
@@ -200,7 +200,7 @@ def _assemble(
 
 
 def _day_numbers(year: IntArray, month: IntArray, day: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-    """Days since 1970 and whether the date exists."""
+    """Return days since 1970, and a mask of dates that exist."""
     start = ((year - 1970) * 12 + np.clip(month, 1, 12) - 1).astype("M8[M]")
     length = ((start + 1).astype("M8[D]") - start.astype("M8[D]")).astype(np.int64)
     valid = (month >= 1) & (month <= 12) & (day >= 1) & (day <= length)
@@ -210,13 +210,13 @@ def _day_numbers(year: IntArray, month: IntArray, day: IntArray) -> tuple[IntArr
 def _order(
     first: IntArray, second: IntArray, present: npt.NDArray[np.bool_], cells: pa.Array, dayfirst: bool | None
 ) -> tuple[IntArray, IntArray]:
-    """(month, day) of dates written as two numbers and a year, decided by the whole column."""
+    """Return (month, day) of dates written as two numbers and a year; the whole column decides their order."""
     day_leads, month_leads = bool((first[present] > 12).any()), bool((second[present] > 12).any())
     sample = str(cells[int(present.argmax())])
     if day_leads and month_leads:
         row = int((present & (second > 12)).argmax())
         raise BadCell(row, str(cells[row]), f"a month beyond 12, when the dates are read as day first like {sample}")
-    dots = bool(re.match(r"\d{1,2}\.\d{1,2}\.", sample))  # dates with dots are written day first everywhere
+    dots = bool(re.match(r"\d{1,2}\.\d{1,2}\.", sample))  # dates with dots are always day first
     if not (day_leads or month_leads or dots) and dayfirst is None:
         raise DataError(
             f"dates like {sample} could be day first or month first, and no row decides; "
@@ -239,7 +239,7 @@ def _hours(hour: IntArray, found: pa.Array, names: set[str]) -> IntArray:
 
 
 def _fraction(found: pa.Array, names: set[str]) -> IntArray:
-    """Microseconds of the digits after the second's point."""
+    """Return the microseconds of the fractional digits of seconds."""
     if "f" not in names:
         return np.zeros(len(found), np.int64)
     digits = pc.fill_null(pc.struct_field(found, "f"), "")
@@ -274,6 +274,6 @@ def _offset_minutes(text: str) -> int:
 
 
 def describe(stamps: Stamps) -> str:
-    """First and last stamp as text, for messages."""
+    """Return the first and last stamp as text, for messages."""
     held = stamps.times[stamps.times != NO_TIME]
     return f"{iso(int(held.min()))} .. {iso(int(held.max()))}" if len(held) else "no stamps"

@@ -1,4 +1,4 @@
-"""A table of rows to parts: the rows of one item each, as numbers, with stamps or step numbers and line numbers.
+"""Split a table into parts: the rows of one item each, as numbers, with stamps or step numbers and line numbers.
 
 # V columns, T rows of a part
 """
@@ -23,7 +23,7 @@ from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
 
-pc: Any = pyarrow.compute  # its functions are made at import, which type checkers cannot see
+pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
 _MAX_CATEGORIES = 10_000
 _NO_CATEGORY = ("", "nan", "<na>", "null", "#n/a")
@@ -32,7 +32,7 @@ _CLOCK_TEXT = r"^\s*(\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?(\s*[AaPp][Mm])?|\d{3,6})\s*$
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one item out of one file. texts: categories of text columns; empty: columns without any value."""
+    """Rows of one item in one file. texts: categories of text columns; empty: columns without any value."""
 
     item_id: str
     columns: tuple[str, ...]
@@ -57,7 +57,7 @@ class _Time:
 def table_parts(
     path: Path, table: pa.Table, options: ImportOptions, notes: list[Note], *, first_line: int = 0
 ) -> Iterator[Part]:
-    """Parts of a table, in order of first appearance. first_line: line of the first row, 0 where lines mean nothing."""
+    """Yield the parts of a table in order of first appearance. first_line: line of the first row, 0 if not a text."""
     table = table.combine_chunks()
     roles = recognise(path, table.column_names, options)
     lines = np.arange(table.num_rows, dtype=np.int64) + (first_line or 1)
@@ -84,7 +84,7 @@ def table_parts(
 
 
 def _texts_of(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Ids as text: strings as they are, whole numbers in decimal."""
+    """Return a column as text; integers in decimal."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -92,7 +92,7 @@ def _texts_of(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def _by_item(whole: Part, ids: pa.Array) -> Iterator[Part]:
-    """One part an id; rows keep their order within it."""
+    """Yield one part for each id, with its rows in order."""
     encoded = pc.dictionary_encode(ids)
     codes = np.asarray(encoded.indices)
     names = encoded.dictionary.to_pylist()
@@ -123,7 +123,7 @@ def _panel(whole: Part, path: Path) -> Iterator[Part]:
 
 
 def _quoted_items(whole: Part) -> Iterator[Part]:
-    """Columns BTC:open, BTC:close, ETH:open, ... are the bars of several items; any other table is one item."""
+    """Yield an item for each prefix if columns are named BTC:open, BTC:close, ETH:open, ..., else one item."""
     heads = [name.split(":") for name in whole.columns]
     names = list(dict.fromkeys(head[0] for head in heads if len(head) == 2))
     sides = [tuple(plain(h[1]) for h in heads if len(h) == 2 and h[0] == name) for name in names]
@@ -148,7 +148,7 @@ def _quoted_items(whole: Part) -> Iterator[Part]:
 def _time(
     path: Path, table: pa.Table, roles: Roles, options: ImportOptions, lines: IntArray, notes: list[Note]
 ) -> _Time:
-    """The table's time axis from its candidate columns, a step column, or none."""
+    """Return the table's times from its stamp columns or its step column, if it has any."""
     if options.timestamp_column is not None:
         name = roles.stamps[0]
         stamps = _read_stamps(path, table, name, options, lines, strict=True)
@@ -191,7 +191,7 @@ def _finish(stamps: Stamps, used: tuple[str, ...], options: ImportOptions, path:
 def _read_stamps(
     path: Path, table: pa.Table, name: str, options: ImportOptions, lines: IntArray, *, strict: bool
 ) -> Stamps | None:
-    """Stamps of a column; None when it holds counts, or, unless strict, anything else."""
+    """Parse the stamps of a column; None if it holds counts or, unless strict, anything else but stamps."""
     column = table.column(name).combine_chunks()
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -213,7 +213,7 @@ def _read_stamps(
 
 
 def _is_count(table: pa.Table, name: str) -> bool:
-    """Whether a column holds small whole numbers, so that it counts rows, steps or hours and is no stamp."""
+    """Return True if a column holds small whole numbers: it then counts rows, steps or hours and has no stamps."""
     column = table.column(name).combine_chunks()
     if pa.types.is_integer(column.type):
         return bool((abs(pc.max(column).as_py() or 0)) < 1e7)
@@ -225,7 +225,7 @@ def _is_count(table: pa.Table, name: str) -> bool:
 def _joined(
     path: Path, table: pa.Table, names: tuple[str, ...], options: ImportOptions, lines: IntArray
 ) -> tuple[Stamps, tuple[str, ...]] | None:
-    """A date column and a column with the time of day, read together."""
+    """Parse a date column together with a column of the time of day; None if the table has no such pair."""
     by_plain = {plain(name): name for name in names}
     day = next((by_plain[n] for n in ("date", "trade_date", "trading_date") if n in by_plain), None)
     clock = by_plain.get("time")
@@ -270,7 +270,7 @@ def _steps(path: Path, table: pa.Table, name: str) -> _Time:
 
 
 def _is_row_number(table: pa.Table, name: str, notes: list[Note], path: Path) -> bool:
-    """An unnamed column that counts rows is an index somebody saved, not data."""
+    """Return True for an unnamed column that counts rows: a saved index, not data."""
     if plain(name) not in ("", "index") and not plain(name).startswith("unnamed"):
         return False
     if not _is_count(table, name):
@@ -288,7 +288,7 @@ def _values(
     lines: IntArray,
     notes: list[Note],
 ) -> tuple[tuple[str, ...], npt.NDArray[np.float32], dict[str, tuple[str, ...]], frozenset[str]]:
-    """Corpus names, (V, T) values, categories of text columns, and the columns without any value."""
+    """Return corpus names, (V, T) values, categories of text columns, and the columns without any value."""
     arrays: list[npt.NDArray[np.float32]] = []
     columns: list[str] = []
     texts: dict[str, tuple[str, ...]] = {}
@@ -312,9 +312,9 @@ def _values(
             values, texts[final] = _codes(path, name, column)
         arrays.append(values)
         columns.append(final)
-    twice = sorted({name for name in columns if columns.count(name) > 1})
-    if twice:
-        raise DataError(f"{path}: two columns would be called {twice[0]!r}. Keep one with --columns.")
+    duplicates = sorted({name for name in columns if columns.count(name) > 1})
+    if duplicates:
+        raise DataError(f"{path}: two columns would be called {duplicates[0]!r}. Keep one with --columns.")
     stacked = np.stack(arrays) if arrays else np.empty((0, table.num_rows), np.float32)
     return tuple(columns), stacked, texts, frozenset(empty)
 
@@ -347,7 +347,7 @@ def _is_dates(column: pa.Array) -> bool:
 
 
 def _codes(path: Path, name: str, column: pa.Array) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-    """(T,) index of each cell in its distinct texts, NaN where blank; and those texts by first appearance."""
+    """Return the (T,) category code of each cell, NaN where blank, and the categories by first appearance."""
     cells = pc.utf8_trim_whitespace(_texts_of(column))
     missing = pc.is_in(pc.utf8_lower(cells), value_set=pa.array(_NO_CATEGORY), skip_nulls=True)
     cells = pc.if_else(missing, pa.scalar(None, pa.string()), cells)

@@ -1,6 +1,6 @@
-"""Delimited text files to tables of text cells: encodings, separators, preambles, headers, ragged lines.
+"""Read delimited text files into tables of text cells: encodings, separators, preambles, headers, ragged lines.
 
-Nothing is inferred about a cell here: every cell stays the text it was, so ids such as "007" or "1e5" survive.
+Cells are not converted here: they remain text, so that ids such as "007" or "1e5" survive.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class TextTable:
 
     table: pa.Table
     first_line: int
-    truncated: int | None = None  # number of the last line, when it had too few fields
+    truncated: int | None = None  # number of the last line if it had too few fields
     notes: list[Note] = field(default_factory=list)
 
 
 def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
-    """Cells of a text file given its bytes (gzip or plain). DataError says which line is malformed and what decides."""
+    """Read the cells of a text file from its bytes (gzip or plain). DataError names the malformed line and a remedy."""
     data = _decode(path, _decompress(path, raw), options.encoding)
     lines = _head(data)
     if not lines:
@@ -76,7 +76,7 @@ def _decompress(path: Path, raw: bytes) -> bytes:
 
 
 def _decode(path: Path, data: bytes, encoding: str | None) -> bytes:
-    """The text as UTF-8 without a byte order mark."""
+    """Return the text as UTF-8 without a byte order mark."""
     if encoding is None and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
     try:
@@ -103,7 +103,7 @@ def _head(data: bytes) -> list[str]:
 
 
 def separator_of(lines: list[str]) -> str:
-    """The separator that cuts most lines into the same number, at least two, of fields; a comma when none does."""
+    """Return the separator that splits most lines into the same number (two or more) of fields, a comma by default."""
     best, best_score = ",", 0.0
     for candidate in _SEPARATORS:
         counts = Counter(len(row) for row in csv.reader(lines, delimiter=candidate) if row)
@@ -117,7 +117,7 @@ def separator_of(lines: list[str]) -> str:
 
 
 def _preamble(path: Path, cells: list[list[str]], skip: int, *, known: bool) -> int:
-    """Lines before the header: those with fewer fields than the rest, if a header follows them."""
+    """Return the number of lines before the header: those with fewer fields than the rest, if a header follows."""
     widths = Counter(len(row) for row in cells[1:] if row)
     if not widths:
         return 0
@@ -134,7 +134,7 @@ def _preamble(path: Path, cells: list[list[str]], skip: int, *, known: bool) -> 
 
 
 def looks_like_data(cell: str) -> bool:
-    """Whether a cell is a number or begins like a date, so that it can hardly be a column's name."""
+    """Return True if a cell is a number or starts like a date, so that it is unlikely to be a column name."""
     return bool(_NUMBER.fullmatch(cell)) or bool(re.match(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}", cell))
 
 
@@ -146,9 +146,9 @@ def _header(path: Path, row: list[str], line: int) -> list[str]:
             f"{path}: line {line} looks like data ({', '.join(names[:3])}...), not like column names. "
             "Say --no-header, and give names if the columns have any."
         )
-    twice = sorted(name for name, count in Counter(names).items() if count > 1 and name)
-    if twice:
-        raise DataError(f"{path}: column {twice[0]!r} appears twice in the header. Rename one.")
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1 and name)
+    if duplicates:
+        raise DataError(f"{path}: column {duplicates[0]!r} appears twice in the header. Rename one.")
     blank = 0
     for i, name in enumerate(names):
         if not name:

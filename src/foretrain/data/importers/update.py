@@ -1,4 +1,4 @@
-"""Appending to a corpus: old rows stay as they are, newer ones follow (atomic.replace_folder swaps the folders)."""
+"""Append to a corpus: old rows are unchanged, newer ones follow (atomic.replace_folder swaps the folders)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from foretrain.errors import DataError
 
 
 def load_old(out: Path, spool: Spool, provenance: str) -> Corpus:
-    """Open the corpus to update and put its rows into the spool. DataError when it cannot be appended to."""
+    """Open the corpus to update and store its rows in the spool. DataError if it cannot be appended to."""
     corpus = Corpus.open(out)
     manifest = corpus.manifest
     if manifest.provenance["kind"] != provenance:
@@ -24,16 +24,18 @@ def load_old(out: Path, spool: Spool, provenance: str) -> Corpus:
             f"Say --provenance {manifest.provenance['kind']} if that is what they are."
         )
     if manifest.time == "steps":
-        raise DataError(f"{out}: has no calendar, so it cannot be told which rows are new. Import everything anew.")
+        raise DataError(f"{out}: has no calendar, so new rows cannot be identified. Import all files again.")
     if manifest.adjusted:
-        raise DataError(f"{out}: its prices are adjusted, and every dividend changes all of them. Import anew.")
+        raise DataError(
+            f"{out}: its prices are adjusted, and every dividend changes all of them. Import all files again."
+        )
     for part in corpus_parts(corpus):
         spool.add(part, OLD, str(out))
     return corpus
 
 
 def merge(old: ItemRows | None, new: ItemRows | None, layout: MarketColumns, findings: Findings) -> ItemRows | None:
-    """Old rows and the new rows after the last of them; other values for an old stamp are reported as `revised`."""
+    """Return the old rows and the new rows after the last of them; changed values of old stamps count as `revised`."""
     if old is None or new is None or not len(old):
         return new if old is None else old
     new = order_rows(new, findings)
