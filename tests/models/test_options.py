@@ -7,7 +7,7 @@ import pytest
 
 from foretrain.errors import ConfigError
 from foretrain.models import family, forecast_options
-from foretrain.models.chronos2.unroll import Chronos2Options
+from foretrain.models.chronos2.decode import Chronos2Options
 
 
 def test_options_are_the_familys_own_with_its_defaults():

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from foretrain.data.windows import KNOWN, TARGET, IntArray, Windows
 from foretrain.models.base import Batch, Embedding, Embeds, Forecast, Loss, TrainingPrediction
-from foretrain.models.chronos2 import unroll
+from foretrain.models.chronos2 import decode
 from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
 from foretrain.models.chronos2.inputs import Chronos2Inputs, linear, newest, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
@@ -43,7 +43,7 @@ class Chronos2(ReleaseModel, Embeds):
     family = "chronos2"
     network: Chronos2Network
     config: Chronos2Config
-    network_class, section, options = Chronos2Network, Chronos2ModelConfig, unroll.Chronos2Options
+    network_class, section, options = Chronos2Network, Chronos2ModelConfig, decode.Chronos2Options
     block_lists = ("encoder.block",)
     head_parts = (".output_patch_embedding.",)
     embedding_parts = (".shared.",)
@@ -178,15 +178,15 @@ class Chronos2(ReleaseModel, Embeds):
         seed: int = 0,
         options: Any = None,
     ) -> Forecast:
-        """Quantiles of the target rows; options is a Chronos2Options. See unroll.py for horizons beyond the native."""
-        quantiles = unroll.forecast(
-            self.network, unroll.DecodedRows.of(batch), prediction_length, quantile_levels, options
+        """Quantiles of the target rows; options is a Chronos2Options. See decode.py for horizons beyond the native."""
+        quantiles = decode.forecast(
+            self.network, decode.DecodedRows.of(batch), prediction_length, quantile_levels, options
         )
         return Forecast(quantiles, tuple(quantile_levels))
 
     def embed(self, batch: Batch) -> Embedding:
-        """Hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see unroll.embed."""
-        return unroll.embed(self.network, unroll.DecodedRows.of(batch))
+        """Hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see decode.embed."""
+        return decode.embed(self.network, decode.DecodedRows.of(batch))
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
         """Forward operations that the mathematics needs (a single-variate row's group attention is its value path; the

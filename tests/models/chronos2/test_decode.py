@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from foretrain.errors import ConfigError
-from foretrain.models.chronos2 import unroll
+from foretrain.models.chronos2 import decode
+from foretrain.models.chronos2.decode import Chronos2Options, DecodedRows, forecast, repeat
 from foretrain.models.chronos2.layout import arrange
 from foretrain.models.chronos2.model import Chronos2Network
-from foretrain.models.chronos2.unroll import Chronos2Options, DecodedRows, forecast, repeat
 from foretrain.nn.quantiles import probability_mass, weighted_quantiles
 from foretrain.notes import Code
 
@@ -94,7 +94,7 @@ GROUPS = {
 
 @pytest.mark.parametrize("groups", list(GROUPS))
 @pytest.mark.parametrize(("unrolled", "patches"), [([0.1, 0.5, 0.9], 4), ([0.2, 0.8], 2)])
-def test_unrolling_equals_one_branch_at_a_time(network, groups, unrolled, patches):
+def test_decoding_equals_one_branch_at_a_time(network, groups, unrolled, patches):
     rows, ids = batch(GROUPS[groups])
     levels = [0.1, 0.5, 0.99]
     options = Chronos2Options(unrolled_quantiles=tuple(unrolled), max_output_patches=patches)
@@ -108,7 +108,7 @@ def test_the_row_limit_of_a_pass_changes_nothing(network, monkeypatch, limit):
     rows, _ = batch(GROUPS["many sizes"])
     with torch.inference_mode():
         expected = forecast(network, rows, 70, DECILES)
-        monkeypatch.setattr(unroll, "MOST_BRANCH_ROWS", limit)
+        monkeypatch.setattr(decode, "MOST_BRANCH_ROWS", limit)
         assert_close(forecast(network, rows, 70, DECILES), expected)
 
 
@@ -116,7 +116,7 @@ def test_passes_have_no_more_rows_than_the_limit_or_the_batch(network, monkeypat
     rows, _ = batch(GROUPS["equal groups"])
     seen = []
     handle = network.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setattr(unroll, "MOST_BRANCH_ROWS", 20)
+    monkeypatch.setattr(decode, "MOST_BRANCH_ROWS", 20)
     with torch.inference_mode():
         forecast(network, rows, 70, [0.5])
     handle.remove()
