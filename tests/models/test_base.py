@@ -140,7 +140,7 @@ def test_windows_that_fill_a_batch_up_change_neither_loss_nor_gradients(zoo, nam
     found = []
     for extra in (0, 3):
         torch.manual_seed(0)
-        stacked = replace(stack_windows([*windows, *[void] * extra], HORIZON), static=static)
+        stacked = replace(stack_windows([*windows, *[void] * extra], HORIZON), static_shapes=static)
         total, weight = model(model.collate(stacked))
         total.backward()
         found.append((total.detach(), weight, [parameter.grad.clone() for parameter in model.parameters()]))
