@@ -83,7 +83,7 @@ def test_layers_take_turns_as_the_config_says(changes, over_variates):
         ({"qk_dim": 6}, "qk_dim is 6, must be a multiple of 4"),
         ({"num_variate_layers_per_group": 3}, "more than layer_group_size 2"),
         ({"heads_per_group": 2}, "heads_per_group is 2, but 4 heads in 4 groups"),
-        ({"d_model": None}, "no Toto 2.0 model: d_model not given"),
+        ({"d_model": None}, "not a Toto 2.0 model: d_model missing"),
     ],
 )
 def test_an_impossible_config_says_what_is_wrong(changes, message):
