@@ -14,7 +14,7 @@ from foretrain.errors import ConfigError, ModelError
 from foretrain.models.toto2.config import LEVELS, Toto2ModelConfig
 from foretrain.models.toto2.decode import Toto2Options
 from foretrain.models.toto2.forecaster import Toto2
-from foretrain.models.toto2.inputs import hidden_runs
+from foretrain.models.toto2.inputs import contiguous_patch_mask
 from foretrain.notes import Code
 
 PATCH, CONTEXT, HORIZON = 8, 48, 16
@@ -248,15 +248,15 @@ def test_a_sine_is_learnt_from_random_weights():
 
 def test_runs_are_contiguous_of_all_lengths_and_never_at_the_first_patch():
     torch.manual_seed(0)
-    runs = hidden_runs(2000, 10, 0.5, 4)
+    runs = contiguous_patch_mask(2000, 10, 0.5, 4)
     assert not runs[:, 0].any()
     lengths = runs.sum(1)
     assert runs.any(1).float().mean() == pytest.approx(0.5, abs=0.05)
     assert set(lengths.tolist()) == {0, 1, 2, 3, 4}
     assert torch.equal(runs.diff(dim=1).sum(1) + runs[:, -1].long() == 2, lengths > 0)
     assert (runs.float().mean(0)[1:] > 0.05).all()  # anywhere
-    assert hidden_runs(5, 1, 1.0, 4).sum() == 0  # nothing to hide
-    assert hidden_runs(500, 3, 1.0, 4).sum(1).max() == 2  # at most what there is
+    assert contiguous_patch_mask(5, 1, 1.0, 4).sum() == 0  # nothing to hide
+    assert contiguous_patch_mask(500, 3, 1.0, 4).sum(1).max() == 2  # at most what there is
 
 
 def test_masks_act_in_training_alone_and_the_seed_decides_them():
