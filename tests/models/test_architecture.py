@@ -28,7 +28,7 @@ class Shape(Architecture):
     twice: bool | None = None
     steps: Whole = 8
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         return [f"heads {self.heads} do not divide {self.width}"] if self.heads and self.width % self.heads else []
 
 

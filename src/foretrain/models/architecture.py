@@ -56,7 +56,7 @@ class Architecture:
     def check(self) -> None:
         """Raise ModelError that names every value out of bounds or, if there is none, every inconsistency."""
         self.check_bounds()
-        self._raise_for(self.misfits())
+        self._raise_for(self.inconsistencies())
 
     def check_bounds(self) -> None:
         """Raise ModelError that names every value out of bounds."""
@@ -66,7 +66,7 @@ class Architecture:
         if problems:
             raise ModelError(f"{self.title}: {'; '.join(problems)}.")
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         """Return a message for each inconsistency between values."""
         return []
 

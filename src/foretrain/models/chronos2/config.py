@@ -69,7 +69,7 @@ class Chronos2Config(Architecture):
         object.__setattr__(self, "quantiles", tuple(float(q) for q in self.quantiles))
         self.check()
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         """Return a message for each inconsistency between values."""
         found, sizes = [], (self.input_patch_size, self.input_patch_stride, self.output_patch_size)
         if len({*sizes}) > 1:

@@ -67,7 +67,7 @@ class Toto2Config(Architecture):
             object.__setattr__(self, "qk_norm_include_weight", self.norm_include_weight)
         self.check()
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         """Return a message for each inconsistency, and for each value that no published model has."""
         found, variates, group = [], self.num_variate_layers_per_group, self.layer_group_size
         if self.dropout_p:
