@@ -36,7 +36,7 @@ SLOW = (
     "tests/timeaxis/test_exchange.py",
     "tests/gpu",
     "tests/models/chronos2/test_model.py",
-    "tests/models/chronos2/test_unroll.py",
+    "tests/models/chronos2/test_decode.py",
     "tests/models/kronos/test_generate.py",
     "tests/models/kronos/test_stream.py",
     "tests/models/kronos/test_training.py",

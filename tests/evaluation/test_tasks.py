@@ -25,7 +25,7 @@ from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import EvaluationConfig, Validation
 from foretrain.forecasting.frame import read_frame
 from foretrain.models import forecast_options
-from foretrain.models.chronos2.unroll import Chronos2Options
+from foretrain.models.chronos2.decode import Chronos2Options
 from foretrain.notes import Code, codes
 from foretrain.timeaxis.frequency import Frequency
 

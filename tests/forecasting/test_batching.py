@@ -14,7 +14,7 @@ from foretrain.errors import ConfigError, ModelError
 from foretrain.forecasting.batching import MOST_PADDING, forecast_paths, plan
 from foretrain.forecasting.predictor import load
 from foretrain.models.base import Forecast
-from foretrain.models.chronos2.unroll import Chronos2Options
+from foretrain.models.chronos2.decode import Chronos2Options
 from foretrain.models.request import ForecastRequest
 from foretrain.notes import Code, Note, Tally, codes
 

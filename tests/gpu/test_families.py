@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from foretrain.training.loader import BatchIterator, DevicePrefetcher, PreparedBatch
 from safetensors.torch import load_file
 from tests.models.two_processes import STEPS, cases, run
 from tests.models.zoo import HORIZON, ZOO, Zoo, windows_of
@@ -25,7 +26,6 @@ from foretrain.data.windows import stack_windows
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch, move
 from foretrain.models.request import ForecastRequest
-from foretrain.training.batches import BatchIterator, DevicePrefetcher, PreparedBatch
 from foretrain.training.journal import read_journal
 from foretrain.training.parallel import gradient_sync
 from foretrain.training.settings import MicroBatch

@@ -1,4 +1,4 @@
-"""What every family's config class does: bounds, config.json, and the keys of the `model:` section."""
+"""Base classes of a family's config: bounds, config.json, and the keys of the `model:` section."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Shape(Architecture):
     twice: bool | None = None
     steps: Whole = 8
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         return [f"heads {self.heads} do not divide {self.width}"] if self.heads and self.width % self.heads else []
 
 
@@ -51,7 +51,7 @@ GIVEN = {"width": 8, "shape": "round"}
     ("change", "words"),
     [
         ({"width": 1}, "width is 1, must be a whole number of at least 2"),
-        ({"width": 65}, "width is 65, at most 64"),
+        ({"width": 65}, "width is 65, must be at most 64"),
         ({"width": 8.0}, "width is 8.0, must be a whole number"),
         ({"heads": True}, "heads is True, must be a whole number of at least 1"),
         ({"dropout": 1}, r"dropout is 1, must be in \[0, 1\)"),
@@ -68,11 +68,11 @@ def test_impossible_values_are_named_all_at_once(change, words):
         Shape(**{**GIVEN, **change})
 
 
-def test_a_default_and_none_where_it_is_allowed_are_no_problem():
+def test_defaults_and_an_allowed_none_are_accepted():
     assert Shape(**GIVEN, heads=0, twice=None).twice is None
 
 
-def test_unknown_keys_are_kept_and_our_own_written_where_they_differ():
+def test_unknown_keys_are_kept_and_our_own_are_written_if_they_differ():
     read = Shape.from_json({**GIVEN, "later": [1], "bias": None})
     assert read.extra == {"later": [1]} and read.bias is False
     assert read.to_json()["later"] == [1] and "steps" not in read.to_json()
@@ -82,12 +82,12 @@ def test_unknown_keys_are_kept_and_our_own_written_where_they_differ():
 
 def test_a_file_that_lacks_a_key_is_of_another_family():
     assert Shape.required() == ["shape", "width"]
-    with pytest.raises(ModelError, match=r"here: no small model: shape, width not given"):
+    with pytest.raises(ModelError, match=r"here: not a small model: shape, width missing"):
         Shape.from_json({"heads": 1}, "here")
     assert Shape.matches(GIVEN) and not Shape.matches({"width": 8})
 
 
-def test_the_sections_keys_come_after_its_base_with_the_architectures_bounds():
+def test_the_section_appends_keys_with_the_architectures_bounds():
     assert list(ShapeSection.model_fields) == [
         "family", "model_id", "revision", "random_init", "preset", "heads", "breadth", "dropout", "more"
     ]  # fmt: skip
@@ -100,12 +100,12 @@ def test_the_sections_keys_come_after_its_base_with_the_architectures_bounds():
             build(ShapeSection, {key: value})
 
 
-def test_a_random_start_is_the_preset_changed_by_the_keys_given():
+def test_random_initialisation_uses_the_preset_changed_by_the_given_keys():
     made = build(ShapeSection, {"preset": "small", "heads": 2}).architecture(10, 5)
     assert made == Shape(width=4, shape="round", heads=2)
 
 
-def test_a_checkpoint_is_adjusted_but_never_contradicted():
+def test_a_checkpoint_accepts_adjustable_keys_but_no_contradiction():
     class Named(section_of(Shape, ("width", "dropout"))):
         adjustable: ClassVar = ("dropout",)
         family: Literal["named"] = "named"
@@ -117,6 +117,6 @@ def test_a_checkpoint_is_adjusted_but_never_contradicted():
 
 
 @pytest.mark.parametrize("given", [{}, {"model_id": "x", "random_init": True}])
-def test_a_start_is_from_weights_or_random(given):
+def test_a_section_names_weights_or_random_initialisation_but_not_both(given):
     with pytest.raises(ConfigError, match="give either model_id"):
         build(ShapeSection, given).check_start()

@@ -1,8 +1,7 @@
-"""The model contract: every family through every promise that the trainer, the evaluator and the forecaster rely on.
+"""The model contract: all properties of a family that the trainer, the evaluator and the forecaster rely on.
 
 A new family adds one entry to ZOO (zoo.py): a model of some thousand parameters and the kinds of windows it takes.
-Promises about forecasts are asked of the families that forecast, promises about losses of windows that can be trained
-on.
+Tests of forecasts run for the families that forecast, tests of losses for windows that can be trained on.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from foretrain.models.request import ForecastRequest
 
 LEVELS = (0.1, 0.5, 0.9)
 REQUEST = ForecastRequest(prediction_length=HORIZON, quantile_levels=LEVELS, num_samples=3)
-LABELS = {"future_target", "future_observed"}  # entries of a batch that may know the truth
+LABELS = {"future_target", "future_observed"}  # entries of a batch that may depend on target values after the cutoff
 FORECASTERS = [name for name, entry in ZOO.items() if entry.forecasts]
 
 every_kind = pytest.mark.parametrize(("name", "kind"), kinds_of())
@@ -67,16 +66,16 @@ def test_a_batch_is_flat_and_of_cpu_tensors(zoo, name, kind):
 
 
 @every_kind
-def test_collating_leaves_the_windows_as_they_were(zoo, name, kind):
+def test_collating_does_not_change_the_windows(zoo, name, kind):
     windows = stack_windows(windows_of(name, kind), HORIZON)
-    kept = copy.deepcopy(windows)
+    before = copy.deepcopy(windows)
     model = zoo.built(name)
     batch = model.collate(windows)
     if ZOO[name].kinds[kind].trains:
         model(batch).total.backward()
-    assert np.array_equal(windows.context, kept.context, equal_nan=True)
-    assert np.array_equal(windows.future, kept.future, equal_nan=True)
-    assert np.array_equal(windows.key, kept.key)
+    assert np.array_equal(windows.context, before.context, equal_nan=True)
+    assert np.array_equal(windows.future, before.future, equal_nan=True)
+    assert np.array_equal(windows.key, before.key)
 
 
 # Losses
@@ -98,7 +97,7 @@ def test_the_loss_is_a_sum_whose_gradient_reaches_every_parameter(zoo, name, kin
 @trainable_kinds
 @torch.no_grad()
 def test_parts_of_a_batch_sum_to_the_whole(zoo, name, kind):
-    """In eval mode. What belongs to a micro-batch and is no sum over windows is left out: its weights add up."""
+    """In eval mode. Of losses that belong to a micro-batch and are not sums over windows only the weights are added."""
     model, windows = zoo.shared(name), windows_of(name, kind)
     whole = model.validation_losses(collated(model, windows))
     parts = [model.validation_losses(collated(model, part)) for part in (windows[:1], windows[1:])]
@@ -111,7 +110,7 @@ def test_parts_of_a_batch_sum_to_the_whole(zoo, name, kind):
 
 @trainable_kinds
 @torch.no_grad()
-def test_validation_names_its_losses_and_the_loss_is_among_them(zoo, name, kind):
+def test_validation_returns_the_declared_losses_and_the_loss_is_among_them(zoo, name, kind):
     model = zoo.shared(name)
     batch = batch_of(model, name, kind)
     found = model.validation_losses(batch)
@@ -122,7 +121,7 @@ def test_validation_names_its_losses_and_the_loss_is_among_them(zoo, name, kind)
 
 @every_family
 @torch.no_grad()
-def test_windows_with_nothing_to_learn_from_weigh_nothing(zoo, name):
+def test_windows_without_values_have_no_weight(zoo, name):
     model = zoo.shared(name)
     kind = next(iter(ZOO[name].kinds))
     void = [
@@ -135,8 +134,8 @@ def test_windows_with_nothing_to_learn_from_weigh_nothing(zoo, name):
 
 @pytest.mark.parametrize(("training", "static"), [(False, False), (True, True)])
 @trainable_kinds
-def test_windows_that_fill_a_batch_up_change_neither_loss_nor_gradients(zoo, name, kind, training, static):
-    model = zoo.built(name).double().train(training)  # sums over more rows may come in another order
+def test_padding_windows_change_neither_loss_nor_gradients(zoo, name, kind, training, static):
+    model = zoo.built(name).double().train(training)  # sums over more rows may have another order
     windows = windows_of(name, kind)
     void = replace(windows[0], context=windows[0].context * np.nan, future=windows[0].future * np.nan)
     found = []
@@ -155,7 +154,7 @@ def test_windows_that_fill_a_batch_up_change_neither_loss_nor_gradients(zoo, nam
 
 
 @trainable_kinds
-def test_batches_of_static_windows_are_alike_whatever_they_hold(zoo, name, kind):
+def test_batches_of_static_windows_have_the_same_shapes_for_all_values(zoo, name, kind):
     model, windows = zoo.shared(name), windows_of(name, kind)
     whole = replace(stack_windows(windows, HORIZON), static_shapes=True)
     some = np.where(np.random.default_rng(0).random(whole.context.shape) < 0.3, np.nan, whole.context)
@@ -168,12 +167,12 @@ def test_batches_of_static_windows_are_alike_whatever_they_hold(zoo, name, kind)
         (np.nan_to_num(whole.context), np.nan_to_num(whole.future)),
     )
     batches = [model.collate(replace(whole, context=context, future=future)) for context, future in contents]
-    looks = [{key: (x.shape, x.dtype, x.stride()) for key, x in batch.items()} for batch in batches]
-    assert all(look == looks[0] for look in looks)
+    shapes = [{key: (x.shape, x.dtype, x.stride()) for key, x in batch.items()} for batch in batches]
+    assert all(shape == shapes[0] for shape in shapes)
 
 
 @every_family
-def test_a_batch_is_learnt_by_heart(zoo, name):
+def test_training_overfits_a_single_batch(zoo, name):
     model = zoo.built(name)
     kind = next(kind for kind, facts in ZOO[name].kinds.items() if facts.even)
     batch = batch_of(model, name, kind)
@@ -196,9 +195,9 @@ def test_a_batch_is_learnt_by_heart(zoo, name):
 
 
 @pytest.mark.parametrize(("name", "kind"), [case for case in kinds_of(trains=True) if not ZOO[case[0]].parts])
-def test_a_batch_is_worked_on_where_it_is_and_never_read_by_the_host(zoo, name, kind):
-    """A device without numbers refuses tensors of other devices and every look at a value, which a GPU would wait for.
-    Drawing paths looks at the keys. (Parts of a model stay where they are.)"""
+def test_a_batch_stays_on_its_device_and_is_never_read_by_the_host(zoo, name, kind):
+    """The meta device rejects tensors of other devices and every read of a value, which would synchronise a GPU.
+    Sampling reads the keys. (Parts of a model stay on their device.)"""
     model = zoo.built(name)
     batch = move(batch_of(model, name, kind), torch.device("meta"))
     model = model.to("meta")
@@ -237,7 +236,7 @@ def test_values_after_the_cutoff_change_only_labels(zoo, name, kind, seed, chang
 
 @pytest.mark.parametrize(("name", "kind"), [case for case in kinds_of(forecasts=True) if case[1] == "known covariate"])
 def test_known_covariates_after_the_cutoff_do_reach_the_forecast(zoo, name, kind):
-    """The control of the test above: it would notice a leak."""
+    """A control of the test above: it detects a leak."""
     model, windows = zoo.shared(name), windows_of(name, kind)
     changed = [replace(w, future=np.where((w.roles == KNOWN)[:, None], 9.0, w.future)) for w in windows]
     before, after = (forecast(model, collated(model, w)) for w in (windows, changed))
@@ -257,8 +256,8 @@ def test_values_before_the_cutoff_do_reach_the_forecast(zoo, name, kind):
 
 
 @forecast_kinds
-def test_a_forecast_has_the_targets_in_order_whatever_else_is_in_the_batch(zoo, name, kind):
-    model, windows = copy.deepcopy(zoo.shared(name)).double(), windows_of(name, kind)  # whatever the sums' order
+def test_a_forecast_has_the_targets_in_order_and_does_not_depend_on_the_batch(zoo, name, kind):
+    model, windows = copy.deepcopy(zoo.shared(name)).double(), windows_of(name, kind)  # for any order of sums
     together = forecast(model, collated(model, windows))
     alone = [forecast(model, collated(model, [window])) for window in windows]
     assert together.shape == (sum(w.num_targets for w in windows), HORIZON, len(LEVELS))
@@ -266,7 +265,7 @@ def test_a_forecast_has_the_targets_in_order_whatever_else_is_in_the_batch(zoo, 
 
 
 @pytest.mark.parametrize("name", FORECASTERS)
-def test_a_forecast_says_what_it_is(zoo, name):
+def test_a_forecast_has_its_levels_samples_mean_and_notes(zoo, name):
     model = zoo.shared(name)
     batch = batch_of(model, name, next(iter(ZOO[name].kinds)))
     found = model.forecast(batch, REQUEST)
@@ -274,7 +273,7 @@ def test_a_forecast_says_what_it_is(zoo, name):
     assert found.levels == LEVELS and found.quantiles.shape == (rows, HORIZON, len(LEVELS))
     assert found.samples is None or found.samples.shape == (rows, 3, HORIZON)
     assert found.mean is None or torch.allclose(found.mean, found.samples.mean(1))
-    for tally in found.notes:  # told of any number of batches
+    for tally in found.notes:  # its text is formatted with the counts of all batches
         assert all(isinstance(count, int) for count in tally.counts.values())
         assert tally.text.format_map(dict.fromkeys(tally.counts, 1))
 
@@ -283,7 +282,7 @@ def test_a_forecast_says_what_it_is(zoo, name):
 @pytest.mark.parametrize("name", FORECASTERS)
 @torch.inference_mode()
 def test_forecasts_are_made_in_other_precisions(zoo, name, dtype):
-    """With such weights, and of float32 weights under autocast."""
+    """With weights of that type, and with float32 weights under autocast."""
     model = zoo.shared(name)
     for kind in ZOO[name].kinds:
         batch = batch_of(model, name, kind)
@@ -292,13 +291,13 @@ def test_forecasts_are_made_in_other_precisions(zoo, name, dtype):
             with torch.autocast("cpu", dtype):
                 other = torch.stack((other, forecast(model, batch)))
         assert other.isfinite().all(), kind
-        if not ZOO[name].samples:  # a draw that falls otherwise is another path
+        if not ZOO[name].samples:  # rounding may change a draw, which gives another path
             near = 1e-5 if dtype == torch.float64 else 0.1
             assert torch.allclose(other, plain, rtol=0, atol=near * plain.abs().max().item()), kind
 
 
 @pytest.mark.parametrize("name", FORECASTERS)
-def test_lengths_are_told(zoo, name):
+def test_lengths_are_declared(zoo, name):
     model = zoo.shared(name)
     assert model.max_context_length >= CONTEXT
     assert 1 <= model.bucket_length <= CONTEXT
@@ -320,7 +319,7 @@ def test_every_trainable_parameter_has_a_role(zoo, name):
 
 
 @every_family
-def test_blocks_are_the_models_own_and_apart(zoo, name):
+def test_blocks_are_modules_of_the_model_without_shared_parameters(zoo, name):
     model = zoo.shared(name)
     blocks = model.blocks()
     assert blocks and all(any(block is module for module in model.modules()) for block in blocks)
@@ -346,7 +345,7 @@ def test_recomputed_activations_give_the_same_gradients(zoo, name, dropout):
 
 
 @every_family
-def test_dropout_acts_in_training_and_nowhere_else(zoo, name):
+def test_dropout_acts_only_in_training(zoo, name):
     kind = next(iter(ZOO[name].kinds))
     batch = batch_of(zoo.shared(name), name, kind)
     for key in ZOO[name].dropout:
@@ -367,7 +366,7 @@ def test_the_seed_decides_the_weights(zoo, name):
 
 
 @every_family
-def test_a_copy_is_a_model_of_its_own(zoo, name):
+def test_a_deep_copy_is_independent_of_the_model(zoo, name):
     model = zoo.built(name)
     copied = copy.deepcopy(model)
     with torch.no_grad():
@@ -377,8 +376,8 @@ def test_a_copy_is_a_model_of_its_own(zoo, name):
 
 
 @pytest.mark.parametrize(("name", "kind"), kinds_of(trains=True, even=True))
-def test_the_operations_claimed_are_those_done(zoo, name, kind):
-    """In training, against torch's own count of the plain layers; element-wise work is not counted by either."""
+def test_flops_per_window_agrees_with_torchs_count(zoo, name, kind):
+    """In training, of the plain layers; neither count includes element-wise operations."""
     model, windows = zoo.built(name).double().train(), windows_of(name, kind)
     batch = collated(model, windows)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
@@ -391,7 +390,7 @@ def test_the_operations_claimed_are_those_done(zoo, name, kind):
 
 
 @trainable_kinds
-def test_a_release_loses_what_the_model_that_wrote_it_loses(zoo, name, kind, tmp_path):
+def test_a_release_has_the_loss_of_the_model_that_wrote_it(zoo, name, kind, tmp_path):
     model = zoo.built(name, seed=3).eval()
     model.save_release(tmp_path)
     loaded = family(name).load(tmp_path)
@@ -418,7 +417,7 @@ def test_a_given_state_is_released_instead_of_the_models_own(zoo, name, tmp_path
 
 
 @every_family
-def test_a_release_belongs_to_its_family_alone(zoo, name, tmp_path):
+def test_only_its_own_family_matches_a_release(zoo, name, tmp_path):
     zoo.built(name).save_release(tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
     assert [other for other in FAMILIES if family(other).matches(raw)] == [name]

@@ -86,7 +86,7 @@ def hub() -> Iterator[str]:
 
 
 def load(hub: str, home: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own: the hub library reads its settings when it is imported."""
+    """Run code in a new process: the hub library reads its settings on import."""
     env = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
            "OMP_NUM_THREADS": "1"}  # fmt: skip
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy", "HF_TOKEN"):
@@ -117,18 +117,18 @@ def test_a_hub_id_loads_and_then_loads_offline_and_no_pickle_is_fetched(hub: str
         ("'me/tiny', offline=True", "run once without offline"),
     ],
 )
-def test_what_the_hub_lacks_is_one_clear_line(hub: str, tmp_path: Path, arguments, message):
+def test_a_missing_repository_revision_or_download_is_one_clear_line(hub: str, tmp_path: Path, arguments, message):
     done = load(hub, tmp_path, f"try:\n    foretrain.load({arguments})\nexcept ModelError as error:\n    print(error)")
     assert message in done.stdout and len(done.stdout.splitlines()) == 1, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "../up", "name with blanks", "C:\\model"])
-def test_what_is_neither_folder_nor_id_is_said_so(name):
+def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
     with pytest.raises(ModelError, match="no such folder"):
         resolve(name)
 
 
-def test_a_run_folder_stands_for_its_release(tmp_path: Path):
+def test_a_run_folder_resolves_to_its_release(tmp_path: Path):
     (tmp_path / "run" / "release").mkdir(parents=True)
     assert resolve(tmp_path / "run") == tmp_path / "run"
     (tmp_path / "run" / "release" / "config.json").write_text("{}")

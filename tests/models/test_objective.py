@@ -122,7 +122,7 @@ def test_parts_of_a_batch_sum_to_the_whole(name, space):
         assert float(loss.weight) == sum(float(part[key].weight) for part in parts), key
 
 
-def test_a_predicted_deviation_goes_before_one_made_of_quantiles():
+def test_a_predicted_deviation_takes_precedence_over_one_derived_from_quantiles():
     p = predicted()
     sigma = torch.rand(p.target.shape, dtype=torch.float64) + 0.5
     total = Objective(config("gaussian_nll")).__call__(replace(p, sigma=sigma, quantiles=None, levels=())).total
@@ -154,7 +154,7 @@ def test_small_errors_of_large_prices_survive_float32(space):
     assert float(Objective(config("mae", space))(p).total) == pytest.approx(expected, rel=1e-6)
 
 
-# What does not count
+# Elements that do not count
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_rows_of_nothing_but_nan_weigh_nothing_and_get_no_gradient(name, space):
 # Floors
 
 
-def test_a_forecast_below_zero_is_still_drawn_up_in_log_returns():
-    """Below a tenth of the truth the tangent goes on, without a step and without an end of its slope."""
+def test_a_forecast_below_zero_still_has_a_gradient_in_log_returns():
+    """Below a tenth of the truth the tangent continues the logarithm, without a step and with a constant slope."""
     point = torch.tensor([[1.0, LOG_FLOOR + 1e-9, LOG_FLOOR - 1e-9, 0.0, -3.0]], dtype=torch.float64)
     point.requires_grad_()
     one = torch.ones(1, 1, dtype=torch.float64)
@@ -220,7 +220,7 @@ def test_a_forecast_below_zero_is_still_drawn_up_in_log_returns():
 
 
 @pytest.mark.parametrize("gap", [0.0, -1.0])
-def test_a_spread_that_has_collapsed_or_crossed_is_at_the_floor_and_pushed_apart(gap):
+def test_a_collapsed_or_crossed_spread_is_set_to_the_floor_and_still_widens(gap):
     quantiles = torch.tensor([[[0.0, 0.0, 0.0, gap]]], dtype=torch.float64, requires_grad=True)
     one = torch.ones(1, 1, dtype=torch.float64)
     p = TrainingPrediction(
@@ -236,7 +236,7 @@ def test_a_spread_that_has_collapsed_or_crossed_is_at_the_floor_and_pushed_apart
 
 
 def moved(by: float) -> TrainingPrediction:
-    """A forecast that is off by a share of the last close."""
+    """A forecast with an error of a given share of the last close."""
     one = torch.ones(1, 1, dtype=torch.float64)
     return TrainingPrediction(0 * one, one.bool(), by * 20 * one, loc=100 * one, scale=5 * one, last=100 * one)
 
@@ -250,7 +250,7 @@ def test_an_error_of_1_161_of_the_last_close_is_reported_as_116_1_percent_and_no
 
 
 def test_the_heteroscedastic_loss_looks_at_the_predicted_spread_and_not_at_the_scale_of_the_input():
-    """With the input scaler's scale for a sigma it would be a weighted squared error, which no spread can lower."""
+    """If sigma were the input scaler's scale, the loss would be a weighted squared error, which no spread can lower."""
     p, objective = predicted(), Objective(config("gaussian_nll", "price"))
     wide = replace(p, quantiles=p.quantiles * 3)
     other_scale = replace(p, scale=2 * p.scale, target=p.target / 2, point=p.point / 2, quantiles=p.quantiles / 2)
@@ -272,7 +272,7 @@ def test_a_quantile_loss_of_a_family_without_quantiles_is_refused_at_the_start_a
 
 
 @every_loss
-def test_every_metric_says_its_unit_in_its_name(name, space):
+def test_every_metric_has_its_unit_in_its_name(name, space):
     objective = Objective(config(name, space))
     assert tuple(objective.metrics(predicted())) == tuple(objective.units)
     suffix = {"scaled": "scaled", "price": "price", "pct_return": "pct", "log_return": "log_return"}[space]
@@ -286,7 +286,7 @@ def test_every_metric_says_its_unit_in_its_name(name, space):
 # Configuration
 
 
-def test_what_is_left_out_is_filled_in_where_it_takes_effect():
+def test_omitted_settings_get_defaults_if_they_have_an_effect():
     assert LossConfig().model_dump() == {"name": "own", "space": None, "delta": None, "levels": None}
     filled = LossConfig(name="huber")
     assert (filled.space, filled.delta) == ("pct_return", 1.0)
@@ -301,7 +301,7 @@ def test_what_is_left_out_is_filled_in_where_it_takes_effect():
         ({"space": "price"}, "space has no effect on loss 'own'; remove it, or choose name: huber or mse or"),
         ({"name": "mae", "delta": 1.0}, "delta has no effect on loss 'mae'"),
         ({"name": "mse", "levels": [0.5]}, "levels has no effect on loss 'mse'"),
-        ({"name": "huber", "space": "price"}, "delta: a price has no usual error"),
+        ({"name": "huber", "space": "price"}, "delta: prices have no typical error"),
         ({"name": "pinball", "levels": [0.5, 1.5]}, "1.5 is not between 0 and 1"),
         ({"name": "huber", "space": "percent"}, "space: Input should be 'scaled', 'price'"),
     ],
@@ -341,7 +341,7 @@ def batch_of(model: Trainable, windows: list[Window]) -> Batch:
 
 
 def losses_of(model: Trainable) -> list[LossConfig]:
-    """Every loss that a model can have, in one of the spaces each."""
+    """Every loss that a model supports, each in one space."""
     found = []
     for name, space in zip(NAMES, ("pct_return", "scaled", "price", "log_return", "pct_return"), strict=True):
         try:
@@ -361,7 +361,7 @@ def test_a_family_that_predicts_no_values_takes_only_its_own_loss(zoo, name):
 
 
 @predicting_families
-def test_predictions_hold_what_their_family_declares(zoo, family_name):
+def test_predictions_have_the_levels_and_sigma_that_their_family_declares(zoo, family_name):
     model = zoo.shared(family_name)
     p = model.predict(batch_of(model, bars(holes=0.2)))
     assert p.levels == model.predicted_levels and (p.sigma is not None) == model.predicts_sigma

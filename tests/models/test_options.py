@@ -7,7 +7,7 @@ import pytest
 
 from foretrain.errors import ConfigError
 from foretrain.models import family, forecast_options
-from foretrain.models.chronos2.unroll import Chronos2Options
+from foretrain.models.chronos2.decode import Chronos2Options
 
 
 def test_options_are_the_familys_own_with_its_defaults():
@@ -15,14 +15,14 @@ def test_options_are_the_familys_own_with_its_defaults():
     assert forecast_options(family("chronos2"), {}) == Chronos2Options()
 
 
-def test_values_become_what_the_field_holds():
+def test_values_are_converted_to_the_fields_type():
     found = forecast_options("chronos2", {"unrolled_quantiles": [0.1, 0.5], "max_output_patches": np.int64(3)})
     assert found == Chronos2Options(unrolled_quantiles=(0.1, 0.5), max_output_patches=3)
     drawn = forecast_options("kronos", {"top_k": np.int64(3), "temperature": np.float32(0.5), "top_p": 1})
     assert (drawn.top_k, drawn.temperature, drawn.top_p) == (3, 0.5, 1.0) and type(drawn.top_k) is int
 
 
-def test_an_unknown_option_is_refused_with_the_nearest():
+def test_an_unknown_option_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match=r"no forecast option .croslearning.\. Did you mean .cross_learning."):
         forecast_options("chronos2", {"croslearning": True})
     with pytest.raises(ConfigError, match="Known: cross_learning"):

@@ -1,4 +1,4 @@
-"""What families share: a network's start, its files, and the model around it."""
+"""Network and ReleaseModel, the base classes of families: initialisation, files, and the model of a network."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def built(device: str = "cpu", seed: int = 0, **keys) -> Stack:
     return Stack.build(section, context_length=8, prediction_length=2, seed=seed, device=device)
 
 
-def test_roles_and_blocks_follow_from_what_is_declared():
+def test_roles_and_blocks_follow_from_the_declared_names():
     model = built()
     roles = {name: role.role for name, role in model.parameter_groups().items()}
     assert roles["network.table.weight"] == "embedding" and roles["network.head.weight"] == "head"
@@ -98,7 +98,7 @@ def test_a_release_is_read_back_under_upstreams_names(tmp_path):
     assert again.parents["model"] and not model.parents
 
 
-def test_on_meta_a_release_costs_nothing(tmp_path):
+def test_a_release_is_built_on_meta_without_memory(tmp_path):
     built().save_release(tmp_path)
     for keys in ({}, {"model_id": str(tmp_path)}):
         assert all(parameter.is_meta for parameter in built("meta", **keys).parameters())
@@ -112,7 +112,7 @@ def test_other_folders_and_parts_are_refused(tmp_path):
         Stack.load(tmp_path, tokenizer="x")
 
 
-def test_the_record_of_a_family_says_what_the_class_declares():
+def test_the_record_of_a_family_follows_from_the_declarations_of_the_class():
     family = Stack.as_family(needs="columns")
     assert family.name == "stack" and family.config() is StackSection and family.needs == "columns"
     assert issubclass(family.options(), ForecastOptions) and family.matches({"depth": 1})

@@ -7,7 +7,7 @@ import pytest
 
 from foretrain.errors import ConfigError
 from foretrain.models import resolved
-from foretrain.models.chronos2.unroll import Chronos2Options
+from foretrain.models.chronos2.decode import Chronos2Options
 from foretrain.models.kronos.options import KronosOptions
 from foretrain.models.request import DECILES, ForecastRequest
 

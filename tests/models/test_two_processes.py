@@ -29,10 +29,10 @@ NAMES = [name for name in NAMES if not (name.startswith("kronos") and name.endsw
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[Path, Path]:
-    """(runs of two processes, the same runs of one)."""
+    """Folders of the runs in two processes, and of the same runs in one."""
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
     zoo = Zoo(two / "parts")
-    every = dict(cases(zoo))  # makes the parts, which both sides read
+    every = dict(cases(zoo))  # builds the parts, which both sides read
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     with subprocess.Popen(
         [*command, "-m", "tests.models.two_processes", str(two)],

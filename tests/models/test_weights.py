@@ -1,4 +1,4 @@
-"""model.safetensors into a network and out of one, without knowing the family."""
+"""Reading and writing model.safetensors, for any family."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-def test_weights_and_buffers_come_back(tmp_path):
+def test_weights_and_buffers_are_restored(tmp_path):
     write_weights(network(1).state_dict(), tmp_path)
     target = network(2)
     read_weights(tmp_path, target)
@@ -142,8 +142,8 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     assert same(target, network(2))
 
 
-def test_a_full_disk_is_the_error_of_any_writer(tmp_path):
-    """The kernel's limit on the size of files stands for the full disk."""
+def test_a_full_disk_raises_oserror(tmp_path):
+    """The kernel's limit on file sizes stands for the full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:

@@ -1,6 +1,6 @@
-"""What test_two_processes.py runs under torchrun, and in one process to compare: small runs of every family.
+"""Small runs of every family; test_two_processes.py runs them under torchrun and in one process, to compare.
 
-Argument: a folder; each run is in a folder below it.
+Argument: a folder; each run has a subfolder.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ CONTEXT, HORIZON, STEPS = 24, 6, 6
 
 
 def predicts(zoo: Zoo, name: str) -> bool:
-    """Whether a family takes losses of predictions."""
+    """Return True if a family supports losses of predictions."""
     return type(zoo.shared(name)).predict is not Trainable.predict
 
 
 def cases(zoo: Zoo) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, config without output_dir) of every run: of all weights, by an adapter, by a token budget, and on a loss
-    of predictions where the family has these. Windows have gaps and uneven lengths; 3 + 3 + 2 of them make a step, so
-    that one of two processes is idle in the second round."""
+    """Yield (name, config without output_dir) of every run: all weights, an adapter, a token budget and, if the family
+    supports it, a loss of predictions. Windows have gaps and uneven lengths; 3 + 3 + 2 of them make a step, so that one
+    of two processes is idle in the second round."""
     for name, entry in ZOO.items():
         with contextlib.redirect_stdout(io.StringIO()):
             parts = {key: zoo._part(part) for key, part in entry.parts.items()}
@@ -40,7 +40,8 @@ def cases(zoo: Zoo) -> Iterator[tuple[str, dict[str, Any]]]:
             "model": {"family": name, **entry.section, **parts},
             "data": data(entry.candles),
             "training": training(batch_size=8, micro_batch_size=3, max_steps=STEPS),
-            # Keys' biases that attention does not feel have gradients of rounding noise; a usual eps makes steps of it.
+            # Attention does not depend on the keys' biases: their gradients are rounding noise, which a usual eps would
+            # turn into steps.
             "optimizer": {"learning_rate": 1e-2, "eps": 1e-4, "schedule": {"kind": "linear", "warmup_steps": 2}},
             "seed": 3,
         }
@@ -53,7 +54,7 @@ def cases(zoo: Zoo) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def data(candles: bool) -> dict[str, Any]:
-    """The data section: candles, or three variates."""
+    """Return the data section: candles, or three variates."""
     kind = {"kind": "ohlcv", "freq": "30min"} if candles else {"kind": "seasonal", "num_variates": 3}
     synthetic = {**kind, "num_series": 6, "length": 60, "seed": 1, "missing_fraction": 0.1}
     return {
@@ -67,12 +68,12 @@ def data(candles: bool) -> dict[str, Any]:
 
 
 def training(**changes: Any) -> dict[str, Any]:
-    """The training section."""
+    """Return the training section."""
     return {"checkpoint_every": None, "log_every": 1, "tensorboard": False, "prefetch": 0, **changes}
 
 
 def budget() -> dict[str, Any]:
-    """The training section with batches by length."""
+    """Return the training section with a token budget and length buckets."""
     buckets = {"length_buckets": [16], "horizon_buckets": [3], "micro_batches_per_step": 3}
     return training(max_steps=STEPS, token_budget={"max_tokens_per_batch": 600, **buckets})
 
@@ -85,7 +86,7 @@ def run(tree: dict[str, Any], folder: Path, world: World) -> None:
 
 
 def main() -> None:
-    """All cases in this process's place in the world."""
+    """Run all cases in this process of the world."""
     folder = Path(sys.argv[1])
     world = World.start("cpu", threads=1)
     for name, tree in cases(Zoo(folder / "parts")):

@@ -27,26 +27,26 @@ Make = Callable[[np.random.Generator, int], Window]  # draws and the number of t
 
 @dataclass(frozen=True)
 class Kind:
-    """Windows of one kind; each has a future for every row, as an evaluator that knows the truth would hold it."""
+    """Windows of one kind; each has a future for every row, as an evaluator has it."""
 
     make: Make
-    trains: bool = True  # whether a loss can be had of them
-    even: bool = False  # all of them full and complete
+    trains: bool = True  # the family has a loss for them
+    even: bool = False  # all of them have full length and no missing values
 
 
 @dataclass(frozen=True)
 class Entry:
-    """How suites meet a family."""
+    """A family's model and windows for the suites."""
 
-    section: dict[str, Any]  # `model:` of a model of some thousand parameters, without drop-out
+    section: dict[str, Any]  # `model:` of a model of some thousand parameters, without dropout
     kinds: Mapping[str, Kind]
-    dropout: tuple[str, ...]  # keys of the section that are rates of drop-out
-    learning_rate: float  # of Adam, at which it learns a single batch by heart in a few dozen steps
+    dropout: tuple[str, ...]  # keys of the section that are dropout rates
+    learning_rate: float  # of Adam, at which it overfits a single batch in a few dozen steps
     forecasts: bool = True
-    samples: bool = False  # forecasts are drawn
-    candles: bool = False  # takes the columns of a candle and no others
-    parts: dict[str, str] = field(default_factory=dict)  # key of the section: family whose release goes there
-    # names in validation_losses that are no sums over windows (the codebook entropy belongs to a micro-batch)
+    samples: bool = False  # forecasts are sampled
+    candles: bool = False  # needs the columns of a candle and accepts no others
+    parts: dict[str, str] = field(default_factory=dict)  # key of the section: family whose release it names
+    # names in validation_losses that are not sums over windows (the codebook entropy belongs to a micro-batch)
     of_micro_batches: frozenset[str] = frozenset()
 
 
@@ -179,7 +179,7 @@ assert ZOO.keys() == FAMILIES.keys()
 
 
 def kinds_of(*, trains: bool = False, forecasts: bool = False, even: bool = False) -> list[tuple[str, str]]:
-    """(family, kind) of all windows with these properties."""
+    """Return (family, kind) of all windows with these properties."""
     return [
         (name, kind)
         for name, entry in ZOO.items()
@@ -189,7 +189,7 @@ def kinds_of(*, trains: bool = False, forecasts: bool = False, even: bool = Fals
 
 
 def windows_of(name: str, kind: str, count: int = 4, seed: int = 0) -> list[Window]:
-    """Windows of a family's kind."""
+    """Draw windows of one of a family's kinds."""
     entry = ZOO[name]
     rng = np.random.default_rng([list(entry.kinds).index(kind), seed])
     return [replace(entry.kinds[kind].make(rng, i), item_id=f"{kind}{i}", key=i) for i in range(count)]
@@ -197,7 +197,7 @@ def windows_of(name: str, kind: str, count: int = 4, seed: int = 0) -> list[Wind
 
 @torch.no_grad()
 def tokens_up_to_cutoff(model: Trainable, batch: Batch) -> list[torch.Tensor]:
-    """A window's tokens up to its cutoff, of families that have tokens and of batches that they can train on."""
+    """Return each window's tokens up to its cutoff, for families with tokens and batches that they can train on."""
     if not hasattr(model, "tokens") or "future_target" not in batch:
         return []
     first, second, _ = model.tokens(batch)  # type: ignore[operator]
@@ -207,14 +207,14 @@ def tokens_up_to_cutoff(model: Trainable, batch: Batch) -> list[torch.Tensor]:
 
 
 class Zoo:
-    """Builds small models; parts that models are made of lie in a folder."""
+    """Builds small models; the releases that they need are stored in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.shared = cache(lambda name: self.built(name).eval())  # one that nobody changes
+        self.shared = cache(lambda name: self.built(name).eval())  # tests must not change it
 
     def built(self, name: str, seed: int = 0, **changes: Any) -> Trainable:
-        """A model of the family, in training mode as built."""
+        """Build a model of the family, in training mode."""
         chosen, entry = family(name), ZOO[name]
         parts = {key: self._part(part) for key, part in entry.parts.items()}
         section = build_section(chosen.config(), {"family": name, **entry.section, **parts, **changes})

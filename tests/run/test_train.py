@@ -300,7 +300,7 @@ def test_micro_batches_change_no_loss_of_predictions(tmp_path: Path):
     ("settings", "message"),
     [
         (["loss.name=gaussian_nll", "model.quantiles=[0.2, 0.5]"], "gaussian_nll needs a standard deviation or the"),
-        (["loss={name: pinball, levels: [0.55]}"], "loss.levels: 0.55 is none of the model's quantile levels"),
+        (["loss={name: pinball, levels: [0.55]}"], "loss.levels: 0.55 is not among the model's quantile levels"),
         (["optimizer.name=lionn"], "'lionn' is not known. Did you mean 'lion'"),
         (["loss.name=mse", "training.best_metric=val_mse_pct"], "choose one of val_loss, val_mse_pct_squared, val_mae"),
         (["optimizer.schedule.warmup_steps=9"], "9 exceed the run's 6 steps"),

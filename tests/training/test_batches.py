@@ -6,11 +6,11 @@ import time
 
 import pytest
 import torch
+from foretrain.training.loader import BatchIterator, BatchLoader, DevicePrefetcher, PreparedBatch
 
 from foretrain.distributed.world import World
 from foretrain.errors import DataError
 from foretrain.training import batches as module
-from foretrain.training.batches import BatchIterator, BatchLoader, DevicePrefetcher, PreparedBatch
 from foretrain.training.settings import MicroBatch, plan_run
 
 

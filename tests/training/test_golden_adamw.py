@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from foretrain.training.loader import PreparedBatch
+from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 from safetensors.torch import load_file
 from torch import nn
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Loss, ParameterRole
 from foretrain.models.chronos2.forecaster import FAMILY
-from foretrain.training.batches import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
-from foretrain.training.progress import TrainState
 from foretrain.training.settings import MicroBatch, TrainingConfig
-from foretrain.training.update import Updater
 
 pytestmark = pytest.mark.golden
 

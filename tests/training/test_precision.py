@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
+from foretrain.training.train_state import TrainState
 from rich.console import Console
 
 from foretrain.errors import TrainingError
 from foretrain.training.precision import GROWTH_INTERVAL, LossScaler, draw_seed
-from foretrain.training.progress import TrainState
 from foretrain.training.trainer import ValidationResult
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foretrain.training.loader import stream_of
+from foretrain.training.step import Updater
 from safetensors.torch import load_file
 from tests.models.zoo import CANDLE, CONTEXT, HORIZON, ZOO
 from tests.training.budget_run import BUDGET, DATA, config, corpus
@@ -28,10 +30,8 @@ from foretrain.models.base import Trainable
 from foretrain.run.build import open_source
 from foretrain.run.dry_run import describe_run
 from foretrain.run.train import check_run, train_run
-from foretrain.training.batches import stream_of
 from foretrain.training.monitor import Monitor
 from foretrain.training.settings import plan_run
-from foretrain.training.update import Updater
 
 WORLD = World()
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import copy
 
 import torch
+from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 from torch import nn
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Loss
-from foretrain.training.progress import TrainState
-from foretrain.training.update import Updater
 
 
 def updater(toy, model, **settings) -> Updater:

@@ -1,4 +1,4 @@
-"""The registry of model families: the one place that lists them."""
+"""Registry of the model families; no other module lists them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 AnyRequest = TypeVar("AnyRequest", bound="ForecastRequest")
 
-# name of a family -> the module below foretrain.models that exports FAMILY
+# family name -> module under foretrain.models that exports FAMILY
 FAMILIES: dict[str, str] = {
     "chronos2": "chronos2.forecaster",
     "kronos": "kronos.forecaster",
@@ -33,25 +33,29 @@ FAMILIES: dict[str, str] = {
 
 
 def family(name: str) -> Family:
-    """The family of that name; its package exports FAMILY. Raises ConfigError for an unknown one."""
+    """Return the family called `name`. Raises ConfigError if there is none."""
     if name not in FAMILIES:
         raise ConfigError(f"model.family: {name!r} is not known. Known here: {', '.join(FAMILIES)}.")
     return importlib.import_module(f"foretrain.models.{FAMILIES[name]}").FAMILY
 
 
 def families() -> list[Family]:
-    """Every family, in the order in which a folder's config.json is offered to them."""
+    """Return all families, in the order in which a folder's config.json is matched against them."""
     return [family(name) for name in FAMILIES]
 
 
 def infer_family(model_id: str | None) -> str:
-    """The family of a release or run folder by its config.json, of a published hub id by its name; else the first."""
+    """Return the name of a model's family.
+
+    A release or run folder is identified by its config.json, a published hub id by its name; anything else counts as
+    the first family.
+    """
     path = release_in(Path(str(model_id))) / "config.json"
     if model_id is not None and path.is_file():
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raw = None  # whoever loads it says what is wrong
+            raw = None  # loading the folder reports the problem
         for candidate in families():
             if isinstance(raw, dict) and candidate.matches(raw):
                 return candidate.name
@@ -62,19 +66,19 @@ def infer_family(model_id: str | None) -> str:
 
 
 def forecast_options(which: str | Family, given: Mapping[str, Any]) -> Any:
-    """A family's forecast options (its frozen dataclass) with the given ones set; the rest are its defaults.
+    """Return a family's forecast options (its frozen dataclass) with the given values; the others keep their defaults.
 
-    Raises ConfigError for an option that the family does not have, and what the family raises for impossible values.
+    Raises ConfigError for an unknown option or an impossible value.
     """
-    found = family(which) if isinstance(which, str) else which
-    kind = found.options()
-    known = [field.name for field in fields(kind)]
+    chosen = family(which) if isinstance(which, str) else which
+    options_class = chosen.options()
+    known = [field.name for field in fields(options_class)]
     for option in given:
         if option not in known:
             hint = did_you_mean(str(option), known, f"Known: {', '.join(known)}.")
-            raise ConfigError(f"{found.name} has no forecast option {option!r}. {hint}")
-    made = kind(**given)  # the family's own words first
-    return replace(made, **{option: _fitting(found.name, kind, option, value) for option, value in given.items()})
+            raise ConfigError(f"{chosen.name} has no forecast option {option!r}. {hint}")
+    options = options_class(**given)  # first, since the family's own error messages are more specific
+    return replace(options, **{key: _coerced(chosen.name, options_class, key, value) for key, value in given.items()})
 
 
 def resolved(request: AnyRequest, which: str) -> AnyRequest:
@@ -84,12 +88,12 @@ def resolved(request: AnyRequest, which: str) -> AnyRequest:
     return request
 
 
-def _fitting(name: str, kind: type, option: str, value: Any) -> Any:
-    """The value as its field's type, such as a tuple for a list. Raises ConfigError where it is of another type."""
-    if getattr(value, "ndim", None) == 0:  # a number of numpy's
+def _coerced(name: str, options_class: type, option: str, value: Any) -> Any:
+    """Return the value converted to its field's type, such as a list to a tuple. Raises ConfigError for other types."""
+    if getattr(value, "ndim", None) == 0:  # a NumPy scalar
         value = value.item()
     try:
-        return TypeAdapter(get_type_hints(kind)[option]).validate_python(value)
+        return TypeAdapter(get_type_hints(options_class)[option]).validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise ConfigError(f"{name}: forecast option {option} cannot be {value!r}: {problem.lower()}.") from None

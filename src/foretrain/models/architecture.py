@@ -1,4 +1,6 @@
-"""One architecture class a family: a frozen dataclass that is the network's config, config.json, and the source of the
+"""Base classes of a family's architecture and of its `model:` section.
+
+An architecture is a frozen dataclass: the network's config, the content of config.json, and the source of the
 architecture keys of the `model:` section.
 
     @dataclass(frozen=True)
@@ -35,16 +37,16 @@ Positive = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Base of a network's config: the values of config.json, checked. Raises ModelError when a value is impossible.
+    """Base of a network's config: the validated values of config.json. Raises ModelError for impossible values.
 
-    Fields are annotated with their bounds (Whole, Rate, Positive or Annotated[..., Field(...)]), which hold here and in
-    the `model:` section; a field's default passes whatever it is, so that 0 may mean "from the others". Keys that the
-    class does not know are kept (`extra`) and written back.
+    Fields are annotated with their bounds (Whole, Rate, Positive or Annotated[..., Field(...)]), which also apply in
+    the `model:` section. A field's default is always accepted, so that 0 may mean "derived from other fields". Unknown
+    keys are stored in `extra` and written back.
     """
 
     title: ClassVar[str]  # "Toto 2.0 model", in errors
-    signature: ClassVar[tuple[str, ...]]  # keys by which a config.json is told from other families'
-    # keys that upstream does not know, with what it takes for granted: written where they differ
+    signature: ClassVar[tuple[str, ...]]  # keys that identify the family's config.json
+    # keys that upstream lacks, with the value that it implies: written only if they differ from it
     ours: ClassVar[Mapping[str, Any]] = {}
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False, kw_only=True)
 
@@ -52,38 +54,38 @@ class Architecture:
         self.check()
 
     def check(self) -> None:
-        """Raise ModelError that names every value out of its bounds, or else every misfit."""
+        """Raise ModelError that names every value out of bounds or, if there is none, every inconsistency."""
         self.check_bounds()
-        self._refuse(self.misfits())
+        self._raise_for(self.inconsistencies())
 
     def check_bounds(self) -> None:
-        """Raise ModelError that names every value out of its bounds."""
-        self._refuse(_out_of_bounds(self))
+        """Raise ModelError that names every value out of bounds."""
+        self._raise_for(_out_of_bounds(self))
 
-    def _refuse(self, problems: Sequence[str]) -> None:
+    def _raise_for(self, problems: Sequence[str]) -> None:
         if problems:
             raise ModelError(f"{self.title}: {'; '.join(problems)}.")
 
-    def misfits(self) -> list[str]:
-        """What is wrong with values beside each other, in words."""
+    def inconsistencies(self) -> list[str]:
+        """Return a message for each inconsistency between values."""
         return []
 
     @classmethod
     def matches(cls, raw: Mapping[str, Any]) -> bool:
-        """Whether a config.json is of this family."""
+        """Return True if a config.json belongs to this family."""
         return all(key in raw for key in cls.signature)
 
     @classmethod
     def required(cls) -> list[str]:
-        """Keys without which a config.json is none of this family, sorted."""
+        """Return the keys that a config.json of this family must have, sorted."""
         return sorted(f.name for f in fields(cls) if f.default is f.default_factory is MISSING)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], source: str = "config.json") -> Self:
-        """From the parsed config.json; `source` names it in errors. Raises ModelError."""
+        """Build the config from a parsed config.json; `source` names the file in errors. Raises ModelError."""
         missing = [key for key in cls.required() if raw.get(key) is None]
         if missing:
-            raise ModelError(f"{source}: no {cls.title}: {', '.join(missing[:4])} not given.")
+            raise ModelError(f"{source}: not a {cls.title}: {', '.join(missing[:4])} missing.")
         known = {f.name for f in fields(cls)} - {"extra"}
         try:
             return cls(
@@ -95,17 +97,17 @@ class Architecture:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """From a config.json file. Raises ModelError when it is missing, not JSON or not the family's."""
+        """Read a config.json file. Raises ModelError if it is missing, not JSON or of another family."""
         return cls.from_json(read_config_json(path), str(path))
 
     def to_json(self) -> dict[str, Any]:
-        """The object in config.json, keys sorted."""
+        """Return the content of config.json, keys sorted."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         own = {key: value for key, value in own.items() if key not in self.ours or value != self.ours[key]}
         return dict(sorted({**self.extra, **own}.items()))
 
     def text(self) -> str:
-        """The text of config.json."""
+        """Return the text of config.json."""
         return json.dumps(self.to_json(), indent=2) + "\n"
 
 
@@ -113,17 +115,17 @@ AnyArchitecture = TypeVar("AnyArchitecture", bound=Architecture)
 
 
 class ModelSection(Section):
-    """Base of the `model:` sections: where weights come from, and the architecture keys that section_of adds.
+    """Base of the `model:` sections: the source of the weights, and the architecture keys that section_of adds.
 
-    Either `model_id` (a folder or a hub id whose weights and architecture are used) or `random_init: true`. The
-    architecture keys belong to a random start; a `preset`, in families that have some, fills those that are not given.
+    A run sets either `model_id` (a folder or a hub id that provides weights and architecture) or `random_init: true`.
+    The architecture keys apply to random initialisation; a `preset`, in families that have presets, sets the others.
     """
 
     kind: ClassVar[type[Architecture]]
     architecture_keys: ClassVar[tuple[str, ...]] = ()
-    adjustable: ClassVar[tuple[str, ...]] = ()  # of these, what a run that starts from weights may choose
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # architecture keys by the name of a preset
-    published: ClassVar[Mapping[str, str]] = {}  # known hub ids to their preset, so that a dry run needs no download
+    adjustable: ClassVar[tuple[str, ...]] = ()  # architecture keys that may be set together with model_id
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset name -> architecture keys
+    published: ClassVar[Mapping[str, str]] = {}  # known hub id -> preset, so that a dry run needs no download
 
     family: str
     model_id: Annotated[str | None, STARTING_WEIGHTS] = None
@@ -136,30 +138,33 @@ class ModelSection(Section):
             raise ConfigError("model: give either model_id (a folder or hub id) or random_init: true.")
 
     def given(self) -> dict[str, Any]:
-        """The architecture keys that are set."""
+        """Return the architecture keys that are set."""
         return {key: value for key in self.architecture_keys if (value := getattr(self, key)) is not None}
 
-    def of_preset(self) -> dict[str, Any]:
-        """The architecture keys of the preset that is set; none where none is."""
+    def preset_values(self) -> dict[str, Any]:
+        """Return the architecture keys of the chosen preset; {} without one."""
         return dict(self.presets.get(dict(self).get("preset") or "", {}))
 
     def architecture(self, context_length: int, prediction_length: int) -> Any:
-        """The config of a random start, for a run's lengths in steps. Raises ModelError when the keys contradict."""
-        return self.kind(**{**self.of_preset(), **self.given()})
+        """Return the config of a randomly initialised model, for a run's lengths in steps.
+
+        Raises ModelError if the keys contradict each other.
+        """
+        return self.kind(**{**self.preset_values(), **self.given()})
 
     def fitted(self, stored: Any, context_length: int, prediction_length: int) -> Any:
-        """A checkpoint's config for a run of these lengths. Raises ModelError where a key given contradicts it."""
+        """Return a checkpoint's config for a run of these lengths. Raises ModelError if a given key contradicts it."""
         return self.adjusted(stored)
 
     def adjusted(self, stored: AnyArchitecture) -> AnyArchitecture:
-        """A checkpoint's config with the adjustable keys that are given.
+        """Return a checkpoint's config with the given adjustable keys.
 
-        Raises ModelError when another key given here contradicts the checkpoint.
+        Raises ModelError if another given key contradicts the checkpoint.
         """
         given = self.given()
         clashes = [
             f"{key} is {value!r} here and {getattr(stored, key)!r} there"
-            for key, value in {**self.of_preset(), **given}.items()
+            for key, value in {**self.preset_values(), **given}.items()
             if key not in self.adjustable and value != getattr(stored, key)
         ]
         if clashes:
@@ -167,19 +172,19 @@ class ModelSection(Section):
         return replace(stored, **{key: value for key, value in given.items() if key in self.adjustable})
 
     def clash(self, clashes: Sequence[str]) -> ModelError:
-        """The error about keys that contradict a checkpoint, each in words."""
+        """Return the error about keys that contradict a checkpoint, given one message for each."""
         return ModelError(
             f"model.model_id {self.model_id!r} fixes the architecture: {'; '.join(clashes)}. Leave these keys out."
         )
 
     @classmethod
     def published_architecture(cls, hub_id: str | None) -> Any:
-        """The config of a known hub id, None for others."""
+        """Return the config of a known hub id, None for others."""
         preset = cls.published.get(hub_id or "")
         return None if preset is None else cls.kind(**cls.presets[preset])
 
     def resolve_defaults(self, known: bool) -> Self:
-        """The section with what follows from whether the run has covariates known ahead."""
+        """Return the section with the defaults that depend on whether the run has covariates known ahead."""
         return self
 
 
@@ -193,11 +198,15 @@ def section_of(
     *,
     named: Mapping[str, str] | None = None,
 ) -> type[AnySection]:
-    """A base class for a family's `model:` section: base and, after its fields, an optional key for each of an
-    architecture's fields named, with the same type and bounds. named: key to field, where the section's word differs.
+    """Return a base class for a family's `model:` section: `base` with optional keys appended.
 
-    An optional key is None where a run does not set it: its value is then the preset's, the checkpoint's own, or the
-    field's default.
+    Args:
+        kind: the architecture, whose fields give the keys' types and bounds.
+        keys: names of the keys.
+        base: class to extend.
+        named: key -> field, for keys that do not have their field's name.
+
+    A key is None unless a run sets it; the preset, the checkpoint or the field's default then decides.
     """
     hints = get_type_hints(kind, include_extras=True)
     optional: dict[str, Any] = {key: (hints[(named or {}).get(key, key)] | None, None) for key in keys}
@@ -208,7 +217,7 @@ def section_of(
 
 @cache
 def _bounds(kind: type[Architecture]) -> dict[str, tuple[Any, bool, dict[str, float]]]:
-    """Of each field of a plain type: that type, whether None is allowed, and bounds by pydantic's names."""
+    """Return, for each field of a plain type: the type, whether None is allowed, and the bounds by pydantic's names."""
     found = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         parts = [part for part in get_args(hint) if part is not type(None)] if type(None) in get_args(hint) else [hint]
@@ -221,7 +230,7 @@ def _bounds(kind: type[Architecture]) -> dict[str, tuple[Any, bool, dict[str, fl
 
 
 def _out_of_bounds(config: Architecture) -> list[str]:
-    """What is wrong with each value on its own, in words."""
+    """Return a message for each value that is out of its own bounds."""
     defaults = {f.name: f.default for f in fields(config)}
     found = []
     for name, (plain, optional, bounds) in _bounds(type(config)).items():
@@ -234,6 +243,7 @@ def _out_of_bounds(config: Architecture) -> list[str]:
 
 
 def _problem(value: Any, plain: type, bounds: Mapping[str, float]) -> str | None:
+    """Return what a value must be, None if it is within bounds."""
     if plain is bool:
         return None if isinstance(value, bool) else "must be true or false"
     fits = isinstance(value, int if plain is int else int | float) and not isinstance(value, bool)
@@ -249,4 +259,4 @@ def _problem(value: Any, plain: type, bounds: Mapping[str, float]) -> str | None
         return f"must be at least {least}"
     if above is not None and not value > above:
         return "must be positive" if above == 0 else f"must be above {above}"
-    return f"at most {most}" if most is not None and value > most else None
+    return f"must be at most {most}" if most is not None and value > most else None

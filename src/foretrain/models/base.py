@@ -1,7 +1,7 @@
-"""The contract between models and everything else: what the trainer, the evaluator and the forecaster may call.
+"""The model contract: everything that the trainer, the evaluator and the forecaster may call on a model.
 
-docs/adding-a-family.md lists the members with who calls them. A family whose weights are one network beside one
-config.json takes ReleaseModel (release.py), which has most of them written.
+docs/adding-a-family.md lists the members and their callers. A family with one network and one config.json derives from
+ReleaseModel (release.py), which implements most of them.
 """
 
 from __future__ import annotations
@@ -41,112 +41,114 @@ __all__ = ["Batch", "Columns", "Embedding", "Embeds", "Family", "Forecast", "For
 
 
 class Trainable(nn.Module, ABC):
-    """Everything that the trainer knows of a model."""
+    """A model that can be trained: the interface that the trainer uses."""
 
-    # What a family declares
+    # Declared by the family
 
     family: str  # key of the family in foretrain.models.FAMILIES
-    network: nn.Module  # the tensor-level module, with upstream's names: users get it, adapters go into it
+    network: nn.Module  # tensor-level module with upstream's names: exposed to users, and adapters are inserted into it
     validation_names: tuple[str, ...] = ("loss",)  # keys of validation_losses
-    # dotted names of the lists of repeated blocks within the network, in order
+    # dotted names, within the network, of the lists of repeated blocks, in order
     block_lists: tuple[str, ...] = ()
-    # parts of parameters' dotted names, such as ".head.": what holds them has that role (parameter_role)
+    # parameters whose dotted name contains one of these parts, such as ".head.", have that role (parameter_role)
     head_parts: tuple[str, ...] = ()
     embedding_parts: tuple[str, ...] = ()
-    # what predict says besides a point: these quantile levels, and whether a standard deviation
+    # what predict returns besides a point forecast: these quantile levels, and a standard deviation if predicts_sigma
     predicted_levels: tuple[float, ...] = ()
     predicts_sigma: bool = False
-    # parts of names of the linear layers that low-rank adapters go to where nobody chose any
+    # parts of the names of the linear layers that low-rank adapters wrap by default
     adapter_targets: tuple[str, ...] = ()
-    # (module, class) of upstream's network, which an adapter's folder names so that upstream's loader finds it
+    # (module, class) of upstream's network, written into an adapter's folder so that upstream's loader finds it
     upstream_class: tuple[str, str] | None = None
 
-    # What a model as built says of itself; Family.build sets it
+    # Set by Family.build
 
-    # what it was made from: role ("model", "tokenizer") to models.hub.release_hash of that release
+    # releases that the model was built from: role ("model", "tokenizer") to their models.hub.release_hash
     parents: Mapping[str, str] = MappingProxyType({})
-    # parameters that were made anew, as what it was built of lacks them: trained whatever else an adapter leaves frozen
+    # parameters that the loaded release lacks: they are trained even if an adapter freezes the others
     newly_initialized: frozenset[str] = frozenset()
 
-    # What a run puts into it after building; no family sets these
+    # Set by a run after building, never by a family
 
-    # a loss of predictions in place of the family's own (objective.objective_for)
+    # loss of predictions that replaces the family's own (objective.objective_for)
     objective: PredictionLoss | None = None
-    # what adapt() of training/adapters.py did to it: what is frozen then is known from what it was built of
+    # set by adapters.layers.adapt; checkpoints then lack the frozen parameters, which the base release has
     adapter: AttachedAdapter | None = None
 
     @abstractmethod
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of one micro-batch, of windows.context (R, C), windows.future (R, F) and the rows' roles.
+        """Return the CPU tensors of one micro-batch, from windows.context (R, C), windows.future (R, F) and row roles.
 
-        Four duties, each of which the contract suite tests:
+        Four duties, each tested by the contract suite:
 
-        - Padding. Contexts are padded on the left with NaN, up to the longest of the batch; a context longer than
-          max_context_length is cut to its newest steps. A family that reads patches pads on to whole patches. What a
-          window gives depends neither on its padding nor on its neighbours.
-        - Covariates. Rows have a role: TARGET, PAST or KNOWN. Nothing after the cutoff enters an input, but the future
-          of KNOWN rows; of TARGET rows the future is the label, of PAST rows it is not looked at. A family that reads
-          covariates ahead of the token that they inform shifts them here, so that position t holds what is known of
-          t + 1. A family that cannot use covariates leaves their rows out, or raises DataError, as its README says.
-        - Absent unless static. An entry that says nothing in this batch (a mask of what is all observed) may be left
-          out, for the faster path without it. Where windows.static_shapes is set every entry is there, and shapes and
-          types follow from the windows' shapes and roles alone: compiled code is never recompiled over what values are
-          there.
-        - Filling. A window without any value, in context and future, fills a batch up to its shape: it adds nothing to
-          loss or weight, and changes nothing for the others.
+        - Padding. Contexts are left-padded with NaN to the longest of the batch; a context longer than
+          max_context_length is cut to its newest steps. A family that reads patches pads to whole patches. The result
+          for a window depends neither on its padding nor on the other windows.
+        - Covariates. A row's role is TARGET, PAST or KNOWN. No value after the cutoff enters an input, except the
+          future of KNOWN rows; the future of TARGET rows is the label, that of PAST rows is ignored. A family that
+          reads covariates ahead of the token that they inform shifts them here, so that position t holds what is known
+          of t + 1. A family that cannot use covariates drops their rows or raises DataError, as its README says.
+        - Optional entries. An entry that carries no information in this batch (an observation mask that is all True)
+          may be left out, which selects a faster path. If windows.static_shapes is set, every entry is present, and
+          shapes and types depend on the windows' shapes and roles alone, so that values never cause a recompilation.
+        - Padding windows. A window without any value, in context and future, only fills a batch up to its shape: it
+          adds nothing to loss or weight and does not affect the other windows.
         """
 
     def forward(self, batch: Batch) -> Loss:
-        """Training loss of a batch as a sum and its weight: the objective's if there is one, else the native_loss."""
+        """Return the training loss of a batch as a sum and its weight: of the objective if set, else native_loss."""
         return self.native_loss(batch) if self.objective is None else self.objective(self.predict(batch))
 
     @abstractmethod
     def native_loss(self, batch: Batch) -> Loss:
-        """The loss that the family is trained with, as a sum and its weight."""
+        """Return the family's own training loss, as a sum and its weight."""
 
     def predict(self, batch: Batch) -> TrainingPrediction:
-        """What the model says of the values that it is trained on, for losses of predictions.
+        """Return predictions of the values that the model is trained on, for losses of predictions.
 
-        Every trainable parameter is in the graph of `point` and of `quantiles`, if need be by nn.unused.attach: a loss
-        may use one of them alone. Families whose output is no forecast of values have none of it.
+        Every trainable parameter must be in the graph of `point` and in that of `quantiles`, if necessary through
+        nn.unused.attach: a loss may use only one of them. Families whose output is not a forecast of values do not
+        implement this method.
         """
         raise ConfigError(f"{self.family} predicts no values while it trains, so it takes no loss but its own.")
 
     @property
     def predicts_values(self) -> bool:
-        """Whether the family has a predict."""
+        """True if the family implements predict."""
         return type(self).predict is not Trainable.predict
 
     def validation_losses(self, batch: Batch) -> dict[str, Loss]:
-        """What validation reports of a batch as val_<name>, each a sum and its weight; "loss" is among them.
+        """Return the losses that validation reports as val_<name>, each as a sum and its weight; "loss" is one of them.
 
-        Called in eval mode without gradients; keys are validation_names.
+        Called in eval mode without gradients; the keys are validation_names.
         """
         return {"loss": self(batch)}
 
     def check(self, source: WindowSource) -> None:
-        """Raise DataError or ConfigError where a run's source is none that can be learned from.
+        """Raise DataError or ConfigError if the model cannot learn from a run's source.
 
-        Called before anything is written; the weights may be on "meta". Most families take any source.
+        Called before anything is written; the weights may be on "meta". Most families accept any source.
         """
 
     def prepare(self, source: WindowSource, folder: Path) -> None:
-        """Whatever a run needs before its first step, such as a table of tokens; may write into folder.
+        """Prepare what a run needs before its first step, such as a token table; may write into `folder`.
 
-        Called with the run's source, on rank 0 first and then on all ranks, also on resume: what is there already is
-        used. Most families need nothing.
+        Called with the run's source, on rank 0 first and then on all ranks, also on resume: existing results are
+        reused. Most families need nothing.
         """
 
     def parameter_groups(self) -> dict[str, ParameterRole]:
-        """Name of every trainable parameter to its role."""
+        """Return the role of every trainable parameter, by name."""
         trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
         if self.adapter is not None:
             return self.adapter.parameter_groups(trained)
         return {name: self.parameter_role(name, parameter) for name, parameter in trained.items()}
 
     def parameter_role(self, name: str, parameter: Tensor) -> ParameterRole:
-        """The role of a parameter, named from this module on: norms and biases are vectors, the rest goes by the parts
-        that the family declares."""
+        """Return the role of a parameter; `name` starts at this module.
+
+        Norms and biases are vectors; the other roles follow from head_parts and embedding_parts.
+        """
         if parameter.ndim == 1:
             return ParameterRole("vector")
         if any(part in name for part in self.embedding_parts):
@@ -154,29 +156,32 @@ class Trainable(nn.Module, ABC):
         return ParameterRole("head" if any(part in name for part in self.head_parts) else "matrix")
 
     def blocks(self) -> list[nn.Module]:
-        """The repeated blocks, in order: the unit of sharding, compilation and activation checkpointing."""
+        """Return the repeated blocks in order: the unit of sharding, compilation and activation checkpointing."""
         return [block for name in self.block_lists for block in self.network.get_submodule(name).children()]
 
     @abstractmethod
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json and model.safetensors (state, if given, instead of the model's own weights) into an
-        existing folder, in upstream's layout. Values are saved in float32 unless the model was loaded otherwise."""
+        """Write config.json and model.safetensors into an existing folder, in upstream's layout.
+
+        `state`, if given, replaces the model's weights. Values are float32 unless the model was loaded in another type.
+        """
 
     @abstractmethod
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward floating point operations of one window (multiply-add = 2), for the mfu figure."""
+        """Return the forward floating-point operations of one window (a multiply-add counts 2), for the mfu metric."""
 
 
 class Forecaster(Trainable):
     """A Trainable that forecasts."""
 
-    # paths drawn where they are wanted and their number is left open, of families that else draw some only where needed
+    # number of sample paths if a request asks for paths without a number; None in families that always draw paths or
+    # never do
     default_samples: int | None = None
 
     @property
     @abstractmethod
     def max_context_length(self) -> int:
-        """Steps of history the model looks at."""
+        """Maximum number of history steps that the model reads."""
 
     @property
     @abstractmethod
@@ -192,23 +197,23 @@ class Forecaster(Trainable):
 
 
 class Embeds(Forecaster):
-    """A Forecaster that gives embeddings. A family that has none is no Embeds."""
+    """A Forecaster with embeddings. Families without embeddings do not derive from it."""
 
     @abstractmethod
     def embed(self, batch: Batch) -> Embedding:
-        """Hidden states of the batch's target rows, in the windows' order."""
+        """Return the hidden states of the batch's target rows, in the windows' order."""
 
 
 class Stream(Protocol):
-    """A batch of growing series and what a model remembers of them."""
+    """A batch of series that steps are appended to, with the model's cached state of them."""
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Forecast options where they differ from the family's own defaults."""
+        """Forecast options that differ from the family's defaults."""
         ...
 
     def append(self, bars: Windows, *, counts: Sequence[int]) -> None:
-        """Take over the newest counts[n] steps of each window's context."""
+        """Append the newest counts[n] steps of each window's context."""
         ...
 
     def forecast(self, request: ForecastRequest, *, future_times: IntArray | None = None) -> Forecast:
@@ -220,19 +225,24 @@ class Stream(Protocol):
 
 
 class Streams(Forecaster):
-    """A Forecaster that follows growing series without reading them again. A family that cannot is no Streams."""
+    """A Forecaster that follows growing series without recomputing their history.
+
+    Families that cannot do this do not derive from it.
+    """
 
     @abstractmethod
     def stream(self, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None) -> Stream:
-        """A stream of the windows' contexts.
+        """Return a stream that starts with the windows' contexts.
 
-        max_context: steps that the model goes on looking at; None = its own. re_anchor_every: read the newest
-        max_context steps anew after so many appended ones; None = never.
+        Args:
+            windows: the series so far.
+            max_context: history steps that the model reads; None = max_context_length.
+            re_anchor_every: appended steps after which the newest max_context steps are recomputed; None = never.
         """
 
 
 class Build(Protocol):
-    """Family.build."""
+    """Signature of Family.build."""
 
     def __call__(
         self,
@@ -245,45 +255,45 @@ class Build(Protocol):
         device: str | torch.device = "cpu",
         offline: bool = False,
     ) -> Trainable:
-        """The model that a run trains, of its `model:` section.
+        """Build the model that a run trains from its `model:` section.
 
-        Random weights follow from the seed alone; on device "meta" no weights are made or read. Raises ConfigError for
-        keys that contradict each other, ModelError where a checkpoint cannot be read or contradicts the keys given.
+        Random weights depend on the seed alone; on device "meta" weights are neither drawn nor read. Raises ConfigError
+        if keys contradict each other, ModelError if a checkpoint cannot be read or contradicts the given keys.
         """
         ...
 
 
 class Load(Protocol):
-    """Family.load."""
+    """Signature of Family.load."""
 
     def __call__(self, folder: Path, /, *, origin: str | None = None, offline: bool = False, **parts: str) -> Trainable:
-        """The model of a release folder, in float32 on the CPU and in eval mode.
+        """Load a release folder, in float32 on the CPU and in eval mode.
 
-        origin is the name it was asked by, parts what it is made of besides (Kronos: tokenizer="folder or hub id").
-        Raises ModelError.
+        `origin` is the name that the user gave; `parts` are other releases that the model needs (Kronos:
+        tokenizer="folder or hub id"). Raises ModelError.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Family:
-    """One model family; models/__init__.py lists them, and no code outside models/ asks which one it has."""
+    """One model family. models/__init__.py lists them; no code outside models/ depends on which one it has."""
 
     name: str
     config: Callable[[], type[Section]]  # the `model:` section of a run
     options: Callable[[], type]  # dataclass of forecast options, a ForecastOptions
     build: Build
-    matches: Callable[[dict[str, Any]], bool]  # does this config.json belong to the family?
+    matches: Callable[[dict[str, Any]], bool]  # True if a config.json belongs to the family
     load: Load
-    columns: Callable[[Sequence[str]], Columns | None] = lambda names: None  # its own choice among a data set's columns
-    # (section, whether the run has covariates known ahead) -> the section with what that decides filled in
+    columns: Callable[[Sequence[str]], Columns | None] = lambda names: None  # its default columns of a data set
+    # (section, whether the run has covariates known ahead) -> the section with the defaults that depend on that
     resolve_defaults: Callable[[Any, bool], Any] = lambda section, known: section
-    needs: str = ""  # in words, the columns without which it does nothing; "" where it takes any
-    published: frozenset[str] = frozenset()  # hub ids known to belong to it
-    with_times: bool = False  # whether windows need time stamps where the data have a calendar
+    needs: str = ""  # description of the columns that it requires; "" = none in particular
+    published: frozenset[str] = frozenset()  # its known hub ids
+    with_times: bool = False  # True if windows need timestamps when the data have a calendar
 
     def columns_of(self, names: Sequence[str], source: str) -> Columns | None:
-        """Its own choice among a source's columns. Raises DataError where those that it needs are not there."""
+        """Return the family's default columns of a source. Raises DataError if required columns are missing."""
         choice = self.columns(names)
         if choice is None and self.needs:
             raise DataError(
@@ -294,5 +304,5 @@ class Family:
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device; asynchronous where the tensors are pinned."""
+    """Return the batch on a device; the copy is asynchronous if the tensors are pinned."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

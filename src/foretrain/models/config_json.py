@@ -1,4 +1,4 @@
-"""config.json of a release, as the JSON object that it holds."""
+"""Reading the config.json of a release."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from foretrain.errors import ModelError
 
 
 def read_config_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a config.json. Raises ModelError when it is missing or not one."""
+    """Return the JSON object in a config.json. Raises ModelError if the file is missing or holds anything else."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

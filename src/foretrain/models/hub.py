@@ -1,4 +1,4 @@
-"""Where a model lives: a local folder, or a repository on the Hugging Face hub."""
+"""Locating a release: a local folder, or a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from foretrain.errors import ModelError
 
-# What a release may consist of; pickled weights are never fetched.
+# Files of a release that are downloaded; pickled weights never are.
 _FILES = ["*.json", "*.safetensors"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool = False) -> Path:
-    """The folder of a release: the path itself when it exists, else a download (cached) of the hub repository.
+    """Return the folder of a release: the path itself if it exists, else a cached download of the hub repository.
 
     Args:
-        id_or_path: a release folder, a run folder (its release/ is meant), or "organisation/name".
+        id_or_path: a release folder, a run folder (its release/ is used), or "organisation/name".
         revision: branch, tag or commit on the hub.
-        offline: use what was downloaded before, never the network.
+        offline: use earlier downloads only, never the network.
 
     Raises:
         ModelError: no such folder or repository, or the hub cannot be reached.
@@ -36,14 +36,14 @@ def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool =
 
 
 def release_in(folder: Path) -> Path:
-    """The release that a folder is, or that a run folder has."""
+    """Return the release/ inside a run folder; any other folder is returned unchanged."""
     inside = folder / "release"
     is_run = not (folder / "config.json").exists() and (inside / "config.json").exists()
     return inside if is_run else folder
 
 
 def release_hash(folder: Path) -> str:
-    """sha256 over the names and bytes of a release's config.json and weights: what names its content."""
+    """Return the sha256 over names and bytes of a release's config.json and weights; it identifies the content."""
     digest = hashlib.sha256()
     files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
     for path in files:
@@ -60,21 +60,21 @@ def _download(name: str, revision: str | None, offline: bool) -> Path:
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    at = f"{name} (revision {revision})" if revision else name
+    label = f"{name} (revision {revision})" if revision else name
     try:
         folder = hub.snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=offline)
     except errors.RevisionNotFoundError:
-        raise ModelError(f"{at}: the hub has no such revision.") from None
+        raise ModelError(f"{label}: the hub has no such revision.") from None
     except errors.GatedRepoError:
-        raise ModelError(f"{at}: access is restricted; accept its terms on the hub and log in.") from None
+        raise ModelError(f"{label}: access is restricted; accept its terms on the hub and log in.") from None
     except errors.RepositoryNotFoundError:
-        raise ModelError(f"{at}: no such folder, and no such repository on the hub (or it is private).") from None
+        raise ModelError(f"{label}: no such folder, and no such repository on the hub (or it is private).") from None
     except errors.LocalEntryNotFoundError:
-        way = "run once without offline" if offline else "check the connection, or give a local folder"
-        raise ModelError(f"{at}: no such folder, and not downloaded before; {way}.") from None
+        remedy = "run once without offline" if offline else "check the connection, or give a local folder"
+        raise ModelError(f"{label}: no such folder, and not downloaded before; {remedy}.") from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{at}: the hub could not be read ({reason}); check the connection, or give a folder."
+            f"{label}: the hub could not be read ({reason}); check the connection, or give a folder."
         ) from None
     return Path(folder)

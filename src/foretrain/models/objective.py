@@ -1,7 +1,7 @@
-"""The `loss:` section: losses of predictions on a declared target space, in place of a family's own.
+"""The `loss:` section: losses of predictions in a chosen target space, which replace a family's own loss.
 
-Every loss is a SUM over elements and their count, so that accumulation and any number of processes give one gradient.
-Errors are formed from the scaled difference of forecast and target, never from two nearly equal prices.
+Every loss is a SUM over elements and their count, so that the gradient does not depend on accumulation or on the number
+of processes. Errors are computed from the scaled difference of forecast and target, never from two nearly equal prices.
 
 # (...) rows and steps, Q levels
 """
@@ -24,20 +24,20 @@ from foretrain.models.base import Trainable
 from foretrain.models.types import Loss, TrainingPrediction
 from foretrain.nn.quantiles import check_levels, constant
 
-# Forecasts below this share of the truth leave the logarithm along its tangent, which has values and a gradient for
-# prices of zero and less, where the logarithm has neither.
+# For forecasts below this share of the truth the logarithm is continued by its tangent, which has values and a gradient
+# for prices of zero and less, where the logarithm has neither.
 LOG_FLOOR = 0.1
-SIGMA_FLOOR = 1e-3  # scaled: the smallest standard deviation that the likelihood believes
-DECILES_APART = 2.5631031310892007  # standard normal: its 0.9 quantile less its 0.1 quantile
+SIGMA_FLOOR = 1e-3  # scaled: the smallest standard deviation in the likelihood
+DECILES_APART = 2.5631031310892007  # standard normal: its 0.9 quantile minus its 0.1 quantile
 
 
 class Space(NamedTuple):
-    """Where a loss measures errors."""
+    """A space in which a loss measures errors."""
 
-    suffix: str  # of metrics' names
-    unit: str  # in words
-    delta: float | None  # where Huber's loss turns linear unless told otherwise; None = there is no sensible default
-    relative: bool  # to the last value, and so undefined where there is none
+    suffix: str  # of the metrics' names
+    unit: str  # description
+    delta: float | None  # default error at which the Huber loss turns linear; None = there is no sensible default
+    relative: bool  # to the last value; undefined without one
 
 
 SPACES = {
@@ -50,19 +50,22 @@ SQUARED = {"mse", "huber"}  # losses whose unit is the square of the space's
 
 
 class LossConfig(Section):
-    """What a run minimises: the family's own loss, or one of its predictions in a space. What is left out is filled in
-    when it takes effect, so that a printed and a saved config say which."""
+    """The loss of a run: the family's own, or a loss of predictions in a space.
+
+    Omitted settings that have an effect get their defaults on construction, so that printed and saved configs show
+    them.
+    """
 
     name: Literal["own", "huber", "mse", "mae", "gaussian_nll", "pinball"] = "own"
     # scaled: as the family scales its targets; price: the units of the data; pct_return: 100 x (value - last) / |last|;
-    # log_return: log(value / last), last being the newest value before the forecast begins
+    # log_return: log(value / last); last is the newest value before the forecast starts
     space: Literal["scaled", "price", "pct_return", "log_return"] | None = None  # None = pct_return; own has none
-    delta: float | None = Field(default=None, gt=0)  # huber: where it turns linear, in the space's unit
+    delta: float | None = Field(default=None, gt=0)  # huber: error at which it turns linear, in the space's unit
     levels: tuple[float, ...] | None = None  # pinball: of the model's quantile levels; None = all of them
 
     @model_validator(mode="before")
     @classmethod
-    def _filled_in(cls, tree: Any) -> Any:
+    def _set_defaults(cls, tree: Any) -> Any:
         if not isinstance(tree, dict) or tree.get("name", "own") == "own":
             return tree
         filled = {**tree, "space": "pct_return" if tree.get("space") is None else tree["space"]}
@@ -71,13 +74,13 @@ class LossConfig(Section):
         return filled
 
     @model_validator(mode="after")
-    def _only_what_counts(self) -> LossConfig:
+    def _reject_unused_keys(self) -> LossConfig:
         for key, users in (("space", set(LOSSES)), ("delta", {"huber"}), ("levels", {"pinball"})):
             if getattr(self, key) is not None and self.name not in users:
                 others = " or ".join(name for name in LOSSES if name in users)
                 raise ValueError(f"{key} has no effect on loss {self.name!r}; remove it, or choose name: {others}")
         if self.name == "huber" and self.delta is None:
-            raise ValueError("delta: a price has no usual error; say from which one on huber is to be linear")
+            raise ValueError("delta: prices have no typical error; set the error at which huber turns linear")
         if self.levels is not None:
             try:
                 check_levels(self.levels)
@@ -87,7 +90,7 @@ class LossConfig(Section):
 
     @property
     def metric(self) -> str | None:
-        """Name of the loss among validation's metrics, with its unit; None for own."""
+        """Name of the loss among the validation metrics, unit included; None for own."""
         if self.space is None:
             return None
         squared = "_squared" if self.name in SQUARED else "_nats" if self.name == "gaussian_nll" else ""
@@ -95,7 +98,7 @@ class LossConfig(Section):
 
     @property
     def unit(self) -> str:
-        """The loss's unit in words."""
+        """Description of the loss's unit."""
         if self.space is None:
             return "its own unit"
         if self.name == "gaussian_nll":
@@ -103,7 +106,7 @@ class LossConfig(Section):
         return f"squared {SPACES[self.space].unit}" if self.name in SQUARED else SPACES[self.space].unit
 
     def describe(self) -> str:
-        """The loss in words."""
+        """Return a one-line description of the loss."""
         if self.space is None:
             return "loss: the family's own"
         settings = f" with delta {self.delta:g}" if self.delta is not None else ""
@@ -113,34 +116,34 @@ class LossConfig(Section):
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss of predictions, ready to be called; objective_for says whether a model can have it."""
+    """A loss of predictions, ready to be called; objective_for checks that a model supports it."""
 
     config: LossConfig
 
     @property
     def space(self) -> Space:
-        """Where it measures errors."""
+        """Space in which errors are measured."""
         assert self.config.space is not None
         return SPACES[self.config.space]
 
     @property
     def units(self) -> dict[str, str]:
-        """Keys of metrics() with their units in words."""
+        """Keys of metrics() with descriptions of their units."""
         found = {"loss": self.config.unit, str(self.config.metric): self.config.unit}
         found[f"mae_{self.space.suffix}"] = self.space.unit
         return found | ({"left_out_share": "share of observed values"} if self.space.relative else {})
 
     def __call__(self, predicted: TrainingPrediction) -> Loss:
-        """The sum of the loss over the elements that count, and how many these are.
+        """Return the sum of the loss over the elements that count, and their number.
 
-        An element counts where it was observed and the space is defined: returns need a last value other than 0, log
+        An element counts if it is observed and the space is defined: returns need a last value other than 0, log
         returns a last value and a truth above 0.
         """
         return self._sum(LOSSES[self.config.name], predicted)
 
     def metrics(self, predicted: TrainingPrediction) -> dict[str, Loss]:
-        """By names: "loss", the same under a name that says its unit, the mean absolute error in the space's unit, and
-        of returns the share of observed elements that were left out since they have none."""
+        """Return the metrics by name: "loss", the same loss under a name with its unit, the mean absolute error in the
+        space's unit and, for returns, the share of observed elements that are left out because they have no return."""
         loss, mae = self(predicted), self._sum(_mae, predicted)
         observed = predicted.observed.sum().float()
         left_out = Loss(observed - loss.weight, observed)
@@ -154,9 +157,9 @@ class Objective:
 
 
 def objective_for(config: LossConfig, model: Trainable) -> Objective | None:
-    """The loss of a model's predictions that a run asks for; None for the family's own.
+    """Return the loss of predictions that a run's config selects; None for the family's own loss.
 
-    Raises ConfigError where the model does not predict what the loss needs, with the losses that it can have.
+    Raises ConfigError, which lists the possible losses, if the model does not predict what the loss needs.
     """
     if config.name == "own":
         return None
@@ -180,7 +183,7 @@ def objective_for(config: LossConfig, model: Trainable) -> Objective | None:
 
 
 class _Errors:
-    """Forecast minus truth in a space's unit; finite, and of no meaning, where it does not count."""
+    """Forecast minus truth in a space's unit; finite but meaningless where an element does not count."""
 
     def __init__(self, space: str | None, predicted: TrainingPrediction) -> None:
         self.space, self.predicted = space, predicted
@@ -197,11 +200,11 @@ class _Errors:
 
     @property
     def point(self) -> Tensor:
-        """(...) of the point forecast."""
+        """Errors (...) of the point forecast."""
         return self.of(self.predicted.point)
 
     def quantiles(self, levels: tuple[float, ...] | None) -> tuple[Tensor, Tensor]:
-        """(..., Q) of the quantiles of some levels, None = all, and these levels (Q,)."""
+        """Return the errors (..., Q) of the quantiles at some levels (None = all), and these levels (Q,)."""
         p = self.predicted
         assert p.quantiles is not None
         chosen = p.quantiles
@@ -212,7 +215,7 @@ class _Errors:
         return errors, constant(levels or p.levels, errors.device, errors.dtype)
 
     def of(self, forecast: Tensor) -> Tensor:
-        """(...) of a scaled forecast (...)."""
+        """Return the errors (...) of a scaled forecast (...)."""
         difference = torch.where(self.counts, forecast - self.predicted.target, 0.0)
         if self.space == "log_return":  # log(forecast / last) - log(truth / last)
             return _log1p(difference * self.scale / self.truth)
@@ -220,7 +223,7 @@ class _Errors:
 
     @property
     def unit(self) -> Tensor | float:
-        """What a scaled unit is in the space's; of log returns near the last value, to first order."""
+        """Size of one scaled unit in the space's unit; for log returns near the last value, to first order."""
         if self.space == "scaled":
             return 1.0
         if self.space == "price":
@@ -229,8 +232,11 @@ class _Errors:
 
     @property
     def sigma(self) -> Tensor:
-        """(...) predicted standard deviation, at least the floor. Below the floor the gradient goes on as if there were
-        none, so that a spread that has collapsed or crossed is still pushed apart."""
+        """Predicted standard deviation (...), at least the floor.
+
+        Below the floor the gradient passes as if there were no floor, so that a collapsed or crossed spread still
+        widens.
+        """
         found = self.predicted.sigma
         if found is None:
             quantiles, levels = self.predicted.quantiles, self.predicted.levels
@@ -271,7 +277,7 @@ def _gaussian_nll(errors: _Errors, config: LossConfig) -> Tensor:
 
 
 def _pinball(errors: _Errors, config: LossConfig) -> Tensor:
-    """Mean over levels of twice the pinball loss: of the median alone, the absolute error."""
+    """Mean over levels of twice the pinball loss; for the median alone this is the absolute error."""
     error, levels = errors.quantiles(config.levels)
     return 2 * torch.maximum((1 - levels) * error, -levels * error).mean(-1)
 
@@ -283,8 +289,8 @@ LOSSES: dict[str, _Formula] = {
 
 
 def _index(levels: tuple[float, ...], level: float) -> int:
-    """Place of a level among others. Raises ConfigError where it is none of them."""
-    for place, known in enumerate(levels):
+    """Return the index of a level. Raises ConfigError if it is not among the levels."""
+    for index, known in enumerate(levels):
         if abs(known - level) < 1e-6:
-            return place
-    raise ConfigError(f"loss.levels: {level} is none of the model's quantile levels, {', '.join(map(str, levels))}.")
+            return index
+    raise ConfigError(f"loss.levels: {level} is not among the model's quantile levels, {', '.join(map(str, levels))}.")

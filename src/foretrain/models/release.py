@@ -1,4 +1,4 @@
-"""Models whose weights are one network and one config.json: how they start, are read and are written.
+"""Models with one network and one config.json: initialisation, reading and writing.
 
 class LinearNetwork(Network):
     architecture = LinearConfig
@@ -32,58 +32,61 @@ from foretrain.models.weights import fill_network, read_tensors, write_weights
 
 
 class Network(nn.Module):
-    """Base of a family's tensor-level module: built of its config alone, with upstream's parameter names."""
+    """Base of a family's tensor-level module: built from its config alone, with upstream's parameter names."""
 
     architecture: ClassVar[type[Architecture]]
-    fills_buffers: ClassVar[bool] = False  # whether __init__ computes buffers that initialise leaves as they are
-    config: Any  # of that architecture
-    newly_initialized: tuple[str, ...] = ()  # parameters that the file it was read from lacks, drawn from the seed
+    fills_buffers: ClassVar[bool] = False  # True if __init__ computes buffers that initialise does not set
+    config: Any  # an instance of `architecture`
+    newly_initialized: tuple[str, ...] = ()  # parameters missing from the file it was read from, drawn from the seed
 
     def initialise(self, seed: int) -> None:
-        """Random weights and constants, drawn on the CPU so that the seed alone decides them."""
+        """Draw the weights and set the constants, on the CPU so that the seed alone decides them."""
         raise NotImplementedError
 
     @classmethod
     def empty(cls, config: Any, device: str | torch.device = "cpu", **parts: Any) -> Self:
-        """The network before its weights are drawn or read; on "meta" it costs nothing. parts go to __init__."""
+        """Return the network before its weights are drawn or read; on "meta" it uses no memory.
+
+        `parts` are further arguments of __init__.
+        """
         with torch.device(device if cls.fills_buffers else "meta"):
             network = cls(config, **parts)
         return network if cls.fills_buffers or str(device) == "meta" else network.to_empty(device=device)
 
     @classmethod
     def outline(cls, folder: Path, config: Any, **parts: Any) -> Self:
-        """The network of a release folder on "meta", with the given config."""
+        """Return the network of a release folder on "meta", with the given config."""
         return cls.empty(config, "meta", **parts)
 
     @classmethod
     def read_release(cls, folder: Path, config: Any = None, *, seed: int = 0, **parts: Any) -> Self:
-        """The network of a release folder, float32 on the CPU; `config`, if given, replaces the folder's own.
+        """Read a release folder in float32 on the CPU; `config`, if given, replaces the folder's.
 
-        The seed decides what the file lacks, in families that take such files. Raises ModelError when files are missing
-        or damaged, or when the weights do not fit the configuration.
+        The seed decides parameters that the file lacks, in families that accept such files. Raises ModelError if files
+        are missing or damaged, or if the weights do not fit the config.
         """
         network = cls.empty(config or cls.architecture.read(folder / "config.json"), **parts)
         fill_network(network, cls.own_names(read_tensors(folder)), folder)
         return network
 
     def write_release(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write config.json and model.safetensors into an existing folder; `state` in place of the own weights."""
+        """Write config.json and model.safetensors into an existing folder; `state`, if given, replaces the weights."""
         weights = self.state_dict() if state is None else state
         (folder / "config.json").write_text(self.config_of(weights).text(), encoding="utf-8")
         write_weights({self.published_name(name): tensor for name, tensor in weights.items()}, folder)
 
     def config_of(self, weights: Mapping[str, Tensor]) -> Architecture:
-        """The config that is written beside these weights."""
+        """Return the config to write beside these weights."""
         return self.config
 
     @classmethod
     def own_names(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A file's tensors by the network's names, constants that the network makes itself left out."""
+        """Return a file's tensors by the network's names, without constants that the network computes itself."""
         return tensors
 
     @staticmethod
     def published_name(name: str) -> str:
-        """The name that a published file gives to a parameter of the network."""
+        """Return the name of a parameter in published files."""
         return name
 
 
@@ -102,11 +105,24 @@ def start_network(
     read_config: Callable[[Path], Any] | None = None,
     parts: Mapping[str, Any] | None = None,
 ) -> tuple[AnyNetwork, dict[str, str]]:
-    """The network that a run starts with, on the CPU or on "meta", and the hash of the release it came from, as
-    {"model": hash}; {} of a random start or of a published model on "meta", for which nothing is read.
+    """Build the network that a run starts with, on the CPU or on "meta".
 
-    random() is the config of a random start, fitted(stored) a checkpoint's config for the run; read_config reads the
-    stored one from a folder. parts go to the network's __init__. Raises ConfigError, ModelError.
+    Args:
+        kind: class of the network.
+        section: the run's `model:` section.
+        seed: decides random weights.
+        meta: build on "meta", where weights are neither drawn nor read.
+        offline: never download.
+        random: returns the config for random initialisation.
+        fitted: returns the run's config, given a checkpoint's.
+        read_config: reads a checkpoint's config from its folder; None = from config.json.
+        parts: further arguments of the network's __init__.
+
+    Returns:
+        The network, and {"model": hash} of the release it was read from; {} for random weights, and for a published
+        model on "meta", for which no file is read.
+
+    Raises ConfigError, ModelError.
     """
     section.check_start()
     given = dict(parts or {})
@@ -126,7 +142,7 @@ def start_network(
 
 
 class ReleaseModel(Trainable):
-    """A Trainable around one Network: built, loaded and saved by what the network and the `model:` section say."""
+    """A Trainable with one Network; the network and the `model:` section define how it is built, loaded and saved."""
 
     network_class: ClassVar[type[Network]]
     section: ClassVar[type[ModelSection]]
@@ -143,17 +159,17 @@ class ReleaseModel(Trainable):
 
     @classmethod
     def of_run(cls, network: Any, section: Any, prediction_length: int) -> Self:
-        """The model around a network, with what a run's section says besides the architecture."""
+        """Return the model of a network, with the run's settings besides the architecture."""
         return cls(network)
 
     @classmethod
     def network_parts(cls, section: Any) -> dict[str, Any]:
-        """What the network's __init__ takes beside its config."""
+        """Return the arguments of the network's __init__ besides its config."""
         return {}
 
     @classmethod
     def random_config(cls, section: Any, context_length: int, prediction_length: int, offline: bool) -> Any:
-        """The config of a random start."""
+        """Return the config for random initialisation."""
         return section.architecture(context_length, prediction_length)
 
     @classmethod
@@ -167,13 +183,13 @@ class ReleaseModel(Trainable):
         device: str | torch.device = "cpu",
         offline: bool = False,
     ) -> Self:
-        """The model a run trains: randomly initialised (the seed alone decides the weights) or from model_id.
+        """Build the model of a run: randomly initialised (the seed alone decides the weights) or from model_id.
 
-        Its config follows the run's lengths as the section says. On device "meta" no weights are made or read.
+        The section adapts the config to the run's lengths. On device "meta" weights are neither drawn nor read.
 
         Raises:
             ConfigError: neither or both of model_id and random_init.
-            ModelError: the checkpoint cannot be read or contradicts the architecture keys given.
+            ModelError: the checkpoint cannot be read or contradicts the given architecture keys.
         """
         network, parents = start_network(
             cls.network_class,
@@ -192,7 +208,7 @@ class ReleaseModel(Trainable):
 
     @classmethod
     def load(cls, folder: Path, *, origin: str | None = None, offline: bool = False, **parts: str) -> Self:
-        """The model of a release folder in float32 on the CPU, in eval mode. Raises ModelError."""
+        """Load a release folder in float32 on the CPU, in eval mode. Raises ModelError."""
         kind = cls.network_class.architecture
         if parts:
             raise ModelError(f"{origin or folder}: a {kind.title} has no {next(iter(parts))}; leave it out.")
@@ -201,7 +217,7 @@ class ReleaseModel(Trainable):
         return cls(cls.network_class.read_release(folder)).eval()
 
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write config.json and model.safetensors into an existing folder; `state` as from this module's state_dict."""
+        """Write config.json and model.safetensors into an existing folder; `state` has the keys of state_dict()."""
         if state is not None:
             state = {name.removeprefix("network."): tensor for name, tensor in state.items()}
         network: Any = self.network
@@ -209,7 +225,7 @@ class ReleaseModel(Trainable):
 
     @classmethod
     def as_family(cls, **more: Any) -> Family:
-        """The record that models.FAMILIES asks for; more are further fields of Family."""
+        """Return the record that models.FAMILIES refers to; `more` are further fields of Family."""
         return Family(
             name=cls.family,
             config=lambda: cls.section,

@@ -1,4 +1,4 @@
-"""The records that a model family exchanges with everything else; base.py is the contract in which they occur.
+"""The records that a model family exchanges with the rest of the package; base.py is the contract that uses them.
 
 # R rows, H horizon, Q levels, S sample paths
 """
@@ -14,11 +14,11 @@ from torch import Tensor
 from foretrain.data.windows import Windows
 from foretrain.notes import Tally
 
-Batch = dict[str, Tensor]  # what collate returns: flat and of tensors only, so that any batch can be moved or saved
+Batch = dict[str, Tensor]  # returned by collate: flat and of tensors only, so that any batch can be moved or saved
 
 
 class Loss(NamedTuple):
-    """A rank's SUM of losses and what it was summed over; the trainer divides, families never do."""
+    """A rank's SUM of losses and its weight, such as the number of summed elements; only the trainer divides."""
 
     total: Tensor  # scalar, differentiable
     weight: Tensor  # scalar, no gradient; 0 for an empty micro-batch
@@ -26,80 +26,81 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingPrediction:
-    """What a model says of values it is trained on, with gradients, in its scaled space: value = scaled * scale + loc.
+    """A model's predictions of the values it is trained on, with gradients, in its scaled space.
 
-    target decides the shape (...), which is the family's own (rows, steps); the others broadcast to it.
+    value = scaled * scale + loc. The shape (...) is that of target, a family's choice of (rows, steps); the other
+    tensors broadcast to it.
     """
 
-    target: Tensor  # (...) scaled; whatever it is where not observed
+    target: Tensor  # (...) scaled; arbitrary where not observed
     observed: Tensor  # (...) bool, True = counts
     point: Tensor  # (...) scaled: the mean of a distribution, the median of quantiles
     loc: Tensor  # (...) in the units of the data
     scale: Tensor  # (...) > 0, in the units of the data
-    last: Tensor  # (...) newest value observed before the forecast begins, in the units of the data; NaN where none is
-    sigma: Tensor | None = None  # (...) standard deviation, scaled, of families whose distribution has one
-    quantiles: Tensor | None = None  # (..., Q) scaled, of families that have them
-    levels: tuple[float, ...] = ()  # (Q,) of these
+    last: Tensor  # (...) newest value observed before the forecast starts, in the units of the data; NaN if none
+    sigma: Tensor | None = None  # (...) scaled standard deviation, if the family predicts a distribution
+    quantiles: Tensor | None = None  # (..., Q) scaled, if the family predicts quantiles
+    levels: tuple[float, ...] = ()  # (Q,) levels of the quantiles
 
 
 class WindowSource(Protocol):
     """The windows of a run: unit n, a window or a micro-batch, is a pure function of (seed, n)."""
 
     def windows(self, first: int, count: int) -> Windows:
-        """The windows of units [first, first + count)."""
+        """Return the windows of units [first, first + count)."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the data and of how windows are drawn from it."""
+        """Hash of the data and of the way in which windows are sampled."""
         ...
 
     @property
     def epoch_length(self) -> int:
-        """Units of one pass over the data."""
+        """Number of units in one pass over the data."""
         ...
 
 
 class PredictionLoss(Protocol):
-    """A loss of predictions in place of a family's own; objective.py has them."""
+    """A loss of predictions that replaces a family's own; objective.py implements it."""
 
     @property
     def units(self) -> dict[str, str]:
-        """Keys of metrics() with their units in words."""
+        """Keys of metrics() with descriptions of their units."""
         ...
 
     def __call__(self, predicted: TrainingPrediction) -> Loss:
-        """The sum over the elements that count, and how many these are."""
+        """Return the sum over the elements that count, and their number."""
         ...
 
     def metrics(self, predicted: TrainingPrediction) -> dict[str, Loss]:
-        """What validation reports of predictions, by name; "loss" is among them."""
+        """Return the validation metrics of predictions by name; "loss" is one of them."""
         ...
 
 
 @dataclass(frozen=True)
 class ParameterRole:
-    """What the optimizer needs to know of a parameter: its role rules weight decay, lr_factor scales its rate."""
+    """Facts that the optimizer needs about a parameter: role decides weight decay, lr_factor scales its rate."""
 
     role: Literal["matrix", "embedding", "head", "vector"]
     lr_factor: float = 1.0
 
 
 class AttachedAdapter(Protocol):
-    """What a model knows of the low-rank adapter that was put into it."""
+    """The low-rank adapter of a model, as far as the model needs to know it."""
 
     @property
     def name(self) -> str:
-        """Name of its folder in a run's adapters/."""
+        """Name of the adapter's folder in a run's adapters/."""
         ...
 
     @property
     def portable(self) -> bool:
-        """Whether the base and what is trained make the model."""
+        """True if the base release and the trained parameters together define the model."""
         ...
 
     def parameter_groups(self, trained: Iterable[str]) -> dict[str, ParameterRole]:
-        """Roles of the trainable parameters, whose names are those of the wrapped layers."""
+        """Return the roles of the trainable parameters, by their names in the wrapped layers."""
         ...
 
 
@@ -109,7 +110,7 @@ class ForecastOptions:
 
     @property
     def mixes_items(self) -> bool:
-        """Whether items that share a batch inform each other, so that a forecast depends on the batch."""
+        """True if items of a batch inform each other, so that a forecast depends on the batch."""
         return False
 
 
@@ -122,15 +123,15 @@ class NoOptions(ForecastOptions):
 class Forecast:
     """Forecasts of a batch, in the units of the data."""
 
-    quantiles: Tensor  # (R_targets, H, Q) rows of targets only, in the batch's order; not sorted
+    quantiles: Tensor  # (R_targets, H, Q) target rows only, in the batch's order; not sorted
     levels: tuple[float, ...]  # (Q,)
     samples: Tensor | None = None  # (R_targets, S, H) sample paths, for families that draw them
     mean: Tensor | None = None  # (R_targets, H) of the sample paths
-    notes: tuple[Tally, ...] = ()  # counts that a user must hear of, such as repaired candles
+    notes: tuple[Tally, ...] = ()  # counts to report to the user, such as repaired candles
 
 
 class Embedding(NamedTuple):
-    """Hidden states of target rows and what undoes the scaling of their inputs."""
+    """Hidden states of target rows, and the loc and scale that their inputs were normalised by."""
 
     hidden: Tensor  # (R_targets, tokens, width)
     loc: Tensor  # (R_targets, 1) in the units of the data
@@ -138,7 +139,7 @@ class Embedding(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Columns that a family takes where nobody chose any."""
+    """Default columns of a family, used if the config names none."""
 
     targets: tuple[str, ...]  # to train on and forecast
-    scored: tuple[str, ...]  # of these, what an evaluation looks at; the others are past covariates there
+    scored: tuple[str, ...]  # those of the targets that an evaluation scores; there the others are past covariates

@@ -1,4 +1,4 @@
-"""model.safetensors of a release: into a network, and out of one."""
+"""Reading and writing the model.safetensors of a release."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from foretrain.errors import ModelError
 
 
 def read_weights(folder: Path, network: nn.Module) -> None:
-    """Fill a network on the CPU from a release's weights. Raises ModelError as read_tensors and fill_network do."""
+    """Load a release's weights into a network on the CPU. Raises ModelError as read_tensors and fill_network do."""
     fill_network(network, read_tensors(folder), folder)
 
 
 def fill_network(network: nn.Module, found: Mapping[str, Tensor], folder: Path) -> None:
-    """Fill a network on the CPU from tensors by their names, which came from a folder.
+    """Copy tensors into a network on the CPU by name; `folder` names their source in errors.
 
-    Raises ModelError when names or shapes are not the network's, or when values are not finite; the network is then as
-    it was.
+    Raises ModelError if names or shapes differ from the network's, or if values are not finite; the network is then
+    unchanged.
     """
     expected = network.state_dict()
     missing = sorted(expected.keys() - found.keys())
@@ -41,16 +41,16 @@ def fill_network(network: nn.Module, found: Mapping[str, Tensor], folder: Path) 
         if not found[name].isfinite().all():
             raise ModelError(
                 f"{folder}: {name} holds values that are not finite, so nothing can be computed: the file is "
-                "damaged, or its training went astray. Restore it, or export an earlier checkpoint."
+                "damaged, or its training diverged. Restore it, or export an earlier checkpoint."
             )
     for name, tensor in expected.items():
         tensor.copy_(found[name])
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The weights of a release by name, on the CPU, from one file or several with an index.
+    """Read the weights of a release by name, on the CPU, from one file or from several with an index.
 
-    Raises ModelError when files are missing or damaged.
+    Raises ModelError if files are missing or damaged.
     """
     index = folder / "model.safetensors.index.json"
     try:
@@ -70,7 +70,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write model.safetensors into an existing folder. Raises OSError as any writer does."""
+    """Write model.safetensors into an existing folder. Raises OSError if the disk refuses it."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     path = folder / "model.safetensors"
     with disk_errors(path):
@@ -79,7 +79,7 @@ def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """What the disk refuses to safetensors' writer is an OSError; it says the number in its text alone."""
+    """Turn the write errors of safetensors into OSError; safetensors gives their number in its message only."""
     try:
         yield
     except SafetensorError as error:

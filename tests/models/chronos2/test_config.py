@@ -33,7 +33,7 @@ def test_unknown_keys_are_kept():
     assert written["chronos_config"]["novel"] == 1
 
 
-def test_absent_keys_take_upstreams_defaults():
+def test_absent_keys_have_upstreams_defaults():
     config = Chronos2Config.from_json(minimal())
     assert (config.d_model, config.num_layers, config.d_ff, config.dropout_rate) == (512, 6, 2048, 0.1)
     assert (config.use_reg_token, config.use_arcsinh, config.max_output_patches) == (False, False, 1)
@@ -92,7 +92,7 @@ def test_the_section_follows_the_runs_lengths():
     assert (made.context_length, made.max_output_patches) == (100, 7)
 
 
-def test_a_section_needs_one_origin_of_weights():
+def test_a_section_needs_one_source_of_weights():
     for section in (Chronos2ModelConfig(), Chronos2ModelConfig(random_init=True, model_id="somewhere")):
         with pytest.raises(ConfigError, match="model_id"):
             Chronos2.build(section, context_length=64, prediction_length=8, seed=0)

@@ -1,4 +1,4 @@
-"""Releases on disk: what we write, and what we refuse to read."""
+"""Releases on disk: the files we write, and damaged files that we refuse."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def release(tmp_path, network_of, small_config):
     return tmp_path
 
 
-def test_a_release_gives_back_the_weights_and_the_config(release, network_of, small_config):
+def test_a_release_restores_the_weights_and_the_config(release, network_of, small_config):
     network = Chronos2Network.read_release(release)
     assert network.config == small_config
     for ours, theirs in zip(network.parameters(), network_of(small_config).parameters(), strict=True):
@@ -35,13 +35,15 @@ def test_a_release_has_the_keys_by_which_the_official_loader_dispatches(release)
         assert file.metadata() == {"format": "pt"}
 
 
-def test_a_state_given_is_written_instead(tmp_path, network_of, small_config):
+def test_a_given_state_is_written_instead_of_the_weights(tmp_path, network_of, small_config):
     network, other = network_of(small_config), network_of(small_config, seed=1)
     network.write_release(tmp_path, other.state_dict())
     assert torch.equal(Chronos2Network.read_release(tmp_path).shared.weight, other.shared.weight)
 
 
-def test_half_precision_files_are_read_as_float32_and_said_so_when_written(tmp_path, network_of, small_config):
+def test_half_precision_files_are_read_as_float32_and_a_written_config_states_its_dtype(
+    tmp_path, network_of, small_config
+):
     network = network_of(small_config).bfloat16()
     network.write_release(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"

@@ -1,4 +1,4 @@
-"""Chronos-2 behind the contract: what collate promises the network, and the loss."""
+"""Chronos-2 under the model contract: collate and the loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def request_of(horizon, levels) -> ForecastRequest:
 
 
 def mixed(missing: bool = False) -> Windows:
-    """Windows of 1, 3, 1, 2 and 5 rows with past and known covariates, unlike lengths."""
+    """Windows of 1, 3, 1, 2 and 5 rows with past and known covariates and different lengths."""
     rng = np.random.default_rng(0)
     made = []
     for rows, steps, past, known in ((1, 20, 0, 0), (3, 24, 1, 1), (1, 24, 0, 0), (2, 13, 0, 1), (5, 24, 1, 2)):
@@ -68,8 +68,8 @@ def test_the_loss_of_observed_steps_does_not_shrink_with_the_padding(model_of, a
 
 
 @pytest.mark.parametrize("normalisation", ["rows", "observed"])
-def test_a_window_s_loss_is_that_of_the_run_s_horizon_whatever_a_batch_is_padded_to(model_of, normalisation):
-    """In a batch of shorter futures the missing steps are those that a longer one would hold as not observed."""
+def test_a_windows_loss_uses_the_runs_horizon_for_any_padding_of_the_batch(model_of, normalisation):
+    """In a batch of shorter futures the missing steps count as not observed."""
     model, windows = model_of(normalisation), mixed(missing=True)
     model.prediction_length = 14
     longer = replace(windows, future=np.pad(windows.future, ((0, 0), (0, 7)), constant_values=NAN))
@@ -112,7 +112,7 @@ def test_a_model_without_the_median_predicts_it_between_its_levels(model_of):
     torch.testing.assert_close(found.point, found.quantiles[..., 1] * 0.75 + found.quantiles[..., 2] * 0.25)
 
 
-def test_the_last_value_is_the_newest_observed_of_the_context_whatever_comes_after(model_of):
+def test_the_last_value_is_the_newest_observed_of_the_context_and_ignores_the_future(model_of):
     context = np.array([[1, 2, 3, 4], [5, 6, NAN, NAN], [NAN] * 4], np.float32)
     found = []
     for future in (np.ones((3, 4), np.float32), np.full((3, 4), 9e5, np.float32)):
@@ -179,7 +179,7 @@ def test_dropout_is_drawn_from_torchs_seed(model_of):
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_folder_of_another_family_is_named(tmp_path):
+def test_a_folder_of_another_family_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "t5", "d_model": 8}')
     with pytest.raises(ModelError, match="not a Chronos-2 model"):
         FAMILY.load(tmp_path)
@@ -188,7 +188,7 @@ def test_a_folder_of_another_family_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("horizon", [7, 40])
-def test_a_model_trained_without_the_deciles_forecasts_all_the_same(model_of, horizon):
+def test_a_model_trained_without_the_deciles_still_forecasts(model_of, horizon):
     model = model_of(quantiles=(0.25, 0.5, 0.75)).eval()
     windows = stack_windows([Window(np.arange(24, dtype=np.float32)[None], 1)], horizon)
     found = model.forecast(

@@ -1,4 +1,4 @@
-"""The hand-written passes have the gradients of what they computed, dropout included (finite differences, float64)."""
+"""Gradients of the hand-written passes against finite differences in float64, dropout included."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_attention(kind, rate):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-@pytest.mark.parametrize("tokens", [3, 20])  # few tokens keep two products, many merge them
-def test_lone_attention(tokens, rate):
+@pytest.mark.parametrize("tokens", [3, 20])  # few tokens use two products, many merge them
+def test_attention_of_single_variate_rows(tokens, rate):
     wide = HEADS * HEAD
     check(lambda *a: fused.lone_attention(*a, spec(rate)), numbers(tokens, WIDTH), numbers(WIDTH), numbers(wide, WIDTH),
           numbers(WIDTH, wide))  # fmt: skip
@@ -80,8 +80,8 @@ def test_residual_block(rate):
           numbers(5, WIDTH), numbers(5))  # fmt: skip
 
 
-def test_nothing_is_kept_when_no_backward_will_come():
-    """The same numbers, and no activation outlives the call."""
+def test_nothing_is_saved_without_a_backward():
+    """The numbers are the same, and no activation outlives the call."""
     weights = (numbers(8, WIDTH), numbers(8, WIDTH), numbers(8, WIDTH), numbers(WIDTH, 8))
     hidden, norm = numbers(3, 1, 5, WIDTH), numbers(WIDTH)
     with torch.no_grad():

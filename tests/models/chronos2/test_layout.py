@@ -1,4 +1,4 @@
-"""Groups as blocks: which rows meet, whatever the order, sizes and padding."""
+"""Groups as blocks: the same rows attend to each other for any order, sizes and padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foretrain.models.chronos2.layout import GroupLayout, arrange
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=60))
-def test_arranged_rows_share_a_number_exactly_when_they_shared_an_id(ids):
+def test_arranged_rows_share_a_group_exactly_if_they_share_an_id(ids):
     given_ids = np.array(ids)
     order, layout = arrange(given_ids)
     arranged = given_ids if order is None else given_ids[order]
@@ -22,14 +22,14 @@ def test_arranged_rows_share_a_number_exactly_when_they_shared_an_id(ids):
     assert ((found[:, None] == found) == (arranged[:, None] == arranged)).all()
 
 
-def test_lone_rows_and_equal_groups_need_no_padding():
+def test_single_variate_rows_and_equal_groups_need_no_padding():
     order, layout = arrange(np.array([5, 5, 7, 9, 9, 8]))
     assert layout.singles == 2
     assert [(b.count, b.size, b.gather) for b in layout.buckets] == [(2, 2, None)]
     assert order is not None and sorted(order[:2]) == [2, 5]
 
 
-def test_rows_already_in_order_are_not_moved():
+def test_rows_already_in_order_are_not_reordered():
     order, layout = arrange(np.repeat(np.arange(4), 3))
     assert order is None and layout.singles == 0
     assert arrange(np.arange(7)) == (None, GroupLayout(7))

@@ -1,4 +1,4 @@
-"""What the network promises beyond the recorded numbers."""
+"""Properties of the network beyond the recorded numbers."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_the_network_works_without_a_reg_token(network_of, small_config):
 
 
 def test_a_wrapped_projection_is_called_not_bypassed(network_of, small_config):
-    """An adapter replaces a linear layer by a module with a forward of its own."""
+    """An adapter replaces a linear layer by a module with its own forward."""
 
     class Adapter(torch.nn.Module):
         def __init__(self, base):
@@ -186,7 +186,7 @@ def test_a_wrapped_projection_is_called_not_bypassed(network_of, small_config):
 
 
 def test_loss_counts_every_row_and_step_as_upstream(network_of, small_config, apart):
-    """Mean over N*P steps and all rows, sum over levels; covariate rows and unobserved steps count below the line."""
+    """Mean over N*P steps and rows, sum over levels; the denominator includes covariate rows and unobserved steps."""
     network = network_of(small_config)
     context, target = rows(2, 20), rows(2, 3, seed=1)
     target[1] = NAN

@@ -74,7 +74,7 @@ def test_our_own_keys_are_written_only_where_they_say_something():
         ({"n_enc_layers": 1}, "n_enc_layers is 1, must be a whole number of at least 2"),
         ({"ffn_dropout_p": 1.0}, r"ffn_dropout_p is 1.0, must be in \[0, 1\)"),
         ({"beta": "x"}, "beta is 'x', must be a number"),
-        ({"s1_bits": 21}, "s1_bits is 21, at most 20"),
+        ({"s1_bits": 21}, "s1_bits is 21, must be at most 20"),
         ({"n_heads": 3}, "d_model 256 over n_heads 3 is no even head width"),
         ({"d_in": 5}, "d_in is 5, candles have 6 columns"),
         ({"group_size": 3}, "group_size 3 does not divide 20 bits"),
@@ -105,7 +105,7 @@ def test_an_impossible_predictor_is_refused(tmp_path, changes, said):
     [
         ("{", "cannot be read as JSON"),
         ("[1]", "not a JSON object"),
-        ('{"d_model": 8}', "no Kronos predictor: attn_dropout_p"),
+        ('{"d_model": 8}', "not a Kronos predictor: attn_dropout_p"),
     ],
 )
 def test_a_file_that_is_no_predictors_is_refused(tmp_path, text, said):

@@ -1,4 +1,4 @@
-"""Recorded tiny models and numbers, as the reference's arguments make them."""
+"""Recorded tiny models and numbers, and prompts built from the reference's arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Given = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """One recorded model with what went in and came out: tensors (B, V, ...) of B windows of V variates each."""
+    """One recorded model with its inputs and outputs: tensors (B, V, ...) of B windows of V variates each."""
 
     network: Toto2Network
     inputs: Given
@@ -48,7 +48,7 @@ class Case:
         }
 
     def forward(self, hidden: Tensor | None = None, keep: int | None = None):
-        """The network's answer with the steps that hidden (B, V, T) marks out of sight."""
+        """Run the network with the steps in hidden (B, V, T) masked."""
         target, mask, ids = (self.plain[name].flatten(0, 1) for name in ("target", "target_mask", "series_ids"))
         count, variates = self.inputs["series_ids"].shape
         layout = RowLayout.of(np.arange(count).repeat(variates))
@@ -76,8 +76,8 @@ def reference_prompt(
     known_dynamic_mask: Tensor | None = None,
     known_dynamic_series_ids: Tensor | None = None,
 ) -> Toto2Prompt:
-    """What the reference makes of the arguments of its forecast (B, V, ...): the last patch of the context counts as
-    observed, covariates follow the variates of their window."""
+    """Build the prompt as the reference does from the arguments of its forecast (B, V, ...): the last patch of the
+    context counts as observed, covariates follow the variates of their window."""
     count, variates, context = target.shape[0], target.shape[1], target.shape[2] // PATCH
     ahead = -(-horizon // PATCH)
     mask = target_mask.clone()

@@ -28,14 +28,14 @@ def test_published_sizes_have_their_published_number_of_parameters(size):
     assert sum(p.numel() for p in Toto2Network.empty(config, "meta").parameters()) == COUNTS[size]
 
 
-def test_a_random_start_takes_a_presets_architecture():
+def test_random_initialisation_uses_a_presets_architecture():
     for size in PRESETS:
         made = section(random_init=True, preset=size).architecture(4096, 64)
         assert made == Toto2ModelConfig.published_architecture(f"Datadog/Toto-2.0-{size}")
     assert PUBLISHED.keys() == {f"Datadog/Toto-2.0-{size}" for size in COUNTS}
 
 
-def test_a_config_comes_back_from_its_json_with_the_keys_that_nobody_knows():
+def test_a_config_survives_a_json_round_trip_with_unknown_keys():
     raw = {**SMALL, "heads_per_group": 1, "d_ff": None, "model_type": "toto2", "note": [1]}
     config = Toto2Config.from_json(raw)
     assert config.to_json()["note"] == [1]
@@ -43,14 +43,14 @@ def test_a_config_comes_back_from_its_json_with_the_keys_that_nobody_knows():
     assert again == config and again.extra == config.extra
 
 
-def test_widths_that_are_not_given_follow_from_the_others():
+def test_widths_of_0_are_derived_from_the_others():
     config = Toto2Config.from_json(SMALL)
     assert (config.d_ff, config.qk_dim, config.v_dim, config.num_groups) == (88, 8, 8, 4)
     assert config.qk_norm_include_weight is False
     assert Toto2Config.from_json({**SMALL, "qk_dim": 12}).v_dim == 12
 
 
-def test_our_own_key_is_written_only_where_it_differs_from_upstreams_habit():
+def test_our_own_key_is_written_only_if_it_differs_from_upstreams_value():
     assert "context_length" not in Toto2Config.from_json(SMALL).to_json()
     assert Toto2Config.from_json({**SMALL, "context_length": 64}).to_json()["context_length"] == 64
 
@@ -65,7 +65,7 @@ def test_our_own_key_is_written_only_where_it_differs_from_upstreams_habit():
         ({"num_variate_layers_per_group": 0}, [False] * 4),
     ],
 )
-def test_layers_take_turns_as_the_config_says(changes, over_variates):
+def test_time_and_variate_layers_alternate_as_the_config_says(changes, over_variates):
     assert list(Toto2Config.from_json({**SMALL, **changes}).over_variates) == over_variates
 
 
@@ -83,7 +83,7 @@ def test_layers_take_turns_as_the_config_says(changes, over_variates):
         ({"qk_dim": 6}, "qk_dim is 6, must be a multiple of 4"),
         ({"num_variate_layers_per_group": 3}, "more than layer_group_size 2"),
         ({"heads_per_group": 2}, "heads_per_group is 2, but 4 heads in 4 groups"),
-        ({"d_model": None}, "no Toto 2.0 model: d_model not given"),
+        ({"d_model": None}, "not a Toto 2.0 model: d_model missing"),
     ],
 )
 def test_an_impossible_config_says_what_is_wrong(changes, message):
@@ -98,7 +98,7 @@ def test_the_attention_ratio_is_that_of_the_training_contexts():
     assert section(random_init=True).architecture(16, 64).residual_attn_ratio > 0  # less than a patch
 
 
-def test_keys_of_a_random_start_decide_what_follows_from_them():
+def test_given_keys_replace_the_presets_derived_values():
     made = section(random_init=True, d_model=64, num_heads=2, num_layers=2).architecture(512, 64)
     assert (made.d_ff, made.qk_dim, made.v_dim, made.layer_group_size) == (176, 32, 32, 2)
     deep = section(random_init=True, preset="22m", num_layers=12, layer_group_size=6).architecture(512, 64)
@@ -114,7 +114,7 @@ def test_a_checkpoint_keeps_its_architecture_and_at_least_its_context():
         section(model_id="x", d_model=64).fitted(stored, 512, 64)
 
 
-def test_the_length_of_masks_without_masks_is_refused():
+def test_a_mask_length_without_masking_is_refused():
     assert section(cpm_probability=0.5, cpm_patches=4).cpm_patches == 4
     with pytest.raises(ConfigError, match="cpm_patches has no effect with cpm_probability 0"):
         section(cpm_patches=4)

@@ -1,4 +1,4 @@
-"""Release folders and random starts."""
+"""Release folders and random initialisation."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_random_weights_have_unit_variance_and_the_constants_of_the_recorded_mod
 
 
 def test_a_random_network_keeps_activations_at_unit_scale(recorded):
-    """What u-muP's constants are for."""
+    """The purpose of u-muP's constants."""
     network = Toto2Network.empty(Toto2Config.read(recorded / "like4m" / "config.json"))
     network.initialise(0)
     values = torch.randn(64, 10, 8, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Toto 2.0 behind the model contract: what is scored, masks, rates, forecasts. (The contract: test_base.py.)"""
+"""Toto 2.0 beyond the model contract (test_base.py): scored steps, masks, learning rates, forecasts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from foretrain.models.request import ForecastRequest
 from foretrain.models.toto2.config import LEVELS, Toto2ModelConfig
 from foretrain.models.toto2.decode import Toto2Options
 from foretrain.models.toto2.forecaster import Toto2
-from foretrain.models.toto2.inputs import hidden_runs
+from foretrain.models.toto2.inputs import contiguous_patch_mask
 from foretrain.notes import Code
 
 PATCH, CONTEXT, HORIZON = 8, 48, 16
@@ -49,7 +49,7 @@ def forecast(model: Toto2, batch, horizon: int = HORIZON, levels=LEVELS, **optio
     return model.eval().forecast(batch, request).quantiles
 
 
-# What is scored
+# Scored steps
 
 
 def test_training_scores_every_patch_and_validation_the_future_alone():
@@ -69,9 +69,9 @@ def test_covariates_and_missing_steps_are_not_scored():
     assert model.native_loss(batch).weight == CONTEXT - PATCH + HORIZON - 5
 
 
-def test_nothing_is_scored_before_a_row_has_shown_enough_to_be_scaled_by_nor_from_an_empty_patch():
+def test_nothing_is_scored_before_a_row_has_8_values_nor_from_an_empty_patch():
     values = walks()
-    values[0, : PATCH + 3] = np.nan  # 5 values in the second patch: too few to score the third by
+    values[0, : PATCH + 3] = np.nan  # 5 values in the second patch: too few to score the third
     values[0, 4 * PATCH : 5 * PATCH] = np.nan
     model = model_of().train()
     scored = model.scored(batch_of(model, window_of(values)))
@@ -86,7 +86,7 @@ def test_a_short_context_is_still_scored_from_its_end():
 
 
 @torch.no_grad()
-def test_what_a_patch_is_scored_by_knows_nothing_of_it():
+def test_a_patch_is_scored_by_values_before_it_only():
     """Quantiles, scale and newest value, also where the first values are sparse."""
     values = walks()
     values[0, 2:PATCH] = np.nan
@@ -95,14 +95,14 @@ def test_what_a_patch_is_scored_by_knows_nothing_of_it():
     model = model_of().train()
     one, other = (model.scored(batch_of(model, window_of(x))) for x in (values, changed))
     assert one.counts.any(-1).squeeze().tolist() == [False] + [True] * 6
-    for name in ("quantiles", "loc", "scale", "last"):  # of tokens 1 and 2, which say what patches 2 and 3 will be
+    for name in ("quantiles", "loc", "scale", "last"):  # of tokens 1 and 2, which predict patches 2 and 3
         assert torch.equal(getattr(one, name)[:, 1:3], getattr(other, name)[:, 1:3]), name
         assert not torch.equal(getattr(one, name)[:, 3], getattr(other, name)[:, 3]), name
 
 
 @torch.no_grad()
-def test_nothing_is_scored_beside_a_row_whose_scale_knows_what_comes():
-    """Unless that is a covariate known ahead."""
+def test_nothing_is_scored_beside_a_row_whose_scale_depends_on_later_values():
+    """Covariates known ahead are exempt."""
     values = walks(2)
     values[1, : 2 * PATCH + 5] = np.nan  # 3 values in the third patch: the first 8 reach into the fourth
     changed = values.copy()
@@ -117,7 +117,7 @@ def test_nothing_is_scored_beside_a_row_whose_scale_knows_what_comes():
 
 
 @torch.no_grad()
-def test_nothing_is_scored_beside_a_gap_of_which_only_later_values_tell_that_it_ends():
+def test_nothing_is_scored_beside_a_gap_that_a_later_value_ends():
     values = walks(2)
     values[1, 2 * PATCH : 4 * PATCH] = np.nan
     ended = values.copy()
@@ -130,7 +130,7 @@ def test_nothing_is_scored_beside_a_gap_of_which_only_later_values_tell_that_it_
     assert other.counts.any(-1).squeeze().tolist() == [True, True, False, False, False, True, True]
 
 
-def test_predictions_are_of_what_the_own_loss_scores():
+def test_predictions_cover_the_steps_of_the_native_loss():
     model = model_of().train()
     values = walks()
     values[0, 20] = np.nan
@@ -152,7 +152,7 @@ def test_predictions_are_of_what_the_own_loss_scores():
 
 
 class Copying(torch.nn.Module):
-    """A network that says of the next patch whatever the token's own patch holds."""
+    """A network that predicts the token's own patch as the next one."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def noise(count: int, steps: int, seed: int) -> list[Window]:
 
 
 def chance() -> float:
-    """Loss of who knows the law of the noise and nothing else: its quantiles, in the network's space."""
+    """Loss of a forecast by the quantiles of the noise, in the network's space."""
     z = torch.randn(200_000, generator=torch.Generator().manual_seed(0)).asinh()
     levels = torch.tensor(LEVELS)
     error = z[:, None] - z.quantile(levels)
@@ -176,8 +176,8 @@ def chance() -> float:
 
 
 @torch.no_grad()
-def test_the_answer_one_patch_early_is_of_no_use_on_white_noise():
-    """A model that copies what it reads scores far worse than chance; were a token scored by its own patch, far
+def test_copying_the_input_patch_does_not_help_on_white_noise():
+    """A model that copies its input scores far worse than chance; if a token were scored on its own patch, far
     better."""
     model = model_of()
     batch = batch_of(model, *noise(64, 40 + PATCH, seed=0), horizon=PATCH)
@@ -210,7 +210,7 @@ def train(model: Toto2, steps: int, windows, shifted: bool = True, rate: float =
         optimizer.zero_grad()
 
 
-def test_white_noise_cannot_be_learnt_but_a_mistaken_shift_can():
+def test_white_noise_cannot_be_learnt_unless_targets_are_shifted_wrongly():
     losses = {}
     for shifted in (True, False):
         model = model_of(context=40)
@@ -250,15 +250,15 @@ def test_a_sine_is_learnt_from_random_weights():
 
 def test_runs_are_contiguous_of_all_lengths_and_never_at_the_first_patch():
     torch.manual_seed(0)
-    runs = hidden_runs(2000, 10, 0.5, 4)
+    runs = contiguous_patch_mask(2000, 10, 0.5, 4)
     assert not runs[:, 0].any()
     lengths = runs.sum(1)
     assert runs.any(1).float().mean() == pytest.approx(0.5, abs=0.05)
     assert set(lengths.tolist()) == {0, 1, 2, 3, 4}
     assert torch.equal(runs.diff(dim=1).sum(1) + runs[:, -1].long() == 2, lengths > 0)
     assert (runs.float().mean(0)[1:] > 0.05).all()  # anywhere
-    assert hidden_runs(5, 1, 1.0, 4).sum() == 0  # nothing to hide
-    assert hidden_runs(500, 3, 1.0, 4).sum(1).max() == 2  # at most what there is
+    assert contiguous_patch_mask(5, 1, 1.0, 4).sum() == 0  # nothing to hide
+    assert contiguous_patch_mask(500, 3, 1.0, 4).sum(1).max() == 2  # at most what there is
 
 
 def test_masks_act_in_training_alone_and_the_seed_decides_them():
@@ -293,10 +293,10 @@ def test_hidden_patches_are_scored_but_not_read_and_known_covariates_stay():
     assert torch.equal(before.counts, after.counts) and before.counts[0, first - 1].all()
 
 
-# Rates
+# Learning rates
 
 
-def test_rates_carry_the_factors_of_the_recorded_adam(case, recorded):
+def test_learning_rates_have_the_factors_of_the_recorded_adam(case, recorded):
     folder = recorded / ("like4m" if case.network.config.per_dim_scale else "other")
     roles = Toto2.load(folder).parameter_groups()
     assert {name.removeprefix("network.") for name in roles} == case.facts["adam_lr_factor"].keys()
@@ -309,7 +309,7 @@ def test_rates_carry_the_factors_of_the_recorded_adam(case, recorded):
 
 
 def test_gradients_come_near_adams_default_eps():
-    """So the README asks for a smaller one."""
+    """Hence the README asks for a smaller one."""
     section = build_section(Toto2ModelConfig, {"random_init": True, "preset": "4m"})
     model = Toto2.build(section, context_length=256, prediction_length=32, seed=0).train()
     total, weight = model(batch_of(model, window_of(walks(4, 256 + 32), 32), horizon=32))
@@ -336,7 +336,7 @@ def test_forecasts_ascend_over_levels_and_levels_between_are_interpolated(told):
     torch.testing.assert_close(outside[..., 0], found[..., -1])
 
 
-def test_a_shorter_forecast_is_the_beginning_of_a_longer_one_of_as_many_patches():
+def test_a_shorter_forecast_is_the_start_of_a_longer_one_of_equally_many_patches():
     model = model_of()
     batch = batch_of(model, window_of(walks(2)))
     assert torch.equal(forecast(model, batch, 11), forecast(model, batch, 16)[:, :11])
@@ -351,8 +351,8 @@ def test_horizons_beyond_the_context_length_are_forecast(block):
 
 
 @pytest.mark.parametrize("block", [8, 16])
-def test_blocks_are_what_forecasts_of_a_context_with_the_medians_in_it_would_be(block):
-    """The cache changes nothing: positions keep their centre, and statistics go on from the context's."""
+def test_decoding_by_blocks_equals_forecasts_of_contexts_extended_by_the_medians(block):
+    """The KV cache does not change results: positions keep their centre, and statistics continue the context's."""
     values = walks(3)
     values[0, :9] = np.nan
     values[1, 10:30] = np.nan
@@ -362,10 +362,10 @@ def test_blocks_are_what_forecasts_of_a_context_with_the_medians_in_it_would_be(
     found = forecast(model, batch_of(model, window, horizon=horizon), horizon, decode_block_size=block)
     context, parts = values[:, :CONTEXT], []
     for _ in range(0, horizon, block):
-        grown = replace(window, context=context.astype(np.float32), future=None)
-        alike = model_of(context=2 * CONTEXT)
-        every = replace(grown, num_targets=3, num_past=0)  # past covariates are forecast on the way as well
-        parts.append(forecast(alike, batch_of(alike, every, horizon=block), block))
+        extended = replace(window, context=context.astype(np.float32), future=None)
+        longer = model_of(context=2 * CONTEXT)
+        all_rows = replace(extended, num_targets=3, num_past=0)  # past covariates are forecast in between as well
+        parts.append(forecast(longer, batch_of(longer, all_rows, horizon=block), block))
         context = np.concatenate((context, parts[-1][..., 4].numpy()), axis=1)
     torch.testing.assert_close(found, torch.cat(parts, dim=1)[:2], rtol=1e-4, atol=1e-4)
 
@@ -392,7 +392,7 @@ def test_impossible_options_say_what_is_wrong(options, message):
         Toto2Options(**options)
 
 
-def test_quantiles_stay_within_so_many_deviations_of_the_context():
+def test_quantiles_stay_within_a_number_of_deviations_of_the_context():
     values = walks()
     model = model_of()
     with torch.no_grad():
@@ -400,8 +400,8 @@ def test_quantiles_stay_within_so_many_deviations_of_the_context():
     batch = batch_of(model, window_of(values))
     free, capped = (forecast(model, batch, quantile_real_cap_k=k) for k in (0.0, 0.01))
     seen = values[0, :CONTEXT]
-    room = 0.01 * np.std(seen, ddof=1)
-    low, high = seen.min() - room, seen.max() + room
+    margin = 0.01 * np.std(seen, ddof=1)
+    low, high = seen.min() - margin, seen.max() + margin
     assert free.min() < low - 1 and free.max() > high + 1
     torch.testing.assert_close(capped, free.clamp(low, high))
 
@@ -423,7 +423,7 @@ def test_every_option_changes_a_forecast():
         assert not torch.allclose(forecast(model, batch, 24, **options), plain, atol=1e-3), options
 
 
-def test_a_filled_gap_is_as_good_as_one_that_never_was():
+def test_a_filled_gap_forecasts_as_the_same_values_observed():
     values = walks(2)
     values[:, 17:25] = values[:, 16:17]
     gap = values.copy()
@@ -434,8 +434,8 @@ def test_a_filled_gap_is_as_good_as_one_that_never_was():
     assert not torch.allclose(forecast(model, batch_of(model, window_of(gap))), whole, atol=1e-3)
 
 
-def test_a_context_that_ends_in_missing_patches_is_forecast_from_what_it_knows():
-    """As if it ended earlier and the horizon were longer. Upstream declares the last patch observed, as zeros."""
+def test_a_context_that_ends_in_missing_patches_is_forecast_from_its_observed_part():
+    """As if it ended earlier and the horizon were longer. Upstream counts the last patch as observed zeros."""
     values = walks(2) + 100
     late = values.copy()
     late[:, CONTEXT - 2 * PATCH : CONTEXT] = np.nan
@@ -456,17 +456,17 @@ def test_known_covariates_reach_the_patch_they_are_known_for():
         one, two = (
             forecast(model, batch_of(model, w, horizon=horizon), horizon, compat=compat) for w in (window, other)
         )
-        assert torch.equal(one, two) == compat  # upstream reads them when they happen, which is too late
+        assert torch.equal(one, two) == compat  # upstream reads them at their own time, which is too late
 
 
-def test_a_variate_that_holds_nothing_leaves_the_others_alone():
+def test_a_variate_without_values_does_not_affect_the_others():
     values = walks(2)
     alone = values[:1]
     values[1] = np.nan
     model = model_of()
     both, one = (forecast(model, batch_of(model, window_of(x))) for x in (values, alone))
     torch.testing.assert_close(both[:1], one, rtol=1e-5, atol=1e-5)
-    assert both[1].abs().max() < 1e-3  # nothing is known of it
+    assert both[1].abs().max() < 1e-3  # it has no values
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
@@ -482,7 +482,7 @@ def test_forecasts_of_any_size_are_finite_and_near_their_context(scale):
 
 
 def test_compat_forecasts_are_the_recorded_ones(case, apart):
-    """Of the recorded window whose missing values are zeros, by way of windows and batches."""
+    """For the recorded window whose missing values are zeros, through windows and batches."""
     model = Toto2(case.network)
     values = np.where(case.inputs["target_mask"][1], case.inputs["target"][1], np.nan).astype(np.float32)
     known = case.inputs["known_dynamic"][1].numpy()
@@ -503,13 +503,13 @@ def test_compat_forecasts_are_the_recorded_ones(case, apart):
 # Building and loading
 
 
-def test_a_known_hub_id_costs_nothing_on_meta():
+def test_a_known_hub_id_needs_no_download_on_meta():
     section = build_section(Toto2ModelConfig, {"model_id": "Datadog/Toto-2.0-2.5B"})
     model = Toto2.build(section, context_length=512, prediction_length=64, seed=0, device="meta")
     assert sum(p.numel() for p in model.parameters()) == 2_454_281_792 and model.max_context_length == 4096
 
 
-def test_a_run_goes_on_from_a_release(tmp_path):
+def test_a_run_starts_from_a_release(tmp_path):
     model = model_of()
     model.save_release(tmp_path)
     section = build_section(Toto2ModelConfig, {"model_id": str(tmp_path), "cpm_probability": 0.25})
@@ -521,7 +521,7 @@ def test_a_run_goes_on_from_a_release(tmp_path):
 
 
 @pytest.mark.parametrize("keys", [{}, {"model_id": "x", "random_init": True}])
-def test_a_start_is_from_a_release_or_random(keys):
+def test_a_section_names_a_release_or_random_initialisation_but_not_both(keys):
     section = build_section(Toto2ModelConfig, keys)
     with pytest.raises(ConfigError, match="give either model_id"):
         Toto2.build(section, context_length=8, prediction_length=8, seed=0)

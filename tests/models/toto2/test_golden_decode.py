@@ -41,7 +41,7 @@ def forecast(case, prompt, **options) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", FORECASTS)
-def test_forecasts_are_the_references(case, prompt, apart, name):
+def test_forecasts_equal_the_references(case, prompt, apart, name):
     which, options = FORECASTS[name]
     found = forecast(case, prompt(**given(case, which), horizon=HORIZON), **options)
     assert apart(found, case.expected[f"forecast.{name}"]) < CLOSE
@@ -51,12 +51,12 @@ def test_every_recorded_forecast_is_compared(case):
     assert {f"forecast.{name}" for name in FORECASTS} == {key for key in case.expected if key.startswith("forecast.")}
 
 
-def test_our_blocks_differ_from_upstreams_where_a_context_begins_with_an_empty_patch(case, prompt, apart):
-    """Upstream's later blocks take the groups of the context's first tokens for their own."""
+def test_our_blocks_differ_from_upstreams_if_a_context_starts_with_an_empty_patch(case, prompt, apart):
+    """Upstream's later blocks use the groups of the context's first tokens."""
     made = prompt(**case.plain, horizon=HORIZON)
     ours, theirs = (forecast(case, made, decode_block_size=8, compat=compat) for compat in (False, True))
     empty = ~case.inputs["target_mask"][..., :8].any(-1).any(-1)
     assert empty.tolist() == [False, False]
-    window = case.inputs["target_mask"][..., :8].any(-1).all(-1)  # windows whose variates all begin with values
+    window = case.inputs["target_mask"][..., :8].any(-1).all(-1)  # windows whose variates all start with values
     assert window.tolist() == [True, False]
     assert apart(ours[:, 1], theirs[:, 1]) > 1e-3

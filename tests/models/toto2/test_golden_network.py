@@ -18,7 +18,7 @@ CLOSE = 2e-6  # of the largest value
 
 
 @pytest.mark.parametrize("least", [0, 1, 8, 20])
-def test_statistics_are_the_references(parts, apart, least):
+def test_statistics_equal_the_references(parts, apart, least):
     target, mask = parts["scaler.target"].flatten(0, 1), parts["scaler.mask"].flatten(0, 1)
     found = scale_patches(target, mask, 8, least)
     name = f"scaler.fallback{least}" if least else "scaler"
@@ -29,7 +29,7 @@ def test_statistics_are_the_references(parts, apart, least):
 
 
 @pytest.mark.parametrize(("suffix", "start", "centre"), [("", 0, 3), ("_ids9", 9, 8)])
-def test_positions_are_the_references(parts, apart, suffix, start, centre):
+def test_rotary_tables_equal_the_references(parts, apart, suffix, start, centre):
     x = parts["rope.x"]
     plain, scaled = (rotary_tables(start, 7, 8, c, x.device) for c in (None, centre))
     assert apart(rotate(x, plain.query), parts[f"rope.plain{suffix}"]) < CLOSE
@@ -38,7 +38,7 @@ def test_positions_are_the_references(parts, apart, suffix, start, centre):
     assert apart(rotate(x, scaled.key), parts[f"rope.xpos_k{suffix}"]) < CLOSE
 
 
-def test_operators_are_the_references(parts, apart, recorded):
+def test_operators_equal_the_references(parts, apart, recorded):
     assert apart(F.silu(parts["op.x"]) * SILU_SCALE, parts["op.silu"]) < CLOSE
     scale = QueryScale(8)
     scale.per_dim_scale.data = parts["op.per_dim_scale_param"]
@@ -57,7 +57,7 @@ def test_gaps_are_filled_as_the_reference_does_from_the_first_value_on(parts, ho
 
 
 @pytest.mark.parametrize("name", ["ones", "cpm"])
-def test_a_training_pass_is_the_references(case, apart, name):
+def test_a_training_pass_equals_the_references(case, apart, name):
     with torch.no_grad():
         found = case.forward(~case.inputs["cpm_mask"] if name == "cpm" else None)
     assert apart(case.back(found.quantiles), case.expected[f"forward_{name}.quantiles"]) < CLOSE
@@ -65,7 +65,7 @@ def test_a_training_pass_is_the_references(case, apart, name):
         assert apart(ours, case.expected[f"forward_{name}.{what}"].flatten(0, 1)[:, ::8]) < CLOSE
 
 
-def test_the_last_tokens_alone_say_the_same(case, apart):
+def test_the_last_tokens_computed_alone_are_the_same(case, apart):
     with torch.no_grad():
         found = case.forward(~case.inputs["cpm_mask"], keep=2)
     assert apart(case.back(found.quantiles), case.expected["forward_cpm_last2.quantiles"]) < CLOSE

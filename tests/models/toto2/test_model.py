@@ -1,4 +1,4 @@
-"""The network's layout, masks and positions, and what adapters need of it."""
+"""The network's layout, masks and positions, and its use with adapters."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_no_token_sees_a_later_one_and_none_another_window(recorded):
 
 @torch.no_grad()
 def test_empty_patches_on_the_left_change_nothing(recorded):
-    """Positions count from there, but only distances matter."""
+    """They shift positions, but only distances matter."""
     network = network_of(recorded)
     x, observed = series(2)
     layout = RowLayout.of(np.array([0, 0]))
@@ -82,7 +82,7 @@ def test_empty_patches_on_the_left_change_nothing(recorded):
 
 
 @torch.no_grad()
-def test_some_rows_and_last_tokens_alone_say_the_same(recorded):
+def test_some_rows_and_last_tokens_computed_alone_are_the_same(recorded):
     network = network_of(recorded, "other")  # its last layer attends over time
     x, observed = series(4)
     layout, rows = RowLayout.of(np.array([0, 0, 1, 1])), torch.tensor([3, 0])
@@ -91,7 +91,7 @@ def test_some_rows_and_last_tokens_alone_say_the_same(recorded):
     torch.testing.assert_close(some, whole[rows, -2:], rtol=1e-5, atol=1e-5)
 
 
-def test_positions_have_no_end_and_only_distances_count():
+def test_positions_have_no_maximum_and_only_distances_count():
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 16, generator=generator)
     scores = []
@@ -103,7 +103,7 @@ def test_positions_have_no_end_and_only_distances_count():
 
 
 class Wrapped(nn.Module):
-    """As an adapter wraps a layer: a forward of its own, beside a weight that is not the whole story."""
+    """Wraps a layer as an adapter does: its forward does more than the wrapped weight."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def test_every_linear_layer_can_be_wrapped(recorded, sizes):
 
 
 @pytest.mark.parametrize("name", ["like4m", "other"])
-def test_lone_rows_leave_no_parameter_without_a_gradient(recorded, name):
+def test_single_variate_rows_give_every_parameter_a_gradient(recorded, name):
     network = network_of(recorded, name)
     x, observed = series(3)
     network(x, observed, RowLayout.of(np.arange(3))).quantiles.sum().backward()

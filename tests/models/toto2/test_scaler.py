@@ -1,4 +1,4 @@
-"""Causal statistics: going on from sums, exactness, and gaps."""
+"""Causal statistics: continuation from sums, exactness, and gaps."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def series(rows: int = 5, steps: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("least", [0, 8])
 @pytest.mark.parametrize("cut", [1, 3, 7])
-def test_a_series_goes_on_from_its_sums(cut, least):
-    """Also where the first observed steps, by which sparse patches are scaled, lie on both sides of the cut: the later
-    part then knows all of them."""
+def test_a_series_continues_from_its_sums(cut, least):
+    """Also if the first observed steps, by which sparse patches are scaled, are on both sides of the cut: the later
+    part then uses all of them."""
     x, observed = series()
     whole = scale_patches(x, observed, 8, least)
     head = scale_patches(x[:, : cut * 8], observed[:, : cut * 8], 8, least)
@@ -31,7 +31,7 @@ def test_a_series_goes_on_from_its_sums(cut, least):
         torch.testing.assert_close(getattr(tail, name), getattr(whole, name)[:, cut:], rtol=1e-6, atol=1e-9)
 
 
-def test_statistics_see_nothing_later_than_their_patch():
+def test_statistics_do_not_depend_on_later_patches():
     x, observed = series()
     changed = x.clone()
     changed[:, 32:] = 1e9
@@ -39,7 +39,7 @@ def test_statistics_see_nothing_later_than_their_patch():
     assert torch.equal(one.loc[:, :4], other.loc[:, :4]) and torch.equal(one.scale[:, :4], other.scale[:, :4])
 
 
-def test_what_is_not_observed_counts_for_nothing():
+def test_values_that_are_not_observed_do_not_count():
     x, observed = series()
     poisoned = torch.where(observed, x, torch.nan)
     one, other = (scale_patches(y, observed, 8, 8) for y in (x, poisoned))

@@ -2,8 +2,8 @@
 
 # R rows (variates), S tokens of a row, D model width, H heads, d head width, G groups, g rows of a group, N kept tokens
 
-Attention has no 1/sqrt(d) factor (it is absorbed in the initial weights of q) and masks are additive with the type's
-smallest number, so that a slot without any observed key still gets a finite value.
+Attention has no 1/sqrt(d) factor (the initial weights of q absorb it). Masks are additive with the type's smallest
+number, so that a slot without any observed key still gets a finite value.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from foretrain.nn.unused import attach
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What every block needs besides the hidden states; computed once per forward."""
+    """Inputs of every block besides the hidden states; computed once per forward."""
 
     layout: GroupLayout
-    rope: tuple[Tensor, Tensor]
+    rope: tuple[Tensor, Tensor]  # rotary tables (cos, sin)
     time_mask: Tensor | None = None  # (R, 1, 1, S) additive; None = every patch is observed
     group_masks: tuple[Tensor | None, ...] = ()  # per bucket (G*S, 1, 1, g) additive
-    last_group_masks: tuple[Tensor | None, ...] = ()  # the same for kept tokens, which are always observed
+    last_group_masks: tuple[Tensor | None, ...] = ()  # the same for the kept tokens, which are always observed
 
 
 def use_cpu_kernels(hidden: Tensor, layer: nn.Module) -> bool:
-    """May the hand-written passes of fused.py stand in for the plain layer?
+    """Return True if the hand-written passes of fused.py can replace the plain layer.
 
-    They are for float32 on a CPU in eager mode, and for linear layers as they were made: an adapter around one (LoRA)
-    has a forward of its own that must be called.
+    They support float32 on a CPU in eager mode, and unwrapped linear layers only: an adapter around one (LoRA) has its
+    own forward, which must be called.
     """
     return (
         hidden.device.type == "cpu"
         and hidden.dtype == torch.float32
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
-        and all(type(m) in _PLAIN and not m._forward_hooks for m in layer.modules() if m is not layer)
+        and all(type(m) in _PLAIN_MODULES and not m._forward_hooks for m in layer.modules() if m is not layer)
         and all(p.dtype == torch.float32 for p in layer.parameters())
     )
 
@@ -66,11 +66,11 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The weights of q, k, v and o."""
+        """Return the weights of q, k, v and o."""
         return self.q.weight, self.k.weight, self.v.weight, self.o.weight
 
     def spec(self, layer: TimeAttention | GroupAttention, hidden: Tensor) -> fused.Spec:
-        """What the hand-written passes need to know of a layer."""
+        """Return the constants of a layer for the hand-written passes."""
         rate = layer.dropout if layer.training else 0.0
         return fused.Spec(self.heads, layer.layer_norm.eps, rate, torch.is_grad_enabled())
 
@@ -93,10 +93,10 @@ class TimeAttention(nn.Module):
         """hidden (R, S, D) -> (R, S, D), or (R, N, D) of the last keep = N tokens."""
         attention = self.self_attention
         if use_cpu_kernels(hidden, self):
-            turn, spec = fused.rotary_factors(ctx.rope), attention.spec(self, hidden)
-            found = fused.attention(hidden.unsqueeze(1), self.layer_norm.weight, attention.weights(), spec, turn=turn,
-                                    mask=ctx.time_mask, keep=keep)  # fmt: skip
-            return found.squeeze(1)
+            factors, spec = fused.rotary_factors(ctx.rope), attention.spec(self, hidden)
+            out = fused.attention(hidden.unsqueeze(1), self.layer_norm.weight, attention.weights(), spec, turn=factors,
+                                  mask=ctx.time_mask, keep=keep)  # fmt: skip
+            return out.squeeze(1)
         x = self.layer_norm(hidden)
         length = x.shape[1]
         first = 0 if keep is None else length - keep
@@ -109,7 +109,7 @@ class TimeAttention(nn.Module):
         return hidden[:, first:] + F.dropout(out, rate, self.training)
 
     def weights(self, hidden: Tensor, ctx: AttentionContext) -> Tensor:
-        """Attention probabilities (R, H, S, S), for inspection."""
+        """Return the attention probabilities (R, H, S, S), for inspection."""
         x, attention = self.layer_norm(hidden), self.self_attention
         q, k = (rotate(attention.split(project(x)), ctx.rope) for project in (attention.q, attention.k))
         scores = q @ k.transpose(-1, -2)
@@ -117,7 +117,7 @@ class TimeAttention(nn.Module):
 
 
 class GroupAttention(nn.Module):
-    """Attention over the rows of a group, at each position on its own, without positions."""
+    """Attention over the rows of a group, separately at each position and without positional encoding."""
 
     def __init__(self, config: Chronos2Config) -> None:
         super().__init__()
@@ -126,11 +126,11 @@ class GroupAttention(nn.Module):
         self.dropout = config.dropout_rate
 
     def forward(self, hidden: Tensor, ctx: AttentionContext, keep: int | None = None) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D); with keep the tokens are the last ones, which are always observed."""
+        """hidden (R, S, D) -> (R, S, D); with keep, the S tokens are the last ones, which are always observed."""
         if use_cpu_kernels(hidden, self) and all(bucket.gather is None for bucket in ctx.layout.buckets):
             return self._with_cpu_kernels(hidden, ctx, keep)
         x = self.layer_norm(hidden)
-        if not ctx.layout.buckets:  # a single-variate row's weight is one whatever its query and key
+        if not ctx.layout.buckets:  # the weight of a single-variate row is one, so queries and keys are unused
             x = attach(x, [*self.self_attention.q.parameters(), *self.self_attention.k.parameters()])
         masks = ctx.group_masks if keep is None else ctx.last_group_masks
         parts = [self._single_variate(x[: ctx.layout.singles])] if ctx.layout.singles else []
@@ -142,7 +142,7 @@ class GroupAttention(nn.Module):
         return hidden + F.dropout(parts[0] if len(parts) == 1 else torch.cat(parts), rate, self.training)
 
     def weights(self, hidden: Tensor, ctx: AttentionContext) -> Tensor:
-        """Attention probabilities (S, H, R, R) over all rows of the batch, for inspection."""
+        """Return the attention probabilities (S, H, R, R) over all rows of the batch, for inspection."""
         x, attention = self.layer_norm(hidden).transpose(0, 1), self.self_attention
         scores = attention.split(attention.q(x)) @ attention.split(attention.k(x)).transpose(-1, -2)
         ids = ctx.layout.ids(hidden.device)
@@ -152,24 +152,24 @@ class GroupAttention(nn.Module):
         return (scores + _additive(allowed)).softmax(-1)
 
     def _with_cpu_kernels(self, hidden: Tensor, ctx: AttentionContext, keep: int | None) -> Tensor:
-        """The same with hand-written passes, for unpadded buckets."""
+        """Compute forward with the hand-written passes; buckets must be unpadded."""
         attention, layout = self.self_attention, ctx.layout
         spec, norm = attention.spec(self, hidden), self.layer_norm.weight
         q, k, v, o = attention.weights()
         if not layout.buckets:
             return fused.lone_attention(attach(hidden, [q, k]), norm, v, o, spec)
-        pieces = hidden.split([layout.singles, *(bucket.rows for bucket in layout.buckets)])
-        parts = [fused.lone_attention(pieces[0], norm, v, o, spec)] if layout.singles else []
+        singles, *bucket_rows = hidden.split([layout.singles, *(bucket.rows for bucket in layout.buckets)])
+        parts = [fused.lone_attention(singles, norm, v, o, spec)] if layout.singles else []
         masks = ctx.group_masks if keep is None else ctx.last_group_masks
-        for bucket, piece, mask in zip(layout.buckets, pieces[1:], masks, strict=True):
-            groups = piece.view(bucket.count, bucket.size, *piece.shape[1:]).transpose(1, 2)
-            found = fused.attention(groups, norm, (q, k, v, o), spec, mask=mask)
-            parts.append(found.transpose(1, 2).reshape(piece.shape))
+        for bucket, rows, mask in zip(layout.buckets, bucket_rows, masks, strict=True):
+            groups = rows.view(bucket.count, bucket.size, *rows.shape[1:]).transpose(1, 2)
+            out = fused.attention(groups, norm, (q, k, v, o), spec, mask=mask)
+            parts.append(out.transpose(1, 2).reshape(rows.shape))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _single_variate(self, x: Tensor) -> Tensor:
-        """A row alone attends to itself with weight one: only the value path is left, and dropout of that one weight
-        per row, position and head."""
+        """Attention of rows that are alone in their group: the weight is one, so only the value path remains, and
+        dropout of that weight per row, position and head."""
         attention = self.self_attention
         v = attention.v(x)
         if self.training and self.dropout:
@@ -179,7 +179,7 @@ class GroupAttention(nn.Module):
         return attention.o(v)
 
     def _bucket(self, x: Tensor, bucket: GroupBucket, mask: Tensor | None) -> Tensor:
-        """x (rows, S, D) of equal (or padded) groups -> (rows, S, D)."""
+        """x (rows, S, D) of groups of one size, or padded to one -> (rows, S, D)."""
         attention = self.self_attention
         rows, length, width = x.shape
         if bucket.gather is not None:
@@ -231,14 +231,14 @@ class Block(nn.Module):
     def forward(
         self, hidden: Tensor, ctx: AttentionContext, keep: int | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D). With keep = N only the last N tokens come out, computed alone; with rows only
-        those rows."""
+        """hidden (R, S, D) -> (R, S, D). With keep = N, only the last N tokens are computed and returned; with rows,
+        only those rows."""
         hidden = self.layer[0](hidden, ctx, keep)
         hidden = self.layer[1](hidden, ctx, keep)
         return self.layer[2](hidden if rows is None else hidden[rows])
 
     def inspect(self, hidden: Tensor, ctx: AttentionContext) -> tuple[Tensor, Tensor, Tensor]:
-        """The block's output and its attention weights over time (R, H, S, S) and over groups (S, H, R, R)."""
+        """Return the block's output and its attention weights over time (R, H, S, S) and over groups (S, H, R, R)."""
         time, group, feed_forward = self.layer
         assert isinstance(time, TimeAttention) and isinstance(group, GroupAttention)
         across_time = time.weights(hidden, ctx)
@@ -248,7 +248,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The blocks and the final norm."""
+    """The blocks, followed by the final norm."""
 
     def __init__(self, config: Chronos2Config) -> None:
         super().__init__()
@@ -271,8 +271,10 @@ class Encoder(nn.Module):
 def attention_context(
     layout: GroupLayout, observed: Tensor | None, rope: tuple[Tensor, Tensor], keep: int
 ) -> AttentionContext:
-    """The context of a batch. observed (R, S) True where a token holds data, None = everywhere; its last keep columns
-    are True always."""
+    """Return the context of a batch.
+
+    observed (R, S): True where a token holds data, None = everywhere. Its last `keep` columns are always True.
+    """
     time_mask = None if observed is None else _additive(observed)[:, None, None, :]
     masks, last = [], []
     first = layout.singles
@@ -285,7 +287,7 @@ def attention_context(
 
 
 def _bucket_mask(bucket: GroupBucket, observed: Tensor | None, length: int) -> Tensor | None:
-    """(G*S, 1, 1, g) additive mask of a bucket's keys; None when all of them count."""
+    """Return the additive mask (G*S, 1, 1, g) of a bucket's keys; None if no key is masked."""
     if observed is None and bucket.valid is None:
         return None
     valid = None if bucket.valid is None else bucket.valid[:, None, :].expand(-1, length, -1)
@@ -298,15 +300,15 @@ def _bucket_mask(bucket: GroupBucket, observed: Tensor | None, length: int) -> T
 
 
 def _additive(valid: Tensor) -> Tensor:
-    """0 where valid, float32's smallest number elsewhere."""
+    """Return an additive mask: 0 where valid, float32's smallest number elsewhere."""
     return (~valid).float() * torch.finfo(torch.float32).min
 
 
 def _cast(mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """The additive mask in the type of the scores, still finite there."""
+    """Return the additive mask in the type of the scores, still finite."""
     if mask is None or mask.dtype == like.dtype:
         return mask
     return mask.clamp(min=max(torch.finfo(like.dtype).min, torch.finfo(mask.dtype).min)).to(like.dtype)
 
 
-_PLAIN = (nn.Linear, Mlp, RMSNorm, Attention)  # what a layer is made of when nothing was wrapped
+_PLAIN_MODULES = (nn.Linear, Mlp, RMSNorm, Attention)  # submodules of a layer in which nothing is wrapped

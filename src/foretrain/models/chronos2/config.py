@@ -14,7 +14,7 @@ from foretrain.models.architecture import Architecture, ModelSection, Positive, 
 
 QUANTILES = (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99)  # the 21 levels of the published models
 
-# Keys of config.json that follow from others; they are written for upstream's loader and checked when read.
+# Keys of config.json that are derived from others: written for upstream's loader, checked when read.
 _DERIVED = {"dense_act_fn", "is_gated_act", "vocab_size", "pad_token_id", "reg_token_id", "architectures", "model_type"}
 _NESTED = (
     "context_length",
@@ -31,9 +31,9 @@ _NESTED = (
 
 @dataclass(frozen=True)
 class Chronos2Config(Architecture):
-    """Architecture of one Chronos-2 model, field for field what upstream's config.json holds.
+    """Architecture of a Chronos-2 model, with the fields and defaults of upstream's config.json.
 
-    Defaults are upstream's own. Keys this class does not know are kept (`extra`, `chronos_extra`) and written back.
+    Unknown keys are stored in `extra` and `chronos_extra` and written back.
     """
 
     title = "Chronos-2 model"
@@ -69,8 +69,8 @@ class Chronos2Config(Architecture):
         object.__setattr__(self, "quantiles", tuple(float(q) for q in self.quantiles))
         self.check()
 
-    def misfits(self) -> list[str]:
-        """What is wrong with values beside each other."""
+    def inconsistencies(self) -> list[str]:
+        """Return a message for each inconsistency between values."""
         found, sizes = [], (self.input_patch_size, self.input_patch_stride, self.output_patch_size)
         if len({*sizes}) > 1:
             names = "input_patch_size {}, input_patch_stride {} and output_patch_size {}".format(*sizes)
@@ -86,27 +86,27 @@ class Chronos2Config(Architecture):
 
     @property
     def patch_size(self) -> int:
-        """Steps in a patch (input, output and stride are one number)."""
+        """Steps in a patch; input, output and stride are equal."""
         return self.input_patch_size
 
     @property
     def native_horizon(self) -> int:
-        """Steps forecast in one pass; longer horizons are unrolled."""
+        """Steps forecast in one pass; longer horizons are decoded autoregressively."""
         return self.max_output_patches * self.output_patch_size
 
     @property
     def inner_dim(self) -> int:
-        """Width of queries, keys and values over all heads; it need not equal d_model."""
+        """Width of queries, keys and values over all heads; may differ from d_model."""
         return self.num_heads * self.d_kv
 
     @classmethod
     def matches(cls, raw: Mapping[str, Any]) -> bool:
-        """Whether a config.json is of this family."""
+        """Return True if a config.json belongs to this family."""
         return "chronos_config" in raw and "input_patch_size" in (raw["chronos_config"] or {})
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], source: str = "config.json") -> Chronos2Config:
-        """From the parsed config.json; `source` names it in errors. Raises ModelError."""
+        """Build the config from a parsed config.json; `source` names the file in errors. Raises ModelError."""
         nested = raw.get("chronos_config")
         if not isinstance(nested, Mapping):
             raise ModelError(f"{source}: no chronos_config, so this is not a Chronos-2 model.")
@@ -130,7 +130,7 @@ class Chronos2Config(Architecture):
             raise ModelError(f"{source}: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Upstream's config.json, with the keys by which its loaders dispatch."""
+        """Return upstream's config.json, including the keys by which its loaders dispatch."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         nested = {key: own.pop(key) for key in _NESTED}
         nested["quantiles"] = list(self.quantiles)
@@ -154,9 +154,9 @@ class Chronos2Config(Architecture):
         )
 
     def resized(self, context_length: int | None = None, prediction_length: int | None = None) -> Chronos2Config:
-        """The same weights with another context length and at least this native horizon (steps).
+        """Return the config with another context length and at least this native horizon (steps).
 
-        time_encoding_scale stays, because the weights were trained with it.
+        time_encoding_scale is unchanged, because the weights were trained with it.
         """
         patches = math.ceil(prediction_length / self.output_patch_size) if prediction_length else 0
         return replace(
@@ -173,11 +173,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "test": {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_layers": 2, "num_heads": 4},
 }
 
-# Known hub ids, so that a dry run needs no download. The small one is assumed: its file was never seen here.
+# Known hub ids, so that a dry run needs no download. The small one is assumed; its file was not available.
 PUBLISHED = {"amazon/chronos-2": "base", "autogluon/chronos-2-synth": "base", "autogluon/chronos-2-small": "small"}
 
 
-# Keys that only a random init can obey; with model_id they come from the checkpoint.
+# Keys for random initialisation; with model_id they come from the checkpoint.
 _KEYS = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate", "layer_norm_epsilon",
          "initializer_factor", "rope_theta", "patch_size", "quantiles", "use_reg_token", "use_arcsinh")  # fmt: skip
 
@@ -191,7 +191,7 @@ class Chronos2ModelConfig(section_of(Chronos2Config, _KEYS, _Chronos2Start, name
 
     presets: ClassVar = PRESETS
     published: ClassVar = PUBLISHED
-    adjustable: ClassVar = ("dropout_rate", "initializer_factor")  # the latter rules random weights only
+    adjustable: ClassVar = ("dropout_rate", "initializer_factor")  # the latter affects random weights only
 
     family: Literal["chronos2"] = "chronos2"
     context_length: int | None = Field(default=None, ge=1)  # None = data.context_length
@@ -203,7 +203,7 @@ class Chronos2ModelConfig(section_of(Chronos2Config, _KEYS, _Chronos2Start, name
 
     @classmethod
     def published_architecture(cls, hub_id: str | None) -> Chronos2Config | None:
-        """The config of a known hub id, None for others."""
+        """Return the config of a known hub id, None for others."""
         if hub_id not in PUBLISHED:
             return None
         return Chronos2Config(
@@ -218,7 +218,7 @@ class Chronos2ModelConfig(section_of(Chronos2Config, _KEYS, _Chronos2Start, name
         )
 
     def architecture(self, context_length: int, prediction_length: int) -> Chronos2Config:
-        """The configuration of a randomly initialised model. Raises ModelError when the keys contradict."""
+        """Return the config of a randomly initialised model. Raises ModelError if the keys contradict each other."""
         preset = PRESETS[self.preset or "small"]
         values = {"use_reg_token": True, "use_arcsinh": True, **preset, **self.given()}
         patch = values.pop("patch_size", 16)
@@ -236,14 +236,14 @@ class Chronos2ModelConfig(section_of(Chronos2Config, _KEYS, _Chronos2Start, name
         )
 
     def fitted(self, stored: Chronos2Config, context_length: int, prediction_length: int) -> Chronos2Config:
-        """A checkpoint's configuration for this run: context length, horizon and dropout are the run's to choose.
+        """Return a checkpoint's config for this run, which may change context length, horizon and dropout.
 
-        Raises ModelError when another key given here contradicts the checkpoint.
+        Raises ModelError if another given key contradicts the checkpoint.
         """
-        kept = replace(self.adjusted(stored), initializer_factor=stored.initializer_factor)
+        adjusted = replace(self.adjusted(stored), initializer_factor=stored.initializer_factor)
         scale = self.time_encoding_scale
         if scale not in (None, stored.time_encoding_scale):
             raise self.clash([f"time_encoding_scale is {scale!r} here and {stored.time_encoding_scale!r} there"])
         patches = self.max_output_patches or stored.max_output_patches
         context = self.context_length or context_length
-        return replace(kept, max_output_patches=patches).resized(context, prediction_length)
+        return replace(adjusted, max_output_patches=patches).resized(context, prediction_length)

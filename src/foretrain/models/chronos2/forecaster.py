@@ -1,6 +1,6 @@
-"""Chronos-2 behind the model contract: windows in, loss or forecasts out.
+"""Chronos-2 under the model contract: windows in, loss or forecasts out.
 
-Entries of a batch (Batch): rows are arranged as `groups.*` says (layout.py); F is the horizon.
+Entries of a batch (Batch); rows are in the order of the layout `groups.*` (layout.py):
 
 # R rows (variates of all windows), T context steps (a multiple of the patch size P), n = T / P, F horizon, Q levels
 
@@ -11,8 +11,9 @@ future_target     (targets, F) float32 labels of the target rows, NaN = not scor
 future_covariates (R, F) float32, NaN = unknown; absent when no row is known ahead
 target_rows       (targets,) arranged row of each target, in the windows' order; absent when that is every row in order
 row_group         (R,) window of each arranged row
-rows              () float32 rows that are no filling; absent when that is every row, unless the windows are static
-groups.*          absent when every row is alone
+rows              () float32 number of rows of non-empty windows; absent when that is every row, unless the windows are
+                  static
+groups.*          layout; absent when every row is single-variate
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from foretrain.data.windows import KNOWN, TARGET, IntArray, Windows
 from foretrain.models.base import Batch, Embedding, Embeds, Forecast, ForecastRequest, Loss, TrainingPrediction
-from foretrain.models.chronos2 import unroll
+from foretrain.models.chronos2 import decode
 from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
 from foretrain.models.chronos2.inputs import Chronos2Inputs, linear, newest, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
@@ -41,7 +42,7 @@ class Chronos2(ReleaseModel, Embeds):
     family = "chronos2"
     network: Chronos2Network
     config: Chronos2Config
-    network_class, section, options = Chronos2Network, Chronos2ModelConfig, unroll.Chronos2Options
+    network_class, section, options = Chronos2Network, Chronos2ModelConfig, decode.Chronos2Options
     block_lists = ("encoder.block",)
     head_parts = (".output_patch_embedding.",)
     embedding_parts = (".shared.",)
@@ -57,8 +58,8 @@ class Chronos2(ReleaseModel, Embeds):
     def __init__(
         self, network: Chronos2Network, loss_normalisation: str = "rows", prediction_length: int | None = None
     ) -> None:
-        """prediction_length: a run's. Its loss always asks for so many steps, whatever a batch has labels for: a
-        forecast depends on how many patches are asked for, as future tokens see each other."""
+        """prediction_length: the run's. The loss always predicts at least this many steps, even if a batch has shorter
+        labels: future tokens see each other, so a forecast depends on the number of patches."""
         super().__init__(network)
         self.loss_normalisation = loss_normalisation
         self.prediction_length = prediction_length
@@ -66,21 +67,21 @@ class Chronos2(ReleaseModel, Embeds):
 
     @classmethod
     def of_run(cls, network: Chronos2Network, section: Chronos2ModelConfig, prediction_length: int) -> Chronos2:
-        """The model around a network, with the run's loss and horizon."""
+        """Return the model of a network, with the run's loss and horizon."""
         return cls(network, section.loss_normalisation, prediction_length)
 
     @property
     def max_context_length(self) -> int:
-        """Steps of history the model looks at."""
+        """Maximum number of history steps that the model reads."""
         return self.config.context_length
 
     @property
     def bucket_length(self) -> int:
-        """The patch size: contexts of as many patches share a batch without extra padding."""
+        """The patch size: contexts of equally many patches share a batch without extra padding."""
         return self.config.patch_size
 
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of a batch; see the entries at the top of this file."""
+        """Return the CPU tensors of a batch; the top of this file lists the entries."""
         size = self.config.patch_size
         order, layout = arrange(windows.window)
         index = slice(None) if order is None else order
@@ -96,8 +97,8 @@ class Chronos2(ReleaseModel, Embeds):
             patches = observed.reshape(len(context), -1, size).any(-1)
             if static or not patches.all():
                 batch["patches_observed"] = torch.from_numpy(patches)
-            some = np.asarray(observed.any(1) | ~np.isnan(future).all(1))
-            rows = _rows_of_data(some, windows.window[index])
+            has_value = np.asarray(observed.any(1) | ~np.isnan(future).all(1))
+            rows = _rows_of_data(has_value, windows.window[index])
             if static or rows < len(context):
                 batch["rows"] = torch.tensor(rows, dtype=torch.float32)
         if (role == KNOWN).any():
@@ -113,8 +114,11 @@ class Chronos2(ReleaseModel, Embeds):
         return batch | layout.to_tensors()
 
     def native_loss(self, batch: Batch) -> Loss:
-        """Upstream's loss times the rows, and the rows; or, with loss_normalisation "observed", sum and count of the
-        scored steps. Covariate rows add nothing to the sum, so only target rows are computed to the end."""
+        """Return upstream's loss times the number of rows, and that number; or, with loss_normalisation "observed", the
+        sum over the scored steps, and their number.
+
+        Covariate rows add nothing to the sum, so the last feed forward and the head compute target rows only.
+        """
         target, rows = batch["future_target"], len(batch["context"])
         normalised, loc, scale = self._outputs(batch)
         elements, scored = self.network.pinball(normalised, target, loc, scale)
@@ -124,9 +128,10 @@ class Chronos2(ReleaseModel, Embeds):
         return Loss(elements.sum() / normalised.shape[-1], weight)
 
     def predict(self, batch: Batch) -> TrainingPrediction:
-        """The quantiles of the target rows, (targets, F), as forecast gives them where F is the run's horizon.
+        """Return the quantiles of the target rows, (targets, F); equal to forecast's if F is the run's horizon.
 
-        Scaled means standard deviations of the row's context from its mean, whatever the network normalises by.
+        Scaled values are standard deviations of the row's context from its mean, with or without arcsinh in the
+        network.
         """
         target, rows = batch["future_target"], batch.get("target_rows")
         normalised, loc, scale = self._outputs(batch)
@@ -144,7 +149,7 @@ class Chronos2(ReleaseModel, Embeds):
         )
 
     def _outputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the target rows: normalised quantiles (targets, Q, N*P) over the horizon, loc and scale (targets, 1)."""
+        """Return normalised quantiles (targets, Q, N*P), loc and scale (targets, 1) of the target rows."""
         steps = max(batch["future_target"].shape[1], self.prediction_length or 0)
         patches = math.ceil(steps / self.config.patch_size)
         inputs, rows = self.inputs(batch, patches), batch.get("target_rows")
@@ -152,7 +157,7 @@ class Chronos2(ReleaseModel, Embeds):
         return normalised, *((inputs.loc, inputs.scale) if rows is None else (inputs.loc[rows], inputs.scale[rows]))
 
     def inputs(self, batch: Batch, num_output_patches: int) -> Chronos2Inputs:
-        """The network's inputs of a batch; covariates beyond num_output_patches are cut."""
+        """Return the network's inputs of a batch; covariates beyond num_output_patches are cut."""
         covariates = batch.get("future_covariates")
         if covariates is not None:
             covariates = covariates[:, : num_output_patches * self.config.patch_size]
@@ -167,18 +172,20 @@ class Chronos2(ReleaseModel, Embeds):
         )
 
     def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
-        """Quantiles of the target rows; options are Chronos2Options. See unroll.py for horizons beyond the native."""
-        levels, options = tuple(request.quantile_levels), request.options_of(unroll.Chronos2Options)
-        rows = unroll.DecodedRows.of(batch)
-        return Forecast(unroll.forecast(self.network, rows, request.prediction_length, levels, options), levels)
+        """Quantiles of the target rows; options are Chronos2Options. See decode.py for horizons beyond the native."""
+        levels, options = tuple(request.quantile_levels), request.options_of(decode.Chronos2Options)
+        rows = decode.DecodedRows.of(batch)
+        return Forecast(decode.forecast(self.network, rows, request.prediction_length, levels, options), levels)
 
     def embed(self, batch: Batch) -> Embedding:
-        """Hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see unroll.embed."""
-        return unroll.embed(self.network, unroll.DecodedRows.of(batch))
+        """Return hidden states (targets, n + 2, D), loc and scale (targets, 1) of the target rows; see decode.embed."""
+        return decode.embed(self.network, decode.DecodedRows.of(batch))
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations that the mathematics needs (a single-variate row's group attention is its value path; the
-        last block runs on the forecast tokens alone), so mfu is not flattered by work that could be left out."""
+        """Return the forward operations that are mathematically necessary, so that avoidable work does not raise mfu.
+
+        Group attention of a single-variate row is its value path; the last block runs on the forecast tokens alone.
+        """
         c, size = self.config, self.config.patch_size
         width, inner = c.d_model, c.inner_dim
         past, ahead = math.ceil(min(context_length, c.context_length) / size), math.ceil(prediction_length / size)
@@ -188,20 +195,20 @@ class Chronos2(ReleaseModel, Embeds):
         def residual(wide_in: int, wide_out: int) -> int:
             return wide_in * c.d_ff + c.d_ff * wide_out + wide_in * wide_out
 
-        def after_keys(count: int) -> int:  # everything of a block but the time attention's keys and values
+        def after_keys(count: int) -> int:  # a block without the keys and values of its time attention
             group = 4 * width * inner + 2 * variates * inner if variates > 1 else 2 * width * inner
             return count * (2 * width * inner + 2 * tokens * inner + group + 2 * width * c.d_ff)
 
         keys = 2 * width * inner * tokens
         blocks = c.num_layers * keys + (c.num_layers - 1) * after_keys(tokens) + after_keys(ahead)
-        embedding = past * residual(features, width)  # future tokens without covariates are one row's for all
+        embedding = past * residual(features, width)  # all rows share the future tokens without covariates
         head = ahead * residual(width, len(c.quantiles) * size)
         return 2.0 * variates * (blocks + embedding + head)
 
 
-def _rows_of_data(some: npt.NDArray[np.bool_], window: IntArray) -> int:
-    """Rows of windows of which some row (R,) has a value."""
-    return int((np.bincount(window, weights=some) > 0)[window].sum())
+def _rows_of_data(has_value: npt.NDArray[np.bool_], window: IntArray) -> int:
+    """Return the number of rows in windows that have a value in any row; both arguments are (R,)."""
+    return int((np.bincount(window, weights=has_value) > 0)[window].sum())
 
 
 FAMILY = Chronos2.as_family()

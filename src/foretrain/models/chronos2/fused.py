@@ -1,11 +1,11 @@
 """Chronos-2's layers as hand-written passes for float32 on a CPU: the plain layers' numbers, in less time and memory.
 
-Why by hand: on a CPU torch has no fused RMS norm (its composite backward costs more than a matrix product), attention
-kernels are several times slower than batched products on sequences of tens of tokens, Bernoulli draws are 10-25% of a
-step, and big temporaries are page faults. Here the gain of a norm is multiplied into the next weights, only what the
-weight gradients need is kept, dropout masks are drawn again in the backward, rotary pairs are laid side by side (a
-permutation of q's and k's rows that no score can see) so that one complex product turns them, and work goes in chunks
-of sequences that stay in cache.
+Reasons: on a CPU torch has no fused RMS norm (its composite backward costs more than a matrix product), its attention
+kernels are several times slower than batched products on sequences of tens of tokens, Bernoulli draws take 10-25% of a
+step, and large temporaries cause page faults. Here the gain of a norm is multiplied into the next weights, only tensors
+that the weight gradients need are saved, dropout masks are drawn again in the backward, rotary pairs are made adjacent
+(a permutation of q's and k's rows that does not change scores) so that one complex product rotates them, and sequences
+are processed in chunks that fit into cache.
 
 # U x V sequences of L tokens (time: U rows, V = 1; group: U groups, V positions), D width, H heads, d head width,
 # I = H * d, N <= L kept tokens, F feed-forward width
@@ -22,17 +22,17 @@ from torch.autograd.function import once_differentiable
 
 from foretrain.nn.dropout import draw_seed, keep_mask, keep_scale
 
-_CHUNK = 1 << 22  # elements of a chunk's widest temporary: 16 MB, which malloc keeps instead of asking the system again
-_WEIGHTS, _OUTPUT, _INNER = range(3)  # places where dropout draws
+_CHUNK = 1 << 22  # elements of a chunk's widest temporary: 16 MB, which malloc reuses without a system call
+_WEIGHTS, _OUTPUT, _INNER = range(3)  # positions of dropout in a layer
 
 
 class Spec(NamedTuple):
-    """Fixed facts of a layer in one call."""
+    """Constants of a layer in one call."""
 
     heads: int
     eps: float
     rate: float  # dropout; 0 outside training
-    record: bool  # will there be a backward?
+    record: bool  # True if a backward may follow
 
 
 def attention(
@@ -54,7 +54,7 @@ def attention(
 
 
 def lone_attention(hidden: Tensor, norm: Tensor, value: Tensor, output: Tensor, spec: Spec) -> Tensor:
-    """hidden + dropout(O(dropout per head(V(RMS(hidden))))): attention of a sequence of one token. hidden (..., D)."""
+    """hidden + dropout(O(dropout per head(V(RMS(hidden))))): attention of single-variate rows. hidden (..., D)."""
     return _Lone.apply(hidden, norm, value, output, spec)
 
 
@@ -75,30 +75,30 @@ def rotary_factors(table: tuple[Tensor, Tensor]) -> Tensor:
     return torch.complex(*table)
 
 
-# ---- shared pieces ------------------------------------------------------------------------------------------------
+# ---- shared parts -------------------------------------------------------------------------------------------------
 
 
 def _chunks(count: int, elements: int) -> Iterator[slice]:
-    """Slices of 0..count whose widest temporary has about _CHUNK elements; `elements` belong to one."""
+    """Return slices of 0..count whose widest temporary has about _CHUNK elements, `elements` for each index."""
     size = max(1, _CHUNK // max(elements, 1))
-    size = -(-count // -(-count // size))  # equal parts rather than a short last one
+    size = -(-count // -(-count // size))  # equal parts instead of a short last one
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
 
 def _mask(like: Tensor, spec: Spec, seed: int, where: int, place: int) -> Tensor:
-    """The dropout mask (0 or 1) of a chunk, the same each time it is asked for."""
+    """Return the dropout mask (0 or 1) of a chunk; equal arguments give equal masks."""
     return keep_mask(tuple(like.shape), spec.rate, seed, where, place, dtype=like.dtype)
 
 
 def _normalise(x: Tensor, eps: float, out: Tensor) -> Tensor:
-    """Write x / rms(x) into out; returns 1 / rms (..., 1)."""
+    """Write x / rms(x) into out; return 1 / rms (..., 1)."""
     inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     torch.mul(x, inverse, out=out)
     return inverse
 
 
 def _normalise_backward(grad: Tensor, normed: Tensor, inverse: Tensor) -> Tensor:
-    """Gradient of x from that of normed = x * inverse, still to be multiplied by inverse; overwrites grad."""
+    """Return the gradient of x, divided by inverse, from that of normed = x * inverse; overwrites grad."""
     dot = torch.mul(grad, normed).sum(-1, keepdim=True).div_(-normed.shape[-1])
     return grad.addcmul_(normed, dot)
 
@@ -108,7 +108,7 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
 
 
 def _turn(x: Tensor, factors: Tensor) -> None:
-    """Turn the adjacent pairs of x (n, L, c) by factors (L, c / 2), in place."""
+    """Rotate the adjacent pairs of x (n, L, c) by factors (L, c / 2), in place."""
     torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(factors)
 
 
@@ -129,7 +129,7 @@ def _output(
 
 
 def _residual_grad(grad: Tensor, spec: Spec, seed: int, place: int) -> Tensor:
-    """Gradient of the update in _add_residual, flat (tokens, D)."""
+    """Return the gradient of _output's update, flat (tokens, D)."""
     if not spec.rate:
         return grad.reshape(-1, grad.shape[-1])
     mask = _mask(grad, spec, seed, _OUTPUT, place)
@@ -140,7 +140,7 @@ def _residual_grad(grad: Tensor, spec: Spec, seed: int, place: int) -> Tensor:
 
 
 class _Projected(NamedTuple):
-    """Queries (n, N, I), keys and values (n, L, I) of some sequences; views, heads side by side in the last axis."""
+    """Queries (n, N, I), keys and values (n, L, I) of some sequences; views, with all heads in the last axis."""
 
     q: Tensor
     k: Tensor
@@ -156,7 +156,7 @@ class _Attention(torch.autograd.Function):
         weight = raw * norm
         seed = draw_seed() if spec.rate else 0
         kept = outer * inner if spec.record else 0
-        # Probabilities are kept while they are small beside the other activations, else computed again.
+        # Probabilities are saved if they are small compared with the other activations, else recomputed.
         remember = spec.record and heads * length <= 3 * width
         normed, inverse = hidden.new_empty(kept, length, width), hidden.new_empty(kept, length, 1)
         flat = hidden.new_empty(kept * (keep + 2 * length) * wide)
@@ -216,7 +216,7 @@ class _Attention(torch.autograd.Function):
                 out[part] = gx
             else:
                 torch.add(gx, grad[part], out=out[part])
-        g_output.mul_(keep_scale(spec.rate))  # mixed is kept without it
+        g_output.mul_(keep_scale(spec.rate))  # mixed is saved without it
         g_norm = (raw * g_weight).sum(0)
         gq, gk, gv = g_weight.mul_(norm).split(wide)
         gq, gk = _unpair(gq, turn, heads), _unpair(gk, turn, heads)
@@ -224,7 +224,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _pairs(weight: Tensor, turn: Tensor | None, heads: int) -> Tensor:
-    """Rows of a q or k weight so that rotary pairs (i, i + d/2) of each head lie side by side."""
+    """Reorder the rows of a q or k weight so that the rotary pairs (i, i + d/2) of each head are adjacent."""
     if turn is None:
         return weight
     width = weight.shape[1]
@@ -232,7 +232,7 @@ def _pairs(weight: Tensor, turn: Tensor | None, heads: int) -> Tensor:
 
 
 def _unpair(weight: Tensor, turn: Tensor | None, heads: int) -> Tensor:
-    """The inverse of _pairs."""
+    """Invert _pairs."""
     if turn is None:
         return weight
     width = weight.shape[1]
@@ -240,20 +240,20 @@ def _unpair(weight: Tensor, turn: Tensor | None, heads: int) -> Tensor:
 
 
 def _columns(wide: int, heads: int) -> Iterator[slice]:
-    """The columns of each head."""
+    """Return the columns of each head."""
     size = wide // heads
     return (slice(h * size, (h + 1) * size) for h in range(heads))
 
 
 def _piece(flat: Tensor, rows: slice, each: int) -> Tensor:
-    """The part of a flat buffer that belongs to some sequences, `each` elements per sequence."""
+    """Return the part of a flat buffer for some sequences, `each` elements per sequence."""
     return flat[rows.start * each : rows.stop * each]
 
 
 def _views(flat: Tensor, count: int, keep: int, length: int, wide: int) -> _Projected:
-    """Queries, keys and values in a flat buffer of count * (N + 2 L) * I elements.
+    """Return views of queries, keys and values in a flat buffer of count * (N + 2 L) * I elements.
 
-    With N = L they are the columns of one matrix, the result of one product; else queries come first.
+    With N = L they are the columns of one matrix, the result of one product; otherwise queries come first.
     """
     if keep == length:
         return _Projected(*flat.view(count, length, 3 * wide).split(wide, dim=-1))
@@ -262,7 +262,7 @@ def _views(flat: Tensor, count: int, keep: int, length: int, wide: int) -> _Proj
 
 
 def _project(normed: Tensor, weight: Tensor, factors: Tensor | None, keep: int, flat: Tensor | None) -> _Projected:
-    """Turned queries of the last `keep` tokens, turned keys and values of all, from normed (n, L, D), into flat."""
+    """Project normed (n, L, D) into flat: rotated queries of the last `keep` tokens, rotated keys and values of all."""
     count, length, width = normed.shape
     wide = weight.shape[0] // 3
     if flat is None:
@@ -279,7 +279,7 @@ def _project(normed: Tensor, weight: Tensor, factors: Tensor | None, keep: int, 
 
 
 def _turn_projected(projected: _Projected, factors: Tensor | None, flat: Tensor) -> None:
-    """Turn queries and keys in place; factors (L, I) hold each row of the table once for every head of both."""
+    """Rotate queries and keys in place; factors (L, I) repeat each row of the table for every head of both."""
     if factors is None:
         return
     count, keep, wide = projected.q.shape
@@ -294,7 +294,7 @@ def _turn_projected(projected: _Projected, factors: Tensor | None, flat: Tensor)
 def _project_backward(
     g_flat: Tensor, normed: Tensor, keep: int, weight: Tensor, g_weight: Tensor, first: bool
 ) -> Tensor:
-    """Gradient of normed (n, L, D); that of the weights is added to g_weight."""
+    """Return the gradient of normed (n, L, D); that of the weights is added to g_weight."""
     count, length, width = normed.shape
     wide = weight.shape[0] // 3
     if keep == length:
@@ -311,7 +311,7 @@ def _project_backward(
 
 
 def _probabilities(projected: _Projected, heads: int, mask: Tensor | None, flat: Tensor | None) -> Tensor:
-    """Softmax of q k^T + mask (n, 1, 1, L), as (H, n, N, L), in flat if given."""
+    """Return softmax(q k^T + mask (n, 1, 1, L)), (H, n, N, L), in flat if given."""
     q, k, _ = projected
     count, keep, wide = q.shape
     shape = (heads, count, keep, k.shape[1])
@@ -326,7 +326,7 @@ def _probabilities(projected: _Projected, heads: int, mask: Tensor | None, flat:
 def _attention_backward(
     g_mixed: Tensor, projected: _Projected, weights: Tensor, spec: Spec, seed: int, place: int
 ) -> Tensor:
-    """Gradients of queries, keys and values, laid out as _views says, from that of the mixed values (n, N, I)."""
+    """Return the gradients of q, k and v in the layout of _views, from that of the mixed values (n, N, I)."""
     q, k, v = projected
     (count, keep, wide), length = q.shape, k.shape[1]
     dropped, mask = weights, None
@@ -350,7 +350,7 @@ def _attention_backward(
     return flat
 
 
-# ---- a sequence of one token --------------------------------------------------------------------------------------
+# ---- attention of single-variate rows -----------------------------------------------------------------------------
 
 
 class _Lone(torch.autograd.Function):
@@ -361,7 +361,7 @@ class _Lone(torch.autograd.Function):
         tokens = len(flat)
         value = wv * norm
         seed = draw_seed() if spec.rate else 0
-        # Without dropout between them the two products are one matrix, worth forming once tokens outnumber its rows.
+        # Without dropout between them the two products are one matrix, worth computing if tokens outnumber its rows.
         merged = wo @ value if not spec.rate and tokens > 2 * wide else None
         normed = flat.new_empty(tokens if spec.record else 0, width)
         inverse = flat.new_empty(tokens if spec.record else 0, 1)
@@ -413,7 +413,7 @@ class _Lone(torch.autograd.Function):
 
 
 def _drop_heads(x: Tensor, spec: Spec, seed: int, place: int) -> None:
-    """Multiply each head's (tokens, H, d) vector by 0 or 1 / keep, in place: the dropped weight of a lone token."""
+    """Multiply each head's vector in x (tokens, I) by 0 or 1 / keep, in place: dropout of the only attention weight."""
     if not spec.rate:
         return
     mask = _mask(x[:, : spec.heads, None], spec, seed, _WEIGHTS, place).mul_(keep_scale(spec.rate))
@@ -459,7 +459,7 @@ class _FeedForward(torch.autograd.Function):
         flat = grad.reshape(-1, width)
         out = torch.empty_like(flat)
         g_inner, g_outer = torch.empty_like(weight), torch.empty_like(wo)
-        scale, learns = keep_scale(spec.rate), any(ctx.needs_input_grad[1:4])  # beside an adapter it is frozen
+        scale, learns = keep_scale(spec.rate), any(ctx.needs_input_grad[1:4])  # False if an adapter freezes it
         for place, part in enumerate(_chunks(len(flat), wide)):
             x, found, update = normed[part], active[part], _residual_grad(flat[part], spec, seed, place)
             if learns:

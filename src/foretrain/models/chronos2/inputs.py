@@ -1,4 +1,4 @@
-"""From rows of numbers to normalised patches: masks, instance norm, patching, covariates known ahead.
+"""Inputs of the network: masks, instance norm, patches, covariates known ahead.
 
 # R rows (variates of all items), T context steps, P patch size, n context patches, N future patches, F future steps
 """
@@ -17,9 +17,9 @@ from foretrain.models.chronos2.layout import GroupLayout
 
 @dataclass(frozen=True)
 class Chronos2Inputs:
-    """One batch, rows arranged as its layout says, patches normalised and zero where not observed.
+    """A batch with rows in the order of its layout; patches are normalised, and zero where not observed.
 
-    An absent mask means that everything is observed; no tensor is looked at to find out, so no device is waited for.
+    An absent mask means that everything is observed. No tensor value is read to find out, so no device is synchronised.
     """
 
     values: Tensor  # (R, n, P)
@@ -34,7 +34,7 @@ class Chronos2Inputs:
 
     @property
     def patch_mask(self) -> Tensor:
-        """(R, n) bool: context patches that hold data; hidden states elsewhere mean nothing."""
+        """(R, n) bool: context patches that hold data; other hidden states are meaningless."""
         if self.patches_observed is not None:
             return self.patches_observed
         return torch.ones(self.values.shape[:2], dtype=torch.bool, device=self.values.device)
@@ -51,17 +51,17 @@ def prepare(
     covariates: Tensor | None = None,
     known: Tensor | None = None,
 ) -> Chronos2Inputs:
-    """Normalised patches of arranged rows.
+    """Return the network's inputs of rows in the order of their layout.
 
     Args:
         config: the model's.
         context: (R, n*P) float, NaN = not observed.
-        observed: (R, n*P) bool; None promises that there is no NaN.
-        patches_observed: (R, n) bool; None promises that no patch is empty.
-        layout: how the rows group.
+        observed: (R, n*P) bool; None asserts that there is no NaN.
+        patches_observed: (R, n) bool; None asserts that no patch is empty.
+        layout: groups of the rows.
         num_output_patches: N.
         covariates: (R, F <= N*P) values known ahead, in original units.
-        known: (R, F) bool, where they are known; default: not NaN.
+        known: (R, F) bool, True where they are known; default: not NaN.
     """
     size = config.patch_size
     loc, scale = instance_statistics(context, complete=observed is None)
@@ -92,9 +92,9 @@ def prepare(
 
 
 def instance_statistics(context: Tensor, complete: bool = False) -> tuple[Tensor, Tensor]:
-    """loc and scale (R, 1) of rows (R, T) in float32: mean and population deviation of what is not NaN.
+    """Return loc and scale (R, 1) of rows (R, T) in float32: mean and population deviation, NaN ignored.
 
-    A row without values gets 0 and 1; a constant one gets scale 1e-5. `complete` promises that there is no NaN.
+    A row without values gets 0 and 1; a constant row gets scale 1e-5. `complete` asserts that there is no NaN.
     """
     context = context.float()
     if complete:
@@ -107,29 +107,29 @@ def instance_statistics(context: Tensor, complete: bool = False) -> tuple[Tensor
 
 
 def normalise(config: Chronos2Config, x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """Original units (R, T) to the network's: (x - loc) / scale, then arcsinh, in float32."""
+    """Convert data units (R, T) to the network's: (x - loc) / scale, then arcsinh if configured, in float32."""
     scaled = (x.float() - loc) / scale
     return scaled.arcsinh() if config.use_arcsinh else scaled
 
 
 def unscale(config: Chronos2Config, normalised: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """The network's units (R, ..., H) to float32 in each row's own; loc and scale (R, 1)."""
+    """Convert the network's units (R, ..., H) to data units in float32; loc and scale are (R, 1)."""
     scaled = linear(config, normalised)
     shape = (-1, *[1] * (scaled.ndim - 1))
     return scaled * scale.view(shape) + loc.view(shape)
 
 
 def linear(config: Chronos2Config, normalised: Tensor) -> Tensor:
-    """The network's units to float32 standard deviations from loc: without the arcsinh, where it has one."""
+    """Convert the network's units to standard deviations from loc in float32: undo the arcsinh, if configured."""
     wide = normalised.float()
     return wide.sinh() if config.use_arcsinh else wide
 
 
 def newest(context: Tensor) -> Tensor:
-    """(R, 1) the last value of each row (R, T) that is not NaN; NaN where a row has none."""
+    """Return the last value (R, 1) of each row (R, T) that is not NaN; NaN for a row without values."""
     steps = torch.arange(context.shape[1], device=context.device)
-    at = torch.where(context.isnan(), -1, steps).amax(dim=-1, keepdim=True)
-    return context.gather(1, at.clamp_(min=0))  # of a row without values the first, which is NaN as well
+    last = torch.where(context.isnan(), -1, steps).amax(dim=-1, keepdim=True)
+    return context.gather(1, last.clamp_(min=0))  # of a row without values the first step, which is NaN too
 
 
 def to_patches(x: Tensor, size: int) -> Tensor:
@@ -148,7 +148,7 @@ def check_shapes(
     target: Tensor | None = None,
     target_mask: Tensor | None = None,
 ) -> None:
-    """Raise ValueError when the arguments of the network's forward do not fit together."""
+    """Raise ValueError if the arguments of the network's forward do not fit together."""
     if context.ndim != 2 or context.shape[1] < 1:
         raise ValueError(f"context has shape {tuple(context.shape)}, must be (rows, steps) with at least one step.")
     rows, size = len(context), config.patch_size
@@ -175,7 +175,7 @@ def check_shapes(
         raise ValueError(
             f"future_covariates {tuple(covariates.shape)} and future_target {tuple(target.shape)} differ in shape."
         )
-    if covariates is None or covariates_mask is None or covariates.is_cuda:  # never wait for a device
+    if covariates is None or covariates_mask is None or covariates.is_cuda:  # reading values would synchronise
         return
     if bool((covariates.isnan() & covariates_mask.bool()).any()):
         raise ValueError("future_covariates has NaN where future_covariates_mask says that it is known.")

@@ -1,4 +1,4 @@
-"""Groups of rows as blocks: computed once per batch on the CPU, so that the network never builds a rows x rows mask.
+"""Layout of a batch: groups of rows as blocks, computed once on the CPU, so that no rows x rows mask is ever built.
 
 # R rows, G groups of one size, g rows in each of them
 """
@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-# Up to this many different group sizes each get their own block, unpadded; beyond it sizes are rounded up to a class,
-# so that a batch of many odd sizes does not become many tiny kernels.
+# Up to this many different group sizes each get an unpadded block; with more, sizes are rounded up to a class, so that
+# a batch of many different sizes does not run many tiny kernels.
 _EXACT_SIZES = 6
 _PREFIX = "groups"
 
@@ -22,8 +22,8 @@ _PREFIX = "groups"
 class GroupBucket:
     """Consecutive rows that form `count` groups of `size` rows each.
 
-    When groups were padded to a common size, `gather` (count * size) names the row (counted from the bucket's first)
-    in each slot, `scatter` (rows) the slot of each row, and `valid` (count, size) the slots that are not padding.
+    If groups are padded to a common size, `gather` (count * size) has the row in each slot (counted from the bucket's
+    first), `scatter` (rows) the slot of each row, and `valid` (count, size) is True for slots that are not padding.
     """
 
     rows: int
@@ -36,18 +36,18 @@ class GroupBucket:
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """How the rows of an arranged batch group: first the single-variate rows, then the buckets, in order."""
+    """Groups of the rows of an arranged batch: first `singles` single-variate rows, then the buckets in order."""
 
     singles: int
     buckets: tuple[GroupBucket, ...] = ()
 
     @property
     def rows(self) -> int:
-        """Rows of the batch."""
+        """Number of rows of the batch."""
         return self.singles + sum(bucket.rows for bucket in self.buckets)
 
     def ids(self, device: torch.device) -> Tensor:
-        """(R,) a number for each row's group, ascending in the arranged order."""
+        """Return the number of each row's group (R,), ascending in the arranged order."""
         ids = [torch.arange(self.singles, device=device)]
         first = self.singles
         for bucket in self.buckets:
@@ -57,7 +57,7 @@ class GroupLayout:
         return torch.cat(ids)
 
     def to(self, device: torch.device) -> GroupLayout:
-        """The same layout with its index tensors on a device."""
+        """Return the layout with its index tensors on a device."""
 
         def moved(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=True)
@@ -69,8 +69,10 @@ class GroupLayout:
         )  # fmt: skip
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """As entries of a batch. Counts are written as shapes of empty tensors, so that reading them never waits for a
-        device. A layout of single-variate rows only has no entries."""
+        """Return the layout as entries of a batch; a layout of single-variate rows only has none.
+
+        Counts are stored as shapes of empty tensors, so that reading them never synchronises a device.
+        """
         if not self.buckets:
             return {}
         entries = {f"{_PREFIX}.singles": torch.empty(self.singles, 0)}
@@ -84,7 +86,7 @@ class GroupLayout:
 
     @classmethod
     def from_tensors(cls, batch: dict[str, Tensor], rows: int) -> GroupLayout:
-        """The layout written by to_tensors in a batch of `rows` rows."""
+        """Read the layout that to_tensors wrote into a batch of `rows` rows."""
         if f"{_PREFIX}.singles" not in batch:
             return cls(rows)
         buckets = []
@@ -97,7 +99,7 @@ class GroupLayout:
 
 
 def arrange(group_ids: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64] | None, GroupLayout]:
-    """Order of rows (None = as they are) and their layout, for any integer ids (R,), contiguous or not."""
+    """Return the order of rows (None = unchanged) and their layout, for any integer ids (R,), contiguous or not."""
     _, inverse, counts = np.unique(group_ids, return_inverse=True, return_counts=True)
     size = counts[inverse]  # of each row's group
     order = np.lexsort((inverse, size))
@@ -114,27 +116,27 @@ def arrange(group_ids: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64] |
 
 
 def _size_class(size: int) -> int:
-    """2, 3, 4, 6, 8, 12, 16, 24, ...: at most half of a block is padding, on average much less."""
+    """Round up to 2, 3, 4, 6, 8, 12, 16, 24, ...: at most half of a block is padding, on average much less."""
     power = 1 << (size - 1).bit_length()
     return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
 
 
 def _bucket(sizes: npt.NDArray[np.int64], padded: int) -> GroupBucket:
-    """Bucket of consecutive groups; sizes holds each row's group size."""
+    """Return the bucket of consecutive groups; `sizes` has each row's group size."""
     rows = len(sizes)
     if sizes[0] == padded and sizes[-1] == padded:
         return GroupBucket(rows, rows // padded, padded)
-    starts = []
+    firsts = []
     first = 0
     while first < rows:
-        starts.append(first)
+        firsts.append(first)
         first += int(sizes[first])
-    begin = np.array(starts)
-    length = sizes[begin]
+    start = np.array(firsts)
+    length = sizes[start]
     slot = np.arange(padded)
     valid = slot < length[:, None]
-    gather = np.where(valid, begin[:, None] + slot, begin[:, None])  # a padded slot repeats its group's first row
+    gather = np.where(valid, start[:, None] + slot, start[:, None])  # a padded slot repeats its group's first row
     scatter = np.flatnonzero(valid.ravel())  # slots in row order
     return GroupBucket(
-        rows, len(begin), padded, torch.from_numpy(gather.ravel()), torch.from_numpy(scatter), torch.from_numpy(valid)
+        rows, len(start), padded, torch.from_numpy(gather.ravel()), torch.from_numpy(scatter), torch.from_numpy(valid)
     )

@@ -28,12 +28,12 @@ from foretrain.nn.unused import attach
 
 @dataclass(frozen=True)
 class Encoded:
-    """Final hidden states of every token (context patches, REG, future patches) and what undoes the normalisation."""
+    """Final hidden states of every token (context patches, REG, future patches), and loc and scale of each row."""
 
     hidden: Tensor  # (R, S, D)
     loc: Tensor  # (R, 1)
     scale: Tensor  # (R, 1)
-    patch_mask: Tensor  # (R, n) bool: context patches that hold data; hidden states elsewhere mean nothing
+    patch_mask: Tensor  # (R, n) bool: context patches that hold data; other hidden states are meaningless
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Chronos2Output:
 
 
 class ResidualBlock(nn.Module):
-    """output_layer(relu(hidden_layer(x))) + residual_layer(x), dropout on the first branch."""
+    """output_layer(relu(hidden_layer(x))) + residual_layer(x), with dropout on the first term."""
 
     def __init__(self, width_in: int, width_hidden: int, width_out: int, dropout: float) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ class Chronos2Network(Network):
         self.output_patch_embedding = ResidualBlock(
             width, config.d_ff, len(config.quantiles) * patch, config.dropout_rate
         )
-        self._levels: dict[torch.device, Tensor] = {}  # constants, kept out of the state on purpose
+        self._levels: dict[torch.device, Tensor] = {}  # constants by device; not part of the state dict
 
     def initialise(self, seed: int) -> None:
-        """Upstream's random init, drawn on the CPU so that the seed alone decides the weights.
+        """Draw upstream's random initialisation on the CPU, so that the seed alone decides the weights.
 
         With f = initializer_factor: norms f; q ~ N(0, f (D d)^-1/2); tokens N(0, f); other weights N(0, f fan_in^-1/2);
         biases 0.
@@ -106,11 +106,11 @@ class Chronos2Network(Network):
                     parameter.copy_(values * _init_std(name, parameter, config))
 
     def config_of(self, weights: Mapping[str, Tensor]) -> Chronos2Config:
-        """The config with the type of these weights, which upstream's file names."""
+        """Return the config with the dtype of these weights, which upstream's config.json states."""
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
         return replace(self.config, dtype=dtype)
 
-    # ---- upstream's interface: rows in any order, masks found here ------------------------------------------------
+    # ---- upstream's interface: rows in any order, masks computed here ---------------------------------------------
 
     def forward(
         self,
@@ -127,12 +127,12 @@ class Chronos2Network(Network):
         """Forecast every row, and score it when future_target is given.
 
         Args:
-            context: (R, T) history, NaN = not observed; only the newest context_length steps count.
+            context: (R, T) history, NaN = not observed; only the newest context_length steps are used.
             context_mask: (R, T) 1 = observed; default: not NaN. It does not change loc and scale, as upstream.
-            group_ids: (R,) rows with one id attend to each other; default: every row alone.
+            group_ids: (R,) rows with the same id attend to each other; default: every row is its own group.
             future_covariates: (R, F <= N*P) values known ahead, NaN = unknown.
             future_covariates_mask: (R, F) 1 = known.
-            num_output_patches: N; the configuration's max_output_patches does not limit it.
+            num_output_patches: N; not limited by the config's max_output_patches.
             future_target: (R, F <= N*P) truth, NaN = not scored.
             future_target_mask: (R, F) 1 = scored.
             output_attentions: also return the attention weights of every block (slow, R x R for the groups).
@@ -167,7 +167,7 @@ class Chronos2Network(Network):
         future_covariates_mask: Tensor | None = None,
         num_output_patches: int = 1,
     ) -> Encoded:
-        """Final hidden states of all tokens; arguments and errors as forward."""
+        """Return the final hidden states of all tokens; arguments and errors as in forward."""
         arguments = (context, context_mask, group_ids, future_covariates, future_covariates_mask, num_output_patches)
         check_shapes(self.config, *arguments)
         inputs, order = self.arranged(*arguments)
@@ -184,9 +184,9 @@ class Chronos2Network(Network):
         covariates_mask: Tensor | None = None,
         num_output_patches: int = 1,
     ) -> tuple[Chronos2Inputs, Tensor | None]:
-        """Inputs of forward's arguments, and the order in which the rows were laid (None = as given).
+        """Return the inputs for forward's arguments, and the order of their rows (None = as given).
 
-        On a CPU masks that mask nothing are dropped; on a device they stay, since looking would wait for it.
+        On a CPU, masks that are all True are dropped; on a GPU they stay, since reading them would synchronise.
         """
         order, layout = None, GroupLayout(len(context))
         if group_ids is not None:
@@ -205,12 +205,12 @@ class Chronos2Network(Network):
             given = context_mask[:, -config.context_length :].bool()
             observed = observed & F.pad(given, (context.shape[1] - given.shape[1], 0))
         patches = to_patches(observed, config.patch_size).any(-1)
-        look = not context.is_cuda
+        may_read = not context.is_cuda
         inputs = prepare(
             config,
             context,
-            None if look and bool(observed.all()) else observed,
-            None if look and bool(patches.all()) else patches,
+            None if may_read and bool(observed.all()) else observed,
+            None if may_read and bool(patches.all()) else patches,
             layout=layout,
             num_output_patches=num_output_patches,
             covariates=covariates,
@@ -221,14 +221,14 @@ class Chronos2Network(Network):
     # ---- the steps, each on arranged rows -------------------------------------------------------------------------
 
     def predict(self, inputs: Chronos2Inputs, rows: Tensor | None = None) -> Tensor:
-        """Normalised quantiles (R, Q, N*P) of all rows, or of some (index tensor), computing no more than they need."""
+        """Return normalised quantiles (R, Q, N*P) of all rows, or of those in an index tensor at less cost."""
         hidden = self.encoder(
             self.embed_tokens(inputs), self.attention_context(inputs), inputs.num_output_patches, rows
         )
         return self.head(hidden)
 
     def embed_tokens(self, inputs: Chronos2Inputs) -> Tensor:
-        """(R, S, D): context patches, the REG token, future patches."""
+        """Return the token embeddings (R, S, D): context patches, the REG token, future patches."""
         dtype = self.shared.weight.dtype
         rows, patches, size = inputs.values.shape
         count = inputs.num_output_patches
@@ -243,15 +243,15 @@ class Chronos2Network(Network):
 
         past = self.input_patch_embedding(features(time[:patches], inputs.values, inputs.observed, rows))
         # Without covariates every row has the same future tokens, unless dropout makes them differ.
-        alike = inputs.future is None and not (self.training and self.config.dropout_rate)
-        ahead = features(time[patches:], inputs.future, inputs.future_observed, 1 if alike else rows)
+        shared = inputs.future is None and not (self.training and self.config.dropout_rate)
+        ahead = features(time[patches:], inputs.future, inputs.future_observed, 1 if shared else rows)
         future = self.input_patch_embedding(ahead).expand(rows, -1, -1)
         if not self.config.use_reg_token:
             return attach(torch.cat((past, future), dim=1), [self.shared.weight])
         return torch.cat((past, self.shared.weight[1].expand(rows, 1, -1), future), dim=1)
 
     def attention_context(self, inputs: Chronos2Inputs) -> AttentionContext:
-        """Masks, groups and rotary tables for the blocks."""
+        """Return the masks, groups and rotary tables for the blocks."""
         patches = inputs.values.shape[1]
         length = patches + int(self.config.use_reg_token) + inputs.num_output_patches
         observed = inputs.patches_observed
@@ -274,10 +274,10 @@ class Chronos2Network(Network):
         target_mask: Tensor | None = None,
         known: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """2 * pinball of every element (R, Q, N*P) in float32, zero where not scored, and what is scored (R, N*P).
+        """Return 2 * pinball of every element (R, Q, N*P) in float32, zero where not scored, and the mask (R, N*P).
 
         normalised (R, Q, N*P); future_target (R, F), NaN = not scored; known (R, F) marks covariates given as input,
-        which are never scored. Upstream's loss is the elements' sum / (R * N*P): unobserved steps count below.
+        which are never scored. Upstream's loss is the sum / (R * N*P): the denominator includes unobserved steps.
         """
         scored = ~future_target.isnan()
         if target_mask is not None:
@@ -288,12 +288,12 @@ class Chronos2Network(Network):
         right = normalised.shape[-1] - future_target.shape[1]
         target, scored = F.pad(target, (0, right)), F.pad(scored, (0, right))
         wide = normalised.float()
-        with torch.no_grad():  # the slope of each element: what autograd would find, for one product instead of many
+        with torch.no_grad():  # the slope of each element, as autograd would compute it, in one product instead of many
             slope = 2 * ((wide >= target[:, None]).float() - self.levels(wide.device)[:, None]) * scored[:, None]
         return (wide - target[:, None]) * slope, scored
 
     def levels(self, device: torch.device) -> Tensor:
-        """The quantile levels (Q,) on a device."""
+        """Return the quantile levels (Q,) on a device."""
         if device not in self._levels:
             self._levels[device] = torch.tensor(self.config.quantiles, dtype=torch.float32, device=device)
         return self._levels[device]
@@ -301,9 +301,9 @@ class Chronos2Network(Network):
     def attentions(
         self, inputs: Chronos2Inputs, order: Tensor | None = None
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Attention weights of every block: time (R, H, S, S) and group (S, H, R, R), rows in their given order.
+        """Return the attention weights of every block: time (R, H, S, S) and group (S, H, R, R), rows in given order.
 
-        A separate, plain pass for inspection. Weights of slots without data mean nothing.
+        A separate pass through the plain layers, for inspection. Weights of slots without data are meaningless.
         """
         ctx, hidden = self.attention_context(inputs), self.embed_tokens(inputs)
         rows = inputs.values.shape[0]

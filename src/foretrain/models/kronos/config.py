@@ -28,7 +28,7 @@ class _Flat(Architecture):
     d_model: int
     n_heads: int
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         """What is wrong with values beside each other."""
         width, heads = self.d_model, self.n_heads
         uneven = width % heads or width // heads % 2
@@ -65,9 +65,9 @@ class TokenizerConfig(_Flat):
     group_size: Whole
     clip: Positive = 5.0
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         """What is wrong with values beside each other."""
-        found, bits = super().misfits(), self.s1_bits + self.s2_bits
+        found, bits = super().inconsistencies(), self.s1_bits + self.s2_bits
         if self.d_in != len(COLUMNS):
             found.append(f"d_in is {self.d_in}, candles have {len(COLUMNS)} columns ({', '.join(COLUMNS)})")
         if bits % self.group_size:
@@ -97,9 +97,11 @@ class KronosConfig(_Flat):
     max_context: Whole = 512
     clip: Positive = 5.0
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         """What is wrong with values beside each other."""
-        return [f"d_model is {self.d_model}, must be a multiple of 8"] if self.d_model % 8 else super().misfits()
+        return (
+            [f"d_model is {self.d_model}, must be a multiple of 8"] if self.d_model % 8 else super().inconsistencies()
+        )
 
 
 # Published architectures. Kronos-Tokenizer-base was read word for word; the predictors' widths and depths reproduce the

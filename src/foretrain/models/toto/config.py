@@ -46,7 +46,7 @@ class TotoConfig(Architecture):
         object.__setattr__(self, "output_distribution_classes", tuple(self.output_distribution_classes))
         self.check()
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         """What is wrong with values beside each other."""
         return [*_sizes(self), *_classes(self)]
 

@@ -1,4 +1,4 @@
-"""Forecasts with the Toto 2.0 network: all patches in one pass, or block after block with medians fed back.
+"""Forecasts with the Toto 2.0 network: all patches in one pass, or autoregressively by blocks with medians fed back.
 
 Facts from DataDog/toto, commit 46bd92a.
 
@@ -27,20 +27,20 @@ _MEDIAN = LEVELS.index(0.5)
 
 @dataclass(frozen=True)
 class Toto2Options(ForecastOptions):
-    """How Toto 2.0 forecasts.
+    """Forecast options of Toto 2.0.
 
     Attributes:
-        decode_block_size: steps forecast at a time, whole patches; the medians are then read as if observed. None = all
-            in one pass.
-        scaler_fallback_min_obs: patches with fewer observed steps up to their end are scaled by the first so many of
-            the series; 0 = by what there is. Training uses the default.
-        quantile_real_cap_k: quantiles stay within so many deviations of the smallest and largest value of the context;
-            0 = anywhere.
-        imputation: missing steps after a row's first value: "none" leaves them to the model, which marks them; "ffill"
-            and "linear" fill them in and count them as observed.
-        compat: upstream's habits, for comparisons. The last patch of the context counts as observed whatever is missing
-            in it (as 0). In blocks after the first, positions are scaled from another centre, and a variate is left out
-            where the patches that its context begins with are empty. Known covariates are read at their own time, so
+        decode_block_size: steps of one block, whole patches; the medians of a block are input of the next, as if
+            observed. None = all steps in one pass.
+        scaler_fallback_min_obs: minimum number of observed steps to scale a patch by; patches with fewer up to their
+            end use this number of the series' first observed steps. 0 = no minimum. Training uses the default.
+        quantile_real_cap_k: maximum distance of quantiles from the smallest and largest value of the context, in
+            standard deviations; 0 = no limit.
+        imputation: missing steps after a row's first value: "none" passes them to the model as missing; "ffill" and
+            "linear" fill them and count them as observed.
+        compat: reproduce upstream's behaviour, for comparisons. The last patch of the context counts as observed, with
+            0 for missing steps. In blocks after the first, positions are scaled from another centre, and a variate is
+            excluded where the first patches of its context are empty. Known covariates are read at their own time, so
             that none reaches the patch it is known for, and count as observed wherever medians do.
     """
 
@@ -65,7 +65,7 @@ class Toto2Options(ForecastOptions):
             raise ConfigError("Toto 2.0 options: " + "; ".join(problems) + ".")
 
     def block_patches(self, patch_size: int) -> int | None:
-        """decode_block_size in patches. Raises ConfigError where it is not a whole number of them."""
+        """Return decode_block_size in patches. Raises ConfigError if it is not a whole number of them."""
         if self.decode_block_size is None:
             return None
         patches, rest = divmod(self.decode_block_size, patch_size)
@@ -80,24 +80,24 @@ class Toto2Options(ForecastOptions):
 
 @dataclass(frozen=True)
 class Toto2Prompt:
-    """What a forecast begins with; steps after the context are there, to be filled in."""
+    """Input of a forecast; steps after the context are allocated, to be filled in."""
 
     values: Tensor  # (R, (C + N) * P) in the units of the data
     observed: Tensor  # (R, (C + N) * P) bool
     context: int  # C
     layout: RowLayout
     groups: Tensor | None = None  # (R, C + N), see Toto2Network.forward
-    known: Tensor | None = None  # rows with covariates known ahead: never filled in
+    known: Tensor | None = None  # rows with covariates known ahead, which are never overwritten
     wanted: Tensor | None = None  # (M,) rows to forecast; None = all
 
 
 def decode(network: Toto2Network, prompt: Toto2Prompt, options: Toto2Options) -> Tensor:
-    """(M, N * P, Q) float32 quantiles of the wanted rows in the units of the data, ascending over levels."""
-    return _Decoding(network, prompt, options).run()
+    """Return float32 quantiles (M, N * P, Q) of the wanted rows in the units of the data, ascending over levels."""
+    return _BlockDecoder(network, prompt, options).run()
 
 
-class _Decoding:
-    """One batch being forecast; lives for one call."""
+class _BlockDecoder:
+    """Decodes one batch; lives for one call of decode."""
 
     def __init__(self, network: Toto2Network, prompt: Toto2Prompt, options: Toto2Options) -> None:
         self.network, self.prompt, self.options = network, prompt, options
@@ -112,29 +112,31 @@ class _Decoding:
             self.caches = [KVCache(self.tokens) for _ in range(network.config.num_layers)]
 
     def run(self) -> Tensor:
-        """(M, N * P, Q) quantiles."""
+        """Return the quantiles (M, N * P, Q)."""
         context, wanted = self.prompt.context, self.prompt.wanted
-        found, start, sums, reach = [], 0, None, None
+        outputs, start, sums, bounds = [], 0, None, None
         for first in range(context, self.tokens, self.block):
             end = min(first + self.block, self.tokens)
             last = end == self.tokens
             quantiles, scaled = self.one_pass(start, first, end, sums, wanted if last else None)
-            if reach is None:
-                reach = self.bounds(scaled.scale[:, context - 1])
+            if bounds is None:
+                bounds = self.bounds(scaled.scale[:, context - 1])
             rows = wanted if last else None
-            real = self.real(quantiles, scaled, reach, rows)
-            found.append(real if last or wanted is None else real[wanted])
+            values = self.unscaled(quantiles, scaled, bounds, rows)
+            outputs.append(values if last or wanted is None else values[wanted])
             if not last:
-                self.feed_back(real[..., _MEDIAN], first)
+                self.feed_back(values[..., _MEDIAN], first)
                 sums = scaled.sums.at(first - 1 - start)
                 start = first
-        return torch.cat(found, dim=1).float()
+        return torch.cat(outputs, dim=1).float()
 
     def one_pass(
         self, start: int, first: int, end: int, sums: PrefixSums | None, rows: Tensor | None
     ) -> tuple[Tensor, Scaled]:
-        """What the tokens from first - 1 on say of the patches from first to end: (rows, n, P, Q); and how the patches
-        from start to end - 1 are scaled. Nobody needs the token of the last patch."""
+        """Run the tokens from start to end - 1 (the token of the last patch is not needed).
+
+        Returns the quantiles (rows, n, P, Q) of the patches from first to end, and the scaled patches of the pass.
+        """
         network, prompt = self.network, self.prompt
         steps = slice(start * self.size, (end - 1) * self.size)
         observed = self.observed[:, steps]
@@ -155,33 +157,36 @@ class _Decoding:
         )
         return network.output_head(hidden), scaled
 
-    def real(self, quantiles: Tensor, scaled: Scaled, reach: tuple[Tensor, Tensor], rows: Tensor | None) -> Tensor:
-        """(rows, n * P, Q) wide, sorted and finite in float32; statistics are those of the newest observed steps."""
+    def unscaled(self, quantiles: Tensor, scaled: Scaled, bounds: tuple[Tensor, Tensor], rows: Tensor | None) -> Tensor:
+        """Return quantiles (rows, n * P, Q) in the units of the data, in the wide type, sorted and finite in float32.
+
+        They are scaled by the statistics at the last token of the pass, which cover all observed steps.
+        """
         chosen = slice(None) if rows is None else rows
         loc, scale = (x[chosen, -1, None, None, None] for x in (scaled.loc, scaled.scale))
         values = (quantiles.to(scale.dtype).sinh() * scale + loc).flatten(1, 2)
-        values = torch.clamp(values, *(limit[chosen, None, None] for limit in reach))
+        values = torch.clamp(values, *(limit[chosen, None, None] for limit in bounds))
         return values.sort(-1).values
 
     def bounds(self, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Smallest and largest value (R,) that a forecast may have."""
+        """Return the smallest and the largest value (R,) that a forecast may have."""
         largest = torch.finfo(torch.float32).max
         high = torch.full_like(scale, largest)
         if not self.options.quantile_real_cap_k:
             return -high, high
         steps = slice(self.prompt.context * self.size)
-        seen, values = self.observed[:, steps], self.values[:, steps].to(scale.dtype)
-        room = self.options.quantile_real_cap_k * scale
-        low = torch.where(seen, values, largest).amin(1) - room
-        high = torch.where(seen, values, -largest).amax(1) + room
-        empty = ~seen.any(1)
+        observed, values = self.observed[:, steps], self.values[:, steps].to(scale.dtype)
+        margin = self.options.quantile_real_cap_k * scale
+        low = torch.where(observed, values, largest).amin(1) - margin
+        high = torch.where(observed, values, -largest).amax(1) + margin
+        empty = ~observed.any(1)
         return (
             torch.where(empty, -largest, low).clamp(min=-largest),
             torch.where(empty, largest, high).clamp(max=largest),
         )
 
     def feed_back(self, medians: Tensor, first: int) -> None:
-        """Write medians (R, n * P) where they belong, as observed; covariates known ahead stay."""
+        """Write medians (R, n * P) from patch `first` on as observed values, except over covariates known ahead."""
         steps = slice(first * self.size, first * self.size + medians.shape[1])
         known = self.prompt.known
         values, observed = medians.to(self.values.dtype), torch.ones_like(self.observed[:, steps])

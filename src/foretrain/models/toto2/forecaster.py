@@ -1,7 +1,7 @@
-"""Toto 2.0 behind the model contract: windows in, loss or forecasts out; inputs.py says what a batch holds.
+"""Toto 2.0 under the model contract: windows in, loss or forecasts out; inputs.py lists the entries of a batch.
 
-No reference training of Toto 2.0 exists: its makers name contiguous patch masking, a quantile loss and an optimizer,
-and publish no code of them. The loss, the masking and what is scored are ours (README.md).
+No reference training of Toto 2.0 exists: its authors name contiguous patch masking, a quantile loss and an optimizer,
+but publish no code for them. The loss, the masking and the choice of scored steps are ours (README.md).
 
 # R rows (variates of all windows), M target rows, P patch size, C context patches, N patches ahead, S = C + N - 1
 # tokens, Q levels
@@ -31,17 +31,17 @@ from foretrain.notes import Code, Note, warn
 
 _log = logging.getLogger(__name__)
 
-LONGEST_RUN = 8  # patches of a masked run, unless the config says otherwise
+LONGEST_RUN = 8  # default maximum length of a masked run, in patches
 
 
 class ScoredPatches(NamedTuple):
-    """What a batch is scored on: patches of target rows, each by what the token before it says."""
+    """The scored patches of a batch: patches of target rows, each predicted by the token before it."""
 
-    quantiles: Tensor  # (M, n, P, Q) in the network's space: asinh of what is scaled
-    target: Tensor  # (M, n, P) wide, scaled by the statistics of the token; 0 where it does not count
-    counts: Tensor  # (M, n, P) bool
-    loc: Tensor  # (M, n, 1) wide
-    scale: Tensor  # (M, n, 1) wide
+    quantiles: Tensor  # (M, n, P, Q) in the network's space: asinh of scaled values
+    target: Tensor  # (M, n, P) wide type, scaled by the statistics of the token; 0 where not counted
+    counts: Tensor  # (M, n, P) bool, True = scored
+    loc: Tensor  # (M, n, 1) wide type
+    scale: Tensor  # (M, n, 1) wide type
     last: Tensor  # (M, n, 1) newest value that the token has seen
 
 
@@ -58,37 +58,36 @@ class Toto2(ReleaseModel, Forecaster):
     adapter_targets = ("patch_proj", "attn.in_proj", "attn.out_proj", "ffn.fc1", "ffn.fc2", "output_head")
 
     def __init__(self, network: Toto2Network, masking: tuple[float, int] = (0.0, LONGEST_RUN)) -> None:
-        """masking: share of training windows that lose a run of patches, and the longest run (inputs.hidden_runs)."""
+        """masking: probability and maximum length in patches, see inputs.contiguous_patch_mask."""
         super().__init__(network)
         self.masking = masking
 
     @classmethod
     def of_run(cls, network: Toto2Network, section: Toto2ModelConfig, prediction_length: int) -> Toto2:
-        """The model around a network, with the masking that the run asks for."""
+        """Return the model of a network, with the run's patch masking."""
         return cls(network, (section.cpm_probability, section.cpm_patches or LONGEST_RUN))
 
     @property
     def max_context_length(self) -> int:
-        """Steps of history the model looks at."""
+        """Maximum number of history steps that the model reads."""
         return self.config.context_length
 
     @property
     def bucket_length(self) -> int:
-        """The patch size: contexts of as many patches share a batch without extra padding."""
+        """The patch size: contexts of equally many patches share a batch without extra padding."""
         return self.config.patch_size
 
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of a batch; see inputs.py."""
+        """Return the CPU tensors of a batch; inputs.py lists the entries."""
         return inputs.collate(windows, self.config.patch_size, self.max_context_length)
 
     def native_loss(self, batch: Batch) -> Loss:
-        """Pinball loss in the network's space (model.pinball) over the observed steps of target rows that are scored,
-        and their number; see scored."""
+        """Return the pinball loss in the network's space (model.pinball) over the scored steps, and their number."""
         scored = self.scored(batch)
         return pinball(scored.quantiles, scored.target.asinh().to(scored.quantiles.dtype), scored.counts)
 
     def predict(self, batch: Batch) -> TrainingPrediction:
-        """Quantiles (M, n * P, Q) of the steps that native_loss scores, as they come: they may cross while training."""
+        """Return quantiles (M, n * P, Q) of the steps that native_loss scores, unsorted: they may cross in training."""
         scored = self.scored(batch)
         quantiles = scored.quantiles.sinh().flatten(1, 2)
         steps, dtype = scored.target.shape, quantiles.dtype
@@ -105,13 +104,13 @@ class Toto2(ReleaseModel, Forecaster):
         )
 
     def scored(self, batch: Batch) -> ScoredPatches:
-        """Everything that a loss of this batch rests on.
+        """Return the predictions and targets that a loss of this batch needs.
 
-        The tokens are those of a forecast: nothing after the cutoff is read but covariates known ahead. In training
-        every patch of context and future is scored, by what the token before it says; otherwise only the future, as
-        the context may have been trained on. A token is not scored before its row has shown 8 values (those at the
-        cutoff: one), for the scale of earlier ones would know what comes, nor beside a row of its window that knows
-        what comes (_foreseeing), nor where it is empty.
+        The tokens are those of a forecast: nothing after the cutoff is read except covariates known ahead. In training
+        every patch of context and future is scored against the prediction of the token before it; in eval mode only the
+        future, since the context may have been trained on. A token is not scored if its row has fewer than 8 observed
+        values so far (1 from the cutoff on), because its scale would depend on later values; if a row of its window
+        depends on later values (_knows_future); or if it is empty.
         """
         size, rows = self.config.patch_size, batch.get("target_rows")
         chosen = slice(None) if rows is None else rows
@@ -120,36 +119,36 @@ class Toto2(ReleaseModel, Forecaster):
         values = inputs.sequence(batch, size, ahead)[:, :-size]
         observed = ~values.isnan()
         groups, seen = _groups(batch, observed, patches + ahead - 1), self._masked(observed, batch)
-        found = self.network(values, seen, RowLayout.from_tensors(batch), groups, min_observed=MIN_OBSERVED, rows=rows)
+        out = self.network(values, seen, RowLayout.from_tensors(batch), groups, min_observed=MIN_OBSERVED, rows=rows)
         tokens = patches + ahead - 1
         token = torch.arange(tokens, device=values.device)
         least = torch.where(token < patches - 1, MIN_OBSERVED, 1)
-        fit = found.scaled.sums.count[chosen] >= least
+        valid = out.scaled.sums.count[chosen] >= least
         filled = observed.unflatten(1, (-1, size)).any(-1)
-        fit = fit & ~_foreseeing(found.scaled.sums, filled, token < patches - 1, batch)[chosen]
+        valid = valid & ~_knows_future(out.scaled.sums, filled, token < patches - 1, batch)[chosen]
         if groups is not None:
-            fit = fit & (groups[chosen] == 0)
-        after = torch.cat((context[chosen, size:], future), dim=1)
-        after = F.pad(after, (0, tokens * size - after.shape[1]), value=torch.nan).unflatten(1, (-1, size))
-        counts = ~after.isnan() & fit[..., None]
-        loc, scale = (x[chosen, :, None] for x in (found.scaled.loc, found.scaled.scale))
+            valid = valid & (groups[chosen] == 0)
+        labels = torch.cat((context[chosen, size:], future), dim=1)
+        labels = F.pad(labels, (0, tokens * size - labels.shape[1]), value=torch.nan).unflatten(1, (-1, size))
+        counts = ~labels.isnan() & valid[..., None]
+        loc, scale = (x[chosen, :, None] for x in (out.scaled.loc, out.scaled.scale))
         last = inputs.newest(values[chosen], seen[chosen])[:, size - 1 :: size, None]
-        kept = slice(None if self.training else patches - 1, None)
-        target = torch.where(counts, (after - loc) / scale, 0.0)
-        return ScoredPatches(found.quantiles[:, kept], *(x[:, kept] for x in (target, counts, loc, scale, last)))
+        scored = slice(None if self.training else patches - 1, None)
+        target = torch.where(counts, (labels - loc) / scale, 0.0)
+        return ScoredPatches(out.quantiles[:, scored], *(x[:, scored] for x in (target, counts, loc, scale, last)))
 
     def _masked(self, seen: Tensor, batch: Batch) -> Tensor:
-        """seen (R, S * P) without the runs of patches that a training window loses, known covariates aside."""
+        """In training, mask random runs of patches in `seen` (R, S * P), except in covariates known ahead."""
         probability, longest = self.masking
         if not self.training or not probability:
             return seen
         size, patches = self.config.patch_size, batch["context"].shape[1] // self.config.patch_size
         count = RowLayout.from_tensors(batch).windows
-        runs = inputs.hidden_runs(count, patches, probability, longest).to(seen.device, non_blocking=True)
-        hidden = runs[batch["row_window"]]
+        mask = inputs.contiguous_patch_mask(count, patches, probability, longest).to(seen.device, non_blocking=True)
+        masked = mask[batch["row_window"]]
         if "known_rows" in batch:
-            hidden[batch["known_rows"]] = False
-        steps = hidden.repeat_interleave(size, 1)
+            masked[batch["known_rows"]] = False
+        steps = masked.repeat_interleave(size, 1)
         return seen & ~F.pad(steps, (0, seen.shape[1] - steps.shape[1]))
 
     def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
@@ -169,7 +168,7 @@ class Toto2(ReleaseModel, Forecaster):
         return Forecast(interpolate_levels(quantiles[:, :horizon], LEVELS, levels), tuple(levels))
 
     def prompt(self, batch: Batch, prediction_length: int, options: Toto2Options) -> Toto2Prompt:
-        """What a forecast of this batch begins with."""
+        """Return the input of a forecast of this batch."""
         size, context = self.config.patch_size, batch["context"]
         patches, ahead = context.shape[1] // size, -(-prediction_length // size)
         if options.imputation != "none":
@@ -200,23 +199,25 @@ class Toto2(ReleaseModel, Forecaster):
         )
 
     def parameter_role(self, name: str, parameter: Tensor) -> ParameterRole:
-        """Rates are scaled as u-muP's Adam does it: by 1 / sqrt(fan-in) for weights but the readouts', and by
-        1 / sqrt(layers) inside the stack."""
-        found = super().parameter_role(name, parameter)
+        """Return the role, with u-muP's learning-rate factor for Adam: 1 / sqrt(fan-in) for weights except readouts,
+        times 1 / sqrt(layers) inside the stack."""
+        role = super().parameter_role(name, parameter)
         factor = self.config.num_layers**-0.5 if ".layers." in name else 1.0
-        if found.role == "matrix" or name.endswith("linear1.weight"):
+        if role.role == "matrix" or name.endswith("linear1.weight"):
             factor *= parameter.shape[1] ** -0.5
-        return replace(found, lr_factor=factor)
+        return replace(role, lr_factor=factor)
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations of a training pass over target rows; a single-variate row's attention over variates is its
-        value path."""
+        """Return the forward operations of a training pass over target rows.
+
+        Attention over variates of a single-variate row is its value path.
+        """
         c, size = self.config, self.config.patch_size
         width, heads, groups = c.d_model, c.num_heads, c.num_groups
         tokens = -(-min(context_length, c.context_length) // size) + -(-prediction_length // size) - 1
         out = len(LEVELS) * size
         ends = 2 * size * 5 * width + 4 * width**2 + 4 * width**2 + 5 * width * out
-        mixing = heads * (c.qk_dim + c.v_dim)  # of a query with one key
+        mixing = heads * (c.qk_dim + c.v_dim)  # one query with one key
         keys = width * ((heads + groups) * c.qk_dim)
         shared = width * groups * c.v_dim + heads * c.v_dim * width + 3 * width * c.d_ff
         over = sum(c.over_variates)
@@ -225,24 +226,25 @@ class Toto2(ReleaseModel, Forecaster):
         return 2.0 * variates * tokens * (ends + time + space)
 
 
-def _foreseeing(sums: PrefixSums, filled: Tensor, past: Tensor, batch: Batch) -> Tensor:
-    """(R, S) tokens at which some row of the window knows what it shows later, known covariates aside.
+def _knows_future(sums: PrefixSums, filled: Tensor, past: Tensor, batch: Batch) -> Tensor:
+    """Return the mask (R, S) of tokens at which a row of the window depends on later values of its own.
 
-    It does where its scale rests on later values, and in a gap of the past (S,): whether others see a token without any
-    observation, so not filled (R, S), depends on whether the row goes on.
+    This is the case where its scale uses later values, and in gaps of the past (S,): whether other rows see a token
+    without any observation, so not filled (R, S), depends on whether the row continues. Covariates known ahead are
+    exempt.
     """
-    found = (sums.count > 0) & (sums.count < sums.first_count)
-    found = found | (~filled & (filled.cumsum(1) > 0) & past)
+    leaking = (sums.count > 0) & (sums.count < sums.first_count)
+    leaking = leaking | (~filled & (filled.cumsum(1) > 0) & past)
     if "known_rows" in batch:
-        found[batch["known_rows"]] = False
-    windows = torch.zeros_like(sums.count).index_add(0, batch["row_window"], found.to(sums.count.dtype))
+        leaking[batch["known_rows"]] = False
+    windows = torch.zeros_like(sums.count).index_add(0, batch["row_window"], leaking.to(sums.count.dtype))
     return windows[batch["row_window"]] > 0
 
 
 def _groups(batch: Batch, observed: Tensor, tokens: int) -> Tensor | None:
-    """(R, tokens) -1 for tokens to keep apart, 0 for the others; None where nothing is to keep apart.
+    """Return the attention groups (R, tokens): -1 for masked tokens, 0 for the others; None if no token is masked.
 
-    Those are the empty ones of the context, and every token of a row that shows nothing (R, steps) at all.
+    Masked are the empty tokens of the context, and every token of a row without any value in observed (R, steps).
     """
     if "empty" not in batch:
         return None

@@ -1,4 +1,4 @@
-"""From windows to the batch that Toto 2.0 reads, and from a batch to the sequence of each row.
+"""Batches of Toto 2.0 from windows, and the token sequence of each row from a batch.
 
 Entries of a batch (Batch):
 
@@ -6,17 +6,16 @@ context           (R, C * P) float32, padded on the left; NaN = not observed
 future_target     (M, F) float32 labels of the target rows, NaN = not scored
 target_rows       (M,) row of each target; absent when that is every row
 known_rows        (X,) rows of covariates known ahead; absent when there are none
-known_begin       (X,) first token of each one's window; with known_rows
-future_covariates (X, F) float32 what follows of them, NaN = unknown; with known_rows
-empty             (R, C) bool tokens to keep apart, see empty_tokens; absent when there are none, unless windows are
-                  static
+known_begin       (X,) first token of their window; with known_rows
+future_covariates (X, F) float32 their values after the cutoff, NaN = unknown; with known_rows
+empty             (R, C) bool tokens to mask, see empty_tokens; absent when there are none, unless windows are static
 row_window        (R,) window of each row
-windows.*         which rows form a window, see nn/layout.py
+windows.*         rows of each window, see nn/layout.py
 
-Covariates known ahead are read one patch early: the token that says what the next patch will be has then seen the
-covariates of that patch. Upstream reads them at their own time, so that they never reach the patch they are known for.
-Those of a window's own first patch are not read: padding alone would have room for them, and no forecast depends on the
-lengths of other windows.
+Covariates known ahead are read one patch early, so that the token that predicts a patch has seen the covariates of that
+patch. Upstream reads them at their own time, so that they never reach the patch they are known for. The covariates of a
+window's first patch are not read: only padding has room for them, and no forecast may depend on the lengths of other
+windows.
 
 # R rows, M target rows, X rows known ahead, C context patches, N patches ahead, F steps after the cutoff, P patch size
 """
@@ -35,7 +34,7 @@ from foretrain.nn.layout import RowLayout
 
 
 def collate(windows: Windows, patch_size: int, longest: int) -> Batch:
-    """The batch of windows, of whose context the newest `longest` steps count; see the entries above."""
+    """Return the batch of windows, with contexts cut to the newest `longest` steps; see the entries above."""
     context = windows.context[:, -longest:]
     context = np.pad(context, ((0, 0), (-context.shape[1] % patch_size, 0)), constant_values=np.nan)
     targets, known = np.flatnonzero(windows.role == TARGET), np.flatnonzero(windows.role == KNOWN)
@@ -65,12 +64,12 @@ def empty_tokens(
     future: npt.NDArray[np.floating],
     patch_size: int,
 ) -> npt.NDArray[np.bool_]:
-    """(R, C) tokens of the context without any observation, but for those after a row's newest one.
+    """Return the mask (R, C) of context tokens without any observation, except those after a row's newest observation.
 
-    Those are like the patches that are forecast: the row goes on, and nothing of it is known yet. (Upstream keeps them
-    apart too, so it has to declare the last patch observed.) begin (X,) is the first token of each known row's window.
+    The excepted tokens are like patches to forecast: the row continues, but is not known yet. (Upstream masks them too,
+    and therefore declares the last patch observed.) begin (X,) is the first token of each known row's window.
     """
-    tokens, rest = context, np.zeros(len(context), bool)  # rest: anything observed in later tokens
+    tokens, rest = context, np.zeros(len(context), bool)  # rest: True if anything is observed in later tokens
     if len(known):
         ahead = np.concatenate((context[known, patch_size:], future[known]), axis=1)
         width = context.shape[1]
@@ -86,9 +85,9 @@ def empty_tokens(
 def sequence(
     batch: Batch, patch_size: int, ahead: int, *, context: Tensor | None = None, at_own_time: bool = False
 ) -> Tensor:
-    """(R, (C + N) * P) what each row's tokens hold, N = ahead; NaN where it is not known before the cutoff.
+    """Return the values (R, (C + N) * P) of each row's tokens, N = ahead; NaN where unknown before the cutoff.
 
-    context stands in for the batch's. at_own_time leaves covariates known ahead where they belong.
+    `context`, if given, replaces the batch's. at_own_time does not shift covariates known ahead.
     """
     context = batch["context"] if context is None else context
     values = F.pad(context, (0, ahead * patch_size), value=torch.nan)
@@ -105,12 +104,12 @@ def sequence(
     return values
 
 
-def hidden_runs(windows: int, patches: int, probability: float, longest: int) -> Tensor:
-    """(W, C) bool contiguous patch masking: each window loses, with this probability, one run of 1 to `longest` patches
-    anywhere but at its first one.
+def contiguous_patch_mask(windows: int, patches: int, probability: float, longest: int) -> Tensor:
+    """Draw the mask (W, C) of contiguous patch masking: with this probability a window has one masked run of 1 to
+    `longest` patches, which never includes its first patch.
 
-    Drawn from torch's CPU generator, whose seed a training step sets. The published models were trained so too, with
-    runs of a law that is not known; one length for all lengths up to the longest is ours.
+    Drawn from torch's CPU generator, which a training step seeds. The published models were trained with such masks
+    too, but their distribution of lengths is not known; uniform lengths are our choice.
     """
     chance, size, place = torch.rand(windows, 3).unbind(1)
     longest = min(longest, patches - 1)
@@ -118,12 +117,12 @@ def hidden_runs(windows: int, patches: int, probability: float, longest: int) ->
         return torch.zeros(windows, patches, dtype=torch.bool)
     length = 1 + (size * longest).long()
     first = 1 + (place * (patches - length)).long()
-    at = torch.arange(patches)
-    run = (at >= first[:, None]) & (at < (first + length)[:, None])
+    patch = torch.arange(patches)
+    run = (patch >= first[:, None]) & (patch < (first + length)[:, None])
     return run & (chance < probability)[:, None]
 
 
 def newest(values: Tensor, observed: Tensor) -> Tensor:
-    """(R, T) the newest value observed up to each step; NaN where there is none yet."""
-    place = torch.where(observed, torch.arange(values.shape[1], device=values.device), -1).cummax(1).values
-    return torch.where(place >= 0, values.gather(1, place.clamp(min=0)), torch.nan)
+    """Return the newest value observed up to each step (R, T); NaN where there is none yet."""
+    index = torch.where(observed, torch.arange(values.shape[1], device=values.device), -1).cummax(1).values
+    return torch.where(index >= 0, values.gather(1, index.clamp(min=0)), torch.nan)

@@ -1,9 +1,9 @@
 """The layers of Toto 2.0: linear layers with the constants of u-muP, attention over time or variates, gated MLP.
 
-Facts from DataDog/toto, commit 46bd92a, and u-muP (arXiv 2407.17465). Weights have unit variance; what keeps
-activations at unit scale are constants beside the linear layers, which stay plain nn.Linear modules: published files
-load by name, and adapters can wrap any of them. Gradients are autograd's of this forward: unit scaling's own backward
-divides a weight's gradient by the root of the number of tokens, so parts of a batch would not sum to the whole.
+Facts from DataDog/toto, commit 46bd92a, and u-muP (arXiv 2407.17465). Weights have unit variance; constants outside the
+linear layers keep activations at unit scale. The linear layers are plain nn.Linear modules, so that published files
+load by name and adapters can wrap them. Gradients are autograd's of this forward: unit scaling's own backward divides a
+weight's gradient by the root of the number of tokens, so the parts of a batch would not sum to the whole.
 
 # R rows, S tokens of a row, D model width, H heads, G heads of keys and values, d head width, W windows, V rows of one
 """
@@ -22,19 +22,19 @@ from foretrain.models.toto2.rotary import RotaryTables, rotate
 from foretrain.nn.layout import RowLayout
 from foretrain.nn.unused import attach
 
-# Of silu(x) with x ~ N(0, 1), so that the outcome has unit scale in forward and backward, each to its share.
+# Factor that gives silu(x), x ~ N(0, 1), unit scale: a weighted geometric mean of those for forward and backward.
 SILU_SCALE = math.exp(0.2 * math.log(2) + 0.4 * math.log(2 / (1 - 1 / math.pi)))
 
 
 class KVCache:
-    """Keys and values of one time layer for a forecast of so many tokens; lives for one call."""
+    """KV cache of one time-attention layer with room for `tokens` tokens; lives for one forecast."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
         self._stored: list[Tensor] = []
 
-    def extended(self, start: int, keys: Tensor, values: Tensor) -> list[Tensor]:
-        """Keys and values up to the end of these new ones (R, G, n, d), which take the places from start on."""
+    def update(self, start: int, keys: Tensor, values: Tensor) -> list[Tensor]:
+        """Store keys and values (R, G, n, d) at positions start to start + n; return all up to start + n."""
         if not self._stored:
             self._stored = [x.new_empty(*x.shape[:2], self.tokens, x.shape[3]) for x in (keys, values)]
         end = start + keys.shape[2]
@@ -45,19 +45,18 @@ class KVCache:
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What every layer needs besides the hidden states; computed once per pass."""
+    """Inputs of every layer besides the hidden states; computed once per pass."""
 
     layout: RowLayout
     rotary: RotaryTables
     start: int = 0  # position of the first token
-    causal: bool = True  # time_mask says nothing, but no token sees a later one
-    time_mask: Tensor | None = None  # (R, 1, S, start + S) bool, True = may be seen
-    variate_masks: tuple[Tensor | None, ...] = ()  # for each size of window (W, S, 1, V, V) bool
+    causal: bool = True  # causal mask, used if time_mask is None
+    time_mask: Tensor | None = None  # (R, 1, S, start + S) bool, True = visible
+    variate_masks: tuple[Tensor | None, ...] = ()  # for each window size (W, S, 1, V, V) bool
 
 
 class Norm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) over the last axis, in float32 at least; with a weight if asked for, and times a
-    constant."""
+    """constant * x / sqrt(mean(x^2) + eps) over the last axis, in float32 at least; with a weight if `weighted`."""
 
     def __init__(self, width: int, eps: float, weighted: bool, constant: float = 1.0) -> None:
         super().__init__()
@@ -72,7 +71,7 @@ class Norm(nn.Module):
 
 
 class ResidualMLP(nn.Module):
-    """(linear2(SiLU(linear1 x)) + skip_proj x) / sqrt 2. A readout divides by the width in place of its root."""
+    """(linear2(SiLU(linear1 x)) + skip_proj x) / sqrt 2. A readout divides by the width instead of its root."""
 
     def __init__(self, width_in: int, width_hidden: int, width_out: int, readout: bool = False) -> None:
         super().__init__()
@@ -102,7 +101,7 @@ class QueryScale(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention over time (causal, with positions) or over the variates of a window (neither)."""
+    """Attention over time (causal, with rotary positions) or over the variates of a window (without both)."""
 
     def __init__(self, config: Toto2Config, over_variates: bool) -> None:
         super().__init__()
@@ -112,63 +111,69 @@ class Attention(nn.Module):
         self.widths = [c.num_heads * c.qk_dim, c.num_groups * c.qk_dim, c.num_groups * c.v_dim]
         self.in_proj = nn.Linear(c.d_model, sum(self.widths), bias=c.attn_bias)
         self.out_proj = nn.Linear(c.num_heads * c.v_dim, c.d_model, bias=c.attn_bias)
-        # u-muP multiplies in_proj's outcome by inner. Values are; queries and keys leave it to the scores, or to the
-        # eps of norms, which nothing else of it reaches.
+        # u-muP multiplies in_proj's output by inner. Here only values are multiplied; for queries and keys the factor
+        # is part of score_scale, or of eps if they are normalised, since a norm cancels it otherwise.
         self.inner = c.d_model**-0.5
         weighted, eps = bool(c.qk_norm_include_weight), c.norm_eps / self.inner**2
         self.q_norm = Norm(c.qk_dim, eps, weighted) if c.qk_norm else None
         self.k_norm = Norm(c.qk_dim, eps, weighted) if c.qk_norm else None
         self._pds = QueryScale(c.qk_dim) if c.per_dim_scale else None
-        # Scores are divided by the head's width, not its root.
+        # Scores are divided by the head's width, not by its root.
         self.score_scale = (1.0 if c.qk_norm else self.inner**2) / c.qk_dim
 
     def forward(
         self, x: Tensor, ctx: AttentionContext, cache: KVCache | None = None, keep: int | None = None
     ) -> Tensor:
-        """x (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens (of all S keys). The constant of out_proj
-        is left to the caller."""
+        """x (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens (with all S keys). The caller applies the
+        constant of out_proj."""
         mixed = self._over_variates(x, ctx, keep) if self.over_variates else self._over_time(x, ctx, cache, keep)
         return self.out_proj(mixed)
 
     def _over_time(self, x: Tensor, ctx: AttentionContext, cache: KVCache | None, keep: int | None) -> Tensor:
         q, k, v = self._split(self.in_proj(x))
-        mask, causal, turn = ctx.time_mask, ctx.causal, ctx.rotary.query
+        mask, causal, table = ctx.time_mask, ctx.causal, ctx.rotary.query
         if keep is not None and keep < q.shape[-2]:
-            q, turn = q[..., -keep:, :], (turn[0][-keep:], turn[1][-keep:])
-            mask = mask[..., -keep:, :] if mask is not None else _later(keep, x.shape[1], x.device) if causal else None
+            q, table = q[..., -keep:, :], (table[0][-keep:], table[1][-keep:])
+            mask = (
+                mask[..., -keep:, :]
+                if mask is not None
+                else _causal_mask(keep, x.shape[1], x.device)
+                if causal
+                else None
+            )
             causal = False
-        q, k = rotate(self._query(q), turn), rotate(self._key(k), ctx.rotary.key)
+        q, k = rotate(self._query(q), table), rotate(self._key(k), ctx.rotary.key)
         if cache is not None:
-            k, v = cache.extended(ctx.start, k, v)
+            k, v = cache.update(ctx.start, k, v)
         return self._attend(q, k, v, mask, causal).transpose(1, 2).flatten(2)
 
     def _over_variates(self, x: Tensor, ctx: AttentionContext, keep: int | None) -> Tensor:
         if keep is not None:
             x = x[:, -keep:]
-        given = ctx.layout.spread(x)
-        masks = ctx.variate_masks or (None,) * len(given)
+        windows = ctx.layout.spread(x)
+        masks = ctx.variate_masks or (None,) * len(windows)
         parts = []
-        for rows, mask in zip(given, masks, strict=True):
+        for rows, mask in zip(windows, masks, strict=True):
             if rows.shape[1] == 1:
-                parts.append(self._alone(rows))
+                parts.append(self._single_variate(rows))
                 continue
             tokens = rows.transpose(1, 2)  # (W, S, V, D)
             if mask is not None:
                 mask = mask[:, -tokens.shape[1] :].flatten(0, 1)
             q, k, v = self._split(self.in_proj(tokens.flatten(0, 1)))
-            found = self._attend(self._query(q), self._key(k), v, mask, causal=False)
-            parts.append(found.transpose(1, 2).flatten(2).unflatten(0, tokens.shape[:2]).transpose(1, 2))
+            out = self._attend(self._query(q), self._key(k), v, mask, causal=False)
+            parts.append(out.transpose(1, 2).flatten(2).unflatten(0, tokens.shape[:2]).transpose(1, 2))
         mixed = ctx.layout.collect(parts)
-        if all(rows.shape[1] == 1 for rows in given):  # queries and keys took no part
+        if all(rows.shape[1] == 1 for rows in windows):  # queries and keys were not used
             unused = [m for m in (self._pds, self.q_norm, self.k_norm) if m is not None]
             mixed = attach(mixed, [p for m in unused for p in m.parameters()])
         return mixed
 
-    def _alone(self, x: Tensor) -> Tensor:
-        """A row alone attends to itself with weight one, whatever its query and key: only the value path is left."""
+    def _single_variate(self, x: Tensor) -> Tensor:
+        """Attention of single-variate rows: the weight is one for any query and key, so only the value path remains."""
         first = self.widths[0] + self.widths[1]
         layer = self.in_proj
-        if type(layer) is nn.Linear and not layer._forward_hooks:  # an adapter around it has a forward of its own
+        if type(layer) is nn.Linear and not layer._forward_hooks:  # an adapter around it has its own forward
             value = F.linear(x, layer.weight[first:], None if layer.bias is None else layer.bias[first:]) * self.inner
         else:
             value = layer(x)[..., first:] * self.inner
@@ -198,8 +203,10 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """fc2(a * silu(b)), with a and b the halves of fc1(x); x comes multiplied by fc1's constant unless fc1 has a bias,
-    and the constant of fc2 is left to the caller."""
+    """fc2(a * silu(b)), with a and b the halves of fc1(x).
+
+    The caller multiplies x by fc1's constant unless fc1 has a bias, and applies the constant of fc2.
+    """
 
     def __init__(self, config: Toto2Config) -> None:
         super().__init__()
@@ -215,7 +222,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention, then feed forward; each pre-normed, and added to the stream as u-muP's rule for residuals says."""
+    """Attention, then feed forward; each pre-normed, and added to the residual stream by u-muP's rule."""
 
     attn_tau: Tensor
     mlp_tau: Tensor
@@ -236,14 +243,14 @@ class TransformerLayer(nn.Module):
     def forward(
         self, hidden: Tensor, ctx: AttentionContext, cache: KVCache | None = None, keep: int | None = None
     ) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens, computed alone."""
+        """hidden (R, S, D) -> (R, S, D), or (R, n, D) of the last keep = n tokens only."""
         branch = self.attn(self.norm1(hidden), ctx, cache, keep)
-        hidden = _added(hidden if keep is None else hidden[:, -keep:], branch, self.attn_constant, self.attn_tau)
-        return _added(hidden, self.ffn(self.norm2(hidden)), self.mlp_constant, self.mlp_tau)
+        hidden = _add_residual(hidden if keep is None else hidden[:, -keep:], branch, self.attn_constant, self.attn_tau)
+        return _add_residual(hidden, self.ffn(self.norm2(hidden)), self.mlp_constant, self.mlp_tau)
 
 
 def residual_tau(config: Toto2Config, index: int) -> float:
-    """Weight of residual branch number `index` (attention of layer i is 2i, its MLP 2i + 1) beside the stream.
+    """Return the weight of residual branch `index` (attention of layer i is 2i, its MLP 2i + 1) relative to the stream.
 
     With q = residual_attn_ratio and r = residual_mult: m = r sqrt(2 / (1 + q^2)) for MLPs, a = q m for attention; tau =
     own / sqrt(L + (attentions before or at) a^2 + (MLPs before) m^2). (u-muP, arXiv 2407.17465, appendix G.)
@@ -255,13 +262,13 @@ def residual_tau(config: Toto2Config, index: int) -> float:
     return (mlp if index % 2 else attention) / math.sqrt(before)
 
 
-def _added(stream: Tensor, branch: Tensor, constant: float, tau: Tensor) -> Tensor:
-    """(tau * constant * branch + stream) / sqrt(1 + tau^2)."""
-    share = (1 + tau.square()).rsqrt()
-    return stream * share + branch * (tau * share * constant)
+def _add_residual(stream: Tensor, branch: Tensor, constant: float, tau: Tensor) -> Tensor:
+    """Return (tau * constant * branch + stream) / sqrt(1 + tau^2)."""
+    weight = (1 + tau.square()).rsqrt()
+    return stream * weight + branch * (tau * weight * constant)
 
 
-def _later(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(queries, keys) bool: what the last so many of the keys' positions may see."""
-    place = torch.arange(keys, device=device)
-    return place <= place[keys - queries :, None]
+def _causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Return the causal mask (queries, keys), bool; the queries are at the last positions of the keys."""
+    position = torch.arange(keys, device=device)
+    return position <= position[keys - queries :, None]

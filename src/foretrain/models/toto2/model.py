@@ -25,14 +25,14 @@ from foretrain.nn.quantiles import constant
 
 @dataclass(frozen=True)
 class Toto2Output:
-    """What the network says at each token of the patch after it: value = sinh(quantiles) * scale + loc."""
+    """Predictions at each token for the patch after it: value = sinh(quantiles) * scale + loc."""
 
     quantiles: Tensor  # (R, n, P, Q) not sorted
     scaled: Scaled
 
 
 class Transformer(nn.Module):
-    """The layers and the final norm."""
+    """The layers, followed by the final norm."""
 
     def __init__(self, config: Toto2Config) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Transformer(nn.Module):
         keep: int | None = None,
         rows: Tensor | None = None,
     ) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D); with keep = n only the last n tokens come out, with rows only those rows."""
+        """hidden (R, S, D) -> (R, S, D); with keep = n only of the last n tokens, with rows only of those rows."""
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden, ctx, caches[index] if caches else None, keep if index == last else None)
@@ -56,7 +56,7 @@ class Transformer(nn.Module):
 
 
 class _Projection(nn.Module):
-    """Holds the head under upstream's name."""
+    """Container that gives the head upstream's parameter name."""
 
     def __init__(self, config: Toto2Config) -> None:
         super().__init__()
@@ -91,10 +91,10 @@ class Toto2Network(Network):
         self.output_head = QuantileHead(config)
 
     def initialise(self, seed: int) -> None:
-        """Random weights as u-muP has them (arXiv 2407.17465, table 2), drawn on the CPU: the seed alone decides.
+        """Draw u-muP's random weights (arXiv 2407.17465, table 2) on the CPU, so that the seed alone decides them.
 
-        Weights N(0, 1), those of the head too; biases 0; norms 1; query scales at their neutral 0. How the published
-        models were initialised is not known.
+        Weights N(0, 1), including the head; biases 0; norms 1; query scales 0, which is neutral. The initialisation of
+        the published models is not known.
         """
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -121,14 +121,14 @@ class Toto2Network(Network):
         """One pass over whole series.
 
         Args:
-            values: (R, T) in any units; whatever it is where not observed. T is a multiple of P.
+            values: (R, T) in any units; arbitrary where not observed. T is a multiple of P.
             observed: (R, T) bool.
-            layout: which rows form a window.
-            groups: (R, S) whole numbers: tokens of a row, and rows of a window at a token, see each other where theirs
-                are equal; None = everywhere. Upstream gives -1 to patches without any observation.
+            layout: rows of each window.
+            groups: (R, S) integers: tokens of a row, and rows of a window at a token, see each other if their groups
+                are equal; None = all equal. Upstream gives -1 to patches without any observation.
             min_observed: see scale_patches.
-            keep: only what the last so many tokens say.
-            rows: only what these rows say.
+            keep: return predictions of the last `keep` tokens only.
+            rows: return predictions of these rows only.
         """
         scaled = scale_patches(values, observed, self.config.patch_size, min_observed)
         hidden = self.embed(scaled.values, observed)
@@ -136,11 +136,11 @@ class Toto2Network(Network):
         return Toto2Output(self.output_head(hidden), scaled)
 
     def embed(self, values: Tensor, observed: Tensor) -> Tensor:
-        """(R, S, D) of scaled patches (R, S, P), each with a mark for every step that is missing (R, S * P)."""
-        dtype = next(self.buffers()).dtype  # a tau's, which is the parameters', whatever wraps the layers
+        """Embed scaled patches (R, S, P) and the mask of observed steps (R, S * P) -> (R, S, D)."""
+        dtype = next(self.buffers()).dtype  # of a tau: the parameters' dtype even if adapters wrap the layers
         missing = ~observed.reshape(values.shape)
         hidden = self.patch_proj(torch.cat((values.to(dtype), missing.to(dtype)), dim=-1))
-        return hidden.to(dtype)  # the stream keeps its precision under autocast
+        return hidden.to(dtype)  # the residual stream keeps its dtype under autocast
 
     def attention_context(
         self,
@@ -152,45 +152,50 @@ class Toto2Network(Network):
         centre: int | None = None,
         over_variates: Tensor | None = None,
     ) -> AttentionContext:
-        """Masks, positions and windows of a pass over so many tokens from position start on.
+        """Return masks, rotary tables and windows for a pass over `tokens` tokens from position `start` on.
 
-        groups (R, start + tokens), see forward; over_variates (R, tokens) stands in for the new tokens' in variate
-        layers. centre of the positions' scales: the middle of the pass where nobody fixes one, which keeps the scales
-        in range and changes nothing in a single pass.
+        Args:
+            layout: rows of each window.
+            tokens: number of tokens of the pass.
+            groups: (R, start + tokens), see forward.
+            start: position of the first token.
+            centre: position at which the rotary scales are 1. None = the middle of the pass, which keeps the scales in
+                range and does not change the result of a single pass.
+            over_variates: (R, tokens) groups of the tokens in variate layers; None = those in `groups`.
         """
         device = layout.members[0].device
         end = start + tokens
         middle = (end if centre is None else 2 * centre) // 2
-        turn = rotary_tables(start, tokens, self.config.qk_dim // 2, middle if self.config.use_xpos else None, device)
+        rotary = rotary_tables(start, tokens, self.config.qk_dim // 2, middle if self.config.use_xpos else None, device)
         if groups is None:
             mask = None
             if start and tokens > 1:
-                mask = _causal(start, tokens, device)[None, None]
-            return AttentionContext(layout, turn, start, start == 0, mask)
+                mask = _causal_mask(start, tokens, device)[None, None]
+            return AttentionContext(layout, rotary, start, start == 0, mask)
         new = groups[:, start:]
-        mask = (new[:, :, None] == groups[:, None, :]) & _causal(start, tokens, device)
+        mask = (new[:, :, None] == groups[:, None, :]) & _causal_mask(start, tokens, device)
         new = new if over_variates is None else over_variates
         masks = []
         for rows in layout.spread(new):
             own = rows.transpose(1, 2)  # (W, S, V)
             masks.append((own[..., :, None] == own[..., None, :])[:, :, None] if own.shape[2] > 1 else None)
-        return AttentionContext(layout, turn, start, False, mask[:, None], tuple(masks))
+        return AttentionContext(layout, rotary, start, False, mask[:, None], tuple(masks))
 
 
 def pinball(quantiles: Tensor, target: Tensor, scored: Tensor) -> Loss:
-    """Pinball loss averaged over the levels, summed over the scored steps, and their number.
+    """Return the pinball loss, averaged over levels and summed over the scored steps, and the number of these.
 
-    quantiles (..., Q) and target (...) in the network's space; target may be anything finite where scored (...) is
-    False. The published models' own loss is not known beyond its kind.
+    quantiles (..., Q) and target (...) are in the network's space; target may be any finite value where scored (...) is
+    False. Of the published models' loss only the kind is known.
     """
     levels = constant(LEVELS, quantiles.device, quantiles.dtype)
     target, counted = target[..., None], scored[..., None]
-    with torch.no_grad():  # what autograd would find, for one product instead of many
+    with torch.no_grad():  # the slope that autograd would compute, in one product instead of many
         slope = ((quantiles >= target).to(quantiles.dtype) - levels) * counted / len(LEVELS)
     return Loss(((quantiles - target) * slope).sum(), scored.sum().float())
 
 
-def _causal(start: int, tokens: int, device: torch.device) -> Tensor:
-    """(tokens, start + tokens) bool: no token sees a later one."""
-    place = torch.arange(start + tokens, device=device)
-    return place <= place[start:, None]
+def _causal_mask(start: int, tokens: int, device: torch.device) -> Tensor:
+    """Return the causal mask (tokens, start + tokens), bool."""
+    position = torch.arange(start + tokens, device=device)
+    return position <= position[start:, None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 BASE = 10000.0
-SCALE_BASE = 256.0  # positions over which the scale of a pair is applied once
+SCALE_BASE = 256.0  # distance in positions that multiplies by the scale of a pair once
 
 
 class RotaryTables(NamedTuple):
@@ -24,11 +24,11 @@ class RotaryTables(NamedTuple):
 
 
 def rotary_tables(start: int, length: int, width: int, centre: int | None, device: torch.device) -> RotaryTables:
-    """Tables of positions start, start + 1, ... in float32; there is no longest position.
+    """Return the tables of positions start, start + 1, ... in float32; positions have no maximum.
 
-    Pair i of w/2 turns by p * 10000^(-2i/w). With a centre c its queries are scaled by z_i^((p - c)/256) and its keys
-    by the inverse, z_i = (2i + 0.4 w) / (1.4 w): of a query and a key only the distance counts, as long as both were
-    made with the same centre. Without a centre (None) nothing is scaled.
+    At position p, pair i of w/2 rotates by p * 10000^(-2i/w). With a centre c its queries are scaled by z_i^((p -
+    c)/256) and its keys by the inverse, z_i = (2i + 0.4 w) / (1.4 w): a score depends on the distance of query and key
+    only, as long as both use the same centre. Without a centre (None) nothing is scaled.
     """
     pair = torch.arange(0, width, 2, device=device, dtype=torch.float32)
     position = torch.arange(start, start + length, device=device, dtype=torch.float32)[:, None]
@@ -41,9 +41,9 @@ def rotary_tables(start: int, length: int, width: int, centre: int | None, devic
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """x (..., S, d) with the first w of its d dimensions turned pair by pair, in float32 at least."""
+    """Rotate the first w of the d dimensions of x (..., S, d) pair by pair, in float32 at least."""
     cos, sin = table
-    turned, kept = x.split([2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], dim=-1)
-    even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)  # half precision is widened by the product with the tables
+    rotated, rest = x.split([2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], dim=-1)
+    even, odd = rotated.unflatten(-1, (-1, 2)).unbind(-1)  # half precision is widened by the product with the tables
     pairs = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-    return torch.cat((pairs.to(x.dtype), kept), dim=-1)
+    return torch.cat((pairs.to(x.dtype), rest), dim=-1)

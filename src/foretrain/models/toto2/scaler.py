@@ -1,7 +1,7 @@
 """Causal standardisation: a patch is scaled by the mean and deviation of everything observed up to its end.
 
-Facts from DataDog/toto, commit 46bd92a. Sums are kept in float64 (float32 where a device has none), and running: a
-series that grows is gone on with from the sums at any patch.
+Facts from DataDog/toto, commit 46bd92a. Running sums in float64 (float32 on devices without it) allow a longer series
+to continue from the sums at any patch.
 
 # R rows, T steps, P patch size, S = T / P patches
 """
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMALLEST = 1e-6  # deviation
+SMALLEST = 1e-6  # standard deviation
 
 
 @dataclass(frozen=True)
 class PrefixSums:
-    """Of what is observed up to some place: its count, sum, and sum of squares about its mean; (R, n) wide floats.
+    """Count, sum, and sum of squares about the mean of the observed steps up to n positions; (R, n), wide type.
 
-    first_* are of the first min_observed observed steps alone, (R, 1).
+    first_* (R, 1) cover only the first min_observed observed steps.
     """
 
     count: Tensor
@@ -31,7 +31,7 @@ class PrefixSums:
     first_squares: Tensor
 
     def at(self, patch: int) -> PrefixSums:
-        """The sums at the end of one patch, to go on from."""
+        """Return the sums at the end of one patch, to continue from."""
         return PrefixSums(
             self.count[:, patch : patch + 1],
             self.total[:, patch : patch + 1],
@@ -44,27 +44,28 @@ class PrefixSums:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Patches as the network reads them, and what undoes it: value = sinh(values) * scale + loc."""
+    """Scaled patches, and loc and scale to undo the scaling: x = sinh(values) * scale + loc."""
 
     values: Tensor  # (R, S, P) asinh((x - loc) / scale) float32, 0 where not observed
-    loc: Tensor  # (R, S) wide
-    scale: Tensor  # (R, S) wide, > 0
+    loc: Tensor  # (R, S) wide type
+    scale: Tensor  # (R, S) wide type, > 0
     sums: PrefixSums  # (R, S) at the end of each patch
 
 
 def wide_type(device: torch.device) -> torch.dtype:
-    """float64 where the device has it."""
+    """Return float64, or float32 on devices without it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def scale_patches(
     x: Tensor, observed: Tensor, patch_size: int, min_observed: int = 0, before: PrefixSums | None = None
 ) -> Scaled:
-    """Scale patches of x (R, T), which may hold anything where observed (R, T) is False.
+    """Scale the patches of x (R, T), whose values are arbitrary where observed (R, T) is False.
 
-    With n observed steps so far, mean mu and M = sum of squares about it: loc = mu, scale = max(sqrt(M / max(1, n -
-    1)), 1e-6). Patches with n < min_observed take those of the first min_observed observed steps of the series instead:
-    later values then, as upstream does, so a causal use must not score them. before: sums of what came before x.
+    With n observed steps up to a patch's end, their mean mu and M = sum of squares about it: loc = mu, scale =
+    max(sqrt(M / max(1, n - 1)), 1e-6). Patches with n < min_observed use the first min_observed observed steps of the
+    series instead, as upstream: these include later values, so a causal use must not score such patches. before: sums
+    of the steps before x.
     """
     with torch.no_grad():
         wide = wide_type(x.device)
@@ -84,7 +85,7 @@ def scale_patches(
 
 
 def _running(x: Tensor, weight: Tensor, patch_size: int, min_observed: int, before: PrefixSums | None) -> PrefixSums:
-    """x is 0 where its weight is."""
+    """Return the sums at the end of each patch; x must be 0 where its weight is 0."""
     zero = x.new_zeros(len(x), 1)
     old = before or PrefixSums(zero, zero, zero, zero, zero, zero)
     count = old.count + weight.cumsum(1)
@@ -95,32 +96,34 @@ def _running(x: Tensor, weight: Tensor, patch_size: int, min_observed: int, befo
     squares = old.squares + (weight * (x - mean_before) * (x - mean)).cumsum(1)
     first = (old.first_count, old.first_total, old.first_squares)
     if min_observed:
-        first = _merged(first, x, weight * (count <= min_observed))
+        first = _combined(first, x, weight * (count <= min_observed))
     ends = slice(patch_size - 1, None, patch_size)
     return PrefixSums(count[:, ends], total[:, ends], squares[:, ends], *first)
 
 
-def _merged(old: tuple[Tensor, Tensor, Tensor], x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, sum and squares about the mean (R, 1) of the steps before and of those weighted here together."""
+def _combined(old: tuple[Tensor, Tensor, Tensor], x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return count, sum and squares about the mean (R, 1) of the earlier steps and the weighted steps of x together."""
     count, total = weight.sum(1, keepdim=True), (weight * x).sum(1, keepdim=True)
     squares = (weight * (x - total / count.clamp(min=1)).square()).sum(1, keepdim=True)
-    apart = total / count.clamp(min=1) - old[1] / old[0].clamp(min=1)
+    mean_difference = total / count.clamp(min=1) - old[1] / old[0].clamp(min=1)
     both = count + old[0]
-    return both, total + old[1], squares + old[2] + apart.square() * count * old[0] / both.clamp(min=1)
+    return both, total + old[1], squares + old[2] + mean_difference.square() * count * old[0] / both.clamp(min=1)
 
 
 def fill_gaps(x: Tensor, how: str) -> Tensor:
-    """x (R, T) with every NaN after a row's first observed step filled: by the value before it ("ffill"), or on the
-    line between its neighbours, ending level ("linear")."""
-    place = torch.arange(x.shape[1], device=x.device).expand_as(x)
+    """Fill every NaN in x (R, T) after a row's first observed step.
+
+    `how`: "ffill" repeats the value before; "linear" interpolates between the neighbours and is constant at the end.
+    """
+    step = torch.arange(x.shape[1], device=x.device).expand_as(x)
     seen = ~x.isnan()
-    left = torch.where(seen, place, -1).cummax(1).values
-    before = x.gather(1, left.clamp(min=0))  # NaN stays where nothing came before
+    left = torch.where(seen, step, -1).cummax(1).values
+    before = x.gather(1, left.clamp(min=0))  # NaN before the first observed step
     if how == "ffill":
         return before
-    right = torch.where(seen, place, x.shape[1]).flip(1).cummin(1).values.flip(1)
+    right = torch.where(seen, step, x.shape[1]).flip(1).cummin(1).values.flip(1)
     last = right == x.shape[1]
     right = torch.where(last, left.clamp(min=0), right)
     after = x.gather(1, right)
-    share = (place - left) / (right - left).clamp(min=1)
-    return torch.where(left < 0, x, torch.where(last | seen, before, torch.lerp(before, after, share.to(x.dtype))))
+    weight = (step - left) / (right - left).clamp(min=1)
+    return torch.where(left < 0, x, torch.where(last | seen, before, torch.lerp(before, after, weight.to(x.dtype))))

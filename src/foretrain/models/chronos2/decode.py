@@ -1,9 +1,9 @@
-"""Forecasts with the Chronos-2 network: one pass up to the native horizon, branches over quantiles beyond it.
+"""Forecasts with the Chronos-2 network: one pass up to the native horizon, autoregressive decoding beyond it.
 
 Facts from chronos-forecasting 2.3.2 (src/chronos/chronos2/pipeline.py, src/chronos/utils.py).
 
-# R rows (arranged), M wanted rows (targets), T context steps, H horizon, Q trained levels, K kept levels, U unrolled
-# levels (branches), h steps of one round
+# R rows (arranged), M wanted rows (targets), T context steps, H horizon, Q trained levels, K needed levels, U branching
+# levels, h steps of one round
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from foretrain.notes import Code, Note, warn
 _log = logging.getLogger(__name__)
 
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-MOST_BRANCH_ROWS = 256  # rows of one pass while unrolling, unless the batch itself has more
+MAX_BRANCH_ROWS = 256  # rows of one pass beyond the native horizon, unless the batch itself has more
 
 
 @dataclass(frozen=True)
 class Chronos2Options(ForecastOptions):
-    """How Chronos-2 forecasts.
+    """Forecast options of Chronos-2.
 
     Attributes:
         cross_learning: all rows of a batch attend to each other; the forecast then depends on the batch.
-        unrolled_quantiles: levels that branch beyond the native horizon; a subset of the trained levels. The default
-            shrinks to the deciles that were trained.
-        max_output_patches: patches of one pass; None = the model's own. More than that was never trained.
+        unrolled_quantiles: levels that start a branch beyond the native horizon; a subset of the trained levels. The
+            default is reduced to the deciles that were trained.
+        max_output_patches: patches of one pass; None = the model's own. The model was not trained with more.
         limit_prediction_length: refuse a horizon beyond the native one instead of warning.
     """
 
@@ -50,24 +50,24 @@ class Chronos2Options(ForecastOptions):
 
     @property
     def mixes_items(self) -> bool:
-        """As cross_learning says."""
+        """Equal to cross_learning."""
         return self.cross_learning
 
 
 @dataclass(frozen=True)
 class DecodedRows:
-    """A batch on its device, rows arranged as the layout says."""
+    """The rows to decode: a batch on its device, in the order of the layout."""
 
     context: Tensor  # (R, T) NaN = not observed; T is a multiple of the patch size
     layout: GroupLayout
-    observed: Tensor | None = None  # (R, T) bool; None promises that there is no NaN
-    patches_observed: Tensor | None = None  # (R, T / patch size) bool; None promises that no patch is empty
-    covariates: Tensor | None = None  # (R, H) NaN = not known ahead; None = nothing is
-    wanted: Tensor | None = None  # (M,) rows to forecast, in the order of the result; None = all of them in order
+    observed: Tensor | None = None  # (R, T) bool; None asserts that there is no NaN
+    patches_observed: Tensor | None = None  # (R, T / patch size) bool; None asserts that no patch is empty
+    covariates: Tensor | None = None  # (R, H) NaN = not known ahead; None = there are none
+    wanted: Tensor | None = None  # (M,) rows to forecast, in the order of the result; None = all rows in order
 
     @classmethod
     def of(cls, batch: Batch) -> DecodedRows:
-        """The rows of a batch that Chronos2.collate made."""
+        """Return the rows of a batch from Chronos2.collate."""
         return cls(
             batch["context"],
             GroupLayout.from_tensors(batch, len(batch["context"])),
@@ -85,11 +85,11 @@ def forecast(
     quantile_levels: Sequence[float],
     options: Chronos2Options | None = None,
 ) -> Tensor:
-    """(M, H, K) float32 forecasts of the wanted rows at the asked levels, in the units of the data, not sorted.
+    """Return float32 forecasts (M, H, levels) of the wanted rows in the units of the data, not sorted.
 
-    Levels between trained ones are interpolated, levels outside take the outermost trained one. Beyond the native
-    horizon each unrolled level continues the context in a branch of its own, and the branches' forecasts are pooled as
-    weighted samples; branches run in passes of limited rows and never see each other. Raises ConfigError.
+    Levels between trained ones are interpolated; levels outside take the outermost trained one. Beyond the native
+    horizon each of the unrolled_quantiles extends the context in its own branch, and the branches' forecasts are pooled
+    as weighted samples. Branches run in passes of limited rows and never see each other. Raises ConfigError.
     """
     options = options or Chronos2Options()
     plan = _Plan.make(network, prediction_length, quantile_levels, options)
@@ -99,14 +99,14 @@ def forecast(
 
 
 def one_group(rows: int) -> GroupLayout:
-    """The layout in which all rows of a batch attend to each other."""
+    """Return the layout in which all rows of a batch attend to each other."""
     return GroupLayout(rows) if rows < 2 else GroupLayout(0, (GroupBucket(rows, 1, rows),))
 
 
 def repeat(layout: GroupLayout, copies: int) -> tuple[GroupLayout, Tensor | None]:
-    """The layout of `copies` copies of a batch that do not see each other, and its row order.
+    """Return the layout of `copies` copies of a batch that do not see each other, and its row order.
 
-    The order (copies * R,) says which row of the copies laid end to end each row of the layout is; None = as they lie.
+    The order (copies * R,) has, for each row of the layout, its index in the concatenated copies; None = unchanged.
     """
     if copies == 1:
         return layout, None
@@ -131,16 +131,16 @@ def repeat(layout: GroupLayout, copies: int) -> tuple[GroupLayout, Tensor | None
 
 @dataclass(frozen=True)
 class _Plan:
-    """What follows from the arguments alone."""
+    """Lengths and levels of a forecast, which depend on the arguments alone."""
 
     horizon: int
-    patches: int  # most patches of one pass
-    asked: tuple[float, ...]
-    columns: list[int]  # trained levels from which the asked ones are made
-    unrolled: list[int]  # trained levels that branch; empty = no second round
+    patches: int  # maximum patches of one pass
+    levels: tuple[float, ...]  # requested levels
+    needed: list[int]  # indices of the trained levels from which the requested ones are interpolated
+    branching: list[int]  # indices of the trained levels that start a branch; empty = one pass is enough
 
     @classmethod
-    def make(cls, network: Chronos2Network, horizon: int, asked: Sequence[float], options: Chronos2Options) -> _Plan:
+    def make(cls, network: Chronos2Network, horizon: int, levels: Sequence[float], options: Chronos2Options) -> _Plan:
         config = network.config
         trained = config.quantiles
         if horizon > config.native_horizon:
@@ -148,22 +148,24 @@ class _Plan:
         patches = config.max_output_patches if options.max_output_patches is None else options.max_output_patches
         if patches < 1:
             raise ConfigError(f"max_output_patches is {patches}, must be at least 1.")
-        outside = [level for level in asked if not trained[0] <= level <= trained[-1]]
+        outside = [level for level in levels if not trained[0] <= level <= trained[-1]]
         if outside:
             text = (
                 f"quantile level {outside[0]} lies outside the trained ones ({trained[0]} to {trained[-1]}); the "
                 "outermost trained level stands in for it."
             )
             warn(_log, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
-        lower, upper, _ = bracket(asked, trained)
+        lower, upper, _ = bracket(levels, trained)
         one_pass = horizon <= patches * config.patch_size
-        wanted = options.unrolled_quantiles
-        if wanted == DECILES:  # a model trained on other levels branches at those deciles that it knows
-            wanted = tuple(level for level in DECILES if _known(level, trained)) or (() if one_pass else wanted)
-        elif not wanted:
+        branching = options.unrolled_quantiles
+        if branching == DECILES:  # a model trained on other levels branches at the deciles among them
+            branching = tuple(level for level in DECILES if _is_trained(level, trained)) or (
+                () if one_pass else branching
+            )
+        elif not branching:
             raise ConfigError("unrolled_quantiles is empty; give at least one trained level.")
-        unrolled = [_index_of(level, trained) for level in wanted]
-        return cls(horizon, patches, tuple(asked), sorted({*lower, *upper}), [] if one_pass else unrolled)
+        indices = [_index_of(level, trained) for level in branching]
+        return cls(horizon, patches, tuple(levels), sorted({*lower, *upper}), [] if one_pass else indices)
 
 
 def _warn_or_refuse(horizon: int, native: int, refuse: bool) -> None:
@@ -171,10 +173,11 @@ def _warn_or_refuse(horizon: int, native: int, refuse: bool) -> None:
     if refuse:
         raise ConfigError(f"{fact}; shorten it or set limit_prediction_length=False.")
     counts = {"prediction_length": horizon, "trained": native}
-    warn(_log, Note(Code.HORIZON_UNROLLED, f"{fact}; the forecast is unrolled and may be worse.", counts))
+    text = f"{fact}; the forecast is decoded autoregressively and may be worse."
+    warn(_log, Note(Code.HORIZON_UNROLLED, text, counts))
 
 
-def _known(level: float, trained: Sequence[float]) -> bool:
+def _is_trained(level: float, trained: Sequence[float]) -> bool:
     return any(abs(level - other) <= 1e-6 for other in trained)
 
 
@@ -186,7 +189,7 @@ def _index_of(level: float, trained: Sequence[float]) -> int:
 
 
 class _AutoregressiveDecoder:
-    """One batch being forecast; lives for one call."""
+    """Decodes one batch; lives for one call of forecast."""
 
     def __init__(self, network: Chronos2Network, rows: DecodedRows, plan: _Plan) -> None:
         self.network, self.rows, self.plan = network, rows, plan
@@ -195,65 +198,66 @@ class _AutoregressiveDecoder:
         self.repeated: dict[int, tuple[GroupLayout, Tensor | None]] = {}
 
     def run(self) -> Tensor:
-        """(M, H, K) forecasts."""
+        """Return the forecasts (M, H, levels)."""
         plan = self.plan
         trained = self.network.config.quantiles
-        if not plan.unrolled:
-            values = self.one_pass(self.rows, 0, 1, plan.columns, self.rows.wanted)
+        if not plan.branching:
+            values = self.one_pass(self.rows, 0, 1, plan.needed, self.rows.wanted)
         else:
             values = torch.cat(self.rounds(), dim=-1)
-        kept = [trained[i] for i in plan.columns]
-        return interpolate_levels(values[..., : plan.horizon], kept, plan.asked, dim=1).transpose(1, 2)
+        needed = [trained[i] for i in plan.needed]
+        return interpolate_levels(values[..., : plan.horizon], needed, plan.levels, dim=1).transpose(1, 2)
 
     def rounds(self) -> list[Tensor]:
-        """Forecasts (M, K, h) of every round, of the wanted rows at the kept levels."""
+        """Return the forecasts (M, K, h) of every round, of the wanted rows at the needed levels."""
         plan, wanted = self.plan, self.rows.wanted
-        needed = sorted({*plan.columns, *plan.unrolled})
-        keep = [needed.index(i) for i in plan.columns]
-        branch = [needed.index(i) for i in plan.unrolled]
-        latest = self.one_pass(self.rows, 0, 1, needed, None)  # (R, needed, h)
-        results = [_pick(latest, wanted, keep)]
+        computed = sorted({*plan.needed, *plan.branching})
+        keep = [computed.index(i) for i in plan.needed]
+        branch = [computed.index(i) for i in plan.branching]
+        latest = self.one_pass(self.rows, 0, 1, computed, None)  # (R, computed, h)
+        results = [_select(latest, wanted, keep)]
         done = latest.shape[-1]
-        generated = self.rows.context.new_empty(len(plan.unrolled), len(self.rows.context), 0)  # (U, R, done)
+        generated = self.rows.context.new_empty(len(plan.branching), len(self.rows.context), 0)  # (U, R, done)
         while done < plan.horizon:
             generated = torch.cat(
                 (generated, self.with_known_covariates(latest[:, branch].transpose(0, 1), done)), dim=-1
             )
             last = done + plan.patches * self.step >= plan.horizon
-            latest = self.pooled(generated, done, plan.columns if last else needed, wanted if last else None)
-            results.append(latest if last else _pick(latest, wanted, keep))
+            latest = self.pooled(generated, done, plan.needed if last else computed, wanted if last else None)
+            results.append(latest if last else _select(latest, wanted, keep))
             done += latest.shape[-1]
         return results
 
     def with_known_covariates(self, predicted: Tensor, done: int) -> Tensor:
-        """The steps just predicted (U, R, h), ending at `done`, with covariates known ahead in place of forecasts."""
+        """Replace the predicted steps (U, R, h), which end at `done`, by known values where covariates are known."""
         if self.rows.covariates is None:
             return predicted
         truth = self.rows.covariates[:, done - predicted.shape[-1] : done]
         return torch.where(truth.isnan(), predicted, truth)
 
     def pooled(self, generated: Tensor, done: int, levels: list[int], wanted: Tensor | None) -> Tensor:
-        """One round of all branches: (rows, levels, h) weighted quantiles over the branches' quantiles."""
+        """Run one round of all branches; return the weighted quantiles (rows, levels, h) of the branches' quantiles."""
         trained = self.network.config.quantiles
-        unrolled = [trained[i] for i in self.plan.unrolled]
-        count, every = len(unrolled), list(range(len(trained)))
-        share = max(1, MOST_BRANCH_ROWS // len(self.rows.context))
+        branching = [trained[i] for i in self.plan.branching]
+        all_levels = list(range(len(trained)))
+        branches_per_pass = max(1, MAX_BRANCH_ROWS // len(self.rows.context))
         parts = []
-        for first in range(0, count, share):
-            piece = generated[first : first + share]
-            values = self.one_pass(self.continued(piece), done, len(piece), every, wanted)
-            parts.append(values.unflatten(0, (len(piece), -1)))
+        for part in generated.split(branches_per_pass):
+            values = self.one_pass(self.extended(part), done, len(part), all_levels, wanted)
+            parts.append(values.unflatten(0, (len(part), -1)))
         branches = torch.cat(parts)  # (U, rows, Q, h)
         samples = branches.permute(1, 3, 0, 2).flatten(2)  # (rows, h, U * Q)
         weights = torch.outer(
-            torch.from_numpy(probability_mass(unrolled)), torch.from_numpy(probability_mass(trained))
+            torch.from_numpy(probability_mass(branching)), torch.from_numpy(probability_mass(trained))
         ).flatten()
         weights = (weights / weights.sum()).to(self.device, non_blocking=True)
         return weighted_quantiles(samples, weights, [trained[i] for i in levels]).transpose(1, 2)
 
-    def continued(self, generated: Tensor) -> DecodedRows:
-        """The contexts of some branches, copy by copy, with what they have generated (copies, R, done) at the end;
-        cut to the model's context length and padded on the left to whole patches."""
+    def extended(self, generated: Tensor) -> DecodedRows:
+        """Return the contexts of some branches, copy by copy, extended by the generated steps (copies, R, done).
+
+        Contexts are cut to the model's context length and left-padded to whole patches.
+        """
         rows, longest = self.rows, self.network.config.context_length
         copies, _, done = generated.shape
         context = torch.cat((rows.context.expand(copies, -1, -1), generated), dim=-1)[..., -longest:].flatten(0, 1)
@@ -269,8 +273,10 @@ class _AutoregressiveDecoder:
         return DecodedRows(F.pad(context, (left, 0), value=torch.nan), rows.layout, observed, patches)
 
     def one_pass(self, rows: DecodedRows, done: int, copies: int, levels: list[int], wanted: Tensor | None) -> Tensor:
-        """Copies of the batch (copies * R rows) through the network once: (copies * wanted rows, levels, N * P), copy
-        by copy, for the steps after `done`."""
+        """Run copies of the batch (copies * R rows) through the network once.
+
+        Returns (copies * wanted rows, levels, N * P), copy by copy, for the steps after `done`.
+        """
         network = self.network
         patches = min(math.ceil((self.plan.horizon - done) / self.step), self.plan.patches)
         covariates = self.rows.covariates
@@ -291,13 +297,14 @@ class _AutoregressiveDecoder:
         return unscale(network.config, _head(network, hidden, levels), loc, scale)
 
     def layout(self, copies: int) -> tuple[GroupLayout, Tensor | None]:
+        """Return repeat's layout and row order on the device; cached per number of copies."""
         if copies not in self.repeated:
             layout, order = repeat(self.rows.layout, copies)
             self.repeated[copies] = layout, None if order is None else order.to(self.device, non_blocking=True)
         return self.repeated[copies]
 
     def chosen(self, copies: int, order: Tensor | None, wanted: Tensor | None) -> Tensor | None:
-        """Places, in the layout's order, of the wanted rows of every copy; None = all, already in order."""
+        """Return the indices, in the layout's order, of the wanted rows of every copy; None = all, already in order."""
         if copies == 1 or (wanted is None and order is None):
             return wanted
         size = len(self.rows.context)
@@ -306,28 +313,30 @@ class _AutoregressiveDecoder:
         return flat if order is None else torch.argsort(order)[flat]
 
 
-def _pick(values: Tensor, rows: Tensor | None, levels: list[int]) -> Tensor:
+def _select(values: Tensor, rows: Tensor | None, levels: list[int]) -> Tensor:
     chosen = values if rows is None else values[rows]
     return chosen if len(levels) == chosen.shape[1] else chosen[:, levels]
 
 
 def _head(network: Chronos2Network, hidden: Tensor, levels: list[int]) -> Tensor:
-    """The output block for some trained levels only: (rows, N, D) -> (rows, levels, N * P) normalised."""
+    """Compute the output block for some trained levels only: (rows, N, D) -> (rows, levels, N * P) normalised."""
     count = len(network.config.quantiles)
     if len(levels) == count:
         return network.head(hidden)
     block, steps = network.output_patch_embedding, network.config.patch_size
-    places = torch.tensor(levels)[:, None] * steps + torch.arange(steps)
-    places = places.flatten().to(hidden.device, non_blocking=True)
+    units = torch.tensor(levels)[:, None] * steps + torch.arange(steps)  # output units of these levels
+    units = units.flatten().to(hidden.device, non_blocking=True)
     inner = block.hidden_layer(hidden).relu_()
-    out = F.linear(inner, block.output_layer.weight[places], block.output_layer.bias[places])
-    out = out + F.linear(hidden, block.residual_layer.weight[places], block.residual_layer.bias[places])
+    out = F.linear(inner, block.output_layer.weight[units], block.output_layer.bias[units])
+    out = out + F.linear(hidden, block.residual_layer.weight[units], block.residual_layer.bias[units])
     return out.unflatten(-1, (len(levels), -1)).transpose(1, 2).flatten(2)
 
 
 def embed(network: Chronos2Network, rows: DecodedRows) -> Embedding:
-    """Final hidden states (M, n + 2, D) of the wanted rows (context patches, REG, one empty forecast patch), with the
-    loc and scale (M, 1) of each row. States of patches without data mean nothing."""
+    """Return the final hidden states (M, n + 2, D) of the wanted rows, with each row's loc and scale (M, 1).
+
+    Tokens are the context patches, REG and one empty forecast patch. States of patches without data are meaningless.
+    """
     inputs = prepare(
         network.config, rows.context, rows.observed, rows.patches_observed, layout=rows.layout, num_output_patches=1
     )

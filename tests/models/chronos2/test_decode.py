@@ -1,4 +1,4 @@
-"""Unrolling beyond the native horizon: against a plain reference, and independent of how it is cut into passes."""
+"""Autoregressive decoding beyond the native horizon: equal to a plain reference, however it is split into passes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from foretrain.errors import ConfigError
-from foretrain.models.chronos2 import unroll
+from foretrain.models.chronos2 import decode
+from foretrain.models.chronos2.decode import Chronos2Options, DecodedRows, forecast, repeat
 from foretrain.models.chronos2.layout import arrange
 from foretrain.models.chronos2.model import Chronos2Network
-from foretrain.models.chronos2.unroll import Chronos2Options, DecodedRows, forecast, repeat
 from foretrain.nn.quantiles import probability_mass, weighted_quantiles
 from foretrain.notes import Code
 
@@ -29,7 +29,7 @@ def network():
 
 
 def batch(group_ids, steps=48, horizon=70, missing=True, seed=0):
-    """Arranged rows, their ids in that order, and covariates known ahead for every third row (partly missing)."""
+    """Arranged rows with covariates known ahead for every third row (partly missing), and the rows' ids."""
     rng = np.random.default_rng(seed)
     order, layout = arrange(np.asarray(group_ids))
     ids = np.asarray(group_ids)[np.arange(len(group_ids)) if order is None else order]
@@ -48,7 +48,7 @@ def batch(group_ids, steps=48, horizon=70, missing=True, seed=0):
 
 
 def plain(network, rows, ids, horizon, levels, unrolled, patches):
-    """The same forecast, one branch at a time through the network's public forward, all rows, all levels."""
+    """The same forecast from the network's public forward, one branch at a time, all rows, all levels."""
     trained, size = list(network.config.quantiles), network.config.patch_size
     picked = [min(range(len(trained)), key=lambda i: abs(trained[i] - u)) for u in unrolled]
     weights = torch.outer(
@@ -62,8 +62,8 @@ def plain(network, rows, ids, horizon, levels, unrolled, patches):
         if latest is not None:
             known = rows.covariates[:, done - latest.shape[-1] : done]
             for b, column in enumerate(picked):
-                grown = torch.where(known.isnan(), latest[:, column], known)
-                contexts[b] = torch.cat((contexts[b], grown), 1)[:, -network.config.context_length :]
+                generated = torch.where(known.isnan(), latest[:, column], known)
+                contexts[b] = torch.cat((contexts[b], generated), 1)[:, -network.config.context_length :]
         outputs = [
             network(c, group_ids=ids, future_covariates=ahead, num_output_patches=count).quantile_preds
             for c in (contexts if latest is not None else contexts[:1])
@@ -85,7 +85,7 @@ def assert_close(a, b, tolerance=5e-5):
 
 
 GROUPS = {
-    "alone": [0, 1, 2, 3, 4],
+    "single-variate": [0, 1, 2, 3, 4],
     "equal groups": [0, 0, 1, 1, 2, 2],
     "mixed": [0, 1, 1, 2, 2, 2, 3, 3, 3, 3],
     "many sizes": [g for g in range(9) for _ in range(g + 1)],
@@ -94,7 +94,7 @@ GROUPS = {
 
 @pytest.mark.parametrize("groups", list(GROUPS))
 @pytest.mark.parametrize(("unrolled", "patches"), [([0.1, 0.5, 0.9], 4), ([0.2, 0.8], 2)])
-def test_unrolling_equals_one_branch_at_a_time(network, groups, unrolled, patches):
+def test_decoding_equals_one_branch_at_a_time(network, groups, unrolled, patches):
     rows, ids = batch(GROUPS[groups])
     levels = [0.1, 0.5, 0.99]
     options = Chronos2Options(unrolled_quantiles=tuple(unrolled), max_output_patches=patches)
@@ -108,7 +108,7 @@ def test_the_row_limit_of_a_pass_changes_nothing(network, monkeypatch, limit):
     rows, _ = batch(GROUPS["many sizes"])
     with torch.inference_mode():
         expected = forecast(network, rows, 70, DECILES)
-        monkeypatch.setattr(unroll, "MOST_BRANCH_ROWS", limit)
+        monkeypatch.setattr(decode, "MAX_BRANCH_ROWS", limit)
         assert_close(forecast(network, rows, 70, DECILES), expected)
 
 
@@ -116,7 +116,7 @@ def test_passes_have_no_more_rows_than_the_limit_or_the_batch(network, monkeypat
     rows, _ = batch(GROUPS["equal groups"])
     seen = []
     handle = network.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setattr(unroll, "MOST_BRANCH_ROWS", 20)
+    monkeypatch.setattr(decode, "MAX_BRANCH_ROWS", 20)
     with torch.inference_mode():
         forecast(network, rows, 70, [0.5])
     handle.remove()
@@ -124,7 +124,7 @@ def test_passes_have_no_more_rows_than_the_limit_or_the_batch(network, monkeypat
 
 
 @pytest.mark.parametrize("horizon", [8, 30, 70])
-def test_only_wanted_rows_come_out_and_in_their_order(network, horizon):
+def test_only_wanted_rows_are_returned_and_in_their_order(network, horizon):
     rows, _ = batch(GROUPS["mixed"])
     wanted = torch.tensor([7, 0, 3])
     with torch.inference_mode():
@@ -143,7 +143,7 @@ def test_other_groups_do_not_change_a_forecast(network):
     assert not torch.allclose(a[ids == 2], b[ids == 2])
 
 
-def test_a_context_length_that_is_no_multiple_of_the_patch_unrolls_the_newest_steps():
+def test_a_context_length_that_is_no_multiple_of_the_patch_uses_the_newest_steps():
     config = replace(Chronos2Network.read_release(GOLDEN / "model").config, context_length=52, max_output_patches=2)
     network = Chronos2Network.read_release(GOLDEN / "model", config).eval()
     rows, ids = batch(GROUPS["mixed"], steps=52, missing=False)
@@ -157,7 +157,7 @@ def test_a_context_length_that_is_no_multiple_of_the_patch_unrolls_the_newest_st
 @pytest.mark.parametrize("horizon", [8, 70])
 @pytest.mark.parametrize("groups", list(GROUPS))
 def test_a_forecast_never_waits_for_its_device(network, groups, horizon):
-    """Tensors on the meta device have no values: whatever looks at one, or mixes devices, fails."""
+    """Tensors on the meta device have no values: code that reads one, or mixes devices, fails."""
     rows, _ = batch(GROUPS[groups])
     rows = DecodedRows(**{f.name: _to_meta(getattr(rows, f.name)) for f in fields(rows)})
     with torch.inference_mode():
@@ -192,13 +192,13 @@ def test_copies_of_a_layout_keep_their_rows_apart():
     ],
 )
 def test_impossible_options_are_refused(network, options):
-    rows, _ = batch(GROUPS["alone"])
+    rows, _ = batch(GROUPS["single-variate"])
     with pytest.raises(ConfigError):
         forecast(network, rows, 70, [0.5], options)
 
 
-def test_a_horizon_or_level_beyond_training_is_announced(network, told):
-    rows, _ = batch(GROUPS["alone"])
+def test_a_horizon_or_level_beyond_training_is_reported(network, told):
+    rows, _ = batch(GROUPS["single-variate"])
     with torch.inference_mode():
         forecast(network, rows, 70, [0.5])
         (note,) = told()
