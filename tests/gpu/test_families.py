@@ -24,8 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from foretrain.data.windows import stack_windows
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch, move
-from foretrain.training.batches import BatchIterator, DevicePrefetcher, PreparedBatch
 from foretrain.training.journal import read_journal
+from foretrain.training.loader import BatchIterator, DevicePrefetcher, PreparedBatch
 from foretrain.training.parallel import gradient_sync
 from foretrain.training.settings import MicroBatch
 

@@ -13,11 +13,11 @@ from torch import nn
 from foretrain.distributed.world import World
 from foretrain.models.base import Loss, ParameterRole
 from foretrain.models.chronos2.forecaster import FAMILY
-from foretrain.training.batches import PreparedBatch
+from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.progress import TrainState
 from foretrain.training.settings import MicroBatch, TrainingConfig
-from foretrain.training.update import Updater
+from foretrain.training.step import Updater
 
 pytestmark = pytest.mark.golden
 

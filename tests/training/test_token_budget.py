@@ -28,10 +28,10 @@ from foretrain.models.base import Trainable
 from foretrain.run.build import open_source
 from foretrain.run.dry_run import describe_run
 from foretrain.run.train import check_run, train_run
-from foretrain.training.batches import stream_of
+from foretrain.training.loader import stream_of
 from foretrain.training.monitor import Monitor
 from foretrain.training.settings import plan_run
-from foretrain.training.update import Updater
+from foretrain.training.step import Updater
 
 WORLD = World()
 

@@ -25,7 +25,7 @@ from foretrain.run.pipeline import (
 )
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, holds_run
-from foretrain.training.batches import describe_stream, stream_of
+from foretrain.training.loader import describe_stream, stream_of
 from foretrain.training.optimizer import state_size
 from foretrain.training.settings import plan_run
 

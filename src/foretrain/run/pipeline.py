@@ -20,7 +20,7 @@ from foretrain.run.config import RunConfig, made_by
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, train_run
 from foretrain.training import checkpoint as checkpoints
-from foretrain.training.batches import stream_of
+from foretrain.training.loader import stream_of
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import RunConsole
 from foretrain.training.release import link_release, read_release

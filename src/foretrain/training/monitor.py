@@ -22,7 +22,7 @@ from foretrain.distributed.world import World
 from foretrain.training.journal import Journal
 from foretrain.training.progress import TrainState
 from foretrain.training.settings import StepPlan, TrainingConfig
-from foretrain.training.update import LocalStepStats, StepResult
+from foretrain.training.step import LocalStepStats, StepResult
 
 # Dense peak in TFLOP/s by the vendors' data sheets: (16-bit, TF32, float32)
 PEAKS = {

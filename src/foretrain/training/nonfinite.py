@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from foretrain.atomic import write_json
-from foretrain.training.batches import BatchLoader
-from foretrain.training.update import StepResult
+from foretrain.training.loader import BatchLoader
+from foretrain.training.step import StepResult
 
 
 def save_for_replay(folder: Path, outcome: StepResult, feed: BatchLoader, seed: int) -> Path | None:

@@ -167,7 +167,7 @@ def plan_run(
 ) -> StepPlan:
     """Steps and micro-batches of a run; micro_batch_size (of a checkpoint) fills in what the config leaves open.
 
-    epoch_length counts what the run's stream (batches.stream_of) counts: windows or micro-batches.
+    epoch_length counts what the run's stream (loader.stream_of) counts: windows or micro-batches.
     """
     size, micro, unit = config.batch_size, config.micro_batch_size or micro_batch_size, "windows"
     if config.token_budget is not None:

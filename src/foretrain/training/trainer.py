@@ -21,9 +21,9 @@ from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.types import WindowSource
 from foretrain.training import checkpoint
-from foretrain.training.batches import BatchIterator, BatchLoader, describe_stream
 from foretrain.training.ema import Ema
 from foretrain.training.interrupt import Interrupted, SignalHandler, ValidationInterrupted
+from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import Monitor, duration
 from foretrain.training.nonfinite import save_for_replay
@@ -34,7 +34,7 @@ from foretrain.training.progress import StoppedBy, TrainState
 from foretrain.training.release import mark_of, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import TrainingConfig, check_resumable, plan_run
-from foretrain.training.update import StepResult, Updater
+from foretrain.training.step import StepResult, Updater
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -18,12 +18,12 @@ from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.trainable import KronosTokenizer
-from foretrain.training.batches import PreparedBatch
+from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.progress import TrainState
 from foretrain.training.schedule import ScheduleConfig, beta1_at, lr_at
 from foretrain.training.settings import MicroBatch, TrainingConfig
-from foretrain.training.update import Updater
+from foretrain.training.step import Updater
 
 pytestmark = pytest.mark.golden
 

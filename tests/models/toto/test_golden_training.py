@@ -16,11 +16,11 @@ from foretrain.models.base import Batch
 from foretrain.models.toto.forecaster import Toto
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, elements
 from foretrain.models.toto.model import TotoNetwork
-from foretrain.training.batches import PreparedBatch
+from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.progress import TrainState
 from foretrain.training.settings import MicroBatch, TrainingConfig
-from foretrain.training.update import Updater
+from foretrain.training.step import Updater
 
 pytestmark = pytest.mark.golden
 

@@ -9,8 +9,8 @@ import torch
 
 from foretrain.distributed.world import World
 from foretrain.errors import DataError
-from foretrain.training import batches as module
-from foretrain.training.batches import BatchIterator, BatchLoader, DevicePrefetcher, PreparedBatch
+from foretrain.training import loader as module
+from foretrain.training.loader import BatchIterator, BatchLoader, DevicePrefetcher, PreparedBatch
 from foretrain.training.settings import MicroBatch, plan_run
 
 
@@ -79,7 +79,7 @@ def test_beside_a_cpu_nothing_is_copied():
 
 
 class FakeCuda:
-    """What batches.py asks of torch.cuda, written down in order: this machine may have no GPU."""
+    """The calls of loader.py to torch.cuda, recorded in order: this machine may have no GPU."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []

@@ -8,7 +8,7 @@ from torch import nn
 from foretrain.distributed.world import World
 from foretrain.models.base import Loss
 from foretrain.training.progress import TrainState
-from foretrain.training.update import Updater
+from foretrain.training.step import Updater
 
 
 def updater(toy, model, **settings) -> Updater:

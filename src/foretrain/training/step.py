@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Batch, move
-from foretrain.training.batches import PreparedBatch
 from foretrain.training.ema import Ema
+from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import set_rates
 from foretrain.training.parallel import gradient_sync
 from foretrain.training.precision import LossScaler, autocast, draw_seed, seed_draws
