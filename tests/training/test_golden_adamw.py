@@ -15,9 +15,9 @@ from foretrain.models.base import Loss, ParameterRole
 from foretrain.models.chronos2.forecaster import FAMILY
 from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
-from foretrain.training.progress import TrainState
 from foretrain.training.settings import MicroBatch, TrainingConfig
 from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 
 pytestmark = pytest.mark.golden
 

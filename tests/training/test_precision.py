@@ -9,7 +9,7 @@ from rich.console import Console
 
 from foretrain.errors import TrainingError
 from foretrain.training.precision import GROWTH_INTERVAL, LossScaler, draw_seed
-from foretrain.training.progress import TrainState
+from foretrain.training.train_state import TrainState
 from foretrain.training.trainer import ValidationResult
 
 

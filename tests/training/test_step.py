@@ -7,8 +7,8 @@ from torch import nn
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Loss
-from foretrain.training.progress import TrainState
 from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 
 
 def updater(toy, model, **settings) -> Updater:

@@ -20,9 +20,9 @@ from rich.progress import Progress as Bar
 
 from foretrain.distributed.world import World
 from foretrain.training.journal import Journal
-from foretrain.training.progress import TrainState
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.step import LocalStepStats, StepResult
+from foretrain.training.train_state import TrainState
 
 # Dense peak in TFLOP/s by the vendors' data sheets: (16-bit, TF32, float32)
 PEAKS = {

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from foretrain.training.progress import TrainState
+from foretrain.training.train_state import TrainState
 
 GROWTH_INTERVAL = 2000  # updates without overflow before the scale doubles, as in torch.amp.GradScaler
 SMALLEST_SCALE = 2.0**-40  # below this it is not the scale that overflows

@@ -21,8 +21,8 @@ from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import set_rates
 from foretrain.training.parallel import gradient_sync
 from foretrain.training.precision import LossScaler, autocast, draw_seed, seed_draws
-from foretrain.training.progress import TrainState
 from foretrain.training.settings import MicroBatch, TrainingConfig
+from foretrain.training.train_state import TrainState
 
 
 @dataclass

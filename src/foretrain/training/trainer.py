@@ -30,11 +30,11 @@ from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.parallel import parallelize, unwrap
-from foretrain.training.progress import StoppedBy, TrainState
 from foretrain.training.release import mark_of, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import TrainingConfig, check_resumable, plan_run
 from foretrain.training.step import StepResult, Updater
+from foretrain.training.train_state import StoppedBy, TrainState
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -20,10 +20,10 @@ from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.trainable import KronosTokenizer
 from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
-from foretrain.training.progress import TrainState
 from foretrain.training.schedule import ScheduleConfig, beta1_at, lr_at
 from foretrain.training.settings import MicroBatch, TrainingConfig
 from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 
 pytestmark = pytest.mark.golden
 

@@ -18,9 +18,9 @@ from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, elements
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
-from foretrain.training.progress import TrainState
 from foretrain.training.settings import MicroBatch, TrainingConfig
 from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 
 pytestmark = pytest.mark.golden
 
