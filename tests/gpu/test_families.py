@@ -119,7 +119,7 @@ def test_batches_arrive_as_they_were_sent(zoo, name, device):
     pieces = (MicroBatch(step, 0, 4 * step, 4, False, True) for step in range(len(made)))
     batches, sums = BatchIterator(prepare, pieces, 2, DevicePrefetcher(place)), []
     for prepared in batches:
-        batch = prepared.on(place)
+        batch = prepared.to(place)
         busy = busy @ busy / 512
         sums.append({key: value.clone() for key, value in batch.items()})
         assert {value.device for value in batch.values()} == {place}

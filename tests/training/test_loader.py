@@ -75,7 +75,7 @@ def prepared(**more) -> PreparedBatch:
 def test_beside_a_cpu_nothing_is_copied():
     ready = prepared()
     assert DevicePrefetcher(CPU)(ready) is ready
-    assert ready.on(CPU)["x"] is ready.batch["x"]
+    assert ready.to(CPU)["x"] is ready.batch["x"]
 
 
 class FakeCuda:
@@ -133,7 +133,7 @@ def test_a_batch_is_copied_on_a_stream_of_its_own_and_used_when_it_is_there(monk
     sent = DevicePrefetcher(device)(prepared())
     assert fake.calls == ["enter side", "copy to cuda:0", "leave side", "event on side"]
     fake.calls.clear()
-    batch = sent.on(device)
+    batch = sent.to(device)
     assert fake.calls == ["main waits for event of side"]  # and no second copy
     assert batch["x"].streams == ["main"]  # its memory is not used again before main is done with it
 
@@ -161,11 +161,11 @@ def test_without_a_thread_nothing_is_sent_ahead():
 def test_a_feed_deals_a_rank_its_windows_from_any_step_on(toy):
     config = toy.config(batch_size=8, micro_batch_size=3, prefetch=0, max_steps=3)
     plan, source = plan_run(config, epoch_length=50, world_size=2), toy.Source()
-    feed = BatchLoader(toy.Model(), source, config, World(rank=1, size=2))
-    items = list(feed.begin(plan, 1, offset=16))
-    assert [(p.piece.step, p.piece.k, p.piece.idle) for p in items] == [
+    loader = BatchLoader(toy.Model(), source, config, World(rank=1, size=2))
+    items = list(loader.iterate(plan, 1, offset=16))
+    assert [(p.micro_batch.step, p.micro_batch.k, p.micro_batch.idle) for p in items] == [
         (1, 1, False), (1, 3, True), (2, 1, False), (2, 3, True)
     ]  # fmt: skip
     assert source.asked == [(27, 3), (24, 3), (35, 3), (32, 3)]
     assert [(p.windows, p.rows, p.context_length, p.prediction_length) for p in items] == [(3, 1, 12, 4)] * 4
-    assert feed.shapes is None
+    assert loader.num_shapes is None

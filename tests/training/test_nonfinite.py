@@ -27,7 +27,7 @@ def test_skip_leaves_weights_optimizer_and_average_as_they_were(toy, tmp_path):
         )
         trainers[name].fit()
     bad, good = trainers["bad"], trainers["good"]
-    assert bad.progress.updates == good.progress.updates == 6
+    assert bad.train_state.updates == good.train_state.updates == 6
     for a, b in zip(bad.ema.weights.values(), good.ema.weights.values(), strict=True):
         assert torch.equal(a, b)
     for p, q in zip(bad.optimizer.state.values(), good.optimizer.state.values(), strict=True):
@@ -73,7 +73,7 @@ def test_a_second_bad_batch_before_the_next_checkpoint_goes_past_both(toy, tmp_p
 def test_a_run_that_a_bad_batch_stopped_goes_on_past_it_with_skip(toy, tmp_path):
     """What the error advises."""
     source = toy.Source(poison={BAD: math.inf})
-    with pytest.raises(TrainingError, match=r"training.on_nonfinite: skip or rollback goes on"):
+    with pytest.raises(TrainingError, match=r"resume with training.on_nonfinite: skip or rollback"):
         toy.trainer(tmp_path / "stopped", source=source).fit()
     toy.trainer(tmp_path / "stopped", source=source, on_nonfinite="skip", resume="auto").fit()
     toy.trainer(tmp_path / "skipping", source=source, on_nonfinite="skip").fit()

@@ -39,7 +39,7 @@ def test_a_rehearsal_leaves_no_gradient_draw_or_buffer_behind(toy):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not made.optimizer.state and made.progress == TrainState()
+    assert not made.optimizer.state and made.train_state == TrainState()
 
 
 def test_a_rehearsal_runs_forward_and_backward_once_for_each_batch(toy):

@@ -101,7 +101,7 @@ def test_resume_without_a_checkpoint_starts(toy, tmp_path):
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(toy, tmp_path):
     toy.trainer(tmp_path).fit()
-    with pytest.raises(TrainingError, match=r"already holds a run. Go on with it by --resume, or choose another"):
+    with pytest.raises(TrainingError, match=r"already holds a run. Continue it with --resume, or choose another"):
         toy.trainer(tmp_path).fit()
 
 
@@ -123,7 +123,7 @@ def test_a_run_may_go_on_in_another_layout_and_with_more_kept(toy, tmp_path):
     whole, cut = ([loss for _, loss in toy.losses(tmp_path / name)] for name in ("whole", "cut"))
     assert cut == pytest.approx(whole, rel=1e-5)
     told = console.file.getvalue()
-    assert "training.micro_batch_size: 8 -> 3" in told and "terms of a loss that are worked out per micro-batch" in told
+    assert "training.micro_batch_size: 8 -> 3" in told and "terms of a loss that are computed per micro-batch" in told
     assert "training.activation_checkpointing: False -> True" in told and told.count("another layout: sums") == 1
 
 

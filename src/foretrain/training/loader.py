@@ -1,4 +1,4 @@
-"""Micro-batches in the order of the plan, prepared ahead by a thread and copied ahead to a GPU."""
+"""Batch loading: micro-batches in the order of the plan, prepared by a background thread and prefetched to a GPU."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from foretrain.training.settings import MicroBatch, StepPlan, TrainingConfig
 
 
 def stream_of(source: Any, config: TrainingConfig) -> WindowSource | Buckets:
-    """What a run's micro-batches are cut from: a source's windows or, with a token budget, its buckets.
+    """Return where micro-batches are read from: the source itself or, with a token budget, its buckets.
 
-    Raises ConfigError where the source cannot be had in buckets.
+    Raises ConfigError if the source cannot be sorted into buckets.
     """
     budget = config.token_budget
     if budget is None:
@@ -29,66 +29,66 @@ def stream_of(source: Any, config: TrainingConfig) -> WindowSource | Buckets:
 
 
 def describe_stream(stream: WindowSource | Buckets) -> list[str]:
-    """Its buckets, where it has some."""
+    """Return lines that describe the buckets; none for a stream without buckets."""
     return stream.describe() if isinstance(stream, Buckets) else []
 
 
 class PreparedBatch(NamedTuple):
-    """A micro-batch ready for the model."""
+    """A micro-batch with its tensors, ready for the model."""
 
-    piece: MicroBatch
+    micro_batch: MicroBatch
     batch: Batch
-    windows: int  # without filling
-    rows: int  # of a window, on average
+    windows: int  # without padding windows
+    rows: int  # mean rows per window
     context_length: int
     prediction_length: int
-    sent: Any = None  # event of the copy to a GPU, where the batch lies then; None = it is still to be moved
+    copied: Any = None  # CUDA event of a prefetch: batch is on the GPU once it completes; None = batch is on the CPU
 
-    def on(self, device: torch.device) -> Batch:
-        """The batch on a device, safe to use and to let go of on the current stream."""
-        if self.sent is None:
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device, safe to use and to free on the current stream."""
+        if self.copied is None:
             return move(self.batch, device)
         stream = torch.cuda.current_stream(device)
-        stream.wait_event(self.sent)
+        stream.wait_event(self.copied)
         for tensor in self.batch.values():
-            tensor.record_stream(stream)  # its memory is another stream's, which must not reuse it before we are done
+            tensor.record_stream(stream)  # the copy stream, which allocated it, must not reuse its memory too early
         return self.batch
 
 
 class DevicePrefetcher:
-    """Copies batches to a GPU on a stream of its own, beside the computation; for other devices it does nothing."""
+    """Copies batches to a GPU on a separate CUDA stream, in parallel with the computation; a no-op on other devices."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, prepared: PreparedBatch) -> PreparedBatch:
-        """The same with its batch on the way."""
+        """Start the copy and return the batch with the event that marks its end."""
         if self._stream is None:
             return prepared
         with torch.cuda.stream(self._stream):
             batch = move(prepared.batch, self.device)
-        return prepared._replace(batch=batch, sent=self._stream.record_event())
+        return prepared._replace(batch=batch, copied=self._stream.record_event())
 
 
 class BatchIterator:
-    """An iterator over prepared micro-batches; depth > 0 keeps so many ready in a thread, and with a sender on their
-    device. Close it when done.
+    """An iterator over prepared micro-batches. Close it when done.
 
-    The thread changes when a batch is made, never which: its content depends on the piece alone.
+    With depth > 0 a background thread keeps up to `depth` of them ready and passes each through `prefetch`. The thread
+    changes when a batch is made, not its content, which depends on the micro-batch alone.
     """
 
     def __init__(
         self,
         prepare: Callable[[MicroBatch], PreparedBatch],
-        pieces: Iterator[MicroBatch],
+        micro_batches: Iterator[MicroBatch],
         depth: int,
-        send: Callable[[PreparedBatch], PreparedBatch] | None = None,
+        prefetch: Callable[[PreparedBatch], PreparedBatch] | None = None,
     ) -> None:
-        self._prepare, self._pieces, self._send = prepare, pieces, send
+        self._prepare, self._micro_batches, self._prefetch = prepare, micro_batches, prefetch
         self._stop = threading.Event()
-        self._ready: queue.Queue[Any] = queue.Queue(maxsize=max(depth, 1))
-        self._thread = threading.Thread(target=self._work, name="batches", daemon=True) if depth else None
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(depth, 1))
+        self._thread = threading.Thread(target=self._fill_queue, name="batches", daemon=True) if depth else None
         if self._thread:
             self._thread.start()
 
@@ -96,12 +96,12 @@ class BatchIterator:
         return self
 
     def __next__(self) -> PreparedBatch:
-        """The next micro-batch. Raises whatever preparing it raised, and StopIteration after the last."""
+        """Return the next micro-batch. Raises what preparing it raised, and StopIteration after the last."""
         if self._thread is None:
-            return self._prepare(next(self._pieces))
-        item = self._ready.get()
+            return self._prepare(next(self._micro_batches))
+        item = self._queue.get()
         if isinstance(item, BaseException):
-            self._ready.put(item)  # asked again, it says the same
+            self._queue.put(item)  # so that the next call raises it again
             raise item
         return item
 
@@ -111,20 +111,21 @@ class BatchIterator:
         if self._thread:
             self._thread.join()
 
-    def _work(self) -> None:
+    def _fill_queue(self) -> None:
         try:
-            for piece in self._pieces:
-                prepared = self._prepare(piece)
-                if not self._hand_over(self._send(prepared) if self._send else prepared):
+            for micro_batch in self._micro_batches:
+                prepared = self._prepare(micro_batch)
+                if not self._put(self._prefetch(prepared) if self._prefetch else prepared):
                     return
-            self._hand_over(StopIteration())
+            self._put(StopIteration())
         except Exception as error:
-            self._hand_over(error)
+            self._put(error)
 
-    def _hand_over(self, item: Any) -> bool:
+    def _put(self, item: Any) -> bool:
+        """Put an item into the queue; return False if the iterator was closed first."""
         while not self._stop.is_set():
             try:
-                self._ready.put(item, timeout=0.1)
+                self._queue.put(item, timeout=0.1)
                 return True
             except queue.Full:
                 continue
@@ -132,47 +133,51 @@ class BatchIterator:
 
 
 class BatchLoader:
-    """A run's micro-batches: from the source's windows to tensors that are ready for the model."""
+    """Loads the micro-batches of a run: reads windows from the source and collates them into tensors for the model."""
 
     def __init__(self, model: Trainable, source: Any, config: TrainingConfig, world: World) -> None:
         self.model, self.config, self.world = model, config, world
         self.stream = stream_of(source, config)
 
     @property
-    def shapes(self) -> int | None:
-        """Of batches, where they are known."""
+    def num_shapes(self) -> int | None:
+        """Number of different batch shapes; None if it is not known in advance."""
         return len(self.stream.buckets) if isinstance(self.stream, Buckets) else None
 
-    def begin(self, plan: StepPlan, step: int, offset: int) -> BatchIterator:
-        """This rank's micro-batches from a step on; offset counts units that roll-backs passed over."""
-        pieces = (
-            piece
+    def iterate(self, plan: StepPlan, step: int, offset: int) -> BatchIterator:
+        """Return an iterator over this rank's micro-batches from a step on.
+
+        offset is the number of units (windows or micro-batches) that rollbacks have skipped.
+        """
+        micro_batches = (
+            micro_batch
             for k in range(step, plan.steps)
-            for piece in plan.for_rank(k, self.world.rank, self.world.size, offset)
+            for micro_batch in plan.for_rank(k, self.world.rank, self.world.size, offset)
         )
-        ahead = self.config.prefetch
-        if ahead is None:
-            ahead = 2 if self.world.device.type == "cuda" else 0
-        return BatchIterator(self.prepare, pieces, ahead, DevicePrefetcher(self.world.device))
+        depth = self.config.prefetch
+        if depth is None:
+            depth = 2 if self.world.device.type == "cuda" else 0
+        return BatchIterator(self.prepare, micro_batches, depth, DevicePrefetcher(self.world.device))
 
-    def windows(self, piece: MicroBatch) -> Windows:
-        """What a micro-batch is made of."""
-        return self.stream.windows(piece.first, piece.count)
+    def windows(self, micro_batch: MicroBatch) -> Windows:
+        """Return the windows of a micro-batch."""
+        return self.stream.windows(micro_batch.first, micro_batch.count)
 
-    def prepare(self, piece: MicroBatch) -> PreparedBatch:
-        """A micro-batch, on the CPU."""
-        windows = self.windows(piece)
+    def prepare(self, micro_batch: MicroBatch) -> PreparedBatch:
+        """Read and collate a micro-batch, on the CPU."""
+        windows = self.windows(micro_batch)
+        num_windows = len(windows) - windows.num_padding_windows
         rows = max(round(len(windows.context) / len(windows)), 1)
         lengths = windows.context.shape[1], windows.future.shape[1]
-        return PreparedBatch(piece, self._collated(windows), len(windows) - windows.num_padding_windows, rows, *lengths)
+        return PreparedBatch(micro_batch, self._collate(windows), num_windows, rows, *lengths)
 
-    def blanks(self) -> Iterator[Batch]:
-        """One batch of every shape that is known to come, with nothing to learn from."""
+    def blank_batches(self) -> Iterator[Batch]:
+        """Yield one batch of every shape of a token budget, without observed values: for warm-up."""
         assert isinstance(self.stream, Buckets)
         for number in range(len(self.stream.buckets)):
-            yield self._collated(self.stream.blank(number))
+            yield self._collate(self.stream.blank(number))
 
-    def _collated(self, windows: Windows) -> Batch:
+    def _collate(self, windows: Windows) -> Batch:
         batch = self.model.collate(windows)
         if self.world.device.type == "cuda":
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
