@@ -170,7 +170,7 @@ def test_half_a_part_of_a_name_matches_nothing(zoo, name):
 def test_a_family_without_a_choice_of_its_own_needs_one(zoo):
     model = zoo.built("chronos2")
     model.adapter_targets = ()
-    with pytest.raises(ConfigError, match=r"no choice of its own.*self_attention\.q"):
+    with pytest.raises(ConfigError, match=r"has no default.*self_attention\.q"):
         adapt(model, SMALL, 0)
 
 

@@ -65,20 +65,20 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "empty"])
-def test_harm_to_any_file_is_found_told_and_passed_over(store, harm):
+@pytest.mark.parametrize("damaged_by", ["truncate", "flip", "delete", "empty"])
+def test_damage_to_any_file_is_found_logged_and_skipped(store, damaged_by):
     save(store, 1)
     for name in files_of(save(store, 2)):
         path = save(store, 2)
         file = path / name
         content = file.read_bytes()
-        if harm == "delete":
+        if damaged_by == "delete":
             file.unlink()
-        elif harm == "flip":
+        elif damaged_by == "flip":
             at = random.Random(name).randrange(len(content))
             file.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
         else:
-            file.write_bytes(content[: len(content) // 2] if harm == "truncate" else b"")
+            file.write_bytes(content[: len(content) // 2] if damaged_by == "truncate" else b"")
         told = []
         good = store.newest_intact(told.append)
         assert good is not None and good.name == "step-00000001"
@@ -255,7 +255,7 @@ def test_a_run_on_a_disk_that_really_refuses_ends_with_one_clear_error(tmp_path,
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_a_damaged_newest_checkpoint_costs_one_interval_and_is_told(toy, tmp_path):
+def test_a_damaged_newest_checkpoint_costs_one_interval_and_is_logged(toy, tmp_path):
     import io
 
     from rich.console import Console

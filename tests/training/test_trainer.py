@@ -18,7 +18,7 @@ from foretrain.training.trainer import ValidationResult
 
 
 def scores(*values):
-    """An evaluate whose n-th call finds the n-th value."""
+    """Return an evaluate whose n-th call returns the n-th value."""
     left = list(values)
     return lambda model, step: ValidationResult({"loss": left.pop(0)})
 
@@ -196,7 +196,7 @@ def test_a_metric_that_is_infinite_is_never_the_best_and_stops_no_checkpoint(toy
     assert (result.best, result.best_step, result.release_step) == (2.0, 9, 9)
 
 
-def test_a_run_resumed_before_its_newest_validation_validates_once_more_and_says_so_once(toy, tmp_path):
+def test_a_run_resumed_before_its_newest_validation_repeats_it_and_logs_it_once(toy, tmp_path):
     """A checkpoint that a signal put before its validation; the run that resumes is killed right after validating."""
     from foretrain.training import checkpoint
 

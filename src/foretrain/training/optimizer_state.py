@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 RESERVED = {"model", "ema"}  # prefixes of the other tensors of a checkpoint
-# Kind of a number that is not a tensor ("float" for NaN and infinities, which JSON lacks). A tensor's kind is its dtype.
+# Kind of a number that is not a tensor ("float" for NaN and infinities, which JSON lacks); of tensors it is the dtype.
 PLAIN = "plain"
 
 

@@ -48,7 +48,7 @@ class LossScaler:
         return self.enabled and self.train_state.scale is None
 
     def start(self, weight: float) -> None:
-        """Set the scale to 2**16 / weight, rounded down to a power of two: gradients are of the loss sum, not the mean."""
+        """Set the scale to 2**16 / weight, rounded down to a power of two: gradients are of the loss sum."""
         self.train_state.scale = 2.0 ** (16 - math.ceil(math.log2(max(weight, 1.0))))
 
     @property
