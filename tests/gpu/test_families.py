@@ -112,12 +112,12 @@ def test_batches_arrive_as_they_were_sent(zoo, name, device):
     made, place = batches_of(zoo, name, 12), World.start(device).device
     busy = torch.ones(512, 512, device=place)
 
-    def prepare(piece: MicroBatch) -> PreparedBatch:
-        batch = {key: value.pin_memory() if device == "cuda" else value for key, value in made[piece.step].items()}
-        return PreparedBatch(piece, batch, 4, 1, 24, HORIZON)
+    def prepare(micro_batch: MicroBatch) -> PreparedBatch:
+        batch = {key: value.pin_memory() if device == "cuda" else value for key, value in made[micro_batch.step].items()}
+        return PreparedBatch(micro_batch, batch, 4, 1, 24, HORIZON)
 
-    pieces = (MicroBatch(step, 0, 4 * step, 4, False, True) for step in range(len(made)))
-    batches, sums = BatchIterator(prepare, pieces, 2, DevicePrefetcher(place)), []
+    micro_batches = (MicroBatch(step, 0, 4 * step, 4, False, True) for step in range(len(made)))
+    batches, sums = BatchIterator(prepare, micro_batches, 2, DevicePrefetcher(place)), []
     for prepared in batches:
         batch = prepared.to(place)
         busy = busy @ busy / 512
