@@ -113,7 +113,9 @@ def test_batches_arrive_as_they_were_sent(zoo, name, device):
     busy = torch.ones(512, 512, device=place)
 
     def prepare(micro_batch: MicroBatch) -> PreparedBatch:
-        batch = {key: value.pin_memory() if device == "cuda" else value for key, value in made[micro_batch.step].items()}
+        batch = made[micro_batch.step]
+        if device == "cuda":
+            batch = {key: value.pin_memory() for key, value in batch.items()}
         return PreparedBatch(micro_batch, batch, 4, 1, 24, HORIZON)
 
     micro_batches = (MicroBatch(step, 0, 4 * step, 4, False, True) for step in range(len(made)))

@@ -50,7 +50,7 @@ def test_no_window_to_train_on_is_an_error():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
-def test_every_window_is_used_once_whatever_the_number_of_ranks(size):
+def test_every_window_is_used_once_by_any_number_of_ranks(size):
     plan = StepPlan(steps=4, total=45, batch_size=12, micro_batch_size=5)
     by_rank = [[m for step in range(4) for m in plan.for_rank(step, rank, size)] for rank in range(size)]
     seen = [n for batches in by_rank for m in batches if not m.idle for n in range(m.first, m.first + m.count)]
@@ -80,7 +80,7 @@ def test_what_changes_no_step_that_was_done_may_change_on_resume(key):
     assert check_resumable({"training": {key: 1}}, {"training": {key: 2}}) == [f"training.{key}: 1 -> 2"]
 
 
-def test_a_corpus_may_lie_elsewhere_on_resume_and_its_weight_may_not_change():
+def test_the_path_of_a_corpus_may_change_on_resume_and_its_weight_may_not():
     def tree(path, weight):
         return {"data": {"corpora": [{"path": "a", "weight": 1.0}, {"path": path, "weight": weight}]}}
 
@@ -144,7 +144,7 @@ def test_whether_to_warm_up_may_change_on_resume_and_a_budget_may_not():
         check_resumable(tree(True, 9), tree(True, 8))
 
 
-def test_what_a_run_was_made_from_may_lie_elsewhere_but_not_be_another():
+def test_parents_may_have_another_path_but_not_another_hash():
     parents = {"model": "11", "tokenizer": "22"}
     saved = {"model": {"family": "kronos", "model_id": "a", "tokenizer": "t"}, "parents": parents}
     moved = {"model": {"family": "kronos", "model_id": "b", "tokenizer": "u"}, "parents": parents}

@@ -114,7 +114,7 @@ def test_an_epoch_s_losses_in_buckets_are_those_of_the_plain_order(zoo, name, kn
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_every_window_is_trained_on_once_an_epoch_whatever_the_number_of_processes(tmp_path, size):
+def test_every_window_is_trained_on_once_an_epoch_by_any_number_of_processes(tmp_path, size):
     stream = buckets_of(tmp_path)
     plan = plan_run(config(tmp_path, epochs=1).training, epoch_length=stream.epoch_length, world_size=size)
     by_rank = [[m for step in range(plan.steps) for m in plan.for_rank(step, rank, size)] for rank in range(size)]

@@ -87,7 +87,7 @@ def test_resuming_a_finished_run_leaves_it_as_it_is(toy, tmp_path):
     assert (tmp_path / "release" / "model.safetensors").read_bytes() == before
 
 
-def test_a_run_that_patience_ended_does_not_go_on_when_resumed(toy, tmp_path):
+def test_a_run_ended_by_early_stopping_does_not_continue_when_resumed(toy, tmp_path):
     settings = {"max_steps": 20, "validate_every": 2, "patience": 2}
     first = toy.trainer(tmp_path, evaluate=scores(1.0, 2.0, 3.0), **settings).fit()
     again = toy.trainer(tmp_path, evaluate=scores(), resume="auto", **settings).fit()
@@ -114,7 +114,7 @@ def test_more_steps_may_be_asked_for_and_are_announced(toy, tmp_path):
     assert [step for step, _ in toy.losses(tmp_path)] == list(range(1, 16))
 
 
-def test_a_run_may_go_on_in_another_layout_and_with_more_kept(toy, tmp_path):
+def test_a_run_may_continue_with_another_layout_and_more_retained_checkpoints(toy, tmp_path):
     toy.trainer(tmp_path / "whole").fit()
     toy.trainer(tmp_path / "cut", max_steps=6, micro_batch_size=8).fit()
     console = Console(file=io.StringIO(), width=300)
