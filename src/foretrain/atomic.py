@@ -1,4 +1,4 @@
-"""Files and folders that appear whole under their name or not at all, also after a kill or a power cut.
+"""Atomic writes: files and folders appear complete under their name or not at all, also after a kill or a power cut.
 
 Everything is written under a scratch name in the same folder (names begin with a dot), synced, and renamed. The
 functions raise OSError; callers turn it into an error for users.
@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk that takes no more
-_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
-_HERE = -100  # AT_FDCWD
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
+_RENAME_EXCHANGE = 2  # flag of renameat2(2)
+_AT_FDCWD = -100
 
 
 def sync(path: Path) -> None:
@@ -29,7 +29,7 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
-            raise  # some network file systems have nothing to sync of a folder
+            raise  # some network file systems cannot sync a folder
     finally:
         os.close(descriptor)
 
@@ -42,7 +42,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file in place and sync it: for scratch files and for files in scratch folders."""
+    """Write a UTF-8 file and sync it. Not atomic: for scratch files and files in scratch folders."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -50,21 +50,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file in place and sync it. Raises ValueError for NaN and infinities."""
+    """Write a JSON file and sync it, like write_text. Raises ValueError for NaN and infinities."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False))
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A scratch file to write, which takes the place of `path` when the block ends and vanishes where it fails.
+    """Yield a scratch file to write. It replaces `path` when the block ends and is deleted if the block fails.
 
-    For one writer at a time: the scratch name is `.tmp-NAME`, so that the next write removes what a kill left.
+    For one writer at a time: the scratch name is always `.tmp-NAME`, so that the next write deletes leftovers of a
+    kill.
     """
     scratch = path.with_name(f".tmp-{path.name}")
     scratch.unlink(missing_ok=True)
     try:
         yield scratch
-        sync(scratch)  # else a power cut after the rename can leave it empty
+        sync(scratch)  # without it, a power cut after the rename can leave the file empty
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -72,13 +73,13 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def create_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file that does not exist yet, and its parent folders. Raises FileExistsError where it does."""
+    """Write a new UTF-8 file and its parent folders. Raises FileExistsError if the file exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = _beside(path)
+    scratch = _scratch_name(path)
     try:
         write_text(scratch, text)
         try:
-            os.link(scratch, path)  # unlike a rename, fails where the file exists
+            os.link(scratch, path)  # unlike a rename, fails if the file exists
         except FileExistsError:
             raise
         except OSError:  # a file system without hard links
@@ -92,50 +93,50 @@ def create_text(path: Path, text: str) -> None:
 def files_together(
     paths: Sequence[Path], unwritable: Callable[[Path, OSError], Exception]
 ) -> Iterator[dict[Path, Path]]:
-    """Scratch files to write, with their paths' suffixes; when the block ends they take the places of the paths.
+    """Yield {path: scratch file with the same suffix} to write. The files replace their paths when the block ends.
 
-    Where the block fails none does, and parent folders that were made for them go. Raises unwritable(path, error) at
-    once for a place where nothing can be written, and for what the disk refuses later.
+    If the block fails, no path changes, and parent folders created for them are deleted. Raises unwritable(path, error)
+    on entry for a path that cannot be written, and later for errors of the disk.
     """
     scratch: dict[Path, Path] = {}
-    made: list[Path] = []  # folders, outermost first
+    created: list[Path] = []  # folders, outermost first
     done = False
     try:
         for path in paths:
-            with _told(path, unwritable):
-                lacking = [folder for folder in path.parents if not folder.exists()]
+            with _convert_errors(path, unwritable):
+                missing = [folder for folder in path.parents if not folder.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                made += reversed(lacking)
-                place = _beside(path)
-                place.touch(exist_ok=False)
-                scratch[path] = place
+                created += reversed(missing)
+                file = _scratch_name(path)
+                file.touch(exist_ok=False)
+                scratch[path] = file
         try:
             yield scratch
         except OSError as error:
-            path = next((p for p, place in scratch.items() if str(place) == str(error.filename)), None)
+            path = next((p for p, file in scratch.items() if str(file) == str(error.filename)), None)
             if path is None and error.errno not in FULL:
                 raise
             raise unwritable(path or paths[0], error) from None
-        for path, place in scratch.items():
-            with _told(path, unwritable):
-                sync(place)
-        for path, place in scratch.items():
-            with _told(path, unwritable):
-                place.replace(path)
+        for path, file in scratch.items():
+            with _convert_errors(path, unwritable):
+                sync(file)
+        for path, file in scratch.items():
+            with _convert_errors(path, unwritable):
+                file.replace(path)
         done = True
     finally:
-        for place in scratch.values():
-            place.unlink(missing_ok=True)
-        for folder in [] if done else reversed(made):
+        for file in scratch.values():
+            file.unlink(missing_ok=True)
+        for folder in [] if done else reversed(created):
             with suppress(OSError):
                 folder.rmdir()
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A scratch folder to fill, which becomes `path` when the block ends and vanishes where it fails.
+    """Yield a scratch folder to fill. It becomes `path` when the block ends and is deleted if the block fails.
 
-    Parent folders are made. Raises OSError where something else than an empty folder has that name by then.
+    Parent folders are created. Raises OSError if `path` then exists and is not an empty folder.
     """
     scratch = scratch_folder(path)
     try:
@@ -149,10 +150,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path, *, scratch: Path | None = None) -> Iterator[Path]:
-    """A scratch folder to fill, which takes the place of `path` when the block ends and vanishes where it fails.
+    """Yield a scratch folder to fill. It replaces `path` when the block ends and is deleted if the block fails.
 
-    For one writer at a time: its name is `scratch`, by default `.tmp-NAME` beside `path`, so that the next write
-    removes what a kill left.
+    For one writer at a time: its name is `scratch`, by default `.tmp-NAME` in the same folder as `path`, so that the
+    next write removes leftovers of a kill.
     """
     scratch = scratch or path.with_name(f".tmp-{path.name}")
     empty_folder(scratch)
@@ -166,42 +167,43 @@ def replacing_folder(path: Path, *, scratch: Path | None = None) -> Iterator[Pat
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Put a finished folder in the place of another, if there is one, in one step where the system can; delete that.
+    """Move a finished folder to `path` and delete the folder that was there, if any.
 
-    Where it cannot, the old folder is `.old-NAME` between two renames, so that a kill leaves both folders whole.
+    This is one atomic step if the system can exchange folders. Otherwise the old folder is named `.old-NAME` between
+    two renames, so that a kill leaves both folders complete.
     """
-    aside = path.with_name(f".old-{path.name}")
+    old = path.with_name(f".old-{path.name}")
     if not _exchange(new, path):
         if path.exists():
-            remove(aside)
-            path.rename(aside)
+            remove(old)
+            path.rename(old)
         try:
             new.rename(path)
         except OSError:
-            if aside.exists() and not path.exists():
-                aside.rename(path)
+            if old.exists() and not path.exists():
+                old.rename(path)
             raise
-        new = aside
-    for former in {new, aside}:
-        remove(former)
+        new = old
+    for folder in {new, old}:
+        remove(folder)
 
 
 def scratch_folder(path: Path) -> Path:
-    """Make an empty folder beside `path` under a name that no other writer has, and its parent folders."""
+    """Create an empty folder with a unique name in the parent folder of `path`, which is created too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = _beside(path)
+    scratch = _scratch_name(path)
     scratch.mkdir()
     return scratch
 
 
 def empty_folder(path: Path) -> None:
-    """Make a folder and its parents; what was there goes."""
+    """Create an empty folder and its parents; delete an existing one first."""
     remove(path)
     path.mkdir(parents=True)
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link or a folder with all that is in it, as far as the disk lets us."""
+    """Delete a file, a link or a folder with its contents; errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -209,12 +211,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
+def _scratch_name(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
 
 
 @contextmanager
-def _told(path: Path, unwritable: Callable[[Path, OSError], Exception]) -> Iterator[None]:
+def _convert_errors(path: Path, unwritable: Callable[[Path, OSError], Exception]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -222,9 +224,9 @@ def _told(path: Path, unwritable: Callable[[Path, OSError], Exception]) -> Itera
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two folders atomically (Linux renameat2); False where the system or file system cannot."""
+    """Exchange two folders atomically (Linux renameat2); return False if the system or file system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
         return False
-    return rename(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0
+    return rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0

@@ -76,7 +76,7 @@ def rewrite(folder, **tensors):
 BIAS = "output_patch_embedding.output_layer.bias"
 
 
-def test_a_layer_that_was_trained_whole_takes_the_base_s_place(adapter, predictor):
+def test_a_fully_trained_layer_replaces_that_of_the_base(adapter, predictor):
     change(adapter, modules_to_save=["output_patch_embedding.output_layer"])
     bias = predictor.network.get_parameter(BIAS) + 1
     rewrite(adapter, **{BIAS: bias})
@@ -92,7 +92,7 @@ def test_a_layer_that_was_trained_whole_takes_the_base_s_place(adapter, predicto
         (BIAS, None, "not pairs of lora_A and lora_B"),
     ],
 )
-def test_a_whole_layer_that_does_not_fit_is_refused(adapter, name, modules, message):
+def test_a_fully_trained_layer_that_does_not_fit_is_refused(adapter, name, modules, message):
     change(adapter, modules_to_save=modules)
     rewrite(adapter, **{name: torch.ones(3)})
     with pytest.raises(ModelError, match=message):

@@ -1,4 +1,4 @@
-"""Low-rank layers in every family: what is trained, what is computed, what is written."""
+"""Low-rank layers in every family: training, computation, adapter folders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LEVELS = (0.1, 0.5, 0.9)
 
 
 def adapted(zoo, name: str, config: AdapterConfig = SMALL, *, learned: bool = True, seed: int = 0) -> Trainable:
-    """A model with low-rank layers whose B are not zero, as after some training."""
+    """Build a model with low-rank layers whose B are not zero, as after some training."""
     model = zoo.built(name)
     adapt(model, config, seed)
     if learned:
@@ -45,7 +45,7 @@ def adapted(zoo, name: str, config: AdapterConfig = SMALL, *, learned: bool = Tr
 
 
 def summed(zoo, name: str, model: Trainable) -> Trainable:
-    """A model of the family without low-rank layers, whose weights are W + scaling * B @ A."""
+    """Build a model without low-rank layers, whose weights are W + scaling * B @ A."""
     plain = zoo.built(name)
     with torch.no_grad():
         for layer in model.adapter.layers:
@@ -59,7 +59,7 @@ def batch_of(model: Trainable, name: str, kind: str | None = None) -> Batch:
 
 
 def loss_of(model: Trainable, batch: Batch) -> torch.Tensor:
-    """Training loss, with the draws of every call the same."""
+    """Return the training loss, with the same random draws in every call."""
     torch.manual_seed(7)
     return model(batch).total
 
@@ -69,7 +69,7 @@ def name(request) -> str:
     return request.param
 
 
-# What is trained
+# Training
 
 
 def test_only_low_rank_layers_are_trained_and_each_has_a_role(zoo, name):
@@ -82,7 +82,7 @@ def test_only_low_rank_layers_are_trained_and_each_has_a_role(zoo, name):
     assert {role.lr_factor for role in roles.values()} == {1.0}
 
 
-def test_a_family_s_own_choice_of_layers_matches_part_by_part(zoo, name):
+def test_every_default_target_of_a_family_matches_layers(zoo, name):
     model = adapted(zoo, name)
     assert model.adapter.parts == type(model).adapter_targets
     found = {layer.name for layer in model.adapter.layers}
@@ -109,7 +109,7 @@ def test_the_seed_alone_decides_the_first_weights(zoo, name):
     assert all(0.5 * b < float(layer.detach().abs().max()) <= b for layer, b in zip(one, bound, strict=True))
 
 
-def test_a_head_is_trained_whole_biases_included(zoo, name):
+def test_a_head_is_trained_with_its_biases(zoo, name):
     model = adapted(zoo, name, AdapterConfig(rank=0, train_head=True))
     trained = {key for key, p in model.named_parameters() if p.requires_grad}
     roles = zoo.built(name).parameter_groups()
@@ -119,7 +119,7 @@ def test_a_head_is_trained_whole_biases_included(zoo, name):
     assert model.parameter_groups() == {key: roles[key] for key in trained}
 
 
-def test_a_layer_of_a_head_that_is_trained_whole_gets_no_low_rank_layer(zoo):
+def test_a_fully_trained_head_gets_no_low_rank_layers(zoo):
     model = adapted(zoo, "chronos2", AdapterConfig(rank=2, train_head=True))
     assert "output_patch_embedding.output_layer" in model.adapter.heads
     assert not any("output_patch_embedding" in layer.name for layer in model.adapter.layers)
@@ -132,7 +132,7 @@ def test_the_backbone_is_trained_too_where_it_is_not_frozen(zoo, name):
     assert len(found) == len(roles) + 2 * len(model.adapter.layers)
 
 
-def test_what_a_family_never_trains_stays_so(zoo):
+def test_parameters_that_a_family_never_trains_stay_frozen(zoo):
     model = zoo.built("kronos", learn_te=False)
     fixed = {key for key, p in model.named_parameters() if not p.requires_grad}
     adapt(model, AdapterConfig(rank=2, freeze_backbone=False), 0)
@@ -154,7 +154,7 @@ def test_targets_are_whole_parts_of_names_with_wildcards(zoo, targets):
 # Refusals
 
 
-def test_a_target_that_matches_nothing_is_told_with_near_names_and_what_there_is(zoo):
+def test_a_target_that_matches_nothing_is_refused_with_near_names_and_all_layers(zoo):
     config = AdapterConfig(targets=("self_attention.q", "self_atention.k"))
     with pytest.raises(ConfigError, match=r"'self_atention.k' matches no.*Near: .*self_attention\.k") as error:
         adapt(zoo.built("chronos2"), config, 0)
@@ -168,10 +168,10 @@ def test_half_a_part_of_a_name_matches_nothing(zoo, name):
         adapt(zoo.built(name), AdapterConfig(targets=("ea",)), 0)
 
 
-def test_a_family_without_a_choice_of_its_own_needs_one(zoo):
+def test_a_family_without_default_targets_needs_targets(zoo):
     model = zoo.built("chronos2")
     model.adapter_targets = ()
-    with pytest.raises(ConfigError, match=r"no choice of its own.*self_attention\.q"):
+    with pytest.raises(ConfigError, match=r"has no default.*self_attention\.q"):
         adapt(model, SMALL, 0)
 
 
@@ -210,7 +210,7 @@ def test_without_peft_the_extra_is_named(zoo, monkeypatch):
         adapt(zoo.built("chronos2"), SMALL, 0)
 
 
-# What is computed
+# Computation
 
 
 @trainable_kinds
@@ -265,7 +265,7 @@ def test_activation_checkpointing_changes_no_gradient(zoo, name):
 
 
 def test_compiled_blocks_have_the_gradients_of_eager_ones_and_merge_for_a_while(zoo):
-    """With the tracer alone: what it traces is what an accelerator would run."""
+    """With backend aot_eager: it traces the graph that an accelerator would run."""
     eager, traced = adapted(zoo, "chronos2"), adapted(zoo, "chronos2")
     for block in traced.blocks():
         block.compile(backend="aot_eager")
@@ -286,7 +286,7 @@ def test_compiled_blocks_have_the_gradients_of_eager_ones_and_merge_for_a_while(
 # Merging
 
 
-def test_inside_merged_all_is_plain_and_after_it_all_is_as_before(zoo, name):
+def test_merged_makes_layers_plain_and_restores_them_after(zoo, name):
     model = adapted(zoo, name)
     before = [(key, p, p.detach().clone()) for key, p in model.named_parameters()]
     names = list(zoo.built(name).state_dict())
@@ -340,7 +340,7 @@ def test_a_change_of_mode_inside_merged_reaches_the_layers_that_come_back(zoo):
     assert all(module.training for module in model.modules())
 
 
-def test_an_error_inside_merged_brings_the_layers_back(zoo):
+def test_an_error_inside_merged_restores_the_layers(zoo):
     model = adapted(zoo, "chronos2")
     with pytest.raises(ZeroDivisionError), merged(model):
         raise ZeroDivisionError
@@ -360,10 +360,10 @@ def test_a_merged_model_forecasts_as_one_of_the_summed_weights(zoo, name):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-# What is told and written
+# Facts and adapter folders
 
 
-def test_an_adapter_that_learned_nothing_is_told_of(zoo, name):
+def test_an_adapter_that_learned_nothing_raises_the_alarm(zoo, name):
     model = adapted(zoo, name, learned=False)
     found = adapters.adapter_facts(model)["adapter"]
     assert found["idle_layers"] == found["layers"] == len(model.adapter.layers)

@@ -432,7 +432,7 @@ def test_a_signal_saves_and_leaves_without_a_traceback_and_resume_goes_on(tmp_pa
     process.send_signal(number)
     out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == code and "Traceback" not in err
-    assert "go on with --resume" in out
+    assert "continue with --resume" in out
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 

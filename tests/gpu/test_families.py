@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from foretrain.training.loader import BatchIterator, DevicePrefetcher, PreparedBatch
 from safetensors.torch import load_file
 from tests.models.two_processes import STEPS, cases, run
 from tests.models.zoo import HORIZON, ZOO, Zoo, windows_of
@@ -27,6 +26,7 @@ from foretrain.distributed.world import World
 from foretrain.models.base import Batch, move
 from foretrain.models.request import ForecastRequest
 from foretrain.training.journal import read_journal
+from foretrain.training.loader import BatchIterator, DevicePrefetcher, PreparedBatch
 from foretrain.training.parallel import gradient_sync
 from foretrain.training.settings import MicroBatch
 
@@ -113,14 +113,16 @@ def test_batches_arrive_as_they_were_sent(zoo, name, device):
     made, place = batches_of(zoo, name, 12), World.start(device).device
     busy = torch.ones(512, 512, device=place)
 
-    def prepare(piece: MicroBatch) -> PreparedBatch:
-        batch = {key: value.pin_memory() if device == "cuda" else value for key, value in made[piece.step].items()}
-        return PreparedBatch(piece, batch, 4, 1, 24, HORIZON)
+    def prepare(micro_batch: MicroBatch) -> PreparedBatch:
+        batch = made[micro_batch.step]
+        if device == "cuda":
+            batch = {key: value.pin_memory() for key, value in batch.items()}
+        return PreparedBatch(micro_batch, batch, 4, 1, 24, HORIZON)
 
-    pieces = (MicroBatch(step, 0, 4 * step, 4, False, True) for step in range(len(made)))
-    batches, sums = BatchIterator(prepare, pieces, 2, DevicePrefetcher(place)), []
+    micro_batches = (MicroBatch(step, 0, 4 * step, 4, False, True) for step in range(len(made)))
+    batches, sums = BatchIterator(prepare, micro_batches, 2, DevicePrefetcher(place)), []
     for prepared in batches:
-        batch = prepared.on(place)
+        batch = prepared.to(place)
         busy = busy @ busy / 512
         sums.append({key: value.clone() for key, value in batch.items()})
         assert {value.device for value in batch.values()} == {place}

@@ -1,15 +1,15 @@
-"""Kill `foretrain train ... --resume` with SIGKILL at random moments, start the same command again each time, and
-compare what it leaves with what the same command leaves undisturbed.
+"""Kill `foretrain train ... --resume` with SIGKILL at random moments, restart the same command each time, and compare
+its results with those of the same command without interruption.
 
     python tests/proofs/kill_cli.py [--case chronos2|kronos|adapter] [--kills 20] [--steps 300] [--seed 0] [--fork]
 
-kill_resume.py does this to the engine alone, with a model so small that most time goes into saving; here it is the
-command that users type, with Chronos-2, with an adapter in it, or with Kronos in its two stages (steps are of each
+kill_resume.py tests the training loop alone, with a model so small that most time is spent on saving. This script tests
+the command that users type, with Chronos-2, with an adapter, or with Kronos in its two stages (--steps counts per
 stage). Dropout, accumulation in uneven micro-batches, averaged weights, validation, best checkpoints and a schedule are
-on; Kronos has gaps, uneven contexts and a table of tokens as well. Some kills come at any moment from the launch on,
-some wait for a save, some for a validation and, in a pipeline, some for the change of stages. Loss curves, validations,
-kept checkpoints, the table of tokens and released weights (tensor by tensor) must be identical. Exit code 1 and a line
-naming what differs when they are not.
+on; Kronos has gaps, uneven contexts and a token table as well. Some kills happen at any moment after the launch, some
+during a save, some during a validation and, in a pipeline, some between stages. Loss curves, validations, retained
+checkpoints, the token table and released weights (tensor by tensor) must be identical. If anything differs, a line
+lists it and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TRAINING = [
 
 
 def _forked(words: list[str], log: int) -> int:
-    """The command in a fork of this process, which has imported everything and computed nothing yet."""
+    """Run the command in a fork of this process, which has imported everything and computed nothing yet."""
     pid = os.fork()
     if not pid:
         code: object = 1
@@ -70,16 +70,16 @@ def _forked(words: list[str], log: int) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """A command, and what can be seen of it from outside."""
+    """A command to kill, and how to observe its state from its files."""
 
     config: str
     settings: list[str]
     runs: tuple[str, ...] = (".",)  # its run folders inside output_dir, in order
-    # What the kills of a run wait for; after them it is left to its end, and the next run takes the next of these.
+    # The moments of the kills of each run, in turn; after the last kill a run continues to its end.
     moments: tuple[tuple[str, ...], ...] = (("any", "save", "validation") * 10,)
 
     def start(self, out: Path, steps: int, fork: bool = False) -> int:
-        """The command in a process of its own; what it says goes to a file beside its folder."""
+        """Start the command in a new process, with its output in OUT.log; return the pid."""
         words = ["train", str(ROOT / "configs" / self.config), "--resume", "--threads", "1", "--max-steps", str(steps)]
         words += [*TRAINING, *self.settings, f"output_dir={out}"]
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -93,27 +93,27 @@ class Case:
         return os.posix_spawn(sys.executable, command, environment, file_actions=log)
 
     def journals(self, out: Path) -> list[int]:
-        """Which files the metrics.jsonl are: every start puts another in the place of the one that it goes on with."""
+        """Return the inodes of the metrics.jsonl files: every start replaces the file that it continues."""
         paths = [out / run / "metrics.jsonl" for run in self.runs]
         return [path.stat().st_ino for path in paths if path.exists()]
 
     def saving(self, out: Path) -> bool:
-        """Whether a checkpoint is half written or half deleted."""
+        """Return True while a checkpoint is being written or deleted."""
         return any(kill_resume.saving(out / run) for run in self.runs)
 
     def validating(self, out: Path) -> bool:
-        """Whether the newest line is of a step that is to be validated and its validation is not there yet."""
+        """Return True if the newest line is of a step with validation, and the validation is not logged yet."""
         path = out / self.runs[max(len(self.journals(out)) - 1, 0)] / "metrics.jsonl"
         newest = list(read_journal(path))[-1:] if path.exists() else []
         return any(r["kind"] == "train" and r["step"] % VALIDATE_EVERY == 0 for r in newest)
 
     def changing(self, out: Path) -> bool:
-        """Whether a stage is released and the next one's journal is not there yet."""
+        """Return True between two stages: one is released, and the next has no journal yet."""
         reached = len(self.journals(out))
         return 0 < reached < len(self.runs) and (out / self.runs[reached - 1] / "release").exists()
 
     def kill(self, pid: int, out: Path, moment: str, start_up: float, longest: float, draw: random.Random) -> str | int:
-        """Wait for a moment and kill; what the command was doing, or its exit code when it ended before."""
+        """Wait for a moment and kill; return what the command was doing, or its exit code if it ended before."""
         before, code = self.journals(out), None
         if moment == "change" and len(before) == len(self.runs):
             moment = "any"  # all stages have begun
@@ -143,7 +143,7 @@ class Case:
         return what if len(self.runs) == 1 else f"{what} in stage {len(self.journals(out))}"
 
     def traces(self, out: Path) -> dict[str, str]:
-        """What must be equal."""
+        """Return {name: hash} of everything that must be equal."""
         found = {run: kill_resume.traces(out / run, out) for run in self.runs}
         if len(found) == 1:
             return found["."]
@@ -225,15 +225,15 @@ def main() -> int:
     training = time.monotonic() - began - start_up
     most = min(options.kills, max(map(len, case.moments)))  # kills of one run
     longest, expected = 2 * training / len(case.runs) / (most + 1), case.traces(whole)
-    finished, hit, ahead = 0, Counter[str](), list(case.moments[0])
-    while hit.total() < options.kills or ahead is not None:
+    finished, kills, moments = 0, Counter[str](), list(case.moments[0])
+    while kills.total() < options.kills or moments is not None:
         out = folder / f"killed-{finished}"
         pid = case.start(out, options.steps, options.fork)
-        if hit.total() < options.kills and ahead:
-            ended = case.kill(pid, out, ahead[0], start_up, longest, draw)
+        if kills.total() < options.kills and moments:
+            ended = case.kill(pid, out, moments[0], start_up, longest, draw)
             if isinstance(ended, str):
-                hit[ended] += 1
-                ahead = ahead[1:]
+                kills[ended] += 1
+                moments = moments[1:]
                 continue
         else:
             ended = wait(pid)
@@ -243,12 +243,12 @@ def main() -> int:
         found = case.traces(out)
         different = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
         if different:
-            print(f"after {hit.total()} kills these differ: {', '.join(sorted(different))}; kept in {folder}")
+            print(f"after {kills.total()} kills these differ: {', '.join(sorted(different))}; see {folder}")
             return 1
         finished += 1
-        ahead = list(case.moments[finished % len(case.moments)]) if hit.total() < options.kills else None
-    told = ", ".join(f"{count} {what}" for what, count in sorted(hit.items()))
-    print(f"{hit.total()} kills ({told}) in {finished} runs of {options.steps} steps: all identical")
+        moments = list(case.moments[finished % len(case.moments)]) if kills.total() < options.kills else None
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(kills.items()))
+    print(f"{kills.total()} kills ({counts}) in {finished} runs of {options.steps} steps: all identical")
     for name, value in expected.items():
         if name.endswith("loss curve"):
             print(f"{name} sha256 {value}")

@@ -1,11 +1,11 @@
-"""Kill a run with SIGKILL at random moments, resume it each time, and compare it with one that nobody disturbed.
+"""Kill a run with SIGKILL at random moments, resume it each time, and compare it with an uninterrupted one.
 
     python tests/proofs/kill_resume.py [--kills 20] [--steps 300] [--seed 0]
 
-Loss curve, released weights, kept checkpoints and validations must be identical, bit for bit. The model is small, so
-that a large share of the kills falls into saving; dropout, accumulation, averaged weights, a plateau schedule,
-validation with best checkpoints and a roll-back past a bad batch are all on. Exit code 1 and a line naming what
-differs when it does.
+Loss curve, released weights, retained checkpoints and validations must be identical, bit for bit. The model is small,
+so that many kills happen while a checkpoint is saved. Dropout, accumulation, averaged weights, a plateau schedule,
+validation with best checkpoints and a rollback past a bad batch are all on. If anything differs, a line lists it and
+the exit code is 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from foretrain.training.trainer import ValidationResult
 
 
 def run(out: Path, steps: int, prefetch: int) -> None:
-    """One start of the run, to its end."""
+    """Start or resume the run and train it to its end."""
 
     def evaluate(model, step):
         return ValidationResult({"loss": sum(p.double().abs().sum().item() for p in model.parameters()) % 7})
@@ -58,7 +58,7 @@ def run(out: Path, steps: int, prefetch: int) -> None:
 
 
 def start(out: Path, steps: int, prefetch: int = 0) -> int:
-    """The run in a process of its own, forked before this one has used torch."""
+    """Run it in a forked process; this one must not have used torch yet."""
     pid = os.fork()
     if pid:
         return pid
@@ -73,7 +73,7 @@ def start(out: Path, steps: int, prefetch: int = 0) -> int:
 
 
 def wait(pid: int, seconds: float | None = None) -> int | None:
-    """Exit code of a process, None when it still runs after so many seconds."""
+    """Return the exit code of a process, None if it still runs after `seconds`."""
     end = math.inf if seconds is None else time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -84,12 +84,12 @@ def wait(pid: int, seconds: float | None = None) -> int | None:
 
 
 def saving(out: Path) -> bool:
-    """Whether a checkpoint is half written or half deleted."""
+    """Return True while a checkpoint is being written or deleted."""
     return any((out / "checkpoints").glob(".t*-step-*"))
 
 
 def tensors_hash(path: Path) -> str:
-    """Of names and values; safetensors writes the pairs of a file's metadata in any order."""
+    """Hash names and values, not the file: safetensors writes the metadata of a file in any order."""
     digest = hashlib.sha256()
     for name, value in sorted(load_file(path).items()):
         digest.update(name.encode() + value.numpy().tobytes())
@@ -97,7 +97,7 @@ def tensors_hash(path: Path) -> str:
 
 
 def traces(out: Path, root: Path | None = None) -> dict[str, str]:
-    """What must be equal of a run folder; places inside root, of which it may be a part, count as the same."""
+    """Return {name: hash} of everything in a run folder that must be equal; paths inside root count as equal."""
     digests = {"loss curve": loss_curve_hash(out / "metrics.jsonl")}
     facts = (out / "release" / "release.json").read_text().replace(str(root or out), "root")
     digests["release/release.json"] = hashlib.sha256(facts.encode()).hexdigest()

@@ -1,22 +1,22 @@
-"""Train, forecast and evaluate with two checkouts of foretrain in turn, and compare what they give bit for bit.
+"""Train, forecast and evaluate with two checkouts of foretrain in turn, and compare their results bit for bit.
 
     python tests/proofs/same_behaviour.py OLD NEW [--steps N] [--case debug ...] [--json FILE]
 
-For a change of structure that must not change behaviour. OLD and NEW are folders with a checkout each; both run with
-this interpreter and its packages, with PYTHONPATH=CHECKOUT/src, on one CPU thread (OMP_WAIT_POLICY=PASSIVE), beside the
-configs of their own (configs/debug.yaml, configs/kronos/debug.yaml, configs/toto/quick.yaml, configs/toto2/quick.yaml).
---steps shortens every run, of each stage where there are stages. Compared are, of every config:
+For a change of structure that must not change behaviour. OLD and NEW are folders with a checkout each. Both run with
+this interpreter and its packages, with PYTHONPATH=CHECKOUT/src, on one CPU thread (OMP_WAIT_POLICY=PASSIVE), and with
+their own configs (configs/debug.yaml, configs/kronos/debug.yaml, configs/toto/quick.yaml, configs/toto2/quick.yaml).
+--steps sets the steps of every run, and of each stage of a pipeline. Compared are, for every config:
 
     losses      sha256 over (step, loss) of the training lines of metrics.jsonl; of each stage
     weights     sha256 of release/model.safetensors; of each stage
     forecast    sha256 of the CSV that `foretrain forecast` writes for a generated history
-    evaluation  sha256 of evaluation.json of `foretrain evaluate` on a generated corpus, without what names place, time,
-                version or machine (name, command, environment) and without sentences (headline, verdict, warnings,
-                notes, the verdict of each comparison); all figures, counts, settings and data stay
+    evaluation  sha256 of evaluation.json of `foretrain evaluate` on a generated corpus, without entries that depend on
+                path, time, version or machine (name, command, environment) and without sentences (headline, verdict,
+                warnings, notes, the verdict of each comparison); all metrics, counts, settings and data are included
     tables      sha256 of metrics.csv, per_item.csv and per_horizon.csv together
 
-Prints a table and exits with 1 where anything differs, with 2 where a command fails. Hashes of one machine are not
-those of another. The checkouts are not written to. `--steps 24` takes about two minutes of one core for both sides
+Prints a table and exits with 1 if anything differs, with 2 if a command fails. Hashes differ between machines. Nothing
+is written to the checkouts. `--steps 24` takes about two minutes of one core for both sides
 (warm-ups of the configs are 20 steps, and fewer are refused); the whole configs train for some minutes on each side.
 """
 
@@ -44,7 +44,7 @@ ROWS = 640
 
 @dataclass(frozen=True)
 class Case:
-    """A config, and the data that its release is used on."""
+    """A config, and how its release is used."""
 
     config: str
     horizon: int
@@ -64,11 +64,11 @@ CASES = {
 
 
 class Failed(Exception):
-    """A command did not end with 0."""
+    """A command failed."""
 
 
 def python(checkout: Path, folder: Path, *words: object) -> str:
-    """What Python says when it runs with the code of a checkout, in `folder`. Raises Failed where it ends badly."""
+    """Run Python with the code of a checkout in `folder` and return its output. Raises Failed if it fails."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FORETRAIN_")}
     environment |= {
         "PYTHONPATH": str(checkout / "src"),
@@ -86,12 +86,12 @@ def python(checkout: Path, folder: Path, *words: object) -> str:
 
 
 def imported_from(checkout: Path) -> Path:
-    """Where Python finds foretrain with a checkout's PYTHONPATH."""
+    """Return the path from which Python imports foretrain with a checkout's PYTHONPATH."""
     return Path(python(checkout, checkout, "-c", "import foretrain; print(foretrain.__file__)").strip())
 
 
 def commit_of(checkout: Path) -> str:
-    """The commit of a checkout, with a + where files differ from it; "unknown" without git."""
+    """Return the commit of a checkout, with a + if files differ from it; "unknown" without git."""
     git = ["git", "-C", str(checkout)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
@@ -99,7 +99,7 @@ def commit_of(checkout: Path) -> str:
 
 
 def write_series(folder: Path, candles: bool) -> None:
-    """raw/ITEM.csv with ROWS hours (half hours of candles), and history.csv with all items in one file."""
+    """Write raw/ITEM.csv with ROWS hours (half hours for candles), and history.csv with all items in one file."""
     draw = np.random.default_rng(0)
     (folder / "raw").mkdir(parents=True)
     stamps = pd.date_range("2024-01-01", periods=ROWS, freq="30min" if candles else "h")
@@ -148,7 +148,7 @@ def hash_of_evaluation(file: Path) -> str:
 
 
 def measure(case: Case, checkout: Path, folder: Path, steps: int | None) -> dict[str, str]:
-    """Everything that is compared of a case, by the code of a checkout, in a folder of its own."""
+    """Run a case with the code of a checkout in a new folder; return {name: hash} of everything that is compared."""
 
     def foretrain(*words: object) -> None:
         python(checkout, folder, "-m", "foretrain.cli", *words)

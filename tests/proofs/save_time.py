@@ -2,8 +2,8 @@
 
     python tests/proofs/save_time.py [CONFIG.yaml] [--folder FOLDER]
 
-Training stands still while a checkpoint is written. Best of three, with AdamW's two moments and without averaged
-weights. The folder should lie on the disk that runs will use.
+Training waits while a checkpoint is written. Best of three, with AdamW's two moments and without averaged weights. The
+folder should be on the disk that runs will use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from foretrain.training.checkpoint import CheckpointManager, collect, damage, lo
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Seconds that an action takes."""
+    """Return the seconds that an action takes."""
     began = time.perf_counter()
     action()
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""A small run by a token budget, for tests and for the processes that they start."""
+"""A small run with a token budget, for tests and for the processes that they start."""
 
 from __future__ import annotations
 

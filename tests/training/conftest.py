@@ -1,4 +1,4 @@
-"""A model and a source that are small enough to train in seconds and uneven enough to catch a wrong average."""
+"""A model and a source that train in seconds, with uneven loss weights that reveal a wrong average."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Toy(Trainable):
         return {"context": torch.from_numpy(windows.context), "future": torch.from_numpy(windows.future)}
 
     def native_loss(self, batch: Batch) -> Loss:
-        said = self.predict(batch)
-        error = torch.where(said.observed, said.point - said.target, 0.0)
-        return Loss((error**2).sum(), said.observed.sum().float())
+        prediction = self.predict(batch)
+        error = torch.where(prediction.observed, prediction.point - prediction.target, 0.0)
+        return Loss((error**2).sum(), prediction.observed.sum().float())
 
     def predict(self, batch: Batch) -> TrainingPrediction:
         x, future = self.first(batch["context"]), batch["future"]
@@ -89,7 +89,7 @@ class Toy(Trainable):
 
 
 class Waves:
-    """Window n from (seed, n) alone; a third of the futures are missing, more in some windows than in others."""
+    """A source whose window n depends on (seed, n) alone; a third of the futures are missing, unevenly over windows."""
 
     fingerprint = "waves-1"
 
@@ -127,7 +127,7 @@ class ToyRun(Section):
 
 
 class Kit:
-    """Shortcuts for tests and for the scripts that they start."""
+    """Helpers for tests and for the scripts that they start."""
 
     Model, Source, Optimizer, Schedule = Toy, Waves, OptimizerConfig, ScheduleConfig
 
@@ -140,7 +140,7 @@ class Kit:
 
     @staticmethod
     def trainer(out: Path, *, model: Any = None, source: Any = None, optimizer: Any = None, **rest: Any) -> Trainer:
-        """A trainer; keywords of Trainer go to it, all others are training settings."""
+        """Build a trainer; keywords that Trainer lacks are training settings."""
         own = {
             k: rest.pop(k) for k in ("resume", "evaluate", "world", "console", "facts", "seed", "units") if k in rest
         }
@@ -176,7 +176,7 @@ class Kit:
 
     @staticmethod
     def steps(out: Path) -> list[int]:
-        """Steps of the checkpoints that are kept."""
+        """Return the steps of the retained checkpoints."""
         return sorted(int(path.name.removeprefix("step-")) for path in (out / "checkpoints").glob("step-*"))
 
 

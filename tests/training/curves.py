@@ -1,4 +1,4 @@
-"""What tells two runs apart: a hash of their loss curves."""
+"""A hash of the loss curve of a run, to compare runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from foretrain.training.journal import read_journal
 
 
 def loss_curve_hash(path: Path) -> str:
-    """sha256 over (step, loss) of the training lines: equal for equal runs, however often they were interrupted."""
+    """sha256 over (step, loss) of the training lines: equal for equal runs, interrupted or not."""
     digest = hashlib.sha256()
     for record in read_journal(path):
         if record.get("kind", "train") == "train":

@@ -1,4 +1,4 @@
-"""What test_interrupt.py runs: toy runs in forked processes that get signals. Arguments: folder. Prints JSON."""
+"""Script of test_interrupt.py: toy runs in forked processes that receive signals. Arguments: folder. Prints JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from foretrain.training.trainer import ValidationResult
 
 
 class Slow(Kit.Source):
-    """A source that takes its time, so that a signal finds the run at work."""
+    """A slow source, so that a signal arrives during a step."""
 
     seconds = 0.02
 
@@ -35,7 +35,7 @@ class Stuck(Slow):
 
 
 def start(out: Path, **settings: Any) -> int:
-    """A run in a process of its own; it exits with the code that the signal stands for."""
+    """Start a run in a forked process, which exits with the code of the signal."""
     pid = os.fork()
     if pid:
         return pid
@@ -53,7 +53,7 @@ def start(out: Path, **settings: Any) -> int:
 
 
 def signalled(out: Path, numbers: Iterable[int], ready: Any, pause: float = 0.0, **settings: Any) -> int:
-    """Start, wait until ready() holds, send signals with pauses between them until it leaves; exit code."""
+    """Start a run, wait until ready(), send signals with pauses until the process exits; return its exit code."""
     pid = start(out, **settings)
     while not ready():
         time.sleep(0.01)

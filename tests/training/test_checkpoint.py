@@ -65,24 +65,24 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "empty"])
-def test_harm_to_any_file_is_found_told_and_passed_over(store, harm):
+@pytest.mark.parametrize("damaged_by", ["truncate", "flip", "delete", "empty"])
+def test_damage_to_any_file_is_found_logged_and_skipped(store, damaged_by):
     save(store, 1)
     for name in files_of(save(store, 2)):
         path = save(store, 2)
         file = path / name
         content = file.read_bytes()
-        if harm == "delete":
+        if damaged_by == "delete":
             file.unlink()
-        elif harm == "flip":
+        elif damaged_by == "flip":
             at = random.Random(name).randrange(len(content))
             file.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
         else:
-            file.write_bytes(content[: len(content) // 2] if harm == "truncate" else b"")
+            file.write_bytes(content[: len(content) // 2] if damaged_by == "truncate" else b"")
         told = []
-        good = store.newest_good(told.append)
+        good = store.newest_intact(told.append)
         assert good is not None and good.name == "step-00000001"
-        assert "step-00000002 is damaged and is passed over" in told[0]
+        assert "step-00000002 is damaged and is skipped" in told[0]
 
 
 def test_a_bit_of_the_manifest_is_covered_too(store):
@@ -96,11 +96,11 @@ def test_damage_everywhere_is_an_error_and_not_a_fresh_start(store):
     for step in (1, 2):
         (save(store, step) / "state.json").write_text("{}")
     with pytest.raises(TrainingError, match="none of the 2 checkpoints is intact"):
-        store.newest_good(lambda text: None)
+        store.newest_intact(lambda text: None)
 
 
 def test_no_checkpoint_at_all_is_a_start(store):
-    assert store.newest_good(lambda text: None) is None
+    assert store.newest_intact(lambda text: None) is None
 
 
 def test_leftovers_of_a_killed_process_are_removed(store):
@@ -128,10 +128,10 @@ def test_the_kept_set_is_what_the_rules_say_after_a_thousand_events(tmp_path, mo
         scored = sorted((s for s in alive if alive[s][0] is not None), key=lambda s: (sign * alive[s][0], s))
         keep = set(sorted(alive)[-3:]) | set(scored[:4]) | {s for s in alive if alive[s][1]}
         alive = {s: alive[s] for s in alive if s in keep}
-        assert {item.step for item in store.kept()} == keep
+        assert {item.step for item in store.list_complete()} == keep
         if draw.random() < 0.02:
             gone = draw.choice(sorted(alive))
-            checkpoint.discard(tmp_path / f"step-{gone:08d}")
+            checkpoint.delete_checkpoint(tmp_path / f"step-{gone:08d}")
             del alive[gone]
 
 
@@ -177,7 +177,7 @@ def test_a_failure_at_any_fsync_leaves_the_newest_checkpoint_loadable(store, mon
     except TrainingError as error:
         assert "Input/output error" in str(error)
     monkeypatch.undo()
-    newest = store.newest_good(pytest.fail)
+    newest = store.newest_intact(pytest.fail)
     into = tensors(0.0)
     load_tensors(newest, World(), into)
     assert into["model.a"][0, 0] == checkpoint.read_state(newest)["note"]
@@ -190,9 +190,9 @@ def test_a_step_that_is_saved_again_is_there_whenever_the_process_dies(tmp_path)
 import os, shutil, sys
 from pathlib import Path
 import torch
-from foretrain.training.checkpoint import Store
+from foretrain.training.checkpoint import CheckpointManager
 from foretrain.distributed.world import World
-store = Store(Path(sys.argv[1]), World())
+store = CheckpointManager(Path(sys.argv[1]), World())
 for nth in range(int(sys.argv[2])):
     store.folder = Path(sys.argv[1]) / str(nth)
     pid = os.fork()
@@ -223,7 +223,7 @@ for nth in range(int(sys.argv[2])):
     for nth in range(moments):
         store = CheckpointManager(tmp_path / str(nth), World())
         store.clean()
-        found.append(checkpoint.read_state(store.newest_good(pytest.fail))["note"])
+        found.append(checkpoint.read_state(store.newest_intact(pytest.fail))["note"])
         assert files_of(store.folder) == ["step-00000004"]
     assert found == sorted(found) and set(found) == {1, 2}
 
@@ -255,7 +255,7 @@ def test_a_run_on_a_disk_that_really_refuses_ends_with_one_clear_error(tmp_path,
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_a_damaged_newest_checkpoint_costs_one_interval_and_is_told(toy, tmp_path):
+def test_a_damaged_newest_checkpoint_costs_one_interval_and_is_logged(toy, tmp_path):
     import io
 
     from rich.console import Console
@@ -265,7 +265,7 @@ def test_a_damaged_newest_checkpoint_costs_one_interval_and_is_told(toy, tmp_pat
     (tmp_path / "cut" / "checkpoints" / "step-00000011" / "state.json").write_text("{}")
     console = Console(file=io.StringIO(), width=300)
     toy.trainer(tmp_path / "cut", resume="auto", console=console).fit()
-    assert "step-00000011 is damaged and is passed over" in console.file.getvalue()
+    assert "step-00000011 is damaged and is skipped" in console.file.getvalue()
     assert "resuming from" in console.file.getvalue()
     assert toy.losses(tmp_path / "cut") == toy.losses(tmp_path / "whole")
     assert toy.steps(tmp_path / "cut") == [10, 12]

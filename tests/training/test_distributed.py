@@ -102,7 +102,7 @@ def test_a_token_budget_s_run_from_one_to_two_to_one_process_in_an_epoch_is_the_
     assert dict(toy.losses(folder)) == pytest.approx(dict(toy.losses(tmp_path)), rel=1e-6)
     log = (folder / "training.log").read_text()
     assert "warmed up for 6 shapes" in log
-    assert "1 of 2 processes have nothing to do in a step's last round" in log
+    assert "1 of 2 processes are idle in the last round of a step" in log
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from foretrain.training.loader import PreparedBatch
-from foretrain.training.step import Updater
-from foretrain.training.train_state import TrainState
 from safetensors.torch import load_file
 from torch import nn
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Loss, ParameterRole
 from foretrain.models.chronos2.forecaster import FAMILY
+from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.settings import MicroBatch, TrainingConfig
+from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 
 pytestmark = pytest.mark.golden
 
@@ -59,9 +59,9 @@ def test_five_adamw_steps_equal_the_recorded_ones(fused):
     bias.register_post_accumulate_grad_hook(note)
     for step in range(5):
         prepared = PreparedBatch(MicroBatch(step, 0, 0, 1, idle=False, last=True), batch, 1, 9, 44, 22)
-        outcome, _ = updater.step(iter([prepared]), 1e-3, (0, 0, 0, 0))
-        losses.append(outcome.loss)
-        norms.append(outcome.grad_norm)
+        result, _ = updater.step(iter([prepared]), 1e-3, (0, 0, 0, 0))
+        losses.append(result.loss)
+        norms.append(result.grad_norm)
     torch.testing.assert_close(torch.tensor(losses), recorded["loss"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.tensor(norms), recorded["grad_norm_before_clip"], rtol=1e-5, atol=1e-5)
     model.eval()

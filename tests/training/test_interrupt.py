@@ -76,9 +76,9 @@ def test_handlers_are_put_back(tmp_path):
 def test_a_signal_that_came_before_cuts_at_once():
     with SignalHandler() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(ValidationInterrupted), signals.cutting(True):
+        with pytest.raises(ValidationInterrupted), signals.interruptible(True):
             pass
-        with signals.cutting(False):
+        with signals.interruptible(False):
             pass
     assert signals.flags == (0, 1)
 

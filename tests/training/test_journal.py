@@ -31,7 +31,7 @@ def test_cutting_keeps_lines_up_to_a_step_and_drops_a_torn_one(tmp_path):
     with journal.path.open("a") as file:
         file.write('{"step": 3, "lo')
     journal = Journal(journal.path)
-    journal.cut(3)
+    journal.truncate(3)
     journal.write({"step": 4, "kind": "train", "loss": 1.0})
     assert [record["step"] for record in read_journal(journal.path)] == [1, 2, 3, 4]
 

@@ -56,14 +56,14 @@ def test_a_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, stale):
         assert json.loads(lock.path.read_text())["pid"] == os.getpid()
 
 
-def test_of_another_host_nobody_here_can_tell(tmp_path):
+def test_the_lock_of_another_host_is_never_taken_over(tmp_path):
     lock = RunLock(tmp_path)
     held_by(lock, host="elsewhere", pid=2**22 + 1)
     with pytest.raises(TrainingError, match=r"on elsewhere is writing this run.*delete .*run.lock"), lock:
         pass
 
 
-def test_a_torn_lock_file_locks_nobody_out(tmp_path):
+def test_an_incomplete_lock_file_is_ignored(tmp_path):
     (tmp_path / "run.lock").write_text('{"host": "v')
     with RunLock(tmp_path):
         pass

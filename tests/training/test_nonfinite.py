@@ -27,7 +27,7 @@ def test_skip_leaves_weights_optimizer_and_average_as_they_were(toy, tmp_path):
         )
         trainers[name].fit()
     bad, good = trainers["bad"], trainers["good"]
-    assert bad.progress.updates == good.progress.updates == 6
+    assert bad.train_state.updates == good.train_state.updates == 6
     for a, b in zip(bad.ema.weights.values(), good.ema.weights.values(), strict=True):
         assert torch.equal(a, b)
     for p, q in zip(bad.optimizer.state.values(), good.optimizer.state.values(), strict=True):
@@ -50,7 +50,7 @@ def test_the_budget_survives_a_resume(toy, tmp_path):
         toy.trainer(tmp_path, **settings, max_steps=12, resume="auto").fit()
 
 
-def test_roll_back_goes_on_from_the_last_good_checkpoint_past_the_bad_batch(toy, tmp_path):
+def test_rollback_continues_from_the_last_good_checkpoint_past_the_bad_batch(toy, tmp_path):
     source = toy.Source(poison={BAD: math.inf})
     toy.trainer(tmp_path, source=source, on_nonfinite="rollback", prefetch=0).fit()
     first = [ask[0] for ask in source.asked]
@@ -70,17 +70,17 @@ def test_a_second_bad_batch_before_the_next_checkpoint_goes_past_both(toy, tmp_p
     assert first[13:] == [72, 80, 88, 96, 104, 112, 120]
 
 
-def test_a_run_that_a_bad_batch_stopped_goes_on_past_it_with_skip(toy, tmp_path):
+def test_a_run_that_a_bad_batch_stopped_continues_with_skip(toy, tmp_path):
     """What the error advises."""
     source = toy.Source(poison={BAD: math.inf})
-    with pytest.raises(TrainingError, match=r"training.on_nonfinite: skip or rollback goes on"):
+    with pytest.raises(TrainingError, match=r"resume with training.on_nonfinite: skip or rollback"):
         toy.trainer(tmp_path / "stopped", source=source).fit()
     toy.trainer(tmp_path / "stopped", source=source, on_nonfinite="skip", resume="auto").fit()
     toy.trainer(tmp_path / "skipping", source=source, on_nonfinite="skip").fit()
     assert toy.losses(tmp_path / "stopped") == toy.losses(tmp_path / "skipping")
 
 
-def test_roll_back_before_the_first_checkpoint_goes_to_the_beginning(toy, tmp_path):
+def test_rollback_before_the_first_checkpoint_goes_to_the_beginning(toy, tmp_path):
     toy.trainer(tmp_path, source=toy.Source(poison={9: math.inf}), on_nonfinite="rollback").fit()
     toy.trainer(tmp_path / "later", on_nonfinite="rollback").fit()
     source = toy.Source()

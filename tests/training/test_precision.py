@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from foretrain.training.train_state import TrainState
 from rich.console import Console
 
 from foretrain.errors import TrainingError
 from foretrain.training.precision import GROWTH_INTERVAL, LossScaler, draw_seed
+from foretrain.training.train_state import TrainState
 from foretrain.training.trainer import ValidationResult
 
 
@@ -23,16 +23,16 @@ def test_the_scale_halves_after_an_overflow_and_doubles_after_many_good_updates(
     scaler = LossScaler(TrainState(), "float16")
     scaler.start(100.0)
     assert scaler.scale == 2.0**9  # 2**16 of the mean loss
-    scaler.observe(True)
+    scaler.update(True)
     assert scaler.scale == 2.0**8
     for _ in range(GROWTH_INTERVAL):
-        scaler.observe(False)
+        scaler.update(False)
     assert scaler.scale == 2.0**9
 
 
 def test_other_types_are_not_scaled():
     scaler = LossScaler(TrainState(), "bfloat16")
-    scaler.observe(False)
+    scaler.update(False)
     assert (scaler.needs_start, scaler.scale) == (False, 1.0)
 
 
@@ -53,8 +53,8 @@ def test_a_float16_overflow_is_ordinary(toy, tmp_path):
     trainer.fit()
     left_out = [record for record in toy.lines(tmp_path) if record.get("left_out") == "overflow"]
     assert 0 < len(left_out) < 30
-    assert trainer.progress.updates == 40 - len(left_out)
-    assert trainer.progress.bad_batches == 0
+    assert trainer.train_state.updates == 40 - len(left_out)
+    assert trainer.train_state.bad_batches == 0
 
 
 def test_the_scale_is_part_of_what_resumes(toy, tmp_path):

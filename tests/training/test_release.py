@@ -122,7 +122,7 @@ def test_a_new_mark_replaces_an_old_one_even_where_only_some_names_have_it(run):
     assert {read(run / name / "release.json")["promotion"]["reason"] for name in NAMES} == {MARK["reason"]}
 
 
-def test_neighbours_of_a_release_outside_a_run_are_left_alone(run, tmp_path):
+def test_neighbours_of_a_release_outside_a_run_do_not_change(run, tmp_path):
     (tmp_path / "release").mkdir()
     (tmp_path / "release" / "release.json").write_text('{"step": 1}')
     alone = run.parent / "alone"

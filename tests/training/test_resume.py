@@ -1,4 +1,4 @@
-"""A short version of tests/proofs/kill_resume.py, which is the one to run after a change of what a checkpoint holds."""
+"""A short version of tests/proofs/kill_resume.py, which should be run after a change of the content of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.processes
 PROOF = Path(__file__).parents[1] / "proofs" / "kill_resume.py"
 
 
-def test_a_run_killed_at_random_moments_ends_as_if_nobody_had_touched_it():
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one():
     command = [sys.executable, str(PROOF), "--kills", "5", "--steps", "60"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -46,7 +46,7 @@ def test_cycled_momentum_equals_torchs(pct_start, total):
 
 
 @pytest.mark.parametrize("kind", ["constant", "one_cycle"])
-def test_momentum_is_left_alone_by_default(kind):
+def test_momentum_is_not_cycled_by_default(kind):
     assert beta1_at(ScheduleConfig(kind=kind), 3, 10) is None
 
 
@@ -105,7 +105,7 @@ def test_wsd_equals_the_recorded_schedule_of_toto(name, steps):
     assert rates(config, len(recorded), peak=1e-4) == recorded
 
 
-def test_decay_steps_are_the_last_ones_where_nobody_says_how_long_the_rate_is_stable():
+def test_decay_steps_are_the_last_ones_without_stable_steps():
     config = ScheduleConfig(kind="wsd", decay_steps=4, min_lr_ratio=0.2)
     assert rates(config, 10)[5:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
 
@@ -115,7 +115,7 @@ def test_a_square_root_falls_faster_at_first():
     assert rates(config, 10)[6:] == pytest.approx([1.0, 0.5, 1 - math.sqrt(0.5), 1 - math.sqrt(0.75)])
 
 
-def test_warmup_rises_from_where_it_is_told_to():
+def test_warmup_rises_from_its_start_ratio():
     config = ScheduleConfig(kind="constant", warmup_steps=4, warmup_start_ratio=0.6)
     assert rates(config, 5) == pytest.approx([0.7, 0.8, 0.9, 1.0, 1.0])
 

@@ -12,7 +12,7 @@ from foretrain.training.settings import StepPlan, TrainingConfig, plan_run
 
 
 def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Trees that are no whole configs are compared as they are."""
+    """Compare trees that are parts of a config."""
     return training_settings.check_resumable(saved, current, RunConfig)
 
 
@@ -50,19 +50,19 @@ def test_no_window_to_train_on_is_an_error():
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
-def test_every_window_is_used_once_whatever_the_number_of_ranks(size):
+def test_every_window_is_used_once_by_any_number_of_ranks(size):
     plan = StepPlan(steps=4, total=45, batch_size=12, micro_batch_size=5)
-    shares = [[piece for step in range(4) for piece in plan.for_rank(step, rank, size)] for rank in range(size)]
-    seen = [n for share in shares for p in share if not p.idle for n in range(p.first, p.first + p.count)]
+    by_rank = [[m for step in range(4) for m in plan.for_rank(step, rank, size)] for rank in range(size)]
+    seen = [n for batches in by_rank for m in batches if not m.idle for n in range(m.first, m.first + m.count)]
     assert sorted(seen) == list(range(45))
-    assert len({len(share) for share in shares}) == 1  # else gradients would be waited for in vain
+    assert len({len(batches) for batches in by_rank}) == 1  # else a rank would wait for gradients forever
 
 
-def test_ranks_do_not_change_how_windows_are_cut():
+def test_micro_batches_do_not_depend_on_the_number_of_ranks():
     plan = StepPlan(steps=2, total=24, batch_size=12, micro_batch_size=5)
-    cut = {(p.step, p.k, p.first, p.count) for p in plan.for_rank(1, 0, 1)}
-    assert cut == {(1, 0, 12, 5), (1, 1, 17, 5), (1, 2, 22, 2)}
-    assert cut == {(p.step, p.k, p.first, p.count) for r in range(2) for p in plan.for_rank(1, r, 2) if not p.idle}
+    expected = {(p.step, p.k, p.first, p.count) for p in plan.for_rank(1, 0, 1)}
+    assert expected == {(1, 0, 12, 5), (1, 1, 17, 5), (1, 2, 22, 2)}
+    assert expected == {(p.step, p.k, p.first, p.count) for r in range(2) for p in plan.for_rank(1, r, 2) if not p.idle}
 
 
 def test_only_length_minutes_devices_and_logging_may_change_on_resume():
@@ -80,7 +80,7 @@ def test_what_changes_no_step_that_was_done_may_change_on_resume(key):
     assert check_resumable({"training": {key: 1}}, {"training": {key: 2}}) == [f"training.{key}: 1 -> 2"]
 
 
-def test_a_corpus_may_lie_elsewhere_on_resume_and_its_weight_may_not_change():
+def test_the_path_of_a_corpus_may_change_on_resume_and_its_weight_may_not():
     def tree(path, weight):
         return {"data": {"corpora": [{"path": "a", "weight": 1.0}, {"path": path, "weight": weight}]}}
 
@@ -123,7 +123,7 @@ def test_a_refusal_names_everything_that_may_change():
         (4, 4, 1, "batch: 4 windows a step = 4 per process and forward x 1 accumulation x 1 process"),
     ],
 )
-def test_the_batch_of_a_step_is_told_in_words(batch, micro, world, text):
+def test_the_batch_of_a_step_is_described(batch, micro, world, text):
     assert StepPlan(10, 10 * batch, batch, micro).describe_batch(world) == text
 
 
@@ -144,7 +144,7 @@ def test_whether_to_warm_up_may_change_on_resume_and_a_budget_may_not():
         check_resumable(tree(True, 9), tree(True, 8))
 
 
-def test_what_a_run_was_made_from_may_lie_elsewhere_but_not_be_another():
+def test_parents_may_have_another_path_but_not_another_hash():
     parents = {"model": "11", "tokenizer": "22"}
     saved = {"model": {"family": "kronos", "model_id": "a", "tokenizer": "t"}, "parents": parents}
     moved = {"model": {"family": "kronos", "model_id": "b", "tokenizer": "u"}, "parents": parents}

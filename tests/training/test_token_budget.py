@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foretrain.training.loader import stream_of
-from foretrain.training.step import Updater
 from safetensors.torch import load_file
 from tests.models.zoo import CANDLE, CONTEXT, HORIZON, ZOO
 from tests.training.budget_run import BUDGET, DATA, config, corpus
@@ -30,8 +28,10 @@ from foretrain.models.base import Trainable
 from foretrain.run.build import open_source
 from foretrain.run.dry_run import describe_run
 from foretrain.run.train import check_run, train_run
+from foretrain.training.loader import stream_of
 from foretrain.training.monitor import Monitor
 from foretrain.training.settings import plan_run
+from foretrain.training.step import Updater
 
 WORLD = World()
 
@@ -114,14 +114,14 @@ def test_an_epoch_s_losses_in_buckets_are_those_of_the_plain_order(zoo, name, kn
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_every_window_is_trained_on_once_an_epoch_whatever_the_number_of_processes(tmp_path, size):
+def test_every_window_is_trained_on_once_an_epoch_by_any_number_of_processes(tmp_path, size):
     stream = buckets_of(tmp_path)
     plan = plan_run(config(tmp_path, epochs=1).training, epoch_length=stream.epoch_length, world_size=size)
-    shares = [[p for step in range(plan.steps) for p in plan.for_rank(step, rank, size)] for rank in range(size)]
-    assert len({len(share) for share in shares}) == 1  # else gradients would be waited for in vain
+    by_rank = [[m for step in range(plan.steps) for m in plan.for_rank(step, rank, size)] for rank in range(size)]
+    assert len({len(batches) for batches in by_rank}) == 1  # else a rank would wait for gradients forever
     seen = Counter()
-    for piece in (piece for share in shares for piece in share if not piece.idle):
-        windows = stream.windows(piece.first, piece.count)
+    for micro_batch in (m for batches in by_rank for m in batches if not m.idle):
+        windows = stream.windows(micro_batch.first, micro_batch.count)
         seen.update(map(tuple, windows.source[: len(windows) - windows.num_padding_windows].tolist()))
     source = open_source(config(tmp_path), [corpus()])[1]
     assert seen == Counter(map(tuple, source.windows(0, source.epoch_length).source.tolist()))
@@ -133,12 +133,12 @@ def test_epochs_become_steps_of_so_many_micro_batches(tmp_path):
     assert result.step == -(-round(1.5 * count) // BUDGET["micro_batches_per_step"])
 
 
-def test_windows_are_counted_without_filling(tmp_path, monkeypatch):
+def test_windows_are_counted_without_padding_windows(tmp_path, monkeypatch):
     counted, plain = [], Monitor.step
 
-    def counting(self, outcome, *rest):
-        counted.append(outcome.windows)
-        plain(self, outcome, *rest)
+    def counting(self, result, *rest):
+        counted.append(result.windows)
+        plain(self, result, *rest)
 
     monkeypatch.setattr(Monitor, "step", counting)
     train(tmp_path / "run", epochs=1, checkpoint_every=None)

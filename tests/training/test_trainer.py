@@ -18,7 +18,7 @@ from foretrain.training.trainer import ValidationResult
 
 
 def scores(*values):
-    """An evaluate whose n-th call finds the n-th value."""
+    """Return an evaluate whose n-th call returns the n-th value."""
     left = list(values)
     return lambda model, step: ValidationResult({"loss": left.pop(0)})
 
@@ -87,7 +87,7 @@ def test_resuming_a_finished_run_leaves_it_as_it_is(toy, tmp_path):
     assert (tmp_path / "release" / "model.safetensors").read_bytes() == before
 
 
-def test_a_run_that_patience_ended_does_not_go_on_when_resumed(toy, tmp_path):
+def test_a_run_ended_by_early_stopping_does_not_continue_when_resumed(toy, tmp_path):
     settings = {"max_steps": 20, "validate_every": 2, "patience": 2}
     first = toy.trainer(tmp_path, evaluate=scores(1.0, 2.0, 3.0), **settings).fit()
     again = toy.trainer(tmp_path, evaluate=scores(), resume="auto", **settings).fit()
@@ -101,7 +101,7 @@ def test_resume_without_a_checkpoint_starts(toy, tmp_path):
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(toy, tmp_path):
     toy.trainer(tmp_path).fit()
-    with pytest.raises(TrainingError, match=r"already holds a run. Go on with it by --resume, or choose another"):
+    with pytest.raises(TrainingError, match=r"already holds a run. Continue it with --resume, or choose another"):
         toy.trainer(tmp_path).fit()
 
 
@@ -114,7 +114,7 @@ def test_more_steps_may_be_asked_for_and_are_announced(toy, tmp_path):
     assert [step for step, _ in toy.losses(tmp_path)] == list(range(1, 16))
 
 
-def test_a_run_may_go_on_in_another_layout_and_with_more_kept(toy, tmp_path):
+def test_a_run_may_continue_with_another_layout_and_more_retained_checkpoints(toy, tmp_path):
     toy.trainer(tmp_path / "whole").fit()
     toy.trainer(tmp_path / "cut", max_steps=6, micro_batch_size=8).fit()
     console = Console(file=io.StringIO(), width=300)
@@ -123,7 +123,7 @@ def test_a_run_may_go_on_in_another_layout_and_with_more_kept(toy, tmp_path):
     whole, cut = ([loss for _, loss in toy.losses(tmp_path / name)] for name in ("whole", "cut"))
     assert cut == pytest.approx(whole, rel=1e-5)
     told = console.file.getvalue()
-    assert "training.micro_batch_size: 8 -> 3" in told and "terms of a loss that are worked out per micro-batch" in told
+    assert "training.micro_batch_size: 8 -> 3" in told and "terms of a loss that are computed per micro-batch" in told
     assert "training.activation_checkpointing: False -> True" in told and told.count("another layout: sums") == 1
 
 
@@ -196,7 +196,7 @@ def test_a_metric_that_is_infinite_is_never_the_best_and_stops_no_checkpoint(toy
     assert (result.best, result.best_step, result.release_step) == (2.0, 9, 9)
 
 
-def test_a_run_resumed_before_its_newest_validation_validates_once_more_and_says_so_once(toy, tmp_path):
+def test_a_run_resumed_before_its_newest_validation_repeats_it_and_logs_it_once(toy, tmp_path):
     """A checkpoint that a signal put before its validation; the run that resumes is killed right after validating."""
     from foretrain.training import checkpoint
 

@@ -1,4 +1,4 @@
-"""What test_distributed.py runs under torchrun: every case in one pair of processes. Arguments: folder, result file."""
+"""Script of test_distributed.py for torchrun: every case in one pair of processes. Arguments: folder, result file."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ MUON = Kit.Optimizer(name="muon", learning_rate=1e-2)
 BAD = 8 * 6 + 4  # in the micro-batch that rank 1 runs
 
 
-def outcome(action: Any) -> Any:
-    """What an action came to, in words."""
+def result_of(action: Any) -> Any:
+    """Return the result of an action, or type, message and exit code of its error."""
     try:
         return action()
     except (ForetrainError, Interrupted) as error:
         return [type(error).__name__, str(error), getattr(error, "exit_code", None)]
 
 
-class Told(Kit.Source):
-    """A source that asks its own process to end when a window is drawn."""
+class SelfTerminating(Kit.Source):
+    """A source that sends SIGTERM to its own process when a certain window is read."""
 
     def windows(self, first: int, count: int) -> Any:
         if first == 8 * 4 + 3:
@@ -53,7 +53,7 @@ def disk_of_rank_1_is_full(world: World, out: Path) -> Any:
     if world.rank == 1:
         os.fsync = refuse
     try:
-        return outcome(lambda: Kit.trainer(out, world=world).fit().step)
+        return result_of(lambda: Kit.trainer(out, world=world).fit().step)
     finally:
         os.fsync = real
 
@@ -78,9 +78,9 @@ def main() -> None:
         "resume": fit("elastic", **UNEVEN, max_steps=8, resume="auto"),
         "skip": fit("skip", **UNEVEN, source=poison, on_nonfinite="skip"),
         "rollback": fit("rollback", **UNEVEN, source=poison, on_nonfinite="rollback"),
-        "stop": outcome(lambda: fit("stop", **UNEVEN, source=poison)),
-        "held": outcome(lambda: fit("train", **UNEVEN)),
-        "term": outcome(lambda: fit("term", **UNEVEN, source=Told(), prefetch=0, checkpoint_every=None)),
+        "stop": result_of(lambda: fit("stop", **UNEVEN, source=poison)),
+        "held": result_of(lambda: fit("train", **UNEVEN)),
+        "term": result_of(lambda: fit("term", **UNEVEN, source=SelfTerminating(), prefetch=0, checkpoint_every=None)),
         "full": disk_of_rank_1_is_full(world, out / "full"),
         "huber": fit("huber", **UNEVEN, model=huber),
         "muon": fit("muon", **UNEVEN, optimizer=MUON),
@@ -98,8 +98,8 @@ def main() -> None:
         "sum": world.all_reduce_sum(__import__("torch").ones(2) * (world.rank + 1)).tolist(),
         "broadcast": world.broadcast_object(f"from {world.rank}"),
         "gather": world.gather_objects(world.rank),
-        "error on rank 0": outcome(lambda: world.on_main(fail)),
-        "error on rank 1": outcome(lambda: world.all_agree(DataError("torn") if world.rank else None)),
+        "error on rank 0": result_of(lambda: world.on_main(fail)),
+        "error on rank 1": result_of(lambda: world.all_agree(DataError("torn") if world.rank else None)),
     }
     Path(f"{sys.argv[2]}.{world.rank}").write_text(json.dumps(results))
     world.barrier()

@@ -1,1 +1,1 @@
-"""Low-rank adapters: layers that learn, and folders in peft's format, written, read and merged."""
+"""Low-rank adapters (LoRA): trainable layers, and adapter folders in PEFT's format."""

@@ -1,6 +1,6 @@
-"""World: rank, size, device and the few collectives in use. One process is a world of one with the same code path.
+"""World: rank, size, device and collectives. A single process is a world of size 1 and runs the same code.
 
-With training/checkpoint.py the only module that touches torch.distributed.
+Only this module and training/checkpoint.py use torch.distributed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # evaluation on one rank may keep th
 
 @dataclass
 class World:
-    """The processes of a run and this one's place among them."""
+    """The processes of a run, and the rank and device of this one."""
 
     rank: int = 0
     size: int = 1
@@ -32,13 +32,13 @@ class World:
 
     @classmethod
     def start(cls, device: str = "auto", threads: int | None = None, timeout: timedelta = COLLECTIVE_TIMEOUT) -> World:
-        """Join the run that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK; without them a world of one.
+        """Join the process group that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK; size 1 without them.
 
         device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads.
-        Raises ConfigError for a device that this machine lacks and for an environment that no launcher has made.
+        Raises ConfigError for a device that this machine lacks and for incomplete environment variables.
         """
-        rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
-        local_rank = _number("LOCAL_RANK", rank if size > 1 else 0)
+        rank, size = _env_int("RANK", 0), _env_int("WORLD_SIZE", 1)
+        local_rank = _env_int("LOCAL_RANK", rank if size > 1 else 0)
         if size > 1 and not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             raise ConfigError(
                 f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR and MASTER_PORT are not all set. Start with torchrun, or "
@@ -64,37 +64,37 @@ class World:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        # After an error the others may be waiting for this rank: torchrun ends them once this process has gone, and
-        # leaving the group in good order would wait for them first.
+        # After an error the other ranks may be waiting for this one. torchrun ends them once this process has exited;
+        # destroying the process group would wait for them first.
         if kind is None or not issubclass(kind, Exception):
             self.close()
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what is written once."""
+        """True for rank 0, which writes files and logs."""
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, in place."""
+        """Sum a tensor over ranks, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def broadcast_object(self, value: T, source: int = 0) -> T:
-        """The source rank's value, on every rank."""
+        """Return the value of the source rank, on every rank."""
         if self.size == 1:
             return value
-        box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=source)
-        return box[0]
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, src=source)
+        return values[0]
 
     def gather_objects(self, value: T) -> list[T]:
-        """Every rank's value in the order of ranks, on every rank."""
+        """Return the values of all ranks in the order of ranks, on every rank."""
         if self.size == 1:
             return [value]
-        box: list[Any] = [None] * self.size
-        dist.all_gather_object(box, value)
-        return box
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def barrier(self) -> None:
         """Wait for every rank."""
@@ -102,22 +102,22 @@ class World:
             dist.barrier()
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """Run the action on rank 0 and give every rank its result, or its error: nobody is left waiting."""
+        """Run the action on rank 0; return its result or raise its error on every rank, so that no rank waits."""
         if self.size == 1:
             return action()
-        outcome: Any = (None, None)
+        result_or_error: Any = (None, None)
         if self.is_main:
             try:
-                outcome = (action(), None)
+                result_or_error = (action(), None)
             except Exception as error:
-                outcome = (None, error)
-        result, error = self.broadcast_object(outcome)
+                result_or_error = (None, error)
+        result, error = self.broadcast_object(result_or_error)
         if error is not None:
             raise error
         return result
 
     def all_agree(self, error: Exception | None) -> None:
-        """Raise on every rank when any rank met an error: its own where it has one."""
+        """Raise on every rank if any rank has an error: its own error, else a TrainingError with that of another."""
         errors = [e for e in self.gather_objects(None if error is None else str(error)) if e is not None]
         if error is not None:
             raise error
@@ -125,7 +125,7 @@ class World:
             raise TrainingError(f"another process of this run failed: {errors[0]}")
 
 
-def _number(variable: str, default: int) -> int:
+def _env_int(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdecimal():
         raise ConfigError(f"{variable} is {text!r} in the environment, not a number. Unset it or start with torchrun.")
@@ -133,7 +133,7 @@ def _number(variable: str, default: int) -> int:
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
-    """The torch device of a name such as auto, cpu, cuda or mps. Raises ConfigError when it is not there."""
+    """Return the torch device of a name such as auto, cpu, cuda or mps. Raises ConfigError if it does not exist."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -237,7 +237,7 @@ def finished(stage: Stage) -> bool:
         return False
     if stage.source is None:
         raise stage.trouble or AssertionError(f"stage {stage.name} has no data")
-    held = checkpoints.CheckpointManager(store, World()).kept()
+    held = checkpoints.CheckpointManager(store, World()).list_complete()
     if not held:  # deleted, to have the space
         if (gap := next(_differences(stage, facts), None)) is None:
             return True

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, checkpoint, leave with the exit code that says so."""
+"""Ctrl-C and SIGTERM: finish the step, write a checkpoint, exit with the code of the signal."""
 
 from __future__ import annotations
 
@@ -15,57 +15,60 @@ from foretrain.errors import Interrupted
 __all__ = ["EXIT_CODES", "Interrupted", "SignalHandler", "ValidationInterrupted"]
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-_HANGUP = tuple(filter(None, [getattr(signal, "SIGHUP", None)]))  # a closed terminal; leaves with SIGTERM's code
+_HANGUP = tuple(filter(None, [getattr(signal, "SIGHUP", None)]))  # a closed terminal; exits with SIGTERM's code
 
 
 class ValidationInterrupted(BaseException):
-    """Raised by the handler inside Signals.cutting(): leave what can be done again."""
+    """Raised by the signal handler inside SignalHandler.interruptible(): the validation is dropped and repeated later.
+
+    A BaseException, so that no `except Exception` inside a validation catches it.
+    """
 
 
 class SignalHandler:
-    """While entered, notes SIGINT, SIGTERM and a closed terminal's SIGHUP instead of dying of them.
+    """Context manager that records SIGINT, SIGTERM and SIGHUP (a closed terminal) instead of letting them end Python.
 
-    A second Ctrl-C aborts at once. Under nohup SIGHUP stays ignored.
+    A second Ctrl-C aborts at once. A signal that is ignored, such as SIGHUP under nohup, stays ignored.
     """
 
     def __init__(self) -> None:
-        self.received: dict[int, float] = {}
-        self._before: dict[int, Any] = {}
-        self._cutting = False
+        self.received: dict[int, float] = {}  # signal number: time.monotonic() of its first arrival
+        self._previous: dict[int, Any] = {}
+        self._interruptible = False
 
     def __enter__(self) -> SignalHandler:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            caught = [*EXIT_CODES, *_HANGUP]
-            self._before = {n: signal.signal(n, self._note) for n in caught if signal.getsignal(n) != signal.SIG_IGN}
+            caught = [n for n in (*EXIT_CODES, *_HANGUP) if signal.getsignal(n) != signal.SIG_IGN]
+            self._previous = {n: signal.signal(n, self._handle) for n in caught}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     @property
     def flags(self) -> tuple[int, int]:
-        """(1 if SIGINT came, 1 if SIGTERM or SIGHUP came)."""
+        """(1 if SIGINT was received else 0, 1 if SIGTERM or SIGHUP was received else 0)."""
         return int(signal.SIGINT in self.received), int(any(n in self.received for n in (signal.SIGTERM, *_HANGUP)))
 
     @contextmanager
-    def cutting(self, enabled: bool) -> Iterator[None]:
-        """Inside, if enabled, a signal (also one that has come before) raises Cut at once."""
+    def interruptible(self, enabled: bool) -> Iterator[None]:
+        """Let signals raise ValidationInterrupted in the block, if enabled; an earlier signal raises it on entry."""
         if enabled and self.received:
             raise ValidationInterrupted
-        self._cutting = enabled
+        self._interruptible = enabled
         try:
             yield
         finally:
-            self._cutting = False
+            self._interruptible = False
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         first = self.received.get(number)
-        # torchrun passes a terminal's Ctrl-C on to processes that the terminal has signalled already: one press, two
-        # signals. A second press comes later than that.
+        # The terminal sends Ctrl-C to all processes, and torchrun forwards it to its workers: one press, two signals.
+        # A second press comes later than that.
         if number == signal.SIGINT and first is not None and time.monotonic() - first > 1.0:
             raise KeyboardInterrupt
         self.received.setdefault(number, time.monotonic())
-        if self._cutting:
-            self._cutting = False
+        if self._interruptible:
+            self._interruptible = False
             raise ValidationInterrupted

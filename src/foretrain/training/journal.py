@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, append only, cut back when a run goes back to a checkpoint."""
+"""metrics.jsonl: one JSON object per line, append only, truncated when a run returns to a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from foretrain.errors import TrainingError
 
 
 class Journal:
-    """The metrics of a run on disk. Every line is complete or, after a crash, the last one is torn and gets dropped."""
+    """The metrics of a run on disk. Only the last line can be incomplete, after a crash; it is dropped on reading."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line at once, so that killing the process loses none; NaN and infinities become null."""
+        """Append a line and flush it, so that a killed process loses none; NaN and infinities become null."""
         self._file.write(json.dumps({key: _finite(value) for key, value in record.items()}) + "\n")
         self._file.flush()
 
     def sync(self) -> None:
-        """Make the lines so far survive a power cut: before a checkpoint that will not repeat them."""
+        """Sync the lines written so far to disk, before a checkpoint: a resumed run does not repeat them."""
         os.fsync(self._file.fileno())
 
-    def cut(self, step: int, validation_due: bool = False) -> None:
-        """Keep the lines of steps <= step, but for that step's validation where it is due; by an atomic rewrite."""
+    def truncate(self, step: int, validation_due: bool = False) -> None:
+        """Delete the lines of later steps and, with validation_due, the validation of this step; atomically."""
         self._file.close()
         with replacing_file(self.path) as scratch, scratch.open("w", encoding="utf-8") as file:
             for record in read_journal(self.path):
-                again = validation_due and record["step"] == step and record.get("kind") == "validation"
-                if record["step"] <= step and not again:
+                repeated = validation_due and record["step"] == step and record.get("kind") == "validation"
+                if record["step"] <= step and not repeated:
                     file.write(json.dumps(record) + "\n")
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -45,7 +45,10 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a metrics.jsonl; a torn last line is left out. Raises TrainingError where another is no JSON."""
+    """Yield the records of a metrics.jsonl without an incomplete last line.
+
+    Raises TrainingError if any other line is not JSON.
+    """
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith("\n"):

@@ -1,4 +1,4 @@
-"""What a run says while it runs: step lines, metrics.jsonl, training.log, TensorBoard."""
+"""Logging of a run: step lines on the console, metrics.jsonl, training.log, TensorBoard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.step import LocalStepStats, StepResult
 from foretrain.training.train_state import TrainState
 
-# Dense peak in TFLOP/s by the vendors' data sheets: (16-bit, TF32, float32)
+# Dense peak in TFLOP/s according to the vendors' data sheets: (16-bit, TF32, float32)
 PEAKS = {
     "B200": (2250.0, 1125.0, 75.0),
     "H200": (989.0, 494.0, 67.0),
@@ -44,33 +44,33 @@ PEAKS = {
 
 
 @dataclass
-class _Tally:
-    """What has gone by since the last step line."""
+class _Totals:
+    """Totals since the last step line."""
 
-    began: float = field(default_factory=time.perf_counter)
+    start: float = field(default_factory=time.perf_counter)
     steps: int = 0
     windows: int = 0
-    wait: float = 0.0
+    data_wait: float = 0.0  # seconds
     flops: float = 0.0
 
 
 class RunConsole(Console):
-    """A console whose reader may go away (`train | head`, a closed terminal): the run goes on, its log has it all."""
+    """A console that survives a closed pipe or terminal (`train | head`): the run continues, its log is complete."""
 
     def on_broken_pipe(self) -> None:
-        """Fall silent, where rich would end the program."""
+        """Stop printing; rich would exit."""
         self.quiet = True
         silence_stdout()
 
 
 def silence_stdout() -> None:
-    """Point standard output at nothing, so that a reader gone away ends neither the run nor, at exit, its success."""
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    """Redirect standard output to /dev/null, so that a closed pipe fails neither the run nor Python's flush at exit."""
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), sys.stdout.fileno())
 
 
 class Monitor:
-    """Writes on rank 0 only; on the others every call does nothing."""
+    """Writes the logs of a run, on rank 0; on other ranks its methods do nothing."""
 
     def __init__(
         self,
@@ -84,29 +84,29 @@ class Monitor:
     ) -> None:
         self.config, self.plan, self.world, self.flops = config, plan, world, flops
         self.output_dir, self.console = output_dir, console or RunConsole(highlight=False)
-        self.tally = _Tally()
+        self.totals = _Totals()
         self._peak: float | None = None
         self._bar: Bar | None = None
-        self._board: Any = None
+        self._tensorboard: Any = None
         if not world.is_main:
             return
         self.journal = Journal(output_dir / "metrics.jsonl")
         self._log = (output_dir / "training.log").open("a", encoding="utf-8")
 
-    def begin(self, step: int, validation_due: bool = False) -> None:
-        """Start from a step: later lines of metrics.jsonl, of an interrupted course, go.
+    def start(self, step: int, validation_due: bool = False) -> None:
+        """Start after a step: delete lines of later steps, which an interrupted run wrote, from metrics.jsonl.
 
-        With validation_due the step's own validation goes as well, because it is about to be done again.
+        With validation_due this step's validation is deleted as well, because it is about to be repeated.
         """
         if not self.world.is_main:
             return
-        self.journal.cut(step, validation_due)
-        self.tally = _Tally()
+        self.journal.truncate(step, validation_due)
+        self.totals = _Totals()
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # its import is slow
 
-            self._close_board()
-            self._board = SummaryWriter(str(self.output_dir / "tensorboard"), purge_step=step + 1)
+            self._close_tensorboard()
+            self._tensorboard = SummaryWriter(str(self.output_dir / "tensorboard"), purge_step=step + 1)
         if self.console.is_terminal and self._bar is None:
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Bar(*columns, console=self.console, transient=True)
@@ -115,55 +115,56 @@ class Monitor:
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step)
 
-    def say(self, text: str) -> None:
-        """A line for people: console and training.log."""
+    def log(self, text: str) -> None:
+        """Write a line to the console and to training.log."""
         if not self.world.is_main:
             return
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self._log.write(_stamped(text))
+        self._log.write(_with_time(text))
         self._log.flush()
 
-    def step(self, outcome: StepResult, share: LocalStepStats, progress: TrainState) -> None:
-        """Take a finished step; every log_every steps (and at the last one) write and print it."""
+    def step(self, result: StepResult, stats: LocalStepStats, train_state: TrainState) -> None:
+        """Record a finished step; log it every log_every steps, at the last one, and if the update was skipped."""
         if not self.world.is_main:
             return
-        tally = self.tally
-        tally.steps += 1
-        tally.windows += outcome.windows
-        tally.wait += share.wait
-        own = sum(windows * self.flops(*size) for windows, *size in share.sizes)
-        tally.flops += 3 * own * outcome.windows / max(share.windows, 1)  # the other ranks' are taken to be alike
+        totals, step = self.totals, train_state.step
+        totals.steps += 1
+        totals.windows += result.windows
+        totals.data_wait += stats.data_wait
+        forward_flops = sum(windows * self.flops(*size) for windows, *size in stats.sizes)
+        # backward takes twice the FLOPs of forward; other ranks are assumed to need the same per window
+        totals.flops += 3 * forward_flops * result.windows / max(stats.windows, 1)
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=progress.step)
-        due = progress.step % self.config.log_every == 0 or progress.step == self.plan.steps
-        if not (due or outcome.nonfinite or outcome.overflow):
+            self._bar.update(self._bar.task_ids[0], completed=step)
+        due = step % self.config.log_every == 0 or step == self.plan.steps
+        if not (due or result.nonfinite or result.overflow):
             return
-        record = self._record(outcome, progress)
+        record = self._record(result, train_state)
         self.journal.write(record)
-        self._to_board("train", progress.step, record)
-        self.say(self._line(record, progress))
-        if progress.step % self.config.log_every == 0:
-            self.tally = _Tally()
+        self._write_tensorboard("train", step, record)
+        self.log(self._line(record, train_state))
+        if step % self.config.log_every == 0:
+            self.totals = _Totals()
 
     def validation(self, step: int, metrics: dict[str, float], *, best: bool) -> None:
-        """Take the metrics of a validation."""
+        """Log the metrics of a validation."""
         if not self.world.is_main:
             return
         self.journal.write({"step": step, "kind": "validation", **metrics, "best": best})
-        self._to_board("validation", step, metrics)
-        figures = " | ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.say(f"validation at step {step:,}: {figures}{' | new best' if best else ''}")
+        self._write_tensorboard("validation", step, metrics)
+        values = " | ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.log(f"validation at step {step:,}: {values}{' | new best' if best else ''}")
 
     def pause(self) -> float:
-        """Now; resume(pause()) leaves what happened in between out of the rates."""
+        """Return the current time; resume(pause()) excludes the time in between from the rates."""
         return time.perf_counter()
 
-    def resume(self, since: float) -> None:
+    def resume(self, paused_at: float) -> None:
         """See pause."""
-        self.tally.began += time.perf_counter() - since
+        self.totals.start += time.perf_counter() - paused_at
 
     def sync(self) -> None:
-        """Make metrics.jsonl durable, before a checkpoint."""
+        """Sync metrics.jsonl to disk, before a checkpoint."""
         if self.world.is_main:
             self.journal.sync()
 
@@ -173,40 +174,42 @@ class Monitor:
             self._bar.stop()
         if not self.world.is_main:
             return
-        for close in (self._close_board, self.journal.close, self._log.close):
-            with suppress(OSError):  # a full disk has been told of already
+        for close in (self._close_tensorboard, self.journal.close, self._log.close):
+            with suppress(OSError):  # a full disk was reported before
                 close()
 
-    def _record(self, outcome: StepResult, progress: TrainState) -> dict[str, Any]:
-        seconds = max(time.perf_counter() - self.tally.began, 1e-9)
+    def _record(self, result: StepResult, train_state: TrainState) -> dict[str, Any]:
+        """Return the line of metrics.jsonl for a step; rates are means since the last line."""
+        seconds = max(time.perf_counter() - self.totals.start, 1e-9)
         used, total = memory_gb(self.world.device)
         record: dict[str, Any] = {
-            "step": progress.step,
+            "step": train_state.step,
             "kind": "train",
-            "loss": outcome.loss,
-            "lr": outcome.lr,
-            "grad_norm": outcome.grad_norm,
-            "loss_ema": progress.loss_ema,
-            "steps_per_s": self.tally.steps / seconds,
-            "windows_per_s": self.tally.windows / seconds,
-            "data_share": self.tally.wait / seconds,
-            "mfu": self.tally.flops / seconds / self.peak() / self.world.size if self.peak() else None,
+            "loss": result.loss,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            "loss_ema": train_state.loss_ema,
+            "steps_per_s": self.totals.steps / seconds,
+            "windows_per_s": self.totals.windows / seconds,
+            "data_share": self.totals.data_wait / seconds,
+            "mfu": self.totals.flops / seconds / self.peak() / self.world.size if self.peak() else None,
             "memory_gb": used,
             "memory_total_gb": total,
             "time": time.time(),
         }
-        if not outcome.applied:
-            record["left_out"] = outcome.nonfinite or ("overflow" if outcome.overflow else "empty")
+        if not result.applied:
+            record["left_out"] = result.nonfinite or ("overflow" if result.overflow else "empty")
         return record
 
-    def _line(self, record: dict[str, Any], progress: TrainState) -> str:
-        best = progress.best if progress.best is not None else progress.lowest
-        left = (self.plan.steps - progress.step) / record["steps_per_s"]
+    def _line(self, record: dict[str, Any], train_state: TrainState) -> str:
+        """Format a record for the console."""
+        best = train_state.best if train_state.best is not None else train_state.lowest
+        left = (self.plan.steps - train_state.step) / record["steps_per_s"]
         parts = [
-            f"step {progress.step:,}/{self.plan.steps:,}",
+            f"step {train_state.step:,}/{self.plan.steps:,}",
             f"loss {record['loss']:.4f}",
-            f"ema {_figure(progress.loss_ema)}",
-            f"best {_figure(best)}",
+            f"ema {_number(train_state.loss_ema)}",
+            f"best {_number(best)}",
             f"lr {record['lr']:.2e}",
             f"mem {record['memory_gb']:.1f}/{record['memory_total_gb']:.0f}GB",
             f"{record['steps_per_s']:.3g} step/s",
@@ -220,62 +223,64 @@ class Monitor:
         return " | ".join(part for part in parts if part)
 
     def peak(self) -> float:
-        """Peak FLOP/s of one device: from the vendor's sheet, measured on a CPU, 0 where unknown."""
+        """Peak FLOP/s of one device, see peak_flops; computed once."""
         if self._peak is None:
             self._peak = peak_flops(self.world.device, self.config.dtype, self.config.tf32)
         return self._peak
 
-    def _to_board(self, group: str, step: int, values: dict[str, Any]) -> None:
-        if self._board is None:
+    def _write_tensorboard(self, group: str, step: int, values: dict[str, Any]) -> None:
+        if self._tensorboard is None:
             return
         for name, value in values.items():
             if isinstance(value, (int, float)) and name not in ("step", "time", "memory_total_gb"):
-                self._board.add_scalar(f"{group}/{name}", value, step)
-        self._board.flush()
+                self._tensorboard.add_scalar(f"{group}/{name}", value, step)
+        self._tensorboard.flush()
 
-    def _close_board(self) -> None:
-        if self._board is not None:
-            self._board.close()
+    def _close_tensorboard(self) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
 
 def append_log(output_dir: Path, text: str) -> None:
-    """A line for people of a run that has ended: console and training.log."""
+    """Write a line to the console and to training.log of a finished run."""
     RunConsole(highlight=False).print(text, markup=False, highlight=False, soft_wrap=True)
     with (output_dir / "training.log").open("a", encoding="utf-8") as log:
-        log.write(_stamped(text))
+        log.write(_with_time(text))
 
 
-def _stamped(text: str) -> str:
+def _with_time(text: str) -> str:
     return f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n"
 
 
 def peak_flops(device: torch.device, dtype: str, tf32: bool) -> float:
-    """FLOP/s that a device could do at most; 0 where nobody has told."""
+    """Return the peak FLOP/s of a device: from PEAKS for a GPU, measured for a CPU, 0 if unknown."""
     if device.type == "cpu":
         return _measured_peak()
     if device.type != "cuda":
         return 0.0
     name = torch.cuda.get_device_name(device)
-    for known, (half, middle, full) in PEAKS.items():
+    for known, (half, tensor_float, single) in PEAKS.items():
         if all(re.search(rf"\b{word}\b", name) for word in known.split()):
-            return 1e12 * (full if dtype == "float32" and not tf32 else middle if dtype == "float32" else half)
+            if dtype != "float32":
+                return 1e12 * half
+            return 1e12 * (tensor_float if tf32 else single)
     return 0.0
 
 
 def _measured_peak() -> float:
-    """The rate of a float32 product that fits the cache, best of a few: about 50 ms, once."""
+    """Measure the FLOP/s of a float32 matrix product that fits the cache, best of 8: takes about 50 ms."""
     n = 384
     a, b, best = torch.rand(n, n), torch.rand(n, n), float("inf")
     out = torch.empty(n, n)
     for _ in range(8):
-        began = time.perf_counter()
+        start = time.perf_counter()
         torch.mm(a, b, out=out)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - start)
     return 2 * n**3 / best
 
 
 def memory_gb(device: torch.device) -> tuple[float, float]:
-    """(used, available) memory in GB: the peak so far of a GPU, the resident size of this process on a CPU."""
+    """Return (used, total) memory in GB; used is the peak of a GPU so far, or the resident size of this process."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         return torch.cuda.max_memory_allocated(device) / 1e9, total / 1e9
@@ -288,7 +293,7 @@ def memory_gb(device: torch.device) -> tuple[float, float]:
 
 
 def duration(seconds: float) -> str:
-    """5h 52m, 3m 20s, 12s."""
+    """Format a duration: 5h 52m, 3m 20s, 12s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -299,5 +304,5 @@ def duration(seconds: float) -> str:
     return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"

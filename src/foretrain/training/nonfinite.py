@@ -1,4 +1,4 @@
-"""What a non-finite loss or gradient leaves behind: the batch, for replay."""
+"""Saving the batch of a non-finite loss or gradient for replay."""
 
 from __future__ import annotations
 
@@ -10,37 +10,41 @@ from foretrain.training.loader import BatchLoader
 from foretrain.training.step import StepResult
 
 
-def save_for_replay(folder: Path, outcome: StepResult, feed: BatchLoader, seed: int) -> Path | None:
-    """Write this rank's micro-batches of a bad step (of a bad loss those that have it) into folder.
+def save_for_replay(folder: Path, result: StepResult, loader: BatchLoader, seed: int) -> Path | None:
+    """Write this rank's micro-batches of a non-finite step into a folder; of a non-finite loss only those that have it.
 
-    step-S-k-K.safetensors holds what the model was given; the .json beside it says which windows of the run these are,
-    the seed of the draws and the values, so that `model(batch)` after torch.manual_seed repeats it.
+    step-S-k-K.safetensors holds the inputs of the model; the .json beside it holds the indices of the windows, the seed
+    of the random draws and the values, so that `model(batch)` after torch.manual_seed repeats the step. Returns the
+    last file written, None if there was none.
     """
     from safetensors.torch import save_file
 
     from foretrain.models.weights import disk_errors
     from foretrain.training.precision import draw_seed
 
-    bad = [item for item in outcome.pieces if outcome.nonfinite == "gradient" or not math.isfinite(item[1] + item[2])]
     folder.mkdir(parents=True, exist_ok=True)
     written = None
-    for piece, total, weight in bad:
-        written = folder / f"step-{piece.step:08d}-k-{piece.k:05d}.safetensors"
-        batch = feed.prepare(piece).batch
+    for micro_batch, total, weight in result.micro_batches:
+        if result.nonfinite == "loss" and math.isfinite(total + weight):
+            continue
+        written = folder / f"step-{micro_batch.step:08d}-k-{micro_batch.k:05d}.safetensors"
+        batch = loader.prepare(micro_batch).batch
         with disk_errors(written):
             save_file({name: tensor.contiguous().clone() for name, tensor in batch.items()}, written)
-        cut = feed.windows(piece)
+        windows = loader.windows(micro_batch)
         facts = {
-            "step": piece.step,
-            "micro_batch": piece.k,
-            "first_window": None if cut.static_shapes else piece.first,  # of the run, where windows have numbers
-            "windows": len(cut) - cut.num_padding_windows,
-            "source": None if cut.source is None else cut.source.tolist(),  # corpus, series, cutoff; -1 = filling
-            "nonfinite": outcome.nonfinite,
+            "step": micro_batch.step,
+            "micro_batch": micro_batch.k,
+            # index in the run; windows of a token budget have none
+            "first_window": None if windows.static_shapes else micro_batch.first,
+            "windows": len(windows) - windows.num_padding_windows,
+            # corpus, series, cutoff; -1 = padding window
+            "source": None if windows.source is None else windows.source.tolist(),
+            "nonfinite": result.nonfinite,
             "loss_sum": repr(total),
             "weight": repr(weight),
-            "grad_norm": repr(outcome.grad_norm),
-            "draw_seed": draw_seed(seed, piece.step, piece.k),
+            "grad_norm": repr(result.grad_norm),
+            "draw_seed": draw_seed(seed, micro_batch.step, micro_batch.k),
         }
         write_json(written.with_suffix(".json"), facts)
     return written

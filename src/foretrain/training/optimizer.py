@@ -1,4 +1,4 @@
-"""Optimizers with groups by the role of a parameter: AdamW, Muon beside AdamW, Adafactor, and those of an extra."""
+"""Optimizers with parameter groups by role: AdamW, Muon with AdamW, Adafactor, and those of pytorch_optimizer."""
 
 from __future__ import annotations
 
@@ -21,117 +21,116 @@ from foretrain.models.base import ParameterRole, Trainable
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_numbers, state_tensors
 from foretrain.training.schedule import ScheduleConfig
 
-DECAYED = {"matrix", "head"}  # norms, biases and embeddings are left alone
-OWN = {  # torch's, and which of the settings that not every optimizer has rule which; for others `options` do
+DECAYED = {"matrix", "head"}  # roles with weight decay; norms, biases and embeddings have none
+TORCH_OPTIMIZERS = {  # {name: the settings that it uses besides those of every optimizer}; the others use `options`
     "adamw": {"betas", "eps", "fused"},
-    "muon": {"betas", "eps", "fused"},  # of the AdamW beside it
+    "muon": {"betas", "eps", "fused"},  # for the AdamW of the parameters that are not for muon
     "adafactor": set[str](),
 }
 MUON_DEFAULTS = {"adjust_lr_fn": "match_rms_adamw"}
-# Arguments of optimizers that are no options: settings of their own rule them, or no run could use them.
-TAKEN = {"params", "lr", "weight_decay", "maximize", "foreach", "fused", "capturable", "differentiable"}
+# Arguments of optimizers that `options` must not set: other settings control them, or a run cannot use them.
+RESERVED_ARGUMENTS = {"params", "lr", "weight_decay", "maximize", "foreach", "fused", "capturable", "differentiable"}
 
 
 class OptimizerConfig(Section):
     """The optimizer and its schedule."""
 
-    # adamw; muon (matrices, with AdamW for embeddings, heads, vectors and whatever has not two dimensions); adafactor;
-    # or any of pytorch_optimizer's by its name, such as lion, which needs the extra "optimizers"
+    # adamw; muon (for matrices, with AdamW for embeddings, heads and parameters without two dimensions); adafactor; or
+    # the name of an optimizer of pytorch_optimizer, such as lion, which needs the extra "optimizers"
     name: str = "adamw"
-    # At the peak of the schedule. Muon's steps are scaled to have the size of AdamW's, so that one rate serves both
-    # (arXiv 2502.16982); options {adjust_lr_fn: original} takes that back.
+    # at the peak of the schedule. Muon's steps are scaled to the size of AdamW's, so that both use the same rate (arXiv
+    # 2502.16982); options {adjust_lr_fn: original} disables the scaling.
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)  # adamw, and the AdamW of muon
     eps: float = Field(default=1e-8, gt=0)  # adamw, and the AdamW of muon
-    # None = where torch has a fused kernel for the device. A checkpoint holds the choice: a resume cannot change it.
+    # None = if torch has a fused kernel for the device. Checkpoints depend on the choice, so a resume cannot change it.
     fused: Annotated[bool | None, FieldRule(identity=False, on_resume="refused")] = None
-    decay_all: bool = False  # decay norms, biases and embeddings too, in one group, as transformers' Trainer can
-    # The optimizer's other arguments under its own names, such as muon's {momentum: 0.95, nesterov: true, ns_steps: 5}
-    # or lion's {betas: [0.9, 0.99]}; an unknown one is an error that lists them.
+    decay_all: bool = False  # decay norms, biases and embeddings too, as transformers' Trainer can
+    # other arguments of the optimizer by name, such as muon's {momentum: 0.95, nesterov: true, ns_steps: 5} or lion's
+    # {betas: [0.9, 0.99]}; an unknown one is an error that lists the known ones
     options: dict[str, Any] = Field(default_factory=dict)
     schedule: ScheduleConfig = ScheduleConfig()
 
     @model_validator(mode="after")
-    def _only_what_counts(self) -> OptimizerConfig:
+    def _reject_unused_keys(self) -> OptimizerConfig:
         defaults = {key: field.default for key, field in type(self).model_fields.items()}
-        idle = [k for k in ("betas", "eps", "fused") if k not in OWN.get(self.name, set()) and self._set(k)]
-        if idle:
-            raise ValueError(
-                f"{idle[0]}: has no effect on {self.name}; remove it, or give its own as options.{idle[0]}"
-            )
+        used = TORCH_OPTIMIZERS.get(self.name, set())
+        unused = [key for key in ("betas", "eps", "fused") if key not in used and self._is_set(key)]
+        if unused:
+            raise ValueError(f"{unused[0]}: has no effect on {self.name}; remove it, or set options.{unused[0]}")
         if self.schedule.cycle_momentum and self.name != "adamw":
             raise ValueError(f"schedule.cycle_momentum has no effect on {self.name}; it moves AdamW's beta1")
         if self.schedule.cycle_momentum and self.betas[0] != defaults["betas"][0]:
-            raise ValueError(f"betas: {self.betas[0]} has no effect, as schedule.cycle_momentum rules it; drop one")
+            raise ValueError(f"betas: {self.betas[0]} has no effect, as schedule.cycle_momentum sets it; drop one")
         return self
 
-    def _set(self, key: str) -> bool:
+    def _is_set(self, key: str) -> bool:
         return getattr(self, key) != type(self).model_fields[key].default
 
 
 class CombinedOptimizer(Optimizer):
-    """Several optimizers of disjoint parameters as one: their groups and their states are this one's."""
+    """Several optimizers of disjoint parameters as one, which holds the parameter groups and states of all of them."""
 
-    def __init__(self, parts: Iterable[Optimizer]) -> None:
-        self.parts = list(parts)
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
-        self._share()
+    def __init__(self, optimizers: Iterable[Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        super().__init__([group for optimizer in self.optimizers for group in optimizer.param_groups], {})
+        self._share_state()
 
-    def _share(self) -> None:
+    def _share_state(self) -> None:
         first = 0
-        for part in self.parts:
-            count = len(part.param_groups)
-            part.param_groups = self.param_groups[first : first + count]
-            part.state = self.state
+        for optimizer in self.optimizers:
+            count = len(optimizer.param_groups)
+            optimizer.param_groups = self.param_groups[first : first + count]
+            optimizer.state = self.state
             first += count
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As every optimizer's."""
+        """Load a state dict, as torch.optim.Optimizer does."""
         super().load_state_dict(state_dict)
-        self._share()
+        self._share_state()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:
-        """One step of each. No closure: they would not see one loss."""
+        """Step each optimizer. A closure is not supported: each optimizer would evaluate it again."""
         assert closure is None
-        for part in self.parts:
-            part.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
 
 
 def build_optimizer(model: Trainable, config: OptimizerConfig) -> Optimizer:
-    """The optimizer over every trainable parameter, grouped by decay and lr_factor.
+    """Build the optimizer over every trainable parameter, grouped by weight decay and lr_factor.
 
-    Raises ModelError when parameter_groups() leaves out a trainable parameter or names one that is none, ConfigError
-    for a name or an option that there is not, and where muon finds no matrix.
+    Raises ModelError if parameter_groups() does not name exactly the trainable parameters, and ConfigError for an
+    unknown name or option, and for muon without a matrix.
     """
     roles, trainable = _roles(model), {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
         role = roles[name]
-        orthogonal = _is_for_muon(config, role, parameter)
+        for_muon = _is_for_muon(config, role, parameter)
         decayed = config.decay_all or role.role in DECAYED
-        groups.setdefault((orthogonal, decayed, role.lr_factor), []).append(parameter)
+        groups.setdefault((for_muon, decayed, role.lr_factor), []).append(parameter)
 
-    def arguments(orthogonal: bool) -> list[dict[str, Any]]:
+    def param_groups(for_muon: bool) -> list[dict[str, Any]]:
         return [
             {"params": parameters, "weight_decay": config.weight_decay if decayed else 0.0, "lr_factor": factor}
-            for (which, decayed, factor), parameters in groups.items()
-            if which == orthogonal
+            for (is_for_muon, decayed, factor), parameters in groups.items()
+            if is_for_muon == for_muon
         ]
 
-    kind, devices = _kind(config.name), {p.device.type for p in trainable.values()}
-    options, fused = _options(config, kind), devices <= {"cpu", "cuda", "mps"} if config.fused is None else config.fused
+    cls, devices = _optimizer_class(config.name), {p.device.type for p in trainable.values()}
+    options, fused = _options(config, cls), devices <= {"cpu", "cuda", "mps"} if config.fused is None else config.fused
     adam = {"betas": config.betas, "eps": config.eps, "fused": fused}
     if config.name != "muon":
-        return _made(config, kind, arguments(False), options | (adam if config.name == "adamw" else {}))
-    if not arguments(True):
+        return _create(config, cls, param_groups(False), options | (adam if config.name == "adamw" else {}))
+    if not param_groups(True):
         raise ConfigError(
-            "optimizer.name: muon is for matrices, and none is trained here (embeddings, heads and vectors are "
-            "AdamW's). Choose adamw."
+            "optimizer.name: muon is for matrices, and none is trained here (embeddings, heads and vectors use AdamW). "
+            "Choose adamw."
         )
-    muon = _made(config, kind, arguments(True), MUON_DEFAULTS | options)
-    rest = [_made(config, torch.optim.AdamW, arguments(False), adam)] if arguments(False) else []
+    muon = _create(config, cls, param_groups(True), MUON_DEFAULTS | options)
+    rest = [_create(config, torch.optim.AdamW, param_groups(False), adam)] if param_groups(False) else []
     return CombinedOptimizer([muon, *rest])
 
 
@@ -146,33 +145,32 @@ def _roles(model: Trainable) -> dict[str, ParameterRole]:
     return roles
 
 
-def _kind(name: str) -> type[Optimizer]:
-    """The class of an optimizer. Raises ConfigError for an unknown name and for a missing extra."""
-    own: dict[str, type[Optimizer]] = {
+def _optimizer_class(name: str) -> type[Optimizer]:
+    """Return the class of an optimizer. Raises ConfigError for an unknown name and for a missing extra."""
+    classes: dict[str, type[Optimizer]] = {
         "adamw": torch.optim.AdamW, "muon": torch.optim.Muon, "adafactor": torch.optim.Adafactor
     }  # fmt: skip
-    if name in own:
-        return own[name]
+    if name in classes:
+        return classes[name]
     try:
         import pytorch_optimizer
     except ImportError:
-        words = (f"optimizer.name: {name!r} is none of {', '.join(own)}.", did_you_mean(name, own))
+        sentences = (f"optimizer.name: {name!r} is none of {', '.join(classes)}.", did_you_mean(name, classes))
         extra = "Others come with an extra: pip install 'foretrain[optimizers]'."
-        raise ConfigError(" ".join(filter(None, (*words, extra)))) from None
-    known = [other for other in pytorch_optimizer.get_supported_optimizers() if other not in own]
+        raise ConfigError(" ".join(filter(None, (*sentences, extra)))) from None
+    known = [*classes, *(other for other in pytorch_optimizer.get_supported_optimizers() if other not in classes)]
     if name not in known:
-        every = [*own, *known]
-        hint = did_you_mean(name, every, f"Known: {', '.join(every)}.", most=3)
+        hint = did_you_mean(name, known, f"Known: {', '.join(known)}.", most=3)
         raise ConfigError(f"optimizer.name: {name!r} is not known. {hint}")
     return pytorch_optimizer.load_optimizer(name)
 
 
-def _options(config: OptimizerConfig, kind: type[Optimizer]) -> dict[str, Any]:
-    """The given options, lists as tuples. Raises ConfigError for one that the optimizer has not."""
-    arguments = inspect.signature(kind.__init__).parameters.values()
-    taken = TAKEN | (OWN["adamw"] if config.name == "adamw" else set())
-    known = [a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY) and a.name not in taken]
-    known.remove("self")
+def _options(config: OptimizerConfig, cls: type[Optimizer]) -> dict[str, Any]:
+    """Return the options of the config, lists as tuples. Raises ConfigError for one that the optimizer lacks."""
+    arguments = inspect.signature(cls.__init__).parameters.values()
+    reserved = RESERVED_ARGUMENTS | (TORCH_OPTIMIZERS["adamw"] if config.name == "adamw" else set())
+    by_name = [a.name for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)]
+    known = [name for name in by_name if name not in reserved | {"self"}]
     for option in config.options:
         if option not in known:
             hint = did_you_mean(option, known, f"Known: {', '.join(known) or 'none'}.")
@@ -180,29 +178,28 @@ def _options(config: OptimizerConfig, kind: type[Optimizer]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in config.options.items()}
 
 
-def _made(
-    config: OptimizerConfig, kind: type[Optimizer], groups: list[dict[str, Any]], options: dict[str, Any]
+def _create(
+    config: OptimizerConfig, cls: type[Optimizer], groups: list[dict[str, Any]], options: dict[str, Any]
 ) -> Optimizer:
-    """An optimizer of parameter groups. Raises ConfigError where its own code refuses a value."""
-    known = inspect.signature(kind.__init__).parameters
+    """Create an optimizer of parameter groups. Raises ConfigError if its class rejects a value."""
+    known = inspect.signature(cls.__init__).parameters
     if "params" not in known or "lr" not in known:
         raise ConfigError(f"optimizer.name: {config.name} takes no groups of parameters with a rate. Choose another.")
     if "weight_decay" not in known:
-        if config._set("weight_decay") or config.decay_all:
+        if config._is_set("weight_decay") or config.decay_all:
             raise ConfigError(f"optimizer.weight_decay: {config.name} has none; leave weight_decay and decay_all out.")
         for group in groups:
             del group["weight_decay"]
     try:
-        return kind(groups, lr=config.learning_rate, **options)  # pyright: ignore[reportCallIssue]
+        return cls(groups, lr=config.learning_rate, **options)  # pyright: ignore[reportCallIssue]
     except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"optimizer: {config.name} cannot be had so: {error}") from None
+        raise ConfigError(f"optimizer: {config.name} cannot be created so: {error}") from None
 
 
 def check_optimizer(model: Trainable, config: OptimizerConfig) -> None:
-    """Raise ConfigError where a run with this optimizer could not begin, or where a resumed one would not be the run
-    that it goes on with; model may be on "meta".
+    """Raise ConfigError if a run with this optimizer cannot start or cannot be resumed exactly.
 
-    A few steps on a small sample of parameters show it, since nothing else is known of optimizers by other people.
+    Third-party optimizers are tested by a few steps on a small sample of parameters. model may be on "meta".
     """
     build_optimizer(model, config)
     try:
@@ -230,15 +227,18 @@ class _Sample(nn.Module):
 
 
 def _check_roundtrip(config: OptimizerConfig) -> str | None:
-    """What keeps an optimizer from training as this trainer does; None where nothing does."""
+    """Return why an optimizer cannot train here, None if it can.
+
+    Its state must survive a checkpoint, and its steps must depend on the learning rate.
+    """
     sample: Any = _Sample()
     optimizer = build_optimizer(sample, config)
     if hasattr(optimizer, "eval"):
-        return "it wants to be told of every validation"
+        return "it needs a call of its eval() before every validation"
     _dummy_steps(sample, optimizer, range(3))
     tensors = state_tensors(sample, optimizer)
     if clash := RESERVED & {name.partition(".")[0] for name in tensors}:
-        return f"a checkpoint has another use for the name of its state {clash.pop()!r}"
+        return f"its state {clash.pop()!r} has a name that checkpoints reserve"
     other = copy.deepcopy(sample)
     resumed = build_optimizer(other, config)
     try:
@@ -248,10 +248,10 @@ def _check_roundtrip(config: OptimizerConfig) -> str | None:
     allocate_state(other, resumed, numbers, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
     for name, tensor in state_tensors(other, resumed).items():
         tensor.copy_(tensors[name])
-    for model, which in ((sample, optimizer), (other, resumed)):
-        _dummy_steps(model, which, range(3, 6))
+    for model, its_optimizer in ((sample, optimizer), (other, resumed)):
+        _dummy_steps(model, its_optimizer, range(3, 6))
     if not all(torch.equal(a, b) for a, b in zip(sample.parameters(), other.parameters(), strict=True)):
-        return "it keeps state that a checkpoint does not hold, so a resumed run would not go on as if uninterrupted"
+        return "it keeps state that a checkpoint does not hold, so a resumed run would differ from an uninterrupted one"
     set_rates(optimizer, 0.0)
     _dummy_steps(sample, optimizer, range(6, 7))
     if not all(torch.equal(a, b) for a, b in zip(sample.parameters(), other.parameters(), strict=True)):
@@ -268,7 +268,7 @@ def _dummy_steps(model: nn.Module, optimizer: Optimizer, steps: Iterable[int]) -
 
 
 def state_size(model: Trainable, config: OptimizerConfig) -> int:
-    """Numbers that an optimizer keeps of a model's trainable weights; of those of the extra a guess, two a weight."""
+    """Return how many numbers an optimizer stores; for those of the extra an estimate, two per trainable weight."""
     roles, size = _roles(model), 0
     for name, p in model.named_parameters():
         if not p.requires_grad:
@@ -285,7 +285,7 @@ def _is_for_muon(config: OptimizerConfig, role: ParameterRole, parameter: Tensor
 
 
 def set_rates(optimizer: Optimizer, lr: float, beta1: float | None = None) -> None:
-    """Give every group the learning rate times its own lr_factor, and beta1 where the schedule rules it."""
+    """Set the learning rate of every group to lr times its lr_factor, and beta1 if it is given."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
         if beta1 is not None:

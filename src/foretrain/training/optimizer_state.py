@@ -1,7 +1,7 @@
-"""An optimizer's state by names: tensors for safetensors files, numbers for JSON.
+"""Optimizer state for checkpoints: tensors by name for safetensors files, numbers for JSON.
 
-Keys are the optimizer's own (exp_avg, momentum_buffer, step, ...), names those of the model's parameters. Whether
-everything of an optimizer can be kept so is found out before a run begins (optimizer.check_optimizer).
+Keys are the optimizer's own (exp_avg, momentum_buffer, step, ...), names those of the model's parameters.
+optimizer.check_optimizer tests before a run that the state of its optimizer survives this format.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-RESERVED = {"model", "ema"}  # what else a checkpoint's tensors are called
-PLAIN = "plain"  # kind of a number that is no tensor ("float" if JSON has no way to write it); of others their dtype
+RESERVED = {"model", "ema"}  # prefixes of the other tensors of a checkpoint
+# Kind of a number that is not a tensor ("float" for NaN and infinities, which JSON lacks); of tensors it is the dtype.
+PLAIN = "plain"
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Tensors of one dimension or more as <key>.<name>, without copying."""
+    """Return the state tensors of one dimension or more as {"<key>.<name>": tensor}, without copying."""
     return {
         f"{key}.{name}": value
         for name, key, value in _entries(model, optimizer)
@@ -28,9 +29,9 @@ def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def state_numbers(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Everything else, fit for JSON: {"state": {key: {kind: {name: number}}}, "groups": [{key: [kind, number]}]}.
+    """Return the rest for JSON: {"state": {key: {kind: {name: number}}}, "groups": [{key: [kind, number]}]}.
 
-    Of a group the numbers and small tensors that optimizers write into it, such as a count of steps.
+    "groups" holds the numbers and small tensors in the parameter groups, such as a step count that an optimizer writes.
     """
     state: dict[str, dict[str, dict[str, Any]]] = {}
     for name, key, value in _entries(model, optimizer):
@@ -40,11 +41,11 @@ def state_numbers(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
             state.setdefault(key, {}).setdefault(_kind(value), {})[name] = value
     for kinds in state.values():
         for kind, values in kinds.items():
-            if kind != PLAIN:  # one wait for the device, not one for every parameter
+            if kind != PLAIN:  # stacked: one device sync instead of one per parameter
                 kinds[kind] = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
     groups = []
     for group in optimizer.param_groups:
-        groups.append({key: _text(value) for key, value in group.items() if _is_number(value)})
+        groups.append({key: _to_json(value) for key, value in group.items() if _is_number(value)})
     return {"state": state, "groups": groups}
 
 
@@ -54,8 +55,10 @@ def allocate_state(
     numbers: Mapping[str, Any],
     tensors: Mapping[str, tuple[torch.Size, torch.dtype]],
 ) -> None:
-    """Give an optimizer the state of state_numbers, and empty tensors of these sizes in place of state_tensors, which
-    are then to be filled. Whatever state it had is gone."""
+    """Replace the state of an optimizer by `numbers` (of state_numbers) and by uninitialised tensors.
+
+    tensors: {"<key>.<name>": (size, dtype)}; the caller fills them through state_tensors.
+    """
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     fused = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
@@ -64,7 +67,7 @@ def allocate_state(
             for name, value in values.items():
                 if name not in parameters:
                     continue
-                # torch keeps counts of steps on the host unless a fused kernel reads them
+                # torch keeps step counts on the CPU unless a fused kernel reads them
                 device = "cpu" if key == "step" and not fused else parameters[name].device
                 optimizer.state[parameters[name]][key] = _number(kind, value, device)
     for entry, (size, dtype) in tensors.items():
@@ -73,24 +76,24 @@ def allocate_state(
             optimizer.state[parameters[name]][key] = _empty(parameters[name], size, dtype)
     for group, saved in zip(optimizer.param_groups, numbers["groups"], strict=False):
         for key in [key for key, value in group.items() if _is_number(value) and key not in saved]:
-            del group[key]  # a count of steps, say, that had not begun
+            del group[key]  # such as a step count that did not exist yet when the state was saved
         group |= {key: _number(kind, value, group["params"][0].device) for key, (kind, value) in saved.items()}
 
 
 def _entries(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, str, Any]]:
-    """(name, key, value) of every parameter's state."""
+    """Yield (name, key, value) of every parameter's state."""
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             yield name, key, value
 
 
 def _is_number(value: Any) -> bool:
-    """Whether an entry of a group is a number or a (small) tensor, not a name, a pair of rates or its parameters."""
+    """Return True for a number or a (small) tensor in a group, False for names, pairs of rates and parameters."""
     return isinstance(value, (bool, int, float, Tensor))
 
 
-def _text(value: Any) -> list[Any]:
-    """[kind, number] of an entry of a group."""
+def _to_json(value: Any) -> list[Any]:
+    """Return [kind, number] of an entry of a group."""
     if isinstance(value, Tensor):
         return [_kind(value), value.tolist()]
     return ["float", repr(value)] if isinstance(value, float) and not math.isfinite(value) else [PLAIN, value]
@@ -107,7 +110,7 @@ def _number(kind: str, value: Any, device: torch.device | str) -> Any:
 
 
 def _empty(parameter: Tensor, size: torch.Size, dtype: torch.dtype) -> Tensor:
-    """As optimizers make it: of the parameter's own layout where the sizes agree."""
+    """Allocate a state tensor as optimizers do: in the memory layout of the parameter if the sizes agree."""
     if size == parameter.shape:
         return torch.empty_like(parameter, dtype=dtype, memory_format=torch.preserve_format).detach()
     return torch.empty(size, dtype=dtype, device=parameter.device)

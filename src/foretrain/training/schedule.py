@@ -1,6 +1,6 @@
-"""Learning rates (and where asked for, beta1) as pure functions of the step: lr_at(config, peak, step, total_steps).
+"""Learning-rate schedules (and the cycle of beta1) as pure functions: lr_at(config, peak, step, total_steps).
 
-Step s is the index of the update, from 0; the last one is total_steps - 1.
+Steps count from 0; the last one is total_steps - 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from foretrain.config import Section
 from foretrain.errors import ConfigError
 
 WARMUP = {"warmup_steps", "warmup_ratio", "warmup_start_ratio"}
-USED_BY = {  # which settings rule which kind; one set for a kind that does not read it is an error
+USED_BY = {  # the settings that each kind uses; setting any other is an error
     "constant": WARMUP,
     "linear": WARMUP | {"min_lr_ratio"},
     "cosine": WARMUP | {"min_lr_ratio"},
@@ -23,43 +23,43 @@ USED_BY = {  # which settings rule which kind; one set for a kind that does not 
     "wsd": WARMUP | {"min_lr_ratio", "decay_ratio", "decay_steps", "stable_steps", "decay_shape"},
     "plateau": WARMUP | {"min_lr_ratio", "factor", "patience"},
 }
-CALM, EAGER = 0.95, 0.85  # beta1 at the lowest and at the highest rate of a cycle, torch's defaults
+MAX_BETA1, MIN_BETA1 = 0.95, 0.85  # beta1 at the lowest and at the highest rate of a cycle: torch's defaults
 
 
 class ScheduleConfig(Section):
-    """How the learning rate moves.
+    """The learning-rate schedule.
 
-    Warm-up rises linearly to the peak, which its last step uses; warmup_steps wins over warmup_ratio.
+    Warm-up is linear and reaches the peak at its last step; warmup_steps takes precedence over warmup_ratio.
     """
 
     kind: Literal["constant", "linear", "cosine", "one_cycle", "wsd", "plateau"] = "constant"
     warmup_steps: int | None = Field(default=None, ge=0)
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)  # share of all steps
-    warmup_start_ratio: float = Field(default=0.0, ge=0, le=1)  # what warm-up rises from / peak; no step uses it itself
+    warmup_start_ratio: float = Field(default=0.0, ge=0, le=1)  # rate before the first step / peak
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)  # lowest rate / peak
     pct_start: float = Field(default=0.3, gt=0, lt=1)  # one_cycle: share of steps that rise
     div_factor: float = Field(default=25.0, ge=1)  # one_cycle: peak / first rate
     final_div_factor: float = Field(default=1e4, ge=1)  # one_cycle: first rate / last rate
-    # one_cycle: Adam's beta1 falls from 0.95 to 0.85 while the rate rises and comes back while it falls, as torch's
-    # OneCycleLR does unless told otherwise; the optimizer's own beta1 then has no effect
+    # one_cycle: Adam's beta1 falls from 0.95 to 0.85 while the rate rises and rises again while it falls, the default
+    # of torch's OneCycleLR; the optimizer's own beta1 then has no effect
     cycle_momentum: bool = False
-    decay_ratio: float = Field(default=0.2, gt=0, le=1)  # wsd: share of steps that fall, at the end
-    # wsd: steps that fall, in place of a share; they begin stable_steps after warm-up, and the rate stays at its lowest
-    # after them (stable_steps None = they are the last ones)
+    decay_ratio: float = Field(default=0.2, gt=0, le=1)  # wsd: share of steps with decay, at the end
+    # wsd: number of steps with decay, in place of decay_ratio. They start stable_steps after warm-up, and the rate then
+    # stays at its lowest (stable_steps None = they are the last steps of the run).
     decay_steps: int | None = Field(default=None, ge=1)
     stable_steps: int | None = Field(default=None, ge=0)
-    decay_shape: Literal["linear", "sqrt"] = "linear"  # wsd: the fall so far is the progress, or its square root
+    decay_shape: Literal["linear", "sqrt"] = "linear"  # wsd: the rate falls with the progress or with its square root
     factor: float = Field(default=0.5, gt=0, lt=1)  # plateau: the rate is multiplied by this
-    patience: int = Field(default=3, ge=1)  # plateau: after so many validations without a better metric
+    patience: int = Field(default=3, ge=1)  # plateau: validations without a better metric before the rate is cut
 
     @model_validator(mode="after")
-    def _only_what_counts(self) -> ScheduleConfig:
-        idle = self.model_fields_set - {"kind"} - USED_BY[self.kind]
-        idle = {name for name in idle if getattr(self, name) != type(self).model_fields[name].default}
-        if idle:
-            raise ValueError(f"schedule.{', '.join(sorted(idle))} has no effect on kind {self.kind!r}; remove it")
+    def _reject_unused_keys(self) -> ScheduleConfig:
+        unused = self.model_fields_set - {"kind"} - USED_BY[self.kind]
+        unused = {name for name in unused if getattr(self, name) != type(self).model_fields[name].default}
+        if unused:
+            raise ValueError(f"schedule.{', '.join(sorted(unused))} has no effect on kind {self.kind!r}; remove it")
         if self.decay_steps is None and self.stable_steps is not None:
-            raise ValueError("schedule.stable_steps has no effect without decay_steps, which follow them")
+            raise ValueError("schedule.stable_steps has no effect without decay_steps; set decay_steps or remove it")
         if self.decay_steps is not None and self.decay_ratio != type(self).model_fields["decay_ratio"].default:
             raise ValueError("schedule.decay_ratio has no effect beside decay_steps; remove one")
         if not (self.warmup_steps or self.warmup_ratio) and self.warmup_start_ratio:
@@ -68,11 +68,12 @@ class ScheduleConfig(Section):
 
 
 def lr_at(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> float:
-    """Learning rate of update `step` (0-based) of total_steps; of plateau its warm-up and peak only (see Plateau).
+    """Return the learning rate of `step` (0-based) of total_steps; for plateau without its cuts (see Plateau).
 
     one_cycle follows torch's OneCycleLR (cosine, two phases); wsd is the warmup-stable-decay schedule of MiniCPM (arXiv
-    2404.06395). A decay_ratio would be at its lowest rate one step after the run, decay_steps are at their last one,
-    so that Toto's own schedule is {warmup_start_ratio and min_lr_ratio: min_lr / lr, decay_shape: sqrt} with its steps.
+    2404.06395). With decay_ratio the lowest rate would follow one step after the run; with decay_steps it is that of
+    their last step. Toto's schedule is wsd with its numbers of steps and {warmup_start_ratio: min_lr / lr,
+    min_lr_ratio: min_lr / lr, decay_shape: sqrt}.
     """
     step = min(max(step, 0), total_steps - 1)
     if config.kind == "one_cycle":
@@ -94,23 +95,23 @@ def lr_at(config: ScheduleConfig, peak: float, step: int, total_steps: int) -> f
 
 
 def _decay_progress(config: ScheduleConfig, step: int, warmup: int, total_steps: int) -> float:
-    """How much of wsd's decay lies behind: 0 or less before it, 1 or more after it."""
+    """Return the finished share of wsd's decay: at most 0 before it, at least 1 after it."""
     if config.decay_steps is None:
-        fall = max(round(config.decay_ratio * total_steps), 1)
-        return (step - (total_steps - fall)) / fall
+        decay = max(round(config.decay_ratio * total_steps), 1)
+        return (step - (total_steps - decay)) / decay
     stable = total_steps - warmup - config.decay_steps if config.stable_steps is None else config.stable_steps
     return (step + 1 - warmup - stable) / config.decay_steps
 
 
 def beta1_at(config: ScheduleConfig, step: int, total_steps: int) -> float | None:
-    """Adam's beta1 of update `step` (0-based) where the schedule cycles it, None where the optimizer's own holds."""
+    """Return Adam's beta1 of `step` (0-based) if the schedule cycles it, else None."""
     if not config.cycle_momentum:
         return None
-    return _cycle(config, min(max(step, 0), total_steps - 1), total_steps, (CALM, EAGER, CALM))
+    return _cycle(config, min(max(step, 0), total_steps - 1), total_steps, (MAX_BETA1, MIN_BETA1, MAX_BETA1))
 
 
 def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
-    """Steps of warm-up. Raises ConfigError when a run has no room for them, or for what wsd lets follow."""
+    """Return the number of warm-up steps. Raises ConfigError if the phases of the schedule are longer than the run."""
     steps = math.ceil(config.warmup_ratio * total_steps) if config.warmup_steps is None else config.warmup_steps
     if steps > total_steps:
         raise ConfigError(
@@ -120,8 +121,8 @@ def warmup_steps(config: ScheduleConfig, total_steps: int) -> int:
     if (phases := steps + (config.stable_steps or 0) + (config.decay_steps or 0)) > total_steps:
         raise ConfigError(
             f"optimizer.schedule: {steps} steps of warm-up, {config.stable_steps or 0} stable and {config.decay_steps} "
-            f"of decay are {phases}, more than the run's {total_steps}, so that the learning rate would not come down. "
-            "Shorten them or train longer."
+            f"of decay are {phases}, more than the run's {total_steps}, so that the decay would be incomplete. Shorten "
+            "them or train longer."
         )
     return steps
 
@@ -132,12 +133,12 @@ def _one_cycle(config: ScheduleConfig, peak: float, step: int, total_steps: int)
 
 
 def _cycle(config: ScheduleConfig, step: int, total_steps: int, values: tuple[float, float, float]) -> float:
-    """From the first value to the second over pct_start of the steps, then to the third."""
-    first, turn, last = values
-    top = config.pct_start * total_steps - 1
-    if step <= top:
-        return _cosine(first, turn, step / top if top > 0 else 1.0)
-    return _cosine(turn, last, (step - top) / max(total_steps - 1 - top, 1e-12))
+    """Interpolate from the first value to the second over pct_start of the steps, then to the third."""
+    first, middle, last = values
+    turn = config.pct_start * total_steps - 1
+    if step <= turn:
+        return _cosine(first, middle, step / turn if turn > 0 else 1.0)
+    return _cosine(middle, last, (step - turn) / max(total_steps - 1 - turn, 1e-12))
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
@@ -146,14 +147,14 @@ def _cosine(start: float, end: float, progress: float) -> float:
 
 @dataclass
 class Plateau:
-    """State of the plateau schedule, the one kind that depends on what was measured; saved in every checkpoint."""
+    """State of the plateau schedule, which depends on validation metrics; saved in every checkpoint."""
 
-    scale: float = 1.0
+    scale: float = 1.0  # current rate / peak
     best: float | None = None
-    stale: int = 0
+    stale: int = 0  # validations since the best one or the last cut
 
     def observe(self, config: ScheduleConfig, score: float) -> bool:
-        """Take a validation score (lower is better, NaN and infinities never are); True when the rate was cut."""
+        """Record a validation score (lower is better; NaN and infinities never are); return True if the rate is cut."""
         if math.isfinite(score) and (self.best is None or score < self.best):
             self.best, self.stale = score, 0
             return False

@@ -1,4 +1,4 @@
-"""The training section of a run, and what it works out to in steps and micro-batches."""
+"""The training section of a config, the plan of steps and micro-batches, and the check of a resumed config."""
 
 from __future__ import annotations
 
@@ -19,60 +19,65 @@ LENGTH = FieldRule(
 ROUNDING = FieldRule(
     identity=False,
     on_resume="allowed",
-    note="TensorFloat-32 keeps fewer bits of the factors of a product: sums may differ in more than their last bits",
+    note="TensorFloat-32 rounds the factors of a product to fewer bits: sums may differ in more than their last bits",
 )
-CUT = FieldRule(
+MICRO_BATCH = FieldRule(
     identity=False,
     on_resume="allowed",
     note="another micro-batch: sums may differ in their last bits; draws of dropout, and terms of a loss that are "
-    "worked out per micro-batch, follow the new cut",
+    "computed per micro-batch, follow the new size",
 )
 
 
 class TokenBudgetConfig(Section):
-    """Micro-batches by length: windows sorted into buckets, and in each as many to a micro-batch as the budget allows.
+    """Micro-batches by length: windows are sorted into buckets, and a micro-batch holds as many as the budget allows.
 
-    A window goes to the smallest pair of context and horizon that holds it. Pairs end with the run's own lengths.
+    A bucket is a pair of context length and horizon; a window goes to the smallest that holds it. The run's own lengths
+    are always among the buckets.
     """
 
     max_tokens_per_batch: int = Field(default=262_144, gt=0)  # (context + horizon) steps x variates of a micro-batch
     length_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (128, 256, 512)
     horizon_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (20, 32, 64)
     micro_batches_per_step: int = Field(default=1, ge=1)  # over all ranks
-    # One forward and backward pass of every shape before the first step, to compile them; None = where compile is on
+    # one forward and backward pass of every shape before the first step, to compile them; None = if compile is on
     warmup: Annotated[bool | None, FREE] = None
 
 
 class TrainingConfig(Section):
-    """How long, how wide, how exact a run is, and what it keeps. Exactly one of max_steps and epochs is given."""
+    """Length, batch sizes, precision, validation, checkpoints and logs of a run.
+
+    Exactly one of max_steps and epochs is given.
+    """
 
     max_steps: Annotated[int | None, LENGTH] = Field(default=None, ge=1)
-    epochs: Annotated[float | None, LENGTH] = Field(default=None, gt=0)  # turned into steps at the start
-    max_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)  # of this start; then checkpoint and finish
+    epochs: Annotated[float | None, LENGTH] = Field(default=None, gt=0)  # converted to steps at the start
+    # counted from this start or resume; then a checkpoint is written and the run finishes
+    max_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)
     batch_size: int = Field(default=32, ge=1)  # windows per optimizer step over all ranks
-    # windows per forward per rank; None = an equal share, and on resume that of the checkpoint
-    micro_batch_size: Annotated[int | None, CUT] = Field(default=None, ge=1)
-    token_budget: TokenBudgetConfig | None = None  # in place of the two above: batches by length
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of products (autocast); weights stay float32
-    tf32: Annotated[bool, ROUNDING] = False  # float32 products in TensorFloat-32 on GPUs that have it
+    # windows per forward per rank; None = batch_size / ranks, and on resume the value of the checkpoint
+    micro_batch_size: Annotated[int | None, MICRO_BATCH] = Field(default=None, ge=1)
+    token_budget: TokenBudgetConfig | None = None  # replaces batch_size and micro_batch_size: batches by length
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; weights stay float32
+    tf32: Annotated[bool, ROUNDING] = False  # float32 matrix products in TensorFloat-32 on GPUs that support it
     clip_norm: float | None = Field(default=1.0, gt=0)
-    ema_decay: float | None = Field(default=None, gt=0, lt=1)  # None = no averaged weights
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)  # None = weights are not averaged
     compile: Annotated[bool, LAYOUT] = False
     compile_mode: Annotated[CompileMode, LAYOUT] = "default"
     activation_checkpointing: Annotated[bool, LAYOUT] = False
     parallel: Annotated[Literal["auto", "ddp", "fsdp2"], LAYOUT] = "auto"
-    # Batches prepared ahead by a thread; None = 2 beside a GPU and 0 on a CPU, where the thread competes with the loop
-    # for Python's interpreter lock (35 against 21 steps/s on configs/debug.yaml, whose data take 2% of the time).
+    # Batches that a thread prepares in advance; None = 2 with a GPU and 0 on a CPU, where the thread competes with the
+    # loop for Python's interpreter lock (35 against 21 steps/s on configs/debug.yaml, whose data take 2% of the time).
     prefetch: Annotated[int | None, FREE] = Field(default=None, ge=0)
     on_nonfinite: Annotated[Literal["stop", "skip", "rollback"], FREE] = "stop"
-    # bad batches of a run that skip and rollback put up with
+    # maximum number of batches that skip and rollback leave out in a run
     skip_budget: Annotated[int, FREE] = Field(default=10, ge=0)
     validate_every: int | None = Field(default=None, ge=1)  # steps; None = only at the end
     best_metric: str = "val_loss"  # a key of the metrics that validation returns
-    best_mode: Literal["min", "max"] | None = None  # None = lower is better, but for skill and accuracy
-    patience: int | None = Field(default=None, ge=1)  # validations without a better metric before the run ends
+    best_mode: Literal["min", "max"] | None = None  # None = "max" for skill and accuracy, else "min"
+    patience: int | None = Field(default=None, ge=1)  # early stopping: validations without a better metric
     checkpoint_every: Annotated[int | None, FREE] = Field(default=1000, ge=1)  # steps
-    # also after so many minutes, whichever comes first
+    # also after this many minutes, if that comes first
     checkpoint_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)
     keep_last: Annotated[int, FREE] = Field(default=2, ge=1)
     keep_best: Annotated[int, FREE] = Field(default=1, ge=1)
@@ -81,7 +86,7 @@ class TrainingConfig(Section):
 
     @property
     def mode(self) -> Literal["min", "max"]:
-        """best_mode, or what the metric's name says."""
+        """best_mode, or the mode that the name of best_metric implies."""
         higher = "skill" in self.best_metric or "accuracy" in self.best_metric
         return self.best_mode or ("max" if higher else "min")
 
@@ -108,9 +113,9 @@ class TrainingConfig(Section):
 
 
 class MicroBatch(NamedTuple):
-    """One micro-batch: number k of its step, units [first, first + count) of the run; idle = contributes nothing.
+    """Micro-batch k of a step: units [first, first + count) of the run; an idle one contributes nothing.
 
-    Units are windows, and with a token budget micro-batches, one to a piece.
+    A unit is a window or, with a token budget, one micro-batch (count is 1).
     """
 
     step: int
@@ -118,56 +123,57 @@ class MicroBatch(NamedTuple):
     first: int
     count: int
     idle: bool
-    last: bool  # of this rank's share of the step
+    last: bool  # True for this rank's last micro-batch of the step
 
 
 class StepPlan(NamedTuple):
-    """A run in steps: units (windows, or micro-batches of a token budget) are cut in a way that world size does not
-    change."""
+    """The steps of a run and their micro-batches, which do not depend on the world size."""
 
     steps: int
-    total: int
-    batch_size: int
+    total: int  # units (windows, or micro-batches of a token budget) in the run
+    batch_size: int  # units per step
     micro_batch_size: int
     unit: str = "windows"
 
     def micro_batches(self, step: int) -> list[tuple[int, int]]:
-        """(first unit within the step, count) of each micro-batch; only the run's last step may be short."""
+        """Return (first unit within the step, count) of each micro-batch; only the run's last step may be shorter."""
         size = self.batch_size if step < self.steps - 1 else self.total - (self.steps - 1) * self.batch_size
         return [(k, min(self.micro_batch_size, size - k)) for k in range(0, size, self.micro_batch_size)]
 
     def describe_batch(self, world_size: int) -> str:
-        """The batch of a step in words: per process, accumulated, over all processes."""
-        turns = -(-self.batch_size // (self.micro_batch_size * world_size))
-        whole = self.micro_batch_size * turns * world_size
-        short = f", less {whole - self.batch_size:,}" if whole != self.batch_size else ""
+        """Describe the batch of a step for the log: per process, accumulated, over all processes."""
+        rounds = -(-self.batch_size // (self.micro_batch_size * world_size))
+        full = self.micro_batch_size * rounds * world_size
+        less = f", less {full - self.batch_size:,}" if full != self.batch_size else ""
         each = f"{self.micro_batch_size:,} per process and forward x " if self.unit == "windows" else ""
         return (
-            f"batch: {self.batch_size:,} {self.unit} a step = {each}{turns:,} accumulation x {world_size:,} "
-            f"process{'es' if world_size > 1 else ''}{short}"
+            f"batch: {self.batch_size:,} {self.unit} a step = {each}{rounds:,} accumulation x {world_size:,} "
+            f"process{'es' if world_size > 1 else ''}{less}"
         )
 
     def for_rank(self, step: int, rank: int, size: int, offset: int = 0) -> Iterator[MicroBatch]:
-        """Micro-batches of a rank: round-robin, and an idle one where the others have one more.
+        """Yield the micro-batches of a rank, assigned round-robin, with an idle one if other ranks have one more.
 
-        Every rank runs the same number of them, because a backward pass is where gradients are exchanged.
+        Every rank runs the same number, because gradients are all-reduced in the backward pass.
         """
         batches = self.micro_batches(step)
         rounds = -(-len(batches) // size)
         start = offset + step * self.batch_size
-        for turn in range(rounds):
-            k = turn * size + rank
+        for n in range(rounds):
+            k = n * size + rank
             idle = k >= len(batches)
             first, count = batches[0 if idle else k]
-            yield MicroBatch(step, k, start + first, count, idle, turn == rounds - 1)
+            yield MicroBatch(step, k, start + first, count, idle, last=n == rounds - 1)
 
 
 def plan_run(
     config: TrainingConfig, *, epoch_length: int, world_size: int, micro_batch_size: int | None = None
 ) -> StepPlan:
-    """Steps and micro-batches of a run; micro_batch_size (of a checkpoint) fills in what the config leaves open.
+    """Compute the steps and micro-batches of a run.
 
-    epoch_length counts what the run's stream (batches.stream_of) counts: windows or micro-batches.
+    epoch_length: number of windows or, with a token budget, of micro-batches (see loader.stream_of).
+    micro_batch_size: that of a checkpoint, used if the config sets none.
+    Raises ConfigError if a run in epochs has no window.
     """
     size, micro, unit = config.batch_size, config.micro_batch_size or micro_batch_size, "windows"
     if config.token_budget is not None:
@@ -182,17 +188,17 @@ def plan_run(
 
 
 def check_resumable(saved: dict[str, Any], current: dict[str, Any], schema: type[Section]) -> list[str]:
-    """What changed since a run's config was saved, in words. Raises TrainingError naming keys that may not change.
+    """Describe what changed since a run's config was saved. Raises TrainingError naming the keys that may not change.
 
-    What may change is what the fields of schema declare. Both trees are dumps of it; saved may be an earlier version's.
-    `parents` holds the hashes of what a run was made from (role: hash); while these are equal, its place may change.
-    That the data are the same is for the caller to compare, by their fingerprint.
+    The fields of schema declare which may. Both trees are dumps of it; saved may be of an earlier version. `parents`
+    holds the hashes of the weights that a run started from (role: hash); while they are equal, their paths may change.
+    The caller compares the fingerprints of the data.
     """
     parents = saved.get("parents")
     saved = {**upgraded(schema, saved), "parents": parents}
-    now = {**current, "parents": None if parents is None else current.get("parents")}
+    current = {**current, "parents": None if parents is None else current.get("parents")}
     old, new, declared = dict[str, Any](), dict[str, Any](), dict[str, FieldRule]()
-    for tree, values in ((saved, old), (now, new)):
+    for tree, values in ((saved, old), (current, new)):
         for key, value, rule in leaves(schema, tree):
             values[key], declared[key] = value, rule
     changed = [key for key in sorted(declared) if old.get(key) != new.get(key)]
@@ -207,20 +213,20 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any], schema: type
     return [*notes, *dict.fromkeys(declared[key].note for key in changed if declared[key].note)]
 
 
-def _may_change(rule: FieldRule, known: set[str]) -> bool:
-    """known: what has a fingerprint that is compared."""
-    return rule.on_resume == "allowed" or (rule.on_resume == "fingerprint" and rule.fingerprint in known)
+def _may_change(rule: FieldRule, compared: set[str]) -> bool:
+    """Return True if a field may change on resume; compared: the fingerprints that are compared elsewhere."""
+    return rule.on_resume == "allowed" or (rule.on_resume == "fingerprint" and rule.fingerprint in compared)
 
 
 def _changeable(schema: type[Section]) -> str:
-    """Every key that may change on resume, in words."""
+    """List every key that may change on resume."""
     declared = rules(schema)
     allowed = [key for key, rule in declared if rule.on_resume == "allowed"]
-    moved = [key for key, rule in declared if rule.on_resume == "fingerprint"]
-    return ", ".join(allowed) + (f"; and if the content is the same {', '.join(moved)}" if moved else "")
+    paths = [key for key, rule in declared if rule.on_resume == "fingerprint"]
+    return ", ".join(allowed) + (f"; and if the content is the same {', '.join(paths)}" if paths else "")
 
 
-def _refusal(key: str, saved: Any, now: Any) -> str:
+def _refusal(key: str, saved: Any, current: Any) -> str:
     if key.startswith("parents."):
-        return f"{key}: it began from weights with the hash {saved}, and would go on from others, {now}"
-    return f"{key}: {saved!r} was saved, {now!r} is asked for"
+        return f"{key}: it began from weights with the hash {saved}, and would continue from others, {current}"
+    return f"{key}: {saved!r} was saved, {current!r} is asked for"

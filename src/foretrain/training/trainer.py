@@ -1,4 +1,4 @@
-"""The training loop: update, log, validate, checkpoint."""
+"""The training loop: step, log, validate, checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.parallel import parallelize, unwrap
-from foretrain.training.release import mark_of, write_records, write_release
+from foretrain.training.release import saved_promotion, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import TrainingConfig, check_resumable, plan_run
 from foretrain.training.step import StepResult, Updater
@@ -43,12 +43,12 @@ DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class StopRequests(NamedTuple):
-    """Who asks for what at the end of this step: 1, or how many ranks do."""
+    """Requests to stop or to checkpoint after this step: 0 or 1 of this rank or, summed, the number of ranks."""
 
     interrupt: int = 0  # Ctrl-C
     terminate: int = 0  # SIGTERM
-    overtime: int = 0  # max_minutes
-    late: int = 0  # checkpoint_minutes
+    time_limit: int = 0  # max_minutes are over
+    checkpoint: int = 0  # checkpoint_minutes are over
 
 
 NO_STOPS = StopRequests()
@@ -56,7 +56,7 @@ NO_STOPS = StopRequests()
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What a validation found; stop ends the run (a pruned trial)."""
+    """The metrics of a validation; stop=True ends the run (a pruned trial)."""
 
     metrics: dict[str, float]
     stop: bool = False
@@ -67,27 +67,31 @@ Evaluate = Callable[[Trainable, int], "ValidationResult | None"]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended."""
+    """The result of a run."""
 
     step: int
-    loss: float | None  # training loss of the last step of this start
+    loss: float | None  # training loss of the last step since this start or resume
     best: float | None  # best_metric of the best validation
     best_step: int | None
-    release_step: int  # whose weights release/ holds; the model in memory holds them too
+    release_step: int  # step of the weights in release/ and in the model in memory
     stopped_by: StoppedBy
-    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation of this start
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation since this start or resume
 
 
 class Trainer:
-    """One run in one folder.
+    """Trains one model in one run folder.
 
-    source: anything with windows(first, count), fingerprint and epoch_length; with a token budget a TrainingSource.
-    evaluate(model, step) is entered by all
-    ranks together, with the model in eval mode and holding averaged weights where these are on. resume: None starts
-    (an output_dir that holds a run is an error), "auto" goes on from the newest good checkpoint or starts, a path goes
-    on from that checkpoint. resolved_config is what is saved in checkpoints and compared on resume, a dump of schema,
-    whose fields declare what may change. facts go into release.json (parents' hashes, date range), notes to the head
-    of the log; units are those of evaluate's metrics.
+    Args:
+        source: anything with windows(first, count), fingerprint and epoch_length; with a token budget a TrainingSource.
+        evaluate: evaluate(model, step) validates. All ranks call it together, with the model in eval mode and, with
+            ema_decay, with averaged weights.
+        resume: None starts a new run (an output_dir that holds a run is an error), "auto" resumes from the newest
+            intact checkpoint or starts, a path resumes from that checkpoint.
+        resolved_config: a dump of `schema`, saved in checkpoints and compared on resume.
+        schema: the config class, whose fields declare which of them may change on resume.
+        facts: entries of release.json (hashes of parents, date range).
+        notes: lines at the start of the log.
+        units: units of the metrics that evaluate returns.
     """
 
     def __init__(
@@ -111,7 +115,7 @@ class Trainer:
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
         self.output_dir, self.seed, self.world = Path(output_dir), seed, world or World()
-        self.feed = BatchLoader(model, source, training, self.world)
+        self.loader = BatchLoader(model, source, training, self.world)
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
         self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
         self.schema = schema
@@ -123,14 +127,14 @@ class Trainer:
         if optimizer.schedule.kind == "plateau" and not training.validate_every:
             raise ConfigError("optimizer.schedule.kind: plateau follows validations; set training.validate_every.")
         check_optimizer(model, optimizer)
-        plan = plan_run(training, epoch_length=self.feed.stream.epoch_length, world_size=self.world.size)
-        warmup_steps(optimizer.schedule, plan.steps)  # an impossible one is told before anything is written
+        plan = plan_run(training, epoch_length=self.loader.stream.epoch_length, world_size=self.world.size)
+        warmup_steps(optimizer.schedule, plan.steps)  # raises for an impossible schedule before anything is written
 
     def fit(self) -> TrainResult:
         """Train to the end and write release/.
 
-        Raises TrainingError (non-finite values, disk, another writer) and, after SIGINT or SIGTERM, Interrupted once
-        the step is finished and checkpointed.
+        Raises TrainingError (non-finite values, disk errors, another writer) and, after SIGINT or SIGTERM, Interrupted
+        once the step is finished and checkpointed.
         """
         with ExitStack() as stack:
             try:
@@ -145,53 +149,56 @@ class Trainer:
                 ) from error
 
     def _loop(self) -> StoppedBy:
-        progress, self.began = self.progress, time.monotonic()
-        if progress.ended:
-            return progress.ended
+        train_state, self.started_at = self.train_state, time.monotonic()
+        if train_state.ended:
+            return train_state.ended
         while True:
-            if progress.validation_due and (stop := self._validate_and_checkpoint(NO_STOPS)):
+            if train_state.validation_due and (stop := self._validate_and_checkpoint(NO_STOPS)):
                 return stop
-            if progress.step >= self.plan.steps:
+            if train_state.step >= self.plan.steps:
                 return "max_steps"
-            outcome, share = self.updater.step(self.batches, self._lr(), self._stops(), self._beta1())
-            if outcome.nonfinite and self._handle_nonfinite(outcome):
+            result, stats = self.updater.step(self.batches, self._lr(), self._stop_requests(), self._beta1())
+            if result.nonfinite and self._handle_nonfinite(result):
                 continue
-            progress.step += 1
-            if outcome.applied:
-                self.last_loss = outcome.loss
-                progress.observe_loss(outcome.loss)
-            self.monitor.step(outcome, share, progress)
-            if stop := self._validate_and_checkpoint(StopRequests(*outcome.stops)):
+            train_state.step += 1
+            if result.applied:
+                self.last_loss = result.loss
+                train_state.observe_loss(result.loss)
+            self.monitor.step(result, stats, train_state)
+            if stop := self._validate_and_checkpoint(StopRequests(*result.stops)):
                 return stop
 
     def _validate_and_checkpoint(self, stops: StopRequests) -> StoppedBy | None:
-        """Validate, checkpoint, leave: what follows an update, each if due; why the run ends here, if it does."""
+        """Validate and checkpoint after a step, each if due; return why the run ends here, None if it continues.
+
+        Raises Interrupted after a signal.
+        """
         ended, stops = self._validate_if_due(stops)
-        self.progress.ended = ended
+        self.train_state.ended = ended
         self._checkpoint_if_due(stops)
         if ended:
             return ended
         if stops.interrupt or stops.terminate:
-            text = f"stopped at step {self.progress.step:,}, checkpoint written; go on with --resume"
-            self.monitor.say(text)
+            text = f"stopped at step {self.train_state.step:,}, checkpoint written; continue with --resume"
+            self.monitor.log(text)
             raise Interrupted(130 if stops.interrupt else 143, text)
-        return "max_minutes" if stops.overtime else None
+        return "max_minutes" if stops.time_limit else None
 
-    def _stops(self) -> StopRequests:
-        """This process's wishes, which the step's all-reduce turns into everybody's."""
+    def _stop_requests(self) -> StopRequests:
+        """Return the requests of this process; the step sums them over ranks."""
         config, now = self.config, time.monotonic()
-        overtime = config.max_minutes is not None and now - self.began > 60 * config.max_minutes
-        late = config.checkpoint_minutes is not None and now - self.saved_at > 60 * config.checkpoint_minutes
-        return StopRequests(*self.signals.flags, int(overtime), int(late))
+        time_limit = config.max_minutes is not None and now - self.started_at > 60 * config.max_minutes
+        checkpoint_due = config.checkpoint_minutes is not None and now - self.saved_at > 60 * config.checkpoint_minutes
+        return StopRequests(*self.signals.flags, int(time_limit), int(checkpoint_due))
 
     def _open(self, stack: ExitStack) -> None:
-        """Everything that the loop needs, in the order in which it must be undone."""
+        """Set up everything that the loop needs; the stack undoes it in reverse order."""
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
         lock = RunLock(self.output_dir)
         self.world.on_main(lambda: stack.enter_context(lock) and None)
         self.signals = stack.enter_context(SignalHandler())
-        self.store = checkpoint.CheckpointManager(
+        self.checkpoints = checkpoint.CheckpointManager(
             self.output_dir / "checkpoints",
             self.world,
             keep_last=self.config.keep_last,
@@ -201,27 +208,27 @@ class Trainer:
         notes = list(self.notes)
         if self.config.tf32 and self.world.device.type != "cuda":
             notes.append(f"warning: training.tf32 has no effect on {self.world.device.type}")
-        start = self.world.on_main(lambda: self._starting_point(notes.append))
+        resumed = self.world.on_main(lambda: self._checkpoint_to_resume(notes.append))
         self.model.to(self.world.device).train()
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optimizer_config)
-        self.progress = TrainState()
-        state = checkpoint.read_state(start) if start else None
+        self.train_state = TrainState()
+        saved = checkpoint.read_state(resumed) if resumed else None
         self.plan = plan_run(
             self.config,
-            epoch_length=self.feed.stream.epoch_length,
+            epoch_length=self.loader.stream.epoch_length,
             world_size=self.world.size,
-            micro_batch_size=state["micro_batch_size"] if state else None,
+            micro_batch_size=saved["micro_batch_size"] if saved else None,
         )
-        if start and state:
-            notes += self._restore(start, state)
-            # not before: a resume that is refused changes nothing
-            self.world.on_main(lambda: self.store.quarantine_after(self.progress.step, notes.append))
+        if resumed and saved:
+            notes += self._restore(resumed, saved)
+            # after _restore, because a resume that is refused must change nothing
+            self.world.on_main(lambda: self.checkpoints.quarantine_after(self.train_state.step, notes.append))
         self.world.on_main(lambda: save_config(self.output_dir, self.resolved_config))
-        notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.feed.stream)]
+        notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.loader.stream)]
         if self.config.token_budget is not None and (idle := -self.plan.batch_size % self.world.size):
             notes.append(
-                f"warning: {idle} of {self.world.size} processes have nothing to do in a step's last round; make "
+                f"warning: {idle} of {self.world.size} processes are idle in the last round of a step; make "
                 f"training.token_budget.micro_batches_per_step a multiple of {self.world.size}"
             )
         self._prepare_model()
@@ -236,137 +243,141 @@ class Trainer:
         stack.callback(self.monitor.close)
         stack.callback(lambda: unwrap(self.model))
         for note in notes:
-            self.monitor.say(note)
-        self.monitor.begin(self.progress.step, self.progress.validation_due)
-        network = parallelize(self.model, self.world, self.config, self.feed.shapes)
+            self.monitor.log(note)
+        self.monitor.start(self.train_state.step, self.train_state.validation_due)
+        network = parallelize(self.model, self.world, self.config, self.loader.num_shapes)
         self.updater = Updater(
-            network, self.optimizer, self.ema, self.progress, self.config, seed=self.seed, world=self.world
+            network, self.optimizer, self.ema, self.train_state, self.config, seed=self.seed, world=self.world
         )
         self._warm_up()
         self.batches = self._batches()
         stack.callback(lambda: self.batches.close())
         self.last_loss: float | None = None
         self.last_metrics: dict[str, float] = {}
-        self.last_saved, self.saved_at = self.progress.step if start else -1, time.monotonic()
-        if self.config.on_nonfinite == "rollback" and not start:
-            self._save(None)  # something to go back to
+        self.last_saved, self.saved_at = self.train_state.step if resumed else -1, time.monotonic()
+        if self.config.on_nonfinite == "rollback" and not resumed:
+            self._save(None)  # a rollback needs a checkpoint from the beginning
 
     def _prepare_model(self) -> None:
-        """Whatever the model needs before its first step: rank 0 may write it, the others find it."""
+        """Prepare the model for its first step: rank 0 first, since it may write files that the others read."""
         self.world.on_main(lambda: self.model.prepare(self.source, self.output_dir))
         if not self.world.is_main:
             self.model.prepare(self.source, self.output_dir)
 
-    def _starting_point(self, say: Callable[[str], None]) -> Path | None:
-        """The checkpoint to go on from, verified; None for a start. On rank 0."""
-        folder = self.store.folder
-        held = checkpoint.steps_in(folder)
+    def _checkpoint_to_resume(self, log: Callable[[str], None]) -> Path | None:
+        """Return the checkpoint to resume from, verified; None for a new run. Runs on rank 0."""
+        folder = self.checkpoints.folder
+        existing = checkpoint.steps_in(folder)
         if self.resume is None:
-            if held or (self.output_dir / "metrics.jsonl").exists():
+            if existing or (self.output_dir / "metrics.jsonl").exists():
                 raise TrainingError(
-                    f"{self.output_dir} already holds a run. Go on with it by --resume, or choose another output_dir."
+                    f"{self.output_dir} already holds a run. Continue it with --resume, or choose another output_dir."
                 )
-            self.store.clean()
+            self.checkpoints.clean()
             return None
-        self.store.clean()
+        self.checkpoints.clean()
         if self.resume == "auto":
-            path = self.store.newest_good(say)
+            path = self.checkpoints.newest_intact(log)
             if path:
-                say(f"resuming from {path}")
+                log(f"resuming from {path}")
             return path
         path = Path(self.resume)
         if problem := checkpoint.damage(path):
             raise TrainingError(f"{path}: cannot be resumed from: {problem}")
-        if path.resolve().parent != folder.resolve() and held:
+        if path.resolve().parent != folder.resolve() and existing:
             raise TrainingError(
                 f"{self.output_dir} already holds a run, and {path} belongs to another. Choose another output_dir."
             )
-        say(f"resuming from {path}")
+        log(f"resuming from {path}")
         return path
 
-    def _restore(self, path: Path, state: dict[str, Any]) -> list[str]:
-        """Take over a checkpoint's state; what is worth telling about it."""
-        notes = check_resumable(state["config"], self.resolved_config, self.schema)
-        if state["data_fingerprint"] != self.source.fingerprint:
+    def _restore(self, path: Path, saved: dict[str, Any]) -> list[str]:
+        """Restore model, optimizer, weight average and train state from a checkpoint; return notes for the log."""
+        notes = check_resumable(saved["config"], self.resolved_config, self.schema)
+        if saved["data_fingerprint"] != self.source.fingerprint:
             raise TrainingError(
-                f"{path}: was trained on other data (fingerprint {state['data_fingerprint']}, now "
+                f"{path}: was trained on other data (fingerprint {saved['data_fingerprint']}, now "
                 f"{self.source.fingerprint}). Restore the corpus, or start a new run in another output_dir."
             )
-        for name, now in (("seed", self.seed), ("batch_size", self.plan.batch_size)):
-            if state[name] != now:
+        for name, current in (("seed", self.seed), ("batch_size", self.plan.batch_size)):
+            if saved[name] != current:
                 raise TrainingError(
-                    f"{path}: was trained with {name} {state[name]}, not {now}; it cannot be resumed so."
+                    f"{path}: was trained with {name} {saved[name]}, not {current}. Restore {name}, or start a new run "
+                    "in another output_dir."
                 )
-        if state["threads"] != torch.get_num_threads():
+        if saved["threads"] != torch.get_num_threads():
             notes.append(
-                f"warning: {torch.get_num_threads()} threads now, {state['threads']} before: sums may differ in their "
+                f"warning: {torch.get_num_threads()} threads now, {saved['threads']} before: sums may differ in their "
                 "last bits"
             )
-        checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, state)
-        self.progress = TrainState.from_json(state["progress"])
+        checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, saved)
+        self.train_state = TrainState.from_json(saved["progress"])
         return notes
 
     def _batches(self) -> BatchIterator:
-        return self.feed.begin(self.plan, self.progress.step, self.progress.offset)
+        return self.loader.iterate(self.plan, self.train_state.step, self.train_state.offset)
 
     def _warm_up(self) -> None:
-        """Compile for every shape of a token budget before the first step, where this is wanted."""
+        """Run every shape of a token budget once before the first step, to compile it, if the config asks for it."""
         budget = self.config.token_budget
         if budget is None or not (self.config.compile if budget.warmup is None else budget.warmup):
             return
-        paused, began = self.monitor.pause(), time.monotonic()
-        self.updater.warm_up(self.feed.blanks())
-        shapes = f"{self.feed.shapes} shape{'s' * (self.feed.shapes != 1)}"
-        self.monitor.say(f"warmed up for {shapes} in {duration(time.monotonic() - began)}")
-        self.monitor.resume(paused)
+        paused_at, start = self.monitor.pause(), time.monotonic()
+        self.updater.warm_up(self.loader.blank_batches())
+        shapes = f"{self.loader.num_shapes} shape{'s' * (self.loader.num_shapes != 1)}"
+        self.monitor.log(f"warmed up for {shapes} in {duration(time.monotonic() - start)}")
+        self.monitor.resume(paused_at)
 
     def _lr(self) -> float:
         config = self.optimizer_config
-        return self.progress.plateau.scale * lr_at(
-            config.schedule, config.learning_rate, self.progress.step, self.plan.steps
+        return self.train_state.plateau.scale * lr_at(
+            config.schedule, config.learning_rate, self.train_state.step, self.plan.steps
         )
 
     def _beta1(self) -> float | None:
-        return beta1_at(self.optimizer_config.schedule, self.progress.step, self.plan.steps)
+        return beta1_at(self.optimizer_config.schedule, self.train_state.step, self.plan.steps)
 
     def _validate_if_due(self, stops: StopRequests) -> tuple[StoppedBy | None, StopRequests]:
-        """Validate on the beat and at the end; why the run ends here, if it does, and who asks to stop by now."""
-        step, every = self.progress.step, self.config.validate_every
+        """Validate every validate_every steps and at the end.
+
+        Returns why the run ends here (None if it continues) and the stop requests including those of new signals.
+        """
+        step, every = self.train_state.step, self.config.validate_every
         self.score: float | None = None
-        self.progress.validation_due = False
+        self.train_state.validation_due = False
         if self.evaluate is None or not (step == self.plan.steps or (every and step % every == 0)):
             return None, stops
         if stops.interrupt or stops.terminate:
-            self.progress.validation_due = True  # there may be little time: the run that resumes begins with it
+            self.train_state.validation_due = True  # time may be short: the resumed run starts with the validation
             return None, stops
-        paused = self.monitor.pause()
+        paused_at = self.monitor.pause()
         self.model.eval()
         try:
-            # Alone, a process can drop what it does; among others it would leave them waiting.
+            # Only a single process may drop its validation; one of several would leave the others waiting.
             with (
                 torch.no_grad(),
                 self.ema.swapped() if self.ema else nullcontext(),
                 merged(self.model),
-                self.signals.cutting(self.world.size == 1),
-                self._compiling_nothing(),
+                self.signals.interruptible(self.world.size == 1),
+                self._no_recompilation(),
             ):
                 result = self.evaluate(self.model, step)
         except ValidationInterrupted:
-            self.progress.validation_due = True
+            self.train_state.validation_due = True
             return None, StopRequests(*self.signals.flags)
         finally:
             self.model.train()
-            self.monitor.resume(paused)
-        return (self._judge(result) if result else None), stops
+            self.monitor.resume(paused_at)
+        return (self._record_validation(result) if result else None), stops
 
-    def _compiling_nothing(self) -> AbstractContextManager[object]:
-        """Blocks that were compiled for the shapes of a token budget run as written for any other shape."""
+    def _no_recompilation(self) -> AbstractContextManager[object]:
+        """Let blocks that were compiled for the shapes of a token budget run eagerly for any other shape."""
         if not (self.config.compile and self.config.token_budget):
             return nullcontext()
         return torch.compiler.set_stance("eager_on_recompile")
 
-    def _judge(self, result: ValidationResult) -> StoppedBy | None:
-        """Take a validation's metrics into best, patience and plateau; why the run ends here, if it does."""
+    def _record_validation(self, result: ValidationResult) -> StoppedBy | None:
+        """Update best metric, early stopping and plateau schedule; return why the run ends here, if it does."""
         if self.config.best_metric not in result.metrics:
             raise ConfigError(
                 f"training.best_metric: {self.config.best_metric!r} is not among the validation's metrics: "
@@ -374,32 +385,32 @@ class Trainer:
             )
         self.score = float(result.metrics[self.config.best_metric])
         self.last_metrics = dict(result.metrics)
-        best = self.progress.observe_score(self.score, self.config.mode)
-        self.monitor.validation(self.progress.step, self.last_metrics, best=best)
+        best = self.train_state.observe_score(self.score, self.config.mode)
+        self.monitor.validation(self.train_state.step, self.last_metrics, best=best)
         if self.optimizer_config.schedule.kind == "plateau":
             score = self.score if self.config.mode == "min" else -self.score
-            if self.progress.plateau.observe(self.optimizer_config.schedule, score):
-                self.monitor.say(f"plateau: learning rate now {self.progress.plateau.scale:g} of its peak")
+            if self.train_state.plateau.observe(self.optimizer_config.schedule, score):
+                self.monitor.log(f"plateau: learning rate now {self.train_state.plateau.scale:g} of its peak")
         if result.stop:
             return "evaluation"
-        if self.config.patience and self.progress.stale >= self.config.patience:
+        if self.config.patience and self.train_state.stale >= self.config.patience:
             return "patience"
         return None
 
     def _checkpoint_if_due(self, stops: StopRequests) -> None:
-        step, every, score = self.progress.step, self.config.checkpoint_every, self.score
-        final = self.progress.ended is not None or step == self.plan.steps
+        step, every, score = self.train_state.step, self.config.checkpoint_every, self.score
+        final = self.train_state.ended is not None or step == self.plan.steps
         due = final or any(stops) or bool(every and step % every == 0)
         if not due and score is not None:
-            due = self.world.on_main(lambda: self.store.enters_best(score))
+            due = self.world.on_main(lambda: self.checkpoints.is_among_best(score))
         if due:
             self._save(score, final=final)
 
     def _save(self, metric: float | None, final: bool = False) -> None:
-        paused = self.monitor.pause()
+        paused_at = self.monitor.pause()
         self.monitor.sync()
         state = {
-            "progress": self.progress.to_json(),
+            "progress": self.train_state.to_json(),
             "config": self.resolved_config,
             "seed": self.seed,
             "batch_size": self.plan.batch_size,
@@ -411,61 +422,63 @@ class Trainer:
             "versions": {"foretrain": foretrain.__version__, "torch": torch.__version__},
         }
         tensors = checkpoint.collect(self.model, self.optimizer, self.ema)
-        self.store.save(self.progress.step, tensors, state, metric=metric, final=final)
-        self.last_saved, self.saved_at = self.progress.step, time.monotonic()
-        self.monitor.resume(paused)
+        self.checkpoints.save(self.train_state.step, tensors, state, metric=metric, final=final)
+        self.last_saved, self.saved_at = self.train_state.step, time.monotonic()
+        self.monitor.resume(paused_at)
 
-    def _handle_nonfinite(self, outcome: StepResult) -> bool:
-        """Deal with a non-finite step as configured: stop raises, skip returns False, roll-back returns True."""
-        progress, policy = self.progress, self.config.on_nonfinite
-        step = progress.step + 1
+    def _handle_nonfinite(self, result: StepResult) -> bool:
+        """Apply on_nonfinite to a non-finite step: stop raises, skip returns False, rollback returns True."""
+        train_state, policy = self.train_state, self.config.on_nonfinite
+        step = train_state.step + 1
         folder = self.output_dir / "nonfinite"
         error: Exception | None = None
         try:
-            save_for_replay(folder, outcome, self.feed, self.seed)
+            save_for_replay(folder, result, self.loader, self.seed)
         except OSError as problem:
             error = TrainingError(f"{folder}: the bad batch could not be saved: {problem.strerror or problem}")
         self.world.all_agree(error)
-        what = f"step {step:,}: the {outcome.nonfinite} is not finite; its batch is saved in {folder}"
-        progress.bad_batches += 1
+        what = f"step {step:,}: the {result.nonfinite} is not finite; its batch is saved in {folder}"
+        train_state.bad_batches += 1
         if policy == "stop":
             raise TrainingError(
-                f"{what}. Look at the data or lower the learning rate; training.on_nonfinite: skip or rollback goes on "
-                "past such batches."
+                f"{what}. Look at the data or lower the learning rate; to continue without such batches, resume with "
+                "training.on_nonfinite: skip or rollback."
             )
-        if progress.bad_batches > self.config.skip_budget:
+        if train_state.bad_batches > self.config.skip_budget:
             raise TrainingError(f"{what}, and training.skip_budget ({self.config.skip_budget}) is used up.")
         if policy == "skip":
-            self.monitor.say(f"{what} and is skipped ({progress.bad_batches} of {self.config.skip_budget})")
+            self.monitor.log(f"{what} and is skipped ({train_state.bad_batches} of {self.config.skip_budget})")
             return False
         self._roll_back(what)
         return True
 
     def _roll_back(self, what: str) -> None:
-        bad_step, bad_batches, offset = self.progress.step, self.progress.bad_batches, self.progress.offset
-        path = self.world.on_main(lambda: self.store.newest_good(self.monitor.say))
+        """Return to the newest intact checkpoint and continue with the windows after the bad batch."""
+        train_state = self.train_state
+        bad_step, bad_batches, offset = train_state.step, train_state.bad_batches, train_state.offset
+        path = self.world.on_main(lambda: self.checkpoints.newest_intact(self.monitor.log))
         if path is None:
-            raise TrainingError(f"{what}, and there is no checkpoint to go back to.")
-        state = checkpoint.read_state(path)
-        checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, state)
-        vars(self.progress).update(vars(TrainState.from_json(state["progress"])))
-        self.progress.bad_batches = bad_batches
-        # The next step takes the windows after the bad batch, not the way to it again; the offset counts from the one
-        # before the roll-back, since an earlier roll-back to the same checkpoint is not in it.
-        self.progress.offset = offset + (bad_step - self.progress.step + 1) * self.plan.batch_size
+            raise TrainingError(f"{what}, and there is no checkpoint to return to.")
+        saved = checkpoint.read_state(path)
+        checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, saved)
+        vars(train_state).update(vars(TrainState.from_json(saved["progress"])))  # in place: updater and scaler hold it
+        train_state.bad_batches = bad_batches
+        # The next step takes the windows after the bad batch; those before it are not repeated. The offset before the
+        # rollback counts, because the checkpoint's does not include an earlier rollback to the same checkpoint.
+        train_state.offset = offset + (bad_step - train_state.step + 1) * self.plan.batch_size
         self.batches.close()
         self.batches = self._batches()
-        self.monitor.begin(self.progress.step, self.progress.validation_due)
-        self.monitor.say(f"{what}; back to step {self.progress.step:,} ({bad_batches} of {self.config.skip_budget})")
+        self.monitor.start(train_state.step, train_state.validation_due)
+        self.monitor.log(f"{what}; back to step {train_state.step:,} ({bad_batches} of {self.config.skip_budget})")
 
     def _finish(self, stopped_by: StoppedBy) -> TrainResult:
-        """Give the model the weights that count, and release them."""
-        progress = self.progress
-        if self.last_saved != progress.step:
+        """Load the best checkpoint, or the last one without validation, into the model, and write the release."""
+        train_state = self.train_state
+        if self.last_saved != train_state.step:
             self._save(None, final=True)
-        best = self.world.on_main(lambda: self.store.best_good(self.monitor.say))
-        step, metric = (best.step, best.metric) if best else (progress.step, None)
-        path = best.path if best else self.store.folder / f"step-{progress.step:08d}"
+        best = self.world.on_main(lambda: self.checkpoints.best_intact(self.monitor.log))
+        step, metric = (best.step, best.metric) if best else (train_state.step, None)
+        path = best.path if best else self.checkpoints.folder / f"step-{train_state.step:08d}"
         averaged = self.ema is not None
         weights = checkpoint.release_weights(path, self.world, self.model, averaged)
         self.model.load_state_dict(weights, strict=False)
@@ -476,30 +489,41 @@ class Trainer:
             "data_fingerprint": self.source.fingerprint,
             "seed": self.seed,
             "versions": {"foretrain": foretrain.__version__, "torch": torch.__version__},
-            "stopped": {"step": progress.step, "by": stopped_by},
+            "stopped": {"step": train_state.step, "by": stopped_by},
             **self.facts,
-            **(adapted := adapter_facts(self.model)),
+            **(adapter := adapter_facts(self.model)),
         }
-        if alarm := adapted.get("adapter", {}).get("alarm"):
-            self.monitor.say(f"WARNING: {alarm}")
-        self.world.on_main(lambda: self._leave(facts))
-        self.monitor.say(f"finished at step {progress.step:,} ({stopped_by}); release/ holds step {step:,}")
+        if alarm := adapter.get("adapter", {}).get("alarm"):
+            self.monitor.log(f"WARNING: {alarm}")
+        self.world.on_main(lambda: self._write_release(facts))
+        self.monitor.log(f"finished at step {train_state.step:,} ({stopped_by}); release/ holds step {step:,}")
         self.model.eval()
         return TrainResult(
-            progress.step, self.last_loss, progress.best, progress.best_step, step, stopped_by, self.last_metrics
+            step=train_state.step,
+            loss=self.last_loss,
+            best=train_state.best,
+            best_step=train_state.best_step,
+            release_step=step,
+            stopped_by=stopped_by,
+            metrics=self.last_metrics,
         )
 
-    def _leave(self, facts: dict[str, Any]) -> None:
-        """Write the release and what is told of it."""
-        mark = mark_of(self.output_dir / "release", facts)
-        write_release(self.output_dir, self.model, None, {**facts, **mark})
-        told = {"weights": facts["weights"], **mark}
-        metric = self.config.best_metric
-        write_records(self.output_dir, facts["step"], self.store.best(), metric=metric, units=self.units, facts=told)
+    def _write_release(self, facts: dict[str, Any]) -> None:
+        """Write the release, its metrics and the list of best checkpoints."""
+        promotion = saved_promotion(self.output_dir / "release", facts)
+        write_release(self.output_dir, self.model, None, {**facts, **promotion})
+        write_records(
+            self.output_dir,
+            facts["step"],
+            self.checkpoints.best(),
+            metric=self.config.best_metric,
+            units=self.units,
+            facts={"weights": facts["weights"], **promotion},
+        )
 
 
 def save_config(output_dir: Path, tree: dict[str, Any]) -> None:
-    """What runs, beside what it writes: config.yaml of the run folder, from which the run can be repeated."""
+    """Write config.yaml of a run folder, from which the run can be repeated."""
     path = output_dir / "config.yaml"
     try:
         with replacing_file(path) as scratch:

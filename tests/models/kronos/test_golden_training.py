@@ -8,9 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from foretrain.training.loader import PreparedBatch
-from foretrain.training.step import Updater
-from foretrain.training.train_state import TrainState
 from safetensors.torch import load_file
 
 from foretrain.distributed.world import World
@@ -21,9 +18,12 @@ from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.kronos.trainable import KronosTokenizer
+from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.schedule import ScheduleConfig, beta1_at, lr_at
 from foretrain.training.settings import MicroBatch, TrainingConfig
+from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 
 pytestmark = pytest.mark.golden
 

@@ -6,9 +6,6 @@ import json
 
 import pytest
 import torch
-from foretrain.training.loader import PreparedBatch
-from foretrain.training.step import Updater
-from foretrain.training.train_state import TrainState
 from safetensors.torch import load_file
 from tests.models.toto.conftest import CONTEXT, Case
 from tests.models.toto.test_golden_network import DENSITY
@@ -19,8 +16,11 @@ from foretrain.models.base import Batch
 from foretrain.models.toto.forecaster import Toto
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, elements
 from foretrain.models.toto.model import TotoNetwork
+from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.settings import MicroBatch, TrainingConfig
+from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 
 pytestmark = pytest.mark.golden
 

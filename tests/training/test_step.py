@@ -3,12 +3,12 @@ from __future__ import annotations
 import copy
 
 import torch
-from foretrain.training.step import Updater
-from foretrain.training.train_state import TrainState
 from torch import nn
 
 from foretrain.distributed.world import World
 from foretrain.models.base import Loss
+from foretrain.training.step import Updater
+from foretrain.training.train_state import TrainState
 
 
 def updater(toy, model, **settings) -> Updater:
@@ -30,7 +30,7 @@ def with_statistics(toy):
     return Normed()
 
 
-def test_a_rehearsal_leaves_no_gradient_draw_or_buffer_behind(toy):
+def test_a_warm_up_changes_no_gradient_random_state_or_buffer(toy):
     model = with_statistics(toy)
     made, before = updater(toy, model), copy.deepcopy(model.state_dict())
     torch.manual_seed(5)
@@ -39,13 +39,13 @@ def test_a_rehearsal_leaves_no_gradient_draw_or_buffer_behind(toy):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not made.optimizer.state and made.progress == TrainState()
+    assert not made.optimizer.state and made.train_state == TrainState()
 
 
-def test_a_rehearsal_runs_forward_and_backward_once_for_each_batch(toy):
+def test_a_warm_up_runs_forward_and_backward_once_for_each_batch(toy):
     model, passed = toy.Model(), []
 
-    class Told(torch.autograd.Function):
+    class Recording(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
             passed.append("forward")
@@ -57,12 +57,12 @@ def test_a_rehearsal_runs_forward_and_backward_once_for_each_batch(toy):
             return grad
 
     plain = model.native_loss
-    model.native_loss = lambda batch: Loss(Told.apply(plain(batch).total), torch.ones(()))
+    model.native_loss = lambda batch: Loss(Recording.apply(plain(batch).total), torch.ones(()))
     updater(toy, model).warm_up(model.collate(toy.Source().windows(n, 4)) for n in (0, 4))
     assert passed == ["forward", "backward"] * 2
 
 
-def test_a_rehearsal_multiplies_in_the_type_of_training(toy):
+def test_a_warm_up_uses_the_dtype_of_training(toy):
     model, seen = toy.Model(), []
     model.first.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     updater(toy, model, dtype="bfloat16").warm_up([model.collate(toy.Source().windows(0, 4))])

@@ -1,0 +1,53 @@
+"""TrainState: the counters and best values of a run, stored in state.json of a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from foretrain.training.schedule import Plateau
+
+StoppedBy = Literal["max_steps", "patience", "max_minutes", "evaluation"]
+
+
+@dataclass
+class TrainState:
+    """Counters and best values of a run. JSON preserves its floats bit for bit."""
+
+    step: int = 0  # number of finished steps
+    updates: int = 0  # number of steps that changed the weights
+    offset: int = 0  # number of windows (of micro-batches, with a token budget) skipped by rollbacks
+    bad_batches: int = 0  # number of batches skipped or rolled back, limited by skip_budget
+    loss_ema: float | None = None  # smoothed training loss, for the console
+    lowest: float | None = None  # minimum of loss_ema
+    best: float | None = None  # best validation metric
+    best_step: int | None = None
+    stale: int = 0  # validations since best_step
+    validation_due: bool = False  # a signal postponed this step's validation
+    ended: StoppedBy | None = None  # why the run finished; a resumed run does not continue then
+    scale: float | None = None  # float16 loss scale, None until the first step
+    scale_streak: int = 0  # updates without overflow since the scale changed
+    plateau: Plateau = field(default_factory=Plateau)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as a dictionary of JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainState:
+        """Build the state from the dictionary of to_json."""
+        return cls(**{**data, "plateau": Plateau(**data["plateau"])})
+
+    def observe_loss(self, loss: float) -> None:
+        """Update the smoothed training loss with a step's loss (weight 0.05)."""
+        self.loss_ema = loss if self.loss_ema is None else self.loss_ema + 0.05 * (loss - self.loss_ema)
+        self.lowest = self.loss_ema if self.lowest is None else min(self.lowest, self.loss_ema)
+
+    def observe_score(self, value: float, mode: Literal["min", "max"]) -> bool:
+        """Record a validation metric; return True if it is the best so far. NaN and infinities never are."""
+        if math.isfinite(value) and (self.best is None or (value < self.best if mode == "min" else value > self.best)):
+            self.best, self.best_step, self.stale = value, self.step, 0
+            return True
+        self.stale += 1
+        return False
