@@ -248,8 +248,8 @@ def test_compat_gives_no_more_bars_than_the_window_holds():
 def test_lots_of_samples_are_drawn_a_few_at_a_time(window, monkeypatch):
     prompt = plain.prompt_of(3, 9, STEPS, lengths=[9, 4, 7])
     whole = drawn(prompt, samples=5, max_context=window)
-    monkeypatch.setattr(generation, "MOST_BYTES", 2 * 3 * STEPS * 2 * 4 * 16 * 4)  # two samples of three series
-    monkeypatch.setattr(layers, "MOST_SCORES", 1)
+    monkeypatch.setattr(generation, "MAX_CACHE_BYTES", 2 * 3 * STEPS * 2 * 4 * 16 * 4)  # two samples of three series
+    monkeypatch.setattr(layers, "MAX_SCORES", 1)
     assert_same(drawn(prompt, samples=5, max_context=window), whole)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from foretrain.models.kronos.layers import table_at
+from foretrain.models.kronos.layers import rotary_tables_at
 from foretrain.models.kronos.model import KronosNetwork
 
 BARS, CUT = 12, 7  # tokens from CUT on are changed
@@ -143,6 +143,6 @@ def test_positions_are_relative(network):
     """The same bars a hundred places further on attend to each other alike."""
     block = network.transformer[0].self_attn
     x = torch.randn(1, BARS, 16)
-    shifted = table_at(torch.arange(100, 100 + BARS), block.width)
-    plain = table_at(torch.arange(BARS), block.width)
+    shifted = rotary_tables_at(torch.arange(100, 100 + BARS), block.width)
+    plain = rotary_tables_at(torch.arange(BARS), block.width)
     torch.testing.assert_close(block(x, shifted), block(x, plain), atol=1e-4, rtol=1e-4)

@@ -208,7 +208,7 @@ def test_a_rolled_stream_holds_no_more_than_twice_its_window(model):
         new = [lengths[0] + 1, lengths[1] + step % 2]
         growing.append(*bars_between(lengths, new))
         lengths = new
-        assert max(growing._encoder.held, growing._cache.stack.held) <= 2 * 12
+        assert max(growing._encoder.length, growing._cache.transformer.length) <= 2 * 12
     assert {len(series.tokens) for series in growing._series} == {12}  # what the encoder of the first context saw
 
 
@@ -247,13 +247,13 @@ def test_an_anchored_stream_is_one_opened_at_the_newest_bars(wide):
 
 
 def test_a_stream_that_has_come_far_is_read_anew_with_its_statistics(model, monkeypatch):
-    monkeypatch.setattr(stream, "FARTHEST", 8)
+    monkeypatch.setattr(stream, "MAX_POSITION", 8)
     growing = KronosStream(model, windows_of([12]), max_context=12)
     frozen = growing.statistics[0].copy()
     for last in range(12, 20):
         growing.append(*bars_between([last], [last + 1]))
     assert not growing.rolled and np.array_equal(growing.statistics[0], frozen)
-    assert growing._cache.stack.following == 12
+    assert growing._cache.transformer.next_position == 12
 
 
 def test_missing_values_are_those_before(model):

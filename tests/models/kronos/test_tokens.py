@@ -61,7 +61,7 @@ def tokens(model: Kronos, windows: Windows) -> list[torch.Tensor]:
 def test_kept_tokens_are_those_of_the_tokenizer_in_every_epoch(tokenizer, tmp_path):
     plain, cached, data = predictor(tokenizer), predictor(tokenizer, token_cache=True), source()
     cached.prepare(data, tmp_path)
-    assert cached.table is not None and len(cached.table) == data.epoch_length
+    assert cached.cached_tokens is not None and len(cached.cached_tokens) == data.epoch_length
     for first in (0, 7, data.epoch_length + 2):  # ragged windows among them: min_context is below context_length
         windows = data.windows(first, 5)
         assert all(torch.equal(a, b) for a, b in zip(tokens(plain, windows), tokens(cached, windows), strict=True))
@@ -106,7 +106,7 @@ def test_a_table_of_other_inputs_is_made_anew(tokenizer, tmp_path, damage):
     data = source(stride=2) if damage == "other data" else source()
     model.prepare(data, tmp_path)
     assert (tmp_path / FILE).read_bytes() != before
-    assert model.table is not None and len(model.table) == data.epoch_length
+    assert model.cached_tokens is not None and len(model.cached_tokens) == data.epoch_length
 
 
 def test_windows_drawn_at_random_are_refused(tokenizer, tmp_path):
@@ -117,9 +117,9 @@ def test_windows_drawn_at_random_are_refused(tokenizer, tmp_path):
 def test_a_window_that_was_not_tokenised_is_an_error(tokenizer, tmp_path):
     model = predictor(tokenizer, token_cache=True)
     model.prepare(source(), tmp_path)
-    assert model.table is not None
+    assert model.cached_tokens is not None
     with pytest.raises(ModelError, match="not in the table"):
-        model.table.look_up(np.array([1], np.uint64), 21)
+        model.cached_tokens.look_up(np.array([1], np.uint64), 21)
 
 
 def test_a_disk_without_room_for_the_table_is_told_as_such(tokenizer, tmp_path):

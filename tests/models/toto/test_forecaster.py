@@ -61,7 +61,7 @@ def test_the_loss_while_validating_is_that_of_the_same_steps_while_training():
     batch = batch_of(model, window())
     scored = model.train().scored(batch)
     ahead = ScoredPositions(*(x[:, -HORIZON // PATCH :] for x in scored))
-    nll, robust = losses.sums(model.network.mixtures(ahead.hidden), ahead.target, ahead.observed)
+    nll, robust = losses.loss_sums(model.network.mixtures(ahead.hidden), ahead.target, ahead.observed)
     found = model.eval().validation_losses(batch)
     assert torch.allclose(found["nll"].total, nll[0]) and torch.allclose(found["robust"].total, robust[0])
     assert torch.allclose(found["loss"].total, 0.575 * nll[0] + 0.425 * robust[0])
@@ -219,8 +219,8 @@ def test_another_objective_takes_the_losss_place_and_leaves_its_parts():
 
 def test_a_loss_in_pieces_is_the_same_and_has_the_same_gradients(monkeypatch):
     found = []
-    for most in (losses._MOST, 2000):
-        monkeypatch.setattr(losses, "_MOST", most)
+    for limit in (losses._MAX_ELEMENTS, 2000):
+        monkeypatch.setattr(losses, "_MAX_ELEMENTS", limit)
         model = model_of().train()
         total, _ = model(batch_of(model, window(), window(1)))
         total.backward()
@@ -234,7 +234,7 @@ def test_predictions_in_pieces_are_the_same(monkeypatch):
     model = model_of().eval()
     batch = batch_of(model, window(), window(1))
     whole = model.predict(batch)
-    monkeypatch.setattr(losses, "_MOST", 500)
+    monkeypatch.setattr(losses, "_MAX_ELEMENTS", 500)
     assert torch.allclose(model.predict(batch).point, whole.point, atol=1e-6)
 
 

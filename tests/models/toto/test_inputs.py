@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from foretrain.models.toto.inputs import newest, prepare
+from foretrain.models.toto.inputs import forward_fill, prepare
 from foretrain.models.toto.scaler import Scaler
 
 SCALER = Scaler("CausalPatchStdMeanScaler", 4)
@@ -21,8 +21,8 @@ def gappy() -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_newest_value_stands_in_for_a_missing_one():
     values = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     observed = torch.tensor([[False, True, False, True]])
-    assert torch.equal(newest(values, observed).nan_to_num(nan=-1.0), torch.tensor([[-1.0, 2.0, 2.0, 4.0]]))
-    assert torch.equal(newest(values, observed, torch.tensor([[9.0]])), torch.tensor([[9.0, 2.0, 2.0, 4.0]]))
+    assert torch.equal(forward_fill(values, observed).nan_to_num(nan=-1.0), torch.tensor([[-1.0, 2.0, 2.0, 4.0]]))
+    assert torch.equal(forward_fill(values, observed, torch.tensor([[9.0]])), torch.tensor([[9.0, 2.0, 2.0, 4.0]]))
 
 
 def test_whatever_lies_where_nothing_was_observed_is_the_same_to_the_last_bit():

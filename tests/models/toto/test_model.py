@@ -177,9 +177,9 @@ def test_a_head_folded_into_the_unembedding_gives_the_same_mixtures_and_gradient
         small_config = replace(small_config, output_distribution_classes=(name,), output_distribution_kwargs=None)
     network = network_of(small_config).double()
     hidden = torch.randn(50, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert network.folds(50) and not network.folds(2)
+    assert network.folds_head(50) and not network.folds_head(2)
     found = []
-    for head in (network.head(50), network.head(2)):
+    for head in (network.mixture_head(50), network.mixture_head(2)):
         mixtures = head(hidden)
         mixtures.log_prob(torch.ones(50, 4, dtype=torch.float64)).sum().backward()
         ends = [*network.unembed.parameters(), *network.output_distribution.parameters()]
@@ -192,4 +192,4 @@ def test_a_head_folded_into_the_unembedding_gives_the_same_mixtures_and_gradient
 def test_a_layer_that_something_is_wrapped_around_is_called(network_of, small_config):
     network = network_of(small_config)
     network.unembed = torch.nn.Sequential(network.unembed)
-    assert not network.folds(10_000)
+    assert not network.folds_head(10_000)

@@ -34,7 +34,7 @@ def test_a_stream_goes_on_as_one_pass_would(kind, cuts, seed, stabilize):
     parts, stream = [], None
     for begin, end in zip([0, *ends], ends, strict=False):
         if stream is None:
-            found, stream = scaler.begin(values[:, :end], observed[:, :end])
+            found, stream = scaler.start(values[:, :end], observed[:, :end])
         else:
             found = stream.extend(values[:, begin:end], observed[:, begin:end])
         parts.append([x.expand(-1, end - begin) for x in found])
@@ -88,7 +88,7 @@ def test_the_running_scale_stays_within_the_prefixs_limits():
 def test_chosen_rows_go_on_by_themselves():
     values, observed = rows()
     scaler = Scaler("CausalPatchStdMeanScaler", 4)
-    _, stream = scaler.begin(values[:, :20], observed[:, :20])
+    _, stream = scaler.start(values[:, :20], observed[:, :20])
     index = torch.tensor([2, 0, 2])
     chosen = stream.select(index)
     found = chosen.extend(values[index, 20:], observed[index, 20:])

@@ -33,10 +33,10 @@ from foretrain.models.kronos.config import (
 from foretrain.models.kronos.generate import CandlePrompt, generate
 from foretrain.models.kronos.model import KronosNetwork, summed_cross_entropy
 from foretrain.models.kronos.options import KronosOptions, sample_counts
-from foretrain.models.kronos.paths import summary
+from foretrain.models.kronos.paths import summarise
 from foretrain.models.kronos.stream import KronosStream
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
-from foretrain.models.kronos.tokens import TokenTable, check_epochs, open_table
+from foretrain.models.kronos.tokens import TokenCache, check_epochs, open_token_cache
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
 from foretrain.models.release import ReleaseModel, start_network
 from foretrain.models.types import WindowSource
@@ -74,7 +74,7 @@ class Kronos(ReleaseModel, Streams):
             )
         self._frozen = [tokenizer.eval().requires_grad_(False)]
         self.token_cache = False
-        self.table: TokenTable | None = None
+        self.cached_tokens: TokenCache | None = None
 
     @classmethod
     def build(
@@ -192,7 +192,9 @@ class Kronos(ReleaseModel, Streams):
     def prepare(self, source: WindowSource, folder: Path) -> None:
         """With token_cache: tokenise every window of an epoch, or read what was tokenised before (tokens.py)."""
         if self.token_cache:
-            self.table = open_table(source, folder, self.tokenizer, self.parents["tokenizer"], self.config.clip)
+            self.cached_tokens = open_token_cache(
+                source, folder, self.tokenizer, self.parents["tokenizer"], self.config.clip
+            )
 
     def collate(self, windows: Windows) -> Batch:
         """CPU tensors of a batch; see inputs.py. Training windows with a table of tokens also have
@@ -200,9 +202,9 @@ class Kronos(ReleaseModel, Streams):
         tokens (B, T, 2) int64 first and second tokens of context and future, 0 of filling.
         """
         batch = inputs.collate(windows, self.config.clip)
-        if self.table is not None and windows.source is not None:
+        if self.cached_tokens is not None and windows.source is not None:
             bars = batch["context"].shape[1] + windows.future.shape[1]
-            found = self.table.look_up(windows.key[: len(windows) - windows.num_padding_windows], bars)
+            found = self.cached_tokens.look_up(windows.key[: len(windows) - windows.num_padding_windows], bars)
             batch["tokens"] = F.pad(found, (0, 0, 0, 0, 0, windows.num_padding_windows))
         return batch
 
@@ -267,7 +269,7 @@ class Kronos(ReleaseModel, Streams):
         options = options or KronosOptions()
         candles = self.candles(batch, prediction_length, num_samples=num_samples, seed=seed, options=options)
         rows = batch["target_window"], batch["target_column"]
-        return summary(candles, rows, quantile_levels, mend=options.repair)
+        return summarise(candles, rows, quantile_levels, repair_candles=options.repair)
 
     def candles(
         self,

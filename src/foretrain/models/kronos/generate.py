@@ -18,13 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foretrain.models.kronos.cache import Cache, Stack
+from foretrain.models.kronos.cache import CachedBlocks, PredictorCache
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.options import KronosOptions
-from foretrain.models.kronos.sampling import Chooser, draws
+from foretrain.models.kronos.sampling import TokenSampler, uniform_draws
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 
-MOST_BYTES = 2**31  # of keys and values that samples hold at a time; more samples are drawn one lot after the other
+MAX_CACHE_BYTES = 2**31  # size of the samples' keys and values; more samples are drawn in chunks
 
 
 class CandlePrompt(NamedTuple):
@@ -48,54 +48,56 @@ class Generated(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PromptSource:
+class TokenizedPrompt:
     """Series as the networks read them, each row from the left."""
 
     s1: Tensor  # (N, C) int64
     s2: Tensor  # (N, C)
     inputs: Tensor | None  # (N, C, D) of the predictor's first block; None where a cache stands for them
     keys: Tensor  # (N,)
-    ahead: Tensor | None = None  # (N, H, D) time embeddings of the bars to come; None = no calendar
+    future_time_emb: Tensor | None = None  # (N, H, D) time embeddings of the bars to come; None = no calendar
     lengths: list[int] | None = None  # (N,) bars of each row where they differ, the longest C; None = all C
 
-    def take(self, rows: list[int]) -> PromptSource:
+    def take(self, rows: list[int]) -> TokenizedPrompt:
         """Some of the series."""
         index = torch.tensor(rows).to(self.s1.device, non_blocking=True)
-        ahead = None if self.ahead is None else self.ahead[index]
+        future_time_emb = None if self.future_time_emb is None else self.future_time_emb[index]
         lengths = None if self.lengths is None else [self.lengths[row] for row in rows]
         keys = self.keys[index]
-        return replace(self._map(lambda x: x[index]), keys=keys, ahead=ahead, lengths=lengths)._cut()
+        return replace(
+            self._map(lambda x: x[index]), keys=keys, future_time_emb=future_time_emb, lengths=lengths
+        )._trim()
 
-    def newest(self, most: int) -> PromptSource:
-        """The newest `most` bars of each series."""
+    def newest(self, limit: int) -> TokenizedPrompt:
+        """The newest `limit` bars of each series."""
         width = self.s1.shape[1]
-        if most >= width:
+        if limit >= width:
             return self
         if self.lengths is None:
-            return self._map(lambda x: x[:, width - most :])
-        first = [max(length - most, 0) for length in self.lengths]
-        place = torch.tensor(first)[:, None] + torch.arange(most)
+            return self._map(lambda x: x[:, width - limit :])
+        first = [max(length - limit, 0) for length in self.lengths]
+        place = torch.tensor(first)[:, None] + torch.arange(limit)
         place = place.clamp(max=width - 1).to(self.s1.device, non_blocking=True)
         rows = torch.arange(len(place), device=place.device)[:, None]
-        lengths = [min(length, most) for length in self.lengths]
-        return replace(self._map(lambda x: x[rows, place]), lengths=lengths)._cut()
+        lengths = [min(length, limit) for length in self.lengths]
+        return replace(self._map(lambda x: x[rows, place]), lengths=lengths)._trim()
 
-    def counts(self) -> Tensor | None:
+    def lengths_tensor(self) -> Tensor | None:
         """lengths as a tensor (N,) beside the others."""
         return None if self.lengths is None else torch.tensor(self.lengths).to(self.s1.device, non_blocking=True)
 
-    def cache(self, network: KronosNetwork, window: int) -> Cache:
+    def cache(self, network: KronosNetwork, window: int) -> PredictorCache:
         """The predictor after reading the newest `window` bars."""
         recent = self.newest(window)
         assert recent.inputs is not None
-        return Cache.of(network, recent.inputs, recent.counts(), window)
+        return PredictorCache.of(network, recent.inputs, recent.lengths_tensor(), window)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> PromptSource:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> TokenizedPrompt:
         """With other bars."""
         inputs = None if self.inputs is None else change(self.inputs)
         return replace(self, s1=change(self.s1), s2=change(self.s2), inputs=inputs)
 
-    def _cut(self) -> PromptSource:
+    def _trim(self) -> TokenizedPrompt:
         """Without columns that no row fills, and without lengths where all are the same."""
         if self.lengths is None:
             return self
@@ -120,9 +122,9 @@ def generate(
     A series' result depends on (its bars, its key, seed, sample) and not on the batch, up to rounding; with compat on
     all of it, and bars are max_context at most.
     """
-    with generating(network, tokenizer):
+    with eval_inference(network, tokenizer):
         source = tokenise(network, tokenizer, prompt)
-        return continue_source(
+        return generate_from_tokens(
             network,
             tokenizer,
             source,
@@ -135,7 +137,7 @@ def generate(
 
 
 @contextmanager
-def generating(*networks: torch.nn.Module) -> Iterator[None]:
+def eval_inference(*networks: torch.nn.Module) -> Iterator[None]:
     """Eval mode and no autograd; the modes are restored."""
     modes = [network.training for network in networks]
     for network in networks:
@@ -148,30 +150,30 @@ def generating(*networks: torch.nn.Module) -> Iterator[None]:
             network.train(mode)
 
 
-def tokenise(network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: CandlePrompt) -> PromptSource:
+def tokenise(network: KronosNetwork, tokenizer: TokenizerNetwork, prompt: CandlePrompt) -> TokenizedPrompt:
     """The prompt's tokens and what the predictor reads of them; the padding of shorter series is tokens of 0."""
     weight = tokenizer.embed.weight
     with torch.autocast(weight.device.type, enabled=False):
         s1, s2 = tokenizer.pair(prompt.bars.to(weight.dtype))
     lengths = None if prompt.lengths is None else prompt.lengths.tolist()
-    ahead = None
+    future_time_emb = None
     if prompt.stamps is not None:
         assert prompt.future_stamps is not None, "stamps of the context need those of the horizon"
-        ahead = network.time_emb(prompt.future_stamps)
-    return PromptSource(s1, s2, network.embed(s1, s2, prompt.stamps), prompt.keys, ahead, lengths)._cut()
+        future_time_emb = network.time_emb(prompt.future_stamps)
+    return TokenizedPrompt(s1, s2, network.embed(s1, s2, prompt.stamps), prompt.keys, future_time_emb, lengths)._trim()
 
 
-def continue_source(
+def generate_from_tokens(
     network: KronosNetwork,
     tokenizer: TokenizerNetwork,
-    source: PromptSource,
+    source: TokenizedPrompt,
     steps: int,
     *,
     num_samples: int,
     seed: int,
     options: KronosOptions,
     keep_logits: bool = False,
-    cache: Cache | None = None,
+    cache: PredictorCache | None = None,
 ) -> Generated:
     """generate from tokens. cache: what has read exactly the source's newest bars; it is left as it is.
 
@@ -180,22 +182,22 @@ def continue_source(
     window = options.max_context or network.config.max_context
     every = 1 if options.mode == "exact" else options.re_anchor_every
     source = source.newest(window)  # nothing here looks further back
-    groups = _groups(source, steps, window, every)
+    groups = _row_groups(source, steps, window, every)
     found: list[Generated] = []
     for rows in groups:
         part = source if len(groups) == 1 else source.take(rows)
         read = cache if cache is not None and len(groups) == 1 else part.cache(network, window)
-        job = _Job(network, tokenizer, part, steps, window, every, seed, options, keep_logits)
-        most = num_samples if options.compat else _samples_at_once(network, len(rows), steps)
-        lots = [range(first, min(first + most, num_samples)) for first in range(0, num_samples, most)]
-        found.append(_joined([job.run(read, lot) for lot in lots], 1))
+        decoding = _DecodingPass(network, tokenizer, part, steps, window, every, seed, options, keep_logits)
+        limit = num_samples if options.compat else _samples_at_once(network, len(rows), steps)
+        chunks = [range(first, min(first + limit, num_samples)) for first in range(0, num_samples, limit)]
+        found.append(_concatenate([decoding.run(read, chunk) for chunk in chunks], 1))
     if len(found) == 1:
         return found[0]
     place = torch.tensor([row for rows in groups for row in rows]).argsort().to(source.s1.device)
-    return _joined(found, 0, place)
+    return _concatenate(found, 0, place)
 
 
-def _groups(source: PromptSource, steps: int, window: int, every: int | None) -> list[list[int]]:
+def _row_groups(source: TokenizedPrompt, steps: int, window: int, every: int | None) -> list[list[int]]:
     """Rows that can share a pass: those whose window is never computed anew, and the others by their length in it."""
     rows = range(len(source.s1))
     if source.lengths is None or every is None:
@@ -210,10 +212,10 @@ def _groups(source: PromptSource, steps: int, window: int, every: int | None) ->
 def _samples_at_once(network: KronosNetwork, rows: int, steps: int) -> int:
     c = network.config
     each = rows * steps * 2 * (c.n_layers + 1) * c.d_model * network.norm.weight.element_size()
-    return max(1, MOST_BYTES // each)
+    return max(1, MAX_CACHE_BYTES // each)
 
 
-def _joined(parts: Sequence[Generated], axis: int, order: Tensor | None = None) -> Generated:
+def _concatenate(parts: Sequence[Generated], axis: int, order: Tensor | None = None) -> Generated:
     """Parts side by side, then their rows in that order."""
 
     def join(column: Sequence[Tensor]) -> Tensor:
@@ -225,12 +227,12 @@ def _joined(parts: Sequence[Generated], axis: int, order: Tensor | None = None) 
 
 
 @dataclass(frozen=True)
-class _Job:
+class _DecodingPass:
     """One pass over rows that overflow together."""
 
     network: KronosNetwork
     tokenizer: TokenizerNetwork
-    source: PromptSource
+    source: TokenizedPrompt
     steps: int
     window: int
     every: int | None  # steps beyond the window after which it is computed anew; None = never
@@ -238,23 +240,23 @@ class _Job:
     options: KronosOptions
     keep_logits: bool
 
-    def run(self, read: Cache, samples: range) -> Generated:
+    def run(self, read: PredictorCache, samples: range) -> Generated:
         """The samples of those numbers, from what was read of the context."""
         device, options = self.source.s1.device, self.options
         numbers = None
         if not options.greedy and not options.compat:
-            numbers = draws(self.seed, self.source.keys, samples, self.steps)
+            numbers = uniform_draws(self.seed, self.source.keys, samples, self.steps)
             if device.type == "mps":
                 numbers = numbers.float()
             numbers = numbers.to(device, non_blocking=True)
-        s1, s2, *logits = self._tokens(read, Chooser(options, numbers, len(samples)), len(samples))
+        s1, s2, *logits = self._generate_tokens(read, TokenSampler(options, numbers, len(samples)), len(samples))
         bars = decode(self.tokenizer, self.source, s1, s2, self.window, all_bars=not options.compat)
         return Generated(s1, s2, bars, *logits)
 
-    def _tokens(self, read: Cache, choose: Chooser, samples: int) -> tuple[Tensor, ...]:
+    def _generate_tokens(self, read: PredictorCache, choose: TokenSampler, samples: int) -> tuple[Tensor, ...]:
         """s1 and s2 (N, S, H), and on request both logits (N, S, H, V)."""
         network, count, steps = self.network, len(self.source.s1), self.steps
-        ahead = self.source.ahead
+        future_time_emb = self.source.future_time_emb
         s1, s2 = self.source.s1.new_empty(2, count, samples, steps)
         inputs = network.norm.weight.new_empty(0)
         if self.every is not None:  # what windows are computed anew from
@@ -273,24 +275,24 @@ class _Job:
             if step + 1 == steps:
                 break
             x = network.embedding(s1[..., step], s2[..., step])
-            x = x if ahead is None else x + ahead[:, None, step]
+            x = x if future_time_emb is None else x + future_time_emb[:, None, step]
             made = step + 1
             if self.every is not None:
                 inputs[:, :, step] = x
-            if self._is_due(made):
-                cache = self._anew(inputs[:, :, :made])
+            if self._must_recompute(made):
+                cache = self._recompute(inputs[:, :, :made])
             else:
                 cache.extend(x.view(len(cache.hidden), -1, 1, x.shape[-1]))
         return (s1, s2, *(torch.stack(x, 2) for x in kept)) if self.keep_logits else (s1, s2)
 
-    def _is_due(self, made: int) -> bool:
+    def _must_recompute(self, made: int) -> bool:
         """Whether the window is computed anew after so many generated tokens."""
         if self.every is None or self.source.lengths is not None:  # rows of different lengths: none overflows
             return False
         beyond = self.source.s1.shape[1] + made - self.window
         return beyond > 0 and beyond % self.every == 0
 
-    def _anew(self, inputs: Tensor) -> Cache:
+    def _recompute(self, inputs: Tensor) -> PredictorCache:
         """The predictor after reading the newest tokens alone, `inputs` (N, S, made, D) the generated ones among them.
 
         It has room for the tokens until its successor. Its rows are N, or N S where the samples of a series have no
@@ -300,19 +302,19 @@ class _Job:
         kept, room = self.window - made, min(self.every or 0, self.steps - made)
         context = self.source.newest(kept).inputs if kept > 0 else None
         if samples > 1 and context is not None:
-            cache = Cache.of(self.network, context, None, self.window).fork(samples, made + room)
+            cache = PredictorCache.of(self.network, context, None, self.window).fork(samples, made + room)
             cache.extend(inputs)
             return cache
         recent = inputs[:, :, -self.window :].flatten(0, 1)
         if context is not None:
             recent = torch.cat((context, recent), 1)
         if self.every == 1:
-            return Cache.of(self.network, recent, None, self.window, keep=False)
-        return Cache.of(self.network, recent, None, self.window).fork(1, room)
+            return PredictorCache.of(self.network, recent, None, self.window, use_cache=False)
+        return PredictorCache.of(self.network, recent, None, self.window).fork(1, room)
 
 
 def decode(
-    tokenizer: TokenizerNetwork, source: PromptSource, s1: Tensor, s2: Tensor, window: int, *, all_bars: bool = True
+    tokenizer: TokenizerNetwork, source: TokenizedPrompt, s1: Tensor, s2: Tensor, window: int, *, all_bars: bool = True
 ) -> Tensor:
     """Bars (N, S, H, F) of generated tokens (N, S, H); without all_bars of the last window alone."""
     steps = s1.shape[2]
@@ -325,9 +327,11 @@ def decode(
         for first, last in spans:
             begin = max(last - window, 0)
             known = source.newest(window - (last - begin))
-            stack = Stack(tokenizer.decoder, None)  # type: ignore[arg-type]
-            stack.read(tokenizer.post_quant_embed(tokenizer.codes((known.s1, known.s2), half=True)), known.counts())
+            decoder = CachedBlocks(tokenizer.decoder, None)  # type: ignore[arg-type]
+            decoder.prefill(
+                tokenizer.post_quant_embed(tokenizer.codes((known.s1, known.s2), half=True)), known.lengths_tensor()
+            )
             own = tokenizer.post_quant_embed(tokenizer.codes((s1[:, :, begin:last], s2[:, :, begin:last]), half=True))
-            hidden = stack.fork(s1.shape[1], last - begin).extend(own)
+            hidden = decoder.fork(s1.shape[1], last - begin).extend(own)
             parts.append(tokenizer.head(hidden[:, :, first - begin :]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

@@ -32,8 +32,8 @@ from foretrain.errors import DataError
 from foretrain.models.base import Batch, Columns
 from foretrain.models.kronos.config import COLUMNS, PRICES
 
-Wide = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 EPS = 1e-5  # added to the standard deviation, as upstream, where that is not the larger of the two
 NEEDS = f"candles ({', '.join(PRICES)}; volume and amount where there are)"
 ALIASES = {"vol": "volume", "amt": "amount", "turnover": "amount"}
@@ -66,7 +66,7 @@ def collate(windows: Windows, clip: float) -> Batch:
     filled, steps = complete(fill_forward(raw)), windows.context.shape[1]
     calendar = windows.context_times is not None and windows.future_times is not None
     times = windows.context_times if calendar else None
-    found = read_context(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static_shapes)
+    found = prepare_contexts(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static_shapes)
     batch: Batch = {
         **found.entries,
         "key": torch.from_numpy(np.ascontiguousarray(windows.key).view(np.int64)),
@@ -74,7 +74,7 @@ def collate(windows: Windows, clip: float) -> Batch:
         "target_column": torch.from_numpy(targets[1]),
     }
     if labelled:
-        observed = ~np.isnan(raw[:, steps:, :4]).any(-1) & ~found.void[:, None]
+        observed = ~np.isnan(raw[:, steps:, :4]).any(-1) & ~found.empty[:, None]
         batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], found.loc, found.scale, clip))
         batch["future_observed"] = torch.from_numpy(observed)
     if calendar:
@@ -82,52 +82,58 @@ def collate(windows: Windows, clip: float) -> Batch:
     return batch
 
 
-class Contexts(NamedTuple):
+class ContextTensors(NamedTuple):
     """Contexts as a batch holds them, and what was taken from them."""
 
     entries: Batch  # context, context_observed, loc, scale, lengths where they differ, context_stamps with times
-    loc: Wide  # (B, 6)
-    scale: Wide  # (B, 6)
-    void: Mask  # (B,) without an observed bar
+    loc: Float64Array  # (B, 6)
+    scale: Float64Array  # (B, 6)
+    empty: BoolArray  # (B,) without an observed bar
 
 
-def read_context(
-    raw: Wide,
-    filled: Wide,
+def prepare_contexts(
+    raw: Float64Array,
+    filled: Float64Array,
     times: IntArray | None,
     clip: float,
-    frozen: tuple[Wide, Wide] | None = None,
+    frozen: tuple[Float64Array, Float64Array] | None = None,
     static: bool = False,
-) -> Contexts:
-    """Contexts of bars (B, C, 6) as they came and as filled, at times (B, C): leading bars that nothing fills cut.
+) -> ContextTensors:
+    """Left-align and normalise the contexts of a batch; leading bars that cannot be filled are cut.
 
-    loc and scale are those of the bars, or the frozen ones. static: as wide as they came, whatever was cut.
+    Args:
+        raw: (B, C, 6) bars with NaN where a value is missing.
+        filled: (B, C, 6) the same bars with gaps filled.
+        times: (B, C) microseconds; None = no calendar.
+        clip: normalised values are cut at +-clip.
+        frozen: loc and scale (B, 6) to use; None = computed from the bars.
+        static: keep the width C, even if every row is shorter after the cut.
     """
     count, steps = raw.shape[:2]
     ready = np.asarray(~np.isnan(filled).any(-1))
-    void = np.asarray(~ready.any(1))
-    start = np.where(void, steps - 1, ready.argmax(1))
+    empty = np.asarray(~ready.any(1))
+    start = np.where(empty, steps - 1, ready.argmax(1))
     lengths = steps - start
     longest = steps if static else int(lengths.max())
-    place = np.minimum(start[:, None] + np.arange(longest), steps - 1)  # (B, longest) from the left
+    index = np.minimum(start[:, None] + np.arange(longest), steps - 1)  # (B, longest) from the left
     rows = np.arange(count)[:, None]
-    inside = np.arange(longest) < lengths[:, None]
-    bars = filled[rows, place]
-    loc, scale = frozen or statistics(bars, inside)
+    valid = np.arange(longest) < lengths[:, None]
+    bars = filled[rows, index]
+    loc, scale = frozen or statistics(bars, valid)
     if frozen is None:
-        loc[void] = scale[void] = np.nan
+        loc[empty] = scale[empty] = np.nan
     observed = np.asarray(~np.isnan(raw[..., :4]).any(-1))
     entries: Batch = {
-        "context": torch.from_numpy(normalise(bars, loc, scale, clip, inside)),
-        "context_observed": torch.from_numpy(observed[rows, place] & inside),
+        "context": torch.from_numpy(normalise(bars, loc, scale, clip, valid)),
+        "context_observed": torch.from_numpy(observed[rows, index] & valid),
         "loc": torch.from_numpy(loc.astype(np.float32)),
         "scale": torch.from_numpy(scale.astype(np.float32)),
     }
     if static or int(lengths.min()) < longest:
         entries["lengths"] = torch.from_numpy(lengths)
     if times is not None:
-        entries["context_stamps"] = torch.from_numpy(stamps_of(times[rows, place]))
-    return Contexts(entries, loc, scale, void)
+        entries["context_stamps"] = torch.from_numpy(stamps_of(times[rows, index]))
+    return ContextTensors(entries, loc, scale, empty)
 
 
 def sequence(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -144,10 +150,10 @@ def sequence(batch: Batch) -> tuple[Tensor, Tensor]:
     bars, observed = (torch.cat([batch[name] for name in pair], 1) for pair in parts)
     if "lengths" not in batch:
         return bars, observed
-    place, inside = _joined_places(batch)
+    index, valid = _joined_index(batch)
     return (
-        bars.gather(1, place[..., None].expand(-1, -1, bars.shape[-1])) * inside[..., None],
-        observed.gather(1, place) & inside,
+        bars.gather(1, index[..., None].expand(-1, -1, bars.shape[-1])) * valid[..., None],
+        observed.gather(1, index) & valid,
     )
 
 
@@ -158,27 +164,27 @@ def sequence_stamps(batch: Batch) -> Tensor | None:
     stamps = torch.cat((batch["context_stamps"], batch["future_stamps"]), 1)
     if "lengths" not in batch:
         return stamps
-    place, _ = _joined_places(batch)
-    return stamps.gather(1, place[..., None].expand(-1, -1, stamps.shape[-1]))
+    index, _ = _joined_index(batch)
+    return stamps.gather(1, index[..., None].expand(-1, -1, stamps.shape[-1]))
 
 
-def _joined_places(batch: Batch) -> tuple[Tensor, Tensor]:
+def _joined_index(batch: Batch) -> tuple[Tensor, Tensor]:
     """(B, T) where each bar lies in context and future side by side, and (B, T) bool whether there is one."""
     longest, future = batch["context"].shape[1], batch["future_target"].shape[1]
     step = torch.arange(longest + future, device=batch["lengths"].device)
     lengths = batch["lengths"][:, None]
-    place = torch.where(step < lengths, step, step - lengths + longest)
-    return place.clamp(max=longest + future - 1), step < lengths + future
+    index = torch.where(step < lengths, step, step - lengths + longest)
+    return index.clamp(max=longest + future - 1), step < lengths + future
 
 
-def statistics(bars: Wide, inside: Mask | None = None) -> tuple[Wide, Wide]:
-    """Mean and (population standard deviation + eps) (B, 6) of bars (B, C, 6), over those `inside` (B, C) picks.
+def statistics(bars: Float64Array, valid: BoolArray | None = None) -> tuple[Float64Array, Float64Array]:
+    """Mean and (population standard deviation + eps) (B, 6) of bars (B, C, 6), over those `valid` (B, C) picks.
 
     eps is upstream's 1e-5 where the deviation is 1e-3 or more, and a hundredth of it below, but at least 1e-5 of the
     mean: of a coin that costs 5e-5 another, 1e-5 would leave nothing to see. A column of zeros has 1e-5.
     In float64: the float32 sums of upstream are off by tens of per cent on volumes of 1e9.
     """
-    weight = np.ones(bars.shape[:2]) if inside is None else inside.astype(np.float64)
+    weight = np.ones(bars.shape[:2]) if valid is None else valid.astype(np.float64)
     count = weight.sum(1)[:, None]
     kept = np.where(weight[..., None] > 0, bars, 0.0)
     loc = kept.sum(1) / count
@@ -188,14 +194,16 @@ def statistics(bars: Wide, inside: Mask | None = None) -> tuple[Wide, Wide]:
     return loc, deviation + np.where(eps > 0, eps, EPS)
 
 
-def normalise(bars: Wide, loc: Wide, scale: Wide, clip: float, inside: Mask | None = None) -> FloatArray:
-    """(B, T, 6) in standard deviations from the mean, cut at +-clip; 0 where not `inside` or not a number."""
+def normalise(
+    bars: Float64Array, loc: Float64Array, scale: Float64Array, clip: float, valid: BoolArray | None = None
+) -> FloatArray:
+    """(B, T, 6) in standard deviations from the mean, cut at +-clip; 0 where not `valid` or not a number."""
     found = np.clip((bars - loc[:, None]) / scale[:, None], -clip, clip)
-    kept = ~np.isnan(found) if inside is None else inside[..., None] & ~np.isnan(found)
+    kept = ~np.isnan(found) if valid is None else valid[..., None] & ~np.isnan(found)
     return np.where(kept, found, 0.0).astype(np.float32)
 
 
-def fill_forward(bars: Wide) -> Wide:
+def fill_forward(bars: Float64Array) -> Float64Array:
     """(B, W, 6) with missing values replaced by the column's last one before them; leading ones stay NaN."""
     known = ~np.isnan(bars)
     if known.all():
@@ -219,7 +227,7 @@ def stamps_of(times: IntArray) -> IntArray:
     return np.stack(fields, -1)
 
 
-def complete(bars: Wide) -> Wide:
+def complete(bars: Float64Array) -> Float64Array:
     """Bars (..., 6) with what volume and amount lack: no volume is 0, no amount is volume times the mean price."""
     bars = bars.copy()
     volume, amount = bars[..., VOLUME], bars[..., AMOUNT]
@@ -231,7 +239,7 @@ def complete(bars: Wide) -> Wide:
     return bars
 
 
-def candles_of(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]:
+def candles_of(windows: Windows) -> tuple[Float64Array, tuple[IntArray, IntArray], bool]:
     """Bars (B, W, 6), NaN where missing; (window, column) of the target rows; whether all columns are targets."""
     if (windows.role == KNOWN).any():
         raise DataError(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.models.kronos.config import KronosConfig
-from foretrain.models.kronos.layers import EPS, Attention, Block, causal_table
+from foretrain.models.kronos.layers import EPS, Attention, Block, rotary_tables
 from foretrain.models.release import Network
 from foretrain.nn.dropout import drop
 from foretrain.nn.rms_norm import RMSNorm
@@ -88,11 +88,11 @@ class DependencyLayer(nn.Module):
     def forward(self, hidden: Tensor, sibling: Tensor, *, causal: bool = True) -> Tensor:
         """hidden (B, T, D), sibling (B, T, D) -> (B, T, D), both sides rotated."""
         attention = self.cross_attn
-        table = causal_table(hidden.shape[1], attention.width, hidden.device)
+        table = rotary_tables(hidden.shape[1], attention.width, hidden.device)
         query = rotate(attention.split(attention.q_proj(sibling)), table)
         key = rotate(attention.split(attention.k_proj(hidden)), table)
         value = attention.split(attention.v_proj(hidden))
-        return self.norm(hidden + attention.merge(attention.mix(query, key, value, causal=causal)))
+        return self.norm(hidden + attention.merge(attention.attend(query, key, value, causal=causal)))
 
     def last(self, hidden: Tensor, sibling: Tensor) -> Tensor:
         """One query (B, 1, D) over all of hidden (B, T, D), neither side rotated, as generation does it: (B, T, D), of
@@ -102,7 +102,7 @@ class DependencyLayer(nn.Module):
             attention.split(p(x))
             for p, x in ((attention.q_proj, sibling), (attention.k_proj, hidden), (attention.v_proj, hidden))
         )
-        return self.norm(hidden + attention.merge(attention.mix(query, key, value, causal=False)))
+        return self.norm(hidden + attention.merge(attention.attend(query, key, value, causal=False)))
 
 
 class DualHead(nn.Module):
@@ -184,7 +184,7 @@ class KronosNetwork(Network):
     def hidden(self, s1_ids: Tensor, s2_ids: Tensor, stamp: Tensor | None = None) -> Tensor:
         """(B, T, D) after the final norm; position t knows tokens 0 .. t."""
         x = self.embed(s1_ids, s2_ids, stamp)
-        table = causal_table(x.shape[1], self.head_width, x.device)
+        table = rotary_tables(x.shape[1], self.head_width, x.device)
         for block in self.transformer:
             x = block(x, table)
         return self.norm(x)

@@ -16,10 +16,12 @@ from foretrain.notes import Code, Tally
 HIGH, LOW = 1, 2
 
 
-def summary(candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, mend: bool) -> Forecast:
-    """The forecast of target rows, (window, column) of candles (N, S, H, 6), which mend repairs before."""
+def summarise(
+    candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, repair_candles: bool
+) -> Forecast:
+    """The forecast of target rows, (window, column) of candles (N, S, H, 6), which repair_candles repairs before."""
     notes: tuple[Tally, ...] = ()
-    if mend:
+    if repair_candles:
         candles, repaired = repair(candles)
         counts = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
         notes = (Tally(Code.CANDLES_REPAIRED, "{repaired candles:,} of {candles:,} candles repaired", counts),)

@@ -15,7 +15,7 @@ from foretrain.data.permutation import derive, hash64, uniform
 from foretrain.models.kronos.options import KronosOptions
 
 
-def filtered(logits: Tensor, options: KronosOptions) -> Tensor:
+def filter_logits(logits: Tensor, options: KronosOptions) -> Tensor:
     """Logits (..., V) over the temperature, -inf where top_k or top_p leave a token out; one token at least stays.
 
     top_k keeps the k likeliest and those equal to the last of them. top_p then keeps the likeliest of these up to and
@@ -40,7 +40,7 @@ def filtered(logits: Tensor, options: KronosOptions) -> Tensor:
     return logits.masked_fill(out, float("-inf"))
 
 
-def pick(logits: Tensor, draw: Tensor) -> Tensor:
+def sample_tokens(logits: Tensor, draw: Tensor) -> Tensor:
     """Tokens (N, S) of logits (N, S or 1, V) by inversion of their distribution at draws (N, S) in [0, 1)."""
     wide = torch.float32 if logits.device.type == "mps" else torch.float64  # which that device lacks
     reached = logits.to(wide).softmax(-1).cumsum(-1).expand(*draw.shape, logits.shape[-1]).contiguous()
@@ -50,7 +50,7 @@ def pick(logits: Tensor, draw: Tensor) -> Tensor:
     return torch.searchsorted(reached, place, right=True)[..., 0]
 
 
-def draws(seed: int, keys: Tensor, samples: Sequence[int], steps: int) -> Tensor:
+def uniform_draws(seed: int, keys: Tensor, samples: Sequence[int], steps: int) -> Tensor:
     """(N, S, H, 2) uniform numbers in [0, 1) on the CPU, for the two tokens of each bar.
 
     keys (N,) int64 name the series. A number depends on seed, key, the sample's own number and step, and on nothing
@@ -61,7 +61,7 @@ def draws(seed: int, keys: Tensor, samples: Sequence[int], steps: int) -> Tensor
     return torch.from_numpy(uniform(path[..., None], np.arange(2 * steps))).view(*path.shape, steps, 2)
 
 
-class Chooser:
+class TokenSampler:
     """Takes tokens by the options: the likeliest, by the numbers given, or as upstream draws them."""
 
     def __init__(self, options: KronosOptions, numbers: Tensor | None, samples: int) -> None:
@@ -75,8 +75,8 @@ class Chooser:
         shape = logits.shape[0], self._samples
         options = self._options
         if options.compat and options.temperature:
-            chances = filtered(logits, options).softmax(-1).expand(*shape, -1)
+            chances = filter_logits(logits, options).softmax(-1).expand(*shape, -1)
             return torch.multinomial(chances.flatten(0, 1), 1).view(shape)
         if self._numbers is None:
             return logits.argmax(-1).expand(shape)
-        return pick(filtered(logits, options), self._numbers[:, :, step, which])
+        return sample_tokens(filter_logits(logits, options), self._numbers[:, :, step, which])

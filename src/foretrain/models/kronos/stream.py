@@ -22,39 +22,39 @@ from foretrain.data.permutation import hash64
 from foretrain.data.windows import NO_TIME, IntArray, Windows
 from foretrain.errors import ConfigError, DataError
 from foretrain.models.kronos import inputs
-from foretrain.models.kronos.cache import Stack
+from foretrain.models.kronos.cache import CachedBlocks
 from foretrain.models.kronos.config import COLUMNS
-from foretrain.models.kronos.generate import Generated, PromptSource, continue_source, generating
-from foretrain.models.kronos.inputs import Wide
+from foretrain.models.kronos.generate import Generated, TokenizedPrompt, eval_inference, generate_from_tokens
+from foretrain.models.kronos.inputs import Float64Array
 from foretrain.models.kronos.model import KronosNetwork
 from foretrain.models.kronos.options import KronosOptions, sample_counts
-from foretrain.models.kronos.paths import summary
+from foretrain.models.kronos.paths import summarise
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.types import Forecast
 from foretrain.timeaxis.future import continue_stamps
 
 # Rotary angles are float32, whose rounding at 2^14 radians is 0.001. After so many bars everything is read anew, with
 # the statistics as they are.
-FARTHEST = 2**14
+MAX_POSITION = 2**14
 
 
 @dataclass
 class _Series:
     """The newest bars of one series."""
 
-    bars: Wide  # (k, 6) filled from before; NaN where there was nothing yet
+    bars: Float64Array  # (k, 6) filled from before; NaN where there was nothing yet
     times: IntArray | None  # (k,) microseconds
     tokens: IntArray  # (k, 2)
 
-    def grow(self, bars: Wide, times: IntArray | None, tokens: IntArray, most: int) -> None:
+    def append(self, bars: Float64Array, times: IntArray | None, tokens: IntArray, limit: int) -> None:
         """Take over more bars; the newest `most` are kept."""
-        self.bars = np.concatenate((self.bars, bars))[-most:]
-        self.tokens = np.concatenate((self.tokens, tokens))[-most:]
+        self.bars = np.concatenate((self.bars, bars))[-limit:]
+        self.tokens = np.concatenate((self.tokens, tokens))[-limit:]
         if self.times is not None and times is not None:
-            self.times = np.concatenate((self.times, times))[-most:]
+            self.times = np.concatenate((self.times, times))[-limit:]
 
 
-class Model(Protocol):
+class TokenPredictor(Protocol):
     """A predictor beside the tokenizer that it reads through."""
 
     network: KronosNetwork
@@ -69,7 +69,12 @@ class KronosStream:
     """A batch of growing series and what a model remembers of them."""
 
     def __init__(
-        self, model: Model, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None
+        self,
+        model: TokenPredictor,
+        windows: Windows,
+        *,
+        max_context: int | None = None,
+        re_anchor_every: int | None = None,
     ) -> None:
         """Read the windows' contexts; their stamps count where they have times.
 
@@ -84,11 +89,11 @@ class KronosStream:
         self.re_anchor_every = re_anchor_every
         raw, self._targets, _ = inputs.candles_of(windows)
         filled = inputs.fill_forward(raw[:, : windows.context.shape[1]])
-        self._most = max(self.max_context, filled.shape[1])  # bars that the encoder looks at
+        self._encoder_window = max(self.max_context, filled.shape[1])  # bars that the encoder looks at
         self._keys = windows.key
         self._appended = np.zeros(len(windows), np.int64)  # bars of each series since the opening
-        self._since_anchor = 0  # the most bars of a series since the statistics were taken
-        self._read(filled, windows.context_times, frozen=False)
+        self._steps_since_anchor = 0  # the most bars of a series since the statistics were taken
+        self._prefill(filled, windows.context_times, frozen=False)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -102,10 +107,10 @@ class KronosStream:
     @property
     def rolled(self) -> bool:
         """Whether a series has outgrown max_context since all was read."""
-        return int(self._held.max()) > self.max_context
+        return int(self._cache_lengths.max()) > self.max_context
 
     @property
-    def statistics(self) -> tuple[Wide, Wide]:
+    def statistics(self) -> tuple[Float64Array, Float64Array]:
         """loc and scale (N, 6) in use: a bar is normalised * scale + loc."""
         return self._loc, self._scale
 
@@ -125,21 +130,21 @@ class KronosStream:
         """
         if isinstance(bars, Windows):
             bars, times, counts = _from_windows(bars, counts)
-        raw, clock, count = self._checked(bars, times, counts)
+        raw, new_times, count = self._checked(bars, times, counts)
         if not count.any():
             return
         last = np.stack([series.bars[-1] for series in self._series])
         filled = inputs.fill_forward(np.concatenate((last[:, None], raw), 1))[:, 1:]
         self._appended += count
-        self._since_anchor += int(count.max())
-        self._since_read += int(count.max())
-        if self.re_anchor_every is not None and self._since_anchor >= self.re_anchor_every:
-            self._grow(filled, clock, np.zeros((*raw.shape[:2], 2), np.int64), count)
-            self._read(*self._newest(self.max_context), frozen=False)
+        self._steps_since_anchor += int(count.max())
+        self._steps_since_prefill += int(count.max())
+        if self.re_anchor_every is not None and self._steps_since_anchor >= self.re_anchor_every:
+            self._store(filled, new_times, np.zeros((*raw.shape[:2], 2), np.int64), count)
+            self._prefill(*self._last_bars(self.max_context), frozen=False)
             return
-        self._grow(filled, clock, self._extend(filled, clock, count), count)
-        if self._since_read >= FARTHEST:
-            self._read(*self._newest(self._most), frozen=True)
+        self._store(filled, new_times, self._extend(filled, new_times, count), count)
+        if self._steps_since_prefill >= MAX_POSITION:
+            self._prefill(*self._last_bars(self._encoder_window), frozen=True)
 
     def forecast(
         self,
@@ -157,7 +162,7 @@ class KronosStream:
             prediction_length, num_samples=num_samples, seed=seed, options=options, future_times=future_times
         )
         window, column = (torch.from_numpy(x).to(candles.device) for x in self._targets)
-        return summary(candles, (window, column), quantile_levels, mend=options.repair)
+        return summarise(candles, (window, column), quantile_levels, repair_candles=options.repair)
 
     def candles(
         self,
@@ -181,11 +186,11 @@ class KronosStream:
             )
         drawn, asked = sample_counts(num_samples, options)
         options = replace(options, max_context=self.max_context)
-        bars = self._continue(prediction_length, drawn, seed, options, future_times).bars
+        bars = self._generate(prediction_length, drawn, seed, options, future_times).bars
         loc, scale = (self._tensor(x.astype(np.float32))[:, None, None] for x in self.statistics)
         return (bars * scale + loc).expand(-1, asked, -1, -1)
 
-    def _continue(
+    def _generate(
         self, steps: int, samples: int, seed: int, options: KronosOptions, future_times: IntArray | None
     ) -> Generated:
         network, tokenizer = self.model.network, self.model.tokenizer
@@ -193,73 +198,82 @@ class KronosStream:
         s1, s2 = self._tensor(tokens).unbind(-1)
         lengths = [min(len(series.tokens), self.max_context) for series in self._series]
         keys = np.where(self._appended > 0, hash64(self._keys, self._appended), self._keys)
-        with generating(network, tokenizer):
+        with eval_inference(network, tokenizer):
             ahead, known = None, None
             if self._timed:
                 ahead = network.time_emb(self._tensor(inputs.stamps_of(self._future_times(steps, future_times))))
             if options.mode == "exact" or options.re_anchor_every is not None:
-                clock = [x.times[-self.max_context :] for x in self._series if x.times is not None]
-                known = network.embed(s1, s2, self._tensor(inputs.stamps_of(_from_left(clock))) if clock else None)
+                context_times = [x.times[-self.max_context :] for x in self._series if x.times is not None]
+                known = network.embed(
+                    s1, s2, self._tensor(inputs.stamps_of(_from_left(context_times))) if context_times else None
+                )
             ragged = min(lengths) < max(lengths)
-            source = PromptSource(s1, s2, known, self._tensor(keys.view(np.int64)), ahead, lengths if ragged else None)
+            source = TokenizedPrompt(
+                s1, s2, known, self._tensor(keys.view(np.int64)), ahead, lengths if ragged else None
+            )
             cache = None if self.rolled and options.mode == "exact" else self._cache
-            return continue_source(
+            return generate_from_tokens(
                 network, tokenizer, source, steps, num_samples=samples, seed=seed, options=options, cache=cache
             )
 
-    def _read(self, filled: Wide, times: IntArray | None, *, frozen: bool) -> None:
+    def _prefill(self, filled: Float64Array, times: IntArray | None, *, frozen: bool) -> None:
         """Everything anew from bars (N, C, 6), padded on the left with NaN; the statistics too unless frozen."""
         kept = self.statistics if frozen else None
-        found = inputs.read_context(filled, inputs.complete(filled), times, self.model.network.config.clip, kept)
+        found = inputs.prepare_contexts(filled, inputs.complete(filled), times, self.model.network.config.clip, kept)
         self._loc, self._scale = found.loc, found.scale
         network, tokenizer, context = self.model.network, self.model.tokenizer, found.entries["context"]
         stamps, lengths = found.entries.get("context_stamps"), found.entries.get("lengths")
         count = [context.shape[1]] * len(self) if lengths is None else lengths.tolist()
-        self._encoder = Stack(tokenizer.encoder, self._most)  # type: ignore[arg-type]
-        with generating(network, tokenizer):
+        self._encoder = CachedBlocks(tokenizer.encoder, self._encoder_window)  # type: ignore[arg-type]
+        with eval_inference(network, tokenizer):
             with torch.autocast(self._device.type, enabled=False):
                 x = tokenizer.embed(context.to(self._device))
-                hidden = self._encoder.read(x, None if lengths is None else lengths.to(self._device))
+                hidden = self._encoder.prefill(x, None if lengths is None else lengths.to(self._device))
                 s1, s2 = tokenizer.to_tokens(tokenizer.quant_embed(hidden), half=True)
             known = network.embed(s1, s2, None if stamps is None else stamps.to(self._device))
-            source = PromptSource(s1, s2, known, s1[:, 0], None, None if lengths is None else count)
+            source = TokenizedPrompt(s1, s2, known, s1[:, 0], None, None if lengths is None else count)
             self._cache = source.cache(network, self.max_context)
         tokens = torch.stack((s1, s2), -1).cpu().numpy()
         self._series = [
             _Series(filled[n, -length:], None if times is None else times[n, -length:], tokens[n, :length])
             for n, length in enumerate(count)
         ]
-        self._held = np.minimum(count, self.max_context)  # positions that the cache has given
-        self._since_read = 0
-        self._since_anchor = self._since_anchor if frozen else 0
+        self._cache_lengths = np.minimum(count, self.max_context)  # positions that the cache has given
+        self._steps_since_prefill = 0
+        self._steps_since_anchor = self._steps_since_anchor if frozen else 0
 
-    def _extend(self, filled: Wide, clock: IntArray | None, count: IntArray) -> IntArray:
+    def _extend(self, filled: Float64Array, new_times: IntArray | None, count: IntArray) -> IntArray:
         """Read new bars (N, k, 6), of which row n counts count[n]; their tokens (N, k, 2)."""
         network, tokenizer = self.model.network, self.model.tokenizer
         bars = self._tensor(
             inputs.normalise(inputs.complete(filled), self._loc, self._scale, self.model.network.config.clip)
         )
         counts = None if (count == bars.shape[1]).all() else self._tensor(count)
-        with generating(network, tokenizer):
+        with eval_inference(network, tokenizer):
             with torch.autocast(self._device.type, enabled=False):
                 hidden = self._encoder.extend(tokenizer.embed(bars)[:, None], counts)
                 s1, s2 = tokenizer.to_tokens(tokenizer.quant_embed(hidden[:, 0]), half=True)
-            known = network.embed(s1, s2, None if clock is None else self._tensor(inputs.stamps_of(clock)))
+            known = network.embed(s1, s2, None if new_times is None else self._tensor(inputs.stamps_of(new_times)))
             self._cache.extend(known[:, None], counts)
-            self._encoder.forget()
-            self._cache.forget()
-        self._held = self._held + count
+            self._encoder.evict()
+            self._cache.evict()
+        self._cache_lengths = self._cache_lengths + count
         return torch.stack((s1, s2), -1).cpu().numpy()
 
-    def _grow(self, filled: Wide, clock: IntArray | None, tokens: IntArray, count: IntArray) -> None:
+    def _store(self, filled: Float64Array, new_times: IntArray | None, tokens: IntArray, count: IntArray) -> None:
         for n, series in enumerate(self._series):
             new = slice(0, int(count[n]))
-            series.grow(filled[n, new], None if clock is None else clock[n, new], tokens[n, new], self._most)
+            series.append(
+                filled[n, new],
+                None if new_times is None else new_times[n, new],
+                tokens[n, new],
+                self._encoder_window,
+            )
 
-    def _newest(self, most: int) -> tuple[Wide, IntArray | None]:
+    def _last_bars(self, limit: int) -> tuple[Float64Array, IntArray | None]:
         """The newest `most` bars (N, C, 6) and times (N, C), padded on the left."""
-        bars = _from_right([series.bars[-most:] for series in self._series], np.nan)
-        times = [series.times[-most:] for series in self._series if series.times is not None]
+        bars = _from_right([series.bars[-limit:] for series in self._series], np.nan)
+        times = [series.times[-limit:] for series in self._series if series.times is not None]
         return bars, _from_right(times, NO_TIME) if times else None
 
     def _future_times(self, steps: int, given: IntArray | None) -> IntArray:
@@ -271,7 +285,7 @@ class KronosStream:
 
     def _checked(
         self, bars: np.ndarray, times: IntArray | None, counts: Sequence[int] | None
-    ) -> tuple[Wide, IntArray | None, IntArray]:
+    ) -> tuple[Float64Array, IntArray | None, IntArray]:
         """Bars (N, k, 6) with NaN for what is not finite, times (N, k), counts (N,), the largest of them k."""
         raw = np.array(bars, np.float64)
         raw = raw[:, None] if raw.ndim == 2 else raw
@@ -291,14 +305,14 @@ class KronosStream:
         width = int(count.max())
         if times is None:
             return raw[:, :width], None, count
-        clock = np.asarray(times, np.int64).reshape(len(self), -1)
-        if clock.shape[1] != raw.shape[1]:
-            raise DataError(f"bars to append have {raw.shape[1]} bars a series, but {clock.shape[1]} times.")
+        new_times = np.asarray(times, np.int64).reshape(len(self), -1)
+        if new_times.shape[1] != raw.shape[1]:
+            raise DataError(f"bars to append have {raw.shape[1]} bars a series, but {new_times.shape[1]} times.")
         for n, series in enumerate(self._series):
             assert series.times is not None
-            if (np.diff(clock[n, : count[n]], prepend=series.times[-1]) <= 0).any():
+            if (np.diff(new_times[n, : count[n]], prepend=series.times[-1]) <= 0).any():
                 raise DataError(f"series {n}: bars to append must come after those before them, each at its own time.")
-        return raw[:, :width], clock[:, :width], count
+        return raw[:, :width], new_times[:, :width], count
 
     @property
     def _timed(self) -> bool:
@@ -312,7 +326,9 @@ class KronosStream:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
-def _from_windows(windows: Windows, counts: Sequence[int] | None) -> tuple[Wide, IntArray | None, Sequence[int]]:
+def _from_windows(
+    windows: Windows, counts: Sequence[int] | None
+) -> tuple[Float64Array, IntArray | None, Sequence[int]]:
     """Bars (N, k, 6), times (N, k) and counts (N,) of contexts, which are padded on the left."""
     steps = windows.context.shape[1]
     raw = inputs.candles_of(windows)[0][:, :steps]

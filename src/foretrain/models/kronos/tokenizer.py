@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foretrain.models.kronos.config import TokenizerConfig
-from foretrain.models.kronos.layers import Block, causal_table
+from foretrain.models.kronos.layers import Block, rotary_tables
 from foretrain.models.kronos.quantiser import Quantiser, QuantiserLoss, to_ids, to_signs
 from foretrain.models.release import Network
 
@@ -25,7 +25,7 @@ class Reconstruction(NamedTuple):
     code: Tensor  # (B, T, D) of +-1/sqrt(D)
 
 
-class _Holder(nn.Module):
+class _QuantiserModule(nn.Module):
     """Gives the quantiser upstream's place in the file, tokenizer.bsq."""
 
     def __init__(self, bsq: Quantiser) -> None:
@@ -63,7 +63,7 @@ class TokenizerNetwork(Network):
         self.embed = nn.Linear(c.d_in, c.d_model)
         self.encoder = stack(c.n_enc_layers)
         self.quant_embed = nn.Linear(c.d_model, bits)
-        self.tokenizer = _Holder(
+        self.tokenizer = _QuantiserModule(
             Quantiser(bits, beta=c.beta, gamma0=c.gamma0, gamma=c.gamma, zeta=c.zeta, group_size=c.group_size)
         )
         self.post_quant_embed_pre = nn.Linear(c.s1_bits, c.d_model)
@@ -99,7 +99,7 @@ class TokenizerNetwork(Network):
 
     def latent(self, x: Tensor) -> Tensor:
         """(B, T, F) normalised bars -> (B, T, D) before the sphere."""
-        table = causal_table(x.shape[1], self.head_width, x.device)
+        table = rotary_tables(x.shape[1], self.head_width, x.device)
         hidden = self.embed(x.to(self.embed.weight.dtype))
         for block in self.encoder:
             hidden = block(hidden, table)
@@ -136,7 +136,7 @@ class TokenizerNetwork(Network):
 
     def decode_hidden(self, hidden: Tensor) -> Tensor:
         """(B, T, d_model) -> (B, T, F)."""
-        table = causal_table(hidden.shape[1], self.head_width, hidden.device)
+        table = rotary_tables(hidden.shape[1], self.head_width, hidden.device)
         for block in self.decoder:
             hidden = block(hidden, table)
         return self.head(hidden)

@@ -30,7 +30,7 @@ FILE = "tokens.safetensors"
 GROUP = 64
 
 
-class TokenTable:
+class TokenCache:
     """First and second tokens by the key of a window."""
 
     def __init__(self, keys: npt.NDArray[np.uint64], tokens: npt.NDArray[Any]) -> None:
@@ -57,7 +57,9 @@ def check_epochs(source: Any) -> None:
         )
 
 
-def open_table(source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer_hash: str, clip: float) -> TokenTable:
+def open_token_cache(
+    source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer_hash: str, clip: float
+) -> TokenCache:
     """The table in a run's folder, made if it is not there or of other inputs.
 
     source: a TrainingSource in epoch mode. Raises ConfigError for any other.
@@ -69,20 +71,20 @@ def open_table(source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer
     return _read(path, made_from) or _make(path, made_from, source, tokenizer, clip)
 
 
-def _read(path: Path, made_from: str) -> TokenTable | None:
+def _read(path: Path, made_from: str) -> TokenCache | None:
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("made_from") != made_from:
                 return None
-            return TokenTable(file.get_tensor("keys"), file.get_tensor("tokens"))
+            return TokenCache(file.get_tensor("keys"), file.get_tensor("tokens"))
     except (SafetensorError, OSError):
         return None  # made anew
 
 
 @torch.no_grad()
-def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, clip: float) -> TokenTable:
+def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, clip: float) -> TokenCache:
     device = next(tokenizer.parameters()).device
     bars = source.config.context_length + source.config.prediction_length
     wide = max(tokenizer.config.s1_bits, tokenizer.config.s2_bits) > 15
@@ -99,4 +101,4 @@ def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as scratch, disk_errors(path):
         save_file({"keys": keys, "tokens": tokens}, scratch, metadata={"made_from": made_from})
-    return TokenTable(keys, tokens)
+    return TokenCache(keys, tokens)

@@ -31,7 +31,7 @@ from torch import Tensor
 from foretrain.data.windows import KNOWN, TARGET, Windows, window_starts
 from foretrain.models.base import Batch
 from foretrain.models.toto.draws import row_keys
-from foretrain.models.toto.inputs import newest
+from foretrain.models.toto.inputs import forward_fill
 from foretrain.nn.layout import RowLayout
 
 
@@ -71,7 +71,7 @@ def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = F
     return batch
 
 
-class Sequence(NamedTuple):
+class JoinedRows(NamedTuple):
     """Rows before and after the cutoff, (R, (n + N) * P)."""
 
     values: Tensor  # whatever it is where not observed
@@ -79,7 +79,7 @@ class Sequence(NamedTuple):
     complete: bool  # promises that everything before the cutoff, and all that is read after it, was observed
 
 
-def sequence(batch: Batch, patch_size: int) -> Sequence:
+def sequence(batch: Batch, patch_size: int) -> JoinedRows:
     """All steps of a batch, those after the cutoff padded to patches; its last patch is no input, only labels."""
     context, target = batch["context"], batch["future_target"]
     ahead = F.pad(target, (0, -target.shape[1] % patch_size), value=torch.nan)
@@ -92,7 +92,7 @@ def sequence(batch: Batch, patch_size: int) -> Sequence:
         ahead = rows
     present = ahead.isfinite()
     before = batch["observed"] if "observed" in batch else torch.ones_like(context, dtype=torch.bool)
-    return Sequence(
+    return JoinedRows(
         torch.cat((context, torch.where(present, ahead, 0.0)), 1),
         torch.cat((before, present), 1),
         "observed" not in batch and ahead.shape[1] == patch_size,
@@ -117,7 +117,7 @@ def known_ahead(batch: Batch, steps: int) -> Tensor | None:
     context, rows, given = batch["context"], batch["known_rows"], batch["future_known"][:, :steps]
     observed = batch["observed"][rows] if "observed" in batch else torch.ones_like(context[rows], dtype=torch.bool)
     given = F.pad(given, (0, steps - given.shape[1]), value=torch.nan)
-    before = newest(context[rows], observed)[:, -1:]
+    before = forward_fill(context[rows], observed)[:, -1:]
     found = context.new_full((len(context), steps), torch.nan)
-    found[rows] = newest(given, ~given.isnan(), before)
+    found[rows] = forward_fill(given, ~given.isnan(), before)
     return found

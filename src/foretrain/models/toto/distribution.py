@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from foretrain.models.toto import student_t
 from foretrain.nn.quantiles import constant
 
-_HALVINGS = 12  # of a bracket by the approximate cdf
-_STEPS = 100  # at most, by the exact one; a few do unless modes are far apart
-_NEAR = 1e-7  # an error of the cdf after which one more step is exact
+_BISECTIONS = 12  # of a bracket by the approximate cdf
+_MAX_STEPS = 100  # at most, by the exact one; a few do unless modes are far apart
+_TOLERANCE = 1e-7  # an error of the cdf after which one more step is exact
 
 
 @dataclass(frozen=True)
-class StudentTs:
+class StudentTMixture:
     """A mixture at each of some places; all of shape (..., K), and every df > 2."""
 
     df: Tensor
@@ -36,11 +36,11 @@ class StudentTs:
         """Probabilities of the components."""
         return self.log_weights.exp()
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> StudentTs:
+    def map(self, change: Callable[[Tensor], Tensor]) -> StudentTMixture:
         """With a function applied to each of the four tensors."""
-        return StudentTs(change(self.df), change(self.loc), change(self.scale), change(self.log_weights))
+        return StudentTMixture(change(self.df), change(self.loc), change(self.scale), change(self.log_weights))
 
-    def __getitem__(self, index: Any) -> StudentTs:
+    def __getitem__(self, index: Any) -> StudentTMixture:
         return self.map(lambda x: x[index])
 
     @property
@@ -69,12 +69,12 @@ class StudentTs:
     def log_slope(self, value: Tensor) -> Tensor:
         """Derivative (...) of the log density at values (...)."""
         away = value[..., None] - self.loc
-        share = self._log_joint(value).softmax(-1)
-        return -(share * (self.df + 1.0) * away / (self.df * self.scale.square() + away.square())).sum(-1)
+        responsibility = self._log_joint(value).softmax(-1)
+        return -(responsibility * (self.df + 1.0) * away / (self.df * self.scale.square() + away.square())).sum(-1)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Probability (...) of lying below values (...), in float64."""
-        wide = self.map(lambda x: x.to(_wide(x)))
+        wide = self.map(lambda x: x.to(_solver_dtype(x)))
         z = (value.to(wide.df.dtype)[..., None] - wide.loc) / wide.scale
         return (wide.weights * student_t.cdf(z, wide.df)).sum(-1)
 
@@ -85,22 +85,24 @@ class StudentTs:
         bracket known from their values.
         """
         shape, count = self.df.shape[:-1], len(levels)
-        flat = self.map(lambda x: x.to(_wide(x)).reshape(-1, 1, x.shape[-1]).expand(-1, count, -1).flatten(0, 1))
-        wanted = constant(list(levels), flat.df.device, flat.df.dtype).repeat(len(flat.df) // count)
-        return _solve(flat, wanted).view(*shape, count).to(self.df.dtype)
+        flat = self.map(
+            lambda x: x.to(_solver_dtype(x)).reshape(-1, 1, x.shape[-1]).expand(-1, count, -1).flatten(0, 1)
+        )
+        level = constant(list(levels), flat.df.device, flat.df.dtype).repeat(len(flat.df) // count)
+        return _solve(flat, level).view(*shape, count).to(self.df.dtype)
 
 
-def _wide(x: Tensor) -> torch.dtype:
+def _solver_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64  # which that device lacks
 
 
 @torch.no_grad()
-def _solve(mixtures: StudentTs, level: Tensor) -> Tensor:
+def _solve(mixtures: StudentTMixture, level: Tensor) -> Tensor:
     """The value (n,) at which the cdf of mixtures (n, K) is level (n,)."""
-    value = _start(mixtures, level)
+    value = _initial_quantiles(mixtures, level)
     low, high = torch.full_like(value, -torch.inf), torch.full_like(value, torch.inf)
     active = torch.arange(len(value), device=value.device)
-    for k in range(_STEPS):
+    for k in range(_MAX_STEPS):
         part, x = mixtures[active], value[active]
         excess = part.cdf(x) - level[active]
         below = torch.where(excess < 0, x, low[active])
@@ -108,21 +110,21 @@ def _solve(mixtures: StudentTs, level: Tensor) -> Tensor:
         low[active], high[active] = below, above
         step = excess / part.log_prob(x).exp()
         step = step / (1.0 - 0.5 * step * part.log_slope(x)).clamp(0.5, 2.0)  # Halley's
-        following = x - step
+        proposal = x - step
         reach = (part.scale * part.weights).sum(-1) * 2.0**k  # what a step may be as long as one side is open
-        outside = ~((following >= below) & (following <= above) & (step.abs() <= reach))
+        outside = ~((proposal >= below) & (proposal <= above) & (step.abs() <= reach))
         middle = 0.5 * (below + above)
         middle = torch.where(middle.isfinite(), middle, x - reach.copysign(excess))
-        value[active] = torch.where(outside, middle, following)
+        value[active] = torch.where(outside, middle, proposal)
         # the error is about the cube of the one before; a bracket without room left is an answer too
-        done = ((excess.abs() < _NEAR) & ~outside) | ((above - below) / (below.abs() + above.abs()) < 1e-15)
+        done = ((excess.abs() < _TOLERANCE) & ~outside) | ((above - below) / (below.abs() + above.abs()) < 1e-15)
         active = active[~done]
         if not len(active):
             break
     return value
 
 
-def _start(mixtures: StudentTs, level: Tensor) -> Tensor:
+def _initial_quantiles(mixtures: StudentTMixture, level: Tensor) -> Tensor:
     """(n,) where the approximate cdf of mixtures (n, K) is about level (n,)."""
     df, normal = mixtures.df, torch.special.ndtri(level)[:, None]
     w = normal * ((8 * df + 3) / (8 * df + 1))
@@ -131,7 +133,7 @@ def _start(mixtures: StudentTs, level: Tensor) -> Tensor:
     counts = mixtures.weights > 1e-6
     low = torch.where(counts, own, torch.inf).amin(-1)
     high = torch.where(counts, own, -torch.inf).amax(-1)
-    for _ in range(_HALVINGS):
+    for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         z = (middle[:, None] - mixtures.loc) / mixtures.scale
         under = (mixtures.weights * student_t.approximate_cdf(z, df)).sum(-1) < level
@@ -156,12 +158,12 @@ class MixtureHead(nn.Module):
         """The linear layers in the order that `shape` takes their outputs."""
         return list(self.children())
 
-    def forward(self, features: Tensor) -> StudentTs:
+    def forward(self, features: Tensor) -> StudentTMixture:
         """(..., D) -> mixtures (..., K)."""
         return self.shape(*(project(features) for project in self.projections))
 
     @staticmethod
-    def shape(df: Tensor, loc: Tensor, scale: Tensor, weights: Tensor | None = None) -> StudentTs:
+    def shape(df: Tensor, loc: Tensor, scale: Tensor, weights: Tensor | None = None) -> StudentTMixture:
         """Raw outputs (..., K) of the projections to parameters, in float32 at least.
 
         As torch's Categorical, and so upstream, does, probabilities below float32's epsilon are raised to it, and get
@@ -172,6 +174,6 @@ class MixtureHead(nn.Module):
         if weights is None:
             log_weights = torch.zeros_like(df)
         else:
-            chances = weights.to(df.dtype).softmax(-1)
-            log_weights = chances.clamp(eps, 1.0 - eps).log().log_softmax(-1)
-        return StudentTs(2.0 + F.softplus(df).clamp(min=eps), loc, F.softplus(scale).clamp(min=eps), log_weights)
+            probabilities = weights.to(df.dtype).softmax(-1)
+            log_weights = probabilities.clamp(eps, 1.0 - eps).log().log_softmax(-1)
+        return StudentTMixture(2.0 + F.softplus(df).clamp(min=eps), loc, F.softplus(scale).clamp(min=eps), log_weights)

@@ -26,7 +26,7 @@ def row_keys(window: IntArray, key: np.ndarray) -> Tensor:
     return torch.from_numpy(hash64(key.astype(np.uint64)[window], np.arange(len(window)) - first).view(np.int64))
 
 
-def draws(seed: int, keys: Tensor, samples: Sequence[int], first: int, steps: int) -> Tensor:
+def uniform_draws(seed: int, keys: Tensor, samples: Sequence[int], first: int, steps: int) -> Tensor:
     """(S, R, n, 3) uniform numbers in [0, 1), float32 on the CPU, for steps first .. first + n - 1.
 
     A number depends on the seed, its row's key (R,), the sample's own number and the step, and on nothing else. keys
@@ -49,7 +49,7 @@ def student_t(df: Tensor, numbers: Tensor) -> Tensor:
     return (df * torch.expm1(radius)).sqrt() * torch.cos(2.0 * torch.pi * numbers[..., 1])
 
 
-def choose(log_weights: Tensor, number: Tensor) -> Tensor:
+def choose_component(log_weights: Tensor, number: Tensor) -> Tensor:
     """Components (...) of mixtures (..., K) by inversion of their distribution at uniform numbers (...)."""
     reached = log_weights.exp().cumsum(-1)
     place = number[..., None] * reached[..., -1:]

@@ -17,8 +17,8 @@ from foretrain.models.base import Batch, Forecast, Forecaster, Loss, TrainingPre
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto import batches, generate
 from foretrain.models.toto.config import TotoConfig, TotoModelConfig
-from foretrain.models.toto.inputs import newest, prepare
-from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, moments, over_patches, sums
+from foretrain.models.toto.inputs import forward_fill, prepare
+from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, loss_sums, measure_patches, moments
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.nn.layout import RowLayout
@@ -94,7 +94,9 @@ class Toto(ReleaseModel, Forecaster):
 
     def _losses(self, batch: Batch) -> dict[str, Loss]:
         scored = self.scored(batch)
-        nll, robust = (part.sum() for part in over_patches(self.network, sums, *(x.flatten(0, 1) for x in scored[:3])))
+        nll, robust = (
+            part.sum() for part in measure_patches(self.network, loss_sums, *(x.flatten(0, 1) for x in scored[:3]))
+        )
         weight = scored.observed.sum().float()
         total = LIKELIHOOD * nll + ROBUST * robust
         return {"loss": Loss(total, weight), "nll": Loss(nll, weight), "robust": Loss(robust, weight)}
@@ -102,7 +104,7 @@ class Toto(ReleaseModel, Forecaster):
     def predict(self, batch: Batch) -> TrainingPrediction:
         """Mean and deviation of the steps that native_loss scores, each forecast from the patch before its own."""
         scored = self.scored(batch)
-        mean, deviation = over_patches(self.network, moments, *(x.flatten(0, 1) for x in scored[:3]))
+        mean, deviation = measure_patches(self.network, moments, *(x.flatten(0, 1) for x in scored[:3]))
         return TrainingPrediction(
             target=scored.target.flatten(1),
             observed=scored.observed.flatten(1),
@@ -143,7 +145,7 @@ class Toto(ReleaseModel, Forecaster):
 
         loc, scale = (part(x) for x in inputs.statistics)
         scale = scale + torch.finfo(scale.dtype).eps
-        last = newest(values, observed)[:, size - 1 :: size].repeat_interleave(size, 1)
+        last = forward_fill(values, observed)[:, size - 1 :: size].repeat_interleave(size, 1)
         counts = whole.observed[:, size:]
         if not compat:
             counts = counts & ~last.isnan()

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.models.base import Forecast
-from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.draws import choose, draws, student_t
+from foretrain.models.toto.distribution import StudentTMixture
+from foretrain.models.toto.draws import choose_component, student_t, uniform_draws
 from foretrain.models.toto.inputs import prepare
 from foretrain.models.toto.kv_cache import GrowingKVCache, SharedContextCache
 from foretrain.models.toto.model import TotoNetwork
@@ -29,7 +29,7 @@ from foretrain.models.toto.scaler import CausalStatistics, Statistics
 from foretrain.nn.layout import RowLayout
 from foretrain.nn.quantiles import constant
 
-MOST_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other
+MAX_SAMPLE_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other
 DEFAULTS = TotoOptions()
 
 
@@ -47,7 +47,7 @@ class TotoPrompt:
 class Context(NamedTuple):
     """A context that has been read."""
 
-    first: StudentTs  # (R, P, K) mixtures of the first patch, scaled
+    first: StudentTMixture  # (R, P, K) mixtures of the first patch, scaled
     statistics: Statistics  # (R, P) or (R, 1): what un-scales them
     stream: CausalStatistics
     empty: Tensor | None
@@ -85,12 +85,12 @@ def forecast(
     def chosen(x: Tensor) -> Tensor:
         return x if targets is None else x[targets]
 
-    def closed(context: Context) -> tuple[StudentTs, Tensor, Tensor]:
+    def closed(context: Context) -> tuple[StudentTMixture, Tensor, Tensor]:
         loc, scale = (chosen(x)[:, :prediction_length] for x in context.statistics)
         return context.first.map(lambda x: chosen(x)[:, :prediction_length]), loc, scale
 
     if num_samples is None and prediction_length <= size and options.closed_form:
-        mixtures, loc, scale = closed(read_context(network, prompt, remember=False))
+        mixtures, loc, scale = closed(prefill(network, prompt, use_cache=False))
         quantiles = mixtures.quantiles(levels) * scale[..., None] + loc[..., None]
         return Forecast(quantiles, levels, mean=mixtures.mean * scale + loc)
     count = num_samples or DEFAULT_SAMPLES
@@ -113,12 +113,12 @@ def _empirical(paths: Tensor, levels: Sequence[float]) -> Tensor:
     return torch.lerp(ordered[:, low], ordered[:, high], share).transpose(1, 2)
 
 
-def read_context(
-    network: TotoNetwork, prompt: TotoPrompt, options: TotoOptions = DEFAULTS, *, remember: bool = True
+def prefill(
+    network: TotoNetwork, prompt: TotoPrompt, options: TotoOptions = DEFAULTS, *, use_cache: bool = True
 ) -> Context:
     """Read a prompt once, whatever will be asked about it; remember what later patches attend to."""
     size, steps = network.config.patch_size, prompt.series.shape[1]
-    caches = [GrowingKVCache() for _ in range(network.layers_over_time)] if remember else []
+    caches = [GrowingKVCache() for _ in range(network.layers_over_time)] if use_cache else []
     inputs = prepare(network.scaler, prompt.series, prompt.observed, prefix_length=steps, compat=options.compat)
     hidden = network.read(
         inputs.scaled,
@@ -148,29 +148,29 @@ def sample(
     keys (R,) int64 name the rows: a path depends on its window's values, keys, the seed and the number of the sample,
     and not on the batch, up to rounding.
     """
-    context, keys = read_context(network, prompt, options), keys.cpu()
+    context, keys = prefill(network, prompt, options), keys.cpu()
     patches = -(-prediction_length // network.config.patch_size)
-    lot = _lot(network, len(keys), patches)
-    head = network.head(len(keys) * num_samples * (patches - 1))
+    chunk = _samples_per_chunk(network, len(keys), patches)
+    head = network.mixture_head(len(keys) * num_samples * (patches - 1))
     parts = [
-        _Path(network, prompt, context, range(begin, min(begin + lot, num_samples)), keys, seed, options).run(
-            patches, head
-        )
-        for begin in range(0, num_samples, lot)
+        _SampleDecoder(
+            network, prompt, context, range(begin, min(begin + chunk, num_samples)), keys, seed, options
+        ).run(patches, head)
+        for begin in range(0, num_samples, chunk)
     ]
     return Sampled(torch.cat(parts, 1)[..., :prediction_length], context)
 
 
-def _lot(network: TotoNetwork, rows: int, patches: int) -> int:
+def _samples_per_chunk(network: TotoNetwork, rows: int, patches: int) -> int:
     """Samples that are drawn at a time."""
     c = network.config
     element = network.unembed.weight.element_size()
     cache = 2 * network.layers_over_time * patches * c.embed_dim
     wide = c.patch_size * max(c.embed_dim, 8 * (c.components or 1))
-    return max(1, MOST_BYTES // (rows * element * (cache + wide)))
+    return max(1, MAX_SAMPLE_BYTES // (rows * element * (cache + wide)))
 
 
-class _Path:
+class _SampleDecoder:
     """Some samples of every row, from the context on."""
 
     def __init__(
@@ -194,18 +194,20 @@ class _Path:
         known = prompt.known
         self.known = None if known is None else known[repeated]
 
-    def run(self, patches: int, head: Callable[[Tensor], StudentTs]) -> Tensor:
+    def run(self, patches: int, head: Callable[[Tensor], StudentTMixture]) -> Tensor:
         """(R, S, patches * P) in the units of the data; head gives the mixtures of hidden states."""
-        values = torch.stack([drawn for _, drawn in self.walk(patches, head)], 1)  # (S * R, patches, P)
+        values = torch.stack([drawn for _, drawn in self.decode(patches, head)], 1)  # (S * R, patches, P)
         return values.flatten(1).unflatten(0, (len(self.samples), -1)).transpose(0, 1)
 
-    def walk(self, patches: int, head: Callable[[Tensor], StudentTs]) -> Iterator[tuple[StudentTs, Tensor]]:
+    def decode(
+        self, patches: int, head: Callable[[Tensor], StudentTMixture]
+    ) -> Iterator[tuple[StudentTMixture, Tensor]]:
         """Mixtures (S * R, P, K), scaled, and the values (S * R, P) taken, of one patch after the other."""
         size, count = self.network.config.patch_size, len(self.samples)
         mixtures = self.context.first.map(lambda x: x.expand(count, *x.shape).flatten(0, 1))
         loc, scale = (x.repeat(count, 1) for x in self.context.statistics)
         for patch in range(patches):
-            values = calm(self._draw(mixtures, patch) * scale + loc)
+            values = zero_nonfinite(self._draw(mixtures, patch) * scale + loc)
             if self.known is not None:
                 given = self.known[:, patch * size : (patch + 1) * size]
                 given = F.pad(given, (0, size - given.shape[1]), value=torch.nan)
@@ -215,12 +217,12 @@ class _Path:
                 hidden, (loc, scale) = self._append(values, patch)
                 mixtures = head(hidden)
 
-    def _draw(self, mixtures: StudentTs, patch: int) -> Tensor:
+    def _draw(self, mixtures: StudentTMixture, patch: int) -> Tensor:
         """(S * R, P) one value of each mixture."""
         size = self.network.config.patch_size
-        numbers = draws(self.seed, self.keys, self.samples, patch * size, size).flatten(0, 1)
+        numbers = uniform_draws(self.seed, self.keys, self.samples, patch * size, size).flatten(0, 1)
         numbers = numbers.to(mixtures.df.device, mixtures.df.dtype, non_blocking=True)
-        component = choose(mixtures.log_weights, numbers[..., 0])[..., None]
+        component = choose_component(mixtures.log_weights, numbers[..., 0])[..., None]
         df, loc, scale = (x.gather(-1, component)[..., 0] for x in (mixtures.df, mixtures.loc, mixtures.scale))
         return student_t(df, numbers[..., 1:]) * scale + loc
 
@@ -238,6 +240,6 @@ class _Path:
         return hidden[:, -1], statistics
 
 
-def calm(values: Tensor) -> Tensor:
+def zero_nonfinite(values: Tensor) -> Tensor:
     """Values that are not finite, or nearly too large for their type, become 0, as upstream has it."""
     return torch.where(values.abs() < torch.finfo(values.dtype).max / 2, values, 0.0)

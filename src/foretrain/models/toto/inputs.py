@@ -34,7 +34,7 @@ def prepare(
 ) -> TotoInputs:
     """Rows (R, T) ready for the network.
 
-    What stands in series where it was not observed plays no part: the value observed before it takes its place, and in
+    What stands in series where it was not observed plays no part: the value observed before it stands in, and in
     front of the first one the running mean, 0 when scaled. With compat it is read as it stands, as upstream does.
 
     Args:
@@ -46,18 +46,18 @@ def prepare(
         whole: promises that every row has an observation in its first patch.
     """
     seen = torch.ones_like(series, dtype=torch.bool) if observed is None else observed
-    statistics, stream = scaler.begin(series, seen, prefix_length)
+    statistics, stream = scaler.start(series, seen, prefix_length)
     loc, scale = statistics
     if compat or observed is None:
         return TotoInputs((series - loc) / scale, statistics, stream)
-    scaled = ((newest(series, seen) - loc) / scale).nan_to_num(nan=0.0)
+    scaled = ((forward_fill(series, seen) - loc) / scale).nan_to_num(nan=0.0)
     empty = None if whole else ~seen.unflatten(1, (-1, scaler.patch_size)).any(-1).cummax(1).values
     return TotoInputs(scaled, statistics, stream, empty)
 
 
-def newest(series: Tensor, observed: Tensor, before: Tensor | None = None) -> Tensor:
+def forward_fill(series: Tensor, observed: Tensor, before: Tensor | None = None) -> Tensor:
     """(R, T) the newest value observed up to each step; `before` (R, 1), NaN if none given, where there is none yet."""
     steps = torch.arange(series.shape[1], device=series.device)
-    place = torch.where(observed, steps, -1).cummax(1).values
-    found = series.gather(1, place.clamp(min=0))
-    return torch.where(place >= 0, found, torch.nan if before is None else before)
+    index = torch.where(observed, steps, -1).cummax(1).values
+    found = series.gather(1, index.clamp(min=0))
+    return torch.where(index >= 0, found, torch.nan if before is None else before)

@@ -42,16 +42,16 @@ class SharedContextCache:
         if self.keys is not None and self.values is not None:
             key, value = torch.cat((self.keys, key), 3), torch.cat((self.values, value), 3)
         self.keys, self.values = key, value
-        turned = query[..., 0, :] * query.shape[-1] ** -0.5  # (R, H, S, d)
-        past = turned @ self.context_keys.transpose(-1, -2)  # one product for all samples
-        own = (key @ turned[..., None])[..., 0]
+        scaled_query = query[..., 0, :] * query.shape[-1] ** -0.5  # (R, H, S, d)
+        past = scaled_query @ self.context_keys.transpose(-1, -2)  # one product for all samples
+        own = (key @ scaled_query[..., None])[..., 0]
         split = past.shape[-1]
         scores = torch.cat((past, own), -1)
         if mask is not None:  # of rows, the same for all their samples
             scores = scores.masked_fill(~mask[: len(query)], float("-inf"))
-        chances = scores.softmax(-1)
-        mixed = chances[..., :split] @ self.context_values
-        mixed = mixed + (chances[..., None, split:] @ value)[..., 0, :]
+        weights = scores.softmax(-1)
+        mixed = weights[..., :split] @ self.context_values
+        mixed = mixed + (weights[..., None, split:] @ value)[..., 0, :]
         return mixed.permute(2, 0, 1, 3).flatten(0, 1)[:, :, None]
 
     def _by_row(self, x: Tensor) -> Tensor:

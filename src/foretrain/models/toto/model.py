@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from foretrain.models.release import Network
 from foretrain.models.toto.config import TotoConfig
-from foretrain.models.toto.distribution import MixtureHead, StudentTs
+from foretrain.models.toto.distribution import MixtureHead, StudentTMixture
 from foretrain.models.toto.layers import AttentionContext, KVCache, Transformer
 from foretrain.models.toto.rotary import rotary_tables
 from foretrain.models.toto.scaler import Scaler
@@ -190,12 +190,12 @@ class TotoNetwork(Network):
         )
         return self.transformer(hidden, ctx, newest_only)[:, -count:]
 
-    def mixtures(self, hidden: Tensor) -> StudentTs:
+    def mixtures(self, hidden: Tensor) -> StudentTMixture:
         """Mixtures (..., P, K) of the steps after the patches with these hidden states (..., D), in scaled space."""
         features = self.unembed(hidden).unflatten(-1, (self.config.patch_size, -1))
         return self.output_distribution(features)
 
-    def folds(self, count: int) -> bool:
+    def folds_head(self, count: int) -> bool:
         """Whether the head of so many patches is cheaper as one linear map with the unembedding.
 
         A layer that something is wrapped around (an adapter) has a forward of its own that must be called.
@@ -205,12 +205,12 @@ class TotoNetwork(Network):
         outputs = len(self.output_distribution.projections) * (self.config.components or 1)
         return plain and 3 * count >= 5 * outputs
 
-    def head(self, count: int) -> Callable[[Tensor], StudentTs]:
+    def mixture_head(self, count: int) -> Callable[[Tensor], StudentTMixture]:
         """`mixtures` for so many patches in all, by the cheaper way.
 
         Unembedding and head are linear one after the other; as one, from D to 4 K numbers a step, they cost a fraction.
         """
-        if not self.folds(count):
+        if not self.folds_head(count):
             return self.mixtures
         head = self.output_distribution
         weights, biases = zip(*((part.weight, part.bias) for part in head.projections), strict=True)
@@ -219,7 +219,7 @@ class TotoNetwork(Network):
         outer = torch.matmul(weight, self.unembed.weight.view(size, width, width)).flatten(0, 1)  # (P * 4 K, D)
         shift = (F.linear(self.unembed.bias.view(size, width), weight) + bias).flatten()
 
-        def mixtures(hidden: Tensor) -> StudentTs:
+        def mixtures(hidden: Tensor) -> StudentTMixture:
             raw = F.linear(hidden, outer, shift).unflatten(-1, (size, len(head.projections), -1))
             return head.shape(*raw.unbind(-2))
 

@@ -22,8 +22,8 @@ SCALE_BASE = 512.0
 class RotaryFactors(NamedTuple):
     """Factors (..., S, d) of a rotation: turned = x * own + x with its pairs swapped * other."""
 
-    own: Tensor
-    other: Tensor
+    cos: Tensor
+    sin: Tensor
 
 
 class RotaryTables(NamedTuple):
@@ -44,8 +44,8 @@ def rotary_tables(positions: Tensor, dim: int, centre: float = 0.0) -> RotaryTab
     return RotaryTables(RotaryFactors(cos * decay, sin * decay), RotaryFactors(cos / decay, sin / decay))
 
 
-def rotate(x: Tensor, turn: RotaryFactors) -> Tensor:
+def rotate(x: Tensor, factors: RotaryFactors) -> Tensor:
     """x (..., S, d) with the pairs (2i, 2i + 1) turned; the factors are cast to x's dtype."""
-    own, other = (factor.to(x.dtype) for factor in turn)
+    cos, sin = (factor.to(x.dtype) for factor in factors)
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return x * own + swapped * other
+    return x * cos + swapped * sin

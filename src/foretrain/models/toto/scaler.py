@@ -67,35 +67,35 @@ class Scaler:
         """
         if self.kind == "StdMeanScaler":
             return self._fixed(series, observed, prefix_length)
-        return self.begin(series, observed, prefix_length)[0]
+        return self.start(series, observed, prefix_length)[0]
 
     @torch.no_grad()
-    def begin(
+    def start(
         self, series: Tensor, observed: Tensor, prefix_length: int | None = None
     ) -> tuple[Statistics, CausalStatistics]:
         """The same, and a stream that goes on with the steps that follow."""
         if self.kind == "StdMeanScaler":
             fixed = self._fixed(series, observed, prefix_length)
             return fixed, CausalStatistics(self, None, None, fixed)
-        wide, weight = _wide(series, observed)
-        bounds = self._bounds(wide[:, :prefix_length], weight[:, :prefix_length]) if self.stabilize else None
-        zero = wide.new_zeros(len(wide), 1)
+        values, weight = _to_float64(series, observed)
+        bounds = self._bounds(values[:, :prefix_length], weight[:, :prefix_length]) if self.stabilize else None
+        zero = values.new_zeros(len(values), 1)
         stream = CausalStatistics(self, RunningSums(zero, zero, zero), bounds, None)
         return stream.extend(series, observed), stream
 
-    def _bounds(self, wide: Tensor, weight: Tensor) -> Bounds:
+    def _bounds(self, values: Tensor, weight: Tensor) -> Bounds:
         count = weight.sum(-1, keepdim=True).clamp(min=1.0)
-        mean = (weight * wide).sum(-1, keepdim=True) / count
-        spread = (((wide - mean) * weight).square().sum(-1, keepdim=True) / count + MINIMUM).sqrt()
+        mean = (weight * values).sum(-1, keepdim=True) / count
+        spread = (((values - mean) * weight).square().sum(-1, keepdim=True) / count + MINIMUM).sqrt()
         factor = 10.0**self.exponent
         return Bounds((spread / factor).clamp(min=MINIMUM), spread * factor)
 
     @staticmethod
     def _fixed(series: Tensor, observed: Tensor, prefix_length: int | None) -> Statistics:
-        wide, weight = _wide(series[:, :prefix_length], observed[:, :prefix_length])
+        values, weight = _to_float64(series[:, :prefix_length], observed[:, :prefix_length])
         count = weight.sum(-1, keepdim=True).clamp(min=1.0)
-        mean = (weight * wide).sum(-1, keepdim=True) / count
-        variance = ((wide - mean) * weight).square().sum(-1, keepdim=True) / count
+        mean = (weight * values).sum(-1, keepdim=True) / count
+        variance = ((values - mean) * weight).square().sum(-1, keepdim=True) / count
         return Statistics(mean.to(series.dtype), (variance + STD_MEAN_MINIMUM).sqrt().to(series.dtype))
 
 
@@ -113,13 +113,13 @@ class CausalStatistics:
         if self.fixed is not None:
             return self.fixed
         assert self.sums is not None
-        wide, weight = _wide(series, observed)
+        values, weight = _to_float64(series, observed)
         count = self.sums.count + weight.cumsum(-1)
-        total = self.sums.total + (weight * wide).cumsum(-1)
+        total = self.sums.total + (weight * values).cumsum(-1)
         mean = total / count.clamp(min=1.0)
         first = self.sums.total / self.sums.count.clamp(min=1.0)
         before = torch.cat((first, mean[:, :-1]), 1)
-        squares = self.sums.squares + (weight * (wide - before) * (wide - mean)).cumsum(-1)
+        squares = self.sums.squares + (weight * (values - before) * (values - mean)).cumsum(-1)
         self.sums = RunningSums(count[:, -1:], total[:, -1:], squares[:, -1:])
         if self.scaler.kind == "CausalPatchStdMeanScaler":
             size = self.scaler.patch_size
@@ -139,7 +139,7 @@ class CausalStatistics:
         return CausalStatistics(self.scaler, sums, bounds, fixed)
 
 
-def _wide(series: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+def _to_float64(series: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
     """Values with 0 where not observed, and weights."""
     dtype = torch.float32 if series.device.type == "mps" else torch.float64
     return torch.where(observed, series, 0.0).to(dtype), observed.to(dtype)
