@@ -130,7 +130,7 @@ def test_covariates_of_a_candle_are_inputs_and_their_future_is_unknown(kit):
         (1, (), "of 1 rows without names: there is no high, low, close"),
         (1, ("close",), "close: there is no open, high, low"),
         (5, ("open", "high", "low", "volume", "amount"), "there is no close"),
-        (5, ("open", "high", "low", "close", "sector"), "column 'sector' is none of a candle"),
+        (5, ("open", "high", "low", "close", "sector"), "column 'sector' is not a candle column"),
         (5, ("open", "high", "low", "close", "Close"), "close and Close are the same column"),
         (6, ("open", "high", "low", "close", "vol", "volume"), "vol and volume are the same column"),
         (7, (), "7 rows are more than a candle has"),

@@ -118,7 +118,7 @@ def test_a_window_that_was_not_tokenised_is_an_error(tokenizer, tmp_path):
     model = predictor(tokenizer, token_cache=True)
     model.prepare(source(), tmp_path)
     assert model.cached_tokens is not None
-    with pytest.raises(ModelError, match="not in the table"):
+    with pytest.raises(ModelError, match="not in the token cache"):
         model.cached_tokens.look_up(np.array([1], np.uint64), 21)
 
 

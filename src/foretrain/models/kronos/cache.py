@@ -1,4 +1,4 @@
-"""KV caches of blocks, so that a new token costs one row.
+"""KV caches for autoregressive decoding: blocks with their caches, and the cache of a whole predictor.
 
 # N series, S samples, C tokens a series' samples share, G of a sample's own, g new tokens, D width, V1, V2 vocabularies
 """
@@ -17,30 +17,31 @@ EMPTY = -1  # position of a slot without a token
 
 
 class CachedBlocks:
-    """Blocks and their KV caches of N series.
+    """A stack of blocks with their KV caches for N series.
 
-    Series of different lengths leave slots empty, and every row has its own positions then. A token sees the newest
-    `window` tokens up to itself, None = all.
+    If the series differ in length, shorter ones leave slots empty and every row has its own positions. A token attends
+    to the newest `window` tokens up to itself, None = all.
     """
 
     def __init__(self, blocks: Iterable[Block], window: int | None) -> None:
         self.blocks = list(blocks)
         self.window = window
         self.caches: list[KVCache] = []
-        self.next_position: int | Tensor = 0  # position of the next token, (N,) where rows differ
-        self.slot_positions: Tensor | None = None  # (N, C) of the shared tokens; None = the newest ones in order
+        self.next_position: int | Tensor = 0  # (N,) if rows differ
+        self.slot_positions: Tensor | None = None  # (N, C), EMPTY = none; None = consecutive up to next_position
         self.own_length = 0  # G
         self.mask = AttentionMask()  # of the newest token
 
     @property
     def length(self) -> int:
-        """C."""
+        """Number of shared tokens in the cache (C)."""
         return self.caches[0].length
 
     def prefill(self, x: Tensor, lengths: Tensor | None = None, *, use_cache: bool = True) -> Tensor:
-        """x (N, C, D), of which row n counts lengths[n] tokens -> (N, C, D); nothing was read before.
+        """Run the blocks over x (N, C, D) and fill the empty caches; returns (N, C, D).
 
-        Without keep nothing is remembered, which is faster, and the stack cannot go on.
+        lengths: (N,) tokens of each row, the rest is padding; None = all C. Without use_cache nothing is stored, which
+        is faster, and neither `extend` nor `fork` is possible afterwards.
         """
         table = rotary_tables(x.shape[1], self._head_width, x.device)
         for block in self.blocks:
@@ -57,16 +58,17 @@ class CachedBlocks:
         return x
 
     def fork(self, samples: int, capacity: int) -> CachedBlocks:
-        """A stack that goes on for S samples of each series, up to `capacity` tokens, and leaves this one alone."""
+        """Return a copy that decodes S samples per series, up to `capacity` tokens each; `self` does not change."""
         forked = CachedBlocks(self.blocks, self.window)
         forked.caches = [cache.fork(samples, capacity) for cache in self.caches]
         forked.next_position, forked.slot_positions, forked.mask = self.next_position, self.slot_positions, self.mask
         return forked
 
     def extend(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """New tokens (N, S, g, D) -> (N, S, g, D): a sample's own after `fork`, else shared and S = 1.
+        """Run the blocks over new tokens (N, S, g, D) and append them to the caches; returns (N, S, g, D).
 
-        Of shared ones row n counts the first lengths[n], None = all.
+        After `fork` the tokens belong to the samples; before it they are shared and S = 1, and row n appends only its
+        first lengths[n] tokens, None = all.
         """
         new, device = x.shape[2], x.device
         forked = self.caches[0].own_keys is not None
@@ -91,7 +93,7 @@ class CachedBlocks:
         return x
 
     def evict(self, caches: Iterable[KVCache] = ()) -> None:
-        """Free the shared slots that no later token sees, now and then; `caches` (of other layers) follow."""
+        """Once there are 2 * window shared tokens, free those out of reach; also in `caches` of other layers."""
         if self.window is None or self.length < 2 * self.window:
             return
         order = None
@@ -107,47 +109,47 @@ class CachedBlocks:
         return self.blocks[0].self_attn.width
 
     def _positions(self, new: int, device: torch.device) -> Tensor:
-        """(g,), or (N, g) where rows differ, of the next tokens."""
+        """Positions of the next tokens: (g,), or (N, g) if rows differ."""
         if isinstance(self.next_position, int):
             return torch.arange(self.next_position, self.next_position + new, device=device)
         return self.next_position[:, None] + torch.arange(new, device=device)
 
     def _table(self, new: int, device: torch.device) -> RotaryTables:
-        """Broadcastable to (N, h, S, g, d/2)."""
+        """Rotary tables of the next tokens, broadcastable to (N, h, S, g, d/2)."""
         cos, sin = rotary_tables_at(self._positions(new, device), self._head_width)
         return (cos, sin) if cos.ndim == 2 else (cos[:, None, None], sin[:, None, None])
 
     def _newest_mask(self) -> AttentionMask:
-        """What the newest shared token sees."""
+        """Mask of the newest shared token."""
         if self.slot_positions is None:
             return AttentionMask(0 if self.window is None else max(self.length - self.window, 0))
         assert isinstance(self.next_position, Tensor)
-        past = self.slot_positions >= 0
+        seen = self.slot_positions >= 0
         if self.window is not None:
-            past &= self.slot_positions >= (self.next_position - self.window)[:, None]
-        return AttentionMask(past=past[:, None])
+            seen &= self.slot_positions >= (self.next_position - self.window)[:, None]
+        return AttentionMask(shared=seen[:, None])
 
     def _own_mask(self, new: int, device: torch.device) -> AttentionMask:
-        """What a sample's next tokens see, and from then on its newest one. Several at once must all fit the window."""
+        """Mask of the samples' next tokens; sets `mask` for the last one. Several at once must fit the window."""
         own = self.own_length + new
-        first = own_first = 0
-        past = None if self.slot_positions is None else self.slot_positions >= 0
+        shared_start = own_start = 0
+        seen = None if self.slot_positions is None else self.slot_positions >= 0
         if self.window is not None:
-            own_first = max(own - self.window, 0)
-            shared = max(self.window - own, 0)  # so many of the shared ones are near enough
+            own_start = max(own - self.window, 0)
+            near = max(self.window - own, 0)  # shared tokens within the window
             if self.slot_positions is None:
-                first = max(self.length - shared, 0)
+                shared_start = max(self.length - near, 0)
             else:
-                assert isinstance(self.next_position, Tensor) and past is not None
-                past = past & (self.slot_positions >= (self.next_position - self.own_length - shared)[:, None])
+                assert isinstance(self.next_position, Tensor) and seen is not None
+                seen = seen & (self.slot_positions >= (self.next_position - self.own_length - near)[:, None])
         causal = None
         if new > 1:
             causal = torch.ones(new, own, dtype=torch.bool, device=device).tril(self.own_length)
-        self.mask = AttentionMask(first, own_first, None if past is None else past[:, None])
+        self.mask = AttentionMask(shared_start, own_start, None if seen is None else seen[:, None])
         return self.mask._replace(own=causal)
 
     def _shared_mask(self, new: int, device: torch.device) -> AttentionMask:
-        """What the next shared tokens see."""
+        """Mask of the next shared tokens."""
         end = self.length + new
         if self.slot_positions is None and new == 1:
             return AttentionMask(0 if self.window is None else max(end - self.window, 0))
@@ -157,26 +159,26 @@ class CachedBlocks:
             positions = positions[None]
         else:
             slots = torch.cat((self.slot_positions, positions), 1)
-        past = (slots[:, None] >= 0) & (slots[:, None] <= positions[..., None])
+        seen = (slots[:, None] >= 0) & (slots[:, None] <= positions[..., None])
         if self.window is not None:
-            past &= slots[:, None] > positions[..., None] - self.window
-        return AttentionMask(past=past)
+            seen &= slots[:, None] > positions[..., None] - self.window
+        return AttentionMask(shared=seen)
 
 
 class PredictorCache:
-    """A predictor's cache of N series: its blocks', its dependency layer's, and the state of the newest token."""
+    """KV caches of a predictor's blocks and dependency layer for N series, and the newest token's hidden state."""
 
     def __init__(self, network: KronosNetwork, window: int) -> None:
         self.network = network
         self.transformer = CachedBlocks(network.transformer, window)  # type: ignore[arg-type]
-        self.hidden = torch.empty(0)  # (N, S, D) of the newest token; S = 1 while all is shared
+        self.hidden = torch.empty(0)  # (N, S, D) of the newest token; S = 1 before `fork`
         self._dependency: KVCache | None = None
 
     @classmethod
     def of(
         cls, network: KronosNetwork, x: Tensor, lengths: Tensor | None, window: int, *, use_cache: bool = True
     ) -> PredictorCache:
-        """After reading inputs x (N, C, D), of which row n counts lengths[n] tokens; see CachedBlocks.read."""
+        """Return the cache after a prefill with inputs x (N, C, D); lengths and use_cache as CachedBlocks.prefill."""
         cache = cls(network, window)
         hidden = network.norm(cache.transformer.prefill(x, lengths, use_cache=use_cache))
         last = x.shape[1] - 1 if lengths is None else lengths - 1
@@ -187,7 +189,7 @@ class PredictorCache:
         return cache
 
     def fork(self, samples: int, capacity: int) -> PredictorCache:
-        """A cache that goes on for S samples of each series, up to `capacity` tokens, and leaves this one alone."""
+        """Return a copy that decodes S samples per series, up to `capacity` tokens each; `self` does not change."""
         assert self._dependency is not None
         forked = PredictorCache(self.network, 0)
         forked.transformer, forked.hidden = self.transformer.fork(samples, capacity), self.hidden
@@ -195,7 +197,7 @@ class PredictorCache:
         return forked
 
     def extend(self, x: Tensor, lengths: Tensor | None = None) -> None:
-        """Read new inputs (N, S, g, D): a sample's own after `fork`, else shared and S = 1; see CachedBlocks.extend."""
+        """Append new inputs (N, S, g, D): of the samples after `fork`, else shared; see CachedBlocks.extend."""
         assert self._dependency is not None
         hidden = self.network.norm(self.transformer.extend(x, lengths))
         attention = self.network.dep_layer.cross_attn
@@ -209,18 +211,18 @@ class PredictorCache:
         self.hidden = torch.where((lengths > 0)[:, None, None], newest, self.hidden)
 
     def evict(self) -> None:
-        """Free shared slots that no later token sees, now and then."""
+        """Free shared slots that no later token attends to; see CachedBlocks.evict."""
         assert self._dependency is not None
         self.transformer.evict([self._dependency])
 
     def first_logits(self) -> Tensor:
-        """(N, S, V1) of the next bar's first token."""
+        """Logits (N, S, V1) of the next bar's first token."""
         return self.network.head.proj_s1(self.hidden)
 
     def second_logits(self, s1: Tensor) -> Tensor:
-        """(N, S, V2) of the next bar's second token, given its first one (N, S).
+        """Logits (N, S, V2) of the next bar's second token, given its first one (N, S).
 
-        One query over all states in sight, neither side rotated, as published weights are used.
+        One query attends to all visible hidden states, without rotary positions, as published weights are used.
         """
         assert self._dependency is not None
         layer = self.network.dep_layer

@@ -1,16 +1,16 @@
-"""From windows to candles: columns by name, gaps filled from the past, statistics of the context alone, time stamps.
+"""Convert windows to batches of candles: columns by name, gaps filled forward, statistics of the context, time stamps.
 
 Entries of a batch (Batch):
 
-context           (B, C, 6) float32 normalised bars from the left, 0 beyond a window's own length
-lengths           (B,) bars of each context; absent where all have C, unless the windows are static
-context_observed  (B, C) bool, False where a price was missing (filled from before) or beyond the length
-loc, scale        (B, 6) float32: a bar is normalised * scale + loc; NaN where no bar was observed
-future_target     (B, F, 6) float32 normalised bars after the cutoff; absent where not every candle column is a target
-future_observed   (B, F) bool, False where a price is missing or no bar of the context was observed; with future_target
+context           (B, C, 6) float32 normalised bars, left-aligned, 0 beyond a window's length
+lengths           (B,) bars of each context; absent if all have C, unless the windows are static
+context_observed  (B, C) bool, False if a price was missing (filled forward) or beyond the length
+loc, scale        (B, 6) float32: a bar is normalised * scale + loc; NaN if no bar was observed
+future_target     (B, F, 6) float32 normalised bars after the cutoff; absent unless every candle column is a target
+future_observed   (B, F) bool, False if a price is missing or no bar of the context was observed; with future_target
 context_stamps    (B, C, 5) int64 minute, hour, weekday, day, month; absent without a calendar
 future_stamps     (B, F, 5) int64
-key               (B,) int64 seeds a window's draws
+key               (B,) int64 seed of a window's draws
 target_window     (M,) window of each target row, in the windows' order
 target_column     (M,) its column of a bar
 
@@ -34,8 +34,8 @@ from foretrain.models.kronos.config import COLUMNS, PRICES
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-EPS = 1e-5  # added to the standard deviation, as upstream, where that is not the larger of the two
-NEEDS = f"candles ({', '.join(PRICES)}; volume and amount where there are)"
+EPS = 1e-5  # added to the standard deviation, as upstream; less for small deviations, see statistics
+NEEDS = f"candles ({', '.join(PRICES)}; volume and amount if available)"
 ALIASES = {"vol": "volume", "amt": "amount", "turnover": "amount"}
 MINUTE = 60_000_000  # microseconds
 DAY = 1440 * MINUTE
@@ -44,24 +44,24 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def candle_column(name: str) -> str | None:
-    """Which column of a candle a name means, None for other names."""
-    plain = name.strip().lower()
-    plain = ALIASES.get(plain, plain)
-    return plain if plain in COLUMNS else None
+    """Return the candle column that a name or alias refers to, None for other names."""
+    key = name.strip().lower()
+    key = ALIASES.get(key, key)
+    return key if key in COLUMNS else None
 
 
 def choose_columns(names: Sequence[str]) -> Columns | None:
-    """The candle columns among a data set's, in the order of a candle; None where it has no candles."""
+    """Return the candle columns among a data set's columns, in the order of COLUMNS; None if a price is missing."""
     found = {candle_column(name): name for name in reversed(names)}
     if not all(price in found for price in PRICES):
         return None
     # an amount without volume is not used (upstream sets both to 0)
-    wanted = [column for column in COLUMNS if column in found and (column != "amount" or "volume" in found)]
-    return Columns(tuple(found[column] for column in wanted), (found["close"],))
+    chosen = [column for column in COLUMNS if column in found and (column != "amount" or "volume" in found)]
+    return Columns(tuple(found[column] for column in chosen), (found["close"],))
 
 
 def collate(windows: Windows, clip: float) -> Batch:
-    """The batch of candle windows; see the entries above. Raises DataError for windows that hold no candles."""
+    """Return the batch of candle windows; see the entries above. Raises DataError for windows without candles."""
     raw, targets, labelled = candles_of(windows)
     filled, steps = complete(fill_forward(raw)), windows.context.shape[1]
     calendar = windows.context_times is not None and windows.future_times is not None
@@ -83,12 +83,12 @@ def collate(windows: Windows, clip: float) -> Batch:
 
 
 class ContextTensors(NamedTuple):
-    """Contexts as a batch holds them, and what was taken from them."""
+    """Batch entries of the contexts, and their statistics."""
 
-    entries: Batch  # context, context_observed, loc, scale, lengths where they differ, context_stamps with times
+    entries: Batch  # context, context_observed, loc, scale; lengths if they differ; context_stamps with times
     loc: Float64Array  # (B, 6)
     scale: Float64Array  # (B, 6)
-    empty: BoolArray  # (B,) without an observed bar
+    empty: BoolArray  # (B,) windows without an observed bar
 
 
 def prepare_contexts(
@@ -137,13 +137,13 @@ def prepare_contexts(
 
 
 def sequence(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Context and future of a training batch joined, (B, T, 6) normalised bars and (B, T) bool which were observed.
+    """Concatenate context and future of a training batch: normalised bars (B, T, 6) and an observed mask (B, T).
 
-    Every window begins at 0; bars beyond its end are 0 and not observed. Raises DataError without labels.
+    Windows are left-aligned; padding is 0 and not observed. Raises DataError without labels.
     """
     if "future_target" not in batch:
         raise DataError(
-            "Kronos learns whole candles, but of these windows some columns are covariates, whose future is unknown. "
+            "Kronos trains on whole candles, but some columns of these windows are covariates without a known future. "
             "Name open, high, low, close (and volume, amount) in data.target."
         )
     parts = ("context", "future_target"), ("context_observed", "future_observed")
@@ -158,7 +158,7 @@ def sequence(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def sequence_stamps(batch: Batch) -> Tensor | None:
-    """(B, T, 5) stamps of the same bars, None without a calendar."""
+    """Return stamps (B, T, 5) of the bars of `sequence`, None without a calendar."""
     if "context_stamps" not in batch:
         return None
     stamps = torch.cat((batch["context_stamps"], batch["future_stamps"]), 1)
@@ -169,7 +169,7 @@ def sequence_stamps(batch: Batch) -> Tensor | None:
 
 
 def _joined_index(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(B, T) where each bar lies in context and future side by side, and (B, T) bool whether there is one."""
+    """Return the index (B, T) of each bar in the concatenated context and future, and a mask (B, T) of real bars."""
     longest, future = batch["context"].shape[1], batch["future_target"].shape[1]
     step = torch.arange(longest + future, device=batch["lengths"].device)
     lengths = batch["lengths"][:, None]
@@ -178,16 +178,16 @@ def _joined_index(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def statistics(bars: Float64Array, valid: BoolArray | None = None) -> tuple[Float64Array, Float64Array]:
-    """Mean and (population standard deviation + eps) (B, 6) of bars (B, C, 6), over those `valid` (B, C) picks.
+    """Return mean and (population standard deviation + eps), (B, 6) each, of bars (B, C, 6) where `valid` (B, C).
 
-    eps is upstream's 1e-5 where the deviation is 1e-3 or more, and a hundredth of it below, but at least 1e-5 of the
-    mean: of a coin that costs 5e-5 another, 1e-5 would leave nothing to see. A column of zeros has 1e-5.
-    In float64: the float32 sums of upstream are off by tens of per cent on volumes of 1e9.
+    eps is upstream's 1e-5 for deviations of 1e-3 or more, and a hundredth of smaller ones, but at least 1e-5 of the
+    mean: 1e-5 would hide the moves of a coin that costs 5e-5. A column of zeros has 1e-5. Computed in float64:
+    upstream's float32 sums are off by tens of per cent for volumes of 1e9.
     """
     weight = np.ones(bars.shape[:2]) if valid is None else valid.astype(np.float64)
     count = weight.sum(1)[:, None]
-    kept = np.where(weight[..., None] > 0, bars, 0.0)
-    loc = kept.sum(1) / count
+    values = np.where(weight[..., None] > 0, bars, 0.0)
+    loc = values.sum(1) / count
     spread = np.where(weight[..., None] > 0, bars - loc[:, None], 0.0)
     deviation = np.sqrt((spread**2).sum(1) / count)
     eps = np.minimum(EPS, np.maximum(0.01 * deviation, EPS * np.abs(loc)))
@@ -197,14 +197,14 @@ def statistics(bars: Float64Array, valid: BoolArray | None = None) -> tuple[Floa
 def normalise(
     bars: Float64Array, loc: Float64Array, scale: Float64Array, clip: float, valid: BoolArray | None = None
 ) -> FloatArray:
-    """(B, T, 6) in standard deviations from the mean, cut at +-clip; 0 where not `valid` or not a number."""
-    found = np.clip((bars - loc[:, None]) / scale[:, None], -clip, clip)
-    kept = ~np.isnan(found) if valid is None else valid[..., None] & ~np.isnan(found)
-    return np.where(kept, found, 0.0).astype(np.float32)
+    """Return (bars - loc) / scale (B, T, 6), cut at +-clip; 0 where not `valid` or NaN."""
+    scaled = np.clip((bars - loc[:, None]) / scale[:, None], -clip, clip)
+    known = ~np.isnan(scaled) if valid is None else valid[..., None] & ~np.isnan(scaled)
+    return np.where(known, scaled, 0.0).astype(np.float32)
 
 
 def fill_forward(bars: Float64Array) -> Float64Array:
-    """(B, W, 6) with missing values replaced by the column's last one before them; leading ones stay NaN."""
+    """Replace missing values of bars (B, W, 6) by the column's previous value; leading NaN remain."""
     known = ~np.isnan(bars)
     if known.all():
         return bars
@@ -213,7 +213,7 @@ def fill_forward(bars: Float64Array) -> Float64Array:
 
 
 def stamps_of(times: IntArray) -> IntArray:
-    """(..., 5) minute, hour, weekday (Monday 0), day of month, month of microsecond times (...)."""
+    """Return minute, hour, weekday (Monday 0), day of month and month (..., 5) of microsecond times (...)."""
     days = times // DAY
     date = days.astype("M8[D]")
     month = date.astype("M8[M]")
@@ -228,23 +228,23 @@ def stamps_of(times: IntArray) -> IntArray:
 
 
 def complete(bars: Float64Array) -> Float64Array:
-    """Bars (..., 6) with what volume and amount lack: no volume is 0, no amount is volume times the mean price."""
+    """Fill missing volume with 0 and missing amount with volume times the mean price; bars are (..., 6)."""
     bars = bars.copy()
     volume, amount = bars[..., VOLUME], bars[..., AMOUNT]
     volume[np.isnan(volume)] = 0.0
-    lacking = np.isnan(amount)
-    if lacking.any():
-        made = volume[lacking] * bars[..., :4][lacking].mean(-1)
-        amount[lacking] = np.clip(made, -LARGEST, LARGEST)  # an amount that is given is float32 too
+    missing = np.isnan(amount)
+    if missing.any():
+        product = volume[missing] * bars[..., :4][missing].mean(-1)
+        amount[missing] = np.clip(product, -LARGEST, LARGEST)  # amounts from the data are float32 too
     return bars
 
 
 def candles_of(windows: Windows) -> tuple[Float64Array, tuple[IntArray, IntArray], bool]:
-    """Bars (B, W, 6), NaN where missing; (window, column) of the target rows; whether all columns are targets."""
+    """Return bars (B, W, 6), NaN if missing; (window, column) of target rows; True if all rows are targets."""
     if (windows.role == KNOWN).any():
         raise DataError(
-            "Kronos takes candles alone, and no covariate that is known ahead. Leave out data.known_covariates (in a "
-            "frame: future_df)."
+            "Kronos takes only candles, and no covariates known ahead. Leave out data.known_covariates (in a frame: "
+            "future_df)."
         )
     count = len(windows)
     rows_of = np.bincount(windows.window, minlength=count)
@@ -268,16 +268,16 @@ def candles_of(windows: Windows) -> tuple[Float64Array, tuple[IntArray, IntArray
 
 
 def _columns_of(names: tuple[str, ...], rows: int) -> list[int]:
-    """Candle column of each row of a window. Raises DataError where they are no candle."""
+    """Return the candle column of each row of a window. Raises DataError if the rows are not a candle."""
     found = [candle_column(name) for name in names] if names else list(COLUMNS[:rows])
-    strange = [name for name, column in zip(names, found, strict=False) if column is None]
+    unknown = [name for name, column in zip(names, found, strict=False) if column is None]
     missing = [price for price in PRICES if price not in found]
     twice = [column for column in COLUMNS if found.count(column) > 1]
-    if not strange and not missing and not twice and rows == len(found):
+    if not unknown and not missing and not twice and rows == len(found):
         return [COLUMNS.index(column) for column in found if column is not None]
     what = f"{rows} rows are more than a candle has; rows without names are {', '.join(COLUMNS)}, in this order"
-    if strange:
-        what = f"column {strange[0]!r} is none of a candle; leave it out"
+    if unknown:
+        what = f"column {unknown[0]!r} is not a candle column; leave it out"
     elif twice:
         what = f"{' and '.join(n for n in names if candle_column(n) == twice[0])} are the same column; keep one"
     elif missing:

@@ -1,9 +1,9 @@
-"""Forecasts of series that grow: new bars go into the cache, and nothing is read again.
+"""Streaming forecasts: new bars are appended to the KV caches, without another pass over the context.
 
-The statistics stay those of the first context. While a series fits max_context, tokens and forecasts are those of a
-full pass over all its bars. A longer one rolls: the predictor's states remember bars that have left its window, and so
-do the encoder's, which looks at as many bars, or at as many as the first context had where that was longer.
-re_anchor_every reads the newest max_context bars anew, statistics included, after so many appended ones.
+The statistics stay those of the first context. While a series fits max_context, tokens and forecasts equal those of a
+full pass over all its bars. A longer series rolls: the predictor's states depend on bars that have left its window, and
+so do the encoder's, whose window has as many bars, or as many as the first context if that was longer.
+re_anchor_every recomputes caches and statistics from the newest max_context bars after that many appended bars.
 
 # N series, C bars of the first context, k new bars, M = max_context, H horizon, S samples, Q levels
 """
@@ -33,8 +33,8 @@ from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.types import Forecast
 from foretrain.timeaxis.future import continue_stamps
 
-# Rotary angles are float32, whose rounding at 2^14 radians is 0.001. After so many bars everything is read anew, with
-# the statistics as they are.
+# Rotary angles are float32, whose rounding error at 2^14 radians is 0.001. After this many bars the caches are
+# recomputed, with the statistics unchanged.
 MAX_POSITION = 2**14
 
 
@@ -42,12 +42,12 @@ MAX_POSITION = 2**14
 class _Series:
     """The newest bars of one series."""
 
-    bars: Float64Array  # (k, 6) filled from before; NaN where there was nothing yet
+    bars: Float64Array  # (k, 6) with gaps filled; NaN before the first value
     times: IntArray | None  # (k,) microseconds
     tokens: IntArray  # (k, 2)
 
     def append(self, bars: Float64Array, times: IntArray | None, tokens: IntArray, limit: int) -> None:
-        """Take over more bars; the newest `most` are kept."""
+        """Append bars; only the newest `limit` are stored."""
         self.bars = np.concatenate((self.bars, bars))[-limit:]
         self.tokens = np.concatenate((self.tokens, tokens))[-limit:]
         if self.times is not None and times is not None:
@@ -55,7 +55,7 @@ class _Series:
 
 
 class TokenPredictor(Protocol):
-    """A predictor beside the tokenizer that it reads through."""
+    """A predictor network with its frozen tokenizer."""
 
     network: KronosNetwork
 
@@ -66,7 +66,7 @@ class TokenPredictor(Protocol):
 
 
 class KronosStream:
-    """A batch of growing series and what a model remembers of them."""
+    """A batch of growing series with the model's KV caches."""
 
     def __init__(
         self,
@@ -76,10 +76,10 @@ class KronosStream:
         max_context: int | None = None,
         re_anchor_every: int | None = None,
     ) -> None:
-        """Read the windows' contexts; their stamps count where they have times.
+        """Fill the caches from the windows' contexts, with time stamps if the windows have times.
 
-        max_context: bars the predictor looks at; None = the model's own. Raises DataError for windows that hold no
-        candles, ConfigError for impossible numbers.
+        max_context: bars the predictor attends to; None = the model's own. Raises DataError for windows without
+        candles, ConfigError for a max_context or re_anchor_every below 1.
         """
         for name, value in (("max_context", max_context), ("re_anchor_every", re_anchor_every)):
             if value is not None and value < 1:
@@ -89,24 +89,24 @@ class KronosStream:
         self.re_anchor_every = re_anchor_every
         raw, self._targets, _ = inputs.candles_of(windows)
         filled = inputs.fill_forward(raw[:, : windows.context.shape[1]])
-        self._encoder_window = max(self.max_context, filled.shape[1])  # bars that the encoder looks at
+        self._encoder_window = max(self.max_context, filled.shape[1])  # bars
         self._keys = windows.key
-        self._appended = np.zeros(len(windows), np.int64)  # bars of each series since the opening
-        self._steps_since_anchor = 0  # the most bars of a series since the statistics were taken
+        self._appended = np.zeros(len(windows), np.int64)  # bars of each series, since the start
+        self._bars_since_anchor = 0  # most bars appended to a series since the statistics were computed
         self._prefill(filled, windows.context_times, frozen=False)
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Forecast options where they differ from KronosOptions' own."""
+        """Default forecast options that differ from those of KronosOptions."""
         return {"mode": "rolling"}
 
     def __len__(self) -> int:
-        """N."""
+        """Number of series (N)."""
         return len(self._keys)
 
     @property
     def rolled(self) -> bool:
-        """Whether a series has outgrown max_context since all was read."""
+        """True if a series has exceeded max_context since the last prefill."""
         return int(self._cache_lengths.max()) > self.max_context
 
     @property
@@ -136,14 +136,14 @@ class KronosStream:
         last = np.stack([series.bars[-1] for series in self._series])
         filled = inputs.fill_forward(np.concatenate((last[:, None], raw), 1))[:, 1:]
         self._appended += count
-        self._steps_since_anchor += int(count.max())
-        self._steps_since_prefill += int(count.max())
-        if self.re_anchor_every is not None and self._steps_since_anchor >= self.re_anchor_every:
+        self._bars_since_anchor += int(count.max())
+        self._bars_since_prefill += int(count.max())
+        if self.re_anchor_every is not None and self._bars_since_anchor >= self.re_anchor_every:
             self._store(filled, new_times, np.zeros((*raw.shape[:2], 2), np.int64), count)
             self._prefill(*self._last_bars(self.max_context), frozen=False)
             return
         self._store(filled, new_times, self._extend(filled, new_times, count), count)
-        if self._steps_since_prefill >= MAX_POSITION:
+        if self._bars_since_prefill >= MAX_POSITION:
             self._prefill(*self._last_bars(self._encoder_window), frozen=True)
 
     def forecast(
@@ -156,7 +156,7 @@ class KronosStream:
         options: KronosOptions | None = None,
         future_times: IntArray | None = None,
     ) -> Forecast:
-        """As Kronos.forecast, of the target rows of the first windows; see candles."""
+        """Forecast the target rows of the first windows, as Kronos.forecast; see candles."""
         options = options or KronosOptions(**self.defaults)
         candles = self.candles(
             prediction_length, num_samples=num_samples, seed=seed, options=options, future_times=future_times
@@ -173,11 +173,11 @@ class KronosStream:
         options: KronosOptions | None = None,
         future_times: IntArray | None = None,
     ) -> Tensor:
-        """Sampled candles (N, S, H, 6) after the newest bars, from what is remembered; the stream stays as it is.
+        """Sample candles (N, S, H, 6) after the newest bars, from the KV caches; the stream does not change.
 
-        options: None = mode "rolling". With mode "exact" the predictor reads its window anew where the stream has
-        rolled, and for every bar that outgrows it. future_times: (N, H) microseconds; None = spaced as the newest bars.
-        Draws depend on the seed, the first window's key and how many bars were appended.
+        options: None = mode "rolling". With mode "exact" the predictor recomputes its window if the stream has rolled,
+        and for every bar beyond max_context. future_times: (N, H) microseconds; None = spaced as the newest bars. Draws
+        depend on the seed, the first window's key and the number of appended bars.
         """
         options = options or KronosOptions(**self.defaults)
         if options.max_context not in (None, self.max_context):
@@ -217,12 +217,14 @@ class KronosStream:
             )
 
     def _prefill(self, filled: Float64Array, times: IntArray | None, *, frozen: bool) -> None:
-        """Everything anew from bars (N, C, 6), padded on the left with NaN; the statistics too unless frozen."""
-        kept = self.statistics if frozen else None
-        found = inputs.prepare_contexts(filled, inputs.complete(filled), times, self.model.network.config.clip, kept)
-        self._loc, self._scale = found.loc, found.scale
-        network, tokenizer, context = self.model.network, self.model.tokenizer, found.entries["context"]
-        stamps, lengths = found.entries.get("context_stamps"), found.entries.get("lengths")
+        """Recompute the caches from bars (N, C, 6), left-padded with NaN; the statistics too unless frozen."""
+        statistics = self.statistics if frozen else None
+        contexts = inputs.prepare_contexts(
+            filled, inputs.complete(filled), times, self.model.network.config.clip, statistics
+        )
+        self._loc, self._scale = contexts.loc, contexts.scale
+        network, tokenizer, context = self.model.network, self.model.tokenizer, contexts.entries["context"]
+        stamps, lengths = contexts.entries.get("context_stamps"), contexts.entries.get("lengths")
         count = [context.shape[1]] * len(self) if lengths is None else lengths.tolist()
         self._encoder = CachedBlocks(tokenizer.encoder, self._encoder_window)  # type: ignore[arg-type]
         with eval_inference(network, tokenizer):
@@ -238,12 +240,12 @@ class KronosStream:
             _Series(filled[n, -length:], None if times is None else times[n, -length:], tokens[n, :length])
             for n, length in enumerate(count)
         ]
-        self._cache_lengths = np.minimum(count, self.max_context)  # positions that the cache has given
-        self._steps_since_prefill = 0
-        self._steps_since_anchor = self._steps_since_anchor if frozen else 0
+        self._cache_lengths = np.minimum(count, self.max_context)  # positions used in the cache
+        self._bars_since_prefill = 0
+        self._bars_since_anchor = self._bars_since_anchor if frozen else 0
 
     def _extend(self, filled: Float64Array, new_times: IntArray | None, count: IntArray) -> IntArray:
-        """Read new bars (N, k, 6), of which row n counts count[n]; their tokens (N, k, 2)."""
+        """Append new bars (N, k, 6) to the caches, count[n] of them in row n; returns their tokens (N, k, 2)."""
         network, tokenizer = self.model.network, self.model.tokenizer
         bars = self._tensor(
             inputs.normalise(inputs.complete(filled), self._loc, self._scale, self.model.network.config.clip)
@@ -271,7 +273,7 @@ class KronosStream:
             )
 
     def _last_bars(self, limit: int) -> tuple[Float64Array, IntArray | None]:
-        """The newest `most` bars (N, C, 6) and times (N, C), padded on the left."""
+        """Return the newest `limit` bars (N, C, 6) and times (N, C), padded on the left."""
         bars = _from_right([series.bars[-limit:] for series in self._series], np.nan)
         times = [series.times[-limit:] for series in self._series if series.times is not None]
         return bars, _from_right(times, NO_TIME) if times else None
@@ -286,7 +288,7 @@ class KronosStream:
     def _checked(
         self, bars: np.ndarray, times: IntArray | None, counts: Sequence[int] | None
     ) -> tuple[Float64Array, IntArray | None, IntArray]:
-        """Bars (N, k, 6) with NaN for what is not finite, times (N, k), counts (N,), the largest of them k."""
+        """Return bars (N, k, 6) with NaN for values that are not finite, times (N, k) and counts (N,), at most k."""
         raw = np.array(bars, np.float64)
         raw = raw[:, None] if raw.ndim == 2 else raw
         if raw.ndim != 3 or raw.shape[0] != len(self) or raw.shape[2] != len(COLUMNS):
@@ -329,7 +331,7 @@ class KronosStream:
 def _from_windows(
     windows: Windows, counts: Sequence[int] | None
 ) -> tuple[Float64Array, IntArray | None, Sequence[int]]:
-    """Bars (N, k, 6), times (N, k) and counts (N,) of contexts, which are padded on the left."""
+    """Return bars (N, k, 6), times (N, k) and counts (N,) of left-padded contexts."""
     steps = windows.context.shape[1]
     raw = inputs.candles_of(windows)[0][:, :steps]
     times = windows.context_times
@@ -337,13 +339,13 @@ def _from_windows(
     first = np.where(np.logical_and.reduce(absent, axis=1), steps, absent.argmin(1))
     if counts is not None:
         first = steps - np.asarray(counts, np.int64)
-    place = np.minimum(first[:, None] + np.arange(steps), steps - 1)
+    index = np.minimum(first[:, None] + np.arange(steps), steps - 1)
     rows = np.arange(len(raw))[:, None]
-    return raw[rows, place], None if times is None else times[rows, place], (steps - first).tolist()
+    return raw[rows, index], None if times is None else times[rows, index], (steps - first).tolist()
 
 
 def _from_left(parts: list[Any]) -> Any:
-    """Arrays (k, ...) of different lengths as one, 0 behind them."""
+    """Stack arrays (k, ...) of different lengths, padded with 0 on the right."""
     table = np.zeros((len(parts), max(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
     for row, part in zip(table, parts, strict=True):
         row[: len(part)] = part
@@ -351,7 +353,7 @@ def _from_left(parts: list[Any]) -> Any:
 
 
 def _from_right(parts: list[Any], blank: float) -> Any:
-    """Arrays (k, ...) of different lengths as one, blank before them."""
+    """Stack arrays (k, ...) of different lengths, padded with `blank` on the left."""
     table = np.full((len(parts), max(map(len, parts)), *parts[0].shape[1:]), blank, parts[0].dtype)
     for row, part in zip(table, parts, strict=True):
         row[len(row) - len(part) :] = part
