@@ -77,7 +77,7 @@ class Plain:
         seen = torch.ones_like(self.rows, dtype=torch.bool)
         loc, scale = self.network.scaler(self.rows, seen, self.prefix)
         fresh = ((self.rows - loc) / scale)[:, self.patches * size :]
-        hidden = self.network.read(fresh, self.layout, caches=self.caches, first=self.patches)
+        hidden = self.network.hidden_states(fresh, self.layout, caches=self.caches, first=self.patches)
         self.patches += hidden.shape[1]
         found = self.network.mixtures(hidden)  # of every patch
         return found.map(lambda x: x[:, -1]), loc[:, -size:], scale[:, -size:]

@@ -34,11 +34,11 @@ class Decoder:
         compat: bool = False,
         recentre: bool = False,
     ) -> None:
-        """Read contexts (R, C); see TotoNetwork.read and inputs.prepare for the arguments."""
+        """Read contexts (R, C); see TotoNetwork.hidden_states and inputs.prepare for the arguments."""
         self.network, self.layout, self.recentre, self.compat = network, layout, recentre, compat
         self.caches = [GrowingKVCache() for _ in range(network.layers_over_time)]
         inputs = prepare(network.scaler, series, observed, prefix_length=series.shape[1], compat=compat)
-        self.stream = inputs.stream
+        self.running = inputs.running
         self.last = series[:, -1:] if observed is None else forward_fill(series, observed)[:, -1:]
         self.empty, self.patches = inputs.empty, 0
         self._read(inputs.scaled, inputs.statistics, exogenous)
@@ -46,7 +46,7 @@ class Decoder:
     def append(self, values: Tensor, observed: Tensor | None = None) -> None:
         """Read the next patch (R, P) in the units of the data."""
         seen = torch.ones_like(values, dtype=torch.bool) if observed is None else observed
-        statistics = self.stream.extend(values, seen)
+        statistics = self.running.extend(values, seen)
         if not self.compat:
             values = forward_fill(values, seen, self.last)
         self.last = values[:, -1:]
@@ -55,7 +55,7 @@ class Decoder:
 
     def _read(self, scaled: Tensor, statistics: Statistics, exogenous: Tensor | None) -> None:
         size = self.network.config.patch_size
-        hidden = self.network.read(
+        hidden = self.network.hidden_states(
             scaled,
             self.layout,
             exogenous=exogenous,

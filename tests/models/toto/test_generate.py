@@ -127,7 +127,7 @@ def test_known_values_are_read_in_place_of_draws(network, prompt):
 
 
 def test_a_context_that_nobody_goes_on_from_is_not_remembered(network, prompt):
-    plain, kept = (prefill(network, prompt, use_cache=remember) for remember in (False, True))
+    plain, kept = (prefill(network, prompt, use_cache=use_cache) for use_cache in (False, True))
     assert not plain.caches and len(kept.caches) == network.layers_over_time
     assert torch.equal(plain.first.loc, kept.first.loc)
 

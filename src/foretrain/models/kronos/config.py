@@ -29,7 +29,7 @@ class _Flat(Architecture):
     n_heads: int
 
     def misfits(self) -> list[str]:
-        """What is wrong with values beside each other."""
+        """Return a message for each contradiction between fields."""
         width, heads = self.d_model, self.n_heads
         uneven = width % heads or width // heads % 2
         return [f"d_model {width} over n_heads {heads} is no even head width"] if uneven else []
@@ -66,7 +66,7 @@ class TokenizerConfig(_Flat):
     clip: Positive = 5.0
 
     def misfits(self) -> list[str]:
-        """What is wrong with values beside each other."""
+        """Return a message for each contradiction between fields."""
         found, bits = super().misfits(), self.s1_bits + self.s2_bits
         if self.d_in != len(COLUMNS):
             found.append(f"d_in is {self.d_in}, candles have {len(COLUMNS)} columns ({', '.join(COLUMNS)})")
@@ -98,7 +98,7 @@ class KronosConfig(_Flat):
     clip: Positive = 5.0
 
     def misfits(self) -> list[str]:
-        """What is wrong with values beside each other."""
+        """Return a message for each contradiction between fields."""
         return [f"d_model is {self.d_model}, must be a multiple of 8"] if self.d_model % 8 else super().misfits()
 
 

@@ -1,6 +1,6 @@
-"""Causal normalisation: running mean and deviation of each row, in one pass or carried on patch by patch.
+"""Causal normalisation: running mean and deviation of each row, in one pass or updated patch by patch.
 
-Statistics are float64 (float32 where a device has none) and have no gradient.
+Statistics are computed in float64 (float32 on devices without it) and have no gradient.
 
 # R rows (variates of all windows), T steps, P patch size
 """
@@ -16,22 +16,22 @@ from torch import Tensor
 from foretrain.models.toto.config import TotoConfig
 
 MINIMUM = 0.1  # added to the variance of the causal scalers
-STD_MEAN_MINIMUM = 1e-3  # the same of StdMeanScaler
+STD_MEAN_MINIMUM = 1e-3  # of StdMeanScaler
 
 
 class Statistics(NamedTuple):
-    """value = scaled * scale + loc; of shape (R, T), or (R, 1) where all steps of a row share them."""
+    """value = scaled * scale + loc; shape (R, T), or (R, 1) if all steps of a row share them."""
 
     loc: Tensor
     scale: Tensor
 
 
 class RunningSums(NamedTuple):
-    """What a row has seen, all that its next steps need: (R, 1) each."""
+    """Sums of each row up to now, from which the statistics of the next steps are updated; (R, 1) each."""
 
-    count: Tensor  # of observed steps
-    total: Tensor  # of their values
-    squares: Tensor  # of deviations from the running mean (Welford's M2)
+    count: Tensor  # number of observed steps
+    total: Tensor  # sum of their values
+    squares: Tensor  # sum of squared deviations from the running mean (Welford's M2)
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class Scaler:
 
     @classmethod
     def of(cls, config: TotoConfig) -> Scaler:
-        """The scaler of a model; upstream hands stabilize_with_global to the patch scaler alone."""
+        """Return the scaler of a model; upstream passes stabilize_with_global only to the patch scaler."""
         stabilize = config.stabilize_with_global and config.scaler == "CausalPatchStdMeanScaler"
         return cls(config.scaler, config.patch_size, stabilize=stabilize, exponent=float(config.scale_factor_exponent))
 
     @torch.no_grad()
     def __call__(self, series: Tensor, observed: Tensor, prefix_length: int | None = None) -> Statistics:
-        """Statistics of series (R, T), in its dtype; whatever stands where observed (R, T) is False plays no part.
+        """Return statistics of series (R, T), in its dtype; values where observed (R, T) is False have no effect.
 
-        prefix_length: steps that the global limits (of StdMeanScaler: everything) rest on; None = all.
+        prefix_length: steps that determine the global limits (with StdMeanScaler: the statistics); None = all.
         """
         if self.kind == "StdMeanScaler":
             return self._fixed(series, observed, prefix_length)
@@ -73,15 +73,15 @@ class Scaler:
     def start(
         self, series: Tensor, observed: Tensor, prefix_length: int | None = None
     ) -> tuple[Statistics, CausalStatistics]:
-        """The same, and a stream that goes on with the steps that follow."""
+        """Like __call__, but also return the running statistics for the steps that follow."""
         if self.kind == "StdMeanScaler":
             fixed = self._fixed(series, observed, prefix_length)
             return fixed, CausalStatistics(self, None, None, fixed)
         values, weight = _to_float64(series, observed)
         bounds = self._bounds(values[:, :prefix_length], weight[:, :prefix_length]) if self.stabilize else None
         zero = values.new_zeros(len(values), 1)
-        stream = CausalStatistics(self, RunningSums(zero, zero, zero), bounds, None)
-        return stream.extend(series, observed), stream
+        running = CausalStatistics(self, RunningSums(zero, zero, zero), bounds, None)
+        return running.extend(series, observed), running
 
     def _bounds(self, values: Tensor, weight: Tensor) -> Bounds:
         count = weight.sum(-1, keepdim=True).clamp(min=1.0)
@@ -100,7 +100,7 @@ class Scaler:
 
 
 class CausalStatistics:
-    """A scaler that goes on: what follows costs no look at what came before."""
+    """Running statistics of rows: each call continues from the sums of the calls before."""
 
     def __init__(
         self, scaler: Scaler, sums: RunningSums | None, bounds: Bounds | None, fixed: Statistics | None
@@ -109,7 +109,7 @@ class CausalStatistics:
 
     @torch.no_grad()
     def extend(self, series: Tensor, observed: Tensor) -> Statistics:
-        """Statistics of the next steps (R, n), a multiple of the patch size for the patch scaler."""
+        """Return statistics of the next n steps (R, n); n is a multiple of the patch size for the patch scaler."""
         if self.fixed is not None:
             return self.fixed
         assert self.sums is not None
@@ -132,7 +132,7 @@ class CausalStatistics:
         return Statistics(mean.to(series.dtype), scale.to(series.dtype))
 
     def select(self, rows: Tensor) -> CausalStatistics:
-        """The stream of these rows (indices, repeats allowed), which goes on by itself."""
+        """Return an independent copy for these rows (indices, repeats allowed)."""
         sums = None if self.sums is None else RunningSums(*(x[rows] for x in self.sums))
         bounds = None if self.bounds is None else Bounds(self.bounds.low[rows], self.bounds.high[rows])
         fixed = None if self.fixed is None else Statistics(*(x[rows] for x in self.fixed))
@@ -140,6 +140,6 @@ class CausalStatistics:
 
 
 def _to_float64(series: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Values with 0 where not observed, and weights."""
+    """Return values with 0 where not observed, and weights of 0 and 1."""
     dtype = torch.float32 if series.device.type == "mps" else torch.float64
     return torch.where(observed, series, 0.0).to(dtype), observed.to(dtype)
