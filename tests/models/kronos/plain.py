@@ -1,4 +1,4 @@
-"""The plain algorithm: for every new bar the whole window again, every series and sample by itself.
+"""The plain algorithm: a full pass over the window for every new bar, each series and sample separately.
 
 # C context bars, H horizon, M window, F features, V vocabulary
 """
@@ -109,7 +109,7 @@ def run(
 
 @torch.no_grad()
 def rolled_logits(network: KronosNetwork, s1: Tensor, s2: Tensor, stamps: Tensor, window: int) -> Tensor:
-    """First logits (T, V) of tokens (T,) in one pass in which every token sees the newest `window` up to itself."""
+    """First logits (T, V) of tokens (T,) in one pass; every token attends to the newest `window` up to itself."""
     x = network.embed(s1[None], s2[None], stamps[None])
     step = torch.arange(len(s1))
     seen = (step <= step[:, None]) & (step > step[:, None] - window)

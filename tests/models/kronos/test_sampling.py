@@ -1,4 +1,4 @@
-"""Filters of the likeliest tokens, draws by inversion, and what a draw depends on."""
+"""Top-k and top-p filters, inverse-CDF draws, and what a draw depends on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOGITS = torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2]).log()
 
 
 def kept(logits: torch.Tensor, **options) -> list[int]:
-    """Tokens that stay."""
+    """Tokens that are not filtered out."""
     return torch.nonzero(filter_logits(logits, KronosOptions(**options)) > -INF)[:, 0].tolist()
 
 
@@ -44,12 +44,12 @@ def test_top_p_counts_shares_of_what_top_k_left():
     assert kept(LOGITS, top_k=3, top_p=0.7) == [1, 3]  # (.4 + .25) / .85 > .7
 
 
-def test_the_token_that_crosses_top_p_stays_and_one_at_least():
+def test_the_token_that_crosses_top_p_is_kept_and_at_least_one():
     assert kept(LOGITS, top_p=0.41) == [1, 3]
     assert kept(LOGITS, top_p=0.01) == [1]
 
 
-def test_tokens_as_likely_as_the_last_of_top_k_stay():
+def test_tokens_tied_with_the_last_of_top_k_are_kept():
     assert kept(torch.tensor([1.0, 0.0, 1.0, 1.0]), top_k=2, top_p=1.0) == [0, 2, 3]
 
 

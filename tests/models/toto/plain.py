@@ -1,4 +1,4 @@
-"""A forecast patch by patch, plainly: one path of each row, whatever is fed back; and the fast one along given paths.
+"""A plain patch-by-patch decoder, one path of each row; and the fast decoder along given paths.
 
 # R rows, C context steps (a multiple of the patch size P), K components
 """
@@ -21,7 +21,7 @@ from foretrain.nn.layout import RowLayout
 
 
 class Decoder:
-    """Rows that have been read, the mixtures of the patch that comes next, and what un-scales them."""
+    """Reads rows patch by patch and holds the mixtures of the next patch with the statistics to un-scale them."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Decoder:
         self._read(inputs.scaled, inputs.statistics, exogenous)
 
     def append(self, values: Tensor, observed: Tensor | None = None) -> None:
-        """Read the next patch (R, P) in the units of the data."""
+        """Read the next patch (R, P) in data units."""
         seen = torch.ones_like(values, dtype=torch.bool) if observed is None else observed
         statistics = self.running.extend(values, seen)
         if not self.compat:
@@ -92,8 +92,8 @@ def forecast_mean(decoder: Decoder, steps: int, known: Tensor | None = None) -> 
 def mixtures_along(
     network: TotoNetwork, prompt: TotoPrompt, path: Tensor, num_samples: int, options: TotoOptions = DEFAULTS
 ) -> list[StudentTMixture]:
-    """Mixtures (S * R, P, K), scaled, that the fast forecast has of every patch when what follows is a path (R, H) in
-    the units of the data."""
+    """Scaled mixtures (S * R, P, K) of every patch in the fast decoder when a path (R, H) in data units is fed
+    back."""
     prompt = replace(prompt, known=path)
     context, patches = prefill(network, prompt, options), -(-path.shape[1] // network.config.patch_size)
     keys = torch.arange(len(path))

@@ -70,7 +70,7 @@ def test_the_variance_stays_finite_at_the_smallest_df():
     assert m.variance.isfinite().all()
 
 
-def test_shares_below_values_are_scipys():
+def test_cdfs_are_scipys():
     m = mixtures()
     x = torch.linspace(-20, 20, 40, dtype=torch.float64)
     np.testing.assert_allclose(m.cdf(x), scipy_cdf(m, x.numpy()), atol=1e-12)
@@ -119,7 +119,7 @@ def test_an_unlikely_component_is_raised_to_the_smallest_probability_and_gets_no
     assert not weights.grad.any()
 
 
-def test_parameters_are_those_of_a_density_whatever_the_features():
+def test_parameters_are_valid_for_any_features():
     head = MixtureHead(4, 3)
     found = head(torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * 1e4)
     assert (found.df >= 2).all() and (found.scale > 0).all()

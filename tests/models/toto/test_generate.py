@@ -28,7 +28,7 @@ def prompt_of(case) -> TotoPrompt:
 
 @pytest.fixture
 def prompt(small_config) -> TotoPrompt:
-    """Two windows of three rows and one, with gaps and an empty beginning."""
+    """Two windows of three rows and one, with gaps and empty patches at the start."""
     torch.manual_seed(0)
     series = torch.randn(4, 24).cumsum(1)
     observed = torch.rand(4, 24) > 0.2
@@ -94,7 +94,7 @@ def test_a_path_does_not_depend_on_the_batch_or_the_number_of_samples(network, p
     assert not torch.allclose(own, other)
 
 
-def test_samples_drawn_in_lots_are_the_same(network, prompt, monkeypatch):
+def test_samples_drawn_in_chunks_are_the_same(network, prompt, monkeypatch):
     keys = torch.arange(4)
     whole = sample(network, prompt, 10, num_samples=5, keys=keys, seed=1).paths
     monkeypatch.setattr(generate, "MAX_SAMPLE_BYTES", 1)
@@ -126,10 +126,10 @@ def test_known_values_are_read_in_place_of_draws(network, prompt):
     assert torch.allclose(given[3], free[3], atol=1e-5)  # of another window
 
 
-def test_a_context_that_nobody_goes_on_from_is_not_remembered(network, prompt):
-    plain, kept = (prefill(network, prompt, use_cache=use_cache) for use_cache in (False, True))
-    assert not plain.caches and len(kept.caches) == network.layers_over_time
-    assert torch.equal(plain.first.loc, kept.first.loc)
+def test_without_use_cache_nothing_is_cached(network, prompt):
+    plain, cached = (prefill(network, prompt, use_cache=use_cache) for use_cache in (False, True))
+    assert not plain.caches and len(cached.caches) == network.layers_over_time
+    assert torch.equal(plain.first.loc, cached.first.loc)
 
 
 def test_one_patch_needs_no_paths(network, prompt):

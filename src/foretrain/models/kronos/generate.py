@@ -326,13 +326,13 @@ def decode(
     parts = []
     with torch.autocast(s1.device.type, enabled=False):
         for first, last in spans:
-            begin = max(last - window, 0)
-            known = source.newest(window - (last - begin))
+            start = max(last - window, 0)
+            known = source.newest(window - (last - start))
             decoder = CachedBlocks(tokenizer.decoder, None)  # type: ignore[arg-type]
             decoder.prefill(
                 tokenizer.post_quant_embed(tokenizer.codes((known.s1, known.s2), half=True)), known.lengths_tensor()
             )
-            own = tokenizer.post_quant_embed(tokenizer.codes((s1[:, :, begin:last], s2[:, :, begin:last]), half=True))
-            hidden = decoder.fork(s1.shape[1], last - begin).extend(own)
-            parts.append(tokenizer.head(hidden[:, :, first - begin :]))
+            own = tokenizer.post_quant_embed(tokenizer.codes((s1[:, :, start:last], s2[:, :, start:last]), half=True))
+            hidden = decoder.fork(s1.shape[1], last - start).extend(own)
+            parts.append(tokenizer.head(hidden[:, :, first - start :]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

@@ -117,16 +117,16 @@ class KronosStream:
     def append(
         self, bars: np.ndarray | Windows, times: IntArray | None = None, counts: Sequence[int] | None = None
     ) -> None:
-        """Take over new bars.
+        """Append new bars to the series and the KV caches.
 
         Args:
-            bars: (N, 6) or (N, k, 6) open, high, low, close, volume, amount; NaN = the column's value before. Or
+            bars: (N, 6) or (N, k, 6) open, high, low, close, volume, amount; NaN = the column's previous value. Or
                 windows whose contexts are the new bars, with their times.
-            times: (N,) or (N, k) microseconds, for streams whose first windows had times.
-            counts: (N,) how many of the k bars each series has, the first ones (of windows the last ones); None = all
-                (of windows all that are not padded).
+            times: (N,) or (N, k) microseconds; required if the first windows had times, else None.
+            counts: (N,) number of the k bars that are real, the first ones (for windows the last ones); None = all
+                (for windows all that are not padding).
 
-        Raises DataError for wrong shapes and for times that do not go on from those before.
+        Raises DataError for wrong shapes and for times that do not increase.
         """
         if isinstance(bars, Windows):
             bars, times, counts = _from_windows(bars, counts)
@@ -282,7 +282,7 @@ class KronosStream:
         if given is None:
             return np.stack([continue_stamps(x.times, None, steps) for x in self._series if x.times is not None])
         if given.shape != (len(self), steps):
-            raise DataError(f"future_times has shape {given.shape}; {steps} bars of {len(self)} series need as many.")
+            raise DataError(f"future_times has shape {given.shape}, must be ({len(self)}, {steps}): series, bars.")
         return given
 
     def _checked(
@@ -297,23 +297,23 @@ class KronosStream:
         count = np.full(len(self), raw.shape[1]) if counts is None else np.asarray(counts, np.int64)
         if count.shape != (len(self),) or count.min() < 0 or count.max() > raw.shape[1]:
             raise DataError(
-                f"counts {list(count)} cannot be those of {len(self)} series with up to {raw.shape[1]} bars."
+                f"counts are {list(count)}; give {len(self)} numbers of bars, one per series, from 0 to {raw.shape[1]}."
             )
         if (times is not None) != self._timed:
             raise DataError(
-                "bars to append need times, as the first ones had." if self._timed else
-                "bars to append come with times, but the first ones had none."
+                "bars to append need times, since the first windows had times." if self._timed else
+                "bars to append have times, but the first windows had none."
             )  # fmt: skip
         width = int(count.max())
         if times is None:
             return raw[:, :width], None, count
         new_times = np.asarray(times, np.int64).reshape(len(self), -1)
         if new_times.shape[1] != raw.shape[1]:
-            raise DataError(f"bars to append have {raw.shape[1]} bars a series, but {new_times.shape[1]} times.")
+            raise DataError(f"there are {raw.shape[1]} bars to append per series, but {new_times.shape[1]} times.")
         for n, series in enumerate(self._series):
             assert series.times is not None
             if (np.diff(new_times[n, : count[n]], prepend=series.times[-1]) <= 0).any():
-                raise DataError(f"series {n}: bars to append must come after those before them, each at its own time.")
+                raise DataError(f"series {n}: bars to append must come after the previous bars, at increasing times.")
         return raw[:, :width], new_times[:, :width], count
 
     @property

@@ -54,8 +54,8 @@ def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = F
             [context[known], np.pad(future[known], ((0, 0), (0, short)), constant_values=np.nan)], 1
         )
         end = patch_size + context.shape[1]
-        begin = window_starts(context, windows.window)[known] // patch_size * patch_size
-        context[known] = np.where(np.arange(end - patch_size) < begin[:, None], np.nan, joined[:, patch_size:end])
+        start = window_starts(context, windows.window)[known] // patch_size * patch_size
+        context[known] = np.where(np.arange(end - patch_size) < start[:, None], np.nan, joined[:, patch_size:end])
         batch["known_rows"] = torch.from_numpy(known)
         batch["future_known"] = torch.from_numpy(np.ascontiguousarray(joined[:, end:], np.float32))
         if compat:

@@ -154,9 +154,9 @@ def sample(
     head = network.mixture_head(len(keys) * num_samples * (patches - 1))
     parts = [
         _SampleDecoder(
-            network, prompt, context, range(begin, min(begin + chunk, num_samples)), keys, seed, options
+            network, prompt, context, range(start, min(start + chunk, num_samples)), keys, seed, options
         ).run(patches, head)
-        for begin in range(0, num_samples, chunk)
+        for start in range(0, num_samples, chunk)
     ]
     return Sampled(torch.cat(parts, 1)[..., :prediction_length], context)
 

@@ -168,15 +168,15 @@ class TotoNetwork(Network):
         """
         patches = scaled.to(self._dtype).unflatten(-1, (-1, self.config.patch_size))
         hidden = self.patch_embed(patches).to(patches.dtype)  # the residual stream keeps its dtype under autocast
-        count, begin, device = hidden.shape[1], first, hidden.device
+        count, start, device = hidden.shape[1], first, hidden.device
         lead = None if empty is None else empty.sum(-1)
         if self.labels:
-            begin = first + 1 if first else 0
+            start = first + 1 if first else 0
             if not first:
                 hidden = torch.cat((self._labels(len(hidden), exogenous)[:, None], hidden), dim=1)
         new = hidden.shape[1]
-        positions = torch.arange(begin, begin + new, device=device, dtype=torch.float32)
-        centre = float((begin + new - 1) // 2) if recentre else 0.0
+        positions = torch.arange(start, start + new, device=device, dtype=torch.float32)
+        centre = float((start + new - 1) // 2) if recentre else 0.0
         if lead is not None:  # positions count from a row's first patch, after its label
             positions = positions - lead[:, None, None]
             if self.labels and not first:
@@ -184,7 +184,7 @@ class TotoNetwork(Network):
         ctx = AttentionContext(
             layout,
             rotary_tables(positions, self.config.head_dim, centre),
-            self._mask(lead, begin, new, device),
+            self._mask(lead, start, new, device),
             caches,
         )
         return self.transformer(hidden, ctx, newest_only)[:, -count:]
@@ -234,18 +234,18 @@ class TotoNetwork(Network):
             return attach(target, [self.exogenous_variate_label]).expand(rows, -1)
         return torch.where(exogenous[:, None], known, target)
 
-    def _mask(self, lead: Tensor | None, begin: int, new: int, device: torch.device) -> Tensor | None:
+    def _mask(self, lead: Tensor | None, start: int, new: int, device: torch.device) -> Tensor | None:
         """Return the mask (R, 1, n, m) of n new slots over all m slots, True = visible; None = causal."""
-        if lead is None and (begin == 0 or new == 1):
+        if lead is None and (start == 0 or new == 1):
             return None
-        slot = torch.arange(begin + new, device=device)
-        query = slot[begin:, None]
+        slot = torch.arange(start + new, device=device)
+        query = slot[start:, None]
         seen = slot <= query
         if lead is None:
             return seen
-        start = self.labels + lead[:, None, None, None]  # slot of a row's first patch that is not empty
+        first = self.labels + lead[:, None, None, None]  # slot of a row's first patch that is not empty
         # empty patches attend only to themselves: the distance to their label would reveal when the row starts
-        valid = (slot >= start) | (slot == query) | ((slot < self.labels) & (query >= start))
+        valid = (slot >= first) | (slot == query) | ((slot < self.labels) & (query >= first))
         return seen & valid
 
 
