@@ -67,12 +67,12 @@ class TokenizerConfig(_Flat):
 
     def misfits(self) -> list[str]:
         """Return a message for each contradiction between fields."""
-        found, bits = super().misfits(), self.s1_bits + self.s2_bits
+        problems, bits = super().misfits(), self.s1_bits + self.s2_bits
         if self.d_in != len(COLUMNS):
-            found.append(f"d_in is {self.d_in}, candles have {len(COLUMNS)} columns ({', '.join(COLUMNS)})")
+            problems.append(f"d_in is {self.d_in}, candles have {len(COLUMNS)} columns ({', '.join(COLUMNS)})")
         if bits % self.group_size:
-            found.append(f"group_size {self.group_size} does not divide {bits} bits")
-        return found
+            problems.append(f"group_size {self.group_size} does not divide {bits} bits")
+        return problems
 
 
 @dataclass(frozen=True)

@@ -297,10 +297,10 @@ class Kronos(ReleaseModel, Streams):
             keys=batch["key"],
         )
         drawn, asked = sample_counts(num_samples, options)
-        found = generate(
+        generated = generate(
             self.network, self.tokenizer, prompt, prediction_length, num_samples=drawn, seed=seed, options=options
         )
-        candles = found.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
+        candles = generated.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
         return candles.expand(-1, asked, -1, -1)
 
     def stream(

@@ -66,16 +66,16 @@ def collate(windows: Windows, clip: float) -> Batch:
     filled, steps = complete(fill_forward(raw)), windows.context.shape[1]
     calendar = windows.context_times is not None and windows.future_times is not None
     times = windows.context_times if calendar else None
-    found = prepare_contexts(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static_shapes)
+    contexts = prepare_contexts(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static_shapes)
     batch: Batch = {
-        **found.entries,
+        **contexts.entries,
         "key": torch.from_numpy(np.ascontiguousarray(windows.key).view(np.int64)),
         "target_window": torch.from_numpy(targets[0]),
         "target_column": torch.from_numpy(targets[1]),
     }
     if labelled:
-        observed = ~np.isnan(raw[:, steps:, :4]).any(-1) & ~found.empty[:, None]
-        batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], found.loc, found.scale, clip))
+        observed = ~np.isnan(raw[:, steps:, :4]).any(-1) & ~contexts.empty[:, None]
+        batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], contexts.loc, contexts.scale, clip))
         batch["future_observed"] = torch.from_numpy(observed)
     if calendar:
         batch["future_stamps"] = torch.from_numpy(stamps_of(windows.future_times))  # type: ignore[arg-type]
@@ -257,10 +257,10 @@ def candles_of(windows: Windows) -> tuple[Float64Array, tuple[IntArray, IntArray
     for b, kind in enumerate(zip(names, rows_of.tolist(), strict=True)):
         kinds.setdefault(kind, []).append(b)
     for kind, chosen in kinds.items():
-        found = _columns_of(*kind)
-        for row, k in enumerate(found):
+        columns = _columns_of(*kind)
+        for row, k in enumerate(columns):
             column[first[chosen] + row] = k
-            if k != AMOUNT or VOLUME in found:  # as upstream, which needs both
+            if k != AMOUNT or VOLUME in columns:  # as upstream, which needs both
                 bars[chosen, :, k] = joined[first[chosen] + row]
     bars[np.isinf(bars)] = np.nan  # no price is infinite
     target = np.flatnonzero(windows.role == TARGET)
@@ -269,12 +269,12 @@ def candles_of(windows: Windows) -> tuple[Float64Array, tuple[IntArray, IntArray
 
 def _columns_of(names: tuple[str, ...], rows: int) -> list[int]:
     """Return the candle column of each row of a window. Raises DataError if the rows are not a candle."""
-    found = [candle_column(name) for name in names] if names else list(COLUMNS[:rows])
-    unknown = [name for name, column in zip(names, found, strict=False) if column is None]
-    missing = [price for price in PRICES if price not in found]
-    twice = [column for column in COLUMNS if found.count(column) > 1]
-    if not unknown and not missing and not twice and rows == len(found):
-        return [COLUMNS.index(column) for column in found if column is not None]
+    columns = [candle_column(name) for name in names] if names else list(COLUMNS[:rows])
+    unknown = [name for name, column in zip(names, columns, strict=False) if column is None]
+    missing = [price for price in PRICES if price not in columns]
+    twice = [column for column in COLUMNS if columns.count(column) > 1]
+    if not unknown and not missing and not twice and rows == len(columns):
+        return [COLUMNS.index(column) for column in columns if column is not None]
     what = f"{rows} rows are more than a candle has; rows without names are {', '.join(COLUMNS)}, in this order"
     if unknown:
         what = f"column {unknown[0]!r} is not a candle column; leave it out"

@@ -93,16 +93,16 @@ class KVCache:
         self.values[:, :, self.length : end] = values[:, :, 0]
         self.length = end
 
-    def evict(self, kept: int, order: Tensor | None = None) -> None:
-        """Keep only the newest `kept` shared tokens, or those in slots `order` (N, kept) if given."""
+    def evict(self, count: int, order: Tensor | None = None) -> None:
+        """Keep only the newest `count` shared tokens, or those in slots `order` (N, count) if given."""
         for name in ("keys", "values"):
             x = getattr(self, name)
-            chosen = x[:, :, self.length - kept : self.length]
+            chosen = x[:, :, self.length - count : self.length]
             if order is not None:
                 n, heads, _, width = x.shape
-                chosen = x.gather(2, order[:, None, :, None].expand(n, heads, kept, width))
-            setattr(self, name, _resized(chosen, kept, x.shape[2]))
-        self.length = kept
+                chosen = x.gather(2, order[:, None, :, None].expand(n, heads, count, width))
+            setattr(self, name, _resized(chosen, count, x.shape[2]))
+        self.length = count
 
     def attend(self, query: Tensor, mask: AttentionMask) -> Tensor:
         """Attention of rotated queries (N, h, S, g, d) over the cache -> (N, h, S, g, d), in chunks of samples."""

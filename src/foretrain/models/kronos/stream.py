@@ -156,7 +156,7 @@ class KronosStream:
         options: KronosOptions | None = None,
         future_times: IntArray | None = None,
     ) -> Forecast:
-        """Forecast the target rows of the first windows, as Kronos.forecast; see candles."""
+        """As Kronos.forecast, of the target rows of the first windows; see candles."""
         options = options or KronosOptions(**self.defaults)
         candles = self.candles(
             prediction_length, num_samples=num_samples, seed=seed, options=options, future_times=future_times

@@ -106,31 +106,33 @@ def class_name(text: str) -> str:
 
 
 def _sizes(c: TotoConfig) -> list[str]:
-    found = []
+    problems = []
     if c.stride != c.patch_size:
-        found.append(f"stride {c.stride} must equal patch_size {c.patch_size}")
+        problems.append(f"stride {c.stride} must equal patch_size {c.patch_size}")
     if c.embed_dim % c.num_heads or c.embed_dim // c.num_heads % 2:
-        found.append(f"embed_dim {c.embed_dim} over num_heads {c.num_heads} is no even head width")
+        problems.append(f"embed_dim {c.embed_dim} over num_heads {c.num_heads} is no even head width")
     every = c.spacewise_every_n_layers
     if every == 0:
-        found.append(f"spacewise_every_n_layers is {every!r}, must be at least 1, or -1 for none")
+        problems.append(f"spacewise_every_n_layers is {every!r}, must be at least 1, or -1 for none")
     elif every != -1 and c.num_layers % every:
-        found.append(f"num_layers {c.num_layers} must be a multiple of spacewise_every_n_layers {every}")
-    return found
+        problems.append(f"num_layers {c.num_layers} must be a multiple of spacewise_every_n_layers {every}")
+    return problems
 
 
 def _classes(c: TotoConfig) -> list[str]:
-    found = []
+    problems = []
     if not isinstance(c.scaler_cls, str) or c.scaler not in SCALERS:
-        found.append(f"scaler_cls is {c.scaler_cls!r}, known are {', '.join(SCALERS)}")
+        problems.append(f"scaler_cls is {c.scaler_cls!r}, known are {', '.join(SCALERS)}")
     outputs = c.output_distribution_classes
     if not outputs or not isinstance(outputs[0], str) or class_name(outputs[0]) not in (MIXTURE, STUDENT):
-        found.append(f"output_distribution_classes is {list(outputs)!r}, known are {MIXTURE}, {STUDENT}")
+        problems.append(f"output_distribution_classes is {list(outputs)!r}, known are {MIXTURE}, {STUDENT}")
     elif class_name(outputs[0]) == MIXTURE:
         count = (c.output_distribution_kwargs or {}).get("k_components")
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            found.append(f"output_distribution_kwargs.k_components is {count!r}, must be a whole number of at least 1")
-    return found
+            problems.append(
+                f"output_distribution_kwargs.k_components is {count!r}, must be a whole number of at least 1"
+            )
+    return problems
 
 
 _CLASSES = {"scaler_cls": "<class 'model.scaler.CausalPatchStdMeanScaler'>",

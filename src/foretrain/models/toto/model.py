@@ -177,7 +177,7 @@ class TotoNetwork(Network):
         new = hidden.shape[1]
         positions = torch.arange(start, start + new, device=device, dtype=torch.float32)
         centre = float((start + new - 1) // 2) if recentre else 0.0
-        if lead is not None:  # positions count from a row's first patch, after its label
+        if lead is not None:  # a row's label has position 0, its first patch the next one
             positions = positions - lead[:, None, None]
             if self.labels and not first:
                 positions[..., 0] = 0.0
