@@ -32,7 +32,7 @@ from foretrain.models.kronos import trainable
 from foretrain.models.kronos.config import KronosModelConfig, KronosTokenizerModelConfig
 from foretrain.models.kronos.forecaster import Kronos
 from foretrain.models.kronos.options import KronosOptions
-from foretrain.models.kronos.sampling import Chooser, draws
+from foretrain.models.kronos.sampling import TokenSampler, uniform_draws
 
 torch.set_num_threads(harness.THREADS)
 
@@ -120,8 +120,8 @@ def _plain_one(model: Kronos, batch: Batch, case: Forecasting, options: KronosOp
     network, tokenizer, limit = model.network, model.tokenizer, model.config.max_context
     samples, bars = case.samples, batch["context"].repeat(case.samples, 1, 1)
     stamps = torch.cat((batch["context_stamps"], batch["future_stamps"]), 1).expand(samples, -1, -1)
-    numbers = draws(SEED, batch["key"], range(samples), case.horizon).to(bars.device)
-    choose = Chooser(options, None if options.greedy else numbers, samples)
+    numbers = uniform_draws(SEED, batch["key"], range(samples), case.horizon).to(bars.device)
+    choose = TokenSampler(options, None if options.greedy else numbers, samples)
     s1, s2 = tokenizer.pair(bars)
     known = bars.shape[1]
     for step in range(case.horizon):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from foretrain.models.toto import generate
 from foretrain.models.toto.config import preset
-from foretrain.models.toto.distribution import StudentTs
+from foretrain.models.toto.distribution import StudentTMixture
 from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.nn.layout import RowLayout
@@ -71,13 +71,13 @@ class Plain:
         self.caches = [GrowingKVCache() for _ in range(network.layers_over_time)]
         self.prefix = context.shape[1]
 
-    def mixtures(self) -> tuple[StudentTs, Tensor, Tensor]:
+    def mixtures(self) -> tuple[StudentTMixture, Tensor, Tensor]:
         """Mixtures (S * V, P, K) of the next patch, and what un-scales them, after reading what is new."""
         size = self.network.config.patch_size
         seen = torch.ones_like(self.rows, dtype=torch.bool)
         loc, scale = self.network.scaler(self.rows, seen, self.prefix)
         fresh = ((self.rows - loc) / scale)[:, self.patches * size :]
-        hidden = self.network.read(fresh, self.layout, caches=self.caches, first=self.patches)
+        hidden = self.network.hidden_states(fresh, self.layout, caches=self.caches, first=self.patches)
         self.patches += hidden.shape[1]
         found = self.network.mixtures(hidden)  # of every patch
         return found.map(lambda x: x[:, -1]), loc[:, -size:], scale[:, -size:]
@@ -90,7 +90,7 @@ class Plain:
             drawn = torch.distributions.StudentT(mixtures.df, mixtures.loc, mixtures.scale).sample()
             component = torch.distributions.Categorical(logits=mixtures.log_weights).sample()
             values = drawn.gather(-1, component[..., None])[..., 0]
-            self.rows = torch.cat((self.rows, generate.calm(values * scale + loc)), 1)
+            self.rows = torch.cat((self.rows, generate.zero_nonfinite(values * scale + loc)), 1)
         return self.rows[:, begin : begin + horizon].unflatten(0, (-1, VARIATES))
 
 

@@ -1,4 +1,4 @@
-"""The plain algorithm: for every new bar the whole window again, every series and sample by itself.
+"""The plain algorithm: a full pass over the window for every new bar, each series and sample separately.
 
 # C context bars, H horizon, M window, F features, V vocabulary
 """
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from foretrain.models.kronos.config import KronosConfig, TokenizerConfig
 from foretrain.models.kronos.generate import CandlePrompt
-from foretrain.models.kronos.layers import causal_table
+from foretrain.models.kronos.layers import rotary_tables
 from foretrain.models.kronos.model import STAMPS, KronosNetwork
 from foretrain.models.kronos.options import KronosOptions
-from foretrain.models.kronos.sampling import Chooser, draws
+from foretrain.models.kronos.sampling import TokenSampler, uniform_draws
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.nn.rope import rotate
 
@@ -85,7 +85,7 @@ def run(
     *, seed: int, options: KronosOptions, window: int,
 ) -> Path:  # fmt: skip
     """One sample of a prompt of one series."""
-    choose = Chooser(options, None if options.greedy else draws(seed, prompt.keys, [sample], steps), 1)
+    choose = TokenSampler(options, None if options.greedy else uniform_draws(seed, prompt.keys, [sample], steps), 1)
     s1, s2 = tokenizer.pair(prompt.bars.to(tokenizer.embed.weight.dtype))
     stamps = None
     if prompt.stamps is not None and prompt.future_stamps is not None:
@@ -109,11 +109,11 @@ def run(
 
 @torch.no_grad()
 def rolled_logits(network: KronosNetwork, s1: Tensor, s2: Tensor, stamps: Tensor, window: int) -> Tensor:
-    """First logits (T, V) of tokens (T,) in one pass in which every token sees the newest `window` up to itself."""
+    """First logits (T, V) of tokens (T,) in one pass; every token attends to the newest `window` up to itself."""
     x = network.embed(s1[None], s2[None], stamps[None])
     step = torch.arange(len(s1))
     seen = (step <= step[:, None]) & (step > step[:, None] - window)
-    table = causal_table(len(s1), network.head_width, x.device)
+    table = rotary_tables(len(s1), network.head_width, x.device)
     for block in network.transformer:
         attention, normed = block.self_attn, block.norm1(x)
         query, key, value = (attention.split(p(normed)) for p in (attention.q_proj, attention.k_proj, attention.v_proj))

@@ -1,4 +1,4 @@
-"""Configurations: published files, presets, and what a run may and may not ask for."""
+"""Configurations: published files, presets, and the `model:` sections of a run."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_the_published_tokenizers_file_is_read(tmp_path):
     assert json.dumps(config.to_json(), indent=2) == text
 
 
-def test_keys_that_are_not_known_are_kept(tmp_path):
+def test_unknown_keys_are_preserved(tmp_path):
     config = KronosConfig.read(written(tmp_path, {**PREDICTOR, "later": {"a": 1}}))
     assert config.extra == {"later": {"a": 1}}
     assert config.to_json()["later"] == {"a": 1}
 
 
-def test_our_own_keys_are_written_only_where_they_say_something():
+def test_our_own_keys_are_written_only_if_not_default():
     assert not {"clip", "max_context"} & KronosConfig(**PREDICTOR).to_json().keys()
     assert KronosConfig(**PREDICTOR, clip=3.0, max_context=99).to_json()["max_context"] == 99
 
@@ -113,7 +113,7 @@ def test_a_file_that_is_no_predictors_is_refused(tmp_path, text, said):
         KronosConfig.read(written(tmp_path, text))
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(ModelError, match="no such file"):
         KronosConfig.read(tmp_path / "config.json")
 

@@ -1,4 +1,4 @@
-"""The predictor behind the model contract: its frozen tokenizer, its loss, its start, its quantiles."""
+"""The predictor as a forecasting model: frozen tokenizer, loss, construction, quantiles."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_tokenizer_stays_in_float32_beside_weights_of_another_type(kit):
         assert model(batch).total.isfinite()
 
 
-def test_a_copy_has_a_tokenizer_of_its_own(kit):
+def test_a_copy_has_its_own_tokenizer(kit):
     model = kit.predictor()
     copied = copy.deepcopy(model)
     assert copied.tokenizer is not model.tokenizer
@@ -150,7 +150,7 @@ def test_bars_that_were_not_observed_are_inputs_and_no_targets(kit):
 
 
 @torch.no_grad()
-def test_padding_counts_for_nothing(kit):
+def test_padding_does_not_change_the_loss(kit):
     model = kit.predictor().eval()
     windows = kit.window(1), kit.window(2, steps=9)
     together = model.validation_losses(batch_of(model, *windows))["loss"]
@@ -195,7 +195,7 @@ def test_a_random_start_reads_what_its_tokenizer_writes(kit, tmp_path):
     assert model.parents == {"tokenizer": release_hash(tmp_path)}
 
 
-def test_the_context_is_what_a_window_holds_unless_told_otherwise(kit):
+def test_max_context_is_the_tokens_of_a_window_unless_configured(kit):
     assert kit.predictor().max_context_length == 16 + 5 - 1
     assert kit.predictor(max_context=64).max_context_length == 64
 
@@ -236,7 +236,7 @@ def test_the_tokenizer_that_release_json_names_is_known_to_be_the_right_one(kit,
     assert codes(told()) == {Code.TOKENIZER_DIFFERS}
 
 
-def test_a_part_that_a_predictor_does_not_have_is_refused(kit, tmp_path):
+def test_an_unknown_part_of_a_release_is_refused(kit, tmp_path):
     kit.predictor().save_release(tmp_path)
     with pytest.raises(ModelError, match="has no tokeniser; its part is tokenizer"):
         family("kronos").load(tmp_path, tokeniser="x")
@@ -309,7 +309,7 @@ def test_only_targets_are_forecast_and_each_gets_its_own_column(kit):
     assert float(close.mean[0, 0]) == pytest.approx(float(window.context[3].mean()), rel=0.1)
 
 
-def test_a_window_without_a_bar_has_no_forecast_and_disturbs_no_other(kit):
+def test_a_window_without_a_bar_has_no_forecast_and_does_not_change_others(kit):
     model = kit.predictor().eval()
     void = replace(kit.window(1), context=np.full((6, 16), np.nan, np.float32))
     request = ForecastRequest(prediction_length=5, quantile_levels=(0.5,), num_samples=2)

@@ -1,4 +1,4 @@
-"""Generation from the cache against the plain algorithm, and independence of batch, order and chunks."""
+"""Generation from the KV cache against the plain algorithm, and independence of batch, order and chunks."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def assert_same(found: Generated, expected: Generated):
 
 @pytest.mark.parametrize("how", DRAWS)
 @pytest.mark.parametrize("case", WINDOWS)
-def test_every_token_is_that_of_the_whole_window_run_again(case, how):
+def test_every_token_equals_that_of_a_full_pass_over_the_window(case, how):
     context, window = WINDOWS[case]
     prompt = plain.prompt_of(2, context, STEPS)
     found = drawn(prompt, samples=1 if how == "greedy" else 3, max_context=window, **DRAWS[how])
@@ -109,12 +109,12 @@ def test_series_of_different_lengths_are_plain_too(window):
     assert_plain(drawn(prompt, samples=2, max_context=window), prompt, window=window)
 
 
-def test_lengths_that_are_all_the_same_say_nothing():
+def test_lengths_that_are_all_equal_have_no_effect():
     prompt = plain.prompt_of(2, 9, STEPS)
     assert_same(drawn(prompt._replace(lengths=torch.tensor([9, 9])), max_context=12), drawn(prompt, max_context=12))
 
 
-def test_order_and_company_do_not_matter():
+def test_results_do_not_depend_on_the_order_or_the_batch():
     prompt = plain.prompt_of(5, 9, STEPS)
     together = drawn(prompt, samples=2, max_context=12)
     order = torch.tensor([3, 0, 4, 2, 1])
@@ -131,7 +131,7 @@ def test_a_sample_is_the_same_however_many_there_are():
     assert_same(Generated(*(x[:, :2] for x in many[:3])), Generated(*few[:3]))
 
 
-def test_a_longer_horizon_begins_with_the_shorter_one():
+def test_a_longer_horizon_starts_with_the_shorter_one():
     prompt = plain.prompt_of(2, 9, 12)
     short, long = (drawn(prompt, steps=steps, max_context=12) for steps in (5, 12))
     assert torch.equal(long.s1[..., :5], short.s1) and torch.equal(long.s2[..., :5], short.s2)
@@ -146,7 +146,7 @@ def test_the_seed_and_the_series_key_decide_the_draws():
     assert not torch.equal(first.s1[0], first.s1[1])  # same bars, another key
 
 
-def test_greedy_forecasts_have_no_seed():
+def test_greedy_forecasts_do_not_depend_on_the_seed():
     prompt = plain.prompt_of(2, 9, STEPS)
     found = [drawn(prompt, seed=seed, **how) for seed in (1, 2) for how in ({"top_k": 1}, {"temperature": 0})]
     for other in found[1:]:
@@ -158,7 +158,7 @@ def test_without_stamps_no_time_is_embedded():
     assert_plain(drawn(prompt, samples=2, max_context=12), prompt, window=12)
 
 
-def test_the_stamp_of_the_last_bar_is_not_looked_at():
+def test_the_stamp_of_the_last_bar_is_not_used():
     prompt = plain.prompt_of(2, 9, STEPS)
     shorter = prompt._replace(future_stamps=prompt.future_stamps[:, :-1])
     changed = prompt._replace(future_stamps=(prompt.future_stamps + 1) % 7)
@@ -176,7 +176,7 @@ def test_rolling_is_exact_until_the_window_is_full():
 
 
 @pytest.mark.parametrize(("context", "window"), [(9, 12), (12, 12), (9, 4)])
-def test_rolling_lets_every_token_see_the_newest_ones(context, window):
+def test_with_rolling_every_token_attends_to_its_window(context, window):
     """Against one pass with a band in its mask."""
     network, tokenizer = plain.networks()
     prompt = plain.prompt_of(2, context, 15)
@@ -245,15 +245,15 @@ def test_compat_gives_no_more_bars_than_the_window_holds():
 
 
 @pytest.mark.parametrize("window", [32, 12])
-def test_lots_of_samples_are_drawn_a_few_at_a_time(window, monkeypatch):
+def test_many_samples_are_drawn_in_chunks(window, monkeypatch):
     prompt = plain.prompt_of(3, 9, STEPS, lengths=[9, 4, 7])
     whole = drawn(prompt, samples=5, max_context=window)
-    monkeypatch.setattr(generation, "MOST_BYTES", 2 * 3 * STEPS * 2 * 4 * 16 * 4)  # two samples of three series
-    monkeypatch.setattr(layers, "MOST_SCORES", 1)
+    monkeypatch.setattr(generation, "MAX_CACHE_BYTES", 2 * 3 * STEPS * 2 * 4 * 16 * 4)  # two samples of three series
+    monkeypatch.setattr(layers, "MAX_SCORES", 1)
     assert_same(drawn(prompt, samples=5, max_context=window), whole)
 
 
-def test_networks_in_training_mode_generate_without_drop_out_and_go_on_training():
+def test_networks_in_training_mode_generate_without_dropout_and_stay_in_training_mode():
     prompt = plain.prompt_of(2, 9, STEPS)
     model = plain.networks()
     for network in model:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from foretrain.models.kronos.layers import EPS, FeedForward, Rotary, causal_table, table_at
+from foretrain.models.kronos.layers import EPS, FeedForward, Rotary, rotary_tables, rotary_tables_at
 from foretrain.models.kronos.model import sinusoid
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rotate
@@ -37,21 +37,21 @@ def test_the_feed_forward_is_the_recorded_one(pieces, apart):
 
 
 def test_positions_are_turned_as_recorded(pieces, apart):
-    table = causal_table(7, 8, CPU)
+    table = rotary_tables(7, 8, CPU)
     assert apart(rotate(pieces["q"], table), pieces["q_rot"]) < EXACT
     assert apart(rotate(pieces["k"], table), pieces["k_rot"]) < EXACT
     assert torch.equal(Rotary(8).inv_freq, pieces["inv_freq"])
 
 
 def test_a_single_query_turns_neither_side_as_recorded(pieces, apart):
-    table = causal_table(1, 8, CPU)
+    table = rotary_tables(1, 8, CPU)
     assert apart(rotate(pieces["q"][:, :, -1:], table), pieces["q1_rot"]) < EXACT
     assert apart(rotate(pieces["k"], table), pieces["k_rot_with_q1"]) < EXACT
     assert apart(pieces["k"], pieces["k_rot_with_q1"]) < EXACT
 
 
 def test_positions_may_be_given_one_by_one(pieces):
-    for ours, theirs in zip(table_at(torch.tensor([4, 2]), 8), causal_table(7, 8, CPU), strict=True):
+    for ours, theirs in zip(rotary_tables_at(torch.tensor([4, 2]), 8), rotary_tables(7, 8, CPU), strict=True):
         assert torch.equal(ours, theirs[[4, 2]])
 
 

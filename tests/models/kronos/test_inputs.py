@@ -1,4 +1,4 @@
-"""From windows to candles: names, gaps, statistics and stamps."""
+"""Windows to candles: names, gaps, statistics and time stamps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rearranged(window: Window, order: list[int], names: tuple[str, ...] | None =
     [("Close", "close"), (" HIGH ", "high"), ("vol", "volume"), ("Amt", "amount"), ("turnover", "amount"),
      ("adj_close", None), ("target", None)],
 )  # fmt: skip
-def test_columns_are_known_by_their_names_whatever_the_case(name, column):
+def test_columns_are_found_by_name_in_any_case(name, column):
     assert inputs.candle_column(name) == column
 
 
@@ -107,14 +107,14 @@ def test_a_volume_without_amount_gets_volume_times_the_mean_price(kit):
     assert float(batch["scale"][0, 5]) == pytest.approx(made.std() + 1e-5, rel=1e-6)
 
 
-def test_an_amount_without_volume_is_thrown_away_as_upstream_does(kit):
+def test_an_amount_without_volume_is_dropped_as_upstream_does(kit):
     with_amount = rearranged(kit.window(), [0, 1, 2, 3, 5], num_targets=5)
     batch, prices_only = collate(with_amount), collate(kit.window(rows=4))
     assert torch.equal(batch["context"], prices_only["context"])
     assert not batch["context"][..., 4:].any() and not batch["loc"][..., 4:].any()
 
 
-def test_covariates_of_a_candle_are_inputs_and_their_future_is_unknown(kit):
+def test_covariates_of_a_candle_are_inputs_without_a_future(kit):
     window = rearranged(kit.window(), [3, 0, 1, 2, 4, 5], num_targets=1, num_past=5)
     batch = collate(window)
     assert torch.equal(batch["context"], collate(kit.window())["context"])
@@ -130,7 +130,7 @@ def test_covariates_of_a_candle_are_inputs_and_their_future_is_unknown(kit):
         (1, (), "of 1 rows without names: there is no high, low, close"),
         (1, ("close",), "close: there is no open, high, low"),
         (5, ("open", "high", "low", "volume", "amount"), "there is no close"),
-        (5, ("open", "high", "low", "close", "sector"), "column 'sector' is none of a candle"),
+        (5, ("open", "high", "low", "close", "sector"), "column 'sector' is not a candle column"),
         (5, ("open", "high", "low", "close", "Close"), "close and Close are the same column"),
         (6, ("open", "high", "low", "close", "vol", "volume"), "vol and volume are the same column"),
         (7, (), "7 rows are more than a candle has"),
@@ -224,7 +224,7 @@ def test_shorter_windows_start_at_the_left_and_end_in_zeros(kit):
     assert torch.equal(batch["context_stamps"][0, :9], alone["context_stamps"][0])
 
 
-def test_context_and_future_join_without_a_gap_whatever_the_length(kit):
+def test_context_and_future_join_without_a_gap_for_any_length(kit):
     short, long = kit.window(1, steps=9), kit.window(2)
     batch = collate(short, long)
     bars, observed = inputs.sequence(batch)
@@ -249,7 +249,7 @@ def test_a_window_without_any_bar_has_no_statistics_and_nothing_to_learn(kit):
         assert not batch["future_target"][0].any() and not batch["future_observed"][0].any()
 
 
-def test_a_window_whose_prices_never_come_together_is_as_void(kit):
+def test_a_window_without_a_bar_with_all_prices_is_empty_too(kit):
     window = holed(kit.window(), *((0, step) for step in range(16)))
     assert collate(window)["loc"].isnan().all()
 
@@ -282,7 +282,7 @@ def test_statistics_of_large_volumes_keep_their_digits():
     assert float(bars.astype(np.float32).std(1)[0, 4]) > 1.1 * float(exact.std())  # what float32 sums give
 
 
-def test_statistics_leave_out_what_is_not_inside():
+def test_statistics_ignore_bars_that_are_not_valid():
     rng = np.random.default_rng(1)
     bars, inside = rng.normal(size=(2, 7, 6)), np.arange(7) < np.array([[4], [7]])
     bars[0, 4:] = np.nan
@@ -369,7 +369,7 @@ def test_types_of_a_batch_are_those_documented(kit):
 
 
 @pytest.mark.parametrize("price", [100.0, 1.0, 5e-5])
-def test_a_series_is_seen_alike_whatever_its_price(price):
+def test_normalised_bars_do_not_depend_on_the_price_level(price):
     """Upstream's 1e-5 would flatten the cheapest one to a sixth of its deviations."""
     rng = np.random.default_rng(0)
     walk = np.exp(0.02 * rng.standard_normal((1, 50, 1)).cumsum(1)) * np.ones(6)
@@ -380,7 +380,7 @@ def test_a_series_is_seen_alike_whatever_its_price(price):
 
 
 @pytest.mark.parametrize("price", [100.0, 4e-5, 0.0])
-def test_a_column_that_stands_still_is_zero(price):
+def test_a_constant_column_is_zero(price):
     bars = np.full((1, 7, 6), np.float32(price), np.float64)
     loc, scale = statistics(bars)
     assert (scale > 0).all()

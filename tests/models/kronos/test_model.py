@@ -1,4 +1,4 @@
-"""The predictor's network: who sees whom, whatever the mode."""
+"""The predictor's network: what each position depends on, in training and eval mode."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from foretrain.models.kronos.layers import table_at
+from foretrain.models.kronos.layers import rotary_tables_at
 from foretrain.models.kronos.model import KronosNetwork
 
 BARS, CUT = 12, 7  # tokens from CUT on are changed
@@ -33,7 +33,7 @@ def ids() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def others(ids: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """All three with what comes from CUT on replaced by something else that is valid."""
+    """All three with other valid values from CUT on."""
     s1, s2, stamp = (part.clone() for part in ids)
     s1[:, CUT:], s2[:, CUT:] = (s1[:, CUT:] + 5) % 16, (s2[:, CUT:] + 9) % 16
     stamp[:, CUT:] = torch.tensor([30, 12, 3, 15, 6]) - stamp[:, CUT:] % 2
@@ -49,7 +49,7 @@ def position_losses(network, ids, targets, **how) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_no_logit_depends_on_a_later_bar(network, ids, mode):
-    """A target of position t is the first token of bar t + 1, so the second head at t knows that one and no more."""
+    """A target of position t is the first token of bar t + 1, so the second head at t may depend on it."""
     network.train(mode == "train")
     targets, changed = ids[0].roll(-1, 1), others((ids[0].roll(-1, 1), ids[1], ids[2]))[0]
     before = network(*ids, use_teacher_forcing=True, s1_targets=targets)
@@ -88,7 +88,7 @@ def test_the_second_token_depends_on_the_first_one_given(network, ids):
 
 
 @torch.no_grad()
-def test_one_query_looks_at_all_bars_without_positions(network, ids):
+def test_one_query_attends_to_all_bars_without_positions(network, ids):
     """As generation uses the published weights: the order of earlier bars does not matter, their content does."""
     _, hidden = network.decode_s1(*ids)
     query = ids[0][:, :1]
@@ -100,7 +100,7 @@ def test_one_query_looks_at_all_bars_without_positions(network, ids):
 
 
 @torch.no_grad()
-def test_a_single_bar_is_the_same_by_either_way(network, ids):
+def test_both_code_paths_agree_for_a_single_bar(network, ids):
     _, hidden = network.decode_s1(*(part[:, :1] for part in ids))
     found = network.decode_s2(hidden, ids[0][:, :1])
     expected = network.head.proj_s2(network.dep_layer.last(hidden, network.embedding.emb_s1(ids[0][:, :1])))
@@ -140,9 +140,9 @@ def test_stamps_are_looked_up_in_five_tables_and_added(network):
 
 @torch.no_grad()
 def test_positions_are_relative(network):
-    """The same bars a hundred places further on attend to each other alike."""
+    """Attention is the same for bars a hundred positions later."""
     block = network.transformer[0].self_attn
     x = torch.randn(1, BARS, 16)
-    shifted = table_at(torch.arange(100, 100 + BARS), block.width)
-    plain = table_at(torch.arange(BARS), block.width)
+    shifted = rotary_tables_at(torch.arange(100, 100 + BARS), block.width)
+    plain = rotary_tables_at(torch.arange(BARS), block.width)
     torch.testing.assert_close(block(x, shifted), block(x, plain), atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Streams: bars appended to a cache against full passes over all bars with the same statistics."""
+"""Streams: bars appended to the KV caches against full passes over all bars with the same statistics."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def full_pass(model: Kronos, lengths: list[int], statistics, *, max_context: int
 
 
 def assert_candles(found: torch.Tensor, expected: torch.Tensor, scale: np.ndarray):
-    """Float64 (N, S, H, 6) of one sample against (N, H, 6), in the units in which the network says them."""
+    """Float64 (N, S, H, 6) of one sample against (N, H, 6), in normalised units."""
     assert found.dtype == expected.dtype == torch.float64 and found.shape[1] == 1
     apart = (found[:, 0] - expected) / torch.from_numpy(scale)[:, None]
     assert float(apart.abs().max()) < WIDE
@@ -150,7 +150,7 @@ def test_right_after_opening_a_stream_draws_what_the_model_draws(wide):
     torch.testing.assert_close(found.quantiles, expected.quantiles, rtol=WIDE, atol=WIDE)
 
 
-def test_forecasts_leave_the_stream_as_it_is(model):
+def test_forecasts_do_not_change_the_stream(model):
     asked, silent = (KronosStream(model, windows_of([12, 7]), max_context=16) for _ in range(2))
     for first, last in (([12, 7], [13, 9]), ([13, 9], [20, 18])):
         asked.candles(HORIZON, num_samples=3)
@@ -170,7 +170,7 @@ def test_draws_change_with_every_bar(model):
     assert torch.equal(keys[2], growing.candles(HORIZON, num_samples=4, seed=1))
 
 
-def test_a_rolled_stream_lets_every_bar_see_the_newest_ones(wide):
+def test_in_a_rolled_stream_every_bar_attends_to_its_window(wide):
     """Against one pass over all tokens with a band in its mask."""
     growing = KronosStream(wide, windows_of([12, 12]), max_context=12)
     tokens, length = [series.tokens for series in growing._series], 12
@@ -189,7 +189,7 @@ def test_a_rolled_stream_lets_every_bar_see_the_newest_ones(wide):
 
 
 @pytest.mark.parametrize("counts", [[(1, 1)], [(3, 3)], [(1, 0), (0, 2), (1, 1)]])
-def test_a_rolled_series_does_not_depend_on_its_company_or_on_how_bars_come(wide, counts):
+def test_a_rolled_series_does_not_depend_on_the_batch_or_on_how_bars_are_appended(wide, counts):
     together = KronosStream(wide, windows_of([12, 9]), max_context=10)
     lengths = [12, 9]
     for step in range(12):
@@ -203,18 +203,20 @@ def test_a_rolled_series_does_not_depend_on_its_company_or_on_how_bars_come(wide
     assert_candles(found[:1], expected[:, 0], single.statistics[1])
 
 
-def test_a_rolled_stream_holds_no_more_than_twice_its_window(model):
+def test_the_cache_of_a_rolled_stream_has_at_most_twice_its_window(model):
     growing = KronosStream(model, windows_of([12, 9]), max_context=10)
     lengths = [12, 9]
     for step in range(40):
         new = [lengths[0] + 1, lengths[1] + step % 2]
         growing.append(*bars_between(lengths, new))
         lengths = new
-        assert max(growing._encoder.held, growing._cache.stack.held) <= 2 * 12
-    assert {len(series.tokens) for series in growing._series} == {12}  # what the encoder of the first context saw
+        assert max(growing._encoder.length, growing._cache.transformer.length) <= 2 * 12
+    assert {len(series.tokens) for series in growing._series} == {
+        12
+    }  # the bars of the first context, the encoder's window
 
 
-def test_exact_forecasts_of_a_rolled_stream_read_the_window_anew(wide):
+def test_exact_forecasts_of_a_rolled_stream_recompute_the_window(wide):
     growing = KronosStream(wide, windows_of([12]), max_context=12)
     growing.append(*bars_between([12], [30]))
     tokens = torch.from_numpy(growing._series[0].tokens[-12:])[None]
@@ -229,7 +231,7 @@ def test_exact_forecasts_of_a_rolled_stream_read_the_window_anew(wide):
     assert_candles(found, (bar.detach() * scale + loc)[None, None], growing.statistics[1])
 
 
-def test_an_anchored_stream_is_one_opened_at_the_newest_bars(wide):
+def test_an_anchored_stream_equals_one_opened_at_the_newest_bars(wide):
     growing = KronosStream(wide, windows_of([12, 9]), max_context=10, re_anchor_every=6)
     frozen = growing.statistics[0].copy()
     lengths = [12, 9]
@@ -248,17 +250,17 @@ def test_an_anchored_stream_is_one_opened_at_the_newest_bars(wide):
     assert_candles(found, expected[:, 0], fresh.statistics[1])
 
 
-def test_a_stream_that_has_come_far_is_read_anew_with_its_statistics(model, monkeypatch):
-    monkeypatch.setattr(stream, "FARTHEST", 8)
+def test_caches_are_recomputed_after_max_position_bars_with_unchanged_statistics(model, monkeypatch):
+    monkeypatch.setattr(stream, "MAX_POSITION", 8)
     growing = KronosStream(model, windows_of([12]), max_context=12)
     frozen = growing.statistics[0].copy()
     for last in range(12, 20):
         growing.append(*bars_between([last], [last + 1]))
     assert not growing.rolled and np.array_equal(growing.statistics[0], frozen)
-    assert growing._cache.stack.following == 12
+    assert growing._cache.transformer.next_position == 12
 
 
-def test_missing_values_are_those_before(model):
+def test_missing_values_are_filled_forward(model):
     holed, whole = (KronosStream(model, windows_of([12]), max_context=32) for _ in range(2))
     bars, clock, _ = bars_between([12], [15])
     filled = bars.copy()
@@ -289,10 +291,10 @@ def test_prices_alone_stay_without_volume(model):
     growing.append(bars, clock)
     request = ForecastRequest(prediction_length=HORIZON, quantile_levels=(0.5,), num_samples=2)
     assert growing.forecast(request).quantiles.shape == (4, HORIZON, 1)
-    assert np.isnan(growing._series[0].bars[:, 4:]).all()  # as before, completed with 0 when they are read
+    assert np.isnan(growing._series[0].bars[:, 4:]).all()  # stored as NaN, filled with 0 when they are normalised
 
 
-def test_future_times_go_on_as_the_newest_bars_unless_given(model):
+def test_future_times_are_spaced_like_the_newest_bars_unless_given(model):
     growing = KronosStream(model, windows_of([12]), max_context=32)
     growing.append(*bars_between([12], [14]))
     ahead = times(0)[None, 14 : 14 + HORIZON]
@@ -322,13 +324,13 @@ def test_an_empty_append_changes_nothing(model):
         (np.zeros((1, 2, 6)), times(0)[None, 12:14], [3], "counts"),
     ],
 )
-def test_bars_that_do_not_go_on_are_refused(model, bars, clock, counts, said):
+def test_invalid_bars_to_append_are_refused(model, bars, clock, counts, said):
     growing = KronosStream(model, windows_of([12]))
     with pytest.raises(DataError, match=said):
         growing.append(bars, clock, counts)
 
 
-def test_settings_that_cannot_be_are_refused(model):
+def test_invalid_settings_are_refused(model):
     with pytest.raises(ConfigError, match="re_anchor_every is 0"):
         KronosStream(model, windows_of([12]), re_anchor_every=0)
     growing = KronosStream(model, windows_of([12]), max_context=16)

@@ -1,4 +1,4 @@
-"""A run that visits its windows again may keep their tokens: the same numbers, from one pass."""
+"""The token cache of a run that trains in epochs: the same tokens, computed once."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ def tokens(model: Kronos, windows: Windows) -> list[torch.Tensor]:
     return [ids[observed] for ids in pair]
 
 
-def test_kept_tokens_are_those_of_the_tokenizer_in_every_epoch(tokenizer, tmp_path):
+def test_cached_tokens_equal_the_tokenizers_in_every_epoch(tokenizer, tmp_path):
     plain, cached, data = predictor(tokenizer), predictor(tokenizer, token_cache=True), source()
     cached.prepare(data, tmp_path)
-    assert cached.table is not None and len(cached.table) == data.epoch_length
+    assert cached.cached_tokens is not None and len(cached.cached_tokens) == data.epoch_length
     for first in (0, 7, data.epoch_length + 2):  # ragged windows among them: min_context is below context_length
         windows = data.windows(first, 5)
         assert all(torch.equal(a, b) for a, b in zip(tokens(plain, windows), tokens(cached, windows), strict=True))
         assert torch.equal(plain(plain.collate(windows)).total, cached(cached.collate(windows)).total)
 
 
-def test_kept_tokens_serve_micro_batches_of_any_length_and_filling_has_none(tokenizer, tmp_path):
+def test_cached_tokens_fit_micro_batches_of_any_length_and_padding_windows_have_none(tokenizer, tmp_path):
     plain, cached = predictor(tokenizer), predictor(tokenizer, token_cache=True)
     data = source(min_prediction_length=2, stride=2)
     cached.prepare(data, tmp_path)
@@ -96,7 +96,7 @@ def test_a_resumed_run_reads_what_was_written(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["other data", "other clip", "torn file"])
-def test_a_table_of_other_inputs_is_made_anew(tokenizer, tmp_path, damage):
+def test_a_damaged_cache_or_one_of_other_inputs_is_recreated(tokenizer, tmp_path, damage):
     predictor(tokenizer, token_cache=True).prepare(source(), tmp_path)
     if damage == "torn file":
         os.truncate(tmp_path / FILE, 100)
@@ -106,7 +106,7 @@ def test_a_table_of_other_inputs_is_made_anew(tokenizer, tmp_path, damage):
     data = source(stride=2) if damage == "other data" else source()
     model.prepare(data, tmp_path)
     assert (tmp_path / FILE).read_bytes() != before
-    assert model.table is not None and len(model.table) == data.epoch_length
+    assert model.cached_tokens is not None and len(model.cached_tokens) == data.epoch_length
 
 
 def test_windows_drawn_at_random_are_refused(tokenizer, tmp_path):
@@ -117,12 +117,12 @@ def test_windows_drawn_at_random_are_refused(tokenizer, tmp_path):
 def test_a_window_that_was_not_tokenised_is_an_error(tokenizer, tmp_path):
     model = predictor(tokenizer, token_cache=True)
     model.prepare(source(), tmp_path)
-    assert model.table is not None
-    with pytest.raises(ModelError, match="not in the table"):
-        model.table.look_up(np.array([1], np.uint64), 21)
+    assert model.cached_tokens is not None
+    with pytest.raises(ModelError, match="not in the token cache"):
+        model.cached_tokens.look_up(np.array([1], np.uint64), 21)
 
 
-def test_a_disk_without_room_for_the_table_is_told_as_such(tokenizer, tmp_path):
+def test_a_full_disk_is_reported_as_such(tokenizer, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:

@@ -1,4 +1,4 @@
-"""The tokenizer behind the model contract: what its loss counts, and where it comes from."""
+"""The tokenizer as a trainable model: its loss and its construction."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_bars_that_were_not_observed_are_inputs_and_no_targets(kit):
 
 
 @torch.no_grad()
-def test_padding_counts_for_nothing(kit):
+def test_padding_does_not_change_the_loss(kit):
     model = kit.tokenizer().eval()
     long, short = kit.window(1), kit.window(2, steps=9)
     together = model.validation_losses(batch_of(model, long, short))

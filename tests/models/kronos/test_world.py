@@ -91,7 +91,7 @@ Window = tuple[int, int, int]
 
 
 class Pair(NamedTuple):
-    """What the same command left behind in two processes and in one."""
+    """Outputs of the same command in two processes and in one."""
 
     two: Path
     one: Path
@@ -179,12 +179,12 @@ def test_first_tokens_are_drawn_alike_whichever_process_runs_the_micro_batch(tra
     assert in_turn(trained, stage, "first") == drawn
 
 
-def test_kept_tokens_give_the_weights_of_tokens_made_on_the_way(trained: Pair):
+def test_cached_tokens_give_the_weights_of_tokens_computed_on_the_fly(trained: Pair):
     for out in (trained.two, trained.one):
         assert apart(release(out, "03-cached"), release(out, "02-predictor")) < 1e-6
 
 
-def test_every_process_takes_the_micro_batches_that_are_its_turn(trained: Pair):
+def test_every_process_takes_its_share_of_the_micro_batches(trained: Pair):
     for stage in range(3):
         assert in_turn(trained, stage, "windows") == trained.whole[stage]["windows"]
 
@@ -195,7 +195,7 @@ def visits(ranks: list[list[list[Window]]]) -> list[Counter[Window]]:
 
 
 def repeated(ranks: list[list[list[Window]]]) -> int:
-    """Visits to windows that were visited before, by whichever process."""
+    """Visits to windows that were visited before, by any process."""
     return sum(count - 1 for count in sum(visits(ranks), Counter()).values())
 
 
@@ -234,6 +234,6 @@ def test_one_process_alone_writes_all_but_its_share_of_a_checkpoint(trained: Pai
     assert apart(two, one) == 0
 
 
-def test_two_processes_say_what_one_says(trained: Pair):
+def test_two_processes_print_what_one_prints(trained: Pair):
     assert "Warning" not in trained.said
     assert len(re.findall(r"^finished at step", trained.said, re.MULTILINE)) == len(STAGES)

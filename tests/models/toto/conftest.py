@@ -33,7 +33,7 @@ class Case:
 
     @property
     def context(self) -> tuple[Tensor, Tensor, RowLayout]:
-        """Series, which of it was observed, and the layout, of the steps that forecasts start from."""
+        """Series, observed mask and layout of the context of forecasts."""
         return self.series[:, :CONTEXT], self.observed[:, :CONTEXT], self.layout
 
 

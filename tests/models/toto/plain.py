@@ -1,4 +1,4 @@
-"""A forecast patch by patch, plainly: one path of each row, whatever is fed back; and the fast one along given paths.
+"""A plain patch-by-patch decoder, one path of each row; and the fast decoder along given paths.
 
 # R rows, C context steps (a multiple of the patch size P), K components
 """
@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.generate import DEFAULTS, TotoPrompt, _Path, calm, read_context
-from foretrain.models.toto.inputs import newest, prepare
+from foretrain.models.toto.distribution import StudentTMixture
+from foretrain.models.toto.generate import DEFAULTS, TotoPrompt, _SampleDecoder, prefill, zero_nonfinite
+from foretrain.models.toto.inputs import forward_fill, prepare
 from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import TotoOptions
@@ -21,7 +21,7 @@ from foretrain.nn.layout import RowLayout
 
 
 class Decoder:
-    """Rows that have been read, the mixtures of the patch that comes next, and what un-scales them."""
+    """Reads rows patch by patch and holds the mixtures of the next patch with the statistics to un-scale them."""
 
     def __init__(
         self,
@@ -34,28 +34,28 @@ class Decoder:
         compat: bool = False,
         recentre: bool = False,
     ) -> None:
-        """Read contexts (R, C); see TotoNetwork.read and inputs.prepare for the arguments."""
+        """Read contexts (R, C); see TotoNetwork.hidden_states and inputs.prepare for the arguments."""
         self.network, self.layout, self.recentre, self.compat = network, layout, recentre, compat
         self.caches = [GrowingKVCache() for _ in range(network.layers_over_time)]
         inputs = prepare(network.scaler, series, observed, prefix_length=series.shape[1], compat=compat)
-        self.stream = inputs.stream
-        self.last = series[:, -1:] if observed is None else newest(series, observed)[:, -1:]
+        self.running = inputs.running
+        self.last = series[:, -1:] if observed is None else forward_fill(series, observed)[:, -1:]
         self.empty, self.patches = inputs.empty, 0
         self._read(inputs.scaled, inputs.statistics, exogenous)
 
     def append(self, values: Tensor, observed: Tensor | None = None) -> None:
-        """Read the next patch (R, P) in the units of the data."""
+        """Read the next patch (R, P) in data units."""
         seen = torch.ones_like(values, dtype=torch.bool) if observed is None else observed
-        statistics = self.stream.extend(values, seen)
+        statistics = self.running.extend(values, seen)
         if not self.compat:
-            values = newest(values, seen, self.last)
+            values = forward_fill(values, seen, self.last)
         self.last = values[:, -1:]
         scaled = (values - statistics.loc) / statistics.scale
         self._read(scaled if self.compat else scaled.nan_to_num(nan=0.0), statistics, None)
 
     def _read(self, scaled: Tensor, statistics: Statistics, exogenous: Tensor | None) -> None:
         size = self.network.config.patch_size
-        hidden = self.network.read(
+        hidden = self.network.hidden_states(
             scaled,
             self.layout,
             exogenous=exogenous,
@@ -65,7 +65,7 @@ class Decoder:
             recentre=self.recentre,
         )
         self.patches += hidden.shape[1]
-        self.mixtures: StudentTs = self.network.mixtures(hidden[:, -1])  # (R, P, K)
+        self.mixtures: StudentTMixture = self.network.mixtures(hidden[:, -1])  # (R, P, K)
         self.statistics = Statistics(*(x[:, -size:] for x in statistics))  # (R, P) or (R, 1)
 
 
@@ -79,7 +79,7 @@ def forecast_mean(decoder: Decoder, steps: int, known: Tensor | None = None) -> 
     found = []
     for k in range(patches):
         loc, scale = decoder.statistics
-        values = calm(decoder.mixtures.mean * scale + loc)
+        values = zero_nonfinite(decoder.mixtures.mean * scale + loc)
         if known is not None:
             given = known[:, k * size : (k + 1) * size]
             values = torch.where(given.isnan(), values, given)
@@ -91,13 +91,13 @@ def forecast_mean(decoder: Decoder, steps: int, known: Tensor | None = None) -> 
 
 def mixtures_along(
     network: TotoNetwork, prompt: TotoPrompt, path: Tensor, num_samples: int, options: TotoOptions = DEFAULTS
-) -> list[StudentTs]:
-    """Mixtures (S * R, P, K), scaled, that the fast forecast has of every patch when what follows is a path (R, H) in
-    the units of the data."""
+) -> list[StudentTMixture]:
+    """Scaled mixtures (S * R, P, K) of every patch in the fast decoder when a path (R, H) in data units is fed
+    back."""
     prompt = replace(prompt, known=path)
-    context, patches = read_context(network, prompt, options), -(-path.shape[1] // network.config.patch_size)
+    context, patches = prefill(network, prompt, options), -(-path.shape[1] // network.config.patch_size)
     keys = torch.arange(len(path))
-    walk = _Path(network, prompt, context, range(num_samples), keys, 0, options).walk(
-        patches, network.head(len(path) * num_samples * (patches - 1))
+    walk = _SampleDecoder(network, prompt, context, range(num_samples), keys, 0, options).decode(
+        patches, network.mixture_head(len(path) * num_samples * (patches - 1))
     )
     return [mixtures for mixtures, _ in walk]

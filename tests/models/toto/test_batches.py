@@ -16,7 +16,7 @@ PATCH, HORIZON = 4, 6
 
 
 def window(steps: int, key: int = 0, *, past: int = 1, known: int = 1, horizon: int = HORIZON) -> Window:
-    """Row r counts up from 100 r, so that a value says where it stood."""
+    """Row r counts up from 100 r, so that a value identifies its step."""
     values = np.arange(steps + horizon, dtype=np.float32) + 100 * np.arange(2 + past + known)[:, None]
     return Window(values[:, :steps], 2, past, values[:, steps:], key=key)
 
@@ -38,7 +38,7 @@ def test_only_the_newest_steps_are_kept():
     assert torch.equal(batch["context"][0], torch.arange(12.0, 20.0))
 
 
-def test_masks_are_there_where_something_is_missing_or_windows_are_static():
+def test_masks_are_present_if_something_is_missing_or_windows_are_static():
     assert not {"observed", "late"} & collate(windows(8, known=0), PATCH, 4096).keys()
     partly = collate(windows(7, known=0), PATCH, 4096)
     assert "observed" in partly and "late" not in partly
@@ -54,7 +54,7 @@ def test_infinite_values_were_not_observed():
 
 
 @pytest.mark.parametrize(("horizon", "left"), [(6, 2), (4, 0), (2, 0)])
-def test_covariates_known_ahead_stand_one_patch_earlier(horizon, left):
+def test_covariates_known_ahead_are_shifted_one_patch_earlier(horizon, left):
     batch = collate(windows(8, horizon=horizon), PATCH, 4096)
     assert batch["known_rows"].tolist() == [3]
     expected = torch.arange(304.0, 312.0)
@@ -84,7 +84,7 @@ def test_labels_are_of_targets_alone():
     assert "target_rows" not in collate(windows(8, past=0, known=0), PATCH, 4096)
 
 
-def test_a_sequence_goes_on_with_what_came_and_pads_it_to_whole_patches():
+def test_a_sequence_joins_the_future_padded_to_whole_patches():
     whole = sequence(collate(windows(8), PATCH, 4096), PATCH)
     assert whole.values.shape == whole.observed.shape == (4, 16)
     assert torch.equal(whole.values[1, :14], torch.arange(100.0, 114.0)) and whole.observed[1, :14].all()
@@ -99,7 +99,7 @@ def test_a_sequence_of_one_patch_ahead_is_complete_where_its_context_is():
     assert not sequence(collate(windows(7, known=0, horizon=4), PATCH, 4096), PATCH).complete
 
 
-def test_rows_know_their_window_and_have_keys_of_their_own():
+def test_rows_have_their_windows_layout_and_different_keys():
     batch = collate(windows(8, 8, past=0, known=0), PATCH, 4096)
     layout = RowLayout.from_tensors(batch)
     assert [rows.tolist() for rows in layout.members] == [[[0, 1], [2, 3]]]

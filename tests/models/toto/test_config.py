@@ -29,7 +29,7 @@ def test_the_published_architecture_is_the_recorded_one(recorded):
     assert preset("base").to_json() == json.loads((recorded / "keys.json").read_text())["base_config"]
 
 
-def test_keys_of_others_are_kept(raw):
+def test_unknown_keys_are_preserved(raw):
     config = TotoConfig.from_json({**raw, "pre_xformers_checkpoint": True, "model_type": "toto"})
     assert config.to_json() == {**raw, "pre_xformers_checkpoint": True, "model_type": "toto"}
 
@@ -63,7 +63,7 @@ def test_layers_over_variates_are_the_last_or_the_first_of_their_group():
         ({"output_distribution_kwargs": None}, "k_components is None"),
     ],
 )
-def test_what_is_impossible_is_named(recorded, change, words):
+def test_invalid_values_are_named(recorded, change, words):
     raw = json.loads((recorded / "base/config.json").read_text())
     with pytest.raises(ModelError, match=words):
         TotoConfig.from_json({**raw, **change}, "here/config.json")

@@ -1,4 +1,4 @@
-"""Releases: read from every form that was ever published, written in the one that is."""
+"""Releases: every published form is read, the current one is written."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_release_is_written_as_it_was_read(name, recorded, tmp_path):
 
 
 @pytest.mark.golden
-def test_names_written_where_xformers_was_absent_are_read(release, recorded):
+def test_names_written_without_xformers_are_read(release, recorded):
     keys = json.loads((recorded / "keys.json").read_text())["tiny_with_labels"]
     folder = release("exog", unfused)
     assert load_file(folder / "model.safetensors").keys() == keys["without_xformers"].keys()
@@ -62,7 +62,7 @@ def test_constants_of_older_files_are_left_out(release, recorded):
     )
 
 
-def test_labels_are_there_where_the_file_has_them_or_where_asked_for(recorded):
+def test_labels_exist_if_the_file_has_them_or_on_request(recorded):
     assert TotoNetwork.read_release(recorded / "exog").labels == 1
     assert TotoNetwork.read_release(recorded / "base").labels == 0
     assert TotoNetwork.read_release(recorded / "exog", labels=False).labels == 0

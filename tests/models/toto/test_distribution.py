@@ -8,32 +8,34 @@ import torch
 from scipy import integrate, stats
 from torch import distributions
 
-from foretrain.models.toto.distribution import MixtureHead, StudentTs
+from foretrain.models.toto.distribution import MixtureHead, StudentTMixture
 
 LEVELS = (0.001, 0.1, 0.5, 0.9, 0.999)
 
 
-def mixtures(count: int = 40, components: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> StudentTs:
+def mixtures(
+    count: int = 40, components: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> StudentTMixture:
     g = torch.Generator().manual_seed(seed)
 
     def normal() -> torch.Tensor:
         return torch.randn(count, components, generator=g, dtype=torch.float64)
 
-    found = StudentTs(2 + normal().exp(), 3 * normal(), normal().exp(), (2 * normal()).log_softmax(-1))
+    found = StudentTMixture(2 + normal().exp(), 3 * normal(), normal().exp(), (2 * normal()).log_softmax(-1))
     return found.map(lambda x: x.to(dtype))
 
 
-def scipy_cdf(m: StudentTs, x: np.ndarray) -> np.ndarray:
+def scipy_cdf(m: StudentTMixture, x: np.ndarray) -> np.ndarray:
     z = (x[..., None] - m.loc.numpy()) / m.scale.numpy()
     return (m.weights.numpy() * stats.t.cdf(z, m.df.numpy())).sum(-1)
 
 
-def scipy_pdf(m: StudentTs, x: np.ndarray) -> np.ndarray:
+def scipy_pdf(m: StudentTMixture, x: np.ndarray) -> np.ndarray:
     parts = stats.t.pdf(x[..., None], m.df.numpy(), m.loc.numpy(), m.scale.numpy())
     return (m.weights.numpy() * parts).sum(-1)
 
 
-def torchs(m: StudentTs) -> distributions.Distribution:
+def torchs(m: StudentTMixture) -> distributions.Distribution:
     return distributions.MixtureSameFamily(
         distributions.Categorical(logits=m.log_weights), distributions.StudentT(m.df, m.loc, m.scale)
     )
@@ -47,7 +49,7 @@ def test_densities_are_scipys():
 
 def test_mean_and_variance_are_those_of_the_density():
     m = mixtures(count=3)
-    m = StudentTs(m.df + 3, m.loc, m.scale, m.log_weights)  # so that the integrals converge
+    m = StudentTMixture(m.df + 3, m.loc, m.scale, m.log_weights)  # so that the integrals converge
     x = np.tan(np.linspace(-1, 1, 100_001)[1:-1] * np.pi / 2)  # dense in the middle, far out at the ends
     for k in range(3):
         pdf = scipy_pdf(m[k : k + 1], x)
@@ -64,11 +66,11 @@ def test_mean_and_variance_are_torchs():
 
 def test_the_variance_stays_finite_at_the_smallest_df():
     m = mixtures(dtype=torch.float32)
-    m = StudentTs(torch.full_like(m.df, 2.0), m.loc, m.scale, m.log_weights)
+    m = StudentTMixture(torch.full_like(m.df, 2.0), m.loc, m.scale, m.log_weights)
     assert m.variance.isfinite().all()
 
 
-def test_shares_below_values_are_scipys():
+def test_cdfs_are_scipys():
     m = mixtures()
     x = torch.linspace(-20, 20, 40, dtype=torch.float64)
     np.testing.assert_allclose(m.cdf(x), scipy_cdf(m, x.numpy()), atol=1e-12)
@@ -86,7 +88,7 @@ def test_quantiles_of_modes_far_apart_are_found():
     """Where the density in between is so low that Newton's steps lead away."""
     parameters = [[30.0, 30.0]], [[-1e4, 1e4]], [[0.01, 0.01]], [[0.3, 0.7]]
     df, loc, scale, weights = (torch.tensor(x, dtype=torch.float64) for x in parameters)
-    m = StudentTs(df, loc, scale, weights.log())
+    m = StudentTMixture(df, loc, scale, weights.log())
     for level in (0.1, 0.29999, 0.30001, 0.9):
         assert scipy_cdf(m, m.quantiles([level])[:, 0].numpy())[0] == pytest.approx(level, abs=1e-9)
 
@@ -95,8 +97,8 @@ def test_quantiles_near_a_component_without_weight_do_not_move():
     m = mixtures(30, 3)
     weightless = m.log_weights.clone()
     weightless[:, 0] = -60.0
-    one = StudentTs(m.df, m.loc, m.scale, weightless.log_softmax(-1))
-    far = StudentTs(m.df, m.loc + torch.tensor([1e6, 0.0, 0.0]), m.scale, one.log_weights)
+    one = StudentTMixture(m.df, m.loc, m.scale, weightless.log_softmax(-1))
+    far = StudentTMixture(m.df, m.loc + torch.tensor([1e6, 0.0, 0.0]), m.scale, one.log_weights)
     assert torch.allclose(one.quantiles(LEVELS), far.quantiles(LEVELS), rtol=1e-9)
 
 
@@ -117,7 +119,7 @@ def test_an_unlikely_component_is_raised_to_the_smallest_probability_and_gets_no
     assert not weights.grad.any()
 
 
-def test_parameters_are_those_of_a_density_whatever_the_features():
+def test_parameters_are_valid_for_any_features():
     head = MixtureHead(4, 3)
     found = head(torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * 1e4)
     assert (found.df >= 2).all() and (found.scale > 0).all()

@@ -1,4 +1,4 @@
-"""Toto 1.0 behind the contract: what is scored, what upstream_compat changes, and that nothing is off by one."""
+"""Toto 1.0 as a forecasting model: what is scored, what upstream_compat changes, and alignment of patches."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_loss_while_validating_is_that_of_the_same_steps_while_training():
     batch = batch_of(model, window())
     scored = model.train().scored(batch)
     ahead = ScoredPositions(*(x[:, -HORIZON // PATCH :] for x in scored))
-    nll, robust = losses.sums(model.network.mixtures(ahead.hidden), ahead.target, ahead.observed)
+    nll, robust = losses.loss_sums(model.network.mixtures(ahead.hidden), ahead.target, ahead.observed)
     found = model.eval().validation_losses(batch)
     assert torch.allclose(found["nll"].total, nll[0]) and torch.allclose(found["robust"].total, robust[0])
     assert torch.allclose(found["loss"].total, 0.575 * nll[0] + 0.425 * robust[0])
@@ -82,7 +82,7 @@ def test_missing_labels_are_not_scored_and_padding_of_the_last_patch_neither():
     assert model(batch).weight == 2 * (CONTEXT + 6 - PATCH) - 1
 
 
-def test_nothing_is_scored_in_front_of_a_rows_second_patch():
+def test_nothing_before_a_rows_second_patch_is_scored():
     """Upstream pads short series with zeros and learns to forecast their first values from them."""
     model = model_of().train()
     short = window(steps=6)
@@ -92,7 +92,7 @@ def test_nothing_is_scored_in_front_of_a_rows_second_patch():
 
 
 @torch.no_grad()
-def test_padding_and_companions_change_no_loss():
+def test_padding_and_other_windows_do_not_change_the_loss():
     model = model_of().train()
     short, other = window(steps=6), window(1)
     alone = [model(batch_of(model, w)) for w in (short, other)]
@@ -102,7 +102,7 @@ def test_padding_and_companions_change_no_loss():
 
 
 @torch.no_grad()
-def test_whatever_lies_where_nothing_was_observed_changes_no_loss_and_no_forecast():
+def test_values_that_were_not_observed_change_no_loss_and_no_forecast():
     model = model_of().eval()
     given = window()
     holes = given.context.copy()
@@ -125,7 +125,7 @@ def noise(rng: np.random.Generator, count: int = 16) -> list[Window]:
 
 
 class Early(Toto):
-    """Scored on the patch that it has just read: off by one patch."""
+    """Scores the patch that was just read: off by one patch."""
 
     def scored(self, batch: Batch) -> ScoredPositions:
         found = super().scored(batch)
@@ -183,7 +183,7 @@ def test_a_covariate_known_ahead_is_read_along_with_the_patch_before():
 
 @pytest.mark.parametrize("labels", [False, True])
 @torch.no_grad()
-def test_when_another_row_begins_is_not_known_before(labels):
+def test_the_start_of_another_row_has_no_effect_before_it(labels):
     model = model_of(variate_labels=labels).train()
     found = []
     for begin in (2 * PATCH, 3 * PATCH):
@@ -207,7 +207,7 @@ def test_predictions_are_the_mean_and_deviation_of_what_the_loss_scores():
     assert torch.equal(found.target, scored.target.flatten(1))
 
 
-def test_another_objective_takes_the_losss_place_and_leaves_its_parts():
+def test_an_objective_replaces_the_loss_and_keeps_its_parts():
     model = model_of().eval()
     batch = batch_of(model, window())
     model.objective = lambda p: Loss(((p.point - p.target).abs() * p.observed).sum(), p.observed.sum().float())
@@ -216,13 +216,13 @@ def test_another_objective_takes_the_losss_place_and_leaves_its_parts():
     assert mean_of(found["loss"]) != mean_of(found["nll"])
 
 
-# Pieces
+# Chunks
 
 
-def test_a_loss_in_pieces_is_the_same_and_has_the_same_gradients(monkeypatch):
+def test_a_loss_in_chunks_is_the_same_and_has_the_same_gradients(monkeypatch):
     found = []
-    for most in (losses._MOST, 2000):
-        monkeypatch.setattr(losses, "_MOST", most)
+    for limit in (losses._MAX_ELEMENTS, 2000):
+        monkeypatch.setattr(losses, "_MAX_ELEMENTS", limit)
         model = model_of().train()
         total, _ = model(batch_of(model, window(), window(1)))
         total.backward()
@@ -232,19 +232,19 @@ def test_a_loss_in_pieces_is_the_same_and_has_the_same_gradients(monkeypatch):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_predictions_in_pieces_are_the_same(monkeypatch):
+def test_predictions_in_chunks_are_the_same(monkeypatch):
     model = model_of().eval()
     batch = batch_of(model, window(), window(1))
     whole = model.predict(batch)
-    monkeypatch.setattr(losses, "_MOST", 500)
+    monkeypatch.setattr(losses, "_MAX_ELEMENTS", 500)
     assert torch.allclose(model.predict(batch).point, whole.point, atol=1e-6)
 
 
-# Upstream's ways
+# upstream_compat
 
 
 @torch.no_grad()
-def test_compat_reads_what_was_not_observed_and_learns_from_padding():
+def test_compat_uses_values_that_were_not_observed_and_trains_on_padding():
     ours, theirs = model_of().train(), model_of(upstream_compat=True).train()
     short, other = window(steps=6), window(1)
     batches = [batch_of(m, short, other) for m in (ours, theirs)]
@@ -284,14 +284,14 @@ def test_the_longest_context_is_the_runs_and_of_a_checkpoint_at_least_that(tmp_p
     assert model_of(context=64, **start).max_context_length == 64
 
 
-def test_labels_are_built_where_asked_for_and_kept_where_the_file_has_them(tmp_path):
+def test_labels_are_created_on_request_and_read_if_the_file_has_them(tmp_path):
     assert not model_of().network.labels
     model_of(variate_labels=True).save_release(tmp_path)
     start = {**dict.fromkeys(SECTION), "random_init": False, "model_id": str(tmp_path)}
     assert model_of(**start).network.labels and not model_of(**start, variate_labels=False).network.labels
 
 
-def test_a_start_must_be_one():
+def test_a_start_needs_either_weights_or_random_init():
     for changes in ({"random_init": False}, {"model_id": "somewhere"}):
         with pytest.raises(ConfigError, match=r"either model_id .* or random_init"):
             model_of(**changes)

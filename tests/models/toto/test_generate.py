@@ -12,8 +12,8 @@ from tests.models.toto.plain import Decoder, mixtures_along
 from torch import Tensor
 
 from foretrain.models.toto import generate
-from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.generate import TotoPrompt, forecast, read_context, sample
+from foretrain.models.toto.distribution import StudentTMixture
+from foretrain.models.toto.generate import TotoPrompt, forecast, prefill, sample
 from foretrain.models.toto.options import TotoOptions
 from foretrain.nn.layout import RowLayout
 
@@ -28,7 +28,7 @@ def prompt_of(case) -> TotoPrompt:
 
 @pytest.fixture
 def prompt(small_config) -> TotoPrompt:
-    """Two windows of three rows and one, with gaps and an empty beginning."""
+    """Two windows of three rows and one, with gaps and empty patches at the start."""
     torch.manual_seed(0)
     series = torch.randn(4, 24).cumsum(1)
     observed = torch.rand(4, 24) > 0.2
@@ -62,7 +62,7 @@ def test_every_sample_is_what_the_plain_decoder_gives_when_fed_its_path(network,
     keys, count = torch.arange(4) + 7, 3
     found = sample(network, prompt, 14, num_samples=count, keys=keys, seed=5)
     assert found.paths.shape == (4, count, 14)
-    along: list[StudentTs] = []
+    along: list[StudentTMixture] = []
     for s in range(count):
         decoder = Decoder(network, prompt.series, prompt.observed, prompt.layout)
         for patch in range(3):
@@ -76,9 +76,9 @@ def test_every_sample_is_what_the_plain_decoder_gives_when_fed_its_path(network,
 
 def test_a_folded_head_gives_the_same_mixtures(network, prompt, monkeypatch, apart):
     path = torch.randn(4, 12).cumsum(1)
-    monkeypatch.setattr(type(network), "folds", lambda *_: False)
+    monkeypatch.setattr(type(network), "folds_head", lambda *_: False)
     plain = mixtures_along(network, prompt, path, 2)
-    monkeypatch.setattr(type(network), "folds", lambda *_: True)
+    monkeypatch.setattr(type(network), "folds_head", lambda *_: True)
     for a, b in zip(mixtures_along(network, prompt, path, 2), plain, strict=True):
         assert apart(a.log_weights, b.log_weights) < EXACT and apart(a.df, b.df) < EXACT
 
@@ -94,11 +94,11 @@ def test_a_path_does_not_depend_on_the_batch_or_the_number_of_samples(network, p
     assert not torch.allclose(own, other)
 
 
-def test_samples_drawn_in_lots_are_the_same(network, prompt, monkeypatch):
+def test_samples_drawn_in_chunks_are_the_same(network, prompt, monkeypatch):
     keys = torch.arange(4)
     whole = sample(network, prompt, 10, num_samples=5, keys=keys, seed=1).paths
-    monkeypatch.setattr(generate, "MOST_BYTES", 1)
-    assert generate._lot(network, 4, 3) == 1
+    monkeypatch.setattr(generate, "MAX_SAMPLE_BYTES", 1)
+    assert generate._samples_per_chunk(network, 4, 3) == 1
     assert torch.allclose(sample(network, prompt, 10, num_samples=5, keys=keys, seed=1).paths, whole, atol=1e-5)
 
 
@@ -126,10 +126,10 @@ def test_known_values_are_read_in_place_of_draws(network, prompt):
     assert torch.allclose(given[3], free[3], atol=1e-5)  # of another window
 
 
-def test_a_context_that_nobody_goes_on_from_is_not_remembered(network, prompt):
-    plain, kept = (read_context(network, prompt, remember=remember) for remember in (False, True))
-    assert not plain.caches and len(kept.caches) == network.layers_over_time
-    assert torch.equal(plain.first.loc, kept.first.loc)
+def test_without_use_cache_nothing_is_cached(network, prompt):
+    plain, cached = (prefill(network, prompt, use_cache=use_cache) for use_cache in (False, True))
+    assert not plain.caches and len(cached.caches) == network.layers_over_time
+    assert torch.equal(plain.first.loc, cached.first.loc)
 
 
 def test_one_patch_needs_no_paths(network, prompt):

@@ -1,4 +1,4 @@
-"""Forecasts patch by patch against numbers recorded from the reference code, as it caches and as it does not.
+"""Forecasts patch by patch against numbers recorded from the reference code, with its cache and without it.
 
 Upstream decays positions around the middle of each call, so that its cached forecasts are slightly off its uncached
 ones; `recentre` gives the former.
@@ -47,8 +47,8 @@ def test_forecasts_of_the_mean_are_the_recorded_ones(case, cache, recentre, apar
         assert apart(forecast_mean(decoder, 20, known_of(case)), case.expected[f"{name}_{cache}"]) < EXACT
 
 
-def test_the_two_ways_of_caching_differ(case):
-    """So that the tests above could tell them apart."""
+def test_centred_and_recentred_caches_differ(case):
+    """The control of the tests above."""
     found = [
         forecast_mean(Decoder(case.network, *case.context, exogenous=case.exogenous, recentre=way), 20)
         for way in (True, False)

@@ -41,7 +41,7 @@ def test_scaling_gives_the_recorded_numbers(case, apart):
 @torch.no_grad()
 def test_features_and_distributions_are_the_recorded_ones(case, apart):
     network = case.network
-    hidden = network.read(case.expected["scaled_input"], case.layout, exogenous=case.exogenous)
+    hidden = network.hidden_states(case.expected["scaled_input"], case.layout, exogenous=case.exogenous)
     features = network.unembed(hidden).unflatten(-1, (network.config.patch_size, -1)).flatten(1, 2)
     assert apart(features, case.expected["backbone"]) < EXACT
     mixtures = network.mixtures(hidden).map(lambda x: x.flatten(1, 2))
@@ -52,7 +52,7 @@ def test_features_and_distributions_are_the_recorded_ones(case, apart):
 
 @torch.no_grad()
 def test_densities_are_the_recorded_ones(case, apart):
-    hidden = case.network.read(case.expected["scaled_input"], case.layout, exogenous=case.exogenous)
+    hidden = case.network.hidden_states(case.expected["scaled_input"], case.layout, exogenous=case.exogenous)
     mixtures = case.network.mixtures(hidden).map(lambda x: x.flatten(1, 2))
     assert apart(mixtures.log_prob(case.expected["scaled_target"]), case.expected["log_prob"]) < DENSITY
 

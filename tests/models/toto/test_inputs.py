@@ -1,10 +1,10 @@
-"""What the network reads of rows with gaps."""
+"""Network inputs of rows with gaps."""
 
 from __future__ import annotations
 
 import torch
 
-from foretrain.models.toto.inputs import newest, prepare
+from foretrain.models.toto.inputs import forward_fill, prepare
 from foretrain.models.toto.scaler import Scaler
 
 SCALER = Scaler("CausalPatchStdMeanScaler", 4)
@@ -18,14 +18,14 @@ def gappy() -> tuple[torch.Tensor, torch.Tensor]:
     return values, observed
 
 
-def test_the_newest_value_stands_in_for_a_missing_one():
+def test_a_missing_value_is_filled_with_the_previous_one():
     values = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     observed = torch.tensor([[False, True, False, True]])
-    assert torch.equal(newest(values, observed).nan_to_num(nan=-1.0), torch.tensor([[-1.0, 2.0, 2.0, 4.0]]))
-    assert torch.equal(newest(values, observed, torch.tensor([[9.0]])), torch.tensor([[9.0, 2.0, 2.0, 4.0]]))
+    assert torch.equal(forward_fill(values, observed).nan_to_num(nan=-1.0), torch.tensor([[-1.0, 2.0, 2.0, 4.0]]))
+    assert torch.equal(forward_fill(values, observed, torch.tensor([[9.0]])), torch.tensor([[9.0, 2.0, 2.0, 4.0]]))
 
 
-def test_whatever_lies_where_nothing_was_observed_is_the_same_to_the_last_bit():
+def test_values_that_were_not_observed_have_no_effect_bit_for_bit():
     values, observed = gappy()
     found = prepare(SCALER, values, observed)
     for other in (0.0, -1e30, torch.nan, torch.inf):
@@ -33,7 +33,7 @@ def test_whatever_lies_where_nothing_was_observed_is_the_same_to_the_last_bit():
         assert torch.equal(again.scaled, found.scaled)
 
 
-def test_with_compat_it_is_read():
+def test_with_compat_they_are_used():
     values, observed = gappy()
     one, other = (prepare(SCALER, torch.where(observed, values, x), observed, compat=True) for x in (0.0, 5.0))
     assert torch.equal(one.scaled[observed], other.scaled[observed])

@@ -1,4 +1,4 @@
-"""Running statistics: the same in one pass as patch by patch, and of what was observed alone."""
+"""Running statistics: the same in one pass as patch by patch, and only of observed values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows(seed: int = 0, steps: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 @settings(max_examples=20, deadline=None)
 @given(cuts=st.lists(st.integers(1, 9), max_size=3), seed=st.integers(0, 99), stabilize=st.booleans())
 @every_scaler
-def test_a_stream_goes_on_as_one_pass_would(kind, cuts, seed, stabilize):
+def test_running_statistics_equal_those_of_one_pass(kind, cuts, seed, stabilize):
     values, observed = rows(seed)
     scaler = Scaler(kind, 4, stabilize=stabilize, exponent=0.5)
     ends = sorted({4, *(4 * cut for cut in cuts), 40})
@@ -34,7 +34,7 @@ def test_a_stream_goes_on_as_one_pass_would(kind, cuts, seed, stabilize):
     parts, stream = [], None
     for begin, end in zip([0, *ends], ends, strict=False):
         if stream is None:
-            found, stream = scaler.begin(values[:, :end], observed[:, :end])
+            found, stream = scaler.start(values[:, :end], observed[:, :end])
         else:
             found = stream.extend(values[:, begin:end], observed[:, begin:end])
         parts.append([x.expand(-1, end - begin) for x in found])
@@ -43,7 +43,7 @@ def test_a_stream_goes_on_as_one_pass_would(kind, cuts, seed, stabilize):
 
 
 @every_scaler
-def test_what_was_not_observed_plays_no_part(kind):
+def test_values_that_were_not_observed_have_no_effect(kind):
     values, observed = rows()
     scaler = Scaler(kind, 4)
     other = torch.where(observed, values, torch.tensor([torch.nan, torch.inf, -1e30, 3.0])[:, None])
@@ -85,10 +85,10 @@ def test_the_running_scale_stays_within_the_prefixs_limits():
     assert torch.equal(held[0, 4], free[0, 4])
 
 
-def test_chosen_rows_go_on_by_themselves():
+def test_selected_rows_continue_independently():
     values, observed = rows()
     scaler = Scaler("CausalPatchStdMeanScaler", 4)
-    _, stream = scaler.begin(values[:, :20], observed[:, :20])
+    _, stream = scaler.start(values[:, :20], observed[:, :20])
     index = torch.tensor([2, 0, 2])
     chosen = stream.select(index)
     found = chosen.extend(values[index, 20:], observed[index, 20:])

@@ -23,20 +23,20 @@ def test_the_distribution_is_scipys():
     np.testing.assert_allclose(student_t.cdf(z, df), expected, atol=1e-10)
 
 
-def test_half_lies_below_zero_and_nothing_below_minus_infinity():
+def test_the_cdf_is_a_half_at_zero_and_zero_at_minus_infinity():
     df = torch.tensor([2.5, 8.0, 1e5], dtype=torch.float64)
     assert torch.allclose(student_t.cdf(torch.zeros_like(df), df), torch.full_like(df, 0.5))
     assert torch.allclose(student_t.cdf(torch.full_like(df, -1e300), df), torch.zeros_like(df), atol=1e-10)
 
 
-def test_float32_serves_where_a_device_has_no_more():
+def test_float32_is_accurate_enough_for_devices_without_float64():
     z = torch.tensor([-3.0, 0.0, 1e-30, 2.0])
     found = student_t.cdf(z, torch.tensor(4.0))
     assert found.dtype == torch.float32
     assert np.allclose(found, stats.t.cdf(z, 4.0), atol=1e-6)
 
 
-def test_what_is_warped_comes_back():
+def test_unwarp_inverts_warp():
     df = spread_df(200)
     z = torch.linspace(-50, 50, len(df), dtype=torch.float64)
     assert torch.allclose(student_t.unwarp(student_t.warp(z, df), df).clamp(-8, 8), z.clamp(-8, 8))

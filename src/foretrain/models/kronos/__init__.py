@@ -1,1 +1,1 @@
-"""Kronos: K-lines as pairs of discrete tokens, and a decoder that continues them. See README.md."""
+"""Kronos: candles as pairs of discrete tokens, and a causal decoder that forecasts them. See README.md."""

@@ -1,4 +1,4 @@
-"""Kronos configurations: the published config.json files, presets, and the `model:` sections of runs."""
+"""Kronos configurations: the published config.json files, presets, and the `model:` sections of a run's config."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class _Flat(Architecture):
-    """What the two config.json have in common: flat objects, written as upstream's own writer does."""
+    """Base of both configs: flat JSON objects, written as upstream's writer does."""
 
     d_model: int
     n_heads: int
 
     def inconsistencies(self) -> list[str]:
-        """What is wrong with values beside each other."""
+        """Return a message for each contradiction between fields."""
         width, heads = self.d_model, self.n_heads
         uneven = width % heads or width // heads % 2
         return [f"d_model {width} over n_heads {heads} is no even head width"] if uneven else []
 
     def text(self) -> str:
-        """The text of config.json, byte for byte as upstream's own writer."""
+        """Return the text of config.json, byte for byte as upstream's writer."""
         return json.dumps(self.to_json(), indent=2)
 
 
@@ -66,18 +66,18 @@ class TokenizerConfig(_Flat):
     clip: Positive = 5.0
 
     def inconsistencies(self) -> list[str]:
-        """What is wrong with values beside each other."""
-        found, bits = super().inconsistencies(), self.s1_bits + self.s2_bits
+        """Return a message for each contradiction between fields."""
+        problems, bits = super().inconsistencies(), self.s1_bits + self.s2_bits
         if self.d_in != len(COLUMNS):
-            found.append(f"d_in is {self.d_in}, candles have {len(COLUMNS)} columns ({', '.join(COLUMNS)})")
+            problems.append(f"d_in is {self.d_in}, candles have {len(COLUMNS)} columns ({', '.join(COLUMNS)})")
         if bits % self.group_size:
-            found.append(f"group_size {self.group_size} does not divide {bits} bits")
-        return found
+            problems.append(f"group_size {self.group_size} does not divide {bits} bits")
+        return problems
 
 
 @dataclass(frozen=True)
 class KronosConfig(_Flat):
-    """The flat config.json of a predictor; names are upstream's but for max_context and clip."""
+    """The flat config.json of a predictor; names are upstream's except max_context and clip."""
 
     title = "Kronos predictor"
     signature = ("learn_te", "s1_bits")
@@ -98,21 +98,21 @@ class KronosConfig(_Flat):
     clip: Positive = 5.0
 
     def inconsistencies(self) -> list[str]:
-        """What is wrong with values beside each other."""
+        """Return a message for each contradiction between fields."""
         return (
             [f"d_model is {self.d_model}, must be a multiple of 8"] if self.d_model % 8 else super().inconsistencies()
         )
 
 
-# Published architectures. Kronos-Tokenizer-base was read word for word; the predictors' widths and depths reproduce the
-# published parameter counts. Heads of mini and drop-outs of mini and small are assumed: a checkpoint's own config.json
-# always rules.
+# Published architectures. Kronos-Tokenizer-base is its file verbatim; the predictors' widths and depths reproduce the
+# published parameter counts. Heads of mini and dropouts of mini and small are assumed; a checkpoint's own config.json
+# takes precedence.
 TOKENIZER_PRESETS: dict[str, dict[str, Any]] = {
     "base": {"d_in": 6, "d_model": 256, "n_heads": 4, "ff_dim": 512, "n_enc_layers": 4, "n_dec_layers": 4,
              "ffn_dropout_p": 0.0, "attn_dropout_p": 0.0, "resid_dropout_p": 0.0, "s1_bits": 10, "s2_bits": 10,
              "beta": 0.05, "gamma0": 1.0, "gamma": 1.1, "zeta": 0.05, "group_size": 4},
 }  # fmt: skip
-TOKENIZER_PRESETS["2k"] = TOKENIZER_PRESETS["base"]  # assumed: its file was never seen, its use is contexts of 2048
+TOKENIZER_PRESETS["2k"] = TOKENIZER_PRESETS["base"]  # assumed, for contexts of 2048; its file was not available
 _SHARED = {"s1_bits": 10, "s2_bits": 10, "learn_te": True}
 _SMALL = {"ffn_dropout_p": 0.25, "attn_dropout_p": 0.1, "resid_dropout_p": 0.25, "token_dropout_p": 0.1}
 _BASE = {"ffn_dropout_p": 0.2, "attn_dropout_p": 0.0, "resid_dropout_p": 0.2, "token_dropout_p": 0.0}
@@ -131,30 +131,31 @@ PUBLISHED = {
 }
 
 
-TOKENIZER = FieldRule(identity=True, on_resume="fingerprint", fingerprint="tokenizer")  # where a frozen tokenizer lies
+TOKENIZER = FieldRule(
+    identity=True, on_resume="fingerprint", fingerprint="tokenizer"
+)  # location of the frozen tokenizer
 _RATES = ("ffn_dropout_p", "attn_dropout_p", "resid_dropout_p")
 
 
 class _Start(ModelSection):
-    """Where an architecture comes from: of a random start from `preset` or from the config.json of `architecture_of`,
-    changed by the keys given."""
+    """Architecture of a random start: `preset` or the config.json of `architecture_of`, changed by the keys given."""
 
     architecture_of: str | None = None  # folder or hub id
     preset: str | None = None
 
     def check_start(self) -> None:
-        """Raise ConfigError unless exactly one of model_id and random_init is given, and the rest goes with it."""
+        """Raise ConfigError unless exactly one of model_id and random_init is given, without keys it makes useless."""
         super().check_start()
-        idle = [name for name in ("preset", "architecture_of") if getattr(self, name) is not None]
-        if self.model_id and idle:
+        unused = [name for name in ("preset", "architecture_of") if getattr(self, name) is not None]
+        if self.model_id and unused:
             raise ConfigError(
-                f"model.{idle[0]}: has no effect with model_id, which brings its architecture; remove it."
+                f"model.{unused[0]}: has no effect with model_id, which brings its architecture; remove it."
             )
-        if len(idle) == 2:
+        if len(unused) == 2:
             raise ConfigError("model: preset and architecture_of both name an architecture; give one.")
 
     def random_architecture(self, default: str, offline: bool, **values: Any) -> Any:
-        """The config of a random start, with these values whatever the section says; default is a preset."""
+        """Return the config of a random start; `values` override the section's keys, `default` is a preset."""
         changes = self.given() | values
         if self.architecture_of is None:
             return self.kind(**{**self.presets[self.preset or default], **changes})
@@ -163,7 +164,7 @@ class _Start(ModelSection):
 
 class _TokenizerStart(_Start):
     preset: Literal["base", "2k"] | None = None
-    clip: float | None = Field(default=None, gt=0)  # normalised values are cut here; None = 5, or the checkpoint's own
+    clip: float | None = Field(default=None, gt=0)  # cuts normalised values; None = 5, or the checkpoint's own
 
 
 _TOKENIZER_KEYS = ("d_model", "n_heads", "ff_dim", "n_enc_layers", "n_dec_layers", *_RATES, "s1_bits", "s2_bits",
@@ -187,7 +188,7 @@ class _PredictorStart(_Start):
     tokenizer_revision: Annotated[str | None, TOKENIZER] = None
     clip: float | None = Field(default=None, gt=0)  # None = the tokenizer's own
     token_cache: bool = False  # tokenise every window once, before training; needs data.sampling: epoch
-    max_context: int | None = Field(default=None, ge=1)  # None = what a window holds, or the checkpoint's own if more
+    max_context: int | None = Field(default=None, ge=1)  # None = tokens of a window, or the checkpoint's own if larger
 
 
 _PREDICTOR_KEYS = ("n_layers", "d_model", "n_heads", "ff_dim", *_RATES, "token_dropout_p", "learn_te")

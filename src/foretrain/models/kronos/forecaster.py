@@ -1,4 +1,4 @@
-"""The predictor behind the model contract: windows of candles in, cross-entropy or sampled candles out.
+"""The predictor as a forecasting model (models/base.py): windows of candles in, cross-entropy or sampled candles out.
 
 # B windows, T tokens of a training window, N series, S samples, H horizon, Q levels, M target rows
 """
@@ -33,10 +33,10 @@ from foretrain.models.kronos.config import (
 from foretrain.models.kronos.generate import CandlePrompt, generate
 from foretrain.models.kronos.model import KronosNetwork, summed_cross_entropy
 from foretrain.models.kronos.options import KronosOptions, sample_counts
-from foretrain.models.kronos.paths import summary
+from foretrain.models.kronos.paths import summarise
 from foretrain.models.kronos.stream import KronosStream
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
-from foretrain.models.kronos.tokens import TokenTable, check_epochs, open_table
+from foretrain.models.kronos.tokens import TokenCache, check_epochs, open_token_cache
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
 from foretrain.models.release import ReleaseModel, start_network
 from foretrain.models.types import WindowSource
@@ -47,10 +47,10 @@ _log = logging.getLogger(__name__)
 
 
 class Kronos(ReleaseModel, Streams):
-    """A predictor network and the frozen tokenizer it reads through.
+    """A predictor network and its frozen tokenizer.
 
-    The tokenizer is not registered: no optimizer, average, checkpoint or mode change touches it. It follows the
-    predictor's device and stays in float32, since a rounded latent is another token.
+    The tokenizer is not a registered submodule, so optimizer, weight average, checkpoints and train()/eval() do not
+    affect it. It moves with the predictor's device and stays in float32, since rounding a latent may change its token.
     """
 
     family = "kronos"
@@ -74,7 +74,7 @@ class Kronos(ReleaseModel, Streams):
             )
         self._frozen = [tokenizer.eval().requires_grad_(False)]
         self.token_cache = False
-        self.table: TokenTable | None = None
+        self.cached_tokens: TokenCache | None = None
 
     @classmethod
     def build(
@@ -87,11 +87,10 @@ class Kronos(ReleaseModel, Streams):
         device: str | torch.device = "cpu",
         offline: bool = False,
     ) -> Kronos:
-        """The predictor a run trains: as ReleaseModel.build says, with its tokenizer.
+        """Build the predictor that a run trains, as ReleaseModel.build does, with its tokenizer.
 
-        max_context becomes what a window holds, unless the configuration or the checkpoint says more. Raises
-        ConfigError for keys that contradict each other or a missing tokenizer, ModelError where a release cannot be
-        read.
+        max_context is set to the tokens of a window, unless the config sets it or the checkpoint's is larger. Raises
+        ConfigError for contradictory keys or a missing tokenizer, ModelError if a release cannot be read.
         """
         config.check_start()
         meta = str(device) == "meta"
@@ -132,10 +131,10 @@ class Kronos(ReleaseModel, Streams):
         tokenizer: str | None = None,
         **others: str,
     ) -> Kronos:
-        """The predictor of a release folder with its tokenizer, in float32 on the CPU, ready to forecast.
+        """Load the predictor of a release folder with its tokenizer, in float32 on the CPU and eval mode.
 
         The tokenizer is `tokenizer` (a folder or hub id), else the folder's own, else that of the published model
-        `origin`. One that is known to be another than the predictor was trained with is warned of. Raises ModelError.
+        `origin`. Warns if it is known to differ from the one that the predictor was trained with. Raises ModelError.
         """
         if others:
             raise ModelError(
@@ -149,16 +148,16 @@ class Kronos(ReleaseModel, Streams):
                     'Name one: tokenizer="NeoQuasar/Kronos-Tokenizer-base" (on the command line --tokenizer).'
                 )
             tokenizer = PUBLISHED[origin][1]
-        place = inside if tokenizer is None else resolve(tokenizer, None, offline)
+        source = inside if tokenizer is None else resolve(tokenizer, None, offline)
         network = KronosNetwork.read_release(folder, _stored(folder, origin))
-        made = cls(network, TokenizerNetwork.read_release(place))
-        if (known := _trained_with(folder)) and place != inside and release_hash(place) not in known:
+        model = cls(network, TokenizerNetwork.read_release(source))
+        if (known := _trained_with(folder)) and source != inside and release_hash(source) not in known:
             text = (
-                f"{tokenizer} is not the tokenizer that {origin or folder} was trained with; forecasts through another "
+                f"{tokenizer} is not the tokenizer that {origin or folder} was trained with; forecasts with another "
                 "one mean little."
             )
             warn(_log, Note(Code.TOKENIZER_DIFFERS, text))
-        return made.eval()
+        return model.eval()
 
     @property
     def tokenizer(self) -> TokenizerNetwork:
@@ -174,49 +173,53 @@ class Kronos(ReleaseModel, Streams):
 
     @property
     def max_context_length(self) -> int:
-        """Bars of history the predictor looks at."""
+        """Bars of context the predictor attends to."""
         return self.config.max_context
 
     @property
     def bucket_length(self) -> int:
-        """1: every bar is a token."""
+        """1, since every bar is a token."""
         return 1
 
     def check(self, source: WindowSource) -> None:
-        """Raise DataError unless windows hold candles whose columns are all targets, ConfigError for a table of tokens
-        that is of no use."""
+        """Raise DataError unless windows contain candles whose columns are all targets, ConfigError if token_cache is
+        set without epochs."""
         inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip))
         if self.token_cache:
             check_epochs(source)
 
     def prepare(self, source: WindowSource, folder: Path) -> None:
-        """With token_cache: tokenise every window of an epoch, or read what was tokenised before (tokens.py)."""
+        """With token_cache: open the run's cache of tokens or create it (tokens.py)."""
         if self.token_cache:
-            self.table = open_table(source, folder, self.tokenizer, self.parents["tokenizer"], self.config.clip)
+            self.cached_tokens = open_token_cache(
+                source, folder, self.tokenizer, self.parents["tokenizer"], self.config.clip
+            )
 
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of a batch; see inputs.py. Training windows with a table of tokens also have
+        """Return the CPU tensors of a batch; see inputs.py. With a token cache, training batches also contain
 
-        tokens (B, T, 2) int64 first and second tokens of context and future, 0 of filling.
+        tokens (B, T, 2) int64 first and second tokens of context and future, 0 for padding windows.
         """
         batch = inputs.collate(windows, self.config.clip)
-        if self.table is not None and windows.source is not None:
+        if self.cached_tokens is not None and windows.source is not None:
             bars = batch["context"].shape[1] + windows.future.shape[1]
-            found = self.table.look_up(windows.key[: len(windows) - windows.num_padding_windows], bars)
-            batch["tokens"] = F.pad(found, (0, 0, 0, 0, 0, windows.num_padding_windows))
+            tokens = self.cached_tokens.look_up(windows.key[: len(windows) - windows.num_padding_windows], bars)
+            batch["tokens"] = F.pad(tokens, (0, 0, 0, 0, 0, windows.num_padding_windows))
         return batch
 
     def native_loss(self, batch: Batch) -> Loss:
-        """(Cross-entropy of the first + of the second token) / 2 of every bar but a window's first, summed, and the
-        bars. The second head is given first tokens drawn from the model in training, the true ones in eval mode."""
+        """(Cross-entropy of the first + of the second token) / 2, summed over every bar but a window's first.
+
+        The second head gets first tokens sampled from the model in training mode, the true ones in eval mode.
+        """
         return self.losses(batch)["loss"]
 
     def validation_losses(self, batch: Batch) -> dict[str, Loss]:
-        """The loss and the cross-entropy of each token, in nats a bar."""
+        """Return the loss and the cross-entropy of each token, in nats per bar."""
         return self.losses(batch)
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """Every loss by its name in validation_names. Bars that were not observed are inputs, never targets."""
+        """Return each loss in validation_names. Bars that were not observed are inputs, never targets."""
         s1, s2, observed = self.tokens(batch)
         stamps = inputs.sequence_stamps(batch)
         logits = self.network(
@@ -232,7 +235,7 @@ class Kronos(ReleaseModel, Streams):
         )
         weight = scored.sum()
         total = (first + second) / 2
-        if stamps is None:  # no calendar: the time tables take no part
+        if stamps is None:  # no calendar: the time embeddings are unused
             total = attach(total, list(self.network.time_emb.parameters()))
         return {
             "loss": Loss(total, weight),
@@ -242,7 +245,7 @@ class Kronos(ReleaseModel, Streams):
 
     @torch.no_grad()
     def tokens(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """First and second tokens (B, T) of a training batch's bars, and which bars were observed (B, T) bool."""
+        """Return first and second tokens (B, T) of a training batch, and which bars were observed (B, T) bool."""
         bars, observed = inputs.sequence(batch)
         if "tokens" in batch:
             return batch["tokens"][..., 0], batch["tokens"][..., 1], observed
@@ -260,7 +263,7 @@ class Kronos(ReleaseModel, Streams):
             batch, request.prediction_length, num_samples=request.num_samples, seed=request.seed, options=options
         )
         rows = batch["target_window"], batch["target_column"]
-        return summary(candles, rows, request.quantile_levels, mend=options.repair)
+        return summarise(candles, rows, request.quantile_levels, repair_candles=options.repair)
 
     def candles(
         self,
@@ -271,7 +274,7 @@ class Kronos(ReleaseModel, Streams):
         seed: int = 0,
         options: KronosOptions | None = None,
     ) -> Tensor:
-        """Sampled candles (N, S, H, 6) in the units of the data; NaN for windows without an observed bar."""
+        """Sample candles (N, S, H, 6) in the units of the data; NaN for windows without an observed bar."""
         options = options or KronosOptions()
         stamps = batch.get("future_stamps")
         if stamps is not None and stamps.shape[1] < prediction_length - 1:
@@ -287,26 +290,26 @@ class Kronos(ReleaseModel, Streams):
             keys=batch["key"],
         )
         drawn, asked = sample_counts(num_samples, options)
-        found = generate(
+        generated = generate(
             self.network, self.tokenizer, prompt, prediction_length, num_samples=drawn, seed=seed, options=options
         )
-        candles = found.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
+        candles = generated.bars * batch["scale"][:, None, None] + batch["loc"][:, None, None]
         return candles.expand(-1, asked, -1, -1)
 
     def stream(
         self, windows: Windows, *, max_context: int | None = None, re_anchor_every: int | None = None
     ) -> KronosStream:
-        """Series that grow: bars are appended to what was read."""
+        """Return a stream whose caches start with these windows, and to which bars can be appended."""
         return KronosStream(self, windows, max_context=max_context, re_anchor_every=re_anchor_every)
 
     def save_release(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write the predictor into an existing folder and the tokenizer into its folder `tokenizer`."""
+        """Write the predictor to an existing folder and the tokenizer to its subfolder `tokenizer`."""
         super().save_release(folder, state)
         (folder / "tokenizer").mkdir(exist_ok=True)
         self.tokenizer.write_release(folder / "tokenizer")
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations of a window's bars, whatever the number of columns, tokenising included."""
+        """Forward FLOPs of a window, tokenising included; independent of the number of columns."""
         c, bars = self.config, context_length + prediction_length
         tokens, width = bars - 1, self.config.d_model
         blocks = c.n_layers * block_flops(width, c.ff_dim, tokens)
@@ -316,7 +319,7 @@ class Kronos(ReleaseModel, Streams):
 
 
 def _stored(folder: Path, origin: str | None) -> KronosConfig:
-    """A release's configuration; what published files leave unsaid comes from the table of published models."""
+    """Read a release's config; for a published model, max_context comes from its preset if the file lacks it."""
     stored = KronosConfig.read(folder / "config.json")
     if origin in PUBLISHED and stored.max_context == OURS["max_context"]:
         known = PREDICTOR_PRESETS[PUBLISHED[origin][0]]
@@ -325,7 +328,7 @@ def _stored(folder: Path, origin: str | None) -> KronosConfig:
 
 
 def _tokenizer_of(config: KronosModelConfig, meta: bool, offline: bool) -> tuple[TokenizerNetwork, dict[str, str]]:
-    """The run's frozen tokenizer, and its hash."""
+    """Return the run's frozen tokenizer and its hash, as parents."""
     name, revision = config.tokenizer, config.tokenizer_revision
     if name is None and config.model_id in PUBLISHED:
         name = PUBLISHED[config.model_id][1]
@@ -344,13 +347,13 @@ def _tokenizer_of(config: KronosModelConfig, meta: bool, offline: bool) -> tuple
 
 
 def _trained_with(folder: Path) -> set[str]:
-    """Hashes of the tokenizer that a release was trained with, as far as it says."""
+    """Return the hashes of the tokenizer that a release was trained with; empty if unknown."""
     known = {release_hash(folder / "tokenizer")} if (folder / "tokenizer" / "config.json").is_file() else set()
     try:
         facts = json.loads((folder / "release.json").read_text(encoding="utf-8"))
         return known | {str(facts["parents"]["tokenizer"]["hash"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return known  # not written here
+        return known  # a release of upstream has no release.json
 
 
 FAMILY = Kronos.as_family(columns=inputs.choose_columns, needs=inputs.NEEDS, with_times=True)

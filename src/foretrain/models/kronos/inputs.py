@@ -1,16 +1,16 @@
-"""From windows to candles: columns by name, gaps filled from the past, statistics of the context alone, time stamps.
+"""Convert windows to batches of candles: columns by name, gaps filled forward, statistics of the context, time stamps.
 
 Entries of a batch (Batch):
 
-context           (B, C, 6) float32 normalised bars from the left, 0 beyond a window's own length
-lengths           (B,) bars of each context; absent where all have C, unless the windows are static
-context_observed  (B, C) bool, False where a price was missing (filled from before) or beyond the length
-loc, scale        (B, 6) float32: a bar is normalised * scale + loc; NaN where no bar was observed
-future_target     (B, F, 6) float32 normalised bars after the cutoff; absent where not every candle column is a target
-future_observed   (B, F) bool, False where a price is missing or no bar of the context was observed; with future_target
+context           (B, C, 6) float32 normalised bars, left-aligned, 0 beyond a window's length
+lengths           (B,) bars of each context; absent if all have C, unless the windows are static
+context_observed  (B, C) bool, False if a price was missing (filled forward) or beyond the length
+loc, scale        (B, 6) float32: a bar is normalised * scale + loc; NaN if no bar was observed
+future_target     (B, F, 6) float32 normalised bars after the cutoff; absent unless every candle column is a target
+future_observed   (B, F) bool, False if a price is missing or no bar of the context was observed; with future_target
 context_stamps    (B, C, 5) int64 minute, hour, weekday, day, month; absent without a calendar
 future_stamps     (B, F, 5) int64
-key               (B,) int64 seeds a window's draws
+key               (B,) int64 seed of a window's draws
 target_window     (M,) window of each target row, in the windows' order
 target_column     (M,) its column of a bar
 
@@ -32,10 +32,10 @@ from foretrain.errors import DataError
 from foretrain.models.base import Batch, Columns
 from foretrain.models.kronos.config import COLUMNS, PRICES
 
-Wide = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-EPS = 1e-5  # added to the standard deviation, as upstream, where that is not the larger of the two
-NEEDS = f"candles ({', '.join(PRICES)}; volume and amount where there are)"
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+EPS = 1e-5  # added to the standard deviation, as upstream; less for small deviations, see statistics
+NEEDS = f"candles ({', '.join(PRICES)}; volume and amount if available)"
 ALIASES = {"vol": "volume", "amt": "amount", "turnover": "amount"}
 MINUTE = 60_000_000  # microseconds
 DAY = 1440 * MINUTE
@@ -44,159 +44,167 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def candle_column(name: str) -> str | None:
-    """Which column of a candle a name means, None for other names."""
-    plain = name.strip().lower()
-    plain = ALIASES.get(plain, plain)
-    return plain if plain in COLUMNS else None
+    """Return the candle column that a name or alias refers to, None for other names."""
+    key = name.strip().lower()
+    key = ALIASES.get(key, key)
+    return key if key in COLUMNS else None
 
 
 def choose_columns(names: Sequence[str]) -> Columns | None:
-    """The candle columns among a data set's, in the order of a candle; None where it has no candles."""
+    """Return the candle columns among a data set's columns, in the order of COLUMNS; None if a price is missing."""
     found = {candle_column(name): name for name in reversed(names)}
     if not all(price in found for price in PRICES):
         return None
     # an amount without volume is not used (upstream sets both to 0)
-    wanted = [column for column in COLUMNS if column in found and (column != "amount" or "volume" in found)]
-    return Columns(tuple(found[column] for column in wanted), (found["close"],))
+    chosen = [column for column in COLUMNS if column in found and (column != "amount" or "volume" in found)]
+    return Columns(tuple(found[column] for column in chosen), (found["close"],))
 
 
 def collate(windows: Windows, clip: float) -> Batch:
-    """The batch of candle windows; see the entries above. Raises DataError for windows that hold no candles."""
+    """Return the batch of candle windows; see the entries above. Raises DataError for windows without candles."""
     raw, targets, labelled = candles_of(windows)
     filled, steps = complete(fill_forward(raw)), windows.context.shape[1]
     calendar = windows.context_times is not None and windows.future_times is not None
     times = windows.context_times if calendar else None
-    found = read_context(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static_shapes)
+    contexts = prepare_contexts(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static_shapes)
     batch: Batch = {
-        **found.entries,
+        **contexts.entries,
         "key": torch.from_numpy(np.ascontiguousarray(windows.key).view(np.int64)),
         "target_window": torch.from_numpy(targets[0]),
         "target_column": torch.from_numpy(targets[1]),
     }
     if labelled:
-        observed = ~np.isnan(raw[:, steps:, :4]).any(-1) & ~found.void[:, None]
-        batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], found.loc, found.scale, clip))
+        observed = ~np.isnan(raw[:, steps:, :4]).any(-1) & ~contexts.empty[:, None]
+        batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], contexts.loc, contexts.scale, clip))
         batch["future_observed"] = torch.from_numpy(observed)
     if calendar:
         batch["future_stamps"] = torch.from_numpy(stamps_of(windows.future_times))  # type: ignore[arg-type]
     return batch
 
 
-class Contexts(NamedTuple):
-    """Contexts as a batch holds them, and what was taken from them."""
+class ContextTensors(NamedTuple):
+    """Batch entries of the contexts, and their statistics."""
 
-    entries: Batch  # context, context_observed, loc, scale, lengths where they differ, context_stamps with times
-    loc: Wide  # (B, 6)
-    scale: Wide  # (B, 6)
-    void: Mask  # (B,) without an observed bar
+    entries: Batch  # context, context_observed, loc, scale; lengths if they differ; context_stamps with times
+    loc: Float64Array  # (B, 6)
+    scale: Float64Array  # (B, 6)
+    empty: BoolArray  # (B,) windows without an observed bar
 
 
-def read_context(
-    raw: Wide,
-    filled: Wide,
+def prepare_contexts(
+    raw: Float64Array,
+    filled: Float64Array,
     times: IntArray | None,
     clip: float,
-    frozen: tuple[Wide, Wide] | None = None,
+    frozen: tuple[Float64Array, Float64Array] | None = None,
     static: bool = False,
-) -> Contexts:
-    """Contexts of bars (B, C, 6) as they came and as filled, at times (B, C): leading bars that nothing fills cut.
+) -> ContextTensors:
+    """Left-align and normalise the contexts of a batch; leading bars that cannot be filled are cut.
 
-    loc and scale are those of the bars, or the frozen ones. static: as wide as they came, whatever was cut.
+    Args:
+        raw: (B, C, 6) bars with NaN where a value is missing.
+        filled: (B, C, 6) the same bars with gaps filled.
+        times: (B, C) microseconds; None = no calendar.
+        clip: normalised values are cut at +-clip.
+        frozen: loc and scale (B, 6) to use; None = computed from the bars.
+        static: keep the width C, even if every row is shorter after the cut.
     """
     count, steps = raw.shape[:2]
     ready = np.asarray(~np.isnan(filled).any(-1))
-    void = np.asarray(~ready.any(1))
-    start = np.where(void, steps - 1, ready.argmax(1))
+    empty = np.asarray(~ready.any(1))
+    start = np.where(empty, steps - 1, ready.argmax(1))
     lengths = steps - start
     longest = steps if static else int(lengths.max())
-    place = np.minimum(start[:, None] + np.arange(longest), steps - 1)  # (B, longest) from the left
+    index = np.minimum(start[:, None] + np.arange(longest), steps - 1)  # (B, longest) from the left
     rows = np.arange(count)[:, None]
-    inside = np.arange(longest) < lengths[:, None]
-    bars = filled[rows, place]
-    loc, scale = frozen or statistics(bars, inside)
+    valid = np.arange(longest) < lengths[:, None]
+    bars = filled[rows, index]
+    loc, scale = frozen or statistics(bars, valid)
     if frozen is None:
-        loc[void] = scale[void] = np.nan
+        loc[empty] = scale[empty] = np.nan
     observed = np.asarray(~np.isnan(raw[..., :4]).any(-1))
     entries: Batch = {
-        "context": torch.from_numpy(normalise(bars, loc, scale, clip, inside)),
-        "context_observed": torch.from_numpy(observed[rows, place] & inside),
+        "context": torch.from_numpy(normalise(bars, loc, scale, clip, valid)),
+        "context_observed": torch.from_numpy(observed[rows, index] & valid),
         "loc": torch.from_numpy(loc.astype(np.float32)),
         "scale": torch.from_numpy(scale.astype(np.float32)),
     }
     if static or int(lengths.min()) < longest:
         entries["lengths"] = torch.from_numpy(lengths)
     if times is not None:
-        entries["context_stamps"] = torch.from_numpy(stamps_of(times[rows, place]))
-    return Contexts(entries, loc, scale, void)
+        entries["context_stamps"] = torch.from_numpy(stamps_of(times[rows, index]))
+    return ContextTensors(entries, loc, scale, empty)
 
 
 def sequence(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Context and future of a training batch joined, (B, T, 6) normalised bars and (B, T) bool which were observed.
+    """Concatenate context and future of a training batch: normalised bars (B, T, 6) and an observed mask (B, T).
 
-    Every window begins at 0; bars beyond its end are 0 and not observed. Raises DataError without labels.
+    Windows are left-aligned; padding is 0 and not observed. Raises DataError without labels.
     """
     if "future_target" not in batch:
         raise DataError(
-            "Kronos learns whole candles, but of these windows some columns are covariates, whose future is unknown. "
+            "Kronos trains on whole candles, but some columns of these windows are covariates without a known future. "
             "Name open, high, low, close (and volume, amount) in data.target."
         )
     parts = ("context", "future_target"), ("context_observed", "future_observed")
     bars, observed = (torch.cat([batch[name] for name in pair], 1) for pair in parts)
     if "lengths" not in batch:
         return bars, observed
-    place, inside = _joined_places(batch)
+    index, valid = _joined_index(batch)
     return (
-        bars.gather(1, place[..., None].expand(-1, -1, bars.shape[-1])) * inside[..., None],
-        observed.gather(1, place) & inside,
+        bars.gather(1, index[..., None].expand(-1, -1, bars.shape[-1])) * valid[..., None],
+        observed.gather(1, index) & valid,
     )
 
 
 def sequence_stamps(batch: Batch) -> Tensor | None:
-    """(B, T, 5) stamps of the same bars, None without a calendar."""
+    """Return stamps (B, T, 5) of the bars of `sequence`, None without a calendar."""
     if "context_stamps" not in batch:
         return None
     stamps = torch.cat((batch["context_stamps"], batch["future_stamps"]), 1)
     if "lengths" not in batch:
         return stamps
-    place, _ = _joined_places(batch)
-    return stamps.gather(1, place[..., None].expand(-1, -1, stamps.shape[-1]))
+    index, _ = _joined_index(batch)
+    return stamps.gather(1, index[..., None].expand(-1, -1, stamps.shape[-1]))
 
 
-def _joined_places(batch: Batch) -> tuple[Tensor, Tensor]:
-    """(B, T) where each bar lies in context and future side by side, and (B, T) bool whether there is one."""
+def _joined_index(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the index (B, T) of each bar in the concatenated context and future, and a mask (B, T) of real bars."""
     longest, future = batch["context"].shape[1], batch["future_target"].shape[1]
     step = torch.arange(longest + future, device=batch["lengths"].device)
     lengths = batch["lengths"][:, None]
-    place = torch.where(step < lengths, step, step - lengths + longest)
-    return place.clamp(max=longest + future - 1), step < lengths + future
+    index = torch.where(step < lengths, step, step - lengths + longest)
+    return index.clamp(max=longest + future - 1), step < lengths + future
 
 
-def statistics(bars: Wide, inside: Mask | None = None) -> tuple[Wide, Wide]:
-    """Mean and (population standard deviation + eps) (B, 6) of bars (B, C, 6), over those `inside` (B, C) picks.
+def statistics(bars: Float64Array, valid: BoolArray | None = None) -> tuple[Float64Array, Float64Array]:
+    """Return mean and (population standard deviation + eps), (B, 6) each, of bars (B, C, 6) where `valid` (B, C).
 
-    eps is upstream's 1e-5 where the deviation is 1e-3 or more, and a hundredth of it below, but at least 1e-5 of the
-    mean: of a coin that costs 5e-5 another, 1e-5 would leave nothing to see. A column of zeros has 1e-5.
-    In float64: the float32 sums of upstream are off by tens of per cent on volumes of 1e9.
+    eps is upstream's 1e-5 for deviations of 1e-3 or more, and a hundredth of smaller ones, but at least 1e-5 of the
+    mean: 1e-5 would hide the moves of a coin that costs 5e-5. A column of zeros has 1e-5. Computed in float64:
+    upstream's float32 sums are off by tens of per cent for volumes of 1e9.
     """
-    weight = np.ones(bars.shape[:2]) if inside is None else inside.astype(np.float64)
+    weight = np.ones(bars.shape[:2]) if valid is None else valid.astype(np.float64)
     count = weight.sum(1)[:, None]
-    kept = np.where(weight[..., None] > 0, bars, 0.0)
-    loc = kept.sum(1) / count
+    values = np.where(weight[..., None] > 0, bars, 0.0)
+    loc = values.sum(1) / count
     spread = np.where(weight[..., None] > 0, bars - loc[:, None], 0.0)
     deviation = np.sqrt((spread**2).sum(1) / count)
     eps = np.minimum(EPS, np.maximum(0.01 * deviation, EPS * np.abs(loc)))
     return loc, deviation + np.where(eps > 0, eps, EPS)
 
 
-def normalise(bars: Wide, loc: Wide, scale: Wide, clip: float, inside: Mask | None = None) -> FloatArray:
-    """(B, T, 6) in standard deviations from the mean, cut at +-clip; 0 where not `inside` or not a number."""
-    found = np.clip((bars - loc[:, None]) / scale[:, None], -clip, clip)
-    kept = ~np.isnan(found) if inside is None else inside[..., None] & ~np.isnan(found)
-    return np.where(kept, found, 0.0).astype(np.float32)
+def normalise(
+    bars: Float64Array, loc: Float64Array, scale: Float64Array, clip: float, valid: BoolArray | None = None
+) -> FloatArray:
+    """Return (bars - loc) / scale (B, T, 6), cut at +-clip; 0 where not `valid` or NaN."""
+    scaled = np.clip((bars - loc[:, None]) / scale[:, None], -clip, clip)
+    known = ~np.isnan(scaled) if valid is None else valid[..., None] & ~np.isnan(scaled)
+    return np.where(known, scaled, 0.0).astype(np.float32)
 
 
-def fill_forward(bars: Wide) -> Wide:
-    """(B, W, 6) with missing values replaced by the column's last one before them; leading ones stay NaN."""
+def fill_forward(bars: Float64Array) -> Float64Array:
+    """Replace missing values of bars (B, W, 6) by the column's previous value; leading NaN remain."""
     known = ~np.isnan(bars)
     if known.all():
         return bars
@@ -205,7 +213,7 @@ def fill_forward(bars: Wide) -> Wide:
 
 
 def stamps_of(times: IntArray) -> IntArray:
-    """(..., 5) minute, hour, weekday (Monday 0), day of month, month of microsecond times (...)."""
+    """Return minute, hour, weekday (Monday 0), day of month and month (..., 5) of microsecond times (...)."""
     days = times // DAY
     date = days.astype("M8[D]")
     month = date.astype("M8[M]")
@@ -219,24 +227,24 @@ def stamps_of(times: IntArray) -> IntArray:
     return np.stack(fields, -1)
 
 
-def complete(bars: Wide) -> Wide:
-    """Bars (..., 6) with what volume and amount lack: no volume is 0, no amount is volume times the mean price."""
+def complete(bars: Float64Array) -> Float64Array:
+    """Fill missing volume with 0 and missing amount with volume times the mean price; bars are (..., 6)."""
     bars = bars.copy()
     volume, amount = bars[..., VOLUME], bars[..., AMOUNT]
     volume[np.isnan(volume)] = 0.0
-    lacking = np.isnan(amount)
-    if lacking.any():
-        made = volume[lacking] * bars[..., :4][lacking].mean(-1)
-        amount[lacking] = np.clip(made, -LARGEST, LARGEST)  # an amount that is given is float32 too
+    missing = np.isnan(amount)
+    if missing.any():
+        product = volume[missing] * bars[..., :4][missing].mean(-1)
+        amount[missing] = np.clip(product, -LARGEST, LARGEST)  # amounts from the data are float32 too
     return bars
 
 
-def candles_of(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]:
-    """Bars (B, W, 6), NaN where missing; (window, column) of the target rows; whether all columns are targets."""
+def candles_of(windows: Windows) -> tuple[Float64Array, tuple[IntArray, IntArray], bool]:
+    """Return bars (B, W, 6), NaN if missing; (window, column) of target rows; True if all rows are targets."""
     if (windows.role == KNOWN).any():
         raise DataError(
-            "Kronos takes candles alone, and no covariate that is known ahead. Leave out data.known_covariates (in a "
-            "frame: future_df)."
+            "Kronos takes only candles, and no covariates known ahead. Leave out data.known_covariates (in a frame: "
+            "future_df)."
         )
     count = len(windows)
     rows_of = np.bincount(windows.window, minlength=count)
@@ -249,10 +257,10 @@ def candles_of(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]
     for b, kind in enumerate(zip(names, rows_of.tolist(), strict=True)):
         kinds.setdefault(kind, []).append(b)
     for kind, chosen in kinds.items():
-        found = _columns_of(*kind)
-        for row, k in enumerate(found):
+        columns = _columns_of(*kind)
+        for row, k in enumerate(columns):
             column[first[chosen] + row] = k
-            if k != AMOUNT or VOLUME in found:  # as upstream, which needs both
+            if k != AMOUNT or VOLUME in columns:  # as upstream, which needs both
                 bars[chosen, :, k] = joined[first[chosen] + row]
     bars[np.isinf(bars)] = np.nan  # no price is infinite
     target = np.flatnonzero(windows.role == TARGET)
@@ -260,16 +268,16 @@ def candles_of(windows: Windows) -> tuple[Wide, tuple[IntArray, IntArray], bool]
 
 
 def _columns_of(names: tuple[str, ...], rows: int) -> list[int]:
-    """Candle column of each row of a window. Raises DataError where they are no candle."""
-    found = [candle_column(name) for name in names] if names else list(COLUMNS[:rows])
-    strange = [name for name, column in zip(names, found, strict=False) if column is None]
-    missing = [price for price in PRICES if price not in found]
-    twice = [column for column in COLUMNS if found.count(column) > 1]
-    if not strange and not missing and not twice and rows == len(found):
-        return [COLUMNS.index(column) for column in found if column is not None]
+    """Return the candle column of each row of a window. Raises DataError if the rows are not a candle."""
+    columns = [candle_column(name) for name in names] if names else list(COLUMNS[:rows])
+    unknown = [name for name, column in zip(names, columns, strict=False) if column is None]
+    missing = [price for price in PRICES if price not in columns]
+    twice = [column for column in COLUMNS if columns.count(column) > 1]
+    if not unknown and not missing and not twice and rows == len(columns):
+        return [COLUMNS.index(column) for column in columns if column is not None]
     what = f"{rows} rows are more than a candle has; rows without names are {', '.join(COLUMNS)}, in this order"
-    if strange:
-        what = f"column {strange[0]!r} is none of a candle; leave it out"
+    if unknown:
+        what = f"column {unknown[0]!r} is not a candle column; leave it out"
     elif twice:
         what = f"{' and '.join(n for n in names if candle_column(n) == twice[0])} are the same column; keep one"
     elif missing:

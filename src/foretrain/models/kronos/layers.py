@@ -1,10 +1,10 @@
-"""Blocks that tokenizer and predictor share: causal attention with rotary positions, gated feed-forward, a cache.
+"""Layers of tokenizer and predictor: causal attention with rotary positions, gated feed-forward, KV cache.
 
 Parameter names and maths are upstream's (shiyu-coder/Kronos, commit 67b630e, model/module.py).
 
 # B sequences, T tokens, D width, h heads, d head width
-# generation: N series, S samples of each, C cached tokens all samples of a series share, G tokens of a sample's own,
-# g new tokens
+# decoding: N series, S samples of each, C cached tokens that the samples of a series share, G cached tokens of one
+# sample, g new tokens
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from foretrain.nn.rope import rope_table, rotate
 
 THETA = 10000.0
 EPS = 1e-5
-MOST_SCORES = 2**24  # attention scores held at once while samples are extended: 64 MiB a copy
+MAX_SCORES = 2**24  # attention scores computed at once while decoding: 64 MiB a copy
 
-Table = tuple[Tensor, Tensor]
+RotaryTables = tuple[Tensor, Tensor]
 
 
-def table_at(positions: Tensor, dim: int) -> Table:
-    """cos and sin (..., d/2) of integer positions (...), float32: what rope_table gives for 0, 1, 2, ..."""
+def rotary_tables_at(positions: Tensor, dim: int) -> RotaryTables:
+    """Return cos and sin (..., d/2), float32, of integer positions (...); equals rope_table at 0, 1, 2, ..."""
     exponent = torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim
     angles = positions[..., None].to(torch.float32) / THETA**exponent
     return angles.cos(), angles.sin()
 
 
-def causal_table(length: int, dim: int, device: torch.device) -> Table:
-    """The table of positions 0 .. length - 1."""
+def rotary_tables(length: int, dim: int, device: torch.device) -> RotaryTables:
+    """Return cos and sin (length, d/2) of positions 0 .. length - 1."""
     return rope_table(length, dim, THETA, device)
 
 
 class Rotary(nn.Module):
-    """Holds upstream's buffer for the file's sake; tables are computed from the formula, in float32."""
+    """Buffer of upstream's files; unused, since the tables are computed from the formula in float32."""
 
     inv_freq: Tensor
 
@@ -49,85 +49,87 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", 1.0 / THETA ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
 
 
-class Visible(NamedTuple):
-    """What new tokens may look at; the newest token of a causal mask is itself."""
+class AttentionMask(NamedTuple):
+    """Cached tokens that new tokens attend to, the new ones included; True = visible."""
 
-    first: int = 0  # shared tokens before this slot are out of sight
-    own_first: int = 0  # so are a sample's own before this one
-    past: Tensor | None = None  # (N or 1, g or 1, C - first) bool of the shared tokens; None = all
-    own: Tensor | None = None  # (g, G - own_first) bool of a sample's own; None = all
+    shared_start: int = 0  # shared tokens before this slot are masked
+    own_start: int = 0  # a sample's own tokens before this slot are masked
+    shared: Tensor | None = None  # (N or 1, g or 1, C - shared_start) bool of the shared tokens; None = all
+    own: Tensor | None = None  # (g, G - own_start) bool of a sample's own tokens; None = all
 
 
 @dataclass
 class KVCache:
-    """Keys and values of one attention layer: those all samples of a series share, and each sample's own.
+    """KV cache of one attention layer: tokens that all samples of a series share, and tokens of each sample.
 
-    Buffers may be longer than what they hold. New tokens are shared until `fork` makes room for samples.
+    Buffers may be longer than the tokens in them. New tokens are shared until `fork` adds buffers for samples.
     """
 
     keys: Tensor  # (N, h, K, d) rotated
     values: Tensor
-    held: int  # C of the K slots are in use
+    length: int  # C of the K slots are in use
     own_keys: Tensor | None = None  # (N, h, S, capacity, d)
     own_values: Tensor | None = None
-    count: int = 0  # G of a sample's slots are in use
+    own_length: int = 0  # G of a sample's slots are in use
 
     def fork(self, samples: int, capacity: int) -> KVCache:
-        """The same shared tokens, and room for `capacity` own ones of each of S samples."""
+        """Return a cache with the same shared tokens and buffers for `capacity` tokens of each of S samples."""
         n, heads, _, width = self.keys.shape
         shape = n, heads, samples, capacity, width
-        return KVCache(self.keys, self.values, self.held, self.keys.new_empty(shape), self.keys.new_empty(shape))
+        return KVCache(self.keys, self.values, self.length, self.keys.new_empty(shape), self.keys.new_empty(shape))
 
     def append(self, keys: Tensor, values: Tensor) -> None:
-        """Take over keys and values (N, h, S, g, d); shared ones have S = 1."""
+        """Append keys and values (N, h, S, g, d); shared ones have S = 1."""
         new = keys.shape[3]
         if self.own_keys is not None and self.own_values is not None:
-            self.own_keys[:, :, :, self.count : self.count + new] = keys
-            self.own_values[:, :, :, self.count : self.count + new] = values
-            self.count += new
+            self.own_keys[:, :, :, self.own_length : self.own_length + new] = keys
+            self.own_values[:, :, :, self.own_length : self.own_length + new] = values
+            self.own_length += new
             return
-        end = self.held + new
+        end = self.length + new
         if end > self.keys.shape[2]:
-            self.keys, self.values = (_longer(x, self.held, 2 * end) for x in (self.keys, self.values))
-        self.keys[:, :, self.held : end] = keys[:, :, 0]
-        self.values[:, :, self.held : end] = values[:, :, 0]
-        self.held = end
+            self.keys, self.values = (_resized(x, self.length, 2 * end) for x in (self.keys, self.values))
+        self.keys[:, :, self.length : end] = keys[:, :, 0]
+        self.values[:, :, self.length : end] = values[:, :, 0]
+        self.length = end
 
-    def forget(self, kept: int, order: Tensor | None = None) -> None:
-        """Keep the newest `kept` shared tokens, or those in the slots `order` (N, kept) names."""
+    def evict(self, count: int, order: Tensor | None = None) -> None:
+        """Keep only the newest `count` shared tokens, or those in slots `order` (N, count) if given."""
         for name in ("keys", "values"):
             x = getattr(self, name)
-            chosen = x[:, :, self.held - kept : self.held]
+            chosen = x[:, :, self.length - count : self.length]
             if order is not None:
                 n, heads, _, width = x.shape
-                chosen = x.gather(2, order[:, None, :, None].expand(n, heads, kept, width))
-            setattr(self, name, _longer(chosen, kept, x.shape[2]))
-        self.held = kept
+                chosen = x.gather(2, order[:, None, :, None].expand(n, heads, count, width))
+            setattr(self, name, _resized(chosen, count, x.shape[2]))
+        self.length = count
 
-    def attend(self, query: Tensor, visible: Visible) -> Tensor:
-        """query (N, h, S, g, d), rotated -> (N, h, S, g, d)."""
+    def attend(self, query: Tensor, mask: AttentionMask) -> Tensor:
+        """Attention of rotated queries (N, h, S, g, d) over the cache -> (N, h, S, g, d), in chunks of samples."""
         n, heads, samples, new, _ = query.shape
-        at_once = max(1, MOST_SCORES // (n * heads * new * (self.held + self.count)))
-        if samples <= at_once:
-            return self._attend(query, visible, slice(None))
-        parts = [slice(first, first + at_once) for first in range(0, samples, at_once)]
-        return torch.cat([self._attend(query[:, :, part], visible, part) for part in parts], 2)
+        chunk_size = max(1, MAX_SCORES // (n * heads * new * (self.length + self.own_length)))
+        if samples <= chunk_size:
+            return self._attend(query, mask, slice(None))
+        parts = [slice(first, first + chunk_size) for first in range(0, samples, chunk_size)]
+        return torch.cat([self._attend(query[:, :, part], mask, part) for part in parts], 2)
 
-    def _attend(self, query: Tensor, visible: Visible, part: slice) -> Tensor:
-        """attend for the samples that `part` picks, which query holds alone."""
+    def _attend(self, query: Tensor, mask: AttentionMask, part: slice) -> Tensor:
+        """`attend` for the samples in the slice `part`; query holds only these."""
         n, heads, samples, new, width = query.shape
-        keys, values = (x[:, :, visible.first : self.held] for x in (self.keys, self.values))
+        keys, values = (x[:, :, mask.shared_start : self.length] for x in (self.keys, self.values))
         flat = query.reshape(n, heads, samples * new, width) * width**-0.5
         scores = flat @ keys.transpose(-1, -2)  # (N, h, S g, C): the shared keys are read once for all samples
-        if visible.past is not None:
-            apart = scores.view(n, heads, samples, new, -1).masked_fill_(~visible.past[:, None, None], float("-inf"))
-            scores = apart.view(scores.shape)
-        if self.own_keys is None or self.own_values is None or not self.count:
+        if mask.shared is not None:
+            by_sample = scores.view(n, heads, samples, new, -1)
+            scores = by_sample.masked_fill_(~mask.shared[:, None, None], float("-inf")).view(scores.shape)
+        if self.own_keys is None or self.own_values is None or not self.own_length:
             return (_softmax(scores) @ values).view(query.shape)
-        own_keys, own_values = (x[:, :, part, visible.own_first : self.count] for x in (self.own_keys, self.own_values))
+        own_keys, own_values = (
+            x[:, :, part, mask.own_start : self.own_length] for x in (self.own_keys, self.own_values)
+        )
         own = flat.view(query.shape) @ own_keys.transpose(-1, -2)  # (N, h, S, g, G)
-        if visible.own is not None:
-            own = own.masked_fill_(~visible.own, float("-inf"))
+        if mask.own is not None:
+            own = own.masked_fill_(~mask.own, float("-inf"))
         own = own.view(n, heads, samples * new, -1)
         shared, mine = scores.shape[-1], own.shape[-1]
         weights = _softmax(torch.cat((scores, own), -1))
@@ -136,15 +138,15 @@ class KVCache:
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Over the last axis, in float32 at least, as fused attention does it."""
+    """Softmax over the last axis in at least float32, as fused attention computes it."""
     return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
 
 
-def _longer(x: Tensor, held: int, capacity: int) -> Tensor:
-    """A buffer (N, h, capacity, d) whose first slots are those that x holds."""
+def _resized(x: Tensor, length: int, capacity: int) -> Tensor:
+    """Return a buffer (N, h, capacity, d) that starts with the first `length` slots of x."""
     n, heads, _, width = x.shape
     buffer = x.new_empty(n, heads, capacity, width)
-    buffer[:, :, :held] = x[:, :, :held]
+    buffer[:, :, :length] = x[:, :, :length]
     return buffer
 
 
@@ -165,40 +167,40 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, h, T, d)."""
         return x.view(*x.shape[:-1], self.heads, self.width).transpose(1, 2)
 
-    def forward(self, x: Tensor, table: Table) -> Tensor:
+    def forward(self, x: Tensor, table: RotaryTables) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.keep(x, table)[0]
+        return self.prefill(x, table)[0]
 
-    def keep(self, x: Tensor, table: Table) -> tuple[Tensor, Tensor, Tensor]:
-        """As forward, and the rotated keys and the values (B, h, T, d)."""
+    def prefill(self, x: Tensor, table: RotaryTables) -> tuple[Tensor, Tensor, Tensor]:
+        """Like forward, but also return the rotated keys and the values (B, h, T, d)."""
         query, key = rotate(self.split(self.q_proj(x)), table), rotate(self.split(self.k_proj(x)), table)
         value = self.split(self.v_proj(x))
-        return self.merge(self.mix(query, key, value, causal=True)), key, value
+        return self.merge(self.attend(query, key, value, causal=True)), key, value
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-        """Attention of (B, h, T, d)."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+        """Scaled dot-product attention of (B, h, T, d)."""
         rate = self.attn_dropout if self.training else 0.0
         return F.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=causal)
 
     def merge(self, x: Tensor) -> Tensor:
-        """(B, h, T, d) -> (B, T, D), projected."""
+        """Merge the heads and project: (B, h, T, d) -> (B, T, D)."""
         return drop(self.out_proj(x.transpose(1, 2).flatten(2)), self.resid_dropout, self.training)
 
-    def extend(self, x: Tensor, table: Table, memory: KVCache, visible: Visible) -> Tensor:
-        """New tokens x (N, S, g, D) behind what the memory holds, which then holds them too.
+    def extend(self, x: Tensor, table: RotaryTables, cache: KVCache, mask: AttentionMask) -> Tensor:
+        """Append new tokens x (N, S, g, D) to the cache and attend to it -> (N, S, g, D).
 
-        table: of their positions, broadcastable to (N, h, S, g, d/2).
+        table: rotary tables of their positions, broadcastable to (N, h, S, g, d/2).
         """
-        query, key, value = (self.spread(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        memory.append(rotate(key, table), value)
-        return self.gather(memory.attend(rotate(query, table), visible))
+        query, key, value = (self.split_samples(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        cache.append(rotate(key, table), value)
+        return self.merge_samples(cache.attend(rotate(query, table), mask))
 
-    def spread(self, x: Tensor) -> Tensor:
+    def split_samples(self, x: Tensor) -> Tensor:
         """(N, S, g, D) -> (N, h, S, g, d)."""
         return x.view(*x.shape[:-1], self.heads, self.width).permute(0, 3, 1, 2, 4)
 
-    def gather(self, x: Tensor) -> Tensor:
-        """(N, h, S, g, d) -> (N, S, g, D), projected."""
+    def merge_samples(self, x: Tensor) -> Tensor:
+        """Merge the heads and project: (N, h, S, g, d) -> (N, S, g, D)."""
         return self.out_proj(x.permute(0, 2, 3, 1, 4).flatten(3))
 
 
@@ -229,19 +231,19 @@ class Block(nn.Module):
         self.norm2 = RMSNorm(width, EPS)
         self.ffn = FeedForward(width, inner, ffn_dropout)
 
-    def forward(self, x: Tensor, table: Table) -> Tensor:
-        """(B, T, D) -> (B, T, D); token t sees tokens 0 .. t."""
+    def forward(self, x: Tensor, table: RotaryTables) -> Tensor:
+        """(B, T, D) -> (B, T, D); token t attends to tokens 0 .. t."""
         x = x + self.self_attn(self.norm1(x), table)
         return x + self.ffn(self.norm2(x))
 
-    def keep(self, x: Tensor, table: Table) -> tuple[Tensor, KVCache]:
-        """As forward, and the memory that `extend` goes on from."""
-        mixed, keys, values = self.self_attn.keep(self.norm1(x), table)
+    def prefill(self, x: Tensor, table: RotaryTables) -> tuple[Tensor, KVCache]:
+        """Like forward, but also return the KV cache for `extend`."""
+        mixed, keys, values = self.self_attn.prefill(self.norm1(x), table)
         x = x + mixed
-        # contiguous: what every later token multiplies with is not copied each time
+        # contiguous, so that products with later tokens do not copy it each time
         return x + self.ffn(self.norm2(x)), KVCache(keys.contiguous(), values.contiguous(), keys.shape[2])
 
-    def extend(self, x: Tensor, table: Table, memory: KVCache, visible: Visible) -> Tensor:
-        """(N, S, g, D) -> (N, S, g, D) for new tokens; see Attention.extend."""
-        x = x + self.self_attn.extend(self.norm1(x), table, memory, visible)
+    def extend(self, x: Tensor, table: RotaryTables, cache: KVCache, mask: AttentionMask) -> Tensor:
+        """Process new tokens (N, S, g, D) -> (N, S, g, D) with the cache; see Attention.extend."""
+        x = x + self.self_attn.extend(self.norm1(x), table, cache, mask)
         return x + self.ffn(self.norm2(x))

@@ -1,6 +1,6 @@
 """The predictor's network: a causal decoder over pairs of tokens. Parameter and method names are upstream's.
 
-# B sequences, T bars, D width, V1 = 2^s1_bits, V2 = 2^s2_bits; generation axes as in layers.py
+# B sequences, T bars, D width, V1 = 2^s1_bits, V2 = 2^s2_bits; decoding axes as in layers.py
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.models.kronos.config import KronosConfig
-from foretrain.models.kronos.layers import EPS, Attention, Block, causal_table
+from foretrain.models.kronos.layers import EPS, Attention, Block, rotary_tables
 from foretrain.models.release import Network
 from foretrain.nn.dropout import drop
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rotate
 
-STAMPS = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # columns of a stamp and rows of their tables
-DEPENDENCY_HEADS = 4  # whatever n_heads is
+STAMPS = {"minute": 60, "hour": 24, "weekday": 7, "day": 32, "month": 13}  # columns of a stamp: number of embeddings
+DEPENDENCY_HEADS = 4  # fixed by upstream, independent of n_heads
 
 
 class PairEmbedding(nn.Module):
-    """Two token tables, joined."""
+    """Embeddings of both tokens of a bar, concatenated and projected."""
 
     def __init__(self, config: KronosConfig) -> None:
         super().__init__()
@@ -33,13 +33,13 @@ class PairEmbedding(nn.Module):
         self.scale = math.sqrt(config.d_model)
 
     def forward(self, s1_ids: Tensor, s2_ids: Tensor) -> Tensor:
-        """(...) and (...) -> (..., D)."""
+        """Token ids (...) and (...) -> (..., D)."""
         both = torch.cat((self.emb_s1(s1_ids), self.emb_s2(s2_ids)), -1)
         return self.fusion_proj(both * self.scale)
 
 
 class FixedTable(nn.Module):
-    """A table of sines and cosines that is not trained."""
+    """Frozen sinusoidal embedding."""
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class FixedTable(nn.Module):
 
 
 def sinusoid(rows: int, width: int) -> Tensor:
-    """(rows, width) sin at even and cos at odd columns of row * 10000^(-2i/width)."""
+    """Sinusoidal table (rows, width): sin in even and cos in odd columns of row * 10000^(-2i/width)."""
     angles = torch.arange(rows, dtype=torch.float32)[:, None] * torch.exp(
         torch.arange(0, width, 2, dtype=torch.float32) * -(math.log(10000.0) / width)
     )
@@ -62,7 +62,7 @@ def sinusoid(rows: int, width: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Sum of five table look-ups."""
+    """Sum of the embeddings of minute, hour, weekday, day and month."""
 
     def __init__(self, config: KronosConfig) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class TimeEmbedding(nn.Module):
 
 
 class DependencyLayer(nn.Module):
-    """Makes the second token depend on the first: attention from the first token's embedding to the hidden states."""
+    """Conditions the second token on the first: attention from the first token's embedding to the hidden states."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,27 +86,27 @@ class DependencyLayer(nn.Module):
         self.norm = RMSNorm(width, EPS)
 
     def forward(self, hidden: Tensor, sibling: Tensor, *, causal: bool = True) -> Tensor:
-        """hidden (B, T, D), sibling (B, T, D) -> (B, T, D), both sides rotated."""
+        """hidden (B, T, D), first tokens' embeddings sibling (B, T, D) -> (B, T, D), with rotary positions."""
         attention = self.cross_attn
-        table = causal_table(hidden.shape[1], attention.width, hidden.device)
+        table = rotary_tables(hidden.shape[1], attention.width, hidden.device)
         query = rotate(attention.split(attention.q_proj(sibling)), table)
         key = rotate(attention.split(attention.k_proj(hidden)), table)
         value = attention.split(attention.v_proj(hidden))
-        return self.norm(hidden + attention.merge(attention.mix(query, key, value, causal=causal)))
+        return self.norm(hidden + attention.merge(attention.attend(query, key, value, causal=causal)))
 
     def last(self, hidden: Tensor, sibling: Tensor) -> Tensor:
-        """One query (B, 1, D) over all of hidden (B, T, D), neither side rotated, as generation does it: (B, T, D), of
-        which the last row means something."""
+        """One query (B, 1, D) over all of hidden (B, T, D) without rotary positions, as in generation; returns
+        (B, T, D), of which only the last row is meaningful."""
         attention = self.cross_attn
         query, key, value = (
             attention.split(p(x))
             for p, x in ((attention.q_proj, sibling), (attention.k_proj, hidden), (attention.v_proj, hidden))
         )
-        return self.norm(hidden + attention.merge(attention.mix(query, key, value, causal=False)))
+        return self.norm(hidden + attention.merge(attention.attend(query, key, value, causal=False)))
 
 
 class DualHead(nn.Module):
-    """One projection for each token of the pair."""
+    """Output projections for the two tokens of a bar."""
 
     def __init__(self, config: KronosConfig) -> None:
         super().__init__()
@@ -115,13 +115,13 @@ class DualHead(nn.Module):
 
 
 def summed_cross_entropy(logits: Tensor, tokens: Tensor, scored: Tensor) -> Tensor:
-    """Sum of the cross-entropies of tokens (B, T) under logits (B, T, n) where scored (B, T) is 1 and not 0."""
+    """Sum of the cross-entropies of tokens (B, T) under logits (B, T, n), weighted by scored (B, T) of 0 and 1."""
     losses = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="none")
     return (losses.view_as(scored) * scored).sum()
 
 
 class KronosNetwork(Network):
-    """Embedding, causal blocks, the head of the first token, and the dependency layer with the head of the second."""
+    """Embedding, causal blocks, head of the first token, dependency layer and head of the second token."""
 
     architecture, fills_buffers = KronosConfig, True
 
@@ -147,10 +147,9 @@ class KronosNetwork(Network):
         self.head = DualHead(c)
 
     def initialise(self, seed: int) -> None:
-        """Upstream's random init, drawn on the CPU so that the seed alone decides the weights.
+        """Initialise the weights as upstream does; drawn on the CPU, so that they depend only on the seed.
 
-        Norms 1, Xavier-normal matrices, zero biases, tables N(0, d_model^-1/2); fixed time tables are sines and
-        cosines.
+        Norms 1, Xavier-normal matrices, zero biases, embeddings N(0, d_model^-1/2), fixed time embeddings sinusoidal.
         """
         generator = torch.Generator().manual_seed(seed)
         modules = dict(self.named_modules())
@@ -171,26 +170,26 @@ class KronosNetwork(Network):
 
     @property
     def head_width(self) -> int:
-        """d of the blocks' attention heads."""
+        """Width of the blocks' attention heads."""
         return self.config.d_model // self.config.n_heads
 
     def embed(self, s1_ids: Tensor, s2_ids: Tensor, stamp: Tensor | None) -> Tensor:
-        """Inputs (..., D) of the first block; token drop-out in training."""
+        """Return inputs (..., D) of the first block, with token dropout in training mode."""
         x = self.embedding(s1_ids, s2_ids)
         if stamp is not None:
             x = x + self.time_emb(stamp)
         return drop(x, self.config.token_dropout_p, self.training)
 
     def hidden(self, s1_ids: Tensor, s2_ids: Tensor, stamp: Tensor | None = None) -> Tensor:
-        """(B, T, D) after the final norm; position t knows tokens 0 .. t."""
+        """Return hidden states (B, T, D) after the final norm; position t depends on tokens 0 .. t."""
         x = self.embed(s1_ids, s2_ids, stamp)
-        table = causal_table(x.shape[1], self.head_width, x.device)
+        table = rotary_tables(x.shape[1], self.head_width, x.device)
         for block in self.transformer:
             x = block(x, table)
         return self.norm(x)
 
     def decode_s1(self, s1_ids: Tensor, s2_ids: Tensor, stamp: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits (B, T, V1) of the first token of the next bar, and the hidden states (B, T, D).
+        """Return logits (B, T, V1) of the next bar's first token, and hidden states (B, T, D).
 
         s1_ids, s2_ids (B, T) int64; stamp (B, T, 5) of the same bars, None = no time embedding.
         """
@@ -198,11 +197,11 @@ class KronosNetwork(Network):
         return self.head.proj_s1(hidden), hidden
 
     def decode_s2(self, context: Tensor, s1_ids: Tensor, *, compat: bool = False) -> Tensor:
-        """Logits (B, T, V2) of the second token, given the first ones.
+        """Return logits (B, T, V2) of the second token, given the first one.
 
-        s1_ids (B, T): all bars at once, causal, whatever mode the module is in. s1_ids (B, 1): the one query of a
-        generation step, content-only attention over all of context (B, T, D), as published weights are used; only the
-        last row means something. compat: full-length queries in eval mode look at all bars, as upstream's do.
+        s1_ids (B, T): all bars at once, causal in training and eval mode. s1_ids (B, 1): the query of one generation
+        step, which attends to all of context (B, T, D) without positions, as published weights are used; only the last
+        row is meaningful. compat: full-length queries in eval mode attend to all bars, as upstream's do.
         """
         sibling = self.embedding.emb_s1(s1_ids)
         if s1_ids.shape[1] == 1 and context.shape[1] > 1:
@@ -219,16 +218,16 @@ class KronosNetwork(Network):
         s1_targets: Tensor | None = None,
         compat: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B, T, V1) and (B, T, V2) of the next bar at every position.
+        """Return logits (B, T, V1) and (B, T, V2) of the next bar at every position.
 
-        With use_teacher_forcing the second head is given s1_targets (B, T), else first tokens drawn from this pass's
-        own logits (torch's generator; no gradient passes).
+        With use_teacher_forcing the second head gets s1_targets (B, T), else first tokens sampled from this pass's
+        logits (torch's generator; no gradient flows through the draw).
         """
         s1_logits, hidden = self.decode_s1(s1_ids, s2_ids, stamp)
         if use_teacher_forcing:
             assert s1_targets is not None, "teacher forcing needs s1_targets"
             given = s1_targets
         else:
-            chances = s1_logits.detach().float().softmax(-1)
-            given = torch.multinomial(chances.flatten(0, 1), 1).view(s1_logits.shape[:2])
+            probabilities = s1_logits.detach().float().softmax(-1)
+            given = torch.multinomial(probabilities.flatten(0, 1), 1).view(s1_logits.shape[:2])
         return s1_logits, self.decode_s2(hidden, given, compat=compat)

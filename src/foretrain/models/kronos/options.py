@@ -1,4 +1,4 @@
-"""How Kronos forecasts: the family's options."""
+"""Forecast options of Kronos."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Literal
 from foretrain.errors import ConfigError
 from foretrain.models.types import ForecastOptions
 
-NUM_SAMPLES = 20  # sample paths where nobody says how many: enough for deciles
+NUM_SAMPLES = 20  # default number of sample paths, enough for deciles
 
 
 @dataclass(frozen=True)
 class KronosOptions(ForecastOptions):
-    """How Kronos draws candles.
+    """Options for sampling candles.
 
     Attributes:
         temperature: divides the logits; 0 = always the likeliest token.
         top_k: keep the k likeliest tokens; 0 = all. top_k=1 is greedy.
         top_p: then keep the likeliest ones that together reach this probability; 1 = all.
-        mode: what happens once context and forecast exceed max_context. "exact" computes the shifted window anew for
-            every bar, as upstream does; "rolling" keeps the cache, whose entries remember bars that left the window.
-        max_context: bars the predictor looks at; None = the model's own. Statistics and tokens use the whole context.
-        repair: raise high and lower low to hold open and close, and negative volume and amount to 0; how many candles
-            that changed is reported.
-        re_anchor_every: with mode "rolling", compute the window anew after so many generated bars.
-        compat: upstream's habits, for comparisons: draws from torch's global generator for all rows jointly, top_p
-            ignored where top_k is given, and only max_context rows where more are asked for.
+        mode: what happens once context and forecast exceed max_context. "exact" recomputes the shifted window for every
+            bar, as upstream does; "rolling" keeps the KV cache, whose entries depend on bars that left the window.
+        max_context: bars the predictor attends to; None = the model's own. Statistics and tokens use the whole context.
+        repair: raise high and lower low to enclose open and close, and set negative volume and amount to 0; the number
+            of candles changed is reported.
+        re_anchor_every: with mode "rolling", recompute the window after this many generated bars.
+        compat: upstream's behaviour, for comparisons: draws from torch's global generator for all rows jointly, top_p
+            ignored if top_k is given, and at most max_context bars.
     """
 
     temperature: float = 1.0
@@ -59,12 +59,15 @@ class KronosOptions(ForecastOptions):
 
     @property
     def greedy(self) -> bool:
-        """Whether nothing is drawn."""
+        """True if every token is the likeliest one, so that nothing is sampled."""
         return self.temperature == 0 or self.top_k == 1
 
 
 def sample_counts(num_samples: int | None, options: KronosOptions) -> tuple[int, int]:
-    """How many paths to draw and how many to give: greedy ones are all the same. Raises ConfigError below 1."""
+    """Return the number of paths to generate and to return; greedy paths are all equal, so 1 is generated.
+
+    Raises ConfigError if num_samples is below 1.
+    """
     if num_samples is not None and num_samples < 1:
         raise ConfigError(f"num_samples is {num_samples}; it counts sample paths and is at least 1.")
     if options.greedy:

@@ -1,4 +1,4 @@
-"""Sampled candles as a forecast: repair, quantiles, mean and paths of target rows.
+"""Convert sampled candles to a forecast: repair, quantiles, mean and sample paths of the target rows.
 
 # N series, S samples, H horizon, Q levels, M target rows
 """
@@ -16,10 +16,15 @@ from foretrain.notes import Code, Tally
 HIGH, LOW = 1, 2
 
 
-def summary(candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, mend: bool) -> Forecast:
-    """The forecast of target rows, (window, column) of candles (N, S, H, 6), which mend repairs before."""
+def summarise(
+    candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, repair_candles: bool
+) -> Forecast:
+    """Return the forecast of target rows from sampled candles (N, S, H, 6).
+
+    rows: window (M,) and column (M,) of each target row. repair_candles: call `repair` first and note the count.
+    """
     notes: tuple[Tally, ...] = ()
-    if mend:
+    if repair_candles:
         candles, repaired = repair(candles)
         counts = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
         notes = (Tally(Code.CANDLES_REPAIRED, "{repaired candles:,} of {candles:,} candles repaired", counts),)
@@ -34,19 +39,21 @@ def summary(candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Seque
 
 
 def sample_quantiles(paths: Tensor, levels: Sequence[float]) -> Tensor:
-    """(M, H, Q) quantiles of sample paths (M, S, H), linear between order statistics as numpy's default."""
+    """Return quantiles (M, H, Q) of sample paths (M, S, H), with numpy's default linear interpolation."""
     ordered = paths.sort(1).values
-    place = torch.tensor([level * (paths.shape[1] - 1) for level in levels], dtype=torch.float64)
-    low = place.floor().long()
+    index = torch.tensor([level * (paths.shape[1] - 1) for level in levels], dtype=torch.float64)
+    low = index.floor().long()
     high = (low + 1).clamp(max=paths.shape[1] - 1)
-    share = (place - low).to(device=paths.device, dtype=paths.dtype)[None, :, None]
+    fraction = (index - low).to(device=paths.device, dtype=paths.dtype)[None, :, None]
     below, above = ordered[:, low.to(paths.device)], ordered[:, high.to(paths.device)]
-    return (below + (above - below) * share).transpose(1, 2)
+    return (below + (above - below) * fraction).transpose(1, 2)
 
 
 def repair(candles: Tensor) -> tuple[Tensor, int]:
-    """Candles (..., 6) whose high and low enclose open and close and whose volume and amount are not negative, and how
-    many of them that changed."""
+    """Raise high and lower low to enclose open and close, and clamp negative volume and amount to 0.
+
+    Returns the repaired candles (..., 6) and the number of candles that changed.
+    """
     body = candles[..., :4]
     high, low = body.amax(-1), body.amin(-1)
     changed = (high > candles[..., HIGH]) | (low < candles[..., LOW]) | (candles[..., 4:] < 0).any(-1)

@@ -1,4 +1,4 @@
-"""Tokens of every training window, made once: for runs that visit the same windows in every epoch.
+"""Token cache of a run: tokenises every training window once, for runs that repeat the same windows every epoch.
 
 # n windows of an epoch, T bars of a window
 """
@@ -25,40 +25,42 @@ from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.weights import disk_errors
 
 FILE = "tokens.safetensors"
-# Windows are tokenised in groups of this size in the order of the first epoch, whatever the run's batches are: a latent
-# near zero may fall to either side in another group, and a resumed run must read the same tokens.
+# Windows are tokenised in groups of this size, in the order of the first epoch and independent of the run's batch size:
+# the sign of a latent near zero may depend on the group, and a resumed run must read the same tokens.
 GROUP = 64
 
 
-class TokenTable:
-    """First and second tokens by the key of a window."""
+class TokenCache:
+    """Both tokens of every bar, looked up by the window's key."""
 
     def __init__(self, keys: npt.NDArray[np.uint64], tokens: npt.NDArray[Any]) -> None:
         self._keys = keys  # (n,) ascending
         self._tokens = tokens  # (n, T, 2)
 
     def look_up(self, keys: npt.NDArray[np.uint64], bars: int) -> Tensor:
-        """(B, bars, 2) int64 tokens of windows. Raises ModelError for one that was not tokenised."""
-        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        if (self._keys[place] != keys).any():
-            raise ModelError("a window is not in the table of tokens: the data changed under the run. Start a new one.")
-        return torch.from_numpy(self._tokens[place, :bars].astype(np.int64))
+        """Return int64 tokens (B, bars, 2) of windows. Raises ModelError for a window that is not in the cache."""
+        index = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        if (self._keys[index] != keys).any():
+            raise ModelError("a window is not in the token cache: the data changed during the run. Start a new run.")
+        return torch.from_numpy(self._tokens[index, :bars].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self._keys)
 
 
 def check_epochs(source: Any) -> None:
-    """Raise ConfigError for a TrainingSource whose windows do not come again."""
+    """Raise ConfigError unless the TrainingSource samples in epochs, so that windows repeat."""
     if source.config.sampling != "epoch":
         raise ConfigError(
-            "model.token_cache: windows drawn at random hardly repeat, so there is nothing to keep. Set data.sampling: "
-            "epoch, or remove it."
+            "model.token_cache: windows drawn at random hardly repeat, so caching their tokens is of no use. Set "
+            "data.sampling: epoch, or remove model.token_cache."
         )
 
 
-def open_table(source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer_hash: str, clip: float) -> TokenTable:
-    """The table in a run's folder, made if it is not there or of other inputs.
+def open_token_cache(
+    source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer_hash: str, clip: float
+) -> TokenCache:
+    """Open the cache in a run's folder; create it if it is missing, damaged or made from other inputs.
 
     source: a TrainingSource in epoch mode. Raises ConfigError for any other.
     """
@@ -69,20 +71,20 @@ def open_table(source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer
     return _read(path, made_from) or _make(path, made_from, source, tokenizer, clip)
 
 
-def _read(path: Path, made_from: str) -> TokenTable | None:
+def _read(path: Path, made_from: str) -> TokenCache | None:
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("made_from") != made_from:
                 return None
-            return TokenTable(file.get_tensor("keys"), file.get_tensor("tokens"))
+            return TokenCache(file.get_tensor("keys"), file.get_tensor("tokens"))
     except (SafetensorError, OSError):
-        return None  # made anew
+        return None  # recreated
 
 
 @torch.no_grad()
-def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, clip: float) -> TokenTable:
+def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, clip: float) -> TokenCache:
     device = next(tokenizer.parameters()).device
     bars = source.config.context_length + source.config.prediction_length
     wide = max(tokenizer.config.s1_bits, tokenizer.config.s2_bits) > 15
@@ -99,4 +101,4 @@ def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as scratch, disk_errors(path):
         save_file({"keys": keys, "tokens": tokens}, scratch, metadata={"made_from": made_from})
-    return TokenTable(keys, tokens)
+    return TokenCache(keys, tokens)

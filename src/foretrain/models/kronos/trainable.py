@@ -1,4 +1,4 @@
-"""The tokenizer behind the model contract: windows of candles in, reconstruction loss out."""
+"""The tokenizer as a trainable model (models/base.py): windows of candles in, reconstruction loss out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from foretrain.models.types import WindowSource
 
 
 class KronosTokenizer(ReleaseModel):
-    """A tokenizer network with collate and loss; it forecasts nothing."""
+    """A tokenizer network with collate and loss; it cannot forecast."""
 
     family = "kronos_tokenizer"
     network: TokenizerNetwork
@@ -32,11 +32,11 @@ class KronosTokenizer(ReleaseModel):
     def random_config(
         cls, section: KronosTokenizerModelConfig, context_length: int, prediction_length: int, offline: bool
     ) -> TokenizerConfig:
-        """The config of a random start, without what another's config.json holds besides."""
+        """Return the config of a random start, without unknown keys of the config.json it was read from."""
         return replace(section.random_architecture("base", offline), extra={})
 
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of a batch; see inputs.py."""
+        """Return the CPU tensors of a batch; see inputs.py."""
         return inputs.collate(windows, self.config.clip)
 
     def check(self, source: WindowSource) -> None:
@@ -44,20 +44,20 @@ class KronosTokenizer(ReleaseModel):
         inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip))
 
     def native_loss(self, batch: Batch) -> Loss:
-        """(MSE of the coarse + MSE of the full reconstruction + quantiser loss) / 2, times the bars, and the bars.
+        """(MSE of the coarse + MSE of the full reconstruction + quantiser loss) / 2 as sum and weight over bars.
 
-        The codebook entropy is no sum over bars: it is that of the micro-batch.
+        The codebook entropy is not a sum over bars: it is computed from the whole micro-batch.
         """
         return self.losses(batch)["loss"]
 
     def validation_losses(self, batch: Batch) -> dict[str, Loss]:
-        """The loss, and its parts: mean squared errors in standard deviations squared, entropy in nats."""
+        """Return the loss and its parts: mean squared errors of normalised values, entropy in nats."""
         return self.losses(batch)
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """Every part of the loss by its name in validation_names, each a mean over bars times the bars."""
+        """Return each loss in validation_names; the sum of a Loss is the mean over bars times the number of bars."""
         bars, observed = inputs.sequence(batch)
-        found = self.network.reconstruct(bars)
+        outputs = self.network.reconstruct(bars)
         weight = observed.sum().to(torch.float32)
         count = weight.clamp(min=1.0)
         target, mask = bars.float(), observed[..., None]
@@ -65,8 +65,8 @@ class KronosTokenizer(ReleaseModel):
         def mse(values: Tensor) -> Tensor:
             return ((values.float() - target).square() * mask).sum() / (count * bars.shape[-1])
 
-        coarse, full = mse(found.coarse), mse(found.full)
-        quantiser = self.network.bsq.loss(found.unit.float(), found.code.float(), observed)
+        coarse, full = mse(outputs.coarse), mse(outputs.full)
+        quantiser = self.network.bsq.loss(outputs.unit.float(), outputs.code.float(), observed)
         parts = {
             "loss": (coarse + full + quantiser.total) / 2,
             "reconstruction_mse": full,
@@ -77,7 +77,7 @@ class KronosTokenizer(ReleaseModel):
         return {name: Loss(part * weight, weight) for name, part in parts.items()}
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations of a window's bars, whatever the number of columns: encoder once, decoder twice."""
+        """Forward FLOPs of a window: encoder once, decoder twice; independent of the number of columns."""
         c, bars = self.config, context_length + prediction_length
         bits = c.s1_bits + c.s2_bits
         decoder = len(self.network.decoder) * block_flops(c.d_model, c.ff_dim, bars) + 2 * bars * c.d_model * c.d_in
@@ -86,12 +86,12 @@ class KronosTokenizer(ReleaseModel):
 
 
 def block_flops(width: int, inner: int, tokens: int) -> float:
-    """Forward operations of one block, attention counted in full."""
+    """Forward FLOPs of one block; attention counts as full, not causal."""
     return 2.0 * tokens * (4 * width * width + 3 * width * inner) + 4.0 * tokens * tokens * width
 
 
 def encoder_flops(network: TokenizerNetwork, bars: int) -> float:
-    """Forward operations of turning bars into tokens."""
+    """Forward FLOPs of encoding bars to tokens."""
     c = network.config
     ends = 2.0 * bars * c.d_model * (c.d_in + c.s1_bits + c.s2_bits)
     return len(network.encoder) * block_flops(c.d_model, c.ff_dim, bars) + ends

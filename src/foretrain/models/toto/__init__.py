@@ -1,1 +1,1 @@
-"""Toto 1.0: a decoder of multivariate series whose output is a mixture of Student-T distributions. See README.md."""
+"""Toto 1.0: a decoder for multivariate series that outputs mixtures of Student-T distributions. See README.md."""

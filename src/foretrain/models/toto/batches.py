@@ -1,18 +1,18 @@
-"""From windows to the batch that Toto 1.0 reads, and from a batch to the rows that it learns from.
+"""Convert windows to batches of Toto 1.0, and batches to the rows that it is trained on.
 
 Entries of a batch (Batch); covariates known ahead are shifted one patch to the left, so that the model reads the next
-patch's covariates along with a patch's values, as upstream was fine-tuned. Those of a window's own first patch are not
-read: padding alone would have room for them, and no forecast depends on the lengths of other windows.
+patch's covariates along with a patch's values, as upstream was fine-tuned. Those of a window's first patch are dropped:
+only padding has room for them, and no forecast may depend on the lengths of other windows.
 
 context         (R, C) float32, C a multiple of P, padded on the left; 0 where not observed
-observed        (R, C) bool; absent when nothing is missing, unless the windows are static
-late            empty; there when a row begins after its first patch, or the windows are static
+observed        (R, C) bool; absent if nothing is missing, unless the windows are static
+late            empty tensor; present if a row starts after its first patch, or the windows are static
 future_target   (M, F) float32 labels of the target rows, NaN = not scored
-target_rows     (M,) row of each target; absent when that is every row
-known_rows      (X,) rows of covariates known ahead; absent when there are none
-future_known    (X, F') float32 what follows of them, NaN = unknown; with known_rows
-key             (R,) int64 seeds a row's draws
-blanked         (R,) covariates known ahead of the row's window; with known_rows, for upstream_compat alone
+target_rows     (M,) row of each target; absent if every row is a target
+known_rows      (X,) rows of covariates known ahead; absent if there are none
+future_known    (X, F') float32 their remaining values, NaN = unknown; with known_rows
+key             (R,) int64 seed of a row's draws
+blanked         (R,) number of covariates known ahead in the row's window; with known_rows, only for upstream_compat
 windows.*       which rows share a window, see nn/layout.py
 
 # R rows, M target rows, X rows known ahead, C context steps, F steps after the cutoff, P patch size, n = C / P and
@@ -31,12 +31,12 @@ from torch import Tensor
 from foretrain.data.windows import KNOWN, TARGET, Windows, window_starts
 from foretrain.models.base import Batch
 from foretrain.models.toto.draws import row_keys
-from foretrain.models.toto.inputs import newest
+from foretrain.models.toto.inputs import forward_fill
 from foretrain.nn.layout import RowLayout
 
 
 def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = False) -> Batch:
-    """The batch of windows, of whose context the newest `longest` steps count; see the entries above."""
+    """Return the batch of windows, with at most `longest` steps of context; see the entries above."""
     context = np.ascontiguousarray(windows.context[:, -longest:])
     context = np.pad(context, ((0, 0), (-context.shape[1] % patch_size, 0)), constant_values=np.nan)
     future, role = windows.future, windows.role
@@ -54,8 +54,8 @@ def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = F
             [context[known], np.pad(future[known], ((0, 0), (0, short)), constant_values=np.nan)], 1
         )
         end = patch_size + context.shape[1]
-        begin = window_starts(context, windows.window)[known] // patch_size * patch_size
-        context[known] = np.where(np.arange(end - patch_size) < begin[:, None], np.nan, joined[:, patch_size:end])
+        start = window_starts(context, windows.window)[known] // patch_size * patch_size
+        context[known] = np.where(np.arange(end - patch_size) < start[:, None], np.nan, joined[:, patch_size:end])
         batch["known_rows"] = torch.from_numpy(known)
         batch["future_known"] = torch.from_numpy(np.ascontiguousarray(joined[:, end:], np.float32))
         if compat:
@@ -71,16 +71,16 @@ def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = F
     return batch
 
 
-class Sequence(NamedTuple):
+class JoinedRows(NamedTuple):
     """Rows before and after the cutoff, (R, (n + N) * P)."""
 
-    values: Tensor  # whatever it is where not observed
+    values: Tensor  # arbitrary where not observed
     observed: Tensor  # bool
-    complete: bool  # promises that everything before the cutoff, and all that is read after it, was observed
+    complete: bool  # True only if all inputs before and after the cutoff were observed
 
 
-def sequence(batch: Batch, patch_size: int) -> Sequence:
-    """All steps of a batch, those after the cutoff padded to patches; its last patch is no input, only labels."""
+def sequence(batch: Batch, patch_size: int) -> JoinedRows:
+    """Concatenate context and future, the future padded to whole patches; the last patch is a label, never an input."""
     context, target = batch["context"], batch["future_target"]
     ahead = F.pad(target, (0, -target.shape[1] % patch_size), value=torch.nan)
     if "target_rows" in batch:
@@ -92,7 +92,7 @@ def sequence(batch: Batch, patch_size: int) -> Sequence:
         ahead = rows
     present = ahead.isfinite()
     before = batch["observed"] if "observed" in batch else torch.ones_like(context, dtype=torch.bool)
-    return Sequence(
+    return JoinedRows(
         torch.cat((context, torch.where(present, ahead, 0.0)), 1),
         torch.cat((before, present), 1),
         "observed" not in batch and ahead.shape[1] == patch_size,
@@ -100,24 +100,24 @@ def sequence(batch: Batch, patch_size: int) -> Sequence:
 
 
 def exogenous(batch: Batch) -> Tensor | None:
-    """(R,) bool rows of covariates known ahead; None = none is."""
+    """Return a mask (R,) of the rows that are covariates known ahead; None if there are none."""
     if "known_rows" not in batch:
         return None
-    found = torch.zeros(len(batch["context"]), dtype=torch.bool, device=batch["context"].device)
-    return found.index_fill(0, batch["known_rows"], True)
+    mask = torch.zeros(len(batch["context"]), dtype=torch.bool, device=batch["context"].device)
+    return mask.index_fill(0, batch["known_rows"], True)
 
 
 def known_ahead(batch: Batch, steps: int) -> Tensor | None:
-    """(R, steps) what is read after the cutoff in place of forecasts, NaN = the forecast; None = nothing is.
+    """Return values (R, steps) to feed back instead of forecasts, NaN = feed back the forecast; None if there are none.
 
-    Where a covariate is not known the value before it stands in, as while training.
+    Unknown values of a covariate are filled with its previous value, as in training.
     """
     if "known_rows" not in batch:
         return None
     context, rows, given = batch["context"], batch["known_rows"], batch["future_known"][:, :steps]
     observed = batch["observed"][rows] if "observed" in batch else torch.ones_like(context[rows], dtype=torch.bool)
     given = F.pad(given, (0, steps - given.shape[1]), value=torch.nan)
-    before = newest(context[rows], observed)[:, -1:]
-    found = context.new_full((len(context), steps), torch.nan)
-    found[rows] = newest(given, ~given.isnan(), before)
-    return found
+    before = forward_fill(context[rows], observed)[:, -1:]
+    values = context.new_full((len(context), steps), torch.nan)
+    values[rows] = forward_fill(given, ~given.isnan(), before)
+    return values

@@ -1,4 +1,4 @@
-"""Toto 1.0's two configurations: the published config.json, and the `model:` section of a run."""
+"""Configurations of Toto 1.0: the published config.json, and the `model:` section of a run's config."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pydantic import Field
 from foretrain.errors import ModelError
 from foretrain.models.architecture import Architecture, ModelSection, Positive, Rate, Whole, section_of
 
-# config.json names classes by how Python prints them; anything may stand in front of the class name
+# config.json contains the repr of classes; any module path may precede the class name
 SCALERS = ("CausalPatchStdMeanScaler", "CausalStdMeanScaler", "StdMeanScaler")
-LONGEST = 4096  # steps of context that the published model was trained with
+LONGEST = 4096  # context length in steps of the published model's training
 MIXTURE, STUDENT = "MixtureOfStudentTsOutput", "StudentTOutput"
 
 
 @dataclass(frozen=True)
 class TotoConfig(Architecture):
-    """Architecture of one Toto 1.0 model, field for field what the published config.json holds."""
+    """Architecture of a Toto 1.0 model; its fields are those of the published config.json."""
 
     title = "Toto 1.0 model"
     signature = ("scaler_cls", "output_distribution_classes")
@@ -32,22 +32,22 @@ class TotoConfig(Architecture):
     num_heads: Whole
     mlp_hidden_dim: Whole
     dropout: Rate
-    spacewise_every_n_layers: Annotated[int, Field(ge=-1)]  # -1 = no layer attends over variates
+    spacewise_every_n_layers: Annotated[int, Field(ge=-1)]  # -1 = no variate attention
     scaler_cls: str
-    output_distribution_classes: tuple[str, ...]  # the first one counts
+    output_distribution_classes: tuple[str, ...]  # only the first is used
     spacewise_first: bool = True
     output_distribution_kwargs: Mapping[str, Any] | None = None
-    use_memory_efficient_attention: bool = True  # of upstream's loader; without effect here
+    use_memory_efficient_attention: bool = True  # for upstream's loader; has no effect here
     stabilize_with_global: bool = True
     scale_factor_exponent: Positive = 10.0
-    max_context_length: Whole = LONGEST  # steps; a key of ours
+    max_context_length: Whole = LONGEST  # steps; upstream does not know this key
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "output_distribution_classes", tuple(self.output_distribution_classes))
         self.check()
 
     def inconsistencies(self) -> list[str]:
-        """What is wrong with values beside each other."""
+        """Return a message for each contradiction between fields."""
         return [*_sizes(self), *_classes(self)]
 
     @property
@@ -57,14 +57,14 @@ class TotoConfig(Architecture):
 
     @property
     def components(self) -> int | None:
-        """Student-T distributions in the mixture; None for a single one, which has no weights."""
+        """Number of mixture components; None for a single Student-T, which has no weights."""
         if class_name(self.output_distribution_classes[0]) == STUDENT:
             return None
         return (self.output_distribution_kwargs or {})["k_components"]
 
     @property
     def k_components(self) -> int | None:
-        """components, by the word of the `model:` section."""
+        """`components` under its name in the `model:` section."""
         return self.components
 
     @property
@@ -74,26 +74,26 @@ class TotoConfig(Architecture):
 
     @property
     def spacewise(self) -> tuple[bool, ...]:
-        """Of each layer, whether it attends over variates instead of over time."""
+        """True for each layer that attends over variates, False for time attention."""
         every = self.spacewise_every_n_layers
         if every == -1:
             return (False,) * self.num_layers
-        place = 0 if self.spacewise_first else every - 1
-        return tuple(layer % every == place for layer in range(self.num_layers))
+        position = 0 if self.spacewise_first else every - 1
+        return tuple(layer % every == position for layer in range(self.num_layers))
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], source: str = "config.json") -> TotoConfig:
-        """From the parsed config.json; `source` names it in errors. Raises ModelError."""
+        """Build from the parsed config.json; `source` names it in errors. Raises ModelError."""
         if missing := [key for key in _REQUIRED if key not in raw]:
             raise ModelError(f"{source}: lacks {', '.join(missing)}, so this is not a Toto 1.0 model.")
         return super().from_json(raw, source)
 
     def to_json(self) -> dict[str, Any]:
-        """The published config.json, keys sorted."""
-        found = super().to_json() | {"output_distribution_classes": list(self.output_distribution_classes)}
+        """Return the published config.json, keys sorted."""
+        raw = super().to_json() | {"output_distribution_classes": list(self.output_distribution_classes)}
         if self.output_distribution_kwargs is not None:
-            found["output_distribution_kwargs"] = dict(self.output_distribution_kwargs)
-        return found
+            raw["output_distribution_kwargs"] = dict(self.output_distribution_kwargs)
+        return raw
 
 
 _REQUIRED = ("patch_size", "stride", "embed_dim", "num_layers", "num_heads", "mlp_hidden_dim", "dropout",
@@ -101,43 +101,45 @@ _REQUIRED = ("patch_size", "stride", "embed_dim", "num_layers", "num_heads", "ml
 
 
 def class_name(text: str) -> str:
-    """CausalStdMeanScaler of "<class 'model.scaler.CausalStdMeanScaler'>"."""
+    """Return CausalStdMeanScaler for "<class 'model.scaler.CausalStdMeanScaler'>"."""
     return text.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
 
 
 def _sizes(c: TotoConfig) -> list[str]:
-    found = []
+    problems = []
     if c.stride != c.patch_size:
-        found.append(f"stride {c.stride} must equal patch_size {c.patch_size}")
+        problems.append(f"stride {c.stride} must equal patch_size {c.patch_size}")
     if c.embed_dim % c.num_heads or c.embed_dim // c.num_heads % 2:
-        found.append(f"embed_dim {c.embed_dim} over num_heads {c.num_heads} is no even head width")
+        problems.append(f"embed_dim {c.embed_dim} over num_heads {c.num_heads} is no even head width")
     every = c.spacewise_every_n_layers
     if every == 0:
-        found.append(f"spacewise_every_n_layers is {every!r}, must be at least 1, or -1 for none")
+        problems.append(f"spacewise_every_n_layers is {every!r}, must be at least 1, or -1 for none")
     elif every != -1 and c.num_layers % every:
-        found.append(f"num_layers {c.num_layers} must be a multiple of spacewise_every_n_layers {every}")
-    return found
+        problems.append(f"num_layers {c.num_layers} must be a multiple of spacewise_every_n_layers {every}")
+    return problems
 
 
 def _classes(c: TotoConfig) -> list[str]:
-    found = []
+    problems = []
     if not isinstance(c.scaler_cls, str) or c.scaler not in SCALERS:
-        found.append(f"scaler_cls is {c.scaler_cls!r}, known are {', '.join(SCALERS)}")
+        problems.append(f"scaler_cls is {c.scaler_cls!r}, known are {', '.join(SCALERS)}")
     outputs = c.output_distribution_classes
     if not outputs or not isinstance(outputs[0], str) or class_name(outputs[0]) not in (MIXTURE, STUDENT):
-        found.append(f"output_distribution_classes is {list(outputs)!r}, known are {MIXTURE}, {STUDENT}")
+        problems.append(f"output_distribution_classes is {list(outputs)!r}, known are {MIXTURE}, {STUDENT}")
     elif class_name(outputs[0]) == MIXTURE:
         count = (c.output_distribution_kwargs or {}).get("k_components")
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            found.append(f"output_distribution_kwargs.k_components is {count!r}, must be a whole number of at least 1")
-    return found
+            problems.append(
+                f"output_distribution_kwargs.k_components is {count!r}, must be a whole number of at least 1"
+            )
+    return problems
 
 
 _CLASSES = {"scaler_cls": "<class 'model.scaler.CausalPatchStdMeanScaler'>",
             "output_distribution_classes": (f"<class 'model.distribution.{MIXTURE}'>",)}  # fmt: skip
 
-# The published model and a tiny one for trying things out. Values of the published one come from independent ports and
-# give its stated 151M parameters; a checkpoint's own config.json always rules.
+# The published model and a tiny one for experiments. Values of the published one come from independent ports and give
+# its stated 151M parameters; a checkpoint's own config.json takes precedence.
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {"patch_size": 64, "embed_dim": 768, "num_layers": 12, "num_heads": 12, "mlp_hidden_dim": 3072,
              "dropout": 0.1, "spacewise_every_n_layers": 12, "spacewise_first": False, "k_components": 24},
@@ -145,12 +147,12 @@ PRESETS: dict[str, dict[str, Any]] = {
               "dropout": 0.0, "spacewise_every_n_layers": 4, "spacewise_first": False, "k_components": 4},
 }  # fmt: skip
 
-# Known hub ids, so that a dry run needs no download.
+# Presets of published models, so that a dry run needs no download.
 PUBLISHED = {"Datadog/Toto-Open-Base-1.0": "base"}
 
 
 def preset(name: str, **changes: Any) -> TotoConfig:
-    """A configuration of PRESETS with changes. Raises ModelError when they contradict."""
+    """Return a config of PRESETS with changes. Raises ModelError if they contradict."""
     values = {**PRESETS[name], **changes}
     components = values.pop("k_components")
     return TotoConfig(
@@ -176,28 +178,28 @@ class TotoModelConfig(section_of(TotoConfig, _KEYS, _TotoStart)):
 
     family: Literal["toto"] = "toto"
     k_components: int | None = Field(default=None, ge=1)
-    # tokens that tell targets from covariates known ahead; None = where the run has such covariates, or as stored
+    # label tokens of targets and covariates known ahead; None = if the run has such covariates, or as stored
     variate_labels: bool | None = None
-    upstream_compat: bool = False  # upstream's numbers where it is wrong, see README.md
+    upstream_compat: bool = False  # reproduce upstream's errors, see README.md
 
     def resolve_defaults(self, known: bool) -> TotoModelConfig:
-        """With labels where the run has covariates known ahead, unless that was decided."""
-        wanted = known and self.variate_labels is None
-        return self.model_copy(update={"variate_labels": True}) if wanted else self
+        """Return the section with variate_labels enabled if it is None and the run has covariates known ahead."""
+        enable = known and self.variate_labels is None
+        return self.model_copy(update={"variate_labels": True}) if enable else self
 
     def architecture(self, context_length: int, prediction_length: int) -> TotoConfig:
-        """The config of a random start. Raises ModelError when the keys contradict."""
+        """Return the config of a random start. Raises ModelError if the keys contradict."""
         return preset(self.preset or "base", **self.given(), max_context_length=context_length)
 
     def fitted(self, stored: TotoConfig, context_length: int, prediction_length: int) -> TotoConfig:
-        """A checkpoint's config for this run, which may choose its dropout and a longer context.
+        """Return a checkpoint's config adapted to this run, which may change dropout and lengthen the context.
 
-        Raises ModelError when another key given here contradicts the checkpoint.
+        Raises ModelError if another key of the section contradicts the checkpoint.
         """
         longest = max(context_length, stored.max_context_length)
         return replace(self.adjusted(stored), max_context_length=longest)
 
     @classmethod
     def published_architecture(cls, hub_id: str | None) -> TotoConfig | None:
-        """The config of a known hub id, None for others."""
+        """Return the config of a known hub id, None for others."""
         return preset(PUBLISHED[hub_id]) if hub_id in PUBLISHED else None

@@ -1,4 +1,4 @@
-"""The output of Toto 1.0 at a step: a mixture of Student-T distributions in scaled space.
+"""Output distribution of Toto 1.0: at each step a mixture of Student-T distributions in scaled space.
 
 # K components, Q levels
 """
@@ -17,121 +17,123 @@ from torch import Tensor, nn
 from foretrain.models.toto import student_t
 from foretrain.nn.quantiles import constant
 
-_HALVINGS = 12  # of a bracket by the approximate cdf
-_STEPS = 100  # at most, by the exact one; a few do unless modes are far apart
-_NEAR = 1e-7  # an error of the cdf after which one more step is exact
+_BISECTIONS = 12  # with the approximate cdf
+_MAX_STEPS = 100  # with the exact cdf; a few suffice unless modes are far apart
+_TOLERANCE = 1e-7  # error of the cdf below which one more step is exact
 
 
 @dataclass(frozen=True)
-class StudentTs:
-    """A mixture at each of some places; all of shape (..., K), and every df > 2."""
+class StudentTMixture:
+    """A batch of mixtures; all tensors have shape (..., K), and every df is > 2."""
 
     df: Tensor
     loc: Tensor
     scale: Tensor
-    log_weights: Tensor  # normalised
+    log_weights: Tensor  # normalised over K
 
     @property
     def weights(self) -> Tensor:
-        """Probabilities of the components."""
+        """Probabilities (..., K) of the components."""
         return self.log_weights.exp()
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> StudentTs:
-        """With a function applied to each of the four tensors."""
-        return StudentTs(change(self.df), change(self.loc), change(self.scale), change(self.log_weights))
+    def map(self, change: Callable[[Tensor], Tensor]) -> StudentTMixture:
+        """Apply a function to each of the four tensors."""
+        return StudentTMixture(change(self.df), change(self.loc), change(self.scale), change(self.log_weights))
 
-    def __getitem__(self, index: Any) -> StudentTs:
+    def __getitem__(self, index: Any) -> StudentTMixture:
         return self.map(lambda x: x[index])
 
     @property
     def mean(self) -> Tensor:
-        """(...)"""
+        """Mean (...)."""
         return (self.weights * self.loc).sum(-1)
 
     @property
     def variance(self) -> Tensor:
-        """(...) Within components, scale^2 df / (df - 2), and between them."""
+        """Variance (...): within components, scale^2 df / (df - 2), plus between them."""
         within = self.scale.square() * self.df / (self.df - 2.0).clamp(min=torch.finfo(self.df.dtype).eps)
         between = (self.loc - self.mean[..., None]).square()
         return (self.weights * (within + between)).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density (...) of values (...)."""
+        """Return the log density (...) of values (...)."""
         return self._log_joint(value).logsumexp(-1)
 
     def _log_joint(self, value: Tensor) -> Tensor:
-        """(..., K) of a component and a value (...)."""
+        """Return the joint log density (..., K) of component and value (...)."""
         z = (value[..., None] - self.loc) / self.scale
         half = 0.5 * (self.df + 1.0)
         level = torch.lgamma(half) - torch.lgamma(0.5 * self.df) - 0.5 * (self.df * math.pi).log() - self.scale.log()
         return self.log_weights + level - half * torch.log1p(z.square() / self.df)
 
     def log_slope(self, value: Tensor) -> Tensor:
-        """Derivative (...) of the log density at values (...)."""
-        away = value[..., None] - self.loc
-        share = self._log_joint(value).softmax(-1)
-        return -(share * (self.df + 1.0) * away / (self.df * self.scale.square() + away.square())).sum(-1)
+        """Return the derivative (...) of the log density at values (...)."""
+        error = value[..., None] - self.loc
+        responsibility = self._log_joint(value).softmax(-1)
+        return -(responsibility * (self.df + 1.0) * error / (self.df * self.scale.square() + error.square())).sum(-1)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """Probability (...) of lying below values (...), in float64."""
-        wide = self.map(lambda x: x.to(_wide(x)))
+        """Return P(X <= value) (...) for values (...), in float64."""
+        wide = self.map(lambda x: x.to(_solver_dtype(x)))
         z = (value.to(wide.df.dtype)[..., None] - wide.loc) / wide.scale
         return (wide.weights * student_t.cdf(z, wide.df)).sum(-1)
 
     def quantiles(self, levels: Sequence[float]) -> Tensor:
-        """(..., Q) values below which these shares lie, each in (0, 1); in the type of the parameters.
+        """Return quantiles (..., Q) at levels in (0, 1), in the dtype of the parameters.
 
-        Exact up to rounding: an approximate distribution is bisected, then Halley's steps follow that stay within the
-        bracket known from their values.
+        Exact up to rounding: bisection with an approximate cdf, then Halley steps with the exact one, kept within the
+        bracket that their values give.
         """
         shape, count = self.df.shape[:-1], len(levels)
-        flat = self.map(lambda x: x.to(_wide(x)).reshape(-1, 1, x.shape[-1]).expand(-1, count, -1).flatten(0, 1))
-        wanted = constant(list(levels), flat.df.device, flat.df.dtype).repeat(len(flat.df) // count)
-        return _solve(flat, wanted).view(*shape, count).to(self.df.dtype)
+        flat = self.map(
+            lambda x: x.to(_solver_dtype(x)).reshape(-1, 1, x.shape[-1]).expand(-1, count, -1).flatten(0, 1)
+        )
+        level = constant(list(levels), flat.df.device, flat.df.dtype).repeat(len(flat.df) // count)
+        return _solve(flat, level).view(*shape, count).to(self.df.dtype)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64  # which that device lacks
+def _solver_dtype(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
 
 
 @torch.no_grad()
-def _solve(mixtures: StudentTs, level: Tensor) -> Tensor:
-    """The value (n,) at which the cdf of mixtures (n, K) is level (n,)."""
-    value = _start(mixtures, level)
+def _solve(mixtures: StudentTMixture, level: Tensor) -> Tensor:
+    """Return the value (n,) at which the cdf of mixtures (n, K) is level (n,)."""
+    value = _initial_quantiles(mixtures, level)
     low, high = torch.full_like(value, -torch.inf), torch.full_like(value, torch.inf)
     active = torch.arange(len(value), device=value.device)
-    for k in range(_STEPS):
+    for k in range(_MAX_STEPS):
         part, x = mixtures[active], value[active]
         excess = part.cdf(x) - level[active]
         below = torch.where(excess < 0, x, low[active])
         above = torch.where(excess > 0, x, high[active])
         low[active], high[active] = below, above
         step = excess / part.log_prob(x).exp()
-        step = step / (1.0 - 0.5 * step * part.log_slope(x)).clamp(0.5, 2.0)  # Halley's
-        following = x - step
-        reach = (part.scale * part.weights).sum(-1) * 2.0**k  # what a step may be as long as one side is open
-        outside = ~((following >= below) & (following <= above) & (step.abs() <= reach))
+        step = step / (1.0 - 0.5 * step * part.log_slope(x)).clamp(0.5, 2.0)  # Halley's method
+        proposal = x - step
+        reach = (part.scale * part.weights).sum(-1) * 2.0**k  # longest step while the bracket is open on one side
+        outside = ~((proposal >= below) & (proposal <= above) & (step.abs() <= reach))
         middle = 0.5 * (below + above)
         middle = torch.where(middle.isfinite(), middle, x - reach.copysign(excess))
-        value[active] = torch.where(outside, middle, following)
-        # the error is about the cube of the one before; a bracket without room left is an answer too
-        done = ((excess.abs() < _NEAR) & ~outside) | ((above - below) / (below.abs() + above.abs()) < 1e-15)
+        value[active] = torch.where(outside, middle, proposal)
+        # the error is about the cube of the previous one; a bracket of rounding size is converged too
+        done = ((excess.abs() < _TOLERANCE) & ~outside) | ((above - below) / (below.abs() + above.abs()) < 1e-15)
         active = active[~done]
         if not len(active):
             break
     return value
 
 
-def _start(mixtures: StudentTs, level: Tensor) -> Tensor:
-    """(n,) where the approximate cdf of mixtures (n, K) is about level (n,)."""
+def _initial_quantiles(mixtures: StudentTMixture, level: Tensor) -> Tensor:
+    """Return the value (n,) at which the approximate cdf of mixtures (n, K) is about level (n,)."""
     df, normal = mixtures.df, torch.special.ndtri(level)[:, None]
     w = normal * ((8 * df + 3) / (8 * df + 1))
-    own = mixtures.loc + mixtures.scale * student_t.unwarp(w, df)
-    # the mixture's quantile lies between those of its components; where one weighs nothing it may lie far off
-    counts = mixtures.weights > 1e-6
-    low = torch.where(counts, own, torch.inf).amin(-1)
-    high = torch.where(counts, own, -torch.inf).amax(-1)
-    for _ in range(_HALVINGS):
+    of_components = mixtures.loc + mixtures.scale * student_t.unwarp(w, df)
+    # the mixture's quantile is between those of its components; components without weight would widen the bracket
+    relevant = mixtures.weights > 1e-6
+    low = torch.where(relevant, of_components, torch.inf).amin(-1)
+    high = torch.where(relevant, of_components, -torch.inf).amax(-1)
+    for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         z = (middle[:, None] - mixtures.loc) / mixtures.scale
         under = (mixtures.weights * student_t.approximate_cdf(z, df)).sum(-1) < level
@@ -140,7 +142,7 @@ def _start(mixtures: StudentTs, level: Tensor) -> Tensor:
 
 
 class MixtureHead(nn.Module):
-    """Features of a step to its mixture, with upstream's parameter names; components None is a single Student-T."""
+    """Maps features of a step to its mixture, with upstream's parameter names; components None = one Student-T."""
 
     def __init__(self, width: int, components: int | None) -> None:
         super().__init__()
@@ -153,25 +155,25 @@ class MixtureHead(nn.Module):
 
     @property
     def projections(self) -> list[nn.Module]:
-        """The linear layers in the order that `shape` takes their outputs."""
+        """The linear layers, in the order of the arguments of `shape`."""
         return list(self.children())
 
-    def forward(self, features: Tensor) -> StudentTs:
+    def forward(self, features: Tensor) -> StudentTMixture:
         """(..., D) -> mixtures (..., K)."""
         return self.shape(*(project(features) for project in self.projections))
 
     @staticmethod
-    def shape(df: Tensor, loc: Tensor, scale: Tensor, weights: Tensor | None = None) -> StudentTs:
-        """Raw outputs (..., K) of the projections to parameters, in float32 at least.
+    def shape(df: Tensor, loc: Tensor, scale: Tensor, weights: Tensor | None = None) -> StudentTMixture:
+        """Convert raw outputs (..., K) of the projections to parameters, in at least float32.
 
-        As torch's Categorical, and so upstream, does, probabilities below float32's epsilon are raised to it, and get
-        no gradient then: a far-off component keeps log densities finite.
+        Probabilities below float32's epsilon are raised to it and get no gradient, as in torch's Categorical and so
+        upstream; this keeps log densities finite.
         """
         df, loc, scale = (x if x.dtype == torch.float64 else x.float() for x in (df, loc, scale))
         eps = torch.finfo(df.dtype).eps
         if weights is None:
             log_weights = torch.zeros_like(df)
         else:
-            chances = weights.to(df.dtype).softmax(-1)
-            log_weights = chances.clamp(eps, 1.0 - eps).log().log_softmax(-1)
-        return StudentTs(2.0 + F.softplus(df).clamp(min=eps), loc, F.softplus(scale).clamp(min=eps), log_weights)
+            probabilities = weights.to(df.dtype).softmax(-1)
+            log_weights = probabilities.clamp(eps, 1.0 - eps).log().log_softmax(-1)
+        return StudentTMixture(2.0 + F.softplus(df).clamp(min=eps), loc, F.softplus(scale).clamp(min=eps), log_weights)

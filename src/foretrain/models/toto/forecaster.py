@@ -1,6 +1,6 @@
-"""Toto 1.0 behind the model contract: windows in, loss or forecasts out; batches.py says what a batch holds.
+"""Toto 1.0 as a forecasting model (models/base.py): windows in, loss or forecasts out; batches.py defines a batch.
 
-# R rows (variates of all windows), M rows that are scored, P patch size, n and N patches before and after the cutoff
+# R rows (variates of all windows), M scored rows, P patch size, n and N patches before and after the cutoff
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, 
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto import batches, generate
 from foretrain.models.toto.config import TotoConfig, TotoModelConfig
-from foretrain.models.toto.inputs import newest, prepare
-from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, moments, over_patches, sums
+from foretrain.models.toto.inputs import forward_fill, prepare
+from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, loss_sums, measure_patches, moments
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.nn.layout import RowLayout
@@ -25,14 +25,14 @@ from foretrain.nn.unused import attach
 
 
 class ScoredPositions(NamedTuple):
-    """What a batch is scored on: patches of rows, each forecast from the patch before it."""
+    """Scored patches of a batch, each predicted from the previous patch."""
 
-    hidden: Tensor  # (M, S, D) after the patch before
-    target: Tensor  # (M, S, P) scaled by the statistics of the patch before; whatever it is where not observed
+    hidden: Tensor  # (M, S, D) of the previous patch
+    target: Tensor  # (M, S, P) scaled by the statistics of the previous patch; arbitrary where not observed
     observed: Tensor  # (M, S, P) bool
     loc: Tensor  # (M, S, P)
     scale: Tensor  # (M, S, P)
-    last: Tensor  # (M, S, P) newest value observed before the patch, NaN where none was
+    last: Tensor  # (M, S, P) last value observed before the patch, NaN if none
 
 
 class Toto(ReleaseModel, Forecaster):
@@ -56,52 +56,54 @@ class Toto(ReleaseModel, Forecaster):
 
     @classmethod
     def of_run(cls, network: TotoNetwork, section: TotoModelConfig, prediction_length: int) -> Toto:
-        """The model around a network, with upstream's habits where the run asks for them."""
+        """Return the model of a run for a network."""
         return cls(network, upstream_compat=section.upstream_compat)
 
     @classmethod
     def network_parts(cls, section: TotoModelConfig) -> dict[str, bool | None]:
-        """Whether there are variate labels; None = as the file has them."""
+        """Return the network's keyword arguments: labels, None = as in the file."""
         return {"labels": section.variate_labels}
 
     @property
     def max_context_length(self) -> int:
-        """Steps of history the model looks at."""
+        """Steps of context the model uses."""
         return self.config.max_context_length
 
     @property
     def bucket_length(self) -> int:
-        """The patch size: contexts of as many patches share a batch without extra padding."""
+        """The patch size: contexts with equal numbers of patches share a batch without extra padding."""
         return self.config.patch_size
 
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of a batch; see batches.py."""
+        """Return the CPU tensors of a batch; see batches.py."""
         return batches.collate(windows, self.config.patch_size, self.max_context_length, compat=self.upstream_compat)
 
     def native_loss(self, batch: Batch) -> Loss:
-        """Upstream's composite loss (loss.py) over the observed steps of target rows, and their number.
+        """Upstream's composite loss (loss.py), summed over the observed steps of target rows.
 
-        While training every patch is forecast from the patches before it, in context and future alike; otherwise only
-        the patches after the cutoff count, as the context may have been trained on.
+        In training mode every patch of context and future is predicted from the patches before it; in eval mode only
+        patches after the cutoff are scored, since the context may have been trained on.
         """
         return self._losses(batch)["loss"]
 
     def validation_losses(self, batch: Batch) -> dict[str, Loss]:
-        """The loss and its two parts; of another objective the loss is that one's."""
-        found = self._losses(batch)
-        return found if self.objective is None else {**found, "loss": self(batch)}
+        """Return the loss and its two parts; if an objective is set, "loss" is that of the objective."""
+        losses = self._losses(batch)
+        return losses if self.objective is None else {**losses, "loss": self(batch)}
 
     def _losses(self, batch: Batch) -> dict[str, Loss]:
         scored = self.scored(batch)
-        nll, robust = (part.sum() for part in over_patches(self.network, sums, *(x.flatten(0, 1) for x in scored[:3])))
+        nll, robust = (
+            part.sum() for part in measure_patches(self.network, loss_sums, *(x.flatten(0, 1) for x in scored[:3]))
+        )
         weight = scored.observed.sum().float()
         total = LIKELIHOOD * nll + ROBUST * robust
         return {"loss": Loss(total, weight), "nll": Loss(nll, weight), "robust": Loss(robust, weight)}
 
     def predict(self, batch: Batch) -> TrainingPrediction:
-        """Mean and deviation of the steps that native_loss scores, each forecast from the patch before its own."""
+        """Return mean and deviation of the steps that native_loss scores, each predicted from the previous patch."""
         scored = self.scored(batch)
-        mean, deviation = over_patches(self.network, moments, *(x.flatten(0, 1) for x in scored[:3]))
+        mean, deviation = measure_patches(self.network, moments, *(x.flatten(0, 1) for x in scored[:3]))
         return TrainingPrediction(
             target=scored.target.flatten(1),
             observed=scored.observed.flatten(1),
@@ -113,11 +115,11 @@ class Toto(ReleaseModel, Forecaster):
         )
 
     def scored(self, batch: Batch) -> ScoredPositions:
-        """Everything that a loss of this batch rests on.
+        """Return the scored patches of a batch.
 
-        Rows of covariates are not scored, nor a patch in front of which its row has no observation, by which it could
-        be scaled. With upstream_compat all rows and patches are, but the last steps of windows with covariates known
-        ahead: as many as there are such covariates (upstream means to leave out their rows and leaves out steps).
+        Rows of covariates are not scored, nor patches without a previous observation in their row to scale them. With
+        upstream_compat all rows and patches are scored, except the last n steps of windows with n covariates known
+        ahead (upstream means to leave out their rows and leaves out steps).
         """
         size, compat = self.config.patch_size, self.upstream_compat
         whole = batches.sequence(batch, size)
@@ -130,28 +132,28 @@ class Toto(ReleaseModel, Forecaster):
             compat=compat,
             whole="late" not in batch,
         )
-        hidden = self.network.read(
+        hidden = self.network.hidden_states(
             inputs.scaled, RowLayout.from_tensors(batch), exogenous=batches.exogenous(batch), empty=inputs.empty
         )
         count = hidden.shape[1] if self.training else whole.values.shape[1] // size - batch["context"].shape[1] // size
         rows = None if compat else batch.get("target_rows")
 
-        def part(x: Tensor) -> Tensor:  # (R, S * P) or (R, 1) of the rows and patches that count
+        def select(x: Tensor) -> Tensor:  # (R, S * P) or (R, 1) -> scored rows and patches
             x = x.expand(-1, values.shape[1])[:, -count * size :].unflatten(1, (-1, size))
             return x if rows is None else x[rows]
 
-        loc, scale = (part(x) for x in inputs.statistics)
+        loc, scale = (select(x) for x in inputs.statistics)
         scale = scale + torch.finfo(scale.dtype).eps
-        last = newest(values, observed)[:, size - 1 :: size].repeat_interleave(size, 1)
-        counts = whole.observed[:, size:]
+        last = forward_fill(values, observed)[:, size - 1 :: size].repeat_interleave(size, 1)
+        valid = whole.observed[:, size:]
         if not compat:
-            counts = counts & ~last.isnan()
+            valid = valid & ~last.isnan()
         elif "blanked" in batch:
-            left = torch.arange(counts.shape[1], 0, -1, device=counts.device)
-            counts = counts & (left > batch["blanked"][:, None])
-        target = (part(whole.values[:, size:]) - loc) / scale
+            left = torch.arange(valid.shape[1], 0, -1, device=valid.device)
+            valid = valid & (left > batch["blanked"][:, None])
+        target = (select(whole.values[:, size:]) - loc) / scale
         hidden = (hidden if rows is None else hidden[rows])[:, -count:]
-        return ScoredPositions(hidden, target, part(counts), loc, scale, part(last))
+        return ScoredPositions(hidden, target, select(valid), loc, scale, select(last))
 
     def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
         """Quantiles, mean and (where any are drawn) paths of the target rows; options are TotoOptions.
@@ -180,8 +182,10 @@ class Toto(ReleaseModel, Forecaster):
         )
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations that a training step's mathematics needs: unembedding and head as the one linear map that
-        they are together, whose making is shared by a batch and not counted."""
+        """Forward FLOPs of a window in training, with unembedding and head folded into one linear map.
+
+        Folding them is not counted, since it happens once per batch.
+        """
         c, size = self.config, self.config.patch_size
         patches = -(-min(context_length, self.max_context_length) // size) + -(-prediction_length // size) - 1
         slots = patches + self.network.labels

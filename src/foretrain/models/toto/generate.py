@@ -1,9 +1,9 @@
-"""Fast forecasts: one prefill that all samples share, then patch after patch from a key-value cache.
+"""Autoregressive decoding: one prefill shared by all samples, then one patch at a time from a KV cache.
 
-Upstream repeats the context for every sample, keeps every step's hidden state, and draws all components of every step.
-Here the context is read once; its last layers, the unembedding and the head run on the newest patch alone; samples
-attend to the context's keys and values without copies of them; a step draws one component and one value; statistics go
-on from running sums. Rows of samples are sample-major: row s * R + r is sample s of row r.
+Upstream repeats the context for every sample, stores every step's hidden state, and draws all components of every step.
+Here the context has one prefill; its last layers, the unembedding and the head run on the newest patch only; samples
+attend to the context's keys and values without copying them; a step draws one component and one value; statistics are
+updated from running sums. Rows of samples are sample-major: row s * R + r is sample s of row r.
 
 # R rows (variates of all windows), S samples, C context steps, P patch size, H horizon, D width, K components
 """
@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.models.base import Forecast
-from foretrain.models.toto.distribution import StudentTs
-from foretrain.models.toto.draws import choose, draws, student_t
+from foretrain.models.toto.distribution import StudentTMixture
+from foretrain.models.toto.draws import choose_component, student_t, uniform_draws
 from foretrain.models.toto.inputs import prepare
 from foretrain.models.toto.kv_cache import GrowingKVCache, SharedContextCache
 from foretrain.models.toto.model import TotoNetwork
@@ -29,35 +29,35 @@ from foretrain.models.toto.scaler import CausalStatistics, Statistics
 from foretrain.nn.layout import RowLayout
 from foretrain.nn.quantiles import constant
 
-MOST_BYTES = 2**30  # of what samples hold at a time; more samples are drawn one lot after the other
+MAX_SAMPLE_BYTES = 2**30  # memory of the samples' caches and features; more samples are drawn in chunks
 DEFAULTS = TotoOptions()
 
 
 @dataclass(frozen=True)
 class TotoPrompt:
-    """Rows up to the cutoff."""
+    """Contexts of a batch of rows, and covariates known ahead."""
 
-    series: Tensor  # (R, C) in the units of the data, C a multiple of the patch size
-    observed: Tensor | None  # (R, C) bool; None = everything
+    series: Tensor  # (R, C) in data units, C a multiple of the patch size
+    observed: Tensor | None  # (R, C) bool; None = all
     layout: RowLayout
     exogenous: Tensor | None = None  # (R,) rows that are covariates known ahead
-    known: Tensor | None = None  # (R, H or more) what is read after the cutoff, NaN = the forecast
+    known: Tensor | None = None  # (R, H or more) values fed back instead of the forecast, NaN = use the forecast
 
 
 class Context(NamedTuple):
-    """A context that has been read."""
+    """State after the prefill of a prompt."""
 
-    first: StudentTs  # (R, P, K) mixtures of the first patch, scaled
-    statistics: Statistics  # (R, P) or (R, 1): what un-scales them
-    stream: CausalStatistics
-    empty: Tensor | None
-    caches: list[GrowingKVCache]  # of each layer over time; empty where nobody goes on from here
+    first: StudentTMixture  # (R, P, K) mixtures of the first forecast patch, scaled
+    statistics: Statistics  # (R, P) or (R, 1) to un-scale them
+    running: CausalStatistics  # for the patches that follow
+    empty: Tensor | None  # see TotoInputs
+    caches: list[GrowingKVCache]  # one per time-attention layer; an empty list without use_cache
 
 
 class Sampled(NamedTuple):
-    """Paths, and the distribution of the first patch."""
+    """Sample paths and the context that they start from."""
 
-    paths: Tensor  # (R, S, H) in the units of the data
+    paths: Tensor  # (R, S, H) in data units
     context: Context
 
 
@@ -74,53 +74,53 @@ def forecast(
     seed: int = 0,
     options: TotoOptions = DEFAULTS,
 ) -> Forecast:
-    """Quantiles, mean and (where any are drawn) paths of the target rows (indices; None = every row).
+    """Return quantiles, mean and, if any are drawn, sample paths of the target rows (indices; None = all rows).
 
-    See TotoOptions for when paths are drawn, DEFAULT_SAMPLES of them where num_samples leaves it open. keys (R,) int64
-    and seed decide the draws.
+    See TotoOptions for when paths are drawn; num_samples None = DEFAULT_SAMPLES. keys (R,) int64 and seed determine
+    the draws.
     """
     levels = tuple(quantile_levels)
     size = network.config.patch_size
 
-    def chosen(x: Tensor) -> Tensor:
+    def of_targets(x: Tensor) -> Tensor:
         return x if targets is None else x[targets]
 
-    def closed(context: Context) -> tuple[StudentTs, Tensor, Tensor]:
-        loc, scale = (chosen(x)[:, :prediction_length] for x in context.statistics)
-        return context.first.map(lambda x: chosen(x)[:, :prediction_length]), loc, scale
+    def closed_form(context: Context) -> tuple[StudentTMixture, Tensor, Tensor]:
+        loc, scale = (of_targets(x)[:, :prediction_length] for x in context.statistics)
+        return context.first.map(lambda x: of_targets(x)[:, :prediction_length]), loc, scale
 
     if num_samples is None and prediction_length <= size and options.closed_form:
-        mixtures, loc, scale = closed(read_context(network, prompt, remember=False))
+        mixtures, loc, scale = closed_form(prefill(network, prompt, use_cache=False))
         quantiles = mixtures.quantiles(levels) * scale[..., None] + loc[..., None]
         return Forecast(quantiles, levels, mean=mixtures.mean * scale + loc)
     count = num_samples or DEFAULT_SAMPLES
-    found = sample(network, prompt, prediction_length, num_samples=count, keys=keys, seed=seed, options=options)
-    paths = chosen(found.paths)
+    sampled = sample(network, prompt, prediction_length, num_samples=count, keys=keys, seed=seed, options=options)
+    paths = of_targets(sampled.paths)
     quantiles = _empirical(paths, levels)
     if options.closed_form:
-        mixtures, loc, scale = closed(found.context)
+        mixtures, loc, scale = closed_form(sampled.context)
         quantiles[:, :size] = mixtures.quantiles(levels) * scale[..., None] + loc[..., None]
     return Forecast(quantiles, levels, samples=paths, mean=paths.mean(1))
 
 
 def _empirical(paths: Tensor, levels: Sequence[float]) -> Tensor:
-    """(R, H, Q) quantiles of paths (R, S, H), linear between two of them."""
+    """Return quantiles (R, H, Q) of sample paths (R, S, H), linearly interpolated."""
     ordered = paths.sort(dim=1).values
-    place = constant(levels, paths.device, paths.dtype) * (paths.shape[1] - 1)
-    low = place.floor().long()
+    index = constant(levels, paths.device, paths.dtype) * (paths.shape[1] - 1)
+    low = index.floor().long()
     high = (low + 1).clamp(max=paths.shape[1] - 1)
-    share = (place - low)[None, :, None]
-    return torch.lerp(ordered[:, low], ordered[:, high], share).transpose(1, 2)
+    fraction = (index - low)[None, :, None]
+    return torch.lerp(ordered[:, low], ordered[:, high], fraction).transpose(1, 2)
 
 
-def read_context(
-    network: TotoNetwork, prompt: TotoPrompt, options: TotoOptions = DEFAULTS, *, remember: bool = True
+def prefill(
+    network: TotoNetwork, prompt: TotoPrompt, options: TotoOptions = DEFAULTS, *, use_cache: bool = True
 ) -> Context:
-    """Read a prompt once, whatever will be asked about it; remember what later patches attend to."""
+    """Run the network over a prompt; with use_cache fill KV caches for the patches that follow."""
     size, steps = network.config.patch_size, prompt.series.shape[1]
-    caches = [GrowingKVCache() for _ in range(network.layers_over_time)] if remember else []
+    caches = [GrowingKVCache() for _ in range(network.layers_over_time)] if use_cache else []
     inputs = prepare(network.scaler, prompt.series, prompt.observed, prefix_length=steps, compat=options.compat)
-    hidden = network.read(
+    hidden = network.hidden_states(
         inputs.scaled,
         prompt.layout,
         exogenous=prompt.exogenous,
@@ -130,7 +130,7 @@ def read_context(
         newest_only=True,
     )
     statistics = Statistics(*(x[:, -size:] for x in inputs.statistics))
-    return Context(network.mixtures(hidden[:, -1]), statistics, inputs.stream, inputs.empty, caches)
+    return Context(network.mixtures(hidden[:, -1]), statistics, inputs.running, inputs.empty, caches)
 
 
 def sample(
@@ -143,35 +143,35 @@ def sample(
     seed: int,
     options: TotoOptions = DEFAULTS,
 ) -> Sampled:
-    """Draw num_samples continuations of every row, those of a window's rows jointly.
+    """Sample num_samples continuations of every row; the rows of a window are sampled jointly.
 
-    keys (R,) int64 name the rows: a path depends on its window's values, keys, the seed and the number of the sample,
-    and not on the batch, up to rounding.
+    keys: (R,) int64, one per row. A path depends on its window's values and keys, the seed and the sample index, and
+    not on the batch, up to rounding.
     """
-    context, keys = read_context(network, prompt, options), keys.cpu()
+    context, keys = prefill(network, prompt, options), keys.cpu()
     patches = -(-prediction_length // network.config.patch_size)
-    lot = _lot(network, len(keys), patches)
-    head = network.head(len(keys) * num_samples * (patches - 1))
+    chunk = _samples_per_chunk(network, len(keys), patches)
+    head = network.mixture_head(len(keys) * num_samples * (patches - 1))
     parts = [
-        _Path(network, prompt, context, range(begin, min(begin + lot, num_samples)), keys, seed, options).run(
-            patches, head
-        )
-        for begin in range(0, num_samples, lot)
+        _SampleDecoder(
+            network, prompt, context, range(start, min(start + chunk, num_samples)), keys, seed, options
+        ).run(patches, head)
+        for start in range(0, num_samples, chunk)
     ]
     return Sampled(torch.cat(parts, 1)[..., :prediction_length], context)
 
 
-def _lot(network: TotoNetwork, rows: int, patches: int) -> int:
-    """Samples that are drawn at a time."""
+def _samples_per_chunk(network: TotoNetwork, rows: int, patches: int) -> int:
+    """Return the number of samples that are drawn at once."""
     c = network.config
     element = network.unembed.weight.element_size()
     cache = 2 * network.layers_over_time * patches * c.embed_dim
     wide = c.patch_size * max(c.embed_dim, 8 * (c.components or 1))
-    return max(1, MOST_BYTES // (rows * element * (cache + wide)))
+    return max(1, MAX_SAMPLE_BYTES // (rows * element * (cache + wide)))
 
 
-class _Path:
-    """Some samples of every row, from the context on."""
+class _SampleDecoder:
+    """Decodes some samples of every row, starting from the context."""
 
     def __init__(
         self,
@@ -188,24 +188,26 @@ class _Path:
         rows = len(prompt.series)
         repeated = torch.arange(rows, device=prompt.series.device).repeat(len(samples))
         self.layout = prompt.layout.repeat(len(samples))
-        self.stream = context.stream.select(repeated)
+        self.running = context.running.select(repeated)
         self.empty = None if context.empty is None else context.empty[repeated]
         self.caches = [SharedContextCache(cache, len(samples)) for cache in context.caches]
         known = prompt.known
         self.known = None if known is None else known[repeated]
 
-    def run(self, patches: int, head: Callable[[Tensor], StudentTs]) -> Tensor:
-        """(R, S, patches * P) in the units of the data; head gives the mixtures of hidden states."""
-        values = torch.stack([drawn for _, drawn in self.walk(patches, head)], 1)  # (S * R, patches, P)
+    def run(self, patches: int, head: Callable[[Tensor], StudentTMixture]) -> Tensor:
+        """Return values (R, S, patches * P) in data units; head maps hidden states to mixtures."""
+        values = torch.stack([drawn for _, drawn in self.decode(patches, head)], 1)  # (S * R, patches, P)
         return values.flatten(1).unflatten(0, (len(self.samples), -1)).transpose(0, 1)
 
-    def walk(self, patches: int, head: Callable[[Tensor], StudentTs]) -> Iterator[tuple[StudentTs, Tensor]]:
-        """Mixtures (S * R, P, K), scaled, and the values (S * R, P) taken, of one patch after the other."""
+    def decode(
+        self, patches: int, head: Callable[[Tensor], StudentTMixture]
+    ) -> Iterator[tuple[StudentTMixture, Tensor]]:
+        """Yield scaled mixtures (S * R, P, K) and the values (S * R, P) fed back, patch by patch."""
         size, count = self.network.config.patch_size, len(self.samples)
         mixtures = self.context.first.map(lambda x: x.expand(count, *x.shape).flatten(0, 1))
         loc, scale = (x.repeat(count, 1) for x in self.context.statistics)
         for patch in range(patches):
-            values = calm(self._draw(mixtures, patch) * scale + loc)
+            values = zero_nonfinite(self._draw(mixtures, patch) * scale + loc)
             if self.known is not None:
                 given = self.known[:, patch * size : (patch + 1) * size]
                 given = F.pad(given, (0, size - given.shape[1]), value=torch.nan)
@@ -215,19 +217,19 @@ class _Path:
                 hidden, (loc, scale) = self._append(values, patch)
                 mixtures = head(hidden)
 
-    def _draw(self, mixtures: StudentTs, patch: int) -> Tensor:
-        """(S * R, P) one value of each mixture."""
+    def _draw(self, mixtures: StudentTMixture, patch: int) -> Tensor:
+        """Draw one value (S * R, P) from each mixture."""
         size = self.network.config.patch_size
-        numbers = draws(self.seed, self.keys, self.samples, patch * size, size).flatten(0, 1)
+        numbers = uniform_draws(self.seed, self.keys, self.samples, patch * size, size).flatten(0, 1)
         numbers = numbers.to(mixtures.df.device, mixtures.df.dtype, non_blocking=True)
-        component = choose(mixtures.log_weights, numbers[..., 0])[..., None]
+        component = choose_component(mixtures.log_weights, numbers[..., 0])[..., None]
         df, loc, scale = (x.gather(-1, component)[..., 0] for x in (mixtures.df, mixtures.loc, mixtures.scale))
         return student_t(df, numbers[..., 1:]) * scale + loc
 
     def _append(self, values: Tensor, patch: int) -> tuple[Tensor, Statistics]:
-        """Read the patch just drawn: hidden states (S * R, D) and the statistics that un-scale what comes next."""
-        statistics = self.stream.extend(values, torch.ones_like(values, dtype=torch.bool))
-        hidden = self.network.read(
+        """Feed back a patch; returns hidden states (S * R, D) and the statistics that un-scale the next patch."""
+        statistics = self.running.extend(values, torch.ones_like(values, dtype=torch.bool))
+        hidden = self.network.hidden_states(
             (values - statistics.loc) / statistics.scale,
             self.layout,
             empty=self.empty,
@@ -238,6 +240,6 @@ class _Path:
         return hidden[:, -1], statistics
 
 
-def calm(values: Tensor) -> Tensor:
-    """Values that are not finite, or nearly too large for their type, become 0, as upstream has it."""
+def zero_nonfinite(values: Tensor) -> Tensor:
+    """Replace values that are not finite, or near the largest of their dtype, by 0, as upstream does."""
     return torch.where(values.abs() < torch.finfo(values.dtype).max / 2, values, 0.0)

@@ -1,4 +1,4 @@
-"""From rows of numbers to what the network reads: statistics, scaled values, and where a row begins.
+"""Prepare rows for the network: statistics, scaled values, and the empty patches before a row starts.
 
 # R rows (variates of all windows), T steps, P patch size, S = T / P patches
 """
@@ -15,12 +15,12 @@ from foretrain.models.toto.scaler import CausalStatistics, Scaler, Statistics
 
 @dataclass(frozen=True)
 class TotoInputs:
-    """Scaled rows."""
+    """Scaled rows and the statistics that scaled them."""
 
-    scaled: Tensor  # (R, T) finite
+    scaled: Tensor  # (R, T), all finite
     statistics: Statistics
-    stream: CausalStatistics  # goes on with the statistics of what follows
-    empty: Tensor | None = None  # (R, S) patches in front of a row's first observation; None = none, or upstream's way
+    running: CausalStatistics  # for the steps that follow
+    empty: Tensor | None = None  # (R, S) patches before a row's first observation; None = none, or compat
 
 
 def prepare(
@@ -32,32 +32,32 @@ def prepare(
     compat: bool = False,
     whole: bool = False,
 ) -> TotoInputs:
-    """Rows (R, T) ready for the network.
+    """Scale rows (R, T) for the network.
 
-    What stands in series where it was not observed plays no part: the value observed before it takes its place, and in
-    front of the first one the running mean, 0 when scaled. With compat it is read as it stands, as upstream does.
+    Values of series that were not observed have no effect: the previous observed value replaces them, and the running
+    mean (0 when scaled) before the first one. With compat they are used as stored, as upstream does.
 
     Args:
         scaler: the network's.
-        series: (R, T) in the units of the data, T a multiple of the patch size.
-        observed: (R, T) bool; None promises that everything is.
-        prefix_length: steps that the limits of the scale rest on; None = all.
-        compat: read values that were not observed, and empty patches, as upstream does.
-        whole: promises that every row has an observation in its first patch.
+        series: (R, T) in data units, T a multiple of the patch size.
+        observed: (R, T) bool; None = all values are observed.
+        prefix_length: steps that determine the limits of the scale; None = all.
+        compat: use values that were not observed, and empty patches, as upstream does.
+        whole: the caller guarantees that every row has an observation in its first patch.
     """
     seen = torch.ones_like(series, dtype=torch.bool) if observed is None else observed
-    statistics, stream = scaler.begin(series, seen, prefix_length)
+    statistics, running = scaler.start(series, seen, prefix_length)
     loc, scale = statistics
     if compat or observed is None:
-        return TotoInputs((series - loc) / scale, statistics, stream)
-    scaled = ((newest(series, seen) - loc) / scale).nan_to_num(nan=0.0)
+        return TotoInputs((series - loc) / scale, statistics, running)
+    scaled = ((forward_fill(series, seen) - loc) / scale).nan_to_num(nan=0.0)
     empty = None if whole else ~seen.unflatten(1, (-1, scaler.patch_size)).any(-1).cummax(1).values
-    return TotoInputs(scaled, statistics, stream, empty)
+    return TotoInputs(scaled, statistics, running, empty)
 
 
-def newest(series: Tensor, observed: Tensor, before: Tensor | None = None) -> Tensor:
-    """(R, T) the newest value observed up to each step; `before` (R, 1), NaN if none given, where there is none yet."""
+def forward_fill(series: Tensor, observed: Tensor, before: Tensor | None = None) -> Tensor:
+    """Return the last observed value (R, T) at each step; `before` (R, 1), default NaN, if there is none yet."""
     steps = torch.arange(series.shape[1], device=series.device)
-    place = torch.where(observed, steps, -1).cummax(1).values
-    found = series.gather(1, place.clamp(min=0))
-    return torch.where(place >= 0, found, torch.nan if before is None else before)
+    index = torch.where(observed, steps, -1).cummax(1).values
+    last = series.gather(1, index.clamp(min=0))
+    return torch.where(index >= 0, last, torch.nan if before is None else before)

@@ -1,4 +1,4 @@
-"""KV caches of layers over time: all keys and values read so far.
+"""KV caches of the time-attention layers.
 
 # R rows, S samples of each, H heads, m patches cached, n new patches, d head width
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class GrowingKVCache:
-    """KV cache of one layer, which grows with every call."""
+    """KV cache of one layer; every call appends to it."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None  # (R, H, m, d), rotated
@@ -19,7 +19,9 @@ class GrowingKVCache:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """See layers.KVCache."""
-        causal = mask is None and self.keys is None and query.shape[2] > 1  # a lone query is the newest: it sees all
+        causal = (
+            mask is None and self.keys is None and query.shape[2] > 1
+        )  # a single query is the newest patch and attends to all
         if self.keys is not None and self.values is not None:
             key, value = torch.cat((self.keys, key), 2), torch.cat((self.values, value), 2)
         self.keys, self.values = key, value
@@ -27,31 +29,31 @@ class GrowingKVCache:
 
 
 class SharedContextCache:
-    """KV cache of one layer for samples that share a context; rows are sample-major, one new patch comes at a time."""
+    """KV cache of one layer for samples that share a context; rows are sample-major, one new patch per call."""
 
     def __init__(self, context: GrowingKVCache, samples: int) -> None:
-        """The context's cache stays as it is."""
+        """Use the context's keys and values without copying or changing them."""
         assert context.keys is not None and context.values is not None
         self.context_keys, self.context_values, self.samples = context.keys, context.values, samples
         self.keys: Tensor | None = None  # (R, H, S, m, d) of each sample's own patches
         self.values: Tensor | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """See layers.KVCache; all are (S * R, H, 1, d)."""
+        """See layers.KVCache; query, key and value are (S * R, H, 1, d)."""
         query, key, value = (self._by_row(x) for x in (query, key, value))
         if self.keys is not None and self.values is not None:
             key, value = torch.cat((self.keys, key), 3), torch.cat((self.values, value), 3)
         self.keys, self.values = key, value
-        turned = query[..., 0, :] * query.shape[-1] ** -0.5  # (R, H, S, d)
-        past = turned @ self.context_keys.transpose(-1, -2)  # one product for all samples
-        own = (key @ turned[..., None])[..., 0]
+        scaled_query = query[..., 0, :] * query.shape[-1] ** -0.5  # (R, H, S, d)
+        past = scaled_query @ self.context_keys.transpose(-1, -2)  # one product for all samples
+        own = (key @ scaled_query[..., None])[..., 0]
         split = past.shape[-1]
         scores = torch.cat((past, own), -1)
-        if mask is not None:  # of rows, the same for all their samples
+        if mask is not None:  # the same for all samples of a row
             scores = scores.masked_fill(~mask[: len(query)], float("-inf"))
-        chances = scores.softmax(-1)
-        mixed = chances[..., :split] @ self.context_values
-        mixed = mixed + (chances[..., None, split:] @ value)[..., 0, :]
+        weights = scores.softmax(-1)
+        mixed = weights[..., :split] @ self.context_values
+        mixed = mixed + (weights[..., None, split:] @ value)[..., 0, :]
         return mixed.permute(2, 0, 1, 3).flatten(0, 1)[:, :, None]
 
     def _by_row(self, x: Tensor) -> Tensor:

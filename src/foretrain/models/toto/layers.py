@@ -1,6 +1,6 @@
 """Layers of Toto 1.0, with upstream's parameter names: attention over time or over variates, then a gated MLP.
 
-# R rows (variates of all windows), S patches of a row, D width, H heads, d head width, W windows, V rows of one
+# R rows (variates of all windows), S patches of a row, D width, H heads, d head width, W windows, V rows of a window
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from foretrain.models.toto.config import TotoConfig
 from foretrain.models.toto.rotary import RotaryTables, rotate
 from foretrain.nn.layout import RowLayout
 
-EPS = 1e-8  # of the norms, inside the root
+EPS = 1e-8  # added to the mean square in the norms
 
 
 class KVCache(Protocol):
-    """KV cache of a layer over time: rotated keys, and values, of the patches it has read."""
+    """KV cache of a time-attention layer: rotated keys and values of the patches so far."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """(R, H, n, d) of n new patches -> (R, H, n, d): caches them and attends to everything cached.
+        """Append n new patches (R, H, n, d) and attend to all cached ones -> (R, H, n, d).
 
-        mask broadcasts to (R, H, n, patches cached), True = seen; None = all up to the query itself.
+        mask broadcasts to (R, H, n, patches cached), True = visible; None = causal.
         """
         ...
 
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What every layer needs besides the hidden states; made once per forward."""
+    """Inputs of every layer besides the hidden states, built once per forward pass."""
 
     layout: RowLayout
-    rotary: RotaryTables  # of the patches that are read: (S, d), or (R, 1, S, d) where rows differ
-    time_mask: Tensor | None = None  # broadcasts to (R, H, n, patches up to now), True = seen; None = causal
-    caches: Sequence[KVCache] | None = None  # of each layer over time, in order
+    rotary: RotaryTables  # of the input patches: (S, d), or (R, 1, S, d) if rows differ
+    time_mask: Tensor | None = None  # broadcasts to (R, H, n, patches up to now), True = visible; None = causal
+    caches: Sequence[KVCache] | None = None  # one per time-attention layer, in order
 
 
 class TotoRMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 at least."""
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in at least float32."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -78,23 +78,23 @@ class Attention(nn.Module):
         self.wO = nn.Linear(config.embed_dim, config.embed_dim)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(..., S, D) -> queries, keys and values (..., H, S, d)."""
-        found = self.wQKV(x).unflatten(-1, (3, -1, self.heads))
-        return tuple(part.movedim(-1, -3) for part in found.unbind(-3))  # type: ignore[return-value]
+        """Project (..., S, D) to queries, keys and values (..., H, S, d)."""
+        projected = self.wQKV(x).unflatten(-1, (3, -1, self.heads))
+        return tuple(part.movedim(-1, -3) for part in projected.unbind(-3))  # type: ignore[return-value]
 
     def merge(self, mixed: Tensor) -> Tensor:
-        """(..., H, S, d) -> (..., S, D), what wO takes."""
+        """Merge the heads: (..., H, S, d) -> (..., S, D), the input of wO."""
         return mixed.transpose(-2, -3).flatten(-2)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
-        """(..., H, S, d) each -> (..., H, S, d)."""
+        """Scaled dot-product attention: (..., H, S, d) each -> (..., H, S, d)."""
         rate = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate, is_causal=causal)
 
     def over_time(self, x: Tensor, ctx: AttentionContext, cache: KVCache | None, newest: bool = False) -> Tensor:
-        """x (R, S, D) -> (R, S, D): each patch sees its row's patches up to itself, at rotated positions.
+        """Time attention (R, S, D) -> (R, S, D): each patch attends to its row's patches up to itself, rotated.
 
-        newest: only the last patch's result is wanted, (R, 1, D).
+        newest: return only the last patch's result, (R, 1, D).
         """
         query, key, value = self.split(x)
         query, key = rotate(query, ctx.rotary.query), rotate(key, ctx.rotary.key)
@@ -106,7 +106,7 @@ class Attention(nn.Module):
         return self.wO(self.merge(self.attend(query, key, value, mask, causal=mask is None and not newest)))
 
     def over_variates(self, x: Tensor, ctx: AttentionContext) -> Tensor:
-        """x (R, S, D) -> (R, S, D): at each patch every variate sees those of its window."""
+        """Variate attention (R, S, D) -> (R, S, D): at each patch every variate attends to those of its window."""
         parts = []
         for rows in ctx.layout.spread(x):
             mixed = self.attend(*self.split(rows.transpose(1, 2)), mask=None)  # (W, S, H, V, d)
@@ -129,7 +129,7 @@ class TransformerLayer(nn.Module):
     def forward(
         self, hidden: Tensor, ctx: AttentionContext, cache: KVCache | None = None, newest: bool = False
     ) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D), of the last patch alone with newest; cache is that of a layer over time."""
+        """hidden (R, S, D) -> (R, S, D), with newest (R, 1, D) of the last patch; cache is for time attention only."""
         normed = self.norm1(hidden)
         if newest:
             hidden = hidden[:, -1:]
@@ -149,8 +149,8 @@ class Transformer(nn.Module):
         self._over_variates = tuple(config.spacewise)
 
     def forward(self, hidden: Tensor, ctx: AttentionContext, newest_only: bool = False) -> Tensor:
-        """hidden (R, S, D) -> (R, S, D), or (R, 1, D) of the last patch: from the last layer over time on the others
-        are not computed then."""
+        """hidden (R, S, D) -> (R, S, D); with newest_only (R, 1, D) of the last patch, which alone is computed from the
+        last time-attention layer on."""
         caches = iter(ctx.caches) if ctx.caches is not None else None
         for i, layer in enumerate(self.layers):
             cache = None if caches is None or self._over_variates[i] else next(caches)

@@ -1,4 +1,4 @@
-"""The loss that Toto 1.0 is trained with: likelihood of the next patch, and a robust error of its mean.
+"""Training loss of Toto 1.0: likelihood of the next patch, and a robust error of its mean.
 
 0.575 * -log p(y) + 0.425 * log(1 + ((mean - y) / 0.1)^2 / 2) in scaled space; the second is Barron's general robust
 loss (arXiv 1701.03077) with alpha 0. (toto/model/lightning_module.py)
@@ -14,50 +14,53 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from foretrain.models.toto.distribution import StudentTs
+from foretrain.models.toto.distribution import StudentTMixture
 from foretrain.models.toto.model import TotoNetwork
 
 LIKELIHOOD, ROBUST = 0.575, 0.425
 DELTA = 0.1
-_MOST = 2**25  # numbers of a head's widest tensor at a time
+_MAX_ELEMENTS = 2**25  # of the head's largest tensor; more patches are processed in chunks
 
-Measure = Callable[[StudentTs, Tensor, Tensor], tuple[Tensor, ...]]
-
-
-def elements(mixtures: StudentTs, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log density, and robust error of the mean, (...) each, of scaled targets (...)."""
-    away = (mixtures.mean - target) / DELTA
-    return -mixtures.log_prob(target), torch.log1p(0.5 * away.square())
+Measure = Callable[[StudentTMixture, Tensor, Tensor], tuple[Tensor, ...]]
 
 
-def sums(mixtures: StudentTs, target: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
-    """The same summed over what was observed, (1,) each."""
-    found = elements(mixtures, torch.where(observed, target, 0.0))
-    return tuple(torch.where(observed, part, 0.0).sum().reshape(1) for part in found)
+def elements(mixtures: StudentTMixture, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return negative log density and robust error of the mean, (...) each, of scaled targets (...)."""
+    error = (mixtures.mean - target) / DELTA
+    return -mixtures.log_prob(target), torch.log1p(0.5 * error.square())
 
 
-def moments(mixtures: StudentTs, target: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
-    """Mean and standard deviation (n, P), scaled."""
+def loss_sums(mixtures: StudentTMixture, target: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
+    """Return the sums of `elements` over observed targets, (1,) each."""
+    losses = elements(mixtures, torch.where(observed, target, 0.0))
+    return tuple(torch.where(observed, loss, 0.0).sum().reshape(1) for loss in losses)
+
+
+def moments(mixtures: StudentTMixture, target: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
+    """Return mean and standard deviation (n, P) in scaled space."""
     return mixtures.mean, mixtures.variance.sqrt()
 
 
-def over_patches(
+def measure_patches(
     network: TotoNetwork, measure: Measure, hidden: Tensor, target: Tensor, observed: Tensor
 ) -> tuple[Tensor, ...]:
-    """measure(mixtures, target, observed) of patches with hidden states (n, D) and values (n, P), joined.
+    """Apply measure(mixtures, target, observed) to patches with hidden states (n, D) and values (n, P).
 
-    Where all patches at once would be large they go in pieces, whose head is computed again on the way back.
+    Many patches are processed in chunks, whose outputs are concatenated; activation checkpointing recomputes the head
+    in the backward pass.
     """
-    head, c = network.head(len(hidden)), network.config
-    widest = max(16 * (c.components or 1), 0 if network.folds(len(hidden)) else c.embed_dim)  # numbers of a step
-    piece = max(1, _MOST // (c.patch_size * widest))
+    head, c = network.mixture_head(len(hidden)), network.config
+    widest = max(16 * (c.components or 1), 0 if network.folds_head(len(hidden)) else c.embed_dim)  # elements per step
+    chunk = max(1, _MAX_ELEMENTS // (c.patch_size * widest))
 
-    def work(hidden: Tensor, target: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
+    def of_chunk(hidden: Tensor, target: Tensor, observed: Tensor) -> tuple[Tensor, ...]:
         return measure(head(hidden), target, observed)
 
-    if len(hidden) <= piece:
-        return work(hidden, target, observed)
+    if len(hidden) <= chunk:
+        return of_chunk(hidden, target, observed)
     parts = []
-    for given in zip(*(x.split(piece) for x in (hidden, target, observed)), strict=True):
-        parts.append(checkpoint(work, *given, use_reentrant=False) if torch.is_grad_enabled() else work(*given))
-    return tuple(torch.cat(found) for found in zip(*parts, strict=True))
+    for inputs in zip(*(x.split(chunk) for x in (hidden, target, observed)), strict=True):
+        parts.append(
+            checkpoint(of_chunk, *inputs, use_reentrant=False) if torch.is_grad_enabled() else of_chunk(*inputs)
+        )
+    return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from foretrain.models.release import Network
 from foretrain.models.toto.config import TotoConfig
-from foretrain.models.toto.distribution import MixtureHead, StudentTs
+from foretrain.models.toto.distribution import MixtureHead, StudentTMixture
 from foretrain.models.toto.layers import AttentionContext, KVCache, Transformer
 from foretrain.models.toto.rotary import rotary_tables
 from foretrain.models.toto.scaler import Scaler
@@ -28,14 +28,14 @@ from foretrain.nn.layout import RowLayout
 from foretrain.nn.unused import attach
 
 PREFIX = "model."  # of every published name
-_IGNORED = re.compile(r"rotary_emb\.(freqs|scale)$")  # constants that older files hold
-_UNFUSED = ((re.compile(r"\.mlp\.0\.(weight|bias)$"), r".mlp.0.w12.\1"),  # written where xformers was absent
+_IGNORED = re.compile(r"rotary_emb\.(freqs|scale)$")  # constants in older files
+_UNFUSED = ((re.compile(r"\.mlp\.0\.(weight|bias)$"), r".mlp.0.w12.\1"),  # written without xformers
             (re.compile(r"\.mlp\.2\.(weight|bias)$"), r".mlp.0.w3.\1"))  # fmt: skip
 LABELS = ("target_variate_label", "exogenous_variate_label")
 
 
 class PatchEmbedding(nn.Module):
-    """A linear layer over the steps of a patch."""
+    """Linear embedding of the steps of a patch."""
 
     def __init__(self, patch_size: int, width: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PatchEmbedding(nn.Module):
 
 
 class TotoNetwork(Network):
-    """Toto 1.0's tensor-level model: scaled patches in, hidden states and mixtures out."""
+    """The Toto 1.0 network: scaled patches in, hidden states and mixtures out."""
 
     architecture = TotoConfig
 
@@ -64,7 +64,7 @@ class TotoNetwork(Network):
         self.output_distribution = MixtureHead(config.embed_dim, config.components)
 
     def initialise(self, seed: int) -> None:
-        """Upstream's random init, drawn on the CPU so that the seed alone decides the weights.
+        """Initialise the weights as upstream does; drawn on the CPU, so that they depend only on the seed.
 
         torch's defaults: U(+-fan_in^-1/2) for weights and biases; norms 1; labels N(0, 1).
         """
@@ -84,65 +84,64 @@ class TotoNetwork(Network):
 
     @classmethod
     def outline(cls, folder: Path, config: TotoConfig, **parts: Any) -> TotoNetwork:
-        """The network of a release folder on "meta"; whether it has labels is for the file to say."""
+        """Return the network of a release folder on the meta device; its files are read to know if it has labels."""
         return cls.read_release(folder, config, **parts).to("meta")
 
     @classmethod
     def read_release(
         cls, folder: Path, config: TotoConfig | None = None, *, seed: int = 0, labels: bool | None = None
     ) -> TotoNetwork:
-        """The network of a release folder, float32 on the CPU; `config`, if given, replaces the folder's own.
+        """Read the network of a release folder, float32 on the CPU; `config`, if given, replaces the folder's own.
 
-        It has variate labels where the file has them; with labels=True they are made where it has none, drawn from the
-        seed, with False those in the file are left out. Raises ModelError when files are missing or damaged, or when
-        the weights do not fit the configuration.
+        labels: None = variate labels if the file has them; True = initialise missing ones from the seed; False = ignore
+        those in the file. Raises ModelError if files are missing or damaged, or if the weights do not fit the config.
         """
         config = config or TotoConfig.read(folder / "config.json")
-        found = cls.own_names(read_tensors(folder))
-        stored = any(name in found for name in LABELS)
+        tensors = cls.own_names(read_tensors(folder))
+        stored = any(name in tensors for name in LABELS)
         if labels is False:
-            found = {name: tensor for name, tensor in found.items() if name not in LABELS}
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in LABELS}
         network = cls.empty(config, labels=stored if labels is None else labels)
         if labels and not stored:
-            found |= new_labels(config.embed_dim, seed)
+            tensors |= new_labels(config.embed_dim, seed)
             network.newly_initialized = LABELS
-        fill_network(network, found, folder)
+        fill_network(network, tensors, folder)
         return network
 
     @classmethod
     def own_names(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """By the network's names, from fused or plain ones; constants are left out."""
-        found = {}
+        """Rename tensors to the network's names, from fused or unfused MLPs; positional constants are dropped."""
+        renamed = {}
         for name, tensor in tensors.items():
             if _IGNORED.search(name):
                 continue
             name = name.removeprefix(PREFIX)
             for pattern, ours in _UNFUSED:
                 name = pattern.sub(ours, name)
-            found[name] = tensor
-        return found
+            renamed[name] = tensor
+        return renamed
 
     @staticmethod
     def published_name(name: str) -> str:
-        """The name that a published file gives to a parameter of the network."""
+        """Return the name of a network parameter in published files."""
         return PREFIX + name
 
     @property
     def labels(self) -> int:
-        """Tokens in front of a row's patches that say what it is: 1 or 0."""
+        """Number of label tokens before a row's patches (target or exogenous): 1 or 0."""
         return int(hasattr(self, "target_variate_label"))
 
     @property
     def layers_over_time(self) -> int:
-        """How many layers attend over time, each of which may have a KVCache."""
+        """Number of time-attention layers, each of which may have a KVCache."""
         return self.config.num_layers - sum(self.config.spacewise)
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Of the weights; values are scaled in their own type."""
+        """Dtype of the weights; values are scaled in their own dtype before the cast."""
         return next(self.transformer.parameters()).dtype
 
-    def read(
+    def hidden_states(
         self,
         scaled: Tensor,
         layout: RowLayout,
@@ -154,63 +153,64 @@ class TotoNetwork(Network):
         recentre: bool = False,
         newest_only: bool = False,
     ) -> Tensor:
-        """Hidden states (R, S, D) of scaled patches, with newest_only (R, 1, D) of the last one.
+        """Return hidden states (R, S, D) of scaled patches, with newest_only (R, 1, D) of the last one.
 
         Args:
             scaled: (R, T) normalised values, finite everywhere.
             layout: which rows share a window.
-            exogenous: (R,) rows that are covariates known ahead; None = none is.
-            empty: (R, S) patches in front of a row's first observation, a prefix of every row; no later patch sees
-                them. None = upstream's way, to which every patch counts.
-            caches: of each layer over time; what they hold already is attended to as well.
-            first: patches read before into these caches.
-            recentre: with caches, decay positions around the middle of what has been read, as upstream does anew
-                in every call, so that later patches see keys of earlier calls slightly off.
+            exogenous: (R,) rows that are covariates known ahead; None = no row.
+            empty: (R, S) patches before a row's first observation, a prefix of every row; later patches do not attend
+                to them. None = attend to every patch, as upstream does.
+            caches: one per time-attention layer; patches already cached are attended to as well.
+            first: number of patches already cached.
+            recentre: with caches, centre the decay of positions on the middle of all patches so far, as upstream does
+                in every call, so that keys of earlier calls are slightly off.
         """
         patches = scaled.to(self._dtype).unflatten(-1, (-1, self.config.patch_size))
-        hidden = self.patch_embed(patches).to(patches.dtype)  # the stream keeps its precision under autocast
-        count, begin, device = hidden.shape[1], first, hidden.device
+        hidden = self.patch_embed(patches).to(patches.dtype)  # the residual stream keeps its dtype under autocast
+        count, start, device = hidden.shape[1], first, hidden.device
         lead = None if empty is None else empty.sum(-1)
         if self.labels:
-            begin = first + 1 if first else 0
+            start = first + 1 if first else 0
             if not first:
                 hidden = torch.cat((self._labels(len(hidden), exogenous)[:, None], hidden), dim=1)
         new = hidden.shape[1]
-        positions = torch.arange(begin, begin + new, device=device, dtype=torch.float32)
-        centre = float((begin + new - 1) // 2) if recentre else 0.0
-        if lead is not None:  # a row's positions count from its first patch, with its label in front
+        positions = torch.arange(start, start + new, device=device, dtype=torch.float32)
+        centre = float((start + new - 1) // 2) if recentre else 0.0
+        if lead is not None:  # a row's label has position 0, its first patch the next one
             positions = positions - lead[:, None, None]
             if self.labels and not first:
                 positions[..., 0] = 0.0
         ctx = AttentionContext(
             layout,
             rotary_tables(positions, self.config.head_dim, centre),
-            self._mask(lead, begin, new, device),
+            self._mask(lead, start, new, device),
             caches,
         )
         return self.transformer(hidden, ctx, newest_only)[:, -count:]
 
-    def mixtures(self, hidden: Tensor) -> StudentTs:
-        """Mixtures (..., P, K) of the steps after the patches with these hidden states (..., D), in scaled space."""
+    def mixtures(self, hidden: Tensor) -> StudentTMixture:
+        """Return mixtures (..., P, K) of the patches after hidden states (..., D), in scaled space."""
         features = self.unembed(hidden).unflatten(-1, (self.config.patch_size, -1))
         return self.output_distribution(features)
 
-    def folds(self, count: int) -> bool:
-        """Whether the head of so many patches is cheaper as one linear map with the unembedding.
+    def folds_head(self, count: int) -> bool:
+        """Return True if folding the head into the unembedding is cheaper for `count` patches.
 
-        A layer that something is wrapped around (an adapter) has a forward of its own that must be called.
+        Layers wrapped by an adapter are not folded, since the adapter's forward must be called.
         """
         parts = [self.unembed, *self.output_distribution.projections]
         plain = all(type(part) is nn.Linear and not part._forward_hooks for part in parts)
         outputs = len(self.output_distribution.projections) * (self.config.components or 1)
         return plain and 3 * count >= 5 * outputs
 
-    def head(self, count: int) -> Callable[[Tensor], StudentTs]:
-        """`mixtures` for so many patches in all, by the cheaper way.
+    def mixture_head(self, count: int) -> Callable[[Tensor], StudentTMixture]:
+        """Return the cheaper implementation of `mixtures` for `count` patches in total.
 
-        Unembedding and head are linear one after the other; as one, from D to 4 K numbers a step, they cost a fraction.
+        Unembedding and head are consecutive linear maps; folded into one, from D to 4 K numbers per step, they cost a
+        fraction.
         """
-        if not self.folds(count):
+        if not self.folds_head(count):
             return self.mixtures
         head = self.output_distribution
         weights, biases = zip(*((part.weight, part.bias) for part in head.projections), strict=True)
@@ -219,14 +219,14 @@ class TotoNetwork(Network):
         outer = torch.matmul(weight, self.unembed.weight.view(size, width, width)).flatten(0, 1)  # (P * 4 K, D)
         shift = (F.linear(self.unembed.bias.view(size, width), weight) + bias).flatten()
 
-        def mixtures(hidden: Tensor) -> StudentTs:
+        def mixtures(hidden: Tensor) -> StudentTMixture:
             raw = F.linear(hidden, outer, shift).unflatten(-1, (size, len(head.projections), -1))
             return head.shape(*raw.unbind(-2))
 
         return mixtures
 
     def _labels(self, rows: int, exogenous: Tensor | None) -> Tensor:
-        """(R, D) unit vectors that say what each row is."""
+        """Return the label (R, D) of each row, of unit length."""
         target, known = (
             F.normalize(label, dim=0) for label in (self.target_variate_label, self.exogenous_variate_label)
         )
@@ -234,22 +234,22 @@ class TotoNetwork(Network):
             return attach(target, [self.exogenous_variate_label]).expand(rows, -1)
         return torch.where(exogenous[:, None], known, target)
 
-    def _mask(self, lead: Tensor | None, begin: int, new: int, device: torch.device) -> Tensor | None:
-        """(R, 1, n, m) True where a new slot sees one of all m slots; None = all up to itself."""
-        if lead is None and (begin == 0 or new == 1):
+    def _mask(self, lead: Tensor | None, start: int, new: int, device: torch.device) -> Tensor | None:
+        """Return the mask (R, 1, n, m) of n new slots over all m slots, True = visible; None = causal."""
+        if lead is None and (start == 0 or new == 1):
             return None
-        slot = torch.arange(begin + new, device=device)
-        query = slot[begin:, None]
+        slot = torch.arange(start + new, device=device)
+        query = slot[start:, None]
         seen = slot <= query
         if lead is None:
             return seen
-        beginning = self.labels + lead[:, None, None, None]  # slot of a row's first patch that counts
-        # empty patches see themselves alone: how far their label is would tell when the row begins
-        counts = (slot >= beginning) | (slot == query) | ((slot < self.labels) & (query >= beginning))
-        return seen & counts
+        first = self.labels + lead[:, None, None, None]  # slot of a row's first patch that is not empty
+        # empty patches attend only to themselves: the distance to their label would reveal when the row starts
+        valid = (slot >= first) | (slot == query) | ((slot < self.labels) & (query >= first))
+        return seen & valid
 
 
 def new_labels(width: int, seed: int) -> dict[str, Tensor]:
-    """New variate labels by name, N(0, 1)."""
+    """Return new variate labels by name, drawn from N(0, 1)."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.empty(width).normal_(generator=generator) for name in LABELS}

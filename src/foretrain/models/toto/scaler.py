@@ -1,6 +1,6 @@
-"""Causal normalisation: running mean and deviation of each row, in one pass or carried on patch by patch.
+"""Causal normalisation: running mean and deviation of each row, in one pass or updated patch by patch.
 
-Statistics are float64 (float32 where a device has none) and have no gradient.
+Statistics are computed in float64 (float32 on devices without it) and have no gradient.
 
 # R rows (variates of all windows), T steps, P patch size
 """
@@ -16,22 +16,22 @@ from torch import Tensor
 from foretrain.models.toto.config import TotoConfig
 
 MINIMUM = 0.1  # added to the variance of the causal scalers
-STD_MEAN_MINIMUM = 1e-3  # the same of StdMeanScaler
+STD_MEAN_MINIMUM = 1e-3  # of StdMeanScaler
 
 
 class Statistics(NamedTuple):
-    """value = scaled * scale + loc; of shape (R, T), or (R, 1) where all steps of a row share them."""
+    """value = scaled * scale + loc; shape (R, T), or (R, 1) if all steps of a row share them."""
 
     loc: Tensor
     scale: Tensor
 
 
 class RunningSums(NamedTuple):
-    """What a row has seen, all that its next steps need: (R, 1) each."""
+    """Sums of each row up to now, from which the statistics of the next steps are updated; (R, 1) each."""
 
-    count: Tensor  # of observed steps
-    total: Tensor  # of their values
-    squares: Tensor  # of deviations from the running mean (Welford's M2)
+    count: Tensor  # number of observed steps
+    total: Tensor  # sum of their values
+    squares: Tensor  # sum of squared deviations from the running mean (Welford's M2)
 
 
 @dataclass(frozen=True)
@@ -55,52 +55,52 @@ class Scaler:
 
     @classmethod
     def of(cls, config: TotoConfig) -> Scaler:
-        """The scaler of a model; upstream hands stabilize_with_global to the patch scaler alone."""
+        """Return the scaler of a model; upstream passes stabilize_with_global only to the patch scaler."""
         stabilize = config.stabilize_with_global and config.scaler == "CausalPatchStdMeanScaler"
         return cls(config.scaler, config.patch_size, stabilize=stabilize, exponent=float(config.scale_factor_exponent))
 
     @torch.no_grad()
     def __call__(self, series: Tensor, observed: Tensor, prefix_length: int | None = None) -> Statistics:
-        """Statistics of series (R, T), in its dtype; whatever stands where observed (R, T) is False plays no part.
+        """Return statistics of series (R, T), in its dtype; values where observed (R, T) is False have no effect.
 
-        prefix_length: steps that the global limits (of StdMeanScaler: everything) rest on; None = all.
+        prefix_length: steps that determine the global limits (with StdMeanScaler: the statistics); None = all.
         """
         if self.kind == "StdMeanScaler":
             return self._fixed(series, observed, prefix_length)
-        return self.begin(series, observed, prefix_length)[0]
+        return self.start(series, observed, prefix_length)[0]
 
     @torch.no_grad()
-    def begin(
+    def start(
         self, series: Tensor, observed: Tensor, prefix_length: int | None = None
     ) -> tuple[Statistics, CausalStatistics]:
-        """The same, and a stream that goes on with the steps that follow."""
+        """Like __call__, but also return the running statistics for the steps that follow."""
         if self.kind == "StdMeanScaler":
             fixed = self._fixed(series, observed, prefix_length)
             return fixed, CausalStatistics(self, None, None, fixed)
-        wide, weight = _wide(series, observed)
-        bounds = self._bounds(wide[:, :prefix_length], weight[:, :prefix_length]) if self.stabilize else None
-        zero = wide.new_zeros(len(wide), 1)
-        stream = CausalStatistics(self, RunningSums(zero, zero, zero), bounds, None)
-        return stream.extend(series, observed), stream
+        values, weight = _to_float64(series, observed)
+        bounds = self._bounds(values[:, :prefix_length], weight[:, :prefix_length]) if self.stabilize else None
+        zero = values.new_zeros(len(values), 1)
+        running = CausalStatistics(self, RunningSums(zero, zero, zero), bounds, None)
+        return running.extend(series, observed), running
 
-    def _bounds(self, wide: Tensor, weight: Tensor) -> Bounds:
+    def _bounds(self, values: Tensor, weight: Tensor) -> Bounds:
         count = weight.sum(-1, keepdim=True).clamp(min=1.0)
-        mean = (weight * wide).sum(-1, keepdim=True) / count
-        spread = (((wide - mean) * weight).square().sum(-1, keepdim=True) / count + MINIMUM).sqrt()
+        mean = (weight * values).sum(-1, keepdim=True) / count
+        spread = (((values - mean) * weight).square().sum(-1, keepdim=True) / count + MINIMUM).sqrt()
         factor = 10.0**self.exponent
         return Bounds((spread / factor).clamp(min=MINIMUM), spread * factor)
 
     @staticmethod
     def _fixed(series: Tensor, observed: Tensor, prefix_length: int | None) -> Statistics:
-        wide, weight = _wide(series[:, :prefix_length], observed[:, :prefix_length])
+        values, weight = _to_float64(series[:, :prefix_length], observed[:, :prefix_length])
         count = weight.sum(-1, keepdim=True).clamp(min=1.0)
-        mean = (weight * wide).sum(-1, keepdim=True) / count
-        variance = ((wide - mean) * weight).square().sum(-1, keepdim=True) / count
+        mean = (weight * values).sum(-1, keepdim=True) / count
+        variance = ((values - mean) * weight).square().sum(-1, keepdim=True) / count
         return Statistics(mean.to(series.dtype), (variance + STD_MEAN_MINIMUM).sqrt().to(series.dtype))
 
 
 class CausalStatistics:
-    """A scaler that goes on: what follows costs no look at what came before."""
+    """Running statistics of rows: each call continues from the sums of the calls before."""
 
     def __init__(
         self, scaler: Scaler, sums: RunningSums | None, bounds: Bounds | None, fixed: Statistics | None
@@ -109,17 +109,17 @@ class CausalStatistics:
 
     @torch.no_grad()
     def extend(self, series: Tensor, observed: Tensor) -> Statistics:
-        """Statistics of the next steps (R, n), a multiple of the patch size for the patch scaler."""
+        """Return statistics of the next n steps (R, n); n is a multiple of the patch size for the patch scaler."""
         if self.fixed is not None:
             return self.fixed
         assert self.sums is not None
-        wide, weight = _wide(series, observed)
+        values, weight = _to_float64(series, observed)
         count = self.sums.count + weight.cumsum(-1)
-        total = self.sums.total + (weight * wide).cumsum(-1)
+        total = self.sums.total + (weight * values).cumsum(-1)
         mean = total / count.clamp(min=1.0)
         first = self.sums.total / self.sums.count.clamp(min=1.0)
         before = torch.cat((first, mean[:, :-1]), 1)
-        squares = self.sums.squares + (weight * (wide - before) * (wide - mean)).cumsum(-1)
+        squares = self.sums.squares + (weight * (values - before) * (values - mean)).cumsum(-1)
         self.sums = RunningSums(count[:, -1:], total[:, -1:], squares[:, -1:])
         if self.scaler.kind == "CausalPatchStdMeanScaler":
             size = self.scaler.patch_size
@@ -132,14 +132,14 @@ class CausalStatistics:
         return Statistics(mean.to(series.dtype), scale.to(series.dtype))
 
     def select(self, rows: Tensor) -> CausalStatistics:
-        """The stream of these rows (indices, repeats allowed), which goes on by itself."""
+        """Return an independent copy for these rows (indices, repeats allowed)."""
         sums = None if self.sums is None else RunningSums(*(x[rows] for x in self.sums))
         bounds = None if self.bounds is None else Bounds(self.bounds.low[rows], self.bounds.high[rows])
         fixed = None if self.fixed is None else Statistics(*(x[rows] for x in self.fixed))
         return CausalStatistics(self.scaler, sums, bounds, fixed)
 
 
-def _wide(series: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Values with 0 where not observed, and weights."""
+def _to_float64(series: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return values with 0 where not observed, and weights of 0 and 1."""
     dtype = torch.float32 if series.device.type == "mps" else torch.float64
     return torch.where(observed, series, 0.0).to(dtype), observed.to(dtype)

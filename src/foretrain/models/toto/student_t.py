@@ -1,10 +1,10 @@
-"""Student's t: its cumulative distribution for any df > 2, on any device, without iteration.
+"""Cumulative distribution function of Student's t for any df > 2, on any device, without iteration.
 
-With w = sqrt(df log(1 + z^2 / df)) the density is that of a normal variable times a slowly growing factor,
+With w = sqrt(df log(1 + z^2 / df)) the density is a normal density times a slowly growing factor,
 
     F(z) - 1/2 = C(df) * integral from 0 to w(z) of exp(-v^2 / 2) g(v^2 / df) dv,   g(s) = sqrt(s / (1 - exp(-s))),
 
-whose integral a Gauss-Legendre rule of few nodes gives to about 1e-11. (Own derivation; w is that of Wallace 1959,
+whose integral a Gauss-Legendre rule with 20 nodes gives to about 1e-11. (Own derivation; w is that of Wallace 1959,
 Bounds on normal approximations to Student's and the chi-square distributions.)
 """
 
@@ -17,32 +17,32 @@ import torch
 from torch import Tensor
 
 _NODES, _WEIGHTS = (part.tolist() for part in np.polynomial.legendre.leggauss(20))
-_LARGEST = 80.0  # w^2 beyond which what is left of the tail is below float64's precision
+_LARGEST = 80.0  # of w^2: the tail beyond is below float64's precision
 
 
 def cdf(z: Tensor, df: Tensor) -> Tensor:
-    """P(t <= z) of float64 z and df, which broadcast."""
+    """Return P(t <= z) for float64 z and df, which broadcast."""
     z, df = torch.broadcast_tensors(z, df)
     return 0.5 + _constant(df) * _integral(warp(z, df), df)
 
 
 def warp(z: Tensor, df: Tensor) -> Tensor:
-    """w(z) with z's sign: nearly normal where z is t distributed."""
+    """Return w(z) with z's sign; it is nearly normal if z is t distributed."""
     return (df * torch.log1p(z.square() / df)).clamp(max=_LARGEST).sqrt().copysign(z)
 
 
 def unwarp(w: Tensor, df: Tensor) -> Tensor:
-    """The z of w(z)."""
+    """Return z for given w(z), the inverse of warp."""
     return (df * torch.expm1(w.square() / df)).sqrt().copysign(w)
 
 
 def approximate_cdf(z: Tensor, df: Tensor) -> Tensor:
-    """P(t <= z) to about 1e-2, at a tenth of the cost. (Wallace 1959)"""
+    """Return P(t <= z) with an error of about 1e-2, at a tenth of the cost of cdf (Wallace 1959)."""
     return torch.special.ndtr(warp(z, df) * ((8 * df + 1) / (8 * df + 3)))
 
 
 def _integral(w: Tensor, df: Tensor) -> Tensor:
-    """From 0 to w, of what the constant makes the density."""
+    """Integral from 0 to w of exp(-v^2 / 2) g(v^2 / df)."""
     square, total = w.square(), torch.zeros_like(w)
     for node, weight in zip(_NODES, _WEIGHTS, strict=True):
         inner = square * (0.5 * (node + 1.0)) ** 2
@@ -56,7 +56,7 @@ def _factor(s: Tensor) -> Tensor:
 
 
 def _constant(df: Tensor) -> Tensor:
-    """Gamma((df + 1) / 2) / (Gamma(df / 2) sqrt(pi df)), by Stirling's series where the difference loses digits."""
+    """Gamma((df + 1) / 2) / (Gamma(df / 2) sqrt(pi df)); Stirling's series if the difference would lose digits."""
     half = 0.5 * df
     series = 0.5 * half.log() - (1 - (1 - 0.3 / half.square()) / (24 * half.square())) / (8 * half)
     ratio = torch.where(half > 30, series, torch.lgamma(half + 0.5) - torch.lgamma(half))
