@@ -97,6 +97,39 @@ def test_a_null_in_a_stage_takes_a_value_of_the_root_away():
     assert (found.stages[1].training.max_steps, found.stages[1].training.epochs) == (None, 2)
 
 
+@pytest.mark.parametrize("section", [s for s in SECTIONS if not StageConfig.model_fields[s].is_required()])
+def test_a_section_set_to_null_in_a_stage_is_its_default_and_not_the_root_s(section: str):
+    key, value = SETTINGS[section]
+    root = {**tree().get(section, {}), key: value}
+    short, long = pipeline(f"stages.long.{section}=null", **{section: root}).stages
+    default = StageConfig.model_fields[section].get_default(call_default_factory=True)
+    assert getattr(getattr(short, section), key) == value
+    assert getattr(long, section) == default
+    schema = json_schema()["$defs"]["part_of_StageConfig"]["properties"][section]
+    assert {"type": "null"} in schema["anyOf"]
+
+
+@pytest.mark.parametrize("section", ["model", "data", "training"])
+def test_a_required_section_set_to_null_in_a_stage_is_the_root_s(section: str):
+    changes = {"model": {"family": "chronos2", "random_init": True}, "stages": [{"name": "only", section: None}]}
+    assert getattr(pipeline(**changes).stages[0], section) == getattr(
+        pipeline(**{**changes, "stages": [{"name": "only"}]}).stages[0], section
+    )
+
+
+def test_a_tokenizer_stage_can_refuse_the_loss_of_the_root():
+    config = pipeline(
+        loss={"name": "mae"},
+        model={},
+        stages=[
+            {"name": "tokens", "model": {"family": "kronos_tokenizer", "random_init": True}, "loss": None},
+            {"name": "forecasts", "model": {"family": "chronos2", "random_init": True}},
+        ],
+    )
+    assert [config.run(number).loss.name for number in range(2)] == ["own", "mae"]
+    build_model(config.run(0), device="meta")  # with the loss of the root this is an error
+
+
 def test_a_reference_means_the_release_of_that_stage():
     config = pipeline()
     assert config.references(1) == {"model_id": 0}

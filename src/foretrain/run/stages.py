@@ -27,6 +27,7 @@ from foretrain.hints import did_you_mean
 from foretrain.run.config import RunConfig, RunSections, RunSettings
 
 SECTIONS = tuple(RunSections.model_fields)
+OPTIONAL_SECTIONS = tuple(name for name, field in RunSections.model_fields.items() if not field.is_required())
 REFERENCE = "stage:"
 
 
@@ -190,6 +191,8 @@ def json_schema() -> dict[str, Any]:
         if name == "part_of_StageConfig":
             part["required"] = ["name"]
             staged["properties"] |= {section: part["properties"][section] for section in SECTIONS}
+            for section in OPTIONAL_SECTIONS:  # null takes the root's away
+                part["properties"][section] = {"anyOf": [part["properties"][section], {"type": "null"}]}
     return {
         "title": "A run of foretrain",
         "anyOf": [{"$ref": "#/$defs/RunConfig"}, {"$ref": "#/$defs/StagesConfig"}],
@@ -230,9 +233,16 @@ def _merge(tree: dict[str, Any]) -> dict[str, Any]:
     common = {section: tree[section] for section in SECTIONS if section in tree}
     merged: list[dict[str, Any]] = []
     for stage in stages:
-        full = {**stage, **{s: _deep(common.get(s), stage.get(s)) for s in SECTIONS if s in common or s in stage}}
-        merged.append(_with_family_of_its_origin(full, merged))
+        own = {key: value for key, value in stage.items() if key not in SECTIONS}
+        merged.append(_with_family_of_its_origin({**own, **_merged_sections(common, stage)}, merged))
     return {**{key: value for key, value in tree.items() if key not in common}, "stages": merged}
+
+
+def _merged_sections(common: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
+    """Return a stage's sections merged with the root's; an optional section set to null is left out: its default."""
+    removed = [name for name in OPTIONAL_SECTIONS if name in stage and stage[name] is None]
+    given = [name for name in SECTIONS if (name in common or name in stage) and name not in removed]
+    return {name: _deep(common.get(name), stage.get(name)) for name in given}
 
 
 def _with_family_of_its_origin(stage: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
