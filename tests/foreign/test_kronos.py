@@ -276,15 +276,15 @@ def test_ratios_become_rows_of_the_csv(folder: Path):
     assert f"{folder / 'bars.csv'} --out corpora/default_experiment" in found.commands[0]
 
 
-def test_parts_too_small_for_a_window_are_told(folder: Path):
+def test_parts_too_small_for_a_window_are_reported(folder: Path):
     notes = small(folder, data={"data_path": "bars.csv", "train_ratio": 0.4, "val_ratio": 0.01}).ledger.notes
-    told = {note.code: note.counts for note in notes}
-    assert told[Code.TRAIN_PART_TOO_SMALL] == {"rows": 400, "needed": 561}
-    assert told[Code.VALIDATION_PART_TOO_SMALL] == {"rows": 10, "needed": 49}
+    counts = {note.code: note.counts for note in notes}
+    assert counts[Code.TRAIN_PART_TOO_SMALL] == {"rows": 400, "needed": 561}
+    assert counts[Code.VALIDATION_PART_TOO_SMALL] == {"rows": 10, "needed": 49}
 
 
 @pytest.mark.parametrize("path", [None, "gone.csv", "empty.csv"])
-def test_without_a_readable_csv_the_ratios_are_left_behind_and_told(folder: Path, path: str | None):
+def test_without_a_readable_csv_the_ratios_are_left_behind_and_reported(folder: Path, path: str | None):
     (folder / "empty.csv").write_text("")
     found = small(folder, data={"data_path": path, "train_ratio": 0.8})
     assert not {"validation_steps", "test_steps"} & found.tree["data"].keys()

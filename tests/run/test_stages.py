@@ -192,7 +192,7 @@ def test_a_problem_is_named_by_the_key_that_the_user_wrote(override, message):
         pipeline(override)
 
 
-def test_a_problem_at_the_root_is_told_once_by_its_key_there():
+def test_a_problem_at_the_root_is_reported_once_by_its_key_there():
     with pytest.raises(ConfigError) as caught:
         pipeline("optimizer.learning_ratee=1", "stages.1.training.max_steps=0")
     text = str(caught.value)
@@ -201,7 +201,7 @@ def test_a_problem_at_the_root_is_told_once_by_its_key_there():
 
 
 def test_skipping_every_stage_is_an_error():
-    with pytest.raises(ConfigError, match="stages: there is none, or all are skipped"):
+    with pytest.raises(ConfigError, match="stages: the list is empty or all stages are skipped"):
         pipeline("stages.0.skip=true", "stages.1.skip=true")
 
 
@@ -218,7 +218,7 @@ def test_overrides_reach_all_stages_or_one_by_position_or_name(override, expecte
     assert steps(pipeline(override)) == expected
 
 
-def test_a_flag_holds_for_every_stage_whatever_is_written():
+def test_a_flag_holds_for_every_stage_even_where_the_key_is_set():
     flags = {"training.max_steps": 3, "training.epochs": None, "output_dir": "runs/y", "seed": 5}
     config = pipeline("stages.1.training={max_steps: null, epochs: 2}", flags=flags)
     assert steps(config) == [3, 3] and (config.output_dir, config.seed) == ("runs/y", 5)
