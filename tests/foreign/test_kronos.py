@@ -250,7 +250,7 @@ def test_the_older_epochs_key_fills_what_the_newer_ones_leave_open(folder: Path,
     found.ledger.report("a title", [])
 
 
-def test_a_batch_cut_into_pieces_has_micro_batches_in_the_tokenizer_stage_alone(folder: Path):
+def test_an_accumulated_batch_has_micro_batches_in_the_tokenizer_stage_alone(folder: Path):
     found = small(folder, training={"batch_size": 50, "accumulation_steps": 3})
     assert stage(found, "tokenizer")["training"]["micro_batch_size"] == 16
     assert "micro_batch_size" not in stage(found, "predictor")["training"]
@@ -299,8 +299,8 @@ def test_ratios_beyond_one_whole_leave_validation_the_rest(folder: Path):
 
 
 @pytest.mark.parametrize("ratios", [{"train_ratio": 90}, {"val_ratio": -0.1}, {"train_ratio": 0}])
-def test_ratios_that_are_no_shares_are_refused(folder: Path, ratios):
-    with pytest.raises(ConfigError, match="are no shares"):
+def test_ratios_outside_0_to_1_are_refused(folder: Path, ratios):
+    with pytest.raises(ConfigError, match="must be shares between 0 and 1"):
         small(folder, data={"data_path": "bars.csv", **ratios})
 
 
