@@ -102,7 +102,7 @@ def files_together(
     done = False
     try:
         for path in paths:
-            with _told(path, unwritable):
+            with _raise_unwritable(path, unwritable):
                 lacking = [folder for folder in path.parents if not folder.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 made += reversed(lacking)
@@ -117,10 +117,10 @@ def files_together(
                 raise
             raise unwritable(path or paths[0], error) from None
         for path, place in scratch.items():
-            with _told(path, unwritable):
+            with _raise_unwritable(path, unwritable):
                 sync(place)
         for path, place in scratch.items():
-            with _told(path, unwritable):
+            with _raise_unwritable(path, unwritable):
                 place.replace(path)
         done = True
     finally:
@@ -214,7 +214,7 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def _told(path: Path, unwritable: Callable[[Path, OSError], Exception]) -> Iterator[None]:
+def _raise_unwritable(path: Path, unwritable: Callable[[Path, OSError], Exception]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
