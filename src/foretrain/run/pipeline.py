@@ -42,17 +42,17 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the stage."""
         return self.config.stage or ""
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
+        """Run folder of the stage."""
         return Path(self.config.output_dir)
 
     @property
     def release(self) -> Path:
-        """Path of its release, whether it exists or not."""
+        """Path of the stage's release, which may not exist yet."""
         return self.folder / "release"
 
     @property
@@ -229,6 +229,7 @@ def _plan_action(stage: Stage, resume: str | None, target: Stage | None) -> Stag
 
 
 def _uses_existing_release(stage: Stage) -> bool:
+    """Return True if the stage is not run because it has a release (skip_existing)."""
     return stage.skip_existing and bool(stage_facts(stage))
 
 
@@ -264,6 +265,7 @@ def is_finished(stage: Stage) -> bool:
 
 
 def _planned_steps(stage: Stage) -> int:
+    """Return the number of optimizer steps that the stage's config plans."""
     training = stage.config.training
     assert stage.source is not None
     return plan_run(training, epoch_length=stream_of(stage.source, training).epoch_length, world_size=1).steps
@@ -291,11 +293,11 @@ def _current_parent_hashes(stage: Stage) -> dict[str, str]:
     return {role: release_hash(place) for role, place in places.items() if place is not None}
 
 
-def skip_reasons(stage: Stage, step: StageAction, stages: list[Stage]) -> list[str]:
+def skip_reasons(stage: Stage, action: StageAction, stages: list[Stage]) -> list[str]:
     """Return why a stage does not run, with notes on how its release differs from the present config."""
-    if step.do == "skip":
+    if action.do == "skip":
         return ["skipped (skip: true)"]
-    if step.do == "finished":
+    if action.do == "finished":
         return ["finished before"]
     lines = [f"not run, since it has a release: {stage.release} (skip_existing: true)"]
     facts = stage_facts(stage)

@@ -35,26 +35,23 @@ _log = logging.getLogger(__name__)
 ZERO_SHOT_WORD = "zero-shot"  # the value of --against that means the starting weights
 
 
-def open_reference(asked: str, model: str, like: Forecaster, options: Any = None) -> ReferenceModel:
+def open_reference(asked: str, model: str, evaluated: Forecaster, options: Any = None) -> ReferenceModel:
     """Load the reference model that a model is compared with.
 
     Args:
         asked: "zero-shot" for the weights that the model was trained from, a folder or a hub id.
         model: the release, run or adapter folder of the evaluated model.
-        like: the evaluated model; the reference gets its device and precision.
+        evaluated: that model; the reference gets its device and precision.
         options: its forecast options, also used for a reference of its family; another family uses its defaults.
 
     Raises ModelError if the weights are missing or are not those that training started from, ConfigError if the
     release does not record its starting weights.
     """
-    found = (
-        _zero_shot_reference(release_in(Path(model).expanduser()))
-        if asked == ZERO_SHOT_WORD
-        else _named_reference(asked)
-    )
-    parameter = next(like.parameters())
-    other = found.model.to(device=parameter.device, dtype=parameter.dtype).eval()
-    return found._replace(model=other, options=options if other.family == like.family else None)
+    zero_shot = asked == ZERO_SHOT_WORD
+    found = _zero_shot_reference(release_in(Path(model).expanduser())) if zero_shot else _named_reference(asked)
+    parameter = next(evaluated.parameters())
+    reference = found.model.to(device=parameter.device, dtype=parameter.dtype).eval()
+    return found._replace(model=reference, options=options if reference.family == evaluated.family else None)
 
 
 def _named_reference(asked: str) -> ReferenceModel:
