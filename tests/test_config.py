@@ -41,12 +41,12 @@ def test_unknown_key_inside_a_list_of_sections_gets_a_suggestion():
         build(Root, {"seed": 1, "leaves": [{"stepz": 1}]})
 
 
-def test_a_value_in_place_of_a_section_is_told_what_the_section_takes():
+def test_a_value_in_place_of_a_section_is_an_error_that_lists_the_section_s_keys():
     with pytest.raises(ConfigError, match=r"leaf: takes settings of its own \(rate, steps, names\), not 8192\."):
         build(Root, {"leaf": 8192, "seed": 1})
 
 
-def test_a_single_word_in_place_of_a_list_is_told_how_to_write_one():
+def test_a_single_word_in_place_of_a_list_is_an_error_that_shows_the_list():
     with pytest.raises(ConfigError, match=r"leaf\.names: takes a list, such as \[a\], not 'a'\."):
         build(Root, {"leaf": {"names": "a"}, "seed": 1})
 

@@ -96,6 +96,16 @@ def test_documented_files_exist(page: Path):
         assert (ROOT / path).exists(), path
 
 
+def test_the_classes_and_files_of_the_glossary_exist():
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| [^|]+ \| (.*) \| (.*) \|$", page, flags=re.M)
+    named = [(cls.strip("`"), path.strip("`")) for cls, path in rows if cls != "class"]
+    assert len(named) >= 20
+    for cls, path in named:
+        file = ROOT / "src" / "foretrain" / path
+        assert file.is_file() and re.search(rf"^class {cls}\b", file.read_text(), flags=re.M), f"{cls} in {path}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_between_pages_lead_somewhere(page: Path):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):

@@ -133,7 +133,7 @@ def test_a_kronos_file_that_trains_nothing_is_refused(folder: Path, capsys):
     tree["experiment"] = {"train_tokenizer": False, "train_basemodel": False}
     Path("kronos.yaml").write_text(yaml.safe_dump(tree))
     foretrain("config", "import", "--from", "kronos", "kronos.yaml", code=2)
-    assert "nothing to do" in capsys.readouterr().err
+    assert "nothing to run" in capsys.readouterr().err
 
 
 def test_the_commands_of_the_report_import_the_csv_and_train_from_random_weights(folder: Path, capsys):

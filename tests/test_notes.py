@@ -25,7 +25,7 @@ def test_tallies_of_one_code_add_up_over_batches():
     [({"repaired candles": 3, "candles": 4800}, "Here: 3 of 4,800 candles repaired."), ({}, None),
      ({"repaired candles": 0, "candles": 4800}, None)],
 )  # fmt: skip
-def test_a_tally_is_told_beside_its_total_and_not_where_nothing_happened(counts, text):
+def test_a_tally_is_reported_beside_its_total_and_not_where_nothing_happened(counts, text):
     note = Tally("candles", CANDLES, counts).note("Here: {}.")
     assert note == (Note("candles", text, counts) if text else None)
 

@@ -58,18 +58,18 @@ def test_a_quick_run_learns_and_is_promoted_over_the_weights_that_it_began_with(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_finetune_config_tells_a_thousand_rows_which_lengths_would_work(family, tmp_path):
-    def told(*more: Any) -> str:
+def test_a_finetune_config_on_a_thousand_rows_names_the_lengths_that_would_work(family, tmp_path):
+    def describe(*more: Any) -> str:
         corpora = f"data.corpora=[{SMALL.replace('LENGTH', '1000')}]"
         overrides = [corpora, ("output_dir", str(tmp_path / "run")), *more]
         return "\n".join(describe_run(load_config(shipped_config(f"{family}/finetune.yaml"), overrides), World()))
 
     with pytest.raises(DataError, match=r"the longest has 1,000 rows; needed are 4,528 \(min_context 4,096 ") as error:
-        told()
+        describe()
     ways = re.search(r"With that one would work: (.*)\.$", str(error.value))
     assert ways is not None and "whole contexts" in ways[1] and "contexts padded to 4,096" in ways[1]
     for way in ways[1].split("; or "):
-        assert ": 12 windows = " in told(*re.findall(r"data\.\w+=\d+", way))
+        assert ": 12 windows = " in describe(*re.findall(r"data\.\w+=\d+", way))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

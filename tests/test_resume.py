@@ -23,7 +23,7 @@ PROOF = Path(__file__).parent / "proofs" / "kill_cli.py"
 
 
 @pytest.mark.parametrize("case", ["chronos2", "kronos"])
-def test_the_train_command_killed_at_random_moments_ends_as_if_nobody_had_touched_it(case):
+def test_the_train_command_killed_at_random_moments_ends_like_an_undisturbed_run(case):
     """Kronos in its two stages: a kill while the first one saves, one between the two, one in the second."""
     command = [sys.executable, str(PROOF), "--case", case, "--kills", "3", "--steps", "32", "--seed", "1", "--fork"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)

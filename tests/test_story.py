@@ -28,7 +28,7 @@ def huber(error: float, delta: float = 0.01) -> float:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder in which the page's commands ran, and all that they printed. The last one needs a run."""
     folder, out = tmp_path_factory.mktemp("story"), io.StringIO()
     commands = [line for block in blocks("") for line in block.splitlines() if line.startswith("foretrain ")]
@@ -41,15 +41,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="module")
-def score(told) -> dict:
-    return json.loads((told[0] / "score" / "score.json").read_text())
+def score(story) -> dict:
+    return json.loads((story[0] / "score" / "score.json").read_text())
 
 
-def test_the_page_shows_what_its_commands_print(told):
+def test_the_page_shows_what_its_commands_print(story):
     lines = [line for block in blocks("text") for line in block.splitlines() if line]
     assert len(lines) == 7
     for line in lines:
-        assert line in told[1].splitlines()
+        assert line in story[1].splitlines()
 
 
 def test_an_error_of_1_161_of_the_last_close_is_116_1_percent(score):
@@ -68,8 +68,8 @@ def test_a_statistic_of_11_28_is_worse_than_naive(score):
     assert "worse than naive" in score["headline"] and "better" not in score["headline"]
 
 
-def test_the_last_batch_alone_has_the_same_error_and_no_verdict(told):
-    assert "too few windows to tell (4 origins, 10 needed). Its mean absolute error is 29.8 times naive's" in told[1]
+def test_the_last_batch_alone_has_the_same_error_and_no_verdict(story):
+    assert "too few windows to tell (4 origins, 10 needed). Its mean absolute error is 29.8 times naive's" in story[1]
 
 
 def test_no_price_is_averaged_over_symbols(score):
@@ -89,8 +89,8 @@ def test_the_logged_losses_of_batches_are_a_quarter_of_huber_s(error, logged):
     assert f"{error}" in TEXT and f"{logged}" in TEXT and f"{huber(error):.5f}" in TEXT
 
 
-def test_a_mape_of_returns_is_a_hundred_for_naive(told, tmp_path):
-    rows = (told[0] / "predictions.csv").read_text().splitlines()
+def test_a_mape_of_returns_is_a_hundred_for_naive(story, tmp_path):
+    rows = (story[0] / "predictions.csv").read_text().splitlines()
     naive = [line.rsplit(",", 3) for line in rows[1:]]
     (tmp_path / "naive.csv").write_text("\n".join([rows[0], *(f"{a},{last},{y},{last}" for a, last, y, _ in naive)]))
     foretrain("score", tmp_path / "naive.csv", "--out", tmp_path / "score")

@@ -184,9 +184,9 @@ def interrupted(tmp_path_factory) -> dict:
     process = in_pair(*endless, "--resume", output=folder / "log")
     try:
         wait_until(lambda: len(losses(out)) >= 8, process)
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as output:
             code = alone(*endless, "--resume")
-        found["second"] = (code, told.getvalue())
+        found["second"] = (code, output.getvalue())
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: torchrun and its processes alike
         found["code"] = leave(process)
     finally:
@@ -210,10 +210,10 @@ def test_ctrl_c_under_torchrun_saves_the_step_that_was_under_way(interrupted):
 
 
 def test_a_second_writer_is_refused_while_two_processes_write_a_run(interrupted):
-    code, told = interrupted["second"]
+    code, output = interrupted["second"]
     assert code == 2
-    assert "is writing this run" in told
-    assert told.count("\n") == 1
+    assert "is writing this run" in output
+    assert output.count("\n") == 1
 
 
 def test_a_resume_from_one_to_two_to_one_process_is_the_run_of_one(interrupted, tmp_path):

@@ -1,7 +1,7 @@
-"""YAML files and `a.b=c` overrides to frozen pydantic trees; every problem in one message, with "did you mean".
+"""Reads YAML files and `a.b=c` overrides into frozen pydantic trees; one error lists every problem, with hints.
 
-Each section of the tree lives beside the code it configures (a subclass of Section); this module knows none of them.
-It imports neither numpy nor torch, so that the command line answers quickly.
+Each section of the tree is defined beside the code that it configures (a subclass of Section); this module knows none
+of them. It imports neither numpy nor torch, so that the command line starts quickly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from foretrain.hints import did_you_mean
 
 
 class Section(BaseModel):
-    """Base of every config section: frozen, unknown keys are errors, no coercion from text to numbers beyond YAML's."""
+    """Base of every config section: frozen; unknown keys are errors; text becomes a number only where YAML says so."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -33,28 +33,28 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True)
 class FieldRule:
-    """What a field of a section declares about a run, as in `log_every: Annotated[int, FREE] = 10`.
+    """The rule of a section's field for config hash and resume, as in `log_every: Annotated[int, FREE] = 10`.
 
-    A field without a FieldRule is REFUSED. Where a field holds sections, their own fields declare.
+    A field without a FieldRule is REFUSED. A field that holds sections has no rule: their fields do.
     """
 
-    identity: bool  # the value says what the weights are: it enters the hash of the config
-    # Whether a run may go on with another value: never, always, or where that which it names has the same fingerprint.
+    identity: bool  # the value determines the weights: it is part of the config hash
+    # Whether a run may resume with another value: never, always, or if the named object has the same fingerprint.
     on_resume: Literal["refused", "allowed", "fingerprint"]
-    fingerprint: str = ""  # of what: "data", or a role in the run's `parents`
-    note: str = ""  # what a resumed run says about a change, beside the two values
+    fingerprint: str = ""  # the named object: "data", or a role in the run's `parents`
+    note: str = ""  # logged by a resumed run after a change, beside the two values
 
 
 REFUSED = FieldRule(identity=True, on_resume="refused")
 FREE = FieldRule(identity=False, on_resume="allowed")
-# How a computation is laid out: the same numbers up to the order in which they are summed.
+# Layout of a computation: the same numbers up to the order of summation.
 LAYOUT = FieldRule(identity=False, on_resume="allowed", note="another layout: sums may differ in their last bits")
-# Where the weights that training starts from lie. Identity, because their hash is not known before they are there.
+# Place of the starting weights. Identity, because their hash is unknown until they exist.
 STARTING_WEIGHTS = FieldRule(identity=True, on_resume="fingerprint", fingerprint="model")
 
 
 def rules(schema: type[BaseModel]) -> list[tuple[str, FieldRule]]:
-    """(dotted key, rule) of every field of a config; * stands for a position in a list of sections."""
+    """Return (dotted key, rule) of every field of a config; * stands for a position in a list of sections."""
     found: dict[tuple[str, FieldRule], None] = {}
     for name, field in schema.model_fields.items():
         inner = sections_of(field.annotation)
@@ -67,9 +67,9 @@ def rules(schema: type[BaseModel]) -> list[tuple[str, FieldRule]]:
 
 
 def leaves(schema: type[BaseModel], tree: Mapping[str, Any]) -> Iterator[tuple[str, Any, FieldRule]]:
-    """(dotted key, value, rule) of every value in a dumped config, tuples as lists.
+    """Yield (dotted key, value, rule) of every value in a dumped config, tuples as lists.
 
-    Keys that schema does not have are refused: the tree may have been saved by another version.
+    Keys that schema lacks have the rule REFUSED: the tree may have been saved by another version.
     """
     for name, value in tree.items():
         field = schema.model_fields.get(name)
@@ -77,27 +77,27 @@ def leaves(schema: type[BaseModel], tree: Mapping[str, Any]) -> Iterator[tuple[s
 
 
 def identity(schema: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """What a dumped config says about the weights: the values of its identity fields, in its own nesting.
+    """Return the identity fields of a dumped config, which determine the weights, in its nesting.
 
-    A value that is the field's default is left out, so that a setting added later changes nothing here; a section that
-    is there stays, if only as {}.
+    A value equal to the field's default is left out, so that a setting added later does not change the hash; a section
+    is present even if it is empty.
     """
-    kept: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, field in schema.model_fields.items():
         value, inner = _plain(tree[name]), sections_of(field.annotation)
         if inner and isinstance(value, dict):
-            kept[name] = identity(_member(inner, value) or inner[0], value)
+            values[name] = identity(_member(inner, value) or inner[0], value)
         elif inner and isinstance(value, list):
-            kept[name] = [identity(_member(inner, item) or inner[0], item) for item in value]
+            values[name] = [identity(_member(inner, item) or inner[0], item) for item in value]
         elif _rule(field).identity and (
             _is_tag(field) or value != _plain(field.get_default(call_default_factory=True))
         ):
-            kept[name] = value
-    return kept
+            values[name] = value
+    return values
 
 
 def upgraded(schema: type[Section], saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved config with the defaults of settings that came after it; as it is where it has some that are gone."""
+    """Return a saved config with the defaults of settings added since; unchanged if it does not validate any more."""
     try:
         return build(schema, saved).model_dump(mode="json")
     except ConfigError:
@@ -105,7 +105,7 @@ def upgraded(schema: type[Section], saved: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """safe_load that reads 1e-4 as a number (YAML 1.1 wants 1.0e-4) and refuses a key given twice."""
+    """SafeLoader that reads 1e-4 as a number (YAML 1.1 wants 1.0e-4) and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -118,7 +118,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """safe_dump that quotes text which _Loader would read as a number, or whose line breaks are none to the eye."""
+    """SafeDumper that quotes text which _Loader would read as a number, and text with Unicode line breaks."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         style = '"' if set(data) & set("\x85\u2028\u2029") else None
@@ -127,15 +127,15 @@ class _Dumper(yaml.SafeDumper):
 
 _Dumper.add_representer(str, _Dumper.represent_str)
 
-for _side in (_Loader, _Dumper):
-    _side.yaml_implicit_resolvers = {k: list(v) for k, v in _side.yaml_implicit_resolvers.items()}
-    _side.add_implicit_resolver(
+for _class in (_Loader, _Dumper):
+    _class.yaml_implicit_resolvers = {k: list(v) for k, v in _class.yaml_implicit_resolvers.items()}
+    _class.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
     )
 
 
 def parse_scalar(text: str) -> Any:
-    """The value of a YAML fragment, as in `training.max_steps=100` or `data.target=[close]`."""
+    """Parse a YAML fragment, the value of `training.max_steps=100` or `data.target=[close]`. Raises ConfigError."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain Python values only
     except yaml.YAMLError as error:
@@ -143,7 +143,7 @@ def parse_scalar(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises ConfigError when it is missing, malformed or not a mapping."""
+    """Read the mapping in a YAML file. Raises ConfigError if it is missing, malformed or not a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -162,7 +162,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str | tuple[str, Any]]) -> dict[str, Any]:
-    """A copy of tree with `a.b=value` items (or (dotted key, value) pairs) set, the last one winning."""
+    """Return a copy of tree with `a.b=value` items (or (dotted key, value) pairs) set in order. Raises ConfigError."""
     result = _copy(tree)
     for item in overrides:
         if isinstance(item, str):
@@ -195,7 +195,7 @@ def build(
 ) -> S:
     """Validate tree as cls. Raises one ConfigError that lists every problem, each with its dotted key.
 
-    locate turns the place of a problem in tree into the place where a user wrote it.
+    locate maps the location of a problem in tree to the location where the user wrote it.
     """
     try:
         return cls.model_validate(tree)
@@ -216,23 +216,24 @@ def explained(
 
 
 def dump_yaml(tree: Section | dict[str, Any]) -> str:
-    """YAML text of a resolved tree, in declaration order."""
+    """Return the YAML text of a resolved tree, in declaration order."""
     data = tree.model_dump(mode="json") if isinstance(tree, Section) else tree
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _causes(problems: list[Any]) -> list[Any]:
-    """Problems without lists that are too short because their own entries are wrong."""
-    places = [tuple(problem["loc"]) for problem in problems]
+    """Drop the "too_short" problems of lists that are short only because entries of theirs are invalid."""
+    locations = [tuple(problem["loc"]) for problem in problems]
 
-    def follows(problem: Any) -> bool:
+    def is_consequence(problem: Any) -> bool:
         here = tuple(problem["loc"])
-        return problem["type"] == "too_short" and any(len(p) > len(here) and p[: len(here)] == here for p in places)
+        return problem["type"] == "too_short" and any(len(p) > len(here) and p[: len(here)] == here for p in locations)
 
-    return [problem for problem in problems if not follows(problem)]
+    return [problem for problem in problems if not is_consequence(problem)]
 
 
 def _explain(cls: type[BaseModel], problem: Any, locate: Callable[[list[str]], list[str]]) -> str:
+    """Return the line of an error about one of pydantic's problems."""
     *parents, last = problem["loc"] or ("",)
     location, sections = _follow(cls, parents)
     key = ".".join(locate([*location, str(last)])) or "(root)"
@@ -260,8 +261,8 @@ def _hint(word: str, known: set[str]) -> str:
 
 
 def _follow(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], set[type[BaseModel]]]:
-    """A location without the tags that a union of sections puts into it, and the sections at its end."""
-    sections, written = {cls}, list[str]()
+    """Return a location without the tags that pydantic adds for a union of sections, and the sections at its end."""
+    sections, keys = {cls}, list[str]()
     for part in location:
         following: set[type[BaseModel]] = set()
         for section in sections:
@@ -272,13 +273,13 @@ def _follow(cls: type[BaseModel], location: Sequence[str | int]) -> tuple[list[s
         if not following and len(sections) > 1 and tagged:
             sections = tagged
             continue
-        written.append(str(part))
-        sections = following or sections  # the index of a list is no field
-    return written, sections
+        keys.append(str(part))
+        sections = following or sections  # a list index is not a field
+    return keys, sections
 
 
 def sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that a field of this annotation holds, all members of a union of them."""
+    """Return the sections in a field's annotation: one, all members of a union, or [] if the field holds none."""
     if isinstance(annotation, type) and not typing.get_args(annotation) and issubclass(annotation, BaseModel):
         return [annotation]
     origin = typing.get_origin(annotation)
@@ -293,7 +294,7 @@ def _rule(field: FieldInfo | None) -> FieldRule:
 
 
 def _is_tag(field: FieldInfo) -> bool:
-    """Whether a field can only have one value, which tells the section from others in a union."""
+    """Return True if a field allows one value only, the discriminator of its section in a union."""
     return typing.get_origin(field.annotation) is Literal and len(typing.get_args(field.annotation)) == 1
 
 
@@ -303,7 +304,7 @@ def _is_list(annotation: Any) -> bool:
 
 
 def _member(sections: Sequence[type[BaseModel]], tree: Mapping[str, Any]) -> type[BaseModel] | None:
-    """Which of the sections of a union a dumped tree is of, by its tag."""
+    """Return the section of a union that a dumped tree belongs to, by its tag."""
     for section in sections:
         tags = {name: field.default for name, field in section.model_fields.items() if _is_tag(field)}
         if all(tree.get(name, tag) == tag for name, tag in tags.items()):
@@ -328,7 +329,7 @@ def _leaves(
 
 
 def _plain(value: Any) -> Any:
-    """Tuples and lists are one thing once they have been through JSON or YAML."""
+    """Return a value with tuples as lists, as JSON and YAML give them back."""
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

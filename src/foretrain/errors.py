@@ -1,8 +1,8 @@
-"""Errors meant for users: which item, what is wrong, what to do. The CLI prints them without a traceback."""
+"""Errors for users: which item, what is wrong, what to do. The CLI prints them without a traceback."""
 
 
 class ForetrainError(Exception):
-    """Base of every error a user can cause; the CLI prints its message and exits with code 2."""
+    """Base of every error that a user can cause; the CLI prints its message and exits with code 2."""
 
 
 class ConfigError(ForetrainError):
@@ -14,7 +14,7 @@ class DataError(ForetrainError):
 
 
 class ModelError(ForetrainError):
-    """A release or checkpoint cannot be opened, or does not fit what is asked of it."""
+    """A release or checkpoint cannot be opened, or does not support the request."""
 
 
 class TrainingError(ForetrainError):
@@ -22,7 +22,7 @@ class TrainingError(ForetrainError):
 
 
 class Interrupted(BaseException):
-    """A run that ended at a signal, after its checkpoint. exit_code is 130 for Ctrl-C and 143 for SIGTERM."""
+    """A run was stopped by a signal, after its checkpoint. exit_code is 130 for Ctrl-C and 143 for SIGTERM."""
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)

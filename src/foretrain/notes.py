@@ -1,7 +1,7 @@
-"""What the library has to say beside its results: records with a stable code, for programs, and a text, for people.
+"""Messages to the user besides results: records with a stable code, for programs, and a text, for people.
 
-Notes go into results (an evaluation's warnings, an import's report) or, where there is no result to hold them, to
-Python's `logging`, under the name of the module that speaks: `record.code` and `record.counts` are the note's.
+Notes are part of a result (an evaluation's warnings, an import's report) or, where there is no result, logged with
+Python's `logging` by the module that raises them: `record.code` and `record.counts` are the note's.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """What a note is about. Texts may change, codes do not; a family may have codes of its own."""
+    """The kind of a note. Texts may change, codes do not; a family may define further codes."""
 
     # forecasts
-    BATCH_HALVED = "batch_halved"  # a GPU's memory was too small for a batch
-    CONTEXT_CLIPPED = "context_clipped"  # more context was asked for than the model can read
+    BATCH_HALVED = "batch_halved"  # a batch did not fit into the GPU's memory
+    CONTEXT_CLIPPED = "context_clipped"  # more context was requested than the model can read
     NUM_SAMPLES_UNUSED = "num_samples_unused"  # the family draws no sample paths
     LEVEL_OUTSIDE_TRAINED = "level_outside_trained"  # a quantile level beyond the trained ones
     HORIZON_UNROLLED = "horizon_unrolled"  # a horizon beyond the trained one
     CANDLES_REPAIRED = "candles_repaired"  # sampled candles with a high below another price, and the like
-    COLUMN_EMPTY = "column_empty"  # a forecast of a column without a value means nothing
-    NOTHING_TO_FORECAST_FROM = "nothing_to_forecast_from"  # an empty column leaves no forecast at all
+    COLUMN_EMPTY = "column_empty"  # the forecast of a column without a value is meaningless
+    NOTHING_TO_FORECAST_FROM = "nothing_to_forecast_from"  # an empty column, so there is no forecast
     VALUES_TOO_LARGE = "values_too_large"
     FORECAST_NOT_FINITE = "forecast_not_finite"
     COLUMNS_LEFT_OUT = "columns_left_out"  # the family cannot read them
@@ -33,28 +33,28 @@ class Code(StrEnum):
     FREQ_UNLIKE_ROWS = "freq_unlike_rows"
     BARS_MISSING = "bars_missing"
     CALENDAR_DOUBTFUL = "calendar_doubtful"
-    TOKENIZER_DIFFERS = "tokenizer_differs"  # not the one that the model was trained with
+    TOKENIZER_DIFFERS = "tokenizer_differs"  # from the one that the model was trained with
     # evaluation
-    TRAINING_SAW_WINDOWS = "training_saw_windows"  # the figures prove nothing
-    VALIDATION_SAW_WINDOWS = "validation_saw_windows"  # they chose the weights
-    TRAINING_UNKNOWN = "training_unknown"  # the release does not say what it was trained on
+    TRAINING_SAW_WINDOWS = "training_saw_windows"  # so the metrics are not out of sample
+    VALIDATION_SAW_WINDOWS = "validation_saw_windows"  # so they selected the weights
+    TRAINING_UNKNOWN = "training_unknown"  # the release does not record its training data
     TRAINING_SAW_DAYS = "training_saw_days"  # in other items of the corpus
     TRAINING_MAY_HAVE_SEEN_DAYS = "training_may_have_seen_days"  # in another corpus
-    TRAINING_CANNOT_BE_COMPARED = "training_cannot_be_compared"  # no dates on both
+    TRAINING_CANNOT_BE_COMPARED = "training_cannot_be_compared"  # one side has no dates
     SYNTHETIC_DATA = "synthetic_data"
     SEASON_OF_ONE_STEP = "season_of_one_step"
     QUANTILES_CROSSED = "quantiles_crossed"
-    FEWER_WINDOWS = "fewer_windows"  # than asked for: training left out no more
+    FEWER_WINDOWS = "fewer_windows"  # than requested: training held out no more
     SHORTER_CONTEXT = "shorter_context"  # the reference model sees less history
     COLUMNS_UNLIKE_TRAINING = "columns_unlike_training"  # the corpus lacks some
     SETTING_UNUSED = "setting_unused"
     # the promotion gate
-    NOT_BELOW = "not_below"  # the model's error is not below a reference's
-    NOT_SIGNIFICANT = "not_significant"  # it is, and chance explains it
+    NOT_BELOW = "not_below"  # the model's error is not below the reference's
+    NOT_SIGNIFICANT = "not_significant"  # it is below, but not significantly
     NO_FORECASTS_TO_COMPARE = "no_forecasts_to_compare"
-    TOO_FEW_ORIGINS = "too_few_origins"  # for a test to tell a difference from chance
+    TOO_FEW_ORIGINS = "too_few_origins"  # for a significance test
     RELEASE_NOT_MARKED = "release_not_marked"
-    RELEASE_WITHOUT_FACTS = "release_without_facts"  # an export cannot say what it was trained on
+    RELEASE_WITHOUT_FACTS = "release_without_facts"  # an export does not record its training data
     # predictions of others
     CUTOFFS_ONE_STEP_APART = "cutoffs_one_step_apart"
     ONE_STEP_AHEAD = "one_step_ahead"
@@ -71,7 +71,7 @@ class Code(StrEnum):
     SEVERAL_FREQUENCIES = "several_frequencies"
     ROWS_ADDED = "rows_added"
     # configs of other projects
-    RATIOS_LEFT_BEHIND = "ratios_left_behind"  # without the CSV they are no numbers of rows
+    RATIOS_LEFT_BEHIND = "ratios_left_behind"  # without the CSV they cannot become numbers of rows
     RATIOS_EXCEED_ONE = "ratios_exceed_one"
     TRAIN_PART_TOO_SMALL = "train_part_too_small"
     VALIDATION_PART_TOO_SMALL = "validation_part_too_small"
@@ -82,7 +82,7 @@ class Code(StrEnum):
 
 @dataclass(frozen=True)
 class Note:
-    """Something to hear of: a stable code, a text for people, and the numbers in that text by name."""
+    """A message to the user: a stable code, a text for people, and the numbers in that text by name."""
 
     code: str
     text: str
@@ -91,21 +91,21 @@ class Note:
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts of one kind of event, which add up over batches and processes; the first says how often it happened."""
+    """Counts of one kind of event, summed over batches and processes; the first count is that of the event."""
 
     code: str
     text: str  # a format string over the counts: "{repaired candles:,} of {candles:,} candles repaired"
     counts: Mapping[str, int]
 
     def note(self, form: str = "{}") -> Note | None:
-        """The note, its text put into form; None where it did not happen."""
+        """Return the note, its text formatted into `form`; None if the event did not happen."""
         if not next(iter(self.counts.values()), 0):
             return None
         return Note(self.code, form.format(self.text.format_map(self.counts)), dict(self.counts))
 
 
 def added(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
-    """Tallies with those of one code summed."""
+    """Return tallies with those of equal code summed."""
     found: dict[str, Tally] = {}
     for tally in tallies:
         before = found[tally.code].counts if tally.code in found else {}
@@ -115,40 +115,40 @@ def added(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
 
 
 def texts(notes: Iterable[Note]) -> list[str]:
-    """The texts alone, as files keep them."""
+    """Return the texts alone, as files store them."""
     return [note.text for note in notes]
 
 
 def codes(notes: Iterable[Note]) -> set[str]:
-    """The codes alone."""
+    """Return the codes alone."""
     return {str(note.code) for note in notes}
 
 
-_told: ContextVar[set[tuple[str, str]] | None] = ContextVar("told", default=None)
+_logged: ContextVar[set[tuple[str, str]] | None] = ContextVar("logged", default=None)
 
 
 @contextmanager
-def once(told: set[tuple[str, str]] | None = None) -> Iterator[None]:
-    """While entered, warn() logs equal notes once: work in batches says the same of each of them.
+def once(logged: set[tuple[str, str]] | None = None) -> Iterator[None]:
+    """While entered, warn() logs equal notes once, because work in batches repeats them for each batch.
 
-    told remembers them from one entry to the next; where several are entered, the outermost counts.
+    `logged` holds (code, text) of notes logged before and collects new ones; of nested scopes the outermost applies.
     """
-    if _told.get() is not None:
+    if _logged.get() is not None:
         yield
         return
-    token = _told.set(set() if told is None else told)
+    token = _logged.set(set() if logged is None else logged)
     try:
         yield
     finally:
-        _told.reset(token)
+        _logged.reset(token)
 
 
 def warn(logger: logging.Logger, note: Note) -> None:
     """Log a note as a warning that carries its code and counts."""
-    told, key = _told.get(), (str(note.code), note.text)
-    if told is not None:
-        if key in told:
+    logged, key = _logged.get(), (str(note.code), note.text)
+    if logged is not None:
+        if key in logged:
             return
-        told.add(key)
+        logged.add(key)
     extra = {"code": str(note.code), "counts": dict(note.counts)}
     logger.warning("%s", note.text, extra=extra, stacklevel=2)

@@ -250,7 +250,7 @@ def test_the_older_epochs_key_fills_what_the_newer_ones_leave_open(folder: Path,
     found.ledger.report("a title", [])
 
 
-def test_a_batch_cut_into_pieces_has_micro_batches_in_the_tokenizer_stage_alone(folder: Path):
+def test_an_accumulated_batch_has_micro_batches_in_the_tokenizer_stage_alone(folder: Path):
     found = small(folder, training={"batch_size": 50, "accumulation_steps": 3})
     assert stage(found, "tokenizer")["training"]["micro_batch_size"] == 16
     assert "micro_batch_size" not in stage(found, "predictor")["training"]
@@ -276,15 +276,15 @@ def test_ratios_become_rows_of_the_csv(folder: Path):
     assert f"{folder / 'bars.csv'} --out corpora/default_experiment" in found.commands[0]
 
 
-def test_parts_too_small_for_a_window_are_told(folder: Path):
+def test_parts_too_small_for_a_window_are_reported(folder: Path):
     notes = small(folder, data={"data_path": "bars.csv", "train_ratio": 0.4, "val_ratio": 0.01}).ledger.notes
-    told = {note.code: note.counts for note in notes}
-    assert told[Code.TRAIN_PART_TOO_SMALL] == {"rows": 400, "needed": 561}
-    assert told[Code.VALIDATION_PART_TOO_SMALL] == {"rows": 10, "needed": 49}
+    counts = {note.code: note.counts for note in notes}
+    assert counts[Code.TRAIN_PART_TOO_SMALL] == {"rows": 400, "needed": 561}
+    assert counts[Code.VALIDATION_PART_TOO_SMALL] == {"rows": 10, "needed": 49}
 
 
 @pytest.mark.parametrize("path", [None, "gone.csv", "empty.csv"])
-def test_without_a_readable_csv_the_ratios_are_left_behind_and_told(folder: Path, path: str | None):
+def test_without_a_readable_csv_the_ratios_are_left_behind_and_reported(folder: Path, path: str | None):
     (folder / "empty.csv").write_text("")
     found = small(folder, data={"data_path": path, "train_ratio": 0.8})
     assert not {"validation_steps", "test_steps"} & found.tree["data"].keys()
@@ -299,8 +299,8 @@ def test_ratios_beyond_one_whole_leave_validation_the_rest(folder: Path):
 
 
 @pytest.mark.parametrize("ratios", [{"train_ratio": 90}, {"val_ratio": -0.1}, {"train_ratio": 0}])
-def test_ratios_that_are_no_shares_are_refused(folder: Path, ratios):
-    with pytest.raises(ConfigError, match="are no shares"):
+def test_ratios_outside_0_to_1_are_refused(folder: Path, ratios):
+    with pytest.raises(ConfigError, match="must be shares between 0 and 1"):
         small(folder, data={"data_path": "bars.csv", **ratios})
 
 

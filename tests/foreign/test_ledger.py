@@ -69,7 +69,7 @@ def test_null_counts_as_not_given():
     assert "data.path: null" in book.report("a title", [])
 
 
-def test_a_key_that_nobody_settled_is_our_mistake():
+def test_a_key_that_is_not_settled_is_our_mistake():
     with pytest.raises(AssertionError, match=r"data\.path"):
         ledger(data__path="x").report("a title", [])
 

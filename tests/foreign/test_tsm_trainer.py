@@ -196,7 +196,7 @@ def test_a_checkpoint_brings_its_architecture():
     assert verdicts(found)["d_model"] == "dropped"
 
 
-def test_a_model_id_without_random_init_false_is_ignored_as_upstream_does_and_told():
+def test_a_model_id_without_random_init_false_is_ignored_as_upstream_does_and_reported():
     found = translated(model_id="amazon/chronos-2")
     assert found.tree["model"]["random_init"] is True
     assert "model_id" not in found.tree["model"]
@@ -208,7 +208,7 @@ def test_no_weights_and_no_random_start_is_refused():
         translated(random_init=False)
 
 
-def test_the_batch_of_several_processes_is_told():
+def test_the_batch_of_several_processes_is_reported():
     found = translated(gradient_accumulation_steps=3)
     assert (found.tree["training"]["batch_size"], found.tree["training"]["micro_batch_size"]) == (36, 12)
     (note,) = (note for note in found.ledger.notes if note.code == Code.BATCH_OF_ALL_PROCESSES)

@@ -180,15 +180,15 @@ def test_validation_scored_the_weights_that_are_released(run):
     step = facts(run.folder / "release")["step"]
     (record,) = [r for r in records if r["kind"] == "validation" and r["step"] == step]
     released = family(run.name).load(run.folder / "release")
-    told, source = open_source(config(run.folder, run.base, run.name))
+    resolved, source = open_source(config(run.folder, run.base, run.name))
     validation = Validation(
-        told.evaluation,
-        told.data,
+        resolved.evaluation,
+        resolved.data,
         model=released,
         family=family(run.name),
         corpora=source.corpora,
         selections=source.selections,
-        seed=told.seed,
+        seed=resolved.seed,
     )
     metrics = validation(released, step).metrics
     compared = [key for key in metrics if key in record]
@@ -280,7 +280,7 @@ def other_base(zoo, tmp_path) -> tuple[Path, Path]:
     return base, folder
 
 
-def test_a_base_with_other_weights_is_refused_by_whatever_needs_it(other_base, tmp_path):
+def test_a_base_with_other_weights_is_refused_by_everything_that_needs_it(other_base, tmp_path):
     base, folder = other_base
     with pytest.raises(TrainingError, match=r"parents\.model: it began from weights with the hash"):
         train_run(config(folder, base, training={"max_steps": 8}), resume="auto")
@@ -317,7 +317,7 @@ def test_a_run_without_an_adapter_has_none_to_export(runs, tmp_path):
     run = runs("chronos2")
     made = tree(tmp_path / "run", run.base)
     train_run(build(RunConfig, {key: value for key, value in made.items() if key != "adapter"}))
-    with pytest.raises(TrainingError, match="no adapter that could be saved apart"):
+    with pytest.raises(TrainingError, match="no adapter that can be saved apart"):
         export_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000006", tmp_path / "out", adapter=True)
 
 
@@ -409,7 +409,7 @@ def test_layers_that_the_data_never_reach_raise_an_alarm(runs, tmp_path):
     assert "WARNING: the adapter has learned nothing" in (tmp_path / "run" / "training.log").read_text()
 
 
-def test_a_target_that_matches_nothing_is_told_before_anything_is_written(runs, tmp_path):
+def test_a_target_that_matches_nothing_is_reported_before_anything_is_written(runs, tmp_path):
     run = runs("chronos2")
     with pytest.raises(ConfigError, match=r"'atention\.q' matches no linear layer"):
         train_run(config(tmp_path / "run", run.base, adapter={"targets": ["atention.q"]}))
@@ -418,9 +418,9 @@ def test_a_target_that_matches_nothing_is_told_before_anything_is_written(runs, 
 
 def test_a_dry_run_counts_what_is_trained(runs, tmp_path):
     run = runs("chronos2")
-    told = config(tmp_path / "run", run.base)
-    text = "\n".join(describe_run(told, World()))
-    model = build_model(told)
+    settings = config(tmp_path / "run", run.base)
+    text = "\n".join(describe_run(settings, World()))
+    model = build_model(settings)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     assert f"{trained:,} of {total:,} parameters are trained" in text

@@ -28,7 +28,7 @@ from foretrain.models.hub import release_hash
 from foretrain.run.config import config_hash, config_hash_1, load_config
 from foretrain.run.dry_run import describe_stages
 from foretrain.run.export import export_checkpoint
-from foretrain.run.pipeline import make_stages, open_sources, plan_steps, run_stages
+from foretrain.run.pipeline import make_stages, open_sources, plan_actions, run_stages
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import train_run
 from foretrain.training.checkpoint import steps_in
@@ -100,7 +100,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a pipeline that nobody disturbed. Not to be written to."""
+    """The folder of a pipeline that ran undisturbed. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("pipeline") / "run"
     run(folder)
     return folder
@@ -173,7 +173,7 @@ def test_the_config_of_a_stage_runs_alone_with_equal_weights(whole: Path, tmp_pa
 
 def test_a_second_start_is_refused_naming_both_ways_out(done: Path):
     before = sorted(done.rglob("*"))
-    with pytest.raises(TrainingError, match=r"stage short has begun\. Go on with it by --resume, or choose another"):
+    with pytest.raises(TrainingError, match=r"stage short was started\. Resume it with --resume, or choose another"):
         run(done)
     assert sorted(done.rglob("*")) == before
 
@@ -256,16 +256,16 @@ def test_a_release_with_a_hash_of_version_1_is_compared_by_it_and_then_with_the_
 
 
 def rewrite(path: Path, **changes: Any) -> None:
-    told = {**json.loads(path.read_text()), **changes}
+    facts = {**json.loads(path.read_text()), **changes}
     path.unlink()  # it has other names
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(facts))
 
 
 def plan(folder: Path, *overrides: Any, resume: str | None = None) -> list[str]:
     """What would be done with each stage."""
     stages = make_stages(pipeline(folder, *overrides))
     open_sources(stages, {})
-    return [step.do for step in plan_steps(stages, folder, resume)]
+    return [step.do for step in plan_actions(stages, folder, resume)]
 
 
 def test_resume_refuses_another_config_for_a_finished_stage_naming_stage_and_key(begun: Path):
@@ -274,7 +274,7 @@ def test_resume_refuses_another_config_for_a_finished_stage_naming_stage_and_key
 
 
 def test_resume_refuses_to_prolong_a_stage_that_another_was_made_from(begun: Path):
-    with pytest.raises(TrainingError, match=r"stage short is to go on, but stage long, .* has run already\."):
+    with pytest.raises(TrainingError, match=r"stage short is to run, but stage long, .* has run already\."):
         run(begun, "stages.short.training.max_steps=9", resume="auto")
 
 
@@ -295,12 +295,12 @@ def test_resume_from_a_checkpoint_of_a_stage_goes_on_there(begun: Path, whole: P
 
 def test_resume_from_a_checkpoint_before_a_stage_that_has_run_is_refused(done: Path):
     path = steps_in(stage(done, "short") / "checkpoints")[0]
-    with pytest.raises(TrainingError, match="stage short is to go on, but stage long, which comes after it, has run"):
+    with pytest.raises(TrainingError, match="stage short is to run, but stage long, which comes after it, has run"):
         run(done, resume=str(path))
 
 
 def test_resume_from_a_checkpoint_of_another_run_is_refused(done: Path, tmp_path: Path):
-    with pytest.raises(TrainingError, match=r"is no checkpoint of a stage of this run; they lie in(?s:.*)01-short"):
+    with pytest.raises(TrainingError, match=r"is not a checkpoint of a stage of this run(?s:.*)01-short"):
         run(done, resume=str(tmp_path / "checkpoints" / "step-00000004"))
 
 
@@ -344,7 +344,7 @@ def test_skip_existing_says_when_a_parent_is_another_by_now(done: Path, capsys):
     path.unlink()
     save_file(changed, path)
     assert run(done, "stages.short.skip_existing=true", "stages.long.skip_existing=true") == {}
-    assert "note: its model was another than what stage short has now" in capsys.readouterr().out
+    assert "note: its model was not the present release of stage short" in capsys.readouterr().out
 
 
 def test_skip_existing_runs_a_stage_that_has_no_release(tmp_path: Path):
@@ -366,7 +366,7 @@ def test_skip_existing_runs_a_stage_that_has_no_release(tmp_path: Path):
         ("stages.long.model={family: chronos2, model_id: nowhere}", ModelError, "stage long: nowhere: no such folder"),
     ],
 )
-def test_an_impossible_later_stage_is_told_before_the_first_one_begins(tmp_path: Path, override, error, message):
+def test_an_impossible_later_stage_is_reported_before_the_first_one_starts(tmp_path: Path, override, error, message):
     with pytest.raises(error, match=message):
         run(tmp_path / "run", override)
     assert not (tmp_path / "run" / "stages").exists()
@@ -493,7 +493,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["01-short", "02-long"])
-def test_killed_in_either_stage_it_ends_as_if_nobody_had_touched_it(undisturbed: Path, tmp_path: Path, name):
+def test_killed_in_either_stage_it_ends_like_an_undisturbed_run(undisturbed: Path, tmp_path: Path, name):
     out = tmp_path / "run"
     config = pipeline(out, *LONG)
     words = [sys.executable, "-m", "foretrain.cli", "train", str(written(tmp_path / "run.yaml", config))]
@@ -523,7 +523,7 @@ def test_two_processes_run_the_stages_of_one(tmp_path: Path):
     assert facts(out / "release")["parents"]["model"]["hash"] == release_hash(stage(out, "short") / "release")
 
 
-def test_columns_that_a_later_stage_cannot_learn_are_told_before_the_first_one_begins(tmp_path: Path):
+def test_columns_that_a_later_stage_cannot_learn_are_reported_before_the_first_one_starts(tmp_path: Path):
     sizes = {"random_init": True, "d_model": 16, "n_heads": 2, "ff_dim": 16}
     reader = {"family": "kronos_tokenizer", **sizes, "n_enc_layers": 2, "n_dec_layers": 2}
     writer = {"family": "kronos", **sizes, "n_layers": 1, "tokenizer": "stage:reader"}

@@ -30,7 +30,7 @@ from foretrain.run.build import build_model
 from foretrain.run.config import config_hash, load_config
 from foretrain.run.dry_run import describe_run
 from foretrain.run.pipeline import run_stages
-from foretrain.run.promotion import ZERO_SHOT_WORD, gate_notes, open_reference, record
+from foretrain.run.promotion import ZERO_SHOT_WORD, check_test_split, open_reference, record
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import train_run
 
@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def rival_of(place: Path, asked: str = ZERO_SHOT_WORD):
+def reference_of(place: Path, asked: str = ZERO_SHOT_WORD):
     return open_reference(asked, str(place), foretrain.load(place).model)
 
 
@@ -117,19 +117,19 @@ def test_a_run_without_a_gate_records_nothing(runs: Path):
 
 @pytest.mark.parametrize("name", ["", *NAMES])
 def test_a_fine_tuned_release_started_from_the_release_it_names(copy: Path, runs: Path, name: str):
-    found = rival_of(copy / name)
+    found = reference_of(copy / name)
     assert (found.key, found.name) == (ZERO_SHOT, str(runs / "base" / "release"))
     assert kept(runs / "base" / "release", found.model.network)
 
 
 def test_random_weights_are_made_again_from_the_seed(runs: Path):
-    found = rival_of(runs / "base")
+    found = reference_of(runs / "base")
     assert (found.name, found.hash) == ("random weights (seed 42)", None)
     assert same(found.model, build_model(load_config(runs / "base" / "config.yaml")))
     assert not kept(runs / "base" / "release", found.model.network)
 
 
-def test_a_rival_gets_the_model_s_precision_and_options(runs: Path):
+def test_a_reference_gets_the_model_s_precision_and_options(runs: Path):
     model = foretrain.load(runs / "fine", dtype="bfloat16").model
     options = object()
     found = open_reference(ZERO_SHOT_WORD, str(runs / "fine"), model, options)
@@ -138,7 +138,7 @@ def test_a_rival_gets_the_model_s_precision_and_options(runs: Path):
 
 
 def test_any_other_model_can_be_compared_with(runs: Path, zoo, tmp_path: Path):
-    found = rival_of(runs / "fine", str(runs / "base"))
+    found = reference_of(runs / "fine", str(runs / "base"))
     assert (found.key, found.name, found.hash) == (OTHER, str(runs / "base"), release_hash(runs / "base" / "release"))
     zoo.built("kronos").save_release(tmp_path)
     stranger = open_reference(str(tmp_path), str(runs / "fine"), foretrain.load(runs / "fine").model, object())
@@ -150,21 +150,21 @@ def test_starting_weights_that_have_changed_are_refused(runs: Path, copy: Path, 
     facts = read(copy / "release" / "release.json")
     facts["parents"]["model"]["asked"] = str(base)
     (copy / "release" / "release.json").write_text(json.dumps(facts))
-    assert kept(base, rival_of(copy).model.network)
+    assert kept(base, reference_of(copy).model.network)
     before = release_hash(base)
     shutil.copy(copy / "release" / "model.safetensors", base / "model.safetensors")
     hashes = f"its hash is {release_hash(base)}, that of the model was {before}"
     with pytest.raises(ModelError, match=f"{base}: is not the model that .*{hashes}.*--against {base}"):
-        rival_of(copy)
+        reference_of(copy)
     shutil.rmtree(base)
     with pytest.raises(ModelError, match=f"the weights that {copy / 'release'} was trained from: {base}: no such"):
-        rival_of(copy)
+        reference_of(copy)
 
 
 def test_a_release_that_does_not_say_where_it_started_needs_a_name(copy: Path, zoo, tmp_path: Path):
     (copy / "release" / "release.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"does not say what its training started from\. Name it: --against"):
-        rival_of(copy)
+        reference_of(copy)
 
 
 def test_random_weights_need_the_config_that_they_came_from(runs: Path, tmp_path: Path):
@@ -172,10 +172,10 @@ def test_random_weights_need_the_config_that_they_came_from(runs: Path, tmp_path
     text = (base / "config.yaml").read_text()
     (base / "config.yaml").write_text(text.replace("seed: 42", "seed: 43"))
     with pytest.raises(ModelError, match=r"config\.yaml: is not the config that"):
-        rival_of(base)
+        reference_of(base)
     (base / "config.yaml").unlink()
-    with pytest.raises(ModelError, match=r"began with random weights, and without the config\.yaml"):
-        rival_of(base)
+    with pytest.raises(ModelError, match=r"started from random weights, and without the config\.yaml"):
+        reference_of(base)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_in_stages_started_from_the_weights_of_its_first_stage(staged: Path, tmp_path: Path, place, moved):
     folder = shutil.copytree(staged, tmp_path / "elsewhere") if moved else staged
     first = load_config(folder / "stages" / "01-short" / "config.yaml")
-    assert same(rival_of(folder / place).model, build_model(first))
+    assert same(reference_of(folder / place).model, build_model(first))
 
 
 def test_the_gate_of_the_last_stage_is_that_of_the_pipeline(staged: Path):
@@ -231,7 +231,7 @@ def test_a_predictor_started_with_the_tokenizer_that_its_pipeline_began_with(zoo
     zoo.built("kronos").save_release(zero)
     config = candles_in_stages(tmp_path / "run", {"model_id": str(zero / "tokenizer")}, {"model_id": str(zero)})
     run_stages(config)
-    found = rival_of(tmp_path / "run")
+    found = reference_of(tmp_path / "run")
     assert kept(zero, found.model.network) and kept(zero / "tokenizer", found.model.tokenizer)
     assert not kept(zero / "tokenizer", foretrain.load(tmp_path / "run").model.tokenizer)
     log = (tmp_path / "run" / "stages" / "01-reader" / "training.log").read_text()
@@ -246,7 +246,7 @@ def test_a_tokenizer_trained_from_scratch_has_no_other_origin_than_its_stage(zoo
     bits = read(tmp_path / "zero" / "tokenizer" / "config.json")
     sizes |= {key: bits[key] for key in ("s1_bits", "s2_bits")}
     run_stages(candles_in_stages(tmp_path / "run", sizes, {"model_id": str(tmp_path / "zero")}))
-    found = rival_of(tmp_path / "run")
+    found = reference_of(tmp_path / "run")
     assert kept(tmp_path / "zero", found.model.network)
     assert kept(tmp_path / "run" / "stages" / "01-reader" / "release", found.model.tokenizer)
 
@@ -256,7 +256,7 @@ def test_an_adapter_started_from_its_base(corpus: Path, runs: Path, tmp_path: Pa
     pytest.importorskip("peft")
     model = [] if start == "random" else [f"model={{family: chronos2, model_id: {runs / 'base' / 'release'}}}"]
     train_run(tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", *model, "adapter.rank=2", GATE))
-    found = rival_of(tmp_path / "run")
+    found = reference_of(tmp_path / "run")
     if start == "base":
         assert kept(runs / "base" / "release", found.model.network)
     else:
@@ -270,14 +270,14 @@ def test_an_adapter_s_folder_is_marked_with_its_run(corpus: Path, runs: Path, tm
     start = f"model={{family: chronos2, model_id: {runs / 'base' / 'release'}}}"
     train_run(tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", start, "adapter.rank=2"))
     adapter = tmp_path / "run" / "adapters" / "default"
-    assert kept(runs / "base" / "release", rival_of(adapter).model.network)
+    assert kept(runs / "base" / "release", reference_of(adapter).model.network)
     command("evaluate", adapter, "--data", corpus, "--against", "zero-shot")
     marks = [read(tmp_path / "run" / name / "release.json")["promotion"] for name in (*NAMES, "adapters/default")]
     assert all(mark == marks[0] for mark in marks)
     assert read(tmp_path / "run" / "final_metrics.json")["promotion"] == marks[0]
 
 
-def test_a_test_part_without_room_is_told_before_anything_is_written(corpus: Path, tmp_path: Path):
+def test_a_test_part_without_room_is_reported_before_anything_is_written(corpus: Path, tmp_path: Path):
     config = tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", "data.test_steps=4", GATE)
     with pytest.raises(
         ConfigError, match=r"evaluation\.promotion: data\.test_steps 4 has no room for a window of 8 steps"
@@ -295,10 +295,10 @@ def test_a_test_part_without_room_is_told_before_anything_is_written(corpus: Pat
         (("data.test_steps=80",), None),
     ],
 )
-def test_a_test_part_too_small_for_a_verdict_is_told_at_the_head_of_the_log(overrides, note, tmp_path: Path):
+def test_a_test_part_too_small_for_a_verdict_is_reported_at_the_start_of_the_log(overrides, note, tmp_path: Path):
     config = tiny(tmp_path / "run", GATE, *overrides)
-    found = gate_notes(config, build_model(config))
-    assert [(told.code, dict(told.counts)) for told in found] == ([(Code.TOO_FEW_ORIGINS, note)] if note else [])
+    found = check_test_split(config, build_model(config))
+    assert [(item.code, dict(item.counts)) for item in found] == ([(Code.TOO_FEW_ORIGINS, note)] if note else [])
 
 
 def test_a_dry_run_tells_it_too(tmp_path: Path):
@@ -346,7 +346,7 @@ def test_two_processes_find_what_one_finds(corpus: Path, runs: Path, tmp_path: P
     assert (tmp_path / "two" / "training.log").read_text().count(f": {two['reason']}.") == 1
 
 
-def test_a_release_that_cannot_be_written_is_told_of_and_no_error(copy: Path, runs: Path, monkeypatch, told):
+def test_a_release_that_cannot_be_written_is_reported_and_no_error(copy: Path, runs: Path, monkeypatch, told):
     found = read(copy / "release" / "release.json")["promotion"]
 
     def full(*arguments):

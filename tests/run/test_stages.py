@@ -97,6 +97,39 @@ def test_a_null_in_a_stage_takes_a_value_of_the_root_away():
     assert (found.stages[1].training.max_steps, found.stages[1].training.epochs) == (None, 2)
 
 
+@pytest.mark.parametrize("section", [s for s in SECTIONS if not StageConfig.model_fields[s].is_required()])
+def test_a_section_set_to_null_in_a_stage_is_its_default_and_not_the_root_s(section: str):
+    key, value = SETTINGS[section]
+    root = {**tree().get(section, {}), key: value}
+    short, long = pipeline(f"stages.long.{section}=null", **{section: root}).stages
+    default = StageConfig.model_fields[section].get_default(call_default_factory=True)
+    assert getattr(getattr(short, section), key) == value
+    assert getattr(long, section) == default
+    schema = json_schema()["$defs"]["part_of_StageConfig"]["properties"][section]
+    assert {"type": "null"} in schema["anyOf"]
+
+
+@pytest.mark.parametrize("section", ["model", "data", "training"])
+def test_a_required_section_set_to_null_in_a_stage_is_the_root_s(section: str):
+    changes = {"model": {"family": "chronos2", "random_init": True}, "stages": [{"name": "only", section: None}]}
+    assert getattr(pipeline(**changes).stages[0], section) == getattr(
+        pipeline(**{**changes, "stages": [{"name": "only"}]}).stages[0], section
+    )
+
+
+def test_a_tokenizer_stage_can_refuse_the_loss_of_the_root():
+    config = pipeline(
+        loss={"name": "mae"},
+        model={},
+        stages=[
+            {"name": "tokens", "model": {"family": "kronos_tokenizer", "random_init": True}, "loss": None},
+            {"name": "forecasts", "model": {"family": "chronos2", "random_init": True}},
+        ],
+    )
+    assert [config.run(number).loss.name for number in range(2)] == ["own", "mae"]
+    build_model(config.run(0), device="meta")  # with the loss of the root this is an error
+
+
 def test_a_reference_means_the_release_of_that_stage():
     config = pipeline()
     assert config.references(1) == {"model_id": 0}
@@ -159,7 +192,7 @@ def test_a_problem_is_named_by_the_key_that_the_user_wrote(override, message):
         pipeline(override)
 
 
-def test_a_problem_at_the_root_is_told_once_by_its_key_there():
+def test_a_problem_at_the_root_is_reported_once_by_its_key_there():
     with pytest.raises(ConfigError) as caught:
         pipeline("optimizer.learning_ratee=1", "stages.1.training.max_steps=0")
     text = str(caught.value)
@@ -168,7 +201,7 @@ def test_a_problem_at_the_root_is_told_once_by_its_key_there():
 
 
 def test_skipping_every_stage_is_an_error():
-    with pytest.raises(ConfigError, match="stages: there is none, or all are skipped"):
+    with pytest.raises(ConfigError, match="stages: the list is empty or all stages are skipped"):
         pipeline("stages.0.skip=true", "stages.1.skip=true")
 
 
@@ -185,7 +218,7 @@ def test_overrides_reach_all_stages_or_one_by_position_or_name(override, expecte
     assert steps(pipeline(override)) == expected
 
 
-def test_a_flag_holds_for_every_stage_whatever_is_written():
+def test_a_flag_holds_for_every_stage_even_where_the_key_is_set():
     flags = {"training.max_steps": 3, "training.epochs": None, "output_dir": "runs/y", "seed": 5}
     config = pipeline("stages.1.training={max_steps: null, epochs: 2}", flags=flags)
     assert steps(config) == [3, 3] and (config.output_dir, config.seed) == ("runs/y", 5)

@@ -20,7 +20,7 @@ from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.hub import release_hash
 from foretrain.run.build import open_source
-from foretrain.run.config import RunConfig, config_hash, config_hash_1, load_config, made_by, shipped_config
+from foretrain.run.config import RunConfig, config_hash, config_hash_1, is_same_config, load_config, shipped_config
 from foretrain.run.dry_run import describe_run
 from foretrain.run.export import export_checkpoint
 from foretrain.run.train import train_run
@@ -236,7 +236,7 @@ def test_skill_is_better_when_higher(tmp_path: Path, metric, mode):
 
 
 @pytest.mark.parametrize("columns", [{"target": ["open", "high", "low"]}, {"past_covariates": ["volume"]}])
-def test_columns_that_a_family_cannot_learn_are_told_before_anything_is_written(tmp_path: Path, columns: dict):
+def test_columns_that_a_family_cannot_learn_are_reported_before_anything_is_written(tmp_path: Path, columns: dict):
     sizes = {"random_init": True, "d_model": 16, "n_heads": 2, "ff_dim": 16, "n_enc_layers": 2, "n_dec_layers": 2}
     tree = {
         "model": {"family": "kronos_tokenizer", **sizes},
@@ -271,7 +271,7 @@ def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in records if record["kind"] == kind]
 
 
-def test_a_run_minimises_the_loss_that_it_is_told_to_and_reports_it_with_its_unit(tmp_path: Path):
+def test_a_run_minimises_the_loss_that_it_is_given_and_reports_it_with_its_unit(tmp_path: Path):
     settings = ["loss.name=huber", "training.best_metric=val_mae_pct", "training.max_steps=30"]
     settings += ["training.checkpoint_every=null", "training.validate_every=15"]
     train_run(tiny(tmp_path / "run", *BARS, *settings))
@@ -383,7 +383,7 @@ def declared(key: str) -> FieldRule:
     return dict(rules(RunConfig))[".".join("*" if part.isdigit() else part for part in key.split("."))]
 
 
-def test_every_field_has_one_rule_whatever_the_family():
+def test_every_field_has_one_rule_in_every_family():
     keys = [key for key, _ in rules(RunConfig)]
     assert len(keys) == len(set(keys))
     found = {key for family in FAMILIES for key, _ in fields_of(build(RunConfig, whole_tree(family)))}
@@ -408,8 +408,8 @@ def test_every_field_behaves_as_it_declares(family: str):
             named = f"\n  {key}" in str(error)
             wrong += [f"{key}: {error}"] if rule.on_resume != "refused" or not named else []
             continue
-        told = key == "output_dir" or any(note.startswith(f"{key}: ") for note in notes)
-        if rule.on_resume == "refused" or not told or (rule.note and rule.note not in notes):
+        reported = key == "output_dir" or any(note.startswith(f"{key}: ") for note in notes)
+        if rule.on_resume == "refused" or not reported or (rule.note and rule.note not in notes):
             wrong.append(f"{key}: {notes}")
         if rule.on_resume == "fingerprint" and rule.fingerprint != "data":
             with pytest.raises(TrainingError, match=rf"\n  {key}: "):
@@ -417,7 +417,7 @@ def test_every_field_behaves_as_it_declares(family: str):
     assert not wrong
 
 
-def test_families_sections_and_numbers_of_corpora_are_told_apart_by_the_hash():
+def test_families_sections_and_numbers_of_corpora_are_distinguished_by_the_hash():
     trees = [whole_tree(family) for family in FAMILIES]
     trees += [{k: v for k, v in trees[0].items() if k != "adapter"}, {**trees[0], "loss": {"name": "mae"}}]
     trees += [{**trees[0], "data": {**trees[0]["data"], "corpora": [{"path": "a"}] * count}} for count in (1, 2)]
@@ -440,10 +440,10 @@ def test_a_hash_is_of_a_version_and_stays_what_it_was():
 
 def test_a_release_is_compared_by_the_hash_of_its_version(tmp_path: Path):
     config, gone = build(RunConfig, RECORDED), tmp_path / "config.yaml"
-    assert made_by(config, config_hash(config), gone) == (True, "compared by config_hash")
-    assert made_by(config, config_hash_1(config), gone) == (True, "compared by config_hash of version 1")
-    assert made_by(config, None, gone) == (False, "it records no config_hash")
-    assert made_by(config, "3:ab", gone) == (
+    assert is_same_config(config, config_hash(config), gone) == (True, "compared by config_hash")
+    assert is_same_config(config, config_hash_1(config), gone) == (True, "compared by config_hash of version 1")
+    assert is_same_config(config, None, gone) == (False, "it records no config_hash")
+    assert is_same_config(config, "3:ab", gone) == (
         False,
         "its config_hash is of version 3, which this foretrain does not know",
     )

@@ -1,4 +1,4 @@
-"""`foretrain demo`: the main job from raw files to a report, on data generated here, in a few minutes on a laptop."""
+"""`foretrain demo`: from raw files to a report on generated data, in a few minutes on a laptop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ORIGINS = 12  # forecast origins to score: enough for a verdict
 
 
 def run_demo(out: Path) -> Path:
-    """Generate CSV files, import, train, evaluate and forecast under `out` (or out-2, ... when it exists).
+    """Generate CSV files, import, train, evaluate and forecast under `out` (or out-2, ... if it exists).
 
     Returns the folder used.
     """
@@ -55,9 +55,9 @@ def run_demo(out: Path) -> Path:
 
 
 def write_series(folder: Path, history: Path, items: int = ITEMS, rows: int = ROWS, seed: int = 0) -> None:
-    """Hourly load-like series: a daily shape, a weekly one, a wandering level and noise whose size differs by item.
+    """Write hourly load-like series: daily and weekly shapes, a random-walk level, and noise of a size per item.
 
-    Writes one CSV (timestamp, target) an item into `folder`, and the first item again as a forecast's input.
+    One CSV (timestamp, target) per item goes into `folder`, and the first item into `history`, to be forecast.
     """
     folder.mkdir(parents=True)
     hours = np.arange(rows)
@@ -77,12 +77,12 @@ def write_series(folder: Path, history: Path, items: int = ITEMS, rows: int = RO
 
 
 def _free_folder(out: Path) -> Path:
-    """The folder itself, or the first of out-2, out-3, ... that does not exist: a demo overwrites nothing."""
+    """Create and return `out`, or the first of out-2, out-3, ... that does not exist: a demo overwrites nothing."""
     for candidate in [out, *(out.with_name(f"{out.name}-{number}") for number in range(2, 1000))]:
         if not candidate.exists():
             candidate.mkdir(parents=True)
             return candidate
-    raise ConfigError(f"{out}: a thousand demos are here; delete some or choose another folder with --out.")
+    raise ConfigError(f"{out}: 999 demo folders exist; delete some or choose another folder with --out.")
 
 
 def _say(text: str) -> None:

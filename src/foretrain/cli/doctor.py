@@ -1,4 +1,4 @@
-"""`foretrain doctor`: versions, devices, threads and known traps, in a form fit for a bug report."""
+"""`foretrain doctor`: versions, devices, threads and known traps, to be pasted into a bug report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def examine() -> Iterator[str]:
-    """Lines of the examination; those that start with `trap:` name something known to cost time or correctness."""
+    """Yield the lines of the report; lines with `trap:` name a setting known to cost time or correctness."""
     from foretrain import __version__
 
     yield f"foretrain {__version__}"
@@ -66,7 +66,7 @@ def _compute() -> Iterator[str]:
 
 
 def _cgroup_cores() -> float | None:
-    """Cores that a container's quota allows (cgroup v2), or None where there is no quota."""
+    """Return the number of cores that the container's quota allows (cgroup v2); None without a quota."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

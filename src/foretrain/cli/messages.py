@@ -1,4 +1,4 @@
-"""How the command shows what the library logs, and what other packages warn of."""
+"""Prints the library's log messages and other packages' warnings as plain lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foretrain.notes import Code
 
 
 class _Lines(logging.Handler):
-    """A line for each message, equal ones once; as plain as the command's own."""
+    """Handler that prints each message on a line, equal messages once."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -24,8 +24,8 @@ class _Lines(logging.Handler):
         if text in self._shown:
             return
         self._shown.add(text)
-        with contextlib.suppress(OSError):  # the reader of a pipe went away
-            if getattr(record, "code", None) == Code.RELEASE_WITHOUT_FACTS:  # a remark on what the verb wrote
+        with contextlib.suppress(OSError):  # the reader of a pipe has closed it
+            if getattr(record, "code", None) == Code.RELEASE_WITHOUT_FACTS:  # a remark on the written release
                 print(f"note: {text}")
             else:
                 print(f"warning: {text}", file=sys.stderr)
@@ -33,11 +33,11 @@ class _Lines(logging.Handler):
 
 @contextlib.contextmanager
 def messages_in_lines() -> Iterator[None]:
-    """While entered, messages of the library and Python warnings of others are shown in one line each."""
+    """While entered, print the library's messages and other packages' Python warnings as one line each."""
     log, lines, usual = logging.getLogger("foretrain"), _Lines(), warnings.formatwarning
     propagate = log.propagate
     log.addHandler(lines)
-    log.propagate = False  # a package that sets up logging would show them once more
+    log.propagate = False  # a package that sets up logging would print them again
     warnings.formatwarning = _one_line
     try:
         yield
@@ -48,5 +48,5 @@ def messages_in_lines() -> Iterator[None]:
 
 
 def _one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
-    """A warning without the place in the code that it comes from."""
+    """Format a warning without its file and line."""
     return f"warning: {message}\n" if category is UserWarning else f"warning: {category.__name__}: {message}\n"

@@ -1,6 +1,6 @@
-"""Choices, options and arguments that verbs of the command line share, and how their text is read.
+"""Choices, options and arguments that commands share, and the parsers of their text.
 
-Nothing heavy (torch, pandas, numpy) is imported here.
+Imports neither torch, pandas nor numpy, so that the command line starts quickly.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from foretrain.errors import ConfigError
 
 
 class Device(StrEnum):
-    """Where to compute."""
+    """Device of the computation."""
 
     auto = "auto"
     cpu = "cpu"
@@ -24,7 +24,7 @@ class Device(StrEnum):
 
 
 class DType(StrEnum):
-    """Precision of computation."""
+    """Precision of the computation."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -32,7 +32,7 @@ class DType(StrEnum):
 
 
 class OnBad(StrEnum):
-    """What an import does where a quality rule fires."""
+    """Action of an import on a violated quality rule."""
 
     fix = "fix"
     drop = "drop"
@@ -40,7 +40,7 @@ class OnBad(StrEnum):
 
 
 class Values(StrEnum):
-    """What predicted and actual values are."""
+    """Kind of the predicted and actual values."""
 
     price = "price"
     fraction = "fraction"
@@ -48,7 +48,7 @@ class Values(StrEnum):
 
 
 class ForeignFormat(StrEnum):
-    """Whose config is translated."""
+    """Project whose config is translated."""
 
     kronos = "kronos"
     tsm_trainer = "tsm-trainer"
@@ -94,12 +94,12 @@ def config_and_overrides(items: list[str] | None, config: Path | None) -> tuple[
 
 
 def comma_list(text: str | None) -> tuple[str, ...] | None:
-    """The parts of a comma-separated list."""
+    """Return the items of a comma-separated list; None stays None."""
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text is not None else None
 
 
 def pairs(items: list[str] | None, flag: str, example: str) -> dict[str, str]:
-    """KEY=VALUE items of a repeatable flag. Raises ConfigError for what is none, and for a key given twice."""
+    """Return the KEY=VALUE items of a repeatable flag. Raises ConfigError for other items and for repeated keys."""
     found: dict[str, str] = {}
     for item in items or []:
         key, sep, text = item.partition("=")
@@ -112,14 +112,14 @@ def pairs(items: list[str] | None, flag: str, example: str) -> dict[str, str]:
 
 
 def forecast_settings(items: list[str] | None) -> dict[str, Any]:
-    """The items of --option, their values read as YAML does."""
+    """Return the items of --option, their values parsed as YAML."""
     from foretrain.config import parse_scalar
 
     return {key: parse_scalar(text) for key, text in pairs(items, "--option", "temperature=0.8").items()}
 
 
 def level_list(text: str | None) -> tuple[float, ...] | None:
-    """Comma-separated quantile levels. Raises ConfigError for what is none."""
+    """Parse comma-separated quantile levels; None stays None. Raises ConfigError."""
     if text is None:
         return None
     try:

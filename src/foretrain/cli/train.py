@@ -19,13 +19,16 @@ from foretrain.training.settings import TrainingConfig
 
 @dataclass(frozen=True)
 class BatchFlags:
-    """--per-device-train-batch-size and --gradient-accumulation-steps, upstream's way to give the batch size."""
+    """--per-device-train-batch-size and --gradient-accumulation-steps, upstream's flags for the batch size."""
 
     per_device: int | None = None
     accumulation: int | None = None
 
     def overrides(self, tree: dict[str, Any], world_size: int) -> list[tuple[str, Any]]:
-        """batch_size and micro_batch_size that the flags mean: windows a step = micro x accumulation x processes."""
+        """Return the overrides of batch_size and micro_batch_size: windows per step = micro x accumulation x processes.
+
+        Empty if neither flag is given; `tree` holds the sections of the run.
+        """
         if self.per_device is None and self.accumulation is None:
             return []
         section = tree.get("training") or {}
@@ -37,10 +40,11 @@ class BatchFlags:
         return [("training.micro_batch_size", micro), ("training.batch_size", micro * accumulation * world_size)]
 
     def resumed(self, saved: dict[str, Any], tree: dict[str, Any]) -> list[tuple[str, Any]]:
-        """The same for a run that goes on: with the batch size it began with, in other micro-batches only if asked."""
-        asked = self.per_device or (tree.get("training") or {}).get("micro_batch_size")
+        """Return the overrides for a resumed run: the saved batch size, and the saved micro-batch size unless one is
+        given."""
+        given = self.per_device or (tree.get("training") or {}).get("micro_batch_size")
         return [
-            ("training.micro_batch_size", asked or saved["micro_batch_size"]),
+            ("training.micro_batch_size", given or saved["micro_batch_size"]),
             ("training.batch_size", saved["batch_size"]),
         ]
 
@@ -54,7 +58,7 @@ def train_command(
     resume: str | None = None,
     dry_run: bool = False,
 ) -> None:
-    """What `foretrain train` does on every rank."""
+    """Run `foretrain train` on this rank: train a config or a pipeline, or with dry_run describe it."""
     draft = Draft.read(path, overrides, flags)
     device, threads = draft.merged.get("device", "auto"), draft.merged.get("threads")
     with World.start(str(device), threads if isinstance(threads, int) else None) as world:

@@ -1,4 +1,4 @@
-"""Configs of other projects, translated into ours with a report of what became of each of their keys."""
+"""Translates configs of other projects into ours, with a report on each of their keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Format(NamedTuple):
     """A foreign config format."""
 
     title: str
-    translate: Callable[[Path, dict[str, Any]], Translation]  # of a file and what it holds
+    translate: Callable[[Path, dict[str, Any]], Translation]  # (path of the file, its contents) -> our config
 
 
 FORMATS = {
@@ -31,8 +31,8 @@ FORMATS = {
 def import_config(source: str, path: Path, out: Path | None = None) -> None:
     """Translate the file; the config goes to `out` (never overwritten) or to standard output, the report to stderr.
 
-    The result has been through our own loader, so what is written can be trained. Raises ConfigError where the file
-    cannot be read or translated, or `out` exists.
+    The result is validated by our own loader before it is written. Raises ConfigError if the file cannot be read or
+    translated, or `out` exists.
     """
     if out is not None and out.exists():
         raise ConfigError(f"{out}: exists already; name another file or remove it.")
@@ -50,14 +50,14 @@ def import_config(source: str, path: Path, out: Path | None = None) -> None:
 
 
 def _check(tree: dict[str, Any], path: Path) -> None:
-    """Raise ConfigError where our loader would refuse the translation: values that no run can have."""
+    """Raise ConfigError if our loader refuses the translation, because of values that no run can have."""
     from foretrain.run.stages import Draft
 
     Draft.of(tree, source=f"{path}, translated").build()
 
 
 def _write(out: Path, text: str) -> None:
-    """Write a file that does not exist yet; it appears whole or not at all."""
+    """Write a new file atomically. Raises ConfigError if it exists or cannot be written."""
     try:
         create_text(out, text)
     except FileExistsError:

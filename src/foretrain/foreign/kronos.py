@@ -1,7 +1,7 @@
-"""Kronos' finetune_csv YAML (one CSV, tokenizer then predictor) as a run of two stages.
+"""Translates Kronos' finetune_csv YAML (one CSV, tokenizer then predictor) into a run of two stages.
 
-What upstream does where its file says nothing, and what its training does whatever the file says (one-cycle schedule,
-clip norms, decay of every parameter, windows one row apart), is written out, so that the run is upstream's recipe.
+Upstream's defaults and what its training code fixes (one-cycle schedule, clip norms, decay of every parameter, windows
+one row apart) are written out, so that the run follows upstream's recipe.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ KNOWN = {
     "distributed.backend": Key("text", "nccl"),
 }
 SECTIONS = {key.partition(".")[0] for key in KNOWN}
-COLUMNS = "open,high,low,close,volume,amount"  # upstream wants all six
-BLIND_VALIDATION = 500  # steps between validations where the length of an epoch is unknown
+COLUMNS = "open,high,low,close,volume,amount"  # upstream requires all six
+DEFAULT_VALIDATE_EVERY = 500  # steps between validations if the length of an epoch is unknown
 
 
 class _Parts(NamedTuple):
-    """Rows of the three parts of the CSV, oldest first."""
+    """Numbers of rows of the three parts of the CSV, oldest first."""
 
     train: int
     validation: int
@@ -75,7 +75,7 @@ class _Parts(NamedTuple):
 
 
 def translate(path: Path, raw: Mapping[Any, Any]) -> Translation:
-    """The run that a finetune_csv config describes. Raises ConfigError where a section is none or a value is wrong."""
+    """Translate a finetune_csv config. Raises ConfigError for a section that is not a mapping and for wrong values."""
     ledger = Ledger(path, _flatten(path, raw), KNOWN)
     output = _output(ledger)
     name = ledger.get("model_paths.exp_name") or "kronos"
@@ -96,7 +96,7 @@ def translate(path: Path, raw: Mapping[Any, Any]) -> Translation:
 
 
 def _flatten(path: Path, raw: Mapping[Any, Any]) -> dict[str, Any]:
-    """Values by section.key."""
+    """Return the values by section.key. Raises ConfigError if the file is not a finetune_csv config."""
     flat: dict[str, Any] = {}
     for section, values in raw.items():
         if section in SECTIONS and not isinstance(values, (dict, type(None))):
@@ -117,7 +117,7 @@ def _flatten(path: Path, raw: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _output(ledger: Ledger) -> dict[str, Any]:
-    """output_dir, seed and device."""
+    """Return output_dir, seed and device."""
     base, name = ledger.get("model_paths.base_path").rstrip("/"), ledger.get("model_paths.exp_name")
     save = ledger.get("model_paths.base_save_path").replace("{exp_name}", name)
     if save:
@@ -133,7 +133,7 @@ def _output(ledger: Ledger) -> dict[str, Any]:
             ledger.filled("output_dir", f"runs/{name}, as neither base_save_path nor base_path says where results go")
     ledger.carried("model_paths.exp_name", f"data.corpora.0.path{'' if save else ' and output_dir'}")
     for key, stage in (("tokenizer_save_name", "01-tokenizer"), ("basemodel_save_name", "02-predictor")):
-        ledger.dropped(f"model_paths.{key}", f"the best weights of that stage lie in output_dir/stages/{stage}/release")
+        ledger.dropped(f"model_paths.{key}", f"the best weights of that stage are in output_dir/stages/{stage}/release")
     ledger.carried("training.seed", "seed")
     cuda, number = ledger.get("device.use_cuda"), ledger.get("device.device_id")
     device = "cpu" if not cuda else "auto" if number == 0 else f"cuda:{number}"
@@ -152,7 +152,7 @@ def _output(ledger: Ledger) -> dict[str, Any]:
 
 
 def _data(ledger: Ledger, path: Path, corpus: str) -> tuple[dict[str, Any], str | None, _Parts | None]:
-    """The data section, the CSV as the user would name it, and its parts where it can be read."""
+    """Return the data section, the path of the CSV as given or found, and its parts; None if it cannot be read."""
     lookback, predict = ledger.get("data.lookback_window"), ledger.get("data.predict_window")
     ledger.carried("data.lookback_window", "data.context_length and data.min_context")
     ledger.carried("data.predict_window", "data.prediction_length", "one more: upstream's window is lookback+predict+1")
@@ -187,12 +187,12 @@ def _data(ledger: Ledger, path: Path, corpus: str) -> tuple[dict[str, Any], str 
     ledger.carried("data.train_ratio", "data.validation_steps and data.test_steps", f"what they leave: {split}")
     ledger.carried("data.val_ratio", "data.validation_steps", f"{parts.validation:,} rows")
     ledger.carried("data.test_ratio", "data.test_steps", f"{parts.test:,} rows: all that is neither train nor val")
-    _judge(ledger, parts, lookback, predict + 1)
+    _note_small_parts(ledger, parts, lookback, predict + 1)
     return data, str(file), parts
 
 
-def _judge(ledger: Ledger, parts: _Parts, context: int, horizon: int) -> None:
-    """Notes on parts that are too small to be of use."""
+def _note_small_parts(ledger: Ledger, parts: _Parts, context: int, horizon: int) -> None:
+    """Add notes on parts that are too small for a window or a horizon."""
     if parts.train < context + horizon:
         text = f"the train part ({parts.train:,} rows) holds no window of {context + horizon:,} rows."
         ledger.note(Code.TRAIN_PART_TOO_SMALL, text, rows=parts.train, needed=context + horizon)
@@ -210,14 +210,14 @@ def _judge(ledger: Ledger, parts: _Parts, context: int, horizon: int) -> None:
 
 
 def _find(path: Path, given: str | None) -> Path | None:
-    """The CSV as named, from here or from the config's folder."""
+    """Return the path of the CSV, relative to the current or to the config's folder; None if there is none."""
     if not given:
         return None
     return next((file for file in (Path(given), path.parent / given) if file.is_file()), None)
 
 
 def _parts(ledger: Ledger, file: Path | None) -> _Parts | None:
-    """Rows of the parts that the ratios give, as upstream cuts them; None where the file cannot be read."""
+    """Return the parts that the ratios give, rounded as upstream does; None if the file cannot be read."""
     if file is None:
         return None
     try:
@@ -229,7 +229,9 @@ def _parts(ledger: Ledger, file: Path | None) -> _Parts | None:
         return None
     train, validation = ledger.get("data.train_ratio"), ledger.get("data.val_ratio")
     if not (0 < train <= 1 and 0 <= validation <= 1):
-        raise ConfigError(f"{ledger.path}: data.train_ratio {train} and data.val_ratio {validation} are no shares.")
+        raise ConfigError(
+            f"{ledger.path}: data.train_ratio {train} and data.val_ratio {validation} must be shares between 0 and 1."
+        )
     if train + validation > 1 + 1e-9:
         text = "train_ratio and val_ratio exceed one whole; validation gets what training leaves, as upstream."
         ledger.note(Code.RATIOS_EXCEED_ONE, text)
@@ -239,14 +241,14 @@ def _parts(ledger: Ledger, file: Path | None) -> _Parts | None:
 
 
 def _training(ledger: Ledger, parts: _Parts | None, context: int, horizon: int) -> dict[str, Any]:
-    """What both stages share of the training section."""
+    """Return the training section that both stages share."""
     batch = ledger.get("training.batch_size")
     ledger.carried(
         "training.batch_size", "training.batch_size", "upstream's is per GPU, ours is of all: multiply by processes"
     )
     ledger.carried("training.log_interval", "training.log_every")
     ledger.dropped("training.num_workers", "windows are cut from a memory map, without worker processes")
-    every = BLIND_VALIDATION
+    every = DEFAULT_VALIDATE_EVERY
     if parts is not None:
         every = max((parts.train - context - horizon + 1) // max(batch, 1), 1)
         ledger.filled("training.validate_every", f"{every:,}, the steps of about one epoch, as upstream")
@@ -256,7 +258,7 @@ def _training(ledger: Ledger, parts: _Parts | None, context: int, horizon: int) 
 
 
 def _optimizer(ledger: Ledger) -> dict[str, Any]:
-    """What both stages share of the optimizer section: upstream's recipe."""
+    """Return the optimizer section that both stages share: upstream's recipe."""
     aim = "optimizer.betas of both stages"
     ledger.carried("training.adam_beta1", aim, "in effect here; upstream cycles it, as schedule.cycle_momentum would")
     ledger.carried("training.adam_beta2", aim, "upstream's tokenizer stage ignores it and takes .999")
@@ -271,7 +273,7 @@ def _optimizer(ledger: Ledger) -> dict[str, Any]:
 
 
 def _evaluation(ledger: Ledger, parts: _Parts | None, horizon: int) -> dict[str, Any]:
-    """Validation by the losses of every window of the part, as upstream."""
+    """Return the evaluation section: losses of every window of the validation part, as upstream."""
     ledger.filled("evaluation.forecasts", "false: upstream validates by losses alone")
     if parts is None:
         return {"forecasts": False}
@@ -281,16 +283,18 @@ def _evaluation(ledger: Ledger, parts: _Parts | None, horizon: int) -> dict[str,
 
 
 def _tokenizer_stage(ledger: Ledger, clip: dict[str, float]) -> dict[str, Any]:
-    batch, pieces = ledger.get("training.batch_size"), ledger.get("training.accumulation_steps")
+    """Return the tokenizer stage."""
+    batch, accumulation = ledger.get("training.batch_size"), ledger.get("training.accumulation_steps")
     training: dict[str, Any] = {"epochs": _epochs(ledger, "tokenizer_epochs")}
-    if pieces == 1:
-        ledger.equal("training.accumulation_steps", "the batch goes through the model in one piece")
+    if accumulation == 1:
+        ledger.equal("training.accumulation_steps", "the batch is one micro-batch")
     else:
-        training["micro_batch_size"] = max(1, batch // max(pieces, 1))
+        training["micro_batch_size"] = max(1, batch // max(accumulation, 1))
         ledger.carried(
             "training.accumulation_steps",
             "training.micro_batch_size of the tokenizer stage",
-            f"upstream cuts the given batch into pieces: {batch} / {pieces} = {training['micro_batch_size']}",
+            "upstream splits the given batch into micro-batches: "
+            f"{batch} / {accumulation} = {training['micro_batch_size']}",
         )
     rate = "training.tokenizer_learning_rate"
     ledger.carried(rate, "optimizer.learning_rate of the tokenizer stage")
@@ -312,6 +316,7 @@ def _tokenizer_stage(ledger: Ledger, clip: dict[str, float]) -> dict[str, Any]:
 
 
 def _predictor_stage(ledger: Ledger, clip: dict[str, float], output: str) -> dict[str, Any]:
+    """Return the predictor stage; output is output_dir."""
     rate = "training.predictor_learning_rate"
     ledger.carried(rate, "optimizer.learning_rate of the predictor stage")
     return {
@@ -330,7 +335,7 @@ def _predictor_stage(ledger: Ledger, clip: dict[str, float], output: str) -> dic
 
 
 def _epochs(ledger: Ledger, key: str) -> float:
-    """Epochs of a stage: its own key, else the older `epochs` of both."""
+    """Return the epochs of a stage: its own key, else the older key `epochs` of both."""
     stage = "tokenizer" if key == "tokenizer_epochs" else "predictor"
     own, old = f"training.{key}", "training.epochs"
     aim = f"training.epochs of the {stage} stage"
@@ -346,7 +351,7 @@ def _epochs(ledger: Ledger, key: str) -> float:
 
 
 def _skips(ledger: Ledger, key: str, stage: str) -> dict[str, bool]:
-    """skip and skip_existing of a stage."""
+    """Return skip and skip_existing of a stage."""
     found: dict[str, bool] = {}
     if ledger.get(f"experiment.{key}"):
         ledger.equal(f"experiment.{key}", "a stage runs unless it says skip")
@@ -363,14 +368,14 @@ def _skips(ledger: Ledger, key: str, stage: str) -> dict[str, bool]:
 
 
 def _start(ledger: Ledger, path_key: str, flag: str, train: str, published: str) -> dict[str, Any]:
-    """Weights to start from, or the folder whose config.json a random start takes its architecture from."""
+    """Return model_id of the starting weights or, for random weights, architecture_of. Raises ConfigError."""
     key, flag = f"model_paths.{path_key}", f"experiment.{flag}"
     chosen = flag if ledger.given(flag) or not ledger.given("experiment.pre_trained") else "experiment.pre_trained"
     origin = ledger.get(key)
     if not origin:
         if ledger.get(f"experiment.{train}"):
             raise ConfigError(
-                f"{ledger.path}: {key}: not given, and upstream starts nowhere else. Name a folder or a hub id such as "
+                f"{ledger.path}: {key}: not given, but required by upstream. Name a folder or a hub id such as "
                 f"NeoQuasar/{published}."
             )
         origin = f"NeoQuasar/{published}"
@@ -386,19 +391,19 @@ def _start(ledger: Ledger, path_key: str, flag: str, train: str, published: str)
 
 
 def _tokenizer(ledger: Ledger, output: str) -> str:
-    """The predictor's tokenizer: the first stage's, or a finished one where that stage is off."""
+    """Return the predictor's tokenizer: that of the first stage, or a finished one if that stage is skipped."""
     key = "model_paths.finetuned_tokenizer"
     name, base = ledger.get("model_paths.exp_name"), ledger.get("model_paths.base_path").rstrip("/")
     made = f"{base}/{name}/tokenizer/best_model" if base else f"{output}/tokenizer/best_model"
     given = ledger.get(key).replace("{exp_name}", name)
     if ledger.get("experiment.train_tokenizer"):
         if given in ("", made):
-            ledger.equal(key, "the predictor takes the tokenizer that the first stage makes")
+            ledger.equal(key, "the predictor uses the tokenizer that the first stage trains")
         else:
             ledger.dropped(
                 key,
-                'the predictor takes the tokenizer that the first stage makes, "stage:tokenizer"; write this path '
-                "in its place to use it instead",
+                'the predictor uses the tokenizer that the first stage trains, "stage:tokenizer"; write this path '
+                "instead to use it",
             )
         return "stage:tokenizer"
     if given:
@@ -410,7 +415,7 @@ def _tokenizer(ledger: Ledger, output: str) -> str:
 
 
 def _clip(ledger: Ledger) -> dict[str, float]:
-    """The models' clip, where it is not our default."""
+    """Return the models' clip if it is not our default."""
     clip = ledger.get("data.clip")
     if clip == 5:
         ledger.equal("data.clip", "model.clip")
@@ -420,33 +425,33 @@ def _clip(ledger: Ledger) -> dict[str, float]:
 
 
 def _pre_trained(ledger: Ledger) -> None:
-    """Settle the key that speaks for both models where their own keys do not."""
+    """Settle the key that applies to the models without a key of their own."""
     key, models = "experiment.pre_trained", ("tokenizer", "predictor")
-    silent = [model for model in models if not ledger.given(f"experiment.pre_trained_{model}")]
-    if not silent:
+    affected = [model for model in models if not ledger.given(f"experiment.pre_trained_{model}")]
+    if not affected:
         ledger.dropped(key, "pre_trained_tokenizer and pre_trained_predictor decide")
     elif ledger.get(key):
         ledger.equal(key, "model_id loads weights")
     else:
-        ledger.carried(key, f"model.random_init: true and model.architecture_of ({' and '.join(silent)})")
+        ledger.carried(key, f"model.random_init: true and model.architecture_of ({' and '.join(affected)})")
 
 
 def _max_context(ledger: Ledger) -> dict[str, int]:
-    """max_context: without effect on upstream's training, kept where a window fits into it."""
+    """Return max_context, which has no effect on upstream's training, if a window fits into it."""
     key, rows = "data.max_context", ledger.get("data.lookback_window") + ledger.get("data.predict_window")
-    wanted = ledger.get(key)
-    if wanted == 512:
+    given = ledger.get(key)
+    if given == 512:
         ledger.equal(key, "the published models', which a longer window extends")
         return {}
-    if wanted < rows:
+    if given < rows:
         ledger.dropped(key, f"upstream ignores it in training too, and a window has {rows} inputs")
         return {}
     ledger.carried(key, "model.max_context of the predictor stage")
-    return {"max_context": wanted}
+    return {"max_context": given}
 
 
 def _comments(ledger: Ledger) -> list[str]:
-    """The experiment's name and description, for the head of the file."""
+    """Return the experiment's name and description, for comments at the head of the file."""
     found: list[str] = []
     for key in ("experiment.name", "experiment.description"):
         text = ledger.get(key).strip()

@@ -1,4 +1,4 @@
-"""What became of each key of a foreign config: carried over, equal to a default, filled in, or left behind and why."""
+"""The result for each key of a foreign config: carried over, equal to a default, filled in, or dropped and why."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Key(NamedTuple):
     """A key that upstream reads."""
 
     kind: Literal["whole", "number", "flag", "text", "any"]
-    default: Any = None  # upstream's own, where the file says nothing
+    default: Any = None  # upstream's default
 
 
 class Translation(NamedTuple):
-    """A config of ours, made from a foreign one."""
+    """Our config, translated from a foreign one."""
 
     tree: dict[str, Any]
     ledger: Ledger
@@ -48,9 +48,9 @@ class Entry:
 
 
 class Ledger:
-    """The keys of a foreign file by dotted name; each known one that the file gives is settled exactly once.
+    """The keys of a foreign file by dotted name; each known key in the file is settled exactly once.
 
-    A key given as null counts as not given. Raises ConfigError naming file and key where a value has the wrong type.
+    A key given as null counts as not given. Raises ConfigError with file and key if a value has the wrong type.
     """
 
     def __init__(self, path: Path, values: Mapping[str, Any], known: Mapping[str, Key]) -> None:
@@ -67,11 +67,11 @@ class Ledger:
                 self.entries.append(Entry("dropped", key, "null: as if the file did not have it"))
 
     def given(self, key: str) -> bool:
-        """Whether the file has a value for the key."""
+        """Return True if the file has a value for the key."""
         return key in self._values
 
     def get(self, key: str) -> Any:
-        """The file's value, checked and as its kind, or upstream's default."""
+        """Return the file's value, checked and converted to the key's kind, or upstream's default."""
         spec = self._known[key]
         if key not in self._values:
             return spec.default
@@ -92,32 +92,32 @@ class Ledger:
         return value
 
     def carried(self, key: str, to: str, remark: str = "") -> None:
-        """The key's value, or upstream's default for it, was written to the key `to` of the new config."""
+        """Record that the key's value, or upstream's default, was written to the key `to` of the new config."""
         value = _shown(self.get(key))
         tail = f" ({remark})" if remark else ""
         if self.given(key):
             self._settle("carried", key, f"{value} -> {to}{tail}")
         else:
-            self.filled(to, f"{value}, upstream's {key} where nobody sets it{'; ' + remark if remark else ''}")
+            self.filled(to, f"{value}, upstream's {key} by default{'; ' + remark if remark else ''}")
 
     def equal(self, key: str, how: str) -> None:
-        """The value asks for what happens anyway, so nothing was written."""
+        """Record that the value is what the new config does by default, so nothing was written."""
         self._settle("equal", key, f"{_shown(self.get(key))}: {how}")
 
     def dropped(self, key: str, why: str) -> None:
-        """The value has no place in the new config."""
+        """Record that the value has no place in the new config."""
         self._settle("dropped", key, f"{_shown(self.get(key))}: {why}")
 
     def filled(self, to: str, why: str) -> None:
-        """A key of the new config that no key of the file decides."""
+        """Record a key of the new config that no key of the file determines."""
         self.entries.append(Entry("filled", to, why))
 
     def note(self, code: Code, text: str, **counts: int) -> None:
-        """Something a user must hear before training, and the numbers in it."""
+        """Add a note that the user should read before training, with the numbers in it."""
         self.notes.append(Note(code, text, counts))
 
     def report(self, title: str, commands: list[str]) -> str:
-        """The report: every key once under its verdict, then notes and what to run next."""
+        """Return the report: every key once under its verdict, then notes and the commands to run next."""
         assert not self._open, f"not settled: {', '.join(sorted(self._open))}"
         lines = [f"{self.path}: {title}"]
         for verdict, name in TITLES.items():
@@ -139,7 +139,7 @@ class Ledger:
 
 
 def _nearest(key: str, known: Mapping[str, Key]) -> str:
-    """A hint at the key that was meant: the same name elsewhere, or a name spelled alike."""
+    """Return a hint at the intended key: the same name in another section, or a similar name."""
     own = key.rpartition(".")[2]
     names = {name.rpartition(".")[2]: name for name in known}
     close = [names[name] for name in nearest(own, names, cutoff=0.7)]

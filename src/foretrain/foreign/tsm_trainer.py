@@ -1,4 +1,4 @@
-"""TSM-Trainer's YAML (flat, Chronos-2) as a run."""
+"""Translates TSM-Trainer's YAML (flat, Chronos-2) into a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from foretrain.foreign.ledger import Key, Ledger, Translation
 from foretrain.notes import Code
 
 QUANTILES = [0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99]
-ARCHITECTURE = {  # keys that only a random start reads -> ours
+ARCHITECTURE = {  # keys that only random weights use -> ours
     "d_model": "d_model",
     "d_kv": "d_kv",
     "d_ff": "d_ff",
@@ -27,7 +27,7 @@ ARCHITECTURE = {  # keys that only a random start reads -> ours
     "use_arcsinh": "use_arcsinh",
     "time_encoding_scale": "time_encoding_scale",
 }
-OURS = {  # our defaults of these where no preset is named
+OURS = {  # our defaults without a preset
     "dropout_rate": 0.1,
     "layer_norm_epsilon": 1e-6,
     "initializer_factor": 0.05,
@@ -115,7 +115,7 @@ SCHEDULES = {  # theirs -> ours
 
 
 def translate(path: Path, raw: Mapping[Any, Any]) -> Translation:
-    """The run that a TSM-Trainer config describes. Raises ConfigError where a key lacks or is wrong."""
+    """Translate a TSM-Trainer config. Raises ConfigError for missing keys and wrong values."""
     ledger = Ledger(path, {str(key): value for key, value in raw.items()}, KNOWN)
     if not any(ledger.given(key) for key in KNOWN):
         raise ConfigError(
@@ -131,21 +131,21 @@ def translate(path: Path, raw: Mapping[Any, Any]) -> Translation:
     if missing:
         raise ConfigError(f"{path}: {', '.join(missing)}: required by TSM-Trainer, but not given.")
     model, data, training, optimizer = _model(ledger), _data(ledger), _training(ledger), _optimizer(ledger)
-    rhythm, evaluation = _evaluation(ledger)
+    validation, evaluation = _evaluation(ledger)
     tree: dict[str, Any] = {
         "model": model,
         "data": data,
-        "training": {**training, **rhythm},
+        "training": {**training, **validation},
         "optimizer": optimizer,
         **({"evaluation": evaluation} if evaluation else {}),
         **_output(ledger, path),
     }
-    ledger.dropped("resume_from_checkpoint", "no key of a config; start with --resume to go on with a run of foretrain")
+    ledger.dropped("resume_from_checkpoint", "not a config key here; resume a run of foretrain with --resume")
     return Translation(tree, ledger, [], [])
 
 
 def _model(ledger: Ledger) -> dict[str, Any]:
-    """The model section: a random start with its architecture, or a checkpoint that brings it."""
+    """Return the model section: random weights with their architecture, or a release that brings its own."""
     model: dict[str, Any] = {"family": "chronos2"}
     random = ledger.get("random_init")
     if random:
@@ -157,7 +157,7 @@ def _model(ledger: Ledger) -> dict[str, Any]:
         model["random_init"] = True
     else:
         if not ledger.given("model_id"):
-            raise ConfigError(f"{ledger.path}: random_init is false, and no model_id says what to start from.")
+            raise ConfigError(f"{ledger.path}: random_init is false, and no model_id is given; set one of them.")
         ledger.equal("random_init", "model_id loads weights")
         ledger.carried("model_id", "model.model_id")
         model["model_id"] = ledger.get("model_id")
@@ -189,7 +189,7 @@ def _model(ledger: Ledger) -> dict[str, Any]:
 
 
 def _patches(ledger: Ledger) -> None:
-    """Stride and output patch: one number with the input patch."""
+    """Check that stride and output patch equal the input patch. Raises ConfigError."""
     for key in ("input_patch_stride", "output_patch_size"):
         if ledger.get(key) != ledger.get("input_patch_size"):
             raise ConfigError(
@@ -200,7 +200,7 @@ def _patches(ledger: Ledger) -> None:
 
 
 def _fixed(ledger: Ledger, key: str, value: Any, why: str) -> None:
-    """A key whose one value is how it is done here."""
+    """Settle a key of which foretrain supports one value only."""
     if ledger.get(key) == value:
         ledger.equal(key, why)
     else:
@@ -208,6 +208,7 @@ def _fixed(ledger: Ledger, key: str, value: Any, why: str) -> None:
 
 
 def _data(ledger: Ledger) -> dict[str, Any]:
+    """Return the data section. Raises ConfigError for wrong paths and shares."""
     paths, shares = ledger.get("training_data_paths"), ledger.get("probability")
     paths = [paths] if isinstance(paths, str) else paths
     if not isinstance(paths, list) or not paths or not all(isinstance(item, str) for item in paths):
@@ -225,7 +226,7 @@ def _data(ledger: Ledger) -> dict[str, Any]:
         ledger.carried(
             "probability",
             "data.corpora.*.weight",
-            "of every draw; upstream heeds it only with max_train_series, and else draws in proportion to size",
+            "of every draw; upstream uses it only with max_train_series, and otherwise draws in proportion to size",
         )
     data: dict[str, Any] = {
         "corpora": corpora,
@@ -244,21 +245,22 @@ def _data(ledger: Ledger) -> dict[str, Any]:
 
 
 def _training(ledger: Ledger) -> dict[str, Any]:
-    micro, pieces = ledger.get("per_device_train_batch_size"), ledger.get("gradient_accumulation_steps")
-    batch = micro * pieces
+    """Return the training section."""
+    micro, accumulation = ledger.get("per_device_train_batch_size"), ledger.get("gradient_accumulation_steps")
+    batch = micro * accumulation
     ledger.carried("max_steps", "training.max_steps")
     ledger.carried("per_device_train_batch_size", "training.micro_batch_size")
-    if pieces == 1:
+    if accumulation == 1:
         ledger.equal("gradient_accumulation_steps", "training.batch_size is training.micro_batch_size")
     else:
-        ledger.carried("gradient_accumulation_steps", "training.batch_size", f"{micro} x {pieces}")
+        ledger.carried("gradient_accumulation_steps", "training.batch_size", f"{micro} x {accumulation}")
     ledger.note(
         Code.BATCH_OF_ALL_PROCESSES,
         f"training.batch_size counts windows over all processes: {batch} for one process. For N of them write N x "
-        f"{batch}, or start with --per-device-train-batch-size {micro} --gradient-accumulation-steps {pieces}.",
+        f"{batch}, or start with --per-device-train-batch-size {micro} --gradient-accumulation-steps {accumulation}.",
         batch_size=batch,
         micro_batch_size=micro,
-        pieces=pieces,
+        pieces=accumulation,
     )
     training = {
         "max_steps": ledger.get("max_steps"),
@@ -300,7 +302,7 @@ def _training(ledger: Ledger) -> dict[str, Any]:
 
 
 def _unless_default(ledger: Ledger, key: str, section: str, to: str, ours: Any) -> dict[str, Any]:
-    """{to: value} where the value is not our own default."""
+    """Return {to: value} if the value is not our default, else {}."""
     if ledger.get(key) == ours:
         ledger.equal(key, f"{section}.{to}")
         return {}
@@ -309,6 +311,7 @@ def _unless_default(ledger: Ledger, key: str, section: str, to: str, ours: Any) 
 
 
 def _optimizer(ledger: Ledger) -> dict[str, Any]:
+    """Return the optimizer section."""
     first, second = ledger.get("adam_beta1"), ledger.get("adam_beta2")
     optimizer: dict[str, Any] = {"learning_rate": ledger.get("learning_rate")}
     ledger.carried("learning_rate", "optimizer.learning_rate")
@@ -329,6 +332,7 @@ def _optimizer(ledger: Ledger) -> dict[str, Any]:
 
 
 def _schedule(ledger: Ledger) -> dict[str, Any]:
+    """Return the schedule section."""
     name = ledger.get("lr_scheduler_type")
     if name in SCHEDULES:
         ledger.carried("lr_scheduler_type", "optimizer.schedule.kind")
@@ -351,7 +355,8 @@ def _schedule(ledger: Ledger) -> dict[str, Any]:
 
 
 def _evaluation(ledger: Ledger) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keys of training and evaluation: upstream scores benchmarks meanwhile, we the newest steps of the series."""
+    """Return keys of the training and evaluation sections. Upstream scores benchmarks during training, foretrain the
+    newest steps of the series."""
     benchmark = ledger.given("benchmark_config")
     validated = bool(ledger.get("validation_data_paths"))
     ledger.dropped(
@@ -401,6 +406,7 @@ def _evaluation(ledger: Ledger) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _output(ledger: Ledger, path: Path) -> dict[str, Any]:
+    """Return output_dir and seed."""
     ledger.carried("seed", "seed")
     output = ledger.get("output_dir")
     if output is None:

@@ -1,1 +1,1 @@
-"""What a run is and does: its config, its parts, training, stages, promotion, dry run, export."""
+"""Runs: config, model and data, training, stages, promotion, dry run, export."""

@@ -1,4 +1,4 @@
-"""The parts of a run made from its config: model, data, parents, and what its release says of them."""
+"""Builds the parts of a run from its config: model, data, parent hashes and the facts for release.json."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 
 
 def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
-    """The model a config asks for: random weights from the seed, or a checkpoint's, with its lengths adapted, the
-    loss that it is to minimise, and the low-rank layers of an adapter in it."""
+    """Build the model of a config: random weights from the seed or a release's, lengths adapted to the data, the
+    config's loss set, and the adapter's low-rank layers inserted."""
     model = family(config.model.family).build(
         config.model,
         context_length=config.data.context_length,
@@ -29,12 +29,12 @@ def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
     )
     model.objective = objective_for(config.loss, model)
     if config.adapter is not None:
-        adapt(model, config.adapter, config.seed, _base(config, model))
+        adapt(model, config.adapter, config.seed, _adapter_base(config, model))
     return model
 
 
-def _base(config: RunConfig, model: Trainable) -> dict[str, Any]:
-    """How adapters.files builds the model that an adapter belongs to: folders by their full paths."""
+def _adapter_base(config: RunConfig, model: Trainable) -> dict[str, Any]:
+    """Return what adapters.files needs to build the adapter's base model; folders as absolute paths."""
     section = config.model.model_dump(mode="json")
     for key, value in section.items():
         if value and key in ("model_id", *model.parents) and Path(value).is_dir():
@@ -44,48 +44,50 @@ def _base(config: RunConfig, model: Trainable) -> dict[str, Any]:
 
 
 def open_source(config: RunConfig, corpora: list[Corpus] | None = None) -> tuple[RunConfig, TrainingSource]:
-    """The config with what its data decide filled in (columns, time stamps, parts of the model), and its windows.
+    """Return the config with the fields that its data decide (columns, time stamps, parts of the model), and its
+    windows.
 
-    corpora, when given, take the place of the config's. Raises DataError and ConfigError as TrainingSource does.
+    corpora, if given, replace the config's. Raises DataError and ConfigError as TrainingSource does.
     """
     opened = [spec.open() for spec in config.data.corpora] if corpora is None else corpora
     kind, found = family(config.model.family), dict[str, Any]()
     if config.data.with_times is None:
         found["with_times"] = kind.with_times and all(corpus.manifest.time != "steps" for corpus in opened)
-    if config.data.target is None and (choice := kind.columns(_free_columns(config.data, opened))):
+    if config.data.target is None and (choice := kind.columns(_shared_numeric_columns(config.data, opened))):
         found["target"] = choice.targets
     model = kind.resolve_defaults(config.model, bool(config.data.known_covariates))
     config = config.model_copy(update={"data": config.data.model_copy(update=found), "model": model})
     return config, TrainingSource(config.data, config.seed, opened)
 
 
-def _free_columns(data: DataConfig, corpora: list[Corpus]) -> list[str]:
-    """Numeric columns that every corpus has and that are no covariates, in the first one's order."""
+def _shared_numeric_columns(data: DataConfig, corpora: list[Corpus]) -> list[str]:
+    """Return the numeric columns, covariates excluded, that every corpus has, in the order of the first corpus."""
     numeric = [[c.name for c in corpus.manifest.columns if c.kind == "numeric"] for corpus in corpora]
     taken = {*data.past_covariates, *data.known_covariates}
     return [name for name in numeric[0] if name not in taken and all(name in other for other in numeric)]
 
 
 def with_parents(config: RunConfig, model: Trainable) -> RunConfig:
-    """The config with the hashes of what the model was made from. Raises ModelError where it names other ones."""
+    """Return the config with the hashes of the model's parents. Raises ModelError if it names other hashes."""
     found = dict(model.parents)
     for role, expected in config.parents.items():
         if found.get(role) != expected:
             raise ModelError(
-                f"parents.{role}: {asked_for(config, role) or 'none'} does not hold the weights that the config "
-                f"names: expected {expected}, found {found.get(role, 'nothing')}. Restore them, or leave "
-                f"parents.{role} out to take what is there."
+                f"parents.{role}: {parent_source(config, role) or 'none'} does not hold the weights that the config "
+                f"names: expected {expected}, found {found.get(role, 'nothing')}. Restore them, or remove "
+                f"parents.{role} to use the present weights."
             )
     return config.model_copy(update={"parents": found})
 
 
-def asked_for(config: RunConfig, role: str) -> str | None:
-    """The folder or hub id by which a config asks for a parent: model_id for "model", else the key of that name."""
+def parent_source(config: RunConfig, role: str) -> str | None:
+    """Return the folder or hub id that a config gives for a parent: model_id for role "model", else the key `role`."""
     return getattr(config.model, "model_id" if role == "model" else role, None)
 
 
 def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
-    """What release.json says of where the weights come from; evaluate reads its defaults and overlaps from it."""
+    """Return the entries of release.json on the origin of the weights; evaluate takes its defaults from them and
+    checks for overlaps with the training data."""
     ranges = [(c.manifest.first_time, c.manifest.last_time) for c in source.corpora]
     first = [start for start, _ in ranges if start]
     last = [end for _, end in ranges if end]
@@ -115,21 +117,21 @@ def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
 
 
 def _parent(config: RunConfig, role: str) -> dict[str, str | None]:
-    """A parent's hash, and how to find it."""
-    found = {"hash": config.parents[role], "asked": asked_for(config, role)}
+    """Return a parent's hash, the name that the config gives for it and, if one is set, its revision."""
+    found = {"hash": config.parents[role], "asked": parent_source(config, role)}
     revision = getattr(config.model, "revision" if role == "model" else f"{role}_revision", None)
     return found if revision is None else found | {"revision": revision}
 
 
 def _scored(config: RunConfig) -> tuple[str, ...] | None:
-    """The targets that validation scores, and an evaluation by default; None = all."""
+    """Return the targets that validation scores, also the default of an evaluation; None = all."""
     if config.data.target is None:
         return config.evaluation.target
     return scored_columns(config.evaluation.target, config.data.target, family(config.model.family))
 
 
 def relocated(config: RunConfig, folder: Path) -> RunConfig:
-    """A stage's config with the releases of other stages where they are now, if the run folder is there by now."""
+    """Return a stage's config with paths of other stages' releases updated, if the run was moved to `folder`."""
     old, folder = Path(config.output_dir), folder.absolute()
     if config.stage is None or old.exists() or folder.name != old.name:
         return config

@@ -1,4 +1,4 @@
-"""RunConfig, the root of a run's config: its sections, its identity, and where shipped configs lie."""
+"""RunConfig, the root of a run's config: its sections, its identity hash, and the paths of shipped configs."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ else:
 
 
 class RunSections(Section):
-    """The sections of a run, and of each stage of a run in stages: one that is added here works in both."""
+    """The sections of a run, and of each stage of a pipeline: a section added here works in both."""
 
     model: ModelSection
     data: DataConfig
     training: TrainingConfig
     optimizer: OptimizerConfig = OptimizerConfig()
-    loss: LossConfig = LossConfig()  # the family's own, or one of its predictions in a space of its own
+    loss: LossConfig = LossConfig()  # the family's own loss, or a loss of its predictions in a declared space
     evaluation: EvaluationConfig = EvaluationConfig()
-    adapter: AdapterConfig | None = None  # train low-rank updates or the head in place of all weights
+    adapter: AdapterConfig | None = None  # train low-rank updates or the head instead of all weights
 
     @model_validator(mode="before")
     @classmethod
     def _with_family(cls, tree: Any) -> Any:
-        """model.family may be left out where model_id tells it."""
+        """Fill in model.family if model_id determines it."""
         model = tree.get("model") if isinstance(tree, dict) else None
         if not isinstance(model, dict) or "family" in model:
             return tree
@@ -52,7 +52,7 @@ class RunSections(Section):
 
 
 class RunSettings(Section):
-    """What a run sets beside its sections, and a run in stages for all of them."""
+    """Settings of a run outside its sections; in a pipeline they apply to all stages."""
 
     output_dir: Annotated[str, FREE]
     seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
@@ -60,21 +60,20 @@ class RunSettings(Section):
     threads: Annotated[int | None, FREE] = Field(default=None, ge=1)  # CPU threads per process; None = torch's choice
 
 
-class RunConfig(RunSettings, RunSections):  # the last one's fields come first
-    """Everything that decides a run; printed before it starts and saved as output_dir/config.yaml."""
+class RunConfig(RunSettings, RunSections):  # fields of the last base come first
+    """The full config of a run; printed before it starts and saved as output_dir/config.yaml."""
 
-    stage: Annotated[str | None, FieldRule(identity=False, on_resume="refused")] = (
-        None  # of a pipeline, which this run is
-    )
-    # What the weights were made from, role to hash of its release. Filled in at the start; what is given is checked.
+    # name of the stage, if the run is one of a pipeline
+    stage: Annotated[str | None, FieldRule(identity=False, on_resume="refused")] = None
+    # role -> release hash of what the model is built from. Filled in at the start; given hashes are checked.
     parents: Annotated[dict[str, str], FieldRule(identity=False, on_resume="refused")] = Field(default_factory=dict)
 
 
 def config_hash(config: RunConfig) -> str:
-    """The hash ("2:<sha256>", 2 its version) of what a config says about the weights: its identity fields.
+    """Return the hash ("2:<sha256>", 2 is the version) of a config's identity fields, which determine the weights.
 
-    A release of another stage of the same pipeline counts by that stage's name. Where a change alters the hash of a
-    config that means the same as before, as another default of an identity field does, it takes another number.
+    The release of another stage of the same pipeline is represented by that stage's name. A change that alters the
+    hash of a config with unchanged meaning, such as a new default of an identity field, needs a new version number.
     """
     tree = config.model_dump(mode="json")
     tree["model"] = _model_by_stages(config, tree["model"])
@@ -83,9 +82,9 @@ def config_hash(config: RunConfig) -> str:
 
 
 def config_hash_1(config: RunConfig) -> str:
-    """The hash in releases that were written before there were versions of it; also of layout and length.
+    """Return the hash of version 1, stored without a version number; it covers layout and length too.
 
-    Its fields are those of that time: delete here what came later.
+    Its fields are those of that time: fields added later must be deleted here.
     """
     tree = config.model_dump(mode="json")
     for key in ("output_dir", "device", "threads", "stage", "parents"):
@@ -98,11 +97,11 @@ def config_hash_1(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def made_by(config: RunConfig, recorded: str | None, saved: Path) -> tuple[bool, str]:
-    """Whether a release with the config_hash `recorded` says the same about its weights as a config; how that was told.
+def is_same_config(config: RunConfig, recorded: str | None, saved: Path) -> tuple[bool, str]:
+    """Return whether a release with config_hash `recorded` was trained by an equivalent config, and how we compared.
 
-    A hash of an earlier version is compared by that version's function. Since version 1 also counts what does not
-    decide the weights, the config of the run, if it is still at `saved` and of that hash, has the last word.
+    A hash of an earlier version is compared by that version's function. Version 1 also covers fields that do not
+    determine the weights, so if it differs, the run's config at `saved` (if it still has that hash) is compared.
     """
     if recorded is None:
         return False, "it records no config_hash"
@@ -115,7 +114,7 @@ def made_by(config: RunConfig, recorded: str | None, saved: Path) -> tuple[bool,
         return True, "compared by config_hash of version 1"
     try:
         old = load_config(saved)
-    except ConfigError:  # it is gone, or cannot be read any more
+    except ConfigError:  # it is gone, or can no longer be read
         old = None
     if old is None or config_hash_1(old) != recorded:
         return False, "compared by config_hash of version 1"
@@ -123,25 +122,25 @@ def made_by(config: RunConfig, recorded: str | None, saved: Path) -> tuple[bool,
 
 
 def _model_by_stages(config: RunConfig, section: dict[str, Any]) -> dict[str, Any]:
-    """A model section with the releases of other stages of the same pipeline as stage:NAME."""
+    """Return a model section with the releases of other stages of the same pipeline written as stage:NAME."""
     if config.stage is None:
         return section
     stages = Path(config.output_dir).parent
     return replace_stage_releases(section, stages, lambda name: f"stage:{name.partition('-')[2]}")
 
 
-def replace_stage_releases(value: Any, stages: Path, say: Callable[[str], str]) -> Any:
-    """A model section with every release in the folder `stages` named as say(folder of the stage)."""
+def replace_stage_releases(value: Any, stages: Path, rename: Callable[[str], str]) -> Any:
+    """Return a model section with each release path below the folder `stages` replaced by rename(its stage folder)."""
     if isinstance(value, dict):
-        return {key: replace_stage_releases(item, stages, say) for key, item in value.items()}
+        return {key: replace_stage_releases(item, stages, rename) for key, item in value.items()}
     path = Path(value) if isinstance(value, str) else None
     if path is not None and path.name == "release" and path.parent.parent == stages:
-        return say(path.parent.name)
+        return rename(path.parent.name)
     return value
 
 
 def shipped_config(name: str) -> Path:
-    """Path of a config that ships with foretrain: from the source tree, else from the installed package."""
+    """Return the path of a shipped config: in the source tree, else in the installed package. Raises ConfigError."""
     for folder in (Path(__file__).parents[3] / "configs", Path(sys.prefix) / "share" / "foretrain" / "configs"):
         if (folder / name).is_file():
             return folder / name
@@ -149,5 +148,5 @@ def shipped_config(name: str) -> Path:
 
 
 def load_config(path: Path, overrides: list[Any] | None = None) -> RunConfig:
-    """The resolved config of a file and overrides. Raises ConfigError listing every problem."""
+    """Load the resolved config of a file and overrides. Raises ConfigError listing every problem."""
     return build(RunConfig, apply_overrides(read_yaml(path), overrides or []), source=str(path))

@@ -1,4 +1,4 @@
-"""`train --dry-run`: what a run or its stages would read, do and need, and what would be refused."""
+"""`train --dry-run`: describes the data, steps, memory and disk of a run or its stages, and what would be refused."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from foretrain.notes import texts
 from foretrain.run.build import build_model, open_source
 from foretrain.run.config import RunConfig
 from foretrain.run.pipeline import (
-    StageStep,
+    StageAction,
     make_stages,
     meta_model,
     open_sources,
-    plan_steps,
+    plan_actions,
     skip_reasons,
     stage_facts,
 )
@@ -31,40 +31,40 @@ from foretrain.training.settings import plan_run
 
 
 def describe_run(config: RunConfig, world: World) -> list[str]:
-    """Lines of `train --dry-run`: config, parameters, windows, memory and disk, and what would be refused."""
+    """Return the lines of `train --dry-run`: config, parameters, windows, memory and disk, refusals."""
     config, source = open_source(config)
     model = build_model(config, device="meta")
     check_run(config, source, model)
     lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, model, world)]
     output = Path(config.output_dir)
     if holds_run(output):
-        lines.append(f"refused: {output} already holds a run; --resume goes on with it, or choose another output_dir.")
+        lines.append(f"refused: {output} already holds a run; resume it with --resume, or choose another output_dir.")
     return lines
 
 
 def describe_stages(config: StagesConfig, world: World, resume: str | None = None) -> list[str]:
-    """Lines of `train --dry-run`: the config, what would happen to each stage and what it needs, and refusals."""
+    """Return the lines of `train --dry-run`: the config, each stage's action and needs, refusals."""
     stages = make_stages(config)
     lines = [dump_yaml(config).rstrip()]
     open_sources(stages, {})
-    steps: list[StageStep] | None = None
+    actions: list[StageAction] | None = None
     try:
-        steps = plan_steps(stages, Path(config.output_dir), resume)
+        actions = plan_actions(stages, Path(config.output_dir), resume)
     except TrainingError as error:
         lines += ["", f"refused: {error}"]
     for stage in stages:
         lines += ["", f"stage {stage.number + 1} of {len(stages)}, {stage.name}"]
-        if stage.skip or stage.source is None or (steps and steps[stage.number].do != "run"):
-            lines += skip_reasons(stage, steps[stage.number] if steps else StageStep("skip"), stages)
+        if stage.skip or stage.source is None or (actions and actions[stage.number].do != "run"):
+            lines += skip_reasons(stage, actions[stage.number] if actions else StageAction("skip"), stages)
             continue
-        awaited = [stages[k].name for k in stage.parents.values() if not stage_facts(stages[k])]
-        lines += [f"starts from stage {name}, not released yet: figures are of a like model" for name in awaited]
+        pending = [stages[k].name for k in stage.parents.values() if not stage_facts(stages[k])]
+        lines += [f"starts from stage {name}, not released yet: figures of a model of equal size" for name in pending]
         lines += describe_needs(stage.config, stage.source, meta_model(stage, stages), world)
     return lines
 
 
 def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable | None, world: World) -> list[str]:
-    """What a run would read, do and need; None for a model that does not exist yet."""
+    """Return lines on the data, steps, memory and disk of a run; model is None if it cannot be built yet."""
     facts, stream = source.describe(), stream_of(source, config.training)
     plan = plan_run(config.training, epoch_length=stream.epoch_length, world_size=world.size)
     lines = [
@@ -81,14 +81,18 @@ def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable |
         f"{plan.total / max(stream.epoch_length, 1):.2f} epochs",
     ]
     if model is not None:
-        from foretrain.run.promotion import gate_notes
+        from foretrain.run.promotion import check_test_split
 
         about = _describe_model(config, model, facts["corpora"][0]["rows_per_window"])
-        return [*about, *lines, _machine(world), *texts(gate_notes(config, model))]
-    return ["model: its parameters, memory and disk depend on a stage that has not run yet", *lines, _machine(world)]
+        return [*about, *lines, _describe_device(world), *texts(check_test_split(config, model))]
+    return [
+        "model: its parameters, memory and disk depend on a stage that has not run yet",
+        *lines,
+        _describe_device(world),
+    ]
 
 
-def _machine(world: World) -> str:
+def _describe_device(world: World) -> str:
     import torch
 
     return f"device: {world.device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
@@ -98,29 +102,31 @@ def _describe_model(config: RunConfig, model: Trainable, variates: int) -> list[
     trained, count = parameter_counts(model)
     moments = state_size(model, config.optimizer) + (trained if config.training.ema_decay else 0)
     frozen = count - trained
-    # a checkpoint holds no gradients, nor what an adapter leaves as it is
+    # a checkpoint holds no gradients and, with an adapter, no frozen weights
     state = 4 * (trained + moments + (frozen if model.adapter is None else 0))
-    kept = config.training.keep_last + config.training.keep_best + 1
-    free = _free(Path(config.output_dir).absolute())
+    count_kept = config.training.keep_last + config.training.keep_best + 1
+    needed, free = state * count_kept, _free_bytes(Path(config.output_dir).absolute())
+    memory = 4 * (count + trained + moments)
     flops = model.flops_per_window(config.data.context_length, config.data.prediction_length, variates)
     lines = [
         f"model: {count:,} parameters, {flops / 1e9:,.3f} GFLOP forward a window",
         *filter(None, [describe_adapter(model)]),
-        f"memory: {_size(4 * (count + trained + moments))} for weights, gradients and optimizer, activations on top",
-        f"disk: {_size(state * kept)} for {kept} checkpoints of {_size(state)}, {_size(free)} free",
+        f"memory: {_format_bytes(memory)} for weights, gradients and optimizer, activations on top",
+        f"disk: {_format_bytes(needed)} for {count_kept} checkpoints of {_format_bytes(state)}, "
+        f"{_format_bytes(free)} free",
     ]
-    if state * kept > free:
+    if needed > free:
         lines.append("refused: the checkpoints do not fit on the disk; lower training.keep_last or keep_best.")
     return lines
 
 
-def _free(folder: Path) -> int:
+def _free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
-def _size(count: float) -> str:
+def _format_bytes(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:,.1f} {unit}"

@@ -1,4 +1,4 @@
-"""A checkpoint as a release."""
+"""Exports a checkpoint as a release."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter: bool = False) -> None:
-    """Write a release from a checkpoint's weights, averaged ones with ema; all of it or nothing.
+    """Write a release from a checkpoint's weights, the averaged ones with ema; the folder appears whole or not at all.
 
-    A run with an adapter gives the merged weights or, with adapter, the adapter's folder. Raises TrainingError where
-    the checkpoint is damaged or has no averaged weights or no adapter, or out exists already.
+    For a run with an adapter the release holds the merged weights or, with adapter, the adapter alone. Raises
+    TrainingError if the checkpoint is damaged or lacks averaged weights or an adapter, or if out exists.
     """
     if problem := checkpoints.damage(checkpoint):
         raise TrainingError(f"{checkpoint}: cannot be exported: {problem}")
@@ -33,15 +33,14 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     config = build(RunConfig, state["config"], source=f"{checkpoint}/state.json")
     config = relocated(config, checkpoint.absolute().parents[1])
     if ema and config.training.ema_decay is None:
-        raise TrainingError(f"{checkpoint}: this run kept no averaged weights (training.ema_decay); leave out --ema.")
+        raise TrainingError(f"{checkpoint}: this run has no averaged weights (training.ema_decay); leave out --ema.")
     model = build_model(config)
     if adapter and (model.adapter is None or not model.adapter.portable):
         raise TrainingError(
-            f"{checkpoint}: this run has no adapter that could be saved apart from its base; leave out --adapter."
+            f"{checkpoint}: this run has no adapter that can be saved apart from its base; leave out --adapter."
         )
-    # Weights that training began from and that are replaced here may be others; whatever else the model is made of
-    # must be the same.
-    others = {role: known for role, known in config.parents.items() if role != "model" or model.adapter is not None}
+    # The starting weights are overwritten below, so they may have changed; every other parent must be the same.
+    others = {role: hashed for role, hashed in config.parents.items() if role != "model" or model.adapter is not None}
     with_parents(config.model_copy(update={"parents": others}), model)
     model.load_state_dict(checkpoints.release_weights(checkpoint, World(), model, averaged=ema), strict=False)
     facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
@@ -49,7 +48,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     try:
         facts |= release_facts(*open_source(config))
     except DataError as error:
-        text = f"{out} cannot say what it was trained on, so no evaluation can keep clear of it: {error}"
+        text = f"{out} does not record its training data, so an evaluation cannot exclude them: {error}"
         warn(_log, Note(Code.RELEASE_WITHOUT_FACTS, text))
     with new_folder(out) as scratch:
         if adapter:

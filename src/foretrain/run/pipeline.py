@@ -1,4 +1,4 @@
-"""The stages of a run in order: what to do with each, resuming, skipping."""
+"""Runs the stages of a pipeline in order: start, resume or skip each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foretrain.errors import ConfigError, ForetrainError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.hub import release_hash
 from foretrain.run.build import build_model, open_source
-from foretrain.run.config import RunConfig, made_by
+from foretrain.run.config import RunConfig, is_same_config
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, train_run
 from foretrain.training import checkpoint as checkpoints
@@ -30,41 +30,41 @@ from foretrain.training.trainer import TrainResult, save_config
 
 @dataclass
 class Stage:
-    """A stage about to be run, or not."""
+    """A stage of a pipeline, with its data once they are opened."""
 
     number: int  # from 0
-    config: RunConfig  # as a run of its own
+    config: RunConfig  # of the stage as a single run
     skip: bool
     skip_existing: bool
-    parents: dict[str, int]  # role -> number of the stage that it comes from
+    parents: dict[str, int]  # role -> number of the stage whose release it is
     source: TrainingSource | None = None
-    trouble: ForetrainError | None = None  # why there is no source
+    source_error: ForetrainError | None = None  # why there is no source
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the stage."""
         return self.config.stage or ""
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
+        """Run folder of the stage."""
         return Path(self.config.output_dir)
 
     @property
     def release(self) -> Path:
-        """Where its release is or will be."""
+        """Path of the stage's release, which may not exist yet."""
         return self.folder / "release"
 
     @property
-    def begun(self) -> bool:
-        """Whether it has left anything that a new start would spoil."""
+    def started(self) -> bool:
+        """Whether its folder holds checkpoints, metrics or a release, which a new start would overwrite."""
         names = ("metrics.jsonl", "release")
         return bool(checkpoints.steps_in(self.folder / "checkpoints")) or any((self.folder / n).exists() for n in names)
 
 
 @dataclass(frozen=True)
-class StageStep:
-    """What is done with a stage: run it (resume as for train_run), or why not."""
+class StageAction:
+    """Run a stage (resume as for train_run), or the reason why it is not run."""
 
     do: Literal["run", "skip", "existing", "finished"]
     resume: str | None = None
@@ -79,11 +79,13 @@ def run_stages(
 ) -> dict[str, TrainResult]:
     """Run the stages in order and make the last one's release output_dir/release. Every rank calls it.
 
-    resume: None starts (an output_dir in which a stage has begun is an error), "auto" leaves finished stages as they
-    are, goes on with the interrupted one and starts the others, a path goes on from that checkpoint of a stage. corpora
-    by path are used in place of those folders. Returns how each stage ended that ran now.
+    Args:
+        resume: None starts (an error if a stage in output_dir was started), "auto" skips finished stages, resumes the
+            interrupted one and starts the others, a path resumes the stage of that checkpoint.
+        corpora: path -> corpus that is used instead of the folder at that path.
 
-    Raises what train_run raises; what makes a later stage impossible is found before the first one begins.
+    Returns stage name -> result of the stages that ran. Raises the errors of train_run; those of a later stage that
+    can be found in advance are raised before the first stage starts.
     """
     world = world or World.start(config.device, config.threads)
     stages = make_stages(config)
@@ -98,16 +100,16 @@ def run_stages(
     with ExitStack() as stack:
         lock = RunLock(root)
         world.on_main(lambda: stack.enter_context(lock) and None)
-        steps = world.on_main(lambda: plan_steps(stages, root, resume))
+        actions = world.on_main(lambda: plan_actions(stages, root, resume))
         world.on_main(lambda: save_config(root, config.model_dump(mode="json")))
-        for stage, step in zip(stages, steps, strict=True):
+        for stage, action in zip(stages, actions, strict=True):
             title = f"stage {stage.number + 1} of {len(stages)}, {stage.name}"
-            if step.do != "run":
-                for line in world.on_main(lambda s=stage, d=step: skip_reasons(s, d, stages)):
+            if action.do != "run":
+                for line in world.on_main(lambda s=stage, a=action: skip_reasons(s, a, stages)):
                     say(f"{title}: {line}")
                 continue
             results[stage.name] = train_run(
-                stage.config, resume=step.resume, world=world, source=stage.source, notes=[title]
+                stage.config, resume=action.resume, world=world, source=stage.source, notes=[title]
             )[1]
         last = [stage for stage in stages if not stage.skip][-1]
         world.on_main(lambda: link_release(last.release, root))
@@ -116,7 +118,7 @@ def run_stages(
 
 
 def make_stages(config: StagesConfig) -> list[Stage]:
-    """The stages of a config, without their data."""
+    """Return the stages of a config, without their data."""
     found = []
     for number, stage in enumerate(config.stages):
         parents = {"model" if key == "model_id" else key: k for key, k in config.references(number).items()}
@@ -125,9 +127,9 @@ def make_stages(config: StagesConfig) -> list[Stage]:
 
 
 def open_sources(stages: list[Stage], corpora: Mapping[str, Corpus]) -> None:
-    """Open the data of every stage that is not skipped; a corpus once. Raises where a stage cannot have its windows.
+    """Open the data of every stage that is not skipped; each corpus once. Raises if a stage has no windows.
 
-    One that is skipped where it has a release may do without data; what is wrong is kept for when it must run.
+    A stage with skip_existing may not need its data; its error is stored and raised if it must run.
     """
     opened: dict[str, Corpus] = {}
     for stage in stages:
@@ -135,7 +137,7 @@ def open_sources(stages: list[Stage], corpora: Mapping[str, Corpus]) -> None:
             continue
         chosen = []
         try:
-            with _named(stage):
+            with _errors_name_stage(stage):
                 for spec in stage.config.data.corpora:
                     key = spec.model_dump_json(exclude={"weight"})
                     if key not in opened:
@@ -144,114 +146,115 @@ def open_sources(stages: list[Stage], corpora: Mapping[str, Corpus]) -> None:
                     chosen.append(opened[key])
                 stage.config, stage.source = open_source(stage.config, chosen)
         except ForetrainError as error:
-            stage.trouble = error
+            stage.source_error = error
             if not stage.skip_existing:
                 raise
 
 
-def plan_steps(stages: list[Stage], root: Path, resume: str | None) -> list[StageStep]:
-    """What to do with each stage. Raises TrainingError where what is there does not allow what is asked for."""
+def plan_actions(stages: list[Stage], root: Path, resume: str | None) -> list[StageAction]:
+    """Return what to do with each stage. Raises TrainingError if the contents of `root` do not allow it."""
     _check_unknown_folders(stages, root)
-    target = None if resume in (None, "auto") else _stage_of(Path(str(resume)), stages)
+    target = None if resume in (None, "auto") else _stage_of_checkpoint(Path(str(resume)), stages)
     if resume is None:
-        begun = [stage for stage in stages if stage.begun and not (stage.skip or _existing(stage))]
-        if begun:
+        started = [stage for stage in stages if stage.started and not (stage.skip or _uses_existing_release(stage))]
+        if started:
             raise TrainingError(
-                f"{root} already holds a run: stage {begun[0].name} has begun. Go on with it by --resume, or choose "
+                f"{root} already holds a run: stage {started[0].name} was started. Resume it with --resume, or choose "
                 "another output_dir."
             )
-    steps = [_step(stage, resume, target) for stage in stages]
-    running = [stage for stage, step in zip(stages, steps, strict=True) if step.do == "run"]
+    actions = [_plan_action(stage, resume, target) for stage in stages]
+    running = [stage for stage, action in zip(stages, actions, strict=True) if action.do == "run"]
     for stage in running:
-        later = [s for s in stages[stage.number + 1 :] if steps[s.number].do in ("run", "finished") and s.begun]
+        later = [s for s in stages[stage.number + 1 :] if actions[s.number].do in ("run", "finished") and s.started]
         if later:
             raise TrainingError(
-                f"stage {stage.name} is to go on, but stage {later[0].name}, which comes after it, has run already. "
+                f"stage {stage.name} is to run, but stage {later[0].name}, which comes after it, has run already. "
                 f"Move {later[0].folder} away, or choose another output_dir."
             )
-        if stage.trouble is not None:
-            raise stage.trouble
-        for parent in (stages[k] for k in stage.parents.values() if steps[k].do == "skip"):
+        if stage.source_error is not None:
+            raise stage.source_error
+        for parent in (stages[k] for k in stage.parents.values() if actions[k].do == "skip"):
             if not stage_facts(parent):
                 raise TrainingError(
                     f"stage {stage.name} starts from stage {parent.name}, which is skipped and has no release in "
                     f"{parent.release}. Put one there, or run it (stages.{parent.name}.skip=false)."
                 )
-    for stage in running[1:]:  # the first one is about to find out itself
+    for stage in running[1:]:  # train_run checks the first one at once
         model = meta_model(stage, stages)
         if model is not None and stage.source is not None:
-            with _named(stage):
+            with _errors_name_stage(stage):
                 check_run(stage.config, stage.source, model)
-    return steps
+    return actions
 
 
 def meta_model(stage: Stage, stages: list[Stage]) -> Trainable | None:
-    """A model such as the stage will train, without weights; None where it takes an earlier stage to tell.
+    """Build the model of a stage on "meta"; None if it depends on a release that an earlier stage has yet to write.
 
-    Raises what building it raises, unless that may be for want of a release that an earlier stage is yet to make.
+    Raises the errors of build_model, unless a missing release of an earlier stage may be their cause.
     """
-    awaited = {role: stages[k] for role, k in stage.parents.items() if not stage_facts(stages[k])}
+    pending = {role: stages[k] for role, k in stage.parents.items() if not stage_facts(stages[k])}
     try:
-        with _named(stage):
+        with _errors_name_stage(stage):
             return build_model(stage.config, device="meta")
     except ConfigError:
-        raise  # of its own: whether a release is there, it does not say
+        raise  # an error of the config does not depend on whether a release exists
     except ForetrainError:
-        if not awaited:
+        if not pending:
             raise
-    origin = awaited.get("model")
+    origin = pending.get("model")
     if origin is None or origin.config.model.family != stage.config.model.family:
         return None
     return meta_model(origin, stages)
 
 
 @contextmanager
-def _named(stage: Stage) -> Iterator[None]:
-    """Errors inside say which stage they are of."""
+def _errors_name_stage(stage: Stage) -> Iterator[None]:
+    """Prefix errors raised inside with the name of the stage."""
     try:
         yield
     except ForetrainError as error:
         raise type(error)(f"stage {stage.name}: {error}") from None
 
 
-def _step(stage: Stage, resume: str | None, target: Stage | None) -> StageStep:
+def _plan_action(stage: Stage, resume: str | None, target: Stage | None) -> StageAction:
     if stage.skip:
-        return StageStep("skip")
-    if _existing(stage) and stage is not target:
-        return StageStep("existing")
+        return StageAction("skip")
+    if _uses_existing_release(stage) and stage is not target:
+        return StageAction("existing")
     if stage is target:
-        return StageStep("run", resume)
+        return StageAction("run", resume)
     if resume is None:
-        return StageStep("run")
-    return StageStep("finished") if finished(stage) else StageStep("run", "auto")
+        return StageAction("run")
+    return StageAction("finished") if is_finished(stage) else StageAction("run", "auto")
 
 
-def _existing(stage: Stage) -> bool:
+def _uses_existing_release(stage: Stage) -> bool:
+    """Return True if the stage is not run because it has a release (skip_existing)."""
     return stage.skip_existing and bool(stage_facts(stage))
 
 
-def finished(stage: Stage) -> bool:
-    """Whether a stage has run to its end. Raises TrainingError where its config or data are no longer the same."""
-    facts, store = stage_facts(stage), stage.folder / "checkpoints"
+def is_finished(stage: Stage) -> bool:
+    """Return True if a stage has run to its end. Raises TrainingError if its config or data have changed since."""
+    facts, folder = stage_facts(stage), stage.folder / "checkpoints"
     if not facts:
         return False
     if stage.source is None:
-        raise stage.trouble or AssertionError(f"stage {stage.name} has no data")
-    held = checkpoints.CheckpointManager(store, World()).list_complete()
-    if not held:  # deleted, to have the space
-        if (gap := next(_differences(stage, facts), None)) is None:
+        raise stage.source_error or AssertionError(f"stage {stage.name} has no data")
+    kept = checkpoints.CheckpointManager(folder, World()).list_complete()
+    if not kept:  # deleted to free disk space
+        if (gap := next(_release_differences(stage, facts), None)) is None:
             return True
         raise TrainingError(
             f"stage {stage.name}: its release {gap}, and its checkpoints are gone. Restore the config and the data, "
-            f"take the release as it is (stages.{stage.name}.skip_existing=true), or choose another output_dir."
+            f"use the release as it is (stages.{stage.name}.skip_existing=true), or choose another output_dir."
         )
-    newest, stopped = held[-1], facts.get("stopped") or {}
+    newest, stopped = kept[-1], facts.get("stopped") or {}
     if newest.step != stopped.get("step"):
-        return False  # trained on since, and not to the end
+        return False  # resumed after this release, and not finished since
     state = checkpoints.read_state(newest.path)
     saved, now = state["config"], stage.config.model_dump(mode="json")
-    now["parents"] = saved.get("parents", {}) | _parents_now(stage)
-    with _named(stage):
+    now["parents"] = saved.get("parents", {}) | _current_parent_hashes(stage)
+    with _errors_name_stage(stage):
         check_resumable(saved, now, RunConfig)
     if state["data_fingerprint"] != stage.source.fingerprint:
         raise TrainingError(
@@ -262,14 +265,15 @@ def finished(stage: Stage) -> bool:
 
 
 def _planned_steps(stage: Stage) -> int:
+    """Return the number of optimizer steps that the stage's config plans."""
     training = stage.config.training
     assert stage.source is not None
     return plan_run(training, epoch_length=stream_of(stage.source, training).epoch_length, world_size=1).steps
 
 
-def _differences(stage: Stage, facts: Mapping[str, Any]) -> Iterator[str]:
-    """What a release's facts say that the stage, which has its data, would not make: "was ..."."""
-    same, how = made_by(stage.config, facts.get("config_hash"), stage.folder / "config.yaml")
+def _release_differences(stage: Stage, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how a release differs from what the stage, whose source is open, would train: "was ..."."""
+    same, how = is_same_config(stage.config, facts.get("config_hash"), stage.folder / "config.yaml")
     if not same:
         yield f"was made by another config than the present one ({how})"
     assert stage.source is not None
@@ -282,35 +286,35 @@ def _differences(stage: Stage, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"was trained for {done:,} of the {planned:,} steps that are planned now"
 
 
-def _parents_now(stage: Stage) -> dict[str, str]:
-    """Role -> hash of the release that an earlier stage has now."""
+def _current_parent_hashes(stage: Stage) -> dict[str, str]:
+    """Return role -> present release hash of the earlier stage that is this parent."""
     folder = stage.folder.parent
     places = {role: next(iter(folder.glob(f"{k + 1:02d}-*/release")), None) for role, k in stage.parents.items()}
     return {role: release_hash(place) for role, place in places.items() if place is not None}
 
 
-def skip_reasons(stage: Stage, step: StageStep, stages: list[Stage]) -> list[str]:
-    """Why a stage does not run, and what may surprise about it."""
-    if step.do == "skip":
+def skip_reasons(stage: Stage, action: StageAction, stages: list[Stage]) -> list[str]:
+    """Return why a stage does not run, with notes on how its release differs from the present config."""
+    if action.do == "skip":
         return ["skipped (skip: true)"]
-    if step.do == "finished":
+    if action.do == "finished":
         return ["finished before"]
     lines = [f"not run, since it has a release: {stage.release} (skip_existing: true)"]
     facts = stage_facts(stage)
     try:
-        if stage.trouble is not None:
-            raise stage.trouble
-        lines += [f"note: its release {gap}" for gap in _differences(stage, facts)]
+        if stage.source_error is not None:
+            raise stage.source_error
+        lines += [f"note: its release {gap}" for gap in _release_differences(stage, facts)]
     except ForetrainError as error:
-        lines.append(f"note: whether it was made by the present config cannot be told: {error}")
-    for role, known in _parents_now(stage).items():
-        if (facts.get("parents") or {}).get(role, {}).get("hash") != known:
-            lines.append(f"note: its {role} was another than what stage {stages[stage.parents[role]].name} has now")
+        lines.append(f"note: cannot check whether it was made by the present config: {error}")
+    for role, hashed in _current_parent_hashes(stage).items():
+        if (facts.get("parents") or {}).get(role, {}).get("hash") != hashed:
+            lines.append(f"note: its {role} was not the present release of stage {stages[stage.parents[role]].name}")
     return lines
 
 
 def stage_facts(stage: Stage) -> dict[str, Any]:
-    """release.json of a stage, {} where it has no complete release. (A release appears whole, by a rename.)"""
+    """Return release.json of a stage; {} without a release. (A release is renamed into place, so it is complete.)"""
     if not (stage.release / "config.json").is_file():
         return {}
     try:
@@ -324,19 +328,21 @@ def stage_facts(stage: Stage) -> dict[str, Any]:
 def _check_unknown_folders(stages: list[Stage], root: Path) -> None:
     if (root / "checkpoints").exists() or (root / "metrics.jsonl").exists():
         raise TrainingError(f"{root} already holds a run without stages. Choose another output_dir.")
+    """Raise TrainingError if `root` holds a single run, or a stage that is not in the config."""
     known = {stage.folder.name for stage in stages}
-    strangers = sorted(path.name for path in (root / "stages").glob("*") if path.is_dir() and path.name not in known)
-    if strangers:
+    unknown = sorted(path.name for path in (root / "stages").glob("*") if path.is_dir() and path.name not in known)
+    if unknown:
         raise TrainingError(
-            f"{root / 'stages'} holds {', '.join(strangers)}, which this config does not have (its stages: "
+            f"{root / 'stages'} holds {', '.join(unknown)}, which this config does not have (its stages: "
             f"{', '.join(sorted(known))}). Stages keep their names and places; move it away or choose another "
             "output_dir."
         )
 
 
-def _stage_of(path: Path, stages: list[Stage]) -> Stage:
+def _stage_of_checkpoint(path: Path, stages: list[Stage]) -> Stage:
+    """Return the stage of a checkpoint. Raises TrainingError if it belongs to none."""
     for stage in stages:
         if path.resolve().parent == (stage.folder / "checkpoints").resolve():
             return stage
     places = "".join(f"\n  {stage.folder / 'checkpoints'}" for stage in stages)
-    raise TrainingError(f"{path}: is no checkpoint of a stage of this run; they lie in{places}")
+    raise TrainingError(f"{path}: is not a checkpoint of a stage of this run; their folders:{places}")

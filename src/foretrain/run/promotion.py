@@ -1,4 +1,4 @@
-"""The weights that a release's training started from, and the gate at the end of a run: is the release any better?"""
+"""The promotion gate at the end of a run: is the release better than its zero-shot weights and than naive?"""
 
 from __future__ import annotations
 
@@ -26,51 +26,53 @@ from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash, release_in, resolve
 from foretrain.notes import Code, Note, warn
 from foretrain.run.build import build_model, relocated, with_parents
-from foretrain.run.config import RunConfig, load_config, made_by
+from foretrain.run.config import RunConfig, is_same_config, load_config
 from foretrain.training.monitor import append_log
 from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
 
 _log = logging.getLogger(__name__)
 
-ZERO_SHOT_WORD = "zero-shot"  # as a user asks for it
+ZERO_SHOT_WORD = "zero-shot"  # the value of --against that means the starting weights
 
 
-def open_reference(asked: str, model: str, like: Forecaster, options: Any = None) -> ReferenceModel:
-    """What a model is to be compared with: START, the weights that it was trained from, or a folder or hub id.
+def open_reference(asked: str, model: str, evaluated: Forecaster, options: Any = None) -> ReferenceModel:
+    """Load the reference model that a model is compared with.
 
     Args:
-        asked: START, a folder or a hub id.
-        model: the release, run or adapter folder of the model itself.
-        like: the model: the rival gets its device and precision.
-        options: its forecast options, which a rival of its family gets too; one of another family has its defaults.
+        asked: "zero-shot" for the weights that the model was trained from, a folder or a hub id.
+        model: the release, run or adapter folder of the evaluated model.
+        evaluated: that model; the reference gets its device and precision.
+        options: its forecast options, also used for a reference of its family; another family uses its defaults.
 
-    Raises ModelError where the weights are not to be had or are not those that training started from, ConfigError where
-    nothing is known of where it started.
+    Raises ModelError if the weights are missing or are not those that training started from, ConfigError if the
+    release does not record its starting weights.
     """
-    found = _starting_weights(release_in(Path(model).expanduser())) if asked == ZERO_SHOT_WORD else _other(asked)
-    parameter = next(like.parameters())
-    other = found.model.to(device=parameter.device, dtype=parameter.dtype).eval()
-    return found._replace(model=other, options=options if other.family == like.family else None)
+    zero_shot = asked == ZERO_SHOT_WORD
+    found = _zero_shot_reference(release_in(Path(model).expanduser())) if zero_shot else _named_reference(asked)
+    parameter = next(evaluated.parameters())
+    reference = found.model.to(device=parameter.device, dtype=parameter.dtype).eval()
+    return found._replace(model=reference, options=options if reference.family == evaluated.family else None)
 
 
-def _other(asked: str) -> ReferenceModel:
+def _named_reference(asked: str) -> ReferenceModel:
+    """Load a reference model by its folder or hub id."""
     folder = resolve(asked)
-    known = release_hash(folder) if (folder / "config.json").is_file() else None  # an adapter has none
-    return ReferenceModel(OTHER, asked, load(asked, device="cpu").model, known)
+    hashed = release_hash(folder) if (folder / "config.json").is_file() else None  # an adapter has none
+    return ReferenceModel(OTHER, asked, load(asked, device="cpu").model, hashed)
 
 
-def _starting_weights(release: Path) -> ReferenceModel:
-    """The weights that the run which made a release started from; of a run in stages, those of its first stage."""
+def _zero_shot_reference(release: Path) -> ReferenceModel:
+    """Load the weights that the run of a release started from; in a pipeline, those of its first stage."""
     facts = read_release(release) if (release / "release.json").is_file() else {}
     if "parents" not in facts:
         raise ConfigError(
             f"--against {ZERO_SHOT_WORD}: {release} does not say what its training started from. Name it: "
             "--against FOLDER or hub id."
         )
-    first, parents = _before_its_stages(release, facts)
+    first, parents = _before_first_stage(release, facts)
     origin = parents.pop("model", None)
     if origin is None:
-        return _random_weights(first)
+        return _random_init_reference(first)
     try:
         place = resolve(origin["asked"], origin.get("revision"))
         parts = {role: entry["asked"] for role, entry in parents.items() if entry["asked"]}
@@ -78,21 +80,21 @@ def _starting_weights(release: Path) -> ReferenceModel:
         model = load(origin["asked"], device="cpu", revision=origin.get("revision"), **parts).model
     except ModelError as error:
         raise ModelError(f"the weights that {release} was trained from: {error}") from None
-    for role, known in found.items():
+    for role, hashed in found.items():
         expected = origin if role == "model" else parents[role]
-        if known != expected["hash"]:
+        if hashed != expected["hash"]:
             raise ModelError(
-                f"{expected['asked']}: is not the {role} that {release} was trained from: its hash is {known}, that of "
-                f"the {role} was {expected['hash']}. Restore it, or compare with what is there: "
+                f"{expected['asked']}: is not the {role} that {release} was trained from: its hash is {hashed}, that "
+                f"of the {role} was {expected['hash']}. Restore it, or compare with the present weights: "
                 f"--against {origin['asked']}."
             )
     return ReferenceModel(ZERO_SHOT, origin["asked"], model, found["model"])
 
 
-def _before_its_stages(release: Path, facts: Mapping[str, Any]) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The release that a run in stages trained first, and what that and its parts were made from, by role.
+def _before_first_stage(release: Path, facts: Mapping[str, Any]) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """Return the first release in a pipeline that leads to `release`, and the parents of it and its parts by role.
 
-    A part that an earlier stage trained from random weights has no other origin than that stage's release.
+    The parent of a part that an earlier stage trained from random weights is that stage's release.
     """
     parents = {role: dict(entry) for role, entry in facts["parents"].items()}
     first = release
@@ -111,7 +113,7 @@ def _before_its_stages(release: Path, facts: Mapping[str, Any]) -> tuple[Path, d
 
 
 def _earlier_stage(release: Path, facts: Mapping[str, Any], parent: Mapping[str, Any]) -> Path | None:
-    """The release of an earlier stage of the same pipeline, where a parent is one; also in a folder that was moved."""
+    """Return the release of an earlier stage of the pipeline if `parent` is one, also in a moved folder; else None."""
     place = Path(parent["asked"] or "")
     if facts.get("stage") is None or place.name != "release" or place.parent.parent.name != "stages":
         return None
@@ -120,23 +122,26 @@ def _earlier_stage(release: Path, facts: Mapping[str, Any], parent: Mapping[str,
     return here if written and release_hash(here) == parent["hash"] else None
 
 
-def _random_weights(release: Path) -> ReferenceModel:
-    """The random weights that a run began with, made again from the seed by the config.yaml of its folder."""
+def _random_init_reference(release: Path) -> ReferenceModel:
+    """Build the random initial weights of a run again, from the seed and the config.yaml of its folder.
+
+    Raises ModelError if config.yaml is missing or is not the config that the release was trained by.
+    """
     facts, run = read_release(release), run_folder(release)
     if facts.get("stage") is not None and run.parent.name != "stages":
         run = next((run / "stages").glob(f"*-{facts['stage']}"), run)
     path = run / "config.yaml"
     if not path.is_file():
         raise ModelError(
-            f"{release}: its training began with random weights, and without the config.yaml of its run folder "
-            f"({path}) they cannot be made again. Restore it, or name another model by --against."
+            f"{release}: its training started from random weights, and without the config.yaml of its run folder "
+            f"({path}) they cannot be built again. Restore it, or name another model by --against."
         )
     config = load_config(path)
-    same, how = made_by(config, facts.get("config_hash"), path)
+    same, how = is_same_config(config, facts.get("config_hash"), path)
     if not same:
         raise ModelError(
-            f"{path}: is not the config that {release} was trained by ({how}), so it cannot make "
-            "the random weights again that its training began with. Restore it, or name another model by --against."
+            f"{path}: is not the config that {release} was trained by ({how}), so the random weights that its "
+            "training started from cannot be built again. Restore it, or name another model by --against."
         )
     config = relocated(config, run)
     model = build_model(config.model_copy(update={"adapter": None}))
@@ -145,14 +150,17 @@ def _random_weights(release: Path) -> ReferenceModel:
     return ReferenceModel(ZERO_SHOT, f"random weights (seed {config.seed})", model)
 
 
-def gate_notes(config: RunConfig, model: Trainable) -> list[Note]:
-    """What there is to say of a run's gate before it begins. Raises ConfigError where nothing is left to compare on."""
+def check_test_split(config: RunConfig, model: Trainable) -> list[Note]:
+    """Return notes on a run's gate before training: no effect, or too few forecast origins for a significant result.
+
+    Raises ConfigError if the test part has no room for a single window.
+    """
     if not config.evaluation.promotion:
         return []
     if not isinstance(model, Forecaster):
         text = f"note: evaluation.promotion has no effect: {model.family} makes no forecasts"
         return [Note(Code.NO_FORECASTS_TO_COMPARE, text)]
-    windows, stride = _windows(config)
+    windows, stride = _test_windows(config)
     needed = origins_needed(lag_in_origins(config.data.prediction_length, stride))
     if windows >= needed or not config.evaluation.require_significance:
         return []
@@ -165,8 +173,8 @@ def gate_notes(config: RunConfig, model: Trainable) -> list[Note]:
     return [Note(Code.TOO_FEW_ORIGINS, text, {"origins": windows, "needed": needed, "test_steps_needed": steps})]
 
 
-def _windows(config: RunConfig) -> tuple[int, int]:
-    """How many windows an item's test part has room for, and the steps between them."""
+def _test_windows(config: RunConfig) -> tuple[int, int]:
+    """Return the number of windows in an item's test part, and the steps between them."""
     horizon, steps = config.data.prediction_length, config.data.resolved_test_steps
     if steps < horizon:
         raise ConfigError(
@@ -178,20 +186,20 @@ def _windows(config: RunConfig) -> tuple[int, int]:
 
 
 def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world: World) -> Promotion | None:
-    """Compare a finished run's released weights, which the model holds, with those that it started from and with naive.
+    """Compare a run's released weights, which the model holds, with its zero-shot weights and with naive.
 
-    On all windows of the test part, as evaluation.stride sets them, with the sampling and options of validation. The
-    outcome goes into release.json, final_metrics.json and the log. Every rank calls it; None where the model makes no
-    forecasts. Raises what open_rival and evaluate raise.
+    The comparison uses all windows of the test part, evaluation.stride apart, with the sampling and options of
+    validation. The result goes into release.json, final_metrics.json and the log. Every rank calls it; returns None if
+    the model makes no forecasts. Raises the errors of open_reference and evaluate.
     """
     if not isinstance(model, Forecaster):
         return None
-    asked, kind = config.evaluation, family(config.model.family)
+    settings, kind = config.evaluation, family(config.model.family)
     release = Path(config.output_dir) / "release"
-    windows, stride = _windows(config)
-    options = chosen_options(asked, kind)
+    windows, stride = _test_windows(config)
+    options = chosen_options(settings, kind)
     columns = [
-        validation_columns(*pair, asked.target, kind) for pair in zip(source.corpora, source.selections, strict=True)
+        validation_columns(*pair, settings.target, kind) for pair in zip(source.corpora, source.selections, strict=True)
     ]
     with merged(model):
         result = evaluate(
@@ -202,30 +210,30 @@ def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world:
             num_windows=windows,
             stride=stride,
             context_length=config.data.context_length,
-            batch_size=asked.batch_size,
-            quantile_levels=asked.quantile_levels,
-            seasonality=asked.seasonality,
-            max_items=asked.max_items,
+            batch_size=settings.batch_size,
+            quantile_levels=settings.quantile_levels,
+            seasonality=settings.seasonality,
+            max_items=settings.max_items,
             compare=(),
-            num_samples=asked.num_samples,
+            num_samples=settings.num_samples,
             seed=config.seed,
             options=options,
             against=open_reference(ZERO_SHOT_WORD, str(release), model, options),
             world=world,
             name=str(release),
             release=read_release(release),
-            command=_command(config, windows, stride),
+            command=_repeat_command(config, windows, stride),
             dtype=None if config.training.dtype == "float32" else getattr(torch, config.training.dtype),
         )
-    promotion = judge(result, require_significance=asked.require_significance)
+    promotion = judge(result, require_significance=settings.require_significance)
     world.on_main(lambda: record(release, promotion))
     if world.is_main:
         append_log(Path(config.output_dir), promotion.headline)
     return promotion
 
 
-def _command(config: RunConfig, windows: int, stride: int) -> str | None:
-    """How to compare once more, where one command can."""
+def _repeat_command(config: RunConfig, windows: int, stride: int) -> str | None:
+    """Return the command that repeats the comparison; None if the run has several corpora or one without a folder."""
     corpora = [spec.path for spec in config.data.corpora]
     if len(corpora) != 1 or corpora[0] is None:
         return None
@@ -234,7 +242,7 @@ def _command(config: RunConfig, windows: int, stride: int) -> str | None:
 
 
 def record(release: Path, promotion: Promotion) -> bool:
-    """Mark a release that was written here, under all its names; whether it could be done, with a warning if not."""
+    """Write the result into a release's release.json, under all its names. Return False, with a warning, on failure."""
     try:
         mark_promotion(release, promotion.to_dict())
     except (OSError, ValueError) as error:

@@ -1,15 +1,15 @@
-"""The config of a run in stages: an ordered pipeline in which a stage may start from what earlier ones released.
+"""The config of a pipeline: stages in order, each of which may start from the release of an earlier one.
 
-    data: {...}                 # sections at the root hold for every stage,
-    stages:                     # and a stage's own keys win
+    data: {...}                 # sections at the root apply to every stage,
+    stages:                     # a stage's own keys win
       - name: first
         model: {family: chronos2, random_init: true}
       - name: second
         model: {model_id: "stage:first"}
         data: {context_length: 8192}
 
-A single run is a config without `stages`. This module turns files, overrides and flags into either; pipeline.py runs
-them.
+A single run is a config without `stages`. This module turns files, overrides and flags into either; train.py and
+pipeline.py run them.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from foretrain.hints import did_you_mean
 from foretrain.run.config import RunConfig, RunSections, RunSettings
 
 SECTIONS = tuple(RunSections.model_fields)
+OPTIONAL_SECTIONS = tuple(name for name, field in RunSections.model_fields.items() if not field.is_required())
 REFERENCE = "stage:"
 
 
 class _StageHead(Section):
-    """What a stage has beside the sections of a run."""
+    """Fields of a stage outside the sections of a run."""
 
-    name: str = Field(pattern=r"^[a-z0-9_-]*[a-z_-][a-z0-9_-]*$")  # a number would be taken for a position
-    skip: bool = False  # do not run it; what it released before can be used
+    name: str = Field(pattern=r"^[a-z0-9_-]*[a-z_-][a-z0-9_-]*$")  # a number would be read as a position
+    skip: bool = False  # do not run it; an earlier release of it can be used
     skip_existing: bool = False  # do not run it if it has a release
 
 
-class StageConfig(RunSections, _StageHead):  # the last one's fields come first
+class StageConfig(RunSections, _StageHead):  # fields of the last base come first
     """One stage: a name, whether it runs, and the sections of a run."""
 
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     class _ForEveryStage(Section): ...
 else:
-    # Sections for every stage: merged into the stages before this is built, and not part of what is saved.
+    # Sections for every stage: merged into the stages before this is built, and not saved.
     _ForEveryStage = create_model(
         "_ForEveryStage",
         __base__=Section,
@@ -59,20 +60,20 @@ else:
 
 
 class StagesConfig(_ForEveryStage, RunSettings, _Stages):
-    """A run in stages, every one with all its sections; saved as output_dir/config.yaml."""
+    """A pipeline, every stage with all its sections; saved as output_dir/config.yaml."""
 
     def folder(self, number: int) -> Path:
-        """The run folder of stage `number`, counted from 0."""
+        """Return the run folder of stage `number`, counted from 0."""
         return _folder(self.output_dir, number, self.stages[number].name)
 
     def references(self, number: int) -> dict[str, int]:
-        """Dotted key within the stage's model section -> number of the stage whose release it means."""
+        """Return dotted key within the stage's model section -> number of the stage that it refers to."""
         names = [stage.name for stage in self.stages]
         tree = self.stages[number].model.model_dump(mode="json")
         return {key: names.index(name) for key, name in _references(tree)}
 
     def run(self, number: int) -> RunConfig:
-        """The config of a stage as a run of its own."""
+        """Return the config of a stage as a single run."""
         stage = self.stages[number]
         tree = stage.model_dump(mode="json", include=set(SECTIONS))
         changes = [(key, str(self.folder(k) / "release")) for key, k in self.references(number).items()]
@@ -84,7 +85,7 @@ class StagesConfig(_ForEveryStage, RunSettings, _Stages):
 
 @dataclass
 class Draft:
-    """A config before it is checked: what was written, and what that gives each of its runs."""
+    """A config before validation: as written, and with the root's sections merged into each stage."""
 
     written: dict[str, Any]
     merged: dict[str, Any]
@@ -92,7 +93,7 @@ class Draft:
 
     @classmethod
     def read(cls, path: Path, overrides: Iterable[Any] = (), flags: Mapping[str, Any] | None = None) -> Draft:
-        """Of a file, `key=value` overrides and flags. Raises ConfigError."""
+        """Make a draft from a file, `key=value` overrides and flags. Raises ConfigError."""
         return cls.of(read_yaml(path), overrides, flags, source=str(path))
 
     @classmethod
@@ -104,21 +105,23 @@ class Draft:
         *,
         source: str = "config",
     ) -> Draft:
-        """Of a tree. Overrides change what is written: in a pipeline a section's key holds for the stages that do not
-        set it, stages.NAME.section.key for one. Flags hold for every stage, whatever is written.
+        """Make a draft from a tree, overrides and flags.
+
+        Overrides change the tree as written: in a pipeline section.key applies to the stages that do not set it,
+        stages.NAME.section.key to one stage. Flags override the key in every stage. Raises ConfigError.
         """
-        written = apply_overrides(tree, [_by_position(tree, item) for item in overrides])
-        draft = cls(written, _merge(written), source)
+        written = apply_overrides(tree, [_with_stage_position(tree, item) for item in overrides])
+        draft = cls(written, _merge_stages(written), source)
         draft._apply_flags(flags or {})
         return draft
 
     @property
     def is_pipeline(self) -> bool:
-        """Whether it has stages."""
+        """Whether the config has stages."""
         return "stages" in self.merged
 
     def runs(self) -> Iterator[tuple[int | None, dict[str, Any], Path]]:
-        """(number of the stage, sections, run folder) of every run that has the shape of one; None = no stages."""
+        """Yield (number of the stage, sections, run folder) of every run; number None = a config without stages."""
         folder = self.merged.get("output_dir")
         if not self.is_pipeline:
             yield None, self.merged, Path(str(folder))
@@ -127,13 +130,13 @@ class Draft:
             yield number, stage, _folder(folder, number, stage.get("name"))
 
     def override(self, number: int | None, changes: Iterable[tuple[str, Any]]) -> None:
-        """Set keys of one run's sections."""
+        """Set keys of one run's sections; number None = a config without stages."""
         prefix = "" if number is None else f"stages.{number}."
         pairs = [(f"{prefix}{key}", value) for key, value in changes]
         self.merged, self.written = (apply_overrides(tree, pairs) for tree in (self.merged, self.written))
 
     def build(self) -> RunConfig | StagesConfig:
-        """The config. Raises one ConfigError listing every problem by the key under which a user finds it."""
+        """Validate the config. Raises one ConfigError listing every problem by the key that the user wrote."""
         if not self.is_pipeline:
             for key, name in _references(self.merged.get("model")):
                 raise ConfigError(f"{self.source}: model.{key}: there is no stage {name!r}; this config has no stages.")
@@ -153,7 +156,7 @@ class Draft:
         if models:
             flag = "--" + models[0].removeprefix("model.").replace("_", "-")
             raise ConfigError(
-                f"{flag}: this config has stages, each with a model of its own. Say which one: "
+                f"{flag}: this config has stages, each with its own model. Name the stage: "
                 f"stages.NAME.{models[0]}={flags[models[0]]}."
             )
         own = {key: value for key, value in flags.items() if key.partition(".")[0] in SECTIONS}
@@ -165,31 +168,33 @@ class Draft:
             self.override(number, own.items())
 
     def _locate(self, location: list[str]) -> list[str]:
-        """Where a key of a merged stage was written: in the stage itself or, for all stages, at the root."""
+        """Return where a key of a merged stage was written: in the stage itself or, for all stages, at the root."""
         if len(location) < 3 or location[0] != "stages" or location[2] not in SECTIONS:
             return location
         stage = _stages(self.written)[int(location[1])]
-        if _holds(stage, location[2:]) or not _holds(self.written, location[2:]):
+        if _has_key(stage, location[2:]) or not _has_key(self.written, location[2:]):
             return location
         return location[2:]
 
 
 def load_any(path: Path, overrides: Iterable[Any] = ()) -> RunConfig | StagesConfig:
-    """The resolved config of a file and overrides, of one run or of a pipeline. Raises ConfigError."""
+    """Load the resolved config of a file and overrides: a single run or a pipeline. Raises ConfigError."""
     return Draft.read(path, overrides).build()
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of what a config file may hold: one run, or stages with sections at the root that hold for all."""
+    """Return the JSON schema of a config file: a single run, or stages with sections at the root for all of them."""
     single = RunConfig.model_json_schema()
     staged = StagesConfig.model_json_schema(ref_template="#/$defs/part_of_{model}")
     parts = {f"part_of_{name}": part for name, part in staged.pop("$defs").items()}
     for name, part in parts.items():
-        # merged, a section must be whole; as written, in a stage or at the root, it need not be
+        # a merged section must be complete; as written, in a stage or at the root, it may be partial
         part.pop("required", None)
         if name == "part_of_StageConfig":
             part["required"] = ["name"]
             staged["properties"] |= {section: part["properties"][section] for section in SECTIONS}
+            for section in OPTIONAL_SECTIONS:  # null takes the root's away
+                part["properties"][section] = {"anyOf": [part["properties"][section], {"type": "null"}]}
     return {
         "title": "A run of foretrain",
         "anyOf": [{"$ref": "#/$defs/RunConfig"}, {"$ref": "#/$defs/StagesConfig"}],
@@ -202,41 +207,48 @@ def _folder(output_dir: Any, number: int, name: Any) -> Path:
 
 
 def _stages(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The stages that are mappings, all if the config is well formed; else nothing, and building it says why."""
+    """Return the stages if all are mappings; else [], and validation reports the problem."""
     stages = tree.get("stages")
     if not isinstance(stages, list | tuple) or not all(isinstance(stage, dict) for stage in stages):
         return []
     return list(stages)
 
 
-def _by_position(tree: Mapping[str, Any], item: Any) -> Any:
-    """An override with the name of a stage in its key replaced by the stage's position."""
+def _with_stage_position(tree: Mapping[str, Any], item: Any) -> Any:
+    """Return an override with the stage name in its key replaced by the stage's position."""
     key = item.partition("=")[0] if isinstance(item, str) else item[0]
     parts = key.strip().split(".")
     names = [stage.get("name") for stage in _stages(tree)]
     if len(parts) < 2 or parts[0] != "stages" or parts[1].isdigit() or not names:
         return item
     if parts[1] not in names:
-        raise ConfigError(f"{key}: {_unknown(parts[1], names)}")
+        raise ConfigError(f"{key}: {_unknown_stage(parts[1], names)}")
     changed = ".".join(["stages", str(names.index(parts[1])), *parts[2:]])
     return changed + item[len(key) :] if isinstance(item, str) else (changed, item[1])
 
 
-def _merge(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree with the root's sections moved into its stages, where there are any."""
+def _merge_stages(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree with the root's sections merged into its stages; unchanged without stages."""
     stages = _stages(tree)
     if not stages:
         return tree
     common = {section: tree[section] for section in SECTIONS if section in tree}
     merged: list[dict[str, Any]] = []
     for stage in stages:
-        full = {**stage, **{s: _deep(common.get(s), stage.get(s)) for s in SECTIONS if s in common or s in stage}}
-        merged.append(_with_family_of_its_origin(full, merged))
+        own = {key: value for key, value in stage.items() if key not in SECTIONS}
+        merged.append(_inherit_family({**own, **_merged_sections(common, stage)}, merged))
     return {**{key: value for key, value in tree.items() if key not in common}, "stages": merged}
 
 
-def _with_family_of_its_origin(stage: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
-    """A stage that starts from another's weights is of its family, unless it says so itself."""
+def _merged_sections(common: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
+    """Return a stage's sections merged with the root's; an optional section set to null is left at its default."""
+    removed = [name for name in OPTIONAL_SECTIONS if name in stage and stage[name] is None]
+    given = [name for name in SECTIONS if (name in common or name in stage) and name not in removed]
+    return {name: _merge_section(common.get(name), stage.get(name)) for name in given}
+
+
+def _inherit_family(stage: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a stage with the family of the stage whose weights it starts from, unless it sets one."""
     model = stage.get("model")
     if not isinstance(model, dict) or "family" in model:
         return stage
@@ -246,8 +258,8 @@ def _with_family_of_its_origin(stage: dict[str, Any], earlier: list[dict[str, An
     return stage
 
 
-def _deep(base: Any, own: Any) -> Any:
-    """Mappings merged, the second's keys winning; anything else (lists too) replaced unless it is None."""
+def _merge_section(base: Any, own: Any) -> Any:
+    """Merge two mappings, keys of the second winning; other values (lists too) are replaced unless `own` is None."""
     if isinstance(base, dict) and isinstance(own, dict):
         return {key: _merged_value(base, own, key) for key in [*base, *(k for k in own if k not in base)]}
     return base if own is None else own
@@ -257,10 +269,11 @@ def _merged_value(base: dict[str, Any], own: dict[str, Any], key: str) -> Any:
     if key not in own:
         return base[key]
     both = isinstance(base.get(key), dict) and isinstance(own[key], dict)
-    return _deep(base[key], own[key]) if both else own[key]  # a null takes a value of the root away
+    return _merge_section(base[key], own[key]) if both else own[key]  # a null takes a value of the root away
 
 
-def _holds(tree: Any, path: list[str]) -> bool:
+def _has_key(tree: Any, path: list[str]) -> bool:
+    """Return True if the nested mappings and lists of `tree` have a value at `path`."""
     for part in path:
         if isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
             tree = tree[int(part)]
@@ -272,7 +285,7 @@ def _holds(tree: Any, path: list[str]) -> bool:
 
 
 def _references(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, name of the stage) of every "stage:NAME" in a model section."""
+    """Yield (dotted key, name of the stage) of every "stage:NAME" in a model section."""
     if isinstance(value, str) and value.startswith(REFERENCE):
         yield key, value.removeprefix(REFERENCE)
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
@@ -281,23 +294,24 @@ def _references(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _problems(config: StagesConfig) -> Iterator[str]:
+    """Yield the problems between stages: repeated names, unknown references, families that differ, nothing to run."""
     names = [stage.name for stage in config.stages]
     for number, stage in enumerate(config.stages):
         if stage.name in names[:number]:
-            yield f"stages.{number}.name: {stage.name!r} is the name of another stage; give each its own."
+            yield f"stages.{number}.name: {stage.name!r} is the name of another stage; names must be unique."
         for key, name in _references(stage.model.model_dump(mode="json")):
             if name not in names[:number]:
-                yield f"stages.{number}.model.{key}: {_unknown(name, names[:number], 'earlier ')}"
+                yield f"stages.{number}.model.{key}: {_unknown_stage(name, names[:number], 'earlier ')}"
             elif key == "model_id" and (other := config.stages[names.index(name)].model).family != stage.model.family:
                 yield (
                     f"stages.{number}.model.model_id: stage {name} trains a {other.family}, this one a "
-                    f"{stage.model.family}; start from weights of its own family."
+                    f"{stage.model.family}; start from weights of the same family."
                 )
     if all(stage.skip for stage in config.stages):
-        yield "stages: there is none, or all are skipped: nothing to do."
+        yield "stages: the list is empty or all stages are skipped: nothing to run."
 
 
-def _unknown(name: str, known: list[Any], which: str = "") -> str:
+def _unknown_stage(name: str, known: list[Any], which: str = "") -> str:
     names = [str(item) for item in known]
     hint = did_you_mean(name, names, f"Known here: {', '.join(names) or 'none'}.")
     return f"no {which}stage is named {name!r}. {hint}"

@@ -1,4 +1,4 @@
-"""One run from its config to its release: the place that wires data, model, world, trainer and evaluation."""
+"""Trains one run from its config to its release: wires data, model, world, trainer and evaluation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from foretrain.evaluation.validation import Validation
 from foretrain.models import family
 from foretrain.models.base import Trainable
 from foretrain.notes import texts
-from foretrain.run.build import asked_for, build_model, open_source, release_facts, with_parents
+from foretrain.run.build import build_model, open_source, parent_source, release_facts, with_parents
 from foretrain.run.config import RunConfig
-from foretrain.run.promotion import gate_notes, run_gate
+from foretrain.run.promotion import check_test_split, run_gate
 from foretrain.training.trainer import Trainer, TrainResult
 
 
@@ -29,11 +29,15 @@ def train_run(
     source: TrainingSource | None = None,
     notes: Sequence[str] = (),
 ) -> tuple[Trainable, TrainResult]:
-    """Train as the config says and write output_dir/release. Every rank calls it.
+    """Train a config and write output_dir/release. Every rank calls it.
 
-    resume: None starts (an output_dir that holds a run is an error), "auto" goes on from the newest good checkpoint or
-    starts, a path goes on from that one. source: of open_source, which has then resolved config. notes head the log.
-    Returns the model holding the released weights, and how the run ended.
+    Args:
+        resume: None starts a run (an error if output_dir holds one), "auto" resumes from the newest intact checkpoint
+            or starts, a path resumes from that checkpoint.
+        source: the result of open_source, if the caller has resolved config with it already.
+        notes: first lines of the log.
+
+    Returns the model with the released weights, and how the run ended.
     """
     world = world or World.start(config.device, config.threads)
     if (Path(config.output_dir) / "stages").is_dir():
@@ -43,15 +47,15 @@ def train_run(
     model = build_model(config)
     model.check(source)
     config = with_parents(config, model)
-    told = [*notes, _origin(config), config.loss.describe(), *filter(None, [describe_adapter(model)])]
-    told += texts(gate_notes(config, model))
-    result = _trainer(config, source, model, world, resume, told).fit()
+    header = [*notes, _describe_start(config), config.loss.describe(), *filter(None, [describe_adapter(model)])]
+    header += texts(check_test_split(config, model))
+    result = _build_trainer(config, source, model, world, resume, header).fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)
     return model, result
 
 
-def _trainer(
+def _build_trainer(
     config: RunConfig,
     source: TrainingSource,
     model: Trainable,
@@ -59,7 +63,7 @@ def _trainer(
     resume: str | None = None,
     notes: Sequence[str] = (),
 ) -> Trainer:
-    validation = _validation(config, source, model, world)
+    validation = _build_validation(config, source, model, world)
     return Trainer(
         model,
         source,
@@ -78,11 +82,11 @@ def _trainer(
     )
 
 
-def _origin(config: RunConfig) -> str:
-    """What a run starts from, in words."""
+def _describe_start(config: RunConfig) -> str:
+    """Return the log line about the weights that a run starts from."""
     start, others = f"random weights (seed {config.seed})", list[str]()
-    for role, known in config.parents.items():
-        text = f"{asked_for(config, role) or 'its own'} (hash {known[:12]})"
+    for role, hashed in config.parents.items():
+        text = f"{parent_source(config, role) or 'its own'} (hash {hashed[:12]})"
         if role == "model":
             start = text
         else:
@@ -91,16 +95,18 @@ def _origin(config: RunConfig) -> str:
 
 
 def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> None:
-    """Raise what makes a run impossible and can be told before its first step; model may be on "meta"."""
-
-    gate_notes(config, model)
-    _trainer(config, source, model, World())
+    """Raise the errors of a run that can be found before its first step; model may be on "meta"."""
+    check_test_split(config, model)
+    _build_trainer(config, source, model, World())
     model.check(source)
 
 
-def _validation(config: RunConfig, source: TrainingSource, model: Trainable, world: World) -> Validation | None:
-    """The function that scores the model during training, or None where nothing asks for it."""
-    if not _validates(config):
+def _build_validation(config: RunConfig, source: TrainingSource, model: Trainable, world: World) -> Validation | None:
+    """Build the function that scores the model during training; None if the config needs no validation.
+
+    Raises ConfigError if training.best_metric is not among its metrics.
+    """
+    if not _needs_validation(config):
         return None
     validation = Validation(
         config.evaluation,
@@ -115,15 +121,15 @@ def _validation(config: RunConfig, source: TrainingSource, model: Trainable, wor
     )
     best = config.training.best_metric
     if best not in validation.names:
-        choice = ", ".join(validation.names)
-        raise ConfigError(f"training.best_metric: {best!r} is not computed here; choose one of {choice}.")
+        choices = ", ".join(validation.names)
+        raise ConfigError(f"training.best_metric: {best!r} is not computed here; choose one of {choices}.")
     return validation
 
 
-def _validates(config: RunConfig) -> bool:
+def _needs_validation(config: RunConfig) -> bool:
     return bool(config.training.validate_every) or config.optimizer.schedule.kind == "plateau"
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has begun in a folder, with or without stages."""
+    """Return True if a run was started in `folder`, with or without stages."""
     return any((folder / name).exists() for name in ("checkpoints", "metrics.jsonl", "stages"))
