@@ -127,7 +127,7 @@ def frozen(run: Done) -> tuple[Predictor, Predictor]:
 
 def opened(folder: Path, name: str) -> Trainable:
     """The model of an adapter's folder, of families that make no forecasts too."""
-    return open_adapter(folder, True, {}, lambda *_: None)
+    return open_adapter(folder, True, {})
 
 
 # What a run leaves

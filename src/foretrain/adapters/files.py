@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from foretrain.adapters.layers import Adapter, adapter_of, peft_config
 from foretrain.config import build as build_section
 from foretrain.errors import ModelError
-from foretrain.models import family
+from foretrain.models import family, open_release
 from foretrain.models.base import Trainable
-from foretrain.models.hub import release_in
+from foretrain.models.hub import release_in, resolve
 from foretrain.models.weights import disk_errors
 
 ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -84,21 +84,33 @@ def _target_modules(network: nn.Module, adapter: Adapter) -> list[str]:
     return list(adapter.parts) if found == names else sorted(names)
 
 
-def open_adapter(
-    folder: Path, offline: bool, parts: Mapping[str, str], open_base: Callable[..., Trainable]
-) -> Trainable:
+def open_model(path_or_hub_id: str, revision: str | None, offline: bool, parts: Mapping[str, str]) -> Trainable:
+    """Open the model of a release folder, a run folder, an adapter folder or a hub id, in float32 on the CPU.
+
+    parts are folders or hub ids of what else the model is made of, such as a tokenizer. Raises ModelError if there is no
+    such folder, or if it holds no model of a known family.
+    """
+    folder = resolve(path_or_hub_id, revision, offline)
+    if folder.is_file():
+        raise ModelError(f"{folder}: is a file; give the folder that holds config.json and model.safetensors.")
+    if (folder / ADAPTER_FILE).exists():
+        return open_adapter(folder, offline, parts)
+    return open_release(folder, path_or_hub_id, offline, parts)
+
+
+def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str]) -> Trainable:
     """Open the model of an adapter folder: its base with the adapter merged into it, in float32 on the CPU.
 
-    The base of an adapter trained by foretrain is rebuilt with the settings of its run. For other adapters,
-    open_base(path, revision, offline, parts) opens the base that adapter_config.json names. Raises ModelError if the
-    base is missing, is not the one that the adapter was trained on, or does not fit.
+    The base of an adapter trained by foretrain is rebuilt with the settings of its run; that of another adapter is the
+    model that adapter_config.json names. Raises ModelError if the base is missing, is not the one that the adapter was
+    trained on, or does not fit.
     """
     config = _read_json(folder / ADAPTER_FILE)
     facts = _read_json(folder / "release.json") if (folder / "release.json").is_file() else {}
     adapter = facts.get("adapter") or {}
     base = adapter.get("base")
     if base is None:
-        model = open_base(_base_path(folder, config), config.get("revision"), offline, dict(parts))
+        model = open_model(_base_path(folder, config), config.get("revision"), offline, parts)
     else:
         model = _rebuild_base(folder, config, base, offline, parts)
     _merge(model.network, folder, config, adapter.get("fresh") or ())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from foretrain.adapters.files import ADAPTER_FILE, open_adapter
+from foretrain.adapters.files import open_model
 from foretrain.adapters.layers import merged
 from foretrain.atomic import new_folder
 from foretrain.data.windows import FloatArray, Window, stack_windows
@@ -24,10 +24,8 @@ from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.streaming import FrameStream
 from foretrain.forecasting.tables import sort_levels, tables_of
-from foretrain.models import families, family
+from foretrain.models import family
 from foretrain.models.base import Columns, Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
-from foretrain.models.config_json import read_config_json
-from foretrain.models.hub import resolve
 from foretrain.models.request import DECILES
 
 if TYPE_CHECKING:
@@ -64,7 +62,9 @@ def load(
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     where = _device(device)
-    model = _open(path_or_hub_id, revision, offline, {name: str(part) for name, part in parts.items()})
+    asked = str(path_or_hub_id)
+    made_of = {name: str(part) for name, part in parts.items()}
+    model = _that_forecasts(open_model(asked, revision, offline, made_of), asked)
     return Predictor(model.to(device=where, dtype=DTYPES[dtype]).eval())
 
 
@@ -351,26 +351,6 @@ def _device(device: str | torch.device | None) -> torch.device:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"device {str(device)!r} cannot be used here ({reason}); use cpu.") from None
     return where
-
-
-def _open(
-    path_or_hub_id: str | os.PathLike[str], revision: str | None, offline: bool, parts: dict[str, str]
-) -> Forecaster:
-    asked = str(path_or_hub_id)
-    folder = resolve(asked, revision, offline)
-    if folder.is_file():
-        raise ModelError(f"{folder}: is a file; give the folder that holds config.json and model.safetensors.")
-    if (folder / ADAPTER_FILE).exists():
-        return _that_forecasts(open_adapter(folder, offline, parts, _open), asked)
-    raw = read_config_json(folder / "config.json")
-    for candidate in families():
-        if candidate.matches(raw):
-            return _that_forecasts(candidate.load(folder, origin=asked, offline=offline, **parts), asked)
-    kind = raw.get("model_type") or ", ".join(map(str, raw.get("architectures") or [])) or "unnamed"
-    raise ModelError(
-        f"{folder}: its config.json describes a model ({kind}) of none of the families known here "
-        f"({', '.join(f.name for f in families())})."
-    )
 
 
 def _that_forecasts(model: Trainable, asked: str) -> Forecaster:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from foretrain.errors import ConfigError
+from foretrain.errors import ConfigError, ModelError
 from foretrain.hints import did_you_mean
+from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import release_in
 
 if TYPE_CHECKING:
-    from foretrain.models.base import Family
+    from foretrain.models.base import Family, Trainable
     from foretrain.models.request import ForecastRequest
 
 AnyRequest = TypeVar("AnyRequest", bound="ForecastRequest")
@@ -42,6 +43,23 @@ def family(name: str) -> Family:
 def families() -> list[Family]:
     """Return all families, in the order in which a folder's config.json is matched against them."""
     return [family(name) for name in FAMILIES]
+
+
+def open_release(folder: Path, origin: str, offline: bool, parts: Mapping[str, str]) -> Trainable:
+    """Load the release in a folder, of whichever family its config.json describes.
+
+    origin is the folder or hub id that the user named. Raises ModelError for a config.json of no known family, and what
+    the family's load raises.
+    """
+    raw = read_config_json(folder / "config.json")
+    for candidate in families():
+        if candidate.matches(raw):
+            return candidate.load(folder, origin=origin, offline=offline, **parts)
+    kind = raw.get("model_type") or ", ".join(map(str, raw.get("architectures") or [])) or "unnamed"
+    raise ModelError(
+        f"{folder}: its config.json describes a model ({kind}) of none of the families known here "
+        f"({', '.join(f.name for f in families())})."
+    )
 
 
 def infer_family(model_id: str | None) -> str:
