@@ -122,11 +122,11 @@ class Scarce:
         return self.model.forecast(batch, request)
 
 
-def test_a_batch_too_big_for_the_memory_is_halved_and_announced(predictor, told):
+def test_a_batch_too_big_for_the_memory_is_halved_and_announced(predictor, logged_notes):
     windows = windows_of(6, 40)
     scarce = Scarce(predictor.model, 10)
     found = forecast_windows(scarce, windows, 5, LEVELS)
-    assert codes(told()) == {Code.BATCH_HALVED}
+    assert codes(logged_notes()) == {Code.BATCH_HALVED}
     assert max(scarce.rows) <= 10
     assert_equal(found, forecast_windows(predictor.model, windows, 5, LEVELS))
 
@@ -178,9 +178,9 @@ def test_impossible_arguments_are_refused(predictor, argument, value, message):
         forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, **{argument: value})
 
 
-def test_a_context_beyond_the_models_is_cut_with_a_warning(predictor, told):
+def test_a_context_beyond_the_models_is_cut_with_a_warning(predictor, logged_notes):
     forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, context_length=100)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.CONTEXT_CLIPPED, {"context_length": 64})
 
 
@@ -204,10 +204,12 @@ class Sampler:
         return Forecast(found.quantiles, found.levels, samples, samples.mean(1), notes)
 
 
-def test_paths_means_and_notes_come_back_window_by_window(predictor, told):
+def test_paths_means_and_notes_come_back_window_by_window(predictor, logged_notes):
     windows = [w for w in windows_of(10, 30) if len(w.context) < 3]
     quantiles = forecast_windows(Sampler(predictor.model), windows, 5, LEVELS, batch_size=7)
-    assert told() == [Note("windows", f"in these forecasts: {len(windows)} windows.", {"windows": len(windows)})]
+    assert logged_notes() == [
+        Note("windows", f"in these forecasts: {len(windows)} windows.", {"windows": len(windows)})
+    ]
     found = forecast_paths(Sampler(predictor.model), windows, asked(batch_size=7, num_samples=3), keep_samples=True)
     assert_equal(found.quantiles, quantiles)
     assert [(tally.code, tally.counts) for tally in found.notes] == [
@@ -225,9 +227,9 @@ def test_paths_that_nobody_asked_for_are_not_kept(predictor):
     assert found.samples is None and found.mean is not None
 
 
-def test_a_family_without_paths_has_none_and_says_so(predictor, told):
+def test_a_family_without_paths_has_none_and_says_so(predictor, logged_notes):
     found = forecast_paths(predictor.model, windows_of(11, 3), asked(num_samples=3), keep_samples=True)
-    assert codes(told()) == {Code.NUM_SAMPLES_UNUSED}
+    assert codes(logged_notes()) == {Code.NUM_SAMPLES_UNUSED}
     assert (found.samples, found.mean, found.notes) == (None, None, ())
 
 
@@ -245,9 +247,9 @@ def test_windows_with_stamps_share_no_batch_with_windows_without():
     assert batches == [[1, 3, 5, 7, 9, 11], [0, 2, 4, 6, 8, 10]]
 
 
-def test_what_every_batch_of_a_forecast_says_is_told_once(predictor, told):
+def test_what_every_batch_of_a_forecast_says_is_told_once(predictor, logged_notes):
     horizon = predictor.model.config.native_horizon + 1
     forecast_windows(predictor.model, windows_of(12, 20), horizon, LEVELS, batch_size=2)
-    assert [note.code for note in told()] == [Code.HORIZON_UNROLLED]
+    assert [note.code for note in logged_notes()] == [Code.HORIZON_UNROLLED]
     forecast_windows(predictor.model, windows_of(12, 2), horizon, LEVELS)
-    assert codes(told()) == {Code.HORIZON_UNROLLED}  # another forecast says it again
+    assert codes(logged_notes()) == {Code.HORIZON_UNROLLED}  # another forecast says it again

@@ -94,12 +94,12 @@ def test_integer_time_counts_steps(frame):
     assert task.windows[0].context_times is None
 
 
-def test_steps_that_look_like_unix_times_are_told(frame, told):
+def test_steps_that_look_like_unix_times_are_told(frame, logged_notes):
     counted = frame.assign(timestamp=frame.groupby("item_id").cumcount())
     read_frame(counted, 2)
-    assert not told()
+    assert not logged_notes()
     read_frame(counted.assign(timestamp=1_706_779_800 + 300 * counted.timestamp), 2)
-    assert codes(told()) == {Code.STEPS_LOOK_LIKE_TIMES}
+    assert codes(logged_notes()) == {Code.STEPS_LOOK_LIKE_TIMES}
 
 
 def test_whole_floats_count_steps_and_fractions_are_refused(frame):

@@ -141,17 +141,17 @@ def test_the_median_is_there_even_when_it_was_not_asked_for(predictor, frame):
     np.testing.assert_array_equal(without["predictions"], with_median["0.5"])
 
 
-def test_forecasts_that_mean_nothing_are_announced(predictor, frame, told):
+def test_forecasts_that_mean_nothing_are_announced(predictor, frame, logged_notes):
     plain = frame[["item_id", "timestamp", "target"]]
     predictor.forecast_df(plain, 4)
-    assert not told()
+    assert not logged_notes()
     empty = plain.assign(target=plain.target.where(plain.item_id != "1e5"))
     predictor.forecast_df(empty, 4)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.COLUMN_EMPTY, {"items": 1})
     assert "'1e5'" in note.text and "'target'" in note.text
     predictor.forecast_df(plain.assign(target=plain.target * np.where(plain.item_id == "007", 1e37, 1.0)), 4)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.VALUES_TOO_LARGE, {"items": 1}) and "'007'" in note.text
 
 
@@ -160,7 +160,7 @@ def test_a_part_that_the_family_does_not_have_is_refused(golden_folder):
         load(golden_folder / "model", tokenizer="somewhere")
 
 
-def test_a_model_opens_with_a_part_from_elsewhere(zoo, candles, tmp_path, told):
+def test_a_model_opens_with_a_part_from_elsewhere(zoo, candles, tmp_path, logged_notes):
     release = tmp_path / "release"
     Predictor(zoo.built("kronos")).save(release)
     shutil.move(release / "tokenizer", tmp_path / "tokenizer")
@@ -172,7 +172,7 @@ def test_a_model_opens_with_a_part_from_elsewhere(zoo, candles, tmp_path, told):
         opened.forecast_df(own, 2, num_samples=2),
         Predictor(zoo.built("kronos")).forecast_df(own, 2, num_samples=2),
     )
-    assert codes(told()) == {Code.COLUMNS_LEFT_OUT}
+    assert codes(logged_notes()) == {Code.COLUMNS_LEFT_OUT}
 
 
 def test_a_part_of_a_model_is_no_predictor(zoo, tmp_path):
@@ -181,9 +181,9 @@ def test_a_part_of_a_model_is_no_predictor(zoo, tmp_path):
         load(tmp_path)
 
 
-def test_candles_are_recognised_and_everything_else_is_left_out(candle_predictor, candles, told):
+def test_candles_are_recognised_and_everything_else_is_left_out(candle_predictor, candles, logged_notes):
     table = candle_predictor.forecast_df(candles, 3, [0.1, 0.9], num_samples=4)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.COLUMNS_LEFT_OUT, {"columns": 1}) and "'exchange'" in note.text
     assert list(table.columns) == ["item_id", "timestamp", "target_name", "predictions", "mean", "0.1", "0.9"]
     assert table["target_name"].unique().tolist() == ["Open", "High", "Low", "Close", "Volume"]
@@ -253,10 +253,10 @@ def test_paths_of_arrays(candle_predictor, predictor, candles):
         predictor.forecast_paths([np.zeros(20)], 5)
 
 
-def test_what_a_family_repairs_is_told_once(candle_predictor, candles, told):
+def test_what_a_family_repairs_is_told_once(candle_predictor, candles, logged_notes):
     plain = candles.drop(columns="exchange")
     candle_predictor.forecast_df(plain, 3, num_samples=4, repair=True)
-    (note,) = told()
+    (note,) = logged_notes()
     assert note.code == Code.CANDLES_REPAIRED and note.counts["candles"] == 24
     assert note.text == f"in these forecasts: {note.counts['repaired candles']} of 24 candles repaired."
 
@@ -354,12 +354,12 @@ def test_a_malformed_frame_is_refused_before_anything_runs(predictor):
         predictor.forecast_df(pd.DataFrame({"target": [1.0, 2.0], "timestamp": [3, 3]}), 4)
 
 
-def test_candles_without_a_price_say_which_column_is_empty(candle_predictor, candles, told):
+def test_candles_without_a_price_say_which_column_is_empty(candle_predictor, candles, logged_notes):
     plain = candles.drop(columns="exchange")
     without = plain.assign(High=plain.High.where(plain.item_id != "7"))
     for target in (None, "Close"):  # High is forecast, or only read
         found = candle_predictor.forecast_df(without, 2, num_samples=2, target=target)
-        (note,) = told()
+        (note,) = logged_notes()
         assert note.code == Code.NOTHING_TO_FORECAST_FROM and "'7'" in note.text and "'High'" in note.text
         assert found[found.item_id == "7"]["mean"].isna().all() and found[found.item_id != "7"]["mean"].notna().all()
 

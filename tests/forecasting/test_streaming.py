@@ -114,7 +114,7 @@ def test_rows_that_do_not_go_on_are_refused(candle_predictor, candles):
     pd.testing.assert_frame_equal(stream.forecast_df(2, num_samples=2), before)
 
 
-def test_options_are_the_familys_and_repairs_are_told(candle_predictor, candles, told):
+def test_options_are_the_familys_and_repairs_are_told(candle_predictor, candles, logged_notes):
     stream = candle_predictor.stream(parts(candles, FIRST), max_context=16)
     with pytest.raises(ConfigError, match="no forecast option 'top_q'"):
         stream.forecast_df(2, top_q=1)
@@ -122,7 +122,7 @@ def test_options_are_the_familys_and_repairs_are_told(candle_predictor, candles,
         stream.forecast_df(2, output="wide")
     flat = parts(candles, FIRST).assign(**dict.fromkeys(("Open", "High", "Low"), candles["Close"]))
     candle_predictor.stream(flat).forecast_df(4, num_samples=4, repair=True)
-    assert Code.CANDLES_REPAIRED in codes(told())
+    assert Code.CANDLES_REPAIRED in codes(logged_notes())
 
 
 def test_a_family_that_cannot_follow_says_so(predictor, frame):

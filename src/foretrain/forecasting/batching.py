@@ -21,7 +21,7 @@ from foretrain.errors import ModelError
 from foretrain.models import resolved
 from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, move
 from foretrain.models.request import check_context_length
-from foretrain.notes import Code, Note, Tally, added, once, warn
+from foretrain.notes import Code, Note, Tally, once, sum_tallies, warn
 
 _log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class _Collected:
             for i in chosen:
                 found[int(i)] = values[first : first + self._windows[i].num_targets]
                 first += self._windows[i].num_targets
-        self._notes = added([*self._notes, *forecast.notes])
+        self._notes = sum_tallies([*self._notes, *forecast.notes])
         if self._progress is not None:
             self._progress(len(chosen))
 
