@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from foretrain.data.windows import FloatArray, Window
-from foretrain.forecasting.batching import forecast_paths, tell_notes
+from foretrain.forecasting.batching import forecast_paths, log_tallies
 from foretrain.models.base import Forecaster
 from foretrain.models.request import ForecastRequest
 
@@ -18,5 +18,5 @@ def forecast_windows(
     apart = {name: how.pop(name) for name in ("device", "dtype", "progress") if name in how}
     request = ForecastRequest(prediction_length=prediction_length, quantile_levels=quantile_levels, **how)
     found = forecast_paths(model, windows, request, keep_samples=False, **apart)
-    tell_notes(found.notes)
+    log_tallies(found.notes)
     return found.quantiles

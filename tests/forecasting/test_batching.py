@@ -11,7 +11,7 @@ from tests.forecasting.quantiles import forecast_windows
 
 from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.forecasting.batching import MOST_PADDING, forecast_paths, plan
+from foretrain.forecasting.batching import MAX_PADDING, forecast_paths, plan
 from foretrain.forecasting.predictor import load
 from foretrain.models.base import Forecast
 from foretrain.models.chronos2.decode import Chronos2Options
@@ -82,7 +82,7 @@ def test_batches_hold_like_lengths_and_every_window_once():
     for batch in batches:
         buckets = [-(-min(windows[i].context.shape[1], 400) // 16) for i in batch.windows]
         rows = [len(windows[i].context) for i in batch.windows]
-        assert max(buckets) <= min(buckets) * MOST_PADDING
+        assert max(buckets) <= min(buckets) * MAX_PADDING
         assert sum(rows) == batch.rows and sum(rows[:-1]) < 24
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
+from foretrain.forecasting.files import check_columns, read_file, recognised_target, save_table, scratch_files
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def table() -> pd.DataFrame:
 
 def write_file(table: pd.DataFrame, path) -> None:
     """As the command line leaves its tables."""
-    with appearing(path) as places:
+    with scratch_files(path) as places:
         save_table(table, places[path])
 
 
@@ -77,7 +77,7 @@ def test_files_appear_together_or_not_at_all(tmp_path):
     first, second = tmp_path / "new" / "deep" / "a.csv", tmp_path / "b.png"
 
     def write(fail: bool) -> None:
-        with appearing(first, second) as places:
+        with scratch_files(first, second) as places:
             for path in (first, second):
                 assert places[path].suffix == path.suffix and not path.exists()
                 places[path].write_text("x")

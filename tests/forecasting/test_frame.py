@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.forecasting.frame import Names, one_item, read_frame
+from foretrain.forecasting.frame import Names, read_frame, with_item_column
 from foretrain.notes import Code, codes
 
 H = 4
@@ -132,12 +132,12 @@ def test_windows_name_their_rows(frame, future):
 
 def test_a_single_series_needs_no_ids(frame, future):
     one, ahead = (f[f.item_id == "nan"].drop(columns="item_id") for f in (frame, future))
-    named, named_ahead = one_item(one, ahead, Names())
+    named, named_ahead = with_item_column(one, ahead, Names())
     assert set(named["item_id"]) == set(named_ahead["item_id"]) == {"item"}
     unlike = Names(item_id="symbol")
-    assert one_item(one, None, unlike)[0] is one  # a column that was asked for must be there
+    assert with_item_column(one, None, unlike)[0] is one  # a column that was asked for must be there
     several = frame.drop(columns="item_id")
-    assert one_item(several, None, Names())[0] is several
+    assert with_item_column(several, None, Names())[0] is several
 
 
 def test_number_ids_come_back_as_numbers():

@@ -38,8 +38,8 @@ def test_a_frame_request_comes_back_from_json():
 
 
 def test_the_median_is_asked_for_beside_the_levels():
-    assert FrameRequest(prediction_length=3, quantile_levels=(0.1,)).asked_levels == (0.1, 0.5)
-    assert FrameRequest(prediction_length=3, quantile_levels=(0.5, 0.1)).asked_levels == (0.5, 0.1)
+    assert FrameRequest(prediction_length=3, quantile_levels=(0.1,)).levels_with_median == (0.1, 0.5)
+    assert FrameRequest(prediction_length=3, quantile_levels=(0.5, 0.1)).levels_with_median == (0.5, 0.1)
 
 
 def test_columns_of_a_frame_have_their_usual_names():

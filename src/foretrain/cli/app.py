@@ -53,8 +53,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
 # what may happen to a file that is written, and is no fault of the program
-_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
-_TROUBLE |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
+_FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
+_FILE_ERRORS |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 
 
 @app.command()
@@ -63,7 +63,7 @@ def demo(
     threads: ThreadsOption = None,
 ) -> None:
     """Generate data, import it, train a small Chronos-2, score it beside naive forecasts and draw a report."""
-    _alone("demo")
+    _require_single_process("demo")
     _prepare(threads)
     from foretrain.cli.demo import run_demo
 
@@ -104,7 +104,7 @@ def data_import(
     ] = None,
 ) -> None:
     """Turn raw files into a corpus: checked, documented, memory mapped. Prints what was found, fixed and dropped."""
-    _alone("data import")
+    _require_single_process("data import")
     from foretrain.cli.commands import import_data
 
     import_data(
@@ -140,7 +140,7 @@ def data_inspect(
     verify: Annotated[bool, typer.Option("--verify", help="Check every shard against its recorded hash.")] = False,
 ) -> None:
     """Print what a corpus holds: columns, ranges, quality, provenance."""
-    _alone("data inspect")
+    _require_single_process("data inspect")
     from foretrain.cli.commands import inspect_data
 
     inspect_data(corpus, plot=plot, verify=verify)
@@ -267,7 +267,7 @@ def evaluate(
     threads: ThreadsOption = None,
 ) -> None:
     """Score a model on rolling origins beside naive, drift, seasonal naive and historical mean."""
-    _alone("evaluate")
+    _require_single_process("evaluate")
     _prepare(threads)
     if against is None and (require_significance is not None or fail_if_not_promoted):
         flag = "--fail-if-not-promoted" if fail_if_not_promoted else "--[no-]require-significance"
@@ -327,7 +327,7 @@ def score(
     out: Annotated[Path | None, typer.Option(help="Folder for score.json and score.md.")] = None,
 ) -> None:
     """Say what somebody's predictions are worth: errors in honest units beside naive, and the traps in such figures."""
-    _alone("score")
+    _require_single_process("score")
     _prepare(None)
     from foretrain.cli.commands import score_predictions
 
@@ -380,7 +380,7 @@ def forecast(
     threads: ThreadsOption = None,
 ) -> None:
     """Forecast the series of a file."""
-    _alone("forecast")
+    _require_single_process("forecast")
     _prepare(threads)
     from foretrain.cli.commands import forecast_file
     from foretrain.forecasting.request import FrameRequest
@@ -428,7 +428,7 @@ def export(
     ] = False,
 ) -> None:
     """Turn a training checkpoint into a release that the official library opens too."""
-    _alone("export")
+    _require_single_process("export")
     _prepare(None)
     from foretrain.run.export import export_checkpoint
 
@@ -512,7 +512,7 @@ def _prepare(threads: int | None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _alone(verb: str) -> None:
+def _require_single_process(verb: str) -> None:
     """Raise ConfigError among several processes, each of which would do, and write, the same."""
     size = os.environ.get("WORLD_SIZE", "1")
     if size.isdecimal() and int(size) > 1:
@@ -538,7 +538,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in _TROUBLE:
+        if error.errno not in _FILE_ERRORS:
             raise
         _fail(str(DataError(f"{error.filename or 'output'}: {error.strerror}. Free space or choose another folder.")))
 

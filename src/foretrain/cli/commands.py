@@ -120,11 +120,11 @@ def evaluate_model(
     if against is not None:
         result = replace(result, promotion=judge(result, require_significance=require_significance))
     print_result(result)
-    _keep(result, model, out)
+    _save_result(result, model, out)
     return result
 
 
-def _keep(result: EvaluationResult, model: str, out: Path | None) -> None:
+def _save_result(result: EvaluationResult, model: str, out: Path | None) -> None:
     """Write the report, and tell a release that was written here whether it is promoted.
 
     That is between it and the weights that it started from: a comparison with any other model decides nothing. What
@@ -185,7 +185,7 @@ def forecast_file(
     from foretrain.data.importers.report import counted
     from foretrain.evaluation.candles import BANDS, candle_columns
     from foretrain.evaluation.plots import check_picture
-    from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
+    from foretrain.forecasting.files import check_columns, read_file, recognised_target, save_table, scratch_files
 
     pictures = () if plot is None else (check_picture(plot),)
     id_column, target, levels = request.id_column, request.target, tuple(request.quantile_levels)
@@ -205,7 +205,7 @@ def forecast_file(
         quantile_levels=(*levels, *bands),
         outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
     )
-    with appearing(*files.values(), *pictures) as places:
+    with scratch_files(*files.values(), *pictures) as places:
         tables = predictor.forecast_tables(frame, request, ahead)
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])

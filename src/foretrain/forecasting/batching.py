@@ -26,9 +26,9 @@ from foretrain.notes import Code, Note, Tally, once, sum_tallies, warn
 _log = logging.getLogger(__name__)
 
 LARGE = 1e18  # squares of greater values exceed float32
-MOST_PADDING = 1.25  # a batch's longest context over its shortest, counted in buckets; beyond it padding costs more
-FEWEST_ROWS = 32  # a batch of like lengths smaller than this still takes in the next length, as small batches are slow
-MOST_CPU_ROWS = 64  # a CPU's passes stay in its cache: 10% faster at width 64, no slower at width 512, less memory
+MAX_PADDING = 1.25  # a batch's longest context over its shortest, counted in buckets; beyond it padding costs more
+MIN_ROWS = 32  # a batch of like lengths smaller than this still takes in the next length, as small batches are slow
+MAX_CPU_ROWS = 64  # a CPU's passes stay in its cache: 10% faster at width 64, no slower at width 512, less memory
 
 
 class BatchPlan(NamedTuple):
@@ -45,17 +45,17 @@ class ForecastList:
     quantiles: list[FloatArray]  # a window: (targets, H, Q), not sorted
     mean: list[FloatArray] | None  # a window: (targets, H), where the family gives a mean of its sample paths
     samples: list[FloatArray] | None  # a window: (targets, S, H) sample paths, where they were drawn and asked for
-    notes: tuple[Tally, ...]  # counts that a user must hear of, over all windows; tell_notes warns of them
+    notes: tuple[Tally, ...]  # counts that a user must hear of, over all windows; log_tallies warns of them
 
 
-def forecast_and_tell(
+def forecast_with_warnings(
     model: Forecaster, windows: Sequence[Window], request: ForecastRequest, *, keep_samples: bool
 ) -> ForecastList:
     """As forecast_paths, where the model is; warns of forecasts that mean nothing and of what families have to say."""
     found = forecast_paths(model, windows, request, keep_samples=keep_samples)
     longest = model.max_context_length
-    _warn_if_void(windows, found.quantiles, min(request.context_length or longest, longest))
-    tell_notes(found.notes)
+    _warn_of_meaningless_forecasts(windows, found.quantiles, min(request.context_length or longest, longest))
+    log_tallies(found.notes)
     return found
 
 
@@ -77,7 +77,7 @@ def forecast_paths(
     GPU that runs out of memory batches are halved, with a warning. device None is where the model is; dtype bfloat16 or
     float16 runs under autocast; progress is called with the number of windows each batch finished. Only the newest
     context_length steps (at most the model's own) are used. num_samples is warned of where the family draws none. The
-    notes are the caller's to tell (tell_notes). Raises ConfigError for options that the family does not have.
+    notes are the caller's to tell (log_tallies). Raises ConfigError for options that the family does not have.
     """
     request = resolved(request, model.family)
     longest = clip_context(model, request.context_length)
@@ -85,7 +85,7 @@ def forecast_paths(
     if keep_samples and request.num_samples is None:
         request = request.changed(num_samples=model.default_samples)
     together, horizon = request.mixes_items, request.prediction_length
-    rows = request.batch_size if together or where.type != "cpu" else min(request.batch_size, MOST_CPU_ROWS)
+    rows = request.batch_size if together or where.type != "cpu" else min(request.batch_size, MAX_CPU_ROWS)
     batches = plan(windows, rows, longest, model.bucket_length, together)
     collected = _Collected(windows, keep_samples, progress)
 
@@ -110,7 +110,7 @@ def forecast_paths(
     return collected.result()
 
 
-def tell_notes(tallies: Sequence[Tally]) -> None:
+def log_tallies(tallies: Sequence[Tally]) -> None:
     """Warn of what families have to say of their forecasts; nothing where nothing happened."""
     for note in forecast_notes(tallies, "in these forecasts: {}."):
         warn(_log, note)
@@ -121,7 +121,9 @@ def forecast_notes(tallies: Sequence[Tally], form: str) -> list[Note]:
     return [note for tally in tallies if (note := tally.note(form)) is not None]
 
 
-def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], context_length: int) -> None:
+def _warn_of_meaningless_forecasts(
+    windows: Sequence[Window], results: Sequence[FloatArray], context_length: int
+) -> None:
     """Say which forecasts mean nothing: those of columns without a value, and those beyond the range of float32."""
     said: dict[tuple[Code, str], list[str]] = {}
     for window, values in zip(windows, results, strict=True):
@@ -221,7 +223,7 @@ def _fill(order: IntArray, rows: IntArray, batch_size: int, buckets: IntArray | 
         full = filled >= batch_size
         if buckets is not None and filled and not full:
             longest, own = buckets[order[begin]], buckets[window]
-            full = longest > own * MOST_PADDING or (own != longest and filled >= FEWEST_ROWS)
+            full = longest > own * MAX_PADDING or (own != longest and filled >= MIN_ROWS)
         if full:
             batches.append(BatchPlan(order[begin:at], filled))
             begin, filled = at, 0

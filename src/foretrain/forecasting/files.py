@@ -73,7 +73,7 @@ def save_table(frame: pd.DataFrame, path: Path) -> None:
         frame.to_csv(path, index=False)
 
 
-def appearing(*paths: Path) -> AbstractContextManager[dict[Path, Path]]:
+def scratch_files(*paths: Path) -> AbstractContextManager[dict[Path, Path]]:
     """Scratch files to write to; when the block ends they take the places of the paths, and where it fails none does.
 
     Raises DataError at once for a place where nothing can be written.

@@ -54,7 +54,7 @@ def open_frame(
     df: pd.DataFrame, request: FrameRequest, family: Family, future_df: pd.DataFrame | None = None
 ) -> FrameTask:
     """A frame made ready for a family's forecast, as the request says. Raises DataError and ConfigError."""
-    df, future_df, names, candle = roles_of(df, future_df, request.columns, request.target, family)
+    df, future_df, names, candle = select_columns(df, future_df, request.columns, request.target, family)
     check_candles(request.outputs, candle, family.name)
     task = read_frame(
         df,
@@ -67,7 +67,7 @@ def open_frame(
     return replace(task, candle=candle)
 
 
-def roles_of(
+def select_columns(
     df: pd.DataFrame,
     future_df: pd.DataFrame | None,
     columns: tuple[str, str],
@@ -79,7 +79,7 @@ def roles_of(
     columns are those of ids and time stamps; target None = the family's own choice, else "target".
     """
     check_frame(df, columns)
-    df, future_df = one_item(df, future_df, Names(*columns))
+    df, future_df = with_item_column(df, future_df, Names(*columns))
     choice = family.columns_of([str(name) for name in df.columns if name not in columns], "df")
     if choice is None:
         if target is None and "target" not in df.columns and {*columns} <= {*df.columns}:
@@ -89,7 +89,7 @@ def roles_of(
             )
         return df, future_df, Names(*columns, ("target",) if target is None else tuple(target)), ()
     names = Names(*columns, choice.targets if target is None else tuple(target))
-    df, future_df = take_columns(df, future_df, names, choice.targets, family.name)
+    df, future_df = drop_unused_columns(df, future_df, names, choice.targets, family.name)
     return df, future_df, names, tuple(name for name in names.target if name in choice.targets)
 
 
@@ -132,14 +132,14 @@ def read_frame(
     return FrameTask(windows, names, history.ids, stamps, prediction_length)
 
 
-def next_rows(times: Sequence[Any], ids: Any, horizon: int, freq: str | None, calendar: str | None) -> Any:
-    """(N * H) stamps that follow those of each item: (k,) DatetimeIndex or int64 array, as more_rows gives them."""
+def following_stamps(times: Sequence[Any], ids: Any, horizon: int, freq: str | None, calendar: str | None) -> Any:
+    """(N * H) stamps that follow those of each item: (k,) DatetimeIndex or int64 array, as read_appended_rows gives them."""
     lengths = np.array([len(stamps) for stamps in times], np.int64)
     joined = np.concatenate(times) if isinstance(times[0], np.ndarray) else times[0].append(list(times[1:]))
     return continued(joined, np.cumsum(lengths) - lengths, ids, horizon, freq, calendar)[0]
 
 
-def more_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray], list[Any]]:
+def read_appended_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray], list[Any]]:
     """Numbers (V, k) and time stamps (k,) of each item of ids, names.target being the V columns; k may be 0.
 
     Raises DataError for items that are none of them, and as read_frame.
@@ -175,7 +175,7 @@ def check_frame(df: Any, names: Sequence[str]) -> None:
     raise DataError(f"df has no column {stamp!r}; {way}. Its columns are {_listed(df.columns)}.")
 
 
-def one_item(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:
+def with_item_column(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:
     """The frames with an id column where they lack the usual one and hold a single series, named "item"."""
     lacks = names.item_id == Names.item_id and names.item_id not in df.columns and names.timestamp in df.columns
     if not lacks or df.columns.has_duplicates or df[names.timestamp].duplicated().any():
@@ -185,7 +185,7 @@ def one_item(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> 
     return df.assign(**{names.item_id: "item"}), future_df
 
 
-def take_columns(
+def drop_unused_columns(
     df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names, taken: Sequence[str], family: str
 ) -> tuple[Any, Any]:
     """The frames without the columns that a family cannot use, with a warning that names them.

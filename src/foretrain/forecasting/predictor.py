@@ -18,8 +18,8 @@ from foretrain.adapters.layers import merged
 from foretrain.atomic import new_folder
 from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.forecasting.batching import clip_context, forecast_and_tell, plan
-from foretrain.forecasting.frame import open_frame, roles_of
+from foretrain.forecasting.batching import clip_context, forecast_with_warnings, plan
+from foretrain.forecasting.frame import open_frame, select_columns
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.streaming import FrameStream
@@ -139,7 +139,7 @@ class Predictor:
             options=options,
         )
         windows = _windows_of(inputs, request.prediction_length)
-        found = forecast_and_tell(self.model, windows, request, keep_samples=False).quantiles
+        found = forecast_with_warnings(self.model, windows, request, keep_samples=False).quantiles
         return [sort_levels(values, request.quantile_levels) for values in found] if sort_quantiles else found
 
     def forecast_paths(
@@ -167,7 +167,7 @@ class Predictor:
             options=options,
         )
         windows = _windows_of(inputs, request.prediction_length)
-        found = forecast_and_tell(self.model, windows, request, keep_samples=True)
+        found = forecast_with_warnings(self.model, windows, request, keep_samples=True)
         if found.samples is None:
             raise ConfigError(f"{self.model.family} draws no sample paths; use forecast, which gives its quantiles.")
         return found.samples
@@ -256,9 +256,9 @@ class Predictor:
         self, df: pd.DataFrame, request: FrameRequest, future_df: pd.DataFrame | None = None
     ) -> dict[Output, pd.DataFrame]:
         """Every output that the request names, each as forecast_df gives it, of one forecast."""
-        kind, asked = self.model.family, request.changed(quantile_levels=request.asked_levels)
+        kind, asked = self.model.family, request.changed(quantile_levels=request.levels_with_median)
         task = open_frame(df, request, family(kind), future_df)
-        found = forecast_and_tell(self.model, task.windows, asked, keep_samples=request.needs_paths)
+        found = forecast_with_warnings(self.model, task.windows, asked, keep_samples=request.needs_paths)
         return tables_of(task, found, request, kind)
 
     def stream(
@@ -287,7 +287,9 @@ class Predictor:
         if not isinstance(self.model, Streams):
             raise ModelError(f"{self.model.family} cannot follow growing series; use forecast_df on all rows.")
         chosen = (target,) if isinstance(target, str) else target
-        df, _, names, candle = roles_of(df, None, (id_column, timestamp_column), chosen, family(self.model.family))
+        df, _, names, candle = select_columns(
+            df, None, (id_column, timestamp_column), chosen, family(self.model.family)
+        )
         return FrameStream(
             self.model,
             df,

@@ -12,7 +12,7 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting.aggregate import aggregation
-from foretrain.models.request import ForecastRequest, whole
+from foretrain.models.request import ForecastRequest, whole_number
 
 Output = Literal["long", "candles", "paths"]
 
@@ -20,7 +20,7 @@ Output = Literal["long", "candles", "paths"]
 def check_horizon(value: Any) -> int:
     """The prediction_length of a frame as an int. Raises DataError."""
     text = f"prediction_length is {value!r}; it counts steps, a whole number of at least 1."
-    return whole(value, lambda: DataError(text), 1)
+    return whole_number(value, lambda: DataError(text), 1)
 
 
 def _words(check: Callable[[tuple[Any, ...]], None] | None = None, *, optional: bool = False) -> Any:
@@ -87,7 +87,7 @@ class FrameRequest(ForecastRequest):
         return self.id_column, self.timestamp_column or "timestamp"
 
     @property
-    def asked_levels(self) -> tuple[float, ...]:
+    def levels_with_median(self) -> tuple[float, ...]:
         """The levels to ask a family for: quantile_levels, and the median where it is not among them."""
         levels = tuple(self.quantile_levels)
         return levels if 0.5 in levels else (*levels, 0.5)

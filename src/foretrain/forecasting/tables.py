@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def tables_of(task: FrameTask, found: ForecastList, request: FrameRequest, family: str) -> dict[Output, pd.DataFrame]:
-    """Each output that the request names, of a forecast whose quantiles are at request.asked_levels.
+    """Each output that the request names, of a forecast whose quantiles are at request.levels_with_median.
 
     Paths have the targets that make up a candle, all targets where none do; aggregates of the paths are columns of
     "long". Raises ConfigError for paths of a family that draws none.
     """
-    levels, asked, wide = request.quantile_levels, request.asked_levels, task.candle
+    levels, asked, wide = request.quantile_levels, request.levels_with_median, task.candle
     if request.sort_quantiles:
         found = replace(found, quantiles=[sort_levels(values, asked) for values in found.quantiles])
     median = asked.index(0.5)
@@ -39,17 +39,17 @@ def tables_of(task: FrameTask, found: ForecastList, request: FrameRequest, famil
             kept = [values[..., : len(levels)] for values in found.quantiles]
             points = {} if found.mean is None else {"mean": found.mean}
             for name in request.aggregates:
-                points[name] = aggregate(_drawn(found.samples, family, name), name)
+                points[name] = aggregate(_require_drawn(found.samples, family, name), name)
             tables[output] = long_table(task, kept, point, levels, points)
         elif output == "candles":
-            tables[output] = candle_table(task, _drawn(found.mean, family, output), wide)
+            tables[output] = candle_table(task, _require_drawn(found.mean, family, output), wide)
         else:
-            paths = _drawn(found.samples, family, output)
+            paths = _require_drawn(found.samples, family, output)
             tables[output] = path_table(task, paths, wide or task.names.target)
     return tables
 
 
-def _drawn(found: list[FloatArray] | None, family: str, what: str) -> list[FloatArray]:
+def _require_drawn(found: list[FloatArray] | None, family: str, what: str) -> list[FloatArray]:
     if found is None:
         raise ConfigError(f"{what}: {family} draws no sample paths; it has quantiles alone.")
     return found

@@ -23,7 +23,7 @@ DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FamilyOptions = TypeVar("FamilyOptions", bound=ForecastOptions)
 
 
-def whole(value: Any, error: Callable[[], Exception], least: int | None = None) -> int:
+def whole_number(value: Any, error: Callable[[], Exception], least: int | None = None) -> int:
     """The value as an int. Raises the error for what is no whole number, or below the least."""
     if not isinstance(value, Integral) or (least is not None and value < least):
         raise error()
@@ -33,20 +33,22 @@ def whole(value: Any, error: Callable[[], Exception], least: int | None = None) 
 def check_context_length(value: Any) -> int | None:
     """The context length as an int, None where it is left open. Raises ConfigError below 1."""
     text = f"context_length is {value!r}; it counts steps and is at least 1."
-    return None if value is None else whole(value, lambda: ConfigError(text), 1)
+    return None if value is None else whole_number(value, lambda: ConfigError(text), 1)
 
 
 def _count(name: str, optional: bool = False) -> Callable[[Any], int | None]:
     def check(value: Any) -> int | None:
         if value is None and optional:
             return None
-        return whole(value, lambda: ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1."), 1)
+        return whole_number(
+            value, lambda: ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1."), 1
+        )
 
     return check
 
 
 def _seed(value: Any) -> int:
-    return whole(value, lambda: ConfigError(f"seed is {value!r}; it must be a whole number."))
+    return whole_number(value, lambda: ConfigError(f"seed is {value!r}; it must be a whole number."))
 
 
 def _options(value: Any) -> Any:
