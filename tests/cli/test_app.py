@@ -167,7 +167,7 @@ def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Pat
     [
         (["--calendar", "NYSSE"], "Did you mean 'NYSE'?"),
         (["--option", "temprature=1"], "Did you mean 'temperature'?"),
-        (["--aggregate", "trimmed_mean_60"], "60 is no percent cut at either end; it lies between 0 and 50"),
+        (["--aggregate", "trimmed_mean_60"], "60 is no percent cut at either end; it must be greater than 0"),
         (["--option", "temperature"], "give KEY=VALUE"),
         (["--option", "top_k=1", "--option", "top_k=2"], "top_k is given twice"),
         (["--candles", "c.txt"], "--candles c.txt: name a .csv or .parquet"),

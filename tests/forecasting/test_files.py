@@ -135,8 +135,8 @@ def test_the_index_of_a_parquet_file_is_a_column(table, tmp_path):
     ("content", "how", "message"),
     [
         (b"", {}, "cannot be read as CSV"),
-        (b"PK\0\0", {}, "is no UTF-8 text; give a CSV file"),
-        ("timestamp,名\n1,2\n".encode("gbk"), {}, "is no UTF-8 text; save it"),
+        (b"PK\0\0", {}, "is not UTF-8 text; give a CSV file"),
+        ("timestamp,名\n1,2\n".encode("gbk"), {}, "is not UTF-8 text; save it"),
         (b"timestamp,close\n1,2\n", {"id_column": "symbol"}, "no column 'symbol'"),
         (b"date,close\n01/02/2024,2\n02/02/2024,3\n", {}, "day first or month first.*Write them like 2024-01-31"),
     ],

@@ -103,7 +103,7 @@ def test_rows_that_do_not_go_on_are_refused(candle_predictor, candles):
     later = between(candles, FIRST, {"ACME": 202})
     with pytest.raises(DataError, match=r"item 'ACME': a row at .* is not later"):
         stream.append(between(candles, {"ACME": 199}, {"ACME": 201}))
-    with pytest.raises(DataError, match="item 'other' is none of those"):
+    with pytest.raises(DataError, match="item 'other' is not in the first frame"):
         stream.append(later.assign(item_id="other"))
     with pytest.raises(DataError, match="of another kind"):
         stream.append(later.assign(timestamp=later["timestamp"].dt.tz_localize("UTC")))

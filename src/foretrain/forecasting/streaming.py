@@ -1,4 +1,4 @@
-"""Growing series as frames: rows are appended to a model's cache, forecasts come back as forecast_df gives them.
+"""Streams of frames: rows are appended to a model's KV cache, forecasts have the format of forecast_df.
 
 # N items, V rows of a window (targets, then the covariates of the first frame), k new rows, H horizon, Q levels
 """
@@ -33,13 +33,13 @@ from foretrain.models.request import DECILES
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_STAMPS = 5000  # an item's newest time stamps, which say how they go on
+MAX_STAMPS = 5000  # newest time stamps stored per item, from which the next ones are inferred
 
 
 class FrameStream:
-    """The items of a frame, and what a model remembers of them; Predictor.stream opens one.
+    """The items of a frame with a model's cache of them; created by Predictor.stream.
 
-    Frames lie in one batch: as many items as the device's memory holds caches of.
+    All items are in one batch, so the device's memory must hold the caches of all of them.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FrameStream:
         max_context: int | None,
         re_anchor_every: int | None,
     ) -> None:
-        """max_context and re_anchor_every as for Streams.stream; candle are the targets that make one up."""
+        """max_context and re_anchor_every as for Streams.stream; candle: the targets that make up a candle."""
         self._model, self._family = model, model.family
         self._names, self._candle, self._freq, self._calendar = names, candle, freq, calendar
         task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
@@ -68,10 +68,10 @@ class FrameStream:
             )
 
     def append(self, df: pd.DataFrame) -> None:
-        """Take over new rows of any of the items, later than their others; columns as in the first frame.
+        """Append rows of any of the items, later than all earlier ones; columns as in the first frame.
 
-        Empty cells are filled from before. Raises DataError for unknown items, missing columns, rows that are not
-        later, stamps of another kind.
+        Empty cells are filled from earlier rows. Raises DataError for unknown items, missing columns, rows that are not
+        later, and stamps of another kind.
         """
         if not len(df):
             return
@@ -106,10 +106,10 @@ class FrameStream:
         seed: int = 0,
         **options: Any,
     ) -> pd.DataFrame:
-        """The rows that follow, as Predictor.forecast_df gives them; the stream stays as it is.
+        """Forecast the rows that follow, in the format of Predictor.forecast_df; the stream does not change.
 
-        options are the family's own; those left out are the stream's (Kronos: mode="rolling"). Draws depend on how many
-        rows were appended. Raises what forecast_df raises.
+        options are the family's; their defaults are the stream's (Kronos: mode="rolling"). Sampled paths depend on how
+        many rows were appended. Raises the errors of forecast_df.
         """
         given = FrameRequest(
             prediction_length=prediction_length,
@@ -142,7 +142,7 @@ class FrameStream:
 
 
 def _join_stamps(before: Any, stamps: Any, item: Any) -> Any:
-    """An item's stamps joined, the newest ones. Raises DataError where the new ones are no later."""
+    """Append new stamps to an item's and return the newest ones. Raises DataError if they are not later."""
     if not len(stamps):
         return before
     steps = isinstance(before, np.ndarray)
