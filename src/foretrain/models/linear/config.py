@@ -28,7 +28,7 @@ class LinearConfig(Architecture):
         """Patches that hold the context."""
         return -(-self.context_length // self.patch_size)
 
-    def misfits(self) -> list[str]:
+    def inconsistencies(self) -> list[str]:
         """An even moving average."""
         if self.trend_kernel % 2:
             return []
