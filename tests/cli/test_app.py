@@ -175,8 +175,8 @@ def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Pat
         (["--plot", "taken/fan.png"], "taken/fan.png: cannot be written"),
         (["--candles", "taken/c.csv"], "taken/c.csv: cannot be written"),
         (["--paths", "new/p.csv", "--option", "top_p=7"], "top_p is 7"),
-        (["--paths", "./x.csv"], "--paths x.csv: is what --out writes"),
-        (["--candles", "ACME.csv"], "--candles ACME.csv: is a file that is read"),
+        (["--paths", "./x.csv"], "--paths x.csv: is the file of --out"),
+        (["--candles", "ACME.csv"], "--candles ACME.csv: is an input file"),
     ],
 )
 def test_bad_candle_flags_get_one_clear_line(kronos: Path, tmp_path: Path, flags, message, capsys, monkeypatch):
@@ -232,7 +232,7 @@ def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys
     assert "exists already" in capsys.readouterr().err
     for place, message in (
         (out / "report.html", "exists already"),
-        (out / "report.html" / "x", "x: cannot be made"),
+        (out / "report.html" / "x", "x: cannot be created"),
     ):
         foretrain("evaluate", "no-model", "--data", work / "corpus", "--out", place, code=2)
         assert message in capsys.readouterr().err
@@ -282,7 +282,7 @@ def test_another_corpus_does_not_replace_what_the_runs_own_said(work: Path, tmp_
     foretrain("data", "import", work / "history.csv", "--out", tmp_path / "strange")
     capsys.readouterr()
     foretrain("evaluate", run, "--data", tmp_path / "strange", *arguments)
-    assert "keeps its mark, as the run knew no corpus 'strange'" in capsys.readouterr().out
+    assert "is unchanged; the run did not use corpus 'strange'" in capsys.readouterr().out
     assert json.loads((run / "release" / "release.json").read_text())["promotion"] == first
 
 

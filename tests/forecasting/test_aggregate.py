@@ -46,7 +46,7 @@ def test_a_wild_path_moves_the_mean_and_not_the_trimmed_mean(samples):
     [
         ("trimed_mean_10", "Did you mean trimmed_mean_PERCENT"),
         ("trimmed_mean_50", "greater than 0 and less than 50"),
-        ("trimmed_mean_0.15", "cuts 0.15%; for that share write trimmed_mean_15"),
+        ("trimmed_mean_0.15", "cuts 0.15%; for that fraction write trimmed_mean_15"),
         ("quantile_1.5", "greater than 0 and less than 1"),
         ("mean_quantile_mix_0.5_1.2", "at most 1"),
         ("quantile_", "Known: " + ", ".join(FORMS)),

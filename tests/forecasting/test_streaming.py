@@ -126,5 +126,5 @@ def test_options_are_the_familys_and_repairs_are_told(candle_predictor, candles,
 
 
 def test_a_family_that_cannot_follow_says_so(predictor, frame):
-    with pytest.raises(ModelError, match="chronos2 cannot follow growing series"):
+    with pytest.raises(ModelError, match="chronos2 has no streams"):
         predictor.stream(frame)
