@@ -327,7 +327,7 @@ def test_a_comparison_with_any_other_model_marks_no_release(work: Path, tmp_path
         (["evaluate", "{release}", "--data", "{corpus}", "--no-require-significance"], "no effect without --against"),
         (["evaluate", "{release}", "--data", "{corpus}", "--against", "none"], "none: no such folder"),
         (["score", "none.csv"], "none.csv: no such file"),
-        (["score", "{history}"], "no column 'actual'; name yours with --column actual=NAME"),
+        (["score", "{history}"], "no column 'actual'; name it with --column actual=NAME"),
         (["score", "{history}", "--column", "actual"], "give KEY=VALUE, for example --column predicted=forecast"),
         (["data", "import", "{empty}", "--out", "x"], "{empty}"),
         (["data", "import", "{raw}", "--out", "{corpus}"], "{corpus}"),

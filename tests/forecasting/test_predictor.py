@@ -367,7 +367,7 @@ def test_candles_without_a_price_say_which_column_is_empty(candle_predictor, can
 def test_what_is_no_frame_of_series_is_told_with_the_way_out(candle_predictor, candles):
     plain = candles.drop(columns=["exchange", "item_id"]).head(20)
     cases = [
-        ("prices.csv", {}, "df is of the type str; give a pandas DataFrame"),
+        ("prices.csv", {}, "df is a str; give a pandas DataFrame"),
         (plain.rename(columns={"timestamp": "Date"}), {}, "no column 'timestamp'; timestamp_column='Date' would name"),
         (plain.rename(columns={"timestamp": "when"}), {}, "name yours with timestamp_column="),
         (plain.set_index("timestamp"), {}, r"df.rename_axis\('timestamp'\).reset_index\(\)"),
