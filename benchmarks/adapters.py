@@ -4,15 +4,15 @@
     foretrain data import $MARKET_DATA/ohlcv_daily/us_stocknet_2012_2017.parquet --out corpora/stocks --adjust
     python -m benchmarks.adapters --data corpora [--family NAME] [--base FOLDER] [--work FOLDER] [--quick] [--json FILE]
 
-No published weights are needed: a small base of each family is trained first, on older daily bars of other stocks. It
-is fine-tuned on the 35 stocks twice, as a LoRA with the shipped settings and whole, with the same steps, batches and
-windows, each at a rate of its own; both are scored on the newest 200 bars beside naive and the base ("zero-shot"). All
-of it goes through `foretrain train` and `foretrain evaluate`; configs, runs and reports stay in --work, and what has
-been trained there is not trained again.
+No published weights are needed: a small base model of each family is first trained on older daily bars of other stocks.
+It is fine-tuned on the 35 stocks twice, with a LoRA adapter (shipped settings) and fully, with the same steps, batches
+and windows and separate learning rates; both are scored on the newest 200 bars beside naive and the base ("zero-shot").
+Everything runs through `foretrain train` and `foretrain evaluate`; configs, runs and reports are stored in --work, and
+finished runs there are reused.
 
-Costs are those of a training step: best time, both sides alternating in one process on one batch, and the memory that a
-process of its own grows by from before the model is built until after two steps; of the small base and, with random
-weights, of a published size. Before timing, the loss of both sides is compared: an adapter begins where its base is.
+Costs are those of a training step: the best time, with both sides alternating in one process on one batch, and the
+memory growth of a new process from before the model is built until after two steps; for the small base and, with random
+weights, a published size. Before timing, the losses of both sides are compared: an adapter starts as its base.
 
     .venv-parity/bin/python -m benchmarks.adapters --data corpora --official WORK/chronos2/lora/release
 

@@ -3,7 +3,7 @@
     python -m benchmarks.chronos2 --against upstream [--quick] [--only TEXT] [--json FILE]
 
 Training cases are here, forecasting cases in chronos2_forecast.py. A training step is forward, backward, clipping at
-norm 1 and fused AdamW on batches that lie ready in memory; outputs (dropout 0) are compared before timing.
+norm 1 and fused AdamW on prepared batches in memory; outputs (dropout 0) are compared before timing.
 """
 
 from __future__ import annotations

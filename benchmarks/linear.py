@@ -1,11 +1,11 @@
-"""The linear model beside seasonal naive on the generated series of configs/debug.yaml, one training a seed.
+"""The linear model beside seasonal naive on the generated series of configs/debug.yaml, one training per seed.
 
     python -m benchmarks.linear [--seeds 0 1 2] [--json FILE]
 
 Each seed trains configs/linear/quick.yaml, which has the data of configs/debug.yaml, and scores the newest 240 steps of
-every series, which training left out: ten origins that do not overlap. Printed are mean absolute error and WQL of both,
-and the verdict of the Diebold-Mariano test of the model against seasonal naive, for a season of a day, which an
-evaluation takes from the frequency, and for one of a week, the longest that these series have.
+every series, which training held out: ten origins that do not overlap. It prints the mean absolute error and WQL of
+both, and the verdict of the Diebold-Mariano test of the model against seasonal naive, for a season of a day, which is
+an evaluation's default for hourly series, and for one of a week, the longest season of these series.
 """
 
 from __future__ import annotations
@@ -55,8 +55,13 @@ class SeedResult:
 
 def run(seed: int, folder: Path, changes: Sequence[str] = ()) -> list[SeedResult]:
     """Train with a seed in a folder and score for each season; `changes` override the config."""
-    own = ["training.tensorboard=false", "evaluation.promotion=false", f"threads={harness.THREADS}", f"seed={seed}"]
-    config = load_config(shipped_config("linear/quick.yaml"), [*own, *changes, ("output_dir", str(folder))])
+    base = [
+        "training.tensorboard=false",
+        "evaluation.promotion=false",
+        f"threads={harness.THREADS}",
+        f"seed={seed}",
+    ]
+    config = load_config(shipped_config("linear/quick.yaml"), [*base, *changes, ("output_dir", str(folder))])
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         train_run(config)

@@ -4,7 +4,7 @@
 
 The plain algorithm is upstream's, written here with our modules: the context is repeated for every sample before it is
 read, every step of every patch is unembedded, all components of every step are drawn and one is taken, and the
-statistics are computed anew over the whole history for every patch; it has a key-value cache. Both sides go from
+statistics are recomputed over the whole history for every patch; it has a KV cache. Both sides go from
 contexts to paths with random weights of the published size. Before timing, the parameters of every patch's mixtures
 are compared along one fixed continuation ("equal to" is the largest relative difference).
 """

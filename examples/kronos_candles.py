@@ -3,7 +3,7 @@
 python examples/kronos_candles.py                              # candles that it makes, a model that it trains
 python examples/kronos_candles.py bars.csv --model NeoQuasar/Kronos-small
 
-The file has the columns timestamp, open, high, low, close and, where there, volume and amount, of one instrument.
+The file has the columns timestamp, open, high, low, close and, if present, volume and amount, of one instrument.
 """
 
 import argparse

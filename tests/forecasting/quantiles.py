@@ -1,4 +1,4 @@
-"""Forecasts of windows without anything around them."""
+"""Quantile forecasts of windows, without a Predictor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from foretrain.models.request import ForecastRequest
 def forecast_windows(
     model: Forecaster, windows: Sequence[Window], prediction_length: int, quantile_levels: Sequence[float], **how: Any
 ) -> list[FloatArray]:
-    """Quantile forecasts alone, one (targets, H, Q) array a window; what there is to tell of them is warned of."""
+    """Return quantile forecasts, one (targets, H, Q) array per window, and log their notes."""
     apart = {name: how.pop(name) for name in ("device", "dtype", "progress") if name in how}
     request = ForecastRequest(prediction_length=prediction_length, quantile_levels=quantile_levels, **how)
     found = forecast_paths(model, windows, request, keep_samples=False, **apart)

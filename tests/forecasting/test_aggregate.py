@@ -28,13 +28,13 @@ def samples():
         ("mean_minus_std_2", lambda x: x.mean(1) - 2 * x.std(1)),
     ],
 )
-def test_an_aggregation_is_what_its_name_says(samples, name, plain):
+def test_aggregations_equal_scipy_and_numpy(samples, name, plain):
     (found,) = aggregate([samples], name)
     assert found.shape == (2, 5)
     assert np.allclose(found, plain(samples.astype(np.float64)), rtol=1e-6)
 
 
-def test_a_wild_path_moves_the_mean_and_not_the_trimmed_mean(samples):
+def test_an_outlier_path_changes_the_mean_and_not_the_trimmed_mean(samples):
     wild = samples.copy()
     wild[:, 7] = 1e6
     assert np.abs(aggregation("mean")(wild)).min() > 1e4
@@ -52,6 +52,6 @@ def test_a_wild_path_moves_the_mean_and_not_the_trimmed_mean(samples):
         ("quantile_", "Known: " + ", ".join(FORMS)),
     ],
 )
-def test_a_wrong_name_is_told_with_what_is_right(name, says):
+def test_an_error_for_a_wrong_name_lists_the_right_ones(name, says):
     with pytest.raises(ConfigError, match=says):
         aggregation(name)

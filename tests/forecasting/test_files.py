@@ -1,4 +1,4 @@
-"""Frames in files: ids, names of columns, and files that appear whole or not at all."""
+"""Frames in files: ids, names of columns, and atomic writing of several files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def table() -> pd.DataFrame:
 
 
 def write_file(table: pd.DataFrame, path) -> None:
-    """As the command line leaves its tables."""
+    """Write a table as the command line does."""
     with scratch_files(path) as places:
         save_table(table, places[path])
 
@@ -141,7 +141,7 @@ def test_the_index_of_a_parquet_file_is_a_column(table, tmp_path):
         (b"date,close\n01/02/2024,2\n02/02/2024,3\n", {}, "day first or month first.*Write them like 2024-01-31"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_line(tmp_path, content, how, message):
+def test_errors_of_files_are_one_line(tmp_path, content, how, message):
     (tmp_path / "f.csv").write_bytes(content)
     with pytest.raises(DataError, match=message) as error:
         read_file(tmp_path / "f.csv", **how)

@@ -169,9 +169,7 @@ def train(
     ] = None,
     gradient_accumulation_steps: Annotated[
         int | None,
-        typer.Option(
-            "--gradient-accumulation-steps", "--grad-accum", min=1, help="Micro-batches per step."
-        ),
+        typer.Option("--gradient-accumulation-steps", "--grad-accum", min=1, help="Micro-batches per step."),
     ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="The run folder (output_dir).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest intact checkpoint, if any.")] = False,

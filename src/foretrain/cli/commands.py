@@ -144,9 +144,7 @@ def _save_result(result: EvaluationResult, model: str, out: Path | None) -> None
     own = {entry[key] for entry in facts.get("corpora", ()) for key in ("name", "fingerprint")}
     unknown = [entry["name"] for entry in promotion.data if own.isdisjoint((entry["name"], entry["fingerprint"]))]
     if "promotion" in facts and unknown:
-        print(
-            f"not recorded: {release / 'release.json'} is unchanged; the run did not use corpus {unknown[0]!r}"
-        )
+        print(f"not recorded: {release / 'release.json'} is unchanged; the run did not use corpus {unknown[0]!r}")
         return
     if record(release, promotion):
         print(f"recorded in {release / 'release.json'}: {'promoted' if promotion.promoted else 'not promoted'}")

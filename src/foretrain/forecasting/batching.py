@@ -26,7 +26,7 @@ from foretrain.notes import Code, Note, Tally, once, sum_tallies, warn
 _log = logging.getLogger(__name__)
 
 LARGE = 1e18  # squares of greater values exceed float32
-MAX_PADDING = 1.25  # longest context over shortest in a batch, in buckets; beyond it padding costs more than a batch
+MAX_PADDING = 1.25  # longest context over shortest in a batch, in buckets; beyond it another batch is cheaper
 MIN_ROWS = 32  # a smaller batch also takes windows of the next length, because small batches are slow
 MAX_CPU_ROWS = 64  # so that a pass stays in the CPU cache: 10% faster at width 64, no slower at width 512, less memory
 

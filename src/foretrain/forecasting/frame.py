@@ -109,7 +109,7 @@ def read_frame(
     calendar: str | None = None,
     ordinal: bool | None = None,
 ) -> FrameTask:
-    """Convert a long frame, one row per item and time stamp, to windows. Columns besides id, time, targets: covariates.
+    """Convert a long frame, one row per item and time stamp, to windows. Other columns are covariates.
 
     Covariates that future_df has too are known ahead (exactly prediction_length rows per item, at the stamps that
     follow), the others are past-only. Text, boolean and date columns are categorical: encoded as target means, or as
