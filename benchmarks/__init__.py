@@ -1,1 +1,1 @@
-"""Speed and memory measurements, run by hand; each prints what it measured against and on what."""
+"""Speed and memory measurements, run by hand; each prints the reference and the machine."""

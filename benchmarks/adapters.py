@@ -4,15 +4,15 @@
     foretrain data import $MARKET_DATA/ohlcv_daily/us_stocknet_2012_2017.parquet --out corpora/stocks --adjust
     python -m benchmarks.adapters --data corpora [--family NAME] [--base FOLDER] [--work FOLDER] [--quick] [--json FILE]
 
-No published weights are needed: a small base of each family is trained first, on older daily bars of other stocks. It
-is fine-tuned on the 35 stocks twice, as a LoRA with the shipped settings and whole, with the same steps, batches and
-windows, each at a rate of its own; both are scored on the newest 200 bars beside naive and the base ("zero-shot"). All
-of it goes through `foretrain train` and `foretrain evaluate`; configs, runs and reports stay in --work, and what has
-been trained there is not trained again.
+No published weights are needed: a small base model of each family is first trained on older daily bars of other stocks.
+It is fine-tuned on the 35 stocks twice, with a LoRA adapter (shipped settings) and fully, with the same steps, batches
+and windows and separate learning rates; both are scored on the newest 200 bars beside naive and the base ("zero-shot").
+Everything runs through `foretrain train` and `foretrain evaluate`; configs, runs and reports are stored in --work, and
+finished runs there are reused.
 
-Costs are those of a training step: best time, both sides alternating in one process on one batch, and the memory that a
-process of its own grows by from before the model is built until after two steps; of the small base and, with random
-weights, of a published size. Before timing, the loss of both sides is compared: an adapter begins where its base is.
+Costs are those of a training step: the best time, with both sides alternating in one process on one batch, and the
+memory growth of a new process from before the model is built until after two steps; for the small base and, with random
+weights, a published size. Before timing, the losses of both sides are compared: an adapter starts as its base.
 
     .venv-parity/bin/python -m benchmarks.adapters --data corpora --official WORK/chronos2/lora/release
 
@@ -54,9 +54,9 @@ CLOSE = {"target": ["close"], "past_covariates": ["open", "high", "low", "volume
 
 @dataclass(frozen=True)
 class Case:
-    """How a family takes part."""
+    """Settings of a family's benchmark."""
 
-    small: Tree  # `model:` of the base that is trained here
+    small: Tree  # `model:` section of the base model trained here
     published: Tree  # `model:` of a published size
     published_name: str
     rates: dict[str, float]  # peak learning rate of base, lora and full
@@ -111,12 +111,12 @@ CASES = {
 }  # fmt: skip
 
 
-def base_tree(name: str, case: Case, chosen: argparse.Namespace) -> Tree:
-    """The config of the run that makes a base, in stages where the family is made of two models."""
-    steps = 20 if chosen.quick else case.steps
+def base_tree(name: str, case: Case, args: argparse.Namespace) -> Tree:
+    """Return the config of the run that trains the base model, with stages if the family has two models."""
+    steps = 20 if args.quick else case.steps
     tree: Tree = {
         "data": {
-            "corpora": [{"path": str(chosen.data / "pretraining")}],
+            "corpora": [{"path": str(args.data / "pretraining")}],
             **lengths(case),
             "validation_steps": VALIDATION_STEPS,
             "test_steps": 300,  # they go on for 70 bars after the stocks: what those are tested on comes later here too
@@ -135,26 +135,26 @@ def base_tree(name: str, case: Case, chosen: argparse.Namespace) -> Tree:
     return {**tree, "stages": [first, last]}
 
 
-def tuned_tree(name: str, case: Case, side: str, base: Path, chosen: argparse.Namespace) -> Tree:
-    """The config of a run that fine-tunes a base: the sides differ in the adapter and the rate alone."""
+def tuned_tree(name: str, case: Case, side: str, base: Path, args: argparse.Namespace) -> Tree:
+    """Return the config that fine-tunes a base model; the sides differ only in adapter and learning rate."""
     tree = {
         "model": {"family": name, "model_id": str(base)},
         "data": {
-            "corpora": [{"path": str(chosen.data / "stocks")}],
+            "corpora": [{"path": str(args.data / "stocks")}],
             **lengths(case),
             "validation_steps": VALIDATION_STEPS,
             "test_steps": TEST_STEPS,
         },
-        "training": {"max_steps": 10 if chosen.quick else 200, **training(every=5 if chosen.quick else 25)},
+        "training": {"max_steps": 10 if args.quick else 200, **training(every=5 if args.quick else 25)},
         "optimizer": optimizer(case.rates[side]),
         "evaluation": {"num_windows": 10, "forecasts": False},
     }
     return {**tree, "adapter": {}} if side == "lora" else tree
 
 
-def published_tree(name: str, case: Case, side: str, parts: Tree, chosen: argparse.Namespace) -> Tree:
-    """The config by which a step of a published size is measured."""
-    tree = tuned_tree(name, case, side, Path(), chosen)
+def published_tree(name: str, case: Case, side: str, parts: Tree, args: argparse.Namespace) -> Tree:
+    """Return the config for measuring a step of the published model size."""
+    tree = tuned_tree(name, case, side, Path(), args)
     lengths = {"context_length": case.published_context, "prediction_length": case.published_horizon}
     tree["model"] = {"family": name, "random_init": True, **case.published, **parts}
     tree["data"] |= {**lengths, "min_context": case.published_context}
@@ -163,32 +163,32 @@ def published_tree(name: str, case: Case, side: str, parts: Tree, chosen: argpar
 
 
 def lengths(case: Case) -> Tree:
-    """What base and fine-tuning read and forecast."""
+    """Return the `data:` settings shared by base training and fine-tuning."""
     return {"context_length": case.context, "prediction_length": HORIZON, "min_context": 64, **case.columns}
 
 
 def training(every: int) -> Tree:
-    """The `training:` section but its steps; the weights of the lowest validation loss are released."""
+    """Return the `training:` section without max_steps; the weights with the lowest validation loss are released."""
     return {"batch_size": 32, "validate_every": every, "checkpoint_every": None, "log_every": 25, "tensorboard": False}
 
 
 def optimizer(rate: float) -> Tree:
-    """The `optimizer:` section."""
+    """Return the `optimizer:` section."""
     return {"learning_rate": rate, "schedule": {"kind": "cosine", "warmup_ratio": 0.1}}
 
 
-def foretrain(log: Path, *words: str) -> None:
-    """Run a verb, with what it says in a file."""
+def foretrain(log: Path, *arguments: str) -> None:
+    """Run a foretrain command; append its output to a log file."""
     with log.open("a", encoding="utf-8") as out:
-        out.write(f"$ foretrain {' '.join(words)}\n")
+        out.write(f"$ foretrain {' '.join(arguments)}\n")
         out.flush()
-        done = subprocess.run([sys.executable, "-m", "foretrain.cli", *words], stdout=out, stderr=out, check=False)
+        done = subprocess.run([sys.executable, "-m", "foretrain.cli", *arguments], stdout=out, stderr=out, check=False)
     if done.returncode:
-        raise SystemExit(f"foretrain {' '.join(words)} failed: see {log}")
+        raise SystemExit(f"foretrain {' '.join(arguments)} failed: see {log}")
 
 
 def trained(tree: Tree, folder: Path) -> Path:
-    """The release of a run in a folder, trained unless it has been."""
+    """Return the release of a run, training it first if the folder has none."""
     if not (folder / "release").exists():
         config = write_config(tree, folder)
         print(f"training {folder}", flush=True)
@@ -197,36 +197,34 @@ def trained(tree: Tree, folder: Path) -> Path:
 
 
 def write_config(tree: Tree, folder: Path) -> Path:
-    """A config file beside its run folder."""
+    """Write a config file beside its run folder."""
     path = folder.with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump_yaml({**tree, "output_dir": str(folder), "threads": harness.THREADS, "device": "cpu"}))
     return path
 
 
-def evaluated(release: Path, against: str, out: Path, case: Case, chosen: argparse.Namespace) -> Tree:
-    """evaluation.json of a release on the newest bars of the stocks."""
+def evaluated(release: Path, against: str, out: Path, case: Case, args: argparse.Namespace) -> Tree:
+    """Return evaluation.json of a release on the newest bars of the stocks."""
     if not out.exists():
-        words = [
+        arguments = [
             "--num-windows",
-            "4" if chosen.quick else str(TEST_STEPS // HORIZON),
+            "4" if args.quick else str(TEST_STEPS // HORIZON),
             "--threads",
             str(harness.THREADS),
         ]
-        words += ["--num-samples", str(case.samples)] if case.samples else []
-        data = ["--data", str(chosen.data / "stocks")]
-        foretrain(
-            out.with_suffix(".log"), "evaluate", str(release), *data, "--against", against, *words, "--out", str(out)
-        )
+        arguments += ["--num-samples", str(case.samples)] if case.samples else []
+        arguments += ["--data", str(args.data / "stocks"), "--against", against, "--out", str(out)]
+        foretrain(out.with_suffix(".log"), "evaluate", str(release), *arguments)
     return json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
 
 
-def held_out(name: str, case: Case, work: Path, chosen: argparse.Namespace) -> Tree:
-    """Train base, LoRA and full, and what they came to: parameters, bytes, metrics, verdicts."""
-    base = chosen.base or trained(base_tree(name, case, chosen), work / "base")
-    runs = {side: trained(tuned_tree(name, case, side, base, chosen), work / side) for side in SIDES}
-    found = {side: evaluated(runs[side], "zero-shot", work / f"{side}-evaluation", case, chosen) for side in SIDES}
-    between = evaluated(runs["lora"], str(runs["full"]), work / "between-evaluation", case, chosen)
+def held_out(name: str, case: Case, work: Path, args: argparse.Namespace) -> Tree:
+    """Train base, LoRA and full fine-tuning; return their parameters, bytes, metrics and verdicts."""
+    base = args.base or trained(base_tree(name, case, args), work / "base")
+    runs = {side: trained(tuned_tree(name, case, side, base, args), work / side) for side in SIDES}
+    found = {side: evaluated(runs[side], "zero-shot", work / f"{side}-evaluation", case, args) for side in SIDES}
+    between = evaluated(runs["lora"], str(runs["full"]), work / "between-evaluation", case, args)
     facts = json.loads((runs["lora"] / "release.json").read_text(encoding="utf-8"))["adapter"]
     counts = {"lora": facts["trainable_parameters"], "full": whole_parameters(work / "full.yaml")}
     record: Tree = {
@@ -263,22 +261,22 @@ def held_out(name: str, case: Case, work: Path, chosen: argparse.Namespace) -> T
 
 
 def figures(evaluation: Tree, who: str) -> Tree:
-    """The metrics that are shown."""
+    """Return the metrics of the table."""
     return {key: evaluation["pooled"][who][key] for key in SHOWN}
 
 
 def verdict(evaluation: Tree, against: str) -> str:
-    """Of the Diebold-Mariano test."""
+    """Return the verdict of the Diebold-Mariano test."""
     return next(c["verdict"] for c in evaluation["comparisons"] if c["against"] == against)
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Return the size of all files in a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def whole_parameters(config: Path) -> int:
-    """Parameters that a run trains."""
+    """Return the number of trainable parameters of a run."""
     model = build_model(load_config(config), device="meta")
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -295,7 +293,7 @@ class Stepper:
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
 
     def loss(self) -> float:
-        """Of the batch, without drop-out."""
+        """Return the loss of the batch, without dropout."""
         with torch.no_grad():
             total, weight = self.model.eval()(self.batch)
         self.model.train()
@@ -311,7 +309,7 @@ class Stepper:
 
 
 def costs(label: str, configs: dict[str, Path], alternations: int) -> list[harness.Result]:
-    """Memory and time of a step, LoRA ("ours") against full ("reference")."""
+    """Measure memory and time of a step, LoRA ("ours") against full fine-tuning ("reference")."""
     peaks = [harness.subprocess_figure("benchmarks.adapters", ["--peak-of", str(configs[side])]) for side in SIDES]
     sides = [Stepper(load_config(configs[side])) for side in SIDES]
     first = [side.loss() for side in sides]
@@ -328,7 +326,7 @@ def costs(label: str, configs: dict[str, Path], alternations: int) -> list[harne
 
 
 def peak_of(config: Path) -> float:
-    """Bytes by which building a run's model and two of its steps raise this process's resident memory."""
+    """Return the growth of resident memory, in bytes, from building a run's model and two steps."""
 
     def action() -> None:
         stepper = Stepper(load_config(config))
@@ -338,18 +336,17 @@ def peak_of(config: Path) -> float:
     return harness.peak_growth(action)
 
 
-def published_costs(name: str, case: Case, work: Path, chosen: argparse.Namespace) -> list[harness.Result]:
-    """The same of a published size with random weights."""
+def published_costs(name: str, case: Case, work: Path, args: argparse.Namespace) -> list[harness.Result]:
+    """Measure the costs of the published model size with random weights."""
     parts = {} if case.first is None else {"tokenizer": published_tokenizer(work)}
     configs = {
-        side: write_config(published_tree(name, case, side, parts, chosen), work / f"published-{side}")
-        for side in SIDES
+        side: write_config(published_tree(name, case, side, parts, args), work / f"published-{side}") for side in SIDES
     }
     return costs(f"{name} {case.published_name}", configs, 3)
 
 
 def published_tokenizer(work: Path) -> str:
-    """A tokenizer of the published size with random weights."""
+    """Write a tokenizer of the published size with random weights; return its folder."""
     from foretrain.models.kronos.config import KronosTokenizerModelConfig
     from foretrain.models.kronos.trainable import KronosTokenizer
 
@@ -362,14 +359,14 @@ def published_tokenizer(work: Path) -> str:
 
 
 def table(record: Tree) -> str:
-    """A family's held-out figures as people read them, in Markdown."""
+    """Return a family's held-out metrics as a Markdown table."""
     head = ["", *(f"{key}, {unit}" for key, unit in record["units"].items())]
     lines = [[who.replace("_", "-"), *(f"{record[who][key]:.4f}" for key in SHOWN)] for who in ("naive", "zero_shot")]
     lines = [[*line, "", "", ""] for line in lines]
     for side in SIDES:
-        told = [record[side][key] for key in ("against_naive", "against_zero_shot")]
+        verdicts = [record[side][key] for key in ("against_naive", "against_zero_shot")]
         gate = "promoted" if record[side]["promoted"] else "not promoted"
-        lines.append([side, *(f"{record[side][key]:.4f}" for key in SHOWN), *told, gate])
+        lines.append([side, *(f"{record[side][key]:.4f}" for key in SHOWN), *verdicts, gate])
     rows = [[*head, "against naive", "against zero-shot", "gate"], ["---"] * (len(head) + 3), *lines]
     title = f"{record['case']}: {record['windows']} windows, {record['origins']} origins"
     return "\n".join(
@@ -378,7 +375,7 @@ def table(record: Tree) -> str:
 
 
 def official(release: Path, data: Path) -> float:
-    """Largest |a - b| / (|b| + 1) between our forecasts and the official package's of the newest bars of all stocks."""
+    """Return the largest |a - b| / (|b| + 1) between our forecasts and the official package's, over all stocks."""
     from chronos import Chronos2Pipeline
 
     from foretrain import load
@@ -396,7 +393,7 @@ def official(release: Path, data: Path) -> float:
 
 @contextmanager
 def work_folder(asked: Path | None) -> Iterator[Path]:
-    """The folder asked for, or one that goes away."""
+    """Yield the requested folder, or a temporary one."""
     if asked is not None:
         yield asked
         return
@@ -405,42 +402,42 @@ def work_folder(asked: Path | None) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Run the families that the options choose."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", type=Path, metavar="FOLDER", help="holds the corpora pretraining and stocks")
-    options.add_argument("--family", choices=list(CASES), help="only this family")
-    options.add_argument("--base", type=Path, metavar="FOLDER", help="start from this release; with --family")
-    options.add_argument("--work", type=Path, metavar="FOLDER", help="keep configs, runs and reports here")
-    options.add_argument("--quick", action="store_true", help="a few steps, no published sizes: shows that it runs")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write the results there as a JSON list")
-    options.add_argument("--official", type=Path, metavar="RELEASE", help="compare with chronos-forecasting instead")
-    options.add_argument("--peak-of", type=Path, help="(internal) print the memory of a config's step")
-    chosen = options.parse_args()
-    if chosen.peak_of:
-        print(peak_of(chosen.peak_of))
+    """Run the families selected on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="holds the corpora pretraining and stocks")
+    parser.add_argument("--family", choices=list(CASES), help="only this family")
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="start from this release; with --family")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep configs, runs and reports here")
+    parser.add_argument("--quick", action="store_true", help="a few steps, no published sizes: shows that it runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as a JSON list")
+    parser.add_argument("--official", type=Path, metavar="RELEASE", help="compare with chronos-forecasting instead")
+    parser.add_argument("--peak-of", type=Path, help="(internal) print the memory of a config's step")
+    args = parser.parse_args()
+    if args.peak_of:
+        print(peak_of(args.peak_of))
         return
-    if chosen.data is None or (chosen.base and not chosen.family):
-        options.error("--data says where the corpora are, and --base is the base of one --family")
-    if chosen.official:
-        print(f"largest difference of forecasts: {official(chosen.official, chosen.data):.1e}")
+    if args.data is None or (args.base and not args.family):
+        parser.error("--data says where the corpora are, and --base is the base of one --family")
+    if args.official:
+        print(f"largest difference of forecasts: {official(args.official, args.data):.1e}")
         return
-    chosen.data = chosen.data.absolute()
+    args.data = args.data.absolute()
     results, records = [], []
-    with work_folder(chosen.work) as work:
+    with work_folder(args.work) as work:
         for name, case in CASES.items():
-            if chosen.family not in (None, name):
+            if args.family not in (None, name):
                 continue
             place = work.absolute() / name
-            records.append(held_out(name, case, place, chosen))
+            records.append(held_out(name, case, place, args))
             print(table(records[-1]), flush=True)
             configs = {side: place / f"{side}.yaml" for side in SIDES}
-            results += costs(f"{name} small base", configs, 1 if chosen.quick else 5)
-            if not chosen.quick:
-                results += published_costs(name, case, place, chosen)
+            results += costs(f"{name} small base", configs, 1 if args.quick else 5)
+            if not args.quick:
+                results += published_costs(name, case, place, args)
     harness.finish(results, None)
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps([*map(asdict, results), *records], indent=1) + "\n", encoding="utf-8")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps([*map(asdict, results), *records], indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.chronos2 --against upstream [--quick] [--only TEXT] [--json FILE]
 
 Training cases are here, forecasting cases in chronos2_forecast.py. A training step is forward, backward, clipping at
-norm 1 and fused AdamW on batches that lie ready in memory; outputs (dropout 0) are compared before timing.
+norm 1 and fused AdamW on prepared batches in memory; outputs (dropout 0) are compared before timing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MEMORY = [replace(case, name=case.name.replace("train", "peak memory")) for case
 
 
 def model_of(case: Training) -> Chronos2:
-    """Random weights of ordinary size, so that the comparison is not one of zeros."""
+    """Return a model with random weights of realistic scale, so that outputs are not all zeros."""
     heads = 4 if case.width == 64 else case.width // 64
     config = Chronos2ModelConfig(
         random_init=True,
@@ -69,7 +69,7 @@ def model_of(case: Training) -> Chronos2:
 
 
 def windows_of(case: Training) -> Windows:
-    """Complete random walks; every row a target."""
+    """Return complete random walks; every row is a target."""
     rng = np.random.default_rng(0)
     size = (case.groups, case.variates, case.context + case.horizon)
     walks = rng.standard_normal(size).cumsum(-1).astype(np.float32)
@@ -78,7 +78,7 @@ def windows_of(case: Training) -> Windows:
 
 
 def upstream_model(model: Chronos2) -> torch.nn.Module:
-    """The official module with the same weights, in training mode."""
+    """Return the official module with the same weights, in training mode."""
     from chronos import BaseChronosPipeline
 
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ def upstream_model(model: Chronos2) -> torch.nn.Module:
 
 
 def our_step(case: Training, model: Chronos2, windows: Windows) -> Callable[[], torch.Tensor]:
-    """One optimizer step of ours."""
+    """Return a function that runs one optimizer step of our model."""
     batch = model.collate(windows)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
@@ -99,7 +99,7 @@ def our_step(case: Training, model: Chronos2, windows: Windows) -> Callable[[], 
 
 
 def upstream_step(case: Training, model: torch.nn.Module, windows: Windows) -> Callable[[], torch.Tensor]:
-    """The same step of the official module."""
+    """Return a function that runs the same step with the official module."""
     inputs = {
         "context": torch.from_numpy(windows.context),
         "future_target": torch.from_numpy(windows.future),
@@ -123,7 +123,7 @@ def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Callab
 
 
 def equality(case: Training, ours: Chronos2, theirs: torch.nn.Module, windows: Windows) -> float | None:
-    """Largest relative difference of loss and gradients of both sides; None with dropout, where both are random."""
+    """Return the largest relative difference of loss and gradients; None with dropout, since both are random."""
     if case.dropout:
         return None
     grads = []
@@ -150,7 +150,7 @@ def training_case(case: Training, against: str | None, alternations: int) -> har
 
 
 def memory_case(case: Training, against: str | None) -> harness.Result:
-    """Peak memory of one step, each side in a process of its own."""
+    """Measure the peak memory of one step, each side in a new process."""
     sides = ["ours"] if against is None else ["ours", "upstream"]
     figures = [
         harness.subprocess_figure("benchmarks.chronos2", ["--peak-of", side, "--only", case.name]) for side in sides
@@ -159,7 +159,7 @@ def memory_case(case: Training, against: str | None) -> harness.Result:
 
 
 def peak_of(side: str, case: Training) -> float:
-    """Bytes that two training steps add to the resident memory of this process."""
+    """Return the growth of resident memory from two training steps, in bytes."""
     windows, model = windows_of(case), model_of(case)
     if side == "upstream":
         step = upstream_step(case, upstream_model(model), windows)
@@ -169,26 +169,26 @@ def peak_of(side: str, case: Training) -> float:
 
 
 def main() -> None:
-    """Run the cases that the options choose."""
-    options = harness.parser(__doc__ or "")
-    options.add_argument("--peak-of", choices=("ours", "upstream"), help="(internal) print one side's peak memory")
-    chosen = options.parse_args()
-    if chosen.peak_of:
-        print(peak_of(chosen.peak_of, next(case for case in MEMORY if case.name == chosen.only)))
+    """Run the cases selected on the command line."""
+    parser = harness.parser(__doc__ or "")
+    parser.add_argument("--peak-of", choices=("ours", "upstream"), help="(internal) print one side's peak memory")
+    args = parser.parse_args()
+    if args.peak_of:
+        print(peak_of(args.peak_of, next(case for case in MEMORY if case.name == args.only)))
         return
-    alternations = 1 if chosen.quick else 5
+    alternations = 1 if args.quick else 5
 
     def wanted(name: str) -> bool:
-        return chosen.only is None or chosen.only in name
+        return args.only is None or args.only in name
 
-    results = [training_case(case, chosen.against, alternations) for case in TRAINING if wanted(case.name)]
-    results += [memory_case(case, chosen.against) for case in MEMORY if wanted(case.name)]
-    results += forecasting(wanted, chosen.against, alternations)
-    harness.finish(results, chosen.json)
+    results = [training_case(case, args.against, alternations) for case in TRAINING if wanted(case.name)]
+    results += [memory_case(case, args.against) for case in MEMORY if wanted(case.name)]
+    results += forecasting(wanted, args.against, alternations)
+    harness.finish(results, args.json)
 
 
 def forecasting(wanted: Callable[[str], bool], against: str | None, alternations: int) -> list[harness.Result]:
-    """The forecasting cases, from their own module."""
+    """Run the forecasting cases of chronos2_forecast."""
     from benchmarks import chronos2_forecast
 
     return chronos2_forecast.run(wanted, against, alternations)

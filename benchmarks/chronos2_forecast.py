@@ -49,7 +49,7 @@ CASES = [
 
 
 def predictor_of(case: Forecasting) -> Predictor:
-    """Random weights of ordinary size; head width 64, or 16 when the model is 64 wide."""
+    """Return a predictor with random weights of realistic scale; head width 64, or 16 when the model is 64 wide."""
     heads = 4 if case.width == 64 else case.width // 64
     config = Chronos2ModelConfig(
         random_init=True,
@@ -66,14 +66,14 @@ def predictor_of(case: Forecasting) -> Predictor:
 
 
 def inputs_of(case: Forecasting) -> list[np.ndarray]:
-    """Complete random walks (variates, steps)."""
+    """Return complete random walks (variates, steps)."""
     rng = np.random.default_rng(0)
     sizes = [steps for count, steps in case.lengths for _ in range(count)]
     return [rng.standard_normal((case.variates, steps)).cumsum(-1).astype(np.float32) for steps in sizes]
 
 
 def upstream_pipeline(predictor: Predictor):
-    """The official pipeline with the same weights."""
+    """Return the official pipeline with the same weights."""
     from chronos import BaseChronosPipeline
 
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def measure(case: Forecasting, against: str | None, alternations: int) -> harnes
 
 
 def run(wanted: Callable[[str], bool], against: str | None, alternations: int) -> list[harness.Result]:
-    """Results of the wanted cases."""
+    """Return the results of the selected cases."""
     logging.getLogger("foretrain").setLevel(logging.ERROR)  # both sides warn of the long horizon
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -34,28 +34,28 @@ MILLION = 1_000_000
 
 
 def main() -> None:
-    """Run the cases that the options choose."""
-    options = harness.parser(__doc__ or "", references=("datasets",))
-    options.add_argument("--probe", nargs=2, metavar=("NAME", "CORPUS"), help="(internal) print one figure of a case")
-    chosen = options.parse_args()
-    if chosen.probe:
-        print(PROBES[chosen.probe[0]](Path(chosen.probe[1])))
+    """Run the cases selected on the command line."""
+    parser = harness.parser(__doc__ or "", references=("datasets",))
+    parser.add_argument("--probe", nargs=2, metavar=("NAME", "CORPUS"), help="(internal) print one figure of a case")
+    args = parser.parse_args()
+    if args.probe:
+        print(PROBES[args.probe[0]](Path(args.probe[1])))
         return
 
     def wanted(name: str) -> bool:
-        return chosen.only is None or chosen.only in name
+        return args.only is None or args.only in name
 
     with tempfile.TemporaryDirectory() as folder:
-        results = windows_cases(Path(folder), wanted, quick=chosen.quick)
-        results += open_cases(Path(folder), wanted, quick=chosen.quick)
-    harness.finish(results, chosen.json)
+        results = windows_cases(Path(folder), wanted, quick=args.quick)
+        results += open_cases(Path(folder), wanted, quick=args.quick)
+    harness.finish(results, args.json)
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------
 
 
 def write_long_series(folder: Path, count: int, variates: int = 1) -> Path:
-    """A corpus of noise, 2,200 to 6,000 points a series."""
+    """Write a corpus of noise with 2,200 to 6,000 points per series."""
     rng = np.random.default_rng(0)
     with CorpusWriter(folder, [f"v{k}" for k in range(variates)], time="steps") as writer:
         for k in range(count):
@@ -66,14 +66,14 @@ def write_long_series(folder: Path, count: int, variates: int = 1) -> Path:
 
 
 def source_of(path: Path, *, full: bool, **options: object) -> TrainingSource:
-    """Training windows of a corpus."""
+    """Return the training windows of a corpus."""
     tree = {"corpora": [{"path": str(path)}], "context_length": CONTEXT, "prediction_length": HORIZON}
     tree |= {"min_context": CONTEXT if full else HORIZON, "validation_steps": 0, "test_steps": 0, **options}
     return TrainingSource(DataConfig.model_validate(tree), seed=0)
 
 
 def batches(source: TrainingSource, size: int) -> Callable[[], None]:
-    """Read WINDOWS windows in batches of that size; every call goes on where the last one ended."""
+    """Return a function that reads WINDOWS windows in batches; each call continues after the previous one."""
     position = 0
 
     def action() -> None:
@@ -86,7 +86,7 @@ def batches(source: TrainingSource, size: int) -> Callable[[], None]:
 
 
 def by_rows(dataset: Any, places: IntArray) -> tuple[FloatArray, FloatArray]:
-    """(B, C) and (B, H) at (corpus, series, cutoff) places, one dataset[i] a window."""
+    """Return contexts (B, C) and futures (B, H) at (corpus, series, cutoff), with one dataset[i] per window."""
     context = np.full((len(places), CONTEXT), np.nan, np.float32)
     future = np.empty((len(places), HORIZON), np.float32)
     for b, (_, series, cutoff) in enumerate(places.tolist()):
@@ -98,7 +98,7 @@ def by_rows(dataset: Any, places: IntArray) -> tuple[FloatArray, FloatArray]:
 
 
 def reference_batches(dataset: Any, source: TrainingSource, size: int) -> Callable[[], None]:
-    """The same number of windows by rows. It is told where to cut, so only reading and padding are timed."""
+    """Return a function that reads as many windows row by row, at given cutoffs: only reading and padding are timed."""
     places = [source.windows(first, size).source for first in range(0, WINDOWS, size)]
 
     def action() -> None:
@@ -109,7 +109,7 @@ def reference_batches(dataset: Any, source: TrainingSource, size: int) -> Callab
 
 
 def largest_difference(dataset: Any, source: TrainingSource, count: int) -> float:
-    """Largest difference between both sides on `count` windows; infinite where their NaNs differ."""
+    """Return the largest difference of both sides on `count` windows; infinite if their NaNs differ."""
     windows = source.windows(0, count)
     worst = 0.0
     for ours, theirs in zip((windows.context, windows.future), by_rows(dataset, windows.source), strict=True):
@@ -120,7 +120,7 @@ def largest_difference(dataset: Any, source: TrainingSource, count: int) -> floa
 
 
 def windows_cases(folder: Path, wanted: Wanted, *, quick: bool) -> list[harness.Result]:
-    """Windows per second, ours alone and against the row accessor."""
+    """Measure windows per second, ours alone and against the row accessor."""
     import datasets
 
     path = write_long_series(folder / "long", 500 if quick else 8000)
@@ -165,7 +165,7 @@ def speed(line: harness.Result, rows: int) -> harness.Result:
 
 
 def write_many_series(folder: Path, count: int) -> Path:
-    """A corpus of many short series."""
+    """Write a corpus of many short series."""
     values = np.random.default_rng(0).standard_normal((1000, 1, 96), dtype=np.float32)
     with CorpusWriter(folder, ["value"], time="regular", freq="h") as writer:
         times = np.arange(96, dtype=np.int64) * 3_600_000_000
@@ -175,12 +175,12 @@ def write_many_series(folder: Path, count: int) -> Path:
 
 
 def open_ours(path: Path) -> None:
-    """Open a corpus and look at it."""
+    """Open a corpus and read its number of series."""
     assert Corpus.open(path).num_series
 
 
 def open_datasets(path: Path) -> None:
-    """The same with the datasets library."""
+    """Open the corpus with the datasets library."""
     import datasets
 
     assert len(datasets.load_from_disk(str(path)))
@@ -193,14 +193,14 @@ def first_batch(path: Path) -> None:
 
 
 def seconds(action: Callable[[Path], None], path: Path) -> float:
-    """Time of one call in this fresh process; imports are done beforehand."""
-    begin = time.perf_counter()
+    """Return the time of one call in this new process, without imports."""
+    start = time.perf_counter()
     action(path)
-    return time.perf_counter() - begin
+    return time.perf_counter() - start
 
 
 def growth(action: Callable[[Path], None], path: Path) -> float:
-    """Bytes by which one call raises this process's peak resident memory, mapped file pages included.
+    """Return the growth of this process's peak resident memory from one call, in bytes, including mapped pages.
 
     VmHWM belongs to this program alone; getrusage's maximum would include what ran before exec.
     """
@@ -210,7 +210,7 @@ def growth(action: Callable[[Path], None], path: Path) -> float:
 
 
 def memory(field: str) -> float:
-    """A field of /proc/self/status in bytes (Linux)."""
+    """Return a field of /proc/self/status in bytes (Linux)."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(field):
             return float(line.split()[1]) * 1024
@@ -218,7 +218,7 @@ def memory(field: str) -> float:
 
 
 def imported(measure: Callable[..., float], action: Callable[[Path], None]) -> Callable[[Path], float]:
-    """The measurement after everything that it imports has been imported."""
+    """Return the measurement preceded by its imports."""
 
     def probe(path: Path) -> float:
         import pyarrow  # noqa: F401
@@ -238,18 +238,18 @@ PROBES = {
 
 
 def open_cases(folder: Path, wanted: Wanted, *, quick: bool) -> list[harness.Result]:
-    """Time and memory of opening, each figure the best of several fresh processes."""
+    """Measure time and memory of opening a corpus, each the best of several new processes."""
     count = MILLION // 100 if quick else MILLION
     names = {
         f"open {count:,} series": ("open_ours", "open_datasets"),
         f"open {count:,} series to first batch": ("first_batch", None),
     }
-    chosen = {(name, unit): sides for name, sides in names.items() for unit in ("s", "bytes") if wanted(name)}
-    if not chosen:
+    selected = {(name, unit): sides for name, sides in names.items() for unit in ("s", "bytes") if wanted(name)}
+    if not selected:
         return []
     path = write_many_series(folder / "many", count)
     results = []
-    for (name, unit), sides in chosen.items():
+    for (name, unit), sides in selected.items():
         measure = "seconds" if unit == "s" else "growth"
         figures = []
         for side in sides:

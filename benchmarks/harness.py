@@ -1,4 +1,4 @@
-"""What every benchmark shares: paired timing, the machine's state beside each figure, the table and the JSON.
+"""Shared code of the benchmarks: paired timing, the machine's state, the table and the JSON.
 
 Import this module before torch: it sets the number of threads, which OpenMP reads once.
 """
@@ -57,9 +57,9 @@ def compare(
     best = [float("inf")] * len(sides)
     for _ in range(alternations):
         for k, side in enumerate(sides):
-            begin = time.perf_counter()
+            start = time.perf_counter()
             side()
-            best[k] = min(best[k], time.perf_counter() - begin)
+            best[k] = min(best[k], time.perf_counter() - start)
     return result(case, best[0], best[1] if len(best) > 1 else None, equal=equal, device=device, unit=unit)
 
 
@@ -72,7 +72,7 @@ def result(
     device: str = "cpu",
     unit: str = "s",
 ) -> Result:
-    """A line from figures measured elsewhere, with the machine's state; printed at once."""
+    """Return and print a result from given measurements, with the machine's state."""
     ratio = None if reference is None else reference / ours
     line = Result(case, ours, reference, ratio, equal, THREADS, os.getloadavg()[0], describe(device), commit(), unit)
     print(row(line), flush=True)
@@ -80,7 +80,7 @@ def result(
 
 
 def subprocess_figure(module: str, arguments: Sequence[str]) -> float:
-    """The number printed last by `python -m module arguments` in a process of its own (for peak memory)."""
+    """Run `python -m module arguments` in a new process (for peak memory); return the number it prints last."""
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
@@ -88,7 +88,7 @@ def subprocess_figure(module: str, arguments: Sequence[str]) -> float:
 
 
 def peak_growth(action: Action) -> float:
-    """Bytes by which an action raises the process's peak resident memory (Linux; call it once, early)."""
+    """Return the growth of peak resident memory from an action, in bytes (Linux; call it once, early)."""
     import resource
 
     before = _resident()
@@ -103,12 +103,12 @@ def _resident() -> int:
 
 
 def difference(a: Sequence[object], b: Sequence[object]) -> float:
-    """Largest |a - b| / (|b| + 1) over pairs of tensors."""
+    """Return the largest |a - b| / (|b| + 1) over pairs of tensors."""
     return max(float(((x - y).abs() / (y.abs() + 1)).max()) for x, y in zip(a, b, strict=True))  # type: ignore
 
 
 def describe(device: str) -> str:
-    """The processor or accelerator by name."""
+    """Return the name of the processor or accelerator."""
     if device != "cpu":
         import torch
 
@@ -123,7 +123,7 @@ def _cpuinfo() -> list[str]:
 
 
 def commit() -> str:
-    """Short hash of the checkout, with + when files differ from it."""
+    """Return the short commit hash, with + if the working tree differs."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
         capture_output=True,
@@ -135,7 +135,7 @@ def commit() -> str:
 
 
 def row(line: Result) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
 
     def figure(value: float | None) -> str:
         if value is None:
@@ -150,14 +150,14 @@ def row(line: Result) -> str:
 
 
 def parser(description: str, references: Sequence[str] = ("upstream",)) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
-    options = argparse.ArgumentParser(description=description)
-    options.add_argument("--against", choices=references, help="measure this beside ours (needs its package)")
-    options.add_argument("--quick", action="store_true", help="fewer alternations: shows that it runs")
-    options.add_argument("--only", metavar="TEXT", help="only cases whose name contains this")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write the results there as a JSON list")
-    options.add_argument("--device", default="cpu")
-    return options
+    """Return a parser with the options of every benchmark."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--against", choices=references, help="measure this beside ours (needs its package)")
+    parser.add_argument("--quick", action="store_true", help="fewer alternations: shows that it runs")
+    parser.add_argument("--only", metavar="TEXT", help="only cases whose name contains this")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as a JSON list")
+    parser.add_argument("--device", default="cpu")
+    return parser
 
 
 def finish(results: Sequence[Result], path: Path | None) -> None:

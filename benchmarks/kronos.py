@@ -1,4 +1,4 @@
-"""Kronos: generation against the plain algorithm, training with the tokenizer in the loop against kept tokens.
+"""Kronos: generation against the plain algorithm, training with the tokenizer in the loop against cached tokens.
 
     python -m benchmarks.kronos [--against plain] [--quick] [--only TEXT] [--json FILE] [--device cuda]
 
@@ -42,7 +42,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Forecasting:
-    """One case: series of these lengths, so many bars and samples."""
+    """A forecasting case: lengths of the series, horizon in bars, number of samples."""
 
     name: str
     lengths: tuple[int, ...]
@@ -55,7 +55,7 @@ class Forecasting:
 
 @dataclass(frozen=True)
 class Training:
-    """One case: steps on windows of 64 + 30 bars, as the stock preset."""
+    """A training case: steps on windows of 64 + 30 bars, as in the stock preset."""
 
     name: str
     preset: str
@@ -74,7 +74,7 @@ TRAINING = [Training("train mini 64+30 batch 16", "mini"), Training("train small
 
 
 def model_of(preset: str, folder: Path, **changes: object) -> Kronos:
-    """A predictor and a tokenizer of published sizes with random weights."""
+    """Return a model and its tokenizer of the published sizes with random weights."""
     lengths = {"context_length": 64, "prediction_length": 30, "seed": 0}
     if not (folder / "config.json").exists():
         trainable.KronosTokenizer.build(KronosTokenizerModelConfig(random_init=True), **lengths).save_release(folder)
@@ -83,7 +83,7 @@ def model_of(preset: str, folder: Path, **changes: object) -> Kronos:
 
 
 def windows_of(lengths: tuple[int, ...]) -> list[Window]:
-    """Random walks of five-minute candles."""
+    """Return random walks of five-minute candles."""
     rng = np.random.default_rng(0)
     found = []
     for k, length in enumerate(lengths):
@@ -107,7 +107,7 @@ def windows_of(lengths: tuple[int, ...]) -> list[Window]:
 
 @torch.inference_mode()
 def plain(model: Kronos, windows: list[Window], case: Forecasting, options: KronosOptions) -> tuple[Tensor, ...]:
-    """s1, s2 (N, S, H) and candles (N, S, H, 6): every series by itself, the whole window for every bar."""
+    """Return s1, s2 (N, S, H) and candles (N, S, H, 6), series by series, running the whole window for every bar."""
     device = next(model.parameters()).device
     parts = []
     for window in windows:
@@ -137,7 +137,7 @@ def _plain_one(model: Kronos, batch: Batch, case: Forecasting, options: KronosOp
 
 
 def forecasting_case(case: Forecasting, folder: Path, against: str | None, quick: bool, device: str) -> harness.Result:
-    """Check tokens, then time one case."""
+    """Compare the tokens of both sides, then time one case."""
     model = model_of(case.preset, folder).to(device)
     predictor, windows = Predictor(model), windows_of(case.lengths)
     options = KronosOptions(mode=case.mode)  # type: ignore[arg-type]
@@ -164,7 +164,7 @@ def forecasting_case(case: Forecasting, folder: Path, against: str | None, quick
 
 
 def equality(model: Kronos, windows: list[Window], case: Forecasting, options: KronosOptions) -> float:
-    """Largest difference of the candles; stops where a token differs."""
+    """Return the largest difference of the candles; exit if a token differs."""
     device = next(model.parameters()).device
     batch = move(model.collate(stack_windows(windows, case.horizon)), device)
     prompt = generation.CandlePrompt(
@@ -188,18 +188,18 @@ def equality(model: Kronos, windows: list[Window], case: Forecasting, options: K
 
 
 def training_case(case: Training, folder: Path, against: str | None, quick: bool, device: str) -> harness.Result:
-    """Steps with kept tokens (ours) beside steps that tokenise in the loop (plain)."""
+    """Time steps with cached tokens (ours) against steps that tokenise in the loop (plain)."""
     data = {"kind": "ohlcv", "num_series": 4, "length": 400, "seed": 0}
     config = {"corpora": [{"synthetic": data}], "context_length": 64, "prediction_length": 30, "sampling": "epoch",
               "stride": 4, "with_times": True}  # fmt: skip
     source = TrainingSource(build_section(DataConfig, config), seed=0)
-    kept, loop = (model_of(case.preset, folder, token_cache=cache).to(device).train() for cache in (True, False))
+    cached, loop = (model_of(case.preset, folder, token_cache=cache).to(device).train() for cache in (True, False))
     with tempfile.TemporaryDirectory() as scratch:
-        kept.prepare(source, Path(scratch))
-    first = kept.eval()(move(kept.collate(source.windows(0, case.batch)), torch.device(device)))
+        cached.prepare(source, Path(scratch))
+    first = cached.eval()(move(cached.collate(source.windows(0, case.batch)), torch.device(device)))
     second = loop.eval()(move(loop.collate(source.windows(0, case.batch)), torch.device(device)))
     equal = abs(first.total.item() / second.total.item() - 1)
-    sides = [steps_of(model.train(), source, case, device) for model in (kept, loop)]
+    sides = [steps_of(model.train(), source, case, device) for model in (cached, loop)]
     alternations = 1 if quick else 5
     return harness.compare(
         f"{case.name}, {case.steps} steps",
@@ -212,7 +212,7 @@ def training_case(case: Training, folder: Path, against: str | None, quick: bool
 
 
 def steps_of(model: Kronos, source: TrainingSource, case: Training, device: str):
-    """An action of a few optimizer steps, windows to weights."""
+    """Return a function that runs a few optimizer steps from windows."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def action() -> None:
@@ -230,18 +230,18 @@ def steps_of(model: Kronos, source: TrainingSource, case: Training, device: str)
 
 
 def main() -> None:
-    """Run the cases that the options choose."""
-    chosen = harness.parser(__doc__ or "", ("plain",)).parse_args()
+    """Run the cases selected on the command line."""
+    args = harness.parser(__doc__ or "", ("plain",)).parse_args()
     results = []
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = Path(scratch), chosen.against, chosen.quick, chosen.device
+        arguments = Path(scratch), args.against, args.quick, args.device
         for case in FORECASTING:
-            if chosen.only is None or chosen.only in case.name:
+            if args.only is None or args.only in case.name:
                 results.append(forecasting_case(case, *arguments))
         for case in TRAINING:
-            if chosen.only is None or chosen.only in case.name:
+            if args.only is None or args.only in case.name:
                 results.append(training_case(case, *arguments))
-    harness.finish(results, chosen.json)
+    harness.finish(results, args.json)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The linear model beside seasonal naive on the generated series of configs/debug.yaml, one training a seed.
+"""The linear model beside seasonal naive on the generated series of configs/debug.yaml, one training per seed.
 
     python -m benchmarks.linear [--seeds 0 1 2] [--json FILE]
 
 Each seed trains configs/linear/quick.yaml, which has the data of configs/debug.yaml, and scores the newest 240 steps of
-every series, which training left out: ten origins that do not overlap. Printed are mean absolute error and WQL of both,
-and the verdict of the Diebold-Mariano test of the model against seasonal naive, for a season of a day, which an
-evaluation takes from the frequency, and for one of a week, the longest that these series have.
+every series, which training held out: ten origins that do not overlap. It prints the mean absolute error and WQL of
+both, and the verdict of the Diebold-Mariano test of the model against seasonal naive, for a season of a day, which is
+an evaluation's default for hourly series, and for one of a week, the longest season of these series.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ DAY, WEEK = 24, 168  # steps
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one seed gave, beside seasonal naive of one season."""
+class SeedResult:
+    """Metrics of one seed and of seasonal naive with one season."""
 
     seed: int
     season: int  # steps
@@ -53,14 +53,19 @@ class Outcome:
     origins: int
 
 
-def run(seed: int, folder: Path, changes: Sequence[str] = ()) -> list[Outcome]:
-    """Train with a seed into a folder and score for each season; changes are overrides of the config."""
-    own = ["training.tensorboard=false", "evaluation.promotion=false", f"threads={harness.THREADS}", f"seed={seed}"]
-    config = load_config(shipped_config("linear/quick.yaml"), [*own, *changes, ("output_dir", str(folder))])
-    begin = time.perf_counter()
+def run(seed: int, folder: Path, changes: Sequence[str] = ()) -> list[SeedResult]:
+    """Train with a seed in a folder and score for each season; `changes` override the config."""
+    base = [
+        "training.tensorboard=false",
+        "evaluation.promotion=false",
+        f"threads={harness.THREADS}",
+        f"seed={seed}",
+    ]
+    config = load_config(shipped_config("linear/quick.yaml"), [*base, *changes, ("output_dir", str(folder))])
+    start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         train_run(config)
-    took = time.perf_counter() - begin
+    took = time.perf_counter() - start
     spec = config.data.corpora[0].synthetic
     assert spec is not None
     found = []
@@ -78,7 +83,7 @@ def run(seed: int, folder: Path, changes: Sequence[str] = ()) -> list[Outcome]:
         ours, theirs = (result.pooled[who] for who in ("model", "seasonal_naive"))
         test = next(comparison for comparison in result.comparisons if comparison.against == "seasonal_naive")
         found.append(
-            Outcome(
+            SeedResult(
                 seed=seed,
                 season=season,
                 steps=config.training.max_steps or 0,
@@ -97,16 +102,16 @@ def run(seed: int, folder: Path, changes: Sequence[str] = ()) -> list[Outcome]:
 
 def main(arguments: Sequence[str]) -> None:
     """Run every seed, print a line each, write the JSON."""
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    chosen = options.parse_args(arguments)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(harness.THREADS)
-    outcomes = []
+    results = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in chosen.seeds:
+        for seed in args.seeds:
             for found in run(seed, Path(folder) / str(seed)):
-                outcomes.append(found)
+                results.append(found)
                 print(
                     f"seed {seed}, season {found.season}: MAE {found.mae:.3f} / {found.seasonal_naive_mae:.3f}, "
                     f"WQL {found.wql:.4f} / {found.seasonal_naive_wql:.4f} (model / seasonal naive), "
@@ -115,9 +120,9 @@ def main(arguments: Sequence[str]) -> None:
                 )
     machine = {"device": harness.describe("cpu"), "threads": harness.THREADS, "commit": harness.commit()}
     print(f"threads {machine['threads']}, {machine['device']}, commit {machine['commit']}")
-    if chosen.json is not None:
-        content = {**machine, "results": [vars(outcome) for outcome in outcomes]}
-        chosen.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if args.json is not None:
+        content = {**machine, "results": [vars(result) for result in results]}
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ dropout. Plain batches are padded to context 512 + horizon 64, as many windows i
 that size; the others come from buckets of context 128, 256 and 512 and horizon 20, 32 and 64. Compared before timing:
 the epoch's loss, summed over all windows. Plain batches are the reference.
 
-Planning has no other side: the time of sorting ten million windows into buckets, and the memory by which it raises a
-process's peak, each in a process of its own.
+Planning has no reference: measured are the time of sorting ten million windows into buckets and the growth of peak
+memory, each in a new process.
 """
 
 from __future__ import annotations
@@ -39,44 +39,44 @@ WINDOWS = 10_000_000
 CASES = {
     "lengths 60 to 1,000, log-uniform": 0.0,
     "lengths 60 to 200, one in ten up to 1,000": 0.9,
-}  # share of short ones
+}  # fraction of short series
 
 
 def main() -> None:
-    """Run the cases that the options choose."""
-    options = harness.parser(__doc__ or "")
-    options.add_argument("--probe", nargs=2, metavar=("UNIT", "SERIES"), help="(internal) print one figure of planning")
-    chosen = options.parse_args()
-    if chosen.probe:
-        print(planning(chosen.probe[0], int(chosen.probe[1])))
+    """Run the cases selected on the command line."""
+    parser = harness.parser(__doc__ or "")
+    parser.add_argument("--probe", nargs=2, metavar=("UNIT", "SERIES"), help="(internal) print one figure of planning")
+    args = parser.parse_args()
+    if args.probe:
+        print(planning(args.probe[0], int(args.probe[1])))
         return
     torch.set_num_threads(harness.THREADS)
     results = []
-    for lengths, share in CASES.items():
+    for lengths, short in CASES.items():
         name = f"Chronos-2 small, {lengths}"
-        if chosen.only is None or chosen.only in name:
-            results.append(case(name, small().to(chosen.device), source(share, 32), chosen))
+        if args.only is None or args.only in name:
+            results.append(case(name, small().to(args.device), source(short, 32), args))
     for series in (WINDOWS, WINDOWS // 100):
         for unit, label in (("s", ""), ("bytes", ", memory")):
             name = f"plan {WINDOWS:,} windows of {series:,} series{label}"
-            if chosen.only is None or chosen.only in name:
+            if args.only is None or args.only in name:
                 probe = ["--probe", unit, str(series)]
                 runs = [
-                    harness.subprocess_figure("benchmarks.token_budget", probe) for _ in range(1 if chosen.quick else 3)
+                    harness.subprocess_figure("benchmarks.token_budget", probe) for _ in range(1 if args.quick else 3)
                 ]
                 results.append(harness.result(name, min(runs), None, unit=unit))
-    harness.finish(results, chosen.json)
+    harness.finish(results, args.json)
 
 
 def planning(unit: str, count: int) -> float:
-    """Seconds, or bytes by which the peak of this fresh process rises, of sorting WINDOWS windows of so many series."""
-    own = WINDOWS // count
-    stride = 7 if own > 1 else 600
-    newest = 32 + (own - 1) * stride + np.random.default_rng(0).integers(0, stride, count)
+    """Return seconds, or growth of peak memory in bytes, of sorting WINDOWS windows of `count` series."""
+    per_series = WINDOWS // count
+    stride = 7 if per_series > 1 else 600
+    newest = 32 + (per_series - 1) * stride + np.random.default_rng(0).integers(0, stride, count)
     modes = {"epoch": True, "by_length": False, "stride": stride}
     plan = SamplingPlan([newest + 16], [1.0], seed=0, reserved=0, min_context=32, min_prediction_length=16, **modes)
     assert plan.epoch_length == WINDOWS
-    pools = [Pool(cast(Any, None), Selection((0,)), np.arange(count), 1.0)]  # of which the values are not looked at
+    pools = [Pool(cast(Any, None), Selection((0,)), np.arange(count), 1.0)]  # planning does not read values
 
     def action() -> None:
         sizes: dict[str, Any] = {"lengths": (128, 256, 512), "horizons": (20, 32, 64), "max_tokens": 262_144}
@@ -84,22 +84,22 @@ def planning(unit: str, count: int) -> float:
 
     if unit == "bytes":
         return harness.peak_growth(action)
-    begin = time.perf_counter()
+    start = time.perf_counter()
     action()
-    return time.perf_counter() - begin
+    return time.perf_counter() - start
 
 
 def small() -> Trainable:
-    """Chronos-2 small with random weights."""
-    chosen = family("chronos2")
+    """Return Chronos-2 small with random weights."""
+    chronos2 = family("chronos2")
     section = build(
-        chosen.config(), {"family": "chronos2", "random_init": True, "preset": "small", "dropout_rate": 0.0}
+        chronos2.config(), {"family": "chronos2", "random_init": True, "preset": "small", "dropout_rate": 0.0}
     )
-    return chosen.build(section, context_length=CONTEXT, prediction_length=HORIZON, seed=0)
+    return chronos2.build(section, context_length=CONTEXT, prediction_length=HORIZON, seed=0)
 
 
 def source(short: float, count: int) -> TrainingSource:
-    """Windows 64 steps apart with futures of 16 steps and more, of random walks of 60 to 1,000 steps."""
+    """Return windows 64 steps apart, with futures of at least 16 steps, of random walks of 60 to 1,000 steps."""
     rng = np.random.default_rng(0)
     items = []
     for k in range(count):
@@ -113,9 +113,9 @@ def source(short: float, count: int) -> TrainingSource:
     return TrainingSource(build(DataConfig, tree), 0, [Corpus.from_arrays("mixed", items, ["value"])])
 
 
-def case(name: str, model: Trainable, data: TrainingSource, chosen: Any) -> harness.Result:
-    """Time an epoch of both sides in turn."""
-    buckets, device = data.in_buckets((128, 256, 512), (20, 32, 64), BUDGET), torch.device(chosen.device)
+def case(name: str, model: Trainable, data: TrainingSource, args: Any) -> harness.Result:
+    """Time an epoch of both sides, alternating."""
+    buckets, device = data.in_buckets((128, 256, 512), (20, 32, 64), BUDGET), torch.device(args.device)
 
     def plain() -> Iterator[Windows]:
         size = BUDGET // (CONTEXT + HORIZON)
@@ -138,7 +138,7 @@ def case(name: str, model: Trainable, data: TrainingSource, chosen: Any) -> harn
     equal = apart(*(summed(model, batches(), device) for batches in (by_length, plain)))
     model.train()
     line = harness.compare(
-        name, epoch(by_length), epoch(plain), equal=equal, alternations=1 if chosen.quick else 5, device=chosen.device
+        name, epoch(by_length), epoch(plain), equal=equal, alternations=1 if args.quick else 5, device=args.device
     )
     assert line.reference_s is not None
     observed = sum(int((~np.isnan(part)).sum()) for w in plain() for part in (w.context, w.future))
@@ -153,14 +153,14 @@ def case(name: str, model: Trainable, data: TrainingSource, chosen: Any) -> harn
 
 @torch.no_grad()
 def summed(model: Trainable, batches: Iterable[Windows], device: torch.device) -> tuple[float, float]:
-    """Loss and weight of all batches, in eval mode."""
+    """Return the loss and weight of all batches, in eval mode."""
     model.eval()
     losses = [model(move(model.collate(windows), device)) for windows in batches]
     return sum(loss.total.double().item() for loss in losses), sum(loss.weight.double().item() for loss in losses)
 
 
 def apart(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """The larger relative difference of the two."""
+    """Return the larger of the two relative differences."""
     return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
 
 

@@ -4,7 +4,7 @@
 
 The plain algorithm is upstream's, written here with our modules: the context is repeated for every sample before it is
 read, every step of every patch is unembedded, all components of every step are drawn and one is taken, and the
-statistics are computed anew over the whole history for every patch; it has a key-value cache. Both sides go from
+statistics are recomputed over the whole history for every patch; it has a KV cache. Both sides go from
 contexts to paths with random weights of the published size. Before timing, the parameters of every patch's mixtures
 are compared along one fixed continuation ("equal to" is the largest relative difference).
 """
@@ -34,7 +34,7 @@ VARIATES, SAMPLES, SEED = 6, 16, 7
 
 @dataclass(frozen=True)
 class Case:
-    """A forecast of 6 variates with 16 samples."""
+    """A case: a forecast of 6 variates with 16 samples."""
 
     context: int
     horizon: int
@@ -50,20 +50,20 @@ CLOSED_FORM = "closed form base ctx512 H64 6 variates 9 levels"
 
 
 def base(device: str) -> TotoNetwork:
-    """Toto-Open-Base-1.0's size with random weights."""
+    """Return a network of the size of Toto-Open-Base-1.0 with random weights."""
     network = TotoNetwork.empty(preset("base"))
     network.initialise(0)
     return network.to(device).eval()
 
 
 def series(case: Case, device: str) -> Tensor:
-    """(6, context) random walks."""
+    """Return random walks (6, context)."""
     steps = np.random.default_rng(0).standard_normal((VARIATES, case.context))
     return torch.from_numpy(steps.cumsum(1).astype(np.float32)).to(device)
 
 
 class Plain:
-    """The plain algorithm: all samples are rows from the start."""
+    """The plain algorithm: every sample is a row from the first patch on."""
 
     def __init__(self, network: TotoNetwork, context: Tensor, samples: int) -> None:
         self.network, self.rows, self.patches = network, context.repeat(samples, 1), 0
@@ -72,7 +72,7 @@ class Plain:
         self.prefix = context.shape[1]
 
     def mixtures(self) -> tuple[StudentTMixture, Tensor, Tensor]:
-        """Mixtures (S * V, P, K) of the next patch, and what un-scales them, after reading what is new."""
+        """Read the new patches; return the mixtures (S * V, P, K) of the next patch and their loc and scale."""
         size = self.network.config.patch_size
         seen = torch.ones_like(self.rows, dtype=torch.bool)
         loc, scale = self.network.scaler(self.rows, seen, self.prefix)
@@ -83,20 +83,20 @@ class Plain:
         return found.map(lambda x: x[:, -1]), loc[:, -size:], scale[:, -size:]
 
     def run(self, horizon: int) -> Tensor:
-        """(S, V, horizon)"""
-        size, begin = self.network.config.patch_size, self.rows.shape[1]
+        """Return sample paths (S, V, horizon)."""
+        size, start = self.network.config.patch_size, self.rows.shape[1]
         for _ in range(-(-horizon // size)):
             mixtures, loc, scale = self.mixtures()
             drawn = torch.distributions.StudentT(mixtures.df, mixtures.loc, mixtures.scale).sample()
             component = torch.distributions.Categorical(logits=mixtures.log_weights).sample()
             values = drawn.gather(-1, component[..., None])[..., 0]
             self.rows = torch.cat((self.rows, generate.zero_nonfinite(values * scale + loc)), 1)
-        return self.rows[:, begin : begin + horizon].unflatten(0, (-1, VARIATES))
+        return self.rows[:, start : start + horizon].unflatten(0, (-1, VARIATES))
 
 
 @torch.inference_mode()
 def unequal(network: TotoNetwork, case: Case, device: str) -> float:
-    """Largest relative difference of the mixtures' parameters along one continuation, read by both sides."""
+    """Return the largest relative difference of the mixtures' parameters of both sides along one continuation."""
     context, size = series(case, device), network.config.patch_size
     forced = torch.randn(VARIATES, case.horizon, generator=torch.Generator().manual_seed(1)).to(device).cumsum(1)
     forced = forced + context[:, -1:]
@@ -113,12 +113,12 @@ def unequal(network: TotoNetwork, case: Case, device: str) -> float:
 
 
 def prompt_of(context: Tensor) -> generate.TotoPrompt:
-    """The context as one window of complete rows."""
+    """Return the context as one window of complete rows."""
     return generate.TotoPrompt(context, None, RowLayout.of(np.zeros(len(context), int)))
 
 
 def sampling_case(network: TotoNetwork, case: Case, against: str | None, quick: bool, device: str) -> harness.Result:
-    """Check the mixtures, then time one case."""
+    """Compare the mixtures of both sides, then time one case."""
     equal = unequal(network, case, device) if against else None
     if equal is not None and equal > 1e-4:
         raise SystemExit(f"{case.name}: the two sides differ by {equal:.1e}, so there is nothing to compare.")
@@ -142,7 +142,7 @@ def sampling_case(network: TotoNetwork, case: Case, against: str | None, quick: 
 
 
 def closed_form_case(network: TotoNetwork, quick: bool, device: str) -> harness.Result:
-    """Exact quantiles of one patch, without a path; there is nothing like it to compare with."""
+    """Time the exact quantiles of one patch, without sample paths; there is no reference for it."""
     case = Case(512, 64)
     context, keys, levels = series(case, device), torch.arange(VARIATES), [k / 10 for k in range(1, 10)]
 
@@ -160,15 +160,15 @@ def _wait(device: str) -> None:
 
 
 def main() -> None:
-    """Run the cases that the options choose."""
-    chosen = harness.parser(__doc__ or "", ("plain",)).parse_args()
-    network, results = base(chosen.device), []
+    """Run the cases selected on the command line."""
+    args = harness.parser(__doc__ or "", ("plain",)).parse_args()
+    network, results = base(args.device), []
     for case in CASES:
-        if chosen.only is None or chosen.only in case.name:
-            results.append(sampling_case(network, case, chosen.against, chosen.quick, chosen.device))
-    if chosen.only is None or chosen.only in CLOSED_FORM:
-        results.append(closed_form_case(network, chosen.quick, chosen.device))
-    harness.finish(results, chosen.json)
+        if args.only is None or args.only in case.name:
+            results.append(sampling_case(network, case, args.against, args.quick, args.device))
+    if args.only is None or args.only in CLOSED_FORM:
+        results.append(closed_form_case(network, args.quick, args.device))
+    harness.finish(results, args.json)
 
 
 if __name__ == "__main__":

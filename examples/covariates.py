@@ -34,11 +34,11 @@ def make_frame() -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", help="release folder, run folder or hub id; without it a small one is trained")
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     frame = make_frame()
     history, truth = frame[:-HORIZON], frame[-HORIZON:]
-    if chosen.model:
-        predictor = foretrain.load(chosen.model)
+    if args.model:
+        predictor = foretrain.load(args.model)
     else:
         predictor = foretrain.fit(
             history, SMALL, data__target=TARGETS, data__known_covariates=["promotion"],

@@ -1,4 +1,4 @@
-"""Fine-tune a model by a low-rank adapter and compare it with the model that it began with.
+"""Fine-tune a model by a low-rank adapter and compare it with the model that it started from.
 
 python examples/finetune_lora.py                               # a small model, trained on other series first
 python examples/finetune_lora.py --model amazon/chronos-2 --steps 200
@@ -22,7 +22,7 @@ SMALL = {"family": "chronos2", "random_init": True, "d_model": 32, "d_kv": 8, "d
 
 
 def make_frame(period: int, seed: int) -> pd.DataFrame:
-    """Eight hourly series with a season of so many hours."""
+    """Eight hourly series with a season of `period` hours."""
     rng, hours = np.random.default_rng(seed), np.arange(400)
     stamps = pd.date_range("2024-01-01", periods=len(hours), freq="h")
     values = 20 + 5 * np.sin(2 * np.pi * (hours + rng.integers(0, period, (8, 1))) / period)
@@ -33,17 +33,17 @@ def make_frame(period: int, seed: int) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", help="release folder or hub id to begin with; without it a small one is trained")
+    parser.add_argument("--model", help="release folder or hub id to start from; without it a small one is trained")
     parser.add_argument("--steps", type=int, default=100)
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     folder, series = Path(tempfile.mkdtemp(prefix="finetune-lora-")), make_frame(period=8, seed=1)
-    if not chosen.model:
+    if not args.model:
         foretrain.fit(make_frame(period=24, seed=0), SMALL, training__max_steps=100, optimizer__learning_rate=3e-3,
                       output_dir=str(folder / "base"), **SIZES)  # fmt: skip
-    model = chosen.model or str(folder / "base" / "release")
+    model = args.model or str(folder / "base" / "release")
     history = series.groupby("item_id").head(400 - HORIZON)
     truth = series.groupby("item_id").tail(HORIZON)["target"].to_numpy()
-    tuned = foretrain.fit(history, model, adapter__rank=8, training__max_steps=chosen.steps,
+    tuned = foretrain.fit(history, model, adapter__rank=8, training__max_steps=args.steps,
                           optimizer__learning_rate=1e-2, output_dir=str(folder / "adapted"), **SIZES)  # fmt: skip
     for name, predictor in (("before", foretrain.load(model)), ("after", tuned)):
         error = predictor.forecast_df(history, HORIZON)["predictions"].to_numpy() - truth

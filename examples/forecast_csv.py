@@ -37,14 +37,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("csv", type=Path, nargs="?")
     parser.add_argument("--model", help="release folder, run folder or hub id; without it a small one is trained")
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="forecast-csv-"))
-    path = chosen.csv or folder / "history.csv"
-    if chosen.csv is None:
+    path = args.csv or folder / "history.csv"
+    if args.csv is None:
         make_csv(path)
     history = pd.read_csv(path, parse_dates=["timestamp"])
-    if chosen.model:
-        predictor = foretrain.load(chosen.model)
+    if args.model:
+        predictor = foretrain.load(args.model)
     else:
         predictor = foretrain.fit(
             history, SMALL, data__context_length=96, data__prediction_length=HORIZON, training__max_steps=100,

@@ -3,7 +3,7 @@
 python examples/kronos_candles.py                              # candles that it makes, a model that it trains
 python examples/kronos_candles.py bars.csv --model NeoQuasar/Kronos-small
 
-The file has the columns timestamp, open, high, low, close and, where there, volume and amount, of one instrument.
+The file has the columns timestamp, open, high, low, close and, if present, volume and amount, of one instrument.
 """
 
 import argparse
@@ -37,10 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("csv", type=Path, nargs="?")
     parser.add_argument("--model", help="release folder, run folder or hub id; without it a small one is trained")
-    chosen = parser.parse_args()
-    bars = pd.read_csv(chosen.csv, parse_dates=["timestamp"]) if chosen.csv else make_bars()
-    if chosen.model:
-        predictor = foretrain.load(chosen.model)
+    args = parser.parse_args()
+    bars = pd.read_csv(args.csv, parse_dates=["timestamp"]) if args.csv else make_bars()
+    if args.model:
+        predictor = foretrain.load(args.model)
     else:  # both stages of the config that ships: the tokenizer, then the predictor
         config = yaml.safe_load(shipped_config("kronos/debug.yaml").read_text())
         for stage in config["stages"]:

@@ -16,8 +16,8 @@ _running: pytest.Item | None = None
 
 
 @pytest.fixture
-def told(caplog) -> Callable[[], list[Note]]:
-    """What the library has logged since the last call, as the notes that it logged."""
+def logged_notes(caplog) -> Callable[[], list[Note]]:
+    """A function that returns the notes the library has logged since its last call."""
 
     def take() -> list[Note]:
         records = [record for record in caplog.records if record.name.partition(".")[0] == "foretrain"]

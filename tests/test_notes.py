@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foretrain.notes import Code, Note, Tally, added, codes, once, texts, warn
+from foretrain.notes import Code, Note, Tally, codes, once, sum_tallies, texts, warn
 
 LOG = logging.getLogger("foretrain.anything")
 SOURCE = Path(__file__).parents[1] / "src" / "foretrain"
@@ -16,7 +16,7 @@ CANDLES = "{repaired candles:,} of {candles:,} candles repaired"
 def test_tallies_of_one_code_add_up_over_batches():
     parts = [Tally("candles", CANDLES, {"repaired candles": k, "candles": 2400}) for k in (3, 0)]
     other = Tally("windows", "{windows} windows", {"windows": 1})
-    total, kept = added([parts[0], other, parts[1]])
+    total, kept = sum_tallies([parts[0], other, parts[1]])
     assert (total.counts, kept) == ({"repaired candles": 3, "candles": 4800}, other)
 
 
@@ -54,7 +54,7 @@ def test_messages_are_filtered_by_module_and_by_code(caplog, monkeypatch):
     assert [(record.name, record.code) for record in caplog.records] == [(LOG.name, Code.BATCH_HALVED)]
 
 
-def test_equal_notes_are_logged_once_within_the_outermost_scope(told):
+def test_equal_notes_are_logged_once_within_the_outermost_scope(logged_notes):
     note = Note(Code.BATCH_HALVED, "halved")
     said: set[tuple[str, str]] = set()
     for _ in range(2):
@@ -62,10 +62,10 @@ def test_equal_notes_are_logged_once_within_the_outermost_scope(told):
             with once():
                 warn(LOG, note)
             warn(LOG, note)
-    assert told() == [note]
+    assert logged_notes() == [note]
     warn(LOG, note)
     warn(LOG, note)
-    assert told() == [note, note]
+    assert logged_notes() == [note, note]
 
 
 def test_notes_give_their_texts_in_order_and_their_codes():

@@ -104,7 +104,7 @@ class Tally:
         return Note(self.code, form.format(self.text.format_map(self.counts)), dict(self.counts))
 
 
-def added(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
+def sum_tallies(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
     """Return tallies with those of equal code summed."""
     found: dict[str, Tally] = {}
     for tally in tallies:

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes or main(), on a tiny trained model."""
+"""The command line in real processes or through main(), with a tiny trained model."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.processes
-def test_help_answers_at_once():
-    """In the processor's time, which passes only while the command runs, however busy the machine is."""
+def test_help_is_fast():
+    """Measured in CPU time, which does not depend on the load of the machine."""
 
     def spent() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -106,7 +106,7 @@ def test_forecast_flags_change_the_result(work: Path):
 
 @pytest.fixture(scope="module")
 def kronos(zoo, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Kronos and the 5-minute bars of a market, in the layout that Kronos' users have."""
+    """A small Kronos and the 5-minute bars of a market, in the layout of Kronos' examples."""
     folder = tmp_path_factory.mktemp("kronos")
     (folder / "release").mkdir()
     zoo.built("kronos").save_release(folder / "release")
@@ -167,7 +167,7 @@ def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Pat
     [
         (["--calendar", "NYSSE"], "Did you mean 'NYSE'?"),
         (["--option", "temprature=1"], "Did you mean 'temperature'?"),
-        (["--aggregate", "trimmed_mean_60"], "60 is no percent cut at either end; it lies between 0 and 50"),
+        (["--aggregate", "trimmed_mean_60"], "60 is no percent cut at either end; it must be greater than 0"),
         (["--option", "temperature"], "give KEY=VALUE"),
         (["--option", "top_k=1", "--option", "top_k=2"], "top_k is given twice"),
         (["--candles", "c.txt"], "--candles c.txt: name a .csv or .parquet"),
@@ -175,8 +175,8 @@ def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Pat
         (["--plot", "taken/fan.png"], "taken/fan.png: cannot be written"),
         (["--candles", "taken/c.csv"], "taken/c.csv: cannot be written"),
         (["--paths", "new/p.csv", "--option", "top_p=7"], "top_p is 7"),
-        (["--paths", "./x.csv"], "--paths x.csv: is what --out writes"),
-        (["--candles", "ACME.csv"], "--candles ACME.csv: is a file that is read"),
+        (["--paths", "./x.csv"], "--paths x.csv: is the file of --out"),
+        (["--candles", "ACME.csv"], "--candles ACME.csv: is an input file"),
     ],
 )
 def test_bad_candle_flags_get_one_clear_line(kronos: Path, tmp_path: Path, flags, message, capsys, monkeypatch):
@@ -185,11 +185,11 @@ def test_bad_candle_flags_get_one_clear_line(kronos: Path, tmp_path: Path, flags
     (tmp_path / "taken").write_text("a file, no folder")
     foretrain("forecast", kronos / "release", "ACME.csv", "--prediction-length", 4, "--out", "x.csv", *flags, code=2)
     assert message in capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} == {"ACME.csv", "taken"}, "nothing may be left behind"
+    assert {path.name for path in tmp_path.iterdir()} == {"ACME.csv", "taken"}, "no new file may remain"
     assert (tmp_path / "ACME.csv").read_bytes() == (kronos / "ACME.csv").read_bytes()
 
 
-def test_a_picture_of_some_items_says_of_how_many(kronos: Path, tmp_path: Path, capsys):
+def test_a_plot_of_some_items_reports_their_number(kronos: Path, tmp_path: Path, capsys):
     one = pd.read_csv(kronos / "ACME.csv").tail(90)
     pd.concat([one.assign(item_id=f"S{i}") for i in range(5)]).to_csv(tmp_path / "five.csv", index=False)
     foretrain("forecast", kronos / "release", tmp_path / "five.csv", "--prediction-length", 2, "--out",
@@ -232,13 +232,13 @@ def test_evaluate_writes_a_report_with_naive_beside_the_model(work: Path, capsys
     assert "exists already" in capsys.readouterr().err
     for place, message in (
         (out / "report.html", "exists already"),
-        (out / "report.html" / "x", "x: cannot be made"),
+        (out / "report.html" / "x", "x: cannot be created"),
     ):
         foretrain("evaluate", "no-model", "--data", work / "corpus", "--out", place, code=2)
         assert message in capsys.readouterr().err
 
 
-def test_score_says_what_predictions_are_worth(tmp_path: Path, capsys):
+def test_score_compares_predictions_with_naive(tmp_path: Path, capsys):
     days = pd.bdate_range("2025-01-06", periods=15).astype(str)
     columns = {"S": "ACME", "D": days, "M": "2025-01-01", "H": 1, "L": 100.0, "Y": 0.02, "F": 0.01}
     pd.DataFrame(columns).to_csv(tmp_path / "p.csv", index=False)
@@ -256,7 +256,7 @@ def test_score_says_what_predictions_are_worth(tmp_path: Path, capsys):
     assert "15 steps, made at 1 origin," in capsys.readouterr().out
 
 
-def test_evaluate_against_zero_shot_marks_the_release_and_fails_only_where_asked_to(work: Path, tmp_path: Path, capsys):
+def test_evaluate_against_zero_shot_marks_the_release_and_fails_only_with_the_flag(work: Path, tmp_path: Path, capsys):
     run = shutil.copytree(work / "run", tmp_path / "run")
     arguments = ("evaluate", run, "--data", work / "corpus", "--seasonality", 1, "--against", "zero-shot", "--out")
 
@@ -274,7 +274,7 @@ def test_evaluate_against_zero_shot_marks_the_release_and_fails_only_where_asked
     foretrain(*arguments, tmp_path / "c", "--fail-if-not-promoted", code=1)
 
 
-def test_another_corpus_does_not_replace_what_the_runs_own_said(work: Path, tmp_path: Path, capsys):
+def test_another_corpus_does_not_replace_the_promotion_on_the_runs_corpus(work: Path, tmp_path: Path, capsys):
     run = shutil.copytree(work / "run", tmp_path / "run")
     arguments = ("--seasonality", 1, "--against", "zero-shot")
     foretrain("evaluate", run, "--data", work / "corpus", *arguments)
@@ -282,7 +282,7 @@ def test_another_corpus_does_not_replace_what_the_runs_own_said(work: Path, tmp_
     foretrain("data", "import", work / "history.csv", "--out", tmp_path / "strange")
     capsys.readouterr()
     foretrain("evaluate", run, "--data", tmp_path / "strange", *arguments)
-    assert "keeps its mark, as the run knew no corpus 'strange'" in capsys.readouterr().out
+    assert "is unchanged; the run did not use corpus 'strange'" in capsys.readouterr().out
     assert json.loads((run / "release" / "release.json").read_text())["promotion"] == first
 
 
@@ -415,7 +415,7 @@ def test_doctor_names_versions_devices_and_traps(capsys, monkeypatch):
 
 @pytest.mark.processes
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
-def test_a_signal_saves_and_leaves_without_a_traceback_and_resume_goes_on(tmp_path: Path, number, code):
+def test_a_signal_saves_and_exits_without_a_traceback_and_resume_continues(tmp_path: Path, number, code):
     arguments = [sys.executable, "-m", "foretrain.cli", "train", str(shipped_config("debug.yaml")), *TINY[:-1],
                  f"output_dir={tmp_path / 'run'}", "training.max_steps=100000", "--threads", "1"]  # fmt: skip
     process = subprocess.Popen(
@@ -548,7 +548,7 @@ def test_export_writes_a_release_that_forecasts(work: Path, tmp_path: Path, caps
 
 
 @pytest.mark.processes
-def test_a_reader_gone_away_does_not_end_a_run(tmp_path: Path):
+def test_a_closed_pipe_does_not_end_a_run(tmp_path: Path):
     command = [sys.executable, "-m", "foretrain.cli", "train", str(shipped_config("debug.yaml")), *TINY,
                f"output_dir={tmp_path / 'run'}", "--threads", "1"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

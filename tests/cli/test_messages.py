@@ -1,4 +1,4 @@
-"""What a user of the command sees of the library's messages."""
+"""Messages of the library on the command line."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_a_message_is_one_line_of_stderr_and_equal_ones_are_shown_once(capsys, c
     assert not caplog.records  # what others set up for the root logger shows nothing twice
 
 
-def test_what_an_export_cannot_say_stands_among_its_results(capsys):
+def test_notes_of_an_export_are_printed_with_its_results(capsys):
     with messages_in_lines():
         warn(LOG, Note(Code.RELEASE_WITHOUT_FACTS, "out cannot say"))
     assert tuple(capsys.readouterr()) == ("note: out cannot say\n", "")
 
 
-def test_afterwards_all_is_as_before():
+def test_logging_is_restored_afterwards():
     before = warnings.formatwarning
     with messages_in_lines():
         assert warnings.formatwarning is not before
@@ -47,7 +47,7 @@ def test_warnings_of_other_packages_come_without_a_place_in_the_code():
 
 @pytest.mark.processes
 def test_without_any_setup_a_warning_reaches_stderr():
-    """A NullHandler, usual in libraries, would silence what users of notebooks must hear."""
+    """A NullHandler, usual in libraries, would hide warnings from users of notebooks."""
 
     code = (
         "import logging, foretrain\n"

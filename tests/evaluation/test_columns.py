@@ -68,9 +68,9 @@ def test_a_column_that_the_corpus_lacks_is_named(corpus, candle_family):
         evaluation_columns(corpus, family("chronos2"), {"target": [*OHLC, "amount"], "scored": ["close"]})
 
 
-def test_a_corpus_that_lacks_a_candle_column_of_training_is_scored_without_it(corpus, candle_family, told):
+def test_a_corpus_that_lacks_a_candle_column_of_training_is_scored_without_it(corpus, candle_family, logged_notes):
     found = evaluation_columns(corpus, candle_family, {"target": [*OHLC, "amount"], "scored": ["close"]})
-    (note,) = told()
+    (note,) = logged_notes()
     assert note.code == Code.COLUMNS_UNLIKE_TRAINING and "amount" in note.text
     assert _names(corpus, found) == (("close",), ("open", "high", "low"), ())
 

@@ -110,10 +110,10 @@ def test_impossible_settings_are_refused(prices, persistence, setting):
         evaluate(persistence(), prices, prediction_length=6, **{setting: 0})
 
 
-def test_a_context_longer_than_the_models_is_cut_with_a_note(prices, persistence, told):
+def test_a_context_longer_than_the_models_is_cut_with_a_note(prices, persistence, logged_notes):
     model = persistence()
     found = evaluate(model, prices, prediction_length=6, context_length=model.max_context_length + 1)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.CONTEXT_CLIPPED, {"context_length": model.max_context_length})
     assert found.settings["context_length"] == model.max_context_length
 

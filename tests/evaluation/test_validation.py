@@ -174,18 +174,18 @@ def test_cross_learning_is_refused(bars, candles):
 
 
 @pytest.mark.parametrize("setting", [{"num_samples": 3}, {"target": ("close",)}, {"options": {"temperature": 1.0}}])
-def test_forecast_settings_without_forecasts_give_a_warning(prices, reconstruction, setting, told):
+def test_forecast_settings_without_forecasts_give_a_warning(prices, reconstruction, setting, logged_notes):
     Validation(EvaluationConfig(**setting), _config(), model=reconstruction(), corpora=[prices])
-    (note,) = told()
+    (note,) = logged_notes()
     assert note.code == Code.SETTING_UNUSED and f"evaluation.{next(iter(setting))} " in note.text
 
 
-def test_notes_of_forecasts_are_shown_once(bars, candles, told):
+def test_notes_of_forecasts_are_shown_once(bars, candles, logged_notes):
     model = candles()
     run = Validation(EvaluationConfig(), _config(), model=model, corpora=[bars()])
     run(model, 1)
     run(model, 2)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.CANDLES_REPAIRED, {"repaired candles": 3})
 
 

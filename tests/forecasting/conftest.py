@@ -1,4 +1,4 @@
-"""The recorded tiny model behind a Predictor, and frames to forecast."""
+"""Predictors of small models, and frames to forecast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def golden_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def golden(golden_folder):
-    """Tensors of a recorded file, by its name."""
+    """A function that reads the tensors of a recorded file by name."""
     return lambda name: load_file(golden_folder / f"{name}.safetensors")
 
 
@@ -32,7 +32,7 @@ def predictor(golden_folder) -> Predictor:
 
 @pytest.fixture
 def frame() -> pd.DataFrame:
-    """Three items of unlike length with a numeric and a text covariate, hourly, rows shuffled."""
+    """Three items of different lengths with a numeric and a text covariate, hourly, rows shuffled."""
     rng = np.random.default_rng(0)
     parts = [
         pd.DataFrame(

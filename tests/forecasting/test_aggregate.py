@@ -28,13 +28,13 @@ def samples():
         ("mean_minus_std_2", lambda x: x.mean(1) - 2 * x.std(1)),
     ],
 )
-def test_an_aggregation_is_what_its_name_says(samples, name, plain):
+def test_aggregations_equal_scipy_and_numpy(samples, name, plain):
     (found,) = aggregate([samples], name)
     assert found.shape == (2, 5)
     assert np.allclose(found, plain(samples.astype(np.float64)), rtol=1e-6)
 
 
-def test_a_wild_path_moves_the_mean_and_not_the_trimmed_mean(samples):
+def test_an_outlier_path_changes_the_mean_and_not_the_trimmed_mean(samples):
     wild = samples.copy()
     wild[:, 7] = 1e6
     assert np.abs(aggregation("mean")(wild)).min() > 1e4
@@ -45,13 +45,13 @@ def test_a_wild_path_moves_the_mean_and_not_the_trimmed_mean(samples):
     ("name", "says"),
     [
         ("trimed_mean_10", "Did you mean trimmed_mean_PERCENT"),
-        ("trimmed_mean_50", "between 0 and 50"),
-        ("trimmed_mean_0.15", "cuts 0.15%; for that share write trimmed_mean_15"),
-        ("quantile_1.5", "between 0 and 1"),
+        ("trimmed_mean_50", "greater than 0 and less than 50"),
+        ("trimmed_mean_0.15", "cuts 0.15%; for that fraction write trimmed_mean_15"),
+        ("quantile_1.5", "greater than 0 and less than 1"),
         ("mean_quantile_mix_0.5_1.2", "at most 1"),
         ("quantile_", "Known: " + ", ".join(FORMS)),
     ],
 )
-def test_a_wrong_name_is_told_with_what_is_right(name, says):
+def test_an_error_for_a_wrong_name_lists_the_right_ones(name, says):
     with pytest.raises(ConfigError, match=says):
         aggregation(name)

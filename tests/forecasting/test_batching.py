@@ -11,7 +11,7 @@ from tests.forecasting.quantiles import forecast_windows
 
 from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.forecasting.batching import MOST_PADDING, forecast_paths, plan
+from foretrain.forecasting.batching import MAX_PADDING, forecast_paths, plan
 from foretrain.forecasting.predictor import load
 from foretrain.models.base import Forecast
 from foretrain.models.chronos2.decode import Chronos2Options
@@ -53,7 +53,7 @@ def test_results_depend_on_neither_order_nor_batch_size(predictor, seed):
 
 
 def test_the_truth_in_a_window_changes_no_forecast(predictor):
-    """Evaluation windows carry what came next; only covariates known ahead may be looked at."""
+    """Evaluation windows hold the future; a forecast may read only covariates known ahead."""
     windows = windows_of(3, 12)
     rng = np.random.default_rng(0)
     with_truth = []
@@ -66,7 +66,7 @@ def test_the_truth_in_a_window_changes_no_forecast(predictor):
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_only_the_newest_steps_of_a_context_are_looked_at(predictor):
+def test_only_the_newest_steps_of_a_context_are_read(predictor):
     windows = windows_of(4, 8)
     cut = [Window(w.context[:, -16:], w.num_targets, w.num_past, w.future) for w in windows]
     assert_equal(
@@ -75,14 +75,14 @@ def test_only_the_newest_steps_of_a_context_are_looked_at(predictor):
     )
 
 
-def test_batches_hold_like_lengths_and_every_window_once():
+def test_batches_hold_similar_lengths_and_every_window_once():
     windows = [Window(np.zeros((1 + i % 3, 1 + 37 * i % 500), np.float32), 1) for i in range(300)]
     batches = plan(windows, 24, 400, 16, together=False)
     assert sorted(np.concatenate([b.windows for b in batches])) == list(range(300))
     for batch in batches:
         buckets = [-(-min(windows[i].context.shape[1], 400) // 16) for i in batch.windows]
         rows = [len(windows[i].context) for i in batch.windows]
-        assert max(buckets) <= min(buckets) * MOST_PADDING
+        assert max(buckets) <= min(buckets) * MAX_PADDING
         assert sum(rows) == batch.rows and sum(rows[:-1]) < 24
 
 
@@ -92,7 +92,7 @@ def test_cross_learning_fills_batches_in_input_order():
     assert [b.windows.tolist() for b in batches] == [[0, 1], [2, 3], [4]]
 
 
-def test_cross_learning_lets_rows_of_a_batch_inform_each_other(predictor):
+def test_cross_learning_mixes_the_rows_of_a_batch(predictor):
     windows = windows_of(5, 6)
     options = Chronos2Options(cross_learning=True)
     joint = forecast_windows(predictor.model, windows, 5, LEVELS, options=options)
@@ -101,12 +101,12 @@ def test_cross_learning_lets_rows_of_a_batch_inform_each_other(predictor):
     assert not np.allclose(joint[3], other[3])
 
 
-def asked(**fields):
+def request_of(**fields):
     return ForecastRequest(prediction_length=5, quantile_levels=LEVELS, **fields)
 
 
 class Scarce:
-    """A model that fits only so many rows into memory, as a small GPU would."""
+    """A model that runs out of memory above a number of rows, like a small GPU."""
 
     def __init__(self, model, most):
         self.model, self.most = model, most
@@ -122,23 +122,23 @@ class Scarce:
         return self.model.forecast(batch, request)
 
 
-def test_a_batch_too_big_for_the_memory_is_halved_and_announced(predictor, told):
+def test_a_batch_too_big_for_memory_is_halved_with_a_warning(predictor, logged_notes):
     windows = windows_of(6, 40)
     scarce = Scarce(predictor.model, 10)
     found = forecast_windows(scarce, windows, 5, LEVELS)
-    assert codes(told()) == {Code.BATCH_HALVED}
+    assert codes(logged_notes()) == {Code.BATCH_HALVED}
     assert max(scarce.rows) <= 10
     assert_equal(found, forecast_windows(predictor.model, windows, 5, LEVELS))
 
 
 @pytest.mark.parametrize(("most", "options"), [(0, None), (10, Chronos2Options(cross_learning=True))])
-def test_memory_that_halving_cannot_save_is_an_error(predictor, most, options):
+def test_running_out_of_memory_despite_halving_is_an_error(predictor, most, options):
     with pytest.raises(ModelError, match="out of memory"):
         forecast_windows(Scarce(predictor.model, most), windows_of(6, 40), 5, LEVELS, options=options)
 
 
-def test_training_goes_on_after_a_forecast(golden_folder):
-    """Nothing made in inference mode may be left in the model: a backward pass would refuse it."""
+def test_training_continues_after_a_forecast(golden_folder):
+    """No tensor made in inference mode may stay in the model: a backward pass would fail."""
     model = load(golden_folder / "model", device="cpu").model.train()
     windows = windows_of(7, 3)
     forecast_windows(model, windows, 5, LEVELS)
@@ -178,14 +178,14 @@ def test_impossible_arguments_are_refused(predictor, argument, value, message):
         forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, **{argument: value})
 
 
-def test_a_context_beyond_the_models_is_cut_with_a_warning(predictor, told):
+def test_a_context_beyond_the_models_is_cut_with_a_warning(predictor, logged_notes):
     forecast_windows(predictor.model, windows_of(1, 2), 5, LEVELS, context_length=100)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.CONTEXT_CLIPPED, {"context_length": 64})
 
 
 class Sampler:
-    """A model that draws paths around its levels, tells of every window, and may keep its mean to itself."""
+    """A model that draws paths around its levels, counts windows in its notes, and may omit its mean."""
 
     def __init__(self, model, family="sampler"):
         self.model, self.family = model, family
@@ -204,11 +204,15 @@ class Sampler:
         return Forecast(found.quantiles, found.levels, samples, samples.mean(1), notes)
 
 
-def test_paths_means_and_notes_come_back_window_by_window(predictor, told):
+def test_paths_means_and_notes_are_returned_by_window(predictor, logged_notes):
     windows = [w for w in windows_of(10, 30) if len(w.context) < 3]
     quantiles = forecast_windows(Sampler(predictor.model), windows, 5, LEVELS, batch_size=7)
-    assert told() == [Note("windows", f"in these forecasts: {len(windows)} windows.", {"windows": len(windows)})]
-    found = forecast_paths(Sampler(predictor.model), windows, asked(batch_size=7, num_samples=3), keep_samples=True)
+    assert logged_notes() == [
+        Note("windows", f"in these forecasts: {len(windows)} windows.", {"windows": len(windows)})
+    ]
+    found = forecast_paths(
+        Sampler(predictor.model), windows, request_of(batch_size=7, num_samples=3), keep_samples=True
+    )
     assert_equal(found.quantiles, quantiles)
     assert [(tally.code, tally.counts) for tally in found.notes] == [
         ("windows", {"windows": len(windows)}),
@@ -220,24 +224,24 @@ def test_paths_means_and_notes_come_back_window_by_window(predictor, told):
         np.testing.assert_allclose(mean, samples.mean(1), rtol=1e-5, atol=1e-5)
 
 
-def test_paths_that_nobody_asked_for_are_not_kept(predictor):
-    found = forecast_paths(Sampler(predictor.model), windows_of(10, 3), asked(), keep_samples=False)
+def test_paths_that_were_not_requested_are_dropped(predictor):
+    found = forecast_paths(Sampler(predictor.model), windows_of(10, 3), request_of(), keep_samples=False)
     assert found.samples is None and found.mean is not None
 
 
-def test_a_family_without_paths_has_none_and_says_so(predictor, told):
-    found = forecast_paths(predictor.model, windows_of(11, 3), asked(num_samples=3), keep_samples=True)
-    assert codes(told()) == {Code.NUM_SAMPLES_UNUSED}
+def test_num_samples_of_a_family_without_paths_gives_a_warning(predictor, logged_notes):
+    found = forecast_paths(predictor.model, windows_of(11, 3), request_of(num_samples=3), keep_samples=True)
+    assert codes(logged_notes()) == {Code.NUM_SAMPLES_UNUSED}
     assert (found.samples, found.mean, found.notes) == (None, None, ())
 
 
 def test_no_windows_give_empty_lists(predictor):
-    found = forecast_paths(predictor.model, [], asked(), keep_samples=True)
+    found = forecast_paths(predictor.model, [], request_of(), keep_samples=True)
     assert found.quantiles == [] and found.notes == ()
 
 
 def test_windows_with_stamps_share_no_batch_with_windows_without():
-    """Stacking would take the stamps from all of them, so a forecast would depend on its batch."""
+    """Stacking would drop all stamps, so a forecast would depend on its batch."""
     plain = [Window(np.zeros((1, 20), np.float32), 1) for _ in range(6)]
     stamped = [replace(w, context_times=np.arange(20), future_times=np.arange(5)) for w in plain]
     mixed = [w for pair in zip(plain, stamped, strict=True) for w in pair]
@@ -245,9 +249,9 @@ def test_windows_with_stamps_share_no_batch_with_windows_without():
     assert batches == [[1, 3, 5, 7, 9, 11], [0, 2, 4, 6, 8, 10]]
 
 
-def test_what_every_batch_of_a_forecast_says_is_told_once(predictor, told):
+def test_equal_warnings_of_all_batches_are_logged_once(predictor, logged_notes):
     horizon = predictor.model.config.native_horizon + 1
     forecast_windows(predictor.model, windows_of(12, 20), horizon, LEVELS, batch_size=2)
-    assert [note.code for note in told()] == [Code.HORIZON_UNROLLED]
+    assert [note.code for note in logged_notes()] == [Code.HORIZON_UNROLLED]
     forecast_windows(predictor.model, windows_of(12, 2), horizon, LEVELS)
-    assert codes(told()) == {Code.HORIZON_UNROLLED}  # another forecast says it again
+    assert codes(logged_notes()) == {Code.HORIZON_UNROLLED}  # another forecast says it again

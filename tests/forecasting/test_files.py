@@ -1,4 +1,4 @@
-"""Frames in files: ids, names of columns, and files that appear whole or not at all."""
+"""Frames in files: ids, names of columns, and atomic writing of several files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
+from foretrain.forecasting.files import check_columns, read_file, recognised_target, save_table, scratch_files
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def table() -> pd.DataFrame:
 
 
 def write_file(table: pd.DataFrame, path) -> None:
-    """As the command line leaves its tables."""
-    with appearing(path) as places:
+    """Write a table as the command line does."""
+    with scratch_files(path) as places:
         save_table(table, places[path])
 
 
@@ -77,7 +77,7 @@ def test_files_appear_together_or_not_at_all(tmp_path):
     first, second = tmp_path / "new" / "deep" / "a.csv", tmp_path / "b.png"
 
     def write(fail: bool) -> None:
-        with appearing(first, second) as places:
+        with scratch_files(first, second) as places:
             for path in (first, second):
                 assert places[path].suffix == path.suffix and not path.exists()
                 places[path].write_text("x")
@@ -135,13 +135,13 @@ def test_the_index_of_a_parquet_file_is_a_column(table, tmp_path):
     ("content", "how", "message"),
     [
         (b"", {}, "cannot be read as CSV"),
-        (b"PK\0\0", {}, "is no UTF-8 text; give a CSV file"),
-        ("timestamp,名\n1,2\n".encode("gbk"), {}, "is no UTF-8 text; save it"),
+        (b"PK\0\0", {}, "is not UTF-8 text; give a CSV file"),
+        ("timestamp,名\n1,2\n".encode("gbk"), {}, "is not UTF-8 text; save it"),
         (b"timestamp,close\n1,2\n", {"id_column": "symbol"}, "no column 'symbol'"),
         (b"date,close\n01/02/2024,2\n02/02/2024,3\n", {}, "day first or month first.*Write them like 2024-01-31"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_one_line(tmp_path, content, how, message):
+def test_errors_of_files_are_one_line(tmp_path, content, how, message):
     (tmp_path / "f.csv").write_bytes(content)
     with pytest.raises(DataError, match=message) as error:
         read_file(tmp_path / "f.csv", **how)

@@ -1,4 +1,4 @@
-"""Frames as windows and back: layout, errors, and no look beyond the cutoff."""
+"""Frames to windows and back: layout, errors, and no use of values after the cutoff."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.forecasting.frame import Names, one_item, read_frame
+from foretrain.forecasting.frame import Names, read_frame, with_item_column
 from foretrain.notes import Code, codes
 
 H = 4
@@ -33,7 +33,7 @@ def test_columns_of_future_df_are_known_ahead_and_the_others_are_past_only(frame
 
 
 def test_a_windows_key_is_its_items_and_cutoffs_alone(frame):
-    """It seeds the draws of sampling families, so neither order nor company may change it."""
+    """It seeds the draws of sampling families, so order and other items must not change it."""
     keys = {w.item_id: w.key for w in read_frame(frame, H).windows}
     alone = read_frame(frame[frame["item_id"] == "1e5"], 2).windows[0].key
     assert keys["1e5"] == alone
@@ -52,7 +52,7 @@ def test_the_order_of_rows_and_of_future_rows_does_not_matter(frame, future):
 
 @pytest.mark.parametrize("targets", [("target",), ("target", "temp")])
 def test_values_after_the_cutoff_change_nothing_that_a_model_sees(frame, targets):
-    """A frame cut at a time gives the same windows whatever the rows after that time were."""
+    """A frame cut at a time gives the same windows for any rows after that time."""
     names = Names(target=targets)
     frame = frame.sort_values(["item_id", "timestamp"])
     cutoff = frame.groupby("item_id")["timestamp"].transform("max") - pd.Timedelta(hours=H)
@@ -94,16 +94,16 @@ def test_integer_time_counts_steps(frame):
     assert task.windows[0].context_times is None
 
 
-def test_steps_that_look_like_unix_times_are_told(frame, told):
+def test_steps_that_look_like_unix_times_give_a_warning(frame, logged_notes):
     counted = frame.assign(timestamp=frame.groupby("item_id").cumcount())
     read_frame(counted, 2)
-    assert not told()
+    assert not logged_notes()
     read_frame(counted.assign(timestamp=1_706_779_800 + 300 * counted.timestamp), 2)
-    assert codes(told()) == {Code.STEPS_LOOK_LIKE_TIMES}
+    assert codes(logged_notes()) == {Code.STEPS_LOOK_LIKE_TIMES}
 
 
 def test_whole_floats_count_steps_and_fractions_are_refused(frame):
-    """pandas would read 3.0 as three nanoseconds after 1970 began."""
+    """pandas would read 3.0 as three nanoseconds after 1970-01-01."""
     one = frame[frame.item_id == "nan"].sort_values("timestamp")
     task = read_frame(one.assign(timestamp=np.arange(float(len(one)))), 3)
     assert task.stamps.tolist() == [30, 31, 32]
@@ -132,12 +132,12 @@ def test_windows_name_their_rows(frame, future):
 
 def test_a_single_series_needs_no_ids(frame, future):
     one, ahead = (f[f.item_id == "nan"].drop(columns="item_id") for f in (frame, future))
-    named, named_ahead = one_item(one, ahead, Names())
+    named, named_ahead = with_item_column(one, ahead, Names())
     assert set(named["item_id"]) == set(named_ahead["item_id"]) == {"item"}
     unlike = Names(item_id="symbol")
-    assert one_item(one, None, unlike)[0] is one  # a column that was asked for must be there
+    assert with_item_column(one, None, unlike)[0] is one  # a column that was asked for must be there
     several = frame.drop(columns="item_id")
-    assert one_item(several, None, Names())[0] is several
+    assert with_item_column(several, None, Names())[0] is several
 
 
 def test_number_ids_come_back_as_numbers():
@@ -201,7 +201,7 @@ def test_a_flawed_frame_gets_one_clear_line(frame, future, flaw):
     assert "\n" not in str(caught.value)
 
 
-def test_known_stamps_are_taken_where_trading_hours_were_a_guess():
+def test_stamps_of_future_df_replace_inferred_trading_hours():
     days = pd.bdate_range("2024-02-01", "2024-03-28").drop("2024-02-19")
     bars = pd.DataFrame({"item_id": "a", "timestamp": days, "target": 1.0})
     ahead = pd.DataFrame({"item_id": "a", "timestamp": pd.to_datetime(["2024-04-01", "2024-04-02"])})
@@ -223,7 +223,7 @@ def test_a_given_freq_accepts_irregular_stamps(frame):
     assert task.stamps[0] == own + pd.Timedelta(hours=1)
 
 
-def test_ten_thousand_items_keep_their_own_values():
+def test_ten_thousand_items_keep_their_values():
     count, steps = 10_000, 30
     values = np.random.default_rng(0).standard_normal((count, steps)).astype(np.float32)
     frame = pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Arrays and dicts as windows."""
+"""Windows of arrays and dicts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_covariates_are_ordered_past_only_first_then_by_name():
     assert np.isnan(window.future[:4]).all()
 
 
-def test_items_may_have_covariates_of_their_own():
+def test_items_may_have_different_covariates():
     first, second = read_inputs([item(past_covariates={"a": np.ones(5)}), item(3)], 2)
     assert (len(first.context), len(second.context)) == (2, 1)
 

@@ -1,4 +1,4 @@
-"""load, save and the Predictor's own work; numbers are checked by the golden tests."""
+"""load, save and the Predictor; the golden tests check numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_saved_release_forecasts_the_same(predictor, tmp_path):
     np.testing.assert_array_equal(again[0], predictor.forecast(series, 8)[0])
 
 
-def test_save_never_overwrites_and_leaves_nothing_half_written(predictor, tmp_path):
+def test_save_never_overwrites_and_leaves_no_partial_release(predictor, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
     with pytest.raises(ModelError, match="exists already"):
@@ -134,24 +134,24 @@ def test_sorted_quantiles_are_ascending_and_keep_their_columns(predictor, frame)
     np.testing.assert_array_equal(ordered["predictions"], ordered["0.5"])
 
 
-def test_the_median_is_there_even_when_it_was_not_asked_for(predictor, frame):
+def test_the_median_is_returned_even_if_not_requested(predictor, frame):
     with_median = predictor.forecast_df(frame, 4, [0.1, 0.5])
     without = predictor.forecast_df(frame, 4, [0.1])
     assert "0.5" not in without
     np.testing.assert_array_equal(without["predictions"], with_median["0.5"])
 
 
-def test_forecasts_that_mean_nothing_are_announced(predictor, frame, told):
+def test_meaningless_forecasts_give_a_warning(predictor, frame, logged_notes):
     plain = frame[["item_id", "timestamp", "target"]]
     predictor.forecast_df(plain, 4)
-    assert not told()
+    assert not logged_notes()
     empty = plain.assign(target=plain.target.where(plain.item_id != "1e5"))
     predictor.forecast_df(empty, 4)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.COLUMN_EMPTY, {"items": 1})
     assert "'1e5'" in note.text and "'target'" in note.text
     predictor.forecast_df(plain.assign(target=plain.target * np.where(plain.item_id == "007", 1e37, 1.0)), 4)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.VALUES_TOO_LARGE, {"items": 1}) and "'007'" in note.text
 
 
@@ -160,7 +160,7 @@ def test_a_part_that_the_family_does_not_have_is_refused(golden_folder):
         load(golden_folder / "model", tokenizer="somewhere")
 
 
-def test_a_model_opens_with_a_part_from_elsewhere(zoo, candles, tmp_path, told):
+def test_a_model_loads_with_a_part_from_another_folder(zoo, candles, tmp_path, logged_notes):
     release = tmp_path / "release"
     Predictor(zoo.built("kronos")).save(release)
     shutil.move(release / "tokenizer", tmp_path / "tokenizer")
@@ -172,7 +172,7 @@ def test_a_model_opens_with_a_part_from_elsewhere(zoo, candles, tmp_path, told):
         opened.forecast_df(own, 2, num_samples=2),
         Predictor(zoo.built("kronos")).forecast_df(own, 2, num_samples=2),
     )
-    assert codes(told()) == {Code.COLUMNS_LEFT_OUT}
+    assert codes(logged_notes()) == {Code.COLUMNS_LEFT_OUT}
 
 
 def test_a_part_of_a_model_is_no_predictor(zoo, tmp_path):
@@ -181,9 +181,9 @@ def test_a_part_of_a_model_is_no_predictor(zoo, tmp_path):
         load(tmp_path)
 
 
-def test_candles_are_recognised_and_everything_else_is_left_out(candle_predictor, candles, told):
+def test_candles_are_recognised_and_everything_else_is_left_out(candle_predictor, candles, logged_notes):
     table = candle_predictor.forecast_df(candles, 3, [0.1, 0.9], num_samples=4)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.COLUMNS_LEFT_OUT, {"columns": 1}) and "'exchange'" in note.text
     assert list(table.columns) == ["item_id", "timestamp", "target_name", "predictions", "mean", "0.1", "0.9"]
     assert table["target_name"].unique().tolist() == ["Open", "High", "Low", "Close", "Volume"]
@@ -213,7 +213,7 @@ def test_outputs_are_views_of_the_same_draws(candle_predictor, candles):
     pd.testing.assert_frame_equal(both["long"], long)
 
 
-def test_other_columns_of_a_candle_are_still_looked_at(candle_predictor, candles):
+def test_other_columns_of_a_candle_are_still_read(candle_predictor, candles):
     plain = candles.drop(columns="exchange")
     close = candle_predictor.forecast_df(plain, 3, target="Close", num_samples=4)
     whole = candle_predictor.forecast_df(plain, 3, num_samples=4)
@@ -226,7 +226,7 @@ def test_other_columns_of_a_candle_are_still_looked_at(candle_predictor, candles
     ]
 
 
-def test_bars_go_on_by_their_hours_or_by_a_calendar(candle_predictor, candles):
+def test_future_bars_follow_trading_hours_or_a_calendar(candle_predictor, candles):
     plain = candles.drop(columns="exchange")
     late = {"ACME": "2024-03-07 14:55", "7": "2024-03-07 10:45"}
     for how in ({}, {"calendar": "NYSE"}):
@@ -253,10 +253,10 @@ def test_paths_of_arrays(candle_predictor, predictor, candles):
         predictor.forecast_paths([np.zeros(20)], 5)
 
 
-def test_what_a_family_repairs_is_told_once(candle_predictor, candles, told):
+def test_repaired_candles_are_reported_once(candle_predictor, candles, logged_notes):
     plain = candles.drop(columns="exchange")
     candle_predictor.forecast_df(plain, 3, num_samples=4, repair=True)
-    (note,) = told()
+    (note,) = logged_notes()
     assert note.code == Code.CANDLES_REPAIRED and note.counts["candles"] == 24
     assert note.text == f"in these forecasts: {note.counts['repaired candles']} of 24 candles repaired."
 
@@ -276,7 +276,7 @@ def test_a_family_without_paths_has_neither_them_nor_aggregates(predictor, frame
         predictor.forecast_df(frame, 4, **what)
 
 
-def test_paths_are_drawn_where_they_are_wanted_and_quantiles_need_none(zoo, frame):
+def test_paths_are_drawn_only_if_requested(zoo, frame):
     predictor = Predictor(zoo.shared("toto"))
     assert predictor.forecast_paths([np.arange(20.0)], 2)[0].shape == (1, 128, 2)
     one = frame[frame.item_id == frame.item_id.iloc[0]][["item_id", "timestamp", "target"]]
@@ -298,7 +298,7 @@ def test_aggregates_are_columns_beside_the_quantiles(candle_predictor, candles):
     np.testing.assert_allclose(found["quantile_0.3"], np.quantile(closes, 0.3, axis=0), rtol=1e-6)
 
 
-def test_a_single_aggregate_needs_no_list_and_a_wrong_one_is_told_at_once(candle_predictor, candles):
+def test_a_single_aggregate_needs_no_list_and_a_wrong_one_is_refused(candle_predictor, candles):
     plain = candles.drop(columns="exchange")
     with pytest.raises(ConfigError, match="aggregate 'trimed_mean_10' is not known"):
         candle_predictor.forecast_df(plain, 3, aggregate="trimed_mean_10")
@@ -347,27 +347,27 @@ def test_embeddings_do_not_depend_on_padding(predictor):
     np.testing.assert_allclose([loc.item(), scale.item()], [short.mean(), short.std()], rtol=1e-5)
 
 
-def test_a_malformed_frame_is_refused_before_anything_runs(predictor):
+def test_a_malformed_frame_is_refused_before_the_forecast(predictor):
     with pytest.raises(DataError, match="no column 'timestamp'"):
         predictor.forecast_df(pd.DataFrame({"target": [1.0]}), 4)
     with pytest.raises(DataError, match="no column 'item_id'"):
         predictor.forecast_df(pd.DataFrame({"target": [1.0, 2.0], "timestamp": [3, 3]}), 4)
 
 
-def test_candles_without_a_price_say_which_column_is_empty(candle_predictor, candles, told):
+def test_candles_without_a_price_say_which_column_is_empty(candle_predictor, candles, logged_notes):
     plain = candles.drop(columns="exchange")
     without = plain.assign(High=plain.High.where(plain.item_id != "7"))
     for target in (None, "Close"):  # High is forecast, or only read
         found = candle_predictor.forecast_df(without, 2, num_samples=2, target=target)
-        (note,) = told()
+        (note,) = logged_notes()
         assert note.code == Code.NOTHING_TO_FORECAST_FROM and "'7'" in note.text and "'High'" in note.text
         assert found[found.item_id == "7"]["mean"].isna().all() and found[found.item_id != "7"]["mean"].notna().all()
 
 
-def test_what_is_no_frame_of_series_is_told_with_the_way_out(candle_predictor, candles):
+def test_an_object_that_is_no_frame_of_series_gets_an_error_with_advice(candle_predictor, candles):
     plain = candles.drop(columns=["exchange", "item_id"]).head(20)
     cases = [
-        ("prices.csv", {}, "df is of the type str; give a pandas DataFrame"),
+        ("prices.csv", {}, "df is a str; give a pandas DataFrame"),
         (plain.rename(columns={"timestamp": "Date"}), {}, "no column 'timestamp'; timestamp_column='Date' would name"),
         (plain.rename(columns={"timestamp": "when"}), {}, "name yours with timestamp_column="),
         (plain.set_index("timestamp"), {}, r"df.rename_axis\('timestamp'\).reset_index\(\)"),

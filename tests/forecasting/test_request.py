@@ -24,7 +24,7 @@ def test_a_frame_request_has_the_keys_of_a_request_and_those_of_a_frame():
     assert schema["properties"]["outputs"]["items"]["enum"] == ["long", "candles", "paths"]
 
 
-def test_a_frame_request_comes_back_from_json():
+def test_a_frame_request_survives_a_round_trip_through_json():
     request = FrameRequest(
         prediction_length=3,
         quantile_levels=(0.1, 0.9),
@@ -37,9 +37,9 @@ def test_a_frame_request_comes_back_from_json():
     assert (request.target, request.outputs, request.aggregates) == (("close",), ("long", "paths"), ("mean",))
 
 
-def test_the_median_is_asked_for_beside_the_levels():
-    assert FrameRequest(prediction_length=3, quantile_levels=(0.1,)).asked_levels == (0.1, 0.5)
-    assert FrameRequest(prediction_length=3, quantile_levels=(0.5, 0.1)).asked_levels == (0.5, 0.1)
+def test_the_median_is_requested_beside_the_levels():
+    assert FrameRequest(prediction_length=3, quantile_levels=(0.1,)).levels_with_median == (0.1, 0.5)
+    assert FrameRequest(prediction_length=3, quantile_levels=(0.5, 0.1)).levels_with_median == (0.5, 0.1)
 
 
 def test_columns_of_a_frame_have_their_usual_names():

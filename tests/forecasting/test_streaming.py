@@ -1,4 +1,4 @@
-"""Frames that grow: forecasts of a stream as frames, and which rows it takes."""
+"""Streams of frames: their forecasts, and the rows that append accepts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_appended_rows_move_the_forecast_and_its_stamps(candle_predictor, candle
     assert list(found.columns) == list(expected.columns) and np.isfinite(found["Close"]).all()
 
 
-def test_a_stream_that_anchors_at_every_row_forecasts_as_the_frame_of_its_newest_rows(candle_predictor, candles):
+def test_a_stream_re_anchored_at_every_row_forecasts_as_the_frame_of_its_newest_rows(candle_predictor, candles):
     longest, later = candle_predictor.model.max_context_length, {"ACME": 202, "7": 153}
     stream = candle_predictor.stream(parts(candles, FIRST), re_anchor_every=1)
     stream.append(between(candles, FIRST, later))
@@ -88,7 +88,7 @@ def test_a_stream_may_count_steps(candle_predictor, candles):
         stream.append(between(df, {"ACME": 201}, {"ACME": 203}))
 
 
-def test_a_row_of_nothing_is_filled_and_counts(candle_predictor, candles):
+def test_an_empty_row_is_filled_and_counted(candle_predictor, candles):
     df = candles.assign(timestamp=candles.groupby("item_id").cumcount())
     stream = candle_predictor.stream(parts(df, FIRST))
     empty = between(df, FIRST, {"ACME": 201})
@@ -98,12 +98,12 @@ def test_a_row_of_nothing_is_filled_and_counts(candle_predictor, candles):
     assert found["timestamp"].iloc[0] == 201 and np.isfinite(found["predictions"]).all()
 
 
-def test_rows_that_do_not_go_on_are_refused(candle_predictor, candles):
+def test_rows_that_do_not_follow_the_series_are_refused(candle_predictor, candles):
     stream = candle_predictor.stream(parts(candles, FIRST))
     later = between(candles, FIRST, {"ACME": 202})
     with pytest.raises(DataError, match=r"item 'ACME': a row at .* is not later"):
         stream.append(between(candles, {"ACME": 199}, {"ACME": 201}))
-    with pytest.raises(DataError, match="item 'other' is none of those"):
+    with pytest.raises(DataError, match="item 'other' is not in the first frame"):
         stream.append(later.assign(item_id="other"))
     with pytest.raises(DataError, match="of another kind"):
         stream.append(later.assign(timestamp=later["timestamp"].dt.tz_localize("UTC")))
@@ -114,7 +114,7 @@ def test_rows_that_do_not_go_on_are_refused(candle_predictor, candles):
     pd.testing.assert_frame_equal(stream.forecast_df(2, num_samples=2), before)
 
 
-def test_options_are_the_familys_and_repairs_are_told(candle_predictor, candles, told):
+def test_options_are_the_familys_and_repairs_are_reported(candle_predictor, candles, logged_notes):
     stream = candle_predictor.stream(parts(candles, FIRST), max_context=16)
     with pytest.raises(ConfigError, match="no forecast option 'top_q'"):
         stream.forecast_df(2, top_q=1)
@@ -122,9 +122,9 @@ def test_options_are_the_familys_and_repairs_are_told(candle_predictor, candles,
         stream.forecast_df(2, output="wide")
     flat = parts(candles, FIRST).assign(**dict.fromkeys(("Open", "High", "Low"), candles["Close"]))
     candle_predictor.stream(flat).forecast_df(4, num_samples=4, repair=True)
-    assert Code.CANDLES_REPAIRED in codes(told())
+    assert Code.CANDLES_REPAIRED in codes(logged_notes())
 
 
-def test_a_family_that_cannot_follow_says_so(predictor, frame):
-    with pytest.raises(ModelError, match="chronos2 cannot follow growing series"):
+def test_a_family_without_streams_is_refused(predictor, frame):
+    with pytest.raises(ModelError, match="chronos2 has no streams"):
         predictor.stream(frame)

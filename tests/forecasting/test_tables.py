@@ -1,4 +1,4 @@
-"""Forecasts laid out as frames."""
+"""Tables of forecasts."""
 
 from __future__ import annotations
 

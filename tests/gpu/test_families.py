@@ -1,6 +1,6 @@
-"""Every family on another device than the CPU. The same code runs on the CPU in the suite and, as `make gpu`, on CUDA.
+"""Every family on a GPU. The same code runs on the CPU in the suite and, as `make gpu`, on CUDA.
 
-What is compared with the CPU differs by the order of float32 sums: by some hundred of its eps, as models are small.
+Results on CPU and GPU differ by the order of float32 sums: by some hundred eps, because the models are small.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ every_family = pytest.mark.parametrize("name", ZOO)
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Function that gives the folder of a short run of a family on a device; the same run is made once."""
+    """A function that returns the folder of a short run of a family on a device; equal runs are made once."""
     trees = dict(cases(Zoo(tmp_path_factory.mktemp("parts"))))
 
     @cache
@@ -57,7 +57,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def batches_of(zoo: Zoo, name: str, count: int) -> list[Batch]:
-    """Batches of a family's windows that are full and complete."""
+    """Return batches of full, complete windows of a family."""
     kind = next(kind for kind, facts in ZOO[name].kinds.items() if facts.even and facts.trains)
     model = zoo.shared(name)
     return [model.collate(stack_windows(windows_of(name, kind, seed=seed), HORIZON)) for seed in range(count)]
@@ -101,7 +101,7 @@ def test_compiled_blocks_give_the_losses_of_eager_ones(train, name):
 
 @pytest.mark.gpu
 @every_family
-def test_recomputed_activations_give_the_losses_of_kept_ones(train, name):
+def test_recomputed_activations_give_the_losses_of_stored_ones(train, name):
     found, expected = losses(train(name, "cuda", activation_checkpointing=True)), losses(train(name, "cuda"))
     assert found == pytest.approx(expected, rel=1e-3)
 
@@ -109,7 +109,7 @@ def test_recomputed_activations_give_the_losses_of_kept_ones(train, name):
 @every_device
 @every_family
 def test_batches_arrive_as_they_were_sent(zoo, name, device):
-    """While the device computes, which would show a copy that is used before it is complete or after it is reused."""
+    """The device computes meanwhile, so that a copy used before completion or after reuse would show."""
     made, place = batches_of(zoo, name, 12), World.start(device).device
     busy = torch.ones(512, 512, device=place)
 
@@ -134,7 +134,7 @@ def test_batches_arrive_as_they_were_sent(zoo, name, device):
 
 @contextmanager
 def group_of_one(device: torch.device, folder: Path) -> Iterator[None]:
-    """A process group of this process alone, on the backend of a device."""
+    """A process group of one process, with the backend of the device."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = dist.FileStore(str(folder / "store"), 1)
     dist.init_process_group(backend, store=store, rank=0, world_size=1)
@@ -147,7 +147,7 @@ def group_of_one(device: torch.device, folder: Path) -> Iterator[None]:
 @every_device
 @every_family
 def test_a_process_group_of_one_gives_the_gradients_of_none(zoo, name, device, tmp_path):
-    """Two micro-batches, of which the second exchanges gradients, as a step does."""
+    """Two micro-batches; the second one reduces gradients, as in a step."""
     place = World.start(device).device
     plain = zoo.built(name).eval().to(place)  # nothing is drawn
     model = copy.deepcopy(plain)

@@ -69,7 +69,7 @@ def test_options_that_mix_items_are_seen():
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_samples": 1.5}, "num_samples is 1.5"),
         ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
-        ({"options": 3}, "no forecast options"),
+        ({"options": 3}, "not a set of forecast options"),
         ({"num_sample": 3}, "num_sample: unknown key. Did you mean 'num_samples'"),
     ],
 )

@@ -25,7 +25,7 @@ EXACT = 1e-5  # of loss and gradients
 
 
 def random_model(**changes) -> Chronos2:
-    """A small model with weights of ordinary size: 2 blocks, patches of 8, native horizon 24, context 60."""
+    """A small model with weights of realistic scale: 2 blocks, patches of 8, native horizon 24, context 60."""
     config = Chronos2ModelConfig(
         random_init=True,
         d_model=32,
@@ -53,7 +53,7 @@ def ours(request) -> Predictor:
 
 @pytest.fixture(scope="module")
 def theirs(ours, tmp_path_factory):
-    """What the official loader makes of the release that we write."""
+    """Our release, loaded by the official package."""
     folder = tmp_path_factory.mktemp("ours") / "release"
     ours.save(folder)
     return chronos.BaseChronosPipeline.from_pretrained(str(folder), device_map="cpu")
@@ -61,7 +61,7 @@ def theirs(ours, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def back(theirs, tmp_path_factory) -> Predictor:
-    """What our loader makes of the folder that the official package writes from that."""
+    """The release that the official package writes from ours, loaded by us."""
     folder = tmp_path_factory.mktemp("theirs") / "saved"
     theirs.save_pretrained(folder)
     return load(folder, device="cpu")

@@ -1,4 +1,4 @@
-"""Round trips of adapters with the official chronos-forecasting package, which opens and writes them through peft."""
+"""Round trips of adapters with the official chronos-forecasting package, which reads and writes them with peft."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONTEXT, HORIZON = 60, 24
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A release of a small model with weights of ordinary size."""
+    """A release of a small model with weights of realistic scale."""
     config = Chronos2ModelConfig(
         random_init=True,
         d_model=32,
@@ -93,13 +93,13 @@ def assert_equal_weights(predictor: Any, pipeline: Any) -> None:
     assert max(float((theirs[key] - value).abs().max()) for key, value in ours.items()) <= WEIGHTS
 
 
-def test_an_adapter_that_was_trained_here_opens_there(run):
+def test_our_adapter_loads_in_the_official_package(run):
     ours, theirs = load(run / "adapters" / "default", device="cpu"), official(run / "adapters" / "default")
     assert_equal_weights(ours, theirs)
     assert_equal_forecasts(ours, theirs)
 
 
-def test_the_merged_release_opens_there(run, base):
+def test_our_merged_release_loads_in_the_official_package(run, base):
     ours, theirs = load(run, device="cpu"), official(run / "release")
     assert_equal_weights(ours, theirs)
     assert_equal_forecasts(ours, theirs)
@@ -107,7 +107,7 @@ def test_the_merged_release_opens_there(run, base):
     assert any(not torch.equal(untrained[key], value) for key, value in ours.network.state_dict().items())
 
 
-def test_an_exported_checkpoint_opens_there_merged_or_as_an_adapter(run, tmp_path):
+def test_an_exported_checkpoint_loads_in_the_official_package_merged_or_as_an_adapter(run, tmp_path):
     checkpoint = max((run / "checkpoints").glob("step-*"))
     export_checkpoint(checkpoint, tmp_path / "whole")
     export_checkpoint(checkpoint, tmp_path / "adapter", adapter=True)
@@ -116,7 +116,7 @@ def test_an_exported_checkpoint_opens_there_merged_or_as_an_adapter(run, tmp_pat
 
 
 @pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["output_patch_embedding"]}, {"use_rslora": True}])
-def test_an_adapter_that_was_made_there_opens_here(base, tmp_path, settings):
+def test_an_adapter_of_the_official_package_loads_here(base, tmp_path, settings):
     from peft import LoraConfig, get_peft_model
 
     pipeline = official(base)

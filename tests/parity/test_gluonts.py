@@ -1,4 +1,4 @@
-"""Metrics and seasonalities beside gluonts' own, on random cases with missing values, zeros and short series."""
+"""Metrics and seasonalities compared with gluonts, on random cases with missing values, zeros and short series."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 
 
 def _case(seed: int, *, missing: float, season: int, horizon: int = 7, rows: int = 12):
-    """Whole series (lists of past + future), forecasts and what we make of them."""
+    """Whole series (past + future), forecasts, and our metrics of them."""
     rng = np.random.default_rng(seed)
     series, forecasts, errors = [], [], []
     for row in range(rows):

@@ -487,7 +487,7 @@ def test_fit_trains_an_adapter_from_python(runs, tmp_path):
         assert not any(".lora_" in key for key, _ in predictor.network.named_parameters())
 
 
-def test_a_damaged_corpus_leaves_an_exported_adapter_that_still_opens(zoo, tmp_path, told, monkeypatch):
+def test_a_damaged_corpus_leaves_an_exported_adapter_that_still_opens(zoo, tmp_path, logged_notes, monkeypatch):
     base = base_of(zoo, tmp_path / "base", "chronos2")
     train_run(config(tmp_path / "run", base))
 
@@ -496,6 +496,6 @@ def test_a_damaged_corpus_leaves_an_exported_adapter_that_still_opens(zoo, tmp_p
 
     monkeypatch.setattr("foretrain.run.export.open_source", gone)
     export_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000006", tmp_path / "out", adapter=True)
-    assert codes(told()) == {Code.RELEASE_WITHOUT_FACTS}
+    assert codes(logged_notes()) == {Code.RELEASE_WITHOUT_FACTS}
     released = weights(tmp_path / "run" / "release")
     assert opened(tmp_path / "out", "chronos2").state_dict().keys() == {f"network.{key}" for key in released}

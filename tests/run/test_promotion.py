@@ -30,7 +30,7 @@ from foretrain.run.build import build_model
 from foretrain.run.config import config_hash, load_config
 from foretrain.run.dry_run import describe_run
 from foretrain.run.pipeline import run_stages
-from foretrain.run.promotion import ZERO_SHOT_WORD, check_test_split, open_reference, record
+from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, check_test_split, open_reference, record
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import train_run
 
@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def reference_of(place: Path, asked: str = ZERO_SHOT_WORD):
+def reference_of(place: Path, asked: str = ZERO_SHOT_ARGUMENT):
     return open_reference(asked, str(place), foretrain.load(place).model)
 
 
@@ -132,7 +132,7 @@ def test_random_weights_are_made_again_from_the_seed(runs: Path):
 def test_a_reference_gets_the_model_s_precision_and_options(runs: Path):
     model = foretrain.load(runs / "fine", dtype="bfloat16").model
     options = object()
-    found = open_reference(ZERO_SHOT_WORD, str(runs / "fine"), model, options)
+    found = open_reference(ZERO_SHOT_ARGUMENT, str(runs / "fine"), model, options)
     assert next(found.model.parameters()).dtype == torch.bfloat16 and not found.model.training
     assert found.options is options
 
@@ -346,7 +346,7 @@ def test_two_processes_find_what_one_finds(corpus: Path, runs: Path, tmp_path: P
     assert (tmp_path / "two" / "training.log").read_text().count(f": {two['reason']}.") == 1
 
 
-def test_a_release_that_cannot_be_written_is_reported_and_no_error(copy: Path, runs: Path, monkeypatch, told):
+def test_a_release_that_cannot_be_written_is_reported_and_no_error(copy: Path, runs: Path, monkeypatch, logged_notes):
     found = read(copy / "release" / "release.json")["promotion"]
 
     def full(*arguments):
@@ -354,5 +354,5 @@ def test_a_release_that_cannot_be_written_is_reported_and_no_error(copy: Path, r
 
     monkeypatch.setattr("foretrain.run.promotion.mark_promotion", full)
     assert record(copy / "release", Promotion(**found)) is False
-    (note,) = told()
+    (note,) = logged_notes()
     assert note.code == Code.RELEASE_NOT_MARKED and "No space left on device" in note.text

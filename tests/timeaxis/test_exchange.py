@@ -126,7 +126,7 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch):
         Exchange("XNYS")
 
 
-def test_a_history_that_another_exchange_would_have_is_reported(told):
+def test_a_history_that_another_exchange_would_have_is_reported(logged_notes):
     """Shanghai's bars fit New York's hours but for the pause at noon; Chinese holidays are sessions elsewhere."""
     days = [day for day in SESSIONS if day.month == 1][:15]
     parts = [("9h30min", "11h30min"), ("13h", "15h")]
@@ -141,14 +141,14 @@ def test_a_history_that_another_exchange_would_have_is_reported(told):
     following("XSHG", shanghai, 5)
     following("XNYS", hours("end")[:100], 5)
     following("XNYS", SESSIONS, 5)
-    assert not told()
+    assert not logged_notes()
     following("XNYS", shanghai, 5)
-    (note,) = told()
+    (note,) = logged_notes()
     assert note.code == Code.CALENDAR_DOUBTFUL and "XNYS: it has no bar from 11:35 to 13:00" in note.text
     following("XNYS", SESSIONS.append(pd.DatetimeIndex(["2023-12-25"])).sort_values(), 5)
-    (note,) = told()
+    (note,) = logged_notes()
     assert note.code == Code.CALENDAR_DOUBTFUL
     assert "1 of its newest 63 stamps fit no session, first 2023-12-25" in note.text
     thin = hours("end")[np.random.default_rng(0).random(len(hours("end"))) < 0.4]
     following("XNYS", thin, 5)  # bars without trades are missing here and there, no part of every day
-    assert not told()
+    assert not logged_notes()

@@ -93,18 +93,18 @@ def test_bars_with_a_zone_keep_local_hours_over_a_clock_change():
     assert list(found) == list(session[cut : cut + 20])
 
 
-def test_round_the_clock_bars_work_across_the_repeated_hour(told):
+def test_round_the_clock_bars_work_across_the_repeated_hour(logged_notes):
     whole = pd.date_range("2024-10-28", periods=400, freq="h", tz="America/New_York")  # clocks change on November 3
     found = future.next_stamps(*layout(whole.delete([100, 250])), 3)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts["bars"]) == (Code.BARS_MISSING, 2)
     assert list(found) == list(pd.date_range(whole[-1], periods=4, freq="h")[1:])
 
 
-def test_missing_bars_of_a_market_that_never_closes_are_reported(told):
+def test_missing_bars_of_a_market_that_never_closes_are_reported(logged_notes):
     minutes = pd.date_range("2024-03-01", periods=500, freq="5min")
     found = future.next_stamps(*layout(minutes.delete([7, 8, 300]), minutes.delete([9])), 2)
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.BARS_MISSING, {"items": 2, "bars": 4}) and "'item 0'" in note.text
     assert list(found) == [minutes[-1] + pd.Timedelta("5min"), minutes[-1] + pd.Timedelta("10min")] * 2
 
@@ -137,15 +137,15 @@ def test_integer_steps_must_be_equally_far_apart():
         future.infer_step(np.array([0, 1, 2, 0, 2]), np.array([0, 3]), ["a", "b"])
 
 
-def test_a_freq_that_differs_from_that_of_the_rows_is_reported(told):
+def test_a_freq_that_differs_from_that_of_the_rows_is_reported(logged_notes):
     minutes = pd.date_range("2024-03-01", periods=50, freq="5min")
     days, months = pd.bdate_range("2024-01-01", periods=60), pd.date_range("2020-01-31", periods=20, freq="ME")
     for whole, freq in ((minutes, "5min"), (days, "B"), (days, "D"), (months, "ME")):
         future.next_stamps(*layout(whole), 24, freq=freq)
         future.next_stamps(*layout(whole[:5]), 1, freq=freq)  # a Friday, and one step over the weekend
-    assert not told()
+    assert not logged_notes()
     future.next_stamps(*layout(minutes), 3, freq="D")
-    (note,) = told()
+    (note,) = logged_notes()
     assert note.code == Code.FREQ_UNLIKE_ROWS and "1 day" in note.text and "00:05:00" in note.text
 
 

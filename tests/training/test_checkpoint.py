@@ -79,10 +79,10 @@ def test_damage_to_any_file_is_found_logged_and_skipped(store, damaged_by):
             file.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
         else:
             file.write_bytes(content[: len(content) // 2] if damaged_by == "truncate" else b"")
-        told = []
-        good = store.newest_intact(told.append)
+        messages = []
+        good = store.newest_intact(messages.append)
         assert good is not None and good.name == "step-00000001"
-        assert "step-00000002 is damaged and is skipped" in told[0]
+        assert "step-00000002 is damaged and is skipped" in messages[0]
 
 
 def test_a_bit_of_the_manifest_is_covered_too(store):

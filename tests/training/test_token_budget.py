@@ -206,8 +206,10 @@ def test_warming_up_changes_not_a_bit_of_a_run_nor_of_its_resume(tmp_path, extra
         train(tmp_path / str(on), budget={"warmup": on}, max_steps=2, **settings)
         train(tmp_path / str(on), budget={"warmup": on}, max_steps=4, resume="auto", **settings)
     assert same(tmp_path / "True", tmp_path / "False")
-    told = [(tmp_path / str(on) / "training.log").read_text().count("warmed up for 6 shapes") for on in (False, True)]
-    assert told == [0, 2]
+    warmups = [
+        (tmp_path / str(on) / "training.log").read_text().count("warmed up for 6 shapes") for on in (False, True)
+    ]
+    assert warmups == [0, 2]
 
 
 def test_time_spent_warming_up_is_not_in_the_rates(tmp_path, monkeypatch):
@@ -241,7 +243,7 @@ def test_after_the_warm_up_nothing_is_compiled_any_more(tmp_path, monkeypatch):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-# -- what is told and refused ----------------------------------------------------------------------------------------
+# -- what is logged and refused ----------------------------------------------------------------------------------------
 
 
 def test_a_dry_run_shows_the_buckets(tmp_path):

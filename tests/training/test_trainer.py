@@ -122,9 +122,11 @@ def test_a_run_may_continue_with_another_layout_and_more_retained_checkpoints(to
     toy.trainer(tmp_path / "cut", resume="auto", console=console, **layout).fit()
     whole, cut = ([loss for _, loss in toy.losses(tmp_path / name)] for name in ("whole", "cut"))
     assert cut == pytest.approx(whole, rel=1e-5)
-    told = console.file.getvalue()
-    assert "training.micro_batch_size: 8 -> 3" in told and "terms of a loss that are computed per micro-batch" in told
-    assert "training.activation_checkpointing: False -> True" in told and told.count("another layout: sums") == 1
+    output = console.file.getvalue()
+    assert (
+        "training.micro_batch_size: 8 -> 3" in output and "terms of a loss that are computed per micro-batch" in output
+    )
+    assert "training.activation_checkpointing: False -> True" in output and output.count("another layout: sums") == 1
 
 
 @pytest.mark.parametrize(

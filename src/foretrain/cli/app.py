@@ -1,6 +1,6 @@
-"""The command line: verbs to functions, each imported when called, so that `foretrain --help` answers at once.
+"""The commands of `foretrain`. Each imports its code when called, so that `foretrain --help` is fast.
 
-Errors meant for users are printed in one line with exit code 2. Nothing heavy (torch, pandas, numpy) is imported here.
+Errors for users are printed in one line with exit code 2. This module imports no torch, pandas or numpy.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
 
 app = typer.Typer(
     name="foretrain",
-    help="Train, fine-tune, evaluate and use time-series foundation models; naive baselines beside every figure.",
+    help="Train, fine-tune, evaluate and use time-series foundation models; naive baselines beside every metric.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Import market and general series into a corpus, and look at one.", no_args_is_help=True)
+data_app = typer.Typer(help="Import market and general series into a corpus, and inspect one.", no_args_is_help=True)
 config_app = typer.Typer(help="Show, import or describe configs.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
-# what may happen to a file that is written, and is no fault of the program
-_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
-_TROUBLE |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
+# errors of writing files that the user can fix, so that they are no bugs
+_FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
+_FILE_ERRORS |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 
 
 @app.command()
@@ -62,8 +62,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("runs/demo"),
     threads: ThreadsOption = None,
 ) -> None:
-    """Generate data, import it, train a small Chronos-2, score it beside naive forecasts and draw a report."""
-    _alone("demo")
+    """Generate data, import it, train a small Chronos-2, compare it with naive forecasts and write a report."""
+    _require_single_process("demo")
     _prepare(threads)
     from foretrain.cli.demo import run_demo
 
@@ -74,23 +74,27 @@ def demo(
 def data_import(
     paths: Annotated[list[Path], typer.Argument(help="Folders or files: CSV, Parquet, .npy/.npz, HF-datasets folder.")],
     out: Annotated[Path, typer.Option(help="The corpus folder to create (or, with --update, to extend).")],
-    on_bad: Annotated[OnBad, typer.Option(help="What to do where a quality rule fires.")] = OnBad.fix,
+    on_bad: Annotated[OnBad, typer.Option(help="What to do if data break a quality rule.")] = OnBad.fix,
     update: Annotated[bool, typer.Option("--update", help="Append new bars and items to an existing corpus.")] = False,
-    id_column: Annotated[str | None, typer.Option(help="Column that names the item (default: recognised).")] = None,
-    timestamp_column: Annotated[str | None, typer.Option(help="Column with the time (default: recognised).")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of item ids (default: detected).")] = None,
+    timestamp_column: Annotated[str | None, typer.Option(help="Column of time stamps (default: detected).")] = None,
     columns: Annotated[str | None, typer.Option(help="Comma-separated value columns to keep (default: all).")] = None,
     freq: Annotated[
         str | None, typer.Option(help="Frequency alias such as D, B, h, 15min (default: inferred).")
     ] = None,
-    timezone: Annotated[str | None, typer.Option(help="Zone of naive stamps; they are converted to UTC.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Time zone of stamps that name none; they are converted to UTC.")
+    ] = None,
     adjust: Annotated[bool, typer.Option("--adjust", help="Multiply OHLC by adj_close/close.")] = False,
     min_rows: Annotated[int | None, typer.Option(min=1, help="Drop items shorter than this.")] = None,
-    provenance: Annotated[str, typer.Option(help="real or synthetic; reports repeat it.")] = "real",
+    provenance: Annotated[str, typer.Option(help="real or synthetic; reports state it.")] = "real",
     encoding: Annotated[str | None, typer.Option(help="Text encoding of CSV files (default: UTF-8).")] = None,
-    skip_rows: Annotated[int, typer.Option(min=0, help="Lines to skip at the head of each CSV file.")] = 0,
-    header: Annotated[bool, typer.Option("--header/--no-header", help="Does the first line name columns?")] = True,
+    skip_rows: Annotated[int, typer.Option(min=0, help="Lines to skip at the top of each CSV file.")] = 0,
+    header: Annotated[
+        bool, typer.Option("--header/--no-header", help="Whether the first line holds column names.")
+    ] = True,
     names: Annotated[str | None, typer.Option(help="Comma-separated column names of files without a header.")] = None,
-    na_values: Annotated[str | None, typer.Option(help="Comma-separated further spellings of a missing value.")] = None,
+    na_values: Annotated[str | None, typer.Option(help="Comma-separated further texts for a missing value.")] = None,
     dayfirst: Annotated[
         bool | None, typer.Option("--dayfirst/--monthfirst", help="How to read 01/02/2020 (default: from the column).")
     ] = None,
@@ -98,13 +102,15 @@ def data_import(
         str | None, typer.Option(help="Comma-separated columns that must exist; they come first.")
     ] = None,
     categorical: Annotated[str | None, typer.Option(help="Comma-separated columns to read as text.")] = None,
-    id_pattern: Annotated[str | None, typer.Option(help="Regular expression taking the id out of a file name.")] = None,
+    id_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression that extracts the id from a file name.")
+    ] = None,
     layout: Annotated[
-        str | None, typer.Option("--format", help="table, panel (a column an item), array or hf (default: recognised).")
+        str | None, typer.Option("--format", help="table, panel (a column per item), array or hf (default: detected).")
     ] = None,
 ) -> None:
-    """Turn raw files into a corpus: checked, documented, memory mapped. Prints what was found, fixed and dropped."""
-    _alone("data import")
+    """Convert raw files to a checked, memory-mapped corpus. Prints what was found, fixed and dropped."""
+    _require_single_process("data import")
     from foretrain.cli.commands import import_data
 
     import_data(
@@ -136,11 +142,11 @@ def data_import(
 @data_app.command("inspect")
 def data_inspect(
     corpus: Annotated[Path, typer.Argument(help="A corpus folder.")],
-    plot: Annotated[Path | None, typer.Option(help="Write a picture of the corpus to this PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot the corpus to this PNG file.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check every shard against its recorded hash.")] = False,
 ) -> None:
-    """Print what a corpus holds: columns, ranges, quality, provenance."""
-    _alone("data inspect")
+    """Print the columns, ranges, quality and provenance of a corpus."""
+    _require_single_process("data inspect")
     from foretrain.cli.commands import inspect_data
 
     inspect_data(corpus, plot=plot, verify=verify)
@@ -152,7 +158,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="The config file, if not given as first argument.")] = None,
     model_id: Annotated[str | None, typer.Option(help="Start from this release or hub id (model.model_id).")] = None,
     random_init: Annotated[
-        bool | None, typer.Option("--random-init/--no-random-init", help="Start from random weights or not.")
+        bool | None, typer.Option("--random-init/--no-random-init", help="Whether to start from random weights.")
     ] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history (data.context_length).")] = None,
     prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps ahead (data.prediction_length).")] = None,
@@ -163,24 +169,24 @@ def train(
     ] = None,
     gradient_accumulation_steps: Annotated[
         int | None,
-        typer.Option("--gradient-accumulation-steps", "--grad-accum", min=1, help="Micro-batches per process a step."),
+        typer.Option("--gradient-accumulation-steps", "--grad-accum", min=1, help="Micro-batches per step."),
     ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="The run folder (output_dir).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint, if any.")] = False,
-    resume_from_checkpoint: Annotated[Path | None, typer.Option(help="Go on from this checkpoint folder.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest intact checkpoint, if any.")] = False,
+    resume_from_checkpoint: Annotated[Path | None, typer.Option(help="Resume from this checkpoint folder.")] = None,
     max_train_series: Annotated[int | None, typer.Option(min=1, help="Random subset (data.max_train_series).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of data order, initial weights and dropout (seed).")] = None,
-    device: Annotated[Device | None, typer.Option(help="Where to compute (device).")] = None,
+    device: Annotated[Device | None, typer.Option(help="Device to train on (device).")] = None,
     dtype: Annotated[DType | None, typer.Option(help="Precision of the forward pass (training.dtype).")] = None,
     threads: ThreadsOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run and what it needs; train nothing.")
+        bool, typer.Option("--dry-run", help="Print what would run and the memory it needs, without training.")
     ] = False,
 ) -> None:
-    """Train or fine-tune as a config says. Ctrl-C saves and leaves; --resume goes on exactly there.
+    """Train or fine-tune a model from a config. Ctrl-C saves a checkpoint and exits; --resume continues from it.
 
-    Where the config has stages, KEY=VALUE holds for those that do not set the key themselves, stages.NAME.KEY=VALUE for
-    one of them, and the flags of sections (context to dtype) for all of them, whatever they set.
+    If the config has stages, KEY=VALUE applies to the stages that do not set the key, stages.NAME.KEY=VALUE to one
+    stage, and the flags that set keys of sections (--context-length to --dtype) override the key in all stages.
     """
     _prepare(threads)
     config, overrides = config_and_overrides(items, config)
@@ -200,7 +206,7 @@ def train(
     }
     flags = {key: value for key, value in flags.items() if value is not None}
     if max_steps is not None:
-        flags["training.epochs"] = None  # one of the two is given
+        flags["training.epochs"] = None  # the two exclude each other
     from foretrain.cli.train import BatchFlags, train_command
 
     train_command(
@@ -219,7 +225,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="The corpus to score on.")],
     prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps ahead (default: as trained).")] = None,
     num_windows: Annotated[
-        int, typer.Option(min=1, help="Forecast origins per item, as far as training left room.")
+        int, typer.Option(min=1, help="Forecast origins per item, at most those that training held out.")
     ] = 20,
     stride: Annotated[int | None, typer.Option(min=1, help="Steps between origins (default: the horizon).")] = None,
     split: Annotated[str, typer.Option(help="test, validation or all.")] = "test",
@@ -236,9 +242,12 @@ def evaluate(
     seasonality: Annotated[
         int | None, typer.Option(min=1, help="Season in steps (default: from the frequency).")
     ] = None,
-    max_items: Annotated[int | None, typer.Option(min=1, help="Score only so many items (chosen by seed).")] = None,
+    max_items: Annotated[
+        int | None, typer.Option(min=1, help="Score at most this many items (chosen by seed).")
+    ] = None,
     cross_learning: Annotated[
-        bool, typer.Option("--cross-learning", help="Refused unless the data name groups.")
+        bool,
+        typer.Option("--cross-learning", help="Not allowed here: results would depend on the batch."),
     ] = False,
     num_samples: NumSamplesOption = None,
     seed: DrawSeedOption = 0,
@@ -248,30 +257,30 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="zero-shot|MODEL",
-            help="Compare with the weights that training started from, and promote the model or not; or with a model.",
+            help="Compare with the weights before training (and decide on promotion), or with a model.",
         ),
     ] = None,
     require_significance: Annotated[
         bool | None,
         typer.Option(
             "--require-significance/--no-require-significance",
-            help="Promote only if the differences are more than chance (default: yes).",
+            help="Promote only if the differences are statistically significant (default: yes).",
         ),
     ] = None,
     fail_if_not_promoted: Annotated[
-        bool, typer.Option("--fail-if-not-promoted", help="Exit with 1 where the model is not promoted.")
+        bool, typer.Option("--fail-if-not-promoted", help="Exit with code 1 if the model is not promoted.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, tables, report.html.")] = None,
     device: DeviceOption = Device.auto,
     dtype: PrecisionOption = DType.float32,
     threads: ThreadsOption = None,
 ) -> None:
-    """Score a model on rolling origins beside naive, drift, seasonal naive and historical mean."""
-    _alone("evaluate")
+    """Score a model on rolling origins and compare it with naive, drift, seasonal naive and historical mean."""
+    _require_single_process("evaluate")
     _prepare(threads)
     if against is None and (require_significance is not None or fail_if_not_promoted):
         flag = "--fail-if-not-promoted" if fail_if_not_promoted else "--[no-]require-significance"
-        raise ConfigError(f"{flag}: has no effect without --against, which says what to compare with.")
+        raise ConfigError(f"{flag}: has no effect without --against, the model to compare with.")
     from foretrain.cli.commands import evaluate_model
 
     result = evaluate_model(
@@ -315,19 +324,19 @@ def score(
         typer.Option(help="Prices, or changes since the last close (fraction: 0.01 is 1 %); default: price."),
     ] = None,
     claimed_percent: Annotated[
-        list[float] | None, typer.Option(min=0, help="An error published as percent, to be traced; repeatable.")
+        list[float] | None, typer.Option(min=0, help="A published error in percent to explain; repeatable.")
     ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ROLE=NAME",
-            help="A column of another name: item, timestamp, cutoff, step, actual, predicted or last_close.",
+            help="The column of a role: item, timestamp, cutoff, step, actual, predicted or last_close.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for score.json and score.md.")] = None,
 ) -> None:
-    """Say what somebody's predictions are worth: errors in honest units beside naive, and the traps in such figures."""
-    _alone("score")
+    """Score predictions in a file: errors beside those of naive, and warnings about misleading figures."""
+    _require_single_process("score")
     _prepare(None)
     from foretrain.cli.commands import score_predictions
 
@@ -351,27 +360,32 @@ def forecast(
     target: Annotated[
         str | None, typer.Option(help="Comma-separated columns to forecast (default: the family's, else target).")
     ] = None,
-    id_column: Annotated[str, typer.Option(help="Column that names the item.")] = "item_id",
-    timestamp_column: Annotated[str | None, typer.Option(help="Column with the time (default: recognised).")] = None,
-    freq: Annotated[str | None, typer.Option(help="Frequency alias (default: inferred, trading hours too).")] = None,
+    id_column: Annotated[str, typer.Option(help="Column of item ids.")] = "item_id",
+    timestamp_column: Annotated[str | None, typer.Option(help="Column of time stamps (default: detected).")] = None,
+    freq: Annotated[
+        str | None, typer.Option(help="Frequency alias (default: inferred, including trading hours).")
+    ] = None,
     calendar: Annotated[
-        str | None, typer.Option(help="Exchange whose sessions follow: XNYS, NYSE, XSHG, 24/7, ... (extra `market`).")
+        str | None,
+        typer.Option(help="Exchange whose sessions to follow: XNYS, NYSE, XSHG, 24/7, ... (extra `market`)."),
     ] = None,
     context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history to use.")] = None,
     batch_size: BatchSizeOption = 256,
-    cross_learning: Annotated[bool, typer.Option("--cross-learning", help="Let all items inform each other.")] = False,
-    sort_quantiles: Annotated[bool, typer.Option("--sort-quantiles", help="Repair crossing quantiles.")] = False,
+    cross_learning: Annotated[
+        bool, typer.Option("--cross-learning", help="Let the items of a batch attend to each other.")
+    ] = False,
+    sort_quantiles: Annotated[bool, typer.Option("--sort-quantiles", help="Sort quantiles that cross.")] = False,
     num_samples: NumSamplesOption = None,
     seed: DrawSeedOption = 0,
     option: FamilyOptions = None,
     tokenizer: TokenizerOption = None,
-    candles: Annotated[Path | None, typer.Option(help="Write the mean forecast candles here too.")] = None,
-    paths: Annotated[Path | None, typer.Option(help="Write every sampled path here too.")] = None,
+    candles: Annotated[Path | None, typer.Option(help="Also write the mean forecast candles to this file.")] = None,
+    paths: Annotated[Path | None, typer.Option(help="Also write every sampled path to this file.")] = None,
     aggregate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Add a column made of sampled paths: trimmed_mean_10, mean_quantile_mix_0.15_0.3, ...; repeatable.",
+            help="Add an aggregate of the sampled paths: trimmed_mean_10, mean_quantile_mix_0.15_0.3, ...; repeatable.",
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a fan or candle chart (.png, .svg, .pdf).")] = None,
@@ -380,7 +394,7 @@ def forecast(
     threads: ThreadsOption = None,
 ) -> None:
     """Forecast the series of a file."""
-    _alone("forecast")
+    _require_single_process("forecast")
     _prepare(threads)
     from foretrain.cli.commands import forecast_file
     from foretrain.forecasting.request import FrameRequest
@@ -422,19 +436,21 @@ def forecast(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder of a run (checkpoints/step-...).")],
     out: Annotated[Path, typer.Option(help="The release folder to create.")],
-    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights instead of the raw ones.")] = False,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Export the averaged (EMA) weights instead of the raw ones.")
+    ] = False,
     adapter: Annotated[
         bool, typer.Option("--adapter", help="Write the adapter alone, in peft's format, not the merged weights.")
     ] = False,
 ) -> None:
-    """Turn a training checkpoint into a release that the official library opens too."""
-    _alone("export")
+    """Convert a training checkpoint to a release, which the official library opens too."""
+    _require_single_process("export")
     _prepare(None)
     from foretrain.run.export import export_checkpoint
 
     export_checkpoint(checkpoint, out, ema=ema, adapter=adapter)
-    what = "adapter" if adapter else "weights"
-    typer.echo(f"wrote {out}: the {'averaged' if ema else 'raw'} {what} of {checkpoint}")
+    content = "adapter" if adapter else "weights"
+    typer.echo(f"wrote {out}: the {'averaged' if ema else 'raw'} {content} of {checkpoint}")
 
 
 @config_app.command("show")
@@ -442,7 +458,7 @@ def config_show(
     items: Overrides = None,
     config: Annotated[Path | None, typer.Option(help="The config file, if not given as first argument.")] = None,
 ) -> None:
-    """Print the config that would run, defaults filled in."""
+    """Print the config of a run with its defaults filled in."""
     _prepare(None)
     from foretrain.config import dump_yaml
     from foretrain.run.stages import load_any
@@ -465,13 +481,13 @@ def config_schema() -> None:
 def config_import(
     file: Annotated[Path, typer.Argument(help="The YAML file of the other project.")],
     source: Annotated[
-        ForeignFormat, typer.Option("--from", help="Whose file it is: Kronos' finetune_csv, TSM-Trainer.")
+        ForeignFormat, typer.Option("--from", help="The file's project: Kronos' finetune_csv, TSM-Trainer.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="The config to write, never overwritten (default: print it).")
     ] = None,
 ) -> None:
-    """Translate another project's config; the report on stderr says what became of each of its keys."""
+    """Convert another project's config; a report on stderr lists how each key was converted."""
     _prepare(None)
     from foretrain.foreign import import_config
 
@@ -480,7 +496,7 @@ def config_import(
 
 @app.command()
 def doctor() -> None:
-    """Print versions, devices, threads and known traps, fit for a bug report."""
+    """Print versions, devices, threads and known problems, for a bug report."""
     _prepare(None)
     from foretrain.cli.doctor import examine
 
@@ -499,26 +515,26 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
 def _prepare(threads: int | None) -> None:
-    """Settings that must be in the environment before torch is imported."""
+    """Set environment variables that torch reads when it is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve every other process of the machine
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _alone(verb: str) -> None:
-    """Raise ConfigError among several processes, each of which would do, and write, the same."""
+def _require_single_process(verb: str) -> None:
+    """Raise ConfigError if there are several processes: each would do, and write, the same."""
     size = os.environ.get("WORLD_SIZE", "1")
     if size.isdecimal() and int(size) > 1:
         raise ConfigError(
             f"{verb} works in one process, and WORLD_SIZE={size} says that there are more. Call it without torchrun "
-            "(or unset WORLD_SIZE); only train shares its work."
+            "(or unset WORLD_SIZE); only train runs in several processes."
         )
 
 
@@ -529,16 +545,16 @@ def main() -> None:
             app()
     except ForetrainError as error:
         _fail(str(error))
-    except Interrupted as stopped:  # the run has said so and checkpointed
+    except Interrupted as stopped:  # the run has logged this and saved a checkpoint
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe went away; Python would complain again at exit
+    except BrokenPipeError:  # the reader of a pipe closed it; Python would raise again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in _TROUBLE:
+        if error.errno not in _FILE_ERRORS:
             raise
         _fail(str(DataError(f"{error.filename or 'output'}: {error.strerror}. Free space or choose another folder.")))
 

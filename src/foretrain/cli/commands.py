@@ -1,4 +1,4 @@
-"""What the verbs other than train do: read, call the library, print and write. The only place that prints results."""
+"""Implementation of the commands other than train: read input, call the library, print and write results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def import_data(paths: Sequence[Path], out: Path, **settings: Any) -> None:
 
 
 def inspect_data(path: Path, *, plot: Path | None = None, verify: bool = False) -> None:
-    """`foretrain data inspect`: print what a corpus holds, and draw it."""
+    """`foretrain data inspect`: print a summary of a corpus, and plot it."""
     from foretrain.data.inspection import inspect_text, plot_corpus
     from foretrain.data.store import Corpus
 
@@ -67,12 +67,11 @@ def evaluate_model(
     threads: int | None = None,
     **settings: Any,
 ) -> EvaluationResult:
-    """`foretrain evaluate`: score a model beside naive forecasts; print the table, write the report into `out`.
+    """`foretrain evaluate`: score a model and the baselines; print the table, write the report into `out`.
 
-    What is not given is as in training where the release says so (release.json); settings are further keywords of
-    evaluation.tasks.evaluate. With `against`, another model is scored too, and the result says whether this one is
-    promoted; against the weights that training started from ("zero-shot"), so does the release.json of a release that
-    was written here.
+    Defaults are the values of training, if release.json records them; settings are further arguments of
+    evaluation.tasks.evaluate. With `against`, a reference model is scored too, and the result states whether the model
+    is promoted. If the reference is zero-shot (the weights that training started from), release.json records it too.
     """
     if split not in ("test", "validation", "all"):
         raise ConfigError(f"--split {split!r}: choose test, validation or all.")
@@ -92,14 +91,14 @@ def evaluate_model(
 
     corpus = Corpus.open(data)
     predictor = _load(model, tokenizer, device, dtype)
-    kind, release = family(predictor.model.family), release_facts(model)
+    model_family, release = family(predictor.model.family), release_facts(model)
     trained = release.get("data") or {}
     horizon = prediction_length or trained.get("prediction_length")
     if horizon is None:
-        raise ConfigError("--prediction-length: say how many steps ahead to score; this release does not tell.")
+        raise ConfigError("--prediction-length: set the number of steps to score; this release does not record one.")
     covariates = {"past_covariates": past_covariates, "known_covariates": known_covariates}
-    selection = evaluation_columns(corpus, kind, trained, target=target, **covariates)
-    chosen = forecast_options(kind, options or {})
+    selection = evaluation_columns(corpus, model_family, trained, target=target, **covariates)
+    chosen = forecast_options(model_family, options or {})
     with progress_bar("forecasting") as advance:
         result = evaluate(
             predictor.model,
@@ -120,16 +119,15 @@ def evaluate_model(
     if against is not None:
         result = replace(result, promotion=judge(result, require_significance=require_significance))
     print_result(result)
-    _keep(result, model, out)
+    _save_result(result, model, out)
     return result
 
 
-def _keep(result: EvaluationResult, model: str, out: Path | None) -> None:
-    """Write the report, and tell a release that was written here whether it is promoted.
+def _save_result(result: EvaluationResult, model: str, out: Path | None) -> None:
+    """Write the report, and record the promotion in the release.json of a local release.
 
-    That is between it and the weights that it started from: a comparison with any other model decides nothing. What
-    data other than the run's own say does not take the place of what those said. What lies in the cache of a hub is
-    nobody's to change.
+    Only a comparison with the zero-shot reference is recorded, not one with another model. A result on corpora unknown
+    to the run does not replace a recorded one. Releases in the hub's cache are never changed.
     """
     from foretrain.evaluation.reference import ZERO_SHOT
     from foretrain.evaluation.report import write_report
@@ -144,9 +142,9 @@ def _keep(result: EvaluationResult, model: str, out: Path | None) -> None:
         return
     facts = read_release(release)
     own = {entry[key] for entry in facts.get("corpora", ()) for key in ("name", "fingerprint")}
-    strange = [entry["name"] for entry in promotion.data if own.isdisjoint((entry["name"], entry["fingerprint"]))]
-    if "promotion" in facts and strange:
-        print(f"not recorded: {release / 'release.json'} keeps its mark, as the run knew no corpus {strange[0]!r}")
+    unknown = [entry["name"] for entry in promotion.data if own.isdisjoint((entry["name"], entry["fingerprint"]))]
+    if "promotion" in facts and unknown:
+        print(f"not recorded: {release / 'release.json'} is unchanged; the run did not use corpus {unknown[0]!r}")
         return
     if record(release, promotion):
         print(f"recorded in {release / 'release.json'}: {'promoted' if promotion.promoted else 'not promoted'}")
@@ -174,9 +172,9 @@ def forecast_file(
     dtype: str = "float32",
     threads: int | None = None,
 ) -> None:
-    """`foretrain forecast`: forecast the series of a CSV or Parquet file into others, and draw them.
+    """`foretrain forecast`: forecast the series of a CSV or Parquet file, write the forecasts and plot them.
 
-    The files that are asked for decide the request's outputs.
+    The requested files determine the outputs of the request.
     """
     wanted: dict[Output, Path | None] = {"long": out, "candles": candles, "paths": paths}
     files: dict[Output, Path] = {output: file for output, file in wanted.items() if file is not None}
@@ -185,7 +183,7 @@ def forecast_file(
     from foretrain.data.importers.report import counted
     from foretrain.evaluation.candles import BANDS, candle_columns
     from foretrain.evaluation.plots import check_picture
-    from foretrain.forecasting.files import appearing, check_columns, read_file, recognised_target, save_table
+    from foretrain.forecasting.files import check_columns, read_file, recognised_target, save_table, scratch_files
 
     pictures = () if plot is None else (check_picture(plot),)
     id_column, target, levels = request.id_column, request.target, tuple(request.quantile_levels)
@@ -205,7 +203,7 @@ def forecast_file(
         quantile_levels=(*levels, *bands),
         outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
     )
-    with appearing(*files.values(), *pictures) as places:
+    with scratch_files(*files.values(), *pictures) as places:
         tables = predictor.forecast_tables(frame, request, ahead)
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
@@ -220,9 +218,9 @@ def forecast_file(
 
 
 def score_predictions(path: Path, *, out: Path | None = None, **settings: Any) -> Score:
-    """`foretrain score`: print what somebody's predictions are worth, and write it into `out`.
+    """`foretrain score`: score the predictions in a file, print the result and write it into `out`.
 
-    settings are further keywords of evaluation.score.score_file.
+    settings are further arguments of evaluation.score.score_file.
     """
     if out is not None:
         _check_new_folder(out)
@@ -235,33 +233,33 @@ def score_predictions(path: Path, *, out: Path | None = None, **settings: Any) -
     return score
 
 
-def _draw(frame: Any, tables: Mapping[Output, Any], place: Path, usual: dict[str, str], candles: bool) -> int:
-    """Draw a forecast, with the columns of ids and times under their usual names; how many panels it has."""
+def _draw(frame: Any, tables: Mapping[Output, Any], path: Path, renamed: dict[str, str], candles: bool) -> int:
+    """Plot a forecast to a file, with columns renamed as plots expect; return the number of panels."""
     from foretrain.evaluation.candles import plot_candles
     from foretrain.evaluation.plots import plot_forecast
 
-    history, long = frame.rename(columns=usual), tables["long"].rename(columns=usual)
+    history, long = frame.rename(columns=renamed), tables["long"].rename(columns=renamed)
     if candles:
-        return plot_candles(history, tables["candles"].rename(columns=usual), long, place)
-    return plot_forecast(history, long, place)
+        return plot_candles(history, tables["candles"].rename(columns=renamed), long, path)
+    return plot_forecast(history, long, path)
 
 
 def _check_new_folder(out: Path) -> None:
-    """Raise ConfigError where a folder cannot be made or holds something; before the work, not after it."""
+    """Raise ConfigError if a folder cannot be created or is not empty; called before any work is done."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; choose another folder or remove it.")
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for folder in made:
+        for folder in missing:
             folder.rmdir()
     except OSError as error:
-        raise ConfigError(f"{out}: cannot be made ({error.strerror or error}); choose another folder.") from None
+        raise ConfigError(f"{out}: cannot be created ({error.strerror or error}); choose another folder.") from None
 
 
 def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | None]) -> None:
-    """Raise ConfigError for a file that cannot be written, or not without destroying another one of the call."""
-    taken = {os.path.realpath(path): "a file that is read" for path in inputs if path is not None}
+    """Raise ConfigError for an output that is a folder, has a wrong suffix, or is another file of this call."""
+    used = {os.path.realpath(path): "an input file" for path in inputs if path is not None}
     for flag, path in outputs.items():
         if path is None:
             continue
@@ -270,13 +268,13 @@ def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | N
         if flag != "--plot" and path.suffix.lower() not in (".csv", ".parquet"):
             raise ConfigError(f"{flag} {path}: name a .csv or .parquet file.")
         place = os.path.realpath(path)
-        if place in taken:
-            raise ConfigError(f"{flag} {path}: is {taken[place]}; name another.")
-        taken[place] = f"what {flag} writes"
+        if place in used:
+            raise ConfigError(f"{flag} {path}: is {used[place]}; name another file.")
+        used[place] = f"the file of {flag}"
 
 
 def release_facts(model: str) -> dict[str, Any]:
-    """The release.json beside a model's weights (or in a run's release/), {} where there is none."""
+    """Return the release.json beside a model's weights (or in a run's release/), {} if there is none."""
     folder = Path(model)
     for path in (folder / "release.json", folder / "release" / "release.json"):
         if path.is_file():
@@ -289,7 +287,7 @@ def release_facts(model: str) -> dict[str, Any]:
 
 
 def set_threads(threads: int | None) -> None:
-    """CPU threads of this process, for a torch that is already imported too."""
+    """Set the CPU threads of this process, also if torch is already imported."""
     if threads is not None:
         import torch
 
@@ -297,14 +295,14 @@ def set_threads(threads: int | None) -> None:
 
 
 def command_line() -> str:
-    """The command as typed, for reports and manifests."""
+    """Return the command as typed, for reports and manifests."""
     program = os.path.basename(sys.argv[0]) or "foretrain"
     return shlex.join(["foretrain" if program.startswith("foretrain") else program, *sys.argv[1:]])
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int | None, str], None]]:
-    """A function (done, total, text) that moves a bar on a terminal, and does nothing elsewhere."""
+    """Yield a function (done, total, text) that updates a progress bar on a terminal and does nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda done, total=None, text="": None
         return

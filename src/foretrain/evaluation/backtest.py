@@ -22,7 +22,7 @@ from foretrain.evaluation.panel import LeftOut, Panel, ShardedWindows, WindowRef
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
 from foretrain.forecasting.batching import forecast_paths
 from foretrain.models.base import Forecaster, ForecastOptions, ForecastRequest
-from foretrain.notes import Tally, added, once
+from foretrain.notes import Tally, once, sum_tallies
 
 DEFAULT_LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 
@@ -252,7 +252,7 @@ class Backtest:
             parts = self.sharded.map(work)
         quantiles = self._usable_rows([part for part, _ in parts])
         quantiles[~np.isfinite(quantiles).all(axis=2)] = np.nan
-        return Forecasts(quantiles, added(tally for _, notes in parts for tally in notes))
+        return Forecasts(quantiles, sum_tallies(tally for _, notes in parts for tally in notes))
 
 
 def _ranks(refs: Sequence[WindowRef]) -> dict[WindowRef, int]:

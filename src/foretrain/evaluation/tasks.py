@@ -127,7 +127,7 @@ def evaluate(
         asked = request.changed(context_length=longest)
         return backtest.forecast(model, asked, device=device, dtype=dtype, progress=progress)
 
-    quantiles, told = forecast(model, request)
+    quantiles, tallies = forecast(model, request)
     crossed = float((quantiles[..., 1:] < quantiles[..., :-1]).any(2).mean())
     quantiles = np.sort(quantiles, axis=2) if sort_quantiles else quantiles
     scored_reference = None
@@ -148,7 +148,7 @@ def evaluate(
         "seed": seed,
         "options": {} if options is None else asdict(options),
     }
-    warnings += forecast_notes(told, "In these forecasts: {}.")
+    warnings += forecast_notes(tallies, "In these forecasts: {}.")
     return summarise(
         backtest,
         quantiles,
@@ -156,7 +156,7 @@ def evaluate(
         settings=settings,
         command=command,
         warnings=warnings,
-        notes=told,
+        notes=tallies,
         reference=scored_reference,
     )
 

@@ -22,7 +22,7 @@ from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
 from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.losses import loss_units, validation_losses
 from foretrain.evaluation.panel import Panel, ShardedWindows, make_panel, newest_origins
-from foretrain.forecasting.batching import forecast_notes, tell_notes
+from foretrain.forecasting.batching import forecast_notes, log_tallies
 from foretrain.models import forecast_options
 from foretrain.models.base import Family, Forecaster, ForecastOptions, Trainable
 from foretrain.notes import Code, Note, once, warn
@@ -164,7 +164,7 @@ class Validation:
             found = backtest.forecast(model, request, dtype=self._precision)
         if not self._notes_shown:
             self._notes_shown = bool(forecast_notes(found.notes, "{}"))
-            tell_notes(found.notes)
+            log_tallies(found.notes)
         scored = backtest.naive.forecast(np.sort(found.quantiles, axis=2))
         pooled = metrics.pooled(scored)
         return {

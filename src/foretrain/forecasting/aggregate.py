@@ -1,4 +1,4 @@
-"""One number a step from sampled paths, by a name that says how.
+"""Aggregations of sampled paths to one value per step, chosen by name.
 
     mean, median
     trimmed_mean_10              mean without the lowest and the highest 10% of the samples
@@ -35,16 +35,16 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 
 
 def aggregation(name: str) -> Aggregation:
-    """The function of that name. Raises ConfigError for a name that is none and for numbers out of range."""
+    """Return the aggregation with that name. Raises ConfigError for an unknown name or a number out of range."""
     if name == "mean":
         return lambda samples: samples.mean(-2)
     if name == "median":
         return lambda samples: np.median(samples, axis=-2)
     if found := re.fullmatch(f"trimmed_mean_{_NUMBER}", name):
         percent = _within(name, found[1], 0, 50, "percent cut at either end")
-        if percent < 1:  # a share, as others write it, would cut nothing
+        if percent < 1:  # a fraction, as some libraries take it, would cut nothing
             raise ConfigError(
-                f"aggregate {name!r} cuts {found[1]}%; for that share write trimmed_mean_{100 * percent:g}."
+                f"aggregate {name!r} cuts {found[1]}%; for that fraction write trimmed_mean_{100 * percent:g}."
             )
         return lambda samples: _trimmed(samples, percent / 100)
     if found := re.fullmatch(f"quantile_{_NUMBER}", name):
@@ -63,22 +63,22 @@ def aggregation(name: str) -> Aggregation:
 
 
 def aggregate(samples: Sequence[FloatArray], name: str) -> list[FloatArray]:
-    """Each item's (V, S, H) paths as (V, H); the arithmetic is in float64."""
-    how = aggregation(name)
-    return [how(paths.astype(np.float64)).astype(np.float32) for paths in samples]
+    """Aggregate each item's paths (V, S, H) to (V, H), in float64 arithmetic."""
+    reduce = aggregation(name)
+    return [reduce(paths.astype(np.float64)).astype(np.float32) for paths in samples]
 
 
 def _within(name: str, text: str, low: float, high: float, what: str) -> float:
     value = float(text)
     if not low < value < high:
         raise ConfigError(
-            f"aggregate {name!r}: {text} is no {what}; it lies between {low} and {high}, neither of them."
+            f"aggregate {name!r}: {text} is no {what}; it must be greater than {low} and less than {high}."
         )
     return value
 
 
-def _trimmed(samples: np.ndarray, share: float) -> np.ndarray:
-    """Mean of what is left when int(share * S) samples are cut at either end, as scipy.stats.trim_mean does."""
+def _trimmed(samples: np.ndarray, fraction: float) -> np.ndarray:
+    """Return the mean without int(fraction * S) samples at either end, as scipy.stats.trim_mean does."""
     count = samples.shape[-2]
-    cut = int(share * count)
+    cut = int(fraction * count)
     return np.sort(samples, axis=-2)[..., cut : count - cut, :].mean(-2)

@@ -1,4 +1,4 @@
-"""Forecasts of many windows: like lengths together, results in input order, one transfer to the host a batch.
+"""Forecasts of many windows: similar lengths share a batch, results are in input order, one copy to the host per batch.
 
 # N windows, V variates, S samples, H horizon, Q levels
 """
@@ -21,18 +21,18 @@ from foretrain.errors import ModelError
 from foretrain.models import resolved
 from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, move
 from foretrain.models.request import check_context_length
-from foretrain.notes import Code, Note, Tally, added, once, warn
+from foretrain.notes import Code, Note, Tally, once, sum_tallies, warn
 
 _log = logging.getLogger(__name__)
 
 LARGE = 1e18  # squares of greater values exceed float32
-MOST_PADDING = 1.25  # a batch's longest context over its shortest, counted in buckets; beyond it padding costs more
-FEWEST_ROWS = 32  # a batch of like lengths smaller than this still takes in the next length, as small batches are slow
-MOST_CPU_ROWS = 64  # a CPU's passes stay in its cache: 10% faster at width 64, no slower at width 512, less memory
+MAX_PADDING = 1.25  # longest context over shortest in a batch, in buckets; beyond it another batch is cheaper
+MIN_ROWS = 32  # a smaller batch also takes windows of the next length, because small batches are slow
+MAX_CPU_ROWS = 64  # so that a pass stays in the CPU cache: 10% faster at width 64, no slower at width 512, less memory
 
 
 class BatchPlan(NamedTuple):
-    """Which windows share a batch."""
+    """The windows that share a batch."""
 
     windows: IntArray  # indices into the list of windows
     rows: int
@@ -42,20 +42,20 @@ class BatchPlan(NamedTuple):
 class ForecastList:
     """Forecasts of many windows, in the order of the windows and in the units of the data."""
 
-    quantiles: list[FloatArray]  # a window: (targets, H, Q), not sorted
-    mean: list[FloatArray] | None  # a window: (targets, H), where the family gives a mean of its sample paths
-    samples: list[FloatArray] | None  # a window: (targets, S, H) sample paths, where they were drawn and asked for
-    notes: tuple[Tally, ...]  # counts that a user must hear of, over all windows; tell_notes warns of them
+    quantiles: list[FloatArray]  # per window (targets, H, Q), not sorted
+    mean: list[FloatArray] | None  # per window (targets, H), if the family returns a mean of its sample paths
+    samples: list[FloatArray] | None  # per window (targets, S, H) sample paths, if requested and drawn
+    notes: tuple[Tally, ...]  # counts over all windows; log_tallies logs them as warnings
 
 
-def forecast_and_tell(
+def forecast_with_warnings(
     model: Forecaster, windows: Sequence[Window], request: ForecastRequest, *, keep_samples: bool
 ) -> ForecastList:
-    """As forecast_paths, where the model is; warns of forecasts that mean nothing and of what families have to say."""
+    """Call forecast_paths on the model's device, and log its notes and warnings about meaningless forecasts."""
     found = forecast_paths(model, windows, request, keep_samples=keep_samples)
     longest = model.max_context_length
-    _warn_if_void(windows, found.quantiles, min(request.context_length or longest, longest))
-    tell_notes(found.notes)
+    _warn_of_meaningless_forecasts(windows, found.quantiles, min(request.context_length or longest, longest))
+    log_tallies(found.notes)
     return found
 
 
@@ -69,34 +69,34 @@ def forecast_paths(
     dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ForecastList:
-    """Forecasts with everything that the family gives: quantiles, the mean, on request the paths, and its notes.
+    """Return quantiles, the mean, the notes and (if keep_samples) the sample paths of the windows.
 
-    request.batch_size counts rows, covariates included (a CPU takes fewer at a time); a window is never divided.
-    Windows of like length share a batch, so results do not depend on order or batch_size (up to rounding), except where
-    the options mix items (cross_learning): then batches are filled in input order, because the batch is the input. On a
-    GPU that runs out of memory batches are halved, with a warning. device None is where the model is; dtype bfloat16 or
-    float16 runs under autocast; progress is called with the number of windows each batch finished. Only the newest
-    context_length steps (at most the model's own) are used. num_samples is warned of where the family draws none. The
-    notes are the caller's to tell (tell_notes). Raises ConfigError for options that the family does not have.
+    request.batch_size counts rows, including covariates (fewer on a CPU); the rows of a window stay in one batch.
+    Windows of similar length share a batch, and results do not depend on order or batch_size (up to rounding) unless
+    the options mix items (cross_learning): then the batch is part of the input, and batches are filled in input order.
+    If a GPU runs out of memory, batches are halved with a warning. device None = the model's device; dtype bfloat16 or
+    float16 runs under autocast; progress is called after each batch with its number of windows. Only the newest
+    context_length steps (at most the model's own limit) are used. Logs a warning if num_samples is set and the family
+    draws no paths. The caller logs the notes (log_tallies). Raises ConfigError for options that the family lacks.
     """
     request = resolved(request, model.family)
     longest = clip_context(model, request.context_length)
-    where = torch.device(device) if device is not None else next(model.parameters()).device
+    target_device = torch.device(device) if device is not None else next(model.parameters()).device
     if keep_samples and request.num_samples is None:
         request = request.changed(num_samples=model.default_samples)
     together, horizon = request.mixes_items, request.prediction_length
-    rows = request.batch_size if together or where.type != "cpu" else min(request.batch_size, MOST_CPU_ROWS)
+    rows = request.batch_size if together or target_device.type != "cpu" else min(request.batch_size, MAX_CPU_ROWS)
     batches = plan(windows, rows, longest, model.bucket_length, together)
     collected = _Collected(windows, keep_samples, progress)
 
     def launch(chosen: IntArray) -> Forecast:
         batch = model.collate(stack_windows([windows[i] for i in chosen], horizon, longest))
-        found = model.forecast(_send(batch, where), request)
+        found = model.forecast(_send(batch, target_device), request)
         collected.drawn |= found.samples is not None or found.mean is not None
-        return found if keep_samples else replace(found, samples=None)  # paths nobody wants free their memory now
+        return found if keep_samples else replace(found, samples=None)  # frees the memory of unused paths now
 
     waiting: tuple[IntArray, Forecast] | None = None
-    with once(), _evaluating(model), _precision(where, dtype):
+    with once(), _evaluating(model), _precision(target_device, dtype):
         for chosen, forecast in _run(batches, launch, together):
             # The next batch is launched before the last one is read, so that the device does not wait for the host.
             if waiting is not None:
@@ -110,27 +110,29 @@ def forecast_paths(
     return collected.result()
 
 
-def tell_notes(tallies: Sequence[Tally]) -> None:
-    """Warn of what families have to say of their forecasts; nothing where nothing happened."""
+def log_tallies(tallies: Sequence[Tally]) -> None:
+    """Log a warning for each tally whose event happened."""
     for note in forecast_notes(tallies, "in these forecasts: {}."):
         warn(_log, note)
 
 
 def forecast_notes(tallies: Sequence[Tally], form: str) -> list[Note]:
-    """What families have to say of their forecasts, each text put into form."""
+    """Return the notes of the tallies whose event happened, each text formatted into form."""
     return [note for tally in tallies if (note := tally.note(form)) is not None]
 
 
-def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], context_length: int) -> None:
-    """Say which forecasts mean nothing: those of columns without a value, and those beyond the range of float32."""
-    said: dict[tuple[Code, str], list[str]] = {}
+def _warn_of_meaningless_forecasts(
+    windows: Sequence[Window], results: Sequence[FloatArray], context_length: int
+) -> None:
+    """Log a warning about forecasts of columns without a value and forecasts beyond the range of float32."""
+    by_fact: dict[tuple[Code, str], list[str]] = {}
     for window, values in zip(windows, results, strict=True):
         context, finite = window.context[:, -context_length:], bool(np.isfinite(values).all())
         rows = np.isnan(context[: window.num_targets] if finite else context).all(axis=1)
         column = f" of {window.names[rows.argmax()]!r}" if window.names else ""
         if rows.any() and finite:
             code = Code.COLUMN_EMPTY
-            fact = f"have no value{column} in the context; the forecast of such a column means nothing"
+            fact = f"have no value{column} in the context; the forecast of such a column is meaningless"
         elif rows.any():
             code = Code.NOTHING_TO_FORECAST_FROM
             fact = f"have no value{column} in the newest {context_length:,} rows, so nothing can be forecast"
@@ -139,28 +141,28 @@ def _warn_if_void(windows: Sequence[Window], results: Sequence[FloatArray], cont
             fact = "have values beyond 1e18, which exceed the model's arithmetic; divide such series by a constant"
         elif not finite:
             code = Code.FORECAST_NOT_FINITE
-            fact = "have forecasts that are not finite: the arithmetic broke down; try dtype float32"
+            fact = "have forecasts that are not finite; try dtype float32"
         else:
             continue
-        said.setdefault((code, fact), []).append(window.item_id)
-    for (code, fact), items in said.items():
+        by_fact.setdefault((code, fact), []).append(window.item_id)
+    for (code, fact), items in by_fact.items():
         text = f"{len(items):,} item(s), first {items[0]!r}, {fact}."
         warn(_log, Note(code, text, {"items": len(items)}))
 
 
 class _Collected:
-    """Results of batches, window by window."""
+    """Collects the results of batches by window."""
 
     def __init__(self, windows: Sequence[Window], keep_samples: bool, progress: Callable[[int], None] | None) -> None:
         self._windows, self._progress = windows, progress
-        self.drawn = False  # some forecast came from sample paths
+        self.drawn = False  # True after a forecast that was made from sample paths
         self._parts: dict[str, dict[int, FloatArray]] = {"quantiles": {}, "mean": {}}
         if keep_samples:
             self._parts["samples"] = {}
         self._notes: tuple[Tally, ...] = ()
 
     def add(self, chosen: IntArray, forecast: Forecast) -> None:
-        """Rows of one batch, read from the device."""
+        """Copy the results of one batch to the host and assign its rows to windows."""
         for name, found in self._parts.items():
             tensor: Tensor | None = getattr(forecast, name)
             if tensor is None:
@@ -170,12 +172,12 @@ class _Collected:
             for i in chosen:
                 found[int(i)] = values[first : first + self._windows[i].num_targets]
                 first += self._windows[i].num_targets
-        self._notes = added([*self._notes, *forecast.notes])
+        self._notes = sum_tallies([*self._notes, *forecast.notes])
         if self._progress is not None:
             self._progress(len(chosen))
 
     def result(self) -> ForecastList:
-        """Everything, in the order of the windows; None for what not every batch gave."""
+        """Return the forecasts in the order of the windows; None for outputs that some batch lacked."""
         count = len(self._windows)
         lists = {
             name: [found[i] for i in range(count)] if len(found) == count else None
@@ -185,7 +187,7 @@ class _Collected:
 
 
 def clip_context(model: Forecaster, context_length: int | None) -> int:
-    """The context length in use: as asked, at most the model's own (with a warning). Raises ConfigError below 1."""
+    """Return the context length, clipped to the model's with a warning. Raises ConfigError below 1."""
     longest = model.max_context_length
     context_length = check_context_length(context_length)
     if context_length is None:
@@ -199,10 +201,10 @@ def clip_context(model: Forecaster, context_length: int | None) -> int:
 def plan(
     windows: Sequence[Window], batch_size: int, context_length: int, bucket_length: int, together: bool
 ) -> list[BatchPlan]:
-    """Batches of at least one window each and (the last window aside) fewer than batch_size rows.
+    """Return batches of one window or more; each has fewer than batch_size rows before its last window.
 
-    Longest contexts come first: a batch too big for the device is met at once. With `together` order is kept. Windows
-    with time stamps never share a batch with windows without, which would cost them their stamps.
+    The longest contexts come first, so that running out of memory shows at once. With `together`, input order is kept.
+    Windows with and without time stamps never share a batch, because stacking them would drop the stamps.
     """
     rows = np.array([len(w.context) for w in windows], np.int64)
     if together:
@@ -216,30 +218,30 @@ def plan(
 
 def _fill(order: IntArray, rows: IntArray, batch_size: int, buckets: IntArray | None) -> list[BatchPlan]:
     batches: list[BatchPlan] = []
-    begin = filled = 0
+    start = filled = 0
     for at, window in enumerate(order):
         full = filled >= batch_size
         if buckets is not None and filled and not full:
-            longest, own = buckets[order[begin]], buckets[window]
-            full = longest > own * MOST_PADDING or (own != longest and filled >= FEWEST_ROWS)
+            longest, current = buckets[order[start]], buckets[window]
+            full = longest > current * MAX_PADDING or (current != longest and filled >= MIN_ROWS)
         if full:
-            batches.append(BatchPlan(order[begin:at], filled))
-            begin, filled = at, 0
+            batches.append(BatchPlan(order[start:at], filled))
+            start, filled = at, 0
         filled += int(rows[window])
     if filled:
-        batches.append(BatchPlan(order[begin:], filled))
+        batches.append(BatchPlan(order[start:], filled))
     return batches
 
 
 def _run(
     batches: list[BatchPlan], launch: Callable[[IntArray], Forecast], together: bool
 ) -> Iterator[tuple[IntArray, Forecast]]:
-    """Each batch's forecast; a batch that does not fit the device's memory is halved, and all later ones cut alike."""
+    """Yield each batch's forecast; if one does not fit in memory, halve it and all later ones as large."""
     queue = batches[::-1]
-    most = max((batch.rows for batch in batches), default=0)
+    max_rows = max((batch.rows for batch in batches), default=0)
     while queue:
         batch = queue.pop()
-        if batch.rows > most and len(batch.windows) > 1:
+        if batch.rows > max_rows and len(batch.windows) > 1:
             queue += _halves(batch)
             continue
         try:
@@ -248,16 +250,16 @@ def _run(
             if together:
                 raise ModelError(
                     f"out of memory with {batch.rows} rows in a batch. With cross_learning a smaller batch changes the "
-                    "forecast, so it is not cut by itself; choose a smaller batch_size."
+                    "forecast, so batches are not halved automatically; choose a smaller batch_size."
                 ) from None
             if len(batch.windows) == 1:
                 raise ModelError(
                     f"out of memory with a single window of {batch.rows} rows; choose a smaller context_length."
                 ) from None
-            most = max(batch.rows // 2, 1)
+            max_rows = max(batch.rows // 2, 1)
             torch.cuda.empty_cache()
-            text = f"out of memory with {batch.rows} rows in a batch; going on with {most}."
-            warn(_log, Note(Code.BATCH_HALVED, text, {"rows": batch.rows, "left": most}))
+            text = f"out of memory with {batch.rows} rows in a batch; continuing with {max_rows}."
+            warn(_log, Note(Code.BATCH_HALVED, text, {"rows": batch.rows, "left": max_rows}))
             queue.append(batch)
             continue
         yield batch.windows, forecast
@@ -265,8 +267,8 @@ def _run(
 
 def _halves(batch: BatchPlan) -> list[BatchPlan]:
     middle = len(batch.windows) // 2
-    share = batch.rows * middle // len(batch.windows)
-    return [BatchPlan(batch.windows[middle:], batch.rows - share), BatchPlan(batch.windows[:middle], share)]
+    rows = batch.rows * middle // len(batch.windows)
+    return [BatchPlan(batch.windows[middle:], batch.rows - rows), BatchPlan(batch.windows[:middle], rows)]
 
 
 def _send(batch: Batch, device: torch.device) -> Batch:
@@ -277,7 +279,7 @@ def _send(batch: Batch, device: torch.device) -> Batch:
 
 @contextmanager
 def _evaluating(model: Forecaster) -> Iterator[None]:
-    """Evaluation mode without gradients, adapters in the weights; all of it as it was afterwards."""
+    """Set evaluation mode and inference mode and merge adapters; restore all of it on exit."""
     training = model.training
     model.eval()
     try:

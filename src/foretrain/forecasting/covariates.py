@@ -1,6 +1,6 @@
-"""Columns of a frame as numbers, and the windows of its items.
+"""Columns of a frame encoded as numbers, and the windows of its items.
 
-Categorical covariates are learnt from the history up to the cutoff and from nothing after it.
+Encodings of categorical covariates are fitted on the history up to the cutoff only.
 
 # T history rows of all items, F future rows of all items, N items, V variates, H horizon
 """
@@ -36,16 +36,16 @@ class SortedRows:
 
 @dataclass(frozen=True)
 class Codes:
-    """A categorical column as integers: 0 ... count-1 its categories, count = missing, count+1 = not seen before."""
+    """A categorical column as integers: 0 ... count-1 are categories, count = missing, count+1 = unseen."""
 
-    past: IntArray  # (T,) never "not seen before"
+    past: IntArray  # (T,) never "unseen"
     future: IntArray | None  # (F,)
     count: int
 
 
 @dataclass(frozen=True)
 class RowItems:
-    """Which item each history row and each future row belongs to."""
+    """The item index of each history row and each future row."""
 
     past: IntArray  # (T,)
     future: IntArray  # (F,)
@@ -53,14 +53,14 @@ class RowItems:
 
 
 def is_numeric(column: pd.Series) -> bool:
-    """True for numbers; text, dates, categories and booleans are categorical covariates."""
+    """Return True for numbers; text, dates, categories and booleans are categorical covariates."""
     from pandas.api import types
 
     return types.is_numeric_dtype(column.dtype) and not types.is_bool_dtype(column.dtype)
 
 
 def factorise(past: pd.Series, future: pd.Series | None) -> Codes:
-    """Codes of a column; categories are those of the history (sorted where they can be), future ones only looked up."""
+    """Encode a column; its categories are those of the history (sorted if possible), future values are looked up."""
     import pandas as pd
 
     category = past.astype("category")
@@ -77,7 +77,7 @@ def factorise(past: pd.Series, future: pd.Series | None) -> Codes:
 
 
 def ordinal(codes: Codes) -> tuple[FloatArray, FloatArray | None]:
-    """History (T,) and future (F,) as the codes themselves; a category that the history never saw is NaN."""
+    """Return the codes of history (T,) and future (F,); a category absent from the history is NaN."""
     past = codes.past.astype(np.float32)
     if codes.future is None:
         return past, None
@@ -85,10 +85,10 @@ def ordinal(codes: Codes) -> tuple[FloatArray, FloatArray | None]:
 
 
 def target_means(codes: Codes, rows: RowItems, target: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray | None]:
-    """History (T,) and future (F,) as the item's mean target under that category, shrunk towards the item's mean.
+    """Encode history (T,) and future (F,) as the item's mean target in that category, shrunk towards the item's mean.
 
-    Over finite targets of the item's whole history (encoding.shrunk_means). Missing is a category of its own; one that
-    the item never saw gives the item's mean.
+    Means are over finite targets of the item's whole history (encoding.shrunk_means). Missing counts as a category; a
+    category absent from the item's history gets the item's mean.
     """
     import pandas as pd
 
@@ -111,10 +111,7 @@ def target_means(codes: Codes, rows: RowItems, target: npt.NDArray[Any]) -> tupl
 def encode(
     past: pd.Series, future: pd.Series | None, rows: RowItems, target: npt.NDArray[Any], *, use_ordinal: bool
 ) -> tuple[FloatArray, FloatArray | None]:
-    """A categorical column as numbers: by its target means, or by its codes where there are several targets.
-
-    target is (T,), looked at only for target means.
-    """
+    """Encode a categorical column as numbers: its codes if use_ordinal, else target means of `target` (T,)."""
     codes = factorise(past, future)
     return ordinal(codes) if use_ordinal else target_means(codes, rows, target)
 
@@ -128,9 +125,10 @@ def windows_of(
     stamps: Any,
     ordinal: bool | None,
 ) -> list[Window]:
-    """A window an item, of its targets, the covariates known in the past only and those that known has too.
+    """Return a window per item, with its targets, past-only covariates (past) and known covariates (ahead).
 
-    known has H rows an item in the items' order, at the stamps (N * H,); ordinal None = codes for several targets.
+    known holds H rows per item, in the order of the items, at the stamps (N * H,). ordinal None = codes if there are
+    several targets, else target means.
     """
     horizon = len(stamps) // len(history.ids)
     context, future = _values(history, known, targets, [*past], [*ahead], horizon, ordinal)
@@ -146,7 +144,7 @@ def _values(
     horizon: int,
     ordinal: bool | None,
 ) -> tuple[FloatArray, FloatArray]:
-    """All items side by side: context (V, T) and future (V, N * H)."""
+    """Return the context (V, T) and future (V, N * H) of all items, concatenated over time."""
     frame = history.frame
     rows = RowItems(history.code, np.repeat(np.arange(len(history.ids)), horizon), len(history.ids))
     context = np.empty((len(targets) + len(past) + len(ahead), len(frame)), np.float32)
@@ -156,20 +154,20 @@ def _values(
     use_ordinal = len(targets) > 1 if ordinal is None else ordinal
     for i, name in enumerate([*past, *ahead], start=len(targets)):
         column = column_of(frame, name)
-        coming = None if name not in ahead or known is None else column_of(known, name)
+        future_column = None if name not in ahead or known is None else column_of(known, name)
         if is_numeric(column):
             context[i] = numbers(column)
-            if coming is not None:
-                future[i] = _known_numbers(coming)
+            if future_column is not None:
+                future[i] = _known_numbers(future_column)
             continue
-        context[i], encoded = encode(column, coming, rows, context[0], use_ordinal=use_ordinal)
+        context[i], encoded = encode(column, future_column, rows, context[0], use_ordinal=use_ordinal)
         if encoded is not None:
             future[i] = encoded
     return context, future
 
 
 def numbers(column: pd.Series) -> FloatArray:
-    """A column as float32; missing, infinite and beyond float32 are NaN."""
+    """Return a column as float32; values that are missing, infinite or beyond float32 are NaN."""
     with np.errstate(over="ignore"):
         values = column.to_numpy(dtype=np.float32, na_value=np.nan)
     finite = np.isfinite(values)
@@ -219,5 +217,5 @@ def _windows(
 
 
 def column_of(frame: pd.DataFrame, name: str) -> pd.Series:
-    """A column by its name."""
+    """Return a column by its name."""
     return cast("pd.Series", frame[name])  # never a frame: names are unique

@@ -27,11 +27,11 @@ MISSING = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "-nan", "NULL",
 def read_file(
     path: Path, *, id_column: str = "item_id", timestamp_column: str | None = None
 ) -> tuple[pd.DataFrame, str]:
-    """A CSV or Parquet file as a long frame, and the name of its column of time stamps.
+    """Read a CSV or Parquet file; return a long frame and the name of its column of time stamps.
 
-    Ids stay text whatever they look like. A file without item_id is one item, named after the file. Stamps and numbers
-    are read as `data import` reads them: unix times and dates like 20240131, a date and a time column, day first,
-    decimal commas; an unnamed column of stamps is "timestamp". Raises DataError naming file and column.
+    Ids are always text. A file without item_id is one item, named after the file. Stamps and numbers are read as
+    `data import` reads them: unix times and dates like 20240131, a date and a time column, day first, decimal commas.
+    An unnamed column of stamps is called "timestamp". Raises DataError naming file and column.
     """
     frame: Any = _read(path, id_column)
     if frame.empty:
@@ -52,12 +52,12 @@ def read_file(
 
 
 def column_names(path: Path) -> list[str]:
-    """The columns of a CSV or Parquet file, in order. Raises DataError where it cannot be read."""
+    """Return the columns of a CSV or Parquet file, in order. Raises DataError if it cannot be read."""
     return [str(name) for name in _read(path, "", rows=0).columns]
 
 
 def check_columns(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None:
-    """Raise DataError, with the nearest name, for a column that a file does not have."""
+    """Raise DataError, with the nearest name, for a column that the file lacks."""
     for name in names:
         if name not in frame.columns:
             names = [str(known) for known in frame.columns]
@@ -66,27 +66,27 @@ def check_columns(path: Path, frame: pd.DataFrame, names: Sequence[str]) -> None
 
 
 def save_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as CSV or Parquet, as the name says."""
+    """Write a frame as Parquet if the suffix is .parquet, else as CSV."""
     if path.suffix.lower() == ".parquet":
         frame.to_parquet(path, index=False)
     else:
         frame.to_csv(path, index=False)
 
 
-def appearing(*paths: Path) -> AbstractContextManager[dict[Path, Path]]:
-    """Scratch files to write to; when the block ends they take the places of the paths, and where it fails none does.
+def scratch_files(*paths: Path) -> AbstractContextManager[dict[Path, Path]]:
+    """Return scratch files to write to; if the block succeeds they replace the paths together, if it fails none does.
 
-    Raises DataError at once for a place where nothing can be written.
+    Raises DataError on entry for a path that cannot be written.
     """
     return files_together(paths, _unwritten)
 
 
 def _unwritten(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: cannot be written ({error.strerror or error}). Free space or name another.")
+    return DataError(f"{path}: cannot be written ({error.strerror or error}). Free space or name another file.")
 
 
 def _read(path: Path, id_column: str, rows: int | None = None) -> pd.DataFrame:
-    """The file, or as many of its rows."""
+    """Read the file, or its first `rows` rows."""
     import pandas as pd
 
     if not path.is_file():
@@ -101,29 +101,29 @@ def _read(path: Path, id_column: str, rows: int | None = None) -> pd.DataFrame:
             if id_column in frame.columns:
                 frame[id_column] = frame[id_column].astype(str)
             return frame.head(rows) if rows is not None else frame
-        how: Any = {"sep": _separator(path), "encoding": "utf-8-sig"}
-        header = list(pd.read_csv(path, nrows=0, **how).columns)
+        options: Any = {"sep": _separator(path), "encoding": "utf-8-sig"}
+        header = list(pd.read_csv(path, nrows=0, **options).columns)
         # an id such as "NA", "007" or "1e5" is text: no missing values and no numbers in that column
         missing = {name: MISSING for name in header if name != id_column}
         types: Any = {id_column: str} if id_column in header else None
-        how |= {"dtype": types, "keep_default_na": False, "na_values": missing, "low_memory": False}
-        return pd.read_csv(path, nrows=rows, **how)
+        options |= {"dtype": types, "keep_default_na": False, "na_values": missing, "low_memory": False}
+        return pd.read_csv(path, nrows=rows, **options)
     except UnicodeDecodeError:
-        raise DataError(f"{path}: is no UTF-8 text; save it in that encoding.") from None
+        raise DataError(f"{path}: is not UTF-8 text; save it in that encoding.") from None
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parsers raise these
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: cannot be read as {'Parquet' if parquet else 'CSV'} ({reason}).") from None
 
 
 def _separator(path: Path) -> str:
-    """What separates the cells of a text file. Raises DataError for a file that is none."""
+    """Return the cell separator of a text file. Raises DataError for a binary file."""
     suffix = path.suffix.lower()
-    if suffix in (".bz2", ".xz", ".zip", ".zst"):  # which pandas opens
+    if suffix in (".bz2", ".xz", ".zip", ".zst"):  # pandas decompresses these
         return ","
     with gzip.open(path) if suffix == ".gz" else path.open("rb") as file:
         head = file.read(1 << 16)
     if b"\0" in head:
-        raise DataError(f"{path}: is no UTF-8 text; give a CSV file in that encoding, or a Parquet file.")
+        raise DataError(f"{path}: is not UTF-8 text; give a CSV file in that encoding, or a Parquet file.")
     return separator_of(head.decode("utf-8", errors="ignore").splitlines()[:40])
 
 
@@ -141,7 +141,7 @@ def _recognised_stamp(path: Path, frame: pd.DataFrame, id_column: str) -> str:
 
 
 def _unnamed_stamp(frame: Any) -> str | None:
-    """An unnamed column of time stamps, as an index is saved."""
+    """Return an unnamed column of time stamps, as pandas saves an index; None if there is none."""
     import pandas as pd
 
     for name in frame.columns:
@@ -155,7 +155,7 @@ def _unnamed_stamp(frame: Any) -> str | None:
 
 
 def _with_stamps(path: Path, frame: Any, stamp: str) -> Any:
-    """The frame with its stamps read; what is no stamp, and counts of steps, stay as they are."""
+    """Parse the time stamps of a frame; step numbers and text that is no stamp stay unchanged."""
     import pandas as pd
 
     column = frame[stamp]
@@ -174,12 +174,12 @@ def _with_stamps(path: Path, frame: Any, stamp: str) -> Any:
         return frame
     values = pd.DatetimeIndex(found.times.view("datetime64[us]"))
     if found.offsets and not pd.api.types.is_numeric_dtype(column):
-        return frame  # a zone that the text names is kept
+        return frame  # keeps the time zone in the text
     return frame.assign(**{stamp: values})
 
 
 def _stamps(column: Any) -> Stamps | None:
-    """Stamps of a column of text or of whole numbers, None where it holds none or is read already."""
+    """Parse a column of text or whole numbers; None if it holds no stamps or is parsed already."""
     import pandas as pd
     import pyarrow as pa
 
@@ -194,7 +194,7 @@ def _stamps(column: Any) -> Stamps | None:
 
 
 def _numbers(column: Any) -> Any:
-    """A column of text as numbers, where all its cells are numbers with thousands marks or decimal commas."""
+    """Convert a text column to numbers if all its cells are numbers, with thousands marks or decimal commas too."""
     import pandas as pd
     import pyarrow as pa
 
@@ -208,7 +208,7 @@ def _numbers(column: Any) -> Any:
 
 
 def recognised_target(path: Path, frame: pd.DataFrame, taken: set[str]) -> str:
-    """The column `target`, else the only numeric one besides those taken. DataError where neither is there."""
+    """Return the column `target`, else the only numeric one not in `taken`. Raises DataError if there is neither."""
     import pandas as pd
 
     if "target" in frame.columns:

@@ -1,4 +1,4 @@
-"""A long pandas frame as windows.
+"""Windows of a long pandas frame.
 
 # N items, T rows of all items, V variates, H horizon
 """
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Names:
-    """Which column means what."""
+    """The columns of ids, time stamps and targets."""
 
     item_id: str = "item_id"
     timestamp: str = "timestamp"
@@ -40,7 +40,7 @@ class Names:
 
 @dataclass(frozen=True)
 class FrameTask:
-    """A frame made ready: one window an item, in order of first appearance, and what its forecast frame needs."""
+    """A frame as windows, one per item in order of first appearance, and what its forecast frame needs."""
 
     windows: list[Window]
     names: Names
@@ -53,8 +53,8 @@ class FrameTask:
 def open_frame(
     df: pd.DataFrame, request: FrameRequest, family: Family, future_df: pd.DataFrame | None = None
 ) -> FrameTask:
-    """A frame made ready for a family's forecast, as the request says. Raises DataError and ConfigError."""
-    df, future_df, names, candle = roles_of(df, future_df, request.columns, request.target, family)
+    """Convert a frame to windows that the family can forecast. Raises DataError and ConfigError."""
+    df, future_df, names, candle = select_columns(df, future_df, request.columns, request.target, family)
     check_candles(request.outputs, candle, family.name)
     task = read_frame(
         df,
@@ -67,34 +67,34 @@ def open_frame(
     return replace(task, candle=candle)
 
 
-def roles_of(
+def select_columns(
     df: pd.DataFrame,
     future_df: pd.DataFrame | None,
     columns: tuple[str, str],
     target: Sequence[str] | None,
     family: Family,
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, Names, tuple[str, ...]]:
-    """The frames with what the family can use, the names of their columns, and the targets that make up a candle.
+    """Return both frames with the columns that the family reads, their names, and the targets that make up a candle.
 
-    columns are those of ids and time stamps; target None = the family's own choice, else "target".
+    columns are those of ids and time stamps; target None = the family's default columns, else "target".
     """
     check_frame(df, columns)
-    df, future_df = one_item(df, future_df, Names(*columns))
+    df, future_df = with_item_column(df, future_df, Names(*columns))
     choice = family.columns_of([str(name) for name in df.columns if name not in columns], "df")
     if choice is None:
         if target is None and "target" not in df.columns and {*columns} <= {*df.columns}:
             raise DataError(
-                f"df has no column 'target' and none that {family.name} forecasts by itself among "
+                f"df has no column 'target' and none that {family.name} forecasts by default among "
                 f"{', '.join(map(repr, map(str, df.columns)))}. Name yours with target=, or rename it."
             )
         return df, future_df, Names(*columns, ("target",) if target is None else tuple(target)), ()
     names = Names(*columns, choice.targets if target is None else tuple(target))
-    df, future_df = take_columns(df, future_df, names, choice.targets, family.name)
+    df, future_df = drop_unused_columns(df, future_df, names, choice.targets, family.name)
     return df, future_df, names, tuple(name for name in names.target if name in choice.targets)
 
 
 def check_candles(outputs: Sequence[str], candle: Sequence[str], family: str) -> None:
-    """Raise ConfigError where candles are asked for and no targets make one up."""
+    """Raise ConfigError if candles are requested and no targets make up a candle."""
     if "candles" in outputs and not candle:
         raise ConfigError(f'{family} forecasts no candles here; output="long" has its quantiles.')
 
@@ -109,14 +109,13 @@ def read_frame(
     calendar: str | None = None,
     ordinal: bool | None = None,
 ) -> FrameTask:
-    """Windows of a long frame: one row an item and time stamp; all columns besides id, time and targets are covariates.
+    """Convert a long frame, one row per item and time stamp, to windows. Other columns are covariates.
 
-    Covariates that future_df carries too are known ahead (exactly prediction_length rows an item, at the stamps that
-    follow), the others are known in the past only. Text, boolean and date columns are categorical: encoded by target
-    means, or as ordinal codes where there are several targets (ordinal forces one of the two). The stamps that follow
-    are found from the series (see next_stamps), or set by freq or an exchange's calendar; an integer time column
-    counts steps. Values after the cutoff are looked at nowhere.
-    Raises DataError naming column, item, fact and way out.
+    Covariates that future_df has too are known ahead (exactly prediction_length rows per item, at the stamps that
+    follow), the others are past-only. Text, boolean and date columns are categorical: encoded as target means, or as
+    ordinal codes if there are several targets (ordinal forces one of the two). The stamps that follow are inferred
+    from the series (see next_stamps), or set by freq or an exchange's calendar; an integer time column counts steps.
+    Values after the cutoff are never read. Raises DataError that names column and item and says what to do.
     """
     names = names or Names()
     prediction_length = check_horizon(prediction_length)
@@ -132,24 +131,24 @@ def read_frame(
     return FrameTask(windows, names, history.ids, stamps, prediction_length)
 
 
-def next_rows(times: Sequence[Any], ids: Any, horizon: int, freq: str | None, calendar: str | None) -> Any:
-    """(N * H) stamps that follow those of each item: (k,) DatetimeIndex or int64 array, as more_rows gives them."""
+def following_stamps(times: Sequence[Any], ids: Any, horizon: int, freq: str | None, calendar: str | None) -> Any:
+    """Return the (N * H,) stamps that follow those of each item, (k,) as DatetimeIndex or int64 array."""
     lengths = np.array([len(stamps) for stamps in times], np.int64)
     joined = np.concatenate(times) if isinstance(times[0], np.ndarray) else times[0].append(list(times[1:]))
     return continued(joined, np.cumsum(lengths) - lengths, ids, horizon, freq, calendar)[0]
 
 
-def more_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray], list[Any]]:
-    """Numbers (V, k) and time stamps (k,) of each item of ids, names.target being the V columns; k may be 0.
+def read_appended_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray], list[Any]]:
+    """Return the values (V, k) and time stamps (k,) of each item in ids; names.target are the V columns, k may be 0.
 
-    Raises DataError for items that are none of them, and as read_frame.
+    Raises DataError for items not in ids, and as read_frame does.
     """
     import pandas as pd
 
     _check_columns(df, None, names)
     unknown = np.flatnonzero(pd.Index(ids).get_indexer(pd.Index(df[names.item_id])) < 0)
     if len(unknown):
-        raise DataError(f"item {df[names.item_id].iloc[unknown[0]]!r} is none of those that the first frame held.")
+        raise DataError(f"item {df[names.item_id].iloc[unknown[0]]!r} is not in the first frame.")
     found = _sort(df, names, ids)
     values = np.stack([numbers(column_of(found.frame, name)) for name in names.target])
     bounds = np.searchsorted(found.code, np.arange(len(ids) + 1))
@@ -158,25 +157,25 @@ def more_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray
 
 
 def check_frame(df: Any, names: Sequence[str]) -> None:
-    """Raise DataError for what is no frame, or has no column of time stamps; names are those of ids and times."""
+    """Raise DataError if df is not a frame or has no column of time stamps; names: columns of ids and times."""
     import pandas as pd
 
     if not isinstance(df, pd.DataFrame):
-        raise DataError(f"df is of the type {type(df).__name__}; give a pandas DataFrame.")
+        raise DataError(f"df is a {type(df).__name__}; give a pandas DataFrame.")
     item, stamp = names
     if stamp in df.columns:
         return
     stamps = [str(name) for name in df.columns if name != item and plain(str(name)) in FINE_STAMPS]
-    way = f"timestamp_column={stamps[0]!r} would name yours" if stamps else "name yours with timestamp_column="
+    advice = f"timestamp_column={stamps[0]!r} would name yours" if stamps else "name yours with timestamp_column="
     if isinstance(df.index, pd.DatetimeIndex):
-        way = f"df.rename_axis({stamp!r}).reset_index() makes one of its index"
+        advice = f"df.rename_axis({stamp!r}).reset_index() makes one of its index"
     elif stamp in df.index.names:
-        way = "df.reset_index() makes columns of its index"
-    raise DataError(f"df has no column {stamp!r}; {way}. Its columns are {_listed(df.columns)}.")
+        advice = "df.reset_index() makes columns of its index"
+    raise DataError(f"df has no column {stamp!r}; {advice}. Its columns are {_listed(df.columns)}.")
 
 
-def one_item(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:
-    """The frames with an id column where they lack the usual one and hold a single series, named "item"."""
+def with_item_column(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:
+    """Add the default id column, filled with "item", to frames that lack it and hold a single series."""
     lacks = names.item_id == Names.item_id and names.item_id not in df.columns and names.timestamp in df.columns
     if not lacks or df.columns.has_duplicates or df[names.timestamp].duplicated().any():
         return df, future_df
@@ -185,21 +184,21 @@ def one_item(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> 
     return df.assign(**{names.item_id: "item"}), future_df
 
 
-def take_columns(
+def drop_unused_columns(
     df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names, taken: Sequence[str], family: str
 ) -> tuple[Any, Any]:
-    """The frames without the columns that a family cannot use, with a warning that names them.
+    """Drop the columns that a family cannot read, with a warning that names them.
 
-    taken are the columns of df that it can use; id, time stamps and targets are kept besides.
+    Id, time stamps, targets and the columns in `taken` stay.
     """
-    kept = {names.item_id, names.timestamp, *names.target, *taken}
-    left_out = [name for name in df.columns if name not in kept]
+    columns = {names.item_id, names.timestamp, *names.target, *taken}
+    left_out = [name for name in df.columns if name not in columns]
     if left_out:
         text = f"{family} reads {', '.join(map(str, taken))} and no other columns; left out: {_listed(left_out)}."
         warn(_log, Note(Code.COLUMNS_LEFT_OUT, text, {"columns": len(left_out)}))
         df = df.drop(columns=left_out)
     if future_df is not None:
-        future_df = future_df.drop(columns=[name for name in future_df.columns if name not in kept])
+        future_df = future_df.drop(columns=[name for name in future_df.columns if name not in columns])
     return df, future_df
 
 
@@ -231,14 +230,14 @@ def _check_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Name
         raise DataError(f"future_df has no column {lacking[0]!r}; its columns are {_listed(future_df.columns)}.")
     targets = [name for name in names.target if name in future_df.columns]
     if targets:
-        raise DataError(f"future_df holds the target {targets[0]!r}, which is what will be forecast; drop that column.")
+        raise DataError(f"future_df holds the target {targets[0]!r}, which is to be forecast; drop that column.")
     extra = [name for name in future_df.columns if name not in df.columns]
     if extra:
         raise DataError(f"future_df has a column {extra[0]!r} that df lacks; add its history to df or drop it.")
 
 
 def _sort(df: pd.DataFrame, names: Names, order: Any) -> SortedRows:
-    """Rows grouped by item, in order of first appearance or in the given order of ids, and ascending in time."""
+    """Sort rows by item, in order of first appearance or in the given order of ids, and by time."""
     import pandas as pd
 
     which = "df" if order is None else "future_df"
@@ -281,12 +280,12 @@ def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
         raise DataError(f"{which}: column {names.timestamp!r} is boolean, neither time stamps nor step numbers.")
     if types.is_numeric_dtype(column.dtype):
         steps = column.to_numpy(np.int64)
-        if (steps != column.to_numpy()).any():  # pandas would take 0.5 for half a nanosecond after 1970 began
+        if (steps != column.to_numpy()).any():  # pandas would read 0.5 as half a nanosecond after 1970-01-01
             raise DataError(f"{which}: column {names.timestamp!r} has fractions; count steps in whole numbers.")
         if number_stamps(steps) is not None:
             text = (
-                f"{which}: the numbers of column {names.timestamp!r} are counted as steps, and look like unix times or "
-                "dates; pandas.to_datetime makes stamps of them."
+                f"{which}: the numbers of column {names.timestamp!r} are counted as steps but look like unix times "
+                "or dates; convert them with pandas.to_datetime."
             )
             warn(_log, Note(Code.STEPS_LOOK_LIKE_TIMES, text))
         return steps
@@ -300,7 +299,7 @@ def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
 def _match_future(
     future_df: pd.DataFrame, history: SortedRows, names: Names, horizon: int, future_stamps: Any, settable: bool
 ) -> SortedRows:
-    """future_df in the windows' order, checked against the items and, unless it may set them, the coming stamps."""
+    """Sort future_df in the order of the windows; check its items and, unless settable, its stamps."""
     future = _sort(future_df, names, history.ids)
     if isinstance(future.times, np.ndarray) != isinstance(history.times, np.ndarray):
         raise DataError(
@@ -329,7 +328,7 @@ def _match_future(
 
 
 def _covariates(frame: pd.DataFrame, known: pd.DataFrame | None, names: Names) -> tuple[list[str], list[str]]:
-    """Covariates known in the past only, and those that known has too."""
+    """Return the past-only covariates, and those that `known` has too."""
     every = [name for name in frame.columns if name not in (names.item_id, names.timestamp, *names.target)]
     ahead = [name for name in every if known is not None and name in known.columns]
     return [name for name in every if name not in ahead], ahead

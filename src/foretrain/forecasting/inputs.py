@@ -1,4 +1,4 @@
-"""Arrays, lists of arrays and lists of dicts as windows.
+"""Windows of arrays, lists of arrays and lists of dicts.
 
 # N items, V variates, T steps of an item, H horizon
 """
@@ -19,10 +19,10 @@ KEYS = ("target", "past_covariates", "future_covariates")
 
 
 def read_inputs(inputs: Any, prediction_length: int, *, ordinal: bool | None = None) -> list[Window]:
-    """Windows of one of: a (N, V, T) array; a list of (T,) or (V, T) arrays; a list of dicts.
+    """Convert inputs to windows: a (N, V, T) array; a list of (T,) or (V, T) arrays; a list of dicts.
 
     A dict holds `target` (T,) or (V, T), optionally `past_covariates` {name: (T,)} and `future_covariates`
-    {name: (H,) or None}, whose names are a subset of the former; None means known ahead in principle but not at hand.
+    {name: (H,) or None}, whose names are a subset of the former; None means known ahead but missing here.
     Text is categorical (see forecasting/covariates.py). Arrays may be numpy, torch or lists of numbers; covariates of
     each kind are ordered by name. Items may differ in length, variates and covariates. Raises DataError.
     """
@@ -139,34 +139,34 @@ def _absent(values: Any) -> bool:
 def _column(
     items: Sequence[Any], targets: Sequence[FloatArray], name: str, horizon: int, ordinal: bool | None
 ) -> dict[int, tuple[FloatArray, FloatArray]]:
-    """One covariate of every item that has it, as numbers: item index to history (T,) and future (H,)."""
+    """Encode one covariate of all items that have it: item index to history (T,) and future (H,)."""
     import pandas as pd
 
     holders = [i for i, item in enumerate(items) if name in (item.get("past_covariates") or {})]
     past = [pd.Series(_array(items[i]["past_covariates"][name])) for i in holders]
     future = {i: (items[i].get("future_covariates") or {}).get(name) for i in holders}
-    at_hand = [i for i in holders if not _absent(future[i])]
+    given = [i for i in holders if not _absent(future[i])]
     blank = np.full(horizon, np.nan, np.float32)
     if all(is_numeric(column) for column in past):
         return {
             i: (
                 _floats(column, f"item {i}: past_covariates[{name!r}]"),
-                _floats(future[i], f"item {i}: future_covariates[{name!r}]") if i in set(at_hand) else blank,
+                _floats(future[i], f"item {i}: future_covariates[{name!r}]") if i in set(given) else blank,
             )
             for i, column in zip(holders, past, strict=True)
         }
     lengths = [len(column) for column in past]
     place = {i: k for k, i in enumerate(holders)}
     rows = RowItems(
-        np.repeat(np.arange(len(holders)), lengths), np.repeat([place[i] for i in at_hand], horizon), len(holders)
+        np.repeat(np.arange(len(holders)), lengths), np.repeat([place[i] for i in given], horizon), len(holders)
     )
-    coming = pd.concat([pd.Series(_array(future[i])) for i in at_hand], ignore_index=True) if at_hand else None
+    future_column = pd.concat([pd.Series(_array(future[i])) for i in given], ignore_index=True) if given else None
     use_ordinal = any(len(targets[i]) > 1 for i in holders) if ordinal is None else ordinal
     first = np.concatenate([targets[i][0] for i in holders])
-    encoded, ahead = encode(pd.concat(past, ignore_index=True), coming, rows, first, use_ordinal=use_ordinal)
-    pieces = np.split(encoded, np.cumsum(lengths)[:-1])
-    known = dict(zip(at_hand, ahead.reshape(-1, horizon), strict=True)) if ahead is not None else {}
-    return {i: (pieces[place[i]], known.get(i, blank)) for i in holders}
+    encoded, ahead = encode(pd.concat(past, ignore_index=True), future_column, rows, first, use_ordinal=use_ordinal)
+    histories = np.split(encoded, np.cumsum(lengths)[:-1])
+    known = dict(zip(given, ahead.reshape(-1, horizon), strict=True)) if ahead is not None else {}
+    return {i: (histories[place[i]], known.get(i, blank)) for i in holders}
 
 
 def _array(values: Any) -> Any:

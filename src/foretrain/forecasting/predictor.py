@@ -1,4 +1,4 @@
-"""`foretrain.load`: a model that takes and gives arrays or pandas frames.
+"""`foretrain.load` and Predictor: forecasts of arrays and pandas frames with a loaded model.
 
 # N items, V variates, T steps, H horizon, Q levels
 """
@@ -18,8 +18,8 @@ from foretrain.adapters.layers import merged
 from foretrain.atomic import new_folder
 from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
-from foretrain.forecasting.batching import clip_context, forecast_and_tell, plan
-from foretrain.forecasting.frame import open_frame, roles_of
+from foretrain.forecasting.batching import clip_context, forecast_with_warnings, plan
+from foretrain.forecasting.frame import open_frame, select_columns
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.streaming import FrameStream
@@ -69,25 +69,25 @@ def load(
 
 
 class Predictor:
-    """A loaded model with forecasts for arrays and frames."""
+    """A loaded model that forecasts arrays and frames."""
 
     def __init__(self, model: Forecaster) -> None:
         self.model = model
 
     @property
     def network(self) -> nn.Module:
-        """The tensor-level module, with upstream's parameter and argument names."""
+        """The PyTorch module of the network, with upstream's parameter and argument names."""
         return self.model.network
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.model.parameters()).device
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a release (config.json, model.safetensors) that upstream's own loader opens; all of it or nothing.
+        """Write a release (config.json, model.safetensors) that upstream's loader opens; on failure nothing is left.
 
-        Raises ModelError when path exists already or cannot be written.
+        Raises ModelError if path exists already or cannot be written.
         """
         path = Path(path)
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -111,19 +111,19 @@ class Predictor:
         sort_quantiles: bool = False,
         **options: Any,
     ) -> list[FloatArray]:
-        """Quantile forecasts, one (targets, H, Q) array an item, in the order of inputs.
+        """Return quantile forecasts, one (targets, H, Q) array per item, in the order of inputs.
 
         Args:
             inputs: a (N, V, T) array; a list of (T,) or (V, T) arrays; a list of dicts with `target`,
                 `past_covariates`, `future_covariates`; or a list of Window.
             prediction_length: H, in steps.
             quantile_levels: between 0 and 1.
-            batch_size: rows (variates and covariates) of one pass.
-            context_length: newest steps to look at; None = as many as the model can.
-            num_samples: sample paths, for families that draw them.
-            seed: of those draws.
-            sort_quantiles: put crossing quantiles in order.
-            **options: the family's own, such as cross_learning=True.
+            batch_size: rows (variates and covariates) per forward pass.
+            context_length: newest steps to use; None = as many as the model can read.
+            num_samples: number of sample paths, for families that draw them.
+            seed: seed of the sample paths.
+            sort_quantiles: sort quantiles that cross.
+            **options: options of the family, such as cross_learning=True.
 
         Raises:
             DataError: malformed inputs.
@@ -139,7 +139,7 @@ class Predictor:
             options=options,
         )
         windows = _windows_of(inputs, request.prediction_length)
-        found = forecast_and_tell(self.model, windows, request, keep_samples=False).quantiles
+        found = forecast_with_warnings(self.model, windows, request, keep_samples=False).quantiles
         return [sort_levels(values, request.quantile_levels) for values in found] if sort_quantiles else found
 
     def forecast_paths(
@@ -153,9 +153,9 @@ class Predictor:
         seed: int = 0,
         **options: Any,
     ) -> list[FloatArray]:
-        """Sampled futures, one (targets, S, H) array an item, in the order of inputs; arguments as for forecast.
+        """Return sample paths, one (targets, S, H) array per item, in the order of inputs; arguments as for forecast.
 
-        Raises ConfigError where the family draws no paths, and what forecast raises.
+        Raises ConfigError if the family draws no paths, and the errors of forecast.
         """
         request = ForecastRequest(
             prediction_length=prediction_length,
@@ -167,9 +167,9 @@ class Predictor:
             options=options,
         )
         windows = _windows_of(inputs, request.prediction_length)
-        found = forecast_and_tell(self.model, windows, request, keep_samples=True)
+        found = forecast_with_warnings(self.model, windows, request, keep_samples=True)
         if found.samples is None:
-            raise ConfigError(f"{self.model.family} draws no sample paths; use forecast, which gives its quantiles.")
+            raise ConfigError(f"{self.model.family} draws no sample paths; use forecast, which returns quantiles.")
         return found.samples
 
     def forecast_df(
@@ -194,44 +194,44 @@ class Predictor:
         seed: int = 0,
         **options: Any,
     ) -> pd.DataFrame:
-        """Forecast of a frame as a frame.
+        """Forecast the items of a frame; return a frame.
 
         Args:
-            df: one row an item and time stamp, in any order; columns besides id, time and target are covariates, text
-                and booleans among them categorical. A frame of a single series needs no id column; its item is "item".
-                Families of candles read open, high, low, close and, where there, volume and amount, nothing else.
+            df: one row per item and time stamp, in any order; columns besides id, time and target are covariates (text
+                and booleans are categorical). A frame of a single series needs no id column; its item is "item".
+                Candle families read open, high, low, close and, if present, volume and amount, and nothing else.
             prediction_length: H, in steps.
             quantile_levels: between 0 and 1.
-            future_df: covariates known ahead: H rows an item at the stamps that follow, any of df's covariate columns.
-                Where those stamps come from trading hours, it may set others, for example around a holiday.
-            context_length: newest steps to look at; None = as many as the model can.
-            batch_size: rows (targets and covariates) of one pass.
-            cross_learning: let all items of a batch inform each other; forecasts then depend on the batch.
-            id_column: column of the items' names.
+            future_df: covariates known ahead: H rows per item at the stamps that follow, any of df's covariate columns.
+                If the stamps are inferred from trading hours, future_df may have others, e.g. around a holiday.
+            context_length: newest steps to use; None = as many as the model can read.
+            batch_size: rows (targets and covariates) per forward pass.
+            cross_learning: let all items of a batch attend to each other; forecasts then depend on the batch.
+            id_column: column of the item ids.
             timestamp_column: column of the time stamps, or of whole numbers that count steps.
-            target: column or columns to forecast; None = the candle's, for families of candles, else "target".
-            freq: pandas alias of the frequency; None = found from the stamps of each item: their frequency, or the
-                trading hours and days that its newest bars keep.
-            calendar: exchange whose sessions the stamps follow, holidays and half days included, by a name of the
+            target: column or columns to forecast; None = those of a candle for candle families, else "target".
+            freq: pandas alias of the frequency; None = inferred from the stamps of each item: their frequency, or the
+                trading hours and days of its newest bars.
+            calendar: exchange whose sessions the stamps follow, with holidays and half days: a name known to the
                 package exchange_calendars (XNYS, NYSE, XSHG, CMES, 24/7, ...; extra `market`).
             output: "long"; "candles", the mean of the sampled candles; or "paths", every sampled path.
-            aggregate: further columns of "long" from the sampled paths, each by a name such as trimmed_mean_10 or
-                mean_quantile_mix_0.15_0.3; all of them are in forecasting/aggregate.py.
-            sort_quantiles: put crossing quantiles in order.
-            num_samples: sample paths, for families that draw them.
-            seed: of those draws.
-            **options: the family's own.
+            aggregate: further columns of "long", aggregated from the sampled paths: names such as trimmed_mean_10 or
+                mean_quantile_mix_0.15_0.3, listed in forecasting/aggregate.py.
+            sort_quantiles: sort quantiles that cross.
+            num_samples: number of sample paths, for families that draw them.
+            seed: seed of the sample paths.
+            **options: options of the family.
 
         Returns:
-            long: columns id, timestamp, target_name, predictions (the median), mean where the family draws paths, one
-            of each aggregate, and str(level) of each level; rows by item in order of first appearance, target, step.
-            candles: id, timestamp and a column each of open, high, ...; rows by item and step. paths: id, timestamp,
-            sample (0, 1, ...) and a column of each target; rows by item, sample and step.
+            long: columns id, timestamp, target_name, predictions (the median), mean if the family draws paths, one per
+            aggregate, and str(level) per level; rows by item in order of first appearance, target, step.
+            candles: id, timestamp and a column each for open, high, ...; rows by item and step. paths: id, timestamp,
+            sample (0, 1, ...) and a column per target; rows by item, sample and step.
 
         Raises:
             DataError: a missing column, text among numbers, duplicate rows, a series without regular stamps or trading
                 hours, stamps that are not the calendar's, a future_df that does not fit.
-            ConfigError: impossible or unknown options, calendars or outputs, and candles of a family without.
+            ConfigError: impossible or unknown options, calendars or outputs; candles of a family that has none.
         """
         request = FrameRequest(
             prediction_length=prediction_length,
@@ -255,11 +255,11 @@ class Predictor:
     def forecast_tables(
         self, df: pd.DataFrame, request: FrameRequest, future_df: pd.DataFrame | None = None
     ) -> dict[Output, pd.DataFrame]:
-        """Every output that the request names, each as forecast_df gives it, of one forecast."""
-        kind, asked = self.model.family, request.changed(quantile_levels=request.asked_levels)
-        task = open_frame(df, request, family(kind), future_df)
-        found = forecast_and_tell(self.model, task.windows, asked, keep_samples=request.needs_paths)
-        return tables_of(task, found, request, kind)
+        """Return every output of the request, in the format of forecast_df, from one forecast."""
+        name, with_median = self.model.family, request.changed(quantile_levels=request.levels_with_median)
+        task = open_frame(df, request, family(name), future_df)
+        found = forecast_with_warnings(self.model, task.windows, with_median, keep_samples=request.needs_paths)
+        return tables_of(task, found, request, name)
 
     def stream(
         self,
@@ -274,20 +274,22 @@ class Predictor:
         max_context: int | None = None,
         re_anchor_every: int | None = None,
     ) -> FrameStream:
-        """Series that grow: read df once, then append rows and forecast without reading it again.
+        """Return a stream: it reads df once, then rows are appended and forecast without reading df again.
 
         Args:
             df, id_column, timestamp_column, target, freq, calendar: as for forecast_df.
-            context_length: newest rows of df to read; None = as many as the model can.
-            max_context: rows the model goes on looking at; None = its own. Longer series roll.
-            re_anchor_every: read the newest max_context rows anew after so many appended ones; None = never.
+            context_length: newest rows of df to read; None = as many as the model can read.
+            max_context: rows in the model's context, a rolling window; None = the model's own limit.
+            re_anchor_every: recompute the cache from the newest max_context rows after this many rows; None = never.
 
-        Raises what forecast_df raises, and ModelError where the family cannot follow growing series.
+        Raises the errors of forecast_df, and ModelError if the family has no streams.
         """
         if not isinstance(self.model, Streams):
-            raise ModelError(f"{self.model.family} cannot follow growing series; use forecast_df on all rows.")
+            raise ModelError(f"{self.model.family} has no streams; use forecast_df on all rows.")
         chosen = (target,) if isinstance(target, str) else target
-        df, _, names, candle = roles_of(df, None, (id_column, timestamp_column), chosen, family(self.model.family))
+        df, _, names, candle = select_columns(
+            df, None, (id_column, timestamp_column), chosen, family(self.model.family)
+        )
         return FrameStream(
             self.model,
             df,
@@ -301,21 +303,21 @@ class Predictor:
         )
 
     def columns(self, names: Sequence[str], source: str = "df") -> Columns | None:
-        """What the family forecasts by itself of columns with these names, None where it leaves the choice to you.
+        """Return the family's default targets and covariates among these columns; None if it has no defaults.
 
-        Raises DataError, naming the source, where they are not those that the family needs.
+        Raises DataError, naming the source, if columns that the family needs are missing.
         """
         return family(self.model.family).columns_of(names, source)
 
     def embed(
         self, inputs: Any, *, batch_size: int = 256, context_length: int | None = None
     ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Embeddings of series, and the loc and scale (V, 1) by which each was normalised, as CPU tensors.
+        """Return embeddings of series, and the loc and scale (V, 1) that normalised each, as CPU tensors.
 
         An item's embedding is (V, patches + 2, D): its context patches, the REG token and one empty forecast patch.
         Batches are filled in input order and padded on the left, so an item shorter than the longest of its batch has
-        leading patches without data, whose states mean nothing: count from the end. inputs are arrays, as for
-        forecast, without covariates. Raises ModelError when the family has no embeddings.
+        leading patches without data, whose states are meaningless: index from the end. inputs are arrays, as for
+        forecast, without covariates. Raises ModelError if the family has no embeddings.
         """
         model = self.model
         if not isinstance(model, Embeds):
@@ -345,12 +347,12 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        where = torch.device(device)
-        torch.empty(0, device=where)
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"device {str(device)!r} cannot be used here ({reason}); use cpu.") from None
-    return where
+    return chosen
 
 
 def _that_forecasts(model: Trainable, asked: str) -> Forecaster:

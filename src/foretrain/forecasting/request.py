@@ -1,6 +1,6 @@
-"""What is asked of a forecast of a frame or a file: a ForecastRequest with the columns, time stamps and outputs.
+"""FrameRequest: a ForecastRequest for a frame or a file, with columns, frequency and outputs.
 
-Files, device and precision are no part of it.
+File names, device and precision are not part of it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting.aggregate import aggregation
-from foretrain.models.request import ForecastRequest, whole
+from foretrain.models.request import ForecastRequest, whole_number
 
 Output = Literal["long", "candles", "paths"]
 
 
 def check_horizon(value: Any) -> int:
-    """The prediction_length of a frame as an int. Raises DataError."""
+    """Return prediction_length as an int. Raises DataError if it is not a whole number of at least 1."""
     text = f"prediction_length is {value!r}; it counts steps, a whole number of at least 1."
-    return whole(value, lambda: DataError(text), 1)
+    return whole_number(value, lambda: DataError(text), 1)
 
 
-def _words(check: Callable[[tuple[Any, ...]], None] | None = None, *, optional: bool = False) -> Any:
-    """Validator of one name or several, as a tuple."""
+def _names(check: Callable[[tuple[Any, ...]], None] | None = None, *, optional: bool = False) -> Any:
+    """Return a validator that converts a name or several to a tuple."""
 
     def names(value: Any) -> tuple[Any, ...] | None:
         if optional and value is None:
@@ -51,7 +51,7 @@ def _check_aggregates(names: tuple[Any, ...]) -> None:
 _NAMES = {"type": "array", "items": {"type": "string"}}
 _OPEN_NAMES = WithJsonSchema({"anyOf": [_NAMES, {"type": "null"}]})
 _OUTPUTS = WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(get_args(Output))}})
-# names of columns may be of any type that pandas takes, and freq an offset of pandas
+# column names may have any type that pandas accepts, and freq may be a pandas offset
 _AS_GIVEN = PlainValidator(lambda value: value)
 _TEXT = WithJsonSchema({"type": "string"})
 _OPEN_TEXT = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})
@@ -63,36 +63,36 @@ class FrameRequest(ForecastRequest):
     Attributes:
         id_column: column of the items' names.
         timestamp_column: column of the time stamps; None = "timestamp" in a frame, recognised in a file.
-        target: columns to forecast; None = the candle's, for families of candles, else "target".
-        freq: pandas alias of the frequency; None = found from the stamps.
+        target: columns to forecast; None = those of a candle for candle families, else "target".
+        freq: pandas alias of the frequency; None = inferred from the stamps.
         calendar: exchange whose sessions the stamps follow.
-        outputs: "long", "candles", "paths": the tables to make.
+        outputs: the tables to make: "long", "candles", "paths".
         aggregates: further columns of "long" from the sampled paths, by name (forecasting/aggregate.py).
-        sort_quantiles: put crossing quantiles in order.
+        sort_quantiles: sort quantiles that cross.
     """
 
     prediction_length: Annotated[int, PlainValidator(check_horizon), WithJsonSchema({"type": "integer", "minimum": 1})]
     id_column: Annotated[str, _AS_GIVEN, _TEXT] = "item_id"
     timestamp_column: Annotated[str | None, _AS_GIVEN, _OPEN_TEXT] = None
-    target: Annotated[Sequence[str] | None, _words(optional=True), _OPEN_NAMES] = None
+    target: Annotated[Sequence[str] | None, _names(optional=True), _OPEN_NAMES] = None
     freq: Annotated[str | None, _AS_GIVEN, _OPEN_TEXT] = None
     calendar: Annotated[str | None, _AS_GIVEN, _OPEN_TEXT] = None
-    outputs: Annotated[Sequence[Output], _words(_check_outputs), _OUTPUTS] = ("long",)
-    aggregates: Annotated[Sequence[str], _words(_check_aggregates), WithJsonSchema(_NAMES)] = ()
+    outputs: Annotated[Sequence[Output], _names(_check_outputs), _OUTPUTS] = ("long",)
+    aggregates: Annotated[Sequence[str], _names(_check_aggregates), WithJsonSchema(_NAMES)] = ()
     sort_quantiles: bool = False
 
     @property
     def columns(self) -> tuple[str, str]:
-        """The columns of ids and time stamps of a frame."""
+        """Columns of ids and time stamps of a frame."""
         return self.id_column, self.timestamp_column or "timestamp"
 
     @property
-    def asked_levels(self) -> tuple[float, ...]:
-        """The levels to ask a family for: quantile_levels, and the median where it is not among them."""
+    def levels_with_median(self) -> tuple[float, ...]:
+        """quantile_levels, followed by 0.5 if they lack it: the levels requested of the family."""
         levels = tuple(self.quantile_levels)
         return levels if 0.5 in levels else (*levels, 0.5)
 
     @property
     def needs_paths(self) -> bool:
-        """Whether an output is made of sampled paths."""
+        """True if an output is computed from sampled paths."""
         return "paths" in self.outputs or bool(self.aggregates)

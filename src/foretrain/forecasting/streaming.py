@@ -1,4 +1,4 @@
-"""Growing series as frames: rows are appended to a model's cache, forecasts come back as forecast_df gives them.
+"""Streams of frames: rows are appended to a model's KV cache, forecasts have the format of forecast_df.
 
 # N items, V rows of a window (targets, then the covariates of the first frame), k new rows, H horizon, Q levels
 """
@@ -14,8 +14,16 @@ import numpy as np
 from foretrain.adapters.layers import merged
 from foretrain.data.windows import stack_windows
 from foretrain.errors import DataError
-from foretrain.forecasting.batching import ForecastList, tell_notes
-from foretrain.forecasting.frame import FrameTask, Names, check_candles, more_rows, next_rows, one_item, read_frame
+from foretrain.forecasting.batching import ForecastList, log_tallies
+from foretrain.forecasting.frame import (
+    FrameTask,
+    Names,
+    check_candles,
+    following_stamps,
+    read_appended_rows,
+    read_frame,
+    with_item_column,
+)
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.tables import tables_of
 from foretrain.models import resolved
@@ -25,13 +33,13 @@ from foretrain.models.request import DECILES
 if TYPE_CHECKING:
     import pandas as pd
 
-KEPT_STAMPS = 5000  # an item's newest time stamps, which say how they go on
+MAX_STAMPS = 5000  # newest time stamps stored per item, from which the next ones are inferred
 
 
 class FrameStream:
-    """The items of a frame, and what a model remembers of them; Predictor.stream opens one.
+    """The items of a frame with a model's cache of them; created by Predictor.stream.
 
-    Frames lie in one batch: as many items as the device's memory holds caches of.
+    All items are in one batch, so the device's memory must hold the caches of all of them.
     """
 
     def __init__(
@@ -47,30 +55,31 @@ class FrameStream:
         max_context: int | None,
         re_anchor_every: int | None,
     ) -> None:
-        """max_context and re_anchor_every as for Streams.stream; candle are the targets that make one up."""
+        """max_context and re_anchor_every as for Streams.stream; candle: the targets that make up a candle."""
         self._model, self._family = model, model.family
         self._names, self._candle, self._freq, self._calendar = names, candle, freq, calendar
         task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
         self._ids, self._first = task.item_ids, task.windows
         self._rows = replace(names, target=task.windows[0].names)
-        self._times = [stamps[-KEPT_STAMPS:] for stamps in more_rows(df, self._rows, self._ids)[1]]
+        self._times = [stamps[-MAX_STAMPS:] for stamps in read_appended_rows(df, self._rows, self._ids)[1]]
         with merged(model):
             self._stream = model.stream(
                 stack_windows(task.windows, 1, context_length), max_context=max_context, re_anchor_every=re_anchor_every
             )
 
     def append(self, df: pd.DataFrame) -> None:
-        """Take over new rows of any of the items, later than their others; columns as in the first frame.
+        """Append rows of any of the items, later than all earlier ones; columns as in the first frame.
 
-        Empty cells are filled from before. Raises DataError for unknown items, missing columns, rows that are not
-        later, stamps of another kind.
+        Empty cells are filled from earlier rows. Raises DataError for unknown items, missing columns, rows that are not
+        later, and stamps of another kind.
         """
         if not len(df):
             return
-        df, _ = one_item(df, None, self._names)
-        values, times = more_rows(df, self._rows, self._ids)
+        df, _ = with_item_column(df, None, self._names)
+        values, times = read_appended_rows(df, self._rows, self._ids)
         joined = [
-            _go_on(before, stamps, item) for before, stamps, item in zip(self._times, times, self._ids, strict=True)
+            _join_stamps(before, stamps, item)
+            for before, stamps, item in zip(self._times, times, self._ids, strict=True)
         ]
         windows = [
             replace(
@@ -97,10 +106,10 @@ class FrameStream:
         seed: int = 0,
         **options: Any,
     ) -> pd.DataFrame:
-        """The rows that follow, as Predictor.forecast_df gives them; the stream stays as it is.
+        """Forecast the rows that follow, in the format of Predictor.forecast_df; the stream does not change.
 
-        options are the family's own; those left out are the stream's (Kronos: mode="rolling"). Draws depend on how many
-        rows were appended. Raises what forecast_df raises.
+        options are the family's; their defaults are the stream's (Kronos: mode="rolling"). Sampled paths depend on how
+        many rows were appended. Raises the errors of forecast_df.
         """
         given = FrameRequest(
             prediction_length=prediction_length,
@@ -113,12 +122,12 @@ class FrameStream:
         )
         request = resolved(given, self._family)
         check_candles(request.outputs, self._candle, self._family)
-        following = next_rows(self._times, self._ids, request.prediction_length, self._freq, self._calendar)
+        following = following_stamps(self._times, self._ids, request.prediction_length, self._freq, self._calendar)
         ahead = following.as_unit("us").asi8.reshape(len(self._ids), -1) if self._timed else None
         with merged(self._model):
-            wanted = request.changed(quantile_levels=request.asked_levels)
+            wanted = request.changed(quantile_levels=request.levels_with_median)
             found = self._stream.forecast(wanted, future_times=ahead)
-        tell_notes(found.notes)
+        log_tallies(found.notes)
         assert found.mean is not None and found.samples is not None  # a stream draws paths
         rows = [window.num_targets for window in self._first]
         quantiles, mean, samples = (
@@ -132,8 +141,8 @@ class FrameStream:
         return self._first[0].context_times is not None
 
 
-def _go_on(before: Any, stamps: Any, item: Any) -> Any:
-    """An item's stamps joined, the newest ones. Raises DataError where the new ones are no later."""
+def _join_stamps(before: Any, stamps: Any, item: Any) -> Any:
+    """Append new stamps to an item's and return the newest ones. Raises DataError if they are not later."""
     if not len(stamps):
         return before
     steps = isinstance(before, np.ndarray)
@@ -142,5 +151,5 @@ def _go_on(before: Any, stamps: Any, item: Any) -> Any:
     if stamps[0] <= before[-1]:
         raise DataError(f"item {item!r}: a row at {stamps[0]} is not later than {before[-1]}; append only new rows.")
     if steps:
-        return np.concatenate((before, stamps))[-KEPT_STAMPS:]
-    return before.append(stamps if before.tz is None else stamps.tz_convert(before.tz))[-KEPT_STAMPS:]
+        return np.concatenate((before, stamps))[-MAX_STAMPS:]
+    return before.append(stamps if before.tz is None else stamps.tz_convert(before.tz))[-MAX_STAMPS:]

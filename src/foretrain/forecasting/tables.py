@@ -1,4 +1,4 @@
-"""Forecasts of a frame's windows as pandas frames: long with quantiles, or wide with candles or every sampled path.
+"""Forecasts as pandas frames: long with quantiles, or wide with candles or every sampled path.
 
 # N items, V targets, S samples, H horizon, Q levels
 """
@@ -23,40 +23,40 @@ if TYPE_CHECKING:
 
 
 def tables_of(task: FrameTask, found: ForecastList, request: FrameRequest, family: str) -> dict[Output, pd.DataFrame]:
-    """Each output that the request names, of a forecast whose quantiles are at request.asked_levels.
+    """Return the requested output tables of a forecast whose quantiles are at request.levels_with_median.
 
-    Paths have the targets that make up a candle, all targets where none do; aggregates of the paths are columns of
+    "paths" has the targets that make up a candle, or all targets if none do; aggregates of the paths are columns of
     "long". Raises ConfigError for paths of a family that draws none.
     """
-    levels, asked, wide = request.quantile_levels, request.asked_levels, task.candle
+    levels, all_levels, candle = request.quantile_levels, request.levels_with_median, task.candle
     if request.sort_quantiles:
-        found = replace(found, quantiles=[sort_levels(values, asked) for values in found.quantiles])
-    median = asked.index(0.5)
+        found = replace(found, quantiles=[sort_levels(values, all_levels) for values in found.quantiles])
+    median = all_levels.index(0.5)
     tables: dict[Output, pd.DataFrame] = {}
     for output in request.outputs:
         if output == "long":
             point = [values[..., median] for values in found.quantiles]
-            kept = [values[..., : len(levels)] for values in found.quantiles]
+            quantiles = [values[..., : len(levels)] for values in found.quantiles]
             points = {} if found.mean is None else {"mean": found.mean}
             for name in request.aggregates:
-                points[name] = aggregate(_drawn(found.samples, family, name), name)
-            tables[output] = long_table(task, kept, point, levels, points)
+                points[name] = aggregate(_require_drawn(found.samples, family, name), name)
+            tables[output] = long_table(task, quantiles, point, levels, points)
         elif output == "candles":
-            tables[output] = candle_table(task, _drawn(found.mean, family, output), wide)
+            tables[output] = candle_table(task, _require_drawn(found.mean, family, output), candle)
         else:
-            paths = _drawn(found.samples, family, output)
-            tables[output] = path_table(task, paths, wide or task.names.target)
+            paths = _require_drawn(found.samples, family, output)
+            tables[output] = path_table(task, paths, candle or task.names.target)
     return tables
 
 
-def _drawn(found: list[FloatArray] | None, family: str, what: str) -> list[FloatArray]:
+def _require_drawn(found: list[FloatArray] | None, family: str, what: str) -> list[FloatArray]:
     if found is None:
-        raise ConfigError(f"{what}: {family} draws no sample paths; it has quantiles alone.")
+        raise ConfigError(f"{what}: {family} draws no sample paths; it has quantiles only.")
     return found
 
 
 def sort_levels(values: FloatArray, levels: Sequence[float]) -> FloatArray:
-    """Quantiles (..., Q) in ascending order of their levels, in the levels' own places."""
+    """Sort quantiles (..., Q) so that they ascend with their levels; columns stay in the order of `levels`."""
     rank = np.argsort(np.argsort(levels))
     return np.sort(values, axis=-1)[..., rank]
 
@@ -68,7 +68,7 @@ def long_table(
     levels: Sequence[float],
     points: Mapping[str, Sequence[FloatArray]] | None = None,
 ) -> pd.DataFrame:
-    """Columns id, timestamp, target_name, predictions, the further points by name, and str(level) of each level.
+    """Return columns id, timestamp, target_name, predictions, one per entry of points, and str(level) per level.
 
     quantiles are (V, H, Q), point and points (V, H) per item; rows are ordered by item, target and step.
     """
@@ -91,7 +91,7 @@ def long_table(
 
 
 def candle_table(task: FrameTask, mean: Sequence[FloatArray], columns: Sequence[str]) -> pd.DataFrame:
-    """Columns id, timestamp and the mean (V, H per item) of the named targets; rows by item and step."""
+    """Return columns id, timestamp and the mean (V, H per item) of the named targets; rows by item and step."""
     import pandas as pd
 
     values = np.stack(mean)  # (N, V, H)
@@ -104,7 +104,7 @@ def candle_table(task: FrameTask, mean: Sequence[FloatArray], columns: Sequence[
 
 
 def path_table(task: FrameTask, samples: Sequence[FloatArray], columns: Sequence[str]) -> pd.DataFrame:
-    """Columns id, timestamp, sample (from 0) and the named targets of every path; rows by item, sample and step.
+    """Return columns id, timestamp, sample (from 0) and the named targets; rows by item, sample and step.
 
     samples are (V, S, H) per item.
     """

@@ -1,7 +1,7 @@
-"""What is asked of a forecast, as one record: the command line or the Python API makes it, a family reads it.
+"""ForecastRequest: the arguments of a forecast. The command line or the Python API creates it, a family reads it.
 
-Requests hold plain values, so that they are JSON too: `ForecastRequest.model_json_schema()` describes them. Where a
-forecast is computed (device, precision) and what it is made of are no part of a request.
+A request holds plain values and converts to JSON: `ForecastRequest.model_json_schema()` describes it. Model, data,
+device and precision are not part of it.
 """
 
 from __future__ import annotations
@@ -23,37 +23,39 @@ DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FamilyOptions = TypeVar("FamilyOptions", bound=ForecastOptions)
 
 
-def whole(value: Any, error: Callable[[], Exception], least: int | None = None) -> int:
-    """The value as an int. Raises the error for what is no whole number, or below the least."""
+def whole_number(value: Any, error: Callable[[], Exception], least: int | None = None) -> int:
+    """Return the value as an int. Raises error() if it is not a whole number or is below `least`."""
     if not isinstance(value, Integral) or (least is not None and value < least):
         raise error()
     return int(value)
 
 
 def check_context_length(value: Any) -> int | None:
-    """The context length as an int, None where it is left open. Raises ConfigError below 1."""
+    """Return the context length as an int, or None if it is not set. Raises ConfigError below 1."""
     text = f"context_length is {value!r}; it counts steps and is at least 1."
-    return None if value is None else whole(value, lambda: ConfigError(text), 1)
+    return None if value is None else whole_number(value, lambda: ConfigError(text), 1)
 
 
 def _count(name: str, optional: bool = False) -> Callable[[Any], int | None]:
     def check(value: Any) -> int | None:
         if value is None and optional:
             return None
-        return whole(value, lambda: ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1."), 1)
+        return whole_number(
+            value, lambda: ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1."), 1
+        )
 
     return check
 
 
 def _seed(value: Any) -> int:
-    return whole(value, lambda: ConfigError(f"seed is {value!r}; it must be a whole number."))
+    return whole_number(value, lambda: ConfigError(f"seed is {value!r}; it must be a whole number."))
 
 
 def _options(value: Any) -> Any:
     if value is None or isinstance(value, Mapping):
         return dict(value or {})
     if not isinstance(value, ForecastOptions):
-        raise ConfigError(f"options: {value!r} are no forecast options; give a mapping of names to values.")
+        raise ConfigError(f"options: {value!r} is not a set of forecast options; give a mapping of names to values.")
     return value
 
 
@@ -72,16 +74,16 @@ _LEVELS = {
 
 
 class ForecastRequest(Section):
-    """A forecast of any data. Raises ConfigError for impossible values and unknown keys.
+    """Arguments of a forecast. Raises ConfigError for impossible values and unknown keys.
 
     Attributes:
         prediction_length: steps ahead.
         quantile_levels: between 0 and 1, each given once.
-        context_length: newest steps to look at, at most the model's own; None = as many as the model can.
-        batch_size: rows (variates and covariates) of one pass.
-        num_samples: sample paths, for families that draw them; None = the family's default.
-        seed: of those draws.
-        options: the family's own, as a mapping or as its dataclass; what is left out has the family's default.
+        context_length: newest steps to use, clipped to the model's limit; None = as many as the model can read.
+        batch_size: rows (variates and covariates) per forward pass.
+        num_samples: number of sample paths, for families that draw them; None = the family's default.
+        seed: seed of the sample paths.
+        options: options of the family, as a mapping or as its dataclass; missing ones have the family's defaults.
     """
 
     prediction_length: Annotated[int, PlainValidator(_count("prediction_length")), WithJsonSchema(_COUNT)]
@@ -108,14 +110,14 @@ class ForecastRequest(Section):
             raise explained(cls, error, "forecast request") from None
 
     def changed(self, **fields: Any) -> Self:
-        """The request with some fields changed, checked again. Raises ConfigError."""
-        kept = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**{**kept, **fields})
+        """Return a copy with some fields changed, validated again. Raises ConfigError."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **fields})
 
     def options_of(self, kind: type[FamilyOptions]) -> FamilyOptions:
-        """The options as a family's dataclass; its defaults where none are given.
+        """Return the options as a family's dataclass, its defaults if none are given.
 
-        The request is one of models.resolved, or was made with such a dataclass.
+        The request comes from models.resolved or was created with that dataclass.
         """
         if not self.options:
             return kind()
@@ -124,5 +126,5 @@ class ForecastRequest(Section):
 
     @property
     def mixes_items(self) -> bool:
-        """Whether items that share a batch inform each other, where the options are a family's dataclass."""
+        """True if items in a batch affect each other's forecasts; False unless the options are a family's dataclass."""
         return isinstance(self.options, ForecastOptions) and self.options.mixes_items

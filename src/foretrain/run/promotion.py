@@ -32,7 +32,7 @@ from foretrain.training.release import mark_promotion, pipeline_folder, read_rel
 
 _log = logging.getLogger(__name__)
 
-ZERO_SHOT_WORD = "zero-shot"  # the value of --against that means the starting weights
+ZERO_SHOT_ARGUMENT = "zero-shot"  # the value of --against that means the starting weights
 
 
 def open_reference(asked: str, model: str, evaluated: Forecaster, options: Any = None) -> ReferenceModel:
@@ -47,7 +47,7 @@ def open_reference(asked: str, model: str, evaluated: Forecaster, options: Any =
     Raises ModelError if the weights are missing or are not those that training started from, ConfigError if the
     release does not record its starting weights.
     """
-    zero_shot = asked == ZERO_SHOT_WORD
+    zero_shot = asked == ZERO_SHOT_ARGUMENT
     found = _zero_shot_reference(release_in(Path(model).expanduser())) if zero_shot else _named_reference(asked)
     parameter = next(evaluated.parameters())
     reference = found.model.to(device=parameter.device, dtype=parameter.dtype).eval()
@@ -66,7 +66,7 @@ def _zero_shot_reference(release: Path) -> ReferenceModel:
     facts = read_release(release) if (release / "release.json").is_file() else {}
     if "parents" not in facts:
         raise ConfigError(
-            f"--against {ZERO_SHOT_WORD}: {release} does not say what its training started from. Name it: "
+            f"--against {ZERO_SHOT_ARGUMENT}: {release} does not say what its training started from. Name it: "
             "--against FOLDER or hub id."
         )
     first, parents = _before_first_stage(release, facts)
@@ -218,7 +218,7 @@ def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world:
             num_samples=settings.num_samples,
             seed=config.seed,
             options=options,
-            against=open_reference(ZERO_SHOT_WORD, str(release), model, options),
+            against=open_reference(ZERO_SHOT_ARGUMENT, str(release), model, options),
             world=world,
             name=str(release),
             release=read_release(release),
@@ -237,7 +237,7 @@ def _repeat_command(config: RunConfig, windows: int, stride: int) -> str | None:
     corpora = [spec.path for spec in config.data.corpora]
     if len(corpora) != 1 or corpora[0] is None:
         return None
-    words = ["foretrain", "evaluate", config.output_dir, "--data", corpora[0], "--against", ZERO_SHOT_WORD]
+    words = ["foretrain", "evaluate", config.output_dir, "--data", corpora[0], "--against", ZERO_SHOT_ARGUMENT]
     return shlex.join([*words, "--num-windows", str(windows), "--stride", str(stride)])
 
 

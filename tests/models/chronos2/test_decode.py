@@ -197,13 +197,13 @@ def test_impossible_options_are_refused(network, options):
         forecast(network, rows, 70, [0.5], options)
 
 
-def test_a_horizon_or_level_beyond_training_is_reported(network, told):
+def test_a_horizon_or_level_beyond_training_is_reported(network, logged_notes):
     rows, _ = batch(GROUPS["single-variate"])
     with torch.inference_mode():
         forecast(network, rows, 70, [0.5])
-        (note,) = told()
+        (note,) = logged_notes()
         assert (note.code, note.counts) == (Code.HORIZON_UNROLLED, {"prediction_length": 70, "trained": 32})
         low = forecast(network, rows, 8, [0.001, 0.01])
-        (note,) = told()
+        (note,) = logged_notes()
         assert (note.code, note.counts) == (Code.LEVEL_OUTSIDE_TRAINED, {"level": 0.001})
     assert torch.equal(low[..., 0], low[..., 1])

@@ -150,11 +150,11 @@ def test_encoded_rows_of_a_frame_equal_the_reference(kind, ordinal):
         )
 
 
-def test_a_merged_lora_adapter_forecasts_as_the_reference(told):
+def test_a_merged_lora_adapter_forecasts_as_the_reference(logged_notes):
     recorded = load_file(GOLDEN / "fit_lora.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         merged = load(GOLDEN / "lora_adapter", device="cpu")
-    assert not told()
+    assert not logged_notes()
     found = merged.forecast([recorded["test.0"]], 16, merged.network.config.quantiles)
     assert_close(found[0].transpose(0, 2, 1), recorded["after.raw16"])

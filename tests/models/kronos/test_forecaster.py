@@ -211,7 +211,7 @@ def test_fine_tuning_keeps_the_context_of_the_release_or_lengthens_it(kit, tmp_p
     assert model.parents["model"] == release_hash(tmp_path)
 
 
-def test_the_tokenizer_of_a_release_is_taken_unless_another_is_named(kit, tmp_path, told):
+def test_the_tokenizer_of_a_release_is_taken_unless_another_is_named(kit, tmp_path, logged_notes):
     kit.predictor().save_release(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
@@ -219,21 +219,21 @@ def test_the_tokenizer_of_a_release_is_taken_unless_another_is_named(kit, tmp_pa
     assert built({"model_id": str(tmp_path)}).parents["tokenizer"] == release_hash(kit.tokenizer_folder)
     assert built({"model_id": str(tmp_path), "tokenizer": str(other)}).parents["tokenizer"] == release_hash(other)
     loaded = [family("kronos").load(tmp_path, **parts) for parts in ({}, {"tokenizer": str(other)})]
-    (note,) = told()
+    (note,) = logged_notes()
     assert note.code == Code.TOKENIZER_DIFFERS and note.text.startswith(str(other))
     assert not torch.equal(*(model.tokenizer.embed.weight for model in loaded))
 
 
-def test_the_tokenizer_that_release_json_names_is_known_to_be_the_right_one(kit, tmp_path, told):
+def test_the_tokenizer_that_release_json_names_is_known_to_be_the_right_one(kit, tmp_path, logged_notes):
     kit.predictor().network.write_release(tmp_path)
     facts = {"parents": {"tokenizer": {"hash": release_hash(kit.tokenizer_folder)}}}
     (tmp_path / "release.json").write_text(json.dumps(facts))
     family("kronos").load(tmp_path, tokenizer=str(kit.tokenizer_folder))
-    assert not told()
+    assert not logged_notes()
     (tmp_path / "other").mkdir()
     kit.tokenizer(seed=9).save_release(tmp_path / "other")
     family("kronos").load(tmp_path, tokenizer=str(tmp_path / "other"))
-    assert codes(told()) == {Code.TOKENIZER_DIFFERS}
+    assert codes(logged_notes()) == {Code.TOKENIZER_DIFFERS}
 
 
 def test_an_unknown_part_of_a_release_is_refused(kit, tmp_path):

@@ -86,24 +86,24 @@ def test_only_the_newest_steps_count_and_shorter_contexts_are_padded(model):
     assert model.forecast(batch_of(model, context[-3:]), asked(4)).quantiles.isfinite().all()
 
 
-def test_longer_horizons_are_unrolled_on_the_median_and_told(model, told):
+def test_longer_horizons_are_unrolled_on_the_median_and_told(model, logged_notes):
     batch = batch_of(model, walk(20), horizon=10)
     found = model.forecast(batch, asked(10))
     assert found.quantiles.shape == (1, 10, 9)
-    assert codes(told()) == {Code.HORIZON_UNROLLED}
+    assert codes(logged_notes()) == {Code.HORIZON_UNROLLED}
     first = model.forecast(batch, asked(4)).quantiles
     assert torch.equal(found.quantiles[:, :4], first)
     longer = np.concatenate((walk(20).astype(np.float32), first[0, :, 4].detach().numpy()))
     again = model.forecast(batch_of(model, longer), asked(4)).quantiles
     assert torch.equal(found.quantiles[:, 4:8], again)
-    assert not told()
+    assert not logged_notes()
 
 
-def test_levels_are_interpolated_and_those_outside_take_the_outermost(model, told):
+def test_levels_are_interpolated_and_those_outside_take_the_outermost(model, logged_notes):
     batch = batch_of(model, walk(20))
     trained = model.forecast(batch, asked(4)).quantiles
     found = model.forecast(batch, asked(4, (0.05, 0.15, 0.5))).quantiles
-    assert codes(told()) == {Code.LEVEL_OUTSIDE_TRAINED}
+    assert codes(logged_notes()) == {Code.LEVEL_OUTSIDE_TRAINED}
     torch.testing.assert_close(found[..., 0], trained[..., 0])
     torch.testing.assert_close(found[..., 1], trained[..., :2].mean(-1))
     torch.testing.assert_close(found[..., 2], trained[..., 4])

@@ -143,9 +143,9 @@ def test_only_the_distance_of_positions_matters(network_of, small_config):
 def test_labels_tell_targets_from_covariates(network_of, small_config):
     network, x = network_of(small_config, labels=True), scaled(2, 5)
     plain = network.hidden_states(x, layout(2))
-    told = network.hidden_states(x, layout(2), exogenous=torch.tensor([False, True]))
+    marked = network.hidden_states(x, layout(2), exogenous=torch.tensor([False, True]))
     assert torch.equal(network.hidden_states(x, layout(2), exogenous=torch.tensor([False, False])), plain)
-    assert not torch.allclose(told, plain)
+    assert not torch.allclose(marked, plain)
 
 
 def test_both_labels_get_gradients_for_any_rows(network_of, small_config):

@@ -322,7 +322,7 @@ def test_gradients_come_near_adams_default_eps():
 # Forecasts
 
 
-def test_forecasts_ascend_over_levels_and_levels_between_are_interpolated(told):
+def test_forecasts_ascend_over_levels_and_levels_between_are_interpolated(logged_notes):
     model = model_of()
     batch = batch_of(model, window_of(walks(2)))
     found = forecast(model, batch)
@@ -331,7 +331,7 @@ def test_forecasts_ascend_over_levels_and_levels_between_are_interpolated(told):
     torch.testing.assert_close(between[..., 0], found[..., 4])
     torch.testing.assert_close(between[..., 1], (found[..., 1] + found[..., 2]) / 2)
     outside = forecast(model, batch, levels=(0.99,))
-    (note,) = told()
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.LEVEL_OUTSIDE_TRAINED, {"level": 0.99})
     torch.testing.assert_close(outside[..., 0], found[..., -1])
 

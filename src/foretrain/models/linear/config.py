@@ -1,4 +1,4 @@
-"""The linear model's config.json and the `model:` section of a run."""
+"""config.json of the linear model and the `model:` section of a run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class LinearConfig(Architecture):
 
     @property
     def patches(self) -> int:
-        """Patches that hold the context."""
+        """Number of patches of the context."""
         return -(-self.context_length // self.patch_size)
 
     def inconsistencies(self) -> list[str]:
-        """An even moving average."""
+        """Report a moving average over an even number of steps."""
         if self.trend_kernel % 2:
             return []
         return [f"trend_kernel is {self.trend_kernel}, must be odd so that the moving average has a middle step"]
@@ -41,11 +41,11 @@ class LinearModelConfig(section_of(LinearConfig, ("patch_size", "d_model", "tren
     family: Literal["linear"] = "linear"
 
     def architecture(self, context_length: int, prediction_length: int) -> LinearConfig:
-        """The config of a random start. Raises ModelError for impossible values."""
+        """Return the config of a random start. Raises ModelError for impossible values."""
         return LinearConfig(context_length, prediction_length, **self.given())
 
     def fitted(self, stored: LinearConfig, context_length: int, prediction_length: int) -> LinearConfig:
-        """A checkpoint's config, for a run whose lengths it can serve. Raises ModelError where one is longer."""
+        """Return a checkpoint's config for a run. Raises ModelError if a length of the run exceeds the checkpoint's."""
         run = {"context_length": context_length, "prediction_length": prediction_length}
         clashes = [
             f"data.{key} is {value} here and at most {getattr(stored, key)} there"

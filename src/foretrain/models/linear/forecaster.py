@@ -1,6 +1,6 @@
-"""The linear model behind the model contract: windows in, loss or forecasts out.
+"""The linear model: collate, loss and forecast.
 
-Entries of a batch (Batch), of the target rows alone; each row is a series of its own, and covariates are left out:
+Entries of a batch (Batch). Each target row is one series; covariates are dropped:
 
 context        (R, C) float32, padded on the left to whole patches; NaN = not observed
 future_target  (R, F) float32 labels; NaN = not scored
@@ -44,16 +44,16 @@ class Linear(ReleaseModel, Forecaster):
 
     @property
     def max_context_length(self) -> int:
-        """Steps of history the model looks at."""
+        """Steps of history that the model reads."""
         return self.config.context_length
 
     @property
     def bucket_length(self) -> int:
-        """All that it looks at: every context is padded to that."""
+        """The context length, because every context is padded to it."""
         return self.config.context_length
 
     def collate(self, windows: Windows) -> Batch:
-        """CPU tensors of a batch: the entries at the top of this file."""
+        """Return the CPU tensors of a batch, described at the top of this file."""
         targets = windows.role == TARGET
         context = windows.context[targets, -self.max_context_length :]
         missing = self.config.patches * self.config.patch_size - context.shape[1]
@@ -64,8 +64,10 @@ class Linear(ReleaseModel, Forecaster):
         }
 
     def predict(self, batch: Batch) -> TrainingPrediction:
-        """Quantiles (R, F, Q) in standard deviations of a row's context, as they come; of labels beyond the model's
-        horizon the first H count. A row without any context is not scored."""
+        """Return unsorted quantiles (R, F, Q) in standard deviations of each row's context.
+
+        Labels beyond the model's horizon are dropped (F <= H). A row without observed context is not scored.
+        """
         context, future = batch["context"], batch["future_target"][:, : self.config.prediction_length]
         scaled = scale(context)
         quantiles = self.network(scaled.values, scaled.observed)[:, : future.shape[1]]
@@ -82,8 +84,10 @@ class Linear(ReleaseModel, Forecaster):
         )
 
     def native_loss(self, batch: Batch) -> Loss:
-        """Twice the pinball loss of the scaled labels, averaged over levels: the absolute error where every quantile is
-        the median. Its sum over the observed labels, and their number."""
+        """Return the sum over observed labels of twice the pinball loss, averaged over levels, and their number.
+
+        The loss of scaled labels equals the absolute error if every quantile is the median.
+        """
         predicted = self.predict(batch)
         assert predicted.quantiles is not None
         error = predicted.target[..., None] - predicted.quantiles
@@ -92,24 +96,25 @@ class Linear(ReleaseModel, Forecaster):
         return Loss(torch.where(predicted.observed, loss, 0.0).sum(), predicted.observed.sum().float())
 
     def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
-        """Quantiles of the target rows, ascending over levels. A longer horizon than the model's is unrolled: medians
-        are appended to the context, so that later blocks do not know how uncertain they are.
+        """Return quantiles of the target rows, ascending over levels.
 
-        Levels between the trained ones are interpolated, levels outside take the outermost trained one.
+        Horizons beyond the model's are decoded autoregressively: medians are appended to the context, so the intervals
+        of later blocks are too narrow. Levels between the trained ones are interpolated; levels outside use the
+        outermost trained one.
         """
         prediction_length, quantile_levels = request.prediction_length, request.quantile_levels
         self._warn(prediction_length, quantile_levels)
         context, size = batch["context"], self.max_context_length
         blocks = [self._forecast_once(context)]
         while len(blocks) * self.config.prediction_length < prediction_length:
-            grown = torch.cat((context, blocks[-1][..., LEVELS.index(0.5)]), 1)[:, -size:]
-            context = F.pad(grown, (context.shape[1] - size, 0), value=torch.nan)
+            extended = torch.cat((context, blocks[-1][..., LEVELS.index(0.5)]), 1)[:, -size:]
+            context = F.pad(extended, (context.shape[1] - size, 0), value=torch.nan)
             blocks.append(self._forecast_once(context))
         quantiles = torch.cat(blocks, 1)[:, :prediction_length]
         return Forecast(interpolate_levels(quantiles, LEVELS, quantile_levels), tuple(quantile_levels))
 
     def _forecast_once(self, context: Tensor) -> Tensor:
-        """(R, H, Q) quantiles in the units of contexts (R, C), ascending."""
+        """Return ascending quantiles (R, H, Q) in the units of the contexts (R, C)."""
         scaled = scale(context)
         quantiles = self.network(scaled.values, scaled.observed).to(context.dtype).sort(-1).values
         return quantiles * scaled.scale[..., None] + scaled.loc[..., None]
@@ -126,16 +131,16 @@ class Linear(ReleaseModel, Forecaster):
         outside = [level for level in quantile_levels if not LEVELS[0] <= level <= LEVELS[-1]]
         if outside:
             text = (
-                f"quantile level {outside[0]} lies outside the trained ones ({LEVELS[0]} to {LEVELS[-1]}); the "
-                "outermost trained level stands in for it."
+                f"quantile level {outside[0]} is outside the trained ones ({LEVELS[0]} to {LEVELS[-1]}); the "
+                "outermost trained level is used instead."
             )
             warn(_log, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """Forward operations; every context is padded to the model's, and the whole horizon is always forecast."""
+        """Return forward FLOPs; every context is padded to the model's, and the whole horizon is always forecast."""
         c = self.config
-        row = c.patches * c.d_model * (2 * c.patch_size + c.prediction_length * len(LEVELS))
-        return 2.0 * variates * row
+        macs = c.patches * c.d_model * (2 * c.patch_size + c.prediction_length * len(LEVELS))
+        return 2.0 * variates * macs
 
 
 FAMILY = Linear.as_family()

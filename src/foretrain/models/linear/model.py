@@ -1,7 +1,7 @@
-"""The linear network: decomposition, one projection of patches for each component, one quantile head.
+"""The linear network: decomposition, one patch projection per component, one quantile head.
 
 DLinear (Zeng et al. 2022, arXiv 2205.13504) maps trend and remainder of a context to the horizon, each by one linear
-layer. Here each layer sees one patch at a time, and the head maps what all patches give to every quantile.
+layer. Here each layer projects one patch at a time, and the head maps the projections of all patches to the quantiles.
 
 # R rows, C context steps in whole patches, P patch size, N = C / P patches, D width, H horizon steps, Q levels
 """
@@ -21,14 +21,14 @@ from foretrain.models.release import Network
 class ScaledContext(NamedTuple):
     """A context in standard deviations from its mean; value = scaled * scale + loc."""
 
-    values: Tensor  # (R, C) 0 where not observed
+    values: Tensor  # (R, C), 0 where not observed
     observed: Tensor  # (R, C) bool
-    loc: Tensor  # (R, 1) 0 where nothing is observed
+    loc: Tensor  # (R, 1), 0 if nothing is observed
     scale: Tensor  # (R, 1) > 0
 
 
 class LinearNetwork(Network):
-    """ScaledContext contexts in, scaled quantiles out."""
+    """Maps scaled contexts to scaled quantiles."""
 
     architecture = LinearConfig
 
@@ -40,7 +40,7 @@ class LinearNetwork(Network):
         self.head = nn.Linear(config.patches * width, config.prediction_length * len(LEVELS))
 
     def initialise(self, seed: int) -> None:
-        """Weights N(0, 1 / fan-in), biases 0."""
+        """Initialise weights from N(0, 1 / fan-in) and biases to 0."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self.parameters():
@@ -50,7 +50,7 @@ class LinearNetwork(Network):
                     parameter.zero_()
 
     def forward(self, values: Tensor, observed: Tensor) -> Tensor:
-        """Quantiles (R, H, Q), unsorted, of scaled contexts (R, C), which are 0 where not observed (R, C)."""
+        """Return unsorted quantiles (R, H, Q) of scaled contexts (R, C); `values` are 0 where not observed."""
         trend = moving_average(values, observed, self.config.trend_kernel)
         parts = {"trend": trend, "remainder": torch.where(observed, values - trend, 0.0)}
         patches = {
@@ -62,9 +62,9 @@ class LinearNetwork(Network):
 
 
 def scale(context: Tensor) -> ScaledContext:
-    """Contexts (R, C) scaled by mean and standard deviation of what is observed in them, so not NaN.
+    """Scale contexts (R, C) by the mean and standard deviation of their observed (not NaN) values.
 
-    A row without variation is scaled by its size, a row of zeros or of nothing by 1.
+    A constant row is scaled by its absolute value, a row of zeros or without values by 1.
     """
     observed = ~context.isnan()
     count = observed.sum(1, keepdim=True).clamp(min=1)
@@ -77,9 +77,9 @@ def scale(context: Tensor) -> ScaledContext:
 
 
 def moving_average(values: Tensor, observed: Tensor, kernel: int) -> Tensor:
-    """(R, C) mean of the observed among the `kernel` steps around each step, fewer at the ends; 0 where none is.
+    """Return the mean (R, C) of observed values among the `kernel` steps centred on each step; 0 if there is none.
 
-    values (R, C) are 0 where not observed (R, C).
+    `values` (R, C) are 0 where not observed. At the ends the kernel is cut off.
     """
     total, count = (
         F.avg_pool1d(x.to(values.dtype)[:, None], kernel, stride=1, padding=kernel // 2)[:, 0]
@@ -89,6 +89,6 @@ def moving_average(values: Tensor, observed: Tensor, kernel: int) -> Tensor:
 
 
 def newest(context: Tensor) -> Tensor:
-    """(R, 1) the newest observed value of contexts (R, C); NaN where there is none."""
+    """Return the newest observed value (R, 1) of contexts (R, C); NaN if there is none."""
     steps = torch.arange(context.shape[1], device=context.device)
     return context.gather(1, torch.where(context.isnan(), -1, steps).amax(1, keepdim=True).clamp(min=0))
