@@ -87,8 +87,8 @@ def _target_modules(network: nn.Module, adapter: Adapter) -> list[str]:
 def open_model(path_or_hub_id: str, revision: str | None, offline: bool, parts: Mapping[str, str]) -> Trainable:
     """Open the model of a release folder, a run folder, an adapter folder or a hub id, in float32 on the CPU.
 
-    parts are folders or hub ids of what else the model is made of, such as a tokenizer. Raises ModelError if there is no
-    such folder, or if it holds no model of a known family.
+    parts are folders or hub ids of the model's other parts, such as a tokenizer. Raises ModelError if there is no such
+    folder, or if it holds no model of a known family.
     """
     folder = resolve(path_or_hub_id, revision, offline)
     if folder.is_file():
