@@ -26,7 +26,7 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models.hub import release_hash
 from foretrain.run.config import config_hash, config_hash_1, load_config
-from foretrain.run.dry_run import describe_stages
+from foretrain.run.dry_run import describe_run, describe_stages
 from foretrain.run.export import export_checkpoint
 from foretrain.run.pipeline import make_stages, open_sources, plan_actions, run_stages
 from foretrain.run.stages import Draft, StagesConfig
@@ -370,6 +370,19 @@ def test_an_impossible_later_stage_is_reported_before_the_first_one_starts(tmp_p
     with pytest.raises(error, match=message):
         run(tmp_path / "run", override)
     assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_an_impossible_first_stage_is_named_and_writes_nothing(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"stage short: .*best_metric"):
+        run(tmp_path / "run", "stages.short.training.best_metric=val_foo")
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {"run.lock"}
+
+
+def test_a_dry_run_with_resume_does_not_refuse_a_run_that_is_there(tmp_path: Path):
+    config = tiny(tmp_path / "run")
+    train_run(config)
+    assert "refused" in "\n".join(describe_run(config, World()))
+    assert "refused" not in "\n".join(describe_run(config, World(), "auto"))
 
 
 def test_two_pipelines_do_not_write_one_folder(done: Path):

@@ -117,6 +117,27 @@ def test_a_required_section_set_to_null_in_a_stage_is_the_root_s(section: str):
     )
 
 
+@pytest.mark.parametrize("value", [5, "five", [1]])
+def test_a_section_at_the_root_that_is_no_mapping_is_refused(value):
+    with pytest.raises(ConfigError, match=r"^training: takes settings \(KEY: VALUE\), which hold for every stage"):
+        Draft.of(tree() | {"training": value})
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_set_to_null_at_the_root_is_not_given_there(section: str):
+    stages = pipeline().stages
+    shared = {name: stages[0].model_dump(mode="json")[name] for name in SECTIONS}
+    full = tree(stages=[{"name": "a", **shared}, {"name": "b", **shared}])
+    without = {key: value for key, value in full.items() if key != section}
+    assert Draft.of(full | {section: None}).build() == Draft.of(without).build()
+
+
+@pytest.mark.parametrize("value", [None, "foo", 5])
+def test_a_stage_that_is_no_mapping_is_refused_by_its_key(value):
+    with pytest.raises(ConfigError, match=r"stages\.1"):
+        Draft.of(tree(), [("stages.1", value)]).build()
+
+
 def test_a_tokenizer_stage_can_refuse_the_loss_of_the_root():
     config = pipeline(
         loss={"name": "mae"},

@@ -30,14 +30,14 @@ from foretrain.training.optimizer import state_size
 from foretrain.training.settings import plan_run
 
 
-def describe_run(config: RunConfig, world: World) -> list[str]:
+def describe_run(config: RunConfig, world: World, resume: str | None = None) -> list[str]:
     """Return the lines of `train --dry-run`: config, parameters, windows, memory and disk, refusals."""
     config, source = open_source(config)
     model = build_model(config, device="meta")
     check_run(config, source, model)
     lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, model, world)]
     output = Path(config.output_dir)
-    if holds_run(output):
+    if resume is None and holds_run(output):
         lines.append(f"refused: {output} already holds a run; resume it with --resume, or choose another output_dir.")
     return lines
 

@@ -179,7 +179,7 @@ def plan_actions(stages: list[Stage], root: Path, resume: str | None) -> list[St
                     f"stage {stage.name} starts from stage {parent.name}, which is skipped and has no release in "
                     f"{parent.release}. Put one there, or run it (stages.{parent.name}.skip=false)."
                 )
-    for stage in running[1:]:  # train_run checks the first one at once
+    for stage in running:  # the first one too, so that a refusal names it and leaves nothing behind
         model = meta_model(stage, stages)
         if model is not None and stage.source is not None:
             with _errors_name_stage(stage):

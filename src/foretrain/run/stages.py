@@ -171,7 +171,10 @@ class Draft:
         """Return where a key of a merged stage was written: in the stage itself or, for all stages, at the root."""
         if len(location) < 3 or location[0] != "stages" or location[2] not in SECTIONS:
             return location
-        stage = _stages(self.written)[int(location[1])]
+        stages = _stages(self.written)
+        if not stages:  # some stage is no mapping
+            return location
+        stage = stages[int(location[1])]
         if _has_key(stage, location[2:]) or not _has_key(self.written, location[2:]):
             return location
         return location[2:]
@@ -228,16 +231,22 @@ def _with_stage_position(tree: Mapping[str, Any], item: Any) -> Any:
 
 
 def _merge_stages(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the tree with the root's sections merged into its stages; unchanged without stages."""
+    """Return the tree with the root's sections merged into its stages; unchanged without stages.
+
+    A section that is null at the root is not given there. Raises ConfigError for one that is no mapping.
+    """
     stages = _stages(tree)
     if not stages:
         return tree
-    common = {section: tree[section] for section in SECTIONS if section in tree}
+    common = {section: tree[section] for section in SECTIONS if tree.get(section) is not None}
+    for section, value in common.items():
+        if not isinstance(value, dict):
+            raise ConfigError(f"{section}: takes settings (KEY: VALUE), which hold for every stage, not {value!r}.")
     merged: list[dict[str, Any]] = []
     for stage in stages:
         own = {key: value for key, value in stage.items() if key not in SECTIONS}
         merged.append(_inherit_family({**own, **_merged_sections(common, stage)}, merged))
-    return {**{key: value for key, value in tree.items() if key not in common}, "stages": merged}
+    return {**{key: value for key, value in tree.items() if key not in SECTIONS}, "stages": merged}
 
 
 def _merged_sections(common: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
