@@ -207,7 +207,7 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any], schema: type
         lines = "".join(f"\n  {_refusal(key, old.get(key), new.get(key))}" for key in refused)
         raise TrainingError(
             f"this run cannot be resumed with another config:{lines}\nRestore the values above, or start a new run in "
-            f"another output_dir. What may change: {_changeable(schema)}."
+            f"another output_dir. These keys may change:{_changeable(schema)}"
         )
     notes = [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed if key != "output_dir"]
     return [*notes, *dict.fromkeys(declared[key].note for key in changed if declared[key].note)]
@@ -219,11 +219,12 @@ def _may_change(rule: FieldRule, compared: set[str]) -> bool:
 
 
 def _changeable(schema: type[Section]) -> str:
-    """List every key that may change on resume."""
+    """List every key that may change on resume, in lines."""
     declared = rules(schema)
     allowed = [key for key, rule in declared if rule.on_resume == "allowed"]
     paths = [key for key, rule in declared if rule.on_resume == "fingerprint"]
-    return ", ".join(allowed) + (f"; and if the content is the same {', '.join(paths)}" if paths else "")
+    lines = f"\n  always: {', '.join(allowed)}"
+    return lines + (f"\n  while what it names has the same content: {', '.join(paths)}" if paths else "")
 
 
 def _refusal(key: str, saved: Any, current: Any) -> str:
