@@ -109,7 +109,7 @@ class World:
         if self.is_main:
             try:
                 result_or_error = (action(), None)
-            except Exception as error:
+            except Exception as error:  # any: the other ranks wait for the result, or for this error
                 result_or_error = (None, error)
         result, error = self.broadcast_object(result_or_error)
         if error is not None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from foretrain.errors import ConfigError
+from foretrain.notes import Code, Note, warn
 
 
 def check_levels(quantile_levels: Sequence[float]) -> tuple[float, ...]:
@@ -71,6 +73,17 @@ def interpolate_levels(values: Tensor, levels: Sequence[float], requested: Seque
     shape = [1] * values.dim()
     shape[dim] = len(weight)
     return torch.lerp(below, above, constant(weight, values.device, values.dtype).view(shape))
+
+
+def warn_outside_trained(logger: logging.Logger, requested: Sequence[float], levels: Sequence[float]) -> None:
+    """Log a note if a requested level is outside the trained `levels` (ascending)."""
+    outside = [level for level in requested if not levels[0] <= level <= levels[-1]]
+    if outside:
+        text = (
+            f"quantile level {outside[0]} is outside the trained ones ({levels[0]} to {levels[-1]}); the outermost "
+            "trained level is used instead."
+        )
+        warn(logger, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
 
 
 def constant(values: Sequence[float], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:

@@ -111,7 +111,7 @@ class CheckpointManager:
                 shutil.rmtree(_replaced(path), ignore_errors=True)
                 path.rename(_replaced(path))
             temporary.rename(path)
-        except BaseException:
+        except BaseException:  # a signal too must leave the previous checkpoint in place
             shutil.rmtree(temporary, ignore_errors=True)
             self._recover_replaced()
             raise

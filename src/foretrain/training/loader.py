@@ -118,7 +118,7 @@ class BatchIterator:
                 if not self._put(self._prefetch(prepared) if self._prefetch else prepared):
                     return
             self._put(StopIteration())
-        except Exception as error:
+        except Exception as error:  # any: the consumer raises it where it waits
             self._put(error)
 
     def _put(self, item: Any) -> bool:

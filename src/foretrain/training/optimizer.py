@@ -207,7 +207,7 @@ def check_optimizer(model: Trainable, config: OptimizerConfig) -> None:
             reason = _check_roundtrip(config)
     except ConfigError:
         raise
-    except Exception as error:
+    except Exception as error:  # any: the optimizer is other people's code
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if reason is not None:
         raise ConfigError(f"optimizer.name: {config.name} cannot train here: {reason}. Choose another.")

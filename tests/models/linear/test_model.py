@@ -11,7 +11,7 @@ import torch
 from foretrain.data.windows import Window, stack_windows
 from foretrain.models.linear.config import LEVELS, LinearConfig
 from foretrain.models.linear.forecaster import Linear
-from foretrain.models.linear.model import LinearNetwork, moving_average, newest, scale
+from foretrain.models.linear.model import LinearNetwork, moving_average, scale
 from foretrain.models.request import ForecastRequest
 from foretrain.notes import Code, codes
 
@@ -62,11 +62,6 @@ def test_the_moving_average_is_the_mean_of_what_is_observed_around_a_step():
             seen = values[row, near][observed[row, near]]
             expected = seen.mean() if len(seen) else torch.tensor(0.0)
             torch.testing.assert_close(found[row, step], expected, check_dtype=False)
-
-
-def test_the_newest_value_is_the_last_one_observed():
-    found = newest(torch.tensor([[1.0, 2.0, NAN], [NAN, NAN, NAN], [NAN, NAN, 4.0]]))
-    assert found[[0, 2]].tolist() == [[2.0], [4.0]] and found[1].isnan().item()
 
 
 def test_forecasts_follow_the_units_of_the_data(model):

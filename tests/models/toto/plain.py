@@ -12,12 +12,13 @@ from torch import Tensor
 
 from foretrain.models.toto.distribution import StudentTMixture
 from foretrain.models.toto.generate import DEFAULTS, TotoPrompt, _SampleDecoder, prefill, zero_nonfinite
-from foretrain.models.toto.inputs import forward_fill, prepare
+from foretrain.models.toto.inputs import prepare
 from foretrain.models.toto.kv_cache import GrowingKVCache
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import TotoOptions
 from foretrain.models.toto.scaler import Statistics
 from foretrain.nn.layout import RowLayout
+from foretrain.nn.observed import forward_fill
 
 
 class Decoder:

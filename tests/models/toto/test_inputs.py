@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from foretrain.models.toto.inputs import forward_fill, prepare
+from foretrain.models.toto.inputs import prepare
 from foretrain.models.toto.scaler import Scaler
+from foretrain.nn.observed import forward_fill
 
 SCALER = Scaler("CausalPatchStdMeanScaler", 4)
 

@@ -22,7 +22,13 @@ from foretrain.models.chronos2.inputs import prepare, to_patches, unscale
 from foretrain.models.chronos2.layout import GroupBucket, GroupLayout
 from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.models.types import Batch, Embedding, ForecastOptions
-from foretrain.nn.quantiles import bracket, interpolate_levels, probability_mass, weighted_quantiles
+from foretrain.nn.quantiles import (
+    bracket,
+    interpolate_levels,
+    probability_mass,
+    warn_outside_trained,
+    weighted_quantiles,
+)
 from foretrain.notes import Code, Note, warn
 
 _log = logging.getLogger(__name__)
@@ -148,13 +154,7 @@ class _Plan:
         patches = config.max_output_patches if options.max_output_patches is None else options.max_output_patches
         if patches < 1:
             raise ConfigError(f"max_output_patches is {patches}, must be at least 1.")
-        outside = [level for level in levels if not trained[0] <= level <= trained[-1]]
-        if outside:
-            text = (
-                f"quantile level {outside[0]} lies outside the trained ones ({trained[0]} to {trained[-1]}); the "
-                "outermost trained level stands in for it."
-            )
-            warn(_log, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
+        warn_outside_trained(_log, levels, trained)
         lower, upper, _ = bracket(levels, trained)
         one_pass = horizon <= patches * config.patch_size
         branching = options.unrolled_quantiles

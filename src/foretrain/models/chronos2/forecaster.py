@@ -29,10 +29,11 @@ from foretrain.data.windows import KNOWN, TARGET, IntArray, Windows
 from foretrain.models.base import Batch, Embedding, Embeds, Forecast, ForecastRequest, Loss, TrainingPrediction
 from foretrain.models.chronos2 import decode
 from foretrain.models.chronos2.config import Chronos2Config, Chronos2ModelConfig
-from foretrain.models.chronos2.inputs import Chronos2Inputs, linear, newest, prepare
+from foretrain.models.chronos2.inputs import Chronos2Inputs, linear, prepare
 from foretrain.models.chronos2.layout import GroupLayout, arrange
 from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.models.release import ReleaseModel
+from foretrain.nn.observed import last_observed
 from foretrain.nn.quantiles import interpolate_levels
 
 
@@ -143,7 +144,7 @@ class Chronos2(ReleaseModel, Embeds):
             point=interpolate_levels(quantiles, self.config.quantiles, (0.5,)).squeeze(-1),
             loc=loc,
             scale=scale,
-            last=newest(batch["context"] if rows is None else batch["context"][rows]),
+            last=last_observed(batch["context"] if rows is None else batch["context"][rows]),
             quantiles=quantiles,
             levels=self.config.quantiles,
         )

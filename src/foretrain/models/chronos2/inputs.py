@@ -125,13 +125,6 @@ def linear(config: Chronos2Config, normalised: Tensor) -> Tensor:
     return wide.sinh() if config.use_arcsinh else wide
 
 
-def newest(context: Tensor) -> Tensor:
-    """Return the last value (R, 1) of each row (R, T) that is not NaN; NaN for a row without values."""
-    steps = torch.arange(context.shape[1], device=context.device)
-    last = torch.where(context.isnan(), -1, steps).amax(dim=-1, keepdim=True)
-    return context.gather(1, last.clamp_(min=0))  # of a row without values the first step, which is NaN too
-
-
 def to_patches(x: Tensor, size: int) -> Tensor:
     """(R, n*P) -> (R, n, P)."""
     return x.unflatten(-1, (-1, size))

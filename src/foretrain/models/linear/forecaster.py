@@ -21,10 +21,11 @@ from torch import Tensor
 from foretrain.data.windows import TARGET, Windows
 from foretrain.models.base import Batch, Forecast, Forecaster, Loss, TrainingPrediction
 from foretrain.models.linear.config import LEVELS, LinearConfig, LinearModelConfig
-from foretrain.models.linear.model import LinearNetwork, newest, scale
+from foretrain.models.linear.model import LinearNetwork, scale
 from foretrain.models.release import ReleaseModel
 from foretrain.models.request import ForecastRequest
-from foretrain.nn.quantiles import constant, interpolate_levels
+from foretrain.nn.observed import last_observed
+from foretrain.nn.quantiles import constant, interpolate_levels, warn_outside_trained
 from foretrain.notes import Code, Note, warn
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Linear(ReleaseModel, Forecaster):
             point=quantiles[..., LEVELS.index(0.5)],
             loc=scaled.loc,
             scale=scaled.scale,
-            last=newest(context),
+            last=last_observed(context),
             quantiles=quantiles,
             levels=LEVELS,
         )
@@ -124,17 +125,11 @@ class Linear(ReleaseModel, Forecaster):
         if prediction_length > native:
             text = (
                 f"prediction_length {prediction_length} is beyond the {native} steps that the model was trained to "
-                "forecast at once; the forecast is unrolled and may be worse."
+                "forecast at once; the forecast is decoded autoregressively and may be worse."
             )
             counts = {"prediction_length": prediction_length, "trained": native}
             warn(_log, Note(Code.HORIZON_UNROLLED, text, counts))
-        outside = [level for level in quantile_levels if not LEVELS[0] <= level <= LEVELS[-1]]
-        if outside:
-            text = (
-                f"quantile level {outside[0]} is outside the trained ones ({LEVELS[0]} to {LEVELS[-1]}); the "
-                "outermost trained level is used instead."
-            )
-            warn(_log, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
+        warn_outside_trained(_log, quantile_levels, LEVELS)
 
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
         """Return forward FLOPs; every context is padded to the model's, and the whole horizon is always forecast."""

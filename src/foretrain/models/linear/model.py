@@ -86,9 +86,3 @@ def moving_average(values: Tensor, observed: Tensor, kernel: int) -> Tensor:
         for x in (values, observed)
     )
     return total / count.clamp(min=0.5 / kernel)
-
-
-def newest(context: Tensor) -> Tensor:
-    """Return the newest observed value (R, 1) of contexts (R, C); NaN if there is none."""
-    steps = torch.arange(context.shape[1], device=context.device)
-    return context.gather(1, torch.where(context.isnan(), -1, steps).amax(1, keepdim=True).clamp(min=0))

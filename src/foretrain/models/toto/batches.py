@@ -31,8 +31,8 @@ from torch import Tensor
 from foretrain.data.windows import KNOWN, TARGET, Windows, window_starts
 from foretrain.models.base import Batch
 from foretrain.models.toto.draws import row_keys
-from foretrain.models.toto.inputs import forward_fill
 from foretrain.nn.layout import RowLayout
+from foretrain.nn.observed import forward_fill
 
 
 def collate(windows: Windows, patch_size: int, longest: int, *, compat: bool = False) -> Batch:

@@ -16,11 +16,12 @@ from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, 
 from foretrain.models.release import ReleaseModel
 from foretrain.models.toto import batches, generate
 from foretrain.models.toto.config import TotoConfig, TotoModelConfig
-from foretrain.models.toto.inputs import forward_fill, prepare
+from foretrain.models.toto.inputs import prepare
 from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, loss_sums, measure_patches, moments
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.nn.layout import RowLayout
+from foretrain.nn.observed import forward_fill
 from foretrain.nn.unused import attach
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from foretrain.models.toto.scaler import CausalStatistics, Scaler, Statistics
+from foretrain.nn.observed import forward_fill
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,3 @@ def prepare(
     scaled = ((forward_fill(series, seen) - loc) / scale).nan_to_num(nan=0.0)
     empty = None if whole else ~seen.unflatten(1, (-1, scaler.patch_size)).any(-1).cummax(1).values
     return TotoInputs(scaled, statistics, running, empty)
-
-
-def forward_fill(series: Tensor, observed: Tensor, before: Tensor | None = None) -> Tensor:
-    """Return the last observed value (R, T) at each step; `before` (R, 1), default NaN, if there is none yet."""
-    steps = torch.arange(series.shape[1], device=series.device)
-    index = torch.where(observed, steps, -1).cummax(1).values
-    last = series.gather(1, index.clamp(min=0))
-    return torch.where(index >= 0, last, torch.nan if before is None else before)

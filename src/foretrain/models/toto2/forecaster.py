@@ -26,8 +26,8 @@ from foretrain.models.toto2.decode import MIN_OBSERVED, Toto2Options, Toto2Promp
 from foretrain.models.toto2.model import Toto2Network, pinball
 from foretrain.models.toto2.scaler import PrefixSums, fill_gaps
 from foretrain.nn.layout import RowLayout
-from foretrain.nn.quantiles import interpolate_levels
-from foretrain.notes import Code, Note, warn
+from foretrain.nn.observed import forward_fill
+from foretrain.nn.quantiles import interpolate_levels, warn_outside_trained
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Toto2(ReleaseModel, Forecaster):
         labels = F.pad(labels, (0, tokens * size - labels.shape[1]), value=torch.nan).unflatten(1, (-1, size))
         counts = ~labels.isnan() & valid[..., None]
         loc, scale = (x[chosen, :, None] for x in (out.scaled.loc, out.scaled.scale))
-        last = inputs.newest(values[chosen], seen[chosen])[:, size - 1 :: size, None]
+        last = forward_fill(values[chosen], seen[chosen])[:, size - 1 :: size, None]
         scored = slice(None if self.training else patches - 1, None)
         target = torch.where(counts, (labels - loc) / scale, 0.0)
         return ScoredPatches(out.quantiles[:, scored], *(x[:, scored] for x in (target, counts, loc, scale, last)))
@@ -157,13 +157,7 @@ class Toto2(ReleaseModel, Forecaster):
         Levels between the trained ones are interpolated, levels outside take the outermost trained one.
         """
         options, horizon, levels = request.options_of(Toto2Options), request.prediction_length, request.quantile_levels
-        outside = [level for level in levels if not LEVELS[0] <= level <= LEVELS[-1]]
-        if outside:
-            text = (
-                f"quantile level {outside[0]} lies outside the trained ones ({LEVELS[0]} to {LEVELS[-1]}); the "
-                "outermost trained level stands in for it."
-            )
-            warn(_log, Note(Code.LEVEL_OUTSIDE_TRAINED, text, {"level": outside[0]}))
+        warn_outside_trained(_log, levels, LEVELS)
         quantiles = decode(self.network, self.prompt(batch, horizon, options), options)
         return Forecast(interpolate_levels(quantiles[:, :horizon], LEVELS, levels), tuple(levels))
 

@@ -120,9 +120,3 @@ def contiguous_patch_mask(windows: int, patches: int, probability: float, longes
     patch = torch.arange(patches)
     run = (patch >= first[:, None]) & (patch < (first + length)[:, None])
     return run & (chance < probability)[:, None]
-
-
-def newest(values: Tensor, observed: Tensor) -> Tensor:
-    """Return the newest value observed up to each step (R, T); NaN where there is none yet."""
-    index = torch.where(observed, torch.arange(values.shape[1], device=values.device), -1).cummax(1).values
-    return torch.where(index >= 0, values.gather(1, index.clamp(min=0)), torch.nan)
