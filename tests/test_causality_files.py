@@ -164,6 +164,6 @@ def test_an_importer_that_scales_by_the_whole_file_is_caught(monkeypatch):
         rows.values[:-1] /= 1 + np.nanmax(rows.values[:-1])
         return rows
 
-    monkeypatch.setattr("foretrain.data.importers.pipeline.clean", leaky)
+    monkeypatch.setattr("foretrain.data.importers.cleaning.clean", leaky)
     with pytest.raises(AssertionError, match="values"):
         same_bars(3, 7, 0.0, "huge", "fix", adjust=False, update=False)

@@ -204,6 +204,10 @@ class ItemFindings(Findings):
         """Store one finding."""
         self._calls.append((BY_NAME[name].name, rows, example, details))
 
+    def has(self, name: str) -> bool:
+        """Return True if a rule was found."""
+        return any(call[0] == name for call in self._calls)
+
     def count_in(self, findings: Findings) -> None:
         """Add all stored findings to those of the whole import."""
         for name, rows, example, details in self._calls:
@@ -397,8 +401,8 @@ def trim(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
     return rows.take(np.s_[first : last + 1])  # type: ignore[arg-type]
 
 
-def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> bool:
-    """Count the findings that are only reported. Return True if the item has a split-like jump."""
+def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> None:
+    """Count the findings of cleaned rows that no mode repairs row by row."""
     missing = np.isnan(rows.values)
     if missing.any():
         cells = {layout.names[v]: int(missing[v].sum()) for v in np.flatnonzero(missing.any(axis=1))}
@@ -407,7 +411,7 @@ def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> bool:
     if layout.volumes:
         _report(rows, findings, "zero_volume", (rows.values[list(layout.volumes)] == 0).all(axis=0))
     if layout.close is None:
-        return False
+        return
     prices = rows.values[list(layout.bars[0])] if layout.bars else rows.values[[layout.close]]
     _report(rows, findings, "stale_price", stale(prices))
     jumps = split_like(
@@ -416,11 +420,10 @@ def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> bool:
         rows.values[layout.volumes[0]] if layout.volumes else None,
     )
     if not jumps.any():
-        return False
+        return
     at = int(jumps.argmax())
     before, after = rows.values[layout.close, at - 1 : at + 1]
     findings.add("split_like_jump", int(jumps.sum()), rows.example(at, f"close {before:.6g} -> {after:.6g}"))
-    return True
 
 
 def _report(rows: ItemRows, findings: Findings, name: str, hit: Mask) -> None:

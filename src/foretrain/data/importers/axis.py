@@ -1,4 +1,4 @@
-"""Choose the time axis of a corpus from the cleaned stamps of all items.
+"""Choose the time axis of a corpus from the cleaned stamps of all items, and place every item on it.
 
 # N items
 """
@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from foretrain.data.rules import ItemRows
+from foretrain.data.importers.cleaning import Cleaned
+from foretrain.data.importers.job import ImportJob
+from foretrain.data.rules import ItemFindings, ItemRows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
+from foretrain.notes import Code, Note
 from foretrain.timeaxis.frequency import DAY, Frequency, seasonality
 from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
 from foretrain.timeaxis.grid import ordinals, stamps, typical_step
@@ -41,10 +44,51 @@ class Axis:
         """Return the frequency by which gaps of an item are found."""
         return self.freq if self.own is None else self.own.get(item_id)
 
-    @property
-    def mixed(self) -> bool:
-        """True if the items have different frequencies."""
-        return self.own is not None
+
+@dataclass(frozen=True)
+class Placed:
+    """An item as it is stored. read: its number of rows before cleaning."""
+
+    rows: ItemRows
+    findings: ItemFindings
+    read: int
+
+
+def choose_axis(cleaned: Cleaned, job: ImportJob) -> tuple[Cleaned, Axis]:
+    """Return the axis, and the items that go on it: in mode drop, those of the most frequent frequency."""
+    clock, freq = cleaned.gathered.clock, job.options.freq
+    axis = decide(cleaned.items, job.spool.times, clock=clock, freq=freq)
+    if axis.own is None:
+        return cleaned, axis
+    own, counts = axis.own, axis.counts or {}
+    usual = max(counts, key=lambda name: counts[name])
+    seen = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    rare = [item for item in cleaned.items if (own[item] or "irregular") != usual]
+    for item in rare:
+        detail = f"{own[item] or 'irregular'}; items: {seen}"
+        example = {"item": item, "file": cleaned.gathered.origin.get(item), "detail": detail}
+        job.findings.add("mixed_frequencies", 1, example)
+    if job.options.on_bad != "drop":
+        text = f"items of several frequencies ({seen}): seasonality is unknown to evaluation"
+        job.report.notes.append(Note(Code.SEVERAL_FREQUENCIES, text, {"frequencies": len(counts)}))
+        return cleaned, axis
+    for item in rare:
+        job.report.dropped[item] = f"mixed_frequencies ({own[item] or 'irregular'})"
+    kept = [item for item in cleaned.items if item not in job.report.dropped]
+    return replace(cleaned, items=kept), decide(kept, job.spool.times, clock="dates", freq=freq)
+
+
+def place_items(items: Sequence[str], axis: Axis, job: ImportJob) -> Iterator[Placed]:
+    """Yield every cleaned item on the axis, with its gaps found, and filled where that makes the axis regular."""
+    for item in items:
+        rows, findings, read = job.spool.cleaned(item)
+        after, missing = gaps(rows, axis)
+        if len(after):
+            detail = f"{missing[0]:,} steps missing"
+            findings.add("gap", int(missing.sum()), rows.example(int(after[0]), detail))
+        if axis.fill and axis.time != "stamps":
+            rows = fill(rows, axis)
+        yield Placed(rows, findings, read)
 
 
 def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: str, freq: str | None) -> Axis:

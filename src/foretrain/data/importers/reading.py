@@ -1,21 +1,53 @@
-"""Read files into the spool, and select the items that share one kind of time."""
+"""Find the files of an import, read each into parts, and select the items that share one kind of time."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from foretrain.data.importers.inputs import SourceInput, find_inputs, read_input
-from foretrain.data.importers.options import ImportOptions
-from foretrain.data.importers.report import ImportReport
-from foretrain.data.importers.spool import Spool
-from foretrain.data.rules import Findings
-from foretrain.errors import DataError
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
 
-Progress = Callable[[int, int, str], None]
+from foretrain.data.importers.arrays import array_parts, corpus_parts
+from foretrain.data.importers.job import ImportJob
+from foretrain.data.importers.options import ImportOptions
+from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.tables import Part, table_parts
+from foretrain.data.importers.text import read_text
+from foretrain.data.store import Corpus
+from foretrain.errors import DataError
+from foretrain.notes import Code, Note
+
 CALENDARS = ("dates", "naive", "utc")  # kinds of time that have a calendar
+_TABLES = (".csv", ".txt", ".tsv", ".csv.gz", ".txt.gz", ".tsv.gz", ".parquet", ".pq", ".feather")
+_ARRAYS = (".npy", ".npz")
+_IGNORED = {"data_summary.csv", "manifest.csv", "readme.txt", "readme.csv", "requirements.txt", "license.txt"}
+_FOLDER_MARKS = ("manifest.json", "state.json", "dataset_dict.json")
+_KNOWN = "CSV/TXT/TSV (plain or .gz), Parquet, Feather, .npy, .npz, or a datasets folder"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or datasets folder to read. name: its name in reports."""
+
+    path: Path
+    kind: str  # table, array or hf
+    name: str
+
+
+@dataclass
+class SourceInput:
+    """Record of an input that was read."""
+
+    name: str
+    sha256: str = ""
+    rows: int = 0
+    truncated: int | None = None
+    notes: list[Note] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -34,57 +66,54 @@ class Gathered:
         return self.clock in CALENDARS
 
 
-class Reader:
-    """Reads inputs into a spool."""
+def read_files(paths: Sequence[Path], job: ImportJob) -> Gathered:
+    """Read all files into the job's spool. Raises DataError naming the file."""
+    return _Reader(job).run(paths)
 
-    def __init__(
-        self,
-        options: ImportOptions,
-        out: Path,
-        spool: Spool,
-        findings: Findings,
-        report: ImportReport,
-        progress: Progress,
-    ) -> None:
-        self.options, self.out, self.spool = options, out, spool
-        self.findings, self.report, self.progress = findings, report, progress
+
+class _Reader:
+    """Reads inputs into the spool of a job."""
+
+    def __init__(self, job: ImportJob) -> None:
+        self.job = job
         self.sources: list[SourceInput] = []
         self.origin: dict[str, str] = {}
         self.market = False
 
-    def run(self, paths: list[Path]) -> Gathered:
-        """Read all files. Raises DataError naming the file."""
+    def run(self, paths: Sequence[Path]) -> Gathered:
+        """Read all files."""
         self._read(paths)
-        items, clock = self._one_clock(list(self.spool.parts))
+        items, clock = self._one_clock(list(self.job.spool.parts))
         return Gathered(items, clock, self.sources, self.origin, self.market)
 
-    def _read(self, paths: list[Path]) -> None:
-        inputs = find_inputs(paths, self.options)
+    def _read(self, paths: Sequence[Path]) -> None:
+        job = self.job
+        inputs = find_inputs(paths, job.options)
         for done, entry in enumerate(inputs):
-            self.progress(done, len(inputs), entry.name)
+            job.progress(done, len(inputs), entry.name)
             source = SourceInput(entry.name)
             self.sources.append(source)
-            for part in read_input(entry, self.options, source):
+            for part in read_input(entry, job.options, source):
                 self._claim(part.item_id, entry.name, keyed=entry.kind == "table" and part.item_id != "")
                 self.market |= part.market
                 try:
-                    self.spool.add(part, len(self.sources) - 1, entry.name)
+                    job.spool.add(part, len(self.sources) - 1, entry.name)
                 except DataError as error:
                     raise DataError(f"{entry.path}: {error}") from None
             if source.truncated is not None:
-                example = {"item": self.options.item_id(entry.path), "file": entry.name, "line": source.truncated}
-                self.findings.add("truncated_row", 1, example)
-            self.report.notes += source.notes
-        self.progress(len(inputs), len(inputs), "read")
-        self.report.files = len(inputs)
+                example = {"item": job.options.item_id(entry.path), "file": entry.name, "line": source.truncated}
+                job.findings.add("truncated_row", 1, example)
+            job.report.notes += source.notes
+        job.progress(len(inputs), len(inputs), "read")
+        job.report.files = len(inputs)
 
     def _claim(self, item_id: str, file: str, *, keyed: bool) -> None:
         """Raise DataError if two files of the same name give one item, since they may be different series."""
         first = self.origin.setdefault(item_id, file)
         if first == file:
             return
-        by_name = all(self.options.item_id(Path(name)) == item_id for name in (first, file))
-        if by_name and self.options.id_pattern is None:
+        by_name = all(self.job.options.item_id(Path(name)) == item_id for name in (first, file))
+        if by_name and self.job.options.id_pattern is None:
             raise DataError(
                 f"{file} and {first} both give the item {item_id!r}. Rename one, import them apart, or, if they are "
                 "parts of one series, say so with --id-pattern."
@@ -92,7 +121,7 @@ class Reader:
 
     def _one_clock(self, items: list[str]) -> tuple[list[str], str]:
         """Return the items that share one kind of time, and that kind; dates go with naive and with UTC stamps."""
-        kinds = {item: self.spool.clocks[item] - {"dates"} or {"dates"} for item in items}
+        kinds = {item: self.job.spool.clocks[item] - {"dates"} or {"dates"} for item in items}
         counts = Counter(kind for held in kinds.values() for kind in held)
         real = [kind for kind in counts if kind != "dates"]
         if {"naive", "utc"} <= set(real) and len(real) == 2:
@@ -102,14 +131,14 @@ class Reader:
             seen = "; ".join(
                 f"{_KINDS[kind]}: {count:,} items, first {first[kind]!r}" for kind, count in counts.items()
             )
-            raise DataError(f"{self.out}: items with different kinds of time ({seen}). Import them apart.")
+            raise DataError(f"{self.job.name}: items with different kinds of time ({seen}). Import them apart.")
         self._note_offsets(items)
         return items, real[0] if real else "dates"
 
     def _mixed_zones(self, items: list[str], kinds: dict[str, set[str]], counts: Counter[str]) -> tuple[list[str], str]:
         naive = next(item for item in items if "naive" in kinds[item])
         aware = next(item for item in items if "utc" in kinds[item])
-        if self.options.on_bad != "drop":
+        if self.job.options.on_bad != "drop":
             raise DataError(
                 f"{self.origin.get(naive)}: item {naive!r} has stamps without offset, item {aware!r} has an offset "
                 f"(rule mixed_timezones, {counts['naive']:,} and {counts['utc']:,} items). Say with --timezone what "
@@ -119,21 +148,113 @@ class Reader:
         kept = [item for item in items if rare not in kinds[item]]
         for item in items:
             if rare in kinds[item]:
-                self.findings.add("mixed_timezones", 1, {"item": item, "file": self.origin.get(item)})
-                self.report.dropped[item] = f"mixed_timezones ({_KINDS[rare]})"
+                self.job.findings.add("mixed_timezones", 1, {"item": item, "file": self.origin.get(item)})
+                self.job.report.dropped[item] = f"mixed_timezones ({_KINDS[rare]})"
         return kept, "utc" if rare == "naive" else "naive"
 
     def _note_offsets(self, items: list[str]) -> None:
         """Report items whose offset differs from the most frequent one; their stamps are in UTC already, or dates."""
-        offsets = self.spool.offsets
-        standard = {item: offsets[item][0] for item in items if item in offsets and "utc" in self.spool.clocks[item]}
+        offsets = self.job.spool.offsets
+        standard = {
+            item: offsets[item][0] for item in items if item in offsets and "utc" in self.job.spool.clocks[item]
+        }
         if len(set(standard.values())) < 2:
             return
         usual = Counter(standard.values()).most_common(1)[0][0]
         for item, minutes in standard.items():
             if minutes != usual:
                 detail = f"offset {minutes / 60:+g} h, most have {usual / 60:+g} h"
-                self.findings.add("mixed_timezones", 1, {"item": item, "file": self.origin.get(item), "detail": detail})
+                self.job.findings.add(
+                    "mixed_timezones", 1, {"item": item, "file": self.origin.get(item), "detail": detail}
+                )
+
+
+def find_inputs(paths: Sequence[Path], options: ImportOptions) -> list[Input]:
+    """Return all inputs under the given paths, in a stable order. DataError if there are none, or of several kinds."""
+    if not paths:
+        raise DataError("nothing to import: give files or folders.")
+    found: list[Input] = []
+    for path in paths:
+        found += _inside(path) if path.is_dir() else [_file(path)]
+    required = {"table": "table", "panel": "table", "array": "array", "hf": "hf"}.get(options.format or "")
+    if required:
+        found = [entry for entry in found if entry.kind == required]
+    kinds = Counter(entry.kind for entry in found)
+    if len(kinds) > 1:
+        seen = ", ".join(f"{count} {kind} input(s)" for kind, count in kinds.items())
+        raise DataError(
+            f"{paths[0]}: found {seen}; one import takes one kind. Choose with --format {' or '.join(kinds)}."
+        )
+    if not found:
+        raise DataError(f"{', '.join(map(str, paths))}: no file to import. Known: {_KNOWN}.")
+    return found
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return next((s for s in (*_TABLES, *_ARRAYS) if name.endswith(s)), "")
+
+
+def _file(path: Path) -> Input:
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder.")
+    suffix = _suffix(path)
+    if not suffix:
+        raise DataError(f"{path}: not a kind of file that can be imported. Known: {_KNOWN}.")
+    return Input(path, "array" if suffix in _ARRAYS else "table", path.name)
+
+
+def _inside(folder: Path) -> list[Input]:
+    if any((folder / mark).is_file() for mark in _FOLDER_MARKS):
+        return [Input(folder, "hf", folder.name)]
+    inputs = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
+            continue
+        suffix = _suffix(path)
+        if suffix and path.name.lower() not in _IGNORED:
+            inputs.append(Input(path, "array" if suffix in _ARRAYS else "table", relative.as_posix()))
+    return inputs
+
+
+def read_input(entry: Input, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
+    """Yield the parts of an input and fill in its record `source`. Raises DataError naming the file."""
+    if entry.kind == "hf":
+        corpus = Corpus.open(entry.path)
+        source.sha256, source.rows = corpus.fingerprint, corpus.num_rows
+        text = f"{entry.path.name}: datasets folder, columns {', '.join(corpus.columns)}"
+        source.notes.append(Note(Code.DATASETS_FOLDER, text, {"columns": len(corpus.columns)}))
+        yield from corpus_parts(corpus)
+        return
+    try:
+        raw = entry.path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{entry.path}: cannot be read: {error.strerror or error}.") from None
+    source.sha256 = hashlib.sha256(raw).hexdigest()
+    if entry.kind == "array":
+        parts = array_parts(entry.path, options)
+    else:
+        parts = table_parts(_read_table(entry.path, raw, options, source))
+    for part in parts:
+        source.rows += part.values.shape[1]
+        yield part
+
+
+def _read_table(path: Path, raw: bytes, options: ImportOptions, source: SourceInput) -> RawTable:
+    if _suffix(path) not in (".parquet", ".pq", ".feather"):
+        text = read_text(path, raw, options)
+        source.truncated = text.truncated
+        source.notes += text.notes
+        return RawTable(path, text.table.combine_chunks(), options, source.notes, text.first_line)
+    reader = pyarrow.feather.read_table if _suffix(path) == ".feather" else pyarrow.parquet.read_table
+    try:
+        table = reader(pa.BufferReader(raw))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged or not of its kind: {' '.join(str(error).split())[:150]}.") from None
+    if not table.num_rows:
+        raise DataError(f"{path}: no rows.")
+    return RawTable(path, table.combine_chunks(), options, source.notes)
 
 
 _KINDS = {"dates": "dates", "naive": "naive stamps", "utc": "stamps with an offset", "steps": "step numbers",

@@ -1,0 +1,67 @@
+"""A table of a file before its columns are read: cells, line numbers, and where notes about it go.
+
+# T rows
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from foretrain.data.importers.cells import BadCell
+from foretrain.data.importers.options import ImportOptions
+from foretrain.data.windows import IntArray
+from foretrain.errors import DataError
+from foretrain.notes import Code, Note
+
+pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """Cells of one table. first_line: line of the first row in a text file, 0 for other files."""
+
+    path: Path
+    cells: pa.Table
+    options: ImportOptions
+    notes: list[Note]
+    first_line: int = 0
+
+    @cached_property
+    def lines(self) -> IntArray:
+        """Line number (T,) of each row, for messages; rows count from 1 where a file has no lines."""
+        return np.arange(self.cells.num_rows, dtype=np.int64) + (self.first_line or 1)
+
+    def column(self, name: str) -> pa.Array:
+        """Return the cells (T,) of a column in the type of the file."""
+        return self.cells.column(name).combine_chunks()
+
+    def texts(self, name: str) -> pa.Array:
+        """Return the cells (T,) of a column as text; integers in decimal."""
+        array = self.column(name)
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        return array.cast(pa.string())
+
+    def is_count(self, name: str) -> bool:
+        """Return True if a column holds small whole numbers: it then counts rows, steps or hours and has no stamps."""
+        column = self.column(name)
+        if pa.types.is_integer(column.type):
+            return bool((abs(pc.max(column).as_py() or 0)) < 1e7)
+        if not pa.types.is_string(column.type):
+            return False
+        return bool(pc.all(pc.match_substring_regex(column, pattern=r"^\s*\d{1,7}(\.0*)?\s*$")).as_py())
+
+    def note(self, code: Code, text: str) -> None:
+        """Add a note that begins with the file's name."""
+        self.notes.append(Note(code, f"{self.path.name}: {text}"))
+
+    def error(self, column: str, bad: BadCell) -> DataError:
+        """Return the error of a cell."""
+        return DataError(f"{self.path}: line {self.lines[bad.row]}, column {column!r}: {bad.text!r} is {bad.why}.")
