@@ -65,6 +65,8 @@ class Code(StrEnum):
     # imports
     LINES_SKIPPED = "lines_skipped"
     ROW_NUMBERS_LEFT_OUT = "row_numbers_left_out"
+    TEXT_AS_CATEGORIES = "text_as_categories"
+    TEXT_LEFT_OUT = "text_left_out"  # its texts do not come back, so they say nothing about later rows
     DATES_LEFT_OUT = "dates_left_out"
     DATASETS_FOLDER = "datasets_folder"
     RARE_COLUMN = "rare_column"

@@ -130,8 +130,9 @@ def test_a_long_table_keeps_ids_as_text_and_text_columns_as_categories(tmp_path:
     import_corpus([tmp_path / "long.csv"], tmp_path / "out")
     corpus, _ = load(tmp_path / "out")
     assert list(corpus.item_ids(range(5))) == ids
-    assert [column.kind for column in corpus.manifest.columns] == ["numeric", "categorical", "numeric"]
+    assert [column.kind for column in corpus.manifest.columns] == ["numeric", "categorical", "categorical"]
     assert corpus.manifest.columns[1].categories == ("sunny", "rain")
+    assert corpus.manifest.columns[2].categories == ("False", "True")
     np.testing.assert_array_equal(corpus.values(2)[1, :6], [0, 1, np.nan, 0, 1, np.nan])
     np.testing.assert_array_equal(corpus.values(0)[2, :3], [1, 0, 1])
     assert (corpus.manifest.time, corpus.manifest.freq) == ("regular", "D")
@@ -309,7 +310,7 @@ def test_numbers_in_the_usual_national_spellings_are_read(tmp_path: Path) -> Non
         ("date,x\n2021-01-04,1\n2021-01-05,1,2\n2021-01-06,3\n", {}, "line 3 has 3 fields, the header 2"),
         ("date,x,x\n2021-01-04,1,2\n", {}, "column 'x' appears twice"),
         ("a,b\n1,2,3\n2,3,4\n", {}, "line 1 has 2 fields, the lines below 3"),
-        ("date,x\n2021-01-04,\"1,234\"\n", {}, "a comma that may part thousands or decimals"),
+        ("date,x\n2021-01-04,\"1,234\"\n", {}, r"a comma that may part thousands \(1234\) or decimals \(1\.234\)"),
         ("date,day,x\n2021-01-04,a,1\n", {"columns": ("y",)}, "no column 'y'. It has 'date', 'day', 'x'"),
         ("date,price\n2021-01-04,1\n", {"target": ("prize",)}, "no column 'prize'. Did you mean 'price'"),
         ("item_id,unique_id,x\na,b,1\n", {}, "both look like the item id; choose with --id-column"),
@@ -542,11 +543,11 @@ def test_files_that_have_nothing_in_common_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_column_of_text_in_one_file_and_numbers_in_another_is_refused(tmp_path: Path) -> None:
-    write_csv(tmp_path / "in" / "a.csv", "date,x,y", dates(40), ohlcv(40)[:, :2])
-    (tmp_path / "in" / "b.csv").write_text("date,x,y\n2021-01-04,1,sun\n2021-01-05,2,rain\n")
-    with pytest.raises(DataError, match=r"column 'y' holds numbers in a\.csv and text in b\.csv"):
+    write_csv(tmp_path / "in" / "a.csv", "date,x,z", dates(40), ohlcv(40)[:, :2])
+    (tmp_path / "in" / "b.csv").write_text("date,x,z\n2021-01-04,1,sun\n2021-01-05,2,rain\n")
+    with pytest.raises(DataError, match=r"column 'z' holds numbers in a\.csv and text in b\.csv"):
         import_corpus([tmp_path / "in"], tmp_path / "out")
-    import_corpus([tmp_path / "in"], tmp_path / "out", categorical=("y",))
+    import_corpus([tmp_path / "in"], tmp_path / "out", categorical=("z",))
     assert Corpus.open(tmp_path / "out").manifest.columns[1].kind == "categorical"
 
 

@@ -95,6 +95,9 @@ def data_import(
     ] = True,
     names: Annotated[str | None, typer.Option(help="Comma-separated column names of files without a header.")] = None,
     na_values: Annotated[str | None, typer.Option(help="Comma-separated further texts for a missing value.")] = None,
+    decimal: Annotated[
+        str | None, typer.Option(help="The decimal mark, . or , (default: from each column).", metavar="MARK")
+    ] = None,
     dayfirst: Annotated[
         bool | None, typer.Option("--dayfirst/--monthfirst", help="How to read 01/02/2020 (default: from the column).")
     ] = None,
@@ -125,6 +128,7 @@ def data_import(
         categorical=comma_list(categorical),
         names=comma_list(names),
         na_values=comma_list(na_values),
+        decimal=decimal,
         dayfirst=dayfirst,
         id_pattern=id_pattern,
         format=layout,

@@ -9,27 +9,26 @@ import re
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
+from foretrain.data.importers.spellings import BadCell, DoubleArray, Spelled, cast, matches
+
+__all__ = ["BadCell", "blank_as_null", "is_boolean", "is_number_text", "to_numbers", "without"]
+
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
-DoubleArray = npt.NDArray[np.float64]
 
-MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "--", ".", "?", "#n/a", "<na>", "nat", "nil", "missing")
+MISSING = (
+    "", "na", "n/a", "nan", "null", "none", "-", "--", ".", "?", "#n/a", "<na>", "nat", "nil", "missing",
+    "n.a.", "n.a", "n. a.", "n.d.", "n.d", "nd", "n/d", "k.a.", "k. a.", "s/d", "s.d.", "n.v.",
+    "(null)", "<null>", "(blank)", "\\n", "undefined", "unknown", "no data", "not available",
+    "---", "----", "\N{EN DASH}", "\N{EM DASH}", "\N{MINUS SIGN}", "..", "...", "\N{HORIZONTAL ELLIPSIS}", ":",
+    "-nan", "nan(ind)", "-nan(ind)", "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind",
+    "#n/a n/a", "#n/a invalid security", "#n/a field not applicable", "#n/a requesting data...",
+    "#na", "#nv", "#value!", "#div/0!", "#ref!", "#name?", "#num!", "#null!", "#error!", "#wert!", "#bezug!",
+)  # fmt: skip
+_DIGIT = r"(?i)[0-9\x{ff10}-\x{ff19}]|inf"
 _NUMBER = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|^[-+]?(inf|infinity)$"
-_THOUSANDS = r"^[-+]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?$"
-_DECIMAL_COMMA = r"^[-+]?([0-9]+|[0-9]{1,3}(\.[0-9]{3})+)(,[0-9]+)?$"
-_SCALED = r"^[-+]?[0-9]+(\.[0-9]+)?[KMBkmb%]$"
-_SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "%": 1.0}
-
-
-class BadCell(Exception):
-    """A cell that no interpretation of its column allows. row counts from 0."""
-
-    def __init__(self, row: int, text: str, why: str = "text in a number column") -> None:
-        super().__init__(why)
-        self.row, self.text, self.why = row, text, why
 
 
 def blank_as_null(cells: pa.Array, na_values: tuple[str, ...] = ()) -> pa.Array:
@@ -39,13 +38,14 @@ def blank_as_null(cells: pa.Array, na_values: tuple[str, ...] = ()) -> pa.Array:
     return pc.if_else(pc.is_in(pc.utf8_lower(cells), value_set=spellings), pa.scalar(None, pa.string()), cells)
 
 
-def to_numbers(cells: pa.Array, na_values: tuple[str, ...] = ()) -> DoubleArray | None:
-    """Return (T,) float64 with NaN where missing, or None if no cell is a number, so that the column is text.
+def to_numbers(cells: pa.Array, na_values: tuple[str, ...] = (), decimal: str | None = None) -> DoubleArray | None:
+    """Return (T,) float64 with NaN where missing, or None if the cells are text.
 
-    Thousands separators, decimal commas, K/M/B and percent suffixes are accepted if the whole column has one format.
-    Raises BadCell if numbers and text are mixed, or if a comma is ambiguous.
+    One currency, percent signs, K/M/B, thousands marks, decimal commas and the usual spellings of a minus are accepted
+    if the whole column has one format (spellings.py); decimal ("." or ",") settles one that is ambiguous.
+    Raises BadCell if numbers and text are mixed, or currencies or formats, or if a comma is ambiguous.
     """
-    numbers = _to_numbers(cells, na_values)
+    numbers = _to_numbers(cells, na_values, decimal)
     return numbers if numbers is None else without(numbers, na_values)
 
 
@@ -57,70 +57,38 @@ def without(numbers: DoubleArray, na_values: tuple[str, ...]) -> DoubleArray:
     return numbers
 
 
-def _to_numbers(cells: pa.Array, na_values: tuple[str, ...]) -> DoubleArray | None:
-    try:
-        return _cast(cells)
-    except pa.ArrowInvalid:
-        pass
+def _to_numbers(cells: pa.Array, na_values: tuple[str, ...], decimal: str | None) -> DoubleArray | None:
+    plain = decimal != "," or not pc.any(pc.match_substring(cells, ".")).as_py()
+    if plain:
+        try:
+            return cast(cells)
+        except pa.ArrowInvalid:
+            pass
     cells = blank_as_null(cells, na_values)
-    try:
-        return _cast(cells)
-    except pa.ArrowInvalid:
-        pass
-    cells = pc.replace_substring_regex(cells, pattern=r"^\+", replacement="")
-    numeric = _matches(cells, "(?i)" + _NUMBER)
+    if plain:
+        try:
+            return cast(cells)
+        except pa.ArrowInvalid:
+            pass
     present = np.asarray(pc.is_valid(cells))
-    if (numeric == present).all():
-        return _cast(cells)
-    special = _booleans(cells) if not numeric.any() else None
-    if special is None:
-        special = _commas(cells, numeric, present)
-    if special is None and (numeric | _matches(cells, _SCALED))[present].all():
-        special = _scaled(cells)
-    if special is not None:
-        return special
-    if not numeric.any():
+    numeric = matches(cells, "(?i)" + _NUMBER)
+    if plain and (numeric == present).all():
+        return cast(pc.replace_substring_regex(cells, pattern=r"^\+", replacement=""))
+    if not numeric.any() and (is_boolean(cells) or 2 * matches(cells, _DIGIT).sum() <= present.sum()):
         return None
-    row = int((present & ~numeric).argmax())
+    spelled = Spelled.of(cells)
+    if (spelled.reads == present).all():
+        return spelled.numbers(decimal)
+    if not numeric.any() and 2 * spelled.reads.sum() <= present.sum():
+        return None
+    row = int((present & ~spelled.reads).argmax())
     raise BadCell(row, str(cells[row]))
 
 
-def _cast(cells: pa.Array) -> DoubleArray:
-    return np.asarray(pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
-
-
-def _matches(cells: pa.Array, pattern: str) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(pc.match_substring_regex(cells, pattern=pattern), False))
-
-
-def _booleans(cells: pa.Array) -> DoubleArray | None:
-    lower = pc.utf8_lower(cells)
-    known = pc.is_in(lower, value_set=pa.array(["true", "false"]), skip_nulls=True)
-    if not np.asarray(pc.or_(known, pc.is_null(cells))).all():
-        return None
-    return _cast(pc.cast(pc.equal(lower, "true"), pa.int8()))
-
-
-def _commas(cells: pa.Array, numeric: npt.NDArray[np.bool_], present: npt.NDArray[np.bool_]) -> DoubleArray | None:
-    """Read 1,234.50 or 1.234,50 or 1,5 by the format that fits every cell; BadCell if both do."""
-    if not pc.any(pc.match_substring(cells, ",")).as_py():
-        return None
-    thousands = (numeric | _matches(cells, _THOUSANDS))[present].all()
-    decimal = _matches(cells, _DECIMAL_COMMA)[present].all()
-    if thousands and decimal:
-        row = int(_matches(cells, ",").argmax())
-        raise BadCell(row, str(cells[row]), "a comma that may part thousands or decimals; write the numbers without it")
-    if thousands:
-        return _cast(pc.replace_substring(cells, ",", ""))
-    if decimal:
-        return _cast(pc.replace_substring(pc.replace_substring(cells, ".", ""), ",", "."))
-    return None
-
-
-def _scaled(cells: pa.Array) -> DoubleArray:
-    """Read 12.5M, 3K, 0.5%; the percent sign is dropped without scaling."""
-    factors = [_SCALES.get(str(text)[-1:].lower(), 1.0) for text in cells.to_pylist()]
-    return _cast(pc.replace_substring_regex(cells, pattern="[KMBkmb%]$", replacement="")) * np.array(factors)
+def is_boolean(cells: pa.Array) -> bool:
+    """Return True if the cells are true and false, in any case, and at least one is not null."""
+    known = pc.is_in(pc.utf8_lower(cells), value_set=pa.array(["true", "false"]))
+    return bool(pc.all(pc.or_(known, pc.is_null(cells))).as_py() and pc.any(known).as_py())
 
 
 def is_number_text(text: str) -> bool:

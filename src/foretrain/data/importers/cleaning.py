@@ -59,20 +59,23 @@ class _Cleaner:
     def _schema(self) -> Schema:
         """Return the corpus' columns: those of the old corpus, else target, options.columns, then in file order."""
         spool = self.job.spool
+        left_out, notes = spool.categories.settle(None if self.job.old is None else self.job.old.columns)
+        self.job.report.notes += notes
+        found = [name for name in spool.columns if name not in left_out]
         market = self.gathered.market or bool(self.job.old and self.job.old.manifest.price_columns)
         if self.job.old is not None:
             names = list(self.job.old.columns)
-            extra = [name for name in spool.columns if name not in names]
+            extra = [name for name in found if name not in names]
             if extra:
                 raise DataError(
                     f"{self.job.name}: the new files have columns the corpus lacks ({', '.join(extra)}). Choose with "
                     f"--columns {','.join(names)}, or import all files again."
                 )
         else:
-            wanted = [name for name in (*self.job.options.target, *self.job.options.columns) if name in spool.columns]
-            usual = [name for name in USUAL_ORDER if name in spool.columns] if market else []
-            names = list(dict.fromkeys([*wanted, *usual, *spool.columns]))
-        layout = market_layout(names, [name in spool.categories for name in names])
+            wanted = [name for name in (*self.job.options.target, *self.job.options.columns) if name in found]
+            usual = [name for name in USUAL_ORDER if name in found] if market else []
+            names = list(dict.fromkeys([*wanted, *usual, *found]))
+        layout = market_layout(names, [name in spool.categories.codes for name in names])
         if not market and not layout.bars:
             layout = replace(layout, prices=(), volumes=())
         if self.job.options.adjust and not {"close", "adj_close"} <= set(names):
@@ -82,7 +85,8 @@ class _Cleaner:
     def _same_columns(self, schema: Schema) -> list[str]:
         """Report or drop items without columns that most items have; DataError for one that shares no column."""
         items, origin = self.gathered.items, self.gathered.origin
-        missing_of = {item: set(missing) for item in items if (missing := self.job.spool.missing_columns(item))}
+        lacks, names = self.job.spool.missing_columns, set(schema.names)
+        missing_of = {item: missing for item in items if (missing := names.intersection(lacks(item)))}
         if not missing_of:
             return items
         holders = Counter({name: len(items) for name in schema.names})

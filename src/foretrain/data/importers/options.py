@@ -24,6 +24,7 @@ class ImportOptions:
         columns: the only value columns to keep, in this order.
         categorical: columns read as text even if some cells look like numbers.
         names: column names of text files without a header.
+        decimal: "." or ",", the decimal mark of all text columns; needed only if a column such as 1,234 is ambiguous.
         na_values: further spellings of a missing value, for example "-9999".
         dayfirst: True if 01/02/2020 is 1 February; needed only if a column is ambiguous.
         id_pattern: regular expression with one group that extracts the item id from a file's name.
@@ -45,6 +46,7 @@ class ImportOptions:
     header: bool = True
     names: tuple[str, ...] = ()
     na_values: tuple[str, ...] = ()
+    decimal: str | None = None
     dayfirst: bool | None = None
     id_pattern: str | None = None
 
@@ -69,6 +71,8 @@ class ImportOptions:
             Frequency.storable(self.freq)
         if self.names and self.header:
             raise DataError("names are for files without a header; say header=False (--no-header) too.")
+        if self.decimal not in (None, ".", ","):
+            raise DataError(f"decimal {self.decimal!r}: choose . or , (the decimal mark of the numbers).")
         if self.timezone is not None:
             _check_zone(self.timezone)
         if self.id_pattern is not None:

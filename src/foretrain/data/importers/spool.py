@@ -20,10 +20,10 @@ from typing import IO
 
 import numpy as np
 
+from foretrain.data.importers.categories import Categories
 from foretrain.data.importers.tables import Part
 from foretrain.data.rules import ItemFindings, ItemRows
 from foretrain.data.windows import IntArray
-from foretrain.errors import DataError
 
 OLD = -1  # source number of rows that come from the corpus being updated
 
@@ -63,11 +63,9 @@ class Spool:
         self._cleaned_values = self._cleaned_rows = self._findings = 0
         self.parts: dict[str, list[_StoredPart]] = {}
         self.columns: list[str] = []
-        self.categories: dict[str, dict[str, int]] = {}
+        self.categories = Categories()
         self.clocks: dict[str, set[str]] = {}  # item -> clocks of its parts
         self.offsets: dict[str, tuple[int, ...]] = {}
-        self._numeric: dict[str, str] = {}  # column -> file that holds numbers in it
-        self._textual: dict[str, str] = {}
         self._cleaned: dict[str, _StoredItem] = {}
 
     def __enter__(self) -> Spool:
@@ -84,7 +82,10 @@ class Spool:
 
     def add(self, part: Part, source: int, file: str) -> None:
         """Store a part. Raises DataError if a column has text here and numbers in another file."""
-        values = self._recode(part, file)
+        self.categories.keep(part.explicit)
+        texts = part.texts or {}
+        columns = {name: () if name in part.empty else texts.get(name) for name in part.columns}
+        values = self.categories.recode(part.values, columns, file)
         index = tuple(self._column(name) for name in part.columns)
         rows = values.shape[1]
         self._write("values", np.ascontiguousarray(values, np.float32))
@@ -101,29 +102,6 @@ class Spool:
             self.clocks.setdefault(part.item_id, set()).add(part.clock)
         if part.offsets:
             self.offsets[part.item_id] = tuple(sorted({*self.offsets.get(part.item_id, ()), *part.offsets}))
-
-    def _recode(self, part: Part, file: str) -> np.ndarray:
-        """Return the values with category codes that are common to all files, by first appearance."""
-        values = part.values
-        for v, name in enumerate(part.columns):
-            if name in part.empty:
-                continue
-            texts = (part.texts or {}).get(name)
-            held, other = (self._textual, self._numeric) if texts is not None else (self._numeric, self._textual)
-            if name in other:
-                numbers, words = (other[name], file) if texts is not None else (file, other[name])
-                raise DataError(
-                    f"column {name!r} holds numbers in {numbers} and text in {words}. Leave it out with --columns, "
-                    "or say that it is --categorical."
-                )
-            held.setdefault(name, file)
-            if texts is not None:
-                known = self.categories.setdefault(name, {})
-                codes = np.array([known.setdefault(text, len(known)) for text in texts] or [0], np.float32)
-                values = values.copy()
-                present = ~np.isnan(values[v])
-                values[v, present] = codes[values[v, present].astype(np.int64)]
-        return values
 
     def _column(self, name: str) -> int:
         if name not in self.columns:

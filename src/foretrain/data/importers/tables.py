@@ -38,6 +38,7 @@ class Part:
     texts: dict[str, tuple[str, ...]] | None = None
     empty: frozenset[str] = frozenset()
     market: bool = False
+    explicit: frozenset[str] = frozenset()  # columns that the user calls categorical
 
 
 def table_parts(table: RawTable) -> Iterator[Part]:
@@ -61,6 +62,7 @@ def table_parts(table: RawTable) -> Iterator[Part]:
         found.texts,
         found.empty,
         roles.market,
+        explicit=found.explicit,
     )
     if options.format == "panel":
         yield from _panel(whole, table)
@@ -121,11 +123,13 @@ def _quoted_items(whole: Part) -> Iterator[Part]:
         return
     for name in names:
         rows = [i for i, head in enumerate(heads) if head[0] == name]
+        texts = {plain(c.split(":")[1]): found for c, found in (whole.texts or {}).items() if c.startswith(name + ":")}
         yield replace(
             whole,
             item_id=name,
             columns=sides[0],
             values=whole.values[rows],
+            texts=texts,
             empty=frozenset(plain(c.split(":")[1]) for c in whole.empty if c.startswith(name + ":")),
             market=True,
         )

@@ -29,6 +29,7 @@ def load_old(out: Path, spool: Spool, provenance: str) -> Corpus:
         raise DataError(
             f"{out}: its prices are adjusted, and every dividend changes all of them. Import all files again."
         )
+    spool.categories.keep(column.name for column in manifest.columns if column.categories is not None)
     for part in corpus_parts(corpus):
         spool.add(part, OLD, str(out))
     return corpus

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-from foretrain.data.importers.cells import BadCell, to_numbers, without
-from foretrain.data.importers.columns import plain
+from foretrain.data.importers.categories import BOOLEAN, MANY_CATEGORIES
+from foretrain.data.importers.cells import BadCell, blank_as_null, is_boolean, to_numbers, without
+from foretrain.data.importers.columns import USUAL_ORDER, plain
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.stamps import parse_stamps
@@ -23,18 +24,26 @@ from foretrain.notes import Code
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
-_MAX_CATEGORIES = 10_000
-_NO_CATEGORY = ("", "nan", "<na>", "null", "#n/a")
+_NO_CATEGORY = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+# As pandas.read_csv has it, so that frames and files agree.
+_TARGETS = ("target", "y", "value", "price", "close", "adj_close", "volume")  # names of numbers in any table
 
 
 @dataclass(frozen=True)
 class TableValues:
-    """Value columns of a table. texts: categories of text columns; empty: columns without any value."""
+    """Value columns of a table. texts: categories of text columns; empty: columns without any value.
+
+    explicit: text columns that the user calls categorical.
+    """
 
     columns: tuple[str, ...]  # names in the corpus
     values: npt.NDArray[np.float32]  # (V, T); text columns hold indices into texts[column]
     texts: dict[str, tuple[str, ...]]
     empty: frozenset[str]
+    explicit: frozenset[str] = frozenset()
 
 
 def is_row_number(table: RawTable, name: str) -> bool:
@@ -49,50 +58,150 @@ def is_row_number(table: RawTable, name: str) -> bool:
 
 def read_values(table: RawTable, pairs: list[tuple[str, str]]) -> TableValues:
     """Read the columns `pairs` of (name in the file, name in the corpus). Raises DataError naming line and column."""
-    arrays: list[npt.NDArray[np.float32]] = []
-    columns: list[str] = []
-    texts: dict[str, tuple[str, ...]] = {}
-    empty = set()
-    categorical = table.options.categorical
+    _refuse_blank_separated(table)
+    reader = _ColumnReader(table, [final for _, final in pairs])
     for name, final in pairs:
+        reader.add(name, final)
+    return reader.result()
+
+
+class _ColumnReader:
+    """Reads the columns of a table one after the other."""
+
+    def __init__(self, table: RawTable, finals: list[str]) -> None:
+        self.table = table
+        names = (*_TARGETS, *(USUAL_ORDER if "close" in finals else ()), *table.options.target)
+        self.numbers_expected = {plain(name) for name in names}
+        self.arrays: list[npt.NDArray[np.float32]] = []
+        self.columns: list[str] = []
+        self.texts: dict[str, tuple[str, ...]] = {}
+        self.empty, self.explicit = set[str](), set[str]()
+        self.first_text: str | None = None  # a column, for the message about a table without numbers
+        self.numbers = False  # a column holds numbers, or true and false
+
+    def add(self, name: str, final: str) -> None:
+        """Read one column: numbers, categories, or a note that it is left out."""
+        column, categorical = self.table.column(name), self.table.options.categorical
+        if (name in categorical or final in categorical) and not pa.types.is_nested(column.type):
+            self.explicit.add(final)
+            self._add_text(name, final)
+            return
         try:
-            numbers = (
-                None if name in categorical or final in categorical else _numbers(table.column(name), table.options)
-            )
+            numbers = _numbers(column, self.table.options)
         except BadCell as bad:
-            raise table.error(name, bad) from None
-        if numbers is not None:
-            with np.errstate(over="ignore"):
-                values = numbers.astype(np.float32)
-            if np.isnan(values).all():
-                empty.add(final)
+            raise self._error(name, bad) from None
+        if numbers is None and _is_dates(self.table, name):
+            text = f"column {name!r} holds dates; a date is no value, so it is left out"
+            self.table.note(Code.DATES_LEFT_OUT, text)
+            return
+        if numbers is None:
+            self._add_text(name, final)
+            return
+        with np.errstate(over="ignore"):
+            values = numbers.astype(np.float32)
+        if np.isnan(values).all():
+            self.empty.add(final)
         else:
-            if _is_dates(table, name):
-                table.note(Code.DATES_LEFT_OUT, f"column {name!r} holds dates; a date is no value, so it is left out")
-                continue
-            values, texts[final] = _codes(table, name)
-        arrays.append(values)
-        columns.append(final)
-    duplicates = sorted({name for name in columns if columns.count(name) > 1})
-    if duplicates:
-        raise DataError(f"{table.path}: two columns would be called {duplicates[0]!r}. Keep one with --columns.")
-    stacked = np.stack(arrays) if arrays else np.empty((0, table.cells.num_rows), np.float32)
-    return TableValues(tuple(columns), stacked, texts, frozenset(empty))
+            self.numbers = True
+        self._append(final, values)
+
+    def _add_text(self, name: str, final: str) -> None:
+        cells = _text_cells(self.table, name)
+        filled = blank_as_null(cells, self.table.options.na_values)
+        boolean = is_boolean(filled)
+        if final not in self.explicit and self.numbers_expected & {plain(name), plain(final)}:
+            row = int(np.asarray(pc.is_valid(cells)).argmax())
+            kind = "true and false are categories; write 1 and 0" if boolean else "text in a column of numbers"
+            raise self._error(name, BadCell(row, str(cells[row]), kind), text=not boolean)
+        if boolean:
+            self.numbers = True
+            self.texts[final] = BOOLEAN
+            numbers = pc.cast(pc.equal(pc.utf8_lower(filled), "true"), pa.int8())
+            self._append(final, np.asarray(numbers.cast(pa.float32()).fill_null(np.nan)))
+            return
+        self.first_text = self.first_text or name
+        encoded = pc.dictionary_encode(cells)
+        found, values = encoded.dictionary, np.asarray(encoded.indices.cast(pa.float32()).fill_null(np.nan))
+        if final not in self.explicit and len(found) > MANY_CATEGORIES:
+            found = found[: MANY_CATEGORIES + 1]  # enough for the column to be left out
+            values = np.where(values < len(found), values, np.float32(np.nan))
+        self.texts[final] = tuple(found.to_pylist())
+        self._append(final, values)
+
+    def _append(self, final: str, values: npt.NDArray[np.float32]) -> None:
+        if final in self.columns:
+            raise DataError(f"{self.table.path}: two columns would be called {final!r}. Keep one with --columns.")
+        self.arrays.append(values)
+        self.columns.append(final)
+
+    def _error(self, name: str, bad: BadCell, *, text: bool = True) -> DataError:
+        error = str(self.table.error(name, bad))
+        if not text or not bad.why.startswith("text"):
+            return DataError(error)
+        return DataError(
+            f"{error} If it says that a value is missing, give --na-values {bad.text!r}; if the whole column is text, "
+            f"--categorical {name!r}; --columns leaves it out."
+        )
+
+    def result(self) -> TableValues:
+        """Return all columns. Raises DataError if there is text, but not one number."""
+        table = self.table
+        if self.first_text is not None and not self.numbers and not self.empty:
+            cells = _text_cells(table, self.first_text)
+            row = int(np.asarray(pc.is_valid(cells)).argmax())
+            raise DataError(
+                f"{table.path}: no column holds a number. Line {table.lines[row]}, column {self.first_text!r}, is "
+                f"{_short(cells[row])}. If this is the right file, --skip-rows says where its table begins."
+            )
+        stacked = np.stack(self.arrays) if self.arrays else np.empty((0, table.cells.num_rows), np.float32)
+        empty, explicit = frozenset(self.empty), frozenset(self.explicit)
+        return TableValues(tuple(self.columns), stacked, self.texts, empty, explicit)
+
+
+def _refuse_blank_separated(table: RawTable) -> None:
+    """Raise DataError for columns that blanks separate: "1 234" below the header "t value" is not 1,234."""
+    names = table.cells.column_names
+    if len(names) != 1 or len(names[0].split()) < 2 or not pa.types.is_string(table.column(names[0]).type):
+        return
+    cells = table.column(names[0])
+    fields = len(names[0].split())
+    pattern = rf"^\s*\S+(\s+\S+){{{fields - 1}}}\s*$"
+    if pc.all(pc.match_substring_regex(cells, pattern=pattern)).as_py():
+        raise DataError(
+            f"{table.path}: line {table.lines[0]}: {_short(cells[0])} below {names[0]!r} looks like {fields} columns "
+            "that blanks separate. Write commas, semicolons or tabs between them."
+        )
+
+
+def _short(cell: Any) -> str:
+    text = str(cell)
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _text_cells(table: RawTable, name: str) -> pa.Array:
+    """Return the cells (T,) of a text column, null where a value is missing."""
+    cells = pc.utf8_trim_whitespace(table.texts(name))
+    missing = pa.array([*_NO_CATEGORY, *(value.strip() for value in table.options.na_values)])
+    return pc.if_else(pc.is_in(cells, value_set=missing, skip_nulls=True), pa.scalar(None, pa.string()), cells)
 
 
 def _numbers(column: pa.Array, options: ImportOptions) -> npt.NDArray[np.float64] | None:
+    """Return the numbers (T,) of a column, None if it holds text, dates, or true and false."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.dictionary_decode()
         kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
-        return to_numbers(column.cast(pa.string()), options.na_values)
-    if pa.types.is_temporal(kind):
+    if pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return to_numbers(column.cast(pa.string()), options.na_values, options.decimal)
+    if pa.types.is_temporal(kind) or pa.types.is_boolean(kind):
         return None
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
-        raise BadCell(0, str(column[0])[:60], f"a value of type {kind}, which is neither number nor text")
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        row = int(np.asarray(pc.is_valid(column)).argmax())
+        raise BadCell(
+            row,
+            str(column[row])[:60],
+            f"a value of type {str(kind)[:60]}, neither number nor text; leave it out with --columns",
+        )
     values = np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
     return without(values, options.na_values)
 
@@ -105,17 +214,3 @@ def _is_dates(table: RawTable, name: str) -> bool:
     except BadCell:
         return False
     return True
-
-
-def _codes(table: RawTable, name: str) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
-    """Return the (T,) category code of each cell, NaN where blank, and the categories by first appearance."""
-    cells = pc.utf8_trim_whitespace(table.texts(name))
-    missing = pc.is_in(pc.utf8_lower(cells), value_set=pa.array(_NO_CATEGORY), skip_nulls=True)
-    cells = pc.if_else(missing, pa.scalar(None, pa.string()), cells)
-    encoded = pc.dictionary_encode(cells)
-    if len(encoded.dictionary) > _MAX_CATEGORIES:
-        raise DataError(
-            f"{table.path}: text column {name!r} has {len(encoded.dictionary):,} different texts; as a covariate it "
-            "says nothing. Leave it out with --columns, or name it as --id-column."
-        )
-    return np.asarray(encoded.indices.cast(pa.float32()).fill_null(np.nan)), tuple(encoded.dictionary.to_pylist())

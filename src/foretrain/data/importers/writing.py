@@ -107,7 +107,7 @@ class _Writer:
         return rows.item_id, last, len(rows), first, missing, freq, placed.read, origin
 
     def _columns(self) -> list[Column]:
-        categories = self.job.spool.categories
+        categories = self.job.spool.categories.codes
         return [
             Column(name=name, kind="categorical", categories=tuple(categories[name]))
             if name in categories
