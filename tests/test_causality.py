@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.forecasting.quantiles import forecast_windows
 from tests.models.zoo import CANDLE, CONTEXT, HORIZON, ZOO, tokens_up_to_cutoff
@@ -361,6 +361,7 @@ def test_covariates_known_ahead_change_no_encoding_and_no_statistic_of_the_past(
             changed[name] = ~future[name]
         else:
             changed[name] = None if how == "nan" else rng.choice(["new", "a", "zz"], len(future))
+            changed.loc[0, name] = frame[name].iloc[0]  # a column without any known value is refused
     target = ["target", "second"][:targets]
     columns = [c for c in frame.columns if c not in {"target", "second"} - set(target)]
     names = Names(target=tuple(target))
@@ -415,6 +416,9 @@ def test_a_backtest_forecasts_what_a_user_would_have_forecast_at_the_cutoff(fore
         table[column.name] = [None if np.isnan(v) else words[int(v)] for v in values] if words else values
     known = [*kind.names["known"], *kind.names["known_word"]]
     future = table.iloc[cutoff : cutoff + HORIZON][["item_id", "timestamp", *known]]
+    for name in kind.names["known_word"]:  # a column of words that are all new is refused
+        seen, coming = ({*part[name].dropna()} for part in (table.iloc[:cutoff], future))
+        assume(not seen or not coming or seen & coming)
     result = Predictor(forecaster).forecast_df(
         table.iloc[:cutoff],
         HORIZON,
@@ -439,6 +443,7 @@ def test_arrays_known_ahead_change_no_encoding_of_the_past(seed, lengths, words)
         past = {"x": rng.choice(["a", "b"], length) if words else numbers}
         for version, items in enumerate(pair):
             coming = rng.choice(["a", "z"], HORIZON) if words else rng.standard_normal(HORIZON) * 10.0**version
+            coming[0] = past["x"][0]  # a column without any known value is refused
             items.append({"target": target, "past_covariates": past, "future_covariates": {"x": coming}})
     for before, after in zip(*(read_inputs(items, HORIZON) for items in pair), strict=True):
         same(before.context, after.context, "context")

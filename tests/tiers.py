@@ -50,6 +50,7 @@ SLOW = (
     "tests/test_config.py",
     "tests/test_examples.py",
     "tests/test_old_runs.py",
+    "tests/run/test_fit.py",
     "tests/run/test_pipeline.py",
     "tests/test_presets.py",
     "tests/run/test_promotion.py",

@@ -31,6 +31,11 @@ class Code(StrEnum):
     COLUMNS_LEFT_OUT = "columns_left_out"  # the family cannot read them
     STEPS_LOOK_LIKE_TIMES = "steps_look_like_times"
     FREQ_UNLIKE_ROWS = "freq_unlike_rows"
+    GRID_ROWS_ADDED = "grid_rows_added"  # rows of missing values, so that the rows are on the grid of freq
+    NEWEST_ROWS_WITHOUT_TARGET = "newest_rows_without_target"  # the forecast begins after them
+    QUOTES_IMPOSSIBLE = "quotes_impossible"  # prices of zero and negative volumes, which an import takes for missing
+    FUTURE_VALUES_UNSEEN = "future_values_unseen"  # values of a known covariate that its history lacks
+    IMPORT_QUALITY = "import_quality"  # what the quality rules of an import found and did
     BARS_MISSING = "bars_missing"
     CALENDAR_DOUBTFUL = "calendar_doubtful"
     TOKENIZER_DIFFERS = "tokenizer_differs"  # from the one that the model was trained with

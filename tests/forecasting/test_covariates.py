@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from foretrain.errors import DataError
 from foretrain.forecasting.covariates import RowItems, encode, is_numeric
+from foretrain.forecasting.frame import read_frame
+from foretrain.notes import Code, codes
 
 
 @pytest.fixture
@@ -66,3 +69,70 @@ def test_text_categories_and_objects_are_encoded_alike(rows):
     as_category = encode(PAST.astype("category"), FUTURE.astype("category"), rows, TARGET, use_ordinal=False)
     np.testing.assert_array_equal(as_text[0], as_category[0])
     np.testing.assert_array_equal(as_text[1], as_category[1])
+
+
+def coded(past, future) -> list[float]:
+    """The ordinal codes of future values; the history is one item's."""
+    rows = RowItems(np.zeros(len(past), int), np.zeros(len(future), int), 1)
+    target = np.zeros(len(past), np.float32)
+    return encode(pd.Series(past, name="x"), pd.Series(future), rows, target, use_ordinal=True)[1].tolist()
+
+
+@pytest.mark.parametrize(
+    "future",
+    [
+        [True, False],
+        [1, 0],
+        [1.0, 0.0],
+        ["True", "False"],
+        ["TRUE", "false"],
+        ["1", "0"],
+        pd.array([True, False], dtype="boolean"),
+        pd.Categorical([1, 0]),
+        np.array([1, 0], object),
+    ],
+)
+@pytest.mark.parametrize("past", [[False, True], ["False", "True"], ["FALSE", "TRUE"], ["0", "1"], [False, True, None]])
+def test_spellings_of_true_and_false_match(past, future):
+    assert coded(pd.Series(past, dtype=object), future) == [1, 0]
+
+
+@pytest.mark.parametrize("future", [[3, 1], [3.0, 1.0], ["3", "1"], ["3.0", " 1"], pd.array([3, 1], dtype="Int64")])
+@pytest.mark.parametrize("past", [["1", "3"], pd.Categorical([1, 3]), pd.Categorical([1.0, 3.0]), ["1.0", "3.0"]])
+def test_spellings_of_a_number_match_where_the_history_has_categories(past, future):
+    assert coded(past, future) == [1, 0]
+
+
+def test_a_spelling_of_two_categories_matches_neither(logged_notes):
+    assert np.isnan(coded(["1", "1.0", "b"], [1, "b"])[0])
+    assert codes(logged_notes()) == {Code.FUTURE_VALUES_UNSEEN}
+
+
+def test_future_values_that_the_history_lacks_are_named(logged_notes):
+    found = coded(["a", "b"], ["b", "c", "d", None])
+    assert found[0] == 1 and np.isnan(found[1:3]).all() and found[3] == 2
+    (note,) = logged_notes()
+    assert (note.code, note.counts) == (Code.FUTURE_VALUES_UNSEEN, {"values": 2, "of": 3})
+    assert "'x'" in note.text and "'c', 'd'" in note.text
+
+
+def test_a_column_whose_future_values_are_all_unknown_is_refused():
+    with pytest.raises(DataError, match=r"column 'x': its history has none of its .* .'yes', 'no'; .* False"):
+        coded([True, False], ["yes", "no"])
+    assert coded([None, "a"], [None, None]) == [1, 1]  # nothing is known ahead
+
+
+def test_a_flag_may_be_set_for_the_first_time(logged_notes):
+    assert np.isnan(coded([False, False], [True])).all()
+    assert codes(logged_notes()) == {Code.FUTURE_VALUES_UNSEEN}
+
+
+@pytest.mark.parametrize("ahead", [[True, False], ["true", "FALSE"], [1, 0], np.array([1.0, 0.0], object)])
+def test_true_and_false_ahead_are_one_and_zero_where_the_history_is(ahead):
+    days = pd.date_range("2024-01-01", periods=12)
+    history = pd.DataFrame({"item_id": "a", "timestamp": days[:10], "target": 1.0, "x": np.arange(10) % 2})
+    coming = pd.DataFrame({"item_id": "a", "timestamp": days[10:], "x": ahead})
+    assert read_frame(history, 2, future_df=coming).windows[0].future[1].tolist() == [1, 0]
+    if isinstance(ahead[0], bool):
+        with pytest.raises(DataError, match="column 'x' holds numbers in df but True in future_df"):
+            read_frame(history.assign(x=np.arange(10)), 2, future_df=coming)

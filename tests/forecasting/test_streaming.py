@@ -128,3 +128,64 @@ def test_options_are_the_familys_and_repairs_are_reported(candle_predictor, cand
 def test_a_family_without_streams_is_refused(predictor, frame):
     with pytest.raises(ModelError, match="chronos2 has no streams"):
         predictor.stream(frame)
+
+
+def test_rows_after_a_hole_are_refused_and_the_missing_ones_can_still_be_appended(candle_predictor, candles):
+    hours = candles.assign(
+        timestamp=pd.Timestamp("2024-01-01") + pd.to_timedelta(candles.groupby("item_id").cumcount(), "h")
+    )
+    first, whole = {"ACME": 60}, {"ACME": 66}
+    stream = candle_predictor.stream(parts(hours, first))
+    with pytest.raises(DataError, match="rows are missing between the stream and the appended rows: item 'ACME'"):
+        stream.append(between(hours, {"ACME": 63}, whole))
+    stream.append(between(hours, first, whole))
+    expected = candle_predictor.stream(parts(hours, first))
+    expected.append(between(hours, first, whole))
+    how = {"num_samples": 2, "output": "candles"}
+    pd.testing.assert_frame_equal(stream.forecast_df(3, **how), expected.forecast_df(3, **how))
+
+
+def test_a_bar_missing_in_a_market_that_never_closes_is_a_row_of_missing_values(
+    candle_predictor, candles, logged_notes
+):
+    hours = candles.assign(
+        timestamp=pd.Timestamp("2024-01-01") + pd.to_timedelta(candles.groupby("item_id").cumcount(), "h")
+    )
+    first, whole = {"ACME": 200}, {"ACME": 206}
+    stream, expected = (candle_predictor.stream(parts(hours, first)) for _ in range(2))
+    stream.append(between(hours, first, whole).drop(index=202))
+    assert codes(logged_notes()) == {Code.BARS_MISSING, Code.COLUMNS_LEFT_OUT}
+    empty = between(hours, first, whole)
+    empty.loc[202, ["Open", "High", "Low", "Close", "Volume"]] = np.nan
+    expected.append(empty)
+    how = {"num_samples": 2, "output": "candles"}
+    pd.testing.assert_frame_equal(stream.forecast_df(3, **how), expected.forecast_df(3, **how))
+
+
+def test_a_hole_in_counted_steps_is_refused(candle_predictor, candles):
+    df = candles.assign(timestamp=candles.groupby("item_id").cumcount())
+    stream = candle_predictor.stream(parts(df, FIRST))
+    with pytest.raises(DataError, match="rows are missing"):
+        stream.append(between(df, {"ACME": 203}, {"ACME": 206}))
+
+
+def test_with_freq_the_steps_of_a_hole_are_rows_of_missing_values(candle_predictor, candles):
+    day = candles[candles["item_id"] == "ACME"].iloc[:70]
+    stream = candle_predictor.stream(day.iloc[:50].drop(index=day.index[20]), freq="5min")
+    stream.append(day.iloc[53:60])
+    filled = day.iloc[:60].copy()
+    numbers = ["Open", "High", "Low", "Close", "Volume"]
+    filled.loc[filled.index[[20, 50, 51, 52]], numbers] = np.nan
+    expected = candle_predictor.stream(filled.iloc[:50])
+    expected.append(filled.iloc[50:])
+    how = {"num_samples": 2, "output": "candles"}
+    pd.testing.assert_frame_equal(stream.forecast_df(3, **how), expected.forecast_df(3, **how))
+
+
+def test_text_of_appended_rows_is_read_as_that_of_the_first_frame(candle_predictor, candles):
+    """3/4 alone could be the third of April; the first frame has a day beyond the twelfth."""
+    days = pd.bdate_range("2024-02-01", periods=60)
+    text = candles[candles["item_id"] == "ACME"].iloc[:60].assign(timestamp=[f"{day:%d/%m/%Y}" for day in days])
+    stream = candle_predictor.stream(text.iloc[:44])
+    stream.append(text.iloc[44:46])
+    assert stream.forecast_df(1, num_samples=2)["timestamp"].iloc[0] == days[46]

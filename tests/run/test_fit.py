@@ -13,6 +13,7 @@ from tests.run.test_pipeline import facts
 import foretrain
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, TrainingError
+from foretrain.notes import Code, codes
 
 
 def frame() -> pd.DataFrame:
@@ -66,3 +67,73 @@ def test_a_fit_that_cannot_begin_leaves_its_folder_to_the_next_call(tmp_path: Pa
 def test_fit_without_output_dir_says_what_to_give():
     with pytest.raises(ConfigError, match="output_dir: required"):
         foretrain.fit("corpus", "chronos2")
+
+
+def corpus_of(folder: Path) -> Corpus:
+    return Corpus.open(folder / "corpus")
+
+
+def test_fit_imports_a_file_and_a_folder_of_files(tmp_path: Path):
+    (tmp_path / "shops").mkdir()
+    for name, part in frame().groupby("item_id"):
+        shop = part.rename(columns={"target": "sales", "timestamp": "Date"}).drop(columns="item_id")
+        shop.to_csv(tmp_path / "shops" / f"{name}.csv", index=False)
+    foretrain.fit(tmp_path / "shops", SMALL, output_dir=str(tmp_path / "a"), **BRIEF)
+    assert corpus_of(tmp_path / "a").num_series == 3
+    long = frame().rename(columns={"item_id": "store"})
+    long.to_csv(tmp_path / "long.csv", index=False)
+    how = {"import_options": {"id_column": "store"}, **BRIEF}
+    foretrain.fit(str(tmp_path / "long.csv"), SMALL, output_dir=str(tmp_path / "b"), **how)
+    assert corpus_of(tmp_path / "b").num_series == 3
+    with pytest.raises(ConfigError, match="import_options: data is a corpus"):
+        foretrain.fit(tmp_path / "a" / "corpus", SMALL, output_dir=str(tmp_path / "c"), **how)
+    with pytest.raises(ConfigError, match="no option 'colour'"):
+        foretrain.fit(long, SMALL, output_dir=str(tmp_path / "d"), import_options={"colour": 1}, **BRIEF)
+
+
+def test_fit_logs_what_the_import_found(tmp_path: Path, logged_notes):
+    twice = pd.concat([frame(), frame().head(1).assign(target=9.0)])
+    foretrain.fit(twice, SMALL, output_dir=str(tmp_path / "fit"), **BRIEF)
+    found = [note for note in logged_notes() if note.code == Code.IMPORT_QUALITY]
+    assert any("duplicate_timestamp" in note.text and note.counts == {"items": 1, "rows": 1} for note in found)
+
+
+def test_fit_takes_periods_and_a_frame_without_ids(tmp_path: Path, logged_notes):
+    days = pd.period_range("2024-01-01", periods=80, freq="D")
+    single = pd.DataFrame({"timestamp": days, "target": np.sin(np.arange(80.0))})
+    foretrain.fit(single, SMALL, output_dir=str(tmp_path / "fit"), **BRIEF)
+    corpus = corpus_of(tmp_path / "fit")
+    assert (corpus.item_id(0), corpus.manifest.freq, corpus.length(0)) == ("item", "D", 80)
+    assert Code.IMPORT_QUALITY not in codes(logged_notes())
+
+
+FLAWS: dict[str, tuple[Any, str]] = {
+    "ids of several types": (
+        lambda df: pd.concat([df, df.assign(item_id=1), df.assign(item_id="1")]),
+        "ids 1 and '1', which only differ in type",
+    ),
+    "an index of stamps": (lambda df: df.set_index("timestamp"), r"rename_axis\('timestamp'\).reset_index"),
+    "an index of ids": (lambda df: df.set_index(["item_id", "timestamp"]), r"reset_index\(\) makes columns"),
+    "an index of text": (lambda df: df.set_index(df["item_id"].to_numpy()), "without a name, such as '000'"),
+    "numbers as names": (lambda df: df.rename(columns={"target": 0}), "a column named 0"),
+    "lists": (lambda df: df.assign(x=[[1, 2]] * len(df)), "column 'x' holds list"),
+    "mixed cells": (lambda df: df.assign(x=[1, "a"] * (len(df) // 2)), r"column 'x' holds 1 \(int\) and 'a' \(str\)"),
+    "text in the target": (lambda df: df.assign(target=["x", *map(str, range(len(df) - 1))]), "^df: row 0.*'x'"),
+    "no rows": (lambda df: df[:0], "no rows"),
+}
+
+
+@pytest.mark.parametrize("flaw", list(FLAWS))
+def test_a_flawed_frame_is_refused_without_a_word_of_files(tmp_path: Path, flaw: str):
+    change, message = FLAWS[flaw]
+    with pytest.raises(DataError, match=message) as caught:
+        foretrain.fit(change(frame().reset_index(drop=True)), SMALL, output_dir=str(tmp_path / "fit"), **BRIEF)
+    assert "parquet" not in str(caught.value) and "line" not in str(caught.value)
+    assert not (tmp_path / "fit" / "corpus").exists()
+
+
+def test_an_error_that_names_an_option_says_how_fit_takes_it(tmp_path: Path):
+    days = [f"{day:%d/%m/%Y}" for day in pd.date_range("2024-01-01", periods=12)]
+    undecided = pd.DataFrame({"item_id": "a", "timestamp": days, "target": 1.0})
+    with pytest.raises(DataError, match=r"--dayfirst.* In fit, --dayfirst is import_options=\{'dayfirst': ...\}"):
+        foretrain.fit(undecided, SMALL, output_dir=str(tmp_path / "fit"), **BRIEF)

@@ -173,3 +173,48 @@ def test_a_corpus_continues_its_time_axis():
     assert regular.future_times(0, 2).tolist() == [5 * 3_600_000_000, 6 * 3_600_000_000]
     assert uneven.future_times(0, 1)[0] > uneven.times(0)[-1]
     assert without.future_times(0, 2) is None
+
+
+@pytest.mark.parametrize("zone", [None, "America/New_York"])
+@pytest.mark.parametrize(("day", "months"), [(15, 1), (28, 1), (30, 1), (15, 3), (20, 12)])
+def test_months_continue_on_the_day_that_they_keep(day, months, zone):
+    starts = np.datetime64("2020-01", "M") + months * np.arange(40)
+    ends = (starts + 1).astype("M8[D]") - 1
+    whole = pd.DatetimeIndex(np.minimum(starts.astype("M8[D]") + day - 1, ends)).tz_localize(zone)
+    for cut in (26, 30):  # in January 2022 and later, so that short months are among the last and the next
+        assert list(future.next_stamps(*layout(whole[:cut]), 8)) == list(whole[cut : cut + 8])
+
+
+@pytest.mark.parametrize("start", ["1600-01-01", "2250-01-01"])
+@pytest.mark.parametrize("freq", ["D", "W-MON", "MS", "YS", "h"])
+def test_stamps_beyond_the_years_of_nanoseconds_continue(start, freq):
+    first = pd.Timestamp(np.datetime64(start, "s"))
+    whole = pd.date_range(first, periods=30, freq=freq, unit="s")
+    assert list(future.next_stamps(*layout(whole[:20]), 10)) == list(whole[20:])
+
+
+def test_a_spelling_without_an_edge_keeps_that_of_the_rows():
+    for rows in ("MS", "ME"):
+        whole = pd.date_range("2021-01-01", periods=20, freq=rows)
+        assert list(future.next_stamps(*layout(whole[:15]), 5, "M")) == list(whole[15:])
+
+
+def test_the_refusal_of_a_hole_names_the_frequency_that_fills_it():
+    hours = pd.date_range("2024-01-01", periods=96, freq="h").delete(range(60, 66))
+    months = pd.DatetimeIndex([f"2024-{month:02d}-15" for month in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12)])
+    for stamps, alias in ((hours, "h"), (months, "M")):
+        with pytest.raises(DataError, match=f"Give freq='{alias}', which puts .* missing values .*read_table"):
+            future.next_stamps(*layout(stamps), 3)
+
+
+@pytest.mark.parametrize(("start", "freq"), [("2250-12-31", "YE"), ("2262-04-01", "D"), ("2262-04-01", "h")])
+def test_a_forecast_may_leave_the_years_of_nanoseconds(start, freq):
+    whole = pd.date_range(start, periods=300, freq=freq, unit="us")
+    found = future.next_stamps(*layout(whole[:10].as_unit("ns")), 290)
+    assert list(found) == list(whole[10:])
+
+
+def test_a_freq_of_another_type_is_refused():
+    with pytest.raises(DataError, match="freq=7 is neither"):
+        future.checked(7)
+    assert future.checked(pd.Timedelta("1h")) == pd.offsets.Hour(1)

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from tests.timeaxis.axes import HOUR, axis
 
-from foretrain.timeaxis.grid import ordinals, stamps
+from foretrain.errors import DataError
+from foretrain.timeaxis.grid import grid_numbers, grid_stamps, ordinals, stamps
 
 CASES = [
     ("2020-02-28 23:30", "h"),
@@ -59,3 +60,74 @@ def test_stamps_off_the_grid_are_detected() -> None:
     assert not ordinals(axis("2020-01-15", "MS", 4), "MS")[1]  # mid-month days are no month starts
     assert not ordinals(axis("2020-02-01", "QS-FEB", 4), "QS")[1]
     assert not ordinals(axis("2020-01-04", "D", 3), "B")[1]  # a Saturday
+
+
+@pytest.mark.parametrize(
+    ("rows", "freq", "fitting"),
+    [
+        ("MS", "ME", "MS"),
+        ("ME", "MS", "ME"),
+        ("BME", "ME", "BME"),
+        ("W-MON", "W", "W-MON"),
+        ("2W-MON", "2W", "2W-MON"),
+        ("QS-FEB", "QS", "QS-FEB"),
+        ("QE-JAN", "Q", "QE-JAN"),
+        ("YE-JUN", "Y", "YE-JUN"),
+        ("D", "B", "D"),
+        ("30min", "H", "30min"),
+    ],
+)
+def test_rows_off_a_given_grid_are_refused_with_the_alias_that_fits(rows: str, freq: str, fitting: str) -> None:
+    times = micros(pd.date_range("2021-01-02", periods=9, freq=rows))
+    with pytest.raises(DataError, match=f"item 'A': the row of .* is not on the grid of freq='{freq}'.*'{fitting}'"):
+        grid_numbers(times, freq, "item 'A'")
+    assert grid_numbers(times, fitting, "item 'A'").tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("freq", ["D", "B", "W-WED", "MS", "ME", "QS-FEB", "YE-JUN", "15min", "BME", "WOM-3FRI", "2MS"])
+def test_a_hole_leaves_its_numbers_free(freq: str) -> None:
+    index = pd.date_range("2021-01-02", periods=12, freq=freq)
+    assert grid_numbers(micros(index.delete([3, 4])), freq, "rows").tolist() == [0, 1, 2, *range(5, 12)]
+    assert grid_stamps(micros(index.delete([3, 4])), freq, np.arange(12)).tolist() == micros(index).tolist()
+
+
+@pytest.mark.parametrize("rows", ["MS", "ME"])
+def test_a_spelling_without_an_edge_takes_that_of_the_rows(rows: str) -> None:
+    assert grid_numbers(micros(pd.date_range("2021-01-02", periods=3, freq=rows)), "M", "rows").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("day", [15, 28, 30])
+def test_months_without_an_edge_may_keep_any_day(day: int) -> None:
+    month = pd.date_range("2022-02-01", periods=14, freq="MS")  # February first: its 28th is also its end
+    kept = month + pd.to_timedelta(np.minimum(day, month.days_in_month) - 1, unit="D")
+    assert grid_numbers(micros(kept), "M", "rows").tolist() == list(range(14))
+    assert grid_stamps(micros(kept[:13]), "M", np.arange(14)).tolist() == micros(kept).tolist()
+    for freq in ("MS", "ME"):
+        with pytest.raises(DataError, match=f"not on the grid of freq='{freq}'. The rows fit freq='M'"):
+            grid_numbers(micros(kept), freq, "rows")
+
+
+def test_rows_at_uneven_distances_fit_no_alias() -> None:
+    uneven = np.array([0, HOUR, HOUR + 7_000_001, 5 * HOUR])
+    with pytest.raises(DataError, match="uneven distances"):
+        grid_numbers(uneven, "h", "rows")
+
+
+def test_a_step_of_several_months_excludes_the_months_between() -> None:
+    with pytest.raises(DataError, match="2022-02-15"):
+        grid_numbers(micros(pd.DatetimeIndex(["2022-01-15", "2022-02-15", "2022-03-15"])), "2M", "rows")
+
+
+def test_years_outside_the_range_of_nanoseconds_have_grids() -> None:
+    for year in (1600, 2290):
+        for freq in ("YS", "BME"):
+            steps = stamps(int(np.datetime64(f"{year}-01-01", "us").astype(np.int64)), freq, np.arange(4))
+            assert grid_numbers(np.delete(steps, 1), freq, "rows").tolist() == [0, 2, 3]
+
+
+def test_quarters_and_years_keep_a_day_too() -> None:
+    quarters = pd.DatetimeIndex(["2022-02-15", "2022-05-15", "2022-11-15"])
+    with pytest.raises(DataError, match="The rows fit freq='Q-JAN'"):
+        grid_numbers(micros(quarters), "QS", "rows")
+    assert grid_numbers(micros(quarters), "Q-JAN", "rows").tolist() == [0, 1, 3]
+    assert grid_numbers(micros(pd.DatetimeIndex(["2020-06-15", "2021-06-15"])), "A-MAY", "rows").tolist() == [0, 1]

@@ -7,7 +7,8 @@ Encodings of categorical covariates are fitted on the history up to the cutoff o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,12 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from foretrain.data.encoding import shrunk_means
+from foretrain.data.importers.cells import is_number_text
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
+from foretrain.notes import Code, Note, warn
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_log = logging.getLogger(__name__)
+_SHOWN = 5  # values listed in a message
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class SortedRows:
     starts: IntArray  # (N,) first row of each item
     ids: Any  # (N,)
     times: Any  # (T,) DatetimeIndex or int64 array
+    freq: str | None = None  # of a time column of periods
 
 
 @dataclass(frozen=True)
@@ -60,20 +67,96 @@ def is_numeric(column: pd.Series) -> bool:
 
 
 def factorise(past: pd.Series, future: pd.Series | None) -> Codes:
-    """Encode a column; its categories are those of the history (sorted if possible), future values are looked up."""
+    """Encode a column; its categories are those of the history (sorted if possible), future values are looked up.
+
+    Spellings of one value match: True, 1, 1.0, "1" and "TRUE". Logs a note that names future values which the history
+    lacks. Raises DataError if it has values, but none of these (a flag that was never set may be set for the first
+    time, though), and for cells that are no single value.
+    """
     import pandas as pd
 
-    category = past.astype("category")
+    try:
+        category = past.astype("category").cat.remove_unused_categories()
+        if future is not None and isinstance(future.dtype, pd.CategoricalDtype):
+            future = future.astype(future.cat.categories.dtype)
+        distinct = None if future is None else pd.factorize(future)
+    except (TypeError, ValueError, NotImplementedError):
+        raise DataError(_no_value(past, future)) from None
     categories = category.cat.categories
     count = len(categories)
     past_codes = category.cat.codes.to_numpy(np.int64)
     past_codes = np.where(past_codes < 0, count, past_codes)
-    if future is None:
+    if distinct is None:
         return Codes(past_codes, None, count)
-    values: Any = future.astype(object) if isinstance(future.dtype, pd.CategoricalDtype) else future
-    found = categories.get_indexer(pd.Index(values))
-    missing = future.isna().to_numpy()
-    return Codes(past_codes, np.where(missing, count, np.where(found < 0, count + 1, found)).astype(np.int64), count)
+    rows, values = distinct
+    found = _look_up(categories, values)
+    unseen = [values[i] for i in np.flatnonzero(found < 0)]
+    flags = all(isinstance(value, bool | np.bool_) for value in (*unseen, *categories))
+    if count and unseen and len(unseen) == len(values) and not flags:
+        raise DataError(
+            f"column {past.name!r}: its history has none of its future values ({listed(unseen)}; the history has "
+            f"{listed(categories)}). Spell them alike, or leave the column out of future_df."
+        )
+    if unseen:
+        text = (
+            f"column {past.name!r}: {len(unseen):,} of {len(values):,} future values are not in its history, so they "
+            f"say nothing: {listed(unseen)}."
+        )
+        warn(_log, Note(Code.FUTURE_VALUES_UNSEEN, text, {"values": len(unseen), "of": len(values)}))
+    found = np.append(np.where(found < 0, count + 1, found), count)  # a missing value has index -1
+    return Codes(past_codes, found[rows].astype(np.int64), count)
+
+
+def _look_up(categories: Any, values: Any) -> IntArray:
+    """Return the category of each value, by another spelling if it is the only category with it; -1 without any."""
+    import pandas as pd
+
+    found = categories.get_indexer(pd.Index(values)).astype(np.int64)
+    if (found >= 0).all():
+        return found
+    spelled: dict[Any, list[int]] = {}
+    for number, category in enumerate(categories):
+        spelled.setdefault(_canonical(category), []).append(number)
+    for i in np.flatnonzero(found < 0):
+        matches = spelled.get(_canonical(values[i]), [])
+        if len(matches) == 1:
+            found[i] = matches[0]
+    return found
+
+
+def _canonical(value: Any) -> Any:
+    """Return a number for numbers, booleans and their text, a stamp for dates, the value itself for anything else."""
+    import datetime
+    import decimal
+
+    import pandas as pd
+
+    if isinstance(value, str):
+        text = value.strip()
+        if text.lower() in ("true", "false"):
+            return float(text.lower() == "true")
+        return float(text) if is_number_text(text) else text
+    if isinstance(value, bool | np.bool_ | int | float | np.number | decimal.Decimal):
+        return float(value)
+    return pd.Timestamp(value) if isinstance(value, datetime.date | np.datetime64) else value
+
+
+def _no_value(past: pd.Series, future: pd.Series | None) -> str:
+    """Return an error text for a column with a cell, such as a list, that cannot be a category."""
+    for which, column in (("df", past), ("future_df", future)):
+        for row, value in enumerate([] if column is None else column.to_list()):
+            try:
+                hash(value)
+            except TypeError:
+                text = f"{which}: column {past.name!r} holds a {type(value).__name__} (row {row}); a covariate has one "
+                return text + "value a row. Drop the column or make it several."
+    return f"column {past.name!r} has type {past.dtype}, which is neither number nor text; convert or drop it."
+
+
+def listed(values: Iterable[Any]) -> str:
+    """Return the first values for a message."""
+    every = [value.item() if isinstance(value, np.generic) else value for value in values]
+    return ", ".join(map(repr, every[:_SHOWN])) + (", ..." if len(every) > _SHOWN else "")
 
 
 def ordinal(codes: Codes) -> tuple[FloatArray, FloatArray | None]:
@@ -158,7 +241,7 @@ def _values(
         if is_numeric(column):
             context[i] = numbers(column)
             if future_column is not None:
-                future[i] = _known_numbers(future_column)
+                future[i] = _known_numbers(future_column, column)
             continue
         context[i], encoded = encode(column, future_column, rows, context[0], use_ordinal=use_ordinal)
         if encoded is not None:
@@ -174,16 +257,31 @@ def numbers(column: pd.Series) -> FloatArray:
     return values if finite.all() else np.where(finite, values, np.float32(np.nan))
 
 
-def _known_numbers(column: pd.Series) -> FloatArray:
-    import pandas as pd
+def _known_numbers(column: pd.Series, history: pd.Series) -> FloatArray:
+    """Return the future values of a column of numbers; booleans count as 1 and 0 if its history has no other values."""
+    if is_numeric(column):
+        return numbers(column)
+    present = column.dropna().to_list()
+    values = [_number(value) for value in present]
+    bad = next((value for value, number in zip(present, values, strict=True) if number is None), None)
+    if bad is None and any(isinstance(value, bool | np.bool_ | str) for value in present):
+        past = numbers(history)
+        if not np.isin(past[np.isfinite(past)], (0, 1)).all():
+            bad = present[0]
+    if bad is not None:
+        bad = bad.item() if isinstance(bad, np.generic) else bad
+        raise DataError(f"column {column.name!r} holds numbers in df but {bad!r} in future_df; use one kind.")
+    result = np.full(len(column), np.nan, np.float32)
+    result[column.notna().to_numpy()] = np.array(values, np.float32)
+    return np.where(np.isfinite(result), result, np.float32(np.nan))
 
-    if not is_numeric(column) and column.notna().any():
-        read: Any = pd.to_numeric(column, errors="coerce")
-        bad: Any = column[read.isna() & column.notna()]
-        shown = bad.iloc[0] if len(bad) else column.dropna().iloc[0]
-        raise DataError(f"column {column.name!r} holds numbers in df but {shown!r} in future_df; use one kind.")
-    read = pd.to_numeric(column) if column.notna().any() else column.astype(np.float32)
-    return numbers(read)
+
+def _number(value: Any) -> float | None:
+    """Return the number of a cell, 1 and 0 for true and false in any case, None for anything else."""
+    found = _canonical(value)
+    if isinstance(value, str) and value.strip().lower() not in ("true", "false"):
+        return None
+    return found if isinstance(found, float) else None
 
 
 def _windows(
@@ -196,8 +294,9 @@ def _windows(
     future_stamps: Any,
 ) -> list[Window]:
     calendar = not isinstance(history.times, np.ndarray)
-    times = history.times.as_unit("us").asi8 if calendar else None
-    ahead = future_stamps.as_unit("us").asi8 if calendar else None
+    dates = calendar and are_dates(history.times)
+    times = clock(history.times, dates=dates) if calendar else None
+    ahead = clock(future_stamps, dates=dates) if calendar else None
     bounds = [*history.starts.tolist(), len(history.code)]
     horizon = future.shape[1] // len(history.ids)
     return [
@@ -214,6 +313,16 @@ def _windows(
         )
         for i, item_id in enumerate(history.ids)
     ]
+
+
+def are_dates(stamps: Any) -> bool:
+    """Return True if all stamps are midnights of their time zone, so that they stand for days, as in an import."""
+    return stamps.tz is not None and bool((stamps == stamps.normalize()).all())
+
+
+def clock(stamps: Any, *, dates: bool) -> IntArray:
+    """Return the microseconds that models see: local ones of naive stamps and of dates, else those of UTC."""
+    return (stamps.tz_localize(None) if dates else stamps).as_unit("us").asi8
 
 
 def column_of(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foretrain.data.importers.columns import FINE_STAMPS, plain
-from foretrain.data.importers.stamps import number_stamps
+from foretrain.data.importers.columns import plain
 from foretrain.data.windows import FloatArray, Window
 from foretrain.errors import ConfigError, DataError
+from foretrain.forecasting import checks
 from foretrain.forecasting.covariates import SortedRows, column_of, is_numeric, numbers, windows_of
 from foretrain.forecasting.request import FrameRequest, check_horizon
+from foretrain.forecasting.times import changed_hour, read_times
 from foretrain.models.base import Family
 from foretrain.notes import Code, Note, warn
-from foretrain.timeaxis.future import continued
+from foretrain.timeaxis.filling import on_grids
+from foretrain.timeaxis.future import READ_TABLE, Continuation, checked, continued, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,13 @@ class FrameTask:
     stamps: Any  # (N * H,) the forecast's time stamps, item by item
     prediction_length: int
     candle: tuple[str, ...] = ()  # the targets that make up a candle
+    times: Any = None  # (T,) time stamps or step numbers of the history, item by item
+    starts: Any = None  # (N,) first row of each item
+
+    def history(self) -> list[Any]:
+        """Return the time stamps or step numbers of each item."""
+        bounds = itertools.pairwise([*self.starts.tolist(), len(self.times)])
+        return [self.times[first:last] for first, last in bounds]
 
 
 def open_frame(
@@ -78,14 +87,20 @@ def select_columns(
 
     columns are those of ids and time stamps; target None = the family's default columns, else "target".
     """
-    check_frame(df, columns)
+    checks.check_frame(df, columns)
+    if future_df is not None:
+        checks.check_shape(future_df, "future_df")
     df, future_df = with_item_column(df, future_df, Names(*columns))
+    df = checks.drop_row_numbers(df, "df", (*columns, *(target or ())))
+    if future_df is not None:
+        future_df = checks.drop_row_numbers(future_df, "future_df", columns)
     choice = family.columns_of([str(name) for name in df.columns if name not in columns], "df")
     if choice is None:
         if target is None and "target" not in df.columns and {*columns} <= {*df.columns}:
             raise DataError(
                 f"df has no column 'target' and none that {family.name} forecasts by default among "
-                f"{', '.join(map(repr, map(str, df.columns)))}. Name yours with target=, or rename it."
+                f"{', '.join(map(repr, map(str, df.columns)))}. Name yours with target=, or rename it. "
+                f"{READ_TABLE}"
             )
         return df, future_df, Names(*columns, ("target",) if target is None else tuple(target)), ()
     names = Names(*columns, choice.targets if target is None else tuple(target))
@@ -115,73 +130,140 @@ def read_frame(
     follow), the others are past-only. Text, boolean and date columns are categorical: encoded as target means, or as
     ordinal codes if there are several targets (ordinal forces one of the two). The stamps that follow are inferred
     from the series (see next_stamps), or set by freq or an exchange's calendar; an integer time column counts steps.
-    Values after the cutoff are never read. Raises DataError that names column and item and says what to do.
+    freq also puts the rows on its grid, with missing values between. Values after the cutoff are never read. Raises
+    DataError that names column and item and says what to do.
     """
     names = names or Names()
     prediction_length = check_horizon(prediction_length)
-    _check_columns(df, future_df, names)
-    history = _sort(df, names, None)
-    stamps, guessed = continued(history.times, history.starts, history.ids, prediction_length, freq, calendar)
-    known = None
+    df, future_df = _checked_columns(df, future_df, names)
+    checks.warn_of_quotes(df)
+    history = sorted_rows(df, names, None)
+    _warn_of_open_end(history, names)
+    freq = history.freq if freq is None and calendar is None else checked(freq)
+    history = _on_grid(history, freq, calendar)
+    coming = continued(history.times, history.starts, history.ids, prediction_length, freq, calendar)
+    if coming.grids:
+        history = _filled(history, [coming.grids.get(i) for i in range(len(history.ids))])
+    known, stamps = None, coming.times
     if future_df is not None:
-        matched = _match_future(future_df, history, names, prediction_length, stamps, guessed)
+        like = column_of(df, names.timestamp)
+        matched = _match_future(future_df, history, names, prediction_length, stamps, coming.guessed, like)
         known, stamps = matched.frame, matched.times
     past, ahead = _covariates(history.frame, known, names)
     windows = windows_of(history, known, names.target, past, ahead, stamps, ordinal)
-    return FrameTask(windows, names, history.ids, stamps, prediction_length)
+    return FrameTask(windows, names, history.ids, stamps, prediction_length, times=history.times, starts=history.starts)
 
 
-def following_stamps(times: Sequence[Any], ids: Any, horizon: int, freq: str | None, calendar: str | None) -> Any:
+def following_stamps(
+    times: Sequence[Any], ids: Any, horizon: int, freq: str | None, calendar: str | None
+) -> Continuation:
     """Return the (N * H,) stamps that follow those of each item, (k,) as DatetimeIndex or int64 array."""
     lengths = np.array([len(stamps) for stamps in times], np.int64)
     joined = np.concatenate(times) if isinstance(times[0], np.ndarray) else times[0].append(list(times[1:]))
-    return continued(joined, np.cumsum(lengths) - lengths, ids, horizon, freq, calendar)[0]
+    return continued(joined, np.cumsum(lengths) - lengths, ids, horizon, freq, calendar)
 
 
-def read_appended_rows(df: pd.DataFrame, names: Names, ids: Any) -> tuple[list[FloatArray], list[Any]]:
+def read_appended_rows(
+    df: pd.DataFrame, names: Names, ids: Any, like: Any = None
+) -> tuple[list[FloatArray], list[Any]]:
     """Return the values (V, k) and time stamps (k,) of each item in ids; names.target are the V columns, k may be 0.
 
-    Raises DataError for items not in ids, and as read_frame does.
+    like: time column of the first frame, for text. Raises DataError for items not in ids, and as read_frame does.
     """
     import pandas as pd
 
-    _check_columns(df, None, names)
+    df, _ = _checked_columns(df, None, names)
     unknown = np.flatnonzero(pd.Index(ids).get_indexer(pd.Index(df[names.item_id])) < 0)
     if len(unknown):
-        raise DataError(f"item {df[names.item_id].iloc[unknown[0]]!r} is not in the first frame.")
-    found = _sort(df, names, ids)
+        raise DataError(f"item {shown(df[names.item_id].iloc[unknown[0]])} is not in the first frame.")
+    found = sorted_rows(df, names, ids, which="df", like=like)
     values = np.stack([numbers(column_of(found.frame, name)) for name in names.target])
     bounds = np.searchsorted(found.code, np.arange(len(ids) + 1))
     parts = [slice(first, last) for first, last in itertools.pairwise(bounds.tolist())]
     return [values[:, part] for part in parts], [found.times[part] for part in parts]
 
 
-def check_frame(df: Any, names: Sequence[str]) -> None:
-    """Raise DataError if df is not a frame or has no column of time stamps; names: columns of ids and times."""
-    import pandas as pd
+def filled_rows(
+    values: FloatArray, stamps: pd.DatetimeIndex, before: int, item: Any, freq: Any
+) -> tuple[FloatArray, pd.DatetimeIndex]:
+    """Return appended values (V, k) and their stamps with rows of missing values where the grid of freq has more.
 
-    if not isinstance(df, pd.DataFrame):
-        raise DataError(f"df is a {type(df).__name__}; give a pandas DataFrame.")
-    item, stamp = names
-    if stamp in df.columns:
-        return
-    stamps = [str(name) for name in df.columns if name != item and plain(str(name)) in FINE_STAMPS]
-    advice = f"timestamp_column={stamps[0]!r} would name yours" if stamps else "name yours with timestamp_column="
-    if isinstance(df.index, pd.DatetimeIndex):
-        advice = f"df.rename_axis({stamp!r}).reset_index() makes one of its index"
-    elif stamp in df.index.names:
-        advice = "df.reset_index() makes columns of its index"
-    raise DataError(f"df has no column {stamp!r}; {advice}. Its columns are {_listed(df.columns)}.")
+    stamps: all of an item, of which the first `before` were there already, without holes.
+    """
+    found = on_grids(stamps, np.zeros(1, np.int64), [item], [freq])
+    if found is None:
+        return values, stamps[before:]
+    rows = found.rows[before:]
+    filled = np.where(rows < 0, np.float32(np.nan), values[:, np.maximum(rows - before, 0)])
+    return filled, found.stamps[before:]
+
+
+def one_series(df: pd.DataFrame, future_df: pd.DataFrame, id_column: str = "item_id") -> pd.DataFrame:
+    """Return future_df with the item of df if each holds a single item, however they are called.
+
+    For files without a column of ids, whose items are named after the files.
+    """
+    single = [id_column in given.columns and column_of(given, id_column).nunique() == 1 for given in (df, future_df)]
+    if not all(single):
+        return future_df
+    return future_df.assign(**{id_column: df[id_column].iloc[0]})
 
 
 def with_item_column(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:
-    """Add the default id column, filled with "item", to frames that lack it and hold a single series."""
-    lacks = names.item_id == Names.item_id and names.item_id not in df.columns and names.timestamp in df.columns
-    if not lacks or df.columns.has_duplicates or df[names.timestamp].duplicated().any():
+    """Add the column of ids to frames that lack it and hold a single series.
+
+    df gets the default column, filled with "item"; future_df that of df. Raises DataError if df lacks ids and has two
+    rows at one stamp.
+    """
+    if names.item_id in df.columns or names.item_id != Names.item_id or names.timestamp not in df.columns:
+        if future_df is not None and names.item_id not in future_df.columns and names.item_id in df.columns:
+            ids = column_of(df, names.item_id)
+            checks.check_ids(ids, "df")
+            if ids.nunique() == 1:
+                future_df = future_df.assign(**{names.item_id: ids.iloc[0]})
         return df, future_df
-    if future_df is not None and names.item_id not in future_df.columns:
-        future_df = future_df.assign(**{names.item_id: "item"})
-    return df.assign(**{names.item_id: "item"}), future_df
+    for name in df.columns:
+        if plain(name) in checks.ID_NAMES and not is_numeric(column_of(df, name)) and _several(df, name):
+            raise DataError(
+                f"df has no column {names.item_id!r}, but {name!r} with several values. Name the column of ids with "
+                f"id_column={name!r}, or drop it if df is one series. {READ_TABLE}"
+            )
+    _refuse_two_rows(df, names)
+    df = df.assign(**{names.item_id: "item"})
+    if future_df is None or names.item_id not in future_df.columns:
+        return df, None if future_df is None else future_df.assign(**{names.item_id: "item"})
+    return df, one_series(df, future_df, names.item_id)
+
+
+def _refuse_two_rows(df: pd.DataFrame, names: Names) -> None:
+    """Raise DataError if a frame without ids has two rows at one stamp, naming columns that tell them apart."""
+    column = column_of(df, names.timestamp)
+    if column.dtype == object and not checks.is_text(column):
+        return  # equal objects may be different instants: datetimes in the hour that a clock change repeats
+    twice = (column.duplicated() & column.notna()).to_numpy()
+    if not twice.any():
+        return
+    others = [name for name in df.columns if name != names.timestamp and _several(df, name)]
+    others.sort(key=lambda name: is_numeric(column_of(df, name)))
+    apart = [name for name in others if not df.duplicated([name, names.timestamp]).to_numpy().any()]
+    way = f"name the column of its ids: id_column={apart[0]!r}" if apart else "give it a column of ids"
+    time = column.iloc[int(twice.argmax())]
+    hint = "" if apart else changed_hour(read_times(column, "df").values, np.flatnonzero(twice))
+    raise DataError(
+        f"df has two rows at {time} and no column {names.item_id!r}. Keep one of them, or, if df holds several series, "
+        f"{way}.{hint} foretrain.read_table(FILE, duplicates=...) decides for a file."
+    )
+
+
+def _several(df: pd.DataFrame, name: str) -> bool:
+    """Return True if a column without fractions has several values that come back, so that it may hold ids."""
+    from pandas.api import types
+
+    column = column_of(df, name)
+    try:
+        return not types.is_float_dtype(column.dtype) and 1 < column.nunique() <= len(df) // 2
+    except TypeError:  # a cell that is no single value
+        return False
 
 
 def drop_unused_columns(
@@ -194,7 +276,7 @@ def drop_unused_columns(
     columns = {names.item_id, names.timestamp, *names.target, *taken}
     left_out = [name for name in df.columns if name not in columns]
     if left_out:
-        text = f"{family} reads {', '.join(map(str, taken))} and no other columns; left out: {_listed(left_out)}."
+        text = f"{family} reads {', '.join(taken)} and no other columns; left out: {', '.join(map(repr, left_out))}."
         warn(_log, Note(Code.COLUMNS_LEFT_OUT, text, {"columns": len(left_out)}))
         df = df.drop(columns=left_out)
     if future_df is not None:
@@ -202,55 +284,75 @@ def drop_unused_columns(
     return df, future_df
 
 
-def _check_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> None:
+def _checked_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:
+    """Return both frames with numbers in their number columns. Raises DataError for columns that do not fit."""
     wanted = (names.item_id, names.timestamp, *names.target)
     if not names.target:
         raise DataError("target names no column; give at least one.")
     if len(set(wanted)) < len(wanted):
         raise DataError(f"the columns {', '.join(map(repr, wanted))} must differ.")
     for which, given in (("df", df), ("future_df", future_df)):
-        if given is not None and given.columns.has_duplicates:
-            twice = given.columns[given.columns.duplicated()][0]
-            raise DataError(f"{which} has two columns named {twice!r}; rename one.")
+        if given is not None:
+            checks.check_shape(given, which)
     missing = [name for name in wanted if name not in df.columns]
     if missing:
         raise DataError(
-            f"df has no column {missing[0]!r}; its columns are {_listed(df.columns)}. "
-            "Rename it or name yours with id_column=, timestamp_column= or target=."
+            f"df has no column {missing[0]!r}; its columns are {checks.columns_of(df)}. "
+            f"Rename it or name yours with id_column=, timestamp_column= or target=. {READ_TABLE}"
         )
     if not len(df):
         raise DataError("df has no rows; give at least one row per item.")
-    for name in names.target:
-        if not is_numeric(column_of(df, name)):
-            raise DataError(f"target {name!r} is not a column of numbers: {_first_text(df, name, names)}.")
+    converted = {}
+    for name in df.columns:
+        if name in (names.item_id, names.timestamp):
+            continue
+        column = column_of(df, name)
+        read = checks.python_numbers(column, target=name in names.target)
+        if read is not column:
+            converted[name] = read
+        checks.check_numbers(read, "df")
+        if name in names.target and not is_numeric(read):
+            text = checks.first_text(column, df[names.item_id])
+            raise DataError(f"target {name!r} is not a column of numbers: {text}")
+        if name not in names.target:
+            checks.check_text(read)
+    df = df.assign(**converted) if converted else df
     if future_df is None:
-        return
+        return df, None
     lacking = [name for name in (names.item_id, names.timestamp) if name not in future_df.columns]
     if lacking:
-        raise DataError(f"future_df has no column {lacking[0]!r}; its columns are {_listed(future_df.columns)}.")
+        raise DataError(f"future_df has no column {lacking[0]!r}; its columns are {checks.columns_of(future_df)}.")
     targets = [name for name in names.target if name in future_df.columns]
     if targets:
         raise DataError(f"future_df holds the target {targets[0]!r}, which is to be forecast; drop that column.")
     extra = [name for name in future_df.columns if name not in df.columns]
     if extra:
         raise DataError(f"future_df has a column {extra[0]!r} that df lacks; add its history to df or drop it.")
+    return df, future_df
 
 
-def _sort(df: pd.DataFrame, names: Names, order: Any) -> SortedRows:
-    """Sort rows by item, in order of first appearance or in the given order of ids, and by time."""
+def sorted_rows(df: pd.DataFrame, names: Names, order: Any, *, which: str = "", like: Any = None) -> SortedRows:
+    """Sort rows by item, in order of first appearance or in the given order of ids, and by time.
+
+    which: "df" or "future_df", for errors; like: the time column of the history.
+    """
     import pandas as pd
 
-    which = "df" if order is None else "future_df"
-    if column_of(df, names.item_id).isna().any():
-        raise DataError(f"{which} has a row without {names.item_id}; fill it in or drop the row.")
+    which = which or ("df" if order is None else "future_df")
+    column = column_of(df, names.item_id)
+    checks.check_ids(column, which)
     if order is None:
-        code, ids = pd.factorize(df[names.item_id])
+        code, ids = pd.factorize(column)
     else:
-        code, ids = pd.Index(order).get_indexer(pd.Index(df[names.item_id])), order
+        code, ids = pd.Index(order).get_indexer(pd.Index(column)), order
         if (code < 0).any():
-            unknown = df[names.item_id].to_numpy()[code < 0][0]
-            raise DataError(f"future_df has an item {unknown!r} that df lacks; drop it or add its history to df.")
-    times = _times(df, names, which)
+            unknown = column.iloc[int((code < 0).argmax())]
+            same = next((item for item in ids if str(item) == str(unknown)), None)
+            typed = "" if same is None else f" (it has {shown(same)})"
+            raise DataError(
+                f"{which} has an item {shown(unknown)} that df lacks{typed}; drop it or add its history to df."
+            )
+    times, freq = _times(df, names, which, like)
     ticks = times if isinstance(times, np.ndarray) else times.asi8
     code = code.astype(np.int64)
     step = np.diff(code)
@@ -259,71 +361,121 @@ def _sort(df: pd.DataFrame, names: Names, order: Any) -> SortedRows:
         df, code, times, ticks = df.iloc[rows], code[rows], times[rows], ticks[rows]
         twice = np.flatnonzero((np.diff(code) == 0) & (np.diff(ticks) == 0))
         if len(twice):
-            item, time = ids[code[twice[0]]], times[twice[0]]
-            raise DataError(f"{which}: item {item!r} has two rows at {time}; keep one.")
+            item, time = shown(ids[code[twice[0]]]), times[twice[0]]
+            raise DataError(
+                f"{which}: item {item} has two rows at {time}; keep one.{changed_hour(times, twice)} "
+                "foretrain.read_table(FILE, duplicates=...) decides for a file."
+            )
     starts = np.flatnonzero(np.diff(code, prepend=-1))
-    return SortedRows(df, code, starts, ids, times)
+    return SortedRows(df, code, starts, ids, times, freq)
 
 
-def _times(df: pd.DataFrame, names: Names, which: str) -> Any:
-    import pandas as pd
-    from pandas.api import types
-
+def _times(df: pd.DataFrame, names: Names, which: str, like: Any) -> tuple[Any, str | None]:
     column = column_of(df, names.timestamp)
     if column.isna().any():
         row = int(column.isna().to_numpy().argmax())
         raise DataError(
-            f"{which} has a row without {names.timestamp} (row {row}, of item {df[names.item_id].iloc[row]!r}); fill "
-            "it in or drop the row."
+            f"{which} has a row without {names.timestamp} (row {row}, of item {shown(df[names.item_id].iloc[row])}); "
+            f"fill it in or drop the row. {READ_TABLE}"
         )
-    if types.is_bool_dtype(column.dtype):
-        raise DataError(f"{which}: column {names.timestamp!r} is boolean, neither time stamps nor step numbers.")
-    if types.is_numeric_dtype(column.dtype):
-        steps = column.to_numpy(np.int64)
-        if (steps != column.to_numpy()).any():  # pandas would read 0.5 as half a nanosecond after 1970-01-01
-            raise DataError(f"{which}: column {names.timestamp!r} has fractions; count steps in whole numbers.")
-        if number_stamps(steps) is not None:
-            text = (
-                f"{which}: the numbers of column {names.timestamp!r} are counted as steps but look like unix times "
-                "or dates; convert them with pandas.to_datetime."
-            )
-            warn(_log, Note(Code.STEPS_LOOK_LIKE_TIMES, text))
-        return steps
-    try:
-        return pd.DatetimeIndex(pd.to_datetime(column))
-    except (ValueError, TypeError) as error:
-        reason = " ".join(str(error).split(". ")[0].split())
-        raise DataError(f"{which}: column {names.timestamp!r} does not hold time stamps: {reason}.") from None
+    found = read_times(column, which, like)
+    return found.values, found.freq
+
+
+def _on_grid(history: SortedRows, freq: Any, calendar: str | None) -> SortedRows:
+    """Put the rows on the grid of a given frequency, with rows of missing values between and a note."""
+    if freq is None or calendar is not None or isinstance(history.times, np.ndarray):
+        return history
+    filled = _filled(history, [freq] * len(history.starts))
+    if filled is history:
+        return history
+    added = len(filled.code) - len(history.code)
+    more = np.bincount(filled.code) > np.bincount(history.code)
+    text = (
+        f"freq={freq!r}: {added:,} rows of missing values were put between the rows of {more.sum():,} item(s), first "
+        f"{shown(history.ids[int(more.argmax())])}."
+    )
+    warn(_log, Note(Code.GRID_ROWS_ADDED, text, {"rows": added, "items": int(more.sum())}))
+    return filled
+
+
+def _filled(history: SortedRows, freqs: Sequence[Any]) -> SortedRows:
+    """Return the rows of all items on the grids of their frequencies, None for items that stay as they are."""
+    held = history.code[history.starts]
+    found = on_grids(history.times, history.starts, history.ids[held], freqs)
+    if found is None:
+        return history
+    frame = history.frame.reset_index(drop=True).reindex(found.rows)  # the label -1 gives missing values
+    counts = np.diff(np.append(found.starts, len(found.rows)))
+    return replace(history, frame=frame, code=np.repeat(held, counts), starts=found.starts, times=found.stamps)
+
+
+def _warn_of_open_end(history: SortedRows, names: Names) -> None:
+    """Log a note if the newest rows of items have no target, so that the forecast begins after them."""
+    observed = np.zeros(len(history.frame), bool)
+    for name in names.target:
+        observed |= np.isfinite(numbers(column_of(history.frame, name)))
+    bounds = np.append(history.starts, len(observed))
+    last = np.maximum.reduceat(np.where(observed, np.arange(len(observed)), -1), history.starts)
+    trailing = np.where(last < 0, 0, bounds[1:] - 1 - last)  # an item without any target is another matter
+    if not trailing.any():
+        return
+    first = int((trailing > 0).argmax())
+    text = (
+        f"the newest {trailing[first]:,} rows of item {shown(history.ids[first])} have no target; the forecast begins "
+        f"after them ({(trailing > 0).sum():,} item(s) end so). If they are the steps to forecast, take them out of "
+        "the history and give them as future_df (--future)."
+    )
+    counts = {"rows": int(trailing.sum()), "items": int((trailing > 0).sum())}
+    warn(_log, Note(Code.NEWEST_ROWS_WITHOUT_TARGET, text, counts))
 
 
 def _match_future(
-    future_df: pd.DataFrame, history: SortedRows, names: Names, horizon: int, future_stamps: Any, settable: bool
+    future_df: pd.DataFrame,
+    history: SortedRows,
+    names: Names,
+    horizon: int,
+    future_stamps: Any,
+    settable: bool,
+    like: Any,
 ) -> SortedRows:
     """Sort future_df in the order of the windows; check its items and, unless settable, its stamps."""
-    future = _sort(future_df, names, history.ids)
+    future = sorted_rows(future_df, names, history.ids, like=like)
     if isinstance(future.times, np.ndarray) != isinstance(history.times, np.ndarray):
         raise DataError(
             f"column {names.timestamp!r} counts steps in one of df and future_df and has time stamps in the other."
         )
+    if not isinstance(future.times, np.ndarray):
+        zoned = [stamps.tz is not None for stamps in (history.times, future.times)]
+        if zoned[0] != zoned[1]:
+            raise DataError(
+                f"column {names.timestamp!r} has a time zone in {'df' if zoned[0] else 'future_df'} and none in "
+                f"{'future_df' if zoned[0] else 'df'}; localise or convert one of them."
+            )
+        if zoned[0]:
+            future = replace(future, times=future.times.tz_convert(history.times.tz))
     counts = np.bincount(future.code, minlength=len(history.ids))
     wrong = np.flatnonzero(counts != horizon)
     if len(wrong):
         raise DataError(
-            f"future_df: item {history.ids[wrong[0]]!r} has {counts[wrong[0]]} rows; it needs exactly "
+            f"future_df: item {shown(history.ids[wrong[0]])} has {counts[wrong[0]]} rows; it needs exactly "
             f"prediction_length = {horizon}."
         )
     differ = np.flatnonzero(np.asarray(future.times != future_stamps))
     if len(differ) and not settable:
         at = differ[0]
         raise DataError(
-            f"future_df: item {history.ids[at // horizon]!r} has a row at {future.times[at]} where the forecast has "
-            f"{future_stamps[at]}. Align its stamps with the history, or give freq=."
+            f"future_df: item {shown(history.ids[at // horizon])} has a row at {future.times[at]} where the forecast "
+            f"has {future_stamps[at]}. Align its stamps with the history, or give freq=."
         )
     ends = np.append(history.starts[1:], len(history.code)) - 1
     early = np.flatnonzero(np.asarray(future.times[::horizon] <= history.times[ends]))
     if len(early):
-        raise DataError(f"future_df: item {history.ids[early[0]]!r} has a row at {future.times[early[0] * horizon]}, "
-                        f"which is not after its history ({history.times[ends[early[0]]]}).")  # fmt: skip
+        item, time = shown(history.ids[early[0]]), future.times[early[0] * horizon]
+        raise DataError(
+            f"future_df: item {item} has a row at {time}, which is not after its history "
+            f"({history.times[ends[early[0]]]})."
+        )
     return future
 
 
@@ -332,22 +484,3 @@ def _covariates(frame: pd.DataFrame, known: pd.DataFrame | None, names: Names) -
     every = [name for name in frame.columns if name not in (names.item_id, names.timestamp, *names.target)]
     ahead = [name for name in every if known is not None and name in known.columns]
     return [name for name in every if name not in ahead], ahead
-
-
-def _first_text(df: pd.DataFrame, name: str, names: Names) -> str:
-    import pandas as pd
-
-    column = column_of(df, name)
-    if column.dtype == bool:
-        return "it is boolean; make it 0 and 1"
-    read: Any = pd.to_numeric(column, errors="coerce")
-    bad = np.flatnonzero((read.isna() & column.notna()).to_numpy())
-    if not len(bad):
-        return f"its type is {column.dtype}; convert it with pandas.to_numeric"
-    item = df[names.item_id].iloc[bad[0]]
-    return f"row {bad[0]} (item {item!r}) holds {column.iloc[bad[0]]!r}; fix or empty that cell"
-
-
-def _listed(columns: Any) -> str:
-    shown = [repr(str(name)) for name in columns[:12]]
-    return ", ".join(shown) + (", ..." if len(columns) > 12 else "")

@@ -143,7 +143,7 @@ def _column(
     import pandas as pd
 
     holders = [i for i, item in enumerate(items) if name in (item.get("past_covariates") or {})]
-    past = [pd.Series(_array(items[i]["past_covariates"][name])) for i in holders]
+    past = [pd.Series(_array(items[i]["past_covariates"][name]), name=name) for i in holders]
     future = {i: (items[i].get("future_covariates") or {}).get(name) for i in holders}
     given = [i for i in holders if not _absent(future[i])]
     blank = np.full(horizon, np.nan, np.float32)

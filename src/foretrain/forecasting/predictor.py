@@ -23,7 +23,7 @@ from foretrain.forecasting.frame import open_frame, select_columns
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.streaming import FrameStream
-from foretrain.forecasting.tables import sort_levels, tables_of
+from foretrain.forecasting.tables import check_names, sort_levels, tables_of
 from foretrain.models import family
 from foretrain.models.base import Columns, Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
 from foretrain.models.request import DECILES
@@ -200,18 +200,24 @@ class Predictor:
             df: one row per item and time stamp, in any order; columns besides id, time and target are covariates (text
                 and booleans are categorical). A frame of a single series needs no id column; its item is "item".
                 Candle families read open, high, low, close and, if present, volume and amount, and nothing else.
+                Values are taken as they are typed; stamps as text are read as `foretrain data import` reads them. What
+                only the reader of a file can decide is refused: `foretrain.read_table(FILE)` makes a frame of a file.
             prediction_length: H, in steps.
             quantile_levels: between 0 and 1.
             future_df: covariates known ahead: H rows per item at the stamps that follow, any of df's covariate columns.
                 If the stamps are inferred from trading hours, future_df may have others, e.g. around a holiday.
+                If each frame holds a single series and one of them has no ids, they are the same series. True, 1, 1.0,
+                "1" and "TRUE" are one value of a category; values that the history lacks are named in a note.
             context_length: newest steps to use; None = as many as the model can read.
             batch_size: rows (targets and covariates) per forward pass.
             cross_learning: let all items of a batch attend to each other; forecasts then depend on the batch.
             id_column: column of the item ids.
-            timestamp_column: column of the time stamps, or of whole numbers that count steps.
+            timestamp_column: column of the time stamps, of periods (their first instants), or of whole numbers that
+                count steps.
             target: column or columns to forecast; None = those of a candle for candle families, else "target".
-            freq: pandas alias of the frequency; None = inferred from the stamps of each item: their frequency, or the
-                trading hours and days of its newest bars.
+            freq: pandas alias of the frequency, on whose grid the rows are put, with rows of missing values between;
+                older spellings (H, 5T) too. M, Q and Y keep the rows' day of the period. None = inferred from the
+                stamps of each item: their frequency, or the trading hours and days of its newest bars.
             calendar: exchange whose sessions the stamps follow, with holidays and half days: a name known to the
                 package exchange_calendars (XNYS, NYSE, XSHG, CMES, 24/7, ...; extra `market`).
             output: "long"; "candles", the mean of the sampled candles; or "paths", every sampled path.
@@ -229,8 +235,9 @@ class Predictor:
             sample (0, 1, ...) and a column per target; rows by item, sample and step.
 
         Raises:
-            DataError: a missing column, text among numbers, duplicate rows, a series without regular stamps or trading
-                hours, stamps that are not the calendar's, a future_df that does not fit.
+            DataError: a missing column, text among numbers, duplicate rows, a series with holes or without regular
+                stamps or trading hours, rows off the grid of freq, stamps that are not the calendar's, a future_df
+                that does not fit, a column that has the name of one of the forecast's.
             ConfigError: impossible or unknown options, calendars or outputs; candles of a family that has none.
         """
         request = FrameRequest(
@@ -258,6 +265,7 @@ class Predictor:
         """Return every output of the request, in the format of forecast_df, from one forecast."""
         name, with_median = self.model.family, request.changed(quantile_levels=request.levels_with_median)
         task = open_frame(df, request, family(name), future_df)
+        check_names(request, task.names, task.candle)
         found = forecast_with_warnings(self.model, task.windows, with_median, keep_samples=request.needs_paths)
         return tables_of(task, found, request, name)
 

@@ -29,7 +29,8 @@ def _names(check: Callable[[tuple[Any, ...]], None] | None = None, *, optional: 
     def names(value: Any) -> tuple[Any, ...] | None:
         if optional and value is None:
             return None
-        found: tuple[Any, ...] = (value,) if isinstance(value, str) else tuple(value)
+        single = isinstance(value, str) or not hasattr(value, "__iter__")
+        found: tuple[Any, ...] = (value,) if single else tuple(value)
         if check is not None:
             check(found)
         return found
@@ -64,7 +65,7 @@ class FrameRequest(ForecastRequest):
         id_column: column of the items' names.
         timestamp_column: column of the time stamps; None = "timestamp" in a frame, recognised in a file.
         target: columns to forecast; None = those of a candle for candle families, else "target".
-        freq: pandas alias of the frequency; None = inferred from the stamps.
+        freq: pandas alias of the frequency, on whose grid the rows are put; None = inferred from the stamps.
         calendar: exchange whose sessions the stamps follow.
         outputs: the tables to make: "long", "candles", "paths".
         aggregates: further columns of "long" from the sampled paths, by name (forecasting/aggregate.py).

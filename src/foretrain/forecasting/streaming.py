@@ -15,17 +15,19 @@ from foretrain.adapters.layers import merged
 from foretrain.data.windows import stack_windows
 from foretrain.errors import DataError
 from foretrain.forecasting.batching import ForecastList, log_tallies
+from foretrain.forecasting.covariates import are_dates, clock
 from foretrain.forecasting.frame import (
     FrameTask,
     Names,
     check_candles,
+    filled_rows,
     following_stamps,
     read_appended_rows,
     read_frame,
     with_item_column,
 )
 from foretrain.forecasting.request import FrameRequest, Output
-from foretrain.forecasting.tables import tables_of
+from foretrain.forecasting.tables import check_names, tables_of
 from foretrain.models import resolved
 from foretrain.models.base import Streams
 from foretrain.models.request import DECILES
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_STAMPS = 5000  # newest time stamps stored per item, from which the next ones are inferred
+SAMPLE = 500  # cells of a first frame's time column that tell how text in later frames is read
 
 
 class FrameStream:
@@ -61,7 +64,9 @@ class FrameStream:
         task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
         self._ids, self._first = task.item_ids, task.windows
         self._rows = replace(names, target=task.windows[0].names)
-        self._times = [stamps[-MAX_STAMPS:] for stamps in read_appended_rows(df, self._rows, self._ids)[1]]
+        self._times = [stamps[-MAX_STAMPS:] for stamps in task.history()]
+        self._dates = self._timed and are_dates(task.times)
+        self._sample = df[names.timestamp].iloc[:: max(1, len(df) // SAMPLE)]
         with merged(model):
             self._stream = model.stream(
                 stack_windows(task.windows, 1, context_length), max_context=max_context, re_anchor_every=re_anchor_every
@@ -70,30 +75,32 @@ class FrameStream:
     def append(self, df: pd.DataFrame) -> None:
         """Append rows of any of the items, later than all earlier ones; columns as in the first frame.
 
-        Empty cells are filled from earlier rows. Raises DataError for unknown items, missing columns, rows that are not
-        later, and stamps of another kind.
+        Empty cells are filled from earlier rows. With freq, and in a market that never closes, steps without a row are
+        rows of missing values. Raises DataError for unknown items, missing columns, rows that are not later, rows after
+        a hole, and stamps of another kind; the stream is then unchanged.
         """
         if not len(df):
             return
         df, _ = with_item_column(df, None, self._names)
-        values, times = read_appended_rows(df, self._rows, self._ids)
+        values, times = read_appended_rows(df, self._rows, self._ids, self._sample)
         joined = [
             _join_stamps(before, stamps, item)
             for before, stamps, item in zip(self._times, times, self._ids, strict=True)
         ]
+        values, times, joined = self._without_holes(values, times, joined)
         windows = [
             replace(
                 first,
                 context=rows,
                 future=None,
-                context_times=stamps.as_unit("us").asi8 if self._timed else None,
+                context_times=clock(stamps, dates=self._dates) if self._timed else None,
                 future_times=None,
             )
             for first, rows, stamps in zip(self._first, values, times, strict=True)
         ]
         with merged(self._model):
             self._stream.append(stack_windows(windows, 1), counts=[rows.shape[1] for rows in values])
-        self._times = joined
+        self._times = [stamps[-MAX_STAMPS:] for stamps in joined]
 
     def forecast_df(
         self,
@@ -122,8 +129,11 @@ class FrameStream:
         )
         request = resolved(given, self._family)
         check_candles(request.outputs, self._candle, self._family)
-        following = following_stamps(self._times, self._ids, request.prediction_length, self._freq, self._calendar)
-        ahead = following.as_unit("us").asi8.reshape(len(self._ids), -1) if self._timed else None
+        check_names(request, self._names, self._candle)
+        following = following_stamps(
+            self._times, self._ids, request.prediction_length, self._freq, self._calendar
+        ).times
+        ahead = clock(following, dates=self._dates).reshape(len(self._ids), -1) if self._timed else None
         with merged(self._model):
             wanted = request.changed(quantile_levels=request.levels_with_median)
             found = self._stream.forecast(wanted, future_times=ahead)
@@ -136,9 +146,36 @@ class FrameStream:
         task = FrameTask(self._first, self._names, self._ids, following, request.prediction_length, self._candle)
         return tables_of(task, ForecastList(quantiles, mean, samples, found.notes), request, self._family)[output]
 
+    def _without_holes(self, values: list[Any], times: list[Any], joined: list[Any]) -> tuple[Any, Any, Any]:
+        """Return the appended values (V, k) and stamps (k,) of each item, with the holes before and among them filled.
+
+        joined: the stamps that the stream then has. Raises DataError for a hole that freq does not fill.
+        """
+        before = [len(all_stamps) - len(new) for all_stamps, new in zip(joined, times, strict=True)]
+        grids: dict[int, Any] = {}
+        if self._freq is not None and self._timed:
+            grids = {i: self._freq for i, stamps in enumerate(times) if len(stamps)}
+        elif any(_has_hole(stamps, count) for stamps, count in zip(joined, before, strict=True)):
+            try:
+                grids = following_stamps(joined, self._ids, 1, None, self._calendar).grids
+            except DataError as error:
+                raise DataError(f"rows are missing between the stream and the appended rows: {error}") from None
+        for i, freq in grids.items():
+            values[i], times[i] = filled_rows(values[i], joined[i], before[i], self._ids[i], freq)
+            joined[i] = joined[i][: before[i]].append(times[i])
+        return values, times, joined
+
     @property
     def _timed(self) -> bool:
         return self._first[0].context_times is not None
+
+
+def _has_hole(stamps: Any, before: int) -> bool:
+    """Return True if a step to one of the new stamps, those from `before` on, is unlike the earlier ones."""
+    ticks = stamps if isinstance(stamps, np.ndarray) else stamps.asi8
+    steps = np.diff(ticks[max(before - 1, 0) :])
+    usual = np.diff(ticks[:before]).min() if before > 1 else None
+    return usual is None or bool((steps != usual).any())
 
 
 def _join_stamps(before: Any, stamps: Any, item: Any) -> Any:
@@ -151,5 +188,5 @@ def _join_stamps(before: Any, stamps: Any, item: Any) -> Any:
     if stamps[0] <= before[-1]:
         raise DataError(f"item {item!r}: a row at {stamps[0]} is not later than {before[-1]}; append only new rows.")
     if steps:
-        return np.concatenate((before, stamps))[-MAX_STAMPS:]
-    return before.append(stamps if before.tz is None else stamps.tz_convert(before.tz))[-MAX_STAMPS:]
+        return np.concatenate((before, stamps))
+    return before.append(stamps if before.tz is None else stamps.tz_convert(before.tz))

@@ -12,14 +12,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from foretrain.data.windows import FloatArray
-from foretrain.errors import ConfigError
+from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting.aggregate import aggregate
 from foretrain.forecasting.batching import ForecastList
-from foretrain.forecasting.frame import FrameTask
+from foretrain.forecasting.frame import FrameTask, Names
 from foretrain.forecasting.request import FrameRequest, Output
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def check_names(request: FrameRequest, names: Names, candle: Sequence[str]) -> None:
+    """Raise DataError if a table of the request would have two columns of one name."""
+    levels = [str(level) for level in request.quantile_levels]
+    for output in request.outputs:
+        own = {"long": ["target_name", "predictions", "mean", *request.aggregates, *levels], "paths": ["sample"]}
+        columns = [*own.get(output, []), *(() if output == "long" else candle or names.target)]
+        for name, argument in ((names.item_id, "id_column"), (names.timestamp, "timestamp_column")):
+            if name in columns:
+                raise DataError(
+                    f"{argument}={name!r}: the forecast has a column of that name itself. Rename yours with df.rename."
+                )
+        if len(set(columns) - {"mean"}) < len([name for name in columns if name != "mean"]):
+            twice = next(name for name in columns if columns.count(name) > 1 and name != "mean")
+            raise DataError(
+                f"the forecast would have two columns named {twice!r}; rename the target or ask for it once."
+            )
 
 
 def tables_of(task: FrameTask, found: ForecastList, request: FrameRequest, family: str) -> dict[Output, pd.DataFrame]:

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foretrain.data.store import Corpus
-from foretrain.errors import ConfigError, ForetrainError, TrainingError
+from foretrain.errors import ConfigError, DataError, ForetrainError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.base import Forecaster
+from foretrain.notes import Code, Note, warn
 from foretrain.run.pipeline import run_stages
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import holds_run, train_run
 
 if TYPE_CHECKING:
+    from foretrain.data.importers.report import ImportReport
     from foretrain.forecasting.predictor import Predictor
 
+_log = logging.getLogger(__name__)
+_CORPUS_MARKS = ("manifest.json", "state.json", "dataset_dict.json")
 
-def fit(data: Any, model: str | dict[str, Any] | None = None, **overrides: Any) -> Predictor:
+
+def fit(
+    data: Any,
+    model: str | dict[str, Any] | None = None,
+    *,
+    import_options: Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> Predictor:
     """Train a model and return its Predictor.
 
     Args:
-        data: a corpus folder, a Corpus, or a pandas frame in long format (item_id, timestamp, value columns), which
-            is imported into output_dir/corpus by the rules of `foretrain data import`.
+        data: a corpus folder, a Corpus, a pandas frame in long format (item_id, timestamp, value columns), a file, or a
+            folder of files. Frames and files are imported into output_dir/corpus by the rules of `foretrain data
+            import`; what they found and decided is logged.
+        import_options: options of that import, such as {"id_column": "store", "freq": "D"}.
         model: a release folder or hub id to fine-tune; the name of a family for random weights; or a mapping for the
             `model:` section. None means "chronos2", or with stages=[...] that every stage names its own model.
         overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
@@ -41,17 +57,24 @@ def fit(data: Any, model: str | dict[str, Any] | None = None, **overrides: Any) 
     if "output_dir" not in draft.merged:
         raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
     output = Path(draft.merged["output_dir"])
-    if isinstance(data, (str, Path, Corpus)):
+    if isinstance(data, Corpus) or (isinstance(data, str | Path) and not _holds_files(Path(data))):
+        if import_options:
+            raise ConfigError("import_options: data is a corpus, which is not imported; leave them out.")
         return _fit_corpus(draft, data, output)
     if holds_run(output):
         raise TrainingError(f"{output} already holds a run. Choose another output_dir.")
-    corpus = _import_frame(data, output / "corpus")
+    corpus = _import(data, output / "corpus", dict(import_options or {}))
     try:
         return _fit_corpus(draft, corpus, output)
     except ForetrainError:
         if not holds_run(output):  # the run has not started, so the next call may use this folder
             shutil.rmtree(corpus)
         raise
+
+
+def _holds_files(path: Path) -> bool:
+    """Return True for a file, and for a folder that is no corpus."""
+    return path.is_file() or (path.is_dir() and not any((path / mark).is_file() for mark in _CORPUS_MARKS))
 
 
 def _fit_corpus(draft: Draft, data: str | Path | Corpus, output: Path) -> Predictor:
@@ -79,16 +102,80 @@ def _model_section(name: str) -> dict[str, Any]:
     return {"family": name, "random_init": True} if name in FAMILIES else {"model_id": name}
 
 
-def _import_frame(frame: Any, out: Path) -> Path:
-    """Import a pandas frame into the corpus folder `out`. Raises ConfigError for other types."""
+def _import(data: Any, out: Path, options: dict[str, Any]) -> Path:
+    """Import a frame, a file or a folder of files into the corpus folder `out`; log what the import found.
+
+    Raises ConfigError for other types, and DataError for data that cannot be imported.
+    """
     import pandas as pd
 
     from foretrain.data.importers import import_corpus
 
-    if not isinstance(frame, pd.DataFrame):
-        raise ConfigError(f"data: a corpus folder, a Corpus or a pandas frame, not {type(frame).__name__}.")
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "frame.parquet"
-        frame.to_parquet(path, index=False)
-        import_corpus([path], out)
+    try:
+        if isinstance(data, str | Path):
+            _show(import_corpus([data], out, **options), "")
+            return out
+        if not isinstance(data, pd.DataFrame):
+            kinds = "a corpus folder, a Corpus, a pandas frame, a file or a folder of files"
+            raise ConfigError(f"data: {kinds}, not {type(data).__name__}.")
+        from foretrain.forecasting.arrow import arrow_table
+
+        table, freq = arrow_table(data, options.get("id_column") or "item_id")
+        if freq is not None:
+            options.setdefault("freq", freq)
+        _import_table(table, out, options)
+    except DataError as error:
+        raise DataError(_with_options(str(error))) from None
+    except TypeError as error:  # an unknown option
+        if "has no option" not in str(error):
+            raise
+        raise ConfigError(f"import_options: {error}.") from None
     return out
+
+
+def _import_table(table: Any, out: Path, options: dict[str, Any]) -> None:
+    """Import an Arrow table; messages speak of df and its rows, not of the file that carries it."""
+    import pyarrow.parquet
+
+    from foretrain.data.importers import import_corpus
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "item.parquet"  # a frame without ids is the item "item"
+        pyarrow.parquet.write_table(table, path)
+        try:
+            _show(import_corpus([path], out, **options), str(path))
+        except DataError as error:
+            raise DataError(_of_frame(str(error), str(path))) from None
+
+
+def _with_options(text: str) -> str:
+    """Add to a message that names options of the command how fit takes them."""
+    flag = re.search(r"(?<!\w)--([a-z]+(?:-[a-z]+)*)", text)
+    if flag is None:
+        return text
+    name = flag[1].replace("-", "_")
+    return f"{text} In fit, {flag[0]} is import_options={{{name!r}: ...}}."
+
+
+def _of_frame(text: str, path: str) -> str:
+    """Return a message about a file as one about a frame, whose rows count from 0."""
+    text = text.replace(path, "df").replace(Path(path).name, "df")
+    return re.sub(r"\bline (\d+)", lambda found: f"row {int(found[1]) - 1}", text)
+
+
+def _show(report: ImportReport, path: str) -> None:
+    """Log the notes of an import, and a note for each quality rule that found something worse than a note."""
+    for note in report.notes:
+        warn(_log, Note(note.code, _of_frame(note.text, path) if path else note.text, note.counts))
+    for name, found in report.rules.items():
+        if not found["items"] or found["severity"] == "note":
+            continue
+        counts = {"items": found["items"], "rows": found["rows"]}
+        text = (
+            f"import: {name} ({found['severity']}): {found['items']:,} item(s), {found['rows']:,} row(s) -> "
+            f"{found['action']}; {report.out / 'quality.json'} has examples."
+        )
+        warn(_log, Note(Code.IMPORT_QUALITY, text, counts))
+    for item, why in list(report.dropped.items())[:10]:
+        warn(_log, Note(Code.IMPORT_QUALITY, f"import: item {item!r} is left out: {why}.", {"items": 1}))
+    _log.info("%s", report.text())

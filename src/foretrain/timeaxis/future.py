@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.notes import Code, Note, warn
 from foretrain.timeaxis.exchange import Exchange
 from foretrain.timeaxis.frequency import WEEK, Frequency, IntArray, to_offset
-from foretrain.timeaxis.grid import stamps_after
+from foretrain.timeaxis.grid import grid_numbers, grid_stamps, stamps_after
 from foretrain.timeaxis.inference import infer
 from foretrain.timeaxis.trading_week import TradingWeek, continue_bars, missing_bars, trading_week
 
@@ -30,10 +30,12 @@ _log = logging.getLogger(__name__)
 
 MAX_STEP_RATIO = 1.5  # ratio of steps above which frequencies differ; months and weeks with a holiday vary less
 LONGEST_PLAIN_STEP = np.timedelta64(28, "D")  # steps of 28 to 31 days may be months
-WAY_OUT = (
-    'Give freq=, for example freq="B", or the exchange, for example calendar="XNYS", to set the stamps of the forecast '
-    "without this check."
-)
+READ_TABLE = "foretrain.read_table(FILE) reads a file as `foretrain data import` does."
+
+
+def shown(value: Any) -> str:
+    """Return an item id for a message, as the user typed it: 7, not np.int64(7)."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def infer_step(steps: IntArray, starts: IntArray, ids: Any) -> int:
@@ -45,9 +47,23 @@ def infer_step(steps: IntArray, starts: IntArray, ids: Any) -> int:
     if len(off):
         item = ids[np.searchsorted(starts, rows[off[0]], side="right") - 1]
         raise DataError(
-            f"item {item!r}: steps {gaps[0]} and {gaps[off[0]]} apart in an integer time column; fill gaps."
+            f"item {shown(item)}: steps {gaps[0]} and {gaps[off[0]]} apart in an integer time column; fill the gaps "
+            f"with rows of missing values. {READ_TABLE}"
         )
     return int(gaps[0])
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The stamps or step numbers (N * H,) after the last row of each item.
+
+    guessed: they come from trading hours, which cannot know a holiday. grids: for items whose rows have holes, the
+    frequency on whose grid the rows must be put; by the item's index.
+    """
+
+    times: Any
+    guessed: bool = False
+    grids: dict[int, str] = field(default_factory=dict)
 
 
 def next_stamps(
@@ -64,15 +80,15 @@ def next_stamps(
     for each item its frequency or the trading week of its newest bars. Raises DataError naming an item that has
     neither, ConfigError if both calendar and freq are given.
     """
-    return _next_stamps(stamps, starts, ids, horizon, freq, calendar)[0]
+    return _next_stamps(stamps, starts, ids, horizon, freq, calendar).times
 
 
 def continued(
     times: pd.DatetimeIndex | IntArray, starts: IntArray, ids: Any, horizon: int, freq: str | None, calendar: str | None
-) -> tuple[Any, bool]:
-    """(N * H) time stamps as next_stamps, or step numbers, after each item's last row; whether they are a guess.
+) -> Continuation:
+    """Return the time stamps, as next_stamps, or step numbers after each item's last row.
 
-    A guess comes from trading hours, which cannot know a holiday. Raises DataError for a freq or calendar of steps.
+    Raises DataError for a freq or calendar of steps.
     """
     if not isinstance(times, np.ndarray):
         return _next_stamps(times, starts, ids, horizon, freq, calendar)
@@ -83,33 +99,60 @@ def continued(
             )
     ends = np.append(starts[1:], len(times)) - 1
     step = infer_step(times, starts, ids)
-    return (times[ends][:, None] + step * np.arange(1, horizon + 1)).ravel(), False
+    return Continuation((times[ends][:, None] + step * np.arange(1, horizon + 1)).ravel())
 
 
 def _next_stamps(
-    stamps: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon: int, freq: str | None, calendar: str | None
-) -> tuple[pd.DatetimeIndex, bool]:
-    """The stamps, and whether they come from trading hours."""
+    stamps: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon: int, freq: Any, calendar: str | None
+) -> Continuation:
     if calendar is not None:
         if freq is not None:
             raise ConfigError("calendar= and freq= both set the stamps of the forecast; give one of them.")
-        return Exchange(calendar).following(stamps, starts, ids, horizon), False
+        return Continuation(Exchange(calendar).following(stamps, starts, ids, horizon))
     ends = np.append(starts[1:], len(stamps)) - 1
     if freq is not None:
+        if isinstance(freq, str) and not has_edge(freq):
+            return Continuation(_on_own_edge(stamps, starts, horizon, freq))
         # a pandas offset is used unchanged: it may have holidays that an alias cannot express
         offset = Frequency.parse(freq).offset if isinstance(freq, str) else to_offset(freq)
         _compare_steps(stamps, starts, following(stamps[ends[:1]], offset, 20), freq)
-        return following(stamps[ends], offset, horizon), False
+        return Continuation(following(stamps[ends], offset, horizon))
     offset = shared_offset(stamps, starts)
     if offset is not None:
-        return following(stamps[ends], offset, horizon), False
-    return _each_its_own(stamps, starts, ids, horizon), True
+        return Continuation(following(stamps[ends], offset, horizon))
+    return _each_its_own(stamps, starts, ids, horizon)
+
+
+def checked(freq: Any) -> Any:
+    """Return an alias as it is, and a pandas offset or timedelta as an offset. Raises DataError for anything else."""
+    if freq is None or isinstance(freq, str):
+        return freq
+    try:
+        return to_offset(freq)
+    except (ValueError, TypeError):
+        raise DataError(f"freq={freq!r} is neither a pandas alias, such as 'h', nor a pandas offset.") from None
+
+
+def has_edge(freq: str) -> bool:
+    """Return False for spellings ("M", "Q", "A") that do not say on which day of a period a stamp lies."""
+    return Frequency.parse(freq, edge="S") == Frequency.parse(freq, edge="E")
+
+
+def _on_own_edge(stamps: pd.DatetimeIndex, starts: IntArray, horizon: int, freq: str) -> pd.DatetimeIndex:
+    """Return (N * H) stamps of months, quarters or years on the day of the period that each item keeps."""
+    walls = stamps.tz_localize(None).as_unit("us").asi8
+    coming = []
+    for first, last in itertools.pairwise([*starts.tolist(), len(walls)]):
+        own = walls[first:last]
+        number = grid_numbers(own, freq, "the history")[-1]
+        coming.append(grid_stamps(own, freq, number + np.arange(1, horizon + 1)))
+    return from_walls(np.concatenate(coming), stamps)
 
 
 def _compare_steps(stamps: pd.DatetimeIndex, starts: IntArray, coming: pd.DatetimeIndex, freq: str) -> None:
     """Warn if the given frequency differs from that of the rows."""
-    before = _gaps(stamps.to_numpy().astype("datetime64[us]").astype(np.int64), starts)[0]
-    after = np.diff(coming.to_numpy().astype("datetime64[us]").astype(np.int64))
+    before = _gaps(stamps.as_unit("us").asi8, starts)[0]
+    after = np.diff(coming.as_unit("us").asi8)
     if not len(before):
         return
     rows, steps = float(np.median(before)), float(np.median(after))
@@ -124,7 +167,7 @@ def shared_offset(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
     Series of 1 or 2 rows need not agree. Raises DataError if no series has 3 rows.
     """
     if np.diff(np.append(starts, len(stamps))).max() < 3:
-        raise DataError(f"no item has 3 rows, so the frequency cannot be inferred. {WAY_OUT}")
+        raise DataError(f"no item has 3 rows, so the frequency cannot be inferred. {_way_out(None)} {READ_TABLE}")
     if stamps.tz is not None:
         offset = _shared(stamps.tz_convert(None), starts)
         if offset is not None:
@@ -137,7 +180,7 @@ def _shared(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
     import pandas as pd
 
     lengths = np.diff(np.append(starts, len(stamps)))
-    ticks = stamps.to_numpy().astype("datetime64[ns]")
+    ticks = stamps.to_numpy()  # in their own unit: years before 1677 and after 2262 have no nanoseconds
     gaps, rows = _gaps(ticks, starts)
     if gaps[0] < LONGEST_PLAIN_STEP and (gaps == gaps[0]).all():
         return _plain(gaps[0])
@@ -145,67 +188,120 @@ def _shared(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas 3.1 announces that it will return an offset; both work here
         freq = pd.infer_freq(stamps[starts[longest] : starts[longest] + lengths[longest]])
-    if freq is None:
+    offset = (
+        _month_day(stamps[starts[longest] : starts[longest] + lengths[longest]]) if freq is None else to_offset(freq)
+    )
+    if offset is None:
         return None
-    offset = to_offset(freq)
     unique, place = np.unique(ticks, return_inverse=True)
     expected = add(pd.DatetimeIndex(unique), offset).to_numpy()[place]
     long = np.repeat(lengths >= 3, lengths)[rows]
     return None if ((expected[rows] != ticks[rows + 1]) & long).any() else offset
 
 
-def _each_its_own(stamps: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon: int) -> pd.DatetimeIndex:
+@dataclass(frozen=True)
+class MonthDay:
+    """A step of whole months that keeps a day of the month, limited to the month's length: each 15th, each 30th."""
+
+    months: int
+    day: int
+
+    def add(self, stamps: pd.DatetimeIndex, count: int) -> pd.DatetimeIndex:
+        """Return naive stamps `count` steps later, with their time of day."""
+        import pandas as pd
+
+        values = stamps.to_numpy()
+        date = values.astype("datetime64[D]")
+        start = (date.astype("datetime64[M]") + count * self.months).astype("datetime64[D]")
+        last = (start.astype("datetime64[M]") + 1).astype("datetime64[D]") - 1
+        return pd.DatetimeIndex(np.minimum(start + (self.day - 1), last) + (values - date))
+
+
+def _month_day(stamps: pd.DatetimeIndex) -> MonthDay | None:
+    """Return the step of naive stamps that keep a day of the month and are equally many months apart, else None."""
+    date = stamps.to_numpy().astype("datetime64[D]")
+    month = date.astype("datetime64[M]")
+    steps = np.diff(month.astype(np.int64))
+    if not len(steps) or steps[0] < 1 or (steps != steps[0]).any():
+        return None
+    found = MonthDay(int(steps[0]), int((date - month.astype("datetime64[D]")).astype(np.int64).max()) + 1)
+    return found if (found.add(stamps[:-1], 1) == stamps[1:]).all() else None
+
+
+def _each_its_own(stamps: pd.DatetimeIndex, starts: IntArray, ids: Any, horizon: int) -> Continuation:
     """Return (N * H) stamps, each item by its own frequency or trading week, short items by that of the longest."""
     bounds = list(itertools.pairwise([*starts.tolist(), len(stamps)]))
     clock = _Clock.of(stamps, starts)
     longest = slice(*max(bounds, key=lambda bound: bound[1] - bound[0]))
     lead = trading_week(clock.walls[longest]) or shared_offset(stamps[longest], starts[:1])
-    known: dict[bytes, tuple[pd.DatetimeIndex, int]] = {}  # many items share their stamps
+    known: dict[bytes, tuple[pd.DatetimeIndex, str | None, int]] = {}  # many items share their stamps
     items_with_gaps: list[tuple[Any, int]] = []
+    grids: dict[int, str] = {}
     results = []
-    for item, bound in zip(ids, bounds, strict=True):
+    for number, (item, bound) in enumerate(zip(ids, bounds, strict=True)):
         own, walls = stamps[slice(*bound)], clock.walls[slice(*bound)]
         key = walls.tobytes()
         if key not in known:
             known[key] = _continue_item(own, walls, clock, lead, item, horizon)
-        following_rows, missing = known[key]
+        following_rows, grid, missing = known[key]
         results.append(following_rows)
-        if missing:
+        if grid is not None:
+            grids[number] = grid
             items_with_gaps.append((item, missing))
     if items_with_gaps:
         counts = {"items": len(items_with_gaps), "bars": sum(count for _, count in items_with_gaps)}
         text = (
-            f"{counts['items']:,} item(s), first {items_with_gaps[0][0]!r}, lack {counts['bars']:,} bars of a "
-            "market that never closes; the rows around a gap are taken as neighbours. Rows of missing values would "
-            "mark it."
+            f"{counts['items']:,} item(s), first {shown(items_with_gaps[0][0])}, lack {counts['bars']:,} bars of a "
+            "market that never closes; rows of missing values stand for them."
         )
         warn(_log, Note(Code.BARS_MISSING, text, counts))
-    return results[0].append(results[1:]) if len(results) > 1 else results[0]
+    return Continuation(results[0].append(results[1:]) if len(results) > 1 else results[0], True, grids)
 
 
 def _continue_item(
     stamps: pd.DatetimeIndex, walls: IntArray, clock: _Clock, lead: Any, item: Any, horizon: int
-) -> tuple[pd.DatetimeIndex, int]:
-    """Return (H,) stamps after one item's last one, and the number of bars missing in its history."""
+) -> tuple[pd.DatetimeIndex, str | None, int]:
+    """Return (H,) stamps after one item's last one; if bars are missing, the frequency of the bars and their number."""
     few, last = len(walls) < 3, int(walls[-1])
     if isinstance(lead, TradingWeek) and walls[-1] - walls[0] < WEEK and (few or lead.share_followed(walls) == 1):
-        return clock.stamps(lead.after(last, horizon)), 0  # a history under a week does not show the item's week
+        return clock.stamps(lead.after(last, horizon)), None, 0  # a history under a week does not show the item's week
     offset = lead if few else shared_offset(stamps, np.zeros(1, np.int64))
     if offset is not None:
-        return following(stamps[-1:], offset, horizon), 0
+        return following(stamps[-1:], offset, horizon), None, 0
     week = trading_week(walls)
     if week is not None:
-        return clock.stamps(week.after(last, horizon)), 0
+        return clock.stamps(week.after(last, horizon)), None, 0
     freq = infer(walls).freq
     step = Frequency.parse(freq).micros if freq else None
     missing = missing_bars(walls, step) if step else None
     if step and missing:
-        return following(stamps[-1:], _plain(np.timedelta64(step, "us")), horizon), missing
+        return following(stamps[-1:], _plain(np.timedelta64(step, "us")), horizon), freq, missing
     steps = np.diff(walls)
     raise DataError(
-        f"item {item!r}: rows are {_span(steps.min())} to {_span(steps.max())} apart, which is neither a regular "
-        "frequency nor the hours of a market that its newest rows repeat. Fill the gaps with rows of missing values. "
-        f"{WAY_OUT}"
+        f"item {shown(item)}: rows are {_span(steps.min())} to {_span(steps.max())} apart, which is neither a regular "
+        "frequency nor the hours of a market that its newest rows repeat. "
+        f"{_way_out(_grid_alias(walls, freq))} {READ_TABLE}"
+    )
+
+
+def _grid_alias(walls: IntArray, freq: str | None) -> str | None:
+    """Return the alias on whose grid rows with holes are, from the frequency inferred from them; None without one."""
+    if freq is None:
+        return None
+    found = Frequency.parse(freq)
+    alias = found.alias if found.months is None else f"{found.multiple if found.multiple > 1 else ''}{found.base[0]}"
+    try:
+        grid_numbers(walls, alias, "the rows")
+    except DataError:
+        return None
+    return alias
+
+
+def _way_out(freq: str | None) -> str:
+    given = "freq=, for example freq='B'," if freq is None else f"freq={freq!r},"
+    return (
+        f"Give {given} which puts the rows on that grid with rows of missing values between, or the exchange, for "
+        "example calendar='XNYS'."
     )
 
 
@@ -229,20 +325,26 @@ class _Clock:
 
     def stamps(self, walls: IntArray) -> pd.DatetimeIndex:
         """Return the stamps at the given microseconds of this clock."""
-        import pandas as pd
+        return from_walls(walls, self.template, self.zone)
 
-        plain = pd.DatetimeIndex(walls.view("datetime64[us]")).as_unit(self.template.unit)
-        if self.zone is None:
-            return plain
-        there = plain.tz_localize(self.zone, nonexistent="shift_forward", ambiguous=np.zeros(len(plain), bool))
-        return there.tz_convert(self.template.tz)
+
+def from_walls(walls: IntArray, template: pd.DatetimeIndex, zone: Any = None) -> pd.DatetimeIndex:
+    """Return naive microseconds of a zone (None = the template's) as stamps with the zone and unit of the template."""
+    import pandas as pd
+
+    plain = pd.DatetimeIndex(walls.view("datetime64[us]"))
+    if template.unit != "ns" or np.abs(walls).max(initial=0) < 2**63 // 1000:
+        plain = plain.as_unit(template.unit)
+    if template.tz is None:
+        return plain
+    return _in_zone(plain, zone or template.tz).tz_convert(template.tz)
 
 
 def _span(micros: int) -> str:
     """Format a duration: "00:05:00", "1 day", "2 days 23:42:09"."""
     import pandas as pd
 
-    text = str(pd.Timedelta(int(micros), unit="us")).removesuffix(" 00:00:00").removeprefix("0 days ")
+    text = str(pd.Timedelta(np.timedelta64(int(micros), "us"))).removesuffix(" 00:00:00").removeprefix("0 days ")
     return "1 day" + text[6:] if text.startswith("1 days") else text
 
 
@@ -253,12 +355,18 @@ def add(stamps: pd.DatetimeIndex, offset: Any, count: int = 1) -> pd.DatetimeInd
     zone = stamps.tz
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=pd.errors.PerformanceWarning)  # some offsets are not vectorised
+        if isinstance(offset, MonthDay):
+            moved = offset.add(stamps.tz_localize(None), count)
+            return moved if zone is None else _in_zone(moved, zone)
         if zone is None:
             return pd.DatetimeIndex(stamps + count * offset)
         if isinstance(offset, pd.offsets.Tick) and not isinstance(offset, pd.offsets.Day):
             return pd.DatetimeIndex((stamps.tz_convert("UTC") + count * offset).tz_convert(zone))
-        moved = pd.DatetimeIndex(stamps.tz_localize(None) + count * offset)
-        return moved.tz_localize(zone, nonexistent="shift_forward", ambiguous=np.zeros(len(moved), bool))
+        return _in_zone(pd.DatetimeIndex(stamps.tz_localize(None) + count * offset), zone)
+
+
+def _in_zone(walls: pd.DatetimeIndex, zone: Any) -> pd.DatetimeIndex:
+    return walls.tz_localize(zone, nonexistent="shift_forward", ambiguous=np.zeros(len(walls), bool))
 
 
 def following(last: pd.DatetimeIndex, offset: Any, horizon: int) -> pd.DatetimeIndex:
@@ -269,7 +377,12 @@ def following(last: pd.DatetimeIndex, offset: Any, horizon: int) -> pd.DatetimeI
     base = pd.DatetimeIndex(unique.view(f"datetime64[{last.unit}]"))
     if last.tz is not None:
         base = base.tz_localize("UTC").tz_convert(last.tz)
-    steps = [add(base, offset, k) for k in range(1, horizon + 1)]
+    try:
+        steps = [add(base, offset, k) for k in range(1, horizon + 1)]
+    except (ValueError, OverflowError):  # beyond the years that nanoseconds hold
+        if last.unit != "ns":
+            raise
+        return following(last.as_unit("us"), offset, horizon)
     table = np.stack([step.asi8 for step in steps], axis=1)  # many items end on the same day
     ticks = table[place].ravel()
     result = pd.DatetimeIndex(ticks.view(f"datetime64[{steps[0].unit}]"))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretrain.timeaxis.frequency import DAY, DAY_NAMES, FIXED, MONTH_NAMES, Frequency, IntArray
-from foretrain.timeaxis.grid import weekday
+from foretrain.timeaxis.frequency import DAY, DAY_NAMES, MONTH_NAMES, Frequency, IntArray
+from foretrain.timeaxis.grid import fixed_alias, weekday
 
 _WEAK_ROWS = 10  # an item with fewer rows takes the frequency of the others
 
@@ -48,7 +48,7 @@ def _infer_days(days: IntArray) -> str | None:
     last = ((month + 1).astype("datetime64[D]") - 1 == date).mean()
     day_of_month = (date - month.astype("datetime64[D]")).astype(np.int64)
     if step >= 28 and (max(first, last) > 0.9 or (day_of_month == day_of_month[0]).mean() > 0.9):
-        return _month_alias(month.astype(np.int64), "S" if first >= last else "E")
+        return _month_alias(month.astype(np.int64), "E" if last > max(first, 0.9) else "S")  # S keeps a 15th or 28th
     if share < 0.2 or (steps % step != 0).mean() > (0.5 if step == 1 else 0.1):
         return None
     if step % 7 == 0 and (weekday(days) == weekday(days)[0]).mean() > 0.9:
@@ -70,14 +70,6 @@ def _month_alias(months: IntArray, edge: str) -> str:
         default = phase == (0 if edge == "S" else 2)
         return Frequency(1, f"Q{edge}", None if default else MONTH_NAMES[phase]).alias
     return Frequency(unit, f"M{edge}").alias
-
-
-def fixed_alias(step: int) -> str:
-    """Return the alias of a step in microseconds in the longest unit, up to days, that divides it."""
-    for base in ("D", "h", "min", "s", "ms", "us"):
-        if step % FIXED[base] == 0:
-            return Frequency(step // FIXED[base], base).alias
-    raise AssertionError(step)
 
 
 def agree(patterns: Iterable[Pattern]) -> tuple[str | None, dict[str, int]]:
