@@ -77,6 +77,8 @@ class Code(StrEnum):
     RARE_COLUMN = "rare_column"
     SEVERAL_FREQUENCIES = "several_frequencies"
     ROWS_ADDED = "rows_added"
+    ITEM_COLUMN_FOUND = "item_column_found"  # by its name, and because stamps repeat without it
+    HOUR_REPEATED = "hour_repeated"  # as at the end of summer time
     # configs of other projects
     RATIOS_LEFT_BEHIND = "ratios_left_behind"  # without the CSV they cannot become numbers of rows
     RATIOS_EXCEED_ONE = "ratios_exceed_one"

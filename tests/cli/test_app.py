@@ -473,7 +473,7 @@ def test_import_flags_reach_the_importer(tmp_path: Path, capsys):
     (tmp_path / "raw" / "px-007-v2.csv").write_bytes((text + more).encode("latin-1"))
     again = ("--update", "--target", "adj_close", "--provenance", "synthetic")
     assert manifest("full", *flags, *again)["num_rows"] == 41
-    broken = text + lines[-1] + "\n"  # a stamp twice
+    broken = text + lines[-1].replace(";49;", ";50;") + "\n"  # a stamp twice, with another close
     (tmp_path / "raw" / "px-007-v2.csv").write_bytes(broken.encode("latin-1"))
     rows = {policy: manifest(policy, *flags, "--on-bad", policy)["num_rows"] for policy in ("fix", "drop")}
     assert rows == {"fix": 40, "drop": 39}

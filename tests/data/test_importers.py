@@ -494,7 +494,7 @@ def test_fix_repairs_what_is_certain_and_reports_the_rest(tmp_path: Path) -> Non
     corpus, rules = load(tmp_path / "out")
     found = {name: rule["rows"] for name, rule in rules.items() if rule["rows"]}
     assert found == {
-        "backward_timestamps": 1, "duplicate_timestamp": 1, "non_finite": 1, "negative_price": 1, "zero_price": 1,
+        "backward_timestamps": 1, "identical_rows": 1, "non_finite": 1, "negative_price": 1, "zero_price": 1,
         "ohlc_inconsistent": 2, "negative_volume": 1, "zero_volume": 1, "missing": 3,
     }  # fmt: skip
     bad = values_of(corpus, "BAD")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from foretrain.data.duplicates import Duplicates, join
 from foretrain.data.windows import NO_TIME, FloatArray, IntArray
 from foretrain.errors import DataError
 from foretrain.timeaxis.grid import iso
@@ -49,7 +50,8 @@ def _note(name: str, scope: Literal["row", "item"], meaning: str, fix: str = REP
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("missing_timestamp", "error", "row", "a row without a time stamp", "row left out", "row left out"),
+    Rule("missing_timestamp", "error", "row", "a row without a time stamp", "row left out; refused if many (Loss)",
+         "row left out"),
     Rule("truncated_row", "warning", "row", "last line of a file has too few fields", "row left out", "row left out"),
     Rule("unsorted", "warning", "item", "rows run from newest to oldest", "sorted", "sorted"),
     Rule("backward_timestamps", "warning", "row", "a stamp against the order of the rest", "sorted", "row left out"),
@@ -57,10 +59,14 @@ RULES: tuple[Rule, ...] = (
         "duplicate_timestamp",
         "warning",
         "row",
-        "a stamp given before in the same item",
-        "last row of the file kept",
-        "all rows of that stamp left out",
+        "a stamp given before in the same item, with other values",
+        "last row of the file kept, or as --duplicates says; refused if many (Loss)",
+        "all rows of that stamp left out, or as --duplicates says; refused if many (Loss)",
     ),
+    Rule("complementary_rows", "warning", "row", "rows of one stamp, each with values that the other lacks",
+         "joined into one row", "joined into one row"),
+    Rule("identical_rows", "warning", "row", "a row given before: same item, stamp and values", "one row kept",
+         "one row kept"),
     Rule(
         "mixed_timezones",
         "error",
@@ -138,11 +144,21 @@ class _Found:
     details: dict[str, int] = field(default_factory=dict)
 
 
-class Findings:
-    """Counts of findings by rule, with the first few examples of each."""
+@dataclass
+class Lost:
+    """Rows of one item whose values the rules leave out: those without a stamp, and the stamps of conflicting ones."""
 
-    def __init__(self, on_bad: OnBad) -> None:
+    unstamped: int = 0
+    stamps: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+class Findings:
+    """Counts of findings by rule, with the first few examples of each. duplicates: what the user says about them."""
+
+    def __init__(self, on_bad: OnBad, duplicates: Duplicates | None = None) -> None:
         self.on_bad: OnBad = on_bad
+        self.duplicates: Duplicates | None = duplicates
+        self.lost = Lost()
         self._found: dict[str, _Found] = {}
         self.done: dict[str, str] = {}  # rule -> action taken, for rules whose table entry names alternatives
 
@@ -196,8 +212,8 @@ class Findings:
 class ItemFindings(Findings):
     """Findings in one item, stored until it is known whether the item enters the corpus."""
 
-    def __init__(self, on_bad: OnBad) -> None:
-        super().__init__(on_bad)
+    def __init__(self, on_bad: OnBad, duplicates: Duplicates | None = None) -> None:
+        super().__init__(on_bad, duplicates)
         self._calls: list[tuple[str, int, dict[str, Any], dict[str, int] | None]] = []
 
     def add(self, name: str, rows: int, example: dict[str, Any], details: dict[str, int] | None = None) -> None:
@@ -207,6 +223,10 @@ class ItemFindings(Findings):
     def has(self, name: str) -> bool:
         """Return True if a rule was found."""
         return any(call[0] == name for call in self._calls)
+
+    def first(self, name: str) -> str:
+        """Return the finding of a rule as text: where it is, and its detail."""
+        return next(_example_text(example) for rule, _, example, _ in self._calls if rule == name)
 
     def count_in(self, findings: Findings) -> None:
         """Add all stored findings to those of the whole import."""
@@ -284,7 +304,7 @@ class ItemRows:
 
 def clean(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
     """Return the rows in order, without duplicates and invalid values, by the mode (fix, drop, error) of `findings`."""
-    rows = order_rows(rows, findings)
+    rows = order_rows(rows, findings, layout)
     bad = np.zeros(len(rows), bool)
     values = rows.values.copy()
     for name, mask, repair in _value_checks(values, layout):
@@ -304,13 +324,14 @@ def clean(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows
     return trim(rows, layout, findings)
 
 
-def order_rows(rows: ItemRows, findings: Findings) -> ItemRows:
+def order_rows(rows: ItemRows, findings: Findings, layout: MarketColumns | None = None) -> ItemRows:
     """Return the rows with strictly ascending stamps; rows without a stamp are removed."""
     if rows.times is None or not len(rows):
         return rows
     blank = rows.times == NO_TIME
     if blank.any():
         findings.add("missing_timestamp", int(blank.sum()), rows.example(int(blank.argmax())))
+        findings.lost.unstamped = int((~np.isnan(rows.values[:, blank]).all(axis=0)).sum())
         rows = rows.take(~blank)
     assert rows.times is not None
     steps = np.diff(rows.times)
@@ -319,14 +340,17 @@ def order_rows(rows: ItemRows, findings: Findings) -> ItemRows:
     descending = (steps < 0).sum() > (steps > 0).sum()
     if descending:
         findings.add("unsorted", len(rows), rows.example(0))
+    order = np.argsort(rows.times, kind="stable")
+    ordered, places = _once(rows.take(order), findings, layout)
     against = (steps > 0) if descending else (steps < 0)
-    if against.any():
-        findings.add("backward_timestamps", int(against.sum()), rows.example(int(against.argmax()) + 1))
-        if findings.on_bad == "drop":
-            rows = rows.take(_in_line(rows.times, descending))
-    assert rows.times is not None
-    rows = rows.take(np.argsort(rows.times, kind="stable"))
-    return _once(rows, findings)
+    if not against.any():
+        return ordered
+    findings.add("backward_timestamps", int(against.sum()), rows.example(int(against.argmax()) + 1))
+    if findings.on_bad != "drop":
+        return ordered
+    in_file = np.argsort(order[places])
+    assert ordered.times is not None
+    return ordered.take(np.sort(in_file[_in_line(ordered.times[in_file], descending)]))
 
 
 def _in_line(times: IntArray, descending: bool) -> Mask:
@@ -336,15 +360,39 @@ def _in_line(times: IntArray, descending: bool) -> Mask:
     return times >= np.maximum.accumulate(times)
 
 
-def _once(rows: ItemRows, findings: Findings) -> ItemRows:
-    """Return the last row of each stamp; in mode drop, only rows whose stamp occurs once."""
+def _once(rows: ItemRows, findings: Findings, layout: MarketColumns | None) -> tuple[ItemRows, IntArray]:
+    """Return one row for each stamp, and which they are. Of conflicting rows one, their mean or (drop) none stays."""
     assert rows.times is not None
-    same = np.diff(rows.times) == 0
-    if not same.any():
-        return rows
-    findings.add("duplicate_timestamp", int(same.sum()), rows.example(int(same.argmax()) + 1))
-    repeated_later, repeats = np.append(same, False), np.append(False, same)
-    return rows.take(~(repeated_later | repeats) if findings.on_bad == "drop" else ~repeated_later)
+    if (np.diff(rows.times) > 0).all():
+        return rows, np.arange(len(rows))
+    rule: Literal["last", "first", "mean", "none"] = "none" if findings.on_bad == "drop" else "last"
+    if findings.duplicates is not None and findings.duplicates != "error":
+        rule = findings.duplicates
+    joined = join(rows.values, rows.times, rule, None if layout is None else layout.categorical)
+    second = int(np.flatnonzero(np.diff(rows.times) == 0)[0]) + 1
+    if joined.identical:
+        findings.add("identical_rows", joined.identical, rows.example(second))
+    if joined.complementary:
+        findings.add("complementary_rows", joined.complementary, rows.example(second))
+    if joined.first is not None and joined.lost is not None:
+        one, other, columns = joined.first
+        detail = _conflict(rows, one, other, columns, layout)
+        findings.add("duplicate_timestamp", joined.conflicting, rows.example(other, detail))
+        findings.lost.stamps = rows.times[joined.lost]
+    return replace(rows.take(joined.source), values=joined.values), joined.source
+
+
+def _conflict(rows: ItemRows, one: int, other: int, columns: Sequence[int], layout: MarketColumns | None) -> str:
+    """Say in which columns two rows of one stamp differ, with both values of up to three numeric ones."""
+    before = f"line {rows.lines[one]}" if rows.lines[one] else "an earlier row"
+    if layout is None:
+        return f"other values than {before}"
+    if layout.categorical[columns].all():
+        return f"another {layout.names[columns[0]]} than {before}"
+    both = [(layout.names[v], rows.values[v, other], rows.values[v, one]) for v in columns[:3]]
+    here = ", ".join(f"{name} {value:.6g}" for name, value, _ in both)
+    there = ", ".join(f"{value:.6g}" for _, _, value in both)
+    return f"{here}, but {there} in {before}"
 
 
 def _value_checks(values: FloatArray, layout: MarketColumns) -> list[tuple[str, Mask, bool]]:

@@ -2,6 +2,7 @@
 
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.pipeline import import_corpus
+from foretrain.data.importers.preview import ImportPreview, import_preview, preview_text
 from foretrain.data.importers.report import ImportReport
 
-__all__ = ["ImportOptions", "ImportReport", "import_corpus"]
+__all__ = ["ImportOptions", "ImportPreview", "ImportReport", "import_corpus", "import_preview", "preview_text"]

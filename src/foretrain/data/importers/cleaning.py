@@ -13,6 +13,7 @@ import numpy as np
 
 from foretrain.data.importers.columns import USUAL_ORDER, market_layout
 from foretrain.data.importers.job import ImportJob
+from foretrain.data.importers.losses import Losses
 from foretrain.data.importers.reading import Gathered
 from foretrain.data.importers.update import merge
 from foretrain.data.rules import ItemFindings, ItemRows, MarketColumns, clean, observe
@@ -115,10 +116,12 @@ class _Cleaner:
     def _clean(self, items: list[str], schema: Schema) -> list[str]:
         """Read every item from the spool, clean it, and store it there again; items without rows are dropped."""
         kept = []
+        losses = Losses(self.job, self.gathered)
         for item in items:
-            findings = ItemFindings(self.job.options.on_bad)
+            findings = ItemFindings(self.job.options.on_bad, self.job.options.duplicates)
             read = self._rows(item, schema, findings)
             rows = clean(read, schema.layout, findings)
+            losses.add(read, self.job.spool.new_rows(item), findings, left=len(rows))
             if not len(rows):
                 self._refuse_undated(read)
                 self.job.report.dropped[item] = "no row is left after cleaning"
@@ -126,6 +129,7 @@ class _Cleaner:
             observe(rows, schema.layout, findings)
             self.job.spool.keep(rows, findings, len(read))
             kept.append(item)
+        losses.settle()
         if not kept:
             raise DataError(f"{self.job.name}: no item has a row left after cleaning; nothing to write.")
         return kept

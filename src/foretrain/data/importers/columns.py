@@ -7,18 +7,39 @@ get standard names (open, high, low, close, adj_close, volume, ...) for any case
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
-from foretrain.data.importers.options import ImportOptions
+from foretrain.data.importers.options import USUAL_ORDER, ImportOptions
 from foretrain.data.rules import MarketColumns
 from foretrain.errors import DataError
 from foretrain.hints import did_you_mean
 
 _IDS = (("item_id", "unique_id"), ("symbol", "ticker", "series_id", "instrument", "isin"))
+# ids in public long tables; also names of values and categories, so they are ids only where the stamps demand one
+_KEY_NAMES = {
+    "accountid", "airport", "areaname", "article", "asset", "assetid", "balancingauthority",
+    "biddingzone", "branch", "branchid", "building", "buildingid", "busid", "categoryid", "cellid", "channelid",
+    "city", "cityname", "clientid", "coin", "company", "companyid", "companyname", "contract", "contractid",
+    "country", "countrycode", "countryname", "county", "currency", "cusip", "customer", "customerid",
+    "department", "dept", "detector", "detectorid", "device", "deviceid", "district", "engineid", "entity",
+    "fips", "fund", "fundid", "geo", "geoid", "gvkey", "hospital", "hospitalid", "house", "household",
+    "householdid", "houseid", "hub", "id", "iso3", "isocode", "item", "itemcode", "itemnbr", "itemnumber", "key",
+    "lclid", "lineid", "location", "locationid", "locationname", "machine", "machineid", "meter", "meterid",
+    "municipality", "node", "nodeid", "outlet", "pageid", "pair", "parkingid", "patient",
+    "patientid", "permno", "plant", "plantid", "pnodeid", "predictionunitid", "pricearea", "product",
+    "productcode", "productid", "province", "pulocationid", "pumpid", "region", "regionid", "regionname",
+    "respondent", "roadid", "route", "routeid", "security", "segmentid", "sensor", "sensorcode", "sensorid",
+    "sensorname", "series", "seriesname", "settlementpoint", "settlementpointname", "shop", "shopid", "site",
+    "siteid", "sitename", "sku", "skuid", "state", "statename", "station", "stationcode", "stationid",
+    "stationname", "stockcode", "stockid", "stockname", "store", "storeid", "storenbr", "storenumber",
+    "subject", "subjectid", "systemcodenumber", "tankid", "turbid", "turbine", "turbineid", "uid", "unitid",
+    "userid", "vehicleid", "warehouse", "warehouseid", "wellid", "zipcode", "zone", "zoneid",
+}  # fmt: skip
 _MARKET_ID = "name"  # the symbol in some stock data sets; only in market tables
 FINE_STAMPS = ("timestamp", "timestamps", "datetime", "date_time", "ds", "ts", "date", "time", "gmt_time", "local_time",
            "open_time", "unix", "unix_timestamp", "unix_time", "epoch", "trade_date", "trading_date")  # fmt: skip
@@ -38,8 +59,7 @@ _MARKET = {
     "amount": ("amount", "amt", "turnover", "quote_volume", "quote_asset_volume"),
     "vwap": ("vwap", "vw", "weighted_average"),
 }
-USUAL_ORDER = ("open", "high", "low", "close", "adj_open", "adj_high", "adj_low", "adj_close", "volume", "adj_volume",
-          "amount", "vwap")  # fmt: skip
+_VAGUE = ("o", "h", "l", "c", "v", "max", "min", "last", "price", "opening")  # prices only beside all others
 _SIDES = ("open", "high", "low", "close")
 
 
@@ -48,11 +68,16 @@ def plain(name: str) -> str:
     return re.sub(r"[\s._\-/()]+", "_", name.strip().lower()).strip("_")
 
 
+def is_key_name(name: str) -> bool:
+    """Return True if a column of this name usually says which item a row belongs to: Store ID, storeId, store_id."""
+    return plain(name).replace("_", "") in _KEY_NAMES
+
+
 @dataclass(frozen=True)
 class Roles:
     """Roles of the columns of one table. values: (name in the file, name in the corpus), in corpus order."""
 
-    item: str | None
+    item: tuple[str, ...]  # columns whose texts together are the item id; none: the file is one item
     stamps: tuple[str, ...]  # candidates, best first; ("date", "time") may have to be joined
     step: str | None
     values: tuple[tuple[str, str], ...]
@@ -61,37 +86,82 @@ class Roles:
 
 def recognise(path: Path, names: Sequence[str], options: ImportOptions) -> Roles:
     """Return the roles of a table's columns. DataError if two columns match a role and no option decides."""
+    ids = _id_columns(path, names, options)
+    given = _given_roles(path, names, options)
     for wanted in (
-        options.id_column,
         options.timestamp_column,
         *options.columns,
         *options.target,
         *options.categorical,
     ):
-        if wanted is not None and not _given(wanted, names):
+        if wanted is not None and not _given(wanted, names, given):
             _unknown(path, wanted, names)
-    market = _market_names(names)
-    item = _pick(options.id_column, names) or _item(path, names, market)
+    market = _market_names(names, given)
+    found = _item(path, [name for name in names if name not in given], market) if not ids else None
+    item = ids or ((found,) if found is not None else ())
     chosen = _pick(options.timestamp_column, names)
-    step = next((name for name in names if name.strip() in _STEPS and name not in market and name != item), None)
+    step = next((name for name in names if name.strip() in _STEPS and name not in (*item, *market, *given)), None)
     if chosen is not None:
         stamps: tuple[str, ...] = (chosen,)
         step = None if chosen == step else step
     else:
-        taken = {item, *market}
+        taken = {*item, *market, *given}
         fine = [name for name in names if plain(name) in FINE_STAMPS and name not in taken]
         coarse = [name for name in names if plain(name) in _COARSE_STAMPS and name not in taken]
         coarse += [name for name in names if re.fullmatch(r"unnamed(:_|_)\d+", plain(name)) and name not in taken]
         stamps = tuple(fine or coarse)
     roles = Roles(item, stamps, step, (), bool(market))
-    free = [name for name in names if name not in (item, step) and (name not in stamps or chosen is None)]
-    pairs = [(name, market.get(name, name.strip())) for name in free if name != chosen]
-    pairs.sort(key=lambda pair: USUAL_ORDER.index(pair[1]) if pair[1] in USUAL_ORDER else len(USUAL_ORDER))
+    free = [name for name in names if name not in (*item, step) and (name not in stamps or chosen is None)]
+    pairs = [(name, given.get(name) or market.get(name, name.strip())) for name in free if name != chosen]
+    order = ("target", *USUAL_ORDER) if "target" in given.values() else USUAL_ORDER
+    pairs.sort(key=lambda pair: order.index(pair[1]) if pair[1] in order else len(order))
     return Roles(roles.item, stamps, step, tuple(pairs), roles.market)
 
 
-def _market_names(names: Sequence[str]) -> dict[str, str]:
-    """Return name in the file -> standard name for the columns of a market table, {} for other tables."""
+def _id_columns(path: Path, names: Sequence[str], options: ImportOptions) -> tuple[str, ...]:
+    """Return the columns that the user named as the item id; a column whose own name has a comma comes first."""
+    wanted = options.id_column
+    if wanted is None:
+        return ()
+    if isinstance(wanted, str):
+        whole = _pick(wanted, names)
+        parts = (wanted,) if whole is not None or "," not in wanted else tuple(p.strip() for p in wanted.split(","))
+    else:
+        parts = wanted
+    found = []
+    for part in parts:
+        name = _pick(part, names)
+        if name is None:
+            _unknown(path, part, names)
+        found.append(str(name))
+    return tuple(dict.fromkeys(found))
+
+
+def _given_roles(path: Path, names: Sequence[str], options: ImportOptions) -> dict[str, str]:
+    """Return name in the file -> name in the corpus for the columns whose role the user named."""
+    given: dict[str, str] = {}
+    for role, wanted in options.column:
+        name = _pick(wanted, names)
+        if name is None:
+            _unknown(path, wanted, names)
+        given[str(name)] = role
+    return given
+
+
+def _market_names(names: Sequence[str], given: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Return name in the file -> standard name for the columns of a market table, {} for other tables.
+
+    given: roles that the user named. One of a price or volume makes it a market table.
+    """
+    chosen = {name: role for name, role in given.items() if role in USUAL_ORDER}
+    found = _market_aliases([name for name in names if name not in given], sure=bool(chosen))
+    # a role that the user gave is free of the column that it would have by name, unless that one is called just so
+    found = {name: role for name, role in found.items() if role not in chosen.values() or plain(name) == role}
+    return {**found, **chosen}
+
+
+def _market_aliases(names: Sequence[str], *, sure: bool) -> dict[str, str]:
+    """Return name -> standard name by the names alone, {} unless they are those of bars. sure: the table is known."""
     by_plain: dict[str, str] = {}
     for name in names:
         by_plain.setdefault(plain(name), name)
@@ -100,6 +170,8 @@ def _market_names(names: Sequence[str]) -> dict[str, str]:
         alias = next((alias for alias in aliases if alias in by_plain), None)
         if alias is not None and by_plain[alias] not in found:
             found[by_plain[alias]] = canonical
+    if sure:
+        return {name: role for name, role in found.items() if plain(name) not in _VAGUE}
     kinds = set(found.values())
     explicit = {"close", "last", "close_last", "close_price", "price_close", "c"} & set(by_plain)
     others = kinds & {"open", "high", "low", "volume", "adj_close"}
@@ -122,8 +194,9 @@ def _item(path: Path, names: Sequence[str], market: dict[str, str]) -> str | Non
     return next((name for name in names if market and plain(name) == _MARKET_ID), None)
 
 
-def _given(wanted: str, names: Sequence[str]) -> bool:
-    return _pick(wanted, names) is not None or wanted in _market_names(names).values()
+def _given(wanted: str, names: Sequence[str], given: Mapping[str, str]) -> bool:
+    known = {*given.values(), *_market_names(names, given).values()}
+    return _pick(wanted, names) is not None or wanted in known
 
 
 def _pick(wanted: str | None, names: Sequence[str]) -> str | None:
@@ -144,6 +217,8 @@ def _unknown(path: Path, wanted: str, names: Sequence[str]) -> None:
 def keep(pairs: Sequence[tuple[str, str]], options: ImportOptions) -> list[tuple[str, str]]:
     """Return the value columns selected by the options, in their order."""
     by_name = {**{name: (name, final) for name, final in pairs}, **{final: (name, final) for name, final in pairs}}
+    given = dict(options.column)
+    by_name |= {final: (name, final) for name, final in pairs if final in given and plain(given[final]) == plain(name)}
     files = [name for name, _ in pairs]
 
     def find(wanted: str) -> tuple[str, str]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from foretrain.data.duplicates import Duplicates
 from foretrain.data.rules import OnBad
 from foretrain.errors import DataError
+from foretrain.hints import did_you_mean
 from foretrain.timeaxis.frequency import Frequency
 
 Format = Literal["table", "panel", "array", "hf"]
+USUAL_ORDER = ("open", "high", "low", "close", "adj_open", "adj_high", "adj_low", "adj_close", "volume", "adj_volume",
+          "amount", "vwap")  # fmt: skip
+ROLES = ("item_id", "timestamp", "target", *USUAL_ORDER)
+_LISTS = ("target", "columns", "categorical", "names", "na_values")  # options that text may give as a,b
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,10 @@ class ImportOptions:
 
     Attributes:
         format: "table" (rows of one or many items), "panel" (each column is an item), "array", "hf".
+        id_column: column of item ids; several columns, as a tuple or as "a,b", are joined with "/".
+        column: (role, column of the file) for columns whose names do not say their role; see ROLES.
+        duplicates: which of several rows of one item and stamp that differ is kept, or their mean; "error" refuses.
+        allow_loss: share of an item's and of all rows whose values may disappear; 0 refuses any loss.
         target: value columns that must exist; they come first, in this order.
         columns: the only value columns to keep, in this order.
         categorical: columns read as text even if some cells look like numbers.
@@ -32,8 +43,11 @@ class ImportOptions:
 
     on_bad: OnBad = "fix"
     format: Format | None = None
-    id_column: str | None = None
+    id_column: str | tuple[str, ...] | None = None
     timestamp_column: str | None = None
+    column: tuple[tuple[str, str], ...] = ()
+    duplicates: Duplicates | None = None
+    allow_loss: float | None = None
     target: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
@@ -52,17 +66,29 @@ class ImportOptions:
 
     @classmethod
     def of(cls, **options: Any) -> ImportOptions:
-        """Build options from keywords: lists become tuples, None means the default."""
+        """Build options from keywords: lists become tuples, None means the default.
+
+        Options that hold several names take "a,b" too, and `column` a mapping, or texts ROLE=NAME.
+        """
         unknown = sorted(set(options) - {field.name for field in fields(cls)})
         if unknown:
             raise TypeError(f"import_corpus has no option {unknown[0]!r}")
         given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         for key, value in given.items():
-            if isinstance(value, list):
+            if key == "column":
+                given[key] = _role_pairs(value)
+            elif key in _LISTS and isinstance(value, str):
+                given[key] = tuple(name.strip() for name in value.split(","))
+            elif isinstance(value, list):
                 given[key] = tuple(value)
         return cls(**given)
 
     def __post_init__(self) -> None:
+        self._take_roles()
+        if self.duplicates is not None and self.duplicates not in get_args(Duplicates):
+            raise DataError(f"duplicates {self.duplicates!r}: choose {', '.join(get_args(Duplicates))}.")
+        if self.allow_loss is not None and not 0 <= self.allow_loss <= 1:
+            raise DataError(f"allow_loss {self.allow_loss:g} is no share; say one from 0 (no loss) to 1.")
         if self.on_bad not in get_args(OnBad):
             raise DataError(f"on_bad {self.on_bad!r}: choose fix, drop or error.")
         if self.format is not None and self.format not in get_args(Format):
@@ -78,6 +104,29 @@ class ImportOptions:
         if self.id_pattern is not None:
             _check_pattern(self.id_pattern)
 
+    def _take_roles(self) -> None:
+        """Check `column`, and move the item id and the time to the options that name those columns."""
+        given: dict[str, Any] = {}
+        for role, name in self.column:
+            if role not in ROLES:
+                hint = did_you_mean(role, ROLES, f"Roles are {', '.join(ROLES)}.")
+                raise DataError(f"column {role}={name}: no role {role!r}. {hint}")
+            if not isinstance(name, str) and role != "item_id":
+                raise DataError(f"column {role}={name}: name one column.")
+            if given.get(role, name) != name:
+                raise DataError(f"column {role}={name}: {role} is {given[role]!r} already; name one column.")
+            if name in given.values() and given.get(role) != name:
+                raise DataError(f"column {role}={name}: {name!r} has another role already; give it one.")
+            given[role] = name
+        for role, option in (("item_id", "id_column"), ("timestamp", "timestamp_column")):
+            name = given.pop(role, None)
+            if name is None:
+                continue
+            if getattr(self, option) not in (None, name):
+                raise DataError(f"column {role}={name}: {option} says {getattr(self, option)!r}; name one column.")
+            object.__setattr__(self, option, name)
+        object.__setattr__(self, "column", tuple(given.items()))
+
     def item_id(self, path: Path) -> str:
         """Return the item id of a file: its name without .csv, .csv.gz and so on, or the group of id_pattern."""
         stem = path.name
@@ -92,6 +141,22 @@ class ImportOptions:
 
 
 _SUFFIXES = {".csv", ".txt", ".tsv", ".gz", ".parquet", ".pq", ".feather", ".npy", ".npz"}
+
+
+def _role_pairs(given: Any) -> tuple[tuple[str, Any], ...]:
+    """Return (role, name) from a mapping, from pairs, from texts ROLE=NAME, or from one text with commas between."""
+    if isinstance(given, Mapping):
+        given = given.items()
+    elif isinstance(given, str):
+        given = re.split(rf",(?=\s*(?:{'|'.join(ROLES)})\s*=)", given)
+    pairs = []
+    for entry in given:
+        role, name = entry.partition("=")[::2] if isinstance(entry, str) else entry
+        name = tuple(name) if isinstance(name, list) else name.strip() if isinstance(name, str) else name
+        if not role.strip() or not name:
+            raise DataError(f"column {entry!r}: say ROLE=NAME, for example close=Settlement.")
+        pairs.append((role.strip(), name))
+    return tuple(pairs)
 
 
 def _check_zone(name: str) -> None:

@@ -27,26 +27,29 @@ def import_corpus(
     provenance: str = "real",
     progress: Progress | None = None,
     command: str | None = None,
+    name: str | None = None,
     **options: Any,
 ) -> ImportReport:
     """Import files or folders into the corpus folder `out`; options are the fields of ImportOptions.
 
     With update, new bars and items are appended to an existing corpus. provenance is "real" or "synthetic". progress is
-    called with (done, total, text). Raises DataError naming the file and a remedy; `out` is then unchanged.
+    called with (done, total, text). name is what messages call the import, the folder if it is None. Raises DataError
+    naming the file and a remedy; `out` is then unchanged.
     """
     settings, out = ImportOptions.of(**options), Path(out)
-    _check(out, update, provenance, settings)
-    findings, report = Findings(settings.on_bad), ImportReport(out, on_bad=settings.on_bad)
+    check_target(out, update, provenance, settings)
+    findings, report = Findings(settings.on_bad, settings.duplicates), ImportReport(out, on_bad=settings.on_bad)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with Spool(out.parent) as spool:
             old = load_old(out, spool, provenance) if update else None
             job = ImportJob(
-                settings, out, str(out), spool, findings, report, progress or _silent, old, provenance, command
+                settings, out, name or str(out), spool, findings, report, progress or _silent, old, provenance, command
             )
             _run([Path(path) for path in paths], job)
     except OSError as error:
-        raise DataError(f"{out}: cannot be written: {error.strerror or error}. Nothing was changed.") from None
+        place = str(out) if name is None else f"{name}: the scratch folder {out.parent}"
+        raise DataError(f"{place}: cannot be written: {error.strerror or error}. Nothing was changed.") from None
     return report
 
 
@@ -65,7 +68,8 @@ def _silent(done: int, total: int, text: str) -> None:
     """Report no progress."""
 
 
-def _check(out: Path, update: bool, provenance: str, options: ImportOptions) -> None:
+def check_target(out: Path, update: bool, provenance: str, options: ImportOptions) -> None:
+    """Raise DataError if the corpus folder `out` cannot be created, or with `update` extended, by these options."""
     if provenance not in ("real", "synthetic"):
         raise DataError(f"provenance {provenance!r}: choose real or synthetic.")
     if not update and out.exists():

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from foretrain.data.importers.cells import BadCell
+from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
@@ -25,13 +26,17 @@ pc: Any = pyarrow.compute  # its functions are created at import, which type che
 
 @dataclass(frozen=True)
 class RawTable:
-    """Cells of one table. first_line: line of the first row in a text file, 0 for other files."""
+    """Cells of one table. first_line: line of the first row in a text file, 0 for other files.
+
+    facts: what becomes of the columns, filled in while they are read.
+    """
 
     path: Path
     cells: pa.Table
     options: ImportOptions
     notes: list[Note]
     first_line: int = 0
+    facts: TableFacts = field(default_factory=TableFacts)
 
     @cached_property
     def lines(self) -> IntArray:

@@ -13,6 +13,7 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from foretrain.data.importers.arrays import array_parts, corpus_parts
+from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
@@ -48,6 +49,7 @@ class SourceInput:
     rows: int = 0
     truncated: int | None = None
     notes: list[Note] = field(default_factory=list)
+    facts: TableFacts = field(default_factory=TableFacts)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class _Reader:
             job.progress(done, len(inputs), entry.name)
             source = SourceInput(entry.name)
             self.sources.append(source)
+            job.report.tables[entry.name] = source.facts
             for part in read_input(entry, job.options, source):
                 self._claim(part.item_id, entry.name, keyed=entry.kind == "table" and part.item_id != "")
                 self.market |= part.market
@@ -246,7 +249,7 @@ def _read_table(path: Path, raw: bytes, options: ImportOptions, source: SourceIn
         text = read_text(path, raw, options)
         source.truncated = text.truncated
         source.notes += text.notes
-        return RawTable(path, text.table.combine_chunks(), options, source.notes, text.first_line)
+        return RawTable(path, text.table.combine_chunks(), options, source.notes, text.first_line, source.facts)
     reader = pyarrow.feather.read_table if _suffix(path) == ".feather" else pyarrow.parquet.read_table
     try:
         table = reader(pa.BufferReader(raw))
@@ -254,7 +257,7 @@ def _read_table(path: Path, raw: bytes, options: ImportOptions, source: SourceIn
         raise DataError(f"{path}: damaged or not of its kind: {' '.join(str(error).split())[:150]}.") from None
     if not table.num_rows:
         raise DataError(f"{path}: no rows.")
-    return RawTable(path, table.combine_chunks(), options, source.notes)
+    return RawTable(path, table.combine_chunks(), options, source.notes, facts=source.facts)
 
 
 _KINDS = {"dates": "dates", "naive": "naive stamps", "utc": "stamps with an offset", "steps": "step numbers",

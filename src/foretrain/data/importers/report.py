@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from foretrain.data.importers.facts import TableFacts
 from foretrain.notes import Note
 
 SUMMARY = (
@@ -30,7 +31,11 @@ def counted(count: int, noun: str) -> str:
 
 @dataclass
 class ImportReport:
-    """Summary of an import. rules: the quality report, rule name -> counts, action and examples."""
+    """Summary of an import. rules: the quality report, rule name -> counts, action and examples.
+
+    lost: rows whose values were lost, by reason, and the rows read ("of"); importers/losses.py. tables: file -> what
+    became of its columns.
+    """
 
     out: Path
     items: int = 0
@@ -44,6 +49,8 @@ class ImportReport:
     rules: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)  # item -> why it was left out
     notes: list[Note] = field(default_factory=list)
+    lost: dict[str, int] = field(default_factory=dict)
+    tables: dict[str, TableFacts] = field(default_factory=dict)
 
     def table(self) -> list[tuple[str, str, str, str, str]]:
         """Return (rule, severity, "2 items", "9 rows", action) of every rule with findings."""
@@ -53,17 +60,38 @@ class ImportReport:
             if found["items"]
         ]
 
+    def lost_text(self) -> str:
+        """Return "2 of 100 rows (2 without a time stamp)"."""
+        why = reasons(self.lost)
+        return f"{self.lost.get('rows', 0):,} of {counted(self.lost.get('of', 0), 'row')}{f' ({why})' if why else ''}"
+
     def text(self) -> str:
         """Return the report as a few lines: what was written, findings of the rules, dropped items, notes."""
         axis = f"{self.time} {self.freq}" if self.freq else self.time
         size = f"{counted(self.items, 'item')}, {counted(self.rows, 'row')}"
         head = f"{self.out}: {size}, columns {', '.join(self.columns)}, time {axis}"
         lines = [head if self.changed else f"{self.out}: nothing new in {self.files} file(s); left as it was"]
-        lines += [f"  {name} ({level}): {n}, {rows} -> {act}" for name, level, n, rows, act in self.table()]
+        return "\n".join([*lines, *self.found()])
+
+    def found(self) -> list[str]:
+        """Return the lines of the report about findings, losses, dropped items and notes."""
+        lines = [f"  {name} ({level}): {n}, {rows} -> {act}" for name, level, n, rows, act in self.table()]
+        if self.lost.get("rows"):
+            lines.append(f"  lost: {self.lost_text()}")
         lines += [f"  left out {item!r}: {why}" for item, why in list(self.dropped.items())[:10]]
         if len(self.dropped) > 10:
             lines.append(f"  left out {len(self.dropped) - 10:,} more items, see quality.json")
-        return "\n".join(lines + [f"  note: {note.text}" for note in self.notes[:20]])
+        return lines + [f"  note: {note.text}" for note in self.notes[:20]]
+
+
+def reasons(lost: dict[str, int]) -> str:
+    """Return the reasons of lost rows as text, "" for none."""
+    named = {
+        "conflicting": "conflicting with another row of their item and stamp",
+        "unstamped": "without a time stamp",
+        "gone": "of items with no value left",
+    }
+    return ", ".join(f"{lost[key]:,} {text}" for key, text in named.items() if lost.get(key))
 
 
 def summary_csv(summary: Iterable[tuple[Any, ...]]) -> str:

@@ -125,6 +125,10 @@ class Spool:
         held = {index for part in self.parts[item_id] for index in part.columns}
         return [name for index, name in enumerate(self.columns) if index not in held]
 
+    def new_rows(self, item_id: str) -> int:
+        """Return the number of the item's rows in the files, without those of the corpus being updated."""
+        return sum(part.rows for part in self.parts[item_id] if part.source != OLD)
+
     def rows(
         self, item_id: str, order: Sequence[int], files: Sequence[str], *, calendar: bool, old: bool
     ) -> ItemRows | None:

@@ -14,14 +14,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-from foretrain.data.importers.columns import keep, plain, recognise
+from foretrain.data.importers.columns import USUAL_ORDER, Roles, keep, plain, recognise
+from foretrain.data.importers.facts import Telling
 from foretrain.data.importers.raw_table import RawTable
-from foretrain.data.importers.times import read_times
-from foretrain.data.importers.values import is_row_number, read_values
+from foretrain.data.importers.telling import LOSS_ROWS, conflicts, known_key, repeated_groups, telling_columns
+from foretrain.data.importers.times import TableTimes, read_times
+from foretrain.data.importers.values import TableValues, is_row_number, read_values
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
+from foretrain.notes import Code
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
+
+_TEXT_ALONE = 0.02  # share of conflicting rows up to which other values may differ besides text
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ def table_parts(table: RawTable) -> Iterator[Part]:
     time = read_times(table, roles)
     pairs = [pair for pair in roles.values if pair[0] not in time.used]
     pairs = [pair for pair in pairs if not is_row_number(table, pair[0])]
-    found = read_values(table, keep(pairs, options))
+    roles = roles if roles.item or options.format == "panel" else _with_known_key(table, roles, time, pairs)
+    found = read_values(table, keep([pair for pair in pairs if pair[0] not in roles.item], options))
     if not found.columns:
         raise DataError(f"{path}: no value column (has {', '.join(map(repr, table.cells.column_names))}).")
     whole = Part(
@@ -64,28 +70,100 @@ def table_parts(table: RawTable) -> Iterator[Part]:
         roles.market,
         explicit=found.explicit,
     )
+    _record(table, roles, time, found)
     if options.format == "panel":
         yield from _panel(whole, table)
         return
-    if roles.item is None:
+    if not roles.item:
+        _tell_apart(table, whole)
         yield from _quoted_items(replace(whole, item_id=options.item_id(path)))
         return
-    ids = table.texts(roles.item)
-    blank = np.asarray(pc.equal(pc.fill_null(ids, ""), ""))
-    if blank.any():
-        row = int(blank.argmax())
-        raise DataError(
-            f"{path}: line {table.lines[row]}: column {roles.item!r} has no item id. Name the item, or drop the row."
-        )
-    yield from _by_item(whole, ids)
-
-
-def _by_item(whole: Part, ids: pa.Array) -> Iterator[Part]:
-    """Yield one part for each id, with its rows in order."""
-    encoded = pc.dictionary_encode(ids)
-    codes = np.asarray(encoded.indices)
-    names = encoded.dictionary.to_pylist()
+    encoded = pc.dictionary_encode(_ids(table, roles.item))
+    codes = np.asarray(encoded.indices).astype(np.int64)
     order = np.argsort(codes, kind="stable")
+    _tell_apart(table, whole, codes, order)
+    yield from _by_item(whole, encoded.dictionary.to_pylist(), codes, order)
+
+
+def _with_known_key(table: RawTable, roles: Roles, time: TableTimes, pairs: list[tuple[str, str]]) -> Roles:
+    """Return the roles with an item column, if stamps repeat and a column with an id's usual name tells them apart."""
+    group = None if time.times is None else repeated_groups(time.times)
+    wanted = {*table.options.columns, *table.options.target, *table.options.categorical}
+    names = [name for name, final in pairs if not {name, final} & wanted and final not in USUAL_ORDER]
+    key = None if group is None else known_key(table, group, names)
+    if key is None:
+        return roles
+    table.note(Code.ITEM_COLUMN_FOUND, f"column {key!r} names the items, since stamps repeat without it")
+    return replace(roles, item=(key,))
+
+
+def _ids(table: RawTable, names: tuple[str, ...]) -> pa.Array:
+    """Return the item id (T,) of each row, several columns joined with a slash. DataError for a blank one."""
+    columns = [table.texts(name) for name in names]
+    for name, cells in zip(names, columns, strict=True):
+        blank = np.asarray(pc.equal(pc.fill_null(cells, ""), ""))
+        if blank.any():
+            row = int(blank.argmax())
+            raise DataError(
+                f"{table.path}: line {table.lines[row]}: column {name!r} has no item id. Name the item, or drop the "
+                "row."
+            )
+    if len(columns) == 1:
+        return columns[0]
+    ids = pc.binary_join_element_wise(*columns, "/")
+    slashes = [np.asarray(pc.count_substring(cells, "/")).astype(np.int64) for cells in columns]
+    if any(count.any() for count in slashes):
+        _refuse_collision(table, ids, names, columns)
+    return ids
+
+
+def _refuse_collision(table: RawTable, ids: pa.Array, names: tuple[str, ...], columns: list[pa.Array]) -> None:
+    """Raise DataError if two different rows of id cells are joined to one id, as a/b with c and a with b/c are."""
+    seen: dict[str, tuple[str, ...]] = {}
+    for joined, *parts in zip(ids.to_pylist(), *(cells.to_pylist() for cells in columns), strict=True):
+        first = seen.setdefault(joined, tuple(parts))
+        if first != tuple(parts):
+            raise DataError(
+                f"{table.path}: columns {' and '.join(map(repr, names))} give the item id {joined!r} for both "
+                f"{first} and {tuple(parts)}. Replace the slash in one of them."
+            )
+
+
+def _record(table: RawTable, roles: Roles, time: TableTimes, found: TableValues) -> None:
+    """Write down what became of the columns."""
+    finals = set(found.columns)
+    facts = table.facts
+    facts.read, facts.items, facts.times = True, roles.item, time.used
+    facts.values = tuple(
+        pair for pair in roles.values if pair[1] in finals and pair[0] not in (*roles.item, *time.used)
+    )
+    facts.categorical, facts.panel = tuple(found.texts), table.options.format == "panel"
+    facts.columns = tuple(table.cells.column_names)
+
+
+def _tell_apart(table: RawTable, whole: Part, codes: IntArray | None = None, order: IntArray | None = None) -> None:
+    """Find which columns tell rows of one item and stamp apart, if so many conflict that the import may stop."""
+    if whole.times is None or table.options.duplicates not in (None, "error"):
+        return
+    group = repeated_groups(whole.times, codes, order)
+    few = 0 if table.options.allow_loss == 0 or table.options.duplicates else LOSS_ROWS
+    if group is None:
+        return
+    differ = conflicts(group, whole.values)
+    if differ.any(axis=0).sum() <= few:
+        return
+    facts = table.facts
+    telling = telling_columns(table, group, facts.times, facts.items)
+    text = np.array([name in (whole.texts or {}) for name in whole.columns])
+    if differ[~text].any(axis=0).sum() <= _TEXT_ALONE * differ.any(axis=0).sum():
+        names = {final: name for name, final in facts.values}
+        labels = tuple(names[whole.columns[v]] for v in np.flatnonzero(text & differ.any(axis=1)))
+        telling = replace(telling or Telling(), labels=labels)
+    facts.telling = telling
+
+
+def _by_item(whole: Part, names: list[str], codes: IntArray, order: IntArray) -> Iterator[Part]:
+    """Yield one part for each id, with its rows in order. codes: the id (T,) of each row; order: rows sorted by it."""
     edges = np.searchsorted(codes[order], np.arange(len(names) + 1))
     values = whole.values if (np.diff(order) == 1).all() else whole.values[:, order]
     times = None if whole.times is None else whole.times[order]

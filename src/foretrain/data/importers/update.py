@@ -39,8 +39,10 @@ def merge(old: ItemRows | None, new: ItemRows | None, layout: MarketColumns, fin
     """Return the old rows and the new rows after the last of them; changed values of old stamps count as `revised`."""
     if old is None or new is None or not len(old):
         return new if old is None else old
-    new = order_rows(new, findings)
+    new = order_rows(new, findings, layout)
     assert old.times is not None and new.times is not None
+    lost = findings.lost
+    lost.stamps = lost.stamps[lost.stamps > old.times[-1]]  # older rows are not taken from the files
     _, at_old, at_new = np.intersect1d(old.times, new.times, return_indices=True)
     before, after = old.values[:, at_old], new.values[:, at_new]
     changed = ~np.isclose(before, after, rtol=1e-6, atol=0, equal_nan=True) & ~np.isnan(after) & ~np.isinf(after)

@@ -131,6 +131,7 @@ class _Writer:
     def _quality(self) -> dict[str, Any]:
         return {
             "on_bad": self.job.options.on_bad,
+            "lost": self.job.report.lost,
             "rules": self.job.findings.to_json(),
             "left_out": self.job.report.dropped,
             "notes": texts(self.job.report.notes),
