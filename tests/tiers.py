@@ -28,6 +28,7 @@ NEVER = "parity or gpu"  # `make parity` and `make gpu` run these
 # all families and the architecture. What stays covers every package.
 SLOW = (
     "tests/data/test_buckets.py",
+    "tests/data/importers/test_times.py",
     "tests/data/test_inspection.py",
     "tests/evaluation/test_candles.py",
     "tests/evaluation/test_gate.py",

@@ -73,6 +73,13 @@ class Code(StrEnum):
     TEXT_AS_CATEGORIES = "text_as_categories"
     TEXT_LEFT_OUT = "text_left_out"  # its texts do not come back, so they say nothing about later rows
     DATES_LEFT_OUT = "dates_left_out"
+    EPOCH_UNITS = "epoch_units"  # one column holds epoch numbers of several units
+    EXCEL_SERIALS = "excel_serials"  # numbers read as Excel's dates
+    TIME_OF_SEVERAL_COLUMNS = "time_of_several_columns"
+    TIME_BY_ITS_CELLS = "time_by_its_cells"  # a column of dates whose name says nothing
+    TIME_OF_INTERVALS = "time_of_intervals"  # cells hold two stamps, the first of which counts
+    TIME_NOT_READ = "time_not_read"  # a column that is called like a time, but holds no stamps
+    TIME_REPEATS = "time_repeats"  # a column that is called like a time, but repeats
     DATASETS_FOLDER = "datasets_folder"
     RARE_COLUMN = "rare_column"
     SEVERAL_FREQUENCIES = "several_frequencies"

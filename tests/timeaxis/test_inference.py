@@ -47,6 +47,14 @@ def test_a_regular_axis_gives_its_own_alias_and_ordinals(start: str, freq: str) 
     np.testing.assert_array_equal(ordinals(holes, freq)[0], np.delete(np.arange(60), [20, 21, 40]))
 
 
+@pytest.mark.parametrize("day", [15, 28, 30])
+def test_months_that_keep_a_day_step_like_starts_of_months(day: int) -> None:
+    month = np.arange("2022-02", "2024-02", dtype="M8[M]")
+    last = (month + 1).astype("M8[D]") - 1
+    days = np.minimum(month.astype("M8[D]") + day - 1, last)
+    assert infer(days.astype("M8[us]").astype(np.int64)) == Pattern("MS")
+
+
 def test_irregular_stamps_have_no_frequency() -> None:
     rng = np.random.default_rng(0)
     assert infer(np.sort(rng.choice(10**15, 300, replace=False))).freq is None

@@ -47,7 +47,7 @@ def _infer_days(days: IntArray) -> str | None:
     first = (month.astype("datetime64[D]") == date).mean()
     last = ((month + 1).astype("datetime64[D]") - 1 == date).mean()
     day_of_month = (date - month.astype("datetime64[D]")).astype(np.int64)
-    if step >= 28 and (max(first, last) > 0.9 or (day_of_month == day_of_month[0]).mean() > 0.9):
+    if step >= 28 and (max(first, last) > 0.9 or (day_of_month == np.bincount(day_of_month).argmax()).mean() > 0.9):
         return _month_alias(month.astype(np.int64), "E" if last > max(first, 0.9) else "S")  # S keeps a 15th or 28th
     if share < 0.2 or (steps % step != 0).mean() > (0.5 if step == 1 else 0.1):
         return None

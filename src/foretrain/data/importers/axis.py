@@ -20,16 +20,21 @@ from foretrain.errors import DataError
 from foretrain.notes import Code, Note
 from foretrain.timeaxis.frequency import DAY, Frequency, seasonality
 from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
-from foretrain.timeaxis.grid import ordinals, stamps, typical_step
+from foretrain.timeaxis.grid import grid_numbers, grid_stamps, on_rows, ordinals, stamps, typical_step
 from foretrain.timeaxis.inference import Pattern, agree, infer
 
 MAX_STEP_RATIO = 1.5  # ratio of steps above which frequencies differ; months with a holiday vary less
 FILL_LIMIT = 0.2  # largest share of NaN rows that may be added to make an axis regular
+MOST_ADDED = 100  # empty rows for each row, from which on a given frequency is refused
+FEW_ROWS = 100_000  # empty rows that are never too many
 
 
 @dataclass(frozen=True)
 class Axis:
-    """How times are stored. fill: gaps become NaN rows; own: frequency of each item if items differ."""
+    """How times are stored. fill: gaps become NaN rows; own: frequency of each item if items differ.
+
+    grid: the frequency that the user gave, on whose grid all rows are.
+    """
 
     time: Literal["regular", "stamps", "steps"]
     freq: str | None
@@ -39,6 +44,7 @@ class Axis:
     votes: DayVotes | None = None
     own: dict[str, str | None] | None = None
     counts: dict[str, int] | None = None
+    grid: str | None = None
 
     def item_freq(self, item_id: str) -> str | None:
         """Return the frequency by which gaps of an item are found."""
@@ -86,7 +92,7 @@ def place_items(items: Sequence[str], axis: Axis, job: ImportJob) -> Iterator[Pl
         if len(after):
             detail = f"{missing[0]:,} steps missing"
             findings.add("gap", int(missing.sum()), rows.example(int(after[0]), detail))
-        if axis.fill and axis.time != "stamps":
+        if axis.fill:
             rows = fill(rows, axis)
         yield Placed(rows, findings, read)
 
@@ -107,20 +113,46 @@ def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: 
         patterns[item] = infer(times)
     common, counts = agree(patterns.values())
     if freq is not None:
-        common = _user_freq(freq, counts)
+        _refuse_other_steps(freq, counts)
+        return _given_axis(items, times_of, freq, votes)
     if common is None:
         own = {item: pattern.freq for item, pattern in patterns.items()} if len(counts) > 1 else None
         return Axis("stamps", None, votes=votes, own=own, counts=counts)
     return _regularity(items, times_of, common, votes, counts)
 
 
-def _user_freq(freq: str, counts: dict[str, int]) -> str:
-    """Return the user's alias in current spelling. DataError if the steps of all items differ clearly from it."""
-    requested = Frequency.parse(freq, edge="S")  # month starts are what most files hold
+def _refuse_other_steps(freq: str, counts: dict[str, int]) -> None:
+    """Raise DataError if the steps of all items differ clearly from the user's alias."""
+    requested = Frequency.parse(freq)
     if counts and not any(_compatible(requested, name) for name in counts):
         seen = ", ".join(f"{name} ({count} items)" for name, count in counts.items())
         raise DataError(f"--freq {freq}, but the stamps look like {seen}. Leave --freq out, or choose one of these.")
-    return requested.alias
+
+
+def _given_axis(items: Sequence[str], times_of: Callable[[str], IntArray], freq: str, votes: DayVotes) -> Axis:
+    """Return the axis of the user's frequency. Raises DataError for a row off its grid, naming the alias that fits."""
+    exact, added = True, 0
+    first_of: dict[str, str] = {}  # alias -> item
+    for item in items:
+        times = times_of(item)
+        if not len(times):
+            continue
+        number = grid_numbers(times, freq, f"item {item!r}")
+        empty = int(number[-1]) + 1 - len(times)
+        if empty > MOST_ADDED * len(times) + FEW_ROWS:
+            raise DataError(
+                f"item {item!r}: --freq {freq} would put {empty:,} rows of NaN between {len(times):,} rows. Give a "
+                "longer step."
+            )
+        alias = on_rows(times, freq).alias
+        first_of.setdefault(alias, item)
+        exact &= bool((stamps(int(times[0]), alias, number) == times).all())
+        added += empty
+    if len(first_of) > 1:
+        seen = " and ".join(f"{alias} (first item {item!r})" for alias, item in first_of.items())
+        raise DataError(f"--freq {freq}: the items fit {seen}. Import them apart.")
+    alias = next(iter(first_of), Frequency.parse(freq).alias)
+    return Axis("regular" if exact else "stamps", alias, added > 0, seasonality(alias), votes=votes, grid=freq)
 
 
 def _compatible(requested: Frequency, name: str) -> bool:
@@ -143,6 +175,8 @@ def _regularity(
     for item in items:
         times = times_of(item)
         number, on_grid = ordinals(times, freq)
+        if not on_grid and Frequency.parse(freq).months is not None:  # months may keep a 15th or a 28th
+            on_grid = bool((stamps(int(times[0]), freq, number) == times).all())
         exact &= on_grid
         total += len(times)
         missing += int(number[-1]) + 1 - len(times) if len(times) else 0
@@ -176,8 +210,8 @@ def gaps(rows: ItemRows, axis: Axis) -> tuple[IntArray, IntArray]:
     none = np.zeros(0, np.int64)
     if rows.times is None or len(rows) < 2:
         return none, none
-    if axis.time == "steps":
-        missing = np.diff(rows.times) - 1
+    if axis.time == "steps" or axis.grid is not None:
+        missing = np.diff(_numbers(rows.times, axis)) - 1
         holes = np.flatnonzero(missing > 0)
         return holes + 1, missing[holes]
     freq = axis.item_freq(rows.item_id)
@@ -187,7 +221,7 @@ def gaps(rows: ItemRows, axis: Axis) -> tuple[IntArray, IntArray]:
 def fill(rows: ItemRows, axis: Axis) -> ItemRows:
     """Insert NaN rows for missing steps, so that the axis is regular."""
     assert rows.times is not None
-    number = rows.times - rows.times[0] if axis.time == "steps" else ordinals(rows.times, axis.freq or "D")[0]
+    number = _numbers(rows.times, axis)
     count = int(number[-1]) + 1
     if count == len(rows):
         return rows
@@ -195,9 +229,21 @@ def fill(rows: ItemRows, axis: Axis) -> ItemRows:
     values[:, number] = rows.values
     lines = np.zeros(count, np.int64)
     lines[number] = rows.lines
+    every = np.arange(count, dtype=np.int64)
     if axis.time == "steps":
-        times = rows.times[0] + np.arange(count, dtype=np.int64)
+        times = rows.times[0] + every
+    elif axis.grid is not None:
+        times = grid_stamps(rows.times, axis.grid, every)
     else:
         assert axis.freq is not None
-        times = stamps(int(rows.times[0]), axis.freq, np.arange(count, dtype=np.int64))
+        times = stamps(int(rows.times[0]), axis.freq, every)
     return ItemRows(rows.item_id, values, times, lines, rows.file, rows.calendar)
+
+
+def _numbers(times: IntArray, axis: Axis) -> IntArray:
+    """Return the step number of each row from the first one."""
+    if axis.time == "steps":
+        return times - times[0]
+    if axis.grid is not None:
+        return grid_numbers(times, axis.grid, "rows")
+    return ordinals(times, axis.freq or "D")[0]

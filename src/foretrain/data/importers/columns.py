@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 
 from foretrain.data.importers.options import USUAL_ORDER, ImportOptions
+from foretrain.data.importers.time_names import FURTHER_STAMPS, PARTS, is_saved_index
 from foretrain.data.rules import MarketColumns
 from foretrain.errors import DataError
 from foretrain.hints import did_you_mean
@@ -42,8 +43,9 @@ _KEY_NAMES = {
 }  # fmt: skip
 _MARKET_ID = "name"  # the symbol in some stock data sets; only in market tables
 FINE_STAMPS = ("timestamp", "timestamps", "datetime", "date_time", "ds", "ts", "date", "time", "gmt_time", "local_time",
-           "open_time", "unix", "unix_timestamp", "unix_time", "epoch", "trade_date", "trading_date")  # fmt: skip
-_COARSE_STAMPS = ("month", "week", "quarter", "year", "period", "index", "")
+           "open_time", "unix", "unix_timestamp", "unix_time", "epoch", "trade_date", "trading_date",
+           *FURTHER_STAMPS)  # fmt: skip
+_COARSE_STAMPS = ("month", "week", "quarter", "year", "period", "index", "", "day", "hour")
 _STEPS = ("t", "step", "time_idx", "time_step")
 _MARKET = {
     "open": ("open", "o", "open_price", "price_open", "opening"),
@@ -64,8 +66,8 @@ _SIDES = ("open", "high", "low", "close")
 
 
 def plain(name: str) -> str:
-    """Normalise a header cell to lower case with underscores: 'Adj. Close' -> adj_close, 'adjClose' -> adjclose."""
-    return re.sub(r"[\s._\-/()]+", "_", name.strip().lower()).strip("_")
+    """Normalise a header cell to lower case with underscores: 'Adj. Close' -> adj_close, '<CLOSE>' -> close."""
+    return re.sub(r"[\s._\-/()<>]+", "_", name.strip().lower()).strip("_")
 
 
 def is_key_name(name: str) -> bool:
@@ -107,15 +109,18 @@ def recognise(path: Path, names: Sequence[str], options: ImportOptions) -> Roles
     else:
         taken = {*item, *market, *given}
         fine = [name for name in names if plain(name) in FINE_STAMPS and name not in taken]
-        coarse = [name for name in names if plain(name) in _COARSE_STAMPS and name not in taken]
-        coarse += [name for name in names if re.fullmatch(r"unnamed(:_|_)\d+", plain(name)) and name not in taken]
-        stamps = tuple(fine or coarse)
+        coarse = [name for name in names if _is_coarse(plain(name)) and name not in {*taken, *fine}]
+        stamps = (*fine, *coarse)
     roles = Roles(item, stamps, step, (), bool(market))
-    free = [name for name in names if name not in (*item, step) and (name not in stamps or chosen is None)]
+    free = [name for name in names if name not in item and (name not in stamps or chosen is None)]
     pairs = [(name, given.get(name) or market.get(name, name.strip())) for name in free if name != chosen]
     order = ("target", *USUAL_ORDER) if "target" in given.values() else USUAL_ORDER
     pairs.sort(key=lambda pair: order.index(pair[1]) if pair[1] in order else len(order))
     return Roles(roles.item, stamps, step, tuple(pairs), roles.market)
+
+
+def _is_coarse(known: str) -> bool:
+    return known in _COARSE_STAMPS or known in PARTS["year"] or known in PARTS["month"] or is_saved_index(known)
 
 
 def _id_columns(path: Path, names: Sequence[str], options: ImportOptions) -> tuple[str, ...]:

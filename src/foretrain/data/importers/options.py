@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from foretrain.data.duplicates import Duplicates
+from foretrain.data.importers.date_formats import check_date_format
+from foretrain.data.importers.epochs import TimeUnit
 from foretrain.data.rules import OnBad
 from foretrain.errors import DataError
 from foretrain.hints import did_you_mean
@@ -38,6 +40,8 @@ class ImportOptions:
         decimal: "." or ",", the decimal mark of all text columns; needed only if a column such as 1,234 is ambiguous.
         na_values: further spellings of a missing value, for example "-9999".
         dayfirst: True if 01/02/2020 is 1 February; needed only if a column is ambiguous.
+        date_format: pattern of strptime by which stamps are read, for example "%d/%m/%y".
+        time_unit: unit of epoch numbers ("s", "ms", "us", "ns"), where their size does not show it.
         id_pattern: regular expression with one group that extracts the item id from a file's name.
     """
 
@@ -62,6 +66,8 @@ class ImportOptions:
     na_values: tuple[str, ...] = ()
     decimal: str | None = None
     dayfirst: bool | None = None
+    date_format: str | None = None
+    time_unit: TimeUnit | None = None
     id_pattern: str | None = None
 
     @classmethod
@@ -97,6 +103,13 @@ class ImportOptions:
             Frequency.storable(self.freq)
         if self.names and self.header:
             raise DataError("names are for files without a header; say header=False (--no-header) too.")
+        if self.date_format is not None:
+            check_date_format(self.date_format)
+        if self.time_unit is not None and self.time_unit not in get_args(TimeUnit):
+            raise DataError(f"time_unit {self.time_unit!r}: choose {', '.join(get_args(TimeUnit))}.")
+        for other, given in (("time_unit", self.time_unit), ("dayfirst", self.dayfirst)):
+            if self.date_format is not None and given is not None:
+                raise DataError(f"date_format says how stamps are written; leave {other} out.")
         if self.decimal not in (None, ".", ","):
             raise DataError(f"decimal {self.decimal!r}: choose . or , (the decimal mark of the numbers).")
         if self.timezone is not None:

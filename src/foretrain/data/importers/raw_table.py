@@ -59,7 +59,7 @@ class RawTable:
         column = self.column(name)
         if pa.types.is_integer(column.type):
             return bool((abs(pc.max(column).as_py() or 0)) < 1e7)
-        if not pa.types.is_string(column.type):
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             return False
         return bool(pc.all(pc.match_substring_regex(column, pattern=r"^\s*\d{1,7}(\.0*)?\s*$")).as_py())
 

@@ -8,6 +8,7 @@ One layout must fit the whole column, so the other rows decide how 01/02/2020 is
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,87 +18,125 @@ import pyarrow as pa
 import pyarrow.compute
 
 from foretrain.data.importers.cells import BadCell, blank_as_null
+from foretrain.data.importers.date_formats import format_times
+from foretrain.data.importers.epochs import TimeUnit, epoch_times
+from foretrain.data.importers.layouts import HINT, LAYOUTS, are_compact, month_numbers, rewrite, unknown
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
+from foretrain.notes import Code, Note
 from foretrain.timeaxis.frequency import DAY, SECOND
 from foretrain.timeaxis.grid import iso
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
 Clock = Literal["dates", "naive", "utc"]
+Mask = npt.NDArray[np.bool_]
 
-_TIME = (
-    r"(?:[T ,]+(?P<h>\d{1,2})(?::(?P<mi>\d{2}))?(?::(?P<s>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
-    r"(?:[ -]?(?P<ap>[AaPp][Mm]))?)?\s*(?P<z>Z|UTC|GMT|[-+]\d{2}:?\d{2})?"
-)
-_LAYOUTS = {
-    "ymd": r"^(?P<y>\d{4})[-/.](?P<a>\d{1,2})[-/.](?P<b>\d{1,2})" + _TIME + "$",
-    "compact": r"^(?P<y>\d{4})(?P<a>\d{2})(?P<b>\d{2})(?:[T ]?(?P<h>\d{2}):?(?P<mi>\d{2})?:?(?P<s>\d{2})?)?"
-    r"(?:\.0+)?(?P<z>Z|[-+]\d{2}:?\d{2})?$",
-    "parts": r"^(?P<a>\d{1,2})[-/.](?P<b>\d{1,2})[-/.](?P<y>\d{4})" + _TIME + "$",
-    "month": r"^(?P<y>\d{4})[-/](?P<a>\d{1,2})$",
-    "quarter": r"^(?P<y>\d{4})[- ]?[Qq](?P<q>[1-4])$",
-    "year": r"^(?P<y>\d{4})(?:\.0)?$",
-    "day_name": r"^(?P<b>\d{1,2})[- ](?P<n>[A-Za-z]{3})[a-z]*[-, ]+(?P<y>\d{4})" + _TIME + "$",
-    "name_day": r"^(?P<n>[A-Za-z]{3})[a-z]*\.? (?P<b>\d{1,2}),? (?P<y>\d{4})" + _TIME + "$",
-    "name_year": r"^(?P<n>[A-Za-z]{3})[a-z]*[- ](?P<y>\d{4})$",
-}
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_EPOCHS = ((1e17, 1e-3), (1e14, 1), (1e11, 1e3), (1e8, 1e6))  # smallest magnitude of ns, us, ms, s; factor to us
+_INTERVAL = "^(\\d[^ ]*\\d(?: \\d[^ ]*\\d)?) ?(?:-|\u2013|to|bis) \\d.{6,}\\d$"
+_DECIMAL = r"^-?\d{1,19}(\.\d+)?$"
+_COUNTS = 1e7  # numbers below count rows or steps; the smallest dates without separators are above
+_EPOCHS = 1e8  # numbers from here on are epochs, unless they are dates without separators
+_OLDEST_SHORT, _NEWEST_SHORT = (
+    69,
+    39,
+)  # two digits 69..99 are 19xx (as in strptime), 00..39 are 20xx, others are unclear
+
+_MONTHLY, _YEARLY = 28, 300  # days; steps of months, of years are at least this long
 
 
 @dataclass(frozen=True)
 class Stamps:
     """Parsed times (T,) in microseconds, NO_TIME where blank; clock: plain dates, naive local times or UTC.
 
-    offsets: minutes east of UTC that occur in the column, empty without any.
+    offsets: minutes east of UTC that occur in the column, empty without any. notes: what was decided about the column.
     """
 
     times: IntArray
     clock: Clock
     offsets: tuple[int, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
-def parse_stamps(cells: pa.Array, *, dayfirst: bool | None = None, na_values: tuple[str, ...] = ()) -> Stamps:
-    """Parse text cells in one layout: ISO, compact, day or month first, month names, quarters, unix times.
+def parse_stamps(
+    cells: pa.Array,
+    *,
+    dayfirst: bool | None = None,
+    na_values: tuple[str, ...] = (),
+    date_format: str | None = None,
+    time_unit: TimeUnit | None = None,
+) -> Stamps:
+    """Parse text cells in one layout: ISO, compact, day or month first, month names, weeks, quarters, epoch numbers.
 
-    Raises BadCell at the first cell that is not a stamp in this layout, DataError if the layout is ambiguous.
+    date_format is a pattern of strptime that replaces the layouts; time_unit says that the cells are epoch numbers.
+    Raises BadCell at the first cell that is not a stamp in the layout, DataError if the layout is ambiguous.
     """
     cells = blank_as_null(cells, na_values)
     present = np.asarray(pc.is_valid(cells))
     if not present.any():
         return Stamps(np.full(len(cells), NO_TIME), "dates")
-    try:
-        times = np.asarray(pc.cast(pc.cast(cells, pa.timestamp("us")), pa.int64()).fill_null(int(NO_TIME)))
-        return _naive(times, present)
-    except pa.ArrowInvalid:
-        pass  # not plain ISO without offsets
-    plain = pc.replace_substring_regex(cells, pattern=r"^(\d+)\.0+$", replacement=r"\1")
-    plain = pc.replace_substring_regex(plain, pattern=r"^(.*\d)[ -](\d{1,2})-([AaPp][Mm])$", replacement=r"\1 \2 \3")
-    if np.asarray(pc.fill_null(pc.match_substring_regex(plain, pattern=r"^-?\d{9,19}(\.\d+)?$"), True)).all():
-        unix = _unix(plain, present)
-        if unix is not None:
-            return unix
-    first = str(plain[int(present.argmax())])
-    for name, pattern in _LAYOUTS.items():
-        if not re.match(pattern, first):
-            continue
-        found = pc.extract_regex(plain, pattern=pattern)
-        fits = np.asarray(pc.is_valid(found))
-        if not (fits == present).all():
-            row = int((present & ~fits).argmax())
+    if date_format is not None:
+        local, utc, _, offsets = format_times(cells, date_format)
+        return _naive(local, present) if offsets is None else _dates_if_midnight(utc, present, local, offsets)
+    if time_unit is None:
+        try:
+            times = np.asarray(pc.cast(pc.cast(cells, pa.timestamp("us")), pa.int64()).fill_null(int(NO_TIME)))
+            return _naive(times, present)
+        except pa.ArrowInvalid:
+            pass  # not plain ISO without offsets
+    if time_unit is not None or _are_epochs(cells):
+        return _epochs(cells, present, time_unit)
+    first = str(cells[int(present.argmax())])
+    if re.match(_INTERVAL, first) and pc.all(pc.match_substring_regex(cells, pattern=_INTERVAL)).as_py():
+        starts = pc.replace_substring_regex(cells, pattern=_INTERVAL, replacement=r"\1")
+        note = Note(Code.TIME_OF_INTERVALS, f"cells like {first} are intervals; their first stamps are the time")
+        return replace(_by_layout(starts, present, dayfirst), notes=(note,))
+    return _by_layout(cells, present, dayfirst)
+
+
+def _by_layout(cells: pa.Array, present: Mask, dayfirst: bool | None) -> Stamps:
+    """Parse cells in the first layout that fits the first one, after rewriting rarer forms if they do not all fit."""
+    row, found = int(present.argmax()), None
+    if (name := _layout(str(cells[row]))) is not None:
+        found = pc.extract_regex(cells, pattern=LAYOUTS[name])
+    if name is None or (np.asarray(pc.is_valid(found)) != present).any():
+        plain = rewrite(cells)
+        first = str(plain[row])
+        if (name := _layout(first)) is None:
+            raise BadCell(row, str(cells[row]), unknown(first))
+        found = pc.extract_regex(plain, pattern=LAYOUTS[name])
+        bad = present & ~np.asarray(pc.is_valid(found))
+        if bad.any():
+            row = int(bad.argmax())
             raise BadCell(row, str(cells[row]), f"not a time stamp like the first one ({first})")
-        return _assemble(name, found, present, cells, dayfirst)
-    raise BadCell(int(present.argmax()), first, "not a time stamp in any known layout")
+    assert found is not None
+    return _assemble(name, found, present, cells, dayfirst)
 
 
-def number_stamps(values: npt.NDArray[Any]) -> Stamps | None:
-    """Parse whole numbers: unix s, ms, us or ns by magnitude, or dates like 20240131; None for small counts."""
-    if not len(values) or abs(float(np.median(values))) < 1e7:
+def _layout(text: str) -> str | None:
+    return next((name for name, pattern in LAYOUTS.items() if re.match(pattern, text)), None)
+
+
+def number_stamps(
+    values: npt.NDArray[Any], present: Mask | None = None, *, time_unit: TimeUnit | None = None, strict: bool = False
+) -> Stamps | None:
+    """Parse numbers: epochs by the unit that fits, or dates like 20240131; None for small counts.
+
+    present: (T,) False where a number is missing. Numbers that are neither give None, or BadCell if strict.
+    """
+    present = ~np.isnan(values) if present is None else present & ~np.isnan(values)
+    held = values[present]
+    if not len(held) or not np.isfinite(held).all() or (time_unit is None and abs(float(np.median(held))) < _COUNTS):
         return None
+    whole = np.floor(np.where(present, values, 0)).astype(np.int64)
     try:
-        return parse_stamps(pa.array([str(int(v)) for v in values.tolist()], pa.string()))
+        if time_unit is None and (held % 1 == 0).all():
+            text = pa.array(whole).cast(pa.string())
+            return parse_stamps(pc.if_else(pa.array(present), text, pa.scalar(None, pa.string())))
+        part = np.where(present, values - whole, 0.0)
+        return _scaled(*epoch_times(whole, part, present, time_unit), present)
     except BadCell:
+        if strict:
+            raise
         return None
 
 
@@ -137,40 +176,56 @@ def localise(stamps: Stamps, zone: str) -> Stamps:
     return replace(stamps, times=times, clock="utc")
 
 
-def _naive(times: IntArray, present: npt.NDArray[np.bool_]) -> Stamps:
+def _naive(times: IntArray, present: Mask) -> Stamps:
     return Stamps(times, "naive" if (times[present] % DAY).any() else "dates")
 
 
-def _dates_if_midnight(
-    times: IntArray, present: npt.NDArray[np.bool_], local: IntArray, offsets: tuple[int, ...]
-) -> Stamps:
+def _dates_if_midnight(times: IntArray, present: Mask, local: IntArray, offsets: tuple[int, ...]) -> Stamps:
     """Return dates if all local times are midnight, else UTC: in UTC a local midnight can be on the day before."""
     if not (local[present] % DAY).any():
         return Stamps(np.where(present, local, NO_TIME), "dates", offsets)
     return Stamps(times, "utc", offsets)
 
 
-def _unix(cells: pa.Array, present: npt.NDArray[np.bool_]) -> Stamps | None:
-    """Parse unix times; None if all cells have the form YYYYMMDDHH or YYYYMMDDHHMM."""
-    text = pc.fill_null(cells, "0")
-    if np.asarray(
-        pc.match_substring_regex(text, pattern=r"^0$|^(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])\d{2}(\d{2})?$")
-    ).all():
-        return None
-    if np.asarray(pc.match_substring(text, ".")).any():
-        values = np.asarray(pc.cast(text, pa.float64()))
-        exact = np.round(values * 1e6).astype(np.int64)  # seconds with a fraction
-        return Stamps(np.where(present, exact, NO_TIME), "utc", (0,))
-    values = np.asarray(pc.cast(text, pa.int64()))
-    size = float(np.median(np.abs(values[present])))
-    factor = next(factor for least, factor in _EPOCHS if size >= least)
-    times = values // 1000 if factor < 1 else values * int(factor)
-    return _dates_if_midnight(np.where(present, times, NO_TIME), present, np.where(present, times, NO_TIME), (0,))
+def _are_epochs(cells: pa.Array) -> bool:
+    """Return True if all cells are numbers, and one is too large for a count or a date without separators."""
+    held = cells.drop_null()
+    if not re.match(_DECIMAL, str(held[0])) or not pc.all(pc.match_substring_regex(held, pattern=_DECIMAL)).as_py():
+        return False
+    return float(np.abs(np.asarray(pc.cast(held, pa.float64()))).max()) >= _EPOCHS and not are_compact(held)
 
 
-def _assemble(
-    layout: str, found: pa.Array, present: npt.NDArray[np.bool_], cells: pa.Array, dayfirst: bool | None
-) -> Stamps:
+def _epochs(cells: pa.Array, present: Mask, unit: TimeUnit | None) -> Stamps:
+    """Parse epoch numbers in decimal notation, exactly."""
+    try:
+        whole = np.asarray(pc.fill_null(pc.cast(cells, pa.int64()), 0))
+        return _scaled(*epoch_times(whole, np.zeros(len(whole)), present, unit), present)
+    except pa.ArrowInvalid:
+        pass  # some have a fraction
+    found = pc.extract_regex(cells, pattern=r"^(?P<sign>-?)(?P<whole>[0-8]?\d{1,18})(?:\.(?P<part>\d+))?$")
+    fits = np.asarray(pc.is_valid(found))
+    if (present & ~fits).any():
+        row = int((present & ~fits).argmax())
+        raise BadCell(row, str(cells[row]), "no epoch number")
+    whole = np.asarray(pc.cast(pc.fill_null(pc.struct_field(found, "whole"), "0"), pa.int64()))
+    digits = pc.binary_join_element_wise("0.", pc.fill_null(pc.struct_field(found, "part"), ""), "0", "")
+    part = np.asarray(pc.cast(digits, pa.float64()))
+    negative = np.asarray(pc.equal(pc.fill_null(pc.struct_field(found, "sign"), ""), "-"))
+    borrow = negative & (part > 0)  # -1.25 is -2 and 0.75
+    whole, part = np.where(negative, -whole, whole) - borrow, np.where(borrow, 1 - part, part)
+    return _scaled(*epoch_times(whole, part, present, unit), present)
+
+
+def _scaled(times: IntArray, counts: dict[str, int], present: Mask) -> Stamps:
+    stamps = _dates_if_midnight(times, present, times, (0,))
+    if len(counts) == 1:
+        return stamps
+    seen = " and ".join(f"{count:,} in {unit}" for unit, count in counts.items())
+    text = f"epoch numbers of several units ({seen}); each is read by its own magnitude"
+    return replace(stamps, notes=(Note(Code.EPOCH_UNITS, text, counts),))
+
+
+def _assemble(layout: str, found: pa.Array, present: Mask, cells: pa.Array, dayfirst: bool | None) -> Stamps:
     names = {found.type.field(i).name for i in range(found.type.num_fields)}
 
     def number(name: str, default: int = 0) -> IntArray:
@@ -182,24 +237,136 @@ def _assemble(
 
     year, month, day = number("y", 1970), number("a", 1), number("b", 1)
     if "n" in names:
-        name = pc.utf8_lower(pc.struct_field(found, "n"))
-        month = np.asarray(pc.fill_null(pc.index_in(name, value_set=pa.array(_MONTHS)), -1)).astype(np.int64) + 1
+        month = month_numbers(pc.struct_field(found, "n"))
+        if (unnamed := present & (month == 0)).any():
+            row = int(unnamed.argmax())
+            raise BadCell(row, str(cells[row]), unknown(str(cells[row])))
     if "q" in names:
-        month = 3 * number("q", 1) - 2
+        month = 3 * (number("q") + number("q2")) - 2
     if layout == "parts":
         month, day = _order(month, day, present, cells, dayfirst)
-    days, valid = _day_numbers(year, month, day)
+    if layout == "short_parts":
+        year, month, day = _short_parts(number("a"), number("b"), number("c"), present, cells, dayfirst)
+    elif "c" in names:
+        year = _century(number("c"), present, cells)
+    if layout == "short_name_year":
+        _refuse_days(number("c"), year * 12 + month, present, cells)
+    if layout == "month" and present.sum() > 1 and ((year + 1) % 100 == month)[present].all():
+        sample, hint = cells[int(present.argmax())], HINT.replace("%d/%m/%y", "%Y-%m")
+        raise DataError(f"dates like {sample} could be months, or years from one to the next; {hint}.")
+    if layout == "week":
+        days, valid = iso_weeks(year, number("w"), number("wd", 1))
+    elif layout == "ordinal":
+        days, valid = year_days(year, number("o"))
+    else:
+        days, valid = day_numbers(year, month, day)
     hour, minute, second = _hours(number("h"), found, names), number("mi"), number("s")
-    valid &= (hour < 24) & (minute < 60) & (second < 60)
+    fraction = _fraction(found, names)
+    midnight = (hour == 24) & (minute + second + fraction == 0)  # the end of a day, as ISO 8601 allows
+    valid &= ((hour < 24) | midnight) & (minute < 60) & (second < 60)
     if (present & ~valid).any():
         row = int((present & ~valid).argmax())
-        raise BadCell(row, str(cells[row]), "not a date that exists")
-    local = days * DAY + ((hour * 60 + minute) * 60 + second) * SECOND + _fraction(found, names)
+        raise BadCell(row, str(cells[row]), f"not a date that exists; {HINT}")
+    local = days * DAY + ((hour * 60 + minute) * 60 + second) * SECOND + fraction
     local = np.where(present, local, NO_TIME)
     return _with_offset(local, present, found, names, cells)
 
 
-def _day_numbers(year: IntArray, month: IntArray, day: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+def _century(short: IntArray, present: Mask, cells: pa.Array) -> IntArray:
+    """Return years of their last two digits. Raises BadCell if the century is not clear."""
+    unclear = present & (short > _NEWEST_SHORT) & (short < _OLDEST_SHORT)
+    if unclear.any():
+        row = int(unclear.argmax())
+        why = "a year of two digits that could be of either century; write all four digits, or give --date-format"
+        raise BadCell(row, str(cells[row]), f"{why} (its %y reads 69 to 99 as 19xx)")
+    return np.where(short >= _OLDEST_SHORT, 1900, 2000) + short
+
+
+def _short_parts(
+    a: IntArray, b: IntArray, c: IntArray, present: Mask, cells: pa.Array, dayfirst: bool | None
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Return (year, month, day) of dates of three numbers below 100.
+
+    The reading that goes back in time least often counts. Where the year may lead or end, it ends only if the dates are
+    then less than a month apart and are otherwise no first or last days, or if they have dots and are such days.
+    """
+    readings: dict[str, Callable[[], tuple[IntArray, IntArray, IntArray]]] = {
+        "year": lambda: (_century(a, present, cells), b, c),
+        "day": lambda: (_century(c, present, cells), b, a),
+        "month": lambda: (_century(c, present, cells), a, b),
+    }
+    if dayfirst is not None or pc.any(pc.match_substring_regex(cells, pattern=r"^\s*\d\D")).as_py():
+        del readings["year"]  # a year of two digits has both
+    row = int(present.argmax())
+    dots = re.match(r"\s*\d{2}\.", str(cells[row])) is not None
+    if dots:
+        del readings["month"]
+    found: dict[str, _Reading] = {}
+    for name, reading in readings.items():
+        try:
+            days, valid = day_numbers(*reading())
+        except BadCell:
+            continue
+        if valid[present].all():
+            found[name] = _Reading.of(days[present])
+    others = [found[name] for name in ("day", "month") if name in found]
+    if "year" in found and (not others or found["year"].turns < min(other.turns for other in others)):
+        return readings["year"]()
+    if "year" in found and found["year"].turns == min(other.turns for other in others):
+        ends = min(other.step for other in others) < _MONTHLY or (
+            dots and found["day"].edges and found["day"].step < _YEARLY
+        )
+        if not ends or found["year"].edges:
+            raise DataError(f"dates like {cells[row]} could begin with the year or end with it; {HINT}.")
+    return (_century(c, present, cells), *_order(a, b, present, cells, dayfirst))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What speaks for a reading of dates: turns of direction, the usual step, and whether all are edges of months."""
+
+    turns: int
+    step: float  # days between dates that differ
+    edges: bool
+
+    @classmethod
+    def of(cls, days: IntArray) -> _Reading:
+        steps = np.diff(days)
+        date = days.astype("M8[D]")
+        month = date.astype("M8[M]")
+        first, last = (date == month.astype("M8[D]")).all(), (date == (month + 1).astype("M8[D]") - 1).all()
+        turns = min(int((steps < 0).sum()), int((steps > 0).sum()))
+        sizes = np.abs(steps[steps != 0])
+        return cls(turns, float(np.median(sizes)) if len(sizes) else np.inf, bool(first or last))
+
+
+def _refuse_days(short: IntArray, months: IntArray, present: Mask, cells: pa.Array) -> None:
+    """Raise DataError for cells like Jan-20 if nothing shows that 20 is a year and not a day."""
+    steps = np.abs(np.diff(months[present]))
+    if not ((short[present] == 0) | (short[present] > 31)).any() and not ((steps > 0) & (steps < 12)).any():
+        row = int(present.argmax())
+        raise DataError(f"dates like {cells[row]} could end with a day or a year; {HINT.replace('%d/%m/%y', '%b-%y')}.")
+
+
+def iso_weeks(year: IntArray, week: IntArray, weekday: IntArray | int = 1) -> tuple[IntArray, Mask]:
+    """Return days since 1970 of ISO weeks (weekday 1 is Monday), and a mask of weeks that exist."""
+    first = _fourth_january(year, shift=0)
+    return first + 7 * (week - 1) + weekday - 1, (week >= 1) & (7 * week <= _fourth_january(year + 1, shift=0) - first)
+
+
+def epidemic_weeks(year: IntArray, week: IntArray) -> tuple[IntArray, Mask]:
+    """Return days since 1970 of the Sundays that begin MMWR weeks (of CDC's tables), and a mask of weeks that exist."""
+    first = _fourth_january(year, shift=1)
+    return first + 7 * (week - 1), (week >= 1) & (7 * week <= _fourth_january(year + 1, shift=1) - first)
+
+
+def _fourth_january(year: IntArray, shift: int) -> IntArray:
+    """Return the first day (Monday, or with shift 1 Sunday) of the week that holds the fourth of January."""
+    fourth = (year - 1970).astype("M8[Y]").astype("M8[D]").astype(np.int64) + 3
+    return fourth - (fourth + 3 + shift) % 7
+
+
+def day_numbers(year: IntArray, month: IntArray, day: IntArray) -> tuple[IntArray, Mask]:
     """Return days since 1970, and a mask of dates that exist."""
     start = ((year - 1970) * 12 + np.clip(month, 1, 12) - 1).astype("M8[M]")
     length = ((start + 1).astype("M8[D]") - start.astype("M8[D]")).astype(np.int64)
@@ -207,10 +374,20 @@ def _day_numbers(year: IntArray, month: IntArray, day: IntArray) -> tuple[IntArr
     return start.astype("M8[D]").astype(np.int64) + day - 1, valid
 
 
+def year_days(year: IntArray, number: IntArray) -> tuple[IntArray, Mask]:
+    """Return days since 1970 of the days of years (1 is the first of January), and a mask of those that exist."""
+    first = (year - 1970).astype("M8[Y]").astype("M8[D]").astype(np.int64)
+    after = (year - 1969).astype("M8[Y]").astype("M8[D]").astype(np.int64)
+    return first + number - 1, (number >= 1) & (first + number <= after)
+
+
 def _order(
-    first: IntArray, second: IntArray, present: npt.NDArray[np.bool_], cells: pa.Array, dayfirst: bool | None
+    first: IntArray, second: IntArray, present: Mask, cells: pa.Array, dayfirst: bool | None
 ) -> tuple[IntArray, IntArray]:
-    """Return (month, day) of dates written as two numbers and a year; the whole column decides their order."""
+    """Return (month, day) of dates written as two numbers and a year; the whole column decides their order.
+
+    Raises DataError if no row decides and dayfirst does not say it, BadCell at a row against the others or dayfirst.
+    """
     day_leads, month_leads = bool((first[present] > 12).any()), bool((second[present] > 12).any())
     sample = str(cells[int(present.argmax())])
     if day_leads and month_leads:
@@ -247,12 +424,13 @@ def _fraction(found: pa.Array, names: set[str]) -> IntArray:
     return np.asarray(pc.cast(padded, pa.int64()))
 
 
-def _with_offset(
-    local: IntArray, present: npt.NDArray[np.bool_], found: pa.Array, names: set[str], cells: pa.Array
-) -> Stamps:
+def _with_offset(local: IntArray, present: Mask, found: pa.Array, names: set[str], cells: pa.Array) -> Stamps:
     if "z" not in names:
         return _naive(local, present)
     zone = pc.fill_null(pc.struct_field(found, "z"), "")
+    if "zh" in names:
+        hours = pc.fill_null(pc.struct_field(found, "zh"), "")
+        zone = pc.if_else(pc.equal(zone, ""), hours, zone)
     named = np.asarray(pc.not_equal(zone, "")) & present
     if not named.any():
         return _naive(local, present)
@@ -267,10 +445,10 @@ def _with_offset(
 
 
 def _offset_minutes(text: str) -> int:
-    if not text or text[0] not in "+-":
+    found = re.search(r"([-+])(\d{1,2}):?(\d{2})?$", text)
+    if not found:
         return 0
-    digits = text[1:].replace(":", "")
-    return (-1 if text[0] == "-" else 1) * (int(digits[:2]) * 60 + int(digits[2:]))
+    return (-1 if found[1] == "-" else 1) * (int(found[2]) * 60 + int(found[3] or 0))
 
 
 def describe(stamps: Stamps) -> str:

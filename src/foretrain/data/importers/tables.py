@@ -51,7 +51,7 @@ def table_parts(table: RawTable) -> Iterator[Part]:
     path, options = table.path, table.options
     roles = recognise(path, table.cells.column_names, options)
     time = read_times(table, roles)
-    pairs = [pair for pair in roles.values if pair[0] not in time.used]
+    pairs = [pair for pair in roles.values if pair[0] not in (*time.used, *time.left_out)]
     pairs = [pair for pair in pairs if not is_row_number(table, pair[0])]
     roles = roles if roles.item or options.format == "panel" else _with_known_key(table, roles, time, pairs)
     found = read_values(table, keep([pair for pair in pairs if pair[0] not in roles.item], options))

@@ -19,6 +19,7 @@ from foretrain.data.importers.columns import USUAL_ORDER, plain
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.stamps import parse_stamps
+from foretrain.data.importers.time_names import is_saved_index
 from foretrain.errors import DataError
 from foretrain.notes import Code
 
@@ -48,12 +49,22 @@ class TableValues:
 
 def is_row_number(table: RawTable, name: str) -> bool:
     """Return True, with a note, for an unnamed column that counts rows: a saved index, not data."""
-    if plain(name) not in ("", "index") and not plain(name).startswith("unnamed"):
-        return False
-    if not table.is_count(name):
+    if not is_saved_index(plain(name)) or not table.is_count(name) or not _is_index(table, name):
         return False
     table.note(Code.ROW_NUMBERS_LEFT_OUT, f"column {name or 'without name'!r} only counts rows; left out")
     return True
+
+
+def _is_index(table: RawTable, name: str) -> bool:
+    """Return True for whole numbers that count rows, of the table or of each item; under "index" they must ascend."""
+    numbers = to_numbers(table.texts(name))
+    if numbers is None:
+        return True
+    steps = np.diff(numbers)
+    if plain(name) == "index":  # which may be that of prices
+        return bool((steps > 0).all())
+    counts = np.unique(numbers, return_counts=True)[1]
+    return bool((counts == counts[0]).all() or (steps == 1).mean() > 0.5)
 
 
 def read_values(table: RawTable, pairs: list[tuple[str, str]]) -> TableValues:
@@ -213,4 +224,6 @@ def _is_dates(table: RawTable, name: str) -> bool:
         parse_stamps(table.texts(name), dayfirst=True)
     except BadCell:
         return False
+    except DataError:  # dates in an order that no row decides
+        return True
     return True

@@ -148,7 +148,8 @@ class _Writer:
             findings.done["too_short"] = REPORTED
         if fill:
             added = findings.count("gap")[1]
-            text = f"{added:,} rows of NaN were added where stamps were missing: the axis is regular"
+            why = "the axis is regular" if self.axis.grid is None else f"the rows are on the grid of {self.axis.grid}"
+            text = f"{added:,} rows of NaN were added where stamps were missing: {why}"
             self.job.report.notes.append(Note(Code.ROWS_ADDED, text, {"rows": added}))
 
     def _fill_report(self, summary: list[tuple[Any, ...]]) -> None:
