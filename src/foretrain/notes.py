@@ -82,6 +82,16 @@ class Code(StrEnum):
     TIME_REPEATS = "time_repeats"  # a column that is called like a time, but repeats
     DATASETS_FOLDER = "datasets_folder"
     RARE_COLUMN = "rare_column"
+    COLUMNS_NAMED = "columns_named"  # a vendor's file without a header
+    HEADER_LEVELS = "header_levels"  # two or three header lines name values and items
+    ROWS_ARE_SERIES = "rows_are_series"  # columns are times
+    EMPTY_COLUMNS_LEFT_OUT = "empty_columns_left_out"
+    STATIC_LEFT_OUT = "static_left_out"  # columns with one value a series
+    EMPTY_SERIES_LEFT_OUT = "empty_series_left_out"
+    START_WITHOUT_FREQ = "start_without_freq"
+    METADATA_LEFT_OUT = "metadata_left_out"  # a table with one row for each file beside it
+    FILES_LEFT_OUT = "files_left_out"  # JSON and workbooks beside the tables of a folder
+    SHEETS_LEFT_OUT = "sheets_left_out"  # of a workbook
     SEVERAL_FREQUENCIES = "several_frequencies"
     ROWS_ADDED = "rows_added"
     ITEM_COLUMN_FOUND = "item_column_found"  # by its name, and because stamps repeat without it

@@ -333,9 +333,9 @@ def test_unreadable_text_fails_with_one_clear_line_and_leaves_nothing(
 def test_missing_and_unknown_inputs_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such file or folder"):
         import_corpus([tmp_path / "nowhere"], tmp_path / "out")
-    (tmp_path / "x.xlsx").write_text("")
-    with pytest.raises(DataError, match=r"x\.xlsx: not a kind of file"):
-        import_corpus([tmp_path / "x.xlsx"], tmp_path / "out")
+    (tmp_path / "x.xls").write_text("")
+    with pytest.raises(DataError, match=r"x\.xls: not a kind of file"):
+        import_corpus([tmp_path / "x.xls"], tmp_path / "out")
     bars_csv(tmp_path / "mixed" / "a.csv")
     np.save(tmp_path / "mixed" / "b.npy", np.arange(40.0))
     with pytest.raises(DataError, match=r"found 1 table input\(s\), 1 array input\(s\).*--format"):

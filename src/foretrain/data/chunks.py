@@ -154,7 +154,7 @@ class Chunk:
     def __init__(self, batch: pa.RecordBatch, file: str, fields: dict[str, str], variates: tuple[int, ...]) -> None:
         self.batch = batch
         self.file = file
-        self._fields = fields  # role ("id", "target", "past", "start", "times") -> column name
+        self._fields = fields  # role ("id", "target", "past", "known", "start", "times") -> column name
         self.variates = variates  # of each block
         self.first = 0  # number of its first series in the corpus, for messages
 
@@ -167,8 +167,8 @@ class Chunk:
 
     @functools.cached_property
     def blocks(self) -> tuple[Nested, ...]:
-        """The target block and, in foreign folders, the block of past_feat_dynamic_real rows."""
-        roles = [role for role in ("target", "past") if role in self._fields]
+        """The target block and, in foreign folders, the blocks of past_feat_dynamic_real and feat_dynamic_real."""
+        roles = [role for role in ("target", "past", "known") if role in self._fields]
         blocks = tuple(flatten(*self._column(role), self.first) for role in roles)
         length = blocks[0].length
         for nested, role in zip(blocks, roles, strict=True):

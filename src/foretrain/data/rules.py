@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foretrain.data.duplicates import Duplicates, join
+from foretrain.data.suspicions import suspicious
 from foretrain.data.windows import NO_TIME, FloatArray, IntArray
 from foretrain.errors import DataError
 from foretrain.timeaxis.grid import iso
@@ -47,6 +48,11 @@ class Rule:
 
 def _note(name: str, scope: Literal["row", "item"], meaning: str, fix: str = REPORTED) -> Rule:
     return Rule(name, "note", scope, meaning, fix, fix, fix)
+
+
+def _doubt(name: str, meaning: str) -> Rule:
+    """Return the rule for what is probably damage, but could be real: foretrain.data.suspicions finds it."""
+    return Rule(name, "warning", "row", meaning, REPORTED, REPORTED)
 
 
 RULES: tuple[Rule, ...] = (
@@ -120,6 +126,12 @@ RULES: tuple[Rule, ...] = (
         "left out if min_rows is given, else reported",
         "refused if min_rows is given, else reported",
     ),
+    _doubt("totals_row", "the last row is the sum of the others, or a single row of an item named total"),
+    _doubt("unit_change", "values jump to 100, 1,000 or 1,000,000 times their level, or back"),
+    _doubt("missing_code", "values such as -9999 far from all others: say --na-values if they mean missing"),
+    _doubt("constant_tail", "one value to the end, ten rows or more, in a column that never stood still before"),
+    _doubt("copied_values", "two columns are equal for ten rows or more, and differ elsewhere"),
+    _doubt("swapped_columns", "two columns change places, each at the other's level from there on"),
     Rule("missing_column", "warning", "item", "a column that other items have", "filled with NaN", "item left out"),
     Rule("identical_items", "warning", "item", "same stamps and values as an earlier item", REPORTED, "item left out"),
     Rule("revised", "warning", "row", "--update: a bar of the corpus has other values in the new files",
@@ -199,7 +211,7 @@ class Findings:
             found = self._found.get(rule.name)
             if not found or rule.severity == "note" or (rule.name == "too_short" and min_rows is None):
                 continue
-            first = "; ".join(_example_text(example) for example in found.examples[:3])
+            first = "; ".join(example_text(example) for example in found.examples[:3])
             lines.append(f"  {rule.name}: {found.items:,} item(s), {found.rows:,} row(s), first {first}")
         if lines:
             text = "\n".join(lines)
@@ -226,7 +238,7 @@ class ItemFindings(Findings):
 
     def first(self, name: str) -> str:
         """Return the finding of a rule as text: where it is, and its detail."""
-        return next(_example_text(example) for rule, _, example, _ in self._calls if rule == name)
+        return next(example_text(example) for rule, _, example, _ in self._calls if rule == name)
 
     def count_in(self, findings: Findings) -> None:
         """Add all stored findings to those of the whole import."""
@@ -246,7 +258,8 @@ class ItemFindings(Findings):
         return found
 
 
-def _example_text(example: dict[str, Any]) -> str:
+def example_text(example: dict[str, Any]) -> str:
+    """Return the place of a finding, and its detail, for messages."""
     where = [f"item {example['item']!r}"]
     where += [f"{key} {example[key]}" for key in ("file", "line", "time") if example.get(key) is not None]
     if example.get("detail"):
@@ -330,7 +343,9 @@ def order_rows(rows: ItemRows, findings: Findings, layout: MarketColumns | None 
         return rows
     blank = rows.times == NO_TIME
     if blank.any():
-        findings.add("missing_timestamp", int(blank.sum()), rows.example(int(blank.argmax())))
+        first = int(blank.argmax())
+        cells = ", ".join(f"{value:.6g}" for value in rows.values[:4, first])
+        findings.add("missing_timestamp", int(blank.sum()), rows.example(first, f"values {cells}"))
         findings.lost.unstamped = int((~np.isnan(rows.values[:, blank]).all(axis=0)).sum())
         rows = rows.take(~blank)
     assert rows.times is not None
@@ -458,6 +473,7 @@ def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> None:
         findings.add("missing", int(hit.sum()), rows.example(int(hit.argmax())), cells)
     if layout.volumes:
         _report(rows, findings, "zero_volume", (rows.values[list(layout.volumes)] == 0).all(axis=0))
+    _doubts(rows, layout, findings)
     if layout.close is None:
         return
     prices = rows.values[list(layout.bars[0])] if layout.bars else rows.values[[layout.close]]
@@ -472,6 +488,14 @@ def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> None:
     at = int(jumps.argmax())
     before, after = rows.values[layout.close, at - 1 : at + 1]
     findings.add("split_like_jump", int(jumps.sum()), rows.example(at, f"close {before:.6g} -> {after:.6g}"))
+
+
+def _doubts(rows: ItemRows, layout: MarketColumns, findings: Findings) -> None:
+    """Report what is probably damage: in the close of a market table, in every numeric column of others."""
+    market = layout.close is not None
+    checked = np.array([layout.close]) if market else np.flatnonzero(~layout.categorical)
+    for name, count, row, detail in suspicious(rows.values, layout.names, checked, paired=not market):
+        findings.add(name, count, rows.example(row, detail))
 
 
 def _report(rows: ItemRows, findings: Findings, name: str, hit: Mask) -> None:

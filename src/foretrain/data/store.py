@@ -34,13 +34,22 @@ __all__ = ["Column", "Corpus", "CorpusWriter", "Manifest"]
 RECENT_ROWS = 4096  # newest stamps from which future ones are inferred: two weeks of 5-minute bars
 _ID_NAMES = ("item_id", "id")
 _TIME_NAMES = ("timestamp", "timestamps")
-_PAST_NAME = "past_feat_dynamic_real"
+_FEATURES = {"past": ("past_feat_dynamic_real", "past_feat"), "known": ("feat_dynamic_real", "feat")}
 
 
 class Corpus:
     """Many series with the same named variates, in files or in memory, read-only."""
 
-    def __init__(self, name: str, manifest: Manifest, chunks: list[Chunk], path: Path | None, has_ids: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        manifest: Manifest,
+        chunks: list[Chunk],
+        path: Path | None,
+        has_ids: bool,
+        left_out: tuple[str, ...] = (),
+    ) -> None:
+        self.left_out = left_out  # columns of a foreign folder that are not read
         self.name = name
         self.path = path
         self.manifest = manifest
@@ -54,11 +63,11 @@ class Corpus:
     # -- opening -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, path: str | Path) -> Corpus:
+    def open(cls, path: str | Path, *, freq: str | None = None) -> Corpus:
         """Open a corpus folder, or any datasets.save_to_disk folder with a `target` column.
 
-        Raises DataError if the folder is neither, if a shard is missing, damaged or of another size than in the
-        manifest, or if columns have unexpected types.
+        freq: that of a foreign folder whose series have a start and no freq. Raises DataError if the folder is neither,
+        if a shard is missing, damaged or of another size than in the manifest, or if columns have unexpected types.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -69,7 +78,7 @@ class Corpus:
             fields = _own_fields(manifest)
             chunks = [Chunk(batch, file, fields, (len(manifest.columns),)) for batch, file in batches if batch.num_rows]
             return cls(folder.name, manifest, chunks, folder, has_ids=True)
-        return _open_foreign(folder)
+        return _open_foreign(folder, freq)
 
     @classmethod
     def from_arrays(
@@ -265,8 +274,8 @@ def _one_line(error: Exception) -> str:
 # -- foreign folders -----------------------------------------------------------------------------------------------
 
 
-def _open_foreign(folder: Path) -> Corpus:
-    """Open a plain datasets.save_to_disk folder: target, past_feat_dynamic_real, start + freq or timestamp, id."""
+def _open_foreign(folder: Path, freq: str | None) -> Corpus:
+    """Open a plain datasets.save_to_disk folder: target, features over time, start + freq or timestamp, id."""
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(child.name for child in folder.iterdir() if child.is_dir())
         raise DataError(f"{folder}: holds several splits; open one of them: {', '.join(splits)}.")
@@ -279,9 +288,11 @@ def _open_foreign(folder: Path) -> Corpus:
     batches = [(batch, file) for path in files for batch, file in read_batches(path) if batch.num_rows]
     if not batches:
         raise DataError(f"{folder}: no rows.")
-    manifest, fields, variates = _describe_foreign(folder, batches, state, files)
+    manifest, fields, variates = _describe_foreign(folder, batches, state, files, freq)
     chunks = [Chunk(batch, file, fields, variates) for batch, file in batches]
-    return Corpus(folder.name, manifest, chunks, folder, has_ids="id" in fields)
+    used = {*fields.values(), *(("start", "freq") if manifest.time != "steps" else ("freq",))}
+    left_out = tuple(name for name in batches[0][0].schema.names if name not in used)
+    return Corpus(folder.name, manifest, chunks, folder, "id" in fields, left_out)
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -302,7 +313,11 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _describe_foreign(
-    folder: Path, batches: list[tuple[pa.RecordBatch, str]], state: dict[str, Any], files: list[Path]
+    folder: Path,
+    batches: list[tuple[pa.RecordBatch, str]],
+    state: dict[str, Any],
+    files: list[Path],
+    freq: str | None,
 ) -> tuple[Manifest, dict[str, str], tuple[int, ...]]:
     """Return (manifest, columns by role, variates of each block of columns)."""
     schema = batches[0][0].schema
@@ -313,9 +328,12 @@ def _describe_foreign(
     names = [name for name in _ID_NAMES if name in schema.names]
     if names:
         fields["id"] = names[0]
-    if _PAST_NAME in schema.names and not pa.types.is_null(schema.field(_PAST_NAME).type):
-        fields["past"] = _PAST_NAME
-    axis = _foreign_time(batches, fields)
+    for role, (name, _) in _FEATURES.items():
+        if name in schema.names and not pa.types.is_null(schema.field(name).type):
+            fields[role] = name
+    if "known" in fields and not _as_long_as_target(batches[0], fields):
+        del fields["known"]  # it reaches beyond the target, over a horizon of its own
+    axis = _foreign_time(batches, fields, freq)
     columns, variates = _foreign_columns(batches[0], fields)
     rows = [batch.num_rows for batch, _ in batches]
     head = json.dumps([str(schema), rows, [path.stat().st_size for path in files], state.get("_fingerprint")])
@@ -333,14 +351,21 @@ def _describe_foreign(
     return manifest, fields, variates
 
 
+def _as_long_as_target(first: tuple[pa.RecordBatch, str], fields: dict[str, str]) -> bool:
+    batch, file = first
+    names = (fields["target"], fields["known"])
+    target, known = (flatten(batch.column(name), f"{file}: column {name!r}").length for name in names)
+    return np.array_equal(target, known)
+
+
 def _foreign_columns(
     first: tuple[pa.RecordBatch, str], fields: dict[str, str]
 ) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
-    """Return columns named target (or target_0, ...), then past_feat_0, ..., and the variates of each block."""
+    """Return columns named target (or target_0, ...), past_feat_0, ..., feat_0, ..., and the variates of each block."""
     batch, file = first
     names: list[str] = []
     counts: list[int] = []
-    for role, label in (("target", "target"), ("past", "past_feat")):
+    for role, label in (("target", "target"), *((role, label) for role, (_, label) in _FEATURES.items())):
         if role not in fields:
             continue
         array = batch.column(fields[role])
@@ -353,7 +378,9 @@ def _foreign_columns(
     return [{"name": name} for name in names], tuple(counts)
 
 
-def _foreign_time(batches: list[tuple[pa.RecordBatch, str]], fields: dict[str, str]) -> dict[str, Any]:
+def _foreign_time(
+    batches: list[tuple[pa.RecordBatch, str]], fields: dict[str, str], given: str | None
+) -> dict[str, Any]:
     """Return the manifest fields of the time axis, and add the columns it needs to `fields`.
 
     Lists of timestamps give stamps, start and one freq of all series a regular axis, everything else steps.
@@ -363,7 +390,7 @@ def _foreign_time(batches: list[tuple[pa.RecordBatch, str]], fields: dict[str, s
     if "freq" in schema.names:
         freqs = {freq for batch, _ in batches for freq in batch.column("freq").unique().to_pylist()}
     freq = next(iter(freqs)) if len(freqs) == 1 else None
-    freq = freq if isinstance(freq, str) and freq else None
+    freq = freq if isinstance(freq, str) and freq else given if not freqs - {None, ""} else None
     if freq is not None:
         Frequency.storable(freq)
     for name in _TIME_NAMES:

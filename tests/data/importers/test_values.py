@@ -126,24 +126,16 @@ def test_text_among_numbers_is_refused_with_what_settles_it(tmp_path: Path) -> N
     assert corpus.values(0)[0, :39].tolist() == list(range(39))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "<!DOCTYPE html>\n<html><body>Too many requests</body></html>\n",
-        '{\n  "message": "limit reached"\n}\n',
-        "date,comment\n2021-01-01,closed\n2021-01-02,closed\n2021-01-03,open\n",
-    ],
-)
-def test_a_table_without_a_number_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "a.csv").write_text(text)
+def test_a_table_without_a_number_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("date,comment\n2021-01-01,closed\n2021-01-02,closed\n2021-01-03,open\n")
     with pytest.raises(DataError, match=r"no column holds a number\. Line 2, column"):
         read(tmp_path, tmp_path / "a.csv")
 
 
 def test_columns_that_blanks_separate_are_not_thousands(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\n".join(["t load", *(f"{k} {100 + k}" for k in range(1, 40))]))
-    with pytest.raises(DataError, match=r"'1 101' below 't load' looks like 2 columns that blanks separate"):
-        read(tmp_path, tmp_path / "a.csv")
+    corpus, _ = read(tmp_path, tmp_path / "a.csv")
+    assert (corpus.columns, corpus.values(0)[0, :3].tolist()) == (("load",), [101, 102, 103])
 
 
 # categories

@@ -17,6 +17,7 @@ from foretrain.data.importers.losses import Losses
 from foretrain.data.importers.reading import Gathered
 from foretrain.data.importers.update import merge
 from foretrain.data.rules import ItemFindings, ItemRows, MarketColumns, clean, observe
+from foretrain.data.suspicions import TOTALS
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
@@ -127,6 +128,8 @@ class _Cleaner:
                 self.job.report.dropped[item] = "no row is left after cleaning"
                 continue
             observe(rows, schema.layout, findings)
+            if len(rows) == 1 < len(items) and item.strip().lower() in TOTALS:
+                findings.add("totals_row", 1, rows.example(0, f"the only row of item {item!r}"))
             self.job.spool.keep(rows, findings, len(read))
             kept.append(item)
         losses.settle()

@@ -6,6 +6,7 @@ get standard names (open, high, low, close, adj_close, volume, ...) for any case
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,12 @@ from foretrain.data.rules import MarketColumns
 from foretrain.errors import DataError
 from foretrain.hints import did_you_mean
 
-_IDS = (("item_id", "unique_id"), ("symbol", "ticker", "series_id", "instrument", "isin"))
+_IDS = (
+    ("item_id", "unique_id"),
+    ("symbol", "ticker", "series_id", "instrument", "isin", "ts_code", "股票代码", "证券代码"),
+)
+ID_NAMES = tuple(name for group in _IDS for name in group)
+_MARKET_IDS = ("name", "code", "代码")  # the symbol in some stock data sets; only in market tables
 # ids in public long tables; also names of values and categories, so they are ids only where the stamps demand one
 _KEY_NAMES = {
     "accountid", "airport", "areaname", "article", "asset", "assetid", "balancingauthority",
@@ -41,33 +47,51 @@ _KEY_NAMES = {
     "subject", "subjectid", "systemcodenumber", "tankid", "turbid", "turbine", "turbineid", "uid", "unitid",
     "userid", "vehicleid", "warehouse", "warehouseid", "wellid", "zipcode", "zone", "zoneid",
 }  # fmt: skip
-_MARKET_ID = "name"  # the symbol in some stock data sets; only in market tables
 FINE_STAMPS = ("timestamp", "timestamps", "datetime", "date_time", "ds", "ts", "date", "time", "gmt_time", "local_time",
            "open_time", "unix", "unix_timestamp", "unix_time", "epoch", "trade_date", "trading_date",
            *FURTHER_STAMPS)  # fmt: skip
 _COARSE_STAMPS = ("month", "week", "quarter", "year", "period", "index", "", "day", "hour")
 _STEPS = ("t", "step", "time_idx", "time_step")
 _MARKET = {
-    "open": ("open", "o", "open_price", "price_open", "opening"),
-    "high": ("high", "h", "high_price", "price_high", "max"),
-    "low": ("low", "l", "low_price", "price_low", "min"),
-    "close": ("close", "c", "close_price", "price_close", "close_last", "last", "price"),
+    "open": ("open", "o", "open_price", "price_open", "opening", "开盘", "开盘价"),
+    "high": ("high", "h", "high_price", "price_high", "max", "最高", "最高价"),
+    "low": ("low", "l", "low_price", "price_low", "min", "最低", "最低价"),
+    "close": ("close", "c", "close_price", "price_close", "close_last", "last", "price", "收盘", "收盘价"),
     "adj_open": ("adj_open",),
     "adj_high": ("adj_high",),
     "adj_low": ("adj_low",),
     "adj_close": ("adj_close", "adjclose", "adjusted_close", "adj_close_price", "close_adj"),
-    "volume": ("volume", "v", "vol", "volume_usd", "volumeto", "volumefrom"),
+    "volume": ("volume", "v", "vol", "volume_usd", "volumeto", "volumefrom", "tickvol", "成交量"),
     "adj_volume": ("adj_volume",),
-    "amount": ("amount", "amt", "turnover", "quote_volume", "quote_asset_volume"),
+    "amount": ("amount", "amt", "turnover", "quote_volume", "quote_asset_volume", "成交额", "成交金额"),
     "vwap": ("vwap", "vw", "weighted_average"),
 }
 _VAGUE = ("o", "h", "l", "c", "v", "max", "min", "last", "price", "opening")  # prices only beside all others
 _SIDES = ("open", "high", "low", "close")
 
 
+@functools.lru_cache(maxsize=4096)
 def plain(name: str) -> str:
     """Normalise a header cell to lower case with underscores: 'Adj. Close' -> adj_close, '<CLOSE>' -> close."""
     return re.sub(r"[\s._\-/()<>]+", "_", name.strip().lower()).strip("_")
+
+
+@functools.lru_cache(maxsize=4096)
+def market_name(name: str) -> str | None:
+    """Return the standard name of a column of prices or volumes, None for any other column."""
+    known = plain(name)
+    return next((final for final, aliases in _MARKET.items() if known in aliases), None)
+
+
+def is_market(names: Sequence[str]) -> bool:
+    """Return True if the names are those of a market table."""
+    return bool(_market_names(names))
+
+
+def has_role(name: str) -> bool:
+    """Return True if a column of this name may be the item id, the time, or a price or volume."""
+    known = plain(name)
+    return known in (*ID_NAMES, *FINE_STAMPS, *_COARSE_STAMPS, *_STEPS) or market_name(name) is not None
 
 
 def is_key_name(name: str) -> bool:
@@ -88,7 +112,7 @@ class Roles:
 
 def recognise(path: Path, names: Sequence[str], options: ImportOptions) -> Roles:
     """Return the roles of a table's columns. DataError if two columns match a role and no option decides."""
-    ids = _id_columns(path, names, options)
+    ids = id_columns(path, names, options)
     given = _given_roles(path, names, options)
     for wanted in (
         options.timestamp_column,
@@ -123,7 +147,7 @@ def _is_coarse(known: str) -> bool:
     return known in _COARSE_STAMPS or known in PARTS["year"] or known in PARTS["month"] or is_saved_index(known)
 
 
-def _id_columns(path: Path, names: Sequence[str], options: ImportOptions) -> tuple[str, ...]:
+def id_columns(path: Path, names: Sequence[str], options: ImportOptions) -> tuple[str, ...]:
     """Return the columns that the user named as the item id; a column whose own name has a comma comes first."""
     wanted = options.id_column
     if wanted is None:
@@ -178,7 +202,7 @@ def _market_aliases(names: Sequence[str], *, sure: bool) -> dict[str, str]:
     if sure:
         return {name: role for name, role in found.items() if plain(name) not in _VAGUE}
     kinds = set(found.values())
-    explicit = {"close", "last", "close_last", "close_price", "price_close", "c"} & set(by_plain)
+    explicit = {"close", "last", "close_last", "close_price", "price_close", "c", "收盘", "收盘价"} & set(by_plain)
     others = kinds & {"open", "high", "low", "volume", "adj_close"}
     sides = len(kinds & {"open", "high", "low"})
     # "price" and single letters count as prices only if open, high and low are there too
@@ -196,7 +220,7 @@ def _item(path: Path, names: Sequence[str], market: dict[str, str]) -> str | Non
             )
         if found:
             return found[0]
-    return next((name for name in names if market and plain(name) == _MARKET_ID), None)
+    return next((name for name in names if market and plain(name) in _MARKET_IDS), None)
 
 
 def _given(wanted: str, names: Sequence[str], given: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ from foretrain.errors import DataError
 from foretrain.hints import did_you_mean
 from foretrain.timeaxis.frequency import Frequency
 
-Format = Literal["table", "panel", "array", "hf"]
+Format = Literal["table", "panel", "wide", "array", "hf"]
 USUAL_ORDER = ("open", "high", "low", "close", "adj_open", "adj_high", "adj_low", "adj_close", "volume", "adj_volume",
           "amount", "vwap")  # fmt: skip
 ROLES = ("item_id", "timestamp", "target", *USUAL_ORDER)
@@ -28,7 +28,8 @@ class ImportOptions:
     """Settings of one import; None or empty means: infer it from the files, and fail if that is ambiguous.
 
     Attributes:
-        format: "table" (rows of one or many items), "panel" (each column is an item), "array", "hf".
+        format: "table" (rows of one or many items), "panel" (each column is an item), "wide" (each row is an item, each
+            column a time), "array", "hf".
         id_column: column of item ids; several columns, as a tuple or as "a,b", are joined with "/".
         column: (role, column of the file) for columns whose names do not say their role; see ROLES.
         duplicates: which of several rows of one item and stamp that differ is kept, or their mean; "error" refuses.
@@ -112,6 +113,9 @@ class ImportOptions:
                 raise DataError(f"date_format says how stamps are written; leave {other} out.")
         if self.decimal not in (None, ".", ","):
             raise DataError(f"decimal {self.decimal!r}: choose . or , (the decimal mark of the numbers).")
+        twice = next((name for name in self.names if self.names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"names: {twice!r} is given twice. Give each column a name of its own.")
         if self.timezone is not None:
             _check_zone(self.timezone)
         if self.id_pattern is not None:
@@ -142,18 +146,24 @@ class ImportOptions:
 
     def item_id(self, path: Path) -> str:
         """Return the item id of a file: its name without .csv, .csv.gz and so on, or the group of id_pattern."""
+        found = self.found_id(path)
+        if found is None:
+            raise DataError(f"{path}: the name does not match id_pattern {self.id_pattern!r}.")
+        return found
+
+    def found_id(self, path: Path) -> str | None:
+        """Return the item id of a file, None if its name does not match id_pattern."""
         stem = path.name
         while Path(stem).suffix.lower() in _SUFFIXES:
             stem = Path(stem).stem
         if self.id_pattern is None:
             return stem
         found = re.search(self.id_pattern, stem)
-        if not found:
-            raise DataError(f"{path}: the name does not match id_pattern {self.id_pattern!r}.")
-        return found[1]
+        return found[1] if found else None
 
 
-_SUFFIXES = {".csv", ".txt", ".tsv", ".gz", ".parquet", ".pq", ".feather", ".npy", ".npz"}
+_SUFFIXES = {".csv", ".txt", ".tsv", ".gz", ".zip", ".parquet", ".pq", ".feather", ".json", ".jsonl", ".ndjson",
+             ".xlsx", ".xlsm", ".npy", ".npz"}  # fmt: skip
 
 
 def _role_pairs(given: Any) -> tuple[tuple[str, Any], ...]:

@@ -26,22 +26,33 @@ pc: Any = pyarrow.compute  # its functions are created at import, which type che
 
 @dataclass(frozen=True)
 class RawTable:
-    """Cells of one table. first_line: line of the first row in a text file, 0 for other files.
+    """Cells of one table. given_lines: (T,) line of each row, None where rows count from 1.
 
-    facts: what becomes of the columns, filled in while they are read.
+    folder: the folder whose files, in subfolders named key=value, are one table; facts: what becomes of the columns,
+    filled in while they are read.
     """
 
     path: Path
     cells: pa.Table
     options: ImportOptions
     notes: list[Note]
-    first_line: int = 0
+    given_lines: IntArray | None = None
     facts: TableFacts = field(default_factory=TableFacts)
+    folder: str | None = None
+
+    @property
+    def item_id(self) -> str:
+        """The item of a table without an id column: the name of its file, or of the folder that it is a part of."""
+        if self.folder is not None and self.options.id_pattern is None:
+            return self.folder
+        return self.options.item_id(self.path)
 
     @cached_property
     def lines(self) -> IntArray:
         """Line number (T,) of each row, for messages; rows count from 1 where a file has no lines."""
-        return np.arange(self.cells.num_rows, dtype=np.int64) + (self.first_line or 1)
+        if self.given_lines is not None:
+            return self.given_lines
+        return np.arange(self.cells.num_rows, dtype=np.int64) + 1
 
     def column(self, name: str) -> pa.Array:
         """Return the cells (T,) of a column in the type of the file."""
@@ -52,7 +63,12 @@ class RawTable:
         array = self.column(name)
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
-        return array.cast(pa.string())
+        try:
+            return array.cast(pa.string())
+        except pa.ArrowException:
+            raise DataError(
+                f"{self.path}: column {name!r} holds {array.type}, which is no text. Leave it out with --columns."
+            ) from None
 
     def is_count(self, name: str) -> bool:
         """Return True if a column holds small whole numbers: it then counts rows, steps or hours and has no stamps."""

@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import hashlib
+import urllib.parse
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.feather
-import pyarrow.parquet
 
 from foretrain.data.importers.arrays import array_parts, corpus_parts
 from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.options import ImportOptions
-from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.table_files import (
+    RECORDS,
+    SUFFIXES,
+    WORKBOOKS,
+    is_metadata,
+    members_of,
+    read_bytes,
+    read_table_file,
+    suffix_of,
+)
 from foretrain.data.importers.tables import Part, table_parts
-from foretrain.data.importers.text import read_text
+from foretrain.data.importers.wide import find_wide, wide_parts
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
 
 CALENDARS = ("dates", "naive", "utc")  # kinds of time that have a calendar
-_TABLES = (".csv", ".txt", ".tsv", ".csv.gz", ".txt.gz", ".tsv.gz", ".parquet", ".pq", ".feather")
+_ZIP = ".zip"
 _ARRAYS = (".npy", ".npz")
 _IGNORED = {"data_summary.csv", "manifest.csv", "readme.txt", "readme.csv", "requirements.txt", "license.txt"}
 _FOLDER_MARKS = ("manifest.json", "state.json", "dataset_dict.json")
-_KNOWN = "CSV/TXT/TSV (plain or .gz), Parquet, Feather, .npy, .npz, or a datasets folder"
+_KNOWN = (
+    "CSV/TXT/TSV (plain or .gz), Parquet, Feather, .xlsx, .json, .jsonl, .zip of them, .npy, .npz, or a datasets folder"
+)
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file or datasets folder to read. name: its name in reports."""
+    """A file or datasets folder to read. name: its name in reports.
+
+    member: its name in the archive `path`; keys: columns from the names of folders (key=value) below `folder`;
+    siblings: item ids of all files of the import, if items are named after files.
+    """
 
     path: Path
     kind: str  # table, array or hf
     name: str
+    member: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
+    siblings: frozenset[str] = frozenset()
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def title(self) -> Path:
+        """The path in messages, whose last part names the item."""
+        return self.path if self.member is None else self.path / self.member
 
 
 @dataclass
@@ -47,7 +69,7 @@ class SourceInput:
     name: str
     sha256: str = ""
     rows: int = 0
-    truncated: int | None = None
+    truncated: tuple[int, str] | None = None  # number and text of the last line if it was cut off
     notes: list[Note] = field(default_factory=list)
     facts: TableFacts = field(default_factory=TableFacts)
 
@@ -93,7 +115,7 @@ class _Reader:
         inputs = find_inputs(paths, job.options)
         for done, entry in enumerate(inputs):
             job.progress(done, len(inputs), entry.name)
-            source = SourceInput(entry.name)
+            source = SourceInput(entry.name, notes=list(entry.notes))
             self.sources.append(source)
             job.report.tables[entry.name] = source.facts
             for part in read_input(entry, job.options, source):
@@ -104,7 +126,9 @@ class _Reader:
                 except DataError as error:
                     raise DataError(f"{entry.path}: {error}") from None
             if source.truncated is not None:
-                example = {"item": job.options.item_id(entry.path), "file": entry.name, "line": source.truncated}
+                line, text = source.truncated
+                detail = f"last line {text.strip()[:60]!r}"
+                example = {"item": job.options.item_id(entry.title), "file": entry.name, "line": line, "detail": detail}
                 job.findings.add("truncated_row", 1, example)
             job.report.notes += source.notes
         job.progress(len(inputs), len(inputs), "read")
@@ -178,8 +202,10 @@ def find_inputs(paths: Sequence[Path], options: ImportOptions) -> list[Input]:
         raise DataError("nothing to import: give files or folders.")
     found: list[Input] = []
     for path in paths:
-        found += _inside(path) if path.is_dir() else [_file(path)]
-    required = {"table": "table", "panel": "table", "array": "array", "hf": "hf"}.get(options.format or "")
+        found += _inside(path) if path.is_dir() else _file(path)
+    required = {"table": "table", "panel": "table", "wide": "table", "array": "array", "hf": "hf"}.get(
+        options.format or ""
+    )
     if required:
         found = [entry for entry in found if entry.kind == required]
     kinds = Counter(entry.kind for entry in found)
@@ -190,74 +216,88 @@ def find_inputs(paths: Sequence[Path], options: ImportOptions) -> list[Input]:
         )
     if not found:
         raise DataError(f"{', '.join(map(str, paths))}: no file to import. Known: {_KNOWN}.")
-    return found
+    return _beside(found, options)
 
 
-def _suffix(path: Path) -> str:
-    name = path.name.lower()
-    return next((s for s in (*_TABLES, *_ARRAYS) if name.endswith(s)), "")
-
-
-def _file(path: Path) -> Input:
+def _file(path: Path, name: str | None = None, keys: Mapping[str, str] | None = None) -> list[Input]:
+    """Return the inputs in one file: itself, or the tables in an archive. name: its name in reports."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder.")
-    suffix = _suffix(path)
+    name, keys = name or path.name, keys or {}
+    suffix = suffix_of(path.name, (*SUFFIXES, *_ARRAYS, _ZIP))
     if not suffix:
         raise DataError(f"{path}: not a kind of file that can be imported. Known: {_KNOWN}.")
-    return Input(path, "array" if suffix in _ARRAYS else "table", path.name)
+    if suffix == _ZIP:
+        return [Input(path, "table", f"{name}/{member}", member, keys) for member in members_of(path)]
+    return [Input(path, "array" if suffix in _ARRAYS else "table", name, None, keys)]
 
 
 def _inside(folder: Path) -> list[Input]:
+    """Return the inputs in a folder. JSON and Excel files beside other tables describe them, and are not read."""
     if any((folder / mark).is_file() for mark in _FOLDER_MARKS):
         return [Input(folder, "hf", folder.name)]
-    inputs = []
+    paths = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts) or not path.is_file():
             continue
-        suffix = _suffix(path)
-        if suffix and path.name.lower() not in _IGNORED:
-            inputs.append(Input(path, "array" if suffix in _ARRAYS else "table", relative.as_posix()))
+        if suffix_of(path.name, (*SUFFIXES, *_ARRAYS, _ZIP)) and path.name.lower() not in _IGNORED:
+            paths.append(path)
+    main = [path for path in paths if not suffix_of(path.name, RECORDS + WORKBOOKS)]
+    inputs = []
+    for path in main or paths:
+        relative = path.relative_to(folder)
+        inputs += _file(path, relative.as_posix(), _keys(relative))
+    inputs = [replace(entry, folder=folder.resolve().name) for entry in inputs]
+    kept = set(main or paths)
+    beside = [path.relative_to(folder).as_posix() for path in paths if path not in kept]
+    if beside:
+        text = f"{folder.name}: files beside the tables are not read: {', '.join(beside[:5])}"
+        inputs[0] = replace(inputs[0], notes=(Note(Code.FILES_LEFT_OUT, text, {"files": len(beside)}),))
     return inputs
+
+
+def _keys(relative: Path) -> dict[str, str]:
+    """Return the columns in the names of folders: year=2024/symbol=A gives year and symbol."""
+    pairs = [part.split("=", 1) for part in relative.parts[:-1] if "=" in part]
+    return {key: urllib.parse.unquote(text) for key, text in pairs if key}
+
+
+def _beside(inputs: list[Input], options: ImportOptions) -> list[Input]:
+    """Tell each table which items the files of the import give, if they are named after their files."""
+    if len(inputs) < 2:
+        return inputs
+    everyone = frozenset(filter(None, (options.found_id(entry.title) for entry in inputs)))
+    return [replace(entry, siblings=everyone) for entry in inputs]
 
 
 def read_input(entry: Input, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
     """Yield the parts of an input and fill in its record `source`. Raises DataError naming the file."""
     if entry.kind == "hf":
-        corpus = Corpus.open(entry.path)
+        corpus = Corpus.open(entry.path, freq=options.freq)
         source.sha256, source.rows = corpus.fingerprint, corpus.num_rows
         text = f"{entry.path.name}: datasets folder, columns {', '.join(corpus.columns)}"
         source.notes.append(Note(Code.DATASETS_FOLDER, text, {"columns": len(corpus.columns)}))
+        if corpus.left_out:
+            text = f"{entry.path.name}: left out: {', '.join(corpus.left_out)}"
+            source.notes.append(Note(Code.STATIC_LEFT_OUT, text, {"columns": len(corpus.left_out)}))
         yield from corpus_parts(corpus)
         return
-    try:
-        raw = entry.path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{entry.path}: cannot be read: {error.strerror or error}.") from None
+    raw = read_bytes(entry.path, entry.member)
     source.sha256 = hashlib.sha256(raw).hexdigest()
-    if entry.kind == "array":
-        parts = array_parts(entry.path, options)
-    else:
-        parts = table_parts(_read_table(entry.path, raw, options, source))
+    parts = array_parts(entry.path, options) if entry.kind == "array" else _table_parts(entry, raw, options, source)
     for part in parts:
         source.rows += part.values.shape[1]
         yield part
 
 
-def _read_table(path: Path, raw: bytes, options: ImportOptions, source: SourceInput) -> RawTable:
-    if _suffix(path) not in (".parquet", ".pq", ".feather"):
-        text = read_text(path, raw, options)
-        source.truncated = text.truncated
-        source.notes += text.notes
-        return RawTable(path, text.table.combine_chunks(), options, source.notes, text.first_line, source.facts)
-    reader = pyarrow.feather.read_table if _suffix(path) == ".feather" else pyarrow.parquet.read_table
-    try:
-        table = reader(pa.BufferReader(raw))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged or not of its kind: {' '.join(str(error).split())[:150]}.") from None
-    if not table.num_rows:
-        raise DataError(f"{path}: no rows.")
-    return RawTable(path, table.combine_chunks(), options, source.notes, facts=source.facts)
+def _table_parts(entry: Input, raw: bytes, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
+    table, source.truncated = read_table_file(entry.title, raw, options, source.notes, entry.keys, entry.folder)
+    table = replace(table, facts=source.facts)
+    if is_metadata(table, entry.siblings):
+        return
+    wide = find_wide(table)
+    yield from table_parts(table) if wide is None else wide_parts(table, wide)
 
 
 _KINDS = {"dates": "dates", "naive": "naive stamps", "utc": "stamps with an offset", "steps": "step numbers",

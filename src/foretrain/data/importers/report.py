@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foretrain.data.importers.facts import TableFacts
+from foretrain.data.rules import example_text
 from foretrain.notes import Note
 
 SUMMARY = (
@@ -75,7 +76,11 @@ class ImportReport:
 
     def found(self) -> list[str]:
         """Return the lines of the report about findings, losses, dropped items and notes."""
-        lines = [f"  {name} ({level}): {n}, {rows} -> {act}" for name, level, n, rows, act in self.table()]
+        lines = []
+        for name, level, n, rows, action in self.table():
+            first = self.rules[name]["examples"][0]
+            where = f"; first {example_text(first)}" if level != "note" and first.get("detail") else ""
+            lines.append(f"  {name} ({level}): {n}, {rows} -> {action}{where}")
         if self.lost.get("rows"):
             lines.append(f"  lost: {self.lost_text()}")
         lines += [f"  left out {item!r}: {why}" for item, why in list(self.dropped.items())[:10]]

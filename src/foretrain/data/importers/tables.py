@@ -76,7 +76,7 @@ def table_parts(table: RawTable) -> Iterator[Part]:
         return
     if not roles.item:
         _tell_apart(table, whole)
-        yield from _quoted_items(replace(whole, item_id=options.item_id(path)))
+        yield from _quoted_items(replace(whole, item_id=table.item_id))
         return
     encoded = pc.dictionary_encode(_ids(table, roles.item))
     codes = np.asarray(encoded.indices).astype(np.int64)

@@ -7,63 +7,89 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 
+from foretrain.data.importers.content import refuse_binary, refuse_message
+from foretrain.data.importers.headers import Levels, find_levels, looks_like_data, name_columns
 from foretrain.data.importers.options import ImportOptions
+from foretrain.data.importers.wide import header_span
+from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
 
+pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
+
 _SEPARATORS = (",", ";", "\t", "|")
+_SEP_LINE = re.compile(r'"?sep=(\\t|[^"])"?\1*\s*', re.IGNORECASE)  # Excel's way to name the separator
 _HEAD_LINES = 40
 _MAX_PREAMBLE = 10
-_NUMBER = re.compile(r"\s*[-+]?(\d+([., ]\d*)*|[.,]\d+)([eE][-+]?\d+)?\s*")
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """Cells of a file as strings. first_line: line number of the first row."""
+    """Cells of a file as strings. lines: (T,) line number of each row."""
 
     table: pa.Table
-    first_line: int
-    truncated: int | None = None  # number of the last line if it had too few fields
+    lines: IntArray
+    truncated: tuple[int, str] | None = None  # number and text of the last line if it had too few fields
     notes: list[Note] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """names: unique, a column each; kept: those to read; start: lines above the first row."""
+
+    names: list[str]
+    kept: list[str]
+    start: int
+    levels: Levels | None = None
 
 
 def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
     """Read the cells of a text file from its bytes (gzip or plain). DataError names the malformed line and a remedy."""
-    data = _decode(path, _decompress(path, raw), options.encoding)
+    raw = _decompress(path, raw)
+    refuse_binary(path, raw)
+    data = _decode(path, raw, options.encoding)
     lines = _head(data)
     if not lines:
         raise DataError(f"{path}: the file is empty.")
+    refuse_message(path, "\n".join(lines))
     skip = options.skip_rows or 0
-    separator = separator_of(lines[skip:])
+    named = _SEP_LINE.fullmatch(lines[0]) if not skip else None
+    skip += named is not None
+    separator = {"\\t": "\t"}.get(named[1], named[1]) if named else separator_of(lines[skip:])
+    if named is None and separator == "," and not any("," in line for line in lines[skip:]):
+        split = _split_at_blanks(path, data, lines[skip:])
+        if split is not None:
+            data, separator = split, "\t"
+            lines = _head(data)
     cells = list(csv.reader(lines, delimiter=separator))[skip:]
     if not cells:
         raise DataError(f"{path}: nothing is left after skipping {skip} lines.")
     notes = list[Note]()
-    if not options.header:
-        names = list(options.names) or [f"column_{i}" for i in range(len(cells[0]))]
-        start = skip
-        if len(names) != len(cells[0]):
-            raise DataError(f"{path}: {len(names)} names given, but line {skip + 1} has {len(cells[0])} fields.")
-    else:
-        preamble = _preamble(path, cells, skip, known=bool(skip))
-        if preamble:
-            about = f"{path.name}: {preamble} line(s) before the header skipped, first {lines[skip][:80]!r}"
-            notes.append(Note(Code.LINES_SKIPPED, about, {"lines": preamble}))
-        names = _header(path, cells[preamble], skip + preamble + 1)
-        start = skip + preamble + 1
-    table, truncated = _parse(path, data, names, separator, start)
+    header = _header(path, lines, cells, skip, options, notes)
+    table, truncated = _parse(path, data, header, separator)
     if not table.num_rows:
         raise DataError(f"{path}: no rows below the header.")
-    return TextTable(table, start + 1, truncated, notes)
+    numbers = _line_numbers(data, header.start, table.num_rows)
+    _refuse_repeated_header(path, table, numbers)
+    if header.levels is not None:
+        table, numbers = header.levels.unfold(table, numbers)
+        notes.append(header.levels.note(path))
+    else:
+        table = _without_empty(path, table, notes)
+    return TextTable(table, numbers, truncated, notes)
 
 
 def _decompress(path: Path, raw: bytes) -> bytes:
@@ -96,8 +122,6 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> bytes:
 
 def _head(data: bytes) -> list[str]:
     text = data[: 1 << 16].decode("utf-8", errors="ignore")
-    if b"\x00" in data[:4096]:
-        return ["\x00"]
     lines = text.splitlines()[: _HEAD_LINES + 1]
     return lines[:-1] if len(data) > 1 << 16 and len(lines) <= _HEAD_LINES else lines[:_HEAD_LINES]
 
@@ -116,16 +140,72 @@ def separator_of(lines: list[str]) -> str:
     return best
 
 
+def _split_at_blanks(path: Path, data: bytes, head: list[str]) -> bytes | None:
+    """Return the text with tabs between its words, None for a single column. DataError if the lines do not split alike.
+
+    A column of numbers such as 1 234 has blanks too: lines are split only if the header has several words as well.
+    """
+    rows = [line.split() for line in head if line.strip()]
+    if len(rows) < 2 or len(rows[0]) < 2 or max(map(len, rows[1:])) < 2:
+        return None
+    widths = [len(line.split()) for line in data.decode("utf-8").splitlines() if line.strip()]
+    odd = next((k for k, width in enumerate(widths) if width != widths[0]), None)
+    way = "Write the table with a comma or a tab between the columns."
+    if odd is not None:
+        raise DataError(
+            f"{path}: columns seem to be separated by blanks, but line {odd + 1} has {widths[odd]} words and the "
+            f"header {widths[0]}, so cells hold blanks too. {way}"
+        )
+    if _may_be_thousands(rows[1:]):
+        raise DataError(f"{path}: {head[1].strip()!r} may be one number or {len(rows[1])}. {way}")
+    return b"\n".join(b"\t".join(line.split()) for line in data.splitlines())
+
+
+def _may_be_thousands(rows: list[list[str]]) -> bool:
+    """Return True if lines could be numbers such as 1 234; False for many lines whose first words count the rows."""
+    firsts, others = [row[0].lstrip("+-") for row in rows], [cell for row in rows for cell in row[1:]]
+    if not all(re.fullmatch(r"\d{1,3}", cell) for cell in firsts) or not all(re.fullmatch(r"\d{3}", c) for c in others):
+        return False
+    return len(rows) < 8 or any(int(b) - int(a) != 1 for a, b in itertools.pairwise(firsts))
+
+
+def _header(
+    path: Path, lines: list[str], cells: list[list[str]], skip: int, options: ImportOptions, notes: list[Note]
+) -> _Header:
+    """Return the columns' names and the first row's place, after a preamble and one or more lines of names."""
+    if not options.header:
+        names = list(options.names) or [f"column_{i}" for i in range(len(cells[0]))]
+        if len(names) != len(cells[0]):
+            raise DataError(f"{path}: {len(names)} names given, but line {skip + 1} has {len(cells[0])} fields.")
+        return _Header(names, names, skip)
+    preamble = _preamble(path, cells, skip, known=bool(skip))
+    if preamble:
+        about = f"{path.name}: {preamble} line(s) before the header skipped, first {lines[skip][:80]!r}"
+        notes.append(Note(Code.LINES_SKIPPED, about, {"lines": preamble}))
+    levels = find_levels(path, cells[preamble : preamble + 3])
+    if levels is not None:
+        return _Header(levels.columns, levels.columns, skip + preamble + levels.rows, levels)
+    vendor = _binance_names(cells[preamble])
+    if vendor:
+        text = (f"{path.name}: no header; the {len(vendor)} columns are those of Binance's files of klines. Months of "
+                "one symbol are joined by --id-pattern '^([A-Z0-9]+)-'")  # fmt: skip
+        notes.append(Note(Code.COLUMNS_NAMED, text))
+        return _Header(vendor, vendor[:6] + vendor[7:-1], skip + preamble)
+    row = _fitted(cells[preamble], cells[preamble + 1 :])
+    names, kept = name_columns(path, row, skip + preamble + 1, options, notes)
+    return _Header(names, kept, skip + preamble + 1)
+
+
 def _preamble(path: Path, cells: list[list[str]], skip: int, *, known: bool) -> int:
     """Return the number of lines before the header: those with fewer fields than the rest, if a header follows."""
     widths = Counter(len(row) for row in cells[1:] if row)
     if not widths:
         return 0
     width = widths.most_common(1)[0][0]
-    if len(cells[0]) == width:
+    if len(_fitted(cells[0], cells[1:])) == width:
         return 0
     for at, row in enumerate(cells[: _MAX_PREAMBLE + 1]):
-        if len(row) == width and at and not known and not any(map(looks_like_data, row)):
+        if len(row) == width and at and not known and (not any(map(looks_like_data, row)) or header_span(row)):
             return at
     raise DataError(
         f"{path}: line {skip + 1} has {len(cells[0])} fields, the lines below {width}. If these lines are no header, "
@@ -133,35 +213,37 @@ def _preamble(path: Path, cells: list[list[str]], skip: int, *, known: bool) -> 
     )
 
 
-def looks_like_data(cell: str) -> bool:
-    """Return True if a cell is a number or starts like a date, so that it is unlikely to be a column name."""
-    return bool(_NUMBER.fullmatch(cell)) or bool(re.match(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}", cell))
+def _fitted(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the header as wide as the rows, where the surplus of either is empty: lines that end with a separator."""
+    if all(len(row) == len(header) for row in rows if row):
+        return header
+    widths = Counter(len(row) for row in rows if row)
+    width = widths.most_common(1)[0][0]
+    if len(header) > width and not any(cell.strip() for cell in header[width:]):
+        return header[:width]
+    surplus = [cell for row in rows if len(row) == width for cell in row[len(header) :]]
+    return header + [""] * (width - len(header)) if surplus and not any(map(str.strip, surplus)) else header
 
 
-def _header(path: Path, row: list[str], line: int) -> list[str]:
-    names = [name.strip().strip("\ufeff") for name in row]
-    given = [name for name in names if name]
-    if given and 2 * sum(map(looks_like_data, given)) > len(given):
-        raise DataError(
-            f"{path}: line {line} looks like data ({', '.join(names[:3])}...), not like column names. "
-            "Say --no-header, and give names if the columns have any."
-        )
-    duplicates = sorted(name for name, count in Counter(names).items() if count > 1 and name)
-    if duplicates:
-        raise DataError(f"{path}: column {duplicates[0]!r} appears twice in the header. Rename one.")
-    blank = 0
-    for i, name in enumerate(names):
-        if not name:
-            names[i] = "" if not blank else f"unnamed_{i}"
-            blank += 1
-    return names
+_BINANCE = ("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count",
+            "taker_buy_volume", "taker_buy_quote_volume", "ignore")  # fmt: skip
 
 
-def _parse(path: Path, data: bytes, names: list[str], separator: str, start: int) -> tuple[pa.Table, int | None]:
-    ragged: list[tuple[int, int]] = []
+def _binance_names(row: list[str]) -> list[str]:
+    """Return the columns of Binance's klines, which come without a header, [] if the first row is no such bar."""
+    if len(row) != len(_BINANCE) or not all(map(looks_like_data, row)):
+        return []
+    opened, closed = row[0].strip(), row[6].strip()
+    instants = all(text.isdecimal() and len(text) in (13, 16) for text in (opened, closed))
+    return list(_BINANCE) if instants and len(opened) == len(closed) and int(closed) > int(opened) else []
+
+
+def _parse(path: Path, data: bytes, header: _Header, separator: str) -> tuple[pa.Table, tuple[int, str] | None]:
+    ragged: list[tuple[int, int, str]] = []
+    names, start = header.names, header.start
 
     def note(row: pyarrow.csv.InvalidRow) -> str:
-        ragged.append((row.number or 0, row.actual_columns))
+        ragged.append((row.number or 0, row.actual_columns, row.text))
         return "skip"
 
     try:
@@ -172,22 +254,86 @@ def _parse(path: Path, data: bytes, names: list[str], separator: str, start: int
             ),
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator, invalid_row_handler=note),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: pa.string() for name in names}, strings_can_be_null=False, null_values=[]
+                column_types={name: pa.string() for name in names},
+                strings_can_be_null=False,
+                null_values=[],
+                include_columns=header.kept if len(header.kept) < len(names) else [],
             ),
         )
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
             raise DataError(f"{path}: no rows below the header.") from None
         raise DataError(f"{path}: cannot be read as text with {separator!r}: {_one_line(error)}") from None
+    if data.count(b'"') % 2:
+        _refuse_open_quote(path, table, names[-1])
     if not ragged:
         return table, None
-    line, found = ragged[0]
-    if len(ragged) == 1 and line == start + table.num_rows + 1 and found < len(names):
-        return table, line  # a file cut off while it was written, or a footer
+    row, found, text = ragged[0]
+    line = int(_line_numbers(data, start, row - start)[-1]) if row > start else row
+    if "\n" in text.strip():
+        raise DataError(
+            f"{path}: line {line} opens a quote that it does not close, so {text.strip().count(chr(10)):,} more lines "
+            f"would be one cell ({text[:40]!r}). Repair the quote."
+        )
+    if len(ragged) == 1 and row == start + table.num_rows + 1 and found < len(names):
+        return table, (line, text)  # a file cut off while it was written, or a footer
     raise DataError(
         f"{path}: line {line} has {found} fields, the header {len(names)}. Repair the line"
-        + (f" (and {len(ragged) - 1:,} more like it)." if len(ragged) > 1 else ".")
+        + (f" (and {len(ragged) - 1:,} more like it)" if len(ragged) > 1 else "")
+        + ", or, if another table begins there, give it a file of its own."
     )
+
+
+def _refuse_open_quote(path: Path, table: pa.Table, last: str) -> None:
+    """Raise DataError if the last cell holds the rest of the file, since its quote is not closed."""
+    if last not in table.column_names or not table.num_rows:
+        return
+    cell = str(table.column(last)[table.num_rows - 1])
+    if "\n" in cell:
+        raise DataError(
+            f"{path}: a quote is opened and not closed before {cell[:40]!r}, so {cell.count(chr(10)):,} more lines "
+            "would be one cell. Repair the quote."
+        )
+
+
+def _line_numbers(data: bytes, start: int, count: int) -> IntArray:
+    """Return the line number (count,) of each row; blank lines are no rows."""
+    plain = np.arange(count, dtype=np.int64) + start + 1
+    breaks = int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))
+    if breaks + (not data.endswith(b"\n")) <= start + count:
+        return plain
+    lengths = np.array([len(line.strip(b"\r")) for line in data.split(b"\n")[start:]])
+    filled = np.flatnonzero(lengths)[:count] + start + 1
+    return filled if len(filled) == count else plain  # cells with line breaks make rows of several lines
+
+
+def _refuse_repeated_header(path: Path, table: pa.Table, lines: IntArray) -> None:
+    """Raise DataError if a row begins with the name of its column and holds more names, as where files were glued."""
+    name = table.column_names[0]
+    if not name or pc.index(table.column(0), name).as_py() < 0:
+        return
+    for row in np.flatnonzero(np.asarray(pc.equal(table.column(0), name))):
+        cells = [str(table.column(k)[int(row)]) for k in range(min(table.num_columns, 8))]
+        if not any(looks_like_data(cell) for cell in cells) and (len(cells) == 1 or any(cells[1:])):
+            raise DataError(
+                f"{path}: line {lines[row]} is a header again ({', '.join(cells[:3])}), so files were glued together "
+                "here. Give each a file of its own, or remove the line."
+            )
+
+
+def _without_empty(path: Path, table: pa.Table, notes: list[Note]) -> pa.Table:
+    """Return the table without columns that have neither a name nor a value: lines that end with separators."""
+    empty = [
+        k
+        for k, name in enumerate(table.column_names)
+        if (not name or name.startswith("unnamed_"))
+        and pc.all(pc.equal(pc.utf8_trim_whitespace(table.column(k)), "")).as_py()
+    ]
+    if not empty:
+        return table
+    text = f"{path.name}: {len(empty)} column(s) without a name and a value left out"
+    notes.append(Note(Code.EMPTY_COLUMNS_LEFT_OUT, text, {"columns": len(empty)}))
+    return table.select([k for k in range(table.num_columns) if k not in empty])
 
 
 def _one_line(error: Exception) -> str:

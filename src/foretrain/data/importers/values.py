@@ -69,7 +69,6 @@ def _is_index(table: RawTable, name: str) -> bool:
 
 def read_values(table: RawTable, pairs: list[tuple[str, str]]) -> TableValues:
     """Read the columns `pairs` of (name in the file, name in the corpus). Raises DataError naming line and column."""
-    _refuse_blank_separated(table)
     reader = _ColumnReader(table, [final for _, final in pairs])
     for name, final in pairs:
         reader.add(name, final)
@@ -167,21 +166,6 @@ class _ColumnReader:
         stacked = np.stack(self.arrays) if self.arrays else np.empty((0, table.cells.num_rows), np.float32)
         empty, explicit = frozenset(self.empty), frozenset(self.explicit)
         return TableValues(tuple(self.columns), stacked, self.texts, empty, explicit)
-
-
-def _refuse_blank_separated(table: RawTable) -> None:
-    """Raise DataError for columns that blanks separate: "1 234" below the header "t value" is not 1,234."""
-    names = table.cells.column_names
-    if len(names) != 1 or len(names[0].split()) < 2 or not pa.types.is_string(table.column(names[0]).type):
-        return
-    cells = table.column(names[0])
-    fields = len(names[0].split())
-    pattern = rf"^\s*\S+(\s+\S+){{{fields - 1}}}\s*$"
-    if pc.all(pc.match_substring_regex(cells, pattern=pattern)).as_py():
-        raise DataError(
-            f"{table.path}: line {table.lines[0]}: {_short(cells[0])} below {names[0]!r} looks like {fields} columns "
-            "that blanks separate. Write commas, semicolons or tabs between them."
-        )
 
 
 def _short(cell: Any) -> str:

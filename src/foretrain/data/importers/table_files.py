@@ -1,0 +1,185 @@
+"""Read a table file into cells by its kind: text, Parquet, Feather, Excel, JSON; from an archive or a plain file."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.feather
+import pyarrow.parquet
+
+from foretrain.data.importers.columns import FINE_STAMPS, ID_NAMES, market_name, plain
+from foretrain.data.importers.content import refuse_message
+from foretrain.data.importers.options import ImportOptions
+from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.records import read_records, unfold_lists
+from foretrain.data.importers.text import read_text
+from foretrain.data.importers.workbook import sheet_as_csv
+from foretrain.data.windows import IntArray
+from foretrain.errors import DataError
+from foretrain.notes import Code, Note
+
+pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
+
+TEXTS = (".csv", ".txt", ".tsv", ".csv.gz", ".txt.gz", ".tsv.gz")
+COLUMNAR = (".parquet", ".pq", ".feather")
+RECORDS = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
+WORKBOOKS = (".xlsx", ".xlsm")
+SUFFIXES = TEXTS + COLUMNAR + RECORDS + WORKBOOKS
+_TIME_KEYS = (*FINE_STAMPS, "year", "month", "day", "hour", "week", "quarter", "dt")
+_NO_KEY = "__HIVE_DEFAULT_PARTITION__"
+
+
+def suffix_of(name: str, known: Iterable[str]) -> str:
+    """Return the known suffix of a file name, "" without one."""
+    lower = name.lower()
+    return next((suffix for suffix in known if lower.endswith(suffix)), "")
+
+
+def read_bytes(path: Path, member: str | None = None) -> bytes:
+    """Return the content of a file, or of a member of a zip archive. Raises DataError if it cannot be read."""
+    try:
+        if member is None:
+            return path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(member)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, EOFError, KeyError) as error:
+        what = " ".join(str(error).split())[:100]
+        raise DataError(f"{path}: {member} cannot be unpacked ({what}). Fetch the archive again.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
+
+
+def members_of(path: Path) -> list[str]:
+    """Return the table files in a zip archive. Raises DataError if it is damaged or holds none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise DataError(f"{path}: not a zip archive that can be read ({error}). Fetch it again.") from None
+    kept = sorted(name for name in names if not _hidden(name) and suffix_of(name, SUFFIXES))
+    if not kept:
+        held = ", ".join(names[:3]) or "nothing"
+        raise DataError(f"{path}: no table in the archive (it holds {held}). Known: {', '.join(SUFFIXES)}.")
+    return kept
+
+
+def _hidden(name: str) -> bool:
+    parts = name.split("/")
+    return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts)
+
+
+def read_table_file(
+    path: Path,
+    raw: bytes,
+    options: ImportOptions,
+    notes: list[Note],
+    keys: Mapping[str, str] | None = None,
+    folder: str | None = None,
+) -> tuple[RawTable, tuple[int, str] | None]:
+    """Return the table of a file, and the number and text of its last line if that was cut off.
+
+    path: its name, for messages and as item id; keys: columns that the names of its folders give (key=value) below
+    `folder`. Raises DataError naming the file.
+    """
+    suffix = suffix_of(path.name, SUFFIXES)
+    lines: IntArray | None = None
+    truncated = None
+    if suffix in COLUMNAR:
+        cells = _columnar(path, raw, suffix)
+    elif suffix in RECORDS:
+        cells = read_records(path, _json_text(path, raw, options))
+    else:
+        raw = sheet_as_csv(path, raw, notes) if suffix in WORKBOOKS else raw
+        text = read_text(path, raw, options)
+        cells, lines, truncated = text.table, text.lines, text.truncated
+        notes += text.notes
+    if not cells.num_rows:
+        raise DataError(f"{path}: no rows.")
+    if suffix in COLUMNAR or suffix in RECORDS:
+        cells, lines = unfold_lists(path, cells, options, notes)
+        _refuse_names(path, cells)
+    if keys:
+        cells = _with_keys(cells, keys, options)
+    return RawTable(path, cells.combine_chunks(), options, notes, lines, folder=folder if keys else None), truncated
+
+
+def _columnar(path: Path, raw: bytes, suffix: str) -> pa.Table:
+    try:
+        if suffix == ".feather":
+            return pyarrow.feather.read_table(pa.BufferReader(raw))
+        return pyarrow.parquet.read_table(pa.BufferReader(raw))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged or not of its kind: {' '.join(str(error).split())[:150]}.") from None
+
+
+def _json_text(path: Path, raw: bytes, options: ImportOptions) -> str:
+    try:
+        data = gzip.GzipFile(fileobj=io.BytesIO(raw)).read() if raw[:2] == b"\x1f\x8b" else raw
+        text = data.decode(options.encoding or "utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged gzip file ({error}). Fetch it again.") from None
+    except (UnicodeDecodeError, LookupError):
+        raise DataError(f"{path}: not {options.encoding or 'UTF-8'} text; name its encoding with --encoding.") from None
+    if text.lstrip()[:1] not in ("{", "[", ""):
+        refuse_message(path, text)
+    return text
+
+
+def _refuse_names(path: Path, cells: pa.Table) -> None:
+    """Raise DataError for names of columns that occur twice, which Parquet and Feather allow."""
+    names = cells.column_names
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: column {twice!r} appears twice. Rename one.")
+
+
+def _with_keys(cells: pa.Table, keys: Mapping[str, str], options: ImportOptions) -> pa.Table:
+    """Add the columns of the folders' names. Parts of the date repeat the stamps; other keys name the item if no
+    column does."""
+    new = {key: text for key, text in keys.items() if key not in cells.column_names}
+    stamped = any(plain(name) in FINE_STAMPS for name in cells.column_names)
+    new = {key: text for key, text in new.items() if not (stamped and plain(key) in _TIME_KEYS)}
+    named = options.id_column is not None or any(plain(name) in ID_NAMES for name in (*cells.column_names, *new))
+    naming = [key for key in new if plain(key) not in _TIME_KEYS]
+    if naming and not named:
+        text = "/".join("" if new[key] == _NO_KEY else new[key] for key in naming)
+        new = {"item_id": text} | {key: value for key, value in new.items() if key not in naming}
+    for key, text in new.items():
+        value = None if text == _NO_KEY else text
+        cells = cells.append_column(key, pa.array([value] * cells.num_rows, pa.string()))
+    return cells
+
+
+def is_metadata(table: RawTable, siblings: frozenset[str]) -> bool:
+    """Return True if a table has one row for each of the files beside it: it describes them, and is none of them.
+
+    siblings: item ids of the files of the import, its own included.
+    """
+    own = {table.options.found_id(table.path)}
+    for name in table.cells.column_names if siblings else ():
+        if market_name(name) is not None or plain(name) in FINE_STAMPS:
+            continue
+        column = table.cells.column(name)
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        middle = table.cells.num_rows // 2
+        if not {column[0].as_py(), column[middle].as_py(), column[-1].as_py()} & siblings - own:
+            continue
+        found = siblings.intersection(column.to_pylist()) - own
+        distinct = pc.count_distinct(column).as_py() == table.cells.num_rows
+        if distinct and 2 * len(found) >= min(len(siblings) - 1, table.cells.num_rows):
+            table.notes.append(Note(
+                Code.METADATA_LEFT_OUT,
+                f"{table.path.name}: one row a file beside it (column {name!r}): metadata, no series; left out",
+                {"rows": table.cells.num_rows},
+            ))  # fmt: skip
+            return True
+    return False
