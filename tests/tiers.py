@@ -27,6 +27,8 @@ NEVER = "parity or gpu"  # `make parity` and `make gpu` run these
 # Left out of the quick tier: all that take more than a second of CPU (`pytest --durations=0`), but for the contract of
 # all families and the architecture. What stays covers every package.
 SLOW = (
+    "tests/data/importers/test_dialects.py",
+    "tests/data/importers/test_vendors.py",
     "tests/data/test_buckets.py",
     "tests/data/importers/test_times.py",
     "tests/data/test_inspection.py",
@@ -34,6 +36,7 @@ SLOW = (
     "tests/evaluation/test_gate.py",
     "tests/evaluation/test_losses.py",
     "tests/evaluation/test_report.py",
+    "tests/forecasting/test_one_reader.py",
     "tests/timeaxis/test_exchange.py",
     "tests/gpu",
     "tests/models/chronos2/test_model.py",

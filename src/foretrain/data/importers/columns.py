@@ -56,7 +56,7 @@ _MARKET = {
     "open": ("open", "o", "open_price", "price_open", "opening", "开盘", "开盘价"),
     "high": ("high", "h", "high_price", "price_high", "max", "最高", "最高价"),
     "low": ("low", "l", "low_price", "price_low", "min", "最低", "最低价"),
-    "close": ("close", "c", "close_price", "price_close", "close_last", "last", "price", "收盘", "收盘价"),
+    "close": ("close", "c", "close_price", "price_close", "close_last", "last", "price", "latest", "收盘", "收盘价"),
     "adj_open": ("adj_open",),
     "adj_high": ("adj_high",),
     "adj_low": ("adj_low",),
@@ -202,7 +202,9 @@ def _market_aliases(names: Sequence[str], *, sure: bool) -> dict[str, str]:
     if sure:
         return {name: role for name, role in found.items() if plain(name) not in _VAGUE}
     kinds = set(found.values())
-    explicit = {"close", "last", "close_last", "close_price", "price_close", "c", "收盘", "收盘价"} & set(by_plain)
+    explicit = {"close", "last", "latest", "close_last", "close_price", "price_close", "c", "收盘", "收盘价"} & set(
+        by_plain
+    )
     others = kinds & {"open", "high", "low", "volume", "adj_close"}
     sides = len(kinds & {"open", "high", "low"})
     # "price" and single letters count as prices only if open, high and low are there too

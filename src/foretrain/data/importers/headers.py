@@ -34,6 +34,11 @@ def looks_like_data(cell: str) -> bool:
     return bool(_NUMBER.fullmatch(cell)) or bool(re.match(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}", cell))
 
 
+def looks_like_row(cells: list[str]) -> bool:
+    """Return True if most cells of a line look like data and none names the time, as `date` does before 1, 2, 3."""
+    return 2 * sum(map(looks_like_data, cells)) > len(cells) and not any(plain(cell) in FINE_STAMPS for cell in cells)
+
+
 def name_columns(
     path: Path, row: list[str], line: int, options: ImportOptions, notes: list[Note]
 ) -> tuple[list[str], list[str]]:
@@ -44,8 +49,7 @@ def name_columns(
     """
     names = [name.strip().strip("\ufeff") for name in row]
     given = [name for name in names if name]
-    data = 2 * sum(map(looks_like_data, given)) > len(given) > 0
-    if data and options.format != "wide" and header_span(row) is None:
+    if given and looks_like_row(given) and options.format != "wide" and header_span(row) is None:
         raise DataError(
             f"{path}: line {line} looks like data ({', '.join(names[:3])}...), not like column names. "
             f"Say --no-header, and give the {len(names)} columns names with --names if they have any."

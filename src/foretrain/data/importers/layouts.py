@@ -25,7 +25,7 @@ _NAME = r"(?P<n>[A-Za-zÀ-ÿ]{3,12})\.?"
 LAYOUTS = {
     "ymd": rf"^(?P<y>\d{{4}})[-/. ](?P<a>\d{{1,2}})[-/. ](?P<b>\d{{1,2}}){_TIME}$",
     "compact": r"^(?P<y>\d{4})(?P<a>\d{2})(?P<b>\d{2})"
-    r"(?:[T _-]?(?P<h>\d{2}):?(?P<mi>\d{2})?:?(?:(?P<s>\d{2})(?:\.?(?P<f>\d{1,9}))?)?)?" + _OFFSET + "$",
+    r"(?:[T _:-]?(?P<h>\d{2}):?(?P<mi>\d{2})?:?(?:(?P<s>\d{2})(?:\.?(?P<f>\d{1,9}))?)?)?" + _OFFSET + "$",
     "parts": rf"^(?P<a>\d{{1,2}})[-/.](?P<b>\d{{1,2}})[-/.](?P<y>\d{{4}}){_TIME}$",
     "month": r"^(?P<y>\d{4})(?:[-/]|[- ]?[Mm])(?P<a>\d{1,2})$",
     "month_year": r"^(?P<a>\d{1,2})[-/.](?P<y>\d{4})$",
@@ -122,6 +122,12 @@ def _month(name: str) -> int:
 
 def unknown(text: str) -> str:
     """Return why a cell is no time stamp, for the error that quotes it."""
+    place = re.search(r"\d ([A-Z][A-Za-z]+/[A-Za-z_]+)$", text)
+    if place:
+        return (
+            f"a stamp with the name of a zone; --timezone {place[1]} names it, --date-format the form of the cells, "
+            f"for example --date-format '%Y%m%d %H:%M:%S {place[1]}'"
+        )
     zone = re.search(r"\d ?(?:[AaPp][Mm] )?([A-Z]{2,5})$", text)
     if zone and zone[1] not in ("AM", "PM"):
         return (

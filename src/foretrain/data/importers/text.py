@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
+from foretrain.data.importers.columns import FINE_STAMPS, plain
+from foretrain.data.importers.comments import skip_comments
 from foretrain.data.importers.content import refuse_binary, refuse_message
 from foretrain.data.importers.headers import Levels, find_levels, looks_like_data, name_columns
 from foretrain.data.importers.options import ImportOptions
@@ -65,7 +67,11 @@ def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
     if not lines:
         raise DataError(f"{path}: the file is empty.")
     refuse_message(path, "\n".join(lines))
+    notes = list[Note]()
     skip = options.skip_rows or 0
+    if not skip:
+        data, skip = skip_comments(path, data, notes, header=options.header)
+        lines = _head(data, skip)
     named = _SEP_LINE.fullmatch(lines[0]) if not skip else None
     skip += named is not None
     separator = {"\\t": "\t"}.get(named[1], named[1]) if named else separator_of(lines[skip:])
@@ -73,11 +79,10 @@ def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
         split = _split_at_blanks(path, data, lines[skip:])
         if split is not None:
             data, separator = split, "\t"
-            lines = _head(data)
-    cells = list(csv.reader(lines, delimiter=separator))[skip:]
+            lines = _head(data, skip)
+    cells = list(csv.reader(lines[skip:], delimiter=separator))
     if not cells:
         raise DataError(f"{path}: nothing is left after skipping {skip} lines.")
-    notes = list[Note]()
     header = _header(path, lines, cells, skip, options, notes)
     table, truncated = _parse(path, data, header, separator)
     if not table.num_rows:
@@ -120,10 +125,12 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> bytes:
         raise DataError(f"{path}: encoding {encoding!r} is not known to Python.") from None
 
 
-def _head(data: bytes) -> list[str]:
+def _head(data: bytes, skip: int = 0) -> list[str]:
+    """Return the first `skip` lines and as many more as tell the form of the file."""
+    most = skip + _HEAD_LINES
     text = data[: 1 << 16].decode("utf-8", errors="ignore")
-    lines = text.splitlines()[: _HEAD_LINES + 1]
-    return lines[:-1] if len(data) > 1 << 16 and len(lines) <= _HEAD_LINES else lines[:_HEAD_LINES]
+    lines = text.splitlines()[: most + 1]
+    return lines[:-1] if len(data) > 1 << 16 and len(lines) <= most else lines[:most]
 
 
 def separator_of(lines: list[str]) -> str:
@@ -205,7 +212,8 @@ def _preamble(path: Path, cells: list[list[str]], skip: int, *, known: bool) -> 
     if len(_fitted(cells[0], cells[1:])) == width:
         return 0
     for at, row in enumerate(cells[: _MAX_PREAMBLE + 1]):
-        if len(row) == width and at and not known and (not any(map(looks_like_data, row)) or header_span(row)):
+        named = not any(map(looks_like_data, row)) or header_span(row) or plain(row[0]) in FINE_STAMPS
+        if len(row) == width and at and not known and named:
             return at
     raise DataError(
         f"{path}: line {skip + 1} has {len(cells[0])} fields, the lines below {width}. If these lines are no header, "

@@ -23,6 +23,7 @@ FURTHER_STAMPS = (
     *("datum", "zeit", "zeitpunkt", "zeitstempel", "datum_uhrzeit", "datum_zeit", "datum_tijd", "dato", "päivämäärä"),
     *("fecha", "fecha_hora", "fecha_y_hora", "date_heure", "horodatage", "data_hora", "data_ora", "data_godzina"),
     *("tarih", "tarih_saat", "дата", "время"),
+    *("window_start", "mess_datum"),  # of Polygon's flat files, of the German weather service
 )
 YEAR_NAMES = ("time_period", "ref_date")  # of statistical offices; years, months or quarters
 # Columns in which numbers of 20,000 to 60,000 may be Excel's serial dates.
@@ -38,6 +39,8 @@ CLOCKS = (
         "hr",
         "hour_of_day",
         "hour_ending",
+        "hourending",
+        "start_time",
         "time_of_day",
         "uhrzeit",
         "zeit",
@@ -50,12 +53,13 @@ CLOCKS = (
 PARTS = {
     "year": ("year", "yr", "yyyy", "jahr", "año", "ano", "année", "annee", "anno", "年", "年份", "rok", "jaar"),
     "quarter": ("quarter", "qtr", "quartal", "trimestre", "季度"),
-    "month": ("month", "mnth", "monat", "mes", "mês", "mois", "mese", "月", "月份", "period"),
+    "month": ("month", "mo", "mnth", "monat", "mes", "mês", "mois", "mese", "月", "月份", "period"),
     "week": ("week", "wk", "week_number", "weeknum", "week_no", "isoweek", "iso_week", "epiweek", "mmwr_week", "kw",
              "woche", "semana", "semaine", "周"),
-    "day": ("day", "day_of_month", "mday", "dom", "tag", "dia", "día", "jour", "giorno", "日"),
+    "day": ("day", "dy", "day_of_month", "mday", "dom", "tag", "dia", "día", "jour", "giorno", "日"),
     "day_of_year": ("day_of_year", "dayofyear", "yday", "doy"),
-    "hour": ("hour", "hr", "hour_of_day", "hour_ending", "stunde", "hora", "heure", "ora", "saat", "时", "小时"),
+    "hour": ("hour", "hr", "hour_of_day", "hour_ending", "hourending",
+             "stunde", "hora", "heure", "ora", "saat", "时", "小时"),
     "minute": ("minute", "minutes", "minuto"),
     "second": ("second", "seconds", "segundo"),
 }  # fmt: skip

@@ -25,6 +25,7 @@ from foretrain.timeaxis.frequency import DAY, SECOND
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
 _CLOCK = r"^\s*\d{1,2}:\d{1,2}(:\d{1,2}(\.\d+)?)?(\s*[AaPp]\.?[Mm]\.?)?\s*$"
+_DOTTED_CLOCK = r"^\s*\d{1,2}\.\d{2}\.\d{2}\s*$"  # with seconds: 9.30 may be half past nine or 9.3 hours
 _BARE_CLOCK = r"^\s*\d{1,6}\s*$"
 _BOUNDS = {"year": (1000, 2999), "quarter": (1, 4), "month": (1, 12), "week": (1, 53), "day": (1, 31),
            "day_of_year": (1, 366), "hour": (0, 24), "minute": (0, 59), "second": (0, 59)}  # fmt: skip
@@ -150,7 +151,7 @@ def _weeks(year: IntArray, week: IntArray) -> tuple[IntArray, Any, str]:
 def joined(table: RawTable, day: Stamps, clock: str) -> Stamps | None:
     """Return dates with a column of the time of day added; None if the column holds anything else.
 
-    Times are written 9:30, 09:30:00 or 9:30 PM, or without colons as 930 and 93000 (three digits or more in some row).
+    Times are written 9:30, 09:30:00, 09.30.00 or 9:30 PM, or as 930 and 93000 (three digits or more in some row).
     """
     column = table.column(clock)
     if day.clock != "dates" or pa.types.is_floating(column.type) or pa.types.is_timestamp(column.type):
@@ -166,6 +167,8 @@ def joined(table: RawTable, day: Stamps, clock: str) -> Stamps | None:
         padded = pc.utf8_lpad(times, width=4 if longest <= 4 else 6, padding="0")
         times = pc.replace_substring_regex(padded, pattern=r"^(\d\d)(\d\d)(\d\d)?$", replacement=r"\1:\2:\3")
         times = pc.replace_substring_regex(times, pattern=":$", replacement="")
+    elif pc.all(pc.match_substring_regex(times, pattern=_DOTTED_CLOCK)).as_py():
+        times = pc.replace_substring(times, ".", ":")
     elif not pc.all(pc.match_substring_regex(times, pattern=_CLOCK)).as_py():
         return None
     try:
@@ -179,13 +182,12 @@ def joined(table: RawTable, day: Stamps, clock: str) -> Stamps | None:
 
 
 def is_clock(table: RawTable, name: str) -> bool:
-    """Return True if a column holds times of day with colons."""
+    """Return True if a column holds times of day with colons, or with dots before minutes and seconds."""
     kind = table.column(name).type
     if pa.types.is_time(kind):
         return True
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return False
-    cells = table.column(name).drop_null()
-    if not len(cells) or not re.match(_CLOCK, str(cells[0])):
-        return False
-    return bool(pc.all(pc.match_substring_regex(cells, pattern=_CLOCK)).as_py())
+    cells = table.texts(name).drop_null()
+    pattern = next((p for p in (_CLOCK, _DOTTED_CLOCK) if len(cells) and re.match(p, str(cells[0]))), None)
+    return pattern is not None and bool(pc.all(pc.match_substring_regex(cells, pattern=pattern)).as_py())

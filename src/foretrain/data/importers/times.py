@@ -209,7 +209,7 @@ def _is_row_index(source: Source, name: str) -> bool:
     if plain(name) != "index":
         return True
     numbers = numbers_of(source.table, name)
-    return numbers is not None and bool((np.diff(numbers) == 1).all()) and source.roles.item is not None
+    return numbers is not None and bool((np.diff(numbers) == 1).all()) and bool(source.roles.item)
 
 
 # by several columns
