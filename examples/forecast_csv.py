@@ -42,7 +42,7 @@ def main() -> None:
     path = args.csv or folder / "history.csv"
     if args.csv is None:
         make_csv(path)
-    history = pd.read_csv(path, parse_dates=["timestamp"])
+    history = foretrain.read_table(path)  # as `foretrain data import` reads it
     if args.model:
         predictor = foretrain.load(args.model)
     else:

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("csv", type=Path, nargs="?")
     parser.add_argument("--model", help="release folder, run folder or hub id; without it a small one is trained")
     args = parser.parse_args()
-    bars = pd.read_csv(args.csv, parse_dates=["timestamp"]) if args.csv else make_bars()
+    bars = foretrain.read_table(args.csv) if args.csv else make_bars()
     if args.model:
         predictor = foretrain.load(args.model)
     else:  # both stages of the config that ships: the tokenizer, then the predictor

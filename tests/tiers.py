@@ -51,6 +51,7 @@ SLOW = (
     "tests/test_causality.py",
     "tests/test_causality_files.py",
     "tests/cli/test_app.py",
+    "tests/cli/test_reading.py",
     "tests/test_config.py",
     "tests/test_examples.py",
     "tests/test_old_runs.py",

@@ -1,6 +1,6 @@
 """foretrain: train, fine-tune, evaluate and serve time-series foundation models.
 
-`import foretrain` is light: torch and pandas are imported when `load` or `fit` is first used.
+`import foretrain` is light: torch and pandas are imported when `load`, `fit` or `read_table` is first used.
 """
 
 from __future__ import annotations
@@ -8,13 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "fit", "load"]
+__all__ = ["__version__", "fit", "load", "read_table"]
 
 if TYPE_CHECKING:
+    from foretrain.data.frames import read_table
     from foretrain.forecasting.predictor import load
     from foretrain.run.fit import fit
 
-_LAZY = {"load": "foretrain.forecasting.predictor", "fit": "foretrain.run.fit"}
+_LAZY = {
+    "load": "foretrain.forecasting.predictor",
+    "fit": "foretrain.run.fit",
+    "read_table": "foretrain.data.frames",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -94,6 +94,8 @@ class Code(StrEnum):
     SHEETS_LEFT_OUT = "sheets_left_out"  # of a workbook
     SEVERAL_FREQUENCIES = "several_frequencies"
     ROWS_ADDED = "rows_added"
+    LAST_LINE_LEFT_OUT = "last_line_left_out"
+    ITEMS_LEFT_OUT = "items_left_out"
     ITEM_COLUMN_FOUND = "item_column_found"  # by its name, and because stamps repeat without it
     HOUR_REPEATED = "hour_repeated"  # as at the end of summer time
     # configs of other projects

@@ -128,10 +128,10 @@ def test_candles_are_forecast_written_and_drawn(kronos: Path, tmp_path: Path, ca
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert pd.read_csv(quantiles).columns.tolist()[3:] == ["predictions", "mean", "0.5", "0.9"]
     wide, drawn = pd.read_csv(candles), pd.read_parquet(paths)
-    assert wide.columns.tolist() == ["item_id", "timestamps", "open", "high", "low", "close", "volume"]
-    assert wide["timestamps"].tolist()[2:4] == ["2024-03-28 15:55:00", "2024-03-29 09:30:00"]  # no bars at night
+    assert wide.columns.tolist() == ["item_id", "timestamp", "open", "high", "low", "close", "volume"]
+    assert wide["timestamp"].tolist()[2:4] == ["2024-03-28 15:55:00", "2024-03-29 09:30:00"]  # no bars at night
     assert drawn["sample"].unique().tolist() == [0, 1, 2] and len(drawn) == 18
-    np.testing.assert_allclose(drawn.groupby("timestamps")["close"].mean(), wide["close"], rtol=1e-5)
+    np.testing.assert_allclose(drawn.groupby("timestamp")["close"].mean(), wide["close"], rtol=1e-5)
     assert f"wrote {paths}: 18 rows, 1 item, 6 steps" in capsys.readouterr().out
 
 
@@ -150,7 +150,7 @@ def test_flags_of_candle_forecasts_change_the_result(kronos: Path, tmp_path: Pat
     points = run("--num-samples", 4, "--aggregate", "trimmed_mean_25", "--aggregate", "quantile_0.3")
     assert points.columns.tolist()[4:7] == ["mean", "trimmed_mean_25", "quantile_0.3"]
     last = {"": plain, **{flag: run(f"--{flag}", value) for flag, value in (("freq", "5min"), ("calendar", "NYSE"))}}
-    assert {flag: str(table["timestamps"].max()) for flag, table in last.items()} == {
+    assert {flag: str(table["timestamp"].max()) for flag, table in last.items()} == {
         "": "2024-03-29 09:40:00",
         "freq": "2024-03-28 16:10:00",
         "calendar": "2024-04-01 09:40:00",
@@ -331,10 +331,15 @@ def test_a_comparison_with_any_other_model_marks_no_release(work: Path, tmp_path
         (["evaluate", "{release}", "--data", "{corpus}", "--against", "none"], "none: no such folder"),
         (["score", "none.csv"], "none.csv: no such file"),
         (["score", "{history}"], "no column 'actual'; name it with --column actual=NAME"),
-        (["score", "{history}", "--column", "actual"], "give KEY=VALUE, for example --column predicted=forecast"),
+        (["score", "{history}", "--column", "actual"], "give KEY=VALUE, for example --column timestamp=Date"),
         (["data", "import", "{empty}", "--out", "x"], "{empty}"),
         (["data", "import", "{raw}", "--out", "{corpus}"], "{corpus}"),
-        (["data", "inspect", "{raw}"], "{raw}"),
+        (["data", "inspect", "{empty}"], "{empty}"),
+        (["data", "inspect", "{raw}", "--verify"], "--verify and --plot apply to corpora"),
+        (["data", "inspect", "{corpus}", "--encoding", "gbk"], "is a corpus; the options of reading files"),
+        (["data", "import", "{raw}"], "give --out, the corpus folder to write, or --dry-run"),
+        (["forecast", "{release}", "{corpus}", "--prediction-length", "8", "--out", "x.csv", "--encoding", "gbk"],
+         "is a corpus; encoding applies to files only"),
         (["export", "{corpus}", "--out", "x"], "cannot be exported"),
     ],
 )  # fmt: skip
@@ -534,7 +539,7 @@ def test_forecast_reads_odd_headers_known_covariates_and_parquet(work: Path, tmp
     foretrain("forecast", *common, "--out", tmp_path / "b.csv", "--future", tmp_path / "future.csv",
               "--timestamp-column", "Date")  # fmt: skip
     a, b = (pd.read_csv(tmp_path / f"{name}.csv") for name in "ab")
-    assert a.columns.tolist()[:2] == ["Symbol", "Date"] and (a["Symbol"] == "A/B <x>").all()
+    assert a.columns.tolist()[:2] == ["item_id", "timestamp"] and (a["item_id"] == "A/B <x>").all()
     assert not np.allclose(a["predictions"], b["predictions"])
 
 
@@ -569,5 +574,6 @@ def test_warnings_are_one_line_without_a_place_in_the_code(kronos: Path, tmp_pat
     command = [sys.executable, "-m", "foretrain.cli", "forecast", str(kronos / "release"), str(tmp_path / "a.csv")]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
     assert done.stderr == (
+        "warning: a.csv: column 'sector': text, 1 category\n"
         "warning: kronos reads open, high, low, close, volume and no other columns; left out: 'sector'.\n"
     )

@@ -57,6 +57,19 @@ def test_a_corpus_in_memory_equals_the_same_corpus_on_disk(tmp_path, random_item
         assert time == "steps" or equal(in_memory.times(k), on_disk.times(k))
 
 
+def test_steps_keep_their_numbers_and_the_hash_of_steps_without(tmp_path, random_items, write_corpus):
+    items = random_items(5, 20, 2, 5, 30)
+    numbered = [(item, values, 100 * k + np.arange(values.shape[1])) for k, (item, values, _) in enumerate(items)]
+    corpus, plain = (write_corpus(tmp_path / name, given, ["a", "b"], "steps", **SMALL)
+                     for name, given in (("n", numbered), ("p", items)))  # fmt: skip
+    assert [corpus.first_step(k) for k in range(20)] == [100 * k for k in range(20)]
+    assert plain.first_step(3) is None and corpus.times(3) is None
+    assert corpus.fingerprint == plain.fingerprint  # windows are the same
+    assert Corpus.from_arrays("m", numbered, ["a", "b"]).first_step(4) == 400
+    with pytest.raises(DataError, match="step numbers are given for some items only"):
+        Corpus.from_arrays("m", [numbered[0], items[1]], ["a", "b"])
+
+
 def test_the_datasets_library_opens_a_corpus(tmp_path, random_items, write_corpus):
     datasets = pytest.importorskip("datasets")
     items = random_items(1, 25, 2, 5, 60, times="regular")

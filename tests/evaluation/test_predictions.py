@@ -153,6 +153,31 @@ def test_step_numbers_can_replace_times(write):
     assert found.points.start.tolist() == [*range(6), *range(6)] and found.dates == ("step 0", "step 5")
 
 
+def test_what_was_left_out_in_reading_is_noted(write):
+    path = write(rows())
+    path.write_text("made by a tool\n" + path.read_text() + "007,2025-02-0")
+    assert codes(read_predictions(path).notes) >= {Code.LINES_SKIPPED, Code.LAST_LINE_LEFT_OUT}
+
+
+@pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/New_York"])
+def test_cutoffs_at_midnight_are_instants_beside_hourly_stamps(write, zone):
+    stamps = pd.date_range("2025-01-06", periods=12, freq="h", tz=zone)
+    found = read_predictions(write(rows(cutoff=[str(stamps[0])] * 12, timestamp=stamps + pd.Timedelta("1h"),
+                                        symbol="A", last_close=100.0)))  # fmt: skip
+    assert found.points.target.shape == (1, 12)
+    assert found.dates[0] == str((stamps[1]).tz_convert("UTC").tz_localize(None).isoformat())
+
+
+def test_steps_and_stamps_are_not_mixed(write):
+    with pytest.raises(DataError, match="one of the columns 'timestamp' and 'cutoff' counts steps"):
+        read_predictions(write(rows(cutoff=[0] * 12)))
+
+
+def test_quantiles_may_be_most_of_the_columns(write):
+    path = write(rows(**{f"{k / 20:g}": 100.0 for k in range(1, 20)}))
+    assert len(read_predictions(path).bands.scored_levels) == 19
+
+
 def test_a_file_without_items_is_one_item(write):
     columns = {name: column[:6] for name, column in rows().items() if name != "symbol"}
     assert read_predictions(write(columns)).points.items == ("p",)
@@ -165,7 +190,7 @@ def test_a_file_without_items_is_one_item(write):
         ({"last_close": None}, "no column 'last_close'; name it with --column last_close=NAME"),
         ({"timestamp": None}, "no column looks like a time stamp"),
         ({"predicted": [np.nan, *range(11)]}, r"row 1 \(item '007'\) has an actual value and no prediction"),
-        ({"predicted": [1.0, "x"] * 6}, r"column 'predicted' has values that are not numbers, such as 'x' in row 2\."),
+        ({"predicted": [1.0, "x"] * 6}, r"line 3, column 'predicted': 'x' is text in a number column\."),
         ({"timestamp": [DAYS[0]] * 12}, "item '007' has several rows with one timestamp. Add when"),
         ({"cutoff": [DAYS[9]] * 12}, "row 1: its timestamp is not after its cutoff"),
         ({"cutoff": ["2024-01-01"] * 12}, "last_close changes within a forecast of item '007'"),

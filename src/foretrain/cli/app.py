@@ -24,7 +24,6 @@ from foretrain.cli.options import (
     ForeignFormat,
     ModelArgument,
     NumSamplesOption,
-    OnBad,
     Overrides,
     PrecisionOption,
     ThreadsOption,
@@ -34,8 +33,8 @@ from foretrain.cli.options import (
     config_and_overrides,
     forecast_settings,
     level_list,
-    pairs,
 )
+from foretrain.cli.reading import SERIES_ONLY, GroupedCommand, reads_files
 from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
 
 app = typer.Typer(
@@ -70,90 +69,49 @@ def demo(
     run_demo(out)
 
 
-@data_app.command("import")
+@data_app.command("import", cls=GroupedCommand)
+@reads_files()
 def data_import(
     paths: Annotated[list[Path], typer.Argument(help="Folders or files: CSV, Parquet, .npy/.npz, HF-datasets folder.")],
-    out: Annotated[Path, typer.Option(help="The corpus folder to create (or, with --update, to extend).")],
-    on_bad: Annotated[OnBad, typer.Option(help="What to do if data break a quality rule.")] = OnBad.fix,
-    update: Annotated[bool, typer.Option("--update", help="Append new bars and items to an existing corpus.")] = False,
-    id_column: Annotated[str | None, typer.Option(help="Column of item ids (default: detected).")] = None,
-    timestamp_column: Annotated[str | None, typer.Option(help="Column of time stamps (default: detected).")] = None,
-    columns: Annotated[str | None, typer.Option(help="Comma-separated value columns to keep (default: all).")] = None,
-    freq: Annotated[
-        str | None, typer.Option(help="Frequency alias such as D, B, h, 15min (default: inferred).")
+    reading: dict[str, Any],
+    out: Annotated[
+        Path | None, typer.Option(help="The corpus folder to create (or, with --update, to extend).")
     ] = None,
-    timezone: Annotated[
-        str | None, typer.Option(help="Time zone of stamps that name none; they are converted to UTC.")
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be read, and write nothing.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Append new bars and items to an existing corpus.")] = False,
+    target: Annotated[
+        str | None, typer.Option(help="Comma-separated columns that must exist; they come first.")
     ] = None,
     adjust: Annotated[bool, typer.Option("--adjust", help="Multiply OHLC by adj_close/close.")] = False,
     min_rows: Annotated[int | None, typer.Option(min=1, help="Drop items shorter than this.")] = None,
     provenance: Annotated[str, typer.Option(help="real or synthetic; reports state it.")] = "real",
-    encoding: Annotated[str | None, typer.Option(help="Text encoding of CSV files (default: UTF-8).")] = None,
-    skip_rows: Annotated[int, typer.Option(min=0, help="Lines to skip at the top of each CSV file.")] = 0,
-    header: Annotated[
-        bool, typer.Option("--header/--no-header", help="Whether the first line holds column names.")
-    ] = True,
-    names: Annotated[str | None, typer.Option(help="Comma-separated column names of files without a header.")] = None,
-    na_values: Annotated[str | None, typer.Option(help="Comma-separated further texts for a missing value.")] = None,
-    decimal: Annotated[
-        str | None, typer.Option(help="The decimal mark, . or , (default: from each column).", metavar="MARK")
-    ] = None,
-    dayfirst: Annotated[
-        bool | None, typer.Option("--dayfirst/--monthfirst", help="How to read 01/02/2020 (default: from the column).")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Comma-separated columns that must exist; they come first.")
-    ] = None,
-    categorical: Annotated[str | None, typer.Option(help="Comma-separated columns to read as text.")] = None,
-    id_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression that extracts the id from a file name.")
-    ] = None,
-    layout: Annotated[
-        str | None, typer.Option("--format", help="table, panel (a column per item), array or hf (default: detected).")
-    ] = None,
 ) -> None:
     """Convert raw files to a checked, memory-mapped corpus. Prints what was found, fixed and dropped."""
     _require_single_process("data import")
-    from foretrain.cli.commands import import_data
+    if out is None and not dry_run:
+        raise ConfigError("data import: give --out, the corpus folder to write, or --dry-run, to write none.")
+    from foretrain.cli.commands import import_data, preview_files
 
-    import_data(
-        paths,
-        out,
-        on_bad=on_bad.value,
-        update=update,
-        id_column=id_column,
-        timestamp_column=timestamp_column,
-        columns=comma_list(columns),
-        target=comma_list(target),
-        categorical=comma_list(categorical),
-        names=comma_list(names),
-        na_values=comma_list(na_values),
-        decimal=decimal,
-        dayfirst=dayfirst,
-        id_pattern=id_pattern,
-        format=layout,
-        freq=freq,
-        timezone=timezone,
-        adjust=adjust,
-        min_rows=min_rows,
-        provenance=provenance,
-        encoding=encoding,
-        skip_rows=skip_rows,
-        header=header,
-    )
+    reading |= {"target": comma_list(target), "adjust": adjust, "min_rows": min_rows}
+    if out is None or dry_run:
+        preview_files(paths, out=out, update=update, provenance=provenance, **reading)
+        return
+    import_data(paths, out, update=update, provenance=provenance, **reading)
 
 
-@data_app.command("inspect")
+@data_app.command("inspect", cls=GroupedCommand)
+@reads_files()
 def data_inspect(
-    corpus: Annotated[Path, typer.Argument(help="A corpus folder.")],
+    data: Annotated[Path, typer.Argument(help="A corpus folder, or files that an import reads.")],
+    reading: dict[str, Any],
     plot: Annotated[Path | None, typer.Option(help="Plot the corpus to this PNG file.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check every shard against its recorded hash.")] = False,
 ) -> None:
-    """Print the columns, ranges, quality and provenance of a corpus."""
+    """Print the columns, ranges, quality and provenance of a corpus, or what an import would read from files."""
     _require_single_process("data inspect")
     from foretrain.cli.commands import inspect_data
 
-    inspect_data(corpus, plot=plot, verify=verify)
+    inspect_data(data, reading, plot=plot, verify=verify)
 
 
 @app.command()
@@ -223,10 +181,12 @@ def train(
     )
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
+@reads_files()
 def evaluate(
     model: ModelArgument,
-    data: Annotated[Path, typer.Option(help="The corpus to score on.")],
+    data: Annotated[Path, typer.Option(help="The corpus, or the file or folder of files, to score on.")],
+    reading: dict[str, Any],
     prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps ahead (default: as trained).")] = None,
     num_windows: Annotated[
         int, typer.Option(min=1, help="Forecast origins per item, at most those that training held out.")
@@ -290,6 +250,7 @@ def evaluate(
     result = evaluate_model(
         model,
         data,
+        reading=reading,
         prediction_length=prediction_length,
         num_windows=num_windows,
         stride=stride,
@@ -318,24 +279,19 @@ def evaluate(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
+@reads_files(without=SERIES_ONLY, roles="item, timestamp, cutoff, step, actual, predicted or last_close")
 def score(
     predictions: Annotated[
         Path, typer.Argument(help="CSV or Parquet: item, timestamp, actual, predicted, last_close.")
     ],
+    reading: dict[str, Any],
     values: Annotated[
         Values | None,
         typer.Option(help="Prices, or changes since the last close (fraction: 0.01 is 1 %); default: price."),
     ] = None,
     claimed_percent: Annotated[
         list[float] | None, typer.Option(min=0, help="A published error in percent to explain; repeatable.")
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ROLE=NAME",
-            help="The column of a role: item, timestamp, cutoff, step, actual, predicted or last_close.",
-        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for score.json and score.md.")] = None,
 ) -> None:
@@ -347,27 +303,24 @@ def score(
     score_predictions(
         predictions,
         out=out,
-        columns=pairs(column, "--column", "predicted=forecast"),
+        reading=reading,
         values=values.value if values else None,
         claimed_percent=tuple(claimed_percent or ()),
     )
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
+@reads_files()
 def forecast(
     model: ModelArgument,
-    input: Annotated[Path, typer.Argument(help="CSV or Parquet: [item_id,] timestamp, value columns.")],
+    input: Annotated[Path, typer.Argument(help="A file or folder of files as data import reads them, or a corpus.")],
     prediction_length: Annotated[int, typer.Option(min=1, help="Steps to forecast.")],
     out: Annotated[Path, typer.Option(help="CSV or Parquet file to write.")],
+    reading: dict[str, Any],
     future: Annotated[Path | None, typer.Option(help="Known covariates of the steps to forecast.")] = None,
     quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels (default 0.1 ... 0.9).")] = None,
     target: Annotated[
         str | None, typer.Option(help="Comma-separated columns to forecast (default: the family's, else target).")
-    ] = None,
-    id_column: Annotated[str, typer.Option(help="Column of item ids.")] = "item_id",
-    timestamp_column: Annotated[str | None, typer.Option(help="Column of time stamps (default: detected).")] = None,
-    freq: Annotated[
-        str | None, typer.Option(help="Frequency alias (default: inferred, including trading hours).")
     ] = None,
     calendar: Annotated[
         str | None,
@@ -397,7 +350,7 @@ def forecast(
     dtype: PrecisionOption = DType.float32,
     threads: ThreadsOption = None,
 ) -> None:
-    """Forecast the series of a file."""
+    """Forecast the series of a file, a folder of files or a corpus."""
     _require_single_process("forecast")
     _prepare(threads)
     from foretrain.cli.commands import forecast_file
@@ -412,10 +365,8 @@ def forecast(
         num_samples=num_samples,
         seed=seed,
         options={**forecast_settings(option), **({"cross_learning": True} if cross_learning else {})},
-        id_column=id_column,
-        timestamp_column=timestamp_column,
         target=comma_list(target),
-        freq=freq,
+        freq=reading.get("freq"),
         calendar=calendar,
         aggregates=aggregate or (),
         sort_quantiles=sort_quantiles,
@@ -424,6 +375,7 @@ def forecast(
         model,
         input,
         request,
+        reading=reading,
         out=out,
         future=future,
         tokenizer=tokenizer,

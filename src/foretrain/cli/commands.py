@@ -30,11 +30,35 @@ def import_data(paths: Sequence[Path], out: Path, **settings: Any) -> None:
     print(report.text())
 
 
-def inspect_data(path: Path, *, plot: Path | None = None, verify: bool = False) -> None:
-    """`foretrain data inspect`: print a summary of a corpus, and plot it."""
+def preview_files(
+    paths: Sequence[Path],
+    *,
+    out: Path | None = None,
+    update: bool = False,
+    provenance: str = "real",
+    **reading: Any,
+) -> None:
+    """`foretrain data import --dry-run`: print what would be read."""
+    from foretrain.data.importers.preview import preview_text
+
+    with progress_bar("reading") as advance:
+        text = preview_text(paths, out=out, update=update, provenance=provenance, progress=advance, **reading)
+    print(text)
+
+
+def inspect_data(path: Path, reading: Mapping[str, Any], *, plot: Path | None = None, verify: bool = False) -> None:
+    """`foretrain data inspect`: print a summary of a corpus and plot it, or print what would be read from files."""
+    from foretrain.data.frames import is_corpus
     from foretrain.data.inspection import inspect_text, plot_corpus
     from foretrain.data.store import Corpus
 
+    if not is_corpus(path) and path.exists():
+        if verify or plot is not None:
+            raise ConfigError(f"{path}: is no corpus; --verify and --plot apply to corpora. Import it first.")
+        preview_files([path], **reading)
+        return
+    if reading:
+        raise ConfigError(f"{path}: is a corpus; the options of reading files do not apply. Leave them out.")
     corpus = Corpus.open(path)
     if verify:
         corpus.verify()
@@ -49,6 +73,7 @@ def evaluate_model(
     model: str,
     data: Path,
     *,
+    reading: Mapping[str, Any] | None = None,
     prediction_length: int | None = None,
     split: str = "test",
     target: Sequence[str] | None = None,
@@ -80,7 +105,7 @@ def evaluate_model(
     if out is not None:
         _check_new_folder(out)
     set_threads(threads)
-    from foretrain.data.store import Corpus
+    from foretrain.data.frames import open_input
     from foretrain.evaluation.columns import evaluation_columns
     from foretrain.evaluation.gate import judge
     from foretrain.evaluation.report import print_result
@@ -89,15 +114,18 @@ def evaluate_model(
     from foretrain.models.request import DECILES
     from foretrain.run.promotion import open_reference
 
-    corpus = Corpus.open(data)
+    with progress_bar("reading") as advance:
+        opened = open_input(data, progress=advance, **(reading or {}))
+    corpus = opened.corpus
     predictor = _load(model, tokenizer, device, dtype)
     model_family, release = family(predictor.model.family), release_facts(model)
     trained = release.get("data") or {}
     horizon = prediction_length or trained.get("prediction_length")
     if horizon is None:
         raise ConfigError("--prediction-length: set the number of steps to score; this release does not record one.")
-    covariates = {"past_covariates": past_covariates, "known_covariates": known_covariates}
-    selection = evaluation_columns(corpus, model_family, trained, target=target, **covariates)
+    roles = {"target": target, "past_covariates": past_covariates, "known_covariates": known_covariates}
+    named = {role: opened.columns_meant(names) for role, names in roles.items() if names is not None}
+    selection = evaluation_columns(corpus, model_family, trained, **named)
     chosen = forecast_options(model_family, options or {})
     with progress_bar("forecasting") as advance:
         result = evaluate(
@@ -162,6 +190,7 @@ def forecast_file(
     path: Path,
     request: FrameRequest,
     *,
+    reading: Mapping[str, Any] | None = None,
     out: Path,
     future: Path | None = None,
     tokenizer: str | None = None,
@@ -172,33 +201,37 @@ def forecast_file(
     dtype: str = "float32",
     threads: int | None = None,
 ) -> None:
-    """`foretrain forecast`: forecast the series of a CSV or Parquet file, write the forecasts and plot them.
+    """`foretrain forecast`: forecast the series of a file or corpus, write the forecasts and plot them.
 
-    The requested files determine the outputs of the request.
+    The requested files determine the outputs of the request; reading are options of an import.
     """
     wanted: dict[Output, Path | None] = {"long": out, "candles": candles, "paths": paths}
     files: dict[Output, Path] = {output: file for output, file in wanted.items() if file is not None}
     _check_outputs({"--out": out, "--candles": candles, "--paths": paths, "--plot": plot}, (path, future))
     set_threads(threads)
+    from foretrain.data.frames import is_corpus, open_input, read_future
     from foretrain.data.importers.report import counted
     from foretrain.evaluation.candles import BANDS, candle_columns
     from foretrain.evaluation.plots import check_picture
-    from foretrain.forecasting.files import check_columns, read_file, recognised_target, save_table, scratch_files
+    from foretrain.forecasting.outputs import save_table, scratch_files
 
     pictures = () if plot is None else (check_picture(plot),)
-    id_column, target, levels = request.id_column, request.target, tuple(request.quantile_levels)
-    frame, stamp = read_file(path, id_column=id_column, timestamp_column=request.timestamp_column)
-    check_columns(path, frame, target or ())
-    ahead = None if future is None else read_file(future, id_column=id_column, timestamp_column=stamp)[0]
+    how, levels = dict(reading or {}), tuple(request.quantile_levels)
+    own = {name: value for name, value in how.items() if name != "freq"} if is_corpus(path) else how
+    with progress_bar("reading") as advance:
+        opened = open_input(path, progress=advance, **own)
+    frame = opened.frame()
+    ahead = None if future is None else read_future(future, opened, **how)
     predictor = _load(model, tokenizer, device, dtype)
-    choice = predictor.columns([name for name in frame.columns if name not in (id_column, stamp)], str(path))
-    if target is None:
-        target = choice.targets if choice else (recognised_target(path, frame, {id_column, stamp}),)
+    choice = predictor.columns(opened.corpus.columns, str(path))
+    if request.target is not None:
+        target = opened.columns_meant(request.target)
+    else:
+        target = choice.targets if choice else (opened.usual_target(),)
     draws_candles = plot is not None and choice is not None and candle_columns(target) is not None
     bands = [level for band in BANDS for level in band if level not in levels] if draws_candles else []
-    count, lines = len(set(frame[id_column])), list[str]()
+    count, lines = opened.corpus.num_series, list[str]()
     request = request.changed(
-        timestamp_column=stamp,
         target=target,
         quantile_levels=(*levels, *bands),
         outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
@@ -211,13 +244,15 @@ def forecast_file(
             facts = f"{len(table):,} rows, {counted(count, 'item')}, {counted(request.prediction_length, 'step')}"
             lines.append(f"wrote {file}: {facts}")
         for file in pictures:
-            shown = _draw(frame, tables, places[file], {id_column: "item_id", stamp: "timestamp"}, draws_candles)
+            shown = _draw(frame, tables, places[file], draws_candles)
             total, kind = (count, "items") if draws_candles else (count * len(target), "series")
             lines.append(f"picture: {file}" + (f" (the first {shown} of {total:,} {kind})" if shown < total else ""))
     print("\n".join(lines))
 
 
-def score_predictions(path: Path, *, out: Path | None = None, **settings: Any) -> Score:
+def score_predictions(
+    path: Path, *, reading: Mapping[str, Any] | None = None, out: Path | None = None, **settings: Any
+) -> Score:
     """`foretrain score`: score the predictions in a file, print the result and write it into `out`.
 
     settings are further arguments of evaluation.score.score_file.
@@ -226,22 +261,25 @@ def score_predictions(path: Path, *, out: Path | None = None, **settings: Any) -
         _check_new_folder(out)
     from foretrain.evaluation.score import score_file
 
-    score = score_file(path, **settings)
+    how = dict(reading or {})
+    roles = {"item": how.pop("id_column", None), "timestamp": how.pop("timestamp_column", None)}
+    columns = {role: name for role, name in roles.items() if name is not None}
+    columns |= {"item" if role == "item_id" else role: name for role, name in how.pop("column", {}).items()}
+    score = score_file(path, columns=columns, reading=how, **settings)
     print(score.markdown(), end="")
     for file in score.save(out) if out is not None else ():
         print(f"wrote {file}")
     return score
 
 
-def _draw(frame: Any, tables: Mapping[Output, Any], path: Path, renamed: dict[str, str], candles: bool) -> int:
-    """Plot a forecast to a file, with columns renamed as plots expect; return the number of panels."""
+def _draw(history: Any, tables: Mapping[Output, Any], path: Path, candles: bool) -> int:
+    """Plot a forecast to a file; return the number of panels."""
     from foretrain.evaluation.candles import plot_candles
     from foretrain.evaluation.plots import plot_forecast
 
-    history, long = frame.rename(columns=renamed), tables["long"].rename(columns=renamed)
     if candles:
-        return plot_candles(history, tables["candles"].rename(columns=renamed), long, path)
-    return plot_forecast(history, long, path)
+        return plot_candles(history, tables["candles"], tables["long"], path)
+    return plot_forecast(history, tables["long"], path)
 
 
 def _check_new_folder(out: Path) -> None:

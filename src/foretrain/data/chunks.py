@@ -200,8 +200,12 @@ class Chunk:
 
     @functools.cached_property
     def starts(self) -> IntArray:
-        """(n,) microseconds of each series' first step."""
+        """(n,) microseconds, or the number, of each series' first step."""
         return starts(*self._column("start"))
+
+    def first_step(self, row: int) -> int | None:
+        """Return the number of a series' first step; None if steps are not numbered."""
+        return int(self.starts[row]) if "start" in self._fields else None
 
     @functools.cached_property
     def _times(self) -> tuple[IntArray, IntArray, IntArray]:

@@ -52,6 +52,7 @@ class Corpus:
         self.left_out = left_out  # columns of a foreign folder that are not read
         self.name = name
         self.path = path
+        self.origin = path  # what the user named: the folder, or the file that was imported into it
         self.manifest = manifest
         self.chunks = chunks
         self._has_ids = has_ids
@@ -70,12 +71,15 @@ class Corpus:
         if a shard is missing, damaged or of another size than in the manifest, or if columns have unexpected types.
         """
         folder = Path(path)
+        if folder.is_file():
+            way = f"`foretrain data import {folder} --out CORPUS`"
+            raise DataError(f"{folder}: is a file, no corpus. Make one with {way}.")
         if not folder.is_dir():
             raise DataError(f"{folder}: no such corpus folder. Make one with `foretrain data import`.")
         if (folder / MANIFEST_NAME).is_file():
             manifest = read_manifest(folder / MANIFEST_NAME)
             batches = _read_own(folder, manifest)
-            fields = _own_fields(manifest)
+            fields = _own_fields(manifest, batches)
             chunks = [Chunk(batch, file, fields, (len(manifest.columns),)) for batch, file in batches if batch.num_rows]
             return cls(folder.name, manifest, chunks, folder, has_ids=True)
         return _open_foreign(folder, freq)
@@ -101,7 +105,7 @@ class Corpus:
             raise DataError(f"{name}: no series. A corpus holds at least one.")
         batch = buffer.flush()
         manifest = complete_manifest(buffer, declared, time, freq, provenance, [], source=name, **fields)
-        chunk = Chunk(batch, name, _own_fields(manifest), (len(declared),))
+        chunk = Chunk(batch, name, _own_fields(manifest, [(batch, name)]), (len(declared),))
         return cls(name, manifest, [chunk], None, has_ids=True)
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -183,6 +187,13 @@ class Corpus:
             return chunk.times(row, start, stop)
         return self._regular(int(chunk.starts[row]), np.arange(start, stop, dtype=np.int64))
 
+    def first_step(self, series: int) -> int | None:
+        """Return the number of the first step of a series, None if its steps are not numbered or have a calendar."""
+        if self.manifest.time != "steps":
+            return None
+        chunk, row = self.locate(series)
+        return chunk.first_step(row)
+
     def future_times(self, series: int, count: int) -> IntArray | None:
         """Return (count,) stamps after the series' end, or None if the corpus has no calendar.
 
@@ -221,9 +232,10 @@ class Corpus:
         return f"Corpus({self.name!r}, {self.num_series:,} series, columns {', '.join(self.columns)})"
 
 
-def _own_fields(manifest: Manifest) -> dict[str, str]:
+def _own_fields(manifest: Manifest, batches: Sequence[tuple[pa.RecordBatch, str]]) -> dict[str, str]:
     fields = {"id": "item_id", "target": "target"}
-    if manifest.time == "regular":
+    numbered = manifest.time == "steps" and batches and "start" in batches[0][0].schema.names
+    if manifest.time == "regular" or numbered:
         fields["start"] = "start"
     if manifest.time == "stamps":
         fields["times"] = "timestamp"
@@ -246,7 +258,7 @@ def _read_own(folder: Path, manifest: Manifest) -> list[tuple[pa.RecordBatch, st
     if found != manifest.num_series:
         raise DataError(f"{folder}: {found:,} series in the shards, the manifest says {manifest.num_series:,}.")
     for batch, file in batches[:1]:
-        missing = [name for name in _own_fields(manifest).values() if name not in batch.schema.names]
+        missing = [name for name in _own_fields(manifest, batches).values() if name not in batch.schema.names]
         if missing:
             raise DataError(f"{file}: column {missing[0]!r} is missing. Import the data again.")
     return batches

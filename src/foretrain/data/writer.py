@@ -50,7 +50,7 @@ def prepare_series(
     if np.isinf(values).any():
         raise DataError(f"item {item_id!r}: infinite value (or beyond float32's range). Replace it by NaN.")
     if time == "steps":
-        return item_id, values, None
+        return item_id, values, None if times is None else _first_step(times, values.shape[1])
     if times is None:
         raise DataError(f"item {item_id!r}: no times, but the corpus has a {time} time axis.")
     times = np.asarray(times)
@@ -81,6 +81,11 @@ def prepare_series(
     return item_id, values, times
 
 
+def _first_step(steps: np.ndarray, length: int) -> np.ndarray:
+    """Return (1,) the number of the first row if all rows up to the last are counted without a hole."""
+    return np.asarray(steps[-1:], np.int64) - (length - 1)
+
+
 class SeriesBuffer:
     """Collects checked series, converts them to record batches, and tracks totals and the content hash."""
 
@@ -94,6 +99,7 @@ class SeriesBuffer:
         self._categorical = [(k, column) for k, column in enumerate(columns) if column.categories is not None]
         self._time = time
         self._freq = freq
+        self._numbered: bool | None = None  # the series have step numbers
         self._pending: list[Series] = []
         self._seen: set[str] = set()
         self.bytes = 0
@@ -114,12 +120,16 @@ class SeriesBuffer:
                     f"item {item_id!r}: column {column.name!r} holds {wrong[0]:g}, which is no code of its {count} "
                     "categories. Codes count them from 0."
                 )
+        if self._time == "steps":
+            if self._numbered not in (None, times is not None):
+                raise DataError(f"item {item_id!r}: step numbers are given for some items only. Number all, or none.")
+            self._numbered = times is not None
         self._seen.add(item_id)
         self._pending.append((item_id, values, times))
         self.bytes += values.nbytes + (times.nbytes if times is not None else 0)
         self.total_series += 1
         self.total_rows += values.shape[1]
-        if times is not None:
+        if times is not None and self._time != "steps":
             last = int(times[-1])
             if self._time == "regular":
                 assert self._freq is not None
@@ -132,6 +142,8 @@ class SeriesBuffer:
         fields = [("item_id", pa.string()), ("target", pa.list_(pa.list_(pa.float32())))]
         if self._time == "regular":
             fields.append(("start", pa.timestamp("us")))
+        if self._numbered:
+            fields.append(("start", pa.int64()))
         if self._time == "stamps":
             fields.append(("timestamp", pa.list_(pa.int64())))
         return pa.schema(fields)
@@ -145,12 +157,14 @@ class SeriesBuffer:
             raise DataError(f"item {ids[-1]!r}: longer than 2 billion values. Split it into several items.")
         clocks = [times for _, _, times in self._pending if times is not None]
         stamps = np.concatenate(clocks) if clocks else np.empty(0, np.int64)
-        self.hash.update(ids, shapes, flat, stamps)
+        self.hash.update(ids, shapes, flat, stamps if self._time != "steps" else stamps[:0])
         rows = np.repeat(shapes[:, 1], shapes[:, 0])
         inner = pa.ListArray.from_arrays(_offsets(rows), _numbers(flat))
         arrays = [_texts(ids), pa.ListArray.from_arrays(_offsets(shapes[:, 0]), inner)]
         if self._time == "regular":
             arrays.append(_numbers(stamps).view(pa.timestamp("us")))
+        if self._numbered:
+            arrays.append(_numbers(stamps))
         if self._time == "stamps":
             arrays.append(pa.ListArray.from_arrays(_offsets(shapes[:, 1]), _numbers(stamps)))
         self._pending, self.bytes = [], 0
@@ -256,7 +270,10 @@ class CorpusWriter:
             raise DataError(f"{self.out}: exists already, and a corpus is never overwritten. Choose another folder.")
 
     def append(self, item_id: str, values: np.ndarray, *, times: np.ndarray | None = None) -> None:
-        """Add one series: values (V, T), times (T,) int64 microseconds or datetime64 (not for time="steps")."""
+        """Add one series: values (V, T), times (T,) int64 microseconds or datetime64.
+
+        For time="steps" they are step numbers, of which the last is kept; None counts from 0.
+        """
         series = prepare_series(item_id, values, times, len(self.columns), self._time, self._freq)
         incoming = series[1].nbytes + (series[2].nbytes if series[2] is not None else 0)
         if len(self._buffer) and self._buffer.bytes + incoming > self._batch_bytes:

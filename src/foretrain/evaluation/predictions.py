@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from foretrain.data.importers.columns import FINE_STAMPS
+from foretrain.data.importers import ImportOptions
+from foretrain.data.importers.columns import FINE_STAMPS, corpus_name, plain
+from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.reading import open_table
+from foretrain.data.importers.times import TableTimes, read_column_times
+from foretrain.data.importers.values import read_numbers
+from foretrain.data.windows import NO_TIME
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Array, Ints, Scored
-from foretrain.forecasting.files import column_names, read_file
 from foretrain.notes import Code, Note
 
 # role -> usual names of its column, tried if no name is given
@@ -29,6 +35,7 @@ ROLES = {
     "last_close": ("last_close",),
 }
 NON_NUMERIC = ("item", "cutoff", "timestamp")  # roles whose columns are not parsed as numbers
+_MINUTE = 60_000_000
 VALUES = ("price", "fraction", "percent")
 PRICE_RATIO = 0.2  # actual values are not prices if their median is below this share of the median last close
 
@@ -47,9 +54,12 @@ class Predictions:
 
 
 def read_predictions(
-    path: Path, columns: Mapping[str, str | None] | None = None, values: str | None = None
+    path: Path,
+    columns: Mapping[str, str | None] | None = None,
+    values: str | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> Predictions:
-    """Read a CSV or Parquet file of predictions.
+    """Read a file of predictions, its cells as `data import` reads them.
 
     Args:
         path: the file, with one row per predicted step.
@@ -58,6 +68,7 @@ def read_predictions(
             required.
         values: meaning of actual and predicted: "price"; "fraction" or "percent", changes since the last close; None =
             price, and an error if they are far too small for the last close. Changes need no last_close.
+        reading: fields of ImportOptions that say how cells are read, such as encoding and dayfirst.
 
     The rows of an item with the same cutoff are one forecast; without cutoffs, successive rows of an item whose step
     grows; without steps, each row is a forecast one step ahead.
@@ -69,7 +80,8 @@ def read_predictions(
     for role in columns or {}:
         if role not in ROLES:
             raise ConfigError(f"--column {role}: choose one of {', '.join(ROLES)}.")
-    file = _File.read(path, _roles(path, {**dict.fromkeys(ROLES), **(columns or {})}, values))
+    table = open_table(path, ImportOptions.of(**(reading or {})), any_header=True)
+    file = _File.read(table, _roles(table, {**dict.fromkeys(ROLES), **(columns or {})}, values))
     if values is None and file.has_prices:
         _refuse_returns(path, file.actual, file.last)
     file = file.as_prices(values or "price")
@@ -83,7 +95,7 @@ def read_predictions(
         returns=(file.change(file.actual), file.change(file.predicted)),
         has_prices=file.has_prices,
         dates=file.dates,
-        notes=index.notes,
+        notes=(*table.notes, *index.notes),
     )
 
 
@@ -106,39 +118,28 @@ class _File:
     dates: tuple[str, str]  # first and last
 
     @classmethod
-    def read(cls, path: Path, roles: dict[str, Any]) -> _File:
-        item = roles["item"] or "item_id"
-        frame, stamp = read_file(path, id_column=item, timestamp_column=roles["timestamp"] or roles["cutoff"])
-        codes, names = frame[item].factorize()
-        instants = _instants(path, frame[stamp])
-        cutoffs = times = None
-        if stamp != roles["cutoff"]:
-            times = instants
-            if roles["cutoff"]:  # read again to parse the cutoffs as times
-                again, name = read_file(path, id_column=item, timestamp_column=roles["cutoff"])
-                cutoffs = _instants(path, again[name])
-        else:
-            cutoffs = instants
-        columns = {
-            role: _numbers(path, frame[name]) for role, name in roles.items() if name and role not in NON_NUMERIC
-        }
-        levels = _levels(frame.columns)
-        found = cls(
-            path=path,
-            item=codes.astype(np.int64),
-            names=tuple(map(str, names)),
-            cutoffs=cutoffs,
-            times=times,
+    def read(cls, table: RawTable, roles: dict[str, Any]) -> _File:
+        codes, names = _items(table, roles["item"])
+        found = {role: _times(table, roles[role]) for role in ("timestamp", "cutoff") if roles[role]}
+        found = _in_one_clock(table, found, roles)
+        shown = found.get("timestamp") or found["cutoff"]
+        columns = {role: read_numbers(table, name) for role, name in roles.items() if name and role not in NON_NUMERIC}
+        levels = _levels(table.cells.column_names)
+        return cls(
+            path=table.path,
+            item=codes,
+            names=names,
+            cutoffs=found["cutoff"].times if "cutoff" in found else None,
+            times=found["timestamp"].times if "timestamp" in found else None,
             steps=columns.get("step"),
             actual=columns["actual"],
             predicted=columns["predicted"],
-            last=columns.get("last_close", np.ones(len(frame))),
+            last=columns.get("last_close", np.ones(len(codes))),
             has_prices="last_close" in columns,
             levels=tuple(levels),
-            quantiles=np.stack([_numbers(path, frame[name]) for name in levels.values()] or [columns["actual"]], 1),
-            dates=(_text(instants.min(), frame[stamp]), _text(instants.max(), frame[stamp])),
-        )
-        return found._complete()
+            quantiles=np.stack([read_numbers(table, name) for name in levels.values()] or [columns["actual"]], 1),
+            dates=_first_and_last(shown),
+        )._complete()
 
     def _complete(self) -> _File:
         """Return self. Raises DataError if a prediction is missing."""
@@ -309,24 +310,51 @@ def _bands(scored: Scored, index: _ForecastIndex, file: _File) -> Scored:
     return replace(scored, quantiles=found, levels=every, scored_levels=file.levels)
 
 
-def _roles(path: Path, given: dict[str, str | None], values: str | None) -> dict[str, Any]:
+def _roles(table: RawTable, given: dict[str, str | None], values: str | None) -> dict[str, Any]:
     """Return the column of every role, None if there is none. Raises DataError if a required one is missing."""
-    header = column_names(path)
-    plain = {name.strip().lower(): name for name in reversed(header)}
+    header, path = table.cells.column_names, table.path
+    usual = {plain(name): name for name in reversed(header)}
+    shown = f"The columns are {', '.join(map(repr, header))}."
     found: dict[str, Any] = {}
     for role, name in given.items():
-        usual = next((plain[known] for known in ROLES[role] if known in plain), None)
-        if name is not None and name not in header:
-            raise DataError(f"{path}: no column {name!r} ({role}). The columns are {', '.join(header)}.")
-        found[role] = name or usual
+        known = next((usual[other] for other in ROLES[role] if other in usual), None)
+        found[role] = known if name is None else corpus_name(name, header)
+        if name is not None and found[role] is None:
+            raise DataError(f"{path}: no column {name!r} ({role}). {shown}")
     needed = ["actual", "predicted", *(["last_close"] if values in (None, "price") else [])]
     for role in needed:
         if found[role] is None:
-            raise DataError(
-                f"{path}: no column {ROLES[role][0]!r}; name it with --column {role}=NAME. The columns are "
-                f"{', '.join(header)}."
-            )
+            raise DataError(f"{path}: no column {ROLES[role][0]!r}; name it with --column {role}=NAME. {shown}")
+    if found["timestamp"] is None and found["cutoff"] is None:
+        found["timestamp"] = _unnamed_stamps(table)
     return found
+
+
+def _unnamed_stamps(table: RawTable) -> str:
+    """Return an unnamed column of time stamps, as pandas saves an index. Raises DataError if there is none."""
+    for name in table.cells.column_names:
+        if plain(name) in ("", "index") or plain(name).startswith("unnamed"):
+            with contextlib.suppress(DataError):  # a saved index of row numbers
+                if read_column_times(table, name).clock != "steps":
+                    return name
+    raise DataError(
+        f"{table.path}: no column looks like a time stamp; name it with --column timestamp=NAME. The columns are "
+        f"{', '.join(map(repr, table.cells.column_names))}."
+    )
+
+
+def _items(table: RawTable, name: str | None) -> tuple[Ints, tuple[str, ...]]:
+    """Return the item of each row (R,) and the items' names; a file without items is one, named after the file."""
+    if name is None:
+        return np.zeros(table.cells.num_rows, np.int64), (table.options.item_id(table.path),)
+    encoded = table.texts(name).fill_null("").dictionary_encode()
+    codes, names = np.asarray(encoded.indices).astype(np.int64), encoded.dictionary.to_pylist()
+    if "" in names:
+        row = int((codes == names.index("")).argmax())
+        raise DataError(
+            f"{table.path}: line {table.lines[row]}: column {name!r} has no item. Name it, or drop the row."
+        )
+    return codes, tuple(names)
 
 
 def _levels(columns: Any) -> dict[float, str]:
@@ -335,47 +363,55 @@ def _levels(columns: Any) -> dict[float, str]:
     for name in columns:
         try:
             level = float(name)
-        except (TypeError, ValueError):
+        except ValueError:
             continue
         if 0 < level < 1:
             found[level] = name
     return dict(sorted(found.items()))
 
 
-def _numbers(path: Path, column: Any) -> Array:
-    try:
-        return column.to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        import pandas as pd
+def _times(table: RawTable, name: str) -> TableTimes:
+    """Return a column of times (R,) as microseconds, or as step numbers."""
+    found = read_column_times(table, name)
+    assert found.times is not None
+    if (found.times == NO_TIME).any():
+        line = table.lines[int((found.times == NO_TIME).argmax())]
+        raise DataError(f"{table.path}: line {line}: column {name!r} is empty; every row needs a time.")
+    return found
 
-        wrong = column[pd.isna(pd.to_numeric(column, errors="coerce")) & column.notna()]
-        where = f", such as {wrong.iloc[0]!r} in row {wrong.index[0] + 1:,}" if len(wrong) else ""
+
+def _in_one_clock(
+    table: RawTable, found: dict[str, TableTimes], roles: Mapping[str, str | None]
+) -> dict[str, TableTimes]:
+    """Return the times of both roles in one clock. Raises DataError if one counts steps and one has stamps.
+
+    A column whose stamps are all midnights with an offset was read as dates of that place; beside instants it is moved
+    back to UTC.
+    """
+    kinds = {role: times.clock == "steps" for role, times in found.items()}
+    if len(set(kinds.values())) > 1:
+        first, second = (roles[role] for role in found)
         raise DataError(
-            f"{path}: column {column.name!r} has values that are not numbers{where}. Correct them or leave them empty."
-        ) from None
+            f"{table.path}: one of the columns {first!r} and {second!r} counts steps, the other has time stamps. Give "
+            "both as the same."
+        )
+    if "utc" not in {times.clock for times in found.values()}:
+        return found
+    for role, times in found.items():
+        if times.clock == "dates" and len(times.offsets) > 1:
+            raise DataError(f"{table.path}: column {roles[role]!r} has several offsets. Write its stamps in UTC.")
+        if times.clock == "dates" and times.offsets:
+            assert times.times is not None
+            found[role] = replace(times, times=times.times - times.offsets[0] * _MINUTE, clock="utc")
+    return found
 
 
-def _instants(path: Path, column: Any) -> Ints:
-    """Return a column of times (R,) as microseconds; step numbers unchanged."""
-    import pandas as pd
-
-    if column.isna().any():
-        raise DataError(f"{path}: column {column.name!r} has empty cells; every row needs a time.")
-    if pd.api.types.is_integer_dtype(column):
-        return column.to_numpy(np.int64)
-    try:
-        return pd.DatetimeIndex(pd.to_datetime(column, utc=True)).as_unit("us").asi8
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{path}: column {column.name!r} has values that are not times ({reason}).") from None
-
-
-def _text(instant: int, column: Any) -> str:
-    import pandas as pd
-
-    if pd.api.types.is_integer_dtype(column):
-        return f"step {instant}"
-    return str(np.datetime64(int(instant), "us").astype("datetime64[s]"))
+def _first_and_last(found: TableTimes) -> tuple[str, str]:
+    times = found.times
+    assert times is not None
+    ends = (int(times.min()), int(times.max()))
+    first, last = (f"step {t}" if found.clock == "steps" else str(np.datetime64(t, "us").astype("M8[s]")) for t in ends)
+    return first, last
 
 
 def _refuse_returns(path: Path, actual: Array, last: Array) -> None:

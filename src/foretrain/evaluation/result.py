@@ -289,7 +289,7 @@ def _describe_data(backtest: Backtest) -> list[dict[str, Any]]:
         entries.append(
             {
                 "name": panel.name(k),
-                "path": str(corpus.path) if corpus.path else None,
+                "path": str(corpus.origin) if corpus.origin else None,
                 "fingerprint": corpus.fingerprint,
                 "provenance": corpus.manifest.provenance["kind"],
                 "freq": corpus.manifest.freq,

@@ -117,13 +117,14 @@ def score_file(
     columns: Mapping[str, str | None] | None = None,
     values: str | None = None,
     claimed_percent: Sequence[float] = (),
+    reading: Mapping[str, Any] | None = None,
 ) -> Score:
     """Score a file of predictions beside naive, which repeats the last close.
 
     Arguments and errors as in read_predictions. claimed_percent: errors published as percent; `claims` says what each
     one is.
     """
-    found = read_predictions(path, columns, values)
+    found = read_predictions(path, columns, values, reading)
     points, naive = found.points, found.naive
     pooled = _pooled(found)
     error = pooled["pct_mae"]["value"]

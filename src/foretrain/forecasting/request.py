@@ -1,6 +1,6 @@
-"""FrameRequest: a ForecastRequest for a frame or a file, with columns, frequency and outputs.
+"""FrameRequest: a ForecastRequest for a frame, with columns, frequency and outputs.
 
-File names, device and precision are not part of it.
+Files and how they are read, device and precision are not part of it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class FrameRequest(ForecastRequest):
 
     Attributes:
         id_column: column of the items' names.
-        timestamp_column: column of the time stamps; None = "timestamp" in a frame, recognised in a file.
+        timestamp_column: column of the time stamps; None = "timestamp".
         target: columns to forecast; None = those of a candle for candle families, else "target".
         freq: pandas alias of the frequency, on whose grid the rows are put; None = inferred from the stamps.
         calendar: exchange whose sessions the stamps follow.

@@ -7,14 +7,16 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.data.frames import findings, is_corpus
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, ForetrainError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.base import Forecaster
-from foretrain.notes import Code, Note, warn
+from foretrain.notes import warn
 from foretrain.run.pipeline import run_stages
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import holds_run, train_run
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from foretrain.forecasting.predictor import Predictor
 
 _log = logging.getLogger(__name__)
-_CORPUS_MARKS = ("manifest.json", "state.json", "dataset_dict.json")
 
 
 def fit(
@@ -57,7 +58,7 @@ def fit(
     if "output_dir" not in draft.merged:
         raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
     output = Path(draft.merged["output_dir"])
-    if isinstance(data, Corpus) or (isinstance(data, str | Path) and not _holds_files(Path(data))):
+    if isinstance(data, Corpus) or (isinstance(data, str | Path) and not _is_input(Path(data))):
         if import_options:
             raise ConfigError("import_options: data is a corpus, which is not imported; leave them out.")
         return _fit_corpus(draft, data, output)
@@ -72,9 +73,9 @@ def fit(
         raise
 
 
-def _holds_files(path: Path) -> bool:
-    """Return True for a file, and for a folder that is no corpus."""
-    return path.is_file() or (path.is_dir() and not any((path / mark).is_file() for mark in _CORPUS_MARKS))
+def _is_input(path: Path) -> bool:
+    """Return True for what an import reads: a file, or a folder that is no corpus."""
+    return path.exists() and not is_corpus(path)
 
 
 def _fit_corpus(draft: Draft, data: str | Path | Corpus, output: Path) -> Predictor:
@@ -113,7 +114,7 @@ def _import(data: Any, out: Path, options: dict[str, Any]) -> Path:
 
     try:
         if isinstance(data, str | Path):
-            _show(import_corpus([data], out, **options), "")
+            _show(import_corpus([data], out, **options), Path(data))
             return out
         if not isinstance(data, pd.DataFrame):
             kinds = "a corpus folder, a Corpus, a pandas frame, a file or a folder of files"
@@ -143,7 +144,7 @@ def _import_table(table: Any, out: Path, options: dict[str, Any]) -> None:
         path = Path(scratch) / "item.parquet"  # a frame without ids is the item "item"
         pyarrow.parquet.write_table(table, path)
         try:
-            _show(import_corpus([path], out, **options), str(path))
+            _show(import_corpus([path], out, **options), path, frame=True)
         except DataError as error:
             raise DataError(_of_frame(str(error), str(path))) from None
 
@@ -163,19 +164,8 @@ def _of_frame(text: str, path: str) -> str:
     return re.sub(r"\bline (\d+)", lambda found: f"row {int(found[1]) - 1}", text)
 
 
-def _show(report: ImportReport, path: str) -> None:
-    """Log the notes of an import, and a note for each quality rule that found something worse than a note."""
-    for note in report.notes:
-        warn(_log, Note(note.code, _of_frame(note.text, path) if path else note.text, note.counts))
-    for name, found in report.rules.items():
-        if not found["items"] or found["severity"] == "note":
-            continue
-        counts = {"items": found["items"], "rows": found["rows"]}
-        text = (
-            f"import: {name} ({found['severity']}): {found['items']:,} item(s), {found['rows']:,} row(s) -> "
-            f"{found['action']}; {report.out / 'quality.json'} has examples."
-        )
-        warn(_log, Note(Code.IMPORT_QUALITY, text, counts))
-    for item, why in list(report.dropped.items())[:10]:
-        warn(_log, Note(Code.IMPORT_QUALITY, f"import: item {item!r} is left out: {why}.", {"items": 1}))
+def _show(report: ImportReport, path: Path, *, frame: bool = False) -> None:
+    """Log what an import decided and found; of a frame, in its own words."""
+    for note in findings(report, path.name):
+        warn(_log, replace(note, text=_of_frame(note.text, str(path))) if frame else note)
     _log.info("%s", report.text())

@@ -66,8 +66,10 @@ def corpus_parts(corpus: Corpus) -> Iterator[Part]:
     manifest = corpus.manifest
     texts = {column.name: column.categories for column in manifest.columns if column.categories is not None}
     for k in range(corpus.num_series):
-        values, times = np.array(corpus.values(k)), corpus.times(k)
+        values, times, first = np.array(corpus.values(k)), corpus.times(k), corpus.first_step(k)
         lines = np.zeros(values.shape[1], np.int64)
         clock = corpus_clock(manifest.timezone, times)
+        if first is not None:
+            times, clock = first + np.arange(values.shape[1]), "steps"
         market = bool(manifest.price_columns)
         yield Part(corpus.item_id(k), corpus.columns, values, times, lines, clock, (), texts or None, market=market)

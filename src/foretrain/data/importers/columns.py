@@ -240,6 +240,18 @@ def _pick(wanted: str | None, names: Sequence[str]) -> str | None:
     return close[0] if len(close) == 1 else None
 
 
+def corpus_name(wanted: str, names: Sequence[str]) -> str | None:
+    """Return the corpus column that a user means by a name, perhaps one in the file: Close/Last is close.
+
+    None if no column, or more than one, may be meant.
+    """
+    found = _pick(wanted, names)
+    if found is not None:
+        return found
+    standard = [canonical for canonical, aliases in _MARKET.items() if plain(wanted) in aliases]
+    return standard[0] if len(standard) == 1 and standard[0] in names else None
+
+
 def _unknown(path: Path, wanted: str, names: Sequence[str]) -> None:
     hint = did_you_mean(wanted, names, f"It has {', '.join(map(repr, names))}.")
     raise DataError(f"{path}: no column {wanted!r}. {hint}")

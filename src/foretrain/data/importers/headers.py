@@ -40,7 +40,7 @@ def looks_like_row(cells: list[str]) -> bool:
 
 
 def name_columns(
-    path: Path, row: list[str], line: int, options: ImportOptions, notes: list[Note]
+    path: Path, row: list[str], line: int, options: ImportOptions, notes: list[Note], *, any_header: bool = False
 ) -> tuple[list[str], list[str]]:
     """Return a unique name for each column of a header line, and the names of the columns to read.
 
@@ -49,7 +49,7 @@ def name_columns(
     """
     names = [name.strip().strip("\ufeff") for name in row]
     given = [name for name in names if name]
-    if given and looks_like_row(given) and options.format != "wide" and header_span(row) is None:
+    if given and not any_header and looks_like_row(given) and options.format != "wide" and header_span(row) is None:
         raise DataError(
             f"{path}: line {line} looks like data ({', '.join(names[:3])}...), not like column names. "
             f"Say --no-header, and give the {len(names)} columns names with --names if they have any."

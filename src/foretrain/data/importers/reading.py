@@ -13,6 +13,7 @@ from foretrain.data.importers.arrays import array_parts, corpus_parts
 from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.options import ImportOptions
+from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.table_files import (
     RECORDS,
     SUFFIXES,
@@ -33,7 +34,7 @@ CALENDARS = ("dates", "naive", "utc")  # kinds of time that have a calendar
 _ZIP = ".zip"
 _ARRAYS = (".npy", ".npz")
 _IGNORED = {"data_summary.csv", "manifest.csv", "readme.txt", "readme.csv", "requirements.txt", "license.txt"}
-_FOLDER_MARKS = ("manifest.json", "state.json", "dataset_dict.json")
+FOLDER_MARKS = ("manifest.json", "state.json", "dataset_dict.json")
 _KNOWN = (
     "CSV/TXT/TSV (plain or .gz), Parquet, Feather, .xlsx, .json, .jsonl, .zip of them, .npy, .npz, or a datasets folder"
 )
@@ -234,7 +235,7 @@ def _file(path: Path, name: str | None = None, keys: Mapping[str, str] | None = 
 
 def _inside(folder: Path) -> list[Input]:
     """Return the inputs in a folder. JSON and Excel files beside other tables describe them, and are not read."""
-    if any((folder / mark).is_file() for mark in _FOLDER_MARKS):
+    if any((folder / mark).is_file() for mark in FOLDER_MARKS):
         return [Input(folder, "hf", folder.name)]
     paths = []
     for path in sorted(folder.rglob("*")):
@@ -298,6 +299,19 @@ def _table_parts(entry: Input, raw: bytes, options: ImportOptions, source: Sourc
         return
     wide = find_wide(table)
     yield from table_parts(table) if wide is None else wide_parts(table, wide)
+
+
+def open_table(path: Path, options: ImportOptions, *, any_header: bool = False) -> RawTable:
+    """Return the cells of one table. any_header: column names may be numbers. Raises DataError naming the file."""
+    inputs = [] if path.is_dir() else _file(path)
+    if len(inputs) != 1 or inputs[0].kind != "table":
+        raise DataError(f"{path}: is not one table; give one file (CSV, Parquet, ...).")
+    entry, source = inputs[0], SourceInput(inputs[0].name)
+    raw = read_bytes(entry.path, entry.member)
+    table, source.truncated = read_table_file(entry.title, raw, options, source.notes, any_header=any_header)
+    if source.truncated is not None:
+        table.note(Code.LAST_LINE_LEFT_OUT, f"the last line, {source.truncated[0]}, has too few fields; left out")
+    return replace(table, facts=source.facts)
 
 
 _KINDS = {"dates": "dates", "naive": "naive stamps", "utc": "stamps with an offset", "steps": "step numbers",

@@ -83,6 +83,8 @@ def read_table_file(
     notes: list[Note],
     keys: Mapping[str, str] | None = None,
     folder: str | None = None,
+    *,
+    any_header: bool = False,
 ) -> tuple[RawTable, tuple[int, str] | None]:
     """Return the table of a file, and the number and text of its last line if that was cut off.
 
@@ -98,7 +100,7 @@ def read_table_file(
         cells = read_records(path, _json_text(path, raw, options))
     else:
         raw = sheet_as_csv(path, raw, notes) if suffix in WORKBOOKS else raw
-        text = read_text(path, raw, options)
+        text = read_text(path, raw, options, any_header=any_header)
         cells, lines, truncated = text.table, text.lines, text.truncated
         notes += text.notes
     if not cells.num_rows:

@@ -46,15 +46,19 @@ class Part:
     explicit: frozenset[str] = frozenset()  # columns that the user calls categorical
 
 
-def table_parts(table: RawTable) -> Iterator[Part]:
-    """Yield the parts of a table in order of first appearance. Raises DataError naming file, line and column."""
+def table_parts(table: RawTable, *, text_alone: bool = False) -> Iterator[Part]:
+    """Yield the parts of a table in order of first appearance. Raises DataError naming file, line and column.
+
+    text_alone: a table without one number is no error.
+    """
     path, options = table.path, table.options
     roles = recognise(path, table.cells.column_names, options)
     time = read_times(table, roles)
     pairs = [pair for pair in roles.values if pair[0] not in (*time.used, *time.left_out)]
     pairs = [pair for pair in pairs if not is_row_number(table, pair[0])]
     roles = roles if roles.item or options.format == "panel" else _with_known_key(table, roles, time, pairs)
-    found = read_values(table, keep([pair for pair in pairs if pair[0] not in roles.item], options))
+    pairs = keep([pair for pair in pairs if pair[0] not in roles.item], options)
+    found = read_values(table, pairs, text_alone=text_alone)
     if not found.columns:
         raise DataError(f"{path}: no value column (has {', '.join(map(repr, table.cells.column_names))}).")
     whole = Part(

@@ -58,8 +58,11 @@ class _Header:
     levels: Levels | None = None
 
 
-def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
-    """Read the cells of a text file from its bytes (gzip or plain). DataError names the malformed line and a remedy."""
+def read_text(path: Path, raw: bytes, options: ImportOptions, *, any_header: bool = False) -> TextTable:
+    """Read the cells of a text file from its bytes (gzip or plain). DataError names the malformed line and a remedy.
+
+    any_header: the first line is the header even if its cells look like data, as quantile levels do.
+    """
     raw = _decompress(path, raw)
     refuse_binary(path, raw)
     data = _decode(path, raw, options.encoding)
@@ -83,7 +86,7 @@ def read_text(path: Path, raw: bytes, options: ImportOptions) -> TextTable:
     cells = list(csv.reader(lines[skip:], delimiter=separator))
     if not cells:
         raise DataError(f"{path}: nothing is left after skipping {skip} lines.")
-    header = _header(path, lines, cells, skip, options, notes)
+    header = _header(path, lines, cells, skip, options, notes, any_header=any_header)
     table, truncated = _parse(path, data, header, separator)
     if not table.num_rows:
         raise DataError(f"{path}: no rows below the header.")
@@ -177,7 +180,14 @@ def _may_be_thousands(rows: list[list[str]]) -> bool:
 
 
 def _header(
-    path: Path, lines: list[str], cells: list[list[str]], skip: int, options: ImportOptions, notes: list[Note]
+    path: Path,
+    lines: list[str],
+    cells: list[list[str]],
+    skip: int,
+    options: ImportOptions,
+    notes: list[Note],
+    *,
+    any_header: bool,
 ) -> _Header:
     """Return the columns' names and the first row's place, after a preamble and one or more lines of names."""
     if not options.header:
@@ -199,7 +209,7 @@ def _header(
         notes.append(Note(Code.COLUMNS_NAMED, text))
         return _Header(vendor, vendor[:6] + vendor[7:-1], skip + preamble)
     row = _fitted(cells[preamble], cells[preamble + 1 :])
-    names, kept = name_columns(path, row, skip + preamble + 1, options, notes)
+    names, kept = name_columns(path, row, skip + preamble + 1, options, notes, any_header=any_header)
     return _Header(names, kept, skip + preamble + 1)
 
 

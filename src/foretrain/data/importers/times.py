@@ -50,6 +50,7 @@ class TableTimes:
     left_out: tuple[str, ...] = ()
 
 
+DAYS = ("date", "trade_date", "trading_date")  # columns that a time of day completes
 _Found = tuple[Stamps, tuple[str, ...]]
 
 
@@ -72,6 +73,14 @@ def read_times(table: RawTable, roles: Roles) -> TableTimes:
         raise DataError(f"{table.path}: column {clock!r} holds times of day, but no column holds their dates.")
     _tell_unread(source)
     return TableTimes(None, "none")
+
+
+def read_column_times(table: RawTable, name: str) -> TableTimes:
+    """Return the stamps or step numbers of one column; those of a date with the time of day of a column `time`."""
+    clock = [other for other in table.cells.column_names if plain(other) == "time" and plain(name) in DAYS]
+    alone = table.cells.select([name, *(other for other in clock if other != name)])
+    roles = Roles(item=(), stamps=(name,), step=None, values=(), market=False)
+    return read_times(replace(table, cells=alone, options=replace(table.options, timestamp_column=name)), roles)
 
 
 def _steps(source: Source, name: str) -> TableTimes:

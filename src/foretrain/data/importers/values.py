@@ -67,12 +67,15 @@ def _is_index(table: RawTable, name: str) -> bool:
     return bool((counts == counts[0]).all() or (steps == 1).mean() > 0.5)
 
 
-def read_values(table: RawTable, pairs: list[tuple[str, str]]) -> TableValues:
-    """Read the columns `pairs` of (name in the file, name in the corpus). Raises DataError naming line and column."""
+def read_values(table: RawTable, pairs: list[tuple[str, str]], *, text_alone: bool = False) -> TableValues:
+    """Read the columns `pairs` of (name in the file, name in the corpus). Raises DataError naming line and column.
+
+    text_alone: a table without one number is no error.
+    """
     reader = _ColumnReader(table, [final for _, final in pairs])
     for name, final in pairs:
         reader.add(name, final)
-    return reader.result()
+    return reader.result(text_alone=text_alone)
 
 
 class _ColumnReader:
@@ -153,10 +156,10 @@ class _ColumnReader:
             f"--categorical {name!r}; --columns leaves it out."
         )
 
-    def result(self) -> TableValues:
-        """Return all columns. Raises DataError if there is text, but not one number."""
+    def result(self, *, text_alone: bool) -> TableValues:
+        """Return all columns. Raises DataError if there is text, but not one number, unless text_alone."""
         table = self.table
-        if self.first_text is not None and not self.numbers and not self.empty:
+        if not text_alone and self.first_text is not None and not self.numbers and not self.empty:
             cells = _text_cells(table, self.first_text)
             row = int(np.asarray(pc.is_valid(cells)).argmax())
             raise DataError(
@@ -199,6 +202,19 @@ def _numbers(column: pa.Array, options: ImportOptions) -> npt.NDArray[np.float64
         )
     values = np.array(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
     return without(values, options.na_values)
+
+
+def read_numbers(table: RawTable, name: str) -> npt.NDArray[np.float64]:
+    """Return a column (T,) that must hold numbers, NaN where missing. Raises DataError naming line and cell."""
+    try:
+        numbers = _numbers(table.column(name), table.options)
+        if numbers is None:
+            texts = table.texts(name)
+            row = int(np.asarray(pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(texts), ""), False)).argmax())
+            raise BadCell(row, str(texts[row]))
+    except BadCell as bad:
+        raise table.error(name, bad) from None
+    return numbers
 
 
 def _is_dates(table: RawTable, name: str) -> bool:

@@ -37,7 +37,7 @@ class _Writer:
 
     def run(self) -> None:
         """Write items, quality.json and data_summary.csv."""
-        job, gathered, out = self.job, self.gathered, self.job.out
+        job, out = self.job, self.job.out
         target = out if job.old is None else out.with_name(f".{out.name}-new-{os.getpid()}")
         summary: list[tuple[Any, ...]] = []
         with self._open(target) as writer:
@@ -46,7 +46,7 @@ class _Writer:
                     job.progress(done, len(self.items), "writing")
                 if self._stays(placed):
                     rows = placed.rows
-                    writer.append(rows.item_id, rows.values, times=rows.times if gathered.calendar else None)
+                    writer.append(rows.item_id, rows.values, times=rows.times)
                     summary.append(self._line(placed))
             if not summary:
                 raise DataError(f"{job.name}: the rules left no item; nothing was written.\n{self._why()}")
