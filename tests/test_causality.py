@@ -29,9 +29,10 @@ from foretrain.errors import DataError
 from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.panel import make_panel
 from foretrain.evaluation.scored import seasonal_errors
-from foretrain.forecasting.frame import Names, read_frame
+from foretrain.forecasting.frame import read_frame
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.predictor import Predictor
+from foretrain.forecasting.rows import Names
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.request import ForecastRequest
 

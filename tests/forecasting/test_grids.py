@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.forecasting.frame import Names, read_frame
+from foretrain.forecasting.frame import read_frame
+from foretrain.forecasting.rows import Names
 from foretrain.notes import Code, codes
 
 

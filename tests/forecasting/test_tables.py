@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from foretrain.forecasting.frame import Names, read_frame
+from foretrain.forecasting.frame import read_frame
+from foretrain.forecasting.rows import Names
 from foretrain.forecasting.tables import candle_table, long_table, path_table
 
 H = 4

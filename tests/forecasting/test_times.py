@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
-from foretrain.forecasting.frame import Names, read_frame, with_item_column
+from foretrain.forecasting.frame import read_frame, with_item_column
+from foretrain.forecasting.rows import Names
 from foretrain.forecasting.times import read_times
 
 DAYS = pd.date_range("2024-01-01", periods=40)

@@ -18,15 +18,14 @@ from foretrain.forecasting.batching import ForecastList, log_tallies
 from foretrain.forecasting.covariates import are_dates, clock
 from foretrain.forecasting.frame import (
     FrameTask,
-    Names,
     check_candles,
-    filled_rows,
     following_stamps,
     read_appended_rows,
     read_frame,
     with_item_column,
 )
 from foretrain.forecasting.request import FrameRequest, Output
+from foretrain.forecasting.rows import Names, filled_rows
 from foretrain.forecasting.tables import check_names, tables_of
 from foretrain.models import resolved
 from foretrain.models.base import Streams

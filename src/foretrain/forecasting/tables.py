@@ -15,8 +15,9 @@ from foretrain.data.windows import FloatArray
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting.aggregate import aggregate
 from foretrain.forecasting.batching import ForecastList
-from foretrain.forecasting.frame import FrameTask, Names
+from foretrain.forecasting.frame import FrameTask
 from foretrain.forecasting.request import FrameRequest, Output
+from foretrain.forecasting.rows import Names
 
 if TYPE_CHECKING:
     import pandas as pd

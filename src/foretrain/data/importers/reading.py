@@ -15,17 +15,21 @@ from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.table_files import (
+    COLUMNAR,
     RECORDS,
     SUFFIXES,
     WORKBOOKS,
     is_metadata,
     members_of,
     read_bytes,
-    read_table_file,
+    read_columns,
     suffix_of,
+    with_keys,
 )
 from foretrain.data.importers.tables import Part, table_parts
+from foretrain.data.importers.text import read_text
 from foretrain.data.importers.wide import find_wide, wide_parts
+from foretrain.data.importers.workbook import sheet_as_csv
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
@@ -293,12 +297,29 @@ def read_input(entry: Input, options: ImportOptions, source: SourceInput) -> Ite
 
 
 def _table_parts(entry: Input, raw: bytes, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
-    table, source.truncated = read_table_file(entry.title, raw, options, source.notes, entry.keys, entry.folder)
-    table = replace(table, facts=source.facts)
+    table = _raw_table(entry, raw, options, source)
     if is_metadata(table, entry.siblings):
         return
     wide = find_wide(table)
     yield from table_parts(table) if wide is None else wide_parts(table, wide)
+
+
+def _raw_table(
+    entry: Input, raw: bytes, options: ImportOptions, source: SourceInput, *, any_header: bool = False
+) -> RawTable:
+    """Return the table of a file by its kind, and fill in its record."""
+    path, suffix = entry.title, suffix_of(entry.title.name, SUFFIXES)
+    if suffix in COLUMNAR + RECORDS:
+        cells, lines = read_columns(path, raw, options, source.notes)
+    else:
+        raw = sheet_as_csv(path, raw, source.notes) if suffix in WORKBOOKS else raw
+        text = read_text(path, raw, options, any_header=any_header)
+        cells, lines, source.truncated = text.table, text.lines, text.truncated
+        source.notes += text.notes
+    if entry.keys:
+        cells = with_keys(cells, entry.keys, options)
+    folder = entry.folder if entry.keys else None
+    return RawTable(path, cells.combine_chunks(), options, source.notes, lines, source.facts, folder)
 
 
 def open_table(path: Path, options: ImportOptions, *, any_header: bool = False) -> RawTable:
@@ -307,11 +328,10 @@ def open_table(path: Path, options: ImportOptions, *, any_header: bool = False) 
     if len(inputs) != 1 or inputs[0].kind != "table":
         raise DataError(f"{path}: is not one table; give one file (CSV, Parquet, ...).")
     entry, source = inputs[0], SourceInput(inputs[0].name)
-    raw = read_bytes(entry.path, entry.member)
-    table, source.truncated = read_table_file(entry.title, raw, options, source.notes, any_header=any_header)
+    table = _raw_table(entry, read_bytes(entry.path, entry.member), options, source, any_header=any_header)
     if source.truncated is not None:
         table.note(Code.LAST_LINE_LEFT_OUT, f"the last line, {source.truncated[0]}, has too few fields; left out")
-    return replace(table, facts=source.facts)
+    return table
 
 
 _KINDS = {"dates": "dates", "naive": "naive stamps", "utc": "stamps with an offset", "steps": "step numbers",

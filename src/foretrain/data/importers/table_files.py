@@ -1,4 +1,4 @@
-"""Read a table file into cells by its kind: text, Parquet, Feather, Excel, JSON; from an archive or a plain file."""
+"""Tables in files that are no text: Parquet, Feather, JSON; members of archives; tables that describe others."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from foretrain.data.importers.content import refuse_message
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.records import read_records, unfold_lists
-from foretrain.data.importers.text import read_text
-from foretrain.data.importers.workbook import sheet_as_csv
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
@@ -76,41 +74,18 @@ def _hidden(name: str) -> bool:
     return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts)
 
 
-def read_table_file(
-    path: Path,
-    raw: bytes,
-    options: ImportOptions,
-    notes: list[Note],
-    keys: Mapping[str, str] | None = None,
-    folder: str | None = None,
-    *,
-    any_header: bool = False,
-) -> tuple[RawTable, tuple[int, str] | None]:
-    """Return the table of a file, and the number and text of its last line if that was cut off.
+def read_columns(path: Path, raw: bytes, options: ImportOptions, notes: list[Note]) -> tuple[pa.Table, IntArray | None]:
+    """Return the cells of a Parquet, Feather or JSON file, and the row of each if lists were unfolded.
 
-    path: its name, for messages and as item id; keys: columns that the names of its folders give (key=value) below
-    `folder`. Raises DataError naming the file.
+    path: its name, for messages. Raises DataError naming the file.
     """
     suffix = suffix_of(path.name, SUFFIXES)
-    lines: IntArray | None = None
-    truncated = None
-    if suffix in COLUMNAR:
-        cells = _columnar(path, raw, suffix)
-    elif suffix in RECORDS:
-        cells = read_records(path, _json_text(path, raw, options))
-    else:
-        raw = sheet_as_csv(path, raw, notes) if suffix in WORKBOOKS else raw
-        text = read_text(path, raw, options, any_header=any_header)
-        cells, lines, truncated = text.table, text.lines, text.truncated
-        notes += text.notes
+    cells = _columnar(path, raw, suffix) if suffix in COLUMNAR else read_records(path, _json_text(path, raw, options))
     if not cells.num_rows:
         raise DataError(f"{path}: no rows.")
-    if suffix in COLUMNAR or suffix in RECORDS:
-        cells, lines = unfold_lists(path, cells, options, notes)
-        _refuse_names(path, cells)
-    if keys:
-        cells = _with_keys(cells, keys, options)
-    return RawTable(path, cells.combine_chunks(), options, notes, lines, folder=folder if keys else None), truncated
+    cells, lines = unfold_lists(path, cells, options, notes)
+    _refuse_names(path, cells)
+    return cells, lines
 
 
 def _columnar(path: Path, raw: bytes, suffix: str) -> pa.Table:
@@ -143,7 +118,7 @@ def _refuse_names(path: Path, cells: pa.Table) -> None:
         raise DataError(f"{path}: column {twice!r} appears twice. Rename one.")
 
 
-def _with_keys(cells: pa.Table, keys: Mapping[str, str], options: ImportOptions) -> pa.Table:
+def with_keys(cells: pa.Table, keys: Mapping[str, str], options: ImportOptions) -> pa.Table:
     """Add the columns of the folders' names. Parts of the date repeat the stamps; other keys name the item if no
     column does."""
     new = {key: text for key, text in keys.items() if key not in cells.column_names}
