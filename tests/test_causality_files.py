@@ -18,7 +18,7 @@ from tests.models.zoo import CONTEXT, HORIZON, ZOO
 from tests.test_causality import few, quick, same
 
 from foretrain.data.importers import import_corpus
-from foretrain.data.rules import clean
+from foretrain.data.quality import clean
 from foretrain.data.splits import cut, select
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError

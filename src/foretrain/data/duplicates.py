@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from foretrain.data.windows import FloatArray, IntArray
+from foretrain.data.windows import FloatArray, IntArray, Mask
 
 Duplicates = Literal["last", "first", "mean", "error"]
 
@@ -38,7 +37,7 @@ def join(
     values: FloatArray,
     times: IntArray,
     rule: Literal["last", "first", "mean", "none"],
-    categorical: npt.NDArray[np.bool_] | None = None,
+    categorical: Mask | None = None,
 ) -> Joined:
     """Return one row for each of the ascending `times`. rule: which conflicting row stays; none: not one of them.
 
@@ -85,7 +84,7 @@ def join(
     )
 
 
-def _mean(held: FloatArray, edges: IntArray, categorical: npt.NDArray[np.bool_] | None) -> FloatArray:
+def _mean(held: FloatArray, edges: IntArray, categorical: Mask | None) -> FloatArray:
     observed = ~np.isnan(held)
     count = np.add.reduceat(observed.astype(np.int64), edges, axis=1)
     total = np.add.reduceat(np.where(observed, held, 0).astype(np.float64), edges, axis=1)
@@ -102,8 +101,8 @@ def _first(
     rows: IntArray,
     edges: IntArray,
     counts: IntArray,
-    differing: npt.NDArray[np.bool_],
-    categorical: npt.NDArray[np.bool_] | None,
+    differing: Mask,
+    categorical: Mask | None,
 ) -> tuple[int, int, list[int]] | None:
     """Return two conflicting rows of the first such stamp and the columns that differ, numeric ones if any."""
     conflicts = np.flatnonzero(differing.any(axis=0))

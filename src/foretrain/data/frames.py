@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foretrain.data.findings import example_text
 from foretrain.data.importers import ImportOptions, ImportReport, import_corpus
 from foretrain.data.importers.columns import corpus_name, plain
 from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import Progress
 from foretrain.data.importers.reading import FOLDER_MARKS, open_table
+from foretrain.data.importers.report import counted
 from foretrain.data.importers.stamps import Stamps, localise
 from foretrain.data.importers.tables import Part, table_parts
 from foretrain.data.rules import REPORTED
@@ -30,12 +32,12 @@ from foretrain.data.windows import NO_TIME, FloatArray, IntArray
 from foretrain.errors import ConfigError, DataError
 from foretrain.hints import did_you_mean
 from foretrain.notes import Code, Note, warn
+from foretrain.timeaxis.frequency import MINUTE
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ITEM_ID, TIMESTAMP = "item_id", "timestamp"  # columns of every frame that is made here
-_MINUTE = 60_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -156,14 +158,12 @@ def findings(report: ImportReport, name: str) -> list[Note]:
     for rule, entry in report.rules.items():
         if not entry["items"] or entry["severity"] == "note" or (rule == "too_short" and entry["action"] == REPORTED):
             continue
-        example = entry["examples"][0]
-        where = ", ".join(f"{key} {example[key]}" for key in ("item", "line", "time") if example.get(key) is not None)
-        size = "1 row" if entry["rows"] == 1 else f"{entry['rows']:,} rows"
-        text = f"{name}: {entry['meaning']}: {size} -> {entry['action']} (rule {rule}; first {where})"
+        size, first = counted(entry["rows"], "row"), example_text(entry["examples"][0])
+        text = f"{name}: {entry['meaning']}: {size} -> {entry['action']} (rule {rule}; first {first})"
         found.append(Note(Code.IMPORT_QUALITY, text, {"items": entry["items"], "rows": entry["rows"]}))
     if report.dropped:
         first, why = next(iter(report.dropped.items()))
-        text = f"{name}: {len(report.dropped):,} item(s) left out, first {first!r}: {why}"
+        text = f"{name}: {counted(len(report.dropped), 'item')} left out, first {first!r}: {why}"
         found.append(Note(Code.ITEMS_LEFT_OUT, text, {"items": len(report.dropped)}))
     for note in report.notes:
         text = note.text if note.text.startswith(f"{name}: ") else f"{name}: {note.text}"
@@ -287,7 +287,7 @@ def _instants(path: Path, part: Part, times: IntArray, zone: str | None) -> IntA
     if part.clock == "utc":
         return times
     if len(part.offsets) == 1:
-        return np.where(times == NO_TIME, NO_TIME, times - part.offsets[0] * _MINUTE)
+        return np.where(times == NO_TIME, NO_TIME, times - part.offsets[0] * MINUTE)
     if zone is None or part.offsets:
         return times
     try:

@@ -1,82 +1,63 @@
-"""Quality rules of an import: the check of each rule, and the action that fix, drop and error take.
+"""Quality rules of an import: what each finds, and the action that fix, drop and error take.
 
 RULES is the source of the table in the documentation and of the quality report. Prices stay raw: a rule that could only
-guess the right value reports it without a change.
-
-# V columns, T rows of one item, in the order of its file until `order_rows`
+guess the right value reports it without a change. quality.py checks the rows, findings.py counts what was found.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
-
-from foretrain.data.duplicates import Duplicates, join
-from foretrain.data.suspicions import suspicious
-from foretrain.data.windows import NO_TIME, FloatArray, IntArray
-from foretrain.errors import DataError
-from foretrain.timeaxis.grid import iso
+from dataclasses import dataclass
+from typing import Literal
 
 OnBad = Literal["fix", "drop", "error"]
-Mask = npt.NDArray[np.bool_]
 
 REFUSED = "refused"
 REPORTED = "reported"
-_EXAMPLES = 5
-_STALE_BARS = 5  # a week of daily bars without a change
-_SPLIT_RATIOS = np.array([1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100])
+STALE_BARS = 5  # a week of daily bars without a change
 SHORT_ROWS = 32
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A named check. severity: note (reported only), warning, or error; scope: what drop removes."""
+    """A named check, and what each mode does about its findings. severity: note (reported only), warning, or error."""
 
     name: str
     severity: Literal["note", "warning", "error"]
-    scope: Literal["row", "item"]
     meaning: str
     fix: str
     drop: str
     error: str = REFUSED
 
 
-def _note(name: str, scope: Literal["row", "item"], meaning: str, fix: str = REPORTED) -> Rule:
-    return Rule(name, "note", scope, meaning, fix, fix, fix)
+def _note(name: str, meaning: str, fix: str = REPORTED) -> Rule:
+    return Rule(name, "note", meaning, fix, fix, fix)
 
 
 def _doubt(name: str, meaning: str) -> Rule:
     """Return the rule for what is probably damage, but could be real: foretrain.data.suspicions finds it."""
-    return Rule(name, "warning", "row", meaning, REPORTED, REPORTED)
+    return Rule(name, "warning", meaning, REPORTED, REPORTED)
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("missing_timestamp", "error", "row", "a row without a time stamp", "row left out; refused if many (Loss)",
+    Rule("missing_timestamp", "error", "a row without a time stamp", "row left out; refused if many (Loss)",
          "row left out"),
-    Rule("truncated_row", "warning", "row", "last line of a file has too few fields", "row left out", "row left out"),
-    Rule("unsorted", "warning", "item", "rows run from newest to oldest", "sorted", "sorted"),
-    Rule("backward_timestamps", "warning", "row", "a stamp against the order of the rest", "sorted", "row left out"),
+    Rule("truncated_row", "warning", "last line of a file has too few fields", "row left out", "row left out"),
+    Rule("unsorted", "warning", "rows run from newest to oldest", "sorted", "sorted"),
+    Rule("backward_timestamps", "warning", "a stamp against the order of the rest", "sorted", "row left out"),
     Rule(
         "duplicate_timestamp",
         "warning",
-        "row",
         "a stamp given before in the same item, with other values",
         "last row of the file kept, or as --duplicates says; refused if many (Loss)",
         "all rows of that stamp left out, or as --duplicates says; refused if many (Loss)",
     ),
-    Rule("complementary_rows", "warning", "row", "rows of one stamp, each with values that the other lacks",
+    Rule("complementary_rows", "warning", "rows of one stamp, each with values that the other lacks",
          "joined into one row", "joined into one row"),
-    Rule("identical_rows", "warning", "row", "a row given before: same item, stamp and values", "one row kept",
+    Rule("identical_rows", "warning", "a row given before: same item, stamp and values", "one row kept",
          "one row kept"),
     Rule(
         "mixed_timezones",
         "error",
-        "item",
         "stamps with an offset beside naive ones, or items with different offsets",
         "offsets turned into UTC; naive beside them: refused, --timezone says what they are",
         "items of the rarer kind left out",
@@ -84,7 +65,6 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "mixed_frequencies",
         "warning",
-        "item",
         "items of different frequencies",
         "kept, with stamps and no common frequency",
         "items of the rarer frequencies left out",
@@ -92,35 +72,32 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "gap",
         "warning",
-        "row",
         "stamps missing against the frequency, while the market or the item's own week is open",
         "NaN rows where that makes the axis regular and adds at most 20 % rows, else reported",
         "as fix",
     ),
-    Rule("non_finite", "error", "row", "infinite, or beyond the range of float32", "NaN", "row left out"),
-    Rule("negative_price", "warning", "row", "a price below zero (real for spreads and adjusted prices)", REPORTED,
+    Rule("non_finite", "error", "infinite, or beyond the range of float32", "NaN", "row left out"),
+    Rule("negative_price", "warning", "a price below zero (real for spreads and adjusted prices)", REPORTED,
          "row left out"),
-    Rule("zero_price", "warning", "row", "a price of exactly zero, which sources write for unknown", "NaN",
+    Rule("zero_price", "warning", "a price of exactly zero, which sources write for unknown", "NaN",
          "row left out"),
-    Rule("ohlc_inconsistent", "warning", "row", "high below, or low above, another price of the bar", REPORTED,
+    Rule("ohlc_inconsistent", "warning", "high below, or low above, another price of the bar", REPORTED,
          "row left out"),
-    Rule("negative_volume", "error", "row", "a volume below zero", "NaN", "row left out"),
-    _note("zero_volume", "row", "a bar without any volume"),
-    _note("stale_price", "row", f"prices unchanged for {_STALE_BARS} bars or more"),
+    Rule("negative_volume", "error", "a volume below zero", "NaN", "row left out"),
+    _note("zero_volume", "a bar without any volume"),
+    _note("stale_price", f"prices unchanged for {STALE_BARS} bars or more"),
     Rule(
         "split_like_jump",
         "warning",
-        "item",
         "close and open jump by the ratio of a usual split, ten times the usual move",
         REPORTED,
         "item left out",
     ),
-    _note("missing", "row", "cells without a value", "kept as NaN, which means not observed"),
-    _note("empty_rows", "row", "rows without any value at either end of an item", "left out"),
+    _note("missing", "cells without a value", "kept as NaN, which means not observed"),
+    _note("empty_rows", "rows without any value at either end of an item", "left out"),
     Rule(
         "too_short",
         "warning",
-        "item",
         f"fewer rows than min_rows (without min_rows: fewer than {SHORT_ROWS}, reported only)",
         "left out if min_rows is given, else reported",
         "left out if min_rows is given, else reported",
@@ -132,9 +109,9 @@ RULES: tuple[Rule, ...] = (
     _doubt("constant_tail", "one value to the end, ten rows or more, in a column that never stood still before"),
     _doubt("copied_values", "two columns are equal for ten rows or more, and differ elsewhere"),
     _doubt("swapped_columns", "two columns change places, each at the other's level from there on"),
-    Rule("missing_column", "warning", "item", "a column that other items have", "filled with NaN", "item left out"),
-    Rule("identical_items", "warning", "item", "same stamps and values as an earlier item", REPORTED, "item left out"),
-    Rule("revised", "warning", "row", "--update: a bar of the corpus has other values in the new files",
+    Rule("missing_column", "warning", "a column that other items have", "filled with NaN", "item left out"),
+    Rule("identical_items", "warning", "same stamps and values as an earlier item", REPORTED, "item left out"),
+    Rule("revised", "warning", "--update: a bar of the corpus has other values in the new files",
          "old value kept", "old value kept"),
 )  # fmt: skip
 BY_NAME = {rule.name: rule for rule in RULES}
@@ -146,409 +123,3 @@ def rules_table() -> str:
     return head + "".join(
         f"| `{r.name}` | {r.severity} | {r.meaning} | {r.fix} | {r.drop} | {r.error} |\n" for r in RULES
     )
-
-
-@dataclass
-class _Found:
-    items: int = 0
-    rows: int = 0
-    examples: list[dict[str, Any]] = field(default_factory=list)
-    details: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass
-class Lost:
-    """Rows of one item whose values the rules leave out: those without a stamp, and the stamps of conflicting ones."""
-
-    unstamped: int = 0
-    stamps: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
-
-
-class Findings:
-    """Counts of findings by rule, with the first few examples of each. duplicates: what the user says about them."""
-
-    def __init__(self, on_bad: OnBad, duplicates: Duplicates | None = None) -> None:
-        self.on_bad: OnBad = on_bad
-        self.duplicates: Duplicates | None = duplicates
-        self.lost = Lost()
-        self._found: dict[str, _Found] = {}
-        self.done: dict[str, str] = {}  # rule -> action taken, for rules whose table entry names alternatives
-
-    def add(self, name: str, rows: int, example: dict[str, Any], details: dict[str, int] | None = None) -> None:
-        """Count `rows` rows of one item under a rule. Call it at most once for each item and rule."""
-        found = self._found.setdefault(BY_NAME[name].name, _Found())
-        found.items += 1
-        found.rows += rows
-        if len(found.examples) < _EXAMPLES:
-            found.examples.append(example)
-        for key, count in (details or {}).items():
-            found.details[key] = found.details.get(key, 0) + count
-
-    def count(self, name: str) -> tuple[int, int]:
-        """Return (items, rows) found under a rule."""
-        found = self._found.get(name, _Found())
-        return found.items, found.rows
-
-    def to_json(self) -> dict[str, Any]:
-        """Return rule name -> severity, items, rows, action taken, examples; rules without findings included."""
-        result: dict[str, Any] = {}
-        for rule in RULES:
-            found = self._found.get(rule.name, _Found())
-            entry = {"severity": rule.severity, "items": found.items, "rows": found.rows, "meaning": rule.meaning}
-            if found.items:
-                entry |= {"action": self.done.get(rule.name, getattr(rule, self.on_bad)), "examples": found.examples}
-            if found.details:
-                entry["details"] = found.details
-            result[rule.name] = entry
-        return result
-
-    def refuse_if_bad(self, source: str, *, min_rows: int | None) -> None:
-        """In mode `error`, raise a DataError that lists the first findings of every rule above severity note."""
-        if self.on_bad != "error":
-            return
-        lines = []
-        for rule in RULES:
-            found = self._found.get(rule.name)
-            if not found or rule.severity == "note" or (rule.name == "too_short" and min_rows is None):
-                continue
-            first = "; ".join(example_text(example) for example in found.examples[:3])
-            lines.append(f"  {rule.name}: {found.items:,} item(s), {found.rows:,} row(s), first {first}")
-        if lines:
-            text = "\n".join(lines)
-            raise DataError(
-                f"{source}: refused because of --on-bad error; nothing was written.\n{text}\n"
-                "  Repair the files, or import with --on-bad fix or drop: the rule table says what each does."
-            )
-
-
-class ItemFindings(Findings):
-    """Findings in one item, stored until it is known whether the item enters the corpus."""
-
-    def __init__(self, on_bad: OnBad, duplicates: Duplicates | None = None) -> None:
-        super().__init__(on_bad, duplicates)
-        self._calls: list[tuple[str, int, dict[str, Any], dict[str, int] | None]] = []
-
-    def add(self, name: str, rows: int, example: dict[str, Any], details: dict[str, int] | None = None) -> None:
-        """Store one finding."""
-        self._calls.append((BY_NAME[name].name, rows, example, details))
-
-    def has(self, name: str) -> bool:
-        """Return True if a rule was found."""
-        return any(call[0] == name for call in self._calls)
-
-    def first(self, name: str) -> str:
-        """Return the finding of a rule as text: where it is, and its detail."""
-        return next(example_text(example) for rule, _, example, _ in self._calls if rule == name)
-
-    def count_in(self, findings: Findings) -> None:
-        """Add all stored findings to those of the whole import."""
-        for name, rows, example, details in self._calls:
-            findings.add(name, rows, example, details)
-
-    def dumps(self) -> str:
-        """Return the findings as JSON, "" if there are none."""
-        return json.dumps([self.on_bad, self._calls]) if self._calls else ""
-
-    @classmethod
-    def loads(cls, text: str) -> ItemFindings:
-        """Return the findings written by dumps."""
-        on_bad, calls = json.loads(text) if text else ("fix", [])
-        found = cls(on_bad)
-        found._calls = [tuple(call) for call in calls]
-        return found
-
-
-def example_text(example: dict[str, Any]) -> str:
-    """Return the place of a finding, and its detail, for messages."""
-    where = [f"item {example['item']!r}"]
-    where += [f"{key} {example[key]}" for key in ("file", "line", "time") if example.get(key) is not None]
-    if example.get("detail"):
-        where.append(str(example["detail"]))
-    return " ".join(where)
-
-
-@dataclass(frozen=True)
-class MarketColumns:
-    """Indices of the columns of (V, T) values that the market rules check."""
-
-    names: tuple[str, ...]
-    categorical: Mask  # (V,)
-    bars: tuple[tuple[int, int, int, int], ...] = ()  # open, high, low, close of each quoted side
-    prices: tuple[int, ...] = ()
-    volumes: tuple[int, ...] = ()
-
-    @property
-    def close(self) -> int | None:
-        """Index of the close, by which jumps and stale prices are detected, None without one."""
-        if self.bars:
-            return self.bars[0][3]
-        return next((i for i in self.prices if self.names[i] == "close"), None)
-
-
-@dataclass(frozen=True)
-class ItemRows:
-    """One item's rows: values (V, T), stamps or step numbers (T,) or None, and the source of each row."""
-
-    item_id: str
-    values: FloatArray
-    times: IntArray | None
-    lines: IntArray  # (T,) line in the source file, 0 if unknown
-    file: str = ""
-    calendar: bool = True  # times are stamps; otherwise step numbers
-
-    def __len__(self) -> int:
-        return self.values.shape[1]
-
-    def take(self, rows: npt.NDArray[Any]) -> ItemRows:
-        """Return the rows selected by a mask or by indices."""
-        times = None if self.times is None else self.times[rows]
-        return replace(self, values=self.values[:, rows], times=times, lines=self.lines[rows])
-
-    def example(self, row: int, detail: str = "") -> dict[str, Any]:
-        """Return the location of a row, for reports."""
-        found: dict[str, Any] = {"item": self.item_id, "file": self.file or None}
-        found["line"] = int(self.lines[row]) or None
-        if self.times is not None and self.times[row] != NO_TIME:
-            found["time"] = iso(int(self.times[row])) if self.calendar else int(self.times[row])
-        if detail:
-            found["detail"] = detail
-        return found
-
-
-def clean(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
-    """Return the rows in order, without duplicates and invalid values, by the mode (fix, drop, error) of `findings`."""
-    rows = order_rows(rows, findings, layout)
-    bad = np.zeros(len(rows), bool)
-    values = rows.values.copy()
-    for name, mask, repair in _value_checks(values, layout):
-        hit = mask.any(axis=0)
-        if not hit.any():
-            continue
-        first = int(hit.argmax())
-        column = layout.names[int(mask[:, first].argmax())]
-        detail = f"{column} = {values[int(mask[:, first].argmax()), first]:.6g}"
-        findings.add(name, int(hit.sum()), rows.example(first, detail), _ohlc_details(name, values, layout))
-        if repair:
-            values[mask] = np.nan
-        bad |= hit
-    rows = replace(rows, values=values)
-    if findings.on_bad == "drop" and bad.any():
-        rows = rows.take(~bad)
-    return trim(rows, layout, findings)
-
-
-def order_rows(rows: ItemRows, findings: Findings, layout: MarketColumns | None = None) -> ItemRows:
-    """Return the rows with strictly ascending stamps; rows without a stamp are removed."""
-    if rows.times is None or not len(rows):
-        return rows
-    blank = rows.times == NO_TIME
-    if blank.any():
-        first = int(blank.argmax())
-        cells = ", ".join(f"{value:.6g}" for value in rows.values[:4, first])
-        findings.add("missing_timestamp", int(blank.sum()), rows.example(first, f"values {cells}"))
-        findings.lost.unstamped = int((~np.isnan(rows.values[:, blank]).all(axis=0)).sum())
-        rows = rows.take(~blank)
-    assert rows.times is not None
-    steps = np.diff(rows.times)
-    if (steps > 0).all():
-        return rows
-    descending = (steps < 0).sum() > (steps > 0).sum()
-    if descending:
-        findings.add("unsorted", len(rows), rows.example(0))
-    order = np.argsort(rows.times, kind="stable")
-    ordered, places = _once(rows.take(order), findings, layout)
-    against = (steps > 0) if descending else (steps < 0)
-    if not against.any():
-        return ordered
-    findings.add("backward_timestamps", int(against.sum()), rows.example(int(against.argmax()) + 1))
-    if findings.on_bad != "drop":
-        return ordered
-    in_file = np.argsort(order[places])
-    assert ordered.times is not None
-    return ordered.take(np.sort(in_file[_in_line(ordered.times[in_file], descending)]))
-
-
-def _in_line(times: IntArray, descending: bool) -> Mask:
-    """Return a mask of rows that are not out of order with an earlier row."""
-    if descending:
-        return times <= np.minimum.accumulate(times)
-    return times >= np.maximum.accumulate(times)
-
-
-def _once(rows: ItemRows, findings: Findings, layout: MarketColumns | None) -> tuple[ItemRows, IntArray]:
-    """Return one row for each stamp, and which they are. Of conflicting rows one, their mean or (drop) none stays."""
-    assert rows.times is not None
-    if (np.diff(rows.times) > 0).all():
-        return rows, np.arange(len(rows))
-    rule: Literal["last", "first", "mean", "none"] = "none" if findings.on_bad == "drop" else "last"
-    if findings.duplicates is not None and findings.duplicates != "error":
-        rule = findings.duplicates
-    joined = join(rows.values, rows.times, rule, None if layout is None else layout.categorical)
-    second = int(np.flatnonzero(np.diff(rows.times) == 0)[0]) + 1
-    if joined.identical:
-        findings.add("identical_rows", joined.identical, rows.example(second))
-    if joined.complementary:
-        findings.add("complementary_rows", joined.complementary, rows.example(second))
-    if joined.first is not None and joined.lost is not None:
-        one, other, columns = joined.first
-        detail = _conflict(rows, one, other, columns, layout)
-        findings.add("duplicate_timestamp", joined.conflicting, rows.example(other, detail))
-        findings.lost.stamps = rows.times[joined.lost]
-    return replace(rows.take(joined.source), values=joined.values), joined.source
-
-
-def _conflict(rows: ItemRows, one: int, other: int, columns: Sequence[int], layout: MarketColumns | None) -> str:
-    """Say in which columns two rows of one stamp differ, with both values of up to three numeric ones."""
-    before = f"line {rows.lines[one]}" if rows.lines[one] else "an earlier row"
-    if layout is None:
-        return f"other values than {before}"
-    if layout.categorical[columns].all():
-        return f"another {layout.names[columns[0]]} than {before}"
-    both = [(layout.names[v], rows.values[v, other], rows.values[v, one]) for v in columns[:3]]
-    here = ", ".join(f"{name} {value:.6g}" for name, value, _ in both)
-    there = ", ".join(f"{value:.6g}" for _, _, value in both)
-    return f"{here}, but {there} in {before}"
-
-
-def _value_checks(values: FloatArray, layout: MarketColumns) -> list[tuple[str, Mask, bool]]:
-    """Return (rule, cells (V, T), True if fix sets them to NaN), before any repair, so that no rule hides another."""
-    found = [("non_finite", np.isinf(values), True)]
-    if layout.prices:
-        price = _only(values, layout.prices)
-        found += [("negative_price", price < 0, False), ("zero_price", price == 0, True)]
-    if layout.bars:
-        cells = np.zeros(values.shape, bool)
-        for kinds in _ohlc_kinds(values, layout).values():
-            cells |= kinds
-        found.append(("ohlc_inconsistent", cells, False))
-    if layout.volumes:
-        found.append(("negative_volume", _only(values, layout.volumes) < 0, True))
-    return found
-
-
-def _only(values: FloatArray, columns: Sequence[int]) -> FloatArray:
-    """Return the values with all other columns NaN, so that comparisons are False there."""
-    result = np.full(values.shape, np.nan, np.float32)
-    result[list(columns)] = values[list(columns)]
-    return result
-
-
-def _ohlc_kinds(values: FloatArray, layout: MarketColumns) -> dict[str, Mask]:
-    """Return masks (V, T) of highs and lows that contradict their bar; prices of NaN, 0 and inf are ignored."""
-    kinds = {name: np.zeros(values.shape, bool) for name in ("high_below", "low_above", "high_below_low")}
-    for o, h, low, c in layout.bars:
-        bar = values[[o, h, low, c]]
-        opened, high, lowest, close = np.where((bar == 0) | np.isinf(bar), np.nan, bar)
-        kinds["high_below"][h] = (high < opened) | (high < close)
-        kinds["low_above"][low] = (lowest > opened) | (lowest > close)
-        kinds["high_below_low"][h] = high < lowest
-    return kinds
-
-
-def _ohlc_details(name: str, values: FloatArray, layout: MarketColumns) -> dict[str, int] | None:
-    if name != "ohlc_inconsistent":
-        return None
-    return {kind: int(mask.any(axis=0).sum()) for kind, mask in _ohlc_kinds(values, layout).items() if mask.any()}
-
-
-def trim(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
-    """Remove rows at both ends in which no numeric column has a value."""
-    numeric = rows.values[~layout.categorical] if not layout.categorical.all() else rows.values
-    held = np.flatnonzero(~np.isnan(numeric).all(axis=0))
-    if len(held) == len(rows) or not len(rows):
-        return rows
-    first, last = (int(held[0]), int(held[-1])) if len(held) else (0, -1)
-    count = len(rows) - (last - first + 1)
-    if count:
-        findings.add("empty_rows", count, rows.example(0 if first else last + 1))
-    return rows.take(np.s_[first : last + 1])  # type: ignore[arg-type]
-
-
-def observe(rows: ItemRows, layout: MarketColumns, findings: Findings) -> None:
-    """Count the findings of cleaned rows that no mode repairs row by row."""
-    missing = np.isnan(rows.values)
-    if missing.any():
-        cells = {layout.names[v]: int(missing[v].sum()) for v in np.flatnonzero(missing.any(axis=1))}
-        hit = missing.any(axis=0)
-        findings.add("missing", int(hit.sum()), rows.example(int(hit.argmax())), cells)
-    if layout.volumes:
-        _report(rows, findings, "zero_volume", (rows.values[list(layout.volumes)] == 0).all(axis=0))
-    _doubts(rows, layout, findings)
-    if layout.close is None:
-        return
-    prices = rows.values[list(layout.bars[0])] if layout.bars else rows.values[[layout.close]]
-    _report(rows, findings, "stale_price", stale(prices))
-    jumps = split_like(
-        rows.values[layout.close],
-        rows.values[layout.bars[0][0]] if layout.bars else None,
-        rows.values[layout.volumes[0]] if layout.volumes else None,
-    )
-    if not jumps.any():
-        return
-    at = int(jumps.argmax())
-    before, after = rows.values[layout.close, at - 1 : at + 1]
-    findings.add("split_like_jump", int(jumps.sum()), rows.example(at, f"close {before:.6g} -> {after:.6g}"))
-
-
-def _doubts(rows: ItemRows, layout: MarketColumns, findings: Findings) -> None:
-    """Report what is probably damage: in the close of a market table, in every numeric column of others."""
-    market = layout.close is not None
-    checked = np.array([layout.close]) if market else np.flatnonzero(~layout.categorical)
-    for name, count, row, detail in suspicious(rows.values, layout.names, checked, paired=not market):
-        findings.add(name, count, rows.example(row, detail))
-
-
-def _report(rows: ItemRows, findings: Findings, name: str, hit: Mask) -> None:
-    if hit.any():
-        findings.add(name, int(hit.sum()), rows.example(int(hit.argmax())))
-
-
-def stale(prices: FloatArray) -> Mask:
-    """Return a mask (T,) of bars of (P, T) prices in runs of at least five bars that equal the bar before the run."""
-    same = np.zeros(prices.shape[1], bool)
-    same[1:] = (prices[:, 1:] == prices[:, :-1]).all(axis=0)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
-    result = np.zeros_like(same)
-    for first, stop in zip(edges[::2], edges[1::2], strict=True):
-        if stop - first >= _STALE_BARS:
-            result[first:stop] = True
-    return result
-
-
-def split_like(close: FloatArray, opened: FloatArray | None = None, volume: FloatArray | None = None) -> Mask:
-    """Return a mask (T,) of bars whose close, and open if given, differ from the last close by the ratio of a split.
-
-    A jump must also be ten times the item's median absolute return, so that volatile series do not match; and up to a
-    ratio of four, which real news can cause, the turnover must not have risen threefold, as it does on news.
-    """
-    result = np.zeros(len(close), bool)
-    level = _log(close)
-    moves = np.diff(level)
-    if not np.isfinite(moves).any():
-        return result
-    large = np.flatnonzero(np.abs(moves) > max(np.log(1.4), 10 * np.nanmedian(np.abs(moves))))
-    if not len(large):
-        return result
-    ratios = np.log(_SPLIT_RATIOS)
-    off = np.abs(np.abs(moves[large])[:, None] - ratios)
-    nearest = ratios[off.argmin(axis=1)] * np.sign(moves[large])
-    match = off.min(axis=1) < 0.06
-    if opened is not None:
-        overnight = _log(opened)[large + 1] - level[large]
-        match &= np.isnan(overnight) | (np.abs(overnight - nearest) < 0.12)
-    if volume is not None:
-        match &= (np.abs(nearest) > np.log(4.5)) | ~_high_turnover(close, volume, large + 1)
-    result[large[match] + 1] = True
-    return result
-
-
-def _high_turnover(close: FloatArray, volume: FloatArray, at: IntArray) -> Mask:
-    """Return True for bars `at` whose turnover is at least three times the median of the twenty bars before."""
-    turnover = close.astype(np.float64) * volume
-    usual = np.array([np.median(turnover[max(0, i - 20) : i]) for i in at])
-    return turnover[at] >= 3 * usual
-
-
-def _log(values: FloatArray) -> npt.NDArray[np.float64]:
-    """Return the logarithm, NaN for values that are not positive."""
-    return np.log(np.where(values > 0, values, np.nan), dtype=np.float64)

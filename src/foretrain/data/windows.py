@@ -19,6 +19,7 @@ NO_TIME = np.iinfo(np.int64).min  # stamp of a padded slot, as numpy's NaT
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

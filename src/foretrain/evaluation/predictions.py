@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from foretrain.data.importers import ImportOptions
-from foretrain.data.importers.columns import FINE_STAMPS, corpus_name, plain
+from foretrain.data.importers.columns import corpus_name, plain
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.reading import open_table
+from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.data.importers.times import TableTimes, read_column_times
 from foretrain.data.importers.values import read_numbers
 from foretrain.data.windows import NO_TIME

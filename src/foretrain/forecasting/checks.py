@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from foretrain.data.importers.categories import MANY_CATEGORIES
+from foretrain.data.importers.categories import recurs
 from foretrain.data.importers.cells import BadCell, is_number_text, to_numbers
-from foretrain.data.importers.columns import FINE_STAMPS, market_layout, plain
+from foretrain.data.importers.columns import market_layout, plain
 from foretrain.data.importers.stamps import parse_stamps
+from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.errors import DataError
 from foretrain.forecasting.covariates import is_numeric, listed
 from foretrain.notes import Code, Note, warn
@@ -24,7 +25,6 @@ from foretrain.timeaxis.future import READ_TABLE
 _log = logging.getLogger(__name__)
 AS_CATEGORY = "or make it a category with astype('category')"
 ID_NAMES = ("item_id", "unique_id", "symbol", "ticker", "series_id", "instrument", "isin")
-FEW_CATEGORIES = 10  # as in an import
 
 
 def check_shape(df: Any, which: str) -> None:
@@ -177,7 +177,7 @@ def check_text(column: Any) -> None:
             f"{AS_CATEGORY}. foretrain.read_table(FILE) leaves such columns out."
         )
     filled = int(column.notna().sum())
-    if len(texts) > min(MANY_CATEGORIES, max(FEW_CATEGORIES, filled // 2)):
+    if not recurs(len(texts), filled):
         raise DataError(
             f"column {column.name!r} is text with {len(texts):,} different of {filled:,} cells, such as {texts[0]!r}, "
             f"which do not come back. Drop it, {AS_CATEGORY}. foretrain.read_table(FILE) leaves such columns out."

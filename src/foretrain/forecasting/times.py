@@ -17,6 +17,7 @@ from foretrain.data.importers.stamps import Stamps, number_stamps, parse_stamps
 from foretrain.errors import DataError
 from foretrain.forecasting.checks import is_text, without_flags
 from foretrain.notes import Code, Note, warn
+from foretrain.timeaxis.clock_changes import may_repeat
 from foretrain.timeaxis.frequency import DAY_NAMES, Frequency
 from foretrain.timeaxis.future import READ_TABLE
 
@@ -185,10 +186,7 @@ def changed_hour(times: Any, twice: Any) -> str:
     """Return a hint if naive stamps that occur twice lie in an hour that a clock change may have repeated, else ""."""
     if isinstance(times, np.ndarray) or times.tz is not None or not len(twice):
         return ""
-    repeated = times[twice]
-    if not ((repeated.day_of_week == 6) & (repeated.hour < 4) & repeated.month.isin([3, 4, 9, 10, 11])).all():
-        return ""
-    if not (times.hour != 0).any():
+    if not may_repeat(times[twice].as_unit("us").asi8) or not (times.hour != 0).any():
         return ""
     return (
         " A clock change repeats that hour: give the stamps their time zone with Series.dt.tz_localize(ZONE, "

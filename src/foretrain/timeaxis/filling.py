@@ -15,13 +15,10 @@ import numpy as np
 from foretrain.errors import DataError
 from foretrain.timeaxis.frequency import Frequency, IntArray
 from foretrain.timeaxis.future import add, from_walls, shown
-from foretrain.timeaxis.grid import grid_numbers, grid_stamps
+from foretrain.timeaxis.grid import are_too_many, grid_numbers, grid_stamps
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MOST_ADDED = 100  # empty rows for each row, from which on a frequency is refused
-FEW_ROWS = 100_000  # empty rows that are never too many
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def _item_grid(stamps: pd.DatetimeIndex, freq: Any, what: str) -> tuple[IntArray
 
 
 def _refuse_too_many(count: int, rows: int, freq: Any, what: str) -> None:
-    if count - rows > MOST_ADDED * rows + FEW_ROWS:
+    if are_too_many(count - rows, rows):
         raise DataError(
             f"{what}: freq={freq!r} would put {count - rows:,} rows of missing values between {rows:,} rows. Give a "
             "longer step."

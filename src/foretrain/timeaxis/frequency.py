@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.int64]
 Kind = Literal["fixed", "months", "business", "pandas"]
 
 SECOND = 1_000_000
-DAY = 86_400 * SECOND
+MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 86_400 * SECOND
 WEEK = 7 * DAY
 
 MONTH_NAMES = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")

@@ -17,6 +17,8 @@ from foretrain.errors import DataError
 from foretrain.timeaxis.frequency import CYCLE_MONTHS, DAY, DAY_NAMES, FIXED, MONTH_NAMES, Frequency, IntArray
 
 Mask = npt.NDArray[np.bool_]
+_MOST_EMPTY = 100  # empty rows for each row, from which on a frequency is refused
+_FEW_EMPTY = 100_000  # empty rows that are never too many
 _MAX_ADDED = 4  # an alias is named as the fitting one only if it leaves at most four empty steps for each row
 
 
@@ -285,3 +287,8 @@ def iso(time: int) -> str:
     """Format a stamp: only the date at midnight, else date and time without trailing zeros."""
     text = str(np.datetime64(int(time), "us"))
     return text.removesuffix(".000000").removesuffix("T00:00:00").replace("T", " ")
+
+
+def are_too_many(empty: int, rows: int) -> bool:
+    """Return True if a frequency would put so many empty rows between an item's rows that it cannot be meant."""
+    return empty > _MOST_EMPTY * rows + _FEW_EMPTY

@@ -1,4 +1,4 @@
-"""Importing workbooks, archives and folders."""
+"""Importing archives and folders."""
 
 from __future__ import annotations
 
@@ -14,94 +14,6 @@ from tests.data.importers.importing import DAYS, first_stamp, imported, items, w
 
 from foretrain.errors import DataError
 from foretrain.notes import Code, codes
-
-# Workbooks
-
-
-def workbook(path: Path, sheets: dict[str, list[list[str]]], *, date1904: bool = False) -> Path:
-    """Write a workbook by hand. Cells: s:shared text, i:inline text, d:serial of a date, b:1, e:#N/A, or numbers."""
-    strings = list(dict.fromkeys(c[2:] for rows in sheets.values() for row in rows for c in row if c.startswith("s:")))
-    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-    relation = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-
-    def cell(text: str, row: int, column: int) -> str:
-        where = f'r="{chr(65 + column)}{row}"'
-        kind, rest = text[:2], text[2:]
-        if not text:
-            return ""
-        if kind == "s:":
-            return f'<c {where} t="s"><v>{strings.index(rest)}</v></c>'
-        if kind == "i:":
-            return f'<c {where} t="inlineStr"><is><t>{rest}</t></is></c>'
-        if kind == "d:":
-            return f'<c {where} s="1"><v>{rest}</v></c>'
-        if kind in ("b:", "e:"):
-            return f'<c {where} t="{kind[0]}"><v>{rest}</v></c>'
-        return f"<c {where}><v>{text}</v></c>"
-
-    with zipfile.ZipFile(path, "w") as archive:
-        names = "".join(f'<sheet name="{n}" sheetId="{k}" r:id="rId{k}"/>' for k, n in enumerate(sheets, 1))
-        flag = '<workbookPr date1904="1"/>' if date1904 else ""
-        archive.writestr(
-            "xl/workbook.xml", f'<workbook {space} xmlns:r="{relation}">{flag}<sheets>{names}</sheets></workbook>'
-        )
-        links = "".join(
-            f'<Relationship Id="rId{k}" Target="worksheets/sheet{k}.xml"/>' for k in range(1, len(sheets) + 1)
-        )
-        archive.writestr("xl/_rels/workbook.xml.rels", f"<Relationships>{links}</Relationships>")
-        items = "".join(f"<si><t>{text}</t></si>" for text in strings)
-        archive.writestr("xl/sharedStrings.xml", f"<sst {space}>{items}</sst>")
-        formats = '<numFmts><numFmt numFmtId="164" formatCode="yyyy\\-mm\\-dd hh:mm"/></numFmts>'
-        styles = '<cellXfs><xf numFmtId="0"/><xf numFmtId="164"/></cellXfs>'
-        archive.writestr("xl/styles.xml", f"<styleSheet {space}>{formats}{styles}</styleSheet>")
-        for k, rows in enumerate(sheets.values(), 1):
-            body = "".join(
-                f'<row r="{i}">{"".join(cell(text, i, j) for j, text in enumerate(row))}</row>'
-                for i, row in enumerate(rows, 1)
-            )
-            archive.writestr(
-                f"xl/worksheets/sheet{k}.xml", f"<worksheet {space}><sheetData>{body}</sheetData></worksheet>"
-            )
-    return path
-
-
-def test_the_first_sheet_of_a_workbook_is_read_with_its_dates(tmp_path: Path) -> None:
-    rows = [["s:Date", "i:Umsatz", "s:on"], *([f"d:{45292 + k}", f"{k}.5", "b:1"] for k in range(40))]
-    path = workbook(tmp_path / "x.xlsx", {"Leer": [], "Daten": rows, "Notizen": [["s:Quelle"]]})
-    corpus, report = imported(tmp_path, path)
-    assert (corpus.item_id(0), corpus.columns) == ("x", ("Umsatz", "on"))
-    assert (first_stamp(corpus), corpus.manifest.freq) == ("2024-01-01T00:00:00", "D")
-    assert corpus.values(0)[:, 3].tolist() == [3.5, 1]
-    assert Code.SHEETS_LEFT_OUT in codes(report.notes)
-    hours = [["s:time", "s:x"], *([f"d:{43830 + k / 24:.10f}", str(k), ""] for k in range(40))]
-    corpus, _ = imported(tmp_path, workbook(tmp_path / "y.xlsx", {"a": hours}, date1904=True))
-    assert (first_stamp(corpus), corpus.manifest.freq) == ("2024-01-01T00:00:00", "h")
-
-
-def test_workbooks_with_titles_wide_tables_and_bad_cells(tmp_path: Path) -> None:
-    titled = [["s:Sales of 2024"], [], ["s:date", "s:x"], *([f"d:{45292 + k}", str(k)] for k in range(40))]
-    corpus, report = imported(tmp_path, workbook(tmp_path / "a.xlsx", {"a": titled}))
-    assert (corpus.columns, corpus.lengths.tolist()) == (("x",), [40])
-    assert Code.LINES_SKIPPED in codes(report.notes)
-    wide = [["s:Country", *(str(year) for year in range(1990, 2020))], ["s:DE", *map(str, range(30))]]
-    corpus, _ = imported(tmp_path, workbook(tmp_path / "b.xlsx", {"a": [row[:25] for row in wide]}))
-    assert items(corpus) == {"DE": [[float(k) for k in range(24)]]}
-    bad = [["s:date", "s:x"], *([f"d:{45292 + k}", "s:oops" if k == 5 else str(k)] for k in range(40))]
-    with pytest.raises(DataError, match=r"c\.xlsx: line 7, column 'x': 'oops'"):
-        imported(tmp_path, workbook(tmp_path / "c.xlsx", {"a": bad}))
-
-
-def test_workbooks_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no sheet holds a cell"):
-        imported(tmp_path, workbook(tmp_path / "a.xlsx", {"a": []}))
-    (tmp_path / "b.xlsx").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match=r"b\.xlsx: not an Excel workbook that can be read .* Save the sheet as CSV"):
-        imported(tmp_path, tmp_path / "b.xlsx")
-    with zipfile.ZipFile(tmp_path / "c.xlsx", "w") as archive:
-        archive.writestr("xl/workbook.xml", '<!DOCTYPE a [<!ENTITY x "y">]><workbook/>')
-    with pytest.raises(DataError, match="declares a document type"):
-        imported(tmp_path, tmp_path / "c.xlsx")
-
 
 # Archives
 

@@ -12,21 +12,20 @@ from typing import Literal
 
 import numpy as np
 
+from foretrain.data.findings import ItemFindings
 from foretrain.data.importers.cleaning import Cleaned
 from foretrain.data.importers.job import ImportJob
-from foretrain.data.rules import ItemFindings, ItemRows
+from foretrain.data.quality import ItemRows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
 from foretrain.timeaxis.frequency import DAY, Frequency, seasonality
 from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
-from foretrain.timeaxis.grid import grid_numbers, grid_stamps, on_rows, ordinals, stamps, typical_step
+from foretrain.timeaxis.grid import are_too_many, grid_numbers, grid_stamps, on_rows, ordinals, stamps, typical_step
 from foretrain.timeaxis.inference import Pattern, agree, infer
 
 MAX_STEP_RATIO = 1.5  # ratio of steps above which frequencies differ; months with a holiday vary less
 FILL_LIMIT = 0.2  # largest share of NaN rows that may be added to make an axis regular
-MOST_ADDED = 100  # empty rows for each row, from which on a given frequency is refused
-FEW_ROWS = 100_000  # empty rows that are never too many
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _given_axis(items: Sequence[str], times_of: Callable[[str], IntArray], freq:
             continue
         number = grid_numbers(times, freq, f"item {item!r}")
         empty = int(number[-1]) + 1 - len(times)
-        if empty > MOST_ADDED * len(times) + FEW_ROWS:
+        if are_too_many(empty, len(times)):
             raise DataError(
                 f"item {item!r}: --freq {freq} would put {empty:,} rows of NaN between {len(times):,} rows. Give a "
                 "longer step."

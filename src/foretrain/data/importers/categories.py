@@ -94,7 +94,7 @@ class Categories:
         for name, known in self._codes.items():
             count, cells = len(known), self._cells[name]
             counts = {"categories": count, "cells": cells}
-            if name in (old or ()) or (old is None and (name in self._explicit or _recurs(count, cells))):
+            if name in (old or ()) or (old is None and (name in self._explicit or recurs(count, cells))):
                 kind = "true and false" if tuple(known) == BOOLEAN else "text"
                 text = f"column {name!r}: {kind}, {count:,} categor{'y' if count == 1 else 'ies'}"
                 notes.append(Note(Code.TEXT_AS_CATEGORIES, text, counts))
@@ -112,7 +112,7 @@ class Categories:
         return left_out, notes
 
 
-def _recurs(count: int, cells: int) -> bool:
+def recurs(count: int, cells: int) -> bool:
     """Return True if categories come back: on average each occurs twice, and there are not too many for a context."""
     return count <= MANY_CATEGORIES and count <= max(_FEW_CATEGORIES, cells // 2)
 

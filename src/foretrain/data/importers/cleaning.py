@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from foretrain.data.importers.columns import USUAL_ORDER, market_layout
+from foretrain.data.findings import ItemFindings
+from foretrain.data.importers.columns import SIDES, USUAL_ORDER, market_layout
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.losses import Losses
 from foretrain.data.importers.reading import Gathered
 from foretrain.data.importers.update import merge
-from foretrain.data.rules import ItemFindings, ItemRows, MarketColumns, clean, observe
+from foretrain.data.quality import ItemRows, MarketColumns, clean, observe
 from foretrain.data.suspicions import TOTALS
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
@@ -164,7 +165,7 @@ def _adjusted(rows: ItemRows, names: Sequence[str]) -> ItemRows:
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = values[at["adj_close"]] / values[at["close"]]
     factor[~np.isfinite(factor)] = np.nan
-    for name in ("open", "high", "low", "close"):
+    for name in SIDES:
         if name in at:
             values[at[name]] *= factor
     return replace(rows, values=values.astype(np.float32))

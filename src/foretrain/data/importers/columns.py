@@ -16,8 +16,8 @@ from types import MappingProxyType
 import numpy as np
 
 from foretrain.data.importers.options import USUAL_ORDER, ImportOptions
-from foretrain.data.importers.time_names import FURTHER_STAMPS, PARTS, is_saved_index
-from foretrain.data.rules import MarketColumns
+from foretrain.data.importers.time_names import FINE_STAMPS, PARTS, is_saved_index
+from foretrain.data.quality import MarketColumns
 from foretrain.errors import DataError
 from foretrain.hints import did_you_mean
 
@@ -47,9 +47,6 @@ _KEY_NAMES = {
     "subject", "subjectid", "systemcodenumber", "tankid", "turbid", "turbine", "turbineid", "uid", "unitid",
     "userid", "vehicleid", "warehouse", "warehouseid", "wellid", "zipcode", "zone", "zoneid",
 }  # fmt: skip
-FINE_STAMPS = ("timestamp", "timestamps", "datetime", "date_time", "ds", "ts", "date", "time", "gmt_time", "local_time",
-           "open_time", "unix", "unix_timestamp", "unix_time", "epoch", "trade_date", "trading_date",
-           *FURTHER_STAMPS)  # fmt: skip
 _COARSE_STAMPS = ("month", "week", "quarter", "year", "period", "index", "", "day", "hour")
 _STEPS = ("t", "step", "time_idx", "time_step")
 _MARKET = {
@@ -67,7 +64,7 @@ _MARKET = {
     "vwap": ("vwap", "vw", "weighted_average"),
 }
 _VAGUE = ("o", "h", "l", "c", "v", "max", "min", "last", "price", "opening")  # prices only beside all others
-_SIDES = ("open", "high", "low", "close")
+SIDES = ("open", "high", "low", "close")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -202,9 +199,7 @@ def _market_aliases(names: Sequence[str], *, sure: bool) -> dict[str, str]:
     if sure:
         return {name: role for name, role in found.items() if plain(name) not in _VAGUE}
     kinds = set(found.values())
-    explicit = {"close", "last", "latest", "close_last", "close_price", "price_close", "c", "收盘", "收盘价"} & set(
-        by_plain
-    )
+    explicit = ({*_MARKET["close"]} - {"price"}) & by_plain.keys()
     others = kinds & {"open", "high", "low", "volume", "adj_close"}
     sides = len(kinds & {"open", "high", "low"})
     # "price" and single letters count as prices only if open, high and low are there too
@@ -278,9 +273,9 @@ def market_layout(names: Sequence[str], categorical: Sequence[bool]) -> MarketCo
     index = {plain(name): i for i, name in enumerate(names) if not categorical[i]}
     prefixes = [name.removesuffix("close") for name in index if name.endswith("close")]
     bars = tuple(
-        tuple(index[prefix + side] for side in _SIDES)
+        tuple(index[prefix + side] for side in SIDES)
         for prefix in sorted(prefixes, key=lambda p: (p != "", p))
-        if all(prefix + side in index for side in _SIDES)
+        if all(prefix + side in index for side in SIDES)
     )
     prices = {i for bar in bars for i in bar}
     prices |= {index[name] for name in ("close", "adj_close", "vwap") if name in index}

@@ -7,14 +7,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
 from foretrain.data.importers.cells import BadCell
-from foretrain.data.windows import NO_TIME, IntArray
+from foretrain.data.windows import NO_TIME, IntArray, Mask
 from foretrain.errors import DataError
-from foretrain.timeaxis.frequency import SECOND
+from foretrain.timeaxis.frequency import MINUTE
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
@@ -55,9 +54,7 @@ def _with_weekday(pattern: str) -> tuple[str, str]:
     return (f"{pattern} %w", " 0") if "U" in directives else (f"{pattern} %u", " 1")
 
 
-def format_times(
-    cells: pa.Array, pattern: str
-) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_], tuple[int, ...] | None]:
+def format_times(cells: pa.Array, pattern: str) -> tuple[IntArray, IntArray, Mask, tuple[int, ...] | None]:
     """Return local (T,) microseconds of cells in a pattern, their UTC ones, a mask of cells that hold a stamp, offsets.
 
     Offsets (minutes) are None for a pattern without %z; local and UTC are then equal. Raises BadCell at the first cell
@@ -83,5 +80,5 @@ def format_times(
         empty = np.full(len(cells), NO_TIME)
         return empty, empty, present, (0,) if aware else None
     times = np.where(present, np.array(local, np.int64)[code], NO_TIME)
-    utc = np.where(present, times - np.array(shift, np.int64)[code] * 60 * SECOND, NO_TIME)
+    utc = np.where(present, times - np.array(shift, np.int64)[code] * MINUTE, NO_TIME)
     return times, utc, present, tuple(sorted(set(shift))) if aware else None

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from foretrain.data.importers.cells import BadCell
-from foretrain.data.windows import NO_TIME, IntArray
+from foretrain.data.windows import NO_TIME, IntArray, Mask
 from foretrain.timeaxis.frequency import DAY, SECOND
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
-Mask = npt.NDArray[np.bool_]
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _USUAL = (1990, 2100)  # the one unit that puts a whole column between these years is the column's

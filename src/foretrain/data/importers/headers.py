@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from foretrain.data.importers.columns import FINE_STAMPS, ID_NAMES, has_role, is_market, market_name, plain
+from foretrain.data.importers.columns import ID_NAMES, has_role, is_market, market_name, plain
 from foretrain.data.importers.options import ImportOptions
+from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.data.importers.wide import header_span
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
@@ -157,7 +158,7 @@ def find_levels(path: Path, rows: list[list[str]]) -> Levels | None:
         held[values[k]] = columns[k]
     if not named and not _items_alike(found):
         return None
-    id_name = next((level[0] for level in (items,) if plain(level[0]) in ID_NAMES), "item_id")
+    id_name = items[0] if plain(items[0]) in ID_NAMES else "item_id"
     shared = {columns[k]: own[k] for k in sorted(own)}
     return Levels(columns, shared, found, id_name, 2 + named)
 

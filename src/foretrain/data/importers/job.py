@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from foretrain.data.findings import Findings
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.report import ImportReport
 from foretrain.data.importers.spool import Spool
-from foretrain.data.rules import Findings
 from foretrain.data.store import Corpus
 
 Progress = Callable[[int, int, str], None]

@@ -12,18 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretrain.data.findings import ItemFindings
 from foretrain.data.importers.facts import Telling
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.reading import Gathered
 from foretrain.data.importers.report import counted, reasons
 from foretrain.data.importers.telling import is_many
-from foretrain.data.rules import ItemFindings, ItemRows
+from foretrain.data.quality import ItemRows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
+from foretrain.timeaxis.clock_changes import may_repeat
+from foretrain.timeaxis.frequency import HOUR
 from foretrain.timeaxis.grid import iso
-
-_HOUR, _DAY = 3_600_000_000, 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -190,13 +191,7 @@ def _advice(telling: Telling, times: tuple[str, ...]) -> str:
 
 
 def _repeated_hour(stamps: IntArray) -> str | None:
-    """Return the first repeated hour if all are hours that clocks repeat: one a year, on a Sunday night of autumn."""
-    hours = np.unique(stamps // _HOUR * _HOUR)
-    moments = hours.astype("M8[us]")
-    days = hours // _DAY
-    sunday = (days + 4) % 7 == 0  # day 0 is a Thursday
-    night = hours % _DAY // _HOUR <= 3
-    month = moments.astype("M8[M]").astype(np.int64) % 12 + 1
-    autumn = np.isin(month, (3, 4, 9, 10, 11))  # of both hemispheres
-    once = len(np.unique(moments.astype("M8[Y]"))) == len(hours)
-    return iso(int(hours[0])) if len(hours) and (sunday & night & autumn).all() and once else None
+    """Return the first repeated hour if all are hours that clocks repeat, one a year."""
+    hours = np.unique(stamps // HOUR * HOUR)
+    once = len(np.unique(hours.astype("M8[us]").astype("M8[Y]"))) == len(hours)
+    return iso(int(hours[0])) if len(hours) and once and may_repeat(hours) else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from foretrain.data.findings import Findings
 from foretrain.data.importers.axis import choose_axis
 from foretrain.data.importers.cleaning import Cleaned, clean_items
 from foretrain.data.importers.job import ImportJob, Progress
@@ -15,7 +16,6 @@ from foretrain.data.importers.report import ImportReport
 from foretrain.data.importers.spool import Spool
 from foretrain.data.importers.update import load_old
 from foretrain.data.importers.writing import write_corpus
-from foretrain.data.rules import Findings
 from foretrain.errors import DataError
 
 

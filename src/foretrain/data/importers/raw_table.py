@@ -24,6 +24,11 @@ from foretrain.notes import Code, Note
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Return True for the types of text cells."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 @dataclass(frozen=True)
 class RawTable:
     """Cells of one table. given_lines: (T,) line of each row, None where rows count from 1.
@@ -75,7 +80,7 @@ class RawTable:
         column = self.column(name)
         if pa.types.is_integer(column.type):
             return bool((abs(pc.max(column).as_py() or 0)) < 1e7)
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        if not is_text(column.type):
             return False
         return bool(pc.all(pc.match_substring_regex(column, pattern=r"^\s*\d{1,7}(\.0*)?\s*$")).as_py())
 

@@ -15,9 +15,10 @@ import pyarrow.compute
 
 from foretrain.data.chunks import flatten, is_list, list_depth
 from foretrain.data.importers.cells import BadCell
-from foretrain.data.importers.columns import FINE_STAMPS, ID_NAMES, id_columns, plain
+from foretrain.data.importers.columns import ID_NAMES, id_columns, plain
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.stamps import arrow_stamps, parse_stamps
+from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note

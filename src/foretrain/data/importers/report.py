@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from foretrain.data.findings import example_text
 from foretrain.data.importers.facts import TableFacts
-from foretrain.data.rules import example_text
 from foretrain.notes import Note
 
 SUMMARY = (

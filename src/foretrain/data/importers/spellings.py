@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
+from foretrain.data.windows import Mask
+
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 DoubleArray = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 
 class BadCell(Exception):

@@ -20,9 +20,10 @@ from typing import IO
 
 import numpy as np
 
+from foretrain.data.findings import ItemFindings
 from foretrain.data.importers.categories import Categories
 from foretrain.data.importers.tables import Part
-from foretrain.data.rules import ItemFindings, ItemRows
+from foretrain.data.quality import ItemRows
 from foretrain.data.windows import IntArray
 
 OLD = -1  # source number of rows that come from the corpus being updated

@@ -21,16 +21,14 @@ from foretrain.data.importers.cells import BadCell, blank_as_null
 from foretrain.data.importers.date_formats import format_times
 from foretrain.data.importers.epochs import TimeUnit, epoch_times
 from foretrain.data.importers.layouts import HINT, LAYOUTS, are_compact, month_numbers, rewrite, unknown
-from foretrain.data.windows import NO_TIME, IntArray
+from foretrain.data.windows import NO_TIME, IntArray, Mask
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
-from foretrain.timeaxis.frequency import DAY, SECOND
-from foretrain.timeaxis.grid import iso
+from foretrain.timeaxis.frequency import DAY, MINUTE, SECOND
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
 Clock = Literal["dates", "naive", "utc"]
-Mask = npt.NDArray[np.bool_]
 
 _INTERVAL = "^(\\d[^ ]*\\d(?: \\d[^ ]*\\d)?) ?(?:-|\u2013|to|bis) \\d.{6,}\\d$"
 _DECIMAL = r"^-?\d{1,19}(\.\d+)?$"
@@ -150,7 +148,7 @@ def arrow_stamps(column: pa.Array) -> Stamps:
         return _naive(times, present)
     local = pc.cast(pc.local_timestamp(pc.cast(column, pa.timestamp("us", zone), safe=False)), pa.int64())
     local = np.asarray(local.fill_null(int(NO_TIME)))
-    minutes = np.unique((local[present] - times[present]) // (60 * SECOND))
+    minutes = np.unique((local[present] - times[present]) // MINUTE)
     return _dates_if_midnight(times, present, local, tuple(int(m) for m in minutes))
 
 
@@ -440,7 +438,7 @@ def _with_offset(local: IntArray, present: Mask, found: pa.Array, names: set[str
     texts = pc.dictionary_encode(zone)
     minutes = np.array([_offset_minutes(text) for text in texts.dictionary.to_pylist()], np.int64)
     shift = minutes[np.asarray(texts.indices)]
-    times = np.where(present, local - shift * 60 * SECOND, NO_TIME)
+    times = np.where(present, local - shift * MINUTE, NO_TIME)
     return _dates_if_midnight(times, present, local, tuple(sorted({int(m) for m in shift[present]})))
 
 
@@ -449,9 +447,3 @@ def _offset_minutes(text: str) -> int:
     if not found:
         return 0
     return (-1 if found[1] == "-" else 1) * (int(found[2]) * 60 + int(found[3] or 0))
-
-
-def describe(stamps: Stamps) -> str:
-    """Return the first and last stamp as text, for messages."""
-    held = stamps.times[stamps.times != NO_TIME]
-    return f"{iso(int(held.min()))} .. {iso(int(held.max()))}" if len(held) else "no stamps"

@@ -10,14 +10,14 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
 from foretrain.data.importers.columns import is_key_name, plain
 from foretrain.data.importers.facts import Telling
-from foretrain.data.importers.raw_table import RawTable
-from foretrain.data.windows import NO_TIME, FloatArray, IntArray
+from foretrain.data.importers.raw_table import RawTable, is_text
+from foretrain.data.importers.time_names import SMALLER_PARTS
+from foretrain.data.windows import NO_TIME, FloatArray, IntArray, Mask
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
@@ -28,9 +28,8 @@ _MAX_CANDIDATES = 24
 _OF_THREE = 10  # first candidates of which three may name the items together
 _MOST_ITEMS = 5  # most items, as a multiple of those that meet at one stamp, where a column may be a measurement
 _LEFT = 0.02  # share of rows that may still repeat once the columns are named: files have real duplicates too
-_CLOCK = ("year", "month", "week", "day", "hour", "minute", "second", "quarter", "time", "season", "yr", "mnth", "hr",
-          "epiweek", "mmwr_week", "mmwr_year", "period", "interval", "hour_ending", "he", "settlement_period",
-          "hour_of_day", "slot", "time_of_day")  # fmt: skip
+# Parts of the time by their names alone, without a look at the cells; a tag is a day in German, a sensor in English.
+_CLOCK = {*SMALLER_PARTS, "season", "mmwr_year", "he", "settlement_period"} - {"tag"}
 _GENERIC = ("id", "uid", "key")  # may number the rows
 _DATE_WORDS = ("date", "time", "updated")
 
@@ -54,7 +53,7 @@ def repeated_groups(times: IntArray, codes: IntArray | None = None, order: IntAr
     return group if len(found) < len(group) else None
 
 
-def conflicts(group: IntArray, values: FloatArray) -> npt.NDArray[np.bool_]:
+def conflicts(group: IntArray, values: FloatArray) -> Mask:
     """Return a mask (V, D) of (V, T) values that differ from those of the row before of their group."""
     order = np.argsort(group, kind="stable")
     same = np.diff(group[order]) == 0
@@ -162,7 +161,7 @@ def _is_text(table: RawTable, name: str) -> bool:
     kind = table.column(name).type
     if pa.types.is_dictionary(kind):
         return True
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         return False
     return not pc.all(pc.match_substring_regex(table.texts(name)[:200], pattern=r"^\s*[-+]?[\d.,]*\s*$")).as_py()
 

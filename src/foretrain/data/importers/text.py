@@ -20,11 +20,12 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from foretrain.data.importers.columns import FINE_STAMPS, plain
+from foretrain.data.importers.columns import plain
 from foretrain.data.importers.comments import skip_comments
 from foretrain.data.importers.content import refuse_binary, refuse_message
 from foretrain.data.importers.headers import Levels, find_levels, looks_like_data, name_columns
 from foretrain.data.importers.options import ImportOptions
+from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.data.importers.wide import header_span
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError

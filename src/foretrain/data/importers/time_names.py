@@ -7,49 +7,29 @@ from __future__ import annotations
 
 import re
 
-FURTHER_STAMPS = (
-    *(
-        "time_period",
-        "ref_date",
-        "observation_date",
-        "obs_date",
-        "timestamp_utc",
-        "datetime_utc",
-        "date_utc",
-        "time_utc",
-    ),
-    *("utc_timestamp", "utc_time", "utc", "unixtime", "epoch_ms", "timestamp_ms", "candle_begin_time"),
-    *("日期", "时间", "日期时间", "交易日期", "交易时间", "日時", "日付", "날짜", "일자"),
-    *("datum", "zeit", "zeitpunkt", "zeitstempel", "datum_uhrzeit", "datum_zeit", "datum_tijd", "dato", "päivämäärä"),
-    *("fecha", "fecha_hora", "fecha_y_hora", "date_heure", "horodatage", "data_hora", "data_ora", "data_godzina"),
-    *("tarih", "tarih_saat", "дата", "время"),
-    *("window_start", "mess_datum"),  # of Polygon's flat files, of the German weather service
-)
+FINE_STAMPS = (
+    "timestamp", "timestamps", "datetime", "date_time", "ds", "ts", "date", "time", "gmt_time", "local_time",
+    "open_time", "unix", "unix_timestamp", "unix_time", "epoch", "trade_date", "trading_date",
+    "time_period", "ref_date", "observation_date", "obs_date", "timestamp_utc", "datetime_utc", "date_utc", "time_utc",
+    "utc_timestamp", "utc_time", "utc", "unixtime", "epoch_ms", "timestamp_ms", "candle_begin_time",
+    "日期", "时间", "日期时间", "交易日期", "交易时间", "日時", "日付", "날짜", "일자",
+    "datum", "zeit", "zeitpunkt", "zeitstempel", "datum_uhrzeit", "datum_zeit", "datum_tijd", "dato", "päivämäärä",
+    "fecha", "fecha_hora", "fecha_y_hora", "date_heure", "horodatage", "data_hora", "data_ora", "data_godzina",
+    "tarih", "tarih_saat", "дата", "время",
+    "window_start", "mess_datum",  # of Polygon's flat files, of the German weather service
+)  # fmt: skip
 YEAR_NAMES = ("time_period", "ref_date")  # of statistical offices; years, months or quarters
 # Columns in which numbers of 20,000 to 60,000 may be Excel's serial dates.
 DATE_NAMES = (
-    *("date", "dates", "day", "date_time", "datetime", "timestamp", "trade_date", "trading_date"),
-    *("日期", "交易日期", "日付", "날짜", "datum", "datum_uhrzeit", "tag", "fecha", "fecha_hora", "dia", "día", "data"),
-    *("date_heure", "jour", "giorno", "dato", "tarih", "дата"),
-)
+    "date", "dates", "day", "date_time", "datetime", "timestamp", "trade_date", "trading_date",
+    "日期", "交易日期", "日付", "날짜", "datum", "datum_uhrzeit", "tag", "fecha", "fecha_hora", "dia", "día", "data",
+    "date_heure", "jour", "giorno", "dato", "tarih", "дата",
+)  # fmt: skip
 CLOCKS = (
-    *(
-        "time",
-        "hour",
-        "hr",
-        "hour_of_day",
-        "hour_ending",
-        "hourending",
-        "start_time",
-        "time_of_day",
-        "uhrzeit",
-        "zeit",
-        "stunde",
-        "tijd",
-        "godzina",
-    ),
-    *("hora", "heure", "ora", "saat", "时间", "时", "小时", "時刻", "время"),
-)
+    "time", "hour", "hr", "hour_of_day", "hour_ending", "hourending", "start_time", "time_of_day",
+    "uhrzeit", "zeit", "stunde", "tijd", "godzina",
+    "hora", "heure", "ora", "saat", "时间", "时", "小时", "時刻", "время",
+)  # fmt: skip
 PARTS = {
     "year": ("year", "yr", "yyyy", "jahr", "año", "ano", "année", "annee", "anno", "年", "年份", "rok", "jaar"),
     "quarter": ("quarter", "qtr", "quartal", "trimestre", "季度"),

@@ -15,12 +15,12 @@ import pyarrow.compute
 
 from foretrain.data.importers.cells import BadCell, to_numbers
 from foretrain.data.importers.layouts import month_numbers
-from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.raw_table import RawTable, is_text
 from foretrain.data.importers.stamps import Stamps, day_numbers, epidemic_weeks, iso_weeks, parse_stamps, year_days
 from foretrain.data.importers.time_names import PARTS, is_like_an_hour
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
-from foretrain.timeaxis.frequency import DAY, SECOND
+from foretrain.timeaxis.frequency import DAY, HOUR, MINUTE, SECOND
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
@@ -32,7 +32,7 @@ _BOUNDS = {"year": (1000, 2999), "quarter": (1, 4), "month": (1, 12), "week": (1
 _MARKS = {"quarter": "q", "month": "m", "week": "(?:w|kw)"}  # Q1, M01, W05
 _CHAINS = (("year", "month", "day"), ("year", "month"), ("year", "week"), ("year", "quarter"), ("year", "day_of_year"))
 _CLOCK_CHAIN = ("hour", "minute", "second")
-_CLOCK_UNITS = {"hour": 3600 * SECOND, "minute": 60 * SECOND, "second": SECOND}
+_CLOCK_UNITS = {"hour": HOUR, "minute": MINUTE, "second": SECOND}
 
 
 def stamps_of_parts(table: RawTable, columns: dict[str, str]) -> tuple[Stamps, tuple[str, ...], str] | None:
@@ -186,7 +186,7 @@ def is_clock(table: RawTable, name: str) -> bool:
     kind = table.column(name).type
     if pa.types.is_time(kind):
         return True
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         return False
     cells = table.texts(name).drop_null()
     pattern = next((p for p in (_CLOCK, _DOTTED_CLOCK) if len(cells) and re.match(p, str(cells[0]))), None)

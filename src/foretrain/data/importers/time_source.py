@@ -15,7 +15,7 @@ import pyarrow.compute
 from foretrain.data.importers.cells import BadCell, is_number_text, to_numbers
 from foretrain.data.importers.columns import Roles, plain
 from foretrain.data.importers.epochs import are_excel_serials, excel_times
-from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.raw_table import RawTable, is_text
 from foretrain.data.importers.stamps import Stamps, arrow_stamps, number_stamps, parse_stamps
 from foretrain.data.importers.time_names import DATE_NAMES, PARTS, SMALLER_PARTS, YEAR_NAMES
 from foretrain.data.windows import NO_TIME, IntArray
@@ -157,11 +157,6 @@ class Source:
                 "--timestamp-column names the time."
             )
         return numbers.astype(np.int64)
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return True for the types of text cells."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def codes(cells: pa.Array) -> IntArray:

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute
 
 from foretrain.data.importers.cells import BadCell, is_number_text
-from foretrain.data.importers.columns import FINE_STAMPS, Roles, plain
-from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.columns import Roles, plain
+from foretrain.data.importers.raw_table import RawTable, is_text
 from foretrain.data.importers.stamps import Stamps, arrow_stamps, localise, parse_stamps
 from foretrain.data.importers.time_names import (
     CLOCKS,
+    FINE_STAMPS,
     PARTS,
     SMALLER_PARTS,
     is_like_a_time,
@@ -28,7 +29,7 @@ from foretrain.data.importers.time_names import (
     is_saved_index,
 )
 from foretrain.data.importers.time_parts import hours_of, is_clock, joined, stamps_of_parts
-from foretrain.data.importers.time_source import FEW_REPEATS, Source, codes, is_text, numbers_of
+from foretrain.data.importers.time_source import FEW_REPEATS, Source, codes, numbers_of
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note

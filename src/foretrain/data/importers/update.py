@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from foretrain.data.findings import Findings
 from foretrain.data.importers.arrays import corpus_parts
 from foretrain.data.importers.spool import OLD, Spool
-from foretrain.data.rules import Findings, ItemRows, MarketColumns, order_rows
+from foretrain.data.quality import ItemRows, MarketColumns, order_rows
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
 

@@ -1,4 +1,4 @@
-"""TableValues of a table: its columns as numbers, and the categories of text columns.
+"""Values of a table: its columns as numbers, and the categories of text columns.
 
 # V columns, T rows
 """
@@ -17,7 +17,7 @@ from foretrain.data.importers.categories import BOOLEAN, MANY_CATEGORIES
 from foretrain.data.importers.cells import BadCell, blank_as_null, is_boolean, to_numbers, without
 from foretrain.data.importers.columns import USUAL_ORDER, plain
 from foretrain.data.importers.options import ImportOptions
-from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.raw_table import RawTable, is_text
 from foretrain.data.importers.stamps import parse_stamps
 from foretrain.data.importers.time_names import is_saved_index
 from foretrain.errors import DataError
@@ -189,7 +189,7 @@ def _numbers(column: pa.Array, options: ImportOptions) -> npt.NDArray[np.float64
     if pa.types.is_dictionary(kind):
         column = column.dictionary_decode()
         kind = column.type
-    if pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_null(kind) or is_text(kind):
         return to_numbers(column.cast(pa.string()), options.na_values, options.decimal)
     if pa.types.is_temporal(kind) or pa.types.is_boolean(kind):
         return None

@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.compute
 
 from foretrain.data.importers.cells import BadCell, to_numbers
-from foretrain.data.importers.columns import FINE_STAMPS, ID_NAMES, id_columns, is_market, plain
+from foretrain.data.importers.columns import ID_NAMES, id_columns, is_market, plain
+from foretrain.data.importers.layouts import month_numbers
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.stamps import Stamps, localise, parse_stamps
 from foretrain.data.importers.tables import Part
+from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.errors import DataError
 from foretrain.notes import Code
 
@@ -29,7 +31,6 @@ pc: Any = pyarrow.compute  # its functions are created at import, which type che
 _MAX_LEFT = 9  # columns that name a row; the World Bank's tables have four, M5's six
 _MIN_DATES, _MIN_NUMBERED = 3, 5
 _PERIODS = ("month", "week", "quarter", "year", "day", "weekday", "hour", "day_of_year")
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _STAMP = re.compile(r"\D*\d{4}(\D.*)?|\d{8}|\d{1,2}\D\d{1,2}\D\d{2,4}(\D.*)?|[A-Za-z]{3,9}[- ']\d{2}")
 
 
@@ -163,8 +164,8 @@ def _refuse_periods_down(table: RawTable, left: list[str], columns: list[str]) -
     """Raise DataError if rows are the months of a year, and columns years: neither is a series."""
     down = next((name for name in left if plain(name) in _PERIODS), None)
     if down is None and table.cells.num_rows <= 12:
-        cells = [str(cell or "").strip().lower()[:3] for cell in table.texts(left[0]).to_pylist()]
-        down = left[0] if all(cell in _MONTHS for cell in cells) else None
+        names = pc.extract_regex(table.texts(left[0]), pattern=r"^\s*(?P<name>\p{L}+)")
+        down = left[0] if (month_numbers(pc.struct_field(names, "name")) > 0).all() else None
     if down is not None:
         raise DataError(
             f"{table.path}: rows are parts of a year (column {down!r}), columns are years ({columns[0]} to "

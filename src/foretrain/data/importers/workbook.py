@@ -1,6 +1,9 @@
 """Read an Excel workbook (.xlsx) as comma-separated text: the first sheet with cells, dates in ISO form.
 
-The format is ECMA-376: a zip archive of XML files. Values are those that Excel stored; formulas are not computed.
+openpyxl (the extra `excel`) reads the cells. Values are those that Excel stored: formulas are not computed, macros not
+run, links to other files not followed.
+
+# R rows of a sheet
 """
 
 from __future__ import annotations
@@ -8,160 +11,178 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-import re
+import warnings
 import zipfile
 from pathlib import Path
-from xml.etree import ElementTree
+from typing import Any
 
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
 
-_MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
-_STRICT = "{http://purl.oclc.org/ooxml/spreadsheetml/main}"
-_DATE_FORMATS = {
-    *range(14, 23),
-    *range(27, 37),
-    *range(45, 48),
-    *range(50, 59),
-}  # built in, those of East Asia included
+MOST_UNPACKED = 2 * 1024**3  # bytes of all parts of a workbook; archives that unpack without bound stop here
+_MOST_ROWS = 1_048_576  # of an Excel sheet
+_MOST_CELLS = 100_000_000  # of the rectangle from A1 to the last row and column
+_EAST_ASIAN_DATES = frozenset([*range(27, 37), *range(50, 59)])  # built-in formats that openpyxl takes for numbers
 
 
 def sheet_as_csv(path: Path, raw: bytes, notes: list[Note]) -> bytes:
     """Return the first sheet with cells as CSV in UTF-8; line n is row n. Raises DataError if it cannot be read."""
     try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            book = _Workbook(archive)
-            for name, member in book.sheets:
-                rows = book.rows(member)
-                if rows:
-                    others = [other for other, _ in book.sheets if other != name]
-                    if others:
-                        text = f"{path.name}: sheet {name!r} read; not read: {', '.join(map(repr, others[:5]))}"
-                        notes.append(Note(Code.SHEETS_LEFT_OUT, text, {"sheets": len(others)}))
-                    return _csv(rows)
-    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, ElementTree.ParseError, NotImplementedError,
-            RuntimeError, EOFError, OverflowError) as error:  # fmt: skip
-        what = " ".join(str(error).split())[:100]
+        import openpyxl  # noqa: F401
+    except ImportError:
+        raise DataError(
+            f"{path}: Excel workbooks need the package openpyxl; pip install 'foretrain[excel]', or save the sheet as "
+            "CSV."
+        ) from None
+    _refuse_size(path, raw)
+    try:
+        _refuse_unreadable(raw)
+        found = _first_sheet(raw)
+    except MemoryError:
+        raise
+    except Exception as error:  # openpyxl raises errors of many kinds for damaged parts
+        what = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())[:150].rstrip(".")
         raise DataError(f"{path}: not an Excel workbook that can be read ({what}). Save the sheet as CSV.") from None
-    raise DataError(f"{path}: no sheet holds a cell.")
+    if found is None:
+        raise DataError(f"{path}: no sheet holds a cell.")
+    name, rows, others = found
+    if others:
+        text = f"{path.name}: sheet {name!r} read; not read: {', '.join(map(repr, others[:5]))}"
+        notes.append(Note(Code.SHEETS_LEFT_OUT, text, {"sheets": len(others)}))
+    return _csv(path, rows)
 
 
-def _csv(rows: dict[int, dict[int, str]]) -> bytes:
+def _refuse_size(path: Path, raw: bytes) -> None:
+    """Raise DataError if the parts would unpack to more than MOST_UNPACKED; zipfile reads no more than they declare."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return  # not a workbook, which the reader says
+    if size > MOST_UNPACKED:
+        raise DataError(
+            f"{path}: unpacks to {size / 1024**3:.1f} GiB, more than the {MOST_UNPACKED / 1024**3:g} GiB that are read "
+            "of a workbook. Save the sheet as CSV."
+        )
+
+
+def _refuse_unreadable(raw: bytes) -> None:
+    """Raise ValueError for parts that openpyxl must not or cannot read.
+
+    Excel writes no document types, whose entities can grow without bound. Of a workbook of the kind Strict Open XML
+    openpyxl sees no sheet.
+    """
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        for name in archive.namelist():
+            if name.endswith((".xml", ".rels")):
+                with archive.open(name) as part:
+                    start = part.read(1000)
+                if b"<!DOCTYPE" in start:
+                    raise ValueError(f"{name} declares a document type")
+                if b"http://purl.oclc.org/ooxml/spreadsheetml/" in start:
+                    raise ValueError("it is a Strict Open XML Spreadsheet; the usual kind of .xlsx is known")
+
+
+def _first_sheet(raw: bytes) -> tuple[str, list[list[str]], list[str]] | None:
+    """Return the name and rows of the first visible sheet with cells, and the names of the others; None without one."""
+    import openpyxl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about parts that are not read: styles, lists to choose from, extensions
+        warnings.filterwarnings("error", message="Cell .* is marked as a date")
+        book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True, keep_links=False)
+        try:
+            sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
+            for sheet in sheets:
+                rows, unsure = _rows(sheet, book.epoch)
+                if unsure:
+                    _refuse_formulas(raw, sheet.title, unsure)
+                if any(any(row) for row in rows):
+                    return sheet.title, rows, [other.title for other in sheets if other is not sheet]
+        finally:
+            book.close()
+    return None
+
+
+def _rows(sheet: Any, epoch: datetime.datetime) -> tuple[list[list[str]], set[tuple[int, int]]]:
+    """Return the text of each row's cells, and (row, column) of cells without a value, which may be formulas."""
+    from openpyxl.cell.read_only import EMPTY_CELL
+
+    sheet.reset_dimensions()  # programs write wrong ones, which would cut rows off
+    rows: list[list[str]] = []
+    unsure: set[tuple[int, int]] = set()
+    for cells in sheet.iter_rows():
+        if len(rows) == _MOST_ROWS:
+            raise ValueError(f"sheet {sheet.title!r} has more than {_MOST_ROWS:,} rows")
+        rows.append([_text(cell, epoch) for cell in cells])
+        unsure |= {(cell.row, cell.column) for cell in cells
+                   if cell is not EMPTY_CELL and cell.value is None and cell.data_type == "n"}  # fmt: skip
+    return rows, unsure
+
+
+def _refuse_formulas(raw: bytes, title: str, unsure: set[tuple[int, int]]) -> None:
+    """Raise ValueError if one of the cells without a value holds a formula."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, keep_links=False)
+    try:
+        sheet = book[title]
+        sheet.reset_dimensions()
+        for cells in sheet.iter_rows():
+            for cell in cells:
+                if cell.data_type == "f" and (cell.row, cell.column) in unsure:
+                    raise ValueError(
+                        f"cell {cell.coordinate} is a formula without a stored result; save the file in Excel once"
+                    )
+    finally:
+        book.close()
+
+
+def _text(cell: Any, epoch: datetime.datetime) -> str:
+    """Return a cell as text on one line, "" for blanks: dates in ISO form, without a time of day at midnight."""
+    value = cell.value
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return " ".join(value.splitlines()) if value.strip() else ""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int | float):
+        if cell.style_array.numFmtId in _EAST_ASIAN_DATES:
+            from openpyxl.utils.datetime import from_excel
+
+            value = from_excel(value, epoch)
+        else:
+            return str(int(value)) if value == value // 1 and abs(value) < 1e16 else repr(value)
+    if isinstance(value, datetime.timedelta):
+        return _duration(value)
+    if isinstance(value, datetime.datetime):
+        return value.date().isoformat() if value.time() == datetime.time() else value.isoformat(" ")
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else str(value)
+
+
+def _duration(value: datetime.timedelta) -> str:
+    """Return a length of time as Excel shows it: 25:30:00."""
+    seconds = round(value.total_seconds())
+    minutes, second = divmod(abs(seconds), 60)
+    return f"{'-' if seconds < 0 else ''}{minutes // 60:02}:{minutes % 60:02}:{second:02}"
+
+
+def _csv(path: Path, rows: list[list[str]]) -> bytes:
+    """Return rows of one width, but for lines above the table, which hold one cell."""
+    while not any(rows[-1]):
+        rows.pop()
+    width = max(max((column for column, cell in enumerate(row, 1) if cell), default=0) for row in rows)
+    if len(rows) * width > _MOST_CELLS:
+        raise DataError(
+            f"{path}: cells are spread over {len(rows):,} rows and {width:,} columns; remove those far from the table."
+        )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    width = max(max(cells) for cells in rows.values()) + 1
-    titled = True  # lines above the table hold one cell
-    for number in range(1, max(rows) + 1):
-        cells = rows.get(number, {})
-        titled = titled and len(cells) < 2
-        writer.writerow([cells.get(column, "") for column in range(len(cells) if titled and width > 1 else width)])
+    titled = True
+    for row in rows:
+        held = sum(map(bool, row))
+        titled = titled and held < 2
+        cells = row[: held if titled and width > 1 else width]
+        writer.writerow(cells + [""] * (0 if titled and width > 1 else width - len(cells)))
     return text.getvalue().encode()
-
-
-class _Workbook:
-    """The parts of a workbook that say what its cells mean."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self.archive = archive
-        root = self._xml("xl/workbook.xml")
-        properties = _all(root, "workbookPr")
-        self.epoch = datetime.datetime(1899, 12, 30)
-        if properties and properties[0].get("date1904") in ("1", "true"):
-            self.epoch = datetime.datetime(1904, 1, 1)
-        targets = {entry.get("Id"): str(entry.get("Target")) for entry in self._xml("xl/_rels/workbook.xml.rels")}
-        self.sheets: list[tuple[str, str]] = []
-        for sheet in _all(root, "sheet"):
-            reference = next((value for key, value in sheet.attrib.items() if key.endswith("}id")), None)
-            target = targets.get(reference, "")
-            if sheet.get("state", "visible") == "visible" and target:
-                member = target.lstrip("/") if target.startswith("/") else f"xl/{target}"
-                self.sheets.append((str(sheet.get("name")), member))
-        self.strings = self._strings()
-        self.dated = self._dated()
-
-    def _xml(self, member: str) -> ElementTree.Element:
-        text = self.archive.read(member)
-        if b"<!DOCTYPE" in text[:1000]:  # Excel writes none; entities could make the text grow without bound
-            raise ValueError(f"{member} declares a document type")
-        return ElementTree.fromstring(text)
-
-    def _strings(self) -> list[str]:
-        if "xl/sharedStrings.xml" not in self.archive.namelist():
-            return []
-        return [_text(entry) for entry in _all(self._xml("xl/sharedStrings.xml"), "si")]
-
-    def _dated(self) -> list[bool]:
-        """Return for each cell style whether its number is a date."""
-        if "xl/styles.xml" not in self.archive.namelist():
-            return []
-        root = self._xml("xl/styles.xml")
-        own = {int(entry.get("numFmtId", 0)): str(entry.get("formatCode")) for entry in _all(root, "numFmt")}
-        styles = [entry for group in _all(root, "cellXfs") for entry in group]
-        numbers = [int(entry.get("numFmtId", 0)) for entry in styles]
-        return [number in _DATE_FORMATS or (number in own and _is_date_format(own[number])) for number in numbers]
-
-    def rows(self, member: str) -> dict[int, dict[int, str]]:
-        """Return row number -> column -> text of the cells that hold something."""
-        found: dict[int, dict[int, str]] = {}
-        number = 0
-        for row in _all(self._xml(member), "row"):
-            number = int(row.get("r", number + 1))
-            column, cells = -1, {}
-            for cell in row:
-                reference = re.match(r"[A-Z]+", cell.get("r", ""))
-                column = _column(reference[0]) if reference else column + 1
-                text = self._cell(cell)
-                if text.strip():
-                    cells[column] = " ".join(text.splitlines())
-            if cells:
-                found[number] = cells
-        return found
-
-    def _cell(self, cell: ElementTree.Element) -> str:
-        kind = cell.get("t", "n")
-        if kind == "inlineStr":
-            return _text(cell)
-        values = _all(cell, "v")
-        if not values and _all(cell, "f"):
-            raise ValueError(f"cell {cell.get('r')} is a formula without a stored result; save the file in Excel once")
-        text = values[0].text or "" if values else ""
-        if not text:
-            return ""
-        if kind == "s":
-            return self.strings[int(text)]
-        if kind == "b":
-            return "TRUE" if text == "1" else "FALSE"
-        style = int(cell.get("s", 0))
-        if kind == "n" and style < len(self.dated) and self.dated[style]:
-            return self._stamp(float(text))
-        return text
-
-    def _stamp(self, serial: float) -> str:
-        """Return days since the workbook's epoch as a date, with the time of day if there is one."""
-        moment = self.epoch + datetime.timedelta(milliseconds=round(serial * 86_400_000))
-        if 0 <= serial < 1:
-            return moment.time().isoformat()
-        return moment.date().isoformat() if moment.time() == datetime.time() else moment.isoformat(" ")
-
-
-def _all(root: ElementTree.Element, name: str) -> list[ElementTree.Element]:
-    return [*root.iter(_MAIN + name), *root.iter(_STRICT + name)]
-
-
-def _text(entry: ElementTree.Element) -> str:
-    """Return the text of a string in pieces; the pronunciation that East Asian texts carry is no part of it."""
-    pieces = [run for child in entry for run in ([child] if child.tag.endswith("}t") else
-              [] if child.tag.endswith("}rPh") else _all(child, "t"))]  # fmt: skip
-    return "".join(piece.text or "" for piece in pieces)
-
-
-def _is_date_format(code: str) -> bool:
-    bare = re.sub(r'"[^"]*"|\[[^\]]*\]|\\.|_.|\*.', "", code.split(";")[0])
-    return bool(re.search(r"[ymdhs]", bare, re.IGNORECASE)) and "general" not in bare.lower()
-
-
-def _column(letters: str) -> int:
-    number = 0
-    for letter in letters:
-        number = 26 * number + ord(letter) - ord("A") + 1
-    return number - 1

@@ -15,7 +15,8 @@ from foretrain.data.importers.axis import Axis, Placed, place_items
 from foretrain.data.importers.cleaning import Cleaned
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.report import summary_csv
-from foretrain.data.rules import REPORTED, SHORT_ROWS, ItemRows
+from foretrain.data.quality import ItemRows
+from foretrain.data.rules import REPORTED, SHORT_ROWS
 from foretrain.data.store import Column, CorpusWriter
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note, texts
