@@ -7,13 +7,14 @@ import sys
 import zipfile
 from pathlib import Path
 
-import openpyxl
 import pytest
 from tests.data.importers.importing import first_stamp, imported, items
 
 from foretrain.data.importers import workbook as reader
 from foretrain.errors import DataError
 from foretrain.notes import Code, codes
+
+openpyxl = pytest.importorskip("openpyxl", reason="the extra `excel` is not installed")
 
 
 def workbook(path: Path, sheets: dict[str, list[list[str]]], *, date1904: bool = False) -> Path:
