@@ -96,7 +96,9 @@ class Code(StrEnum):
     ROWS_ADDED = "rows_added"
     LAST_LINE_LEFT_OUT = "last_line_left_out"
     ITEMS_LEFT_OUT = "items_left_out"
-    ITEM_COLUMN_FOUND = "item_column_found"  # by its name, and because stamps repeat without it
+    ITEM_COLUMN_FOUND = "item_column_found"  # by its name, and because stamps repeat or restart without it
+    STEPS_RENUMBERED = "steps_renumbered"  # too many are missing to fill
+    TIME_OF_PARTS = "time_of_parts"  # numbers like 202053 are a year and a week
     HOUR_REPEATED = "hour_repeated"  # as at the end of summer time
     # configs of other projects
     RATIOS_LEFT_BEHIND = "ratios_left_behind"  # without the CSV they cannot become numbers of rows

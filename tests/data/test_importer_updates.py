@@ -76,6 +76,34 @@ def test_an_existing_corpus_is_never_overwritten_and_a_failed_update_keeps_it(tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["A.csv", "other.csv", "out"]
 
 
+@pytest.mark.parametrize("newest", [80, 60])
+def test_an_update_names_rows_that_the_corpus_lacks_before_its_last_bar(tmp_path: Path, newest: int) -> None:
+    values = ohlcv(80, 0)
+    at = [k for k in range(10, 60) if k not in (30, 31)]
+    write_csv(tmp_path / "A.csv", "date,open,high,low,close,volume", [dates(80)[k] for k in at], values[at])
+    import_corpus([tmp_path / "A.csv"], tmp_path / "out")
+    write_csv(tmp_path / "A.csv", "date,open,high,low,close,volume", dates(80)[:newest], values[:newest])
+    report = import_corpus([tmp_path / "A.csv"], tmp_path / "out", update=True)
+    found = report.rules["older_rows"]
+    assert (found["items"], found["rows"]) == (1, 12) and found["examples"][0]["time"] == dates(80)[0]
+    assert "older_rows (warning): 1 item, 12 rows -> left out; import all files again" in report.text()
+    assert report.changed == (newest == 80)
+
+
+def test_an_update_that_only_revises_says_so(tmp_path: Path) -> None:
+    bars_csv(tmp_path / "A.csv")
+    import_corpus([tmp_path / "A.csv"], tmp_path / "out")
+    text = (tmp_path / "A.csv").read_text().splitlines()
+    cells = text[20].split(",")
+    text[20] = ",".join([*cells[:-1], str(float(cells[-1]) + 500)])
+    (tmp_path / "A.csv").write_text("\n".join(text) + "\n")
+    report = import_corpus([tmp_path / "A.csv"], tmp_path / "out", update=True)
+    assert not report.changed and report.rules["revised"]["rows"] == 1
+    assert "nothing new" in report.text() and "revised (warning)" in report.text()
+    with pytest.raises(DataError, match="revised"):
+        import_corpus([tmp_path / "A.csv"], tmp_path / "out", update=True, on_bad="error")
+
+
 @pytest.mark.processes
 def test_a_disk_that_refuses_to_write_leaves_one_line_and_no_files(tmp_path: Path) -> None:
     for k in range(4):

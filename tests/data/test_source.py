@@ -61,7 +61,7 @@ def agree(made: TrainingSource, windows: Windows) -> None:
 @given(
     seed=st.integers(0, 1000),
     variates=st.integers(1, 4),
-    low=st.integers(7, 12),
+    low=st.integers(8, 12),  # min_context + the longest horizon + the most reserved steps
     spread=st.integers(0, 60),
     context=st.integers(2, 40),
     horizon=st.integers(1, 5),

@@ -103,6 +103,12 @@ def test_steps_that_look_like_unix_times_give_a_warning(frame, logged_notes):
     assert codes(logged_notes()) == {Code.STEPS_LOOK_LIKE_TIMES}
 
 
+def test_steps_that_look_like_months_give_a_warning(frame, logged_notes):
+    one = frame[frame["item_id"] == frame["item_id"].iloc[0]].head(9)
+    read_frame(one.assign(timestamp=np.arange(202001, 202001 + len(one))), 2)
+    assert codes(logged_notes()) == {Code.STEPS_LOOK_LIKE_TIMES}
+
+
 def test_whole_floats_count_steps_and_fractions_are_refused(frame):
     """pandas would read 3.0 as three nanoseconds after 1970-01-01."""
     one = frame[frame.item_id == "nan"].sort_values("timestamp")

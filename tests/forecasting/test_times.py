@@ -134,3 +134,13 @@ def test_zones_of_history_and_future_must_both_be_known():
         read_frame(history, 2, future_df=coming)
     tokyo = coming.assign(timestamp=DAYS[38:].tz_localize("UTC").tz_convert("Asia/Tokyo"))
     assert str(read_frame(history, 2, future_df=tokyo).stamps.tz) == "UTC"
+
+
+def test_an_unnamed_id_at_whose_changes_time_starts_anew_is_refused_by_name():
+    blocks = {"a": DAYS[20:], "b": DAYS[:9], "c": DAYS[10:15]}
+    parts = [pd.DataFrame({"id": name, "timestamp": days, "target": 1.0}) for name, days in blocks.items()]
+    for stamps in (lambda days: days, lambda days: days.dt.strftime("%Y-%m-%d"), lambda days: days.dt.day_of_year):
+        table = pd.concat(parts).assign(timestamp=lambda df, stamps=stamps: stamps(df["timestamp"]))
+        with pytest.raises(DataError, match=r"'id' with several values.* id_column='id'.*read_table"):
+            with_item_column(table, None, Names())
+        with_item_column(table.sort_values("timestamp"), None, Names())  # a label along one series

@@ -218,3 +218,44 @@ def test_a_freq_of_another_type_is_refused():
     with pytest.raises(DataError, match="freq=7 is neither"):
         future.checked(7)
     assert future.checked(pd.Timedelta("1h")) == pd.offsets.Hour(1)
+
+
+def on_day(day: int, first: str, count: int) -> pd.DatetimeIndex:
+    months = pd.period_range(first, periods=count, freq="M")
+    return pd.DatetimeIndex([pd.Timestamp(p.year, p.month, min(day, p.days_in_month)) for p in months])
+
+
+@pytest.mark.parametrize("day", [2, 15, 28, 29, 30])
+@pytest.mark.parametrize("last", ["2023-02", "2024-02", "2024-06"])
+def test_a_stored_history_of_months_goes_on_on_its_day_after_a_short_month(day, last):
+    stamps = on_day(day, str(pd.Period(last) - 23), 24)
+    coming = on_day(day, str(pd.Period(last) + 1), 5)
+    micros = stamps.to_numpy().astype("M8[us]").astype(np.int64)
+    found = future.continue_stamps(micros, "MS", 5)
+    assert pd.DatetimeIndex(found.astype("M8[us]")).tolist() == coming.tolist()
+
+
+@pytest.mark.parametrize("first", ["2024-07", "2023-12"])
+def test_three_rows_on_the_15th_are_months_where_months_have_31_days(first):
+    stamps = on_day(15, first, 3)
+    found = future.next_stamps(stamps, np.zeros(1, np.int64), ["a"], 4)
+    assert found.tolist() == on_day(15, str(pd.Period(first) + 3), 4).tolist()
+
+
+def test_three_years_without_a_leap_day_are_years():
+    stamps = pd.DatetimeIndex(["2021-06-15", "2022-06-15", "2023-06-15"])
+    found = future.next_stamps(stamps, np.zeros(1, np.int64), ["a"], 2)
+    assert found.tolist() == pd.DatetimeIndex(["2024-06-15", "2025-06-15"]).tolist()
+
+
+def test_a_refusal_names_the_clock_change_that_sets_rows_apart():
+    hours = pd.date_range("2024-03-30 20:00", periods=60, freq="h", tz="UTC").tz_convert("Europe/Berlin")
+    with pytest.raises(DataError, match=r"A clock change seems to leave an hour out: .*timezone=ZONE"):
+        future.next_stamps(hours.tz_localize(None), np.zeros(1, np.int64), ["a"], 2)
+    closes = pd.date_range("2024-03-01 17:00", periods=60, freq="D", tz="America/New_York").tz_convert("UTC")
+    with pytest.raises(DataError, match=r"keep a local time through clock changes: .*tz_convert\(ZONE\)"):
+        future.next_stamps(closes, np.zeros(1, np.int64), ["a"], 2)
+    days = pd.date_range("2024-01-01 09:00", periods=30)
+    with pytest.raises(DataError) as error:
+        future.next_stamps(days[[*range(5), *range(7, 20)]], np.zeros(1, np.int64), ["a"], 2)
+    assert "clock change" not in str(error.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,6 +108,12 @@ class ItemFindings(Findings):
     def first(self, name: str) -> str:
         """Return the finding of a rule as text: where it is, and its detail."""
         return next(example_text(example) for rule, _, example, _ in self._calls if rule == name)
+
+    def only(self, rules: Collection[str]) -> ItemFindings:
+        """Return the findings of these rules."""
+        found = ItemFindings(self.on_bad)
+        found._calls = [call for call in self._calls if call[0] in rules]
+        return found
 
     def count_in(self, findings: Findings) -> None:
         """Add all stored findings to those of the whole import."""

@@ -24,8 +24,9 @@ from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import Progress
 from foretrain.data.importers.reading import FOLDER_MARKS, open_table
 from foretrain.data.importers.report import counted
-from foretrain.data.importers.stamps import Stamps, localise
+from foretrain.data.importers.stamps import Stamps
 from foretrain.data.importers.tables import Part, table_parts
+from foretrain.data.importers.zones import localise
 from foretrain.data.rules import REPORTED
 from foretrain.data.store import Column, Corpus
 from foretrain.data.windows import NO_TIME, FloatArray, IntArray
@@ -180,7 +181,9 @@ def corpus_frame(corpus: Corpus) -> pd.DataFrame:
 def _corpus_times(corpus: Corpus, series: int) -> IntArray:
     """Return the stamps (T,) of a series, or its step numbers if the corpus has no calendar."""
     times = corpus.times(series)
-    return (corpus.first_step(series) or 0) + np.arange(corpus.length(series)) if times is None else times
+    if times is not None:
+        return times
+    return (corpus.first_step(series) or 0) + corpus.manifest.step * np.arange(corpus.length(series))
 
 
 def _clock(corpus: Corpus) -> str:
@@ -264,7 +267,8 @@ def _only_item(path: Path, history: OpenedData) -> str:
 def _future_times(path: Path, part: Part, clock: str, options: ImportOptions, history: OpenedData) -> IntArray:
     """Return the times of a part in the clock of the history. Raises DataError if they are of another kind."""
     if clock == "steps" and part.clock == "none":
-        return _last_step(history.corpus, part.item_id) + 1 + np.arange(part.values.shape[1])
+        step = history.corpus.manifest.step
+        return _last_step(history.corpus, part.item_id) + step * np.arange(1, 1 + part.values.shape[1])
     if part.times is None or (part.clock == "steps") != (clock == "steps"):
         kinds = {"steps": "step numbers", "none": "no time"}
         raise DataError(

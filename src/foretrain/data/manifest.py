@@ -69,6 +69,7 @@ class Manifest(BaseModel):
     columns: tuple[Column, ...]
     time: Literal["regular", "stamps", "steps"]
     freq: str | None = None  # pandas alias; required for regular, nominal for stamps
+    step: int = 1  # distance of numbered steps
     timezone: str | None = None  # "UTC", or None: naive local times
     timezone_note: str | None = None
     num_series: int

@@ -113,7 +113,10 @@ RULES: tuple[Rule, ...] = (
     Rule("identical_items", "warning", "same stamps and values as an earlier item", REPORTED, "item left out"),
     Rule("revised", "warning", "--update: a bar of the corpus has other values in the new files",
          "old value kept", "old value kept"),
+    Rule("older_rows", "warning", "--update: a row before the last bar of the corpus, which the corpus lacks",
+         "left out; import all files again to have it", "left out"),
 )  # fmt: skip
+UPDATE_RULES = ("revised", "older_rows")  # of --update
 BY_NAME = {rule.name: rule for rule in RULES}
 
 

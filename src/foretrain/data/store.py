@@ -100,7 +100,7 @@ class Corpus:
         declared = tuple(Column(name=c) if isinstance(c, str) else c for c in columns)
         buffer = SeriesBuffer(declared, time, freq)
         for item_id, values, times in items:
-            buffer.add(*prepare_series(item_id, values, times, len(declared), time, freq))
+            buffer.add(*prepare_series(item_id, values, times, len(declared), time, freq, fields.get("step", 1)))
         if buffer.total_series == 0:
             raise DataError(f"{name}: no series. A corpus holds at least one.")
         batch = buffer.flush()

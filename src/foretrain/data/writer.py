@@ -34,7 +34,13 @@ Series = tuple[str, np.ndarray, np.ndarray | None]
 
 
 def prepare_series(
-    item_id: str, values: np.ndarray, times: np.ndarray | None, variates: int, time: str, freq: str | None
+    item_id: str,
+    values: np.ndarray,
+    times: np.ndarray | None,
+    variates: int,
+    time: str,
+    freq: str | None,
+    step: int = 1,
 ) -> Series:
     """Check one series and convert it to float32 values and int64 times. Raises DataError naming the item."""
     if not isinstance(item_id, str) or not item_id:
@@ -50,7 +56,7 @@ def prepare_series(
     if np.isinf(values).any():
         raise DataError(f"item {item_id!r}: infinite value (or beyond float32's range). Replace it by NaN.")
     if time == "steps":
-        return item_id, values, None if times is None else _first_step(times, values.shape[1])
+        return item_id, values, None if times is None else _first_step(times, values.shape[1], step)
     if times is None:
         raise DataError(f"item {item_id!r}: no times, but the corpus has a {time} time axis.")
     times = np.asarray(times)
@@ -81,9 +87,9 @@ def prepare_series(
     return item_id, values, times
 
 
-def _first_step(steps: np.ndarray, length: int) -> np.ndarray:
-    """Return (1,) the number of the first row if all rows up to the last are counted without a hole."""
-    return np.asarray(steps[-1:], np.int64) - (length - 1)
+def _first_step(steps: np.ndarray, length: int, step: int) -> np.ndarray:
+    """Return (1,) the number of the first row if all rows up to the last are `step` apart, without a hole."""
+    return np.asarray(steps[-1:], np.int64) - step * (length - 1)
 
 
 class SeriesBuffer:
@@ -272,9 +278,10 @@ class CorpusWriter:
     def append(self, item_id: str, values: np.ndarray, *, times: np.ndarray | None = None) -> None:
         """Add one series: values (V, T), times (T,) int64 microseconds or datetime64.
 
-        For time="steps" they are step numbers, of which the last is kept; None counts from 0.
+        For time="steps" they are step numbers, `step` apart, of which the last is kept; None counts from 0.
         """
-        series = prepare_series(item_id, values, times, len(self.columns), self._time, self._freq)
+        step = self._fields.get("step", 1)
+        series = prepare_series(item_id, values, times, len(self.columns), self._time, self._freq, step)
         incoming = series[1].nbytes + (series[2].nbytes if series[2] is not None else 0)
         if len(self._buffer) and self._buffer.bytes + incoming > self._batch_bytes:
             self._flush()

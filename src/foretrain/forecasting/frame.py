@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foretrain.data.importers.columns import plain
+from foretrain.data.importers.columns import is_key_name, plain
 from foretrain.data.windows import FloatArray, Window
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting import checks
@@ -198,17 +198,49 @@ def with_item_column(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Na
             if ids.nunique() == 1:
                 future_df = future_df.assign(**{names.item_id: ids.iloc[0]})
         return df, future_df
-    for name in df.columns:
-        if plain(name) in checks.ID_NAMES and not is_numeric(column_of(df, name)) and _several(df, name):
-            raise DataError(
-                f"df has no column {names.item_id!r}, but {name!r} with several values. Name the column of ids with "
-                f"id_column={name!r}, or drop it if df is one series. {READ_TABLE}"
-            )
+    called = (
+        name
+        for name in df.columns
+        if plain(name) in checks.ID_NAMES and not is_numeric(column_of(df, name)) and _several(df, name)
+    )
+    if (name := next(called, None)) is not None:
+        raise _unnamed_ids(name, names)
     _refuse_two_rows(df, names)
+    if (name := _restarting(df, names)) is not None:
+        raise _unnamed_ids(name, names)
     df = df.assign(**{names.item_id: "item"})
     if future_df is None or names.item_id not in future_df.columns:
         return df, None if future_df is None else future_df.assign(**{names.item_id: "item"})
     return df, one_series(df, future_df, names.item_id)
+
+
+def _unnamed_ids(name: str, names: Names) -> DataError:
+    return DataError(
+        f"df has no column {names.item_id!r}, but {name!r} with several values. Name the column of ids with "
+        f"id_column={name!r}, or drop it if df is one series. {READ_TABLE}"
+    )
+
+
+def _restarting(df: pd.DataFrame, names: Names) -> str | None:
+    """Return the column with an id's usual name at whose changes alone the time goes back, as in an import."""
+    import pandas as pd
+
+    labels = [name for name in df.columns if is_key_name(name) and name != names.timestamp and _several(df, name)]
+    column = column_of(df, names.timestamp)
+    if not labels or (column.dtype == object and not checks.is_text(column)):
+        return None
+    times = pd.Series(read_times(column, "df").values) if checks.is_text(column) else column
+    if times.isna().any():
+        return None
+    steps = np.diff(times.rank(method="dense").to_numpy())
+    back = (-steps if (steps < 0).sum() > (steps > 0).sum() else steps) <= 0
+    for name in labels:
+        codes = pd.factorize(column_of(df, name))[0]
+        change = np.diff(codes) != 0
+        blocks = change.sum() == codes.max() and 2 * change.sum() < len(codes) - 1
+        if back.any() and blocks and not (back & ~change).any():
+            return name
+    return None
 
 
 def _refuse_two_rows(df: pd.DataFrame, names: Names) -> None:

@@ -94,13 +94,19 @@ def _steps(column: Any, which: str) -> Any:
 
 def _warned(values: Any, name: str, which: str) -> Any:
     """Return step numbers, with a note if they look like times."""
-    if number_stamps(values) is not None:
+    if number_stamps(values) is not None or _are_months(values):
         text = (
             f"{which}: the numbers of column {name!r} are counted as steps but look like unix times or dates; convert "
             f"them with pandas.to_datetime. {READ_TABLE}"
         )
         warn(_log, Note(Code.STEPS_LOOK_LIKE_TIMES, text))
     return values
+
+
+def _are_months(values: Any) -> bool:
+    """Return True for numbers like 202012, which an import reads as months under the name of a time."""
+    year, month = values // 100, values % 100
+    return len(values) > 1 and bool(((year >= 1900) & (year < 2100) & (month >= 1) & (month <= 12)).all())
 
 
 def _stamps(column: Any, which: str) -> pd.DatetimeIndex:

@@ -18,9 +18,9 @@ import numpy as np
 from foretrain.errors import ConfigError, DataError
 from foretrain.notes import Code, Note, warn
 from foretrain.timeaxis.exchange import Exchange
-from foretrain.timeaxis.frequency import WEEK, Frequency, IntArray, to_offset
-from foretrain.timeaxis.grid import grid_numbers, grid_stamps, stamps_after
-from foretrain.timeaxis.inference import infer
+from foretrain.timeaxis.frequency import DAY, SECOND, WEEK, Frequency, IntArray, to_offset
+from foretrain.timeaxis.grid import grid_numbers, grid_stamps, kept_day, stamps_after, weekday
+from foretrain.timeaxis.inference import infer, mode
 from foretrain.timeaxis.trading_week import TradingWeek, continue_bars, missing_bars, trading_week
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MAX_STEP_RATIO = 1.5  # ratio of steps above which frequencies differ; months and weeks with a holiday vary less
+_HOUR = 3600 * SECOND
 LONGEST_PLAIN_STEP = np.timedelta64(28, "D")  # steps of 28 to 31 days may be months
 READ_TABLE = "foretrain.read_table(FILE) reads a file as `foretrain data import` does."
 
@@ -187,10 +188,12 @@ def _shared(stamps: pd.DatetimeIndex, starts: IntArray) -> Any:
     longest = int(np.argmax(lengths))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas 3.1 announces that it will return an offset; both work here
-        freq = pd.infer_freq(stamps[starts[longest] : starts[longest] + lengths[longest]])
-    offset = (
-        _month_day(stamps[starts[longest] : starts[longest] + lengths[longest]]) if freq is None else to_offset(freq)
-    )
+        own = stamps[starts[longest] : starts[longest] + lengths[longest]]
+        freq = pd.infer_freq(own)
+    offset = None if freq is None else to_offset(freq)
+    # each 15th of July, August and September is 31 days apart, too
+    if freq is None or str(getattr(freq, "freqstr", freq)).endswith("D"):
+        offset = _month_day(own) or offset
     if offset is None:
         return None
     unique, place = np.unique(ticks, return_inverse=True)
@@ -215,6 +218,22 @@ class MonthDay:
         start = (date.astype("datetime64[M]") + count * self.months).astype("datetime64[D]")
         last = (start.astype("datetime64[M]") + 1).astype("datetime64[D]") - 1
         return pd.DatetimeIndex(np.minimum(start + (self.day - 1), last) + (values - date))
+
+    def following(self, last: IntArray, count: int) -> IntArray:
+        """Return (count,) microseconds of the steps after the one stamp in `last`."""
+        import pandas as pd
+
+        stamp = pd.DatetimeIndex(last.astype("M8[us]"))
+        coming = [self.add(stamp, k).to_numpy() for k in range(1, count + 1)]
+        return np.concatenate([np.zeros(0, "M8[us]"), *coming]).astype("M8[us]").astype(np.int64)
+
+
+def kept_month_day(last: IntArray) -> MonthDay | None:
+    """Return the step of ascending stamps in microseconds that keep a day of the month, neither first nor last."""
+    import pandas as pd
+
+    kept = kept_day(last.astype("M8[us]").astype("M8[D]"))
+    return None if kept is None else _month_day(pd.DatetimeIndex(last.astype("M8[us]")))
 
 
 def _month_day(stamps: pd.DatetimeIndex) -> MonthDay | None:
@@ -280,7 +299,28 @@ def _continue_item(
     raise DataError(
         f"item {shown(item)}: rows are {_span(steps.min())} to {_span(steps.max())} apart, which is neither a regular "
         "frequency nor the hours of a market that its newest rows repeat. "
-        f"{_way_out(_grid_alias(walls, freq))} {READ_TABLE}"
+        f"{_zone_hint(walls, aware=clock.zone is not None)}{_way_out(_grid_alias(walls, freq))} {READ_TABLE}"
+    )
+
+
+def _zone_hint(walls: IntArray, *, aware: bool) -> str:
+    """Return words for rows that only a clock change sets an hour nearer or farther apart, "" for others."""
+    steps = np.diff(walls)
+    usual = mode(steps)[0]
+    odd = np.flatnonzero(steps != usual)
+    if (np.abs(steps[odd] - usual) != _HOUR).any():
+        return ""
+    if aware and usual % DAY == 0:
+        return (
+            "The stamps seem to keep a local time through clock changes: put them into its zone with "
+            "Series.dt.tz_convert(ZONE). "
+        )
+    early = (weekday(walls[odd] // DAY) == 6) & (walls[odd] % DAY < 4 * _HOUR)
+    if aware or not early.all():
+        return ""
+    return (
+        "A clock change seems to leave an hour out: give the stamps their zone with Series.dt.tz_localize(ZONE), or "
+        "read the file with foretrain.read_table(FILE, timezone=ZONE). "
     )
 
 
@@ -409,12 +449,15 @@ def _plain(gap: np.timedelta64) -> Any:
 def continue_stamps(last: IntArray, freq: str | Frequency | None, count: int) -> IntArray:
     """Return (count,) stamps after the newest of `last`.
 
-    They follow the trading week of `last` if it has closed hours or days, else the nominal freq, else the median of the
-    last 100 steps. Raises DataError for a single stamp without a freq.
+    They follow the trading week of `last` if it has closed hours or days, else the nominal freq (months stay on the day
+    that `last` keeps), else the median of the last 100 steps. Raises DataError for a single stamp without a freq.
     """
     if (bars := continue_bars(last, count)) is not None:
         return bars
     if freq is not None:
+        kept = kept_month_day(last) if Frequency.of(freq).months is not None else None
+        if kept is not None:
+            return kept.following(last[-1:], count)
         return stamps_after(int(last[-1]), freq, count)
     if len(last) < 2:
         raise DataError("a series with a single stamp and no freq has no spacing to continue; name a freq.")

@@ -147,7 +147,7 @@ def grid_stamps(times: IntArray, freq: str, numbers: IntArray) -> IntArray:
     """
     frequency = on_rows(times, freq)
     date = (times // DAY).astype("M8[D]")
-    if frequency.months is None or (kept := _kept_day(date)) is None:
+    if frequency.months is None or (kept := kept_day(date)) is None:
         return stamps(int(times[0]), frequency, numbers)
     month = date[0].astype("M8[M]") + np.asarray(numbers, np.int64) * frequency.months
     return _in_month(month, kept) + times[0] % DAY
@@ -174,7 +174,7 @@ def _has_no_edge(freq: str) -> bool:
 
 
 def _keeps_day(times: IntArray, frequency: Frequency) -> bool:
-    return frequency.months is not None and _kept_day((times // DAY).astype("M8[D]")) is not None
+    return frequency.months is not None and kept_day((times // DAY).astype("M8[D]")) is not None
 
 
 def _numbers_on(times: IntArray, frequency: Frequency) -> tuple[IntArray, Mask]:
@@ -194,7 +194,7 @@ def _numbers_on(times: IntArray, frequency: Frequency) -> tuple[IntArray, Mask]:
     if frequency.kind == "business":
         return number, (times == stamps(times[0], frequency, number)) & _on_grid(times, frequency)
     date = (times // DAY).astype("M8[D]")
-    if (kept := _kept_day(date)) is None:
+    if (kept := kept_day(date)) is None:
         return number, (times == stamps(times[0], frequency, number)) & _on_grid(times, frequency)
     month = date.astype("M8[M]")
     on_grid = times == _in_month(month, kept) + times[0] % DAY
@@ -202,7 +202,7 @@ def _numbers_on(times: IntArray, frequency: Frequency) -> tuple[IntArray, Mask]:
     return number, on_grid & _in_cycle(month, frequency)
 
 
-def _kept_day(date: np.ndarray) -> int | None:
+def kept_day(date: np.ndarray) -> int | None:
     """Return the day of the month that dates keep if it is neither the first nor the last (limited to the month)."""
     month = date.astype("M8[M]")
     day = (date - month.astype("M8[D]")).astype(np.int64) + 1

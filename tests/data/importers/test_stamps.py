@@ -11,7 +11,8 @@ from foretrain.data.importers.cells import BadCell
 from foretrain.data.importers.date_formats import check_date_format
 from foretrain.data.importers.epochs import are_excel_serials, excel_times
 from foretrain.data.importers.options import ImportOptions
-from foretrain.data.importers.stamps import Stamps, epidemic_weeks, localise, number_stamps, parse_stamps
+from foretrain.data.importers.stamps import Stamps, epidemic_weeks, number_stamps, parse_stamps
+from foretrain.data.importers.zones import localise
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.notes import Code

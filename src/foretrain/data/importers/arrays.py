@@ -70,6 +70,6 @@ def corpus_parts(corpus: Corpus) -> Iterator[Part]:
         lines = np.zeros(values.shape[1], np.int64)
         clock = corpus_clock(manifest.timezone, times)
         if first is not None:
-            times, clock = first + np.arange(values.shape[1]), "steps"
+            times, clock = first + manifest.step * np.arange(values.shape[1]), "steps"
         market = bool(manifest.price_columns)
         yield Part(corpus.item_id(k), corpus.columns, values, times, lines, clock, (), texts or None, market=market)

@@ -32,7 +32,8 @@ FILL_LIMIT = 0.2  # largest share of NaN rows that may be added to make an axis 
 class Axis:
     """How times are stored. fill: gaps become NaN rows; own: frequency of each item if items differ.
 
-    grid: the frequency that the user gave, on whose grid all rows are.
+    grid: the frequency that the user gave, on whose grid all rows are. step: distance of numbered steps. renumbered:
+    steps that are missing and are not filled, so that the rows before them lose their numbers.
     """
 
     time: Literal["regular", "stamps", "steps"]
@@ -44,6 +45,8 @@ class Axis:
     own: dict[str, str | None] | None = None
     counts: dict[str, int] | None = None
     grid: str | None = None
+    step: int = 1
+    renumbered: int = 0
 
     def item_freq(self, item_id: str) -> str | None:
         """Return the frequency by which gaps of an item are found."""
@@ -63,6 +66,12 @@ def choose_axis(cleaned: Cleaned, job: ImportJob) -> tuple[Cleaned, Axis]:
     """Return the axis, and the items that go on it: in mode drop, those of the most frequent frequency."""
     clock, freq = cleaned.gathered.clock, job.options.freq
     axis = decide(cleaned.items, job.spool.times, clock=clock, freq=freq)
+    if axis.renumbered:
+        text = (
+            f"the step numbers leave out {axis.renumbered:,} steps; rows are stored one after the other up to the last "
+            "number, so those before a hole get other numbers than in the files"
+        )
+        job.report.notes.append(Note(Code.STEPS_RENUMBERED, text, {"steps": axis.renumbered}))
     if axis.own is None:
         return cleaned, axis
     own, counts = axis.own, axis.counts or {}
@@ -101,9 +110,7 @@ def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: 
     if clock == "none":
         return Axis("steps", freq, seasonality=seasonality(freq))
     if clock == "steps":
-        total = sum(len(times_of(item)) for item in items)
-        missing = sum(int((np.diff(times_of(item)) - 1).sum()) for item in items)
-        return Axis("steps", freq, fill=0 < missing <= FILL_LIMIT * total, seasonality=seasonality(freq))
+        return _numbered(items, times_of, freq)
     votes = DayVotes()
     patterns: dict[str, Pattern] = {}
     for item in items:
@@ -118,6 +125,18 @@ def decide(items: Sequence[str], times_of: Callable[[str], IntArray], *, clock: 
         own = {item: pattern.freq for item, pattern in patterns.items()} if len(counts) > 1 else None
         return Axis("stamps", None, votes=votes, own=own, counts=counts)
     return _regularity(items, times_of, common, votes, counts)
+
+
+def _numbered(items: Sequence[str], times_of: Callable[[str], IntArray], freq: str | None) -> Axis:
+    """Return the axis of step numbers: their greatest common distance, and whether few enough are missing to fill."""
+    distances = [np.diff(times_of(item)) for item in items]
+    step = max(1, int(np.gcd.reduce([int(np.gcd.reduce(steps)) for steps in distances if len(steps)] or [1])))
+    total = sum(len(steps) + 1 for steps in distances)
+    missing = sum(int((steps // step - 1).sum()) for steps in distances)
+    few = missing <= FILL_LIMIT * total
+    renumbered = 0 if few else sum(int((steps - 1).sum()) for steps in distances)
+    season = seasonality(freq)
+    return Axis("steps", freq, few and missing > 0, season, step=step if few else 1, renumbered=renumbered)
 
 
 def _refuse_other_steps(freq: str, counts: dict[str, int]) -> None:
@@ -230,7 +249,7 @@ def fill(rows: ItemRows, axis: Axis) -> ItemRows:
     lines[number] = rows.lines
     every = np.arange(count, dtype=np.int64)
     if axis.time == "steps":
-        times = rows.times[0] + every
+        times = rows.times[0] + axis.step * every
     elif axis.grid is not None:
         times = grid_stamps(rows.times, axis.grid, every)
     else:
@@ -242,7 +261,7 @@ def fill(rows: ItemRows, axis: Axis) -> ItemRows:
 def _numbers(times: IntArray, axis: Axis) -> IntArray:
     """Return the step number of each row from the first one."""
     if axis.time == "steps":
-        return times - times[0]
+        return (times - times[0]) // axis.step
     if axis.grid is not None:
         return grid_numbers(times, axis.grid, "rows")
     return ordinals(times, axis.freq or "D")[0]

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 
 from foretrain.data.importers.options import USUAL_ORDER, ImportOptions
-from foretrain.data.importers.time_names import FINE_STAMPS, PARTS, is_saved_index
+from foretrain.data.importers.time_names import FINE_STAMPS, PARTS, YEARS_WITH, is_saved_index
 from foretrain.data.quality import MarketColumns
 from foretrain.errors import DataError
 from foretrain.hints import did_you_mean
@@ -141,7 +141,8 @@ def recognise(path: Path, names: Sequence[str], options: ImportOptions) -> Roles
 
 
 def _is_coarse(known: str) -> bool:
-    return known in _COARSE_STAMPS or known in PARTS["year"] or known in PARTS["month"] or is_saved_index(known)
+    parts = (*PARTS["year"], *PARTS["month"], *(name for names in YEARS_WITH.values() for name in names))
+    return known in _COARSE_STAMPS or known in parts or is_saved_index(known)
 
 
 def id_columns(path: Path, names: Sequence[str], options: ImportOptions) -> tuple[str, ...]:

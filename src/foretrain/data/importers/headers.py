@@ -50,7 +50,13 @@ def name_columns(
     """
     names = [name.strip().strip("\ufeff") for name in row]
     given = [name for name in names if name]
-    if given and not any_header and looks_like_row(given) and options.format != "wide" and header_span(row) is None:
+    if (
+        given
+        and not any_header
+        and looks_like_row(given)
+        and options.format != "wide"
+        and header_span(row, options.date_format) is None
+    ):
         raise DataError(
             f"{path}: line {line} looks like data ({', '.join(names[:3])}...), not like column names. "
             f"Say --no-header, and give the {len(names)} columns names with --names if they have any."

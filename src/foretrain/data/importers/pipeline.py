@@ -16,6 +16,7 @@ from foretrain.data.importers.report import ImportReport
 from foretrain.data.importers.spool import Spool
 from foretrain.data.importers.update import load_old
 from foretrain.data.importers.writing import write_corpus
+from foretrain.data.rules import UPDATE_RULES
 from foretrain.errors import DataError
 
 
@@ -62,6 +63,15 @@ def _run(paths: Sequence[Path], job: ImportJob) -> None:
         write_corpus(placeable, axis, job)
     else:
         job.report.changed = False
+        _report_old_rows(cleaned, job)
+
+
+def _report_old_rows(cleaned: Cleaned, job: ImportJob) -> None:
+    """Report what the files say of the old corpus' time, if they add nothing. Raises DataError in mode error."""
+    for item in cleaned.items:
+        job.spool.cleaned(item)[1].only(UPDATE_RULES).count_in(job.findings)
+    job.findings.refuse_if_bad(job.name, min_rows=None)
+    job.report.rules = job.findings.to_json()
 
 
 def _silent(done: int, total: int, text: str) -> None:

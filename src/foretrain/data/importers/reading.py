@@ -7,13 +7,17 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from foretrain.data.importers.arrays import array_parts, corpus_parts
 from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.stamps import Stamps
 from foretrain.data.importers.table_files import (
     COLUMNAR,
     RECORDS,
@@ -30,9 +34,12 @@ from foretrain.data.importers.tables import Part, table_parts
 from foretrain.data.importers.text import read_text
 from foretrain.data.importers.wide import find_wide, wide_parts
 from foretrain.data.importers.workbook import sheet_as_csv
+from foretrain.data.importers.zones import localise
 from foretrain.data.store import Corpus
+from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
+from foretrain.timeaxis.frequency import SECOND
 
 CALENDARS = ("dates", "naive", "utc")  # kinds of time that have a calendar
 _ZIP = ".zip"
@@ -164,8 +171,24 @@ class _Reader:
                 f"{_KINDS[kind]}: {count:,} items, first {first[kind]!r}" for kind, count in counts.items()
             )
             raise DataError(f"{self.job.name}: items with different kinds of time ({seen}). Import them apart.")
+        if real == ["utc"]:
+            for item in items:
+                if {"dates", "utc"} <= self.job.spool.clocks[item]:
+                    self.job.spool.dates_to_instants(item, partial(self._midnights, item))
         self._note_offsets(items)
         return items, real[0] if real else "dates"
+
+    def _midnights(self, item: str, times: IntArray, offsets: tuple[int, ...]) -> IntArray:
+        """Return in UTC the dates of a file whose item has times of day in other files, so that they are midnights."""
+        zone = self.job.options.timezone
+        if len(offsets) > 1:
+            raise DataError(
+                f"{self.origin.get(item)}: item {item!r} has times of day in some files, and in another midnights of "
+                "several offsets only. Put the rows into one file."
+            )
+        if offsets:
+            return np.where(times == NO_TIME, times, times - offsets[0] * 60 * SECOND)
+        return times if zone is None else localise(Stamps(times, "naive"), zone).times
 
     def _mixed_zones(self, items: list[str], kinds: dict[str, set[str]], counts: Counter[str]) -> tuple[list[str], str]:
         naive = next(item for item in items if "naive" in kinds[item])

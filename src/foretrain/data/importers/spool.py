@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,8 @@ class _StoredPart:
     at_rows: int  # rows before it
     rows: int
     timed: bool
+    clock: str = ""
+    offsets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Spool:
             self._write("times", part.times)
         else:
             self._write("times", np.zeros(rows, np.int64))
-        stored = _StoredPart(source, index, self._values, self._rows, rows, part.times is not None)
+        stored = _StoredPart(source, index, self._values, self._rows, rows, part.times is not None,
+                             part.clock, part.offsets)  # fmt: skip
         self.parts.setdefault(part.item_id, []).append(stored)
         self._values += values.size
         self._rows += rows
@@ -120,6 +123,16 @@ class Spool:
             path = self.folder / name
             self._maps[name] = np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
         return self._maps[name]
+
+    def dates_to_instants(self, item_id: str, convert: Callable[[IntArray, tuple[int, ...]], IntArray]) -> None:
+        """Replace the times (T,) of an item's parts that hold dates; convert takes them and their offsets."""
+        self._files["times"].flush()
+        times = np.memmap(self.folder / "times", "<i8", "r+")
+        for part in self.parts[item_id]:
+            if part.clock == "dates" and part.timed and part.source != OLD:
+                rows = slice(part.at_rows, part.at_rows + part.rows)
+                times[rows] = convert(np.array(times[rows]), part.offsets)
+        times.flush()
 
     def missing_columns(self, item_id: str) -> list[str]:
         """Return the columns of the corpus that none of the item's parts has."""

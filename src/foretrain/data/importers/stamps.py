@@ -152,28 +152,6 @@ def arrow_stamps(column: pa.Array) -> Stamps:
     return _dates_if_midnight(times, present, local, tuple(int(m) for m in minutes))
 
 
-def localise(stamps: Stamps, zone: str) -> Stamps:
-    """Convert naive stamps of a zone to UTC; dates and UTC stamps are unchanged. DataError for a nonexistent time."""
-    if stamps.clock != "naive":
-        return stamps
-    import pandas as pd
-
-    present = stamps.times != NO_TIME
-    local = pd.DatetimeIndex(stamps.times[present].astype("M8[us]"))
-    try:
-        try:
-            moved = local.tz_localize(zone, ambiguous="infer")
-        except ValueError as error:
-            if "onexistent" in type(error).__name__:
-                raise
-            moved = local.tz_localize(zone, ambiguous=np.zeros(len(local), bool))  # standard time in the repeated hour
-    except Exception as error:  # pandas and pytz raise different classes for a missing hour
-        raise DataError(f"time zone {zone}: {' '.join(str(error).split())[:150]}. Is this the files' zone?") from None
-    times = stamps.times.copy()
-    times[present] = moved.tz_convert("UTC").tz_localize(None).to_numpy().astype("M8[us]").astype(np.int64)
-    return replace(stamps, times=times, clock="utc")
-
-
 def _naive(times: IntArray, present: Mask) -> Stamps:
     return Stamps(times, "naive" if (times[present] % DAY).any() else "dates")
 

@@ -17,7 +17,14 @@ import pyarrow.compute
 from foretrain.data.importers.columns import USUAL_ORDER, Roles, keep, plain, recognise
 from foretrain.data.importers.facts import Telling
 from foretrain.data.importers.raw_table import RawTable
-from foretrain.data.importers.telling import LOSS_ROWS, conflicts, known_key, repeated_groups, telling_columns
+from foretrain.data.importers.telling import (
+    LOSS_ROWS,
+    conflicts,
+    known_key,
+    repeated_groups,
+    restarting_key,
+    telling_columns,
+)
 from foretrain.data.importers.times import TableTimes, read_times
 from foretrain.data.importers.values import TableValues, is_row_number, read_values
 from foretrain.data.windows import IntArray
@@ -94,10 +101,12 @@ def _with_known_key(table: RawTable, roles: Roles, time: TableTimes, pairs: list
     group = None if time.times is None else repeated_groups(time.times)
     wanted = {*table.options.columns, *table.options.target, *table.options.categorical}
     names = [name for name, final in pairs if not {name, final} & wanted and final not in USUAL_ORDER]
-    key = None if group is None else known_key(table, group, names)
+    key, why = None if group is None else known_key(table, group, names), "stamps repeat without it"
+    if key is None and time.times is not None and time.clock != "none":
+        key, why = restarting_key(table, time.times, names), "time starts anew where it changes"
     if key is None:
         return roles
-    table.note(Code.ITEM_COLUMN_FOUND, f"column {key!r} names the items, since stamps repeat without it")
+    table.note(Code.ITEM_COLUMN_FOUND, f"column {key!r} names the items, since {why}")
     return replace(roles, item=(key,))
 
 
@@ -105,7 +114,7 @@ def _ids(table: RawTable, names: tuple[str, ...]) -> pa.Array:
     """Return the item id (T,) of each row, several columns joined with a slash. DataError for a blank one."""
     columns = [table.texts(name) for name in names]
     for name, cells in zip(names, columns, strict=True):
-        blank = np.asarray(pc.equal(pc.fill_null(cells, ""), ""))
+        blank = np.asarray(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(cells, "")), ""))
         if blank.any():
             row = int(blank.argmax())
             raise DataError(

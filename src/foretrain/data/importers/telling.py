@@ -87,6 +87,29 @@ def known_key(table: RawTable, group: IntArray, names: Iterable[str]) -> str | N
     return first[0] if alike else None
 
 
+def restarting_key(table: RawTable, times: IntArray, names: Iterable[str]) -> str | None:
+    """Return the column with an id's usual name whose cells are blocks of rows, if time starts anew only with a block.
+
+    It then names items although their stamps hardly meet, as those of items of different years. None if several such
+    columns divide the rows differently.
+    """
+    steps = np.diff(times)
+    if len(steps) < 2 or (times == NO_TIME).any():
+        return None
+    steps = -steps if (steps < 0).sum() > (steps > 0).sum() else steps
+    back = steps <= 0
+    if not back.any():
+        return None
+    fitting: list[tuple[str, Mask]] = []
+    for name in names:
+        if is_key_name(name) and (found := _candidate(table, name)) is not None:
+            change = np.diff(found[1]) != 0
+            if not (back & ~change).any() and change.sum() == found[2] - 1:
+                fitting.append((name, change))
+    alike = all(np.array_equal(change, fitting[0][1]) for _, change in fitting)
+    return fitting[0][0] if fitting and alike else None
+
+
 def telling_columns(table: RawTable, group: IntArray, times: tuple[str, ...], items: tuple[str, ...]) -> Telling | None:
     """Return the columns, at most three besides parts of the time, that make the stamps of each item occur once.
 

@@ -19,6 +19,12 @@ FINE_STAMPS = (
     "window_start", "mess_datum",  # of Polygon's flat files, of the German weather service
 )  # fmt: skip
 YEAR_NAMES = ("time_period", "ref_date")  # of statistical offices; years, months or quarters
+# Columns whose whole numbers are a year with a part of it: 202001, 202053, 20204.
+YEARS_WITH = {
+    "month": ("period", "yearmonth", "year_month", "yyyymm", "ym", "yrmo", "jahrmonat", "anomes", "ano_mes", "年月"),
+    "week": ("yearweek", "year_week", "yyyyww", "yw", "yrwk", "jahrwoche", "isoyearweek", "iso_year_week"),
+    "quarter": ("yearquarter", "year_quarter", "yyyyq", "yq", "yrqtr", "jahrquartal"),
+}
 # Columns in which numbers of 20,000 to 60,000 may be Excel's serial dates.
 DATE_NAMES = (
     "date", "dates", "day", "date_time", "datetime", "timestamp", "trade_date", "trading_date",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from foretrain.data.importers.columns import Roles, plain
 from foretrain.data.importers.epochs import are_excel_serials, excel_times
 from foretrain.data.importers.raw_table import RawTable, is_text
 from foretrain.data.importers.stamps import Stamps, arrow_stamps, number_stamps, parse_stamps
-from foretrain.data.importers.time_names import DATE_NAMES, PARTS, SMALLER_PARTS, YEAR_NAMES
+from foretrain.data.importers.time_names import DATE_NAMES, PARTS, SMALLER_PARTS, YEAR_NAMES, YEARS_WITH
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
@@ -26,7 +27,9 @@ pc: Any = pyarrow.compute  # its functions are created at import, which type che
 
 _YEARS = (1500, 2200)  # whole numbers between are years under the name of a date or a year
 _MOST_SMALL = 2_200_366  # above months like 202001, days like 2020366 and serial dates
-_YEAR_MONTHS = ("period", "yearmonth", "year_month", "yyyymm")
+_YEARMONTH = r"^(1[5-9]|20|21)\d\d(0[1-9]|1[0-2])$"
+_YEARWEEK = r"^(19|20)\d\d(0[1-9]|[1-4]\d|5[0-3])$"
+_YEARQUARTER = r"^(19|20)\d\d[1-4]$"
 FEW_REPEATS = 0.01  # share of rows that may be written twice, or lie in the hour that clocks repeat
 
 
@@ -131,9 +134,8 @@ class Source:
             named = known in PARTS["year"] or name == self.table.options.timestamp_column
             years = parse_stamps(text) if named or known in (*DATE_NAMES, *YEAR_NAMES) else None
             return years if years is not None and (named or not self.repeats(years.times)) else None
-        months = pc.all(pc.match_substring_regex(text, pattern=r"^(1[5-9]|20|21)\d\d(0[1-9]|1[0-2])$")).as_py()
-        if whole and months and known in (*DATE_NAMES, *PARTS["month"], *YEAR_NAMES, *_YEAR_MONTHS):
-            return parse_stamps(pc.replace_substring_regex(text, pattern=r"^(....)", replacement=r"\1-"))
+        if whole and (stamps := _parts_of_years(text, known)) is not None:
+            return stamps
         short = pc.all(pc.match_substring_regex(text, pattern=r"^\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")).as_py()
         if whole and short and known in DATE_NAMES and len(held) > 1:
             raise DataError(f"numbers like {int(held[0])} may be dates of two-digit years; say --date-format '%y%m%d'.")
@@ -157,6 +159,30 @@ class Source:
                 "--timestamp-column names the time."
             )
         return numbers.astype(np.int64)
+
+
+def _parts_of_years(text: pa.Array, known: str) -> Stamps | None:
+    """Read numbers like 202012, 202053 and 20204 as months, weeks and quarters where the name fits them; else None."""
+    readings = {
+        "week": (_YEARWEEK, (*PARTS["week"], *YEARS_WITH["week"]), r"\1-W"),
+        "quarter": (_YEARQUARTER, (*PARTS["quarter"], *YEARS_WITH["quarter"]), r"\1Q"),
+        "month": (_YEARMONTH, (*DATE_NAMES, *PARTS["month"], *YEAR_NAMES, *YEARS_WITH["month"]), r"\1-"),
+        "week of a date": (_YEARWEEK, DATE_NAMES, r"\1-W"),
+    }
+    for part, (pattern, names, into) in readings.items():
+        if known not in names or not pc.all(pc.match_substring_regex(text, pattern=pattern)).as_py():
+            continue
+        try:
+            stamps = parse_stamps(pc.replace_substring_regex(text, pattern=r"^(....)", replacement=into))
+        except BadCell:
+            continue  # a week that its year does not have
+        if part == "month":
+            return stamps
+        first = str(text[int(np.asarray(pc.is_valid(text)).argmax())])
+        how = "quarters" if part == "quarter" else "ISO weeks, by their Monday"
+        note = Note(Code.TIME_OF_PARTS, f"numbers like {first} are a year and its part; they are read as {how}")
+        return replace(stamps, notes=(note,))
+    return None
 
 
 def codes(cells: pa.Array) -> IntArray:

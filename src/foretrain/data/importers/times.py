@@ -18,7 +18,8 @@ import pyarrow.compute
 from foretrain.data.importers.cells import BadCell, is_number_text
 from foretrain.data.importers.columns import Roles, plain
 from foretrain.data.importers.raw_table import RawTable, is_text
-from foretrain.data.importers.stamps import Stamps, arrow_stamps, localise, parse_stamps
+from foretrain.data.importers.stamps import Stamps, arrow_stamps, parse_stamps
+from foretrain.data.importers.telling import repeated_groups, telling_columns
 from foretrain.data.importers.time_names import (
     CLOCKS,
     FINE_STAMPS,
@@ -30,6 +31,7 @@ from foretrain.data.importers.time_names import (
 )
 from foretrain.data.importers.time_parts import hours_of, is_clock, joined, stamps_of_parts
 from foretrain.data.importers.time_source import FEW_REPEATS, Source, codes, numbers_of
+from foretrain.data.importers.zones import localise
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
@@ -105,13 +107,13 @@ def _finish(source: Source, stamps: Stamps, used: tuple[str, ...]) -> TableTimes
     """Return the times with the time of day of other columns, in UTC if the options name a zone."""
     table = source.table
     stamps, used = _with_clock(source, stamps, used)
-    for note in stamps.notes:
-        table.notes.append(replace(note, text=f"{table.path.name}: {_columns(used)}: {note.text}"))
     if table.options.timezone is not None:
         try:
-            stamps = localise(stamps, table.options.timezone)
+            stamps = localise(stamps, table.options.timezone, source.items)
         except DataError as error:
             raise DataError(f"{table.path}: {error}") from None
+    for note in stamps.notes:
+        table.notes.append(replace(note, text=f"{table.path.name}: {_columns(used)}: {note.text}"))
     return TableTimes(stamps.times, stamps.clock, stamps.offsets, used, _no_values(source, used))
 
 
@@ -188,11 +190,21 @@ def _of_coarse(source: Source) -> _Found | None:
     for name in source.roles.stamps:
         if plain(name) in FINE_STAMPS or (stamps := source.read(name, strict=False)) is None:
             continue
-        if plain(name) in PARTS["year"] and source.repeats(stamps.times) and not _telling(source, stamps.times, name):
+        repeats = plain(name) in PARTS["year"] and source.repeats(stamps.times)
+        if repeats and not _telling(source, stamps.times, name) and not _told_together(source, stamps.times, name):
             table.note(Code.TIME_REPEATS, f"column {name!r} repeats, so it is not taken for the time")
             continue
         found[name] = stamps
     return _one_of(source, found)
+
+
+def _told_together(source: Source, times: IntArray, name: str) -> bool:
+    """Return True if several columns, one of them of words, tell apart the rows of equal time, as items would."""
+    table = source.table
+    group = repeated_groups(times, source.items)
+    found = None if group is None else telling_columns(table, group, (name,), source.roles.item)
+    words = [] if found is None else [other for other in found.ids if numbers_of(table, other) is None]
+    return found is not None and not found.clock and bool(words)
 
 
 def _count(source: Source) -> str | None:

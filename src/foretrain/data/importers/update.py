@@ -12,7 +12,9 @@ from foretrain.data.importers.arrays import corpus_parts
 from foretrain.data.importers.spool import OLD, Spool
 from foretrain.data.quality import ItemRows, MarketColumns, order_rows
 from foretrain.data.store import Corpus
+from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
+from foretrain.timeaxis.grid import iso
 
 
 def load_old(out: Path, spool: Spool, provenance: str) -> Corpus:
@@ -37,7 +39,10 @@ def load_old(out: Path, spool: Spool, provenance: str) -> Corpus:
 
 
 def merge(old: ItemRows | None, new: ItemRows | None, layout: MarketColumns, findings: Findings) -> ItemRows | None:
-    """Return the old rows and the new rows after the last of them; changed values of old stamps count as `revised`."""
+    """Return the old rows and the new rows after the last of them.
+
+    Changed values of old stamps count as `revised`, rows between or before the old ones as `older_rows`.
+    """
     if old is None or new is None or not len(old):
         return new if old is None else old
     new = order_rows(new, findings, layout)
@@ -55,6 +60,12 @@ def merge(old: ItemRows | None, new: ItemRows | None, layout: MarketColumns, fin
             f"{layout.names[column]} {before[column, first]:.6g} in the corpus, {after[column, first]:.6g} in the file"
         )
         findings.add("revised", int(hit.sum()), new.example(int(at_new[first]), detail))
+    known = np.zeros(len(new), bool)
+    known[at_new] = True
+    older = ~known & (new.times != NO_TIME) & (new.times < old.times[-1]) & ~np.isnan(new.values).all(axis=0)
+    if older.any():
+        detail = f"the corpus ends {iso(int(old.times[-1]))}"
+        findings.add("older_rows", int(older.sum()), new.example(int(older.argmax()), detail))
     later = new.take(new.times > old.times[-1])
     assert later.times is not None
     return replace(

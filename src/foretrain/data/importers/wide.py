@@ -20,9 +20,10 @@ from foretrain.data.importers.cells import BadCell, to_numbers
 from foretrain.data.importers.columns import ID_NAMES, id_columns, is_market, plain
 from foretrain.data.importers.layouts import month_numbers
 from foretrain.data.importers.raw_table import RawTable
-from foretrain.data.importers.stamps import Stamps, localise, parse_stamps
+from foretrain.data.importers.stamps import Stamps, parse_stamps
 from foretrain.data.importers.tables import Part
 from foretrain.data.importers.time_names import FINE_STAMPS
+from foretrain.data.importers.zones import localise
 from foretrain.errors import DataError
 from foretrain.notes import Code
 
@@ -43,13 +44,18 @@ class Wide:
     stamps: Stamps | None
 
 
-def header_span(header: Sequence[str]) -> int | None:
-    """Return the number of columns that name a row, if the header says that the rest are times; else None."""
+def header_span(header: Sequence[str], date_format: str | None = None) -> int | None:
+    """Return the number of columns that name a row, if the header says that the rest are times; else None.
+
+    date_format: a pattern of strptime in which times may be written.
+    """
     names = [name.strip() for name in header]
     while names and not names[-1]:
         names.pop()
     for left in range(1, min(_MAX_LEFT, len(names) - _MIN_DATES) + 1):
-        if _are_dates(names[left:]):
+        if left > 1 and _STAMP.fullmatch(names[left - 1]):
+            continue  # a time that is out of order
+        if _are_dates(names[left:]) or (date_format is not None and _stamps(names[left:], None, date_format)):
             return left
     return _numbered_from(names)
 
@@ -81,16 +87,22 @@ def _are_dates(names: list[str]) -> bool:
     if stamps is None:
         return False
     steps = np.diff(stamps.times)
-    years = all(re.fullmatch(r"\d{4}", name) for name in names)  # or codes of stocks, which have no even step
-    even = not years or len({int(b) - int(a) for a, b in itertools.pairwise(names)}) == 1
-    return even and bool((steps > 0).all() or (steps < 0).all())
+    years = all(re.fullmatch(r"\d{4}", name) for name in names)
+    return (not years or _are_years(names)) and bool((steps > 0).all() or (steps < 0).all())
 
 
-def _stamps(names: list[str], dayfirst: bool | None) -> Stamps | None:
+def _are_years(names: list[str]) -> bool:
+    """Return True for numbers at one distance, some of them perhaps left out; codes of stocks have no even step."""
+    steps = [int(b) - int(a) for a, b in itertools.pairwise(names)]
+    usual = max(set(steps), key=steps.count)
+    return usual != 0 and 2 * steps.count(usual) >= len(steps) and all(step % usual == 0 for step in steps)
+
+
+def _stamps(names: list[str], dayfirst: bool | None, date_format: str | None = None) -> Stamps | None:
     """Parse column names as time stamps; None if they are none. The World Bank writes 1960 [YR1960], R writes X1960."""
     texts = [re.sub(r"^X(?=\d{4})| \[YR\d{4}\]$", "", name) for name in names]
     try:
-        return parse_stamps(pa.array(texts, pa.string()), dayfirst=dayfirst)
+        return parse_stamps(pa.array(texts, pa.string()), dayfirst=dayfirst, date_format=date_format)
     except BadCell:
         return None
 
@@ -106,12 +118,12 @@ def find_wide(raw: RawTable) -> Wide | None:
     forced = options.format == "wide"
     if not forced and (options.format is not None or options.timestamp_column is not None):
         return None
-    span = header_span(names)
+    span = header_span(names, options.date_format)
     if not forced and (span is None or is_market(names)):
         return None
     span = span if span is not None else _text_columns(raw)
     left, columns = names[:span], [name for name in names[span:] if name.strip() and not name.startswith("unnamed_")]
-    stamps = _stamps([name.strip() for name in columns], options.dayfirst) if _are_dates(columns) else None
+    stamps = _header_stamps(raw, [name.strip() for name in columns])
     if stamps is not None:
         _refuse_periods_down(raw, left, columns)
     if not forced and not _names_rows(raw, left, dated=stamps is not None):
@@ -122,6 +134,17 @@ def find_wide(raw: RawTable) -> Wide | None:
     if stamps is not None and stamps.times[0] > stamps.times[-1]:
         columns, stamps = columns[::-1], Stamps(stamps.times[::-1], stamps.clock, stamps.offsets)
     return Wide(left, columns, stamps)
+
+
+def _header_stamps(table: RawTable, names: list[str]) -> Stamps | None:
+    """Return the times that columns are named after, None for names that only number them."""
+    options = table.options
+    if options.date_format is not None and (stamps := _stamps(names, None, options.date_format)) is not None:
+        return stamps
+    try:
+        return _stamps(names, options.dayfirst) if _are_dates(names) else None
+    except DataError as error:
+        raise DataError(f"{table.path}: the header: {error}") from None
 
 
 def _text_columns(table: RawTable) -> int:
@@ -196,6 +219,7 @@ def wide_parts(table: RawTable, wide: Wide) -> Iterator[Part]:
         except DataError as error:
             raise DataError(f"{table.path}: {error}") from None
         times, clock = stamps.times, stamps.clock
+        table.notes.extend(stamps.notes)
     rest = [name or "without name" for name in wide.left if name not in used]
     text = (
         f"rows are series: {len(ids):,} items named by {' and '.join(map(repr, used))}, {len(wide.columns):,} "

@@ -65,6 +65,7 @@ class _Writer:
             self._columns(),
             time=self.axis.time,
             freq=self.axis.freq,
+            step=self.axis.step,
             timezone="UTC" if self.gathered.clock == "utc" else None,
             timezone_note=self._zone_note(),
             seasonality=self.axis.seasonality,
