@@ -143,7 +143,8 @@ def _copies(held: FloatArray, labels: list[str]) -> Iterator[Found]:
         if not (near[1:] & near[:-1]).any() or near.sum() > 0.5 * len(near):
             continue
         same = held[a] == held[b]
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+        padded = np.concatenate([[False], same, [False]])
+        edges = np.flatnonzero(padded[1:] != padded[:-1])
         starts, lengths = edges[::2], edges[1::2] - edges[::2]
         longest = int(lengths.argmax())
         start, length = int(starts[longest]), int(lengths[longest])

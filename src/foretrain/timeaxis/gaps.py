@@ -36,12 +36,13 @@ class Week:
             return None
         per_day = DAY // step
         slots = (times % WEEK) // step
-        days = np.unique(times // DAY)
+        days = _distinct(times // DAY)
         active = np.bincount(days % 7, minlength=7)  # day 0 of 1970 has slot 0, as in times % WEEK
-        weeks = len(np.unique(days // 7))
+        weeks = len(_distinct(days // 7))
         open_day = active >= _OPEN_SHARE * min(weeks, active.max())
-        spanned = np.arange(days[0], min(days[-1], days[0] + 6) + 1) % 7
-        open_day[np.setdiff1d(np.arange(7), spanned)] = True  # a weekday outside the history may be open
+        outside = np.ones(7, bool)
+        outside[np.arange(days[0], min(days[-1], days[0] + 6) + 1) % 7] = False
+        open_day |= outside  # a weekday outside the history may be open
         count = np.bincount(slots, minlength=7 * per_day)
         is_open = (count >= _OPEN_SHARE * np.repeat(active, per_day)) & np.repeat(open_day, per_day)
         return cls(step, is_open, np.concatenate([[0], np.cumsum(is_open)]).astype(np.int64))
@@ -82,7 +83,7 @@ class DayVotes:
         """Count one item's ascending stamps."""
         if not len(times):
             return
-        days = np.unique(times // DAY)
+        days = _distinct(times // DAY)
         self._ranges.append((int(days[0]), int(days[-1])))
         self._days.update(days.tolist())
         self._tables = None
@@ -108,6 +109,11 @@ class DayVotes:
                 change[last - base + 1] -= 1
             self._tables = (traded, np.cumsum(change)[:-1], base)
         return self._tables
+
+
+def _distinct(ascending: IntArray) -> IntArray:
+    """Return the different values of an array that never descends."""
+    return ascending[np.append(True, ascending[1:] != ascending[:-1])]
 
 
 def find_gaps(times: IntArray, freq: str | Frequency, votes: DayVotes | None = None) -> tuple[IntArray, IntArray]:

@@ -98,6 +98,8 @@ def agree(patterns: Iterable[Pattern]) -> tuple[str | None, dict[str, int]]:
 
 def mode(values: IntArray) -> tuple[int, float]:
     """Return the most frequent value (the smallest in a tie) and its share."""
+    if (values == values[0]).all():
+        return int(values[0]), 1.0
     found, counts = np.unique(values, return_counts=True)
     best = int(counts.argmax())
     return int(found[best]), float(counts[best] / len(values))

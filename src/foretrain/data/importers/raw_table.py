@@ -23,6 +23,9 @@ from foretrain.notes import Code, Note
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
+_COUNT = r"^\s*\d{1,7}(\.0*)?\s*$"
+_FEW = 16  # cells that tell most columns of other things
+
 
 def is_text(kind: pa.DataType) -> bool:
     """Return True for the types of text cells."""
@@ -61,7 +64,8 @@ class RawTable:
 
     def column(self, name: str) -> pa.Array:
         """Return the cells (T,) of a column in the type of the file."""
-        return self.cells.column(name).combine_chunks()
+        column = self.cells.column(name)
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one chunk
 
     def texts(self, name: str) -> pa.Array:
         """Return the cells (T,) of a column as text; integers in decimal."""
@@ -82,7 +86,10 @@ class RawTable:
             return bool((abs(pc.max(column).as_py() or 0)) < 1e7)
         if not is_text(column.type):
             return False
-        return bool(pc.all(pc.match_substring_regex(column, pattern=r"^\s*\d{1,7}(\.0*)?\s*$")).as_py())
+        few = pc.match_substring_regex(column[:_FEW], pattern=_COUNT)
+        if pc.all(few).as_py() is False:
+            return False
+        return bool(pc.all(pc.match_substring_regex(column, pattern=_COUNT)).as_py())
 
     def note(self, code: Code, text: str) -> None:
         """Add a note that begins with the file's name."""

@@ -276,7 +276,8 @@ def _inside(folder: Path) -> list[Input]:
     for path in main or paths:
         relative = path.relative_to(folder)
         inputs += _file(path, relative.as_posix(), _keys(relative))
-    inputs = [replace(entry, folder=folder.resolve().name) for entry in inputs]
+    name = folder.resolve().name
+    inputs = [replace(entry, folder=name) for entry in inputs]
     kept = set(main or paths)
     beside = [path.relative_to(folder).as_posix() for path in paths if path not in kept]
     if beside:
@@ -311,20 +312,29 @@ def read_input(entry: Input, options: ImportOptions, source: SourceInput) -> Ite
             source.notes.append(Note(Code.STATIC_LEFT_OUT, text, {"columns": len(corpus.left_out)}))
         yield from corpus_parts(corpus)
         return
-    raw = read_bytes(entry.path, entry.member)
-    source.sha256 = hashlib.sha256(raw).hexdigest()
-    parts = array_parts(entry.path, options) if entry.kind == "array" else _table_parts(entry, raw, options, source)
-    for part in parts:
+    parts = _array_parts if entry.kind == "array" else _table_parts
+    for part in parts(entry, options, source):
         source.rows += part.values.shape[1]
         yield part
 
 
-def _table_parts(entry: Input, raw: bytes, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
-    table = _raw_table(entry, raw, options, source)
+def _bytes_of(entry: Input, source: SourceInput) -> bytes:
+    raw = read_bytes(entry.path, entry.member)
+    source.sha256 = hashlib.sha256(raw).hexdigest()
+    return raw
+
+
+def _array_parts(entry: Input, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
+    _bytes_of(entry, source)
+    return array_parts(entry.path, options)
+
+
+def _table_parts(entry: Input, options: ImportOptions, source: SourceInput) -> Iterator[Part]:
+    table = _raw_table(entry, _bytes_of(entry, source), options, source)  # nothing holds the bytes any more
     if is_metadata(table, entry.siblings):
-        return
+        return iter(())
     wide = find_wide(table)
-    yield from table_parts(table) if wide is None else wide_parts(table, wide)
+    return table_parts(table) if wide is None else wide_parts(table, wide)
 
 
 def _raw_table(

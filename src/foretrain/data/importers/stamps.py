@@ -32,6 +32,7 @@ Clock = Literal["dates", "naive", "utc"]
 
 _INTERVAL = "^(\\d[^ ]*\\d(?: \\d[^ ]*\\d)?) ?(?:-|\u2013|to|bis) \\d.{6,}\\d$"
 _DECIMAL = r"^-?\d{1,19}(\.\d+)?$"
+_FEW = 16  # cells that tell most columns of another layout
 _COUNTS = 1e7  # numbers below count rows or steps; the smallest dates without separators are above
 _EPOCHS = 1e8  # numbers from here on are epochs, unless they are dates without separators
 _OLDEST_SHORT, _NEWEST_SHORT = (
@@ -68,6 +69,9 @@ def parse_stamps(
     date_format is a pattern of strptime that replaces the layouts; time_unit says that the cells are epoch numbers.
     Raises BadCell at the first cell that is not a stamp in the layout, DataError if the layout is ambiguous.
     """
+    plain = date_format is None and time_unit is None
+    if plain and not na_values and (found := _plain(cells, np.asarray(pc.is_valid(cells)))) is not None:
+        return found  # without a pass over the text that looks for missing values
     cells = blank_as_null(cells, na_values)
     present = np.asarray(pc.is_valid(cells))
     if not present.any():
@@ -75,12 +79,8 @@ def parse_stamps(
     if date_format is not None:
         local, utc, _, offsets = format_times(cells, date_format)
         return _naive(local, present) if offsets is None else _dates_if_midnight(utc, present, local, offsets)
-    if time_unit is None:
-        try:
-            times = np.asarray(pc.cast(pc.cast(cells, pa.timestamp("us")), pa.int64()).fill_null(int(NO_TIME)))
-            return _naive(times, present)
-        except pa.ArrowInvalid:
-            pass  # not plain ISO without offsets
+    if plain and (found := _plain(cells, present)) is not None:
+        return found
     if time_unit is not None or _are_epochs(cells):
         return _epochs(cells, present, time_unit)
     first = str(cells[int(present.argmax())])
@@ -89,6 +89,20 @@ def parse_stamps(
         note = Note(Code.TIME_OF_INTERVALS, f"cells like {first} are intervals; their first stamps are the time")
         return replace(_by_layout(starts, present, dayfirst), notes=(note,))
     return _by_layout(cells, present, dayfirst)
+
+
+def _plain(cells: pa.Array, present: Mask) -> Stamps | None:
+    """Parse cells of ISO 8601 without offsets, None for others."""
+    try:
+        return _naive(np.asarray(_micros(cells)), present)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _micros(cells: pa.Array) -> pa.Array:
+    """Return the microseconds of ISO cells. The numbers are those of the stamps, not a copy."""
+    pc.cast(cells[:_FEW], pa.timestamp("us"))  # fails at once where all cells would only fail after the last
+    return pc.cast(cells, pa.timestamp("us")).view(pa.int64()).fill_null(int(NO_TIME))
 
 
 def _by_layout(cells: pa.Array, present: Mask, dayfirst: bool | None) -> Stamps:

@@ -140,14 +140,13 @@ def is_metadata(table: RawTable, siblings: frozenset[str]) -> bool:
 
     siblings: item ids of the files of the import, its own included.
     """
-    own = {table.options.found_id(table.path)}
     for name in table.cells.column_names if siblings else ():
         if market_name(name) is not None or plain(name) in FINE_STAMPS:
             continue
         column = table.cells.column(name)
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             continue
-        middle = table.cells.num_rows // 2
+        own, middle = {table.options.found_id(table.path)}, table.cells.num_rows // 2
         if not {column[0].as_py(), column[middle].as_py(), column[-1].as_py()} & siblings - own:
             continue
         found = siblings.intersection(column.to_pylist()) - own

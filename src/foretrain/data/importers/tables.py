@@ -33,6 +33,7 @@ from foretrain.notes import Code
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
+_Codes = npt.NDArray[np.integer]
 _TEXT_ALONE = 0.02  # share of conflicting rows up to which other values may differ besides text
 
 
@@ -90,8 +91,8 @@ def table_parts(table: RawTable, *, text_alone: bool = False) -> Iterator[Part]:
         yield from _quoted_items(replace(whole, item_id=table.item_id))
         return
     encoded = pc.dictionary_encode(_ids(table, roles.item))
-    codes = np.asarray(encoded.indices).astype(np.int64)
-    order = np.argsort(codes, kind="stable")
+    codes = np.asarray(encoded.indices)
+    order = None if (codes[1:] >= codes[:-1]).all() else np.argsort(codes, kind="stable")
     _tell_apart(table, whole, codes, order)
     yield from _by_item(whole, encoded.dictionary.to_pylist(), codes, order)
 
@@ -154,7 +155,7 @@ def _record(table: RawTable, roles: Roles, time: TableTimes, found: TableValues)
     facts.columns = tuple(table.cells.column_names)
 
 
-def _tell_apart(table: RawTable, whole: Part, codes: IntArray | None = None, order: IntArray | None = None) -> None:
+def _tell_apart(table: RawTable, whole: Part, codes: _Codes | None = None, order: IntArray | None = None) -> None:
     """Find which columns tell rows of one item and stamp apart, if so many conflict that the import may stop."""
     if whole.times is None or table.options.duplicates not in (None, "error"):
         return
@@ -175,12 +176,16 @@ def _tell_apart(table: RawTable, whole: Part, codes: IntArray | None = None, ord
     facts.telling = telling
 
 
-def _by_item(whole: Part, names: list[str], codes: IntArray, order: IntArray) -> Iterator[Part]:
-    """Yield one part for each id, with its rows in order. codes: the id (T,) of each row; order: rows sorted by it."""
-    edges = np.searchsorted(codes[order], np.arange(len(names) + 1))
-    values = whole.values if (np.diff(order) == 1).all() else whole.values[:, order]
-    times = None if whole.times is None else whole.times[order]
-    lines = whole.lines[order]
+def _by_item(whole: Part, names: list[str], codes: _Codes, order: IntArray | None) -> Iterator[Part]:
+    """Yield one part for each id, with its rows in order.
+
+    codes: the id (T,) of each row; order: rows sorted by it, None if they are.
+    """
+    values, times, lines = whole.values, whole.times, whole.lines
+    if order is not None:
+        codes, values, lines = codes[order], values[:, order], lines[order]
+        times = None if times is None else times[order]
+    edges = np.searchsorted(codes, np.arange(len(names) + 1))
     for k, name in enumerate(names):
         rows = slice(edges[k], edges[k + 1])
         yield replace(

@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
@@ -34,23 +35,28 @@ _GENERIC = ("id", "uid", "key")  # may number the rows
 _DATE_WORDS = ("date", "time", "updated")
 
 
-def repeated_groups(times: IntArray, codes: IntArray | None = None, order: IntArray | None = None) -> IntArray | None:
+def repeated_groups(
+    times: IntArray, codes: npt.NDArray[np.integer] | None = None, order: IntArray | None = None
+) -> IntArray | None:
     """Return a number (T,) for each row's item and stamp, or None if no item has a stamp twice.
 
-    codes: the item (T,) of each row, None for one item; order: the rows sorted by item.
+    codes: the item (T,) of each row, None for one item; order: the rows sorted by item, None if they are.
     """
-    if codes is None:
-        codes = np.zeros(len(times), np.int64)
-    in_order = slice(None) if order is None else order
-    fresh, steps = np.diff(codes[in_order]) != 0, np.diff(times[in_order])
-    if (fresh | (steps > 0)).all() or (fresh | (steps < 0)).all():
+    if _steady(times if order is None else times[order], codes if codes is None or order is None else codes[order]):
         return None
+    codes = np.zeros(len(times), np.int64) if codes is None else codes.astype(np.int64)
     stamps, at = np.unique(times, return_inverse=True)
     blank = np.flatnonzero(times == NO_TIME)
     pairs = codes * len(stamps) + at
     pairs[blank] = -1 - blank  # rows without a stamp repeat none
     found, group = np.unique(pairs, return_inverse=True)
     return group if len(found) < len(group) else None
+
+
+def _steady(times: IntArray, codes: npt.NDArray[np.integer] | None) -> bool:
+    """Return True if times only ascend, or only descend, in each run of equal codes."""
+    fresh = np.False_ if codes is None else codes[1:] != codes[:-1]
+    return any((fresh | turn(times[1:], times[:-1])).all() for turn in (np.greater, np.less))
 
 
 def conflicts(group: IntArray, values: FloatArray) -> Mask:

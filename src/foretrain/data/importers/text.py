@@ -74,8 +74,10 @@ def read_text(path: Path, raw: bytes, options: ImportOptions, *, any_header: boo
     notes = list[Note]()
     skip = options.skip_rows or 0
     if not skip:
+        given = data
         data, skip = skip_comments(path, data, notes, header=options.header)
-        lines = _head(data, skip)
+        if skip or data is not given:
+            lines = _head(data, skip)
     named = _SEP_LINE.fullmatch(lines[0]) if not skip else None
     skip += named is not None
     separator = {"\\t": "\t"}.get(named[1], named[1]) if named else separator_of(lines[skip:])
@@ -132,9 +134,12 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> bytes:
 def _head(data: bytes, skip: int = 0) -> list[str]:
     """Return the first `skip` lines and as many more as tell the form of the file."""
     most = skip + _HEAD_LINES
-    text = data[: 1 << 16].decode("utf-8", errors="ignore")
-    lines = text.splitlines()[: most + 1]
-    return lines[:-1] if len(data) > 1 << 16 and len(lines) <= most else lines[:most]
+    lines = list[str]()
+    for size in (1 << 12, 1 << 16):  # most files need the smaller one, and splitting all of the larger takes longer
+        lines = data[:size].decode("utf-8", errors="ignore").splitlines()
+        if len(lines) > most or len(data) <= size:
+            return lines[:most]
+    return lines[:-1]  # the last one is cut
 
 
 def separator_of(lines: list[str]) -> str:
@@ -283,7 +288,7 @@ def _parse(path: Path, data: bytes, header: _Header, separator: str) -> tuple[pa
         if "Empty CSV" in str(error):
             raise DataError(f"{path}: no rows below the header.") from None
         raise DataError(f"{path}: cannot be read as text with {separator!r}: {_one_line(error)}") from None
-    if data.count(b'"') % 2:
+    if b'"' in data and _count(data, '"') % 2:
         _refuse_open_quote(path, table, names[-1])
     if not ragged:
         return table, None
@@ -318,12 +323,17 @@ def _refuse_open_quote(path: Path, table: pa.Table, last: str) -> None:
 def _line_numbers(data: bytes, start: int, count: int) -> IntArray:
     """Return the line number (count,) of each row; blank lines are no rows."""
     plain = np.arange(count, dtype=np.int64) + start + 1
-    breaks = int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))
-    if breaks + (not data.endswith(b"\n")) <= start + count:
+    if _count(data, "\n") + (not data.endswith(b"\n")) <= start + count:
         return plain
     lengths = np.array([len(line.strip(b"\r")) for line in data.split(b"\n")[start:]])
     filled = np.flatnonzero(lengths)[:count] + start + 1
     return filled if len(filled) == count else plain  # cells with line breaks make rows of several lines
+
+
+def _count(data: bytes, mark: str) -> int:
+    """Return how often an ASCII character occurs, in blocks, since bytes.count takes five times as long."""
+    codes, block = np.frombuffer(data, np.uint8), 1 << 18
+    return sum(int(np.count_nonzero(codes[at : at + block] == ord(mark))) for at in range(0, len(codes), block))
 
 
 def _refuse_repeated_header(path: Path, table: pa.Table, lines: IntArray) -> None:
