@@ -144,6 +144,11 @@ def sum_tallies(tallies: Iterable[Tally]) -> tuple[Tally, ...]:
     return tuple(found.values())
 
 
+def counted(count: int, noun: str) -> str:
+    """Format a count with its noun: "1 item", "2 items"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def texts(notes: Iterable[Note]) -> list[str]:
     """Return the texts alone, as files store them."""
     return [note.text for note in notes]

@@ -37,7 +37,7 @@ def test_size_time_axis_columns_and_provenance_are_listed(market: Corpus) -> Non
     assert facts["range"] == "2021-01-04 .. 2022-02-25 (dates without time of day)"
     assert facts["prices"] == "open, high, low, close (raw)"
     assert facts["missing"] == "nothing"
-    assert facts["provenance"] == "real, 3 source(s)"
+    assert facts["provenance"] == "real, 3 sources"
 
 
 def test_rules_and_first_items_are_listed(market: Corpus) -> None:

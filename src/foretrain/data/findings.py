@@ -13,6 +13,7 @@ from foretrain.data.duplicates import Duplicates
 from foretrain.data.rules import BY_NAME, RULES, OnBad
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
+from foretrain.notes import counted
 
 _EXAMPLES = 5
 
@@ -81,7 +82,7 @@ class Findings:
             if not found or rule.severity == "note" or (rule.name == "too_short" and min_rows is None):
                 continue
             first = "; ".join(example_text(example) for example in found.examples[:3])
-            lines.append(f"  {rule.name}: {found.items:,} item(s), {found.rows:,} row(s), first {first}")
+            lines.append(f"  {rule.name}: {counted(found.items, 'item')}, {counted(found.rows, 'row')}, first {first}")
         if lines:
             text = "\n".join(lines)
             raise DataError(

@@ -23,7 +23,6 @@ from foretrain.data.importers.columns import corpus_name, plain
 from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import Progress
 from foretrain.data.importers.reading import FOLDER_MARKS, open_table
-from foretrain.data.importers.report import counted
 from foretrain.data.importers.stamps import Stamps
 from foretrain.data.importers.tables import Part, table_parts
 from foretrain.data.importers.zones import localise
@@ -32,7 +31,7 @@ from foretrain.data.store import Column, Corpus
 from foretrain.data.windows import NO_TIME, FloatArray, IntArray
 from foretrain.errors import ConfigError, DataError
 from foretrain.hints import did_you_mean
-from foretrain.notes import Code, Note, warn
+from foretrain.notes import Code, Note, counted, warn
 from foretrain.timeaxis.frequency import MINUTE
 
 if TYPE_CHECKING:

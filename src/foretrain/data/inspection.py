@@ -15,6 +15,7 @@ import numpy.typing as npt
 from foretrain.data.store import Corpus
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
+from foretrain.notes import counted
 
 _SAMPLE = 2_000  # most series read for statistics of values, sampled evenly
 _HEAD = 8
@@ -50,7 +51,7 @@ def inspect_rows(corpus: Corpus) -> list[tuple[str, str]]:
     text = ", ".join(f"{name} {part:.2%}" for name, part in zip(corpus.columns, share, strict=True) if part > 0)
     of = "" if sampled == corpus.num_series else f" (of {sampled:,} sampled series)"
     rows.append(("missing", (text or "nothing") + of))
-    rows.append(("provenance", f"{source['kind']}, {len(source['sources']):,} source(s)"))
+    rows.append(("provenance", f"{source['kind']}, {counted(len(source['sources']), 'source')}"))
     if source["command"]:
         rows.append(("command", source["command"]))
     rows.append(("content hash", manifest.content_hash[:16]))
@@ -94,7 +95,7 @@ def inspect_text(corpus: Corpus) -> str:
     left_out = _quality(corpus).get("left_out", {})
     if left_out:
         shown = "; ".join(f"{item} ({why})" for item, why in list(left_out.items())[:5])
-        lines.append(f"left out {len(left_out):,} item(s): {shown}{' ...' if len(left_out) > 5 else ''}")
+        lines.append(f"left out {counted(len(left_out), 'item')}: {shown}{' ...' if len(left_out) > 5 else ''}")
     table = [("item", "rows", "first", "last", "missing"), *head_rows(corpus)]
     lines += ["", f"first {len(table) - 1} of {corpus.num_series:,} items", *_aligned(table, indent="  ")]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from foretrain.data.windows import NO_TIME
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Array, Ints, Scored
 from foretrain.notes import Code, Note
+from foretrain.timeaxis.frequency import MINUTE
 
 # role -> usual names of its column, tried if no name is given
 ROLES = {
@@ -36,7 +37,6 @@ ROLES = {
     "last_close": ("last_close",),
 }
 NON_NUMERIC = ("item", "cutoff", "timestamp")  # roles whose columns are not parsed as numbers
-_MINUTE = 60_000_000
 VALUES = ("price", "fraction", "percent")
 PRICE_RATIO = 0.2  # actual values are not prices if their median is below this share of the median last close
 
@@ -403,7 +403,7 @@ def _in_one_clock(
             raise DataError(f"{table.path}: column {roles[role]!r} has several offsets. Write its stamps in UTC.")
         if times.clock == "dates" and times.offsets:
             assert times.times is not None
-            found[role] = replace(times, times=times.times - times.offsets[0] * _MINUTE, clock="utc")
+            found[role] = replace(times, times=times.times - times.offsets[0] * MINUTE, clock="utc")
     return found
 
 

@@ -222,8 +222,7 @@ def first_text(column: Any, items: Any) -> str:
     bad = np.flatnonzero((read.isna() & column.notna()).to_numpy())
     if not len(bad):
         return f"its type is {column.dtype}; convert it with pandas.to_numeric. {READ_TABLE}"
-    item = items.iloc[bad[0]] if items is not None else None
-    where = f"row {bad[0]}" if items is None else f"row {bad[0]} (item {listed([item])})"
+    where = f"row {bad[0]} (item {listed([items.iloc[bad[0]]])})"
     return f"{where} holds {column.iloc[bad[0]]!r}; fix or empty that cell. {READ_TABLE}"
 
 

@@ -277,6 +277,15 @@ def test_a_part_of_the_time_beside_its_column_is_named_as_such(tmp_path: Path) -
     assert '--id-column "Age group"' in text
 
 
+def test_parts_of_the_time_are_known_in_other_languages_and_a_tag_may_be_a_sensor(tmp_path: Path) -> None:
+    weeks = [(age, year, week) for age in ("jung", "alt") for year in range(2015, 2021) for week in range(1, 53)]
+    rows = [f"{age},{year},{week},{year + week / 60}" for age, year, week in weeks]
+    text = advice(write(tmp_path / "grippe.csv", "Alter,Jahr,Woche,Rate", rows), timestamp_column="Jahr")
+    assert "The time was read from 'Jahr' alone, and 'Woche' is a part of it" in text
+    rows = [f"{day},{tag},{k + 0.5 * tag}" for k, day in enumerate(days(60)) for tag in (3, 4, 5)]
+    assert "--id-column Tag" in advice(write(tmp_path / "plant.csv", "Date,Tag,Reading", rows))
+
+
 def test_rows_that_differ_in_text_alone_may_be_one_observation_in_several_words(tmp_path: Path) -> None:
     rows = [f"{day},{k},{word}" for k, day in enumerate(days(60)) for word in ("rain", "mist")[: 1 + k % 2]]
     path = write(tmp_path / "x.csv", "Date,Load,Weather", rows)

@@ -116,6 +116,19 @@ def test_tables_whose_rows_are_times_stay_as_they_are(tmp_path: Path) -> None:
     assert corpus.num_series == 1
 
 
+@pytest.mark.parametrize(
+    "months",
+    [
+        "Januar Februar März April Mai Juni Juli August September Oktober November Dezember",
+        "janv. févr. mars avril mai juin juil. août sept. oct. nov. déc.",
+    ],
+)
+def test_months_of_other_languages_above_years_are_no_items(tmp_path: Path, months: str) -> None:
+    lines = ["Name,2019,2020,2021,2022,2023", *(f"{month},1,2,3,4,5" for month in months.split())]
+    with pytest.raises(DataError, match=r"rows are parts of a year .* columns are years"):
+        imported(tmp_path, written(tmp_path / "x.csv", lines))
+
+
 # Lists
 
 

@@ -6,7 +6,7 @@ import csv
 import re
 from pathlib import Path
 
-from foretrain.notes import Code, Note
+from foretrain.notes import Code, Note, counted
 
 _COMMENTS = re.compile(rb"\s*(?:#[^\n]*(?:\n|$)\s*)+")
 _NUMBER = re.compile(r"\s*[-+]?\d[\d.,:/\- ]*")  # of a date or a time as well
@@ -27,7 +27,8 @@ def skip_comments(path: Path, data: bytes, notes: list[Note], *, header: bool) -
     names = _header_among(above, below) if header else None
     count = len(above) - (names is not None)
     if count:
-        text = f"{path.name}: {count} line(s) of comments before the header skipped, first {above[0].strip()[:80]!r}"
+        first = above[0].strip()[:80]
+        text = f"{path.name}: {counted(count, 'line')} of comments before the header skipped, first {first!r}"
         notes.append(Note(Code.LINES_SKIPPED, text, {"lines": count}))
     if names is None:
         return data, count

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from foretrain.data.importers.cells import BadCell
-from foretrain.data.windows import NO_TIME, IntArray, Mask
+from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
 from foretrain.timeaxis.frequency import MINUTE
 
@@ -54,18 +54,17 @@ def _with_weekday(pattern: str) -> tuple[str, str]:
     return (f"{pattern} %w", " 0") if "U" in directives else (f"{pattern} %u", " 1")
 
 
-def format_times(cells: pa.Array, pattern: str) -> tuple[IntArray, IntArray, Mask, tuple[int, ...] | None]:
-    """Return local (T,) microseconds of cells in a pattern, their UTC ones, a mask of cells that hold a stamp, offsets.
+def format_times(cells: pa.Array, pattern: str) -> tuple[IntArray, IntArray, tuple[int, ...] | None]:
+    """Return local (T,) microseconds of cells in a pattern, NO_TIME for a null, their UTC ones, and the offsets.
 
-    Offsets (minutes) are None for a pattern without %z; local and UTC are then equal. Raises BadCell at the first cell
-    that does not match.
+    At least one cell is not null. Offsets (minutes) are None for a pattern without %z; local and UTC are then equal.
+    Raises BadCell at the first cell that does not match.
     """
     encoded = pc.dictionary_encode(cells)
     full, suffix = _with_weekday(pattern)
     local, shift = [], []
     aware = "z" in _directives(pattern)
-    texts = encoded.dictionary.to_pylist()
-    for code, text in enumerate(texts):
+    for code, text in enumerate(encoded.dictionary.to_pylist()):
         try:
             found = datetime.strptime(text + suffix, full)
         except ValueError:
@@ -76,9 +75,6 @@ def format_times(cells: pa.Array, pattern: str) -> tuple[IntArray, IntArray, Mas
         shift.append(offset // timedelta(minutes=1))
     present = np.asarray(pc.is_valid(encoded.indices))
     code = np.asarray(pc.fill_null(encoded.indices, 0))
-    if not texts:
-        empty = np.full(len(cells), NO_TIME)
-        return empty, empty, present, (0,) if aware else None
     times = np.where(present, np.array(local, np.int64)[code], NO_TIME)
     utc = np.where(present, times - np.array(shift, np.int64)[code] * MINUTE, NO_TIME)
-    return times, utc, present, tuple(sorted(set(shift))) if aware else None
+    return times, utc, tuple(sorted(set(shift))) if aware else None

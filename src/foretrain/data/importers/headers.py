@@ -21,7 +21,7 @@ from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.data.importers.wide import header_span
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
-from foretrain.notes import Code, Note
+from foretrain.notes import Code, Note, counted
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
@@ -129,7 +129,9 @@ class Levels:
     def note(self, path: Path) -> Note:
         """Return the note that says what the header was taken for."""
         names = ", ".join(list(self.items)[:4])
-        text = f"{path.name}: {self.rows} header lines name values and items: {len(self.items)} item(s) ({names})"
+        text = (
+            f"{path.name}: {self.rows} header lines name values and items: {counted(len(self.items), 'item')} ({names})"
+        )
         return Note(Code.HEADER_LEVELS, text, {"lines": self.rows, "items": len(self.items)})
 
 

@@ -16,12 +16,12 @@ from foretrain.data.findings import ItemFindings
 from foretrain.data.importers.facts import Telling
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.reading import Gathered
-from foretrain.data.importers.report import counted, reasons
+from foretrain.data.importers.report import reasons
 from foretrain.data.importers.telling import is_many
 from foretrain.data.quality import ItemRows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
-from foretrain.notes import Code, Note
+from foretrain.notes import Code, Note, counted
 from foretrain.timeaxis.clock_changes import may_repeat
 from foretrain.timeaxis.frequency import HOUR
 from foretrain.timeaxis.grid import iso

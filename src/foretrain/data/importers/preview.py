@@ -20,10 +20,11 @@ from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import Progress
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.pipeline import check_target, import_corpus
-from foretrain.data.importers.report import ImportReport, counted
+from foretrain.data.importers.report import ImportReport
 from foretrain.data.store import Corpus
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
+from foretrain.notes import counted
 from foretrain.timeaxis.grid import iso
 
 _FILES, _KINDS, _ITEMS, _COLUMNS, _ROWS = 5, 4, 8, 8, 3  # most that are shown of each; rows at either end

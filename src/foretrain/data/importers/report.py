@@ -11,7 +11,7 @@ from typing import Any
 
 from foretrain.data.findings import example_text
 from foretrain.data.importers.facts import TableFacts
-from foretrain.notes import Note
+from foretrain.notes import Note, counted
 
 SUMMARY = (
     "symbol",
@@ -23,11 +23,6 @@ SUMMARY = (
     "rows_read",
     "source_file",
 )
-
-
-def counted(count: int, noun: str) -> str:
-    """Format a count with its noun: "1 item", "2 items"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @dataclass
@@ -71,7 +66,7 @@ class ImportReport:
         axis = f"{self.time} {self.freq}" if self.freq else self.time
         size = f"{counted(self.items, 'item')}, {counted(self.rows, 'row')}"
         head = f"{self.out}: {size}, columns {', '.join(self.columns)}, time {axis}"
-        lines = [head if self.changed else f"{self.out}: nothing new in {self.files} file(s); left as it was"]
+        lines = [head if self.changed else f"{self.out}: nothing new in {counted(self.files, 'file')}; left as it was"]
         return "\n".join([*lines, *self.found()])
 
     def found(self) -> list[str]:

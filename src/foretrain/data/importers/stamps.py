@@ -77,7 +77,7 @@ def parse_stamps(
     if not present.any():
         return Stamps(np.full(len(cells), NO_TIME), "dates")
     if date_format is not None:
-        local, utc, _, offsets = format_times(cells, date_format)
+        local, utc, offsets = format_times(cells, date_format)
         return _naive(local, present) if offsets is None else _dates_if_midnight(utc, present, local, offsets)
     if plain and (found := _plain(cells, present)) is not None:
         return found

@@ -29,8 +29,7 @@ _MAX_CANDIDATES = 24
 _OF_THREE = 10  # first candidates of which three may name the items together
 _MOST_ITEMS = 5  # most items, as a multiple of those that meet at one stamp, where a column may be a measurement
 _LEFT = 0.02  # share of rows that may still repeat once the columns are named: files have real duplicates too
-# Parts of the time by their names alone, without a look at the cells; a tag is a day in German, a sensor in English.
-_CLOCK = {*SMALLER_PARTS, "season", "mmwr_year", "he", "settlement_period"} - {"tag"}
+_CLOCK = SMALLER_PARTS | {"season", "mmwr_year", "he", "settlement_period"}
 _GENERIC = ("id", "uid", "key")  # may number the rows
 _DATE_WORDS = ("date", "time", "updated")
 

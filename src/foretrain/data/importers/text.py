@@ -29,7 +29,7 @@ from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.data.importers.wide import header_span
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
-from foretrain.notes import Code, Note
+from foretrain.notes import Code, Note, counted
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
@@ -203,7 +203,7 @@ def _header(
         return _Header(names, names, skip)
     preamble = _preamble(path, cells, skip, known=bool(skip))
     if preamble:
-        about = f"{path.name}: {preamble} line(s) before the header skipped, first {lines[skip][:80]!r}"
+        about = f"{path.name}: {counted(preamble, 'line')} before the header skipped, first {lines[skip][:80]!r}"
         notes.append(Note(Code.LINES_SKIPPED, about, {"lines": preamble}))
     levels = find_levels(path, cells[preamble : preamble + 3])
     if levels is not None:
@@ -360,7 +360,7 @@ def _without_empty(path: Path, table: pa.Table, notes: list[Note]) -> pa.Table:
     ]
     if not empty:
         return table
-    text = f"{path.name}: {len(empty)} column(s) without a name and a value left out"
+    text = f"{path.name}: {counted(len(empty), 'column')} without a name and a value left out"
     notes.append(Note(Code.EMPTY_COLUMNS_LEFT_OUT, text, {"columns": len(empty)}))
     return table.select([k for k in range(table.num_columns) if k not in empty])
 

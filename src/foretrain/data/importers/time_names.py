@@ -50,7 +50,9 @@ PARTS = {
     "second": ("second", "seconds", "segundo"),
 }  # fmt: skip
 
-SMALLER_PARTS = ("period", "interval", "slot", *CLOCKS, *(name for names in PARTS.values() for name in names))
+_OF_PARTS = {name for names in PARTS.values() for name in names}
+# Parts of a time beside its column, whatever their cells; a tag is a day in German, but a sensor in English.
+SMALLER_PARTS = frozenset({"period", "interval", "slot", *CLOCKS, *_OF_PARTS} - {"tag"})
 _LIKE_AN_HOUR = re.compile(r"hour|(^|_)(hr|he|hb|std)(_|$)|uhrzeit|stunde")
 _LIKE_A_TIME = re.compile(r"time|date|epoch|unix|stamp|(^|_)(ts|dt)$")
 
