@@ -85,6 +85,7 @@ class Code(StrEnum):
     COLUMNS_NAMED = "columns_named"  # a vendor's file without a header
     HEADER_LEVELS = "header_levels"  # two or three header lines name values and items
     ROWS_ARE_SERIES = "rows_are_series"  # columns are times
+    HOURS_AS_COLUMNS = "hours_as_columns"  # 24 columns, each a series
     EMPTY_COLUMNS_LEFT_OUT = "empty_columns_left_out"
     STATIC_LEFT_OUT = "static_left_out"  # columns with one value a series
     EMPTY_SERIES_LEFT_OUT = "empty_series_left_out"
@@ -99,6 +100,10 @@ class Code(StrEnum):
     ITEM_COLUMN_FOUND = "item_column_found"  # by its name, and because stamps repeat or restart without it
     STEPS_RENUMBERED = "steps_renumbered"  # too many are missing to fill
     TIME_OF_PARTS = "time_of_parts"  # numbers like 202053 are a year and a week
+    PERCENT_IN_SOME_FILES = "percent_in_some_files"  # a column that has percent signs in one file only
+    LEADING_ZEROS = "leading_zeros"  # numbers written like codes, 0012
+    ITEMS_ALIKE = "items_alike"  # two items whose names differ only in case or blanks
+    DIGITS_LOST = "digits_lost"  # numbers that differ in more digits than float32 has
     HOUR_REPEATED = "hour_repeated"  # as at the end of summer time
     # configs of other projects
     RATIOS_LEFT_BEHIND = "ratios_left_behind"  # without the CSV they cannot become numbers of rows

@@ -48,6 +48,13 @@ def test_each_table_of_an_archive_is_an_item_named_by_its_member(tmp_path: Path)
         imported(tmp_path, path, zipped(tmp_path / "again.zip", {"A.csv": bars(11)}))
 
 
+def test_a_readme_in_an_archive_is_no_table(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("data/x.csv", "\n".join(["date,x", *(f"{day},1" for day in DAYS)]))
+        archive.writestr("data/README.txt", "All values, in kWh\nsee x\n")
+    assert list(items(imported(tmp_path, tmp_path / "a.zip")[0])) == ["x"]
+
+
 def test_errors_in_an_archive_name_the_member(tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.zip", {"a.csv": "date,x\n2024-01-01,1\n2024-01-02,oops\n"})
     with pytest.raises(DataError, match=r"x\.zip/a\.csv: line 3, column 'x': 'oops'"):

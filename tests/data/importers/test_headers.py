@@ -211,3 +211,43 @@ def test_blanks_between_columns_are_read_where_every_line_splits_alike(tmp_path:
     one = written(tmp_path / "one.csv", ["Heart rate", *map(str, range(60, 100))])
     corpus, _ = imported(tmp_path, one)
     assert corpus.columns == ("Heart rate",)
+
+
+def test_names_with_line_breaks_are_one_line_of_names(tmp_path: Path) -> None:
+    lines = ['"da', 'te","load', '(MW)",x', *(f"{day},{k},{k}" for k, day in enumerate(DAYS))]
+    written(tmp_path / "in" / "a.csv", ["# from a meter", *lines])
+    corpus, _ = imported(tmp_path, timestamp_column="da te")
+    assert [column.name for column in corpus.manifest.columns] == ["load (MW)", "x"]
+    assert items(corpus)["a"] == [list(range(40))] * 2
+
+
+def test_single_quotes_around_all_names_are_quotes(tmp_path: Path) -> None:
+    written(tmp_path / "in" / "a.csv", ["'date','x'", *(f"'{day}','{k}'" for k, day in enumerate(DAYS))])
+    corpus, _ = imported(tmp_path)
+    assert first_stamp(corpus) == "2024-01-01T00:00:00"
+    assert items(corpus) == {"a": [list(range(40))]}
+
+
+@pytest.mark.parametrize("values", ["{0},5", "{0},5;{0},25", "{0},5;{0},25;{0},75"])
+def test_decimal_commas_without_a_header_are_no_separators(tmp_path: Path, values: str) -> None:
+    written(tmp_path / "in" / "a.csv", [f"{day};{values.format(k)}" for k, day in enumerate(DAYS)])
+    corpus, _ = imported(tmp_path, header=False)
+    assert first_stamp(corpus) == "2024-01-01T00:00:00"
+    np.testing.assert_array_equal(corpus.values(0)[0], np.arange(40) + 0.5)
+
+
+def test_of_two_separators_that_split_alike_the_cells_decide(tmp_path: Path) -> None:
+    written(tmp_path / "in" / "a.csv", ["date;a,b,c;x", *(f"{day};u,v,w;{k}" for k, day in enumerate(DAYS))])
+    corpus, _ = imported(tmp_path, columns="x")
+    assert items(corpus) == {"a": [list(range(40))]}
+
+
+def test_the_rows_that_r_numbers_without_a_name_are_counted_and_left_out(tmp_path: Path) -> None:
+    rows = [f'"{k}","{day}",{k}' for k, day in enumerate(DAYS, 1)]
+    written(tmp_path / "in" / "a.csv", ['"date","x"', *rows])
+    corpus, report = imported(tmp_path)
+    assert items(corpus) == {"a": [list(range(1, 41))]}
+    assert codes(report.notes) == {Code.ROW_NUMBERS_LEFT_OUT}
+    written(tmp_path / "in" / "a.csv", ["date,x", *(f"{day},1,{k:03d}" for k, day in enumerate(DAYS))])
+    with pytest.raises(DataError, match="line 1 has 2 fields, the lines below 3"):
+        imported(tmp_path)

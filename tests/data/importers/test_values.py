@@ -149,8 +149,8 @@ def test_words_that_come_back_are_categories_with_a_note(tmp_path: Path) -> None
     np.testing.assert_array_equal(corpus.values(0)[1, :4], [0, np.nan, 1, np.nan])
     found = [(note.text, note.counts) for note in report.notes if note.code == Code.TEXT_AS_CATEGORIES]
     assert found == [
-        ("column 'weather': text, 2 categories", {"categories": 2, "cells": 20}),
-        ("column 'contract': text, 2 categories", {"categories": 2, "cells": 40}),
+        ("column 'weather': text, 2 categories ('sunny', 'rain')", {"categories": 2, "cells": 20}),
+        ("column 'contract': text, 2 categories ('ESZ19', 'ESH20')", {"categories": 2, "cells": 40}),
     ]
 
 

@@ -96,7 +96,7 @@ class Categories:
             counts = {"categories": count, "cells": cells}
             if name in (old or ()) or (old is None and (name in self._explicit or recurs(count, cells))):
                 kind = "true and false" if tuple(known) == BOOLEAN else "text"
-                text = f"column {name!r}: {kind}, {count:,} categor{'y' if count == 1 else 'ies'}"
+                text = f"column {name!r}: {kind}, {count:,} categor{'y' if count == 1 else 'ies'}{_examples(known)}"
                 notes.append(Note(Code.TEXT_AS_CATEGORIES, text, counts))
                 continue
             left_out.add(name)
@@ -115,6 +115,28 @@ class Categories:
 def recurs(count: int, cells: int) -> bool:
     """Return True if categories come back: on average each occurs twice, and there are not too many for a context."""
     return count <= MANY_CATEGORIES and count <= max(_FEW_CATEGORIES, cells // 2)
+
+
+def _examples(known: Iterable[str]) -> str:
+    """Return the first categories, and two that differ only in case or blanks, for a note."""
+    names = list(known)
+    if tuple(names) == BOOLEAN:
+        return ""
+    shown = ", ".join(repr(name if len(name) <= 24 else name[:21] + "...") for name in names[:3])
+    pair = alike(names)
+    return f" ({shown}{', ...' if len(names) > 3 else ''})" + (
+        f"; {pair[0]!r} and {pair[1]!r} differ only in case or blanks" if pair else ""
+    )
+
+
+def alike(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first two texts that differ only in case and blanks, None without any."""
+    seen: dict[str, str] = {}
+    for name in names:
+        before = seen.setdefault(" ".join(name.casefold().split()), name)
+        if before != name:
+            return before, name
+    return None
 
 
 def _zero_or_one(values: npt.NDArray[np.float32]) -> bool:

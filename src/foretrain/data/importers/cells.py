@@ -27,7 +27,7 @@ MISSING = (
     "#n/a n/a", "#n/a invalid security", "#n/a field not applicable", "#n/a requesting data...",
     "#na", "#nv", "#value!", "#div/0!", "#ref!", "#name?", "#num!", "#null!", "#error!", "#wert!", "#bezug!",
 )  # fmt: skip
-_DIGIT = r"(?i)[0-9\x{ff10}-\x{ff19}]|inf"
+_DIGIT = r"(?i)\p{Nd}|inf"
 _NUMBER = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|^[-+]?(inf|infinity)$"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class TableFacts:
     """Columns of a table by role.
 
     values: (column of the file, column of the corpus); categorical: those of the latter that hold text; telling: None
-    where few rows repeat an item and stamp, or nothing tells them apart.
+    where few rows repeat an item and stamp, or nothing tells them apart; marks: column of the corpus -> how its numbers
+    are marked ("%", or "" for numbers without it), of columns of text.
     """
 
     items: tuple[str, ...] = ()
@@ -31,6 +32,7 @@ class TableFacts:
     categorical: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     telling: Telling | None = None
+    marks: dict[str, str] = field(default_factory=dict)
     panel: bool = False  # each value column is an item
     read: bool = False  # False for files that are no tables, whose columns have no roles
 

@@ -48,7 +48,7 @@ def name_columns(
     A name that occurs twice is an error where the column has a role, is asked for, or is data like any other; beside
     chosen columns and beside prices it is left out.
     """
-    names = [name.strip().strip("\ufeff") for name in row]
+    names = [" ".join(name.split()) if "\n" in name else name.strip().strip("\ufeff") for name in row]
     given = [name for name in names if name]
     if (
         given

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from foretrain.data.importers.arrays import array_parts, corpus_parts
+from foretrain.data.importers.categories import alike
 from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.options import ImportOptions
@@ -20,6 +21,7 @@ from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.stamps import Stamps
 from foretrain.data.importers.table_files import (
     COLUMNAR,
+    IGNORED,
     RECORDS,
     SUFFIXES,
     WORKBOOKS,
@@ -44,7 +46,6 @@ from foretrain.timeaxis.frequency import SECOND
 CALENDARS = ("dates", "naive", "utc")  # kinds of time that have a calendar
 _ZIP = ".zip"
 _ARRAYS = (".npy", ".npz")
-_IGNORED = {"data_summary.csv", "manifest.csv", "readme.txt", "readme.csv", "requirements.txt", "license.txt"}
 FOLDER_MARKS = ("manifest.json", "state.json", "dataset_dict.json")
 _KNOWN = (
     "CSV/TXT/TSV (plain or .gz), Parquet, Feather, .xlsx, .json, .jsonl, .zip of them, .npy, .npz, or a datasets folder"
@@ -119,8 +120,23 @@ class _Reader:
     def run(self, paths: Sequence[Path]) -> Gathered:
         """Read all files."""
         self._read(paths)
+        self._tell_percent()
         items, clock = self._one_clock(list(self.job.spool.parts))
+        if (pair := alike(items)) is not None:
+            text = f"items {pair[0]!r} and {pair[1]!r} differ only in case or blanks; they are two items"
+            self.job.report.notes.append(Note(Code.ITEMS_ALIKE, text))
         return Gathered(items, clock, self.sources, self.origin, self.market)
+
+    def _tell_percent(self) -> None:
+        """Note columns that have percent signs in some files and none in others: 5% is read as 5, 0.05 as 0.05."""
+        seen: dict[str, dict[str, str]] = {}
+        for source in self.sources:
+            for name, mark in source.facts.marks.items():
+                seen.setdefault(name, {}).setdefault(mark, source.name)
+        for name, files in seen.items():
+            if len(files) > 1:
+                text = f"column {name!r} has percent signs in {files['%']} and none in {files['']}: 5% is read as 5"
+                self.job.report.notes.append(Note(Code.PERCENT_IN_SOME_FILES, text))
 
     def _read(self, paths: Sequence[Path]) -> None:
         job = self.job
@@ -269,7 +285,7 @@ def _inside(folder: Path) -> list[Input]:
         relative = path.relative_to(folder)
         if any(part.startswith(".") for part in relative.parts) or not path.is_file():
             continue
-        if suffix_of(path.name, (*SUFFIXES, *_ARRAYS, _ZIP)) and path.name.lower() not in _IGNORED:
+        if suffix_of(path.name, (*SUFFIXES, *_ARRAYS, _ZIP)) and path.name.lower() not in IGNORED:
             paths.append(path)
     main = [path for path in paths if not suffix_of(path.name, RECORDS + WORKBOOKS)]
     inputs = []

@@ -8,6 +8,7 @@ fit the whole column; if two fit and give different numbers, or if cells have di
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -86,10 +87,15 @@ _SPELLING = (
     rf"(?P<space> )?(?P<unit>(?i:{_one_of(_UNITS)}))? ?(?P<percent>[%‰])? ?(?P<after>{_CURRENCY})?"
     rf" ?(?P<trail>-)?(?:(?P<close>\)) ?(?P<outer>%)?(?P<back>{_CURRENCY})?)?$"
 )
+_FEWEST_TICKS = 4  # different cells; one of eight numbers between 100'000 and 999'999 looks like a price in 32nds
 _SIDES = ("front", "before", "after", "back")  # where a currency may be: $(5), ($5), (5 USD), (5) USD
 _SIMPLE = rf"^[-+]?(?:\d[\d.,]*|[.,]\d+){_EXPONENT}(?: ?%)?$"
 _INVISIBLE = r"[\x{200b}-\x{200f}\x{202a}-\x{202e}\x{2060}-\x{2064}\x{feff}]"  # left by web pages and by Excel
-_FULL_WIDTH = str.maketrans({chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)})
+_FULL_WIDTH = str.maketrans(
+    {chr(code + 0xFEE0): chr(code) for code in range(0x21, 0x7F)}
+    | dict(zip("\uffe0\uffe1\uffe5\uffe6\u066b\u066c\u066a", "¢£\N{YEN SIGN}₩.,%", strict=True))  # Arabic marks as well
+)
+_TICKS = r"^\d{2,3}'(?:[0-2]\d|3[01])[0257]$"  # 120'165: 120 and 16.5 of 32 parts, as bonds are quoted
 
 
 def _format(group: str, decimal: str) -> tuple[str, str]:
@@ -111,9 +117,8 @@ _NUMBER = "|".join(pattern for family in _FORMATS.values() for pattern, _ in fam
 
 def tidy(cells: pa.Array) -> pa.Array:
     """Return cells with one kind of minus, blank, apostrophe and digit, without what Excel adds to keep a text."""
-    wide = matches(cells, r"[\x{ff01}-\x{ff5e}]")
-    if wide.any():
-        cells = pa.array([text and text.translate(_FULL_WIDTH) for text in cells.to_pylist()], pa.string())
+    if matches(cells, r"[^\x00-\x7f]").any():
+        cells = pa.array([text and _latin(text) for text in cells.to_pylist()], pa.string())
     cells = pc.replace_substring_regex(cells, pattern=_INVISIBLE, replacement="")
     cells = pc.replace_substring_regex(cells, pattern=r"[\p{Zs}\t]+", replacement=" ")
     cells = pc.replace_substring_regex(cells, pattern=r"[\x{2212}\x{fe63}]", replacement="-")
@@ -124,6 +129,13 @@ def tidy(cells: pa.Array) -> pa.Array:
     cells = pc.replace_substring_regex(cells, pattern=r'^"(.*)"$', replacement=r"\1")
     cells = pc.replace_substring_regex(cells, pattern=r"^'(.*?)'?$", replacement=r"\1")
     return pc.utf8_trim_whitespace(cells)
+
+
+def _latin(text: str) -> str:
+    """Return a text with Latin digits and marks in the place of full-width ones and of those of other scripts."""
+    if text.isascii():
+        return text
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text.translate(_FULL_WIDTH))
 
 
 def matches(cells: pa.Array, pattern: str) -> Mask:
@@ -201,8 +213,13 @@ class Spelled:
         return marked | names if marked[self.reads].all() else names
 
     def _lengths(self) -> Mask:
-        """Return cells such as 5m, 15m or 3M, 3M, if all are: minutes, bytes or a name rather than millions."""
+        """Return cells such as 5m, 15m or 3M, 3M, if all are: minutes, bytes or a name rather than millions.
+
+        A small m alone, as in 1.8m and 500m, may be metres, minutes or a thousandth; beside k or b it is a million.
+        """
         units, bodies = self._kinds("unit"), self._kinds("body")
+        if units == {"m"}:
+            return self.has("unit") & ~self.currency
         if len(units) != 1 or (not units <= {"m", "b"} and len(bodies) > 1):
             return np.zeros_like(self.reads)
         alone = self.has("unit") & ~self.currency
@@ -260,6 +277,8 @@ class Spelled:
     def _plain_numbers(self, decimal: str | None) -> DoubleArray:
         """Return the bodies (T,) as numbers, in the one format that fits them all."""
         readings = {mark: self._read(mark) for mark in _FORMATS if decimal in (None, mark)}
+        if decimal is None:
+            self._refuse_ticks(self.parts["body"])
         fitting = {mark: values for mark, values in readings.items() if values is not None}
         if not fitting:
             self._refuse_formats(decimal)
@@ -292,6 +311,13 @@ class Spelled:
         if decimal == ",":
             body = pc.replace_substring(body, ",", ".")
         return cast(pc.if_else(pa.array(self.present), body, pa.scalar(None, pa.string())))
+
+    def _refuse_ticks(self, body: pa.Array) -> None:
+        """Raise BadCell if all cells could be prices in 32nds, which an apostrophe separates like thousands."""
+        if matches(body, _TICKS)[self.present].all() and pc.count_distinct(body).as_py() >= _FEWEST_TICKS:
+            row = int(self.present.argmax())
+            why = "a number with an apostrophe that may part thousands or 32nds; write it as a decimal number"
+            raise self.bad(row, f"{why}, or say --decimal . if it parts thousands")
 
     def _refuse_formats(self, decimal: str | None) -> NoReturn:
         """Raise BadCell for the first cell outside the format that fits most cells."""

@@ -31,6 +31,7 @@ COLUMNAR = (".parquet", ".pq", ".feather")
 RECORDS = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
 WORKBOOKS = (".xlsx", ".xlsm")
 SUFFIXES = TEXTS + COLUMNAR + RECORDS + WORKBOOKS
+IGNORED = {"data_summary.csv", "manifest.csv", "readme.txt", "readme.csv", "requirements.txt", "license.txt"}
 _TIME_KEYS = (*FINE_STAMPS, "year", "month", "day", "hour", "week", "quarter", "dt")
 _NO_KEY = "__HIVE_DEFAULT_PARTITION__"
 
@@ -63,6 +64,7 @@ def members_of(path: Path) -> list[str]:
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         raise DataError(f"{path}: not a zip archive that can be read ({error}). Fetch it again.") from None
     kept = sorted(name for name in names if not _hidden(name) and suffix_of(name, SUFFIXES))
+    kept = [name for name in kept if name.rsplit("/", 1)[-1].lower() not in IGNORED] or kept
     if not kept:
         held = ", ".join(names[:3]) or "nothing"
         raise DataError(f"{path}: no table in the archive (it holds {held}). Known: {', '.join(SUFFIXES)}.")

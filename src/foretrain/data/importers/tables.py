@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,7 @@ from foretrain.data.importers.telling import (
     restarting_key,
     telling_columns,
 )
-from foretrain.data.importers.times import TableTimes, read_times
+from foretrain.data.importers.times import TableTimes, read_column_times, read_times
 from foretrain.data.importers.values import TableValues, is_row_number, read_values
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
@@ -62,6 +63,7 @@ def table_parts(table: RawTable, *, text_alone: bool = False) -> Iterator[Part]:
     path, options = table.path, table.options
     roles = recognise(path, table.cells.column_names, options)
     time = read_times(table, roles)
+    _refuse_second_times(table, time)
     pairs = [pair for pair in roles.values if pair[0] not in (*time.used, *time.left_out)]
     pairs = [pair for pair in pairs if not is_row_number(table, pair[0])]
     roles = roles if roles.item or options.format == "panel" else _with_known_key(table, roles, time, pairs)
@@ -95,6 +97,25 @@ def table_parts(table: RawTable, *, text_alone: bool = False) -> Iterator[Part]:
     order = None if (codes[1:] >= codes[:-1]).all() else np.argsort(codes, kind="stable")
     _tell_apart(table, whole, codes, order)
     yield from _by_item(whole, encoded.dictionary.to_pylist(), codes, order)
+
+
+def _refuse_second_times(table: RawTable, time: TableTimes) -> None:
+    """Raise DataError if a column like date.1 holds other times than date: two tables stand side by side."""
+    if time.times is None or table.options.timestamp_column is not None or table.options.columns:
+        return
+    for name in time.used:
+        for other in table.cells.column_names:
+            if not re.fullmatch(re.escape(name) + r"(\.|_|\.\.\.)\d+", other):
+                continue
+            try:
+                times = read_column_times(table, other).times
+            except DataError:
+                continue
+            if times is not None and not np.array_equal(times, time.times):
+                raise DataError(
+                    f"{table.path}: columns {name!r} and {other!r} hold different times, as where two tables stand "
+                    f"side by side. Give each a file of its own, or choose with --timestamp-column and --columns."
+                )
 
 
 def _with_known_key(table: RawTable, roles: Roles, time: TableTimes, pairs: list[tuple[str, str]]) -> Roles:
@@ -153,6 +174,7 @@ def _record(table: RawTable, roles: Roles, time: TableTimes, found: TableValues)
     )
     facts.categorical, facts.panel = tuple(found.texts), table.options.format == "panel"
     facts.columns = tuple(table.cells.column_names)
+    facts.marks = found.marks
 
 
 def _tell_apart(table: RawTable, whole: Part, codes: _Codes | None = None, order: IntArray | None = None) -> None:

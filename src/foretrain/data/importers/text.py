@@ -11,7 +11,7 @@ import itertools
 import re
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from foretrain.notes import Code, Note, counted
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
 
 _SEPARATORS = (",", ";", "\t", "|")
+_DATA = re.compile(r"\s*[-+]?\d[\d.:/ T+-]*(,\d+)?\s*")  # numbers and stamps
 _SEP_LINE = re.compile(r'"?sep=(\\t|[^"])"?\1*\s*', re.IGNORECASE)  # Excel's way to name the separator
 _HEAD_LINES = 40
 _MAX_PREAMBLE = 10
@@ -86,11 +87,15 @@ def read_text(path: Path, raw: bytes, options: ImportOptions, *, any_header: boo
         if split is not None:
             data, separator = split, "\t"
             lines = _head(data, skip)
-    cells = list(csv.reader(lines[skip:], delimiter=separator))
+    cells, ends = _rows(lines[skip:], separator, '"')
     if not cells:
         raise DataError(f"{path}: nothing is left after skipping {skip} lines.")
+    quote = "'" if len(cells[0]) > 1 and all(re.fullmatch("'[^']+'", cell.strip()) for cell in cells[0]) else '"'
+    cells, ends = _rows(lines[skip:], separator, quote) if quote == "'" else (cells, ends)
     header = _header(path, lines, cells, skip, options, notes, any_header=any_header)
-    table, truncated = _parse(path, data, header, separator)
+    further = ends[min(header.start - skip, len(ends)) - 1] - (header.start - skip) if header.start > skip else 0
+    header = replace(header, start=header.start + max(further, 0))  # names with line breaks take several lines
+    table, truncated = _parse(path, data, header, separator, quote)
     if not table.num_rows:
         raise DataError(f"{path}: no rows below the header.")
     numbers = _line_numbers(data, header.start, table.num_rows)
@@ -142,15 +147,30 @@ def _head(data: bytes, skip: int = 0) -> list[str]:
     return lines[:-1]  # the last one is cut
 
 
+def _rows(lines: list[str], separator: str, quote: str) -> tuple[list[list[str]], list[int]]:
+    """Return the cells of each row, and the number of lines up to its end; quoted cells may have line breaks."""
+    reader = csv.reader((line + "\n" for line in lines), delimiter=separator, quotechar=quote)
+    rows, ends = [], []
+    for row in reader:
+        rows.append(row)
+        ends.append(reader.line_num)
+    return rows, ends
+
+
 def separator_of(lines: list[str]) -> str:
-    """Return the separator that splits most lines into the same number (two or more) of fields, a comma by default."""
+    """Return the separator that splits most lines into the same number (two or more) of fields, a comma by default.
+
+    Of two that split alike, as in 2024-01-01;1,5;2,5, the one whose cells are numbers and stamps.
+    """
     best, best_score = ",", 0.0
     for candidate in _SEPARATORS:
-        counts = Counter(len(row) for row in csv.reader(lines, delimiter=candidate) if row)
+        rows = [row for row in csv.reader(lines, delimiter=candidate) if row]
+        counts = Counter(map(len, rows))
         wide = {width: n for width, n in counts.items() if width > 1}
         if wide:
             width, lines_of_it = max(wide.items(), key=lambda pair: (pair[1], pair[0]))
-            score = lines_of_it + width / 1000
+            data = [bool(_DATA.fullmatch(cell)) for row in rows for cell in row]
+            score = lines_of_it + width / 1e3 + sum(data) / len(data) / 1e4  # of two that split alike, by the cells
             if score > best_score:
                 best, best_score = candidate, score
     return best
@@ -243,6 +263,8 @@ def _fitted(header: list[str], rows: list[list[str]]) -> list[str]:
         return header
     widths = Counter(len(row) for row in rows if row)
     width = widths.most_common(1)[0][0]
+    if len(header) + 1 == width and len(rows) > 2 and all(row[:1] == [str(k)] for k, row in enumerate(rows, 1)):
+        return ["", *header]  # R numbers the rows in a column without a name
     if len(header) > width and not any(cell.strip() for cell in header[width:]):
         return header[:width]
     surplus = [cell for row in rows if len(row) == width for cell in row[len(header) :]]
@@ -262,7 +284,9 @@ def _binance_names(row: list[str]) -> list[str]:
     return list(_BINANCE) if instants and len(opened) == len(closed) and int(closed) > int(opened) else []
 
 
-def _parse(path: Path, data: bytes, header: _Header, separator: str) -> tuple[pa.Table, tuple[int, str] | None]:
+def _parse(
+    path: Path, data: bytes, header: _Header, separator: str, quote: str
+) -> tuple[pa.Table, tuple[int, str] | None]:
     ragged: list[tuple[int, int, str]] = []
     names, start = header.names, header.start
 
@@ -276,7 +300,7 @@ def _parse(path: Path, data: bytes, header: _Header, separator: str) -> tuple[pa
             read_options=pyarrow.csv.ReadOptions(
                 skip_rows=start, column_names=names, use_threads=False, block_size=max(len(data) + 1, 1 << 12)
             ),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=separator, invalid_row_handler=note),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=separator, quote_char=quote, invalid_row_handler=note),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types={name: pa.string() for name in names},
                 strings_can_be_null=False,

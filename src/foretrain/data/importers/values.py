@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ import pyarrow.compute
 from foretrain.data.importers.categories import BOOLEAN, MANY_CATEGORIES
 from foretrain.data.importers.cells import BadCell, blank_as_null, is_boolean, to_numbers, without
 from foretrain.data.importers.columns import USUAL_ORDER, plain
+from foretrain.data.importers.marks import comma_row, dotted_row, refuse_thousands, thousands_or_decimals
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable, is_text
+from foretrain.data.importers.spellings import matches
 from foretrain.data.importers.stamps import parse_stamps
 from foretrain.data.importers.time_names import is_saved_index
 from foretrain.errors import DataError
@@ -30,6 +32,10 @@ _NO_CATEGORY = (
     "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
 # As pandas.read_csv has it, so that frames and files agree.
+_CODES = 256  # cells among which codes such as 0012 show
+_LEAST_LOST, _LOST_SHARE = 3, 0.1
+_QUANTITY = r"^[-+]?[<>~≈≤≥▲▼]?\s?[-+]?(?:\d+(?:[.,]\d+)?|[.,]\d+)\s?([^\d\s.,:/'_-][^\d]{0,15})?$"
+_MANY_QUANTITIES, _FEW_UNITS = 10, 8
 _TARGETS = ("target", "y", "value", "price", "close", "adj_close", "volume")  # names of numbers in any table
 
 
@@ -45,6 +51,7 @@ class TableValues:
     texts: dict[str, tuple[str, ...]]
     empty: frozenset[str]
     explicit: frozenset[str] = frozenset()
+    marks: dict[str, str] = field(default_factory=dict)  # column -> "%" if its numbers have it, "" if not
 
 
 def is_row_number(table: RawTable, name: str) -> bool:
@@ -91,6 +98,9 @@ class _ColumnReader:
         self.empty, self.explicit = set[str](), set[str]()
         self.first_text: str | None = None  # a column, for the message about a table without numbers
         self.numbers = False  # a column holds numbers, or true and false
+        self.marks = dict[str, str]()
+        self.dotted: tuple[str, int] | None = None  # a column and row like 1.234 without other decimals
+        self.comma: tuple[str, int] | None = None  # a column and row with a decimal comma
 
     def add(self, name: str, final: str) -> None:
         """Read one column: numbers, categories, or a note that it is left out."""
@@ -110,13 +120,61 @@ class _ColumnReader:
         if numbers is None:
             self._add_text(name, final)
             return
+        self._note_marks(name, column)
+        if not np.isnan(numbers).all():
+            percent = pa.types.is_string(column.type) and matches(column[:_CODES], r"%\s*$").any()
+            self.marks[final] = "%" if percent else ""
+        if pa.types.is_string(column.type) and matches(column[:_CODES], r"^\s*0\d{3,}\s*$").any():
+            row = int(matches(column, r"^\s*0\d{3,}\s*$").argmax())
+            self.table.note(
+                Code.LEADING_ZEROS,
+                f"column {name!r}: cells like {str(column[row]).strip()!r} are read as numbers; --categorical {name} "
+                "keeps them as codes",
+            )
         with np.errstate(over="ignore"):
             values = numbers.astype(np.float32)
+        self._tell_lost_digits(name, numbers, values)
         if np.isnan(values).all():
             self.empty.add(final)
         else:
             self.numbers = True
         self._append(final, values)
+
+    def _tell_lost_digits(self, name: str, numbers: npt.NDArray[np.float64], values: npt.NDArray[np.float32]) -> None:
+        """Note a column in which neighbours that differ are equal as float32, in more than one of ten places."""
+        same = values[1:] == values[:-1]
+        if not same.any():
+            return
+        changes = numbers[1:] != numbers[:-1]
+        changes &= ~(np.isnan(numbers[1:]) | np.isnan(numbers[:-1]))
+        lost = int((changes & same).sum())
+        if lost >= _LEAST_LOST and lost > _LOST_SHARE * changes.sum():
+            row = int((changes & same).argmax())
+            self.table.note(
+                Code.DIGITS_LOST,
+                f"column {name!r}: {lost:,} of {int(changes.sum()):,} changes from row to row vanish, since values "
+                f"have 24 bits (about 7 digits): {numbers[row]:.17g} and {numbers[row + 1]:.17g} become "
+                f"{values[row]:.9g}. Subtract a constant, or store the changes",
+            )
+
+    def _note_marks(self, name: str, column: pa.Array) -> None:
+        """Remember the first columns whose cells show decimal commas, or dots that may part thousands."""
+        text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        if not text or self.table.options.decimal is not None or self.table.path.suffix.lower() in (".xlsx", ".xlsm"):
+            return  # numbers of a workbook have dots beside any text
+        if self.comma is None and (row := comma_row(column)) is not None:
+            self.comma = (name, row)
+        elif self.dotted is None and (row := dotted_row(column)) is not None:
+            self.dotted = (name, row)
+
+    def _refuse_marks(self) -> None:
+        """Raise DataError if a table has decimal commas in one column and cells like 1.234 alone in another."""
+        if self.dotted is None or self.comma is None:
+            return
+        (name, row), (other, at) = self.dotted, self.comma
+        cells = self.table.texts(name)
+        why = f"and column {other!r} has decimal commas ({str(self.table.texts(other)[at]).strip()})"
+        raise self.table.error(name, thousands_or_decimals(cells, row, why))
 
     def _add_text(self, name: str, final: str) -> None:
         cells = _text_cells(self.table, name)
@@ -133,6 +191,10 @@ class _ColumnReader:
             self._append(final, np.asarray(numbers.cast(pa.float32()).fill_null(np.nan)))
             return
         self.first_text = self.first_text or name
+        if final not in self.explicit and (row := _quantity_row(filled)) is not None:
+            text = f"column {name!r}: numbers with a unit or a mark ({str(cells[row])!r}); left out. Write the numbers"
+            self.table.note(Code.TEXT_LEFT_OUT, f"{text} alone, or keep the texts with --categorical {name}")
+            return
         encoded = pc.dictionary_encode(cells)
         found, values = encoded.dictionary, np.asarray(encoded.indices.cast(pa.float32()).fill_null(np.nan))
         if final not in self.explicit and len(found) > MANY_CATEGORIES:
@@ -159,6 +221,7 @@ class _ColumnReader:
     def result(self, *, text_alone: bool) -> TableValues:
         """Return all columns. Raises DataError if there is text, but not one number, unless text_alone."""
         table = self.table
+        self._refuse_marks()
         if not text_alone and self.first_text is not None and not self.numbers and not self.empty:
             cells = _text_cells(table, self.first_text)
             row = int(np.asarray(pc.is_valid(cells)).argmax())
@@ -168,7 +231,20 @@ class _ColumnReader:
             )
         stacked = np.stack(self.arrays) if self.arrays else np.empty((0, table.cells.num_rows), np.float32)
         empty, explicit = frozenset(self.empty), frozenset(self.explicit)
-        return TableValues(tuple(self.columns), stacked, self.texts, empty, explicit)
+        return TableValues(tuple(self.columns), stacked, self.texts, empty, explicit, self.marks)
+
+
+def _quantity_row(cells: pa.Array) -> int | None:
+    """Return the first row like 12.5 kWh if all cells are such numbers, some with decimals, and many are different."""
+    present = cells.drop_null()
+    if len(present) <= _MANY_QUANTITIES or not pc.all(pc.match_substring_regex(present[:64], _QUANTITY)).as_py():
+        return None
+    different = pc.unique(present)
+    if len(different) <= _MANY_QUANTITIES or not pc.all(pc.match_substring_regex(different, _QUANTITY)).as_py():
+        return None
+    units = pc.unique(pc.replace_substring_regex(different, pattern=r"[-+\d.,\s]", replacement=""))
+    decimals = pc.any(pc.match_substring_regex(different, r"\d[.,]\d")).as_py()
+    return int(np.asarray(pc.is_valid(cells)).argmax()) if decimals and len(units) <= _FEW_UNITS else None
 
 
 def _short(cell: Any) -> str:
@@ -190,7 +266,11 @@ def _numbers(column: pa.Array, options: ImportOptions) -> npt.NDArray[np.float64
         column = column.dictionary_decode()
         kind = column.type
     if pa.types.is_null(kind) or is_text(kind):
-        return to_numbers(column.cast(pa.string()), options.na_values, options.decimal)
+        cells = column.cast(pa.string())
+        numbers = to_numbers(cells, options.na_values, options.decimal)
+        if numbers is not None:
+            refuse_thousands(cells, options.decimal)
+        return numbers
     if pa.types.is_temporal(kind) or pa.types.is_boolean(kind):
         return None
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):

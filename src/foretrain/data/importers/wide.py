@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow.compute
 from foretrain.data.importers.cells import BadCell, to_numbers
 from foretrain.data.importers.columns import ID_NAMES, id_columns, is_market, plain
 from foretrain.data.importers.layouts import month_numbers
+from foretrain.data.importers.marks import refuse_thousands
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.stamps import Stamps, parse_stamps
 from foretrain.data.importers.tables import Part
@@ -32,16 +33,26 @@ pc: Any = pyarrow.compute  # its functions are created at import, which type che
 _MAX_LEFT = 9  # columns that name a row; the World Bank's tables have four, M5's six
 _MIN_DATES, _MIN_NUMBERED = 3, 5
 _PERIODS = ("month", "week", "quarter", "year", "day", "weekday", "hour", "day_of_year")
-_STAMP = re.compile(r"\D*\d{4}(\D.*)?|\d{8}|\d{1,2}\D\d{1,2}\D\d{2,4}(\D.*)?|[A-Za-z]{3,9}[- ']\d{2}")
+_STAMP = re.compile(
+    r"\D*\d{4}(\D.*)?|\d{8}|\d{1,2}\D\d{1,2}\D\d{2,4}(\D.*)?|[A-Za-z]{3,9}[- ']\d{2}"
+    r"|(?:[Qq][1-4]|[1-4][Qq])[-/ ]?\d{4}|\d{1,2}[-/.]\d{4}|\d{1,2}[-/. ]*[A-Za-z]{3,9}[-/. ]*\d{2,4}"
+    r"|[A-Za-z]{3,9} \d{1,2},? \d{4}"
+)
+_HOURS = re.compile(r"(?:h|hr|he|hour)?[ _]?(\d{1,2})(?::00)?(?:h|hr)?")
+_QUARTERS = re.compile(r"(?:q|qtr|quarter)[ _.]?([1-4])|([1-4])q")
 
 
 @dataclass(frozen=True)
 class Wide:
-    """left: columns before those of values; columns: the values, in the order of time; stamps: (T,), None for steps."""
+    """left: columns before those of values; columns: the values, in the order of time; stamps: (T,), None for steps.
+
+    beside: columns between and after those of dates that are none, such as totals and flags.
+    """
 
     left: list[str]
     columns: list[str]
     stamps: Stamps | None
+    beside: list[str] = field(default_factory=list)
 
 
 def header_span(header: Sequence[str], date_format: str | None = None) -> int | None:
@@ -57,7 +68,18 @@ def header_span(header: Sequence[str], date_format: str | None = None) -> int | 
             continue  # a time that is out of order
         if _are_dates(names[left:]) or (date_format is not None and _stamps(names[left:], None, date_format)):
             return left
-    return _numbered_from(names)
+    found = _dates_among(names)
+    return found[0] if found else _numbered_from(names)
+
+
+def _dates_among(names: Sequence[str]) -> list[int]:
+    """Return the places of dates of one form if they are at least half of the names from the first on, else []."""
+    forms: dict[str, list[int]] = {}
+    for k, name in enumerate(names):
+        if k and _STAMP.fullmatch(name):
+            forms.setdefault(re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", name)), []).append(k)
+    found = next((at for at in forms.values() if 2 * len(at) >= len(names) - at[0]), [])
+    return found if found and found[0] <= _MAX_LEFT and _are_dates([names[k] for k in found]) else []
 
 
 def _numbered_from(names: list[str]) -> int | None:
@@ -116,13 +138,20 @@ def find_wide(raw: RawTable) -> Wide | None:
     path, table, options = raw.path, raw.cells, raw.options
     names = table.column_names
     forced = options.format == "wide"
+    _tell_hours(raw)
     if not forced and (options.format is not None or options.timestamp_column is not None):
         return None
     span = header_span(names, options.date_format)
-    if not forced and (span is None or is_market(names)):
+    if not forced and is_market(names):
+        return None
+    if not forced and span is None:
+        _refuse_periods_across(raw)
         return None
     span = span if span is not None else _text_columns(raw)
     left, columns = names[:span], [name for name in names[span:] if name.strip() and not name.startswith("unnamed_")]
+    among = _dates_among(names)
+    beside = [name for k, name in enumerate(names) if k >= span and k not in among] if among else []
+    columns = [name for name in columns if name not in beside]
     stamps = _header_stamps(raw, [name.strip() for name in columns])
     if stamps is not None:
         _refuse_periods_down(raw, left, columns)
@@ -133,7 +162,10 @@ def find_wide(raw: RawTable) -> Wide | None:
                         f"{', '.join(map(repr, names[:5]))}).")  # fmt: skip
     if stamps is not None and stamps.times[0] > stamps.times[-1]:
         columns, stamps = columns[::-1], Stamps(stamps.times[::-1], stamps.clock, stamps.offsets)
-    return Wide(left, columns, stamps)
+    if stamps is not None and len(left) == 1 and _are_dates([name.strip() for name in [*left, *columns]]):
+        raise DataError(f"{path}: columns {names[0]!r} to {columns[-1]!r} are all times, so no column names the row. "
+                        "Put a column of names before them.")  # fmt: skip
+    return Wide(left, columns, stamps, beside)
 
 
 def _header_stamps(table: RawTable, names: list[str]) -> Stamps | None:
@@ -196,6 +228,53 @@ def _refuse_periods_down(table: RawTable, left: list[str], columns: list[str]) -
         )
 
 
+def _refuse_periods_across(table: RawTable) -> None:
+    """Raise DataError if columns are the months or quarters of a year, so that rows are no times; see --format table.
+
+    A table whose rows have dates of their own keeps its columns.
+    """
+    names, options = table.cells.column_names, table.options
+    if options.columns or options.target or any(plain(name) in FINE_STAMPS for name in names):
+        return
+    for what, numbers in (("months", _months_of(names)), ("quarters", _quarters_of(names))):
+        first = numbers.find("".join(map(chr, range(1, 13 if what == "months" else 5))))
+        if first < 1:
+            continue
+        last = first + (11 if what == "months" else 3)
+        raise DataError(
+            f"{table.path}: columns {names[first]!r} to {names[last]!r} are the {what} of a year, so a series is laid "
+            "out over the whole table. Write two columns, a date and a value; --format table reads each column as a "
+            "series of its own, --format wide each row."
+        )
+
+
+def _tell_hours(table: RawTable) -> None:
+    """Note columns that are the hours of a day: each is read as a series of its own, with one value a day."""
+    names = table.cells.column_names
+    if table.options.format is not None or not any(plain(name) in FINE_STAMPS for name in names):
+        return
+    found = [_HOURS.fullmatch(name.strip().lower()) for name in names]
+    hours = [int(match[1]) if match else -1 for match in found]
+    for first in range(len(names) - 23):
+        if hours[first] in (0, 1) and hours[first : first + 24] == list(range(hours[first], hours[first] + 24)):
+            table.note(
+                Code.HOURS_AS_COLUMNS,
+                f"columns {names[first]!r} to {names[first + 23]!r} look like the hours of a day; each is read as a "
+                "series of its own, with one value a row. If they are one series, write two columns, a stamp and a "
+                "value",
+            )
+
+
+def _months_of(names: Sequence[str]) -> str:
+    """Return a character for each name: that of the number of the month, or of 0."""
+    return "".join(map(chr, month_numbers(pa.array([name.strip().rstrip(".") for name in names], pa.string()))))
+
+
+def _quarters_of(names: Sequence[str]) -> str:
+    found = (_QUARTERS.fullmatch(name.strip().lower()) for name in names)
+    return "".join(chr(int(match[1] or match[2])) if match else "\0" for match in found)
+
+
 def wide_parts(table: RawTable, wide: Wide) -> Iterator[Part]:
     """Yield one part for each row of a table whose rows are series; its value column is `target`."""
     options = table.options
@@ -220,11 +299,11 @@ def wide_parts(table: RawTable, wide: Wide) -> Iterator[Part]:
             raise DataError(f"{table.path}: {error}") from None
         times, clock = stamps.times, stamps.clock
         table.notes.extend(stamps.notes)
-    rest = [name or "without name" for name in wide.left if name not in used]
+    rest = [name or "without name" for name in (*wide.left, *wide.beside) if name not in used]
     text = (
         f"rows are series: {len(ids):,} items named by {' and '.join(map(repr, used))}, {len(wide.columns):,} "
         f"times from column {wide.columns[0]!r} to {wide.columns[-1]!r}"
-        + (f"; left out: {', '.join(rest)}" if rest else "")
+        + (f"; left out: {', '.join(rest[:12])}" if rest else "")
     )
     table.note(Code.ROWS_ARE_SERIES, text)
     for k, item in enumerate(ids):
@@ -264,6 +343,8 @@ def _values(table: RawTable, columns: list[str]) -> npt.NDArray[np.float32]:
     cells = pa.concat_arrays([table.texts(name) for name in columns])
     try:
         numbers = to_numbers(cells, table.options.na_values, table.options.decimal)
+        if numbers is not None:
+            refuse_thousands(cells, table.options.decimal)
     except BadCell as bad:
         column, row = divmod(bad.row, rows)
         raise table.error(columns[column], BadCell(row, bad.text, bad.why)) from None
