@@ -10,6 +10,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from foretrain.cli import app
+from foretrain.cli.reading import PANEL
 from foretrain.config import REFUSED, rules
 from foretrain.data.rules import rules_table
 from foretrain.models.objective import LOSSES, SPACES, LossConfig
@@ -34,6 +35,22 @@ def test_what_may_change_on_resume_and_what_is_identity_are_the_fields_own_decla
     declared = [(key, "yes" if rule.identity else "no", rule.on_resume) for key, rule in unusual]
     assert [row[:3] for row in rows] == declared
     assert [key for key, _, _, what in rows if what.startswith("sums")] == [k for k, r in unusual if "sums" in r.note]
+
+
+def test_every_option_of_reading_stands_in_the_table_of_options_once():
+    import typer
+
+    text = (ROOT / "docs" / "data-format.md").read_text()
+    table = text[text.index("### Options of reading") : text.index("In Python they are keywords")]
+    data = typer.main.get_command(app).commands["data"]
+    flags = [
+        flag
+        for parameter in data.commands["import"].params
+        if getattr(parameter, "rich_help_panel", None) == PANEL
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    ]
+    assert len(flags) > 20
+    assert {flag: len(re.findall(rf"`{flag}`", table)) for flag in flags} == dict.fromkeys(flags, 1)
 
 
 def shell_lines(page: Path) -> list[str]:

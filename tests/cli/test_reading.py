@@ -241,6 +241,26 @@ def test_a_run_reads_corpora_and_says_how_to_make_one(tmp_path, capsys):
     assert f"`foretrain data import {tmp_path / 'bars.csv'} --out CORPUS`" in capsys.readouterr().err
 
 
+def test_what_is_no_data_is_named_by_every_verb(releases, tmp_path, capsys):
+    (tmp_path / "a.csv").write_bytes(FILES["plain.csv"])
+    foretrain("data", "inspect", tmp_path / "none.csv", code=2)
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none.csv'}: no such file or folder.\n"
+    model, out = releases / "chronos2", tmp_path / "f.csv"
+    for verb in (("data", "inspect", model), ("data", "import", model, "--dry-run"),
+                 ("forecast", tmp_path / "a.csv", model, "--prediction-length", 2, "--out", out)):  # fmt: skip
+        foretrain(*verb, code=2)
+        assert f"error: {model}: holds a model, not data." in capsys.readouterr().err
+
+
+def test_a_refused_forecast_of_a_file_gives_no_advice_on_reading_files(releases, tmp_path, capsys):
+    stamps = [str(np.datetime64("2024-01-01") + step) for step in (0, 1, 9, 10, 30, 31, 77, 80)]
+    (tmp_path / "a.csv").write_text("\n".join(["date,load", *(f"{stamp},{k}" for k, stamp in enumerate(stamps))]))
+    foretrain("forecast", releases / "chronos2", tmp_path / "a.csv", "--prediction-length", 2, "--out",
+              tmp_path / "f.csv", code=2)  # fmt: skip
+    error = capsys.readouterr().err
+    assert "Give freq=" in error and "read_table" not in error
+
+
 def predictions(**how) -> bytes:
     days = pd.date_range("2025-01-06", periods=20)
     n = np.arange(20.0)

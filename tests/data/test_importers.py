@@ -538,7 +538,7 @@ def test_short_identical_and_incomplete_items_follow_the_mode(tmp_path: Path) ->
 def test_files_that_have_nothing_in_common_are_refused(tmp_path: Path) -> None:
     bars_csv(tmp_path / "in" / "A.csv")
     write_csv(tmp_path / "in" / "weather.csv", "date,rain", dates(60), ohlcv(60)[:, :1])
-    with pytest.raises(DataError, match="shares no column with the other 1 items"):
+    with pytest.raises(DataError, match="shares no column with the other 1 item "):
         import_corpus([tmp_path / "in"], tmp_path / "out")
 
 

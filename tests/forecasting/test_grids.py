@@ -100,7 +100,7 @@ def test_newest_rows_without_a_target_are_history_and_are_reported(predictor, lo
     assert found["timestamp"].iloc[0] == HOURS[46]
     (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.NEWEST_ROWS_WITHOUT_TARGET, {"rows": 6, "items": 1})
-    assert "newest 6 rows" in note.text and "future_df" in note.text
+    assert "the newest rows of item 'a' (6) have no target" in note.text and "future_df" in note.text
 
 
 def test_a_row_with_one_of_two_targets_is_observed(logged_notes):

@@ -72,7 +72,7 @@ def demo(
 @data_app.command("import", cls=GroupedCommand)
 @reads_files()
 def data_import(
-    paths: Annotated[list[Path], typer.Argument(help="Folders or files: CSV, Parquet, .npy/.npz, HF-datasets folder.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders: CSV, Parquet, .xlsx, JSON, .zip, numpy.")],
     reading: dict[str, Any],
     out: Annotated[
         Path | None, typer.Option(help="The corpus folder to create (or, with --update, to extend).")

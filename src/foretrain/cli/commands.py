@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from foretrain.evaluation.result import EvaluationResult
     from foretrain.evaluation.score import Score
     from foretrain.forecasting.predictor import Predictor
@@ -52,8 +54,8 @@ def inspect_data(path: Path, reading: Mapping[str, Any], *, plot: Path | None = 
     from foretrain.data.inspection import inspect_text, plot_corpus
     from foretrain.data.store import Corpus
 
-    if not is_corpus(path) and path.exists():
-        if verify or plot is not None:
+    if not is_corpus(path):
+        if path.exists() and (verify or plot is not None):
             raise ConfigError(f"{path}: is no corpus; --verify and --plot apply to corpora. Import it first.")
         preview_files([path], **reading)
         return
@@ -237,7 +239,7 @@ def forecast_file(
         outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
     )
     with scratch_files(*files.values(), *pictures) as places:
-        tables = predictor.forecast_tables(frame, request, ahead)
+        tables = _forecast(predictor, frame, request, ahead)
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
             save_table(table, places[file])
@@ -248,6 +250,18 @@ def forecast_file(
             total, kind = (count, "items") if draws_candles else (count * len(target), "series")
             lines.append(f"picture: {file}" + (f" (the first {shown} of {total:,} {kind})" if shown < total else ""))
     print("\n".join(lines))
+
+
+def _forecast(
+    predictor: Predictor, frame: pd.DataFrame, request: FrameRequest, ahead: pd.DataFrame | None
+) -> dict[Output, pd.DataFrame]:
+    """Return the tables of a forecast; errors lack the advice to read the file by read_table, which was done."""
+    from foretrain.timeaxis.future import READ_TABLE
+
+    try:
+        return predictor.forecast_tables(frame, request, ahead)
+    except DataError as error:
+        raise DataError(str(error).replace(f" {READ_TABLE}", "")) from None
 
 
 def score_predictions(

@@ -132,9 +132,14 @@ def timestamps(array: pa.Array, where: str) -> tuple[IntArray, IntArray, IntArra
 
 
 def starts(array: pa.Array, where: str) -> IntArray:
-    """Return (n,) microseconds of a timestamp column."""
+    """Return (n,) microseconds of a column of timestamps, dates or ISO text."""
     if array.null_count:
         raise DataError(f"{where}: a series has no start. Give every series one, or none.")
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_date(array.type):
+        try:
+            array = array.cast(pa.timestamp("us"))
+        except pa.ArrowInvalid:
+            raise DataError(f"{where}: {array[0].as_py()!r} and the others are not all plain ISO stamps.") from None
     return _micros(array, where)
 
 

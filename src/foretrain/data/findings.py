@@ -54,6 +54,13 @@ class Findings:
         for key, count in (details or {}).items():
             found.details[key] = found.details.get(key, 0) + count
 
+    def add_column(self, name: str, more_rows: int, example: dict[str, Any]) -> None:
+        """Add a further column of an item that was counted under a rule, and the rows beyond those counted."""
+        found = self._found[name]
+        found.rows += more_rows
+        if len(found.examples) < _EXAMPLES:
+            found.examples.append(example)
+
     def count(self, name: str) -> tuple[int, int]:
         """Return (items, rows) found under a rule."""
         found = self._found.get(name, _Found())
@@ -118,8 +125,13 @@ class ItemFindings(Findings):
 
     def count_in(self, findings: Findings) -> None:
         """Add all stored findings to those of the whole import."""
+        rows_of: dict[str, int] = {}  # rule -> rows of this item; a rule may find several columns in the same rows
         for name, rows, example, details in self._calls:
-            findings.add(name, rows, example, details)
+            if name in rows_of:
+                findings.add_column(name, max(0, rows - rows_of[name]), example)
+            else:
+                findings.add(name, rows, example, details)
+            rows_of[name] = max(rows, rows_of.get(name, 0))
 
     def dumps(self) -> str:
         """Return the findings as JSON, "" if there are none."""

@@ -409,11 +409,16 @@ def _foreign_time(
         if name in schema.names and is_list(schema.field(name).type):
             fields["times"] = name
             return {"time": "stamps", "freq": freq, **_zone(schema.field(name).type.value_type)}
-    if freq and "start" in schema.names and pa.types.is_timestamp(schema.field("start").type):
+    if freq and "start" in schema.names and _is_stamp(schema.field("start").type):
         fields["start"] = "start"
         return {"time": "regular", "freq": freq, **_zone(schema.field("start").type)}
     note = "series of several frequencies: used without a calendar" if len(freqs) > 1 else None
     return {"time": "steps", "freq": None, "timezone_note": note}
+
+
+def _is_stamp(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_timestamp(kind) or types.is_string(kind) or types.is_large_string(kind) or types.is_date(kind)
 
 
 def _zone(kind: pa.DataType) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from foretrain.forecasting.request import FrameRequest, check_horizon
 from foretrain.forecasting.rows import Names, on_grid, put_on_grids, sorted_rows
 from foretrain.forecasting.times import changed_hour, read_times
 from foretrain.models.base import Family
-from foretrain.notes import Code, Note, warn
+from foretrain.notes import Code, Note, counted, warn
 from foretrain.timeaxis.future import READ_TABLE, Continuation, checked, continued, shown
 
 if TYPE_CHECKING:
@@ -407,9 +407,9 @@ def _warn_of_open_end(history: SortedRows, names: Names) -> None:
         return
     first = int((trailing > 0).argmax())
     text = (
-        f"the newest {trailing[first]:,} rows of item {shown(history.ids[first])} have no target; the forecast begins "
-        f"after them ({(trailing > 0).sum():,} item(s) end so). If they are the steps to forecast, take them out of "
-        "the history and give them as future_df (--future)."
+        f"the newest rows of item {shown(history.ids[first])} ({trailing[first]:,}) have no target; the forecast "
+        f"begins after them (so in {counted(int((trailing > 0).sum()), 'item')}). If they are the steps to forecast, take "
+        "them out of the history and give them as future_df (--future)."
     )
     counts = {"rows": int(trailing.sum()), "items": int((trailing > 0).sum())}
     warn(_log, Note(Code.NEWEST_ROWS_WITHOUT_TARGET, text, counts))

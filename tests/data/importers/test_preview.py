@@ -35,7 +35,7 @@ def test_roles_items_time_rows_and_losses_are_told(tmp_path: Path) -> None:
         "    numbers: Sales",
         "    categories: Weather",
         "    left out: Updated",
-        "2 items (40 to 40 rows each): A, B",
+        "2 items (40 rows each): A, B",
         "lost: 0 of 80 rows",
     ):
         assert line in lines
@@ -66,7 +66,7 @@ def test_files_with_the_same_columns_share_their_lines(tmp_path: Path) -> None:
 def test_inputs_that_are_no_tables_have_no_roles(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(12.0).reshape(2, 6))
     text = preview_text([tmp_path / "x.npy"])
-    assert "2 items (6 to 6 rows each): x_0, x_1" in text
+    assert "2 items (6 rows each): x_0, x_1" in text
     assert "time: steps, no calendar" in text
     assert "item id" not in text
 

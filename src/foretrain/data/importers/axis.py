@@ -18,7 +18,7 @@ from foretrain.data.importers.job import ImportJob
 from foretrain.data.quality import ItemRows
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
-from foretrain.notes import Code, Note
+from foretrain.notes import Code, Note, counted
 from foretrain.timeaxis.frequency import DAY, Frequency, seasonality
 from foretrain.timeaxis.gaps import DayVotes, Week, find_gaps, session_length
 from foretrain.timeaxis.grid import are_too_many, grid_numbers, grid_stamps, on_rows, ordinals, stamps, typical_step
@@ -98,7 +98,7 @@ def place_items(items: Sequence[str], axis: Axis, job: ImportJob) -> Iterator[Pl
         rows, findings, read = job.spool.cleaned(item)
         after, missing = gaps(rows, axis)
         if len(after):
-            detail = f"{missing[0]:,} steps missing"
+            detail = f"{counted(int(missing[0]), 'step')} missing"
             findings.add("gap", int(missing.sum()), rows.example(int(after[0]), detail))
         if axis.fill:
             rows = fill(rows, axis)
@@ -143,8 +143,8 @@ def _refuse_other_steps(freq: str, counts: dict[str, int]) -> None:
     """Raise DataError if the steps of all items differ clearly from the user's alias."""
     requested = Frequency.parse(freq)
     if counts and not any(_compatible(requested, name) for name in counts):
-        seen = ", ".join(f"{name} ({count} items)" for name, count in counts.items())
-        raise DataError(f"--freq {freq}, but the stamps look like {seen}. Leave --freq out, or choose one of these.")
+        seen = ", ".join(f"{name} ({counted(count, 'item')})" for name, count in counts.items())
+        raise DataError(f"--freq {freq}, but the stamps look like {seen}. Leave --freq out, or give that.")
 
 
 def _given_axis(items: Sequence[str], times_of: Callable[[str], IntArray], freq: str, votes: DayVotes) -> Axis:

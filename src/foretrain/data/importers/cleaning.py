@@ -16,6 +16,7 @@ from foretrain.data.importers.columns import SIDES, USUAL_ORDER, market_layout
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.losses import Losses
 from foretrain.data.importers.reading import Gathered
+from foretrain.data.importers.report import counted
 from foretrain.data.importers.update import merge
 from foretrain.data.quality import ItemRows, MarketColumns, clean, observe
 from foretrain.data.suspicions import TOTALS
@@ -103,8 +104,9 @@ class _Cleaner:
         for item, missing in missing_of.items():
             own = set(schema.names) - missing
             if all(holders[name] == 1 for name in own) and len(items) > 1:
+                others = counted(len(items) - 1, "item")
                 raise DataError(
-                    f"{origin.get(item)}: item {item!r} shares no column with the other {len(items) - 1:,} items "
+                    f"{origin.get(item)}: item {item!r} shares no column with the other {others} "
                     f"(it has {', '.join(sorted(own))}). Import them apart."
                 )
             if not missing - rare:
@@ -118,11 +120,12 @@ class _Cleaner:
     def _clean(self, items: list[str], schema: Schema) -> list[str]:
         """Read every item from the spool, clean it, and store it there again; items without rows are dropped."""
         kept = []
-        losses = Losses(self.job, self.gathered)
+        losses, empty = Losses(self.job, self.gathered), True
         for item in items:
             findings = ItemFindings(self.job.options.on_bad, self.job.options.duplicates)
             read = self._rows(item, schema, findings)
             rows = clean(read, schema.layout, findings)
+            empty = empty and bool(np.isnan(read.values).all())
             losses.add(read, self.job.spool.new_rows(item), findings, left=len(rows))
             if not len(rows):
                 self._refuse_undated(read)
@@ -134,6 +137,8 @@ class _Cleaner:
             self.job.spool.keep(rows, findings, len(read))
             kept.append(item)
         losses.settle()
+        if not kept and empty:
+            raise DataError(f"{self.job.name}: every value of every row is missing; nothing to write.")
         if not kept:
             raise DataError(f"{self.job.name}: no item has a row left after cleaning; nothing to write.")
         return kept

@@ -130,7 +130,8 @@ def _items(corpus: Corpus) -> list[str]:
     names = [corpus.item_id(k) for k in range(min(_ITEMS, corpus.num_series))]
     more = f" and {corpus.num_series - _ITEMS:,} more" if corpus.num_series > _ITEMS else ""
     lengths = corpus.lengths
-    rows = f"{int(lengths.min()):,} to {int(lengths.max()):,} rows each" if len(lengths) > 1 else f"{lengths[0]:,} rows"
+    least, most = int(lengths.min()), int(lengths.max())
+    rows = (counted(least, "row") if least == most else f"{least:,} to {most:,} rows") + " each" * (len(lengths) > 1)
     return [f"{counted(corpus.num_series, 'item')} ({rows}): {', '.join(names)}{more}"]
 
 
@@ -154,11 +155,12 @@ def _rows(corpus: Corpus) -> list[str]:
     count, shown = corpus.length(0), corpus.columns[:_COLUMNS]
     picked = list(range(count)) if count <= 2 * _ROWS else [*range(_ROWS), *range(count - _ROWS, count)]
     values, times = np.asarray(corpus.values(0)), corpus.times(0)
+    number = 0 if times is not None else corpus.first_step(0) or 0
     categories = [column.categories for column in corpus.manifest.columns]
     more = len(corpus.columns) - len(shown)
     table = [["step" if times is None else "time", *shown, *([f"({more} more)"] if more else [])]]
     for row in picked:
-        stamp = str(row) if times is None else iso(int(times[row])) if times[row] != NO_TIME else ""
+        stamp = str(number + row) if times is None else iso(int(times[row])) if times[row] != NO_TIME else ""
         table.append([stamp, *(_cell(values[v, row], categories[v]) for v in range(len(shown)))])
     if len(picked) < count:
         table.insert(1 + _ROWS, ["..."])

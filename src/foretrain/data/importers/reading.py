@@ -46,6 +46,7 @@ from foretrain.timeaxis.frequency import SECOND
 CALENDARS = ("dates", "naive", "utc")  # kinds of time that have a calendar
 _ZIP = ".zip"
 _ARRAYS = (".npy", ".npz")
+_MODEL_MARKS = ("release.json", "model.safetensors", "release/release.json")  # of a release, weights, a run
 FOLDER_MARKS = ("manifest.json", "state.json", "dataset_dict.json")
 _KNOWN = (
     "CSV/TXT/TSV (plain or .gz), Parquet, Feather, .xlsx, .json, .jsonl, .zip of them, .npy, .npz, or a datasets folder"
@@ -280,6 +281,8 @@ def _inside(folder: Path) -> list[Input]:
     """Return the inputs in a folder. JSON and Excel files beside other tables describe them, and are not read."""
     if any((folder / mark).is_file() for mark in FOLDER_MARKS):
         return [Input(folder, "hf", folder.name)]
+    if any((folder / mark).is_file() for mark in _MODEL_MARKS):
+        raise DataError(f"{folder}: holds a model, not data. `forecast` and `evaluate` take the model first.")
     paths = []
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -326,6 +329,9 @@ def read_input(entry: Input, options: ImportOptions, source: SourceInput) -> Ite
         if corpus.left_out:
             text = f"{entry.path.name}: left out: {', '.join(corpus.left_out)}"
             source.notes.append(Note(Code.STATIC_LEFT_OUT, text, {"columns": len(corpus.left_out)}))
+        if "start" in corpus.left_out and corpus.manifest.time == "steps":
+            text = f"{entry.path.name}: column 'start' is of no use without one frequency; --freq gives it"
+            source.notes.append(Note(Code.START_WITHOUT_FREQ, text))
         yield from corpus_parts(corpus)
         return
     parts = _array_parts if entry.kind == "array" else _table_parts
