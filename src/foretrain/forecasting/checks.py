@@ -24,7 +24,6 @@ from foretrain.timeaxis.future import READ_TABLE
 
 _log = logging.getLogger(__name__)
 AS_CATEGORY = "or make it a category with astype('category')"
-ID_NAMES = ("item_id", "unique_id", "symbol", "ticker", "series_id", "instrument", "isin")
 
 
 def check_shape(df: Any, which: str) -> None:

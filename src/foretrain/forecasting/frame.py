@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foretrain.data.importers.columns import is_key_name, plain
+from foretrain.data.importers.columns import ID_NAMES, is_key_name, plain
 from foretrain.data.windows import FloatArray, Window
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting import checks
@@ -201,7 +201,7 @@ def with_item_column(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Na
     called = (
         name
         for name in df.columns
-        if plain(name) in checks.ID_NAMES and not is_numeric(column_of(df, name)) and _several(df, name)
+        if plain(name) in ID_NAMES and not is_numeric(column_of(df, name)) and _several(df, name)
     )
     if (name := next(called, None)) is not None:
         raise _unnamed_ids(name, names)
@@ -406,10 +406,11 @@ def _warn_of_open_end(history: SortedRows, names: Names) -> None:
     if not trailing.any():
         return
     first = int((trailing > 0).argmax())
+    items = counted(int((trailing > 0).sum()), "item")
     text = (
         f"the newest rows of item {shown(history.ids[first])} ({trailing[first]:,}) have no target; the forecast "
-        f"begins after them (so in {counted(int((trailing > 0).sum()), 'item')}). If they are the steps to forecast, take "
-        "them out of the history and give them as future_df (--future)."
+        f"begins after them (so in {items}). If they are the steps to forecast, take them out of the history and give "
+        "them as future_df (--future)."
     )
     counts = {"rows": int(trailing.sum()), "items": int((trailing > 0).sum())}
     warn(_log, Note(Code.NEWEST_ROWS_WITHOUT_TARGET, text, counts))
