@@ -148,6 +148,7 @@ def measured(command: list[str], checkout: Path) -> Figures:
     with tempfile.TemporaryDirectory() as scratch:
         full = [sys.executable, "-c", _PROBE, *(part.replace("OUT", f"{scratch}/out") for part in command)]
         environment = os.environ | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installation has its bytecode
         done = subprocess.run(full, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed with {checkout}:\n{done.stderr[-2000:]}")

@@ -574,6 +574,6 @@ def test_warnings_are_one_line_without_a_place_in_the_code(kronos: Path, tmp_pat
     command = [sys.executable, "-m", "foretrain.cli", "forecast", str(kronos / "release"), str(tmp_path / "a.csv")]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
     assert done.stderr == (
-        "warning: a.csv: column 'sector': text, 1 category\n"
+        "warning: a.csv: column 'sector': text, 1 category ('x')\n"
         "warning: kronos reads open, high, low, close, volume and no other columns; left out: 'sector'.\n"
     )
