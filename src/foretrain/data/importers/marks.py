@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,18 @@ pc: Any = pyarrow.compute  # its functions are created at import, which type che
 _DOTTED = r"^\s*[-+]?[1-9]\d{0,2}\.\d{3}\s*$"
 _WHOLE = r"^\s*[-+]?\d{1,3}(?:[\p{Zs},'\x{2019}]\d{3})*\s*$"  # thousands with another mark are a second format
 _COMMA = r"^[^,]*\d,(\d{1,2}|\d{4,})(\D[^,]*)?$"  # a comma that can only be a decimal mark
+_OTHER_DOT = re.compile(rf"(?!{_DOTTED}).*\d\.", re.ASCII)
+_FIRST = 8  # cells that decide for nearly all columns, at least cost
 _SAMPLE = 64  # cells that decide for most columns
 _FEWEST = 3  # cells such as 1.234, of which fewer say nothing
 
 
 def dotted_row(cells: pa.Array) -> int | None:
     """Return the first row like 1.234 if every cell with a dot is like it, so that dots may part thousands."""
-    for part in (cells[:_SAMPLE], cells):
+    first = (cells[row].as_py() for row in range(min(_FIRST, len(cells))))
+    if not holds(cells, ".") or any(cell and _OTHER_DOT.match(cell) for cell in first):
+        return None
+    for part in (cells[:_SAMPLE], cells[: _SAMPLE**2], cells):
         dots, like = matches(part, r"\d\."), matches(part, _DOTTED)
         if (dots & ~like).any():
             return None
@@ -33,8 +39,27 @@ def dotted_row(cells: pa.Array) -> int | None:
 
 def comma_row(cells: pa.Array) -> int | None:
     """Return the first row in which a comma can only be a decimal mark, as in 1,5."""
+    if not holds(cells, ","):
+        return None
     found = matches(cells, _COMMA)
     return int(found.argmax()) if found.any() else None
+
+
+def holds(cells: pa.Array, mark: str) -> bool:
+    """Return False if no cell holds a mark of one byte; looks at the bytes of all cells at once, which is fast."""
+    data = cells.buffers()[2]
+    return data is not None and bool((np.frombuffer(data, np.uint8) == ord(mark)).any())
+
+
+def leads(cells: pa.Array, marks: str) -> bool:
+    """Return False if no cell (of type string) begins with one of the marks of one byte."""
+    _, places, data = cells.buffers()
+    if data is None or not len(cells):
+        return False
+    starts = np.frombuffer(places, np.int32)[cells.offset : cells.offset + len(cells)]
+    text = np.frombuffer(data, np.uint8)
+    first = text[starts[starts < len(text)]]
+    return any(bool((first == ord(mark)).any()) for mark in marks)
 
 
 def refuse_thousands(cells: pa.Array, decimal: str | None) -> None:

@@ -16,7 +16,7 @@ import pyarrow.compute
 from foretrain.data.importers.categories import BOOLEAN, MANY_CATEGORIES
 from foretrain.data.importers.cells import BadCell, blank_as_null, is_boolean, to_numbers, without
 from foretrain.data.importers.columns import USUAL_ORDER, plain
-from foretrain.data.importers.marks import comma_row, dotted_row, refuse_thousands, thousands_or_decimals
+from foretrain.data.importers.marks import comma_row, dotted_row, holds, leads, refuse_thousands, thousands_or_decimals
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable, is_text
 from foretrain.data.importers.spellings import matches
@@ -32,6 +32,7 @@ _NO_CATEGORY = (
     "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
 # As pandas.read_csv has it, so that frames and files agree.
+_CODE = r"^\s*0\d{3,}\s*$"
 _CODES = 256  # cells among which codes such as 0012 show
 _LEAST_LOST, _LOST_SHARE = 3, 0.1
 _QUANTITY = r"^[-+]?[<>~≈≤≥▲▼]?\s?[-+]?(?:\d+(?:[.,]\d+)?|[.,]\d+)\s?([^\d\s.,:/'_-][^\d]{0,15})?$"
@@ -122,10 +123,12 @@ class _ColumnReader:
             return
         self._note_marks(name, column)
         if not np.isnan(numbers).all():
-            percent = pa.types.is_string(column.type) and matches(column[:_CODES], r"%\s*$").any()
+            text = pa.types.is_string(column.type) and holds(column, "%")
+            percent = text and matches(column[:_CODES], r"%\s*$").any()
             self.marks[final] = "%" if percent else ""
-        if pa.types.is_string(column.type) and matches(column[:_CODES], r"^\s*0\d{3,}\s*$").any():
-            row = int(matches(column, r"^\s*0\d{3,}\s*$").argmax())
+        first = column[:_CODES]
+        if pa.types.is_string(column.type) and leads(first, "0 ") and matches(first, _CODE).any():
+            row = int(matches(column, _CODE).argmax())
             self.table.note(
                 Code.LEADING_ZEROS,
                 f"column {name!r}: cells like {str(column[row]).strip()!r} are read as numbers; --categorical {name} "
