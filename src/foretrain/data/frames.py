@@ -139,7 +139,7 @@ def import_scratch(
         out = scratch / (ImportOptions().item_id(paths[0]) or "data")
         report = import_corpus(paths, out, name=name, progress=progress, **options)
         corpus = Corpus.open(out)
-    except BaseException:
+    except BaseException:  # an interrupt too must leave no scratch folder
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     corpus.origin = paths[0]

@@ -21,7 +21,7 @@ def workbook(path: Path, sheets: dict[str, list[list[str]]], *, date1904: bool =
     """Write a workbook by hand.
 
     Cells: s:shared text, i:inline text, d:serial of a date, j:such a serial in a format of Japan, f:the stored result
-    of a formula, b:1, e:#N/A, or numbers.
+    of a formula, g:a formula whose stored result is empty, b:1, e:#N/A, or numbers.
     """
     strings = list(dict.fromkeys(c[2:] for rows in sheets.values() for row in rows for c in row if c.startswith("s:")))
     space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
@@ -40,6 +40,8 @@ def workbook(path: Path, sheets: dict[str, list[list[str]]], *, date1904: bool =
             return f'<c {where} s="{"-dj".index(kind[0])}"><v>{rest}</v></c>'
         if kind == "f:":
             return f"<c {where}><f>1+1</f>{f'<v>{rest}</v>' if rest else ''}</c>"
+        if kind == "g:":
+            return f"<c {where}><f>{rest}</f><v></v></c>"
         if kind in ("b:", "e:"):
             return f'<c {where} t="{kind[0]}"><v>{rest}</v></c>'
         return f"<c {where}><v>{text}</v></c>"
@@ -202,6 +204,13 @@ def test_a_sheet_is_read_beyond_the_size_that_it_states(tmp_path: Path) -> None:
     written(tmp_path / "a.xlsx", [["date", "x"], *days([[k] for k in range(40)])])
     corpus, _ = imported(tmp_path, rewritten(tmp_path / "a.xlsx", 'ref="A1:B41"', 'ref="A1:A2"'))
     assert items(corpus) == {"a": [list(range(40))]}
+
+
+def test_a_formula_whose_stored_result_is_empty_is_refused_and_not_missing(tmp_path: Path) -> None:
+    rows = [[f"i:2024-01-{day:02}", str(day), "g:2*B1"] for day in range(1, 29)]
+    book = workbook(tmp_path / "a.xlsx", {"S": [["s:date", "s:x", "s:twice"], *rows]})
+    with pytest.raises(DataError, match="cell C2 is a formula without a stored result"):
+        imported(tmp_path, book)
 
 
 def test_what_openpyxl_would_misread_is_refused(tmp_path: Path) -> None:
