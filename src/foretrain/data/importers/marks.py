@@ -28,7 +28,7 @@ _FEWEST = 3  # cells such as 1.234, of which fewer say nothing
 def dotted_row(cells: pa.Array) -> int | None:
     """Return the first row like 1.234 if every cell with a dot is like it, so that dots may part thousands."""
     first = (cells[row].as_py() for row in range(min(_FIRST, len(cells))))
-    if not holds(cells, ".") or any(cell and _OTHER_DOT.match(cell) for cell in first):
+    if any(cell and _OTHER_DOT.match(cell) for cell in first) or not holds(cells, "."):
         return None
     for part in (cells[:_SAMPLE], cells[: _SAMPLE**2], cells):
         dots, like = matches(part, r"\d\."), matches(part, _DOTTED)

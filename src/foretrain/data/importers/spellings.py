@@ -79,6 +79,7 @@ def _one_of(texts: Any) -> str:
 
 _CURRENCY = f"(?i:{_one_of([*_CODES, *_SYMBOLS])})"
 _FEW = 16  # cells that tell most columns of text
+_LONG = 1_000  # cells of which reading a few first saves time where they are text
 _EXPONENT = r"(?:[eE][-+]?\d+)?"
 _SPELLING = (
     rf"^(?:(?P<front>{_CURRENCY})? ?(?P<open>\())? ?(?P<sign>[-+])? ?"
@@ -341,5 +342,6 @@ class Spelled:
 
 def cast(cells: pa.Array) -> DoubleArray:
     """Return plain numbers (T,) as float64, NaN where null. Raises pa.ArrowInvalid for any other text."""
-    pc.cast(cells[:_FEW], pa.float64())  # fails at once where all cells would only fail after the last
+    if len(cells) > _LONG:
+        pc.cast(cells[:_FEW], pa.float64())  # fails at once where all cells would only fail after the last
     return np.asarray(pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False), np.float64)

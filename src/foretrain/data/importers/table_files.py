@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.feather
 import pyarrow.parquet
 
 from foretrain.data.importers.columns import FINE_STAMPS, ID_NAMES, market_name, plain
@@ -93,8 +92,10 @@ def read_columns(path: Path, raw: bytes, options: ImportOptions, notes: list[Not
 def _columnar(path: Path, raw: bytes, suffix: str) -> pa.Table:
     try:
         if suffix == ".feather":
-            return pyarrow.feather.read_table(pa.BufferReader(raw))
-        return pyarrow.parquet.read_table(pa.BufferReader(raw))
+            from pyarrow.feather import read_table
+
+            return read_table(pa.BufferReader(raw))
+        return pyarrow.parquet.ParquetFile(pa.BufferReader(raw)).read()  # read_table loads pyarrow.dataset: 3 MiB
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged or not of its kind: {' '.join(str(error).split())[:150]}.") from None
 

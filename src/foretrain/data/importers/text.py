@@ -162,18 +162,21 @@ def separator_of(lines: list[str]) -> str:
 
     Of two that split alike, as in 2024-01-01;1,5;2,5, the one whose cells are numbers and stamps.
     """
-    best, best_score = ",", 0.0
+    found = list[tuple[float, str, list[list[str]]]]()
     for candidate in _SEPARATORS:
         rows = [row for row in csv.reader(lines, delimiter=candidate) if row]
-        counts = Counter(map(len, rows))
-        wide = {width: n for width, n in counts.items() if width > 1}
+        wide = {width: n for width, n in Counter(map(len, rows)).items() if width > 1}
         if wide:
             width, lines_of_it = max(wide.items(), key=lambda pair: (pair[1], pair[0]))
-            data = [bool(_DATA.fullmatch(cell)) for row in rows for cell in row]
-            score = lines_of_it + width / 1e3 + sum(data) / len(data) / 1e4  # of two that split alike, by the cells
-            if score > best_score:
-                best, best_score = candidate, score
-    return best
+            found.append((lines_of_it + width / 1e3, candidate, rows))
+    if len(found) < 2:  # nearly every file
+        return found[0][1] if found else ","
+
+    def score(choice: tuple[float, str, list[list[str]]]) -> float:
+        data = [bool(_DATA.fullmatch(cell)) for row in choice[2] for cell in row]
+        return choice[0] + sum(data) / len(data) / 1e4  # of two that split alike, by the cells
+
+    return max(found, key=score)[1]
 
 
 def _split_at_blanks(path: Path, data: bytes, head: list[str]) -> bytes | None:
