@@ -58,6 +58,7 @@ class _Cleaner:
         """Choose the columns, then clean item by item."""
         schema = self._schema()
         items = self._clean(self._same_columns(schema), schema)
+        self.job.spool.drop_read()
         return Cleaned(items, schema, self.gathered)
 
     def _schema(self) -> Schema:

@@ -168,6 +168,14 @@ class Spool:
         file = files[names.pop()] if len(names) == 1 and not old else ""
         return ItemRows(item_id, result, stamps, numbers, file, calendar)
 
+    def drop_read(self) -> None:
+        """Remove the rows as they were read, from memory and disk, once the cleaned rows of every item are stored."""
+        for name in ("values", "lines", "times"):
+            self._maps.pop(name, None)
+            if name in self._files:
+                self._files.pop(name).close()
+                (self.folder / name).unlink()
+
     def keep(self, rows: ItemRows, findings: ItemFindings, read: int) -> None:
         """Store an item's cleaned rows, their findings, and the number of rows before cleaning."""
         text = findings.dumps().encode()
