@@ -1,8 +1,10 @@
-"""Recognise files that hold no table of text by their first bytes: pages, messages of servers, documents, archives."""
+"""The bytes of a file: unpack gzip, and recognise what is no table by its first bytes (pages, messages, archives)."""
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from pathlib import Path
 
 from foretrain.errors import DataError
@@ -31,6 +33,16 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 _JSON = re.compile(r"\{\s*[\"'}]|\[\s*[\[{\"\]]")
+
+
+def decompress(path: Path, raw: bytes) -> bytes:
+    """Return the bytes of a file, unpacked if they are gzip. Raises DataError if these are damaged."""
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged gzip file ({error}). Fetch it again.") from None
 
 
 def refuse_binary(path: Path, raw: bytes) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -15,7 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from foretrain.data.importers.columns import FINE_STAMPS, ID_NAMES, market_name, plain
-from foretrain.data.importers.content import refuse_message
+from foretrain.data.importers.content import decompress, refuse_message
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.records import read_records, unfold_lists
@@ -102,10 +100,7 @@ def _columnar(path: Path, raw: bytes, suffix: str) -> pa.Table:
 
 def _json_text(path: Path, raw: bytes, options: ImportOptions) -> str:
     try:
-        data = gzip.GzipFile(fileobj=io.BytesIO(raw)).read() if raw[:2] == b"\x1f\x8b" else raw
-        text = data.decode(options.encoding or "utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip file ({error}). Fetch it again.") from None
+        text = decompress(path, raw).decode(options.encoding or "utf-8-sig")
     except (UnicodeDecodeError, LookupError):
         raise DataError(f"{path}: not {options.encoding or 'UTF-8'} text; name its encoding with --encoding.") from None
     if text.lstrip()[:1] not in ("{", "[", ""):

@@ -6,10 +6,8 @@ Cells are not converted here: they remain text, so that ids such as "007" or "1e
 from __future__ import annotations
 
 import csv
-import gzip
 import itertools
 import re
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +20,7 @@ import pyarrow.csv
 
 from foretrain.data.importers.columns import plain
 from foretrain.data.importers.comments import skip_comments
-from foretrain.data.importers.content import refuse_binary, refuse_message
+from foretrain.data.importers.content import decompress, refuse_binary, refuse_message
 from foretrain.data.importers.headers import Levels, find_levels, looks_like_data, name_columns
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.time_names import FINE_STAMPS
@@ -65,7 +63,7 @@ def read_text(path: Path, raw: bytes, options: ImportOptions, *, any_header: boo
 
     any_header: the first line is the header even if its cells look like data, as quantile levels do.
     """
-    raw = _decompress(path, raw)
+    raw = decompress(path, raw)
     refuse_binary(path, raw)
     data = _decode(path, raw, options.encoding)
     lines = _head(data)
@@ -106,15 +104,6 @@ def read_text(path: Path, raw: bytes, options: ImportOptions, *, any_header: boo
     else:
         table = _without_empty(path, table, notes)
     return TextTable(table, numbers, truncated, notes)
-
-
-def _decompress(path: Path, raw: bytes) -> bytes:
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip file ({error}). Fetch it again.") from None
 
 
 def _decode(path: Path, data: bytes, encoding: str | None) -> bytes:
