@@ -99,6 +99,23 @@ def data_import(
     import_data(paths, out, update=update, provenance=provenance, **reading)
 
 
+@data_app.command("generate")
+def data_generate(
+    items: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The corpus folder to create.")] = None,
+    num_series: Annotated[int, typer.Option(min=1, help="How many series.")] = 100_000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw series.")] = 1,
+) -> None:
+    """Write synthetic series as a corpus for pretraining. Repeat an interrupted command to continue it."""
+    _require_single_process("data generate")
+    if out is None:
+        raise ConfigError("data generate: give --out, the corpus folder to write.")
+    from foretrain.cli.commands import generate_data
+
+    config, overrides = config_and_overrides(items, None)
+    generate_data(config, overrides, out, num_series=num_series, workers=workers)
+
+
 @data_app.command("inspect", cls=GroupedCommand)
 @reads_files()
 def data_inspect(

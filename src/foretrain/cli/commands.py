@@ -48,6 +48,27 @@ def preview_files(
     print(text)
 
 
+def generate_data(
+    config: Path, overrides: Sequence[str | tuple[str, Any]], out: Path, *, num_series: int, workers: int
+) -> None:
+    """`foretrain data generate`: write series of a mixture into a new corpus folder and print a summary."""
+    from foretrain.config import apply_overrides, build, read_yaml
+    from foretrain.data.synthetic.mixture import Mixture
+    from foretrain.data.synthetic.to_disk import write_corpus
+
+    mixture = build(Mixture, apply_overrides(read_yaml(config), overrides), source=str(config))
+    with progress_bar("generating") as advance:
+        manifest = write_corpus(
+            mixture,
+            out,
+            num_series,
+            workers=workers,
+            command=command_line(),
+            progress=lambda done, total: advance(done, total, "series"),
+        )
+    print(f"wrote {out}: {manifest.num_series:,} synthetic series, {manifest.num_rows:,} rows")
+
+
 def inspect_data(path: Path, reading: Mapping[str, Any], *, plot: Path | None = None, verify: bool = False) -> None:
     """`foretrain data inspect`: print a summary of a corpus and plot it, or print what would be read from files."""
     from foretrain.data.frames import is_corpus
