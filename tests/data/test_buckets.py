@@ -250,3 +250,38 @@ def test_a_bucket_without_windows_needs_no_budget():
 def test_buckets_need_sampling_by_epochs(random_items):
     with pytest.raises(ConfigError, match=r"data.sampling is 'random'. Set data.sampling: epoch"):
         in_buckets(ragged(random_items(0, 9, 1, 30, 40), sampling="random"))
+
+
+def test_horizons_are_drawn_evenly_and_depend_on_seed_and_number_alone(random_items):
+    made = ragged(random_items(0, 40, 1, 30, 40))
+
+    def drawn(made: TrainingSource = made) -> Buckets:
+        return made.in_buckets((8,), (2, 4, 6), 60, draw_horizons=True)
+
+    found, full = drawn(), made.in_buckets((8,), (2, 4, 6), 60)
+    horizons = [found.windows(m).future.shape[1] for m in range(600)]
+    shares = np.array([np.mean(np.array(horizons)[np.array(horizons) <= 6] == h) for h in (2, 4, 6)])
+    assert (np.abs(shares - 1 / 3) < 5 * np.sqrt(2 / 9 / 600) + 0.05).all()  # series' ends have only short ones
+    for m in (0, 17, 230):
+        one, again, whole = found.windows(m), drawn().windows(m), full.windows(m)
+        horizon = one.future.shape[1]
+        assert np.array_equal(one.source, whole.source)
+        assert np.array_equal(one.context, whole.context, equal_nan=True)
+        assert np.array_equal(one.future, whole.future[:, :horizon], equal_nan=True)
+        assert np.array_equal(one.future, again.future, equal_nan=True)
+    other = TrainingSource(made.config, 1, list(made.corpora))
+    assert horizons != [drawn(other).windows(m).future.shape[1] for m in range(600)]
+
+
+def test_every_drawn_shape_is_listed_and_has_a_padding_batch(random_items):
+    found = ragged(random_items(0, 30, 1, 8, 30)).in_buckets((4, 8), (2, 4), 100, draw_horizons=True)
+    seen = {(b.context.shape, b.future.shape) for b in (found.windows(m) for m in range(10 * found.epoch_length))}
+    blank = {(b.context.shape, b.future.shape) for b in (found.padding_batch(*shape) for shape in found.shapes)}
+    assert seen <= blank
+    assert len(found.shapes) == sum(sum(h <= b.prediction_length for h in (2, 4, 6)) for b in found.buckets)
+    assert "drawn from 2, 4, 6" in "\n".join(found.describe())
+
+
+def test_horizons_cannot_be_drawn_from_one(random_items):
+    with pytest.raises(ConfigError, match="draw_horizons: 6 is the only horizon"):
+        ragged(random_items(0, 5, 1, 30, 40)).in_buckets((8,), (6, 9), 60, draw_horizons=True)

@@ -21,7 +21,7 @@ from foretrain.data.windows import NO_TIME, IntArray, Windows
 from foretrain.errors import ConfigError
 
 _SERIES_PER_BLOCK = 1 << 20  # series counted at once
-_WINDOWS, _MICRO_BATCHES = 6, 7  # streams of random numbers; sampling.py and source.py use 1 to 5
+_WINDOWS, _MICRO_BATCHES, _HORIZONS = 6, 7, 8  # streams of random numbers; sampling.py and source.py use 1 to 5
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,23 @@ class Buckets:
         horizons: Sequence[int],
         max_tokens: int,
         fingerprint: str,
+        draw_horizons: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
         """Build the buckets.
 
         lengths and horizons ascend and end with those of the run (see choices); max_tokens bounds (context + horizon)
-        steps x variates of a micro-batch. fingerprint is that of the data; notes are the first lines of describe().
-        Raises ConfigError if one window exceeds max_tokens.
+        steps x variates of a micro-batch. With draw_horizons each micro-batch has one of the horizons up to its
+        bucket's, drawn with equal chances, and no labels beyond it. fingerprint is that of the data; notes are the
+        first lines of describe(). Raises ConfigError if one window exceeds max_tokens, or if nothing can be drawn.
         """
         self.fingerprint, self._notes = fingerprint, notes
+        self._horizons = tuple(horizons) if draw_horizons else ()
+        if draw_horizons and len(horizons) < 2:
+            raise ConfigError(
+                f"training.token_budget.draw_horizons: {horizons[0]} is the only horizon, so nothing can be drawn. Add "
+                "shorter ones to horizon_buckets, or leave draw_horizons out."
+            )
         self._plan, self._gather, self._seed = plan, gather, seed
         pairs = [(_range(lengths, i, horizons, j), c, h) for i, c in enumerate(lengths) for j, h in enumerate(horizons)]
         filled = []
@@ -109,17 +117,36 @@ class Buckets:
         begin = (index - int(self._first[number])) * bucket.micro_batch
         inside = np.arange(begin, min(begin + bucket.micro_batch, bucket.windows))
         order = permute_blocks(derive(self._seed, _WINDOWS, epoch, number), inside, bucket.windows)
-        windows, missing = self._cut(number, order), bucket.micro_batch - len(inside)
+        choices = self._horizons_of(bucket)
+        horizon = choices[derive(self._seed, _HORIZONS, first) % len(choices)]
+        windows, missing = self._cut(number, order, horizon), bucket.micro_batch - len(inside)
         return _concatenate(windows, _padding(windows, missing)) if missing else windows
 
-    def padding_batch(self, number: int) -> Windows:
-        """Return a micro-batch of buckets[number] made of padding windows only."""
-        return _padding(self._cut(number, np.zeros(1, np.int64)), self.buckets[number].micro_batch)
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Every shape of a micro-batch: the number of its bucket, and its horizon."""
+        return [(k, horizon) for k, bucket in enumerate(self.buckets) for horizon in self._horizons_of(bucket)]
+
+    def padding_batch(self, number: int, horizon: int | None = None) -> Windows:
+        """Return a micro-batch of buckets[number] made of padding windows only; horizon None = the bucket's."""
+        bucket = self.buckets[number]
+        return _padding(
+            self._cut(number, np.zeros(1, np.int64), horizon or bucket.prediction_length), bucket.micro_batch
+        )
+
+    def _horizons_of(self, bucket: Bucket) -> list[int]:
+        """Return the horizons that a micro-batch of a bucket may have."""
+        return [h for h in self._horizons if h <= bucket.prediction_length] or [bucket.prediction_length]
 
     def describe(self) -> list[str]:
         """Return the notes on the requested buckets, then a line for each bucket."""
         total = sum(bucket.windows for bucket in self.buckets)
-        lines = [*self._notes, f"buckets: {total:,} windows an epoch in {self.epoch_length:,} micro-batches"]
+        drawn = ", ".join(map(str, self._horizons))
+        notes = [
+            *self._notes,
+            *([f"horizon of each micro-batch drawn from {drawn}, up to its bucket's"] if drawn else []),
+        ]
+        lines = [*notes, f"buckets: {total:,} windows an epoch in {self.epoch_length:,} micro-batches"]
         for b in self.buckets:
             padding = b.micro_batches * b.micro_batch - b.windows
             lines.append(
@@ -129,8 +156,8 @@ class Buckets:
             )
         return lines
 
-    def _cut(self, number: int, index: IntArray) -> Windows:
-        """Return the windows at the given positions of a bucket."""
+    def _cut(self, number: int, index: IntArray, horizon: int) -> Windows:
+        """Return the windows at the given positions of a bucket, with labels up to a horizon."""
         bucket, (cutoffs, slots, ends) = self.buckets[number], self._runs[number]
         run = np.searchsorted(ends, index, side="right")
         before = np.where(run > 0, ends[run - 1], 0)
@@ -138,7 +165,7 @@ class Buckets:
         newest = self._plan.newest[slot]
         steps = _steps(self._plan, newest, cutoffs)[0] + index - before
         cutoff = newest - steps * self._plan.stride
-        return replace(self._gather(slot, cutoff, bucket.context_length, bucket.prediction_length), static_shapes=True)
+        return replace(self._gather(slot, cutoff, bucket.context_length, horizon), static_shapes=True)
 
 
 def choices(requested: int, provided: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -91,10 +91,12 @@ class TrainingSource:
         """
         return self._gather(*self._plan.draw(first, count))
 
-    def in_buckets(self, lengths: Sequence[int], horizons: Sequence[int], max_tokens: int) -> Buckets:
+    def in_buckets(
+        self, lengths: Sequence[int], horizons: Sequence[int], max_tokens: int, *, draw_horizons: bool = False
+    ) -> Buckets:
         """Return the same windows, each once an epoch, in micro-batches of one shape each; see buckets.py.
 
-        Raises ConfigError unless data.sampling is epoch, and if one window exceeds max_tokens.
+        Raises ConfigError unless data.sampling is epoch, and those of Buckets.
         """
         config = self.config
         if config.sampling != "epoch":
@@ -122,6 +124,7 @@ class TrainingSource:
             horizons=edges[1],
             max_tokens=max_tokens,
             fingerprint=self.fingerprint,
+            draw_horizons=draw_horizons,
             notes=notes,
         )
 

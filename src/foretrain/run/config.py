@@ -93,6 +93,10 @@ def config_hash_1(config: RunConfig) -> str:
         del tree["training"][key]
     for key in ("promotion", "require_significance"):
         del tree["evaluation"][key]
+    budget = tree["training"]["token_budget"] or {}
+    for section, key, default in ((budget, "draw_horizons", False), (tree["model"], "loss_horizon", "run")):
+        if section.get(key) == default:  # another value was not to be had then
+            section.pop(key)
     tree["model"] = _model_by_stages(config, tree["model"])
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 

@@ -25,7 +25,12 @@ def stream_of(source: Any, config: TrainingConfig) -> WindowSource | Buckets:
     budget = config.token_budget
     if budget is None:
         return source
-    return source.in_buckets(budget.length_buckets, budget.horizon_buckets, budget.max_tokens_per_batch)
+    return source.in_buckets(
+        budget.length_buckets,
+        budget.horizon_buckets,
+        budget.max_tokens_per_batch,
+        draw_horizons=budget.draw_horizons,
+    )
 
 
 def describe_stream(stream: WindowSource | Buckets) -> list[str]:
@@ -142,7 +147,7 @@ class BatchLoader:
     @property
     def num_shapes(self) -> int | None:
         """Number of different batch shapes; None if it is not known in advance."""
-        return len(self.stream.buckets) if isinstance(self.stream, Buckets) else None
+        return len(self.stream.shapes) if isinstance(self.stream, Buckets) else None
 
     def iterate(self, plan: StepPlan, step: int, offset: int) -> BatchIterator:
         """Return an iterator over this rank's micro-batches from a step on.
@@ -174,8 +179,8 @@ class BatchLoader:
     def blank_batches(self) -> Iterator[Batch]:
         """Yield one batch of every shape of a token budget, without observed values: for warm-up."""
         assert isinstance(self.stream, Buckets)
-        for number in range(len(self.stream.buckets)):
-            yield self._collate(self.stream.padding_batch(number))
+        for shape in self.stream.shapes:
+            yield self._collate(self.stream.padding_batch(*shape))
 
     def _collate(self, windows: Windows) -> Batch:
         batch = self.model.collate(windows)

@@ -39,6 +39,9 @@ class TokenBudgetConfig(Section):
     max_tokens_per_batch: int = Field(default=262_144, gt=0)  # (context + horizon) steps x variates of a micro-batch
     length_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (128, 256, 512)
     horizon_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (20, 32, 64)
+    draw_horizons: bool = (
+        False  # a micro-batch's labels end at a horizon drawn from horizon_buckets, up to its bucket's
+    )
     micro_batches_per_step: int = Field(default=1, ge=1)  # over all ranks
     # one forward and backward pass of every shape before the first step, to compile them; None = if compile is on
     warmup: Annotated[bool | None, FREE] = None

@@ -10,6 +10,7 @@ import torch
 
 from foretrain.data.windows import KNOWN, TARGET, Window, Windows, stack_windows
 from foretrain.errors import ModelError
+from foretrain.models.chronos2.config import Chronos2ModelConfig
 from foretrain.models.chronos2.forecaster import FAMILY, Chronos2
 from foretrain.models.request import ForecastRequest
 
@@ -65,6 +66,25 @@ def test_the_loss_of_observed_steps_does_not_shrink_with_the_padding(model_of, a
     assert float(loss.weight) == scored.sum()
     whole = by_network(model, windows)
     assert apart(loss.total, whole.loss * 8 * len(windows.context)) < 1e-5
+
+
+@pytest.mark.parametrize(("loss_horizon", "patches"), [("run", 4), ("batch", 2)])
+def test_a_loss_predicts_to_the_runs_horizon_or_to_its_batches(model_of, monkeypatch, loss_horizon, patches):
+    network = model_of().network
+    section = Chronos2ModelConfig(preset="test", random_init=True, loss_horizon=loss_horizon)
+    size = network.config.patch_size
+    model, predicted = Chronos2.of_run(network, section, 4 * size), []
+    predict = network.predict
+
+    def watched(inputs, rows):
+        predicted.append(inputs.num_output_patches)
+        return predict(inputs, rows)
+
+    monkeypatch.setattr(network, "predict", watched)
+    context, future = np.ones((1, 3 * size), np.float32), np.ones((1, 2 * size), np.float32)
+    window = Window(context=context, num_targets=1, num_past=0, future=future)
+    model.native_loss(model.collate(stack_windows([window], 2 * size)))
+    assert predicted == [patches]
 
 
 @pytest.mark.parametrize("normalisation", ["rows", "observed"])

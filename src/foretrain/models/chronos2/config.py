@@ -200,6 +200,8 @@ class Chronos2ModelConfig(section_of(Chronos2Config, _KEYS, _Chronos2Start, name
     )  # None = 64, or the checkpoint's own; raised to the horizon
     time_encoding_scale: int | None = Field(default=None, ge=1)  # None = max(8192, context_length)
     loss_normalisation: Literal["rows", "observed"] = "rows"
+    # how far a loss predicts: to the run's horizon (a forecast depends on the number of patches), or to its batch's
+    loss_horizon: Literal["run", "batch"] = "run"
 
     @classmethod
     def published_architecture(cls, hub_id: str | None) -> Chronos2Config | None:

@@ -60,7 +60,8 @@ class Chronos2(ReleaseModel, Embeds):
         self, network: Chronos2Network, loss_normalisation: str = "rows", prediction_length: int | None = None
     ) -> None:
         """prediction_length: the run's. The loss always predicts at least this many steps, even if a batch has shorter
-        labels: future tokens see each other, so a forecast depends on the number of patches."""
+        labels: future tokens see each other, so a forecast depends on the number of patches. None = as many as a batch
+        has labels, for training on several horizons."""
         super().__init__(network)
         self.loss_normalisation = loss_normalisation
         self.prediction_length = prediction_length
@@ -69,7 +70,7 @@ class Chronos2(ReleaseModel, Embeds):
     @classmethod
     def of_run(cls, network: Chronos2Network, section: Chronos2ModelConfig, prediction_length: int) -> Chronos2:
         """Return the model of a network, with the run's loss and horizon."""
-        return cls(network, section.loss_normalisation, prediction_length)
+        return cls(network, section.loss_normalisation, prediction_length if section.loss_horizon == "run" else None)
 
     @property
     def max_context_length(self) -> int:
