@@ -1,4 +1,4 @@
-"""foretrain: train, fine-tune, evaluate and serve time-series foundation models.
+"""foretrain: train, fine-tune, evaluate and use time-series foundation models.
 
 `import foretrain` is light: torch and pandas are imported when `load`, `fit` or `read_table` is first used.
 """

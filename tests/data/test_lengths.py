@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from foretrain.config import build
 from foretrain.data.config import DataConfig
-from foretrain.data.lengths import remedies, rows_needed
+from foretrain.data.lengths import NONE, remedies, rows_needed
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
@@ -67,8 +67,25 @@ def test_a_least_number_of_rows_that_no_series_has_is_named():
     assert re.search(r"data.min_rows asks for 2000.* would work: data.min_rows=1000\.$", text)
 
 
+def test_parts_that_leave_nothing_to_train_on_are_refused_with_the_longest_that_work():
+    """The lengths of Kronos' two stages on files of 1,000 rows."""
+    text = refusal(context_length=512, min_context=512, prediction_length=48, validation_steps=960, test_steps=960)
+    assert "With that one would work: data.validation_steps=220 data.test_steps=220 (at most: smaller parts" in text
+    assert [text.count(word) for word in ("validation_steps=", "min_context=")] == [1, 0]
+
+
+def test_one_part_that_is_too_long_is_shortened_alone():
+    text = refusal(context_length=512, min_context=512, prediction_length=48, validation_steps=48, test_steps=960)
+    assert "data.test_steps=392 (at most" in text and "data.validation_steps" not in text
+
+
+def test_where_parts_and_lengths_are_too_long_both_are_shortened():
+    text = refusal(context_length=2048, min_context=2048, prediction_length=48, validation_steps=960, test_steps=960)
+    assert "data.prediction_length=48 data.min_context=48 data.validation_steps=48 data.test_steps=48." in text
+
+
 def test_a_series_too_short_for_any_setting_has_no_remedy():
-    assert refusal([("a", np.ones((1, 3)), None)], **FINE_TUNING).endswith("No lengths would do; give longer series.")
+    assert refusal([("a", np.ones((1, 3)), None)], **FINE_TUNING).endswith(NONE)
 
 
 lengths = st.integers(1, 60)

@@ -3,13 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.run.test_train import TINY  # the overrides that make debug.yaml run in a second
 
 from foretrain.config import build
 from foretrain.errors import ConfigError
 from foretrain.foreign.ledger import Translation
 from foretrain.foreign.tsm_trainer import KNOWN, QUANTILES, translate
 from foretrain.notes import Code, codes
-from foretrain.run.config import RunConfig
+from foretrain.run.config import RunConfig, load_config, shipped_config
+from foretrain.run.train import train_run
+from foretrain.training.journal import read_journal
 
 REQUIRED = {
     "context_length": 2048,
@@ -242,6 +245,33 @@ def test_validation_paths_alone_make_validation_as_often_as_upstream_saves():
     found = translated(validation_data_paths=["/data/val"], save_steps=300)
     assert found.tree["training"]["validate_every"] == 300
     assert found.tree["evaluation"] == {"max_items": 10000}
+
+
+def test_numbers_that_steer_a_benchmark_are_not_reported_as_carried_over():
+    """They are written for the validation, which scores the training series."""
+    found = translated(**FULL).ledger
+    moved = {entry.key: entry.text for entry in found.entries if entry.verdict == "moved"}
+    benchmark = {key for key in FULL if key.startswith("benchmark_")}
+    assert benchmark & moved.keys() == {
+        "benchmark_eval_steps", "benchmark_top_k_checkpoints", "benchmark_batch_size", "benchmark_checkpoint_metric"
+    }  # fmt: skip
+    assert moved.keys() - benchmark == {"max_val_series"}
+    assert all("training series" in text for text in moved.values())
+    assert not {entry.key for entry in found.entries if entry.verdict == "carried"} & benchmark
+    assert "what it counts is not (5)" in found.report("a title", [])
+
+
+def test_what_is_said_of_the_health_report_is_in_the_journal(tmp_path: Path):
+    """Every figure named in its place is a figure of metrics.jsonl."""
+    text = next(e.text for e in translated(**FULL).ledger.entries if e.key == "health_report_interval")
+    assert "there is no health report" in text
+    train_run(load_config(shipped_config("debug.yaml"), [*TINY, ("output_dir", str(tmp_path / "run"))]))
+    record = next(r for r in read_journal(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "train")
+    named = {
+        "loss": "loss", "its average": "loss_ema", "learning rate": "lr", "gradient norm": "grad_norm",
+        "throughput": "steps_per_s", "memory": "memory_gb",
+    }  # fmt: skip
+    assert all(phrase in text for phrase in named) and set(named.values()) <= record.keys()
 
 
 def test_a_composite_metric_becomes_wql():

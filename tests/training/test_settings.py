@@ -21,7 +21,7 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
     [
         ({}, "exactly one of max_steps and epochs"),
         ({"max_steps": 5, "epochs": 1}, "exactly one of max_steps and epochs"),
-        ({"max_steps": 5, "parallel": "fsdp2"}, "comes later"),
+        ({"max_steps": 5, "parallel": "fsdp2"}, "should be 'auto' or 'ddp'"),
         ({"max_steps": 5, "batch_size": 4, "micro_batch_size": 8}, "exceeds batch_size"),
         ({"max_steps": 5, "compile_mode": "max-autotune"}, "no effect without compile"),
         ({"max_steps": 5, "patience": 2}, "set validate_every"),

@@ -35,7 +35,7 @@ _UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alph
 def write_adapter(folder: Path, model: Trainable) -> None:
     """Write the adapter of a model into an existing folder, in the format of PEFT's save_pretrained.
 
-    PEFT, the official package of the family and foretrain.load can open it with its base. A fully trained head is in
+    PEFT, the official package of Chronos-2 and foretrain.load can open it with its base. A fully trained head is in
     modules_to_save; parameters that the base lacks have plain names, which PEFT ignores. Raises OSError.
     """
     from peft.utils.constants import DUMMY_TARGET_MODULES

@@ -159,7 +159,7 @@ def train(
     dtype: Annotated[DType | None, typer.Option(help="Precision of the forward pass (training.dtype).")] = None,
     threads: ThreadsOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and the memory it needs, without training.")
+        bool, typer.Option("--dry-run", help="Print what would run and the memory of its weights, without training.")
     ] = False,
 ) -> None:
     """Train or fine-tune a model from a config. Ctrl-C saves a checkpoint and exits; --resume continues from it.
@@ -300,7 +300,7 @@ def evaluate(
 @reads_files(without=SERIES_ONLY, roles="item, timestamp, cutoff, step, actual, predicted or last_close")
 def score(
     predictions: Annotated[
-        Path, typer.Argument(help="CSV or Parquet: item, timestamp, actual, predicted, last_close.")
+        Path, typer.Argument(help="File that an import reads: item, timestamp, actual, predicted, last_close.")
     ],
     reading: dict[str, Any],
     values: Annotated[
@@ -416,7 +416,7 @@ def export(
         bool, typer.Option("--adapter", help="Write the adapter alone, in peft's format, not the merged weights.")
     ] = False,
 ) -> None:
-    """Convert a training checkpoint to a release, which the official library opens too."""
+    """Convert a training checkpoint to a release: config.json and weights in upstream's layout."""
     _require_single_process("export")
     _prepare(None)
     from foretrain.run.export import export_checkpoint

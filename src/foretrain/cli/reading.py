@@ -60,7 +60,7 @@ def _given_options(
         bool | None, _option("How to read 01/02/2020 (default: from the column).", "--dayfirst/--monthfirst")
     ] = None,
     timezone: Annotated[str | None, _option("Zone of stamps that name none; they are converted to UTC.")] = None,
-    encoding: Annotated[str | None, _option("Encoding of text files (default: UTF-8).")] = None,
+    encoding: Annotated[str | None, _option("Encoding of text files (default: UTF-8, or UTF-16 by its mark).")] = None,
     skip_rows: Annotated[int | None, _option("Lines to skip at the top of each text file.", min=0)] = None,
     header: Annotated[bool | None, _option("Whether the first line has column names.", "--header/--no-header")] = None,
     names: Annotated[str | None, _option("Comma-separated column names of files without a header.")] = None,

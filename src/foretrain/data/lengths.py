@@ -11,6 +11,8 @@ from foretrain.data.config import DataConfig
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 
+NONE = "Windows of a single step would not fit either; give longer series."
+
 
 def rows_needed(config: DataConfig) -> int:
     """Return the rows of the shortest series that has a training window."""
@@ -40,7 +42,7 @@ def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -
         f"rows; needed are {rows_needed(config):,} (min_context {config.resolved_min_context:,} + "
         f"{'min_' * bool(config.min_prediction_length)}prediction_length {config.resolved_min_prediction_length:,} + "
         f"validation and test steps {config.resolved_validation_steps + config.resolved_test_steps:,}){floor}.{others} "
-        + (f"With that one would work: {'; or '.join(ways)}." if ways else "No lengths would do; give longer series.")
+        + (f"With that one would work: {'; or '.join(ways)}." if ways else NONE)
     )
 
 
@@ -62,11 +64,41 @@ def remedies(config: DataConfig, rows: int) -> list[dict[str, int]]:
     future = config.resolved_min_prediction_length - short
     if future > 0:
         changes.append({"min_prediction_length": future})
+    changes += _shorter_parts(config, rows)
     if not changes:
         low = ["min_context"] + ["min_prediction_length"] * bool(config.min_prediction_length)
         most = config.context_length
-        changes = _horizon(config, rows, lambda p: {"prediction_length": p, **dict.fromkeys(low, min(p, most))})
+        lengths = _horizon(config, rows, lambda p: {"prediction_length": p, **dict.fromkeys(low, min(p, most))})
+        changes = lengths or _horizon(
+            config,
+            rows,
+            lambda p: {
+                "prediction_length": p,
+                **dict.fromkeys(low, min(p, most)),
+                **{key: min(steps, p) for key, steps in _given_parts(config).items()},
+            },
+        )
     return [{**must, **change} for change in changes]
+
+
+def _given_parts(config: DataConfig) -> dict[str, int]:
+    """Return the validation and test steps that the config sets itself, by key; the others follow the horizon."""
+    return {key: steps for key in ("validation_steps", "test_steps") if (steps := getattr(config, key))}
+
+
+def _shorter_parts(config: DataConfig, rows: int) -> list[dict[str, int]]:
+    """Return, as a list of one or none, the longest validation and test parts that fit, each with room for a window."""
+    given = _given_parts(config)
+    free = rows - rows_needed(_changed(config, dict.fromkeys(given, 0)))
+    change = {}
+    for n, (key, steps) in enumerate(sorted(given.items(), key=lambda part: part[1])):
+        fits = min(steps, free // (len(given) - n))
+        free -= fits
+        if fits < config.prediction_length:
+            return []
+        if fits < steps:
+            change[key] = fits
+    return [{key: change[key] for key in given if key in change}] if change else []
 
 
 def _horizon(config: DataConfig, rows: int, change: Callable[[int], dict[str, int]]) -> list[dict[str, int]]:
@@ -89,4 +121,6 @@ def _setting_text(way: dict[str, int], config: DataConfig) -> str:
         return f"{text} (contexts padded to {config.context_length:,})"
     if "context_length" in way:
         return f"{text} (whole contexts)"
+    if way.keys() <= {"validation_steps", "test_steps"}:
+        return f"{text} (at most: smaller parts leave more windows to train on)"
     return f"{text} (shorter futures for the newest windows)" if way.keys() == {"min_prediction_length"} else text

@@ -11,9 +11,10 @@ from foretrain.errors import ConfigError
 from foretrain.hints import nearest
 from foretrain.notes import Code, Note
 
-Verdict = Literal["carried", "equal", "filled", "dropped", "unknown"]
+Verdict = Literal["carried", "moved", "equal", "filled", "dropped", "unknown"]
 TITLES: dict[Verdict, str] = {
     "carried": "carried over",
+    "moved": "the number is carried over, what it counts is not",
     "equal": "as foretrain does it anyway",
     "filled": "not in the file, filled in",
     "dropped": "not carried over",
@@ -93,12 +94,11 @@ class Ledger:
 
     def carried(self, key: str, to: str, remark: str = "") -> None:
         """Record that the key's value, or upstream's default, was written to the key `to` of the new config."""
-        value = _shown(self.get(key))
-        tail = f" ({remark})" if remark else ""
-        if self.given(key):
-            self._settle("carried", key, f"{value} -> {to}{tail}")
-        else:
-            self.filled(to, f"{value}, upstream's {key} by default{'; ' + remark if remark else ''}")
+        self._write("carried", key, to, remark)
+
+    def moved(self, key: str, to: str, remark: str) -> None:
+        """Record, as `carried` does, a value that was written to a key of another meaning; the remark names it."""
+        self._write("moved", key, to, remark)
 
     def equal(self, key: str, how: str) -> None:
         """Record that the value is what the new config does by default, so nothing was written."""
@@ -127,6 +127,14 @@ class Ledger:
         lines += [f"note: {note.text}" for note in self.notes]
         lines += ["next", *(f"  {command}" for command in commands)] if commands else []
         return "\n".join(lines)
+
+    def _write(self, verdict: Verdict, key: str, to: str, remark: str) -> None:
+        value = _shown(self.get(key))
+        tail = f" ({remark})" if remark else ""
+        if self.given(key):
+            self._settle(verdict, key, f"{value} -> {to}{tail}")
+        else:
+            self.filled(to, f"{value}, upstream's {key} by default{'; ' + remark if remark else ''}")
 
     def _settle(self, verdict: Verdict, key: str, text: str) -> None:
         if key not in self._known:

@@ -214,7 +214,12 @@ def _data(ledger: Ledger) -> dict[str, Any]:
     if not isinstance(paths, list) or not paths or not all(isinstance(item, str) for item in paths):
         raise ConfigError(f"{ledger.path}: training_data_paths: a list of folders is expected.")
     corpora: list[dict[str, Any]] = [{"path": item} for item in paths]
-    ledger.carried("training_data_paths", "data.corpora.*.path", "these folders open as they are")
+    ledger.carried(
+        "training_data_paths",
+        "data.corpora.*.path",
+        "folders of datasets.save_to_disk open without an import; `foretrain data inspect` lists their columns, and "
+        "data.target and data.past_covariates give them roles",
+    )
     if shares is not None:
         numbers = isinstance(shares, list) and all(isinstance(x, (int, float)) and x > 0 for x in shares)
         if not numbers or len(shares) != len(paths):
@@ -282,7 +287,11 @@ def _training(ledger: Ledger) -> dict[str, Any]:
     ):
         training |= _unless_default(ledger, key, "training", to, ours)
     ledger.dropped("dataloader_num_workers", "windows are cut from a memory map, without worker processes")
-    ledger.dropped("health_report_interval", "metrics.jsonl and TensorBoard hold the same figures at every log_every")
+    ledger.dropped(
+        "health_report_interval",
+        "there is no health report; loss, its average, learning rate, gradient norm, throughput and memory are in "
+        "metrics.jsonl and TensorBoard at every log_every",
+    )
     _fixed(ledger, "ddp_bucket_cap_mb", 25, "torch's own bucket size is kept")
     if ledger.get("fsdp"):
         ledger.dropped("fsdp", "processes share the work by DDP")
@@ -327,7 +336,7 @@ def _optimizer(ledger: Ledger) -> dict[str, Any]:
     if ledger.get("optim") in ("adamw_torch_fused", "adamw_torch"):
         ledger.equal("optim", "AdamW, fused where torch has a kernel")
     else:
-        ledger.dropped("optim", "AdamW is the optimizer here")
+        ledger.dropped("optim", "AdamW is written in its place; optimizer.name has others")
     return {**optimizer, "schedule": _schedule(ledger)}
 
 
@@ -337,7 +346,7 @@ def _schedule(ledger: Ledger) -> dict[str, Any]:
     if name in SCHEDULES:
         ledger.carried("lr_scheduler_type", "optimizer.schedule.kind")
     else:
-        ledger.dropped("lr_scheduler_type", f"known here: {', '.join(SCHEDULES)}; cosine is written in its place")
+        ledger.dropped("lr_scheduler_type", f"translated: {', '.join(SCHEDULES)}; cosine is written in its place")
     schedule: dict[str, Any] = {"kind": SCHEDULES.get(name, "cosine")}
     steps = ledger.get("warmup_steps")
     if name == "constant":
@@ -356,7 +365,7 @@ def _schedule(ledger: Ledger) -> dict[str, Any]:
 
 def _evaluation(ledger: Ledger) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return keys of the training and evaluation sections. Upstream scores benchmarks during training, foretrain the
-    newest steps of the series."""
+    newest steps of the series: numbers that steer the one are written for the other, and reported as such."""
     benchmark = ledger.given("benchmark_config")
     validated = bool(ledger.get("validation_data_paths"))
     ledger.dropped(
@@ -382,17 +391,18 @@ def _evaluation(ledger: Ledger) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {}
     training: dict[str, Any] = {"validate_every": ledger.get("save_steps")}
     evaluation: dict[str, Any] = {"max_items": ledger.get("max_val_series")}
-    ledger.carried("max_val_series", "evaluation.max_items")
+    ledger.moved("max_val_series", "evaluation.max_items", "of the validation, which scores the training series")
     if not benchmark:
         ledger.filled("training.validate_every", f"{training['validate_every']}, upstream's save_steps")
         return training, evaluation
     metric = ledger.get("benchmark_checkpoint_metric")
     chosen = "val_mase" if metric == "mase" else "val_wql"
+    validation = "of the validation, which scores the newest steps of the training series and no benchmark"
     for key, to in scored.items():
         if key != "benchmark_checkpoint_metric":
-            ledger.carried(key, to)
+            ledger.moved(key, to, validation)
     if metric in ("wql", "mase"):
-        ledger.carried("benchmark_checkpoint_metric", scored["benchmark_checkpoint_metric"], chosen)
+        ledger.moved("benchmark_checkpoint_metric", scored["benchmark_checkpoint_metric"], f"{chosen}, {validation}")
     else:
         ledger.dropped("benchmark_checkpoint_metric", f"one metric decides; {chosen} is written in its place")
     ledger.dropped("benchmark_composite_weights", "one metric decides")

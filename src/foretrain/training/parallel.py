@@ -22,7 +22,6 @@ def parallelize(model: Trainable, world: World, config: TrainingConfig, num_shap
 
     The first two change the model's blocks in place and keep every parameter name; the last returns a wrapper.
     num_shapes: number of different shapes of training batches, each compiled separately; None = torch decides.
-    FSDP2 will replace DDP here.
     """
     if config.activation_checkpointing:
         for block in model.blocks():

@@ -68,7 +68,7 @@ class TrainingConfig(Section):
     compile: Annotated[bool, LAYOUT] = False
     compile_mode: Annotated[CompileMode, LAYOUT] = "default"
     activation_checkpointing: Annotated[bool, LAYOUT] = False
-    parallel: Annotated[Literal["auto", "ddp", "fsdp2"], LAYOUT] = "auto"
+    parallel: Annotated[Literal["auto", "ddp"], LAYOUT] = "auto"
     # Batches that a thread prepares in advance; None = 2 with a GPU and 0 on a CPU, where the thread competes with the
     # loop for Python's interpreter lock (35 against 21 steps/s on configs/debug.yaml, whose data take 2% of the time).
     prefetch: Annotated[int | None, FREE] = Field(default=None, ge=0)
@@ -97,8 +97,6 @@ class TrainingConfig(Section):
     def _consistent(self) -> TrainingConfig:
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of max_steps and epochs")
-        if self.parallel == "fsdp2":
-            raise ValueError("parallel: fsdp2 comes later; use auto or ddp")
         if self.token_budget is not None and (
             self.micro_batch_size is not None or self.batch_size != type(self).model_fields["batch_size"].default
         ):
