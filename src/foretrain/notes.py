@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Code(StrEnum):
@@ -43,6 +44,9 @@ class Code(StrEnum):
     TRAINING_SAW_WINDOWS = "training_saw_windows"  # so the metrics are not out of sample
     VALIDATION_SAW_WINDOWS = "validation_saw_windows"  # so they selected the weights
     TRAINING_UNKNOWN = "training_unknown"  # the release does not record its training data
+    ANCESTRY_UNKNOWN = "ancestry_unknown"  # what the model was made from does not record its training data
+    ANCESTOR_SAW_TEST_PART = "ancestor_saw_test_part"  # of a run that is to start
+    ANCESTOR_SAW_VALIDATION_PART = "ancestor_saw_validation_part"
     TRAINING_SAW_DAYS = "training_saw_days"  # in other items of the corpus
     TRAINING_MAY_HAVE_SEEN_DAYS = "training_may_have_seen_days"  # in another corpus
     TRAINING_CANNOT_BE_COMPARED = "training_cannot_be_compared"  # one side has no dates
@@ -50,6 +54,7 @@ class Code(StrEnum):
     SEASON_OF_ONE_STEP = "season_of_one_step"
     QUANTILES_CROSSED = "quantiles_crossed"
     FEWER_WINDOWS = "fewer_windows"  # than requested: training held out no more
+    REFERENCE_SAW_WINDOWS = "reference_saw_windows"  # so it is favoured
     SHORTER_CONTEXT = "shorter_context"  # the reference model sees less history
     COLUMNS_UNLIKE_TRAINING = "columns_unlike_training"  # the corpus lacks some
     SETTING_UNUSED = "setting_unused"
@@ -162,6 +167,11 @@ def texts(notes: Iterable[Note]) -> list[str]:
 def codes(notes: Iterable[Note]) -> set[str]:
     """Return the codes alone."""
     return {str(note.code) for note in notes}
+
+
+def records(notes: Iterable[Note]) -> list[dict[str, Any]]:
+    """Return codes and counts as JSON data, for programs that read a result's file."""
+    return [{"code": str(note.code), "counts": dict(note.counts)} for note in notes]
 
 
 _logged: ContextVar[set[tuple[str, str]] | None] = ContextVar("logged", default=None)

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from foretrain.data.manifest import Earlier
 from foretrain.data.splits import Origin, held_out
 from foretrain.data.store import Corpus
+from foretrain.evaluation.ancestry import Ancestry, Seen
 from foretrain.evaluation.overlap import check_overlap
 from foretrain.evaluation.tasks import evaluate
 from foretrain.notes import Code, codes
@@ -96,3 +98,161 @@ def test_notes_of_several_corpora_are_sorted_by_severity_in_one_paragraph_of_the
     assert result.overlaps_training and result.chose_the_weights
     assert result.alarms[0].startswith(" ".join(note.text for note in found))
     assert result.to_dict()["warnings"][0] == result.alarms[0]
+
+
+# -- ancestors -------------------------------------------------------------------------------------------------------
+
+
+def _child(corpus, *seen, unknown=(), **data):
+    """A release whose ancestors saw what is given, with the corpus' fingerprint unless they have another one."""
+    rules = tuple(replace(rule, fingerprint=rule.fingerprint or corpus.fingerprint) for rule in seen)
+    parents = {"model": {"hash": "0", "asked": "runs/base"}}
+    return _release(corpus, **data) | {"parents": parents, "ancestry": Ancestry(rules, unknown).to_json()}
+
+
+def test_windows_that_an_ancestor_s_training_saw_are_reported_with_its_name(hourly):
+    corpus = hourly(2, 100)
+    release = _child(corpus, Seen("", by="model", validation_steps=10, test_steps=5))
+    (found,) = check_overlap(release, [corpus], [[Origin(0, 80), Origin(0, 90), Origin(1, 80)]])
+    assert found.code == Code.TRAINING_SAW_WINDOWS
+    assert found.counts == {"windows": 1, "scored": 3, "test_steps_needed": 20, "generation": 1}
+    assert "data that its parent model (runs/base) was trained on" in found.text
+    (chosen,) = check_overlap(release, [corpus], [[Origin(0, 90), Origin(0, 95)]])
+    assert (chosen.code, chosen.counts) == (Code.VALIDATION_SAW_WINDOWS, {"windows": 1, "scored": 2, "generation": 1})
+    assert "the validation part that chose the weights of its parent model (runs/base)" in chosen.text
+    assert check_overlap(release, [corpus], [[Origin(0, 95), Origin(1, 88)]]) == []
+
+
+def test_what_one_training_held_out_another_may_have_seen_step_by_step_and_item_by_item(hourly):
+    corpus = hourly(30, 300)
+    out, inside = (np.flatnonzero(held_out(corpus, 0.3) == flag) for flag in (True, False))
+    release = _child(
+        corpus,
+        Seen("", by="model", test_steps=200, holdout_fraction=0.0),
+        Seen("", by="model.model", test_steps=5, holdout_fraction=0.3),
+        test_steps=300,
+    )
+
+    def windows_seen(series):
+        origins = [Origin(int(series), corpus.length(int(series)) - back) for back in (3, 100, 203)]
+        notes = check_overlap(release, [corpus], [origins])
+        return [note.counts["windows"] for note in notes if note.code == Code.TRAINING_SAW_WINDOWS]
+
+    assert windows_seen(out[0]) == [1] and windows_seen(inside[0]) == [2]
+
+
+def test_an_older_generation_is_named_by_its_way(hourly):
+    corpus = hourly(1, 100)
+    release = _child(corpus, Seen("", by="model.tokenizer"), Seen("", by="model", test_steps=30))
+    (found,) = check_overlap(release, [corpus], [[Origin(0, 90)]])
+    assert "that its parent model's tokenizer was trained on" in found.text and found.counts["generation"] == 2
+
+
+def test_a_sample_of_series_counts_as_all_of_them_and_the_text_says_so(hourly):
+    corpus = hourly(2, 100)
+    (found,) = check_overlap(_child(corpus, Seen("", by="model", max_train_series=1)), [corpus], [[Origin(0, 90)]])
+    assert found.code == Code.TRAINING_SAW_WINDOWS
+    assert "(Training drew 1 series, and these may not be among them.)" in found.text
+
+
+def test_the_dates_of_an_ancestor_s_other_corpora_count(hourly):
+    corpus, other = hourly(2, 100), hourly(2, 150, seed=1)
+    dates = (other.manifest.first_time, other.manifest.last_time)
+    release = _child(corpus, Seen("x", by="model", date_range=dates))
+    (found,) = check_overlap(release, [corpus], [[Origin(0, 85)]])
+    assert found.code == Code.TRAINING_MAY_HAVE_SEEN_DAYS
+    assert found.text.startswith("Its parent model (runs/base) was trained on other data up to 1970-01-07T05:00:00")
+    assert check_overlap(release, [hourly(2, 200, seed=2)], [[Origin(0, 151)]]) == []
+    generated = _child(corpus, Seen("x", by="model", date_range=dates, provenance="synthetic"))
+    assert check_overlap(generated, [corpus], [[Origin(0, 85)]]) == []
+
+
+def test_an_ancestor_s_corpus_without_dates_cannot_be_compared(hourly):
+    corpus = hourly(1, 100)
+    found = check_overlap(_child(corpus, Seen("x", by="model")), [corpus], [[Origin(0, 85)]])
+    assert codes(found) == {Code.TRAINING_CANNOT_BE_COMPARED}
+
+
+def test_an_ancestor_without_a_record_gives_a_note_and_no_alarm(hourly, persistence):
+    corpus = hourly(2, 300)
+    (found,) = check_overlap(_child(corpus, unknown=("model",)), [corpus], [[Origin(0, 285)]])
+    assert (found.code, found.counts) == (Code.ANCESTRY_UNKNOWN, {"ancestors": 1})
+    assert "its parent model (runs/base) was trained on" in found.text
+    older = _child(corpus)
+    del older["ancestry"]
+    assert codes(check_overlap(older, [corpus], [[Origin(0, 285)]])) == {Code.ANCESTRY_UNKNOWN}
+    result = evaluate(persistence(), corpus, prediction_length=5, release=older)
+    assert not result.overlaps_training and result.headline.startswith("model: ")
+    assert {"code": "ancestry_unknown", "counts": {"ancestors": 1}} in result.to_dict()["codes"]
+
+
+def test_an_ancestry_is_judged_also_if_the_release_s_own_training_is_not_recorded(hourly):
+    corpus = hourly(1, 100)
+    release = _child(corpus, Seen("", by="model")) | {"corpora": []}
+    found = [note.code for note in check_overlap(release, [corpus], [[Origin(0, 90)]])]
+    assert found == [Code.TRAINING_SAW_WINDOWS, Code.TRAINING_UNKNOWN]
+
+
+def test_the_default_windows_are_those_that_all_ancestors_held_out(hourly, persistence):
+    corpus = hourly(2, 300)
+    release = _child(corpus, Seen("", by="model", validation_steps=5, test_steps=10), test_steps=100)
+    result = evaluate(persistence(), corpus, prediction_length=5, release=release)
+    assert result.counts["windows"] == 2 * 2 and not result.overlaps_training and not result.chose_the_weights
+    (note,) = (note for note in result.warnings if note.code == Code.FEWER_WINDOWS)
+    assert note.counts == {"windows": 2, "asked": 20, "ancestor": 1}
+    assert "the training of its parent model (runs/base) held out the newest 10 steps" in note.text
+
+
+def test_an_ancestor_that_held_out_less_than_a_window_leaves_no_fair_test(hourly, persistence):
+    corpus = hourly(2, 300)
+    release = _child(corpus, Seen("", by="tokenizer", test_steps=4), test_steps=100)
+    result = evaluate(persistence(), corpus, prediction_length=5, release=release)
+    assert result.headline.startswith("NO FAIR TEST, the training of its tokenizer saw these windows. model: ")
+    assert result.to_dict()["codes"][0]["code"] == "training_saw_windows"
+    assert result.to_dict()["codes"][0]["counts"]["generation"] == 1
+
+
+def test_the_default_validation_windows_are_the_release_s_own_as_far_as_ancestors_held_them_out(hourly, persistence):
+    corpus = hourly(2, 300)
+    release = _child(corpus, Seen("", by="model", validation_steps=20, test_steps=10), test_steps=10)
+    release["data"]["validation_steps"] = 60
+    result = evaluate(persistence(), corpus, prediction_length=5, split="validation", release=release)
+    assert result.counts["windows"] == 2 * 4 and not result.overlaps_training
+    assert (result.scored.cutoff >= corpus.lengths[result.scored.item] - 30).all()
+
+
+# -- updates ---------------------------------------------------------------------------------------------------------
+
+
+def _grown(corpus, later):
+    """The corpus as it is after an update: the last `later` of its rows (of every item) came with it."""
+    ends = [int(corpus.times(k)[-1]) for k in range(corpus.num_series)]
+    cut = str(np.datetime64(max(ends) - later * 3_600_000_000, "us"))
+    earlier = Earlier(fingerprint="before", last_time=cut, lengths={"item-1": 60, "item-2": 0, "item-3": None})
+    corpus.manifest = corpus.manifest.model_copy(update={"earlier": (earlier,)})
+    return corpus
+
+
+def test_a_release_trained_before_an_update_is_judged_by_what_it_saw_then(hourly):
+    corpus = _grown(hourly(4, 200), later=80)  # item-0 had 120 rows
+    release = _release(corpus) | {"corpora": [{"name": "walks", "fingerprint": "before"}]}
+
+    def seen(series, cutoff):
+        return codes(check_overlap(release, [corpus], [[Origin(series, cutoff)]])) & {
+            Code.TRAINING_SAW_WINDOWS,
+            Code.VALIDATION_SAW_WINDOWS,
+        }
+
+    assert seen(0, 89) == {Code.TRAINING_SAW_WINDOWS} and seen(0, 99) == {Code.VALIDATION_SAW_WINDOWS}
+    assert seen(0, 100) == seen(0, 150) == set()
+    assert seen(1, 29) == {Code.TRAINING_SAW_WINDOWS} and seen(1, 40) == set()
+    assert seen(2, 5) == set(), "it came later"
+    assert seen(3, 98) == {Code.TRAINING_SAW_WINDOWS} and seen(3, 99) == set(), "its rows got other places"
+
+
+def test_windows_that_came_with_an_update_are_scored_by_default(hourly, persistence):
+    corpus = _grown(hourly(1, 400), later=80)
+    release = _release(corpus) | {"corpora": [{"name": "walks", "fingerprint": "before"}]}
+    result = evaluate(persistence(), corpus, prediction_length=5, num_windows=50, release=release)
+    assert result.counts["windows"] == (80 + 20) // 5 and not result.overlaps_training
+    assert not result.chose_the_weights

@@ -74,7 +74,7 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base, trained from random weights, and fine, trained from base with a gate. Not to be written to."""
     folder = tmp_path_factory.mktemp("runs")
     data = f"data.corpora=[{{path: {corpus}}}]"
-    train_run(tiny(folder / "base", data))
+    train_run(tiny(folder / "base", data, "data.test_steps=80"))
     start = f"model={{family: chronos2, model_id: {folder / 'base' / 'release'}}}"
     train_run(tiny(folder / "fine", data, start, "data.test_steps=80", "training.max_steps=9", GATE))
     return folder

@@ -135,13 +135,15 @@ def evaluate_model(
     from foretrain.evaluation.tasks import evaluate
     from foretrain.models import family, forecast_options
     from foretrain.models.request import DECILES
+    from foretrain.run.ancestry import with_ancestry
     from foretrain.run.promotion import open_reference
 
     with progress_bar("reading") as advance:
         opened = open_input(data, progress=advance, **(reading or {}))
     corpus = opened.corpus
     predictor = _load(model, tokenizer, device, dtype)
-    model_family, release = family(predictor.model.family), release_facts(model)
+    model_family = family(predictor.model.family)
+    release = with_ancestry(release_facts(model), {"tokenizer": tokenizer} if tokenizer else None)
     trained = release.get("data") or {}
     horizon = prediction_length or trained.get("prediction_length")
     if horizon is None:

@@ -60,6 +60,18 @@ class Shard(TypedDict):
     sha256: str
 
 
+class Earlier(BaseModel):
+    """The content of a corpus before an update; data/lineage.py writes and reads it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    fingerprint: str
+    last_time: str  # its newest stamp, ISO text
+    exact: bool = True  # False: rows may have had other places, so only the newest stamp counts
+    # Items whose rows up to that stamp are not those of then: item id -> rows of then (0: a later item), None: unknown
+    lengths: dict[str, int | None] = {}
+
+
 class Manifest(BaseModel):
     """Metadata of a corpus, stored as a JSON file beside its shards."""
 
@@ -83,6 +95,7 @@ class Manifest(BaseModel):
     provenance: Provenance
     shards: tuple[Shard, ...] = ()
     content_hash: str
+    earlier: tuple[Earlier, ...] = ()  # contents before updates, oldest first
     foretrain_version: str = ""
     created: str = ""
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from foretrain import __version__
 from foretrain.atomic import replace_folder, scratch_folder, sync, sync_tree
-from foretrain.data.manifest import MANIFEST_NAME, Column, ContentHash, Manifest, make_manifest
+from foretrain.data.manifest import MANIFEST_NAME, Column, ContentHash, Earlier, Manifest, make_manifest
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.timeaxis import grid
@@ -292,6 +292,10 @@ class CorpusWriter:
         if Path(name).name != name or name in (MANIFEST_NAME, "state.json", "dataset_info.json"):
             raise DataError(f"{self.out}: {name!r} cannot be the name of an extra file.")
         self._texts[name] = text
+
+    def follow(self, earlier: Sequence[Earlier]) -> None:
+        """Record the contents that the corpus had before updates."""
+        self._fields["earlier"] = earlier
 
     def __enter__(self) -> CorpusWriter:
         with self._disk_errors():

@@ -11,8 +11,9 @@ import math
 from typing import TYPE_CHECKING
 
 from foretrain.evaluation.metrics import METRICS
+from foretrain.evaluation.overlap import used_by
 from foretrain.evaluation.reference import Promotion
-from foretrain.notes import Code, Note, texts
+from foretrain.notes import Code, Note, records, texts
 
 if TYPE_CHECKING:
     from foretrain.evaluation.result import EvaluationResult
@@ -31,10 +32,11 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
     figures = {who: result.pooled[who][metric] for who in ("model", *others)}
     tests = {test.against: test for test in result.comparisons if test.against in others}
     objections = list[Note]()
-    if result.overlaps_training:
-        objections.append(Note(Code.TRAINING_SAW_WINDOWS, "training saw these windows"))
-    if result.chose_the_weights:
-        text = "these windows are in the validation part, which chose its weights"
+    if who := used_by(result.warnings, Code.TRAINING_SAW_WINDOWS):
+        objections.append(Note(Code.TRAINING_SAW_WINDOWS, f"{who} saw these windows"))
+    if who := used_by(result.warnings, Code.VALIDATION_SAW_WINDOWS):
+        part = "the validation part" if who == "training" else f"the validation part of {who}"
+        text = f"these windows are in {part}, which chose its weights"
         objections.append(Note(Code.VALIDATION_SAW_WINDOWS, text))
     below = []
     for who in others:
@@ -64,6 +66,7 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
         date_range=[str(date) for date in dates] if all(dates) else None,
         warnings=result.warning_texts,
         command=result.command,
+        codes=records(result.warnings),
         objections=tuple(objections),
     )
 

@@ -1,15 +1,21 @@
-"""Check whether training saw the windows that are scored: a score on them would measure memory, not forecasting."""
+"""Check whether training saw the windows that are scored: a score on them would measure memory, not forecasting.
+
+Training is that of the model itself and of every ancestor that its release records (evaluation/ancestry.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from foretrain.data.splits import Origin, held_out, train_rows
+from foretrain.data.lineage import rows_then
+from foretrain.data.splits import Origin, SplitName, held_out, train_rows
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
+from foretrain.evaluation.ancestry import OR_EARLIER, Ancestry, Seen, ancestor, own_training
 from foretrain.notes import Code, Note
 
 # Notes about training; reports print those of all corpora first, in one paragraph.
@@ -17,6 +23,7 @@ ABOUT_TRAINING = (
     Code.TRAINING_SAW_WINDOWS,
     Code.VALIDATION_SAW_WINDOWS,
     Code.TRAINING_UNKNOWN,
+    Code.ANCESTRY_UNKNOWN,
     Code.TRAINING_SAW_DAYS,
     Code.TRAINING_MAY_HAVE_SEEN_DAYS,
     Code.TRAINING_CANNOT_BE_COMPARED,
@@ -24,72 +31,234 @@ ABOUT_TRAINING = (
 _SAMPLE = 5_000  # series and windows whose dates are compared; more would take seconds and change nothing
 
 
+@dataclass(frozen=True)
+class Overlap(Note):
+    """A note on scored windows that were used to make the model."""
+
+    ancestor: str = ""  # whose training used them, as in "its parent model (runs/base/release)"; "" = the model's own
+
+
+class Reserved(NamedTuple):
+    """Newest steps of a corpus that the model and all its ancestors held out."""
+
+    validation: int
+    test: int
+    ancestor: str = ""  # which one limits them, as in Overlap
+
+
+class _Extent(NamedTuple):
+    """The part of a corpus that one training used."""
+
+    rule: Seen
+    trained: IntArray  # (N,) oldest rows of each series that were trained on
+    chosen: IntArray  # (N,) oldest rows that were trained on or chose the weights
+    held: int  # newest steps of today's series that were held out for validation and test,
+    test: int  # and for test alone
+
+
+class _Record:
+    """What a release records of its training and of its ancestors."""
+
+    def __init__(self, release: dict[str, Any]) -> None:
+        parents = release.get("parents")
+        self.parents = parents if isinstance(parents, dict) else {}
+        try:
+            self.own, found = own_training(release), Ancestry.read(release)
+        except ValueError:  # of another program
+            self.own, found = [], Ancestry()
+        self.ancestry = Ancestry(unknown=tuple(self.parents)) if found is None else found
+        self.rules = [*self.own, *self.ancestry.seen]
+
+    def name(self, by: str) -> str:
+        """Return how a text names an ancestor; "" for the model itself."""
+        return ancestor(by, self.parents) if by else ""
+
+    def extents(self, corpus: Corpus) -> list[_Extent]:
+        """Return what each training used of a corpus, or of what it was before updates; the model's own first."""
+        return [extent for rule in self.rules if (extent := _extent(rule, corpus)) is not None]
+
+
 def check_overlap(
     release: dict[str, Any], corpora: Sequence[Corpus], origins: Sequence[Sequence[Origin]]
 ) -> list[Note]:
     """Return a warning for each corpus that a release was, or may have been, trained or selected on.
 
-    At most one per corpus. Those with Code.TRAINING_SAW_WINDOWS come first: training certainly saw scored windows.
+    At most one per corpus. Those with Code.TRAINING_SAW_WINDOWS come first: training certainly saw scored windows. One
+    with Code.ANCESTRY_UNKNOWN follows if an ancestor of the model does not record what it was trained on.
 
     Args:
         release: the contents of release.json: `corpora` with each one's fingerprint, `data` with validation_steps,
-            test_steps and holdout_fraction, and `date_range` of everything trained on; {} if nothing is recorded.
+            test_steps and holdout_fraction, `date_range` of everything trained on, and the same of the ancestors,
+            `ancestry`; {} if nothing is recorded.
         corpora: the corpora to score.
         origins: forecast origins in each corpus.
 
-    The same corpus (by fingerprint) is compared step by step, and by date across its items. Any other corpus can only
-    be compared by date: training may have seen the same days through other or longer series.
+    The same corpus (by fingerprint, also of its content before updates) is compared step by step, and by date across
+    its items. Any other corpus can only be compared by date: training may have seen the same days through other or
+    longer series.
     """
-    known = fingerprints(release)
-    if not known:
+    record, notes = _Record(release), list[Note]()
+    if record.rules:
+        for corpus, found in zip(corpora, origins, strict=True):
+            note = _compare(record, corpus, found)
+            notes += [] if note is None else [note]
+    notes.sort(key=lambda note: note.code != Code.TRAINING_SAW_WINDOWS)
+    if not record.own:
         text = "The release does not record what this model was trained on, so it may have seen these series before."
-        return [Note(Code.TRAINING_UNKNOWN, text)]
-    notes = list[Note]()
-    for corpus, found in zip(corpora, origins, strict=True):
-        check = _same if corpus.fingerprint in known else _by_date
-        note = check(release, corpus, found)
-        notes += [] if note is None else [note]
-    return sorted(notes, key=lambda note: note.code != Code.TRAINING_SAW_WINDOWS)
+        return [*notes, Note(Code.TRAINING_UNKNOWN, text)]
+    if unknown := record.ancestry.unknown:
+        names = " and ".join(record.name(by) for by in unknown[:2])
+        text = (
+            f"It is not recorded what {names}{' and others' if len(unknown) > 2 else ''} "
+            f"{'was' if len(unknown) == 1 else 'were'} trained on, so the model may have seen these series before."
+        )
+        notes.append(Note(Code.ANCESTRY_UNKNOWN, text, {"ancestors": len(unknown)}))
+    return notes
 
 
-def fingerprints(release: dict[str, Any]) -> set[str]:
-    """Return the fingerprints of the corpora that a release was trained on."""
-    return {entry["fingerprint"] for entry in release.get("corpora") or [] if entry.get("fingerprint")}
+def reserved_steps(release: dict[str, Any] | None, corpus: Corpus, split: SplitName = "test") -> Reserved | None:
+    """Return the steps that the training of a release and of all its ancestors held out of this corpus.
+
+    None for a corpus that none of them used. The validation part is the release's own, as far as its ancestors held it
+    out too.
+    """
+    record = _Record(release or {})
+    extents = record.extents(corpus)
+    if not extents:
+        return None
+    least = min(extents, key=lambda extent: extent.test)
+    test, held = least.test, min(extent.held for extent in extents)
+    if split == "validation" and not extents[0].rule.by:
+        test = extents[0].test
+        least = min(extents, key=lambda extent: extent.held)
+    return Reserved(max(0, held - test), test, record.name(least.rule.by))
 
 
-def reserved_steps(release: dict[str, Any] | None, corpus: Corpus) -> dict[str, int]:
-    """Return {"validation": steps, "test": steps} that training held out of this corpus; {} for any other corpus."""
-    if not release or corpus.fingerprint not in fingerprints(release):
-        return {}
-    data = release.get("data") or {}
-    return {split: int(data.get(f"{split}_steps") or 0) for split in ("validation", "test")}
+def used_by(notes: Iterable[Note], code: Code) -> str | None:
+    """Return whose training used scored windows, in words, by the first note of this code; None without one."""
+    note = next((note for note in notes if note.code == code), None)
+    if note is None:
+        return None
+    name = note.ancestor if isinstance(note, Overlap) else ""
+    return f"the training of {name}" if name else "training"
 
 
-def _same(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
-    steps = reserved_steps(release, corpus)
+def reference_overlap(
+    name: str, facts: dict[str, Any] | None, corpora: Sequence[Corpus], origins: Sequence[Sequence[Origin]]
+) -> list[Note]:
+    """Return a note if a reference model, or what it was made from, was trained or selected on scored windows.
+
+    That favours the reference, so it promotes nothing wrongly.
+    """
+    found = check_overlap(facts, corpora, origins) if facts else []
+    windows = sum(int(note.counts["windows"]) for note in found if isinstance(note, Overlap))
+    if not windows:
+        return []
+    text = (
+        f"The comparison favours the {name}: {windows} of {sum(map(len, origins))} windows are in the data that "
+        "it, or a model that it was made from, was trained or selected on."
+    )
+    return [Note(Code.REFERENCE_SAW_WINDOWS, text, {"windows": windows})]
+
+
+def _extent(rule: Seen, corpus: Corpus) -> _Extent | None:
+    """Return what a training used of a corpus; None if it was trained on another one."""
+    test, held = rule.test_steps, rule.validation_steps + rule.test_steps
+    lengths = corpus.lengths
+    if rule.is_of(corpus.fingerprint):
+        trained, chosen = train_rows(lengths, rule.validation_steps, test), np.maximum(lengths - test, 0)
+    else:
+        earlier = next((entry for entry in corpus.manifest.earlier if rule.is_of(entry.fingerprint)), None)
+        if earlier is None:
+            return None
+        rows, exact = rows_then(corpus, earlier)
+        trained = np.maximum(rows - np.where(exact, held, 0), 0)
+        chosen = np.maximum(rows - np.where(exact, test, 0), 0)
+        # newest steps of today's series, among them those that came later
+        later = np.where(rows > 0, lengths - rows, lengths.max())
+        held, test = (int((later + np.where(exact, steps, 0)).min()) for steps in (held, test))
+    out = held_out(corpus, rule.holdout_fraction)
+    return _Extent(rule, np.where(out, 0, trained), chosen, held, test)
+
+
+def _compare(record: _Record, corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
+    """Return the gravest note on the windows of one corpus."""
+    extents = record.extents(corpus)
+    note = _same(record, extents, corpus, origins) if extents else None
+    return note or _by_date(record, _elsewhere(record, extents), corpus, origins)
+
+
+def _elsewhere(record: _Record, extents: Sequence[_Extent]) -> list[Seen]:
+    """Return what was seen of corpora that can only be compared by date.
+
+    Of a run on several corpora each one is compared by its own steps alone, as all of them hold out their newest.
+    """
+    own = [] if any(not extent.rule.by for extent in extents) else record.own
+    used = [extent.rule for extent in extents] + record.own
+    return own + [
+        rule
+        for rule in record.ancestry.seen
+        if rule.provenance != "synthetic" and not any(rule.is_of(other.fingerprint) for other in used)
+    ]
+
+
+def _same(record: _Record, extents: Sequence[_Extent], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
     series = np.array([origin.series for origin in origins])
     cutoffs = np.array([origin.cutoff for origin in origins])
-    length = corpus.lengths[series]
-    out = held_out(corpus, float((release.get("data") or {}).get("holdout_fraction") or 0.0))
-    trained = np.where(out, 0, train_rows(corpus.lengths, steps["validation"], steps["test"]))
-    seen = int((cutoffs < trained[series]).sum())
-    if seen:
-        needed = int((length - cutoffs).max())
-        text = (
-            f"WINDOWS OVERLAP TRAINING DATA: {seen} of {len(origins)} windows of {corpus.name} start inside the "
-            f"data that this model was trained on, so it has seen their truth. Train again with data.test_steps of at "
-            f"least {needed}, or score fewer windows."
-        )
-        counts = {"windows": seen, "scored": len(origins), "test_steps_needed": needed}
-        return Note(Code.TRAINING_SAW_WINDOWS, text, counts)
-    chosen = int((cutoffs < length - steps["test"]).sum())
-    if chosen:
-        text = (
-            f"{chosen} of {len(origins)} windows of {corpus.name} are in the validation part that chose this model's "
-            "weights, so the score is biased in its favour."
-        )
-        return Note(Code.VALIDATION_SAW_WINDOWS, text, {"windows": chosen, "scored": len(origins)})
-    return _same_days(corpus, origins, trained)
+    if note := _saw(record, [(extent.rule, cutoffs < extent.trained[series]) for extent in extents], corpus, origins):
+        return note
+    if note := _chose(record, [(extent.rule, cutoffs < extent.chosen[series]) for extent in extents], corpus):
+        return note
+    return _same_days(corpus, origins, np.max([extent.trained for extent in extents], axis=0))
+
+
+def _saw(
+    record: _Record, found: Sequence[tuple[Seen, np.ndarray]], corpus: Corpus, origins: Sequence[Origin]
+) -> Note | None:
+    """Return a note on windows inside the data of a training; found: for each one a mask of the windows."""
+    seen = int(np.any([hit for _, hit in found], axis=0).sum())
+    if not seen:
+        return None
+    rule = _most(found)
+    needed = max(corpus.length(origin.series) - origin.cutoff for origin in origins)
+    who = record.name(rule.by)
+    remedy = f"Train again with data.test_steps of at least {needed}, or score fewer windows."
+    if who:
+        remedy = f"Start from weights that held out at least {needed} steps (data.test_steps), or score fewer windows."
+    text = (
+        f"WINDOWS OVERLAP TRAINING DATA: {seen} of {len(origins)} windows of {corpus.name} start inside the "
+        f"data that {who or 'this model'} was trained on, so {'the model' if who else 'it'} has seen their truth. "
+    )
+    if rule.max_train_series is not None:
+        text += f"(Training drew {rule.max_train_series:,} series, and these may not be among them.) "
+    counts = {"windows": seen, "scored": len(origins), "test_steps_needed": needed}
+    return Overlap(Code.TRAINING_SAW_WINDOWS, text + remedy, counts | _generation(rule), ancestor=who)
+
+
+def _chose(record: _Record, found: Sequence[tuple[Seen, np.ndarray]], corpus: Corpus) -> Note | None:
+    """Return a note on windows of a validation part; found: for each training a mask of the windows."""
+    chosen = int(np.any([hit for _, hit in found], axis=0).sum())
+    if not chosen:
+        return None
+    rule, scored = _most(found), len(found[0][1])
+    who = record.name(rule.by)
+    whose = f"the weights of {who}" if who else "this model's weights"
+    text = (
+        f"{chosen} of {scored} windows of {corpus.name} are in the validation part that chose {whose}, so the score is "
+        "biased in the model's favour."
+    )
+    counts = {"windows": chosen, "scored": scored} | _generation(rule)
+    return Overlap(Code.VALIDATION_SAW_WINDOWS, text, counts, ancestor=who)
+
+
+def _most(found: Sequence[tuple[Seen, np.ndarray]]) -> Seen:
+    """Return the training that used the most windows, the nearest one of equals."""
+    return max(found, key=lambda pair: int(pair[1].sum()))[0]
+
+
+def _generation(rule: Seen) -> dict[str, int]:
+    """Return the counts that say how far back an ancestor is: 1 = a parent; {} for the model itself."""
+    return {"generation": rule.by.removesuffix(OR_EARLIER).count(".") + 1} if rule.by else {}
 
 
 def _same_days(corpus: Corpus, origins: Sequence[Origin], trained: IntArray) -> Note | None:
@@ -113,23 +282,36 @@ def _same_days(corpus: Corpus, origins: Sequence[Origin], trained: IntArray) -> 
     return Note(Code.TRAINING_SAW_DAYS, text, {"share": share})
 
 
-def _by_date(release: dict[str, Any], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
-    dates = release.get("date_range")
-    if not dates or not dates[1] or corpus.manifest.time == "steps":
+def _by_date(record: _Record, rules: Sequence[Seen], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
+    """Return a note on windows that do not start after all other data that these trainings saw."""
+    if not rules:
+        return None
+    dated = [rule for rule in rules if rule.date_range]
+    if not dated or corpus.manifest.time == "steps":
+        newest = next((rule for rule in rules if not rule.by), rules[0])
+        who = record.name(newest.by)
         text = (
-            f"{corpus.name} is not the corpus that this model was trained on, and without dates on both it is unknown "
-            "whether training saw the same values."
+            f"{corpus.name} is not the corpus that {who or 'this model'} was trained on, and without dates on both it "
+            "is unknown whether training saw the same values."
         )
         return Note(Code.TRAINING_CANNOT_BE_COMPARED, text)
     first = min(_time(corpus, *origin) for origin in origins)
-    last = np.datetime64(str(dates[1]).replace("Z", "").split("+")[0], "us")
+    newest = max(dated, key=_last)
+    last, who = _last(newest), record.name(newest.by)
     if np.datetime64(first, "us") > last:
         return None
     text = (
-        f"The model was trained on other data up to {last.astype('datetime64[s]')}; windows of {corpus.name} start at "
-        f"{_text(first)}. It may have seen the same or later days through other series."
+        f"{who[:1].upper() + who[1:] or 'The model'} was trained on other data up to "
+        f"{last.astype('datetime64[s]')}; windows of {corpus.name} start at {_text(first)}. It may have seen the "
+        "same or later days through other series."
     )
     return Note(Code.TRAINING_MAY_HAVE_SEEN_DAYS, text)
+
+
+def _last(rule: Seen) -> np.datetime64:
+    """Return the newest time of a dated corpus."""
+    assert rule.date_range is not None
+    return np.datetime64(rule.date_range[1].replace("Z", "").split("+")[0], "us")
 
 
 def _time(corpus: Corpus, series: int, step: int) -> int:

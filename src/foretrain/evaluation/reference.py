@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from foretrain.models.base import Forecaster
@@ -20,6 +20,7 @@ class ReferenceModel(NamedTuple):
     model: Forecaster
     hash: str | None = None  # of its release
     options: Any = None  # its family's forecast options
+    facts: dict[str, Any] | None = None  # its release.json, to warn if its training saw the windows
 
     def describe(self) -> dict[str, str | None]:
         """Return its key, name and hash, for reports."""
@@ -44,13 +45,13 @@ class Promotion:
     date_range: list[str] | None  # first and last time scored
     warnings: list[str]
     command: str | None
-    objections: tuple[Note, ...] = ()  # reasons against promotion, in the order of `reason`; not part of the JSON
+    codes: list[dict[str, Any]] = field(default_factory=list)  # codes and counts of the warnings
+    objections: tuple[Note, ...] = ()  # reasons against promotion, in the order of `reason`
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON data."""
         found = asdict(self)
-        del found["objections"]
-        return found
+        return {**found, "objections": list(found["objections"])}
 
     @property
     def headline(self) -> str:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from foretrain.evaluation import plots
 from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS
+from foretrain.evaluation.overlap import used_by
 from foretrain.evaluation.plots import plot_forecast
 from foretrain.evaluation.reference import ZERO_SHOT
 from foretrain.evaluation.result import differences
 from foretrain.evaluation.significance import LEVEL
+from foretrain.notes import Code
 
 if TYPE_CHECKING:
     from foretrain.evaluation.result import EvaluationResult
@@ -216,7 +218,8 @@ def _verdict(result: EvaluationResult) -> str:
     naive = next(c for c in result.comparisons if c.against == "naive")
     certain = naive.significant and not result.overlaps_training
     kind = "none" if not certain else "better" if naive.statistic < 0 else "worse"
-    void = "No fair test, training saw these windows: " if result.overlaps_training else ""
+    who = used_by(result.warnings, Code.TRAINING_SAW_WINDOWS)
+    void = f"No fair test, {who} saw these windows: " if who else ""
     return (
         f'<div class="verdict {kind}"><strong>{_e(void + naive.verdict[0].upper() + naive.verdict[1:])}.</strong> '
         f"{_e(result.detail)}<br><span>{_e(_subtitle(result))}</span></div>"

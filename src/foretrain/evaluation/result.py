@@ -22,13 +22,13 @@ from foretrain.data.windows import NO_TIME
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.baselines import BASELINES
-from foretrain.evaluation.overlap import ABOUT_TRAINING
+from foretrain.evaluation.overlap import ABOUT_TRAINING, used_by
 from foretrain.evaluation.panel import LeftOut
 from foretrain.evaluation.reference import OTHER, Promotion, ReferenceModel
 from foretrain.evaluation.scored import Scored
 from foretrain.evaluation.significance import LEVEL, Comparison, compare
 from foretrain.evaluation.symbols import aggregate, per_symbol
-from foretrain.notes import Code, Note, Tally, codes
+from foretrain.notes import Code, Note, Tally, codes, records
 
 FORMAT = 1
 ALARMS = (Code.TRAINING_SAW_WINDOWS, Code.SYNTHETIC_DATA)  # warnings that make every metric meaningless
@@ -90,7 +90,8 @@ class EvaluationResult:
     @property
     def headline(self) -> str:
         """Whether the test is fair, the verdict against naive, and `detail`."""
-        void = "NO FAIR TEST, training saw these windows. " if self.overlaps_training else ""
+        who = used_by(self.warnings, Code.TRAINING_SAW_WINDOWS)
+        void = f"NO FAIR TEST, {who} saw these windows. " if who else ""
         return f"{void}{self.name}: {self.verdict}.{self.detail and ' ' + self.detail}"
 
     @property
@@ -156,6 +157,7 @@ class EvaluationResult:
             {
                 "format": FORMAT,
                 "warnings": self.warning_texts,
+                "codes": records(self.warnings),
                 "headline": self.headline,
                 "verdict": self.verdict,
                 "overlaps_training": self.overlaps_training,

@@ -14,7 +14,7 @@ from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
 from foretrain.evaluation.baselines import BASELINES
-from foretrain.evaluation.overlap import check_overlap, reserved_steps
+from foretrain.evaluation.overlap import Reserved, check_overlap, reference_overlap, reserved_steps
 from foretrain.evaluation.panel import make_panel, newest_origins
 from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
@@ -134,6 +134,7 @@ def evaluate(
     if against is not None:
         found, about = forecast(against.model, request.changed(options=against.options))
         scored_reference = against, np.sort(found, axis=2) if sort_quantiles else found
+        warnings += reference_overlap(against.key.replace("_", " "), against.facts, corpora, origins)
         warnings += _reference_notes(against, about, plan["context_length"])
     settings = {
         **{key: plan[key] for key in ("prediction_length", "num_windows", "stride")},
@@ -180,7 +181,7 @@ def _origins(
     origins, notes = [], dict[str, Note]()
     for corpus in corpora:
         parts = dict(sizes)
-        reserved = reserved_steps(release, corpus)
+        reserved = reserved_steps(release, corpus, split)
         note = _limit_to_reserved(parts, reserved, split, prediction_length, num_windows, stride)
         notes |= {} if note is None else {note.text: note}  # the same note of several corpora is given once
         origins.append(
@@ -210,25 +211,34 @@ def _reference_notes(reference: ReferenceModel, tallies: Sequence[Tally], contex
 
 
 def _limit_to_reserved(
-    parts: dict[str, int | None], reserved: dict[str, int], split: str, horizon: int, num_windows: int, stride: int
+    parts: dict[str, int | None], reserved: Reserved | None, split: str, horizon: int, num_windows: int, stride: int
 ) -> Note | None:
     """Set sizes of parts that the caller did not give to what training held out; return a note if windows get fewer.
 
     A part too small for one window is not set: then training saw every window, and the report must state the overlap.
     """
-    if split not in parts or parts[split] is not None or reserved.get(split, 0) < horizon:
+    if reserved is None or split not in parts or parts[split] is not None:
         return None
-    for name, steps in reserved.items():
-        parts[name] = steps if parts[name] is None else parts[name]
-    room = (reserved[split] - horizon) // stride + 1
+    steps = {"validation": reserved.validation, "test": reserved.test}
+    if steps[split] < horizon:
+        return None
+    parts |= {name: steps[name] for name, given in parts.items() if given is None}
+    room = (steps[split] - horizon) // stride + 1
     if room >= num_windows:
         return None
-    text = (
-        f"{room} window{'' if room == 1 else 's'} per item instead of {num_windows}: training held out the newest "
-        f"{reserved[split]} steps for the {split} part, and only these are scored. Train with a larger "
-        f"data.{split}_steps for more; split all also scores what training saw."
+    who = f"the training of {reserved.ancestor}" if reserved.ancestor else "training"
+    more = (
+        "Start from weights that held out more"
+        if reserved.ancestor
+        else f"Train with a larger data.{split}_steps for more"
     )
-    return Note(Code.FEWER_WINDOWS, text, {"windows": room, "asked": num_windows})
+    text = (
+        f"{room} window{'' if room == 1 else 's'} per item instead of {num_windows}: {who} held out the newest "
+        f"{steps[split]} steps for the {split} part, and only these are scored. {more}; split all also scores "
+        "what training saw."
+    )
+    counts = {"windows": room, "asked": num_windows}
+    return Note(Code.FEWER_WINDOWS, text, counts | ({"ancestor": 1} if reserved.ancestor else {}))
 
 
 def _selections(corpora: Sequence[Corpus], given: Selection | Sequence[Selection] | None) -> list[Selection]:

@@ -14,6 +14,7 @@ from foretrain.evaluation.columns import scored_columns
 from foretrain.models import family
 from foretrain.models.base import Trainable
 from foretrain.models.objective import objective_for
+from foretrain.run.ancestry import ancestry_of
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 
 
@@ -91,15 +92,22 @@ def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
     ranges = [(c.manifest.first_time, c.manifest.last_time) for c in source.corpora]
     first = [start for start, _ in ranges if start]
     last = [end for _, end in ranges if end]
+    parents = {role: _parent(config, role) for role in config.parents}
     return {
         "model_id": getattr(config.model, "model_id", None),
         "stage": config.stage,
-        "parents": {role: _parent(config, role) for role in config.parents},
+        "parents": parents,
+        "ancestry": ancestry_of(parents).to_json(),
         "config_hash": config_hash(config),
         "loss": {"name": config.loss.name, "space": config.loss.space, "unit": config.loss.unit},
         "corpora": [
-            {"name": c.name, "fingerprint": c.fingerprint, "provenance": c.manifest.provenance["kind"]}
-            for c in source.corpora
+            {
+                "name": c.name,
+                "fingerprint": c.fingerprint,
+                "provenance": c.manifest.provenance["kind"],
+                "date_range": [start, end] if start and end else None,
+            }
+            for c, (start, end) in zip(source.corpora, ranges, strict=True)
         ],
         "date_range": [min(first), max(last)] if first and last else None,
         "data": {
@@ -112,6 +120,7 @@ def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
             "validation_steps": config.data.resolved_validation_steps,
             "test_steps": config.data.resolved_test_steps,
             "holdout_fraction": config.data.holdout_fraction,
+            "max_train_series": limit if (limit := config.data.max_train_series) == source.num_series else None,
         },
     }
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from foretrain.adapters.layers import describe_adapter, parameter_counts
 from foretrain.config import dump_yaml
 from foretrain.data.source import TrainingSource
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
+from foretrain.evaluation.ancestry import Ancestry
 from foretrain.models.base import Trainable
 from foretrain.notes import texts
-from foretrain.run.build import build_model, open_source
+from foretrain.run.ancestry import check_test_part, of_parent, recorded
+from foretrain.run.build import build_model, open_source, release_facts
 from foretrain.run.config import RunConfig
 from foretrain.run.pipeline import (
     StageAction,
@@ -36,6 +40,7 @@ def describe_run(config: RunConfig, world: World, resume: str | None = None) -> 
     model = build_model(config, device="meta")
     check_run(config, source, model)
     lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, model, world)]
+    lines += texts(check_test_part(config, source, _facts(config, source, model)))
     output = Path(config.output_dir)
     if resume is None and holds_run(output):
         lines.append(f"refused: {output} already holds a run; resume it with --resume, or choose another output_dir.")
@@ -52,6 +57,7 @@ def describe_stages(config: StagesConfig, world: World, resume: str | None = Non
         actions = plan_actions(stages, Path(config.output_dir), resume)
     except TrainingError as error:
         lines += ["", f"refused: {error}"]
+    planned = dict[int, Ancestry]()  # stage -> what its release will have seen, itself included
     for stage in stages:
         lines += ["", f"stage {stage.number + 1} of {len(stages)}, {stage.name}"]
         if stage.skip or stage.source is None or (actions and actions[stage.number].do != "run"):
@@ -59,8 +65,25 @@ def describe_stages(config: StagesConfig, world: World, resume: str | None = Non
             continue
         pending = [stages[k].name for k in stage.parents.values() if not stage_facts(stages[k])]
         lines += [f"starts from stage {name}, not released yet: figures of a model of equal size" for name in pending]
-        lines += describe_needs(stage.config, stage.source, meta_model(stage, stages), world)
+        model = meta_model(stage, stages)
+        lines += describe_needs(stage.config, stage.source, model, world)
+        coming = {role: planned[k] for role, k in stage.parents.items() if k in planned}
+        facts = _facts(stage.config, stage.source, model, coming)
+        planned[stage.number] = recorded(facts, Ancestry.read(facts) or Ancestry())
+        lines += texts(check_test_part(stage.config, stage.source, facts))
     return lines
+
+
+def _facts(
+    config: RunConfig, source: TrainingSource, model: Trainable | None, coming: Mapping[str, Ancestry] | None = None
+) -> dict[str, Any]:
+    """Return the facts of the release that a run will write; coming: role -> ancestry of a parent yet to be trained."""
+    parents = {} if model is None else dict(model.parents)
+    facts = release_facts(config.model_copy(update={"parents": parents}), source)
+    if coming:
+        present = {role: of_parent(role, facts["parents"]) for role in facts["parents"]}
+        facts["ancestry"] = Ancestry.joined({**present, **coming}).to_json()
+    return facts
 
 
 def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable | None, world: World) -> list[str]:

@@ -12,6 +12,7 @@ from foretrain.config import build
 from foretrain.distributed.world import World
 from foretrain.errors import DataError, TrainingError
 from foretrain.notes import Code, Note, warn
+from foretrain.run.ancestry import ancestry_of
 from foretrain.run.build import build_model, open_source, release_facts, relocated, with_parents
 from foretrain.run.config import RunConfig
 from foretrain.training import checkpoint as checkpoints
@@ -50,6 +51,10 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     except DataError as error:
         text = f"{out} does not record its training data, so an evaluation cannot exclude them: {error}"
         warn(_log, Note(Code.RELEASE_WITHOUT_FACTS, text))
+    if state.get("ancestry") is not None:
+        facts["ancestry"] = state["ancestry"]
+    elif "parents" in facts:  # a checkpoint of an older version
+        facts["ancestry"] = ancestry_of(facts["parents"], unchanged=False).to_json()
     with new_folder(out) as scratch:
         if adapter:
             write_adapter(scratch, model)

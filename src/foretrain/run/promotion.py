@@ -25,6 +25,7 @@ from foretrain.models import family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash, release_in, resolve
 from foretrain.notes import Code, Note, warn
+from foretrain.run.ancestry import read_facts
 from foretrain.run.build import build_model, relocated, with_parents
 from foretrain.run.config import RunConfig, is_same_config, load_config
 from foretrain.training.monitor import append_log
@@ -58,7 +59,7 @@ def _named_reference(asked: str) -> ReferenceModel:
     """Load a reference model by its folder or hub id."""
     folder = resolve(asked)
     hashed = release_hash(folder) if (folder / "config.json").is_file() else None  # an adapter has none
-    return ReferenceModel(OTHER, asked, load(asked, device="cpu").model, hashed)
+    return ReferenceModel(OTHER, asked, load(asked, device="cpu").model, hashed, facts=read_facts(folder))
 
 
 def _zero_shot_reference(release: Path) -> ReferenceModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from foretrain.adapters.layers import describe_adapter
 from foretrain.data.source import TrainingSource
@@ -14,6 +15,7 @@ from foretrain.evaluation.validation import Validation
 from foretrain.models import family
 from foretrain.models.base import Trainable
 from foretrain.notes import texts
+from foretrain.run.ancestry import check_test_part
 from foretrain.run.build import build_model, open_source, parent_source, release_facts, with_parents
 from foretrain.run.config import RunConfig
 from foretrain.run.promotion import check_test_split, run_gate
@@ -48,8 +50,9 @@ def train_run(
     model.check(source)
     config = with_parents(config, model)
     header = [*notes, _describe_start(config), config.loss.describe(), *filter(None, [describe_adapter(model)])]
-    header += texts(check_test_split(config, model))
-    result = _build_trainer(config, source, model, world, resume, header).fit()
+    facts = release_facts(config, source)
+    header += texts([*check_test_split(config, model), *check_test_part(config, source, facts)])
+    result = _build_trainer(config, source, model, world, resume, header, facts).fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)
     return model, result
@@ -62,6 +65,7 @@ def _build_trainer(
     world: World,
     resume: str | None = None,
     notes: Sequence[str] = (),
+    facts: dict[str, Any] | None = None,
 ) -> Trainer:
     validation = _build_validation(config, source, model, world)
     return Trainer(
@@ -75,7 +79,7 @@ def _build_trainer(
         evaluate=validation,
         resolved_config=config.model_dump(mode="json"),
         resume=resume,
-        facts=release_facts(config, source),
+        facts=facts,
         notes=notes,
         units=validation.units if validation is not None else None,
         schema=RunConfig,

@@ -310,6 +310,8 @@ class Trainer:
                 f"warning: {torch.get_num_threads()} threads now, {saved['threads']} before: sums may differ in their "
                 "last bits"
             )
+        if saved.get("ancestry") is not None:  # as it was at the start: what the parents' folders say may have changed
+            self.facts = {**self.facts, "ancestry": saved["ancestry"]}
         checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, saved)
         self.train_state = TrainState.from_json(saved["progress"])
         return notes
@@ -416,6 +418,7 @@ class Trainer:
             "batch_size": self.plan.batch_size,
             "micro_batch_size": self.plan.micro_batch_size,
             "data_fingerprint": self.source.fingerprint,
+            "ancestry": self.facts.get("ancestry"),
             "optimizer": state_numbers(self.model, self.optimizer),
             "threads": torch.get_num_threads(),
             "world_size": self.world.size,
@@ -460,6 +463,8 @@ class Trainer:
         if path is None:
             raise TrainingError(f"{what}, and there is no checkpoint to return to.")
         saved = checkpoint.read_state(path)
+        if saved.get("ancestry") is not None:  # as it was at the start: what the parents' folders say may have changed
+            self.facts = {**self.facts, "ancestry": saved["ancestry"]}
         checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, saved)
         vars(train_state).update(vars(TrainState.from_json(saved["progress"])))  # in place: updater and scaler hold it
         train_state.bad_batches = bad_batches

@@ -15,6 +15,7 @@ from foretrain.data.importers.axis import Axis, Placed, place_items
 from foretrain.data.importers.cleaning import Cleaned
 from foretrain.data.importers.job import ImportJob
 from foretrain.data.importers.report import summary_csv
+from foretrain.data.lineage import Lineage
 from foretrain.data.quality import ItemRows
 from foretrain.data.rules import REPORTED, SHORT_ROWS
 from foretrain.data.store import Column, CorpusWriter
@@ -41,6 +42,7 @@ class _Writer:
         job, out = self.job, self.job.out
         target = out if job.old is None else out.with_name(f".{out.name}-new-{os.getpid()}")
         summary: list[tuple[Any, ...]] = []
+        lineage = None if job.old is None else Lineage(job.old)
         with self._open(target) as writer:
             for done, placed in enumerate(place_items(self.items, self.axis, job)):
                 if done % max(1, len(self.items) // 200) == 0:
@@ -49,12 +51,16 @@ class _Writer:
                     rows = placed.rows
                     writer.append(rows.item_id, rows.values, times=rows.times)
                     summary.append(self._line(placed))
+                    if lineage is not None and rows.times is not None:
+                        lineage.add(rows.item_id, rows.times)
             if not summary:
                 raise DataError(f"{job.name}: the rules left no item; nothing was written.\n{self._why()}")
             job.findings.refuse_if_bad(job.name, min_rows=job.options.min_rows)
             self._finish_report()
             writer.extra_file("quality.json", json.dumps(self._quality(), indent=2, ensure_ascii=False) + "\n")
             writer.extra_file("data_summary.csv", summary_csv(summary))
+            if lineage is not None:
+                writer.follow(lineage.records())
         if job.old is not None:
             replace_folder(target, out)
         self._fill_report(summary)
