@@ -28,6 +28,10 @@ class Code(StrEnum):
     COLUMN_EMPTY = "column_empty"  # the forecast of a column without a value is meaningless
     NOTHING_TO_FORECAST_FROM = "nothing_to_forecast_from"  # an empty column, so there is no forecast
     VALUES_TOO_LARGE = "values_too_large"
+    VALUES_TOO_SMALL = "values_too_small"  # deviations whose squares float32 cannot hold
+    SCALE_FLOORED = "scale_floored"  # a constant of the model is large beside the moves of a series
+    RESCALE_UNUSED = "rescale_unused"  # the model has no such constant
+    NOT_UPSTREAMS_FUNCTION = "not_upstreams_function"  # upstream's loader ignores or refuses a setting of the model
     FORECAST_NOT_FINITE = "forecast_not_finite"
     COLUMNS_LEFT_OUT = "columns_left_out"  # the family cannot read them
     STEPS_LOOK_LIKE_TIMES = "steps_look_like_times"

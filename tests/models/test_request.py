@@ -21,6 +21,7 @@ def test_the_schema_names_every_key():
         "batch_size",
         "num_samples",
         "seed",
+        "rescale",
         "options",
     ]
     assert schema["required"] == ["prediction_length"]

@@ -158,10 +158,11 @@ ZOO = {
         dropout=(),
         learning_rate=1e-2,
     ),
+    # with the floor of new models; golden tests hold that of published ones
     "toto": Entry(
         section={"random_init": True, "patch_size": 3, "embed_dim": 16, "num_layers": 3, "num_heads": 2,
                  "mlp_hidden_dim": 32, "dropout": 0.0, "spacewise_every_n_layers": 3, "k_components": 2,
-                 "variate_labels": True},
+                 "variate_labels": True, "scale_floor": "relative"},
         kinds=GENERAL,
         dropout=("dropout",),
         learning_rate=1e-2,
@@ -169,7 +170,7 @@ ZOO = {
     ),
     "toto2": Entry(
         section={"random_init": True, "patch_size": 4, "d_model": 16, "num_heads": 2, "num_layers": 3, "d_ff": 24,
-                 "layer_group_size": 3},
+                 "layer_group_size": 3, "scale_floor": "relative"},
         kinds=GENERAL,
         dropout=(),
         learning_rate=3e-2,

@@ -60,6 +60,13 @@ NumSamplesOption = Annotated[
     int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
 ]
 DrawSeedOption = Annotated[int, typer.Option(min=0, help="Seed of those draws.")]
+RescaleOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--rescale/--no-rescale",
+        help="Multiply rows that move too little for a constant of the model by a power of two (default: as trained).",
+    ),
+]
 FamilyOptions = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="A forecast option of the family; repeatable.")
 ]

@@ -21,6 +21,7 @@ from foretrain.evaluation.baselines import BASELINES, baselines
 from foretrain.evaluation.panel import LeftOut, Panel, ShardedWindows, WindowRef
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
 from foretrain.forecasting.batching import forecast_paths
+from foretrain.forecasting.scaling import SCALE_CODES
 from foretrain.models.base import Forecaster, ForecastOptions, ForecastRequest
 from foretrain.notes import Tally, once, sum_tallies
 
@@ -209,6 +210,7 @@ class Backtest:
         context_length: int | None = None,
         num_samples: int | None = None,
         seed: int = 0,
+        rescale: bool | None = None,
         options: ForecastOptions | None = None,
     ) -> ForecastRequest:
         """What a model is asked for here: the panel's horizon, at all levels of the backtest.
@@ -222,6 +224,7 @@ class Backtest:
             batch_size=self.batch_size,
             num_samples=num_samples,
             seed=seed,
+            rescale=rescale,
             options=options,
         )
 
@@ -252,7 +255,15 @@ class Backtest:
             parts = self.sharded.map(work)
         quantiles = self._usable_rows([part for part, _ in parts])
         quantiles[~np.isfinite(quantiles).all(axis=2)] = np.nan
-        return Forecasts(quantiles, sum_tallies(tally for _, notes in parts for tally in notes))
+        found, total = sum_tallies(tally for _, notes in parts for tally in notes), len(self.panel.refs)
+        # a chunk without the event has no tally, so that only the panel knows the number of all windows
+        return Forecasts(
+            quantiles,
+            tuple(
+                replace(tally, counts={**tally.counts, "windows": total}) if tally.code in SCALE_CODES else tally
+                for tally in found
+            ),
+        )
 
 
 def _ranks(refs: Sequence[WindowRef]) -> dict[WindowRef, int]:

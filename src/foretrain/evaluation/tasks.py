@@ -48,6 +48,7 @@ def evaluate(
     sort_quantiles: bool = True,
     num_samples: int | None = None,
     seed: int = 0,
+    rescale: bool | None = None,
     options: Any = None,
     against: ReferenceModel | None = None,
     world: World | None = None,
@@ -81,6 +82,7 @@ def evaluate(
         sort_quantiles: sort crossed quantiles before scoring; the report gives the share of steps that crossed.
         num_samples: sample paths of a forecast, for families that draw them; None = the family's default.
         seed: of those draws, which follow each window whatever batch it is in.
+        rescale: as of a ForecastRequest; None = as the model was trained.
         options: the family's forecast options, an instance of its dataclass; None = its defaults.
         against: reference model to score on the same windows and to compare with; gate.judge says which is better.
         world: processes that share the work; the result does not depend on their number.
@@ -120,7 +122,7 @@ def evaluate(
         max_items=max_items,
     )
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
-    request = backtest.request(num_samples=num_samples, seed=seed, options=options)
+    request = backtest.request(num_samples=num_samples, seed=seed, rescale=rescale, options=options)
 
     def forecast(model: Forecaster, request: ForecastRequest) -> tuple[np.ndarray, tuple[Tally, ...]]:
         longest = min(backtest.panel.context_length, model.max_context_length)
@@ -147,6 +149,7 @@ def evaluate(
         "crossed_share": crossed,
         "num_samples": num_samples,
         "seed": seed,
+        "rescale": model.smallest_deviation is not None and (model.rescales if rescale is None else rescale),
         "options": {} if options is None else asdict(options),
     }
     warnings += forecast_notes(tallies, "In these forecasts: {}.")

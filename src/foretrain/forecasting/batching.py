@@ -18,6 +18,7 @@ from torch import Tensor
 from foretrain.adapters.layers import merged
 from foretrain.data.windows import FloatArray, IntArray, Window, stack_windows
 from foretrain.errors import ModelError
+from foretrain.forecasting.scaling import BY_ITEM, magnitude_problem, rescaled, restored, scale_tallies
 from foretrain.models import resolved
 from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, move
 from foretrain.models.request import check_context_length
@@ -25,7 +26,6 @@ from foretrain.notes import Code, Note, Tally, once, sum_tallies, warn
 
 _log = logging.getLogger(__name__)
 
-LARGE = 1e18  # squares of greater values exceed float32
 MAX_PADDING = 1.25  # longest context over shortest in a batch, in buckets; beyond it another batch is cheaper
 MIN_ROWS = 32  # a smaller batch also takes windows of the next length, because small batches are slow
 MAX_CPU_ROWS = 64  # so that a pass stays in the CPU cache: 10% faster at width 64, no slower at width 512, less memory
@@ -54,8 +54,10 @@ def forecast_with_warnings(
     """Call forecast_paths on the model's device, and log its notes and warnings about meaningless forecasts."""
     found = forecast_paths(model, windows, request, keep_samples=keep_samples)
     longest = model.max_context_length
-    _warn_of_meaningless_forecasts(windows, found.quantiles, min(request.context_length or longest, longest))
-    log_tallies(found.notes)
+    steps = min(request.context_length or longest, longest)
+    extreme = any(tally.code in BY_ITEM for tally in found.notes)
+    _warn_of_meaningless_forecasts(windows, found.quantiles, steps, model.value_range if extreme else None)
+    log_tallies([tally for tally in found.notes if tally.code not in BY_ITEM])
     return found
 
 
@@ -89,9 +91,19 @@ def forecast_paths(
     batches = plan(windows, rows, longest, model.bucket_length, together)
     collected = _Collected(windows, keep_samples, progress)
 
+    rescale = model.rescales if request.rescale is None else request.rescale
+    if request.rescale and model.smallest_deviation is None:
+        text = f"rescale has no effect: this {model.family} model has no constant that small moves could vanish beside."
+        warn(_log, Note(Code.RESCALE_UNUSED, text))
+
     def launch(chosen: IntArray) -> Forecast:
-        batch = model.collate(stack_windows([windows[i] for i in chosen], horizon, longest))
-        found = model.forecast(_send(batch, target_device), request)
+        rows, factors = stack_windows([windows[i] for i in chosen], horizon, longest), None
+        tallies = scale_tallies(rows, model, rescale=rescale)
+        if rescale:
+            rows, factors = rescaled(rows, model)
+        found = model.forecast(_send(model.collate(rows), target_device), request)
+        found = found if factors is None else restored(found, rows, factors)
+        collected.scales = sum_tallies([*collected.scales, *tallies])
         collected.drawn |= found.samples is not None or found.mean is not None
         return found if keep_samples else replace(found, samples=None)  # frees the memory of unused paths now
 
@@ -122,9 +134,15 @@ def forecast_notes(tallies: Sequence[Tally], form: str) -> list[Note]:
 
 
 def _warn_of_meaningless_forecasts(
-    windows: Sequence[Window], results: Sequence[FloatArray], context_length: int
+    windows: Sequence[Window],
+    results: Sequence[FloatArray],
+    context_length: int,
+    value_range: tuple[float, float] | None,
 ) -> None:
-    """Log a warning about forecasts of columns without a value and forecasts beyond the range of float32."""
+    """Log a warning about forecasts of columns without a value, and of values that the model's arithmetic cannot scale.
+
+    value_range: Forecaster.value_range; None = every value is in it.
+    """
     by_fact: dict[tuple[Code, str], list[str]] = {}
     for window, values in zip(windows, results, strict=True):
         context, finite = window.context[:, -context_length:], bool(np.isfinite(values).all())
@@ -136,9 +154,8 @@ def _warn_of_meaningless_forecasts(
         elif rows.any():
             code = Code.NOTHING_TO_FORECAST_FROM
             fact = f"have no value{column} in the newest {context_length:,} rows, so nothing can be forecast"
-        elif not finite and np.nanmax(np.abs(context)) > LARGE:
-            code = Code.VALUES_TOO_LARGE
-            fact = "have values beyond 1e18, which exceed the model's arithmetic; divide such series by a constant"
+        elif value_range is not None and (problem := magnitude_problem(context, value_range)):
+            code, fact = problem
         elif not finite:
             code = Code.FORECAST_NOT_FINITE
             fact = "have forecasts that are not finite; try dtype float32"
@@ -160,6 +177,7 @@ class _Collected:
         if keep_samples:
             self._parts["samples"] = {}
         self._notes: tuple[Tally, ...] = ()
+        self.scales: tuple[Tally, ...] = ()  # of the rows' scales
 
     def add(self, chosen: IntArray, forecast: Forecast) -> None:
         """Copy the results of one batch to the host and assign its rows to windows."""
@@ -183,7 +201,8 @@ class _Collected:
             name: [found[i] for i in range(count)] if len(found) == count else None
             for name, found in self._parts.items()
         }
-        return ForecastList(lists["quantiles"] or [], lists["mean"], lists.get("samples"), self._notes)
+        notes = (*self._notes, *(tally for tally in self.scales if tally.note() is not None))
+        return ForecastList(lists["quantiles"] or [], lists["mean"], lists.get("samples"), notes)
 
 
 def clip_context(model: Forecaster, context_length: int | None) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +28,12 @@ from foretrain.forecasting.tables import check_names, sort_levels, tables_of
 from foretrain.models import family
 from foretrain.models.base import Columns, Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
 from foretrain.models.request import DECILES
+from foretrain.notes import warn
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -87,6 +91,7 @@ class Predictor:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a release (config.json, model.safetensors) that upstream's loader opens; on failure nothing is left.
 
+        Logs a note if the model has a setting that upstream lacks, so that its library gives other forecasts.
         Raises ModelError if path exists already or cannot be written.
         """
         path = Path(path)
@@ -97,6 +102,8 @@ class Predictor:
                 self.model.save_release(scratch)
         except OSError as error:
             raise ModelError(f"{path}: cannot be written ({error}).") from None
+        for note in self.model.release_notes():
+            warn(_log, note)
 
     def forecast(
         self,
@@ -109,6 +116,7 @@ class Predictor:
         num_samples: int | None = None,
         seed: int = 0,
         sort_quantiles: bool = False,
+        rescale: bool | None = None,
         **options: Any,
     ) -> list[FloatArray]:
         """Return quantile forecasts, one (targets, H, Q) array per item, in the order of inputs.
@@ -123,6 +131,7 @@ class Predictor:
             num_samples: number of sample paths, for families that draw them.
             seed: seed of the sample paths.
             sort_quantiles: sort quantiles that cross.
+            rescale: see ForecastRequest.
             **options: options of the family, such as cross_learning=True.
 
         Raises:
@@ -136,6 +145,7 @@ class Predictor:
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
+            rescale=rescale,
             options=options,
         )
         windows = _windows_of(inputs, request.prediction_length)
@@ -151,6 +161,7 @@ class Predictor:
         context_length: int | None = None,
         num_samples: int | None = None,
         seed: int = 0,
+        rescale: bool | None = None,
         **options: Any,
     ) -> list[FloatArray]:
         """Return sample paths, one (targets, S, H) array per item, in the order of inputs; arguments as for forecast.
@@ -164,6 +175,7 @@ class Predictor:
             context_length=context_length,
             num_samples=num_samples,
             seed=seed,
+            rescale=rescale,
             options=options,
         )
         windows = _windows_of(inputs, request.prediction_length)
@@ -192,6 +204,7 @@ class Predictor:
         sort_quantiles: bool = False,
         num_samples: int | None = None,
         seed: int = 0,
+        rescale: bool | None = None,
         **options: Any,
     ) -> pd.DataFrame:
         """Forecast the items of a frame; return a frame.
@@ -226,6 +239,7 @@ class Predictor:
             sort_quantiles: sort quantiles that cross.
             num_samples: number of sample paths, for families that draw them.
             seed: seed of the sample paths.
+            rescale: see ForecastRequest.
             **options: options of the family.
 
         Returns:
@@ -247,6 +261,7 @@ class Predictor:
             batch_size=batch_size,
             num_samples=num_samples,
             seed=seed,
+            rescale=rescale,
             options=options | ({"cross_learning": True} if cross_learning else {}),
             id_column=id_column,
             timestamp_column=timestamp_column,

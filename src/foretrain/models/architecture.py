@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
@@ -33,6 +33,10 @@ from foretrain.models.config_json import read_config_json
 Whole = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+# What keeps the scale of a row from 0: a constant of the published model, in the unit of the data, or a share of the
+# row's own size, so that a forecast of c times the data is c times the forecast.
+ScaleFloor = Literal["upstream", "relative"]
+RELATIVE_FLOOR: Mapping[str, Any] = {"scale_floor": "relative"}
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,9 @@ class ModelSection(Section):
     kind: ClassVar[type[Architecture]]
     architecture_keys: ClassVar[tuple[str, ...]] = ()
     adjustable: ClassVar[tuple[str, ...]] = ()  # architecture keys that may be set together with model_id
+    # architecture keys of models that start from random weights in this version, where their field's default is the
+    # value of published models and of earlier versions
+    of_new_models: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # preset name -> architecture keys
     published: ClassVar[Mapping[str, str]] = {}  # known hub id -> preset, so that a dry run needs no download
 
@@ -183,9 +190,34 @@ class ModelSection(Section):
         preset = cls.published.get(hub_id or "")
         return None if preset is None else cls.kind(**cls.presets[preset])
 
-    def resolve_defaults(self, known: bool) -> Self:
-        """Return the section with the defaults that depend on whether the run has covariates known ahead."""
-        return self
+    def resolve_defaults(self, known: bool, saved: Mapping[str, Any] | None = None) -> Self:
+        """Return the section with the defaults that depend on the run.
+
+        Args:
+            known: whether the run has covariates known ahead.
+            saved: the section as the run's folder or checkpoint holds it, if there is one. A key that it lacks is of a
+                later version: the run keeps the field's default.
+        """
+        unset = {} if not self.random_init else self.of_new_models
+        found = {
+            key: value
+            for key, value in unset.items()
+            if getattr(self, key) is None and (saved is None or key in saved) and self._takes(key)
+        }
+        return self.model_copy(update=found) if found else self
+
+    def _takes(self, key: str) -> bool:
+        """Return False if a key of of_new_models contradicts another one that is set."""
+        return not (key == "scale_floor" and dict(self).get("rescale"))
+
+
+def floor_problems(config: Any) -> list[str]:
+    """Return a message for each inconsistency of the fields scale_floor and rescale of an architecture."""
+    if config.scale_floor not in get_args(ScaleFloor):
+        return [f"scale_floor is {config.scale_floor!r}, must be {' or '.join(get_args(ScaleFloor))}"]
+    if config.rescale and config.scale_floor == "relative":
+        return ["rescale has no effect with scale_floor relative, which needs no other unit"]
+    return []
 
 
 AnySection = TypeVar("AnySection", bound=ModelSection)

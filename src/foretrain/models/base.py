@@ -34,6 +34,8 @@ from foretrain.models.types import (
     TrainingPrediction,
     WindowSource,
 )
+from foretrain.nn.scaling import LIFT, lifting_factors
+from foretrain.notes import Note
 
 __all__ = ["Batch", "Columns", "Embedding", "Embeds", "Family", "Forecast", "ForecastOptions", "ForecastRequest",
            "Forecaster", "Loss", "NoOptions", "ParameterRole", "Stream", "Streams", "Trainable", "TrainingPrediction",
@@ -166,6 +168,10 @@ class Trainable(nn.Module, ABC):
         `state`, if given, replaces the model's weights. Values are float32 unless the model was loaded in another type.
         """
 
+    def release_notes(self) -> list[Note]:
+        """Return what a user of upstream's library must know of a release of this model; [] = it computes the same."""
+        return []
+
     @abstractmethod
     def flops_per_window(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
         """Return the forward floating-point operations of one window (a multiply-add counts 2), for the mfu metric."""
@@ -177,6 +183,31 @@ class Forecaster(Trainable):
     # number of sample paths if a request asks for paths without a number; None in families that always draw paths or
     # never do
     default_samples: int | None = None
+    # Magnitudes that the model's arithmetic can scale: the smallest deviation of a row that is not constant, and the
+    # largest value. The default is that of statistics in float32, which squares of values must not leave.
+    value_range: tuple[float, float] = (1e-17, 1e17)
+
+    @property
+    def smallest_deviation(self) -> float | None:
+        """Standard deviation of a row below which a constant of the model changes its scale by more than 1%.
+
+        None = there is none: the forecast of c times the data is c times the forecast.
+        """
+        return None
+
+    def row_factors(self, values: Tensor, observed: Tensor) -> Tensor | None:
+        """Return powers of two (R, 1) that lift the moves of rows (R, T) out of reach of the model's constant.
+
+        None if the model has no such constant. Constant rows are not lifted.
+        """
+        if self.smallest_deviation is None:
+            return None
+        return lifting_factors(values, observed, LIFT * self.smallest_deviation)
+
+    @property
+    def rescales(self) -> bool:
+        """True if it was trained on rescaled rows (forecasting/scaling.py), which forecasts then read too."""
+        return False
 
     @property
     @abstractmethod
@@ -286,8 +317,8 @@ class Family:
     matches: Callable[[dict[str, Any]], bool]  # True if a config.json belongs to the family
     load: Load
     columns: Callable[[Sequence[str]], Columns | None] = lambda names: None  # its default columns of a data set
-    # (section, whether the run has covariates known ahead) -> the section with the defaults that depend on that
-    resolve_defaults: Callable[[Any, bool], Any] = lambda section, known: section
+    # ModelSection.resolve_defaults: (section, whether the run has covariates known ahead, the section as saved before)
+    resolve_defaults: Callable[[Any, bool, Mapping[str, Any] | None], Any] = lambda section, known, saved: section
     needs: str = ""  # description of the columns that it requires; "" = none in particular
     published: frozenset[str] = frozenset()  # its known hub ids
     with_times: bool = False  # True if windows need timestamps when the data have a calendar

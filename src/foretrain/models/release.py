@@ -29,6 +29,7 @@ from foretrain.models.base import Family, ForecastOptions, NoOptions, Trainable
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import release_hash, resolve
 from foretrain.models.weights import fill_network, read_tensors, write_weights
+from foretrain.notes import Code, Note
 
 
 class Network(nn.Module):
@@ -223,6 +224,18 @@ class ReleaseModel(Trainable):
         network: Any = self.network
         network.write_release(folder, state)
 
+    def release_notes(self) -> list[Note]:
+        """Return a note if the config has a setting that changes the function and that upstream does not have."""
+        settings = {key: getattr(self.config, key, None) for key in ("scale_floor", "rescale")}
+        changed = [key for key, value in settings.items() if value in ("relative", True)]
+        if not changed:
+            return []
+        text = (
+            f"upstream's library does not know {changed[0]} in config.json of a {self.config.title}: it refuses or "
+            "ignores the key, and without it these weights give other forecasts."
+        )
+        return [Note(Code.NOT_UPSTREAMS_FUNCTION, text)]
+
     @classmethod
     def as_family(cls, **more: Any) -> Family:
         """Return the record that models.FAMILIES refers to; `more` are further fields of Family."""
@@ -234,6 +247,6 @@ class ReleaseModel(Trainable):
             load=cls.load,
             matches=cls.network_class.architecture.matches,
             published=frozenset(cls.section.published),
-            resolve_defaults=lambda section, known: section.resolve_defaults(known),
+            resolve_defaults=lambda section, known, saved: section.resolve_defaults(known, saved),
             **more,
         )

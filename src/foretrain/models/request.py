@@ -83,6 +83,8 @@ class ForecastRequest(Section):
         batch_size: rows (variates and covariates) per forward pass.
         num_samples: number of sample paths, for families that draw them; None = the family's default.
         seed: seed of the sample paths.
+        rescale: multiply rows whose moves a constant of the model would hide by a power of two, taken from their
+            context, and divide the forecast by it. None = as the model was trained.
         options: options of the family, as a mapping or as its dataclass; missing ones have the family's defaults.
     """
 
@@ -94,6 +96,7 @@ class ForecastRequest(Section):
         int | None, PlainValidator(_count("num_samples", optional=True)), WithJsonSchema(_OPEN_COUNT)
     ] = None
     seed: Annotated[int, PlainValidator(_seed), WithJsonSchema({"type": "integer"})] = 0
+    rescale: bool | None = None
     options: Annotated[
         Mapping[str, Any] | ForecastOptions | None,
         PlainValidator(_options),

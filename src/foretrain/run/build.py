@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from foretrain.adapters.layers import adapt
+from foretrain.config import read_yaml
 from foretrain.data.config import DataConfig
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
-from foretrain.errors import ModelError
+from foretrain.errors import ForetrainError, ModelError
 from foretrain.evaluation.columns import scored_columns
 from foretrain.models import family
 from foretrain.models.base import Trainable
 from foretrain.models.objective import objective_for
 from foretrain.run.ancestry import ancestry_of
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
+from foretrain.training.checkpoint import read_state
 
 
 def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
@@ -44,21 +47,36 @@ def _adapter_base(config: RunConfig, model: Trainable) -> dict[str, Any]:
     return {"model": section, **lengths, "seed": config.seed, "parents": dict(model.parents)}
 
 
-def open_source(config: RunConfig, corpora: list[Corpus] | None = None) -> tuple[RunConfig, TrainingSource]:
+def open_source(
+    config: RunConfig, corpora: list[Corpus] | None = None, saved: Mapping[str, Any] | None = None
+) -> tuple[RunConfig, TrainingSource]:
     """Return the config with the fields that its data decide (columns, time stamps, parts of the model), and its
     windows.
 
-    corpora, if given, replace the config's. Raises DataError and ConfigError as TrainingSource does.
+    corpora, if given, replace the config's. saved: the config as the run saved it before; None = that in output_dir,
+    if there is one. Raises DataError and ConfigError as TrainingSource does.
     """
+    saved = saved_config(Path(config.output_dir)) if saved is None else saved
     opened = [spec.open() for spec in config.data.corpora] if corpora is None else corpora
     kind, found = family(config.model.family), dict[str, Any]()
     if config.data.with_times is None:
         found["with_times"] = kind.with_times and all(corpus.manifest.time != "steps" for corpus in opened)
     if config.data.target is None and (choice := kind.columns(_shared_numeric_columns(config.data, opened))):
         found["target"] = choice.targets
-    model = kind.resolve_defaults(config.model, bool(config.data.known_covariates))
+    before = None if saved is None else saved.get("model") or {}
+    model = kind.resolve_defaults(config.model, bool(config.data.known_covariates), before)
     config = config.model_copy(update={"data": config.data.model_copy(update=found), "model": model})
     return config, TrainingSource(config.data, config.seed, opened)
+
+
+def saved_config(folder: Path, checkpoint: str | None = None) -> dict[str, Any] | None:
+    """Return the config that a run folder, or a checkpoint if one is named, holds; None if it has none to read."""
+    try:
+        if checkpoint not in (None, "auto"):
+            return read_state(Path(checkpoint))["config"]
+        return read_yaml(folder / "config.yaml")
+    except (ForetrainError, KeyError):
+        return None
 
 
 def _shared_numeric_columns(data: DataConfig, corpora: list[Corpus]) -> list[str]:

@@ -93,10 +93,12 @@ def config_hash_1(config: RunConfig) -> str:
         del tree["training"][key]
     for key in ("promotion", "require_significance"):
         del tree["evaluation"][key]
-    budget = tree["training"]["token_budget"] or {}
-    for section, key, default in ((budget, "draw_horizons", False), (tree["model"], "loss_horizon", "run")):
-        if section.get(key) == default:  # another value was not to be had then
-            section.pop(key)
+    model, budget = tree["model"], tree["training"]["token_budget"] or {}
+    later = ((budget, "draw_horizons", False), (model, "loss_horizon", "run"), (model, "scale_floor", None),
+             (model, "rescale", None))  # fmt: skip
+    for section, key, default in later:
+        if key in section and section[key] == default:  # another value was not to be had then
+            del section[key]
     tree["model"] = _model_by_stages(config, tree["model"])
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 

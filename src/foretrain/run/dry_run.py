@@ -16,7 +16,7 @@ from foretrain.evaluation.ancestry import Ancestry
 from foretrain.models.base import Trainable
 from foretrain.notes import texts
 from foretrain.run.ancestry import check_test_part, of_parent, recorded
-from foretrain.run.build import build_model, open_source, release_facts
+from foretrain.run.build import build_model, open_source, release_facts, saved_config
 from foretrain.run.config import RunConfig
 from foretrain.run.pipeline import (
     StageAction,
@@ -36,7 +36,7 @@ from foretrain.training.settings import plan_run
 
 def describe_run(config: RunConfig, world: World, resume: str | None = None) -> list[str]:
     """Return the lines of `train --dry-run`: config, parameters, windows, memory and disk, refusals."""
-    config, source = open_source(config)
+    config, source = open_source(config, None, saved_config(Path(config.output_dir), resume))
     model = build_model(config, device="meta")
     check_run(config, source, model)
     lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, model, world)]

@@ -47,7 +47,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
     facts |= adapter_facts(model)
     try:
-        facts |= release_facts(*open_source(config))
+        facts |= release_facts(*open_source(config, None, state["config"]))
     except DataError as error:
         text = f"{out} does not record its training data, so an evaluation cannot exclude them: {error}"
         warn(_log, Note(Code.RELEASE_WITHOUT_FACTS, text))
@@ -55,6 +55,8 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
         facts["ancestry"] = state["ancestry"]
     elif "parents" in facts:  # a checkpoint of an older version
         facts["ancestry"] = ancestry_of(facts["parents"], unchanged=False).to_json()
+    for note in model.release_notes():
+        warn(_log, note)
     with new_folder(out) as scratch:
         if adapter:
             write_adapter(scratch, model)

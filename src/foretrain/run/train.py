@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from foretrain.data.store import Corpus
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.evaluation.validation import Validation
+from foretrain.forecasting.scaling import training_scale_notes
 from foretrain.models import family
 from foretrain.models.base import Trainable
 from foretrain.notes import texts
 from foretrain.run.ancestry import check_test_part
-from foretrain.run.build import build_model, open_source, parent_source, release_facts, with_parents
+from foretrain.run.build import build_model, open_source, parent_source, release_facts, saved_config, with_parents
 from foretrain.run.config import RunConfig
 from foretrain.run.promotion import check_test_split, run_gate
 from foretrain.training.trainer import Trainer, TrainResult
@@ -45,13 +47,15 @@ def train_run(
     if (Path(config.output_dir) / "stages").is_dir():
         raise TrainingError(f"{config.output_dir} holds a run in stages. Choose another output_dir.")
     if source is None:
-        config, source = open_source(config, corpora)
+        config, source = open_source(config, corpora, saved_config(Path(config.output_dir), resume))
     model = build_model(config)
     model.check(source)
     config = with_parents(config, model)
     header = [*notes, _describe_start(config), config.loss.describe(), *filter(None, [describe_adapter(model)])]
     facts = release_facts(config, source)
-    header += texts([*check_test_split(config, model), *check_test_part(config, source, facts)])
+    scale = [*model.release_notes(), *training_scale_notes(model, source)]
+    facts |= {"warnings": [asdict(note) for note in scale]} if scale else {}
+    header += texts([*check_test_split(config, model), *check_test_part(config, source, facts), *scale])
     result = _build_trainer(config, source, model, world, resume, header, facts).fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)

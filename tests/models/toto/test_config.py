@@ -80,9 +80,12 @@ def test_a_preset_is_changed_by_the_keys_given():
     assert config.embed_dim == preset("debug").embed_dim
 
 
-def test_a_run_may_choose_a_checkpoints_dropout_and_nothing_else():
+def test_a_run_may_choose_a_checkpoints_dropout_and_scaling_and_nothing_else():
     stored = preset("debug")
     assert section(dropout=0.25, k_components=4).fitted(stored, 64, 8) == replace(stored, dropout=0.25)
+    other = replace(stored, scale_floor="relative")
+    assert section(scale_floor="relative").fitted(stored, 64, 8) == section().fitted(other, 64, 8) == other
+    assert section(rescale=True).fitted(stored, 64, 8) == replace(stored, rescale=True)
     with pytest.raises(ModelError, match="embed_dim is 8 here and 64 there"):
         section(embed_dim=8).fitted(stored, 64, 8)
     with pytest.raises(ModelError, match="k_components is 5 here and 4 there"):
@@ -93,3 +96,26 @@ def test_labels_come_with_covariates_known_ahead_unless_decided():
     assert section().resolve_defaults(True).variate_labels is True
     assert section().resolve_defaults(False).variate_labels is None
     assert section(variate_labels=False).resolve_defaults(True).variate_labels is False
+
+
+def test_the_scale_floor_is_stored_only_if_it_is_not_upstreams():
+    plain, relative = preset("debug"), preset("debug", scale_floor="relative")
+    assert "scale_floor" not in plain.to_json() and "rescale" not in plain.to_json()
+    assert relative.to_json() == {**plain.to_json(), "scale_floor": "relative"}
+    assert TotoConfig.from_json(relative.to_json()) == relative
+    with pytest.raises(ModelError, match="scale_floor is 'none', must be upstream or relative"):
+        preset("debug", scale_floor="none")
+    with pytest.raises(ModelError, match="rescale has no effect with scale_floor relative"):
+        preset("debug", scale_floor="relative", rescale=True)
+
+
+def test_new_models_have_the_relative_floor_and_all_others_what_they_had():
+    def floor(saved=None, **keys):
+        return section(**keys).resolve_defaults(False, saved).scale_floor
+
+    assert floor(random_init=True) == floor({"scale_floor": "relative"}, random_init=True) == "relative"
+    assert floor({"family": "toto"}, random_init=True) is None  # a run of a version that had no such key goes on
+    assert floor(random_init=True, scale_floor="upstream") == "upstream"
+    assert floor(random_init=True, rescale=True) is floor(random_init=True, upstream_compat=True) is None
+    assert floor(random_init=False, model_id="folder") is None
+    assert section(random_init=True).architecture(64, 8).scale_floor == "upstream"

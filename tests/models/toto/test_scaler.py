@@ -24,11 +24,16 @@ def rows(seed: int = 0, steps: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @settings(max_examples=20, deadline=None)
-@given(cuts=st.lists(st.integers(1, 9), max_size=3), seed=st.integers(0, 99), stabilize=st.booleans())
+@given(
+    cuts=st.lists(st.integers(1, 9), max_size=3),
+    seed=st.integers(0, 99),
+    stabilize=st.booleans(),
+    relative=st.booleans(),
+)
 @every_scaler
-def test_running_statistics_equal_those_of_one_pass(kind, cuts, seed, stabilize):
+def test_running_statistics_equal_those_of_one_pass(kind, cuts, seed, stabilize, relative):
     values, observed = rows(seed)
-    scaler = Scaler(kind, 4, stabilize=stabilize, exponent=0.5)
+    scaler = Scaler(kind, 4, stabilize=stabilize, exponent=0.5, relative=relative)
     ends = sorted({4, *(4 * cut for cut in cuts), 40})
     whole = scaler(values, observed, prefix_length=ends[0])
     parts, stream = [], None
@@ -74,6 +79,25 @@ def test_nothing_observed_gives_zero_and_the_root_of_the_minimum():
     for kind, minimum in (("CausalPatchStdMeanScaler", 0.1), ("StdMeanScaler", 1e-3)):
         loc, scale = Scaler(kind, 4)(values, torch.zeros(1, 8, dtype=torch.bool))
         assert (loc == 0).all() and torch.allclose(scale, torch.tensor(minimum).sqrt())
+
+
+@every_scaler
+def test_the_relative_floor_is_a_millionth_of_the_rows_size_and_grows_with_its_unit(kind):
+    values = torch.tensor([[3.0] * 8, [0.0] * 8, [1.0, 2.0] * 4])
+    seen = torch.ones_like(values, dtype=torch.bool)
+    scaler = Scaler(kind, 4, relative=True)
+    loc, scale = scaler(values, seen)
+    assert scale[0, -1].item() == pytest.approx(3e-6) and 0 < scale[1, -1] < 1e-12
+    assert scale[2, -1].item() == pytest.approx(values[2].std(correction=kind != "StdMeanScaler").item())
+    other = scaler(2.0**-40 * values, seen)
+    assert torch.equal(other.loc, 2.0**-40 * loc) and torch.equal(other.scale[[0, 2]], 2.0**-40 * scale[[0, 2]])
+
+
+def test_a_row_moves_once_its_deviation_exceeds_the_relative_floor():
+    values = torch.tensor([[2.0] * 8 + [3.0] * 4, [0.0] * 4 + [1e-9] * 8])
+    scaler = Scaler("CausalPatchStdMeanScaler", 4, relative=True)
+    moves = scaler.moves(scaler(values, torch.ones_like(values, dtype=torch.bool)))
+    assert moves is not None and moves[:, 3::4].tolist() == [[False, False, True], [False, True, True]]
 
 
 def test_the_running_scale_stays_within_the_prefixs_limits():

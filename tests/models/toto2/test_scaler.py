@@ -55,6 +55,19 @@ def test_a_large_offset_costs_no_digits():
     torch.testing.assert_close(far.values, near.values, rtol=1e-6, atol=1e-9)
 
 
+def test_the_relative_floor_continues_from_sums_and_grows_with_the_unit():
+    x = torch.stack((torch.full((32,), 3.0), torch.zeros(32), torch.arange(32.0)))
+    observed = torch.ones_like(x, dtype=torch.bool)
+    whole = scale_patches(x, observed, 8, relative=True)
+    assert torch.allclose(whole.scale[0], torch.full((4,), 3e-6).double()) and (whole.scale[1] < 1e-12).all()
+    assert torch.allclose(whole.scale[2, -1], x[2].double().std())
+    head = scale_patches(x[:, :16], observed[:, :16], 8, relative=True)
+    tail = scale_patches(x[:, 16:], observed[:, 16:], 8, before=head.sums.at(1), relative=True)
+    assert torch.equal(tail.scale, whole.scale[:, 2:]) and torch.equal(tail.values, whole.values[:, 2:])
+    other = scale_patches(2.0**40 * x, observed, 8, relative=True)
+    assert torch.equal(other.scale[[0, 2]], 2.0**40 * whole.scale[[0, 2]]) and torch.equal(other.values, whole.values)
+
+
 def test_a_constant_and_an_empty_series_have_the_smallest_scale():
     x, observed = torch.full((2, 16), 3.0), torch.ones(2, 16, dtype=torch.bool)
     observed[1] = False

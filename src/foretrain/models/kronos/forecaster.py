@@ -40,6 +40,7 @@ from foretrain.models.kronos.tokens import TokenCache, check_epochs, open_token_
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
 from foretrain.models.release import ReleaseModel, start_network
 from foretrain.models.types import WindowSource
+from foretrain.nn.scaling import WIDE_RANGE
 from foretrain.nn.unused import attach
 from foretrain.notes import Code, Note, warn
 
@@ -60,6 +61,7 @@ class Kronos(ReleaseModel, Streams):
     block_lists = ("transformer",)
     head_parts = (".head.",)
     embedding_parts = (".emb_s", ".time_emb.")
+    value_range = WIDE_RANGE
     validation_names = ("loss", "s1_cross_entropy", "s2_cross_entropy")
     adapter_targets = ("embedding.fusion_proj", "transformer", "dep_layer", "head")
 

@@ -9,7 +9,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from foretrain.errors import ModelError
-from foretrain.models.architecture import Architecture, ModelSection, Positive, Rate, Whole, section_of
+from foretrain.models.architecture import (
+    RELATIVE_FLOOR,
+    Architecture,
+    ModelSection,
+    Positive,
+    Rate,
+    ScaleFloor,
+    Whole,
+    floor_problems,
+    section_of,
+)
 
 # config.json contains the repr of classes; any module path may precede the class name
 SCALERS = ("CausalPatchStdMeanScaler", "CausalStdMeanScaler", "StdMeanScaler")
@@ -23,7 +33,7 @@ class TotoConfig(Architecture):
 
     title = "Toto 1.0 model"
     signature = ("scaler_cls", "output_distribution_classes")
-    ours: ClassVar = {"max_context_length": LONGEST}
+    ours: ClassVar = {"max_context_length": LONGEST, "scale_floor": "upstream", "rescale": False}
 
     patch_size: Whole
     stride: Whole
@@ -40,7 +50,9 @@ class TotoConfig(Architecture):
     use_memory_efficient_attention: bool = True  # for upstream's loader; has no effect here
     stabilize_with_global: bool = True
     scale_factor_exponent: Positive = 10.0
-    max_context_length: Whole = LONGEST  # steps; upstream does not know this key
+    max_context_length: Whole = LONGEST  # steps; upstream does not know this key, nor the next two
+    scale_floor: ScaleFloor = "upstream"  # what keeps scales from 0: upstream's constant, or a share of the row's size
+    rescale: bool = False  # trained on rows that were multiplied so that upstream's constant hides none of them
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "output_distribution_classes", tuple(self.output_distribution_classes))
@@ -48,7 +60,7 @@ class TotoConfig(Architecture):
 
     def inconsistencies(self) -> list[str]:
         """Return a message for each contradiction between fields."""
-        return [*_sizes(self), *_classes(self)]
+        return [*_sizes(self), *_classes(self), *floor_problems(self)]
 
     @property
     def scaler(self) -> str:
@@ -165,7 +177,7 @@ class _TotoStart(ModelSection):
 
 
 _KEYS = ("patch_size", "embed_dim", "num_layers", "num_heads", "mlp_hidden_dim", "dropout",
-         "spacewise_every_n_layers", "spacewise_first")  # fmt: skip
+         "spacewise_every_n_layers", "spacewise_first", "scale_floor", "rescale")  # fmt: skip
 
 
 class TotoModelConfig(section_of(TotoConfig, _KEYS, _TotoStart)):
@@ -174,7 +186,8 @@ class TotoModelConfig(section_of(TotoConfig, _KEYS, _TotoStart)):
     architecture_keys: ClassVar = (*_KEYS, "k_components")
     presets: ClassVar = PRESETS
     published: ClassVar = PUBLISHED
-    adjustable: ClassVar = ("dropout",)
+    adjustable: ClassVar = ("dropout", "scale_floor", "rescale")
+    of_new_models: ClassVar = RELATIVE_FLOOR
 
     family: Literal["toto"] = "toto"
     k_components: int | None = Field(default=None, ge=1)
@@ -182,17 +195,22 @@ class TotoModelConfig(section_of(TotoConfig, _KEYS, _TotoStart)):
     variate_labels: bool | None = None
     upstream_compat: bool = False  # reproduce upstream's errors, see README.md
 
-    def resolve_defaults(self, known: bool) -> TotoModelConfig:
-        """Return the section with variate_labels enabled if it is None and the run has covariates known ahead."""
+    def resolve_defaults(self, known: bool, saved: Mapping[str, Any] | None = None) -> TotoModelConfig:
+        """Also enable variate_labels if it is None and the run has covariates known ahead.
+
+        With upstream_compat, scale_floor stays upstream's.
+        """
+        resolved = self if self.upstream_compat else super().resolve_defaults(known, saved)
         enable = known and self.variate_labels is None
-        return self.model_copy(update={"variate_labels": True}) if enable else self
+        return resolved.model_copy(update={"variate_labels": True}) if enable else resolved
 
     def architecture(self, context_length: int, prediction_length: int) -> TotoConfig:
         """Return the config of a random start. Raises ModelError if the keys contradict."""
         return preset(self.preset or "base", **self.given(), max_context_length=context_length)
 
     def fitted(self, stored: TotoConfig, context_length: int, prediction_length: int) -> TotoConfig:
-        """Return a checkpoint's config adapted to this run, which may change dropout and lengthen the context.
+        """Return a checkpoint's config adapted to this run, which may change dropout, scale_floor and rescale, and
+        lengthen the context.
 
         Raises ModelError if another key of the section contradicts the checkpoint.
         """

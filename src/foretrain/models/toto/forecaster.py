@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.nn.layout import RowLayout
 from foretrain.nn.observed import forward_fill
+from foretrain.nn.scaling import WIDE_RANGE
 from foretrain.nn.unused import attach
 
 
@@ -48,6 +50,7 @@ class Toto(ReleaseModel, Forecaster):
     validation_names = ("loss", "nll", "robust")
     predicts_sigma = True
     default_samples = DEFAULT_SAMPLES
+    value_range = WIDE_RANGE
     adapter_targets = ("patch_embed.projection", "attention.wQKV", "attention.wO", "mlp.0.w12", "mlp.0.w3", "unembed",
                        "output_distribution")  # fmt: skip
 
@@ -69,6 +72,17 @@ class Toto(ReleaseModel, Forecaster):
     def max_context_length(self) -> int:
         """Steps of context the model uses."""
         return self.config.max_context_length
+
+    @property
+    def smallest_deviation(self) -> float | None:
+        """Deviation at which the constant that is added to the variance raises the scale by 1%; see Forecaster."""
+        minimum = self.network.scaler.minimum
+        return math.sqrt(minimum / (1.01**2 - 1)) if minimum else None
+
+    @property
+    def rescales(self) -> bool:
+        """See Forecaster."""
+        return self.config.rescale
 
     @property
     def bucket_length(self) -> int:
@@ -118,16 +132,19 @@ class Toto(ReleaseModel, Forecaster):
     def scored(self, batch: Batch) -> ScoredPositions:
         """Return the scored patches of a batch.
 
-        Rows of covariates are not scored, nor patches without a previous observation in their row to scale them. With
-        upstream_compat all rows and patches are scored, except the last n steps of windows with n covariates known
-        ahead (upstream means to leave out their rows and leaves out steps).
+        Rows of covariates are not scored, nor patches without a previous observation in their row to scale them or,
+        with the relative floor, in a row that was constant so far. With upstream_compat all rows and patches are
+        scored, except the last n steps of windows with n covariates known ahead (upstream means to leave out their rows
+        and leaves out steps).
         """
         size, compat = self.config.patch_size, self.upstream_compat
         whole = batches.sequence(batch, size)
         values, observed = whole.values[:, :-size], whole.observed[:, :-size]
+        steps = slice(batch["context"].shape[1])
+        factors = self.row_factors(values[:, steps], observed[:, steps]) if self.rescales else None
         inputs = prepare(
             self.network.scaler,
-            values,
+            values if factors is None else values * factors,
             None if whole.complete else observed,
             prefix_length=batch["context"].shape[1],
             compat=compat,
@@ -144,7 +161,12 @@ class Toto(ReleaseModel, Forecaster):
             return x if rows is None else x[rows]
 
         loc, scale = (select(x) for x in inputs.statistics)
-        scale = scale + torch.finfo(scale.dtype).eps
+        moves = self.network.scaler.moves(inputs.statistics)
+        if moves is None:
+            scale = scale + torch.finfo(scale.dtype).eps  # as upstream
+        if factors is not None:
+            own = (factors if rows is None else factors[rows])[..., None]
+            loc, scale = loc / own, scale / own
         last = forward_fill(values, observed)[:, size - 1 :: size].repeat_interleave(size, 1)
         valid = whole.observed[:, size:]
         if not compat:
@@ -152,6 +174,8 @@ class Toto(ReleaseModel, Forecaster):
         elif "blanked" in batch:
             left = torch.arange(valid.shape[1], 0, -1, device=valid.device)
             valid = valid & (left > batch["blanked"][:, None])
+        if moves is not None:
+            valid = valid & moves
         target = (select(whole.values[:, size:]) - loc) / scale
         hidden = (hidden if rows is None else hidden[rows])[:, -count:]
         return ScoredPositions(hidden, target, select(valid), loc, scale, select(last))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from foretrain.models.toto.config import TotoConfig
+from foretrain.nn.scaling import exceeds_relative_floor, or_zero_scale, relative_floor
 
 MINIMUM = 0.1  # added to the variance of the causal scalers
 STD_MEAN_MINIMUM = 1e-3  # of StdMeanScaler
@@ -47,17 +48,49 @@ class Scaler:
 
     CausalPatchStdMeanScaler gives every step of a patch the statistics of the patch's last step, CausalStdMeanScaler
     each step its own, StdMeanScaler all steps those of the prefix. (model/scaler.py)
+
+    relative: add a share of the row's own mean square to the variance instead of upstream's constant, so that scaled
+    values do not depend on the unit of the data. `stabilize` then limits the scale only from above.
     """
 
-    def __init__(self, kind: str, patch_size: int, *, stabilize: bool = True, exponent: float = 10.0) -> None:
+    def __init__(
+        self, kind: str, patch_size: int, *, stabilize: bool = True, exponent: float = 10.0, relative: bool = False
+    ) -> None:
         self.kind, self.patch_size = kind, patch_size
-        self.stabilize, self.exponent = stabilize, exponent
+        self.stabilize, self.exponent, self.relative = stabilize, exponent, relative
 
     @classmethod
     def of(cls, config: TotoConfig) -> Scaler:
         """Return the scaler of a model; upstream passes stabilize_with_global only to the patch scaler."""
         stabilize = config.stabilize_with_global and config.scaler == "CausalPatchStdMeanScaler"
-        return cls(config.scaler, config.patch_size, stabilize=stabilize, exponent=float(config.scale_factor_exponent))
+        return cls(
+            config.scaler,
+            config.patch_size,
+            stabilize=stabilize,
+            exponent=float(config.scale_factor_exponent),
+            relative=config.scale_floor == "relative",
+        )
+
+    @property
+    def minimum(self) -> float:
+        """The constant that is added to the variance, in squared units of the data; 0 if the floor is relative."""
+        if self.relative:
+            return 0.0
+        return STD_MEAN_MINIMUM if self.kind == "StdMeanScaler" else MINIMUM
+
+    def scale(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Return the scale of rows with this mean and variance."""
+        if not self.relative:
+            return (variance + self.minimum).sqrt()
+        return or_zero_scale((variance + relative_floor(mean, variance).square()).sqrt())
+
+    def moves(self, statistics: Statistics) -> Tensor | None:
+        """Return the mask, of the statistics' shape, of steps whose row had moved by then; None = of all.
+
+        With the relative floor a row that was constant so far has no scale of its own, so that no loss can be stated
+        in it.
+        """
+        return exceeds_relative_floor(statistics.loc, statistics.scale) if self.relative else None
 
     @torch.no_grad()
     def __call__(self, series: Tensor, observed: Tensor, prefix_length: int | None = None) -> Statistics:
@@ -86,17 +119,17 @@ class Scaler:
     def _bounds(self, values: Tensor, weight: Tensor) -> Bounds:
         count = weight.sum(-1, keepdim=True).clamp(min=1.0)
         mean = (weight * values).sum(-1, keepdim=True) / count
-        spread = (((values - mean) * weight).square().sum(-1, keepdim=True) / count + MINIMUM).sqrt()
+        spread = self.scale(mean, ((values - mean) * weight).square().sum(-1, keepdim=True) / count)
         factor = 10.0**self.exponent
-        return Bounds((spread / factor).clamp(min=MINIMUM), spread * factor)
+        low = torch.zeros_like(spread) if self.relative else (spread / factor).clamp(min=MINIMUM)
+        return Bounds(low, spread * factor)
 
-    @staticmethod
-    def _fixed(series: Tensor, observed: Tensor, prefix_length: int | None) -> Statistics:
+    def _fixed(self, series: Tensor, observed: Tensor, prefix_length: int | None) -> Statistics:
         values, weight = _to_float64(series[:, :prefix_length], observed[:, :prefix_length])
         count = weight.sum(-1, keepdim=True).clamp(min=1.0)
         mean = (weight * values).sum(-1, keepdim=True) / count
         variance = ((values - mean) * weight).square().sum(-1, keepdim=True) / count
-        return Statistics(mean.to(series.dtype), (variance + STD_MEAN_MINIMUM).sqrt().to(series.dtype))
+        return Statistics(mean.to(series.dtype), self.scale(mean, variance).to(series.dtype))
 
 
 class CausalStatistics:
@@ -124,7 +157,7 @@ class CausalStatistics:
         if self.scaler.kind == "CausalPatchStdMeanScaler":
             size = self.scaler.patch_size
             count, mean, squares = (x[:, size - 1 :: size] for x in (count, mean, squares))
-        scale = (squares / (count - 1.0).clamp(min=1.0) + MINIMUM).sqrt()
+        scale = self.scaler.scale(mean, squares / (count - 1.0).clamp(min=1.0))
         if self.bounds is not None:
             scale = torch.minimum(torch.maximum(scale, self.bounds.low), self.bounds.high)
         if self.scaler.kind == "CausalPatchStdMeanScaler":

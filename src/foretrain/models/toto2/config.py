@@ -10,7 +10,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from foretrain.errors import ModelError
-from foretrain.models.architecture import Architecture, ModelSection, Positive, Whole, section_of
+from foretrain.models.architecture import (
+    RELATIVE_FLOOR,
+    Architecture,
+    ModelSection,
+    Positive,
+    ScaleFloor,
+    Whole,
+    floor_problems,
+    section_of,
+)
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # quantile levels of the head
 LONGEST = 4096  # steps of context that the published models were trained with
@@ -25,7 +34,7 @@ class Toto2Config(Architecture):
 
     title = "Toto 2.0 model"
     signature = ("residual_attn_ratio",)
-    ours: ClassVar = {"context_length": LONGEST}
+    ours: ClassVar = {"context_length": LONGEST, "scale_floor": "upstream", "rescale": False}
 
     patch_size: Whole
     d_model: Whole
@@ -51,7 +60,9 @@ class Toto2Config(Architecture):
     qk_norm_include_weight: bool | None = None
     per_dim_scale: bool = False
     use_xpos: bool = False
-    context_length: Whole = LONGEST  # not upstream's: history steps that the model reads
+    context_length: Whole = LONGEST  # not upstream's, nor are the next two: history steps that the model reads
+    scale_floor: ScaleFloor = "upstream"  # smallest scale: upstream's 1e-6, or relative to the row's own size
+    rescale: bool = False  # trained on rows that were multiplied so that upstream's floor hides none of them
 
     def __post_init__(self) -> None:
         self.check_bounds()
@@ -82,7 +93,12 @@ class Toto2Config(Architecture):
             )
         if variates > group:
             found.append(f"num_variate_layers_per_group {variates} is more than layer_group_size {group}")
-        return found
+        return [*found, *floor_problems(self)]
+
+    @property
+    def relative(self) -> bool:
+        """True if the smallest scale is relative to a row's own size."""
+        return self.scale_floor == "relative"
 
     @property
     def heads_per_group(self) -> int:
@@ -141,7 +157,7 @@ PUBLISHED = {f"Datadog/Toto-2.0-{size}": size for size in PRESETS}
 _KEYS = ("patch_size", "d_model", "num_heads", "num_layers", "layer_group_size", "num_variate_layers_per_group",
          "variate_layer_first", "d_ff", "qk_dim", "v_dim", "num_groups", "norm_eps", "attn_bias", "mlp_bias", "qk_norm",
          "norm_include_weight", "qk_norm_include_weight", "per_dim_scale", "use_xpos", "residual_mult",
-         "residual_attn_ratio")  # fmt: skip
+         "residual_attn_ratio", "scale_floor", "rescale")  # fmt: skip
 
 
 class _Toto2Start(ModelSection):
@@ -156,6 +172,8 @@ class Toto2ModelConfig(section_of(Toto2Config, _KEYS, _Toto2Start)):
 
     presets: ClassVar = PRESETS
     published: ClassVar = PUBLISHED
+    adjustable: ClassVar = ("scale_floor", "rescale")
+    of_new_models: ClassVar = RELATIVE_FLOOR
 
     family: Literal["toto2"] = "toto2"
     context_length: int | None = Field(default=None, ge=1)  # None = data.context_length, or the checkpoint's if longer
@@ -183,7 +201,7 @@ class Toto2ModelConfig(section_of(Toto2Config, _KEYS, _Toto2Start)):
         return Toto2Config(**values, context_length=longest)
 
     def fitted(self, stored: Toto2Config, context_length: int, prediction_length: int) -> Toto2Config:
-        """Return a checkpoint's config for this run, which may change the context length only.
+        """Return a checkpoint's config for this run, which may change context length, scale_floor and rescale only.
 
         Raises ModelError if another given key contradicts the checkpoint.
         """

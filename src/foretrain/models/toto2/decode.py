@@ -141,7 +141,12 @@ class _BlockDecoder:
         steps = slice(start * self.size, (end - 1) * self.size)
         observed = self.observed[:, steps]
         scaled = scale_patches(
-            self.values[:, steps], observed, self.size, self.options.scaler_fallback_min_obs, before=sums
+            self.values[:, steps],
+            observed,
+            self.size,
+            self.options.scaler_fallback_min_obs,
+            before=sums,
+            relative=network.config.relative,
         )
         compat, groups = self.options.compat, None if prompt.groups is None else prompt.groups[:, : end - 1]
         ctx = network.attention_context(

@@ -24,10 +24,11 @@ from foretrain.models.toto2 import inputs
 from foretrain.models.toto2.config import LEVELS, Toto2Config, Toto2ModelConfig
 from foretrain.models.toto2.decode import MIN_OBSERVED, Toto2Options, Toto2Prompt, decode
 from foretrain.models.toto2.model import Toto2Network, pinball
-from foretrain.models.toto2.scaler import PrefixSums, fill_gaps
+from foretrain.models.toto2.scaler import SMALLEST, PrefixSums, fill_gaps
 from foretrain.nn.layout import RowLayout
 from foretrain.nn.observed import forward_fill
 from foretrain.nn.quantiles import interpolate_levels, warn_outside_trained
+from foretrain.nn.scaling import WIDE_RANGE, exceeds_relative_floor
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Toto2(ReleaseModel, Forecaster):
     network_class, section, options = Toto2Network, Toto2ModelConfig, Toto2Options
     block_lists = ("transformer.layers",)
     head_parts = (".output_head.",)
+    value_range = WIDE_RANGE
     predicted_levels = LEVELS
     adapter_targets = ("patch_proj", "attn.in_proj", "attn.out_proj", "ffn.fc1", "ffn.fc2", "output_head")
 
@@ -71,6 +73,16 @@ class Toto2(ReleaseModel, Forecaster):
     def max_context_length(self) -> int:
         """Maximum number of history steps that the model reads."""
         return self.config.context_length
+
+    @property
+    def smallest_deviation(self) -> float | None:
+        """Deviation that the smallest scale is 1% above; see Forecaster."""
+        return None if self.config.relative else SMALLEST / 1.01
+
+    @property
+    def rescales(self) -> bool:
+        """See Forecaster."""
+        return self.config.rescale
 
     @property
     def bucket_length(self) -> int:
@@ -110,7 +122,8 @@ class Toto2(ReleaseModel, Forecaster):
         every patch of context and future is scored against the prediction of the token before it; in eval mode only the
         future, since the context may have been trained on. A token is not scored if its row has fewer than 8 observed
         values so far (1 from the cutoff on), because its scale would depend on later values; if a row of its window
-        depends on later values (_knows_future); or if it is empty.
+        depends on later values (_knows_future); if it is empty; or, with the relative floor, if its row was constant
+        so far, because it then has no scale of its own.
         """
         size, rows = self.config.patch_size, batch.get("target_rows")
         chosen = slice(None) if rows is None else rows
@@ -119,11 +132,17 @@ class Toto2(ReleaseModel, Forecaster):
         values = inputs.sequence(batch, size, ahead)[:, :-size]
         observed = ~values.isnan()
         groups, seen = _groups(batch, observed, patches + ahead - 1), self._masked(observed, batch)
-        out = self.network(values, seen, RowLayout.from_tensors(batch), groups, min_observed=MIN_OBSERVED, rows=rows)
+        steps, lifted = slice(context.shape[1]), values
+        factors = self.row_factors(values[:, steps], observed[:, steps]) if self.rescales else None
+        if factors is not None:
+            lifted = values * factors
+        out = self.network(lifted, seen, RowLayout.from_tensors(batch), groups, min_observed=MIN_OBSERVED, rows=rows)
         tokens = patches + ahead - 1
         token = torch.arange(tokens, device=values.device)
         least = torch.where(token < patches - 1, MIN_OBSERVED, 1)
         valid = out.scaled.sums.count[chosen] >= least
+        if self.config.relative:
+            valid = valid & exceeds_relative_floor(out.scaled.loc, out.scaled.scale)[chosen]
         filled = observed.unflatten(1, (-1, size)).any(-1)
         valid = valid & ~_knows_future(out.scaled.sums, filled, token < patches - 1, batch)[chosen]
         if groups is not None:
@@ -132,6 +151,8 @@ class Toto2(ReleaseModel, Forecaster):
         labels = F.pad(labels, (0, tokens * size - labels.shape[1]), value=torch.nan).unflatten(1, (-1, size))
         counts = ~labels.isnan() & valid[..., None]
         loc, scale = (x[chosen, :, None] for x in (out.scaled.loc, out.scaled.scale))
+        if factors is not None:
+            loc, scale = (x / factors[chosen, :, None] for x in (loc, scale))
         last = forward_fill(values[chosen], seen[chosen])[:, size - 1 :: size, None]
         scored = slice(None if self.training else patches - 1, None)
         target = torch.where(counts, (labels - loc) / scale, 0.0)

@@ -130,7 +130,8 @@ class Toto2Network(Network):
             keep: return predictions of the last `keep` tokens only.
             rows: return predictions of these rows only.
         """
-        scaled = scale_patches(values, observed, self.config.patch_size, min_observed)
+        c = self.config
+        scaled = scale_patches(values, observed, c.patch_size, min_observed, relative=c.relative)
         hidden = self.embed(scaled.values, observed)
         hidden = self.transformer(hidden, self.attention_context(layout, hidden.shape[1], groups), keep=keep, rows=rows)
         return Toto2Output(self.output_head(hidden), scaled)

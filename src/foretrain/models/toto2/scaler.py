@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foretrain.nn.scaling import or_zero_scale, relative_floor
+
 SMALLEST = 1e-6  # standard deviation
 
 
@@ -58,14 +60,21 @@ def wide_type(device: torch.device) -> torch.dtype:
 
 
 def scale_patches(
-    x: Tensor, observed: Tensor, patch_size: int, min_observed: int = 0, before: PrefixSums | None = None
+    x: Tensor,
+    observed: Tensor,
+    patch_size: int,
+    min_observed: int = 0,
+    before: PrefixSums | None = None,
+    *,
+    relative: bool = False,
 ) -> Scaled:
     """Scale the patches of x (R, T), whose values are arbitrary where observed (R, T) is False.
 
     With n observed steps up to a patch's end, their mean mu and M = sum of squares about it: loc = mu, scale =
     max(sqrt(M / max(1, n - 1)), 1e-6). Patches with n < min_observed use the first min_observed observed steps of the
     series instead, as upstream: these include later values, so a causal use must not score such patches. before: sums
-    of the steps before x.
+    of the steps before x. relative: the smallest scale is a share of the row's own root mean square up to the patch's
+    end instead of 1e-6, so that scaled values do not depend on the unit of the data.
     """
     with torch.no_grad():
         wide = wide_type(x.device)
@@ -78,7 +87,12 @@ def scale_patches(
             total = torch.where(early, sums.first_total, total)
             squares = torch.where(early, sums.first_squares, squares)
         loc = total / count.clamp(min=1)
-        scale = (squares / (count - 1).clamp(min=1)).sqrt().clamp(min=SMALLEST)
+        variance = squares / (count - 1).clamp(min=1)
+        scale = variance.sqrt()
+        if relative:
+            scale = or_zero_scale(torch.maximum(scale, relative_floor(loc, variance)))
+        else:
+            scale = scale.clamp(min=SMALLEST)
         values = (x.unflatten(-1, (-1, patch_size)) - loc[..., None]) / scale[..., None]
         values = torch.where(observed.unflatten(-1, (-1, patch_size)), values.asinh(), 0.0)
     return Scaled(values.float(), loc, scale, sums)
