@@ -102,7 +102,8 @@ def assert_used_as_recorded(release: str, asked: dict[str, Any], out: Path) -> N
     assert pooled.keys() == asked["metrics"].keys()
     for forecaster, metrics in asked["metrics"].items():
         assert pooled[forecaster] == pytest.approx(metrics, rel=SCORE, abs=SCORE), forecaster
-    command("forecast", release, *asked["forecast"], "--out", out / "forecast.csv")
+    longest = foretrain.load(release).model.max_context_length  # the context of a forecast in that version
+    command("forecast", release, *asked["forecast"], "--context-length", longest, "--out", out / "forecast.csv")
     found, recorded = pd.read_csv(out / "forecast.csv"), pd.read_csv(asked["table"])
     pd.testing.assert_frame_equal(found, recorded, rtol=SCORE, atol=0)
 
@@ -191,6 +192,12 @@ def test_load_merges_an_adapter_with_its_base(tmp_path, monkeypatch):
         foretrain.load(place).network.state_dict() for place in ("lora/adapters/default", "lora/release")
     )
     assert_weights(merged, released)
+
+
+def test_load_keeps_the_record_beside_the_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(copy_of("toto", tmp_path))
+    for place in ("lora/adapters/default", "lora/release", "lora"):
+        assert foretrain.load(place).facts == json.loads(Path("lora/release/release.json").read_text()), place
 
 
 @pytest.mark.parametrize(("name", "run"), [*cases("killed"), *cases("extended")])

@@ -23,7 +23,9 @@ class Code(StrEnum):
     CONTEXT_CLIPPED = "context_clipped"  # more context was requested than the model can read
     NUM_SAMPLES_UNUSED = "num_samples_unused"  # the family draws no sample paths
     LEVEL_OUTSIDE_TRAINED = "level_outside_trained"  # a quantile level beyond the trained ones
-    HORIZON_UNROLLED = "horizon_unrolled"  # a horizon beyond the trained one
+    HORIZON_UNROLLED = "horizon_unrolled"  # a horizon beyond the model's native one
+    HORIZON_BEYOND_TRAINING = "horizon_beyond_training"  # longer than the one that the release records
+    CONTEXT_BEYOND_TRAINING = "context_beyond_training"  # longer than the one that the release records
     CANDLES_REPAIRED = "candles_repaired"  # sampled candles with a high below another price, and the like
     COLUMN_EMPTY = "column_empty"  # the forecast of a column without a value is meaningless
     NOTHING_TO_FORECAST_FROM = "nothing_to_forecast_from"  # an empty column, so there is no forecast
@@ -33,7 +35,8 @@ class Code(StrEnum):
     RESCALE_UNUSED = "rescale_unused"  # the model has no such constant
     NOT_UPSTREAMS_FUNCTION = "not_upstreams_function"  # upstream's loader ignores or refuses a setting of the model
     FORECAST_NOT_FINITE = "forecast_not_finite"
-    COLUMNS_LEFT_OUT = "columns_left_out"  # the family cannot read them
+    COLUMNS_LEFT_OUT = "columns_left_out"  # the family cannot read them, or the model was not trained with them
+    KNOWN_COVARIATES_NOT_GIVEN = "known_covariates_not_given"  # though training and evaluation know them ahead
     STEPS_LOOK_LIKE_TIMES = "steps_look_like_times"
     FREQ_UNLIKE_ROWS = "freq_unlike_rows"
     GRID_ROWS_ADDED = "grid_rows_added"  # rows of missing values, so that the rows are on the grid of freq
@@ -60,7 +63,7 @@ class Code(StrEnum):
     FEWER_WINDOWS = "fewer_windows"  # than requested: training held out no more
     REFERENCE_SAW_WINDOWS = "reference_saw_windows"  # so it is favoured
     SHORTER_CONTEXT = "shorter_context"  # the reference model sees less history
-    COLUMNS_UNLIKE_TRAINING = "columns_unlike_training"  # the corpus lacks some
+    COLUMNS_UNLIKE_TRAINING = "columns_unlike_training"  # the data lack some
     SETTING_UNUSED = "setting_unused"
     # the promotion gate
     NOT_BELOW = "not_below"  # the model's error is not below the reference's

@@ -537,7 +537,7 @@ def test_forecast_reads_odd_headers_known_covariates_and_parquet(work: Path, tmp
               "--target", "load", "--freq", "h")  # fmt: skip
     foretrain("forecast", *common, "--out", tmp_path / "a.csv")
     foretrain("forecast", *common, "--out", tmp_path / "b.csv", "--future", tmp_path / "future.csv",
-              "--timestamp-column", "Date")  # fmt: skip
+              "--known-covariates", "temp", "--timestamp-column", "Date")  # fmt: skip
     a, b = (pd.read_csv(tmp_path / f"{name}.csv") for name in "ab")
     assert a.columns.tolist()[:2] == ["item_id", "timestamp"] and (a["item_id"] == "A/B <x>").all()
     assert not np.allclose(a["predictions"], b["predictions"])

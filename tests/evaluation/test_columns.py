@@ -43,7 +43,7 @@ OHLC = ["open", "high", "low", "close"]
     ],
 )
 def test_a_family_with_a_choice_gets_whole_candles(corpus, candle_family, trained, given, expected):
-    assert _names(corpus, evaluation_columns(corpus, candle_family, trained, **given)) == expected
+    assert _names(corpus, evaluation_columns(corpus, candle_family, trained, **given)[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_family_with_a_choice_gets_whole_candles(corpus, candle_family, traine
     ],
 )
 def test_a_family_without_a_choice_takes_the_named_or_trained_columns(corpus, trained, given, expected):
-    assert _names(corpus, evaluation_columns(corpus, family("chronos2"), trained, **given)) == expected
+    assert _names(corpus, evaluation_columns(corpus, family("chronos2"), trained, **given)[0]) == expected
 
 
 def test_a_column_that_the_corpus_lacks_is_named(corpus, candle_family):
@@ -68,9 +68,8 @@ def test_a_column_that_the_corpus_lacks_is_named(corpus, candle_family):
         evaluation_columns(corpus, family("chronos2"), {"target": [*OHLC, "amount"], "scored": ["close"]})
 
 
-def test_a_corpus_that_lacks_a_candle_column_of_training_is_scored_without_it(corpus, candle_family, logged_notes):
-    found = evaluation_columns(corpus, candle_family, {"target": [*OHLC, "amount"], "scored": ["close"]})
-    (note,) = logged_notes()
+def test_a_corpus_that_lacks_a_candle_column_of_training_is_scored_without_it(corpus, candle_family):
+    found, (note,) = evaluation_columns(corpus, candle_family, {"target": [*OHLC, "amount"], "scored": ["close"]})
     assert note.code == Code.COLUMNS_UNLIKE_TRAINING and "amount" in note.text
     assert _names(corpus, found) == (("close",), ("open", "high", "low"), ())
 
@@ -82,3 +81,16 @@ def test_scored_columns_are_the_wanted_else_the_familys_else_all(candle_family):
     assert scored_columns(None, ["x", "y"], None) == ("x", "y")
     with pytest.raises(ConfigError, match="names no column"):
         scored_columns([], OHLC, None)
+
+
+def test_recorded_covariates_that_the_corpus_lacks_are_told_and_others_found_by_the_rules_of_imports(corpus):
+    trained = {"target": ["Close/Last"], "past_covariates": ["OPEN", "wind"], "known_covariates": ["promo", "other"]}
+    found, (note,) = evaluation_columns(corpus, family("chronos2"), trained)
+    assert _names(corpus, found) == (("close",), ("open",), ("other",))
+    assert note.code == Code.COLUMNS_UNLIKE_TRAINING and "'promo', 'wind'" in note.text and note.counts["columns"] == 2
+
+
+def test_a_target_that_is_named_is_no_covariate(corpus):
+    trained = {"target": ["close"], "past_covariates": ["open", "high"], "known_covariates": ["other"]}
+    found, notes = evaluation_columns(corpus, family("chronos2"), trained, target=["open", "other"])
+    assert _names(corpus, found) == (("open", "other"), ("high",), ()) and notes == []

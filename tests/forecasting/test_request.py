@@ -14,6 +14,8 @@ def test_a_frame_request_has_the_keys_of_a_request_and_those_of_a_frame():
         "id_column",
         "timestamp_column",
         "target",
+        "past_covariates",
+        "known_covariates",
         "freq",
         "calendar",
         "outputs",

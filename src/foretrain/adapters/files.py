@@ -90,12 +90,16 @@ def open_model(path_or_hub_id: str, revision: str | None, offline: bool, parts: 
     parts are folders or hub ids of the model's other parts, such as a tokenizer. Raises ModelError if there is no such
     folder, or if it holds no model of a known family.
     """
-    folder = resolve(path_or_hub_id, revision, offline)
+    return open_folder(resolve(path_or_hub_id, revision, offline), path_or_hub_id, offline, parts)
+
+
+def open_folder(folder: Path, asked: str, offline: bool, parts: Mapping[str, str]) -> Trainable:
+    """Open the model of a release or adapter folder; asked: how the user named it."""
     if folder.is_file():
         raise ModelError(f"{folder}: is a file; give the folder that holds config.json and model.safetensors.")
     if (folder / ADAPTER_FILE).exists():
         return open_adapter(folder, offline, parts)
-    return open_release(folder, path_or_hub_id, offline, parts)
+    return open_release(folder, asked, offline, parts)
 
 
 def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str]) -> Trainable:

@@ -340,13 +340,22 @@ def forecast(
     future: Annotated[Path | None, typer.Option(help="Known covariates of the steps to forecast.")] = None,
     quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels (default 0.1 ... 0.9).")] = None,
     target: Annotated[
-        str | None, typer.Option(help="Comma-separated columns to forecast (default: the family's, else target).")
+        str | None,
+        typer.Option(help="Comma-separated columns to forecast (default: as trained, else the family's, else target)."),
+    ] = None,
+    past_covariates: Annotated[
+        str | None, typer.Option(help="Columns known up to the newest row (default: as trained, else all others).")
+    ] = None,
+    known_covariates: Annotated[
+        str | None, typer.Option(help="Columns with values in --future (default: as trained, else all of them).")
     ] = None,
     calendar: Annotated[
         str | None,
         typer.Option(help="Exchange whose sessions to follow: XNYS, NYSE, XSHG, 24/7, ... (extra `market`)."),
     ] = None,
-    context_length: Annotated[int | None, typer.Option(min=1, help="Steps of history to use.")] = None,
+    context_length: Annotated[
+        int | None, typer.Option(min=1, help="Steps of history to use (default: as trained, else the model's).")
+    ] = None,
     batch_size: BatchSizeOption = 256,
     cross_learning: Annotated[
         bool, typer.Option("--cross-learning", help="Let the items of a batch attend to each other.")
@@ -388,6 +397,8 @@ def forecast(
         rescale=rescale,
         options={**forecast_settings(option), **({"cross_learning": True} if cross_learning else {})},
         target=comma_list(target),
+        past_covariates=comma_list(past_covariates),
+        known_covariates=comma_list(known_covariates),
         freq=reading.get("freq"),
         calendar=calendar,
         aggregates=aggregate or (),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -17,6 +16,7 @@ from foretrain.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from foretrain.data.frames import OpenedData
     from foretrain.evaluation.result import EvaluationResult
     from foretrain.evaluation.score import Score
     from foretrain.forecasting.predictor import Predictor
@@ -133,6 +133,7 @@ def evaluate_model(
     from foretrain.evaluation.gate import judge
     from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
+    from foretrain.forecasting.record import recorded_data, trained_horizon, with_names
     from foretrain.models import family, forecast_options
     from foretrain.models.request import DECILES
     from foretrain.run.ancestry import with_ancestry
@@ -143,14 +144,15 @@ def evaluate_model(
     corpus = opened.corpus
     predictor = _load(model, tokenizer, device, dtype)
     model_family = family(predictor.model.family)
-    release = with_ancestry(release_facts(model), {"tokenizer": tokenizer} if tokenizer else None)
-    trained = release.get("data") or {}
-    horizon = prediction_length or trained.get("prediction_length")
+    release = with_names(predictor.facts, opened.column_meant)
+    release = with_ancestry(release, {"tokenizer": tokenizer} if tokenizer else None)
+    trained = recorded_data(release)
+    horizon = prediction_length or trained_horizon(release)
     if horizon is None:
         raise ConfigError("--prediction-length: set the number of steps to score; this release does not record one.")
     roles = {"target": target, "past_covariates": past_covariates, "known_covariates": known_covariates}
     named = {role: opened.columns_meant(names) for role, names in roles.items() if names is not None}
-    selection = evaluation_columns(corpus, model_family, trained, **named)
+    selection, notes = evaluation_columns(corpus, model_family, trained, **named)
     chosen = forecast_options(model_family, options or {})
     with progress_bar("forecasting") as advance:
         result = evaluate(
@@ -159,13 +161,14 @@ def evaluate_model(
             selection=selection,
             prediction_length=horizon,
             split=split,  # type: ignore[arg-type]
-            context_length=context_length or trained.get("context_length"),
+            context_length=context_length,
             quantile_levels=tuple(quantile_levels or DECILES),
             options=chosen,
             against=None if against is None else open_reference(against, model, predictor.model, chosen),
             name=model,
             release=release,
             command=command_line(),
+            notes=notes,
             progress=lambda done: advance(done, None, "windows"),
             **settings,
         )
@@ -239,6 +242,7 @@ def forecast_file(
     from foretrain.evaluation.candles import BANDS, candle_columns
     from foretrain.evaluation.plots import check_picture
     from foretrain.forecasting.outputs import save_table, scratch_files
+    from foretrain.forecasting.record import with_names
 
     pictures = () if plot is None else (check_picture(plot),)
     how, levels = dict(reading or {}), tuple(request.quantile_levels)
@@ -248,16 +252,14 @@ def forecast_file(
     frame = opened.frame()
     ahead = None if future is None else read_future(future, opened, **how)
     predictor = _load(model, tokenizer, device, dtype)
-    choice = predictor.columns(opened.corpus.columns, str(path))
-    if request.target is not None:
-        target = opened.columns_meant(request.target)
-    else:
-        target = choice.targets if choice else (opened.usual_target(),)
-    draws_candles = plot is not None and choice is not None and candle_columns(target) is not None
+    predictor.facts = with_names(predictor.facts, opened.column_meant)
+    request = request.changed(**_columns_of(request, predictor, opened))
+    columns = predictor.columns(frame, request, ahead, str(path))
+    target = columns.targets
+    draws_candles = plot is not None and bool(columns.candle) and candle_columns(target) is not None
     bands = [level for band in BANDS for level in band if level not in levels] if draws_candles else []
     count, lines = opened.corpus.num_series, list[str]()
     request = request.changed(
-        target=target,
         quantile_levels=(*levels, *bands),
         outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
     )
@@ -273,6 +275,16 @@ def forecast_file(
             total, kind = (count, "items") if draws_candles else (count * len(target), "series")
             lines.append(f"picture: {file}" + (f" (the first {shown} of {total:,} {kind})" if shown < total else ""))
     print("\n".join(lines))
+
+
+def _columns_of(request: FrameRequest, predictor: Predictor, opened: OpenedData) -> dict[str, Any]:
+    """Return the request's columns as the corpus calls them; the usual target if neither record nor family has one."""
+    roles = ("target", "past_covariates", "known_covariates")
+    given = {role: names for role in roles if (names := getattr(request, role)) is not None}
+    found = {role: opened.columns_meant(names) for role, names in given.items()}
+    if "target" not in found and not predictor.chooses_columns(opened.corpus.columns):
+        found["target"] = (opened.usual_target(),)
+    return found
 
 
 def _forecast(
@@ -346,19 +358,6 @@ def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | N
         if place in used:
             raise ConfigError(f"{flag} {path}: is {used[place]}; name another file.")
         used[place] = f"the file of {flag}"
-
-
-def release_facts(model: str) -> dict[str, Any]:
-    """Return the release.json beside a model's weights (or in a run's release/), {} if there is none."""
-    folder = Path(model)
-    for path in (folder / "release.json", folder / "release" / "release.json"):
-        if path.is_file():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: cannot be read ({error}). Restore it, or remove it.") from None
-            return found if isinstance(found, dict) else {}
-    return {}
 
 
 def set_threads(threads: int | None) -> None:

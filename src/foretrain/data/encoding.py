@@ -28,6 +28,16 @@ def shrunk_means(
     return (prior + sums) / (1.0 + counts)
 
 
+def recorded_codes(place: IntArray, recorded: int) -> FloatArray:
+    """Return the codes (K + 1,) of K categories and of a missing value, as training encoded them.
+
+    place (K,) is each category's place among the `recorded` ones of training, -1 if it is not one of them; these share
+    a code of their own.
+    """
+    codes = np.where(place < 0, recorded + 1, place)
+    return np.append(codes, recorded).astype(np.float32)
+
+
 def encode_codes(
     codes: FloatArray, padded: IntArray, count: int, target: FloatArray | None, context_length: int
 ) -> FloatArray:

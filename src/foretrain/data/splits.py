@@ -17,9 +17,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.data.encoding import encode_codes
-from foretrain.data.store import Corpus
-from foretrain.data.windows import IntArray, Window
+from foretrain.data.encoding import encode_codes, recorded_codes
+from foretrain.data.store import Column, Corpus
+from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import ConfigError, DataError
 from foretrain.hints import did_you_mean
 
@@ -29,11 +29,16 @@ Items = Literal["all", "held_out", "trained"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Column indices by role, in the order of a window's rows."""
+    """Column indices by role, in the order of a window's rows.
+
+    categories: of categorical columns, those of the corpus that a model was trained on, in the order of their codes,
+    which windows with several targets then have, whatever the corpus. A column without an entry has the corpus' own.
+    """
 
     targets: tuple[int, ...]
     past: tuple[int, ...] = ()
     known: tuple[int, ...] = ()
+    categories: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def columns(self) -> tuple[int, ...]:
@@ -44,6 +49,15 @@ class Selection:
         """Return (row of the window, number of categories) of each categorical covariate."""
         columns = [corpus.manifest.columns[k] for k in self.columns]
         return [(row, len(column.categories)) for row, column in enumerate(columns) if column.categories is not None]
+
+    def recorded(self, codes: FloatArray, column: Column) -> FloatArray:
+        """Return a column's codes as those of training, NaN as NaN."""
+        order = dict(self.categories).get(column.name)
+        if order is None or column.categories is None or order == column.categories:
+            return codes
+        places = {category: k for k, category in enumerate(order)}
+        table = recorded_codes(np.array([places.get(name, -1) for name in column.categories], np.int64), len(order))
+        return np.where(np.isnan(codes), codes, table[np.nan_to_num(codes).astype(np.int64)])
 
 
 class Origin(NamedTuple):
@@ -138,6 +152,8 @@ def cut(
         target = values[rows[:1], :cutoff] if len(selection.targets) == 1 else None
         codes = np.concatenate([values[[rows[row]], :cutoff], future[[row]]], axis=1)
         encoded = encode_codes(codes, np.zeros(1, np.int64), count, target, cutoff)[0]
+        if target is None:
+            encoded = selection.recorded(encoded, corpus.manifest.columns[rows[row]])
         context[row] = encoded[first:cutoff]
         if row in visible:
             future[row, : future_end - cutoff] = encoded[cutoff:future_end]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
+from foretrain.forecasting.record import trained_columns
 from foretrain.hints import did_you_mean
 from foretrain.models.base import Family
-from foretrain.notes import Code, Note, warn
-
-_log = logging.getLogger(__name__)
+from foretrain.notes import Note
 
 
 def scored_columns(wanted: Sequence[str] | None, targets: Sequence[str], family: Family | None) -> tuple[str, ...]:
@@ -51,38 +50,24 @@ def evaluation_columns(
     target: Sequence[str] | None = None,
     past_covariates: Sequence[str] | None = None,
     known_covariates: Sequence[str] | None = None,
-) -> Selection:
-    """Return the columns of an evaluation.
+) -> tuple[Selection, list[Note]]:
+    """Return the columns of an evaluation, and a note on recorded covariates that the corpus lacks.
 
-    Args:
-        corpus: the corpus to score.
-        family: the model's family, which may choose columns.
-        trained: the columns of training (`data` of release.json); {} if unknown.
-        target: None takes the columns scored while training, else those trained on, else those that the family scores,
-            else every numeric column.
-        past_covariates: None takes those of training, and for a family that chooses columns also the targets of
-            training (or the family's) that are not scored now, if the corpus has them.
-        known_covariates: None takes those of training.
-
-    Raises ConfigError as data.splits.select does, DataError if the family cannot use the corpus.
+    Arguments are those of forecasting.record.trained_columns, by which a forecast chooses its columns too. Raises
+    ConfigError as that and data.splits.select do, DataError if the family cannot use the corpus.
     """
     numeric = [column.name for column in corpus.manifest.columns if column.kind == "numeric"]
-    choice = family.columns_of(numeric, corpus.name)
-    known = list((trained.get("known_covariates") if known_covariates is None else known_covariates) or ())
-    given = target is not None
-    if target is None:
-        target = trained.get("scored") or trained.get("target") or (choice.scored if choice else None)
-    past = list((trained.get("past_covariates") if past_covariates is None else past_covariates) or ())
-    lacking: list[str] = []
-    if past_covariates is None and target is not None and (choice is not None or not given):
-        pool = trained.get("target") or (choice.targets if choice else numeric)
-        lacking = [name for name in pool if name not in {*numeric, *target}] if choice is not None else []
-        if choice is not None and lacking:  # candles work without a volume
-            pool = [name for name in pool if name in numeric]
-            pool = pool if family.columns(pool) else choice.targets
-        past += [name for name in pool if name not in {*target, *past, *known}]
-    found = select(corpus, target, past, known)
-    if lacking:
-        text = f"{corpus.name} has no {', '.join(lacking)}, which the model was trained with; it forecasts without."
-        warn(_log, Note(Code.COLUMNS_UNLIKE_TRAINING, text, {"columns": len(lacking)}))
-    return found
+    found = trained_columns(
+        corpus.columns,
+        numeric,
+        family,
+        family.columns_of(numeric, corpus.name),
+        trained,
+        target=target,
+        past_covariates=past_covariates,
+        known_covariates=known_covariates,
+        source=corpus.name,
+    )
+    selection = select(corpus, found.targets, found.past, found.known)
+    categories = tuple((name, tuple(order)) for name, order in (trained.get("categories") or {}).items())
+    return replace(selection, categories=categories), found.notes(corpus.name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from foretrain.evaluation import plots
+from foretrain.evaluation.horizons import part_label
 from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS
 from foretrain.evaluation.overlap import used_by
 from foretrain.evaluation.plots import plot_forecast
@@ -79,7 +80,7 @@ def print_result(result: EvaluationResult, stream: TextIO | None = None) -> None
     for k, row in enumerate(rows):  # the model's is the first
         table.add_row(*(Text(cell) for cell in row), style="bold" if k == 0 else None)
     console.print(table)
-    for line in _notes(result):
+    for line in [*_horizon_lines(result), *_notes(result)]:
         console.print(Text(line, style="dim"))
 
 
@@ -97,7 +98,7 @@ def format_table(result: EvaluationResult) -> str:
 
     parts = [*result.alarms, *_headlines(result), *result.remarks, "", _subtitle(result)]
     parts += [line(header), line(["-" * w for w in widths])]
-    return "\n".join([*parts, *(line(row) for row in rows), *_notes(result)])
+    return "\n".join([*parts, *(line(row) for row in rows), *_horizon_lines(result), *_notes(result)])
 
 
 def _headlines(result: EvaluationResult) -> list[str]:
@@ -124,6 +125,42 @@ def _subtitle(result: EvaluationResult) -> str:
         f"{_count(counts['windows'], 'window')} of {_count(counts['items'], 'item')}, "
         f"{_count(settings['prediction_length'], 'step')} ahead, {_count(counts['origins'], 'forecast origin')}"
     )
+
+
+def _horizon_rows(result: EvaluationResult) -> tuple[list[str], list[list[str]]]:
+    """Return the table of the steps within and beyond the horizon of training; no rows if there are none beyond."""
+    names = [name for name in METRICS if name in result.pooled["model"]]
+    rows = [
+        [f"{result.label(who)}, {part_label(part)}", *(cell(name, values[name], who) for name in names)]
+        for part in result.horizon_parts
+        for who, values in part["pooled"].items()
+    ]
+    return ["", *names], rows
+
+
+def _horizon_lines(result: EvaluationResult) -> list[str]:
+    """Return that table as plain text."""
+    header, rows = _horizon_rows(result)
+    if not rows:
+        return []
+    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
+    first, *others = widths
+    return [
+        "",
+        *(
+            "  ".join([row[0].ljust(first), *(c.rjust(w) for c, w in zip(row[1:], others, strict=True))])
+            for row in [header, *rows]
+        ),
+    ]
+
+
+def _horizon_table(result: EvaluationResult) -> str:
+    header, rows = _horizon_rows(result)
+    if not rows:
+        return ""
+    lines = [f"<tr><th>{_e(row[0])}</th>{''.join(f'<td>{_e(text)}</td>' for text in row[1:])}</tr>" for row in rows]
+    heads = ["", *(_heading(name) for name in header[1:])]
+    return "<h2>Within and beyond the horizon of training</h2>" + _rows_table(heads, lines)
 
 
 def _count(number: int, noun: str) -> str:
@@ -169,6 +206,7 @@ def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = 
         *(f'<p class="warning">{_e(text)}</p>' for text in result.remarks),
         "<h2>Model and baselines</h2>",
         _pooled_table(result),
+        _horizon_table(result),
         _comparison(result),
         "<h2>Is the difference more than chance?</h2>",
         _significance_table(result),

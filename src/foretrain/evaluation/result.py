@@ -22,6 +22,7 @@ from foretrain.data.windows import NO_TIME
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.baselines import BASELINES
+from foretrain.evaluation.horizons import horizon_parts
 from foretrain.evaluation.overlap import ABOUT_TRAINING, used_by
 from foretrain.evaluation.panel import LeftOut
 from foretrain.evaluation.reference import OTHER, Promotion, ReferenceModel
@@ -72,6 +73,8 @@ class EvaluationResult:
     aggregate: dict[str, Any]  # symbols.aggregate: the layout of stock pipelines
     per_symbol: list[dict[str, Any]]  # symbols.per_symbol
     notes: dict[str, int]  # counts from the family's notes about its forecasts
+    # if the horizon is longer than that of training: the metrics of the steps within it, and of those beyond
+    horizon_parts: list[dict[str, Any]] = field(default_factory=list)
     reference: dict[str, str | None] | None = None  # key, name and hash of the reference model
     promotion: Promotion | None = None
     examples: list[Example] = field(default_factory=list)  # not part of the JSON
@@ -218,8 +221,12 @@ def summarise(
     warnings: list[Note],
     notes: Sequence[Tally],
     reference: tuple[ReferenceModel, np.ndarray] | None = None,
+    trained_horizon: int | None = None,
 ) -> EvaluationResult:
-    """Compute the result from the quantiles (N, H, Q) of a model and of its reference, and the backtest's baselines."""
+    """Compute the result from the quantiles (N, H, Q) of a model and of its reference, and the backtest's baselines.
+
+    trained_horizon: the steps that the model was trained for, if they are known.
+    """
     model, naive = backtest.naive.forecast(quantiles), backtest.naive
     others = {} if reference is None else {reference[0].key: backtest.naive.forecast(reference[1])}
     others |= backtest.scored_baselines
@@ -262,6 +269,7 @@ def summarise(
             symbols, pooled, next(c for c in comparisons if c.against == "naive"), one_unit=model.one_unit
         ),
         per_symbol=symbols,
+        horizon_parts=horizon_parts(forecasters, trained_horizon),
         notes={name: count for tally in notes for name, count in tally.counts.items()},
         reference=None if reference is None else reference[0].describe(),
         examples=_examples(backtest, model),

@@ -106,7 +106,11 @@ class Scored:
 
     def step(self, h: int) -> Scored:
         """Return the rows with step h of the horizon only (0 = first)."""
-        return replace(self, target=self.target[:, h : h + 1], quantiles=self.quantiles[:, h : h + 1])
+        return self.steps(h, h + 1)
+
+    def steps(self, first: int, end: int) -> Scored:
+        """Return the rows with the steps first to end - 1 of the horizon (0 = first)."""
+        return replace(self, target=self.target[:, first:end], quantiles=self.quantiles[:, first:end])
 
 
 def seasonal_errors(values: npt.NDArray[np.floating], cutoffs: Sequence[int] | Ints, seasonality: int) -> Array:

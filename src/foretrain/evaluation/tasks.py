@@ -20,6 +20,7 @@ from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
 from foretrain.evaluation.validation import refuse_cross_learning
 from foretrain.forecasting.batching import clip_context, forecast_notes
+from foretrain.forecasting.record import beyond_training, trained_context, trained_horizon
 from foretrain.models.base import Forecaster, ForecastRequest
 from foretrain.notes import Code, Note, Tally
 
@@ -55,6 +56,7 @@ def evaluate(
     name: str = "model",
     release: dict[str, Any] | None = None,
     command: str | None = None,
+    notes: Sequence[Note] = (),
     progress: Callable[[int], None] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -73,7 +75,8 @@ def evaluate(
             trained on this corpus; else the scored part is just large enough for num_windows, and the other one has
             prediction_length steps.
         min_context: fewest rows before an origin; None = prediction_length, at most context_length.
-        context_length: steps of history for model and baselines; None = the model's longest.
+        context_length: steps of history for model and baselines; None = those of training, or the model's longest
+            if the release does not record them.
         batch_size: rows per forward pass; results do not depend on it beyond rounding.
         quantile_levels: levels that WQL and SQL sum over; .1, .5 and .9 are forecast in any case.
         seasonality: steps of a season, for MASE and seasonal naive; None = the corpus' own.
@@ -89,6 +92,7 @@ def evaluate(
         release: the model's release.json ({} = nothing is recorded), to score what its training held out and to warn
             if it saw these windows; None skips both.
         command: the command that repeats this evaluation, for the report.
+        notes: further notes on this evaluation, for the result.
         progress: called with the number of windows finished.
         device, dtype: where and in which precision to compute; None = where the model is, in its own precision.
 
@@ -103,11 +107,12 @@ def evaluate(
     corpora = [corpora] if isinstance(corpora, Corpus) else list(corpora)
     if not corpora:
         raise ConfigError("no corpus to evaluate on.")
+    facts = release or {}
     plan = {
         "prediction_length": prediction_length,
         "num_windows": num_windows,
         "stride": prediction_length if stride is None else stride,
-        "context_length": clip_context(model, context_length),
+        "context_length": clip_context(model, trained_context(facts, model, context_length)),
     }
     sizes = {"validation": validation_steps, "test": test_steps}
     origins, warnings = _origins(corpora, release, split, sizes, min_context=min_context, **plan)
@@ -121,6 +126,8 @@ def evaluate(
         seasonality=seasonality,
         max_items=max_items,
     )
+    rows = min(max(ref.cutoff for ref in panel.refs), panel.context_length)
+    warnings += [*notes, *beyond_training(facts, prediction_length, context_length, rows)]
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
     request = backtest.request(num_samples=num_samples, seed=seed, rescale=rescale, options=options)
 
@@ -162,6 +169,7 @@ def evaluate(
         warnings=warnings,
         notes=tallies,
         reference=scored_reference,
+        trained_horizon=trained_horizon(facts),
     )
 
 

@@ -7,15 +7,16 @@ Encodings of categorical covariates are fitted on the history up to the cutoff o
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.data.encoding import shrunk_means
+from foretrain.data.encoding import recorded_codes, shrunk_means
 from foretrain.data.importers.cells import is_number_text
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
@@ -48,13 +49,14 @@ class Codes:
     past: IntArray  # (T,) never "unseen"
     future: IntArray | None  # (F,)
     count: int
+    categories: Any = ()  # (count,) their values
 
 
 @dataclass(frozen=True)
 class RowItems:
     """The item index of each history row and each future row."""
 
-    past: IntArray  # (T,)
+    past: IntArray  # (T,) ascending
     future: IntArray  # (F,)
     num_items: int
 
@@ -87,7 +89,7 @@ def factorise(past: pd.Series, future: pd.Series | None) -> Codes:
     past_codes = category.cat.codes.to_numpy(np.int64)
     past_codes = np.where(past_codes < 0, count, past_codes)
     if distinct is None:
-        return Codes(past_codes, None, count)
+        return Codes(past_codes, None, count, categories)
     rows, values = distinct
     found = _look_up(categories, values)
     unseen = [values[i] for i in np.flatnonzero(found < 0)]
@@ -104,7 +106,7 @@ def factorise(past: pd.Series, future: pd.Series | None) -> Codes:
         )
         warn(_log, Note(Code.FUTURE_VALUES_UNSEEN, text, {"values": len(unseen), "of": len(values)}))
     found = np.append(np.where(found < 0, count + 1, found), count)  # a missing value has index -1
-    return Codes(past_codes, found[rows].astype(np.int64), count)
+    return Codes(past_codes, found[rows].astype(np.int64), count, categories)
 
 
 def _look_up(categories: Any, values: Any) -> IntArray:
@@ -167,6 +169,22 @@ def ordinal(codes: Codes) -> tuple[FloatArray, FloatArray | None]:
     return past, np.where(codes.future > codes.count, np.nan, codes.future).astype(np.float32)
 
 
+def trained_ordinal(codes: Codes, rows: RowItems, recorded: Sequence[str]) -> tuple[FloatArray, FloatArray | None]:
+    """Return the codes of history (T,) and future (F,) as training had them; recorded: its categories by their codes.
+
+    A category absent from the item's own history is NaN, as in windows of a corpus (encoding.encode_codes).
+    """
+    import pandas as pd
+
+    table = recorded_codes(_look_up(pd.Index(recorded), codes.categories), len(recorded))
+    past = table[codes.past]
+    if codes.future is None:
+        return past, None
+    slots = codes.count + 2
+    seen = np.isin(rows.future * slots + codes.future, np.unique(rows.past * slots + codes.past))
+    return past, np.where(seen, np.append(table, np.float32(np.nan))[codes.future], np.float32(np.nan))
+
+
 def target_means(codes: Codes, rows: RowItems, target: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray | None]:
     """Encode history (T,) and future (F,) as the item's mean target in that category, shrunk towards the item's mean.
 
@@ -178,7 +196,9 @@ def target_means(codes: Codes, rows: RowItems, target: npt.NDArray[Any]) -> tupl
     slots = codes.count + 2
     finite = np.isfinite(target)
     values = np.where(finite, target, 0.0).astype(np.float64)
-    sums = np.bincount(rows.past, weights=values, minlength=rows.num_items)
+    bounds = np.searchsorted(rows.past, np.arange(rows.num_items + 1)).tolist()
+    # each item summed by itself, as windows of a corpus are (encoding.encode_codes), so that both have the same bits
+    sums = np.array([values[first:last].sum() for first, last in itertools.pairwise(bounds)])
     counts = np.bincount(rows.past, weights=finite, minlength=rows.num_items)
     means = np.divide(sums, counts, out=np.zeros(rows.num_items), where=counts > 0)
     # Only pairs that occur get a cell: items x categories would not fit in memory for an id-like column.
@@ -192,10 +212,21 @@ def target_means(codes: Codes, rows: RowItems, target: npt.NDArray[Any]) -> tupl
 
 
 def encode(
-    past: pd.Series, future: pd.Series | None, rows: RowItems, target: npt.NDArray[Any], *, use_ordinal: bool
+    past: pd.Series,
+    future: pd.Series | None,
+    rows: RowItems,
+    target: npt.NDArray[Any],
+    *,
+    use_ordinal: bool,
+    recorded: Sequence[str] | None = None,
 ) -> tuple[FloatArray, FloatArray | None]:
-    """Encode a categorical column as numbers: its codes if use_ordinal, else target means of `target` (T,)."""
+    """Encode a categorical column as numbers: its codes if use_ordinal, else target means of `target` (T,).
+
+    recorded: the categories of training by their codes, if they are known.
+    """
     codes = factorise(past, future)
+    if use_ordinal and recorded is not None:
+        return trained_ordinal(codes, rows, recorded)
     return ordinal(codes) if use_ordinal else target_means(codes, rows, target)
 
 
@@ -207,14 +238,15 @@ def windows_of(
     ahead: Sequence[str],
     stamps: Any,
     ordinal: bool | None,
+    categories: Mapping[Any, Sequence[str]] | None = None,
 ) -> list[Window]:
     """Return a window per item, with its targets, past-only covariates (past) and known covariates (ahead).
 
     known holds H rows per item, in the order of the items, at the stamps (N * H,). ordinal None = codes if there are
-    several targets, else target means.
+    several targets, else target means. categories: those of training, by column.
     """
     horizon = len(stamps) // len(history.ids)
-    context, future = _values(history, known, targets, [*past], [*ahead], horizon, ordinal)
+    context, future = _values(history, known, targets, [*past], [*ahead], horizon, ordinal, categories or {})
     return _windows(history, context, future, (*targets, *past, *ahead), len(targets), len(past), stamps)
 
 
@@ -226,6 +258,7 @@ def _values(
     ahead: list[str],
     horizon: int,
     ordinal: bool | None,
+    categories: Mapping[Any, Sequence[str]],
 ) -> tuple[FloatArray, FloatArray]:
     """Return the context (V, T) and future (V, N * H) of all items, concatenated over time."""
     frame = history.frame
@@ -243,7 +276,9 @@ def _values(
             if future_column is not None:
                 future[i] = _known_numbers(future_column, column)
             continue
-        context[i], encoded = encode(column, future_column, rows, context[0], use_ordinal=use_ordinal)
+        context[i], encoded = encode(
+            column, future_column, rows, context[0], use_ordinal=use_ordinal, recorded=categories.get(name)
+        )
         if encoded is not None:
             future[i] = encoded
     return context, future

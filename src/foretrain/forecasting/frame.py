@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from foretrain.data.windows import FloatArray, Window
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting import checks
 from foretrain.forecasting.covariates import SortedRows, column_of, is_numeric, numbers, windows_of
+from foretrain.forecasting.record import not_given_note, trained_categories
 from foretrain.forecasting.request import FrameRequest, check_horizon
 from foretrain.forecasting.rows import Names, on_grid, put_on_grids, sorted_rows
+from foretrain.forecasting.selection import select_columns
 from foretrain.forecasting.times import changed_hour, read_times
 from foretrain.models.base import Family
 from foretrain.notes import Code, Note, counted, warn
@@ -51,10 +53,19 @@ class FrameTask:
 
 
 def open_frame(
-    df: pd.DataFrame, request: FrameRequest, family: Family, future_df: pd.DataFrame | None = None
+    df: pd.DataFrame,
+    request: FrameRequest,
+    family: Family,
+    future_df: pd.DataFrame | None = None,
+    trained: Mapping[str, Any] | None = None,
 ) -> FrameTask:
-    """Convert a frame to windows that the family can forecast. Raises DataError and ConfigError."""
-    df, future_df, names, candle = select_columns(df, future_df, request.columns, request.target, family)
+    """Convert a frame to windows that the family can forecast; trained: the columns of training, if they are recorded.
+
+    Raises DataError and ConfigError.
+    """
+    df, future_df = complete_frames(df, future_df, request)
+    trained = trained or {}
+    df, future_df, names, candle = select_columns(df, future_df, request, family, trained)
     check_candles(request.outputs, candle, family.name)
     task = read_frame(
         df,
@@ -63,40 +74,25 @@ def open_frame(
         future_df=future_df,
         freq=request.freq,
         calendar=request.calendar,
+        categories=trained_categories(trained, list(df.columns)),
     )
     return replace(task, candle=candle)
 
 
-def select_columns(
-    df: pd.DataFrame,
-    future_df: pd.DataFrame | None,
-    columns: tuple[str, str],
-    target: Sequence[str] | None,
-    family: Family,
-) -> tuple[pd.DataFrame, pd.DataFrame | None, Names, tuple[str, ...]]:
-    """Return both frames with the columns that the family reads, their names, and the targets that make up a candle.
-
-    columns are those of ids and time stamps; target None = the family's default columns, else "target".
-    """
+def complete_frames(
+    df: pd.DataFrame, future_df: pd.DataFrame | None, request: FrameRequest
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return both frames with a column of ids and without columns that only count rows. Raises DataError."""
+    columns = request.columns
     checks.check_frame(df, columns)
     if future_df is not None:
         checks.check_shape(future_df, "future_df")
     df, future_df = with_item_column(df, future_df, Names(*columns))
-    df = checks.drop_row_numbers(df, "df", (*columns, *(target or ())))
+    named = (*(request.target or ()), *(request.past_covariates or ()), *(request.known_covariates or ()))
+    df = checks.drop_row_numbers(df, "df", (*columns, *named))
     if future_df is not None:
-        future_df = checks.drop_row_numbers(future_df, "future_df", columns)
-    choice = family.columns_of([str(name) for name in df.columns if name not in columns], "df")
-    if choice is None:
-        if target is None and "target" not in df.columns and {*columns} <= {*df.columns}:
-            raise DataError(
-                f"df has no column 'target' and none that {family.name} forecasts by default among "
-                f"{', '.join(map(repr, map(str, df.columns)))}. Name yours with target=, or rename it. "
-                f"{READ_TABLE}"
-            )
-        return df, future_df, Names(*columns, ("target",) if target is None else tuple(target)), ()
-    names = Names(*columns, choice.targets if target is None else tuple(target))
-    df, future_df = drop_unused_columns(df, future_df, names, choice.targets, family.name)
-    return df, future_df, names, tuple(name for name in names.target if name in choice.targets)
+        future_df = checks.drop_row_numbers(future_df, "future_df", (*columns, *(request.known_covariates or ())))
+    return df, future_df
 
 
 def check_candles(outputs: Sequence[str], candle: Sequence[str], family: str) -> None:
@@ -114,15 +110,16 @@ def read_frame(
     freq: str | None = None,
     calendar: str | None = None,
     ordinal: bool | None = None,
+    categories: Mapping[Any, Sequence[str]] | None = None,
 ) -> FrameTask:
     """Convert a long frame, one row per item and time stamp, to windows. Other columns are covariates.
 
     Covariates that future_df has too are known ahead (exactly prediction_length rows per item, at the stamps that
     follow), the others are past-only. Text, boolean and date columns are categorical: encoded as target means, or as
-    ordinal codes if there are several targets (ordinal forces one of the two). The stamps that follow are inferred
-    from the series (see next_stamps), or set by freq or an exchange's calendar; an integer time column counts steps.
-    freq also puts the rows on its grid, with missing values between. Values after the cutoff are never read. Raises
-    DataError that names column and item and says what to do.
+    ordinal codes if there are several targets (ordinal forces one of the two; categories: those of training, by column
+    and code). The stamps that follow are inferred from the series (see next_stamps), or set by freq or an exchange's
+    calendar; an integer time column counts steps. freq also puts the rows on its grid, with missing values between.
+    Values after the cutoff are never read. Raises DataError that names column and item and says what to do.
     """
     names = names or Names()
     prediction_length = check_horizon(prediction_length)
@@ -141,7 +138,9 @@ def read_frame(
         matched = _match_future(future_df, history, names, prediction_length, stamps, coming.guessed, like)
         known, stamps = matched.frame, matched.times
     past, ahead = _covariates(history.frame, known, names)
-    windows = windows_of(history, known, names.target, past, ahead, stamps, ordinal)
+    if absent := [name for name in names.known or () if name in past]:
+        warn(_log, not_given_note(absent))
+    windows = windows_of(history, known, names.target, past, ahead, stamps, ordinal, categories)
     return FrameTask(windows, names, history.ids, stamps, prediction_length, times=history.times, starts=history.starts)
 
 
@@ -274,24 +273,6 @@ def _several(df: pd.DataFrame, name: str) -> bool:
         return False
 
 
-def drop_unused_columns(
-    df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names, taken: Sequence[str], family: str
-) -> tuple[Any, Any]:
-    """Drop the columns that a family cannot read, with a warning that names them.
-
-    Id, time stamps, targets and the columns in `taken` stay.
-    """
-    columns = {names.item_id, names.timestamp, *names.target, *taken}
-    left_out = [name for name in df.columns if name not in columns]
-    if left_out:
-        text = f"{family} reads {', '.join(taken)} and no other columns; left out: {', '.join(map(repr, left_out))}."
-        warn(_log, Note(Code.COLUMNS_LEFT_OUT, text, {"columns": len(left_out)}))
-        df = df.drop(columns=left_out)
-    if future_df is not None:
-        future_df = future_df.drop(columns=[name for name in future_df.columns if name not in columns])
-    return df, future_df
-
-
 def _checked_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Names) -> tuple[Any, Any]:
     """Return both frames with numbers in their number columns. Raises DataError for columns that do not fit."""
     wanted = (names.item_id, names.timestamp, *names.target)
@@ -332,7 +313,10 @@ def _checked_columns(df: pd.DataFrame, future_df: pd.DataFrame | None, names: Na
         raise DataError(f"future_df has no column {lacking[0]!r}; its columns are {checks.columns_of(future_df)}.")
     targets = [name for name in names.target if name in future_df.columns]
     if targets:
-        raise DataError(f"future_df holds the target {targets[0]!r}, which is to be forecast; drop that column.")
+        raise DataError(
+            f"future_df holds the target {targets[0]!r}, which is to be forecast; drop that column, or, if it is known "
+            "ahead, name the targets without it: target= (--target), known_covariates= (--known-covariates)."
+        )
     extra = [name for name in future_df.columns if name not in df.columns]
     if extra:
         raise DataError(f"future_df has a column {extra[0]!r} that df lacks; add its history to df or drop it.")
@@ -389,9 +373,10 @@ def _match_future(
 
 
 def _covariates(frame: pd.DataFrame, known: pd.DataFrame | None, names: Names) -> tuple[list[str], list[str]]:
-    """Return the past-only covariates, and those that `known` has too."""
+    """Return the past-only covariates, and those that `known` has too and that may be known ahead."""
     every = [name for name in frame.columns if name not in (names.item_id, names.timestamp, *names.target)]
-    ahead = [name for name in every if known is not None and name in known.columns]
+    open_ones = every if names.known is None else names.known
+    ahead = [name for name in every if known is not None and name in known.columns and name in open_ones]
     return [name for name in every if name not in ahead], ahead
 
 

@@ -7,26 +7,36 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from foretrain.adapters.files import open_model
+from foretrain.adapters.files import open_folder
 from foretrain.adapters.layers import merged
-from foretrain.atomic import new_folder
+from foretrain.atomic import new_folder, write_json
 from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.forecasting.batching import clip_context, forecast_with_warnings, plan
-from foretrain.forecasting.frame import open_frame, select_columns
+from foretrain.forecasting.frame import complete_frames, open_frame
 from foretrain.forecasting.inputs import read_inputs
+from foretrain.forecasting.record import (
+    beyond_training,
+    beyond_window,
+    recorded_data,
+    records_columns,
+    trained_context,
+    trained_window,
+)
 from foretrain.forecasting.request import FrameRequest, Output
+from foretrain.forecasting.selection import FrameColumns, frame_columns, select_columns
 from foretrain.forecasting.streaming import FrameStream
 from foretrain.forecasting.tables import check_names, sort_levels, tables_of
 from foretrain.models import family
-from foretrain.models.base import Columns, Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
+from foretrain.models.base import Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
+from foretrain.models.hub import facts_of, resolve
 from foretrain.models.request import DECILES
 from foretrain.notes import warn
 
@@ -34,6 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
+Request = TypeVar("Request", bound=ForecastRequest)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -68,15 +79,21 @@ def load(
     where = _device(device)
     asked = str(path_or_hub_id)
     made_of = {name: str(part) for name, part in parts.items()}
-    model = _that_forecasts(open_model(asked, revision, offline, made_of), asked)
-    return Predictor(model.to(device=where, dtype=DTYPES[dtype]).eval())
+    folder = resolve(asked, revision, offline)
+    facts = facts_of(folder)
+    model = _that_forecasts(open_folder(folder, asked, offline, made_of), asked)
+    return Predictor(model.to(device=where, dtype=DTYPES[dtype]).eval(), facts)
 
 
 class Predictor:
-    """A loaded model that forecasts arrays and frames."""
+    """A loaded model that forecasts arrays and frames.
 
-    def __init__(self, model: Forecaster) -> None:
-        self.model = model
+    facts are the release's record of its training (release.json), {} if there is none: its columns and its context are
+    the defaults of forecasts of frames, as they are those of `foretrain evaluate`.
+    """
+
+    def __init__(self, model: Forecaster, facts: Mapping[str, Any] | None = None) -> None:
+        self.model, self.facts = model, dict(facts or {})
 
     @property
     def network(self) -> nn.Module:
@@ -91,7 +108,9 @@ class Predictor:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a release (config.json, model.safetensors) that upstream's loader opens; on failure nothing is left.
 
-        Logs a note if the model has a setting that upstream lacks, so that its library gives other forecasts.
+        Logs a note if the model has a setting that upstream lacks, so that its library gives other forecasts. The facts
+        are written beside it, as release.json.
+
         Raises ModelError if path exists already or cannot be written.
         """
         path = Path(path)
@@ -100,6 +119,8 @@ class Predictor:
         try:
             with new_folder(path) as scratch, merged(self.model):
                 self.model.save_release(scratch)
+                if self.facts:
+                    write_json(scratch / "release.json", self.facts)
         except OSError as error:
             raise ModelError(f"{path}: cannot be written ({error}).") from None
         for note in self.model.release_notes():
@@ -127,7 +148,8 @@ class Predictor:
             prediction_length: H, in steps.
             quantile_levels: between 0 and 1.
             batch_size: rows (variates and covariates) per forward pass.
-            context_length: newest steps to use; None = as many as the model can read.
+            context_length: newest steps to use; None = as many as in training, or as the model can read if that is not
+                recorded.
             num_samples: number of sample paths, for families that draw them.
             seed: seed of the sample paths.
             sort_quantiles: sort quantiles that cross.
@@ -149,6 +171,7 @@ class Predictor:
             options=options,
         )
         windows = _windows_of(inputs, request.prediction_length)
+        request = self._as_trained(request, windows)
         found = forecast_with_warnings(self.model, windows, request, keep_samples=False).quantiles
         return [sort_levels(values, request.quantile_levels) for values in found] if sort_quantiles else found
 
@@ -179,6 +202,7 @@ class Predictor:
             options=options,
         )
         windows = _windows_of(inputs, request.prediction_length)
+        request = self._as_trained(request, windows)
         found = forecast_with_warnings(self.model, windows, request, keep_samples=True)
         if found.samples is None:
             raise ConfigError(f"{self.model.family} draws no sample paths; use forecast, which returns quantiles.")
@@ -197,6 +221,8 @@ class Predictor:
         id_column: str = "item_id",
         timestamp_column: str = "timestamp",
         target: str | Sequence[str] | None = None,
+        past_covariates: str | Sequence[str] | None = None,
+        known_covariates: str | Sequence[str] | None = None,
         freq: str | None = None,
         calendar: str | None = None,
         output: Output = "long",
@@ -210,24 +236,31 @@ class Predictor:
         """Forecast the items of a frame; return a frame.
 
         Args:
-            df: one row per item and time stamp, in any order; columns besides id, time and target are covariates (text
-                and booleans are categorical). A frame of a single series needs no id column; its item is "item".
+            df: one row per item and time stamp, in any order. Of a model with a record (facts) the columns are those of
+                training, found by the rules of imports (Close/Last is close), and a note names the others, which are
+                left out; of any other model all columns besides id, time and target are covariates. Text and booleans
+                are categorical. A frame of a single series needs no id column; its item is "item".
                 Candle families read open, high, low, close and, if present, volume and amount, and nothing else.
                 Values are taken as they are typed; stamps as text are read as `foretrain data import` reads them. What
                 only the reader of a file can decide is refused: `foretrain.read_table(FILE)` makes a frame of a file.
             prediction_length: H, in steps.
             quantile_levels: between 0 and 1.
-            future_df: covariates known ahead: H rows per item at the stamps that follow, any of df's covariate columns.
+            future_df: covariates known ahead: H rows per item at the stamps that follow, any of df's covariate columns
+                (those recorded as known ahead, of a model with a record; a note tells if they are not given).
                 If the stamps are inferred from trading hours, future_df may have others, e.g. around a holiday.
                 If each frame holds a single series and one of them has no ids, they are the same series. True, 1, 1.0,
                 "1" and "TRUE" are one value of a category; values that the history lacks are named in a note.
-            context_length: newest steps to use; None = as many as the model can read.
+            context_length: newest steps to use; None = as many as in training, or as the model can read if that is not
+                recorded.
             batch_size: rows (targets and covariates) per forward pass.
             cross_learning: let all items of a batch attend to each other; forecasts then depend on the batch.
             id_column: column of the item ids.
             timestamp_column: column of the time stamps, of periods (their first instants), or of whole numbers that
                 count steps.
-            target: column or columns to forecast; None = those of a candle for candle families, else "target".
+            target: column or columns to forecast; None = those that an evaluation scores if the model has a record, all
+                of a candle for candle families, else "target".
+            past_covariates, known_covariates: columns to use instead of the recorded ones (without a record: instead of
+                all others, and of those in future_df); () = none.
             freq: pandas alias of the frequency, on whose grid the rows are put, with rows of missing values between;
                 older spellings (H, 5T) too. M, Q and Y keep the rows' day of the period. None = inferred from the
                 stamps of each item: their frequency, or the trading hours and days of its newest bars.
@@ -266,6 +299,8 @@ class Predictor:
             id_column=id_column,
             timestamp_column=timestamp_column,
             target=target,
+            past_covariates=past_covariates,
+            known_covariates=known_covariates,
             freq=freq,
             calendar=calendar,
             outputs=(output,),
@@ -278,11 +313,20 @@ class Predictor:
         self, df: pd.DataFrame, request: FrameRequest, future_df: pd.DataFrame | None = None
     ) -> dict[Output, pd.DataFrame]:
         """Return every output of the request, in the format of forecast_df, from one forecast."""
-        name, with_median = self.model.family, request.changed(quantile_levels=request.levels_with_median)
-        task = open_frame(df, request, family(name), future_df)
+        name = self.model.family
+        task = open_frame(df, request, family(name), future_df, recorded_data(self.facts))
         check_names(request, task.names, task.candle)
+        request = self._as_trained(request, task.windows)
+        with_median = request.changed(quantile_levels=request.levels_with_median)
         found = forecast_with_warnings(self.model, task.windows, with_median, keep_samples=request.needs_paths)
         return tables_of(task, found, request, name)
+
+    def _as_trained(self, request: Request, windows: Sequence[Window]) -> Request:
+        """Return the request with the recorded context if it sets none; log notes on lengths beyond training."""
+        rows = min(max((window.context.shape[1] for window in windows), default=0), self.model.max_context_length)
+        for note in beyond_training(self.facts, request.prediction_length, request.context_length, rows):
+            warn(_log, note)
+        return request.changed(context_length=trained_context(self.facts, self.model, request.context_length))
 
     def stream(
         self,
@@ -301,36 +345,51 @@ class Predictor:
 
         Args:
             df, id_column, timestamp_column, target, freq, calendar: as for forecast_df.
-            context_length: newest rows of df to read; None = as many as the model can read.
-            max_context: rows in the model's context, a rolling window; None = the model's own limit.
+            context_length: newest rows of df to read; None = as many as in training, or as the model can read if
+                that is not recorded.
+            max_context: rows in the model's context, a rolling window; None = those of a window of training, with its
+                horizon, or the model's own limit if they are not recorded.
             re_anchor_every: recompute the cache from the newest max_context rows after this many rows; None = never.
 
         Raises the errors of forecast_df, and ModelError if the family has no streams.
         """
         if not isinstance(self.model, Streams):
             raise ModelError(f"{self.model.family} has no streams; use forecast_df on all rows.")
-        chosen = (target,) if isinstance(target, str) else target
-        df, _, names, candle = select_columns(
-            df, None, (id_column, timestamp_column), chosen, family(self.model.family)
+        request = FrameRequest(
+            prediction_length=1, id_column=id_column, timestamp_column=timestamp_column, target=target
         )
+        df, _ = complete_frames(df, None, request)
+        df, _, names, candle = select_columns(df, None, request, family(self.model.family), recorded_data(self.facts))
+        lengths = beyond_training(self.facts, 1, context_length, min(len(df), self.model.max_context_length))
+        for note in [*lengths, *beyond_window(self.facts, self.model, max_context)]:
+            warn(_log, note)
+        if max_context is None:
+            max_context = trained_window(self.facts, self.model)
         return FrameStream(
             self.model,
             df,
             names,
             candle,
-            clip_context(self.model, context_length),
+            clip_context(self.model, trained_context(self.facts, self.model, context_length)),
+            self.facts,
             freq=freq,
             calendar=calendar,
             max_context=max_context,
             re_anchor_every=re_anchor_every,
         )
 
-    def columns(self, names: Sequence[str], source: str = "df") -> Columns | None:
-        """Return the family's default targets and covariates among these columns; None if it has no defaults.
+    def columns(
+        self, df: pd.DataFrame, request: FrameRequest, future_df: pd.DataFrame | None = None, source: str = "df"
+    ) -> FrameColumns:
+        """Return the columns that a forecast of a frame uses, whose notes it would log; errors name the source.
 
-        Raises DataError, naming the source, if columns that the family needs are missing.
+        Raises DataError and ConfigError as forecast_df does.
         """
-        return family(self.model.family).columns_of(names, source)
+        return frame_columns(df, future_df, request, family(self.model.family), recorded_data(self.facts), source)
+
+    def chooses_columns(self, names: Sequence[str]) -> bool:
+        """Return True if the record or the family says which of these columns are forecast."""
+        return records_columns(recorded_data(self.facts)) or family(self.model.family).columns(names) is not None
 
     def embed(
         self, inputs: Any, *, batch_size: int = 256, context_length: int | None = None

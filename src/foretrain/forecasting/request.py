@@ -64,7 +64,11 @@ class FrameRequest(ForecastRequest):
     Attributes:
         id_column: column of the items' names.
         timestamp_column: column of the time stamps; None = "timestamp".
-        target: columns to forecast; None = those of a candle for candle families, else "target".
+        target: columns to forecast; None = those that the release records, else those of a candle for candle families,
+            else "target".
+        past_covariates: covariates known up to the cutoff; None = those that the release records, else all others.
+        known_covariates: covariates known beyond it, with values in future_df; None = those that the release records,
+            else those of future_df.
         freq: pandas alias of the frequency, on whose grid the rows are put; None = inferred from the stamps.
         calendar: exchange whose sessions the stamps follow.
         outputs: the tables to make: "long", "candles", "paths".
@@ -76,6 +80,8 @@ class FrameRequest(ForecastRequest):
     id_column: Annotated[str, _AS_GIVEN, _TEXT] = "item_id"
     timestamp_column: Annotated[str | None, _AS_GIVEN, _OPEN_TEXT] = None
     target: Annotated[Sequence[str] | None, _names(optional=True), _OPEN_NAMES] = None
+    past_covariates: Annotated[Sequence[str] | None, _names(optional=True), _OPEN_NAMES] = None
+    known_covariates: Annotated[Sequence[str] | None, _names(optional=True), _OPEN_NAMES] = None
     freq: Annotated[str | None, _AS_GIVEN, _OPEN_TEXT] = None
     calendar: Annotated[str | None, _AS_GIVEN, _OPEN_TEXT] = None
     outputs: Annotated[Sequence[Output], _names(_check_outputs), _OUTPUTS] = ("long",)

@@ -29,11 +29,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Names:
-    """The columns of ids, time stamps and targets."""
+    """The columns of ids, time stamps and targets, and of covariates that may be known ahead (None = any)."""
 
     item_id: str = "item_id"
     timestamp: str = "timestamp"
     target: tuple[str, ...] = ("target",)
+    known: tuple[str, ...] | None = None
 
 
 def sorted_rows(df: pd.DataFrame, names: Names, order: Any, *, which: str = "", like: Any = None) -> SortedRows:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,15 +25,19 @@ from foretrain.forecasting.frame import (
     read_frame,
     with_item_column,
 )
+from foretrain.forecasting.record import Facts, beyond_training
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.rows import Names, filled_rows
 from foretrain.forecasting.tables import check_names, tables_of
 from foretrain.models import resolved
 from foretrain.models.base import Streams
 from foretrain.models.request import DECILES
+from foretrain.notes import warn
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_log = logging.getLogger(__name__)
 
 MAX_STAMPS = 5000  # newest time stamps stored per item, from which the next ones are inferred
 SAMPLE = 500  # cells of a first frame's time column that tell how text in later frames is read
@@ -51,15 +56,17 @@ class FrameStream:
         names: Names,
         candle: tuple[str, ...],
         context_length: int,
+        facts: Facts,
         *,
         freq: str | None,
         calendar: str | None,
         max_context: int | None,
         re_anchor_every: int | None,
     ) -> None:
-        """max_context and re_anchor_every as for Streams.stream; candle: the targets that make up a candle."""
+        """max_context and re_anchor_every as for Streams.stream; candle: the targets that make up a candle; facts: the
+        record of training."""
         self._model, self._family = model, model.family
-        self._names, self._candle, self._freq, self._calendar = names, candle, freq, calendar
+        self._names, self._candle, self._freq, self._calendar, self._facts = names, candle, freq, calendar, facts
         task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
         self._ids, self._first = task.item_ids, task.windows
         self._rows = replace(names, target=task.windows[0].names)
@@ -129,6 +136,8 @@ class FrameStream:
         request = resolved(given, self._family)
         check_candles(request.outputs, self._candle, self._family)
         check_names(request, self._names, self._candle)
+        for note in beyond_training(self._facts, request.prediction_length):
+            warn(_log, note)
         following = following_stamps(
             self._times, self._ids, request.prediction_length, self._freq, self._calendar
         ).times

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from foretrain.errors import ModelError
 
@@ -40,6 +42,21 @@ def release_in(folder: Path) -> Path:
     inside = folder / "release"
     is_run = not (folder / "config.json").exists() and (inside / "config.json").exists()
     return inside if is_run else folder
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Return the release.json of a release, run or adapter folder; {} if there is none.
+
+    Raises ModelError if it cannot be read.
+    """
+    path = release_in(folder) / "release.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}). Restore it, or remove it.") from None
+    return found if isinstance(found, dict) else {}
 
 
 def release_hash(folder: Path) -> str:

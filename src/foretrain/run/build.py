@@ -15,10 +15,13 @@ from foretrain.errors import ForetrainError, ModelError
 from foretrain.evaluation.columns import scored_columns
 from foretrain.models import family
 from foretrain.models.base import Trainable
+from foretrain.models.hub import facts_of
 from foretrain.models.objective import objective_for
 from foretrain.run.ancestry import ancestry_of
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 from foretrain.training.checkpoint import read_state
+
+MAX_CATEGORIES = 1000  # of a column, in release.json
 
 
 def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
@@ -133,14 +136,41 @@ def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
             "scored": _scored(config),
             "past_covariates": config.data.past_covariates,
             "known_covariates": config.data.known_covariates,
+            "categories": _categories(source),
             "context_length": config.data.context_length,
             "prediction_length": config.data.prediction_length,
+            "longest_trained": _longest_trained(config),
             "validation_steps": config.data.resolved_validation_steps,
             "test_steps": config.data.resolved_test_steps,
             "holdout_fraction": config.data.holdout_fraction,
             "max_train_series": limit if (limit := config.data.max_train_series) == source.num_series else None,
         },
     }
+
+
+def _categories(source: TrainingSource) -> dict[str, list[str]]:
+    """Return the categories of covariates by their codes, for windows with several targets, which hold these codes.
+
+    Left out are columns whose corpora have unlike categories, and those with more than MAX_CATEGORIES.
+    """
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for corpus, selection in zip(source.corpora, source.selections, strict=True):
+        columns = [corpus.manifest.columns[k] for k in selection.columns] if len(selection.targets) > 1 else []
+        for column in columns:
+            if column.categories is not None:
+                found.setdefault(column.name, set()).add(tuple(column.categories))
+    alike = {name: list(*lists) for name, lists in found.items() if len(lists) == 1}
+    return {name: order for name, order in alike.items() if len(order) <= MAX_CATEGORIES}
+
+
+def _longest_trained(config: RunConfig) -> dict[str, int]:
+    """Return the longest lengths of this training and, as far as recorded, of those that its weights saw before."""
+    start = parent_source(config, "model")
+    earlier = facts_of(Path(start)).get("data") if start and Path(start).is_dir() else None
+    earlier = earlier or {}
+    lengths = {key: getattr(config.data, key) for key in ("context_length", "prediction_length")}
+    before = {key: [earlier.get(key), (earlier.get("longest_trained") or {}).get(key)] for key in lengths}
+    return {key: max([own, *(n for n in before[key] if isinstance(n, int))]) for key, own in lengths.items()}
 
 
 def _parent(config: RunConfig, role: str) -> dict[str, str | None]:

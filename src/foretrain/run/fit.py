@@ -16,6 +16,7 @@ from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, ForetrainError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.base import Forecaster
+from foretrain.models.hub import facts_of
 from foretrain.notes import warn
 from foretrain.run.pipeline import run_stages
 from foretrain.run.stages import Draft, StagesConfig
@@ -96,7 +97,7 @@ def _fit_corpus(draft: Draft, data: str | Path | Corpus, output: Path) -> Predic
         raise ConfigError(
             f"{output / 'release'} is trained, but a {trained.family} makes no forecasts, so there is no Predictor."
         )
-    return Predictor(trained)
+    return Predictor(trained, facts_of(output))
 
 
 def _model_section(name: str) -> dict[str, Any]:

@@ -1,0 +1,260 @@
+"""The record of a release (release.json): the columns and lengths that forecast and evaluate use by default.
+
+Both choose by trained_columns, trained_context and beyond_training, so that a forecast is what was scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from foretrain.data.importers.columns import corpus_name
+from foretrain.errors import ConfigError
+from foretrain.models.base import Columns, Family, Forecaster
+from foretrain.models.request import check_context_length
+from foretrain.notes import Code, Note, counted
+
+Facts = Mapping[str, Any]  # the contents of a release.json; {} = nothing is known
+
+_ROLES = ("target", "scored", "past_covariates", "known_covariates")
+_SHOWN = 3  # columns named in a note
+
+
+@dataclass(frozen=True)
+class TrainedColumns:
+    """The columns of a forecast by role, in the order of a window's rows.
+
+    targets None = every numeric column that is no covariate. lacking: recorded covariates that the data lack.
+    """
+
+    targets: tuple[str, ...] | None
+    past: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+    def notes(self, source: str) -> list[Note]:
+        """Return a note on the recorded covariates that the data lack."""
+        if not self.lacking:
+            return []
+        text = f"{source} has no {listed(self.lacking)}, which the model was trained with; it forecasts without."
+        return [Note(Code.COLUMNS_UNLIKE_TRAINING, text, {"columns": len(self.lacking)})]
+
+
+def recorded_data(facts: Facts) -> Mapping[str, Any]:
+    """Return the columns and lengths of training; {} if they are not recorded."""
+    found = facts.get("data")
+    return found if isinstance(found, Mapping) else {}
+
+
+def records_columns(trained: Mapping[str, Any]) -> bool:
+    """Return True if the recorded data say which columns training used (a target of None = all that are numeric)."""
+    return "target" in trained
+
+
+def with_names(facts: Facts, meant: Callable[[str], str | None]) -> dict[str, Any]:
+    """Return the facts with each recorded column under the name that a data source has for it, if it has the column."""
+    trained = recorded_data(facts)
+    renamed: dict[str, Any] = {
+        role: [meant(name) or name for name in trained[role]] for role in _ROLES if trained.get(role)
+    }
+    if trained.get("categories"):
+        renamed["categories"] = {meant(name) or name: order for name, order in trained["categories"].items()}
+    return {**facts, "data": {**trained, **renamed}} if renamed else dict(facts)
+
+
+def trained_columns(
+    names: Sequence[str],
+    numeric: Sequence[str],
+    family: Family,
+    choice: Columns | None,
+    trained: Mapping[str, Any],
+    *,
+    target: Sequence[str] | None = None,
+    past_covariates: Sequence[str] | None = None,
+    known_covariates: Sequence[str] | None = None,
+    source: str,
+    whole: bool = False,
+) -> TrainedColumns:
+    """Return the columns that a forecast or an evaluation of a source uses.
+
+    Recorded names are found by the rules of imports (Close/Last is close), whatever the order of the source's columns.
+
+    Args:
+        names: columns of the source; `numeric` those of numbers.
+        family: the model's family; `choice` its own choice among the columns.
+        trained: the columns of training (recorded_data); {} if unknown.
+        target: None takes the columns scored while training, else those trained on, else those that the family scores,
+            else every numeric column.
+        past_covariates: None takes those of training, and for a family that chooses columns also the targets of
+            training (or the family's) that are not among the targets now, if the source has them.
+        known_covariates: None takes those of training.
+        source: name of the source, for messages.
+        whole: a family that chooses columns forecasts all of them by default, not only those that are scored.
+
+    Raises ConfigError if the source lacks a recorded target.
+    """
+    given = target is not None
+    lacking: list[str] = []
+    if target is None:
+        recorded = trained.get("scored") or trained.get("target")
+        target = _targets(recorded, names, source) if recorded else (choice.scored if choice else None)
+    own = set(target) if given and target is not None else set()
+    if known_covariates is None:
+        known, missing = _found(trained.get("known_covariates"), names)
+        known, lacking = [name for name in known if name not in {*own, *(past_covariates or ())}], [*lacking, *missing]
+    else:
+        known = list(known_covariates)
+    if past_covariates is None:
+        past, missing = _found(trained.get("past_covariates"), names)
+        past, lacking = [name for name in past if name not in {*own, *known}], [*lacking, *missing]
+    else:
+        past = list(past_covariates)
+    pooled = past_covariates is None and target is not None and (choice is not None or not given)
+    every = whole and choice is not None and not given
+    if pooled or every:
+        pool, missing = _pool(names, numeric, family, choice, trained, source)
+        lacking += missing
+        if every:
+            target = [name for name in pool if name not in {*past, *known}]
+        past += [name for name in pool if name not in {*(target or ()), *past, *known}]
+    return TrainedColumns(None if target is None else tuple(target), tuple(past), tuple(known), tuple(lacking))
+
+
+def _pool(
+    names: Sequence[str],
+    numeric: Sequence[str],
+    family: Family,
+    choice: Columns | None,
+    trained: Mapping[str, Any],
+    source: str,
+) -> tuple[Sequence[str], list[str]]:
+    """Return the targets of training, or the columns that would be, and those of them that the source lacks."""
+    recorded = trained.get("target")
+    if not recorded:
+        return (choice.targets if choice else numeric), []
+    if choice is None:
+        return _targets(recorded, names, source), []
+    found, lacking = _found(recorded, names)
+    if lacking and not family.columns(found):  # candles work without a volume
+        return choice.targets, lacking
+    return found, lacking
+
+
+def _targets(recorded: Sequence[str], names: Sequence[str], source: str) -> list[str]:
+    found, lacking = _found(recorded, names)
+    if lacking:
+        raise ConfigError(
+            f"{source}: has no column {lacking[0]!r}, a target that the model was trained on (it has "
+            f"{', '.join(map(repr, names)) or 'none'}). Rename yours, or name what to forecast: --target, target=."
+        )
+    return found
+
+
+def _found(wanted: Iterable[str] | None, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the columns that recorded names mean, and the names that mean none."""
+    own, text = set(names), [name for name in names if isinstance(name, str)]
+    meant = {name: name if name in own else corpus_name(name, text) for name in wanted or ()}
+    return [found for found in meant.values() if found is not None], [name for name in meant if meant[name] is None]
+
+
+def trained_categories(trained: Mapping[str, Any], names: Sequence[Any]) -> dict[Any, tuple[str, ...]]:
+    """Return the categories of training, in the order of their codes, of the columns of a source that have some."""
+    recorded = trained.get("categories") or {}
+    found = {name: _found([name], names)[0] for name in recorded}
+    return {columns[0]: tuple(recorded[name]) for name, columns in found.items() if columns}
+
+
+def left_out_note(source: str, columns: Sequence[Any], ahead: Sequence[Any]) -> Note:
+    """Return the note on columns of a source, and of its rows known ahead, that training did not use."""
+    parts = [
+        f"{where} has {counted(len(names), 'column')} that the model was not trained with, left out: {listed(names)}"
+        for where, names in ((source, columns), ("future_df", ahead))
+        if names
+    ]
+    way = (
+        "To use them, name all covariates: past_covariates= (--past-covariates), or known_covariates= "
+        "(--known-covariates) with their values ahead."
+    )
+    return Note(Code.COLUMNS_LEFT_OUT, f"{'; '.join(parts)}. {way}", {"columns": len(columns), "ahead": len(ahead)})
+
+
+def not_given_note(known: Sequence[Any]) -> Note:
+    """Return the note on recorded known covariates whose values ahead are not given."""
+    text = (
+        f"the model was trained and is scored with {listed(known)} known ahead, and these values are not given: this "
+        "forecast is made without them, so it is not the one that an evaluation scores. Give the rows to forecast as "
+        "future_df (--future)."
+    )
+    return Note(Code.KNOWN_COVARIATES_NOT_GIVEN, text, {"columns": len(known)})
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Return the first names for a message."""
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+
+
+def trained_context(facts: Facts, model: Forecaster, asked: int | None) -> int | None:
+    """Return the context length of a forecast: what is asked for, else that of training, at most the model's longest.
+
+    None if neither is known.
+    """
+    length = recorded_data(facts).get("context_length")
+    if asked is not None or not isinstance(length, int):
+        return asked
+    return min(length, model.max_context_length)
+
+
+def trained_horizon(facts: Facts) -> int | None:
+    """Return the steps ahead that a model was trained for, None if they are not recorded."""
+    length = recorded_data(facts).get("prediction_length")
+    return length if isinstance(length, int) else None
+
+
+def trained_window(facts: Facts, model: Forecaster) -> int | None:
+    """Return the steps of a window of training, with its horizon, at most what the model reads; None if unknown."""
+    context, horizon = recorded_data(facts).get("context_length"), trained_horizon(facts)
+    if horizon is None or not isinstance(context, int):
+        return None
+    return min(context + horizon, model.max_context_length)
+
+
+def beyond_window(facts: Facts, model: Forecaster, max_context: int | None) -> list[Note]:
+    """Return a note if the rolling window of a stream is longer than the windows of training."""
+    window = trained_window(facts, model)
+    if max_context is None or window is None or max_context <= window:
+        return []
+    text = f"max_context {max_context:,} is beyond the {window:,} steps of a window of training: {_NOT_READ}"
+    return [Note(Code.CONTEXT_BEYOND_TRAINING, text, {"max_context": max_context, "trained": window})]
+
+
+def beyond_training(
+    facts: Facts, prediction_length: int, context_length: int | None = None, rows: int | None = None
+) -> list[Note]:
+    """Return notes if a forecast has a longer horizon, or reads more context, than training recorded.
+
+    rows: those of the longest context that is read; a longer context_length has no effect. Raises ConfigError for an
+    impossible context_length.
+    """
+    trained, notes = recorded_data(facts), list[Note]()
+    longest = trained.get("longest_trained") or {}
+    context_length = check_context_length(context_length)
+    read = None if context_length is None else min(context_length, context_length if rows is None else rows)
+    for key, asked, code, why in (
+        ("prediction_length", prediction_length, Code.HORIZON_BEYOND_TRAINING, _NOT_JUDGED),
+        ("context_length", read, Code.CONTEXT_BEYOND_TRAINING, _NOT_READ),
+    ):
+        length = trained.get(key)
+        if not isinstance(length, int) or asked is None or asked <= length:
+            continue
+        shown = prediction_length if key == "prediction_length" else context_length
+        counts = {key: shown, "trained": length}
+        earlier = longest.get(key)
+        more = f" (an earlier training of it with {earlier:,})" if isinstance(earlier, int) and earlier > length else ""
+        text = f"{key} {shown:,} is beyond the {length:,} steps that the model was trained for{more}: "
+        notes.append(Note(code, text + why.format(first=length + 1, last=shown), counts))
+    return notes
+
+
+_NOT_JUDGED = "no validation of this training judged the steps {first:,} to {last:,}, which may be much worse."
+_NOT_READ = "this training showed it no longer history, and no validation judged one."
