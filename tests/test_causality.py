@@ -34,6 +34,7 @@ from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.predictor import Predictor
 from foretrain.forecasting.rows import Names
 from foretrain.models.base import Forecaster, Trainable
+from foretrain.models.output import RAW
 from foretrain.models.request import ForecastRequest
 
 HOUR = 3_600_000_000  # microseconds
@@ -429,6 +430,7 @@ def test_a_backtest_forecasts_what_a_user_would_have_forecast_at_the_cutoff(fore
         target=kind.names["target"],
         freq="h",
         **few(forecaster),
+        **RAW.model_dump(),
     )
     ours = forecast_windows(forecaster, [window], HORIZON, LEVELS, **few(forecaster))[0]
     np.testing.assert_array_equal(result[[str(level) for level in LEVELS]].to_numpy(), ours.reshape(-1, len(LEVELS)))

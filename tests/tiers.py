@@ -37,6 +37,7 @@ SLOW = (
     "tests/evaluation/test_gate.py",
     "tests/evaluation/test_losses.py",
     "tests/evaluation/test_report.py",
+    "tests/forecasting/test_finish.py",
     "tests/forecasting/test_one_reader.py",
     "tests/forecasting/test_scaling.py",
     "tests/timeaxis/test_exchange.py",

@@ -80,11 +80,13 @@ def identity(schema: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]
     """Return the identity fields of a dumped config, which determine the weights, in its nesting.
 
     A value equal to the field's default is left out, so that a setting added later does not change the hash; a section
-    is present even if it is empty.
+    is present even if it is empty, unless none of its fields is an identity field.
     """
     values: dict[str, Any] = {}
     for name, field in schema.model_fields.items():
         value, inner = _plain(tree[name]), sections_of(field.annotation)
+        if inner and not any(rule.identity for section in inner for _, rule in rules(section)):
+            continue
         if inner and isinstance(value, dict):
             values[name] = identity(_member(inner, value) or inner[0], value)
         elif inner and isinstance(value, list):

@@ -96,8 +96,8 @@ def test_forecast_flags_change_the_result(work: Path):
     assert not np.allclose(plain["predictions"], run("--context-length", 16)["predictions"])
     assert not np.allclose(plain["predictions"], run("--cross-learning")["predictions"])
     assert run("--quantile-levels", "0.25,0.75").columns.tolist()[-2:] == ["0.25", "0.75"]
-    ordered = run("--sort-quantiles").iloc[:, 4:].to_numpy()
-    assert (np.diff(ordered, axis=1) >= 0).all()
+    assert (np.diff(plain.iloc[:, 4:], axis=1) >= 0).all()
+    assert (np.diff(run("--no-sort-quantiles").iloc[:, 4:], axis=1) < 0).any()
     assert np.allclose(plain["predictions"], run("--batch-size", 1)["predictions"], rtol=1e-4)
     picture = work / "fan.png"
     run("--plot", picture)
@@ -506,9 +506,13 @@ def test_evaluate_flags_change_what_is_scored(work: Path, capsys):
     other = settings(
         "--num-windows", 3, "--stride", 2, "--split", "validation", "--prediction-length", 5, "--context-length", 16,
         "--quantile-levels", "0.2,0.5,0.8", "--batch-size", 1, "--seasonality", 7, "--max-items", 2,
-        "--target", "target",
+        "--target", "target", "--no-sort-quantiles", "--no-repair-candles", "--no-blank-missing",
         "--dtype", "float32", "--device", "cpu", "--threads", 1,
     )  # fmt: skip
+    output = dict.fromkeys(("sort_quantiles", "repair_candles", "blank_missing"), True)
+    assert json.loads((work / "run" / "release" / "release.json").read_text())["output"] == output
+    assert plain["settings"] | output == plain["settings"]
+    assert other["settings"] | dict.fromkeys(output, False) == other["settings"]
     assert plain["counts"]["windows"] == 3 and other["counts"]["windows"] == 6
     assert other["settings"] | {
         "stride": 2, "split": "validation", "prediction_length": 5, "context_length": 16, "batch_size": 1,

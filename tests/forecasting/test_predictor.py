@@ -126,8 +126,8 @@ def test_an_unknown_option_names_the_nearest(predictor):
 
 def test_sorted_quantiles_are_ascending_and_keep_their_columns(predictor, frame):
     levels = [0.9, 0.1, 0.5]
-    plain = predictor.forecast_df(frame.drop(columns="kind"), 8, levels)
-    ordered = predictor.forecast_df(frame.drop(columns="kind"), 8, levels, sort_quantiles=True)
+    plain = predictor.forecast_df(frame.drop(columns="kind"), 8, levels, sort_quantiles=False)
+    ordered = predictor.forecast_df(frame.drop(columns="kind"), 8, levels)
     assert list(ordered.columns[4:]) == ["0.9", "0.1", "0.5"]
     assert (ordered["0.1"] <= ordered["0.5"]).all() and (ordered["0.5"] <= ordered["0.9"]).all()
     assert not (plain["0.1"] <= plain["0.9"]).all()  # random weights cross, so the sort had work to do
@@ -148,8 +148,11 @@ def test_meaningless_forecasts_give_a_warning(predictor, frame, logged_notes):
     empty = plain.assign(target=plain.target.where(plain.item_id != "1e5"))
     predictor.forecast_df(empty, 4)
     (note,) = logged_notes()
+    assert (note.code, note.counts) == (Code.NOTHING_TO_FORECAST_FROM, {"items": 1})
+    assert "'1e5'" in note.text and "'target'" in note.text and "the forecast is NaN" in note.text
+    predictor.forecast_df(empty, 4, blank_missing=False)
+    (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.COLUMN_EMPTY, {"items": 1})
-    assert "'1e5'" in note.text and "'target'" in note.text
     predictor.forecast_df(plain.assign(target=plain.target * np.where(plain.item_id == "007", 1e37, 1.0)), 4)
     (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.VALUES_TOO_LARGE, {"items": 1}) and "'007'" in note.text
@@ -172,7 +175,7 @@ def test_a_model_loads_with_a_part_from_another_folder(zoo, candles, tmp_path, l
         opened.forecast_df(own, 2, num_samples=2),
         Predictor(zoo.built("kronos")).forecast_df(own, 2, num_samples=2),
     )
-    assert codes(logged_notes()) == {Code.COLUMNS_LEFT_OUT}
+    assert codes(logged_notes()) == {Code.COLUMNS_LEFT_OUT, Code.CANDLES_REPAIRED}
 
 
 def test_a_part_of_a_model_is_no_predictor(zoo, tmp_path):
@@ -183,7 +186,7 @@ def test_a_part_of_a_model_is_no_predictor(zoo, tmp_path):
 
 def test_candles_are_recognised_and_everything_else_is_left_out(candle_predictor, candles, logged_notes):
     table = candle_predictor.forecast_df(candles, 3, [0.1, 0.9], num_samples=4)
-    (note,) = logged_notes()
+    note, _ = logged_notes()
     assert (note.code, note.counts) == (Code.COLUMNS_LEFT_OUT, {"columns": 1}) and "'exchange'" in note.text
     assert list(table.columns) == ["item_id", "timestamp", "target_name", "predictions", "mean", "0.1", "0.9"]
     assert table["target_name"].unique().tolist() == ["Open", "High", "Low", "Close", "Volume"]
@@ -255,7 +258,7 @@ def test_paths_of_arrays(candle_predictor, predictor, candles):
 
 def test_repaired_candles_are_reported_once(candle_predictor, candles, logged_notes):
     plain = candles.drop(columns="exchange")
-    candle_predictor.forecast_df(plain, 3, num_samples=4, repair=True)
+    candle_predictor.forecast_df(plain, 3, num_samples=4)
     (note,) = logged_notes()
     assert note.code == Code.CANDLES_REPAIRED and note.counts["candles"] == 24
     assert note.text == f"in these forecasts: {note.counts['repaired candles']} of 24 candles repaired."
@@ -318,7 +321,7 @@ def test_columns_may_have_other_names(predictor, frame):
 def test_a_frame_and_the_same_arrays_forecast_alike(predictor, frame, future):
     numbers = frame.drop(columns="kind").sort_values(["item_id", "timestamp"])
     ahead = future.drop(columns="kind")
-    table = predictor.forecast_df(numbers, 4, [0.1, 0.5], future_df=ahead)
+    table = predictor.forecast_df(numbers, 4, [0.1, 0.5], future_df=ahead, sort_quantiles=False)
     items = [
         {
             "target": own["target"].to_numpy(),
@@ -358,7 +361,7 @@ def test_candles_without_a_price_say_which_column_is_empty(candle_predictor, can
     plain = candles.drop(columns="exchange")
     without = plain.assign(High=plain.High.where(plain.item_id != "7"))
     for target in (None, "Close"):  # High is forecast, or only read
-        found = candle_predictor.forecast_df(without, 2, num_samples=2, target=target)
+        found = candle_predictor.forecast_df(without, 2, num_samples=2, target=target, repair_candles=False)
         (note,) = logged_notes()
         assert note.code == Code.NOTHING_TO_FORECAST_FROM and "'7'" in note.text and "'High'" in note.text
         assert found[found.item_id == "7"]["mean"].isna().all() and found[found.item_id != "7"]["mean"].notna().all()

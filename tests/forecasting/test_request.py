@@ -20,7 +20,6 @@ def test_a_frame_request_has_the_keys_of_a_request_and_those_of_a_frame():
         "calendar",
         "outputs",
         "aggregates",
-        "sort_quantiles",
     ]
     assert schema["required"] == ["prediction_length"]
     assert schema["properties"]["outputs"]["items"]["enum"] == ["long", "candles", "paths"]

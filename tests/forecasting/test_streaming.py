@@ -121,7 +121,9 @@ def test_options_are_the_familys_and_repairs_are_reported(candle_predictor, cand
     with pytest.raises(ConfigError, match="output='wide'"):
         stream.forecast_df(2, output="wide")
     flat = parts(candles, FIRST).assign(**dict.fromkeys(("Open", "High", "Low"), candles["Close"]))
-    candle_predictor.stream(flat).forecast_df(4, num_samples=4, repair=True)
+    candle_predictor.stream(flat).forecast_df(4, num_samples=4, repair_candles=False)
+    assert Code.CANDLES_REPAIRED not in codes(logged_notes())
+    candle_predictor.stream(flat).forecast_df(4, num_samples=4)
     assert Code.CANDLES_REPAIRED in codes(logged_notes())
 
 

@@ -29,6 +29,12 @@ def test_an_unknown_option_is_refused_with_the_nearest_name():
         forecast_options("chronos2", {"zzz": True})
 
 
+@pytest.mark.parametrize(("option", "name"), [("repair", "repair_candles"), ("blank_missing", "blank_missing")])
+def test_an_output_setting_among_the_options_is_refused_with_its_place(option, name):
+    with pytest.raises(ConfigError, match=f"{option} is no forecast option of kronos, .* {name}=True .* output.{name}"):
+        forecast_options("kronos", {option: True})
+
+
 @pytest.mark.parametrize(("option", "value"), [("max_output_patches", "abc"), ("unrolled_quantiles", 3)])
 def test_a_value_of_another_type_is_refused(option, value):
     with pytest.raises(ConfigError, match=f"forecast option {option} cannot be {value!r}"):

@@ -23,7 +23,12 @@ def test_the_schema_names_every_key():
         "seed",
         "rescale",
         "options",
+        "sort_quantiles",
+        "repair_candles",
+        "blank_missing",
     ]
+    raw = ForecastRequest(prediction_length=5)  # goldens and comparisons with upstream rest on this
+    assert not (raw.sort_quantiles or raw.repair_candles or raw.blank_missing)
     assert schema["required"] == ["prediction_length"]
     assert schema["additionalProperties"] is False
     assert schema["properties"]["prediction_length"]["type"] == "integer"

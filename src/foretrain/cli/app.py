@@ -16,6 +16,7 @@ import typer
 from foretrain.cli.messages import messages_in_lines
 from foretrain.cli.options import (
     BatchSizeOption,
+    BlankOption,
     Device,
     DeviceOption,
     DrawSeedOption,
@@ -26,7 +27,9 @@ from foretrain.cli.options import (
     NumSamplesOption,
     Overrides,
     PrecisionOption,
+    RepairOption,
     RescaleOption,
+    SortOption,
     ThreadsOption,
     TokenizerOption,
     Values,
@@ -231,6 +234,9 @@ def evaluate(
         bool,
         typer.Option("--cross-learning", help="Not allowed here: results would depend on the batch."),
     ] = False,
+    sort_quantiles: SortOption = None,
+    repair_candles: RepairOption = None,
+    blank_missing: BlankOption = None,
     num_samples: NumSamplesOption = None,
     seed: DrawSeedOption = 0,
     rescale: RescaleOption = None,
@@ -283,6 +289,9 @@ def evaluate(
         seasonality=seasonality,
         max_items=max_items,
         cross_learning=cross_learning,
+        sort_quantiles=sort_quantiles,
+        repair_candles=repair_candles,
+        blank_missing=blank_missing,
         num_samples=num_samples,
         seed=seed,
         rescale=rescale,
@@ -360,7 +369,9 @@ def forecast(
     cross_learning: Annotated[
         bool, typer.Option("--cross-learning", help="Let the items of a batch attend to each other.")
     ] = False,
-    sort_quantiles: Annotated[bool, typer.Option("--sort-quantiles", help="Sort quantiles that cross.")] = False,
+    sort_quantiles: SortOption = None,
+    repair_candles: RepairOption = None,
+    blank_missing: BlankOption = None,
     num_samples: NumSamplesOption = None,
     seed: DrawSeedOption = 0,
     rescale: RescaleOption = None,
@@ -403,6 +414,8 @@ def forecast(
         calendar=calendar,
         aggregates=aggregate or (),
         sort_quantiles=sort_quantiles,
+        repair_candles=repair_candles,
+        blank_missing=blank_missing,
     )
     forecast_file(
         model,

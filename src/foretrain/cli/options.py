@@ -59,6 +59,24 @@ BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows per forward pass
 NumSamplesOption = Annotated[
     int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
 ]
+SortOption = Annotated[
+    bool | None,
+    typer.Option("--sort-quantiles/--no-sort-quantiles", help="Sort quantiles that cross (default: as recorded, yes)."),
+]
+RepairOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--repair-candles/--no-repair-candles",
+        help="Let candles enclose open and close, without negative volumes or prices (default: as recorded, yes).",
+    ),
+]
+BlankOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--blank-missing/--no-blank-missing",
+        help="NaN for series without a value in the context (default: as recorded, yes).",
+    ),
+]
 DrawSeedOption = Annotated[int, typer.Option(min=0, help="Seed of those draws.")]
 RescaleOption = Annotated[
     bool | None,

@@ -38,6 +38,8 @@ class Window:
     item_id: str = ""
     key: int = 0  # hash of (item_id, cutoff): seeds per-window draws, in any batch alike
     names: tuple[str, ...] = ()  # (V,) names of the rows, or empty: for families that read columns by name
+    # (V,) lowest value of each row before the context, NaN if none was observed; None = the context is all there is
+    lowest_before: FloatArray | None = None
 
     @property
     def roles(self) -> npt.NDArray[np.int8]:
@@ -69,6 +71,7 @@ class Windows:
     # If True, the entries, shapes and types of the collated batch follow from the shapes and roles here, never from
     # values, so that one compiled graph serves all batches of a shape.
     static_shapes: bool = False
+    lowest: FloatArray | None = None  # (R,) lowest value of each row before the cutoff, also before the context
 
     def __len__(self) -> int:
         return len(self.key)
@@ -116,7 +119,13 @@ def stack_windows(windows: Sequence[Window], prediction_length: int, context_len
         context_times=context_times,
         future_times=future_times,
         names=tuple(w.names for w in windows),
+        lowest=np.concatenate([_lowest(w) for w in windows]),
     )
+
+
+def _lowest(window: Window) -> FloatArray:
+    lowest = np.fmin.reduce(window.context, axis=1, initial=np.nan)
+    return lowest if window.lowest_before is None else np.fmin(lowest, window.lowest_before)
 
 
 def window_starts(context: FloatArray, window: IntArray) -> IntArray:

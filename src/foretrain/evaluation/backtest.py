@@ -23,6 +23,7 @@ from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_error
 from foretrain.forecasting.batching import forecast_paths
 from foretrain.forecasting.scaling import SCALE_CODES
 from foretrain.models.base import Forecaster, ForecastOptions, ForecastRequest
+from foretrain.models.output import RAW, OutputSettings
 from foretrain.notes import Tally, once, sum_tallies
 
 DEFAULT_LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
@@ -57,6 +58,7 @@ class Forecasts(NamedTuple):
 
     quantiles: np.ndarray  # (N, H, Q)
     notes: tuple[Tally, ...]  # the family's notes about them
+    crossed: np.ndarray  # (N, H) True where quantiles crossed before they were sorted
 
 
 class Backtest:
@@ -212,10 +214,12 @@ class Backtest:
         seed: int = 0,
         rescale: bool | None = None,
         options: ForecastOptions | None = None,
+        output: OutputSettings = RAW,
     ) -> ForecastRequest:
         """What a model is asked for here: the panel's horizon, at all levels of the backtest.
 
-        context_length is for a model that sees less history than the panel's windows hold; None = all of it.
+        context_length is for a model that sees less history than the panel's windows hold; None = all of it. output is
+        what is done to the forecasts; by default nothing.
         """
         return ForecastRequest(
             prediction_length=self.panel.prediction_length,
@@ -226,6 +230,7 @@ class Backtest:
             seed=seed,
             rescale=rescale,
             options=options,
+            **output.model_dump(),
         )
 
     def forecast(
@@ -237,33 +242,33 @@ class Backtest:
         dtype: torch.dtype | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Forecasts:
-        """The model's quantiles, as it gives them (not sorted), and its notes; further arguments as forecast_paths.
+        """The model's quantiles, and its notes; further arguments as forecast_paths.
 
-        The request is one of this backtest; None = with the family's defaults.
-        A step with a level that is not finite is NaN at all levels: sorting would move its other levels into the gap.
+        The request is one of this backtest; None = with the family's defaults, and quantiles as the model gives them.
+        A step with a level that is not finite is NaN at all levels, so that a metric of some of them is NaN too.
         """
         asked = self.request() if request is None else request
 
-        def work(chunk: int) -> tuple[np.ndarray, tuple[Tally, ...]]:
+        def work(chunk: int) -> tuple[np.ndarray, np.ndarray, tuple[Tally, ...]]:
             windows = [_without_truth(window) for window in self.sharded.windows(chunk)]
             found = forecast_paths(
                 model, windows, asked, keep_samples=False, device=device, dtype=dtype, progress=progress
             )
-            return np.concatenate(found.quantiles), found.notes
+            return np.concatenate(found.quantiles), np.concatenate(found.crossed), found.notes
 
         with once():
             parts = self.sharded.map(work)
-        quantiles = self._usable_rows([part for part, _ in parts])
-        quantiles[~np.isfinite(quantiles).all(axis=2)] = np.nan
-        found, total = sum_tallies(tally for _, notes in parts for tally in notes), len(self.panel.refs)
+        quantiles = self._usable_rows([part for part, *_ in parts])
+        crossed = self._usable_rows([crossings for _, crossings, _ in parts])
+        broken = ~np.isfinite(quantiles).all(axis=2)
+        quantiles[broken] = np.nan
+        found, total = sum_tallies(tally for *_, notes in parts for tally in notes), len(self.panel.refs)
         # a chunk without the event has no tally, so that only the panel knows the number of all windows
-        return Forecasts(
-            quantiles,
-            tuple(
-                replace(tally, counts={**tally.counts, "windows": total}) if tally.code in SCALE_CODES else tally
-                for tally in found
-            ),
+        tallies = tuple(
+            replace(tally, counts={**tally.counts, "windows": total}) if tally.code in SCALE_CODES else tally
+            for tally in found
         )
+        return Forecasts(quantiles, tallies, crossed & ~broken)
 
 
 def _ranks(refs: Sequence[WindowRef]) -> dict[WindowRef, int]:

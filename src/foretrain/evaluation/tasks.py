@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from foretrain.data.splits import Origin, Selection, SplitName, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
-from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest
+from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, Forecasts
 from foretrain.evaluation.baselines import BASELINES
 from foretrain.evaluation.overlap import Reserved, check_overlap, reference_overlap, reserved_steps
 from foretrain.evaluation.panel import make_panel, newest_origins
@@ -22,6 +21,7 @@ from foretrain.evaluation.validation import refuse_cross_learning
 from foretrain.forecasting.batching import clip_context, forecast_notes
 from foretrain.forecasting.record import beyond_training, trained_context, trained_horizon
 from foretrain.models.base import Forecaster, ForecastRequest
+from foretrain.models.output import recorded_output
 from foretrain.notes import Code, Note, Tally
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def evaluate(
     seasonality: int | None = None,
     max_items: int | None = None,
     compare: Sequence[str] = tuple(BASELINES),
-    sort_quantiles: bool = True,
+    sort_quantiles: bool | None = None,
+    repair_candles: bool | None = None,
+    blank_missing: bool | None = None,
     num_samples: int | None = None,
     seed: int = 0,
     rescale: bool | None = None,
@@ -82,15 +84,18 @@ def evaluate(
         seasonality: steps of a season, for MASE and seasonal naive; None = the corpus' own.
         max_items: score a random sample of this many items, with a fixed seed.
         compare: names of baselines; naive is always included.
-        sort_quantiles: sort crossed quantiles before scoring; the report gives the share of steps that crossed.
+        sort_quantiles: sort crossed quantiles before scoring; the report gives the share of steps that crossed. None,
+            here and below, = as the release records, else True; the settings hold for the reference model too.
+        repair_candles: repair sampled candles, as forecast_df does.
+        blank_missing: NaN for series without a value in the context, which are not scored anyway.
         num_samples: sample paths of a forecast, for families that draw them; None = the family's default.
         seed: of those draws, which follow each window whatever batch it is in.
         rescale: as of a ForecastRequest; None = as the model was trained.
         options: the family's forecast options, an instance of its dataclass; None = its defaults.
         against: reference model to score on the same windows and to compare with; gate.judge says which is better.
         world: processes that share the work; the result does not depend on their number.
-        release: the model's release.json ({} = nothing is recorded), to score what its training held out and to warn
-            if it saw these windows; None skips both.
+        release: the model's release.json ({} = nothing is recorded), to score what its training held out, to warn if it
+            saw these windows, and for output settings; None skips the first two.
         command: the command that repeats this evaluation, for the report.
         notes: further notes on this evaluation, for the result.
         progress: called with the number of windows finished.
@@ -129,22 +134,23 @@ def evaluate(
     rows = min(max(ref.cutoff for ref in panel.refs), panel.context_length)
     warnings += [*notes, *beyond_training(facts, prediction_length, context_length, rows)]
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
-    request = backtest.request(num_samples=num_samples, seed=seed, rescale=rescale, options=options)
+    output = recorded_output(release or {}).changed(
+        sort_quantiles=sort_quantiles, repair_candles=repair_candles, blank_missing=blank_missing
+    )
+    request = backtest.request(num_samples=num_samples, seed=seed, rescale=rescale, options=options, output=output)
 
-    def forecast(model: Forecaster, request: ForecastRequest) -> tuple[np.ndarray, tuple[Tally, ...]]:
+    def forecast(model: Forecaster, request: ForecastRequest) -> Forecasts:
         longest = min(backtest.panel.context_length, model.max_context_length)
         asked = request.changed(context_length=longest)
         return backtest.forecast(model, asked, device=device, dtype=dtype, progress=progress)
 
-    quantiles, tallies = forecast(model, request)
-    crossed = float((quantiles[..., 1:] < quantiles[..., :-1]).any(2).mean())
-    quantiles = np.sort(quantiles, axis=2) if sort_quantiles else quantiles
+    quantiles, tallies, crossed = forecast(model, request)
     scored_reference = None
     if against is not None:
-        found, about = forecast(against.model, request.changed(options=against.options))
-        scored_reference = against, np.sort(found, axis=2) if sort_quantiles else found
+        found = forecast(against.model, request.changed(options=against.options))
+        scored_reference = against, found.quantiles
         warnings += reference_overlap(against.key.replace("_", " "), against.facts, corpora, origins)
-        warnings += _reference_notes(against, about, plan["context_length"])
+        warnings += _reference_notes(against, found.notes, plan["context_length"])
     settings = {
         **{key: plan[key] for key in ("prediction_length", "num_windows", "stride")},
         "split": split,
@@ -152,8 +158,8 @@ def evaluate(
         "batch_size": batch_size,
         "quantile_levels": list(backtest.asked),
         "seasonality": {panel.name(k): season for k, season in enumerate(panel.seasons)},
-        "sort_quantiles": sort_quantiles,
-        "crossed_share": crossed,
+        **output.model_dump(),
+        "crossed_share": float(crossed.mean()),
         "num_samples": num_samples,
         "seed": seed,
         "rescale": model.smallest_deviation is not None and (model.rescales if rescale is None else rescale),

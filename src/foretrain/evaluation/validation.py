@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 
@@ -25,6 +24,7 @@ from foretrain.evaluation.panel import Panel, ShardedWindows, make_panel, newest
 from foretrain.forecasting.batching import forecast_notes, log_tallies
 from foretrain.models import forecast_options
 from foretrain.models.base import Family, Forecaster, ForecastOptions, Trainable
+from foretrain.models.output import OutputSettings
 from foretrain.notes import Code, Note, once, warn
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Validation:
     same numbers, for any number of ranks. Held-out items (data.holdout_fraction) are validated like the others.
 
     Losses are computed on windows as in training; forecasts are scored on evaluation.target, and the run's other
-    targets are past covariates for them.
+    targets are past covariates for them. The forecasts have the default output settings whatever the run's are, since
+    those may change at any time and the validation chooses the weights.
     """
 
     units: dict[str, str]  # unit of each metric of a call; names start with val_
@@ -159,13 +160,15 @@ class Validation:
         return ValidationResult({name: value if math.isfinite(value) else math.nan for name, value in found.items()})
 
     def _score(self, backtest: Backtest, model: Forecaster) -> dict[str, float]:
-        request = backtest.request(num_samples=self.config.num_samples, seed=self.seed, options=self._options)
+        request = backtest.request(
+            num_samples=self.config.num_samples, seed=self.seed, options=self._options, output=OutputSettings()
+        )
         with once(self._warned):
             found = backtest.forecast(model, request, dtype=self._precision)
         if not self._notes_shown:
             self._notes_shown = bool(forecast_notes(found.notes, "{}"))
             log_tallies(found.notes)
-        scored = backtest.naive.forecast(np.sort(found.quantiles, axis=2))
+        scored = backtest.naive.forecast(found.quantiles)
         pooled = metrics.pooled(scored)
         return {
             **{f"val_{name}": pooled[name] for name in self._metrics},

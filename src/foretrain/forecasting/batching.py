@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from foretrain.adapters.layers import merged
-from foretrain.data.windows import FloatArray, IntArray, Window, stack_windows
+from foretrain.data.windows import FloatArray, IntArray, Mask, Window, stack_windows
 from foretrain.errors import ModelError
+from foretrain.forecasting.finish import finished, without_values
 from foretrain.forecasting.scaling import BY_ITEM, magnitude_problem, rescaled, restored, scale_tallies
 from foretrain.models import resolved
 from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, move
@@ -42,10 +42,11 @@ class BatchPlan(NamedTuple):
 class ForecastList:
     """Forecasts of many windows, in the order of the windows and in the units of the data."""
 
-    quantiles: list[FloatArray]  # per window (targets, H, Q), not sorted
+    quantiles: list[FloatArray]  # per window (targets, H, Q)
     mean: list[FloatArray] | None  # per window (targets, H), if the family returns a mean of its sample paths
     samples: list[FloatArray] | None  # per window (targets, S, H) sample paths, if requested and drawn
     notes: tuple[Tally, ...]  # counts over all windows; log_tallies logs them as warnings
+    crossed: list[Mask]  # per window (targets, H), True where quantiles crossed before they were sorted
 
 
 def forecast_with_warnings(
@@ -55,8 +56,8 @@ def forecast_with_warnings(
     found = forecast_paths(model, windows, request, keep_samples=keep_samples)
     longest = model.max_context_length
     steps = min(request.context_length or longest, longest)
-    extreme = any(tally.code in BY_ITEM for tally in found.notes)
-    _warn_of_meaningless_forecasts(windows, found.quantiles, steps, model.value_range if extreme else None)
+    value_range = model.value_range if any(tally.code in BY_ITEM for tally in found.notes) else None
+    _warn_of_meaningless_forecasts(windows, found.quantiles, steps, bool(request.blank_missing), value_range)
     log_tallies([tally for tally in found.notes if tally.code not in BY_ITEM])
     return found
 
@@ -71,7 +72,8 @@ def forecast_paths(
     dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ForecastList:
-    """Return quantiles, the mean, the notes and (if keep_samples) the sample paths of the windows.
+    """Return quantiles, the mean, the notes and (if keep_samples) the sample paths of the windows, with the request's
+    output settings applied.
 
     request.batch_size counts rows, including covariates (fewer on a CPU); the rows of a window stay in one batch.
     Windows of similar length share a batch, and results do not depend on order or batch_size (up to rounding) unless
@@ -89,7 +91,7 @@ def forecast_paths(
     together, horizon = request.mixes_items, request.prediction_length
     rows = request.batch_size if together or target_device.type != "cpu" else min(request.batch_size, MAX_CPU_ROWS)
     batches = plan(windows, rows, longest, model.bucket_length, together)
-    collected = _Collected(windows, keep_samples, progress)
+    collected = _Collected(windows, request, longest, keep_samples, progress)
 
     rescale = model.rescales if request.rescale is None else request.rescale
     if request.rescale and model.smallest_deviation is None:
@@ -137,23 +139,29 @@ def _warn_of_meaningless_forecasts(
     windows: Sequence[Window],
     results: Sequence[FloatArray],
     context_length: int,
+    blanked: bool,
     value_range: tuple[float, float] | None,
 ) -> None:
     """Log a warning about forecasts of columns without a value, and of values that the model's arithmetic cannot scale.
 
-    value_range: Forecaster.value_range; None = every value is in it.
+    blanked: the forecasts of targets without a value are NaN. value_range: Forecaster.value_range; None = every value
+    is in it.
     """
     by_fact: dict[tuple[Code, str], list[str]] = {}
     for window, values in zip(windows, results, strict=True):
-        context, finite = window.context[:, -context_length:], bool(np.isfinite(values).all())
-        rows = np.isnan(context[: window.num_targets] if finite else context).all(axis=1)
+        context = window.context[:, -context_length:]
+        rows = np.logical_and.reduce(np.isnan(context), axis=1)
+        empty = rows[: window.num_targets]
+        finite = bool(np.isfinite(values[~empty] if blanked else values).all())
         column = f" of {window.names[rows.argmax()]!r}" if window.names else ""
-        if rows.any() and finite:
+        newest = f"have no value{column} in the newest {context_length:,} rows"
+        if finite and empty.any() and not blanked:
             code = Code.COLUMN_EMPTY
             fact = f"have no value{column} in the context; the forecast of such a column is meaningless"
-        elif rows.any():
-            code = Code.NOTHING_TO_FORECAST_FROM
-            fact = f"have no value{column} in the newest {context_length:,} rows, so nothing can be forecast"
+        elif finite and empty.any():
+            code, fact = Code.NOTHING_TO_FORECAST_FROM, f"{newest}, so the forecast is NaN"
+        elif rows.any() and not finite:
+            code, fact = Code.NOTHING_TO_FORECAST_FROM, f"{newest}, so nothing can be forecast"
         elif value_range is not None and (problem := magnitude_problem(context, value_range)):
             code, fact = problem
         elif not finite:
@@ -170,25 +178,31 @@ def _warn_of_meaningless_forecasts(
 class _Collected:
     """Collects the results of batches by window."""
 
-    def __init__(self, windows: Sequence[Window], keep_samples: bool, progress: Callable[[int], None] | None) -> None:
-        self._windows, self._progress = windows, progress
+    def __init__(
+        self,
+        windows: Sequence[Window],
+        request: ForecastRequest,
+        context_length: int,
+        keep_samples: bool,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self._windows, self._request, self._context_length, self._progress = windows, request, context_length, progress
         self.drawn = False  # True after a forecast that was made from sample paths
-        self._parts: dict[str, dict[int, FloatArray]] = {"quantiles": {}, "mean": {}}
+        self._parts: dict[str, dict[int, Any]] = {"quantiles": {}, "mean": {}, "crossed": {}}
         if keep_samples:
             self._parts["samples"] = {}
         self._notes: tuple[Tally, ...] = ()
         self.scales: tuple[Tally, ...] = ()  # of the rows' scales
 
     def add(self, chosen: IntArray, forecast: Forecast) -> None:
-        """Copy the results of one batch to the host and assign its rows to windows."""
-        for name, found in self._parts.items():
-            tensor: Tensor | None = getattr(forecast, name)
-            if tensor is None:
-                continue
-            values = tensor.float().cpu().numpy()
+        """Copy the results of one batch to the host, apply the output settings and assign its rows to windows."""
+        tensors = {name: getattr(forecast, name) for name in self._parts if name != "crossed"}
+        parts = {name: tensor.float().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
+        empty = without_values([self._windows[i] for i in chosen], self._context_length)
+        for name, values in finished(parts, empty, self._request).items():
             first = 0
             for i in chosen:
-                found[int(i)] = values[first : first + self._windows[i].num_targets]
+                self._parts[name][int(i)] = values[first : first + self._windows[i].num_targets]
                 first += self._windows[i].num_targets
         self._notes = sum_tallies([*self._notes, *forecast.notes])
         if self._progress is not None:
@@ -202,7 +216,8 @@ class _Collected:
             for name, found in self._parts.items()
         }
         notes = (*self._notes, *(tally for tally in self.scales if tally.note() is not None))
-        return ForecastList(lists["quantiles"] or [], lists["mean"], lists.get("samples"), notes)
+        crossed = lists["crossed"] or []
+        return ForecastList(lists["quantiles"] or [], lists["mean"], lists.get("samples"), notes, crossed)
 
 
 def clip_context(model: Forecaster, context_length: int | None) -> int:

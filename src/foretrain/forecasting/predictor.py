@@ -33,10 +33,11 @@ from foretrain.forecasting.record import (
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.selection import FrameColumns, frame_columns, select_columns
 from foretrain.forecasting.streaming import FrameStream
-from foretrain.forecasting.tables import check_names, sort_levels, tables_of
+from foretrain.forecasting.tables import check_names, tables_of
 from foretrain.models import family
 from foretrain.models.base import Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
 from foretrain.models.hub import facts_of, resolve
+from foretrain.models.output import OutputSettings, recorded_output
 from foretrain.models.request import DECILES
 from foretrain.notes import warn
 
@@ -101,6 +102,11 @@ class Predictor:
         return self.model.network
 
     @property
+    def output(self) -> OutputSettings:
+        """What is done to forecasts of frames by default: the output settings of the release, else all."""
+        return recorded_output(self.facts)
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.model.parameters()).device
@@ -137,10 +143,14 @@ class Predictor:
         num_samples: int | None = None,
         seed: int = 0,
         sort_quantiles: bool = False,
+        repair_candles: bool = False,
+        blank_missing: bool = False,
         rescale: bool | None = None,
         **options: Any,
     ) -> list[FloatArray]:
         """Return quantile forecasts, one (targets, H, Q) array per item, in the order of inputs.
+
+        They are as the model gives them; forecast_df sorts and repairs them.
 
         Args:
             inputs: a (N, V, T) array; a list of (T,) or (V, T) arrays; a list of dicts with `target`,
@@ -152,7 +162,7 @@ class Predictor:
                 recorded.
             num_samples: number of sample paths, for families that draw them.
             seed: seed of the sample paths.
-            sort_quantiles: sort quantiles that cross.
+            sort_quantiles, repair_candles, blank_missing: as for forecast_df, but False by default.
             rescale: see ForecastRequest.
             **options: options of the family, such as cross_learning=True.
 
@@ -169,11 +179,13 @@ class Predictor:
             seed=seed,
             rescale=rescale,
             options=options,
+            sort_quantiles=sort_quantiles,
+            repair_candles=repair_candles,
+            blank_missing=blank_missing,
         )
         windows = _windows_of(inputs, request.prediction_length)
         request = self._as_trained(request, windows)
-        found = forecast_with_warnings(self.model, windows, request, keep_samples=False).quantiles
-        return [sort_levels(values, request.quantile_levels) for values in found] if sort_quantiles else found
+        return forecast_with_warnings(self.model, windows, request, keep_samples=False).quantiles
 
     def forecast_paths(
         self,
@@ -184,6 +196,8 @@ class Predictor:
         context_length: int | None = None,
         num_samples: int | None = None,
         seed: int = 0,
+        repair_candles: bool = False,
+        blank_missing: bool = False,
         rescale: bool | None = None,
         **options: Any,
     ) -> list[FloatArray]:
@@ -200,6 +214,8 @@ class Predictor:
             seed=seed,
             rescale=rescale,
             options=options,
+            repair_candles=repair_candles,
+            blank_missing=blank_missing,
         )
         windows = _windows_of(inputs, request.prediction_length)
         request = self._as_trained(request, windows)
@@ -227,7 +243,9 @@ class Predictor:
         calendar: str | None = None,
         output: Output = "long",
         aggregate: str | Sequence[str] = (),
-        sort_quantiles: bool = False,
+        sort_quantiles: bool | None = None,
+        repair_candles: bool | None = None,
+        blank_missing: bool | None = None,
         num_samples: int | None = None,
         seed: int = 0,
         rescale: bool | None = None,
@@ -269,7 +287,11 @@ class Predictor:
             output: "long"; "candles", the mean of the sampled candles; or "paths", every sampled path.
             aggregate: further columns of "long", aggregated from the sampled paths: names such as trimmed_mean_10 or
                 mean_quantile_mix_0.15_0.3, listed in forecasting/aggregate.py.
-            sort_quantiles: sort quantiles that cross.
+            sort_quantiles: sort quantiles that cross; `predictions` is then the sorted median. None, here and below, =
+                as the release records (Predictor.output), else True.
+            repair_candles: let high and low of sampled candles enclose open and close, and let no volume and amount be
+                below 0, nor a price of an item whose prices were always above 0 in df; for candle families.
+            blank_missing: give NaN for a series without a value in the context.
             num_samples: number of sample paths, for families that draw them.
             seed: seed of the sample paths.
             rescale: see ForecastRequest.
@@ -306,6 +328,8 @@ class Predictor:
             outputs=(output,),
             aggregates=aggregate,
             sort_quantiles=sort_quantiles,
+            repair_candles=repair_candles,
+            blank_missing=blank_missing,
         )
         return self.forecast_tables(df, request, future_df)[output]
 
@@ -313,7 +337,7 @@ class Predictor:
         self, df: pd.DataFrame, request: FrameRequest, future_df: pd.DataFrame | None = None
     ) -> dict[Output, pd.DataFrame]:
         """Return every output of the request, in the format of forecast_df, from one forecast."""
-        name = self.model.family
+        name, request = self.model.family, request.changed(**request.output_settings(self.output).model_dump())
         task = open_frame(df, request, family(name), future_df, recorded_data(self.facts))
         check_names(request, task.names, task.candle)
         request = self._as_trained(request, task.windows)
@@ -376,6 +400,7 @@ class Predictor:
             calendar=calendar,
             max_context=max_context,
             re_anchor_every=re_anchor_every,
+            output=self.output,
         )
 
     def columns(

@@ -12,7 +12,8 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting.aggregate import aggregation
-from foretrain.models.request import ForecastRequest, whole_number
+from foretrain.models.output import OutputSettings
+from foretrain.models.request import DECILES, ForecastRequest, whole_number
 
 Output = Literal["long", "candles", "paths"]
 
@@ -73,7 +74,8 @@ class FrameRequest(ForecastRequest):
         calendar: exchange whose sessions the stamps follow.
         outputs: the tables to make: "long", "candles", "paths".
         aggregates: further columns of "long" from the sampled paths, by name (forecasting/aggregate.py).
-        sort_quantiles: sort quantiles that cross.
+        sort_quantiles, repair_candles, blank_missing: output settings (models/output.py); None = as the release
+            records, else yes.
     """
 
     prediction_length: Annotated[int, PlainValidator(check_horizon), WithJsonSchema({"type": "integer", "minimum": 1})]
@@ -86,18 +88,28 @@ class FrameRequest(ForecastRequest):
     calendar: Annotated[str | None, _AS_GIVEN, _OPEN_TEXT] = None
     outputs: Annotated[Sequence[Output], _names(_check_outputs), _OUTPUTS] = ("long",)
     aggregates: Annotated[Sequence[str], _names(_check_aggregates), WithJsonSchema(_NAMES)] = ()
-    sort_quantiles: bool = False
+    sort_quantiles: bool | None = None
+    repair_candles: bool | None = None
+    blank_missing: bool | None = None
 
     @property
     def columns(self) -> tuple[str, str]:
         """Columns of ids and time stamps of a frame."""
         return self.id_column, self.timestamp_column or "timestamp"
 
+    def output_settings(self, recorded: OutputSettings) -> OutputSettings:
+        """Return the recorded settings with those that this request sets."""
+        return recorded.changed(**{name: getattr(self, name) for name in OutputSettings.model_fields})
+
     @property
     def levels_with_median(self) -> tuple[float, ...]:
-        """quantile_levels, followed by 0.5 if they lack it: the levels requested of the family."""
+        """quantile_levels, followed by 0.5 if they lack it: the levels requested of the family.
+
+        If they will be sorted, the other deciles follow too, at which evaluations score: so the value of a decile, and
+        of the point forecast, does not depend on which levels are asked for beside it.
+        """
         levels = tuple(self.quantile_levels)
-        return levels if 0.5 in levels else (*levels, 0.5)
+        return levels + tuple(level for level in (DECILES if self.sort_quantiles else (0.5,)) if level not in levels)
 
     @property
     def needs_paths(self) -> bool:

@@ -17,6 +17,7 @@ from foretrain.data.windows import stack_windows
 from foretrain.errors import DataError
 from foretrain.forecasting.batching import ForecastList, log_tallies
 from foretrain.forecasting.covariates import are_dates, clock
+from foretrain.forecasting.finish import finished, without_values
 from foretrain.forecasting.frame import (
     FrameTask,
     check_candles,
@@ -31,14 +32,14 @@ from foretrain.forecasting.rows import Names, filled_rows
 from foretrain.forecasting.tables import check_names, tables_of
 from foretrain.models import resolved
 from foretrain.models.base import Streams
+from foretrain.models.output import OutputSettings
 from foretrain.models.request import DECILES
-from foretrain.notes import warn
+from foretrain.notes import Code, Note, warn
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
-
 MAX_STAMPS = 5000  # newest time stamps stored per item, from which the next ones are inferred
 SAMPLE = 500  # cells of a first frame's time column that tell how text in later frames is read
 
@@ -62,13 +63,15 @@ class FrameStream:
         calendar: str | None,
         max_context: int | None,
         re_anchor_every: int | None,
+        output: OutputSettings,
     ) -> None:
-        """max_context and re_anchor_every as for Streams.stream; candle: the targets that make up a candle; facts: the
-        record of training."""
-        self._model, self._family = model, model.family
+        """max_context and re_anchor_every as for Streams.stream; candle: the targets that make up a candle; output: the
+        settings of forecasts that set none; facts: the record of training."""
+        self._model, self._family, self._output = model, model.family, output
         self._names, self._candle, self._freq, self._calendar, self._facts = names, candle, freq, calendar, facts
         task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
         self._ids, self._first = task.item_ids, task.windows
+        self._empty = without_values(task.windows, context_length)  # (R,) True for targets without any value so far
         self._rows = replace(names, target=task.windows[0].names)
         self._times = [stamps[-MAX_STAMPS:] for stamps in task.history()]
         self._dates = self._timed and are_dates(task.times)
@@ -107,6 +110,7 @@ class FrameStream:
         with merged(self._model):
             self._stream.append(stack_windows(windows, 1), counts=[rows.shape[1] for rows in values])
         self._times = [stamps[-MAX_STAMPS:] for stamps in joined]
+        self._empty &= np.concatenate([np.isnan(w.context[: w.num_targets]).all(axis=1) for w in windows])
 
     def forecast_df(
         self,
@@ -114,7 +118,9 @@ class FrameStream:
         quantile_levels: Sequence[float] = DECILES,
         *,
         output: Output = "long",
-        sort_quantiles: bool = False,
+        sort_quantiles: bool | None = None,
+        repair_candles: bool | None = None,
+        blank_missing: bool | None = None,
         num_samples: int | None = None,
         seed: int = 0,
         **options: Any,
@@ -132,7 +138,10 @@ class FrameStream:
             options={**self._stream.defaults, **options},
             outputs=(output,),
             sort_quantiles=sort_quantiles,
+            repair_candles=repair_candles,
+            blank_missing=blank_missing,
         )
+        given = given.changed(**given.output_settings(self._output).model_dump())
         request = resolved(given, self._family)
         check_candles(request.outputs, self._candle, self._family)
         check_names(request, self._names, self._candle)
@@ -146,13 +155,24 @@ class FrameStream:
             wanted = request.changed(quantile_levels=request.levels_with_median)
             found = self._stream.forecast(wanted, future_times=ahead)
         log_tallies(found.notes)
-        assert found.mean is not None and found.samples is not None  # a stream draws paths
-        rows = [window.num_targets for window in self._first]
-        quantiles, mean, samples = (
-            [part.float().cpu().numpy() for part in x.split(rows)] for x in (found.quantiles, found.mean, found.samples)
-        )
+        drawn = {name: getattr(found, name) for name in ("quantiles", "mean", "samples")}  # a stream draws paths
+        parts = finished({name: x.float().cpu().numpy() for name, x in drawn.items()}, self._empty, wanted)
+        self._warn_of_empty_targets(bool(request.blank_missing))
+        ends = np.cumsum([window.num_targets for window in self._first])[:-1]
+        lists = {name: np.split(values, ends) for name, values in parts.items()}
         task = FrameTask(self._first, self._names, self._ids, following, request.prediction_length, self._candle)
-        return tables_of(task, ForecastList(quantiles, mean, samples, found.notes), request, self._family)[output]
+        return tables_of(task, ForecastList(**lists, notes=found.notes), request, self._family)[output]
+
+    def _warn_of_empty_targets(self, blanked: bool) -> None:
+        rows = [(item, name) for item, names in zip(self._ids, self._targets, strict=True) for name in names]
+        empty = [row for row, is_empty in zip(rows, self._empty, strict=True) if is_empty]
+        if not empty:
+            return
+        items = len({item for item, _ in empty})
+        text = f"{items:,} item(s), first {empty[0][0]!r}, have no value of {empty[0][1]!r} so far; "
+        code = Code.NOTHING_TO_FORECAST_FROM if blanked else Code.COLUMN_EMPTY
+        text += "the forecast is NaN." if blanked else "the forecast of such a column is meaningless."
+        warn(_log, Note(code, text, {"items": items}))
 
     def _without_holes(self, values: list[Any], times: list[Any], joined: list[Any]) -> tuple[Any, Any, Any]:
         """Return the appended values (V, k) and stamps (k,) of each item, with the holes before and among them filled.
@@ -172,6 +192,11 @@ class FrameStream:
             values[i], times[i] = filled_rows(values[i], joined[i], before[i], self._ids[i], freq)
             joined[i] = joined[i][: before[i]].append(times[i])
         return values, times, joined
+
+    @property
+    def _targets(self) -> list[tuple[str, ...]]:
+        """Names of the targets of each item."""
+        return [window.names[: window.num_targets] for window in self._first]
 
     @property
     def _timed(self) -> bool:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,8 +47,6 @@ def tables_of(task: FrameTask, found: ForecastList, request: FrameRequest, famil
     "long". Raises ConfigError for paths of a family that draws none.
     """
     levels, all_levels, candle = request.quantile_levels, request.levels_with_median, task.candle
-    if request.sort_quantiles:
-        found = replace(found, quantiles=[sort_levels(values, all_levels) for values in found.quantiles])
     median = all_levels.index(0.5)
     tables: dict[Output, pd.DataFrame] = {}
     for output in request.outputs:
@@ -72,12 +69,6 @@ def _require_drawn(found: list[FloatArray] | None, family: str, what: str) -> li
     if found is None:
         raise ConfigError(f"{what}: {family} draws no sample paths; it has quantiles only.")
     return found
-
-
-def sort_levels(values: FloatArray, levels: Sequence[float]) -> FloatArray:
-    """Sort quantiles (..., Q) so that they ascend with their levels; columns stay in the order of `levels`."""
-    rank = np.argsort(np.argsort(levels))
-    return np.sort(values, axis=-1)[..., rank]
 
 
 def long_table(

@@ -15,6 +15,7 @@ from foretrain.errors import ConfigError, ModelError
 from foretrain.hints import did_you_mean
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import release_in
+from foretrain.models.output import OutputSettings
 
 if TYPE_CHECKING:
     from foretrain.models.base import Family, Trainable
@@ -92,6 +93,13 @@ def forecast_options(which: str | Family, given: Mapping[str, Any]) -> Any:
     options_class = chosen.options()
     known = [field.name for field in fields(options_class)]
     for option in given:
+        if option in ("repair", *OutputSettings.model_fields):
+            name = "repair_candles" if option == "repair" else option
+            raise ConfigError(
+                f"{option} is no forecast option of {chosen.name}, but an output setting of every family: "
+                f"{name}=True or False in Python, --{name.replace('_', '-')} on the command line, output.{name} in a "
+                "run's config."
+            )
         if option not in known:
             hint = did_you_mean(str(option), known, f"Known: {', '.join(known)}.")
             raise ConfigError(f"{chosen.name} has no forecast option {option!r}. {hint}")

@@ -223,7 +223,8 @@ class Forecaster(Trainable):
     def forecast(self, batch: Batch, request: ForecastRequest) -> Forecast:
         """Quantile forecasts of the batch's target rows; request.options_of(...) gives the options of Family.options.
 
-        The batch was collated for request.prediction_length and cut to request.context_length.
+        The batch was collated for request.prediction_length and cut to request.context_length. Of the request's output
+        settings only repair_candles is the family's, since it takes all columns of sampled candles.
         """
 
 

@@ -86,6 +86,8 @@ class ForecastRequest(Section):
         rescale: multiply rows whose moves a constant of the model would hide by a power of two, taken from their
             context, and divide the forecast by it. None = as the model was trained.
         options: options of the family, as a mapping or as its dataclass; missing ones have the family's defaults.
+        sort_quantiles, repair_candles, blank_missing: what is done to the forecasts, as OutputSettings says; False or
+            None = nothing.
     """
 
     prediction_length: Annotated[int, PlainValidator(_count("prediction_length")), WithJsonSchema(_COUNT)]
@@ -103,6 +105,9 @@ class ForecastRequest(Section):
         PlainSerializer(_options_as_json, return_type=dict[str, Any]),
         WithJsonSchema({"type": "object"}),
     ] = Field(default_factory=dict)
+    sort_quantiles: bool | None = False
+    repair_candles: bool | None = False
+    blank_missing: bool | None = False
 
     @model_validator(mode="wrap")
     @classmethod

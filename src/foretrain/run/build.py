@@ -120,6 +120,7 @@ def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
         "parents": parents,
         "ancestry": ancestry_of(parents).to_json(),
         "config_hash": config_hash(config),
+        "output": config.output.model_dump(),
         "loss": {"name": config.loss.name, "space": config.loss.space, "unit": config.loss.unit},
         "corpora": [
             {

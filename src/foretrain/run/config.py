@@ -18,6 +18,7 @@ from foretrain.errors import ConfigError
 from foretrain.evaluation.validation import EvaluationConfig
 from foretrain.models import families, infer_family
 from foretrain.models.objective import LossConfig
+from foretrain.models.output import OutputSettings
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.settings import TrainingConfig
 
@@ -40,6 +41,7 @@ class RunSections(Section):
     loss: LossConfig = LossConfig()  # the family's own loss, or a loss of its predictions in a declared space
     evaluation: EvaluationConfig = EvaluationConfig()
     adapter: AdapterConfig | None = None  # train low-rank updates or the head instead of all weights
+    output: OutputSettings = OutputSettings()  # what is done to forecasts of the released model
 
     @model_validator(mode="before")
     @classmethod
@@ -87,7 +89,7 @@ def config_hash_1(config: RunConfig) -> str:
     Its fields are those of that time: fields added later must be deleted here.
     """
     tree = config.model_dump(mode="json")
-    for key in ("output_dir", "device", "threads", "stage", "parents"):
+    for key in ("output_dir", "device", "threads", "stage", "parents", "output"):
         del tree[key]
     for key in ("log_every", "tensorboard"):
         del tree["training"][key]

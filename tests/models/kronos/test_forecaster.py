@@ -16,8 +16,10 @@ from foretrain.data.windows import stack_windows
 from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.models import family
 from foretrain.models.hub import release_hash
+from foretrain.models.kronos.config import COLUMNS
 from foretrain.models.kronos.forecaster import Kronos
-from foretrain.models.kronos.paths import repair, sample_quantiles
+from foretrain.models.kronos.inputs import collate
+from foretrain.models.kronos.paths import HIGH, LOW, repair, sample_quantiles, summarise
 from foretrain.models.request import ForecastRequest
 from foretrain.notes import Code, codes
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
@@ -283,12 +285,16 @@ def test_a_single_path_is_every_quantile():
 
 
 def test_repaired_candles_enclose_open_and_close_and_are_counted():
-    #                        open high low close volume amount
-    candles = torch.tensor([[2.0, 3.0, 1.0, 2.5, 7.0, 8.0], [2.0, 1.0, 1.5, 4.0, 7.0, 8.0], [2.0, 3.0, 2.2, 2.5, 7, 8]])
-    fixed, changed = repair(candles)
-    assert changed == 2
-    assert fixed.tolist() == [[2, 3, 1, 2.5, 7, 8], [2, 4, 1, 4, 7, 8], [2, 3, 2, 2.5, 7, 8]]
-    assert repair(fixed)[1] == 0
+    #        open high low close volume amount
+    broken = [[2.0, 3.0, 1.0, 2.5, 7.0, 8.0], [2.0, 1.0, 1.5, 4.0, 7.0, 8.0], [2.0, 3.0, 2.2, 2.5, 7.0, 8.0]]
+    candles = torch.tensor([[broken]])[0][:, :, None]  # one series, a step of three samples
+    fixed = repair(candles)
+    assert fixed[0, :, 0].tolist() == [[2, 3, 1, 2.5, 7, 8], [2, 4, 1, 4, 7, 8], [2, 3, 2, 2.5, 7, 8]]
+    assert torch.equal(repair(fixed), fixed)
+    for column, count in ((HIGH, 1), (LOW, 2), (COLUMNS.index("close"), 0)):  # of the targets alone
+        rows = torch.tensor([0]), torch.tensor([column])
+        (tally,) = summarise(candles, rows, (0.5,), repairs=True).notes
+        assert tally.counts == {"repaired candles": count, "candles": 3}
 
 
 def test_only_targets_are_forecast_and_each_gets_its_own_column(kit):
@@ -321,6 +327,22 @@ def test_a_window_without_a_bar_has_no_forecast_and_does_not_change_others(kit):
 
 def test_a_repaired_candle_has_no_negative_volume():
     good, negative = [10.0, 12.0, 9.0, 11.0, 5.0, 50.0], [10.0, 12.0, 9.0, 11.0, -1.0, 50.0]
-    fixed, count = repair(torch.tensor([good, negative]))
-    assert count == 1
-    assert fixed.tolist() == [good, [10.0, 12.0, 9.0, 11.0, 0.0, 50.0]]
+    fixed = repair(torch.tensor([[[good, negative]]]))
+    assert fixed[0, 0].tolist() == [good, [10.0, 12.0, 9.0, 11.0, 0.0, 50.0]]
+
+
+def test_prices_below_zero_stay_unless_the_history_has_none():
+    candle = [-1.0, 2.0, -3.0, 1.0, 5.0, 50.0]
+    fixed = repair(torch.tensor([[[candle]]] * 2), torch.tensor([True, False]))
+    assert fixed[:, 0, 0].tolist() == [[0.0, 2.0, 0.0, 1.0, 5.0, 50.0], candle]
+    assert repair(torch.tensor([[[candle]]]))[0, 0, 0].tolist() == candle  # not known
+
+
+@pytest.mark.parametrize(("price", "positive"), [(5.0, True), (0.0, False), (-37.6, False)])
+def test_a_price_at_or_below_zero_is_remembered_from_before_the_context(kit, price, positive):
+    window = kit.window()
+    windows = [window, replace(window, lowest_before=np.array([60, 60, price, 60, -1, -1], np.float32))]
+    assert collate(stack_windows(windows, 5), clip=5.0)["positive"].tolist() == [True, positive]
+    long = replace(window, context=window.context.copy(), context_times=None, future_times=None)
+    long.context[3, 0] = price  # older than the four steps that the model reads
+    assert collate(stack_windows([long], 5, 4), clip=5.0)["positive"].tolist() == [positive]

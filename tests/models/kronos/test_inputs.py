@@ -362,7 +362,7 @@ def test_types_of_a_batch_are_those_documented(kit):
     batch = collate(kit.window(1, steps=9), kit.window(2))
     kinds = {
         torch.float32: {"context", "loc", "scale", "future_target"},
-        torch.bool: {"context_observed", "future_observed"},
+        torch.bool: {"context_observed", "future_observed", "positive"},
     }
     for name, value in batch.items():
         assert value.dtype == next((kind for kind, names in kinds.items() if name in names), torch.int64), name

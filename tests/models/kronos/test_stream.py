@@ -343,8 +343,7 @@ def test_invalid_settings_are_refused(model):
 
 
 def test_candles_are_repaired_on_request(model):
-    options = KronosOptions(repair=True, mode="rolling")
-    request = ForecastRequest(prediction_length=HORIZON, quantile_levels=(0.5,), num_samples=4, options=options)
+    request = ForecastRequest(prediction_length=HORIZON, quantile_levels=(0.5,), num_samples=4, repair_candles=True)
     found = KronosStream(model, windows_of([12])).forecast(request)
     (tally,) = found.notes
     assert tally.code == Code.CANDLES_REPAIRED

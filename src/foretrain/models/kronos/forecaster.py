@@ -265,7 +265,8 @@ class Kronos(ReleaseModel, Streams):
             batch, request.prediction_length, num_samples=request.num_samples, seed=request.seed, options=options
         )
         rows = batch["target_window"], batch["target_column"]
-        return summarise(candles, rows, request.quantile_levels, repair_candles=options.repair)
+        repairs = bool(request.repair_candles)
+        return summarise(candles, rows, request.quantile_levels, repairs=repairs, positive=batch.get("positive"))
 
     def candles(
         self,

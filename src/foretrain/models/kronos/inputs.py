@@ -11,6 +11,7 @@ future_observed   (B, F) bool, False if a price is missing or no bar of the cont
 context_stamps    (B, C, 5) int64 minute, hour, weekday, day, month; absent without a calendar
 future_stamps     (B, F, 5) int64
 key               (B,) int64 seed of a window's draws
+positive          (B,) bool, False if a price at or below 0 was observed, in the context or before; absent if not known
 target_window     (M,) window of each target row, in the windows' order
 target_column     (M,) its column of a bar
 
@@ -77,6 +78,8 @@ def collate(windows: Windows, clip: float) -> Batch:
         observed = ~np.isnan(raw[:, steps:, :4]).any(-1) & ~contexts.empty[:, None]
         batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], contexts.loc, contexts.scale, clip))
         batch["future_observed"] = torch.from_numpy(observed)
+    if windows.lowest is not None:
+        batch["positive"] = torch.from_numpy(positive_prices(windows))
     if calendar:
         batch["future_stamps"] = torch.from_numpy(stamps_of(windows.future_times))  # type: ignore[arg-type]
     return batch
@@ -265,6 +268,18 @@ def candles_of(windows: Windows) -> tuple[Float64Array, tuple[IntArray, IntArray
     bars[np.isinf(bars)] = np.nan  # no price is infinite
     target = np.flatnonzero(windows.role == TARGET)
     return bars, (windows.window[target], column[target]), len(target) == len(joined)
+
+
+def positive_prices(windows: Windows) -> BoolArray:
+    """Return (B,) False for windows with a price at or below 0, in the context or (if known) before it."""
+    lowest = np.fmin.reduce(windows.context, axis=1) if windows.lowest is None else windows.lowest
+    first = np.searchsorted(windows.window, np.arange(len(windows) + 1))
+    names = windows.names or ((),) * len(windows)
+    found = np.ones(len(windows), bool)
+    for b in range(len(windows)):
+        columns = np.array(_columns_of(names[b], int(first[b + 1] - first[b])))
+        found[b] = not (lowest[first[b] : first[b + 1]][columns < len(PRICES)] <= 0).any()
+    return found
 
 
 def _columns_of(names: tuple[str, ...], rows: int) -> list[int]:

@@ -23,8 +23,6 @@ class KronosOptions(ForecastOptions):
         mode: what happens once context and forecast exceed max_context. "exact" recomputes the shifted window for every
             bar, as upstream does; "rolling" keeps the KV cache, whose entries depend on bars that left the window.
         max_context: bars the predictor attends to; None = the model's own. Statistics and tokens use the whole context.
-        repair: raise high and lower low to enclose open and close, and set negative volume and amount to 0; the number
-            of candles changed is reported.
         re_anchor_every: with mode "rolling", recompute the window after this many generated bars.
         compat: upstream's behaviour, for comparisons: draws from torch's global generator for all rows jointly, top_p
             ignored if top_k is given, and at most max_context bars.
@@ -35,7 +33,6 @@ class KronosOptions(ForecastOptions):
     top_p: float = 0.9
     mode: Literal["exact", "rolling"] = "exact"
     max_context: int | None = None
-    repair: bool = False
     re_anchor_every: int | None = None
     compat: bool = False
 

@@ -10,24 +10,37 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foretrain.models.kronos.config import COLUMNS, PRICES
 from foretrain.models.types import Forecast
 from foretrain.notes import Code, Tally
 
-HIGH, LOW = 1, 2
+HIGH, LOW = COLUMNS.index("high"), COLUMNS.index("low")
+NUM_PRICES = len(PRICES)  # the first columns; volume and amount follow
 
 
 def summarise(
-    candles: Tensor, rows: tuple[Tensor, Tensor], quantile_levels: Sequence[float], *, repair_candles: bool
+    candles: Tensor,
+    rows: tuple[Tensor, Tensor],
+    quantile_levels: Sequence[float],
+    *,
+    repairs: bool,
+    positive: Tensor | None = None,
 ) -> Forecast:
     """Return the forecast of target rows from sampled candles (N, S, H, 6).
 
-    rows: window (M,) and column (M,) of each target row. repair_candles: call `repair` first and note the count.
+    rows: window (M,) and column (M,) of each target row. repairs: call `repair` first, with positive, and note in how
+    many candles it changed a target.
     """
     notes: tuple[Tally, ...] = ()
-    if repair_candles:
-        candles, repaired = repair(candles)
-        counts = {"repaired candles": repaired, "candles": candles[..., 0].numel()}
+    if repairs:
+        fixed = repair(candles, positive)
+        changed = (fixed != candles) & ~candles.isnan()
+        asked = torch.zeros(len(candles), candles.shape[-1], dtype=torch.bool, device=candles.device)
+        asked[rows] = True
+        count = int((changed & asked[:, None, None]).any(-1).sum())
+        counts = {"repaired candles": count, "candles": candles[..., 0].numel()}
         notes = (Tally(Code.CANDLES_REPAIRED, "{repaired candles:,} of {candles:,} candles repaired", counts),)
+        candles = fixed
     paths = candles[rows[0], :, :, rows[1]]  # (M, S, H)
     return Forecast(
         quantiles=sample_quantiles(paths, quantile_levels),
@@ -49,15 +62,16 @@ def sample_quantiles(paths: Tensor, levels: Sequence[float]) -> Tensor:
     return (below + (above - below) * fraction).transpose(1, 2)
 
 
-def repair(candles: Tensor) -> tuple[Tensor, int]:
-    """Raise high and lower low to enclose open and close, and clamp negative volume and amount to 0.
+def repair(candles: Tensor, positive: Tensor | None = None) -> Tensor:
+    """Return candles (N, S, H, 6) whose high and low enclose open and close, without negative volumes and amounts.
 
-    Returns the repaired candles (..., 6) and the number of candles that changed.
+    positive: (N,) True for items whose prices were always above 0; their prices are not below 0 either.
     """
-    body = candles[..., :4]
-    high, low = body.amax(-1), body.amin(-1)
-    changed = (high > candles[..., HIGH]) | (low < candles[..., LOW]) | (candles[..., 4:] < 0).any(-1)
     fixed = candles.clone()
-    fixed[..., HIGH], fixed[..., LOW] = high, low
-    fixed[..., 4:] = candles[..., 4:].clamp(min=0.0)
-    return fixed, int(changed.sum())
+    fixed[..., NUM_PRICES:] = candles[..., NUM_PRICES:].clamp(min=0.0)
+    prices = candles[..., :NUM_PRICES]
+    if positive is not None:
+        prices = torch.where(positive[:, None, None, None], prices.clamp(min=0.0), prices)
+    fixed[..., :NUM_PRICES] = prices
+    fixed[..., HIGH], fixed[..., LOW] = prices.amax(-1), prices.amin(-1)
+    return fixed

@@ -23,7 +23,7 @@ from foretrain.data.windows import NO_TIME, IntArray, Windows
 from foretrain.errors import ConfigError, DataError
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.cache import CachedBlocks
-from foretrain.models.kronos.config import COLUMNS
+from foretrain.models.kronos.config import COLUMNS, PRICES
 from foretrain.models.kronos.generate import Generated, TokenizedPrompt, eval_inference, generate_from_tokens
 from foretrain.models.kronos.inputs import Float64Array
 from foretrain.models.kronos.model import KronosNetwork
@@ -94,6 +94,7 @@ class KronosStream:
         self._keys = windows.key
         self._appended = np.zeros(len(windows), np.int64)  # bars of each series, since the start
         self._bars_since_anchor = 0  # most bars appended to a series since the statistics were computed
+        self._positive = inputs.positive_prices(windows)
         self._prefill(filled, windows.context_times, frozen=False)
 
     @property
@@ -136,6 +137,8 @@ class KronosStream:
             return
         last = np.stack([series.bars[-1] for series in self._series])
         filled = inputs.fill_forward(np.concatenate((last[:, None], raw), 1))[:, 1:]
+        new = np.arange(raw.shape[1]) < count[:, None]
+        self._positive &= ~((raw[..., : len(PRICES)] <= 0) & new[..., None]).any((1, 2))
         self._appended += count
         self._bars_since_anchor += int(count.max())
         self._bars_since_prefill += int(count.max())
@@ -158,7 +161,9 @@ class KronosStream:
             future_times=future_times,
         )
         window, column = (torch.from_numpy(x).to(candles.device) for x in self._targets)
-        return summarise(candles, (window, column), request.quantile_levels, repair_candles=options.repair)
+        positive = torch.from_numpy(self._positive).to(candles.device)
+        repairs = bool(request.repair_candles)
+        return summarise(candles, (window, column), request.quantile_levels, repairs=repairs, positive=positive)
 
     def candles(
         self,
