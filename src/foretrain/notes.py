@@ -40,7 +40,9 @@ class Code(StrEnum):
     STEPS_LOOK_LIKE_TIMES = "steps_look_like_times"
     FREQ_UNLIKE_ROWS = "freq_unlike_rows"
     GRID_ROWS_ADDED = "grid_rows_added"  # rows of missing values, so that the rows are on the grid of freq
-    NEWEST_ROWS_WITHOUT_TARGET = "newest_rows_without_target"  # the forecast begins after them
+    NEWEST_ROWS_AS_FUTURE = "newest_rows_as_future"  # rows without a target that are the steps to forecast
+    NEWEST_ROWS_WITHOUT_TARGET = "newest_rows_without_target"  # these are history, or not scored
+    CROSS_LEARNING_SEES_LATER = "cross_learning_sees_later"  # values of other items from after an item's end
     QUOTES_IMPOSSIBLE = "quotes_impossible"  # prices of zero and negative volumes, which an import takes for missing
     FUTURE_VALUES_UNSEEN = "future_values_unseen"  # values of a known covariate that its history lacks
     IMPORT_QUALITY = "import_quality"  # what the quality rules of an import found and did
@@ -99,6 +101,7 @@ class Code(StrEnum):
     ROWS_ARE_SERIES = "rows_are_series"  # columns are times
     HOURS_AS_COLUMNS = "hours_as_columns"  # 24 columns, each a series
     EMPTY_COLUMNS_LEFT_OUT = "empty_columns_left_out"
+    COVARIATES_BY_NAME = "covariates_by_name"  # columns that the data calls covariates, so they are no targets
     STATIC_LEFT_OUT = "static_left_out"  # columns with one value a series
     EMPTY_SERIES_LEFT_OUT = "empty_series_left_out"
     START_WITHOUT_FREQ = "start_without_freq"

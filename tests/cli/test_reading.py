@@ -132,6 +132,67 @@ def test_one_series_and_its_known_covariates_need_no_ids(releases, tmp_path, cap
     assert "has 2 rows; it needs exactly prediction_length = 4" in capsys.readouterr().err
 
 
+def test_coming_rows_in_the_file_of_the_history_are_the_known_future(releases, tmp_path, capsys):
+    """The same as with --future, of files and of corpora; flags are known ahead too."""
+    promo = np.arange(76) % 5 == 0
+    ahead = HOURS.append(HOURS[-1] + pd.to_timedelta(np.arange(1, 5), "h"))
+    whole = pd.DataFrame({"timestamp": ahead, "load": [*hourly()["load"], *[np.nan] * 4], "promo": promo})
+    whole.to_csv(tmp_path / "one.csv", index=False)
+    (tmp_path / "two").mkdir()
+    whole[:72].to_csv(tmp_path / "two" / "one.csv", index=False)
+    whole[72:][["timestamp", "promo"]].to_csv(tmp_path / "future.csv", index=False)
+
+    def forecast(name: str, path, *flags, code=0):
+        common = ("--prediction-length", 4, "--target", "load", "--out", tmp_path / f"{name}.csv")
+        foretrain("forecast", releases / "chronos2", path, *common, *flags, code=code)
+        return (tmp_path / f"{name}.csv").read_bytes() if code == 0 else capsys.readouterr().err
+
+    expected = forecast("expected", tmp_path / "two" / "one.csv", "--future", tmp_path / "future.csv")
+    capsys.readouterr()
+    assert forecast("from_one", tmp_path / "one.csv") == expected
+    assert "so they are the steps to forecast; known ahead are promo" in capsys.readouterr().err
+    foretrain("data", "import", tmp_path / "one.csv", "--out", tmp_path / "corpus")
+    assert forecast("from_corpus", tmp_path / "corpus") == expected
+    whole[:75].to_csv(tmp_path / "one.csv", index=False)
+    assert "--trailing-rows history" in forecast("x", tmp_path / "one.csv", code=2)
+    dropped = forecast("dropped", tmp_path / "one.csv", "--trailing-rows", "drop")
+    assert dropped == forecast("alone", tmp_path / "two" / "one.csv")
+    assert b"2024-03-07 03:00:00" in forecast("after", tmp_path / "one.csv", "--trailing-rows", "history")
+
+
+def test_a_file_without_ids_and_one_with_a_single_id_are_the_same_series(releases, tmp_path, capsys):
+    hourly(promo=np.arange(72.0) % 5).to_csv(tmp_path / "history.csv", index=False)
+    ahead = HOURS[-1] + pd.to_timedelta(np.arange(1, 5), "h")
+    future = pd.DataFrame({"item_id": "A", "timestamp": ahead, "promo": 90.0})
+
+    def forecast(*flags, code=0) -> str:
+        future.to_csv(tmp_path / "future.csv", index=False)
+        common = ("--prediction-length", 4, "--target", "load", "--out", tmp_path / "x.csv")
+        files = (tmp_path / "history.csv", "--future", tmp_path / "future.csv")
+        foretrain("forecast", releases / "chronos2", *files, *common, *flags, code=code)
+        return capsys.readouterr().err
+
+    forecast()
+    assert set(pd.read_csv(tmp_path / "x.csv")["item_id"]) == {"history"}
+    future = pd.concat([future, future.assign(item_id="B")])
+    assert f"{tmp_path / 'future.csv'} has an item 'A' that {tmp_path / 'history.csv'} lacks" in forecast(code=2)
+    future = future[:3]
+    assert f"error: {tmp_path / 'future.csv'}: item 'history' has 3 rows" in forecast(code=2)
+
+
+def test_joint_forecasts_of_items_with_unequal_ends_are_refused_or_asked_for(releases, tmp_path, capsys):
+    rows = pd.concat([hourly().assign(item_id="A")[:40], hourly().assign(item_id="B")])
+    rows.to_csv(tmp_path / "a.csv", index=False)
+    common = ("forecast", releases / "chronos2", tmp_path / "a.csv", "--prediction-length", 2, "--target", "load",
+              "--out", tmp_path / "f.csv")  # fmt: skip
+    foretrain(*common, "--cross-learning", code=2)
+    assert "1 of 2 items end before others (item 'A' at 2024-03-05 15:00:00" in capsys.readouterr().err
+    foretrain(*common, "--cross-learning", "--allow-unequal-ends")
+    assert "warning: cross_learning: 1 of 2 items end before others" in capsys.readouterr().err
+    foretrain(*common, "--allow-unequal-ends", code=2)
+    assert "no effect without cross_learning" in capsys.readouterr().err
+
+
 def test_targets_may_be_spelled_as_in_the_file(releases, tmp_path, capsys):
     (tmp_path / "bars.csv").write_bytes(FILES["bars.csv"])
     common = ("forecast", releases / "chronos2", tmp_path / "bars.csv", "--prediction-length", 2)

@@ -41,6 +41,14 @@ def test_update_appends_new_bars_and_items_and_keeps_old_values(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_an_update_keeps_what_the_corpus_calls_covariates(tmp_path: Path) -> None:
+    for days in (60, 80):
+        write_csv(tmp_path / "A.csv", "date,target,feat_dynamic_real", dates(days), ohlcv(80, 0)[:days, :2])
+        report = import_corpus([tmp_path / "A.csv"], tmp_path / "out", update=days == 80)
+        manifest = Corpus.open(tmp_path / "out").manifest
+        assert (report.changed, manifest.known_covariates) == (True, ("feat_dynamic_real",))
+
+
 def test_an_update_without_new_rows_changes_nothing(tmp_path: Path) -> None:
     bars_csv(tmp_path / "A.csv")
     import_corpus([tmp_path / "A.csv"], tmp_path / "out")

@@ -147,6 +147,22 @@ def test_empty_rows_at_the_ends_go_and_those_inside_stay() -> None:
     assert findings.count("missing") == (1, 1)
 
 
+def test_newest_rows_with_a_category_that_changes_stay_outside_of_market_data() -> None:
+    blank, flags = [np.nan] * 3, np.arange(13) % 2.0
+    for columns, category, last in (
+        (["load", "promo"], flags, 13),
+        (["load", "unit"], np.zeros(13), 10),
+        (["load", "promo"], np.r_[flags[:12], np.nan], 12),
+        (["close", "volume", "session"], flags, 10),
+    ):
+        numbers = [np.r_[np.arange(10) + 1.0, blank]] * (len(columns) - 1)
+        values = np.array([*numbers, category], np.float32)
+        layout = market_layout(columns, [*[False] * len(numbers), True])
+        findings = Findings("fix")
+        cleaned = clean(ItemRows("a", values, np.arange(13) * DAY, np.arange(13)), layout, findings)
+        assert (len(cleaned), findings.count("empty_rows")[1]) == (last, 13 - last)
+
+
 def test_zero_volume_and_stale_prices_are_notes_that_never_refuse() -> None:
     values = bars()
     values[4, 10] = 0

@@ -194,6 +194,8 @@ def test_foreign_covariate_rows_become_columns_after_the_targets(tmp_path, numbe
     )
     corpus = Corpus.open(save(tmp_path / "c", table))
     assert corpus.columns == ("target_0", "target_1", "past_feat_0")
+    assert corpus.manifest.past_covariates == ("past_feat_0",)
+    assert corpus.manifest.default_targets == ("target_0", "target_1")
     assert corpus.item_ids() == ["0", "1", "2", "3"]
     for k, row in enumerate(ROWS):
         assert corpus.values(k).tolist() == [row, [v + 0.5 for v in row], [-v for v in row]]

@@ -83,6 +83,23 @@ def test_scored_columns_are_the_wanted_else_the_familys_else_all(candle_family):
         scored_columns([], OHLC, None)
 
 
+@pytest.mark.parametrize(
+    ("trained", "given", "expected"),
+    [
+        ({}, {}, (("target",), ("past_feat_0",), ("feat_0",))),
+        ({}, {"target": ["target", "feat_0"]}, (("target", "feat_0"), ("past_feat_0",), ())),
+        ({}, {"past_covariates": [], "known_covariates": []}, (("target",), (), ())),
+        ({"target": None, "past_covariates": [], "known_covariates": []}, {}, (("target",), (), ())),  # as trained
+        ({"target": ["past_feat_0"]}, {}, (("past_feat_0",), (), ())),
+    ],
+)
+def test_columns_that_the_corpus_calls_covariates_are_no_targets(trained, given, expected):
+    marked = {"past_covariates": ("past_feat_0",), "known_covariates": ("feat_0",)}
+    columns = ["target", "past_feat_0", "feat_0"]
+    corpus = Corpus.from_arrays("c", [("a", np.ones((3, 20), np.float32), None)], columns, **marked)
+    assert _names(corpus, evaluation_columns(corpus, family("chronos2"), trained, **given)[0]) == expected
+
+
 def test_recorded_covariates_that_the_corpus_lacks_are_told_and_others_found_by_the_rules_of_imports(corpus):
     trained = {"target": ["Close/Last"], "past_covariates": ["OPEN", "wind"], "known_covariates": ["promo", "other"]}
     found, (note,) = evaluation_columns(corpus, family("chronos2"), trained)

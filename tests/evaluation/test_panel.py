@@ -4,7 +4,8 @@ import numpy as np
 
 from foretrain.data.splits import Origin, select
 from foretrain.data.store import Corpus
-from foretrain.evaluation.panel import corpus_season, make_panel
+from foretrain.evaluation.panel import corpus_season, make_panel, open_ends
+from foretrain.notes import Code
 
 
 def _panel(corpus, origins, **more):
@@ -31,3 +32,24 @@ def test_the_season_comes_from_the_manifest_then_the_session_then_the_frequency(
     own = Corpus.from_arrays("s", items, ["close"], freq="h", time="stamps", bars_per_session=7, seasonality=35)
     assert corpus_season(own) == 35
     assert corpus_season(Corpus.from_arrays("s", [("a", np.ones((1, 9), np.float32), None)], ["x"])) == 1
+
+
+def test_windows_without_truth_are_told_where_the_newest_rows_have_no_target():
+    def found(*targets):
+        items = [
+            (str(k), np.array([target, np.ones(len(target))], np.float32), None) for k, target in enumerate(targets)
+        ]
+        corpus = Corpus.from_arrays("c", items, ["target", "promo"])
+        origins = [Origin(k, len(target) - back) for k, target in enumerate(targets) for back in (8, 6, 4)]
+        panel = make_panel(
+            [corpus], [select(corpus, ["target"])], [origins], prediction_length=4, context_length=32, stride=2
+        )
+        return [(note.code, note.counts) for note in open_ends(panel)]
+
+    whole, few, many = np.ones(40), np.r_[np.ones(38), [np.nan] * 2], np.r_[np.ones(36), [np.nan] * 4]
+    assert found(whole, many) == [
+        (Code.NEWEST_ROWS_WITHOUT_TARGET, {"items": 1, "rows": 4, "windows": 1, "windows_in_part": 1})
+    ]
+    assert found(whole, few) == []
+    assert [counts["windows_in_part"] for _, counts in found(few, few)] == [2]
+    assert [counts["windows"] for _, counts in found(many, np.full(40, np.nan))] == [4]

@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from foretrain.data.splits import cut, select
+from foretrain.data.store import Column, Corpus
 from foretrain.errors import DataError
 from foretrain.forecasting.covariates import RowItems, encode, is_numeric
 from foretrain.forecasting.frame import read_frame
+from foretrain.forecasting.rows import Names
 from foretrain.notes import Code, codes
 
 
@@ -122,12 +125,18 @@ def test_a_column_whose_future_values_are_all_unknown_is_refused():
     assert coded([None, "a"], [None, None]) == [1, 1]  # nothing is known ahead
 
 
-def test_a_flag_may_be_set_for_the_first_time(logged_notes):
-    assert np.isnan(coded([False, False], [True])).all()
+@pytest.mark.parametrize("past", [[False, False], ["False", "False"], ["false", "false"]])
+@pytest.mark.parametrize("future", [[True], ["True"], [1], ["TRUE"], [1.0], ["1"]])
+def test_a_flag_may_be_set_for_the_first_time(past, future, logged_notes):
+    assert np.isnan(coded(past, future)).all()
     assert codes(logged_notes()) == {Code.FUTURE_VALUES_UNSEEN}
+    with pytest.raises(DataError, match="none of its future values"):
+        coded(past, [2])
 
 
-@pytest.mark.parametrize("ahead", [[True, False], ["true", "FALSE"], [1, 0], np.array([1.0, 0.0], object)])
+@pytest.mark.parametrize(
+    "ahead", [[True, False], ["true", "FALSE"], [1, 0], np.array([1.0, 0.0], object), ["1.0", "0"]]
+)
 def test_true_and_false_ahead_are_one_and_zero_where_the_history_is(ahead):
     days = pd.date_range("2024-01-01", periods=12)
     history = pd.DataFrame({"item_id": "a", "timestamp": days[:10], "target": 1.0, "x": np.arange(10) % 2})
@@ -136,3 +145,20 @@ def test_true_and_false_ahead_are_one_and_zero_where_the_history_is(ahead):
     if isinstance(ahead[0], bool):
         with pytest.raises(DataError, match="column 'x' holds numbers in df but True in future_df"):
             read_frame(history.assign(x=np.arange(10)), 2, future_df=coming)
+
+
+@pytest.mark.parametrize("targets", [["target"], ["target", "other"]])
+def test_a_category_that_the_history_lacks_says_the_same_in_windows_of_a_corpus_and_of_a_frame(targets):
+    """Of one target its mean, of several nothing: as an evaluation and training see held-out steps."""
+    codes_of_k = np.r_[np.arange(30) % 2, 2, 1, 0, 2]
+    values = np.array([np.arange(34) % 7, np.arange(34) % 3, codes_of_k], np.float32)
+    names = ["target", "other", Column(name="k", kind="categorical", categories=("x", "y", "z"))]
+    corpus = Corpus.from_arrays("c", [("a", values, None)], names)
+    of_corpus = cut(corpus, select(corpus, targets, (), ["k"]), 0, 30, prediction_length=4, with_future=False)
+    frame = pd.DataFrame({"item_id": "a", "timestamp": np.arange(34), "target": values[0], "other": values[1]})
+    frame = frame[["item_id", "timestamp", *targets]].assign(k=np.array(["x", "y", "z"])[codes_of_k])
+    ahead = frame[30:].drop(columns=targets)
+    of_frame = read_frame(frame[:30], 4, names=Names(target=tuple(targets)), future_df=ahead).windows[0]
+    np.testing.assert_array_equal(of_corpus.context, of_frame.context)
+    np.testing.assert_array_equal(of_corpus.future, of_frame.future)
+    assert np.isnan(of_frame.future[-1][[0, 3]]).all() == (len(targets) > 1)

@@ -8,7 +8,6 @@ import pytest
 
 from foretrain.errors import DataError
 from foretrain.forecasting.frame import read_frame
-from foretrain.forecasting.rows import Names
 from foretrain.notes import Code, codes
 
 
@@ -94,19 +93,10 @@ def test_periods_of_weeks_quarters_and_years_go_on_at_their_starts(freq, expecte
 
 
 def test_newest_rows_without_a_target_are_history_and_are_reported(predictor, logged_notes):
-    history = series(HOURS[:40], temp=1.0)
-    coming = series(HOURS[40:46], temp=1.0).assign(target=np.nan)
+    history = series(HOURS[:40])
+    coming = series(HOURS[40:46]).assign(target=np.nan)
     found = predictor.forecast_df(pd.concat([history, coming]), 3)
     assert found["timestamp"].iloc[0] == HOURS[46]
     (note,) = logged_notes()
     assert (note.code, note.counts) == (Code.NEWEST_ROWS_WITHOUT_TARGET, {"rows": 6, "items": 1})
     assert "the newest rows of item 'a' (6) have no target" in note.text and "future_df" in note.text
-
-
-def test_a_row_with_one_of_two_targets_is_observed(logged_notes):
-    frame = series(HOURS[:40], second=1.0)
-    frame.loc[39, "target"] = np.nan
-    read_frame(frame, 2)
-    assert codes(logged_notes()) == {Code.NEWEST_ROWS_WITHOUT_TARGET}
-    read_frame(frame, 2, names=Names(target=("target", "second")))
-    assert not logged_notes()

@@ -75,6 +75,10 @@ def test_text_covariates_are_encoded_over_all_items():
         ([item(past_covariates={"a": np.zeros((1, 5))})], "one row"),
         ([item(past_covariates=[1])], "list"),
         ([item(future_covariates={"a": np.zeros(2)})], "no history"),
+        (
+            [item(past_covariates={"a": np.arange(5)}, future_covariates={"a": [True, False]})],
+            "column 'a' holds numbers in past_covariates but True in future_covariates",
+        ),
         ([item(past_covariates={"a": np.zeros(5)}, future_covariates={"a": np.zeros(3)})], "prediction_length = 2"),
     ],
 )

@@ -20,9 +20,12 @@ def test_a_frame_request_has_the_keys_of_a_request_and_those_of_a_frame():
         "calendar",
         "outputs",
         "aggregates",
+        "trailing_rows",
+        "allow_unequal_ends",
     ]
     assert schema["required"] == ["prediction_length"]
     assert schema["properties"]["outputs"]["items"]["enum"] == ["long", "candles", "paths"]
+    assert schema["properties"]["trailing_rows"]["anyOf"][0]["enum"] == ["future", "history", "drop"]
 
 
 def test_a_frame_request_survives_a_round_trip_through_json():

@@ -191,3 +191,47 @@ def test_text_of_appended_rows_is_read_as_that_of_the_first_frame(candle_predict
     stream = candle_predictor.stream(text.iloc[:44])
     stream.append(text.iloc[44:46])
     assert stream.forecast_df(1, num_samples=2)["timestamp"].iloc[0] == days[46]
+
+
+def test_rows_that_skip_bars_of_a_calendar_are_refused_until_these_are_appended(candle_predictor, candles):
+    """A row without values stands for a bar without trades. Thanksgiving is no hole."""
+    calendar = pytest.importorskip("exchange_calendars", reason="knows the sessions").get_calendar("XNYS")
+    days = pd.DatetimeIndex(calendar.sessions_in_range("2023-08-01", "2023-12-29"))[:90]
+    daily = candles[candles["item_id"] == "ACME"].iloc[:90].assign(timestamp=days)
+    stream, expected = (candle_predictor.stream(daily.iloc[:70], calendar="XNYS") for _ in range(2))
+    with pytest.raises(DataError, match=r"item 'ACME': 2 bars from 2023-11-08 .* by the calendar XNYS"):
+        stream.append(daily.iloc[72:75])
+    empty = daily.copy()
+    empty.loc[empty.index[70:72], ["Open", "High", "Low", "Close", "Volume"]] = np.nan
+    stream.append(empty.iloc[70:90])
+    expected.append(empty.iloc[70:72])
+    expected.append(daily.iloc[72:90])
+    how = {"num_samples": 2, "output": "candles"}
+    pd.testing.assert_frame_equal(stream.forecast_df(3, **how), expected.forecast_df(3, **how), rtol=1e-4)
+
+
+def test_rows_that_skip_bars_of_inferred_trading_hours_are_taken_and_reported(candle_predictor, candles, logged_notes):
+    """They may be a holiday's. The item whose rows go on is not named, nor is a night."""
+    stream, whole = candle_predictor.stream(parts(candles, FIRST)), {"ACME": 240, "7": 160}
+    logged_notes()
+    rows = between(candles, FIRST, whole)
+    acme = rows[rows["item_id"] == "ACME"]
+    stream.append(rows.drop(index=acme.index[4:7]))
+    (note,) = logged_notes()
+    assert (note.code, note.counts) == (Code.BARS_MISSING, {"items": 1, "bars": 3})
+    same = candle_predictor.stream(parts(candles, whole).drop(index=acme.index[4:7]))
+    found, expected = (s.forecast_df(4, num_samples=2, output="candles") for s in (stream, same))
+    assert found["timestamp"].tolist() == expected["timestamp"].tolist()
+    with pytest.raises(DataError, match="is not later than"):
+        stream.append(acme.iloc[4:7])
+
+
+def test_an_item_that_skips_bars_of_its_calendar_may_go_on_so(candle_predictor, candles, logged_notes):
+    calendar = pytest.importorskip("exchange_calendars", reason="knows the sessions").get_calendar("XNYS")
+    days = pd.DatetimeIndex(calendar.sessions_in_range("2023-08-01", "2023-12-29"))[:90]
+    daily = candles[candles["item_id"] == "ACME"].iloc[:90].assign(timestamp=days)
+    stream = candle_predictor.stream(daily.iloc[:70].drop(index=daily.index[[60, 65]]), calendar="XNYS")
+    logged_notes()
+    stream.append(daily.iloc[72:75])
+    assert [(note.code, note.counts["bars"]) for note in logged_notes()] == [(Code.BARS_MISSING, 2)]
+    assert stream.forecast_df(1, num_samples=2)["timestamp"].iloc[0] == days[75]

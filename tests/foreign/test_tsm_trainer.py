@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from tests.data.test_store import save
 from tests.run.test_train import TINY  # the overrides that make debug.yaml run in a second
 
 from foretrain.config import build
@@ -10,6 +13,7 @@ from foretrain.errors import ConfigError
 from foretrain.foreign.ledger import Translation
 from foretrain.foreign.tsm_trainer import KNOWN, QUANTILES, translate
 from foretrain.notes import Code, codes
+from foretrain.run.build import open_source
 from foretrain.run.config import RunConfig, load_config, shipped_config
 from foretrain.run.train import train_run
 from foretrain.training.journal import read_journal
@@ -318,3 +322,22 @@ def test_an_unknown_key_is_reported():
     assert [(entry.key, entry.text) for entry in found.ledger.entries if entry.verdict == "unknown"] == [
         ("warmup_step", "did you mean 'warmup_steps'?")
     ]
+
+
+def test_features_of_the_folders_are_covariates_if_every_folder_has_them(tmp_path: Path, logged_notes):
+    rows = pa.array([np.sin(np.arange(90) / k).tolist() for k in (3, 5, 7, 9)])
+    features = pa.ListArray.from_arrays(pa.array(range(5), pa.int32()), rows)
+    plain = save(tmp_path / "plain", pa.table({"target": rows}))
+    with_past = save(tmp_path / "with_past", pa.table({"target": rows, "past_feat_dynamic_real": features}))
+    lengths = {"context_length": 32, "prediction_length": 8}
+
+    def opened(*folders: Path):
+        tree = translated(**lengths, training_data_paths=[str(folder) for folder in folders]).tree
+        return open_source(build(RunConfig, tree))
+
+    config, source = opened(with_past)
+    assert (config.data.past_covariates, source.selections[0].targets) == (("past_feat_0",), (0,))
+    config, source = opened(with_past, plain)
+    assert (config.data.past_covariates, [chosen.columns for chosen in source.selections]) == ((), [(0,), (0,)])
+    found = [note for note in logged_notes() if note.code == Code.COVARIATES_BY_NAME]
+    assert [note.counts["past_covariates"] for note in found] == [1, 0] and "past_feat_0" in found[1].text

@@ -13,6 +13,8 @@ from tests.run.test_pipeline import facts
 import foretrain
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, TrainingError
+from foretrain.evaluation.columns import evaluation_columns
+from foretrain.models import family
 from foretrain.notes import Code, codes
 
 
@@ -137,3 +139,17 @@ def test_an_error_that_names_an_option_says_how_fit_takes_it(tmp_path: Path):
     undecided = pd.DataFrame({"item_id": "a", "timestamp": days, "target": 1.0})
     with pytest.raises(DataError, match=r"--dayfirst.* In fit, --dayfirst is import_options=\{'dayfirst': ...\}"):
         foretrain.fit(undecided, SMALL, output_dir=str(tmp_path / "fit"), **BRIEF)
+
+
+def test_columns_that_the_data_calls_covariates_are_trained_on_as_such(tmp_path: Path, logged_notes):
+    waves = np.sin(np.arange(120, dtype=np.float32) / 4)
+    columns = ["target", "past_feat_dynamic_real", "feat_dynamic_real"]
+    table = frame().assign(past_feat_dynamic_real=np.tile(waves, 3), feat_dynamic_real=np.tile(waves[::-1], 3))
+    predictor = foretrain.fit(table, SMALL, output_dir=str(tmp_path / "fit"), **BRIEF)
+    recorded = facts(tmp_path / "fit" / "release")["data"]
+    assert recorded["past_covariates"] == columns[1:2] and recorded["known_covariates"] == columns[2:]
+    assert [note.code for note in logged_notes()].count(Code.COVARIATES_BY_NAME) == 2  # the import's, and the run's
+    corpus = Corpus.open(tmp_path / "fit" / "corpus")
+    chosen, _ = evaluation_columns(corpus, family("chronos2"), recorded)
+    assert (chosen.targets, chosen.past, chosen.known) == ((0,), (1,), (2,))
+    assert predictor.forecast_df(table, 8)["target_name"].unique() == ["target"]

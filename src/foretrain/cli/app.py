@@ -32,6 +32,7 @@ from foretrain.cli.options import (
     SortOption,
     ThreadsOption,
     TokenizerOption,
+    TrailingRows,
     Values,
     comma_list,
     config_and_overrides,
@@ -372,6 +373,13 @@ def forecast(
     sort_quantiles: SortOption = None,
     repair_candles: RepairOption = None,
     blank_missing: BlankOption = None,
+    allow_unequal_ends: Annotated[
+        bool, typer.Option("--allow-unequal-ends", help="With --cross-learning: items may end at different times.")
+    ] = False,
+    trailing_rows: Annotated[
+        TrailingRows | None,
+        typer.Option(help="What newest rows without a target are: the steps to forecast, history, or left out."),
+    ] = None,
     num_samples: NumSamplesOption = None,
     seed: DrawSeedOption = 0,
     rescale: RescaleOption = None,
@@ -416,6 +424,8 @@ def forecast(
         sort_quantiles=sort_quantiles,
         repair_candles=repair_candles,
         blank_missing=blank_missing,
+        trailing_rows=trailing_rows.value if trailing_rows else None,
+        allow_unequal_ends=allow_unequal_ends,
     )
     forecast_file(
         model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from foretrain.data.frames import OpenedData
     from foretrain.evaluation.result import EvaluationResult
     from foretrain.evaluation.score import Score
@@ -264,7 +263,8 @@ def forecast_file(
         outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
     )
     with scratch_files(*files.values(), *pictures) as places:
-        tables = _forecast(predictor, frame, request, ahead)
+        with _errors_of_files(path, future):
+            tables = predictor.forecast_tables(frame, request, ahead)
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
             save_table(table, places[file])
@@ -287,16 +287,19 @@ def _columns_of(request: FrameRequest, predictor: Predictor, opened: OpenedData)
     return found
 
 
-def _forecast(
-    predictor: Predictor, frame: pd.DataFrame, request: FrameRequest, ahead: pd.DataFrame | None
-) -> dict[Output, pd.DataFrame]:
-    """Return the tables of a forecast; errors lack the advice to read the file by read_table, which was done."""
+@contextmanager
+def _errors_of_files(path: Path, future: Path | None) -> Iterator[None]:
+    """Name the files in errors about frames, without the advice to read them by read_table, which was done."""
     from foretrain.timeaxis.future import READ_TABLE
 
     try:
-        return predictor.forecast_tables(frame, request, ahead)
+        yield
     except DataError as error:
-        raise DataError(str(error).replace(f" {READ_TABLE}", "")) from None
+        text = str(error).replace(f" {READ_TABLE}", "")
+        for frame, file in (("df", path), ("future_df", future)):
+            if file is not None:
+                text = re.sub(rf"(?<!['\".])\b{frame}\b(?!['\"=\[]|\.\w| \(--)", lambda _, file=file: str(file), text)
+        raise DataError(text) from None
 
 
 def score_predictions(

@@ -47,6 +47,14 @@ class Values(StrEnum):
     percent = "percent"
 
 
+class TrailingRows(StrEnum):
+    """What newest rows without a target are."""
+
+    future = "future"
+    history = "history"
+    drop = "drop"
+
+
 class ForeignFormat(StrEnum):
     """Project whose config is translated."""
 

@@ -60,6 +60,11 @@ class OpenedData:
         tables = self.report.tables.values() if self.report is not None else ()
         return next((facts for facts in tables if facts.read), TableFacts())
 
+    @property
+    def is_one_without_ids(self) -> bool:
+        """True if a file held a single series and no column of ids."""
+        return self.corpus.num_series == 1 and self.facts.read and not self.facts.items and not self.facts.panel
+
     def column_meant(self, name: str) -> str | None:
         """Return the corpus' column of a name, perhaps one in the file; None for an unknown one."""
         columns = self.corpus.columns
@@ -79,8 +84,8 @@ class OpenedData:
         return tuple(found)
 
     def usual_target(self) -> str:
-        """Return the column `target`, else the only numeric one. Raises DataError if there is neither."""
-        numeric = [column.name for column in self.corpus.manifest.columns if column.categories is None]
+        """Return the column `target`, else the only numeric one that is no covariate. Raises DataError without any."""
+        numeric = self.corpus.manifest.default_targets
         if "target" in numeric:
             return "target"
         if len(numeric) == 1:
@@ -195,8 +200,8 @@ def _clock(corpus: Corpus) -> str:
 def read_future(path: str | Path, history: OpenedData, **options: Any) -> pd.DataFrame:
     """Return the rows of a file of known covariates, under the names and roles that the history's file gave them.
 
-    The rows stay as they are: none is left out or added, and no value is repaired. A single series without an id is
-    the only item of the history. Raises DataError.
+    The rows stay as they are: none is left out or added, and no value is repaired. A single series is the only item of
+    the history if one of the two files has no ids. Raises DataError.
     """
     path, settings = Path(path), ImportOptions.of(**options)
     bare = replace(settings, id_column=None, timestamp_column=None, column=(), columns=(), target=(), categorical=())
@@ -207,7 +212,8 @@ def read_future(path: str | Path, history: OpenedData, **options: Any) -> pd.Dat
     for note in table.notes:
         warn(_log, note)
     columns = _future_columns(parts[0], history)
-    if not table.facts.items and parts[0].item_id == settings.item_id(path):
+    without_ids = not table.facts.items and parts[0].item_id == settings.item_id(path)
+    if without_ids or (len(parts) == 1 and history.is_one_without_ids):
         parts = [replace(parts[0], item_id=_only_item(path, history))]
     clock = _clock(history.corpus)
     items = [(p.item_id, p.values[list(columns)], _future_times(path, p, clock, settings, history)) for p in parts]

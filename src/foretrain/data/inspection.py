@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.data.store import Corpus
+from foretrain.data.store import Column, Corpus, Manifest
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.notes import counted
@@ -32,7 +32,7 @@ def inspect_rows(corpus: Corpus) -> list[tuple[str, str]]:
     rows = [
         ("series", f"{corpus.num_series:,}"),
         ("rows", f"{int(lengths.sum()):,}"),
-        ("columns", ", ".join(_column_text(column.name, column.categories) for column in manifest.columns)),
+        ("columns", ", ".join(_column_text(column, manifest) for column in manifest.columns)),
         ("time", f"{axis}, {manifest.freq}" if manifest.freq else axis),
     ]
     if manifest.first_time:
@@ -101,8 +101,12 @@ def inspect_text(corpus: Corpus) -> str:
     return "\n".join(lines)
 
 
-def _column_text(name: str, categories: tuple[str, ...] | None) -> str:
-    return name if categories is None else f"{name} (categories: {len(categories)})"
+def _column_text(column: Column, manifest: Manifest) -> str:
+    if column.categories is not None:
+        return f"{column.name} (categories: {len(column.categories)})"
+    if column.name in manifest.past_covariates:
+        return f"{column.name} (past covariate)"
+    return f"{column.name} (known covariate)" if column.name in manifest.known_covariates else column.name
 
 
 def _short(text: str | None) -> str:

@@ -92,6 +92,9 @@ class Manifest(BaseModel):
     bars_per_session: int | None = None
     adjusted: bool = False
     price_columns: tuple[str, ...] = ()
+    # Columns that the data itself calls covariates; they are forecast only if they are named as targets.
+    past_covariates: tuple[str, ...] = ()
+    known_covariates: tuple[str, ...] = ()
     provenance: Provenance
     shards: tuple[Shard, ...] = ()
     content_hash: str
@@ -105,12 +108,23 @@ class Manifest(BaseModel):
         duplicates = sorted({name for name in names if names.count(name) > 1})
         if duplicates:
             raise ValueError(f"column names given twice: {', '.join(duplicates)}")
-        unknown = [name for name in self.price_columns if name not in names]
-        if unknown:
-            raise ValueError(f"price_columns names no column: {', '.join(unknown)}")
+        for key in ("price_columns", "past_covariates", "known_covariates"):
+            unknown = [name for name in getattr(self, key) if name not in names]
+            if unknown:
+                raise ValueError(f"{key} names no column: {', '.join(unknown)}")
         if self.time == "regular" and not self.freq:
             raise ValueError("a regular time axis needs a freq")
         return self
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Columns that are covariates unless a caller names them as targets."""
+        return self.past_covariates + self.known_covariates
+
+    @property
+    def default_targets(self) -> tuple[str, ...]:
+        """Columns that may be forecast where no target is named: numeric ones that are not covariates."""
+        return tuple(c.name for c in self.columns if c.kind == "numeric" and c.name not in self.covariates)
 
     def to_json(self) -> str:
         """Indented JSON text."""

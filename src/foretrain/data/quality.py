@@ -207,12 +207,21 @@ def _ohlc_details(name: str, values: FloatArray, layout: MarketColumns) -> dict[
 
 
 def trim(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
-    """Remove rows at both ends in which no numeric column has a value."""
+    """Remove rows at both ends in which no numeric column has a value.
+
+    Newest rows stay if a category has a value there that it does not have all along, as one known ahead; not in market
+    data, where a row without prices is no bar.
+    """
     numeric = rows.values[~layout.categorical] if not layout.categorical.all() else rows.values
     held = np.flatnonzero(~np.isnan(numeric).all(axis=0))
     if len(held) == len(rows) or not len(rows):
         return rows
     first, last = (int(held[0]), int(held[-1])) if len(held) else (0, -1)
+    if len(held) and not layout.prices:
+        for row in rows.values[layout.categorical]:
+            filled = np.flatnonzero(~np.isnan(row))
+            if len(filled) and len(np.unique(row[: filled[-1] + 1])) > 1:
+                last = max(last, int(filled[-1]))
     count = len(rows) - (last - first + 1)
     if count:
         findings.add("empty_rows", count, rows.example(0 if first else last + 1))

@@ -73,7 +73,8 @@ def select(
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
 ) -> Selection:
-    """Return the columns of the given names; target None means every numeric column that is not a covariate.
+    """Return the columns of the given names; target None means every numeric column that is not a covariate, neither
+    by the caller's word nor by the corpus' manifest.
 
     Raises ConfigError for unknown names (with a suggestion), names in two roles, no target, and categorical targets.
     """
@@ -91,7 +92,7 @@ def select(
     kinds = {column.name: column.kind for column in corpus.manifest.columns}
     if target is None:
         covariates = {*past_covariates, *known_covariates}
-        target = [name for name in names if name not in covariates and kinds[name] == "numeric"]
+        target = [name for name in corpus.manifest.default_targets if name not in covariates]
     chosen = [*target, *past_covariates, *known_covariates]
     duplicates = sorted({name for name in chosen if chosen.count(name) > 1})
     if duplicates:

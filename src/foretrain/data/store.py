@@ -353,6 +353,7 @@ def _describe_foreign(
         {
             **axis,
             "columns": columns,
+            **_foreign_covariates(columns),
             "num_series": sum(rows),
             "num_rows": -1,  # not known without reading every offset; see Corpus.num_rows
             "provenance": {"kind": "real", "sources": [], "command": None},
@@ -388,6 +389,14 @@ def _foreign_columns(
         counts.append(count)
         names += [label] if label == "target" and count == 1 else [f"{label}_{k}" for k in range(count)]
     return [{"name": name} for name in names], tuple(counts)
+
+
+def _foreign_covariates(columns: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Return the manifest fields that name the columns of features."""
+    return {
+        f"{role}_covariates": tuple(c["name"] for c in columns if c["name"].startswith(f"{label}_"))
+        for role, (_, label) in _FEATURES.items()
+    }
 
 
 def _foreign_time(

@@ -53,15 +53,21 @@ def evaluation_columns(
 ) -> tuple[Selection, list[Note]]:
     """Return the columns of an evaluation, and a note on recorded covariates that the corpus lacks.
 
-    Arguments are those of forecasting.record.trained_columns, by which a forecast chooses its columns too. Raises
-    ConfigError as that and data.splits.select do, DataError if the family cannot use the corpus.
+    Arguments are those of forecasting.record.trained_columns, by which a forecast chooses its columns too. If nothing
+    of training is known, and the family does not choose columns, covariates are those that the corpus' manifest calls
+    so. Raises ConfigError as trained_columns and data.splits.select do, DataError if the family cannot use the corpus.
     """
-    numeric = [column.name for column in corpus.manifest.columns if column.kind == "numeric"]
+    manifest = corpus.manifest
+    numeric = list(manifest.default_targets)
+    choice = family.columns_of(numeric, corpus.name)
+    if not trained and choice is None:
+        marked = {"past_covariates": manifest.past_covariates, "known_covariates": manifest.known_covariates}
+        trained = {key: [name for name in names if name not in (target or ())] for key, names in marked.items()}
     found = trained_columns(
         corpus.columns,
         numeric,
         family,
-        family.columns_of(numeric, corpus.name),
+        choice,
         trained,
         target=target,
         past_covariates=past_covariates,

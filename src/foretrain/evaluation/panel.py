@@ -19,6 +19,7 @@ from foretrain.data.store import Corpus
 from foretrain.data.windows import Window
 from foretrain.distributed.world import World
 from foretrain.errors import DataError
+from foretrain.notes import Code, Note, counted
 from foretrain.timeaxis.frequency import seasonality as season_of
 
 T = TypeVar("T")
@@ -135,6 +136,36 @@ def make_panel(
         stride=stride,
         left_out=tuple(left for left in left_out if left.count),
     )
+
+
+def open_ends(panel: Panel) -> list[Note]:
+    """Return a note if the newest rows of items have no target, so that newest windows have no truth, or less of it.
+
+    It is given if a window has none at all, or if all items end so, as where the coming rows are in the same file.
+    """
+    cutoffs: dict[tuple[int, int], list[int]] = {}
+    for ref in panel.refs:
+        cutoffs.setdefault((ref.corpus, ref.series), []).append(ref.cutoff)
+    horizon, rows, items, bare, part = panel.prediction_length, 0, 0, 0, 0
+    for (corpus, series), found in cutoffs.items():
+        first, end = min(found), max(found) + horizon
+        chunk, row = panel.corpora[corpus].locate(series)
+        targets = chunk.values(row, first, end)[list(panel.selections[corpus].targets)]
+        observed = np.flatnonzero(np.isfinite(targets).any(axis=0))
+        last = first + (int(observed[-1]) + 1 if len(observed) else 0)
+        rows += end - last
+        items += last < end
+        bare += sum(cutoff >= last for cutoff in found)
+        part += sum(cutoff < last < cutoff + horizon for cutoff in found)
+    if not bare and items < len(cutoffs):
+        return []
+    text = (
+        f"The newest rows of {items:,} of {counted(len(cutoffs), 'item')} have no target ({counted(rows, 'row')}). Of "
+        f"{counted(len(panel.refs), 'window')} {bare:,} have no truth and are not scored, {part:,} have less of it. If "
+        "these rows are steps to forecast, leave them out of the data."
+    )
+    counts = {"items": items, "rows": rows, "windows": bare, "windows_in_part": part}
+    return [Note(Code.NEWEST_ROWS_WITHOUT_TARGET, text, counts)]
 
 
 def newest_origins(

@@ -14,7 +14,7 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, Forecasts
 from foretrain.evaluation.baselines import BASELINES
 from foretrain.evaluation.overlap import Reserved, check_overlap, reference_overlap, reserved_steps
-from foretrain.evaluation.panel import make_panel, newest_origins
+from foretrain.evaluation.panel import make_panel, newest_origins, open_ends
 from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
 from foretrain.evaluation.validation import refuse_cross_learning
@@ -132,7 +132,7 @@ def evaluate(
         max_items=max_items,
     )
     rows = min(max(ref.cutoff for ref in panel.refs), panel.context_length)
-    warnings += [*notes, *beyond_training(facts, prediction_length, context_length, rows)]
+    warnings += [*notes, *beyond_training(facts, prediction_length, context_length, rows), *open_ends(panel)]
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
     output = recorded_output(release or {}).changed(
         sort_quantiles=sort_quantiles, repair_candles=repair_candles, blank_missing=blank_missing

@@ -93,8 +93,7 @@ def factorise(past: pd.Series, future: pd.Series | None) -> Codes:
     rows, values = distinct
     found = _look_up(categories, values)
     unseen = [values[i] for i in np.flatnonzero(found < 0)]
-    flags = all(isinstance(value, bool | np.bool_) for value in (*unseen, *categories))
-    if count and unseen and len(unseen) == len(values) and not flags:
+    if count and unseen and len(unseen) == len(values) and not _are_flags([*unseen, *categories]):
         raise DataError(
             f"column {past.name!r}: its history has none of its future values ({listed(unseen)}; the history has "
             f"{listed(categories)}). Spell them alike, or leave the column out of future_df."
@@ -141,6 +140,12 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, bool | np.bool_ | int | float | np.number | decimal.Decimal):
         return float(value)
     return pd.Timestamp(value) if isinstance(value, datetime.date | np.datetime64) else value
+
+
+def _are_flags(values: Sequence[Any]) -> bool:
+    """Return True for true and false in any spelling, 1 and 0 beside them."""
+    words = [isinstance(v, bool | np.bool_) or str(v).strip().lower() in ("true", "false") for v in values]
+    return any(words) and all(_canonical(value) in (0.0, 1.0) for value in values)
 
 
 def _no_value(past: pd.Series, future: pd.Series | None) -> str:
@@ -274,7 +279,7 @@ def _values(
         if is_numeric(column):
             context[i] = numbers(column)
             if future_column is not None:
-                future[i] = _known_numbers(future_column, column)
+                future[i] = known_numbers(future_column, column)
             continue
         context[i], encoded = encode(
             column, future_column, rows, context[0], use_ordinal=use_ordinal, recorded=categories.get(name)
@@ -292,8 +297,12 @@ def numbers(column: pd.Series) -> FloatArray:
     return values if finite.all() else np.where(finite, values, np.float32(np.nan))
 
 
-def _known_numbers(column: pd.Series, history: pd.Series) -> FloatArray:
-    """Return the future values of a column of numbers; booleans count as 1 and 0 if its history has no other values."""
+def known_numbers(column: pd.Series, history: pd.Series, names: tuple[str, str] = ("df", "future_df")) -> FloatArray:
+    """Return the future values of a column of numbers.
+
+    If its history has nothing but 1 and 0, true and false count as these, in any spelling. Raises DataError, with the
+    names of history and future, for other values that are no numbers.
+    """
     if is_numeric(column):
         return numbers(column)
     present = column.dropna().to_list()
@@ -302,19 +311,19 @@ def _known_numbers(column: pd.Series, history: pd.Series) -> FloatArray:
     if bad is None and any(isinstance(value, bool | np.bool_ | str) for value in present):
         past = numbers(history)
         if not np.isin(past[np.isfinite(past)], (0, 1)).all():
-            bad = present[0]
+            bad = next(value for value in present if isinstance(value, bool | np.bool_ | str))
     if bad is not None:
         bad = bad.item() if isinstance(bad, np.generic) else bad
-        raise DataError(f"column {column.name!r} holds numbers in df but {bad!r} in future_df; use one kind.")
+        raise DataError(f"column {column.name!r} holds numbers in {names[0]} but {bad!r} in {names[1]}; use one kind.")
     result = np.full(len(column), np.nan, np.float32)
     result[column.notna().to_numpy()] = np.array(values, np.float32)
     return np.where(np.isfinite(result), result, np.float32(np.nan))
 
 
 def _number(value: Any) -> float | None:
-    """Return the number of a cell, 1 and 0 for true and false in any case, None for anything else."""
+    """Return the number of a cell, 1 and 0 for true and false and their text, None for anything else."""
     found = _canonical(value)
-    if isinstance(value, str) and value.strip().lower() not in ("true", "false"):
+    if isinstance(value, str) and found not in (0.0, 1.0):
         return None
     return found if isinstance(found, float) else None
 

@@ -19,12 +19,13 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting import checks
 from foretrain.forecasting.covariates import SortedRows, column_of, is_numeric, numbers, windows_of
 from foretrain.forecasting.record import not_given_note, trained_categories
-from foretrain.forecasting.request import FrameRequest, check_horizon
+from foretrain.forecasting.request import FrameRequest, TrailingRows, check_horizon
 from foretrain.forecasting.rows import Names, on_grid, put_on_grids, sorted_rows
 from foretrain.forecasting.selection import select_columns
 from foretrain.forecasting.times import changed_hour, read_times
+from foretrain.forecasting.trailing import settle
 from foretrain.models.base import Family
-from foretrain.notes import Code, Note, counted, warn
+from foretrain.notes import warn
 from foretrain.timeaxis.future import READ_TABLE, Continuation, checked, continued, shown
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class FrameTask:
     candle: tuple[str, ...] = ()  # the targets that make up a candle
     times: Any = None  # (T,) time stamps or step numbers of the history, item by item
     starts: Any = None  # (N,) first row of each item
+
+    @property
+    def ends(self) -> Any:
+        """The newest time stamp or step number of each item (N,)."""
+        return self.times[np.append(self.starts[1:], len(self.times)) - 1]
 
     def history(self) -> list[Any]:
         """Return the time stamps or step numbers of each item."""
@@ -75,6 +81,7 @@ def open_frame(
         freq=request.freq,
         calendar=request.calendar,
         categories=trained_categories(trained, list(df.columns)),
+        trailing_rows=request.trailing_rows,
     )
     return replace(task, candle=candle)
 
@@ -111,6 +118,7 @@ def read_frame(
     calendar: str | None = None,
     ordinal: bool | None = None,
     categories: Mapping[Any, Sequence[str]] | None = None,
+    trailing_rows: TrailingRows | None = None,
 ) -> FrameTask:
     """Convert a long frame, one row per item and time stamp, to windows. Other columns are covariates.
 
@@ -119,14 +127,15 @@ def read_frame(
     ordinal codes if there are several targets (ordinal forces one of the two; categories: those of training, by column
     and code). The stamps that follow are inferred from the series (see next_stamps), or set by freq or an exchange's
     calendar; an integer time column counts steps. freq also puts the rows on its grid, with missing values between.
-    Values after the cutoff are never read. Raises DataError that names column and item and says what to do.
+    trailing_rows says what newest rows without a target are (see trailing.settle). Values after the cutoff are never
+    read. Raises DataError that names column and item and says what to do.
     """
     names = names or Names()
     prediction_length = check_horizon(prediction_length)
     df, future_df = _checked_columns(df, future_df, names)
     checks.warn_of_quotes(df)
     history = sorted_rows(df, names, None)
-    _warn_of_open_end(history, names)
+    history, future_df, source = settle(history, future_df, names, prediction_length, trailing_rows)
     freq = history.freq if freq is None and calendar is None else checked(freq)
     history = on_grid(history, freq, calendar)
     coming = continued(history.times, history.starts, history.ids, prediction_length, freq, calendar)
@@ -135,7 +144,7 @@ def read_frame(
     known, stamps = None, coming.times
     if future_df is not None:
         like = column_of(df, names.timestamp)
-        matched = _match_future(future_df, history, names, prediction_length, stamps, coming.guessed, like)
+        matched = _match_future(future_df, history, names, prediction_length, stamps, coming.guessed, like, source)
         known, stamps = matched.frame, matched.times
     past, ahead = _covariates(history.frame, known, names)
     if absent := [name for name in names.known or () if name in past]:
@@ -331,9 +340,13 @@ def _match_future(
     future_stamps: Any,
     settable: bool,
     like: Any,
+    source: str,
 ) -> SortedRows:
-    """Sort future_df in the order of the windows; check its items and, unless settable, its stamps."""
-    future = sorted_rows(future_df, names, history.ids, like=like)
+    """Sort future_df in the order of the windows; check its items and, unless settable, its stamps.
+
+    source: what errors call future_df.
+    """
+    future = sorted_rows(future_df, names, history.ids, which=source, like=like)
     if isinstance(future.times, np.ndarray) != isinstance(history.times, np.ndarray):
         raise DataError(
             f"column {names.timestamp!r} counts steps in one of df and future_df and has time stamps in the other."
@@ -351,14 +364,14 @@ def _match_future(
     wrong = np.flatnonzero(counts != horizon)
     if len(wrong):
         raise DataError(
-            f"future_df: item {shown(history.ids[wrong[0]])} has {counts[wrong[0]]} rows; it needs exactly "
+            f"{source}: item {shown(history.ids[wrong[0]])} has {counts[wrong[0]]} rows; it needs exactly "
             f"prediction_length = {horizon}."
         )
     differ = np.flatnonzero(np.asarray(future.times != future_stamps))
     if len(differ) and not settable:
         at = differ[0]
         raise DataError(
-            f"future_df: item {shown(history.ids[at // horizon])} has a row at {future.times[at]} where the forecast "
+            f"{source}: item {shown(history.ids[at // horizon])} has a row at {future.times[at]} where the forecast "
             f"has {future_stamps[at]}. Align its stamps with the history, or give freq=."
         )
     ends = np.append(history.starts[1:], len(history.code)) - 1
@@ -366,7 +379,7 @@ def _match_future(
     if len(early):
         item, time = shown(history.ids[early[0]]), future.times[early[0] * horizon]
         raise DataError(
-            f"future_df: item {item} has a row at {time}, which is not after its history "
+            f"{source}: item {item} has a row at {time}, which is not after its history "
             f"({history.times[ends[early[0]]]})."
         )
     return future
@@ -378,24 +391,3 @@ def _covariates(frame: pd.DataFrame, known: pd.DataFrame | None, names: Names) -
     open_ones = every if names.known is None else names.known
     ahead = [name for name in every if known is not None and name in known.columns and name in open_ones]
     return [name for name in every if name not in ahead], ahead
-
-
-def _warn_of_open_end(history: SortedRows, names: Names) -> None:
-    """Log a note if the newest rows of items have no target, so that the forecast begins after them."""
-    observed = np.zeros(len(history.frame), bool)
-    for name in names.target:
-        observed |= np.isfinite(numbers(column_of(history.frame, name)))
-    bounds = np.append(history.starts, len(observed))
-    last = np.maximum.reduceat(np.where(observed, np.arange(len(observed)), -1), history.starts)
-    trailing = np.where(last < 0, 0, bounds[1:] - 1 - last)  # an item without any target is another matter
-    if not trailing.any():
-        return
-    first = int((trailing > 0).argmax())
-    items = counted(int((trailing > 0).sum()), "item")
-    text = (
-        f"the newest rows of item {shown(history.ids[first])} ({trailing[first]:,}) have no target; the forecast "
-        f"begins after them (so in {items}). If they are the steps to forecast, take them out of the history and give "
-        "them as future_df (--future)."
-    )
-    counts = {"rows": int(trailing.sum()), "items": int((trailing > 0).sum())}
-    warn(_log, Note(Code.NEWEST_ROWS_WITHOUT_TARGET, text, counts))

@@ -13,7 +13,7 @@ import numpy as np
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, Window
 from foretrain.errors import DataError
-from foretrain.forecasting.covariates import RowItems, encode, is_numeric
+from foretrain.forecasting.covariates import RowItems, encode, is_numeric, known_numbers
 
 KEYS = ("target", "past_covariates", "future_covariates")
 
@@ -148,10 +148,12 @@ def _column(
     given = [i for i in holders if not _absent(future[i])]
     blank = np.full(horizon, np.nan, np.float32)
     if all(is_numeric(column) for column in past):
+        ahead = {i: pd.Series(_array(future[i]), name=name) for i in given}
+        every, kinds = pd.concat(past, ignore_index=True), ("past_covariates", "future_covariates")
         return {
             i: (
                 _floats(column, f"item {i}: past_covariates[{name!r}]"),
-                _floats(future[i], f"item {i}: future_covariates[{name!r}]") if i in set(given) else blank,
+                known_numbers(ahead[i], every, kinds) if i in ahead else blank,
             )
             for i, column in zip(holders, past, strict=True)
         }

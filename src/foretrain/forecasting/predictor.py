@@ -22,6 +22,7 @@ from foretrain.errors import ConfigError, ModelError
 from foretrain.forecasting.batching import clip_context, forecast_with_warnings, plan
 from foretrain.forecasting.frame import complete_frames, open_frame
 from foretrain.forecasting.inputs import read_inputs
+from foretrain.forecasting.joint import check_ends
 from foretrain.forecasting.record import (
     beyond_training,
     beyond_window,
@@ -30,11 +31,11 @@ from foretrain.forecasting.record import (
     trained_context,
     trained_window,
 )
-from foretrain.forecasting.request import FrameRequest, Output
+from foretrain.forecasting.request import FrameRequest, Output, TrailingRows
 from foretrain.forecasting.selection import FrameColumns, frame_columns, select_columns
 from foretrain.forecasting.streaming import FrameStream
 from foretrain.forecasting.tables import check_names, tables_of
-from foretrain.models import family
+from foretrain.models import family, resolved
 from foretrain.models.base import Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
 from foretrain.models.hub import facts_of, resolve
 from foretrain.models.output import OutputSettings, recorded_output
@@ -246,6 +247,8 @@ class Predictor:
         sort_quantiles: bool | None = None,
         repair_candles: bool | None = None,
         blank_missing: bool | None = None,
+        trailing_rows: TrailingRows | None = None,
+        allow_unequal_ends: bool = False,
         num_samples: int | None = None,
         seed: int = 0,
         rescale: bool | None = None,
@@ -271,7 +274,8 @@ class Predictor:
             context_length: newest steps to use; None = as many as in training, or as the model can read if that is not
                 recorded.
             batch_size: rows (targets and covariates) per forward pass.
-            cross_learning: let all items of a batch attend to each other; forecasts then depend on the batch.
+            cross_learning: let all items of a batch attend to each other; forecasts then depend on the batch. Items
+                that end at different times are refused, for the earlier ones would see later values of the others.
             id_column: column of the item ids.
             timestamp_column: column of the time stamps, of periods (their first instants), or of whole numbers that
                 count steps.
@@ -292,6 +296,11 @@ class Predictor:
             repair_candles: let high and low of sampled candles enclose open and close, and let no volume and amount be
                 below 0, nor a price of an item whose prices were always above 0 in df; for candle families.
             blank_missing: give NaN for a series without a value in the context.
+            trailing_rows: what the newest rows without any target are: "future", the steps to forecast, whose
+                covariates are known; "history", so that the forecast begins after them; "drop", left out. None =
+                the future if every item has exactly H of them, each with a covariate; history if none has a
+                covariate, or if there is a future_df. Both give a note; anything else is refused.
+            allow_unequal_ends: with cross_learning, forecast items of which some end before others; a note says so.
             num_samples: number of sample paths, for families that draw them.
             seed: seed of the sample paths.
             rescale: see ForecastRequest.
@@ -330,6 +339,8 @@ class Predictor:
             sort_quantiles=sort_quantiles,
             repair_candles=repair_candles,
             blank_missing=blank_missing,
+            trailing_rows=trailing_rows,
+            allow_unequal_ends=allow_unequal_ends,
         )
         return self.forecast_tables(df, request, future_df)[output]
 
@@ -340,6 +351,8 @@ class Predictor:
         name, request = self.model.family, request.changed(**request.output_settings(self.output).model_dump())
         task = open_frame(df, request, family(name), future_df, recorded_data(self.facts))
         check_names(request, task.names, task.candle)
+        joint = resolved(request, name).mixes_items
+        check_ends(task.item_ids, task.ends, joint=joint, allowed=request.allow_unequal_ends)
         request = self._as_trained(request, task.windows)
         with_median = request.changed(quantile_levels=request.levels_with_median)
         found = forecast_with_warnings(self.model, task.windows, with_median, keep_samples=request.needs_paths)

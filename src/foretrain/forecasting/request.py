@@ -16,6 +16,7 @@ from foretrain.models.output import OutputSettings
 from foretrain.models.request import DECILES, ForecastRequest, whole_number
 
 Output = Literal["long", "candles", "paths"]
+TrailingRows = Literal["future", "history", "drop"]
 
 
 def check_horizon(value: Any) -> int:
@@ -45,6 +46,12 @@ def _check_outputs(outputs: tuple[Any, ...]) -> None:
         raise ConfigError(f"output={wrong[0]!r}: choose {', '.join(get_args(Output))}.")
 
 
+def _check_trailing(value: Any) -> TrailingRows | None:
+    if value is not None and value not in get_args(TrailingRows):
+        raise ConfigError(f"trailing_rows={value!r}: choose {', '.join(get_args(TrailingRows))}, or leave it out.")
+    return value
+
+
 def _check_aggregates(names: tuple[Any, ...]) -> None:
     for name in names:
         aggregation(name)
@@ -52,6 +59,7 @@ def _check_aggregates(names: tuple[Any, ...]) -> None:
 
 _NAMES = {"type": "array", "items": {"type": "string"}}
 _OPEN_NAMES = WithJsonSchema({"anyOf": [_NAMES, {"type": "null"}]})
+_TRAILING = WithJsonSchema({"anyOf": [{"type": "string", "enum": list(get_args(TrailingRows))}, {"type": "null"}]})
 _OUTPUTS = WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(get_args(Output))}})
 # column names may have any type that pandas accepts, and freq may be a pandas offset
 _AS_GIVEN = PlainValidator(lambda value: value)
@@ -76,6 +84,9 @@ class FrameRequest(ForecastRequest):
         aggregates: further columns of "long" from the sampled paths, by name (forecasting/aggregate.py).
         sort_quantiles, repair_candles, blank_missing: output settings (models/output.py); None = as the release
             records, else yes.
+        trailing_rows: what newest rows without a target are: "future", the steps to forecast; "history"; "drop", left
+            out; None = by their number and covariates (forecasting/trailing.py).
+        allow_unequal_ends: forecast items jointly (cross_learning) even if some end before others, with a note.
     """
 
     prediction_length: Annotated[int, PlainValidator(check_horizon), WithJsonSchema({"type": "integer", "minimum": 1})]
@@ -91,6 +102,8 @@ class FrameRequest(ForecastRequest):
     sort_quantiles: bool | None = None
     repair_candles: bool | None = None
     blank_missing: bool | None = None
+    trailing_rows: Annotated[TrailingRows | None, PlainValidator(_check_trailing), _TRAILING] = None
+    allow_unequal_ends: bool = False
 
     @property
     def columns(self) -> tuple[str, str]:

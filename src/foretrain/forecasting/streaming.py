@@ -34,13 +34,15 @@ from foretrain.models import resolved
 from foretrain.models.base import Streams
 from foretrain.models.output import OutputSettings
 from foretrain.models.request import DECILES
-from foretrain.notes import Code, Note, warn
+from foretrain.notes import Code, Note, counted, warn
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
+
 MAX_STAMPS = 5000  # newest time stamps stored per item, from which the next ones are inferred
+CHECKED = 200  # newest rows that tell if an item skips bars of its calendar
 SAMPLE = 500  # cells of a first frame's time column that tell how text in later frames is read
 
 
@@ -69,7 +71,7 @@ class FrameStream:
         settings of forecasts that set none; facts: the record of training."""
         self._model, self._family, self._output = model, model.family, output
         self._names, self._candle, self._freq, self._calendar, self._facts = names, candle, freq, calendar, facts
-        task = read_frame(df, 1, names=names, freq=freq, calendar=calendar)
+        task = read_frame(df, 1, names=names, freq=freq, calendar=calendar, trailing_rows="history")
         self._ids, self._first = task.item_ids, task.windows
         self._empty = without_values(task.windows, context_length)  # (R,) True for targets without any value so far
         self._rows = replace(names, target=task.windows[0].names)
@@ -85,8 +87,10 @@ class FrameStream:
         """Append rows of any of the items, later than all earlier ones; columns as in the first frame.
 
         Empty cells are filled from earlier rows. With freq, and in a market that never closes, steps without a row are
-        rows of missing values. Raises DataError for unknown items, missing columns, rows that are not later, rows after
-        a hole, and stamps of another kind; the stream is then unchanged.
+        rows of missing values. With a calendar, rows that skip bars of it are refused, unless the item skipped some
+        before; trading hours that were inferred may have a holiday, so skipped bars are only reported. Raises DataError
+        for unknown items, missing columns, rows that are not later, rows after a hole, and stamps of another kind; the
+        stream is then unchanged.
         """
         if not len(df):
             return
@@ -188,10 +192,49 @@ class FrameStream:
                 grids = following_stamps(joined, self._ids, 1, None, self._calendar).grids
             except DataError as error:
                 raise DataError(f"rows are missing between the stream and the appended rows: {error}") from None
+        if self._timed and self._freq is None:
+            for i, count in enumerate(before):
+                if i not in grids and len(times[i]) and _has_hole(joined[i], count):
+                    self._tell_skipped(joined[i][:count], joined[i][count:], self._ids[i])
         for i, freq in grids.items():
             values[i], times[i] = filled_rows(values[i], joined[i], before[i], self._ids[i], freq)
             joined[i] = joined[i][: before[i]].append(times[i])
         return values, times, joined
+
+    def _tell_skipped(self, before: Any, stamps: Any, item: Any) -> None:
+        """Log a note on stamps of the calendar, or of the trading hours of an item so far, that appended rows skip.
+
+        Raises DataError if a calendar has them and the item has skipped none before.
+        """
+        coming = self._coming(before, len(stamps), until=stamps[-1])
+        skipped = coming[~coming.isin(stamps)]
+        if not len(skipped):
+            return
+        what = f"item {item!r}: {counted(len(skipped), 'bar')} from {skipped[0]} on"
+        if self._calendar is not None and self._skips_nothing(before):
+            raise DataError(
+                f"rows are missing between the stream and the appended rows: {what}, by the calendar {self._calendar}. "
+                "Append them first, as rows without values if there are none."
+            )
+        text = (
+            f"{what} of its trading hours {'is' if len(skipped) == 1 else 'are'} not among the appended rows; the "
+            "stream goes on without, as on a holiday."
+        )
+        warn(_log, Note(Code.BARS_MISSING, text, {"items": 1, "bars": len(skipped)}))
+
+    def _coming(self, before: Any, count: int, until: Any) -> Any:
+        """Return the stamps that follow an item's, up to a time: `count` of them or more are computed at once."""
+        while True:
+            found = following_stamps([before], [self._ids[0]], count, None, self._calendar).times
+            if found[-1] >= until:
+                return found[found <= until]
+            count *= 2
+
+    def _skips_nothing(self, before: Any) -> bool:
+        """Return True if the newest rows of an item are all that its calendar has."""
+        count = min(CHECKED, len(before) // 2)
+        older = before[: len(before) - count]
+        return len(older) > 1 and np.array_equal(self._coming(older, count, before[-1]), before[-count:])
 
     @property
     def _targets(self) -> list[tuple[str, ...]]:

@@ -217,8 +217,8 @@ def _data(ledger: Ledger) -> dict[str, Any]:
     ledger.carried(
         "training_data_paths",
         "data.corpora.*.path",
-        "folders of datasets.save_to_disk open without an import; `foretrain data inspect` lists their columns, and "
-        "data.target and data.past_covariates give them roles",
+        "folders of datasets.save_to_disk open without an import; past_feat_dynamic_real and feat_dynamic_real are "
+        "covariates, and `foretrain data inspect` lists all columns",
     )
     if shares is not None:
         numbers = isinstance(shares, list) and all(isinstance(x, (int, float)) and x > 0 for x in shares)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from foretrain.models import family
 from foretrain.models.base import Trainable
 from foretrain.models.hub import facts_of
 from foretrain.models.objective import objective_for
+from foretrain.notes import Code, Note, warn
 from foretrain.run.ancestry import ancestry_of
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 from foretrain.training.checkpoint import read_state
 
 MAX_CATEGORIES = 1000  # of a column, in release.json
+
+_log = logging.getLogger(__name__)
 
 
 def build_model(config: RunConfig, device: str = "cpu") -> Trainable:
@@ -64,11 +68,13 @@ def open_source(
     kind, found = family(config.model.family), dict[str, Any]()
     if config.data.with_times is None:
         found["with_times"] = kind.with_times and all(corpus.manifest.time != "steps" for corpus in opened)
-    if config.data.target is None and (choice := kind.columns(_shared_numeric_columns(config.data, opened))):
-        found["target"] = choice.targets
+    if config.data.target is None:
+        choice = kind.columns(_shared_targets(config.data, opened))
+        found |= {"target": choice.targets} if choice is not None else _marked_covariates(config.data, opened)
+    data = config.data.model_copy(update=found)
     before = None if saved is None else saved.get("model") or {}
-    model = kind.resolve_defaults(config.model, bool(config.data.known_covariates), before)
-    config = config.model_copy(update={"data": config.data.model_copy(update=found), "model": model})
+    model = kind.resolve_defaults(config.model, bool(data.known_covariates), before)
+    config = config.model_copy(update={"data": data, "model": model})
     return config, TrainingSource(config.data, config.seed, opened)
 
 
@@ -82,11 +88,32 @@ def saved_config(folder: Path, checkpoint: str | None = None) -> dict[str, Any] 
         return None
 
 
-def _shared_numeric_columns(data: DataConfig, corpora: list[Corpus]) -> list[str]:
+def _shared_targets(data: DataConfig, corpora: list[Corpus]) -> list[str]:
     """Return the numeric columns, covariates excluded, that every corpus has, in the order of the first corpus."""
-    numeric = [[c.name for c in corpus.manifest.columns if c.kind == "numeric"] for corpus in corpora]
+    numeric = [corpus.manifest.default_targets for corpus in corpora]
     taken = {*data.past_covariates, *data.known_covariates}
     return [name for name in numeric[0] if name not in taken and all(name in other for other in numeric)]
+
+
+def _marked_covariates(data: DataConfig, corpora: list[Corpus]) -> dict[str, tuple[str, ...]]:
+    """Return both lists of covariates with the columns added that the manifests of all corpora call so; log a note.
+
+    Columns that only some corpora mark are no targets there, and no covariates.
+    """
+    given = {*data.past_covariates, *data.known_covariates}
+    found, lines = dict[str, tuple[str, ...]](), list[str]()
+    for key in ("past_covariates", "known_covariates"):
+        marked = [getattr(corpus.manifest, key) for corpus in corpora]
+        shared = [name for name in marked[0] if name not in given and all(name in other for other in marked)]
+        found[key] = (*getattr(data, key), *shared)
+        lines += [f"data.{key}: {', '.join(shared)}"] if shared else []
+        apart = sorted({name for names in marked for name in names} - {*shared, *given})
+        lines += [f"not in every corpus and left out: {', '.join(apart)}"] if apart else []
+    if lines:
+        text = f"Columns that the data calls covariates are no targets. {'; '.join(lines)}."
+        counts = {key: len(names) for key, names in found.items()}
+        warn(_log, Note(Code.COVARIATES_BY_NAME, text, counts))
+    return found
 
 
 def with_parents(config: RunConfig, model: Trainable) -> RunConfig:

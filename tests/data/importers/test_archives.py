@@ -170,6 +170,10 @@ def test_datasets_folders_take_a_freq_and_their_features_and_say_what_is_left_ou
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "hf")
     corpus, report = imported(tmp_path, tmp_path / "hf", freq="h")
     assert corpus.columns == ("target", "past_feat_0", "feat_0", "feat_1")
+    assert corpus.manifest.past_covariates == ("past_feat_0",)
+    assert corpus.manifest.known_covariates == ("feat_0", "feat_1")
+    (note,) = [note for note in report.notes if note.code == Code.COVARIATES_BY_NAME]
+    assert note.counts == {"past": 1, "known": 2}
     assert corpus.values(1)[3, 0] == 1
     assert (first_stamp(corpus), corpus.manifest.freq) == ("2021-01-01T00:00:00", "h")
     assert any("left out: feat_static_cat" in note.text for note in report.notes)

@@ -20,6 +20,32 @@ from foretrain.notes import Code, codes
 # Rows that are series
 
 
+def test_features_over_time_of_gluonts_are_covariates_unless_they_are_named_as_targets(tmp_path: Path) -> None:
+    values = [float(k) for k in range(40)]
+    rows = [
+        {"item_id": name, "start": "2024-01-01", "target": values, "feat_dynamic_real": [values, values[::-1]]}
+        | {"past_feat_dynamic_real": [values], "feat_static_cat": [1, 2]}
+        for name in ("a", "b")
+    ]
+    path = written(tmp_path / "x.jsonl", [json.dumps(row) for row in rows])
+    corpus, report = imported(tmp_path, path, freq="h")
+    manifest = corpus.manifest
+    assert manifest.past_covariates == ("past_feat_dynamic_real",)
+    assert manifest.known_covariates == ("feat_dynamic_real_0", "feat_dynamic_real_1")
+    assert (first_stamp(corpus), manifest.freq, manifest.default_targets) == ("2024-01-01T00:00:00", "h", ("target",))
+    assert {Code.COVARIATES_BY_NAME, Code.STATIC_LEFT_OUT} <= codes(report.notes)
+    for row in rows:
+        row["feat_dynamic_real"] = [[*values, 50.0, 51.0], [*values, 60.0, 61.0]]  # over a horizon of two steps
+    ahead, _ = imported(tmp_path, written(tmp_path / "ahead.jsonl", [json.dumps(row) for row in rows]), freq="h")
+    assert ahead.lengths.tolist() == [42, 42]
+    tails = dict(zip(ahead.columns, ahead.values(1)[:, 39:].tolist(), strict=True))
+    assert [tails[f"feat_dynamic_real_{k}"] for k in (0, 1)] == [[39, 50, 51], [39, 60, 61]]
+    for name in ("target", "past_feat_dynamic_real"):
+        assert tails[name][0] == 39 and np.isnan(tails[name][1:]).all()
+    corpus, _ = imported(tmp_path, path, freq="h", target="target,past_feat_dynamic_real")
+    assert corpus.manifest.default_targets == ("target", "past_feat_dynamic_real")
+
+
 @pytest.mark.parametrize(
     ("header", "first", "freq"),
     [

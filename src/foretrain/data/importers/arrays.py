@@ -72,4 +72,15 @@ def corpus_parts(corpus: Corpus) -> Iterator[Part]:
         if first is not None:
             times, clock = first + manifest.step * np.arange(values.shape[1]), "steps"
         market = bool(manifest.price_columns)
-        yield Part(corpus.item_id(k), corpus.columns, values, times, lines, clock, (), texts or None, market=market)
+        yield Part(
+            corpus.item_id(k),
+            corpus.columns,
+            values,
+            times,
+            lines,
+            clock,
+            texts=texts or None,
+            market=market,
+            past=manifest.past_covariates,
+            known=manifest.known_covariates,
+        )

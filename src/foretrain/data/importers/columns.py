@@ -96,6 +96,12 @@ def is_key_name(name: str) -> bool:
     return plain(name).replace("_", "") in _KEY_NAMES
 
 
+def feature_role(name: str) -> str | None:
+    """Return "past" or "known" for the names that GluonTS gives to covariates over time, None for any other name."""
+    found = re.fullmatch(r"(past_)?feat_dynamic_(?:real|cat)(?:_\d+)?", name)
+    return None if found is None else "past" if found[1] else "known"
+
+
 @dataclass(frozen=True)
 class Roles:
     """Roles of the columns of one table. values: (name in the file, name in the corpus), in corpus order."""

@@ -15,7 +15,7 @@ import pyarrow.compute
 
 from foretrain.data.chunks import flatten, is_list, list_depth
 from foretrain.data.importers.cells import BadCell
-from foretrain.data.importers.columns import ID_NAMES, id_columns, plain
+from foretrain.data.importers.columns import ID_NAMES, feature_role, id_columns, plain
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.stamps import arrow_stamps, parse_stamps
 from foretrain.data.importers.time_names import FINE_STAMPS
@@ -85,7 +85,7 @@ def unfold_lists(
     Such tables, those of chronos_datasets and GluonTS among them, have lists of values, and lists of stamps or a start
     and a freq. Other tables are returned as they are, with None. Raises DataError for lists of different lengths.
     """
-    lists = [field.name for field in table.schema if is_list(field.type)]
+    lists = [field.name for field in table.schema if is_list(field.type) and not _is_static(field.name)]
     stamped = [name for name in lists if plain(name) in FINE_STAMPS]
     if not lists or not (stamped or "target" in lists or "start" in table.column_names):
         return table, None
@@ -100,14 +100,18 @@ def unfold_lists(
         text = f"{path.name}: {int((counts == 0).sum()):,} series with an empty list left out"
         notes.append(Note(Code.EMPTY_SERIES_LEFT_OUT, text, {"series": int((counts == 0).sum())}))
     columns: dict[str, pa.Array] = {}
+    ahead = [] if stamped else _reaching_ahead(path, table, wanted, counts)
+    whole = _counts(path, table, ahead[0]) if ahead else counts
     for name in wanted:
-        for final, cells in _variates(path, table.column(name).combine_chunks(), name, counts):
-            columns[final] = cells
-    parents = np.repeat(np.arange(table.num_rows), counts)
+        for final, cells in _variates(
+            path, table.column(name).combine_chunks(), name, whole if name in ahead else counts
+        ):
+            columns[final] = cells if name in ahead or not ahead else _padded(cells, counts, whole)
+    parents = np.repeat(np.arange(table.num_rows), whole)
     if set(wanted) <= set(stamped):
         raise DataError(f"{path}: column {lists[0]!r} holds lists, but no column holds lists of values.")
     ids = _ids(path, table, options)
-    made = [] if stamped else _stamps(path, table, counts, options, notes)
+    made = [] if stamped else _stamps(path, table, whole, options, notes)
     known = {*(source for source, _ in ids.values()), *lists, *(("start", "freq") if made or stamped else ())}
     static = [name for name in table.column_names if name not in known]
     if static:
@@ -115,6 +119,11 @@ def unfold_lists(
         notes.append(Note(Code.STATIC_LEFT_OUT, text, {"columns": len(static)}))
     head = {name: cells.take(pa.array(parents)) for name, (_, cells) in ids.items()} | dict(made)
     return pa.table({**head, **columns}), parents + 1
+
+
+def _is_static(name: str) -> bool:
+    """Return True for the names that GluonTS gives to lists of one value for each property of a series."""
+    return name in ("feat_static_cat", "feat_static_real")
 
 
 def _counts(path: Path, table: pa.Table, name: str) -> IntArray:
@@ -146,6 +155,19 @@ def _variates(path: Path, column: pa.Array, name: str, counts: IntArray) -> list
         at = [np.arange(s + v * n, s + (v + 1) * n) for s, n in zip(nested.start, nested.length, strict=True)]
         result.append((name if variates == 1 else f"{name}_{v}", nested.values.take(pa.array(np.concatenate(at)))))
     return result
+
+
+def _reaching_ahead(path: Path, table: pa.Table, names: list[str], counts: IntArray) -> list[str]:
+    """Return the features known ahead that are longer than the target in every series: they reach over a horizon."""
+    known = [name for name in names if feature_role(name) == "known"]
+    return known if known and all((_counts(path, table, name) > counts).all() for name in known) else []
+
+
+def _padded(cells: pa.Array, counts: IntArray, whole: IntArray) -> pa.Array:
+    """Return the cells of series of `counts` steps with empty ones behind them, up to `whole` steps."""
+    number = np.arange(whole.sum()) - np.repeat(np.cumsum(whole) - whole, whole)
+    rows = np.repeat(np.cumsum(counts) - counts, whole) + number
+    return cells.take(pa.array(rows, mask=number >= np.repeat(counts, whole)))
 
 
 def _same_lengths(path: Path, name: str, found: IntArray, counts: IntArray) -> None:

@@ -67,6 +67,7 @@ class Spool:
         self.parts: dict[str, list[_StoredPart]] = {}
         self.columns: list[str] = []
         self.categories = Categories()
+        self.covariates: dict[str, str] = {}  # column -> past or known
         self.clocks: dict[str, set[str]] = {}  # item -> clocks of its parts
         self.offsets: dict[str, tuple[int, ...]] = {}
         self._cleaned: dict[str, _StoredItem] = {}
@@ -86,6 +87,7 @@ class Spool:
     def add(self, part: Part, source: int, file: str) -> None:
         """Store a part. Raises DataError if a column has text here and numbers in another file."""
         self.categories.keep(part.explicit)
+        self.covariates |= dict.fromkeys(part.past, "past") | dict.fromkeys(part.known, "known")
         texts = part.texts or {}
         columns = {name: () if name in part.empty else texts.get(name) for name in part.columns}
         values = self.categories.recode(part.values, columns, file)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-from foretrain.data.importers.columns import USUAL_ORDER, Roles, keep, plain, recognise
+from foretrain.data.importers.columns import USUAL_ORDER, Roles, feature_role, keep, plain, recognise
 from foretrain.data.importers.facts import Telling
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.telling import (
@@ -53,6 +53,8 @@ class Part:
     empty: frozenset[str] = frozenset()
     market: bool = False
     explicit: frozenset[str] = frozenset()  # columns that the user calls categorical
+    past: tuple[str, ...] = ()  # columns that the data calls covariates, of the past and known ahead
+    known: tuple[str, ...] = ()
 
 
 def table_parts(table: RawTable, *, text_alone: bool = False) -> Iterator[Part]:
@@ -83,6 +85,8 @@ def table_parts(table: RawTable, *, text_alone: bool = False) -> Iterator[Part]:
         found.empty,
         roles.market,
         explicit=found.explicit,
+        past=tuple(name for name in found.columns if feature_role(name) == "past"),
+        known=tuple(name for name in found.columns if feature_role(name) == "known"),
     )
     _record(table, roles, time, found)
     if options.format == "panel":

@@ -78,6 +78,8 @@ class _Writer:
             bars_per_session=self.axis.bars_per_session,
             adjusted=self.job.options.adjust,
             price_columns=tuple(self.schema.names[i] for i in self.schema.layout.prices),
+            past_covariates=self._covariates("past"),
+            known_covariates=self._covariates("known"),
             provenance=self._provenance(),
         )
 
@@ -123,6 +125,11 @@ class _Writer:
             for name in self.schema.names
         ]
 
+    def _covariates(self, role: str) -> tuple[str, ...]:
+        """Return the columns that the data calls covariates of a role, except targets that the user named."""
+        found, targets = self.job.spool.covariates, self.job.options.target
+        return tuple(name for name in self.schema.names if found.get(name) == role and name not in targets)
+
     def _zone_note(self) -> str | None:
         if self.gathered.clock == "utc":
             zone = self.job.options.timezone
@@ -151,6 +158,7 @@ class _Writer:
     def _finish_report(self) -> None:
         findings, fill = self.job.findings, self.axis.fill
         self.job.progress(len(self.items), len(self.items), "written")
+        self._note_covariates()
         findings.done["gap"] = "NaN rows added" if fill else REPORTED
         if self.job.options.min_rows is None:
             findings.done["too_short"] = REPORTED
@@ -159,6 +167,15 @@ class _Writer:
             why = "the axis is regular" if self.axis.grid is None else f"the rows are on the grid of {self.axis.grid}"
             text = f"{added:,} rows of NaN were added where stamps were missing: {why}"
             self.job.report.notes.append(Note(Code.ROWS_ADDED, text, {"rows": added}))
+
+    def _note_covariates(self) -> None:
+        past, known = self._covariates("past"), self._covariates("known")
+        if not past + known:
+            return
+        kinds = [f"{', '.join(names)} ({kind})" for names, kind in ((past, "past"), (known, "known ahead")) if names]
+        text = f"covariates by their names, forecast only if --target names them: {'; '.join(kinds)}"
+        counts = {"past": len(past), "known": len(known)}
+        self.job.report.notes.append(Note(Code.COVARIATES_BY_NAME, text, counts))
 
     def _fill_report(self, summary: list[tuple[Any, ...]]) -> None:
         report = self.job.report
