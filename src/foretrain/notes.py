@@ -67,11 +67,13 @@ class Code(StrEnum):
     SHORTER_CONTEXT = "shorter_context"  # the reference model sees less history
     COLUMNS_UNLIKE_TRAINING = "columns_unlike_training"  # the data lack some
     SETTING_UNUSED = "setting_unused"
+    CLUSTERS_NEEDED = "clusters_needed"  # prices share shocks, so their items are no independent draws
     # the promotion gate
     NOT_BELOW = "not_below"  # the model's error is not below the reference's
     NOT_SIGNIFICANT = "not_significant"  # it is below, but not significantly
     NO_FORECASTS_TO_COMPARE = "no_forecasts_to_compare"
     TOO_FEW_ORIGINS = "too_few_origins"  # for a significance test
+    OVER_ITEMS_ONLY = "over_items_only"  # significantly below over items, which promotes only where that is asked for
     RELEASE_NOT_MARKED = "release_not_marked"
     RELEASE_WITHOUT_FACTS = "release_without_facts"  # an export does not record its training data
     # predictions of others

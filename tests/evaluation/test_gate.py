@@ -45,7 +45,9 @@ def test_a_model_that_beats_both_is_promoted(compared):
     assert found.promoted
     assert found.metric == "pct_mae" and found.unit == "percent of the last close"
     assert found.figures["model"] < found.figures["zero_shot"] < found.figures["naive"]
-    assert found.verdicts == {"zero_shot": "better than zero shot, p<0.001", "naive": "better than naive, p<0.001"}
+    assert found.verdicts == {
+        who: f"better than {who.replace('_', ' ')}, p<0.001 (weak test, 12 origins)" for who in ("zero_shot", "naive")
+    }
     assert found.headline.startswith("Promoted: its pct_mae ")
 
 

@@ -44,8 +44,8 @@ def test_a_copy_of_naive_has_no_skill_and_no_difference(prices, persistence):
 
 def test_a_biased_model_is_called_worse(prices, persistence):
     found = evaluate(persistence(25.0), prices, prediction_length=6, num_windows=12)
-    assert found.verdict == "worse than naive, p<0.001"
-    assert found.headline.startswith("model: worse than naive, p<0.001. Its mean absolute error (percent of the last")
+    assert found.verdict == "worse than naive, p<0.001 (weak test, 12 origins)"
+    assert found.headline.startswith(f"model: {found.verdict}. Its mean absolute error (percent of the last")
     assert found.pooled["model"]["skill_vs_naive"] < -1
 
 
@@ -55,7 +55,8 @@ def test_the_headline_names_a_baseline_that_naive_loses_to(persistence):
     corpus = Corpus.from_arrays("seasonal", [("a", values[None], None)], ["x"], seasonality=4)
     found = evaluate(persistence(), corpus, prediction_length=4, num_windows=12)
     assert found.headline.endswith(
-        "Against seasonal naive, the strongest baseline here: worse than seasonal naive, p<0.001."
+        "Against seasonal naive, the strongest baseline here: worse than seasonal naive, p<0.001 (weak test, 12 "
+        "origins)."
     )
 
 

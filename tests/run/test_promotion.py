@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,7 @@ def test_a_test_part_without_room_is_reported_before_anything_is_written(corpus:
         ((), {"origins": 2, "needed": 10, "test_steps_needed": 80}),
         (("evaluation.stride=2",), {"origins": 5, "needed": 16, "test_steps_needed": 38}),
         (("evaluation.require_significance=false",), None),
+        (("evaluation.promote_over=items",), None),
         (("data.test_steps=80",), None),
     ],
 )
@@ -317,6 +319,72 @@ def test_without_asking_for_significance_the_figures_decide(corpus: Path, tmp_pa
 def test_significance_without_a_gate_is_an_error(tmp_path: Path):
     with pytest.raises(ConfigError, match="require_significance has no effect without promotion: true"):
         tiny(tmp_path / "run", "evaluation.require_significance=false")
+
+
+@pytest.mark.parametrize("setting", ["promote_over=items", "clusters=sector"])
+def test_a_test_over_items_without_a_gate_is_an_error(setting, tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]} has no effect without promotion: true"):
+        tiny(tmp_path / "run", f"evaluation.{setting}")
+    with pytest.raises(ConfigError, match="promote_over has no effect with require_significance: false"):
+        tiny(tmp_path / "run", GATE, "evaluation.promote_over=items", "evaluation.require_significance=false")
+
+
+def test_clusters_that_do_not_exist_are_reported_before_training(corpus: Path, tmp_path: Path):
+    config = tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", GATE, "evaluation.clusters=sector")
+    with pytest.raises(ConfigError, match=r"clusters: corpus has no column 'sector' \(has target\)"):
+        train_run(config)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 36 short series of noise, and the region of each."""
+    stamps, rng = pd.date_range("2024-01-01", periods=64, freq="h"), np.random.default_rng(0)
+    rows = [
+        pd.DataFrame({"item_id": f"shop {k}", "timestamp": stamps, "Region": f"r{k % 12}", "target": 10 + noise})
+        for k, noise in enumerate(rng.standard_normal((36, 64)))
+    ]
+    path = tmp_path_factory.mktemp("shops") / "shops.csv"
+    pd.concat(rows).to_csv(path, index=False)
+    return path
+
+
+def test_items_too_few_for_a_test_are_reported_at_the_start_too(corpus: Path, tmp_path: Path):
+    data = f"data.corpora=[{{path: {corpus}}}]"
+    about = describe_run(tiny(tmp_path / "run", data, GATE, "evaluation.promote_over=items"), World())[-1]
+    assert "it takes 10 to tell a difference" in about and "promote_over" not in about
+
+
+def test_a_run_tests_over_items_and_its_command_repeats_that(shops: Path, tmp_path: Path):
+    import_corpus([shops], tmp_path / "corpus")
+    items = ("evaluation.promote_over=items", "evaluation.clusters=Region", "data.target=[target]")
+    data = f"data.corpora=[{{path: {tmp_path / 'corpus'}}}]"
+    train_run(tiny(tmp_path / "run", data, GATE, "data.test_steps=8", *items))
+    found = read(tmp_path / "run" / "release" / "release.json")["promotion"]
+    assert found["promote_over"] == "items" and found["tests"]["naive"]["over"] == "clusters"
+    command(*shlex.split(found["command"])[1:])
+    again = read(tmp_path / "run" / "release" / "release.json")["promotion"]
+    assert (again["promoted"], again["tests"].keys()) == (found["promoted"], found["tests"].keys())
+    assert {who: test["count"] for who, test in again["tests"].items()} == {"zero_shot": 12, "naive": 12}
+
+
+def test_one_origin_of_a_file_is_tested_over_items_or_clusters_and_promotes_if_asked(
+    runs: Path, shops: Path, tmp_path: Path, capsys
+):
+    run = shutil.copytree(runs / "base", tmp_path / "run")
+
+    def promotion(*flags: object) -> tuple[str, dict]:
+        shutil.copy(runs / "base" / "release" / "release.json", run / "release" / "release.json")
+        command("evaluate", run, "--data", shops, "--num-windows", 1, "--against", "zero-shot", *flags)
+        return capsys.readouterr().out, read(run / "release" / "release.json")["promotion"]
+
+    text, found = promotion()
+    assert " over items, at this one origin, p" in text
+    assert not found["promoted"] and found["tests"]["naive"]["over"] == "items" and found["promote_over"] == "origins"
+    text, found = promotion("--promote-over", "items", "--clusters", "region")
+    assert " over 12 clusters of items, at this one origin, p" in text
+    assert found["tests"]["naive"]["over"] == "clusters" and found["promote_over"] == "items"
+    assert "promotes with promote_over items" not in found["reason"]
 
 
 def test_a_gate_may_come_later_and_is_no_part_of_what_decides_the_weights(corpus: Path, tmp_path: Path):

@@ -20,6 +20,7 @@ from foretrain.cli.options import (
     Device,
     DeviceOption,
     DrawSeedOption,
+    DrawsOver,
     DType,
     FamilyOptions,
     ForeignFormat,
@@ -257,6 +258,14 @@ def evaluate(
             help="Promote only if the differences are statistically significant (default: yes).",
         ),
     ] = None,
+    promote_over: Annotated[
+        DrawsOver | None,
+        typer.Option(help="items: where origins are too few, a test over items promotes too (default: origins)."),
+    ] = None,
+    clusters: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Items with an equal value here share shocks: test over such groups."),
+    ] = None,
     fail_if_not_promoted: Annotated[
         bool, typer.Option("--fail-if-not-promoted", help="Exit with code 1 if the model is not promoted.")
     ] = False,
@@ -268,9 +277,16 @@ def evaluate(
     """Score a model on rolling origins and compare it with naive, drift, seasonal naive and historical mean."""
     _require_single_process("evaluate")
     _prepare(threads)
-    if against is None and (require_significance is not None or fail_if_not_promoted):
-        flag = "--fail-if-not-promoted" if fail_if_not_promoted else "--[no-]require-significance"
-        raise ConfigError(f"{flag}: has no effect without --against, the model to compare with.")
+    given = {
+        "--fail-if-not-promoted": fail_if_not_promoted,
+        "--[no-]require-significance": require_significance is not None,
+        "--promote-over": promote_over is not None,
+    }
+    flags = [flag for flag, used in given.items() if used]
+    if against is None and flags:
+        raise ConfigError(f"{flags[0]}: has no effect without --against, the model to compare with.")
+    if promote_over == DrawsOver.items and require_significance is False:
+        raise ConfigError("--promote-over items: has no effect with --no-require-significance. Leave one of them out.")
     from foretrain.cli.commands import evaluate_model
 
     result = evaluate_model(
@@ -300,6 +316,8 @@ def evaluate(
         tokenizer=tokenizer,
         against=against,
         require_significance=require_significance is not False,
+        promote_over=(promote_over or DrawsOver.origins).value,
+        clusters=clusters,
         out=out,
         device=device.value,
         dtype=dtype.value,

@@ -108,6 +108,8 @@ def evaluate_model(
     tokenizer: str | None = None,
     against: str | None = None,
     require_significance: bool = True,
+    promote_over: str = "origins",
+    clusters: str | None = None,
     out: Path | None = None,
     device: str = "auto",
     dtype: str = "float32",
@@ -164,6 +166,7 @@ def evaluate_model(
             quantile_levels=tuple(quantile_levels or DECILES),
             options=chosen,
             against=None if against is None else open_reference(against, model, predictor.model, chosen),
+            clusters=None if clusters is None else opened.columns_meant([clusters])[0],
             name=model,
             release=release,
             command=command_line(),
@@ -172,7 +175,8 @@ def evaluate_model(
             **settings,
         )
     if against is not None:
-        result = replace(result, promotion=judge(result, require_significance=require_significance))
+        promotion = judge(result, require_significance=require_significance, promote_over=promote_over)
+        result = replace(result, promotion=promotion)
     print_result(result)
     _save_result(result, model, out)
     return result

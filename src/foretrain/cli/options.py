@@ -14,6 +14,13 @@ import typer
 from foretrain.errors import ConfigError
 
 
+class DrawsOver(StrEnum):
+    """What a promotion's significance is tested over."""
+
+    origins = "origins"
+    items = "items"
+
+
 class Device(StrEnum):
     """Device of the computation."""
 

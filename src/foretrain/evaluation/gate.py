@@ -2,7 +2,8 @@
 
 A lower error alone would promote half of the models that learnt nothing: of two equal forecasters one is always
 slightly ahead. So by default the Diebold-Mariano test must also say "better"; without significance the metrics decide,
-and the verdicts are reported.
+and the verdicts are reported. A test over items, at origins too few for that test, says nothing about other origins, so
+it counts only where it is asked for.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from typing import TYPE_CHECKING
 from foretrain.evaluation.metrics import METRICS
 from foretrain.evaluation.overlap import used_by
 from foretrain.evaluation.reference import Promotion
+from foretrain.evaluation.significance import ITEMS, ORIGINS
 from foretrain.notes import Code, Note, records, texts
 
 if TYPE_CHECKING:
     from foretrain.evaluation.result import EvaluationResult
 
 
-def judge(result: EvaluationResult, *, require_significance: bool = True) -> Promotion:
+def judge(result: EvaluationResult, *, require_significance: bool = True, promote_over: str = ORIGINS) -> Promotion:
     """Compare a model with the reference model and with naive.
 
     The model is promoted if its error (pct_mae for prices, else mase) is below both on windows that were used neither
-    for training nor for choosing its weights and, with require_significance, both Diebold-Mariano verdicts are
-    "better".
+    for training nor for choosing its weights and, with require_significance, both verdicts are "better": those of the
+    test over origins or, with promote_over "items" and too few origins, those of the test over items (or clusters).
     """
     assert result.reference is not None
     others = (str(result.reference["key"]), "naive")
@@ -48,6 +50,12 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
         elif require_significance and not (test.significant and test.statistic < 0):
             text = f"its {metric} {_figure(figures['model'])} is below {shown}, but {test.verdict}"
             objections.append(Note(Code.NOT_SIGNIFICANT, text, {"origins": test.origins}))
+        elif require_significance and test.over != ORIGINS and promote_over != ITEMS:
+            text = (
+                f"its {metric} {_figure(figures['model'])} is below {shown}, but only {test.verdict}; "
+                "a test over items promotes with promote_over items"
+            )
+            objections.append(Note(Code.OVER_ITEMS_ONLY, text, {"origins": test.origins, test.over: test.count}))
         below.append(f"{shown} ({test.verdict})")
     reason = "; ".join(texts(objections)) or f"its {metric} {_figure(figures['model'])} is below {' and '.join(below)}"
     dates = [result.data[0].get(key) for key in ("scored_from", "scored_to")]
@@ -67,6 +75,8 @@ def judge(result: EvaluationResult, *, require_significance: bool = True) -> Pro
         warnings=result.warning_texts,
         command=result.command,
         codes=records(result.warnings),
+        promote_over=promote_over,
+        tests={who: tests[who].facts for who in others},
         objections=tuple(objections),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from foretrain.evaluation.significance import ORIGINS
 from foretrain.models.base import Forecaster
 from foretrain.notes import Note
 
@@ -36,7 +37,7 @@ class Promotion:
     metric: str  # of figures; the unit of a mean error that may be pooled over items
     unit: str
     figures: dict[str, float | None]  # of the model, the reference and naive
-    verdicts: dict[str, str]  # of the Diebold-Mariano tests of the model against the reference and naive
+    verdicts: dict[str, str]  # of the tests of the model against the reference and naive
     require_significance: bool
     against: dict[str, str | None]  # ReferenceModel.describe
     windows: int
@@ -46,6 +47,8 @@ class Promotion:
     warnings: list[str]
     command: str | None
     codes: list[dict[str, Any]] = field(default_factory=list)  # codes and counts of the warnings
+    promote_over: str = ORIGINS  # a test over items counts only if this is "items"
+    tests: dict[str, dict[str, Any]] = field(default_factory=dict)  # significance.facts of each
     objections: tuple[Note, ...] = ()  # reasons against promotion, in the order of `reason`
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from foretrain.evaluation.overlap import used_by
 from foretrain.evaluation.plots import plot_forecast
 from foretrain.evaluation.reference import ZERO_SHOT
 from foretrain.evaluation.result import differences
-from foretrain.evaluation.significance import LEVEL
+from foretrain.evaluation.significance import CLUSTERS, LEVEL, ORIGINS
 from foretrain.notes import Code
 
 if TYPE_CHECKING:
@@ -337,17 +337,27 @@ def _significance_table(result: EvaluationResult) -> str:
     rows = [
         f'<tr><th>{_e(result.label(c.against))}</th><td class="text">{_e(c.verdict)}</td>'
         f"<td>{_number(c.statistic, '+.2f')}</td><td>{_number(c.p_value, '.4f')}</td>"
-        f"<td>{c.origins}</td><td>{c.lag}</td></tr>"
+        f"<td>{c.degrees_of_freedom or 'n/a'}</td><td>{c.origins}</td><td>{c.lag}</td></tr>"
         for c in result.comparisons
     ]
     scale = "|last close|" if result.prices else "the seasonal error"
     note = (
-        f"Diebold-Mariano test on one loss per forecast origin (absolute error over {scale}, mean over the origin's "
-        f"items and steps), two-sided at {LEVEL:.0%}; negative statistics favour the model. Lag counts the later "
-        "origins that a forecast overlaps."
+        f"{_tested_over(result)}, two-sided at {LEVEL:.0%}; negative statistics favour the model. The loss is the "
+        f"absolute error over {scale}. Lag counts the later origins that a forecast overlaps."
     )
-    header = ["against", "verdict for the model", "statistic", "p", "origins", "lag"]
+    header = ["against", "verdict for the model", "statistic", "p", "degrees of freedom", "origins", "lag"]
     return _rows_table(header, rows) + _note(note)
+
+
+def _tested_over(result: EvaluationResult) -> str:
+    over = result.comparisons[0].over
+    if over == ORIGINS:
+        return (
+            "Diebold-Mariano test on one loss per forecast origin, the mean over its items and steps, with a long-run "
+            "variance that allows for dependent origins"
+        )
+    what = "clusters of items, on the mean loss of each" if over == CLUSTERS else "items, on the mean loss of each"
+    return f"Paired t test over {what}, as the origins are too few: it says nothing about other origins"
 
 
 def _item_table(result: EvaluationResult) -> str:

@@ -22,6 +22,7 @@ from foretrain.data.windows import NO_TIME
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.baselines import BASELINES
+from foretrain.evaluation.draws import about_draws, draws_of
 from foretrain.evaluation.horizons import horizon_parts
 from foretrain.evaluation.overlap import ABOUT_TRAINING, used_by
 from foretrain.evaluation.panel import LeftOut
@@ -222,10 +223,12 @@ def summarise(
     notes: Sequence[Tally],
     reference: tuple[ReferenceModel, np.ndarray] | None = None,
     trained_horizon: int | None = None,
+    clusters: str | None = None,
 ) -> EvaluationResult:
     """Compute the result from the quantiles (N, H, Q) of a model and of its reference, and the backtest's baselines.
 
-    trained_horizon: the steps that the model was trained for, if they are known.
+    trained_horizon: the steps that the model was trained for, if they are known. clusters: the column that groups items
+    for a test over them (draws.draws_of).
     """
     model, naive = backtest.naive.forecast(quantiles), backtest.naive
     others = {} if reference is None else {reference[0].key: backtest.naive.forecast(reference[1])}
@@ -239,7 +242,8 @@ def summarise(
         per_horizon[who] = steps
         rows = metrics.per_item(scored) | {"skill_vs_naive": metrics.skill_per_item(scored, naive)}
         per_item[who] = {key: values.tolist() for key, values in rows.items()}
-    comparisons = [compare(model, scored, who) for who, scored in others.items()]
+    draws = draws_of(backtest, clusters)
+    comparisons = [compare(model, scored, who, draws) for who, scored in others.items()]
     symbols = per_symbol(backtest, model)
     left_out = [*backtest.left_out, *_without_scale(model)]
     return EvaluationResult(
@@ -261,7 +265,7 @@ def summarise(
         },
         left_out=left_out,
         data=_describe_data(backtest),
-        warnings=[*warnings, *_remarks(backtest, settings)],
+        warnings=[*warnings, *_remarks(backtest, settings), *about_draws(backtest, clusters, draws, comparisons)],
         command=command,
         environment=_environment(),
         prices=model.all_prices,

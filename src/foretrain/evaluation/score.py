@@ -99,7 +99,8 @@ class Score:
             f"{counted(counts['scored_steps'], 'step')}, made at {counted(dm.origins, 'origin')}, "
             f"{self.dates[0]} to {self.dates[1]}.",
             _table(["metric", "unit", "predictions", "naive"], pooled),
-            f"Diebold-Mariano statistic {_figure(dm.statistic)}, p {_figure(dm.p_value)}, lag {dm.lag}: {dm.verdict}. "
+            f"Diebold-Mariano statistic {_figure(dm.statistic)}{_freedom(dm)}, p {_figure(dm.p_value)}, lag {dm.lag}: "
+            f"{dm.verdict}. "
             f"({CONVENTION}.)",
             *(f"**Claim:** {text}" for text in self.claims),
             *(f"**Trap:** {text}" for text in texts(self.traps)),
@@ -275,6 +276,10 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in [header, *rows]]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _freedom(found: Comparison) -> str:
+    return "" if found.degrees_of_freedom is None else f" ({found.degrees_of_freedom} degrees of freedom)"
 
 
 def _figure(value: float) -> str:

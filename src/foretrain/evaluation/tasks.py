@@ -13,6 +13,7 @@ from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, Forecasts
 from foretrain.evaluation.baselines import BASELINES
+from foretrain.evaluation.draws import check_clusters
 from foretrain.evaluation.overlap import Reserved, check_overlap, reference_overlap, reserved_steps
 from foretrain.evaluation.panel import make_panel, newest_origins, open_ends
 from foretrain.evaluation.reference import ReferenceModel
@@ -46,6 +47,7 @@ def evaluate(
     seasonality: int | None = None,
     max_items: int | None = None,
     compare: Sequence[str] = tuple(BASELINES),
+    clusters: str | None = None,
     sort_quantiles: bool | None = None,
     repair_candles: bool | None = None,
     blank_missing: bool | None = None,
@@ -84,6 +86,8 @@ def evaluate(
         seasonality: steps of a season, for MASE and seasonal naive; None = the corpus' own.
         max_items: score a random sample of this many items, with a fixed seed.
         compare: names of baselines; naive is always included.
+        clusters: a column with one value an item. Where origins are too few for a test, it is over the means of items
+            with equal values; None = over items, and not at all for prices (evaluation.draws).
         sort_quantiles: sort crossed quantiles before scoring; the report gives the share of steps that crossed. None,
             here and below, = as the release records, else True; the settings hold for the reference model too.
         repair_candles: repair sampled candles, as forecast_df does.
@@ -120,10 +124,12 @@ def evaluate(
         "context_length": clip_context(model, trained_context(facts, model, context_length)),
     }
     sizes = {"validation": validation_steps, "test": test_steps}
+    selections = _selections(corpora, selection)
+    check_clusters(corpora, selections, clusters)
     origins, warnings = _origins(corpora, release, split, sizes, min_context=min_context, **plan)
     panel = make_panel(
         corpora,
-        _selections(corpora, selection),
+        selections,
         origins,
         prediction_length=prediction_length,
         context_length=plan["context_length"],
@@ -164,6 +170,7 @@ def evaluate(
         "seed": seed,
         "rescale": model.smallest_deviation is not None and (model.rescales if rescale is None else rescale),
         "options": {} if options is None else asdict(options),
+        "clusters": clusters,
     }
     warnings += forecast_notes(tallies, "In these forecasts: {}.")
     return summarise(
@@ -176,6 +183,7 @@ def evaluate(
         notes=tallies,
         reference=scored_reference,
         trained_horizon=trained_horizon(facts),
+        clusters=clusters,
     )
 
 

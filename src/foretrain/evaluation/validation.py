@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -54,11 +54,19 @@ class EvaluationConfig(Section):
     # whether they are promoted.
     promotion: Annotated[bool, FREE] = False
     require_significance: Annotated[bool, FREE] = True  # promotion requires significant differences
+    # what they are tested over: origins; items = over the items, where there are too few origins
+    promote_over: Annotated[Literal["origins", "items"], FREE] = "origins"
+    clusters: Annotated[str | None, FREE] = None  # a column that groups items with common shocks, for a test over items
 
     @model_validator(mode="after")
     def _check_promotion(self) -> EvaluationConfig:
         if not (self.promotion or self.require_significance):
             raise ValueError("require_significance has no effect without promotion: true")
+        for name in ("promote_over", "clusters"):
+            if name in self.model_fields_set and getattr(self, name) not in ("origins", None) and not self.promotion:
+                raise ValueError(f"{name} has no effect without promotion: true")
+        if self.promote_over == "items" and not self.require_significance:
+            raise ValueError("promote_over has no effect with require_significance: false")
         return self
 
 

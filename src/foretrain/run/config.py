@@ -93,7 +93,7 @@ def config_hash_1(config: RunConfig) -> str:
         del tree[key]
     for key in ("log_every", "tensorboard"):
         del tree["training"][key]
-    for key in ("promotion", "require_significance"):
+    for key in ("promotion", "require_significance", "promote_over", "clusters"):
         del tree["evaluation"][key]
     model, budget = tree["model"], tree["training"]["token_budget"] or {}
     later = ((budget, "draw_horizons", False), (model, "loss_horizon", "run"), (model, "scale_floor", None),

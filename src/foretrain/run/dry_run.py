@@ -107,7 +107,7 @@ def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable |
         from foretrain.run.promotion import check_test_split
 
         about = _describe_model(config, model, facts["corpora"][0]["rows_per_window"])
-        return [*about, *lines, _describe_device(world), *texts(check_test_split(config, model))]
+        return [*about, *lines, _describe_device(world), *texts(check_test_split(config, model, source))]
     return [
         "model: its parameters, memory and disk depend on a stage that has not run yet",
         *lines,

@@ -12,12 +12,14 @@ import torch
 
 from foretrain.adapters.layers import merged
 from foretrain.data.source import TrainingSource
+from foretrain.data.splits import Selection
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError
 from foretrain.evaluation.columns import validation_columns
+from foretrain.evaluation.draws import can_test_items, check_clusters
 from foretrain.evaluation.gate import judge
 from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion, ReferenceModel
-from foretrain.evaluation.significance import lag_in_origins, origins_needed
+from foretrain.evaluation.significance import ITEMS, lag_in_origins, origins_needed
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import chosen_options
 from foretrain.forecasting.predictor import load
@@ -151,10 +153,11 @@ def _random_init_reference(release: Path) -> ReferenceModel:
     return ReferenceModel(ZERO_SHOT, f"random weights (seed {config.seed})", model)
 
 
-def check_test_split(config: RunConfig, model: Trainable) -> list[Note]:
+def check_test_split(config: RunConfig, model: Trainable, source: TrainingSource | None = None) -> list[Note]:
     """Return notes on a run's gate before training: no effect, or too few forecast origins for a significant result.
 
-    Raises ConfigError if the test part has no room for a single window.
+    Raises ConfigError if the test part has no room for a single window. With a source, it is also searched for
+    evaluation.clusters: ConfigError if that is no column, DataError if it does not tell the cluster of an item.
     """
     if not config.evaluation.promotion:
         return []
@@ -163,13 +166,18 @@ def check_test_split(config: RunConfig, model: Trainable) -> list[Note]:
         return [Note(Code.NO_FORECASTS_TO_COMPARE, text)]
     windows, stride = _test_windows(config)
     needed = origins_needed(lag_in_origins(config.data.prediction_length, stride))
-    if windows >= needed or not config.evaluation.require_significance:
+    settings, items = config.evaluation, True
+    if source is not None:
+        check_clusters(source.corpora, _scored_columns(config, source), settings.clusters)
+        items = can_test_items(source.corpora, settings.clusters)
+    if windows >= needed or not settings.require_significance or (settings.promote_over == ITEMS and items):
         return []
     steps = (needed - 1) * stride + config.data.prediction_length
     text = (
         f"note: evaluation.promotion: the test part has room for {windows} forecast origin{'s' * (windows != 1)} an "
         f"item, and it takes {needed} to tell a difference from chance. Unless items end at different times, the run "
-        f"will not be promoted; give data.test_steps {steps} or more, or set evaluation.require_significance to false"
+        f"will not be promoted; give data.test_steps {steps} or more, or set "
+        f"{'evaluation.promote_over to items or ' if items else ''}evaluation.require_significance to false"
     )
     return [Note(Code.TOO_FEW_ORIGINS, text, {"origins": windows, "needed": needed, "test_steps_needed": steps})]
 
@@ -199,14 +207,11 @@ def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world:
     release = Path(config.output_dir) / "release"
     windows, stride = _test_windows(config)
     options = chosen_options(settings, kind)
-    columns = [
-        validation_columns(*pair, settings.target, kind) for pair in zip(source.corpora, source.selections, strict=True)
-    ]
     with merged(model):
         result = evaluate(
             model,
             source.corpora,
-            selection=columns,
+            selection=_scored_columns(config, source),
             prediction_length=config.data.prediction_length,
             num_windows=windows,
             stride=stride,
@@ -216,6 +221,7 @@ def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world:
             seasonality=settings.seasonality,
             max_items=settings.max_items,
             compare=(),
+            clusters=settings.clusters,
             num_samples=settings.num_samples,
             seed=config.seed,
             options=options,
@@ -226,11 +232,17 @@ def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world:
             command=_repeat_command(config, windows, stride),
             dtype=None if config.training.dtype == "float32" else getattr(torch, config.training.dtype),
         )
-    promotion = judge(result, require_significance=settings.require_significance)
+    promotion = judge(result, require_significance=settings.require_significance, promote_over=settings.promote_over)
     world.on_main(lambda: record(release, promotion))
     if world.is_main:
         append_log(Path(config.output_dir), promotion.headline)
     return promotion
+
+
+def _scored_columns(config: RunConfig, source: TrainingSource) -> list[Selection]:
+    """Return the columns of each corpus that the gate scores: those of validation."""
+    kind, pairs = family(config.model.family), zip(source.corpora, source.selections, strict=True)
+    return [validation_columns(*pair, config.evaluation.target, kind) for pair in pairs]
 
 
 def _repeat_command(config: RunConfig, windows: int, stride: int) -> str | None:
@@ -239,7 +251,10 @@ def _repeat_command(config: RunConfig, windows: int, stride: int) -> str | None:
     if len(corpora) != 1 or corpora[0] is None:
         return None
     words = ["foretrain", "evaluate", config.output_dir, "--data", corpora[0], "--against", ZERO_SHOT_ARGUMENT]
-    return shlex.join([*words, "--num-windows", str(windows), "--stride", str(stride)])
+    settings = config.evaluation
+    words += ["--num-windows", str(windows), "--stride", str(stride)]
+    words += ["--clusters", settings.clusters] if settings.clusters is not None else []
+    return shlex.join([*words, *(["--promote-over", ITEMS] if settings.promote_over == ITEMS else [])])
 
 
 def record(release: Path, promotion: Promotion) -> bool:

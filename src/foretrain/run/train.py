@@ -55,7 +55,7 @@ def train_run(
     facts = release_facts(config, source)
     scale = [*model.release_notes(), *training_scale_notes(model, source)]
     facts |= {"warnings": [asdict(note) for note in scale]} if scale else {}
-    header += texts([*check_test_split(config, model), *check_test_part(config, source, facts), *scale])
+    header += texts([*check_test_split(config, model, source), *check_test_part(config, source, facts), *scale])
     result = _build_trainer(config, source, model, world, resume, header, facts).fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)
@@ -104,7 +104,7 @@ def _describe_start(config: RunConfig) -> str:
 
 def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> None:
     """Raise the errors of a run that can be found before its first step; model may be on "meta"."""
-    check_test_split(config, model)
+    check_test_split(config, model, source)
     _build_trainer(config, source, model, World())
     model.check(source)
 
