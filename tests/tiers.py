@@ -40,6 +40,8 @@ SLOW = (
     "tests/evaluation/test_report.py",
     "tests/forecasting/test_finish.py",
     "tests/evaluation/test_significance.py",
+    "tests/evaluation/test_season_rows.py",
+    "tests/evaluation/test_seasons.py",
     "tests/forecasting/test_one_reader.py",
     "tests/forecasting/test_scaling.py",
     "tests/timeaxis/test_exchange.py",

@@ -61,6 +61,9 @@ class Code(StrEnum):
     TRAINING_CANNOT_BE_COMPARED = "training_cannot_be_compared"  # one side has no dates
     SYNTHETIC_DATA = "synthetic_data"
     SEASON_OF_ONE_STEP = "season_of_one_step"
+    SEASON_FOUND = "season_found"  # in the data, and it is not the usual one of their frequency
+    SEASON_EXCEEDS_CONTEXT = "season_exceeds_context"  # so that no seasonal naive can repeat it
+    SEASON_BY_CLOCK = "season_by_clock"  # sessions have no common number of bars
     QUANTILES_CROSSED = "quantiles_crossed"
     FEWER_WINDOWS = "fewer_windows"  # than requested: training held out no more
     REFERENCE_SAW_WINDOWS = "reference_saw_windows"  # so it is favoured

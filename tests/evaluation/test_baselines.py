@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from foretrain.evaluation.baselines import BASELINES, baselines
+from foretrain.timeaxis.frequency import DAY, HOUR, MINUTE
 
 H = 5
 
@@ -113,3 +114,48 @@ def test_a_row_without_history_is_nan_and_a_single_value_has_no_width():
         nothing, single = baseline(name, [np.full(6, np.nan), np.array([7.0])], 3, [0.1, 0.5, 0.9], 4)
         assert np.isnan(nothing).all()
         assert (single == 7.0).all()
+
+
+def _plain_by_clock(values, times, future):
+    """The method written plainly: the same time of day of the newest earlier day that has seen it, or just before."""
+    seen = [(int(t), float(v)) for t, v in zip(times, values, strict=True) if np.isfinite(v)]
+    points = []
+    for stamp in future.tolist():
+        days = {t // DAY for t, _ in seen if t // DAY < stamp // DAY and t // DAY * DAY + stamp % DAY <= seen[-1][0]}
+        before = [v for t, v in seen if days and t <= max(days) * DAY + stamp % DAY]
+        points.append(before[-1] if before else seen[-1][1])
+    return points
+
+
+def _sessions(rng, days=6):
+    """Half-hour stamps of days that open at any time and lack bars, some of them weekend days without any."""
+    opening = rng.integers(14, 19, days)
+    whole = [day * DAY + 30 * MINUTE * np.arange(opens, 40) for day, opens in enumerate(opening.tolist()) if day != 3]
+    stamps = np.concatenate(whole)
+    return stamps[rng.random(len(stamps)) > 0.2].astype(np.int64)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sessions_of_unlike_lengths_repeat_the_time_of_day(seed):
+    rng = np.random.default_rng(seed)
+    times = _sessions(rng)
+    cutoff = int(rng.integers(1, len(times) - H))
+    values = rng.standard_normal(cutoff)
+    values[rng.random(cutoff) < 0.2] = np.nan
+    values[0] = 1.0
+    past, future = times[:cutoff], times[cutoff : cutoff + H]
+    found = baselines(("seasonal_naive",), [values, values[-3:]], H, [0.1, 0.5, 0.9], 20, [(past, future)] * 2)
+    points = found["seasonal_naive"]
+    np.testing.assert_allclose(points[0, :, 1], _plain_by_clock(values, past, future), rtol=1e-12)
+    assert (np.diff(points, axis=2)[0] >= 0).all()
+
+
+def test_after_a_clock_change_the_time_of_day_is_that_of_the_stamps():
+    """Stamps in UTC open an hour earlier from the fourth day on; what the day before lacks is its last bar before."""
+    opens = [14, 14, 14, 13, 13]
+    times = np.concatenate([d * DAY + HOUR * np.arange(h, h + 6) for d, h in enumerate(opens)]).astype(np.int64)
+    values = np.arange(len(times), dtype=float)
+    stamps = [(times[:18], times[18:24]), (times[:24], times[24:30])]
+    found = baselines(("seasonal_naive",), [values[:18], values[:24]], 6, [0.5], 6, stamps)["seasonal_naive"][:, :, 0]
+    assert found[0].tolist() == [11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
+    assert found[1].tolist() == [18.0, 19.0, 20.0, 21.0, 22.0, 23.0]

@@ -53,7 +53,7 @@ def test_the_headline_names_a_baseline_that_naive_loses_to(persistence):
     season = np.tile([0.0, 5.0, 9.0, 3.0], 60).astype(np.float32)
     values = season + np.random.default_rng(0).normal(0, 0.1, 240).astype(np.float32)
     corpus = Corpus.from_arrays("seasonal", [("a", values[None], None)], ["x"], seasonality=4)
-    found = evaluate(persistence(), corpus, prediction_length=4, num_windows=12)
+    found = evaluate(persistence(), corpus, prediction_length=4, num_windows=12, compare=("seasonal_naive",))
     assert found.headline.endswith(
         "Against seasonal naive, the strongest baseline here: worse than seasonal naive, p<0.001 (weak test, 12 "
         "origins)."

@@ -95,7 +95,7 @@ def test_a_run_s_gate_is_recorded_under_every_name_and_in_the_log(runs: Path):
         "hash": release_hash(runs / "base" / "release"),
     }
     assert (found["origins"], found["windows"], found["metric"]) == (10, 40, "mase")
-    assert set(found["figures"]) == {"model", "zero_shot", "naive"} and all(found["figures"].values())
+    assert set(found["figures"]) == {"model", "zero_shot", "naive", "seasonal_naive"} and all(found["figures"].values())
     inodes = {os.stat(runs / "fine" / name / "release.json").st_ino for name in NAMES}
     assert len(inodes) == 1 and read(runs / "fine" / "final_metrics.json")["promotion"] == found
     outcome = "Promoted" if found["promoted"] else "NOT PROMOTED"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ import torch
 from foretrain.data.windows import NO_TIME, Window
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
-from foretrain.evaluation.baselines import BASELINES, baselines
+from foretrain.evaluation.baselines import BASELINES, FOUND, SEASONAL, baselines
 from foretrain.evaluation.panel import LeftOut, Panel, ShardedWindows, WindowRef
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
+from foretrain.evaluation.season_rows import season_rows
 from foretrain.forecasting.batching import forecast_paths
 from foretrain.forecasting.scaling import SCALE_CODES
 from foretrain.models.base import Forecaster, ForecastOptions, ForecastRequest
@@ -84,7 +85,8 @@ class Backtest:
         self.panel, self.batch_size = panel, batch_size
         self.asked = tuple(round(float(level), 10) for level in levels)
         self.levels = with_needed(levels)
-        self.baselines = tuple(dict.fromkeys(("naive", *baselines)))
+        self.seasons = season_rows(panel, ("naive", *baselines))
+        self.baselines = self.seasons.names
         self.sharded = ShardedWindows(panel, batch_size, world)
         self._first = np.cumsum([0, *(len(panel.selections[ref.corpus].targets) for ref in panel.refs)])
         self._ranks = _ranks(panel.refs)
@@ -162,15 +164,7 @@ class Backtest:
             "start": np.array(starts, np.int64),
             "end": np.array(ends, np.int64),
         }
-        season = np.array([panel.seasons[ref.corpus] for ref, _ in rows])
-        shape = (len(rows), panel.prediction_length, len(self.levels))
-        quantiles = {name: np.empty(shape, np.float32) for name in self.baselines}
-        for m in np.unique(season):
-            chosen = np.flatnonzero(season == m)
-            histories = [contexts[k] for k in chosen]
-            found = baselines(self.baselines, histories, panel.prediction_length, self.levels, int(m))
-            for name, values in found.items():
-                quantiles[name][chosen] = values
+        quantiles = self._baselines(np.array([ref.corpus for ref, _ in rows]), contexts, windows)
         return _RowData(
             fields=fields,
             keys=np.array([(ref.corpus, ref.series, row) for ref, row in rows], np.int64),
@@ -180,6 +174,26 @@ class Backtest:
             reason=reason,
             quantiles=quantiles,
         )
+
+    def _baselines(
+        self, corpus: np.ndarray, contexts: Sequence[np.ndarray], windows: Sequence[Window]
+    ) -> dict[str, np.ndarray]:
+        """Return each baseline's quantiles (rows, H, Q); corpus (rows,) and contexts are those of the rows."""
+        horizon, seasons = self.panel.prediction_length, self.seasons
+        quantiles = {name: np.empty((len(contexts), horizon, len(self.levels)), np.float32) for name in self.baselines}
+        usual = [name for name in self.baselines if name != FOUND]
+        stamps: list[Any] = [(w.context_times, w.future_times) for w in windows for _ in range(w.num_targets)]
+        kinds = np.array([seasons.steps[SEASONAL], seasons.steps[FOUND], seasons.by_clock])[:, corpus].T
+        for kind in np.unique(kinds, axis=0):
+            chosen = np.flatnonzero((kinds == kind).all(1)).tolist()
+            histories = [contexts[k] for k in chosen]
+            own = [stamps[k] for k in chosen] if kind[2] and SEASONAL in usual else None
+            found = baselines(usual, histories, horizon, self.levels, int(kind[0]), own)
+            if FOUND in self.baselines:
+                found |= baselines((FOUND,), histories, horizon, self.levels, int(kind[1]))
+            for name, values in found.items():
+                quantiles[name][chosen] = values
+        return quantiles
 
     def _seasonal_errors(self, refs: Sequence[WindowRef]) -> np.ndarray:
         """Return MASE's denominators (rows,), from the whole past of each window, not from its context alone."""

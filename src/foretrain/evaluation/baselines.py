@@ -1,5 +1,7 @@
 """Baseline forecasters that every model is compared with: last value, drift, seasonal naive, historical mean.
 
+Seasonal naive comes twice if the data have another season than their frequency usually has (seasons.py finds it).
+
 Each is probabilistic, so that the comparison of quantile metrics is fair. Level q of a forecast is
 
     point + sign(q - 1/2) * width(h) * (the |2q - 1| quantile of the method's own absolute one-step errors)
@@ -23,6 +25,7 @@ from functools import cached_property
 import numpy as np
 
 from foretrain.evaluation.scored import Array, Ints
+from foretrain.timeaxis.frequency import DAY
 
 _BATCH_VALUES = 1_000_000  # context values processed at once, so that temporaries fit the CPU's caches
 
@@ -83,6 +86,8 @@ class _Past:
         return (self.values.shape[1] - 1 - self.newest)[:, None] + np.arange(1, horizon + 1.0)
 
 
+Stamps = tuple[Ints, Ints]  # (T,) of a row's history and (H,) of its horizon, in microseconds
+
 # Each method gives (point (R, H), one-step errors (R, C), width (R, H)).
 _Method = Callable[[_Past, int, int], tuple[Array, Array, Array]]
 
@@ -122,6 +127,43 @@ def _seasonal_naive(past: _Past, horizon: int, seasonality: int) -> tuple[Array,
     )
 
 
+def _by_clock(past: _Past, horizon: int, stamps: Sequence[Stamps]) -> tuple[Array, Array, Array]:
+    """Seasonal naive of sessions of unlike lengths, in which no number of bars leads back to the same time of day.
+
+    A step repeats the same time of day of the newest day that has seen it, or the last value before that time.
+    """
+    point, errors, spread = (part.copy() for part in _naive(past, horizon, 1))
+    for row, (times, future) in enumerate(stamps):
+        observed = np.flatnonzero(past.observed[row])
+        if not len(observed):
+            continue
+        seen = times[observed - past.values.shape[1] + len(times)]
+        values, days = past.values[row, observed], np.unique(seen // DAY)
+        before, _ = _day_before(seen, seen, days)
+        if (before >= 0).any():
+            errors[row] = np.nan
+            errors[row, observed] = np.where(before >= 0, values - values[before], np.nan)
+        chosen, day = _day_before(future, seen, days)
+        every = np.union1d(days, future // DAY)
+        ahead = np.searchsorted(every, future // DAY) - np.searchsorted(every, day)
+        point[row] = np.where(chosen >= 0, values[chosen], point[row])
+        spread[row] = np.where((chosen >= 0) & (before >= 0).any(), np.sqrt(ahead), spread[row])
+    return point, errors, spread
+
+
+def _day_before(stamps: Ints, seen: Ints, days: Ints) -> tuple[Ints, Ints]:
+    """Return (index into `seen`, day) of the same time of day of the newest earlier day that has seen it; -1 if none.
+
+    seen: ascending stamps of values, on `days`. Without a value at that time, the one before it.
+    """
+    clock = stamps % DAY
+    newest = np.minimum(stamps // DAY - 1, (seen[-1] - clock) // DAY)
+    k = np.searchsorted(days, newest, side="right") - 1
+    day = days[np.maximum(k, 0)]
+    found = np.searchsorted(seen, day * DAY + clock, side="right") - 1
+    return np.where(k >= 0, found, -1), day
+
+
 def _historical_mean(past: _Past, horizon: int, seasonality: int) -> tuple[Array, Array, Array]:
     count = np.maximum(past.count, 1)
     mean = np.where(past.count > 0, np.where(past.observed, past.values, 0.0).sum(1) / count, np.nan)
@@ -129,10 +171,13 @@ def _historical_mean(past: _Past, horizon: int, seasonality: int) -> tuple[Array
     return np.repeat(mean[:, None], horizon, 1), past.values - mean[:, None], width
 
 
+SEASONAL, FOUND = "seasonal_naive", "seasonal_naive_found"  # with the usual season, with the one found in the data
+
 BASELINES: dict[str, _Method] = {
     "naive": _naive,
     "drift": _drift,
-    "seasonal_naive": _seasonal_naive,
+    SEASONAL: _seasonal_naive,
+    FOUND: _seasonal_naive,
     "historical_mean": _historical_mean,
 }
 
@@ -143,6 +188,7 @@ def baselines(
     horizon: int,
     levels: Sequence[float],
     seasonality: int = 1,
+    stamps: Sequence[Stamps] | None = None,
 ) -> dict[str, Array]:
     """Return each baseline's quantile forecasts (R, H, Q); NaN for a row without an observed value.
 
@@ -153,6 +199,7 @@ def baselines(
         levels: quantile levels; .5 is the point forecast.
         seasonality: steps of a season, for seasonal_naive: it forecasts the newest observed value of the same phase, or
             the last observed value if there is none. With 1 it equals naive, except for histories that end unobserved.
+        stamps: those of each history and horizon, if seasonal_naive is to repeat the time of day instead.
     """
     results = {name: np.empty((len(contexts), horizon, len(levels))) for name in names}
     for rows in _batches_by_length(contexts):
@@ -162,7 +209,11 @@ def baselines(
                 values[row, -len(contexts[index]) :] = contexts[index]
         past = _Past.of(values)
         for name in names:
-            results[name][rows] = _quantiles(*BASELINES[name](past, horizon, seasonality), levels)
+            if name == SEASONAL and stamps is not None:
+                found = _by_clock(past, horizon, [stamps[index] for index in rows])
+            else:
+                found = BASELINES[name](past, horizon, seasonality)
+            results[name][rows] = _quantiles(*found, levels)
     return results
 
 

@@ -1,5 +1,7 @@
 """Promotion gate: a fine-tuned model must beat the weights it started from and naive, on data it never saw.
 
+If the data have a season, it must also beat the baseline that repeats it: on data with a week, naive is no test.
+
 A lower error alone would promote half of the models that learnt nothing: of two equal forecasters one is always
 slightly ahead. So by default the Diebold-Mariano test must also say "better"; without significance the metrics decide,
 and the verdicts are reported. A test over items, at origins too few for that test, says nothing about other origins, so
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 from foretrain.evaluation.metrics import METRICS
 from foretrain.evaluation.overlap import used_by
 from foretrain.evaluation.reference import Promotion
+from foretrain.evaluation.result import joined
 from foretrain.evaluation.significance import ITEMS, ORIGINS
 from foretrain.notes import Code, Note, records, texts
 
@@ -22,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def judge(result: EvaluationResult, *, require_significance: bool = True, promote_over: str = ORIGINS) -> Promotion:
-    """Compare a model with the reference model and with naive.
+    """Compare a model with the reference model, naive and the baselines that repeat a season found in the data.
 
-    The model is promoted if its error (pct_mae for prices, else mase) is below both on windows that were used neither
-    for training nor for choosing its weights and, with require_significance, both verdicts are "better": those of the
-    test over origins or, with promote_over "items" and too few origins, those of the test over items (or clusters).
+    The model is promoted if its error (pct_mae for prices, else mase) is below all of them on windows that were used
+    neither for training nor for choosing its weights and, with require_significance, all verdicts are "better": those
+    of the test over origins or, with promote_over "items" and too few origins, of the test over items (or clusters).
     """
     assert result.reference is not None
-    others = (str(result.reference["key"]), "naive")
+    others = (str(result.reference["key"]), "naive", *result.season_baselines)
     metric = "pct_mae" if result.prices else "mase"
     figures = {who: result.pooled[who][metric] for who in ("model", *others)}
     tests = {test.against: test for test in result.comparisons if test.against in others}
@@ -42,7 +45,7 @@ def judge(result: EvaluationResult, *, require_significance: bool = True, promot
         objections.append(Note(Code.VALIDATION_SAW_WINDOWS, text))
     below = []
     for who in others:
-        name, test = who.replace("_", " "), tests[who]
+        name, test = result.labels.get(who, who.replace("_", " ")), tests[who]
         shown = f"{name}'s {_figure(figures[who])}"
         if not figures["model"] < figures[who]:
             text = f"its {metric} {_figure(figures['model'])} is not below {shown} ({test.verdict})"
@@ -57,7 +60,7 @@ def judge(result: EvaluationResult, *, require_significance: bool = True, promot
             )
             objections.append(Note(Code.OVER_ITEMS_ONLY, text, {"origins": test.origins, test.over: test.count}))
         below.append(f"{shown} ({test.verdict})")
-    reason = "; ".join(texts(objections)) or f"its {metric} {_figure(figures['model'])} is below {' and '.join(below)}"
+    reason = "; ".join(texts(objections)) or f"its {metric} {_figure(figures['model'])} is below {joined(below)}"
     dates = [result.data[0].get(key) for key in ("scored_from", "scored_to")]
     return Promotion(
         promoted=not objections,

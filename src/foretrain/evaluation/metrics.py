@@ -155,6 +155,11 @@ def pooled(scored: Scored) -> dict[str, float]:
     return {name: value for name, value in values.items() if _meaningful(name, scored)}
 
 
+def names_no_direction(scored: Scored) -> bool:
+    """Return whether every forecast is the last value: then no direction can be right or wrong."""
+    return bool((scored.median == scored.last[:, None]).all())
+
+
 def per_item(scored: Scored) -> dict[str, Array]:
     """Return the metrics of every item over all its windows, {name: (items,)}; NaN for an item without rows."""
     values = table(scored, scored.item, len(scored.items))

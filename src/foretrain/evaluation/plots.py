@@ -36,6 +36,7 @@ COLORS = {
     "naive": "#D55E00",
     "drift": "#009E73",
     "seasonal_naive": "#CC79A7",
+    "seasonal_naive_found": "#56B4E9",
     "historical_mean": "#707a85",
 }
 DASHES: dict[str, Any] = {
@@ -45,6 +46,7 @@ DASHES: dict[str, Any] = {
     "naive": (0, (5, 2)),
     "drift": (0, (1, 1.2)),
     "seasonal_naive": (0, (6, 2, 1, 2)),
+    "seasonal_naive_found": (0, (6, 2, 1, 2, 1, 2)),
     "historical_mean": (0, (2, 2)),
 }
 MAX_FANS = 6
@@ -246,7 +248,7 @@ def draw_horizon(result: EvaluationResult) -> Figure:
                 lw=2.4 if who == "model" else 1.6,
                 marker="o" if len(heights) == 1 else None,
                 zorder={"model": 3, "naive": 4}.get(who, 2),  # the model's wider line would hide naive's
-                label=display_name(who),
+                label=display_name(result, who),
             )
         label = METRICS[name]
         ax.set_title(f"{label.label[0].upper() + label.label[1:]} ({label.unit})", loc="left")
@@ -267,7 +269,7 @@ def _clip_to_relevant(ax: Axes, result: EvaluationResult, metric: str) -> None:
     relevant = max(tops["model"], tops["naive"])
     if relevant > 0 and max(tops.values()) > 3 * relevant:
         ax.set_ylim(0, 1.6 * relevant)
-        beyond = [display_name(who) for who, top in tops.items() if top > 1.6 * relevant]
+        beyond = [display_name(result, who) for who, top in tops.items() if top > 1.6 * relevant]
         ax.annotate(
             f"above the picture: {', '.join(beyond)}",
             (0.02, 0.97),
@@ -370,7 +372,7 @@ def draw_calibration(result: EvaluationResult) -> Figure:
             lw=2.2 if who == "model" else 1.5,
             marker="o",
             ms=4 if who == "model" else 3,
-            label=display_name(who),
+            label=display_name(result, who),
         )
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     ax.set(xlabel="quantile level", ylabel="share of the truth at or below it")
@@ -474,9 +476,9 @@ def color(who: str) -> str:
     return COLORS.get(who, PAST)
 
 
-def display_name(who: str) -> str:
-    """Return a forecaster's name for display."""
-    return who.replace("_", " ")
+def display_name(result: EvaluationResult, who: str) -> str:
+    """Return a forecaster's name in pictures; models, whose names may be paths, are named by their part."""
+    return result.labels.get(who, who.replace("_", " "))
 
 
 def short(text: str, length: int) -> str:

@@ -30,14 +30,14 @@ class ReferenceModel(NamedTuple):
 
 @dataclass(frozen=True)
 class Promotion:
-    """Outcome of the promotion gate: whether a model beats the reference and naive, and the metrics compared."""
+    """Outcome of the promotion gate: whether a model beats the reference and the baselines, and what was compared."""
 
     promoted: bool
     reason: str
     metric: str  # of figures; the unit of a mean error that may be pooled over items
     unit: str
-    figures: dict[str, float | None]  # of the model, the reference and naive
-    verdicts: dict[str, str]  # of the tests of the model against the reference and naive
+    figures: dict[str, float | None]  # of the model, the reference, naive and the baseline of a season found
+    verdicts: dict[str, str]  # of the tests of the model against the others
     require_significance: bool
     against: dict[str, str | None]  # ReferenceModel.describe
     windows: int

@@ -15,7 +15,7 @@ from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS
 from foretrain.evaluation.overlap import used_by
 from foretrain.evaluation.plots import plot_forecast
 from foretrain.evaluation.reference import ZERO_SHOT
-from foretrain.evaluation.result import differences
+from foretrain.evaluation.result import differences, joined, standing
 from foretrain.evaluation.significance import CLUSTERS, LEVEL, ORIGINS
 from foretrain.notes import Code
 
@@ -110,8 +110,8 @@ def _table(result: EvaluationResult) -> tuple[list[str], list[list[str]]]:
     verdicts = {c.against: c.verdict for c in result.comparisons}
     header = ["forecaster", *names, "model against it"]
     rows = []
-    for who, values in result.pooled.items():
-        cells = (cell(name, values[name], who) for name in names)
+    for who in result.pooled:
+        cells = (cell(name, result.shown(who, name), who) for name in names)
         rows.append([result.label(who), *cells, verdicts.get(who, "")])
     if result.reference is not None:
         changes = differences(result)
@@ -172,8 +172,16 @@ def _notes(result: EvaluationResult) -> list[str]:
         f"left out: {left.count:,} {left.what} {left.reason}{_examples(left.examples)}" for left in result.left_out
     ]
     if "direction_accuracy_share" in result.pooled["model"]:
-        lines.append("naive names no direction, so it has no direction accuracy.")
+        lines += _without_direction(result)
     return lines
+
+
+def _without_direction(result: EvaluationResult) -> list[str]:
+    """Say which forecasters repeat the last value, whose direction accuracy is n/a."""
+    silent = [result.label(who) for who in result.no_direction]
+    if len(silent) < 2:
+        return [f"{name} names no direction, so it has no direction accuracy." for name in silent]
+    return [f"{joined(silent)} name no direction, so they have no direction accuracy."]
 
 
 def _examples(names: tuple[str, ...]) -> str:
@@ -181,8 +189,8 @@ def _examples(names: tuple[str, ...]) -> str:
 
 
 def cell(name: str, value: float, who: str = "model") -> str:
-    """Return a metric's value as text; n/a if it is undefined, and for the direction accuracy of naive."""
-    if not math.isfinite(value) or (name == "direction_accuracy_share" and who == "naive"):
+    """Return a metric's value as text; n/a if it is undefined, as the direction accuracy of naive is."""
+    if not math.isfinite(value):
         return "n/a"
     if name == "skill_vs_naive":
         return f"{value:+.3f}" if who != "naive" else "0"
@@ -253,13 +261,12 @@ def _banner(result: EvaluationResult) -> str:
 
 
 def _verdict(result: EvaluationResult) -> str:
-    naive = next(c for c in result.comparisons if c.against == "naive")
-    certain = naive.significant and not result.overlaps_training
-    kind = "none" if not certain else "better" if naive.statistic < 0 else "worse"
+    worst = 0 if result.overlaps_training else min(map(standing, result.decisive))
+    kind = {-1: "worse", 0: "none", 1: "better"}[worst]
     who = used_by(result.warnings, Code.TRAINING_SAW_WINDOWS)
     void = f"No fair test, {who} saw these windows: " if who else ""
     return (
-        f'<div class="verdict {kind}"><strong>{_e(void + naive.verdict[0].upper() + naive.verdict[1:])}.</strong> '
+        f'<div class="verdict {kind}"><strong>{_e(void + result.verdict[0].upper() + result.verdict[1:])}.</strong> '
         f"{_e(result.detail)}<br><span>{_e(_subtitle(result))}</span></div>"
     )
 
@@ -279,15 +286,16 @@ def _comparison(result: EvaluationResult) -> str:
     key, name = str(result.reference["key"]), str(result.reference["name"])
     rows = [
         f"<tr><th>{_e(METRICS[metric].label)} <small>{_e(METRICS[metric].unit)}</small></th>"
-        f"<td>{cell(metric, values['model'])}</td><td>{cell(metric, values[key])}</td>"
-        f"<td>{_change(metric, values)}</td><td>{cell(metric, values['naive'], 'naive')}</td>"
+        f"<td>{cell(metric, result.shown('model', metric))}</td><td>{cell(metric, result.shown(key, metric))}</td>"
+        f"<td>{_change(metric, values)}</td><td>{cell(metric, result.shown('naive', metric), 'naive')}</td>"
         f'<td class="text">{_e(values["better"])}</td></tr>'
         for metric, values in differences(result).items()
     ]
     title = "Against the weights it started from" if key == ZERO_SHOT else "Against the other model"
     known = f" (hash {result.reference['hash']})" if result.reference["hash"] else ""
     header = ["", "model", result.label(key), "difference", "naive", "better"]
-    note = f"Compared with {name}{known} on the same windows. A model is promoted if it beats that and naive."
+    others = joined(["that", *(result.label(who) for who in ("naive", *result.season_baselines))])
+    note = f"Compared with {name}{known} on the same windows. A model is promoted if it beats {others}."
     return f"<h2>{title}</h2>" + _rows_table([_e(text) for text in header], rows) + _note(note)
 
 
@@ -304,9 +312,10 @@ def _pooled_table(result: EvaluationResult) -> str:
     names = [name for name in METRICS if name in result.pooled["model"]]
     best = {name: _best(name, result) for name in names}
     rows = []
-    for who, values in result.pooled.items():
+    for who in result.pooled:
         cells = [
-            f'<td class="{"best" if best[name] == who else ""}">{cell(name, values[name], who)}</td>' for name in names
+            f'<td class="{"best" if best[name] == who else ""}">{cell(name, result.shown(who, name), who)}</td>'
+            for name in names
         ]
         swatch = f'<i style="background:{plots.color(who)}"></i>'
         head = f'<tr class="{"model" if who == "model" else ""}"><th>{swatch}{_e(result.label(who))}</th>'
@@ -322,7 +331,7 @@ def _pooled_table(result: EvaluationResult) -> str:
 
 def _best(name: str, result: EvaluationResult) -> str | None:
     def badness(who: str) -> float:
-        value = result.pooled[who][name]
+        value = result.shown(who, name)
         if not math.isfinite(value):
             return math.inf
         if METRICS[name].better == "0.8":

@@ -11,7 +11,7 @@ import json
 import math
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from foretrain.data.windows import NO_TIME
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
-from foretrain.evaluation.baselines import BASELINES
+from foretrain.evaluation.baselines import BASELINES, SEASONAL
 from foretrain.evaluation.draws import about_draws, draws_of
 from foretrain.evaluation.horizons import horizon_parts
 from foretrain.evaluation.overlap import ABOUT_TRAINING, used_by
@@ -76,15 +76,24 @@ class EvaluationResult:
     notes: dict[str, int]  # counts from the family's notes about its forecasts
     # if the horizon is longer than that of training: the metrics of the steps within it, and of those beyond
     horizon_parts: list[dict[str, Any]] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)  # names of forecasters for display that are not their keys
+    no_direction: tuple[str, ...] = ()  # forecasters that repeat the last value: their direction accuracy means nothing
+    season_baselines: tuple[str, ...] = ()  # those that repeat a season found in the data; the verdict counts them
     reference: dict[str, str | None] | None = None  # key, name and hash of the reference model
     promotion: Promotion | None = None
     examples: list[Example] = field(default_factory=list)  # not part of the JSON
     scored: Scored | None = None  # rows of the model; not part of the JSON
 
     @property
+    def decisive(self) -> list[Comparison]:
+        """The tests that the verdict states: against naive and season_baselines, the worst first."""
+        against = {"naive", *self.season_baselines}
+        return sorted((c for c in self.comparisons if c.against in against), key=standing)
+
+    @property
     def verdict(self) -> str:
-        """The verdict for the model against naive."""
-        return next(c.verdict for c in self.comparisons if c.against == "naive")
+        """The verdict for the model against naive and, if the data have seasons, the baselines that repeat them."""
+        return "; ".join(c.verdict for c in self.decisive)
 
     @property
     def synthetic(self) -> bool:
@@ -93,7 +102,7 @@ class EvaluationResult:
 
     @property
     def headline(self) -> str:
-        """Whether the test is fair, the verdict against naive, and `detail`."""
+        """Whether the test is fair, the verdict, and `detail`."""
         who = used_by(self.warnings, Code.TRAINING_SAW_WINDOWS)
         void = f"NO FAIR TEST, {who} saw these windows. " if who else ""
         return f"{void}{self.name}: {self.verdict}.{self.detail and ' ' + self.detail}"
@@ -112,14 +121,29 @@ class EvaluationResult:
         """Return a forecaster's name for display."""
         if who == "model":
             return self.name
-        return str(self.reference["name"]) if self.reference and who == OTHER else who.replace("_", " ")
+        if self.reference and who == OTHER:
+            return str(self.reference["name"])
+        return self.labels.get(who, who.replace("_", " "))
+
+    def shown(self, who: str, metric: str) -> float:
+        """Return a pooled metric for display: NaN for the direction accuracy of a forecaster that has no direction."""
+        silent = metric == "direction_accuracy_share" and who in self.no_direction
+        return math.nan if silent else self.pooled[who][metric]
 
     @property
     def detail(self) -> str:
-        """The model's error relative to naive's, and the verdict against the strongest baseline if it is not naive."""
-        skill = self.pooled["model"]["skill_vs_naive"]
+        """The model's error relative to naive's and season_baselines', and the verdict against the strongest baseline.
+
+        That one is left out if the verdict states it.
+        """
+        skills = {who: values["skill_vs_naive"] for who, values in self.pooled.items()}
+        skill = skills["model"]
         scale = "percent of the last close" if self.prices else "units of the seasonal error"
-        share = "" if math.isnan(skill) else f"Its mean absolute error ({scale}) is {relative(skill)} naive's."
+        shares = [f"{relative(skill)} naive's"]
+        for season in self.season_baselines:
+            if skills[season] < 1:
+                shares.append(f"{relative(1 - (1 - skill) / (1 - skills[season]))} that of {self.label(season)}")
+        share = "" if math.isnan(skill) else f"Its mean absolute error ({scale}) is {joined(shares)}."
         return (share + self._against_strongest()).strip()
 
     def _against_strongest(self) -> str:
@@ -127,10 +151,10 @@ class EvaluationResult:
         others = {who: values for who, values in self.pooled.items() if who in BASELINES}
         skills = {who: values["skill_vs_naive"] for who, values in others.items()}
         strongest = max(skills, key=lambda who: skills[who] if math.isfinite(skills[who]) else -math.inf)
-        if strongest == "naive" or not skills[strongest] > 0:
+        if strongest in ("naive", *self.season_baselines) or not skills[strongest] > 0:
             return ""
         verdict = next(c.verdict for c in self.comparisons if c.against == strongest)
-        return f" Against {strongest.replace('_', ' ')}, the strongest baseline here: {verdict}."
+        return f" Against {self.label(strongest)}, the strongest baseline here: {verdict}."
 
     @property
     def alarms(self) -> list[str]:
@@ -242,8 +266,11 @@ def summarise(
         per_horizon[who] = steps
         rows = metrics.per_item(scored) | {"skill_vs_naive": metrics.skill_per_item(scored, naive)}
         per_item[who] = {key: values.tolist() for key, values in rows.items()}
-    draws = draws_of(backtest, clusters)
-    comparisons = [compare(model, scored, who, draws) for who, scored in others.items()]
+    seasons, draws = backtest.seasons, draws_of(backtest, clusters)
+    comparisons = [
+        replace(compare(model, scored, seasons.labels.get(who, who), draws), against=who)
+        for who, scored in others.items()
+    ]
     symbols = per_symbol(backtest, model)
     left_out = [*backtest.left_out, *_without_scale(model)]
     return EvaluationResult(
@@ -266,6 +293,9 @@ def summarise(
         left_out=left_out,
         data=_describe_data(backtest),
         warnings=[*warnings, *_remarks(backtest, settings), *about_draws(backtest, clusters, draws, comparisons)],
+        labels={who: label for who, label in seasons.labels.items() if who in pooled},
+        no_direction=tuple(who for who, scored in forecasters.items() if metrics.names_no_direction(scored)),
+        season_baselines=seasons.decisive,
         command=command,
         environment=_environment(),
         prices=model.all_prices,
@@ -309,6 +339,7 @@ def _describe_data(backtest: Backtest) -> list[dict[str, Any]]:
                 "freq": corpus.manifest.freq,
                 "timezone": corpus.manifest.timezone,
                 "season": panel.seasons[k],
+                "season_found": backtest.seasons.found[k],
                 "series": corpus.num_series,
                 "target": [columns[i] for i in chosen.targets],
                 "past_covariates": [columns[i] for i in chosen.past],
@@ -334,11 +365,12 @@ def _text(notes: Sequence[Note]) -> str:
 
 
 def _remarks(backtest: Backtest, settings: dict[str, Any]) -> list[Note]:
-    remarks = []
+    remarks = list[Note]()
     if any(corpus.manifest.provenance["kind"] == "synthetic" for corpus in backtest.panel.corpora):
         text = "SYNTHETIC DATA: the series were generated, so these figures say nothing about the real world."
         remarks.append(Note(Code.SYNTHETIC_DATA, text))
-    if "seasonal_naive" in backtest.baselines and set(backtest.panel.seasons) == {1}:
+    remarks += backtest.seasons.notes
+    if SEASONAL in backtest.baselines and set(backtest.panel.seasons) == {1}:
         text = "The season is 1 step, so seasonal naive is naive and MASE is scaled by one-step changes."
         remarks.append(Note(Code.SEASON_OF_ONE_STEP, text))
     crossed = settings["crossed_share"]
@@ -403,6 +435,16 @@ def _environment() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Return an enumeration: "a", "a and b", "a, b and c"."""
+    return " and ".join([*([", ".join(texts[:-1])] if len(texts) > 1 else []), *texts[-1:]])
+
+
+def standing(test: Comparison) -> int:
+    """Return 1 if a test says that the model is better, -1 if worse, 0 if it cannot tell."""
+    return (1 if test.statistic < 0 else -1) if test.significant else 0
 
 
 def relative(skill: float) -> str:

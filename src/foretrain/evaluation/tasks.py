@@ -85,7 +85,8 @@ def evaluate(
         quantile_levels: levels that WQL and SQL sum over; .1, .5 and .9 are forecast in any case.
         seasonality: steps of a season, for MASE and seasonal naive; None = the corpus' own.
         max_items: score a random sample of this many items, with a fixed seed.
-        compare: names of baselines; naive is always included.
+        compare: names of baselines; naive is always included. "seasonal_naive_found" looks for a season in the values
+            before the first window, which the verdict then counts (season_rows.py).
         clusters: a column with one value an item. Where origins are too few for a test, it is over the means of items
             with equal values; None = over items, and not at all for prices (evaluation.draws).
         sort_quantiles: sort crossed quantiles before scoring; the report gives the share of steps that crossed. None,

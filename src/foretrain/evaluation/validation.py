@@ -50,8 +50,8 @@ class EvaluationConfig(Section):
     target: tuple[str, ...] | None = None  # which of data.target are scored; None = the family's choice, else all
     num_samples: int | None = Field(default=None, ge=1)  # sample paths of a forecast; None = the family's default
     options: dict[str, Any] = Field(default_factory=dict)  # the family's forecast options, such as {temperature: 0.8}
-    # Compare the released weights with those that the run started from and with naive, on the test part, and record
-    # whether they are promoted.
+    # Compare the released weights with those that the run started from, naive and the seasons of the data, on the test
+    # part, and record whether they are promoted.
     promotion: Annotated[bool, FREE] = False
     require_significance: Annotated[bool, FREE] = True  # promotion requires significant differences
     # what they are tested over: origins; items = over the items, where there are too few origins

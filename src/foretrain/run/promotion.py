@@ -1,4 +1,4 @@
-"""The promotion gate at the end of a run: is the release better than its zero-shot weights and than naive?"""
+"""The promotion gate at the end of a run: is the release better than its zero-shot weights and than the baselines?"""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from foretrain.data.source import TrainingSource
 from foretrain.data.splits import Selection
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError
+from foretrain.evaluation.baselines import FOUND
 from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.draws import can_test_items, check_clusters
 from foretrain.evaluation.gate import judge
@@ -195,7 +196,7 @@ def _test_windows(config: RunConfig) -> tuple[int, int]:
 
 
 def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world: World) -> Promotion | None:
-    """Compare a run's released weights, which the model holds, with its zero-shot weights and with naive.
+    """Compare a run's released weights, which the model holds, with its zero-shot weights, naive and a found season.
 
     The comparison uses all windows of the test part, evaluation.stride apart, with the sampling and options of
     validation. The result goes into release.json, final_metrics.json and the log. Every rank calls it; returns None if
@@ -220,7 +221,7 @@ def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world:
             quantile_levels=settings.quantile_levels,
             seasonality=settings.seasonality,
             max_items=settings.max_items,
-            compare=(),
+            compare=(FOUND,),
             clusters=settings.clusters,
             num_samples=settings.num_samples,
             seed=config.seed,
