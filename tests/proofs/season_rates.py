@@ -1,7 +1,7 @@
 """How often a season is found where there is none, and where there is one: the table of docs/evaluation.md.
 
-`python tests/proofs/season_rates.py [DRAWS] [--first-seed N] [--power]` prints the share of draws with a season, for each
-kind of series, length and number of items. Seeds other than 0, 1, ... give draws on which the rule was not chosen.
+`python tests/proofs/season_rates.py [DRAWS] [--first-seed N] [--power]` prints the share of draws with a season, for
+each kind of series, length and number of items. Seeds other than 0, 1, ... give draws on which the rule was not chosen.
 tests/evaluation/test_seasons.py holds a short version.
 """
 
