@@ -285,3 +285,13 @@ def test_every_drawn_shape_is_listed_and_has_a_padding_batch(random_items):
 def test_horizons_cannot_be_drawn_from_one(random_items):
     with pytest.raises(ConfigError, match="draw_horizons: 6 is the only horizon"):
         ragged(random_items(0, 5, 1, 30, 40)).in_buckets((8,), (6, 9), 60, draw_horizons=True)
+
+
+def test_a_limit_of_windows_gives_short_windows_more_steps(random_items):
+    made = ragged(random_items(0, 30, 1, 8, 30))
+    free, limited = (made.in_buckets((4, 8), (2, 4), 100, max_windows=most) for most in (None, 5))
+    assert [b.windows for b in free.buckets] == [b.windows for b in limited.buckets]
+    assert max(b.micro_batch for b in limited.buckets) == 5 < max(b.micro_batch for b in free.buckets)
+    assert sorted(place for b in epoch(limited) for place in places(b)) == sorted(
+        place for b in epoch(free) for place in places(b)
+    )

@@ -71,15 +71,17 @@ class Buckets:
         horizons: Sequence[int],
         max_tokens: int,
         fingerprint: str,
+        max_windows: int | None = None,
         draw_horizons: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
         """Build the buckets.
 
         lengths and horizons ascend and end with those of the run (see choices); max_tokens bounds (context + horizon)
-        steps x variates of a micro-batch. With draw_horizons each micro-batch has one of the horizons up to its
-        bucket's, drawn with equal chances, and no labels beyond it. fingerprint is that of the data; notes are the
-        first lines of describe(). Raises ConfigError if one window exceeds max_tokens, or if nothing can be drawn.
+        steps x variates of a micro-batch. max_windows bounds its windows: the fewer a micro-batch of short windows may
+        hold, the more steps they get. With draw_horizons each micro-batch has one of the horizons up to its bucket's,
+        drawn with equal chances, and no labels beyond it. fingerprint is that of the data; notes are the first lines of
+        describe(). Raises ConfigError if one window exceeds max_tokens, or if nothing can be drawn.
         """
         self.fingerprint, self._notes = fingerprint, notes
         self._horizons = tuple(horizons) if draw_horizons else ()
@@ -98,7 +100,7 @@ class Buckets:
                     filled.append((runs, context, horizon, variates))
         _check_budget([(c, h, v) for _, c, h, v in filled], max_tokens)
         self._runs = [runs for runs, *_ in filled]
-        self.buckets = tuple(_bucket(int(runs.ends[-1]), c, h, v, max_tokens) for runs, c, h, v in filled)
+        self.buckets = tuple(_bucket(int(runs.ends[-1]), c, h, v, max_tokens, max_windows) for runs, c, h, v in filled)
         self._first = np.concatenate([[0], np.cumsum([bucket.micro_batches for bucket in self.buckets])])
 
     @property
@@ -230,9 +232,12 @@ def _check_budget(shapes: Sequence[tuple[int, int, int]], max_tokens: int) -> No
         )
 
 
-def _bucket(windows: int, context: int, horizon: int, variates: int, max_tokens: int) -> Bucket:
+def _bucket(
+    windows: int, context: int, horizon: int, variates: int, max_tokens: int, max_windows: int | None
+) -> Bucket:
     """Return a bucket with as few micro-batches as the budget allows, of equal size, so that padding is small."""
     most = max_tokens // ((context + horizon) * variates)
+    most = most if max_windows is None else min(most, max_windows)
     return Bucket(context, horizon, variates, windows, -(-windows // -(-windows // most)))
 
 

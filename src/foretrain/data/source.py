@@ -92,7 +92,13 @@ class TrainingSource:
         return self._gather(*self._plan.draw(first, count))
 
     def in_buckets(
-        self, lengths: Sequence[int], horizons: Sequence[int], max_tokens: int, *, draw_horizons: bool = False
+        self,
+        lengths: Sequence[int],
+        horizons: Sequence[int],
+        max_tokens: int,
+        *,
+        max_windows: int | None = None,
+        draw_horizons: bool = False,
     ) -> Buckets:
         """Return the same windows, each once an epoch, in micro-batches of one shape each; see buckets.py.
 
@@ -124,6 +130,7 @@ class TrainingSource:
             horizons=edges[1],
             max_tokens=max_tokens,
             fingerprint=self.fingerprint,
+            max_windows=max_windows,
             draw_horizons=draw_horizons,
             notes=notes,
         )

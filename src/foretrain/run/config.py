@@ -96,8 +96,13 @@ def config_hash_1(config: RunConfig) -> str:
     for key in ("promotion", "require_significance", "promote_over", "clusters"):
         del tree["evaluation"][key]
     model, budget = tree["model"], tree["training"]["token_budget"] or {}
-    later = ((budget, "draw_horizons", False), (model, "loss_horizon", "run"), (model, "scale_floor", None),
-             (model, "rescale", None))  # fmt: skip
+    later = (
+        (budget, "draw_horizons", False),
+        (budget, "max_windows_per_batch", None),
+        (model, "loss_horizon", "run"),
+        (model, "scale_floor", None),
+        (model, "rescale", None),
+    )
     for section, key, default in later:
         if key in section and section[key] == default:  # another value was not to be had then
             del section[key]

@@ -29,6 +29,7 @@ def stream_of(source: Any, config: TrainingConfig) -> WindowSource | Buckets:
         budget.length_buckets,
         budget.horizon_buckets,
         budget.max_tokens_per_batch,
+        max_windows=budget.max_windows_per_batch,
         draw_horizons=budget.draw_horizons,
     )
 

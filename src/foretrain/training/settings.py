@@ -37,6 +37,8 @@ class TokenBudgetConfig(Section):
     """
 
     max_tokens_per_batch: int = Field(default=262_144, gt=0)  # (context + horizon) steps x variates of a micro-batch
+    # windows of a micro-batch; None = as many as the tokens allow, so that short windows are trained on in few steps
+    max_windows_per_batch: int | None = Field(default=None, ge=1)
     length_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (128, 256, 512)
     horizon_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (20, 32, 64)
     draw_horizons: bool = (
