@@ -300,7 +300,8 @@ def test_a_comparison_with_any_other_model_marks_no_release(work: Path, tmp_path
     ("arguments", "message"),
     [
         (["train", "none.yaml"], "none.yaml: no such config file"),
-        (["train"], "no config given"),
+        (["train"], "no config given; for example: foretrain train configs/"),
+        (["data", "generate", "--out", "x"], "no config given; for example: foretrain data generate configs/"),
         (["train", "{debug}", "training.max_stepz=1"], "training.max_stepz: unknown key. Did you mean 'max_steps'?"),
         (["train", "{debug}", "oops"], "expected section.key=value"),
         (["train", "{debug}", "threads=0"], "threads"),

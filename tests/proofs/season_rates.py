@@ -161,22 +161,21 @@ def main() -> None:
     parser.add_argument("--power", action="store_true", help="only the series with a season")
     args = parser.parse_args()
     draws, first = args.draws, args.first_seed
-    print(
-        f"share of {draws} draws with a season where there is none (long series, many items, searches: {draws // 10})"
-    )
+    fewer = max(1, draws // 10)
+    print(f"share of {draws} draws with a season where there is none (long series, many items, searches: {fewer})")
     for name, draw in NULLS.items() if not args.power else ():
         for label, candidates in SEASONS.items():
             cells = []
             for items, steps in SIZES:
                 if not candidates and steps > 1000:
                     continue  # a search takes a second
-                few = draws if items == 1 and steps <= 1000 and candidates else draws // 10
+                few = draws if items == 1 and steps <= 1000 and candidates else fewer
                 cells.append(f"{rate(draw, candidates, items, steps, few, first_seed=first):.2%}")
             print(f"{name:20} {label:8}", *(f"{cell:>8}" for cell in cells), flush=True)
-    print(f"share of {draws // 10} draws with the right season")
+    print(f"share of {fewer} draws with the right season")
     for name, (draw, candidates, wanted) in POWER.items():
         sizes = DAYS if wanted == 7 else HOURS
-        cells = [f"{i} x {n}: {rate(draw, candidates, i, n, draws // 10, wanted, first):.1%}" for i, n in sizes]
+        cells = [f"{i} x {n}: {rate(draw, candidates, i, n, fewer, wanted, first):.1%}" for i, n in sizes]
         print(f"{name:32}", *cells, flush=True)
 
 

@@ -52,7 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Import market and general series into a corpus, and inspect one.", no_args_is_help=True)
+data_app = typer.Typer(help="Import or generate series as a corpus, and inspect one.", no_args_is_help=True)
 config_app = typer.Typer(help="Show, import or describe configs.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
@@ -118,7 +118,8 @@ def data_generate(
         raise ConfigError("data generate: give --out, the corpus folder to write.")
     from foretrain.cli.commands import generate_data
 
-    config, overrides = config_and_overrides(items, None)
+    example = "data generate configs/synthetic/mixture.yaml --out corpora/mixture"
+    config, overrides = config_and_overrides(items, None, example)
     generate_data(config, overrides, out, num_series=num_series, workers=workers)
 
 
@@ -212,15 +213,15 @@ def evaluate(
     reading: dict[str, Any],
     prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps ahead (default: as trained).")] = None,
     num_windows: Annotated[
-        int, typer.Option(min=1, help="Forecast origins per item, at most those that training held out.")
+        int, typer.Option(min=1, help="Origins per item, at most those that the model and its ancestors held out.")
     ] = 20,
     stride: Annotated[int | None, typer.Option(min=1, help="Steps between origins (default: the horizon).")] = None,
     split: Annotated[str, typer.Option(help="test, validation or all.")] = "test",
     target: Annotated[
         str | None, typer.Option(help="Comma-separated columns to score (default: as trained, else the family's).")
     ] = None,
-    past_covariates: Annotated[str | None, typer.Option(help="Columns known up to the cutoff.")] = None,
-    known_covariates: Annotated[str | None, typer.Option(help="Columns known beyond the cutoff.")] = None,
+    past_covariates: Annotated[str | None, typer.Option(help="Past covariates (default: as trained).")] = None,
+    known_covariates: Annotated[str | None, typer.Option(help="Covariates known ahead (default: as trained).")] = None,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Steps of history (default: as trained, else the model's).")
     ] = None,

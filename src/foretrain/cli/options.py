@@ -69,7 +69,7 @@ class ForeignFormat(StrEnum):
     tsm_trainer = "tsm-trainer"
 
 
-ModelArgument = Annotated[str, typer.Argument(help="A release folder or hub id.")]
+ModelArgument = Annotated[str, typer.Argument(help="A release or run folder, or a hub id.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
 NumSamplesOption = Annotated[
     int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
@@ -115,8 +115,12 @@ Overrides = Annotated[
 ]
 
 
-def config_and_overrides(items: list[str] | None, config: Path | None) -> tuple[Path, list[str | tuple[str, Any]]]:
-    """The config file and the overrides among a verb's arguments. Raises ConfigError."""
+def config_and_overrides(
+    items: list[str] | None,
+    config: Path | None,
+    example: str = "train configs/chronos2/test.yaml training.max_steps=50",
+) -> tuple[Path, list[str | tuple[str, Any]]]:
+    """The config file and the overrides among a verb's arguments. Raises ConfigError, which shows the example."""
     overrides: list[str | tuple[str, Any]] = []
     for position, item in enumerate(items or []):
         if "=" in item and not Path(item).is_file():
@@ -127,9 +131,7 @@ def config_and_overrides(items: list[str] | None, config: Path | None) -> tuple[
             continue
         raise ConfigError(f"{item!r}: expected section.key=value (one config file is taken, as first argument).")
     if config is None:
-        raise ConfigError(
-            "no config given; for example: foretrain train configs/chronos2/test.yaml training.max_steps=50"
-        )
+        raise ConfigError(f"no config given; for example: foretrain {example}")
     return config, overrides
 
 
