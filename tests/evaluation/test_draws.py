@@ -89,6 +89,13 @@ def test_candles_are_prices_though_nothing_says_so(persistence):
     assert Code.CLUSTERS_NEEDED in codes(scored(persistence, corpus).warnings)
 
 
+@pytest.mark.parametrize("column", ["Close", "Adj Close", "vwap"])
+def test_so_are_columns_with_the_name_of_a_price(persistence, column):
+    found = scored(persistence, climbing(column=column))
+    assert found.verdict == "too few windows to tell (1 origin, 10 needed)"
+    assert Code.CLUSTERS_NEEDED in codes(found.warnings)
+
+
 def test_few_items_are_too_few_windows_and_nothing_more(persistence):
     found = scored(persistence, climbing(29))
     assert found.verdict == "too few windows to tell (1 origin, 10 needed)"
@@ -101,6 +108,7 @@ def test_whether_items_can_be_tested_is_known_before():
     assert not can_test_items([climbing(30, price_columns=("sales",))], None)
     assert can_test_items([climbing(10, price_columns=("sales",))], "sector")
     assert not can_test_items([climbing(30, sector=lambda k: k % 9)], "sector")
+    assert not can_test_items([climbing(48)], None, 29) and not can_test_items([climbing(48)], "sector", 9)
 
 
 def test_a_model_that_equals_naive_needs_no_clusters(persistence):

@@ -7,9 +7,9 @@ import numpy as np
 from foretrain.data.manifest import Earlier
 from foretrain.data.splits import Origin, held_out
 from foretrain.data.store import Corpus
-from foretrain.evaluation.ancestry import Ancestry, Seen
 from foretrain.evaluation.overlap import check_overlap
 from foretrain.evaluation.tasks import evaluate
+from foretrain.forecasting.ancestry import Ancestry, Seen
 from foretrain.notes import Code, codes
 
 

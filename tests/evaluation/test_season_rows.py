@@ -190,6 +190,11 @@ def test_a_model_that_beats_naive_alone_is_called_worse_first(births, of_two):
     assert '<div class="verdict worse">' in render(found, {})
 
 
+def test_a_verdict_that_two_tests_share_is_said_once(births, of_two):
+    found = evaluate(of_two(0.3), births, prediction_length=7, num_windows=5)
+    assert found.season_baselines == (FOUND,) and found.verdict == "too few windows to tell (5 origins, 10 needed)"
+
+
 def test_a_model_that_beats_both_is_called_better_than_both(of_two):
     noise = np.random.default_rng(2).standard_normal((2, 500))
     noisy = corpus_of(rates.weekly(np.random.default_rng(1), 2, 500) + 0.5 * noise)

@@ -10,7 +10,15 @@ from tests.proofs import dm_simulation as simulation
 
 from foretrain.errors import DataError
 from foretrain.evaluation import significance
-from foretrain.evaluation.significance import Draws, compare, diebold_mariano, lag_in_origins, origin_losses
+from foretrain.evaluation.significance import (
+    Draws,
+    compare,
+    diebold_mariano,
+    lag_in_origins,
+    origin_losses,
+    paired_p_values,
+    paired_statistics,
+)
 
 DAY = 86_400_000_000
 
@@ -74,6 +82,17 @@ def test_a_difference_of_one_standard_deviation_is_found(count, wanted):
 def test_over_independent_items_equal_forecasters_are_seldom_called_different(kind, count):
     draws = 1000 if count > 100 else 3000
     assert simulation.item_false_positives(kind, count, draws) < _limit(0.08, draws)
+
+
+@pytest.mark.parametrize("mean", [1, 3, 10, 100])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("kind", ["normal", "exponential"])
+def test_over_items_a_larger_difference_is_found_whatever_the_skewness(kind, sign, mean):
+    """Also one of many deviations, as of a model that is far better than naive on each of many like items."""
+    rng = np.random.default_rng([len(kind), mean])
+    noise = rng.standard_normal((500, 50)) if kind == "normal" else rng.exponential(1.0, (500, 50)) - 1
+    found = paired_statistics(sign * noise - mean)
+    assert (found < 0).all() and (paired_p_values(found, 50) < 0.05).mean() > 0.9
 
 
 def test_a_shock_that_all_items_share_deceives_the_test_over_items():

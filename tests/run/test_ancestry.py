@@ -20,13 +20,13 @@ from foretrain.data.importers import import_corpus
 from foretrain.data.splits import Origin
 from foretrain.data.store import Corpus
 from foretrain.distributed.world import World
-from foretrain.evaluation.ancestry import Ancestry
 from foretrain.evaluation.gate import judge
 from foretrain.evaluation.overlap import ABOUT_TRAINING, check_overlap
 from foretrain.evaluation.reference import OTHER, ReferenceModel
 from foretrain.evaluation.tasks import evaluate
+from foretrain.forecasting.ancestry import Ancestry
+from foretrain.forecasting.parents import with_ancestry, with_parts
 from foretrain.notes import Code, codes
-from foretrain.run.ancestry import with_ancestry
 from foretrain.run.config import RunConfig
 from foretrain.run.dry_run import describe_run, describe_stages
 from foretrain.run.export import export_checkpoint
@@ -218,12 +218,51 @@ def test_a_tokenizer_named_for_an_evaluation_counts_instead_of_the_release_s_own
     zoo.built("kronos").save_release(tmp_path / "official")
     official = tmp_path / "official" / "tokenizer"
     tokenizer = train(tmp_path / "reader", corpus, official, "kronos_tokenizer", data={"test_steps": 6})
-    found = with_ancestry({}, {"tokenizer": str(tokenizer)})
+    found = with_parts({}, {"tokenizer": {"asked": str(tokenizer)}})
     opened = Corpus.open(corpus)
     notes = check_overlap(found, [opened], [[Origin(0, opened.length(0) - 30)]])
     assert [note.code for note in notes] == [Code.TRAINING_SAW_WINDOWS, Code.TRAINING_UNKNOWN]
     assert f"its tokenizer ({tokenizer})" in notes[0].text
     assert found["ancestry"]["unknown"] == ["tokenizer.model"]
+
+
+def test_a_model_with_another_tokenizer_is_judged_by_what_that_one_saw(corpus: Path, tmp_path: Path, capsys):
+    wide, narrow = (
+        train(tmp_path / f"reader{steps}", corpus, None, "kronos_tokenizer", data={"test_steps": steps})
+        for steps in (60, 6)
+    )
+    model = {**ZOO["kronos"].section, "tokenizer": str(wide)}
+    clean = train(tmp_path / "writer", corpus, None, "kronos", model=model, data={"test_steps": 60})
+    swapped = foretrain.load(clean, device="cpu", tokenizer=narrow)
+    swapped.save(tmp_path / "swapped")
+    arguments = ("evaluate", clean, "--data", corpus, "--against", "zero-shot", "--num-windows", 3, "--split", "all")
+    command(*arguments, "--tokenizer", narrow)
+    shown = capsys.readouterr().out
+    assert f"NO FAIR TEST, the training of its tokenizer ({narrow}) saw these windows." in shown
+    assert "not recorded: " in shown and "promotion" not in facts(clean)
+    command(*arguments, "--tokenizer", wide)
+    assert "NO FAIR TEST" not in capsys.readouterr().out and "promotion" in facts(clean)
+    shutil.rmtree(tmp_path / "reader6")
+    assert rules(tmp_path / "swapped") == {"tokenizer": 6}
+    assert caught(tmp_path / "swapped", corpus) == f"its tokenizer ({narrow})"
+    child = train(tmp_path / "child", corpus, tmp_path / "swapped", "kronos", data={"test_steps": 60})
+    assert rules(child)["model.tokenizer"] == 6 and caught(child, corpus) == "its tokenizer"
+    unread = foretrain.load(clean, device="cpu", tokenizer=clean / "tokenizer").facts
+    assert Ancestry.read(unread) == Ancestry.read(foretrain.load(clean, device="cpu").facts), "the same one inside it"
+
+
+def test_an_adapter_of_another_program_is_judged_by_what_its_base_saw(corpus: Path, tmp_path: Path):
+    pytest.importorskip("peft")
+    base = train(tmp_path / "base", corpus, data={"test_steps": 6})
+    train(tmp_path / "lora", corpus, base, adapter={"rank": 2}, data={"test_steps": 30})
+    adapter = tmp_path / "lora" / "adapters" / "default"
+    (adapter / "release.json").unlink()
+    foretrain.load(adapter, device="cpu").save(tmp_path / "saved")
+    opened = Corpus.open(corpus)
+    for found in (foretrain.load(adapter, device="cpu").facts, facts(tmp_path / "saved")):
+        notes = check_overlap(found, [opened], [[Origin(0, opened.length(0) - 20)]])
+        assert [note.code for note in notes] == [Code.TRAINING_SAW_WINDOWS, Code.TRAINING_UNKNOWN]
+        assert f"its parent model ({base})" in notes[0].text
 
 
 def test_resume_and_export_keep_the_ancestry_that_the_run_started_with(corpus: Path, tmp_path: Path):

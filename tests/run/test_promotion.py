@@ -162,8 +162,9 @@ def test_starting_weights_that_have_changed_are_refused(runs: Path, copy: Path, 
         reference_of(copy)
 
 
-def test_a_release_that_does_not_say_where_it_started_needs_a_name(copy: Path, zoo, tmp_path: Path):
-    (copy / "release" / "release.json").write_text("{}")
+@pytest.mark.parametrize("record", ["{}", '{"parents": {"tokenizer": {"asked": "reader", "hash": null}}}'])
+def test_a_release_that_does_not_say_where_it_started_needs_a_name(copy: Path, record: str):
+    (copy / "release" / "release.json").write_text(record)
     with pytest.raises(ConfigError, match=r"does not say what its training started from\. Name it: --against"):
         reference_of(copy)
 
@@ -358,6 +359,7 @@ def test_items_too_few_for_a_test_are_reported_at_the_start_too(corpus: Path, tm
 def test_a_run_tests_over_items_and_its_command_repeats_that(shops: Path, tmp_path: Path):
     import_corpus([shops], tmp_path / "corpus")
     items = ("evaluation.promote_over=items", "evaluation.clusters=Region", "data.target=[target]")
+    items += ("evaluation.max_items=33", "evaluation.seasonality=3", "evaluation.quantile_levels=[0.1,0.5,0.9]")
     data = f"data.corpora=[{{path: {tmp_path / 'corpus'}}}]"
     train_run(tiny(tmp_path / "run", data, GATE, "data.test_steps=8", *items))
     found = read(tmp_path / "run" / "release" / "release.json")["promotion"]
@@ -365,6 +367,7 @@ def test_a_run_tests_over_items_and_its_command_repeats_that(shops: Path, tmp_pa
     command(*shlex.split(found["command"])[1:])
     again = read(tmp_path / "run" / "release" / "release.json")["promotion"]
     assert (again["promoted"], again["tests"].keys()) == (found["promoted"], found["tests"].keys())
+    assert again["windows"] == found["windows"] == 33 and again["figures"] == pytest.approx(found["figures"], rel=1e-5)
     assert {who: test["count"] for who, test in again["tests"].items()} == {"zero_shot": 12, "naive": 12}
 
 

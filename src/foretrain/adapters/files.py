@@ -121,6 +121,18 @@ def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str]) -> Train
     return model.eval()
 
 
+def base_of(folder: Path) -> dict[str, str] | None:
+    """Return where the base of an adapter folder was found, and its revision if one is named; None for other folders.
+
+    Raises ModelError if adapter_config.json cannot be read or names no base.
+    """
+    if not (folder / ADAPTER_FILE).is_file():
+        return None
+    config = _read_json(folder / ADAPTER_FILE)
+    revision = config.get("revision")
+    return {"asked": _base_path(folder, config), **({"revision": revision} if revision else {})}
+
+
 def _base_path(folder: Path, config: Mapping[str, Any]) -> str:
     """Return the base of an adapter: a folder (relative to the adapter or the current folder) or a hub id."""
     base = config.get("base_model_name_or_path")

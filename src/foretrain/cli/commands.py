@@ -134,10 +134,10 @@ def evaluate_model(
     from foretrain.evaluation.gate import judge
     from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
+    from foretrain.forecasting.parents import with_ancestry
     from foretrain.forecasting.record import recorded_data, trained_horizon, with_names
     from foretrain.models import family, forecast_options
     from foretrain.models.request import DECILES
-    from foretrain.run.ancestry import with_ancestry
     from foretrain.run.promotion import open_reference
 
     with progress_bar("reading") as advance:
@@ -146,7 +146,7 @@ def evaluate_model(
     predictor = _load(model, tokenizer, device, dtype)
     model_family = family(predictor.model.family)
     release = with_names(predictor.facts, opened.column_meant)
-    release = with_ancestry(release, {"tokenizer": tokenizer} if tokenizer else None)
+    release = with_ancestry(release)
     trained = recorded_data(release)
     horizon = prediction_length or trained_horizon(release)
     if horizon is None:
@@ -178,15 +178,16 @@ def evaluate_model(
         promotion = judge(result, require_significance=require_significance, promote_over=promote_over)
         result = replace(result, promotion=promotion)
     print_result(result)
-    _save_result(result, model, out)
+    _save_result(result, model, predictor.facts, out)
     return result
 
 
-def _save_result(result: EvaluationResult, model: str, out: Path | None) -> None:
+def _save_result(result: EvaluationResult, model: str, loaded: Mapping[str, Any], out: Path | None) -> None:
     """Write the report, and record the promotion in the release.json of a local release.
 
-    Only a comparison with the zero-shot reference is recorded, not one with another model. A result on corpora unknown
-    to the run does not replace a recorded one. Releases in the hub's cache are never changed.
+    Only a comparison with the zero-shot reference is recorded, not one with another model, and not that of a release
+    with another tokenizer than its own; loaded: the record of the model that was scored. A result on corpora unknown to
+    the run does not replace a recorded one. Releases in the hub's cache are never changed.
     """
     from foretrain.evaluation.reference import ZERO_SHOT
     from foretrain.evaluation.report import write_report
@@ -200,6 +201,10 @@ def _save_result(result: EvaluationResult, model: str, out: Path | None) -> None
     if promotion is None or promotion.against["key"] != ZERO_SHOT or not (release / "release.json").is_file():
         return
     facts = read_release(release)
+    for role, part in (facts.get("parents") or {}).items():
+        if role != "model" and loaded["parents"][role].get("hash") != part.get("hash"):
+            print(f"not recorded: {release / 'release.json'} is unchanged; it was scored with another {role}")
+            return
     own = {entry[key] for entry in facts.get("corpora", ()) for key in ("name", "fingerprint")}
     unknown = [entry["name"] for entry in promotion.data if own.isdisjoint((entry["name"], entry["fingerprint"]))]
     if "promotion" in facts and unknown:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from foretrain.data.importers.columns import market_layout
 from foretrain.data.splits import Selection
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
@@ -26,8 +27,6 @@ from foretrain.evaluation.significance import (
 from foretrain.hints import did_you_mean
 from foretrain.notes import Code, Note
 
-CANDLE = {"open", "high", "low", "close"}
-
 
 def check_clusters(corpora: Sequence[Corpus], selections: Sequence[Selection], column: str | None) -> None:
     """Raise ConfigError if a corpus lacks the column that groups its items, or forecasts it."""
@@ -42,14 +41,16 @@ def check_clusters(corpora: Sequence[Corpus], selections: Sequence[Selection], c
             raise ConfigError(f"clusters: column {column!r} would be forecast. Name the columns to forecast as target.")
 
 
-def can_test_items(corpora: Sequence[Corpus], column: str | None) -> bool:
+def can_test_items(corpora: Sequence[Corpus], column: str | None, max_items: int | None = None) -> bool:
     """Return True if corpora have enough items, or clusters of them, for a test over them.
 
-    Raises DataError if an item has no cluster, or several.
+    max_items: only so many items are scored. Raises DataError if an item has no cluster, or several.
     """
-    if column is not None:
-        return len(set(_clusters(corpora, column))) >= FEWEST_CLUSTERS
     items = sum(corpus.num_series for corpus in corpora)
+    if max_items is not None:
+        items = min(items, max_items)
+    if column is not None:
+        return min(items, len(set(_clusters(corpora, column)))) >= FEWEST_CLUSTERS
     return items >= FEWEST_ITEMS and not any(_holds_prices(corpus) for corpus in corpora)
 
 
@@ -88,9 +89,13 @@ def about_draws(
 
 
 def _holds_prices(corpus: Corpus) -> bool:
-    """Return True if a corpus has price columns, or whole candles that nothing declares to be prices."""
-    names = {name.strip().lower() for name in corpus.columns}
-    return bool(corpus.manifest.price_columns) or names >= CANDLE
+    """Return True if a corpus has price columns, or columns named as prices that nothing declares to be prices.
+
+    The latter are those that an import takes for prices beside others: whole candles, close, adj_close and vwap.
+    """
+    columns = corpus.manifest.columns
+    named = market_layout([column.name for column in columns], [column.categories is not None for column in columns])
+    return bool(corpus.manifest.price_columns or named.prices)
 
 
 def _clusters(corpora: Sequence[Corpus], column: str) -> list[str]:

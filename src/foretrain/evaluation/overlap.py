@@ -1,6 +1,6 @@
 """Check whether training saw the windows that are scored: a score on them would measure memory, not forecasting.
 
-Training is that of the model itself and of every ancestor that its release records (evaluation/ancestry.py).
+Training is that of the model itself and of every ancestor that its release records (forecasting/ancestry.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from foretrain.data.lineage import rows_then
 from foretrain.data.splits import Origin, SplitName, held_out, train_rows
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
-from foretrain.evaluation.ancestry import OR_EARLIER, Ancestry, Seen, ancestor, own_training
+from foretrain.forecasting.ancestry import OR_EARLIER, Ancestry, Seen, ancestor, own_training
 from foretrain.notes import Code, Note
 
 # Notes about training; reports print those of all corpora first, in one paragraph.

@@ -93,7 +93,7 @@ class EvaluationResult:
     @property
     def verdict(self) -> str:
         """The verdict for the model against naive and, if the data have seasons, the baselines that repeat them."""
-        return "; ".join(c.verdict for c in self.decisive)
+        return "; ".join(dict.fromkeys(c.verdict for c in self.decisive))
 
     @property
     def synthetic(self) -> bool:

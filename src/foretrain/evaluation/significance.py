@@ -167,10 +167,11 @@ def p_values(found: Array, count: int, horizon: int, stride: int) -> Array:
 def paired_statistics(differences: Array, rounding: float = 0.0) -> Array:
     """Return the statistic (D,) of each row of loss differences (D, K), one of each item or cluster.
 
-    It is that of the paired t test or that of Johnson's t, which corrects for skewness, whichever is smaller; 0 if they
+    It is that of the paired t test or that of Hall's t, which corrects for skewness, whichever is smaller; 0 if they
     disagree in sign. Student's t takes a few items with large losses for a small mean, so skewed differences of equal
-    forecasters would be called different; Johnson's alone takes heavy tails for skewness. Johnson 1978, Modified t
-    Tests and Confidence Intervals for Asymmetrical Populations.
+    forecasters would be called different; Hall's alone takes heavy tails for skewness. It grows with the mean, unlike
+    Johnson's (1978), which adds the same terms without the cubic one and changes sign where the mean is far above the
+    deviation. Hall 1992, On the Removal of Skewness by Transformation.
     """
     count = differences.shape[1]
     mean = differences.mean(1)
@@ -179,7 +180,8 @@ def paired_statistics(differences: Array, rounding: float = 0.0) -> Array:
     scale = np.where(spread > 0, spread, 1.0)[:, None]  # cubes of large losses would overflow
     third = ((centred / scale) ** 3).mean(1)
     shifted = mean / scale[:, 0]
-    corrected = (shifted + third / (6.0 * count) + third * shifted * shifted / 3.0) * math.sqrt(count)
+    grown = shifted * (1.0 + third * shifted / 3.0 + (third * shifted) ** 2 / 27.0)
+    corrected = (grown + third / (6.0 * count)) * math.sqrt(count)
     plain = _ratio(mean, spread / math.sqrt(count), rounding)
     smaller = np.where(np.abs(corrected) < np.abs(plain), corrected, plain)
     return np.where(np.isinf(plain), plain, np.where(mean * corrected > 0, smaller, 0.0))

@@ -23,6 +23,7 @@ from foretrain.forecasting.batching import clip_context, forecast_with_warnings,
 from foretrain.forecasting.frame import complete_frames, open_frame
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.joint import check_ends
+from foretrain.forecasting.parents import loaded_facts
 from foretrain.forecasting.record import (
     beyond_training,
     beyond_window,
@@ -37,7 +38,7 @@ from foretrain.forecasting.streaming import FrameStream
 from foretrain.forecasting.tables import check_names, tables_of
 from foretrain.models import family, resolved
 from foretrain.models.base import Embeds, Forecaster, ForecastRequest, Streams, Trainable, move
-from foretrain.models.hub import facts_of, resolve
+from foretrain.models.hub import resolve
 from foretrain.models.output import OutputSettings, recorded_output
 from foretrain.models.request import DECILES
 from foretrain.notes import warn
@@ -82,16 +83,17 @@ def load(
     asked = str(path_or_hub_id)
     made_of = {name: str(part) for name, part in parts.items()}
     folder = resolve(asked, revision, offline)
-    facts = facts_of(folder)
     model = _that_forecasts(open_folder(folder, asked, offline, made_of), asked)
+    facts = loaded_facts(folder, made_of)
     return Predictor(model.to(device=where, dtype=DTYPES[dtype]).eval(), facts)
 
 
 class Predictor:
     """A loaded model that forecasts arrays and frames.
 
-    facts are the release's record of its training (release.json), {} if there is none: its columns and its context are
-    the defaults of forecasts of frames, as they are those of `foretrain evaluate`.
+    facts are the release's record of its training (release.json) and of parts that it was loaded with, {} if there is
+    none: its columns and its context are the defaults of forecasts of frames, as they are those of `foretrain
+    evaluate`.
     """
 
     def __init__(self, model: Forecaster, facts: Mapping[str, Any] | None = None) -> None:

@@ -14,12 +14,12 @@ from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.errors import ForetrainError, ModelError
 from foretrain.evaluation.columns import scored_columns
+from foretrain.forecasting.parents import ancestry_of
 from foretrain.models import family
 from foretrain.models.base import Trainable
 from foretrain.models.hub import facts_of
 from foretrain.models.objective import objective_for
 from foretrain.notes import Code, Note, warn
-from foretrain.run.ancestry import ancestry_of
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 from foretrain.training.checkpoint import read_state
 

@@ -12,10 +12,11 @@ from foretrain.config import dump_yaml
 from foretrain.data.source import TrainingSource
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
-from foretrain.evaluation.ancestry import Ancestry
+from foretrain.forecasting.ancestry import Ancestry
+from foretrain.forecasting.parents import of_parent, recorded
 from foretrain.models.base import Trainable
 from foretrain.notes import texts
-from foretrain.run.ancestry import check_test_part, of_parent, recorded
+from foretrain.run.ancestry import check_test_part
 from foretrain.run.build import build_model, open_source, release_facts, saved_config
 from foretrain.run.config import RunConfig
 from foretrain.run.pipeline import (

@@ -11,8 +11,8 @@ from foretrain.atomic import new_folder, write_json
 from foretrain.config import build
 from foretrain.distributed.world import World
 from foretrain.errors import DataError, TrainingError
+from foretrain.forecasting.parents import ancestry_of
 from foretrain.notes import Code, Note, warn
-from foretrain.run.ancestry import ancestry_of
 from foretrain.run.build import build_model, open_source, release_facts, relocated, with_parents
 from foretrain.run.config import RunConfig
 from foretrain.training import checkpoint as checkpoints

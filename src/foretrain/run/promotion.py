@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from foretrain.data.source import TrainingSource
 from foretrain.data.splits import Selection
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError
+from foretrain.evaluation.backtest import DEFAULT_LEVELS
 from foretrain.evaluation.baselines import FOUND
 from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.draws import can_test_items, check_clusters
@@ -23,12 +25,12 @@ from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion, Referenc
 from foretrain.evaluation.significance import ITEMS, lag_in_origins, origins_needed
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import chosen_options
+from foretrain.forecasting.parents import with_ancestry
 from foretrain.forecasting.predictor import load
 from foretrain.models import family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash, release_in, resolve
 from foretrain.notes import Code, Note, warn
-from foretrain.run.ancestry import read_facts
 from foretrain.run.build import build_model, relocated, with_parents
 from foretrain.run.config import RunConfig, is_same_config, load_config
 from foretrain.training.monitor import append_log
@@ -62,13 +64,14 @@ def _named_reference(asked: str) -> ReferenceModel:
     """Load a reference model by its folder or hub id."""
     folder = resolve(asked)
     hashed = release_hash(folder) if (folder / "config.json").is_file() else None  # an adapter has none
-    return ReferenceModel(OTHER, asked, load(asked, device="cpu").model, hashed, facts=read_facts(folder))
+    found = load(asked, device="cpu")
+    return ReferenceModel(OTHER, asked, found.model, hashed, facts=with_ancestry(found.facts))
 
 
 def _zero_shot_reference(release: Path) -> ReferenceModel:
     """Load the weights that the run of a release started from; in a pipeline, those of its first stage."""
     facts = read_release(release) if (release / "release.json").is_file() else {}
-    if "parents" not in facts:
+    if "model" not in facts.get("parents", ()) and "corpora" not in facts:  # it may have parts, and no training
         raise ConfigError(
             f"--against {ZERO_SHOT_ARGUMENT}: {release} does not say what its training started from. Name it: "
             "--against FOLDER or hub id."
@@ -170,7 +173,7 @@ def check_test_split(config: RunConfig, model: Trainable, source: TrainingSource
     settings, items = config.evaluation, True
     if source is not None:
         check_clusters(source.corpora, _scored_columns(config, source), settings.clusters)
-        items = can_test_items(source.corpora, settings.clusters)
+        items = can_test_items(source.corpora, settings.clusters, settings.max_items)
     if windows >= needed or not settings.require_significance or (settings.promote_over == ITEMS and items):
         return []
     steps = (needed - 1) * stride + config.data.prediction_length
@@ -254,8 +257,16 @@ def _repeat_command(config: RunConfig, windows: int, stride: int) -> str | None:
     words = ["foretrain", "evaluate", config.output_dir, "--data", corpora[0], "--against", ZERO_SHOT_ARGUMENT]
     settings = config.evaluation
     words += ["--num-windows", str(windows), "--stride", str(stride)]
-    words += ["--clusters", settings.clusters] if settings.clusters is not None else []
-    return shlex.join([*words, *(["--promote-over", ITEMS] if settings.promote_over == ITEMS else [])])
+    for name in ("max_items", "seasonality", "num_samples", "clusters"):
+        value = getattr(settings, name)
+        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    if tuple(settings.quantile_levels) != DEFAULT_LEVELS:
+        words += ["--quantile-levels", ",".join(map(str, settings.quantile_levels))]
+    words += ["--seed", str(config.seed)] if config.seed else []
+    for key, value in settings.options.items():
+        words += ["--option", f"{key}={json.dumps(value)}"]
+    words += ["--promote-over", ITEMS] if settings.promote_over == ITEMS else []
+    return shlex.join([*words, *([] if settings.require_significance else ["--no-require-significance"])])
 
 
 def record(release: Path, promotion: Promotion) -> bool:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from foretrain.evaluation.ancestry import LIMIT, Ancestry, Seen, ancestor, most_seen, own_training
 from foretrain.evaluation.overlap import check_overlap
+from foretrain.forecasting.ancestry import LIMIT, Ancestry, Seen, ancestor, most_seen, own_training
 from foretrain.notes import Code
 
 DATES = ("2020-01-01T00:00:00.000000", "2024-12-31T00:00:00.000000")
