@@ -69,6 +69,7 @@ class Code(StrEnum):
     REFERENCE_SAW_WINDOWS = "reference_saw_windows"  # so it is favoured
     SHORTER_CONTEXT = "shorter_context"  # the reference model sees less history
     COLUMNS_UNLIKE_TRAINING = "columns_unlike_training"  # the data lack some
+    CATEGORIES_UNLIKE_TRAINING = "categories_unlike_training"  # of a covariate, so that its codes mean little
     SETTING_UNUSED = "setting_unused"
     CLUSTERS_NEEDED = "clusters_needed"  # prices share shocks, so their items are no independent draws
     # the promotion gate

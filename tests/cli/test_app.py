@@ -586,3 +586,13 @@ def test_warnings_are_one_line_without_a_place_in_the_code(kronos: Path, tmp_pat
         "warning: a.csv: column 'sector': text, 1 category ('x')\n"
         "warning: kronos reads open, high, low, close, volume and no other columns; left out: 'sector'.\n"
     )
+
+
+@pytest.mark.parametrize(
+    "flag", ["--target", "--past-covariates", "--known-covariates", "--quantile-levels", "--columns"]
+)
+def test_a_list_that_is_given_in_two_parts_is_refused(work: Path, capsys, flag):
+    common = (work / "run" / "release", work / "history.csv", "--prediction-length", 8, "--out", work / "two.csv")
+    foretrain("forecast", *common, flag, "target", f"{flag}=other", code=2)
+    assert capsys.readouterr().err == f"error: {flag} is given twice; give it once, with commas: {flag} a,b.\n"
+    assert not (work / "two.csv").exists()

@@ -184,3 +184,64 @@ def test_names_that_the_file_spells_otherwise_are_found_by_both_verbs(zoo, tmp_p
     assert result.scored is not None and result.data[0]["target"] == ["close"]
     found = delivered(pd.read_parquet(out), result, ["close"])
     np.testing.assert_array_equal(found, np.asarray(result.scored.quantiles, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("trained", "told"),
+    [
+        (["market", "quiet", "fair", "storm"], 0),
+        (["market", "quiet", "fair"], 1),
+        (["sun", "rain"], 1),
+        (None, 1),  # the column had numbers
+    ],
+)
+def test_categories_that_training_lacked_are_told_by_both_verbs(zoo, tmp_path, logged_notes, trained, told):
+    categories = {"promo": ["0", "1"]} | ({} if trained is None else {"day": trained})
+    columns = {"target": ["load", "wind"], "scored": None, "past_covariates": [], "known_covariates": ["day"]}
+    model, frame = released(zoo, tmp_path, "toto2", **columns, categories=categories), weather()
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    result = evaluate_model(str(model), tmp_path / "all.csv", num_windows=1, threads=1)
+    scored = [note for note in result.warnings if note.code == Code.CATEGORIES_UNLIKE_TRAINING]
+    logged_notes()
+    load(model).forecast_df(frame, HORIZON)
+    found = [note for note in logged_notes() if note.code == Code.CATEGORIES_UNLIKE_TRAINING]
+    assert len(scored) == len(found) == told
+    assert [note.counts for note in scored] == [note.counts for note in found]
+
+
+def test_numbers_where_training_had_categories_are_told_by_both_verbs(zoo, tmp_path, logged_notes):
+    columns = {"target": ["load", "wind"], "scored": None, "past_covariates": [], "known_covariates": ["promo"]}
+    model, frame = released(zoo, tmp_path, "toto2", **columns, categories={"promo": ["a", "b"]}), weather()
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    result = evaluate_model(str(model), tmp_path / "all.csv", num_windows=1, threads=1)
+    assert Code.CATEGORIES_UNLIKE_TRAINING in codes(result.warnings)
+    logged_notes()
+    load(model).forecast_df(frame, HORIZON)
+    assert Code.CATEGORIES_UNLIKE_TRAINING in codes(logged_notes())
+
+
+def test_without_a_record_the_columns_that_a_forecast_reads_besides_are_told(zoo, tmp_path):
+    model = tmp_path / "release"
+    model.mkdir()
+    zoo.shared("chronos2").save_release(model)
+    frame = weather()
+    frame.to_csv(tmp_path / "all.csv", index=False)
+
+    def scored(**columns) -> EvaluationResult:
+        lengths = {"prediction_length": HORIZON, "context_length": CONTEXT}
+        return evaluate_model(str(model), tmp_path / "all.csv", num_windows=1, threads=1, **lengths, **columns)
+
+    (note,) = (note for note in scored(target=["load"]).warnings if note.code == Code.COLUMNS_LEFT_OUT)
+    assert note.counts["columns"] == 4 and "--past-covariates" in note.text
+    result = scored(target=["load"], past_covariates=["wind", "promo", "day", "price of coal"])
+    assert Code.COLUMNS_LEFT_OUT not in codes(result.warnings) and result.scored is not None
+    table = load(model).forecast_df(cut(frame)[0], HORIZON, target="load", context_length=CONTEXT)
+    expected = np.asarray(result.scored.quantiles, np.float32)
+    np.testing.assert_allclose(delivered(table, result, ["load"]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_notes_on_columns_name_the_file(zoo, tmp_path, capsys):
+    model = released(zoo, tmp_path, "chronos2", known_covariates=[])
+    weather().to_csv(tmp_path / "all.csv", index=False)
+    foretrain("forecast", model, tmp_path / "all.csv", "--prediction-length", 6, "--out", tmp_path / "o.csv")
+    assert f"warning: {tmp_path / 'all.csv'} has 3 columns that the model was not trained" in capsys.readouterr().err

@@ -8,9 +8,16 @@ import pytest
 from tests.models.zoo import CONTEXT, HORIZON
 
 from foretrain import load
-from foretrain.errors import ConfigError, DataError
+from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.forecasting.predictor import Predictor
-from foretrain.forecasting.record import beyond_training, beyond_window, trained_context, trained_window, with_names
+from foretrain.forecasting.record import (
+    beyond_training,
+    beyond_window,
+    recorded_data,
+    trained_context,
+    trained_window,
+    with_names,
+)
 from foretrain.notes import Code, codes
 
 LENGTHS = {"context_length": CONTEXT, "prediction_length": HORIZON}
@@ -202,3 +209,21 @@ def test_a_saved_model_keeps_its_record(trained, tmp_path):
     assert load(tmp_path / "saved").facts == trained().facts
     (tmp_path / "saved" / "release.json").unlink()
     assert load(tmp_path / "saved").facts == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("target", "load"),
+        ("target", [1]),
+        ("known_covariates", {"promo": 1}),
+        ("categories", ["day"]),
+        ("categories", {"day": "quiet"}),
+        ("context_length", "48"),
+        ("prediction_length", -3),
+        ("longest_trained", 3),
+    ],
+)
+def test_a_record_of_something_else_is_refused_with_its_key(key, value):
+    with pytest.raises(ModelError, match=f"release.json: data.{key} is .* Restore the file"):
+        recorded_data({"data": {"target": ["load"], key: value}})

@@ -147,3 +147,10 @@ def test_steps_and_categories_of_a_flag_set_for_the_first_time_are_known_too(log
     task = read_frame(frame, H)
     assert task.stamps.tolist() == list(range(40, 46))
     assert codes(logged_notes()) == {Code.NEWEST_ROWS_AS_FUTURE, Code.FUTURE_VALUES_UNSEEN}
+
+
+def test_the_note_names_only_what_is_read_ahead(logged_notes):
+    read_frame(two_items(), H, names=Names(known=("promo",)))
+    (note,) = (note for note in logged_notes() if note.code == Code.NEWEST_ROWS_AS_FUTURE)
+    assert note.counts["columns"] == 1
+    assert "known ahead are promo (not read there: temp," in note.text

@@ -273,7 +273,7 @@ def forecast_file(
     )
     with scratch_files(*files.values(), *pictures) as places:
         with _errors_of_files(path, future):
-            tables = predictor.forecast_tables(frame, request, ahead)
+            tables = predictor.forecast_tables(frame, request, ahead, str(path))
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
             save_table(table, places[file])

@@ -15,15 +15,39 @@ import typer
 from typer.core import TyperCommand
 
 from foretrain.cli.options import OnBad, comma_list, pairs
+from foretrain.errors import ConfigError
 
 PANEL = "Reading files"
 SERIES_ONLY = frozenset(
     ("columns", "categorical", "freq", "duplicates", "allow_loss", "on_bad", "id_pattern", "layout")
 )  # options that say how rows become series
+LISTS = frozenset(
+    [
+        "target",
+        "past_covariates",
+        "known_covariates",
+        "quantile_levels",
+        "compare",
+        "id_column",
+        "columns",
+        "categorical",
+        "names",
+        "na_values",
+    ]
+)  # options whose values are separated by commas
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose help lists the options of reading files apart."""
+    """A command whose help lists the options of reading files apart, and that refuses lists given in two parts."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises ConfigError for a list that is given twice, of which one would be lost."""
+        _, _, order = self.make_parser(ctx).parse_args(args=[*args])
+        for parameter in order:
+            if parameter.name in LISTS and not getattr(parameter, "multiple", False) and order.count(parameter) > 1:
+                flag = parameter.opts[0]
+                raise ConfigError(f"{flag} is given twice; give it once, with commas: {flag} a,b.")
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections of arguments and options."""

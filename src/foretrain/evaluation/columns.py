@@ -9,10 +9,16 @@ from typing import Any
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
-from foretrain.forecasting.record import trained_columns
+from foretrain.forecasting.record import (
+    category_note,
+    listed,
+    records_columns,
+    trained_categories,
+    trained_columns,
+)
 from foretrain.hints import did_you_mean
 from foretrain.models.base import Family
-from foretrain.notes import Note
+from foretrain.notes import Code, Note
 
 
 def scored_columns(wanted: Sequence[str] | None, targets: Sequence[str], family: Family | None) -> tuple[str, ...]:
@@ -51,7 +57,7 @@ def evaluation_columns(
     past_covariates: Sequence[str] | None = None,
     known_covariates: Sequence[str] | None = None,
 ) -> tuple[Selection, list[Note]]:
-    """Return the columns of an evaluation, and a note on recorded covariates that the corpus lacks.
+    """Return the columns of an evaluation, and notes on recorded covariates that the corpus lacks or has otherwise.
 
     Arguments are those of forecasting.record.trained_columns, by which a forecast chooses its columns too. If nothing
     of training is known, and the family does not choose columns, covariates are those that the corpus' manifest calls
@@ -60,6 +66,7 @@ def evaluation_columns(
     manifest = corpus.manifest
     numeric = list(manifest.default_targets)
     choice = family.columns_of(numeric, corpus.name)
+    unrecorded = choice is None and not records_columns(trained)
     if not trained and choice is None:
         marked = {"past_covariates": manifest.past_covariates, "known_covariates": manifest.known_covariates}
         trained = {key: [name for name in names if name not in (target or ())] for key, names in marked.items()}
@@ -75,5 +82,19 @@ def evaluation_columns(
         source=corpus.name,
     )
     selection = select(corpus, found.targets, found.past, found.known)
-    categories = tuple((name, tuple(order)) for name, order in (trained.get("categories") or {}).items())
-    return replace(selection, categories=categories), found.notes(corpus.name)
+    order = trained_categories(trained, corpus.columns)
+    notes = found.notes(corpus.name)
+    unused = [name for k, name in enumerate(corpus.columns) if k not in selection.columns]
+    if unrecorded and past_covariates is None and unused:
+        text = (
+            f"{corpus.name}: the release records no columns, so {listed(unused)} are not used here; a forecast uses "
+            "every column beside its target as a covariate. Name the same ones in both: --past-covariates."
+        )
+        notes.append(Note(Code.COLUMNS_LEFT_OUT, text, {"columns": len(unused)}))
+    if order is not None and len(selection.targets) > 1:  # windows of one target hold no codes
+        for column in (manifest.columns[k] for k in (*selection.past, *selection.known)):
+            trained_on = order.get(column.name)
+            unseen = [name for name in column.categories or () if trained_on is not None and name not in trained_on]
+            note = category_note(column.name, column.categories, unseen, trained_on)
+            notes += [] if note is None else [note]
+    return replace(selection, categories=tuple((order or {}).items())), notes

@@ -21,6 +21,7 @@ from foretrain.data.importers.cells import is_number_text
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
+from foretrain.forecasting.record import category_note
 from foretrain.notes import Code, Note, warn
 
 if TYPE_CHECKING:
@@ -224,12 +225,16 @@ def encode(
     *,
     use_ordinal: bool,
     recorded: Sequence[str] | None = None,
+    compared: bool = False,
 ) -> tuple[FloatArray, FloatArray | None]:
     """Encode a categorical column as numbers: its codes if use_ordinal, else target means of `target` (T,).
 
-    recorded: the categories of training by their codes, if they are known.
+    recorded: the categories of training by their codes, if they are known; compared: log a note if the column has
+    others.
     """
     codes = factorise(past, future)
+    if compared:
+        _warn_of_categories(past.name, codes.categories, recorded)
     if use_ordinal and recorded is not None:
         return trained_ordinal(codes, rows, recorded)
     return ordinal(codes) if use_ordinal else target_means(codes, rows, target)
@@ -248,10 +253,10 @@ def windows_of(
     """Return a window per item, with its targets, past-only covariates (past) and known covariates (ahead).
 
     known holds H rows per item, in the order of the items, at the stamps (N * H,). ordinal None = codes if there are
-    several targets, else target means. categories: those of training, by column.
+    several targets, else target means. categories: those of training, by column; None = they are not known.
     """
     horizon = len(stamps) // len(history.ids)
-    context, future = _values(history, known, targets, [*past], [*ahead], horizon, ordinal, categories or {})
+    context, future = _values(history, known, targets, [*past], [*ahead], horizon, ordinal, categories)
     return _windows(history, context, future, (*targets, *past, *ahead), len(targets), len(past), stamps)
 
 
@@ -263,7 +268,7 @@ def _values(
     ahead: list[str],
     horizon: int,
     ordinal: bool | None,
-    categories: Mapping[Any, Sequence[str]],
+    categories: Mapping[Any, Sequence[str]] | None,
 ) -> tuple[FloatArray, FloatArray]:
     """Return the context (V, T) and future (V, N * H) of all items, concatenated over time."""
     frame = history.frame
@@ -276,17 +281,41 @@ def _values(
     for i, name in enumerate([*past, *ahead], start=len(targets)):
         column = column_of(frame, name)
         future_column = None if name not in ahead or known is None else column_of(known, name)
+        recorded = None if categories is None else categories.get(name)
+        compared = use_ordinal and categories is not None
         if is_numeric(column):
+            if compared:
+                _warn_of_categories(name, None, recorded)
             context[i] = numbers(column)
             if future_column is not None:
                 future[i] = known_numbers(future_column, column)
             continue
         context[i], encoded = encode(
-            column, future_column, rows, context[0], use_ordinal=use_ordinal, recorded=categories.get(name)
+            column,
+            future_column,
+            rows,
+            context[0],
+            use_ordinal=use_ordinal,
+            recorded=recorded,
+            compared=compared,
         )
         if encoded is not None:
             future[i] = encoded
     return context, future
+
+
+def _warn_of_categories(name: Any, own: Any, trained: Sequence[str] | None) -> None:
+    """Log a note if a covariate's codes are not those of training.
+
+    own: its categories, None = it holds numbers; trained: its categories in training, None = it had none.
+    """
+    import pandas as pd
+
+    unseen: list[Any] = []
+    if own is not None and trained is not None:
+        unseen = [own[i] for i in np.flatnonzero(_look_up(pd.Index(trained), own) < 0)]
+    if (note := category_note(name, None if own is None else list(own), unseen, trained)) is not None:
+        warn(_log, note)
 
 
 def numbers(column: pd.Series) -> FloatArray:

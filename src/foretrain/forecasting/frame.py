@@ -64,14 +64,16 @@ def open_frame(
     family: Family,
     future_df: pd.DataFrame | None = None,
     trained: Mapping[str, Any] | None = None,
+    source: str = "df",
 ) -> FrameTask:
-    """Convert a frame to windows that the family can forecast; trained: the columns of training, if they are recorded.
+    """Convert a frame to windows that the family can forecast; trained: the columns of training, if they are recorded;
+    source: what notes on its columns call it.
 
     Raises DataError and ConfigError.
     """
     df, future_df = complete_frames(df, future_df, request)
     trained = trained or {}
-    df, future_df, names, candle = select_columns(df, future_df, request, family, trained)
+    df, future_df, names, candle = select_columns(df, future_df, request, family, trained, source)
     check_candles(request.outputs, candle, family.name)
     task = read_frame(
         df,

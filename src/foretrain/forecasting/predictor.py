@@ -347,11 +347,12 @@ class Predictor:
         return self.forecast_tables(df, request, future_df)[output]
 
     def forecast_tables(
-        self, df: pd.DataFrame, request: FrameRequest, future_df: pd.DataFrame | None = None
+        self, df: pd.DataFrame, request: FrameRequest, future_df: pd.DataFrame | None = None, source: str = "df"
     ) -> dict[Output, pd.DataFrame]:
-        """Return every output of the request, in the format of forecast_df, from one forecast."""
+        """Return every output of the request, in the format of forecast_df, from one forecast; notes on the columns
+        call the frame source."""
         name, request = self.model.family, request.changed(**request.output_settings(self.output).model_dump())
-        task = open_frame(df, request, family(name), future_df, recorded_data(self.facts))
+        task = open_frame(df, request, family(name), future_df, recorded_data(self.facts), source)
         check_names(request, task.names, task.candle)
         joint = resolved(request, name).mixes_items
         check_ends(task.item_ids, task.ends, joint=joint, allowed=request.allow_unequal_ends)

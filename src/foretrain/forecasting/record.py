@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretrain.data.importers.columns import corpus_name
-from foretrain.errors import ConfigError
+from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Columns, Family, Forecaster
 from foretrain.models.request import check_context_length
 from foretrain.notes import Code, Note, counted
@@ -18,6 +18,7 @@ from foretrain.notes import Code, Note, counted
 Facts = Mapping[str, Any]  # the contents of a release.json; {} = nothing is known
 
 _ROLES = ("target", "scored", "past_covariates", "known_covariates")
+_LENGTHS = ("context_length", "prediction_length")
 _SHOWN = 3  # columns named in a note
 
 
@@ -42,9 +43,35 @@ class TrainedColumns:
 
 
 def recorded_data(facts: Facts) -> Mapping[str, Any]:
-    """Return the columns and lengths of training; {} if they are not recorded."""
+    """Return the columns and lengths of training; {} if they are not recorded.
+
+    Raises ModelError for a record that a hand has changed to something else than names and lengths.
+    """
     found = facts.get("data")
-    return found if isinstance(found, Mapping) else {}
+    if not isinstance(found, Mapping):
+        return {}
+    kinds = {
+        **dict.fromkeys(_ROLES, ("a list of names", _are_names)),
+        **dict.fromkeys(_LENGTHS, ("a whole number of at least 1", _is_length)),
+        "categories": (
+            "lists of texts by column",
+            lambda c: isinstance(c, Mapping) and all(map(_are_names, c.values())),
+        ),
+        "longest_trained": ("lengths by name", lambda c: isinstance(c, Mapping)),
+    }
+    for key, (kind, fits) in kinds.items():
+        value = found.get(key)
+        if value is not None and not fits(value):
+            raise ModelError(f"release.json: data.{key} is {value!r}, not {kind}. Restore the file, or remove it.")
+    return found
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def records_columns(trained: Mapping[str, Any]) -> bool:
@@ -158,11 +185,41 @@ def _found(wanted: Iterable[str] | None, names: Sequence[str]) -> tuple[list[str
     return [found for found in meant.values() if found is not None], [name for name in meant if meant[name] is None]
 
 
-def trained_categories(trained: Mapping[str, Any], names: Sequence[Any]) -> dict[Any, tuple[str, ...]]:
-    """Return the categories of training, in the order of their codes, of the columns of a source that have some."""
-    recorded = trained.get("categories") or {}
+def trained_categories(trained: Mapping[str, Any], names: Sequence[Any]) -> dict[Any, tuple[str, ...]] | None:
+    """Return the categories of training, in the order of their codes, of the columns of a source that have some.
+
+    None if training recorded no categories at all, as earlier versions.
+    """
+    recorded = trained.get("categories")
+    if recorded is None or len(trained.get("target") or ()) == 1:  # windows of one target hold no codes
+        return None
     found = {name: _found([name], names)[0] for name in recorded}
     return {columns[0]: tuple(recorded[name]) for name, columns in found.items() if columns}
+
+
+def category_note(
+    name: Any, own: Sequence[Any] | None, unseen: Sequence[Any], trained: Sequence[str] | None
+) -> Note | None:
+    """Return a note if the codes of a covariate are not those of training, so that they mean little to the model.
+
+    own: its categories in the data, None = it holds numbers; unseen: those of them that training lacked; trained: the
+    categories of training, None = it had none.
+    """
+    if own is None and trained is not None:
+        text = f"column {name!r} holds numbers here and categories in training ({listed(trained)}); these are no codes."
+    elif own is not None and trained is None:
+        text = (
+            f"column {name!r} holds text, for which training recorded no categories (it had numbers, or too many "
+            "texts): the codes are numbered in this data, and the model never saw them."
+        )
+    elif own and unseen and trained is not None:
+        text = (
+            f"column {name!r}: {len(unseen):,} of {len(own):,} categories are not among those of training, so they say "
+            f"nothing: {listed(unseen)} (training had {listed(trained)})."
+        )
+    else:
+        return None
+    return Note(Code.CATEGORIES_UNLIKE_TRAINING, text, {"categories": len(unseen), "of": len(own or ())})
 
 
 def left_out_note(source: str, columns: Sequence[Any], ahead: Sequence[Any]) -> Note:

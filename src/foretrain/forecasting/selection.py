@@ -164,12 +164,13 @@ def select_columns(
     request: FrameRequest,
     family: Family,
     trained: Mapping[str, Any],
+    source: str = "df",
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, Names, tuple[str, ...]]:
     """Return both frames with the chosen columns alone, in the order of a window's rows, their names, and the candle.
 
-    Logs the notes of the choice.
+    Logs the notes of the choice, in which the frame is called source.
     """
-    chosen = frame_columns(df, future_df, request, family, trained)
+    chosen = frame_columns(df, future_df, request, family, trained, source)
     for note in chosen.notes:
         warn(_log, note)
     wanted = [*request.columns, *chosen.targets, *chosen.past, *chosen.known]

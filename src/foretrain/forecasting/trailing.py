@@ -127,13 +127,17 @@ def _as_future(history: SortedRows, found: Trailing, names: Names, horizon: int,
         if len(empty):
             raise DataError(f"item {shown(history.ids[empty[0]])} has no target in any row; leave it out.")
     rows, items = int(found.rows.sum()), len(found.count)
-    columns = f"known ahead are {', '.join(found.columns)}" if found.columns else "nothing else is known ahead"
+    known = [name for name in found.columns if names.known is None or name in names.known]
+    unread = [name for name in found.columns if name not in known]
+    columns = f"known ahead are {', '.join(map(str, known))}" if known else "nothing else is known ahead"
+    if unread:
+        columns += f" (not read there: {', '.join(map(str, unread))}, used up to the cutoff only)"
     text = (
         f"the newest {counted(horizon, 'row')} of every item ({counted(rows, 'row')}, {counted(items, 'item')}) have "
         f"no target, so they are the steps to forecast; {columns}. trailing_rows='history' (--trailing-rows history) "
         "forecasts the steps after them."
     )
-    counts = {"rows": rows, "items": items, "columns": len(found.columns)}
+    counts = {"rows": rows, "items": items, "columns": len(known)}
     warn(_log, Note(Code.NEWEST_ROWS_AS_FUTURE, text, counts))
     return found
 
