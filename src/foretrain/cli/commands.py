@@ -142,23 +142,21 @@ def evaluate_model(
 
     with progress_bar("reading") as advance:
         opened = open_input(data, progress=advance, **(reading or {}))
-    corpus = opened.corpus
     predictor = _load(model, tokenizer, device, dtype)
     model_family = family(predictor.model.family)
     release = with_names(predictor.facts, opened.column_meant)
     release = with_ancestry(release)
-    trained = recorded_data(release)
     horizon = prediction_length or trained_horizon(release)
     if horizon is None:
         raise ConfigError("--prediction-length: set the number of steps to score; this release does not record one.")
     roles = {"target": target, "past_covariates": past_covariates, "known_covariates": known_covariates}
     named = {role: opened.columns_meant(names) for role, names in roles.items() if names is not None}
-    selection, notes = evaluation_columns(corpus, model_family, trained, **named)
+    selection, notes = evaluation_columns(opened.corpus, model_family, recorded_data(release), **named)
     chosen = forecast_options(model_family, options or {})
     with progress_bar("forecasting") as advance:
         result = evaluate(
             predictor.model,
-            corpus,
+            opened.corpus,
             selection=selection,
             prediction_length=horizon,
             split=split,  # type: ignore[arg-type]
@@ -191,16 +189,15 @@ def _save_result(result: EvaluationResult, model: str, loaded: Mapping[str, Any]
     """
     from foretrain.evaluation.reference import ZERO_SHOT
     from foretrain.evaluation.report import write_report
-    from foretrain.models.hub import release_in
+    from foretrain.models.hub import facts_of, release_in
     from foretrain.run.promotion import record
-    from foretrain.training.release import read_release
 
     for path in write_report(result, out) if out is not None else ():
         print(f"wrote {path}")
     promotion, release = result.promotion, release_in(Path(model).expanduser())
     if promotion is None or promotion.against["key"] != ZERO_SHOT or not (release / "release.json").is_file():
         return
-    facts = read_release(release)
+    facts = facts_of(release)
     for role, part in (facts.get("parents") or {}).items():
         if role != "model" and loaded["parents"][role].get("hash") != part.get("hash"):
             print(f"not recorded: {release / 'release.json'} is unchanged; it was scored with another {role}")
@@ -250,6 +247,7 @@ def forecast_file(
     from foretrain.evaluation.candles import BANDS, candle_columns
     from foretrain.evaluation.plots import check_picture
     from foretrain.forecasting.outputs import save_table, scratch_files
+    from foretrain.forecasting.predictor import Predictor
     from foretrain.forecasting.record import with_names
 
     pictures = () if plot is None else (check_picture(plot),)
@@ -259,8 +257,8 @@ def forecast_file(
         opened = open_input(path, progress=advance, **own)
     frame = opened.frame()
     ahead = None if future is None else read_future(future, opened, **how)
-    predictor = _load(model, tokenizer, device, dtype)
-    predictor.facts = with_names(predictor.facts, opened.column_meant)
+    loaded = _load(model, tokenizer, device, dtype)
+    predictor = Predictor(loaded.model, with_names(loaded.facts, opened.column_meant))
     request = request.changed(**_columns_of(request, predictor, opened))
     columns = predictor.columns(frame, request, ahead, str(path))
     target = columns.targets

@@ -173,6 +173,7 @@ def cut(
         item_id=item_id,
         key=window_key(item_id, cutoff),
         names=tuple(corpus.columns[k] for k in selection.columns),
+        lowest_before=np.fmin.reduce(values[rows, :first], axis=1) if first else None,
     )
 
 

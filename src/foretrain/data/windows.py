@@ -71,7 +71,7 @@ class Windows:
     # If True, the entries, shapes and types of the collated batch follow from the shapes and roles here, never from
     # values, so that one compiled graph serves all batches of a shape.
     static_shapes: bool = False
-    lowest: FloatArray | None = None  # (R,) lowest value of each row before the cutoff, also before the context
+    parts: Sequence[Window] | None = None  # (B,) the windows that were stacked, their contexts uncut
 
     def __len__(self) -> int:
         return len(self.key)
@@ -119,8 +119,16 @@ def stack_windows(windows: Sequence[Window], prediction_length: int, context_len
         context_times=context_times,
         future_times=future_times,
         names=tuple(w.names for w in windows),
-        lowest=np.concatenate([_lowest(w) for w in windows]),
+        parts=windows,
     )
+
+
+def lowest_values(windows: Windows) -> FloatArray:
+    """Return (R,) the lowest value of each row before the cutoff, before its context too as far as that is known; NaN
+    without any value."""
+    if windows.parts is None:
+        return np.fmin.reduce(windows.context, axis=1, initial=np.nan)
+    return np.concatenate([_lowest(window) for window in windows.parts])
 
 
 def _lowest(window: Window) -> FloatArray:

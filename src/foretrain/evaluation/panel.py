@@ -68,11 +68,6 @@ class Panel:
             prediction_length=self.prediction_length,
             with_future=True,
         )
-        first = ref.cutoff - found.context.shape[1]
-        if first > 0:
-            rows = list(self.selections[ref.corpus].columns)
-            past = self.corpora[ref.corpus].values(ref.series)[rows, :first]
-            found = replace(found, lowest_before=np.fmin.reduce(past, axis=1))
         return found if self.with_times else replace(found, context_times=None, future_times=None)
 
     def name(self, corpus: int) -> str:

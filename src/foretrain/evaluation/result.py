@@ -1,4 +1,4 @@
-"""The result of an evaluation as plain data: evaluation.json, CSV tables, and the data of the report's plots.
+"""The result of an evaluation as plain data: evaluation.json and CSV tables.
 
 # N rows, H horizon, Q levels
 """
@@ -23,31 +23,18 @@ from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
 from foretrain.evaluation.baselines import BASELINES, SEASONAL
 from foretrain.evaluation.draws import about_draws, draws_of
+from foretrain.evaluation.examples import Example, examples_of
 from foretrain.evaluation.horizons import horizon_parts
 from foretrain.evaluation.overlap import ABOUT_TRAINING, used_by
 from foretrain.evaluation.panel import LeftOut
 from foretrain.evaluation.reference import OTHER, Promotion, ReferenceModel
 from foretrain.evaluation.scored import Scored
-from foretrain.evaluation.significance import LEVEL, Comparison, compare
+from foretrain.evaluation.significance import Comparison, compare
 from foretrain.evaluation.symbols import aggregate, per_symbol
 from foretrain.notes import Code, Note, Tally, codes, records
 
 FORMAT = 1
 ALARMS = (Code.TRAINING_SAW_WINDOWS, Code.SYNTHETIC_DATA)  # warnings that make every metric meaningless
-
-
-@dataclass(frozen=True)
-class Example:
-    """One forecast with its history, for plots."""
-
-    title: str
-    history: np.ndarray  # (C,) newest steps before the cutoff
-    truth: np.ndarray  # (H,)
-    quantiles: np.ndarray  # (H, Q)
-    naive: np.ndarray  # (H,)
-    times: np.ndarray | None  # (C + H,) microseconds
-    score: float  # scaled error of the median
-    unit: str  # name of the target column
 
 
 @dataclass(frozen=True)
@@ -111,11 +98,6 @@ class EvaluationResult:
     def overlaps_training(self) -> bool:
         """True if training certainly saw some of the windows, so that the metrics prove nothing."""
         return Code.TRAINING_SAW_WINDOWS in codes(self.warnings)
-
-    @property
-    def chose_the_weights(self) -> bool:
-        """True if validation chose the model's weights on some of the windows."""
-        return Code.VALIDATION_SAW_WINDOWS in codes(self.warnings)
 
     def label(self, who: str) -> str:
         """Return a forecaster's name for display."""
@@ -258,27 +240,22 @@ def summarise(
     others = {} if reference is None else {reference[0].key: backtest.naive.forecast(reference[1])}
     others |= backtest.scored_baselines
     forecasters = {"model": model, **others}
-    pooled, per_horizon, per_item = {}, {}, {}
-    for who, scored in forecasters.items():
-        pooled[who] = metrics.pooled(scored) | {"skill_vs_naive": metrics.skill(scored, naive)}
-        steps = {key: values.tolist() for key, values in metrics.per_step(scored).items()}
-        steps["skill_vs_naive"] = [metrics.skill(scored.step(h), naive.step(h)) for h in range(scored.horizon)]
-        per_horizon[who] = steps
-        rows = metrics.per_item(scored) | {"skill_vs_naive": metrics.skill_per_item(scored, naive)}
-        per_item[who] = {key: values.tolist() for key, values in rows.items()}
+    pooled = {
+        who: metrics.pooled(scored) | {"skill_vs_naive": metrics.skill(scored, naive)}
+        for who, scored in forecasters.items()
+    }
     seasons, draws = backtest.seasons, draws_of(backtest, clusters)
     comparisons = [
         replace(compare(model, scored, seasons.labels.get(who, who), draws), against=who)
         for who, scored in others.items()
     ]
     symbols = per_symbol(backtest, model)
-    left_out = [*backtest.left_out, *_without_scale(model)]
     return EvaluationResult(
         name=name,
         settings=settings,
         pooled=pooled,
-        per_horizon=per_horizon,
-        per_item=per_item,
+        per_horizon={who: _by_step(scored, naive) for who, scored in forecasters.items()},
+        per_item={who: _by_item(scored, naive) for who, scored in forecasters.items()},
         items=list(model.items),
         item_windows=np.bincount(model.item, minlength=len(model.items)).tolist(),
         calibration={who: metrics.calibration(scored).tolist() for who, scored in forecasters.items()},
@@ -290,7 +267,7 @@ def summarise(
             "origins": comparisons[0].origins,
             "observed_steps": int(np.isfinite(model.target).sum()),
         },
-        left_out=left_out,
+        left_out=[*backtest.left_out, *_without_scale(model)],
         data=_describe_data(backtest),
         warnings=[*warnings, *_remarks(backtest, settings), *about_draws(backtest, clusters, draws, comparisons)],
         labels={who: label for who, label in seasons.labels.items() if who in pooled},
@@ -306,9 +283,22 @@ def summarise(
         horizon_parts=horizon_parts(forecasters, trained_horizon),
         notes={name: count for tally in notes for name, count in tally.counts.items()},
         reference=None if reference is None else reference[0].describe(),
-        examples=_examples(backtest, model),
+        examples=examples_of(backtest, model),
         scored=model,
     )
+
+
+def _by_step(scored: Scored, naive: Scored) -> dict[str, list[float]]:
+    """Return metric -> value of each step of the horizon."""
+    steps = {key: values.tolist() for key, values in metrics.per_step(scored).items()}
+    skill = [metrics.skill(scored.step(h), naive.step(h)) for h in range(scored.horizon)]
+    return steps | {"skill_vs_naive": skill}
+
+
+def _by_item(scored: Scored, naive: Scored) -> dict[str, list[float]]:
+    """Return metric -> value of each item."""
+    rows = metrics.per_item(scored) | {"skill_vs_naive": metrics.skill_per_item(scored, naive)}
+    return {key: values.tolist() for key, values in rows.items()}
 
 
 def _without_scale(model: Scored) -> list[LeftOut]:
@@ -380,48 +370,6 @@ def _remarks(backtest: Backtest, settings: dict[str, Any]) -> list[Note]:
     return remarks
 
 
-def _examples(backtest: Backtest, model: Scored) -> list[Example]:
-    """Return the best, the median and the worst forecast by scaled error, each of a different item if possible."""
-    errors = metrics.scaled_errors(model)
-    counts = np.isfinite(errors).sum(1)
-    score = np.where(counts > 0, np.where(np.isfinite(errors), errors, 0.0).sum(1) / np.maximum(counts, 1), np.nan)
-    order = np.argsort(score, kind="stable")[: int(np.isfinite(score).sum())]
-    if not len(order):
-        return []
-    found: list[Example] = []
-    used: set[int] = set()
-    wanted = (("Best forecast", order), ("Median forecast", _from_middle(order)), ("Worst forecast", order[::-1]))
-    for label, candidates in wanted[: len(order)]:
-        row = next((r for r in candidates if model.item[r] not in used), candidates[0])
-        used.add(int(model.item[row]))
-        found.append(_example(backtest, model, int(row), label, float(score[row])))
-    return found
-
-
-def _from_middle(order: np.ndarray) -> np.ndarray:
-    return order[np.argsort(np.abs(np.arange(len(order)) - (len(order) - 1) / 2), kind="stable")]
-
-
-def _example(backtest: Backtest, model: Scored, row: int, label: str, score: float) -> Example:
-    panel = backtest.panel
-    ref, target = backtest.row_ref(row)
-    window = panel.window(ref)
-    steps = max(3 * panel.prediction_length, 24)
-    times = None
-    if window.context_times is not None and window.future_times is not None:
-        times = np.concatenate([window.context_times[-steps:], window.future_times])
-    return Example(
-        title=f"{label}: {model.items[model.item[row]]}",
-        history=window.context[target, -steps:].astype(np.float64),
-        truth=model.target[row],
-        quantiles=np.asarray(model.quantiles[row], np.float64),
-        naive=np.asarray(backtest.naive.median[row], np.float64),
-        times=times,
-        score=score,
-        unit=panel.corpora[ref.corpus].columns[panel.selections[ref.corpus].targets[target]],
-    )
-
-
 def _environment() -> dict[str, str]:
     import torch
 
@@ -478,9 +426,6 @@ def _csv(header: list[str], rows: list[list[Any]]) -> str:
     for row in rows:
         writer.writerow(["" if isinstance(v, float) and not math.isfinite(v) else v for v in row])
     return text.getvalue()
-
-
-__all__ = ["LEVEL", "EvaluationResult", "Example", "summarise"]
 
 
 def differences(result: EvaluationResult) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from foretrain.evaluation.validation import refuse_cross_learning
 from foretrain.forecasting.batching import clip_context, forecast_notes
 from foretrain.forecasting.record import beyond_training, trained_context, trained_horizon
 from foretrain.models.base import Forecaster, ForecastRequest
-from foretrain.models.output import recorded_output
+from foretrain.models.output import OutputSettings, recorded_output
 from foretrain.notes import Code, Note, Tally
 
 if TYPE_CHECKING:
@@ -109,15 +109,10 @@ def evaluate(
     Raises DataError if no window can be scored (prediction_length too long for the longest item, nothing observed),
     ConfigError for impossible settings.
     """
-    for chosen in (options, against.options if against is not None else None):
-        refuse_cross_learning(chosen)
-    for key, value in (("seasonality", seasonality), ("max_items", max_items)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{key} is {value}; it must be at least 1.")
     corpora = [corpora] if isinstance(corpora, Corpus) else list(corpora)
-    if not corpora:
-        raise ConfigError("no corpus to evaluate on.")
-    facts = release or {}
+    _check(corpora, {"seasonality": seasonality, "max_items": max_items}, [options, against and against.options])
+    facts, selections = release or {}, _selections(corpora, selection)
+    check_clusters(corpora, selections, clusters)
     plan = {
         "prediction_length": prediction_length,
         "num_windows": num_windows,
@@ -125,8 +120,6 @@ def evaluate(
         "context_length": clip_context(model, trained_context(facts, model, context_length)),
     }
     sizes = {"validation": validation_steps, "test": test_steps}
-    selections = _selections(corpora, selection)
-    check_clusters(corpora, selections, clusters)
     origins, warnings = _origins(corpora, release, split, sizes, min_context=min_context, **plan)
     panel = make_panel(
         corpora,
@@ -141,51 +134,72 @@ def evaluate(
     rows = min(max(ref.cutoff for ref in panel.refs), panel.context_length)
     warnings += [*notes, *beyond_training(facts, prediction_length, context_length, rows), *open_ends(panel)]
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
-    output = recorded_output(release or {}).changed(
+    output = recorded_output(facts).changed(
         sort_quantiles=sort_quantiles, repair_candles=repair_candles, blank_missing=blank_missing
     )
     request = backtest.request(num_samples=num_samples, seed=seed, rescale=rescale, options=options, output=output)
-
-    def forecast(model: Forecaster, request: ForecastRequest) -> Forecasts:
-        longest = min(backtest.panel.context_length, model.max_context_length)
-        asked = request.changed(context_length=longest)
-        return backtest.forecast(model, asked, device=device, dtype=dtype, progress=progress)
-
-    quantiles, tallies, crossed = forecast(model, request)
-    scored_reference = None
+    where = {"device": device, "dtype": dtype, "progress": progress}
+    found, reference = _forecast(backtest, model, request, where), None
     if against is not None:
-        found = forecast(against.model, request.changed(options=against.options))
-        scored_reference = against, found.quantiles
+        others = _forecast(backtest, against.model, request.changed(options=against.options), where)
+        reference = against, others.quantiles
         warnings += reference_overlap(against.key.replace("_", " "), against.facts, corpora, origins)
-        warnings += _reference_notes(against, found.notes, plan["context_length"])
-    settings = {
-        **{key: plan[key] for key in ("prediction_length", "num_windows", "stride")},
-        "split": split,
-        "context_length": plan["context_length"],
-        "batch_size": batch_size,
-        "quantile_levels": list(backtest.asked),
-        "seasonality": {panel.name(k): season for k, season in enumerate(panel.seasons)},
-        **output.model_dump(),
-        "crossed_share": float(crossed.mean()),
-        "num_samples": num_samples,
-        "seed": seed,
-        "rescale": model.smallest_deviation is not None and (model.rescales if rescale is None else rescale),
-        "options": {} if options is None else asdict(options),
-        "clusters": clusters,
-    }
-    warnings += forecast_notes(tallies, "In these forecasts: {}.")
+        warnings += _reference_notes(against, others.notes, plan["context_length"])
+    warnings += forecast_notes(found.notes, "In these forecasts: {}.")
+    chosen = {"split": split, "options": {} if options is None else asdict(options), "clusters": clusters}
     return summarise(
         backtest,
-        quantiles,
+        found.quantiles,
         name=name,
-        settings=settings,
+        settings=_settings(model, backtest, plan | chosen, request, found),
         command=command,
         warnings=warnings,
-        notes=tallies,
-        reference=scored_reference,
+        notes=found.notes,
+        reference=reference,
         trained_horizon=trained_horizon(facts),
         clusters=clusters,
     )
+
+
+def _check(corpora: Sequence[Corpus], counts: Mapping[str, int | None], options: Sequence[Any]) -> None:
+    """Raise ConfigError for counts below 1, without a corpus, and for options with which results depend on batches."""
+    for chosen in options:
+        refuse_cross_learning(chosen)
+    for key, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{key} is {value}; it must be at least 1.")
+    if not corpora:
+        raise ConfigError("no corpus to evaluate on.")
+
+
+def _forecast(backtest: Backtest, model: Forecaster, request: ForecastRequest, where: Mapping[str, Any]) -> Forecasts:
+    """Return a model's forecasts of a backtest, from as much of the contexts as it can read.
+
+    where: device, dtype and progress of Backtest.forecast.
+    """
+    longest = min(backtest.panel.context_length, model.max_context_length)
+    return backtest.forecast(model, request.changed(context_length=longest), **where)
+
+
+def _settings(
+    model: Forecaster, backtest: Backtest, chosen: Mapping[str, Any], request: ForecastRequest, found: Forecasts
+) -> dict[str, Any]:
+    """Return the settings of an evaluation for its report; chosen: those that the request does not hold."""
+    panel = backtest.panel
+    rescale = model.rescales if request.rescale is None else request.rescale
+    return {
+        **{key: chosen[key] for key in ("prediction_length", "num_windows", "stride", "split", "context_length")},
+        "batch_size": request.batch_size,
+        "quantile_levels": list(backtest.asked),
+        "seasonality": {panel.name(k): season for k, season in enumerate(panel.seasons)},
+        **{key: getattr(request, key) for key in OutputSettings.model_fields},
+        "crossed_share": float(found.crossed.mean()),
+        "num_samples": request.num_samples,
+        "seed": request.seed,
+        "rescale": model.smallest_deviation is not None and rescale,
+        "options": chosen["options"],
+        "clusters": chosen["clusters"],
+    }
 
 
 def _origins(

@@ -8,19 +8,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from foretrain.adapters.layers import merged
-from foretrain.data.windows import FloatArray, IntArray, Mask, Window, stack_windows
+from foretrain.data.windows import FloatArray, IntArray, Window, stack_windows
 from foretrain.errors import ModelError
-from foretrain.forecasting.finish import finished, without_values
+from foretrain.forecasting.finish import Collected, ForecastList, Launched, without_values
 from foretrain.forecasting.scaling import BY_ITEM, magnitude_problem, rescaled, restored, scale_tallies
 from foretrain.models import resolved
-from foretrain.models.base import Batch, Forecast, Forecaster, ForecastRequest, move
+from foretrain.models.base import Batch, Forecaster, ForecastRequest, move
 from foretrain.models.request import check_context_length
 from foretrain.notes import Code, Note, Tally, once, sum_tallies, warn
 
@@ -36,17 +36,6 @@ class BatchPlan(NamedTuple):
 
     windows: IntArray  # indices into the list of windows
     rows: int
-
-
-@dataclass(frozen=True)
-class ForecastList:
-    """Forecasts of many windows, in the order of the windows and in the units of the data."""
-
-    quantiles: list[FloatArray]  # per window (targets, H, Q)
-    mean: list[FloatArray] | None  # per window (targets, H), if the family returns a mean of its sample paths
-    samples: list[FloatArray] | None  # per window (targets, S, H) sample paths, if requested and drawn
-    notes: tuple[Tally, ...]  # counts over all windows; log_tallies logs them as warnings
-    crossed: list[Mask]  # per window (targets, H), True where quantiles crossed before they were sorted
 
 
 def forecast_with_warnings(
@@ -91,33 +80,34 @@ def forecast_paths(
     together, horizon = request.mixes_items, request.prediction_length
     rows = request.batch_size if together or target_device.type != "cpu" else min(request.batch_size, MAX_CPU_ROWS)
     batches = plan(windows, rows, longest, model.bucket_length, together)
-    collected = _Collected(windows, request, longest, keep_samples, progress)
+    collected = Collected(windows, request, keep_samples, progress)
 
     rescale = model.rescales if request.rescale is None else request.rescale
     if request.rescale and model.smallest_deviation is None:
         text = f"rescale has no effect: this {model.family} model has no constant that small moves could vanish beside."
         warn(_log, Note(Code.RESCALE_UNUSED, text))
 
-    def launch(chosen: IntArray) -> Forecast:
+    def launch(chosen: IntArray) -> Launched:
         rows, factors = stack_windows([windows[i] for i in chosen], horizon, longest), None
-        tallies = scale_tallies(rows, model, rescale=rescale)
+        tallies, empty = scale_tallies(rows, model, rescale=rescale), without_values(rows)
         if rescale:
             rows, factors = rescaled(rows, model)
         found = model.forecast(_send(model.collate(rows), target_device), request)
         found = found if factors is None else restored(found, rows, factors)
         collected.scales = sum_tallies([*collected.scales, *tallies])
         collected.drawn |= found.samples is not None or found.mean is not None
-        return found if keep_samples else replace(found, samples=None)  # frees the memory of unused paths now
+        found = found if keep_samples else replace(found, samples=None)  # frees the memory of unused paths now
+        return Launched(chosen, found, empty)
 
-    waiting: tuple[IntArray, Forecast] | None = None
+    waiting: Launched | None = None
     with once(), _evaluating(model), _precision(target_device, dtype):
-        for chosen, forecast in _run(batches, launch, together):
+        for launched in _run(batches, launch, together):
             # The next batch is launched before the last one is read, so that the device does not wait for the host.
             if waiting is not None:
-                collected.add(*waiting)
-            waiting = (chosen, forecast)
+                collected.add(waiting)
+            waiting = launched
         if waiting is not None:
-            collected.add(*waiting)
+            collected.add(waiting)
     if request.num_samples is not None and windows and not collected.drawn:
         text = f"num_samples has no effect: {model.family} draws no sample paths."
         warn(_log, Note(Code.NUM_SAMPLES_UNUSED, text))
@@ -150,18 +140,21 @@ def _warn_of_meaningless_forecasts(
     by_fact: dict[tuple[Code, str], list[str]] = {}
     for window, values in zip(windows, results, strict=True):
         context = window.context[:, -context_length:]
+        newest = context[: window.num_targets, -1:]
+        if value_range is None and newest.size and not np.isnan(newest).any() and np.isfinite(values).all():
+            continue  # as nearly all are
         rows = np.logical_and.reduce(np.isnan(context), axis=1)
         empty = rows[: window.num_targets]
         finite = bool(np.isfinite(values[~empty] if blanked else values).all())
         column = f" of {window.names[rows.argmax()]!r}" if window.names else ""
-        newest = f"have no value{column} in the newest {context_length:,} rows"
+        none = f"have no value{column} in the newest {context_length:,} rows"
         if finite and empty.any() and not blanked:
             code = Code.COLUMN_EMPTY
             fact = f"have no value{column} in the context; the forecast of such a column is meaningless"
         elif finite and empty.any():
-            code, fact = Code.NOTHING_TO_FORECAST_FROM, f"{newest}, so the forecast is NaN"
+            code, fact = Code.NOTHING_TO_FORECAST_FROM, f"{none}, so the forecast is NaN"
         elif rows.any() and not finite:
-            code, fact = Code.NOTHING_TO_FORECAST_FROM, f"{newest}, so nothing can be forecast"
+            code, fact = Code.NOTHING_TO_FORECAST_FROM, f"{none}, so nothing can be forecast"
         elif value_range is not None and (problem := magnitude_problem(context, value_range)):
             code, fact = problem
         elif not finite:
@@ -173,51 +166,6 @@ def _warn_of_meaningless_forecasts(
     for (code, fact), items in by_fact.items():
         text = f"{len(items):,} item(s), first {items[0]!r}, {fact}."
         warn(_log, Note(code, text, {"items": len(items)}))
-
-
-class _Collected:
-    """Collects the results of batches by window."""
-
-    def __init__(
-        self,
-        windows: Sequence[Window],
-        request: ForecastRequest,
-        context_length: int,
-        keep_samples: bool,
-        progress: Callable[[int], None] | None,
-    ) -> None:
-        self._windows, self._request, self._context_length, self._progress = windows, request, context_length, progress
-        self.drawn = False  # True after a forecast that was made from sample paths
-        self._parts: dict[str, dict[int, Any]] = {"quantiles": {}, "mean": {}, "crossed": {}}
-        if keep_samples:
-            self._parts["samples"] = {}
-        self._notes: tuple[Tally, ...] = ()
-        self.scales: tuple[Tally, ...] = ()  # of the rows' scales
-
-    def add(self, chosen: IntArray, forecast: Forecast) -> None:
-        """Copy the results of one batch to the host, apply the output settings and assign its rows to windows."""
-        tensors = {name: getattr(forecast, name) for name in self._parts if name != "crossed"}
-        parts = {name: tensor.float().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
-        empty = without_values([self._windows[i] for i in chosen], self._context_length)
-        for name, values in finished(parts, empty, self._request).items():
-            first = 0
-            for i in chosen:
-                self._parts[name][int(i)] = values[first : first + self._windows[i].num_targets]
-                first += self._windows[i].num_targets
-        self._notes = sum_tallies([*self._notes, *forecast.notes])
-        if self._progress is not None:
-            self._progress(len(chosen))
-
-    def result(self) -> ForecastList:
-        """Return the forecasts in the order of the windows; None for outputs that some batch lacked."""
-        count = len(self._windows)
-        lists = {
-            name: [found[i] for i in range(count)] if len(found) == count else None
-            for name, found in self._parts.items()
-        }
-        notes = (*self._notes, *(tally for tally in self.scales if tally.note() is not None))
-        crossed = lists["crossed"] or []
-        return ForecastList(lists["quantiles"] or [], lists["mean"], lists.get("samples"), notes, crossed)
 
 
 def clip_context(model: Forecaster, context_length: int | None) -> int:
@@ -267,9 +215,7 @@ def _fill(order: IntArray, rows: IntArray, batch_size: int, buckets: IntArray | 
     return batches
 
 
-def _run(
-    batches: list[BatchPlan], launch: Callable[[IntArray], Forecast], together: bool
-) -> Iterator[tuple[IntArray, Forecast]]:
+def _run(batches: list[BatchPlan], launch: Callable[[IntArray], Launched], together: bool) -> Iterator[Launched]:
     """Yield each batch's forecast; if one does not fit in memory, halve it and all later ones as large."""
     queue = batches[::-1]
     max_rows = max((batch.rows for batch in batches), default=0)
@@ -279,7 +225,7 @@ def _run(
             queue += _halves(batch)
             continue
         try:
-            forecast = launch(batch.windows)
+            launched = launch(batch.windows)
         except torch.OutOfMemoryError:
             if together:
                 raise ModelError(
@@ -296,7 +242,7 @@ def _run(
             warn(_log, Note(Code.BATCH_HALVED, text, {"rows": batch.rows, "left": max_rows}))
             queue.append(batch)
             continue
-        yield batch.windows, forecast
+        yield launched
 
 
 def _halves(batch: BatchPlan) -> list[BatchPlan]:

@@ -18,7 +18,8 @@ from foretrain.data.importers.columns import market_layout, plain
 from foretrain.data.importers.stamps import parse_stamps
 from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.errors import DataError
-from foretrain.forecasting.covariates import is_numeric, listed
+from foretrain.forecasting.covariates import is_numeric
+from foretrain.forecasting.record import listed
 from foretrain.notes import Code, Note, warn
 from foretrain.timeaxis.future import READ_TABLE
 

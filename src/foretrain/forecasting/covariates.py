@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,14 +21,13 @@ from foretrain.data.importers.cells import is_number_text
 from foretrain.data.splits import window_key
 from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import DataError
-from foretrain.forecasting.record import category_note
+from foretrain.forecasting.record import category_note, listed
 from foretrain.notes import Code, Note, warn
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
-_SHOWN = 5  # values listed in a message
 
 
 @dataclass(frozen=True)
@@ -159,12 +158,6 @@ def _no_value(past: pd.Series, future: pd.Series | None) -> str:
                 text = f"{which}: column {past.name!r} holds a {type(value).__name__} (row {row}); a covariate has one "
                 return text + "value a row. Drop the column or make it several."
     return f"column {past.name!r} has type {past.dtype}, which is neither number nor text; convert or drop it."
-
-
-def listed(values: Iterable[Any]) -> str:
-    """Return the first values for a message."""
-    every = [value.item() if isinstance(value, np.generic) else value for value in values]
-    return ", ".join(map(repr, every[:_SHOWN])) + (", ..." if len(every) > _SHOWN else "")
 
 
 def ordinal(codes: Codes) -> tuple[FloatArray, FloatArray | None]:

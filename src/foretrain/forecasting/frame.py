@@ -20,10 +20,9 @@ from foretrain.forecasting import checks
 from foretrain.forecasting.covariates import SortedRows, column_of, is_numeric, numbers, windows_of
 from foretrain.forecasting.record import not_given_note, trained_categories
 from foretrain.forecasting.request import FrameRequest, TrailingRows, check_horizon
-from foretrain.forecasting.rows import Names, on_grid, put_on_grids, sorted_rows
+from foretrain.forecasting.rows import Names, on_grid, put_on_grids, settle, sorted_rows
 from foretrain.forecasting.selection import select_columns
 from foretrain.forecasting.times import changed_hour, read_times
-from foretrain.forecasting.trailing import settle
 from foretrain.models.base import Family
 from foretrain.notes import warn
 from foretrain.timeaxis.future import READ_TABLE, Continuation, checked, continued, shown
@@ -129,7 +128,7 @@ def read_frame(
     ordinal codes if there are several targets (ordinal forces one of the two; categories: those of training, by column
     and code). The stamps that follow are inferred from the series (see next_stamps), or set by freq or an exchange's
     calendar; an integer time column counts steps. freq also puts the rows on its grid, with missing values between.
-    trailing_rows says what newest rows without a target are (see trailing.settle). Values after the cutoff are never
+    trailing_rows says what newest rows without a target are (see rows.settle). Values after the cutoff are never
     read. Raises DataError that names column and item and says what to do.
     """
     names = names or Names()

@@ -6,7 +6,6 @@ older version recorded none: the folders that they name are read instead, as far
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,6 @@ def _is_unchanged(folder: Path, entry: Mapping[str, Any], line: frozenset[str]) 
 def _read(folder: Path) -> dict[str, Any]:
     """Return the release.json of a folder, {} if there is none that can be read."""
     try:
-        found = json.loads((folder / "release.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return facts_of(folder)
+    except ModelError:
         return {}
-    return found if isinstance(found, dict) else {}

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from foretrain.data.importers.columns import corpus_name
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Columns, Family, Forecaster
@@ -20,6 +22,8 @@ Facts = Mapping[str, Any]  # the contents of a release.json; {} = nothing is kno
 _ROLES = ("target", "scored", "past_covariates", "known_covariates")
 _LENGTHS = ("context_length", "prediction_length")
 _SHOWN = 3  # columns named in a note
+_NOT_JUDGED = "no validation of this training judged the steps {first:,} to {last:,}, which may be much worse."
+_NOT_READ = "this training showed it no longer history, and no validation judged one."
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class TrainedColumns:
         """Return a note on the recorded covariates that the data lack."""
         if not self.lacking:
             return []
-        text = f"{source} has no {listed(self.lacking)}, which the model was trained with; it forecasts without."
+        columns = listed(self.lacking, _SHOWN)
+        text = f"{source} has no {columns}, which the model was trained with; it forecasts without."
         return [Note(Code.COLUMNS_UNLIKE_TRAINING, text, {"columns": len(self.lacking)})]
 
 
@@ -225,7 +230,8 @@ def category_note(
 def left_out_note(source: str, columns: Sequence[Any], ahead: Sequence[Any]) -> Note:
     """Return the note on columns of a source, and of its rows known ahead, that training did not use."""
     parts = [
-        f"{where} has {counted(len(names), 'column')} that the model was not trained with, left out: {listed(names)}"
+        f"{where} has {counted(len(names), 'column')} that the model was not trained with, left out: "
+        f"{listed(names, _SHOWN)}"
         for where, names in ((source, columns), ("future_df", ahead))
         if names
     ]
@@ -239,16 +245,17 @@ def left_out_note(source: str, columns: Sequence[Any], ahead: Sequence[Any]) -> 
 def not_given_note(known: Sequence[Any]) -> Note:
     """Return the note on recorded known covariates whose values ahead are not given."""
     text = (
-        f"the model was trained and is scored with {listed(known)} known ahead, and these values are not given: this "
-        "forecast is made without them, so it is not the one that an evaluation scores. Give the rows to forecast as "
-        "future_df (--future)."
+        f"the model was trained and is scored with {listed(known, _SHOWN)} known ahead, and these values are not "
+        "given: this forecast is made without them, so it is not the one that an evaluation scores. Give the rows to "
+        "forecast as future_df (--future)."
     )
     return Note(Code.KNOWN_COVARIATES_NOT_GIVEN, text, {"columns": len(known)})
 
 
-def listed(names: Sequence[Any]) -> str:
-    """Return the first names for a message."""
-    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+def listed(values: Iterable[Any], most: int = 5) -> str:
+    """Return the first values, or names, for a message."""
+    every = [value.item() if isinstance(value, np.generic) else value for value in values]
+    return ", ".join(map(repr, every[:most])) + (", ..." if len(every) > most else "")
 
 
 def trained_context(facts: Facts, model: Forecaster, asked: int | None) -> int | None:
@@ -311,7 +318,3 @@ def beyond_training(
         text = f"{key} {shown:,} is beyond the {length:,} steps that the model was trained for{more}: "
         notes.append(Note(code, text + why.format(first=length + 1, last=shown), counts))
     return notes
-
-
-_NOT_JUDGED = "no validation of this training judged the steps {first:,} to {last:,}, which may be much worse."
-_NOT_READ = "this training showed it no longer history, and no validation judged one."

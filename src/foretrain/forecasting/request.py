@@ -85,7 +85,7 @@ class FrameRequest(ForecastRequest):
         sort_quantiles, repair_candles, blank_missing: output settings (models/output.py); None = as the release
             records, else yes.
         trailing_rows: what newest rows without a target are: "future", the steps to forecast; "history"; "drop", left
-            out; None = by their number and covariates (forecasting/trailing.py).
+            out; None = by their number and covariates (forecasting/rows.py).
         allow_unequal_ends: forecast items jointly (cross_learning) even if some end before others, with a note.
     """
 

@@ -1,6 +1,6 @@
-"""The rows of a long frame: grouped by item, ascending in time, on the grid of a frequency.
+"""The rows of a long frame: grouped by item, ascending in time, without those to forecast, on the grid of a frequency.
 
-# N items, T rows of all items
+# N items, T rows of all items, H horizon
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from foretrain.data.windows import FloatArray
-from foretrain.errors import DataError
+from foretrain.data.windows import FloatArray, IntArray
+from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting import checks
-from foretrain.forecasting.covariates import SortedRows, column_of
+from foretrain.forecasting.covariates import SortedRows, column_of, is_numeric, numbers
+from foretrain.forecasting.request import TrailingRows
 from foretrain.forecasting.times import changed_hour, read_times
-from foretrain.notes import Code, Note, warn
+from foretrain.notes import Code, Note, counted, warn
 from foretrain.timeaxis.filling import on_grids
 from foretrain.timeaxis.future import READ_TABLE, shown
 
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
+AS_FUTURE = "the newest rows without a target"  # what errors call the known covariates that were found in the history
+_WAYS = (
+    "trailing_rows='history' (--trailing-rows history) forecasts the steps after them, 'drop' leaves them out, and "
+    "future_df (--future) holds covariates of the steps to forecast"
+)
 
 
 @dataclass(frozen=True)
@@ -129,3 +136,158 @@ def filled_rows(
     rows = found.rows[before:]
     filled = np.where(rows < 0, np.float32(np.nan), values[:, np.maximum(rows - before, 0)])
     return filled, found.stamps[before:]
+
+
+@dataclass(frozen=True)
+class Trailing:
+    """The newest rows of each item in which every target is missing."""
+
+    rows: npt.NDArray[np.bool_]  # (T,) these rows; none of an item without any target
+    count: IntArray  # (N,) of them in each item
+    filled: IntArray  # (N,) of them with a value of a covariate that is not static
+    silent: npt.NDArray[np.bool_]  # (N,) items without any target
+    columns: tuple[str, ...]  # covariates with a value in these rows
+
+
+def settle(
+    history: SortedRows, future_df: pd.DataFrame | None, names: Names, horizon: int, asked: TrailingRows | None
+) -> tuple[SortedRows, pd.DataFrame | None, str]:
+    """Return the history, the rows known ahead, and what errors call these.
+
+    Trailing rows are the known future if every item has exactly H of them, each with a value of a covariate, and
+    there is no future_df; a note says so. Those without any covariate are history, with a note. asked decides instead:
+    future (if the counts fit), history or drop. Raises DataError for covariates in rows of another number, ConfigError
+    for future beside future_df.
+    """
+    found = _trailing(history, names)
+    if asked == "future" and future_df is not None:
+        raise ConfigError("trailing_rows='future' and future_df both give the steps to forecast; give one of them.")
+    if asked == "drop":
+        return (_without(history, found.rows) if found.rows.any() else history), future_df, "future_df"
+    if asked == "future" or (asked is None and future_df is None and found.filled.any()):
+        taken = _as_future(history, found, names, horizon, sure=asked == "future")
+        return _without(history, taken.rows), _rows_ahead(history, taken, names), AS_FUTURE
+    _tell_history(history, found)
+    return history, future_df, "future_df"
+
+
+def _trailing(history: SortedRows, names: Names) -> Trailing:
+    observed = np.zeros(len(history.frame), bool)
+    for name in names.target:
+        observed |= np.isfinite(numbers(column_of(history.frame, name)))
+    last = np.maximum.reduceat(np.where(observed, np.arange(len(observed)), -1), history.starts)
+    silent = last < 0  # nothing says where their history ends
+    after = np.where(silent, np.append(history.starts[1:], len(observed)) - 1, last)
+    rows = np.arange(len(observed)) > after[history.code]
+    return _described(history, rows, silent, names)
+
+
+def _described(
+    history: SortedRows, rows: npt.NDArray[np.bool_], silent: npt.NDArray[np.bool_], names: Names
+) -> Trailing:
+    code, items, given = history.code[rows], len(history.starts), dict[str, npt.NDArray[np.bool_]]()
+    filled = np.zeros(len(code), bool)
+    for name in history.frame.columns:
+        if name in (names.item_id, names.timestamp, *names.target) or not len(code):
+            continue
+        column = column_of(history.frame, name)
+        given[name] = column.iloc[np.flatnonzero(rows)].notna().to_numpy()
+        if given[name].any() and not _is_static(column, history):
+            filled |= given[name]
+    return Trailing(
+        rows,
+        np.bincount(code, minlength=items),
+        np.bincount(code[filled], minlength=items),
+        silent,
+        tuple(name for name, present in given.items() if present.any()),
+    )
+
+
+def _is_static(column: pd.Series, history: SortedRows) -> bool:
+    """Return True for a category that all rows of an item share: it says nothing of the rows that have it."""
+    import pandas as pd
+
+    if is_numeric(column):
+        return False
+    try:
+        values = pd.factorize(column)[0]
+    except TypeError:  # a cell that is no single value, which the encoding names
+        return False
+    return len(pd.unique(values * len(history.starts) + history.code)) == len(history.starts)
+
+
+def _as_future(history: SortedRows, found: Trailing, names: Names, horizon: int, *, sure: bool) -> Trailing:
+    """Return the rows that are the known future, those of items without any target included; log a note.
+
+    sure: rows without a covariate belong to them too. Raises DataError if an item has another number of rows.
+    """
+    wrong = np.flatnonzero(_unlike(found, horizon, sure=sure) & ~found.silent)
+    if len(wrong):
+        raise DataError(_unfit(history.ids, found, int(wrong[0]), horizon))
+    if found.silent.any():
+        ends = np.append(history.starts[1:], len(history.code))
+        ahead = found.silent[history.code] & (np.arange(len(history.code)) >= ends[history.code] - horizon)
+        found = _described(history, found.rows | ahead, found.silent, names)
+        whole = found.count == ends - history.starts
+        empty = np.flatnonzero(found.silent & (whole | _unlike(found, horizon, sure=sure)))
+        if len(empty):
+            raise DataError(f"item {shown(history.ids[empty[0]])} has no target in any row; leave it out.")
+    rows, items = int(found.rows.sum()), len(found.count)
+    known = [name for name in found.columns if names.known is None or name in names.known]
+    unread = [name for name in found.columns if name not in known]
+    columns = f"known ahead are {', '.join(map(str, known))}" if known else "nothing else is known ahead"
+    if unread:
+        columns += f" (not read there: {', '.join(map(str, unread))}, used up to the cutoff only)"
+    text = (
+        f"the newest {counted(horizon, 'row')} of every item ({counted(rows, 'row')}, {counted(items, 'item')}) have "
+        f"no target, so they are the steps to forecast; {columns}. trailing_rows='history' (--trailing-rows history) "
+        "forecasts the steps after them."
+    )
+    counts = {"rows": rows, "items": items, "columns": len(known)}
+    warn(_log, Note(Code.NEWEST_ROWS_AS_FUTURE, text, counts))
+    return found
+
+
+def _unlike(found: Trailing, horizon: int, *, sure: bool) -> npt.NDArray[np.bool_]:
+    """Return (N,) True for items whose rows are not the steps to forecast."""
+    unlike = found.count != horizon
+    return unlike if sure else unlike | (found.filled != horizon)
+
+
+def _unfit(ids: Sequence[object], found: Trailing, at: int, horizon: int) -> str:
+    having = int((found.count > 0).sum())
+    of_item = f"item {shown(ids[at])} has {found.count[at]:,} such rows"
+    if found.count[at] == horizon:
+        of_item += f", {horizon - found.filled[at]:,} of them without a covariate"
+    what = f", but covariates ({', '.join(found.columns)})" if found.columns else ""
+    return (
+        f"the newest rows of {having:,} of {counted(len(found.count), 'item')} have no target{what}; {of_item}. They "
+        f"are the steps to forecast if every item has exactly prediction_length = {horizon} of them, with covariates. "
+        f"Otherwise say what they are: {_WAYS}."
+    )
+
+
+def _rows_ahead(history: SortedRows, taken: Trailing, names: Names) -> pd.DataFrame:
+    columns = [names.item_id, names.timestamp, *taken.columns]
+    return history.frame.iloc[np.flatnonzero(taken.rows)][columns]
+
+
+def _without(history: SortedRows, rows: npt.NDArray[np.bool_]) -> SortedRows:
+    """Return the rows that are not marked; every item has some of them."""
+    kept = np.flatnonzero(~rows)
+    code = history.code[kept]
+    starts = np.flatnonzero(np.diff(code, prepend=-1))
+    return replace(history, frame=history.frame.iloc[kept], code=code, starts=starts, times=history.times[kept])
+
+
+def _tell_history(history: SortedRows, found: Trailing) -> None:
+    """Log a note if the newest rows of items have no target, so that the forecast begins after them."""
+    if not found.rows.any():
+        return
+    first, items = int((found.count > 0).argmax()), int((found.count > 0).sum())
+    text = (
+        f"the newest rows of item {shown(history.ids[first])} ({found.count[first]:,}) have no target; they are "
+        f"history, and the forecast begins after them (so in {counted(items, 'item')}). If they are steps to forecast, "
+        "trailing_rows='drop' (--trailing-rows drop) leaves them out, and future_df (--future) holds what is known."
+    )
+    warn(_log, Note(Code.NEWEST_ROWS_WITHOUT_TARGET, text, {"rows": int(found.rows.sum()), "items": items}))

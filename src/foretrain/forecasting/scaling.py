@@ -60,7 +60,7 @@ def scale_tallies(
     deviation = deviations(context, context.isfinite()).squeeze(1).numpy()
 
     def tally(code: Code, rows: np.ndarray, event: str, text: str) -> Tally:
-        found = len(np.unique(windows.window[rows]))
+        found = len(np.unique(windows.window[rows])) if rows.any() else 0
         return Tally(code, f"{{{event}:,}} of {{windows:,}} windows {text}", {event: found, "windows": count})
 
     tallies = [
@@ -104,4 +104,5 @@ _SMALL = "a standard deviation below {:.0e}, which the model's arithmetic cannot
 
 def beyond(context: FloatArray, high: float) -> np.ndarray:
     """Return the mask (R,) of rows (R, C) with a finite value of greater magnitude than `high`."""
-    return np.asarray((np.abs(np.where(np.isfinite(context), context, 0.0)) > high).any(1))
+    size = np.abs(context)
+    return np.asarray(((size > high) & (size < np.inf)).any(1))

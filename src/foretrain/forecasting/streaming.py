@@ -15,9 +15,9 @@ import numpy as np
 from foretrain.adapters.layers import merged
 from foretrain.data.windows import stack_windows
 from foretrain.errors import DataError
-from foretrain.forecasting.batching import ForecastList, log_tallies
+from foretrain.forecasting.batching import log_tallies
 from foretrain.forecasting.covariates import are_dates, clock
-from foretrain.forecasting.finish import finished, without_values
+from foretrain.forecasting.finish import ForecastList, finished, without_values
 from foretrain.forecasting.frame import (
     FrameTask,
     check_candles,
@@ -73,15 +73,14 @@ class FrameStream:
         self._names, self._candle, self._freq, self._calendar, self._facts = names, candle, freq, calendar, facts
         task = read_frame(df, 1, names=names, freq=freq, calendar=calendar, trailing_rows="history")
         self._ids, self._first = task.item_ids, task.windows
-        self._empty = without_values(task.windows, context_length)  # (R,) True for targets without any value so far
         self._rows = replace(names, target=task.windows[0].names)
         self._times = [stamps[-MAX_STAMPS:] for stamps in task.history()]
         self._dates = self._timed and are_dates(task.times)
         self._sample = df[names.timestamp].iloc[:: max(1, len(df) // SAMPLE)]
+        stacked = stack_windows(task.windows, 1, context_length)
+        self._empty = without_values(stacked)  # (R,) True for targets without any value so far
         with merged(model):
-            self._stream = model.stream(
-                stack_windows(task.windows, 1, context_length), max_context=max_context, re_anchor_every=re_anchor_every
-            )
+            self._stream = model.stream(stacked, max_context=max_context, re_anchor_every=re_anchor_every)
 
     def append(self, df: pd.DataFrame) -> None:
         """Append rows of any of the items, later than all earlier ones; columns as in the first frame.
@@ -111,10 +110,11 @@ class FrameStream:
             )
             for first, rows, stamps in zip(self._first, values, times, strict=True)
         ]
+        stacked = stack_windows(windows, 1)
         with merged(self._model):
-            self._stream.append(stack_windows(windows, 1), counts=[rows.shape[1] for rows in values])
+            self._stream.append(stacked, counts=[rows.shape[1] for rows in values])
         self._times = [stamps[-MAX_STAMPS:] for stamps in joined]
-        self._empty &= np.concatenate([np.isnan(w.context[: w.num_targets]).all(axis=1) for w in windows])
+        self._empty &= without_values(stacked)
 
     def forecast_df(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 from foretrain.data.windows import FloatArray
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting.aggregate import aggregate
-from foretrain.forecasting.batching import ForecastList
+from foretrain.forecasting.finish import ForecastList
 from foretrain.forecasting.frame import FrameTask
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.rows import Names

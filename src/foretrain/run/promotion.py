@@ -29,7 +29,7 @@ from foretrain.forecasting.parents import with_ancestry
 from foretrain.forecasting.predictor import load
 from foretrain.models import family
 from foretrain.models.base import Forecaster, Trainable
-from foretrain.models.hub import release_hash, release_in, resolve
+from foretrain.models.hub import facts_of, release_hash, release_in, resolve
 from foretrain.notes import Code, Note, warn
 from foretrain.run.build import build_model, relocated, with_parents
 from foretrain.run.config import RunConfig, is_same_config, load_config
@@ -64,13 +64,13 @@ def _named_reference(asked: str) -> ReferenceModel:
     """Load a reference model by its folder or hub id."""
     folder = resolve(asked)
     hashed = release_hash(folder) if (folder / "config.json").is_file() else None  # an adapter has none
-    found = load(asked, device="cpu")
-    return ReferenceModel(OTHER, asked, found.model, hashed, facts=with_ancestry(found.facts))
+    predictor = load(asked, device="cpu")
+    return ReferenceModel(OTHER, asked, predictor.model, hashed, facts=with_ancestry(predictor.facts))
 
 
 def _zero_shot_reference(release: Path) -> ReferenceModel:
     """Load the weights that the run of a release started from; in a pipeline, those of its first stage."""
-    facts = read_release(release) if (release / "release.json").is_file() else {}
+    facts = facts_of(release)
     if "model" not in facts.get("parents", ()) and "corpora" not in facts:  # it may have parts, and no training
         raise ConfigError(
             f"--against {ZERO_SHOT_ARGUMENT}: {release} does not say what its training started from. Name it: "
@@ -125,8 +125,7 @@ def _earlier_stage(release: Path, facts: Mapping[str, Any], parent: Mapping[str,
     if facts.get("stage") is None or place.name != "release" or place.parent.parent.name != "stages":
         return None
     here = pipeline_folder(release) / "stages" / place.parent.name / "release"
-    written = (here / "release.json").is_file() and "parents" in read_release(here)
-    return here if written and release_hash(here) == parent["hash"] else None
+    return here if "parents" in facts_of(here) and release_hash(here) == parent["hash"] else None
 
 
 def _random_init_reference(release: Path) -> ReferenceModel:

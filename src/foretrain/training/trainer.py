@@ -310,11 +310,15 @@ class Trainer:
                 f"warning: {torch.get_num_threads()} threads now, {saved['threads']} before: sums may differ in their "
                 "last bits"
             )
+        self._load_state(path, saved)
+        self.train_state = TrainState.from_json(saved["progress"])
+        return notes
+
+    def _load_state(self, path: Path, saved: dict[str, Any]) -> None:
+        """Load a checkpoint's model, optimizer and weight average, and the ancestry that it records."""
         if saved.get("ancestry") is not None:  # as it was at the start: what the parents' folders say may have changed
             self.facts = {**self.facts, "ancestry": saved["ancestry"]}
         checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, saved)
-        self.train_state = TrainState.from_json(saved["progress"])
-        return notes
 
     def _batches(self) -> BatchIterator:
         return self.loader.iterate(self.plan, self.train_state.step, self.train_state.offset)
@@ -463,9 +467,7 @@ class Trainer:
         if path is None:
             raise TrainingError(f"{what}, and there is no checkpoint to return to.")
         saved = checkpoint.read_state(path)
-        if saved.get("ancestry") is not None:  # as it was at the start: what the parents' folders say may have changed
-            self.facts = {**self.facts, "ancestry": saved["ancestry"]}
-        checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, saved)
+        self._load_state(path, saved)
         vars(train_state).update(vars(TrainState.from_json(saved["progress"])))  # in place: updater and scaler hold it
         train_state.bad_batches = bad_batches
         # The next step takes the windows after the bad batch; those before it are not repeated. The offset before the

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from foretrain.data.windows import FloatArray
 AnyGenerator = Annotated[
     KernelSynth | TrendSeason | Arma | Smoothing | Regimes | Demand | Shapes | Chaos, Field(discriminator="kind")
 ]
-GENERATORS: tuple[type[Generator], ...] = (KernelSynth, TrendSeason, Arma, Smoothing, Regimes, Demand, Shapes, Chaos)
+GENERATORS: tuple[type[Generator], ...] = get_args(get_args(AnyGenerator)[0])
 BLOCK = 512  # series that are drawn together
 MAX_LENGTH = 16_384
 

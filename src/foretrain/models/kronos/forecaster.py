@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ from torch import Tensor
 from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError, DataError, ModelError
 from foretrain.models.base import Batch, Forecast, ForecastRequest, Loss, Streams
-from foretrain.models.hub import release_hash, resolve
+from foretrain.models.hub import facts_of, release_hash, resolve
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.config import (
     OURS,
@@ -353,9 +352,8 @@ def _trained_with(folder: Path) -> set[str]:
     """Return the hashes of the tokenizer that a release was trained with; empty if unknown."""
     known = {release_hash(folder / "tokenizer")} if (folder / "tokenizer" / "config.json").is_file() else set()
     try:
-        facts = json.loads((folder / "release.json").read_text(encoding="utf-8"))
-        return known | {str(facts["parents"]["tokenizer"]["hash"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        return known | {str(facts_of(folder)["parents"]["tokenizer"]["hash"])}
+    except (ModelError, KeyError, TypeError):
         return known  # a release of upstream has no release.json
 
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from foretrain.data.windows import KNOWN, TARGET, FloatArray, IntArray, Windows
+from foretrain.data.windows import KNOWN, TARGET, FloatArray, IntArray, Windows, lowest_values
 from foretrain.errors import DataError
 from foretrain.models.base import Batch, Columns
 from foretrain.models.kronos.config import COLUMNS, PRICES
@@ -78,7 +78,7 @@ def collate(windows: Windows, clip: float) -> Batch:
         observed = ~np.isnan(raw[:, steps:, :4]).any(-1) & ~contexts.empty[:, None]
         batch["future_target"] = torch.from_numpy(normalise(filled[:, steps:], contexts.loc, contexts.scale, clip))
         batch["future_observed"] = torch.from_numpy(observed)
-    if windows.lowest is not None:
+    if windows.parts is not None:
         batch["positive"] = torch.from_numpy(positive_prices(windows))
     if calendar:
         batch["future_stamps"] = torch.from_numpy(stamps_of(windows.future_times))  # type: ignore[arg-type]
@@ -272,7 +272,7 @@ def candles_of(windows: Windows) -> tuple[Float64Array, tuple[IntArray, IntArray
 
 def positive_prices(windows: Windows) -> BoolArray:
     """Return (B,) False for windows with a price at or below 0, in the context or (if known) before it."""
-    lowest = np.fmin.reduce(windows.context, axis=1) if windows.lowest is None else windows.lowest
+    lowest = lowest_values(windows)
     first = np.searchsorted(windows.window, np.arange(len(windows) + 1))
     names = windows.names or ((),) * len(windows)
     found = np.ones(len(windows), bool)
