@@ -63,3 +63,10 @@ def test_columns_of_a_frame_have_their_usual_names():
 def test_impossible_values_are_refused(given, error, message):
     with pytest.raises(error, match=message):
         FrameRequest(**{"prediction_length": 2, **given})
+
+
+@pytest.mark.parametrize("kind", [ForecastRequest, FrameRequest])
+def test_a_horizon_that_no_memory_holds_is_refused(kind):
+    assert kind(prediction_length=1_000_000).prediction_length == 1_000_000
+    with pytest.raises((ConfigError, DataError), match=r"prediction_length is 9,999,999,999; at most 1,000,000 steps"):
+        kind(prediction_length=9_999_999_999)

@@ -13,16 +13,19 @@ from pydantic import PlainValidator, WithJsonSchema
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting.aggregate import aggregation
 from foretrain.models.output import OutputSettings
-from foretrain.models.request import DECILES, ForecastRequest, whole_number
+from foretrain.models.request import DECILES, HORIZON, MAX_HORIZON, ForecastRequest, too_far, whole_number
 
 Output = Literal["long", "candles", "paths"]
 TrailingRows = Literal["future", "history", "drop"]
 
 
 def check_horizon(value: Any) -> int:
-    """Return prediction_length as an int. Raises DataError if it is not a whole number of at least 1."""
+    """Return prediction_length as an int. Raises DataError if it is no whole number from 1 to MAX_HORIZON."""
     text = f"prediction_length is {value!r}; it counts steps, a whole number of at least 1."
-    return whole_number(value, lambda: DataError(text), 1)
+    found = whole_number(value, lambda: DataError(text), 1)
+    if found > MAX_HORIZON:
+        raise DataError(too_far(found))
+    return found
 
 
 def _names(check: Callable[[tuple[Any, ...]], None] | None = None, *, optional: bool = False) -> Any:
@@ -89,7 +92,7 @@ class FrameRequest(ForecastRequest):
         allow_unequal_ends: forecast items jointly (cross_learning) even if some end before others, with a note.
     """
 
-    prediction_length: Annotated[int, PlainValidator(check_horizon), WithJsonSchema({"type": "integer", "minimum": 1})]
+    prediction_length: Annotated[int, PlainValidator(check_horizon), WithJsonSchema(HORIZON)]
     id_column: Annotated[str, _AS_GIVEN, _TEXT] = "item_id"
     timestamp_column: Annotated[str | None, _AS_GIVEN, _OPEN_TEXT] = None
     target: Annotated[Sequence[str] | None, _names(optional=True), _OPEN_NAMES] = None

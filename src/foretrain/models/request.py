@@ -18,6 +18,7 @@ from foretrain.errors import ConfigError
 from foretrain.models.types import ForecastOptions
 from foretrain.nn.quantiles import check_levels
 
+MAX_HORIZON = 1_000_000  # steps; more would fill the memory for hours before they failed
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 FamilyOptions = TypeVar("FamilyOptions", bound=ForecastOptions)
@@ -34,6 +35,19 @@ def check_context_length(value: Any) -> int | None:
     """Return the context length as an int, or None if it is not set. Raises ConfigError below 1."""
     text = f"context_length is {value!r}; it counts steps and is at least 1."
     return None if value is None else whole_number(value, lambda: ConfigError(text), 1)
+
+
+def _horizon(value: Any) -> int:
+    found = _count("prediction_length")(value)
+    assert found is not None
+    if found > MAX_HORIZON:
+        raise ConfigError(too_far(found))
+    return found
+
+
+def too_far(horizon: int) -> str:
+    """Return the message about a horizon beyond MAX_HORIZON."""
+    return f"prediction_length is {horizon:,}; at most {MAX_HORIZON:,} steps can be forecast."
 
 
 def _count(name: str, optional: bool = False) -> Callable[[Any], int | None]:
@@ -64,6 +78,7 @@ def _options_as_json(value: Any) -> dict[str, Any]:
 
 
 _COUNT = {"type": "integer", "minimum": 1}
+HORIZON = _COUNT | {"maximum": MAX_HORIZON}  # JSON schema of prediction_length
 _OPEN_COUNT = {"anyOf": [_COUNT, {"type": "null"}]}
 _LEVELS = {
     "type": "array",
@@ -90,7 +105,7 @@ class ForecastRequest(Section):
             None = nothing.
     """
 
-    prediction_length: Annotated[int, PlainValidator(_count("prediction_length")), WithJsonSchema(_COUNT)]
+    prediction_length: Annotated[int, PlainValidator(_horizon), WithJsonSchema(HORIZON)]
     quantile_levels: Annotated[Sequence[float], PlainValidator(check_levels), WithJsonSchema(_LEVELS)] = DECILES
     context_length: Annotated[int | None, PlainValidator(check_context_length), WithJsonSchema(_OPEN_COUNT)] = None
     batch_size: Annotated[int, PlainValidator(_count("batch_size")), WithJsonSchema(_COUNT)] = 256
