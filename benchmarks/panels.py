@@ -7,7 +7,8 @@ levels .1 ... .9 of 2 * pinball losses summed over a set, divided by the sum of 
 absolute errors of the median divided by the mean seasonal difference of the history. Both are shown relative to
 seasonal naive, as geometric means over sets. The reference's quantiles are normal with sigma = sqrt(mean((x[t] -
 x[t - season])**2)) * sqrt(floor(step / season) + 1), as in statsforecast; `naive-point` is the same without intervals.
-ets and theta are statsforecast's AutoETS and AutoTheta (pip install statsforecast); --cache keeps their forecasts.
+ets and theta are statsforecast's AutoETS and AutoTheta (pip install statsforecast); --cache keeps their forecasts. A
+series that they cannot be fitted to gets the reference's forecast; the number of forecasts equal to it is printed.
 --ask N forecasts N steps and cuts, instead of the horizon.
 """
 
@@ -188,7 +189,7 @@ def classical(name: str) -> Forecaster:
                 found = kinds[name](season_length=panel.season).forecast(values, panel.horizon, level=spread)
                 columns = [*(f"lo-{level}" for level in spread), "mean", *(f"hi-{level}" for level in spread[::-1])]
                 out[k] = np.stack([found[column] for column in columns], axis=1)
-            except Exception:  # a method that cannot be fitted to a series is given the reference's forecast
+            except Exception:  # any: statsforecast raises many kinds for series that it cannot be fitted to
                 out[k] = fallback[k]
             if not np.isfinite(out[k]).all():
                 out[k] = fallback[k]
@@ -219,9 +220,12 @@ def cached(forecaster: Forecaster, name: str, folder: Path | None) -> Forecaster
 def timed(name: str, panel: Panel, forecaster: Forecaster) -> Score:
     """Forecast a set and score it."""
     start = time.perf_counter()
-    found = score(panel, forecaster(panel))
-    print(f"{name} on {panel.name}: {time.perf_counter() - start:.1f} s", flush=True)
-    return found
+    quantiles = forecaster(panel)
+    spent = time.perf_counter() - start
+    same = 0 if name == REFERENCE else int((quantiles == reference(panel)).all(axis=(1, 2)).sum())
+    told = f", {same} of {len(quantiles)} forecasts equal the reference's" if same else ""
+    print(f"{name} on {panel.name}: {spent:.1f} s{told}", flush=True)
+    return score(panel, quantiles)
 
 
 def score(panel: Panel, quantiles: np.ndarray) -> Score:

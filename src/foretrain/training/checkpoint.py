@@ -248,7 +248,7 @@ def load_tensors(path: Path, world: World, into: dict[str, Tensor]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             load(dict(into), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=world.size == 1)
-    except BaseException as error:
+    except BaseException as error:  # torch's CheckpointException is one; others are raised again
         if not _is_error(error):
             raise
         raise TrainingError(f"{path}: its tensors do not fit this model: {_reason(error)}") from error
@@ -361,7 +361,7 @@ def _convert_errors(path: Path, action: Callable[[], Any]) -> Any:
         return action()
     except TrainingError:
         raise
-    except BaseException as error:
+    except BaseException as error:  # torch's CheckpointException is one; others are raised again
         if not _is_error(error):
             raise
         raise TrainingError(
