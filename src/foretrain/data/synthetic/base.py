@@ -55,6 +55,29 @@ class Generator(Section):
         raise NotImplementedError
 
 
+class Clean(Generator):
+    """Base of the generators whose series follow a rule; what is observed of them has little or no noise.
+
+    Attributes:
+        noise: standard deviation of the noise, relative to the series'; log-uniform.
+        clean: share of series without noise.
+        scale: of the whole series; log-uniform.
+        level: added, in units of scale.
+    """
+
+    noise: PositiveRange = (0.005, 0.3)
+    clean: Share = 0.5
+    scale: PositiveRange = (0.1, 100.0)
+    level: Range = (-10.0, 10.0)
+
+    def observed(self, rng: np.random.Generator, values: Floats) -> Floats:
+        """Return values (N, T) with noise, at a level and a scale."""
+        count, length = values.shape
+        noise = rng.standard_normal((count, length)) * log_between(rng, self.noise, count, 1) * deviation(values)
+        values = values + np.where(chance(rng, self.clean, count, 1), 0.0, noise)
+        return (values + between(rng, self.level, count, 1)) * log_between(rng, self.scale, count, 1)
+
+
 def between(rng: np.random.Generator, bounds: tuple[float, float], *shape: int) -> Floats:
     """Return numbers uniform in a range."""
     return rng.uniform(bounds[0], bounds[1], shape)

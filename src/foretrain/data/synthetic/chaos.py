@@ -6,38 +6,17 @@ from typing import Literal
 
 import numpy as np
 
-from foretrain.data.synthetic.base import (
-    Floats,
-    Generator,
-    PositiveRange,
-    Range,
-    Share,
-    between,
-    chance,
-    deviation,
-    log_between,
-)
+from foretrain.data.synthetic.base import Clean, Floats, deviation
 
 _WARM_UP = 100  # steps until a series is on its attractor
 _MAPS = 4
 _FINE = 5  # integration steps of the Lorenz system in one step
 
 
-class Chaos(Generator):
-    """A coordinate of a chaotic system; the parameter of each map is drawn around its chaotic range.
-
-    Attributes:
-        noise: standard deviation of noise added to what is observed, relative to the series'; log-uniform.
-        clean: share of series without noise.
-        scale: of the whole series; log-uniform.
-        level: added, in units of scale.
-    """
+class Chaos(Clean):
+    """A coordinate of a chaotic system; the parameter of each map is drawn around its chaotic range."""
 
     kind: Literal["chaos"] = "chaos"
-    noise: PositiveRange = (0.005, 0.3)
-    clean: Share = 0.5
-    scale: PositiveRange = (0.1, 100.0)
-    level: Range = (-10.0, 10.0)
 
     def draw(self, rng: np.random.Generator, count: int, length: int) -> Floats:
         """Return (count, length) draws."""
@@ -47,10 +26,7 @@ class Chaos(Generator):
             rows = np.flatnonzero(which == number)
             if rows.size:
                 values[rows] = system(rng, len(rows), length + _WARM_UP)[_WARM_UP:].T
-        values = (values - values.mean(axis=1, keepdims=True)) / deviation(values)
-        noise = rng.standard_normal((count, length)) * log_between(rng, self.noise, count, 1)
-        values = values + np.where(chance(rng, self.clean, count, 1), 0.0, noise)
-        return (values + between(rng, self.level, count, 1)) * log_between(rng, self.scale, count, 1)
+        return self.observed(rng, (values - values.mean(axis=1, keepdims=True)) / deviation(values))
 
 
 def _logistic(rng: np.random.Generator, count: int, steps: int) -> Floats:

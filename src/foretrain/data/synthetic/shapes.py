@@ -6,46 +6,21 @@ from typing import Literal
 
 import numpy as np
 
-from foretrain.data.synthetic.base import (
-    Floats,
-    Generator,
-    PositiveRange,
-    Range,
-    Share,
-    between,
-    chance,
-    deviation,
-    log_between,
-    pick,
-    seasons_for,
-)
+from foretrain.data.synthetic.base import Clean, Floats, Share, chance, pick, seasons_for
 
 _KINDS = 7
 _MOST_EVENTS = 8
 
 
-class Shapes(Generator):
-    """One of seven shapes, with little noise.
-
-    Attributes:
-        noise: standard deviation of the noise, relative to the shape's; log-uniform.
-        clean: share of series without noise.
-        scale: of the whole series; log-uniform.
-        level: added, in units of scale.
-    """
+class Shapes(Clean):
+    """One of seven shapes, with little noise."""
 
     kind: Literal["shapes"] = "shapes"
-    noise: PositiveRange = (0.005, 0.3)
     clean: Share = 0.2
-    scale: PositiveRange = (0.1, 100.0)
-    level: Range = (-10.0, 10.0)
 
     def draw(self, rng: np.random.Generator, count: int, length: int) -> Floats:
         """Return (count, length) draws."""
-        values = np.choose(rng.integers(0, _KINDS, (count, 1)), self.shapes(rng, count, length))
-        noise = rng.standard_normal((count, length)) * log_between(rng, self.noise, count, 1) * deviation(values)
-        values = values + np.where(chance(rng, self.clean, count, 1), 0.0, noise)
-        return (values + between(rng, self.level, count, 1)) * log_between(rng, self.scale, count, 1)
+        return self.observed(rng, np.choose(rng.integers(0, _KINDS, (count, 1)), self.shapes(rng, count, length)))
 
     def shapes(self, rng: np.random.Generator, count: int, length: int) -> tuple[Floats, ...]:
         """Return each shape (count, length), in the order of the module's first line."""
