@@ -24,7 +24,7 @@ from foretrain.data.synthetic.kernel_synth import (
 from foretrain.data.synthetic.linear_models import Arma, Smoothing
 from foretrain.data.synthetic.regimes import Regimes
 from foretrain.data.synthetic.shapes import Shapes
-from foretrain.data.synthetic.trend_season import TrendSeason, irregular
+from foretrain.data.synthetic.trend_season import TrendSeason, irregular, profiles
 
 RNG = np.random.default_rng
 
@@ -211,3 +211,30 @@ def test_chaos_stays_on_its_attractor_and_forgets_its_start():
 def test_seasons_fit_the_length_twice():
     assert seasons_for(25) == (4, 5, 7, 12)
     assert seasons_for(3) == (4,)
+
+
+@pytest.mark.parametrize("period", [4, 7, 12, 24, 52, 168])
+def test_profiles_repeat_exactly_with_their_period(period):
+    phase = np.tile(np.arange(3 * period + 5) / period, (200, 1))
+    found = profiles(RNG(0), phase, np.full((200, 1), float(period)))
+    assert np.abs(found[:, period:] - found[:, :-period]).max() < 1e-6
+    spread = found[:, : 3 * period].std(axis=1)
+    assert np.isclose(found.std(axis=1), 1.0).sum() >= 180  # the others have no high place at all
+    assert ((spread > 0.5) | (spread == 0.0)).all()
+
+
+def test_half_of_the_short_profiles_have_a_value_of_their_own_at_each_step():
+    period = 12
+    found = profiles(RNG(1), np.tile(np.arange(2 * period) / period, (400, 1)), np.full((400, 1), 12.0))[:, :period]
+    # joined knots leave no more than so many free values: second differences vanish between them
+    bends = (np.abs(found - (np.roll(found, 1, axis=1) + np.roll(found, -1, axis=1)) / 2) > 1e-6).sum(axis=1)
+    assert 0.3 < (bends == period).mean() < 0.9
+
+
+def test_nested_seasons_are_weeks_of_days():
+    settings = {"seasons": (2, 2), "periods": (24.0,), "noise": (1e-9, 1e-9), "movement": (0.0, 0.0)}
+    drawn = TrendSeason(**settings, nested=1.0, modulated=0.0, multiplicative=0.0).draw(RNG(2), 40, 600)
+    drawn = drawn - drawn.mean(axis=1, keepdims=True)
+    unexplained = [np.abs(drawn[:, lag:] - drawn[:, :-lag]).mean(axis=1) for lag in (120, 168)]
+    best = np.minimum(*unexplained) / np.abs(drawn).mean(axis=1)
+    assert (best < 1e-3).all()

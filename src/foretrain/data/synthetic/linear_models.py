@@ -45,7 +45,7 @@ class Arma(Generator):
     moving: Counts = (0, 2)
     memory: float = 0.97
     integrated: Share = 0.5
-    drift: Range = (-0.3, 0.3)
+    drift: Range = (-0.6, 0.6)
     scale: PositiveRange = (0.1, 100.0)
     level: Range = (-10.0, 10.0)
 
@@ -85,6 +85,7 @@ class Smoothing(Generator):
     Attributes:
         alpha, beta, gamma: smoothing of level, trend and season.
         trend, damped, season: shares of series with a trend, of these with a damped one, and of those with a season.
+        slope: deviation of the first step of the trend, in deviations of an innovation; log-uniform.
         periods: season lengths in steps.
         multiplicative: share of series of which the exponential is returned.
         scale: standard deviation of the result; log-uniform.
@@ -93,12 +94,13 @@ class Smoothing(Generator):
 
     kind: Literal["smoothing"] = "smoothing"
     alpha: Range = (0.02, 0.9)
-    beta: Range = (0.0, 0.1)
+    beta: Range = (0.0, 0.2)
     gamma: Range = (0.0, 0.2)
     trend: Share = 0.6
     damped: Share = 0.5
-    season: Share = 0.5
-    periods: tuple[float, ...] = (4, 5, 7, 12, 13, 24, 48, 52, 96)
+    season: Share = 0.7
+    slope: PositiveRange = (0.03, 1.0)
+    periods: tuple[float, ...] = (4, 4, 4, 7, 7, 7, 12, 12, 12, 12, 24, 24, 5, 13, 48, 52, 96)
     multiplicative: Share = 0.3
     scale: PositiveRange = (0.1, 100.0)
     level: Range = (-10.0, 10.0)
@@ -112,10 +114,10 @@ class Smoothing(Generator):
         periods = pick(rng, seasons_for(length, self.periods), count).astype(np.int64)
         seasonal = chance(rng, self.season, count)
         longest = int(periods.max())
-        profile = rng.standard_normal((longest, count)) * rng.uniform(0.5, 6.0, count) * seasonal
+        profile = rng.standard_normal((longest, count)) * log_between(rng, (0.5, 20.0), count) * seasonal
         rows = np.arange(count)
         innovations = rng.standard_normal((length, count))
-        level, slope = np.zeros(count), rng.normal(0.0, 0.15, count) * sloped
+        level, slope = np.zeros(count), rng.standard_normal(count) * log_between(rng, self.slope, count) * sloped
         out = np.empty((length, count))
         for t in range(length):
             place = t % periods
@@ -126,7 +128,7 @@ class Smoothing(Generator):
             profile[place, rows] = season + gamma * error * seasonal
         values = np.ascontiguousarray(out.T)
         values = (values - values.mean(axis=1, keepdims=True)) / deviation(values)
-        grown = np.exp(values * rng.uniform(0.05, 0.6, (count, 1)))
+        grown = np.exp(values * log_between(rng, (0.05, 1.0), count, 1))
         values = values + between(rng, self.level, count, 1)
         values = np.where(chance(rng, self.multiplicative, count, 1), grown, values)
         return values * log_between(rng, self.scale, count, 1)

@@ -59,22 +59,22 @@ class Mixture(Section):
 
     generators: tuple[AnyGenerator, ...] = Field(
         default=(
-            KernelSynth(weight=0.30),
-            TrendSeason(weight=0.25),
-            Arma(weight=0.10),
-            Smoothing(weight=0.08),
-            Regimes(weight=0.10),
-            Demand(weight=0.08),
-            Shapes(weight=0.05),
-            Chaos(weight=0.04),
+            KernelSynth(weight=0.25),
+            TrendSeason(weight=0.32),
+            Arma(weight=0.08),
+            Smoothing(weight=0.14),
+            Regimes(weight=0.07),
+            Demand(weight=0.07),
+            Shapes(weight=0.04),
+            Chaos(weight=0.03),
         ),
         min_length=1,
     )
     lengths: tuple[Lengths, ...] = Field(
         default=(
-            Lengths(shortest=16, longest=96, share=0.3),
-            Lengths(shortest=97, longest=320, share=0.35),
-            Lengths(shortest=321, longest=640, share=0.35),
+            Lengths(shortest=16, longest=96, share=0.45),
+            Lengths(shortest=97, longest=320, share=0.3),
+            Lengths(shortest=321, longest=640, share=0.25),
         ),
         min_length=1,
     )
