@@ -21,10 +21,13 @@ from benchmarks import harness
 
 import numpy as np  # isort: skip  (after the harness, which sets the threads)
 
+from foretrain.data.synthetic.candles import Candles
 from foretrain.data.synthetic.mixture import BLOCK, GENERATORS, Lengths, Mixture, draw_block
 from foretrain.data.synthetic.to_disk import write_corpus
+from foretrain.timeaxis.frequency import Frequency
 
 SAMPLES = 8  # of each generator in the gallery
+BARS = 64  # candles of a sample
 ROUNDS = 5
 
 
@@ -87,6 +90,19 @@ def written(mixture: Mixture, count: int, workers: int) -> float:
         return time.perf_counter() - start
 
 
+def draw_candles(axes) -> None:
+    """Draw daily and 30-minute bars, half of each, with the volume below."""
+    for freq, some in zip(("B", "30min"), np.split(axes, 2), strict=True):
+        samples, _ = Candles().bars(np.random.default_rng(7), len(some), Frequency.parse(freq), BARS)
+        for axis, bars in zip(some, samples.astype(np.float64), strict=True):
+            opened, high, low, close, volume, _ = bars
+            t, color = np.arange(BARS), np.where(close < opened, "black", "C0")
+            axis.vlines(t, low, high, color=color, linewidth=0.5)
+            axis.vlines(t, np.minimum(opened, close), np.maximum(opened, close), color=color, linewidth=1.4)
+            height, floor = np.ptp(bars[:4]) / 4, bars[:4].min()
+            axis.vlines(t, floor - 1.2 * height, floor - 1.2 * height + height * volume / volume.max(), color="grey")
+
+
 def gallery(path: Path) -> None:
     """Draw samples of every generator, a row each."""
     import matplotlib
@@ -97,9 +113,13 @@ def gallery(path: Path) -> None:
 
     figure, axes = plt.subplots(len(GENERATORS), SAMPLES, figsize=(2 * SAMPLES, 1.3 * len(GENERATORS)))
     for row, kind in zip(axes, GENERATORS, strict=True):
-        samples = kind().draw(np.random.default_rng(7), SAMPLES, 256)
+        if kind is Candles:
+            draw_candles(row)
+        else:
+            samples = kind().draw(np.random.default_rng(7), SAMPLES, 256)
+            for place, axis in enumerate(row):
+                axis.plot(samples[place], linewidth=0.7)
         for place, axis in enumerate(row):
-            axis.plot(samples[place], linewidth=0.7)
             axis.set(xticks=[], yticks=[])
             if not place:
                 axis.set_ylabel(kind.__name__, fontsize=7)

@@ -29,6 +29,10 @@ NEVER = "parity or gpu"  # `make parity` and `make gpu` run these
 SLOW = (
     "tests/data/importers/test_dialects.py",
     "tests/data/importers/test_vendors.py",
+    "tests/data/synthetic/test_calendar.py",
+    "tests/data/synthetic/test_candles.py",
+    "tests/data/synthetic/test_generators.py",
+    "tests/data/synthetic/test_mixture.py",
     "tests/data/test_buckets.py",
     "tests/data/importers/test_times.py",
     "tests/data/test_inspection.py",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from foretrain.data.synthetic.kernel_synth import (
     terms,
 )
 from foretrain.data.synthetic.linear_models import Arma, Smoothing
+from foretrain.data.synthetic.mixture import MAX_LENGTH
 from foretrain.data.synthetic.regimes import Regimes
 from foretrain.data.synthetic.shapes import Shapes
 from foretrain.data.synthetic.trend_season import TrendSeason, irregular, profiles
@@ -69,6 +73,37 @@ def test_factors_of_every_kernel_reproduce_its_covariance():
         covariance = dense((kernel,), length)
         assert np.abs(factor.T @ factor - covariance).max() <= 10 * TOLERANCE * covariance.max()
         assert len(factor) < 40
+
+
+def test_factors_are_exact_at_the_longest_series():
+    length = MAX_LENGTH
+    chosen = np.sort(RNG(2).choice(length, 300, replace=False)).astype(float)
+    bank, stepped = _bank(length)
+    factors = Factors(length)
+    for kernel in {*bank, *stepped}:
+        if kernel.kind == "white":
+            continue
+        factor = factors.factor(kernel)[:, chosen.astype(int)].astype(np.float64)
+        covariance = kernel(chosen[:, None], chosen[None, :], length)
+        assert np.abs(factor.T @ factor - covariance).max() <= 10 * TOLERANCE * covariance.max()
+        assert len(factor) < 40
+
+
+@pytest.mark.processes
+def test_series_have_the_same_bits_whatever_the_number_of_threads():
+    code = """
+import hashlib, numpy as np
+from foretrain.data.synthetic.calendar import Calendar
+from foretrain.data.synthetic.kernel_synth import KernelSynth
+for kind, length in ((KernelSynth, 97), (KernelSynth, 640), (Calendar, 400)):
+    print(hashlib.sha256(kind().draw(np.random.default_rng(1), 100, length).tobytes()).hexdigest())
+"""
+    found = set[str]()
+    for threads in ("1", "2"):
+        environment = os.environ | {name: threads for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from foretrain.data.synthetic.to_disk import write_corpus
 from foretrain.errors import ConfigError, DataError
 
 SHORT = (Lengths(shortest=10, longest=20),)
+DATED = {"freq": "h", "generators": ({"kind": "calendar"}, {"kind": "arma"}, {"kind": "candles"})}
+BARS = {"freq": "30min", "columns": "candles", "generators": ({"kind": "candles"},)}
 
 
 def mixture(**options) -> Mixture:
@@ -33,10 +35,26 @@ def test_every_generator_draws_finite_series_of_any_length(kind, length):
 
 
 @pytest.mark.parametrize("kind", GENERATORS, ids=lambda kind: kind.__name__)
+def test_every_generator_draws_the_longest_series(kind):
+    values = kind().draw(np.random.default_rng(3), 3, MAX_LENGTH)
+    assert values.shape == (3, MAX_LENGTH)
+    assert np.isfinite(values.astype(np.float32)).all()
+    late = values[:, -MAX_LENGTH // 4 :]
+    assert (late.std(axis=1) > 0).any()
+
+
+@pytest.mark.parametrize("kind", GENERATORS, ids=lambda kind: kind.__name__)
 def test_a_generator_draws_the_same_series_from_the_same_seed(kind):
     first, again, other = (kind().draw(np.random.default_rng(seed), 16, 50) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_long_series_of_a_block_are_drawn_in_pieces_and_differ():
+    length = 5000
+    chosen = mixture(generators=({"kind": "arma"},), lengths=(Lengths(shortest=length, longest=length),))
+    values = draw_block(chosen, 0).values
+    assert len(np.unique(values[:, 0])) == len(values) == 512
 
 
 def test_a_block_depends_on_seed_and_number_alone():
@@ -72,16 +90,18 @@ def test_missing_values_have_their_share_and_never_open_a_series():
     assert not gone[:, 0].any()
 
 
-def test_a_corpus_does_not_depend_on_processes_or_on_the_number_of_series(tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [{}, DATED, BARS], ids=["steps", "dated", "candles"])
+def test_a_corpus_does_not_depend_on_processes_or_on_the_number_of_series(tmp_path, monkeypatch, options):
     monkeypatch.setattr(to_disk, "PART", 1024)
-    few = write_corpus(mixture(), tmp_path / "few", 1100)
-    many = write_corpus(mixture(), tmp_path / "many", 2500)
+    few = write_corpus(mixture(**options), tmp_path / "few", 1100)
+    many = write_corpus(mixture(**options), tmp_path / "many", 2500)
     assert (few.num_series, many.num_series) == (1100, 2500)
     assert few.provenance["kind"] == "synthetic"
     small, large = Corpus.open(tmp_path / "few"), Corpus.open(tmp_path / "many")
     for series in (0, 511, 512, 1023, 1024, 1099):
         assert small.item_id(series) == large.item_id(series)
         assert np.array_equal(small.values(series), large.values(series), equal_nan=True)
+        assert np.array_equal(small.times(series), large.times(series))
     assert not list(tmp_path.glob(".*"))
 
 

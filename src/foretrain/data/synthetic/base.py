@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
 from foretrain.config import Section
+from foretrain.timeaxis.frequency import Frequency, IntArray
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -53,6 +54,13 @@ class Generator(Section):
     def draw(self, rng: np.random.Generator, count: int, length: int) -> Floats:
         """Return (count, length) finite values."""
         raise NotImplementedError
+
+    def draw_on(self, rng: np.random.Generator, starts: IntArray, frequency: Frequency, length: int) -> Floats:
+        """Return (N, length) finite values whose steps are those of a frequency from `starts` (N,), in microseconds.
+
+        Only generators that follow a calendar look at them.
+        """
+        return self.draw(rng, len(starts), length)
 
 
 class Clean(Generator):

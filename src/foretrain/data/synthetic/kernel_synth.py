@@ -26,6 +26,8 @@ TOLERANCE = 1e-6  # residual variance of a factored kernel, relative to its larg
 OFFICIAL_LENGTH = 1024  # the length whose fractions Chronos' periods are
 OFFICIAL_PERIODS = (24, 48, 96, 168, 336, 672, 7, 14, 30, 60, 365, 730, 4, 26, 52, 4, 6, 12, 4, 40, 10)
 _MOST_COLUMNS = 10_000  # of a row-wise Kronecker product that is contracted at once
+_TILE, _VECTOR_TILE = 1 << 18, 9216  # multiplications that OpenBLAS leaves to one thread; vectors
+_NARROWEST = 64  # columns of a tile
 
 Singles = npt.NDArray[np.float32]
 
@@ -146,10 +148,27 @@ def _product_draw(rng: np.random.Generator, parts: list[Singles]) -> Singles:
     ranks = [len(part) for part in parts]
     if len(parts) > 1 and np.prod(ranks) > _MOST_COLUMNS:
         return sum(row * _product_draw(rng, parts[1:]) for row in parts[0])  # type: ignore[return-value]
-    drawn = rng.standard_normal((int(np.prod(ranks[:-1])), ranks[-1]), np.float32) @ parts[-1]
+    drawn = _matmul(rng.standard_normal((int(np.prod(ranks[:-1])), ranks[-1]), np.float32), parts[-1])
     for part in reversed(parts[:-1]):
         drawn = np.einsum("art,rt->at", drawn.reshape(-1, *part.shape), part)
     return drawn[0]
+
+
+def _matmul(left: Singles, right: Singles) -> Singles:
+    """Return left (M, R) @ right (R, T), in tiles so small that OpenBLAS computes each with one thread.
+
+    The last bits of a product depend on how threads share it, and series must not.
+    """
+    rank, length = right.shape
+    out = np.empty((len(left), length), np.float32)
+    high = max(1, _TILE // (_NARROWEST * rank))
+    for top in range(0, len(left), high):
+        rows = left[top : top + high]
+        most = (_TILE if len(rows) > 1 else _VECTOR_TILE) // rows.size
+        wide = max(1, most // _NARROWEST) * _NARROWEST
+        for first in range(0, length, wide):
+            np.matmul(rows, right[:, first : first + wide], out=out[top : top + high, first : first + wide])
+    return out
 
 
 def pivoted_cholesky(kernel: Kernel, steps: Floats, length: int) -> Floats:

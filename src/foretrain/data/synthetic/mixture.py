@@ -1,12 +1,12 @@
 """A mixture of generators: blocks of series that are pure functions of (settings, seed, block number).
 
-# N series of a block, T steps
+# N series of a block, V columns, T steps
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,11 @@ from pydantic import Field, model_validator
 
 from foretrain.config import Section
 from foretrain.data.permutation import derive
+from foretrain.data.synthetic.axis import MAX_DAYS, axis_stamps, drawn_starts, step_days, supported
 from foretrain.data.synthetic.base import Generator, Range, Share, between, chance
+from foretrain.data.synthetic.calendar import Calendar
+from foretrain.data.synthetic.candles import COLUMNS as CANDLES
+from foretrain.data.synthetic.candles import Candles, is_intraday
 from foretrain.data.synthetic.chaos import Chaos
 from foretrain.data.synthetic.counts import Demand
 from foretrain.data.synthetic.kernel_synth import KernelSynth
@@ -22,14 +26,18 @@ from foretrain.data.synthetic.linear_models import Arma, Smoothing
 from foretrain.data.synthetic.regimes import Regimes
 from foretrain.data.synthetic.shapes import Shapes
 from foretrain.data.synthetic.trend_season import TrendSeason
-from foretrain.data.windows import FloatArray
+from foretrain.data.windows import FloatArray, IntArray
+from foretrain.errors import DataError
+from foretrain.timeaxis.frequency import MINUTE, Frequency
 
 AnyGenerator = Annotated[
-    KernelSynth | TrendSeason | Arma | Smoothing | Regimes | Demand | Shapes | Chaos, Field(discriminator="kind")
+    KernelSynth | TrendSeason | Arma | Smoothing | Regimes | Demand | Shapes | Chaos | Calendar | Candles,
+    Field(discriminator="kind"),
 ]
 GENERATORS: tuple[type[Generator], ...] = get_args(get_args(AnyGenerator)[0])
 BLOCK = 512  # series that are drawn together
 MAX_LENGTH = 16_384
+_TOGETHER = 1 << 21  # values that a generator draws at once: longer series of a block are drawn in pieces
 
 
 class Lengths(Section):
@@ -54,6 +62,10 @@ class Mixture(Section):
         lengths: series lengths by share of blocks; all series of a block have one length.
         missing: share of series with missing values.
         missing_fraction: of the values of such a series, half of them in one gap.
+        freq: frequency of the time axis, on which every series has a start of its own; None: no calendar. Only series
+            of calendar and candles follow it.
+        columns: candles: open, high, low, close, volume and amount, of generators of candles alone, whose closes are
+            the target otherwise.
         seed: of all draws.
     """
 
@@ -80,22 +92,57 @@ class Mixture(Section):
     )
     missing: Share = 0.1
     missing_fraction: Range = (0.0, 0.3)
+    freq: str | None = None
+    columns: Literal["target", "candles"] = "target"
     seed: int = 0
+
+    @property
+    def frequency(self) -> Frequency | None:
+        """freq, parsed."""
+        return None if self.freq is None else supported(self.freq)
 
     @model_validator(mode="after")
     def _fits(self) -> Mixture:
         low, high = self.missing_fraction
         if low < 0 or high >= 1:
             raise ValueError(f"missing_fraction {list(self.missing_fraction)} must lie in [0, 1)")
+        self._fits_axis()
         return self
+
+    def _fits_axis(self) -> None:
+        candles = [generator for generator in self.generators if isinstance(generator, Candles)]
+        if self.columns == "candles" and len(candles) < len(self.generators):
+            raise ValueError("columns: candles needs generators of kind candles alone; only they have these columns")
+        if self.freq is None:
+            if self.columns == "candles":
+                raise ValueError("columns: candles needs a freq, such as B or 30min, on which bars lie")
+            return
+        try:
+            frequency = supported(self.freq)
+        except DataError as error:
+            raise ValueError(str(error)) from None
+        longest = max(bucket.longest for bucket in self.lengths)
+        if longest * step_days(frequency) > MAX_DAYS:
+            raise ValueError(
+                f"{longest} steps of freq {self.freq!r} span {longest * step_days(frequency) / 365.25:.0f} years; at "
+                f"most {MAX_DAYS // 366} fit. Shorten lengths, or leave freq out"
+            )
+        if any(isinstance(g, Calendar) and g.frequencies != Calendar().frequencies for g in self.generators):
+            raise ValueError("frequencies of calendar series have no effect beside the freq of the mixture")
+        in_sessions = self.columns == "candles" and is_intraday(frequency)
+        if in_sessions and (frequency.micros or 0) % MINUTE:
+            raise ValueError(f"bars of freq {self.freq!r} are no whole minutes, in which trading hours are counted")
+        if not in_sessions and any(generator.markets != Candles().markets for generator in candles):
+            raise ValueError("markets take effect with columns: candles and an intraday freq, or without a freq alone")
 
 
 @dataclass(frozen=True)
 class SeriesBlock:
     """Series of one length."""
 
-    values: FloatArray  # (N, T), NaN where missing; the first value of a series is observed
+    values: FloatArray  # (N, T), of candles (N, V, T); NaN where missing; the first value of a series is observed
     generator: npt.NDArray[np.int64]  # (N,) place of each series' generator in Mixture.generators
+    times: IntArray | None = None  # (N, T) stamps in microseconds, with a freq
 
 
 def draw_block(mixture: Mixture, number: int, count: int = BLOCK) -> SeriesBlock:
@@ -104,15 +151,38 @@ def draw_block(mixture: Mixture, number: int, count: int = BLOCK) -> SeriesBlock
     length = _length(mixture, rng)
     weights = np.array([generator.weight for generator in mixture.generators])
     which = np.sort(rng.choice(len(weights), count, p=weights / weights.sum()))
-    values = np.empty((count, length), np.float32)
+    values = np.empty((count, *_columns(mixture), length), np.float32)
+    times = None if mixture.freq is None else np.empty((count, length), np.int64)
+    together = max(1, _TOGETHER // length)
     for place, generator in enumerate(mixture.generators):
         rows = np.flatnonzero(which == place)
-        if rows.size:
-            values[rows] = generator.draw(rng, len(rows), length)
+        for first in range(0, len(rows), together):
+            piece = rows[first : first + together]
+            values[piece], stamps = _drawn(mixture, generator, rng, len(piece), length)
+            if times is not None and stamps is not None:
+                times[piece] = stamps
     order = rng.permutation(count)
     values, which = values[order], which[order]
     _remove_values(mixture, rng, values)
-    return SeriesBlock(values, which)
+    return SeriesBlock(values, which, None if times is None else times[order])
+
+
+def _columns(mixture: Mixture) -> tuple[int, ...]:
+    return () if mixture.columns == "target" else (len(CANDLES),)
+
+
+def _drawn(
+    mixture: Mixture, generator: Generator, rng: np.random.Generator, count: int, length: int
+) -> tuple[npt.NDArray[np.floating], IntArray | None]:
+    """Return values (N, T) or (N, V, T) of one generator, and with a freq their stamps (N, T)."""
+    frequency = mixture.frequency
+    if frequency is None:
+        return generator.draw(rng, count, length), None
+    if mixture.columns == "candles":
+        assert isinstance(generator, Candles)
+        return generator.bars(rng, count, frequency, length)
+    starts = drawn_starts(rng, count, frequency, length)
+    return generator.draw_on(rng, starts, frequency, length), axis_stamps(starts, frequency, length)
 
 
 def _length(mixture: Mixture, rng: np.random.Generator) -> int:
@@ -123,15 +193,19 @@ def _length(mixture: Mixture, rng: np.random.Generator) -> int:
 
 
 def _remove_values(mixture: Mixture, rng: np.random.Generator, values: FloatArray) -> None:
-    """Set values to NaN in place: of a series' missing fraction one half in a gap, the other half here and there."""
+    """Set values to NaN in place: of a series' missing fraction one half in a gap, the other half here and there.
+
+    Candles are missing whole.
+    """
     rows = np.flatnonzero(chance(rng, mixture.missing, len(values)))
     if not rows.size:
         return
-    length = values.shape[1]
+    length = values.shape[-1]
     half = between(rng, mixture.missing_fraction, len(rows), 1) / 2
     gap = np.floor(half * length)
     start = np.floor(rng.random((len(rows), 1)) * (length - gap))
     t = np.arange(length)
     gone = (rng.random((len(rows), length)) < half) | ((t >= start) & (t < start + gap))
     gone[:, 0] = False
+    gone = gone if values.ndim == 2 else gone[:, None]
     values[rows] = np.where(gone, np.float32(np.nan), values[rows])

@@ -20,6 +20,7 @@ from foretrain import __version__
 from foretrain.atomic import write_json
 from foretrain.data.manifest import Manifest
 from foretrain.data.store import Corpus
+from foretrain.data.synthetic import candles
 from foretrain.data.synthetic.mixture import BLOCK, Mixture, draw_block
 from foretrain.data.writer import CorpusWriter
 from foretrain.errors import ConfigError, DataError
@@ -131,24 +132,43 @@ def _single_threads() -> Iterator[None]:
 def write_part(mixture: Mixture, parts: Path, number: int, count: int) -> None:
     """Write series [number * PART, number * PART + count) as a corpus in the folder of the parts."""
     kinds = [generator.kind for generator in mixture.generators]
-    with CorpusWriter(_part(parts, number, count), ["target"], time="steps", provenance=_provenance(None)) as writer:
+    with CorpusWriter(_part(parts, number, count), **_layout(mixture), provenance=_provenance(None)) as writer:
         for first in range(0, count, BLOCK):
             block = draw_block(mixture, (number * PART + first) // BLOCK)
             for row in range(min(BLOCK, count - first)):
                 item = f"{kinds[block.generator[row]]}-{number * PART + first + row:09d}"
-                writer.append(item, block.values[row])
+                writer.append(item, block.values[row], times=None if block.times is None else block.times[row])
 
 
 def _join(mixture: Mixture, parts: Path, wanted: list[tuple[int, int]], out: Path, command: str | None) -> Manifest:
     """Write the corpus from its parts."""
-    with CorpusWriter(out, ["target"], time="steps", provenance=_provenance(command)) as writer:
+    with CorpusWriter(out, **_layout(mixture), provenance=_provenance(command)) as writer:
         writer.extra_file("mixture.json", json.dumps(mixture.model_dump(mode="json"), indent=1) + "\n")
         for part in wanted:
             corpus = Corpus.open(_part(parts, *part))
             for series in range(corpus.num_series):
-                writer.append(corpus.item_id(series), corpus.values(series))
+                writer.append(corpus.item_id(series), corpus.values(series), times=corpus.times(series))
     assert writer.manifest is not None
     return writer.manifest
+
+
+def _layout(mixture: Mixture) -> dict[str, Any]:
+    """Return the columns and the time axis of a mixture's corpus."""
+    frequency = mixture.frequency
+    if frequency is None:
+        return {"columns": ["target"], "time": "steps"}
+    if mixture.columns == "target":
+        return {"columns": ["target"], "time": "regular", "freq": frequency.alias}
+    found = [generator.markets for generator in mixture.generators if isinstance(generator, candles.Candles)]
+    markets: set[candles.Market] = {market for markets in found for market in markets}
+    in_sessions = candles.is_intraday(frequency) and markets != {"always"}
+    return {
+        "columns": candles.COLUMNS,
+        "time": "stamps" if in_sessions else "regular",
+        "freq": frequency.alias,
+        "price_columns": candles.PRICES,
+        "bars_per_session": candles.bars_per_session(frequency, markets),
+    }
 
 
 def _provenance(command: str | None) -> dict[str, Any]:
