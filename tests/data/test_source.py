@@ -428,3 +428,56 @@ def test_an_early_end_hides_known_categories_and_times_after_it():
 def test_a_shortest_future_longer_than_the_horizon_is_an_error():
     with pytest.raises(ConfigError, match="min_prediction_length 4 exceeds prediction_length 3"):
         config(min_prediction_length=4)
+
+
+def unlike_corpora() -> tuple[Corpus, Corpus]:
+    """One corpus of single series, and one with covariates."""
+    rng = np.random.default_rng(0)
+    alone = Corpus.from_arrays("alone", [(f"a{k}", rng.random((1, 60), np.float32), None) for k in range(4)], ["y"])
+    items = [(f"b{k}", rng.random((4, 60), np.float32), None) for k in range(4)]
+    return alone, Corpus.from_arrays("groups", items, ["sales", "price", "visits", "note"])
+
+
+GROUPS = {"path": "groups", "known_covariates": ["price"], "past_covariates": ["visits"], "target": ["sales"]}
+
+
+def with_groups(own: dict, **options) -> TrainingSource:
+    corpora = list(unlike_corpora())
+    tree = {"corpora": [{"path": "alone"}, own], "context_length": 8, "prediction_length": 3, **options}
+    return TrainingSource(build(DataConfig, tree), 0, corpora)
+
+
+def test_a_corpus_may_have_columns_of_its_own():
+    made = with_groups(GROUPS)
+    assert [selection.columns for selection in made.selections] == [(0,), (0, 2, 1)]
+    assert (made.selections[1].past, made.selections[1].known) == ((2,), (1,))
+    windows = made.windows(0, 40)
+    agree(made, windows)
+    assert {*windows.role.tolist()} == {TARGET, PAST, KNOWN}
+    assert [entry["rows_per_window"] for entry in made.describe()["corpora"]] == [1, 3]
+
+
+def test_covariates_that_a_corpus_does_not_name_have_no_role_there_though_the_run_names_some():
+    made = with_groups({"path": "groups", "target": ["sales", "note"]}, past_covariates=[])
+    assert made.selections[1].columns == (0, 3)
+    own = {"path": "groups", "known_covariates": ["price"]}
+    assert with_groups(own).selections[1].targets == (0, 2, 3)  # all that are no covariates
+
+
+def test_windows_of_corpora_with_columns_of_their_own_are_in_buckets_of_their_own():
+    buckets = with_groups(GROUPS, sampling="epoch").in_buckets([8], [3], 200)
+    assert {bucket.variates for bucket in buckets.buckets} == {1, 3}
+    for number in range(buckets.epoch_length):
+        windows = buckets.windows(number)
+        assert len({*np.bincount(windows.window).tolist()}) == 1
+
+
+def test_an_unknown_column_of_one_corpus_is_named_by_its_key():
+    with pytest.raises(ConfigError, match=r"data\.corpora\.1\.known_covariates: groups has no column 'prise'.*'price'"):
+        with_groups(GROUPS | {"known_covariates": ["prise"]})
+
+
+def test_columns_of_a_run_whose_corpora_all_have_their_own_are_an_error():
+    tree = {"corpora": [GROUPS], "context_length": 8, "prediction_length": 3, "known_covariates": ["price"]}
+    with pytest.raises(ConfigError, match="known_covariates cannot take effect"):
+        build(DataConfig, tree)

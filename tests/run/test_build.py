@@ -8,6 +8,10 @@ import numpy as np
 from foretrain.config import build
 from foretrain.data.manifest import Column
 from foretrain.data.store import Corpus
+from foretrain.data.synthetic.mixture import Layout, Mixture, draw_block
+from foretrain.evaluation.columns import evaluation_columns
+from foretrain.forecasting.record import records_columns
+from foretrain.models import family
 from foretrain.run.build import open_source, release_facts
 from foretrain.run.config import RunConfig
 
@@ -47,3 +51,54 @@ def test_the_codes_of_categories_are_recorded_where_windows_hold_them(tmp_path: 
     alone = recorded(tmp_path, [one], target=["load"], known_covariates=["day"])
     assert alone["categories"] == {}  # with one target they are its means
     assert recorded(tmp_path, [one, other], known_covariates=["day"])["categories"] == {}
+
+
+def groups_and_series() -> tuple[list[Corpus], list[dict]]:
+    """A corpus of single series and one of groups whose manifest names its covariates, and their entries."""
+    single = Mixture(generators=({"kind": "arma"},), lengths=({"shortest": 40, "longest": 40},))
+    groups = single.model_copy(update={"layout": Layout(targets=2, past=1, known=1)})
+    corpora = []
+    for mixture in (single, groups):
+        targets, past, known = mixture.layout.names
+        values = draw_block(mixture, 0, 6).values.reshape(6, mixture.layout.rows, 40)
+        items = [(f"i{k}", one, None) for k, one in enumerate(values)]
+        corpus = Corpus.from_arrays(
+            "corpus", items, [*targets, *past, *known], past_covariates=past, known_covariates=known
+        )
+        corpora.append(corpus)
+    return corpora, [
+        {"path": "single"},
+        {"path": "groups", "past_covariates": ["past_1"], "known_covariates": ["known_1"]},
+    ]
+
+
+def opened(corpora: list[Corpus], entries: list[dict], **data):
+    tree = {
+        "model": {"family": "toto", "random_init": True},
+        "data": {"corpora": entries, "context_length": 16, "prediction_length": 4, **data},
+        "training": {"max_steps": 1},
+        "output_dir": "nowhere",
+    }
+    return open_source(build(RunConfig, tree), corpora)
+
+
+def test_a_generated_corpus_of_groups_is_trained_by_the_roles_of_its_manifest(logged_notes):
+    corpora, _ = groups_and_series()
+    config, source = opened(corpora[1:], [{"path": "groups"}])
+    assert (config.data.past_covariates, config.data.known_covariates) == (("past_1",), ("known_1",))
+    chosen = source.selections[0]
+    assert (chosen.targets, chosen.past, chosen.known) == ((0, 1), (2,), (3,))
+    assert "covariates_by_name" in [note.code for note in logged_notes()]
+
+
+def test_a_run_may_mix_single_series_and_groups_with_columns_of_their_own(logged_notes):
+    config, source = opened(*groups_and_series())
+    assert [selection.columns for selection in source.selections] == [(0,), (0, 1, 2, 3)]
+    assert (config.data.target, config.data.known_covariates) == (None, ())
+    assert config.model.variate_labels  # some corpus has covariates known ahead
+    assert not logged_notes()
+    facts = release_facts(config, source)["data"]
+    # no columns are the model's own: a forecast takes `target` and all others as covariates
+    assert not records_columns(facts) and "known_covariates" not in facts
+    found, _ = evaluation_columns(source.corpora[1], family("toto"), facts)
+    assert (found.targets, found.past, found.known) == ((0, 1), (2,), (3,))  # by the corpus' manifest

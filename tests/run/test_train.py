@@ -436,6 +436,10 @@ def test_a_hash_is_of_a_version_and_stays_what_it_was():
     other = build(RunConfig, {**RECORDED, "output": {"sort_quantiles": False}})  # the weights stay what they are
     assert (config_hash(other), config_hash_1(other)) == (config_hash(config), config_hash_1(config))
     check_resumable(config.model_dump(mode="json"), other.model_dump(mode="json"), RunConfig)
+    corpus, other = RECORDED["data"]["corpora"]
+    own = {**RECORDED["data"], "corpora": [{**corpus, "known_covariates": ["price"]}, other]}
+    columns = build(RunConfig, {**RECORDED, "data": own})  # of a corpus: other windows, other weights
+    assert config_hash(columns) != config_hash(config) and config_hash_1(columns) != config_hash_1(config)
     for family, known in OF_FAMILIES.items():
         tree = {**SHORT, "model": {"family": family, "model_id": "some/where"}}
         assert config_hash_1(build(RunConfig, tree)) == known

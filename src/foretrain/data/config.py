@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from foretrain.config import FieldRule, Section
+from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import SyntheticSpec, generate
 
 
+class ColumnRoles(NamedTuple):
+    """Names of columns by role; target None = every numeric column that is not a covariate."""
+
+    target: tuple[str, ...] | None
+    past_covariates: tuple[str, ...]
+    known_covariates: tuple[str, ...]
+
+
 class CorpusSpec(Section):
-    """One corpus of a run: a folder or a synthetic one, and its weight in sampling."""
+    """One corpus of a run: a folder or a synthetic one, its weight in sampling, and its columns if they are its own."""
 
     path: Annotated[str | None, FieldRule(identity=False, on_resume="fingerprint", fingerprint="data")] = None
     synthetic: SyntheticSpec | None = None
     weight: float = Field(default=1.0, gt=0)
+    # If any of these is given, all three are the corpus' own, and covariates that are not named have no role.
+    target: tuple[str, ...] | None = None
+    past_covariates: tuple[str, ...] | None = None
+    known_covariates: tuple[str, ...] | None = None
+
+    @property
+    def own_roles(self) -> ColumnRoles | None:
+        """The roles of the corpus' columns, or None if they are the run's."""
+        if self.target is None and self.past_covariates is None and self.known_covariates is None:
+            return None
+        return ColumnRoles(self.target, self.past_covariates or (), self.known_covariates or ())
 
     @model_validator(mode="after")
     def _one_origin(self) -> CorpusSpec:
@@ -63,12 +84,28 @@ class DataConfig(Section):
             raise ValueError(
                 f"min_prediction_length {self.min_prediction_length} exceeds prediction_length {self.prediction_length}"
             )
+        named = [key for key in ColumnRoles._fields if getattr(self, key)]
+        if named and all(spec.own_roles is not None for spec in self.corpora):
+            raise ValueError(f"every corpus names columns of its own, so {' and '.join(named)} cannot take effect")
         weights = {spec.weight for spec in self.corpora}
         if self.sampling == "epoch" and len(weights) > 1:
             raise ValueError("sampling=epoch visits every window once, so unequal corpus weights cannot take effect")
         if self.sampling == "epoch" and self.series_weighting != "uniform":
             raise ValueError("sampling=epoch visits every window once, so series_weighting cannot take effect")
         return self
+
+    @property
+    def roles(self) -> tuple[ColumnRoles, ...]:
+        """The roles of columns of each corpus: its own, or the run's."""
+        shared = ColumnRoles(self.target, self.past_covariates, self.known_covariates)
+        return tuple(spec.own_roles or shared for spec in self.corpora)
+
+    def select(self, corpora: Sequence[Corpus]) -> tuple[Selection, ...]:
+        """Return the columns of each corpus. Raises ConfigError as splits.select does."""
+        found = []
+        for number, (corpus, spec, roles) in enumerate(zip(corpora, self.corpora, self.roles, strict=True)):
+            found.append(select(corpus, *roles, key="data" if spec.own_roles is None else f"data.corpora.{number}"))
+        return tuple(found)
 
     @property
     def resolved_min_context(self) -> int:

@@ -16,7 +16,7 @@ from foretrain.data.config import DataConfig
 from foretrain.data.lengths import no_window, rows_needed
 from foretrain.data.permutation import derive, hash64
 from foretrain.data.sampling import Gather, Pool, SamplingPlan
-from foretrain.data.splits import Selection, held_out, select
+from foretrain.data.splits import Selection, held_out
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray, Windows
 from foretrain.errors import ConfigError
@@ -36,9 +36,7 @@ class TrainingSource:
         if len(opened) != len(config.corpora):
             raise ConfigError(f"data.corpora: {len(config.corpora)} configured, {len(opened)} given.")
         self.corpora: tuple[Corpus, ...] = tuple(opened)
-        self.selections: tuple[Selection, ...] = tuple(
-            select(corpus, config.target, config.past_covariates, config.known_covariates) for corpus in opened
-        )
+        self.selections: tuple[Selection, ...] = config.select(opened)
         if config.with_times:
             _require_times(self.corpora)
         self._counts: list[dict[str, int]] = []

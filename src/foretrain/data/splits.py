@@ -72,9 +72,11 @@ def select(
     target: Sequence[str] | None = None,
     past_covariates: Sequence[str] = (),
     known_covariates: Sequence[str] = (),
+    *,
+    key: str = "data",
 ) -> Selection:
     """Return the columns of the given names; target None means every numeric column that is not a covariate, neither
-    by the caller's word nor by the corpus' manifest.
+    by the caller's word nor by the corpus' manifest. key: the section of a config that names them, for errors.
 
     Raises ConfigError for unknown names (with a suggestion), names in two roles, no target, and categorical targets.
     """
@@ -87,7 +89,7 @@ def select(
         for name in chosen:
             if name not in names:
                 hint = did_you_mean(name, names, cutoff=0.5)
-                message = f"data.{role}: {corpus.name} has no column {name!r} (has {', '.join(names)}). {hint}"
+                message = f"{key}.{role}: {corpus.name} has no column {name!r} (has {', '.join(names)}). {hint}"
                 raise ConfigError(message.rstrip())
     kinds = {column.name: column.kind for column in corpus.manifest.columns}
     if target is None:
@@ -96,12 +98,12 @@ def select(
     chosen = [*target, *past_covariates, *known_covariates]
     duplicates = sorted({name for name in chosen if chosen.count(name) > 1})
     if duplicates:
-        raise ConfigError(f"data.target: column {duplicates[0]!r} has two roles. Give each column one.")
+        raise ConfigError(f"{key}.target: column {duplicates[0]!r} has two roles. Give each column one.")
     if not target:
-        raise ConfigError(f"data.target: no column of {corpus.name} is left to forecast. Name at least one.")
+        raise ConfigError(f"{key}.target: no column of {corpus.name} is left to forecast. Name at least one.")
     categorical = [name for name in target if kinds[name] == "categorical"]
     if categorical:
-        raise ConfigError(f"data.target: column {categorical[0]!r} is categorical; only numbers can be forecast.")
+        raise ConfigError(f"{key}.target: column {categorical[0]!r} is categorical; only numbers can be forecast.")
     index = {name: k for k, name in enumerate(names)}
     return Selection(
         targets=tuple(index[name] for name in target),

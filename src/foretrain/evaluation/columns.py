@@ -59,17 +59,19 @@ def evaluation_columns(
 ) -> tuple[Selection, list[Note]]:
     """Return the columns of an evaluation, and notes on recorded covariates that the corpus lacks or has otherwise.
 
-    Arguments are those of forecasting.record.trained_columns, by which a forecast chooses its columns too. If nothing
-    of training is known, and the family does not choose columns, covariates are those that the corpus' manifest calls
-    so. Raises ConfigError as trained_columns and data.splits.select do, DataError if the family cannot use the corpus.
+    Arguments are those of forecasting.record.trained_columns, by which a forecast chooses its columns too. If no
+    columns of training are known, and the family does not choose any, covariates are those that the corpus' manifest
+    calls so. Raises ConfigError as trained_columns and data.splits.select do, DataError if the family cannot use the
+    corpus.
     """
     manifest = corpus.manifest
     numeric = list(manifest.default_targets)
     choice = family.columns_of(numeric, corpus.name)
     unrecorded = choice is None and not records_columns(trained)
-    if not trained and choice is None:
+    if unrecorded:
         marked = {"past_covariates": manifest.past_covariates, "known_covariates": manifest.known_covariates}
-        trained = {key: [name for name in names if name not in (target or ())] for key, names in marked.items()}
+        free = {key: [name for name in names if name not in (target or ())] for key, names in marked.items()}
+        trained = {**free, **trained}
     found = trained_columns(
         corpus.columns,
         numeric,

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from foretrain.config import FREE, LAYOUT, Section
 from foretrain.data.config import DataConfig
-from foretrain.data.splits import Selection, select
+from foretrain.data.splits import Selection
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
 from foretrain.evaluation import metrics
@@ -119,7 +119,7 @@ class Validation:
             raise ConfigError(f"evaluation.loss: false leaves nothing to validate, as forecasting {why}. Leave it out.")
         opened = [spec.open() for spec in data.corpora] if corpora is None else list(corpora)
         if selections is None:
-            selections = [select(c, data.target, data.past_covariates, data.known_covariates) for c in opened]
+            selections = data.select(opened)
         self.config, self.seed = config, seed
         self._precision = None if dtype == "float32" else getattr(torch, dtype)
         self._notes_shown = world is not None and not world.is_main  # only the main rank shows the notes, once

@@ -68,12 +68,14 @@ def open_source(
     kind, found = family(config.model.family), dict[str, Any]()
     if config.data.with_times is None:
         found["with_times"] = kind.with_times and all(corpus.manifest.time != "steps" for corpus in opened)
-    if config.data.target is None:
-        choice = kind.columns(_shared_targets(config.data, opened))
-        found |= {"target": choice.targets} if choice is not None else _marked_covariates(config.data, opened)
+    # corpora whose columns are not their own
+    shared = [corpus for corpus, spec in zip(opened, config.data.corpora, strict=False) if spec.own_roles is None]
+    if config.data.target is None and shared:
+        choice = kind.columns(_shared_targets(config.data, shared))
+        found |= {"target": choice.targets} if choice is not None else _marked_covariates(config.data, shared)
     data = config.data.model_copy(update=found)
     before = None if saved is None else saved.get("model") or {}
-    model = kind.resolve_defaults(config.model, bool(data.known_covariates), before)
+    model = kind.resolve_defaults(config.model, any(roles.known_covariates for roles in data.roles), before)
     config = config.model_copy(update={"data": data, "model": model})
     return config, TrainingSource(config.data, config.seed, opened)
 
@@ -160,10 +162,7 @@ def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
         ],
         "date_range": [min(first), max(last)] if first and last else None,
         "data": {
-            "target": config.data.target,
-            "scored": _scored(config),
-            "past_covariates": config.data.past_covariates,
-            "known_covariates": config.data.known_covariates,
+            **_columns(config),
             "categories": _categories(source),
             "context_length": config.data.context_length,
             "prediction_length": config.data.prediction_length,
@@ -173,6 +172,19 @@ def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
             "holdout_fraction": config.data.holdout_fraction,
             "max_train_series": limit if (limit := config.data.max_train_series) == source.num_series else None,
         },
+    }
+
+
+def _columns(config: RunConfig) -> dict[str, Any]:
+    """Return the columns by role; none if corpora differ in theirs, as no columns are the model's own then."""
+    data = config.data
+    if any(spec.own_roles is not None for spec in data.corpora):
+        return {}
+    return {
+        "target": data.target,
+        "scored": _scored(config),
+        "past_covariates": data.past_covariates,
+        "known_covariates": data.known_covariates,
     }
 
 

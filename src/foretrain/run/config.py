@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from foretrain.adapters.layers import AdapterConfig
 from foretrain.config import FREE, FieldRule, Section, apply_overrides, build, identity, read_yaml
-from foretrain.data.config import DataConfig
+from foretrain.data.config import ColumnRoles, DataConfig
 from foretrain.errors import ConfigError
 from foretrain.evaluation.validation import EvaluationConfig
 from foretrain.models import families, infer_family
@@ -102,6 +102,7 @@ def config_hash_1(config: RunConfig) -> str:
         (model, "loss_horizon", "run"),
         (model, "scale_floor", None),
         (model, "rescale", None),
+        *((spec, key, None) for spec in tree["data"]["corpora"] for key in ColumnRoles._fields),
     )
     for section, key, default in later:
         if key in section and section[key] == default:  # another value was not to be had then

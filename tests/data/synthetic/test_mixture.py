@@ -12,6 +12,7 @@ from foretrain.config import build, read_yaml
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import to_disk
 from foretrain.data.synthetic.mixture import GENERATORS, MAX_LENGTH, Lengths, Mixture, draw_block
+from foretrain.data.synthetic.multivariate import KINDS
 from foretrain.data.synthetic.to_disk import write_corpus
 from foretrain.errors import ConfigError, DataError
 
@@ -176,3 +177,39 @@ def test_the_command_writes_the_shipped_mixture_with_two_processes(tmp_path, pyt
     assert corpus.num_series == 33_000
     assert len(set(corpus.item_ids())) == 33_000
     assert "data generate" in corpus.manifest.provenance["command"]
+
+
+GROUPS = {"layout": {"targets": 2, "past": 1, "known": 2}, "generators": ({"kind": "arma"}, {"kind": "shapes"})}
+
+
+def test_a_corpus_of_groups_has_columns_by_role_and_says_which_are_covariates(tmp_path):
+    manifest = write_corpus(mixture(**GROUPS), tmp_path / "out", 600)
+    names = ["target_1", "target_2", "past_1", "known_1", "known_2"]
+    assert [column.name for column in manifest.columns] == names
+    assert (manifest.past_covariates, manifest.known_covariates) == (("past_1",), ("known_1", "known_2"))
+    assert manifest.default_targets == ("target_1", "target_2")
+    corpus = Corpus.open(tmp_path / "out")
+    block = draw_block(mixture(**GROUPS), 1)
+    assert np.array_equal(corpus.values(513), block.values[1], equal_nan=True)
+    assert corpus.item_id(513) == f"{KINDS[block.generator[1]]}-000000513"
+
+
+def test_a_single_target_of_a_group_is_called_target(tmp_path):
+    manifest = write_corpus(mixture(**GROUPS | {"layout": {"known": 1}}), tmp_path / "out", 5)
+    assert [column.name for column in manifest.columns] == ["target", "known_1"]
+
+
+def test_what_is_known_ahead_has_no_missing_values():
+    block = draw_block(mixture(**GROUPS, missing=1.0, missing_fraction=(0.4, 0.5)), 3, 64)
+    gone = np.isnan(block.values)
+    assert gone[:, :3].any() and not gone[:, 3:].any() and not gone[:, :, 0].any()
+
+
+def test_settings_of_groups_without_a_layout_are_refused():
+    with pytest.raises(ValueError, match="multivariate has no effect"):
+        mixture(multivariate={"noise": (0.1, 0.2)})
+
+
+def test_the_shipped_groups_have_the_settings_of_the_generators_defaults(pytestconfig):
+    shipped = read_yaml(pytestconfig.rootpath / "configs" / "synthetic" / "groups.yaml")
+    assert build(Mixture, shipped) == Mixture(seed=1, layout={"targets": 1, "past": 1, "known": 2})

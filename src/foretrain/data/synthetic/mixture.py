@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from foretrain.data.synthetic.chaos import Chaos
 from foretrain.data.synthetic.counts import Demand
 from foretrain.data.synthetic.kernel_synth import KernelSynth
 from foretrain.data.synthetic.linear_models import Arma, Smoothing
+from foretrain.data.synthetic.multivariate import KINDS, Multivariate
 from foretrain.data.synthetic.regimes import Regimes
 from foretrain.data.synthetic.shapes import Shapes
 from foretrain.data.synthetic.trend_season import TrendSeason
@@ -37,6 +39,8 @@ AnyGenerator = Annotated[
 GENERATORS: tuple[type[Generator], ...] = get_args(get_args(AnyGenerator)[0])
 BLOCK = 512  # series that are drawn together
 MAX_LENGTH = 16_384
+Places = npt.NDArray[np.int64]
+Draw = Callable[[Generator, int], tuple[npt.NDArray[np.floating], IntArray | None]]
 _TOGETHER = 1 << 21  # values that a generator draws at once: longer series of a block are drawn in pieces
 
 
@@ -54,34 +58,76 @@ class Lengths(Section):
         return self
 
 
-class Mixture(Section):
-    """Settings of a mixture.
+class Layout(Section):
+    """Rows of a series: targets, covariates of the past, and covariates known ahead."""
+
+    targets: int = Field(default=1, ge=1)
+    past: int = Field(default=0, ge=0)
+    known: int = Field(default=0, ge=0)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.targets + self.past + self.known
+
+    @property
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Names of the rows by role: `target`, or target_1, target_2 and so on; past_1 ..., known_1 ..."""
+        targets = ("target",) if self.targets == 1 else tuple(f"target_{k + 1}" for k in range(self.targets))
+        past, known = (
+            tuple(f"{role}_{k + 1}" for k in range(n)) for role, n in (("past", self.past), ("known", self.known))
+        )
+        return targets, past, known
+
+
+class Blend(Section):
+    """Generators and their weights, and missing values.
 
     Attributes:
         generators: with their weights, which are shares of series relative to one another.
-        lengths: series lengths by share of blocks; all series of a block have one length.
         missing: share of series with missing values.
         missing_fraction: of the values of such a series, half of them in one gap.
-        freq: frequency of the time axis, on which every series has a start of its own; None: no calendar. Only series
-            of calendar and candles follow it.
-        columns: candles: open, high, low, close, volume and amount, of generators of candles alone, whose closes are
-            the target otherwise.
-        seed: of all draws.
     """
 
     generators: tuple[AnyGenerator, ...] = Field(
         default=(
-            KernelSynth(weight=0.25),
-            TrendSeason(weight=0.32),
+            KernelSynth(weight=0.22),
+            TrendSeason(weight=0.28),
             Arma(weight=0.08),
-            Smoothing(weight=0.14),
-            Regimes(weight=0.07),
-            Demand(weight=0.07),
+            Smoothing(weight=0.13),
+            Regimes(weight=0.06),
+            Demand(weight=0.06),
             Shapes(weight=0.04),
             Chaos(weight=0.03),
+            Calendar(weight=0.10),
         ),
         min_length=1,
     )
+    missing: Share = 0.1
+    missing_fraction: Range = (0.0, 0.3)
+
+    @model_validator(mode="after")
+    def _fraction_fits(self) -> Self:
+        low, high = self.missing_fraction
+        if low < 0 or high >= 1:
+            raise ValueError(f"missing_fraction {list(self.missing_fraction)} must lie in [0, 1)")
+        return self
+
+
+class Mixture(Blend):
+    """Settings of a mixture that is written to disk.
+
+    Attributes:
+        lengths: series lengths by share of blocks; all series of a block have one length.
+        freq: frequency of the time axis, on which every series has a start of its own; None: no calendar. Only series
+            of calendar and candles follow it.
+        columns: candles: open, high, low, close, volume and amount, of generators of candles alone, whose closes are
+            the target otherwise.
+        layout: rows of a series; of more than one, the generators' series become groups by `multivariate`.
+        multivariate: how the rows of a group depend on each other.
+        seed: of all draws.
+    """
+
     lengths: tuple[Lengths, ...] = Field(
         default=(
             Lengths(shortest=16, longest=96, share=0.45),
@@ -90,10 +136,10 @@ class Mixture(Section):
         ),
         min_length=1,
     )
-    missing: Share = 0.1
-    missing_fraction: Range = (0.0, 0.3)
     freq: str | None = None
     columns: Literal["target", "candles"] = "target"
+    layout: Layout = Layout()
+    multivariate: Multivariate = Multivariate()
     seed: int = 0
 
     @property
@@ -101,37 +147,42 @@ class Mixture(Section):
         """freq, parsed."""
         return None if self.freq is None else supported(self.freq)
 
-    @model_validator(mode="after")
-    def _fits(self) -> Mixture:
-        low, high = self.missing_fraction
-        if low < 0 or high >= 1:
-            raise ValueError(f"missing_fraction {list(self.missing_fraction)} must lie in [0, 1)")
-        self._fits_axis()
-        return self
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the kinds of series of a block, which open the items' ids."""
+        return KINDS if self.layout.rows > 1 else tuple(generator.kind for generator in self.generators)
 
-    def _fits_axis(self) -> None:
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.layout.rows == 1 and self.multivariate != Multivariate():
+            raise ValueError("multivariate has no effect on series of one row; give layout more, or leave it out")
+        if self.layout.rows > 1 and (self.freq is not None or self.columns == "candles"):
+            raise ValueError("series of several rows have no calendar: leave freq and columns out, or layout")
         candles = [generator for generator in self.generators if isinstance(generator, Candles)]
         if self.columns == "candles" and len(candles) < len(self.generators):
             raise ValueError("columns: candles needs generators of kind candles alone; only they have these columns")
-        if self.freq is None:
-            if self.columns == "candles":
-                raise ValueError("columns: candles needs a freq, such as B or 30min, on which bars lie")
-            return
+        if self.freq is not None:
+            self._fits_axis(self.freq, candles)
+        elif self.columns == "candles":
+            raise ValueError("columns: candles needs a freq, such as B or 30min, on which bars lie")
+        return self
+
+    def _fits_axis(self, freq: str, candles: list[Candles]) -> None:
         try:
-            frequency = supported(self.freq)
+            frequency = supported(freq)
         except DataError as error:
             raise ValueError(str(error)) from None
         longest = max(bucket.longest for bucket in self.lengths)
         if longest * step_days(frequency) > MAX_DAYS:
             raise ValueError(
-                f"{longest} steps of freq {self.freq!r} span {longest * step_days(frequency) / 365.25:.0f} years; at "
+                f"{longest} steps of freq {freq!r} span {longest * step_days(frequency) / 365.25:.0f} years; at "
                 f"most {MAX_DAYS // 366} fit. Shorten lengths, or leave freq out"
             )
         if any(isinstance(g, Calendar) and g.frequencies != Calendar().frequencies for g in self.generators):
             raise ValueError("frequencies of calendar series have no effect beside the freq of the mixture")
         in_sessions = self.columns == "candles" and is_intraday(frequency)
         if in_sessions and (frequency.micros or 0) % MINUTE:
-            raise ValueError(f"bars of freq {self.freq!r} are no whole minutes, in which trading hours are counted")
+            raise ValueError(f"bars of freq {freq!r} are no whole minutes, in which trading hours are counted")
         if not in_sessions and any(generator.markets != Candles().markets for generator in candles):
             raise ValueError("markets take effect with columns: candles and an intraday freq, or without a freq alone")
 
@@ -140,8 +191,8 @@ class Mixture(Section):
 class SeriesBlock:
     """Series of one length."""
 
-    values: FloatArray  # (N, T), of candles (N, V, T); NaN where missing; the first value of a series is observed
-    generator: npt.NDArray[np.int64]  # (N,) place of each series' generator in Mixture.generators
+    values: FloatArray  # (N, T), of several columns (N, V, T); NaN where missing; the first value of a row is observed
+    generator: Places  # (N,) place of each series' generator in Mixture.generators; of groups their kind's in KINDS
     times: IntArray | None = None  # (N, T) stamps in microseconds, with a freq
 
 
@@ -149,26 +200,47 @@ def draw_block(mixture: Mixture, number: int, count: int = BLOCK) -> SeriesBlock
     """Return a block; it depends on the mixture, its number and the count, and on nothing else."""
     rng = np.random.Generator(np.random.PCG64DXSM(derive(mixture.seed, number)))
     length = _length(mixture, rng)
-    weights = np.array([generator.weight for generator in mixture.generators])
+    if mixture.layout.rows > 1:
+        return _groups(mixture, rng, count, length)
+
+    def draw(generator: Generator, count: int) -> tuple[npt.NDArray[np.floating], IntArray | None]:
+        return _drawn(mixture, generator, rng, count, length)
+
+    columns = (len(CANDLES),) if mixture.columns == "candles" else ()
+    values, which, times = _blended(mixture, rng, count, (*columns, length), draw)
+    remove_values(mixture, rng, values)
+    return SeriesBlock(values, which, None if mixture.freq is None else times)
+
+
+def draw_series(blend: Blend, rng: np.random.Generator, count: int, length: int) -> tuple[FloatArray, Places]:
+    """Return (count, length) complete series, and (count,) the place of each one's generator, in random order."""
+
+    def draw(generator: Generator, count: int) -> tuple[npt.NDArray[np.floating], None]:
+        return generator.draw(rng, count, length), None
+
+    return _blended(blend, rng, count, (length,), draw)[:2]
+
+
+def _blended(
+    blend: Blend, rng: np.random.Generator, count: int, shape: tuple[int, ...], draw: Draw
+) -> tuple[FloatArray, Places, IntArray]:
+    """Return values (count, *shape), the place of each series' generator, and stamps (count, T), 0 if none are drawn.
+
+    draw(generator, n) returns n series and their stamps, or None.
+    """
+    weights = np.array([generator.weight for generator in blend.generators])
     which = np.sort(rng.choice(len(weights), count, p=weights / weights.sum()))
-    values = np.empty((count, *_columns(mixture), length), np.float32)
-    times = None if mixture.freq is None else np.empty((count, length), np.int64)
-    together = max(1, _TOGETHER // length)
-    for place, generator in enumerate(mixture.generators):
+    values, times = np.empty((count, *shape), np.float32), np.zeros((count, shape[-1]), np.int64)
+    together = max(1, _TOGETHER // shape[-1])
+    for place, generator in enumerate(blend.generators):
         rows = np.flatnonzero(which == place)
         for first in range(0, len(rows), together):
             piece = rows[first : first + together]
-            values[piece], stamps = _drawn(mixture, generator, rng, len(piece), length)
-            if times is not None and stamps is not None:
+            values[piece], stamps = draw(generator, len(piece))
+            if stamps is not None:
                 times[piece] = stamps
     order = rng.permutation(count)
-    values, which = values[order], which[order]
-    _remove_values(mixture, rng, values)
-    return SeriesBlock(values, which, None if times is None else times[order])
-
-
-def _columns(mixture: Mixture) -> tuple[int, ...]:
-    return () if mixture.columns == "target" else (len(CANDLES),)
+    return values[order], which[order], times[order]
 
 
 def _drawn(
@@ -185,6 +257,21 @@ def _drawn(
     return generator.draw_on(rng, starts, frequency, length), axis_stamps(starts, frequency, length)
 
 
+def _groups(mixture: Mixture, rng: np.random.Generator, count: int, length: int) -> SeriesBlock:
+    """Return a block of groups of series; what is known ahead has no missing values."""
+
+    def base(rng: np.random.Generator, count: int, length: int) -> npt.NDArray[np.float64]:
+        return draw_series(mixture, rng, count, length)[0].astype(np.float64)
+
+    layout = mixture.layout
+    drawn, kinds = mixture.multivariate.draw_named(rng, count, length, layout.targets, layout.past, layout.known, base)
+    values = drawn.astype(np.float32)
+    unknown = values[:, : layout.rows - layout.known].reshape(-1, length)
+    remove_values(mixture, rng, unknown)
+    values[:, : layout.rows - layout.known] = unknown.reshape(count, -1, length)
+    return SeriesBlock(values, kinds)
+
+
 def _length(mixture: Mixture, rng: np.random.Generator) -> int:
     shares = np.array([bucket.share for bucket in mixture.lengths])
     bucket = mixture.lengths[rng.choice(len(shares), p=shares / shares.sum())]
@@ -192,16 +279,16 @@ def _length(mixture: Mixture, rng: np.random.Generator) -> int:
     return min(max(int(drawn), bucket.shortest), bucket.longest)
 
 
-def _remove_values(mixture: Mixture, rng: np.random.Generator, values: FloatArray) -> None:
+def remove_values(blend: Blend, rng: np.random.Generator, values: FloatArray) -> None:
     """Set values to NaN in place: of a series' missing fraction one half in a gap, the other half here and there.
 
     Candles are missing whole.
     """
-    rows = np.flatnonzero(chance(rng, mixture.missing, len(values)))
+    rows = np.flatnonzero(chance(rng, blend.missing, len(values)))
     if not rows.size:
         return
     length = values.shape[-1]
-    half = between(rng, mixture.missing_fraction, len(rows), 1) / 2
+    half = between(rng, blend.missing_fraction, len(rows), 1) / 2
     gap = np.floor(half * length)
     start = np.floor(rng.random((len(rows), 1)) * (length - gap))
     t = np.arange(length)

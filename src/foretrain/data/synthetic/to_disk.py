@@ -131,18 +131,17 @@ def _single_threads() -> Iterator[None]:
 
 def write_part(mixture: Mixture, parts: Path, number: int, count: int) -> None:
     """Write series [number * PART, number * PART + count) as a corpus in the folder of the parts."""
-    kinds = [generator.kind for generator in mixture.generators]
-    with CorpusWriter(_part(parts, number, count), **_layout(mixture), provenance=_provenance(None)) as writer:
+    with _writer(mixture, _part(parts, number, count), None) as writer:
         for first in range(0, count, BLOCK):
             block = draw_block(mixture, (number * PART + first) // BLOCK)
             for row in range(min(BLOCK, count - first)):
-                item = f"{kinds[block.generator[row]]}-{number * PART + first + row:09d}"
+                item = f"{mixture.kinds[block.generator[row]]}-{number * PART + first + row:09d}"
                 writer.append(item, block.values[row], times=None if block.times is None else block.times[row])
 
 
 def _join(mixture: Mixture, parts: Path, wanted: list[tuple[int, int]], out: Path, command: str | None) -> Manifest:
     """Write the corpus from its parts."""
-    with CorpusWriter(out, **_layout(mixture), provenance=_provenance(command)) as writer:
+    with _writer(mixture, out, command) as writer:
         writer.extra_file("mixture.json", json.dumps(mixture.model_dump(mode="json"), indent=1) + "\n")
         for part in wanted:
             corpus = Corpus.open(_part(parts, *part))
@@ -152,11 +151,18 @@ def _join(mixture: Mixture, parts: Path, wanted: list[tuple[int, int]], out: Pat
     return writer.manifest
 
 
+def _writer(mixture: Mixture, out: Path, command: str | None) -> CorpusWriter:
+    """Return the writer of a mixture's corpus, whose manifest names the covariates."""
+    return CorpusWriter(out, **_layout(mixture), provenance=_provenance(command))
+
+
 def _layout(mixture: Mixture) -> dict[str, Any]:
     """Return the columns and the time axis of a mixture's corpus."""
     frequency = mixture.frequency
     if frequency is None:
-        return {"columns": ["target"], "time": "steps"}
+        targets, past, known = mixture.layout.names
+        columns = [*targets, *past, *known]
+        return {"columns": columns, "time": "steps", "past_covariates": past, "known_covariates": known}
     if mixture.columns == "target":
         return {"columns": ["target"], "time": "regular", "freq": frequency.alias}
     found = [generator.markets for generator in mixture.generators if isinstance(generator, candles.Candles)]
