@@ -9,7 +9,7 @@ seasonal naive, as geometric means over sets. The reference's quantiles are norm
 x[t - season])**2)) * sqrt(floor(step / season) + 1), as in statsforecast; `naive-point` is the same without intervals.
 ets and theta are statsforecast's AutoETS and AutoTheta (pip install statsforecast); --cache keeps their forecasts. A
 series that they cannot be fitted to gets the reference's forecast; the number of forecasts equal to it is printed.
---ask N forecasts N steps and cuts, instead of the horizon.
+--ask N forecasts N steps and cuts, instead of the horizon; --option KEY=VALUE is a forecast option of the models.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from benchmarks import harness
 import numpy as np  # isort: skip  (after the harness, which sets the threads)
 import pandas as pd
 import yaml
+
+from foretrain.cli.options import forecast_settings
 
 LEVELS = tuple(k / 10 for k in range(1, 10))
 REFERENCE = "seasonal-naive"
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--classical", default="", help="comma-separated: ets, theta")
     parser.add_argument("--cache", type=Path, help="folder that keeps the forecasts of classical methods")
     parser.add_argument("--ask", type=int, help="steps to forecast, of which the horizon is scored")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a forecast option; repeat")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = parser.parse_args()
     panels = read_panels(args.panels, args.data, args.group)
@@ -79,7 +82,7 @@ def main() -> None:
     for name in filter(None, args.classical.split(",")):
         forecasters[name] = cached(classical(name), name, args.cache)
     for model in args.models:
-        forecasters[model] = of_model(model, args.ask)
+        forecasters[model] = of_model(model, args.ask, forecast_settings(args.option))
     scores = {name: {panel.name: timed(name, panel, f) for panel in panels} for name, f in forecasters.items()}
     show(scores, panels)
     if args.json:
@@ -159,7 +162,7 @@ def point_reference(panel: Panel) -> np.ndarray:
     return np.repeat(reference(panel)[:, :, 4:5], len(LEVELS), axis=2)
 
 
-def of_model(name: str, ask: int | None) -> Forecaster:
+def of_model(name: str, ask: int | None, options: dict[str, Any]) -> Forecaster:
     """Return a loaded model as a forecaster."""
     import foretrain
 
@@ -167,7 +170,8 @@ def of_model(name: str, ask: int | None) -> Forecaster:
 
     def forecast(panel: Panel) -> np.ndarray:
         steps = max(ask or panel.horizon, panel.horizon)
-        found = predictor.forecast([values.astype(np.float32) for values in panel.histories], steps, LEVELS)
+        histories = [values.astype(np.float32) for values in panel.histories]
+        found = predictor.forecast(histories, steps, LEVELS, **options)
         return np.sort(np.stack([values[0, : panel.horizon] for values in found]), axis=2)
 
     return forecast

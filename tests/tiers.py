@@ -54,6 +54,7 @@ SLOW = (
     "tests/gpu",
     "tests/models/chronos2/test_model.py",
     "tests/models/chronos2/test_decode.py",
+    "tests/models/chronos2/test_symmetric.py",
     "tests/models/kronos/test_generate.py",
     "tests/models/kronos/test_stream.py",
     "tests/models/kronos/test_training.py",

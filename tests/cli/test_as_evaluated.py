@@ -147,6 +147,22 @@ def test_a_forecast_is_the_one_that_is_evaluated(zoo, tmp_path, name, case):
     np.testing.assert_array_equal(delivered(table, result, targets), expected)
 
 
+def test_a_forecast_with_an_option_of_the_family_is_the_one_evaluated_with_it(zoo, tmp_path):
+    model, frame = released(zoo, tmp_path, "chronos2", known_covariates=[]), weather()
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    result = evaluate_model(str(model), tmp_path / "all.csv", num_windows=1, threads=1, options={"symmetric": True})
+    assert result.settings["options"]["symmetric"] is True and result.scored is not None
+    expected = np.asarray(result.scored.quantiles, np.float32)
+    history = cut(frame)[0]
+    history.to_csv(tmp_path / "history.csv", index=False)
+    foretrain("forecast", model, tmp_path / "history.csv", "--prediction-length", HORIZON, "--option", "symmetric=true",
+              "--sort-quantiles", "--threads", 1, "--out", tmp_path / "out.parquet")  # fmt: skip
+    np.testing.assert_array_equal(delivered(pd.read_parquet(tmp_path / "out.parquet"), result, ["load"]), expected)
+    for symmetric, same in ((True, True), (False, False)):
+        table = load(model).forecast_df(history, HORIZON, sort_quantiles=True, symmetric=symmetric)
+        assert np.array_equal(delivered(table, result, ["load"]), expected) == same
+
+
 def test_a_covariate_that_the_data_lack_is_told_by_both_verbs(zoo, tmp_path, logged_notes):
     model, frame = released(zoo, tmp_path, "chronos2", known_covariates=[]), weather()
     frame[["item_id", "timestamp", "load"]].to_csv(tmp_path / "all.csv", index=False)

@@ -17,6 +17,7 @@ from tests.models.zoo import CONTEXT, HORIZON, windows_of
 from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.forecasting.predictor import Predictor
 from foretrain.models.base import Forecaster
+from foretrain.notes import Code
 
 UNITS = (1e-12, 3e-7, 1e-3, 7.0, 1e6, 1e12)
 LEVELS = (0.1, 0.5, 0.9)
@@ -157,11 +158,53 @@ def test_the_published_floor_depends_on_the_unit(zoo, name):
     assert np.abs(found / unit - expected).max() > np.std(windows[0].context)
 
 
+def candles_of(kind: str) -> list[Window]:
+    """Windows of candles whose columns all deviate by about 1."""
+    return [times(window, [1, 1, 1, 1, 1e-5, 1e-7][: len(window.context)]) for window in windows_of("kronos", kind, 2)]
+
+
+@pytest.mark.parametrize("kind", ["prices only", "close with past covariates", "missing"])
+def test_candles_have_forecasts_in_their_unit(zoo, kind):
+    """With the relative floor: prices in any unit, volumes in another one, amounts in that of both."""
+    model, windows = zoo.built("kronos", scale_floor="relative").eval(), candles_of(kind)
+    expected = forecasts(model, windows)
+    for unit, volumes in zip(UNITS, (1.0, 1e-6, 1e12, 1e-12, 3e3, 1.0), strict=True):
+        units = [unit, unit, unit, unit, volumes, unit * volumes][: len(windows[0].context)]
+        found = forecasts(model, [times(window, units) for window in windows])
+        for one, other, window in zip(found, expected, windows, strict=True):
+            assert_same(one, other, window, units)
+
+
 @pytest.mark.parametrize("units", [(1.0, 10.0, 1e6, 1e12), (1e-5, 1e-6, 1e-9, 1e-12)])
-def test_candles_have_forecasts_in_their_unit(zoo, units):
+def test_with_the_published_floor_candles_have_them_in_either_of_two_ranges(zoo, units):
     """Kronos adds upstream's 1e-5 to large deviations, and 1% to those below 1e-3: each is invariant for itself."""
     model, window = zoo.built("kronos").eval(), windows_of("kronos", "prices only", 1)[0]
     (expected,) = forecasts(model, [times(window, units[0])])
     for unit in units[1:]:
         (found,) = forecasts(model, [times(window, unit)])
         assert_same(found / np.float32(unit), expected / np.float32(units[0]), window, 1.0)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 3e-7, 1e-3, 0.1])
+def test_rescaled_candles_have_the_forecast_of_large_ones_with_the_published_floor(zoo, unit):
+    model, windows, units = zoo.built("kronos").eval(), candles_of("missing"), [*[unit] * 4, 1e-9, 1e-9 * unit]
+    large = forecasts(model, [times(window, 1e6) for window in windows])
+    small = [times(window, units) for window in windows]
+    found = Predictor(model).forecast(small, HORIZON, LEVELS, rescale=True)
+    for one, other, window in zip(found, large, windows, strict=True):
+        assert_same(one, other / 1e6, window, units)
+
+
+@pytest.mark.parametrize(("level", "deviation", "hidden"), [(1.6, 3e-4, 1), (1.6, 3e-3, 0), (5e-5, 5e-7, 0)])
+def test_candles_whose_moves_the_published_floor_hides_are_counted(zoo, logged_notes, level, deviation, hidden):
+    """A rate that stands nearly still is hidden, a rate and a coin are not."""
+    window = windows_of("kronos", "prices only", 1)[0]
+    prices = window.context - window.context.mean()
+    window = replace(window, context=(level + deviation * prices / prices.std()).astype(np.float32))
+    predictor = Predictor(zoo.built("kronos").eval())
+    predictor.forecast([window], HORIZON, LEVELS)
+    found = [(note.code, note.counts["floored windows"]) for note in logged_notes()]
+    assert found == [(Code.SCALE_FLOORED, 1)] * hidden
+    predictor.forecast([window], HORIZON, LEVELS, rescale=True)
+    Predictor(zoo.built("kronos", scale_floor="relative").eval()).forecast([window], HORIZON, LEVELS)
+    assert not logged_notes()

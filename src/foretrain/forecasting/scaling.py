@@ -25,11 +25,10 @@ SCALE_CODES = (*BY_ITEM, Code.SCALE_FLOORED)
 def rescaled(windows: Windows, model: Forecaster) -> tuple[Windows, Tensor | None]:
     """Return the windows with each row multiplied by a power of two, and the factors (R, 1).
 
-    A factor comes from the observed context alone, and is 1 for rows that move enough; Forecaster.row_factors. The
+    A factor comes from the observed contexts alone, and is 1 for rows that move enough; Forecaster.window_factors. The
     factors are None for a model that needs none.
     """
-    context = torch.from_numpy(windows.context)
-    factors = model.row_factors(context, context.isfinite())
+    factors = model.window_factors(windows)
     if factors is None:
         return windows, None
     by = factors.numpy()
@@ -57,7 +56,8 @@ def scale_tallies(
     count, small = len(windows), model.smallest_deviation
     low, high = model.value_range
     context = torch.from_numpy(windows.context)
-    deviation = deviations(context, context.isfinite()).squeeze(1).numpy()
+    observed = context.isfinite()
+    deviation = deviations(context, observed).squeeze(1).numpy()
 
     def tally(code: Code, rows: np.ndarray, event: str, text: str) -> Tally:
         found = len(np.unique(windows.window[rows])) if rows.any() else 0
@@ -68,7 +68,7 @@ def scale_tallies(
         tally(Code.VALUES_TOO_SMALL, (deviation > 0) & (deviation < low), "too small", f"have {_SMALL.format(low)}"),
     ]
     if small is not None and not rescale:
-        floored = (windows.role == TARGET) & (deviation > 0) & (deviation < small)
+        floored = (windows.role == TARGET) & model.floored(context, observed).numpy()
         text = (
             f"have a target with a standard deviation below {small:.3g}, where a constant of the model widens its "
             f"scale by more than 1%; {cure}"
@@ -81,7 +81,7 @@ def training_scale_notes(model: Trainable, source: WindowSource) -> list[Note]:
     """Return notes if the model cannot represent the scale of some of a run's first training windows."""
     if not isinstance(model, Forecaster):
         return []
-    cure = "model.rescale=true avoids this, and so does model.scale_floor=relative"
+    cure = "model.scale_floor=relative avoids this"
     tallies = scale_tallies(source.windows(0, TRAINING_SAMPLE), model, rescale=model.rescales, cure=cure)
     return [note for tally in tallies if (note := tally.note("of the first training windows, {}.")) is not None]
 

@@ -212,10 +212,10 @@ class ModelSection(Section):
 
 
 def floor_problems(config: Any) -> list[str]:
-    """Return a message for each inconsistency of the fields scale_floor and rescale of an architecture."""
+    """Return a message for each inconsistency of an architecture's fields scale_floor and, if it has it, rescale."""
     if config.scale_floor not in get_args(ScaleFloor):
         return [f"scale_floor is {config.scale_floor!r}, must be {' or '.join(get_args(ScaleFloor))}"]
-    if config.rescale and config.scale_floor == "relative":
+    if getattr(config, "rescale", False) and config.scale_floor == "relative":
         return ["rescale has no effect with scale_floor relative, which needs no other unit"]
     return []
 

@@ -34,7 +34,7 @@ from foretrain.models.types import (
     TrainingPrediction,
     WindowSource,
 )
-from foretrain.nn.scaling import LIFT, lifting_factors
+from foretrain.nn.scaling import LIFT, deviations, lifting_factors
 from foretrain.notes import Note
 
 __all__ = ["Batch", "Columns", "Embedding", "Embeds", "Family", "Forecast", "ForecastOptions", "ForecastRequest",
@@ -203,6 +203,19 @@ class Forecaster(Trainable):
         if self.smallest_deviation is None:
             return None
         return lifting_factors(values, observed, LIFT * self.smallest_deviation)
+
+    def window_factors(self, windows: Windows) -> Tensor | None:
+        """Return row_factors of all rows of windows, from their contexts; rows that are read together may share one."""
+        context = torch.from_numpy(windows.context)
+        return self.row_factors(context, context.isfinite())
+
+    def floored(self, values: Tensor, observed: Tensor) -> Tensor:
+        """Return the mask (R,) of rows (R, T) that move, but so little that a constant widens their scale by over 1%.
+
+        None is below a smallest_deviation of None.
+        """
+        deviation = deviations(values, observed).squeeze(1)
+        return (deviation > 0) & (deviation < (self.smallest_deviation or 0.0))
 
     @property
     def rescales(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -62,8 +63,9 @@ def test_unknown_keys_are_preserved(tmp_path):
 
 
 def test_our_own_keys_are_written_only_if_not_default():
-    assert not {"clip", "max_context"} & KronosConfig(**PREDICTOR).to_json().keys()
+    assert not {"clip", "max_context", "scale_floor"} & KronosConfig(**PREDICTOR).to_json().keys()
     assert KronosConfig(**PREDICTOR, clip=3.0, max_context=99).to_json()["max_context"] == 99
+    assert TokenizerConfig(**TOKENIZER, scale_floor="relative").to_json()["scale_floor"] == "relative"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,7 @@ def test_our_own_keys_are_written_only_if_not_default():
         ({"ffn_dropout_p": 1.0}, r"ffn_dropout_p is 1.0, must be in \[0, 1\)"),
         ({"beta": "x"}, "beta is 'x', must be a number"),
         ({"s1_bits": 21}, "s1_bits is 21, must be at most 20"),
+        ({"scale_floor": "none"}, "scale_floor is 'none', must be upstream or relative"),
         ({"n_heads": 3}, "d_model 256 over n_heads 3 is no even head width"),
         ({"d_in": 5}, "d_in is 5, candles have 6 columns"),
         ({"group_size": 3}, "group_size 3 does not divide 20 bits"),
@@ -170,11 +173,15 @@ def test_an_unknown_preset_is_refused():
         build_section(KronosModelConfig, {"random_init": True, "preset": "large"})
 
 
-def test_fine_tuning_may_change_rates_clip_and_length_and_nothing_else():
+def test_fine_tuning_may_change_rates_clip_scale_and_length_and_nothing_else():
     stored = KronosConfig(**PREDICTOR)
     section = build_section(KronosModelConfig, {"model_id": "x", "ffn_dropout_p": 0.3, "clip": 4.0, "max_context": 64})
     found = section.adjusted(stored)
     assert (found.ffn_dropout_p, found.clip, found.max_context) == (0.3, 4.0, 64)
+    assert found.scale_floor == "upstream"
+    relative = build_section(KronosModelConfig, {"model_id": "x", "scale_floor": "relative"}).adjusted(stored)
+    assert relative == replace(stored, scale_floor="relative")
+    assert build_section(KronosModelConfig, {"model_id": "x"}).adjusted(relative) == relative
     assert found.d_model == stored.d_model and found.attn_dropout_p == stored.attn_dropout_p
     wrong = build_section(KronosModelConfig, {"model_id": "x", "d_model": 256, "n_layers": 8})
     with pytest.raises(ModelError, match=r"d_model is 256 here and 512 there\. Leave these keys out"):

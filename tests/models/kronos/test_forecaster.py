@@ -189,10 +189,10 @@ def test_half_precision_products_give_nearly_the_same_loss(kit):
 
 
 def test_a_random_start_reads_what_its_tokenizer_writes(kit, tmp_path):
-    kit.tokenizer(s1_bits=5, s2_bits=3, clip=3.0).save_release(tmp_path)
+    kit.tokenizer(s1_bits=5, s2_bits=3, clip=3.0, scale_floor="relative").save_release(tmp_path)
     model = built({"random_init": True, "preset": "mini", "n_layers": 1, "tokenizer": str(tmp_path)})
     config = model.config
-    assert (config.s1_bits, config.s2_bits, config.clip) == (5, 3, 3.0)
+    assert (config.s1_bits, config.s2_bits, config.clip, config.scale_floor) == (5, 3, 3.0, "relative")
     assert (config.n_layers, config.d_model) == (1, 256)
     assert model.parents == {"tokenizer": release_hash(tmp_path)}
 

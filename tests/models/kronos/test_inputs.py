@@ -385,3 +385,27 @@ def test_a_constant_column_is_zero(price):
     loc, scale = statistics(bars)
     assert (scale > 0).all()
     assert np.abs(normalise(bars, loc, scale, 5.0)).max() < 1e-6
+
+
+@pytest.mark.parametrize("unit", [2.0**-40, 1e-12, 1e12])
+def test_relative_scales_are_in_the_unit_of_the_column(unit):
+    rng = np.random.default_rng(0)
+    bars = 1.6 + 3e-4 * rng.standard_normal((2, 50, 6)).cumsum(1)
+    bars[1, :, 0] = 1.6  # a column that stands still has a scale too
+    loc, scale = statistics(bars, relative=True)
+    found = statistics(unit * bars, relative=True)
+    np.testing.assert_allclose(found, (unit * loc, unit * scale), rtol=1e-9)
+    assert scale[1, 0] == pytest.approx(1.6e-6, rel=1e-6)
+    np.testing.assert_allclose(scale[0], bars[0].std(0), rtol=1e-5)
+
+
+def test_relative_scales_of_ordinary_prices_are_upstreams():
+    rng = np.random.default_rng(0)
+    for price in (10.0, 300.0, 40_000.0):
+        bars = price * np.exp(0.01 * rng.standard_normal((1, 64, 6)).cumsum(1))
+        np.testing.assert_allclose(statistics(bars, relative=True), statistics(bars), rtol=1e-4)
+
+
+def test_a_column_of_zeros_has_a_relative_scale():
+    loc, scale = statistics(np.zeros((1, 7, 6)), relative=True)
+    assert not loc.any() and (scale > 0).all() and (scale.astype(np.float32) > 0).all()

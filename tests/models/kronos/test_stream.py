@@ -127,6 +127,15 @@ def test_a_stream_forecasts_as_a_full_pass_with_the_first_statistics(wide, way):
     assert all(np.array_equal(a, b) for a, b in zip(frozen, growing.statistics, strict=True))
 
 
+def test_a_stream_has_the_scales_of_its_model(kit):
+    windows, scales = windows_of([12, 9]), []
+    for floor in ("upstream", "relative"):
+        model = kit.predictor(scale_floor=floor)
+        scales.append(KronosStream(model, windows).statistics[1].astype(np.float32))
+        np.testing.assert_array_equal(scales[-1], model.collate(windows)["scale"].numpy())
+    assert (scales[0] != scales[1]).any()
+
+
 def test_appended_bars_have_the_tokens_of_a_full_pass(wide):
     growing = KronosStream(wide, windows_of([12, 7]), max_context=32)
     for first, last in (([12, 7], [14, 12]), ([14, 12], [20, 13])):

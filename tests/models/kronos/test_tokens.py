@@ -95,13 +95,13 @@ def test_a_resumed_run_reads_what_was_written(tokenizer, tmp_path):
     assert torch.equal(model.collate(data.windows(0, 4))["tokens"], again.collate(data.windows(0, 4))["tokens"])
 
 
-@pytest.mark.parametrize("damage", ["other data", "other clip", "torn file"])
+@pytest.mark.parametrize("damage", ["other data", "other clip", "other scale", "torn file"])
 def test_a_damaged_cache_or_one_of_other_inputs_is_recreated(tokenizer, tmp_path, damage):
     predictor(tokenizer, token_cache=True).prepare(source(), tmp_path)
     if damage == "torn file":
         os.truncate(tmp_path / FILE, 100)
     before = (tmp_path / FILE).read_bytes()
-    changes = {"clip": 0.5} if damage == "other clip" else {}
+    changes = {"other clip": {"clip": 0.5}, "other scale": {"scale_floor": "relative"}}.get(damage, {})
     model = predictor(tokenizer, token_cache=True, **changes)
     data = source(stride=2) if damage == "other data" else source()
     model.prepare(data, tmp_path)

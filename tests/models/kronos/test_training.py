@@ -17,6 +17,7 @@ import foretrain
 from foretrain.config import apply_overrides, build
 from foretrain.errors import ModelError
 from foretrain.models.hub import release_hash
+from foretrain.notes import Code
 from foretrain.run.build import build_model, open_source
 from foretrain.run.config import RunConfig
 from foretrain.run.export import export_checkpoint
@@ -162,6 +163,17 @@ def test_a_checkpoint_of_either_stage_becomes_a_release(train: Train, stage, kit
     assert same(weights(tmp_path / "out" / "tokenizer"), weights(kit.tokenizer_folder))
     assert facts["parents"]["tokenizer"]["hash"] == release_hash(kit.tokenizer_folder)
     assert foretrain.load(tmp_path / "out").model.max_context_length == 20
+
+
+def test_a_run_records_the_scale_that_it_was_trained_with(train: Train, stage):
+    out, _ = train("run", model__scale_floor="relative")
+    release = out / "release"
+    assert json.loads((release / "config.json").read_text())["scale_floor"] == "relative"
+    notes = json.loads((release / "release.json").read_text())["warnings"]
+    assert [note["code"] for note in notes] == [Code.NOT_UPSTREAMS_FUNCTION]
+    if stage["model"]["family"] == "kronos":
+        assert foretrain.load(release).model.config.relative
+        assert "scale_floor" not in json.loads((release / "tokenizer" / "config.json").read_text())
 
 
 def frame(items: int = 3, bars: int = 90) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 Facts from chronos-forecasting 2.3.2 (src/chronos/chronos2/pipeline.py, src/chronos/utils.py).
 
 # R rows (arranged), M wanted rows (targets), T context steps, H horizon, Q trained levels, K needed levels, U branching
-# levels, h steps of one round
+# levels, h steps of one round, L requested levels
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from foretrain.models.chronos2.model import Chronos2Network
 from foretrain.models.types import Batch, Embedding, ForecastOptions
 from foretrain.nn.quantiles import (
     bracket,
+    constant,
     interpolate_levels,
     probability_mass,
     warn_outside_trained,
@@ -33,6 +34,7 @@ from foretrain.notes import Code, Note, warn
 
 _log = logging.getLogger(__name__)
 
+SAME_LEVEL = 1e-6  # levels that differ by no more are one level
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_BRANCH_ROWS = 256  # rows of one pass beyond the native horizon, unless the batch itself has more
 
@@ -47,12 +49,16 @@ class Chronos2Options(ForecastOptions):
             default is reduced to the deciles that were trained.
         max_output_patches: patches of one pass; None = the model's own. The model was not trained with more.
         limit_prediction_length: refuse a horizon beyond the native one instead of warning.
+        symmetric: the forecast f becomes the mean of f(x) and -f(-x), the latter with level 1 - q for q, so that the
+            forecast of -x is exactly its mirror image. All rows of a window are negated, covariates too: what moves
+            with a target still does. Costs twice the rows.
     """
 
     cross_learning: bool = False
     unrolled_quantiles: tuple[float, ...] = DECILES
     max_output_patches: int | None = None
     limit_prediction_length: bool = False
+    symmetric: bool = False
 
     @property
     def mixes_items(self) -> bool:
@@ -97,11 +103,70 @@ def forecast(
     horizon each of the unrolled_quantiles extends the context in its own branch, and the branches' forecasts are pooled
     as weighted samples. Branches run in passes of limited rows and never see each other. Raises ConfigError.
     """
-    options = options or Chronos2Options()
-    plan = _Plan.make(network, prediction_length, quantile_levels, options)
+    options, levels = options or Chronos2Options(), tuple(quantile_levels)
+    opposite = opposite_levels(levels, network.config.quantiles) if options.symmetric else ()
+    asked = tuple(dict.fromkeys((*levels, *opposite)))
+    plan = _Plan.make(network, prediction_length, asked, options)
     if options.cross_learning:
         rows = replace(rows, layout=one_group(rows.layout.rows))
-    return _AutoregressiveDecoder(network, rows, plan).run()
+    if not options.symmetric:
+        return _AutoregressiveDecoder(network, rows, plan).run()
+    plain, mirrored = _AutoregressiveDecoder(network, with_mirror_images(rows), plan).run().chunk(2)
+    own, other = (constant([asked.index(x) for x in chosen], plain.device) for chosen in (levels, opposite))
+    return (plain.index_select(-1, own) - mirrored.index_select(-1, other)) / 2
+
+
+def opposite_levels(levels: Sequence[float], trained: Sequence[float]) -> tuple[float, ...]:
+    """Return 1 - q for each level q, as the trained level that it is, if it is one.
+
+    Raises ConfigError unless the opposites of all trained levels are trained.
+    """
+
+    def opposite(level: float) -> float:
+        return next((other for other in trained if abs(level + other - 1) <= SAME_LEVEL), 1 - level)
+
+    alone = [level for level in trained if opposite(level) not in trained]
+    if alone:
+        raise ConfigError(
+            f"symmetric: the model was trained on level {alone[0]} and not on {1 - alone[0]:.6g}, so that it has no "
+            "mirror image of its quantiles; leave the option out."
+        )
+    return tuple(map(opposite, levels))
+
+
+def with_mirror_images(rows: DecodedRows) -> DecodedRows:
+    """Return the rows and their negatives as one batch whose halves do not see each other; wanted rows first."""
+    layout, order = repeat(rows.layout, 2)
+    device, count = rows.context.device, len(rows.context)
+    order = None if order is None else order.to(device, non_blocking=True)
+
+    def joined(x: Tensor, image: Tensor) -> Tensor:
+        found = torch.cat((x, image))
+        return found if order is None else found[order]
+
+    def mask(x: Tensor | None) -> Tensor | None:
+        return None if x is None else joined(x, x)
+
+    return DecodedRows(
+        joined(rows.context, -rows.context),
+        layout,
+        mask(rows.observed),
+        mask(rows.patches_observed),
+        None if rows.covariates is None else joined(rows.covariates, -rows.covariates),
+        copies_of(rows.wanted, count, 2, order, device),
+    )
+
+
+def copies_of(
+    wanted: Tensor | None, count: int, copies: int, order: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """Return the wanted rows (None = all) of each copy of a batch of `count` rows, copy by copy, as indices of a
+    layout in this `order` (of repeat); None = all, already in order."""
+    if wanted is None and order is None:
+        return None
+    rows = torch.arange(count, device=device) if wanted is None else wanted
+    flat = (rows + count * torch.arange(copies, device=device)[:, None]).flatten()
+    return flat if order is None else torch.argsort(order)[flat]
 
 
 def one_group(rows: int) -> GroupLayout:
@@ -178,12 +243,12 @@ def _warn_or_refuse(horizon: int, native: int, refuse: bool) -> None:
 
 
 def _is_trained(level: float, trained: Sequence[float]) -> bool:
-    return any(abs(level - other) <= 1e-6 for other in trained)
+    return any(abs(level - other) <= SAME_LEVEL for other in trained)
 
 
 def _index_of(level: float, trained: Sequence[float]) -> int:
     nearest = min(range(len(trained)), key=lambda i: abs(trained[i] - level))
-    if abs(trained[nearest] - level) > 1e-6:
+    if abs(trained[nearest] - level) > SAME_LEVEL:
         raise ConfigError(f"unrolled_quantiles: {level} is not among the trained levels {list(trained)}.")
     return nearest
 
@@ -305,12 +370,7 @@ class _AutoregressiveDecoder:
 
     def chosen(self, copies: int, order: Tensor | None, wanted: Tensor | None) -> Tensor | None:
         """Return the indices, in the layout's order, of the wanted rows of every copy; None = all, already in order."""
-        if copies == 1 or (wanted is None and order is None):
-            return wanted
-        size = len(self.rows.context)
-        rows = torch.arange(size, device=self.device) if wanted is None else wanted
-        flat = (rows + size * torch.arange(copies, device=self.device)[:, None]).flatten()
-        return flat if order is None else torch.argsort(order)[flat]
+        return wanted if copies == 1 else copies_of(wanted, len(self.rows.context), copies, order, self.device)
 
 
 def _select(values: Tensor, rows: Tensor | None, levels: list[int]) -> Tensor:

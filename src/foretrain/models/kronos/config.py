@@ -10,12 +10,21 @@ from pydantic import Field
 
 from foretrain.config import FieldRule
 from foretrain.errors import ConfigError
-from foretrain.models.architecture import Architecture, ModelSection, Positive, Rate, Whole, section_of
+from foretrain.models.architecture import (
+    Architecture,
+    ModelSection,
+    Positive,
+    Rate,
+    ScaleFloor,
+    Whole,
+    floor_problems,
+    section_of,
+)
 from foretrain.models.hub import resolve
 
 COLUMNS = ("open", "high", "low", "close", "volume", "amount")
 PRICES = COLUMNS[:4]
-OURS = {"max_context": 512, "clip": 5.0}  # keys that upstream does not know
+OURS = {"max_context": 512, "clip": 5.0, "scale_floor": "upstream"}  # keys that upstream does not know
 
 Bits = Annotated[int, Field(ge=1, le=20)]
 Layers = Annotated[int, Field(ge=2)]
@@ -27,12 +36,19 @@ class _Flat(Architecture):
 
     d_model: int
     n_heads: int
+    scale_floor: ScaleFloor
+
+    @property
+    def relative(self) -> bool:
+        """True if scales do not depend on the unit of the data."""
+        return self.scale_floor == "relative"
 
     def inconsistencies(self) -> list[str]:
         """Return a message for each contradiction between fields."""
         width, heads = self.d_model, self.n_heads
         uneven = width % heads or width // heads % 2
-        return [f"d_model {width} over n_heads {heads} is no even head width"] if uneven else []
+        problems = [f"d_model {width} over n_heads {heads} is no even head width"] if uneven else []
+        return problems + floor_problems(self)
 
     def text(self) -> str:
         """Return the text of config.json, byte for byte as upstream's writer."""
@@ -64,6 +80,7 @@ class TokenizerConfig(_Flat):
     zeta: Weight
     group_size: Whole
     clip: Positive = 5.0
+    scale_floor: ScaleFloor = "upstream"  # what keeps scales from 0, see inputs.statistics
 
     def inconsistencies(self) -> list[str]:
         """Return a message for each contradiction between fields."""
@@ -77,7 +94,7 @@ class TokenizerConfig(_Flat):
 
 @dataclass(frozen=True)
 class KronosConfig(_Flat):
-    """The flat config.json of a predictor; names are upstream's except max_context and clip."""
+    """The flat config.json of a predictor; names are upstream's except those of OURS."""
 
     title = "Kronos predictor"
     signature = ("learn_te", "s1_bits")
@@ -96,6 +113,7 @@ class KronosConfig(_Flat):
     learn_te: bool
     max_context: Whole = 512
     clip: Positive = 5.0
+    scale_floor: ScaleFloor = "upstream"
 
     def inconsistencies(self) -> list[str]:
         """Return a message for each contradiction between fields."""
@@ -168,14 +186,14 @@ class _TokenizerStart(_Start):
 
 
 _TOKENIZER_KEYS = ("d_model", "n_heads", "ff_dim", "n_enc_layers", "n_dec_layers", *_RATES, "s1_bits", "s2_bits",
-                   "beta", "gamma0", "gamma", "zeta", "group_size")  # fmt: skip
+                   "beta", "gamma0", "gamma", "zeta", "group_size", "scale_floor")  # fmt: skip
 
 
 class KronosTokenizerModelConfig(section_of(TokenizerConfig, _TOKENIZER_KEYS, _TokenizerStart)):
     """The `model:` section of a run that trains a tokenizer."""
 
     architecture_keys: ClassVar = (*_TOKENIZER_KEYS, "clip")
-    adjustable: ClassVar = (*_RATES, "beta", "gamma0", "gamma", "zeta", "clip")
+    adjustable: ClassVar = (*_RATES, "beta", "gamma0", "gamma", "zeta", "clip", "scale_floor")
     presets: ClassVar = TOKENIZER_PRESETS
     published: ClassVar = PUBLISHED_TOKENIZERS
 
@@ -191,18 +209,18 @@ class _PredictorStart(_Start):
     max_context: int | None = Field(default=None, ge=1)  # None = tokens of a window, or the checkpoint's own if larger
 
 
-_PREDICTOR_KEYS = ("n_layers", "d_model", "n_heads", "ff_dim", *_RATES, "token_dropout_p", "learn_te")
+_PREDICTOR_KEYS = ("n_layers", "d_model", "n_heads", "ff_dim", *_RATES, "token_dropout_p", "learn_te", "scale_floor")
 
 
 class KronosModelConfig(section_of(KronosConfig, _PREDICTOR_KEYS, _PredictorStart)):
     """The `model:` section of a run that trains a predictor; weights and architecture as for the tokenizer.
 
     `tokenizer` is the frozen tokenizer: a folder, a hub id or "stage:NAME". None takes that of a published model_id, or
-    the folder `tokenizer` inside model_id.
+    the folder `tokenizer` inside model_id. A random start without scale_floor has the tokenizer's.
     """
 
     architecture_keys: ClassVar = (*_PREDICTOR_KEYS, "clip", "max_context")
-    adjustable: ClassVar = (*_RATES, "token_dropout_p", "clip", "max_context")
+    adjustable: ClassVar = (*_RATES, "token_dropout_p", "clip", "max_context", "scale_floor")
     presets: ClassVar = PREDICTOR_PRESETS
     published: ClassVar = {name: preset for name, (preset, _) in PUBLISHED.items()}
 

@@ -39,7 +39,7 @@ from foretrain.models.kronos.tokens import TokenCache, check_epochs, open_token_
 from foretrain.models.kronos.trainable import block_flops, encoder_flops
 from foretrain.models.release import ReleaseModel, start_network
 from foretrain.models.types import WindowSource
-from foretrain.nn.scaling import WIDE_RANGE
+from foretrain.nn.scaling import WIDE_RANGE, deviations
 from foretrain.nn.unused import attach
 from foretrain.notes import Code, Note, warn
 
@@ -102,7 +102,10 @@ class Kronos(ReleaseModel, Streams):
         def random() -> KronosConfig:
             longest = config.max_context or trained
             bits = {"s1_bits": reads.s1_bits, "s2_bits": reads.s2_bits}
-            return config.random_architecture("small", offline, **bits, clip=clip, max_context=longest)
+            floor = config.given().get("scale_floor", reads.scale_floor)
+            return config.random_architecture(
+                "small", offline, **bits, clip=clip, scale_floor=floor, max_context=longest
+            )
 
         def fitted(stored: KronosConfig) -> KronosConfig:
             longest = config.max_context or max(stored.max_context, trained)
@@ -178,6 +181,22 @@ class Kronos(ReleaseModel, Streams):
         return self.config.max_context
 
     @property
+    def smallest_deviation(self) -> float | None:
+        """Deviation below which the constant that upstream adds to it may exceed 1% of it; see Forecaster."""
+        return None if self.config.relative else inputs.EPS / inputs.SHARE
+
+    def floored(self, values: Tensor, observed: Tensor) -> Tensor:
+        """See Forecaster: of small deviations, those to which more than a hundredth is added."""
+        small = super().floored(values, observed)
+        mean = torch.where(observed, values, 0.0).double().sum(1) / observed.sum(1).clamp(min=1)
+        return small & (inputs.EPS * mean.abs() > inputs.SHARE * deviations(values, observed).squeeze(1))
+
+    def window_factors(self, windows: Windows) -> Tensor | None:
+        """See Forecaster; the columns of a candle stay consistent."""
+        factors = super().window_factors(windows)
+        return None if factors is None else inputs.shared_factors(windows, factors)
+
+    @property
     def bucket_length(self) -> int:
         """1, since every bar is a token."""
         return 1
@@ -185,7 +204,7 @@ class Kronos(ReleaseModel, Streams):
     def check(self, source: WindowSource) -> None:
         """Raise DataError unless windows contain candles whose columns are all targets, ConfigError if token_cache is
         set without epochs."""
-        inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip))
+        inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip, relative=self.config.relative))
         if self.token_cache:
             check_epochs(source)
 
@@ -193,7 +212,12 @@ class Kronos(ReleaseModel, Streams):
         """With token_cache: open the run's cache of tokens or create it (tokens.py)."""
         if self.token_cache:
             self.cached_tokens = open_token_cache(
-                source, folder, self.tokenizer, self.parents["tokenizer"], self.config.clip
+                source,
+                folder,
+                self.tokenizer,
+                self.parents["tokenizer"],
+                self.config.clip,
+                relative=self.config.relative,
             )
 
     def collate(self, windows: Windows) -> Batch:
@@ -201,7 +225,7 @@ class Kronos(ReleaseModel, Streams):
 
         tokens (B, T, 2) int64 first and second tokens of context and future, 0 for padding windows.
         """
-        batch = inputs.collate(windows, self.config.clip)
+        batch = inputs.collate(windows, self.config.clip, relative=self.config.relative)
         if self.cached_tokens is not None and windows.source is not None:
             bars = batch["context"].shape[1] + windows.future.shape[1]
             tokens = self.cached_tokens.look_up(windows.key[: len(windows) - windows.num_padding_windows], bars)

@@ -32,10 +32,12 @@ from foretrain.data.windows import KNOWN, TARGET, FloatArray, IntArray, Windows,
 from foretrain.errors import DataError
 from foretrain.models.base import Batch, Columns
 from foretrain.models.kronos.config import COLUMNS, PRICES
+from foretrain.nn.scaling import RELATIVE, ZERO_SCALE
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 EPS = 1e-5  # added to the standard deviation, as upstream; less for small deviations, see statistics
+SHARE = 0.01  # of a small deviation, which is added instead
 NEEDS = f"candles ({', '.join(PRICES)}; volume and amount if available)"
 ALIASES = {"vol": "volume", "amt": "amount", "turnover": "amount"}
 MINUTE = 60_000_000  # microseconds
@@ -61,13 +63,18 @@ def choose_columns(names: Sequence[str]) -> Columns | None:
     return Columns(tuple(found[column] for column in chosen), (found["close"],))
 
 
-def collate(windows: Windows, clip: float) -> Batch:
-    """Return the batch of candle windows; see the entries above. Raises DataError for windows without candles."""
+def collate(windows: Windows, clip: float, *, relative: bool = False) -> Batch:
+    """Return the batch of candle windows; see the entries above. Raises DataError for windows without candles.
+
+    relative: see statistics.
+    """
     raw, targets, labelled = candles_of(windows)
     filled, steps = complete(fill_forward(raw)), windows.context.shape[1]
     calendar = windows.context_times is not None and windows.future_times is not None
     times = windows.context_times if calendar else None
-    contexts = prepare_contexts(raw[:, :steps], filled[:, :steps], times, clip, static=windows.static_shapes)
+    contexts = prepare_contexts(
+        raw[:, :steps], filled[:, :steps], times, clip, relative=relative, static=windows.static_shapes
+    )
     batch: Batch = {
         **contexts.entries,
         "key": torch.from_numpy(np.ascontiguousarray(windows.key).view(np.int64)),
@@ -100,6 +107,8 @@ def prepare_contexts(
     times: IntArray | None,
     clip: float,
     frozen: tuple[Float64Array, Float64Array] | None = None,
+    *,
+    relative: bool = False,
     static: bool = False,
 ) -> ContextTensors:
     """Left-align and normalise the contexts of a batch; leading bars that cannot be filled are cut.
@@ -110,6 +119,7 @@ def prepare_contexts(
         times: (B, C) microseconds; None = no calendar.
         clip: normalised values are cut at +-clip.
         frozen: loc and scale (B, 6) to use; None = computed from the bars.
+        relative: see statistics.
         static: keep the width C, even if every row is shorter after the cut.
     """
     count, steps = raw.shape[:2]
@@ -122,7 +132,7 @@ def prepare_contexts(
     rows = np.arange(count)[:, None]
     valid = np.arange(longest) < lengths[:, None]
     bars = filled[rows, index]
-    loc, scale = frozen or statistics(bars, valid)
+    loc, scale = frozen or statistics(bars, valid, relative=relative)
     if frozen is None:
         loc[empty] = scale[empty] = np.nan
     observed = np.asarray(~np.isnan(raw[..., :4]).any(-1))
@@ -180,12 +190,17 @@ def _joined_index(batch: Batch) -> tuple[Tensor, Tensor]:
     return index.clamp(max=longest + future - 1), step < lengths + future
 
 
-def statistics(bars: Float64Array, valid: BoolArray | None = None) -> tuple[Float64Array, Float64Array]:
+def statistics(
+    bars: Float64Array, valid: BoolArray | None = None, *, relative: bool = False
+) -> tuple[Float64Array, Float64Array]:
     """Return mean and (population standard deviation + eps), (B, 6) each, of bars (B, C, 6) where `valid` (B, C).
 
     eps is upstream's 1e-5 for deviations of 1e-3 or more, and a hundredth of smaller ones, but at least 1e-5 of the
     mean: 1e-5 would hide the moves of a coin that costs 5e-5. A column of zeros has 1e-5. Computed in float64:
     upstream's float32 sums are off by tens of per cent for volumes of 1e9.
+
+    relative: instead of eps, the square of RELATIVE times the root mean square is added to the variance, so that c
+    times a column has c times the scale. A column of zeros has ZERO_SCALE.
     """
     weight = np.ones(bars.shape[:2]) if valid is None else valid.astype(np.float64)
     count = weight.sum(1)[:, None]
@@ -193,7 +208,10 @@ def statistics(bars: Float64Array, valid: BoolArray | None = None) -> tuple[Floa
     loc = values.sum(1) / count
     spread = np.where(weight[..., None] > 0, bars - loc[:, None], 0.0)
     deviation = np.sqrt((spread**2).sum(1) / count)
-    eps = np.minimum(EPS, np.maximum(0.01 * deviation, EPS * np.abs(loc)))
+    if relative:
+        scale = np.hypot(deviation, RELATIVE * np.hypot(loc, deviation))
+        return loc, np.where(scale > 0, scale, ZERO_SCALE)
+    eps = np.minimum(EPS, np.maximum(SHARE * deviation, EPS * np.abs(loc)))
     return loc, deviation + np.where(eps > 0, eps, EPS)
 
 
@@ -272,14 +290,31 @@ def candles_of(windows: Windows) -> tuple[Float64Array, tuple[IntArray, IntArray
 
 def positive_prices(windows: Windows) -> BoolArray:
     """Return (B,) False for windows with a price at or below 0, in the context or (if known) before it."""
-    lowest = lowest_values(windows)
-    first = np.searchsorted(windows.window, np.arange(len(windows) + 1))
+    rows = (lowest_values(windows) <= 0) & (row_columns(windows) < len(PRICES))
+    return np.bincount(windows.window[rows], minlength=len(windows)) == 0
+
+
+def row_columns(windows: Windows) -> IntArray:
+    """Return the candle column (R,) of each row of windows. Raises DataError if the rows are not candles."""
+    counts = np.bincount(windows.window, minlength=len(windows)).tolist()
     names = windows.names or ((),) * len(windows)
-    found = np.ones(len(windows), bool)
-    for b in range(len(windows)):
-        columns = np.array(_columns_of(names[b], int(first[b + 1] - first[b])))
-        found[b] = not (lowest[first[b] : first[b + 1]][columns < len(PRICES)] <= 0).any()
-    return found
+    return np.array([k for own, count in zip(names, counts, strict=True) for k in _columns_of(own, count)], np.int64)
+
+
+def shared_factors(windows: Windows, factors: Tensor) -> Tensor:
+    """Return the factors (R, 1) of rows so that a candle keeps its shape: its four prices share their largest.
+
+    That of an amount is the price's times the volume's.
+    """
+    column, window = torch.from_numpy(row_columns(windows)), torch.from_numpy(windows.window)
+
+    def of_windows(rows: Tensor) -> Tensor:  # (R,) largest factor among these rows of each row's window, at least 1
+        largest = factors.new_ones(len(windows))
+        return largest.scatter_reduce(0, window[rows], factors[rows, 0], "amax")[window]
+
+    prices, volumes = of_windows(column < len(PRICES)), of_windows(column == VOLUME)
+    shared = torch.where(column == VOLUME, volumes, prices) * torch.where(column == AMOUNT, volumes, 1.0)
+    return shared[:, None]
 
 
 def _columns_of(names: tuple[str, ...], rows: int) -> list[int]:

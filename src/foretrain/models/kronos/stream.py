@@ -220,8 +220,9 @@ class KronosStream:
     def _prefill(self, filled: Float64Array, times: IntArray | None, *, frozen: bool) -> None:
         """Recompute the caches from bars (N, C, 6), left-padded with NaN; the statistics too unless frozen."""
         statistics = self.statistics if frozen else None
+        config = self.model.network.config
         contexts = inputs.prepare_contexts(
-            filled, inputs.complete(filled), times, self.model.network.config.clip, statistics
+            filled, inputs.complete(filled), times, config.clip, statistics, relative=config.relative
         )
         self._loc, self._scale = contexts.loc, contexts.scale
         network, tokenizer, context = self.model.network, self.model.tokenizer, contexts.entries["context"]

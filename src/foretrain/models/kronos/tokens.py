@@ -58,7 +58,7 @@ def check_epochs(source: Any) -> None:
 
 
 def open_token_cache(
-    source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer_hash: str, clip: float
+    source: Any, folder: Path, tokenizer: TokenizerNetwork, tokenizer_hash: str, clip: float, *, relative: bool = False
 ) -> TokenCache:
     """Open the cache in a run's folder; create it if it is missing, damaged or made from other inputs.
 
@@ -66,9 +66,10 @@ def open_token_cache(
     """
     check_epochs(source)
     facts = [source.fingerprint, source.config.model_dump(mode="json"), source.seed, tokenizer_hash, clip, GROUP]
+    facts += ["relative"] if relative else []  # without it as in versions that had upstream's floor only
     made_from = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     path = folder / FILE
-    return _read(path, made_from) or _make(path, made_from, source, tokenizer, clip)
+    return _read(path, made_from) or _make(path, made_from, source, tokenizer, clip, relative)
 
 
 def _read(path: Path, made_from: str) -> TokenCache | None:
@@ -84,7 +85,9 @@ def _read(path: Path, made_from: str) -> TokenCache | None:
 
 
 @torch.no_grad()
-def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, clip: float) -> TokenCache:
+def _make(
+    path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, clip: float, relative: bool
+) -> TokenCache:
     device = next(tokenizer.parameters()).device
     bars = source.config.context_length + source.config.prediction_length
     wide = max(tokenizer.config.s1_bits, tokenizer.config.s2_bits) > 15
@@ -92,7 +95,7 @@ def _make(path: Path, made_from: str, source: Any, tokenizer: TokenizerNetwork, 
     tokens = np.zeros((source.epoch_length, bars, 2), np.int32 if wide else np.int16)
     for first in range(0, source.epoch_length, GROUP):
         windows = source.windows(first, min(GROUP, source.epoch_length - first))
-        values, _ = inputs.sequence(move(inputs.collate(windows, clip), device))
+        values, _ = inputs.sequence(move(inputs.collate(windows, clip, relative=relative), device))
         pair = torch.stack(tokenizer.pair(values), -1).cpu().numpy()
         keys[first : first + len(pair)] = windows.key
         tokens[first : first + len(pair), : pair.shape[1]] = pair

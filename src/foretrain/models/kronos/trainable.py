@@ -37,11 +37,11 @@ class KronosTokenizer(ReleaseModel):
 
     def collate(self, windows: Windows) -> Batch:
         """Return the CPU tensors of a batch; see inputs.py."""
-        return inputs.collate(windows, self.config.clip)
+        return inputs.collate(windows, self.config.clip, relative=self.config.relative)
 
     def check(self, source: WindowSource) -> None:
         """Raise DataError unless windows hold candles whose columns are all targets."""
-        inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip))
+        inputs.sequence(inputs.collate(source.windows(0, 1), self.config.clip, relative=self.config.relative))
 
     def native_loss(self, batch: Batch) -> Loss:
         """(MSE of the coarse + MSE of the full reconstruction + quantiser loss) / 2 as sum and weight over bars.
