@@ -257,3 +257,28 @@ def test_windows_that_came_with_an_update_are_scored_by_default(hourly, persiste
     result = evaluate(persistence(), corpus, prediction_length=5, num_windows=50, release=release)
     assert result.counts["windows"] == (80 + 20) // 5 and not result.overlaps_training
     assert Code.VALIDATION_SAW_WINDOWS not in codes(result.warnings)
+
+
+# -- generated series ------------------------------------------------------------------------------------------------
+
+
+def test_series_of_a_generator_are_no_values_of_a_real_corpus_and_may_be_those_of_a_synthetic_one(hourly):
+    made, real = hourly(2, 150, seed=1, provenance="synthetic"), hourly(2, 100)
+    other = hourly(2, 100, provenance="synthetic")
+    own = _release(made)
+    own["corpora"][0] |= {"provenance": "synthetic", "generated": True}
+    origins = [[Origin(0, 85)]]
+    assert check_overlap(own, [real], origins) == []
+    assert codes(check_overlap(own, [other], origins)) == {Code.TRAINING_MAY_HAVE_SEEN_DAYS}
+    assert codes(check_overlap(own, [made], origins)) == {Code.TRAINING_SAW_WINDOWS}
+    imported = {**own, "corpora": [own["corpora"][0] | {"generated": False}]}
+    assert codes(check_overlap(imported, [real], origins)) == {Code.TRAINING_MAY_HAVE_SEEN_DAYS}
+
+
+def test_what_ancestors_saw_of_generators_is_apart_and_of_imported_synthetic_files_is_not(hourly):
+    corpus, origins = hourly(1, 100), [[Origin(0, 85)]]
+    for generated, expected in ((True, set()), (False, {Code.TRAINING_CANNOT_BE_COMPARED})):
+        seen = Seen("x", by="model", provenance="synthetic", generated=generated)
+        release = _child(corpus, seen)
+        assert Ancestry.read(release).seen == (seen,)
+        assert codes(check_overlap(release, [corpus], origins)) == expected

@@ -15,6 +15,7 @@ from foretrain.config import FieldRule, Section, build, read_yaml, rules, sectio
 from foretrain.data.manifest import Column
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
+from foretrain.data.synthetic.mixture import GENERATORS
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models import FAMILIES
@@ -340,6 +341,18 @@ def whole_tree(family: str) -> dict[str, Any]:
     }
 
 
+def generated_tree(family: str) -> dict[str, Any]:
+    """The same with generated series in the place of corpora."""
+    generated = {
+        "generators": [{"kind": kind.model_fields["kind"].default} for kind in GENERATORS],
+        "contexts": [{"shortest": 8, "longest": 64}],
+        "horizons": [{"steps": 8}],
+        "corpora": [{"path": "corpora/a"}],
+    }
+    data = {"context_length": 64, "prediction_length": 8, "generated": generated}
+    return {**whole_tree(family), "data": data, "training": {"max_steps": 10}}
+
+
 def fields_of(section: Section, prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted key, annotation) of every field of a config that holds no sections, with what is in it."""
     found: list[tuple[str, Any]] = []
@@ -386,17 +399,19 @@ def declared(key: str) -> FieldRule:
 def test_every_field_has_one_rule_in_every_family():
     keys = [key for key, _ in rules(RunConfig)]
     assert len(keys) == len(set(keys))
-    found = {key for family in FAMILIES for key, _ in fields_of(build(RunConfig, whole_tree(family)))}
+    trees = [whole_tree(family) for family in FAMILIES] + [generated_tree("chronos2")]
+    found = {key for tree in trees for key, _ in fields_of(build(RunConfig, tree))}
     assert {".".join("*" if part.isdigit() else part for part in key.split(".")) for key in found} == set(keys)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_field_behaves_as_it_declares(family: str):
-    config = build(RunConfig, whole_tree(family))
+@pytest.mark.parametrize("tree", [*map(whole_tree, FAMILIES), generated_tree("chronos2")], ids=[*FAMILIES, "generated"])
+def test_every_field_behaves_as_it_declares(tree: dict[str, Any]):
+    config = build(RunConfig, tree)
     saved = config.model_dump(mode="json")
     wrong: list[str] = []
     for key, annotation in fields_of(config):
-        if key == "model.family":  # takes its whole section along: the test below
+        # A tag takes its whole section along: the test below
+        if key == "model.family" or (key.startswith("data.generated.generators.") and key.endswith(".kind")):
             continue
         changed, rule = with_value(config, key, lambda value, a=annotation: another(a, value)), declared(key)
         assert changed != config, key

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,48 @@ from foretrain.errors import ConfigError
 
 _SERIES_PER_BLOCK = 1 << 20  # series counted at once
 _WINDOWS, _MICRO_BATCHES, _HORIZONS = 6, 7, 8  # streams of random numbers; sampling.py and source.py use 1 to 5
+
+
+@runtime_checkable
+class MicroBatches(Protocol):
+    """A training source whose unit is the micro-batch: number m is a pure function of (settings, seed, m)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the data."""
+        ...
+
+    @property
+    def epoch_length(self) -> int:
+        """Number of micro-batches in one pass over the data; 0 = without end."""
+        ...
+
+    @property
+    def per_step(self) -> int | None:
+        """Number of micro-batches of a step, over all processes; None = that of training.token_budget."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Number of processes per rank that make micro-batches ahead of the training; 0 = it makes them itself."""
+        ...
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Every shape of a micro-batch, as padding_batch takes them."""
+        ...
+
+    def windows(self, first: int, count: int = 1) -> Windows:
+        """Return micro-batch `first`; count is 1."""
+        ...
+
+    def padding_batch(self, *shape: int) -> Windows:
+        """Return a micro-batch of a shape that is made of padding windows only."""
+        ...
+
+    def describe(self) -> list[str]:
+        """Return lines for logs and dry runs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +100,10 @@ class _Runs(NamedTuple):
 
 
 class Buckets:
-    """Micro-batches by number: a training source whose unit is the micro-batch instead of the window."""
+    """Micro-batches of stored series by number."""
+
+    per_step = None
+    workers = 0
 
     def __init__(
         self,
@@ -125,7 +170,7 @@ class Buckets:
         return _concatenate(windows, _padding(windows, missing)) if missing else windows
 
     @property
-    def shapes(self) -> list[tuple[int, int]]:
+    def shapes(self) -> list[tuple[int, ...]]:
         """Every shape of a micro-batch: the number of its bucket, and its horizon."""
         return [(k, horizon) for k, bucket in enumerate(self.buckets) for horizon in self._horizons_of(bucket)]
 

@@ -11,6 +11,14 @@ from foretrain.config import FieldRule, Section
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import SyntheticSpec, generate
+from foretrain.data.synthetic.stream import GenerationConfig
+
+# What a run on generated series decides there or not at all, and what only stored series have a use for
+_OF_CORPORA = (
+    "target", "past_covariates", "known_covariates", "min_context", "min_prediction_length", "sampling", "stride",
+    "series_weighting", "max_train_series", "min_rows",
+)  # fmt: skip
+_OF_STORED = ("validation_steps", "test_steps", "holdout_fraction")
 
 
 class ColumnRoles(NamedTuple):
@@ -54,9 +62,10 @@ class CorpusSpec(Section):
 
 
 class DataConfig(Section):
-    """The `data:` section of a run."""
+    """The `data:` section of a run: corpora, or generators of series."""
 
-    corpora: tuple[CorpusSpec, ...] = Field(min_length=1)
+    corpora: tuple[CorpusSpec, ...] = ()
+    generated: GenerationConfig | None = None  # takes the place of corpora: series are drawn while the model is trained
     target: tuple[str, ...] | None = None  # None: every numeric column that is not a covariate
     past_covariates: tuple[str, ...] = ()
     known_covariates: tuple[str, ...] = ()
@@ -75,6 +84,21 @@ class DataConfig(Section):
     max_train_series: int | None = Field(default=None, gt=0)
     min_rows: int | None = Field(default=None, gt=0)  # shorter series are not trained on
     with_times: bool | None = None  # fill time stamps; None = if the family uses them and the corpora have a calendar
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if bool(self.corpora) == (self.generated is not None):
+            raise ValueError("give either corpora or generated, one of them and not both (the other one [] or null)")
+        if self.generated is None:
+            return self
+        self.generated.check(self.context_length, self.prediction_length)
+        without = (*_OF_CORPORA, *(() if self.generated.corpora else _OF_STORED))
+        given = [name for name in without if getattr(self, name) != type(self).model_fields[name].default]
+        if self.with_times:
+            given.append("with_times")
+        if given:
+            raise ValueError(f"{', '.join(given)}: no effect beside data.generated; leave out what is not set there")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:

@@ -117,6 +117,11 @@ class Manifest(BaseModel):
         return self
 
     @property
+    def generated(self) -> bool:
+        """Whether a generator drew the values: they are synthetic, and imported from no file."""
+        return self.provenance["kind"] == "synthetic" and not self.provenance["sources"]
+
+    @property
     def covariates(self) -> tuple[str, ...]:
         """Columns that are covariates unless a caller names them as targets."""
         return self.past_covariates + self.known_covariates

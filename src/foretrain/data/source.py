@@ -148,6 +148,31 @@ class TrainingSource:
         """Hash of the content of all corpora, in order."""
         return hashlib.sha256("\n".join(corpus.fingerprint for corpus in self.corpora).encode()).hexdigest()
 
+    @property
+    def rows_per_window(self) -> int:
+        """Rows of a window of the first corpus."""
+        return len(self._pools[0].selection.columns)
+
+    def lines(self) -> list[str]:
+        """Return lines on the data, for dry runs."""
+        facts = self.describe()
+        return [
+            f"data: {facts['series']:,} series, {facts['windows_per_epoch']:,} windows an epoch",
+            *(
+                f"  {c['name']}: {c['used']:,} of {c['series']:,} series ({c['provenance']}; {c['held_out']:,} held "
+                f"out, {c['too_short']:,} too short)" + (f", share {c['share']:.1%}" if c["share"] is not None else "")
+                for c in facts["corpora"]
+            ),
+        ]
+
+    def validation_data(self) -> tuple[DataConfig, Sequence[Corpus], Sequence[Selection]]:
+        """Return what validation scores: the section `data`, corpora and columns."""
+        return self.config, self.corpora, self.selections
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return entries of the `corpora` of release.json that stand beside those of the stored corpora: none."""
+        return []
+
     def describe(self) -> dict[str, Any]:
         """Return counts of series used and excluded, windows, and each corpus' share, for dry runs and reports."""
         total = sum(pool.weight for pool in self._pools)

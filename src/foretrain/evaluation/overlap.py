@@ -185,21 +185,32 @@ def _compare(record: _Record, corpus: Corpus, origins: Sequence[Origin]) -> Note
     """Return the gravest note on the windows of one corpus."""
     extents = record.extents(corpus)
     note = _same(record, extents, corpus, origins) if extents else None
-    return note or _by_date(record, _elsewhere(record, extents), corpus, origins)
+    return note or _by_date(record, _elsewhere(record, extents, corpus), corpus, origins)
 
 
-def _elsewhere(record: _Record, extents: Sequence[_Extent]) -> list[Seen]:
+def _elsewhere(record: _Record, extents: Sequence[_Extent], corpus: Corpus) -> list[Seen]:
     """Return what was seen of corpora that can only be compared by date.
 
     Of a run on several corpora each one is compared by its own steps alone, as all of them hold out their newest.
+    Series that a generator drew hold no values of real ones. Another synthetic corpus may hold series of them: a longer
+    one of the same settings does.
     """
     own = [] if any(not extent.rule.by for extent in extents) else record.own
     used = [extent.rule for extent in extents] + record.own
-    return own + [
+    real = corpus.manifest.provenance["kind"] == "real"
+    return [rule for rule in own if not (rule.generated and real)] + [
         rule
         for rule in record.ancestry.seen
-        if rule.provenance != "synthetic" and not any(rule.is_of(other.fingerprint) for other in used)
+        if not _is_apart(rule, real) and not any(rule.is_of(other.fingerprint) for other in used)
     ]
+
+
+def _is_apart(rule: Seen, real: bool) -> bool:
+    """Return whether a training of an ancestor saw nothing of other corpora, real ones or not.
+
+    Records of earlier versions do not say whether synthetic data were drawn or imported.
+    """
+    return rule.provenance == "synthetic" if rule.generated is None else rule.generated and real
 
 
 def _same(record: _Record, extents: Sequence[_Extent], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:

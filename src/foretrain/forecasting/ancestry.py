@@ -29,6 +29,7 @@ class Seen:
     by: str = ""  # the ancestor that was trained
     name: str | None = None
     provenance: str | None = None
+    generated: bool | None = None  # of synthetic data: drawn by a generator of ours, imported from no file
     date_range: tuple[str, str] | None = None  # of the whole corpus
     validation_steps: int = 0
     test_steps: int = 0
@@ -132,6 +133,7 @@ def own_training(facts: Mapping[str, Any]) -> list[Seen]:
                 str(entry["fingerprint"]),
                 name=entry.get("name"),
                 provenance=entry.get("provenance"),
+                generated=entry.get("generated"),
                 date_range=_dates(entry.get("date_range", dates)),
                 **settings,
             )
@@ -195,6 +197,7 @@ def _read_entry(entry: Mapping[str, Any]) -> list[Seen]:
         by=str(entry["by"]),
         name=entry.get("name"),
         provenance=entry.get("provenance"),
+        generated=entry.get("generated"),
         date_range=_dates(entry.get("date_range")),
         **_settings(entry),
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from foretrain.data.source import TrainingSource
+from foretrain.data.synthetic.generated import AnySource
 from foretrain.evaluation.overlap import reserved_steps
 from foretrain.notes import Code, Note, counted
 from foretrain.run.config import RunConfig
 
 
-def check_test_part(config: RunConfig, source: TrainingSource, facts: Mapping[str, Any]) -> list[Note]:
+def check_test_part(config: RunConfig, source: AnySource, facts: Mapping[str, Any]) -> list[Note]:
     """Return a note for each corpus of a run whose test or validation part its ancestors did not hold out.
 
     facts: the `parents` and the `ancestry` that the run will record.

@@ -12,7 +12,8 @@ from foretrain.config import read_yaml
 from foretrain.data.config import DataConfig
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
-from foretrain.errors import ForetrainError, ModelError
+from foretrain.data.synthetic.generated import AnySource, GeneratedSource
+from foretrain.errors import ConfigError, ForetrainError, ModelError
 from foretrain.evaluation.columns import scored_columns
 from foretrain.forecasting.parents import ancestry_of
 from foretrain.models import family
@@ -56,7 +57,7 @@ def _adapter_base(config: RunConfig, model: Trainable) -> dict[str, Any]:
 
 def open_source(
     config: RunConfig, corpora: list[Corpus] | None = None, saved: Mapping[str, Any] | None = None
-) -> tuple[RunConfig, TrainingSource]:
+) -> tuple[RunConfig, AnySource]:
     """Return the config with the fields that its data decide (columns, time stamps, parts of the model), and its
     windows.
 
@@ -64,6 +65,8 @@ def open_source(
     if there is one. Raises DataError and ConfigError as TrainingSource does.
     """
     saved = saved_config(Path(config.output_dir)) if saved is None else saved
+    if config.data.generated is not None:
+        return _generated(config, corpora, saved)
     opened = [spec.open() for spec in config.data.corpora] if corpora is None else corpora
     kind, found = family(config.model.family), dict[str, Any]()
     if config.data.with_times is None:
@@ -78,6 +81,31 @@ def open_source(
     model = kind.resolve_defaults(config.model, any(roles.known_covariates for roles in data.roles), before)
     config = config.model_copy(update={"data": data, "model": model})
     return config, TrainingSource(config.data, config.seed, opened)
+
+
+def _generated(
+    config: RunConfig, corpora: list[Corpus] | None, saved: Mapping[str, Any] | None
+) -> tuple[RunConfig, GeneratedSource]:
+    """Return the same for a run on generated series, which have no calendar and no names."""
+    kind, settings = family(config.model.family), config.data.generated
+    assert settings is not None
+    if corpora:
+        raise ConfigError(f"data.generated takes the place of corpora, and {len(corpora)} were given.")
+    if kind.needs:
+        raise ConfigError(
+            f"data.generated: {kind.name} reads {kind.needs}, and generated series have no named columns. Train it on "
+            "data.corpora."
+        )
+    if config.evaluation.promotion:
+        raise ConfigError(
+            "evaluation.promotion: it compares on the test part of a corpus, and data.generated has none. Leave it "
+            "out, and compare by `foretrain evaluate RUN --data CORPUS --against zero-shot`."
+        )
+    before = None if saved is None else saved.get("model") or {}
+    model = kind.resolve_defaults(config.model, any(layout.known for layout in settings.layouts), before)
+    data = config.data.model_copy(update={"with_times": False})
+    config = config.model_copy(update={"data": data, "model": model})
+    return config, GeneratedSource(config.data, config.seed)
 
 
 def saved_config(folder: Path, checkpoint: str | None = None) -> dict[str, Any] | None:
@@ -136,7 +164,7 @@ def parent_source(config: RunConfig, role: str) -> str | None:
     return getattr(config.model, "model_id" if role == "model" else role, None)
 
 
-def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
+def release_facts(config: RunConfig, source: AnySource) -> dict[str, Any]:
     """Return the entries of release.json on the origin of the weights; evaluate takes its defaults from them and
     checks for overlaps with the training data."""
     ranges = [(c.manifest.first_time, c.manifest.last_time) for c in source.corpora]
@@ -152,17 +180,21 @@ def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
         "output": config.output.model_dump(),
         "loss": {"name": config.loss.name, "space": config.loss.space, "unit": config.loss.unit},
         "corpora": [
-            {
-                "name": c.name,
-                "fingerprint": c.fingerprint,
-                "provenance": c.manifest.provenance["kind"],
-                "date_range": [start, end] if start and end else None,
-            }
-            for c, (start, end) in zip(source.corpora, ranges, strict=True)
+            *source.records(),
+            *(
+                {
+                    "name": c.name,
+                    "fingerprint": c.fingerprint,
+                    "provenance": c.manifest.provenance["kind"],
+                    **({"generated": c.manifest.generated} if c.manifest.provenance["kind"] == "synthetic" else {}),
+                    "date_range": [start, end] if start and end else None,
+                }
+                for c, (start, end) in zip(source.corpora, ranges, strict=True)
+            ),
         ],
         "date_range": [min(first), max(last)] if first and last else None,
         "data": {
-            **_columns(config),
+            **_columns(config, source),
             "categories": _categories(source),
             "context_length": config.data.context_length,
             "prediction_length": config.data.prediction_length,
@@ -175,10 +207,16 @@ def release_facts(config: RunConfig, source: TrainingSource) -> dict[str, Any]:
     }
 
 
-def _columns(config: RunConfig) -> dict[str, Any]:
-    """Return the columns by role; none if corpora differ in theirs, as no columns are the model's own then."""
+def _columns(config: RunConfig, source: AnySource) -> dict[str, Any]:
+    """Return the columns by role; none if they are not the model's own.
+
+    Corpora with roles of their own and generated covariates have no names in common with a user's columns: as for
+    weights without a record, those have the roles that he gives.
+    """
     data = config.data
     if any(spec.own_roles is not None for spec in data.corpora):
+        return {}
+    if isinstance(source, GeneratedSource) and source.rows_per_window > 1:
         return {}
     return {
         "target": data.target,
@@ -188,7 +226,7 @@ def _columns(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _categories(source: TrainingSource) -> dict[str, list[str]]:
+def _categories(source: AnySource) -> dict[str, list[str]]:
     """Return the categories of covariates by their codes, for windows with several targets, which hold these codes.
 
     Left out are columns whose corpora have unlike categories, and those with more than MAX_CATEGORIES.

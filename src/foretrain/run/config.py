@@ -97,6 +97,7 @@ def config_hash_1(config: RunConfig) -> str:
         del tree["evaluation"][key]
     model, budget = tree["model"], tree["training"]["token_budget"] or {}
     later = (
+        (tree["data"], "generated", None),
         (budget, "draw_horizons", False),
         (budget, "max_windows_per_batch", None),
         (model, "loss_horizon", "run"),

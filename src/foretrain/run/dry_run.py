@@ -9,7 +9,7 @@ from typing import Any
 
 from foretrain.adapters.layers import describe_adapter, parameter_counts
 from foretrain.config import dump_yaml
-from foretrain.data.source import TrainingSource
+from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.forecasting.ancestry import Ancestry
@@ -30,9 +30,8 @@ from foretrain.run.pipeline import (
 )
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, holds_run
-from foretrain.training.loader import describe_stream, stream_of
+from foretrain.training.loader import describe_stream, plan_of, stream_of
 from foretrain.training.optimizer import state_size
-from foretrain.training.settings import plan_run
 
 
 def describe_run(config: RunConfig, world: World, resume: str | None = None) -> list[str]:
@@ -76,7 +75,7 @@ def describe_stages(config: StagesConfig, world: World, resume: str | None = Non
 
 
 def _facts(
-    config: RunConfig, source: TrainingSource, model: Trainable | None, coming: Mapping[str, Ancestry] | None = None
+    config: RunConfig, source: AnySource, model: Trainable | None, coming: Mapping[str, Ancestry] | None = None
 ) -> dict[str, Any]:
     """Return the facts of the release that a run will write; coming: role -> ancestry of a parent yet to be trained."""
     parents = {} if model is None else dict(model.parents)
@@ -87,27 +86,22 @@ def _facts(
     return facts
 
 
-def describe_needs(config: RunConfig, source: TrainingSource, model: Trainable | None, world: World) -> list[str]:
+def describe_needs(config: RunConfig, source: AnySource, model: Trainable | None, world: World) -> list[str]:
     """Return lines on the data, steps, memory and disk of a run; model is None if it cannot be built yet."""
-    facts, stream = source.describe(), stream_of(source, config.training)
-    plan = plan_run(config.training, epoch_length=stream.epoch_length, world_size=world.size)
+    stream = stream_of(source, config.training)
+    plan = plan_of(stream, config.training, world.size)
+    epochs = f", {plan.total / stream.epoch_length:.2f} epochs" if stream.epoch_length else ""
     lines = [
-        f"data: {facts['series']:,} series, {facts['windows_per_epoch']:,} windows an epoch",
-        *(
-            f"  {c['name']}: {c['used']:,} of {c['series']:,} series ({c['provenance']}; {c['held_out']:,} held out, "
-            f"{c['too_short']:,} too short)" + (f", share {c['share']:.1%}" if c["share"] is not None else "")
-            for c in facts["corpora"]
-        ),
+        *source.lines(),
         *describe_stream(stream),
         f"steps: {plan.steps:,} of {plan.batch_size:,} {plan.unit}"
         + (f" in micro-batches of {plan.micro_batch_size:,}" if plan.unit == "windows" else "")
-        + f" over {world.size} process{'es' if world.size > 1 else ''} = {plan.total:,} {plan.unit}, "
-        f"{plan.total / max(stream.epoch_length, 1):.2f} epochs",
+        + f" over {world.size} process{'es' if world.size > 1 else ''} = {plan.total:,} {plan.unit}{epochs}",
     ]
     if model is not None:
         from foretrain.run.promotion import check_test_split
 
-        about = _describe_model(config, model, facts["corpora"][0]["rows_per_window"])
+        about = _describe_model(config, model, source.rows_per_window)
         return [*about, *lines, _describe_device(world), *texts(check_test_split(config, model, source))]
     return [
         "model: its parameters, memory and disk depend on a stage that has not run yet",

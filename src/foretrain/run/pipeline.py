@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
+from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ForetrainError, TrainingError
 from foretrain.models.base import Trainable
@@ -20,11 +20,11 @@ from foretrain.run.config import RunConfig, is_same_config
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, train_run
 from foretrain.training import checkpoint as checkpoints
-from foretrain.training.loader import stream_of
+from foretrain.training.loader import plan_of, stream_of
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import RunConsole
 from foretrain.training.release import link_release, read_release
-from foretrain.training.settings import check_resumable, plan_run
+from foretrain.training.settings import check_resumable
 from foretrain.training.trainer import TrainResult, save_config
 
 
@@ -37,7 +37,7 @@ class Stage:
     skip: bool
     skip_existing: bool
     parents: dict[str, int]  # role -> number of the stage whose release it is
-    source: TrainingSource | None = None
+    source: AnySource | None = None
     source_error: ForetrainError | None = None  # why there is no source
 
     @property
@@ -268,7 +268,7 @@ def _planned_steps(stage: Stage) -> int:
     """Return the number of optimizer steps that the stage's config plans."""
     training = stage.config.training
     assert stage.source is not None
-    return plan_run(training, epoch_length=stream_of(stage.source, training).epoch_length, world_size=1).steps
+    return plan_of(stream_of(stage.source, training), training, 1).steps
 
 
 def _release_differences(stage: Stage, facts: Mapping[str, Any]) -> Iterator[str]:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from foretrain.adapters.layers import merged
-from foretrain.data.source import TrainingSource
 from foretrain.data.splits import Selection
+from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ModelError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS
@@ -156,7 +156,7 @@ def _random_init_reference(release: Path) -> ReferenceModel:
     return ReferenceModel(ZERO_SHOT, f"random weights (seed {config.seed})", model)
 
 
-def check_test_split(config: RunConfig, model: Trainable, source: TrainingSource | None = None) -> list[Note]:
+def check_test_split(config: RunConfig, model: Trainable, source: AnySource | None = None) -> list[Note]:
     """Return notes on a run's gate before training: no effect, or too few forecast origins for a significant result.
 
     Raises ConfigError if the test part has no room for a single window. With a source, it is also searched for
@@ -197,7 +197,7 @@ def _test_windows(config: RunConfig) -> tuple[int, int]:
     return (steps - horizon) // stride + 1, stride
 
 
-def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world: World) -> Promotion | None:
+def run_gate(config: RunConfig, model: Trainable, source: AnySource, world: World) -> Promotion | None:
     """Compare a run's released weights, which the model holds, with its zero-shot weights, naive and a found season.
 
     The comparison uses all windows of the test part, evaluation.stride apart, with the sampling and options of
@@ -242,7 +242,7 @@ def run_gate(config: RunConfig, model: Trainable, source: TrainingSource, world:
     return promotion
 
 
-def _scored_columns(config: RunConfig, source: TrainingSource) -> list[Selection]:
+def _scored_columns(config: RunConfig, source: AnySource) -> list[Selection]:
     """Return the columns of each corpus that the gate scores: those of validation."""
     kind, pairs = family(config.model.family), zip(source.corpora, source.selections, strict=True)
     return [validation_columns(*pair, config.evaluation.target, kind) for pair in pairs]

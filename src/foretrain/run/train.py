@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from foretrain.adapters.layers import describe_adapter
-from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
+from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.evaluation.validation import Validation
@@ -30,7 +30,7 @@ def train_run(
     resume: str | None = None,
     world: World | None = None,
     corpora: list[Corpus] | None = None,
-    source: TrainingSource | None = None,
+    source: AnySource | None = None,
     notes: Sequence[str] = (),
 ) -> tuple[Trainable, TrainResult]:
     """Train a config and write output_dir/release. Every rank calls it.
@@ -64,7 +64,7 @@ def train_run(
 
 def _build_trainer(
     config: RunConfig,
-    source: TrainingSource,
+    source: AnySource,
     model: Trainable,
     world: World,
     resume: str | None = None,
@@ -102,27 +102,28 @@ def _describe_start(config: RunConfig) -> str:
     return "; ".join([f"starts from {start}", *others])
 
 
-def check_run(config: RunConfig, source: TrainingSource, model: Trainable) -> None:
+def check_run(config: RunConfig, source: AnySource, model: Trainable) -> None:
     """Raise the errors of a run that can be found before its first step; model may be on "meta"."""
     check_test_split(config, model, source)
     _build_trainer(config, source, model, World())
     model.check(source)
 
 
-def _build_validation(config: RunConfig, source: TrainingSource, model: Trainable, world: World) -> Validation | None:
+def _build_validation(config: RunConfig, source: AnySource, model: Trainable, world: World) -> Validation | None:
     """Build the function that scores the model during training; None if the config needs no validation.
 
     Raises ConfigError if training.best_metric is not among its metrics.
     """
     if not _needs_validation(config):
         return None
+    data, corpora, selections = source.validation_data()
     validation = Validation(
         config.evaluation,
-        config.data,
+        data,
         model=model,
         family=family(config.model.family),
-        corpora=source.corpora,
-        selections=source.selections,
+        corpora=corpora,
+        selections=selections,
         world=world,
         dtype=config.training.dtype,
         seed=config.seed,

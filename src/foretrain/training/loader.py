@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -9,20 +10,26 @@ from typing import Any, NamedTuple
 
 import torch
 
-from foretrain.data.buckets import Buckets
+from foretrain.data.buckets import MicroBatches
+from foretrain.data.synthetic.generated import GeneratedSource
 from foretrain.data.windows import Windows
 from foretrain.distributed.world import World
+from foretrain.errors import ConfigError
 from foretrain.models.base import Batch, Trainable, move
 from foretrain.models.types import WindowSource
-from foretrain.training.settings import MicroBatch, StepPlan, TrainingConfig
+from foretrain.training.ahead import AheadOfTraining
+from foretrain.training.settings import MicroBatch, StepPlan, TrainingConfig, plan_run
 
 
-def stream_of(source: Any, config: TrainingConfig) -> WindowSource | Buckets:
-    """Return where micro-batches are read from: the source itself or, with a token budget, its buckets.
+def stream_of(source: Any, config: TrainingConfig) -> WindowSource | MicroBatches:
+    """Return where micro-batches come from: the source itself, with a token budget its buckets, or a generated stream.
 
-    Raises ConfigError if the source cannot be sorted into buckets.
+    Raises ConfigError if the source cannot be sorted into buckets, or if settings of batches contradict the source.
     """
     budget = config.token_budget
+    if isinstance(source, GeneratedSource):
+        _check_generated(config)
+        return source.stream
     if budget is None:
         return source
     return source.in_buckets(
@@ -34,9 +41,35 @@ def stream_of(source: Any, config: TrainingConfig) -> WindowSource | Buckets:
     )
 
 
-def describe_stream(stream: WindowSource | Buckets) -> list[str]:
-    """Return lines that describe the buckets; none for a stream without buckets."""
-    return stream.describe() if isinstance(stream, Buckets) else []
+def _check_generated(config: TrainingConfig) -> None:
+    fields = type(config).model_fields
+    others = ("token_budget", "batch_size", "micro_batch_size")
+    given = [name for name in others if getattr(config, name) != fields[name].default]
+    if given:
+        raise ConfigError(
+            f"training.{given[0]}: no effect beside data.generated, whose max_tokens, max_windows and "
+            "micro_batches_per_step make the batches. Leave it out."
+        )
+    if config.epochs is not None:
+        raise ConfigError("training.epochs: generated series have no end. Give training.max_steps.")
+
+
+def describe_stream(stream: WindowSource | MicroBatches) -> list[str]:
+    """Return lines that describe the micro-batches; none for a stream of windows."""
+    return stream.describe() if isinstance(stream, MicroBatches) else []
+
+
+def plan_of(
+    stream: WindowSource | MicroBatches, config: TrainingConfig, world_size: int, micro_batch_size: int | None = None
+) -> StepPlan:
+    """Return the steps and micro-batches of a run on a stream; arguments and errors as of settings.plan_run."""
+    return plan_run(
+        config,
+        epoch_length=stream.epoch_length,
+        world_size=world_size,
+        micro_batch_size=micro_batch_size,
+        micro_batches=stream.per_step if isinstance(stream, MicroBatches) else None,
+    )
 
 
 class PreparedBatch(NamedTuple):
@@ -90,8 +123,10 @@ class BatchIterator:
         micro_batches: Iterator[MicroBatch],
         depth: int,
         prefetch: Callable[[PreparedBatch], PreparedBatch] | None = None,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         self._prepare, self._micro_batches, self._prefetch = prepare, micro_batches, prefetch
+        self._on_close = on_close
         self._stop = threading.Event()
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(depth, 1))
         self._thread = threading.Thread(target=self._fill_queue, name="batches", daemon=True) if depth else None
@@ -116,6 +151,8 @@ class BatchIterator:
         self._stop.set()
         if self._thread:
             self._thread.join()
+        if self._on_close:
+            self._on_close()
 
     def _fill_queue(self) -> None:
         try:
@@ -148,7 +185,7 @@ class BatchLoader:
     @property
     def num_shapes(self) -> int | None:
         """Number of different batch shapes; None if it is not known in advance."""
-        return len(self.stream.shapes) if isinstance(self.stream, Buckets) else None
+        return len(self.stream.shapes) if isinstance(self.stream, MicroBatches) else None
 
     def iterate(self, plan: StepPlan, step: int, offset: int) -> BatchIterator:
         """Return an iterator over this rank's micro-batches from a step on.
@@ -163,7 +200,15 @@ class BatchLoader:
         depth = self.config.prefetch
         if depth is None:
             depth = 2 if self.world.device.type == "cuda" else 0
-        return BatchIterator(self.prepare, micro_batches, depth, DevicePrefetcher(self.world.device))
+        prefetch = DevicePrefetcher(self.world.device)
+        if not isinstance(self.stream, MicroBatches) or not self.stream.workers:
+            return BatchIterator(self.prepare, micro_batches, depth, prefetch)
+        micro_batches, same = itertools.tee(micro_batches)
+        numbers = (micro_batch.first for micro_batch in same)
+        ahead = AheadOfTraining(self.stream, numbers, self.stream.workers)
+        return BatchIterator(
+            lambda micro_batch: self._prepared(micro_batch, next(ahead)), micro_batches, depth, prefetch, ahead.close
+        )
 
     def windows(self, micro_batch: MicroBatch) -> Windows:
         """Return the windows of a micro-batch."""
@@ -171,15 +216,17 @@ class BatchLoader:
 
     def prepare(self, micro_batch: MicroBatch) -> PreparedBatch:
         """Read and collate a micro-batch, on the CPU."""
-        windows = self.windows(micro_batch)
+        return self._prepared(micro_batch, self.windows(micro_batch))
+
+    def _prepared(self, micro_batch: MicroBatch, windows: Windows) -> PreparedBatch:
         num_windows = len(windows) - windows.num_padding_windows
         rows = max(round(len(windows.context) / len(windows)), 1)
         lengths = windows.context.shape[1], windows.future.shape[1]
         return PreparedBatch(micro_batch, self._collate(windows), num_windows, rows, *lengths)
 
     def blank_batches(self) -> Iterator[Batch]:
-        """Yield one batch of every shape of a token budget, without observed values: for warm-up."""
-        assert isinstance(self.stream, Buckets)
+        """Yield one batch of every shape of a stream of micro-batches, without observed values: for warm-up."""
+        assert isinstance(self.stream, MicroBatches)
         for shape in self.stream.shapes:
             yield self._collate(self.stream.padding_batch(*shape))
 

@@ -73,6 +73,7 @@ class TrainingConfig(Section):
     parallel: Annotated[Literal["auto", "ddp"], LAYOUT] = "auto"
     # Batches that a thread prepares in advance; None = 2 with a GPU and 0 on a CPU, where the thread competes with the
     # loop for Python's interpreter lock (35 against 21 steps/s on configs/debug.yaml, whose data take 2% of the time).
+    # Generated series have processes of their own (data.generated.workers).
     prefetch: Annotated[int | None, FREE] = Field(default=None, ge=0)
     on_nonfinite: Annotated[Literal["stop", "skip", "rollback"], FREE] = "stop"
     # maximum number of batches that skip and rollback leave out in a run
@@ -170,17 +171,25 @@ class StepPlan(NamedTuple):
 
 
 def plan_run(
-    config: TrainingConfig, *, epoch_length: int, world_size: int, micro_batch_size: int | None = None
+    config: TrainingConfig,
+    *,
+    epoch_length: int,
+    world_size: int,
+    micro_batch_size: int | None = None,
+    micro_batches: int | None = None,
 ) -> StepPlan:
     """Compute the steps and micro-batches of a run.
 
-    epoch_length: number of windows or, with a token budget, of micro-batches (see loader.stream_of).
+    epoch_length: number of windows or, if they are the unit, of micro-batches (see loader.stream_of).
+    micro_batches: number in a step, if micro-batches are the unit without a token budget.
     micro_batch_size: that of a checkpoint, used if the config sets none.
     Raises ConfigError if a run in epochs has no window.
     """
     size, micro, unit = config.batch_size, config.micro_batch_size or micro_batch_size, "windows"
     if config.token_budget is not None:
-        size, micro, unit = config.token_budget.micro_batches_per_step, 1, "micro-batches"
+        micro_batches = config.token_budget.micro_batches_per_step
+    if micro_batches is not None:
+        size, micro, unit = micro_batches, 1, "micro-batches"
     micro = micro or -(-size // world_size)
     if config.max_steps is not None:
         return StepPlan(config.max_steps, config.max_steps * size, size, micro, unit)

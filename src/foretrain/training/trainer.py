@@ -23,7 +23,7 @@ from foretrain.models.types import WindowSource
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
 from foretrain.training.interrupt import Interrupted, SignalHandler, ValidationInterrupted
-from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream
+from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import Monitor, duration
 from foretrain.training.nonfinite import save_for_replay
@@ -32,7 +32,7 @@ from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.parallel import parallelize, unwrap
 from foretrain.training.release import saved_promotion, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
-from foretrain.training.settings import TrainingConfig, check_resumable, plan_run
+from foretrain.training.settings import TrainingConfig, check_resumable
 from foretrain.training.step import StepResult, Updater
 from foretrain.training.train_state import StoppedBy, TrainState
 
@@ -127,7 +127,7 @@ class Trainer:
         if optimizer.schedule.kind == "plateau" and not training.validate_every:
             raise ConfigError("optimizer.schedule.kind: plateau follows validations; set training.validate_every.")
         check_optimizer(model, optimizer)
-        plan = plan_run(training, epoch_length=self.loader.stream.epoch_length, world_size=self.world.size)
+        plan = plan_of(self.loader.stream, training, self.world.size)
         warmup_steps(optimizer.schedule, plan.steps)  # raises for an impossible schedule before anything is written
 
     def fit(self) -> TrainResult:
@@ -214,22 +214,19 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.optimizer_config)
         self.train_state = TrainState()
         saved = checkpoint.read_state(resumed) if resumed else None
-        self.plan = plan_run(
-            self.config,
-            epoch_length=self.loader.stream.epoch_length,
-            world_size=self.world.size,
-            micro_batch_size=saved["micro_batch_size"] if saved else None,
-        )
+        size = saved["micro_batch_size"] if saved else None
+        self.plan = plan_of(self.loader.stream, self.config, self.world.size, size)
         if resumed and saved:
             notes += self._restore(resumed, saved)
             # after _restore, because a resume that is refused must change nothing
             self.world.on_main(lambda: self.checkpoints.quarantine_after(self.train_state.step, notes.append))
         self.world.on_main(lambda: save_config(self.output_dir, self.resolved_config))
         notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.loader.stream)]
-        if self.config.token_budget is not None and (idle := -self.plan.batch_size % self.world.size):
+        if self.plan.unit == "micro-batches" and (idle := -self.plan.batch_size % self.world.size):
+            section = "training.token_budget" if self.config.token_budget else "data.generated"
             notes.append(
                 f"warning: {idle} of {self.world.size} processes are idle in the last round of a step; make "
-                f"training.token_budget.micro_batches_per_step a multiple of {self.world.size}"
+                f"{section}.micro_batches_per_step a multiple of {self.world.size}"
             )
         self._prepare_model()
         self.monitor = Monitor(
@@ -324,9 +321,9 @@ class Trainer:
         return self.loader.iterate(self.plan, self.train_state.step, self.train_state.offset)
 
     def _warm_up(self) -> None:
-        """Run every shape of a token budget once before the first step, to compile it, if the config asks for it."""
-        budget = self.config.token_budget
-        if budget is None or not (self.config.compile if budget.warmup is None else budget.warmup):
+        """Run every shape of micro-batches once before the first step, to compile it, if the config asks for it."""
+        wanted = self.config.token_budget.warmup if self.config.token_budget else None
+        if self.loader.num_shapes is None or not (self.config.compile if wanted is None else wanted):
             return
         paused_at, start = self.monitor.pause(), time.monotonic()
         self.updater.warm_up(self.loader.blank_batches())
@@ -377,8 +374,8 @@ class Trainer:
         return (self._record_validation(result) if result else None), stops
 
     def _no_recompilation(self) -> AbstractContextManager[object]:
-        """Let blocks that were compiled for the shapes of a token budget run eagerly for any other shape."""
-        if not (self.config.compile and self.config.token_budget):
+        """Let blocks that were compiled for the shapes of micro-batches run eagerly for any other shape."""
+        if not self.config.compile or self.loader.num_shapes is None:
             return nullcontext()
         return torch.compiler.set_stance("eager_on_recompile")
 

@@ -14,7 +14,7 @@ So a draw has the covariance of the expression, up to TOLERANCE, at a cost linea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from foretrain.data.synthetic.base import Counts, Floats, Generator, Share, chance, seasons_for, whole_between
 
 TOLERANCE = 1e-6  # residual variance of a factored kernel, relative to its largest variance
+_MOST_STEPS = 32_768  # sum of the lengths whose factors are held: about 4 kB a step
 OFFICIAL_LENGTH = 1024  # the length whose fractions Chronos' periods are
 OFFICIAL_PERIODS = (24, 48, 96, 168, 336, 672, 7, 14, 30, 60, 365, 730, 4, 26, 52, 4, 6, 12, 4, 40, 10)
 _MOST_COLUMNS = 10_000  # of a row-wise Kronecker product that is contracted at once
@@ -191,6 +192,20 @@ def pivoted_cholesky(kernel: Kernel, steps: Floats, length: int) -> Floats:
     return np.stack(rows) if rows else np.zeros((1, length))
 
 
-@lru_cache(maxsize=4)
-def _factors(length: int) -> Factors:
-    return Factors(length)
+class _Cache:
+    """Factors of the lengths that were used last, _MOST_STEPS steps in all; threads may share it."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Factors] = {}
+        self._lock = Lock()
+
+    def __call__(self, length: int) -> Factors:
+        with self._lock:
+            found = self._held.pop(length, None) or Factors(length)
+            self._held[length] = found  # the newest is the last
+            while len(self._held) > 1 and sum(self._held) > _MOST_STEPS:
+                del self._held[next(iter(self._held))]
+            return found
+
+
+_factors = _Cache()

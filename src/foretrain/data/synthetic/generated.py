@@ -1,0 +1,342 @@
+"""Training windows that are generated: micro-batch m of a run is a pure function of (settings, seed, m).
+
+# N windows of a micro-batch, V rows of a window, T = C + H steps, C context steps, H horizon steps
+
+Every micro-batch has a random generator of its own, seeded by (seed, m). It draws a width of contexts, a layout of rows
+and a horizon by their shares, then series, augmentations, missing values and, for each window, how much of the width
+its context fills. So the number of processes, of workers, and interruptions cannot change what is trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from foretrain.data.config import DataConfig
+from foretrain.data.permutation import derive, hash64
+from foretrain.data.source import TrainingSource
+from foretrain.data.splits import Selection, select
+from foretrain.data.store import Corpus
+from foretrain.data.synthetic.augment import augment, leave_gaps
+from foretrain.data.synthetic.base import Floats, chance, whole_between
+from foretrain.data.synthetic.contamination import Benchmark
+from foretrain.data.synthetic.mixture import draw_series, remove_values
+from foretrain.data.synthetic.stored import StoredPool
+from foretrain.data.synthetic.stream import GenerationConfig, Width
+from foretrain.data.windows import KNOWN, PAST, TARGET, Windows
+
+_STREAM, _STORED, _VALIDATION = 11, 12, 13  # streams of random numbers; buckets.py and those it names use 1 to 8
+_LENGTHS = (16, 64)  # lengths of series are multiples of these, up to 128 steps and beyond: few kernels are factored
+_TOGETHER = 4  # windows of validation that share a shape
+_VERSION = 1  # of the way in which micro-batches are drawn
+
+
+class Shape(NamedTuple):
+    """The shape of a micro-batch."""
+
+    context: int
+    horizon: int
+    layout: int  # place in the layouts
+
+
+class GeneratedStream:
+    """The micro-batches of a run on generated series, by number: a training source whose unit is the micro-batch."""
+
+    epoch_length = 0  # there is no end
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        """Raises DataError or ConfigError for corpora that cannot be used."""
+        assert config.generated is not None
+        self.config, self.settings, self.seed = config, config.generated, seed
+        self._widths = self.settings.widths(config.context_length)
+        self._horizons = self.settings.resolved_horizons(config.prediction_length)
+        self._benchmark = Benchmark.read(self.settings.exclude)
+        self.corpora = tuple(Corpus.open(entry.path) for entry in self.settings.corpora)
+        self.pools = self._pools()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GeneratedStream, (self.config, self.seed)  # a worker opens the corpora itself
+
+    def _pools(self) -> list[StoredPool]:
+        single = [shape for shape in self._shapes() if self.settings.layouts[shape.layout].rows == 1]
+        weights = sum(g.weight for g in self.settings.generators) + sum(c.weight for c in self.settings.corpora)
+        return [
+            StoredPool(
+                spec,
+                corpus,
+                self._benchmark,
+                key=derive(self.seed, _STORED, k),
+                share=spec.weight / weights,
+                most_windows=max(self.size(shape) for shape in single),
+                reserved=self.config.resolved_validation_steps + self.config.resolved_test_steps,
+                holdout_fraction=self.config.holdout_fraction,
+                horizon=min(self._horizons),
+            )
+            for k, (spec, corpus) in enumerate(zip(self.settings.corpora, self.corpora, strict=True))
+        ]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings that determine the series, and of the stored ones."""
+        settings = self.settings.model_dump(mode="json", exclude={"workers", "exclude", "validation_windows"})
+        for entry, corpus in zip(settings["corpora"], self.corpora, strict=True):
+            entry["path"] = corpus.fingerprint
+        lengths = [self.config.context_length, self.config.prediction_length]
+        kept_out = hashlib.sha256(self._benchmark.hashes.tobytes()).hexdigest()
+        text = json.dumps([_VERSION, self.seed, lengths, settings, kept_out], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def per_step(self) -> int | None:
+        """Number of micro-batches of a step, over all processes."""
+        return self.settings.micro_batches_per_step
+
+    @property
+    def workers(self) -> int:
+        """Number of processes per rank that draw ahead."""
+        return self.settings.workers
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Every shape of a micro-batch, as padding_batch takes them."""
+        return [tuple(shape) for shape in self._shapes()]
+
+    def _shapes(self) -> list[Shape]:
+        layouts, widths = range(len(self.settings.layouts)), dict.fromkeys(entry.width for entry in self._widths)
+        return [Shape(width, h, k) for width in widths for h in sorted(self._horizons) for k in layouts]
+
+    def size(self, shape: Shape) -> int:
+        """Return the number of windows of a micro-batch."""
+        steps = (shape.context + shape.horizon) * self.settings.layouts[shape.layout].rows
+        return min(self.settings.max_windows, self.settings.max_tokens // steps)
+
+    def windows(self, first: int, count: int = 1) -> Windows:
+        """Return the windows of micro-batch `first` of the run; count must be 1, since shapes differ."""
+        assert first >= 0 and count == 1, (first, count)
+        rng = np.random.Generator(np.random.PCG64DXSM(derive(self.seed, _STREAM, first)))
+        width, shape = self._shape(rng)
+        return self._drawn(rng, width, shape, first)
+
+    def padding_batch(self, context: int, horizon: int, layout: int) -> Windows:
+        """Return a micro-batch of a shape that is made of padding windows only."""
+        shape = Shape(context, horizon, layout)
+        count = self.size(shape)
+        values = np.full((count, self.settings.layouts[layout].rows, context + horizon), np.nan, np.float32)
+        return self._stacked(values, shape, np.zeros(count, np.uint64), None, padding=count)
+
+    def longest(self, number: int) -> Windows:
+        """Return micro-batch `number` with the longest horizon instead of the one that it drew."""
+        rng = np.random.Generator(np.random.PCG64DXSM(derive(self.seed, _STREAM, number)))
+        width, shape = self._shape(rng)
+        return self._drawn(rng, width, shape._replace(horizon=max(self._horizons)), number)
+
+    def _shape(self, rng: np.random.Generator) -> tuple[Width, Shape]:
+        width = self._widths[_pick(rng, [entry.share for entry in self._widths])]
+        steps = list(self._horizons)
+        horizon = steps[_pick(rng, list(self._horizons.values()))]
+        layout = _pick(rng, [entry.share for entry in self.settings.layouts])
+        return width, Shape(width.width, horizon, layout)
+
+    def _drawn(self, rng: np.random.Generator, width: Width, shape: Shape, number: int) -> Windows:
+        settings, layout = self.settings, self.settings.layouts[shape.layout]
+        values = augment(settings.augment, rng, self._series(rng, shape, number))
+        with np.errstate(over="ignore"):
+            found = values.astype(np.float32)
+        found[~np.isfinite(found)] = np.nan
+        complete = found.copy()
+        leave_gaps(settings.augment.gaps, rng, found)
+        remove_values(settings, rng, found.reshape(-1, found.shape[-1]))
+        steps = whole_between(rng, (width.low + 1, width.width), len(found))
+        found[np.arange(found.shape[-1]) < (shape.context - steps)[:, None, None].repeat(layout.rows, 1)] = np.nan
+        empty = np.isnan(found[:, :, : shape.context]).all(axis=-1)
+        newest = shape.context - 1  # the value that is given back to a context without any, which teaches nothing
+        found[:, :, newest][empty] = complete[:, :, newest][empty]
+        key = hash64(derive(self.seed, _STREAM, number), np.arange(len(found)))
+        source = np.stack(np.broadcast_arrays(-1, number, np.arange(len(found))), axis=1).astype(np.int64)
+        return self._stacked(found, shape, key, source)
+
+    def _series(self, rng: np.random.Generator, shape: Shape, number: int) -> Floats:
+        """Return (N, V, T) series, stored ones last, with the stride of the micro-batch taken."""
+        settings, layout = self.settings, self.settings.layouts[shape.layout]
+        count, steps = self.size(shape), shape.context + shape.horizon
+        stride = settings.augment.stride
+        factor = int(whole_between(rng, stride.factor)) if stride.share else 1
+        stored = list[Floats]()
+        if layout.rows == 1:
+            for pool in self.pools:
+                room = min(pool.count(rng, count), count - len(stored))
+                strides = np.where(chance(rng, stride.share, room), factor, 1)
+                for window in pool.draw(rng, number, strides, shape.context, shape.horizon):
+                    stored.append(window[None].astype(np.float64))
+        new = count - len(stored)
+        strided = chance(rng, stride.share, new)
+        out = np.empty((count, layout.rows, steps))
+        for chosen, every in ((np.flatnonzero(~strided), 1), (np.flatnonzero(strided), factor)):
+            if chosen.size:
+                multiple = _LENGTHS[steps * every > 128]
+                length = -(-steps * every // multiple) * multiple
+                out[chosen] = self._generated(rng, shape, len(chosen), length)[:, :, -steps * every :][:, :, ::every]
+        if stored:
+            out[new:] = np.stack(stored)
+        return out
+
+    def _generated(self, rng: np.random.Generator, shape: Shape, count: int, length: int) -> Floats:
+        """Return (count, V, length) series of the generators."""
+        layout = self.settings.layouts[shape.layout]
+        if layout.rows == 1:
+            return self._base(rng, count, length)[:, None]
+        draw: Callable[..., Floats] = self.settings.multivariate.draw
+        found = draw(rng, count, length, layout.targets, layout.past, layout.known, self._base)
+        assert found.shape == (count, layout.rows, length), found.shape
+        return found
+
+    def _base(self, rng: np.random.Generator, count: int, length: int) -> Floats:
+        return draw_series(self.settings, rng, count, length)[0].astype(np.float64)
+
+    def _stacked(
+        self, values: np.ndarray, shape: Shape, key: np.ndarray, source: np.ndarray | None, padding: int = 0
+    ) -> Windows:
+        count, rows = values.shape[:2]
+        layout = self.settings.layouts[shape.layout]
+        role = np.tile(np.repeat([TARGET, PAST, KNOWN], [layout.targets, layout.past, layout.known]), count)
+        flat = values.reshape(count * rows, -1)
+        future = flat[:, shape.context :].copy()
+        future[role == PAST] = np.nan
+        return Windows(
+            context=np.ascontiguousarray(flat[:, : shape.context]),
+            future=future,
+            window=np.repeat(np.arange(count), rows),
+            role=role.astype(np.int8),
+            key=key,
+            source=np.full((count, 3), -1, np.int64) if source is None else source,
+            num_padding_windows=padding,
+            static_shapes=True,
+        )
+
+    def describe(self) -> list[str]:
+        """Return lines on the shares, the shapes and the series."""
+        settings, shapes = self.settings, self._shapes()
+        total = sum(g.weight for g in settings.generators) + sum(c.weight for c in settings.corpora)
+        kinds = ", ".join(f"{g.kind} {g.weight / total:.1%}" for g in settings.generators)
+        lines = [
+            f"generated: {kinds}",
+            *(
+                f"  {pool.corpus.name}: {pool.share:.1%}, {pool.num_series:,} series"
+                + ("" if pool.spec.cap is None else f", at most {pool.spec.cap:,} windows of each")
+                for pool in self.pools
+            ),
+            *([f"  kept out: {len(self._benchmark.hashes):,} runs"] if settings.exclude else []),
+            f"  missing values in {settings.missing:.0%}; augmented: {settings.augment.describe() or 'none'}",
+        ]
+        shares = sum(self._horizons.values())
+        lines.append("  horizons " + ", ".join(f"{h} {s / shares:.0%}" for h, s in sorted(self._horizons.items())))
+        parts = sum(entry.share for entry in settings.layouts)
+        for k, layout in enumerate(settings.layouts):
+            rows = f"{layout.targets} + {layout.past} + {layout.known} rows (targets, past, known)"
+            lines.append(f"  layout {rows}: {layout.share / parts:.0%} of the micro-batches")
+            for entry in self._widths:
+                of = [self.size(shape) for shape in shapes if shape.layout == k and shape.context == entry.width]
+                lines.append(
+                    f"    context {entry.low + 1:,} to {entry.width:,}: {entry.share:.1%}, "
+                    f"{min(of):,} to {max(of):,} windows each"
+                )
+        return lines
+
+
+class GeneratedSource:
+    """The source of a run on generated series, in the place of a TrainingSource."""
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.stream = GeneratedStream(config, seed)
+        assert config.generated is not None
+        self.settings: GenerationConfig = config.generated
+        self.corpora = self.stream.corpora
+        self.selections = tuple(Selection(select(corpus).targets) for corpus in self.corpora)
+        self.num_series = None  # without end
+        self.epoch_length = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings that determine the series, and of the stored ones."""
+        return self.stream.fingerprint
+
+    @property
+    def rows_per_window(self) -> int:
+        """Rows of the largest layout."""
+        return max(layout.rows for layout in self.settings.layouts)
+
+    def windows(self, first: int, count: int) -> Windows:
+        """Return up to `count` windows of micro-batch `first`: a sample to look at before the first step."""
+        found = self.stream.windows(first)
+        return found if len(found) <= count else _first(found, count)
+
+    def lines(self) -> list[str]:
+        """Return a line on the data, for dry runs; those on the shares are the stream's."""
+        workers = self.settings.workers
+        by = f"by {workers} process{'es' * (workers > 1)} per rank" if workers else "by the training process"
+        return [f"data: series are generated while the model is trained, without end, {by}"]
+
+    def validation_data(self) -> tuple[DataConfig, list[Corpus], list[Selection]]:
+        """Return windows of another stream as corpora, one a layout, with the section that has all of them scored."""
+        few = {"corpora": (), "exclude": (), "max_windows": _TOGETHER}
+        config = self.config.model_copy(update={"generated": self.settings.model_copy(update=few)})
+        held, layouts = GeneratedStream(config, derive(self.seed, _VALIDATION)), self.settings.layouts
+        items: list[list[tuple[str, np.ndarray, None]]] = [[] for _ in layouts]
+        number = 0
+        while sum(map(len, items)) < self.settings.validation_windows:
+            found = held.longest(number)
+            rows = int(np.searchsorted(found.window, 1))
+            k = next(k for k, layout in enumerate(layouts) if np.array_equal(_roles(layout), found.role[:rows]))
+            whole = np.concatenate([found.context, found.future], axis=1).reshape(len(found), rows, -1)
+            for values in whole[: self.settings.validation_windows - sum(map(len, items))]:
+                start = int((~np.isnan(values)).any(axis=0).argmax())
+                items[k].append((f"{number}-{len(items[k])}", values[:, start:], None))
+            number += 1
+        corpora, selections = list[Corpus](), list[Selection]()
+        for k, (layout, found) in enumerate(zip(layouts, items, strict=True)):
+            if found:
+                names = [f"row_{row}" for row in range(layout.rows)]
+                provenance = {"kind": "synthetic", "sources": [], "command": None}
+                corpora.append(Corpus.from_arrays(f"generated-{k}", found, names, provenance=provenance))
+                past, known = layout.targets, layout.targets + layout.past
+                roles = range(past), range(past, known), range(known, layout.rows)
+                selections.append(Selection(tuple(roles[0]), tuple(roles[1]), tuple(roles[2])))
+        lengths = {"validation_steps": self.config.prediction_length, "test_steps": 0, "min_context": 1}
+        return self.config.model_copy(update=lengths), corpora, selections
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the entry of the generated series in the `corpora` of release.json."""
+        facts = {"fingerprint": self.fingerprint, "provenance": "synthetic", "generated": True, "date_range": None}
+        return [{"name": f"generated series ({', '.join(g.kind for g in self.settings.generators)})", **facts}]
+
+
+AnySource = TrainingSource | GeneratedSource
+
+
+def _roles(layout: Any) -> np.ndarray:
+    return np.repeat([TARGET, PAST, KNOWN], [layout.targets, layout.past, layout.known])
+
+
+def _first(windows: Windows, count: int) -> Windows:
+    """Return the first windows of a batch."""
+    rows = int(np.searchsorted(windows.window, count))
+    assert windows.source is not None
+    return Windows(
+        context=windows.context[:rows],
+        future=windows.future[:rows],
+        window=windows.window[:rows],
+        role=windows.role[:rows],
+        key=windows.key[:count],
+        source=windows.source[:count],
+        static_shapes=True,
+    )
+
+
+def _pick(rng: np.random.Generator, shares: list[float]) -> int:
+    weights = np.array(shares)
+    return int(rng.choice(len(weights), p=weights / weights.sum()))

@@ -1,0 +1,102 @@
+"""Stored series in a stream of generated ones: which series a micro-batch uses follows from its number alone.
+
+A micro-batch m has ranks m * R to m * R + R - 1 in the order of a corpus' series, as many as it can use. The order goes
+through a keyed permutation of all series, then through another one; so no series is used more often than orders were
+begun, which a cap limits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from foretrain.data.permutation import derive, permute
+from foretrain.data.splits import held_out, select
+from foretrain.data.store import Corpus
+from foretrain.data.synthetic.contamination import Benchmark
+from foretrain.data.synthetic.stream import StoredSeries
+from foretrain.data.windows import FloatArray, IntArray
+from foretrain.errors import DataError
+
+MIN_CONTEXT = 8
+_ATTEMPTS = 8  # cutoffs that are tried for a window without a run of the benchmark
+
+
+class StoredPool:
+    """The series of one corpus: the numeric columns of its items that are long enough and not held out."""
+
+    def __init__(
+        self,
+        spec: StoredSeries,
+        corpus: Corpus,
+        benchmark: Benchmark,
+        *,
+        key: int,
+        share: float,
+        most_windows: int,
+        reserved: int,
+        holdout_fraction: float,
+        horizon: int,
+    ) -> None:
+        """share: of the windows of a micro-batch; reserved: newest steps of an item that are not used; horizon: the
+        shortest of the run. Raises DataError if no item is long enough."""
+        self.spec, self.corpus, self.share = spec, corpus, share
+        self._benchmark, self._key, self._reserved = benchmark, key, reserved
+        self._columns = select(corpus).targets
+        lengths = corpus.lengths - reserved
+        self._items = np.flatnonzero((lengths >= MIN_CONTEXT + horizon) & ~held_out(corpus, holdout_fraction))
+        self._ranks = math.ceil(share * most_windows)  # of a micro-batch
+        if not len(self._items):
+            raise DataError(
+                f"{corpus.name}: no item that may be trained on has {MIN_CONTEXT + horizon + reserved} steps "
+                f"({MIN_CONTEXT} before a cutoff, the shortest horizon {horizon}, and {reserved} for validation and "
+                "test). Leave it out of data.generated.corpora, or shorten the horizons."
+            )
+
+    @property
+    def num_series(self) -> int:
+        """Number of series: items times columns."""
+        return len(self._items) * len(self._columns)
+
+    def count(self, rng: np.random.Generator, windows: int) -> int:
+        """Return how many of a micro-batch's windows are of this corpus: the share of them, rounded at random."""
+        return min(int(windows * self.share + rng.random()), self._ranks)
+
+    def draw(
+        self, rng: np.random.Generator, number: int, strides: IntArray, context: int, horizon: int
+    ) -> list[FloatArray]:
+        """Return windows (context + horizon,) of micro-batch `number`, one a stride, NaN where a series does not reach.
+
+        Fewer are returned if the cap is reached, or if series have runs of the benchmark wherever they were cut.
+        """
+        found = list[FloatArray]()
+        for rank, stride in enumerate(strides.tolist(), start=number * self._ranks):
+            order, place = divmod(rank, self.num_series)
+            if self.spec.cap is not None and order >= self.spec.cap:
+                break
+            slot = int(permute(derive(self._key, order), np.array([place]), self.num_series)[0])
+            item, column = divmod(slot, len(self._columns))
+            values = self.corpus.values(int(self._items[item]))[self._columns[column]]
+            window = self._cut(rng, values[: len(values) - self._reserved], context, horizon, stride)
+            if window is not None:
+                found.append(window)
+        return found
+
+    def _cut(
+        self, rng: np.random.Generator, values: np.ndarray, context: int, horizon: int, stride: int
+    ) -> FloatArray | None:
+        """Return a window of a series (T,), with the stride as far as it is long enough."""
+        stride = max(1, min(stride, len(values) // (MIN_CONTEXT + horizon)))
+        newest = max(len(values) - horizon * stride, MIN_CONTEXT * stride)
+        for _ in range(_ATTEMPTS):
+            cutoff = int(rng.integers(MIN_CONTEXT * stride, newest, endpoint=True))
+            first, stop = max(0, cutoff - context * stride), min(cutoff + horizon * stride, len(values))
+            if self._benchmark.is_in(values[first:stop]):
+                continue
+            before, after = values[first:cutoff][::-1][::stride][::-1], values[cutoff + stride - 1 : stop : stride]
+            window = np.full(context + horizon, np.nan, np.float32)
+            window[context - len(before) : context] = before
+            window[context : context + len(after)] = after
+            return window
+        return None
