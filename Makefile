@@ -4,12 +4,12 @@ PYTHON ?= python3
 TORCH_INDEX_URL ?=
 VENV := .venv
 PARITY := .venv-parity
-CODE := src tests benchmarks examples setup.py
+CODE := src tests benchmarks examples tools setup.py
 
 # Spinning OpenMP threads make two busy cores tens of times slower; waiting threads cost nothing.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick gpu parity lint types hooks install clean
+.PHONY: demo test quick gpu parity pretrain lint types hooks install clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/foretrain demo
@@ -26,6 +26,11 @@ gpu: $(VENV)/.installed
 
 parity: $(PARITY)/.installed
 	$(PARITY)/bin/python -m pytest -m parity $(PYTEST_ARGS)
+
+# The model in the box anew: hours. An interrupted call is continued by the next one.
+pretrain: $(VENV)/.installed
+	$(VENV)/bin/foretrain train configs/pretrain/tiny.yaml --resume
+	$(VENV)/bin/python -m tools.pack_pretrained runs/tiny
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check $(CODE)

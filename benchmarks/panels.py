@@ -90,6 +90,7 @@ def main() -> None:
             "machine": harness.describe("cpu"),
             "commit": harness.commit(),
             "group": args.group,
+            "weights": {model: weights_hash(model) for model in args.models},
             "relative": {name: relative(scores, name, panels) for name in scores},
             "sets": {n: {s: vars(score) for s, score in found.items()} for n, found in scores.items()},
         }
@@ -175,6 +176,13 @@ def of_model(name: str, ask: int | None, options: dict[str, Any]) -> Forecaster:
         return np.sort(np.stack([values[0, : panel.horizon] for values in found]), axis=2)
 
     return forecast
+
+
+def weights_hash(name: str) -> str:
+    """Return the hash of a model's release, by which its scores are found."""
+    from foretrain.models.hub import release_hash, resolve
+
+    return release_hash(resolve(name, offline=True))
 
 
 def classical(name: str) -> Forecaster:

@@ -1,6 +1,6 @@
 """Forecast the series of a CSV file.
 
-python examples/forecast_csv.py                                    # series that it makes, a model that it trains
+python examples/forecast_csv.py                                    # series that it makes, the model in the box
 python examples/forecast_csv.py sales.csv --model amazon/chronos-2
 
 The file has the columns item_id, timestamp and target; the forecast is written beside it.
@@ -16,7 +16,6 @@ import pandas as pd
 import foretrain
 
 HORIZON = 24
-SMALL = {"family": "toto2", "random_init": True, "patch_size": 8, "d_model": 32, "num_heads": 2, "num_layers": 2}
 
 
 def make_csv(path: Path) -> None:
@@ -36,20 +35,14 @@ def make_csv(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("csv", type=Path, nargs="?")
-    parser.add_argument("--model", help="release folder, run folder or hub id; without it a small one is trained")
+    parser.add_argument("--model", default="tiny", help="model in the box, release folder, run folder or hub id")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="forecast-csv-"))
     path = args.csv or folder / "history.csv"
     if args.csv is None:
         make_csv(path)
     history = foretrain.read_table(path)  # as `foretrain data import` reads it
-    if args.model:
-        predictor = foretrain.load(args.model)
-    else:
-        predictor = foretrain.fit(
-            history, SMALL, data__context_length=96, data__prediction_length=HORIZON, training__max_steps=100,
-            optimizer__learning_rate=0.2, output_dir=str(folder / "run"),
-        )  # fmt: skip
+    predictor = foretrain.load(args.model)
     forecast = predictor.forecast_df(history, HORIZON, quantile_levels=[0.1, 0.5, 0.9])
     forecast.to_csv(path.with_suffix(".forecast.csv"), index=False)
     print(forecast.head(), f"\n{len(forecast)} rows in {path.with_suffix('.forecast.csv')}")

@@ -8,8 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+
+import foretrain
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -39,10 +42,13 @@ def test_a_csv_is_forecast_into_a_csv_beside_it(example, tmp_path):
     history = pd.read_csv(written.with_name("history.csv"), parse_dates=["timestamp"])
     assert forecast.groupby("item_id").size().to_dict() == {"north": 24, "south": 24}
     assert forecast["timestamp"].min() > history["timestamp"].max()
-    (run,) = tmp_path.glob("*/run")
+    wave = 10 * np.sin(2 * np.pi * forecast["timestamp"].dt.hour / 24)
+    truth = wave + forecast["item_id"].map({"north": 100, "south": 50})
+    assert (forecast["predictions"] - truth).abs().mean() < 2  # the noise has a deviation of 1
     other = tmp_path / "other.csv"
     history[history["item_id"] == "north"].to_csv(other, index=False)
-    assert "24 rows" in example("forecast_csv.py", str(other), "--model", str(run))
+    foretrain.load("tiny", device="cpu").save(tmp_path / "copy")
+    assert "24 rows" in example("forecast_csv.py", str(other), "--model", str(tmp_path / "copy"))
 
 
 def test_an_adapter_improves_the_model_that_it_began_with(example):

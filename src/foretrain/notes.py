@@ -49,6 +49,9 @@ class Code(StrEnum):
     BARS_MISSING = "bars_missing"
     CALENDAR_DOUBTFUL = "calendar_doubtful"
     TOKENIZER_DIFFERS = "tokenizer_differs"  # from the one that the model was trained with
+    DEFAULT_MODEL = "default_model"  # none is named, so the one in the box is used
+    DEFAULT_HORIZON = "default_horizon"  # none is named, and the model records none
+    FOLDER_NAMED_AS_SHIPPED = "folder_named_as_shipped"  # like a model in the box, which is not used then
     # evaluation
     TRAINING_SAW_WINDOWS = "training_saw_windows"  # so the metrics are not out of sample
     VALIDATION_SAW_WINDOWS = "validation_saw_windows"  # so they selected the weights

@@ -13,12 +13,16 @@ from foretrain.forecasting.predictor import Predictor
 from foretrain.forecasting.record import (
     beyond_training,
     beyond_window,
+    default_horizon,
     recorded_data,
+    trained_columns,
     trained_context,
     trained_window,
     with_names,
 )
+from foretrain.models import family
 from foretrain.notes import Code, codes
+from foretrain.timeaxis.frequency import Frequency
 
 LENGTHS = {"context_length": CONTEXT, "prediction_length": HORIZON}
 DATA = {"target": ["load"], "scored": ["load"], "past_covariates": ["wind"], "known_covariates": ["promo"], **LENGTHS}
@@ -151,6 +155,33 @@ def test_more_steps_than_in_training_are_told_with_both_numbers(trained, logged_
         (note,) = (note for note in logged_notes() if note.code != Code.HORIZON_UNROLLED)
         assert note.code == Code.HORIZON_BEYOND_TRAINING
         assert note.counts == {"prediction_length": HORIZON + 3, "trained": HORIZON} and "steps 7 to 9" in note.text
+
+
+def test_a_horizon_that_nobody_gave_is_the_trained_one_or_the_frequency_s_usual_one():
+    months = Frequency.parse("MS")
+    assert default_horizon({"data": {"prediction_length": 5}}, months) == (5, [])
+    for facts in ({}, {"data": {"prediction_length": 64, "any_columns": True}}):
+        steps, (note,) = default_horizon(facts, months)
+        assert steps == note.counts["prediction_length"] == 18 and note.code == Code.DEFAULT_HORIZON
+        assert default_horizon(facts, None)[0] == 24  # steps without a calendar
+
+
+def test_columns_of_a_model_that_knows_no_names_follow_from_what_is_named(trained):
+    names, numbers = ["a", "b", "c", "text"], ["a", "b", "c"]
+
+    def chosen(ahead: tuple[str, ...] = (), **given: list[str]) -> tuple:
+        rule = {**DATA, "any_columns": True}
+        found = trained_columns(names, numbers, family("chronos2"), None, rule, source="df", ahead=ahead, **given)
+        return found.targets, found.past, found.known
+
+    assert chosen() == (None, (), ())
+    assert chosen(("b",)) == (None, (), ("b",))
+    assert chosen(target=["a"]) == (("a",), ("b", "c", "text"), ())
+    assert chosen(("b", "text"), target=["a"]) == (("a",), ("c",), ("b", "text"))
+    assert chosen(("b",), target=["a"], past_covariates=[]) == (("a",), (), ("b",))
+    assert chosen(("b",), target=["a"], known_covariates=[]) == (("a",), ("b", "c", "text"), ())
+    names[2] = numbers[2] = "y"
+    assert chosen(("b",)) == (("y",), ("a", "text"), ("b",))
 
 
 def test_paths_and_streams_tell_it_too(zoo, logged_notes):

@@ -27,6 +27,7 @@ from foretrain.forecasting.predictor import Predictor
 from foretrain.models import FAMILIES, family
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash
+from foretrain.models.shipped import shipped
 from foretrain.notes import Code, codes
 from foretrain.run.build import build_model, open_source
 from foretrain.run.config import RunConfig
@@ -348,6 +349,18 @@ def test_a_head_alone_can_be_trained(runs, tmp_path):
     }
     model = opened(tmp_path / "run" / "adapters" / "default", "kronos")
     assert all(torch.equal(p, released[key.removeprefix("network.")]) for key, p in model.named_parameters())
+
+
+def test_an_adapter_of_a_model_in_the_box_finds_it_where_the_package_lies_elsewhere(tmp_path):
+    train_run(config(tmp_path / "run", Path("tiny")))
+    folder = tmp_path / "run" / "adapters" / "default"
+    path = folder / "adapter_config.json"
+    named = json.loads(path.read_text())
+    assert Path(named["base_model_name_or_path"]) == shipped()["tiny"]  # PEFT's loader knows folders and hub ids
+    path.write_text(json.dumps(named | {"base_model_name_or_path": "/gone/tiny"}))
+    series = [np.sin(np.arange(60.0) / 4)]
+    found, expected = (foretrain.load(place, device="cpu").forecast(series, 4) for place in (folder, tmp_path / "run"))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_where_the_backbone_is_trained_too_there_is_no_adapter_apart(runs, tmp_path):

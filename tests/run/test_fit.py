@@ -15,6 +15,7 @@ from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, TrainingError
 from foretrain.evaluation.columns import evaluation_columns
 from foretrain.models import family
+from foretrain.models.hub import facts_of, local_folder, release_hash
 from foretrain.notes import Code, codes
 
 
@@ -64,6 +65,35 @@ def test_a_fit_that_cannot_begin_leaves_its_folder_to_the_next_call(tmp_path: Pa
     with pytest.raises(TrainingError, match="already holds a run"):
         foretrain.fit(frame(), SMALL, **where)
     assert (tmp_path / "fit" / "corpus" / "manifest.json").exists()
+
+
+def test_fit_without_a_model_starts_from_the_one_in_the_box_and_says_so(tmp_path: Path, logged_notes):
+    foretrain.fit(frame(), output_dir=str(tmp_path / "fit"), **BRIEF)
+    (note,) = (note for note in logged_notes() if note.code == Code.DEFAULT_MODEL)
+    assert "tiny" in note.text and "trained on synthetic series alone" in note.text
+    release, shipped = facts(tmp_path / "fit" / "release"), local_folder("tiny")
+    assert shipped is not None
+    assert release["parents"]["model"] == {"hash": release_hash(shipped), "asked": "tiny"}
+    assert {entry["provenance"] for entry in release["ancestry"]["corpora"]} == {"synthetic"}
+    longest, trained = release["data"]["longest_trained"], facts_of(shipped)["data"]
+    assert longest == {key: trained[key] for key in ("context_length", "prediction_length")}
+    assert "any_columns" not in release["data"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        ({"model__dropout_rate": 0.1}, "tiny"),
+        ({"model__model_id": "tiny"}, "tiny"),
+        ({f"model__{key}": value for key, value in SMALL.items() if key != "random_init"}, None),
+        ({f"model__{key}": value for key, value in SMALL.items()}, None),
+        ({"model__family": "linear"}, None),
+    ],
+    ids=["dropout", "a model", "an architecture", "random", "a family"],
+)
+def test_what_worked_without_a_model_still_works(tmp_path: Path, overrides: dict[str, Any], start: str | None):
+    foretrain.fit(frame(), output_dir=str(tmp_path / "fit"), **BRIEF, **overrides)
+    assert facts(tmp_path / "fit" / "release")["model_id"] == start
 
 
 def test_fit_without_output_dir_says_what_to_give():

@@ -36,6 +36,11 @@ def test_a_session_has_its_own_season() -> None:
     assert seasonality(None) is None
 
 
+def test_every_frequency_has_a_usual_horizon() -> None:
+    steps = {"YE": 6, "QS": 8, "MS": 18, "W-TUE": 13, "D": 14, "B": 10, "h": 48, "15min": 60, "s": 60, "bh": 24}
+    assert {freq: Frequency.parse(freq).usual_horizon for freq in steps} == steps
+
+
 # older spelling: today's, where the last day of a period stands for what names no edge of it
 OLD = {
     "U": "us", "L": "ms", "S": "s", "sec": "s", "T": "min", "H": "h", "d": "D", "b": "B", "c": "C", "w": "W",

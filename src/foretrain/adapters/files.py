@@ -24,7 +24,8 @@ from foretrain.config import build as build_section
 from foretrain.errors import ModelError
 from foretrain.models import family, open_release
 from foretrain.models.base import Trainable
-from foretrain.models.hub import release_in, resolve
+from foretrain.models.hub import local_folder, resolve
+from foretrain.models.shipped import shipped
 from foretrain.models.weights import disk_errors
 
 ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -53,11 +54,12 @@ def write_adapter(folder: Path, model: Trainable) -> None:
     tensors |= {f"{PREFIX}{name}": network.get_parameter(name) for name in adapter.fresh}
     section = adapter.base.get("model") or {}
     model_id = section.get("model_id")
+    here = local_folder(model_id) if model_id else None
     config = peft_config(
         adapter.config,
         _target_modules(network, adapter) if adapter.layers else DUMMY_TARGET_MODULES,
         modules_to_save=list(adapter.heads) or None,
-        base_model_name_or_path=str(release_in(Path(model_id))) if model_id and Path(model_id).is_dir() else model_id,
+        base_model_name_or_path=model_id if here is None else str(here),
         revision=section.get("revision"),
         inference_mode=True,
     ).to_dict()
@@ -149,7 +151,9 @@ def _rebuild_base(
     base_family = family(base["model"]["family"])
     section = {**base["model"], **parts}
     if section.get("model_id"):
-        section["model_id"] = _base_path(folder, config)
+        path = _base_path(folder, config)
+        inside = section["model_id"] in shipped() and not Path(path).is_dir()  # the package lies elsewhere now
+        section["model_id"] = section["model_id"] if inside else path
     model = base_family.build(
         build_section(base_family.config(), section, source=str(folder / "release.json")),
         context_length=base["context_length"],

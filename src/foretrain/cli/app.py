@@ -24,7 +24,9 @@ from foretrain.cli.options import (
     DType,
     FamilyOptions,
     ForeignFormat,
+    ModelAndData,
     ModelArgument,
+    ModelOption,
     NumSamplesOption,
     Overrides,
     PrecisionOption,
@@ -39,6 +41,7 @@ from foretrain.cli.options import (
     config_and_overrides,
     forecast_settings,
     level_list,
+    model_and_data,
 )
 from foretrain.cli.reading import SERIES_ONLY, GroupedCommand, reads_files
 from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
@@ -67,7 +70,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("runs/demo"),
     threads: ThreadsOption = None,
 ) -> None:
-    """Generate data, import it, train a small Chronos-2, compare it with naive forecasts and write a report."""
+    """Generate data, import it, fine-tune the model in the box, compare it with naive forecasts and write a report."""
     _require_single_process("demo")
     _prepare(threads)
     from foretrain.cli.demo import run_demo
@@ -361,11 +364,15 @@ def score(
 @app.command(cls=GroupedCommand)
 @reads_files()
 def forecast(
-    model: ModelArgument,
-    input: Annotated[Path, typer.Argument(help="A file or folder of files as data import reads them, or a corpus.")],
-    prediction_length: Annotated[int, typer.Option(min=1, help="Steps to forecast.")],
-    out: Annotated[Path, typer.Option(help="CSV or Parquet file to write.")],
+    items: ModelAndData,
     reading: dict[str, Any],
+    model: ModelOption = None,
+    prediction_length: Annotated[
+        int | None, typer.Option(min=1, help="Steps to forecast (default: as trained, else usual of the frequency).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet file to write (default: DATA-forecast.csv, and a picture).")
+    ] = None,
     future: Annotated[Path | None, typer.Option(help="Known covariates of the steps to forecast.")] = None,
     quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels (default 0.1 ... 0.9).")] = None,
     target: Annotated[
@@ -418,15 +425,16 @@ def forecast(
     dtype: PrecisionOption = DType.float32,
     threads: ThreadsOption = None,
 ) -> None:
-    """Forecast the series of a file, a folder of files or a corpus."""
+    """Forecast the series of a file, a folder of files or a corpus. Only the data need be named."""
     _require_single_process("forecast")
     _prepare(threads)
     from foretrain.cli.commands import forecast_file
     from foretrain.forecasting.request import FrameRequest
     from foretrain.models.request import DECILES
 
+    named, data = model_and_data(items, model)
     request = FrameRequest(
-        prediction_length=prediction_length,
+        prediction_length=prediction_length or 1,
         quantile_levels=level_list(quantile_levels) or DECILES,
         context_length=context_length,
         batch_size=batch_size,
@@ -446,21 +454,9 @@ def forecast(
         trailing_rows=trailing_rows.value if trailing_rows else None,
         allow_unequal_ends=allow_unequal_ends,
     )
-    forecast_file(
-        model,
-        input,
-        request,
-        reading=reading,
-        out=out,
-        future=future,
-        tokenizer=tokenizer,
-        candles=candles,
-        paths=paths,
-        plot=plot,
-        device=device.value,
-        dtype=dtype.value,
-        threads=threads,
-    )
+    files = {"out": out, "future": future, "candles": candles, "paths": paths, "plot": plot}
+    how = {"tokenizer": tokenizer, "device": device.value, "dtype": dtype.value, "threads": threads}
+    forecast_file(named, data, request, reading=reading, choose_horizon=prediction_length is None, **files, **how)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from foretrain.evaluation.score import Score
     from foretrain.forecasting.predictor import Predictor
     from foretrain.forecasting.request import FrameRequest, Output
+
+_log = logging.getLogger(__name__)
 
 
 def import_data(paths: Sequence[Path], out: Path, **settings: Any) -> None:
@@ -135,7 +138,7 @@ def evaluate_model(
     from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
     from foretrain.forecasting.parents import with_ancestry
-    from foretrain.forecasting.record import recorded_data, trained_horizon, with_names
+    from foretrain.forecasting.record import default_horizon, recorded_data, with_names
     from foretrain.models import family, forecast_options
     from foretrain.models.request import DECILES
     from foretrain.run.promotion import open_reference
@@ -146,9 +149,7 @@ def evaluate_model(
     model_family = family(predictor.model.family)
     release = with_names(predictor.facts, opened.column_meant)
     release = with_ancestry(release)
-    horizon = prediction_length or trained_horizon(release)
-    if horizon is None:
-        raise ConfigError("--prediction-length: set the number of steps to score; this release does not record one.")
+    chosen_horizon, of_horizon = default_horizon(release, opened.corpus.frequency)
     roles = {"target": target, "past_covariates": past_covariates, "known_covariates": known_covariates}
     named = {role: opened.columns_meant(names) for role, names in roles.items() if names is not None}
     selection, notes = evaluation_columns(opened.corpus, model_family, recorded_data(release), **named)
@@ -158,7 +159,7 @@ def evaluate_model(
             predictor.model,
             opened.corpus,
             selection=selection,
-            prediction_length=horizon,
+            prediction_length=prediction_length or chosen_horizon,
             split=split,  # type: ignore[arg-type]
             context_length=context_length,
             quantile_levels=tuple(quantile_levels or DECILES),
@@ -168,7 +169,7 @@ def evaluate_model(
             name=model,
             release=release,
             command=command_line(),
-            notes=notes,
+            notes=notes if prediction_length else [*of_horizon, *notes],
             progress=lambda done: advance(done, None, "windows"),
             **settings,
         )
@@ -219,12 +220,13 @@ def _load(model: str, tokenizer: str | None, device: str, dtype: str) -> Predict
 
 
 def forecast_file(
-    model: str,
+    model: str | None,
     path: Path,
     request: FrameRequest,
     *,
     reading: Mapping[str, Any] | None = None,
-    out: Path,
+    choose_horizon: bool = False,
+    out: Path | None = None,
     future: Path | None = None,
     tokenizer: str | None = None,
     candles: Path | None = None,
@@ -236,8 +238,14 @@ def forecast_file(
 ) -> None:
     """`foretrain forecast`: forecast the series of a file or corpus, write the forecasts and plot them.
 
-    The requested files determine the outputs of the request; reading are options of an import.
+    The requested files determine the outputs of the request; reading are options of an import. Without a model the one
+    in the box forecasts; choose_horizon: the request's prediction_length is not the user's, so the rows of `future`
+    count, else the model's or the data's. Without `out` the quantiles and a picture are written into new files, named
+    after the data.
     """
+    if out is None:
+        out, drawn = _new_files(path, "-forecast.csv", "-forecast.png")
+        plot = plot or drawn
     wanted: dict[Output, Path | None] = {"long": out, "candles": candles, "paths": paths}
     files: dict[Output, Path] = {output: file for output, file in wanted.items() if file is not None}
     _check_outputs({"--out": out, "--candles": candles, "--paths": paths, "--plot": plot}, (path, future))
@@ -248,7 +256,9 @@ def forecast_file(
     from foretrain.evaluation.plots import check_picture
     from foretrain.forecasting.outputs import save_table, scratch_files
     from foretrain.forecasting.predictor import Predictor
-    from foretrain.forecasting.record import with_names
+    from foretrain.forecasting.record import default_horizon, with_names
+    from foretrain.models.shipped import default_model, default_note
+    from foretrain.notes import warn
 
     pictures = () if plot is None else (check_picture(plot),)
     how, levels = dict(reading or {}), tuple(request.quantile_levels)
@@ -257,8 +267,17 @@ def forecast_file(
         opened = open_input(path, progress=advance, **own)
     frame = opened.frame()
     ahead = None if future is None else read_future(future, opened, **how)
-    loaded = _load(model, tokenizer, device, dtype)
+    if model is None:
+        warn(_log, default_note("forecasts", "name another: foretrain forecast MODEL DATA"))
+    loaded = _load(model or default_model(), tokenizer, device, dtype)
     predictor = Predictor(loaded.model, with_names(loaded.facts, opened.column_meant))
+    if choose_horizon and ahead is not None:  # as many steps as have values; the same for every item, or it is refused
+        request = request.changed(prediction_length=max([1, *map(int, ahead["item_id"].value_counts())]))
+    elif choose_horizon:
+        horizon, notes = default_horizon(predictor.facts, opened.corpus.frequency)
+        request = request.changed(prediction_length=horizon)
+        for note in notes:
+            warn(_log, note)
     request = request.changed(**_columns_of(request, predictor, opened))
     columns = predictor.columns(frame, request, ahead, str(path))
     target = columns.targets
@@ -282,6 +301,18 @@ def forecast_file(
             total, kind = (count, "items") if draws_candles else (count * len(target), "series")
             lines.append(f"picture: {file}" + (f" (the first {shown} of {total:,} {kind})" if shown < total else ""))
     print("\n".join(lines))
+
+
+def _new_files(data: Path, *endings: str) -> list[Path]:
+    """Return files in the current folder, called like the data, of which none exists: sales-forecast.csv, or
+    sales-2-forecast.csv."""
+    stem = data.resolve().stem or "data"
+    names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
+    found = ([Path(name + ending) for ending in endings] for name in names)
+    for files in found:
+        if not any(file.exists() for file in files):
+            return files
+    raise ConfigError(f"{stem}{endings[0]}: 999 such files exist; delete some, or name another file with --out.")
 
 
 def _columns_of(request: FrameRequest, predictor: Predictor, opened: OpenedData) -> dict[str, Any]:

@@ -19,12 +19,15 @@ PACKAGES = (
 def examine() -> Iterator[str]:
     """Yield the lines of the report; lines with `trap:` name a setting known to cost time or correctness."""
     from foretrain import __version__
+    from foretrain.models.shipped import describe, shipped
 
     yield f"foretrain {__version__}"
     yield f"python {platform.python_version()} ({sys.executable})"
     yield f"system {platform.platform()}"
     for name in PACKAGES:
         yield f"{name} {_version(name)}"
+    for name in shipped():
+        yield f"model in the box: {describe(name)}"
     yield from _compute()
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield f"disk: {free:,.1f} GiB free in the current folder"

@@ -11,6 +11,8 @@ from typing import Any
 
 from foretrain.notes import Code
 
+REMARKS = (Code.DEFAULT_MODEL, Code.DEFAULT_HORIZON)  # no warnings: what was chosen where nothing was given
+
 
 class _Lines(logging.Handler):
     """Handler that prints each message on a line, equal messages once."""
@@ -28,7 +30,8 @@ class _Lines(logging.Handler):
             if getattr(record, "code", None) == Code.RELEASE_WITHOUT_FACTS:  # a remark on the written release
                 print(f"note: {text}")
             else:
-                print(f"warning: {text}", file=sys.stderr)
+                kind = "note" if getattr(record, "code", None) in REMARKS else "warning"
+                print(f"{kind}: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -69,7 +69,16 @@ class ForeignFormat(StrEnum):
     tsm_trainer = "tsm-trainer"
 
 
-ModelArgument = Annotated[str, typer.Argument(help="A release or run folder, or a hub id.")]
+ModelArgument = Annotated[str, typer.Argument(help="A release or run folder, a hub id, or tiny, the model in the box.")]
+ModelAndData = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[MODEL] DATA",
+        help="A release or run folder, or a hub id (default: tiny, the model in the box), and what to forecast: a file "
+        "or folder of files as data import reads them, or a corpus.",
+    ),
+]
+ModelOption = Annotated[str | None, typer.Option("--model", help="The model, if it is not given before the data.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
 NumSamplesOption = Annotated[
     int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
@@ -133,6 +142,15 @@ def config_and_overrides(
     if config is None:
         raise ConfigError(f"no config given; for example: foretrain {example}")
     return config, overrides
+
+
+def model_and_data(items: list[str], model: str | None) -> tuple[str | None, Path]:
+    """Return the model, None if none is named, and the data among a verb's arguments. Raises ConfigError."""
+    *models, data = items
+    models += [] if model is None else [model]
+    if len(models) > 1:
+        raise ConfigError(f"{' '.join(items)}: give one model, before the data or by --model, and one file or folder.")
+    return (models or [None])[0], Path(data)
 
 
 def comma_list(text: str | None) -> tuple[str, ...] | None:

@@ -16,11 +16,13 @@ from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Columns, Family, Forecaster
 from foretrain.models.request import check_context_length
 from foretrain.notes import Code, Note, counted
+from foretrain.timeaxis.frequency import USUAL_HORIZON, Frequency
 
 Facts = Mapping[str, Any]  # the contents of a release.json; {} = nothing is known
 
 _ROLES = ("target", "scored", "past_covariates", "known_covariates")
 _LENGTHS = ("context_length", "prediction_length")
+USUAL_TARGETS = ("target", "y")
 _SHOWN = 3  # columns named in a note
 _NOT_JUDGED = "no validation of this training judged the steps {first:,} to {last:,}, which may be much worse."
 _NOT_READ = "this training showed it no longer history, and no validation judged one."
@@ -80,8 +82,8 @@ def _is_length(value: Any) -> bool:
 
 
 def records_columns(trained: Mapping[str, Any]) -> bool:
-    """Return True if the recorded data say which columns training used (a target of None = all that are numeric)."""
-    return "target" in trained
+    """Return True if the recorded data say which columns to use (a target of None = all that are numeric)."""
+    return "target" in trained or bool(trained.get("any_columns"))
 
 
 def with_names(facts: Facts, meant: Callable[[str], str | None]) -> dict[str, Any]:
@@ -107,6 +109,7 @@ def trained_columns(
     known_covariates: Sequence[str] | None = None,
     source: str,
     whole: bool = False,
+    ahead: Sequence[Any] = (),
 ) -> TrainedColumns:
     """Return the columns that a forecast or an evaluation of a source uses.
 
@@ -123,9 +126,16 @@ def trained_columns(
         known_covariates: None takes those of training.
         source: name of the source, for messages.
         whole: a family that chooses columns forecasts all of them by default, not only those that are scored.
+        ahead: columns whose values ahead are given.
+
+    A record that says any_columns is of a model that was pretrained on series without names. The columns ahead are
+    known covariates; if targets are given, or a column is called "target" or "y", all others are past covariates.
 
     Raises ConfigError if the source lacks a recorded target.
     """
+    if trained.get("any_columns"):
+        usual = next(((name,) for name in USUAL_TARGETS if name in numeric), None)
+        return _any_columns(names, target or usual, past_covariates, known_covariates, ahead)
     given = target is not None
     lacking: list[str] = []
     if target is None:
@@ -151,6 +161,20 @@ def trained_columns(
             target = [name for name in pool if name not in {*past, *known}]
         past += [name for name in pool if name not in {*(target or ()), *past, *known}]
     return TrainedColumns(None if target is None else tuple(target), tuple(past), tuple(known), tuple(lacking))
+
+
+def _any_columns(
+    names: Sequence[str],
+    target: Sequence[str] | None,
+    past: Sequence[str] | None,
+    known: Sequence[str] | None,
+    ahead: Sequence[Any],
+) -> TrainedColumns:
+    if known is None:
+        known = [name for name in names if name in ahead and name not in {*(target or ()), *(past or ())}]
+    if past is None:
+        past = [] if target is None else [name for name in names if name not in {*target, *known}]
+    return TrainedColumns(None if target is None else tuple(target), tuple(past), tuple(known))
 
 
 def _pool(
@@ -242,6 +266,15 @@ def left_out_note(source: str, columns: Sequence[Any], ahead: Sequence[Any]) -> 
     return Note(Code.COLUMNS_LEFT_OUT, f"{'; '.join(parts)}. {way}", {"columns": len(columns), "ahead": len(ahead)})
 
 
+def not_numbers_note(source: str, columns: Sequence[Any]) -> Note:
+    """Return the note on columns that are left out where every column of numbers is forecast."""
+    text = (
+        f"{source}: every column of numbers is forecast, and {listed(columns, _SHOWN)} left out. Name what to forecast "
+        "(--target, target=), and all other columns are its covariates."
+    )
+    return Note(Code.COLUMNS_LEFT_OUT, text, {"columns": len(columns), "ahead": 0})
+
+
 def not_given_note(known: Sequence[Any]) -> Note:
     """Return the note on recorded known covariates whose values ahead are not given."""
     text = (
@@ -273,6 +306,21 @@ def trained_horizon(facts: Facts) -> int | None:
     """Return the steps ahead that a model was trained for, None if they are not recorded."""
     length = recorded_data(facts).get("prediction_length")
     return length if isinstance(length, int) else None
+
+
+def default_horizon(facts: Facts, frequency: Frequency | None) -> tuple[int, list[Note]]:
+    """Return the steps ahead of a forecast or an evaluation that names none, and a note if nothing recorded them.
+
+    They are those of training. Of a model that was not trained for one horizon (any_columns) or records none, they are
+    usual ones of the data's frequency.
+    """
+    length = trained_horizon(facts)
+    if length is not None and not recorded_data(facts).get("any_columns"):
+        return length, []
+    steps = USUAL_HORIZON if frequency is None else frequency.usual_horizon
+    usual = "" if frequency is None else f", which is usual at a frequency of {frequency.alias}"
+    text = f"no horizon is given, so it is {steps} steps{usual}; --prediction-length sets another."
+    return steps, [Note(Code.DEFAULT_HORIZON, text, {"prediction_length": steps})]
 
 
 def trained_window(facts: Facts, model: Forecaster) -> int | None:

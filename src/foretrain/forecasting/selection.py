@@ -11,7 +11,7 @@ from foretrain.data.importers.columns import corpus_name
 from foretrain.errors import DataError
 from foretrain.forecasting import checks
 from foretrain.forecasting.covariates import column_of, is_numeric
-from foretrain.forecasting.record import left_out_note, records_columns, trained_columns
+from foretrain.forecasting.record import left_out_note, not_numbers_note, records_columns, trained_columns
 from foretrain.forecasting.request import FrameRequest
 from foretrain.forecasting.rows import Names
 from foretrain.models.base import Columns, Family
@@ -67,7 +67,8 @@ def frame_columns(
     if choice is None and not records_columns(trained):
         found = _without_record(df, names, coming, request, family.name)
     else:
-        found = _by_record(df, names, coming, request, family, choice, trained, source)
+        ahead = [] if future_df is None else [name for name in coming if column_of(future_df, name).notna().any()]
+        found = _by_record(df, names, coming, request, family, choice, trained, source, ahead)
     roles = [*found.targets, *found.past, *found.known]
     if len(set(roles)) < len(roles):
         twice = next(name for name in roles if roles.count(name) > 1)
@@ -108,8 +109,9 @@ def _by_record(
     choice: Columns | None,
     trained: Mapping[str, Any],
     source: str,
+    given_ahead: Sequence[Any],
 ) -> FrameColumns:
-    """Take the columns that an evaluation takes."""
+    """Take the columns that an evaluation takes; given_ahead: those of coming that have values."""
     numeric = [name for name in names if is_numeric(checks.python_numbers(column_of(df, name), target=True))]
     found = trained_columns(
         names,
@@ -122,6 +124,7 @@ def _by_record(
         known_covariates=request.known_covariates,
         source=source,
         whole=True,
+        ahead=given_ahead,
     )
     targets = found.targets
     if targets is None:
@@ -142,6 +145,9 @@ def _by_record(
         notes.append(Note(Code.COLUMNS_LEFT_OUT, text, {"columns": len(unread)}))
     elif choice is None:
         untold = left_out if request.past_covariates is None else []  # else the caller has chosen
+        if untold and trained.get("any_columns"):
+            notes.append(not_numbers_note(source, untold))
+            untold = []
         ahead_of = extra if request.known_covariates is None else []
         notes += [left_out_note(source, untold, ahead_of)] if untold or ahead_of else []
     candle = tuple(name for name in targets if choice is not None and name in choice.targets)

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from foretrain.errors import ConfigError, ModelError
 from foretrain.hints import did_you_mean
 from foretrain.models.config_json import read_config_json
-from foretrain.models.hub import release_in
+from foretrain.models.hub import local_folder
 from foretrain.models.output import OutputSettings
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def open_release(folder: Path, origin: str, offline: bool, parts: Mapping[str, s
 def infer_family(model_id: str | None) -> str:
     """Return the name of a model's family.
 
-    A release or run folder is identified by its config.json, a published hub id by its name; anything else counts as
-    the first family.
+    A release or run folder and a model in the box are identified by their config.json, a published hub id by its name;
+    anything else counts as the first family.
     """
-    path = release_in(Path(str(model_id))) / "config.json"
-    if model_id is not None and path.is_file():
+    folder = None if model_id is None else local_folder(str(model_id))
+    if folder is not None and (path := folder / "config.json").is_file():
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -1,40 +1,61 @@
-"""Locating a release: a local folder, or a repository on the Hugging Face hub."""
+"""Locating a release: a local folder, a model in the box, or a repository on the Hugging Face hub."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 from foretrain.errors import ModelError
+from foretrain.models.shipped import shipped
+from foretrain.notes import Code, Note, warn
 
 # Files of a release that are downloaded; pickled weights never are.
 _FILES = ["*.json", "*.safetensors"]
+_log = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool = False) -> Path:
-    """Return the folder of a release: the path itself if it exists, else a cached download of the hub repository.
+    """Return the folder of a release: the path itself if it exists, else that of a model in the box, else a cached
+    download of the hub repository. Logs a note if a folder has the name of a model in the box.
 
     Args:
-        id_or_path: a release folder, a run folder (its release/ is used), or "organisation/name".
+        id_or_path: a release folder, a run folder (its release/ is used), the name of a model in the box ("tiny"), or
+            "organisation/name".
         revision: branch, tag or commit on the hub.
         offline: use earlier downloads only, never the network.
 
     Raises:
         ModelError: no such folder or repository, or the hub cannot be reached.
     """
+    path, name = Path(id_or_path).expanduser(), str(id_or_path)
+    folder = local_folder(id_or_path)
+    if folder is not None:
+        if name in shipped() and folder != shipped()[name]:
+            text = f"{name} is a folder here, which is used, and not the model in the box of that name."
+            warn(_log, Note(Code.FOLDER_NAMED_AS_SHIPPED, text))
+        return folder
+    if path.exists():
+        raise ModelError(f"{path}: is a file; a model is a folder with config.json and model.safetensors.")
+    if not _HUB_ID.fullmatch(name):
+        box = f"a model in the box ({', '.join(shipped())})"
+        raise ModelError(f"{name}: no such folder, and neither {box} nor a hub id like 'amazon/chronos-2'.")
+    return _download(name, revision, offline)
+
+
+def local_folder(id_or_path: str | Path) -> Path | None:
+    """Return the folder of a release that needs no download: a path that is a folder, else a model in the box.
+
+    None for anything else.
+    """
     path = Path(id_or_path).expanduser()
     if path.is_dir():
         return release_in(path)
-    if path.exists():
-        raise ModelError(f"{path}: is a file; a model is a folder with config.json and model.safetensors.")
-    name = str(id_or_path)
-    if not _HUB_ID.fullmatch(name):
-        raise ModelError(f"{name}: no such folder, and not a hub id like 'amazon/chronos-2' either.")
-    return _download(name, revision, offline)
+    return None if path.exists() else shipped().get(str(id_or_path))
 
 
 def release_in(folder: Path) -> Path:

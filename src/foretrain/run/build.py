@@ -18,7 +18,7 @@ from foretrain.evaluation.columns import scored_columns
 from foretrain.forecasting.parents import ancestry_of
 from foretrain.models import family
 from foretrain.models.base import Trainable
-from foretrain.models.hub import facts_of
+from foretrain.models.hub import facts_of, local_folder
 from foretrain.models.objective import objective_for
 from foretrain.notes import Code, Note, warn
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
@@ -244,8 +244,8 @@ def _categories(source: AnySource) -> dict[str, list[str]]:
 def _longest_trained(config: RunConfig) -> dict[str, int]:
     """Return the longest lengths of this training and, as far as recorded, of those that its weights saw before."""
     start = parent_source(config, "model")
-    earlier = facts_of(Path(start)).get("data") if start and Path(start).is_dir() else None
-    earlier = earlier or {}
+    folder = local_folder(start) if start else None
+    earlier = (facts_of(folder).get("data") if folder else None) or {}
     lengths = {key: getattr(config.data, key) for key in ("context_length", "prediction_length")}
     before = {key: [earlier.get(key), (earlier.get("longest_trained") or {}).get(key)] for key in lengths}
     return {key: max([own, *(n for n in before[key] if isinstance(n, int))]) for key, own in lengths.items()}

@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.config import apply_overrides, build
 from foretrain.data.frames import findings, is_corpus
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, ForetrainError, TrainingError
-from foretrain.models import FAMILIES
+from foretrain.models import FAMILIES, family, infer_family
 from foretrain.models.base import Forecaster
 from foretrain.models.hub import facts_of
+from foretrain.models.shipped import default_model, default_note
 from foretrain.notes import warn
 from foretrain.run.pipeline import run_stages
 from foretrain.run.stages import Draft, StagesConfig
@@ -43,8 +45,10 @@ def fit(
             folder of files. Frames and files are imported into output_dir/corpus by the rules of `foretrain data
             import`; what they found and decided is logged.
         import_options: options of that import, such as {"id_column": "store", "freq": "D"}.
-        model: a release folder or hub id to fine-tune; the name of a family for random weights; or a mapping for the
-            `model:` section. None means "chronos2", or with stages=[...] that every stage names its own model.
+        model: a release folder, a hub id or the name of a model in the box to fine-tune; the name of a family for
+            random weights; or a mapping for the `model:` section. None means "tiny", the model in the box, which a note
+            says; if overrides of `model:` do not fit it, "chronos2" with random weights. With stages=[...], None means
+            that every stage names its own model.
         overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
             training__max_steps=200, output_dir="runs/mine"). output_dir is required; training.max_steps defaults to
             1000, data.context_length to 512 and data.prediction_length to 24. With stages=[...] these apply to every
@@ -53,9 +57,12 @@ def fit(
     Raises ConfigError, DataError, ModelError or TrainingError as `foretrain train` does.
     """
     tree: dict[str, Any] = {"training": {}, "data": {"context_length": 512, "prediction_length": 24}}
-    if model is not None or "stages" not in overrides:
-        tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model or "chronos2")
-    draft = Draft.of(tree, [(key.replace("__", "."), value) for key, value in overrides.items()], source="fit")
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    if model is not None:
+        tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model)
+    elif "stages" not in overrides:
+        tree["model"] = _unnamed_section(tree, changes)
+    draft = Draft.of(tree, list(changes.items()), source="fit")
     if "output_dir" not in draft.merged:
         raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
     output = Path(draft.merged["output_dir"])
@@ -102,6 +109,30 @@ def _fit_corpus(draft: Draft, data: str | Path | Corpus, output: Path) -> Predic
 
 def _model_section(name: str) -> dict[str, Any]:
     return {"family": name, "random_init": True} if name in FAMILIES else {"model_id": name}
+
+
+def _unnamed_section(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model section of a call that names no model: of the model in the box if it fits what changes set.
+
+    Else that of random weights; {} if changes name a model.
+    """
+    if changes.get("model.model_id"):
+        return {}
+    name = default_model()
+    tree = apply_overrides({**tree, "model": {"model_id": name}}, list(changes.items()))
+    try:
+        kind = family(tree["model"].setdefault("family", infer_family(name)))
+        kind.build(
+            build(kind.config(), tree["model"], source="fit"),
+            context_length=int(tree["data"]["context_length"]),
+            prediction_length=int(tree["data"]["prediction_length"]),
+            seed=0,
+            device="meta",
+        )
+    except (ForetrainError, TypeError, ValueError):
+        return {"family": next(iter(FAMILIES)), "random_init": True}
+    warn(_log, default_note("is where training starts", 'name another, or "chronos2" for random weights'))
+    return {"model_id": name}
 
 
 def _import(data: Any, out: Path, options: dict[str, Any]) -> Path:

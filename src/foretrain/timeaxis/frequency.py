@@ -35,6 +35,10 @@ _NO_EDGE = {"M": "M", "Q": "Q", "A": "Y", "Y": "Y"}
 _OLD = {"H": "h", "T": "min", "S": "s", "sec": "s", "L": "ms", "U": "us", "N": "ns", "AS": "YS"}
 _OLD |= {"d": "D", "w": "W", "b": "B", "c": "C", "BH": "bh", "CBH": "cbh"}
 _OLD |= {"BM": "BME", "CBM": "CBME", "SM": "SME", "BQ": "BQE", "BA": "BYE", "BY": "BYE", "BAS": "BYS"}
+# Steps to forecast where nothing else says how many: those of the M4 competition, two weeks, an hour of minutes
+_HORIZONS = {"s": 60, "min": 60, "h": 48, "D": 14, "B": 10, "C": 10, "W": 13}
+_HORIZONS |= {base: {1: 18, 3: 8, 12: 6}[n] for base, n in CYCLE_MONTHS.items()}
+USUAL_HORIZON = 24  # of other frequencies, and of steps without a calendar
 # Steps in the next longer cycle, as in gluonts.time_feature.get_seasonality; 1 for all other bases.
 _SEASONS = {"s": 3600, "min": 1440, "h": 24, "B": 5} | {base: 12 // n for base, n in CYCLE_MONTHS.items()}
 
@@ -107,6 +111,11 @@ class Frequency:
         """Steps of the main cycle, as in gluonts' get_seasonality: 1 for bases outside its table."""
         season = _SEASONS.get(self.base, 1)
         return season // self.multiple if season % self.multiple == 0 else 1
+
+    @property
+    def usual_horizon(self) -> int:
+        """Steps that are usually forecast at this frequency, whatever its multiple."""
+        return _HORIZONS.get(self.base, USUAL_HORIZON)
 
     @property
     def offset(self) -> Any:

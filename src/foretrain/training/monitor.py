@@ -191,6 +191,7 @@ class Monitor:
             "loss_ema": train_state.loss_ema,
             "steps_per_s": self.totals.steps / seconds,
             "windows_per_s": self.totals.windows / seconds,
+            "flops_per_s": self.totals.flops / seconds,  # of all processes
             "data_share": self.totals.data_wait / seconds,
             "mfu": self.totals.flops / seconds / self.peak() / self.world.size if self.peak() else None,
             "memory_gb": used,

@@ -273,6 +273,8 @@ def test_nested_seasons_are_weeks_of_days():
     unexplained = [np.abs(drawn[:, lag:] - drawn[:, :-lag]).mean(axis=1) for lag in (120, 168)]
     best = np.minimum(*unexplained) / np.abs(drawn).mean(axis=1)
     assert (best < 1e-3).all()
+
+
 def test_the_factors_that_are_held_are_of_the_lengths_used_last(monkeypatch):
     monkeypatch.setattr(kernel_synth, "_MOST_STEPS", 100)
     held = kernel_synth._Cache()

@@ -1,0 +1,1 @@
+"""Tools of maintainers, each one command; they are no part of the package."""
