@@ -193,3 +193,13 @@ def test_fine_tuning_a_tokenizer_may_weigh_its_losses_otherwise_but_not_cut_its_
     assert build_section(KronosTokenizerModelConfig, {"model_id": "x", "beta": 0.1}).adjusted(stored).beta == 0.1
     with pytest.raises(ModelError, match="s1_bits is 8 here and 10 there"):
         build_section(KronosTokenizerModelConfig, {"model_id": "x", "s1_bits": 8}).adjusted(stored)
+
+
+def test_new_tokenizers_have_the_relative_floor_and_resumed_ones_of_earlier_versions_do_not():
+    new = build_section(KronosTokenizerModelConfig, {"random_init": True})
+    assert new.resolve_defaults(False).scale_floor == "relative"
+    assert new.resolve_defaults(False, saved={"random_init": True}).scale_floor is None
+    chosen = build_section(KronosTokenizerModelConfig, {"random_init": True, "scale_floor": "upstream"})
+    assert chosen.resolve_defaults(False).scale_floor == "upstream"
+    tuned = build_section(KronosTokenizerModelConfig, {"model_id": "x"})
+    assert tuned.resolve_defaults(False).scale_floor is None

@@ -11,6 +11,7 @@ from pydantic import Field
 from foretrain.config import FieldRule
 from foretrain.errors import ConfigError
 from foretrain.models.architecture import (
+    RELATIVE_FLOOR,
     Architecture,
     ModelSection,
     Positive,
@@ -194,6 +195,7 @@ class KronosTokenizerModelConfig(section_of(TokenizerConfig, _TOKENIZER_KEYS, _T
 
     architecture_keys: ClassVar = (*_TOKENIZER_KEYS, "clip")
     adjustable: ClassVar = (*_RATES, "beta", "gamma0", "gamma", "zeta", "clip", "scale_floor")
+    of_new_models: ClassVar = RELATIVE_FLOOR  # and of their predictors, which have the tokenizer's
     presets: ClassVar = TOKENIZER_PRESETS
     published: ClassVar = PUBLISHED_TOKENIZERS
 
