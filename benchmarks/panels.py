@@ -18,7 +18,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -34,6 +34,7 @@ from foretrain.cli.options import forecast_settings
 
 LEVELS = tuple(k / 10 for k in range(1, 10))
 REFERENCE = "seasonal-naive"
+PANELS = Path(__file__).with_name("panels.yaml")
 MOST_SERIES = 400  # of a set; drawn with seed 0
 FEWEST_WINDOWS = 5
 
@@ -67,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help="releases, run folders or hub ids")
     parser.add_argument("--data", type=Path, required=True, help="folder with the files of the panels")
-    parser.add_argument("--panels", type=Path, default=Path(__file__).with_name("panels.yaml"))
+    parser.add_argument("--panels", type=Path, default=PANELS)
     parser.add_argument("--group", choices=("short", "long", "all"), default="short")
     parser.add_argument("--classical", default="", help="comma-separated: ets, theta")
     parser.add_argument("--cache", type=Path, help="folder that keeps the forecasts of classical methods")
@@ -163,8 +164,8 @@ def point_reference(panel: Panel) -> np.ndarray:
     return np.repeat(reference(panel)[:, :, 4:5], len(LEVELS), axis=2)
 
 
-def of_model(name: str, ask: int | None, options: dict[str, Any]) -> Forecaster:
-    """Return a loaded model as a forecaster."""
+def of_model(name: str, ask: int | None = None, options: Mapping[str, Any] | None = None) -> Forecaster:
+    """Return a loaded model as a forecaster of `ask` steps, if they are more than the horizon."""
     import foretrain
 
     predictor = foretrain.load(name)
@@ -172,7 +173,7 @@ def of_model(name: str, ask: int | None, options: dict[str, Any]) -> Forecaster:
     def forecast(panel: Panel) -> np.ndarray:
         steps = max(ask or panel.horizon, panel.horizon)
         histories = [values.astype(np.float32) for values in panel.histories]
-        found = predictor.forecast(histories, steps, LEVELS, **options)
+        found = predictor.forecast(histories, steps, LEVELS, **(options or {}))
         return np.sort(np.stack([values[0, : panel.horizon] for values in found]), axis=2)
 
     return forecast

@@ -1,10 +1,12 @@
-"""Compare settings of pretraining at equal numbers of windows, by scores on panels of public series.
+"""Compare settings of pretraining by scores on panels of public series.
 
-    python -m benchmarks.pretraining --work FOLDER --data PANELS [--only adamw-0.001,base] [--seeds 0,1] [--json FILE]
+    python -m benchmarks.pretraining --work FOLDER --data PANELS [--only base,adamw-0.001] [--seeds 0,1] [--json FILE]
 
-Every case is configs/pretrain/tiny.yaml with changes, trained for --steps micro-batches (default 1,600, about 300,000
-windows) on 200,000 series of configs/synthetic/mixture.yaml with changes, then scored on the 15 short panels as by
-benchmarks.panels. Both the corpora and the finished runs stay in FOLDER, so a repeated command continues.
+Every case is configs/pretrain/tiny.yaml with changes, trained for --steps steps of one micro-batch on generated series,
+then scored on the 15 short panels as by benchmarks.panels. All cases but with-groups train on windows of one row. Steps
+are equal and windows nearly so, as cases that change lengths change how many a micro-batch holds. Runs and scores stay
+in FOLDER under the name of the case, the seed and the hash of the config, so a repeated command continues, also after
+it was killed, and another recipe is trained anew. Scores do not know of changed code: take another FOLDER for it.
 """
 
 from __future__ import annotations
@@ -13,62 +15,73 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.pack_pretrained import of_journal
+
 from benchmarks import harness, panels
+from foretrain.atomic import write_json
+from foretrain.config import dump_yaml, read_yaml
+from foretrain.data.synthetic.stream import GenerationConfig
+from foretrain.run.config import RunConfig, config_hash, load_config
 
-import yaml  # isort: skip  (after the harness, which sets the threads)
-
-CONFIGS = Path(__file__).parent.parent / "configs"
-SERIES = 200_000
-SHORT_LENGTHS = ({"shortest": 16, "longest": 96}, {"shortest": 97, "longest": 320}, {"shortest": 321, "longest": 640})
-
-
-@dataclass(frozen=True)
-class Case:
-    """Changes of the recipe: settings of the run, weights of generators, shares of the three ranges of lengths."""
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    leave_out: tuple[str, ...] = ()
-    alone: str | None = None
-    shares: tuple[float, float, float] | None = None
+RECIPE = Path(__file__).parent.parent / "configs" / "pretrain" / "tiny.yaml"
+SCORES = "panels.json"
+Changes = dict[str, Any]  # keys of a run's config and their values
 
 
-def adamw(rate: float) -> Case:
-    """Return the recipe with AdamW instead of Muon."""
-    return Case({"optimizer.name": "adamw", "optimizer.learning_rate": rate})
+def adamw(rate: float) -> Changes:
+    """Return AdamW instead of Muon."""
+    return {"optimizer.name": "adamw", "optimizer.learning_rate": rate}
+
+
+def contexts(shares: Sequence[float], edges: Sequence[int] = (8, 36, 96, 252, 504)) -> Changes:
+    """Return shares of the ranges of contexts, from short to long; the first range begins with the first edge."""
+    starts = [edges[0], *(edge + 1 for edge in edges[1:-1])]
+    ranges = zip(starts, edges[1:], shares, strict=True)
+    return {"data.generated.contexts": [{"shortest": a, "longest": b, "share": share} for a, b, share in ranges]}
+
+
+def generators(*, only: Sequence[str] = (), without: Sequence[str] = ()) -> Changes:
+    """Return a part of the default generators, with their weights."""
+    weights = {generator.kind: generator.weight for generator in GenerationConfig().generators}
+    chosen = [kind for kind in only or weights if kind not in without]
+    return {"data.generated.generators": [{"kind": kind, "weight": weights[kind]} for kind in chosen]}
 
 
 PATCHES_OF_16 = {
     "model.patch_size": 16,
     "model.max_output_patches": 4,
+    "model.time_encoding_scale": 512,
     "data.context_length": 512,
     "data.prediction_length": 64,
-    "training.token_budget.length_buckets": [32, 64, 96, 160, 256, 384, 512],
-    "training.token_budget.horizon_buckets": [16, 32, 48, 64],
+    "data.generated.patch": 16,
+    **contexts((0.13, 0.2, 0.33, 0.34), (8, 32, 96, 256, 512)),
+    "data.generated.horizons": [
+        {"steps": steps, "share": share} for steps, share in ((16, 0.4), (32, 0.3), (48, 0.15), (64, 0.15))
+    ],
 }
-CASES = {
-    "base": Case(),
-    "adamw-0.0003": adamw(3e-4),
-    "adamw-0.001": adamw(1e-3),
-    "adamw-0.003": adamw(3e-3),
-    "adamw-0.01": adamw(1e-2),
-    "few-short": Case(shares=(0.15, 0.4, 0.45)),
-    "many-short": Case(shares=(0.75, 0.15, 0.1)),
-    "kernel_synth-alone": Case(alone="kernel_synth"),
-    "trend_season-alone": Case(alone="trend_season"),
-    "no-kernel_synth": Case(leave_out=("kernel_synth",)),
-    "no-linear-models": Case(leave_out=("arma", "smoothing")),
-    "patches-of-16": Case(PATCHES_OF_16),
+CASES: dict[str, Changes] = {
+    "base": {},
+    **{f"adamw-{rate:g}": adamw(rate) for rate in (0.0003, 0.001, 0.003, 0.01)},
+    "few-short": contexts((0.05, 0.1, 0.35, 0.5)),
+    "many-short": contexts((0.4, 0.3, 0.2, 0.1)),
+    "kernel_synth-alone": generators(only=["kernel_synth"]),
+    "trend_season-alone": generators(only=["trend_season"]),
+    "no-kernel_synth": generators(without=["kernel_synth"]),
+    "no-linear-models": generators(without=["arma", "smoothing"]),
+    "no-augment": {"data.generated.augment": {}},
+    "patches-of-16": PATCHES_OF_16,
+    "with-groups": {"data.generated.layouts": read_yaml(RECIPE)["data"]["generated"]["layouts"]},
 }
 
 
 def main() -> None:
     """Train and score the cases that were not yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder of corpora and runs")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--data", type=Path, required=True, help="folder with the files of the panels")
     parser.add_argument("--only", default=",".join(CASES), help="comma-separated cases")
     parser.add_argument("--seeds", default="0,1", help="comma-separated")
@@ -78,14 +91,17 @@ def main() -> None:
     names, seeds = args.only.split(","), [int(seed) for seed in args.seeds.split(",")]
     if unknown := [name for name in names if name not in CASES]:
         parser.error(f"--only {', '.join(unknown)}: choose from {', '.join(CASES)}")
-    short = panels.read_panels(Path(panels.__file__).with_name("panels.yaml"), args.data, "short")
+    if args.steps < 1:
+        parser.error(f"--steps {args.steps}: must be at least 1")
+    short = panels.read_panels(panels.PANELS, args.data, "short")
     reference = {panel.name: panels.score(panel, panels.reference(panel)) for panel in short}
     found: dict[str, dict[str, Any]] = {}
-    for seed in seeds:
+    for seed in seeds:  # all cases of one seed first, so that a command that is stopped has compared them
         for name in names:
-            found[f"{name} seed {seed}"] = scored(args.work, name, seed, args.steps, short, reference)
-            print(f"{name:<20} seed {seed}  " + line(found[f"{name} seed {seed}"]), flush=True)
-    print(f"\n{'case':<20} {'seeds':>5}  WQL relative to seasonal naive: mean, each; windows")
+            figures = scored(run_config(args.work, name, seed, args.steps), short, reference)
+            found[f"{name} seed {seed}"] = figures
+            print(f"{name:<20} seed {seed}  {line(figures)}", flush=True)
+    print(f"\n{'case':<20} {'seeds':>5}  WQL relative to seasonal naive: mean, each; windows of the first seed")
     for name in names:
         runs = [found[f"{name} seed {seed}"] for seed in seeds]
         each = [run["wql"] for run in runs]
@@ -101,71 +117,47 @@ def line(run: dict[str, Any]) -> str:
     return f"WQL {run['wql']:.3f}  MASE {run['mase']:.3f}  80 % coverage {run['coverage']:.3f}"
 
 
-def scored(work: Path, name: str, seed: int, steps: int, short: list[Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """Return the scores of a case and a seed; train it if its record is not there."""
-    run = work / "runs" / f"{name}-{steps}-{seed}"
-    record = run / "panels.json"
-    if not record.exists():
-        train(CASES[name], corpus(work, CASES[name]), run, seed, steps)
-        forecaster = panels.of_model(str(run / "release"), None)
-        scores = {"model": {panel.name: panels.score(panel, forecaster(panel)) for panel in short}}
-        facts = panels.relative({**scores, panels.REFERENCE: reference}, "model", short)
-        record.write_text(json.dumps({**facts, "windows": windows_seen(run)}) + "\n", encoding="utf-8")
-    return json.loads(record.read_text(encoding="utf-8"))
-
-
-def corpus(work: Path, case: Case) -> Path:
-    """Return the corpus of a case, written if it is not there."""
-    mixture = yaml.safe_load((CONFIGS / "synthetic" / "mixture.yaml").read_text(encoding="utf-8"))
-    kinds = [g for g in mixture["generators"] if g["kind"] not in case.leave_out]
-    mixture["generators"] = [g for g in kinds if case.alone in (None, g["kind"])]
-    if case.shares is not None:
-        mixture["lengths"] = [{**ends, "share": s} for ends, s in zip(SHORT_LENGTHS, case.shares, strict=True)]
-    label = case.alone or "-".join(("without", *case.leave_out)) if case.alone or case.leave_out else "all"
-    label += "".join(f"-{share}" for share in case.shares or ())
-    out = work / "corpora" / label
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        config = out.with_suffix(".yaml")
-        config.write_text(yaml.safe_dump(mixture), encoding="utf-8")
-        call("data", "generate", str(config), "--out", str(out), "--num-series", str(SERIES))
-    return out
-
-
-def train(case: Case, data: Path, run: Path, seed: int, steps: int) -> None:
-    """Train a case."""
+def run_config(work: Path, name: str, seed: int, steps: int) -> RunConfig:
+    """Return the config of a case's run, whose folder is named after its hash too."""
     changes = {
-        "data.corpora.0.path": str(data),
-        "output_dir": str(run),
         "seed": seed,
         "threads": 1,
         "training.max_steps": steps,
-        "training.token_budget.micro_batches_per_step": 1,
-        "training.ema_decay": 0.99,
+        "training.ema_decay": 0.99,  # of a tenth of the steps that the recipe's 0.999 averages
         "optimizer.schedule.warmup_steps": steps // 20,
-        **case.settings,
+        "data.generated.micro_batches_per_step": 1,
+        "data.generated.layouts": [{"targets": 1}],
+        **CASES[name],
     }
-    settings = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-    again = ["--resume"] if (run / "checkpoints").exists() else []
-    call("train", str(CONFIGS / "pretrain" / "tiny.yaml"), *again, *settings)
+    config = load_config(RECIPE, list(changes.items()))
+    folder = work / f"{name}-{steps}-{seed}-{config_hash(config).partition(':')[2][:10]}"
+    return config.model_copy(update={"output_dir": str(folder)})
 
 
-def windows_seen(run: Path) -> int:
-    """Return the windows of a run, from the rates that it logged."""
-    total, before = 0.0, 0
-    for text in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(text)
-        if entry.get("kind") == "train":
-            total += (entry["step"] - before) * entry["windows_per_s"] / entry["steps_per_s"]
-            before = entry["step"]
-    return round(total)
+def scored(config: RunConfig, short: list[panels.Panel], reference: dict[str, panels.Score]) -> dict[str, Any]:
+    """Return the scores of a run and what it cost; train and score it if they are not there."""
+    run = Path(config.output_dir)
+    if not (run / SCORES).exists():
+        train(config)
+        forecaster = panels.of_model(str(run / "release"))
+        scores = {"model": {panel.name: panels.score(panel, forecaster(panel)) for panel in short}}
+        figures = panels.relative({**scores, panels.REFERENCE: reference}, "model", short)
+        cost = of_journal(run)
+        write_json(run / SCORES, {**figures, "windows": cost.windows, "flops": cost.flops, "hours": cost.hours})
+    return json.loads((run / SCORES).read_text(encoding="utf-8"))
 
 
-def call(*command: str) -> None:
-    """Run a command of foretrain; its output is shown only if it fails."""
-    done = subprocess.run([sys.executable, "-m", "foretrain.cli", *command], capture_output=True, text=True)
+def train(config: RunConfig) -> None:
+    """Train a run, or continue it; its process shows its output only if it fails."""
+    run = Path(config.output_dir)
+    recipe = run.with_name(f"{run.name}.yaml")
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(dump_yaml(config), encoding="utf-8")
+    command = [sys.executable, "-m", "foretrain.cli", "train", str(recipe), "--resume"]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        shown = f"{done.stdout[-1000:]}{done.stderr[-1000:]}"
+        raise SystemExit(f"{shown}\n{' '.join(command)}: exit code {done.returncode}; repeat to continue.")
 
 
 if __name__ == "__main__":

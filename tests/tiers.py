@@ -79,6 +79,7 @@ SLOW = (
     "tests/run/test_pipeline.py",
     "tests/test_pack_pretrained.py",
     "tests/test_presets.py",
+    "tests/test_pretraining_cases.py",
     "tests/run/test_promotion.py",
     "tests/run/test_scale_floor.py",
     "tests/run/test_train.py",

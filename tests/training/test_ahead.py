@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
+from tests.cli.test_app import foretrain as foretrain_command
 from tests.training.budget_run import CHRONOS2
 from tests.waiting import wait_until
 
@@ -225,9 +226,12 @@ def test_closing_ends_the_processes_and_a_killed_one_is_an_error(tmp_path):
 
 @pytest.mark.processes
 def test_a_process_ends_when_its_rank_is_killed(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from tests.training.test_ahead import *\n"
-        f"ahead = AheadOfTraining(stream(Path({str(tmp_path)!r})), iter(range(10**6)), 1)\n"
+    data = config(tmp_path).data.model_dump(mode="json")
+    code = (  # without torch, whose import costs more than the test
+        "import time; from foretrain.config import build; from foretrain.data.config import DataConfig\n"
+        "from foretrain.data.synthetic.generated import GeneratedStream\n"
+        "from foretrain.training.ahead import AheadOfTraining\n"
+        f"ahead = AheadOfTraining(GeneratedStream(build(DataConfig, {data!r}), 0), iter(range(10**6)), 1)\n"
         "next(ahead); print(ahead._workers[0].process.pid, flush=True); time.sleep(3600)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as rank:
@@ -249,10 +253,9 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.processes
-def test_the_command_trains_on_generated_series(tmp_path):
+def test_the_command_trains_on_generated_series(tmp_path, capsys):
     tree = config(tmp_path / "run", {"workers": 1}).model_dump(mode="json", exclude_none=True)
     (tmp_path / "config.yaml").write_text(dump_yaml(tree))
-    command = [sys.executable, "-m", "foretrain.cli", "train", str(tmp_path / "config.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "finished at step 6" in done.stdout
+    foretrain_command("train", tmp_path / "config.yaml")
+    assert "finished at step 6" in capsys.readouterr().out
     assert all(0 <= record["data_share"] < 1 for record in records(tmp_path / "run"))

@@ -256,7 +256,7 @@ def forecast_file(
     from foretrain.evaluation.plots import check_picture
     from foretrain.forecasting.outputs import save_table, scratch_files
     from foretrain.forecasting.predictor import Predictor
-    from foretrain.forecasting.record import default_horizon, with_names
+    from foretrain.forecasting.record import with_names
     from foretrain.models.shipped import default_model, default_note
     from foretrain.notes import warn
 
@@ -271,13 +271,8 @@ def forecast_file(
         warn(_log, default_note("forecasts", "name another: foretrain forecast MODEL DATA"))
     loaded = _load(model or default_model(), tokenizer, device, dtype)
     predictor = Predictor(loaded.model, with_names(loaded.facts, opened.column_meant))
-    if choose_horizon and ahead is not None:  # as many steps as have values; the same for every item, or it is refused
-        request = request.changed(prediction_length=max([1, *map(int, ahead["item_id"].value_counts())]))
-    elif choose_horizon:
-        horizon, notes = default_horizon(predictor.facts, opened.corpus.frequency)
-        request = request.changed(prediction_length=horizon)
-        for note in notes:
-            warn(_log, note)
+    if choose_horizon:
+        request = request.changed(prediction_length=_horizon_of(predictor, opened, ahead))
     request = request.changed(**_columns_of(request, predictor, opened))
     columns = predictor.columns(frame, request, ahead, str(path))
     target = columns.targets
@@ -313,6 +308,19 @@ def _new_files(data: Path, *endings: str) -> list[Path]:
         if not any(file.exists() for file in files):
             return files
     raise ConfigError(f"{stem}{endings[0]}: 999 such files exist; delete some, or name another file with --out.")
+
+
+def _horizon_of(predictor: Predictor, opened: OpenedData, ahead: Any) -> int:
+    """Return the steps of a forecast that names none: the rows ahead of an item, else the model's or the data's."""
+    from foretrain.forecasting.record import default_horizon
+    from foretrain.notes import warn
+
+    if ahead is not None:  # items with another number of rows are refused later
+        return max([1, *map(int, ahead["item_id"].value_counts())])
+    horizon, notes = default_horizon(predictor.facts, opened.corpus.frequency)
+    for note in notes:
+        warn(_log, note)
+    return horizon
 
 
 def _columns_of(request: FrameRequest, predictor: Predictor, opened: OpenedData) -> dict[str, Any]:

@@ -110,7 +110,9 @@ class DataConfig(Section):
             )
         named = [key for key in ColumnRoles._fields if getattr(self, key)]
         if named and all(spec.own_roles is not None for spec in self.corpora):
-            raise ValueError(f"every corpus names columns of its own, so {' and '.join(named)} cannot take effect")
+            raise ValueError(
+                f"every corpus names columns of its own, so {' and '.join(named)} cannot take effect; leave them out"
+            )
         weights = {spec.weight for spec in self.corpora}
         if self.sampling == "epoch" and len(weights) > 1:
             raise ValueError("sampling=epoch visits every window once, so unequal corpus weights cannot take effect")

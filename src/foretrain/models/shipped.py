@@ -24,7 +24,7 @@ def default_model() -> str:
 
 
 def describe(name: str) -> str:
-    """Return what a model in the box is: "tiny (chronos2, 1.35 million parameters, trained on synthetic series)"."""
+    """Return what a model in the box is: "tiny (chronos2, 1.31 million parameters, trained on synthetic series)"."""
     facts = json.loads((shipped()[name] / "release.json").read_text(encoding="utf-8"))
     about = facts["pretraining"]
     return f"{name} ({about['family']}, {about['parameters'] / 1e6:.2f} million parameters, trained on {about['data']})"

@@ -90,7 +90,7 @@ def _generated(
     kind, settings = family(config.model.family), config.data.generated
     assert settings is not None
     if corpora:
-        raise ConfigError(f"data.generated takes the place of corpora, and {len(corpora)} were given.")
+        raise ConfigError(f"data.generated takes the place of corpora, and {len(corpora)} were given; leave one out.")
     if kind.needs:
         raise ConfigError(
             f"data.generated: {kind.name} reads {kind.needs}, and generated series have no named columns. Train it on "

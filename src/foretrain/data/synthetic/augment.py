@@ -179,10 +179,14 @@ def _chosen(change: Change, rng: np.random.Generator, values: np.ndarray) -> Int
 
 def _scaled(values: Floats) -> Floats:
     """Return rows divided by the mean of their absolute values, where that is above 0."""
-    size = np.abs(values)
-    seen = np.isfinite(size)
-    mean = np.where(seen, size, 0.0).sum(axis=-1, keepdims=True) / np.maximum(seen.sum(axis=-1, keepdims=True), 1)
+    mean = _mean(np.abs(values))
     return values / np.where(mean > 0, mean, 1.0)
+
+
+def _mean(values: Floats) -> Floats:
+    """Return (N, V, 1) means of the observed values of rows, 0 where there is none."""
+    seen = np.isfinite(values)
+    return np.where(seen, values, 0.0).sum(axis=-1, keepdims=True) / np.maximum(seen.sum(axis=-1, keepdims=True), 1)
 
 
 def _mixed(change: TsMixup, rng: np.random.Generator, values: Floats) -> Floats:
@@ -227,9 +231,7 @@ def _flipped(change: TimeFlip, rng: np.random.Generator, values: Floats) -> Floa
 
 def _modulated(change: Modulation, rng: np.random.Generator, values: Floats) -> Floats:
     count, length = len(values), values.shape[-1]
-    seen = np.isfinite(values)
-    total = np.where(seen, values, 0.0).sum(axis=-1, keepdims=True)
-    mean = total / np.maximum(seen.sum(axis=-1, keepdims=True), 1)
+    mean = _mean(values)
     place = np.arange(length) / length * log_between(rng, change.cycles, count, 1, 1) + rng.random((count, 1, 1))
     return mean + (values - mean) * (1.0 + between(rng, change.depth, count, 1, 1) * np.sin(2 * np.pi * place))
 

@@ -9,7 +9,8 @@ numpy Generator that it is given, so a block is a pure function of that generato
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,11 @@ class Clean(Generator):
         return (values + between(rng, self.level, count, 1)) * log_between(rng, self.scale, count, 1)
 
 
+def provenance(command: str | None = None) -> dict[str, Any]:
+    """Return the provenance of a corpus of generated series; command: as typed, if one wrote it."""
+    return {"kind": "synthetic", "sources": [], "command": command}
+
+
 def between(rng: np.random.Generator, bounds: tuple[float, float], *shape: int) -> Floats:
     """Return numbers uniform in a range."""
     return rng.uniform(bounds[0], bounds[1], shape)
@@ -104,6 +110,12 @@ def whole_between(rng: np.random.Generator, bounds: tuple[int, int], *shape: int
 def chance(rng: np.random.Generator, share: float, *shape: int) -> npt.NDArray[np.bool_]:
     """Return booleans of which a share is true."""
     return rng.random(shape) < share
+
+
+def pick_by(rng: np.random.Generator, shares: Sequence[float] | Floats, *shape: int) -> Ints:
+    """Return places in shares, drawn by them; they need not add up to 1."""
+    weights = np.asarray(shares, np.float64)
+    return np.asarray(rng.choice(len(weights), shape or None, p=weights / weights.sum()))
 
 
 def seasons_for(length: int, seasons: tuple[float, ...] = SEASONS) -> tuple[float, ...]:

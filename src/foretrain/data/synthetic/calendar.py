@@ -39,6 +39,7 @@ from foretrain.data.synthetic.base import (
     chance,
     deviation,
     log_between,
+    pick_by,
     whole_between,
 )
 from foretrain.errors import DataError
@@ -122,8 +123,7 @@ class Calendar(Generator):
         """Return (count, length) draws, each at a frequency and from a start of its own."""
         known = {supported(freq): weight for freq, weight in self.frequencies.items()}
         fitting = [f for f in known if length * step_days(f) <= _MOST_YEARS] or [min(known, key=step_days)]
-        chances = np.array([known[frequency] for frequency in fitting])
-        which = rng.choice(len(fitting), count, p=chances / chances.sum())
+        which = pick_by(rng, [known[frequency] for frequency in fitting], count)
         out = np.empty((count, length))
         for place, frequency in enumerate(fitting):
             rows = np.flatnonzero(which == place)

@@ -89,7 +89,10 @@ def _read(path: Path) -> U64:
     try:
         found = np.load(path, allow_pickle=False)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"data.generated.exclude: {path} is neither a corpus nor a file of hashes: {error}") from None
+        raise ConfigError(
+            f"data.generated.exclude: {path} is neither a corpus nor a file of hashes ({error}). Name the folder of a "
+            "corpus, or a file of write_hashes."
+        ) from None
     if found.dtype != np.uint64 or found.ndim != 1:
         raise ConfigError(f"data.generated.exclude: {path} holds no hashes of runs. Write it with write_hashes.")
     return np.unique(found)

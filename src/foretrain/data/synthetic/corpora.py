@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from foretrain.config import Section
 from foretrain.data.permutation import derive, hash64, uniform
 from foretrain.data.store import Corpus
+from foretrain.data.synthetic.base import provenance
 from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.timeaxis import grid
@@ -103,7 +104,7 @@ def generate(spec: SyntheticSpec) -> Corpus:
         names,
         freq=spec.resolved_freq,
         time=time,
-        provenance={"kind": "synthetic", "sources": [], "command": f"generate {spec.model_dump_json()}"},
+        provenance=provenance(f"generate {spec.model_dump_json()}"),
         bars_per_session=session,
         price_columns=OHLCV[:4] if spec.kind == "ohlcv" else (),
     )

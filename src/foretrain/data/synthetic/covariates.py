@@ -21,6 +21,7 @@ from foretrain.data.synthetic.base import (
     deviation,
     log_between,
     pick,
+    pick_by,
     seasons_for,
     whole_between,
 )
@@ -74,8 +75,7 @@ class Known(Section):
 
     def draw(self, rng: np.random.Generator, count: int, length: int) -> Floats:
         """Return (n, T) covariates in their own units: 0 and 1 for events, order one for the others."""
-        weights = np.array(self._weights)
-        kind = rng.choice(len(weights), count, p=weights / weights.sum())
+        kind = pick_by(rng, self._weights, count)
         out = np.empty((count, length))
         for number, draw in enumerate((self._events, _calendar, _steps, _smooth)):
             rows = np.flatnonzero(kind == number)

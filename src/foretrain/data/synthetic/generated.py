@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from foretrain.data.source import TrainingSource
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic.augment import augment, leave_gaps
-from foretrain.data.synthetic.base import Floats, chance, whole_between
+from foretrain.data.synthetic.base import Floats, chance, pick_by, provenance, whole_between
 from foretrain.data.synthetic.contamination import Benchmark
 from foretrain.data.synthetic.mixture import draw_series, remove_values
 from foretrain.data.synthetic.stored import StoredPool
@@ -117,8 +116,7 @@ class GeneratedStream:
     def windows(self, first: int, count: int = 1) -> Windows:
         """Return the windows of micro-batch `first` of the run; count must be 1, since shapes differ."""
         assert first >= 0 and count == 1, (first, count)
-        rng = np.random.Generator(np.random.PCG64DXSM(derive(self.seed, _STREAM, first)))
-        width, shape = self._shape(rng)
+        rng, width, shape = self._opened(first)
         return self._drawn(rng, width, shape, first)
 
     def padding_batch(self, context: int, horizon: int, layout: int) -> Windows:
@@ -130,18 +128,19 @@ class GeneratedStream:
 
     def longest(self, number: int) -> Windows:
         """Return micro-batch `number` with the longest horizon instead of the one that it drew."""
-        rng = np.random.Generator(np.random.PCG64DXSM(derive(self.seed, _STREAM, number)))
-        width, shape = self._shape(rng)
+        rng, width, shape = self._opened(number)
         return self._drawn(rng, width, shape._replace(horizon=max(self._horizons)), number)
 
-    def _shape(self, rng: np.random.Generator) -> tuple[Width, Shape]:
-        width = self._widths[_pick(rng, [entry.share for entry in self._widths])]
-        steps = list(self._horizons)
-        horizon = steps[_pick(rng, list(self._horizons.values()))]
-        layout = _pick(rng, [entry.share for entry in self.settings.layouts])
-        return width, Shape(width.width, horizon, layout)
+    def _opened(self, number: int) -> tuple[np.random.Generator, Width, Shape]:
+        """Return the random generator of a micro-batch, of which its shape is drawn."""
+        rng = np.random.Generator(np.random.PCG64DXSM(derive(self.seed, _STREAM, number)))
+        width = self._widths[int(pick_by(rng, [entry.share for entry in self._widths]))]
+        horizon = list(self._horizons)[int(pick_by(rng, list(self._horizons.values())))]
+        layout = int(pick_by(rng, [entry.share for entry in self.settings.layouts]))
+        return rng, width, Shape(width.width, horizon, layout)
 
     def _drawn(self, rng: np.random.Generator, width: Width, shape: Shape, number: int) -> Windows:
+        """Return the windows of a micro-batch: series, changed, with missing values and contexts of their lengths."""
         settings, layout = self.settings, self.settings.layouts[shape.layout]
         values = augment(settings.augment, rng, self._series(rng, shape, number))
         with np.errstate(over="ignore"):
@@ -189,8 +188,8 @@ class GeneratedStream:
         layout = self.settings.layouts[shape.layout]
         if layout.rows == 1:
             return self._base(rng, count, length)[:, None]
-        draw: Callable[..., Floats] = self.settings.multivariate.draw
-        found = draw(rng, count, length, layout.targets, layout.past, layout.known, self._base)
+        roles = layout.targets, layout.past, layout.known
+        found = self.settings.multivariate.draw(rng, count, length, *roles, self._base)
         assert found.shape == (count, layout.rows, length), found.shape
         return found
 
@@ -201,8 +200,7 @@ class GeneratedStream:
         self, values: np.ndarray, shape: Shape, key: np.ndarray, source: np.ndarray | None, padding: int = 0
     ) -> Windows:
         count, rows = values.shape[:2]
-        layout = self.settings.layouts[shape.layout]
-        role = np.tile(np.repeat([TARGET, PAST, KNOWN], [layout.targets, layout.past, layout.known]), count)
+        role = np.tile(self.settings.layouts[shape.layout].roles, count)
         flat = values.reshape(count * rows, -1)
         future = flat[:, shape.context :].copy()
         future[role == PAST] = np.nan
@@ -210,7 +208,7 @@ class GeneratedStream:
             context=np.ascontiguousarray(flat[:, : shape.context]),
             future=future,
             window=np.repeat(np.arange(count), rows),
-            role=role.astype(np.int8),
+            role=role,
             key=key,
             source=np.full((count, 3), -1, np.int64) if source is None else source,
             num_padding_windows=padding,
@@ -291,7 +289,7 @@ class GeneratedSource:
         while sum(map(len, items)) < self.settings.validation_windows:
             found = held.longest(number)
             rows = int(np.searchsorted(found.window, 1))
-            k = next(k for k, layout in enumerate(layouts) if np.array_equal(_roles(layout), found.role[:rows]))
+            k = next(k for k, layout in enumerate(layouts) if np.array_equal(layout.roles, found.role[:rows]))
             whole = np.concatenate([found.context, found.future], axis=1).reshape(len(found), rows, -1)
             for values in whole[: self.settings.validation_windows - sum(map(len, items))]:
                 start = int((~np.isnan(values)).any(axis=0).argmax())
@@ -301,11 +299,11 @@ class GeneratedSource:
         for k, (layout, found) in enumerate(zip(layouts, items, strict=True)):
             if found:
                 names = [f"row_{row}" for row in range(layout.rows)]
-                provenance = {"kind": "synthetic", "sources": [], "command": None}
-                corpora.append(Corpus.from_arrays(f"generated-{k}", found, names, provenance=provenance))
-                past, known = layout.targets, layout.targets + layout.past
-                roles = range(past), range(past, known), range(known, layout.rows)
-                selections.append(Selection(tuple(roles[0]), tuple(roles[1]), tuple(roles[2])))
+                corpora.append(Corpus.from_arrays(f"generated-{k}", found, names, provenance=provenance()))
+                targets, past, known = (
+                    tuple(np.flatnonzero(layout.roles == role).tolist()) for role in (TARGET, PAST, KNOWN)
+                )
+                selections.append(Selection(targets, past, known))
         lengths = {"validation_steps": self.config.prediction_length, "test_steps": 0, "min_context": 1}
         return self.config.model_copy(update=lengths), corpora, selections
 
@@ -316,10 +314,6 @@ class GeneratedSource:
 
 
 AnySource = TrainingSource | GeneratedSource
-
-
-def _roles(layout: Any) -> np.ndarray:
-    return np.repeat([TARGET, PAST, KNOWN], [layout.targets, layout.past, layout.known])
 
 
 def _first(windows: Windows, count: int) -> Windows:
@@ -335,8 +329,3 @@ def _first(windows: Windows, count: int) -> Windows:
         source=windows.source[:count],
         static_shapes=True,
     )
-
-
-def _pick(rng: np.random.Generator, shares: list[float]) -> int:
-    weights = np.array(shares)
-    return int(rng.choice(len(weights), p=weights / weights.sum()))

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from foretrain.config import Section
 from foretrain.data.permutation import derive
 from foretrain.data.synthetic.axis import MAX_DAYS, axis_stamps, drawn_starts, step_days, supported
-from foretrain.data.synthetic.base import Generator, Range, Share, between, chance
+from foretrain.data.synthetic.base import Generator, Range, Share, between, chance, pick_by
 from foretrain.data.synthetic.calendar import Calendar
 from foretrain.data.synthetic.candles import COLUMNS as CANDLES
 from foretrain.data.synthetic.candles import Candles, is_intraday
@@ -28,7 +28,7 @@ from foretrain.data.synthetic.multivariate import KINDS, Multivariate
 from foretrain.data.synthetic.regimes import Regimes
 from foretrain.data.synthetic.shapes import Shapes
 from foretrain.data.synthetic.trend_season import TrendSeason
-from foretrain.data.windows import FloatArray, IntArray
+from foretrain.data.windows import KNOWN, PAST, TARGET, FloatArray, IntArray
 from foretrain.errors import DataError
 from foretrain.timeaxis.frequency import MINUTE, Frequency
 
@@ -69,6 +69,11 @@ class Layout(Section):
     def rows(self) -> int:
         """Number of rows."""
         return self.targets + self.past + self.known
+
+    @property
+    def roles(self) -> npt.NDArray[np.int8]:
+        """(rows,) TARGET, PAST or KNOWN of each row."""
+        return np.repeat(np.array([TARGET, PAST, KNOWN], np.int8), [self.targets, self.past, self.known])
 
     @property
     def names(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -179,10 +184,12 @@ class Mixture(Blend):
                 f"most {MAX_DAYS // 366} fit. Shorten lengths, or leave freq out"
             )
         if any(isinstance(g, Calendar) and g.frequencies != Calendar().frequencies for g in self.generators):
-            raise ValueError("frequencies of calendar series have no effect beside the freq of the mixture")
+            raise ValueError("frequencies of calendar series have no effect beside freq; leave one of them out")
         in_sessions = self.columns == "candles" and is_intraday(frequency)
         if in_sessions and (frequency.micros or 0) % MINUTE:
-            raise ValueError(f"bars of freq {freq!r} are no whole minutes, in which trading hours are counted")
+            raise ValueError(
+                f"bars of freq {freq!r} are no whole minutes, as trading hours are; choose 5min, for example"
+            )
         if not in_sessions and any(generator.markets != Candles().markets for generator in candles):
             raise ValueError("markets take effect with columns: candles and an intraday freq, or without a freq alone")
 
@@ -228,8 +235,7 @@ def _blended(
 
     draw(generator, n) returns n series and their stamps, or None.
     """
-    weights = np.array([generator.weight for generator in blend.generators])
-    which = np.sort(rng.choice(len(weights), count, p=weights / weights.sum()))
+    which = np.sort(pick_by(rng, [generator.weight for generator in blend.generators], count))
     values, times = np.empty((count, *shape), np.float32), np.zeros((count, shape[-1]), np.int64)
     together = max(1, _TOGETHER // shape[-1])
     for place, generator in enumerate(blend.generators):
@@ -273,8 +279,7 @@ def _groups(mixture: Mixture, rng: np.random.Generator, count: int, length: int)
 
 
 def _length(mixture: Mixture, rng: np.random.Generator) -> int:
-    shares = np.array([bucket.share for bucket in mixture.lengths])
-    bucket = mixture.lengths[rng.choice(len(shares), p=shares / shares.sum())]
+    bucket = mixture.lengths[int(pick_by(rng, [bucket.share for bucket in mixture.lengths]))]
     drawn = np.exp(rng.uniform(np.log(bucket.shortest), np.log(bucket.longest + 1)))
     return min(max(int(drawn), bucket.shortest), bucket.longest)
 

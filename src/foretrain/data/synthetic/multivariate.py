@@ -26,6 +26,7 @@ from foretrain.data.synthetic.base import (
     chance,
     deviation,
     log_between,
+    pick_by,
 )
 from foretrain.data.synthetic.causal import Causal
 from foretrain.data.synthetic.covariates import Known
@@ -122,7 +123,7 @@ class Multivariate(Section):
     ) -> tuple[Floats, Ints]:
         """Return groups of all kinds, and (count,) each one's place in KINDS."""
         variates, full = roles.variates, roles.before + length + roles.lead
-        kinds = np.sort(rng.choice(len(KINDS), count, p=self.weights.all / self.weights.all.sum()))
+        kinds = np.sort(pick_by(rng, self.weights.all, count))
         needed = np.flatnonzero(kinds != KINDS.index("cointegrated"))
         series = _unit(np.asarray(base(rng, len(needed) * variates, full), np.float64)).reshape(-1, variates, full)
         out = np.empty((count, variates, length))

@@ -15,11 +15,10 @@ from foretrain.data.permutation import derive, permute
 from foretrain.data.splits import held_out, select
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic.contamination import Benchmark
-from foretrain.data.synthetic.stream import StoredSeries
+from foretrain.data.synthetic.stream import MIN_CONTEXT, StoredSeries
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.errors import DataError
 
-MIN_CONTEXT = 8
 _ATTEMPTS = 8  # cutoffs that are tried for a window without a run of the benchmark
 
 

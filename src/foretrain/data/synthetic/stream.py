@@ -13,6 +13,7 @@ from foretrain.data.synthetic.mixture import MAX_LENGTH, Blend, Layout
 from foretrain.data.synthetic.multivariate import Multivariate
 
 _DATA = FieldRule(identity=False, on_resume="fingerprint", fingerprint="data")
+MIN_CONTEXT = 8  # steps of a window
 _WIDTHS = 4  # most widths that a share of contexts is divided into
 
 Weight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -25,8 +26,8 @@ class Contexts(Section):
     contexts of a micro-batch are padded on the left.
     """
 
-    shortest: int = Field(ge=8)
-    longest: int = Field(ge=8, le=MAX_LENGTH)
+    shortest: int = Field(ge=MIN_CONTEXT)
+    longest: int = Field(ge=MIN_CONTEXT, le=MAX_LENGTH)
     share: Weight = 1.0
 
     @model_validator(mode="after")
@@ -108,9 +109,11 @@ class GenerationConfig(Blend):
     @model_validator(mode="after")
     def _has_effect(self) -> GenerationConfig:
         if self.exclude and not self.corpora:
-            raise ValueError("exclude has no effect without corpora: generators know no benchmark")
+            raise ValueError("exclude has no effect without corpora, as generators know no benchmark; leave it out")
         if self.corpora and all(layout.rows > 1 for layout in self.layouts):
-            raise ValueError("corpora are used in windows of one row, and no entry of layouts has one row")
+            raise ValueError(
+                "corpora are used in windows of one row, and no entry of layouts has one row; add {targets: 1}"
+            )
         return self
 
     def check(self, context_length: int, prediction_length: int) -> None:
@@ -126,7 +129,7 @@ class GenerationConfig(Blend):
             raise ValueError(
                 f"windows of {context_length} + {prediction_length} steps"
                 + (f" at a stride of {factor}" if factor > 1 else "")
-                + f" are longer than the {MAX_LENGTH} steps that are drawn at most"
+                + f" are longer than the {MAX_LENGTH} steps that are drawn at most; shorten them"
             )
         for width in self.widths(context_length):
             for layout in self.layouts:
@@ -138,7 +141,7 @@ class GenerationConfig(Blend):
         """Return contexts, or their default for a run's context_length."""
         if self.contexts is not None:
             return self.contexts
-        edges = ((8, 32, 0.1), (33, 96, 0.2), (97, 256, 0.35), (257, 512, 0.35))
+        edges = ((MIN_CONTEXT, 32, 0.1), (33, 96, 0.2), (97, 256, 0.35), (257, 512, 0.35))
         kept = [edge for edge in edges if edge[0] <= context_length] or [edges[0]]
         ends = [*(high for _, high, _ in kept[:-1]), context_length]
         return tuple(

@@ -21,6 +21,7 @@ from foretrain.atomic import write_json
 from foretrain.data.manifest import Manifest
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import candles
+from foretrain.data.synthetic.base import provenance
 from foretrain.data.synthetic.mixture import BLOCK, Mixture, draw_block
 from foretrain.data.writer import CorpusWriter
 from foretrain.errors import ConfigError, DataError
@@ -153,7 +154,7 @@ def _join(mixture: Mixture, parts: Path, wanted: list[tuple[int, int]], out: Pat
 
 def _writer(mixture: Mixture, out: Path, command: str | None) -> CorpusWriter:
     """Return the writer of a mixture's corpus, whose manifest names the covariates."""
-    return CorpusWriter(out, **_layout(mixture), provenance=_provenance(command))
+    return CorpusWriter(out, **_layout(mixture), provenance=provenance(command))
 
 
 def _layout(mixture: Mixture) -> dict[str, Any]:
@@ -175,7 +176,3 @@ def _layout(mixture: Mixture) -> dict[str, Any]:
         "price_columns": candles.PRICES,
         "bars_per_session": candles.bars_per_session(frequency, markets),
     }
-
-
-def _provenance(command: str | None) -> dict[str, Any]:
-    return {"kind": "synthetic", "sources": [], "command": command}
