@@ -40,6 +40,12 @@ def at(folder: Path, run: str, corpus: str) -> list[tuple[str, Any]]:
     return [("data.corpora", [{"path": str(folder / corpus)}]), ("output_dir", str(folder / run))]
 
 
+def seen_before(facts: dict[str, Any], **entry: Any) -> None:
+    """Let an ancestor of the model have seen synthetic series."""
+    record = {"fingerprint": "f", "by": "model", "name": "sales", "provenance": "synthetic", **entry}
+    facts["ancestry"]["corpora"].append(record)
+
+
 def test_figures_of_a_release_are_those_of_its_run(runs: Path, tmp_path: Path):
     packed = pack(runs / "first", tmp_path / "box")
     about, config = packed["pretraining"], load_config(runs / "first" / "config.yaml")
@@ -98,8 +104,19 @@ def test_flops_that_a_run_did_not_count_are_a_bound(runs: Path, tmp_path: Path):
             lambda facts: facts["ancestry"]["corpora"].append({"fingerprint": "f", "by": "model", "name": "sales"}),
             "was trained on sales, whose provenance is None",
         ),
+        (lambda facts: seen_before(facts, generated=False), "on sales, which was imported and not generated here"),
+        (lambda facts: seen_before(facts), "not recorded whether sales, which an ancestor saw, was generated"),
     ],
-    ids=["real data", "imported", "another corpus", "no record", "unknown ancestor", "an ancestor's data"],
+    ids=[
+        "real data",
+        "imported",
+        "another corpus",
+        "no record",
+        "unknown ancestor",
+        "an ancestor's data",
+        "an ancestor's import",
+        "an ancestor of an earlier version",
+    ],
 )
 def test_anything_but_synthetic_series_is_refused(runs: Path, tmp_path: Path, change, message: str):
     release = runs / "first" / "release" / "release.json"

@@ -112,9 +112,12 @@ def check_synthetic(facts: Mapping[str, Any], release: Path) -> None:
     for rule in [*own, *ancestry.seen]:
         if rule.provenance != "synthetic":
             raise ModelError(f"{release}: was trained on {rule.name}, whose provenance is {rule.provenance}.")
-    for entry in facts["corpora"]:
-        if entry.get("generated") is False:
-            raise ModelError(f"{release}: was trained on {entry['name']}, which was imported and not generated here.")
+        if rule.generated is False:
+            raise ModelError(f"{release}: was trained on {rule.name}, which was imported and not generated here.")
+        if rule.generated is None and rule.by:  # of its own corpora recipe finds it out
+            raise ModelError(
+                f"{release}: it is not recorded whether {rule.name}, which an ancestor saw, was generated."
+            )
 
 
 def recipe(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

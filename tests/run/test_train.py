@@ -375,7 +375,7 @@ def another(annotation: Any, value: Any) -> Any:
     if origin is tuple:
         return (another(inner[0], value[0] if value else None), *(value or ())[1:])
     if origin is dict:
-        return {**(value or {}), "another": "value"}
+        return {**(value or {}), "another": "value" if inner[1] is str else 0.25}
     if origin is Annotated or inner:  # X | None
         return another(inner[0], value)
     if annotation is bool:

@@ -108,11 +108,15 @@ def test_validation_scores_windows_that_training_does_not_see(tmp_path):
 
 
 def test_a_dry_run_describes_the_stream(tmp_path):
-    text = "\n".join(describe_run(config(tmp_path, {"workers": 2}), World()))
+    layouts = [{"share": 3.0}, {"targets": 1, "known": 1}]
+    text = "\n".join(describe_run(config(tmp_path, {"workers": 2, "layouts": layouts}), World()))
     for part in (
         "data: series are generated while the model is trained, without end, by 2 processes per rank",
         "generated: arma 50.0%, shapes 50.0%",
-        "horizons 3 50%, 6 50%",
+        "horizons 3 50%, 6 50%\n",
+        "contexts 8 to 24 100%, in 4 widths\n",
+        "1 + 0 + 0 rows (targets, past, known) in 75% of the micro-batches, 8 to 8 windows each\n",
+        "1 + 0 + 1 rows (targets, past, known) in 25% of the micro-batches, 8 to 8 windows each\n",
         "steps: 6 of 2 micro-batches over 1 process = 12 micro-batches\n",
     ):
         assert part in text, text
@@ -131,10 +135,12 @@ def test_settings_of_batches_that_contradict_the_stream_are_errors(tmp_path, tra
         describe_run(config(tmp_path, **training), World())
 
 
-def test_promotion_and_families_of_named_columns_are_refused(tmp_path):
+def test_promotion_and_what_needs_names_of_columns_are_refused(tmp_path):
     tree = config(tmp_path).model_dump(mode="json")
     with pytest.raises(ConfigError, match=r"evaluation\.promotion"):
         open_source(build(RunConfig, {**tree, "evaluation": {"promotion": True}}))
+    with pytest.raises(ConfigError, match=r"evaluation\.target: no effect beside data\.generated"):
+        open_source(build(RunConfig, {**tree, "evaluation": {"target": ["sales"]}}))
     kronos = {"family": "kronos", "random_init": True, "tokenizer": "x"}
     with pytest.raises(ConfigError, match=r"kronos reads .*, and generated series have no named columns"):
         open_source(build(RunConfig, {**tree, "model": kronos}))
@@ -208,6 +214,7 @@ def test_a_run_with_a_process_and_a_thread_equals_one_without(tmp_path):
 def test_closing_ends_the_processes_and_a_killed_one_is_an_error(tmp_path):
     ahead = AheadOfTraining(stream(tmp_path), iter(range(100)), 1)
     (worker,) = ahead._workers
+    assert os.getpgid(worker.process.pid) != os.getpgid(0)  # a terminal's Ctrl-C does not reach it, even at its start
     next(ahead)
     for number in (signal.SIGINT, signal.SIGTERM):  # are left to the rank
         worker.process.send_signal(number)

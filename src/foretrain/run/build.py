@@ -101,6 +101,10 @@ def _generated(
             "evaluation.promotion: it compares on the test part of a corpus, and data.generated has none. Leave it "
             "out, and compare by `foretrain evaluate RUN --data CORPUS --against zero-shot`."
         )
+    if config.evaluation.target is not None:
+        raise ConfigError(
+            "evaluation.target: no effect beside data.generated, whose series have no names. Leave it out."
+        )
     before = None if saved is None else saved.get("model") or {}
     model = kind.resolve_defaults(config.model, any(layout.known for layout in settings.layouts), before)
     data = config.data.model_copy(update={"with_times": False})

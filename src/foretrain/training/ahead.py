@@ -94,7 +94,10 @@ def _start() -> _Worker:
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "foretrain.training.ahead", str(there.fileno())]
     environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": path}
-    process = subprocess.Popen(command, pass_fds=[there.fileno()], env=environment, stdin=subprocess.DEVNULL)
+    # A session of its own keeps a terminal's interrupt from it also while it starts and cannot ignore signals yet.
+    process = subprocess.Popen(
+        command, pass_fds=[there.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     there.close()
     return _Worker(process, here)
 

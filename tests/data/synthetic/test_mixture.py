@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.waiting import as_from_a_terminal, wait_until
 
 from foretrain.config import build, read_yaml
 from foretrain.data.store import Corpus
@@ -177,6 +181,50 @@ def test_the_command_writes_the_shipped_mixture_with_two_processes(tmp_path, pyt
     assert corpus.num_series == 33_000
     assert len(set(corpus.item_ids())) == 33_000
     assert "data generate" in corpus.manifest.provenance["command"]
+
+
+def of_parent(pid: int) -> list[int]:
+    """Processes that write parts, and what multiprocessing starts with them, by the process that started them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            rest = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if rest[0] != "Z" and int(rest[1]) == pid and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("killed", ["parent", "worker"])
+def test_a_killed_call_leaves_no_process_behind_and_a_killed_process_is_an_error(tmp_path, killed):
+    (tmp_path / "mixture.yaml").write_text("{generators: [{kind: arma}], lengths: [{shortest: 8, longest: 9}]}")
+    words = [
+        "data",
+        "generate",
+        str(tmp_path / "mixture.yaml"),
+        "--out",
+        str(tmp_path / "out"),
+        "--num-series",
+        "9999999",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "foretrain.cli", *words, "--workers", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_from_a_terminal,
+    ) as call:  # fmt: skip
+        wait_until(lambda: list((tmp_path / ".out.parts").glob("part-*-32768")), call)
+        workers = of_parent(call.pid)
+        assert len(workers) == 2
+        if killed == "parent":
+            call.terminate()
+        else:
+            os.kill(workers[0], signal.SIGKILL)
+        errors = call.communicate()[1]
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    if killed == "worker":
+        assert call.returncode == 2
+        assert errors.splitlines()[-1].startswith("error: ") and "was killed" in errors and "Traceback" not in errors
 
 
 GROUPS = {"layout": {"targets": 2, "past": 1, "known": 2}, "generators": ({"kind": "arma"}, {"kind": "shapes"})}

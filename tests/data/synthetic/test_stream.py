@@ -171,7 +171,13 @@ def test_padding_batches_have_every_shape_and_no_value():
 
 def test_the_description_tells_shares_and_augmentations():
     text = "\n".join(stream(augment={"stride": {"share": 0.25}}, missing=0.2).describe())
-    for part in ("arma 50.0%", "missing values in 20%", "stride 25%", "horizons 16 100%", "context 8 to 16: "):
+    for part in (
+        "arma 50.0%",
+        "missing values in 20%",
+        "stride 25%",
+        "horizons 16 100%",
+        "contexts 8 to 32 33%, 33 to 64 67%",
+    ):
         assert part in text
 
 
@@ -222,6 +228,21 @@ def test_windows_of_stored_series_are_their_values_and_leave_out_what_is_held_ou
             assert len(hits) == 1
             seen.add((hits[0][0], hits[0][1] + len(own)))
     assert {k for k, _ in seen} == {0, 1, 2, 3} and max(end for _, end in seen) == 50
+
+
+def test_no_row_has_labels_without_a_value_before_them(tmp_path):
+    """Stored series are cut where they have values on both sides; where mixtures have none, there are no labels."""
+    rng = np.random.default_rng(1)
+    with CorpusWriter(tmp_path / "stored", ["target"], time="steps") as writer:
+        for k in range(20):
+            gone = rng.random((1, 100)) < (0.9 if k else 1.1)
+            writer.append(f"{k}", np.where(gone, np.nan, rng.standard_normal((1, 100)).cumsum()).astype(np.float32))
+    stored = [{"path": str(tmp_path / "stored"), "weight": 4.0}]
+    for changes in ({}, {"tsmixup": {"share": 1.0}}, ALL_CHANGES):
+        for windows in map(stream(corpora=stored, augment=changes).windows, range(20)):
+            unseen = np.isnan(windows.context).all(axis=1)
+            assert np.isnan(windows.future[unseen]).all()
+            assert changes or not unseen.any()
 
 
 def test_a_window_that_holds_a_run_of_the_benchmark_is_drawn_again(tmp_path):
@@ -275,6 +296,13 @@ def test_a_window_that_holds_a_run_of_the_benchmark_is_drawn_again(tmp_path):
         ({"max_tokens": 79}, {}, "max_tokens 79 holds no window of 80"),
         ({"exclude": ["x"]}, {}, "exclude has no effect without corpora"),
         ({"corpora": [{"path": "x"}], "layouts": [{"targets": 2}]}, {}, "no entry of layouts has one row"),
+        ({"multivariate": {"leading": 0.9}}, {}, "multivariate has no effect on windows of one row"),
+        (
+            {"layouts": [{"targets": 2}], "augment": {"mixup": {"share": 0.1}}},
+            {},
+            "augment.mixup acts on windows of one row",
+        ),
+        ({}, {"context_length": 7}, "context_length 7: generated contexts have 8 steps at least"),
         ({"augment": {"stride": {"share": 0.1, "factor": [1, 2]}}}, {}, r"must lie in \[2, 16\]"),
         ({"contexts": [{"shortest": 9, "longest": 8}]}, {}, "shortest 9 exceeds longest 8"),
         ({}, {"sampling": "epoch"}, "sampling: no effect beside data.generated"),

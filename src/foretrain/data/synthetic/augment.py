@@ -28,6 +28,8 @@ from foretrain.data.synthetic.base import (
 )
 from foretrain.data.windows import FloatArray
 
+ONE_ROW = ("tsmixup", "mixup", "time_flip", "modulation")  # augmentations of windows of one row alone
+
 
 class Change(Section):
     """Base of the augmentations.

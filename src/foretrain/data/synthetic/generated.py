@@ -151,9 +151,7 @@ class GeneratedStream:
         remove_values(settings, rng, found.reshape(-1, found.shape[-1]))
         steps = whole_between(rng, (width.low + 1, width.width), len(found))
         found[np.arange(found.shape[-1]) < (shape.context - steps)[:, None, None].repeat(layout.rows, 1)] = np.nan
-        empty = np.isnan(found[:, :, : shape.context]).all(axis=-1)
-        newest = shape.context - 1  # the value that is given back to a context without any, which teaches nothing
-        found[:, :, newest][empty] = complete[:, :, newest][empty]
+        _give_back(found, complete, shape.context)
         key = hash64(derive(self.seed, _STREAM, number), np.arange(len(found)))
         source = np.stack(np.broadcast_arrays(-1, number, np.arange(len(found))), axis=1).astype(np.int64)
         return self._stacked(found, shape, key, source)
@@ -232,16 +230,17 @@ class GeneratedStream:
         ]
         shares = sum(self._horizons.values())
         lines.append("  horizons " + ", ".join(f"{h} {s / shares:.0%}" for h, s in sorted(self._horizons.items())))
-        parts = sum(entry.share for entry in settings.layouts)
+        contexts = settings.resolved_contexts(self.config.context_length)
+        shares = sum(entry.share for entry in contexts)
+        ranges = (f"{entry.shortest:,} to {entry.longest:,} {entry.share / shares:.0%}" for entry in contexts)
+        lines.append(f"  contexts {', '.join(ranges)}, in {len(self._widths)} widths")
+        shares = sum(entry.share for entry in settings.layouts)
         for k, layout in enumerate(settings.layouts):
-            rows = f"{layout.targets} + {layout.past} + {layout.known} rows (targets, past, known)"
-            lines.append(f"  layout {rows}: {layout.share / parts:.0%} of the micro-batches")
-            for entry in self._widths:
-                of = [self.size(shape) for shape in shapes if shape.layout == k and shape.context == entry.width]
-                lines.append(
-                    f"    context {entry.low + 1:,} to {entry.width:,}: {entry.share:.1%}, "
-                    f"{min(of):,} to {max(of):,} windows each"
-                )
+            of = [self.size(shape) for shape in shapes if shape.layout == k]
+            lines.append(
+                f"  {layout.targets} + {layout.past} + {layout.known} rows (targets, past, known) in "
+                f"{layout.share / shares:.0%} of the micro-batches, {min(of):,} to {max(of):,} windows each"
+            )
         return lines
 
 
@@ -314,6 +313,19 @@ class GeneratedSource:
 
 
 AnySource = TrainingSource | GeneratedSource
+
+
+def _give_back(found: np.ndarray, complete: np.ndarray, context: int) -> None:
+    """Give contexts (N, V, C) without any value, which teach nothing, their newest one back, in place.
+
+    Rows that had none, of stored series with missing values, lose their labels: there is nothing to scale those by.
+    """
+    empty = np.nonzero(np.isnan(found[:, :, :context]).all(axis=-1))
+    seen = ~np.isnan(complete[*empty][:, :context])
+    newest = context - 1 - seen[:, ::-1].argmax(axis=-1)
+    found[*empty, newest] = complete[*empty, newest]
+    without = ~seen.any(axis=-1)
+    found[empty[0][without], empty[1][without]] = np.nan
 
 
 def _first(windows: Windows, count: int) -> Windows:

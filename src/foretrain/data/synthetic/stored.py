@@ -19,7 +19,7 @@ from foretrain.data.synthetic.stream import MIN_CONTEXT, StoredSeries
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.errors import DataError
 
-_ATTEMPTS = 8  # cutoffs that are tried for a window without a run of the benchmark
+_ATTEMPTS = 8  # cutoffs that are tried for a window with values on both sides and without a run of the benchmark
 
 
 class StoredPool:
@@ -67,7 +67,8 @@ class StoredPool:
     ) -> list[FloatArray]:
         """Return windows (context + horizon,) of micro-batch `number`, one a stride, NaN where a series does not reach.
 
-        Fewer are returned if the cap is reached, or if series have runs of the benchmark wherever they were cut.
+        Fewer are returned if the cap is reached, or if series have runs of the benchmark, or no values before or after
+        the cutoff, wherever they were cut.
         """
         found = list[FloatArray]()
         for rank, stride in enumerate(strides.tolist(), start=number * self._ranks):
@@ -85,7 +86,7 @@ class StoredPool:
     def _cut(
         self, rng: np.random.Generator, values: np.ndarray, context: int, horizon: int, stride: int
     ) -> FloatArray | None:
-        """Return a window of a series (T,), with the stride as far as it is long enough."""
+        """Return a window of a series (T,), with the stride as far as it is long enough; None if no cutoff will do."""
         stride = max(1, min(stride, len(values) // (MIN_CONTEXT + horizon)))
         newest = max(len(values) - horizon * stride, MIN_CONTEXT * stride)
         for _ in range(_ATTEMPTS):
@@ -94,6 +95,8 @@ class StoredPool:
             if self._benchmark.is_in(values[first:stop]):
                 continue
             before, after = values[first:cutoff][::-1][::stride][::-1], values[cutoff + stride - 1 : stop : stride]
+            if np.isnan(before).all() or np.isnan(after).all():
+                continue
             window = np.full(context + horizon, np.nan, np.float32)
             window[context - len(before) : context] = before
             window[context : context + len(after)] = after

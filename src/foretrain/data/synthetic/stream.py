@@ -8,12 +8,12 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, model_validator
 
 from foretrain.config import FREE, FieldRule, Section
-from foretrain.data.synthetic.augment import Augment
+from foretrain.data.synthetic.augment import ONE_ROW, Augment
 from foretrain.data.synthetic.mixture import MAX_LENGTH, Blend, Layout
 from foretrain.data.synthetic.multivariate import Multivariate
 
 _DATA = FieldRule(identity=False, on_resume="fingerprint", fingerprint="data")
-MIN_CONTEXT = 8  # steps of a window
+MIN_CONTEXT = 8  # steps of a context
 _WIDTHS = 4  # most widths that a share of contexts is divided into
 
 Weight = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -114,10 +114,17 @@ class GenerationConfig(Blend):
             raise ValueError(
                 "corpora are used in windows of one row, and no entry of layouts has one row; add {targets: 1}"
             )
+        if self.multivariate != Multivariate() and all(layout.rows == 1 for layout in self.layouts):
+            raise ValueError("multivariate has no effect on windows of one row; give layouts more, or leave it out")
+        alone = [name for name in ONE_ROW if getattr(self.augment, name).share]
+        if alone and all(layout.rows > 1 for layout in self.layouts):
+            raise ValueError(f"augment.{alone[0]} acts on windows of one row, and no entry of layouts has one row")
         return self
 
     def check(self, context_length: int, prediction_length: int) -> None:
         """Raise ValueError if the lengths here are not those of the run, or a window is longer than can be drawn."""
+        if context_length < MIN_CONTEXT:
+            raise ValueError(f"context_length {context_length}: generated contexts have {MIN_CONTEXT} steps at least")
         for key, own, run, name in (
             ("contexts", max(c.longest for c in self.resolved_contexts(context_length)), context_length, "context"),
             ("horizons", max(self.resolved_horizons(prediction_length)), prediction_length, "prediction"),

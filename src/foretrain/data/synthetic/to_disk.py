@@ -12,8 +12,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from foretrain import __version__
@@ -43,7 +45,8 @@ def write_corpus(
     """Write num_series series of a mixture into a new corpus folder; progress is called with (series done, all).
 
     Parts that an interrupted call with the same mixture left are used again. Raises DataError if `out` exists, if the
-    parts are those of another mixture or version, or if the disk is full; ConfigError for impossible counts.
+    parts are those of another mixture or version, if the disk is full, or if a process was killed; ConfigError for
+    impossible counts.
     """
     out = Path(out)
     for name, value in (("num_series", num_series), ("workers", workers)):
@@ -64,6 +67,11 @@ def write_corpus(
         manifest = _join(mixture, parts, wanted, out, command)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}. Free space and repeat.") from None
+    except BrokenProcessPool:
+        raise DataError(
+            f"{out}: a process that wrote a part was killed, perhaps for want of memory. Repeat the call, if need be "
+            "with fewer workers; the parts that exist are used again."
+        ) from None
     shutil.rmtree(parts, ignore_errors=True)
     return manifest
 
@@ -100,9 +108,10 @@ def _written(mixture: Mixture, parts: Path, wanted: list[tuple[int, int]], worke
             write_part(mixture, parts, number, count)
             yield number, count
         return
+    context = multiprocessing.get_context("spawn")
     with (
         _single_threads(),
-        ProcessPoolExecutor(min(workers, len(missing)), mp_context=multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(min(workers, len(missing)), mp_context=context, initializer=_end_with_parent) as pool,
     ):
         running = {pool.submit(write_part, mixture, parts, *part): part for part in missing}
         try:
@@ -113,6 +122,18 @@ def _written(mixture: Mixture, parts: Path, wanted: list[tuple[int, int]], worke
                     yield running.pop(job)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it does, which a signal may end without a word to its pool."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
 
 
 @contextmanager
