@@ -36,6 +36,7 @@ class Code(StrEnum):
     NOT_UPSTREAMS_FUNCTION = "not_upstreams_function"  # upstream's loader ignores or refuses a setting of the model
     FORECAST_NOT_FINITE = "forecast_not_finite"
     COLUMNS_LEFT_OUT = "columns_left_out"  # the family cannot read them, or the model was not trained with them
+    COVARIATES_NOT_LEARNT = "covariates_not_learnt"  # the model was pretrained without any
     KNOWN_COVARIATES_NOT_GIVEN = "known_covariates_not_given"  # though training and evaluation know them ahead
     STEPS_LOOK_LIKE_TIMES = "steps_look_like_times"
     FREQ_UNLIKE_ROWS = "freq_unlike_rows"

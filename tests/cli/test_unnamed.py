@@ -50,7 +50,10 @@ def test_only_the_data_need_be_named(capsys):
     assert len(table) == 18 and set(table["target_name"]) == {"sales"}  # months
     assert Path("sales-forecast.png").read_bytes().startswith(PNG)
     said, told = capsys.readouterr()
-    assert "wrote sales-forecast.csv: 18 rows, 1 item, 18 steps" in said and "picture: sales-forecast.png" in said
+    assert (
+        "wrote sales-forecast.csv: 18 rows, 1 item, 18 steps of 'sales'\n" in said
+        and "picture: sales-forecast.png" in said
+    )
     about = [line for line in told.splitlines() if "no model is named" in line]
     assert len(about) == 1 and about[0].startswith("note: ") and "trained on synthetic series alone" in about[0]
     assert "--prediction-length sets another" in told and "warning" not in told
@@ -100,12 +103,47 @@ def test_a_file_of_known_covariates_says_how_many_steps_to_forecast(capsys):
         (["a", "sales.csv", "--model", "b"], "give one model"),
         (["none.csv"], "none.csv: no such file"),
         (["tinny", "sales.csv"], "a model in the box (tiny)"),
+        (["tiny"], "comes before the data: tiny DATA"),
+        (["sales.csv", "tiny"], "comes before the data: tiny sales.csv"),
+        (["sales.csv", "sales.csv"], "or a folder of files"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(words, message, capsys):
     foretrain("forecast", *(word.format(box=shipped()["tiny"]) for word in words), code=2)
     told = capsys.readouterr().err.strip().splitlines()
     assert told[-1].startswith("error: ") and message in told[-1]
+
+
+def test_files_are_named_after_compressed_data_without_its_ending():
+    pd.read_csv("sales.csv").to_csv("shop.csv.gz", index=False)
+    foretrain("forecast", "shop.csv.gz", "--threads", 1)
+    assert {path.name for path in Path().glob("shop*")} == {"shop.csv.gz", "shop-forecast.csv", "shop-forecast.png"}
+
+
+def test_the_columns_of_a_forecast_are_told(capsys):
+    weather()[:-24].to_csv("all.csv", index=False)
+    weather()[-24:][["time", "sun"]].to_csv("ahead.csv", index=False)
+    foretrain("forecast", "all.csv", "--target", "load", "--future", "ahead.csv", "--out", "f.csv", "--threads", 1)
+    said = capsys.readouterr().out
+    assert "24 steps of 'load'\n" in said and "covariates: 'sun' known ahead; 'wind', 'kind' without values" in said
+    foretrain("forecast", "all.csv", "--out", "f.csv", "--threads", 1)
+    said = capsys.readouterr().out
+    assert "steps of 'load', 'wind', 'sun'\n" in said and "covariates" not in said
+
+
+def test_covariates_that_the_model_never_learnt_to_use_are_told(logged_notes):
+    model = load("tiny", device="cpu")
+    asked = {"timestamp_column": "time", "prediction_length": 4}
+    model.forecast_df(weather(), **asked)
+    assert Code.COVARIATES_NOT_LEARNT not in codes(logged_notes())  # all columns of numbers are forecast
+    model.forecast_df(weather(), **asked, target="load", past_covariates=())
+    assert Code.COVARIATES_NOT_LEARNT not in codes(logged_notes())
+    model.forecast_df(weather(), **asked, target="load")
+    (note,) = (note for note in logged_notes() if note.code == Code.COVARIATES_NOT_LEARNT)
+    assert note.counts == {"columns": 3} and "'wind'" in note.text
+    weather().to_csv("all.csv", index=False)
+    result = evaluate_model("tiny", Path("all.csv"), num_windows=1, target=["load"], threads=1)
+    assert Code.COVARIATES_NOT_LEARNT in codes(result.warnings)
 
 
 @pytest.mark.parametrize("flags", [[], ["--target", "load"]], ids=["all columns", "a target"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import warnings
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from foretrain.errors import DataError
+from foretrain.evaluation import plots
 from foretrain.evaluation.report import format_table, plot_forecast, print_result, render, write_report
 from foretrain.evaluation.tasks import evaluate
 
@@ -235,6 +237,15 @@ def test_forecasts_are_drawn_as_a_fan_chart(tmp_path, kind, count):
 def test_forecasts_without_a_calendar_can_be_drawn(tmp_path):
     plot_forecast(*_frames(["a"], numeric=True), tmp_path / "fan.png")
     assert (tmp_path / "fan.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(("rows", "freq"), [(45, "15min"), (56, "h"), (57, "h"), (70, "D"), (26, "MS"), (400, "MS")])
+def test_dates_are_labelled_without_a_warning_whatever_the_time_that_is_drawn(rows, freq):
+    stamps = pd.date_range("2024-01-01", periods=rows + 5, freq=freq).to_numpy("datetime64[us]").astype(np.int64)
+    fan = plots.Fan("a", np.arange(float(rows)), np.ones((5, 3)), (0.1, 0.5, 0.9), times=stamps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plots.png(plots.draw_fans, [fan, fan]) is not None
 
 
 def test_a_picture_of_unknown_kind_or_of_nothing_is_refused(tmp_path):

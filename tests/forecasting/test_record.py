@@ -258,3 +258,25 @@ def test_a_saved_model_keeps_its_record(trained, tmp_path):
 def test_a_record_of_something_else_is_refused_with_its_key(key, value):
     with pytest.raises(ModelError, match=f"release.json: data.{key} is .* Restore the file"):
         recorded_data({"data": {"target": ["load"], key: value}})
+
+
+@pytest.mark.parametrize(
+    ("generated", "layout", "single"),
+    [
+        (None, None, True),
+        (None, {"targets": 1, "known": 1}, False),
+        ({"layouts": [{"targets": 1, "past": 0, "known": 0, "share": 1.0}]}, None, True),
+        ({"layouts": [{"targets": 1, "past": 0, "known": 1, "share": 0.1}]}, None, False),
+        ({"layouts": None}, {"targets": 3}, True),  # stored groups are used a row at a time beside generated series
+    ],
+)
+def test_a_pretrained_model_that_saw_single_series_alone_is_known_by_its_recipe(generated, layout, single):
+    recipe = {"config": {"data": {"generated": generated}}, "mixtures": {"mixture": {"layout": layout}}}
+    facts = {"data": {"any_columns": True}, "pretraining": {"recipe": recipe}}
+    assert ("single_rows" in recorded_data(facts)) == single
+    assert (
+        trained_columns(
+            ["a", "b"], ["a", "b"], family("chronos2"), None, recorded_data(facts), target=["a"], source="df"
+        ).unlearnt
+        == single
+    )

@@ -256,7 +256,7 @@ def forecast_file(
     from foretrain.evaluation.plots import check_picture
     from foretrain.forecasting.outputs import save_table, scratch_files
     from foretrain.forecasting.predictor import Predictor
-    from foretrain.forecasting.record import with_names
+    from foretrain.forecasting.record import listed, with_names
     from foretrain.models.shipped import default_model, default_note
     from foretrain.notes import warn
 
@@ -290,18 +290,21 @@ def forecast_file(
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
             save_table(table, places[file])
             facts = f"{len(table):,} rows, {counted(count, 'item')}, {counted(request.prediction_length, 'step')}"
-            lines.append(f"wrote {file}: {facts}")
+            lines.append(f"wrote {file}: {facts} of {listed(target)}")
         for file in pictures:
             shown = _draw(frame, tables, places[file], draws_candles)
             total, kind = (count, "items") if draws_candles else (count * len(target), "series")
             lines.append(f"picture: {file}" + (f" (the first {shown} of {total:,} {kind})" if shown < total else ""))
-    print("\n".join(lines))
+    kinds = ((columns.known, "known ahead"), (columns.past, "without values ahead"))
+    used = [f"{listed(names)} {kind}" for names, kind in kinds if names]
+    print("\n".join([*lines, *([f"covariates: {'; '.join(used)}"] if used else [])]))
 
 
 def _new_files(data: Path, *endings: str) -> list[Path]:
     """Return files in the current folder, called like the data, of which none exists: sales-forecast.csv, or
     sales-2-forecast.csv."""
-    stem = data.resolve().stem or "data"
+    place = data.resolve()
+    stem = (place.with_suffix("") if place.suffix.lower() == ".gz" else place).stem or "data"
     names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
     found = ([Path(name + ending) for ending in endings] for name in names)
     for files in found:

@@ -150,7 +150,19 @@ def model_and_data(items: list[str], model: str | None) -> tuple[str | None, Pat
     models += [] if model is None else [model]
     if len(models) > 1:
         raise ConfigError(f"{' '.join(items)}: give one model, before the data or by --model, and one file or folder.")
+    _check_order(models, data)
     return (models or [None])[0], Path(data)
+
+
+def _check_order(models: list[str], data: str) -> None:
+    """Raise ConfigError if two files are named, or the data are called like a model in the box and do not exist."""
+    from foretrain.models.shipped import shipped
+
+    files = [name for name in models if Path(name).is_file()]
+    if data in shipped() and not Path(data).exists():
+        raise ConfigError(f"{data}: is a model, which comes before the data: {data} {' '.join(files) or 'DATA'}.")
+    if files and Path(data).is_file():
+        raise ConfigError(f"{files[0]} {data}: give one file, or a folder of files; a model is a folder too.")
 
 
 def comma_list(text: str | None) -> tuple[str, ...] | None:

@@ -206,7 +206,8 @@ def _time_axis(ax: Axes, stamps: np.ndarray | None, closed: bool) -> None:
         first, last = ax.dataLim.intervalx
         dated_ticks(ax, np.linspace(first, last, 1 if stamps is None else len(stamps)), stamps)
         return
-    locator = dates.AutoDateLocator(minticks=3, maxticks=6)
+    # with fewer than 7 ticks it warns at 60 to 72 hours, and at 30 to 36 months: too few days, too many half days
+    locator = dates.AutoDateLocator(minticks=3, maxticks=7)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
 

@@ -17,6 +17,7 @@ from foretrain.evaluation.plots import plot_forecast
 from foretrain.evaluation.reference import ZERO_SHOT
 from foretrain.evaluation.result import differences, joined, standing
 from foretrain.evaluation.significance import CLUSTERS, LEVEL, ORIGINS
+from foretrain.forecasting.record import listed
 from foretrain.notes import Code
 
 if TYPE_CHECKING:
@@ -121,9 +122,11 @@ def _table(result: EvaluationResult) -> tuple[list[str], list[list[str]]]:
 
 def _subtitle(result: EvaluationResult) -> str:
     counts, settings = result.counts, result.settings
+    targets = list(dict.fromkeys(name for entry in result.data for name in entry["target"]))
     return (
         f"{_count(counts['windows'], 'window')} of {_count(counts['items'], 'item')}, "
-        f"{_count(settings['prediction_length'], 'step')} ahead, {_count(counts['origins'], 'forecast origin')}"
+        f"{_count(settings['prediction_length'], 'step')} ahead, {_count(counts['origins'], 'forecast origin')}, "
+        f"{'target' if len(targets) == 1 else 'targets'} {listed(targets)}"
     )
 
 

@@ -6,7 +6,7 @@ Both choose by trained_columns, trained_context and beyond_training, so that a f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,26 +33,36 @@ class TrainedColumns:
     """The columns of a forecast by role, in the order of a window's rows.
 
     targets None = every numeric column that is no covariate. lacking: recorded covariates that the data lack.
+    unlearnt: the model saw no covariates in training.
     """
 
     targets: tuple[str, ...] | None
     past: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
+    unlearnt: bool = False
 
     def notes(self, source: str) -> list[Note]:
-        """Return a note on the recorded covariates that the data lack."""
-        if not self.lacking:
-            return []
-        columns = listed(self.lacking, _SHOWN)
-        text = f"{source} has no {columns}, which the model was trained with; it forecasts without."
-        return [Note(Code.COLUMNS_UNLIKE_TRAINING, text, {"columns": len(self.lacking)})]
+        """Return notes on recorded covariates that the data lack, and on those that say nothing to the model."""
+        notes, covariates = list[Note](), (*self.past, *self.known)
+        if self.lacking:
+            columns = listed(self.lacking, _SHOWN)
+            text = f"{source} has no {columns}, which the model was trained with; it forecasts without."
+            notes.append(Note(Code.COLUMNS_UNLIKE_TRAINING, text, {"columns": len(self.lacking)}))
+        if self.unlearnt and covariates:
+            text = (
+                f"the model was trained on series without covariates, so these hardly change its forecasts: "
+                f"{listed(covariates, _SHOWN)}. Fine-tune it with them."
+            )
+            notes.append(Note(Code.COVARIATES_NOT_LEARNT, text, {"columns": len(covariates)}))
+        return notes
 
 
 def recorded_data(facts: Facts) -> Mapping[str, Any]:
     """Return the columns and lengths of training; {} if they are not recorded.
 
-    Raises ModelError for a record that a hand has changed to something else than names and lengths.
+    single_rows is added if a record of pretraining shows that every window had one row. Raises ModelError for a record
+    that a hand has changed to something else than names and lengths.
     """
     found = facts.get("data")
     if not isinstance(found, Mapping):
@@ -70,7 +80,18 @@ def recorded_data(facts: Facts) -> Mapping[str, Any]:
         value = found.get(key)
         if value is not None and not fits(value):
             raise ModelError(f"release.json: data.{key} is {value!r}, not {kind}. Restore the file, or remove it.")
-    return found
+    return {**found, "single_rows": True} if _of_single_rows(facts) else found
+
+
+def _of_single_rows(facts: Facts) -> bool:
+    """Return True if the recipe of a pretrained model (tools/pack_pretrained.py) draws no groups of series."""
+    recipe = (facts.get("pretraining") or {}).get("recipe")
+    if not recipe:
+        return False
+    stream = recipe["config"]["data"].get("generated") or {}
+    groups = [mixture.get("layout") for mixture in recipe["mixtures"].values()] if not stream else []
+    rows = [one["targets"] + one["past"] + one["known"] for one in stream.get("layouts") or ()]
+    return not any(groups) and max(rows, default=1) == 1
 
 
 def _are_names(value: Any) -> bool:
@@ -135,7 +156,8 @@ def trained_columns(
     """
     if trained.get("any_columns"):
         usual = next(((name,) for name in USUAL_TARGETS if name in numeric), None)
-        return _any_columns(names, target or usual, past_covariates, known_covariates, ahead)
+        chosen = _any_columns(names, target or usual, past_covariates, known_covariates, ahead)
+        return replace(chosen, unlearnt=bool(trained.get("single_rows")))
     given = target is not None
     lacking: list[str] = []
     if target is None:

@@ -340,8 +340,8 @@ def _grid_alias(walls: IntArray, freq: str | None) -> str | None:
 def _way_out(freq: str | None) -> str:
     given = "freq=, for example freq='B'," if freq is None else f"freq={freq!r},"
     return (
-        f"Give {given} which puts the rows on that grid with rows of missing values between, or the exchange, for "
-        "example calendar='XNYS'."
+        f"Give {given} which puts the rows on that grid with rows of missing values between (--freq), or the exchange, "
+        "for example calendar='XNYS' (--calendar)."
     )
 
 
