@@ -18,9 +18,9 @@ def prices(hourly):
     return hourly(5, 260, price=True)
 
 
-def _config(**data):
+def _config(corpora=1, **data):
     settings = {"context_length": 32, "prediction_length": 6, "validation_steps": 24, "test_steps": 12, **data}
-    return DataConfig(corpora=({"path": "unused"},), **settings)
+    return DataConfig(corpora=({"path": "unused"},) * corpora, **settings)
 
 
 def test_validation_scores_the_validation_part_and_nothing_newer(prices, persistence):
@@ -194,7 +194,7 @@ def test_windows_are_stamped_as_in_training(bars, candles, asked, calendars, sta
     """All windows have time stamps or none: one corpus without a calendar removes them from all."""
     corpora = [bars(), bars(with_times=False)][:calendars]
     model = candles()
-    Validation(EvaluationConfig(), _config(with_times=asked), model=model, corpora=corpora)(model, 1)
+    Validation(EvaluationConfig(), _config(calendars, with_times=asked), model=model, corpora=corpora)(model, 1)
     assert {found for _, _, found in model.rows} == {stamped}
 
 
