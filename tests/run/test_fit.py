@@ -67,6 +67,15 @@ def test_a_fit_that_cannot_begin_leaves_its_folder_to_the_next_call(tmp_path: Pa
     assert (tmp_path / "fit" / "corpus" / "manifest.json").exists()
 
 
+def test_fit_without_a_model_and_a_length_has_the_context_of_the_one_in_the_box(tmp_path: Path):
+    brief = {key: value for key, value in BRIEF.items() if key != "data__context_length"}
+    foretrain.fit(frame(), output_dir=str(tmp_path / "fit"), **brief)
+    shipped = local_folder("tiny")
+    assert shipped is not None
+    trained = facts_of(shipped)["data"]["context_length"]
+    assert facts(tmp_path / "fit" / "release")["data"]["context_length"] == trained < 512
+
+
 def test_fit_without_a_model_starts_from_the_one_in_the_box_and_says_so(tmp_path: Path, logged_notes):
     foretrain.fit(frame(), output_dir=str(tmp_path / "fit"), **BRIEF)
     (note,) = (note for note in logged_notes() if note.code == Code.DEFAULT_MODEL)

@@ -15,9 +15,10 @@ from foretrain.config import apply_overrides, build
 from foretrain.data.frames import findings, is_corpus
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, ForetrainError, TrainingError
+from foretrain.forecasting.record import recorded_data
 from foretrain.models import FAMILIES, family, infer_family
 from foretrain.models.base import Forecaster
-from foretrain.models.hub import facts_of
+from foretrain.models.hub import facts_of, local_folder
 from foretrain.models.shipped import default_model, default_note
 from foretrain.notes import warn
 from foretrain.run.pipeline import run_stages
@@ -51,8 +52,9 @@ def fit(
             that every stage names its own model.
         overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
             training__max_steps=200, output_dir="runs/mine"). output_dir is required; training.max_steps defaults to
-            1000, data.context_length to 512 and data.prediction_length to 24. With stages=[...] these apply to every
-            stage that does not set them, and the Predictor is that of the last stage.
+            1000, data.context_length to 512 (to that of "tiny", if it starts there) and data.prediction_length to 24.
+            With stages=[...] these apply to every stage that does not set them, and the Predictor is that of the last
+            stage.
 
     Raises ConfigError, DataError, ModelError or TrainingError as `foretrain train` does.
     """
@@ -62,6 +64,8 @@ def fit(
         tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model)
     elif "stages" not in overrides:
         tree["model"] = _unnamed_section(tree, changes)
+        if "model_id" in tree["model"] and (start := local_folder(tree["model"]["model_id"])) is not None:
+            tree["data"]["context_length"] = recorded_data(facts_of(start))["context_length"]
     draft = Draft.of(tree, list(changes.items()), source="fit")
     if "output_dir" not in draft.merged:
         raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
