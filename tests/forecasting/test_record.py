@@ -280,3 +280,8 @@ def test_a_pretrained_model_that_saw_single_series_alone_is_known_by_its_recipe(
         ).unlearnt
         == single
     )
+
+
+@pytest.mark.parametrize("about", [None, {}, {"recipe": {}}, {"recipe": "ours"}, {"recipe": {"config": {"data": []}}}])
+def test_a_record_of_pretraining_of_another_shape_tells_nothing_about_rows(about):
+    assert "single_rows" not in recorded_data({"data": {}, "pretraining": about})

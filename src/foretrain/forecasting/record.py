@@ -85,12 +85,13 @@ def recorded_data(facts: Facts) -> Mapping[str, Any]:
 
 def _of_single_rows(facts: Facts) -> bool:
     """Return True if the recipe of a pretrained model (tools/pack_pretrained.py) draws no groups of series."""
-    recipe = (facts.get("pretraining") or {}).get("recipe")
-    if not recipe:
+    try:
+        recipe = facts["pretraining"]["recipe"]
+        stream = recipe["config"]["data"].get("generated") or {}
+        groups = [mixture.get("layout") for mixture in recipe["mixtures"].values()] if not stream else []
+        rows = [one["targets"] + one["past"] + one["known"] for one in stream.get("layouts") or ()]
+    except (AttributeError, KeyError, TypeError):  # no such record, or one of another shape, which tells nothing
         return False
-    stream = recipe["config"]["data"].get("generated") or {}
-    groups = [mixture.get("layout") for mixture in recipe["mixtures"].values()] if not stream else []
-    rows = [one["targets"] + one["past"] + one["known"] for one in stream.get("layouts") or ()]
     return not any(groups) and max(rows, default=1) == 1
 
 
