@@ -15,6 +15,7 @@ from tests.cli.test_app import foretrain
 from tests.foreign.test_kronos import FULL as KRONOS
 from tests.foreign.test_tsm_trainer import FULL as TSM_TRAINER
 
+from foretrain.foreign import refuse_foreign
 from foretrain.models.kronos.config import PREDICTOR_PRESETS, TOKENIZER_PRESETS
 from foretrain.run.config import load_config
 from foretrain.run.stages import StagesConfig, load_any
@@ -35,6 +36,24 @@ def test_what_is_written_is_a_config_of_ours(folder: Path):
     foretrain("config", "import", "--from", "tsm-trainer", "tsm.yaml", "--out", "ours.yaml")
     config = load_config(Path("ours.yaml"))
     assert (config.training.max_steps, config.model.family) == (500, "chronos2")
+
+
+@pytest.mark.parametrize(("source", "name"), [("tsm-trainer", "tsm"), ("kronos", "kronos")])
+@pytest.mark.parametrize("verb", [["train"], ["config", "show"]])
+def test_a_foreign_file_as_a_config_is_refused_in_one_line_with_the_command_that_translates_it(
+    folder: Path, capsys, verb, source, name
+):
+    foretrain(*verb, f"{name}.yaml", "training.max_steps=5", code=2)
+    line = capsys.readouterr().err.strip()
+    command = f"foretrain config import --from {source} {name}.yaml --out {name}-foretrain.yaml"
+    assert line.startswith("error: ") and line.endswith(f"Translate it first: {command}") and "\n" not in line
+    foretrain(*shlex.split(command)[1:])
+    foretrain("config", "show", f"{name}-foretrain.yaml")
+
+
+def test_no_config_of_ours_is_taken_for_a_foreign_one(pytestconfig):
+    for path in (pytestconfig.rootpath / "configs").rglob("*.yaml"):
+        refuse_foreign(path)
 
 
 def test_the_report_goes_to_stderr_and_the_config_to_stdout(folder: Path, capsys):

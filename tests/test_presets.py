@@ -48,6 +48,59 @@ def quick(tmp_path_factory):
     return run
 
 
+# The table of TSM-Trainer's README: layers, width, context, windows a GPU, GPUs, steps. Where ours is another, the file
+# says why: small has the layers that its number of parameters means.
+TSM = {
+    "test": (2, 256, 512, 16, 1, 200),
+    "base": (12, 768, 2048, 12, 64, 200_000),
+    "base-stage2": (12, 768, 8192, 4, 64, 50_000),
+    "small": (6, 512, 2048, 16, 64, 200_000),
+    "finetune": (12, 768, 2048, 8, 8, 50_000),
+}
+
+
+@pytest.mark.parametrize("name", TSM)
+def test_the_configs_of_chronos2_have_the_numbers_of_tsm_trainer_s_table(name):
+    layers, width, context, per_gpu, gpus, steps = TSM[name]
+    config = load_config(shipped_config(f"chronos2/{name}.yaml"))
+    section, training = config.model, config.training
+    if section.model_id is None or name == "base-stage2":  # which starts from the release of base
+        random = section if section.random_init else load_config(shipped_config("chronos2/base.yaml")).model
+        architecture = random.architecture(context, config.data.prediction_length)
+        assert (architecture.num_layers, architecture.d_model) == (layers, width)
+    else:
+        assert section.model_id == "amazon/chronos-2"
+    assert (config.data.context_length, training.max_steps, training.keep_best) == (context, steps, 3)
+    assert (training.micro_batch_size or training.batch_size, training.batch_size) == (per_gpu, per_gpu * gpus)
+    assert name == "test" or (training.dtype, training.compile) == ("auto", "auto")
+
+
+@pytest.mark.parametrize("name", ["kronos/stock", "kronos/lora", "toto/finetune", "toto/lora"])
+def test_the_configs_of_the_stock_trainers_take_their_settings_where_the_device_allows(name):
+    training = load_config(shipped_config(f"{name}.yaml")).training
+    assert (training.dtype, training.compile, training.compile_mode) == ("auto", "auto", "max-autotune")
+    budget = training.token_budget
+    assert budget is not None and budget.horizon_buckets == (20, 32, 64)
+    if name != "toto/finetune":
+        assert budget.length_buckets == (128, 256, 512)
+    assert training.keep_best == (4 if name.startswith("toto") else 1)
+
+
+def test_a_stock_config_trains_here_on_a_cpu_in_batches_of_its_own_size(tmp_path):
+    corpora = f"data.corpora=[{SMALL.replace('LENGTH', '300')}]"
+
+    def lines(*more: str) -> str:
+        config = load_config(shipped_config("kronos/stock.yaml"), [corpora, ("output_dir", str(tmp_path)), *more])
+        return "\n".join(describe_run(config, World()))
+
+    found = lines()
+    assert "auto on cpu: training.dtype float32; training.compile false; " in found
+    assert "dtype: float32\n" in found and "compile: false\n" in found and "max_tokens_per_batch: 32768\n" in found
+    assert "context 64 + horizon 30, variates 5: 96 windows = 6 x 16" in found
+    longer = lines("data.context_length=128")
+    assert "context 128 + horizon 30, variates 5: " in longer
+
+
 @pytest.mark.parametrize("family", DRAWN)
 def test_a_quick_run_learns_and_is_better_than_naive_and_the_weights_that_it_began_with(quick, family):
     """A tenth of the steps is too few for the last condition of a promotion, to beat the seasons of the data."""
@@ -82,7 +135,7 @@ def test_a_lora_config_adapts_a_release_and_its_merged_release_forecasts(quick, 
         ("model.model_id", str(base)), f"data.corpora=[{SMALL.replace('LENGTH', '400')}]", "data.context_length=64",
         "data.prediction_length=16", "data.min_context=24", "data.validation_steps=16", "data.test_steps=160",
         "training.token_budget={max_tokens_per_batch: 1024, length_buckets: [32, 64], horizon_buckets: [16]}",
-        "training.epochs=1", "training.validate_every=20", "training.dtype=float32", "training.tensorboard=false",
+        "training.epochs=1", "training.validate_every=20", "training.tensorboard=false",
         "threads=1", ("output_dir", str(folder)), *DRAWN[family],
     ]  # fmt: skip
     train_run(load_config(shipped_config(f"{family}/lora.yaml"), overrides))

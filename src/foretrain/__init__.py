@@ -12,11 +12,11 @@ __all__ = ["__version__", "fit", "load", "read_table"]
 
 if TYPE_CHECKING:
     from foretrain.data.frames import read_table
-    from foretrain.forecasting.predictor import load
     from foretrain.run.fit import fit
+    from foretrain.run.opening import load
 
 _LAZY = {
-    "load": "foretrain.forecasting.predictor",
+    "load": "foretrain.run.opening",
     "fit": "foretrain.run.fit",
     "read_table": "foretrain.data.frames",
 }

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from foretrain.errors import ConfigError
-from foretrain.hints import did_you_mean
+from foretrain.hints import did_you_mean, elsewhere
 
 
 class Section(BaseModel):
@@ -51,6 +51,21 @@ FREE = FieldRule(identity=False, on_resume="allowed")
 LAYOUT = FieldRule(identity=False, on_resume="allowed", note="another layout: sums may differ in their last bits")
 # Place of the starting weights. Identity, because their hash is unknown until they exist.
 STARTING_WEIGHTS = FieldRule(identity=True, on_resume="fingerprint", fingerprint="model")
+
+
+def or_auto(kind: Any) -> BeforeValidator:
+    """Return the validator of a field that takes a value of a type, or "auto"; one problem is one line of the error."""
+    adapter = TypeAdapter(kind)
+
+    def check(value: Any) -> Any:
+        if value == "auto":
+            return value
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"{error.errors()[0]['msg']}, or auto") from None
+
+    return BeforeValidator(check)
 
 
 def rules(schema: type[BaseModel]) -> list[tuple[str, FieldRule]]:
@@ -240,7 +255,8 @@ def _explain(cls: type[BaseModel], problem: Any, locate: Callable[[list[str]], l
     location, sections = _follow(cls, parents)
     key = ".".join(locate([*location, str(last)])) or "(root)"
     if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key.{_hint(str(last), {name for section in sections for name in section.model_fields})}"
+        here = {name for section in sections for name in section.model_fields}
+        return f"{key}: unknown key. {_meant(cls, key, str(last), here)}".rstrip()
     if problem["type"] == "missing":
         return f"{key}: required, but not given."
     shown, context = problem.get("input"), problem.get("ctx", {})
@@ -255,6 +271,15 @@ def _explain(cls: type[BaseModel], problem: Any, locate: Callable[[list[str]], l
         return f"{key}: takes a list, such as [{shown}], not {shown!r}."
     text = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {text} (got {shown!r})" if not isinstance(shown, (dict, list)) else f"{key}: {text}"
+
+
+def _meant(cls: type[BaseModel], key: str, word: str, here: set[str]) -> str:
+    """Return what an unknown key may stand for: another project's name, that of another section, a near one here."""
+    keys = dict.fromkeys(known.removeprefix("stages.*.") for known, _ in rules(cls))
+    # a key of the section itself belongs to another member of its union, such as another family
+    return (
+        elsewhere(word, [known for known in keys if not f".{key}".endswith(f".{known}")]) or _hint(word, here).lstrip()
+    )
 
 
 def _hint(word: str, known: set[str]) -> str:

@@ -131,7 +131,7 @@ def test_a_full_file_becomes_a_chronos2_run():
             "max_steps": 500,
             "batch_size": 24,
             "micro_batch_size": 12,
-            "dtype": "bfloat16",
+            "dtype": "auto",
             "tf32": True,
             "checkpoint_every": 200,
             "keep_last": 4,

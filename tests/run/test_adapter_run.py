@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.models.zoo import CONTEXT, HORIZON, ZOO, windows_of
+from tests.run.test_train import made_older
 from tests.test_world import MIXED, alone, arguments, curves, in_pair, leave, losses, other_orders
 from tests.tolerance import assert_another_order
 
@@ -508,7 +509,11 @@ def test_a_damaged_corpus_leaves_an_exported_adapter_that_still_opens(zoo, tmp_p
         raise DataError("no such corpus")
 
     monkeypatch.setattr("foretrain.run.export.open_source", gone)
-    export_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000006", tmp_path / "out", adapter=True)
-    assert codes(logged_notes()) == {Code.RELEASE_WITHOUT_FACTS}
-    released = weights(tmp_path / "run" / "release")
-    assert opened(tmp_path / "out", "chronos2").state_dict().keys() == {f"network.{key}" for key in released}
+    checkpoint, released = tmp_path / "run" / "checkpoints" / "step-00000006", weights(tmp_path / "run" / "release")
+    for out, note in (("out", set()), ("older", {Code.RELEASE_WITHOUT_FACTS})):
+        export_checkpoint(checkpoint, tmp_path / out, adapter=True)
+        assert codes(logged_notes()) == note
+        assert opened(tmp_path / out, "chronos2").state_dict().keys() == {f"network.{key}" for key in released}
+        assert ("corpora" in facts(tmp_path / out)) is (not note)
+        if not note:  # an older one does not record its training data itself
+            made_older(checkpoint, "facts")

@@ -31,6 +31,7 @@ from foretrain.run.export import export_checkpoint
 from foretrain.run.pipeline import make_stages, open_sources, plan_actions, run_stages
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import train_run
+from foretrain.training import auto
 from foretrain.training.checkpoint import steps_in
 from foretrain.training.lock import RunLock
 from foretrain.training.trainer import TrainResult
@@ -264,8 +265,19 @@ def rewrite(path: Path, **changes: Any) -> None:
 def plan(folder: Path, *overrides: Any, resume: str | None = None) -> list[str]:
     """What would be done with each stage."""
     stages = make_stages(pipeline(folder, *overrides))
-    open_sources(stages, {})
+    open_sources(stages, {}, resume=resume)
     return [step.do for step in plan_actions(stages, folder, resume)]
+
+
+def test_a_stage_takes_the_device_s_value_for_auto_and_is_finished_with_it(tmp_path: Path, monkeypatch):
+    asked = ("training.dtype=auto", "training.compile=auto")
+    with monkeypatch.context() as there:  # a record of a GPU; the run is on the CPU
+        there.setattr(auto, "examine", lambda device, compiler: auto.DeviceFacts("a card", "cuda", True, "no triton"))
+        run(tmp_path / "run", *asked)
+    assert read_yaml(stage(tmp_path / "run", "long") / "config.yaml")["training"]["dtype"] == "bfloat16"
+    assert plan(tmp_path / "run", *asked, resume="auto") == ["finished", "finished"]
+    config = pipeline(tmp_path / "new", *asked)
+    assert sum(line.startswith("auto on cpu: training.dtype float32") for line in describe_stages(config, World())) == 2
 
 
 def test_resume_refuses_another_config_for_a_finished_stage_naming_stage_and_key(begun: Path):

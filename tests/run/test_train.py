@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -25,6 +26,7 @@ from foretrain.run.config import RunConfig, config_hash, config_hash_1, is_same_
 from foretrain.run.dry_run import describe_run
 from foretrain.run.export import export_checkpoint
 from foretrain.run.train import train_run
+from foretrain.training import auto
 from foretrain.training.checkpoint import make_manifest
 from foretrain.training.settings import check_resumable
 
@@ -67,6 +69,26 @@ def test_a_run_leaves_the_documented_folder(tmp_path: Path):
     assert release["corpora"][0]["provenance"] == "synthetic"
     assert {"config.json", "model.safetensors"} <= {p.name for p in (run / "release").iterdir()}
     assert read_yaml(run / "config.yaml")["data"]["context_length"] == 32
+
+
+def test_auto_is_saved_as_the_value_that_it_had_and_a_resume_on_another_device_keeps_it(tmp_path: Path, monkeypatch):
+    """The GPU is a record of one; the run itself is on the CPU, which computes in bfloat16 too."""
+    card = auto.DeviceFacts("a card", "cuda", bfloat16=True, no_compiler="no triton", memory=2**35)
+    asked = ("training.dtype=auto", "training.compile=auto", "training.compile_mode=max-autotune")
+    with monkeypatch.context() as there:
+        there.setattr(auto, "examine", lambda device, compiler: card)
+        train_run(tiny(tmp_path / "run", *asked, "training.max_steps=4"))
+    saved = read_yaml(tmp_path / "run" / "config.yaml")["training"]
+    assert (saved["dtype"], saved["compile"], saved["compile_mode"]) == ("bfloat16", False, "default")
+    train_run(tiny(tmp_path / "run", *asked), resume="auto")
+    assert read_yaml(tmp_path / "run" / "config.yaml")["training"]["dtype"] == "bfloat16"
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert "auto on a card: training.dtype bfloat16; training.compile false (no triton)" in log
+    assert "auto on cpu: training.dtype bfloat16 as the run began; training.compile false" in log
+    hashed = json.loads((tmp_path / "run" / "release" / "release.json").read_text())["config_hash"]
+    assert hashed == config_hash(open_source(tiny(tmp_path / "new", "training.dtype=bfloat16"))[0])
+    with pytest.raises(TrainingError, match=r"training\.dtype: 'bfloat16' was saved, 'float32' is asked for"):
+        train_run(tiny(tmp_path / "run", "training.max_steps=8"), resume="auto")
 
 
 def test_the_saved_config_runs_again_with_equal_weights(tmp_path: Path):
@@ -157,17 +179,24 @@ def test_a_second_start_in_the_same_folder_is_refused_and_resume_goes_on(tmp_pat
     assert result.step == 8
 
 
-def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path):
-    train_run(tiny(tmp_path / "run"))
-    checkpoint = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+def made_older(checkpoint: Path, *absent: str) -> None:
+    """Take keys (a/b for b in a) away from a checkpoint's state, which an earlier version did not write."""
     state = json.loads((checkpoint / "state.json").read_text())
-    del state["config"]["loss"], state["config"]["adapter"], state["config"]["training"]["token_budget"]
+    for key in absent:
+        *parents, last = key.split("/")
+        del reduce(lambda tree, part: tree[part], parents, state)[last]
     (checkpoint / "state.json").write_text(json.dumps(state))
     data = (checkpoint / "state.json").read_bytes()
     old = json.loads((checkpoint / "manifest.json").read_text())
     files = old["files"] | {"state.json": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
     manifest = make_manifest(old["step"], old["metric"], old["final"], files)
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path):
+    train_run(tiny(tmp_path / "run"))
+    checkpoint = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    made_older(checkpoint, "config/loss", "config/adapter", "config/training/token_budget", "facts")
     _, result = train_run(tiny(tmp_path / "run", "training.max_steps=8"), resume="auto")
     assert result.step == 8
     assert f"resuming from {checkpoint}" in (tmp_path / "run" / "training.log").read_text()

@@ -197,7 +197,10 @@ def train(
     if max_steps is not None:
         flags["training.epochs"] = None  # the two exclude each other
     from foretrain.cli.train import BatchFlags, train_command
+    from foretrain.models.checkpoints import checkpoint_at
 
+    if resume_from_checkpoint is not None:  # or a name of it, such as runs/x/latest
+        resume_from_checkpoint = checkpoint_at(resume_from_checkpoint) or resume_from_checkpoint
     train_command(
         config,
         overrides,

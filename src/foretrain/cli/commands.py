@@ -141,10 +141,12 @@ def evaluate_model(
     from foretrain.forecasting.record import default_horizon, recorded_data, with_names
     from foretrain.models import family, forecast_options
     from foretrain.models.request import DECILES
+    from foretrain.run.opening import openable
     from foretrain.run.promotion import open_reference
 
     with progress_bar("reading") as advance:
         opened = open_input(data, progress=advance, **(reading or {}))
+    model = openable(model)
     predictor = _load(model, tokenizer, device, dtype)
     model_family = family(predictor.model.family)
     release = with_names(predictor.facts, opened.column_meant)
@@ -214,8 +216,9 @@ def _save_result(result: EvaluationResult, model: str, loaded: Mapping[str, Any]
 
 def _load(model: str, tokenizer: str | None, device: str, dtype: str) -> Predictor:
     from foretrain.forecasting.predictor import load
+    from foretrain.run.opening import openable
 
-    parts: dict[str, Any] = {"tokenizer": tokenizer} if tokenizer else {}
+    parts: dict[str, Any] = {"tokenizer": openable(tokenizer)} if tokenizer else {}
     return load(model, device=None if device == "auto" else device, dtype=dtype, **parts)
 
 
@@ -259,6 +262,7 @@ def forecast_file(
     from foretrain.forecasting.record import listed, with_names
     from foretrain.models.shipped import default_model, default_note
     from foretrain.notes import warn
+    from foretrain.run.opening import openable
 
     pictures = () if plot is None else (check_picture(plot),)
     how, levels = dict(reading or {}), tuple(request.quantile_levels)
@@ -269,7 +273,7 @@ def forecast_file(
     ahead = None if future is None else read_future(future, opened, **how)
     if model is None:
         warn(_log, default_note("forecasts", "name another: foretrain forecast MODEL DATA"))
-    loaded = _load(model or default_model(), tokenizer, device, dtype)
+    loaded = _load(openable(model or default_model()), tokenizer, device, dtype)
     predictor = Predictor(loaded.model, with_names(loaded.facts, opened.column_meant))
     if choose_horizon:
         request = request.changed(prediction_length=_horizon_of(predictor, opened, ahead))

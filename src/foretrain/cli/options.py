@@ -141,6 +141,9 @@ def config_and_overrides(
         raise ConfigError(f"{item!r}: expected section.key=value (one config file is taken, as first argument).")
     if config is None:
         raise ConfigError(f"no config given; for example: foretrain {example}")
+    from foretrain.foreign import refuse_foreign
+
+    refuse_foreign(config)
     return config, overrides
 
 

@@ -64,7 +64,8 @@ def load(
     """A predictor from a release folder, a run folder (its release/), an adapter folder or a Hugging Face hub id.
 
     Args:
-        path_or_hub_id: a folder that exists, or `owner/name`.
+        path_or_hub_id: a folder that exists, or `owner/name`. foretrain.load also takes a checkpoint of a run
+            (`runs/x/checkpoints/step-500`, `runs/x/latest`, `runs/x/best`) and writes its release into its folder.
         device: "cpu", "cuda", ...; None = the first GPU if there is one.
         dtype: of the weights: float32, bfloat16 or float16. Lower ones cost accuracy.
         revision: branch, tag or commit on the hub.

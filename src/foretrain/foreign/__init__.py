@@ -49,6 +49,23 @@ def import_config(source: str, path: Path, out: Path | None = None) -> None:
     print(found.ledger.report(chosen.title, commands), file=sys.stderr)
 
 
+def refuse_foreign(path: Path) -> None:
+    """Raise ConfigError, which names the translation, if a file is a config of another project.
+
+    A file that has a section of ours is taken as ours; one that cannot be read is left to the reader that follows.
+    """
+    try:
+        raw = read_yaml(path) if path.is_file() else {}
+    except ConfigError:
+        return
+    source = "tsm-trainer" if tsm_trainer.recognises(raw) else "kronos" if kronos.recognises(raw) else None
+    if source is None:
+        return
+    out = f"{path.stem}-foretrain.yaml"
+    command = f"foretrain config import --from {source} {shlex.quote(str(path))} --out {shlex.quote(out)}"
+    raise ConfigError(f"{path}: is {FORMATS[source].title}. Translate it first: {command}")
+
+
 def _check(tree: dict[str, Any], path: Path) -> None:
     """Raise ConfigError if our loader refuses the translation, because of values that no run can have."""
     from foretrain.run.stages import Draft

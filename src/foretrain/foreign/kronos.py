@@ -74,6 +74,13 @@ class _Parts(NamedTuple):
     test: int
 
 
+def recognises(raw: Mapping[Any, Any]) -> bool:
+    """Return True if a file looks like a finetune_csv config: a section that only Kronos has, and known keys in it."""
+    own = {key: raw.get(key) for key in ("model_paths", "experiment")}
+    found = [f"{section}.{key}" for section, values in own.items() if isinstance(values, dict) for key in values]
+    return "model" not in raw and "stages" not in raw and any(key in KNOWN for key in found)
+
+
 def translate(path: Path, raw: Mapping[Any, Any]) -> Translation:
     """Translate a finetune_csv config. Raises ConfigError for a section that is not a mapping and for wrong values."""
     ledger = Ledger(path, _flatten(path, raw), KNOWN)

@@ -114,6 +114,13 @@ SCHEDULES = {  # theirs -> ours
 }
 
 
+def recognises(raw: Mapping[Any, Any]) -> bool:
+    """Return True if a file looks like a TSM-Trainer config: flat, and at least three of its keys are in it."""
+    return not any(isinstance(value, dict) for key, value in raw.items() if key not in KNOWN) and (
+        len([key for key in raw if key in KNOWN and key not in ("seed", "output_dir")]) >= 3
+    )
+
+
 def translate(path: Path, raw: Mapping[Any, Any]) -> Translation:
     """Translate a TSM-Trainer config. Raises ConfigError for missing keys and wrong values."""
     ledger = Ledger(path, {str(key): value for key, value in raw.items()}, KNOWN)
@@ -271,13 +278,15 @@ def _training(ledger: Ledger) -> dict[str, Any]:
         "max_steps": ledger.get("max_steps"),
         "batch_size": batch,
         "micro_batch_size": micro,
-        "dtype": "bfloat16",
+        "dtype": "auto",
         "tf32": True,
         "checkpoint_every": ledger.get("save_steps"),
         "keep_last": ledger.get("save_total_limit"),
         "log_every": ledger.get("log_steps"),
     }
-    ledger.filled("training.dtype and training.tf32", "bfloat16 and true, as upstream on GPUs that have them")
+    ledger.filled(
+        "training.dtype and training.tf32", "auto and true: bfloat16 and tf32 on GPUs that have them, as upstream"
+    )
     for key, to in (("save_steps", "checkpoint_every"), ("save_total_limit", "keep_last"), ("log_steps", "log_every")):
         ledger.carried(key, f"training.{to}")
     for key, to, ours in (

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from foretrain.errors import ConfigError, ModelError
 from foretrain.hints import did_you_mean
+from foretrain.models.checkpoints import checkpoint_family, is_checkpoint
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import local_folder
 from foretrain.models.output import OutputSettings
@@ -66,10 +67,12 @@ def open_release(folder: Path, origin: str, offline: bool, parts: Mapping[str, s
 def infer_family(model_id: str | None) -> str:
     """Return the name of a model's family.
 
-    A release or run folder and a model in the box are identified by their config.json, a published hub id by its name;
-    anything else counts as the first family.
+    A release or run folder and a model in the box are identified by their config.json, a checkpoint by its state, a
+    published hub id by its name; anything else counts as the first family.
     """
     folder = None if model_id is None else local_folder(str(model_id))
+    if folder is not None and is_checkpoint(folder) and (name := checkpoint_family(folder)) in FAMILIES:
+        return str(name)
     if folder is not None and (path := folder / "config.json").is_file():
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))

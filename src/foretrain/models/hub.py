@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foretrain.errors import ModelError
+from foretrain.models.checkpoints import checkpoint_at, is_checkpoint, steps_in
 from foretrain.models.shipped import shipped
 from foretrain.notes import Code, Note, warn
 
@@ -24,8 +25,8 @@ def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool =
     download of the hub repository. Logs a note if a folder has the name of a model in the box.
 
     Args:
-        id_or_path: a release folder, a run folder (its release/ is used), the name of a model in the box ("tiny"), or
-            "organisation/name".
+        id_or_path: a release folder, a run folder or a checkpoint (its release/ is used), the name of a model in the
+            box ("tiny"), or "organisation/name".
         revision: branch, tag or commit on the hub.
         offline: use earlier downloads only, never the network.
 
@@ -38,6 +39,15 @@ def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool =
         if name in shipped() and folder != shipped()[name]:
             text = f"{name} is a folder here, which is used, and not the model in the box of that name."
             warn(_log, Note(Code.FOLDER_NAMED_AS_SHIPPED, text))
+        if not (folder / "config.json").exists() and any(map(steps_in, (folder, folder / "checkpoints"))):
+            raise ModelError(
+                f"{folder}: holds checkpoints and no release. Name one: {folder / 'best'} or {folder / 'latest'}."
+            )
+        if is_checkpoint(folder):
+            raise ModelError(
+                f"{folder}: is a checkpoint, and no release of it was written yet: foretrain export {folder} --out "
+                "FOLDER writes one."
+            )
         return folder
     if path.exists():
         raise ModelError(f"{path}: is a file; a model is a folder with config.json and model.safetensors.")
@@ -53,13 +63,13 @@ def local_folder(id_or_path: str | Path) -> Path | None:
     None for anything else.
     """
     path = Path(id_or_path).expanduser()
-    if path.is_dir():
-        return release_in(path)
+    if (found := checkpoint_at(path) or path).is_dir():
+        return release_in(found)
     return None if path.exists() else shipped().get(str(id_or_path))
 
 
 def release_in(folder: Path) -> Path:
-    """Return the release/ inside a run folder; any other folder is returned unchanged."""
+    """Return the release/ inside a run folder or a checkpoint; any other folder is returned unchanged."""
     inside = folder / "release"
     is_run = not (folder / "config.json").exists() and (inside / "config.json").exists()
     return inside if is_run else folder

@@ -13,6 +13,7 @@ from foretrain.data.config import DataConfig
 from foretrain.data.source import TrainingSource
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic.generated import AnySource, GeneratedSource
+from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ForetrainError, ModelError
 from foretrain.evaluation.columns import scored_columns
 from foretrain.forecasting.parents import ancestry_of
@@ -22,6 +23,7 @@ from foretrain.models.hub import facts_of, local_folder
 from foretrain.models.objective import objective_for
 from foretrain.notes import Code, Note, warn
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
+from foretrain.training.auto import settle
 from foretrain.training.checkpoint import read_state
 
 MAX_CATEGORIES = 1000  # of a column, in release.json
@@ -110,6 +112,20 @@ def _generated(
     data = config.data.model_copy(update={"with_times": False})
     config = config.model_copy(update={"data": data, "model": model})
     return config, GeneratedSource(config.data, config.seed)
+
+
+def settled(
+    config: RunConfig, source: AnySource, world: World, saved: Mapping[str, Any] | None = None
+) -> tuple[RunConfig, list[str]]:
+    """Return the config with the values that `auto` stands for in its training section, and lines for the log.
+
+    A collective if there are any. saved: the config of the run that is resumed; None = the run is new. Raises
+    ConfigError as training.auto.settle does.
+    """
+    data, rows = config.data, max(len(selection.columns) for selection in source.selections)
+    window = (data.context_length + data.prediction_length) * rows
+    training, lines = settle(config.training, world, window=window, saved=(saved or {}).get("training"))
+    return config.model_copy(update={"training": training}), lines
 
 
 def saved_config(folder: Path, checkpoint: str | None = None) -> dict[str, Any] | None:

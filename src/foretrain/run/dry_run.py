@@ -17,8 +17,9 @@ from foretrain.forecasting.parents import of_parent, recorded
 from foretrain.models.base import Trainable
 from foretrain.notes import texts
 from foretrain.run.ancestry import check_test_part
-from foretrain.run.build import build_model, open_source, release_facts, saved_config
+from foretrain.run.build import build_model, open_source, release_facts, saved_config, settled
 from foretrain.run.config import RunConfig
+from foretrain.run.opening import with_checkpoints
 from foretrain.run.pipeline import (
     StageAction,
     make_stages,
@@ -36,10 +37,13 @@ from foretrain.training.optimizer import state_size
 
 def describe_run(config: RunConfig, world: World, resume: str | None = None) -> list[str]:
     """Return the lines of `train --dry-run`: config, parameters, windows, memory and disk, refusals."""
-    config, source = open_source(config, None, saved_config(Path(config.output_dir), resume))
+    saved = saved_config(Path(config.output_dir), resume)
+    config = with_checkpoints(config, World(device=world.device), saved if resume else None)
+    config, source = open_source(config, None, saved)
+    config, devices = settled(config, source, World(device=world.device), saved if resume else None)
     model = build_model(config, device="meta")
     check_run(config, source, model)
-    lines = [dump_yaml(config).rstrip(), "", *describe_needs(config, source, model, world)]
+    lines = [dump_yaml(config).rstrip(), "", *devices, *describe_needs(config, source, model, world)]
     lines += texts(check_test_part(config, source, _facts(config, source, model)))
     output = Path(config.output_dir)
     if resume is None and holds_run(output):
@@ -51,7 +55,7 @@ def describe_stages(config: StagesConfig, world: World, resume: str | None = Non
     """Return the lines of `train --dry-run`: the config, each stage's action and needs, refusals."""
     stages = make_stages(config)
     lines = [dump_yaml(config).rstrip()]
-    open_sources(stages, {})
+    open_sources(stages, {}, World(device=world.device), resume)
     actions: list[StageAction] | None = None
     try:
         actions = plan_actions(stages, Path(config.output_dir), resume)
@@ -66,6 +70,7 @@ def describe_stages(config: StagesConfig, world: World, resume: str | None = Non
         pending = [stages[k].name for k in stage.parents.values() if not stage_facts(stages[k])]
         lines += [f"starts from stage {name}, not released yet: figures of a model of equal size" for name in pending]
         model = meta_model(stage, stages)
+        lines += stage.devices
         lines += describe_needs(stage.config, stage.source, model, world)
         coming = {role: planned[k] for role, k in stage.parents.items() if k in planned}
         facts = _facts(stage.config, stage.source, model, coming)

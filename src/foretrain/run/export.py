@@ -12,6 +12,7 @@ from foretrain.config import build
 from foretrain.distributed.world import World
 from foretrain.errors import DataError, TrainingError
 from foretrain.forecasting.parents import ancestry_of
+from foretrain.models.checkpoints import checkpoint_at
 from foretrain.notes import Code, Note, warn
 from foretrain.run.build import build_model, open_source, release_facts, relocated, with_parents
 from foretrain.run.config import RunConfig
@@ -20,12 +21,14 @@ from foretrain.training import checkpoint as checkpoints
 _log = logging.getLogger(__name__)
 
 
-def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter: bool = False) -> None:
-    """Write a release from a checkpoint's weights, the averaged ones with ema; the folder appears whole or not at all.
+def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool | None = False, adapter: bool = False) -> None:
+    """Write a release from a checkpoint's weights, the averaged ones with ema (None = if the run averages them); the
+    folder appears whole or not at all.
 
     For a run with an adapter the release holds the merged weights or, with adapter, the adapter alone. Raises
     TrainingError if the checkpoint is damaged or lacks averaged weights or an adapter, or if out exists.
     """
+    checkpoint = checkpoint_at(checkpoint) or checkpoint
     if problem := checkpoints.damage(checkpoint):
         raise TrainingError(f"{checkpoint}: cannot be exported: {problem}")
     if out.exists():
@@ -33,6 +36,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     state = checkpoints.read_state(checkpoint)
     config = build(RunConfig, state["config"], source=f"{checkpoint}/state.json")
     config = relocated(config, checkpoint.absolute().parents[1])
+    ema = config.training.ema_decay is not None if ema is None else ema
     if ema and config.training.ema_decay is None:
         raise TrainingError(f"{checkpoint}: this run has no averaged weights (training.ema_decay); leave out --ema.")
     model = build_model(config)
@@ -45,9 +49,11 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool = False, adapter
     with_parents(config.model_copy(update={"parents": others}), model)
     model.load_state_dict(checkpoints.release_weights(checkpoint, World(), model, averaged=ema), strict=False)
     facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
+    metric = checkpoints.read_manifest(checkpoint)["metric"]
+    facts["metric"] = None if metric is None else {"name": config.training.best_metric, "value": metric}
     facts |= adapter_facts(model)
     try:
-        facts |= release_facts(*open_source(config, None, state["config"]))
+        facts |= state.get("facts") or release_facts(*open_source(config, None, state["config"]))
     except DataError as error:
         text = f"{out} does not record its training data, so an evaluation cannot exclude them: {error}"
         warn(_log, Note(Code.RELEASE_WITHOUT_FACTS, text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,9 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ForetrainError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.hub import release_hash
-from foretrain.run.build import build_model, open_source
+from foretrain.run.build import build_model, open_source, saved_config, settled
 from foretrain.run.config import RunConfig, is_same_config
+from foretrain.run.opening import with_checkpoints
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, train_run
 from foretrain.training import checkpoint as checkpoints
@@ -39,6 +40,7 @@ class Stage:
     parents: dict[str, int]  # role -> number of the stage whose release it is
     source: AnySource | None = None
     source_error: ForetrainError | None = None  # why there is no source
+    devices: list[str] = field(default_factory=list)  # lines on the values that `auto` stands for
 
     @property
     def name(self) -> str:
@@ -89,7 +91,7 @@ def run_stages(
     """
     world = world or World.start(config.device, config.threads)
     stages = make_stages(config)
-    open_sources(stages, corpora or {})
+    open_sources(stages, corpora or {}, world, resume)
     root = Path(config.output_dir)
     console = RunConsole(highlight=False, quiet=not world.is_main)
 
@@ -109,7 +111,7 @@ def run_stages(
                     say(f"{title}: {line}")
                 continue
             results[stage.name] = train_run(
-                stage.config, resume=action.resume, world=world, source=stage.source, notes=[title]
+                stage.config, resume=action.resume, world=world, source=stage.source, notes=[title, *stage.devices]
             )[1]
         last = [stage for stage in stages if not stage.skip][-1]
         world.on_main(lambda: link_release(last.release, root))
@@ -126,9 +128,12 @@ def make_stages(config: StagesConfig) -> list[Stage]:
     return found
 
 
-def open_sources(stages: list[Stage], corpora: Mapping[str, Corpus]) -> None:
+def open_sources(
+    stages: list[Stage], corpora: Mapping[str, Corpus], world: World | None = None, resume: str | None = None
+) -> None:
     """Open the data of every stage that is not skipped; each corpus once. Raises if a stage has no windows.
 
+    Values that are `auto` are settled, by the devices of the world or, on resume, by those of the stage's run folder.
     A stage with skip_existing may not need its data; its error is stored and raised if it must run.
     """
     opened: dict[str, Corpus] = {}
@@ -144,7 +149,11 @@ def open_sources(stages: list[Stage], corpora: Mapping[str, Corpus]) -> None:
                         given = corpora.get(spec.path) if spec.path is not None else None
                         opened[key] = spec.open() if given is None else given
                     chosen.append(opened[key])
-                stage.config, stage.source = open_source(stage.config, chosen)
+                before = saved_config(stage.folder) if resume else None
+                config = with_checkpoints(stage.config, world or World(), before)
+                config, source = open_source(config, chosen)
+                stage.config, stage.devices = settled(config, source, world or World(), before)
+                stage.source = source
         except ForetrainError as error:
             stage.source_error = error
             if not stage.skip_existing:

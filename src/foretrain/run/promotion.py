@@ -33,6 +33,7 @@ from foretrain.models.hub import facts_of, release_hash, release_in, resolve
 from foretrain.notes import Code, Note, warn
 from foretrain.run.build import build_model, relocated, with_parents
 from foretrain.run.config import RunConfig, is_same_config, load_config
+from foretrain.run.opening import openable
 from foretrain.training.monitor import append_log
 from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
 
@@ -62,6 +63,7 @@ def open_reference(asked: str, model: str, evaluated: Forecaster, options: Any =
 
 def _named_reference(asked: str) -> ReferenceModel:
     """Load a reference model by its folder or hub id."""
+    asked = openable(asked)
     folder = resolve(asked)
     hashed = release_hash(folder) if (folder / "config.json").is_file() else None  # an adapter has none
     predictor = load(asked, device="cpu")

@@ -16,10 +16,20 @@ from foretrain.evaluation.validation import Validation
 from foretrain.forecasting.scaling import training_scale_notes
 from foretrain.models import family
 from foretrain.models.base import Trainable
+from foretrain.models.checkpoints import checkpoint_at, describe_checkpoint
 from foretrain.notes import texts
 from foretrain.run.ancestry import check_test_part
-from foretrain.run.build import build_model, open_source, parent_source, release_facts, saved_config, with_parents
+from foretrain.run.build import (
+    build_model,
+    open_source,
+    parent_source,
+    release_facts,
+    saved_config,
+    settled,
+    with_parents,
+)
 from foretrain.run.config import RunConfig
+from foretrain.run.opening import with_checkpoints
 from foretrain.run.promotion import check_test_split, run_gate
 from foretrain.training.trainer import Trainer, TrainResult
 
@@ -46,12 +56,16 @@ def train_run(
     world = world or World.start(config.device, config.threads)
     if (Path(config.output_dir) / "stages").is_dir():
         raise TrainingError(f"{config.output_dir} holds a run in stages. Choose another output_dir.")
+    saved = saved_config(Path(config.output_dir), resume)
+    config = with_checkpoints(config, world, saved if resume else None)
     if source is None:
-        config, source = open_source(config, corpora, saved_config(Path(config.output_dir), resume))
+        config, source = open_source(config, corpora, saved)
+    config, devices = settled(config, source, world, saved if resume else None)
     model = build_model(config)
     model.check(source)
     config = with_parents(config, model)
-    header = [*notes, _describe_start(config), config.loss.describe(), *filter(None, [describe_adapter(model)])]
+    header = [*notes, *devices, _describe_start(config), config.loss.describe()]
+    header += filter(None, [describe_adapter(model)])
     facts = release_facts(config, source)
     scale = [*model.release_notes(), *training_scale_notes(model, source)]
     facts |= {"warnings": [asdict(note) for note in scale]} if scale else {}
@@ -94,7 +108,9 @@ def _describe_start(config: RunConfig) -> str:
     """Return the log line about the weights that a run starts from."""
     start, others = f"random weights (seed {config.seed})", list[str]()
     for role, hashed in config.parents.items():
-        text = f"{parent_source(config, role) or 'its own'} (hash {hashed[:12]})"
+        place = parent_source(config, role) or "its own"
+        checkpoint = checkpoint_at(place)
+        text = f"{place}{f', {describe_checkpoint(checkpoint)}' if checkpoint else ''} (hash {hashed[:12]})"
         if role == "model":
             start = text
         else:

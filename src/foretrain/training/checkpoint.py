@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -26,12 +25,11 @@ from foretrain.atomic import empty_folder, sync, write_json
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
+from foretrain.models.checkpoints import MANIFEST, STATE, step_of, steps_in
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
 
 FORMAT = 1
-STATE, MANIFEST = "state.json", "manifest.json"
-NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ class CheckpointManager:
     def quarantine_after(self, step: int, log: Callable[[str], None]) -> None:
         """Rename checkpoints of later steps to abandoned-* or damaged-*, which no rule counts or deletes."""
         for path in steps_in(self.folder):
-            if _step_of(path) <= step:
+            if step_of(path) <= step:
                 continue
             n, kind = 1, "abandoned" if damage(path) is None else "damaged"
             while (target := self.folder / f"{kind}-{path.name}-{n}").exists():
@@ -274,17 +272,6 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     all_names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {name: t for name, t in model.state_dict().items() if name not in all_names}
     return parameters | buffers
-
-
-def steps_in(folder: Path) -> list[Path]:
-    """Return the folders with the name of a checkpoint in the order of their steps, also damaged ones."""
-    if not folder.is_dir():
-        return []
-    return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name) and p.is_dir()), key=_step_of)
-
-
-def _step_of(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def stream_of(source: Any, config: TrainingConfig) -> WindowSource | MicroBatche
         return source.stream
     if budget is None:
         return source
+    assert budget.max_tokens_per_batch != "auto", "auto.settle comes first"
     return source.in_buckets(
         budget.length_buckets,
         budget.horizon_buckets,

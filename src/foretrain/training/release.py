@@ -16,6 +16,7 @@ from foretrain.adapters.layers import merged
 from foretrain.atomic import remove, replace_folder, replacing_file, replacing_folder, write_json
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
+from foretrain.models.checkpoints import is_checkpoint
 from foretrain.training.checkpoint import CheckpointInfo
 from foretrain.training.journal import read_journal
 
@@ -103,7 +104,9 @@ def link_release(release: Path, output_dir: Path) -> None:
 
 
 def run_folder(release: Path) -> Path:
-    """Return the run folder of a release or of an adapter."""
+    """Return the run folder of a release, of an adapter, or of the release in a checkpoint."""
+    if is_checkpoint(release.parent):
+        return release.absolute().parents[2]
     return release.parent.parent if release.parent.name == "adapters" else release.parent
 
 

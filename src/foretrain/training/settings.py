@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from foretrain.config import FREE, LAYOUT, FieldRule, Section, leaves, rules, upgraded
+from foretrain.config import FREE, LAYOUT, FieldRule, Section, leaves, or_auto, rules, upgraded
 from foretrain.errors import ConfigError, TrainingError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]  # torch's
@@ -36,7 +36,8 @@ class TokenBudgetConfig(Section):
     are always among the buckets.
     """
 
-    max_tokens_per_batch: int = Field(default=262_144, gt=0)  # (context + horizon) steps x variates of a micro-batch
+    # (context + horizon) steps x variates of a micro-batch; auto follows the memory of the device (auto.py)
+    max_tokens_per_batch: Annotated[int | Literal["auto"], or_auto(Annotated[int, Field(gt=0)])] = 262_144
     # windows of a micro-batch; None = as many as the tokens allow, so that short windows are trained on in few steps
     max_windows_per_batch: int | None = Field(default=None, ge=1)
     length_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (128, 256, 512)
@@ -52,7 +53,8 @@ class TokenBudgetConfig(Section):
 class TrainingConfig(Section):
     """Length, batch sizes, precision, validation, checkpoints and logs of a run.
 
-    Exactly one of max_steps and epochs is given.
+    Exactly one of max_steps and epochs is given. `auto` becomes a value at the start of a run, by its device (auto.py);
+    what is saved, hashed and compared is that value.
     """
 
     max_steps: Annotated[int | None, LENGTH] = Field(default=None, ge=1)
@@ -63,11 +65,13 @@ class TrainingConfig(Section):
     # windows per forward per rank; None = batch_size / ranks, and on resume the value of the checkpoint
     micro_batch_size: Annotated[int | None, MICRO_BATCH] = Field(default=None, ge=1)
     token_budget: TokenBudgetConfig | None = None  # replaces batch_size and micro_batch_size: batches by length
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; weights stay float32
+    # of autocast; weights stay float32. auto = bfloat16 on a GPU that has it, else float32
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     tf32: Annotated[bool, ROUNDING] = False  # float32 matrix products in TensorFloat-32 on GPUs that support it
     clip_norm: float | None = Field(default=1.0, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)  # None = weights are not averaged
-    compile: Annotated[bool, LAYOUT] = False
+    # auto = on a GPU for which torch.compile works; compile_mode then has no effect elsewhere
+    compile: Annotated[bool | Literal["auto"], LAYOUT, or_auto(bool)] = False
     compile_mode: Annotated[CompileMode, LAYOUT] = "default"
     activation_checkpointing: Annotated[bool, LAYOUT] = False
     parallel: Annotated[Literal["auto", "ddp"], LAYOUT] = "auto"

@@ -420,6 +420,7 @@ class Trainer:
             "micro_batch_size": self.plan.micro_batch_size,
             "data_fingerprint": self.source.fingerprint,
             "ancestry": self.facts.get("ancestry"),
+            "facts": {key: value for key, value in self.facts.items() if key != "ancestry"},
             "optimizer": state_numbers(self.model, self.optimizer),
             "threads": torch.get_num_threads(),
             "world_size": self.world.size,

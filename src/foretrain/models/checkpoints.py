@@ -1,0 +1,90 @@
+"""Checkpoint folders of runs: which one a path names, and what it is among those of its run.
+
+Their contents are training/checkpoint.py's; here only their JSON files are read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from foretrain.errors import ModelError
+
+STATE, MANIFEST = "state.json", "manifest.json"
+NAME = re.compile(r"step-(\d{8,})")
+NEWEST = ("latest", "last", "final-checkpoint")  # names of the newest checkpoint of a run
+BEST = "best"
+
+
+def steps_in(folder: Path) -> list[Path]:
+    """Return the folders with the name of a checkpoint in the order of their steps, also damaged ones."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name) and p.is_dir()), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint, by the name of its folder."""
+    return int(path.name.removeprefix("step-"))
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Return True if a folder is a checkpoint that was written to its end."""
+    return (folder / MANIFEST).is_file() and (folder / STATE).is_file()
+
+
+def checkpoint_at(path: str | Path) -> Path | None:
+    """Return the checkpoint folder that a path names, None if it names none.
+
+    If nothing is there, its last part may be step-N without leading zeros, latest, last, final-checkpoint (the newest)
+    or best, in a run folder or its checkpoints/; in a pipeline those of its last stage.
+    """
+    path = Path(path).expanduser()
+    if path.exists():
+        return path if is_checkpoint(path) else None
+    folder = path.parent if path.parent.name == "checkpoints" else path.parent / "checkpoints"
+    if not folder.is_dir():
+        folder = next(reversed(sorted((folder.parent / "stages").glob("*/checkpoints"))), folder)
+    if number := re.fullmatch(r"(?:step|checkpoint)-(\d+)", path.name):
+        named = folder / f"step-{int(number[1]):08d}"
+        return named if is_checkpoint(named) else None
+    found = [step for step in steps_in(folder) if is_checkpoint(step)]
+    if not found or path.name not in (*NEWEST, BEST):
+        return None
+    return (_best_of(found) if path.name == BEST else None) or found[-1]
+
+
+def read_checkpoint_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the state.json of a checkpoint. Raises ModelError if it cannot be read."""
+    try:
+        return dict(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{checkpoint / STATE}: cannot be read ({error}).") from None
+
+
+def checkpoint_family(checkpoint: Path) -> str | None:
+    """Return the name of the family of a checkpoint's model; None if its state does not tell."""
+    try:
+        return str(read_checkpoint_state(checkpoint)["config"]["model"]["family"])
+    except (ModelError, KeyError, TypeError):
+        return None
+
+
+def describe_checkpoint(checkpoint: Path) -> str:
+    """Describe a checkpoint among those of its run: "step 500, the best and the last of its run, val_wql 0.12"."""
+    found = [step for step in steps_in(checkpoint.parent) if is_checkpoint(step)]
+    roles = [("the best", _best_of(found)), ("the last", found[-1] if found else None)]
+    held = [role for role, path in roles if path is not None and path.resolve() == checkpoint.resolve()]
+    place = f"{' and '.join(held)} of its run" if held else "neither the best nor the last of its run"
+    return (
+        f"step {step_of(checkpoint):,}, {place}" if NAME.fullmatch(checkpoint.name) else f"{checkpoint.name}, {place}"
+    )
+
+
+def _best_of(found: list[Path]) -> Path | None:
+    """Return the best of a run's checkpoints, by the newest one's record; None without a validation or if it is
+    gone."""
+    step = ((read_checkpoint_state(found[-1]).get("progress") or {}) if found else {}).get("best_step")
+    return next((path for path in found if step_of(path) == step), None)

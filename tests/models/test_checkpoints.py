@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from foretrain.errors import ModelError
+from foretrain.models.checkpoints import checkpoint_at, checkpoint_family, describe_checkpoint, is_checkpoint
+from foretrain.models.hub import resolve
+
+
+def write(folder: Path, step: int, best: int | None = None, whole: bool = True) -> Path:
+    """The JSON files of a checkpoint of a linear model; a killed process leaves no manifest."""
+    path = folder / f"step-{step:08d}"
+    path.mkdir(parents=True)
+    state = {"config": {"model": {"family": "linear"}}, "progress": {"best_step": best}}
+    (path / "state.json").write_text(json.dumps(state))
+    if whole:
+        (path / "manifest.json").write_text("{}")
+    return path
+
+
+def test_names_mean_complete_checkpoints_alone(tmp_path: Path):
+    first, second = (write(tmp_path / "run" / "checkpoints", step, best=100) for step in (100, 200))
+    write(tmp_path / "run" / "checkpoints", 300, whole=False)
+    assert checkpoint_at(tmp_path / "run" / "latest") == second
+    assert checkpoint_at(tmp_path / "run" / "checkpoints" / "best") == first
+    assert checkpoint_at(tmp_path / "run" / "step-300") is None
+    assert checkpoint_at(first / "..") is None and not is_checkpoint(tmp_path)
+    assert describe_checkpoint(first) == "step 100, the best of its run"
+    assert describe_checkpoint(second) == "step 200, the last of its run"
+
+
+@pytest.mark.parametrize("best", [None, 50])
+def test_the_best_of_a_run_without_a_validation_or_without_that_checkpoint_is_the_last(tmp_path: Path, best):
+    only = write(tmp_path / "checkpoints", 100, best=best)
+    assert checkpoint_at(tmp_path / "best") == only
+    assert describe_checkpoint(only) == "step 100, the last of its run"
+
+
+def test_the_names_of_a_pipeline_are_those_of_its_last_stage(tmp_path: Path):
+    write(tmp_path / "stages" / "01-first" / "checkpoints", 900)
+    last = write(tmp_path / "stages" / "02-second" / "checkpoints", 100)
+    assert checkpoint_at(tmp_path / "final-checkpoint") == last
+
+
+def test_a_file_or_folder_of_such_a_name_is_what_it_is(tmp_path: Path):
+    write(tmp_path / "checkpoints", 100)
+    (tmp_path / "latest").mkdir()
+    assert checkpoint_at(tmp_path / "latest") is None
+
+
+def test_the_family_stands_in_the_state(tmp_path: Path):
+    checkpoint = write(tmp_path, 100)
+    assert checkpoint_family(checkpoint) == "linear"
+    (checkpoint / "state.json").write_text("[")
+    assert checkpoint_family(checkpoint) is None
+
+
+@pytest.mark.parametrize("inside", ["", "checkpoints"])
+def test_a_run_without_a_release_names_its_checkpoints(tmp_path: Path, inside):
+    write(tmp_path / "run" / "checkpoints", 100)
+    with pytest.raises(ModelError, match=r"holds checkpoints and no release\. Name one: .*best or .*latest"):
+        resolve(tmp_path / "run" / inside)
