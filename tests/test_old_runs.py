@@ -172,6 +172,7 @@ def test_a_finished_run_goes_on_to_more_steps(name, run, tmp_path, monkeypatch):
     after = journal(Path(run))
     assert all(after[step][0] == line for step, (line, _) in before.items())
     assert_losses(after, entry["extended"]["losses"])
+    assert {path.name for path in Path(run).glob("adapters/*")} <= {"default"}  # the name that it began with
 
 
 @pytest.mark.parametrize(("name", "run", "release"), releases("extended"))

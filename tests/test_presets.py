@@ -151,6 +151,6 @@ def test_a_lora_config_adapts_a_release_and_its_merged_release_forecasts(quick, 
         found = foretrain.load(path, device="cpu").forecast_df(frame, 16, target="close", seed=1)
         return found["predictions"].to_numpy()
 
-    merged, apart = forecast(folder), forecast(folder / "adapters" / "default")
+    merged, apart = forecast(folder), forecast(folder / "adapters" / folder.name)
     np.testing.assert_allclose(merged, apart, rtol=1e-4)
     assert not np.allclose(merged, forecast(base), rtol=1e-4)

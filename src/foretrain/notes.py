@@ -84,6 +84,7 @@ class Code(StrEnum):
     OVER_ITEMS_ONLY = "over_items_only"  # significantly below over items, which promotes only where that is asked for
     RELEASE_NOT_MARKED = "release_not_marked"
     CHECKPOINT_OPENED = "checkpoint_opened"  # where a model was asked for: which one of its run it is
+    REPORT_NOT_WRITTEN = "report_not_written"
     RELEASE_WITHOUT_FACTS = "release_without_facts"  # an export does not record its training data
     # predictions of others
     CUTOFFS_ONE_STEP_APART = "cutoffs_one_step_apart"

@@ -222,6 +222,7 @@ def test_short_series_are_excluded_and_counted():
     made = source(corpus)  # needs min_context 3 + prediction_length 3 + 3 + 3
     assert set(made.windows(0, 200).source[:, 1].tolist()) == {2, 3, 4}
     assert made.describe()["corpora"][0]["too_short"] == 2
+    assert made.left_out() == ["m: 2 of 5 series are not trained on: 2 too short (fewer than 12 rows)"]
     assert source(corpus, min_rows=20).num_series == 1
 
 

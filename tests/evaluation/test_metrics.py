@@ -98,6 +98,17 @@ def test_price_metrics_are_absent_from_general_data(make_scored):
     assert not set(metrics.PRICE_METRICS) & set(metrics.pooled(_random(make_scored)))
 
 
+def test_squared_errors_of_prices_equal_plain_loops_and_currencies_are_not_mixed(make_scored):
+    scored = _random(make_scored, price=True)
+    error, last = scored.target - scored.median, np.repeat(scored.last[:, None], scored.horizon, 1)
+    seen = np.isfinite(scored.target)
+    expected = {"pct_mse": ((100 * error / last)[seen] ** 2).mean(), "price_mse": (error[seen] ** 2).mean()}
+    assert metrics.price_squares(replace(scored, unit=("USD",) * 4)) == pytest.approx(expected, rel=1e-12)
+    mixed = replace(scored, unit=("USD", "EUR", "USD", "USD"))
+    assert metrics.price_squares(mixed) == pytest.approx({"pct_mse": expected["pct_mse"]}, rel=1e-12)
+    assert metrics.price_squares(_random(make_scored)) == {}
+
+
 def test_an_error_of_116_percent_reads_as_116(make_scored):
     """A fraction of 1.161 of the last close was once published as 1.16 percent."""
     scored = make_scored([[100 + 116.1]], [[100.0]], last=[100.0], price=True)

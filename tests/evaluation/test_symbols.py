@@ -97,4 +97,6 @@ def test_evaluation_json_holds_the_layout(found, tmp_path):
     found.save(tmp_path)
     saved = json.loads((tmp_path / "evaluation.json").read_text())
     assert saved["aggregate"] == found.aggregate and saved["per_symbol"] == found.per_symbol
+    skills = [entry["skill"] for entry in saved["ranking"]["symbols"]]
+    assert skills == sorted(entry["skill"] for entry in found.per_symbol)
     assert saved["pooled"]["model"]["pct_mae"] == found.aggregate["pct_mae"]  # the other contents remain

@@ -40,9 +40,11 @@ def test_validation_scores_the_validation_part_and_nothing_newer(prices, persist
         "val_sql",
         "val_coverage_80_share",
         "val_pct_mae",
+        "val_pct_mse",
         "val_direction_accuracy_share",
         "val_skill",
     }
+    assert run.units.keys() == result.metrics.keys()
     assert max(seen) <= max(prices.times(i)[-13] for i in range(prices.num_series))
     assert not result.stop
 
@@ -67,6 +69,16 @@ def test_validation_equals_an_evaluation_of_the_same_windows(prices, persistence
     assert found["val_mase"] == whole.pooled["model"]["mase"]
     assert found["val_skill"] == whole.pooled["model"]["skill_vs_naive"]
     assert run(model, 5).metrics == found
+
+
+def test_errors_in_the_currency_are_there_for_a_single_item_alone(hourly, persistence):
+    prices = hourly(1, 260, price=True)
+    run = Validation(EvaluationConfig(num_windows=4, loss=False), _config(), model=persistence(1.0), corpora=[prices])
+    found = run(persistence(1.0), 1).metrics
+    assert run.units["val_price_mae"] == "the item's currency" and run.units["val_price_mse"]
+    assert (
+        0 < found["val_price_mae"] ** 2 <= found["val_price_mse"] and found["val_pct_mae"] ** 2 <= found["val_pct_mse"]
+    )
 
 
 def test_validation_follows_the_model_and_not_the_first_call(prices, persistence):

@@ -94,7 +94,8 @@ def assert_equal_weights(predictor: Any, pipeline: Any) -> None:
 
 
 def test_our_adapter_loads_in_the_official_package(run):
-    ours, theirs = load(run / "adapters" / "default", device="cpu"), official(run / "adapters" / "default")
+    folder = run / "adapters" / run.name
+    ours, theirs = load(folder, device="cpu"), official(folder)
     assert_equal_weights(ours, theirs)
     assert_equal_forecasts(ours, theirs)
 

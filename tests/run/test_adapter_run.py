@@ -138,7 +138,7 @@ def opened(folder: Path, name: str) -> Trainable:
 def test_the_release_is_the_base_with_the_adapter_added_to_it(run):
     base, released = weights(run.base, run.name), weights(run.folder / "release", run.name)
     assert released.keys() == base.keys()
-    adapter = load_file(run.folder / "adapters" / "default" / "adapter_model.safetensors")
+    adapter = load_file(run.folder / "adapters" / "run" / "adapter_model.safetensors")
     changed = set()
     for key, value in base.items():
         stem = f"base_model.model.{key.removesuffix('.weight')}"
@@ -158,7 +158,7 @@ def test_the_base_stays_as_it_was_on_disk_and_in_memory(run):
 
 
 def test_the_adapter_s_folder_opens_with_its_base_as_the_release(run):
-    model = opened(run.folder / "adapters" / "default", run.name)
+    model = opened(run.folder / "adapters" / "run", run.name)
     released = weights(run.folder / "release", run.name)
     found = {key.removeprefix("network."): value for key, value in model.state_dict().items()}
     assert found.keys() == released.keys()
@@ -167,9 +167,9 @@ def test_the_adapter_s_folder_opens_with_its_base_as_the_release(run):
 
 
 def test_release_json_says_what_was_trained(run):
-    for folder in (run.folder / "release", run.folder / "adapters" / "default"):
+    for folder in (run.folder / "release", run.folder / "adapters" / "run"):
         found = facts(folder)["adapter"]
-        assert (found["name"], found["rank"], found["alpha"], found["dropout"]) == ("default", 2, 4, 0.1)
+        assert (found["name"], found["rank"], found["alpha"], found["dropout"]) == ("run", 2, 4, 0.1)
         assert found["targets"] == list(type(run.model).adapter_targets) and found["matched"]
         assert 0 < found["trainable_parameters"] < found["total_parameters"]
         assert found["alarm"] is None
@@ -267,7 +267,7 @@ def test_a_run_that_went_on_from_a_checkpoint_is_the_uninterrupted_one(run, tmp_
     train_run(config(again, run.base, run.name, training={"ema_decay": 0.5}), resume="auto")
 
     assert losses(again) == losses(run.folder) and len(losses(again)) == 6
-    for file in ("release/model.safetensors", "adapters/default/adapter_model.safetensors"):
+    for file in ("release/model.safetensors", "adapters/run/adapter_model.safetensors"):
         one, other = (load_file(folder / file) for folder in (again, run.folder))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
@@ -289,13 +289,13 @@ def test_a_base_with_other_weights_is_refused_by_everything_that_needs_it(other_
     with pytest.raises(ModelError, match=r"parents\.model: .* does not hold the weights"):
         export_checkpoint(folder / "checkpoints" / "step-00000006", tmp_path / "out")
     with pytest.raises(ModelError, match=r"trained on a model of the hash .*, and .*base holds"):
-        foretrain.load(folder / "adapters" / "default")
+        foretrain.load(folder / "adapters" / "run")
 
 
 def test_a_base_that_has_moved_is_named_in_the_adapter_s_config(other_base, zoo):
     base, folder = other_base
     moved = base_of(zoo, base.parent / "moved", "chronos2")
-    path = folder / "adapters" / "default" / "adapter_config.json"
+    path = folder / "adapters" / "run" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(moved)}))
     model = opened(path.parent, "chronos2")
     released = weights(folder / "release")
@@ -329,7 +329,7 @@ def test_a_run_without_an_adapter_has_none_to_export(runs, tmp_path):
 def test_a_trained_head_goes_with_the_adapter(runs, tmp_path):
     run = runs("chronos2")
     train_run(config(tmp_path / "run", run.base, adapter={"train_head": True}))
-    folder = tmp_path / "run" / "adapters" / "default"
+    folder = tmp_path / "run" / "adapters" / "run"
     saved = json.loads((folder / "adapter_config.json").read_text())["modules_to_save"]
     assert "output_patch_embedding.output_layer" in saved
     model, released, base = opened(folder, "chronos2"), weights(tmp_path / "run" / "release"), weights(run.base)
@@ -348,13 +348,13 @@ def test_a_head_alone_can_be_trained(runs, tmp_path):
         "head.proj_s1",
         "head.proj_s2",
     }
-    model = opened(tmp_path / "run" / "adapters" / "default", "kronos")
+    model = opened(tmp_path / "run" / "adapters" / "run", "kronos")
     assert all(torch.equal(p, released[key.removeprefix("network.")]) for key, p in model.named_parameters())
 
 
 def test_an_adapter_of_a_model_in_the_box_finds_it_where_the_package_lies_elsewhere(tmp_path):
     train_run(config(tmp_path / "run", Path("tiny")))
-    folder = tmp_path / "run" / "adapters" / "default"
+    folder = tmp_path / "run" / "adapters" / "run"
     path = folder / "adapter_config.json"
     named = json.loads(path.read_text())
     assert Path(named["base_model_name_or_path"]) == shipped()["tiny"]  # PEFT's loader knows folders and hub ids
@@ -377,14 +377,14 @@ def test_an_adapter_of_random_weights_is_rebuilt_from_the_seed(tmp_path):
     made = tree(tmp_path / "run", tmp_path, model=section)
     train_run(build(RunConfig, made))
     released = weights(tmp_path / "run" / "release")
-    for key, value in opened(tmp_path / "run" / "adapters" / "default", "chronos2").named_parameters():
+    for key, value in opened(tmp_path / "run" / "adapters" / "run", "chronos2").named_parameters():
         torch.testing.assert_close(value, released[key.removeprefix("network.")], rtol=0, atol=1e-6)
 
 
 def test_the_lengths_of_a_run_hold_for_its_adapter_too(runs, tmp_path):
     run = runs("chronos2")
     train_run(config(tmp_path / "run", run.base, data={"context_length": 16, "min_context": 16}))
-    loaded = foretrain.load(tmp_path / "run" / "adapters" / "default", device="cpu")
+    loaded = foretrain.load(tmp_path / "run" / "adapters" / "run", device="cpu")
     assert loaded.model.max_context_length == 16
 
 
@@ -395,7 +395,7 @@ def test_what_the_base_lacks_is_trained_and_goes_with_the_adapter(zoo, tmp_path)
     data = {"corpora": corpora, "target": ["target_0"], "known_covariates": ["target_1"]}
     train_run(config(tmp_path / "run", base, "toto", data=data))
     released = weights(tmp_path / "run" / "release", "toto")
-    model = opened(tmp_path / "run" / "adapters" / "default", "toto")
+    model = opened(tmp_path / "run" / "adapters" / "run", "toto")
     made, _ = open_source(config(tmp_path / "other", base, "toto", data=data))
     before = build_model(made).state_dict()
     for key, value in model.state_dict().items():
@@ -405,13 +405,13 @@ def test_what_the_base_lacks_is_trained_and_goes_with_the_adapter(zoo, tmp_path)
 
 
 def test_an_adapter_opens_in_lower_precision(runs):
-    loaded = foretrain.load(runs("chronos2").folder / "adapters" / "default", dtype="bfloat16", device="cpu")
+    loaded = foretrain.load(runs("chronos2").folder / "adapters" / "run", dtype="bfloat16", device="cpu")
     assert {p.dtype for p in loaded.network.parameters()} == {torch.bfloat16}
 
 
 def test_a_tokenizer_s_adapter_makes_no_forecasts(runs):
     with pytest.raises(ModelError, match="makes no forecasts"):
-        foretrain.load(runs("kronos_tokenizer").folder / "adapters" / "default")
+        foretrain.load(runs("kronos_tokenizer").folder / "adapters" / "run")
 
 
 def test_layers_that_the_data_never_reach_raise_an_alarm(runs, tmp_path):
@@ -458,7 +458,7 @@ def test_a_stage_can_train_an_adapter_on_what_an_earlier_one_released(tmp_path):
     run_stages(Draft.of({**common, "stages": stages}).build())  # type: ignore[arg-type]
     folder = tmp_path / "run" / "stages" / "02-second"
     released = weights(tmp_path / "run" / "release")
-    for key, value in opened(folder / "adapters" / "default", "chronos2").named_parameters():
+    for key, value in opened(folder / "adapters" / "run", "chronos2").named_parameters():
         torch.testing.assert_close(value, released[key.removeprefix("network.")], rtol=0, atol=1e-6)
 
 
@@ -472,7 +472,7 @@ def test_two_processes_train_the_adapter_of_one(tmp_path):
     assert leave(process) == 0, (tmp_path / "log").read_text()[-3000:]
 
     def trained(folder: Path) -> dict[str, list[Any]]:
-        adapter = load_file(folder / "adapters" / "default" / "adapter_model.safetensors")
+        adapter = load_file(folder / "adapters" / folder.name / "adapter_model.safetensors")
         return {**curves(folder), **{key: [value] for key, value in adapter.items()}}
 
     assert_another_order(trained(tmp_path / "two"), trained(tmp_path / "one"), [trained(folder) for folder in orders])
@@ -495,7 +495,7 @@ def test_fit_trains_an_adapter_from_python(runs, tmp_path):
         output_dir=str(tmp_path / "run"),
     )
     found = predictor.forecast_df(df, HORIZON)
-    expected = foretrain.load(tmp_path / "run" / "adapters" / "default", device="cpu").forecast_df(df, HORIZON)
+    expected = foretrain.load(tmp_path / "run" / "adapters" / "run", device="cpu").forecast_df(df, HORIZON)
     np.testing.assert_allclose(found["predictions"], expected["predictions"], rtol=1e-4, atol=1e-4)
     with merged(predictor.model):
         assert not any(".lora_" in key for key, _ in predictor.network.named_parameters())

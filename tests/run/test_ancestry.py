@@ -127,13 +127,13 @@ def test_an_adapter_and_its_merged_release_record_their_base(corpus: Path, tmp_p
     pytest.importorskip("peft")
     base = train(tmp_path / "base", corpus, data={"test_steps": 6})
     merged = train(tmp_path / "lora", corpus, base, adapter={"rank": 2}, data={"test_steps": 30})
-    for folder in (merged, tmp_path / "lora" / "adapters" / "default"):
+    for folder in (merged, tmp_path / "lora" / "adapters" / "lora"):
         assert rules(folder) == {"model": 6}
     child = train(tmp_path / "child", corpus, merged, data={"test_steps": 40})
     shutil.rmtree(tmp_path / "base")
     assert rules(child) == {"model": 30, "model.model": 6}
     assert caught(child, corpus) == "its parent model's parent model"
-    assert caught(tmp_path / "lora" / "adapters" / "default", corpus) == f"its parent model ({base})"
+    assert caught(tmp_path / "lora" / "adapters" / "lora", corpus) == f"its parent model ({base})"
 
 
 def test_a_predictor_records_its_tokenizer_also_if_it_lies_inside_a_release(corpus: Path, tmp_path: Path):
@@ -255,7 +255,7 @@ def test_an_adapter_of_another_program_is_judged_by_what_its_base_saw(corpus: Pa
     pytest.importorskip("peft")
     base = train(tmp_path / "base", corpus, data={"test_steps": 6})
     train(tmp_path / "lora", corpus, base, adapter={"rank": 2}, data={"test_steps": 30})
-    adapter = tmp_path / "lora" / "adapters" / "default"
+    adapter = tmp_path / "lora" / "adapters" / "lora"
     (adapter / "release.json").unlink()
     foretrain.load(adapter, device="cpu").save(tmp_path / "saved")
     opened = Corpus.open(corpus)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,3 +103,33 @@ def test_a_run_may_mix_single_series_and_groups_with_columns_of_their_own(logged
     assert not records_columns(facts) and "known_covariates" not in facts
     found, _ = evaluation_columns(source.corpora[1], family("toto"), facts)
     assert (found.targets, found.past, found.known) == ((0, 1), (2,), (3,))  # by the corpus' manifest
+
+
+def adapter_name(output_dir: Path | str, *, given: str | None = None, **sections: Any) -> str | None:
+    """The name that a run's adapter gets."""
+    data = {"corpora": [{"path": "x"}], "context_length": 16, "prediction_length": 4}
+    tree = {
+        "model": {"family": "linear", "random_init": True},
+        "data": data,
+        "training": {"max_steps": 1},
+        "adapter": {"rank": 1, "name": given},
+        "output_dir": str(output_dir),
+        **sections,
+    }
+    config, _ = open_source(build(RunConfig, tree), [corpus("x", ("a", "b"))])
+    return config.adapter and config.adapter.name
+
+
+def test_an_adapter_is_named_after_its_run_unless_it_has_a_name(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert adapter_name("runs/bars-lora/") == "bars-lora"
+    assert adapter_name("runs/my bars.v2") == "my-bars-v2"
+    assert adapter_name("runs/лора") == "default"  # nothing that peft's names may hold is left
+    assert adapter_name("runs/bars", given="mine") == "mine"
+    assert adapter_name("runs/bars/stages/02-predictor", stage="predictor") == "bars"
+
+
+def test_an_adapter_keeps_the_name_that_its_run_began_with(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("adapter: {rank: 1, name: default}\n")  # as older versions saved it
+    assert adapter_name(tmp_path) == "default"
+    assert adapter_name(tmp_path, given="mine") == "mine"  # the resume refuses it

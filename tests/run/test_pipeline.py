@@ -192,10 +192,25 @@ def test_resume_goes_on_with_the_stage_that_was_interrupted(begun: Path, whole: 
     assert same(weights(begun / "release"), weights(whole / "release"))
 
 
-def test_a_stage_that_ran_out_of_minutes_is_finished(tmp_path: Path):
+def test_a_stage_that_ran_out_of_minutes_is_finished(tmp_path: Path, capsys):
     brief = "stages.short.training.max_minutes=0.000001"
-    assert run(tmp_path / "run", brief)["short"].stopped_by == "max_minutes"
+    ended = run(tmp_path / "run", brief)["short"]
+    assert ended.stopped_by == "max_minutes" and ended.step < STEPS
+    said = capsys.readouterr().out
+    assert f"stopped at step {ended.step} of 6: training.max_minutes (1e-06) are over; release/ holds step" in said
+    assert "stage 1 of 2, short: training.max_minutes ended it before its last step; it counts as finished" in said
     assert run(tmp_path / "run", brief, resume="auto") == {}
+    said = capsys.readouterr().out
+    assert f"stage 1 of 2, short: finished before, at step {ended.step} of 6 by training.max_minutes" in said
+    assert run(tmp_path / "run", resume="auto") == {}  # more minutes, but the next stage has begun from its release
+
+
+def test_the_last_stage_trains_on_with_more_minutes(tmp_path: Path, whole: Path):
+    brief = "stages.long.training.max_minutes=0.000001"
+    assert run(tmp_path / "run", brief)["long"].step < STEPS
+    results = run(tmp_path / "run", "stages.long.training.max_minutes=60", resume="auto")
+    assert list(results) == ["long"] and (results["long"].step, results["long"].stopped_by) == (STEPS, "max_steps")
+    assert same(weights(tmp_path / "run" / "release"), weights(whole / "release"))
 
 
 def test_the_saved_config_of_a_pipeline_runs_again_elsewhere_with_equal_weights(whole: Path, tmp_path: Path):

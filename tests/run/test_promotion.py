@@ -99,7 +99,30 @@ def test_a_run_s_gate_is_recorded_under_every_name_and_in_the_log(runs: Path):
     inodes = {os.stat(runs / "fine" / name / "release.json").st_ino for name in NAMES}
     assert len(inodes) == 1 and read(runs / "fine" / "final_metrics.json")["promotion"] == found
     outcome = "Promoted" if found["promoted"] else "NOT PROMOTED"
-    assert f"{outcome}: {found['reason']}." in (runs / "fine" / "training.log").read_text().splitlines()[-1]
+    assert f"{outcome}: {found['reason']}." in (runs / "fine" / "training.log").read_text()
+
+
+def test_a_run_s_gate_leaves_its_evaluation_in_the_run_folder(runs: Path, corpus: Path):
+    found = read(runs / "fine" / "evaluation" / "evaluation.json")
+    assert found["promotion"] == read(runs / "fine" / "release" / "release.json")["promotion"]
+    ranking = found["ranking"]
+    skills = [entry["skill"] for entry in ranking["symbols"]]
+    assert skills == sorted(skills) and {entry["symbol"] for entry in ranking["symbols"]} == set("abcd")
+    assert [ranking[name] for name in ("worst", "median", "best")] == [ranking["symbols"][k] for k in (0, 1, 3)]
+    names = {path.name for path in (runs / "fine" / "evaluation").iterdir()}
+    assert {"report.html", "per_item.csv", "metrics.csv"} <= names
+    log = (runs / "fine" / "training.log").read_text()
+    assert f"skill against naive by item: worst {ranking['worst']['symbol']} {skills[0]:+.3f}, median " in log
+    assert f"report: {runs / 'fine' / 'evaluation' / 'report.html'}\n" in log
+    assert log.splitlines()[-1].endswith(f" next: foretrain forecast {runs / 'fine'} {corpus}")
+
+
+def test_a_run_that_goes_on_without_its_gate_has_no_evaluation_of_other_weights(copy: Path):
+    off = ["evaluation.promotion=false", ("output_dir", str(copy))]
+    train_run(load_config(copy / "config.yaml", off), resume="auto")
+    assert (copy / "evaluation").is_dir()  # of the same weights
+    train_run(load_config(copy / "config.yaml", [*off, "training.max_steps=10"]), resume="auto")
+    assert "promotion" not in read(copy / "release" / "release.json") and not (copy / "evaluation").exists()
 
 
 def test_the_recorded_command_finds_the_same_figures(copy: Path, runs: Path, capsys):
@@ -200,8 +223,25 @@ def test_the_gate_of_the_last_stage_is_that_of_the_pipeline(staged: Path):
     found = read(staged / "release" / "release.json")["promotion"]
     assert found["against"]["name"] == "random weights (seed 42)"
     assert read(staged / "final_metrics.json")["promotion"] == found
+    assert read(staged / "evaluation" / "evaluation.json")["promotion"] == found
     assert read(staged / "stages" / "02-long" / "release" / "release.json")["promotion"] == found
     assert read(staged / "stages" / "01-short" / "release" / "release.json")["promotion"] != found
+
+
+def test_a_pipeline_killed_in_its_last_gate_makes_it_when_it_is_resumed(staged: Path, tmp_path: Path):
+    folder = shutil.copytree(staged, tmp_path / "run")
+    stage = folder / "stages" / "02-long"
+    for path in (stage / "release" / "release.json", folder / "release" / "release.json"):
+        path.write_text(json.dumps({key: value for key, value in read(path).items() if key != "promotion"}))
+    shutil.rmtree(stage / "evaluation")
+    config = Draft.read(folder / "config.yaml", [("output_dir", str(folder))]).build()
+    assert isinstance(config, StagesConfig)
+    assert list(run_stages(config, resume="auto")) == ["long"]
+    assert (
+        read(folder / "release" / "release.json")["promotion"]
+        == read(stage / "evaluation" / "evaluation.json")["promotion"]
+    )
+    assert run_stages(config, resume="auto") == {}
 
 
 def candles_in_stages(folder: Path, reader: dict[str, Any], writer: dict[str, Any]) -> StagesConfig:
@@ -271,10 +311,10 @@ def test_an_adapter_s_folder_is_marked_with_its_run(corpus: Path, runs: Path, tm
     pytest.importorskip("peft")
     start = f"model={{family: chronos2, model_id: {runs / 'base' / 'release'}}}"
     train_run(tiny(tmp_path / "run", f"data.corpora=[{{path: {corpus}}}]", start, "adapter.rank=2"))
-    adapter = tmp_path / "run" / "adapters" / "default"
+    adapter = tmp_path / "run" / "adapters" / "run"
     assert kept(runs / "base" / "release", reference_of(adapter).model.network)
     command("evaluate", adapter, "--data", corpus, "--against", "zero-shot")
-    marks = [read(tmp_path / "run" / name / "release.json")["promotion"] for name in (*NAMES, "adapters/default")]
+    marks = [read(tmp_path / "run" / name / "release.json")["promotion"] for name in (*NAMES, "adapters/run")]
     assert all(mark == marks[0] for mark in marks)
     assert read(tmp_path / "run" / "final_metrics.json")["promotion"] == marks[0]
 

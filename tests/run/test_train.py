@@ -114,6 +114,8 @@ def test_fine_tuning_from_a_release_extends_its_context_in_the_saved_config(tmp_
     saved = json.loads((tmp_path / "b" / "release" / "config.json").read_text())
     assert saved["chronos_config"]["context_length"] == 64
     assert json.loads((tmp_path / "b" / "release" / "release.json").read_text())["model_id"].endswith("release")
+    assert "adapted to this run: context 32 -> 64\n" in (tmp_path / "b" / "training.log").read_text()
+    assert "adapted" not in (tmp_path / "a" / "training.log").read_text()
 
 
 def test_weights_other_than_those_that_the_config_names_are_refused(tmp_path: Path):
@@ -168,6 +170,13 @@ def test_the_log_of_a_run_states_where_it_starts_from_and_its_batch(tmp_path: Pa
     log = (tmp_path / "run" / "training.log").read_text()
     assert "starts from random weights (seed 42)" in log
     assert "batch: 4 windows a step = 2 per process and forward x 2 accumulation x 1 process" in log
+    assert "not trained on" not in log
+
+
+def test_the_log_of_a_run_tells_which_series_it_leaves_out_and_why(tmp_path: Path):
+    train_run(tiny(tmp_path / "run", "data.max_train_series=3", "data.holdout_fraction=0.3"))
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert "3 of 6 series are not trained on: 1 held out (data.holdout_fraction), 2 beyond data.max_train_series" in log
 
 
 def test_a_second_start_in_the_same_folder_is_refused_and_resume_goes_on(tmp_path: Path):

@@ -128,6 +128,7 @@ def test_a_dry_run_describes_the_stream(tmp_path):
         ({"batch_size": 8}, "training.batch_size: no effect beside data.generated"),
         ({"token_budget": {}}, "training.token_budget: no effect"),
         ({"max_steps": None, "epochs": 1}, "training.epochs: generated series have no end"),
+        ({"validate_every": "epoch"}, "training.validate_every: .* no epochs. Give a number of steps"),
     ],
 )
 def test_settings_of_batches_that_contradict_the_stream_are_errors(tmp_path, training, message):

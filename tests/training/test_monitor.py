@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import time
 
@@ -8,13 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from foretrain.training.monitor import duration, memory_gb, peak_flops
+from foretrain.training.monitor import append_log, duration, memory_gb, peak_flops
 from foretrain.training.trainer import ValidationResult
 
 LINE = re.compile(
-    r"step \d[\d,]*/1,002 \| loss \d+\.\d{4} \| ema \d+\.\d{4} \| best \d+\.\d{4} \| lr \d\.\d\de-\d\d \| "
+    r"step \d[\d,]*/1,002 \| loss \d+\.\d{4} \| ema \d+\.\d{4} \| lowest ema \d+\.\d{4} \| lr \d\.\d\de-\d\d \| "
     r"mem \d+\.\d/\d+GB \| [\d.e+]+ step/s \| [\d,]+ series/s \| mfu \d+% \| data \d+\.\d% \| eta [\dhms ]+ \| "
-    r"gnorm \d+\.\d{3}"
+    r"gnorm \d+\.\d{3}( \(clipped \d+%\))?"
 )
 
 
@@ -28,19 +29,82 @@ def test_a_step_line_says_it_all(toy, tmp_path):
     assert all(line in logged for line in lines)
 
 
+def test_the_share_of_clipped_steps_is_told(toy, tmp_path):
+    console = Console(file=io.StringIO(), width=300)
+    toy.trainer(tmp_path, log_every=6, clip_norm=1e-3, console=console).fit()
+    assert [record["clipped_share"] for record in toy.lines(tmp_path)] == [1, 1]
+    assert console.file.getvalue().count(" (clipped 100%)") == 2
+    toy.trainer(tmp_path / "free", log_every=6, clip_norm=None).fit()
+    assert [record["clipped_share"] for record in toy.lines(tmp_path / "free")] == [0, 0]
+
+
 def test_log_every_rules_how_many_lines_there_are(toy, tmp_path):
     toy.trainer(tmp_path, log_every=5).fit()
     assert [record["step"] for record in toy.lines(tmp_path)] == [5, 10, 12]
 
 
-def test_best_is_the_best_validation_once_there_is_one(toy, tmp_path):
+def test_best_names_its_metric_and_is_empty_until_the_first_validation(toy, tmp_path):
     console = Console(file=io.StringIO(), width=300)
     toy.trainer(
         tmp_path, console=console, validate_every=6, evaluate=lambda model, step: ValidationResult({"loss": 0.125})
     ).fit()
     text = console.file.getvalue()
     assert "validation at step 6: loss 0.1250 | new best" in text
-    assert "| best 0.1250 |" in next(line for line in text.splitlines() if line.startswith("step 7/"))
+    steps = [line for line in text.splitlines() if line.startswith("step ")]
+    assert ["| best loss - |" in line for line in steps] == [True] * 6 + [False] * 6
+    assert all("| best loss 0.1250 |" in line for line in steps[6:])
+
+
+def test_a_run_in_epochs_says_its_epoch_and_the_mean_loss_of_each(toy, tmp_path):
+    console = Console(file=io.StringIO(), width=400)
+    settings = {"epochs": 2.5, "validate_every": "epoch", "checkpoint_every": "epoch", "keep_last": 3, "keep_best": 3}
+    toy.trainer(
+        tmp_path, source=toy.Source(epoch_length=20), console=console, **settings,
+        evaluate=lambda model, step: ValidationResult({"loss": float(step)}),
+    ).fit()  # fmt: skip
+    train, text = toy.lines(tmp_path), console.file.getvalue()
+    assert [record["epoch"] for record in train] == [0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.5]  # 8 windows a step
+    assert "step 3/7 | epoch 1.20/2.5 | loss " in text and "validation at step 3, epoch 1.20: loss 3.0000" in text
+    losses = [record["loss"] for record in train]
+    assert toy.lines(tmp_path, "epoch") == [
+        {"step": 3, "kind": "epoch", "epoch": 1, "loss": pytest.approx(sum(losses[:3]) / 3), "steps": 3},
+        {"step": 5, "kind": "epoch", "epoch": 2, "loss": pytest.approx(sum(losses[3:5]) / 2), "steps": 2},
+    ]
+    assert [record["step"] for record in toy.lines(tmp_path, "validation")] == [3, 5, 7]
+    assert toy.steps(tmp_path) == [3, 5, 7]
+
+
+def test_a_resumed_epoch_has_the_mean_loss_of_all_its_steps(toy, tmp_path):
+    source = toy.Source(epoch_length=48)
+    toy.trainer(tmp_path / "whole", source=source, checkpoint_every="epoch").fit()
+    toy.trainer(tmp_path / "cut", source=source, checkpoint_every="epoch", max_steps=4).fit()
+    toy.trainer(tmp_path / "cut", source=source, checkpoint_every="epoch", resume="auto").fit()
+    whole, cut = (toy.lines(tmp_path / name, "epoch") for name in ("whole", "cut"))
+    assert whole == cut and [record["step"] for record in whole] == [6, 12]
+
+
+def test_a_finished_run_says_what_it_took_and_what_it_released(toy, tmp_path):
+    def evaluate(model, step):
+        time.sleep(0.2)
+        return ValidationResult({"loss": 7.0 + step})
+
+    toy.trainer(tmp_path, max_steps=6, evaluate=evaluate, validate_every=6, ema_decay=0.5).fit()
+    console = Console(file=io.StringIO(), width=400)
+    toy.trainer(
+        tmp_path, evaluate=evaluate, validate_every=6, ema_decay=0.5, resume="auto", console=console
+    ).fit()  # fmt: skip
+    end, took = console.file.getvalue().splitlines()[-2:]
+    assert end == "finished at step 12 (max_steps); release/ holds step 6 (averaged weights), the best: loss 13.0000"
+    assert re.fullmatch(
+        r"took \d+s for 12 steps on 96 windows, \d+s of it validations and checkpoints; training alone: \S+ step/s, "
+        r"[\d,]+ series/s",
+        took,
+    )
+    found = json.loads((tmp_path / "final_metrics.json").read_text())
+    run = found["run"]
+    assert (run["steps"], run["windows"]) == (12, 96) and found["stopped"] == {"step": 12, "by": "max_steps"}
+    assert 0.4 < run["validation_and_checkpoint_seconds"] < run["seconds"]
+    assert run["windows_per_s"] == pytest.approx(8 * run["steps_per_s"])
 
 
 def test_validations_are_lines_of_the_journal(toy, tmp_path):
@@ -147,3 +211,9 @@ def test_a_cpu_has_a_measured_peak_and_a_size():
 def test_known_gpus_have_the_peak_of_their_data_sheet(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert peak_flops(torch.device("cuda", 0), "bfloat16", False) == peak
+
+
+def test_a_line_of_a_finished_run_that_cannot_be_written_is_still_shown(tmp_path, capsys):
+    (tmp_path / "training.log").mkdir()
+    append_log(tmp_path, "next: sleep")
+    assert capsys.readouterr().out == "next: sleep\n"

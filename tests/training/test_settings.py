@@ -20,6 +20,8 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
     ("settings", "message"),
     [
         ({}, "exactly one of max_steps and epochs"),
+        ({"max_steps": 5, "validate_every": 0}, "give a number of steps, 1 or more, or epoch"),
+        ({"max_steps": 5, "checkpoint_every": "epochs"}, "give a number of steps, 1 or more, or epoch"),
         ({"max_steps": 5, "epochs": 1}, "exactly one of max_steps and epochs"),
         ({"max_steps": 5, "parallel": "fsdp2"}, "should be 'auto' or 'ddp'"),
         ({"max_steps": 5, "batch_size": 4, "micro_batch_size": 8}, "exceeds batch_size"),
@@ -32,6 +34,16 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
 def test_contradictions_are_errors(settings, message):
     with pytest.raises(ValidationError, match=message):
         TrainingConfig(**settings)
+
+
+def test_an_epoch_ends_in_the_step_that_completes_it():
+    plan = plan_run(TrainingConfig(epochs=2, batch_size=8, validate_every="epoch"), epoch_length=20, world_size=1)
+    assert [step for step in range(plan.steps + 1) if plan.is_due("epoch", step)] == [3, 5]
+    assert [step for step in range(plan.steps + 1) if plan.is_due(2, step)] == [0, 2, 4]
+    assert plan.epoch(3) == 1.2 and plan.epoch(5) == 2.0
+    short = plan_run(TrainingConfig(max_steps=3, batch_size=8, checkpoint_every="epoch"), epoch_length=3, world_size=1)
+    assert [short.is_due("epoch", step) for step in range(4)] == [False, True, True, True]
+    assert plan_run(TrainingConfig(max_steps=3), epoch_length=3, world_size=1).epoch(2) is None
 
 
 def test_epochs_become_steps_of_which_only_the_last_is_short():

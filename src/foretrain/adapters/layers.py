@@ -31,9 +31,9 @@ KEY = "default"  # peft's name of the adapter in memory; the name of its folder 
 class AdapterConfig(Section):
     """Parameter-efficient training: low-rank updates of some linear layers, the head, or both."""
 
-    # name of its folder in adapters/
-    name: Annotated[str, FieldRule(identity=False, on_resume="refused")] = Field(
-        default="default", pattern=r"^[A-Za-z0-9][\w-]*$"
+    # name of its folder in adapters/; None = that of the run folder
+    name: Annotated[str | None, FieldRule(identity=False, on_resume="refused")] = Field(
+        default=None, pattern=r"^[A-Za-z0-9][\w-]*$"
     )
     rank: int = Field(default=8, ge=0)  # 0 = no low-rank updates: only the head is trained
     alpha: int = Field(default=16, ge=1)  # updates are scaled by alpha / rank
@@ -101,7 +101,7 @@ class Adapter:
     @property
     def name(self) -> str:
         """The name of its folder in a run's adapters/."""
-        return self.config.name
+        return self.config.name or KEY
 
     @property
     def portable(self) -> bool:
@@ -296,7 +296,7 @@ def adapter_facts(model: Trainable) -> dict[str, Any]:
         idle = int(torch.stack([~layer.up.detach().any() for layer in adapter.layers]).sum())
     return {
         "adapter": {
-            "name": config.name,
+            "name": adapter.name,
             "rank": config.rank,
             "alpha": config.alpha,
             "dropout": config.dropout,

@@ -165,6 +165,23 @@ class TrainingSource:
             ),
         ]
 
+    def left_out(self) -> list[str]:
+        """Return a line for each corpus of which series are not trained on: how many, and why."""
+        needed, lines = max(rows_needed(self.config), self.config.min_rows or 0), list[str]()
+        for pool, counts in zip(self._pools, self._counts, strict=True):
+            short, held = counts["too_short"], counts["held_out"]
+            rest = counts["series"] - short - held - len(pool.series)
+            reasons = (
+                (short, f"too short (fewer than {needed:,} rows)"),
+                (held, "held out (data.holdout_fraction)"),
+                (rest, "beyond data.max_train_series"),
+            )
+            if missing := short + held + rest:
+                why = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
+                of = f"{missing:,} of {counts['series']:,} series"
+                lines.append(f"{pool.corpus.name}: {of} are not trained on: {why}")
+        return lines
+
     def validation_data(self) -> tuple[DataConfig, Sequence[Corpus], Sequence[Selection]]:
         """Return what validation scores: the section `data`, corpora and columns."""
         return self.config, self.corpora, self.selections

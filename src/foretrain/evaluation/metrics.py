@@ -38,6 +38,10 @@ METRICS: dict[str, Metric] = {
     "rmse": Metric("RMSE", "the item's unit", "lower"),
     "skill_vs_naive": Metric("skill against naive", "ratio", "higher"),
 }
+SQUARED = {  # of price_squares: of validation, beside the absolute errors that evaluations report
+    "pct_mse": Metric("MSE", "squared percent of the last close", "lower"),
+    "price_mse": Metric("MSE", "square of the item's currency", "lower"),
+}
 PRICE_METRICS = ("pct_mae", "direction_accuracy_share", "price_mae")
 IN_UNITS = ("mae", "rmse", "price_mae")  # averaged over items only if they share a unit
 HIGHER_IS_BETTER = tuple(name for name, metric in METRICS.items() if metric.better == "higher")
@@ -153,6 +157,26 @@ def pooled(scored: Scored) -> dict[str, float]:
     """Return the metrics over all rows; metrics in units of the data only if all items share one unit."""
     values = {name: float(column[0]) for name, column in table(scored).items()}
     return {name: value for name, value in values.items() if _meaningful(name, scored)}
+
+
+def price_squares(scored: Scored) -> dict[str, float]:
+    """Return the mean squared errors of prices: pct_mse and, where price_mae is pooled, price_mse; else {}.
+
+    pct_mse: mean of (100 * (y - f) / last)^2 over the steps that pct_mae counts. price_mse: mean of (y - f)^2. NaN if
+    undefined.
+    """
+    if not scored.price.any():
+        return {}
+    s, close = sums(scored), np.abs(scored.last)
+    percent, price = scored.price & (s.count > 0) & (close > 0), scored.price & (s.count > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {
+            "pct_mse": 1e4 * (s.squared[percent] / close[percent] ** 2).sum() / s.count[percent].sum(),
+            "price_mse": s.squared[price].sum() / s.count[price].sum(),
+        }
+    return {
+        name: float(value) for name, value in found.items() if name == "pct_mse" or _meaningful("price_mae", scored)
+    }
 
 
 def names_no_direction(scored: Scored) -> bool:

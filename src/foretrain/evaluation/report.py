@@ -17,6 +17,7 @@ from foretrain.evaluation.plots import plot_forecast
 from foretrain.evaluation.reference import ZERO_SHOT
 from foretrain.evaluation.result import differences, joined, standing
 from foretrain.evaluation.significance import CLUSTERS, LEVEL, ORIGINS
+from foretrain.evaluation.symbols import describe_ranking, ranking
 from foretrain.forecasting.record import listed
 from foretrain.notes import Code
 
@@ -388,6 +389,8 @@ def _item_table(result: EvaluationResult) -> str:
     better, defined = sum(value > 0 for value in skill), sum(value > -math.inf for value in skill)
     rest = f" The best and worst {half} are shown; per_item.csv has all." if len(shown) < len(order) else ""
     note = f"The model's mean absolute error is below naive's on {better:,} of {defined:,} items.{rest}"
+    if places := describe_ranking(ranking(result.per_symbol)):
+        note += f" {places[0].upper()}{places[1:]}."
     table = _rows_table(["item", "windows", *(_heading(n) for n in names)], rows)
     opened = " open" if len(shown) <= 12 else ""
     return f"{_note(note)}<details{opened}><summary>Table of items</summary>{table}</details>"

@@ -30,7 +30,7 @@ from foretrain.evaluation.panel import LeftOut
 from foretrain.evaluation.reference import OTHER, Promotion, ReferenceModel
 from foretrain.evaluation.scored import Scored
 from foretrain.evaluation.significance import Comparison, compare
-from foretrain.evaluation.symbols import aggregate, per_symbol
+from foretrain.evaluation.symbols import aggregate, per_symbol, ranking
 from foretrain.notes import Code, Note, Tally, codes, records
 
 FORMAT = 1
@@ -162,6 +162,7 @@ class EvaluationResult:
         if self.promotion is not None:
             tree["promotion"] = self.promotion.to_dict()
         tree["comparisons"] = [asdict(c) for c in self.comparisons]
+        tree["ranking"] = ranking(self.per_symbol)
         tree["left_out"] = [left._asdict() for left in self.left_out]
         return plain(
             {

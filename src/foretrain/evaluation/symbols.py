@@ -80,6 +80,31 @@ def per_symbol(backtest: Backtest, model: Scored) -> list[dict[str, Any]]:
     return entries
 
 
+def ranking(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the symbols from the worst to the best by skill against naive, and which of them are worst, median, best.
+
+    entries are those of per_symbol; symbols of which naive has no error have no skill and are left out. Of an even
+    number the median is the lower one. The three are None if no symbol has a skill.
+    """
+    keys = ("symbol", "column", "corpus", "skill", "mae", "pct_mae", "windows")
+    order = sorted((entry for entry in entries if math.isfinite(entry["skill"])), key=lambda entry: entry["skill"])
+    ranked = [{key: entry[key] for key in keys if key in entry} for entry in order]
+    places = {"worst": 0, "median": (len(ranked) - 1) // 2, "best": -1}
+    return {"by": "skill", **{name: ranked[k] if ranked else None for name, k in places.items()}, "symbols": ranked}
+
+
+def describe_ranking(found: dict[str, Any]) -> str:
+    """Return a line on the worst, median and best of a ranking; "" if it has fewer than three symbols."""
+    if len(found["symbols"]) < 3:
+        return ""
+    parts = []
+    for name in ("worst", "median", "best"):
+        entry = found[name]
+        label = " ".join(str(entry[key]) for key in ("corpus", "symbol", "column") if key in entry)
+        parts.append(f"{name} {label} {entry['skill']:+.3f}")
+    return f"skill against naive by item: {', '.join(parts)}"
+
+
 def aggregate(
     entries: list[dict[str, Any]], pooled: dict[str, dict[str, float]], against_naive: Comparison, *, one_unit: bool
 ) -> dict[str, Any]:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-VALIDATION_METRICS = ("wql", "mase", "sql", "coverage_80_share", "pct_mae", "direction_accuracy_share")
+VALIDATION_METRICS = ("wql", "mase", "sql", "coverage_80_share", "pct_mae", "direction_accuracy_share",
+                      "price_mae")  # fmt: skip
 
 
 class EvaluationConfig(Section):
@@ -142,6 +143,8 @@ class Validation:
             known = metrics.pooled(self._backtest.naive)
             self._metrics = tuple(name for name in VALIDATION_METRICS if name in known)
             self.units |= {f"val_{name}": metrics.METRICS[name].unit for name in self._metrics}
+            squared = metrics.price_squares(self._backtest.naive)
+            self.units |= {f"val_{name}": metrics.SQUARED[name].unit for name in squared}
             self.units["val_skill"] = metrics.METRICS["skill_vs_naive"].unit
         elif not self._notes_shown:
             _warn_unused_settings(config, model)
@@ -180,6 +183,7 @@ class Validation:
         pooled = metrics.pooled(scored)
         return {
             **{f"val_{name}": pooled[name] for name in self._metrics},
+            **{f"val_{name}": value for name, value in metrics.price_squares(scored).items()},
             "val_skill": metrics.skill(scored, backtest.naive),
         }
 

@@ -110,6 +110,11 @@ class Architecture:
         own = {key: value for key, value in own.items() if key not in self.ours or value != self.ours[key]}
         return dict(sorted({**self.extra, **own}.items()))
 
+    def changes(self, other: Architecture) -> dict[str, tuple[Any, Any]]:
+        """Return field -> (value here, value in another config) of the fields that differ, except `extra`."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.compare}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
     def text(self) -> str:
         """Return the text of config.json."""
         return json.dumps(self.to_json(), indent=2) + "\n"

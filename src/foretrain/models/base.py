@@ -69,6 +69,8 @@ class Trainable(nn.Module, ABC):
     parents: Mapping[str, str] = MappingProxyType({})
     # parameters that the loaded release lacks: they are trained even if an adapter freezes the others
     newly_initialized: frozenset[str] = frozenset()
+    # settings of the release it was built from that the run's lengths and keys changed: name -> (there, here)
+    adapted: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
 
     # Set by a run after building, never by a family
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -39,6 +40,8 @@ class Network(nn.Module):
     fills_buffers: ClassVar[bool] = False  # True if __init__ computes buffers that initialise does not set
     config: Any  # an instance of `architecture`
     newly_initialized: tuple[str, ...] = ()  # parameters missing from the file it was read from, drawn from the seed
+    # fields of the config that the run changed: name -> (value of the release it was read from, value now)
+    adapted: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
 
     def initialise(self, seed: int) -> None:
         """Draw the weights and set the constants, on the CPU so that the seed alone decides them."""
@@ -134,11 +137,14 @@ def start_network(
         return network, {}
     known = section.published_architecture(section.model_id)
     if meta and known is not None and not Path(section.model_id).exists():
-        return kind.empty(fitted(known), "meta", **given), {}
+        network = kind.empty(config := fitted(known), "meta", **given)
+        network.adapted = known.changes(config)
+        return network, {}
     folder = resolve(section.model_id, section.revision, offline)
     stored = read_config(folder) if read_config else kind.architecture.read(folder / "config.json")
     config = fitted(stored)
     network = kind.outline(folder, config, **given) if meta else kind.read_release(folder, config, seed=seed, **given)
+    network.adapted = stored.changes(config)
     return network, {"model": release_hash(folder)}
 
 
@@ -203,7 +209,7 @@ class ReleaseModel(Trainable):
             parts=cls.network_parts(config),
         )
         model = cls.of_run(network.to(device), config, prediction_length)
-        model.parents = parents
+        model.parents, model.adapted = parents, network.adapted
         model.newly_initialized = frozenset(f"network.{name}" for name in network.newly_initialized)
         return model
 

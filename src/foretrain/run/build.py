@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from foretrain.adapters.layers import adapt
+from foretrain.adapters.layers import KEY, adapt
 from foretrain.config import read_yaml
 from foretrain.data.config import DataConfig
 from foretrain.data.source import TrainingSource
@@ -60,13 +61,14 @@ def _adapter_base(config: RunConfig, model: Trainable) -> dict[str, Any]:
 def open_source(
     config: RunConfig, corpora: list[Corpus] | None = None, saved: Mapping[str, Any] | None = None
 ) -> tuple[RunConfig, AnySource]:
-    """Return the config with the fields that its data decide (columns, time stamps, parts of the model), and its
-    windows.
+    """Return the config with the fields that its data decide (columns, time stamps, parts of the model) and the name of
+    its adapter, and its windows.
 
     corpora, if given, replace the config's. saved: the config as the run saved it before; None = that in output_dir,
     if there is one. Raises DataError and ConfigError as TrainingSource does.
     """
     saved = saved_config(Path(config.output_dir)) if saved is None else saved
+    config = _with_adapter_name(config, saved)
     if config.data.generated is not None:
         return _generated(config, corpora, saved)
     opened = [spec.open() for spec in config.data.corpora] if corpora is None else corpora
@@ -83,6 +85,18 @@ def open_source(
     model = kind.resolve_defaults(config.model, any(roles.known_covariates for roles in data.roles), before)
     config = config.model_copy(update={"data": data, "model": model})
     return config, TrainingSource(config.data, config.seed, opened)
+
+
+def _with_adapter_name(config: RunConfig, saved: Mapping[str, Any] | None) -> RunConfig:
+    """Return the config with a name for its adapter: its own, else the one that the run began with, else the run's."""
+    if config.adapter is None or config.adapter.name is not None:
+        return config
+    name = ((saved or {}).get("adapter") or {}).get("name")
+    if name is None:
+        folder = Path(config.output_dir).absolute()
+        run = folder if config.stage is None else folder.parent.parent  # a stage's adapter is that of its pipeline
+        name = re.sub(r"[^\w-]+", "-", run.name, flags=re.ASCII).strip("-_") or KEY
+    return config.model_copy(update={"adapter": config.adapter.model_copy(update={"name": name})})
 
 
 def _generated(

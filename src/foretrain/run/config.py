@@ -108,6 +108,8 @@ def config_hash_1(config: RunConfig) -> str:
     for section, key, default in later:
         if key in section and section[key] == default:  # another value was not to be had then
             del section[key]
+    if tree["adapter"] is not None and tree["adapter"]["name"] is None:
+        tree["adapter"]["name"] = "default"  # the default of that time
     tree["model"] = _model_by_stages(config, tree["model"])
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 

@@ -13,13 +13,13 @@ from foretrain.data.store import Corpus
 from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ForetrainError, TrainingError
-from foretrain.models.base import Trainable
+from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash
 from foretrain.run.build import build_model, open_source, saved_config, settled
 from foretrain.run.config import RunConfig, is_same_config
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.stages import StagesConfig
-from foretrain.run.train import check_run, train_run
+from foretrain.run.train import check_run, next_commands, train_run
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.loader import plan_of, stream_of
 from foretrain.training.lock import RunLock
@@ -99,6 +99,7 @@ def run_stages(
         console.print(text, markup=False, soft_wrap=True)
 
     results: dict[str, TrainResult] = {}
+    commands = list[str]()
     with ExitStack() as stack:
         lock = RunLock(root)
         world.on_main(lambda: stack.enter_context(lock) and None)
@@ -110,12 +111,17 @@ def run_stages(
                 for line in world.on_main(lambda s=stage, a=action: skip_reasons(s, a, stages)):
                     say(f"{title}: {line}")
                 continue
-            results[stage.name] = train_run(
+            model, results[stage.name] = train_run(
                 stage.config, resume=action.resume, world=world, source=stage.source, notes=[title, *stage.devices]
-            )[1]
+            )
+            if results[stage.name].stopped_by == "max_minutes":
+                say(f"{title}: training.max_minutes ended it before its last step; it counts as finished")
+            commands = next_commands(stage.config, model, root)
         last = [stage for stage in stages if not stage.skip][-1]
         world.on_main(lambda: link_release(last.release, root))
         say(f"finished; {root / 'release'} is that of {last.name}")
+        for line in commands if last.name in results else ():
+            say(line)
     return results
 
 
@@ -171,7 +177,7 @@ def plan_actions(stages: list[Stage], root: Path, resume: str | None) -> list[St
                 f"{root} already holds a run: stage {started[0].name} was started. Resume it with --resume, or choose "
                 "another output_dir."
             )
-    actions = [_plan_action(stage, resume, target) for stage in stages]
+    actions = [_plan_action(stage, resume, target, stages[stage.number + 1 :]) for stage in stages]
     running = [stage for stage, action in zip(stages, actions, strict=True) if action.do == "run"]
     for stage in running:
         later = [s for s in stages[stage.number + 1 :] if actions[s.number].do in ("run", "finished") and s.started]
@@ -225,7 +231,7 @@ def _errors_name_stage(stage: Stage) -> Iterator[None]:
         raise type(error)(f"stage {stage.name}: {error}") from None
 
 
-def _plan_action(stage: Stage, resume: str | None, target: Stage | None) -> StageAction:
+def _plan_action(stage: Stage, resume: str | None, target: Stage | None, later: list[Stage]) -> StageAction:
     if stage.skip:
         return StageAction("skip")
     if _uses_existing_release(stage) and stage is not target:
@@ -234,7 +240,11 @@ def _plan_action(stage: Stage, resume: str | None, target: Stage | None) -> Stag
         return StageAction("run", resume)
     if resume is None:
         return StageAction("run")
-    return StageAction("finished") if is_finished(stage) else StageAction("run", "auto")
+    if not is_finished(stage):
+        return StageAction("run", "auto")
+    if any(other.started for other in later) or not (_has_more_minutes(stage) or _lacks_gate(stage)):
+        return StageAction("finished")
+    return StageAction("run", "auto")
 
 
 def _uses_existing_release(stage: Stage) -> bool:
@@ -244,12 +254,12 @@ def _uses_existing_release(stage: Stage) -> bool:
 
 def is_finished(stage: Stage) -> bool:
     """Return True if a stage has run to its end. Raises TrainingError if its config or data have changed since."""
-    facts, folder = stage_facts(stage), stage.folder / "checkpoints"
+    facts = stage_facts(stage)
     if not facts:
         return False
     if stage.source is None:
         raise stage.source_error or AssertionError(f"stage {stage.name} has no data")
-    kept = checkpoints.CheckpointManager(folder, World()).list_complete()
+    kept = _complete(stage)
     if not kept:  # deleted to free disk space
         if (gap := next(_release_differences(stage, facts), None)) is None:
             return True
@@ -271,6 +281,33 @@ def is_finished(stage: Stage) -> bool:
             f"{stage.source.fingerprint}). Restore the corpus, or choose another output_dir."
         )
     return stopped["by"] != "max_steps" or newest.step >= _planned_steps(stage)
+
+
+def _complete(stage: Stage) -> list[checkpoints.CheckpointInfo]:
+    """Return the complete checkpoints of a stage, by step."""
+    return checkpoints.CheckpointManager(stage.folder / "checkpoints", World()).list_complete()
+
+
+def _has_more_minutes(stage: Stage) -> bool:
+    """Return True if max_minutes ended a finished stage before its last step, and the config now allows more."""
+    kept = _complete(stage)
+    if not _short_of_time(stage) or not kept:
+        return False
+    now, before = stage.config.training.max_minutes, checkpoints.read_state(kept[-1].path)["config"]["training"]
+    return now is None or now > (before.get("max_minutes") or 0)
+
+
+def _lacks_gate(stage: Stage) -> bool:
+    """Return True if a finished stage asks for a gate that its release has no mark of: it was killed, or asks since."""
+    if not stage.config.evaluation.promotion or "promotion" in stage_facts(stage) or not _complete(stage):
+        return False
+    return isinstance(build_model(stage.config, device="meta"), Forecaster)
+
+
+def _short_of_time(stage: Stage) -> bool:
+    """Return True if max_minutes ended a stage with a release before its last step."""
+    stopped = stage_facts(stage).get("stopped") or {}
+    return stopped.get("by") == "max_minutes" and stopped["step"] < _planned_steps(stage)
 
 
 def _planned_steps(stage: Stage) -> int:
@@ -307,7 +344,10 @@ def skip_reasons(stage: Stage, action: StageAction, stages: list[Stage]) -> list
     if action.do == "skip":
         return ["skipped (skip: true)"]
     if action.do == "finished":
-        return ["finished before"]
+        if not _short_of_time(stage):
+            return ["finished before"]
+        step = f"{stage_facts(stage)['stopped']['step']:,} of {_planned_steps(stage):,}"
+        return [f"finished before, at step {step} by training.max_minutes"]
     lines = [f"not run, since it has a release: {stage.release} (skip_existing: true)"]
     facts = stage_facts(stage)
     try:

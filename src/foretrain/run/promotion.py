@@ -6,12 +6,14 @@ import json
 import logging
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from foretrain.adapters.layers import merged
+from foretrain.atomic import replacing_folder
 from foretrain.data.splits import Selection
 from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
@@ -22,7 +24,9 @@ from foretrain.evaluation.columns import validation_columns
 from foretrain.evaluation.draws import can_test_items, check_clusters
 from foretrain.evaluation.gate import judge
 from foretrain.evaluation.reference import OTHER, ZERO_SHOT, Promotion, ReferenceModel
+from foretrain.evaluation.result import EvaluationResult
 from foretrain.evaluation.significance import ITEMS, lag_in_origins, origins_needed
+from foretrain.evaluation.symbols import describe_ranking, ranking
 from foretrain.evaluation.tasks import evaluate
 from foretrain.evaluation.validation import chosen_options
 from foretrain.forecasting.parents import with_ancestry
@@ -35,7 +39,7 @@ from foretrain.run.build import build_model, relocated, with_parents
 from foretrain.run.config import RunConfig, is_same_config, load_config
 from foretrain.run.opening import openable
 from foretrain.training.monitor import append_log
-from foretrain.training.release import mark_promotion, pipeline_folder, read_release, run_folder
+from foretrain.training.release import EVALUATION, mark_promotion, pipeline_folder, read_release, run_folder
 
 _log = logging.getLogger(__name__)
 
@@ -203,8 +207,9 @@ def run_gate(config: RunConfig, model: Trainable, source: AnySource, world: Worl
     """Compare a run's released weights, which the model holds, with its zero-shot weights, naive and a found season.
 
     The comparison uses all windows of the test part, evaluation.stride apart, with the sampling and options of
-    validation. The result goes into release.json, final_metrics.json and the log. Every rank calls it; returns None if
-    the model makes no forecasts. Raises the errors of open_reference and evaluate.
+    validation. The result goes into release.json, final_metrics.json and the log, its report into evaluation/ of the
+    run folder. Every rank calls it; returns None if the model makes no forecasts. Raises the errors of open_reference
+    and evaluate.
     """
     if not isinstance(model, Forecaster):
         return None
@@ -238,10 +243,32 @@ def run_gate(config: RunConfig, model: Trainable, source: AnySource, world: Worl
             dtype=None if config.training.dtype == "float32" else getattr(torch, config.training.dtype),
         )
     promotion = judge(result, require_significance=settings.require_significance, promote_over=settings.promote_over)
+    result = replace(result, promotion=promotion)
+    report = world.on_main(lambda: _save_report(result, Path(config.output_dir) / EVALUATION))
     world.on_main(lambda: record(release, promotion))
     if world.is_main:
-        append_log(Path(config.output_dir), promotion.headline)
+        lines = [
+            promotion.headline,
+            describe_ranking(ranking(result.per_symbol)),
+            f"report: {report}" if report else "",
+        ]
+        for line in filter(None, lines):
+            append_log(Path(config.output_dir), line)
     return promotion
+
+
+def _save_report(result: EvaluationResult, folder: Path) -> Path | None:
+    """Write the report of a gate into `folder`, which appears complete; return its page. None, with a warning, on
+    failure."""
+    from foretrain.evaluation.report import write_report
+
+    try:
+        with replacing_folder(folder) as scratch:
+            write_report(result, scratch)
+    except OSError as error:
+        warn(_log, Note(Code.REPORT_NOT_WRITTEN, f"{folder}: could not be written ({error.strerror or error})."))
+        return None
+    return folder / "report.html"
 
 
 def _scored_columns(config: RunConfig, source: AnySource) -> list[Selection]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from foretrain.errors import ConfigError, TrainingError
 from foretrain.evaluation.validation import Validation
 from foretrain.forecasting.scaling import training_scale_notes
 from foretrain.models import family
-from foretrain.models.base import Trainable
+from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.checkpoints import checkpoint_at, describe_checkpoint
 from foretrain.notes import texts
 from foretrain.run.ancestry import check_test_part
@@ -30,7 +31,8 @@ from foretrain.run.build import (
 )
 from foretrain.run.config import RunConfig
 from foretrain.run.opening import with_checkpoints
-from foretrain.run.promotion import check_test_split, run_gate
+from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, check_test_split, run_gate
+from foretrain.training.monitor import append_log
 from foretrain.training.trainer import Trainer, TrainResult
 
 
@@ -64,8 +66,8 @@ def train_run(
     model = build_model(config)
     model.check(source)
     config = with_parents(config, model)
-    header = [*notes, *devices, _describe_start(config), config.loss.describe()]
-    header += filter(None, [describe_adapter(model)])
+    header = [*notes, *devices, *_describe_start(config, model), config.loss.describe()]
+    header += [*filter(None, [describe_adapter(model)]), *source.left_out()]
     facts = release_facts(config, source)
     scale = [*model.release_notes(), *training_scale_notes(model, source)]
     facts |= {"warnings": [asdict(note) for note in scale]} if scale else {}
@@ -73,7 +75,25 @@ def train_run(
     result = _build_trainer(config, source, model, world, resume, header, facts).fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)
+    if world.is_main and config.stage is None:
+        more = ["next: the same command with --resume trains on"] if result.stopped_by == "max_minutes" else []
+        for line in [*more, *next_commands(config, model, Path(config.output_dir))]:
+            append_log(Path(config.output_dir), line)
     return model, result
+
+
+def next_commands(config: RunConfig, model: Trainable, folder: Path) -> list[str]:
+    """Return lines with the commands that a run's `folder` is used by: its evaluation, unless its gate made one, and a
+    forecast; none for a model that makes no forecasts."""
+    if not isinstance(model, Forecaster):
+        return []
+    paths = [spec.path for spec in config.data.corpora if spec.path is not None and Path(spec.path).exists()]
+    commands = [["forecast", str(folder), paths[0] if paths else "my.csv"]]
+    if config.data.known_covariates:
+        commands[0] += ["--future", "my-future.csv"]
+    if paths and config.data.resolved_test_steps and not config.evaluation.promotion:
+        commands.insert(0, ["evaluate", str(folder), "--data", paths[0], "--against", ZERO_SHOT_ARGUMENT])
+    return [f"next: foretrain {shlex.join(command)}" for command in commands]
 
 
 def _build_trainer(
@@ -104,8 +124,8 @@ def _build_trainer(
     )
 
 
-def _describe_start(config: RunConfig) -> str:
-    """Return the log line about the weights that a run starts from."""
+def _describe_start(config: RunConfig, model: Trainable) -> list[str]:
+    """Return the log lines about the weights that a run starts from, and what it changes in their model's settings."""
     start, others = f"random weights (seed {config.seed})", list[str]()
     for role, hashed in config.parents.items():
         place = parent_source(config, role) or "its own"
@@ -115,7 +135,16 @@ def _describe_start(config: RunConfig) -> str:
             start = text
         else:
             others.append(f"{role} {text}")
-    return "; ".join([f"starts from {start}", *others])
+    lines = ["; ".join([f"starts from {start}", *others])]
+    if model.adapted:
+        changes = (f"{_in_words(name)} {there} -> {here}" for name, (there, here) in model.adapted.items())
+        lines.append(f"adapted to this run: {', '.join(changes)}")
+    return lines
+
+
+def _in_words(setting: str) -> str:
+    """Return a setting of a model in words: "context" for context_length, max_context_length and max_context."""
+    return setting.removeprefix("max_").removesuffix("_length").replace("_", " ")
 
 
 def check_run(config: RunConfig, source: AnySource, model: Trainable) -> None:

@@ -51,8 +51,9 @@ def _check_generated(config: TrainingConfig) -> None:
             f"training.{given[0]}: no effect beside data.generated, whose max_tokens, max_windows and "
             "micro_batches_per_step make the batches. Leave it out."
         )
-    if config.epochs is not None:
-        raise ConfigError("training.epochs: generated series have no end. Give training.max_steps.")
+    if (key := config.epoch_key) is not None:
+        instead = "training.max_steps" if key == "epochs" else "a number of steps"
+        raise ConfigError(f"training.{key}: generated series have no end, and so no epochs. Give {instead}.")
 
 
 def describe_stream(stream: WindowSource | MicroBatches) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from foretrain.distributed.world import World
 from foretrain.training.journal import Journal
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.step import LocalStepStats, StepResult
-from foretrain.training.train_state import TrainState
+from foretrain.training.train_state import RunTotals, TrainState
 
 # Dense peak in TFLOP/s according to the vendors' data sheets: (16-bit, TF32, float32)
 PEAKS = {
@@ -52,6 +52,7 @@ class _Totals:
     windows: int = 0
     data_wait: float = 0.0  # seconds
     flops: float = 0.0
+    clipped: int = 0  # steps whose gradient exceeded clip_norm
 
 
 class RunConsole(Console):
@@ -70,7 +71,10 @@ def silence_stdout() -> None:
 
 
 class Monitor:
-    """Writes the logs of a run, on rank 0; on other ranks its methods do nothing."""
+    """Writes the logs of a run, on rank 0; on other ranks its methods do nothing. Counts what the run took.
+
+    earlier: what the starts before this one took.
+    """
 
     def __init__(
         self,
@@ -81,7 +85,10 @@ class Monitor:
         *,
         flops: Callable[[int, int, int], float],
         console: Console | None = None,
+        earlier: RunTotals | None = None,
     ) -> None:
+        self._earlier, self._began = earlier or RunTotals(), time.perf_counter()
+        self._run = self._earlier
         self.config, self.plan, self.world, self.flops = config, plan, world, flops
         self.output_dir, self.console = output_dir, console or RunConsole(highlight=False)
         self.totals = _Totals()
@@ -125,11 +132,13 @@ class Monitor:
 
     def step(self, result: StepResult, stats: LocalStepStats, train_state: TrainState) -> None:
         """Record a finished step; log it every log_every steps, at the last one, and if the update was skipped."""
+        self._run = replace(self._run, steps=self._run.steps + 1, windows=self._run.windows + result.windows)
         if not self.world.is_main:
             return
         totals, step = self.totals, train_state.step
         totals.steps += 1
         totals.windows += result.windows
+        totals.clipped += self.config.clip_norm is not None and result.grad_norm > self.config.clip_norm
         totals.data_wait += stats.data_wait
         forward_flops = sum(windows * self.flops(*size) for windows, *size in stats.sizes)
         # backward takes twice the FLOPs of forward; other ranks are assumed to need the same per window
@@ -146,14 +155,29 @@ class Monitor:
         if step % self.config.log_every == 0:
             self.totals = _Totals()
 
+    def epoch(self, step: int, loss: float | None, steps: int) -> None:
+        """Log the end of an epoch, with the mean loss of its steps."""
+        if not self.world.is_main:
+            return
+        number = int(self.plan.epoch(step) or 0)
+        self.journal.write({"step": step, "kind": "epoch", "epoch": number, "loss": loss, "steps": steps})
+        self._write_tensorboard("epoch", step, {"loss": loss})
+        self.log(f"epoch {number:,} ends at step {step:,}: mean loss {_number(loss)} of {steps:,} steps")
+
     def validation(self, step: int, metrics: dict[str, float], *, best: bool) -> None:
         """Log the metrics of a validation."""
         if not self.world.is_main:
             return
-        self.journal.write({"step": step, "kind": "validation", **metrics, "best": best})
+        self.journal.write({"step": step, "kind": "validation", **self._epoch(step), **metrics, "best": best})
         self._write_tensorboard("validation", step, metrics)
         values = " | ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.log(f"validation at step {step:,}: {values}{' | new best' if best else ''}")
+        epoch = "".join(f", epoch {number:.2f}" for number in self._epoch(step).values())
+        self.log(f"validation at step {step:,}{epoch}: {values}{' | new best' if best else ''}")
+
+    def _epoch(self, step: int) -> dict[str, float]:
+        """Return {"epoch": epochs so far}; {} if the run does not count them."""
+        epoch = self.plan.epoch(step)
+        return {} if epoch is None else {"epoch": epoch}
 
     def pause(self) -> float:
         """Return the current time; resume(pause()) excludes the time in between from the rates."""
@@ -161,7 +185,15 @@ class Monitor:
 
     def resume(self, paused_at: float) -> None:
         """See pause."""
-        self.totals.start += time.perf_counter() - paused_at
+        paused = time.perf_counter() - paused_at
+        self.totals.start += paused
+        self._run = replace(self._run, paused=self._run.paused + paused)
+
+    def run_totals(self) -> RunTotals:
+        """Return what the run took so far, over all its starts but those without a step."""
+        if self._run.steps == self._earlier.steps:
+            return self._earlier
+        return replace(self._run, seconds=self._run.seconds + time.perf_counter() - self._began)
 
     def sync(self) -> None:
         """Sync metrics.jsonl to disk, before a checkpoint."""
@@ -185,10 +217,12 @@ class Monitor:
         record: dict[str, Any] = {
             "step": train_state.step,
             "kind": "train",
+            **self._epoch(train_state.step),
             "loss": result.loss,
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             "loss_ema": train_state.loss_ema,
+            "clipped_share": self.totals.clipped / self.totals.steps,  # of the steps since the last line
             "steps_per_s": self.totals.steps / seconds,
             "windows_per_s": self.totals.windows / seconds,
             "flops_per_s": self.totals.flops / seconds,  # of all processes
@@ -204,13 +238,17 @@ class Monitor:
 
     def _line(self, record: dict[str, Any], train_state: TrainState) -> str:
         """Format a record for the console."""
-        best = train_state.best if train_state.best is not None else train_state.lowest
         left = (self.plan.steps - train_state.step) / record["steps_per_s"]
+        best = f"lowest ema {_number(train_state.lowest)}"
+        if self.config.validate_every is not None:
+            best = f"best {self.config.best_metric} {_number(train_state.best)}"
+        epochs = "" if self.config.epochs is None else f"/{self.config.epochs:g}"
         parts = [
             f"step {train_state.step:,}/{self.plan.steps:,}",
+            f"epoch {record['epoch']:.2f}{epochs}" if "epoch" in record else "",
             f"loss {record['loss']:.4f}",
             f"ema {_number(train_state.loss_ema)}",
-            f"best {_number(best)}",
+            best,
             f"lr {record['lr']:.2e}",
             f"mem {record['memory_gb']:.1f}/{record['memory_total_gb']:.0f}GB",
             f"{record['steps_per_s']:.3g} step/s",
@@ -218,7 +256,8 @@ class Monitor:
             f"mfu {100 * record['mfu']:.0f}%" if record["mfu"] is not None else "",
             f"data {100 * record['data_share']:.1f}%",
             f"eta {duration(left)}",
-            f"gnorm {record['grad_norm']:.3f}",
+            f"gnorm {record['grad_norm']:.3f}"
+            + (f" (clipped {100 * record['clipped_share']:.0f}%)" if record["clipped_share"] else ""),
             f"left out: {record['left_out']}" if "left_out" in record else "",
         ]
         return " | ".join(part for part in parts if part)
@@ -243,9 +282,10 @@ class Monitor:
 
 
 def append_log(output_dir: Path, text: str) -> None:
-    """Write a line to the console and to training.log of a finished run."""
+    """Write a line to the console and to training.log of a finished run, whose release is whole: a full disk is no
+    error."""
     RunConsole(highlight=False).print(text, markup=False, highlight=False, soft_wrap=True)
-    with (output_dir / "training.log").open("a", encoding="utf-8") as log:
+    with suppress(OSError), (output_dir / "training.log").open("a", encoding="utf-8") as log:
         log.write(_with_time(text))
 
 

@@ -23,6 +23,7 @@ from foretrain.training.journal import read_journal
 ALIASES = ("best_model", "hf_export")
 NAMES = ("release", *ALIASES)
 METRICS, RECORDS = "final_metrics.json", "best_records.json"
+EVALUATION = "evaluation"  # folder of the report of the gate at the end of a run
 
 
 def write_release(output_dir: Path, model: Trainable, state: dict[str, Tensor] | None, facts: dict[str, Any]) -> Path:
@@ -67,7 +68,9 @@ def write_records(
     folder.
     """
     lines = [line for line in read_journal(output_dir / "metrics.jsonl") if line.get("kind") == "validation"]
-    metrics = {line["step"]: {k: v for k, v in line.items() if k not in ("step", "kind", "best")} for line in lines}
+    metrics = {
+        line["step"]: {k: v for k, v in line.items() if k not in ("step", "kind", "epoch", "best")} for line in lines
+    }
 
     def with_units(at: int) -> dict[str, Any]:
         return {name: {"value": value, "unit": units.get(name)} for name, value in metrics.get(at, {}).items()}
@@ -86,9 +89,13 @@ def link_release(release: Path, output_dir: Path) -> None:
     """Link the results of a stage into the folder of its pipeline, by hard links (copies if these are impossible)."""
     stage = release.parent
     try:
+        if not (stage / EVALUATION).is_dir():
+            drop_evaluation(output_dir / "release")
         _link_folder(release, output_dir, NAMES)
         if (stage / "adapters").is_dir():
             _link_folder(stage / "adapters", output_dir, ("adapters",))
+        if (stage / EVALUATION).is_dir():
+            _link_folder(stage / EVALUATION, output_dir, (EVALUATION,))
         for name in (METRICS, "training.log"):
             if (stage / name).is_file():
                 _link_file(stage / name, output_dir / name)
@@ -140,6 +147,15 @@ def saved_promotion(release: Path, facts: dict[str, Any]) -> dict[str, Any]:
     if _without_promotion(path) != json.loads(json.dumps(facts)):
         return {}
     return {key: value for key, value in read_release(release).items() if key == "promotion"}
+
+
+def drop_evaluation(release: Path) -> None:
+    """Delete the report of a gate on a release that is about to be replaced, as the new one will have no mark of it.
+
+    A folder of that name beside a release that no gate has marked is the user's, and stays.
+    """
+    if (release / "release.json").is_file() and "promotion" in read_release(release):
+        remove(release.parent / EVALUATION)
 
 
 def read_release(folder: Path) -> dict[str, Any]:

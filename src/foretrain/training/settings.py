@@ -6,12 +6,23 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from foretrain.config import FREE, LAYOUT, FieldRule, Section, leaves, or_auto, rules, upgraded
 from foretrain.errors import ConfigError, TrainingError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]  # torch's
+
+
+def _one_message(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError("give a number of steps, 1 or more, or epoch, for once an epoch") from None
+
+
+# steps, or "epoch": after every pass over the data
+Every = Annotated[Annotated[int, Field(ge=1)] | Literal["epoch"], WrapValidator(_one_message)]
 
 LENGTH = FieldRule(
     identity=False, on_resume="allowed", note="the learning-rate schedule is computed anew for the new length"
@@ -82,11 +93,12 @@ class TrainingConfig(Section):
     on_nonfinite: Annotated[Literal["stop", "skip", "rollback"], FREE] = "stop"
     # maximum number of batches that skip and rollback leave out in a run
     skip_budget: Annotated[int, FREE] = Field(default=10, ge=0)
-    validate_every: int | None = Field(default=None, ge=1)  # steps; None = only at the end
+    # steps, or "epoch": at the end of every epoch; None = only at the end
+    validate_every: Every | None = None
     best_metric: str = "val_loss"  # a key of the metrics that validation returns
     best_mode: Literal["min", "max"] | None = None  # None = "max" for skill and accuracy, else "min"
     patience: int | None = Field(default=None, ge=1)  # early stopping: validations without a better metric
-    checkpoint_every: Annotated[int | None, FREE] = Field(default=1000, ge=1)  # steps
+    checkpoint_every: Annotated[Every | None, FREE] = 1000  # steps, or "epoch"
     # also after this many minutes, if that comes first
     checkpoint_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)
     keep_last: Annotated[int, FREE] = Field(default=2, ge=1)
@@ -99,6 +111,12 @@ class TrainingConfig(Section):
         """best_mode, or the mode that the name of best_metric implies."""
         higher = "skill" in self.best_metric or "accuracy" in self.best_metric
         return self.best_mode or ("max" if higher else "min")
+
+    @property
+    def epoch_key(self) -> str | None:
+        """A key of this section by which the run counts epochs; None if it counts steps alone."""
+        every = [key for key in ("validate_every", "checkpoint_every") if getattr(self, key) == "epoch"]
+        return "epochs" if self.epochs is not None else next(iter(every), None)
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
@@ -142,6 +160,20 @@ class StepPlan(NamedTuple):
     batch_size: int  # units per step
     micro_batch_size: int
     unit: str = "windows"
+    epoch_length: int | None = None  # units in an epoch, if the run counts epochs
+
+    def epoch(self, step: int) -> float | None:
+        """Return how many epochs have passed after a number of steps; None if the run does not count them."""
+        return None if self.epoch_length is None else min(step * self.batch_size, self.total) / self.epoch_length
+
+    def ends_epoch(self, step: int) -> bool:
+        """Return True if an epoch ends within the last of a number of steps."""
+        passed = [int(self.epoch(n) or 0) for n in (step - 1, step)]
+        return step > 0 and passed[0] < passed[1]
+
+    def is_due(self, every: int | Literal["epoch"] | None, step: int) -> bool:
+        """Return True if what happens every so many steps, or after each epoch, happens after this number of steps."""
+        return self.ends_epoch(step) if every == "epoch" else bool(every) and step % every == 0
 
     def micro_batches(self, step: int) -> list[tuple[int, int]]:
         """Return (first unit within the step, count) of each micro-batch; only the run's last step may be shorter."""
@@ -187,20 +219,21 @@ def plan_run(
     epoch_length: number of windows or, if they are the unit, of micro-batches (see loader.stream_of).
     micro_batches: number in a step, if micro-batches are the unit without a token budget.
     micro_batch_size: that of a checkpoint, used if the config sets none.
-    Raises ConfigError if a run in epochs has no window.
+    Raises ConfigError if a run that counts epochs has no window.
     """
     size, micro, unit = config.batch_size, config.micro_batch_size or micro_batch_size, "windows"
     if config.token_budget is not None:
         micro_batches = config.token_budget.micro_batches_per_step
     if micro_batches is not None:
         size, micro, unit = micro_batches, 1, "micro-batches"
-    micro = micro or -(-size // world_size)
+    micro, key = micro or -(-size // world_size), config.epoch_key
+    if key is not None and epoch_length < 1:
+        raise ConfigError(f"training.{key}: the data has no window to train on; shorten context or prediction length.")
+    epoch = None if key is None else epoch_length
     if config.max_steps is not None:
-        return StepPlan(config.max_steps, config.max_steps * size, size, micro, unit)
-    if epoch_length < 1:
-        raise ConfigError("training.epochs: the data has no window to train on; shorten context or prediction length.")
+        return StepPlan(config.max_steps, config.max_steps * size, size, micro, unit, epoch)
     total = max(round((config.epochs or 0) * epoch_length), 1)
-    return StepPlan(math.ceil(total / size), total, size, micro, unit)
+    return StepPlan(math.ceil(total / size), total, size, micro, unit, epoch)
 
 
 def check_resumable(saved: dict[str, Any], current: dict[str, Any], schema: type[Section]) -> list[str]:

@@ -11,6 +11,31 @@ from foretrain.training.schedule import Plateau
 StoppedBy = Literal["max_steps", "patience", "max_minutes", "evaluation"]
 
 
+@dataclass(frozen=True)
+class RunTotals:
+    """What a run took over all its starts, apart from steps that a kill undid; state.json of a checkpoint holds it.
+
+    A run that an older version began counts from its first resume by this one.
+    """
+
+    steps: int = 0
+    windows: int = 0
+    seconds: float = 0.0  # from the start of each loop to its end
+    paused: float = 0.0  # seconds of these in validations, checkpoints and warming up
+
+    def facts(self) -> dict[str, Any]:
+        """Return the entry "run" of final_metrics.json; rates are those of training, without the pauses."""
+        training = max(self.seconds - self.paused, 1e-9)
+        return {
+            "steps": self.steps,
+            "windows": self.windows,
+            "seconds": round(self.seconds, 3),
+            "validation_and_checkpoint_seconds": round(self.paused, 3),
+            "steps_per_s": self.steps / training,
+            "windows_per_s": self.windows / training,
+        }
+
+
 @dataclass
 class TrainState:
     """Counters and best values of a run. JSON preserves its floats bit for bit."""
@@ -20,7 +45,7 @@ class TrainState:
     offset: int = 0  # number of windows (of micro-batches, with a token budget) skipped by rollbacks
     bad_batches: int = 0  # number of batches skipped or rolled back, limited by skip_budget
     loss_ema: float | None = None  # smoothed training loss, for the console
-    lowest: float | None = None  # minimum of loss_ema
+    lowest: float | None = None  # minimum of loss_ema, for the console of runs without validations
     best: float | None = None  # best validation metric
     best_step: int | None = None
     stale: int = 0  # validations since best_step
@@ -28,6 +53,8 @@ class TrainState:
     ended: StoppedBy | None = None  # why the run finished; a resumed run does not continue then
     scale: float | None = None  # float16 loss scale, None until the first step
     scale_streak: int = 0  # updates without overflow since the scale changed
+    epoch_loss: float = 0.0  # sum of the losses of the steps of this epoch that changed the weights
+    epoch_steps: int = 0  # their number
     plateau: Plateau = field(default_factory=Plateau)
 
     def to_json(self) -> dict[str, Any]:
@@ -40,9 +67,16 @@ class TrainState:
         return cls(**{**data, "plateau": Plateau(**data["plateau"])})
 
     def observe_loss(self, loss: float) -> None:
-        """Update the smoothed training loss with a step's loss (weight 0.05)."""
+        """Update the smoothed training loss (weight 0.05) and the sum over the epoch with a step's loss."""
+        self.epoch_loss, self.epoch_steps = self.epoch_loss + loss, self.epoch_steps + 1
         self.loss_ema = loss if self.loss_ema is None else self.loss_ema + 0.05 * (loss - self.loss_ema)
         self.lowest = self.loss_ema if self.lowest is None else min(self.lowest, self.loss_ema)
+
+    def end_epoch(self) -> tuple[float | None, int]:
+        """Return the mean loss of the epoch's steps (None without one) and their number; start the next epoch."""
+        steps, total = self.epoch_steps, self.epoch_loss
+        self.epoch_loss, self.epoch_steps = 0.0, 0
+        return (total / steps if steps else None), steps
 
     def observe_score(self, value: float, mode: Literal["min", "max"]) -> bool:
         """Record a validation metric; return True if it is the best so far. NaN and infinities never are."""

@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -22,6 +22,7 @@ from foretrain.models.base import Trainable
 from foretrain.models.types import WindowSource
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
+from foretrain.training.ending import describe_end, describe_release, describe_totals
 from foretrain.training.interrupt import Interrupted, SignalHandler, ValidationInterrupted
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
 from foretrain.training.lock import RunLock
@@ -30,11 +31,11 @@ from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.parallel import parallelize, unwrap
-from foretrain.training.release import saved_promotion, write_records, write_release
+from foretrain.training.release import drop_evaluation, saved_promotion, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import TrainingConfig, check_resumable
 from foretrain.training.step import StepResult, Updater
-from foretrain.training.train_state import StoppedBy, TrainState
+from foretrain.training.train_state import RunTotals, StoppedBy, TrainState
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -165,6 +166,8 @@ class Trainer:
                 self.last_loss = result.loss
                 train_state.observe_loss(result.loss)
             self.monitor.step(result, stats, train_state)
+            if self.plan.ends_epoch(train_state.step):
+                self.monitor.epoch(train_state.step, *train_state.end_epoch())
             if stop := self._validate_and_checkpoint(StopRequests(*result.stops)):
                 return stop
 
@@ -236,6 +239,7 @@ class Trainer:
             self.world,
             flops=self.model.flops_per_window,
             console=self.console,
+            earlier=RunTotals(**(saved or {}).get("totals", {})),
         )
         stack.callback(self.monitor.close)
         stack.callback(lambda: unwrap(self.model))
@@ -345,10 +349,11 @@ class Trainer:
 
         Returns why the run ends here (None if it continues) and the stop requests including those of new signals.
         """
-        step, every = self.train_state.step, self.config.validate_every
+        step = self.train_state.step
         self.score: float | None = None
         self.train_state.validation_due = False
-        if self.evaluate is None or not (step == self.plan.steps or (every and step % every == 0)):
+        due = step == self.plan.steps or self.plan.is_due(self.config.validate_every, step)
+        if self.evaluate is None or not due:
             return None, stops
         if stops.interrupt or stops.terminate:
             self.train_state.validation_due = True  # time may be short: the resumed run starts with the validation
@@ -401,9 +406,9 @@ class Trainer:
         return None
 
     def _checkpoint_if_due(self, stops: StopRequests) -> None:
-        step, every, score = self.train_state.step, self.config.checkpoint_every, self.score
+        step, score = self.train_state.step, self.score
         final = self.train_state.ended is not None or step == self.plan.steps
-        due = final or any(stops) or bool(every and step % every == 0)
+        due = final or any(stops) or self.plan.is_due(self.config.checkpoint_every, step)
         if not due and score is not None:
             due = self.world.on_main(lambda: self.checkpoints.is_among_best(score))
         if due:
@@ -414,6 +419,7 @@ class Trainer:
         self.monitor.sync()
         state = {
             "progress": self.train_state.to_json(),
+            "totals": asdict(self.monitor.run_totals()),
             "config": self.resolved_config,
             "seed": self.seed,
             "batch_size": self.plan.batch_size,
@@ -481,6 +487,7 @@ class Trainer:
         train_state = self.train_state
         if self.last_saved != train_state.step:
             self._save(None, final=True)
+        totals = self.monitor.run_totals()
         best = self.world.on_main(lambda: self.checkpoints.best_intact(self.monitor.log))
         step, metric = (best.step, best.metric) if best else (train_state.step, None)
         path = best.path if best else self.checkpoints.folder / f"step-{train_state.step:08d}"
@@ -500,8 +507,11 @@ class Trainer:
         }
         if alarm := adapter.get("adapter", {}).get("alarm"):
             self.monitor.log(f"WARNING: {alarm}")
-        self.world.on_main(lambda: self._write_release(facts))
-        self.monitor.log(f"finished at step {train_state.step:,} ({stopped_by}); release/ holds step {step:,}")
+        self.world.on_main(lambda: self._write_release(facts, totals))
+        end = describe_end(self.config, self.plan, train_state.step, stopped_by)
+        self.monitor.log(f"{end}; {describe_release(step, self.config.best_metric, metric, averaged)}")
+        if totals.steps:
+            self.monitor.log(describe_totals(totals))
         self.model.eval()
         return TrainResult(
             step=train_state.step,
@@ -513,9 +523,11 @@ class Trainer:
             metrics=self.last_metrics,
         )
 
-    def _write_release(self, facts: dict[str, Any]) -> None:
+    def _write_release(self, facts: dict[str, Any], totals: RunTotals) -> None:
         """Write the release, its metrics and the list of best checkpoints."""
         promotion = saved_promotion(self.output_dir / "release", facts)
+        if not promotion:
+            drop_evaluation(self.output_dir / "release")
         write_release(self.output_dir, self.model, None, {**facts, **promotion})
         write_records(
             self.output_dir,
@@ -523,7 +535,7 @@ class Trainer:
             self.checkpoints.best(),
             metric=self.config.best_metric,
             units=self.units,
-            facts={"weights": facts["weights"], **promotion},
+            facts={"weights": facts["weights"], "stopped": facts["stopped"], "run": totals.facts(), **promotion},
         )
 
 

@@ -278,6 +278,10 @@ class GeneratedSource:
         by = f"by {workers} process{'es' * (workers > 1)} per rank" if workers else "by the training process"
         return [f"data: series are generated while the model is trained, without end, {by}"]
 
+    def left_out(self) -> list[str]:
+        """Return lines on series that are not trained on: none, since all are generated."""
+        return []
+
     def validation_data(self) -> tuple[DataConfig, list[Corpus], list[Selection]]:
         """Return windows of another stream as corpora, one a layout, with the section that has all of them scored."""
         few = {"corpora": (), "exclude": (), "max_windows": _TOGETHER}

@@ -1,0 +1,33 @@
+"""What a run says at its end: why it ended, what it released, and what it took."""
+
+from __future__ import annotations
+
+from foretrain.training.monitor import duration
+from foretrain.training.settings import StepPlan, TrainingConfig
+from foretrain.training.train_state import RunTotals, StoppedBy
+
+
+def describe_end(config: TrainingConfig, plan: StepPlan, step: int, stopped_by: StoppedBy) -> str:
+    """Return why a run ended after `step` steps."""
+    if stopped_by == "max_minutes":
+        return f"stopped at step {step:,} of {plan.steps:,}: training.max_minutes ({config.max_minutes:g}) are over"
+    if stopped_by == "patience":
+        reason = f"patience: {config.patience} validations without a better {config.best_metric}"
+        return f"finished at step {step:,} of {plan.steps:,} ({reason})"
+    return f"finished at step {step:,} ({'epochs' if config.epochs and stopped_by == 'max_steps' else stopped_by})"
+
+
+def describe_release(step: int, metric: str, value: float | None, averaged: bool) -> str:
+    """Return which weights a release holds: those of a step, the best by a metric if it has a value."""
+    best = "" if value is None else f", the best: {metric} {value:.4f}"
+    return f"release/ holds step {step:,}{' (averaged weights)' if averaged else ''}{best}"
+
+
+def describe_totals(totals: RunTotals) -> str:
+    """Return what a run took; its rates are those of training alone."""
+    facts = totals.facts()
+    return (
+        f"took {duration(totals.seconds)} for {totals.steps:,} steps on {totals.windows:,} windows, "
+        f"{duration(totals.paused)} of it validations and checkpoints; training alone: {facts['steps_per_s']:.3g} "
+        f"step/s, {facts['windows_per_s']:,.0f} series/s"
+    )
