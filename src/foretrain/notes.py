@@ -36,6 +36,7 @@ class Code(StrEnum):
     NOT_UPSTREAMS_FUNCTION = "not_upstreams_function"  # upstream's loader ignores or refuses a setting of the model
     FORECAST_NOT_FINITE = "forecast_not_finite"
     COLUMNS_LEFT_OUT = "columns_left_out"  # the family cannot read them, or the model was not trained with them
+    COVARIATES_UNREAD = "covariates_unread"  # of a family that drops them
     COVARIATES_NOT_LEARNT = "covariates_not_learnt"  # the model was pretrained without any
     KNOWN_COVARIATES_NOT_GIVEN = "known_covariates_not_given"  # though training and evaluation know them ahead
     STEPS_LOOK_LIKE_TIMES = "steps_look_like_times"
@@ -215,8 +216,24 @@ def once(logged: set[tuple[str, str]] | None = None) -> Iterator[None]:
         _logged.reset(token)
 
 
+_told: ContextVar[tuple[str, tuple[Mapping[str, int | float], ...]] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def told(code: str, notes: Iterable[Note]) -> Iterator[None]:
+    """While entered, warn() leaves out notes of a code with the counts of one of `notes`, which told that fact."""
+    token = _told.set((str(code), tuple(note.counts for note in notes)))
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
 def warn(logger: logging.Logger, note: Note) -> None:
     """Log a note as a warning that carries its code and counts."""
+    known = _told.get()
+    if known is not None and note.code == known[0] and note.counts in known[1]:
+        return
     logged, key = _logged.get(), (str(note.code), note.text)
     if logged is not None:
         if key in logged:

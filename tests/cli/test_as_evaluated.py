@@ -163,6 +163,47 @@ def test_a_forecast_with_an_option_of_the_family_is_the_one_evaluated_with_it(zo
         assert np.array_equal(delivered(table, result, ["load"]), expected) == same
 
 
+def test_recorded_options_hold_for_both_verbs_unless_others_are_given(zoo, tmp_path):
+    model, frame = released(zoo, tmp_path, "chronos2", known_covariates=[]), weather()
+    facts = json.loads((model / "release.json").read_text())
+    (model / "release.json").write_text(json.dumps({**facts, "options": {"symmetric": True}}))
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    result = evaluate_model(str(model), tmp_path / "all.csv", num_windows=1, threads=1)
+    other = evaluate_model(str(model), tmp_path / "all.csv", num_windows=1, threads=1, options={"symmetric": False})
+    assert [found.settings["options"]["symmetric"] for found in (result, other)] == [True, False]
+    assert result.scored is not None and other.scored is not None
+    for options, scored in (({}, result.scored), ({"symmetric": False}, other.scored)):
+        table = load(model).forecast_df(cut(frame)[0], HORIZON, **options)
+        np.testing.assert_array_equal(delivered(table, result, ["load"]), np.asarray(scored.quantiles, np.float32))
+    assert not np.array_equal(result.scored.quantiles, other.scored.quantiles)
+
+
+def test_other_levels_are_sorted_alike_by_both_verbs(zoo, tmp_path):
+    """The quantiles of random weights cross; what is sorted along with a level changes its value."""
+    model, frame, levels = released(zoo, tmp_path, "chronos2", known_covariates=[]), weather(), (0.05, 0.35, 0.5)
+    frame.to_csv(tmp_path / "all.csv", index=False)
+    result = evaluate_model(str(model), tmp_path / "all.csv", num_windows=1, threads=1, quantile_levels=levels)
+    assert result.scored is not None and result.settings["crossed_share"] > 0
+    table = load(model).forecast_df(cut(frame)[0], HORIZON, quantile_levels=result.levels)
+    np.testing.assert_array_equal(delivered(table, result, ["load"]), np.asarray(result.scored.quantiles, np.float32))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"open": "Open", "high": "High", "low": "Low", "close": "Close/Last", "volume": "Volume"},
+        {"open": "<OPEN>", "high": "<HIGH>", "low": "<LOW>", "close": "<CLOSE>", "volume": "<VOL>"},
+        {"close": "Price", "volume": "Vol."},
+    ],
+    ids=["close/last", "brackets", "price"],
+)
+def test_bars_under_a_vendor_s_names_are_candles_in_a_frame_as_in_a_file(zoo, tmp_path, names):
+    frame = cut(candles())[0].drop(columns="spread").rename(columns=names)
+    zoo.shared("kronos").save_release(tmp_path)
+    found = load(tmp_path).forecast_df(frame, 2, num_samples=2)
+    assert found["target_name"].unique().tolist() == CANDLE["target"]
+
+
 def test_a_covariate_that_the_data_lack_is_told_by_both_verbs(zoo, tmp_path, logged_notes):
     model, frame = released(zoo, tmp_path, "chronos2", known_covariates=[]), weather()
     frame[["item_id", "timestamp", "load"]].to_csv(tmp_path / "all.csv", index=False)

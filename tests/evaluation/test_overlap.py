@@ -282,3 +282,13 @@ def test_what_ancestors_saw_of_generators_is_apart_and_of_imported_synthetic_fil
         release = _child(corpus, seen)
         assert Ancestry.read(release).seen == (seen,)
         assert codes(check_overlap(release, [corpus], origins)) == expected
+
+
+def test_series_that_made_a_model_in_the_box_are_in_no_file(hourly):
+    imported, origins = hourly(1, 100, provenance="synthetic"), [[Origin(0, 95)]]
+    provenance = {**imported.manifest.provenance, "sources": [{"path": "made.csv"}]}
+    imported.manifest = imported.manifest.model_copy(update={"provenance": provenance})
+    seen = Seen("x", by="model", provenance="synthetic", generated=True)
+    for asked, expected in (("tiny", set()), ("runs/base", {Code.TRAINING_CANNOT_BE_COMPARED})):
+        release = _child(imported, seen) | {"parents": {"model": {"hash": "0", "asked": asked}}}
+        assert codes(check_overlap(release, [imported], origins)) == expected

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from foretrain.data.splits import Origin, select
 from foretrain.data.store import Corpus
-from foretrain.evaluation.panel import corpus_season, make_panel, open_ends
+from foretrain.errors import DataError
+from foretrain.evaluation.panel import corpus_season, make_panel, newest_origins, open_ends
 from foretrain.notes import Code
 
 
@@ -53,3 +55,9 @@ def test_windows_without_truth_are_told_where_the_newest_rows_have_no_target():
     assert found(whole, few) == []
     assert [counts["windows_in_part"] for _, counts in found(few, few)] == [2]
     assert [counts["windows"] for _, counts in found(many, np.full(40, np.nan))] == [4]
+
+
+def test_a_series_too_short_is_told_by_lengths_that_an_evaluation_has(hourly):
+    for given, advice in ((None, "prediction_length or context_length"), (90, "prediction_length or min_context")):
+        with pytest.raises(DataError, match=rf"no test window .*Shorten {advice}\.$"):
+            newest_origins(hourly(1, 100), "test", 60, 1, 60, None, None, given, 512)

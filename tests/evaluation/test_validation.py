@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from foretrain.config import build
 from foretrain.data.config import DataConfig
 from foretrain.data.splits import select
 from foretrain.data.store import Corpus
@@ -176,6 +177,13 @@ def test_impossible_options_are_refused_before_training(bars, candles, candle_fa
         Validation(
             EvaluationConfig(options=options), _config(), model=candles(), family=candle_family, corpora=[bars()]
         )
+
+
+def test_the_repair_of_earlier_versions_is_what_every_validation_does(bars, candles, candle_family):
+    assert build(EvaluationConfig, {"options": {"repair": True, "temperature": 2}}).options == {"temperature": 2}
+    off = build(EvaluationConfig, {"options": {"repair": False}})
+    with pytest.raises(ConfigError, match="an output setting of every family: repair_candles"):
+        Validation(off, _config(), model=candles(), family=candle_family, corpora=[bars()])
 
 
 def test_cross_learning_is_refused(bars, candles):

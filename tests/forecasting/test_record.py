@@ -285,3 +285,38 @@ def test_a_pretrained_model_that_saw_single_series_alone_is_known_by_its_recipe(
 @pytest.mark.parametrize("about", [None, {}, {"recipe": {}}, {"recipe": "ours"}, {"recipe": {"config": {"data": []}}}])
 def test_a_record_of_pretraining_of_another_shape_tells_nothing_about_rows(about):
     assert "single_rows" not in recorded_data({"data": {}, "pretraining": about})
+
+
+def test_a_horizon_beyond_training_is_told_once_where_the_model_forecasts_as_much_at_once(zoo, logged_notes):
+    network = zoo.shared("chronos2").config
+    for trained, expected in (
+        (network.native_horizon, {Code.HORIZON_BEYOND_TRAINING}),
+        (network.native_horizon - 1, {Code.HORIZON_BEYOND_TRAINING, Code.HORIZON_UNROLLED}),  # two facts
+    ):
+        predictor = Predictor(zoo.shared("chronos2"), {"data": {"prediction_length": trained}})
+        predictor.forecast([frame()["load"].to_numpy()], network.native_horizon + 1)
+        notes = logged_notes()
+        assert codes(notes) == expected and len(notes) == len(expected)
+
+
+def test_recorded_options_are_the_defaults_and_given_ones_take_precedence(trained, zoo):
+    values = [frame()["load"].to_numpy()]
+    recorded = Predictor(zoo.shared("chronos2"), {**trained().facts, "options": {"symmetric": True}})
+    plain, symmetric = trained().forecast(values, 3), trained().forecast(values, 3, symmetric=True)
+    assert not np.array_equal(plain[0], symmetric[0])
+    assert np.array_equal(recorded.forecast(values, 3)[0], symmetric[0])
+    assert np.array_equal(recorded.forecast(values, 3, symmetric=False)[0], plain[0])
+
+
+def test_a_record_of_options_that_is_none_is_refused(zoo):
+    with pytest.raises(ModelError, match=r"release\.json: options is 'symmetric'"):
+        Predictor(zoo.shared("chronos2"), {"options": "symmetric"}).forecast([np.arange(30.0)], 3)
+
+
+def test_covariates_of_a_family_that_reads_none_are_told(zoo, logged_notes):
+    for predictor in (Predictor(zoo.shared("linear")), Predictor(zoo.shared("linear"), {"data": DATA})):
+        predictor.forecast_df(frame(), 3, target="load", past_covariates=["wind"], known_covariates=[])
+        (note,) = (note for note in logged_notes() if note.code == Code.COVARIATES_UNREAD)
+        assert "'wind'" in note.text
+        predictor.forecast_df(frame(), 3, target="load", past_covariates=[], known_covariates=[])
+        assert Code.COVARIATES_UNREAD not in codes(logged_notes())

@@ -128,6 +128,12 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
         resolve(name)
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_refused_with_what_a_name_may_be(name):
+    with pytest.raises(ModelError, match=r"no model is named .*a release or run folder, a hub id, or tiny"):
+        resolve(name)
+
+
 def test_a_run_folder_resolves_to_its_release(tmp_path: Path):
     (tmp_path / "run" / "release").mkdir(parents=True)
     assert resolve(tmp_path / "run") == tmp_path / "run"

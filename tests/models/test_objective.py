@@ -19,7 +19,7 @@ from foretrain.models.base import Batch, Trainable, TrainingPrediction
 from foretrain.models.objective import LOG_FLOOR, SIGMA_FLOOR, SPACES, LossConfig, Objective, objective_for
 
 LEVELS = (0.1, 0.25, 0.5, 0.9)
-NAMES = ("huber", "mse", "mae", "gaussian_nll", "pinball")
+NAMES = ("huber", "mse", "mae", "gaussian_nll", "pinball", "crps")
 EVERY = [(name, space) for name in NAMES for space in SPACES]
 every_loss = pytest.mark.parametrize(("name", "space"), EVERY)
 
@@ -83,6 +83,9 @@ def plain(name: str, space: str, p: TrainingPrediction, sigma: np.ndarray | None
         forecast = prices(p, p.quantiles[..., k])
         under = placed(truth, last) - placed(forecast, last)
         losses.append(2 * np.where(under > 0, level * under, (level - 1) * under))
+    if name == "crps":
+        nothing = np.zeros_like(losses[0])  # at the levels 0 and 1
+        return np.trapezoid([nothing, *losses, nothing], [0.0, *LEVELS, 1.0], axis=0)
     return np.mean(losses, axis=0)
 
 
@@ -301,6 +304,7 @@ def test_omitted_settings_get_defaults_if_they_have_an_effect():
         ({"space": "price"}, "space has no effect on loss 'own'; remove it, or choose name: huber or mse or"),
         ({"name": "mae", "delta": 1.0}, "delta has no effect on loss 'mae'"),
         ({"name": "mse", "levels": [0.5]}, "levels has no effect on loss 'mse'"),
+        ({"name": "crps", "levels": [0.5]}, "levels has no effect on loss 'crps'"),
         ({"name": "huber", "space": "price"}, "delta: prices have no typical error"),
         ({"name": "pinball", "levels": [0.5, 1.5]}, "1.5 is not between 0 and 1"),
         ({"name": "huber", "space": "percent"}, "space: Input should be 'scaled', 'price'"),
@@ -343,7 +347,7 @@ def batch_of(model: Trainable, windows: list[Window]) -> Batch:
 def losses_of(model: Trainable) -> list[LossConfig]:
     """Every loss that a model supports, each in one space."""
     found = []
-    for name, space in zip(NAMES, ("pct_return", "scaled", "price", "log_return", "pct_return"), strict=True):
+    for name, space in zip(NAMES, ("pct_return", "scaled", "price", "log_return", "pct_return", "scaled"), strict=True):
         try:
             objective_for(config(name, space), model)
         except ConfigError:
@@ -409,6 +413,8 @@ def test_windows_that_fill_a_batch_change_no_loss(zoo, family_name):
         ("mae", "price"),
         ("gaussian_nll", "log_return"),
         ("pinball", "pct_return"),
+        ("crps", "pct_return"),
+        ("crps", "log_return"),
     ],
 )
 def test_training_on_a_loss_lowers_the_metric_of_its_name(zoo, family_name, name, space):

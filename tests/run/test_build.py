@@ -13,7 +13,8 @@ from foretrain.data.synthetic.mixture import Layout, Mixture, draw_block
 from foretrain.evaluation.columns import evaluation_columns
 from foretrain.forecasting.record import records_columns
 from foretrain.models import family
-from foretrain.run.build import open_source, release_facts
+from foretrain.notes import Code, codes
+from foretrain.run.build import build_model, open_source, release_facts
 from foretrain.run.config import RunConfig
 
 
@@ -133,3 +134,24 @@ def test_an_adapter_keeps_the_name_that_its_run_began_with(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("adapter: {rank: 1, name: default}\n")  # as older versions saved it
     assert adapter_name(tmp_path) == "default"
     assert adapter_name(tmp_path, given="mine") == "mine"  # the resume refuses it
+
+
+def test_options_of_the_evaluation_are_recorded_and_nothing_where_there_are_none(tmp_path: Path):
+    data = {"corpora": [{"path": "one"}], "context_length": 16, "prediction_length": 4}
+    tree = {"model": {"family": "chronos2", "random_init": True}, "data": data, "output_dir": str(tmp_path / "run")}
+    for options in ({"symmetric": True}, {}):
+        section = {**tree, "training": {"max_steps": 1}, "evaluation": {"options": options}}
+        config, source = open_source(build(RunConfig, section), [corpus("one", ("a", "b"))])
+        assert release_facts(config, source).get("options", {}) == options
+        assert ("options" in release_facts(config, source)) == bool(options)
+
+
+def test_a_linear_run_on_covariates_is_told_that_they_change_nothing(tmp_path: Path, logged_notes):
+    for covariates, expected in ((["wind"], {Code.COVARIATES_UNREAD}), ([], set())):
+        roles = {"target": ["load"], "past_covariates": covariates}
+        data = {"corpora": [{"path": "one"}], "context_length": 16, "prediction_length": 4, **roles}
+        tree = {"model": {"family": "linear", "random_init": True}, "data": data, "output_dir": str(tmp_path / "run")}
+        config = build(RunConfig, {**tree, "training": {"max_steps": 1}})
+        config, source = open_source(config, [corpus("one", ("a", "b"))])
+        build_model(config).check(source)
+        assert codes(logged_notes()) == expected

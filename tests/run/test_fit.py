@@ -67,9 +67,14 @@ def test_a_fit_that_cannot_begin_leaves_its_folder_to_the_next_call(tmp_path: Pa
     assert (tmp_path / "fit" / "corpus" / "manifest.json").exists()
 
 
-def test_fit_without_a_model_and_a_length_has_the_context_of_the_one_in_the_box(tmp_path: Path):
+@pytest.mark.parametrize(
+    "start",
+    [{}, {"model": "tiny"}, {"model": {"model_id": "tiny"}}, {"model__model_id": "tiny"}],
+    ids=["unnamed", "named", "section", "override"],
+)
+def test_fit_without_a_length_has_the_context_of_the_model_in_the_box(tmp_path: Path, start: dict[str, Any]):
     brief = {key: value for key, value in BRIEF.items() if key != "data__context_length"}
-    foretrain.fit(frame(), output_dir=str(tmp_path / "fit"), **brief)
+    foretrain.fit(frame(), output_dir=str(tmp_path / "fit"), **brief, **start)
     shipped = local_folder("tiny")
     assert shipped is not None
     trained = facts_of(shipped)["data"]["context_length"]
@@ -192,3 +197,9 @@ def test_columns_that_the_data_calls_covariates_are_trained_on_as_such(tmp_path:
     chosen, _ = evaluation_columns(corpus, family("chronos2"), recorded)
     assert (chosen.targets, chosen.past, chosen.known) == ((0,), (1,), (2,))
     assert predictor.forecast_df(table, 8)["target_name"].unique() == ["target"]
+
+
+def test_fit_on_a_file_that_is_not_there_says_so(tmp_path: Path):
+    with pytest.raises(DataError, match=r"nothing.csv: no such file or folder\."):
+        foretrain.fit(str(tmp_path / "nothing.csv"), SMALL, output_dir=str(tmp_path / "fit"))
+    assert not (tmp_path / "fit").exists()

@@ -186,6 +186,13 @@ def test_resuming_what_is_finished_trains_nothing(done: Path):
     assert os.path.samefile(done / "release" / "config.json", stage(done, "long") / "release" / "config.json")
 
 
+def test_a_stage_that_was_killed_before_its_records_gets_them(done: Path):
+    before, records = weights(done / "release"), stage(done, "long") / "best_records.json"
+    records.unlink()
+    assert list(run(done, resume="auto")) == ["long"]
+    assert records.is_file() and same(weights(done / "release"), before)
+
+
 def test_resume_goes_on_with_the_stage_that_was_interrupted(begun: Path, whole: Path):
     results = run(begun, resume="auto")
     assert list(results) == ["long"] and results["long"].step == STEPS

@@ -138,7 +138,7 @@ def evaluate_model(
     from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
     from foretrain.forecasting.parents import with_ancestry
-    from foretrain.forecasting.record import default_horizon, recorded_data, with_names
+    from foretrain.forecasting.record import default_horizon, recorded_data, with_names, with_recorded_options
     from foretrain.models import family, forecast_options
     from foretrain.models.request import DECILES
     from foretrain.run.opening import openable
@@ -155,7 +155,7 @@ def evaluate_model(
     roles = {"target": target, "past_covariates": past_covariates, "known_covariates": known_covariates}
     named = {role: opened.columns_meant(names) for role, names in roles.items() if names is not None}
     selection, notes = evaluation_columns(opened.corpus, model_family, recorded_data(release), **named)
-    chosen = forecast_options(model_family, options or {})
+    chosen = forecast_options(model_family, with_recorded_options(release, options))
     with progress_bar("forecasting") as advance:
         result = evaluate(
             predictor.model,

@@ -159,10 +159,12 @@ def _remove(scratch: Path, owner: int) -> None:
 
 def findings(report: ImportReport, name: str) -> list[Note]:
     """Return what an import decided or found, one note a line: rules above severity note, items left out, notes."""
-    found = []
+    found, filled = list[Note](), next((note for note in report.notes if note.code == Code.ROWS_ADDED), None)
     for rule, entry in report.rules.items():
         if not entry["items"] or entry["severity"] == "note" or (rule == "too_short" and entry["action"] == REPORTED):
             continue
+        if rule == "gap" and filled is not None:
+            continue  # the note on added rows tells it
         size, first = counted(entry["rows"], "row"), example_text(entry["examples"][0])
         text = f"{name}: {entry['meaning']}: {size} -> {entry['action']} (rule {rule}; first {first})"
         found.append(Note(Code.IMPORT_QUALITY, text, {"items": entry["items"], "rows": entry["rows"]}))
@@ -172,6 +174,8 @@ def findings(report: ImportReport, name: str) -> list[Note]:
         found.append(Note(Code.ITEMS_LEFT_OUT, text, {"items": len(report.dropped)}))
     for note in report.notes:
         text = note.text if note.text.startswith(f"{name}: ") else f"{name}: {note.text}"
+        if note is filled:
+            text += f" (first {example_text(report.rules['gap']['examples'][0])})"
         found.append(replace(note, text=text))
     return found
 

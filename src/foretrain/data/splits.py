@@ -216,13 +216,15 @@ def rolling_origins(
     min_context: int | None = None,
     items: Items = "all",
     holdout_fraction: float = 0.0,
+    too_long: str = "prediction_length or min_context",
 ) -> list[Origin]:
     """Return forecast origins with futures inside the split, the newest num_windows a series, by (series, cutoff).
 
     The newest future ends at the end of the split, each earlier one `stride` (default prediction_length) steps before.
     validation_steps and test_steps default to prediction_length; "all" ignores the split and uses the whole series. A
-    window needs min_context (default 1) rows before its cutoff; series that are too short have none. Raises
-    ConfigError if the split is shorter than a horizon, DataError if no series has a window.
+    window needs min_context (default 1) rows before its cutoff; series that are too short have none. `too_long` names
+    the lengths that the caller's user can shorten. Raises ConfigError if the split is shorter than a horizon, DataError
+    if no series has a window.
     """
     v = prediction_length if validation_steps is None else validation_steps
     t = prediction_length if test_steps is None else test_steps
@@ -253,7 +255,7 @@ def rolling_origins(
         raise DataError(
             f"{corpus.name}: no {split} window in {corpus.num_series:,} series (items: {items}): the longest has "
             f"{longest:,} rows; needed are {oldest + prediction_length + (t if split == 'validation' else 0):,}. "
-            "Shorten prediction_length or min_context."
+            f"Shorten {too_long}."
         )
     series = np.repeat(np.arange(len(counts)), counts)
     last = np.cumsum(counts)

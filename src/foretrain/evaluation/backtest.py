@@ -25,6 +25,7 @@ from foretrain.forecasting.batching import forecast_paths
 from foretrain.forecasting.scaling import SCALE_CODES
 from foretrain.models.base import Forecaster, ForecastOptions, ForecastRequest
 from foretrain.models.output import RAW, OutputSettings
+from foretrain.models.request import DECILES
 from foretrain.notes import Tally, once, sum_tallies
 
 DEFAULT_LEVELS = tuple(round(0.1 * k, 1) for k in range(1, 10))
@@ -262,13 +263,16 @@ class Backtest:
         A step with a level that is not finite is NaN at all levels, so that a metric of some of them is NaN too.
         """
         asked = self.request() if request is None else request
+        if asked.sort_quantiles:  # the deciles too, as a forecast of a frame does: what is sorted changes the values
+            more = tuple(level for level in DECILES if level not in asked.quantile_levels)
+            asked = asked.changed(quantile_levels=(*asked.quantile_levels, *more))
 
         def work(chunk: int) -> tuple[np.ndarray, np.ndarray, tuple[Tally, ...]]:
             windows = [_without_truth(window) for window in self.sharded.windows(chunk)]
             found = forecast_paths(
                 model, windows, asked, keep_samples=False, device=device, dtype=dtype, progress=progress
             )
-            return np.concatenate(found.quantiles), np.concatenate(found.crossed), found.notes
+            return np.concatenate(found.quantiles)[..., : len(self.levels)], np.concatenate(found.crossed), found.notes
 
         with once():
             parts = self.sharded.map(work)

@@ -16,6 +16,7 @@ from foretrain.data.splits import Origin, SplitName, held_out, train_rows
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
 from foretrain.forecasting.ancestry import OR_EARLIER, Ancestry, Seen, ancestor, own_training
+from foretrain.models.shipped import shipped
 from foretrain.notes import Code, Note
 
 # Notes about training; reports print those of all corpora first, in one paragraph.
@@ -72,6 +73,10 @@ class _Record:
     def name(self, by: str) -> str:
         """Return how a text names an ancestor; "" for the model itself."""
         return ancestor(by, self.parents) if by else ""
+
+    def is_in_the_box(self, rule: Seen) -> bool:
+        """Return True for the generated series of a parent that is a model in the box."""
+        return bool(rule.generated) and (self.parents.get(rule.by) or {}).get("asked") in shipped()
 
     def extents(self, corpus: Corpus) -> list[_Extent]:
         """Return what each training used of a corpus, or of what it was before updates; the model's own first."""
@@ -193,7 +198,7 @@ def _elsewhere(record: _Record, extents: Sequence[_Extent], corpus: Corpus) -> l
 
     Of a run on several corpora each one is compared by its own steps alone, as all of them hold out their newest.
     Series that a generator drew hold no values of real ones. Another synthetic corpus may hold series of them: a longer
-    one of the same settings does.
+    one of the same settings does. Those of a model in the box are in no file.
     """
     own = [] if any(not extent.rule.by for extent in extents) else record.own
     used = [extent.rule for extent in extents] + record.own
@@ -201,7 +206,9 @@ def _elsewhere(record: _Record, extents: Sequence[_Extent], corpus: Corpus) -> l
     return [rule for rule in own if not (rule.generated and real)] + [
         rule
         for rule in record.ancestry.seen
-        if not _is_apart(rule, real) and not any(rule.is_of(other.fingerprint) for other in used)
+        if not _is_apart(rule, real)
+        and not any(rule.is_of(other.fingerprint) for other in used)
+        and not (record.is_in_the_box(rule) and not corpus.manifest.generated)
     ]
 
 
@@ -302,8 +309,8 @@ def _by_date(record: _Record, rules: Sequence[Seen], corpus: Corpus, origins: Se
         newest = next((rule for rule in rules if not rule.by), rules[0])
         who = record.name(newest.by)
         text = (
-            f"{corpus.name} is not the corpus that {who or 'this model'} was trained on, and without dates on both it "
-            "is unknown whether training saw the same values."
+            f"It is unknown whether training saw values of {corpus.name}: {who or 'this model'} was trained on other "
+            "data, and without dates on both they cannot be compared."
         )
         return Note(Code.TRAINING_CANNOT_BE_COMPARED, text)
     first = min(_time(corpus, *origin) for origin in origins)

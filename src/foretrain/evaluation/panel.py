@@ -188,6 +188,7 @@ def newest_origins(
         validation_steps=sizes["validation"],
         test_steps=sizes["test"],
         min_context=min(prediction_length, context_length) if min_context is None else min_context,
+        too_long="prediction_length or context_length" if min_context is None else "prediction_length or min_context",
     )
 
 

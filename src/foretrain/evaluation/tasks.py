@@ -20,10 +20,11 @@ from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
 from foretrain.evaluation.validation import refuse_cross_learning
 from foretrain.forecasting.batching import clip_context, forecast_notes
-from foretrain.forecasting.record import beyond_training, trained_context, trained_horizon
+from foretrain.forecasting.record import beyond_training, recorded_options, trained_context, trained_horizon
+from foretrain.models import forecast_options
 from foretrain.models.base import Forecaster, ForecastRequest
 from foretrain.models.output import OutputSettings, recorded_output
-from foretrain.notes import Code, Note, Tally
+from foretrain.notes import Code, Note, Tally, told
 
 if TYPE_CHECKING:
     from foretrain.distributed.world import World
@@ -96,7 +97,8 @@ def evaluate(
         num_samples: sample paths of a forecast, for families that draw them; None = the family's default.
         seed: of those draws, which follow each window whatever batch it is in.
         rescale: as of a ForecastRequest; None = as the model was trained.
-        options: the family's forecast options, an instance of its dataclass; None = its defaults.
+        options: the family's forecast options, an instance of its dataclass; None = as the release records, else its
+            defaults.
         against: reference model to score on the same windows and to compare with; gate.judge says which is better.
         world: processes that share the work; the result does not depend on their number.
         release: the model's release.json ({} = nothing is recorded), to score what its training held out, to warn if it
@@ -112,6 +114,8 @@ def evaluate(
     corpora = [corpora] if isinstance(corpora, Corpus) else list(corpora)
     _check(corpora, {"seasonality": seasonality, "max_items": max_items}, [options, against and against.options])
     facts, selections = release or {}, _selections(corpora, selection)
+    if options is None and (recorded := recorded_options(facts)):
+        options = forecast_options(model.family, recorded)
     check_clusters(corpora, selections, clusters)
     plan = {
         "prediction_length": prediction_length,
@@ -132,14 +136,16 @@ def evaluate(
         max_items=max_items,
     )
     rows = min(max(ref.cutoff for ref in panel.refs), panel.context_length)
-    warnings += [*notes, *beyond_training(facts, prediction_length, context_length, rows), *open_ends(panel)]
+    lengths = beyond_training(facts, prediction_length, context_length, rows)
+    warnings += [*notes, *lengths, *open_ends(panel)]
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
     output = recorded_output(facts).changed(
         sort_quantiles=sort_quantiles, repair_candles=repair_candles, blank_missing=blank_missing
     )
     request = backtest.request(num_samples=num_samples, seed=seed, rescale=rescale, options=options, output=output)
     where = {"device": device, "dtype": dtype, "progress": progress}
-    found, reference = _forecast(backtest, model, request, where), None
+    with told(Code.HORIZON_UNROLLED, lengths):
+        found, reference = _forecast(backtest, model, request, where), None
     if against is not None:
         others = _forecast(backtest, against.model, request.changed(options=against.options), where)
         reference = against, others.quantiles

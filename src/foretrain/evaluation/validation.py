@@ -59,6 +59,15 @@ class EvaluationConfig(Section):
     promote_over: Annotated[Literal["origins", "items"], FREE] = "origins"
     clusters: Annotated[str | None, FREE] = None  # a column that groups items with common shocks, for a test over items
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_repair(cls, tree: Any) -> Any:
+        """Drop `options: {repair: true}` of runs of earlier versions, which is what every validation does now."""
+        options = tree.get("options") if isinstance(tree, dict) else None
+        if not isinstance(options, dict) or options.get("repair") is not True:
+            return tree
+        return {**tree, "options": {name: value for name, value in options.items() if name != "repair"}}
+
     @model_validator(mode="after")
     def _check_promotion(self) -> EvaluationConfig:
         if not (self.promotion or self.require_significance):

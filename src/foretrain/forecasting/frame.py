@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from foretrain.data.importers.columns import ID_NAMES, is_key_name, plain
+from foretrain.data.importers.columns import ID_NAMES, is_key_name, market_names, plain
 from foretrain.data.windows import FloatArray, Window
 from foretrain.errors import ConfigError, DataError
 from foretrain.forecasting import checks
@@ -71,7 +71,7 @@ def open_frame(
     Raises DataError and ConfigError.
     """
     df, future_df = complete_frames(df, future_df, request)
-    trained = trained or {}
+    df, trained = with_market_names(df, request, family), trained or {}
     df, future_df, names, candle = select_columns(df, future_df, request, family, trained, source)
     check_candles(request.outputs, candle, family.name)
     task = read_frame(
@@ -101,6 +101,19 @@ def complete_frames(
     if future_df is not None:
         future_df = checks.drop_row_numbers(future_df, "future_df", (*columns, *(request.known_covariates or ())))
     return df, future_df
+
+
+def with_market_names(df: pd.DataFrame, request: FrameRequest, family: Family) -> pd.DataFrame:
+    """Return the frame with the columns of bars as an import calls them (Close/Last is close), for a family that needs
+    them and does not know their own names; columns that the request names keep theirs."""
+    names = [str(name) for name in df.columns if name not in request.columns]
+    if not family.needs or family.columns(names) is not None:
+        return df
+    meant = market_names(names)
+    if family.columns([meant.get(name, name) for name in names]) is None:
+        return df
+    named = {*(request.target or ()), *(request.past_covariates or ()), *(request.known_covariates or ())}
+    return df.rename(columns={name: bar for name, bar in meant.items() if name not in named})
 
 
 def check_candles(outputs: Sequence[str], candle: Sequence[str], family: str) -> None:

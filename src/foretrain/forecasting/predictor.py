@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from foretrain.atomic import new_folder, write_json
 from foretrain.data.windows import FloatArray, Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.forecasting.batching import clip_context, forecast_with_warnings, plan
-from foretrain.forecasting.frame import complete_frames, open_frame
+from foretrain.forecasting.finish import ForecastList
+from foretrain.forecasting.frame import complete_frames, open_frame, with_market_names
 from foretrain.forecasting.inputs import read_inputs
 from foretrain.forecasting.joint import check_ends
 from foretrain.forecasting.parents import loaded_facts
@@ -31,6 +32,7 @@ from foretrain.forecasting.record import (
     records_columns,
     trained_context,
     trained_window,
+    with_recorded_options,
 )
 from foretrain.forecasting.request import FrameRequest, Output, TrailingRows
 from foretrain.forecasting.selection import FrameColumns, frame_columns, select_columns
@@ -41,13 +43,12 @@ from foretrain.models.base import Embeds, Forecaster, ForecastRequest, Streams, 
 from foretrain.models.hub import resolve
 from foretrain.models.output import OutputSettings, recorded_output
 from foretrain.models.request import DECILES
-from foretrain.notes import warn
+from foretrain.notes import Code, told, warn
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
-Request = TypeVar("Request", bound=ForecastRequest)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -188,8 +189,7 @@ class Predictor:
             blank_missing=blank_missing,
         )
         windows = _windows_of(inputs, request.prediction_length)
-        request = self._as_trained(request, windows)
-        return forecast_with_warnings(self.model, windows, request, keep_samples=False).quantiles
+        return self._forecast(windows, self._with_options(request), keep_samples=False).quantiles
 
     def forecast_paths(
         self,
@@ -222,8 +222,7 @@ class Predictor:
             blank_missing=blank_missing,
         )
         windows = _windows_of(inputs, request.prediction_length)
-        request = self._as_trained(request, windows)
-        found = forecast_with_warnings(self.model, windows, request, keep_samples=True)
+        found = self._forecast(windows, self._with_options(request), keep_samples=True)
         if found.samples is None:
             raise ConfigError(f"{self.model.family} draws no sample paths; use forecast, which returns quantiles.")
         return found.samples
@@ -307,7 +306,8 @@ class Predictor:
             num_samples: number of sample paths, for families that draw them.
             seed: seed of the sample paths.
             rescale: see ForecastRequest.
-            **options: options of the family.
+            **options: options of the family; missing ones as the release records (those of the run's evaluation), else
+                the family's defaults.
 
         Returns:
             long: columns id, timestamp, target_name, predictions (the median), mean if the family draws paths, one per
@@ -352,22 +352,28 @@ class Predictor:
     ) -> dict[Output, pd.DataFrame]:
         """Return every output of the request, in the format of forecast_df, from one forecast; notes on the columns
         call the frame source."""
-        name, request = self.model.family, request.changed(**request.output_settings(self.output).model_dump())
+        name, options = self.model.family, with_recorded_options(self.facts, request.options)
+        request = request.changed(**request.output_settings(self.output).model_dump(), options=options)
         task = open_frame(df, request, family(name), future_df, recorded_data(self.facts), source)
         check_names(request, task.names, task.candle)
         joint = resolved(request, name).mixes_items
         check_ends(task.item_ids, task.ends, joint=joint, allowed=request.allow_unequal_ends)
-        request = self._as_trained(request, task.windows)
         with_median = request.changed(quantile_levels=request.levels_with_median)
-        found = forecast_with_warnings(self.model, task.windows, with_median, keep_samples=request.needs_paths)
+        found = self._forecast(task.windows, with_median, keep_samples=request.needs_paths)
         return tables_of(task, found, request, name)
 
-    def _as_trained(self, request: Request, windows: Sequence[Window]) -> Request:
-        """Return the request with the recorded context if it sets none; log notes on lengths beyond training."""
+    def _with_options(self, request: ForecastRequest) -> ForecastRequest:
+        return request.changed(options=with_recorded_options(self.facts, request.options))
+
+    def _forecast(self, windows: Sequence[Window], request: ForecastRequest, *, keep_samples: bool) -> ForecastList:
+        """Forecast with the recorded context if the request sets none; log notes on lengths beyond training."""
         rows = min(max((window.context.shape[1] for window in windows), default=0), self.model.max_context_length)
-        for note in beyond_training(self.facts, request.prediction_length, request.context_length, rows):
+        notes = beyond_training(self.facts, request.prediction_length, request.context_length, rows)
+        for note in notes:
             warn(_log, note)
-        return request.changed(context_length=trained_context(self.facts, self.model, request.context_length))
+        request = request.changed(context_length=trained_context(self.facts, self.model, request.context_length))
+        with told(Code.HORIZON_UNROLLED, notes):
+            return forecast_with_warnings(self.model, windows, request, keep_samples=keep_samples)
 
     def stream(
         self,
@@ -400,6 +406,7 @@ class Predictor:
             prediction_length=1, id_column=id_column, timestamp_column=timestamp_column, target=target
         )
         df, _ = complete_frames(df, None, request)
+        df = with_market_names(df, request, family(self.model.family))
         df, _, names, candle = select_columns(df, None, request, family(self.model.family), recorded_data(self.facts))
         lengths = beyond_training(self.facts, 1, context_length, min(len(df), self.model.max_context_length))
         for note in [*lengths, *beyond_window(self.facts, self.model, max_context)]:

@@ -15,6 +15,7 @@ from foretrain.data.importers.columns import corpus_name
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import Columns, Family, Forecaster
 from foretrain.models.request import check_context_length
+from foretrain.models.types import ForecastOptions
 from foretrain.notes import Code, Note, counted
 from foretrain.timeaxis.frequency import USUAL_HORIZON, Frequency
 
@@ -33,7 +34,7 @@ class TrainedColumns:
     """The columns of a forecast by role, in the order of a window's rows.
 
     targets None = every numeric column that is no covariate. lacking: recorded covariates that the data lack.
-    unlearnt: the model saw no covariates in training.
+    unlearnt: the model saw no covariates in training. unread: the family that drops them, "" = none.
     """
 
     targets: tuple[str, ...] | None
@@ -41,6 +42,7 @@ class TrainedColumns:
     known: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     unlearnt: bool = False
+    unread: str = ""
 
     def notes(self, source: str) -> list[Note]:
         """Return notes on recorded covariates that the data lack, and on those that say nothing to the model."""
@@ -49,13 +51,21 @@ class TrainedColumns:
             columns = listed(self.lacking, _SHOWN)
             text = f"{source} has no {columns}, which the model was trained with; it forecasts without."
             notes.append(Note(Code.COLUMNS_UNLIKE_TRAINING, text, {"columns": len(self.lacking)}))
-        if self.unlearnt and covariates:
+        if self.unread and covariates:
+            notes.append(unread_note(self.unread, covariates))
+        elif self.unlearnt and covariates:
             text = (
                 f"the model was trained on series without covariates, so these hardly change its forecasts: "
                 f"{listed(covariates, _SHOWN)}. Fine-tune it with them."
             )
             notes.append(Note(Code.COVARIATES_NOT_LEARNT, text, {"columns": len(covariates)}))
         return notes
+
+
+def unread_note(family: str, covariates: Sequence[Any]) -> Note:
+    """Return the note on covariates of a family that reads none."""
+    text = f"{family} reads no covariates, so these change nothing: {listed(covariates, _SHOWN)}."
+    return Note(Code.COVARIATES_UNREAD, text, {"columns": len(covariates)})
 
 
 def recorded_data(facts: Facts) -> Mapping[str, Any]:
@@ -155,10 +165,11 @@ def trained_columns(
 
     Raises ConfigError if the source lacks a recorded target.
     """
+    unread = "" if family.reads_covariates else family.name
     if trained.get("any_columns"):
         usual = next(((name,) for name in USUAL_TARGETS if name in numeric), None)
         chosen = _any_columns(names, target or usual, past_covariates, known_covariates, ahead)
-        return replace(chosen, unlearnt=bool(trained.get("single_rows")))
+        return replace(chosen, unlearnt=bool(trained.get("single_rows")), unread=unread)
     given = target is not None
     lacking: list[str] = []
     if target is None:
@@ -183,7 +194,8 @@ def trained_columns(
         if every:
             target = [name for name in pool if name not in {*past, *known}]
         past += [name for name in pool if name not in {*(target or ()), *past, *known}]
-    return TrainedColumns(None if target is None else tuple(target), tuple(past), tuple(known), tuple(lacking))
+    targets = None if target is None else tuple(target)
+    return TrainedColumns(targets, tuple(past), tuple(known), tuple(lacking), unread=unread)
 
 
 def _any_columns(
@@ -312,6 +324,22 @@ def listed(values: Iterable[Any], most: int = 5) -> str:
     """Return the first values, or names, for a message."""
     every = [value.item() if isinstance(value, np.generic) else value for value in values]
     return ", ".join(map(repr, every[:most])) + (", ..." if len(every) > most else "")
+
+
+def recorded_options(facts: Facts) -> dict[str, Any]:
+    """Return the forecast options that a run was validated with, {} = the family's defaults.
+
+    Raises ModelError for a record that a hand has changed to something else than options by name.
+    """
+    found = facts.get("options") or {}
+    if not isinstance(found, Mapping):
+        raise ModelError(f"release.json: options is {found!r}, not options by name. Restore the file, or remove it.")
+    return dict(found)
+
+
+def with_recorded_options(facts: Facts, given: Mapping[str, Any] | ForecastOptions | None) -> Any:
+    """Return the options of a forecast: the recorded ones with those that are given by name; a whole set stays."""
+    return given if isinstance(given, ForecastOptions) else {**recorded_options(facts), **(given or {})}
 
 
 def trained_context(facts: Facts, model: Forecaster, asked: int | None) -> int | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from foretrain.data.importers.columns import corpus_name
 from foretrain.errors import DataError
 from foretrain.forecasting import checks
 from foretrain.forecasting.covariates import column_of, is_numeric
-from foretrain.forecasting.record import left_out_note, not_numbers_note, records_columns, trained_columns
+from foretrain.forecasting.record import left_out_note, not_numbers_note, records_columns, trained_columns, unread_note
 from foretrain.forecasting.request import FrameRequest
 from foretrain.forecasting.rows import Names
 from foretrain.models.base import Columns, Family
@@ -66,6 +66,9 @@ def frame_columns(
             raise DataError(f"known_covariates: {name!r} needs its values ahead, and {where}. Add it, or leave it out.")
     if choice is None and not records_columns(trained):
         found = _without_record(df, names, coming, request, family.name)
+        named = (*(request.past_covariates or ()), *(request.known_covariates or ()))
+        if named and not family.reads_covariates:
+            found = replace(found, notes=(unread_note(family.name, named),))
     else:
         ahead = [] if future_df is None else [name for name in coming if column_of(future_df, name).notna().any()]
         found = _by_record(df, names, coming, request, family, choice, trained, source, ahead)

@@ -26,7 +26,7 @@ from foretrain.forecasting.frame import (
     read_frame,
     with_item_column,
 )
-from foretrain.forecasting.record import Facts, beyond_training
+from foretrain.forecasting.record import Facts, beyond_training, recorded_options
 from foretrain.forecasting.request import FrameRequest, Output
 from foretrain.forecasting.rows import Names, filled_rows
 from foretrain.forecasting.tables import check_names, tables_of
@@ -131,15 +131,15 @@ class FrameStream:
     ) -> pd.DataFrame:
         """Forecast the rows that follow, in the format of Predictor.forecast_df; the stream does not change.
 
-        options are the family's; their defaults are the stream's (Kronos: mode="rolling"). Sampled paths depend on how
-        many rows were appended. Raises the errors of forecast_df.
+        options are the family's; their defaults are the stream's (Kronos: mode="rolling"), then the recorded ones.
+        Sampled paths depend on how many rows were appended. Raises the errors of forecast_df.
         """
         given = FrameRequest(
             prediction_length=prediction_length,
             quantile_levels=quantile_levels,
             num_samples=num_samples,
             seed=seed,
-            options={**self._stream.defaults, **options},
+            options={**recorded_options(self._facts), **self._stream.defaults, **options},
             outputs=(output,),
             sort_quantiles=sort_quantiles,
             repair_candles=repair_candles,

@@ -55,9 +55,11 @@ class Trainable(nn.Module, ABC):
     # parameters whose dotted name contains one of these parts, such as ".head.", have that role (parameter_role)
     head_parts: tuple[str, ...] = ()
     embedding_parts: tuple[str, ...] = ()
-    # what predict returns besides a point forecast: these quantile levels, and a standard deviation if predicts_sigma
+    # what predict returns besides a point forecast: these quantile levels, a standard deviation if predicts_sigma, and
+    # a distribution if predicts_distribution
     predicted_levels: tuple[float, ...] = ()
     predicts_sigma: bool = False
+    predicts_distribution: bool = False
     # parts of the names of the linear layers that low-rank adapters wrap by default
     adapter_targets: tuple[str, ...] = ()
     # (module, class) of upstream's network, written into an adapter's folder so that upstream's loader finds it
@@ -336,6 +338,7 @@ class Family:
     # ModelSection.resolve_defaults: (section, whether the run has covariates known ahead, the section as saved before)
     resolve_defaults: Callable[[Any, bool, Mapping[str, Any] | None], Any] = lambda section, known, saved: section
     needs: str = ""  # description of the columns that it requires; "" = none in particular
+    reads_covariates: bool = True  # False if it drops their rows
     published: frozenset[str] = frozenset()  # its known hub ids
     with_times: bool = False  # True if windows need timestamps when the data have a calendar
 

@@ -34,6 +34,9 @@ def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool =
         ModelError: no such folder or repository, or the hub cannot be reached.
     """
     path, name = Path(id_or_path).expanduser(), str(id_or_path)
+    if not name.strip():
+        names = " or ".join(shipped())
+        raise ModelError(f"no model is named ({name!r}): give a release or run folder, a hub id, or {names}.")
     folder = local_folder(id_or_path)
     if folder is not None:
         if name in shipped() and folder != shipped()[name]:

@@ -8,11 +8,13 @@ of processes. Errors are computed from the scaled difference of forecast and tar
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
@@ -46,6 +48,8 @@ SPACES = {
     "pct_return": Space("pct", "percent return from the last close", 1.0, True),
     "log_return": Space("log_return", "log return from the last close", 0.01, True),
 }
+DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # default levels of pinball for a distribution
+NODES = 16  # levels by which the CRPS of a distribution is integrated in log returns
 SQUARED = {"mse", "huber"}  # losses whose unit is the square of the space's
 
 
@@ -56,12 +60,13 @@ class LossConfig(Section):
     them.
     """
 
-    name: Literal["own", "huber", "mse", "mae", "gaussian_nll", "pinball"] = "own"
+    name: Literal["own", "huber", "mse", "mae", "gaussian_nll", "pinball", "crps"] = "own"
     # scaled: as the family scales its targets; price: the units of the data; pct_return: 100 x (value - last) / |last|;
     # log_return: log(value / last); last is the newest value before the forecast starts
     space: Literal["scaled", "price", "pct_return", "log_return"] | None = None  # None = pct_return; own has none
     delta: float | None = Field(default=None, gt=0)  # huber: error at which it turns linear, in the space's unit
-    levels: tuple[float, ...] | None = None  # pinball: of the model's quantile levels; None = all of them
+    # pinball: of the model's quantile levels, any levels of a distribution; None = all of the model's, or deciles
+    levels: tuple[float, ...] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -168,16 +173,17 @@ def objective_for(config: LossConfig, model: Trainable) -> Objective | None:
             f"loss.name: {model.family} predicts no values while it trains, so {config.name} has nothing to act on; it "
             "takes only its own loss. Remove the loss section."
         )
-    levels = model.predicted_levels
+    levels, distribution = model.predicted_levels, model.predicts_distribution
     spread = model.predicts_sigma or all(any(abs(known - x) < 1e-6 for known in levels) for x in (0.1, 0.9))
-    possible = ["own", "huber", "mse", "mae", *["gaussian_nll"] * spread, *["pinball"] * bool(levels)]
+    possible = ["own", "huber", "mse", "mae", *["gaussian_nll"] * spread]
+    possible += ["pinball", "crps"] if levels or distribution else []
     if config.name not in possible:
-        needs = "quantiles" if config.name == "pinball" else "a standard deviation or the quantiles 0.1 and 0.9"
+        needs = "a standard deviation or the quantiles 0.1 and 0.9" if config.name == "gaussian_nll" else "quantiles"
         raise ConfigError(
             f"loss.name: {config.name} needs {needs}, which this {model.family} does not predict (quantile levels: "
             f"{', '.join(map(str, levels)) or 'none'}). Choose one of {', '.join(possible)}."
         )
-    for level in config.levels or ():
+    for level in (not distribution and config.levels) or ():
         _index(levels, level)
     return Objective(config)
 
@@ -204,12 +210,16 @@ class _Errors:
         return self.of(self.predicted.point)
 
     def quantiles(self, levels: tuple[float, ...] | None) -> tuple[Tensor, Tensor]:
-        """Return the errors (..., Q) of the quantiles at some levels (None = all), and these levels (Q,)."""
+        """Return the errors (..., Q) of quantiles at levels (None = all, or deciles), and the levels (Q,)."""
         p = self.predicted
-        assert p.quantiles is not None
-        chosen = p.quantiles
-        if levels is not None:
-            chosen = torch.stack([chosen[..., _index(p.levels, level)] for level in levels], dim=-1)
+        if p.distribution is not None:
+            levels = levels or DECILES
+            chosen = p.distribution.quantiles(levels)
+        else:
+            assert p.quantiles is not None
+            chosen = p.quantiles
+            if levels is not None:
+                chosen = torch.stack([chosen[..., _index(p.levels, level)] for level in levels], dim=-1)
         wide = {name: getattr(p, name)[..., None] for name in ("target", "observed", "loc", "scale", "last")}
         errors = _Errors(self.space, replace(p, **wide)).of(chosen)
         return errors, constant(levels or p.levels, errors.device, errors.dtype)
@@ -282,9 +292,35 @@ def _pinball(errors: _Errors, config: LossConfig) -> Tensor:
     return 2 * torch.maximum((1 - levels) * error, -levels * error).mean(-1)
 
 
+def _crps(errors: _Errors, config: LossConfig) -> Tensor:
+    """Integral over levels of twice the pinball loss.
+
+    Of a distribution as the family computes it, in log returns by Gauss-Legendre's rule; of quantiles by the
+    trapezoidal rule over all levels, the integrand being 0 at the levels 0 and 1.
+    """
+    p = errors.predicted
+    if p.distribution is not None and errors.space != "log_return":
+        return p.distribution.crps() * errors.unit
+    nodes, weights = _trapezoidal(p.levels) if p.distribution is None else _gauss_legendre()
+    error, levels = errors.quantiles(nodes)
+    loss = torch.maximum((1 - levels) * error, -levels * error)
+    return 2 * (loss * constant(weights, error.device, error.dtype)).sum(-1)
+
+
+def _trapezoidal(levels: tuple[float, ...]) -> tuple[tuple[float, ...], list[float]]:
+    edges = np.array([0.0, *levels, 1.0])
+    return levels, (0.5 * (edges[2:] - edges[:-2])).tolist()
+
+
+@functools.cache
+def _gauss_legendre() -> tuple[tuple[float, ...], list[float]]:
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    return tuple((0.5 + 0.5 * nodes).tolist()), (0.5 * weights).tolist()
+
+
 _Formula = Callable[[_Errors, LossConfig], Tensor]
 LOSSES: dict[str, _Formula] = {
-    "huber": _huber, "mse": _mse, "mae": _mae, "gaussian_nll": _gaussian_nll, "pinball": _pinball
+    "huber": _huber, "mse": _mse, "mae": _mae, "gaussian_nll": _gaussian_nll, "pinball": _pinball, "crps": _crps
 }  # fmt: skip
 
 

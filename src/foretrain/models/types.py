@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -22,6 +22,18 @@ class Loss(NamedTuple):
 
     total: Tensor  # scalar, differentiable
     weight: Tensor  # scalar, no gradient; 0 for an empty micro-batch
+
+
+class PredictedDistribution(Protocol):
+    """Distributions of a prediction's values in scaled space, of which a loss takes what it needs, with gradients."""
+
+    def quantiles(self, levels: Sequence[float]) -> Tensor:
+        """Return quantiles (..., Q)."""
+        ...
+
+    def crps(self) -> Tensor:
+        """Return the continuous ranked probability score (...) of the targets; arbitrary where not observed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class TrainingPrediction:
     sigma: Tensor | None = None  # (...) scaled standard deviation, if the family predicts a distribution
     quantiles: Tensor | None = None  # (..., Q) scaled, if the family predicts quantiles
     levels: tuple[float, ...] = ()  # (Q,) levels of the quantiles
+    distribution: PredictedDistribution | None = None  # if the family predicts one with quantiles at any level
 
 
 class WindowSource(Protocol):

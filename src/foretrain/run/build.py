@@ -212,6 +212,8 @@ def release_facts(config: RunConfig, source: AnySource) -> dict[str, Any]:
         "ancestry": ancestry_of(parents).to_json(),
         "config_hash": config_hash(config),
         "output": config.output.model_dump(),
+        # only if there are some, so that facts of releases without them are what they were
+        **({"options": dict(config.evaluation.options)} if config.evaluation.options else {}),
         "loss": {"name": config.loss.name, "space": config.loss.space, "unit": config.loss.unit},
         "corpora": [
             *source.records(),

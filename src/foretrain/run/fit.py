@@ -19,7 +19,7 @@ from foretrain.forecasting.record import recorded_data
 from foretrain.models import FAMILIES, family, infer_family
 from foretrain.models.base import Forecaster
 from foretrain.models.hub import facts_of, local_folder
-from foretrain.models.shipped import default_model, default_note
+from foretrain.models.shipped import default_model, default_note, shipped
 from foretrain.notes import warn
 from foretrain.run.pipeline import run_stages
 from foretrain.run.stages import Draft, StagesConfig
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from foretrain.forecasting.predictor import Predictor
 
 _log = logging.getLogger(__name__)
+
+USUAL_CONTEXT = 512  # steps of history that a run reads if nothing says otherwise
 
 
 def fit(
@@ -58,18 +60,18 @@ def fit(
 
     Raises ConfigError, DataError, ModelError or TrainingError as `foretrain train` does.
     """
-    tree: dict[str, Any] = {"training": {}, "data": {"context_length": 512, "prediction_length": 24}}
+    tree: dict[str, Any] = {"training": {}, "data": {"prediction_length": 24}}
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     if model is not None:
         tree["model"] = dict(model) if isinstance(model, dict) else _model_section(model)
     elif "stages" not in overrides:
         tree["model"] = _unnamed_section(tree, changes)
-        if "model_id" in tree["model"] and (start := local_folder(tree["model"]["model_id"])) is not None:
-            tree["data"]["context_length"] = recorded_data(facts_of(start))["context_length"]
     draft = Draft.of(tree, list(changes.items()), source="fit")
     if "output_dir" not in draft.merged:
         raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
     output = Path(draft.merged["output_dir"])
+    if isinstance(data, str | Path) and not Path(data).exists():
+        raise DataError(f"{data}: no such file or folder.")
     if isinstance(data, Corpus) or (isinstance(data, str | Path) and not _is_input(Path(data))):
         if import_options:
             raise ConfigError("import_options: data is a corpus, which is not imported; leave them out.")
@@ -96,9 +98,12 @@ def _fit_corpus(draft: Draft, data: str | Path | Corpus, output: Path) -> Predic
 
     name = str((data.path or f"(in memory) {data.name}") if isinstance(data, Corpus) else data)
     for number, sections, _ in list(draft.runs()):
-        has_length = {"max_steps", "epochs"} & set(sections["training"])
-        length = [] if has_length else [("training.max_steps", 1000)]
-        draft.override(number, [*length, ("data.corpora", [{"path": name}])])
+        defaults: list[tuple[str, Any]] = []
+        if not {"max_steps", "epochs"} & set(sections["training"]):
+            defaults.append(("training.max_steps", 1000))
+        if "context_length" not in sections["data"]:
+            defaults.append(("data.context_length", _usual_context((sections.get("model") or {}).get("model_id"))))
+        draft.override(number, [*defaults, ("data.corpora", [{"path": name}])])
     config = draft.build()
     if isinstance(config, StagesConfig):
         run_stages(config, corpora={name: data} if isinstance(data, Corpus) else None)
@@ -109,6 +114,14 @@ def _fit_corpus(draft: Draft, data: str | Path | Corpus, output: Path) -> Predic
             f"{output / 'release'} is trained, but a {trained.family} makes no forecasts, so there is no Predictor."
         )
     return Predictor(trained, facts_of(output))
+
+
+def _usual_context(model_id: Any) -> int:
+    """Return the context length of a run that sets none: that of a model in the box if it starts there."""
+    start = None if model_id is None else local_folder(str(model_id))
+    if start is None or start not in shipped().values():
+        return USUAL_CONTEXT
+    return recorded_data(facts_of(start))["context_length"]
 
 
 def _model_section(name: str) -> dict[str, Any]:
@@ -128,7 +141,7 @@ def _unnamed_section(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[s
         kind = family(tree["model"].setdefault("family", infer_family(name)))
         kind.build(
             build(kind.config(), tree["model"], source="fit"),
-            context_length=int(tree["data"]["context_length"]),
+            context_length=int(tree["data"].get("context_length", _usual_context(name))),
             prediction_length=int(tree["data"]["prediction_length"]),
             seed=0,
             device="meta",

@@ -24,7 +24,7 @@ from foretrain.training import checkpoint as checkpoints
 from foretrain.training.loader import plan_of, stream_of
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import RunConsole
-from foretrain.training.release import link_release, read_release
+from foretrain.training.release import RECORDS, link_release, read_release
 from foretrain.training.settings import check_resumable
 from foretrain.training.trainer import TrainResult, save_config
 
@@ -267,6 +267,8 @@ def is_finished(stage: Stage) -> bool:
             f"stage {stage.name}: its release {gap}, and its checkpoints are gone. Restore the config and the data, "
             f"use the release as it is (stages.{stage.name}.skip_existing=true), or choose another output_dir."
         )
+    if not (stage.folder / RECORDS).is_file():
+        return False  # killed between its release and its records, which the end of a run writes last
     newest, stopped = kept[-1], facts.get("stopped") or {}
     if newest.step != stopped.get("step"):
         return False  # resumed after this release, and not finished since

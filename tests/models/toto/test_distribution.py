@@ -109,6 +109,27 @@ def test_quantiles_come_in_the_shape_and_type_of_the_parameters():
     assert (found.diff(dim=-1) > 0).all()
 
 
+def test_quantiles_move_with_the_parameters_as_numeric_differentiation_says():
+    m = mixtures(4, 3)
+    inputs = [x.clone().requires_grad_() for x in (m.df, m.loc, m.scale, m.log_weights)]
+    assert torch.autograd.gradcheck(lambda *p: StudentTMixture(*p).quantiles([0.05, 0.5, 0.8]), inputs)
+
+
+def test_a_gradient_changes_no_quantile():
+    m = mixtures(dtype=torch.float32)
+    with torch.no_grad():
+        plain = m.quantiles(LEVELS)
+    assert torch.equal(plain, m.map(lambda x: x.clone().requires_grad_()).quantiles(LEVELS))
+
+
+def test_a_quantile_between_modes_far_apart_has_a_finite_gradient():
+    parameters = [[30.0, 30.0]], [[-1e4, 1e4]], [[0.01, 0.01]], [[0.3, 0.7]]
+    df, loc, scale, weights = (torch.tensor(x).requires_grad_() for x in parameters)
+    StudentTMixture(df, loc, scale, weights.log()).quantiles([0.3, 0.01, 0.9]).sum().backward()
+    for parameter in (df, loc, scale, weights):
+        assert parameter.grad.isfinite().all() and parameter.grad.abs().max() < 1e9
+
+
 def test_an_unlikely_component_is_raised_to_the_smallest_probability_and_gets_no_gradient():
     head = MixtureHead(4, 2)
     weights = torch.tensor([[0.0, 40.0]], requires_grad=True)

@@ -14,9 +14,11 @@ from foretrain.data.windows import Window, stack_windows
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models import family
 from foretrain.models.base import Batch, Loss
+from foretrain.models.objective import LossConfig, Objective, objective_for
 from foretrain.models.request import ForecastRequest
 from foretrain.models.toto import loss as losses
 from foretrain.models.toto.config import TotoModelConfig
+from foretrain.models.toto.crps import crps
 from foretrain.models.toto.forecaster import ScoredPositions, Toto
 from foretrain.models.toto.options import TotoOptions
 
@@ -207,6 +209,38 @@ def test_predictions_are_the_mean_and_deviation_of_what_the_loss_scores():
     assert torch.equal(found.target, scored.target.flatten(1))
 
 
+@torch.no_grad()
+def test_predicted_distributions_are_the_mixtures_of_what_the_loss_scores():
+    model = model_of().train()
+    batch = batch_of(model, window(), window(1))
+    scored, found = model.scored(batch), model.predict(batch).distribution
+    mixtures = model.network.mixtures(scored.hidden)
+    assert torch.allclose(found.quantiles([0.2, 0.7]), mixtures.quantiles([0.2, 0.7]).flatten(1, 2), atol=1e-4)
+    expected = crps(mixtures, torch.where(scored.observed, scored.target, 0.0)).flatten(1)
+    assert torch.allclose(found.crps(), expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_crps_in_log_returns_is_an_integral_over_levels_with_an_error_of_a_fiftieth():
+    model = model_of().train()
+    predicted = model.predict(batch_of(model, window(), window(1)))
+    found = Objective(LossConfig(name="crps", space="log_return"))(predicted)
+    levels = [(k + 0.5) / 400 for k in range(400)]
+    fine = Objective(LossConfig(name="pinball", space="log_return", levels=levels))(predicted)
+    assert mean_of(found) == pytest.approx(mean_of(fine), rel=0.02)
+    in_percent = mean_of(Objective(LossConfig(name="crps", space="pct_return"))(predicted))
+    assert mean_of(found) == pytest.approx(in_percent / 100, rel=0.2)  # the same to first order
+
+
+def test_pinball_takes_any_levels_of_a_mixture_and_deciles_by_default():
+    model = model_of().train()
+    predicted = model.predict(batch_of(model, window()))
+    assert objective_for(LossConfig(name="pinball", levels=[0.005, 0.77]), model) is not None
+    deciles = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    found = [mean_of(Objective(LossConfig(name="pinball", levels=x))(predicted)) for x in (None, deciles, [0.5])]
+    assert found[0] == found[1] != found[2]
+
+
 def test_an_objective_replaces_the_loss_and_keeps_its_parts():
     model = model_of().eval()
     batch = batch_of(model, window())
@@ -219,11 +253,13 @@ def test_an_objective_replaces_the_loss_and_keeps_its_parts():
 # Chunks
 
 
-def test_a_loss_in_chunks_is_the_same_and_has_the_same_gradients(monkeypatch):
+@pytest.mark.parametrize("loss", ["own", "pinball", "crps"])
+def test_a_loss_in_chunks_is_the_same_and_has_the_same_gradients(monkeypatch, loss):
     found = []
     for limit in (losses._MAX_ELEMENTS, 2000):
         monkeypatch.setattr(losses, "_MAX_ELEMENTS", limit)
         model = model_of().train()
+        model.objective = objective_for(LossConfig(name=loss), model)
         total, _ = model(batch_of(model, window(), window(1)))
         total.backward()
         found.append((total.detach(), [p.grad for p in model.parameters()]))

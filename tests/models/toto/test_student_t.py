@@ -36,6 +36,19 @@ def test_float32_is_accurate_enough_for_devices_without_float64():
     assert np.allclose(found, stats.t.cdf(z, 4.0), atol=1e-6)
 
 
+def test_the_gradient_of_the_cdf_is_that_of_numeric_differentiation():
+    z = torch.cat((torch.linspace(-6, 6, 12), torch.tensor([0.0, 1e-3, -1e-3]))).double()
+    df = 2 + torch.logspace(-3, 2, len(z)).double()
+    assert torch.autograd.gradcheck(student_t.cdf, (z.requires_grad_(), df.requires_grad_()), atol=1e-8)
+
+
+def test_the_gradient_of_the_cdf_is_finite_for_any_value():
+    df = torch.tensor([2.0, 61.0, 1e30], dtype=torch.float64, requires_grad=True)
+    for value in (0.0, -1e-300, 1e6, -1e300, torch.inf):
+        z = torch.full_like(df, value).requires_grad_()
+        assert all(x.isfinite().all() for x in torch.autograd.grad(student_t.cdf(z, df).sum(), (z, df)))
+
+
 def test_unwarp_inverts_warp():
     df = spread_df(200)
     z = torch.linspace(-50, 50, len(df), dtype=torch.float64)

@@ -82,7 +82,7 @@ def market_name(name: str) -> str | None:
 
 def is_market(names: Sequence[str]) -> bool:
     """Return True if the names are those of a market table."""
-    return bool(_market_names(names))
+    return bool(market_names(names))
 
 
 def has_role(name: str) -> bool:
@@ -125,7 +125,7 @@ def recognise(path: Path, names: Sequence[str], options: ImportOptions) -> Roles
     ):
         if wanted is not None and not _given(wanted, names, given):
             _unknown(path, wanted, names)
-    market = _market_names(names, given)
+    market = market_names(names, given)
     found = _item(path, [name for name in names if name not in given], market) if not ids else None
     item = ids or ((found,) if found is not None else ())
     chosen = _pick(options.timestamp_column, names)
@@ -181,7 +181,7 @@ def _given_roles(path: Path, names: Sequence[str], options: ImportOptions) -> di
     return given
 
 
-def _market_names(names: Sequence[str], given: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+def market_names(names: Sequence[str], given: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """Return name in the file -> standard name for the columns of a market table, {} for other tables.
 
     given: roles that the user named. One of a price or volume makes it a market table.
@@ -228,7 +228,7 @@ def _item(path: Path, names: Sequence[str], market: dict[str, str]) -> str | Non
 
 
 def _given(wanted: str, names: Sequence[str], given: Mapping[str, str]) -> bool:
-    known = {*given.values(), *_market_names(names, given).values()}
+    known = {*given.values(), *market_names(names, given).values()}
     return _pick(wanted, names) is not None or wanted in known
 
 

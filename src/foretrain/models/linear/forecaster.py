@@ -24,6 +24,7 @@ from foretrain.models.linear.config import LEVELS, LinearConfig, LinearModelConf
 from foretrain.models.linear.model import LinearNetwork, scale
 from foretrain.models.release import ReleaseModel
 from foretrain.models.request import ForecastRequest
+from foretrain.models.types import WindowSource
 from foretrain.nn.observed import last_observed
 from foretrain.nn.quantiles import constant, interpolate_levels, warn_outside_trained
 from foretrain.notes import Code, Note, warn
@@ -63,6 +64,14 @@ class Linear(ReleaseModel, Forecaster):
             "context": torch.from_numpy(np.ascontiguousarray(context, np.float32)),
             "future_target": torch.from_numpy(np.ascontiguousarray(windows.future[targets], np.float32)),
         }
+
+    def check(self, source: WindowSource) -> None:
+        """Log a note if a run's windows have covariates, whose rows are dropped."""
+        if count := int((source.windows(0, 1).role != TARGET).sum()):
+            text = (
+                "linear reads no covariates, so those of data.past_covariates and data.known_covariates change nothing."
+            )
+            warn(_log, Note(Code.COVARIATES_UNREAD, text, {"columns": count}))
 
     def predict(self, batch: Batch) -> TrainingPrediction:
         """Return unsorted quantiles (R, F, Q) in standard deviations of each row's context.
@@ -138,4 +147,4 @@ class Linear(ReleaseModel, Forecaster):
         return 2.0 * variates * macs
 
 
-FAMILY = Linear.as_family()
+FAMILY = Linear.as_family(reads_covariates=False)

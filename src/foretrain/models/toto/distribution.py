@@ -66,15 +66,15 @@ class StudentTMixture:
         level = torch.lgamma(half) - torch.lgamma(0.5 * self.df) - 0.5 * (self.df * math.pi).log() - self.scale.log()
         return self.log_weights + level - half * torch.log1p(z.square() / self.df)
 
-    def log_slope(self, value: Tensor) -> Tensor:
-        """Return the derivative (...) of the log density at values (...)."""
-        error = value[..., None] - self.loc
-        responsibility = self._log_joint(value).softmax(-1)
-        return -(responsibility * (self.df + 1.0) * error / (self.df * self.scale.square() + error.square())).sum(-1)
+    def density_and_log_slope(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the density (...) at values (...), and the derivative (...) of its logarithm."""
+        error, joint = value[..., None] - self.loc, self._log_joint(value)
+        each = (self.df + 1.0) * error / (self.df * self.scale.square() + error.square())
+        return joint.logsumexp(-1).exp(), -(joint.softmax(-1) * each).sum(-1)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return P(X <= value) (...) for values (...), in float64."""
-        wide = self.map(lambda x: x.to(_solver_dtype(x)))
+        wide = self.map(lambda x: x.to(solver_dtype(x)))
         z = (value.to(wide.df.dtype)[..., None] - wide.loc) / wide.scale
         return (wide.weights * student_t.cdf(z, wide.df)).sum(-1)
 
@@ -82,18 +82,32 @@ class StudentTMixture:
         """Return quantiles (..., Q) at levels in (0, 1), in the dtype of the parameters.
 
         Exact up to rounding: bisection with an approximate cdf, then Halley steps with the exact one, kept within the
-        bracket that their values give.
+        bracket that their values give. Differentiable in the parameters: the cdf at a quantile does not change, so the
+        quantile moves by -(change of the cdf) / density.
         """
         shape, count = self.df.shape[:-1], len(levels)
-        flat = self.map(
-            lambda x: x.to(_solver_dtype(x)).reshape(-1, 1, x.shape[-1]).expand(-1, count, -1).flatten(0, 1)
-        )
+        flat = self.map(lambda x: x.to(solver_dtype(x)).reshape(-1, 1, x.shape[-1]).expand(-1, count, -1).flatten(0, 1))
         level = constant(list(levels), flat.df.device, flat.df.dtype).repeat(len(flat.df) // count)
-        return _solve(flat, level).view(*shape, count).to(self.df.dtype)
+        found = _solve(flat, level)
+        if torch.is_grad_enabled():
+            change = (level - flat.cdf(found)) / _steepness(flat, found, level)
+            found = found + (change - change.detach())
+        return found.view(*shape, count).to(self.df.dtype)
 
 
-def _solver_dtype(x: Tensor) -> torch.dtype:
+def solver_dtype(x: Tensor) -> torch.dtype:
+    """Return the widest type of x's device, for sums of probabilities."""
     return torch.float32 if x.device.type == "mps" else torch.float64  # MPS has no float64
+
+
+@torch.no_grad()
+def _steepness(mixtures: StudentTMixture, quantile: Tensor, level: Tensor) -> Tensor:
+    """Return the density (n,) at quantiles, at least a hundredth of that of a tail with the same distance and mass.
+
+    Between modes far apart the density vanishes, and any change of the weights would move a quantile without limit.
+    """
+    distance = (mixtures.weights * (mixtures.scale + (quantile[:, None] - mixtures.loc).abs())).sum(-1)
+    return torch.maximum(mixtures.log_prob(quantile).exp(), 0.01 * torch.minimum(level, 1.0 - level) / distance)
 
 
 @torch.no_grad()
@@ -108,8 +122,9 @@ def _solve(mixtures: StudentTMixture, level: Tensor) -> Tensor:
         below = torch.where(excess < 0, x, low[active])
         above = torch.where(excess > 0, x, high[active])
         low[active], high[active] = below, above
-        step = excess / part.log_prob(x).exp()
-        step = step / (1.0 - 0.5 * step * part.log_slope(x)).clamp(0.5, 2.0)  # Halley's method
+        density, slope = part.density_and_log_slope(x)
+        step = excess / density
+        step = step / (1.0 - 0.5 * step * slope).clamp(0.5, 2.0)  # Halley's method
         proposal = x - step
         reach = (part.scale * part.weights).sum(-1) * 2.0**k  # longest step while the bracket is open on one side
         outside = ~((proposal >= below) & (proposal <= above) & (step.abs() <= reach))

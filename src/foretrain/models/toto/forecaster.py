@@ -18,7 +18,7 @@ from foretrain.models.release import ReleaseModel
 from foretrain.models.toto import batches, generate
 from foretrain.models.toto.config import TotoConfig, TotoModelConfig
 from foretrain.models.toto.inputs import prepare
-from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, loss_sums, measure_patches, moments
+from foretrain.models.toto.loss import LIKELIHOOD, ROBUST, PatchMixtures, loss_sums, measure_patches, moments
 from foretrain.models.toto.model import TotoNetwork
 from foretrain.models.toto.options import DEFAULT_SAMPLES, TotoOptions
 from foretrain.nn.layout import RowLayout
@@ -48,7 +48,7 @@ class Toto(ReleaseModel, Forecaster):
     block_lists = ("transformer.layers",)
     head_parts = (".unembed.", ".output_distribution.")
     validation_names = ("loss", "nll", "robust")
-    predicts_sigma = True
+    predicts_sigma = predicts_distribution = True
     default_samples = DEFAULT_SAMPLES
     value_range = WIDE_RANGE
     adapter_targets = ("patch_embed.projection", "attention.wQKV", "attention.wO", "mlp.0.w12", "mlp.0.w3", "unembed",
@@ -116,7 +116,8 @@ class Toto(ReleaseModel, Forecaster):
         return {"loss": Loss(total, weight), "nll": Loss(nll, weight), "robust": Loss(robust, weight)}
 
     def predict(self, batch: Batch) -> TrainingPrediction:
-        """Return mean and deviation of the steps that native_loss scores, each predicted from the previous patch."""
+        """Return mean, deviation and mixture of the steps that native_loss scores, each predicted from the previous
+        patch."""
         scored = self.scored(batch)
         mean, deviation = measure_patches(self.network, moments, *(x.flatten(0, 1) for x in scored[:3]))
         return TrainingPrediction(
@@ -127,6 +128,7 @@ class Toto(ReleaseModel, Forecaster):
             scale=scored.scale.flatten(1),
             last=scored.last.flatten(1),
             sigma=deviation.view_as(scored.target).flatten(1),
+            distribution=PatchMixtures(self.network, *scored[:3]),
         )
 
     def scored(self, batch: Batch) -> ScoredPositions:
