@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 from pathlib import Path
 
@@ -17,9 +19,9 @@ pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[1]
 
 
-def run(*command: str | Path, **environment: str) -> str:
+def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
     """What a command prints."""
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -27,7 +29,8 @@ def run(*command: str | Path, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """A virtual environment with the wheel alone, made without a network from a copy of what the wheel is built of."""
-    folder = tmp_path_factory.mktemp("wheel")
+    folder = tmp_path_factory.mktemp("wheel") / "mit Lücken"
+    folder.mkdir()
     source = folder / "source"
     for name in ("src", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -41,20 +44,32 @@ def installed(tmp_path_factory) -> Path:
     return folder / "venv"
 
 
-def test_an_installed_wheel_finds_every_config(installed):
+def test_an_installed_wheel_opens_every_config_by_name_in_any_folder(installed, tmp_path):
     """With the other packages of this environment: PYTHONPATH adds them after the new environment's own."""
-    names = sorted(path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml"))
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    names = [path.relative_to(ROOT / "configs").with_suffix("").as_posix() for path in files]
     code = (
-        "import sys\nfrom foretrain.run.config import shipped_config\n"
+        "import sys\nfrom foretrain.run.shipped import shipped_config\n"
         "for name in sys.argv[1:]: print(shipped_config(name))"
     )
     (packages,) = installed.glob("lib/python*/site-packages")
     path = os.pathsep.join([str(packages), sysconfig.get_path("purelib")])
-    found = run(installed / "bin" / "python", "-c", code, *names, PYTHONPATH=path).splitlines()
-    configs = installed / "share" / "foretrain" / "configs"
-    assert [Path(line) for line in found] == [configs / name for name in names]
-    for name in names:
-        assert (configs / name).read_bytes() == (ROOT / "configs" / name).read_bytes()
+    python = installed / "bin" / "python"
+    found = [Path(line) for line in run(python, "-c", code, *names, PYTHONPATH=path, cwd=tmp_path).splitlines()]
+    assert found == [packages / "foretrain" / "configs" / f"{name}.yaml" for name in names]
+    assert [place.read_bytes() for place in found] == [file.read_bytes() for file in files]
+    listed = run(installed / "bin" / "foretrain", "config", "list", PYTHONPATH=path, cwd=tmp_path)
+    assert sorted(re.findall(r"^  (\S+)  +\S", listed, flags=re.M)) == names
+    assert not (installed / "share" / "foretrain").exists()
+
+
+def test_a_source_distribution_holds_the_configs(installed):
+    source = installed.parent / "source"
+    code = "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
+    name = run(sys.executable, "-c", code, cwd=source).splitlines()[-1]
+    with tarfile.open(source / "dist" / name) as archive:
+        held = {member.partition("/")[2] for member in archive.getnames()}
+    assert held >= {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
 
 
 def test_an_installed_wheel_holds_what_is_no_code(installed):

@@ -69,6 +69,8 @@ SLOW = (
     "tests/test_causality.py",
     "tests/test_causality_files.py",
     "tests/cli/test_app.py",
+    "tests/cli/test_configs.py",
+    "tests/cli/test_doctor.py",
     "tests/cli/test_reading.py",
     "tests/cli/test_unnamed.py",
     "tests/cli/test_rescale.py",

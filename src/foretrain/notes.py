@@ -141,6 +141,9 @@ class Code(StrEnum):
     TEST_PART_TOO_SMALL = "test_part_too_small"
     MODEL_ID_IGNORED = "model_id_ignored"
     BATCH_OF_ALL_PROCESSES = "batch_of_all_processes"
+    # shipped configs
+    FILE_NAMED_AS_CONFIG = "file_named_as_config"  # like a shipped config, which is not used then
+    SHIPPED_CONFIG_USED = "shipped_config_used"  # where a path is given, and no file is there
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,22 @@
-"""The first minute from a wheel: build, install into a new environment, forecast a CSV in an empty folder, offline.
+"""The first minutes from a wheel: build, install into a new environment, forecast a CSV in an empty folder, train a
+shipped config by its name there, and ask the doctor; offline, in a folder with blanks and umlauts in its name.
 
     python tests/proofs/wheel.py [--download]
 
 The new environment takes the other packages from this interpreter's or, with --download, from pip's index. The forecast
 runs in a namespace without a network (Linux `unshare`), and where there is none, under a hook that fails on any socket.
-The home folder is a new one, too. Prints the sizes of wheel and sdist, the command's output and its seconds; fails
-above 10 CPU seconds, which a busy machine does not change, or without a picture.
+The home folder is a new one, too. Prints the sizes of wheel and sdist, the commands' output and the forecast's
+seconds; fails if that takes more than 10 CPU seconds, which a busy machine does not change, without a picture, or if a
+shipped config is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
+PLACE = "Ein Ort für alles"
 MOST_SECONDS, MOST_BYTES = 10.0, 10_000_000
 REFUSE = """\
 import sys
@@ -95,7 +100,8 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="install dependencies from pip's index")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder = Path(place) / PLACE
+        folder.mkdir()
         wheel, sdist = build(folder)
         held = zipfile.ZipFile(wheel).namelist()
         with tarfile.open(sdist) as archive:
@@ -104,6 +110,10 @@ def main() -> None:
             name = path.relative_to(ROOT / "src").as_posix()
             assert name in held, f"the wheel lacks {name}"
             assert any(entry.endswith(f"/src/{name}") for entry in packed), f"the sdist lacks {name}"
+        for path in (ROOT / "configs").rglob("*.yaml"):
+            name = path.relative_to(ROOT).as_posix()
+            assert f"foretrain/{name}" in held, f"the wheel lacks {name}"
+            assert any(entry.endswith(f"/{name}") for entry in packed), f"the sdist lacks {name}"
         for file in (wheel, sdist):
             print(f"{file.name}: {file.stat().st_size:,} bytes")
             assert file.stat().st_size <= MOST_BYTES
@@ -124,6 +134,27 @@ def main() -> None:
         how = "no network" if "unshare" in head[0] else "no socket"
         print(f"{seconds:.1f} s, {used:.1f} s of CPU; picture of {len(picture):,} bytes; {how}")
         assert used < MOST_SECONDS, f"{used:.1f} s of CPU; at most {MOST_SECONDS:.0f}"
+        by_name(head, environment, folder / "another")
+
+
+def by_name(head: list[str], environment: dict[str, str], empty: Path) -> None:
+    """Train, list and generate in an empty folder, with nothing but names of shipped configs; ask the doctor."""
+    empty.mkdir()
+    commands = (
+        ["config", "list"],
+        ["train", "debug", "training.max_steps=3", "optimizer.schedule.warmup_steps=0"],
+        ["train", "configs/kronos/debug.yaml", "--dry-run"],
+        ["data", "generate", "synthetic/mixture", "--out", "series", "--num-series", "20", "--workers", "2"],
+        ["evaluate", "runs/debug", "--data", "series", "--num-windows", "2"],
+    )
+    for command in commands:
+        said = run(*head, *command, cwd=empty, env=environment)
+        print(f"foretrain {shlex.join(command)}: {said.strip().splitlines()[-1]}")
+    assert (empty / "runs" / "debug" / "release" / "model.safetensors").is_file()
+    report = subprocess.run([*head, "doctor", "--json"], cwd=empty, env=environment, capture_output=True, check=False)
+    findings = json.loads(report.stdout)["findings"]
+    print("\n".join(f"doctor: {f['state']} {f['topic']}: {f['fact']}" for f in findings if f["state"] != "ok"))
+    assert all(f["state"] == "ok" for f in findings if f["topic"] in ("packages", "configs", "model in the box"))
 
 
 if __name__ == "__main__":

@@ -256,11 +256,6 @@ def test_export_of_averaged_weights_that_were_never_kept_is_refused(tmp_path: Pa
         export_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000006", tmp_path / "out", ema=True)
 
 
-def test_a_missing_shipped_config_is_named():
-    with pytest.raises(ConfigError, match=r"none\.yaml"):
-        shipped_config("none.yaml")
-
-
 def test_a_metric_that_validation_does_not_compute_is_refused_before_training(tmp_path: Path):
     with pytest.raises(
         ConfigError, match=r"training\.best_metric: 'loss' is not computed here; choose one of val_loss"

@@ -24,6 +24,7 @@ from foretrain.config import FieldRule, Section
 from foretrain.errors import ConfigError
 from foretrain.hints import nearest
 from foretrain.models.base import ParameterRole, Trainable
+from foretrain.nn.undrawn import Undrawn
 
 KEY = "default"  # peft's name of the adapter in memory; the name of its folder may differ
 
@@ -80,7 +81,8 @@ class LoraLayer:
         base = self.wrapped.base_layer
         with torch.no_grad():
             weight = base.weight + ((self.up @ self.down) * self.wrapped.scaling[KEY]).to(base.weight.dtype)
-        layer = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
+        with Undrawn():
+            layer = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
         layer.weight = nn.Parameter(weight, requires_grad=False)
         layer.bias = base.bias
         return layer.train(self.wrapped.training)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from foretrain.cli.configs import config_app
 from foretrain.cli.messages import messages_in_lines
 from foretrain.cli.options import (
     BatchSizeOption,
@@ -44,6 +45,7 @@ from foretrain.cli.options import (
     model_and_data,
 )
 from foretrain.cli.reading import SERIES_ONLY, GroupedCommand, reads_files
+from foretrain.cli.start import importing
 from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
 
 app = typer.Typer(
@@ -56,7 +58,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Import or generate series as a corpus, and inspect one.", no_args_is_help=True)
-config_app = typer.Typer(help="Show, import or describe configs.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
@@ -121,8 +122,8 @@ def data_generate(
         raise ConfigError("data generate: give --out, the corpus folder to write.")
     from foretrain.cli.commands import generate_data
 
-    example = "data generate configs/synthetic/mixture.yaml --out corpora/mixture"
-    config, overrides = config_and_overrides(items, None, example)
+    example = "data generate synthetic/mixture --out corpora/mixture"
+    config, overrides = config_and_overrides(items, None, example, "data generate")
     generate_data(config, overrides, out, num_series=num_series, workers=workers)
 
 
@@ -144,7 +145,7 @@ def data_inspect(
 @app.command()
 def train(
     items: Overrides = None,
-    config: Annotated[Path | None, typer.Option(help="The config file, if not given as first argument.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The config, if not given as first argument.")] = None,
     model_id: Annotated[str | None, typer.Option(help="Start from this release or hub id (model.model_id).")] = None,
     random_init: Annotated[
         bool | None, typer.Option("--random-init/--no-random-init", help="Whether to start from random weights.")
@@ -196,8 +197,9 @@ def train(
     flags = {key: value for key, value in flags.items() if value is not None}
     if max_steps is not None:
         flags["training.epochs"] = None  # the two exclude each other
-    from foretrain.cli.train import BatchFlags, train_command
-    from foretrain.models.checkpoints import checkpoint_at
+    with importing():
+        from foretrain.cli.train import BatchFlags, train_command
+        from foretrain.models.checkpoints import checkpoint_at
 
     if resume_from_checkpoint is not None:  # or a name of it, such as runs/x/latest
         resume_from_checkpoint = checkpoint_at(resume_from_checkpoint) or resume_from_checkpoint
@@ -486,7 +488,7 @@ def export(
 @config_app.command("show")
 def config_show(
     items: Overrides = None,
-    config: Annotated[Path | None, typer.Option(help="The config file, if not given as first argument.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The config, if not given as first argument.")] = None,
 ) -> None:
     """Print the config of a run with its defaults filled in."""
     _prepare(None)
@@ -525,13 +527,17 @@ def config_import(
 
 
 @app.command()
-def doctor() -> None:
-    """Print versions, devices, threads and known problems, for a bug report."""
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Where runs are to be written.")] = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Say what to fix, and how; versions and devices, for a bug report. Exit code 1 if there is something to fix."""
     _prepare(None)
     from foretrain.cli.doctor import examine
 
-    for line in examine():
-        typer.echo(line)
+    report = examine(folder)
+    typer.echo(report.json() if as_json else report.text())
+    raise typer.Exit(1 if report.to_fix else 0)
 
 
 def _version(show: bool) -> None:

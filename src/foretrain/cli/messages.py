@@ -11,7 +11,8 @@ from typing import Any
 
 from foretrain.notes import Code
 
-REMARKS = (Code.DEFAULT_MODEL, Code.DEFAULT_HORIZON)  # no warnings: what was chosen where nothing was given
+# no warnings: what was chosen where nothing was given, or where a name has two meanings
+REMARKS = (Code.DEFAULT_MODEL, Code.DEFAULT_HORIZON, Code.FILE_NAMED_AS_CONFIG, Code.SHIPPED_CONFIG_USED)
 
 
 class _Lines(logging.Handler):

@@ -5,6 +5,8 @@ Imports neither torch, pandas nor numpy, so that the command line starts quickly
 
 from __future__ import annotations
 
+import logging
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from foretrain.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 
 class DrawsOver(StrEnum):
@@ -120,16 +124,24 @@ DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per process (default: PyTorch's).")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE]...", help="A config file, and settings that override it."),
+    typer.Argument(
+        metavar="[CONFIG] [KEY=VALUE]...",
+        help="A config, and settings that override it: a YAML file, or a shipped one by name (config list).",
+    ),
 ]
 
 
 def config_and_overrides(
     items: list[str] | None,
     config: Path | None,
-    example: str = "train configs/chronos2/test.yaml training.max_steps=50",
+    example: str = "train chronos2/test training.max_steps=50",
+    verb: str = "train",
 ) -> tuple[Path, list[str | tuple[str, Any]]]:
-    """The config file and the overrides among a verb's arguments. Raises ConfigError, which shows the example."""
+    """Return the config file, given or shipped, and the overrides among a verb's arguments; says which file it is where
+    another could have been meant. Raises ConfigError, which shows the example."""
+    from foretrain.notes import warn
+    from foretrain.run.shipped import SEE_LIST, find_config
+
     overrides: list[str | tuple[str, Any]] = []
     for position, item in enumerate(items or []):
         if "=" in item and not Path(item).is_file():
@@ -138,13 +150,16 @@ def config_and_overrides(
         if position == 0 and config is None:
             config = Path(item)
             continue
-        raise ConfigError(f"{item!r}: expected section.key=value (one config file is taken, as first argument).")
+        raise ConfigError(f"{item!r}: expected section.key=value (one config is taken, as first argument).")
     if config is None:
-        raise ConfigError(f"no config given; for example: foretrain {example}")
+        raise ConfigError(f"no config given; for example: foretrain {example}. {SEE_LIST}")
     from foretrain.foreign import refuse_foreign
 
-    refuse_foreign(config)
-    return config, overrides
+    found, note = find_config(config, verb)
+    if note is not None and os.environ.get("RANK", "0") == "0":
+        warn(_log, note)
+    refuse_foreign(found)
+    return found, overrides
 
 
 def model_and_data(items: list[str], model: str | None) -> tuple[str | None, Path]:

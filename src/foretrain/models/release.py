@@ -30,14 +30,17 @@ from foretrain.models.base import Family, ForecastOptions, NoOptions, Trainable
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import release_hash, resolve
 from foretrain.models.weights import fill_network, read_tensors, write_weights
+from foretrain.nn.undrawn import Undrawn
 from foretrain.notes import Code, Note
 
 
 class Network(nn.Module):
-    """Base of a family's tensor-level module: built from its config alone, with upstream's parameter names."""
+    """Base of a family's tensor-level module: built from its config alone, with upstream's parameter names.
+
+    Its __init__ leaves all parameters to `initialise` or to a file.
+    """
 
     architecture: ClassVar[type[Architecture]]
-    fills_buffers: ClassVar[bool] = False  # True if __init__ computes buffers that initialise does not set
     config: Any  # an instance of `architecture`
     newly_initialized: tuple[str, ...] = ()  # parameters missing from the file it was read from, drawn from the seed
     # fields of the config that the run changed: name -> (value of the release it was read from, value now)
@@ -53,9 +56,8 @@ class Network(nn.Module):
 
         `parts` are further arguments of __init__.
         """
-        with torch.device(device if cls.fills_buffers else "meta"):
-            network = cls(config, **parts)
-        return network if cls.fills_buffers or str(device) == "meta" else network.to_empty(device=device)
+        with torch.device(device), Undrawn():
+            return cls(config, **parts)
 
     @classmethod
     def outline(cls, folder: Path, config: Any, **parts: Any) -> Self:

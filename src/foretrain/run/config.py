@@ -1,10 +1,9 @@
-"""RunConfig, the root of a run's config: its sections, its identity hash, and the paths of shipped configs."""
+"""RunConfig, the root of a run's config: its sections and its identity hash."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
@@ -19,6 +18,7 @@ from foretrain.evaluation.validation import EvaluationConfig
 from foretrain.models import families, infer_family
 from foretrain.models.objective import LossConfig
 from foretrain.models.output import OutputSettings
+from foretrain.run.shipped import shipped_config as shipped_config
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.settings import TrainingConfig
 
@@ -154,14 +154,6 @@ def replace_stage_releases(value: Any, stages: Path, rename: Callable[[str], str
     if path is not None and path.name == "release" and path.parent.parent == stages:
         return rename(path.parent.name)
     return value
-
-
-def shipped_config(name: str) -> Path:
-    """Return the path of a shipped config: in the source tree, else in the installed package. Raises ConfigError."""
-    for folder in (Path(__file__).parents[3] / "configs", Path(sys.prefix) / "share" / "foretrain" / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise ConfigError(f"{name}: no such shipped config.")
 
 
 def load_config(path: Path, overrides: list[Any] | None = None) -> RunConfig:

@@ -123,7 +123,7 @@ def summed_cross_entropy(logits: Tensor, tokens: Tensor, scored: Tensor) -> Tens
 class KronosNetwork(Network):
     """Embedding, causal blocks, head of the first token, dependency layer and head of the second token."""
 
-    architecture, fills_buffers = KronosConfig, True
+    architecture = KronosConfig
 
     def __init__(self, config: KronosConfig) -> None:
         super().__init__()

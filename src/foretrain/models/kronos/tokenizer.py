@@ -39,7 +39,7 @@ class TokenizerNetwork(Network):
     Encoder and decoder have one block fewer than the configuration says, as upstream builds them.
     """
 
-    architecture, fills_buffers = TokenizerConfig, True
+    architecture = TokenizerConfig
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()

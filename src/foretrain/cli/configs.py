@@ -1,0 +1,70 @@
+"""`foretrain config list` and `config copy`: the configs that come with foretrain. cli/app.py adds the other verbs.
+
+Imports neither torch, pandas nor numpy, so that the command line starts quickly.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foretrain.errors import ConfigError
+
+WIDTH = 120  # characters of a line of the list
+
+config_app = typer.Typer(help="List, copy, show, import or describe configs.", no_args_is_help=True)
+
+
+@config_app.command("list")
+def config_list() -> None:
+    """List the shipped configs, by the name that other commands take."""
+    from foretrain.run.shipped import GENERATE, TRAIN, about, made_for, shipped_names
+
+    names = shipped_names()
+    wide = max(map(len, names)) + 2
+    for verb, kind in ((TRAIN, "Trainings"), (GENERATE, "Synthetic series")):
+        typer.echo(f"{kind}, for `foretrain {verb} NAME`:")
+        taken = [name for name in names if made_for(name) == verb]
+        for _, group in groupby(taken, lambda name: name.rpartition("/")[0]):
+            typer.echo()
+            for name in group:
+                typer.echo(f"  {name:{wide}}{shortened(about(name), WIDTH - wide - 2)}")
+        typer.echo()
+    typer.echo("KEY=VALUE after the name overrides a setting. `foretrain config copy NAME` writes a file to edit.")
+
+
+@config_app.command("copy")
+def config_copy(
+    name: Annotated[str, typer.Argument(help="A shipped config: chronos2/finetune.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write, never overwritten (default: chronos2-finetune.yaml).")
+    ] = None,
+) -> None:
+    """Write a shipped config into a file, to edit it."""
+    from foretrain.atomic import create_text
+    from foretrain.run.shipped import config_folder, made_for, shipped_config
+
+    source = shipped_config(name)
+    plain = source.relative_to(config_folder()).with_suffix("").as_posix()
+    out = out or Path(f"{plain.replace('/', '-')}.yaml")
+    try:
+        create_text(out, source.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise ConfigError(f"{out}: exists, and is not overwritten. Name another file with --out.") from None
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error.strerror or error}). Name another file.") from None
+    typer.echo(f"wrote {out}: edit it, then foretrain {made_for(plain)} {shlex.quote(str(out))}")
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters: as it is, or up to a comma, colon or semicolon, or with dots."""
+    if len(text) <= most:
+        return text
+    ends = [found.start() for found in re.finditer(r"[,:;] ", text[:most])]
+    heads = [text[:end] for end in ends if end > most // 2 and text[:end].count("(") == text[:end].count(")")]
+    return heads[-1] if heads else text[: most - 4].rpartition(" ")[0] + " ..."
