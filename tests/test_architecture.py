@@ -37,6 +37,7 @@ LAYERS = (
     {"run"},
     {"foreign"},
     {"cli"},
+    {"__main__"},
 )
 TORCH_DISTRIBUTED = {"foretrain.distributed.world", "foretrain.training.checkpoint"}  # may touch it
 MAX_LINES = 600

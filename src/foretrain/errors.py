@@ -13,6 +13,10 @@ class DataError(ForetrainError):
     """A file, column, item or window is missing or malformed."""
 
 
+class MissingCorpusError(DataError):
+    """A corpus that a config names is not there."""
+
+
 class ModelError(ForetrainError):
     """A release or checkpoint cannot be opened, or does not support the request."""
 

@@ -133,6 +133,9 @@ class Code(StrEnum):
     ITEMS_ALIKE = "items_alike"  # two items whose names differ only in case or blanks
     DIGITS_LOST = "digits_lost"  # numbers that differ in more digits than float32 has
     HOUR_REPEATED = "hour_repeated"  # as at the end of summer time
+    # runs and their configs
+    TOKENISING = "tokenising"  # of all windows before the first step, which takes a while
+    SETTING_REPLACED = "setting_replaced"  # by one of the command line that excludes it, or that it does not fit
     # configs of other projects
     RATIOS_LEFT_BEHIND = "ratios_left_behind"  # without the CSV they cannot become numbers of rows
     RATIOS_EXCEED_ONE = "ratios_exceed_one"

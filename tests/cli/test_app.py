@@ -399,8 +399,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(work: Path, tmp_path: Path):
 
 def test_training_flags_reach_the_config(work: Path, tmp_path: Path, capsys):
     foretrain(
-        "train", shipped_config("debug.yaml"), "--dry-run", "--context-length", 64, "--prediction-length", 12,
-        "--max-steps", 77, "--learning-rate", 0.5, "--per-device-train-batch-size", 3,
+        "train", shipped_config("debug.yaml"), "--dry-run", "--verbose", "--context-length", 64,
+        "--prediction-length", 12, "--max-steps", 77, "--learning-rate", 0.5, "--per-device-train-batch-size", 3,
         "--gradient-accumulation-steps", 5, "--output-dir", tmp_path / "r", "--max-train-series", 9, "--seed", 4,
         "--dtype", "bfloat16", "--device", "cpu", "--random-init",
     )  # fmt: skip
@@ -410,7 +410,7 @@ def test_training_flags_reach_the_config(work: Path, tmp_path: Path, capsys):
         "batch_size: 15", "max_train_series: 9", "seed: 4", "dtype: bfloat16", "device: cpu", "random_init: true",
     ):  # fmt: skip
         assert part in text, part
-    flags = ("--dry-run", "--model-id", work / "run" / "release", "model={}", "data.context_length=64")
+    flags = ("--dry-run", "--verbose", "--model-id", work / "run" / "release", "model={}", "data.context_length=64")
     foretrain("train", shipped_config("debug.yaml"), *flags)
     assert "random_init: false" in capsys.readouterr().out
     foretrain("config", "show", shipped_config("debug.yaml"), "seed=11")

@@ -35,8 +35,8 @@ def test_whole_windows_longer_than_every_file_are_refused_with_lengths_that_work
     """Full windows, as Kronos asks for them: 1,000 rows less 64 + 64 of validation and test and 64 of the future."""
     text = refusal(**FINE_TUNING, min_context=4096)
     assert "the longest has 1,000 rows; needed are 4,288 (min_context 4,096 + prediction_length 64 +" in text
-    assert "data.context_length=808 data.min_context=808 (whole contexts)" in text
-    assert "data.min_context=808 (contexts padded to 4,096)" in text
+    assert "data.context_length=808 data.min_context=808  # whole contexts" in text
+    assert "data.min_context=808  # contexts padded to 4,096" in text
 
 
 def test_without_a_least_context_long_windows_are_padded_on_short_files():
@@ -46,9 +46,9 @@ def test_without_a_least_context_long_windows_are_padded_on_short_files():
 
 def test_a_horizon_that_is_too_long_is_refused_with_the_longest_that_works():
     text = refusal(context_length=512, prediction_length=300)  # needs 4 x 300
-    assert "data.min_context=100 (contexts padded to 512)" in text
-    assert "data.prediction_length=250;" in text
-    assert "data.min_prediction_length=100 (shorter futures for the newest windows)" in text
+    assert "data.min_context=100  # contexts padded to 512" in text
+    assert "\n  data.prediction_length=250\n" in text
+    assert "data.min_prediction_length=100  # shorter futures for the newest windows" in text
 
 
 def test_the_median_length_is_reported_if_one_series_is_longer():
@@ -64,24 +64,24 @@ def test_series_that_are_all_held_out_are_not_called_short():
 
 def test_a_least_number_of_rows_that_no_series_has_is_named():
     text = refusal(context_length=8, prediction_length=2, min_rows=2000)
-    assert re.search(r"data.min_rows asks for 2000.* would work: data.min_rows=1000\.$", text)
+    assert re.search(r"data.min_rows asks for 2000.* would work, each line alone:\n  data.min_rows=1000$", text)
 
 
 def test_parts_that_leave_nothing_to_train_on_are_refused_with_the_longest_that_work():
     """The lengths of Kronos' two stages on files of 1,000 rows."""
     text = refusal(context_length=512, min_context=512, prediction_length=48, validation_steps=960, test_steps=960)
-    assert "With that one would work: data.validation_steps=220 data.test_steps=220 (at most: smaller parts" in text
+    assert "would work, each line alone:\n  data.validation_steps=220 data.test_steps=220  # at most: smaller" in text
     assert [text.count(word) for word in ("validation_steps=", "min_context=")] == [1, 0]
 
 
 def test_one_part_that_is_too_long_is_shortened_alone():
     text = refusal(context_length=512, min_context=512, prediction_length=48, validation_steps=48, test_steps=960)
-    assert "data.test_steps=392 (at most" in text and "data.validation_steps" not in text
+    assert "data.test_steps=392  # at most" in text and "data.validation_steps" not in text
 
 
 def test_where_parts_and_lengths_are_too_long_both_are_shortened():
     text = refusal(context_length=2048, min_context=2048, prediction_length=48, validation_steps=960, test_steps=960)
-    assert "data.prediction_length=48 data.min_context=48 data.validation_steps=48 data.test_steps=48." in text
+    assert "data.prediction_length=48 data.min_context=48 data.validation_steps=48 data.test_steps=48" in text
 
 
 def test_a_series_too_short_for_any_setting_has_no_remedy():

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from foretrain.config import build
 from foretrain.data.manifest import Column
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic.mixture import Layout, Mixture, draw_block
+from foretrain.errors import MissingCorpusError
 from foretrain.evaluation.columns import evaluation_columns
 from foretrain.forecasting.record import records_columns
 from foretrain.models import family
@@ -155,3 +157,24 @@ def test_a_linear_run_on_covariates_is_told_that_they_change_nothing(tmp_path: P
         config, source = open_source(config, [corpus("one", ("a", "b"))])
         build_model(config).check(source)
         assert codes(logged_notes()) == expected
+
+
+def test_what_is_no_corpus_is_named_with_the_command_that_makes_one(tmp_path: Path):
+    def refusal(*paths: str) -> str:
+        data = {"corpora": [{"path": path} for path in paths], "context_length": 32, "prediction_length": 8}
+        tree = {"model": {"family": "chronos2", "random_init": True}, "data": data, "training": {"max_steps": 1}}
+        with pytest.raises(MissingCorpusError) as caught:
+            open_source(build(RunConfig, {**tree, "output_dir": str(tmp_path / "run")}))
+        return str(caught.value)
+
+    text = refusal("corpora/absent")
+    assert text.startswith("corpora/absent: no such corpus folder (data.corpora.0.path).")
+    assert "`foretrain data import FILES --out corpora/absent`" in text and "data.corpora.0.path=FOLDER" in text
+    assert "\n" not in text
+    assert refusal("a", "b").startswith("a, b: no such corpus folders (data.corpora.0.path, data.corpora.1.path).")
+    (tmp_path / "my.csv").write_text("timestamp,target\n2024-01-01,1\n")
+    assert (
+        f"`foretrain data import {tmp_path / 'my.csv'} --out corpora/my`, and give data.corpora.0.path=corpora/my"
+        in (refusal(str(tmp_path / "my.csv")))
+    )
+    assert refusal(str(tmp_path)).startswith(f"{tmp_path}: is a folder, no corpus")

@@ -518,7 +518,7 @@ def test_batch_flags_hold_for_every_stage_and_saved_sizes_for_those_that_have_be
 def test_the_flags_of_the_command_reach_every_stage(tmp_path: Path, capsys):
     path = str(written(tmp_path / "run.yaml", pipeline(tmp_path / "run")))
     flags = ["--max-steps", "3", "--learning-rate", "0.5", "--seed", "9", "--output-dir", str(tmp_path / "other")]
-    assert alone("train", path, "stages.long.training.max_steps=5", "--dry-run", *flags) == 0
+    assert alone("train", path, "stages.long.training.max_steps=5", "--dry-run", "--verbose", *flags) == 0
     text = capsys.readouterr().out
     assert text.count("max_steps: 3") == text.count("learning_rate: 0.5") == 2
     assert "seed: 9" in text and f"output_dir: {tmp_path / 'other'}" in text

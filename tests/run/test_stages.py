@@ -266,8 +266,8 @@ def test_what_is_printed_is_every_stage_in_full_and_reads_back():
 
 def test_a_config_without_stages_is_a_single_run_as_ever():
     path = shipped_config("debug.yaml")
-    config = load_any(path, ["training.max_steps=5"])
-    assert isinstance(config, RunConfig) and config == load_config(path, ["training.max_steps=5"])
+    config = load_any(path, ["training.max_steps=50"])
+    assert isinstance(config, RunConfig) and config == load_config(path, ["training.max_steps=50"])
 
 
 def test_a_reference_in_a_config_without_stages_is_an_error():

@@ -109,7 +109,7 @@ def test_validation_scores_windows_that_training_does_not_see(tmp_path):
 
 def test_a_dry_run_describes_the_stream(tmp_path):
     layouts = [{"share": 3.0}, {"targets": 1, "known": 1}]
-    text = "\n".join(describe_run(config(tmp_path, {"workers": 2, "layouts": layouts}), World()))
+    text = "\n".join([*describe_run(config(tmp_path, {"workers": 2, "layouts": layouts}), World()), ""])
     for part in (
         "data: series are generated while the model is trained, without end, by 2 processes per rank",
         "generated: arma 50.0%, shapes 50.0%",

@@ -20,5 +20,10 @@ def _main_of_many() -> None:
         os._exit(leave.code if isinstance(leave.code, int) else int(leave.code is not None))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command in this process, one of several or not."""
     (_main_of_many if int(os.environ.get("WORLD_SIZE") or 1) > 1 else main)()
+
+
+if __name__ == "__main__":
+    run()

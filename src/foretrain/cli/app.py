@@ -14,14 +14,16 @@ from typing import Annotated, Any
 import typer
 
 from foretrain.cli.configs import config_app
-from foretrain.cli.messages import messages_in_lines
+from foretrain.cli.messages import UsageError, messages_in_lines, usage_text
 from foretrain.cli.options import (
+    AccumulationOption,
     BatchSizeOption,
     BlankOption,
     Device,
     DeviceOption,
     DrawSeedOption,
     DrawsOver,
+    DryRunOption,
     DType,
     FamilyOptions,
     ForeignFormat,
@@ -35,9 +37,11 @@ from foretrain.cli.options import (
     RescaleOption,
     SortOption,
     ThreadsOption,
+    TokenBudgetOption,
     TokenizerOption,
     TrailingRows,
     Values,
+    VerboseOption,
     comma_list,
     config_and_overrides,
     forecast_settings,
@@ -157,10 +161,8 @@ def train(
     per_device_train_batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows per forward per process (training.micro_batch_size).")
     ] = None,
-    gradient_accumulation_steps: Annotated[
-        int | None,
-        typer.Option("--gradient-accumulation-steps", "--grad-accum", min=1, help="Micro-batches per step."),
-    ] = None,
+    gradient_accumulation_steps: AccumulationOption = None,
+    token_budget: TokenBudgetOption = None,
     output_dir: Annotated[Path | None, typer.Option(help="The run folder (output_dir).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest intact checkpoint, if any.")] = False,
     resume_from_checkpoint: Annotated[Path | None, typer.Option(help="Resume from this checkpoint folder.")] = None,
@@ -169,9 +171,8 @@ def train(
     device: Annotated[Device | None, typer.Option(help="Device to train on (device).")] = None,
     dtype: Annotated[DType | None, typer.Option(help="Precision of the forward pass (training.dtype).")] = None,
     threads: ThreadsOption = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and the memory of its weights, without training.")
-    ] = False,
+    dry_run: DryRunOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Train or fine-tune a model from a config. Ctrl-C saves a checkpoint and exits; --resume continues from it.
 
@@ -182,11 +183,12 @@ def train(
     config, overrides = config_and_overrides(items, config)
     flags: dict[str, Any] = {
         "model.model_id": model_id,
-        "model.random_init": False if model_id is not None and random_init is None else random_init,
+        "model.random_init": random_init,
         "data.context_length": context_length,
         "data.prediction_length": prediction_length,
         "data.max_train_series": max_train_series,
         "training.max_steps": max_steps,
+        "training.token_budget.max_tokens_per_batch": token_budget,
         "training.dtype": dtype.value if dtype else None,
         "optimizer.learning_rate": learning_rate,
         "output_dir": str(output_dir) if output_dir else None,
@@ -195,22 +197,23 @@ def train(
         "threads": threads,
     }
     flags = {key: value for key, value in flags.items() if value is not None}
-    if max_steps is not None:
-        flags["training.epochs"] = None  # the two exclude each other
     with importing():
         from foretrain.cli.train import BatchFlags, train_command
         from foretrain.models.checkpoints import checkpoint_at
 
     if resume_from_checkpoint is not None:  # or a name of it, such as runs/x/latest
         resume_from_checkpoint = checkpoint_at(resume_from_checkpoint) or resume_from_checkpoint
-    train_command(
+    accepted = train_command(
         config,
         overrides,
         flags=flags,
         batch=BatchFlags(per_device_train_batch_size, gradient_accumulation_steps),
         resume=str(resume_from_checkpoint) if resume_from_checkpoint else ("auto" if resume else None),
         dry_run=dry_run,
+        verbose=verbose,
     )
+    if not accepted:
+        raise typer.Exit(2)
 
 
 @app.command(cls=GroupedCommand)
@@ -578,7 +581,10 @@ def main() -> None:
     """Entry point of the `foretrain` command: user errors and warnings in one line, exit code 2; Ctrl-C 130."""
     try:
         with messages_in_lines():
-            app()
+            code = app(prog_name="foretrain", standalone_mode=False)
+        sys.exit(code or 0)
+    except UsageError as error:
+        _fail(usage_text(error))
     except ForetrainError as error:
         _fail(str(error))
     except Interrupted as stopped:  # the run has logged this and saved a checkpoint

@@ -122,6 +122,18 @@ TokenizerOption = Annotated[
 PrecisionOption = Annotated[DType, typer.Option(help="Precision.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per process (default: PyTorch's).")]
+AccumulationOption = Annotated[
+    int | None, typer.Option("--gradient-accumulation-steps", "--grad-accum", min=1, help="Micro-batches per step.")
+]
+TokenBudgetOption = Annotated[
+    int | None, typer.Option(min=1, help="Steps x variates of a micro-batch (training.token_budget).")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print parameters, memory, time and disk, without training; 2 if refused.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Print the resolved config, which the run folder has anyway.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from foretrain.config import dump_yaml, read_yaml
 from foretrain.distributed.world import World
-from foretrain.errors import ConfigError
-from foretrain.run.dry_run import describe_run, describe_stages
+from foretrain.errors import ConfigError, MissingCorpusError
+from foretrain.notes import Note, warn
+from foretrain.run.config import RunConfig
+from foretrain.run.dry_run import REFUSED, describe_run, describe_stages
 from foretrain.run.pipeline import run_stages
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import train_run
 from foretrain.training.monitor import silence_stdout
 from foretrain.training.settings import TrainingConfig
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,13 +34,16 @@ class BatchFlags:
     def overrides(self, tree: dict[str, Any], world_size: int) -> list[tuple[str, Any]]:
         """Return the overrides of batch_size and micro_batch_size: windows per step = micro x accumulation x processes.
 
-        Empty if neither flag is given; `tree` holds the sections of the run.
+        With a token budget the accumulation alone is its micro_batches_per_step. Empty if neither flag is given; `tree`
+        holds the sections of the run.
         """
         if self.per_device is None and self.accumulation is None:
             return []
         section = tree.get("training") or {}
         if not isinstance(section, dict):
             return []  # building the config reports it
+        if self.per_device is None and self.accumulation is not None and section.get("token_budget") is not None:
+            return [("training.token_budget.micro_batches_per_step", self.accumulation * world_size)]
         micro = self.per_device or section.get("micro_batch_size")
         batch = section.get("batch_size", TrainingConfig.model_fields["batch_size"].default)
         if not isinstance(batch, int) or not isinstance(micro, int | None):
@@ -48,6 +57,11 @@ class BatchFlags:
         """Return the overrides for a resumed run: the saved batch size, and the saved micro-batch size unless one is
         given."""
         section = tree.get("training")
+        if isinstance(section, dict) and bool(section.get("token_budget")) != bool(saved.get("token_budget")):
+            return []  # resuming refuses it, and names the key
+        if saved.get("token_budget"):
+            steps = saved["token_budget"]["micro_batches_per_step"]
+            return [] if self.accumulation is None else [("training.token_budget.micro_batches_per_step", steps)]
         given = self.per_device or (section.get("micro_batch_size") if isinstance(section, dict) else None)
         return [
             ("training.micro_batch_size", given or saved["micro_batch_size"]),
@@ -63,38 +77,86 @@ def train_command(
     batch: BatchFlags,
     resume: str | None = None,
     dry_run: bool = False,
-) -> None:
-    """Run `foretrain train` on this rank: train a config or a pipeline, or with dry_run describe it."""
+    verbose: bool = False,
+) -> bool:
+    """Run `foretrain train` on this rank: train a config or a pipeline, or with dry_run describe it.
+
+    verbose: print the resolved config too. Returns False if a dry run found that the run would be refused.
+    """
     draft = Draft.read(path, overrides, flags)
     device, threads = draft.merged.get("device", "auto"), draft.merged.get("threads")
     with World.start(str(device), threads if isinstance(threads, int) and threads > 0 else None) as world:
-        for number, sections, folder in list(draft.runs()):
-            saved = folder / "config.yaml"
-            if resume is not None and saved.is_file():
-                draft.override(number, batch.resumed(_saved_training(saved), sections))
-            else:
-                draft.override(number, batch.overrides(sections, world.size))
+        notes = _apply_batch(draft, batch, world.size, resume)
         config = draft.build()
-        if dry_run:
-            if world.is_main:
-                staged = isinstance(config, StagesConfig)
-                lines = describe_stages(config, world, resume) if staged else describe_run(config, world, resume)
-                print("\n".join(lines))
-            return
-        if world.is_main:
-            try:
-                print(dump_yaml(config), end="", flush=True)
-            except BrokenPipeError:
-                silence_stdout()
-        if isinstance(config, StagesConfig):
-            run_stages(config, resume=resume, world=world)
-        else:
-            train_run(config, resume=resume, world=world)
+        for note in notes if world.is_main else ():
+            warn(_log, note)
+        try:
+            return _run(path, config, world, resume=resume, dry_run=dry_run, verbose=verbose)
+        except MissingCorpusError as error:
+            raise type(error)(f"{error}{_import_hint(path)}") from None
 
 
-def _saved_training(path: Path) -> dict[str, Any]:
-    """Return the training section of a run folder's config.yaml. Raises ConfigError if it is damaged."""
-    section = read_yaml(path).get("training")
+def _run(
+    path: Path, config: RunConfig | StagesConfig, world: World, *, resume: str | None, dry_run: bool, verbose: bool
+) -> bool:
+    """Describe or train a config on this rank; returns as train_command."""
+
+    def say(text: str) -> None:
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # the run continues, and its log is complete
+            silence_stdout()
+
+    if dry_run:
+        if not world.is_main:
+            return True
+        staged = isinstance(config, StagesConfig)
+        lines = describe_stages(config, world, resume, say) if staged else describe_run(config, world, resume, say)
+        if verbose:
+            say(f"\n{dump_yaml(config)}")
+        return not any(line.startswith(REFUSED) for line in lines)
+    if world.is_main and verbose:
+        say(dump_yaml(config))
+    notes = [f"config: {path}; resolved, with all defaults: {Path(config.output_dir) / 'config.yaml'}"]
+    if isinstance(config, StagesConfig):
+        run_stages(config, resume=resume, world=world, notes=notes)
+    else:
+        train_run(config, resume=resume, world=world, notes=notes)
+    return True
+
+
+def _import_hint(path: Path) -> str:
+    """Return where the config says how its corpora are made, if it does."""
+    with suppress(OSError, UnicodeDecodeError):
+        if any("data import" in line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"):
+            return f" The first lines of {path} have the import that it was made for."
+    return ""
+
+
+def _apply_batch(draft: Draft, batch: BatchFlags, world_size: int, resume: str | None) -> list[Note]:
+    """Apply the batch flags, or the sizes of a run that is resumed, and settle what the command line replaces."""
+    notes = []
+    for number, _, folder in list(draft.runs()):
+        path = folder / "config.yaml"
+        if resume is not None and path.is_file():
+            saved = _saved(path)
+            notes += draft.settle(number, saved=saved)
+            draft.override(number, batch.resumed(saved["training"], _sections(draft, number)))
+            continue
+        changes = batch.overrides(_sections(draft, number), world_size)
+        draft.override(number, changes)
+        notes += draft.settle(number, given=[key for key, _ in changes])
+    return notes
+
+
+def _sections(draft: Draft, number: int | None) -> dict[str, Any]:
+    return next(sections for k, sections, _ in draft.runs() if k == number)
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """Return a run folder's config.yaml. Raises ConfigError if its training section is damaged."""
+    saved = read_yaml(path)
+    section = saved.get("training")
     if not isinstance(section, dict) or not {"batch_size", "micro_batch_size"} <= section.keys():
         raise ConfigError(f"{path}: is damaged: its training section is incomplete. Restore it, or start a new run.")
-    return section
+    return saved

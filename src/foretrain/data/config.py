@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from foretrain.config import FieldRule, Section
+from foretrain.data.manifest import MANIFEST_NAME
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import SyntheticSpec, generate
 from foretrain.data.synthetic.stream import GenerationConfig
+from foretrain.errors import MissingCorpusError
 
 # What a run on generated series decides there or not at all, and what only stored series have a use for
 _OF_CORPORA = (
@@ -120,6 +123,28 @@ class DataConfig(Section):
             raise ValueError("sampling=epoch visits every window once, so series_weighting cannot take effect")
         return self
 
+    def check_folders(self, given: Collection[str] = ()) -> None:
+        """Raise MissingCorpusError unless every path is a corpus folder; those in `given` are not looked at."""
+        found = [(f"data.corpora.{n}.path", spec.path) for n, spec in enumerate(self.corpora)]
+        if self.generated is not None:
+            found = [(f"data.generated.corpora.{n}.path", spec.path) for n, spec in enumerate(self.generated.corpora)]
+        wrong = [(key, path) for key, path in found if path is not None and path not in given and not _is_corpus(path)]
+        if not wrong:
+            return
+        (key, path), keys = wrong[0], ", ".join(key for key, _ in wrong)
+        if Path(path).exists():
+            kind, out = ("file" if Path(path).is_file() else "folder"), f"corpora/{Path(path).name.partition('.')[0]}"
+            raise MissingCorpusError(
+                f"{path}: is a {kind}, no corpus ({key}). Make one with `foretrain data import {path} --out {out}`, "
+                f"and give {key}={out}."
+            )
+        out = path if len(wrong) == 1 else "FOLDER"
+        raise MissingCorpusError(
+            f"{', '.join(path for _, path in wrong)}: no such corpus folder{'s' * (len(wrong) > 1)} ({keys}). Make "
+            f"{'it' if len(wrong) == 1 else 'each'} with `foretrain data import FILES --out {out}`, or name another: "
+            f"{key}=FOLDER."
+        )
+
     @property
     def roles(self) -> tuple[ColumnRoles, ...]:
         """The roles of columns of each corpus: its own, or the run's."""
@@ -157,3 +182,8 @@ class DataConfig(Section):
     def resolved_test_steps(self) -> int:
         """test_steps, or its default prediction_length."""
         return self.prediction_length if self.test_steps is None else self.test_steps
+
+
+def _is_corpus(path: str) -> bool:
+    """Return True for a folder with a file that a corpus or a datasets folder has; opening it checks the rest."""
+    return any((Path(path) / name).is_file() for name in (MANIFEST_NAME, "state.json", "dataset_dict.json"))

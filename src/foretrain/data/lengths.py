@@ -42,7 +42,7 @@ def no_window(name: str, config: DataConfig, lengths: IntArray, held_out: int) -
         f"rows; needed are {rows_needed(config):,} (min_context {config.resolved_min_context:,} + "
         f"{'min_' * bool(config.min_prediction_length)}prediction_length {config.resolved_min_prediction_length:,} + "
         f"validation and test steps {config.resolved_validation_steps + config.resolved_test_steps:,}){floor}.{others} "
-        + (f"With that one would work: {'; or '.join(ways)}." if ways else NONE)
+        + ("With that one would work, each line alone:" + "".join(f"\n  {way}" for way in ways) if ways else NONE)
     )
 
 
@@ -116,11 +116,12 @@ def _changed(config: DataConfig, change: dict[str, Any]) -> DataConfig:
 
 
 def _setting_text(way: dict[str, int], config: DataConfig) -> str:
+    """Return settings as they stand at the end of a command, with a shell's comment on what they mean."""
     text = " ".join(f"data.{key}={value}" for key, value in way.items())
     if way.keys() == {"min_context"}:
-        return f"{text} (contexts padded to {config.context_length:,})"
+        return f"{text}  # contexts padded to {config.context_length:,}"
     if "context_length" in way:
-        return f"{text} (whole contexts)"
+        return f"{text}  # whole contexts"
     if way.keys() <= {"validation_steps", "test_steps"}:
-        return f"{text} (at most: smaller parts leave more windows to train on)"
-    return f"{text} (shorter futures for the newest windows)" if way.keys() == {"min_prediction_length"} else text
+        return f"{text}  # at most: smaller parts leave more windows to train on"
+    return f"{text}  # shorter futures for the newest windows" if way.keys() == {"min_prediction_length"} else text

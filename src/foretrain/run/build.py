@@ -69,6 +69,8 @@ def open_source(
     """
     saved = saved_config(Path(config.output_dir)) if saved is None else saved
     config = _with_adapter_name(config, saved)
+    if corpora is None:
+        config.data.check_folders()
     if config.data.generated is not None:
         return _generated(config, corpora, saved)
     opened = [spec.open() for spec in config.data.corpora] if corpora is None else corpora

@@ -63,7 +63,7 @@ class RunSettings(Section):
 
 
 class RunConfig(RunSettings, RunSections):  # fields of the last base come first
-    """The full config of a run; printed before it starts and saved as output_dir/config.yaml."""
+    """The full config of a run; printed with --verbose and saved as output_dir/config.yaml."""
 
     # name of the stage, if the run is one of a pipeline
     stage: Annotated[str | None, FieldRule(identity=False, on_resume="refused")] = None

@@ -1,26 +1,29 @@
-"""`train --dry-run`: describes the data, steps, memory and disk of a run or its stages, and what would be refused."""
+"""`train --dry-run`: what a run or its stages need, from little data and without weights, and what would be refused."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from foretrain.adapters.layers import describe_adapter, parameter_counts
-from foretrain.config import dump_yaml
+import torch
+
+from foretrain.adapters.layers import describe_adapter
 from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
-from foretrain.errors import TrainingError
+from foretrain.errors import ForetrainError, TrainingError
 from foretrain.forecasting.ancestry import Ancestry
 from foretrain.forecasting.parents import of_parent, recorded
 from foretrain.models.base import Trainable
 from foretrain.notes import texts
+from foretrain.run import estimate
 from foretrain.run.ancestry import check_test_part
 from foretrain.run.build import build_model, open_source, release_facts, saved_config, settled
 from foretrain.run.config import RunConfig
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.pipeline import (
+    Stage,
     StageAction,
     make_stages,
     meta_model,
@@ -29,54 +32,113 @@ from foretrain.run.pipeline import (
     skip_reasons,
     stage_facts,
 )
+from foretrain.run.promotion import check_test_split
 from foretrain.run.stages import StagesConfig
+from foretrain.run.summary import describe_data, describe_device, describe_lengths, describe_model, describe_start
 from foretrain.run.train import check_run, holds_run
+from foretrain.run.weights import missing_weights
+from foretrain.training.auto import settle
 from foretrain.training.loader import describe_stream, plan_of, stream_of
-from foretrain.training.optimizer import state_size
+from foretrain.training.monitor import duration
+from foretrain.training.settings import StepPlan, plan_run
+
+REFUSED = "refused: "  # starts a line on what prevents the run
+NO_WEIGHTS = "its weights are needed to measure it"
 
 
-def describe_run(config: RunConfig, world: World, resume: str | None = None) -> list[str]:
-    """Return the lines of `train --dry-run`: config, parameters, windows, memory and disk, refusals."""
-    saved = saved_config(Path(config.output_dir), resume)
-    config = with_checkpoints(config, World(device=world.device), saved if resume else None)
-    config, source = open_source(config, None, saved)
-    config, devices = settled(config, source, World(device=world.device), saved if resume else None)
-    model = build_model(config, device="meta")
-    check_run(config, source, model)
-    lines = [dump_yaml(config).rstrip(), "", *devices, *describe_needs(config, source, model, world)]
-    lines += texts(check_test_part(config, source, _facts(config, source, model)))
+class _Told(list[str]):
+    """Lines, each passed on as soon as it is known."""
+
+    def __init__(self, say: Callable[[str], None] | None) -> None:
+        super().__init__()
+        self._say = say
+
+    def add(self, *lines: str) -> None:
+        for line in lines:
+            self.append(line)
+            if self._say is not None:
+                self._say(line)
+
+
+def describe_run(
+    config: RunConfig, world: World, resume: str | None = None, say: Callable[[str], None] | None = None
+) -> list[str]:
+    """Return the lines of `train --dry-run`: parameters, memory, data, steps, time, disk, then details, refusals.
+
+    say is called with each line as soon as it is known. Raises the errors that the run would raise, after the lines on
+    what does not depend on their cause.
+    """
+    lines, saved, alone = _Told(say), saved_config(Path(config.output_dir), resume), World(device=world.device)
+    try:
+        config = with_checkpoints(config, alone, saved if resume else None)
+        opened, source = open_source(config, None, saved)
+        opened, devices = settled(opened, source, alone, saved if resume else None)
+        model = build_model(opened, device="meta")
+        check_run(opened, source, model)
+    except ForetrainError:
+        lines.add(*_without_data(config, world))
+        raise
+    absent = missing_weights(config)
+    lines.add(*devices)
+    _describe_needs(lines, opened, source, model, world, NO_WEIGHTS if absent else "")
+    lines.add(*texts(check_test_split(opened, model, source)))
+    lines.add(*texts(check_test_part(opened, source, _facts(opened, source, model))))
+    lines.add(*(f"{REFUSED}{problem}" for problem in absent))
     output = Path(config.output_dir)
     if resume is None and holds_run(output):
-        lines.append(f"refused: {output} already holds a run; resume it with --resume, or choose another output_dir.")
+        lines.add(f"{REFUSED}{output} already holds a run; resume it with --resume, or choose another output_dir.")
     return lines
 
 
-def describe_stages(config: StagesConfig, world: World, resume: str | None = None) -> list[str]:
-    """Return the lines of `train --dry-run`: the config, each stage's action and needs, refusals."""
-    stages = make_stages(config)
-    lines = [dump_yaml(config).rstrip()]
-    open_sources(stages, {}, World(device=world.device), resume)
+def describe_stages(
+    config: StagesConfig, world: World, resume: str | None = None, say: Callable[[str], None] | None = None
+) -> list[str]:
+    """Return the lines of `train --dry-run`: each stage's action and needs, refusals; arguments as of describe_run."""
+    stages, lines = make_stages(config), _Told(say)
+    try:
+        open_sources(stages, {}, World(device=world.device), resume)
+    except ForetrainError:
+        for stage in stages:
+            lines.add(_title(stage, stages), *([] if stage.skip else _without_data(stage.config, world, stage, stages)))
+        raise
     actions: list[StageAction] | None = None
     try:
         actions = plan_actions(stages, Path(config.output_dir), resume)
     except TrainingError as error:
-        lines += ["", f"refused: {error}"]
+        lines.add(f"{REFUSED}{error}")
     planned = dict[int, Ancestry]()  # stage -> what its release will have seen, itself included
     for stage in stages:
-        lines += ["", f"stage {stage.number + 1} of {len(stages)}, {stage.name}"]
+        lines.add(_title(stage, stages))
         if stage.skip or stage.source is None or (actions and actions[stage.number].do != "run"):
-            lines += skip_reasons(stage, actions[stage.number] if actions else StageAction("skip"), stages)
+            lines.add(*skip_reasons(stage, actions[stage.number] if actions else StageAction("skip"), stages))
             continue
         pending = [stages[k].name for k in stage.parents.values() if not stage_facts(stages[k])]
-        lines += [f"starts from stage {name}, not released yet: figures of a model of equal size" for name in pending]
+        lines.add(
+            *(f"starts from stage {name}, not released yet: figures of a model of equal size" for name in pending)
+        )
+        absent = _absent(stage, stages)
         model = meta_model(stage, stages)
-        lines += stage.devices
-        lines += describe_needs(stage.config, stage.source, model, world)
+        lines.add(*stage.devices)
+        why = NO_WEIGHTS if absent or pending else ""
+        _describe_needs(lines, stage.config, stage.source, model, world, why)
+        if model is not None:
+            lines.add(*texts(check_test_split(stage.config, model, stage.source)))
         coming = {role: planned[k] for role, k in stage.parents.items() if k in planned}
         facts = _facts(stage.config, stage.source, model, coming)
         planned[stage.number] = recorded(facts, Ancestry.read(facts) or Ancestry())
-        lines += texts(check_test_part(stage.config, stage.source, facts))
+        lines.add(*texts(check_test_part(stage.config, stage.source, facts)))
+        lines.add(*(f"{REFUSED}{problem}" for problem in absent))
     return lines
+
+
+def _title(stage: Stage, stages: list[Stage]) -> str:
+    return f"{'' if stage.number == 0 else chr(10)}stage {stage.number + 1} of {len(stages)}, {stage.name}"
+
+
+def _absent(stage: Stage, stages: list[Stage]) -> list[str]:
+    """Return a message for each release that a stage needs and that neither is there nor comes from another stage."""
+    own = tuple(str(stages[k].release) for k in stage.parents.values())
+    return [problem for problem in missing_weights(stage.config) if not problem.startswith(own)]
 
 
 def _facts(
@@ -91,55 +153,129 @@ def _facts(
     return facts
 
 
-def describe_needs(config: RunConfig, source: AnySource, model: Trainable | None, world: World) -> list[str]:
-    """Return lines on the data, steps, memory and disk of a run; model is None if it cannot be built yet."""
+def _without_data(
+    config: RunConfig, world: World, stage: Stage | None = None, stages: list[Stage] | None = None
+) -> list[str]:
+    """Return the lines of a run whose data are not there or do not fit; none if its model cannot be built either."""
+    lines, plan = _Told(None), None
+    window = config.data.context_length + config.data.prediction_length
+    try:
+        training, _ = settle(config.training, World(device=world.device), window=window)
+        config = config.model_copy(update={"training": training})
+        model = build_model(config, device="meta") if stage is None else meta_model(stage, stages or [])
+    except ForetrainError:
+        return []
+    if model is None:
+        return [f"data: {describe_lengths(config)}"]
+    lines.add(*_about(config, model), f"data: {describe_lengths(config)}")
+    if config.training.max_steps is not None and config.data.generated is None:
+        plan = plan_run(config.training, epoch_length=0, world_size=world.size)
+        lines.add(_describe_steps(plan, world))
+    _describe_costs(lines, config, model, None, plan, world, "its data are needed to measure it")
+    return [*lines, *(f"{REFUSED}{problem}" for problem in (missing_weights(config) if stage is None else []))]
+
+
+def _describe_needs(
+    lines: _Told, config: RunConfig, source: AnySource, model: Trainable | None, world: World, unmeasured: str = ""
+) -> None:
+    """Add lines on the model, data, steps, memory, time and disk of a run; model None = it cannot be built yet.
+
+    unmeasured: why no step can be tried; "" = it can.
+    """
     stream = stream_of(source, config.training)
     plan = plan_of(stream, config.training, world.size)
+    unknown = "model: its parameters, memory and disk depend on a stage that has not run yet"
+    lines.add(*([unknown] if model is None else _about(config, model)))
     epochs = f", {plan.total / stream.epoch_length:.2f} epochs" if stream.epoch_length else ""
-    lines = [
-        *source.lines(),
-        *describe_stream(stream),
-        f"steps: {plan.steps:,} of {plan.batch_size:,} {plan.unit}"
-        + (f" in micro-batches of {plan.micro_batch_size:,}" if plan.unit == "windows" else "")
-        + f" over {world.size} process{'es' if world.size > 1 else ''} = {plan.total:,} {plan.unit}{epochs}",
-    ]
+    lines.add(describe_data(config, source), _describe_steps(plan, world) + epochs)
     if model is not None:
-        from foretrain.run.promotion import check_test_split
-
-        about = _describe_model(config, model, source.rows_per_window)
-        return [*about, *lines, _describe_device(world), *texts(check_test_split(config, model, source))]
-    return [
-        "model: its parameters, memory and disk depend on a stage that has not run yet",
-        *lines,
-        _describe_device(world),
-    ]
+        _describe_costs(lines, config, model, source, plan, world, unmeasured)
+    lines.add(f"device: {describe_device(world)}, torch {torch.__version__}")
+    lines.add(*source.lines()[1:], *describe_stream(stream))
 
 
-def _describe_device(world: World) -> str:
-    import torch
+def _about(config: RunConfig, model: Trainable) -> list[str]:
+    """Return the lines on the model itself."""
+    adapter = describe_adapter(model)
+    return [f"{describe_model(config, model)}, from {describe_start(config)}", *([adapter] if adapter else [])]
 
-    return f"device: {world.device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+def _describe_steps(plan: StepPlan, world: World) -> str:
+    micro = f" in micro-batches of {plan.micro_batch_size:,}" if plan.unit == "windows" else ""
+    processes = f"{world.size} process{'es' if world.size > 1 else ''}"
+    return (
+        f"steps: {plan.steps:,} of {plan.batch_size:,} {plan.unit}{micro} over {processes} = {plan.total:,} {plan.unit}"
+    )
 
 
-def _describe_model(config: RunConfig, model: Trainable, variates: int) -> list[str]:
-    trained, count = parameter_counts(model)
-    moments = state_size(model, config.optimizer) + (trained if config.training.ema_decay else 0)
-    frozen = count - trained
+def _describe_costs(
+    lines: _Told,
+    config: RunConfig,
+    model: Trainable,
+    source: AnySource | None,
+    plan: StepPlan | None,
+    world: World,
+    unmeasured: str,
+) -> None:
+    """Add the lines on memory, time and disk. source None = unknown; plan None = its steps are unknown."""
+    sizes = estimate.sizes_of(config, source, world)
+    memory, flops = estimate.memory_of(config, model), estimate.mean_flops(model, sizes)
+    speed = estimate.SHARE * estimate.device_speed(world.device, config.training.dtype)
+    activations, room = estimate.most_activations(config, model, sizes), estimate.device_memory(world.device)
+    measured = None
+    if not unmeasured and (flops / speed > estimate.LONGEST or memory.total + (activations or 0) > room / 2):
+        unmeasured = "a step is too large to be tried here"
+    if source is not None and not unmeasured:
+        try:
+            measured = estimate.measure(config, source, world)
+        except (RuntimeError, ForetrainError) as error:  # what torch raises, out of memory too
+            unmeasured = f"a step failed when it was tried: {str(error).splitlines()[0]}"
+    kept = activations if measured is None else measured.activations
+    if kept is None:
+        text = "activations unknown"
+    else:
+        text = f"activations of a micro-batch {'' if measured else 'at most '}{_format_bytes(kept)}"
+    lines.add(
+        f"memory: {_format_bytes(memory.total)} = weights {_format_bytes(memory.weights)} + gradients "
+        f"{_format_bytes(memory.gradients)} + optimizer {_format_bytes(memory.optimizer)}; {text}; "
+        f"{world.device} has {_format_bytes(room)}"
+    )
+    if memory.total + (kept or 0) > room:
+        lines.add("warning: that may be too much; lower training.micro_batch_size or set activation_checkpointing.")
+    if plan is not None:
+        lines.add(_describe_time(plan, world, flops, speed, measured, unmeasured))
+    lines.add(f"compute: {flops / 1e9:,.3f} GFLOP forward and backward a micro-batch, on average")
+    lines.add(*_describe_disk(config, model, memory))
+
+
+def _describe_time(
+    plan: StepPlan, world: World, flops: float, speed: float, measured: estimate.Measured | None, unmeasured: str
+) -> str:
+    rounds = -(-plan.batch_size // (plan.micro_batch_size * world.size))
+    if measured is None:
+        step = rounds * flops / speed
+        how = f"estimated at {speed / 1e9:,.0f} GFLOP/s, {estimate.SHARE:.0%} of a matrix product here; {unmeasured}"
+    else:
+        step = rounds * measured.seconds * flops / measured.flops + measured.update
+        how = f"measured on the first micro-batch, on {world.device}"
+    each = f"{step:,.1f} s" if step >= 1 else f"{1000 * step:,.1f} ms"
+    return (
+        f"time: about {duration(plan.steps * step)}, {each} a step ({how}), without start, validation and checkpoints"
+    )
+
+
+def _describe_disk(config: RunConfig, model: Trainable, memory: estimate.Memory) -> list[str]:
+    """Return the line on checkpoints, and one that refuses those that do not fit."""
     # a checkpoint holds no gradients and, with an adapter, no frozen weights
-    state = 4 * (trained + moments + (frozen if model.adapter is None else 0))
+    state = memory.optimizer + (memory.weights if model.adapter is None else memory.gradients)
     count_kept = config.training.keep_last + config.training.keep_best + 1
     needed, free = state * count_kept, _free_bytes(Path(config.output_dir).absolute())
-    memory = 4 * (count + trained + moments)
-    flops = model.flops_per_window(config.data.context_length, config.data.prediction_length, variates)
     lines = [
-        f"model: {count:,} parameters, {flops / 1e9:,.3f} GFLOP forward a window",
-        *filter(None, [describe_adapter(model)]),
-        f"memory: {_format_bytes(memory)} for weights, gradients and optimizer, activations on top",
         f"disk: {_format_bytes(needed)} for {count_kept} checkpoints of {_format_bytes(state)}, "
-        f"{_format_bytes(free)} free",
+        f"{_format_bytes(free)} free"
     ]
     if needed > free:
-        lines.append("refused: the checkpoints do not fit on the disk; lower training.keep_last or keep_best.")
+        lines.append(f"{REFUSED}the checkpoints do not fit on the disk; lower training.keep_last or keep_best.")
     return lines
 
 

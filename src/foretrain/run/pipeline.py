@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from foretrain.run.config import RunConfig, is_same_config
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, next_commands, train_run
+from foretrain.run.waiting import announced
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.loader import plan_of, stream_of
 from foretrain.training.lock import RunLock
@@ -78,6 +79,7 @@ def run_stages(
     resume: str | None = None,
     world: World | None = None,
     corpora: Mapping[str, Corpus] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, TrainResult]:
     """Run the stages in order and make the last one's release output_dir/release. Every rank calls it.
 
@@ -85,13 +87,15 @@ def run_stages(
         resume: None starts (an error if a stage in output_dir was started), "auto" skips finished stages, resumes the
             interrupted one and starts the others, a path resumes the stage of that checkpoint.
         corpora: path -> corpus that is used instead of the folder at that path.
+        notes: first lines.
 
     Returns stage name -> result of the stages that ran. Raises the errors of train_run; those of a later stage that
     can be found in advance are raised before the first stage starts.
     """
     world = world or World.start(config.device, config.threads)
     stages = make_stages(config)
-    open_sources(stages, corpora or {}, world, resume)
+    with announced("opening the data of all stages", world):
+        open_sources(stages, corpora or {}, world, resume)
     root = Path(config.output_dir)
     console = RunConsole(highlight=False, quiet=not world.is_main)
 
@@ -105,6 +109,8 @@ def run_stages(
         world.on_main(lambda: stack.enter_context(lock) and None)
         actions = world.on_main(lambda: plan_actions(stages, root, resume))
         world.on_main(lambda: save_config(root, config.model_dump(mode="json")))
+        for note in notes:
+            say(note)
         for stage, action in zip(stages, actions, strict=True):
             title = f"stage {stage.number + 1} of {len(stages)}, {stage.name}"
             if action.do != "run":
@@ -149,6 +155,7 @@ def open_sources(
         chosen = []
         try:
             with _errors_name_stage(stage):
+                stage.config.data.check_folders(corpora)
                 for spec in stage.config.data.corpora:
                     key = spec.model_dump_json(exclude={"weight"})
                     if key not in opened:

@@ -14,8 +14,9 @@ pipeline.py run them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,15 @@ from pydantic import Field, create_model
 from foretrain.config import Section, apply_overrides, build, read_yaml
 from foretrain.errors import ConfigError
 from foretrain.hints import did_you_mean
+from foretrain.notes import Note, warn
 from foretrain.run.config import RunConfig, RunSections, RunSettings
+from foretrain.run.settle import settled
 
 SECTIONS = tuple(RunSections.model_fields)
 OPTIONAL_SECTIONS = tuple(name for name, field in RunSections.model_fields.items() if not field.is_required())
 REFERENCE = "stage:"
+
+_log = logging.getLogger(__name__)
 
 
 class _StageHead(Section):
@@ -90,6 +95,9 @@ class Draft:
     written: dict[str, Any]
     merged: dict[str, Any]
     source: str
+    file: dict[str, Any] = field(default_factory=dict)  # as written, without overrides and flags
+    given: tuple[str, ...] = ()  # keys of the overrides, stages by number, and after them those of the flags
+    flags: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path, overrides: Iterable[Any] = (), flags: Mapping[str, Any] | None = None) -> Draft:
@@ -110,8 +118,9 @@ class Draft:
         Overrides change the tree as written: in a pipeline section.key applies to the stages that do not set it,
         stages.NAME.section.key to one stage. Flags override the key in every stage. Raises ConfigError.
         """
-        written = apply_overrides(tree, [_with_stage_position(tree, item) for item in overrides])
-        draft = cls(written, _merge_stages(written), source)
+        placed = [_with_stage_position(tree, item) for item in overrides]
+        written, given = apply_overrides(tree, placed), tuple(map(_key_of, placed))
+        draft = cls(written, _merge_stages(written), source, tree, given, tuple(flags or ()))
         draft._apply_flags(flags or {})
         return draft
 
@@ -134,6 +143,25 @@ class Draft:
         prefix = "" if number is None else f"stages.{number}."
         pairs = [(f"{prefix}{key}", value) for key, value in changes]
         self.merged, self.written = (apply_overrides(tree, pairs) for tree in (self.merged, self.written))
+
+    def settle(
+        self, number: int | None, *, given: Iterable[str] = (), saved: Mapping[str, Any] | None = None
+    ) -> list[Note]:
+        """Let overrides and flags replace what one run's file says instead (settle.py); return a note on each change.
+
+        number None = a config without stages. given: further keys of the command line. saved: the config of the run
+        folder, if it is resumed.
+        """
+        file, sections, keys, where = self.file, self.merged, list(self.given), ""
+        if number is not None:
+            own, sections = _stages(self.file)[number:][:1], _stages(self.merged)[number]
+            file = next(iter(_stages(_merge_stages(self.file))[number:]), {})
+            prefix, where = f"stages.{number}.", f"stage {sections.get('name')}: "
+            keys = [key for key in keys if not any(_has_key(stage, key.split(".")) for stage in own)]
+            keys += [key.removeprefix(prefix) for key in self.given if key.startswith(prefix)]
+        changes, notes = settled(sections, {*keys, *self.flags, *given}, file, saved)
+        self.override(number, changes)
+        return [Note(note.code, where + note.text) for note in notes]
 
     def build(self) -> RunConfig | StagesConfig:
         """Validate the config. Raises one ConfigError listing every problem by the key that the user wrote."""
@@ -181,8 +209,14 @@ class Draft:
 
 
 def load_any(path: Path, overrides: Iterable[Any] = ()) -> RunConfig | StagesConfig:
-    """Load the resolved config of a file and overrides: a single run or a pipeline. Raises ConfigError."""
-    return Draft.read(path, overrides).build()
+    """Load the resolved config of a file and overrides: a single run or a pipeline; log what overrides replace.
+
+    Raises ConfigError.
+    """
+    draft = Draft.read(path, overrides)
+    for note in [note for number, _, _ in list(draft.runs()) for note in draft.settle(number)]:
+        warn(_log, note)
+    return draft.build()
 
 
 def json_schema() -> dict[str, Any]:
@@ -217,17 +251,22 @@ def _stages(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(stages)
 
 
+def _key_of(item: Any) -> str:
+    """Return the dotted key of an override."""
+    return (item.partition("=")[0] if isinstance(item, str) else item[0]).strip()
+
+
 def _with_stage_position(tree: Mapping[str, Any], item: Any) -> Any:
     """Return an override with the stage name in its key replaced by the stage's position."""
-    key = item.partition("=")[0] if isinstance(item, str) else item[0]
-    parts = key.strip().split(".")
+    key = _key_of(item)
+    parts = key.split(".")
     names = [stage.get("name") for stage in _stages(tree)]
     if len(parts) < 2 or parts[0] != "stages" or parts[1].isdigit() or not names:
         return item
     if parts[1] not in names:
         raise ConfigError(f"{key}: {_unknown_stage(parts[1], names)}")
     changed = ".".join(["stages", str(names.index(parts[1])), *parts[2:]])
-    return changed + item[len(key) :] if isinstance(item, str) else (changed, item[1])
+    return "".join([changed, *item.partition("=")[1:]]) if isinstance(item, str) else (changed, item[1])
 
 
 def _merge_stages(tree: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from foretrain.run.build import (
 from foretrain.run.config import RunConfig
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, check_test_split, run_gate
+from foretrain.run.summary import describe_start, start_lines
+from foretrain.run.waiting import announced
 from foretrain.training.monitor import append_log
 from foretrain.training.trainer import Trainer, TrainResult
 
@@ -61,18 +63,23 @@ def train_run(
     saved = saved_config(Path(config.output_dir), resume)
     config = with_checkpoints(config, world, saved if resume else None)
     if source is None:
-        config, source = open_source(config, corpora, saved)
+        with announced("opening the data and counting its windows", world):
+            config, source = open_source(config, corpora, saved)
     config, devices = settled(config, source, world, saved if resume else None)
-    model = build_model(config)
-    model.check(source)
-    config = with_parents(config, model)
-    header = [*notes, *devices, *_describe_start(config, model), config.loss.describe()]
+    with announced(f"building the model from {describe_start(config)}", world):
+        model = build_model(config)
+        model.check(source)
+        config = with_parents(config, model)
+    header = [*notes, *start_lines(config, source, model, world), *devices]
+    header += [*_describe_start(config, model), config.loss.describe()]
     header += [*filter(None, [describe_adapter(model)]), *source.left_out()]
     facts = release_facts(config, source)
     scale = [*model.release_notes(), *training_scale_notes(model, source)]
     facts |= {"warnings": [asdict(note) for note in scale]} if scale else {}
     header += texts([*check_test_split(config, model, source), *check_test_part(config, source, facts), *scale])
-    result = _build_trainer(config, source, model, world, resume, header, facts).fit()
+    with announced("preparing batches and validation", world):
+        trainer = _build_trainer(config, source, model, world, resume, header, facts)
+    result = trainer.fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)
     if world.is_main and config.stage is None:

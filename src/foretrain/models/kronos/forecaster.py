@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,8 @@ class Kronos(ReleaseModel, Streams):
         bars, observed = inputs.sequence(batch)
         if "tokens" in batch:
             return batch["tokens"][..., 0], batch["tokens"][..., 1], observed
-        with torch.autocast(bars.device.type, enabled=False):
+        # "meta" has no autocast
+        with nullcontext() if bars.is_meta else torch.autocast(bars.device.type, enabled=False):
             s1, s2 = self.tokenizer.pair(bars.float())
         return s1, s2, observed
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,15 @@ from foretrain.models.base import move
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
 from foretrain.models.weights import disk_errors
+from foretrain.notes import Code, Note, warn
 
 FILE = "tokens.safetensors"
+PATIENCE = 2.0  # seconds of tokenising after which it is announced
 # Windows are tokenised in groups of this size, in the order of the first epoch and independent of the run's batch size:
 # the sign of a latent near zero may depend on the group, and a resumed run must read the same tokens.
 GROUP = 64
+
+_log = logging.getLogger(__name__)
 
 
 class TokenCache:
@@ -93,7 +99,15 @@ def _make(
     wide = max(tokenizer.config.s1_bits, tokenizer.config.s2_bits) > 15
     keys = np.empty(source.epoch_length, np.uint64)
     tokens = np.zeros((source.epoch_length, bars, 2), np.int32 if wide else np.int16)
+    start, told = time.monotonic(), False
     for first in range(0, source.epoch_length, GROUP):
+        if not told and (spent := time.monotonic() - start) > PATIENCE:
+            told, minutes = True, spent / first * (source.epoch_length - first) / 60
+            text = (
+                f"model.token_cache: tokenising {source.epoch_length:,} windows before the first step, about "
+                f"{minutes:,.1f} more minutes. {path} keeps them, also for a resumed run."
+            )
+            warn(_log, Note(Code.TOKENISING, text, {"windows": source.epoch_length}))
         windows = source.windows(first, min(GROUP, source.epoch_length - first))
         values, _ = inputs.sequence(move(inputs.collate(windows, clip, relative=relative), device))
         pair = torch.stack(tokenizer.pair(values), -1).cpu().numpy()

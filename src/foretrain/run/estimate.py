@@ -1,0 +1,196 @@
+"""What a run will take: memory of weights, optimizer and activations, and time. Measured where that is cheap."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from foretrain.adapters.layers import parameter_counts
+from foretrain.data.buckets import Buckets, MicroBatches
+from foretrain.data.synthetic.generated import AnySource
+from foretrain.data.windows import Window, stack_windows
+from foretrain.distributed.world import World
+from foretrain.errors import ForetrainError
+from foretrain.models import family
+from foretrain.models.base import Batch, Trainable, move
+from foretrain.run.build import build_model
+from foretrain.run.config import RunConfig
+from foretrain.training.loader import BatchLoader, plan_of, stream_of
+from foretrain.training.optimizer import build_optimizer, state_size
+from foretrain.training.precision import autocast
+from foretrain.training.settings import MicroBatch
+
+LONGEST = 10.0  # seconds that a measured micro-batch may take
+TRIED = 0.3  # seconds for which a shorter one is repeated
+BACKWARD = 3.0  # FLOPs of forward and backward pass, in forward passes
+SHARE = 0.3  # of the speed of one matrix product that a model is assumed to reach
+PRICES = ("open", "high", "low", "close", "volume")  # columns of blank windows, for families that read prices
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a run's tensors on its device, without activations."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return self.weights + self.gradients + self.optimizer
+
+
+class Size(NamedTuple):
+    """Micro-batches of one shape."""
+
+    weight: float  # how often they occur beside the others
+    windows: int
+    context_length: int
+    horizon: int
+    rows: int  # of a window
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one micro-batch of a run took."""
+
+    seconds: float  # loading, forward and backward pass
+    update: float  # seconds of an optimizer step
+    activations: int  # bytes
+    flops: float
+
+
+def memory_of(config: RunConfig, model: Trainable) -> Memory:
+    """Return the memory of a model's weights, which stay float32, their gradients and the optimizer."""
+    trained, count = parameter_counts(model)
+    average = trained if config.training.ema_decay else 0
+    return Memory(4 * count, 4 * trained, 4 * (state_size(model, config.optimizer) + average))
+
+
+def sizes_of(config: RunConfig, source: AnySource | None, world: World) -> list[Size]:
+    """Return the sizes of a run's micro-batches; of unknown data those that the config tells."""
+    data, training = config.data, config.training
+    stream = None if source is None else stream_of(source, training)
+    if isinstance(stream, Buckets):
+        return [Size(b.micro_batches, b.micro_batch, b.context_length, b.prediction_length, b.variates)
+                for b in stream.buckets]  # fmt: skip
+    if isinstance(stream, MicroBatches):
+        made = [stream.padding_batch(*shape) for shape in stream.shapes]
+        return [Size(1, len(w), w.context.shape[1], w.future.shape[1], len(w.context) // len(w)) for w in made]
+    rows = max(len([*(data.target or ()), *data.past_covariates, *data.known_covariates]), 1)
+    rows = rows if source is None else source.rows_per_window
+    windows = training.micro_batch_size or -(-training.batch_size // world.size)
+    if training.token_budget is not None:
+        assert training.token_budget.max_tokens_per_batch != "auto", "auto.settle comes first"
+        tokens = (data.context_length + data.prediction_length) * rows
+        windows = max(training.token_budget.max_tokens_per_batch // tokens, 1)
+    return [Size(1, windows, data.context_length, data.prediction_length, rows)]
+
+
+def mean_flops(model: Trainable, sizes: Sequence[Size]) -> float:
+    """Return the FLOPs of forward and backward pass of a micro-batch, on average."""
+    total = sum(s.weight * s.windows * model.flops_per_window(s.context_length, s.horizon, s.rows) for s in sizes)
+    return BACKWARD * total / sum(s.weight for s in sizes)
+
+
+def most_activations(config: RunConfig, model: Trainable, sizes: Sequence[Size]) -> int | None:
+    """Return the bytes that the forward pass of the largest micro-batch keeps for the backward pass, at most.
+
+    In float32 and without fused attention. The model is on "meta", so nothing is computed. None for a model that needs
+    values.
+    """
+    size = max(sizes, key=lambda s: s.windows * s.rows * (s.context_length + s.horizon))
+    names = PRICES if family(config.model.family).needs else ()
+    context, future = (np.ones((len(names) or size.rows, n), np.float32) for n in (size.context_length, size.horizon))
+    window = Window(context, len(context), future=future, names=names)
+    try:
+        batch = model.train().collate(stack_windows([window] * size.windows, size.horizon))
+        with torch.random.fork_rng([]):
+            return _saved_bytes(model, move(batch, torch.device("meta")), "float32")
+    except (RuntimeError, ForetrainError):
+        return None
+
+
+def device_speed(device: torch.device, dtype: str) -> float:
+    """Return the FLOP/s of a matrix product on a device, in a tenth of a second."""
+    kind = getattr(torch, dtype)
+    a = torch.ones(512, 512, device=device, dtype=kind)
+    best, end = 0.0, time.perf_counter() + 0.1
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        b = a @ a
+        b[0, 0].item()  # waits for the device
+        best = max(best, 2 * 512**3 / (time.perf_counter() - start))
+    return best
+
+
+def device_memory(device: torch.device) -> int:
+    """Return the bytes of memory that a device has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure(config: RunConfig, source: AnySource, world: World) -> Measured:
+    """Run the first micro-batch of a new model again and again, on this rank alone, and return the least that it took.
+
+    Reads the weights; writes nothing. Raises the errors of build_model and of the device.
+    """
+    model = build_model(config).to(world.device).train()
+    loader = BatchLoader(model, source, config.training, World(device=world.device))
+    plan = plan_of(loader.stream, config.training, world.size)
+    first = MicroBatch(0, 0, 0, plan.micro_batches(0)[0][1], idle=False, last=True)
+    with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
+        prepared = loader.prepare(first)
+        batch = prepared.to(world.device)
+        activations, seconds, end = (
+            _saved_bytes(model, batch, config.training.dtype),
+            math.inf,
+            time.perf_counter() + TRIED,
+        )
+        while seconds == math.inf or time.perf_counter() < end:
+            start = time.perf_counter()
+            if plan.unit == "windows":  # others are drawn by processes of their own, or are of one shape each
+                batch = loader.prepare(first).to(world.device)
+            with autocast(world.device, config.training.dtype):
+                loss = model(batch)
+            loss.total.backward()
+            _wait(world.device)
+            seconds = min(seconds, time.perf_counter() - start)
+        optimizer = build_optimizer(model, config.optimizer)
+        optimizer.step()  # makes its state
+        start = time.perf_counter()
+        optimizer.step()
+        _wait(world.device)
+    lengths = prepared.context_length, prepared.prediction_length
+    flops = BACKWARD * prepared.windows * model.flops_per_window(*lengths, prepared.rows)
+    return Measured(seconds, time.perf_counter() - start, activations, flops)
+
+
+def _saved_bytes(model: Trainable, batch: Batch, dtype: str) -> int:
+    """Return the bytes that a forward pass keeps for the backward pass, weights left out."""
+    kept: dict[int, torch.UntypedStorage] = {}
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # held, so that no other one gets its address
+        return tensor
+
+    device = next(iter(batch.values())).device
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(device, dtype):
+        model(batch)
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,56 @@
+"""Lines on a run that is about to start: what is trained, from where, on what, for how long."""
+
+from __future__ import annotations
+
+from foretrain.adapters.layers import parameter_counts
+from foretrain.data.synthetic.generated import AnySource
+from foretrain.distributed.world import World
+from foretrain.models.base import Trainable
+from foretrain.run.config import RunConfig
+
+NAMED = 3  # corpora that a line names
+
+
+def start_lines(config: RunConfig, source: AnySource, model: Trainable, world: World) -> list[str]:
+    """Return the summary at the head of a run's log; what the trainer decides (batches) follows it there."""
+    training = config.training
+    length = f"{training.max_steps:,} steps" if training.max_steps else f"{training.epochs:g} epochs"
+    compiled = ", compiled (its first steps take minutes)" if training.compile else ""
+    return [
+        describe_model(config, model),
+        describe_data(config, source),
+        f"run: {length} in {training.dtype} on {describe_device(world)}{compiled}; output in {config.output_dir}",
+    ]
+
+
+def describe_model(config: RunConfig, model: Trainable) -> str:
+    """Return the line on the family and its parameters."""
+    return f"model: {config.model.family} with {parameter_counts(model)[1]:,} parameters"
+
+
+def describe_start(config: RunConfig) -> str:
+    """Return where the weights come from, as the config says it."""
+    model_id = getattr(config.model, "model_id", None)
+    return model_id or f"random weights (seed {config.seed})"
+
+
+def describe_data(config: RunConfig, source: AnySource) -> str:
+    """Return the line on series, windows, corpora and lengths."""
+    names = [corpus.name for corpus in source.corpora]
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    of = f", from {', '.join(names[:NAMED])}{more}" if names else ""
+    return f"{source.lines()[0]}{of}; {describe_lengths(config)}"
+
+
+def describe_lengths(config: RunConfig) -> str:
+    """Return the lengths of a window."""
+    return f"context {config.data.context_length:,}, horizon {config.data.prediction_length:,}"
+
+
+def describe_device(world: World) -> str:
+    """Return the device of this process and, on a CPU, its threads."""
+    import torch
+
+    threads = f" ({torch.get_num_threads()} threads)" if world.device.type == "cpu" else ""
+    each = f", {world.size} processes" if world.size > 1 else ""
+    return f"{world.device}{threads}{each}"
