@@ -14,6 +14,7 @@ from tests.training.curves import loss_curve_hash
 
 from foretrain.atomic import write_json
 from foretrain.errors import ConfigError, TrainingError
+from foretrain.training.settings import TrainingConfig
 from foretrain.training.trainer import ValidationResult
 
 
@@ -232,6 +233,20 @@ def test_the_release_holds_the_best_validation_not_the_last(toy, tmp_path):
     assert all(torch.equal(released[name], value) for name, value in seen[6].items())
     assert all(torch.equal(released[name], value) for name, value in model.state_dict().items())
     assert json.loads((tmp_path / "release" / "release.json").read_text())["metric"] == {"name": "loss", "value": 1.0}
+
+
+def test_weights_validated_before_the_first_step_are_released_if_training_makes_them_worse(toy, tmp_path):
+    model = toy.Model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = toy.trainer(
+        tmp_path, model=model, evaluate=scores(1.0, 2.0, 3.0), validate_first=True, validate_every=6, keep_last=1
+    ).fit()
+    assert [line["step"] for line in toy.lines(tmp_path, "validation")] == [0, 6, 12]
+    assert (found.best_step, found.release_step, found.best) == (0, 0, 1.0)
+    released = toy.release(tmp_path)
+    assert all(torch.equal(released[name], value) for name, value in before.items())
+    with pytest.raises(ValueError, match="validate_first: has no effect without validate_every"):
+        TrainingConfig(max_steps=1, validate_first=True)
 
 
 def test_what_is_scored_is_what_is_released_when_weights_are_averaged(toy, tmp_path):

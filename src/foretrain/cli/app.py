@@ -48,6 +48,9 @@ from foretrain.cli.options import (
     level_list,
     model_and_data,
 )
+from foretrain.cli.options import prepare as _prepare
+from foretrain.cli.options import require_single_process as _require_single_process
+from foretrain.cli.quick import quick
 from foretrain.cli.reading import SERIES_ONLY, GroupedCommand, reads_files
 from foretrain.cli.start import importing
 from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
@@ -214,6 +217,9 @@ def train(
     )
     if not accepted:
         raise typer.Exit(2)
+
+
+app.command(cls=GroupedCommand)(quick)
 
 
 @app.command(cls=GroupedCommand)
@@ -558,23 +564,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _prepare(threads: int | None) -> None:
-    """Set environment variables that torch reads when it is imported."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve every other process of the machine
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-
-
-def _require_single_process(verb: str) -> None:
-    """Raise ConfigError if there are several processes: each would do, and write, the same."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size.isdecimal() and int(size) > 1:
-        raise ConfigError(
-            f"{verb} works in one process, and WORLD_SIZE={size} says that there are more. Call it without torchrun "
-            "(or unset WORLD_SIZE); only train runs in several processes."
-        )
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def evaluate_model(
     if cross_learning:
         raise ConfigError("--cross-learning: batch composition would then be part of the model. Leave it out.")
     if out is not None:
-        _check_new_folder(out)
+        check_new_folder(out)
     set_threads(threads)
     from foretrain.data.frames import open_input
     from foretrain.evaluation.columns import evaluation_columns
@@ -147,7 +147,7 @@ def evaluate_model(
     with progress_bar("reading") as advance:
         opened = open_input(data, progress=advance, **(reading or {}))
     model = openable(model)
-    predictor = _load(model, tokenizer, device, dtype)
+    predictor = load_model(model, tokenizer, device, dtype)
     model_family = family(predictor.model.family)
     release = with_names(predictor.facts, opened.column_meant)
     release = with_ancestry(release)
@@ -214,7 +214,8 @@ def _save_result(result: EvaluationResult, model: str, loaded: Mapping[str, Any]
         print(f"recorded in {release / 'release.json'}: {'promoted' if promotion.promoted else 'not promoted'}")
 
 
-def _load(model: str, tokenizer: str | None, device: str, dtype: str) -> Predictor:
+def load_model(model: str, tokenizer: str | None, device: str, dtype: str) -> Predictor:
+    """Load a model as the options of a command say."""
     from foretrain.forecasting.predictor import load
     from foretrain.run.opening import openable
 
@@ -273,11 +274,11 @@ def forecast_file(
     ahead = None if future is None else read_future(future, opened, **how)
     if model is None:
         warn(_log, default_note("forecasts", "name another: foretrain forecast MODEL DATA"))
-    loaded = _load(openable(model or default_model()), tokenizer, device, dtype)
+    loaded = load_model(openable(model or default_model()), tokenizer, device, dtype)
     predictor = Predictor(loaded.model, with_names(loaded.facts, opened.column_meant))
     if choose_horizon:
-        request = request.changed(prediction_length=_horizon_of(predictor, opened, ahead))
-    request = request.changed(**_columns_of(request, predictor, opened))
+        request = request.changed(prediction_length=horizon_of(predictor, opened, ahead))
+    request = request.changed(**columns_of(request, predictor, opened))
     columns = predictor.columns(frame, request, ahead, str(path))
     target = columns.targets
     draws_candles = plot is not None and bool(columns.candle) and candle_columns(target) is not None
@@ -288,7 +289,7 @@ def forecast_file(
         outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
     )
     with scratch_files(*files.values(), *pictures) as places:
-        with _errors_of_files(path, future):
+        with errors_of_files(path, future):
             tables = predictor.forecast_tables(frame, request, ahead, str(path))
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
@@ -307,8 +308,7 @@ def forecast_file(
 def _new_files(data: Path, *endings: str) -> list[Path]:
     """Return files in the current folder, called like the data, of which none exists: sales-forecast.csv, or
     sales-2-forecast.csv."""
-    place = data.resolve()
-    stem = (place.with_suffix("") if place.suffix.lower() == ".gz" else place).stem or "data"
+    stem = stem_of(data)
     names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
     found = ([Path(name + ending) for ending in endings] for name in names)
     for files in found:
@@ -317,7 +317,13 @@ def _new_files(data: Path, *endings: str) -> list[Path]:
     raise ConfigError(f"{stem}{endings[0]}: 999 such files exist; delete some, or name another file with --out.")
 
 
-def _horizon_of(predictor: Predictor, opened: OpenedData, ahead: Any) -> int:
+def stem_of(data: Path) -> str:
+    """Return what files made from the data are called: sales of sales.csv.gz."""
+    place = data.resolve()
+    return (place.with_suffix("") if place.suffix.lower() == ".gz" else place).stem or "data"
+
+
+def horizon_of(predictor: Predictor, opened: OpenedData, ahead: Any) -> int:
     """Return the steps of a forecast that names none: the rows ahead of an item, else the model's or the data's."""
     from foretrain.forecasting.record import default_horizon
     from foretrain.notes import warn
@@ -330,7 +336,7 @@ def _horizon_of(predictor: Predictor, opened: OpenedData, ahead: Any) -> int:
     return horizon
 
 
-def _columns_of(request: FrameRequest, predictor: Predictor, opened: OpenedData) -> dict[str, Any]:
+def columns_of(request: FrameRequest, predictor: Predictor, opened: OpenedData) -> dict[str, Any]:
     """Return the request's columns as the corpus calls them; the usual target if neither record nor family has one."""
     roles = ("target", "past_covariates", "known_covariates")
     given = {role: names for role in roles if (names := getattr(request, role)) is not None}
@@ -341,7 +347,7 @@ def _columns_of(request: FrameRequest, predictor: Predictor, opened: OpenedData)
 
 
 @contextmanager
-def _errors_of_files(path: Path, future: Path | None) -> Iterator[None]:
+def errors_of_files(path: Path, future: Path | None) -> Iterator[None]:
     """Name the files in errors about frames, without the advice to read them by read_table, which was done."""
     from foretrain.timeaxis.future import READ_TABLE
 
@@ -363,7 +369,7 @@ def score_predictions(
     settings are further arguments of evaluation.score.score_file.
     """
     if out is not None:
-        _check_new_folder(out)
+        check_new_folder(out)
     from foretrain.evaluation.score import score_file
 
     how = dict(reading or {})
@@ -387,7 +393,7 @@ def _draw(history: Any, tables: Mapping[Output, Any], path: Path, candles: bool)
     return plot_forecast(history, tables["long"], path)
 
 
-def _check_new_folder(out: Path) -> None:
+def check_new_folder(out: Path) -> None:
     """Raise ConfigError if a folder cannot be created or is not empty; called before any work is done."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; choose another folder or remove it.")

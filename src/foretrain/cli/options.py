@@ -233,3 +233,20 @@ def level_list(text: str | None) -> tuple[float, ...] | None:
     if not found or not all(0 < level < 1 for level in found) or len(set(found)) < len(found):
         raise ConfigError(f"--quantile-levels {text!r}: levels lie between 0 and 1, each given once.")
     return found
+
+
+def prepare(threads: int | None) -> None:
+    """Set environment variables that torch reads when it is imported."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve every other process of the machine
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def require_single_process(verb: str) -> None:
+    """Raise ConfigError if there are several processes: each would do, and write, the same."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size.isdecimal() and int(size) > 1:
+        raise ConfigError(
+            f"{verb} works in one process, and WORLD_SIZE={size} says that there are more. Call it without torchrun "
+            "(or unset WORLD_SIZE); only train runs in several processes."
+        )

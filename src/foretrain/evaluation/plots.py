@@ -65,6 +65,7 @@ class Fan:
     naive: np.ndarray | None = None  # (H,)
     times: np.ndarray | None = None  # (C + H,) microseconds; None counts steps
     unit: str = ""
+    labels: tuple[str, str] = ("median forecast", "naive")  # of the two lines
 
 
 _STYLE: dict[Any, Any] = {
@@ -170,9 +171,9 @@ def _fan(ax: Axes, fan: Fan) -> None:
         ax.fill_between(future, quantiles[:, k], quantiles[:, -1 - k], color=COLORS["model"], alpha=BAND, lw=0)
     middle = quantiles[:, int(np.argmin(np.abs(levels - 0.5)))]
     dot = "o" if ahead == 1 else None
-    ax.plot(future, middle, color=COLORS["model"], lw=2, label="median forecast", marker=dot)
+    ax.plot(future, middle, color=COLORS["model"], lw=2, label=fan.labels[0], marker=dot)
     if fan.naive is not None:
-        ax.plot(future, fan.naive, color=COLORS["naive"], lw=1.4, ls=DASHES["naive"], label="naive", marker=dot)
+        ax.plot(future, fan.naive, color=COLORS["naive"], lw=1.4, ls=DASHES["naive"], label=fan.labels[1], marker=dot)
     if fan.truth is not None:
         ax.plot(future, fan.truth, color="black", lw=1.3, marker="o", ms=2.6, label="truth")
     ax.axvline(past[-1], color="#9aa5b1", lw=0.9, ls=":")
@@ -398,6 +399,8 @@ def plot_forecast(
     id_column: str = "item_id",
     timestamp_column: str = "timestamp",
     max_items: int = 4,
+    name: str = "median forecast",
+    beside: tuple[pd.DataFrame, str] | None = None,
 ) -> int:
     """Draw a fan chart of forecasts in long format, one panel per item and target (the first max_items of them).
 
@@ -407,6 +410,8 @@ def plot_forecast(
         path: where to write; .png, .svg or .pdf.
         id_column, timestamp_column: their names, in both frames.
         max_items: most panels, up to 6.
+        name: of the median in the legend.
+        beside: another forecast with the same rows, of which the median is drawn, and its name.
 
     Returns the number of panels. Raises DataError if the forecast is empty or the file type is unknown.
     """
@@ -421,6 +426,7 @@ def plot_forecast(
         item, target = (str(part) for part in tuple(key))  # type: ignore[arg-type]
         past = history.iloc[np.flatnonzero(ids == item)]
         past = past.iloc[np.argsort(past[timestamp_column].to_numpy(), kind="stable")].tail(max(3 * len(rows), 48))
+        other = None if beside is None else beside[0].loc[rows.index, "predictions"].to_numpy(np.float64)
         fans.append(
             Fan(
                 title=item if single else f"{item} {target}",
@@ -429,6 +435,8 @@ def plot_forecast(
                 levels=levels,
                 times=joined_times(past[timestamp_column], rows[timestamp_column]),
                 unit=target,
+                naive=other,
+                labels=(name, "naive" if beside is None else beside[1]),
             )
         )
     if not fans:

@@ -112,7 +112,7 @@ def _build_trainer(
     notes: Sequence[str] = (),
     facts: dict[str, Any] | None = None,
 ) -> Trainer:
-    validation = _build_validation(config, source, model, world)
+    validation = build_validation(config, source, model, world)
     return Trainer(
         model,
         source,
@@ -161,7 +161,7 @@ def check_run(config: RunConfig, source: AnySource, model: Trainable) -> None:
     model.check(source)
 
 
-def _build_validation(config: RunConfig, source: AnySource, model: Trainable, world: World) -> Validation | None:
+def build_validation(config: RunConfig, source: AnySource, model: Trainable, world: World) -> Validation | None:
     """Build the function that scores the model during training; None if the config needs no validation.
 
     Raises ConfigError if training.best_metric is not among its metrics.

@@ -95,6 +95,8 @@ class TrainingConfig(Section):
     skip_budget: Annotated[int, FREE] = Field(default=10, ge=0)
     # steps, or "epoch": at the end of every epoch; None = only at the end
     validate_every: Every | None = None
+    # also before the first step, so that the weights that the run starts from can be the best, which are released
+    validate_first: bool = False
     best_metric: str = "val_loss"  # a key of the metrics that validation returns
     best_mode: Literal["min", "max"] | None = None  # None = "max" for skill and accuracy, else "min"
     patience: int | None = Field(default=None, ge=1)  # early stopping: validations without a better metric
@@ -135,6 +137,8 @@ class TrainingConfig(Section):
             raise ValueError(f"compile_mode {self.compile_mode!r} has no effect without compile: true")
         if self.patience is not None and self.validate_every is None:
             raise ValueError("patience counts validations; set validate_every")
+        if self.validate_first and self.validate_every is None:
+            raise ValueError("validate_first: has no effect without validate_every; set it")
         return self
 
 

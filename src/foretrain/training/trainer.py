@@ -215,7 +215,7 @@ class Trainer:
         self.model.to(self.world.device).train()
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optimizer_config)
-        self.train_state = TrainState()
+        self.train_state = TrainState(validation_due=self.config.validate_first)
         saved = checkpoint.read_state(resumed) if resumed else None
         size = saved["micro_batch_size"] if saved else None
         self.plan = plan_of(self.loader.stream, self.config, self.world.size, size)

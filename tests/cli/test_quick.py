@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.cli.test_app import foretrain
+from tests.waiting import DEADLINE
+
+from foretrain import load
+from foretrain.models.hub import facts_of, release_hash
+from foretrain.models.shipped import shipped
+
+PNG = b"\x89PNG"
+SHORT = ("--prediction-length", 4, "--max-steps", 3, "--threads", 1)
+
+
+def series(path: Path, values: np.ndarray) -> Path:
+    days = pd.date_range("2024-01-01", periods=len(values), freq="D").strftime("%Y-%m-%d")
+    pd.DataFrame({"day": days, "sales": values.round(3)}).to_csv(path, index=False)
+    return path
+
+
+def weekly(rows: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return 50 + 9 * np.sin(np.arange(rows) * 2 * np.pi / 7) + rng.normal(0, 1, rows)
+
+
+def state(folder: Path) -> dict:
+    return json.loads((folder / "quick.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """A folder with sales.csv, where `foretrain quick sales.csv` has run."""
+    place = tmp_path_factory.mktemp("quick")
+    series(place / "sales.csv", weekly(160))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        foretrain("quick", "sales.csv", *SHORT)
+    return place
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_one_command_leaves_model_forecast_picture_and_report(done: Path):
+    out = done / "sales-quick"
+    table, naive = pd.read_csv(out / "forecast.csv"), pd.read_csv(out / "naive.csv")
+    rows = ["item_id", "timestamp", "target_name"]
+    assert len(table) == 4 and table[rows].equals(naive[rows]) and list(naive.columns) == list(table.columns)
+    assert (out / "forecast.png").read_bytes().startswith(PNG)
+    assert "Is the difference more than chance?" in (out / "report.html").read_text()
+    assert load(out / "release").facts["data"]["prediction_length"] == 4
+    assert (out / "run" / "config.yaml").is_file()
+    found = state(out)
+    assert found["finished"] and found["released"] in ("base", "fine-tuned")
+    assert {"naive", "model"} <= found["test"]["errors"].keys()
+
+
+def test_the_forecast_is_that_of_the_release(done: Path, monkeypatch):
+    monkeypatch.chdir(done)
+    foretrain("forecast", "sales-quick/release", "sales.csv", "--out", "again.csv", "--threads", 1)
+    assert Path("again.csv").read_bytes() == Path("sales-quick/forecast.csv").read_bytes()
+
+
+def test_the_best_weights_on_the_validation_part_are_released_those_before_training_among_them(done: Path):
+    run = done / "sales-quick" / "run"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scores = {line["step"]: line["val_mase"] for line in lines if line["kind"] == "validation"}
+    assert 0 in scores and max(scores) == 3
+    best = min(scores, key=lambda step: scores[step])
+    assert facts_of(run)["step"] == best == state(run.parent)["step"]
+    assert release_hash(run / "release") == release_hash(run.parent / "release")
+
+
+def test_training_never_saw_the_parts_that_judge(done: Path):
+    evaluation = json.loads((done / "sales-quick" / "evaluation" / "evaluation.json").read_text())
+    assert not evaluation["overlaps_training"]
+    assert not {"training_saw_windows", "validation_saw_windows"} & {entry["code"] for entry in evaluation["codes"]}
+    assert evaluation["counts"]["origins"] == 13  # of 4 steps each, in a third of 160 rows
+    if "promotion" in facts_of(done / "sales-quick" / "release"):
+        assert evaluation["comparison"]["against"]["key"] == "zero_shot"
+
+
+def test_a_finished_folder_is_not_overwritten(done: Path, monkeypatch, capsys):
+    monkeypatch.chdir(done)
+    foretrain("quick", "sales.csv", *SHORT, "--out", "sales-quick", code=2)
+    assert capsys.readouterr().err.startswith("error: sales-quick: exists already")
+
+
+def test_a_series_too_short_to_train_on_gets_a_zero_shot_forecast_and_is_told_what_it_takes(elsewhere: Path, capsys):
+    series(elsewhere / "few.csv", weekly(30))
+    foretrain("quick", "few.csv", "--prediction-length", 10, "--threads", 1)
+    said = capsys.readouterr().out
+    assert "zero-shot only" in said and "takes 40" in said and "2 origins (a verdict over origins takes 10)" in said
+    assert release_hash(Path("few-quick/release")) == release_hash(shipped()["tiny"])
+    foretrain("forecast", "few.csv", "--prediction-length", 10, "--out", "plain.csv", "--threads", 1)
+    assert Path("plain.csv").read_bytes() == Path("few-quick/forecast.csv").read_bytes()
+
+
+def test_a_series_without_room_for_a_test_is_forecast_and_not_judged(elsewhere: Path, capsys):
+    series(elsewhere / "few.csv", weekly(12))
+    foretrain("quick", "few.csv", "--prediction-length", 8, "--threads", 1)
+    assert "Nothing was judged" in capsys.readouterr().out
+    assert not Path("few-quick/report.html").exists() and len(pd.read_csv("few-quick/forecast.csv")) == 8
+
+
+def test_where_naive_is_better_on_the_validation_part_it_is_the_main_forecast(elsewhere: Path, capsys):
+    values = np.repeat([5.0, 9.0, 4.0, 8.0, 6.0], [30, 25, 20, 5, 80])  # constant for a long time
+    series(elsewhere / "steps.csv", values)
+    foretrain("quick", "steps.csv", *SHORT, "--max-steps", 1, "--out", "out")
+    assert state(Path("out"))["main"] == "naive"
+    said = capsys.readouterr().out
+    assert "use         naive.csv: naive beats the model on validation" in said
+    assert pd.read_csv("out/naive.csv")["predictions"].tolist() == [6.0] * 4
+
+
+def test_an_interrupted_command_continues_to_the_same_weights(done: Path, elsewhere: Path, capsys):
+    (elsewhere / "sales.csv").write_bytes((done / "sales.csv").read_bytes())
+    journal = Path("sales-quick/run/metrics.jsonl")
+
+    def interrupt() -> None:
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end and not (journal.is_file() and '"step": 1' in journal.read_text()):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    foretrain("quick", "sales.csv", *SHORT, code=130)
+    thread.join()
+    assert "the same command continues in sales-quick" in capsys.readouterr().err
+    assert not Path("sales-quick/release").exists() and not state(Path("sales-quick"))["finished"]
+    foretrain("quick", "sales.csv", *SHORT)
+    assert "continue in sales-quick" in capsys.readouterr().out and not Path("sales-quick-2").exists()
+    for name in ("forecast.csv", "naive.csv"):
+        assert Path("sales-quick", name).read_bytes() == (done / "sales-quick" / name).read_bytes()
+
+
+WRONG = {
+    "no model": (("--model", "nothing"), "nothing: no such folder"),
+    "long horizon": (("--prediction-length", 160), "sales.csv: prediction_length 160 is not shorter than the data"),
+    "no column": (("--target", "salse"), "no column 'salse'"),
+    "no minutes": (("--minutes", "inf"), "--minutes inf: give a number of minutes"),
+    "no rate": (("--learning-rate", 0), "optimizer.learning_rate: Input should be greater than 0"),
+    "no file": ((), "no-file.csv: no such file or folder"),
+    "no future": (("--future", "no-future.csv"), "no-future.csv"),
+    "no numbers": ((), "words.csv"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_in_a_line_before_anything_is_written(case: str, done: Path, elsewhere: Path, capsys):
+    (elsewhere / "sales.csv").write_bytes((done / "sales.csv").read_bytes())
+    Path("words.csv").write_text("day,word\n2024-01-01,a\n2024-01-02,b\n2024-01-03,c\n")
+    options, message = WRONG[case]
+    data = {"no file": "no-file.csv", "no numbers": "words.csv"}.get(case, "sales.csv")
+    foretrain("quick", data, *options, "--out", "out", "--threads", 1, code=2)
+    told = capsys.readouterr().err
+    error = told[told.index("error: ") :]
+    assert message in error and "Traceback" not in error
+    assert not Path("out").exists()
+
+
+def test_several_items_of_unlike_lengths_are_all_forecast(elsewhere: Path):
+    parts = []
+    for item, rows in (("a", 150), ("b", 90), ("c", 12)):
+        days = pd.date_range("2024-06-01", periods=rows, freq="D").strftime("%Y-%m-%d")
+        parts.append(pd.DataFrame({"store": item, "day": days, "sales": weekly(rows).round(2)}))
+    pd.concat(parts).to_csv("stores.csv", index=False)
+    foretrain("quick", "stores.csv", *SHORT, "--max-steps", 1)
+    table = pd.read_csv("stores-quick/forecast.csv")
+    assert table["item_id"].value_counts().to_dict() == {"a": 4, "b": 4, "c": 4}
+    assert pd.read_csv("stores-quick/naive.csv")["item_id"].equals(table["item_id"])
