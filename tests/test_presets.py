@@ -94,7 +94,7 @@ def test_a_stock_config_trains_here_on_a_cpu_in_batches_of_its_own_size(tmp_path
 
     found = lines()
     assert "auto on cpu: training.dtype float32; training.compile false; " in found
-    assert "dtype: float32\n" in found and "compile: false\n" in found and "max_tokens_per_batch: 32768\n" in found
+    assert "training.token_budget.max_tokens_per_batch 32,768\n" in found
     assert "context 64 + horizon 30, variates 5: 96 windows = 6 x 16" in found
     longer = lines("data.context_length=128")
     assert "context 128 + horizon 30, variates 5: " in longer

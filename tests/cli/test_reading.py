@@ -299,7 +299,7 @@ def test_a_run_reads_corpora_and_says_how_to_make_one(tmp_path, capsys):
     (tmp_path / "bars.csv").write_bytes(FILES["bars.csv"])
     foretrain("train", shipped_config("debug.yaml"), f"data.corpora=[{{path: {tmp_path / 'bars.csv'}}}]",
               f"output_dir={tmp_path / 'run'}", code=2)  # fmt: skip
-    assert f"`foretrain data import {tmp_path / 'bars.csv'} --out CORPUS`" in capsys.readouterr().err
+    assert f"`foretrain data import {tmp_path / 'bars.csv'} --out corpora/bars`" in capsys.readouterr().err
 
 
 def test_what_is_no_data_is_named_by_every_verb(releases, tmp_path, capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from foretrain.evaluation.significance import lag_in_origins, origins_needed
-from foretrain.run.quick_parts import Measured, only_a_test_part, pace, rows_for_three_parts, three_parts
+from foretrain.run.quick_parts import Rehearsal, only_a_test_part, pace, rows_for_three_parts, three_parts
 
 
 def lengths(*values: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_series_too_short_to_train_on_are_tested_on_where_they_have_a_window():
 
 
 def test_steps_and_validations_fit_the_minutes():
-    measured = Measured(step=0.1, window=0.01, metric="val_mase")
+    measured = Rehearsal(step=0.1, window=0.01, metric="val_mase")
     found = pace(measured, 2.0, items=4, windows_per_item=10)
     assert found.max_items is None
     assert found.steps * 0.1 + 9 * 4 * 10 * 0.01 <= 120 and found.steps > 1000
@@ -69,4 +69,4 @@ def test_steps_and_validations_fit_the_minutes():
     assert many.max_items is not None and 9 * many.max_items * 10 * 0.01 <= 120 / 5
     assert many.steps >= 900
     assert pace(measured, 2.0, 4, 10, max_steps=7).steps == 7
-    assert pace(Measured(1e9, 0.01, "val_mase"), 2.0, 4, 10).steps == 1
+    assert pace(Rehearsal(1e9, 0.01, "val_mase"), 2.0, 4, 10).steps == 1

@@ -75,13 +75,14 @@ def _open(path: Path, settings: Settings, reading: dict[str, Any]) -> Job:
     from foretrain.models import family
     from foretrain.models.shipped import default_model
     from foretrain.notes import Code
+    from foretrain.run.opening import openable
     from foretrain.run.quick import Start, check_start, context_of
     from foretrain.run.quick_parts import only_a_test_part, three_parts
 
     if not math.isfinite(settings.minutes):
         raise ConfigError(f"--minutes {settings.minutes}: give a number of minutes, such as 2.")
     set_threads(settings.threads)
-    asked = settings.model or default_model()
+    asked = openable(settings.model or default_model())
     unnamed = "" if settings.model else ", as no --model is named"
     loaded = load_model(asked, settings.tokenizer, settings.device, "float32")
     _say(f"1/5 read {path}; start from {Path(asked).name}{unnamed}")

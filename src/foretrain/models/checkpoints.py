@@ -32,7 +32,8 @@ def step_of(path: Path) -> int:
 
 def is_checkpoint(folder: Path) -> bool:
     """Return True if a folder is a checkpoint that was written to its end."""
-    return (folder / MANIFEST).is_file() and (folder / STATE).is_file()
+    is_corpus = (folder / "dataset_info.json").is_file()  # it has files of these names too
+    return (folder / MANIFEST).is_file() and (folder / STATE).is_file() and not is_corpus
 
 
 def checkpoint_at(path: str | Path) -> Path | None:

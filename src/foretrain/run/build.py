@@ -138,7 +138,7 @@ def settled(
     A collective if there are any. saved: the config of the run that is resumed; None = the run is new. Raises
     ConfigError as training.auto.settle does.
     """
-    data, rows = config.data, max(len(selection.columns) for selection in source.selections)
+    data, rows = config.data, max((len(selection.columns) for selection in source.selections), default=1)
     window = (data.context_length + data.prediction_length) * rows
     training, lines = settle(config.training, world, window=window, saved=(saved or {}).get("training"))
     return config.model_copy(update={"training": training}), lines
@@ -200,18 +200,23 @@ def parent_source(config: RunConfig, role: str) -> str | None:
     return getattr(config.model, "model_id" if role == "model" else role, None)
 
 
+def start_facts(config: RunConfig) -> dict[str, Any]:
+    """Return the entries of release.json that name where the weights started from; they move with the run's folder."""
+    parents = {role: _parent(config, role) for role in config.parents}
+    return {"model_id": getattr(config.model, "model_id", None), "parents": parents}
+
+
 def release_facts(config: RunConfig, source: AnySource) -> dict[str, Any]:
     """Return the entries of release.json on the origin of the weights; evaluate takes its defaults from them and
     checks for overlaps with the training data."""
     ranges = [(c.manifest.first_time, c.manifest.last_time) for c in source.corpora]
     first = [start for start, _ in ranges if start]
     last = [end for _, end in ranges if end]
-    parents = {role: _parent(config, role) for role in config.parents}
+    start = start_facts(config)
     return {
-        "model_id": getattr(config.model, "model_id", None),
+        **start,
         "stage": config.stage,
-        "parents": parents,
-        "ancestry": ancestry_of(parents).to_json(),
+        "ancestry": ancestry_of(start["parents"]).to_json(),
         "config_hash": config_hash(config),
         "output": config.output.model_dump(),
         # only if there are some, so that facts of releases without them are what they were

@@ -14,7 +14,7 @@ from foretrain.errors import DataError, TrainingError
 from foretrain.forecasting.parents import ancestry_of
 from foretrain.models.checkpoints import checkpoint_at
 from foretrain.notes import Code, Note, warn
-from foretrain.run.build import build_model, open_source, release_facts, relocated, with_parents
+from foretrain.run.build import build_model, open_source, release_facts, relocated, start_facts, with_parents
 from foretrain.run.config import RunConfig
 from foretrain.training import checkpoint as checkpoints
 
@@ -53,7 +53,12 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool | None = False, 
     facts["metric"] = None if metric is None else {"name": config.training.best_metric, "value": metric}
     facts |= adapter_facts(model)
     try:
-        facts |= state.get("facts") or release_facts(*open_source(config, None, state["config"]))
+        recorded = state.get("facts")
+        facts |= (
+            {**recorded, **start_facts(config)}
+            if recorded
+            else release_facts(*open_source(config, None, state["config"]))
+        )
     except DataError as error:
         text = f"{out} does not record its training data, so an evaluation cannot exclude them: {error}"
         warn(_log, Note(Code.RELEASE_WITHOUT_FACTS, text))

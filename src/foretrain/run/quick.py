@@ -37,7 +37,7 @@ from foretrain.models.request import DECILES
 from foretrain.notes import counted
 from foretrain.run.build import build_model, open_source
 from foretrain.run.config import RunConfig, shipped_config
-from foretrain.run.quick_parts import Measured, Pace, Parts
+from foretrain.run.quick_parts import Pace, Parts, Rehearsal
 from foretrain.run.train import build_validation
 from foretrain.training.loader import BatchLoader, plan_of
 from foretrain.training.optimizer import build_optimizer
@@ -178,7 +178,7 @@ def _rate(start: Start, optimizer: Mapping[str, Any]) -> float:
         return float(optimizer.get("learning_rate", _USUAL_RATE))
 
 
-def rehearse(config: RunConfig, seconds: float = REHEARSAL_SECONDS) -> Measured:
+def rehearse(config: RunConfig, seconds: float = REHEARSAL_SECONDS) -> Rehearsal:
     """Measure steps and validations on a copy of the model that is thrown away; nothing is written.
 
     Raises the errors of a run that can be found before its first step.
@@ -209,10 +209,10 @@ def rehearse(config: RunConfig, seconds: float = REHEARSAL_SECONDS) -> Measured:
         times.append(time.perf_counter() - begun)
     batches.close()
     usable = [name for name in METRICS if math.isfinite(metrics.get(name, math.nan))]
-    return Measured(sum(times[1:]) / len(times[1:]), window, usable[0] if usable else METRICS[-1])
+    return Rehearsal(sum(times[1:]) / len(times[1:]), window, usable[0] if usable else METRICS[-1])
 
 
-def paced(config: RunConfig, measured: Measured, found: Pace, minutes: float) -> RunConfig:
+def paced(config: RunConfig, measured: Rehearsal, found: Pace, minutes: float) -> RunConfig:
     """Return the config with its steps, its validations, and a limit a quarter above the minutes."""
     training = {
         "max_steps": found.steps,

@@ -115,7 +115,7 @@ def _test_origins(room: int, horizon: int) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Rehearsal:
     """What a rehearsal measured, in seconds, and the first metric of the validation that is finite."""
 
     step: float
@@ -133,7 +133,7 @@ class Pace:
     max_items: int | None  # of a validation; None = all
 
 
-def pace(measured: Measured, minutes: float, items: int, windows_per_item: int, max_steps: int | None = None) -> Pace:
+def pace(measured: Rehearsal, minutes: float, items: int, windows_per_item: int, max_steps: int | None = None) -> Pace:
     """Return the steps that fit the minutes, beside validations that take at most a fifth of them.
 
     max_steps: the steps asked for, whatever the minutes.
