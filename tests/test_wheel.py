@@ -59,7 +59,7 @@ def test_an_installed_wheel_opens_every_config_by_name_in_any_folder(installed, 
     assert found == [packages / "foretrain" / "configs" / f"{name}.yaml" for name in names]
     assert [place.read_bytes() for place in found] == [file.read_bytes() for file in files]
     listed = run(installed / "bin" / "foretrain", "config", "list", PYTHONPATH=path, cwd=tmp_path)
-    assert sorted(re.findall(r"^  (\S+)  +\S", listed, flags=re.M)) == names
+    assert sorted(re.findall(r"^  (\S+)  +\S", listed, flags=re.M)) == sorted(names)
     assert not (installed / "share" / "foretrain").exists()
 
 

@@ -3,19 +3,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from tests.cli.test_app import foretrain
-from tests.waiting import DEADLINE
 
 from foretrain import load
 from foretrain.models.hub import facts_of, release_hash
 from foretrain.models.shipped import shipped
+from foretrain.training.journal import Journal
 
 PNG = b"\x89PNG"
 SHORT = ("--prediction-length", 4, "--max-steps", 3, "--threads", 1)
@@ -125,20 +124,18 @@ def test_where_naive_is_better_on_the_validation_part_it_is_the_main_forecast(el
     assert pd.read_csv("out/naive.csv")["predictions"].tolist() == [6.0] * 4
 
 
-def test_an_interrupted_command_continues_to_the_same_weights(done: Path, elsewhere: Path, capsys):
+def test_an_interrupted_command_continues_to_the_same_weights(done: Path, elsewhere: Path, capsys, monkeypatch):
     (elsewhere / "sales.csv").write_bytes((done / "sales.csv").read_bytes())
-    journal = Path("sales-quick/run/metrics.jsonl")
+    write = Journal.write
 
-    def interrupt() -> None:
-        end = time.monotonic() + DEADLINE
-        while time.monotonic() < end and not (journal.is_file() and '"step": 1' in journal.read_text()):
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGINT)
+    def interrupt(journal: Journal, record: dict[str, Any]) -> None:
+        write(journal, record)
+        if record.get("step") == 1:
+            monkeypatch.setattr(Journal, "write", write)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
+    monkeypatch.setattr(Journal, "write", interrupt)
     foretrain("quick", "sales.csv", *SHORT, code=130)
-    thread.join()
     assert "the same command continues in sales-quick" in capsys.readouterr().err
     assert not Path("sales-quick/release").exists() and not state(Path("sales-quick"))["finished"]
     foretrain("quick", "sales.csv", *SHORT)

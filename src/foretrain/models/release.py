@@ -211,7 +211,7 @@ class ReleaseModel(Trainable):
             parts=cls.network_parts(config),
         )
         model = cls.of_run(network.to(device), config, prediction_length)
-        model.parents, model.adapted = parents, network.adapted
+        model.parents, model.adapted = parents, dict(network.adapted)
         model.newly_initialized = frozenset(f"network.{name}" for name in network.newly_initialized)
         return model
 

@@ -124,7 +124,7 @@ class Kronos(ReleaseModel, Streams):
         )
         model = cls(network, tokenizer)
         model.parents, model.token_cache = {**parents, **tokenizer_parents}, config.token_cache
-        model.adapted = network.adapted
+        model.adapted = dict(network.adapted)
         return model
 
     @classmethod
