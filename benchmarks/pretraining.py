@@ -66,6 +66,9 @@ PATCHES_OF_16 = {
 CASES: dict[str, Changes] = {
     "base": {},
     **{f"adamw-{rate:g}": adamw(rate) for rate in (0.0003, 0.001, 0.003, 0.01)},
+    # initial weights 20 times as large: Chronos-2's small ones suit Muon, whose updates do not depend on their size
+    "large-init": {"model.initializer_factor": 1.0},
+    **{f"large-init-adamw-{rate:g}": {**adamw(rate), "model.initializer_factor": 1.0} for rate in (0.001, 0.003)},
     "few-short": contexts((0.05, 0.1, 0.35, 0.5)),
     "many-short": contexts((0.4, 0.3, 0.2, 0.1)),
     "kernel_synth-alone": generators(only=["kernel_synth"]),
