@@ -129,6 +129,8 @@ def problem(target: str) -> str | None:
 def records(result: str) -> dict[str, dict[str, Any]]:
     """The records of a file in benchmarks/results by the name of their case."""
     held = json.loads((RESULTS / result).read_text())
+    if isinstance(held, dict) and "relative" in held:  # of panels: a forecaster's geometric means
+        return held["relative"]
     listed = held if isinstance(held, list) else held.get("results") or held["cases"]
     return {str(item.get("case", f"seed {item.get('seed')} season {item.get('season')}")): item for item in listed}
 

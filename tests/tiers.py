@@ -86,6 +86,8 @@ SLOW = (
     "tests/test_pretraining_cases.py",
     "tests/run/test_promotion.py",
     "tests/run/test_scale_floor.py",
+    "tests/test_troubleshooting.py",  # 4 s
+    "tests/test_tutorials.py",  # 17 s: three pages of commands, 1 to 3 s each command that computes
     "tests/run/test_train.py",
     "tests/adapters/test_layers.py",
     "tests/training/test_ahead.py",
