@@ -1,6 +1,6 @@
 """foretrain: train, fine-tune, evaluate and use time-series foundation models.
 
-`import foretrain` is light: torch and pandas are imported when `load`, `fit` or `read_table` is first used.
+`import foretrain` is light: torch and pandas are imported when `load`, `fit`, `quick` or `read_table` is first used.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "fit", "load", "read_table"]
+__all__ = ["__version__", "fit", "load", "quick", "read_table"]
 
 if TYPE_CHECKING:
+    from foretrain.cli.quick_python import quick
     from foretrain.data.frames import read_table
     from foretrain.run.fit import fit
     from foretrain.run.opening import load
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "load": "foretrain.run.opening",
     "fit": "foretrain.run.fit",
+    "quick": "foretrain.cli.quick_python",
     "read_table": "foretrain.data.frames",
 }
 

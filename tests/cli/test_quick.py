@@ -11,12 +11,17 @@ import pandas as pd
 import pytest
 from tests.cli.test_app import foretrain
 
-from foretrain import load
+from foretrain import load, quick
+from foretrain.data.frames import read_table
+from foretrain.errors import ConfigError, DataError
+from foretrain.evaluation import candles
 from foretrain.models.hub import facts_of, release_hash
 from foretrain.models.shipped import shipped
 from foretrain.training.journal import Journal
+from foretrain.training.lock import RunLock
 
 PNG = b"\x89PNG"
+OLD_RUNS = Path(__file__).parents[1] / "fixtures" / "old_runs"
 SHORT = ("--prediction-length", 4, "--max-steps", 3, "--threads", 1)
 
 
@@ -153,6 +158,7 @@ WRONG = {
     "no file": ((), "no-file.csv: no such file or folder"),
     "no future": (("--future", "no-future.csv"), "no-future.csv"),
     "no numbers": ((), "words.csv"),
+    "words to forecast": (("--target", "word", "--prediction-length", 1), "target 'word' is not a column of numbers"),
 }
 
 
@@ -160,8 +166,10 @@ WRONG = {
 def test_what_is_wrong_is_said_in_a_line_before_anything_is_written(case: str, done: Path, elsewhere: Path, capsys):
     (elsewhere / "sales.csv").write_bytes((done / "sales.csv").read_bytes())
     Path("words.csv").write_text("day,word\n2024-01-01,a\n2024-01-02,b\n2024-01-03,c\n")
+    Path("mixed.csv").write_text("day,word,n\n2024-01-01,a,1\n2024-01-02,b,2\n2024-01-03,c,4\n")
     options, message = WRONG[case]
-    data = {"no file": "no-file.csv", "no numbers": "words.csv"}.get(case, "sales.csv")
+    files = {"no file": "no-file.csv", "no numbers": "words.csv", "words to forecast": "mixed.csv"}
+    data = files.get(case, "sales.csv")
     foretrain("quick", data, *options, "--out", "out", "--threads", 1, code=2)
     told = capsys.readouterr().err
     error = told[told.index("error: ") :]
@@ -179,3 +187,92 @@ def test_several_items_of_unlike_lengths_are_all_forecast(elsewhere: Path):
     table = pd.read_csv("stores-quick/forecast.csv")
     assert table["item_id"].value_counts().to_dict() == {"a": 4, "b": 4, "c": 4}
     assert pd.read_csv("stores-quick/naive.csv")["item_id"].equals(table["item_id"])
+
+
+def test_newest_rows_that_have_covariates_alone_are_the_steps_to_forecast_and_cost_no_test(elsewhere: Path, capsys):
+    days = pd.date_range("2024-01-01", periods=164, freq="D").strftime("%Y-%m-%d")
+    table = pd.DataFrame({"day": days, "sales": weekly(164).round(3), "promotion": np.arange(164) % 5})
+    table.loc[160:, "sales"] = np.nan
+    table.to_csv("sales.csv", index=False)
+    foretrain("quick", "sales.csv", "--target", "sales", "--max-steps", 1, "--threads", 1)
+    out, said = Path("sales-quick"), capsys.readouterr().out
+    assert "4 steps of sales are forecast; promotion known ahead" in said
+    assert "160 rows (without the newest 4, which have no target) the newest 52 are the test part" in said
+    assert pd.read_csv(out / "forecast.csv")["timestamp"].tolist() == days[160:].tolist()
+    assert facts_of(out / "release")["data"]["known_covariates"] == ["promotion"]
+    evaluation = json.loads((out / "evaluation" / "evaluation.json").read_text())
+    assert evaluation["counts"]["origins"] == 13 and not evaluation["overlaps_training"]
+    foretrain("forecast", out / "release", "sales.csv", "--out", "again.csv", "--threads", 1)
+    assert Path("again.csv").read_bytes() == (out / "forecast.csv").read_bytes()
+    foretrain("quick", "sales.csv", *SHORT, "--target", "sales", "--prediction-length", 3, code=2)
+    assert "Give that number as --prediction-length, or leave these rows out" in capsys.readouterr().err
+
+
+def test_targets_for_which_validation_prefers_the_other_forecast_are_named(elsewhere: Path, capsys):
+    days = pd.date_range("2024-01-01", periods=160, freq="D").strftime("%Y-%m-%d")
+    flat = np.repeat([5.0, 9.0, 4.0, 8.0, 6.0], [30, 25, 20, 5, 80])  # constant for a long time
+    pd.DataFrame({"day": days, "wave": weekly(160).round(3), "flat": flat}).to_csv("two.csv", index=False)
+    foretrain("quick", "two.csv", *SHORT, "--max-steps", 1, "--target", "wave,flat", "--out", "out")
+    found, said = state(Path("out")), capsys.readouterr().out
+    assert (found["main"], found["exceptions"]) == ("naive", ["wave"])
+    assert "but forecast.csv for wave: it has the lower error there on validation" in said
+    assert "not alike for all targets; error against naive: wave " in said
+
+
+def test_candles_are_drawn_as_candles_beside_the_close_of_the_naive_forecast(elsewhere: Path, monkeypatch):
+    drawn = []
+    draw = candles.draw_candles
+    monkeypatch.setattr(candles, "draw_candles", lambda charts: drawn.extend(charts) or draw(charts))
+    rng = np.random.default_rng(0)
+    close = 20 + rng.normal(0, 0.1, 100).cumsum()
+    opened = close + rng.normal(0, 0.05, 100)
+    prices = {"open": opened, "high": np.maximum(opened, close), "low": np.minimum(opened, close), "close": close}
+    days = pd.date_range("2024-01-01", periods=100).strftime("%Y-%m-%d")
+    pd.DataFrame({"date": days, **prices, "volume": 5}).to_csv("bars.csv", index=False)
+    foretrain("quick", "bars.csv", *SHORT, "--max-steps", 1, "--model", OLD_RUNS / "kronos" / "finished" / "release")
+    table, naive = pd.read_csv("bars-quick/forecast.csv"), pd.read_csv("bars-quick/naive.csv")
+    (chart,) = drawn
+    own = naive[naive["target_name"] == "close"]["predictions"]
+    np.testing.assert_allclose(chart.other, own, rtol=1e-6)
+    assert "0.25" not in table.columns and {0.25, 0.75} <= {*chart.levels}
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(done: Path, elsewhere: Path, capsys):
+    (elsewhere / "sales.csv").write_bytes((done / "sales.csv").read_bytes())
+    unfinished = {**state(done / "sales-quick"), "finished": False}
+    Path("sales-quick").mkdir()
+    Path("sales-quick/quick.json").write_text(json.dumps(unfinished))
+    with RunLock(Path("sales-quick")):
+        foretrain("quick", "sales.csv", *SHORT, code=2)
+    assert "is writing this run" in capsys.readouterr().err
+    assert state(Path("sales-quick")) == unfinished
+
+
+def test_from_python_a_file_gives_what_the_command_gives(done: Path, elsewhere: Path):
+    (elsewhere / "sales.csv").write_bytes((done / "sales.csv").read_bytes())
+    found = quick("sales.csv", prediction_length=4, max_steps=3, threads=1)
+    assert found.folder == Path("sales-quick")
+    for name in ("forecast.csv", "naive.csv"):
+        assert Path("sales-quick", name).read_bytes() == (done / "sales-quick" / name).read_bytes()
+    written = state(found.folder)
+    assert found.outcome.items() <= written.items() and "opened once" in found.summary
+    again = load(found.release).forecast_df(read_table("sales.csv"), 4, target="sales")
+    pd.testing.assert_frame_equal(again, found.forecast)
+
+
+def test_from_python_frames_are_taken_too_and_errors_speak_of_them(elsewhere: Path):
+    stamps = pd.date_range("2024-01-01", periods=28, freq="D")
+    history = pd.DataFrame({"timestamp": stamps, "target": weekly(28), "promotion": np.arange(28) % 5})
+    ahead = history[["timestamp", "promotion"]].assign(timestamp=stamps + pd.Timedelta(days=28)).head(8)
+    found = quick(history, out="mine", future=ahead, threads=1)
+    assert found.forecast["timestamp"].tolist() == ahead["timestamp"].tolist() and len(found.naive) == 8
+    assert "promotion known ahead" in found.summary
+    for wrong, error, message in (
+        ({"out": None}, ConfigError, "out: a frame has no name"),
+        ({"future": "ahead.csv"}, ConfigError, "not str"),
+        ({"target": "sale"}, DataError, "^df: no column 'sale'"),
+        ({"prediction_length": 30}, DataError, "^df: prediction_length 30 is not shorter"),
+    ):
+        with pytest.raises(error, match=message):
+            quick(history, **{"out": "other", "threads": 1, **wrong})
+    assert not Path("other").exists()

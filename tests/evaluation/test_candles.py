@@ -133,6 +133,22 @@ def test_the_newest_bars_are_shown_and_nights_leave_no_gap(tmp_path, monkeypatch
     assert len(strip.get_xticks()) >= 3
 
 
+def test_the_close_of_another_forecast_is_a_named_line(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "foretrain.evaluation.candles.draw_candles", lambda charts: seen.extend(charts) or draw_candles(charts)
+    )
+    history, candles, long = (part.reset_index(drop=True) for part in frames(["a", "b"]))
+    other = long.assign(predictions=np.arange(len(long)))
+    plot_candles(history, candles, long, tmp_path / "c.png", beside=(other, "naive"))
+    for one in seen:
+        own = other[(other.item_id == one.title) & (other.target_name == "close")]
+        np.testing.assert_array_equal(one.other, own["predictions"])
+    figure = drawn(seen[0])
+    assert any(np.array_equal(line.get_ydata(), seen[0].other) for line in figure.axes[0].lines)
+    assert "close of naive" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 @pytest.mark.parametrize(("kind", "count"), [(".png", 1), (".png", 5), (".svg", 1), (".pdf", 1)])
 def test_charts_are_written(tmp_path, kind, count):
     path = tmp_path / f"candles{kind}"

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from foretrain.evaluation.significance import lag_in_origins, origins_needed
-from foretrain.run.quick_parts import Rehearsal, only_a_test_part, pace, rows_for_three_parts, three_parts
+from foretrain.run.quick_parts import (
+    Rehearsal,
+    only_a_test_part,
+    pace,
+    rows_for_three_parts,
+    three_parts,
+    trailing_rows,
+)
 
 
 def lengths(*values: int) -> np.ndarray:
@@ -70,3 +77,21 @@ def test_steps_and_validations_fit_the_minutes():
     assert many.steps >= 900
     assert pace(measured, 2.0, 4, 10, max_steps=7).steps == 7
     assert pace(Rehearsal(1e9, 0.01, "val_mase"), 2.0, 4, 10).steps == 1
+
+
+def test_rows_without_a_target_are_counted_from_the_end_of_each_series_that_has_one():
+    observed = np.array([1, 0, 1, 0, 0, 0, 0, 1, 1, 0], bool)
+    assert trailing_rows(observed, lengths(5, 2, 3)).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("unobserved", [1, 24, 30])
+def test_rows_without_a_target_at_the_end_cost_no_forecast_of_the_test_part(unobserved: int):
+    whole, parts = three_parts(lengths(5000), 24, 504), three_parts(lengths(5000 + unobserved), 24, 504, unobserved)
+    assert whole is not None and parts is not None
+    assert (parts.rows, parts.test_origins, parts.test_steps) == (whole.rows, whole.test_origins, whole.test_steps)
+    windows = parts.test_origins + parts.windows_beyond
+    assert parts.steps_after_validation == (windows - 1) * parts.test_stride + 24
+    ends = [k * parts.test_stride for k in range(windows)]  # before the end of the series
+    assert sum(end >= unobserved for end in ends) == parts.test_origins
+    alone = only_a_test_part(lengths(30 + unobserved), 10, 100, unobserved)
+    assert alone is not None and (alone.rows, alone.test_origins) == (30, 2)

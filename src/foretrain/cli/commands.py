@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from foretrain.evaluation.score import Score
     from foretrain.forecasting.predictor import Predictor
     from foretrain.forecasting.request import FrameRequest, Output
+    from foretrain.forecasting.selection import FrameColumns
 
 _log = logging.getLogger(__name__)
 
@@ -256,7 +257,6 @@ def forecast_file(
     set_threads(threads)
     from foretrain.data.frames import is_corpus, open_input, read_future
     from foretrain.data.importers.report import counted
-    from foretrain.evaluation.candles import BANDS, candle_columns
     from foretrain.evaluation.plots import check_picture
     from foretrain.forecasting.outputs import save_table, scratch_files
     from foretrain.forecasting.predictor import Predictor
@@ -281,8 +281,8 @@ def forecast_file(
     request = request.changed(**columns_of(request, predictor, opened))
     columns = predictor.columns(frame, request, ahead, str(path))
     target = columns.targets
-    draws_candles = plot is not None and bool(columns.candle) and candle_columns(target) is not None
-    bands = [level for band in BANDS for level in band if level not in levels] if draws_candles else []
+    draws_candles = plot is not None and draws_as_candles(columns)
+    bands = candle_levels(levels) if draws_candles else []
     count, lines = opened.corpus.num_series, list[str]()
     request = request.changed(
         quantile_levels=(*levels, *bands),
@@ -298,8 +298,7 @@ def forecast_file(
             lines.append(f"wrote {file}: {facts} of {listed(target)}")
         for file in pictures:
             shown = _draw(frame, tables, places[file], draws_candles)
-            total, kind = (count, "items") if draws_candles else (count * len(target), "series")
-            lines.append(f"picture: {file}" + (f" (the first {shown} of {total:,} {kind})" if shown < total else ""))
+            lines.append(f"picture: {file}{which_drawn(shown, count, columns, draws_candles)}")
     kinds = ((columns.known, "known ahead"), (columns.past, "without values ahead"))
     used = [f"{listed(names)} {kind}" for names, kind in kinds if names]
     print("\n".join([*lines, *([f"covariates: {'; '.join(used)}"] if used else [])]))
@@ -381,6 +380,26 @@ def score_predictions(
     for file in score.save(out) if out is not None else ():
         print(f"wrote {file}")
     return score
+
+
+def draws_as_candles(columns: FrameColumns) -> bool:
+    """Return True if a forecast of these columns is drawn as candles."""
+    from foretrain.evaluation.candles import candle_columns
+
+    return bool(columns.candle) and candle_columns([*map(str, columns.targets)]) is not None
+
+
+def candle_levels(levels: Sequence[float]) -> list[float]:
+    """Return the levels that a candle chart draws, without those of `levels`."""
+    from foretrain.evaluation.candles import BANDS
+
+    return [level for band in BANDS for level in band if level not in levels]
+
+
+def which_drawn(shown: int, items: int, columns: FrameColumns, candles: bool) -> str:
+    """Return how many of the items, or of their targets, a picture shows; "" for all."""
+    total, kind = (items, "items") if candles else (items * len(columns.targets), "series")
+    return f" (the first {shown} of {total:,} {kind})" if shown < total else ""
 
 
 def _draw(history: Any, tables: Mapping[Output, Any], path: Path, candles: bool) -> int:

@@ -45,6 +45,7 @@ def quick(
     """Fine-tune on a file for minutes, judge beside naive and zero-shot, forecast, draw and report. No config."""
     require_single_process("quick")
     prepare(threads)
+    from foretrain.cli.commands import command_line
     from foretrain.cli.quick_steps import quick_command
     from foretrain.cli.quick_words import Settings
 
@@ -61,4 +62,4 @@ def quick(
         device=device.value,
         threads=threads,
     )
-    quick_command(data, settings, reading=reading, out=out)
+    quick_command(data, settings, reading=reading, out=out, command=command_line())

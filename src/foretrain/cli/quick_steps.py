@@ -8,33 +8,56 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foretrain.cli.quick_words import Chosen, Job, Settings, forecast_command, outcome, summary, weights_of
+from foretrain.cli.quick_words import (
+    Chosen,
+    Job,
+    QuickResult,
+    Settings,
+    forecast_command,
+    name_of,
+    outcome,
+    summary,
+    weights_of,
+)
 from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
 
 if TYPE_CHECKING:
     from foretrain.data.store import Corpus
     from foretrain.evaluation.result import EvaluationResult
 
+_log = logging.getLogger(__name__)
+
 STATE, FORMAT = "quick.json", 1
 FEW_STEPS = 30
 SCORED_ITEMS = 10  # where the series are many, as many times those of a validation while training
-FREE = ("minutes", "threads", "device")  # settings that may differ where an interrupted command is continued
+FREE = ("threads", "device")  # settings that may differ where an interrupted command is continued
 
 
 def quick_command(
-    path: Path, settings: Settings, *, reading: Mapping[str, Any] | None = None, out: Path | None = None
-) -> Path:
-    """Fine-tune, judge, forecast and report into a new folder, which is returned."""
+    path: Path,
+    settings: Settings,
+    *,
+    reading: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+    name: str | None = None,
+    command: str | None = None,
+) -> QuickResult:
+    """Fine-tune, judge, forecast and report into a new folder.
+
+    name: what messages call the data, if the file merely carries a frame. command: what the report calls it.
+    """
+    from foretrain.training.lock import RunLock
+
     begun = time.monotonic()
-    job = _open(path, settings, dict(reading or {}))
+    job = replace(_open(path, settings, dict(reading or {}), name), command=command)
     folder = _folder(out, job)
-    with _continuable(folder):
+    with RunLock(folder), _continuable(folder):
         corpus = _corpus(job, folder)
         trains = job.start.parts is not None and job.start.parts.trains
         chosen = _trained(job, folder, corpus) if trains else _zero_shot(job, folder)
@@ -43,18 +66,18 @@ def quick_command(
             from foretrain.run.quick import naive_forecasters, preferred
 
             chosen = replace(chosen, beside=preferred(result, naive_forecasters(result)))
-        files = _forecast(job, folder, chosen, chosen.validation or result)
-        _write_state(job, folder, finished=True, **outcome(chosen, result))
-    print(
-        "\n".join(["", *summary(job, folder, chosen, result), *files, f"took        {time.monotonic() - begun:.0f} s"])
-    )
-    return folder
+        tables, files = _forecast(job, folder, chosen, chosen.validation or result)
+        found = outcome(job, chosen, result)
+        _write_state(job, folder, finished=True, **found)
+    lines = summary(job, folder, chosen, result)
+    print("\n".join(["", *lines, *files, f"took        {time.monotonic() - begun:.0f} s"]))
+    return QuickResult(folder, "\n".join(lines), found, *tables)
 
 
 # Before anything is written
 
 
-def _open(path: Path, settings: Settings, reading: dict[str, Any]) -> Job:
+def _open(path: Path, settings: Settings, reading: dict[str, Any], name: str | None) -> Job:
     """Open file and model and check the forecast that the command ends with, so that no error comes after training.
 
     Raises DataError, ConfigError and ModelError.
@@ -85,32 +108,79 @@ def _open(path: Path, settings: Settings, reading: dict[str, Any]) -> Job:
     asked = openable(settings.model or default_model())
     unnamed = "" if settings.model else ", as no --model is named"
     loaded = load_model(asked, settings.tokenizer, settings.device, "float32")
-    _say(f"1/5 read {path}; start from {Path(asked).name}{unnamed}")
-    how = {name: value for name, value in reading.items() if name != "freq"} if is_corpus(path) else reading
+    place, path = path, Path(name or path)
+    _say(f"1/5 read {path}; start from {name_of(asked)}{unnamed}")
+    how = {name: value for name, value in reading.items() if name != "freq"} if is_corpus(place) else reading
     with progress_bar("reading") as advance:
-        opened = open_input(path, progress=advance, **how)
+        opened = open_input(place, progress=advance, **how)
     frame, source = opened.frame(), str(path)
     ahead = None if settings.future is None else read_future(settings.future, opened, **reading)
     predictor = Predictor(loaded.model, with_names(loaded.facts, opened.column_meant))
-    horizon = settings.prediction_length or horizon_of(predictor, opened, ahead)
-    request = FrameRequest(prediction_length=horizon, target=settings.target, freq=reading.get("freq"))
+    request = FrameRequest(prediction_length=1, target=settings.target, freq=reading.get("freq"))
     request = request.changed(**columns_of(request, predictor, opened))
     lengths = opened.corpus.lengths
+    with errors_of_files(path, settings.future):
+        columns = predictor.columns(frame, request, ahead, source)
+    trailing = _trailing(frame, columns, lengths)
+    unobserved = int(trailing.min()) if len(trailing) else 0
+    if ahead is None and len(trailing) == len(lengths) and settings.prediction_length in (None, unobserved):
+        frame, ahead = _split(frame, columns, lengths, trailing, source)
+    horizon = settings.prediction_length or horizon_of(predictor, opened, ahead)
+    request = request.changed(prediction_length=horizon)
     if horizon >= lengths.max():
         raise DataError(
             f"{path}: prediction_length {horizon:,} is not shorter than the data: the longest of its "
             f"{len(lengths):,} series has {lengths.max():,} rows. Give a shorter --prediction-length, or more rows."
         )
-    with errors_of_files(path, settings.future), _without(Code.COVARIATES_NOT_LEARNT):  # which training changes
+    with _own_ways(), errors_of_files(path, settings.future), _without(Code.COVARIATES_NOT_LEARNT):  # training changes
         columns = predictor.columns(frame, request, ahead, source)
         kind, trained = family(predictor.model.family), recorded_data(predictor.facts)
         task = open_frame(frame, request, kind, ahead, trained, source)
-    context = context_of(predictor)
-    parts = three_parts(lengths, horizon, context) or only_a_test_part(lengths, horizon, context)
+    sizes = (lengths, horizon, context_of(predictor), unobserved)
+    parts = three_parts(*sizes) or only_a_test_part(*sizes)
     start = Start(asked, settings.tokenizer, predictor, columns, request.target, parts, settings.learning_rate)
     if parts is not None and parts.trains:
         check_start(start)
-    return Job(path, settings, reading, opened, ahead, start, request, task)
+    return Job(path, settings, reading, opened, frame, ahead, start, request, task, unobserved, name is not None)
+
+
+def _trailing(frame: Any, columns: Any, lengths: Any) -> Any:
+    """Return the newest rows without a target of each series that has any target."""
+    import numpy as np
+
+    from foretrain.run.quick_parts import trailing_rows
+
+    numeric = [name for name in columns.targets if name in frame and frame[name].dtype.kind in "iuf"]
+    return trailing_rows(np.asarray(np.isfinite(frame[numeric].to_numpy(np.float64)).any(1)), lengths)
+
+
+def _split(frame: Any, columns: Any, lengths: Any, trailing: Any, source: str) -> tuple[Any, Any]:
+    """Return the rows with a target, and as the rows known ahead the newest ones of each series if they have no target,
+    are equally many, and have covariates; else the frame and None.
+
+    Then these columns are known ahead in training too, as if they came in a file of their own.
+    """
+    import numpy as np
+
+    from foretrain.data.frames import ITEM_ID, TIMESTAMP
+    from foretrain.notes import Code, Note, counted, warn
+
+    count = int(trailing[0])
+    if not count or (trailing != count).any():
+        return frame, None
+    ends = np.cumsum(lengths)
+    is_ahead = np.arange(len(frame)) >= np.repeat(ends - count, lengths)
+    rows = frame[is_ahead]
+    known = [name for name in (*columns.past, *columns.known) if name in rows and rows[name].notna().any()]
+    varying = [name for name in known if (frame.groupby(ITEM_ID)[name].nunique() > 1).any()]
+    if not varying or not rows[varying].notna().any(axis=1).all():
+        return frame, None
+    text = (
+        f"{source}: the newest {counted(count, 'row')} of every series have no target, so they are the steps to "
+        f"forecast; known ahead are {', '.join(map(str, known))}."
+    )
+    warn(_log, Note(Code.NEWEST_ROWS_AS_FUTURE, text, {"rows": len(rows), "columns": len(known)}))
+    return frame[~is_ahead], rows[[ITEM_ID, TIMESTAMP, *known]]
 
 
 def _folder(out: Path | None, job: Job) -> Path:
@@ -211,7 +281,7 @@ def _trained(job: Job, folder: Path, corpus: Corpus) -> Chosen:
     config = load_config(run / "config.yaml") if (run / "config.yaml").is_file() else _plan(job, run, corpus)
     steps = config.training.max_steps or 0
     _say(f"3/5 fine-tune {weights_of(job.start)}: at most {steps:,} steps or {settings.minutes:g} minutes, in {run}")
-    moved = {"device": settings.device, "threads": settings.threads}
+    moved = {"output_dir": str(run), "device": settings.device, "threads": settings.threads}
     _, found = train_run(config.model_copy(update=moved), resume="auto")
     before = _first_validation(run, config.training.best_metric)
     tuned = found.release_step > 0
@@ -288,7 +358,7 @@ def _judge(job: Job, folder: Path, corpus: Corpus, chosen: Chosen) -> Evaluation
     The release of a run appears in the folder afterwards, with the outcome of its gate in its record.
     """
     from foretrain.atomic import replacing_file, replacing_folder
-    from foretrain.cli.commands import command_line, load_model, progress_bar
+    from foretrain.cli.commands import load_model, progress_bar
     from foretrain.evaluation.gate import judge
     from foretrain.evaluation.report import write_report
     from foretrain.run.promotion import open_reference, record
@@ -310,7 +380,7 @@ def _judge(job: Job, folder: Path, corpus: Corpus, chosen: Chosen) -> Evaluation
             target=job.request.target,
             columns=None if parts.trains else job.start.columns,
             against=open_reference("zero-shot", str(own), predictor.model) if chosen.tuned else None,
-            command=command_line(),
+            command=job.command,
             progress=lambda done: advance(done, None, "windows"),
         )
     if chosen.tuned:
@@ -326,14 +396,25 @@ def _judge(job: Job, folder: Path, corpus: Corpus, chosen: Chosen) -> Evaluation
     return result
 
 
-def _forecast(job: Job, folder: Path, chosen: Chosen, result: EvaluationResult | None) -> list[str]:
-    """Forecast after the end of the file by the release, and by the best naive forecast, and draw both."""
-    from foretrain.cli.commands import columns_of, errors_of_files, load_model
-    from foretrain.evaluation.plots import plot_forecast
+def _forecast(
+    job: Job, folder: Path, chosen: Chosen, result: EvaluationResult | None
+) -> tuple[tuple[Any, Any], list[str]]:
+    """Forecast after the end of the file by the release, and by the best naive forecast, and draw both.
+
+    Returns both tables, and lines on the files.
+    """
+    from foretrain.cli.commands import (
+        candle_levels,
+        columns_of,
+        draws_as_candles,
+        errors_of_files,
+        load_model,
+        which_drawn,
+    )
     from foretrain.forecasting.outputs import save_table, scratch_files
     from foretrain.forecasting.predictor import Predictor
     from foretrain.forecasting.record import with_names
-    from foretrain.run.quick import naive_table
+    from foretrain.run.quick import context_of, naive_table
 
     _say("5/5 forecast the steps after the end")
     loaded = load_model(str(folder / "release"), None, job.settings.device, "float32")
@@ -341,22 +422,42 @@ def _forecast(job: Job, folder: Path, chosen: Chosen, result: EvaluationResult |
     target = job.settings.target
     request = job.request.changed(target=target)
     request = request.changed(**columns_of(request, predictor, job.opened))
-    frame = job.opened.frame()
+    columns, levels = job.start.columns, request.quantile_levels
+    candles = draws_as_candles(columns)
+    bands = candle_levels(levels) if candles else []
+    request = request.changed(quantile_levels=(*levels, *bands), outputs=("long", "candles") if candles else ("long",))
+    frame = job.frame
     with errors_of_files(job.path, job.settings.future):
-        table = predictor.forecast_tables(frame, request, job.ahead, str(job.path))["long"]
-    beside = naive_table(job.task, table, chosen.beside, result)
+        tables = predictor.forecast_tables(frame, request, job.ahead, str(job.path))
+    table = tables["long"].drop(columns=[str(level) for level in bands])
+    beside = naive_table(job.task, table, chosen.beside, result, context_of(predictor))
     files = [folder / name for name in ("forecast.csv", "naive.csv", "forecast.png")]
     names = [chosen.label(who, result) for who in ("model", chosen.beside)]
-    first = (table, names[0], beside, names[1])
-    shown, other = (first[:2], first[2:]) if chosen.main == "model" else (first[2:], first[:2])
     with scratch_files(*files) as places:
         save_table(table, places[files[0]])
         save_table(beside, places[files[1]])
-        plot_forecast(frame, shown[0], places[files[2]], name=f"{shown[1]} (median)", beside=other)
-    return [
-        f"forecast    {files[0]} ({names[0]}), {files[1]} ({names[1]}), picture {files[2]}",
+        both = (table, names[0]), (beside, names[1])
+        shown = _draw(frame, tables, both, places[files[2]], naive_first=chosen.main != "model")
+    part = which_drawn(shown, job.opened.corpus.num_series, columns, candles)
+    lines = [
+        f"forecast    {files[0]} ({names[0]}), {files[1]} ({names[1]}), picture {files[2]}{part}",
         f"again       {forecast_command(job, folder)}",
     ]
+    return (table, beside), lines
+
+
+def _draw(
+    frame: Any, tables: Mapping[Any, Any], both: Sequence[tuple[Any, str]], place: Path, *, naive_first: bool
+) -> int:
+    """Draw the model's forecast and the naive one, each with its name, and return the number of panels: candles of the
+    model if it makes them, else the fan of the one that is preferred."""
+    from foretrain.evaluation.candles import plot_candles
+    from foretrain.evaluation.plots import plot_forecast
+
+    if "candles" in tables:
+        return plot_candles(frame, tables["candles"], tables["long"], place, beside=both[1])
+    first, other = reversed(both) if naive_first else both
+    return plot_forecast(frame, first[0], place, name=f"{first[1]} (median)", beside=other)
 
 
 def _first_validation(run: Path, metric: str) -> float | None:
@@ -365,6 +466,18 @@ def _first_validation(run: Path, metric: str) -> float | None:
 
     lines = [line for line in read_journal(run / "metrics.jsonl") if line.get("kind") == "validation"]
     return next((line.get(metric) for line in lines if line["step"] == 0), None)
+
+
+@contextmanager
+def _own_ways() -> Iterator[None]:
+    """Say what to do with rows without a target by the options of this command."""
+    from foretrain.forecasting.rows import WAYS
+
+    try:
+        yield
+    except DataError as error:
+        ours = "Give that number as --prediction-length, or leave these rows out of the file"
+        raise DataError(str(error).replace(f"Otherwise say what they are: {WAYS}", ours)) from None
 
 
 @contextmanager

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+MOST_TARGETS = 12  # that a line names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +38,9 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
 
+    def changed(self, **changes: Any) -> Settings:
+        return replace(self, **changes)
+
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON data."""
         found = {**vars(self), "future": None if self.future is None else str(self.future.resolve())}
@@ -48,15 +55,23 @@ class Job:
     settings: Settings
     reading: dict[str, Any]
     opened: OpenedData
+    frame: pd.DataFrame  # its rows, without those known ahead
     ahead: pd.DataFrame | None
     start: Start
     request: FrameRequest
     task: FrameTask
+    unobserved: int  # newest rows in which no series has a target
+    is_frame: bool = False
+    command: str | None = None  # as typed
 
     @property
     def base(self) -> str:
         """Name of the model that the run starts from."""
-        return Path(self.start.asked).name
+        return name_of(self.start.asked)
+
+    @property
+    def targets(self) -> list[str]:
+        return [*map(str, self.start.columns.targets)]
 
     @property
     def horizon(self) -> int:
@@ -64,8 +79,8 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Rows of the longest series."""
-        return int(self.opened.corpus.lengths.max())
+        """Rows of the longest series, without those in which no series has a target."""
+        return int(self.opened.corpus.lengths.max()) - self.unobserved
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,17 @@ class Chosen:
     step: int = 0  # that the weights are of
     most_items: int | None = None  # that both parts are scored on; None = all
 
+    def exceptions(self, targets: Sequence[str]) -> list[str]:
+        """Return the targets for which the validation part prefers the other one of the model and the naive forecast
+        than it does over all targets."""
+        from foretrain.run.quick import errors_by_target
+
+        if self.validation is None:
+            return []
+        found = errors_by_target(self.validation, targets)
+        lower = {name: errors[self.beside] < errors["model"] for name, errors in found.items()}
+        return [name for name in lower if lower[name] == (self.main == "model")]
+
     def label(self, who: str, result: EvaluationResult | None) -> str:
         """Return a forecaster's name."""
         if who == "model":
@@ -92,7 +118,27 @@ class Chosen:
         return who.replace("_", " ") if result is None else result.label(who)
 
 
-def outcome(chosen: Chosen, result: EvaluationResult | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class QuickResult:
+    """What a quick run leaves.
+
+    forecast, naive: the steps after the end of the data by the release and by the best naive forecast, as in
+    forecast.csv and naive.csv: item_id, timestamp, target_name, predictions (the median), and a column a decile.
+    """
+
+    folder: Path
+    summary: str  # the verdict in words, as the command prints it
+    outcome: dict[str, Any]  # of quick.json: released, main ("model", or a naive forecast), errors, verdicts
+    forecast: pd.DataFrame
+    naive: pd.DataFrame
+
+    @property
+    def release(self) -> Path:
+        """The folder of the model, which foretrain.load opens."""
+        return self.folder / "release"
+
+
+def outcome(job: Job, chosen: Chosen, result: EvaluationResult | None) -> dict[str, Any]:
     """Return what the command found, for its JSON file."""
     from foretrain.run.quick import figures
 
@@ -104,6 +150,7 @@ def outcome(chosen: Chosen, result: EvaluationResult | None) -> dict[str, Any]:
         "step": chosen.step,
         "main": chosen.main,
         "beside": chosen.beside,
+        "exceptions": chosen.exceptions(job.targets),
         "validation": errors(chosen.validation),
         "test": errors(result),
         "verdicts": None if result is None else {test.against: test.verdict for test in result.comparisons},
@@ -114,12 +161,15 @@ def summary(job: Job, folder: Path, chosen: Chosen, result: EvaluationResult | N
     """Return the outcome in lines."""
     count = job.opened.corpus.num_series
     size = f"{count:,} series of up to {job.rows:,} rows" if count > 1 else f"{job.rows:,} rows"
-    targets = ", ".join(map(str, job.start.columns.targets))
-    lines = [f"data        {size}; {job.horizon:,} steps of {targets} are forecast", *_on_validation(job, chosen)]
+    targets = ", ".join(job.targets)
+    columns = job.start.columns
+    kinds = ((columns.known, "known ahead"), (columns.past, "without values ahead"))
+    used = "".join(f"; {', '.join(map(str, names))} {kind}" for names, kind in kinds if names)
+    lines = [f"data        {size}; {job.horizon:,} steps of {targets} are forecast{used}", *_on_validation(job, chosen)]
     lines.append(f"released    {_released(job, chosen)}, in {folder / 'release'}")
     if result is None:
         return [*lines, f"test        none: {job.rows:,} rows have no room for a window to score. Nothing was judged."]
-    return [*lines, *result.alarms, *_on_test(job, folder, chosen, result), *_advice(chosen, result)]
+    return [*lines, *result.alarms, *_on_test(job, folder, chosen, result), *_advice(job, chosen, result)]
 
 
 def _on_validation(job: Job, chosen: Chosen) -> list[str]:
@@ -130,8 +180,9 @@ def _on_validation(job: Job, chosen: Chosen) -> list[str]:
         return []
     metric, errors = figures(result)
     shown = [f"{chosen.label(who, result)} {errors[who]:.4g}" for who in ("model", *naive_forecasters(result))]
+    none = f" (without the newest {parts.unobserved:,}, which have no target)" if parts.unobserved else ""
     return [
-        f"parts       of {parts.rows:,} rows the newest {parts.test_steps:,} are the test part, the "
+        f"parts       of {parts.rows:,} rows{none} the newest {parts.test_steps:,} are the test part, the "
         f"{parts.validation_steps:,} before them validation",
         f"validation  {metric}, lower is better: {', '.join(shown)}",
     ]
@@ -165,11 +216,33 @@ def _on_test(job: Job, folder: Path, chosen: Chosen, result: EvaluationResult) -
         f"{folder / 'report.html'}",
         f"            {chosen.name}:",
         *(f"            - {text}" for text in texts),
+        *_by_target(job, chosen, result),
     ]
 
 
-def _advice(chosen: Chosen, result: EvaluationResult) -> list[str]:
-    """Say which forecast is the main one, as validation decides, and whether the test part agrees."""
+def _by_target(job: Job, chosen: Chosen, result: EvaluationResult) -> list[str]:
+    """Return a line on the targets where the test part orders model and best naive forecast unlike over all."""
+    from foretrain.evaluation.result import relative
+    from foretrain.run.quick import errors_by_target, figures
+
+    found, total = errors_by_target(result, job.targets), figures(result)[1]
+    if chosen.beside not in total:  # a season that was found in the validation part alone
+        return []
+    below = total["model"] < total[chosen.beside]
+    unlike = [name for name, errors in found.items() if (errors["model"] < errors[chosen.beside]) != below]
+    if not unlike:
+        return []
+    both = {name: (errors["model"], errors[chosen.beside]) for name, errors in found.items()}
+    shown = [f"{name} {relative(1 - a / b)}" for name, (a, b) in both.items() if b > 0]
+    more = f", and {len(shown) - MOST_TARGETS:,} more" if len(shown) > MOST_TARGETS else ""
+    label = chosen.label(chosen.beside, result)
+    return [f"            - not alike for all targets; error against {label}: {', '.join(shown[:MOST_TARGETS])}{more}"]
+
+
+def _advice(job: Job, chosen: Chosen, result: EvaluationResult) -> list[str]:
+    """Say which forecast is the main one, as validation decides, for which targets it is not, and whether the test part
+    agrees."""
+    from foretrain.evaluation.reference import ZERO_SHOT
     from foretrain.run.quick import figures, naive_forecasters
 
     errors = figures(result)[1]
@@ -177,14 +250,27 @@ def _advice(chosen: Chosen, result: EvaluationResult) -> list[str]:
     names = " and ".join(chosen.label(who, result) for who in lower)
     if chosen.main != "model":
         test = f"on the test part too ({names})" if lower else "on the test part the model is better"
-        return [f"use         naive.csv: {chosen.label(chosen.main, result)} beats the model on validation; {test}"]
-    if lower:
-        return [f"use         forecast.csv, with care: on the test part {names} has a lower error; see naive.csv"]
-    return ["use         forecast.csv"]
+        first = f"naive.csv: {chosen.label(chosen.main, result)} beats the model on validation; {test}"
+    elif lower:
+        first = f"forecast.csv, with care: on the test part {names} has a lower error; see naive.csv"
+    elif errors.get(ZERO_SHOT, math.inf) < errors["model"]:
+        first = f"forecast.csv, with care: on the test part {job.base} as it was has a lower error"
+    else:
+        first = "forecast.csv"
+    other = chosen.exceptions(job.targets)
+    file, who = ("naive.csv", chosen.label(chosen.beside, result)) if chosen.main == "model" else ("forecast.csv", "it")
+    some = f", and {len(other) - MOST_TARGETS:,} more" if len(other) > MOST_TARGETS else ""
+    listed = f"{', '.join(other[:MOST_TARGETS])}{some}"
+    more = [f"            but {file} for {listed}: {who} has the lower error there on validation"] if other else []
+    return [f"use         {first}", *more]
 
 
 def forecast_command(job: Job, folder: Path) -> str:
-    """Return the command that repeats the forecast."""
+    """Return the command, or for a frame the call, that repeats the forecast."""
+    if job.is_frame:
+        future = "" if job.settings.future is None else ", future_df=future"
+        target = "" if job.settings.target is None else f", target={[*job.settings.target]}"
+        return f'foretrain.load("{folder / "release"}").forecast_df(df, {job.horizon}{target}{future})'
     words = ["foretrain", "forecast", str(folder / "release"), str(job.path)]
     if job.start.parts is None or not job.start.parts.trains:
         words += [] if job.settings.prediction_length is None else ["--prediction-length", str(job.horizon)]
@@ -193,7 +279,13 @@ def forecast_command(job: Job, folder: Path) -> str:
     return shlex.join(words) + (" and the options of reading" if job.reading else "")
 
 
+def name_of(model: str) -> str:
+    """Return the last part of a model's path or hub id, with the folder above it if it is `release`."""
+    path = Path(model)
+    return f"{path.parent.name}/{path.name}" if path.name == "release" and path.parent.name else path.name
+
+
 def weights_of(start: Start) -> str:
     """Return what is trained: all weights, or low-rank updates."""
-    count = f"{start.weights / 1e6:.1f} million weights of {Path(start.asked).name}"
+    count = f"{start.weights / 1e6:.1f} million weights of {name_of(start.asked)}"
     return f"low-rank updates of the {count}" if start.adapts else f"all {count}"

@@ -56,6 +56,8 @@ class Chart:
     levels: Sequence[float]
     volume: np.ndarray | None = None  # (C + H,)
     times: np.ndarray | None = None  # (C + H,) microseconds; None counts steps
+    other: np.ndarray | None = None  # (H,) close of another forecast
+    label: str = ""  # of that forecast
 
 
 def candle_columns(names: Sequence[str]) -> dict[str, str] | None:
@@ -76,6 +78,7 @@ def plot_candles(
     id_column: str = "item_id",
     timestamp_column: str = "timestamp",
     max_items: int = 4,
+    beside: tuple[pd.DataFrame, str] | None = None,
 ) -> int:
     """Draw a candle chart of a forecast, one panel per item (the first max_items of them).
 
@@ -86,6 +89,7 @@ def plot_candles(
         path: where to write; .png, .svg or .pdf.
         id_column, timestamp_column: their names, in all three frames.
         max_items: most panels, up to 6.
+        beside: another forecast in the format of `forecast`, of which the median close is drawn, and its name.
 
     Returns the number of panels. Raises DataError if the forecast is empty or has no candles, or the file type is
     unknown.
@@ -114,6 +118,8 @@ def plot_candles(
                 levels=list(levels),
                 volume=np.concatenate([part[volume].to_numpy(np.float64) for part in (past, rows)]) if volume else None,
                 times=joined_times(past[timestamp_column], rows[timestamp_column]),
+                other=None if beside is None else beside[0].loc[close.index, "predictions"].to_numpy(np.float64),
+                label="" if beside is None else f"close of {beside[1]}",
             )
         )
     if not charts:
@@ -155,6 +161,8 @@ def _chart(prices: Axes, strip: Axes | None, chart: Chart) -> None:
         prices.fill_between(future, lower, upper, color=COLORS["model"], alpha=alpha, lw=0)
     _candles(prices, x[:past], chart.history, PAST, width)
     _candles(prices, x[past:], chart.forecast, COLORS["model"], width)
+    if chart.other is not None:
+        prices.plot(x[past:], chart.other, color=COLORS["naive"], ls=(0, (5, 2)), lw=1.5, zorder=4)
     _show_prices(prices)
     prices.set_title(short(chart.title, 46), loc="left")
     prices.set_xlim(x[0] - 1, x[-1] + 1)
@@ -208,12 +216,15 @@ def _bands(chart: Chart) -> list[tuple[int, int]]:
 
 
 def _legend(chart: Chart) -> dict[str, Any]:
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     entries: dict[str, Any] = {
         "history": Patch(facecolor=PAST, edgecolor=PAST),
         "mean forecast": Patch(facecolor=COLORS["model"], edgecolor=COLORS["model"]),
     }
+    if chart.other is not None:
+        entries[chart.label] = Line2D([], [], color=COLORS["naive"], ls=(0, (5, 2)), lw=1.5)
     seen = 0.0
     for (low, high), alpha in zip(_bands(chart), BAND_ALPHA, strict=False):
         seen = 1 - (1 - seen) * (1 - alpha)  # bands are drawn over each other

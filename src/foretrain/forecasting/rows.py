@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 AS_FUTURE = "the newest rows without a target"  # what errors call the known covariates that were found in the history
-_WAYS = (
+WAYS = (
     "trailing_rows='history' (--trailing-rows history) forecasts the steps after them, 'drop' leaves them out, and "
     "future_df (--future) holds covariates of the steps to forecast"
 )
@@ -263,7 +263,7 @@ def _unfit(ids: Sequence[object], found: Trailing, at: int, horizon: int) -> str
     return (
         f"the newest rows of {having:,} of {counted(len(found.count), 'item')} have no target{what}; {of_item}. They "
         f"are the steps to forecast if every item has exactly prediction_length = {horizon} of them, with covariates. "
-        f"Otherwise say what they are: {_WAYS}."
+        f"Otherwise say what they are: {WAYS}."
     )
 
 

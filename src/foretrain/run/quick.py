@@ -113,7 +113,7 @@ def first_config(start: Start, corpus: Path, out: Path, *, seed: int, device: st
             "prediction_length": parts.horizon,
             "min_context": parts.min_context,
             "validation_steps": parts.validation_steps,
-            "test_steps": parts.test_steps,
+            "test_steps": parts.steps_after_validation,
             **({} if own else {role: [*map(str, names)] for role, names in roles.items()}),
         },
         "training": {
@@ -259,11 +259,11 @@ def score(
         corpus,
         selection=selection,
         prediction_length=parts.horizon,
-        num_windows=parts.test_origins if is_test else parts.validation_origins,
+        num_windows=parts.test_origins + parts.windows_beyond if is_test else parts.validation_origins,
         stride=parts.test_stride if is_test else parts.validation_stride,
         split=split,  # type: ignore[arg-type]
         validation_steps=parts.validation_steps,
-        test_steps=parts.test_steps,
+        test_steps=parts.steps_after_validation,
         context_length=context_of(predictor),
         max_items=max_items,
         compare=BASELINES,
@@ -294,6 +294,23 @@ def naive_forecasters(result: EvaluationResult) -> list[str]:
     return [who for who in BASELINES if who in result.pooled and (who == "naive" or season_of(result, who) > 1)]
 
 
+def errors_by_target(result: EvaluationResult, targets: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the mean of the metric that decides over the windows of each scored target, by forecaster; {} for one
+    target."""
+    metric = figures(result)[0]
+    longest = sorted(targets, key=len, reverse=True)  # a name may end as another one does
+    of = np.array([next((name for name in longest if item.endswith(f" {name}")), "") for item in result.items])
+    windows = np.array(result.item_windows, float)
+    found = dict[str, dict[str, float]]()
+    tables = {who: np.array(values[metric], float) for who, values in result.per_item.items()}
+    finite = np.logical_and.reduce([np.isfinite(errors) for errors in tables.values()])
+    for name in targets:
+        known = (of == name) & finite
+        if known.any():
+            found[name] = {who: float(np.average(v[known], weights=windows[known])) for who, v in tables.items()}
+    return found if len(found) > 1 else {}
+
+
 def season_of(result: EvaluationResult, who: str) -> int:
     """Return the steps of the season that a baseline of a result repeats."""
     if who == FOUND:
@@ -315,17 +332,21 @@ def against(result: EvaluationResult, test: Comparison, label: str) -> str:
     return f"{word} {label}{f': error {relative(1 - ours / theirs)} its' if known else ''}, {p}, {over}"
 
 
-def naive_table(task: FrameTask, table: pd.DataFrame, who: str, result: EvaluationResult | None) -> pd.DataFrame:
+def naive_table(
+    task: FrameTask, table: pd.DataFrame, who: str, result: EvaluationResult | None, context_length: int
+) -> pd.DataFrame:
     """Return the forecast of a baseline in the format and with the rows of a model's long table.
 
-    result: of an evaluation, which says what season the baseline repeats.
+    result: of an evaluation, which says what season the baseline repeats. context_length: newest steps of the history
+    that the baseline reads, as in that evaluation.
     """
     levels = [name for name in table.columns if name in map(str, DECILES)]
     contexts, stamps = list[Any](), list[Any]()
     for window in task.windows:
         for row in range(window.num_targets):
-            contexts.append(window.context[row])
-            stamps.append((window.context_times, window.future_times))
+            contexts.append(window.context[row, -context_length:])
+            times = window.context_times
+            stamps.append((None if times is None else times[-context_length:], window.future_times))
     by_clock = result is not None and who == SEASONAL and "time of day" in result.labels.get(SEASONAL, "")
     season = 1 if result is None else season_of(result, who)
     quantiles = np.float32(

@@ -1,6 +1,6 @@
 """How `foretrain quick` divides the rows of a file and the minutes that it has.
 
-# n rows of a series, H horizon
+# n rows of a series, H horizon, N series, T rows of all series
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from foretrain.data.windows import IntArray
 from foretrain.evaluation.significance import lag_in_origins, origins_needed
@@ -36,6 +37,7 @@ class Parts:
     test_steps: int
     test_origins: int
     test_stride: int
+    unobserved: int = 0  # rows after those, in which no series has a target
 
     @property
     def train_rows(self) -> int:
@@ -52,13 +54,35 @@ class Parts:
         """Origins that a significance test of the test part takes."""
         return origins_needed(lag_in_origins(self.horizon, self.test_stride))
 
+    @property
+    def windows_beyond(self) -> int:
+        """Windows after the test part, of which nothing or little is observed."""
+        return -(-self.unobserved // self.test_stride)
+
+    @property
+    def steps_after_validation(self) -> int:
+        """Steps of the test part and of the windows beyond it."""
+        return self.test_steps + self.windows_beyond * self.test_stride
+
 
 def rows_for_three_parts(horizon: int, context_length: int) -> int:
     """Return the rows of the shortest series that can be trained, validated and tested on."""
     return min(horizon, context_length) + 3 * horizon
 
 
-def three_parts(lengths: IntArray, horizon: int, context_length: int) -> Parts | None:
+def trailing_rows(observed: npt.NDArray[np.bool_], lengths: IntArray) -> IntArray:
+    """Return the newest rows without a target of each series that has any target.
+
+    Args:
+        observed: (T,) True for rows with a target, series by series.
+        lengths: (N,) rows of each series.
+    """
+    starts = np.cumsum(lengths) - lengths
+    last = np.maximum.reduceat(np.where(observed, np.arange(len(observed)), -1), starts)
+    return (starts + lengths - 1 - last)[last >= 0]
+
+
+def three_parts(lengths: IntArray, horizon: int, context_length: int, unobserved: int = 0) -> Parts | None:
     """Return the parts for series of these lengths, None if none is long enough for three.
 
     The sizes suit a series of median length if that is long enough, else a longer one. The test part has up to 20
@@ -66,6 +90,7 @@ def three_parts(lengths: IntArray, horizon: int, context_length: int) -> Parts |
     if it is short. Training windows have whole contexts or, in short series, contexts of half of the rows left.
     """
     needed = rows_for_three_parts(horizon, context_length)
+    lengths = np.maximum(lengths - unobserved, 0)
     sizes = [int(size) for size in np.quantile(lengths, _LONGER, method="lower")]
     rows = next((size for size in sizes if size >= needed), None)
     if rows is None:
@@ -87,17 +112,18 @@ def three_parts(lengths: IntArray, horizon: int, context_length: int) -> Parts |
         test_steps=steps,
         test_origins=origins,
         test_stride=stride,
+        unobserved=unobserved,
     )
 
 
-def only_a_test_part(lengths: IntArray, horizon: int, context_length: int) -> Parts | None:
+def only_a_test_part(lengths: IntArray, horizon: int, context_length: int, unobserved: int = 0) -> Parts | None:
     """Return a test part alone for series that are too short for three, None if there is no room for a window."""
-    rows, shortest = int(lengths.max()), min(horizon, context_length)
+    rows, shortest = int(lengths.max()) - unobserved, min(horizon, context_length)
     origins = min(MOST_TEST, (rows - max(shortest, rows // 3)) // horizon)
     origins = max(origins, min(1, (rows - shortest) // horizon))
     if origins < 1:
         return None
-    return Parts(horizon, rows, shortest, 0, 0, horizon, origins * horizon, origins, horizon)
+    return Parts(horizon, rows, shortest, 0, 0, horizon, origins * horizon, origins, horizon, unobserved)
 
 
 def _test_origins(room: int, horizon: int) -> tuple[int, int, int]:
