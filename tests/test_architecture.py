@@ -21,7 +21,8 @@ SRC = ROOT / "src" / "foretrain"
 # src/foretrain stands in one of them.
 LAYERS = (
     {"errors"},
-    {"atomic"},
+    {"atomic", "reading"},
+    {"locks"},
     {"hints"},
     {"notes"},
     {"config"},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -160,3 +161,69 @@ def test_a_wrong_entry_of_a_list_is_one_problem():
         build(Filled, {"leaves": [{"steps": "many"}]})
     with pytest.raises(ConfigError, match="1 problem\n  leaves: "):
         build(Filled, {"leaves": []})
+
+
+LAUGHS = "\n".join(
+    ['a: &a ["x", "x", "x", "x", "x", "x", "x", "x", "x"]']
+    + [f"{chr(98 + k)}: &{chr(98 + k)} [{','.join(['*' + chr(97 + k)] * 9)}]" for k in range(9)]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (LAUGHS, "more than 100,000 values, counting what aliases repeat"),
+        ("&a [*a]", "an alias names what holds it"),
+        ("a: " + "9" * 5000, "a value cannot be read"),
+        ("a: 2024-13-45", "month must be in 1..12"),
+        ("? [a]\n: 1", "line 1: a key is a list, not text"),
+        ("{? {a: 1} : 2}", "line 1: a key is a dict, not text"),
+        ("a: " + "[" * 3000, "nested too deep"),
+        ("a: " + "[" * 150 + "]" * 150, "nested more than 100 deep"),
+        ("a: !!timestamp 99", "a value cannot be read"),
+        ("a: !!bool q", "a value cannot be read"),
+    ],
+)
+def test_hostile_yaml_is_one_line_in_files_and_overrides(tmp_path: Path, text: str, why: str):
+    (tmp_path / "c.yaml").write_text(text)
+    for read in (lambda: read_yaml(tmp_path / "c.yaml"), lambda: parse_scalar(text)):
+        with pytest.raises(ConfigError, match=why) as raised:
+            read()
+        assert "\n" not in str(raised.value) and len(str(raised.value)) < 600
+
+
+def test_anchors_of_ordinary_size_are_read(tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("a: &a {steps: 3}\nb: *a\nc: {<<: *a, d: 1}\n")
+    assert read_yaml(tmp_path / "c.yaml") == {"a": {"steps": 3}, "b": {"steps": 3}, "c": {"steps": 3, "d": 1}}
+
+
+def test_a_pipe_in_place_of_a_config_is_refused_at_once(tmp_path: Path):
+    os.mkfifo(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match=r"c\.yaml: cannot be read: not a plain file\."):
+        read_yaml(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan", "1e400"])
+def test_numbers_of_a_config_are_finite(number: str):
+    class Rate(Section):
+        rate: float
+
+    with pytest.raises(ConfigError, match=r"rate: .*finite"):
+        build(Rate, {"rate": parse_scalar(number)})
+
+
+def test_whole_numbers_beyond_64_bits_and_nul_characters_are_refused_wherever_they_are():
+    class Names(Section):
+        names: tuple[str, ...] = ()
+        seed: int = 0
+
+    with pytest.raises(ConfigError, match=r"here: seed: whole numbers are between -2\^63 and 2\^63 - 1\."):
+        build(Names, {"seed": 2**63}, source="here")
+    with pytest.raises(ConfigError, match=r"here: names\.1: holds a NUL character\."):
+        build(Names, {"names": ["a", "b\0"]}, source="here")
+
+
+@pytest.mark.parametrize("part", ["²", "9" * 5000, "-1", "1_0", "٣"])
+def test_a_place_in_a_list_is_a_number_of_its_entries(part: str):
+    with pytest.raises(ConfigError, match="is not one of the 1 list entries"):
+        apply_overrides({"a": [{"b": 1}]}, [f"a.{part}.b=2"])

@@ -166,8 +166,8 @@ def replacing_folder(path: Path, *, scratch: Path | None = None) -> Iterator[Pat
         remove(scratch)
 
 
-def replace_folder(new: Path, path: Path) -> None:
-    """Move a finished folder to `path` and delete the folder that was there, if any.
+def replace_folder(new: Path, path: Path, *, keep: Path | None = None) -> None:
+    """Move a finished folder to `path`, and delete the folder that was there, if any, or move it to `keep`.
 
     This is one atomic step if the system can exchange folders. Otherwise the old folder is named `.old-NAME` between
     two renames, so that a kill leaves both folders complete.
@@ -184,6 +184,9 @@ def replace_folder(new: Path, path: Path) -> None:
                 old.rename(path)
             raise
         new = old
+    if keep is not None and new.exists():
+        remove(keep)
+        new.rename(keep)
     for folder in {new, old}:
         remove(folder)
 

@@ -20,12 +20,13 @@ from pydantic.fields import FieldInfo
 
 from foretrain.errors import ConfigError
 from foretrain.hints import did_you_mean, elsewhere
+from foretrain.reading import Unreadable, check_depth, read_text
 
 
 class Section(BaseModel):
     """Base of every config section: frozen; unknown keys are errors; text becomes a number only where YAML says so."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -121,13 +122,21 @@ def upgraded(schema: type[Section], saved: dict[str, Any]) -> dict[str, Any]:
         return saved
 
 
+_LARGEST = 4 << 20  # bytes of a config
+_MOST_NODES = 100_000  # keys and values of a config
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads 1e-4 as a number (YAML 1.1 wants 1.0e-4) and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, str | int | float | None):
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: a key is a {type(key).__name__}, not text.")
             if key in seen:
                 raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice; keep one.")
             seen.add(key)
@@ -151,25 +160,68 @@ for _class in (_Loader, _Dumper):
     )
 
 
+def _load(text: str) -> Any:
+    """Return the plain Python value of a YAML text. Raises YAMLError, Unreadable, or ConfigError for a repeated key."""
+    loader = _Loader(text)  # a SafeLoader: builds plain Python values only
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node)
+        value = loader.construct_document(node)
+        check_depth(value)
+        return value
+    except RecursionError:
+        raise Unreadable("nested too deep") from None
+    except Unreadable:
+        raise
+    except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError) as error:  # of PyYAML's constructors
+        raise Unreadable(f"a value cannot be read: {error}") from None
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+
+
+def _check_size(node: yaml.Node) -> None:
+    """Raise Unreadable if the document has more than _MOST_NODES nodes once aliases stand for what they name."""
+    sizes: dict[int, int | None] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) in sizes:
+            found = sizes[id(node)]
+            if found is None:
+                raise Unreadable(f"an alias names what holds it, line {node.start_mark.line + 1}")
+            return found
+        sizes[id(node)] = None
+        inner = node.value if isinstance(node.value, list) else []
+        total = 1 + sum(size(part) for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+        if total > _MOST_NODES:
+            raise Unreadable(f"more than {_MOST_NODES:,} values, counting what aliases repeat")
+        sizes[id(node)] = total
+        return total
+
+    size(node)
+
+
 def parse_scalar(text: str) -> Any:
     """Parse a YAML fragment, the value of `training.max_steps=100` or `data.target=[close]`. Raises ConfigError."""
+    shown = text if len(text) <= 60 else f"{text[:60]}..."
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain Python values only
-    except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read {text!r} as a YAML value: {_first_line(error)}") from None
+        return _load(text)
+    except (yaml.YAMLError, Unreadable) as error:
+        raise ConfigError(f"cannot read {shown!r} as a YAML value: {_first_line(error)}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read the mapping in a YAML file. Raises ConfigError if it is missing, malformed or not a mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, _LARGEST)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except (OSError, Unreadable) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        value = _load(text)
+    except (yaml.YAMLError, Unreadable) as error:
         raise ConfigError(f"{path}: not valid YAML: {_first_line(error)}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
@@ -214,10 +266,24 @@ def build(
 
     locate maps the location of a problem in tree to the location where the user wrote it.
     """
+    _refuse_impossible(tree, source, locate)
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
         raise explained(cls, error, source, locate) from None
+
+
+def _refuse_impossible(tree: Any, source: str, locate: Callable[[list[str]], list[str]]) -> None:
+    """Raise ConfigError for a value that no key takes: a whole number beyond 64 bits, or text with a NUL character."""
+    found: list[tuple[list[str], Any]] = [([], tree)]
+    for place, value in found:
+        if isinstance(value, dict | list | tuple):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            found += [([*place, str(key)], item) for key, item in pairs]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{source}: {'.'.join(locate(place))}: whole numbers are between -2^63 and 2^63 - 1.")
+        elif isinstance(value, str) and "\0" in value:
+            raise ConfigError(f"{source}: {'.'.join(locate(place))}: holds a NUL character.")
 
 
 def explained(
@@ -380,7 +446,7 @@ def _set(node: Any, part: str, value: Any, key: str) -> None:
 
 
 def _index(node: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not (part.isascii() and part.isdigit() and len(part) < 10) or int(part) >= len(node):
         raise ConfigError(f"{key}: {part!r} is not one of the {len(node)} list entries (0..{len(node) - 1}).")
     return int(part)
 

@@ -38,7 +38,7 @@ def test_update_appends_new_bars_and_items_and_keeps_old_values(tmp_path: Path) 
     assert report.changed
     assert len(corpus.manifest.provenance["sources"]) == 5
     assert corpus.fingerprint != old_hash
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.old", "in", "out"]
 
 
 def test_an_update_keeps_what_the_corpus_calls_covariates(tmp_path: Path) -> None:
@@ -110,6 +110,56 @@ def test_an_update_that_only_revises_says_so(tmp_path: Path) -> None:
     assert "nothing new" in report.text() and "revised (warning)" in report.text()
     with pytest.raises(DataError, match="revised"):
         import_corpus([tmp_path / "A.csv"], tmp_path / "out", update=True, on_bad="error")
+
+
+@pytest.mark.parametrize("on_bad", ["fix", "drop"])
+def test_rules_leave_out_new_items_and_rows_but_never_stored_ones(tmp_path: Path, on_bad) -> None:
+    """Stored: damaged bars, a twin, a short item, a split; the files: an item of another frequency, and more bars."""
+    head, folder = "date,open,high,low,close,volume", tmp_path / "in"
+    damaged, split = ohlcv(60, 0), ohlcv(60, 1)
+    damaged[3, 1] = damaged[3, 2] - 5  # a high below its low
+    damaged[4, 0] = -1
+    split[30:, :4] /= 4
+    for name, values in (("damaged", damaged), ("twin", damaged), ("split", split), ("short", ohlcv(3, 2))):
+        write_csv(folder / f"{name}.csv", head, dates(len(values)), values)
+    import_corpus([folder], tmp_path / "out")
+    before = Corpus.open(tmp_path / "out")
+    old = {before.item_id(k): (np.array(before.values(k)), before.times(k)) for k in range(before.num_series)}
+    more = tmp_path / "more"
+    hours = [f"2024-03-01 {h // 4 % 24:02d}:{h % 4 * 15:02d}" for h in range(80)]
+    for k in range(6):
+        write_csv(more / f"quarter{k}.csv", head, hours, ohlcv(80, 10 + k))
+    later = ohlcv(62, 0)
+    later[60, 1] = later[60, 2] - 5
+    write_csv(more / "damaged.csv", head, dates(62)[58:], later[58:])
+    report = import_corpus([more], tmp_path / "out", update=True, on_bad=on_bad, min_rows=5)
+    after = Corpus.open(tmp_path / "out")
+    for k, item in enumerate(after.item_ids()):
+        if item in old:
+            values, times = old.pop(item)
+            np.testing.assert_array_equal(after.values(k)[:, : values.shape[1]], values)
+            found = after.times(k)
+            assert found is not None and times is not None
+            np.testing.assert_array_equal(found[: len(times)], times)
+            assert len(found) - len(times) == ({"fix": 2, "drop": 1}[on_bad] if item == "damaged" else 0)
+    assert not old
+    assert set(report.dropped) == ({f"quarter{k}" for k in range(6)} if on_bad == "drop" else set())
+
+
+def test_new_stamps_of_another_kind_than_the_stored_ones_are_left_out_or_refused(tmp_path: Path) -> None:
+    head, values = "date,value", ohlcv(60, 0)[:, :1]
+    stamps = [f"2024-01-{1 + h // 24:02d} {h % 24:02d}:00" for h in range(60)]
+    write_csv(tmp_path / "a.csv", head, stamps[:50], values[:50])
+    import_corpus([tmp_path / "a.csv"], tmp_path / "out")
+    folder = tmp_path / "more"
+    for k in range(3):
+        write_csv(folder / f"b{k}.csv", head, [f"{stamp}Z" for stamp in stamps], values)
+    report = import_corpus([tmp_path / "a.csv", folder], tmp_path / "out", update=True, on_bad="drop")
+    assert set(report.dropped) == {"b0", "b1", "b2"} and not report.changed
+    write_csv(folder / "a.csv", head, [f"{stamp}Z" for stamp in stamps], values)
+    with pytest.raises(DataError, match="rule mixed_timezones"):
+        import_corpus([folder], tmp_path / "out", update=True, on_bad="drop")
+    assert Corpus.open(tmp_path / "out").lengths.tolist() == [50]
 
 
 @pytest.mark.processes

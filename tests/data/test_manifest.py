@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ FIELDS = {
     "provenance": {"kind": "real", "sources": [], "command": None},
     "content_hash": "0" * 64,
 }
+SHARD = {"file": "data.arrow", "series": 1, "rows": 3, "values": 3, "bytes": 100, "sha256": "0" * 64}
 
 
 def test_the_content_hash_depends_on_content_only(tmp_path, random_items, write_corpus):
@@ -66,7 +69,7 @@ def test_the_content_hash_does_not_depend_on_how_series_are_grouped():
 
 
 def test_a_manifest_comes_back_from_its_file(tmp_path):
-    manifest = make_manifest({**FIELDS, "a field of a later version": 1}, source="here")
+    manifest = make_manifest({**FIELDS, "shards": [SHARD], "a field of a later version": 1}, source="here")
     (tmp_path / "manifest.json").write_text(manifest.to_json())
     assert read_manifest(tmp_path / "manifest.json") == manifest
 
@@ -80,6 +83,16 @@ def test_a_manifest_comes_back_from_its_file(tmp_path):
         ({"price_columns": ["close"]}, "price_columns names no column: close"),
         ({"time": "regular"}, "a regular time axis needs a freq"),
         ({"num_series": None}, "num_series: "),
+        ({"num_series": True}, "num_series: "),
+        ({"num_rows": 3.5}, "num_rows: "),
+        ({"seasonality": -24}, "seasonality: "),
+        ({"seasonality": 10**15}, "seasonality: "),
+        ({"step": 0}, "step: "),
+        ({"shards": [SHARD | {"file": "../out.arrow"}]}, "'../out.arrow' is not the name of a file"),
+        ({"shards": [SHARD | {"file": "/etc/passwd"}]}, "'/etc/passwd' is not the name of a file"),
+        ({"shards": [SHARD, SHARD]}, "shards names a file twice"),
+        ({"shards": [SHARD | {"series": -1}]}, "shards.0.series: "),
+        ({"shards": [SHARD | {"rows": 4}]}, "num_rows is 3, and its shards have 4"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused_with_its_source(change, message):
@@ -87,7 +100,17 @@ def test_a_manifest_that_contradicts_itself_is_refused_with_its_source(change, m
         make_manifest({**FIELDS, **change}, source="here")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read as a manifest"), ("[1]", "no format_version")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as a manifest"),
+        ("[1]", "not a JSON object, but a list"),
+        ("[" * 5000, "nested more than 100 deep"),
+        (json.dumps(FIELDS | {"format_version": True}), "no format_version"),
+        (json.dumps(FIELDS | {"format_version": 1}), "names no shards"),
+        (json.dumps(FIELDS | {"format_version": 1, "shards": [SHARD], "freq": "5 apples"}), "apples"),
+    ],
+)
 def test_a_file_that_is_no_manifest_is_named(tmp_path, text, message):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=rf"manifest\.json: .*{message}"):

@@ -16,16 +16,16 @@ def equal(a, b) -> bool:
     return np.array_equal(a, b, equal_nan=True)
 
 
-def test_writing_never_changes_an_existing_folder_unless_replace_is_set(tmp_path, random_items, write_corpus):
+def test_writing_never_changes_an_existing_folder_unless_the_writer_replaces_it(tmp_path, random_items, write_corpus):
     items = random_items(0, 2, 1, 5, 9)
     first = write_corpus(tmp_path / "c", items, ["a"])
     with pytest.raises(DataError, match="never overwritten"):
         CorpusWriter(tmp_path / "c", ["a"], time="steps")
     assert Corpus.open(tmp_path / "c").fingerprint == first.fingerprint
-    other = write_corpus(tmp_path / "c", random_items(1, 2, 1, 5, 9), ["a"], replace=True)
+    other = write_corpus(tmp_path / "c", random_items(1, 2, 1, 5, 9), ["a"], replaces=first.manifest)
     assert other.fingerprint != first.fingerprint
     assert equal(first.values(0), items[0][1])  # still mapped
-    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".c.old", "c"]
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path, random_items):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 
 import pytest
@@ -152,3 +153,21 @@ def test_a_full_disk_raises_oserror(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert error.value.errno == errno.EFBIG
+
+
+def test_other_users_may_read_weights_if_the_mask_of_new_files_lets_them(tmp_path):
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            write_weights(network().state_dict(), tmp_path)
+        finally:
+            os.umask(before)
+        assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
+        (tmp_path / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("names", [None, [], {}, 3, {"a": 1}, {"a": None}])
+def test_an_index_that_names_no_files_is_refused_in_one_line(tmp_path, names):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(ModelError, match="weight_map of the index names no files"):
+        read_weights(tmp_path, network())

@@ -39,7 +39,7 @@ def test_cutting_keeps_lines_up_to_a_step_and_drops_a_torn_one(tmp_path):
 def test_a_line_that_is_no_json_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n\xff\x00{"st\n{"step": 3}\n')
-    with pytest.raises(TrainingError, match=r"metrics.jsonl: line 2 is not JSON"):
+    with pytest.raises(TrainingError, match=r"metrics.jsonl: line 2 is no record of a run"):
         list(read_journal(path))
 
 

@@ -152,3 +152,13 @@ def test_resuming_a_finished_run_keeps_its_mark(toy, tmp_path):
     toy.trainer(tmp_path, resume="auto", max_steps=14).fit()
     assert "promotion" not in read(tmp_path / "release" / "release.json")
     assert "promotion" not in read(tmp_path / "final_metrics.json")
+
+
+@pytest.mark.parametrize("text", ['{"step": 2', "[1]", "[" * 3000, "\x00", ""])
+def test_a_run_with_a_damaged_release_json_is_resumed_and_writes_it_anew(tmp_path: Path, toy, text: str) -> None:
+    toy.trainer(tmp_path).fit()
+    path = tmp_path / "release" / "release.json"
+    path.unlink()  # all its names are links to one file
+    path.write_text(text)
+    toy.trainer(tmp_path, max_steps=16, resume="auto").fit()
+    assert read(path)["step"] == 16

@@ -352,7 +352,7 @@ def test_nothing_in_a_run_folder_is_a_link_or_a_pickle(toy, tmp_path):
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
     suffixes = {path.suffix for path in files if "tfevents" not in path.name}
-    assert suffixes == {".json", ".jsonl", ".safetensors", ".log", ".lock", ".yaml"}
+    assert suffixes == {".json", ".jsonl", ".safetensors", ".log", ".yaml"}
     assert not any(path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04", b"PK") for path in files)
 
 

@@ -26,7 +26,8 @@ from foretrain.models import family, open_release
 from foretrain.models.base import Trainable
 from foretrain.models.hub import local_folder, resolve
 from foretrain.models.shipped import shipped
-from foretrain.models.weights import disk_errors
+from foretrain.models.weights import disk_errors, share
+from foretrain.reading import read_object
 
 ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's prefix of every tensor name
@@ -72,6 +73,7 @@ def write_adapter(folder: Path, model: Trainable) -> None:
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     with disk_errors(folder / WEIGHTS_FILE):
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        share(folder / WEIGHTS_FILE)
 
 
 def _target_modules(network: nn.Module, adapter: Adapter) -> list[str]:
@@ -214,6 +216,6 @@ def _add(weight: Tensor | None, name: str, down: Tensor, up: Tensor | None, scal
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())}).") from None

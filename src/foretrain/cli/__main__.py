@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from foretrain.cli.app import main
+from foretrain.cli.main import main
 
 
 def _main_of_many() -> None:

@@ -5,16 +5,12 @@ Errors for users are printed in one line with exit code 2. This module imports n
 
 from __future__ import annotations
 
-import errno
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from foretrain.cli.configs import config_app
-from foretrain.cli.messages import UsageError, messages_in_lines, usage_text
 from foretrain.cli.options import (
     AccumulationOption,
     BatchSizeOption,
@@ -53,7 +49,7 @@ from foretrain.cli.options import require_single_process as _require_single_proc
 from foretrain.cli.quick import quick
 from foretrain.cli.reading import SERIES_ONLY, GroupedCommand, reads_files
 from foretrain.cli.start import importing
-from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
+from foretrain.errors import ConfigError
 
 app = typer.Typer(
     name="foretrain",
@@ -67,10 +63,6 @@ app = typer.Typer(
 data_app = typer.Typer(help="Import or generate series as a corpus, and inspect one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
-
-# errors of writing files that the user can fix, so that they are no bugs
-_FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG}
-_FILE_ERRORS |= {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 
 
 @app.command()
@@ -132,6 +124,18 @@ def data_generate(
     example = "data generate synthetic/mixture --out corpora/mixture"
     config, overrides = config_and_overrides(items, None, example, "data generate")
     generate_data(config, overrides, out, num_series=num_series, workers=workers)
+
+
+@data_app.command("verify")
+def data_verify(
+    folders: Annotated[list[Path], typer.Argument(metavar="CORPUS...", help="Corpus folders.")],
+) -> None:
+    """Compare every shard of corpora with the hash in its manifest."""
+    _require_single_process("data verify")
+    _prepare(None)
+    from foretrain.cli.commands import verify_corpora
+
+    verify_corpora(folders)
 
 
 @data_app.command("inspect", cls=GroupedCommand)
@@ -564,32 +568,3 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def main() -> None:
-    """Entry point of the `foretrain` command: user errors and warnings in one line, exit code 2; Ctrl-C 130."""
-    try:
-        with messages_in_lines():
-            code = app(prog_name="foretrain", standalone_mode=False)
-        sys.exit(code or 0)
-    except UsageError as error:
-        _fail(usage_text(error))
-    except ForetrainError as error:
-        _fail(str(error))
-    except Interrupted as stopped:  # the run has logged this and saved a checkpoint
-        sys.exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe closed it; Python would raise again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        if error.errno not in _FILE_ERRORS:
-            raise
-        _fail(str(DataError(f"{error.filename or 'output'}: {error.strerror}. Free space or choose another folder.")))
-
-
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)

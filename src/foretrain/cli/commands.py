@@ -7,12 +7,14 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.atomic import new_folder
 from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -85,14 +87,28 @@ def inspect_data(path: Path, reading: Mapping[str, Any], *, plot: Path | None = 
         return
     if reading:
         raise ConfigError(f"{path}: is a corpus; the options of reading files do not apply. Leave them out.")
-    corpus = Corpus.open(path)
     if verify:
-        corpus.verify()
-        print("every shard has its recorded hash")
+        verify_corpora([path])
+    corpus = Corpus.open(path)
     print(inspect_text(corpus))
     if plot is not None:
         plot_corpus(corpus, plot)
         print(f"picture: {plot}")
+
+
+def verify_corpora(folders: Sequence[Path]) -> None:
+    """`foretrain data verify`: compare every shard of corpora with its hash, and say at what rate."""
+    from foretrain.data.frames import is_corpus
+    from foretrain.data.verification import verify_folder
+
+    for folder in folders:
+        if not is_corpus(folder):
+            raise ConfigError(f"{folder}: is no corpus. Only what `foretrain data import` makes has hashes.")
+        began = time.perf_counter()
+        with progress_bar("comparing") as advance:
+            size = verify_folder(folder, advance)
+        took = max(time.perf_counter() - began, 1e-9)
+        print(f"{folder}: every shard has its recorded hash ({size / 1e6:,.1f} MB, {size / took / 1e9:.1f} GB/s)")
 
 
 def evaluate_model(
@@ -176,6 +192,7 @@ def evaluate_model(
             progress=lambda done: advance(done, None, "windows"),
             **settings,
         )
+    opened.check_intact()
     if against is not None:
         promotion = judge(result, require_significance=require_significance, promote_over=promote_over)
         result = replace(result, promotion=promotion)
@@ -196,8 +213,8 @@ def _save_result(result: EvaluationResult, model: str, loaded: Mapping[str, Any]
     from foretrain.models.hub import facts_of, release_in
     from foretrain.run.promotion import record
 
-    for path in write_report(result, out) if out is not None else ():
-        print(f"wrote {path}")
+    if out is not None:
+        _write_folder(out, lambda folder: write_report(result, folder))
     promotion, release = result.promotion, release_in(Path(model).expanduser())
     if promotion is None or promotion.against["key"] != ZERO_SHOT or not (release / "release.json").is_file():
         return
@@ -291,6 +308,7 @@ def forecast_file(
     with scratch_files(*files.values(), *pictures) as places:
         with errors_of_files(path, future):
             tables = predictor.forecast_tables(frame, request, ahead, str(path))
+        opened.check_intact()
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
             save_table(table, places[file])
@@ -377,8 +395,8 @@ def score_predictions(
     columns |= {"item" if role == "item_id" else role: name for role, name in how.pop("column", {}).items()}
     score = score_file(path, columns=columns, reading=how, **settings)
     print(score.markdown(), end="")
-    for file in score.save(out) if out is not None else ():
-        print(f"wrote {file}")
+    if out is not None:
+        _write_folder(out, score.save)
     return score
 
 
@@ -400,6 +418,21 @@ def which_drawn(shown: int, items: int, columns: FrameColumns, candles: bool) ->
     """Return how many of the items, or of their targets, a picture shows; "" for all."""
     total, kind = (items, "items") if candles else (items * len(columns.targets), "series")
     return f" (the first {shown} of {total:,} {kind})" if shown < total else ""
+
+
+def _write_folder(out: Path, write: Callable[[Path], Sequence[Path]]) -> None:
+    """Let a function write the files of a new folder, which appears when it has, and name them. DataError if it cannot.
+
+    write takes the folder and returns the files that it wrote.
+    """
+    try:
+        with new_folder(out) as scratch:
+            names = [path.relative_to(scratch) for path in write(scratch)]
+    except OSError as error:
+        why = error.strerror or error
+        raise DataError(f"{out}: cannot be written ({why}). Nothing is there; free space or name another.") from None
+    for name in names:
+        print(f"wrote {out / name}")
 
 
 def _draw(history: Any, tables: Mapping[Output, Any], path: Path, candles: bool) -> int:

@@ -14,6 +14,7 @@ import typer
 
 from foretrain.notes import Code
 
+Abort: Any = typer.Abort
 UsageError: Any = typer.BadParameter.__base__  # not exported; some versions of typer bring their own click
 
 # No warnings: what was chosen where nothing was given, where a name has two meanings, or in place of a config's

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -26,6 +25,7 @@ from foretrain.cli.quick_words import (
     weights_of,
 )
 from foretrain.errors import ConfigError, DataError, ForetrainError, Interrupted
+from foretrain.reading import read_object
 
 if TYPE_CHECKING:
     from foretrain.data.store import Corpus
@@ -208,7 +208,7 @@ def _numbers() -> list[str]:
 def _is_continued(folder: Path, job: Job) -> bool:
     """Return True if a folder holds an unfinished command with the same settings and data."""
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = read_object(folder / STATE)
     except (OSError, ValueError):
         return False
     return not state["finished"] and _identity(state) == _identity(_state(job))

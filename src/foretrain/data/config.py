@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from foretrain.config import FieldRule, Section
+from foretrain.config import FREE, FieldRule, Section
 from foretrain.data.manifest import MANIFEST_NAME
 from foretrain.data.splits import Selection, select
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import SyntheticSpec, generate
 from foretrain.data.synthetic.stream import GenerationConfig
+from foretrain.data.verification import Verify
 from foretrain.errors import MissingCorpusError
 
 # What a run on generated series decides there or not at all, and what only stored series have a use for
@@ -22,6 +23,11 @@ _OF_CORPORA = (
     "series_weighting", "max_train_series", "min_rows",
 )  # fmt: skip
 _OF_STORED = ("validation_steps", "test_steps", "holdout_fraction")
+
+
+def _off(value: Any) -> Any:
+    """YAML reads the word off as False."""
+    return "off" if value is False else value
 
 
 class ColumnRoles(NamedTuple):
@@ -86,6 +92,8 @@ class DataConfig(Section):
     holdout_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of items never trained on, by hash of item_id
     max_train_series: int | None = Field(default=None, gt=0)
     min_rows: int | None = Field(default=None, gt=0)  # shorter series are not trained on
+    # When corpora are compared with the hashes in their manifests; verification.py
+    verify: Annotated[Verify, BeforeValidator(_off), FREE] = "auto"
     with_times: bool | None = None  # fill time stamps; None = if the family uses them and the corpora have a calendar
 
     @model_validator(mode="after")
@@ -122,6 +130,12 @@ class DataConfig(Section):
         if self.sampling == "epoch" and self.series_weighting != "uniform":
             raise ValueError("sampling=epoch visits every window once, so series_weighting cannot take effect")
         return self
+
+    @property
+    def folders(self) -> list[str]:
+        """Corpus folders that the run reads."""
+        stored = () if self.generated is None else self.generated.corpora
+        return [spec.path for spec in (*self.corpora, *stored) if spec.path is not None]
 
     def check_folders(self, given: Collection[str] = ()) -> None:
         """Raise MissingCorpusError unless every path is a corpus folder; those in `given` are not looked at."""

@@ -28,6 +28,7 @@ from foretrain.data.importers.tables import Part, table_parts
 from foretrain.data.importers.zones import localise
 from foretrain.data.rules import REPORTED
 from foretrain.data.store import Column, Corpus
+from foretrain.data.verification import Verification
 from foretrain.data.windows import NO_TIME, FloatArray, IntArray
 from foretrain.errors import ConfigError, DataError
 from foretrain.hints import did_you_mean
@@ -49,6 +50,15 @@ class OpenedData:
     path: Path
     corpus: Corpus
     report: ImportReport | None
+    verification: Verification | None = None
+
+    def check_intact(self) -> None:
+        """Wait until the shards of a corpus have been compared with their hashes; verbs do before they say a result.
+
+        Raises DataError naming one that differs.
+        """
+        if self.verification is not None:
+            self.verification.finish()
 
     def frame(self) -> pd.DataFrame:
         """Return all rows, as corpus_frame does."""
@@ -128,7 +138,9 @@ def open_input(path: str | Path, *, progress: Progress | None = None, **options:
         given = sorted(name for name, value in options.items() if value is not None)
         if given:
             raise ConfigError(f"{path}: is a corpus; {given[0]} applies to files only. Leave it out.")
-        return OpenedData(path, Corpus.open(path), None)
+        verification = Verification([path])
+        verification.start()
+        return OpenedData(path, Corpus.open(path), None, verification)
     corpus, report = import_scratch([path], progress=progress, **options)
     for note in findings(report, path.name):
         warn(_log, note)

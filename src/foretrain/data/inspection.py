@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from foretrain.atomic import files_together
 from foretrain.data.store import Column, Corpus, Manifest
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.notes import counted
+from foretrain.reading import read_json
 
 _SAMPLE = 2_000  # most series read for statistics of values, sampled evenly
 _HEAD = 8
@@ -143,7 +144,7 @@ def _quality(corpus: Corpus) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Import the data again.") from None
     return found if isinstance(found, dict) else {}
@@ -180,9 +181,14 @@ def plot_corpus(corpus: Corpus, path: str | Path) -> None:
         ha="left",
     )
     try:
-        figure.savefig(Path(path), dpi=110)
-    except (OSError, ValueError) as error:
+        with files_together([Path(path)], _unwritten) as scratch:
+            figure.savefig(scratch[Path(path)], dpi=110)
+    except ValueError as error:
         raise DataError(f"{path}: cannot write the picture: {error}.") from None
+
+
+def _unwritten(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot write the picture: {error.strerror or error}. Free space or name another file.")
 
 
 def _spread(corpus: Corpus) -> list[int]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from foretrain.errors import DataError
+from foretrain.reading import read_object
+from foretrain.timeaxis.frequency import Frequency
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -49,14 +51,24 @@ class Provenance(TypedDict):
     command: str | None
 
 
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
+Positive = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+
+
+def _base_name(name: str) -> str:
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not the name of a file in the corpus' folder")
+    return name
+
+
 class Shard(TypedDict):
     """One Arrow file of a corpus."""
 
-    file: str
-    series: int
-    rows: int  # sum of the series' lengths
-    values: int  # rows x columns
-    bytes: int
+    file: Annotated[str, AfterValidator(_base_name)]
+    series: Count
+    rows: Count  # sum of the series' lengths
+    values: Count  # rows x columns
+    bytes: Count
     sha256: str
 
 
@@ -81,15 +93,17 @@ class Manifest(BaseModel):
     columns: tuple[Column, ...]
     time: Literal["regular", "stamps", "steps"]
     freq: str | None = None  # pandas alias; required for regular, nominal for stamps
-    step: int = 1  # distance of numbered steps
+    step: Positive = 1  # distance of numbered steps
     timezone: str | None = None  # "UTC", or None: naive local times
     timezone_note: str | None = None
-    num_series: int
-    num_rows: int  # sum of the series' lengths; -1 = not counted (foreign folders)
+    num_series: Count
+    num_rows: Annotated[
+        int, Field(strict=True, ge=-1, lt=2**53)
+    ]  # sum of the series' lengths; -1 = not counted (foreign folders)
     first_time: str | None = None  # ISO text
     last_time: str | None = None
-    seasonality: int | None = None
-    bars_per_session: int | None = None
+    seasonality: Positive | None = None
+    bars_per_session: Positive | None = None
     adjusted: bool = False
     price_columns: tuple[str, ...] = ()
     # Columns that the data itself calls covariates; they are forecast only if they are named as targets.
@@ -114,6 +128,13 @@ class Manifest(BaseModel):
                 raise ValueError(f"{key} names no column: {', '.join(unknown)}")
         if self.time == "regular" and not self.freq:
             raise ValueError("a regular time axis needs a freq")
+        files = [shard["file"] for shard in self.shards]
+        if len(set(files)) < len(files):
+            raise ValueError("shards names a file twice")
+        sums = {"num_series": sum(s["series"] for s in self.shards), "num_rows": sum(s["rows"] for s in self.shards)}
+        for key, total in sums.items():
+            if self.shards and getattr(self, key) != total:
+                raise ValueError(f"{key} is {getattr(self, key):,}, and its shards have {total:,}")
         return self
 
     @property
@@ -139,17 +160,25 @@ class Manifest(BaseModel):
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest file. Raises DataError if it is malformed or of a newer format."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_object(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a manifest: {' '.join(str(error).split())}") from None
-    version = tree.get("format_version") if isinstance(tree, dict) else None
-    if not isinstance(version, int):
+    version = tree.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise DataError(f"{path}: not the manifest of a corpus (no format_version).")
     if version > FORMAT_VERSION:
         raise DataError(
             f"{path}: written in corpus format {version}; this version reads {FORMAT_VERSION}. Upgrade foretrain."
         )
-    return make_manifest(tree, source=str(path))
+    manifest = make_manifest(tree, source=str(path))
+    if not manifest.shards:
+        raise DataError(f"{path}: names no shards. Copy the corpus again, whole, or import the data again.")
+    try:
+        if manifest.freq is not None:
+            Frequency.storable(manifest.freq)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return manifest
 
 
 def make_manifest(tree: dict[str, Any], *, source: str) -> Manifest:

@@ -70,8 +70,11 @@ class ItemRows:
         return found
 
 
-def clean(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
-    """Return the rows in order, without duplicates and invalid values, by the mode (fix, drop, error) of `findings`."""
+def clean(rows: ItemRows, layout: MarketColumns, findings: Findings, *, stored: int = 0) -> ItemRows:
+    """Return the rows in order, without duplicates and invalid values, by the mode (fix, drop, error) of `findings`.
+
+    The first `stored` rows are in a corpus already, in order; what is found in them is counted, and they stay.
+    """
     rows = order_rows(rows, findings, layout)
     bad = np.zeros(len(rows), bool)
     values = rows.values.copy()
@@ -84,12 +87,14 @@ def clean(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows
         detail = f"{column} = {values[int(mask[:, first].argmax()), first]:.6g}"
         findings.add(name, int(hit.sum()), rows.example(first, detail), _ohlc_details(name, values, layout))
         if repair:
+            mask[:, :stored] = False
             values[mask] = np.nan
         bad |= hit
     rows = replace(rows, values=values)
+    bad[:stored] = False
     if findings.on_bad == "drop" and bad.any():
         rows = rows.take(~bad)
-    return trim(rows, layout, findings)
+    return trim(rows, layout, findings, stored=stored)
 
 
 def order_rows(rows: ItemRows, findings: Findings, layout: MarketColumns | None = None) -> ItemRows:
@@ -206,8 +211,8 @@ def _ohlc_details(name: str, values: FloatArray, layout: MarketColumns) -> dict[
     return {kind: int(mask.any(axis=0).sum()) for kind, mask in _ohlc_kinds(values, layout).items() if mask.any()}
 
 
-def trim(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
-    """Remove rows at both ends in which no numeric column has a value.
+def trim(rows: ItemRows, layout: MarketColumns, findings: Findings, *, stored: int = 0) -> ItemRows:
+    """Remove rows at both ends in which no numeric column has a value, but none of the first `stored` ones.
 
     Newest rows stay if a category has a value there that it does not have all along, as one known ahead; not in market
     data, where a row without prices is no bar.
@@ -222,6 +227,7 @@ def trim(rows: ItemRows, layout: MarketColumns, findings: Findings) -> ItemRows:
             filled = np.flatnonzero(~np.isnan(row))
             if len(filled) and len(np.unique(row[: filled[-1] + 1])) > 1:
                 last = max(last, int(filled[-1]))
+    first, last = (0 if stored else first), max(last, stored - 1)
     count = len(rows) - (last - first + 1)
     if count:
         findings.add("empty_rows", count, rows.example(0 if first else last + 1))

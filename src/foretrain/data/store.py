@@ -22,9 +22,11 @@ import pyarrow as pa
 
 from foretrain.data.chunks import Chunk, flatten, is_list, list_depth
 from foretrain.data.manifest import MANIFEST_NAME, Column, Manifest, make_manifest, read_manifest
+from foretrain.data.verification import check_file, shard_file
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.data.writer import CorpusWriter, SeriesBuffer, complete_manifest, prepare_series
 from foretrain.errors import DataError
+from foretrain.reading import read_object
 from foretrain.timeaxis import grid
 from foretrain.timeaxis.frequency import Frequency
 from foretrain.timeaxis.future import continue_stamps
@@ -221,12 +223,7 @@ class Corpus:
         """Compare every shard's sha256 with the manifest. Raises DataError naming the first that differs."""
         for shard in self.manifest.shards:
             assert self.path is not None
-            with (self.path / shard["file"]).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != shard["sha256"]:
-                raise DataError(
-                    f"{self.path / shard['file']}: content differs from its manifest. Import the data again."
-                )
+            check_file(self.path / shard["file"], shard["sha256"])
 
     def __repr__(self) -> str:
         return f"Corpus({self.name!r}, {self.num_series:,} series, columns {', '.join(self.columns)})"
@@ -245,15 +242,7 @@ def _own_fields(manifest: Manifest, batches: Sequence[tuple[pa.RecordBatch, str]
 def _read_own(folder: Path, manifest: Manifest) -> list[tuple[pa.RecordBatch, str]]:
     batches = []
     for shard in manifest.shards:
-        path = folder / shard["file"]
-        if not path.is_file():
-            raise DataError(f"{path}: missing, though the manifest lists it. Copy the corpus again, whole.")
-        size = path.stat().st_size
-        if size != shard["bytes"]:
-            raise DataError(
-                f"{path}: {size:,} bytes, the manifest says {shard['bytes']:,}. Copy the corpus again, whole."
-            )
-        batches += read_batches(path)
+        batches += read_batches(shard_file(folder, shard["file"], shard["bytes"]))
     found = sum(batch.num_rows for batch, _ in batches)
     if found != manifest.num_series:
         raise DataError(f"{folder}: {found:,} series in the shards, the manifest says {manifest.num_series:,}.")
@@ -310,7 +299,7 @@ def _open_foreign(folder: Path, freq: str | None) -> Corpus:
 def _read_state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_object(path)
         names = [entry["filename"] for entry in state["_data_files"]]
     except FileNotFoundError:
         raise DataError(

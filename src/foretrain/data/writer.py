@@ -19,8 +19,17 @@ import numpy as np
 import pyarrow as pa
 
 from foretrain import __version__
-from foretrain.atomic import replace_folder, scratch_folder, sync, sync_tree
-from foretrain.data.manifest import MANIFEST_NAME, Column, ContentHash, Earlier, Manifest, make_manifest
+from foretrain.atomic import replace_folder, sync, sync_tree
+from foretrain.data.exclusive import exclusive, scratch
+from foretrain.data.manifest import (
+    MANIFEST_NAME,
+    Column,
+    ContentHash,
+    Earlier,
+    Manifest,
+    make_manifest,
+    read_manifest,
+)
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.timeaxis import grid
@@ -240,8 +249,12 @@ def _iso(micros: int | None) -> str | None:
 class CorpusWriter:
     """Writes a corpus folder; use it as a context manager. `out` appears only after everything was written.
 
-    Raises DataError if `out` exists (with replace, the old folder is swapped out at the end instead), if a series is
-    malformed, or if there are no series.
+    replaces: the manifest of a corpus in `out`, which is exchanged at the end if it still has this manifest, and stays
+    as `.NAME.old` until the next exchange, since readers may have mapped its files. locked: the caller is in
+    `exclusive(out)`, and out is the folder that it yielded; otherwise the writer enters it.
+
+    Raises DataError if `out` exists and is not replaced, if another process writes it, if a series is malformed, or if
+    there are no series.
     """
 
     def __init__(
@@ -253,7 +266,8 @@ class CorpusWriter:
         freq: str | None = None,
         timezone: str | None = None,
         provenance: dict[str, Any] | None = None,
-        replace: bool = False,
+        replaces: Manifest | None = None,
+        locked: bool = False,
         batch_bytes: int = BATCH_BYTES,
         shard_bytes: int = SHARD_BYTES,
         **fields: Any,
@@ -266,13 +280,14 @@ class CorpusWriter:
             raise DataError(f"{self.out}: the manifest has no field {unknown[0]!r}.")
         self._time, self._freq, self._provenance = time, freq, provenance
         self._fields = {**fields, "timezone": timezone}
-        self._replace = replace
+        self._replaces, self._locked = replaces, locked
+        self._stack = contextlib.ExitStack()
         self._batch_bytes, self._shard_bytes = batch_bytes, shard_bytes
         self._buffer = SeriesBuffer(self.columns, time, freq)
         self._shards: list[dict[str, Any]] = []
         self._texts: dict[str, str] = {}
         self._writer: pa.RecordBatchStreamWriter | None = None
-        if self.out.exists() and not replace:
+        if self.out.exists() and replaces is None:
             raise DataError(f"{self.out}: exists already, and a corpus is never overwritten. Choose another folder.")
 
     def append(self, item_id: str, values: np.ndarray, *, times: np.ndarray | None = None) -> None:
@@ -299,7 +314,9 @@ class CorpusWriter:
 
     def __enter__(self) -> CorpusWriter:
         with self._disk_errors():
-            self._folder = scratch_folder(self.out)
+            if not self._locked:
+                self.out = self._stack.enter_context(exclusive(self.out))
+            self._folder = scratch(self.out, "writing")
         return self
 
     def __exit__(
@@ -316,6 +333,7 @@ class CorpusWriter:
                 with contextlib.suppress(OSError):
                     self._sink.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+            self._stack.close()
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -384,8 +402,10 @@ class CorpusWriter:
     def _publish(self) -> None:
         """Sync every file to disk, then rename the folder to its final name."""
         sync_tree(self._folder)
-        if self._replace:
-            replace_folder(self._folder, self.out)
+        if self._replaces is not None:
+            if read_manifest(self.out / MANIFEST_NAME) != self._replaces:
+                raise DataError(f"{self.out}: was changed while it was being updated. Repeat the command.")
+            replace_folder(self._folder, self.out, keep=self.out.with_name(f".{self.out.name}.old"))
         elif self.out.exists():
             raise DataError(f"{self.out}: appeared while it was being written. Choose another folder.")
         else:

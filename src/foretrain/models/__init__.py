@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from foretrain.models.checkpoints import checkpoint_family, is_checkpoint
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import local_folder
 from foretrain.models.output import OutputSettings
+from foretrain.reading import read_json
 
 if TYPE_CHECKING:
     from foretrain.models.base import Family, Trainable
@@ -75,7 +75,7 @@ def infer_family(model_id: str | None) -> str:
         return str(name)
     if folder is not None and (path := folder / "config.json").is_file():
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
         except (OSError, ValueError):
             raw = None  # loading the folder reports the problem
         for candidate in families():

@@ -5,12 +5,12 @@ Their contents are training/checkpoint.py's; here only their JSON files are read
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from foretrain.errors import ModelError
+from foretrain.reading import read_object
 
 STATE, MANIFEST = "state.json", "manifest.json"
 NAME = re.compile(r"step-(\d{8,})")
@@ -60,7 +60,7 @@ def checkpoint_at(path: str | Path) -> Path | None:
 def read_checkpoint_state(checkpoint: Path) -> dict[str, Any]:
     """Return the state.json of a checkpoint. Raises ModelError if it cannot be read."""
     try:
-        return dict(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+        return read_object(checkpoint / STATE)
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{checkpoint / STATE}: cannot be read ({error}).") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ from foretrain.errors import ModelError
 from foretrain.models.checkpoints import checkpoint_at, is_checkpoint, steps_in
 from foretrain.models.shipped import shipped
 from foretrain.notes import Code, Note, warn
+from foretrain.reading import read_object
 
 # Files of a release that are downloaded; pickled weights never are.
 _FILES = ["*.json", "*.safetensors"]
@@ -87,10 +87,9 @@ def facts_of(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error}). Restore it, or remove it.") from None
-    return found if isinstance(found, dict) else {}
 
 
 def release_hash(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from foretrain.errors import ModelError
+from foretrain.reading import Unreadable, read_object
 
 
 def read_weights(folder: Path, network: nn.Module) -> None:
@@ -56,17 +56,24 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     try:
         files = [folder / "model.safetensors"]
         if not files[0].exists() and index.exists():
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            files = [folder / Path(name).name for name in sorted(set(names))]
+            files = [folder / name for name in _names_in(index)]
         weights: dict[str, Tensor] = {}
         for file in files:
-            if not file.exists():
+            if not file.is_file():
                 raise ModelError(f"{file}: no such file; a release holds config.json and model.safetensors.")
             with safe_open(file, framework="pt") as tensors:
                 weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         return weights
-    except (SafetensorError, json.JSONDecodeError, KeyError, OSError) as error:
+    except (SafetensorError, Unreadable, OSError) as error:
         raise ModelError(f"{folder}: cannot read the weights ({error}); the file is damaged or incomplete.") from None
+
+
+def _names_in(index: Path) -> list[str]:
+    """Return the names of the files in an index of weights. Raises Unreadable."""
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise Unreadable("weight_map of the index names no files")
+    return sorted({Path(name).name for name in names.values()})
 
 
 def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -75,6 +82,14 @@ def write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
     path = folder / "model.safetensors"
     with disk_errors(path):
         save_file(plain, path, metadata={"format": "pt"})
+        share(path)
+
+
+def share(path: Path) -> None:
+    """Give a file the mode of other new files: safetensors writes it so that no other user can read it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash
 from foretrain.run.build import build_model, open_source, saved_config, settled
 from foretrain.run.config import RunConfig, is_same_config
+from foretrain.run.intact import begin_verification
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, next_commands, train_run
@@ -94,6 +95,7 @@ def run_stages(
     """
     world = world or World.start(config.device, config.threads)
     stages = make_stages(config)
+    begin_verification([stage.config.data for stage in stages if not stage.skip and not corpora], world)()
     with announced("opening the data of all stages", world):
         open_sources(stages, corpora or {}, world, resume)
     root = Path(config.output_dir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from foretrain.run.build import (
     with_parents,
 )
 from foretrain.run.config import RunConfig
+from foretrain.run.intact import begin_verification
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, check_test_split, run_gate
 from foretrain.run.summary import describe_start, start_lines
@@ -62,6 +63,7 @@ def train_run(
         raise TrainingError(f"{config.output_dir} holds a run in stages. Choose another output_dir.")
     saved = saved_config(Path(config.output_dir), resume)
     config = with_checkpoints(config, world, saved if resume else None)
+    finish_verification = begin_verification([config.data] if corpora is None else [], world)
     if source is None:
         with announced("opening the data and counting its windows", world):
             config, source = open_source(config, corpora, saved)
@@ -78,7 +80,7 @@ def train_run(
     facts |= {"warnings": [asdict(note) for note in scale]} if scale else {}
     header += texts([*check_test_split(config, model, source), *check_test_part(config, source, facts), *scale])
     with announced("preparing batches and validation", world):
-        trainer = _build_trainer(config, source, model, world, resume, header, facts)
+        trainer = _build_trainer(config, source, model, world, resume, header, facts, finish_verification)
     result = trainer.fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)
@@ -111,6 +113,7 @@ def _build_trainer(
     resume: str | None = None,
     notes: Sequence[str] = (),
     facts: dict[str, Any] | None = None,
+    before_release: Callable[[], None] | None = None,
 ) -> Trainer:
     validation = build_validation(config, source, model, world)
     return Trainer(
@@ -127,6 +130,7 @@ def _build_trainer(
         facts=facts,
         notes=notes,
         units=validation.units if validation is not None else None,
+        before_release=before_release,
         schema=RunConfig,
     )
 

@@ -26,6 +26,7 @@ from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import MANIFEST, STATE, step_of, steps_in
+from foretrain.reading import read_object
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
 
@@ -277,7 +278,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read the manifest of a checkpoint. Raises TrainingError if it is missing or invalid."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_object(path / MANIFEST)
         if manifest["format"] != FORMAT:
             raise TrainingError(
                 f"{path}: checkpoint format {manifest['format']} is not {FORMAT}; use the version of foretrain that "
@@ -303,7 +304,7 @@ def make_manifest(step: int, metric: float | None, final: bool, files: dict[str,
 def read_state(path: Path) -> dict[str, Any]:
     """Read state.json of a checkpoint: train state, config, batch sizes, data fingerprint."""
     try:
-        return json.loads((path / STATE).read_text(encoding="utf-8"))
+        return read_object(path / STATE)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path / STATE}: cannot be read ({error}).") from None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from foretrain.atomic import replacing_file
 from foretrain.errors import TrainingError
+from foretrain.reading import Unreadable, parse_json
 
 
 class Journal:
@@ -47,16 +48,21 @@ class Journal:
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a metrics.jsonl without an incomplete last line.
 
-    Raises TrainingError if any other line is not JSON.
+    Raises TrainingError if any other line is no record.
     """
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
                 return
             try:
-                yield json.loads(line)
-            except ValueError:
-                raise TrainingError(f"{path}: line {number} is not JSON. Repair or remove it, then resume.") from None
+                record = parse_json(line)
+                if not isinstance(record["step"], int):
+                    raise Unreadable("no step")
+                yield record
+            except (ValueError, TypeError, KeyError):
+                raise TrainingError(
+                    f"{path}: line {number} is no record of a run. Repair or remove it, then resume."
+                ) from None
 
 
 def _finite(value: Any) -> Any:

@@ -17,6 +17,7 @@ from foretrain.atomic import remove, replace_folder, replacing_file, replacing_f
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import is_checkpoint
+from foretrain.reading import Unreadable, read_json, read_object
 from foretrain.training.checkpoint import CheckpointInfo
 from foretrain.training.journal import read_journal
 
@@ -100,7 +101,7 @@ def link_release(release: Path, output_dir: Path) -> None:
             if (stage / name).is_file():
                 _link_file(stage / name, output_dir / name)
         if (stage / RECORDS).is_file():
-            records = json.loads((stage / RECORDS).read_text(encoding="utf-8"))
+            records = read_json(stage / RECORDS)
             prefix = stage.relative_to(output_dir).as_posix()
             _replace_json([output_dir / RECORDS], [{**r, "path": f"{prefix}/{r['path']}"} for r in records])
     except OSError as error:
@@ -159,16 +160,23 @@ def drop_evaluation(release: Path) -> None:
 
 
 def read_release(folder: Path) -> dict[str, Any]:
-    """Read the release.json of a release."""
-    return json.loads((folder / "release.json").read_text(encoding="utf-8"))
+    """Read the release.json of a release; {} if it is damaged, so that it counts as of another release."""
+    return _readable(folder / "release.json")
 
 
 def _without_promotion(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run without its key "promotion"; {} if there is no file."""
     if not path.is_file():
         return {}
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return {key: value for key, value in data.items() if key != "promotion"}
+    return {key: value for key, value in _readable(path).items() if key != "promotion"}
+
+
+def _readable(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file; {} if it is damaged: the next release replaces it."""
+    try:
+        return read_object(path)
+    except Unreadable:
+        return {}
 
 
 def _replace_json(paths: Sequence[Path], data: Any) -> None:

@@ -93,6 +93,7 @@ class Trainer:
         facts: entries of release.json (hashes of parents, date range).
         notes: lines at the start of the log.
         units: units of the metrics that evaluate returns.
+        before_release: called on every rank before the release is written; its errors end the run without one.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Trainer:
         facts: dict[str, Any] | None = None,
         notes: Sequence[str] = (),
         units: Mapping[str, str] | None = None,
+        before_release: Callable[[], None] | None = None,
         schema: type[Section] = Section,
     ) -> None:
         self.model, self.source, self.config, self.optimizer_config = model, source, training, optimizer
@@ -119,7 +121,7 @@ class Trainer:
         self.loader = BatchLoader(model, source, training, self.world)
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
         self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
-        self.schema = schema
+        self.schema, self.before_release = schema, before_release
         if evaluate is None and (training.validate_every or optimizer.schedule.kind == "plateau"):
             raise ConfigError(
                 "training.validate_every and the plateau schedule need something to validate on, and this run has "
@@ -488,6 +490,8 @@ class Trainer:
         if self.last_saved != train_state.step:
             self._save(None, final=True)
         totals = self.monitor.run_totals()
+        if self.before_release is not None:
+            self.before_release()
         best = self.world.on_main(lambda: self.checkpoints.best_intact(self.monitor.log))
         step, metric = (best.step, best.metric) if best else (train_state.step, None)
         path = best.path if best else self.checkpoints.folder / f"step-{train_state.step:08d}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foretrain.data.importers.numpy_files import read_arrays
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.tables import Part
 from foretrain.data.store import Corpus
@@ -17,15 +18,11 @@ from foretrain.timeaxis.frequency import DAY
 def array_parts(path: Path, options: ImportOptions) -> Iterator[Part]:
     """Yield the items of a (T,), (N, T) or (N, V, T) array, or of an archive of arrays (T,) or (V, T), one an item."""
     stem = options.item_id(path)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {name: loaded[name] for name in loaded.files} if path.suffix == ".npz" else {stem: loaded}
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not an array of numbers that can be loaded without pickle ({error}).") from None
+    arrays, is_archive = read_arrays(path)
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":
             raise DataError(f"{path}: array {name!r} holds {array.dtype}, not numbers.")
-        if path.suffix == ".npz":
+        if is_archive:
             array = array[None] if array.ndim == 1 else array
             if array.ndim != 2:
                 raise DataError(f"{path}: array {name!r} has {array.ndim} dimensions; an item is (T,) or (V, T).")

@@ -75,7 +75,8 @@ def choose_axis(cleaned: Cleaned, job: ImportJob) -> tuple[Cleaned, Axis]:
     if axis.own is None:
         return cleaned, axis
     own, counts = axis.own, axis.counts or {}
-    usual = max(counts, key=lambda name: counts[name])
+    stored = Counter(own[item] or "irregular" for item in cleaned.items if item in job.stored)
+    usual = max(stored or counts, key=lambda name: (stored or counts)[name])
     seen = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     rare = [item for item in cleaned.items if (own[item] or "irregular") != usual]
     for item in rare:
@@ -86,7 +87,7 @@ def choose_axis(cleaned: Cleaned, job: ImportJob) -> tuple[Cleaned, Axis]:
         text = f"items of several frequencies ({seen}): seasonality is unknown to evaluation"
         job.report.notes.append(Note(Code.SEVERAL_FREQUENCIES, text, {"frequencies": len(counts)}))
         return cleaned, axis
-    for item in rare:
+    for item in set(rare) - job.stored:
         job.report.dropped[item] = f"mixed_frequencies ({own[item] or 'irregular'})"
     kept = [item for item in cleaned.items if item not in job.report.dropped]
     return replace(cleaned, items=kept), decide(kept, job.spool.times, clock="dates", freq=freq)

@@ -114,7 +114,7 @@ class _Cleaner:
                 continue
             detail = "lacks " + ", ".join(sorted(missing - rare))
             self.job.findings.add("missing_column", 1, {"item": item, "file": origin.get(item), "detail": detail})
-            if self.job.options.on_bad == "drop":
+            if self.job.options.on_bad == "drop" and item not in self.job.stored:
                 self.job.report.dropped[item] = f"missing_column ({detail})"
         return [item for item in items if item not in self.job.report.dropped]
 
@@ -124,8 +124,8 @@ class _Cleaner:
         losses, empty = Losses(self.job, self.gathered), True
         for item in items:
             findings = ItemFindings(self.job.options.on_bad, self.job.options.duplicates)
-            read = self._rows(item, schema, findings)
-            rows = clean(read, schema.layout, findings)
+            read, stored = self._rows(item, schema, findings)
+            rows = clean(read, schema.layout, findings, stored=stored)
             empty = empty and bool(np.isnan(read.values).all())
             losses.add(read, self.job.spool.new_rows(item), findings, left=len(rows))
             if not len(rows):
@@ -152,16 +152,20 @@ class _Cleaner:
                 "such items with their step column (--timestamp-column), or leave them out with --on-bad drop."
             )
 
-    def _rows(self, item: str, schema: Schema, findings: ItemFindings) -> ItemRows:
-        """Return the item's rows as read, merged with the old corpus, and adjusted if the options say so."""
+    def _rows(self, item: str, schema: Schema, findings: ItemFindings) -> tuple[ItemRows, int]:
+        """Return the item's rows as read, after those of the old corpus, and how many these are.
+
+        Prices are adjusted if the options say so.
+        """
         gathered = self.gathered
         names = [source.name for source in gathered.sources]
         new = self.job.spool.rows(item, schema.order, names, calendar=gathered.calendar, old=False)
+        before = None
         if self.job.old is not None:
             before = self.job.spool.rows(item, schema.order, names, calendar=gathered.calendar, old=True)
             new = merge(before, new, schema.layout, findings)
         assert new is not None
-        return _adjusted(new, schema.names) if self.job.options.adjust else new
+        return (_adjusted(new, schema.names) if self.job.options.adjust else new), len(before) if before else 0
 
 
 def _adjusted(rows: ItemRows, names: Sequence[str]) -> ItemRows:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import zlib
 from pathlib import Path
 
 from foretrain.errors import DataError
 
+LARGEST_UNCHECKED = 256 << 20  # bytes that packed ones may become, however few these are
+_PIECE = 32 << 20  # bytes unpacked at once
+MOST_RATIO = 200  # of unpacked to packed bytes beyond that; tables reach 50, formats 1,032
 _MAGIC = (
     (b"%PDF", "a PDF document. Export the table as CSV."),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook of the old kind (.xls). Save it as .xlsx or CSV."),
@@ -40,9 +42,32 @@ def decompress(path: Path, raw: bytes) -> bytes:
     if raw[:2] != b"\x1f\x8b":
         return raw
     try:
-        return gzip.decompress(raw)
+        return _unpack(raw)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file ({error}). Fetch it again.") from None
+
+
+def is_bomb(size: int, packed: int) -> bool:
+    """Return True if packed bytes claim to be so many more that they are made to fill the memory."""
+    return size > LARGEST_UNCHECKED and size > MOST_RATIO * packed
+
+
+def _unpack(raw: bytes) -> bytes:
+    """Return the content of the members of a gzip file. Raises zlib.error, EOFError, or OSError for a bomb."""
+    parts, size, rest = list[bytes](), 0, raw
+    while rest[:2] == b"\x1f\x8b":
+        unpacker = zlib.decompressobj(wbits=31)
+        while not unpacker.eof:
+            part = unpacker.decompress(rest, _PIECE)
+            parts.append(part)
+            size += len(part)
+            if is_bomb(size, len(raw)):
+                raise OSError(f"{len(raw):,} bytes unpack to more than {size:,}")
+            if not part and not unpacker.unconsumed_tail and not unpacker.eof:
+                raise EOFError("it ends in the middle")
+            rest = unpacker.unconsumed_tail
+        rest = unpacker.unused_data.lstrip(b"\0")
+    return b"".join(parts)
 
 
 def refuse_binary(path: Path, raw: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,3 +30,8 @@ class ImportJob:
     old: Corpus | None
     provenance: str
     command: str | None
+
+    @functools.cached_property
+    def stored(self) -> frozenset[str]:
+        """Items of the corpus to update. They and their rows stay, whatever a rule says of them."""
+        return frozenset() if self.old is None else frozenset(self.old.item_ids())

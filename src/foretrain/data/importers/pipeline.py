@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from foretrain.data.exclusive import exclusive
 from foretrain.data.findings import Findings
 from foretrain.data.importers.axis import choose_axis
 from foretrain.data.importers.cleaning import Cleaned, clean_items
@@ -41,12 +42,10 @@ def import_corpus(
     check_target(out, update, provenance, settings)
     findings, report = Findings(settings.on_bad, settings.duplicates), ImportReport(out, on_bad=settings.on_bad)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with Spool(out.parent) as spool:
-            old = load_old(out, spool, provenance) if update else None
-            job = ImportJob(
-                settings, out, name or str(out), spool, findings, report, progress or _silent, old, provenance, command
-            )
+        with exclusive(out) as folder, Spool(folder) as spool:
+            old = load_old(folder, spool, provenance) if update else None
+            title, progress = name or str(out), progress or _silent
+            job = ImportJob(settings, folder, title, spool, findings, report, progress, old, provenance, command)
             _run([Path(path) for path in paths], job)
     except OSError as error:
         place = str(out) if name is None else f"{name}: the scratch folder {out.parent}"

@@ -210,13 +210,15 @@ class _Reader:
     def _mixed_zones(self, items: list[str], kinds: dict[str, set[str]], counts: Counter[str]) -> tuple[list[str], str]:
         naive = next(item for item in items if "naive" in kinds[item])
         aware = next(item for item in items if "utc" in kinds[item])
-        if self.job.options.on_bad != "drop":
+        held = Counter(kind for item in items if item in self.job.stored for kind in kinds[item]) or counts
+        rare = "naive" if held["naive"] < held["utc"] else "utc"
+        stored_too = any(rare in kinds[item] for item in self.job.stored.intersection(items))
+        if self.job.options.on_bad != "drop" or stored_too:
             raise DataError(
                 f"{self.origin.get(naive)}: item {naive!r} has stamps without offset, item {aware!r} has an offset "
                 f"(rule mixed_timezones, {counts['naive']:,} and {counts['utc']:,} items). Say with --timezone what "
                 "the naive ones are, or leave the rarer kind out with --on-bad drop."
             )
-        rare = "naive" if counts["naive"] < counts["utc"] else "utc"
         kept = [item for item in items if rare not in kinds[item]]
         for item in items:
             if rare in kinds[item]:
@@ -268,6 +270,8 @@ def _file(path: Path, name: str | None = None, keys: Mapping[str, str] | None = 
     """Return the inputs in one file: itself, or the tables in an archive. name: its name in reports."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder.")
+    if not path.is_file():
+        raise DataError(f"{path}: is no plain file. Write what it holds into one.")
     name, keys = name or path.name, keys or {}
     suffix = suffix_of(path.name, (*SUFFIXES, *_ARRAYS, _ZIP))
     if not suffix:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import IO
 
 import numpy as np
 
+from foretrain.data.exclusive import scratch
 from foretrain.data.findings import ItemFindings
 from foretrain.data.importers.categories import Categories
 from foretrain.data.importers.tables import Part
@@ -58,8 +58,9 @@ class _StoredItem:
 class Spool:
     """Rows of all items, stored part by part; a context manager that deletes its files."""
 
-    def __init__(self, parent: Path) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=".import-", dir=parent))
+    def __init__(self, out: Path) -> None:
+        """out: the corpus folder; the caller is in `exclusive(out)`."""
+        self.folder = scratch(out, "import")
         self._files: dict[str, IO[bytes]] = {}
         self._maps: dict[str, np.ndarray] = {}
         self._values = self._rows = 0

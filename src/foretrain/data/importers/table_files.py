@@ -13,7 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from foretrain.data.importers.columns import FINE_STAMPS, ID_NAMES, market_name, plain
-from foretrain.data.importers.content import decompress, refuse_message
+from foretrain.data.importers.content import decompress, is_bomb, refuse_message
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.records import read_records, unfold_lists
@@ -45,6 +45,9 @@ def read_bytes(path: Path, member: str | None = None) -> bytes:
         if member is None:
             return path.read_bytes()
         with zipfile.ZipFile(path) as archive:
+            entry = archive.getinfo(member)
+            if is_bomb(entry.file_size, entry.compress_size):
+                raise RuntimeError(f"{entry.compress_size:,} bytes unpack to {entry.file_size:,}")
             return archive.read(member)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, EOFError, KeyError) as error:
         what = " ".join(str(error).split())[:100]
@@ -92,7 +95,9 @@ def _columnar(path: Path, raw: bytes, suffix: str) -> pa.Table:
         if suffix == ".feather":
             from pyarrow.feather import read_table
 
-            return read_table(pa.BufferReader(raw))
+            cells = read_table(pa.BufferReader(raw))
+            cells.validate(full=True)  # a wrong offset would be followed out of the buffer
+            return cells
         return pyarrow.parquet.ParquetFile(pa.BufferReader(raw)).read()  # read_table loads pyarrow.dataset: 3 MiB
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged or not of its kind: {' '.join(str(error).split())[:150]}.") from None

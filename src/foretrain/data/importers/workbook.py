@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from foretrain.data.importers.content import is_bomb
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
 
@@ -57,6 +58,8 @@ def _refuse_size(path: Path, raw: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
+            if any(is_bomb(entry.file_size, entry.compress_size) for entry in archive.infolist()):
+                size = MOST_UNPACKED + 1
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return  # not a workbook, which the reader says
     if size > MOST_UNPACKED:

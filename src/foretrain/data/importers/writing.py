@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foretrain.atomic import replace_folder
 from foretrain.data.importers.axis import Axis, Placed, place_items
 from foretrain.data.importers.cleaning import Cleaned
 from foretrain.data.importers.job import ImportJob
@@ -39,11 +36,10 @@ class _Writer:
 
     def run(self) -> None:
         """Write items, quality.json and data_summary.csv."""
-        job, out = self.job, self.job.out
-        target = out if job.old is None else out.with_name(f".{out.name}-new-{os.getpid()}")
+        job = self.job
         summary: list[tuple[Any, ...]] = []
         lineage = None if job.old is None else Lineage(job.old)
-        with self._open(target) as writer:
+        with self._open() as writer:
             for done, placed in enumerate(place_items(self.items, self.axis, job)):
                 if done % max(1, len(self.items) // 200) == 0:
                     job.progress(done, len(self.items), "writing")
@@ -55,19 +51,21 @@ class _Writer:
                         lineage.add(rows.item_id, rows.times)
             if not summary:
                 raise DataError(f"{job.name}: the rules left no item; nothing was written.\n{self._why()}")
+            gone = job.stored.difference(line[0] for line in summary)
+            if gone:  # no rule does this
+                text = f"{job.name}: the update would lose the stored item {min(gone)!r}. Nothing was changed."
+                raise DataError(text)
             job.findings.refuse_if_bad(job.name, min_rows=job.options.min_rows)
             self._finish_report()
             writer.extra_file("quality.json", json.dumps(self._quality(), indent=2, ensure_ascii=False) + "\n")
             writer.extra_file("data_summary.csv", summary_csv(summary))
             if lineage is not None:
                 writer.follow(lineage.records())
-        if job.old is not None:
-            replace_folder(target, out)
         self._fill_report(summary)
 
-    def _open(self, target: Path) -> CorpusWriter:
+    def _open(self) -> CorpusWriter:
         return CorpusWriter(
-            target,
+            self.job.out,
             self._columns(),
             time=self.axis.time,
             freq=self.axis.freq,
@@ -81,6 +79,8 @@ class _Writer:
             past_covariates=self._covariates("past"),
             known_covariates=self._covariates("known"),
             provenance=self._provenance(),
+            replaces=None if self.job.old is None else self.job.old.manifest,
+            locked=True,
         )
 
     def _stays(self, placed: Placed) -> bool:
@@ -94,6 +94,8 @@ class _Writer:
             why = why or (f"identical_items ({twin!r})" if drop else None)
         if drop and placed.findings.has("split_like_jump"):
             why = why or "split_like_jump"
+        if rows.item_id in self.job.stored:
+            why = None
         if why is not None:
             self.job.report.dropped[rows.item_id] = why
         return why is None

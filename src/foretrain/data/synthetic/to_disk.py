@@ -20,6 +20,7 @@ from typing import Any
 
 from foretrain import __version__
 from foretrain.atomic import write_json
+from foretrain.data.exclusive import exclusive
 from foretrain.data.manifest import Manifest
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import candles
@@ -56,15 +57,16 @@ def write_corpus(
         raise DataError(f"{out}: exists already, and a corpus is never overwritten. Choose another folder.")
     parts = out.parent / f".{out.name}.parts"
     try:
-        _claim(parts, mixture, out)
-        total = -(-num_series // PART)
-        wanted = [(k, min(PART, num_series - k * PART)) for k in range(total)]
-        done = 0
-        for _, count in _written(mixture, parts, wanted, workers):
-            done += count
-            if progress is not None:
-                progress(done, num_series)
-        manifest = _join(mixture, parts, wanted, out, command)
+        with exclusive(out) as folder:
+            _claim(parts, mixture, out)
+            total = -(-num_series // PART)
+            wanted = [(k, min(PART, num_series - k * PART)) for k in range(total)]
+            done = 0
+            for _, count in _written(mixture, parts, wanted, workers):
+                done += count
+                if progress is not None:
+                    progress(done, num_series)
+            manifest = _join(mixture, parts, wanted, folder, command)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}. Free space and repeat.") from None
     except BrokenProcessPool:
@@ -163,7 +165,7 @@ def write_part(mixture: Mixture, parts: Path, number: int, count: int) -> None:
 
 def _join(mixture: Mixture, parts: Path, wanted: list[tuple[int, int]], out: Path, command: str | None) -> Manifest:
     """Write the corpus from its parts."""
-    with _writer(mixture, out, command) as writer:
+    with _writer(mixture, out, command, locked=True) as writer:
         writer.extra_file("mixture.json", json.dumps(mixture.model_dump(mode="json"), indent=1) + "\n")
         for part in wanted:
             corpus = Corpus.open(_part(parts, *part))
@@ -173,9 +175,9 @@ def _join(mixture: Mixture, parts: Path, wanted: list[tuple[int, int]], out: Pat
     return writer.manifest
 
 
-def _writer(mixture: Mixture, out: Path, command: str | None) -> CorpusWriter:
+def _writer(mixture: Mixture, out: Path, command: str | None, *, locked: bool = False) -> CorpusWriter:
     """Return the writer of a mixture's corpus, whose manifest names the covariates."""
-    return CorpusWriter(out, **_layout(mixture), provenance=provenance(command))
+    return CorpusWriter(out, **_layout(mixture), provenance=provenance(command), locked=locked)
 
 
 def _layout(mixture: Mixture) -> dict[str, Any]:

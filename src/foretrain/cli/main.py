@@ -1,0 +1,100 @@
+"""The entry point: every way in which a command ends, with its line on stderr and its exit code.
+
+| end | exit code |
+|---|---|
+| done | 0 |
+| something that the user can mend, in one line | 2 |
+| Ctrl-C; SIGTERM or a closed terminal | 130; 143 |
+| the reader of a pipe closed it | 141 |
+| a fault of foretrain's own, in one line that names a saved report | 1 |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from foretrain.cli.app import app
+from foretrain.cli.messages import Abort, UsageError, messages_in_lines, usage_text
+from foretrain.errors import DataError, ForetrainError, Interrupted
+
+# errors of reading and writing files that the user can mend, so that they are no faults of foretrain's own
+FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG, errno.EIO}
+FILE_ERRORS |= {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE}
+_INTERRUPTED, _TERMINATED = 130, 143
+
+
+def main() -> None:
+    """Run the command that sys.argv names, and exit with its code."""
+    try:
+        with messages_in_lines(), _signals_as_exceptions():
+            code = app(prog_name="foretrain", standalone_mode=False)
+        if code == _INTERRUPTED:  # typer's, in place of Ctrl-C
+            print("interrupted", file=sys.stderr)
+        sys.exit(code or 0)
+    except UsageError as error:
+        _fail(usage_text(error))
+    except ForetrainError as error:
+        _fail(str(error))
+    except Interrupted as stopped:  # a run has logged this and saved a checkpoint
+        sys.exit(stopped.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe closed it; Python would raise again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        if error.errno not in FILE_ERRORS:
+            _report(error)
+        _fail(str(DataError(f"{error.filename or 'output'}: {error.strerror}. {_remedy(error)}")))
+    except Abort as error:  # typer's, in place of an EOFError
+        _report(error.__cause__ or error)
+    except Exception as error:  # a fault of our own must not show a user a traceback
+        _report(error)
+
+
+@contextlib.contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise Interrupted, so that scratch files are deleted; training has handlers of its own."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(_TERMINATED, "terminated")
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in numbers:
+            signal.signal(number, stop)
+    except ValueError:  # not in the main thread
+        numbers = []
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.EIO, errno.ESTALE):
+        return "The disk or its connection fails; look at the system's log."
+    return "Free space or choose another folder."
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _report(error: BaseException) -> None:
+    """Save a report on an exception that nothing expected, and exit with code 1."""
+    from foretrain.cli.crash import save_report
+
+    place = save_report(error)
+    where = f"A report is in {place}" if place else "No report could be saved"
+    print(f"error: foretrain failed ({type(error).__name__}), which is a fault of its own. {where}.", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,176 @@
+"""Compare the shards of corpora with the hashes in their manifests, before they are read or while they are.
+
+Nothing is opened as Arrow here, so that a damaged file cannot do harm. A file that was found intact is not hashed again
+while it has the same size, time of change and inode: they are recorded in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from foretrain.atomic import write_text
+from foretrain.data.manifest import MANIFEST_NAME, read_manifest
+from foretrain.errors import DataError
+from foretrain.reading import read_object
+
+Verify = Literal["auto", "start", "off"]
+AT_ONCE = 10 * 10**9  # bytes that `auto` hashes before a run starts, about ten seconds of a core
+_MOST_RECORDS = 20_000
+
+
+@dataclass(frozen=True)
+class _ShardFile:
+    """A shard, the state that it is in, and the hash that it should have."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    state: tuple[int, ...]  # size, time of change in ns, inode
+
+    @property
+    def record(self) -> list[object]:
+        return [*self.state, self.sha256]
+
+
+class Verification:
+    """The check of some corpus folders; those without a manifest have no hashes and are passed over.
+
+    mode: `auto` hashes up to AT_ONCE bytes in `start`, and more of them in a thread until `finish`; files that the
+    record knows are not hashed. `start` hashes all files in `start`. `off` does nothing.
+    """
+
+    def __init__(self, folders: Iterable[str | Path], mode: Verify = "auto") -> None:
+        found = (
+            [] if mode == "off" else [file for folder in dict.fromkeys(map(str, folders)) for file in _files(folder)]
+        )
+        known = _records() if mode == "auto" else {}
+        self._files = [file for file in found if known.get(_key(file)) != file.record]
+        self.bytes = sum(file.bytes for file in self._files)
+        self._later = mode == "auto" and self.bytes > AT_ONCE
+        self._thread: threading.Thread | None = None
+        self._error: DataError | None = None
+
+    def start(self) -> None:
+        """Hash the files, or begin to. Raises DataError naming the first one that differs."""
+        if self._later:
+            self._thread = threading.Thread(target=self._try, daemon=True)
+            self._thread.start()
+        else:
+            self._hash()
+
+    def finish(self) -> None:
+        """Wait until all files are hashed. Raises DataError naming the first one that differs."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _try(self) -> None:
+        try:
+            self._hash()
+        except DataError as error:
+            self._error = error
+
+    def _hash(self) -> None:
+        for file in self._files:
+            check_file(file.path, file.sha256)
+        _record(self._files)
+
+
+def check_file(path: Path, sha256: str) -> None:
+    """Raise DataError unless a shard has the hash that its manifest states."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    if found != sha256:
+        raise DataError(
+            f"{path}: its content differs from the hash in {MANIFEST_NAME}. The disk or a copy damaged it, or it was "
+            "changed by hand: copy the corpus again, whole, or import the data again."
+        )
+
+
+def verify_folder(folder: Path, progress: Callable[[int, int, str], None] | None = None) -> int:
+    """Hash every shard of a corpus folder and return the number of bytes. Raises DataError for the first that differs.
+
+    progress is called with (bytes done, all, file). The record of intact files is not looked at, and gains these.
+    """
+    files = _files(folder)
+    if not files:
+        raise DataError(f"{folder}: has no {MANIFEST_NAME} with hashes, so nothing can be compared.")
+    total, done = sum(file.bytes for file in files), 0
+    for file in files:
+        if progress is not None:
+            progress(done, total, file.path.name)
+        check_file(file.path, file.sha256)
+        done += file.bytes
+    if progress is not None:
+        progress(total, total, "done")
+    _record(files)
+    return total
+
+
+def _files(folder: str | Path) -> list[_ShardFile]:
+    """Return the shards of a folder by its manifest. Raises DataError for one that is missing or has another size."""
+    folder = Path(folder)
+    if not (folder / MANIFEST_NAME).is_file():
+        return []
+    found = []
+    for shard in read_manifest(folder / MANIFEST_NAME).shards:
+        path = shard_file(folder, shard["file"], shard["bytes"])
+        about = path.stat()
+        state = (about.st_size, about.st_mtime_ns, about.st_ino)
+        found.append(_ShardFile(path, shard["sha256"], shard["bytes"], state))
+    return found
+
+
+def shard_file(folder: Path, name: str, size: int) -> Path:
+    """Return the path of a shard. Raises DataError if it is missing, or is not a plain file of the given size."""
+    path = folder / name
+    if not path.is_file():
+        raise DataError(f"{path}: missing, though the manifest lists it. Copy the corpus again, whole.")
+    found = path.stat().st_size
+    if found != size:
+        raise DataError(f"{path}: {found:,} bytes, the manifest says {size:,}. Copy the corpus again, whole.")
+    return path
+
+
+def _record_file() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "foretrain" / "verified.json"
+
+
+def _key(file: _ShardFile) -> str:
+    return os.path.realpath(file.path)
+
+
+def _records() -> dict[str, object]:
+    try:
+        return read_object(_record_file())
+    except (OSError, ValueError):
+        return {}
+
+
+def _record(files: Sequence[_ShardFile]) -> None:
+    """Add files that were found intact; without a place to write, they are hashed again next time."""
+    if not files:
+        return
+    place = _record_file()
+    known = {**_records(), **{_key(file): file.record for file in files}}
+    kept = dict(list(known.items())[-_MOST_RECORDS:])
+    scratch = place.with_name(f".{place.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_text(scratch, json.dumps(kept))
+        scratch.replace(place)
+    with contextlib.suppress(OSError):
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""Lock files that allow one writer per folder, across processes and hosts.
+
+A lock names host, process and boot of its holder. It is free when its file is absent or empty, and one of a dead
+process on this host is taken over. A POSIX record lock makes reading and writing the file one step; the kernel releases
+it however the process ends, and unlike flock it is not inherited by forks. On file systems without record locks (some
+NFS) nothing is taken over: whoever finds a holder is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from foretrain.errors import ForetrainError
+from foretrain.reading import parse_json
+
+_LARGEST = 4096  # bytes of a lock file that are read
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class FileLock:
+    """A lock file. folder: what its holder writes, and kind: a word for it, in messages; error: the class of errors."""
+
+    def __init__(self, path: Path, folder: Path, kind: str, error: type[ForetrainError]) -> None:
+        self.path = path
+        self._folder, self._kind, self._error = folder, kind, error
+
+    def __enter__(self) -> FileLock:
+        """Take the lock. Raises an error if another process holds it, or if its file is a link or no plain file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            descriptor = self._open()
+            try:
+                safe = _record_lock(descriptor)
+                if not _is_still(self.path, descriptor):
+                    continue  # its holder deleted it between the opening and the record lock
+                holder = _parse(os.read(descriptor, _LARGEST))
+                if holder and (not safe or _alive(holder)):
+                    raise self._error(
+                        f"{self._folder}: process {holder['pid']} on {holder['host']} is writing this {self._kind}. "
+                        f"Wait for it or stop it. If you are sure that it has ended, delete {self.path}."
+                    )
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+                return self
+            finally:
+                os.close(descriptor)
+
+    def __exit__(self, *exception: object) -> None:
+        with suppress(OSError):  # the folder may be gone: that is no error of the lock
+            descriptor = os.open(self.path, _FLAGS & ~os.O_CREAT)
+            try:
+                _record_lock(descriptor)  # a process that waits for it looks whether the file is still there
+                if _parse(os.read(descriptor, _LARGEST)) == _this_process():
+                    self.path.unlink()
+            finally:
+                os.close(descriptor)
+
+    def _open(self) -> int:
+        """Return a descriptor of the file, which is created if it is absent; never that of a link, pipe or device."""
+        try:
+            descriptor = os.open(self.path, _FLAGS, 0o666)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise self._error(f"{self.path}: is not a lock file. Delete it.") from None
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise self._error(f"{self.path}: is not a lock file. Delete it.")
+        return descriptor
+
+
+def _record_lock(descriptor: int) -> bool:
+    """Lock the file until it is closed; return False if its file system cannot."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Return True if a path names the open file."""
+    try:
+        named, opened = os.lstat(path), os.fstat(descriptor)
+    except FileNotFoundError:
+        return False
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "boot": _boot_id(), "started": _start_time(pid)}
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    """Return False if the holder has certainly ended; a process on another host counts as alive."""
+    if holder.get("host") != socket.gethostname():
+        return True
+    if holder.get("boot") != _boot_id():
+        return False
+    pid = holder["pid"]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return holder.get("started") == _start_time(pid)  # else the pid was reused by another process
+
+
+def _boot_id() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _start_time(pid: int) -> str | None:
+    """Return the start time of a process in clock ticks; None without /proc, "dead" for a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "dead" if fields[0] in "ZX" else fields[19]
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    """Return the holder that a lock file names, None if it names none, as one that was not written to its end."""
+    try:
+        holder = parse_json(text.decode())
+    except ValueError:
+        return None
+    if not isinstance(holder, dict) or not isinstance(holder.get("host"), str):
+        return None
+    pid = holder.get("pid")
+    return holder if isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 2**31 else None

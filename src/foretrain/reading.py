@@ -1,0 +1,87 @@
+"""Readers of small files from outside: bounded in size, depth and numbers, and of plain files only.
+
+Whatever is wrong is an OSError, or an Unreadable that says why in one line; callers add which file it is and what to
+do. A pipe, device or folder in place of a file is refused at once, where opening it could wait for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+LARGEST = 64 << 20  # bytes of a JSON or YAML file; the largest written here, a manifest with many shards, has 1 MB
+DEEPEST = 100  # nested lists and objects
+LARGEST_NUMBER = 2**64  # of whole numbers; seeds and hashes are below it
+
+
+class Unreadable(ValueError):
+    """The content of a file cannot be used; the message says why."""
+
+
+def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
+    """Return the content of a plain file of at most `limit` bytes. Raises OSError or Unreadable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise Unreadable("not a plain file")
+        if found.st_size > limit:
+            raise Unreadable(f"{found.st_size:,} bytes, more than {limit:,}")
+        return file.read(limit + 1)[:limit]
+
+
+def read_text(path: Path, limit: int = LARGEST) -> str:
+    """Return the UTF-8 text of a plain file. Raises OSError or Unreadable."""
+    try:
+        return read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"not UTF-8 text, from byte {error.start:,}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file. Raises OSError or Unreadable."""
+    return parse_json(read_text(path))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file. Raises OSError or Unreadable."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise Unreadable(f"not a JSON object, but {_kind(found)}")
+    return found
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text. Raises Unreadable."""
+    try:
+        found = json.loads(text, parse_int=_whole)
+    except RecursionError:
+        raise Unreadable(f"nested more than {DEEPEST} deep") from None
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"not JSON: {error.msg}, line {error.lineno}") from None
+    check_depth(found)
+    return found
+
+
+def check_depth(value: Any) -> None:
+    """Raise Unreadable for lists and dicts in each other more than DEEPEST deep."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise Unreadable(f"nested more than {DEEPEST} deep")
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+
+
+def _whole(text: str) -> int:
+    if len(text) > 21 or abs(int(text)) > LARGEST_NUMBER:
+        raise Unreadable(f"the number {text[:12]}... has {len(text)} digits")
+    return int(text)
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else "a list" if isinstance(value, list) else f"a {type(value).__name__}"

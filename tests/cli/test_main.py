@@ -1,0 +1,98 @@
+"""How commands end: one line and an exit code, also for faults that nothing expects."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.waiting import DEADLINE
+
+from foretrain.cli import main
+from foretrain.cli.crash import MESSAGES
+
+
+@pytest.fixture
+def failing(monkeypatch, tmp_path: Path):
+    """Let `foretrain doctor` raise an exception; return a function that runs it and gives its exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["foretrain", "doctor", "folder"])
+
+    def run(error: BaseException) -> int:
+        def fail(folder: Path) -> None:
+            raise error
+
+        monkeypatch.setattr("foretrain.cli.doctor.examine", fail)
+        with pytest.raises(SystemExit) as leave:
+            main()
+        assert isinstance(leave.value.code, int)
+        return leave.value.code
+
+    return run
+
+
+def test_a_fault_of_its_own_is_one_line_and_a_report_without_data(failing, capsys, tmp_path: Path, monkeypatch) -> None:
+    assert failing(KeyError("secret value")) == 1
+    (report,) = tmp_path.glob("foretrain-error-*.txt")
+    line = capsys.readouterr().err
+    assert line == (f"error: foretrain failed (KeyError), which is a fault of its own. A report is in {report}.\n")
+    text = report.read_text()
+    assert "command: foretrain doctor folder" in text and "builtins.KeyError\n" in text and "in fail" in text
+    assert "torch " in text and "secret" not in text
+    report.unlink()
+    monkeypatch.setenv(MESSAGES, "1")
+    assert failing(KeyError("secret value")) == 1
+    assert "secret value" in next(tmp_path.glob("foretrain-error-*.txt")).read_text()
+
+
+def test_the_report_goes_to_the_folder_for_temporary_files_if_it_must(failing, capsys, tmp_path, monkeypatch) -> None:
+    other = tmp_path / "tmp"
+    other.mkdir()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(other))
+    monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "gone")
+    assert failing(ZeroDivisionError()) == 1
+    assert f"A report is in {other}" in capsys.readouterr().err
+    other.rename(tmp_path / "away")
+    assert failing(ZeroDivisionError()) == 1
+    assert "No report could be saved" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (OSError(5, "Input/output error", "x.csv"), 2, "error: x.csv: Input/output error. The disk or its connection"),
+        (OSError(28, "No space left on device", "x.csv"), 2, "error: x.csv: No space left on device. Free space"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (EOFError(), 1, "foretrain failed (EOFError)"),
+    ],
+)
+def test_other_ends_have_their_codes(failing, capsys, error, code, text) -> None:
+    assert failing(error) == code
+    shown = capsys.readouterr().err
+    assert text in shown and "Aborted" not in shown and "Traceback" not in shown
+
+
+def test_signals_have_their_usual_effect_again_after_a_command(failing) -> None:
+    failing(ValueError())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.processes
+def test_sigterm_ends_a_command_with_143_and_no_traceback(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\nfrom pathlib import Path\nimport foretrain.cli.doctor as doctor\n"
+        "def wait(folder):\n"
+        "    try:\n        print('started', flush=True); time.sleep(60)\n"
+        "    finally:\n        Path('cleaned').touch()\n"
+        "doctor.examine = wait\nfrom foretrain.cli import main\nsys.argv = ['foretrain', 'doctor']\nmain()\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stdout.readline() == "started\n"
+        os.kill(running.pid, signal.SIGTERM)
+        _, error = running.communicate(timeout=DEADLINE)
+    assert running.returncode == 143 and error == ""
+    assert (tmp_path / "cleaned").exists()
