@@ -66,6 +66,11 @@ def test_overrides_set_nested_values_lists_and_new_sections_and_the_last_wins():
     assert tree == {"leaves": [{"steps": 1}], "seed": 1}, "the original tree must stay as it was"
 
 
+def test_the_first_entry_of_a_list_that_is_not_there_is_made():
+    assert apply_overrides({"leaves": []}, ["leaves.0.steps=7"]) == {"leaves": [{"steps": 7}]}
+    assert apply_overrides({}, ["leaf.names.0=a"]) == {"leaf": {"names": ["a"]}}
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [

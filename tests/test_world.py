@@ -17,6 +17,8 @@ from tests.tolerance import assert_another_order
 from tests.waiting import DEADLINE, as_from_a_terminal, wait_until
 
 from foretrain import cli
+from foretrain.distributed.world import World
+from foretrain.errors import ConfigError
 from foretrain.training import checkpoint
 from foretrain.training.journal import read_journal
 
@@ -254,6 +256,11 @@ def test_verbs_other_than_train_refuse_to_do_the_same_several_times(words, tmp_p
     [
         ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR and MASTER_PORT are not all set. Start with torchrun"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two' in the environment"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4"},
+            "mpirun started 4 processes (OMPI_COMM_WORLD_SIZE), which would each train",
+        ),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "srun started 2 processes (SLURM_STEP_NUM_TASKS)"),
     ],
 )
 def test_an_environment_that_no_launcher_made_is_one_clear_line(environment, message, tmp_path, monkeypatch, capsys):
@@ -262,3 +269,11 @@ def test_an_environment_that_no_launcher_made_is_one_clear_line(environment, mes
     assert alone(*arguments(tmp_path / "run", "training.max_steps=2")) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_of_another_launcher_may_each_train_a_run_of_their_own(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(ConfigError, match="mpiexec started 2 processes"):
+        World.start("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert World.start("cpu").size == 1

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -231,7 +232,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str | tuple[str, Any]]) -> dict[str, Any]:
-    """Return a copy of tree with `a.b=value` items (or (dotted key, value) pairs) set in order. Raises ConfigError."""
+    """Return a copy of tree with `a.b=value` items (or (dotted key, value) pairs) set in order. Raises ConfigError.
+
+    A part 0 of what is not there makes a list of one entry: data.corpora.0.path.
+    """
     result = _copy(tree)
     for item in overrides:
         if isinstance(item, str):
@@ -242,16 +246,16 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str | tuple[str, A
         else:
             key, value = item
         node = result
-        *parents, last = key.strip().split(".")
-        for part in parents:
+        parts = key.strip().split(".")
+        for part, following in pairwise(parts):
             child = _child(node, part, key)
-            if child is None:
-                child = {}
+            if child is None or (child == [] and following == "0"):
+                child = [None] if following == "0" else {}
                 _set(node, part, child, key)
             if not isinstance(child, (dict, list)):
                 raise ConfigError(f"{key}: {part!r} is a value ({child!r}), not a section.")
             node = child
-        _set(node, last, value, key)
+        _set(node, parts[-1], value, key)
     return result
 
 

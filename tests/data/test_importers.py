@@ -361,6 +361,8 @@ def test_parts_of_a_series_in_several_files_are_joined_by_a_pattern(tmp_path: Pa
     stamps, values = dates(80), ohlcv(80)
     for year, part in ((2021, slice(0, 40)), (2022, slice(40, 80))):
         write_csv(tmp_path / "in" / f"SPY-{year}.csv", "date,open,high,low,close,volume", stamps[part], values[part])
+    with pytest.raises(DataError, match=r"the name without folder and ending, 'SPY-2021', does not match id_pattern"):
+        import_corpus([tmp_path / "in"], tmp_path / "out", id_pattern=r"^([A-Z]+)-\d+\.csv$")
     import_corpus([tmp_path / "in"], tmp_path / "out", id_pattern="^([A-Z]+)-")
     corpus, _ = load(tmp_path / "out")
     assert corpus.item_id(0) == "SPY"

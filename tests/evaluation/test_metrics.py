@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -102,11 +103,25 @@ def test_squared_errors_of_prices_equal_plain_loops_and_currencies_are_not_mixed
     scored = _random(make_scored, price=True)
     error, last = scored.target - scored.median, np.repeat(scored.last[:, None], scored.horizon, 1)
     seen = np.isfinite(scored.target)
-    expected = {"pct_mse": ((100 * error / last)[seen] ** 2).mean(), "price_mse": (error[seen] ** 2).mean()}
+    returns = (100 * (scored.target - last) / last)[seen]
+    pct_mse = ((100 * error / last)[seen] ** 2).mean()
+    expected = {"pct_mse": pct_mse, "price_mse": (error[seen] ** 2).mean(), "pct_r2": 1 - pct_mse / returns.var()}
     assert metrics.price_squares(replace(scored, unit=("USD",) * 4)) == pytest.approx(expected, rel=1e-12)
     mixed = replace(scored, unit=("USD", "EUR", "USD", "USD"))
-    assert metrics.price_squares(mixed) == pytest.approx({"pct_mse": expected["pct_mse"]}, rel=1e-12)
+    assert metrics.price_squares(mixed) == pytest.approx(
+        {name: expected[name] for name in ("pct_mse", "pct_r2")}, rel=1e-12
+    )
     assert metrics.price_squares(_random(make_scored)) == {}
+
+
+def test_r2_is_1_for_the_truth_0_for_its_mean_return_and_undefined_without_a_spread(make_scored):
+    truth = [[101.0, 102.0], [99.0, 104.0]]
+    score = partial(make_scored, item=[0, 0], last=[100.0, 100.0], price=True)
+    assert metrics.price_squares(score(truth, truth))["pct_r2"] == 1.0
+    assert metrics.price_squares(score(truth, np.full((2, 2), 101.5)))["pct_r2"] == pytest.approx(0.0, abs=1e-12)
+    assert metrics.price_squares(score(truth, np.full((2, 2), 100.0)))["pct_r2"] < 0
+    flat = np.full((2, 2), 101.0)
+    assert np.isnan(metrics.price_squares(score(flat, flat))["pct_r2"])
 
 
 def test_an_error_of_116_percent_reads_as_116(make_scored):

@@ -45,6 +45,7 @@ def test_the_aggregate_also_has_the_pooled_metrics(found):
     assert found.aggregate["pct_mae"] == found.pooled["model"]["pct_mae"]
     assert found.aggregate["naive_pct_mae"] == found.pooled["naive"]["pct_mae"]
     assert found.aggregate["skill"] == found.pooled["model"]["skill_vs_naive"]
+    assert 0 < found.aggregate["pct_mae"] ** 2 <= found.aggregate["pct_mse"] and found.aggregate["pct_r2"] < 1
     against = next(c for c in found.comparisons if c.against == "naive")
     assert found.aggregate["dm"] == {
         "statistic": against.statistic,

@@ -63,3 +63,14 @@ def test_a_run_without_a_release_names_its_checkpoints(tmp_path: Path, inside):
     write(tmp_path / "run" / "checkpoints", 100)
     with pytest.raises(ModelError, match=r"holds checkpoints and no release\. Name one: .*best or .*latest"):
         resolve(tmp_path / "run" / inside)
+
+
+@pytest.mark.parametrize("asked", ["step-60", "checkpoints/step-70", "relaese"])
+def test_a_checkpoint_that_a_run_does_not_have_is_no_hub_id(tmp_path: Path, monkeypatch, asked):
+    """run/step-60 could be one."""
+    for step in (10, 20, 30, 40, 50):
+        write(tmp_path / "run" / "checkpoints", step)
+    write(tmp_path / "run" / "checkpoints", 60, whole=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"no such folder or checkpoint; its run has 1 older ones, .*20, .*50 "):
+        resolve(f"run/{asked}")

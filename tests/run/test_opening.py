@@ -23,8 +23,10 @@ from foretrain.models import infer_family
 from foretrain.models.checkpoints import checkpoint_at, steps_in
 from foretrain.models.hub import release_hash
 from foretrain.notes import Code, codes
+from foretrain.run import export
 from foretrain.run.export import export_checkpoint
 from foretrain.run.train import train_run
+from foretrain.training.checkpoint import delete_checkpoint
 
 CORPUS = "data.corpora=[{path: PATH}]"
 
@@ -163,3 +165,43 @@ def test_a_damaged_checkpoint_is_no_model(run):
 def test_a_checkpoint_without_a_release_is_explained_where_none_is_written(run):
     with pytest.raises(ModelError, match=r"is a checkpoint, and no release of it .* foretrain export .*step-00000004"):
         predictor.load(run / "step-4")
+
+
+@pytest.mark.parametrize("moment", ["build_model", "adapter_facts", "write_json"])
+def test_a_name_means_another_checkpoint_if_the_run_deletes_the_first_while_it_is_read(run, monkeypatch, moment):
+    folder = run / "checkpoints"
+    newest, before = reversed(steps_in(folder)[-2:])
+    original = getattr(export, moment)
+
+    def late(*given: Any, **named: Any) -> Any:
+        if newest.exists():
+            delete_checkpoint(newest)
+        return original(*given, **named)
+
+    monkeypatch.setattr(export, moment, late)
+    assert foretrain.load(run / "latest").facts["from"] == before.name
+    assert not newest.exists()  # no folder without a checkpoint is left behind
+
+
+def test_a_checkpoint_that_its_run_deletes_while_it_is_read_is_named(run, monkeypatch):
+    newest, original = steps_in(run / "checkpoints")[-1], export.build_model
+    monkeypatch.setattr(export, "build_model", lambda config: delete_checkpoint(newest) or original(config))
+    with pytest.raises(ModelError, match=r"step-00000006: its run deleted it meanwhile .*keep_last"):
+        foretrain.load(newest)
+
+
+def test_another_process_may_write_the_release_of_a_checkpoint_first(run, monkeypatch):
+    checkpoint = checkpoint_at(run / "latest")
+    assert checkpoint is not None
+
+    def slow(given: Path, out: Path, **how: Any) -> None:
+        export_checkpoint(given, out, **how)  # the other process, between this one's look and its own export
+        export_checkpoint(given, out, **how)
+
+    monkeypatch.setattr(export, "export_checkpoint", slow)
+    assert foretrain.load(run / "latest").facts["from"] == checkpoint.name
+
+
+def test_an_intact_checkpoint_opens_beside_a_newer_damaged_one(run):
+    (steps_in(run / "checkpoints")[-1] / "state.json").write_text("{")
+    assert foretrain.load(run / "checkpoints" / "step-00000004").facts["step"] == 4

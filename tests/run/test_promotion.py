@@ -134,6 +134,17 @@ def test_the_recorded_command_finds_the_same_figures(copy: Path, runs: Path, cap
     assert f"recorded in {copy / 'release' / 'release.json'}" in capsys.readouterr().out
 
 
+def test_a_result_by_settings_that_forecasts_do_not_have_is_not_recorded(copy: Path, corpus: Path, capsys):
+    before = read(copy / "release" / "release.json")
+    length = before["data"]["context_length"]
+    arguments = ("evaluate", copy, "--data", corpus, "--against", "zero-shot", "--num-windows", 2)
+    command(*arguments, "--context-length", length // 2, "--no-sort-quantiles", "--option", "symmetric=true")
+    assert "scored with sort_quantiles, context_length, options, which its forecasts have" in capsys.readouterr().out
+    assert read(copy / "release" / "release.json") == before
+    command(*arguments, "--context-length", length, "--sort-quantiles", "--option", "symmetric=false", "--seed", 7)
+    assert "recorded in " in capsys.readouterr().out
+
+
 def test_a_run_without_a_gate_records_nothing(runs: Path):
     assert "promotion" not in read(runs / "base" / "release" / "release.json")
     assert "promotion" not in read(runs / "base" / "final_metrics.json")

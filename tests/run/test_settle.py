@@ -67,6 +67,24 @@ def test_steps_and_epochs_replace_each_other(override, kept, dropped):
     assert f"training.{kept[0]} takes the place of the config's training.{dropped} 5." in notes
 
 
+def test_a_corpus_of_the_command_line_replaces_generated_series():
+    data = {"generated": {}, "context_length": 64, "prediction_length": 8}
+    config, notes = single({**TREE, "data": data, "optimizer": {}}, "data.corpora.0.path=corpora/y")
+    assert [spec.path for spec in config.data.corpora] == ["corpora/y"] and config.data.generated is None
+    assert "data.corpora takes the place of the config's data.generated." in notes
+
+
+def test_a_folder_of_the_command_line_replaces_the_generated_series_of_an_entry():
+    tree = apply_overrides(TREE, ["data.corpora=[{path: a}, {synthetic: {kind: seasonal, num_series: 2, length: 99}}]"])
+    config, notes = single(tree, "data.corpora.1.path=corpora/y")
+    assert [spec.path for spec in config.data.corpora] == ["a", "corpora/y"]
+    assert notes == ["data.corpora.1.path takes the place of the config's data.corpora.1.synthetic."]
+    config, notes = single(tree, "data.corpora.0.synthetic={kind: seasonal, num_series: 2, length: 99}")
+    assert [spec.path for spec in config.data.corpora] == [None, None] and "data.corpora.0.path a." in notes[0]
+    with pytest.raises(ConfigError, match="give either path or synthetic"):
+        single(tree, "data.corpora.1.path=y", "data.corpora.1.synthetic.num_series=3")
+
+
 def test_weights_and_random_weights_replace_each_other():
     config, notes = single(TREE, "model.model_id=amazon/chronos-2")
     assert not config.model.random_init and "model.random_init" in notes[0]

@@ -261,10 +261,12 @@ def test_a_metric_that_validation_does_not_compute_is_refused_before_training(tm
         ConfigError, match=r"training\.best_metric: 'loss' is not computed here; choose one of val_loss"
     ):
         train_run(tiny(tmp_path / "run", "training.best_metric=loss"))
+    with pytest.raises(ConfigError, match=r"val_coverage_80_share is best at 0\.8, neither lowest nor highest"):
+        train_run(tiny(tmp_path / "run", "training.best_metric=val_coverage_80_share"))
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("metric", "mode"), [("val_wql", "min"), ("val_skill", "max")])
+@pytest.mark.parametrize(("metric", "mode"), [("val_wql", "min"), ("val_skill", "max"), ("val_pct_r2", "max")])
 def test_skill_is_better_when_higher(tmp_path: Path, metric, mode):
     assert tiny(tmp_path, f"training.best_metric={metric}").training.mode == mode
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from foretrain.training.monitor import append_log, duration, memory_gb, peak_flops
+from foretrain.training.monitor import append_log, duration, memory_gb, peak_flops, step_times
 from foretrain.training.trainer import ValidationResult
 
 LINE = re.compile(
@@ -166,7 +166,21 @@ def test_time_spent_in_validation_is_not_in_the_rates(toy, tmp_path):
     began = time.perf_counter()
     toy.trainer(tmp_path, evaluate=slow, validate_every=6, log_every=12).fit()
     whole = time.perf_counter() - began
-    assert len(slept) == 2 and 12 / toy.lines(tmp_path)[-1]["steps_per_s"] < whole - sum(slept)
+    record = toy.lines(tmp_path)[-1]
+    assert len(slept) == 2 and 12 / record["steps_per_s"] < whole - sum(slept)
+    assert 0 < record["step_s_median"] <= record["step_s_p95"] < 1
+
+
+def test_the_times_of_steps_have_their_spread(toy, tmp_path):
+    class Slow(toy.Source):
+        def windows(self, first, count):
+            time.sleep(0.3 if first == 0 else 0)  # in the first step alone
+            return super().windows(first, count)
+
+    toy.trainer(tmp_path, source=Slow(), prefetch=0, log_every=6).fit()
+    slow, usual = toy.lines(tmp_path)
+    assert slow["step_s_p95"] > 0.2 > slow["step_s_median"] and usual["step_s_p95"] < 0.2
+    assert step_times([0.1, 0.3, 0.2]) == pytest.approx({"step_s_median": 0.2, "step_s_p95": 0.29})
 
 
 def test_a_slow_source_shows_as_its_share_of_the_time(toy, tmp_path):

@@ -155,7 +155,13 @@ def evaluate_model(
     from foretrain.evaluation.report import print_result
     from foretrain.evaluation.tasks import evaluate
     from foretrain.forecasting.parents import with_ancestry
-    from foretrain.forecasting.record import default_horizon, recorded_data, with_names, with_recorded_options
+    from foretrain.forecasting.record import (
+        default_horizon,
+        recorded_data,
+        unlike_release,
+        with_names,
+        with_recorded_options,
+    )
     from foretrain.models import family, forecast_options
     from foretrain.models.request import DECILES
     from foretrain.run.opening import openable
@@ -197,16 +203,21 @@ def evaluate_model(
         promotion = judge(result, require_significance=require_significance, promote_over=promote_over)
         result = replace(result, promotion=promotion)
     print_result(result)
-    _save_result(result, model, predictor.facts, out)
+    changes = unlike_release(release, predictor.model, {**settings, **named, "context_length": context_length}, chosen)
+    _save_result(result, model, predictor.facts, changes, out)
     return result
 
 
-def _save_result(result: EvaluationResult, model: str, loaded: Mapping[str, Any], out: Path | None) -> None:
+def _save_result(
+    result: EvaluationResult, model: str, loaded: Mapping[str, Any], changes: Sequence[str], out: Path | None
+) -> None:
     """Write the report, and record the promotion in the release.json of a local release.
 
     Only a comparison with the zero-shot reference is recorded, not one with another model, and not that of a release
-    with another tokenizer than its own; loaded: the record of the model that was scored. A result on corpora unknown to
+    with another tokenizer than its own, or with settings that its forecasts do not have. A result on corpora unknown to
     the run does not replace a recorded one. Releases in the hub's cache are never changed.
+
+    loaded: the record of the model that was scored. changes: result of record.unlike_release.
     """
     from foretrain.evaluation.reference import ZERO_SHOT
     from foretrain.evaluation.report import write_report
@@ -223,6 +234,12 @@ def _save_result(result: EvaluationResult, model: str, loaded: Mapping[str, Any]
         if role != "model" and loaded["parents"][role].get("hash") != part.get("hash"):
             print(f"not recorded: {release / 'release.json'} is unchanged; it was scored with another {role}")
             return
+    if changes:
+        print(
+            f"not recorded: {release / 'release.json'} is unchanged; it was scored with {', '.join(changes)}, which "
+            "its forecasts have only where that is given to them too"
+        )
+        return
     own = {entry[key] for entry in facts.get("corpora", ()) for key in ("name", "fingerprint")}
     unknown = [entry["name"] for entry in promotion.data if own.isdisjoint((entry["name"], entry["fingerprint"]))]
     if "promotion" in facts and unknown:

@@ -19,6 +19,8 @@ from foretrain.errors import ConfigError, TrainingError
 
 T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # evaluation on one rank may keep the others waiting this long
+# variables in which other launchers than torchrun say how many processes they started
+_OTHER_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_STEP_NUM_TASKS": "srun"}
 
 
 @dataclass
@@ -35,8 +37,10 @@ class World:
         """Join the process group that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK; size 1 without them.
 
         device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads.
-        Raises ConfigError for a device that this machine lacks and for incomplete environment variables.
+        Raises ConfigError for a device that this machine lacks, for incomplete environment variables, and for several
+        processes of mpirun or srun, which would each train alone.
         """
+        _refuse_other_launchers()
         rank, size = _env_int("RANK", 0), _env_int("WORLD_SIZE", 1)
         local_rank = _env_int("LOCAL_RANK", rank if size > 1 else 0)
         if size > 1 and not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
@@ -123,6 +127,17 @@ class World:
             raise error
         if errors:
             raise TrainingError(f"another process of this run failed: {errors[0]}")
+
+
+def _refuse_other_launchers() -> None:
+    """Raise ConfigError if another launcher than torchrun says that it started several processes."""
+    for name, launcher in _OTHER_LAUNCHERS.items():
+        if "WORLD_SIZE" not in os.environ and (size := _env_int(name, 1)) > 1:
+            raise ConfigError(
+                f"{launcher} started {size} processes ({name}), which would each train alone: only the variables of "
+                "torchrun are read. Start one torchrun on each node (docs/distributed.md), or set WORLD_SIZE=1 if each "
+                "process is to train a run of its own."
+            )
 
 
 def _env_int(variable: str, default: int) -> int:

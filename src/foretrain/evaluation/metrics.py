@@ -41,6 +41,7 @@ METRICS: dict[str, Metric] = {
 SQUARED = {  # of price_squares: of validation, beside the absolute errors that evaluations report
     "pct_mse": Metric("MSE", "squared percent of the last close", "lower"),
     "price_mse": Metric("MSE", "square of the item's currency", "lower"),
+    "pct_r2": Metric("R2", "ratio, of percent returns from the last close", "higher"),
 }
 PRICE_METRICS = ("pct_mae", "direction_accuracy_share", "price_mae")
 IN_UNITS = ("mae", "rmse", "price_mae")  # averaged over items only if they share a unit
@@ -160,23 +161,28 @@ def pooled(scored: Scored) -> dict[str, float]:
 
 
 def price_squares(scored: Scored) -> dict[str, float]:
-    """Return the mean squared errors of prices: pct_mse and, where price_mae is pooled, price_mse; else {}.
+    """Return the metrics of squared errors of prices: pct_mse, pct_r2, where price_mae is pooled price_mse; else {}.
 
-    pct_mse: mean of (100 * (y - f) / last)^2 over the steps that pct_mae counts. price_mse: mean of (y - f)^2. NaN if
-    undefined.
+    pct_mse: mean of (100 * (y - f) / last)^2 over the steps that pct_mae counts. price_mse: mean of (y - f)^2. pct_r2:
+    1 - pct_mse / the variance of 100 * (y - last) / last over these steps, the coefficient of determination; naive's
+    is not above 0. NaN if undefined.
     """
     if not scored.price.any():
         return {}
     s, close = sums(scored), np.abs(scored.last)
     percent, price = scored.price & (s.count > 0) & (close > 0), scored.price & (s.count > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
+        pct_mse = 1e4 * (s.squared[percent] / close[percent] ** 2).sum() / s.count[percent].sum()
+        returns = 100.0 * (scored.target[percent] - scored.last[percent, None]) / close[percent, None]
+        returns = returns[np.isfinite(returns)]
         found = {
-            "pct_mse": 1e4 * (s.squared[percent] / close[percent] ** 2).sum() / s.count[percent].sum(),
+            "pct_mse": pct_mse,
+            "pct_r2": 1.0 - pct_mse / returns.var() if len(returns) and np.ptp(returns) > 0 else np.nan,
             "price_mse": s.squared[price].sum() / s.count[price].sum(),
         }
-    return {
-        name: float(value) for name, value in found.items() if name == "pct_mse" or _meaningful("price_mae", scored)
-    }
+    if not _meaningful("price_mae", scored):
+        del found["price_mse"]
+    return {name: float(value) for name, value in found.items()}
 
 
 def names_no_direction(scored: Scored) -> bool:

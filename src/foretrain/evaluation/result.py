@@ -278,7 +278,10 @@ def summarise(
         environment=_environment(),
         prices=model.all_prices,
         aggregate=aggregate(
-            symbols, pooled, next(c for c in comparisons if c.against == "naive"), one_unit=model.one_unit
+            symbols,
+            {who: pooled[who] | metrics.price_squares(forecasters[who]) for who in ("model", "naive")},
+            next(c for c in comparisons if c.against == "naive"),
+            one_unit=model.one_unit,
         ),
         per_symbol=symbols,
         horizon_parts=horizon_parts(forecasters, trained_horizon),

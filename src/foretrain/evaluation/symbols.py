@@ -110,7 +110,8 @@ def aggregate(
 ) -> dict[str, Any]:
     """Return the means over symbols, and the pooled metrics in percent, against naive and with a significance test.
 
-    entries are those of per_symbol. Symbols whose truth is always 0 have no mae_percent and are skipped in its mean.
+    entries are those of per_symbol, pooled has metrics.price_squares too. Symbols whose truth is always 0 have no
+    mae_percent and are skipped in its mean.
     """
     found: dict[str, Any] = {"symbols_evaluated": len({(entry.get("corpus"), entry["symbol"]) for entry in entries})}
     for name in MEANS:
@@ -120,6 +121,9 @@ def aggregate(
     found |= {
         "pct_mae": pooled["model"].get("pct_mae", undefined),
         "naive_pct_mae": pooled["naive"].get("pct_mae", undefined),
+        "pct_mse": pooled["model"].get("pct_mse", undefined),
+        "naive_pct_mse": pooled["naive"].get("pct_mse", undefined),
+        "pct_r2": pooled["model"].get("pct_r2", undefined),
         "skill": pooled["model"]["skill_vs_naive"],
         "dm": {
             "statistic": against_naive.statistic,

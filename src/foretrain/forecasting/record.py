@@ -13,7 +13,9 @@ import numpy as np
 
 from foretrain.data.importers.columns import corpus_name
 from foretrain.errors import ConfigError, ModelError
+from foretrain.models import forecast_options
 from foretrain.models.base import Columns, Family, Forecaster
+from foretrain.models.output import recorded_output
 from foretrain.models.request import check_context_length
 from foretrain.models.types import ForecastOptions
 from foretrain.notes import Code, Note, counted
@@ -340,6 +342,21 @@ def recorded_options(facts: Facts) -> dict[str, Any]:
 def with_recorded_options(facts: Facts, given: Mapping[str, Any] | ForecastOptions | None) -> Any:
     """Return the options of a forecast: the recorded ones with those that are given by name; a whole set stays."""
     return given if isinstance(given, ForecastOptions) else {**recorded_options(facts), **(given or {})}
+
+
+def unlike_release(facts: Facts, model: Forecaster, given: Mapping[str, Any], options: ForecastOptions) -> list[str]:
+    """Return the names of the settings of an evaluation that forecasts of the release do not have by default.
+
+    given: arguments by name, None = not given. Only columns, context_length, rescale and output settings count: others
+    change no forecast, or its draws alone. options: the forecast options, recorded ones included.
+    """
+    trained = recorded_data(facts)
+    usual: dict[str, Any] = {role: list(trained[role]) for role in _ROLES if trained.get(role) is not None}
+    usual |= recorded_output(facts).model_dump() | {"rescale": model.rescales}
+    usual["context_length"] = trained_context(facts, model, None)
+    asked = {name: given[name] for name in usual if given.get(name) is not None}
+    found = [name for name, value in asked.items() if (list(value) if name in _ROLES else value) != usual[name]]
+    return found if options == forecast_options(model.family, recorded_options(facts)) else [*found, "options"]
 
 
 def trained_context(facts: Facts, model: Forecaster, asked: int | None) -> int | None:

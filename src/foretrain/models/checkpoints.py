@@ -45,9 +45,7 @@ def checkpoint_at(path: str | Path) -> Path | None:
     path = Path(path).expanduser()
     if path.exists():
         return path if is_checkpoint(path) else None
-    folder = path.parent if path.parent.name == "checkpoints" else path.parent / "checkpoints"
-    if not folder.is_dir():
-        folder = next(reversed(sorted((folder.parent / "stages").glob("*/checkpoints"))), folder)
+    folder = _folder_of(path)
     if number := re.fullmatch(r"(?:step|checkpoint)-(\d+)", path.name):
         named = folder / f"step-{int(number[1]):08d}"
         return named if is_checkpoint(named) else None
@@ -55,6 +53,19 @@ def checkpoint_at(path: str | Path) -> Path | None:
     if not found or path.name not in (*NEWEST, BEST):
         return None
     return (_best_of(found) if path.name == BEST else None) or found[-1]
+
+
+def checkpoints_beside(path: str | Path) -> list[Path]:
+    """Return the checkpoints of the run in which a path that does not exist would lie; [] if that is no run."""
+    return [step for step in steps_in(_folder_of(Path(path).expanduser())) if is_checkpoint(step)]
+
+
+def _folder_of(path: Path) -> Path:
+    """Return the checkpoints/ that a name such as RUN/latest is about; in a pipeline that of its last stage."""
+    folder = path.parent if path.parent.name == "checkpoints" else path.parent / "checkpoints"
+    if folder.is_dir():
+        return folder
+    return next(reversed(sorted((folder.parent / "stages").glob("*/checkpoints"))), folder)
 
 
 def read_checkpoint_state(checkpoint: Path) -> dict[str, Any]:
@@ -85,7 +96,12 @@ def describe_checkpoint(checkpoint: Path) -> str:
 
 
 def _best_of(found: list[Path]) -> Path | None:
-    """Return the best of a run's checkpoints, by the newest one's record; None without a validation or if it is
-    gone."""
-    step = ((read_checkpoint_state(found[-1]).get("progress") or {}) if found else {}).get("best_step")
-    return next((path for path in found if step_of(path) == step), None)
+    """Return the best of a run's checkpoints, by the newest record that can be read; None without a validation or if it
+    is gone."""
+    for newest in reversed(found):
+        try:
+            step = read_checkpoint_state(newest)["progress"]["best_step"]
+        except (ModelError, KeyError, TypeError):  # damaged, or deleted by its run meanwhile
+            continue
+        return next((path for path in found if step_of(path) == step), None)
+    return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foretrain.errors import ModelError
-from foretrain.models.checkpoints import checkpoint_at, is_checkpoint, steps_in
+from foretrain.models.checkpoints import checkpoint_at, checkpoints_beside, is_checkpoint, steps_in
 from foretrain.models.shipped import shipped
 from foretrain.notes import Code, Note, warn
 from foretrain.reading import read_object
@@ -17,6 +17,7 @@ from foretrain.reading import read_object
 # Files of a release that are downloaded; pickled weights never are.
 _FILES = ["*.json", "*.safetensors"]
 _log = logging.getLogger(__name__)
+_SHOWN = 4  # checkpoints that an error names
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -54,6 +55,10 @@ def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool =
         return folder
     if path.exists():
         raise ModelError(f"{path}: is a file; a model is a folder with config.json and model.safetensors.")
+    if found := checkpoints_beside(path):
+        names = ", ".join(step.name for step in found[-_SHOWN:])
+        more = f"{len(found) - _SHOWN:,} older ones, " if len(found) > _SHOWN else ""
+        raise ModelError(f"{path}: no such folder or checkpoint; its run has {more}{names} (also: best, latest).")
     if not _HUB_ID.fullmatch(name):
         box = f"a model in the box ({', '.join(shipped())})"
         raise ModelError(f"{name}: no such folder, and neither {box} nor a hub id like 'amazon/chronos-2'.")

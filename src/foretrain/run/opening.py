@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foretrain.errors import ModelError
+from foretrain.atomic import remove
+from foretrain.errors import ModelError, TrainingError
 from foretrain.forecasting import predictor
-from foretrain.models.checkpoints import checkpoint_at, describe_checkpoint
+from foretrain.models.checkpoints import checkpoint_at, describe_checkpoint, is_checkpoint
 from foretrain.notes import Code, Note, warn
 
 if TYPE_CHECKING:
@@ -33,12 +35,11 @@ def openable(asked: str | os.PathLike[str]) -> str:
     """Return what was asked for or, if it names a checkpoint, that folder, in which a release then lies; log which
     checkpoint it is.
 
-    Raises TrainingError if it is damaged, ModelError if the release cannot be written.
+    Raises TrainingError if it is damaged, ModelError if the release cannot be written or the run deletes it meanwhile.
     """
-    checkpoint = checkpoint_at(str(asked))
+    checkpoint = _with_release(str(asked))
     if checkpoint is None:
         return str(asked)
-    write_release_of(checkpoint)
     warn(_log, Note(Code.CHECKPOINT_OPENED, f"{asked} is a checkpoint: {describe_checkpoint(checkpoint)}."))
     return str(checkpoint)
 
@@ -47,22 +48,46 @@ def write_release_of(checkpoint: Path) -> None:
     """Write the release of a checkpoint, as its run would have released it, to its subfolder release, if it has none.
 
     That is with averaged weights if the run averages them, and with an adapter merged. Raises TrainingError if the
-    checkpoint is damaged, ModelError if its folder cannot be written.
+    checkpoint is damaged, ModelError if its folder cannot be written or is deleted meanwhile, as a run that trains does
+    with all but its newest and best.
     """
     release = checkpoint / "release"
     if (release / "config.json").is_file():
         return
     from foretrain.run.export import export_checkpoint
 
+    gone = ModelError(f"{checkpoint}: its run deleted it meanwhile (training.keep_last, keep_best). Name another one.")
     try:
         export_checkpoint(checkpoint, release, ema=None)
-    except OSError as error:
+    except (OSError, TrainingError) as error:
+        if not is_checkpoint(checkpoint):
+            raise gone from None
         if (release / "config.json").is_file():  # another process was faster
             return
+        if isinstance(error, TrainingError):
+            raise
         raise ModelError(
             f"{release}: cannot be written ({error.strerror or error}), and a checkpoint is used by its release. Write "
             f"it elsewhere: foretrain export {checkpoint} --out FOLDER."
         ) from None
+    if not is_checkpoint(checkpoint):  # what was written created its folder anew
+        remove(release)
+        with suppress(OSError):
+            checkpoint.rmdir()
+        raise gone
+
+
+def _with_release(asked: str, find: Callable[[str], Path | None] = checkpoint_at) -> Path | None:
+    """Return the checkpoint that `find` gives for what was asked for, in which a release then lies; None if it gives
+    none. If it is deleted meanwhile, a name such as `latest` means another one; raises as write_release_of."""
+    while (checkpoint := find(asked)) is not None:
+        try:
+            write_release_of(checkpoint)
+            return checkpoint
+        except ModelError:
+            if is_checkpoint(checkpoint) or find(asked) is None:
+                raise
+    return None
 
 
 def with_checkpoints(config: RunConfig, world: World, saved: Mapping[str, Any] | None = None) -> RunConfig:
@@ -73,12 +98,19 @@ def with_checkpoints(config: RunConfig, world: World, saved: Mapping[str, Any] |
     """
     before, changes = (saved or {}).get("model") or {}, dict[str, str]()
     for key in ("model_id", "tokenizer", "architecture_of"):
-        asked = getattr(config.model, key, None)
-        if not asked or (found := checkpoint_at(asked)) is None:
+        if not (asked := getattr(config.model, key, None)):
             continue
-        earlier = checkpoint_at(before.get(key) or asked)
-        if not Path(asked).expanduser().exists() and earlier is not None and earlier.parent == found.parent:
-            found = earlier
-        world.on_main(lambda checkpoint=found: write_release_of(checkpoint))
-        changes[key] = str(found)
+        find = functools.partial(_found, earlier=before.get(key))
+        # rank 0 finds it for all: the run that writes the checkpoints may be training
+        if (found := world.on_main(lambda asked=asked, find=find: _with_release(asked, find))) is not None:
+            changes[key] = str(found)
     return config.model_copy(update={"model": config.model.model_copy(update=changes)}) if changes else config
+
+
+def _found(asked: str, earlier: str | None) -> Path | None:
+    """Return the checkpoint that a name means; of a resumed run the one of the same folder that it meant earlier."""
+    found = checkpoint_at(asked)
+    if found is None or Path(asked).expanduser().exists() or not earlier:
+        return found
+    before = checkpoint_at(earlier)
+    return before if before is not None and before.parent == found.parent else found

@@ -40,18 +40,29 @@ def settled(
         file: the sections as the file alone has them.
         saved: the config that the run folder holds, of a run that is resumed.
     """
+    sides = (*_SIDES, *_of_corpora(sections))
     found: list[tuple[Changes, str]] = [
-        *(drop for a, b in _SIDES for drop in (*_dropped(sections, given, a, b), *_dropped(sections, given, b, a))),
+        *(drop for a, b in sides for drop in (*_dropped(sections, given, a, b), *_dropped(sections, given, b, a))),
         *_fitted_phases(sections, given, file, saved),
     ]
     return [pair for changes, _ in found for pair in changes], [Note(Code.SETTING_REPLACED, text) for _, text in found]
 
 
 def value_at(tree: Any, key: str) -> Any:
-    """Return the value at a dotted key of nested mappings; None if there is none."""
+    """Return the value at a dotted key of nested mappings and lists; None if there is none."""
     for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
+        if isinstance(tree, list):
+            tree = tree[int(part)] if part.isdigit() and int(part) < len(tree) else None
+        else:
+            tree = tree.get(part) if isinstance(tree, Mapping) else None
     return tree
+
+
+def _of_corpora(sections: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the sides of each entry of data.corpora: a folder, or series that are generated in its place."""
+    corpora = value_at(sections, "data.corpora")
+    places = [f"data.corpora.{number}" for number in range(len(corpora) if isinstance(corpora, list) else 0)]
+    return [({f"{place}.path": None}, {f"{place}.synthetic": None}) for place in places]
 
 
 def _is_given(key: str, given: Collection[str]) -> bool:

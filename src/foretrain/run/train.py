@@ -188,6 +188,11 @@ def build_validation(config: RunConfig, source: AnySource, model: Trainable, wor
     if best not in validation.names:
         choices = ", ".join(validation.names)
         raise ConfigError(f"training.best_metric: {best!r} is not computed here; choose one of {choices}.")
+    if "coverage" in best:
+        raise ConfigError(
+            f"training.best_metric: {best} is best at 0.8, neither lowest nor highest, so it cannot choose weights. "
+            "Choose val_wql, which scores the whole distribution."
+        )
     return validation
 
 

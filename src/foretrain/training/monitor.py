@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -53,6 +54,14 @@ class _Totals:
     data_wait: float = 0.0  # seconds
     flops: float = 0.0
     clipped: int = 0  # steps whose gradient exceeded clip_norm
+    step_seconds: list[float] = field(default_factory=list)  # of each step, without pauses
+    ended: float = 0.0  # seconds from the start to the end of the newest step
+
+    def count_step(self) -> None:
+        """Count a step that ends now."""
+        ended = time.perf_counter() - self.start
+        self.step_seconds.append(ended - self.ended)
+        self.steps, self.ended = self.steps + 1, ended
 
 
 class RunConsole(Console):
@@ -136,7 +145,7 @@ class Monitor:
         if not self.world.is_main:
             return
         totals, step = self.totals, train_state.step
-        totals.steps += 1
+        totals.count_step()
         totals.windows += result.windows
         totals.clipped += self.config.clip_norm is not None and result.grad_norm > self.config.clip_norm
         totals.data_wait += stats.data_wait
@@ -225,6 +234,7 @@ class Monitor:
             "clipped_share": self.totals.clipped / self.totals.steps,  # of the steps since the last line
             "steps_per_s": self.totals.steps / seconds,
             "windows_per_s": self.totals.windows / seconds,
+            **step_times(self.totals.step_seconds),
             "flops_per_s": self.totals.flops / seconds,  # of all processes
             "data_share": self.totals.data_wait / seconds,
             "mfu": self.totals.flops / seconds / self.peak() / self.world.size if self.peak() else None,
@@ -287,6 +297,12 @@ def append_log(output_dir: Path, text: str) -> None:
     RunConsole(highlight=False).print(text, markup=False, highlight=False, soft_wrap=True)
     with suppress(OSError), (output_dir / "training.log").open("a", encoding="utf-8") as log:
         log.write(_with_time(text))
+
+
+def step_times(seconds: list[float]) -> dict[str, float]:
+    """Return the median and the 95th percentile of the seconds of steps: whole steps, their waits for data included."""
+    median, slow = np.percentile(seconds, (50, 95))
+    return {"step_s_median": float(median), "step_s_p95": float(slow)}
 
 
 def _with_time(text: str) -> str:

@@ -98,7 +98,7 @@ class TrainingConfig(Section):
     # also before the first step, so that the weights that the run starts from can be the best, which are released
     validate_first: bool = False
     best_metric: str = "val_loss"  # a key of the metrics that validation returns
-    best_mode: Literal["min", "max"] | None = None  # None = "max" for skill and accuracy, else "min"
+    best_mode: Literal["min", "max"] | None = None  # None = "max" for skill, accuracy and R2, else "min"
     patience: int | None = Field(default=None, ge=1)  # early stopping: validations without a better metric
     checkpoint_every: Annotated[Every | None, FREE] = 1000  # steps, or "epoch"
     # also after this many minutes, if that comes first
@@ -111,7 +111,7 @@ class TrainingConfig(Section):
     @property
     def mode(self) -> Literal["min", "max"]:
         """best_mode, or the mode that the name of best_metric implies."""
-        higher = "skill" in self.best_metric or "accuracy" in self.best_metric
+        higher = any(word in self.best_metric for word in ("skill", "accuracy", "_r2"))
         return self.best_mode or ("max" if higher else "min")
 
     @property

@@ -148,18 +148,25 @@ class ImportOptions:
         """Return the item id of a file: its name without .csv, .csv.gz and so on, or the group of id_pattern."""
         found = self.found_id(path)
         if found is None:
-            raise DataError(f"{path}: the name does not match id_pattern {self.id_pattern!r}.")
+            raise DataError(
+                f"{path}: the name without folder and ending, {_stem(path)!r}, does not match id_pattern "
+                f"{self.id_pattern!r}."
+            )
         return found
 
     def found_id(self, path: Path) -> str | None:
         """Return the item id of a file, None if its name does not match id_pattern."""
-        stem = path.name
-        while Path(stem).suffix.lower() in _SUFFIXES:
-            stem = Path(stem).stem
         if self.id_pattern is None:
-            return stem
-        found = re.search(self.id_pattern, stem)
+            return _stem(path)
+        found = re.search(self.id_pattern, _stem(path))
         return found[1] if found else None
+
+
+def _stem(path: Path) -> str:
+    stem = path.name
+    while Path(stem).suffix.lower() in _SUFFIXES:
+        stem = Path(stem).stem
+    return stem
 
 
 _SUFFIXES = {".csv", ".txt", ".tsv", ".gz", ".zip", ".parquet", ".pq", ".feather", ".json", ".jsonl", ".ndjson",
