@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from foretrain.cli.app import main
+from foretrain.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"

@@ -14,7 +14,7 @@ import pytest
 from tests.tutorials import PAGES, Command, blocks, fits, is_printed, named, written
 from tests.waiting import DEADLINE
 
-from foretrain.cli.app import main
+from foretrain.cli.main import main
 
 # What is made small: words of a page, each of which it must have.
 SMALL = {
