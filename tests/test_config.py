@@ -106,6 +106,28 @@ def test_yaml_tags_that_build_objects_are_refused(tmp_path: Path):
         read_yaml(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (
+            "model:\n  family: chronos2\n bad: 1\n",
+            "not valid YAML: line 3, column 2: expected a key in line with those",
+        ),
+        ("model:\n\tfamily: chronos2\n", r"line 2, column 1: .* Indent with blanks, not with tabs"),
+        ("a: [1, 2\n", r"line 2, column 1: expected ',' or '\]'"),
+        ("", "is empty; a config is a mapping of sections"),
+        ("- a\n", "found a list"),
+        ("date,sales\n", "found text"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path: Path, text: str, answer: str):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=answer) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value) and "unicode string" not in str(caught.value)
+
+
 def test_a_key_given_twice_is_an_error(tmp_path: Path):
     path = tmp_path / "twice.yaml"
     path.write_text("seed: 1\nseed: 2\n")

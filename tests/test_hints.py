@@ -6,7 +6,7 @@ import pytest
 
 from foretrain.config import build, rules
 from foretrain.errors import ConfigError
-from foretrain.hints import NAMES_ELSEWHERE, did_you_mean, elsewhere, nearest
+from foretrain.hints import NAMES_ELSEWHERE, did_you_mean, elsewhere, missing_text, nearest
 from foretrain.run.config import RunConfig
 
 KNOWN = ("open", "close", "closed", "volume")
@@ -64,3 +64,12 @@ def test_an_unknown_key_names_the_setting_that_was_meant(key, hint):
 
 def test_a_name_of_many_sections_is_no_hint():
     assert elsewhere("name", ["a.name", "b.name", "c.name", "d.name"]) == elsewhere("nothing", ["a.b"]) == ""
+
+
+def test_a_missing_file_is_told_with_its_like_and_with_a_missing_folder(tmp_path):
+    (tmp_path / "sales.csv").touch()
+    assert missing_text(tmp_path / "salse.csv").endswith(
+        f"no such file or folder. Did you mean '{tmp_path}/sales.csv'?"
+    )
+    assert missing_text(tmp_path / "prices.csv").endswith("prices.csv: no such file or folder.")
+    assert missing_text(tmp_path / "data" / "sales.csv").endswith(f"Its folder {tmp_path}/data does not exist either.")

@@ -226,8 +226,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML: {_first_line(error)}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    if value is None:
+        raise ConfigError(
+            f"{path}: is empty; a config is a mapping of sections. `foretrain config list` names examples."
+        )
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: a config is a mapping of sections, found {type(value).__name__}.")
+        found = {list: "a list", str: "text"}.get(type(value), f"a value ({value!r})")
+        raise ConfigError(f"{path}: a config is a mapping of sections (name: value), found {found}.")
     return value
 
 
@@ -455,5 +460,11 @@ def _index(node: list[Any], part: str, key: str) -> int:
     return int(part)
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _first_line(error: yaml.YAMLError) -> str:
+    """Return a YAML error in one line: where, what, and for tabs what to do."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return " ".join(str(error).split())
+    hint = ". Indent with blanks, not with tabs" if "\\t" in problem else ""
+    text = problem.replace("<block end>", "a key in line with those above it") if "<block end>" in problem else problem
+    return f"line {mark.line + 1}, column {mark.column + 1}: {text}{hint}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 _ACCUMULATION = (
     "training.batch_size divided by training.micro_batch_size and processes, or the flag --gradient-accumulation-steps"
@@ -105,3 +106,12 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", *, most: 
     """Return "Did you mean 'a' or 'b'?" with the nearest known names; `otherwise` if none is similar."""
     close = nearest(word, known, most=most, cutoff=cutoff)
     return f"Did you mean {' or '.join(map(repr, close))}?" if close else otherwise
+
+
+def missing_text(path: Path) -> str:
+    """Return the error of a file or folder that does not exist, with what is called alike in its folder."""
+    beside = path.parent if path.parent.is_dir() else None
+    names = [] if beside is None else [entry.name for entry in beside.iterdir() if not entry.name.startswith(".")]
+    close = [str(path.with_name(name)) for name in nearest(path.name, names, cutoff=0.75)]
+    folder = "" if beside is not None else f" Its folder {path.parent} does not exist either."
+    return f"{path}: no such file or folder.{folder}" + "".join(f" Did you mean {name!r}?" for name in close)

@@ -169,3 +169,9 @@ def test_everything_that_is_not_ok_says_what_mends_it(tmp_path: Path, sound: Pat
     findings = examine(tmp_path).findings
     assert len([finding for finding in findings if finding.state != "ok"]) >= 3
     assert all(bool(finding.remedy) == (finding.state != "ok") for finding in findings)
+
+
+def test_a_file_in_place_of_the_folder_of_runs_is_to_be_fixed(tmp_path: Path):
+    (tmp_path / "my.csv").touch()
+    finding = found("disk", tmp_path / "my.csv")
+    assert finding.state == "fix" and "is a file" in finding.fact

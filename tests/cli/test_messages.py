@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import subprocess
 import sys
 import warnings
 
 import pytest
 
-from foretrain.cli.messages import messages_in_lines
+from foretrain.cli.messages import file_error_text, messages_in_lines
 from foretrain.notes import Code, Note, warn
 
 LOG = logging.getLogger("foretrain.anything")
@@ -56,3 +58,15 @@ def test_without_any_setup_a_warning_reaches_stderr():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == "something is off\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "answer"),
+    [
+        (errno.EEXIST, "runs: a file is where a folder is needed. Choose another folder, or remove the file."),
+        (errno.ENOSPC, "runs: No space left on device. Free space or choose another folder."),
+        (errno.EBADF, None),
+    ],
+)
+def test_an_error_of_files_is_one_line_if_the_user_can_mend_it(number, answer):
+    assert file_error_text(OSError(number, os.strerror(number), "runs")) == answer

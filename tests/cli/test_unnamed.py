@@ -16,6 +16,7 @@ from tests.waiting import DEADLINE
 
 from foretrain import load
 from foretrain.cli.commands import evaluate_model
+from foretrain.errors import DataError
 from foretrain.models.shipped import shipped
 from foretrain.notes import Code, codes
 
@@ -174,6 +175,12 @@ def test_columns_of_the_future_are_known_covariates_and_the_others_are_forecast(
         model.forecast_df(history, **asked, target="load", future_df=ahead[["time", "sun", "wind"]]),
     )
     assert Code.KNOWN_COVARIATES_NOT_GIVEN not in codes(logged_notes())
+
+
+def test_values_ahead_of_the_only_column_leave_nothing_to_forecast_and_are_named():
+    history, ahead = (part[["time", "load"]] for part in (weather()[:-24], weather()[-24:]))
+    with pytest.raises(DataError, match=r"no column to forecast: 'load' has values ahead .* so it is a covariate"):
+        load("tiny", device="cpu").forecast_df(history, 24, timestamp_column="time", future_df=ahead)
 
 
 def test_text_that_is_left_out_is_told_with_the_way_to_use_it(logged_notes):

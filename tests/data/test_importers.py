@@ -303,10 +303,13 @@ def test_numbers_in_the_usual_national_spellings_are_read(tmp_path: Path) -> Non
     [
         ("", {}, "the file is empty"),
         ("date,x\n", {}, "no rows below the header"),
+        ("Just text.\nNothing, really.\nBye.\n", {}, r"no rows below the header, which line 2 seems to be \('Nothing'"),
         ("date,x\n2021-01-04,1\n2021-01-05,abc\n", {}, r"line 3, column 'x': 'abc' is text in a number column"),
         ("date,x\n2021-01-04,1\n2021-13-05,2\n", {}, r"line 3, column 'date': '2021-13-05' is not a"),
+        ("date,x\n2021-01-04,1\noops,2\n", {}, r"'oops' is not a time stamp like the first .*; repair or remove it"),
         ("date,x\n01/02/2021,1\n02/02/2021,2\n", {}, "dates like 01/02/2021 could be day first or month"),
-        ("date,x\n2021-01-04 10:00,1\n2021-01-05 10:00+01:00,2\n", {}, "line 2, .* without offset among stamps"),
+        ("date,x\n2021-01-04 10:00,1\n2021-01-05 10:00+01:00,2\n", {},
+         "line 2, .* without offset among stamps with one; give all an offset, or none"),
         ("date,x\n2021-01-04,1\n2021-01-05,1,2\n2021-01-06,3\n", {}, "line 3 has 3 fields, the header 2"),
         ("date,x,x\n2021-01-04,1,2\n", {}, "column 'x' appears twice"),
         ("a,b\n1,2,3\n2,3,4\n", {}, "line 1 has 2 fields, the lines below 3"),
@@ -567,3 +570,9 @@ def test_adjusting_scales_the_bar_and_says_so(tmp_path: Path) -> None:
 
 
 # Updating
+
+
+def test_bytes_that_are_no_text_are_told_from_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\x89\xff\x00\x01" * 20)
+    with pytest.raises(DataError, match=r"a\.csv: holds zero bytes, so it is no text .* Export it as CSV"):
+        import_corpus([tmp_path / "a.csv"], tmp_path / "out")

@@ -197,7 +197,8 @@ def test_a_split_without_room_is_an_error_that_names_the_setting():
 
 
 def test_too_short_series_are_named_by_the_longest():
-    with pytest.raises(DataError, match=r"no validation window in 2 series .* longest has 7 rows; needed are 9"):
+    parts = r"needed are 9 \(1 before the cutoff, 4 after it, 4 of the test part\)"
+    with pytest.raises(DataError, match=rf"no validation window in 2 series .* longest has 7 rows; {parts}"):
         rolling_origins(ones(7, 3), split="validation", prediction_length=4)
 
 

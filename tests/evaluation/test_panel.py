@@ -59,5 +59,5 @@ def test_windows_without_truth_are_told_where_the_newest_rows_have_no_target():
 
 def test_a_series_too_short_is_told_by_lengths_that_an_evaluation_has(hourly):
     for given, advice in ((None, "prediction_length or context_length"), (90, "prediction_length or min_context")):
-        with pytest.raises(DataError, match=rf"no test window .*Shorten {advice}\.$"):
+        with pytest.raises(DataError, match=rf"no test window .*before the cutoff, 60 after it\). Shorten {advice}\.$"):
             newest_origins(hourly(1, 100), "test", 60, 1, 60, None, None, given, 512)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from foretrain.errors import ModelError
+from foretrain.errors import ModelError, TrainingError
 from foretrain.models.checkpoints import checkpoint_at, checkpoint_family, describe_checkpoint, is_checkpoint
 from foretrain.models.hub import resolve
+from foretrain.run.export import export_checkpoint
 
 
 def write(folder: Path, step: int, best: int | None = None, whole: bool = True) -> Path:
@@ -49,6 +50,30 @@ def test_a_file_or_folder_of_such_a_name_is_what_it_is(tmp_path: Path):
     write(tmp_path / "checkpoints", 100)
     (tmp_path / "latest").mkdir()
     assert checkpoint_at(tmp_path / "latest") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("run", r"is a run\. Name one of its checkpoints: .*best or .*latest"),
+        ("run/checkpoints", r"is a run\. Name one of its checkpoints: .*best or .*latest"),
+        ("run/checkpoints/step-00000999", r"no such folder\. .*checkpoints has step-00000100, step-00000200"),
+        ("run/step-999", r"no such folder\. .*checkpoints has step-00000100, step-00000200"),
+        ("run/release", "is a release or another model, no checkpoint of a run"),
+        ("data.csv", "is a file. A checkpoint is a folder"),
+        (".", "is no checkpoint of a run"),
+        ("nothing", "no such folder"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named_with_those_that_are_there(tmp_path: Path, name: str, answer: str):
+    for step in (100, 200):
+        write(tmp_path / "run" / "checkpoints", step)
+    (tmp_path / "run" / "release").mkdir()
+    for file in ("run/release/config.json", "data.csv"):
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(TrainingError, match=f"cannot be exported: {answer}"):
+        export_checkpoint(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_family_stands_in_the_state(tmp_path: Path):

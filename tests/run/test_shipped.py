@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,24 @@ def test_a_config_of_another_verb_is_refused_with_that_verb():
 @pytest.mark.parametrize("name", shipped_names())
 def test_every_config_says_at_its_head_what_it_is(name: str):
     assert len(about(name)) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("my sales.csv", "is a file of data, not a config. To fine-tune on it: foretrain quick 'my sales.csv'; or,"),
+        (
+            "corpus",
+            "is a corpus, not a config. To train on it: foretrain train chronos2/finetune data.corpora.0.path=c",
+        ),
+        ("run", "is the folder of a run. To continue it: foretrain train run/config.yaml --resume"),
+        ("release", "is a model, not a config. To fine-tune it: foretrain quick FILE --model release"),
+        ("tiny", "is a model, not a config. To fine-tune it: foretrain quick FILE --model tiny"),
+    ],
+)
+def test_what_is_no_config_is_named_with_the_command_that_takes_it(name: str, answer: str):
+    for file in ("my sales.csv", "corpus/dataset_info.json", "run/config.yaml", "release/config.json"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text("date,sales\n")
+    with pytest.raises(ConfigError, match=f"{re.escape(name)}: {re.escape(answer)}"):
+        find_config(Path(name))

@@ -206,10 +206,13 @@ def train(
     flags = {key: value for key, value in flags.items() if value is not None}
     with importing():
         from foretrain.cli.train import BatchFlags, train_command
-        from foretrain.models.checkpoints import checkpoint_at
+        from foretrain.models.checkpoints import checkpoint_at, what_instead
 
     if resume_from_checkpoint is not None:  # or a name of it, such as runs/x/latest
-        resume_from_checkpoint = checkpoint_at(resume_from_checkpoint) or resume_from_checkpoint
+        found = checkpoint_at(resume_from_checkpoint)
+        if found is None and (what := what_instead(resume_from_checkpoint)):
+            raise ConfigError(f"{resume_from_checkpoint}: cannot be resumed from: {what}")
+        resume_from_checkpoint = found or resume_from_checkpoint
     accepted = train_command(
         config,
         overrides,

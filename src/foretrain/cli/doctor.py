@@ -285,7 +285,9 @@ def _disk(folder: Path) -> Iterator[Finding]:
         free = shutil.disk_usage(place).free / 2**30
         fact = f"{free:,.1f} GiB free in {place}"
         use = "checkpoints" if topic == "disk" else "imported files"
-        if not os.access(place, os.W_OK):
+        if topic == "disk" and folder.is_file():
+            yield Finding("fix", topic, f"{folder} is a file", "name a folder: foretrain doctor FOLDER")
+        elif not os.access(place, os.W_OK):
             yield Finding("fix", topic, f"{place} cannot be written", remedy)
         elif free < LEAST_DISK:
             yield Finding("fix", topic, f"{fact}; {use} may not fit", remedy)

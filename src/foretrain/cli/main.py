@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -20,12 +19,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from foretrain.cli.app import app
-from foretrain.cli.messages import Abort, UsageError, messages_in_lines, usage_text
-from foretrain.errors import DataError, ForetrainError, Interrupted
+from foretrain.cli.messages import Abort, UsageError, file_error_text, messages_in_lines, usage_text
+from foretrain.errors import ForetrainError, Interrupted
 
-# errors of reading and writing files that the user can mend, so that they are no faults of foretrain's own
-FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG, errno.EIO}
-FILE_ERRORS |= {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE}
 _INTERRUPTED, _TERMINATED = 130, 143
 
 
@@ -50,9 +46,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in FILE_ERRORS:
+        if (text := file_error_text(error)) is None:
             _report(error)
-        _fail(str(DataError(f"{error.filename or 'output'}: {error.strerror}. {_remedy(error)}")))
+        else:
+            _fail(text)
     except Abort as error:  # typer's, in place of an EOFError
         _report(error.__cause__ or error)
     except Exception as error:  # a fault of our own must not show a user a traceback
@@ -77,12 +74,6 @@ def _signals_as_exceptions() -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _remedy(error: OSError) -> str:
-    if error.errno in (errno.EIO, errno.ESTALE):
-        return "The disk or its connection fails; look at the system's log."
-    return "Free space or choose another folder."
 
 
 def _fail(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import re
 import sys
@@ -12,10 +13,18 @@ from typing import Any
 
 import typer
 
+from foretrain.cli.slips import about_command, about_option, example
+from foretrain.hints import did_you_mean, nearest
 from foretrain.notes import Code
 
 Abort: Any = typer.Abort
+_SLIP = 0.8  # a word that is more alike than this was misspelt; below it, a name of another program is likelier
+_UNKNOWN = re.compile(r"No such (?:command '(?P<command>.*)'\.|option:? '?(?P<option>[^ ']*?)'?(?:\.(?= |$)|(?= )|$))")
 UsageError: Any = typer.BadParameter.__base__  # not exported; some versions of typer bring their own click
+
+# Errors of files that the user can mend, so that they are no bugs
+_FILE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG, errno.ENOENT}
+_FILE_ERRORS |= {errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 # No warnings: what was chosen where nothing was given, where a name has two meanings, or in place of a config's
 # setting; what takes a while
@@ -70,6 +79,18 @@ def _one_line(message: Warning | str, category: type[Warning], *where: Any, **li
     return f"warning: {message}\n" if category is UserWarning else f"warning: {category.__name__}: {message}\n"
 
 
+def file_error_text(error: OSError) -> str | None:
+    """Return the line about a file that cannot be written or read; None if the error is none of the user's."""
+    place = error.filename or "output"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"{place}: a file is where a folder is needed. Choose another folder, or remove the file."
+    if error.errno in (errno.EIO, errno.ESTALE):
+        return f"{place}: {error.strerror}. The disk or its connection fails; look at the system's log."
+    if error.errno not in _FILE_ERRORS:
+        return None
+    return f"{place}: {error.strerror}. Free space or choose another folder."
+
+
 def usage_text(error: Any) -> str:
     """Return the line about a command that cannot be understood; where nothing was given, the help."""
     text = error.format_message()
@@ -77,10 +98,20 @@ def usage_text(error: Any) -> str:
     if text.startswith("Usage:"):
         error.show()
         sys.exit(2)
-    text = re.sub(r" \(Possible options: (.*)\)", lambda found: f". Did you mean {_either(found[1])}?", text)
     text = " ".join(text.replace("Value error, ", "").split())
-    return f"{text}{'' if text[-1:] in '.?!' else '.'} `{command} -h` shows how to call it."
+    verb, unknown = command.partition(" ")[2], _UNKNOWN.match(text)
+    hint = example(verb) if text.startswith(("Missing ", "Got unexpected extra")) else ""
+    if unknown is not None and error.ctx:
+        meant = _meant(unknown["command"], unknown["option"], text[unknown.end() :], verb, error.ctx)
+        text = f"{unknown[0].rstrip('. ')}. {meant}".rstrip()
+    return f"{text}{'' if text[-1:] in '.?!' else '.'} `{command} -h` shows how to call it. {hint}".rstrip()
 
 
-def _either(names: str) -> str:
-    return " or ".join(map(repr, names.split(", ")))
+def _meant(command: str | None, option: str | None, advice: str, verb: str, context: Any) -> str:
+    """Return what an unknown command or option was probably meant to be; advice is what typer says of those alike."""
+    word, alike = command or option or "", re.findall(r"-*[a-z][a-z-]+", advice)
+    if nearest(word, alike, cutoff=_SLIP):
+        return did_you_mean(word, alike, most=3, cutoff=0.5)
+    if command is not None:
+        return about_command(command, context.command.list_commands(context))
+    return about_option(word, verb, {name for parameter in context.command.params for name in parameter.opts})

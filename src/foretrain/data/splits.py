@@ -252,10 +252,11 @@ def rolling_origins(
         counts = np.where(out if items == "held_out" else ~out, counts, 0)
     if not counts.sum():
         longest = int(lengths.max(initial=0))
+        later = f", {t:,} of the test part" if split == "validation" else ""
         raise DataError(
             f"{corpus.name}: no {split} window in {corpus.num_series:,} series (items: {items}): the longest has "
-            f"{longest:,} rows; needed are {oldest + prediction_length + (t if split == 'validation' else 0):,}. "
-            f"Shorten {too_long}."
+            f"{longest:,} rows; needed are {oldest + prediction_length + (t if split == 'validation' else 0):,} "
+            f"({oldest:,} before the cutoff, {prediction_length:,} after it{later}). Shorten {too_long}."
         )
     series = np.repeat(np.arange(len(counts)), counts)
     last = np.cumsum(counts)

@@ -132,6 +132,13 @@ def _by_record(
     targets = found.targets
     if targets is None:
         targets = tuple(name for name in numeric if name not in {*found.past, *found.known})
+        ahead = [name for name in numeric if name in given_ahead]
+        if not targets and ahead:  # by its own rule: what is known ahead is no target
+            raise DataError(
+                f"{source} has no column to forecast: {', '.join(map(repr, ahead))} has values ahead (future_df, "
+                "--future), so it is a covariate. Name what to forecast (target, --target), and leave it out "
+                "of those values."
+            )
         if not targets:
             raise DataError(f"{source} has no column of numbers to forecast; its columns are {checks.columns_of(df)}.")
     ahead = _ahead(coming, [*found.known, *found.lacking], targets)

@@ -84,6 +84,26 @@ def checkpoint_family(checkpoint: Path) -> str | None:
         return None
 
 
+def what_instead(path: str | Path) -> str | None:
+    """Return what a path is that names no checkpoint, and which are near it; None if it has the name of a checkpoint,
+    which may be damaged.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return "is a file. A checkpoint is a folder: runs/NAME/checkpoints/step-00000200, runs/NAME/best."
+    if path.is_dir() and NAME.fullmatch(path.name):
+        return None
+    if path.is_dir() and any(map(steps_in, (path, path / "checkpoints"))):
+        return f"is a run. Name one of its checkpoints: {path / 'best'} or {path / 'latest'}."
+    if (path / "config.json").is_file():
+        return "is a release or another model, no checkpoint of a run (runs/NAME/checkpoints/step-00000200)."
+    if path.exists():
+        return "is no checkpoint of a run (runs/NAME/checkpoints/step-00000200, runs/NAME/best)."
+    folder = path.parent if path.parent.name == "checkpoints" else path.parent / "checkpoints"
+    found = [step.name for step in steps_in(folder) if is_checkpoint(step)]
+    return f"no such folder. {folder} has {', '.join(found[-5:])}." if found else "no such folder."
+
+
 def describe_checkpoint(checkpoint: Path) -> str:
     """Describe a checkpoint among those of its run: "step 500, the best and the last of its run, val_wql 0.12"."""
     found = [step for step in steps_in(checkpoint.parent) if is_checkpoint(step)]

@@ -12,7 +12,7 @@ from foretrain.config import build
 from foretrain.distributed.world import World
 from foretrain.errors import DataError, TrainingError
 from foretrain.forecasting.parents import ancestry_of
-from foretrain.models.checkpoints import checkpoint_at
+from foretrain.models.checkpoints import checkpoint_at, what_instead
 from foretrain.notes import Code, Note, warn
 from foretrain.run.build import build_model, open_source, release_facts, relocated, start_facts, with_parents
 from foretrain.run.config import RunConfig
@@ -28,7 +28,10 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool | None = False, 
     For a run with an adapter the release holds the merged weights or, with adapter, the adapter alone. Raises
     TrainingError if the checkpoint is damaged or lacks averaged weights or an adapter, or if out exists.
     """
-    checkpoint = checkpoint_at(checkpoint) or checkpoint
+    found = checkpoint_at(checkpoint)
+    if found is None and (what := what_instead(checkpoint)):
+        raise TrainingError(f"{checkpoint}: cannot be exported: {what}")
+    checkpoint = found or checkpoint
     if problem := checkpoints.damage(checkpoint):
         raise TrainingError(f"{checkpoint}: cannot be exported: {problem}")
     if out.exists():

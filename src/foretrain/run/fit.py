@@ -16,6 +16,7 @@ from foretrain.data.frames import findings, is_corpus
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError, ForetrainError, TrainingError
 from foretrain.forecasting.record import recorded_data
+from foretrain.hints import missing_text
 from foretrain.models import FAMILIES, family, infer_family
 from foretrain.models.base import Forecaster
 from foretrain.models.hub import facts_of, local_folder
@@ -71,7 +72,7 @@ def fit(
         raise ConfigError('output_dir: required, but not given; for example output_dir="runs/mine".')
     output = Path(draft.merged["output_dir"])
     if isinstance(data, str | Path) and not Path(data).exists():
-        raise DataError(f"{data}: no such file or folder.")
+        raise DataError(missing_text(Path(data)))
     if isinstance(data, Corpus) or (isinstance(data, str | Path) and not _is_input(Path(data))):
         if import_options:
             raise ConfigError("import_options: data is a corpus, which is not imported; leave them out.")

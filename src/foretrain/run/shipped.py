@@ -6,6 +6,7 @@ neither torch, numpy nor a section of a config, so that `foretrain config list` 
 
 from __future__ import annotations
 
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from foretrain.notes import Code, Note
 
 _PACKAGE = Path(__file__).parents[1]
 GENERATE, TRAIN = "data generate", "train"  # the verbs that take a config
+_DATA = (".csv", ".tsv", ".txt", ".gz", ".zip", ".parquet", ".feather", ".xlsx", ".jsonl", ".npy", ".npz")
 SEE_LIST = "`foretrain config list` names the shipped ones."
 
 
@@ -63,8 +65,9 @@ def find_config(given: Path, verb: str = TRAIN) -> tuple[Path, Note | None]:
             text = f"there is no file {given} here, so the shipped config {plain} is used."
             note = Note(Code.SHIPPED_CONFIG_USED, text)
     else:
-        fact = "is a folder" if given.is_dir() else "no such config file, and none of that name is shipped"
-        raise ConfigError(f"{given}: {fact}. {_similar(plain)}{SEE_LIST}")
+        raise ConfigError(f"{given}: {_no_config(given, plain)}")
+    if found.name.lower().endswith(_DATA):
+        raise ConfigError(f"{found}: is a file of data, not a config. {_on_data(found)}")
     _check_verb(found, verb)
     return found, note
 
@@ -89,6 +92,37 @@ def about(name: str) -> str:
 def _plain(name: str) -> str:
     """Return the name of a shipped config as it may be typed, without configs/ before and .yaml after it."""
     return name.removeprefix("./").removeprefix("configs/").removesuffix(".yaml")
+
+
+def _no_config(given: Path, plain: str) -> str:
+    """Return what is wrong with a name that is no config, and what it may stand for."""
+    quoted = shlex.quote(str(given))
+    if (config := given / "config.yaml").is_file():
+        return f"is the folder of a run. To continue it: foretrain train {shlex.quote(str(config))} --resume"
+    if (given / "dataset_info.json").is_file():
+        return (
+            f"is a corpus, not a config. To train on it: foretrain train chronos2/finetune data.corpora.0.path={quoted}"
+        )
+    if (given / "config.json").is_file() or given.as_posix() in _models_in_the_box():
+        return f"is a model, not a config. To fine-tune it: foretrain quick FILE --model {quoted}"
+    fact = "is a folder" if given.is_dir() else "no such config file, and none of that name is shipped"
+    return f"{fact}. {_similar(plain)}{SEE_LIST}"
+
+
+def _on_data(path: Path) -> str:
+    """Return how to train on a file of data."""
+    corpus = f"corpora/{path.name.partition('.')[0]}"
+    file, corpus = shlex.quote(str(path)), shlex.quote(corpus)
+    return (
+        f"To fine-tune on it: foretrain quick {file}; or, with a config, foretrain data import {file} --out {corpus}, "
+        f"then foretrain train chronos2/finetune data.corpora.0.path={corpus}"
+    )
+
+
+def _models_in_the_box() -> list[str]:
+    from foretrain.models.shipped import shipped
+
+    return list(shipped())
 
 
 def _similar(plain: str) -> str:

@@ -81,6 +81,8 @@ def check_target(out: Path, update: bool, provenance: str, options: ImportOption
     """Raise DataError if the corpus folder `out` cannot be created, or with `update` extended, by these options."""
     if provenance not in ("real", "synthetic"):
         raise DataError(f"provenance {provenance!r}: choose real or synthetic.")
+    if out.is_file():
+        raise DataError(f"{out}: is a file; a corpus is a folder. Choose another --out.")
     if not update and out.exists():
         raise DataError(f"{out}: exists already. Say --update to append new bars to it, or choose another --out.")
     if update and not out.exists():

@@ -40,6 +40,7 @@ from foretrain.data.importers.zones import localise
 from foretrain.data.store import Corpus
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
+from foretrain.hints import missing_text
 from foretrain.notes import Code, Note
 from foretrain.timeaxis.frequency import SECOND
 
@@ -269,7 +270,7 @@ def find_inputs(paths: Sequence[Path], options: ImportOptions) -> list[Input]:
 def _file(path: Path, name: str | None = None, keys: Mapping[str, str] | None = None) -> list[Input]:
     """Return the inputs in one file: itself, or the tables in an archive. name: its name in reports."""
     if not path.exists():
-        raise DataError(f"{path}: no such file or folder.")
+        raise DataError(missing_text(path))
     if not path.is_file():
         raise DataError(f"{path}: is no plain file. Write what it holds into one.")
     name, keys = name or path.name, keys or {}

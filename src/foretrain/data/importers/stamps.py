@@ -119,7 +119,7 @@ def _by_layout(cells: pa.Array, present: Mask, dayfirst: bool | None) -> Stamps:
         bad = present & ~np.asarray(pc.is_valid(found))
         if bad.any():
             row = int(bad.argmax())
-            raise BadCell(row, str(cells[row]), f"not a time stamp like the first one ({first})")
+            raise BadCell(row, str(cells[row]), f"not a time stamp like the first one ({first}); repair or remove it")
     assert found is not None
     return _assemble(name, found, present, cells, dayfirst)
 
@@ -426,7 +426,7 @@ def _with_offset(local: IntArray, present: Mask, found: pa.Array, names: set[str
         return _naive(local, present)
     if (present & ~named).any():
         row = int((present & ~named).argmax())
-        raise BadCell(row, str(cells[row]), "a stamp without offset among stamps with one")
+        raise BadCell(row, str(cells[row]), "a stamp without offset among stamps with one; give all an offset, or none")
     texts = pc.dictionary_encode(zone)
     minutes = np.array([_offset_minutes(text) for text in texts.dictionary.to_pylist()], np.int64)
     shift = minutes[np.asarray(texts.indices)]

@@ -100,7 +100,8 @@ def _columnar(path: Path, raw: bytes, suffix: str) -> pa.Table:
             return cells
         return pyarrow.parquet.ParquetFile(pa.BufferReader(raw)).read()  # read_table loads pyarrow.dataset: 3 MiB
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged or not of its kind: {' '.join(str(error).split())[:150]}.") from None
+        why = " ".join(str(error).split())[:150].rstrip(".")
+        raise DataError(f"{path}: damaged or not of its kind ({why}). Fetch or write it again.") from None
 
 
 def _json_text(path: Path, raw: bytes, options: ImportOptions) -> str:

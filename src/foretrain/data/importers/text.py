@@ -95,7 +95,7 @@ def read_text(path: Path, raw: bytes, options: ImportOptions, *, any_header: boo
     header = replace(header, start=header.start + max(further, 0))  # names with line breaks take several lines
     table, truncated = _parse(path, data, header, separator, quote)
     if not table.num_rows:
-        raise DataError(f"{path}: no rows below the header.")
+        raise DataError(f"{path}: no rows below the header{_shown(header)}.")
     numbers = _line_numbers(data, header.start, table.num_rows)
     _refuse_repeated_header(path, table, numbers)
     if header.levels is not None:
@@ -104,6 +104,12 @@ def read_text(path: Path, raw: bytes, options: ImportOptions, *, any_header: boo
     else:
         table = _without_empty(path, table, notes)
     return TextTable(table, numbers, truncated, notes)
+
+
+def _shown(header: _Header) -> str:
+    """Return which line was taken for the header, where that is not the first one."""
+    names = ", ".join(repr(name) for name in header.names[:4])
+    return f", which line {header.start} seems to be ({names})" if header.start > 1 else ""
 
 
 def _decode(path: Path, data: bytes, encoding: str | None) -> bytes:
@@ -116,6 +122,9 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> bytes:
             return data.removeprefix(b"\xef\xbb\xbf")
         return data.decode(encoding).removeprefix("\ufeff").encode("utf-8")
     except UnicodeDecodeError as error:
+        if encoding is None and b"\0" in data:  # in no text, but for UTF-16 and UTF-32
+            what = "holds zero bytes, so it is no text but a file of another kind"
+            raise DataError(f"{path}: {what} (or --encoding utf-16-le). Export it as CSV.") from None
         line = data.count(b"\n", 0, error.start) + 1
         way = (
             "name its encoding, for example --encoding latin-1 or gbk" if encoding is None else "name another encoding"
