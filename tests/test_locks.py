@@ -16,7 +16,7 @@ from foretrain.locks import FileLock
 
 
 def lock(tmp_path: Path) -> FileLock:
-    return FileLock(tmp_path / ".c.lock", tmp_path / "c", "corpus", DataError)
+    return FileLock(tmp_path / ".c.lock", tmp_path / "c", "is writing this corpus", DataError)
 
 
 def test_a_lock_leaves_no_file_behind(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ from foretrain.locks import FileLock
 folder, entered, until = Path(sys.argv[1]), 0, time.monotonic() + 1
 while time.monotonic() < until or not entered:
     try:
-        with FileLock(folder / ".c.lock", folder / "c", "corpus", DataError):
+        with FileLock(folder / ".c.lock", folder / "c", "is writing this corpus", DataError):
             (folder / "inside").mkdir()  # fails if another process is inside
             entered += 1
             (folder / "inside").rmdir()

@@ -26,11 +26,11 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class FileLock:
-    """A lock file. folder: what its holder writes, and kind: a word for it, in messages; error: the class of errors."""
+    """A lock file. folder: what its holder writes; doing: "is writing this run"; error: the class of errors."""
 
-    def __init__(self, path: Path, folder: Path, kind: str, error: type[ForetrainError]) -> None:
+    def __init__(self, path: Path, folder: Path, doing: str, error: type[ForetrainError]) -> None:
         self.path = path
-        self._folder, self._kind, self._error = folder, kind, error
+        self._folder, self._doing, self._error = folder, doing, error
 
     def __enter__(self) -> FileLock:
         """Take the lock. Raises an error if another process holds it, or if its file is a link or no plain file."""
@@ -44,7 +44,7 @@ class FileLock:
                 holder = _parse(os.read(descriptor, _LARGEST))
                 if holder and (not safe or _alive(holder)):
                     raise self._error(
-                        f"{self._folder}: process {holder['pid']} on {holder['host']} is writing this {self._kind}. "
+                        f"{self._folder}: process {holder['pid']} on {holder['host']} {self._doing}. "
                         f"Wait for it or stop it. If you are sure that it has ended, delete {self.path}."
                     )
                 os.ftruncate(descriptor, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foretrain.cli.app import main
+from foretrain.cli.main import main
 
 
 @pytest.mark.parametrize(

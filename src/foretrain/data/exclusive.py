@@ -28,7 +28,7 @@ def exclusive(out: str | Path) -> Iterator[Path]:
     Leftovers of killed writers are deleted. Raises DataError if another process writes the corpus, OSError of the disk.
     """
     folder = target(out)
-    with FileLock(folder.with_name(f".{folder.name}.lock"), Path(out), "corpus", DataError):
+    with FileLock(folder.with_name(f".{folder.name}.lock"), Path(out), "is writing this corpus", DataError):
         for path in _leftovers(folder):
             remove(path)
         yield folder

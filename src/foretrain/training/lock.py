@@ -14,4 +14,4 @@ class RunLock(FileLock):
     """Allows one writer per run folder. Raises TrainingError on entry if another process writes the run."""
 
     def __init__(self, output_dir: Path) -> None:
-        super().__init__(output_dir / NAME, output_dir, "run", TrainingError)
+        super().__init__(output_dir / NAME, output_dir, "is writing this run", TrainingError)
