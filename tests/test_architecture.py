@@ -21,7 +21,7 @@ SRC = ROOT / "src" / "foretrain"
 # src/foretrain stands in one of them.
 LAYERS = (
     {"errors"},
-    {"atomic", "reading"},
+    {"atomic", "reading", "printing"},
     {"locks"},
     {"hints"},
     {"notes"},

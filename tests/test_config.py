@@ -209,6 +209,7 @@ LAUGHS = "\n".join(
         ("a: " + "[" * 150 + "]" * 150, "nested more than 100 deep"),
         ("a: !!timestamp 99", "a value cannot be read"),
         ("a: !!bool q", "a value cannot be read"),
+        ("0x" + "f" * 5000, "a whole number has more than 4,096 bits"),
     ],
 )
 def test_hostile_yaml_is_one_line_in_files_and_overrides(tmp_path: Path, text: str, why: str):

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from foretrain.errors import ConfigError
 from foretrain.hints import did_you_mean, elsewhere
-from foretrain.reading import Unreadable, check_depth, read_text
+from foretrain.reading import Unreadable, check_bounds, read_text
 
 
 class Section(BaseModel):
@@ -170,7 +170,7 @@ def _load(text: str) -> Any:
             return None
         _check_size(node)
         value = loader.construct_document(node)
-        check_depth(value)
+        check_bounds(value)
         return value
     except RecursionError:
         raise Unreadable("nested too deep") from None
@@ -460,7 +460,7 @@ def _index(node: list[Any], part: str, key: str) -> int:
     return int(part)
 
 
-def _first_line(error: yaml.YAMLError) -> str:
+def _first_line(error: Exception) -> str:
     """Return a YAML error in one line: where, what, and for tabs what to do."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or not problem:

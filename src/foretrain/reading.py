@@ -14,7 +14,8 @@ from typing import Any
 
 LARGEST = 64 << 20  # bytes of a JSON or YAML file; the largest written here, a manifest with many shards, has 1 MB
 DEEPEST = 100  # nested lists and objects
-LARGEST_NUMBER = 2**64  # of whole numbers; seeds and hashes are below it
+LARGEST_NUMBER = 2**64  # of whole numbers in JSON; seeds and hashes are below it
+MOST_BITS = 4096  # of those in YAML, of which each key has bounds of its own; Python prints no more than 4,300 digits
 
 
 class Unreadable(ValueError):
@@ -62,19 +63,22 @@ def parse_json(text: str) -> Any:
         raise Unreadable(f"nested more than {DEEPEST} deep") from None
     except json.JSONDecodeError as error:
         raise Unreadable(f"not JSON: {error.msg}, line {error.lineno}") from None
-    check_depth(found)
+    check_bounds(found)
     return found
 
 
-def check_depth(value: Any) -> None:
-    """Raise Unreadable for lists and dicts in each other more than DEEPEST deep."""
+def check_bounds(value: Any) -> None:
+    """Raise Unreadable for lists and dicts nested beyond DEEPEST, and for whole numbers beyond MOST_BITS."""
     level, depth = [value], 0
     while level:
         depth += 1
         if depth > DEEPEST:
             raise Unreadable(f"nested more than {DEEPEST} deep")
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
-        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+        found = [item for items in inner for item in items]
+        if any(isinstance(item, int) and item.bit_length() > MOST_BITS for item in [*level, *found]):
+            raise Unreadable(f"a whole number has more than {MOST_BITS:,} bits")
+        level = [item for item in found if isinstance(item, dict | list)]
 
 
 def _whole(text: str) -> int:

@@ -82,5 +82,6 @@ def test_any_corpus_can_be_drawn(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_written_is_one_line(market: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write the picture"):
-        plot_corpus(market, tmp_path / "missing" / "x.png")
+        plot_corpus(market, tmp_path / "file" / "x.png")

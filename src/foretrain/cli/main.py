@@ -21,12 +21,18 @@ from typing import Any
 from foretrain.cli.app import app
 from foretrain.cli.messages import Abort, UsageError, file_error_text, messages_in_lines, usage_text
 from foretrain.errors import ForetrainError, Interrupted
+from foretrain.printing import printable_output
 
 _INTERRUPTED, _TERMINATED = 130, 143
 
 
 def main() -> None:
     """Run the command that sys.argv names, and exit with its code."""
+    with printable_output():
+        _main()
+
+
+def _main() -> None:
     try:
         with messages_in_lines(), _signals_as_exceptions():
             code = app(prog_name="foretrain", standalone_mode=False)

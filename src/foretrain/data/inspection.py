@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,11 @@ from foretrain.data.store import Column, Corpus, Manifest
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.notes import counted
+from foretrain.printing import printable
 from foretrain.reading import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SAMPLE = 2_000  # most series read for statistics of values, sampled evenly
 _HEAD = 8
@@ -158,6 +162,16 @@ _LINES = ("#2563eb", "#d97706", "#059669", "#be185d", "#7c3aed", "#0e7490")
 
 def plot_corpus(corpus: Corpus, path: str | Path) -> None:
     """Draw a PNG of a few series, the lengths of all series, and the missing values. DataError if saving fails."""
+    from matplotlib import rc_context
+
+    try:
+        with rc_context({"text.parse_math": False}), files_together([Path(path)], _unwritten) as scratch:
+            _figure(corpus).savefig(scratch[Path(path)], dpi=110)
+    except ValueError as error:
+        raise DataError(f"{path}: cannot write the picture: {error}.") from None
+
+
+def _figure(corpus: Corpus) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -173,18 +187,14 @@ def plot_corpus(corpus: Corpus, path: str | Path) -> None:
     span = f", {_short(manifest.first_time)} to {_short(manifest.last_time)}" if manifest.first_time else ""
     freq = f", {manifest.freq}" if manifest.freq else ""
     figure.suptitle(
-        f"{corpus.name}: {corpus.num_series:,} series, {corpus.num_rows:,} rows{freq}{span} "
+        f"{printable(corpus.name)}: {corpus.num_series:,} series, {corpus.num_rows:,} rows{freq}{span} "
         f"({manifest.provenance['kind']} data)",
         color=_INK,
         fontsize=12,
         x=0.01,
         ha="left",
     )
-    try:
-        with files_together([Path(path)], _unwritten) as scratch:
-            figure.savefig(scratch[Path(path)], dpi=110)
-    except ValueError as error:
-        raise DataError(f"{path}: cannot write the picture: {error}.") from None
+    return figure
 
 
 def _unwritten(path: Path, error: OSError) -> DataError:
@@ -208,7 +218,7 @@ def _draw_series(axes: Any, corpus: Corpus, k: int) -> None:
     prices = corpus.manifest.price_columns
     if prices:
         close = next((name for name in prices if name.endswith("close") and "adj" not in name), prices[0])
-        axes.plot(at, values[names.index(close)], color=_LINES[0], linewidth=0.9, label=close)
+        axes.plot(at, values[names.index(close)], color=_LINES[0], linewidth=0.9, label=printable(close))
         if "volume" in names:
             _draw_volume(axes, at, values[names.index("volume")])
     else:
@@ -216,11 +226,11 @@ def _draw_series(axes: Any, corpus: Corpus, k: int) -> None:
         scaled = len(chosen) > 1 and _differ(values[chosen])
         for line, v in enumerate(chosen):
             curve = _standard(values[v]) if scaled else values[v]
-            axes.plot(at, curve, color=_LINES[line], linewidth=0.8, label=names[v])
+            axes.plot(at, curve, color=_LINES[line], linewidth=0.8, label=printable(names[v]))
         if scaled:
             axes.set_ylabel("standardised", color=_MUTED, fontsize=8)
     axes.legend(loc="upper left", fontsize=7, frameon=False, ncols=6)
-    axes.set_title(f"{corpus.item_id(k)}  ({values.shape[1]:,} rows)", loc="left", fontsize=10, color=_INK)
+    axes.set_title(f"{printable(corpus.item_id(k))}  ({values.shape[1]:,} rows)", loc="left", fontsize=10, color=_INK)
     _plain(axes)
     if session and times is not None:
         _bar_labels(axes, times)
@@ -268,7 +278,7 @@ def _draw_lengths(axes: Any, corpus: Corpus) -> None:
     if corpus.num_series <= _NAMED:
         at = np.arange(corpus.num_series)
         axes.barh(at, lengths, color=_LINES[0], alpha=0.85, height=0.6)
-        axes.set_yticks(at, [corpus.item_id(int(k))[:16] for k in at])
+        axes.set_yticks(at, [printable(corpus.item_id(int(k)))[:16] for k in at])
         axes.set_ylim(corpus.num_series - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         return
@@ -311,7 +321,7 @@ def _draw_missing(axes: Any, corpus: Corpus) -> None:
     axes.set_xticks(at)
     axes.set_xticklabels([_stamp(v)[:10] if timed else f"{int(v):,}" for v in labels])
     if corpus.num_series <= _NAMED:
-        axes.set_yticks(np.arange(len(chosen)), [corpus.item_id(int(k))[:16] for k in chosen])
+        axes.set_yticks(np.arange(len(chosen)), [printable(corpus.item_id(int(k)))[:16] for k in chosen])
     else:
         rows = np.linspace(0, len(chosen) - 1, 5).astype(int)
         axes.set_yticks(rows, [f"{chosen[row]:,}" for row in rows])

@@ -20,6 +20,7 @@ import numpy as np
 
 from foretrain.errors import DataError
 from foretrain.evaluation.metrics import METRICS
+from foretrain.printing import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -491,5 +492,6 @@ def display_name(result: EvaluationResult, who: str) -> str:
 
 
 def short(text: str, length: int) -> str:
-    """Return a text truncated to a length."""
+    """Return a text truncated to a length, of characters that pictures can hold."""
+    text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -20,6 +20,7 @@ from foretrain.evaluation.significance import CLUSTERS, LEVEL, ORIGINS
 from foretrain.evaluation.symbols import describe_ranking, ranking
 from foretrain.forecasting.record import listed
 from foretrain.notes import Code
+from foretrain.printing import printable
 
 if TYPE_CHECKING:
     from foretrain.evaluation.result import EvaluationResult
@@ -68,22 +69,25 @@ def print_result(result: EvaluationResult, stream: TextIO | None = None) -> None
     from rich.table import Table
     from rich.text import Text
 
+    def styled(text: str, style: str = "") -> Text:
+        return Text(printable(text), style=style)
+
     console = Console(file=out)
     for alarm in result.alarms:
-        console.print(Text(alarm, style="bold white on red"))
+        console.print(styled(alarm, "bold white on red"))
     for line in _headlines(result):
-        console.print(Text(line, style="bold"))
+        console.print(styled(line, "bold"))
     for remark in result.remarks:
-        console.print(Text(remark, style="bold yellow"))
+        console.print(styled(remark, "bold yellow"))
     header, rows = _table(result)
-    table = Table(title=_subtitle(result))
+    table = Table(title=styled(_subtitle(result)))
     for k, name in enumerate(header):
-        table.add_column(name, justify="left" if k == 0 or k == len(header) - 1 else "right")
+        table.add_column(styled(name), justify="left" if k == 0 or k == len(header) - 1 else "right")
     for k, row in enumerate(rows):  # the model's is the first
-        table.add_row(*(Text(cell) for cell in row), style="bold" if k == 0 else None)
+        table.add_row(*(styled(cell) for cell in row), style="bold" if k == 0 else None)
     console.print(table)
     for line in [*_horizon_lines(result), *_notes(result)]:
-        console.print(Text(line, style="dim"))
+        console.print(styled(line, "dim"))
 
 
 def format_table(result: EvaluationResult) -> str:
@@ -467,7 +471,7 @@ def _number(value: float, form: str) -> str:
 
 
 def _e(text: str) -> str:
-    return html.escape(str(text), quote=True)
+    return html.escape(printable(str(text)), quote=True)
 
 
 _CSS = """

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from foretrain.distributed.world import World
+from foretrain.printing import printable
 from foretrain.training.journal import Journal
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.step import LocalStepStats, StepResult
@@ -66,6 +67,10 @@ class _Totals:
 
 class RunConsole(Console):
     """A console that survives a closed pipe or terminal (`train | head`): the run continues, its log is complete."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, with text made printable."""
+        super().print(*(printable(item) if isinstance(item, str) else item for item in objects), **options)
 
     def on_broken_pipe(self) -> None:
         """Stop printing; rich would exit."""
