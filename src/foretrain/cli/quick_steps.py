@@ -280,7 +280,8 @@ def _trained(job: Job, folder: Path, corpus: Corpus) -> Chosen:
     assert parts is not None
     config = load_config(run / "config.yaml") if (run / "config.yaml").is_file() else _plan(job, run, corpus)
     steps = config.training.max_steps or 0
-    _say(f"3/5 fine-tune {weights_of(job.start)}: at most {steps:,} steps or {settings.minutes:g} minutes, in {run}")
+    limit = f"{settings.minutes:g} minute{'s' * (settings.minutes != 1)}"
+    _say(f"3/5 fine-tune {weights_of(job.start)}: at most {steps:,} steps or {limit}, in {run}")
     moved = {"output_dir": str(run), "device": settings.device, "threads": settings.threads}
     _, found = train_run(config.model_copy(update=moved), resume="auto")
     before = _first_validation(run, config.training.best_metric)
