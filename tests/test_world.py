@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -18,7 +19,7 @@ from tests.waiting import DEADLINE, as_from_a_terminal, wait_until
 
 from foretrain import cli
 from foretrain.distributed.world import World
-from foretrain.errors import ConfigError
+from foretrain.errors import ConfigError, TrainingError
 from foretrain.training import checkpoint
 from foretrain.training.journal import read_journal
 
@@ -251,11 +252,20 @@ def test_verbs_other_than_train_refuse_to_do_the_same_several_times(words, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+HERE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR and MASTER_PORT are not all set. Start with torchrun"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two' in the environment"),
+        ({"WORLD_SIZE": "1.5"}, "WORLD_SIZE is '1.5' in the environment"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is 0 in the environment"),
+        ({"RANK": "3"}, "RANK is 3 in the environment and WORLD_SIZE 1"),
+        ({"WORLD_SIZE": "2", "RANK": "7", **HERE}, "ranks count from 0 to 1"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **HERE, "MASTER_PORT": "abc"}, "rank 0 of 2 cannot join the others at"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **HERE, "MASTER_PORT": "99999"}, "rank 0 of 2 cannot join the others at"),
         (
             {"OMPI_COMM_WORLD_SIZE": "4"},
             "mpirun started 4 processes (OMPI_COMM_WORLD_SIZE), which would each train",
@@ -269,6 +279,16 @@ def test_an_environment_that_no_launcher_made_is_one_clear_line(environment, mes
     assert alone(*arguments(tmp_path / "run", "training.max_steps=2")) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_another_program_uses_is_one_clear_line(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for name, value in {"WORLD_SIZE": "2", "RANK": "0", **HERE, "MASTER_PORT": taken.getsockname()[1]}.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(TrainingError, match=r"Another program listens there: set another MASTER_PORT"):
+            World.start("cpu")
 
 
 def test_processes_of_another_launcher_may_each_train_a_run_of_their_own(monkeypatch):

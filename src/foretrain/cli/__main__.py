@@ -22,7 +22,7 @@ def _main_of_many() -> None:
 
 def run() -> None:
     """Run the command in this process, one of several or not."""
-    (_main_of_many if int(os.environ.get("WORLD_SIZE") or 1) > 1 else main)()
+    (_main_of_many if os.environ.get("WORLD_SIZE", "1") not in ("", "1") else main)()
 
 
 if __name__ == "__main__":

@@ -48,6 +48,13 @@ class World:
                 f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR and MASTER_PORT are not all set. Start with torchrun, or "
                 "unset WORLD_SIZE for one process."
             )
+        if not size:
+            raise ConfigError("WORLD_SIZE is 0 in the environment; it counts the processes of a run. Unset it.")
+        if rank >= size:
+            raise ConfigError(
+                f"RANK is {rank} in the environment and WORLD_SIZE {size}; ranks count from 0 to {size - 1}. Start "
+                "with torchrun, or unset both for one process."
+            )
         if threads is not None:
             torch.set_num_threads(threads)
         world = cls(rank, size, local_rank, resolve_device(device, local_rank))
@@ -56,7 +63,10 @@ class World:
         if size > 1 and not dist.is_initialized():
             backend = "nccl" if world.device.type == "cuda" else "gloo"
             extra: dict[str, Any] = {"device_id": world.device} if backend == "nccl" else {}
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout, **extra)
+            try:
+                dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout, **extra)
+            except (RuntimeError, ValueError, OSError) as error:  # of torch.distributed: ports, addresses, time
+                raise TrainingError(_no_group(error, rank, size, timeout)) from error
         return world
 
     def close(self) -> None:
@@ -140,9 +150,20 @@ def _refuse_other_launchers() -> None:
             )
 
 
+def _no_group(error: Exception, rank: int, size: int, timeout: timedelta) -> str:
+    """Return the line about a process group that did not come about."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    why = " ".join(str(error).split())[:200]
+    if "EADDRINUSE" in why or "in use" in why:
+        way = "Another program listens there: set another MASTER_PORT on all of them."
+    else:
+        way = f"All {size} processes must start within {timeout.total_seconds() / 60:g} minutes and reach that address."
+    return f"rank {rank} of {size} cannot join the others at {place} (MASTER_ADDR, MASTER_PORT): {why}. {way}"
+
+
 def _env_int(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise ConfigError(f"{variable} is {text!r} in the environment, not a number. Unset it or start with torchrun.")
     return int(text)
 
