@@ -257,7 +257,7 @@ def test_a_file_system_that_syncs_no_folders_is_no_error_but_one_that_syncs_no_f
 def test_no_other_module_makes_scratch_files_or_renames_them_by_hand():
     """Beside the folders of an import that never get a name, and the lines of a journal, which are synced in place."""
     known = {
-        "mkdtemp": {"data/importers/spool.py", "data/frames.py"},
+        "mkdtemp": {"data/frames.py"},
         "mkstemp": set(),
         "os.replace": set(),
         "os.rename": set(),

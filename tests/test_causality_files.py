@@ -159,8 +159,8 @@ def test_bars_appended_to_the_files_change_no_forecast_made_before_them(zoo, nam
 
 
 def test_an_importer_that_scales_by_the_whole_file_is_caught(monkeypatch):
-    def leaky(rows, layout, findings):
-        rows = clean(rows, layout, findings)
+    def leaky(rows, layout, findings, **options):
+        rows = clean(rows, layout, findings, **options)
         rows.values[:-1] /= 1 + np.nanmax(rows.values[:-1])
         return rows
 

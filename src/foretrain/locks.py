@@ -12,7 +12,6 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -97,12 +96,12 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 def _this_process() -> dict[str, Any]:
     pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "boot": _boot_id(), "started": _start_time(pid)}
+    return {"host": os.uname().nodename, "pid": pid, "boot": _boot_id(), "started": _start_time(pid)}
 
 
 def _alive(holder: dict[str, Any]) -> bool:
     """Return False if the holder has certainly ended; a process on another host counts as alive."""
-    if holder.get("host") != socket.gethostname():
+    if holder.get("host") != os.uname().nodename:
         return True
     if holder.get("boot") != _boot_id():
         return False

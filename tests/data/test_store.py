@@ -114,7 +114,7 @@ def test_a_changed_byte_is_found_by_verify(shard):
     raw = bytearray(shard.read_bytes())
     raw[len(raw) // 2] ^= 1
     shard.write_bytes(raw)
-    with pytest.raises(DataError, match=f"{shard.name}: content differs from its manifest"):
+    with pytest.raises(DataError, match=f"{shard.name}: its content differs from the hash in manifest.json"):
         Corpus.open(shard.parent).verify()
 
 

@@ -28,7 +28,6 @@ class Lineage:
     def __init__(self, old: Corpus) -> None:
         self.old = old
         self._index = {item_id: k for k, item_id in enumerate(old.item_ids())}
-        self._left = set(self._index)
         self._records = [*old.manifest.earlier, Earlier(fingerprint=old.fingerprint, last_time=_last_time(old))]
         self._ends = [_micros(record.last_time) for record in self._records]
         self._lengths = [dict(record.lengths) for record in self._records]
@@ -36,7 +35,6 @@ class Lineage:
     def add(self, item_id: str, times: IntArray) -> None:
         """Take the stamps (T,) of an item of the updated corpus."""
         number = self._index.get(item_id)
-        self._left.discard(item_id)
         before = np.empty(0, np.int64) if number is None else self.old.times(number)
         assert before is not None
         kept = np.array_equal(times[: len(before)], before)
@@ -51,8 +49,6 @@ class Lineage:
 
     def records(self) -> list[Earlier]:
         """Return the records for the manifest of the updated corpus, oldest first."""
-        for lengths in self._lengths:
-            lengths |= {item_id: None for item_id in self._left if lengths.get(item_id) != 0}
         found, room = list[Earlier](), MOST_LENGTHS
         for record, lengths in reversed(list(zip(self._records, self._lengths, strict=True))):
             moved = [item_id for item_id, length in lengths.items() if length is None]

@@ -98,6 +98,7 @@ def config_hash_1(config: RunConfig) -> str:
     model, budget = tree["model"], tree["training"]["token_budget"] or {}
     later = (
         (tree["data"], "generated", None),
+        (tree["data"], "verify", tree["data"]["verify"]),  # never part of an identity
         (tree["training"], "validate_first", False),
         (budget, "draw_horizons", False),
         (budget, "max_windows_per_batch", None),
