@@ -114,9 +114,6 @@ def test_the_commonest_messages_are_printed_as_quoted(printed):
         "forecast sales.csv --target sales --prediction-length 5 --context-length 600 --out b.csv": (
             "is more than the model's ...; using"
         ),
-        "forecast sales.csv --target sales --prediction-length 6 --out c.csv": (
-            "was trained on series without covariates"
-        ),
         "forecast sales.csv --target sales --prediction-length 6 --future future.csv --out d.csv": (
             "it needs exactly prediction_length"
         ),

@@ -218,8 +218,8 @@ def test_targets_for_which_validation_prefers_the_other_forecast_are_named(elsew
     pd.DataFrame({"day": days, "wave": weekly(160).round(3), "flat": flat}).to_csv("two.csv", index=False)
     foretrain("quick", "two.csv", *SHORT, "--max-steps", 1, "--target", "wave,flat", "--out", "out")
     found, said = state(Path("out")), capsys.readouterr().out
-    assert (found["main"], found["exceptions"]) == ("naive", ["wave"])
-    assert "but forecast.csv for wave: it has the lower error there on validation" in said
+    assert (found["main"], found["exceptions"]) == ("model", ["flat"])
+    assert "but naive.csv for flat: " in said and "has the lower error there on validation" in said
     assert "not alike for all targets; error against naive: wave " in said
 
 

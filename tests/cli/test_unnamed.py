@@ -3,6 +3,8 @@ data."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -132,8 +134,30 @@ def test_the_columns_of_a_forecast_are_told(capsys):
     assert "steps of 'load', 'wind', 'sun'\n" in said and "covariates" not in said
 
 
-def test_covariates_that_the_model_never_learnt_to_use_are_told(logged_notes):
+def single_rows() -> str:
+    """The model in the box as if its training had seen windows of one row alone."""
+    shutil.copytree(shipped()["tiny"], "single")
+    path = Path("single", "release.json")
+    facts = json.loads(path.read_text())
+    facts["pretraining"]["recipe"]["config"]["data"]["generated"]["layouts"] = [
+        {"targets": 1, "past": 0, "known": 0, "share": 1.0}
+    ]
+    path.write_text(json.dumps(facts))
+    return "single"
+
+
+def test_the_model_in_the_box_uses_covariates_and_says_nothing_of_them(logged_notes):
     model = load("tiny", device="cpu")
+    history, ahead = weather()[:-24], weather()[-24:][["time", "sun"]]
+    asked = {"timestamp_column": "time", "prediction_length": 24, "target": "load", "past_covariates": ()}
+    plain = model.forecast_df(history, **asked)["0.5"]
+    found = model.forecast_df(history, future_df=ahead, known_covariates=("sun",), **asked)["0.5"]
+    assert Code.COVARIATES_NOT_LEARNT not in codes(logged_notes())
+    assert (found - plain).abs().max() > 0.02 * history["load"].std()
+
+
+def test_covariates_that_the_model_never_learnt_to_use_are_told(logged_notes):
+    model = load(single_rows(), device="cpu")
     asked = {"timestamp_column": "time", "prediction_length": 4}
     model.forecast_df(weather(), **asked)
     assert Code.COVARIATES_NOT_LEARNT not in codes(logged_notes())  # all columns of numbers are forecast
@@ -143,7 +167,7 @@ def test_covariates_that_the_model_never_learnt_to_use_are_told(logged_notes):
     (note,) = (note for note in logged_notes() if note.code == Code.COVARIATES_NOT_LEARNT)
     assert note.counts == {"columns": 3} and "'wind'" in note.text
     weather().to_csv("all.csv", index=False)
-    result = evaluate_model("tiny", Path("all.csv"), num_windows=1, target=["load"], threads=1)
+    result = evaluate_model("single", Path("all.csv"), num_windows=1, target=["load"], threads=1)
     assert Code.COVARIATES_NOT_LEARNT in codes(result.warnings)
 
 
