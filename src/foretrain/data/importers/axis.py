@@ -87,7 +87,7 @@ def choose_axis(cleaned: Cleaned, job: ImportJob) -> tuple[Cleaned, Axis]:
         text = f"items of several frequencies ({seen}): seasonality is unknown to evaluation"
         job.report.notes.append(Note(Code.SEVERAL_FREQUENCIES, text, {"frequencies": len(counts)}))
         return cleaned, axis
-    for item in set(rare) - job.stored:
+    for item in (item for item in rare if item not in job.stored):
         job.report.dropped[item] = f"mixed_frequencies ({own[item] or 'irregular'})"
     kept = [item for item in cleaned.items if item not in job.report.dropped]
     return replace(cleaned, items=kept), decide(kept, job.spool.times, clock="dates", freq=freq)

@@ -52,6 +52,9 @@ class Chronos2Options(ForecastOptions):
         symmetric: the forecast f becomes the mean of f(x) and -f(-x), the latter with level 1 - q for q, so that the
             forecast of -x is exactly its mirror image. All rows of a window are negated, covariates too: what moves
             with a target still does. Costs twice the rows.
+        nested: the steps of each patch come from the pass that forecasts no further, so that a forecast does not depend
+            on how many more steps are asked for, but for the values known ahead of these. Costs as many passes as there
+            are patches in the first round.
     """
 
     cross_learning: bool = False
@@ -59,6 +62,7 @@ class Chronos2Options(ForecastOptions):
     max_output_patches: int | None = None
     limit_prediction_length: bool = False
     symmetric: bool = False
+    nested: bool = False
 
     @property
     def mixes_items(self) -> bool:
@@ -109,11 +113,25 @@ def forecast(
     plan = _Plan.make(network, prediction_length, asked, options)
     if options.cross_learning:
         rows = replace(rows, layout=one_group(rows.layout.rows))
+    decode = _nested if options.nested else _decode
     if not options.symmetric:
-        return _AutoregressiveDecoder(network, rows, plan).run()
-    plain, mirrored = _AutoregressiveDecoder(network, with_mirror_images(rows), plan).run().chunk(2)
+        return decode(network, rows, plan)
+    plain, mirrored = decode(network, with_mirror_images(rows), plan).chunk(2)
     own, other = (constant([asked.index(x) for x in chosen], plain.device) for chosen in (levels, opposite))
     return (plain.index_select(-1, own) - mirrored.index_select(-1, other)) / 2
+
+
+def _decode(network: Chronos2Network, rows: DecodedRows, plan: _Plan) -> Tensor:
+    return _AutoregressiveDecoder(network, rows, plan).run()
+
+
+def _nested(network: Chronos2Network, rows: DecodedRows, plan: _Plan) -> Tensor:
+    """Return (M, H, levels), the patches of the first round each from the pass of which it is the last patch."""
+    size, found = network.config.patch_size, list[Tensor]()
+    for stop in range(size, min(plan.horizon, plan.patches * size), size):
+        cut = rows if rows.covariates is None else replace(rows, covariates=rows.covariates[:, :stop])
+        found.append(_decode(network, cut, replace(plan, horizon=stop, branching=[]))[:, stop - size :])
+    return torch.cat([*found, _decode(network, rows, plan)[:, len(found) * size :]], 1)
 
 
 def opposite_levels(levels: Sequence[float], trained: Sequence[float]) -> tuple[float, ...]:
