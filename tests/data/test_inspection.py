@@ -85,3 +85,15 @@ def test_a_picture_that_cannot_be_written_is_one_line(market: Corpus, tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write the picture"):
         plot_corpus(market, tmp_path / "file" / "x.png")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", '{"rules": []}', '{"left_out": 3}', '{"rules": {"gap": {"severity": "note", "rows": 1}}}',
+     '{"rules": {"gap": null}}', '{"rules": {"gap": {"severity": "note", "items": "1", "rows": 1}}}'],
+)  # fmt: skip
+def test_a_damaged_report_of_an_import_is_one_line(market: Corpus, text: str) -> None:
+    assert market.path is not None
+    (market.path / "quality.json").write_text(text)
+    with pytest.raises(DataError, match=r"quality\.json: .*Import the data again\."):
+        inspect_text(market)

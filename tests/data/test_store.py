@@ -274,3 +274,21 @@ def test_foreign_folders_that_do_not_fit_are_explained(tmp_path, columns, messag
     folder = save(tmp_path / "c", pa.table(columns))
     with pytest.raises(DataError, match=message):
         _ = Corpus.open(folder).lengths
+
+
+def test_offsets_without_their_bytes_are_refused_when_the_shard_is_opened(tmp_path, random_items, write_corpus):
+    """A record batch whose lists are said to be longer than the buffer of their offsets is."""
+    write_corpus(tmp_path / "c", random_items(0, 4, 1, 5, 9), ["a"])
+    (shard,) = (tmp_path / "c").glob("*.arrow")
+    found = 0
+    raw = shard.read_bytes()
+    for at in range(0, min(len(raw), 3000)):
+        shard.write_bytes(raw[:at] + bytes([raw[at] ^ 0x40]) + raw[at + 1 :])
+        try:
+            corpus = Corpus.open(tmp_path / "c")
+            assert len(corpus.lengths) == corpus.num_series
+            corpus.item_ids()
+        except DataError as error:
+            found += 1
+            assert "\n" not in str(error)
+    assert found > 100

@@ -228,9 +228,20 @@ class Chunk:
         begin = int(start[row])
         return values[begin + first : begin + stop]
 
+    @functools.cached_property
+    def _ids(self) -> tuple[pa.Array, str]:
+        """The ids, whose offsets and text have been looked at: wrong ones would be followed out of the buffer."""
+        array, where = self._column("id")
+        try:
+            array.validate(full=True)
+        except pa.ArrowException as error:
+            why = " ".join(str(error).split())[:150]
+            raise DataError(f"{where}: the ids are damaged ({why}). Copy or import the data again.") from None
+        return array, where
+
     def item_ids(self, rows: Any = None) -> list[str]:
         """Return the ids of the given rows, or of all, as text. The batch must have an id column."""
-        array, where = self._column("id")
+        array, where = self._ids
         values = array.to_pylist() if rows is None else [array[int(row)].as_py() for row in rows]
         if any(value is None for value in values):
             raise DataError(f"{where}: an id is missing. Give every series an id.")

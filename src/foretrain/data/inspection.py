@@ -17,7 +17,7 @@ from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.notes import counted
 from foretrain.printing import printable
-from foretrain.reading import read_json
+from foretrain.reading import read_object
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,10 +148,19 @@ def _quality(corpus: Corpus) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
     try:
-        found = read_json(path)
+        found = read_object(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Import the data again.") from None
-    return found if isinstance(found, dict) else {}
+    rules, left_out = found.get("rules", {}), found.get("left_out", {})
+    if not isinstance(rules, dict) or not isinstance(left_out, dict) or not all(map(_is_rule, rules.values())):
+        raise DataError(f"{path}: is no report of an import any more. Import the data again.")
+    return found
+
+
+def _is_rule(entry: Any) -> bool:
+    """Return True for what an import records of a rule."""
+    kinds = {"severity": str, "items": int, "rows": int}
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
 
 
 # The figure

@@ -260,11 +260,16 @@ def read_batches(path: Path) -> list[tuple[pa.RecordBatch, str]]:
         whole = source.read_buffer(source.size())
         if whole.size >= 6 and whole.slice(0, 6).to_pybytes() == b"ARROW1":
             reader = pa.ipc.open_file(whole)
-            return [(reader.get_batch(k), str(path)) for k in range(reader.num_record_batches)]
-        return [(batch, str(path)) for batch in pa.ipc.open_stream(whole)]
+            batches = [reader.get_batch(k) for k in range(reader.num_record_batches)]
+        else:
+            batches = list(pa.ipc.open_stream(whole))
+        for batch in batches:
+            batch.validate()  # lengths against sizes of buffers; reads no values
+            _ = batch.schema.names  # raises for names that are no text
+        return [(batch, str(path)) for batch in batches]
     except FileNotFoundError:
         raise DataError(f"{path}: missing, though the folder lists it. Copy the folder again, whole.") from None
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
         raise DataError(f"{path}: not a readable Arrow stream ({_one_line(error)}). Copy or import it again.") from None
 
 

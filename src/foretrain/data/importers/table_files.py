@@ -99,7 +99,7 @@ def _columnar(path: Path, raw: bytes, suffix: str) -> pa.Table:
             cells.validate(full=True)  # a wrong offset would be followed out of the buffer
             return cells
         return pyarrow.parquet.ParquetFile(pa.BufferReader(raw)).read()  # read_table loads pyarrow.dataset: 3 MiB
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
         why = " ".join(str(error).split())[:150].rstrip(".")
         raise DataError(f"{path}: damaged or not of its kind ({why}). Fetch or write it again.") from None
 
