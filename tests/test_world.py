@@ -297,3 +297,28 @@ def test_processes_of_another_launcher_may_each_train_a_run_of_their_own(monkeyp
         World.start("cpu")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert World.start("cpu").size == 1
+
+
+def test_a_network_that_outlives_its_process_group_ends_nothing(tmp_path):
+    """Without a reference of leave_process_group's own, one of a few hundred such ends never came."""
+    script = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from foretrain.distributed.world import leave_process_group
+
+def train(path):
+    dist.init_process_group("gloo", store=dist.FileStore(path, 1), rank=0, world_size=1)
+    network = DistributedDataParallel(torch.nn.Linear(4, 4))
+    network(torch.ones(2, 4)).sum().backward()
+    leave_process_group()
+
+for number in range(400):
+    train(f"{sys.argv[1]}/{number}")
+sys.stdout.write("all ended")
+sys.stdout.flush()
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.stdout == "all ended", done.stderr

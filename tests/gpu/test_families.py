@@ -22,7 +22,7 @@ from tests.models.zoo import HORIZON, ZOO, Zoo, windows_of
 from torch.nn.parallel import DistributedDataParallel
 
 from foretrain.data.windows import stack_windows
-from foretrain.distributed.world import World
+from foretrain.distributed.world import World, leave_process_group
 from foretrain.models.base import Batch, move
 from foretrain.models.request import ForecastRequest
 from foretrain.training.journal import read_journal
@@ -141,7 +141,7 @@ def group_of_one(device: torch.device, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        leave_process_group()
 
 
 @every_device

@@ -21,6 +21,7 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # evaluation on one rank may keep the others waiting this long
 # variables in which other launchers than torchrun say how many processes they started
 _OTHER_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_STEP_NUM_TASKS": "srun"}
+_left: dist.ProcessGroup | None = None  # the process group that was left last
 
 
 @dataclass
@@ -71,8 +72,8 @@ class World:
 
     def close(self) -> None:
         """Leave the process group, if there is one."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+        if self.size > 1:
+            leave_process_group()
 
     def __enter__(self) -> World:
         return self
@@ -137,6 +138,20 @@ class World:
             raise error
         if errors:
             raise TrainingError(f"another process of this run failed: {errors[0]}")
+
+
+def leave_process_group() -> None:
+    """Destroy the process group of this process, if there is one; its object is kept until the next one is left.
+
+    A DistributedDataParallel may outlive this call, in a traceback or a local variable. If it held the last reference,
+    freeing it would join gloo's threads while it holds Python's lock, and a thread that waits for the lock to free its
+    last collective would never end.
+    """
+    global _left
+    if dist.is_initialized():
+        group = dist.group.WORLD
+        dist.destroy_process_group()
+        _left = group
 
 
 def _refuse_other_launchers() -> None:
