@@ -1,15 +1,18 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything else is for contributors.
 # TORCH_INDEX_URL names the index to take PyTorch from (a CUDA build, say); empty means pip's own.
+# HASHES=no installs by version alone, from an index that has wheels of its own making.
 PYTHON ?= python3
 TORCH_INDEX_URL ?=
+HASHES ?= yes
 VENV := .venv
 PARITY := .venv-parity
+CHECKS := .venv-checks
 CODE := src tests benchmarks examples tools setup.py
 
 # Spinning OpenMP threads make two busy cores tens of times slower; waiting threads cost nothing.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick gpu parity pretrain lint types hooks install clean
+.PHONY: demo test quick gpu parity pretrain lint types hooks install lock audit sbom clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/foretrain demo
@@ -45,17 +48,49 @@ hooks: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+# Wheels alone, so that no package's setup.py runs. First all but torch, by the hashes of the lock; then torch, whose
+# builds differ, with CUDA's libraries; then the project, for which nothing more may be fetched.
+PIP_INSTALL := bin/python -m pip install --quiet --only-binary :all:
+define environment
+	$(PYTHON) -m venv $(1)
+	$(1)/$(PIP_INSTALL) $(if $(filter no,$(HASHES)),--constraint $(2).txt setuptools,--require-hashes --no-deps --requirement $(2).lock)
+	$(1)/$(PIP_INSTALL) --constraint $(2).txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
+	$(1)/$(PIP_INSTALL) --constraint $(2).txt $(if $(filter no,$(HASHES)),,--no-index) --no-build-isolation --editable ".[$(3)]"
+	touch $(1)/.installed
+endef
+
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt constraints.lock
+	$(call environment,$(VENV),constraints,dev)
+
+$(PARITY)/.installed: pyproject.toml setup.py constraints-parity.txt constraints-parity.lock
+	$(call environment,$(PARITY),constraints-parity,parity)
+
+# By hand, with tools of their own environment, which are no dependencies. `make lock` takes over changed constraints:
+# a lock has the hashes of all files of a version, for every platform, and no address.
+CHECK_TOOLS := uv==0.13.9 pip-audit==2.10.1 cyclonedx-bom==7.5.0
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes --only-binary :all: \
+	--no-emit-package torch --no-header --no-annotate
+
+$(CHECKS)/.installed: Makefile
+	$(PYTHON) -m venv $(CHECKS)
+	$(CHECKS)/$(PIP_INSTALL) $(CHECK_TOOLS)
 	touch $@
 
-$(PARITY)/.installed: pyproject.toml setup.py constraints-parity.txt
-	$(PYTHON) -m venv $(PARITY)
-	$(PARITY)/bin/python -m pip install --quiet --constraint constraints-parity.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) torch
-	$(PARITY)/bin/python -m pip install --quiet --constraint constraints-parity.txt --editable ".[parity]"
-	touch $@
+lock: $(CHECKS)/.installed
+	rm -f constraints.lock constraints-parity.lock
+	$(CHECKS)/bin/$(LOCK) constraints.txt --output-file constraints.lock
+	$(CHECKS)/bin/$(LOCK) constraints-parity.txt --output-file constraints-parity.lock
+
+# Never fails: an advisory is no fault of the change at hand.
+audit:
+	@if $(MAKE) --silent $(CHECKS)/.installed >/dev/null 2>&1; \
+	then $(CHECKS)/bin/python -m tools.audit constraints.txt constraints-parity.txt; \
+	else echo "audit: not done: pip-audit could not be installed. Is there a network?"; fi
+
+sbom: $(VENV)/.installed $(CHECKS)/.installed
+	$(CHECKS)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml $(VENV) >sbom-all.json
+	$(VENV)/bin/python -m tools.sbom <sbom-all.json >sbom.json
+	rm sbom-all.json
 
 clean:
-	rm -rf $(VENV) $(PARITY) runs
+	rm -rf $(VENV) $(PARITY) $(CHECKS) runs

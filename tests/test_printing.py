@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from foretrain.cli import main
+from foretrain.cli.commands import command_line
 from foretrain.data.inspection import plot_corpus
 from foretrain.data.store import Corpus, CorpusWriter
-from foretrain.printing import PrintableStream, printable, printable_output
+from foretrain.printing import PrintableStream, printable, printable_output, without_secrets
 
 HOSTILE = "x\x1b[31mred\x07\x9b2J\u202egnp\u2028\x00"
 SHOWN = "x\\x1b[31mred\\x07\\x9b2J\\u202egnp\\u2028\\x00"
@@ -70,3 +71,26 @@ def test_names_of_a_corpus_reach_a_terminal_and_a_picture_printable(corpus: Path
     text = picture.read_text()
     ElementTree.fromstring(text)
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("read http://me:p%40ss@host/x, then https://token@host", "read http://***@host/x, then https://***@host"),
+        ("--url=ftp://a:b/c@d@host/x", "--url=ftp://***@host/x"),
+        ("Authorization: Bearer hf_abc Host: h; {'authorization': 'Basic bWU6cA=='}",
+         "Authorization: Bearer *** Host: h; {'authorization': 'Basic ***"),
+        ("token=abcdefgh-long and abcdefgh", "token=*** and ***"),
+        ("https://host/a?b=c, me@host, short, Basic reading", "https://host/a?b=c, me@host, short, Basic reading"),
+    ],
+)  # fmt: skip
+def test_secrets_are_taken_out_of_a_text_and_nothing_else(monkeypatch, text: str, shown: str) -> None:
+    monkeypatch.setenv("MY_API_KEY", "abcdefgh")
+    monkeypatch.setenv("HF_TOKEN", "abcdefgh-long")
+    monkeypatch.setenv("DB_PASSWORD", "short")  # too short to be told from a word
+    assert without_secrets(text) == shown
+
+
+def test_the_command_that_reports_record_has_no_password(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/foretrain", "evaluate", "http://me:secret@host/x", "--out", "a b"])
+    assert command_line() == "foretrain evaluate 'http://***@host/x' --out 'a b'"

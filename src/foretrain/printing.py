@@ -1,11 +1,13 @@
 """Text of others on its way to a terminal or a picture: what would act there is shown, as \\x1b, instead of acting.
 
 Names of items and columns, paths and cells come from files. A terminal obeys control characters in them, readers are
-misled by those that turn the direction of writing, and XML may hold few of them.
+misled by those that turn the direction of writing, and XML may hold few of them. Errors and recorded commands, which
+people pass on, may quote secrets: without_secrets() takes them out.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,22 @@ from typing import Any, TextIO
 
 # Control characters but for tab and newline, separators of lines, changes of direction, halves of surrogate pairs
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_ACCOUNT = re.compile(r"(?<=://)\S+@")  # user and password of an address
+_HEADER = re.compile(r"(authorization\W+(?:basic|bearer|digest)\s+)\S+", re.IGNORECASE)  # as a server may quote it
+_SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY)$", re.IGNORECASE)
+_SECRET_LENGTH = 8  # a shorter value is no secret, and may be a word of the text
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with *** for accounts in addresses, quoted authorization headers, and secrets of the environment.
+
+    Secrets are the values of variables whose names end in TOKEN, SECRET, PASSWORD, PASSWD or KEY.
+    """
+    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SECRET_LENGTH}
+    for value in sorted(values, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(value, "***")
+    return _ACCOUNT.sub("***@", _HEADER.sub(r"\1***", text))
 
 
 def printable(text: str) -> str:

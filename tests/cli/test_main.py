@@ -60,6 +60,28 @@ def test_the_report_goes_to_the_folder_for_temporary_files_if_it_must(failing, c
     assert "No report could be saved" in capsys.readouterr().err
 
 
+def out_of_memory(text: str) -> RuntimeError:
+    """torch's error of a GPU whose memory is full."""
+    import torch
+
+    return torch.OutOfMemoryError(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), ". Less"),
+        (out_of_memory("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), " (CUDA out of memory. Tried to"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), " (DefaultCPUAllocator: can't"),
+    ],
+)  # fmt: skip
+def test_memory_that_does_not_suffice_is_no_fault_of_its_own(failing, capsys, tmp_path, error, reason) -> None:
+    assert failing(error) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: out of memory{reason}") and "training.micro_batch_size" in line
+    assert line.count("\n") == 1 and not list(tmp_path.glob("foretrain-error-*"))
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from foretrain.atomic import new_folder
 from foretrain.errors import ConfigError, DataError
+from foretrain.printing import without_secrets
 
 if TYPE_CHECKING:
     from foretrain.data.frames import OpenedData
@@ -500,9 +501,10 @@ def set_threads(threads: int | None) -> None:
 
 
 def command_line() -> str:
-    """Return the command as typed, for reports and manifests."""
+    """Return the command as typed, but for secrets, for reports and manifests."""
     program = os.path.basename(sys.argv[0]) or "foretrain"
-    return shlex.join(["foretrain" if program.startswith("foretrain") else program, *sys.argv[1:]])
+    words = ["foretrain" if program.startswith("foretrain") else program, *map(without_secrets, sys.argv[1:])]
+    return shlex.join(words)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from foretrain import __version__
+from foretrain.printing import without_secrets
 
 MESSAGES = "FORETRAIN_REPORT_MESSAGES"  # environment variable; "1" puts the exceptions' messages into reports
 _PACKAGES = ("torch", "numpy", "pyarrow", "pandas", "pydantic", "safetensors", "typer")
@@ -21,7 +22,8 @@ def save_report(error: BaseException) -> Path | None:
     """Write a report into the current folder, or the one for temporary files; return its path, None if none could be.
 
     It holds versions, the command, and of each exception the type and the frames. Messages, which may quote data, are
-    left out unless the environment variable FORETRAIN_REPORT_MESSAGES is 1.
+    left out unless the environment variable FORETRAIN_REPORT_MESSAGES is 1. No variable of the environment is in it,
+    and what without_secrets() takes for a secret is not, wherever it stood.
     """
     now = datetime.datetime.now()
     name = f"foretrain-error-{now:%Y%m%d-%H%M%S}-{os.getpid()}.txt"
@@ -54,7 +56,7 @@ def report_text(error: BaseException, now: datetime.datetime) -> str:
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     if os.environ.get(MESSAGES) != "1":
         lines += ["", f"Messages of exceptions may quote data and are left out; {MESSAGES}=1 puts them in."]
-    return "\n".join(lines) + "\n"
+    return without_secrets("\n".join(lines) + "\n")
 
 
 def _message(error: BaseException) -> str:

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from foretrain.cli.app import app
-from foretrain.cli.messages import Abort, UsageError, file_error_text, messages_in_lines, usage_text
+from foretrain.cli.messages import Abort, UsageError, file_error_text, memory_error_text, messages_in_lines, usage_text
 from foretrain.errors import ForetrainError, Interrupted
-from foretrain.printing import printable_output
+from foretrain.printing import printable_output, without_secrets
 
 _INTERRUPTED, _TERMINATED = 130, 143
 
@@ -59,7 +59,10 @@ def _main() -> None:
     except Abort as error:  # typer's, in place of an EOFError
         _report(error.__cause__ or error)
     except Exception as error:  # a fault of our own must not show a user a traceback
-        _report(error)
+        if (text := memory_error_text(error)) is None:
+            _report(error)
+        else:
+            _fail(text)
 
 
 @contextlib.contextmanager
@@ -83,7 +86,7 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {without_secrets(message)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -91,6 +91,19 @@ def file_error_text(error: OSError) -> str | None:
     return f"{place}: {error.strerror}. Free space or choose another folder."
 
 
+def memory_error_text(error: BaseException) -> str | None:
+    """Return the line about memory that an allocation did not get, on any device; None for any other error."""
+    said = " ".join(str(error).split())
+    own = type(error).__name__ == "OutOfMemoryError"  # torch's, which need not be imported for this
+    if not (own or isinstance(error, MemoryError) or "can't allocate memory" in said):
+        return None
+    reason = f" ({said[:120].rstrip('. ')})" if said else ""
+    return (
+        f"out of memory{reason}. Less at a time takes less: a smaller training.micro_batch_size (train --resume; the "
+        "result stays the same but for rounding) or --batch-size (forecast, evaluate); or end other programs."
+    )
+
+
 def usage_text(error: Any) -> str:
     """Return the line about a command that cannot be understood; where nothing was given, the help."""
     text = error.format_message()

@@ -12,6 +12,7 @@ from foretrain.errors import ModelError
 from foretrain.models.checkpoints import checkpoint_at, checkpoints_beside, is_checkpoint, steps_in
 from foretrain.models.shipped import shipped
 from foretrain.notes import Code, Note, warn
+from foretrain.printing import without_secrets
 from foretrain.reading import read_object
 
 # Files of a release that are downloaded; pickled weights never are.
@@ -124,12 +125,17 @@ def _download(name: str, revision: str | None, offline: bool) -> Path:
         raise ModelError(f"{label}: access is restricted; accept its terms on the hub and log in.") from None
     except errors.RepositoryNotFoundError:
         raise ModelError(f"{label}: no such folder, and no such repository on the hub (or it is private).") from None
-    except errors.LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError as error:
         remedy = "run once without offline" if offline else "check the connection, or give a local folder"
-        raise ModelError(f"{label}: no such folder, and not downloaded before; {remedy}.") from None
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        why = "" if offline or error.__cause__ is None else f" ({_reason(error.__cause__)})"
+        raise ModelError(f"{label}: no such folder, and not downloaded before{why}; {remedy}.") from None
+    except Exception as error:  # any: the library fails in many ways on an answer that is no hub's, as a portal's page
         raise ModelError(
-            f"{label}: the hub could not be read ({reason}); check the connection, or give a folder."
+            f"{label}: the hub could not be read ({_reason(error)}); check the connection, or give a folder."
         ) from None
     return Path(folder)
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error of the hub library in a few words. A server may quote the request, with the user's token."""
+    return without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
