@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -254,11 +255,66 @@ def test_a_file_system_that_syncs_no_folders_is_no_error_but_one_that_syncs_no_f
         atomic.sync(tmp_path / "a.txt")
 
 
+def read_while(path: Path, write) -> bytes:
+    """What a reader of a pipe gets while a function writes into it."""
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(path.read_bytes()))
+    reader.start()
+    write(path)
+    reader.join()
+    return found[0]
+
+
+@pytest.mark.parametrize("write", [FILES[1], FILES[2]], ids=FILE_IDS[1:])
+def test_a_pipe_gets_the_whole_and_stays_a_pipe(tmp_path, write):
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert read_while(tmp_path / "pipe.csv", write) == b"new"
+    assert (tmp_path / "pipe.csv").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["device", "link to it"])
+@pytest.mark.parametrize("write", FILES, ids=FILE_IDS)
+def test_nothing_is_renamed_over_a_device(tmp_path, write, link, monkeypatch):
+    monkeypatch.setattr(Path, "replace", None)
+    monkeypatch.setattr(Path, "rename", None)
+    path = tmp_path / "link"
+    path.symlink_to("/dev/null")
+    try:
+        write(path if link else Path("/dev/null"))
+    except OSError as error:
+        assert write is write_file and "which no file replaces" in str(error)
+    assert path.is_symlink() and Path("/dev/null").is_char_device() and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["/dev/fd/{}", "/proc/self/fd/{}"])
+def test_an_open_file_is_written_where_it_stands(tmp_path, name):
+    with open(tmp_path / "file", "w") as file:
+        file.write("before\n")
+        file.flush()
+        atomic.create_text(Path(name.format(file.fileno())), "new")
+    assert (tmp_path / "file").read_text() == "before\nnew"
+    assert atomic.open_descriptor(Path("/dev/stdout")) == 1
+    assert not atomic.is_stream(tmp_path / "file") and not atomic.is_stream(tmp_path / "none")
+
+
+def test_files_beside_a_stream_are_there_when_its_reader_has_had_enough(tmp_path):
+    def stop(path: Path, content: Path) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(BrokenPipeError):
+        patch.setattr(atomic, "write_stream", stop)
+        with atomic.files_together([tmp_path / "pipe", tmp_path / "a.txt"], refused) as places:
+            for place in places.values():
+                place.write_text("new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
 def test_no_other_module_makes_scratch_files_or_renames_them_by_hand():
     """Beside the folders of an import that never get a name, and the lines of a journal, which are synced in place."""
     known = {
         "mkdtemp": {"data/frames.py"},
-        "mkstemp": set(),
+        "mkstemp": {"atomic.py"},
         "os.replace": set(),
         "os.rename": set(),
         "os.fsync": {"atomic.py", "training/journal.py"},

@@ -1,7 +1,8 @@
 """Atomic writes: files and folders appear complete under their name or not at all, also after a kill or a power cut.
 
 Everything is written under a scratch name in the same folder (names begin with a dot), synced, and renamed. The
-functions raise OSError; callers turn it into an error for users.
+functions raise OSError; callers turn it into an error for users. What cannot be replaced, a device, a pipe or
+/dev/stdout, is written once all is computed; a broken pipe stays a BrokenPipeError.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
+import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +24,44 @@ from typing import Any
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
 _RENAME_EXCHANGE = 2  # flag of renameat2(2)
 _AT_FDCWD = -100
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path names a device, pipe, socket or open file (/dev/stdout), which no rename replaces."""
+    if open_descriptor(path) is not None:
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def open_descriptor(path: Path) -> int | None:
+    """Return the descriptor of this process that a path such as /dev/stdout or /dev/fd/3 names; None for other paths.
+
+    Such a name is a link to a file, if the shell sent the output there: opening it anew would begin at its start.
+    """
+    for _ in range(8):
+        folder = os.path.realpath(path.parent)
+        if re.fullmatch(rf"/dev/fd|/proc/{os.getpid()}(?:/task/\d+)?/fd", folder) and path.name.isdecimal():
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = Path(folder, os.readlink(path))
+    return None
+
+
+def write_stream(path: Path, content: Path | str) -> None:
+    """Write a text, or what a file holds, into a stream."""
+    descriptor = open_descriptor(path)
+    target = os.open(path, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
+    with open(target, "wb") as stream:
+        if isinstance(content, str):
+            stream.write(content.encode())
+            return
+        with content.open("rb") as source:
+            shutil.copyfileobj(source, stream)
 
 
 def sync(path: Path) -> None:
@@ -61,6 +103,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
     For one writer at a time: the scratch name is always `.tmp-NAME`, so that the next write deletes leftovers of a
     kill.
     """
+    if is_stream(path):
+        raise OSError(errno.EPERM, "is a device or a pipe, which no file replaces", str(path))
     scratch = path.with_name(f".tmp-{path.name}")
     scratch.unlink(missing_ok=True)
     try:
@@ -73,7 +117,10 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def create_text(path: Path, text: str) -> None:
-    """Write a new UTF-8 file and its parent folders. Raises FileExistsError if the file exists."""
+    """Write a new UTF-8 file and its parent folders, or into a stream. Raises FileExistsError if the file exists."""
+    if is_stream(path):
+        write_stream(path, text)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _scratch_name(path)
     try:
@@ -93,17 +140,25 @@ def create_text(path: Path, text: str) -> None:
 def files_together(
     paths: Sequence[Path], unwritable: Callable[[Path, OSError], Exception]
 ) -> Iterator[dict[Path, Path]]:
-    """Yield {path: scratch file with the same suffix} to write. The files replace their paths when the block ends.
+    """Yield {path: scratch file with the same suffix} to write. The files replace their paths when the block ends, and
+    what goes into streams is then copied there.
 
     If the block fails, no path changes, and parent folders created for them are deleted. Raises unwritable(path, error)
     on entry for a path that cannot be written, and later for errors of the disk.
     """
     scratch: dict[Path, Path] = {}
+    streams: list[Path] = []
     created: list[Path] = []  # folders, outermost first
     done = False
     try:
         for path in paths:
             with _convert_errors(path, unwritable):
+                if is_stream(path):
+                    streams.append(path)
+                    descriptor, name = tempfile.mkstemp(suffix=path.suffix)
+                    os.close(descriptor)
+                    scratch[path] = Path(name)
+                    continue
                 missing = [folder for folder in path.parents if not folder.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 created += reversed(missing)
@@ -117,13 +172,17 @@ def files_together(
             if path is None and error.errno not in FULL:
                 raise
             raise unwritable(path or paths[0], error) from None
-        for path, file in scratch.items():
+        files = {path: file for path, file in scratch.items() if path not in streams}
+        for path, file in files.items():
             with _convert_errors(path, unwritable):
                 sync(file)
-        for path, file in scratch.items():
+        for path, file in files.items():
             with _convert_errors(path, unwritable):
                 file.replace(path)
         done = True
+        for path in streams:
+            with _convert_errors(path, unwritable):
+                write_stream(path, scratch[path])
     finally:
         for file in scratch.values():
             file.unlink(missing_ok=True)
@@ -222,6 +281,8 @@ def _scratch_name(path: Path) -> Path:
 def _convert_errors(path: Path, unwritable: Callable[[Path, OSError], Exception]) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:  # the reader has had enough, which is no error of the path
+        raise
     except OSError as error:
         raise unwritable(path, error) from None
 

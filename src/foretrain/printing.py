@@ -32,11 +32,21 @@ def without_secrets(text: str) -> str:
     for value in sorted(values, key=len, reverse=True):  # one may be a part of another
         text = text.replace(value, "***")
     return _ACCOUNT.sub("***@", _HEADER.sub(r"\1***", text))
+_FORMULA = frozenset("=+-@\t\r")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 def printable(text: str) -> str:
     """Return a text with the characters that act on a terminal written as their codes, \\x1b or \\u202e."""
     return _ACTING.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def for_spreadsheet(text: str) -> str:
+    """Return a text of a CSV cell with an apostrophe before it if a spreadsheet would take it for a formula.
+
+    Such texts begin with = + - @, a tab or a carriage return (OWASP, "CSV injection"). Numbers stay as they are.
+    """
+    return f"'{text}" if text[:1] in _FORMULA and not _NUMBER.fullmatch(text) else text
 
 
 class PrintableStream:

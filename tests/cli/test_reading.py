@@ -381,6 +381,35 @@ def test_what_the_reading_decided_is_printed_once(releases, tmp_path, capsys):
     )
 
 
+REFUSED = {
+    "double name": (csv(hourly(x=1)).replace(b"load,x", b"load,load"), "column 'load' appears twice in the header"),
+    "no id": (csv(hourly(item_id=["a"] * 71 + [""])), "column 'item_id' has no item id"),
+    "no such offset": (csv(hourly()).replace(b":00:00,", b":00:00+99:99,"), "an offset from UTC that no clock has"),
+    "cut gzip": (gzip.compress(csv(hourly()))[:-40], "damaged gzip file (it ends in the middle)"),
+    "endless header": (b"timestamp,load" + b"," * 100_000 + csv(hourly())[14:], "the first line is longer than 65,536"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_an_import_refuses_every_verb_refuses_in_its_words(releases, tmp_path, case, capsys):
+    content, message = REFUSED[case]
+    (tmp_path / "bad.csv").write_bytes(content)
+    (tmp_path / "good.csv").write_bytes(csv(hourly()))
+    forecast = ["forecast", releases / "chronos2", "--prediction-length", 2, "--out", tmp_path / "out.csv"]
+    for words in (
+        ["data", "import", tmp_path / "bad.csv", "--out", tmp_path / "corpus"],
+        ["data", "inspect", tmp_path / "bad.csv"],
+        [*forecast, tmp_path / "bad.csv"],
+        [*forecast, tmp_path / "good.csv", "--future", tmp_path / "bad.csv"],
+        ["evaluate", releases / "chronos2", "--data", tmp_path / "bad.csv"],
+        ["score", tmp_path / "bad.csv"],  # which looks for its own columns first
+    ):
+        foretrain(*words, code=2)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and (message in error or words[0] == "score")
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.csv", "good.csv"}
+
+
 @pytest.mark.parametrize("verb", [["data", "import"], ["data", "inspect"], ["forecast"], ["evaluate"], ["score"]])
 def test_the_help_lists_the_options_of_reading_apart(verb, capsys):
     foretrain(*verb, "--help")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,18 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_behind(tmp_path, rand
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corpus_that_is_there_is_not_said_to_be_gone_when_its_place_cannot_be_synced(
+    tmp_path, random_items, write_corpus, monkeypatch
+):
+    def refuse(path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr("foretrain.data.writer.sync", refuse)
+    with pytest.raises(DataError, match=r"c: is written and complete, but its folder could not be synced"):
+        write_corpus(tmp_path / "c", random_items(0, 2, 1, 5, 9), ["a"])
+    assert Corpus.open(tmp_path / "c").num_series == 2
 
 
 def test_a_place_that_cannot_hold_a_folder_is_named(tmp_path):

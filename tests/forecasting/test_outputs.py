@@ -54,3 +54,15 @@ def test_files_appear_together_or_not_at_all(tmp_path):
     assert not list(tmp_path.iterdir())
     write(fail=False)
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["a.csv", "b.png"]
+
+
+def test_texts_that_a_spreadsheet_would_run_get_an_apostrophe_if_asked_for(tmp_path):
+    ids = ["=cmd|'/C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\tx", "\rx", "-5", "+1.5e3", "plain", "a=b"]
+    table = pd.DataFrame({"item_id": ids, "=name": -1.5, "timestamp": pd.Timestamp("2024-01-01")})
+    save_table(table, tmp_path / "safe.csv", csv_safe=True)
+    safe = pd.read_csv(tmp_path / "safe.csv", lineterminator="\n")
+    assert safe["item_id"].tolist() == [*(f"'{text}" for text in ids[:6]), *ids[6:]]
+    assert safe.columns.tolist() == ["item_id", "'=name", "timestamp"]
+    assert safe["'=name"].tolist() == [-1.5] * len(ids) and set(safe["timestamp"]) == {"2024-01-01"}
+    save_table(table, tmp_path / "exact.csv")
+    assert pd.read_csv(tmp_path / "exact.csv", lineterminator="\n")["item_id"].tolist() == ids

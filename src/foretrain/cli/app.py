@@ -15,6 +15,7 @@ from foretrain.cli.options import (
     AccumulationOption,
     BatchSizeOption,
     BlankOption,
+    CsvSafeOption,
     Device,
     DeviceOption,
     DrawSeedOption,
@@ -40,9 +41,11 @@ from foretrain.cli.options import (
     VerboseOption,
     comma_list,
     config_and_overrides,
+    dash_as_stdout,
     forecast_settings,
     level_list,
     model_and_data,
+    spoken_beside,
 )
 from foretrain.cli.options import prepare as _prepare
 from foretrain.cli.options import require_single_process as _require_single_process
@@ -150,7 +153,8 @@ def data_inspect(
     _require_single_process("data inspect")
     from foretrain.cli.commands import inspect_data
 
-    inspect_data(data, reading, plot=plot, verify=verify)
+    with spoken_beside(plot):
+        inspect_data(data, reading, plot=plot, verify=verify)
 
 
 @app.command()
@@ -295,6 +299,7 @@ def evaluate(
         bool, typer.Option("--fail-if-not-promoted", help="Exit with code 1 if the model is not promoted.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, tables, report.html.")] = None,
+    csv_safe: CsvSafeOption = False,
     device: DeviceOption = Device.auto,
     dtype: PrecisionOption = DType.float32,
     threads: ThreadsOption = None,
@@ -308,6 +313,8 @@ def evaluate(
         "--promote-over": promote_over is not None,
     }
     flags = [flag for flag, used in given.items() if used]
+    if csv_safe and out is None:
+        raise ConfigError("--csv-safe: has no effect without --out, the folder of the tables.")
     if against is None and flags:
         raise ConfigError(f"{flags[0]}: has no effect without --against, the model to compare with.")
     if promote_over == DrawsOver.items and require_significance is False:
@@ -344,6 +351,7 @@ def evaluate(
         promote_over=(promote_over or DrawsOver.origins).value,
         clusters=clusters,
         out=out,
+        csv_safe=csv_safe,
         device=device.value,
         dtype=dtype.value,
         threads=threads,
@@ -392,7 +400,8 @@ def forecast(
         int | None, typer.Option(min=1, help="Steps to forecast (default: as trained, else usual of the frequency).")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet file to write (default: DATA-forecast.csv, and a picture).")
+        Path | None,
+        typer.Option(help="CSV or Parquet file to write, or - (stdout; default: DATA-forecast.csv, and a picture)."),
     ] = None,
     future: Annotated[Path | None, typer.Option(help="Known covariates of the steps to forecast.")] = None,
     quantile_levels: Annotated[str | None, typer.Option(help="Comma-separated levels (default 0.1 ... 0.9).")] = None,
@@ -442,6 +451,7 @@ def forecast(
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a fan or candle chart (.png, .svg, .pdf).")] = None,
+    csv_safe: CsvSafeOption = False,
     device: DeviceOption = Device.auto,
     dtype: PrecisionOption = DType.float32,
     threads: ThreadsOption = None,
@@ -475,9 +485,12 @@ def forecast(
         trailing_rows=trailing_rows.value if trailing_rows else None,
         allow_unequal_ends=allow_unequal_ends,
     )
-    files = {"out": out, "future": future, "candles": candles, "paths": paths, "plot": plot}
+    files = {"out": out, "candles": candles, "paths": paths, "plot": plot}
+    files = {name: dash_as_stdout(file) for name, file in files.items()} | {"future": future}
     how = {"tokenizer": tokenizer, "device": device.value, "dtype": dtype.value, "threads": threads}
-    forecast_file(named, data, request, reading=reading, choose_horizon=prediction_length is None, **files, **how)
+    with spoken_beside(*files.values()):
+        horizon = {"choose_horizon": prediction_length is None}
+        forecast_file(named, data, request, reading=reading, csv_safe=csv_safe, **horizon, **files, **how)
 
 
 @app.command()
@@ -539,7 +552,7 @@ def config_import(
     _prepare(None)
     from foretrain.foreign import import_config
 
-    import_config(source.value, file, out)
+    import_config(source.value, file, dash_as_stdout(out))
 
 
 @app.command()

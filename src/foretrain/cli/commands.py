@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foretrain.atomic import new_folder
+from foretrain.atomic import is_stream, new_folder
 from foretrain.errors import ConfigError, DataError
 from foretrain.printing import without_secrets
 
@@ -132,6 +132,7 @@ def evaluate_model(
     promote_over: str = "origins",
     clusters: str | None = None,
     out: Path | None = None,
+    csv_safe: bool = False,
     device: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
@@ -205,12 +206,18 @@ def evaluate_model(
         result = replace(result, promotion=promotion)
     print_result(result)
     changes = unlike_release(release, predictor.model, {**settings, **named, "context_length": context_length}, chosen)
-    _save_result(result, model, predictor.facts, changes, out)
+    _save_result(result, model, predictor.facts, changes, out, csv_safe=csv_safe)
     return result
 
 
 def _save_result(
-    result: EvaluationResult, model: str, loaded: Mapping[str, Any], changes: Sequence[str], out: Path | None
+    result: EvaluationResult,
+    model: str,
+    loaded: Mapping[str, Any],
+    changes: Sequence[str],
+    out: Path | None,
+    *,
+    csv_safe: bool,
 ) -> None:
     """Write the report, and record the promotion in the release.json of a local release.
 
@@ -226,7 +233,7 @@ def _save_result(
     from foretrain.run.promotion import record
 
     if out is not None:
-        _write_folder(out, lambda folder: write_report(result, folder))
+        _write_folder(out, lambda folder: write_report(result, folder, csv_safe=csv_safe))
     promotion, release = result.promotion, release_in(Path(model).expanduser())
     if promotion is None or promotion.against["key"] != ZERO_SHOT or not (release / "release.json").is_file():
         return
@@ -272,6 +279,7 @@ def forecast_file(
     candles: Path | None = None,
     paths: Path | None = None,
     plot: Path | None = None,
+    csv_safe: bool = False,
     device: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
@@ -329,7 +337,7 @@ def forecast_file(
         opened.check_intact()
         for output, file in files.items():
             table = tables[output].drop(columns=[str(level) for level in bands] if output == "long" else [])
-            save_table(table, places[file])
+            save_table(table, places[file], csv_safe=csv_safe)
             facts = f"{len(table):,} rows, {counted(count, 'item')}, {counted(request.prediction_length, 'step')}"
             lines.append(f"wrote {file}: {facts} of {listed(target)}")
         for file in pictures:
@@ -448,6 +456,8 @@ def _write_folder(out: Path, write: Callable[[Path], Sequence[Path]]) -> None:
             names = [path.relative_to(scratch) for path in write(scratch)]
     except OSError as error:
         why = error.strerror or error
+        if out.is_dir() and any(out.iterdir()):  # all of it is there, but the folder that holds it was not synced
+            raise DataError(f"{out}: is written, but a power cut may undo it ({why}). Look after the disk.") from None
         raise DataError(f"{out}: cannot be written ({why}). Nothing is there; free space or name another.") from None
     for name in names:
         print(f"wrote {out / name}")
@@ -484,7 +494,7 @@ def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | N
             continue
         if path.is_dir():
             raise ConfigError(f"{flag} {path}: is a folder; name a file.")
-        if flag != "--plot" and path.suffix.lower() not in (".csv", ".parquet"):
+        if flag != "--plot" and path.suffix.lower() not in (".csv", ".parquet") and not is_stream(path):
             raise ConfigError(f"{flag} {path}: name a .csv or .parquet file.")
         place = os.path.realpath(path)
         if place in used:

@@ -23,7 +23,7 @@ from foretrain.cli.messages import Abort, UsageError, file_error_text, memory_er
 from foretrain.errors import ForetrainError, Interrupted
 from foretrain.printing import printable_output, without_secrets
 
-_INTERRUPTED, _TERMINATED = 130, 143
+_INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 130, 141, 143
 
 
 def main() -> None:
@@ -36,6 +36,7 @@ def _main() -> None:
     try:
         with messages_in_lines(), _signals_as_exceptions():
             code = app(prog_name="foretrain", standalone_mode=False)
+            sys.stdout.flush()  # here, where an error has its line
         if code == _INTERRUPTED:  # typer's, in place of Ctrl-C
             print("interrupted", file=sys.stderr)
         sys.exit(code or 0)
@@ -48,10 +49,14 @@ def _main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe closed it; Python would raise again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except BrokenPipeError:  # the reader of a pipe closed it
+        _end_of_reader()
+    except SystemExit as leave:
+        if isinstance(leave.__context__, BrokenPipeError):  # typer's, in place of it
+            _end_of_reader()
+        raise
     except OSError as error:
+        _discard_output()
         if (text := file_error_text(error)) is None:
             _report(error)
         else:
@@ -83,6 +88,20 @@ def _signals_as_exceptions() -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _discard_output() -> None:
+    """Let Python's flush at the end of the process not fail again for what is still to be written to stdout."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end_of_reader() -> None:
+    _discard_output()
+    sys.exit(_BROKEN_PIPE)
 
 
 def _fail(message: str) -> None:

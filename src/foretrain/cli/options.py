@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,6 +123,10 @@ TokenizerOption = Annotated[
     str | None, typer.Option(help="Folder or hub id of the tokenizer, for a release that brings none.")
 ]
 PrecisionOption = Annotated[DType, typer.Option(help="Precision.")]
+CsvSafeOption = Annotated[
+    bool,
+    typer.Option("--csv-safe", help="In CSV files put ' before texts that a spreadsheet would run (= + - @, tab)."),
+]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per process (default: PyTorch's).")]
 AccumulationOption = Annotated[
@@ -238,8 +245,27 @@ def level_list(text: str | None) -> tuple[float, ...] | None:
 def prepare(threads: int | None) -> None:
     """Set environment variables that torch reads when it is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve every other process of the machine
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # of a process that is gone torch prints C++ frames; we print a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def dash_as_stdout(path: Path | None) -> Path | None:
+    """Return /dev/stdout for -, as other programs call it, and every other path as it is."""
+    return Path("/dev/stdout") if path == Path("-") else path
+
+
+@contextmanager
+def spoken_beside(*files: Path | None) -> Iterator[None]:
+    """While entered, print to stderr what would be printed to stdout, if one of the files is stdout."""
+    from foretrain.atomic import open_descriptor
+
+    if any(open_descriptor(file) == 1 for file in files if file is not None):
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    yield
 
 
 def require_single_process(verb: str) -> None:

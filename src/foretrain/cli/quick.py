@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from foretrain.cli.options import (
+    CsvSafeOption,
     Device,
     DeviceOption,
     ThreadsOption,
@@ -39,6 +40,7 @@ def quick(
     tokenizer: TokenizerOption = None,
     out: Annotated[Path | None, typer.Option(help="The folder to create (default: DATA-quick).")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of data order and dropout.")] = 42,
+    csv_safe: CsvSafeOption = False,
     device: DeviceOption = Device.auto,
     threads: ThreadsOption = None,
 ) -> None:
@@ -59,6 +61,7 @@ def quick(
         max_steps=max_steps,
         learning_rate=learning_rate,
         seed=seed,
+        csv_safe=csv_safe,
         device=device.value,
         threads=threads,
     )

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 STATE, FORMAT = "quick.json", 1
 FEW_STEPS = 30
 SCORED_ITEMS = 10  # where the series are many, as many times those of a validation while training
-FREE = ("threads", "device")  # settings that may differ where an interrupted command is continued
+FREE = ("threads", "device", "csv_safe")  # settings that may differ where an interrupted command is continued
 
 
 def quick_command(
@@ -388,7 +388,7 @@ def _judge(job: Job, folder: Path, corpus: Corpus, chosen: Chosen) -> Evaluation
         result = replace(result, promotion=judge(result))
         record(own, result.promotion)  # type: ignore[arg-type]
     with replacing_folder(folder / "evaluation") as scratch:
-        write_report(result, scratch)
+        write_report(result, scratch, csv_safe=settings.csv_safe)
     with replacing_file(folder / "report.html") as place:
         shutil.copyfile(folder / "evaluation" / "report.html", place)
     if parts.trains:
@@ -435,8 +435,8 @@ def _forecast(
     files = [folder / name for name in ("forecast.csv", "naive.csv", "forecast.png")]
     names = [chosen.label(who, result) for who in ("model", chosen.beside)]
     with scratch_files(*files) as places:
-        save_table(table, places[files[0]])
-        save_table(beside, places[files[1]])
+        save_table(table, places[files[0]], csv_safe=job.settings.csv_safe)
+        save_table(beside, places[files[1]], csv_safe=job.settings.csv_safe)
         both = (table, names[0]), (beside, names[1])
         shown = _draw(frame, tables, both, places[files[2]], naive_first=chosen.main != "model")
     part = which_drawn(shown, job.opened.corpus.num_series, columns, candles)

@@ -35,6 +35,7 @@ class Settings:
     max_steps: int | None = None
     learning_rate: float | None = None
     seed: int = 42
+    csv_safe: bool = False
     device: str = "auto"
     threads: int | None = None
 

@@ -175,7 +175,8 @@ def plot_corpus(corpus: Corpus, path: str | Path) -> None:
 
     try:
         with rc_context({"text.parse_math": False}), files_together([Path(path)], _unwritten) as scratch:
-            _figure(corpus).savefig(scratch[Path(path)], dpi=110)
+            kind = Path(path).suffix[1:] or "png"  # without one matplotlib would add it to the name
+            _figure(corpus).savefig(scratch[Path(path)], dpi=110, format=kind)
     except ValueError as error:
         raise DataError(f"{path}: cannot write the picture: {error}.") from None
 

@@ -285,6 +285,7 @@ class CorpusWriter:
         self._batch_bytes, self._shard_bytes = batch_bytes, shard_bytes
         self._buffer = SeriesBuffer(self.columns, time, freq)
         self._shards: list[dict[str, Any]] = []
+        self._published = False
         self._texts: dict[str, str] = {}
         self._writer: pa.RecordBatchStreamWriter | None = None
         if self.out.exists() and replaces is None:
@@ -342,6 +343,11 @@ class CorpusWriter:
             yield
         except OSError as problem:
             reason = problem.strerror or " ".join(str(problem).split())
+            if self._published:
+                raise DataError(
+                    f"{self.out}: is written and complete, but its folder could not be synced: {reason}. A power cut "
+                    "may undo it; look after the disk, then `foretrain data verify` it."
+                ) from None
             raise DataError(f"{self.out}: cannot be written: {reason}. Nothing was created.") from None
 
     def _flush(self) -> None:
@@ -410,6 +416,7 @@ class CorpusWriter:
             raise DataError(f"{self.out}: appeared while it was being written. Choose another folder.")
         else:
             self._folder.rename(self.out)
+        self._published = True
         sync(self.out.parent)
 
 

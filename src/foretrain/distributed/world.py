@@ -6,7 +6,11 @@ Only this module and training/checkpoint.py use torch.distributed.
 from __future__ import annotations
 
 import os
+import re
+import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from foretrain.errors import ConfigError, TrainingError
 
@@ -21,7 +27,12 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # evaluation on one rank may keep the others waiting this long
 # variables in which other launchers than torchrun say how many processes they started
 _OTHER_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_STEP_NUM_TASKS": "srun"}
+START_TIMEOUT = timedelta(minutes=10)  # imports of the processes of one start differ by less
 _left: dist.ProcessGroup | None = None  # the process group that was left last
+_store: Store | None = None  # what the processes say beside collectives: of each that ends, why
+_GRACE = 2.0  # seconds in which ranks say that they lost another one
+# what gloo and NCCL say of a rank that is gone or does not answer; gloo raises plain RuntimeErrors
+_LOST = re.compile(r"gloo/transport|Connection (?:closed|reset) by peer|Timed out waiting|NCCL|Socket Timeout")
 
 
 @dataclass
@@ -37,9 +48,11 @@ class World:
     def start(cls, device: str = "auto", threads: int | None = None, timeout: timedelta = COLLECTIVE_TIMEOUT) -> World:
         """Join the process group that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK; size 1 without them.
 
-        device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads.
-        Raises ConfigError for a device that this machine lacks, for incomplete environment variables, and for several
-        processes of mpirun or srun, which would each train alone.
+        device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads. Used in a
+        with statement, it turns the error of a collective whose other ranks are gone into a TrainingError.
+        Raises TrainingError if the others do not come within START_TIMEOUT, ConfigError for a device that this machine
+        lacks, for incomplete environment variables, and for several processes of mpirun or srun, which would each train
+        alone.
         """
         _refuse_other_launchers()
         rank, size = _env_int("RANK", 0), _env_int("WORLD_SIZE", 1)
@@ -62,12 +75,7 @@ class World:
         if world.device.type == "cuda":
             torch.cuda.set_device(world.device)
         if size > 1 and not dist.is_initialized():
-            backend = "nccl" if world.device.type == "cuda" else "gloo"
-            extra: dict[str, Any] = {"device_id": world.device} if backend == "nccl" else {}
-            try:
-                dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout, **extra)
-            except (RuntimeError, ValueError, OSError) as error:  # of torch.distributed: ports, addresses, time
-                raise TrainingError(_no_group(error, rank, size, timeout)) from error
+            _join(world, timeout)
         return world
 
     def close(self) -> None:
@@ -78,11 +86,50 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        # After an error the other ranks may be waiting for this one. torchrun ends them once this process has exited;
-        # destroying the process group would wait for them first.
-        if kind is None or not issubclass(kind, Exception):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: object) -> None:
+        """Leave the process group; after an error only say what it was to the ranks that wait for this one.
+
+        They notice once this process has exited; destroying the process group would wait for them first. Raises
+        TrainingError, which says who is gone, in place of the error of a collective that lost another rank.
+        """
+        if not isinstance(error, Exception):
             self.close()
+            return
+        lost = self.size > 1 and _lost(error)
+        if self.size > 1:
+            _say(f"end/{self.rank}", "" if lost else str(error))
+        if lost:
+            raise TrainingError(self._who_is_gone(lost)) from error
+
+    def _who_is_gone(self, lost: str) -> str:
+        """Return the line about ranks without which a collective failed; lost is what the backend says of them.
+
+        A rank that fails leaves its error in the store, one that lost another leaves an empty text, and one that was
+        killed leaves nothing.
+        """
+        others, end = [rank for rank in range(self.size) if rank != self.rank], time.monotonic() + _GRACE
+        while True:
+            said = _words("end", others)
+            silent = [rank for rank in others if rank not in (said or {})]
+            failed = next(((rank, text) for rank, text in (said or {}).items() if text), None)
+            if said is None or failed or len(silent) < 2 or time.monotonic() > end:
+                break
+            time.sleep(0.05)
+        _say(f"read/{self.rank}", "read")
+        if self.is_main and said is not None:  # which may hold the store: it stays until the others have read
+            alive = [rank for rank in others if not said.get(rank) and (failed or rank not in silent)]
+            while time.monotonic() < end and len(_words("read", alive) or ()) < len(alive):
+                time.sleep(0.05)
+        if failed:
+            return f"rank {failed[0]} of {self.size} failed: {failed[1]}"
+        if said is None and "TORCHELASTIC_RUN_ID" not in os.environ:  # without torchrun rank 0 holds the store
+            silent = [0]
+        named = f"rank {silent[0]}" if len(silent) == 1 else f"one of ranks {', '.join(map(str, silent or others))}"
+        if re.search("timed? ?out", lost, re.IGNORECASE):
+            what = "does not answer: it hangs, or its machine or network is gone"
+        else:
+            what = "is gone: it was killed, as by a lack of memory, or failed, as its own output then says"
+        return f"{named} of {self.size} {what}. Start all again with --resume; checkpoints so far are intact."
 
     @property
     def is_main(self) -> bool:
@@ -154,6 +201,57 @@ def leave_process_group() -> None:
         _left = group
 
 
+def _join(world: World, timeout: timedelta) -> None:
+    """Create the process group of a world. Raises TrainingError if it does not come about."""
+    global _store
+    backend = "nccl" if world.device.type == "cuda" else "gloo"
+    extra: dict[str, Any] = {"device_id": world.device} if backend == "nccl" else {}
+    try:
+        # as init_process_group would, but for a deadline of its own
+        _store, *_ = next(rendezvous("env://", world.rank, world.size, timeout=START_TIMEOUT))
+        store = PrefixStore("default_pg", _store)
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout, **extra)
+    except (RuntimeError, ValueError, OSError) as error:  # of torch.distributed: ports, addresses, time
+        raise TrainingError(_no_group(error, world.rank, world.size)) from error
+
+
+def _lost(error: BaseException) -> str:
+    """Return what a collective says of lost ranks, if an error or what it was raised from is of one; else ""."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, dist.DistError) or (isinstance(found, RuntimeError) and _LOST.search(str(found))):
+            return str(found)
+        found = found.__cause__ or found.__context__
+    return ""
+
+
+def _store_answers() -> bool:
+    """Return whether the store's process can be reached; asked itself, a dead store may wait, and prints a stack."""
+    place = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
+    try:
+        socket.create_connection(place, timeout=_GRACE).close()
+    except OSError:
+        return False
+    return _store is not None
+
+
+def _say(key: str, text: str) -> None:
+    """Leave a text for the other ranks, if the store is still there."""
+    if _store_answers() and _store is not None:
+        with suppress(RuntimeError):
+            _store.set(f"foretrain/{key}", text)
+
+
+def _words(key: str, ranks: list[int]) -> dict[int, str] | None:
+    """Return what ranks left under a key, of those who did; None without a store."""
+    if not _store_answers() or _store is None:
+        return None
+    with suppress(RuntimeError):
+        keys = {rank: f"foretrain/{key}/{rank}" for rank in ranks}
+        return {rank: _store.get(name).decode() for rank, name in keys.items() if _store.check([name])}
+    return None
+
+
 def _refuse_other_launchers() -> None:
     """Raise ConfigError if another launcher than torchrun says that it started several processes."""
     for name, launcher in _OTHER_LAUNCHERS.items():
@@ -165,14 +263,15 @@ def _refuse_other_launchers() -> None:
             )
 
 
-def _no_group(error: Exception, rank: int, size: int, timeout: timedelta) -> str:
+def _no_group(error: Exception, rank: int, size: int) -> str:
     """Return the line about a process group that did not come about."""
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    why = " ".join(str(error).split())[:200]
+    why = " ".join(str(error).split())[:200].rstrip(".")
     if "EADDRINUSE" in why or "in use" in why:
         way = "Another program listens there: set another MASTER_PORT on all of them."
     else:
-        way = f"All {size} processes must start within {timeout.total_seconds() / 60:g} minutes and reach that address."
+        limit = f"{START_TIMEOUT.total_seconds() / 60:g} minutes"
+        way = f"All {size} processes must start within {limit} of each other and reach that address."
     return f"rank {rank} of {size} cannot join the others at {place} (MASTER_ADDR, MASTER_PORT): {why}. {way}"
 
 

@@ -42,9 +42,9 @@ HOW_TO_READ = {
 }
 
 
-def write_report(result: EvaluationResult, folder: Path) -> list[Path]:
+def write_report(result: EvaluationResult, folder: Path, *, csv_safe: bool = False) -> list[Path]:
     """Write evaluation.json, the CSV tables, report.html and forecasts.png; return their paths."""
-    paths = result.save(folder)
+    paths = result.save(folder, csv_safe=csv_safe)
     pictures = _pictures(result)
     report = folder / "report.html"
     report.write_text(render(result, pictures), encoding="utf-8")

@@ -32,6 +32,7 @@ from foretrain.evaluation.scored import Scored
 from foretrain.evaluation.significance import Comparison, compare
 from foretrain.evaluation.symbols import aggregate, per_symbol, ranking
 from foretrain.notes import Code, Note, Tally, codes, records
+from foretrain.printing import for_spreadsheet
 
 FORMAT = 1
 ALARMS = (Code.TRAINING_SAW_WINDOWS, Code.SYNTHETIC_DATA)  # warnings that make every metric meaningless
@@ -177,14 +178,17 @@ class EvaluationResult:
             }
         )
 
-    def save(self, folder: Path) -> list[Path]:
-        """Write evaluation.json, metrics.csv, per_item.csv and per_horizon.csv; return their paths."""
+    def save(self, folder: Path, *, csv_safe: bool = False) -> list[Path]:
+        """Write evaluation.json, metrics.csv, per_item.csv and per_horizon.csv; return their paths.
+
+        csv_safe: write texts into the CSV files as printing.for_spreadsheet returns them.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         files = {
             "evaluation.json": json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            "metrics.csv": _csv(["forecaster", *self._names()], self._pooled_rows()),
-            "per_item.csv": _csv(["item", "windows", "forecaster", *self._item_names()], self._item_rows()),
-            "per_horizon.csv": _csv(["step", "forecaster", *self._step_names()], self._step_rows()),
+            "metrics.csv": _csv(["forecaster", *self._names()], self._pooled_rows(), csv_safe),
+            "per_item.csv": _csv(["item", "windows", "forecaster", *self._item_names()], self._item_rows(), csv_safe),
+            "per_horizon.csv": _csv(["step", "forecaster", *self._step_names()], self._step_rows(), csv_safe),
         }
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
@@ -423,12 +427,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _csv(header: list[str], rows: list[list[Any]]) -> str:
+def _csv(header: list[str], rows: list[list[Any]], safe: bool) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow(["" if isinstance(v, float) and not math.isfinite(v) else v for v in row])
+    for row in (header, *rows):
+        cells = ["" if isinstance(v, float) and not math.isfinite(v) else v for v in row]
+        writer.writerow([for_spreadsheet(v) if safe and isinstance(v, str) else v for v in cells])
     return text.getvalue()
 
 

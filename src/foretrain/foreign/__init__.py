@@ -79,5 +79,7 @@ def _write(out: Path, text: str) -> None:
         create_text(out, text)
     except FileExistsError:
         raise ConfigError(f"{out}: exists already; name another file or remove it.") from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror or error}). Name another file.") from None

@@ -132,6 +132,9 @@ def test_a_zone_name_is_refused_with_the_way_out(cell: str) -> None:
         (("2024-W53",), "not a date that exists"),
         (("2023-366",), "not a date that exists"),
         (("2024-01-31", "bad"), "like the first one"),
+        (("2024-01-31 12:00+01:00", "2024-02-01 12:00+99:99"), "an offset from UTC that no clock has"),
+        (("2024-01-31 12:00-16:30",), "an offset from UTC that no clock has"),
+        (("2024-01-31 12:00+01:75",), "an offset from UTC that no clock has"),
     ],
 )
 def test_a_cell_that_is_no_stamp_says_why(cells: tuple[str, ...], why: str) -> None:

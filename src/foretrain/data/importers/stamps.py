@@ -40,6 +40,7 @@ _OLDEST_SHORT, _NEWEST_SHORT = (
     39,
 )  # two digits 69..99 are 19xx (as in strptime), 00..39 are 20xx, others are unclear
 
+_MOST_OFFSET = 16 * 60  # minutes; no place was ever further from UTC
 _MONTHLY, _YEARLY = 28, 300  # days; steps of months, of years are at least this long
 
 
@@ -430,6 +431,9 @@ def _with_offset(local: IntArray, present: Mask, found: pa.Array, names: set[str
     texts = pc.dictionary_encode(zone)
     minutes = np.array([_offset_minutes(text) for text in texts.dictionary.to_pylist()], np.int64)
     shift = minutes[np.asarray(texts.indices)]
+    if (impossible := present & (np.abs(shift) > _MOST_OFFSET)).any():
+        row = int(impossible.argmax())
+        raise BadCell(row, str(cells[row]), "an offset from UTC that no clock has")
     times = np.where(present, local - shift * MINUTE, NO_TIME)
     return _dates_if_midnight(times, present, local, tuple(sorted({int(m) for m in shift[present]})))
 
@@ -438,4 +442,5 @@ def _offset_minutes(text: str) -> int:
     found = re.search(r"([-+])(\d{1,2}):?(\d{2})?$", text)
     if not found:
         return 0
-    return (-1 if found[1] == "-" else 1) * (int(found[2]) * 60 + int(found[3] or 0))
+    hours, minutes = int(found[2]), int(found[3] or 0)
+    return (-1 if found[1] == "-" else 1) * (hours * 60 + minutes) if minutes < 60 else _MOST_OFFSET + 1

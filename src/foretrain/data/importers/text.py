@@ -35,6 +35,7 @@ _SEPARATORS = (",", ";", "\t", "|")
 _DATA = re.compile(r"\s*[-+]?\d[\d.:/ T+-]*(,\d+)?\s*")  # numbers and stamps
 _SEP_LINE = re.compile(r'"?sep=(\\t|[^"])"?\1*\s*', re.IGNORECASE)  # Excel's way to name the separator
 _HEAD_LINES = 40
+_HEAD_BYTES = 1 << 16  # in which the header ends
 _MAX_PREAMBLE = 10
 
 
@@ -67,6 +68,11 @@ def read_text(path: Path, raw: bytes, options: ImportOptions, *, any_header: boo
     refuse_binary(path, raw)
     data = _decode(path, raw, options.encoding)
     lines = _head(data)
+    if not lines and len(data) > _HEAD_BYTES:
+        raise DataError(
+            f"{path}: the first line is longer than {_HEAD_BYTES:,} characters: no table, or one of thousands of "
+            "columns. Write it as Parquet, or with a row for each item and time."
+        )
     if not lines:
         raise DataError(f"{path}: the file is empty.")
     refuse_message(path, "\n".join(lines))
@@ -138,7 +144,7 @@ def _head(data: bytes, skip: int = 0) -> list[str]:
     """Return the first `skip` lines and as many more as tell the form of the file."""
     most = skip + _HEAD_LINES
     lines = list[str]()
-    for size in (1 << 12, 1 << 16):  # most files need the smaller one, and splitting all of the larger takes longer
+    for size in (1 << 12, _HEAD_BYTES):  # most files need the smaller one, and splitting all of the larger takes longer
         lines = data[:size].decode("utf-8", errors="ignore").splitlines()
         if len(lines) > most or len(data) <= size:
             return lines[:most]

@@ -1,0 +1,145 @@
+"""Processes of a run started by hand, without torchrun: forks of one that has imported everything.
+
+usage: python -m tests.by_hand FOLDER   prints {case: {rank: [exit code, stderr, seconds until its end]}} as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+from foretrain import cli
+from foretrain.cli import train  # noqa: F401  # imported once, before the forks
+from foretrain.distributed import world as worlds
+from foretrain.distributed.world import World
+from foretrain.errors import DataError, ForetrainError
+
+TINY = [
+    "data.context_length=64",
+    "data.prediction_length=8",
+    "data.validation_steps=16",
+    "data.test_steps=16",
+    "model.d_model=16",
+    "model.d_kv=8",
+    "model.d_ff=32",
+    "model.num_heads=2",
+    "model.patch_size=8",
+    "training.batch_size=8",
+    "training.checkpoint_every=null",
+    "training.log_every=1",
+    "training.tensorboard=false",
+    "training.max_steps=100000",
+]
+
+
+def killed(world: World) -> None:
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.all_reduce_sum(torch.ones(3))
+
+
+def first_killed(world: World) -> None:
+    if world.rank == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.gather_objects("here")
+
+
+def fails(world: World) -> None:
+    if world.rank == 1:
+        raise DataError("item 'a' has 3 rows; needs 9.")
+    world.barrier()
+
+
+def hangs(world: World) -> None:
+    if world.rank == 1:
+        time.sleep(2)
+        os._exit(0)
+    world.barrier()
+
+
+def in_world(work: Callable[[World], None], timeout: float = 60) -> None:
+    try:
+        with World.start("cpu", 1, timedelta(seconds=timeout)) as world:
+            world.barrier()
+            work(world)
+    except ForetrainError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+def run_command(folder: Path) -> None:
+    sys.argv = ["foretrain", "train", "debug", "--threads", "1", *TINY, f"output_dir={folder / 'run'}"]
+    cli.main()
+
+
+def start(size: int, ranks: list[int], folder: Path, work: Callable[[], None]) -> dict[int, int]:
+    """Fork a process for each rank; return their ids."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = {}
+    for rank in ranks:
+        if process := os.fork():
+            found[rank] = process
+            continue
+        where = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in where.items()}
+        for number, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(folder / f"{rank}.{kind}", os.O_WRONLY | os.O_CREAT), number)
+        code = 1
+        try:
+            work()
+            code = 0
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return found
+
+
+def ends(processes: dict[int, int], folder: Path) -> dict[int, list]:
+    began, found = time.monotonic(), {}
+    for rank, process in processes.items():
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        found[rank] = [code, (folder / f"{rank}.err").read_text(), time.monotonic() - began]
+    return found
+
+
+def main(folder: Path) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1"}
+    results = {}
+    cases = {
+        "killed": (3, [0, 1, 2], lambda: in_world(killed)),
+        "first killed": (3, [0, 1, 2], lambda: in_world(first_killed)),
+        "fails": (3, [0, 1, 2], lambda: in_world(fails)),
+        "hangs": (2, [0, 1], lambda: in_world(hangs, timeout=1)),
+        "never starts": (2, [0], lambda: in_world(killed)),
+        "train": (2, [0, 1], lambda: run_command(folder / "train")),
+    }
+    for name, (size, ranks, work) in cases.items():
+        place = folder / name
+        place.mkdir(parents=True)
+        worlds.START_TIMEOUT = timedelta(seconds=1 if name == "never starts" else 60)
+        processes = start(size, ranks, place, work)
+        journal = place / "run" / "metrics.jsonl"
+        while name == "train" and not (journal.exists() and journal.stat().st_size):
+            time.sleep(0.02)
+        if name == "train":
+            os.kill(processes[1], signal.SIGKILL)
+        results[name] = ends(processes, place)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
