@@ -32,6 +32,8 @@ def without_secrets(text: str) -> str:
     for value in sorted(values, key=len, reverse=True):  # one may be a part of another
         text = text.replace(value, "***")
     return _ACCOUNT.sub("***@", _HEADER.sub(r"\1***", text))
+
+
 _FORMULA = frozenset("=+-@\t\r")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
