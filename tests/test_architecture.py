@@ -20,7 +20,7 @@ SRC = ROOT / "src" / "foretrain"
 # Lower layers first: a file may import from its own layer and from those before it. Every folder and file right below
 # src/foretrain stands in one of them.
 LAYERS = (
-    {"errors"},
+    {"errors", "processes"},
     {"atomic", "reading", "printing"},
     {"locks"},
     {"hints"},

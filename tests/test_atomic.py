@@ -311,9 +311,9 @@ def test_files_beside_a_stream_are_there_when_its_reader_has_had_enough(tmp_path
 
 
 def test_no_other_module_makes_scratch_files_or_renames_them_by_hand():
-    """Beside the folders of an import that never get a name, and the lines of a journal, which are synced in place."""
+    """Beside the lines of a journal, which are synced in place."""
     known = {
-        "mkdtemp": {"data/frames.py"},
+        "mkdtemp": set(),
         "mkstemp": {"atomic.py"},
         "os.replace": set(),
         "os.rename": set(),
@@ -323,3 +323,85 @@ def test_no_other_module_makes_scratch_files_or_renames_them_by_hand():
     for call, users in known.items():
         found = {str(path.relative_to(source)) for path in source.rglob("*.py") if f"{call}(" in path.read_text()}
         assert found == users, call
+
+
+def leave(write: str, path: Path) -> None:
+    """Let another process write to a path, and end as by a kill while its scratch is there."""
+    code = (
+        "import os, sys; from pathlib import Path; from foretrain import atomic\n"
+        "path, kill = Path(sys.argv[1]), lambda *arguments: os._exit(9)\n"
+        f"os.fsync = kill\n{write}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == 9 and len(list(path.parent.iterdir())) == 1
+
+
+KILLED = {
+    "files_together": "with atomic.files_together([path], Exception) as files: files[path].write_text('x')",
+    "create_text": "atomic.create_text(path, 'x')",
+    "new_folder": "with atomic.new_folder(path) as folder: (folder / 'a').write_text('x')",
+}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("write", KILLED)
+def test_the_next_write_deletes_what_a_killed_process_left(tmp_path, write):
+    path = tmp_path / "out.txt"
+    leave(KILLED[write], path)
+    dict(zip(FILE_IDS + FOLDER_IDS, FILES + FOLDERS, strict=True))[write](path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_scratch_of_a_living_process_of_another_path_or_of_another_host_stays(tmp_path):
+    own = atomic.tagged_name(tmp_path, ".out", ".txt")
+    host, boot, pid, started = own.name.split(".")[2:6]
+    away = tmp_path / own.name.replace(host, "0" * 8)
+    other = tmp_path / own.name.replace(started, "1").replace("out", "else")
+    same = [tmp_path / own.name.replace(*change) for change in ((f".{pid}.{started}", f".{pid}.1"), (boot, "0" * 8))]
+    for path in (own, away, other, *same):
+        path.write_text("")
+    write_together(tmp_path / "out.txt")
+    assert {*tmp_path.iterdir()} == {own, away, other, tmp_path / "out.txt"}
+
+
+def test_a_failed_write_deletes_the_parent_folders_that_it_created(tmp_path, full_disk):
+    for write in (write_new_folder, write_together):
+        with pytest.raises((OSError, Refused), match="No space left"):
+            write(tmp_path / "a" / "b" / "out.txt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_copied_with_its_folders_and_the_first_error_is_raised_as_it_is(tmp_path):
+    fill(folder_of(tmp_path / "one", "x"))
+    atomic.copy_folder(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "two" / "inner" / "a.txt").read_text() == "new"
+
+    def refuse(source: Path, target: Path) -> None:
+        raise NO_SPACE
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        atomic.copy_folder(tmp_path / "one", tmp_path / "three", refuse)
+    assert raised.value is NO_SPACE
+
+
+@pytest.mark.parametrize("write", [write_new_folder, lambda path: atomic.create_text(path, "new")])
+def test_what_is_new_is_not_there_if_the_disk_does_not_confirm_its_entry(tmp_path, monkeypatch, write):
+    def refuse(path: Path) -> None:
+        if path == tmp_path / "a":
+            raise NO_SPACE
+
+    monkeypatch.setattr(atomic, "sync", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "a" / "out.txt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_file_replaces_none_where_links_are_impossible(tmp_path, monkeypatch):
+    def refuse(source: Path, target: Path) -> None:
+        raise NO_SPACE
+
+    monkeypatch.setattr(os, "link", refuse)
+    atomic.create_text(tmp_path / "out.txt", "new")
+    with pytest.raises(OSError, match="No space left"):
+        atomic.create_text(tmp_path / "out.txt", "newer")
+    assert (tmp_path / "out.txt").read_text() == "new" and len(list(tmp_path.iterdir())) == 1

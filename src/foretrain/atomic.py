@@ -2,7 +2,9 @@
 
 Everything is written under a scratch name in the same folder (names begin with a dot), synced, and renamed. The
 functions raise OSError; callers turn it into an error for users. What cannot be replaced, a device, a pipe or
-/dev/stdout, is written once all is computed; a broken pipe stays a BrokenPipeError.
+/dev/stdout, is written once all is computed; a broken pipe stays a BrokenPipeError. A scratch name of several writers
+says which process made it, and the next write of the same path deletes those of processes of this host that were
+killed.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from foretrain.processes import TAG, has_ended, tag
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
 _RENAME_EXCHANGE = 2  # flag of renameat2(2)
 _AT_FDCWD = -100
+_LONGEST_STEM = 100  # bytes of a name that its scratch name repeats: names may have 255
 
 
 def is_stream(path: Path) -> bool:
@@ -112,28 +117,36 @@ def replacing_file(path: Path) -> Iterator[Path]:
         sync(scratch)  # without it, a power cut after the rename can leave the file empty
         scratch.replace(path)
     finally:
-        scratch.unlink(missing_ok=True)
+        remove(scratch)
     sync(path.parent)
 
 
 def create_text(path: Path, text: str) -> None:
-    """Write a new UTF-8 file and its parent folders, or into a stream. Raises FileExistsError if the file exists."""
+    """Write a new UTF-8 file and its parent folders, or into a stream; none of them is there after an OSError.
+
+    Raises FileExistsError if the file exists.
+    """
     if is_stream(path):
         write_stream(path, text)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = _scratch_name(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
+    done, scratch = False, None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = _scratch_name(path)
         write_text(scratch, text)
         try:
             os.link(scratch, path)  # unlike a rename, fails if the file exists
-        except FileExistsError:
-            raise
         except OSError:  # a file system without hard links
+            if os.path.lexists(path):
+                raise
             scratch.rename(path)
+        sync_new(path)
+        done = True
     finally:
-        scratch.unlink(missing_ok=True)
-    sync(path.parent)
+        if scratch is not None:
+            remove(scratch)
+        remove_empty([] if done else missing)
 
 
 @contextmanager
@@ -148,7 +161,7 @@ def files_together(
     """
     scratch: dict[Path, Path] = {}
     streams: list[Path] = []
-    created: list[Path] = []  # folders, outermost first
+    created: list[Path] = []  # folders, innermost first
     done = False
     try:
         for path in paths:
@@ -160,8 +173,8 @@ def files_together(
                     scratch[path] = Path(name)
                     continue
                 missing = [folder for folder in path.parents if not folder.exists()]
+                created[:0] = missing
                 path.parent.mkdir(parents=True, exist_ok=True)
-                created += reversed(missing)
                 file = _scratch_name(path)
                 file.touch(exist_ok=False)
                 scratch[path] = file
@@ -185,26 +198,32 @@ def files_together(
                 write_stream(path, scratch[path])
     finally:
         for file in scratch.values():
-            file.unlink(missing_ok=True)
-        for folder in [] if done else reversed(created):
-            with suppress(OSError):
-                folder.rmdir()
+            remove(file)
+        remove_empty([] if done else created)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a scratch folder to fill. It becomes `path` when the block ends and is deleted if the block fails.
 
-    Parent folders are created. Raises OSError if `path` then exists and is not an empty folder.
+    Parent folders are created, and deleted if the block fails. Raises OSError if `path` then exists and is not an empty
+    folder.
     """
-    scratch = scratch_folder(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
+    done, scratch = False, None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = _scratch_name(path)
+        scratch.mkdir()
         yield scratch
         sync_tree(scratch)
         scratch.rename(path)
+        sync_new(path)
+        done = True
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    sync(path.parent)
+        if scratch is not None:
+            remove(scratch)
+        remove_empty([] if done else missing)
 
 
 @contextmanager
@@ -250,12 +269,17 @@ def replace_folder(new: Path, path: Path, *, keep: Path | None = None) -> None:
         remove(folder)
 
 
-def scratch_folder(path: Path) -> Path:
-    """Create an empty folder with a unique name in the parent folder of `path`, which is created too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = _scratch_name(path)
-    scratch.mkdir()
-    return scratch
+def copy_folder(source: Path, target: Path, copy: Callable[[Path, Path], Any] = shutil.copyfile) -> None:
+    """Copy the files of a folder, and of those in it, into another, which is created if it is missing.
+
+    Unlike shutil.copytree, it raises the first OSError as it is, and new files have the usual modes.
+    """
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            copy_folder(path, target / path.name, copy)
+        else:
+            copy(path, target / path.name)
 
 
 def empty_folder(path: Path) -> None:
@@ -273,8 +297,57 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def tagged_name(folder: Path, stem: str, suffix: str = "") -> Path:
+    """Return a new name in a folder that says which process made it; delete what killed processes left under such.
+
+    A writer of the same stem and suffix finds such names again, whatever process it is.
+    """
+    pattern = re.compile(rf"{re.escape(stem)}\.({TAG})\.[0-9a-f]{{8}}{re.escape(suffix)}")
+    with suppress(OSError):
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(stem)]
+        for name in names:
+            if (found := pattern.fullmatch(name)) and has_ended(found[1]):
+                remove(folder / name)
+    return folder / f"{stem}.{tag()}.{uuid.uuid4().hex[:8]}{suffix}"
+
+
+def temporary_folder() -> Path:
+    """Create an empty folder among the temporary files; those that killed processes left there are deleted."""
+    folder = tagged_name(Path(tempfile.gettempdir()), "foretrain")
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@contextmanager
+def temporary_files() -> Iterator[Path]:
+    """Yield such a folder, which is deleted when the block ends."""
+    folder = temporary_folder()
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+def sync_new(path: Path) -> None:
+    """Sync the entry of a new file or folder; if the disk refuses that, delete it, as its writer will say it is not."""
+    try:
+        sync(path.parent)
+    except OSError:
+        remove(path)
+        raise
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Delete folders, innermost first, as far as they are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def _scratch_name(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    stem = path.stem.encode()[:_LONGEST_STEM].decode(errors="ignore")
+    return tagged_name(path.parent, f".{stem}", path.suffix)
 
 
 @contextmanager

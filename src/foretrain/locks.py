@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from foretrain.errors import ForetrainError
+from foretrain.processes import alive, this_process
 from foretrain.reading import parse_json
 
 _LARGEST = 4096  # bytes of a lock file that are read
@@ -41,13 +42,13 @@ class FileLock:
                 if not _is_still(self.path, descriptor):
                     continue  # its holder deleted it between the opening and the record lock
                 holder = _parse(os.read(descriptor, _LARGEST))
-                if holder and (not safe or _alive(holder)):
+                if holder and (not safe or alive(holder)):
                     raise self._error(
                         f"{self._folder}: process {holder['pid']} on {holder['host']} {self._doing}. "
                         f"Wait for it or stop it. If you are sure that it has ended, delete {self.path}."
                     )
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+                os.pwrite(descriptor, json.dumps(this_process()).encode(), 0)
                 return self
             finally:
                 os.close(descriptor)
@@ -57,7 +58,7 @@ class FileLock:
             descriptor = os.open(self.path, _FLAGS & ~os.O_CREAT)
             try:
                 _record_lock(descriptor)  # a process that waits for it looks whether the file is still there
-                if _parse(os.read(descriptor, _LARGEST)) == _this_process():
+                if _parse(os.read(descriptor, _LARGEST)) == this_process():
                     self.path.unlink()
             finally:
                 os.close(descriptor)
@@ -92,43 +93,6 @@ def _is_still(path: Path, descriptor: int) -> bool:
     except FileNotFoundError:
         return False
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
-
-
-def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"host": os.uname().nodename, "pid": pid, "boot": _boot_id(), "started": _start_time(pid)}
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    """Return False if the holder has certainly ended; a process on another host counts as alive."""
-    if holder.get("host") != os.uname().nodename:
-        return True
-    if holder.get("boot") != _boot_id():
-        return False
-    pid = holder["pid"]
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return holder.get("started") == _start_time(pid)  # else the pid was reused by another process
-
-
-def _boot_id() -> str | None:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-
-
-def _start_time(pid: int) -> str | None:
-    """Return the start time of a process in clock ticks; None without /proc, "dead" for a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return "dead" if fields[0] in "ZX" else fields[19]
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:

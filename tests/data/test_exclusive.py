@@ -100,6 +100,7 @@ def test_leftovers_of_killed_writers_go_with_the_next_import(tmp_path: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_import_ended_by_a_signal_leaves_nothing_or_what_the_next_one_deletes(tmp_path: Path, number) -> None:
     out = tmp_path / "data" / "c"
+    out.parent.mkdir()  # else it would be deleted too
     big = table(tmp_path / "big.csv", *[rows(f"item{k}", DAYS, k) for k in range(20_000)])
     command = [sys.executable, "-m", "foretrain.cli", "data", "import", str(big), "--out", str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
@@ -151,3 +152,9 @@ for item in sys.argv[2:]:
     assert len(answers) == 12 and added
     assert set(Corpus.open(out).item_ids()) == {"a", *added}
     assert names(out.parent) == [".c.old", "c"]
+
+
+def test_a_writer_that_fails_deletes_the_parent_folders_that_it_created(tmp_path):
+    with pytest.raises(DataError, match="refused"), exclusive(tmp_path / "a" / "b" / "corpus"):
+        raise DataError("refused")
+    assert not list(tmp_path.iterdir())

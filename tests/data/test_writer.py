@@ -7,6 +7,7 @@ import errno
 import numpy as np
 import pytest
 
+from foretrain import atomic
 from foretrain.data.store import Column, Corpus, CorpusWriter
 from foretrain.errors import DataError
 
@@ -56,16 +57,20 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_behind(tmp_path, rand
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_corpus_that_is_there_is_not_said_to_be_gone_when_its_place_cannot_be_synced(
+def test_a_corpus_whose_entry_the_disk_does_not_confirm_is_not_there_as_the_error_says(
     tmp_path, random_items, write_corpus, monkeypatch
 ):
-    def refuse(path) -> None:
-        raise OSError(errno.EIO, "Input/output error", str(path))
+    real = atomic.sync
 
-    monkeypatch.setattr("foretrain.data.writer.sync", refuse)
-    with pytest.raises(DataError, match=r"c: is written and complete, but its folder could not be synced"):
+    def refuse(path) -> None:
+        if path == tmp_path:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        real(path)
+
+    monkeypatch.setattr(atomic, "sync", refuse)
+    with pytest.raises(DataError, match=r"c: cannot be written: Input/output error\. Nothing was created\."):
         write_corpus(tmp_path / "c", random_items(0, 2, 1, 5, 9), ["a"])
-    assert Corpus.open(tmp_path / "c").num_series == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_hold_a_folder_is_named(tmp_path):

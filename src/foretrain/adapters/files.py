@@ -187,7 +187,7 @@ def _merge(network: nn.Module, folder: Path, config: Mapping[str, Any], fresh: S
     scaling = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
     try:
         updates = load_file(folder / WEIGHTS_FILE)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: torch maps the file again
         raise ModelError(f"{folder}: cannot read {WEIGHTS_FILE} ({error}).") from None
     parameters = dict(network.named_parameters())
     lora_a = [key for key in updates if key.endswith(".lora_A.weight")]

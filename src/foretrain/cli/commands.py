@@ -456,8 +456,6 @@ def _write_folder(out: Path, write: Callable[[Path], Sequence[Path]]) -> None:
             names = [path.relative_to(scratch) for path in write(scratch)]
     except OSError as error:
         why = error.strerror or error
-        if out.is_dir() and any(out.iterdir()):  # all of it is there, but the folder that holds it was not synced
-            raise DataError(f"{out}: is written, but a power cut may undo it ({why}). Look after the disk.") from None
         raise DataError(f"{out}: cannot be written ({why}). Nothing is there; free space or name another.") from None
     for name in names:
         print(f"wrote {out / name}")

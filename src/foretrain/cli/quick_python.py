@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.atomic import temporary_files
 from foretrain.cli.options import require_single_process
 from foretrain.cli.quick_steps import quick_command
 from foretrain.cli.quick_words import QuickResult, Settings
@@ -72,9 +72,9 @@ def quick(
         return quick_command(Path(data), settings.changed(future=path), reading=reading, out=place)
     if place is None:
         raise ConfigError('out: a frame has no name to call the folder after; for example out="sales-quick".')
-    with tempfile.TemporaryDirectory() as scratch:
-        carried = _carried(data, Path(scratch) / "item.parquet", reading)  # a frame without ids is the item "item"
-        known = None if future is None else _carried(future, Path(scratch) / "future.parquet", reading)
+    with temporary_files() as scratch:
+        carried = _carried(data, scratch / "item.parquet", reading)  # a frame without ids is the item "item"
+        known = None if future is None else _carried(future, scratch / "future.parquet", reading)
         try:
             return quick_command(carried, settings.changed(future=known), reading=reading, out=place, name="df")
         except DataError as error:

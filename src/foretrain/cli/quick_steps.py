@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,6 +186,7 @@ def _split(frame: Any, columns: Any, lengths: Any, trailing: Any, source: str) -
 def _folder(out: Path | None, job: Job) -> Path:
     """Create and return the folder: `out`, or a new one that is named after the file, or that of an equal command that
     was interrupted. Raises ConfigError if `out` holds anything else."""
+    from foretrain.atomic import new_folder
     from foretrain.cli.commands import check_new_folder, stem_of
 
     asked = [out] if out is not None else [Path(f"{stem_of(job.path)}-quick{n}") for n in ("", *_numbers())]
@@ -195,8 +196,9 @@ def _folder(out: Path | None, job: Job) -> Path:
             return folder
         if out is not None or not folder.exists():
             check_new_folder(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_state(job, folder, finished=False)
+            # it appears with its record: one without, left by a kill, would be nobody's
+            with nullcontext(folder) if folder.exists() else new_folder(folder) as place:
+                _write_state(job, place, finished=False)
             return folder
     raise ConfigError(f"{asked[0]}: 999 such folders exist; delete some, or name another with --out.")
 
@@ -253,7 +255,7 @@ def _continuable(folder: Path) -> Iterator[None]:
 
 def _corpus(job: Job, folder: Path) -> Corpus:
     """Return the corpus in the folder, which is written first; that of the command if it was one."""
-    from foretrain.atomic import new_folder
+    from foretrain.atomic import copy_folder, new_folder
     from foretrain.data.store import Corpus
 
     own = job.opened.corpus
@@ -263,7 +265,7 @@ def _corpus(job: Job, folder: Path) -> Corpus:
     place = folder / "corpus" / own.name
     if not place.exists():
         with new_folder(place) as scratch:
-            shutil.copytree(own.path, scratch, dirs_exist_ok=True)
+            copy_folder(own.path, scratch)
     found = Corpus.open(place)
     found.origin = job.path
     return found
@@ -358,7 +360,7 @@ def _judge(job: Job, folder: Path, corpus: Corpus, chosen: Chosen) -> Evaluation
 
     The release of a run appears in the folder afterwards, with the outcome of its gate in its record.
     """
-    from foretrain.atomic import replacing_file, replacing_folder
+    from foretrain.atomic import copy_folder, replacing_file, replacing_folder
     from foretrain.cli.commands import load_model, progress_bar
     from foretrain.evaluation.gate import judge
     from foretrain.evaluation.report import write_report
@@ -393,7 +395,7 @@ def _judge(job: Job, folder: Path, corpus: Corpus, chosen: Chosen) -> Evaluation
         shutil.copyfile(folder / "evaluation" / "report.html", place)
     if parts.trains:
         with replacing_folder(folder / "release") as scratch:
-            shutil.copytree(own, scratch, dirs_exist_ok=True)
+            copy_folder(own, scratch)
     return result
 
 

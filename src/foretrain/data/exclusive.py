@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from foretrain.atomic import remove
+from foretrain.atomic import remove, remove_empty
 from foretrain.errors import DataError
 from foretrain.locks import FileLock
 
@@ -25,13 +25,19 @@ _KINDS = ("writing", "import")
 def exclusive(out: str | Path) -> Iterator[Path]:
     """Yield the folder that `out` names, links followed; no other process imports into it or updates it meanwhile.
 
-    Leftovers of killed writers are deleted. Raises DataError if another process writes the corpus, OSError of the disk.
+    Leftovers of killed writers are deleted, and parent folders that were created if the block fails. Raises DataError
+    if another process writes the corpus, OSError of the disk.
     """
     folder = target(out)
-    with FileLock(folder.with_name(f".{folder.name}.lock"), Path(out), "is writing this corpus", DataError):
-        for path in _leftovers(folder):
-            remove(path)
-        yield folder
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), Path(out), "is writing this corpus", DataError):
+            for path in _leftovers(folder):
+                remove(path)
+            yield folder
+    except BaseException:
+        remove_empty(missing)
+        raise
 
 
 def target(out: str | Path) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from foretrain.atomic import temporary_folder
 from foretrain.data.findings import example_text
 from foretrain.data.importers import ImportOptions, ImportReport, import_corpus
 from foretrain.data.importers.columns import corpus_name, plain
@@ -151,7 +151,7 @@ def import_scratch(
     paths: Sequence[Path], *, progress: Progress | None = None, **options: Any
 ) -> tuple[Corpus, ImportReport]:
     """Import files into a scratch folder that is deleted with the corpus, or when the process ends."""
-    scratch, name = Path(tempfile.mkdtemp(prefix="foretrain-")), ", ".join(map(str, paths))
+    scratch, name = temporary_folder(), ", ".join(map(str, paths))
     try:
         out = scratch / (ImportOptions().item_id(paths[0]) or "data")
         report = import_corpus(paths, out, name=name, progress=progress, **options)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from foretrain.atomic import write_text
+from foretrain.atomic import files_together, write_text
 from foretrain.data.manifest import MANIFEST_NAME, read_manifest
 from foretrain.errors import DataError
 from foretrain.reading import read_object
@@ -167,10 +167,5 @@ def _record(files: Sequence[_ShardFile]) -> None:
     place = _record_file()
     known = {**_records(), **{_key(file): file.record for file in files}}
     kept = dict(list(known.items())[-_MOST_RECORDS:])
-    scratch = place.with_name(f".{place.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(scratch, json.dumps(kept))
-        scratch.replace(place)
-    with contextlib.suppress(OSError):
-        scratch.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), files_together([place], lambda path, error: error) as scratch:
+        write_text(scratch[place], json.dumps(kept))

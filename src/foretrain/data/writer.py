@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from foretrain import __version__
-from foretrain.atomic import replace_folder, sync, sync_tree
+from foretrain.atomic import replace_folder, sync, sync_new, sync_tree
 from foretrain.data.exclusive import exclusive, scratch
 from foretrain.data.manifest import (
     MANIFEST_NAME,
@@ -285,7 +285,6 @@ class CorpusWriter:
         self._batch_bytes, self._shard_bytes = batch_bytes, shard_bytes
         self._buffer = SeriesBuffer(self.columns, time, freq)
         self._shards: list[dict[str, Any]] = []
-        self._published = False
         self._texts: dict[str, str] = {}
         self._writer: pa.RecordBatchStreamWriter | None = None
         if self.out.exists() and replaces is None:
@@ -343,11 +342,6 @@ class CorpusWriter:
             yield
         except OSError as problem:
             reason = problem.strerror or " ".join(str(problem).split())
-            if self._published:
-                raise DataError(
-                    f"{self.out}: is written and complete, but its folder could not be synced: {reason}. A power cut "
-                    "may undo it; look after the disk, then `foretrain data verify` it."
-                ) from None
             raise DataError(f"{self.out}: cannot be written: {reason}. Nothing was created.") from None
 
     def _flush(self) -> None:
@@ -412,12 +406,18 @@ class CorpusWriter:
             if read_manifest(self.out / MANIFEST_NAME) != self._replaces:
                 raise DataError(f"{self.out}: was changed while it was being updated. Repeat the command.")
             replace_folder(self._folder, self.out, keep=self.out.with_name(f".{self.out.name}.old"))
+            try:
+                sync(self.out.parent)
+            except OSError as problem:
+                raise DataError(
+                    f"{self.out}: is updated, but the disk does not confirm that it is stored "
+                    f"({problem.strerror or problem}). After a power cut, check it with `foretrain data verify`."
+                ) from None
         elif self.out.exists():
             raise DataError(f"{self.out}: appeared while it was being written. Choose another folder.")
         else:
             self._folder.rename(self.out)
-        self._published = True
-        sync(self.out.parent)
+            sync_new(self.out)
 
 
 def _owned(array: Any, given: Any) -> Any:

@@ -64,7 +64,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             with safe_open(file, framework="pt") as tensors:
                 weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         return weights
-    except (SafetensorError, Unreadable, OSError) as error:
+    except (SafetensorError, Unreadable, OSError, RuntimeError) as error:  # RuntimeError: torch maps the file again
         raise ModelError(f"{folder}: cannot read the weights ({error}); the file is damaged or incomplete.") from None
 
 

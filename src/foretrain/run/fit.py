@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.atomic import temporary_files
 from foretrain.config import apply_overrides, build
 from foretrain.data.frames import findings, is_corpus
 from foretrain.data.store import Corpus
@@ -190,8 +190,8 @@ def _import_table(table: Any, out: Path, options: dict[str, Any]) -> None:
 
     from foretrain.data.importers import import_corpus
 
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "item.parquet"  # a frame without ids is the item "item"
+    with temporary_files() as scratch:
+        path = scratch / "item.parquet"  # a frame without ids is the item "item"
         pyarrow.parquet.write_table(table, path)
         try:
             _show(import_corpus([path], out, **options), path, frame=True)

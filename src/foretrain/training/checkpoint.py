@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import warnings
@@ -75,9 +76,12 @@ class CheckpointManager:
         shards = {name: entry for part in self.world.gather_objects(files) for name, entry in part.items()}
 
         def complete() -> None:
-            write_json(temporary / STATE, state)
-            files = shards | {STATE: _entry(temporary / STATE)}
-            self._complete(temporary, path, make_manifest(step, metric, final, files))
+            try:
+                write_json(temporary / STATE, state)
+                files = shards | {STATE: _entry(temporary / STATE)}
+                self._complete(temporary, path, make_manifest(step, metric, final, files))
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
         self.world.on_main(lambda: _convert_errors(path, complete))
         return path
@@ -111,7 +115,6 @@ class CheckpointManager:
                 path.rename(_replaced(path))
             temporary.rename(path)
         except BaseException:  # a signal too must leave the previous checkpoint in place
-            shutil.rmtree(temporary, ignore_errors=True)
             self._recover_replaced()
             raise
         sync(self.folder)
@@ -243,14 +246,21 @@ def load_tensors(path: Path, world: World, into: dict[str, Tensor]) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    root = logging.getLogger()
+    disabled = root.disabled
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            root.disabled = True  # torch logs there, with a traceback, that a file cannot be read
             load(dict(into), storage_reader=HuggingFaceStorageReader(str(path)), no_dist=world.size == 1)
     except BaseException as error:  # torch's CheckpointException is one; others are raised again
         if not _is_error(error):
             raise
-        raise TrainingError(f"{path}: its tensors do not fit this model: {_reason(error)}") from error
+        raise TrainingError(
+            f"{path}: its tensors cannot be read, or do not fit this model: {_reason(error)}"
+        ) from error
+    finally:
+        root.disabled = disabled
 
 
 def release_weights(path: Path, world: World, model: nn.Module, averaged: bool) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foretrain.adapters.files import write_adapter
 from foretrain.adapters.layers import merged
-from foretrain.atomic import remove, replace_folder, replacing_file, replacing_folder, write_json
+from foretrain.atomic import copy_folder, remove, replace_folder, replacing_file, replacing_folder, write_json
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import is_checkpoint
@@ -189,7 +189,7 @@ def _replace_json(paths: Sequence[Path], data: Any) -> None:
 
 def _link_file(source: Path, target: Path) -> None:
     with replacing_file(target) as scratch:
-        _link(str(source), str(scratch))
+        _link(source, scratch)
 
 
 def _link_folder(source: Path, output_dir: Path, names: tuple[str, ...]) -> None:
@@ -197,13 +197,15 @@ def _link_folder(source: Path, output_dir: Path, names: tuple[str, ...]) -> None
         scratch = output_dir / f".tmp-{name}"
         remove(scratch)
         # not synced, since the release itself is: a kill before the last link would leave a finished run without them
-        shutil.copytree(source, scratch, copy_function=_link)
-        replace_folder(scratch, output_dir / name)
+        try:
+            copy_folder(source, scratch, _link)
+            replace_folder(scratch, output_dir / name)
+        finally:
+            remove(scratch)
 
 
-def _link(source: str, target: str) -> str:
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
-    return target
+        shutil.copyfile(source, target)

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from foretrain.atomic import copy_folder, temporary_files
 from foretrain.data.importers.columns import plain
 from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import Progress
@@ -62,10 +61,10 @@ def import_preview(
     target = None if out is None else Path(out)
     if target is not None:
         check_target(target, update, provenance, ImportOptions.of(**options))
-    with tempfile.TemporaryDirectory(prefix="foretrain-preview-") as folder:
-        scratch = Path(folder) / (target.name if target is not None else "corpus")
+    with temporary_files() as folder:
+        scratch = folder / (target.name if target is not None else "corpus")
         if update and target is not None:
-            shutil.copytree(target, scratch)
+            copy_folder(target, scratch)
         name = str(target) if target is not None else ", ".join(map(str, paths))
         try:
             report = import_corpus(

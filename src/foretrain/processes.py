@@ -1,0 +1,80 @@
+"""Which process made a file, as locks and scratch files say it, and whether that process has ended."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+TAG = r"[0-9a-f]{8}\.[0-9a-f]{8}\.[0-9]+\.[0-9]+"  # of a name: host, boot, pid and start time of its process
+
+
+def this_process() -> dict[str, Any]:
+    """Return what identifies this process: host, pid, boot of the system, start time in clock ticks."""
+    pid = os.getpid()
+    return {"host": os.uname().nodename, "pid": pid, "boot": _boot_id(), "started": _start_time(pid)}
+
+
+def alive(holder: dict[str, Any]) -> bool:
+    """Return False if the holder has certainly ended; a process on another host counts as alive."""
+    if holder.get("host") != os.uname().nodename:
+        return True
+    if holder.get("boot") != _boot_id():
+        return False
+    pid = holder["pid"]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return holder.get("started") == _start_time(pid)  # else the pid was reused by another process
+
+
+def _boot_id() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _start_time(pid: int) -> str | None:
+    """Return the start time of a process in clock ticks; None without /proc, "dead" for a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "dead" if fields[0] in "ZX" else fields[19]
+
+
+def tag() -> str:
+    """Return the tag of files that this process makes for itself, for their names."""
+    pid = os.getpid()
+    return f"{_short(_place())}.{_short(_boot_id())}.{pid}.{_start_time(pid) or 0}"
+
+
+def has_ended(found: str) -> bool:
+    """Return True if the process of a tag has certainly ended: it ran on this host, and is not there any more."""
+    place, boot, pid, started = found.split(".")
+    if place != _short(_place()):
+        return False
+    if boot != _short(_boot_id()):
+        return True
+    holder = {"host": os.uname().nodename, "boot": _boot_id(), "pid": int(pid)}
+    return not alive({**holder, "started": None if started == "0" else started})
+
+
+@cache
+def _place() -> str:
+    """Return the host, and the container whose pids are seen here."""
+    space = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return f"{os.uname().nodename} {space}"
+
+
+def _short(text: str | None) -> str:
+    return hashlib.sha256(str(text).encode()).hexdigest()[:8]

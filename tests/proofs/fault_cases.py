@@ -1,0 +1,231 @@
+"""The commands that fault_files.py disturbs: one or more of every verb that writes files, on tiny data and models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+TINY = [
+    "data.context_length=32",
+    "data.prediction_length=8",
+    "data.validation_steps=16",
+    "data.test_steps=32",
+    "evaluation.num_windows=2",
+    "training.batch_size=4",
+    "training.validate_every=4",
+    "training.checkpoint_every=2",
+    "training.log_every=1",
+    "training.tensorboard=false",
+    "training.max_steps=6",
+    "optimizer.schedule.warmup_steps=2",
+]
+CHRONOS2 = [
+    "model.d_model=16",
+    "model.d_kv=8",
+    "model.d_ff=32",
+    "model.num_heads=2",
+    "model.num_layers=1",
+    "model.patch_size=8",
+]
+KRONOS = [
+    "data.corpora.0.synthetic.num_series=4",
+    "data.corpora.0.synthetic.length=128",
+    "data.min_context=32",
+    "data.sampling=epoch",
+    "stages.tokenizer.model.d_model=16",
+    "stages.predictor.model.d_model=16",
+    "stages.predictor.model.n_layers=1",
+    "stages.predictor.model.ff_dim=32",
+    "stages.predictor.model.token_cache=true",
+    "stages.predictor.evaluation.num_samples=2",
+    "stages.tokenizer.training.max_steps=4",
+    "stages.predictor.training.max_steps=4",
+]
+CORPUS = "data.corpora=[{path: corpus}]"
+RUN = ["train", "debug.yaml", "--threads", "1", "--resume", *TINY, *CHRONOS2, CORPUS]
+MODEL = "run/release"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, what its folder holds before, and which paths it may change.
+
+    needs: names of the common folder. outputs: paths that must each be as before or as after, whole. runs: run folders,
+    which hold whole checkpoints at any moment. kept: a hidden folder that the next run goes on with. killed: the case
+    begins where kill -9 at this share of the operations of the command has left it.
+    """
+
+    words: list[str]
+    needs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    before: Callable[[Path], None] | None = None
+    killed: float | None = None
+    kept: str = ""
+
+
+def _old_files(folder: Path) -> None:
+    """Put files of another command where the outputs go, and a folder of the user's around them."""
+    (folder / "f").mkdir()
+    for name in ("q.csv", "p.png", "of-the-user.txt"):
+        (folder / "f" / name).write_text("old\n")
+
+
+def _other_checkpoint(folder: Path) -> None:
+    shutil.rmtree(folder / "run" / "release")  # so that `run/checkpoints/step-...` has to write one of its own
+
+
+def _link(folder: Path) -> None:
+    (folder / "real").mkdir()
+    (folder / "corpus").rename(folder / "real" / "corpus")
+    (folder / "corpus").symlink_to("real/corpus")
+
+
+def _forecast(*words: str) -> list[str]:
+    return ["forecast", MODEL, "series.csv", "--prediction-length", "8", "--threads", "1", *words]
+
+
+def _evaluate(*words: str) -> list[str]:
+    return ["evaluate", "run", "--data", "corpus", "--num-windows", "2", "--threads", "1", "--out", "e", *words]
+
+
+_names = [
+    word
+    for role in ("item=S", "timestamp=D", "last_close=L", "actual=Y", "predicted=F", "step=H")
+    for word in ("--column", role)
+]
+_marked = tuple(f"run/{name}" for name in ("release", "best_model", "hf_export", "final_metrics.json"))
+CASES = {
+    "train": Case([*RUN, "output_dir=out"], ("corpus",), runs=("out",)),
+    "train --resume": Case([*RUN, "output_dir=out"], ("corpus",), runs=("out",), killed=0.6),
+    "train (adapter and gate)": Case(
+        [*RUN, "output_dir=out", "model={model_id: run/release}", "adapter={rank: 2}", "evaluation.promotion=true"],
+        ("corpus", "run"),
+        runs=("out",),
+    ),
+    "train (two stages)": Case(
+        ["train", "kronos/debug.yaml", "--threads", "1", "--resume", *TINY[:-2], *KRONOS, "output_dir=out"],
+        runs=("out/stages/01-tokenizer", "out/stages/02-predictor"),
+    ),
+    "evaluate": Case(_evaluate(), ("corpus", "run"), ("e",)),
+    "evaluate --against": Case(_evaluate("--against", "zero-shot"), ("corpus", "run"), ("e", *_marked)),
+    "score": Case(["score", "scored.csv", *_names, "--values", "fraction", "--out", "s"], ("scored.csv",), ("s",)),
+    "forecast (csv)": Case(_forecast("--out", "f/q.csv"), ("series.csv", "run"), ("f",)),
+    "forecast (parquet and svg)": Case(
+        _forecast("--out", "q.parquet", "--plot", "p.svg"), ("series.csv", "run"), ("q.parquet", "p.svg")
+    ),
+    "forecast (over old files)": Case(
+        _forecast("--out", "f/q.csv", "--plot", "f/p.png"),
+        ("series.csv", "run"),
+        ("f/q.csv", "f/p.png"),
+        (),
+        _old_files,
+    ),
+    "forecast (a checkpoint)": Case(
+        [
+            "forecast",
+            "run/checkpoints/step-2",
+            "series.csv",
+            "--prediction-length",
+            "8",
+            "--out",
+            "q.csv",
+            "--threads",
+            "1",
+        ],
+        ("series.csv", "run"),
+        ("q.csv", "run/checkpoints/step-00000002/release"),
+        (),
+        _other_checkpoint,
+    ),
+    "forecast (a corpus)": Case(
+        ["forecast", MODEL, "corpus", "--prediction-length", "8", "--out", "q.csv", "--threads", "1"],
+        ("corpus", "run"),
+        ("q.csv",),
+    ),
+    "quick": Case(
+        ["quick", "series.csv", "--prediction-length", "4", "--max-steps", "3", "--threads", "1"],
+        ("series.csv",),
+        (),
+        ("series-quick/run",),
+    ),
+    "data import": Case(["data", "import", "raw", "--out", "c/corpus"], ("raw",), ("c",)),
+    "data import --update": Case(
+        ["data", "import", "new", "--out", "corpus", "--update"], ("corpus", "new"), ("corpus",)
+    ),
+    "data import --update (a link)": Case(
+        ["data", "import", "new", "--out", "corpus", "--update"], ("corpus", "new"), ("real/corpus",), (), _link
+    ),
+    "data inspect --plot": Case(["data", "inspect", "corpus", "--plot", "p.png"], ("corpus",), ("p.png",)),
+    "data inspect (files)": Case(["data", "inspect", "raw"], ("raw",)),
+    "data verify": Case(["data", "verify", "corpus"], ("corpus",)),
+    "data generate": Case(
+        ["data", "generate", "mixture.yaml", "--out", "g", "--num-series", "40"],
+        ("mixture.yaml",),
+        ("g",),
+        kept=".g.parts",
+    ),
+    "export": Case(["export", "run/checkpoints/step-00000004", "--out", "x/y"], ("run",), ("x",)),
+    "export --adapter": Case(
+        ["export", "tuned/checkpoints/step-00000004", "--adapter", "--out", "x"], ("run", "tuned"), ("x",)
+    ),
+    "config copy": Case(["config", "copy", "chronos2/finetune", "--out", "k/c.yaml"], (), ("k",)),
+    "config import": Case(
+        ["config", "import", "foreign.yaml", "--from", "kronos", "--out", "c.yaml"],
+        ("foreign.yaml", "bars.csv"),
+        ("c.yaml",),
+    ),
+}
+
+
+def _series(folder: Path, items: int, rows: int, first: int = 0) -> None:
+    stamps = pd.date_range("2024-01-01", periods=rows, freq="h")
+    folder.mkdir()
+    for k in range(first, first + items):
+        wave = 10 + np.sin(np.arange(rows) * 2 * np.pi / 24 + k) + np.random.default_rng(k).normal(0, 0.1, rows)
+        pd.DataFrame({"timestamp": stamps, "target": wave.round(4)}).to_csv(folder / f"i{k}.csv", index=False)
+
+
+def make_common(folder: Path, command: Callable[[list[str]], None], needs: set[str]) -> None:
+    """Write into an empty folder, which is the current one of `command`, what cases with these needs want."""
+    _series(folder / "raw", 4, 200)
+    _series(folder / "new", 2, 230, first=3)
+    frame = pd.read_csv(folder / "raw" / "i0.csv").assign(item_id="a")
+    frame.to_csv(folder / "series.csv", index=False)
+    days = pd.bdate_range("2025-01-06", periods=15).astype(str)
+    scored = {"S": "ACME", "D": days, "M": "2025-01-01", "H": 1, "L": 100.0, "Y": 0.02, "F": 0.01}
+    pd.DataFrame(scored).to_csv(folder / "scored.csv", index=False)
+    shutil.copy(Path(__file__).parents[2] / "configs" / "synthetic" / "mixture.yaml", folder / "mixture.yaml")
+    rows = "".join(f"2024/1/{1 + k // 288} {k // 12 % 24}:{k % 12 * 5:02d},1,2,0.5,1.5,10,0\n" for k in range(1000))
+    (folder / "bars.csv").write_text(f"timestamps,open,high,low,close,volume,amount\n{rows}")
+    (folder / "foreign.yaml").write_text(
+        "data:\n  data_path: bars.csv\nmodel_paths:\n  pretrained_tokenizer: t\n  pretrained_predictor: p\n"
+    )
+    command(["data", "import", "raw", "--out", "corpus"])
+    if needs & {"run", "tuned"}:
+        command([*RUN, "output_dir=run", "training.keep_last=9"])
+    if "tuned" in needs:
+        command(
+            [*RUN, "output_dir=tuned", "model={model_id: run/release}", "adapter={rank: 2}", "training.keep_last=9"]
+        )
+
+
+def damages(run: Path) -> list[str]:
+    """Return what is wrong in a run folder: files of JSON that are none, checkpoints that are not whole."""
+    from foretrain.training.checkpoint import damage
+
+    found = []
+    for path in run.rglob("*.json"):
+        if not any(part.startswith(".") for part in path.relative_to(run).parts):
+            try:
+                json.loads(path.read_text())
+            except ValueError:
+                found.append(f"{path.relative_to(run)} is torn")
+    steps = [step for step in run.glob("checkpoints/step-*") if step.is_dir()]
+    return found + [f"{step.name}: {text}" for step in steps if (text := damage(step))]
