@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from foretrain import atomic
+from foretrain.errors import DataError
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
@@ -190,9 +191,32 @@ def test_a_new_folder_never_replaces_one_that_holds_something(tmp_path):
     path = tmp_path / "out"
     path.mkdir()
     (path / "mine.txt").write_text("old")
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(DataError, match="out: appeared while it was being written, and is not replaced"):
         write_new_folder(path)
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "mine.txt"]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "a file system without hard links"])
+def test_files_of_which_another_process_created_one_appear_not_at_all(tmp_path, monkeypatch, links):
+    def refuse(source, target):
+        raise PermissionError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    with (
+        pytest.raises(DataError, match=r"b\.txt: appeared while it was being written"),
+        atomic.files_together([first, second], refused, new=[first, second]) as places,
+    ):
+        for place in places.values():
+            place.write_text("mine")
+        second.write_text("of another")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"] and second.read_text() == "of another"
+    second.unlink()
+    with atomic.files_together([first, second], refused, new=[second]) as places:
+        for place in places.values():
+            place.write_text("mine")
+    assert first.read_text() == second.read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.fixture(params=["exchange", "two renames"])
@@ -402,6 +426,6 @@ def test_a_new_file_replaces_none_where_links_are_impossible(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "link", refuse)
     atomic.create_text(tmp_path / "out.txt", "new")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FileExistsError):
         atomic.create_text(tmp_path / "out.txt", "newer")
     assert (tmp_path / "out.txt").read_text() == "new" and len(list(tmp_path.iterdir())) == 1

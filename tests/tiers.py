@@ -40,6 +40,7 @@ SLOW = (
     "tests/data/importers/test_times.py",
     "tests/data/test_inspection.py",
     "tests/data/test_lineage.py",
+    "tests/data/test_mapped.py",
     "tests/evaluation/test_candles.py",
     "tests/evaluation/test_draws.py",
     "tests/evaluation/test_gate.py",

@@ -1,10 +1,10 @@
 """Atomic writes: files and folders appear complete under their name or not at all, also after a kill or a power cut.
 
 Everything is written under a scratch name in the same folder (names begin with a dot), synced, and renamed. The
-functions raise OSError; callers turn it into an error for users. What cannot be replaced, a device, a pipe or
-/dev/stdout, is written once all is computed; a broken pipe stays a BrokenPipeError. A scratch name of several writers
-says which process made it, and the next write of the same path deletes those of processes of this host that were
-killed.
+functions raise OSError; callers turn it into an error for users. Only a name that another process took meanwhile is an
+error for users here: DataError. What cannot be replaced, a device, a pipe or /dev/stdout, is written once all is
+computed; a broken pipe stays a BrokenPipeError. A scratch name of several writers says which process made it, and the
+next write of the same path deletes those of processes of this host that were killed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from foretrain.errors import DataError
 from foretrain.processes import TAG, has_ended, tag
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)  # errors of a rename to a name that is there
 _RENAME_EXCHANGE = 2  # flag of renameat2(2)
 _AT_FDCWD = -100
 _LONGEST_STEM = 100  # bytes of a name that its scratch name repeats: names may have 255
@@ -135,12 +137,7 @@ def create_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = _scratch_name(path)
         write_text(scratch, text)
-        try:
-            os.link(scratch, path)  # unlike a rename, fails if the file exists
-        except OSError:  # a file system without hard links
-            if os.path.lexists(path):
-                raise
-            scratch.rename(path)
+        _create(path, scratch)
         sync_new(path)
         done = True
     finally:
@@ -151,13 +148,14 @@ def create_text(path: Path, text: str) -> None:
 
 @contextmanager
 def files_together(
-    paths: Sequence[Path], unwritable: Callable[[Path, OSError], Exception]
+    paths: Sequence[Path], unwritable: Callable[[Path, OSError], Exception], *, new: Sequence[Path] = ()
 ) -> Iterator[dict[Path, Path]]:
     """Yield {path: scratch file with the same suffix} to write. The files replace their paths when the block ends, and
     what goes into streams is then copied there.
 
     If the block fails, no path changes, and parent folders created for them are deleted. Raises unwritable(path, error)
-    on entry for a path that cannot be written, and later for errors of the disk.
+    on entry for a path that cannot be written, and later for errors of the disk. new: those of the paths that are not
+    replaced; raises DataError if another process created one meanwhile.
     """
     scratch: dict[Path, Path] = {}
     streams: list[Path] = []
@@ -189,9 +187,11 @@ def files_together(
         for path, file in files.items():
             with _convert_errors(path, unwritable):
                 sync(file)
+        _create_all({path: file for path, file in files.items() if path in new}, unwritable)
         for path, file in files.items():
             with _convert_errors(path, unwritable):
-                file.replace(path)
+                if path not in new:
+                    file.replace(path)
         done = True
         for path in streams:
             with _convert_errors(path, unwritable):
@@ -206,8 +206,8 @@ def files_together(
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a scratch folder to fill. It becomes `path` when the block ends and is deleted if the block fails.
 
-    Parent folders are created, and deleted if the block fails. Raises OSError if `path` then exists and is not an empty
-    folder.
+    Parent folders are created, and deleted if the block fails. Raises DataError if `path` then exists and is not an
+    empty folder.
     """
     missing = [folder for folder in path.parents if not folder.exists()]
     done, scratch = False, None
@@ -217,7 +217,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         scratch.mkdir()
         yield scratch
         sync_tree(scratch)
-        scratch.rename(path)
+        try:
+            scratch.rename(path)
+        except OSError as error:
+            raise _appeared(path) if error.errno in _TAKEN else error from None
         sync_new(path)
         done = True
     finally:
@@ -343,6 +346,38 @@ def remove_empty(folders: Sequence[Path]) -> None:
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
+
+
+def _create(path: Path, scratch: Path) -> None:
+    """Give a finished file a name that nothing has. Raises FileExistsError if something has it."""
+    try:
+        os.link(scratch, path)  # unlike a rename, fails if the file exists
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        scratch.replace(path)
+
+
+def _create_all(scratch: dict[Path, Path], unwritable: Callable[[Path, OSError], Exception]) -> None:
+    """Give finished files their names, or none of them. Raises DataError if something has one."""
+    created: list[Path] = []
+    try:
+        for path, file in scratch.items():
+            with _convert_errors(path, unwritable):
+                try:
+                    _create(path, file)
+                except FileExistsError:
+                    raise _appeared(path) from None
+            created.append(path)
+    except BaseException:
+        for path in created:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _appeared(path: Path) -> DataError:
+    return DataError(f"{path}: appeared while it was being written, and is not replaced. Choose another name.")
 
 
 def _scratch_name(path: Path) -> Path:

@@ -34,9 +34,12 @@ class FileLock:
 
     def __enter__(self) -> FileLock:
         """Take the lock. Raises an error if another process holds it, or if its file is a link or no plain file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            descriptor = self._open()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = self._open()
+            except FileNotFoundError:  # its last holder deleted the folder
+                continue
             try:
                 safe = _record_lock(descriptor)
                 if not _is_still(self.path, descriptor):

@@ -31,7 +31,7 @@ def read_bytes(path: Path, limit: int = LARGEST) -> bytes:
             raise Unreadable("not a plain file")
         if found.st_size > limit:
             raise Unreadable(f"{found.st_size:,} bytes, more than {limit:,}")
-        return file.read(limit + 1)[:limit]
+        return file.read(found.st_size or limit)  # not the limit for all: as many bytes would be allocated first
 
 
 def read_text(path: Path, limit: int = LARGEST) -> str:

@@ -80,6 +80,7 @@ def inspect_data(path: Path, reading: Mapping[str, Any], *, plot: Path | None = 
     from foretrain.data.frames import is_corpus
     from foretrain.data.inspection import inspect_text, plot_corpus
     from foretrain.data.store import Corpus
+    from foretrain.data.verification import version
 
     if not is_corpus(path):
         if path.exists() and (verify or plot is not None):
@@ -90,8 +91,14 @@ def inspect_data(path: Path, reading: Mapping[str, Any], *, plot: Path | None = 
         raise ConfigError(f"{path}: is a corpus; the options of reading files do not apply. Leave them out.")
     if verify:
         verify_corpora([path])
-    corpus = Corpus.open(path)
-    print(inspect_text(corpus))
+    while True:
+        before = version(path)
+        corpus = Corpus.open(path)
+        text = inspect_text(corpus)
+        corpus.check_unchanged()
+        if version(path) == before:  # else an update exchanged the folder before its quality.json was read
+            break
+    print(text)
     if plot is not None:
         plot_corpus(corpus, plot)
         print(f"picture: {plot}")
@@ -291,8 +298,9 @@ def forecast_file(
     count, else the model's or the data's. Without `out` the quantiles and a picture are written into new files, named
     after the data.
     """
+    unnamed: list[Path] = []
     if out is None:
-        out, drawn = _new_files(path, "-forecast.csv", "-forecast.png")
+        out, drawn = unnamed = _new_files(path, "-forecast.csv", "-forecast.png")
         plot = plot or drawn
     wanted: dict[Output, Path | None] = {"long": out, "candles": candles, "paths": paths}
     files: dict[Output, Path] = {output: file for output, file in wanted.items() if file is not None}
@@ -331,7 +339,7 @@ def forecast_file(
         quantile_levels=(*levels, *bands),
         outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
     )
-    with scratch_files(*files.values(), *pictures) as places:
+    with scratch_files(*files.values(), *pictures, new=unnamed) as places:
         with errors_of_files(path, future):
             tables = predictor.forecast_tables(frame, request, ahead, str(path))
         opened.check_intact()
@@ -452,7 +460,7 @@ def _write_folder(out: Path, write: Callable[[Path], Sequence[Path]]) -> None:
     write takes the folder and returns the files that it wrote.
     """
     try:
-        with new_folder(out) as scratch:
+        with new_folder(out) as scratch:  # DataError if the folder appears meanwhile
             names = [path.relative_to(scratch) for path in write(scratch)]
     except OSError as error:
         why = error.strerror or error

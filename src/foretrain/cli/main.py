@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from foretrain.cli.app import app
+from foretrain.cli.faults import name_bus_errors
 from foretrain.cli.messages import Abort, UsageError, file_error_text, memory_error_text, messages_in_lines, usage_text
 from foretrain.errors import ForetrainError, Interrupted
 from foretrain.printing import printable_output, without_secrets
@@ -28,6 +29,7 @@ _INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 130, 141, 143
 
 def main() -> None:
     """Run the command that sys.argv names, and exit with its code."""
+    name_bus_errors()
     with printable_output():
         _main()
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,7 @@ def quick_command(
     begun = time.monotonic()
     job = replace(_open(path, settings, dict(reading or {}), name), command=command)
     folder = _folder(out, job)
-    with RunLock(folder), _continuable(folder):
+    with RunLock(folder), _begun(job, folder), _continuable(folder):
         corpus = _corpus(job, folder)
         trains = job.start.parts is not None and job.start.parts.trains
         chosen = _trained(job, folder, corpus) if trains else _zero_shot(job, folder)
@@ -184,9 +184,8 @@ def _split(frame: Any, columns: Any, lengths: Any, trailing: Any, source: str) -
 
 
 def _folder(out: Path | None, job: Job) -> Path:
-    """Create and return the folder: `out`, or a new one that is named after the file, or that of an equal command that
-    was interrupted. Raises ConfigError if `out` holds anything else."""
-    from foretrain.atomic import new_folder
+    """Return the folder: `out`, or a new one that is named after the file, or that of an equal command that was
+    interrupted. Raises ConfigError if `out` holds anything else."""
     from foretrain.cli.commands import check_new_folder, stem_of
 
     asked = [out] if out is not None else [Path(f"{stem_of(job.path)}-quick{n}") for n in ("", *_numbers())]
@@ -195,12 +194,28 @@ def _folder(out: Path | None, job: Job) -> Path:
             _say(f"continue in {folder}, where this command was interrupted")
             return folder
         if out is not None or not folder.exists():
-            check_new_folder(folder)
-            # it appears with its record: one without, left by a kill, would be nobody's
-            with nullcontext(folder) if folder.exists() else new_folder(folder) as place:
-                _write_state(job, place, finished=False)
+            if not _is_begun(folder):
+                check_new_folder(folder)
             return folder
     raise ConfigError(f"{asked[0]}: 999 such folders exist; delete some, or name another with --out.")
+
+
+def _is_begun(folder: Path) -> bool:
+    """Return True for a folder that holds a lock alone: its command runs, or was killed before it wrote anything."""
+    from foretrain.training.lock import NAME
+
+    return folder.is_dir() and [path.name for path in folder.iterdir()] == [NAME]
+
+
+@contextmanager
+def _begun(job: Job, folder: Path) -> Iterator[None]:
+    """Record the command in its folder, of which this process is the only writer now. Raises ConfigError if another
+    command has written there since the folder was chosen."""
+    if not _is_continued(folder, job):
+        if not _is_begun(folder):
+            raise ConfigError(f"{folder}: another command wrote it meanwhile. Choose another folder.")
+        _write_state(job, folder, finished=False)
+    yield
 
 
 def _numbers() -> list[str]:

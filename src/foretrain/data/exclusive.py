@@ -55,6 +55,11 @@ def scratch(folder: Path, kind: str) -> Path:
     return path
 
 
+def kept_folder(folder: Path) -> Path:
+    """Return where an update keeps the folder that it replaces, until the next one, since readers may map its files."""
+    return folder.with_name(f".{folder.name}.old")
+
+
 def _leftovers(folder: Path) -> list[Path]:
     pattern = re.compile(rf"\.{re.escape(folder.name)}\.({'|'.join(_KINDS)})-[0-9a-f]{{8}}")
     with suppress(OSError):

@@ -55,14 +55,17 @@ class OpenedData:
     def check_intact(self) -> None:
         """Wait until the shards of a corpus have been compared with their hashes; verbs do before they say a result.
 
-        Raises DataError naming one that differs.
+        Raises DataError naming one that differs, or has changed since the corpus was opened.
         """
+        self.corpus.check_unchanged()
         if self.verification is not None:
             self.verification.finish()
 
     def frame(self) -> pd.DataFrame:
-        """Return all rows, as corpus_frame does."""
-        return corpus_frame(self.corpus)
+        """Return all rows, as corpus_frame does. Raises DataError if a shard changes meanwhile."""
+        frame = corpus_frame(self.corpus)
+        self.corpus.check_unchanged()
+        return frame
 
     @property
     def facts(self) -> TableFacts:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretrain.data.encoding import encode_codes
+from foretrain.data.mapped import Watch
 from foretrain.data.permutation import below, derive, hash64, permute_blocks, uniform
 from foretrain.data.splits import Selection
 from foretrain.data.store import Corpus
@@ -132,6 +133,7 @@ class Gather:
         self._categorical = [pool.selection.categorical(pool.corpus) for pool in pools]
         self._names = [tuple(pool.corpus.columns[k] for k in pool.selection.columns) for pool in pools]
         self._any_past = bool((self._roles == PAST).any())
+        self._watch = Watch(file for pool in pools for file in pool.corpus.watch.files)
         spans = [span for pool in pools for span in _spans(pool.corpus)]
         self._mapped = (min(span[0] for span in spans), max(span[1] for span in spans)) if spans else (0, 0)
         self._views: dict[int, np.ndarray | None] = {}
@@ -169,6 +171,7 @@ class Gather:
             values[role == PAST, context:] = np.nan
         series = self._series[slot]
         times = self._times(pool, series, span) if self._with_times else None
+        self._watch()
         return Windows(
             context=values[:, :context],
             future=values[:, context:],

@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ import pyarrow as pa
 
 from foretrain.data.chunks import Chunk, flatten, is_list, list_depth
 from foretrain.data.manifest import MANIFEST_NAME, Column, Manifest, make_manifest, read_manifest
-from foretrain.data.verification import check_file, shard_file
+from foretrain.data.mapped import MappedFile, Watch
+from foretrain.data.verification import check_file, of_one_version, shard_file
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.data.writer import CorpusWriter, SeriesBuffer, complete_manifest, prepare_series
 from foretrain.errors import DataError
@@ -36,6 +38,7 @@ __all__ = ["Column", "Corpus", "CorpusWriter", "Manifest"]
 RECENT_ROWS = 4096  # newest stamps from which future ones are inferred: two weeks of 5-minute bars
 _ID_NAMES = ("item_id", "id")
 _TIME_NAMES = ("timestamp", "timestamps")
+_Batch = tuple[pa.RecordBatch, str]  # with its file
 _FEATURES = {"past": ("past_feat_dynamic_real", "past_feat"), "known": ("feat_dynamic_real", "feat")}
 
 
@@ -50,6 +53,7 @@ class Corpus:
         path: Path | None,
         has_ids: bool,
         left_out: tuple[str, ...] = (),
+        files: Sequence[MappedFile] = (),
     ) -> None:
         self.left_out = left_out  # columns of a foreign folder that are not read
         self.name = name
@@ -58,6 +62,7 @@ class Corpus:
         self.manifest = manifest
         self.chunks = chunks
         self._has_ids = has_ids
+        self.watch = Watch(files)
         counts = [len(chunk) for chunk in chunks]
         self._first = [0, *np.cumsum(counts).tolist()]  # series before each chunk
         for chunk, first in zip(chunks, self._first, strict=False):
@@ -79,11 +84,10 @@ class Corpus:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such corpus folder. Make one with `foretrain data import`.")
         if (folder / MANIFEST_NAME).is_file():
-            manifest = read_manifest(folder / MANIFEST_NAME)
-            batches = _read_own(folder, manifest)
+            manifest, files, batches = of_one_version(folder, _read_own)
             fields = _own_fields(manifest, batches)
             chunks = [Chunk(batch, file, fields, (len(manifest.columns),)) for batch, file in batches if batch.num_rows]
-            return cls(folder.name, manifest, chunks, folder, has_ids=True)
+            return cls(folder.name, manifest, chunks, folder, has_ids=True, files=files)
         return _open_foreign(folder, freq)
 
     @classmethod
@@ -146,11 +150,14 @@ class Corpus:
         return int(chunk.length[row])
 
     def locate(self, series: int) -> tuple[Chunk, int]:
-        """Return the record batch that holds a series, and its row there."""
-        if not 0 <= series < self.num_series:
-            raise DataError(f"{self.name}: series {series} does not exist; there are {self.num_series}.")
-        k = bisect.bisect_right(self._first, series) - 1
-        return self.chunks[k], series - self._first[k]
+        """Return the record batch that holds a series, and its row there. Raises DataError if its file is cut."""
+        if monotonic() >= self.watch.due:  # here, as this is called for every series that is read
+            self.watch.check()
+        first = self._first
+        if not 0 <= series < first[-1]:
+            raise DataError(f"{self.name}: series {series} does not exist; there are {first[-1]}.")
+        k = bisect.bisect_right(first, series) - 1
+        return self.chunks[k], series - first[k]
 
     def chunk_starts(self) -> list[int]:
         """Return the index of the first series of each chunk, followed by the number of series."""
@@ -219,6 +226,13 @@ class Corpus:
         assert self.frequency is not None
         return grid.stamps(start, self.frequency, steps)
 
+    def check_unchanged(self) -> None:
+        """Raise DataError if a shard has become shorter or was overwritten since the corpus was opened.
+
+        What is read is looked at as well, now and then; this is the last look before a result is told.
+        """
+        self.watch.check()
+
     def verify(self) -> None:
         """Compare every shard's sha256 with the manifest. Raises DataError naming the first that differs."""
         for shard in self.manifest.shards:
@@ -239,10 +253,13 @@ def _own_fields(manifest: Manifest, batches: Sequence[tuple[pa.RecordBatch, str]
     return fields
 
 
-def _read_own(folder: Path, manifest: Manifest) -> list[tuple[pa.RecordBatch, str]]:
-    batches = []
+def _read_own(folder: Path) -> tuple[Manifest, list[MappedFile], list[_Batch]]:
+    manifest = read_manifest(folder / MANIFEST_NAME)
+    files, batches = list[MappedFile](), list[_Batch]()
     for shard in manifest.shards:
-        batches += read_batches(shard_file(folder, shard["file"], shard["bytes"]))
+        file, more = read_batches(shard_file(folder, shard["file"], shard["bytes"]), shard["sha256"])
+        files.append(file)
+        batches += more
     found = sum(batch.num_rows for batch, _ in batches)
     if found != manifest.num_series:
         raise DataError(f"{folder}: {found:,} series in the shards, the manifest says {manifest.num_series:,}.")
@@ -250,14 +267,17 @@ def _read_own(folder: Path, manifest: Manifest) -> list[tuple[pa.RecordBatch, st
         missing = [name for name in _own_fields(manifest, batches).values() if name not in batch.schema.names]
         if missing:
             raise DataError(f"{file}: column {missing[0]!r} is missing. Import the data again.")
-    return batches
+    return manifest, files, batches
 
 
-def read_batches(path: Path) -> list[tuple[pa.RecordBatch, str]]:
-    """Return the record batches of an Arrow stream (or file) as views of a memory map; reads only their headers."""
+def read_batches(path: Path, sha256: str | None = None) -> tuple[MappedFile, list[_Batch]]:
+    """Return an Arrow stream (or file) as a memory map, and the record batches in it; reads only their headers.
+
+    sha256: what the manifest says of its content, which is not compared here.
+    """
     try:
-        source = pa.memory_map(str(path))
-        whole = source.read_buffer(source.size())
+        mapped = MappedFile(path, sha256)
+        whole = mapped.buffer
         if whole.size >= 6 and whole.slice(0, 6).to_pybytes() == b"ARROW1":
             reader = pa.ipc.open_file(whole)
             batches = [reader.get_batch(k) for k in range(reader.num_record_batches)]
@@ -266,7 +286,7 @@ def read_batches(path: Path) -> list[tuple[pa.RecordBatch, str]]:
         for batch in batches:
             batch.validate()  # lengths against sizes of buffers; reads no values
             _ = batch.schema.names  # raises for names that are no text
-        return [(batch, str(path)) for batch in batches]
+        return mapped, [(batch, str(path)) for batch in batches]
     except FileNotFoundError:
         raise DataError(f"{path}: missing, though the folder lists it. Copy the folder again, whole.") from None
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
@@ -291,14 +311,15 @@ def _open_foreign(folder: Path, freq: str | None) -> Corpus:
             f"{folder}: its rows are selected by an indices file. Call flatten_indices() before save_to_disk."
         )
     files = [folder / entry["filename"] for entry in state["_data_files"]]
-    batches = [(batch, file) for path in files for batch, file in read_batches(path) if batch.num_rows]
+    read = [read_batches(path) for path in files]
+    batches = [(batch, file) for _, more in read for batch, file in more if batch.num_rows]
     if not batches:
         raise DataError(f"{folder}: no rows.")
     manifest, fields, variates = _describe_foreign(folder, batches, state, files, freq)
     chunks = [Chunk(batch, file, fields, variates) for batch, file in batches]
     used = {*fields.values(), *(("start", "freq") if manifest.time != "steps" else ("freq",))}
     left_out = tuple(name for name in batches[0][0].schema.names if name not in used)
-    return Corpus(folder.name, manifest, chunks, folder, "id" in fields, left_out)
+    return Corpus(folder.name, manifest, chunks, folder, "id" in fields, left_out, [file for file, _ in read])
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

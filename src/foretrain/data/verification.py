@@ -1,29 +1,36 @@
 """Compare the shards of corpora with the hashes in their manifests, before they are read or while they are.
 
 Nothing is opened as Arrow here, so that a damaged file cannot do harm. A file that was found intact is not hashed again
-while it has the same size, time of change and inode: they are recorded in the user's cache folder.
+while it has the same size, time of change and inode: they are recorded in the user's cache folder. An update that
+exchanges the folder meanwhile does no harm either: the files of before are followed to where it keeps them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import stat
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from foretrain.atomic import files_together, write_text
+from foretrain.atomic import files_together
+from foretrain.data.exclusive import kept_folder, target
 from foretrain.data.manifest import MANIFEST_NAME, read_manifest
 from foretrain.errors import DataError
 from foretrain.reading import read_object
 
+T = TypeVar("T")
 Verify = Literal["auto", "start", "off"]
 AT_ONCE = 10 * 10**9  # bytes that `auto` hashes before a run starts, about ten seconds of a core
 _MOST_RECORDS = 20_000
+_PATIENCE = 2.0  # seconds to wait for others that record something
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class _ShardFile:
     """A shard, the state that it is in, and the hash that it should have."""
 
     path: Path
+    key: str  # in the record: its path, links followed
     sha256: str
     bytes: int
     state: tuple[int, ...]  # size, time of change in ns, inode
@@ -38,6 +46,21 @@ class _ShardFile:
     @property
     def record(self) -> list[object]:
         return [*self.state, self.sha256]
+
+    def check(self) -> None:
+        """Raise DataError unless the file has the hash that its manifest states, wherever an update has put it."""
+        try:
+            check_file(self.path, self.sha256)
+        except DataError:
+            if _inode(self.path) == self.state[2]:
+                raise
+            kept = kept_folder(target(self.path.parent)) / self.path.name
+            if _inode(kept) != self.state[2]:
+                raise DataError(
+                    f"{self.path}: was replaced while it was compared with its hash, as by an update, and what it held "
+                    "is gone. Repeat the command (a run: --resume)."
+                ) from None
+            check_file(kept, self.sha256)
 
 
 class Verification:
@@ -52,7 +75,7 @@ class Verification:
             [] if mode == "off" else [file for folder in dict.fromkeys(map(str, folders)) for file in _files(folder)]
         )
         known = _records() if mode == "auto" else {}
-        self._files = [file for file in found if known.get(_key(file)) != file.record]
+        self._files = [file for file in found if known.get(file.key) != file.record]
         self.bytes = sum(file.bytes for file in self._files)
         self._later = mode == "auto" and self.bytes > AT_ONCE
         self._thread: threading.Thread | None = None
@@ -81,7 +104,7 @@ class Verification:
 
     def _hash(self) -> None:
         for file in self._files:
-            check_file(file.path, file.sha256)
+            file.check()
         _record(self._files)
 
 
@@ -111,7 +134,7 @@ def verify_folder(folder: Path, progress: Callable[[int, int, str], None] | None
     for file in files:
         if progress is not None:
             progress(done, total, file.path.name)
-        check_file(file.path, file.sha256)
+        file.check()
         done += file.bytes
     if progress is not None:
         progress(total, total, "done")
@@ -122,35 +145,71 @@ def verify_folder(folder: Path, progress: Callable[[int, int, str], None] | None
 def _files(folder: str | Path) -> list[_ShardFile]:
     """Return the shards of a folder by its manifest. Raises DataError for one that is missing or has another size."""
     folder = Path(folder)
-    if not (folder / MANIFEST_NAME).is_file():
-        return []
-    found = []
+    return of_one_version(folder, _listed) if (folder / MANIFEST_NAME).is_file() else []
+
+
+def _listed(folder: Path) -> list[_ShardFile]:
+    found, place = [], os.path.realpath(folder)
     for shard in read_manifest(folder / MANIFEST_NAME).shards:
-        path = shard_file(folder, shard["file"], shard["bytes"])
-        about = path.stat()
+        path = folder / shard["file"]
+        about = _stat(path, shard["bytes"])
         state = (about.st_size, about.st_mtime_ns, about.st_ino)
-        found.append(_ShardFile(path, shard["sha256"], shard["bytes"], state))
+        found.append(_ShardFile(path, f"{place}/{shard['file']}", shard["sha256"], shard["bytes"], state))
     return found
+
+
+def of_one_version(folder: Path, read: Callable[[Path], T]) -> T:
+    """Return read(folder), all of one version of a corpus: it is read again if an update exchanges it meanwhile."""
+    while True:
+        before = version(folder)
+        try:
+            found = read(folder)
+        except DataError:
+            if version(folder) == before:
+                raise
+        else:
+            if version(folder) == before:
+                return found
+
+
+def version(folder: Path) -> tuple[int, int] | None:
+    """Return what differs once an update has exchanged a corpus folder; None for a folder without a manifest."""
+    try:
+        about = os.stat(os.path.join(folder, MANIFEST_NAME))
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def shard_file(folder: Path, name: str, size: int) -> Path:
     """Return the path of a shard. Raises DataError if it is missing, or is not a plain file of the given size."""
     path = folder / name
-    if not path.is_file():
-        raise DataError(f"{path}: missing, though the manifest lists it. Copy the corpus again, whole.")
-    found = path.stat().st_size
-    if found != size:
-        raise DataError(f"{path}: {found:,} bytes, the manifest says {size:,}. Copy the corpus again, whole.")
+    _stat(path, size)
     return path
+
+
+def _stat(path: Path, size: int) -> os.stat_result:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        found = None
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path}: missing, though the manifest lists it. Copy the corpus again, whole.")
+    if found.st_size != size:
+        raise DataError(f"{path}: {found.st_size:,} bytes, the manifest says {size:,}. Copy the corpus again, whole.")
+    return found
 
 
 def _record_file() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "foretrain" / "verified.json"
-
-
-def _key(file: _ShardFile) -> str:
-    return os.path.realpath(file.path)
 
 
 def _records() -> dict[str, object]:
@@ -165,7 +224,26 @@ def _record(files: Sequence[_ShardFile]) -> None:
     if not files:
         return
     place = _record_file()
-    known = {**_records(), **{_key(file): file.record for file in files}}
-    kept = dict(list(known.items())[-_MOST_RECORDS:])
-    with contextlib.suppress(OSError), files_together([place], lambda path, error: error) as scratch:
-        write_text(scratch[place], json.dumps(kept))
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(place.with_suffix(".lock")):
+            known = {**_records(), **{file.key: file.record for file in files}}
+            kept = dict(list(known.items())[-_MOST_RECORDS:])
+            with files_together([place], lambda path, error: error) as scratch:
+                scratch[place].write_text(json.dumps(kept), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Keep out other processes and threads that record something. Gives up waiting: a lost record costs time only."""
+    end = time.monotonic() + _PATIENCE
+    with lock.open("w") as file:  # a lock of flock belongs to the open file, so that threads keep each other out too
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.005)
+            except OSError:  # a file system without locks
+                break
+        yield

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from foretrain import __version__
 from foretrain.atomic import replace_folder, sync, sync_new, sync_tree
-from foretrain.data.exclusive import exclusive, scratch
+from foretrain.data.exclusive import exclusive, kept_folder, scratch
 from foretrain.data.manifest import (
     MANIFEST_NAME,
     Column,
@@ -405,7 +405,7 @@ class CorpusWriter:
         if self._replaces is not None:
             if read_manifest(self.out / MANIFEST_NAME) != self._replaces:
                 raise DataError(f"{self.out}: was changed while it was being updated. Repeat the command.")
-            replace_folder(self._folder, self.out, keep=self.out.with_name(f".{self.out.name}.old"))
+            replace_folder(self._folder, self.out, keep=kept_folder(self.out))
             try:
                 sync(self.out.parent)
             except OSError as problem:

@@ -153,6 +153,8 @@ def evaluate(
         warnings += _reference_notes(against, others.notes, plan["context_length"])
     warnings += forecast_notes(found.notes, "In these forecasts: {}.")
     chosen = {"split": split, "options": {} if options is None else asdict(options), "clusters": clusters}
+    for corpus in corpora:
+        corpus.check_unchanged()
     return summarise(
         backtest,
         found.quantiles,

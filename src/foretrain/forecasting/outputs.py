@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,12 @@ def _safe(value: Any) -> Any:
     return for_spreadsheet(value) if isinstance(value, str) else value
 
 
-def scratch_files(*paths: Path) -> AbstractContextManager[dict[Path, Path]]:
+def scratch_files(*paths: Path, new: Sequence[Path] = ()) -> AbstractContextManager[dict[Path, Path]]:
     """Return scratch files to write to; if the block succeeds they replace the paths together, if it fails none does.
 
-    Raises DataError on entry for a path that cannot be written.
+    Raises DataError on entry for a path that cannot be written, and later for one of `new` that appears meanwhile.
     """
-    return files_together(paths, _unwritten)
+    return files_together(paths, _unwritten, new=new)
 
 
 def _unwritten(path: Path, error: OSError) -> DataError:

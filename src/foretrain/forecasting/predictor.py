@@ -122,7 +122,7 @@ class Predictor:
         Logs a note if the model has a setting that upstream lacks, so that its library gives other forecasts. The facts
         are written beside it, as release.json.
 
-        Raises ModelError if path exists already or cannot be written.
+        Raises ModelError if path exists already or cannot be written, DataError if it appears meanwhile.
         """
         path = Path(path)
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):

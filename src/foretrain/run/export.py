@@ -26,7 +26,8 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool | None = False, 
     folder appears whole or not at all.
 
     For a run with an adapter the release holds the merged weights or, with adapter, the adapter alone. Raises
-    TrainingError if the checkpoint is damaged or lacks averaged weights or an adapter, or if out exists.
+    TrainingError if the checkpoint is damaged or lacks averaged weights or an adapter, or if out exists; DataError if
+    it appears meanwhile.
     """
     found = checkpoint_at(checkpoint)
     if found is None and (what := what_instead(checkpoint)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from foretrain.data.config import DataConfig
+from foretrain.data.store import Corpus
 from foretrain.data.verification import Verification
 from foretrain.distributed.world import World
 from foretrain.errors import DataError
@@ -34,6 +35,20 @@ def begin_verification(configs: Iterable[DataConfig], world: World) -> Callable[
 
     _once_per_host(start, world)
     return lambda: _once_per_host(finish, world)
+
+
+def check_unchanged(corpora: Iterable[Corpus], world: World) -> None:
+    """Look whether a rank has read from a shard that became shorter or was overwritten meanwhile; every rank calls it.
+
+    Raises DataError naming the file, and TrainingError on other ranks.
+    """
+    error = None
+    try:
+        for corpus in corpora:
+            corpus.check_unchanged()
+    except DataError as problem:
+        error = problem
+    world.all_agree(error)
 
 
 def _once_per_host(action: Callable[[], None], world: World) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foretrain.atomic import remove
-from foretrain.errors import ModelError, TrainingError
+from foretrain.errors import ForetrainError, ModelError
 from foretrain.forecasting import predictor
 from foretrain.models.checkpoints import checkpoint_at, describe_checkpoint, is_checkpoint
 from foretrain.notes import Code, Note, warn
@@ -59,12 +59,12 @@ def write_release_of(checkpoint: Path) -> None:
     gone = ModelError(f"{checkpoint}: its run deleted it meanwhile (training.keep_last, keep_best). Name another one.")
     try:
         export_checkpoint(checkpoint, release, ema=None)
-    except (OSError, TrainingError) as error:
+    except (OSError, ForetrainError) as error:
         if not is_checkpoint(checkpoint):
             raise gone from None
         if (release / "config.json").is_file():  # another process was faster
             return
-        if isinstance(error, TrainingError):
+        if isinstance(error, ForetrainError):
             raise
         raise ModelError(
             f"{release}: cannot be written ({error.strerror or error}), and a checkpoint is used by its release. Write "

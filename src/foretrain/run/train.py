@@ -30,7 +30,7 @@ from foretrain.run.build import (
     with_parents,
 )
 from foretrain.run.config import RunConfig
-from foretrain.run.intact import begin_verification
+from foretrain.run.intact import begin_verification, check_unchanged
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, check_test_split, run_gate
 from foretrain.run.summary import describe_start, start_lines
@@ -79,8 +79,13 @@ def train_run(
     scale = [*model.release_notes(), *training_scale_notes(model, source)]
     facts |= {"warnings": [asdict(note) for note in scale]} if scale else {}
     header += texts([*check_test_split(config, model, source), *check_test_part(config, source, facts), *scale])
+
+    def check_data() -> None:
+        finish_verification()
+        check_unchanged(source.corpora, world)
+
     with announced("preparing batches and validation", world):
-        trainer = _build_trainer(config, source, model, world, resume, header, facts, finish_verification)
+        trainer = _build_trainer(config, source, model, world, resume, header, facts, check_data)
     result = trainer.fit()
     if config.evaluation.promotion:
         run_gate(config, model, source, world)

@@ -59,7 +59,7 @@ def corpus_clock(timezone: str | None, times: np.ndarray | None) -> str:
 
 
 def corpus_parts(corpus: Corpus) -> Iterator[Part]:
-    """Yield every series of an open corpus as a part."""
+    """Yield every series of an open corpus as a part. Raises DataError if a shard changes meanwhile."""
     manifest = corpus.manifest
     texts = {column.name: column.categories for column in manifest.columns if column.categories is not None}
     for k in range(corpus.num_series):
@@ -81,3 +81,4 @@ def corpus_parts(corpus: Corpus) -> Iterator[Part]:
             past=manifest.past_covariates,
             known=manifest.known_covariates,
         )
+    corpus.check_unchanged()

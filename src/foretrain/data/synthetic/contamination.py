@@ -103,3 +103,4 @@ def _of_corpus(corpus: Corpus) -> Iterator[U64]:
         for row in corpus.values(series):
             hashes = run_hashes(row)
             yield np.unique(hashes[hashes > 0])
+    corpus.check_unchanged()
