@@ -12,7 +12,7 @@ CODE := src tests benchmarks examples tools setup.py
 # Spinning OpenMP threads make two busy cores tens of times slower; waiting threads cost nothing.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick gpu parity pretrain lint types hooks install lock audit sbom clean
+.PHONY: demo test quick gpu parity fuzz pretrain lint types hooks install lock audit sbom clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/foretrain demo
@@ -29,6 +29,11 @@ gpu: $(VENV)/.installed
 
 parity: $(PARITY)/.installed
 	$(PARITY)/bin/python -m pytest -m parity $(PYTEST_ARGS)
+
+# Damaged files and hostile words for every verb: new ones at each call, whose seed is printed; SEED= repeats them.
+MINUTES ?= 10
+fuzz: $(VENV)/.installed
+	$(VENV)/bin/python tests/proofs/fuzz_files.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --keep runs/fuzz $(FUZZ_ARGS)
 
 # The model in the box anew: hours. An interrupted call is continued by the next one.
 pretrain: $(VENV)/.installed

@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from foretrain.errors import ForetrainError
 
 LARGEST = 64 << 20  # bytes of a JSON or YAML file; the largest written here, a manifest with many shards, has 1 MB
 DEEPEST = 100  # nested lists and objects
@@ -18,8 +22,26 @@ LARGEST_NUMBER = 2**64  # of whole numbers in JSON; seeds and hashes are below i
 MOST_BITS = 4096  # of those in YAML, of which each key has bounds of its own; Python prints no more than 4,300 digits
 
 
+# What code raises that takes a value from outside for what it should be, where it is missing or of another type
+_LIES = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, RuntimeError, MemoryError)
+
+
 class Unreadable(ValueError):
     """The content of a file cannot be used; the message says why."""
+
+
+@contextmanager
+def believing(file: Path, error: type[ForetrainError], remedy: str) -> Iterator[None]:
+    """While entered, raise what values of a file cause that are missing, out of range or of another type as `error`.
+
+    For code that only interprets the file, as its own faults would be taken for the file's. remedy: what to do.
+    """
+    try:
+        yield
+    except _LIES as problem:
+        reason = " ".join(str(problem).split())[:200]
+        what = f"no {reason}" if isinstance(problem, KeyError) else f"{type(problem).__name__}: {reason}"
+        raise error(f"{file}: holds values that cannot be used ({what}). {remedy}") from problem
 
 
 def read_bytes(path: Path, limit: int = LARGEST) -> bytes:

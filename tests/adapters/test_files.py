@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from foretrain.errors import ModelError
+from foretrain.errors import ForetrainError, ModelError
 from foretrain.forecasting.predictor import load
 
 
@@ -46,6 +46,12 @@ def test_the_update_is_scaled_as_its_config_says(adapter, predictor, rslora, sca
         ({"bias": "all"}, "bias"),
         ({"base_model_name_or_path": None}, "names no base model"),
         ({"base_model_name_or_path": "./nowhere"}, "no such folder"),
+        ({"base_model_name_or_path": [1]}, "base_model_name_or_path is no text"),
+        ({"revision": 5}, "revision is no text"),
+        ({"r": 0}, "r is no positive number"),
+        ({"r": None}, "r is no positive number"),
+        ({"lora_alpha": "8"}, "lora_alpha is no positive number"),
+        ({"lora_alpha": float("inf")}, "lora_alpha is no positive number"),
     ],
 )
 def test_an_adapter_that_cannot_be_merged_is_refused(adapter, config, message):
@@ -97,3 +103,24 @@ def test_a_fully_trained_layer_that_does_not_fit_is_refused(adapter, name, modul
     rewrite(adapter, **{name: torch.ones(3)})
     with pytest.raises(ModelError, match=message):
         load(adapter)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"adapter": []},
+        {"adapter": 5},
+        {"adapter": {"base": []}},
+        {"adapter": {"base": {}}},
+        {"adapter": {"base": {"model": {"family": "x"}}}},
+        {"adapter": {"fresh": 5}},
+    ],
+)
+def test_a_record_whose_values_are_of_other_types_is_one_line(adapter, facts):
+    (adapter / "release.json").write_text(json.dumps(facts))
+    if facts == {"adapter": []}:  # as good as none
+        load(adapter)
+        return
+    with pytest.raises(ForetrainError) as raised:
+        load(adapter)
+    assert "\n" not in str(raised.value)

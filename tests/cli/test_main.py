@@ -13,6 +13,7 @@ from tests.waiting import DEADLINE
 
 from foretrain.cli import main
 from foretrain.cli.crash import MESSAGES
+from foretrain.errors import DataError
 
 
 @pytest.fixture
@@ -87,6 +88,8 @@ def test_memory_that_does_not_suffice_is_no_fault_of_its_own(failing, capsys, tm
     [
         (OSError(5, "Input/output error", "x.csv"), 2, "error: x.csv: Input/output error. The disk or its connection"),
         (OSError(28, "No space left on device", "x.csv"), 2, "error: x.csv: No space left on device. Free space"),
+        (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), 2, "error: 'a\\udcff': holds bytes"),
+        (DataError("a\nb: no such file\n  one problem"), 2, "error: a\\nb: no such file\n  one problem"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (EOFError(), 1, "foretrain failed (EOFError)"),
     ],

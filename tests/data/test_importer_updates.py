@@ -180,3 +180,17 @@ except DataError as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE)
     assert "out: cannot be written: File too large" in done.stdout, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_update_does_not_give_damaged_rows_a_new_hash(tmp_path: Path) -> None:
+    bars_csv(tmp_path / "A.csv", 60, 0)
+    import_corpus([tmp_path / "A.csv"], tmp_path / "out")
+    shard = next((tmp_path / "out").glob("*.arrow"))
+    raw = bytearray(shard.read_bytes())
+    raw[raw.index(np.float32(load(tmp_path / "out")[0].values(0)[0, 30]).tobytes())] ^= 1
+    shard.write_bytes(raw)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    bars_csv(tmp_path / "B.csv", 60, 1)
+    with pytest.raises(DataError, match="its content differs from the hash"):
+        import_corpus([tmp_path / "B.csv"], tmp_path / "out", update=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

@@ -120,3 +120,11 @@ def test_a_checkpoint_accepts_adjustable_keys_but_no_contradiction():
 def test_a_section_names_weights_or_random_initialisation_but_not_both(given):
     with pytest.raises(ConfigError, match="give either model_id"):
         build(ShapeSection, given).check_start()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(10**12, "1000000000000, must be at most 1,048,576"), (10**400, r"0\.\.\., must")]
+)
+def test_sizes_are_bounded_and_long_ones_are_cut_in_the_message(value, text):
+    with pytest.raises(ModelError, match=f"steps is 10*{text}" if value > 10**13 else f"steps is {text}"):
+        Shape(width=8, shape="x", steps=value)

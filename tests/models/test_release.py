@@ -15,7 +15,7 @@ from foretrain.config import build
 from foretrain.errors import ModelError
 from foretrain.models.architecture import Architecture, Whole, section_of
 from foretrain.models.base import ForecastOptions, Loss
-from foretrain.models.release import Network, ReleaseModel
+from foretrain.models.release import Network, ReleaseModel, check_size
 
 
 @dataclass(frozen=True)
@@ -116,3 +116,19 @@ def test_the_record_of_a_family_follows_from_the_declarations_of_the_class():
     family = Stack.as_family(needs="columns")
     assert family.name == "stack" and family.config() is StackSection and family.needs == "columns"
     assert issubclass(family.options(), ForecastOptions) and family.matches({"depth": 1})
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_built():
+    with pytest.raises(ModelError, match="depth is 1099511627776, must be at most 1,048,576"):
+        StackConfig(depth=2**40)
+    outline = nn.Linear(2**22, 2**22, device="meta")
+    with pytest.raises(ModelError, match="stack of layers: its weights would take 65,536 GiB, and this machine has"):
+        check_size(outline, "stack of layers")
+
+
+def test_weights_of_other_shapes_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
+    StackNetwork.empty(StackConfig()).write_release(tmp_path)
+    (tmp_path / "config.json").write_text('{"depth": 3}')
+    monkeypatch.setattr("foretrain.models.release.check_size", lambda outline, title: pytest.fail("was built"))
+    with pytest.raises(ModelError, match=r"lacks layers\.2"):
+        StackNetwork.read_release(tmp_path)

@@ -1,240 +1,263 @@
-"""Give commands files with random damage, and count how they end: accepted, refused in one line, or a fault.
+"""Give commands damaged files and hostile words, and count how they end: accepted, refused in one line, or a fault.
 
-    python tests/proofs/fuzz_files.py [--count 2000] [--seed 0] [--kinds csv,npz] [--keep FOLDER]
+    python tests/proofs/fuzz_files.py [--count 2000 | --minutes 10] [--seed 0] [--kinds table/csv,yaml] [--log FILE]
+                                      [--keep FOLDER] [--json benchmarks/results/fuzz.json]
 
-Input n is a pure function of (seed, n): a kind of file, a whole file of it, and one to four mutations of its bytes
-(flipped bits, cut, repeated, swapped, zeroed or inserted pieces, and words that mean something to parsers). Every
-command runs in a process of its own, forked after the imports, with 20 seconds and 4 GiB of address space beyond what
-is there. Refused is exit code 2 and text that begins with "error: "; a fault is any other code, a saved report (an
-exception that nothing expected), a signal, or the time being up. Faulty inputs stay in --keep. The exit code is 1 if
-there was a fault.
+Input n is a pure function of (seed, n) and of the kinds: a file of one kind, damaged, or a command line; and one of the
+commands that read it. What can be damaged and what reads it stands in fuzzing/subjects.py, how in
+fuzzing/mutations.py, command lines in fuzzing/words.py. Every command runs in a process of its own, forked after the
+imports, within the limits that fuzzing/process.py states. Faults are: a traceback or saved report (exit code 1), a
+signal, more than 10 s or 1 GB, any other exit code than 0 and 2, an error that is not one line, raw control characters,
+and a changed file that a hash covers (corpora, checkpoints) and that was accepted.
+
+--log appends a line of JSON for each input; a later call with the same seed continues after the last one. --json
+writes the counts of a whole log. Files that ended in a fault stay in --keep. The exit code is 1 if there was a fault.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import io
+import itertools
 import json
 import os
+import platform
 import random
-import resource
+import shlex
 import shutil
-import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
+sys.path.insert(0, str(Path(__file__).parent))
 
-SECONDS, BYTES = 20, 4 << 30
-WORDS = [b"\x00", b"\xff", b",", b"\n", b'"', b"-1", b"1e999", b"NaN", b"[", b"{", b"&a", b"*a", b"=", b"\x1b[31m"]
-WORDS += [b"9" * 400, b"2024-13-45", b"null", b"true", b"../x", b"\xed\xa0\x80", b"\r", b"\t", b"[" * 300]
+from fuzzing import found, subjects, words
+from fuzzing.process import End, ended, import_all, import_found
+from fuzzing.subjects import REPOSITORY, Subject
+from fuzzing.words import Line
 
-
-def table() -> pd.DataFrame:
-    """Three items of hourly values with a category."""
-    stamps = pd.date_range("2024-01-01", periods=60, freq="h")
-    rng = np.random.default_rng(0)
-    parts = [
-        pd.DataFrame({"item_id": f"i{k}", "timestamp": stamps, "target": rng.normal(size=60), "kind": ["a", "b"] * 30})
-        for k in range(3)
-    ]
-    return pd.concat(parts, ignore_index=True)
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
 
 
-def originals(folder: Path) -> dict[str, tuple[str, bytes]]:
-    """Return the whole file of each kind: its name and bytes."""
-    frame, found = table(), dict[str, tuple[str, bytes]]()
-    for kind, write in (
-        ("csv", lambda path: frame.to_csv(path, index=False)),
-        ("csv.gz", lambda path: frame.to_csv(path, index=False)),
-        ("parquet", lambda path: frame.to_parquet(path)),
-        ("feather", lambda path: frame.to_feather(path)),
-        ("json", lambda path: frame.assign(timestamp=frame["timestamp"].astype(str)).to_json(path, orient="records")),
-        ("npy", lambda path: np.save(path, np.random.default_rng(0).normal(size=(3, 60)))),
-        ("npz", lambda path: np.savez(path, a=np.arange(60.0), b=np.arange(50.0))),
-    ):
-        path = folder / f"x.{kind}"
-        write(path)
-        found[kind] = (path.name, path.read_bytes())
-    config = Path(__file__).parents[2] / "configs" / "debug.yaml"
-    found["yaml"] = ("c.yaml", config.read_bytes())
-    return found
+class Fuzzer:
+    """Templates, kinds and the folder in which every input is tried."""
 
-
-def with_corpus(folder: Path) -> dict[str, tuple[str, bytes]]:
-    """Return the files of a corpus, of which one at a time is damaged, as kinds `corpus/NAME`."""
-    from foretrain.data.importers import import_corpus
-
-    source = folder / "corpus.csv"
-    table().to_csv(source, index=False)
-    import_corpus([source], folder / "corpus")
-    return {f"corpus/{path.name}": (path.name, path.read_bytes()) for path in sorted((folder / "corpus").iterdir())}
-
-
-def with_release(folder: Path) -> dict[str, tuple[str, bytes]]:
-    """Return the files of the model in the box, of which one at a time is damaged, as kinds `release/NAME`."""
-    from foretrain.models.shipped import shipped
-
-    shutil.copytree(shipped()["tiny"], folder / "release")
-    return {f"release/{path.name}": (path.name, path.read_bytes()) for path in sorted((folder / "release").iterdir())}
-
-
-def mutated(raw: bytes, rng: random.Random) -> bytes:
-    """Return a file with one to four mutations."""
-    data = bytearray(raw)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(data) + 1)
-        size = min(rng.choice((1, 1, 2, 4, 16, 64, 512)), len(data) - at)
-        way = rng.randrange(8)
-        if way == 0 and at < len(data):
-            data[at] ^= 1 << rng.randrange(8)
-        elif way == 1 and at < len(data):
-            data[at] = rng.randrange(256)
-        elif way == 2:
-            del data[at : at + size]
-        elif way == 3:
-            data[at:at] = data[at : at + size]
-        elif way == 4:
-            data[at : at + size] = bytes(size)
-        elif way == 5:
-            data[at:at] = rng.choice(WORDS)
-        elif way == 6:
-            data[at : at + size] = rng.choice(WORDS)
-        elif rng.random() < 0.3:
-            del data[at:]
-        if not data:
-            break
-    return bytes(data)
-
-
-def commands(kind: str, path: Path, folder: Path, rng: random.Random) -> list[str]:
-    """Return the command that reads the damaged file."""
-    out = str(folder / "out")
-    if kind == "yaml":
-        return ["config", "show", str(path)]
-    if kind.startswith("corpus/"):
-        return rng.choice((["data", "inspect", str(path.parent)], ["data", "verify", str(path.parent)]))
-    if kind.startswith("release/"):
-        series = str(folder / "series.csv")
-        return [
-            "forecast",
-            str(path.parent),
-            series,
-            "--prediction-length",
-            "4",
-            "--out",
-            f"{out}.csv",
-            "--threads",
-            "1",
+    def __init__(self, base: Path, prefixes: list[str], keep: Path | None) -> None:
+        self.base, self.keep = base, keep
+        made = subjects.make(base / "templates", self._make)
+        self.kinds: list[Subject | Line] = [
+            kind for kind in (*made, *words.lines()) if any(kind.kind.startswith(prefix) for prefix in prefixes)
         ]
-    if kind in ("csv", "csv.gz", "parquet") and rng.random() < 0.3:
-        return ["score", str(path)]
-    return ["data", "import", str(path), "--out", out, *rng.choice(([], ["--on-bad", "drop"]))]
+        self.weights = [kind.weight for kind in self.kinds]
+
+    def _make(self, command: list[str], folder: Path) -> None:
+        """Run a command that makes a template."""
+        end = ended(command, lambda: folder)
+        if end.how != "accepted":
+            raise SystemExit(f"{command} of a template: {end.why}\n{end.output}")
+        import_found(self.base / "templates" / "modules")
+
+    def folder(self, template: str) -> Path:
+        """Return a new copy of a template."""
+        here = self.base / "tried" / "one"
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.copytree(self.base / "templates" / template, here, symlinks=True)
+        if template == "tables":
+            os.mkfifo(here / "fifo")
+            (here / "loop").symlink_to("loop")
+            (here / "empty.csv").touch()
+        return here
+
+    def whole(self) -> Iterator[str]:
+        """Run every command on the undamaged file, which also finds what to import; yield those that fail."""
+        known = set[tuple[str, ...]]()
+        for subject in self.kinds:
+            if isinstance(subject, Line) or (subject.template, subject.file, subject.commands) in known:
+                continue
+            for command in subject.commands:
+                words = self.command(command, subject.file)
+                if (key := (subject.template, *words)) in known:
+                    continue
+                known.add(key)
+                end = ended(words, lambda subject=subject: self.folder(subject.template))
+                import_found(self.base / "tried" / "modules")
+                may = command[0] == "score" or subject.kind.startswith(("yaml/", "foreign/"))  # data and models missing
+                if end.how == "fault" or (end.how == "refused" and not may):
+                    yield f"{subject.kind}: {' '.join(words)}: {end.why}: {end.output[-600:]}"
+
+    @staticmethod
+    def command(template: tuple[str, ...], file: str) -> list[str]:
+        return [part.replace("{file}", file) for part in template]
+
+    def tried(self, seed: int, number: int) -> dict[str, Any]:
+        """Try one input; return its line of the log."""
+        rng = random.Random(f"{seed}/{number}")
+        kind = rng.choices(self.kinds, self.weights)[0]
+        if isinstance(kind, Line):
+            command, environment = kind.draw(rng)
+            end = self.end_of_words(kind.template, command, environment)
+            return self.line(seed, number, kind.kind, command, end, None, environment)
+        raw = (self.base / "templates" / kind.template / kind.file).read_bytes()
+        damaged = _damaged(kind, raw, rng)
+        command = self.command(rng.choice(kind.commands), kind.file)
+        end = self.end_of(kind, damaged, command)
+        return self.line(seed, number, kind.kind, command, end, damaged)
+
+    def end_of_words(self, template: str, command: list[str], environment: dict[str, str]) -> End:
+        """Run a command line in a copy of a template."""
+        return ended(command, lambda: self.folder(template), ENVIRONMENT | environment)
+
+    def end_of(self, kind: Subject, damaged: bytes, command: list[str]) -> End:
+        """Run a command on a damaged file; a changed file that its verb must refuse is a fault when accepted."""
+        before = (self.base / "templates" / kind.template / kind.file).read_bytes()
+
+        def prepare() -> Path:
+            folder = self.folder(kind.template)
+            (folder / kind.file).write_bytes(damaged)
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+                kind.finish(folder / kind.file)
+            return folder
+
+        end = ended(command, prepare, ENVIRONMENT)
+        if end.how == "accepted" and set(_verbs(command)) & set(kind.sealed) and _changed(before, damaged):
+            return End("fault", "a changed file was accepted", end.code, end.output, end.seconds, end.memory)
+        return end
+
+    def line(self, seed: int, number: int, kind: str, command: list[str], end: End, raw: bytes | None,
+              environment: dict[str, str] | None = None) -> dict[str, Any]:  # fmt: skip
+        line: dict[str, Any] = {"seed": seed, "n": number, "kind": kind, "verb": _verbs(command)[0], "how": end.how}
+        line |= {"seconds": round(end.seconds, 2), "mb": end.memory >> 20}
+        if end.how == "fault":
+            line |= {"why": end.why, "command": command, "environment": environment or {}, "said": end.output[-400:]}
+            if self.keep is not None:
+                self.keep.mkdir(parents=True, exist_ok=True)
+                name = f"{seed}-{number}"
+                if raw is not None:
+                    (self.keep / f"{name}.input").write_bytes(raw)
+                reports = list((self.base / "tried").rglob("foretrain-error-*"))
+                text = "\n".join(path.read_text(errors="replace") for path in reports)
+                shown = " ".join(map(shlex.quote, command))
+                (self.keep / f"{name}.txt").write_text(
+                    f"{kind}: {shown}\n{environment}\n{end.output}\n{text}", errors="backslashreplace"
+                )
+        return line
 
 
-def ended(arguments: list[str], folder: Path) -> tuple[str, str]:
-    """Run a command in a forked process; return how it ended (accepted, refused or fault) and what it said."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
-        os.dup2(write, 1)
-        os.dup2(write, 2)
-        code = 99
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(SECONDS)
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
-            os.chdir(folder)
-            sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(os.dup(write), "wb"), "utf-8") for _ in range(2))
-            sys.argv = ["foretrain", *arguments]
-            from foretrain.cli import main
+def _damaged(kind: Subject, raw: bytes, rng: random.Random) -> bytes:
+    """Return the damaged file; where a way cannot be taken, its bytes are damaged."""
+    try:
+        return rng.choice(kind.ways)(raw, rng)
+    except (ValueError, RecursionError, OverflowError):
+        return subjects.change.bytes_damaged(raw, rng)
 
-            try:
-                main()
-                code = 0
-            except SystemExit as leave:
-                code = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
-        finally:
-            with contextlib.suppress(BaseException):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
-    os.close(write)
-    with os.fdopen(read, "rb") as said:
-        text = said.read().decode("utf-8", "replace")
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    error = [line for line in text.splitlines() if line.startswith("error: ")]
-    if code == 0:
-        return "accepted", text
-    if code == 2 and error and "\x1b" not in text and "Traceback" not in text:
-        return "refused", text
-    return "fault", f"exit code {code}\n{text}"
+
+def _verbs(command: list[str]) -> list[str]:
+    """Return the verb of a command, and with the flags that make it check more or less."""
+    verb = " ".join(command[:2]) if command[:1] in (["data"], ["config"]) else (command or [""])[0]
+    if "--dry-run" in command:
+        return [f"{verb} --dry-run"]
+    return [verb, *(f"{verb} {flag}" for flag in ("--verify", "--update") if flag in command)]
+
+
+def _changed(before: bytes, after: bytes) -> bool:
+    """Return True unless two files have the same bytes, or the same value as JSON."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(before) != json.loads(after)
+    return before != after
+
+
+def _log_of(path: Path | None) -> list[dict[str, Any]]:
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the counts of a log: inputs and seeds, each kind's outcomes, faults by cause, the largest values."""
+    kinds: dict[str, Counter[str]] = {}
+    for line in lines:
+        kinds.setdefault(line["kind"], Counter())[line["how"]] += 1
+    total = Counter(line["how"] for line in lines)
+    return {
+        "inputs": len(lines),
+        "seeds": sorted({line["seed"] for line in lines}),
+        **{how: total[how] for how in ("accepted", "refused", "fault")},
+        "faults": dict(Counter(line["why"] for line in lines if line["how"] == "fault")),
+        "longest_s": max((line["seconds"] for line in lines), default=0),
+        "most_mb": max((line["mb"] for line in lines), default=0),
+        "kinds": {kind: dict(sorted(counts.items())) for kind, counts in sorted(kinds.items())},
+        "verbs": dict(sorted(Counter(line["verb"] for line in lines if line["n"] >= 0).items())),
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, help="inputs of this call (default: 2000, or as many as --minutes allow)")
+    parser.add_argument("--minutes", type=float, help="end after these minutes")
+    parser.add_argument("--seed", type=int, help="default: a new one, which is printed")
+    parser.add_argument("--kinds", help="comma-separated, or prefixes of them (default: all)")
+    parser.add_argument("--log", type=Path, help="file of JSON lines, continued by the next call with its seed")
+    parser.add_argument("--json", type=Path, help="file for the counts of the log, or of this call")
+    parser.add_argument("--keep", type=Path, help="folder for inputs that ended in a fault")
+    parser.add_argument("--no-whole", action="store_true", help="do not try the undamaged files first")
+    parser.add_argument("--found", action="store_true", help="try the inputs that once ended in a fault first")
+    return parser.parse_args()
 
 
 def main() -> int:
     """Run the inputs, print counts, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", help="comma-separated, or prefixes of them (default: all)")
-    parser.add_argument("--keep", type=Path, help="folder for inputs that ended in a fault")
-    args = parser.parse_args()
-    import foretrain.cli.commands
-    import foretrain.data.frames
-    import foretrain.forecasting.predictor  # noqa: F401
-
-    counts, began = dict[str, Counter[str]](), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+    args = _arguments()
+    seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
+    os.environ.update(ENVIRONMENT)
+    import_all()
+    lines = _log_of(args.log)
+    first = max((line["n"] for line in lines if line["seed"] == seed), default=-1) + 1
+    count = args.count if args.count is not None else 10**9 if args.minutes else 2000
+    until = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+    print(f"seed {seed}, from input {first}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name, contextlib.ExitStack() as stack:
         base = Path(name)
-        table()[["item_id", "timestamp", "target"]].to_csv(base / "series.csv", index=False)
         os.environ["XDG_CACHE_HOME"] = str(base / "cache")
-        files: dict[str, tuple[str, bytes]] = {}
-        makers: tuple[Callable[[Path], dict[str, tuple[str, bytes]]], ...] = (originals, with_corpus, with_release)
-        for make in makers:
-            files |= make(base)
-        wanted = args.kinds.split(",") if args.kinds else [""]
-        kinds = [kind for kind in files if any(kind.startswith(prefix) for prefix in wanted)]
-        for number in range(-len(kinds), args.count):  # first every kind without damage
-            rng = random.Random(f"{args.seed}/{number}")
-            kind = kinds[number] if number < 0 else rng.choice(kinds)
-            folder = base / "one"
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            shutil.copy(base / "series.csv", folder)
-            original, raw = files[kind]
-            inside = folder / kind.partition("/")[0] if "/" in kind else folder
-            if "/" in kind:
-                shutil.copytree(base / kind.partition("/")[0], inside)
-            path = inside / original
-            path.write_bytes(raw if number < 0 else mutated(raw, rng))
-            command = commands(kind, path, folder, rng)
-            how, text = ended(command, folder)
-            if number < 0:
-                if how != "accepted" and command[0] != "score":
-                    raise SystemExit(f"{kind} without damage: {text}")
-                continue
-            counts.setdefault(kind, Counter())[how] += 1
-            if how == "fault":
-                print(f"{kind} input {number}: {' | '.join(text.splitlines()[-3:])[:300]}", flush=True)
-                if args.keep is not None:
-                    args.keep.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, args.keep / f"{args.seed}-{number}-{original}")
-                    for report in folder.glob("foretrain-error-*"):
-                        shutil.copy(report, args.keep / f"{args.seed}-{number}-report.txt")
-    total = sum(counts.values(), Counter[str]())
-    for kind, found in sorted(counts.items()):
-        print(f"{kind:28}" + "  ".join(f"{how} {found[how]:,}" for how in ("accepted", "refused", "fault")))
-    print(json.dumps({"seed": args.seed, "inputs": total.total(), **total, "seconds": round(time.monotonic() - began)}))
-    return int(total["fault"] > 0)
+        (base / "tried").mkdir()
+        fuzzer = Fuzzer(base, args.kinds.split(",") if args.kinds else [""], args.keep)
+        log = stack.enter_context(args.log.open("a")) if args.log else None
+        if not args.no_whole and (failed := list(fuzzer.whole())):
+            print(*failed, sep="\n")
+            return 1
+        began, this_call = time.monotonic(), list[dict[str, Any]]()
+        inputs = (fuzzer.tried(seed, number) for number in range(first, first + count))
+        for line in itertools.chain(found.tried(fuzzer) if args.found else (), inputs):
+            this_call.append(line)
+            if log is not None:
+                print(json.dumps(line), file=log, flush=True)
+            if line["how"] == "fault":
+                print(f"{line['kind']} input {line['n']}: {line['why']}: {' '.join(line['command'])[:200]}", flush=True)
+            if time.monotonic() > until:
+                break
+    return _told(args, seed, [*lines, *this_call], this_call, time.monotonic() - began)
+
+
+def _told(
+    args: argparse.Namespace, seed: int, lines: list[dict[str, Any]], here: list[dict[str, Any]], seconds: float
+) -> int:
+    counts = summary(here)
+    for kind, ends in counts["kinds"].items():
+        print(f"{kind:44}" + "  ".join(f"{how} {ends.get(how, 0):,}" for how in ("accepted", "refused", "fault")))
+    shown = {key: value for key, value in counts.items() if key not in ("kinds", "verbs")}
+    print(json.dumps({"seed": seed, **shown, "seconds": round(seconds)}))
+    if args.json is not None:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True
+        ).stdout.strip()
+        args.json.write_text(
+            json.dumps({"commit": commit, "python": platform.python_version(), **summary(lines)}, indent=1) + "\n"
+        )
+    return int(counts["fault"] > 0)
 
 
 if __name__ == "__main__":

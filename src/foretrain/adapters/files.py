@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ from foretrain.models.base import Trainable
 from foretrain.models.hub import local_folder, resolve
 from foretrain.models.shipped import shipped
 from foretrain.models.weights import disk_errors, share
-from foretrain.reading import read_object
+from foretrain.reading import believing, read_object
 
 ADAPTER_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's prefix of every tensor name
+_RESTORE = "Restore the adapter from a backup, or save it again."
+_LARGEST = 2**20  # of an adapter's numbers
 _UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "rank_pattern", "alpha_pattern")
 
 
@@ -115,13 +117,15 @@ def open_adapter(folder: Path, offline: bool, parts: Mapping[str, str]) -> Train
     """
     config = _read_json(folder / ADAPTER_FILE)
     facts = _read_json(folder / "release.json") if (folder / "release.json").is_file() else {}
-    adapter = facts.get("adapter") or {}
-    base = adapter.get("base")
+    with believing(folder / "release.json", ModelError, _RESTORE):
+        adapter = facts.get("adapter") or {}
+        base, fresh = adapter.get("base"), frozenset(map(str, adapter.get("fresh") or ()))
     if base is None:
-        model = open_model(_base_path(folder, config), config.get("revision"), offline, parts)
+        model = open_model(_base_path(folder, config), _text(folder, config, "revision"), offline, parts)
     else:
-        model = _rebuild_base(folder, config, base, offline, parts)
-    _merge(model.network, folder, config, adapter.get("fresh") or ())
+        with believing(folder / "release.json", ModelError, _RESTORE):
+            model = _rebuild_base(folder, config, base, offline, parts)
+    _merge(model.network, folder, config, fresh)
     return model.eval()
 
 
@@ -133,17 +137,34 @@ def base_of(folder: Path) -> dict[str, str] | None:
     if not (folder / ADAPTER_FILE).is_file():
         return None
     config = _read_json(folder / ADAPTER_FILE)
-    revision = config.get("revision")
+    revision = _text(folder, config, "revision")
     return {"asked": _base_path(folder, config), **({"revision": revision} if revision else {})}
 
 
 def _base_path(folder: Path, config: Mapping[str, Any]) -> str:
     """Return the base of an adapter: a folder (relative to the adapter or the current folder) or a hub id."""
-    base = config.get("base_model_name_or_path")
+    base = _text(folder, config, "base_model_name_or_path")
     if not base:
         raise ModelError(f"{folder / ADAPTER_FILE}: names no base model (base_model_name_or_path).")
-    relative = folder / str(base)
-    return str(relative) if relative.is_dir() else str(base)
+    relative = folder / base
+    return str(relative) if relative.is_dir() else base
+
+
+def _text(folder: Path, config: Mapping[str, Any], key: str) -> str | None:
+    value = config.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ModelError(f"{folder / ADAPTER_FILE}: {key} is no text. {_RESTORE}")
+    return value
+
+
+def _scaling(folder: Path, config: Mapping[str, Any]) -> float:
+    """Return alpha / rank, or alpha / sqrt(rank). Raises ModelError unless both are positive numbers."""
+    alpha, rank = (config.get(key) for key in ("lora_alpha", "r"))
+    for key, value in (("lora_alpha", alpha), ("r", rank)):
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        if not plain or not 0 < value < _LARGEST:  # type: ignore[operator]
+            raise ModelError(f"{folder / ADAPTER_FILE}: {key} is no positive number. {_RESTORE}")
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)  # type: ignore[arg-type, operator]
 
 
 def _rebuild_base(
@@ -174,7 +195,7 @@ def _rebuild_base(
     return model
 
 
-def _merge(network: nn.Module, folder: Path, config: Mapping[str, Any], fresh: Sequence[str] = ()) -> None:
+def _merge(network: nn.Module, folder: Path, config: Mapping[str, Any], fresh: Collection[str] = ()) -> None:
     """Add an adapter's low-rank updates to the weights of a network, in place, and replace fully trained weights.
 
     fresh: names of parameters that the base lacks. Raises ModelError if the adapter does not fit.
@@ -184,12 +205,14 @@ def _merge(network: nn.Module, folder: Path, config: Mapping[str, Any], fresh: S
     unsupported = [name for name in _UNSUPPORTED if config.get(name)]
     if unsupported or config.get("bias", "none") != "none":
         raise ModelError(f"{folder}: adapters with {(*unsupported, 'bias')[0]} cannot be merged.")
-    scaling = config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+    scaling = _scaling(folder, config)
     try:
         updates = load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: torch maps the file again
         raise ModelError(f"{folder}: cannot read {WEIGHTS_FILE} ({error}).") from None
     parameters = dict(network.named_parameters())
+    if bad := [key for key, tensor in updates.items() if not tensor.isfinite().all()]:
+        raise ModelError(f"{folder}: {bad[0]} in {WEIGHTS_FILE} holds values that are not finite. {_RESTORE}")
     lora_a = [key for key in updates if key.endswith(".lora_A.weight")]
     low_rank = {key.replace("lora_A", "lora_B") for key in lora_a} | {*lora_a}
     full = [key for key in updates if key not in low_rank]
@@ -208,7 +231,8 @@ def _merge(network: nn.Module, folder: Path, config: Mapping[str, Any], fresh: S
 
 
 def _add(weight: Tensor | None, name: str, down: Tensor, up: Tensor | None, scaling: float, folder: Path) -> None:
-    if weight is None or up is None or weight.shape != (up.shape[0], down.shape[1]):
+    fits = weight is not None and up is not None and up.dim() == down.dim() == 2 and up.shape[1] == down.shape[0]
+    if not fits or weight is None or up is None or weight.shape != (up.shape[0], down.shape[1]):
         raise ModelError(f"{folder}: the adapter's update of {name} does not fit its base model.")
     with torch.no_grad():
         weight += (scaling * (up.float() @ down.float())).to(weight)

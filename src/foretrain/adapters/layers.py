@@ -36,8 +36,8 @@ class AdapterConfig(Section):
     name: Annotated[str | None, FieldRule(identity=False, on_resume="refused")] = Field(
         default=None, pattern=r"^[A-Za-z0-9][\w-]*$"
     )
-    rank: int = Field(default=8, ge=0)  # 0 = no low-rank updates: only the head is trained
-    alpha: int = Field(default=16, ge=1)  # updates are scaled by alpha / rank
+    rank: int = Field(default=8, ge=0, le=4096)  # 0 = no low-rank updates: only the head is trained
+    alpha: int = Field(default=16, ge=1, le=2**20)  # updates are scaled by alpha / rank
     dropout: float = Field(default=0.0, ge=0, lt=1)  # on the input of A
     # whole parts of dotted names, * and ? allowed, such as self_attention.q; None = the family's default
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)

@@ -115,7 +115,7 @@ def data_import(
 def data_generate(
     items: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The corpus folder to create.")] = None,
-    num_series: Annotated[int, typer.Option(min=1, help="How many series.")] = 100_000,
+    num_series: Annotated[int, typer.Option(min=1, max=10**10, help="How many series.")] = 100_000,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw series.")] = 1,
 ) -> None:
     """Write synthetic series as a corpus for pretraining. Repeat an interrupted command to continue it."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from foretrain.errors import ForetrainError, Interrupted
 from foretrain.printing import printable_output, without_secrets
 
 _INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 130, 141, 143
+_BREAK = re.compile(r"[\n\r](?!  )")
 
 
 def main() -> None:
@@ -65,6 +67,10 @@ def _main() -> None:
             _fail(text)
     except Abort as error:  # typer's, in place of an EOFError
         _report(error.__cause__ or error)
+    except UnicodeEncodeError as error:  # of a path or another argument that is not text
+        if error.reason != "surrogates not allowed":
+            _report(error)
+        _fail(f"{error.object[:100]!a}: holds bytes that are no UTF-8 text. Write it in UTF-8, or rename the file.")
     except Exception as error:  # a fault of our own must not show a user a traceback
         if (text := memory_error_text(error)) is None:
             _report(error)
@@ -107,8 +113,13 @@ def _end_of_reader() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {without_secrets(message)}", file=sys.stderr)
+    """Print an error and exit; line breaks of names in it are shown, those before indented problems are kept."""
+    print(f"error: {_BREAK.sub(_shown, without_secrets(message))}", file=sys.stderr)
     sys.exit(2)
+
+
+def _shown(found: re.Match[str]) -> str:
+    return repr(found[0])[1:-1]
 
 
 def _report(error: BaseException) -> None:

@@ -86,7 +86,7 @@ ModelAndData = Annotated[
     ),
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="The model, if it is not given before the data.")]
-BatchSizeOption = Annotated[int, typer.Option(min=1, help="Rows per forward pass.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, max=2**40, help="Rows per forward pass.")]
 NumSamplesOption = Annotated[
     int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")
 ]
@@ -128,7 +128,9 @@ CsvSafeOption = Annotated[
     typer.Option("--csv-safe", help="In CSV files put ' before texts that a spreadsheet would run (= + - @, tab)."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads per process (default: PyTorch's).")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, max=1024, help="CPU threads per process (default: PyTorch's).")
+]
 AccumulationOption = Annotated[
     int | None, typer.Option("--gradient-accumulation-steps", "--grad-accum", min=1, help="Micro-batches per step.")
 ]
@@ -271,8 +273,8 @@ def spoken_beside(*files: Path | None) -> Iterator[None]:
 def require_single_process(verb: str) -> None:
     """Raise ConfigError if there are several processes: each would do, and write, the same."""
     size = os.environ.get("WORLD_SIZE", "1")
-    if size.isdecimal() and int(size) > 1:
+    if size.isdecimal() and size.lstrip("0") not in ("", "1"):
         raise ConfigError(
-            f"{verb} works in one process, and WORLD_SIZE={size} says that there are more. Call it without torchrun "
-            "(or unset WORLD_SIZE); only train runs in several processes."
+            f"{verb} works in one process, and WORLD_SIZE={size[:20]} says that there are more. Call it without "
+            "torchrun (or unset WORLD_SIZE); only train runs in several processes."
         )

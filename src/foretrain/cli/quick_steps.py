@@ -226,9 +226,9 @@ def _is_continued(folder: Path, job: Job) -> bool:
     """Return True if a folder holds an unfinished command with the same settings and data."""
     try:
         state = read_object(folder / STATE)
-    except (OSError, ValueError):
+        return not state["finished"] and _identity(state) == _identity(_state(job))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # also if it is not what this command wrote
         return False
-    return not state["finished"] and _identity(state) == _identity(_state(job))
 
 
 def _identity(state: Mapping[str, Any]) -> dict[str, Any]:

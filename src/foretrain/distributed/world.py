@@ -278,7 +278,9 @@ def _no_group(error: Exception, rank: int, size: int) -> str:
 def _env_int(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise ConfigError(f"{variable} is {text!r} in the environment, not a number. Unset it or start with torchrun.")
+        raise ConfigError(
+            f"{variable} is {text[:40]!r} in the environment, not a number. Unset it or start with torchrun."
+        )
     return int(text)
 
 

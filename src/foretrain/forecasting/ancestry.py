@@ -91,7 +91,7 @@ class Ancestry:
         try:
             seen = [rule for entry in record["corpora"] for rule in _read_entry(entry)]
             return cls(tuple(seen), tuple(str(name) for name in record["unknown"]))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"its ancestry is malformed ({error!r})") from None
 
     def to_json(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def own_training(facts: Mapping[str, Any]) -> list[Seen]:
             for entry in facts.get("corpora") or []
             if entry.get("fingerprint")
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"its record of training data is malformed ({error!r})") from None
 
 

@@ -30,6 +30,9 @@ from foretrain.config import STARTING_WEIGHTS, Section
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.config_json import read_config_json
 
+# Largest whole numbers of an architecture. Sizes are so bounded that products of some fit 64 bits; a network of more
+# layers takes minutes to build even without its weights.
+_LARGEST, _MOST_LAYERS = 2**20, 1000
 Whole = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -274,9 +277,17 @@ def _out_of_bounds(config: Architecture) -> list[str]:
         value = getattr(config, name)
         if (optional and value is None) or (type(value) is type(defaults[name]) and value == defaults[name]):
             continue
+        most = _MOST_LAYERS if "layers" in name else _LARGEST
         if problem := _problem(value, plain, bounds):
-            found.append(f"{name} is {value!r}, {problem}")
+            found.append(f"{name} is {_shown(value)}, {problem}")
+        elif plain is int and value > most:
+            found.append(f"{name} is {_shown(value)}, must be at most {most:,}")
     return found
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _problem(value: Any, plain: type, bounds: Mapping[str, float]) -> str | None:

@@ -16,6 +16,7 @@ FAMILY = Linear.as_family()
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +30,7 @@ from foretrain.models.architecture import Architecture, ModelSection
 from foretrain.models.base import Family, ForecastOptions, NoOptions, Trainable
 from foretrain.models.config_json import read_config_json
 from foretrain.models.hub import release_hash, resolve
-from foretrain.models.weights import fill_network, read_tensors, write_weights
+from foretrain.models.weights import check_shapes, fill_network, read_tensors, write_weights
 from foretrain.nn.undrawn import Undrawn
 from foretrain.notes import Code, Note
 
@@ -54,8 +55,10 @@ class Network(nn.Module):
     def empty(cls, config: Any, device: str | torch.device = "cpu", **parts: Any) -> Self:
         """Return the network before its weights are drawn or read; on "meta" it uses no memory.
 
-        `parts` are further arguments of __init__.
+        `parts` are further arguments of __init__. Raises ModelError for a network that the memory cannot hold.
         """
+        if torch.device(device).type != "meta":
+            check_size(cls.empty(config, "meta", **parts), config.title)
         with torch.device(device), Undrawn():
             return cls(config, **parts)
 
@@ -71,8 +74,11 @@ class Network(nn.Module):
         The seed decides parameters that the file lacks, in families that accept such files. Raises ModelError if files
         are missing or damaged, or if the weights do not fit the config.
         """
-        network = cls.empty(config or cls.architecture.read(folder / "config.json"), **parts)
-        fill_network(network, cls.own_names(read_tensors(folder)), folder)
+        config = config or cls.architecture.read(folder / "config.json")
+        tensors = cls.own_names(read_tensors(folder))
+        check_shapes(cls.empty(config, "meta", **parts), tensors, folder)  # before any memory is taken
+        network = cls.empty(config, **parts)
+        fill_network(network, tensors, folder)
         return network
 
     def write_release(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
@@ -94,6 +100,16 @@ class Network(nn.Module):
     def published_name(name: str) -> str:
         """Return the name of a parameter in published files."""
         return name
+
+
+def check_size(outline: nn.Module, title: str) -> None:
+    """Raise ModelError if the weights of a network, given on "meta", are larger than this machine's memory."""
+    needed = sum(tensor.nbytes for tensor in (*outline.parameters(), *outline.buffers()))
+    if needed > (memory := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        raise ModelError(
+            f"{title}: its weights would take {needed / 2**30:,.0f} GiB, and this machine has "
+            f"{memory / 2**30:,.0f} GiB of memory. The sizes in its config are wrong, or it needs another machine."
+        )
 
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)

@@ -27,6 +27,19 @@ def fill_network(network: nn.Module, found: Mapping[str, Tensor], folder: Path) 
     Raises ModelError if names or shapes differ from the network's, or if values are not finite; the network is then
     unchanged.
     """
+    check_shapes(network, found, folder)
+    for name, tensor in found.items():
+        if not tensor.isfinite().all():
+            raise ModelError(
+                f"{folder}: {name} holds values that are not finite, so nothing can be computed: the file is "
+                "damaged, or its training diverged. Restore it, or export an earlier checkpoint."
+            )
+    for name, tensor in network.state_dict().items():
+        tensor.copy_(found[name])
+
+
+def check_shapes(network: nn.Module, found: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise ModelError if the names or shapes of tensors differ from a network's, which may be on "meta"."""
     expected = network.state_dict()
     missing = sorted(expected.keys() - found.keys())
     unknown = sorted(found.keys() - expected.keys())
@@ -38,13 +51,6 @@ def fill_network(network: nn.Module, found: Mapping[str, Tensor], folder: Path) 
             raise ModelError(
                 f"{folder}: {name} has shape {tuple(found[name].shape)}, config.json needs {tuple(tensor.shape)}."
             )
-        if not found[name].isfinite().all():
-            raise ModelError(
-                f"{folder}: {name} holds values that are not finite, so nothing can be computed: the file is "
-                "damaged, or its training diverged. Restore it, or export an earlier checkpoint."
-            )
-    for name, tensor in expected.items():
-        tensor.copy_(found[name])
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from foretrain.models.objective import objective_for
 from foretrain.notes import Code, Note, warn
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 from foretrain.training.auto import settle
-from foretrain.training.checkpoint import read_state
+from foretrain.training.checkpoint import read_run_state
 
 MAX_CATEGORIES = 1000  # of a column, in release.json
 
@@ -148,7 +148,7 @@ def saved_config(folder: Path, checkpoint: str | None = None) -> dict[str, Any] 
     """Return the config that a run folder, or a checkpoint if one is named, holds; None if it has none to read."""
     try:
         if checkpoint not in (None, "auto"):
-            return read_state(Path(checkpoint))["config"]
+            return read_run_state(Path(checkpoint))["config"]
         return read_yaml(folder / "config.yaml")
     except (ForetrainError, KeyError):
         return None

@@ -59,7 +59,9 @@ class RunSettings(Section):
     output_dir: Annotated[str, FREE]
     seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
     device: Annotated[str, FREE] = "auto"  # auto, cpu, cuda, cuda:N or mps
-    threads: Annotated[int | None, FREE] = Field(default=None, ge=1)  # CPU threads per process; None = torch's choice
+    threads: Annotated[int | None, FREE] = Field(
+        default=None, ge=1, le=1024
+    )  # CPU threads per process; None = torch's choice
 
 
 class RunConfig(RunSettings, RunSections):  # fields of the last base come first

@@ -37,7 +37,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool | None = False, 
         raise TrainingError(f"{checkpoint}: cannot be exported: {problem}")
     if out.exists():
         raise TrainingError(f"{out}: exists already; choose another folder or remove it.")
-    state = checkpoints.read_state(checkpoint)
+    state = checkpoints.read_run_state(checkpoint)
     config = build(RunConfig, state["config"], source=f"{checkpoint}/state.json")
     config = relocated(config, checkpoint.absolute().parents[1])
     ema = config.training.ema_decay is not None if ema is None else ema

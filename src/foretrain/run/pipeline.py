@@ -281,7 +281,7 @@ def is_finished(stage: Stage) -> bool:
     newest, stopped = kept[-1], facts.get("stopped") or {}
     if newest.step != stopped.get("step"):
         return False  # resumed after this release, and not finished since
-    state = checkpoints.read_state(newest.path)
+    state = checkpoints.read_run_state(newest.path)
     saved, now = state["config"], stage.config.model_dump(mode="json")
     now["parents"] = saved.get("parents", {}) | _current_parent_hashes(stage)
     with _errors_name_stage(stage):
@@ -304,7 +304,7 @@ def _has_more_minutes(stage: Stage) -> bool:
     kept = _complete(stage)
     if not _short_of_time(stage) or not kept:
         return False
-    now, before = stage.config.training.max_minutes, checkpoints.read_state(kept[-1].path)["config"]["training"]
+    now, before = stage.config.training.max_minutes, checkpoints.read_run_state(kept[-1].path)["config"]["training"]
     return now is None or now > (before.get("max_minutes") or 0)
 
 

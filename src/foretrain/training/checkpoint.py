@@ -27,9 +27,10 @@ from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import MANIFEST, STATE, step_of, steps_in
-from foretrain.reading import read_object
+from foretrain.reading import Unreadable, believing, read_object
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
+from foretrain.training.saved_state import OTHER_CHECKPOINT, check_manifest, check_state
 
 FORMAT = 1
 
@@ -225,20 +226,34 @@ def restore(
     path: Path, world: World, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, state: dict[str, Any]
 ) -> None:
     """Read a checkpoint's tensors into a model, its optimizer and its weight average, in place."""
-    numbers = state.get("optimizer")
-    if numbers is None:  # the format from when AdamW was the only optimizer
-        numbers = {"state": {"step": {"float32": state["optimizer_steps"]}}, "groups": []}
-    allocate_state(model, optimizer, numbers, _optimizer_tensors(path))
+    tensors = _optimizer_tensors(path)
+    with believing(path / STATE, TrainingError, OTHER_CHECKPOINT):
+        numbers = state.get("optimizer")
+        if numbers is None:  # the format from when AdamW was the only optimizer
+            numbers = {"state": {"step": {"float32": state["optimizer_steps"]}}, "groups": []}
+        allocate_state(model, optimizer, numbers, tensors)
     load_tensors(path, world, collect(model, optimizer, ema))
 
 
 def _optimizer_tensors(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Return the size and dtype of each of the optimizer's tensors in a checkpoint."""
+    tensors: dict[str, Any] = {
+        name: entry for name, entry in _headers(path).items() if name.partition(".")[0] not in RESERVED
+    }
+    return {name: (entry.size, entry.properties.dtype) for name, entry in tensors.items()}
+
+
+def _headers(path: Path) -> dict[str, Any]:
+    """Return what the headers of a checkpoint's shards say of each tensor. Raises TrainingError.
+
+    torch would log a traceback on headers that it cannot read.
+    """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
-    entries = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
-    tensors: dict[str, Any] = {name: entry for name, entry in entries.items() if name.partition(".")[0] not in RESERVED}
-    return {name: (entry.size, entry.properties.dtype) for name, entry in tensors.items()}
+    try:
+        return HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    except Exception as error:
+        raise TrainingError(f"{path}: the headers of its shards cannot be read: {_reason(error)}") from error
 
 
 def load_tensors(path: Path, world: World, into: dict[str, Tensor]) -> None:
@@ -246,6 +261,7 @@ def load_tensors(path: Path, world: World, into: dict[str, Tensor]) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    _headers(path)
     root = logging.getLogger()
     disabled = root.disabled
     try:
@@ -297,6 +313,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         expected = manifest.pop("sha256")
         if expected != _digest(manifest):
             raise ValueError("its own sha256 differs")
+        check_manifest(manifest)
     except FileNotFoundError:
         raise TrainingError(f"{path}: no {MANIFEST}; not a complete checkpoint of a run.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -317,6 +334,16 @@ def read_state(path: Path) -> dict[str, Any]:
         return read_object(path / STATE)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path / STATE}: cannot be read ({error}).") from None
+
+
+def read_run_state(path: Path) -> dict[str, Any]:
+    """Read the state.json that a run has written, with every key that a resume reads. Raises TrainingError."""
+    state = read_state(path)
+    try:
+        check_state(state)
+    except Unreadable as error:
+        raise TrainingError(f"{path / STATE}: cannot be used ({error}). {OTHER_CHECKPOINT}") from None
+    return state
 
 
 def damage(path: Path) -> str | None:

@@ -48,15 +48,15 @@ class TokenBudgetConfig(Section):
     """
 
     # (context + horizon) steps x variates of a micro-batch; auto follows the memory of the device (auto.py)
-    max_tokens_per_batch: Annotated[int | Literal["auto"], or_auto(Annotated[int, Field(gt=0)])] = 262_144
+    max_tokens_per_batch: Annotated[int | Literal["auto"], or_auto(Annotated[int, Field(gt=0, le=2**30)])] = 262_144
     # windows of a micro-batch; None = as many as the tokens allow, so that short windows are trained on in few steps
-    max_windows_per_batch: int | None = Field(default=None, ge=1)
-    length_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (128, 256, 512)
-    horizon_buckets: tuple[Annotated[int, Field(gt=0)], ...] = (20, 32, 64)
+    max_windows_per_batch: int | None = Field(default=None, ge=1, le=2**22)
+    length_buckets: tuple[Annotated[int, Field(gt=0, le=2**24)], ...] = (128, 256, 512)
+    horizon_buckets: tuple[Annotated[int, Field(gt=0, le=2**24)], ...] = (20, 32, 64)
     draw_horizons: bool = (
         False  # a micro-batch's labels end at a horizon drawn from horizon_buckets, up to its bucket's
     )
-    micro_batches_per_step: int = Field(default=1, ge=1)  # over all ranks
+    micro_batches_per_step: int = Field(default=1, ge=1, le=2**20)  # over all ranks
     # one forward and backward pass of every shape before the first step, to compile them; None = if compile is on
     warmup: Annotated[bool | None, FREE] = None
 
@@ -68,13 +68,13 @@ class TrainingConfig(Section):
     what is saved, hashed and compared is that value.
     """
 
-    max_steps: Annotated[int | None, LENGTH] = Field(default=None, ge=1)
+    max_steps: Annotated[int | None, LENGTH] = Field(default=None, ge=1, le=10**12)
     epochs: Annotated[float | None, LENGTH] = Field(default=None, gt=0)  # converted to steps at the start
     # counted from this start or resume; then a checkpoint is written and the run finishes
     max_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)
-    batch_size: int = Field(default=32, ge=1)  # windows per optimizer step over all ranks
+    batch_size: int = Field(default=32, ge=1, le=2**22)  # windows per optimizer step over all ranks
     # windows per forward per rank; None = batch_size / ranks, and on resume the value of the checkpoint
-    micro_batch_size: Annotated[int | None, MICRO_BATCH] = Field(default=None, ge=1)
+    micro_batch_size: Annotated[int | None, MICRO_BATCH] = Field(default=None, ge=1, le=2**22)
     token_budget: TokenBudgetConfig | None = None  # replaces batch_size and micro_batch_size: batches by length
     # of autocast; weights stay float32. auto = bfloat16 on a GPU that has it, else float32
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"

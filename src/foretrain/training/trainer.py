@@ -218,7 +218,7 @@ class Trainer:
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optimizer_config)
         self.train_state = TrainState(validation_due=self.config.validate_first)
-        saved = checkpoint.read_state(resumed) if resumed else None
+        saved = checkpoint.read_run_state(resumed) if resumed else None
         size = saved["micro_batch_size"] if saved else None
         self.plan = plan_of(self.loader.stream, self.config, self.world.size, size)
         if resumed and saved:
@@ -472,7 +472,7 @@ class Trainer:
         path = self.world.on_main(lambda: self.checkpoints.newest_intact(self.monitor.log))
         if path is None:
             raise TrainingError(f"{what}, and there is no checkpoint to return to.")
-        saved = checkpoint.read_state(path)
+        saved = checkpoint.read_run_state(path)
         self._load_state(path, saved)
         vars(train_state).update(vars(TrainState.from_json(saved["progress"])))  # in place: updater and scaler hold it
         train_state.bad_batches = bad_batches

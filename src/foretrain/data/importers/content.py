@@ -61,8 +61,9 @@ def _unpack(raw: bytes) -> bytes:
             part = unpacker.decompress(rest, _PIECE)
             parts.append(part)
             size += len(part)
-            if is_bomb(size, len(raw)):
-                raise OSError(f"{len(raw):,} bytes unpack to more than {size:,}")
+            packed = len(raw) - len(unpacker.unconsumed_tail or unpacker.unused_data)  # those read so far
+            if is_bomb(size, packed):
+                raise OSError(f"{packed:,} bytes unpack to more than {size:,}")
             if not part and not unpacker.unconsumed_tail and not unpacker.eof:
                 raise EOFError("it ends in the middle")
             rest = unpacker.unconsumed_tail

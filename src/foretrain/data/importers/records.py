@@ -22,10 +22,14 @@ from foretrain.data.importers.time_names import FINE_STAMPS
 from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note
+from foretrain.reading import Unreadable, check_bounds
 from foretrain.timeaxis import grid
 from foretrain.timeaxis.frequency import Frequency
 
 pc: Any = pyarrow.compute  # its functions are created at import, which type checkers cannot see
+
+
+_WAY = "A table is an array of objects, or one object a line, with a key a column."
 
 
 def read_records(path: Path, text: str) -> pa.Table:
@@ -35,15 +39,20 @@ def read_records(path: Path, text: str) -> pa.Table:
         raise DataError(f"{path}: the file is empty.")
     try:
         whole = json.loads(stripped)
+    except RecursionError:
+        raise DataError(f"{path}: JSON nested too deep for a table. {_WAY}") from None
     except ValueError:
         whole = _lines(path, text)
+    try:
+        check_bounds(whole)
+    except Unreadable as error:
+        raise DataError(f"{path}: JSON of no table ({error}). {_WAY}") from None
     records = whole if isinstance(whole, list) else [whole]
-    way = "A table is an array of objects, or one object a line, with a key a column."
     if not all(isinstance(record, dict) for record in records):
-        raise DataError(f"{path}: JSON, but not of objects ({stripped[:40]!r}). {way}")
+        raise DataError(f"{path}: JSON, but not of objects ({stripped[:40]!r}). {_WAY}")
     if not isinstance(whole, list) and not any(isinstance(value, list) for value in whole.values()):
         keys = ", ".join(map(repr, list(whole)[:4]))
-        raise DataError(f"{path}: one JSON object with the keys {keys}, not a table. {way}")
+        raise DataError(f"{path}: one JSON object with the keys {keys}, not a table. {_WAY}")
     if not records:
         raise DataError(f"{path}: no rows.")
     names = list(dict.fromkeys(name for record in records for name in record))
@@ -57,7 +66,7 @@ def _lines(path: Path, text: str) -> list[Any]:
             continue
         try:
             records.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: line {number} is not JSON ({error}). Fetch the file again.") from None
     return records
 
@@ -211,7 +220,11 @@ def _stamps(
         return []
     column = table.column("start").combine_chunks()
     try:
-        stamps = parse_stamps(column.cast(pa.string())) if pa.types.is_string(column.type) else arrow_stamps(column)
+        stamps = (
+            parse_stamps(column.cast(pa.string()))
+            if pa.types.is_string(column.type)
+            else arrow_stamps(column, f"{path}: column 'start'")
+        )
     except BadCell as bad:
         raise DataError(f"{path}: row {bad.row + 1}, column 'start': {bad.text!r} is {bad.why}.") from None
     except pa.ArrowException:

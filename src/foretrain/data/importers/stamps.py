@@ -153,15 +153,22 @@ def number_stamps(
         return None
 
 
-def arrow_stamps(column: pa.Array) -> Stamps:
-    """Convert an Arrow timestamp or date column."""
+def arrow_stamps(column: pa.Array, where: str = "a column") -> Stamps:
+    """Convert an Arrow timestamp or date column; `where` names it in errors. Raises DataError for a time zone that does
+    not exist."""
     zone = getattr(column.type, "tz", None)
     present = np.asarray(pc.is_valid(column))
     micros = pc.cast(pc.cast(column, pa.timestamp("us", zone), safe=False), pa.int64())
     times = np.asarray(micros.fill_null(int(NO_TIME)))
     if zone is None:
         return _naive(times, present)
-    local = pc.cast(pc.local_timestamp(pc.cast(column, pa.timestamp("us", zone), safe=False)), pa.int64())
+    try:
+        local = pc.local_timestamp(pc.cast(column, pa.timestamp("us", zone), safe=False))
+    except pa.ArrowInvalid:
+        raise DataError(
+            f"{where}: its stamps have the time zone {zone!r}, which is not known. Store them in UTC."
+        ) from None
+    local = pc.cast(local, pa.int64())
     local = np.asarray(local.fill_null(int(NO_TIME)))
     minutes = np.unique((local[present] - times[present]) // MINUTE)
     return _dates_if_midnight(times, present, local, tuple(int(m) for m in minutes))

@@ -89,7 +89,7 @@ class Source:
             if strict and (options.date_format or options.time_unit):
                 raise DataError(f"{table.path}: column {name!r} holds stamps, not text or numbers; leave --date-format "
                                 "and --time-unit out.")  # fmt: skip
-            return arrow_stamps(column)
+            return arrow_stamps(column, f"{table.path}: column {name!r}")
         try:
             if options.date_format is None and options.time_unit is None:
                 if (stamps := self._small(name)) is not None:

@@ -341,7 +341,7 @@ def _date_columns(source: Source) -> dict[str, Stamps]:
         kind = column.type
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             if column.null_count < len(column):
-                found[name] = arrow_stamps(column)
+                found[name] = arrow_stamps(column, f"{table.path}: column {name!r}")
             continue
         if (stamps := _dates_in_numbers(source, name)) is not None:
             found[name] = stamps

@@ -10,8 +10,10 @@ import numpy as np
 from foretrain.data.findings import Findings
 from foretrain.data.importers.arrays import corpus_parts
 from foretrain.data.importers.spool import OLD, Spool
+from foretrain.data.manifest import MANIFEST_NAME
 from foretrain.data.quality import ItemRows, MarketColumns, order_rows
 from foretrain.data.store import Corpus
+from foretrain.data.verification import verify_folder
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.timeaxis.grid import iso
@@ -20,6 +22,8 @@ from foretrain.timeaxis.grid import iso
 def load_old(out: Path, spool: Spool, provenance: str) -> Corpus:
     """Open the corpus to update and store its rows in the spool. DataError if it cannot be appended to."""
     corpus = Corpus.open(out)
+    if (out / MANIFEST_NAME).is_file():
+        verify_folder(out)  # its rows are written anew, with new hashes, which would hide damage for ever
     manifest = corpus.manifest
     if manifest.provenance["kind"] != provenance:
         raise DataError(

@@ -23,7 +23,7 @@ from foretrain.models.toto.distribution import MixtureHead, StudentTMixture
 from foretrain.models.toto.layers import AttentionContext, KVCache, Transformer
 from foretrain.models.toto.rotary import rotary_tables
 from foretrain.models.toto.scaler import Scaler
-from foretrain.models.weights import fill_network, read_tensors
+from foretrain.models.weights import check_shapes, fill_network, read_tensors
 from foretrain.nn.layout import RowLayout
 from foretrain.nn.unused import attach
 
@@ -101,9 +101,12 @@ class TotoNetwork(Network):
         stored = any(name in tensors for name in LABELS)
         if labels is False:
             tensors = {name: tensor for name, tensor in tensors.items() if name not in LABELS}
-        network = cls.empty(config, labels=stored if labels is None else labels)
-        if labels and not stored:
+        has_labels = stored if labels is None else labels
+        if has_labels and not stored:
             tensors |= new_labels(config.embed_dim, seed)
+        check_shapes(cls.empty(config, "meta", labels=has_labels), tensors, folder)
+        network = cls.empty(config, labels=has_labels)
+        if has_labels and not stored:
             network.newly_initialized = LABELS
         fill_network(network, tensors, folder)
         return network

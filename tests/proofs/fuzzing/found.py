@@ -1,0 +1,94 @@
+"""Inputs that once ended in a fault, as small changes of whole files: each must be accepted or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Edit = Callable[[bytes], bytes]
+
+
+def values(**changes: Any) -> Edit:
+    """Return a change of values of a JSON file; a dot in a name is written as two underscores."""
+
+    def edit(raw: bytes) -> bytes:
+        tree = json.loads(raw)
+        for dotted, value in changes.items():
+            *parents, last = dotted.split("__")
+            place = tree
+            for key in parents:
+                place = place[key]
+            place[last] = value
+        return json.dumps(tree).encode()
+
+    return edit
+
+
+def without(*keys: str) -> Edit:
+    """Return the removal of keys of a JSON object."""
+    return lambda raw: json.dumps({key: value for key, value in json.loads(raw).items() if key not in keys}).encode()
+
+
+def bad_header(raw: bytes) -> bytes:
+    """Change the first type in the header of a safetensors file."""
+    (size,) = struct.unpack("<Q", raw[:8])
+    header = raw[8 : 8 + size].replace(b'"F32"', b"-0.0 ", 1)
+    return struct.pack("<Q", len(header)) + header + raw[8 + size :]
+
+
+def flipped(raw: bytes) -> bytes:
+    """Flip a bit of a value in a corpus' shard."""
+    return raw[: len(raw) // 2] + bytes([raw[len(raw) // 2] ^ 1]) + raw[len(raw) // 2 + 1 :]
+
+
+# Kind of file, beginning of the command, change
+FILES: list[tuple[str, str, Edit]] = [
+    ("re-signed/toto/shard", "export", bad_header),
+    ("re-signed/chronos2/shard", "train", bad_header),
+    ("re-signed/toto2/manifest.json", "forecast", values(files="x")),
+    ("re-signed/toto/manifest.json", "export", values(files={"state.json": {}})),
+    ("corpus/data-00000-of-00001.arrow", "data import", flipped),
+    ("adapter/toto/release.json", "evaluate", values(adapter__base__seed=None)),
+    ("adapter/toto/release.json", "forecast", values(adapter=[1])),
+    ("release/kronos/config.json", "forecast", values(ff_dim=10**9)),
+    ("quick/quick.json", "quick", without("data")),
+    ("release/chronos2/release.json", "evaluate", values(date_range=["2024-01-01"])),
+]
+ENVIRONMENTS: list[tuple[str, list[str], dict[str, str]]] = [
+    ("chronos2", ["evaluate", "finished", "--data", "corpus"], {"WORLD_SIZE": "9" * 5000}),
+]
+COMMANDS: list[tuple[str, list[str]]] = [
+    ("tables", ["train", "config-debug.yaml", "--dry-run", "adapter.rank=1000000000"]),
+    ("tables", ["train", "corpus.yaml", "--dry-run", "threads=1000000000"]),
+    ("tables", ["data", "inspect", "series.csv", "--na-values", "\udced"]),
+    ("tables", ["evaluate", "model", "--data", "\n"]),
+    ("tables", ["evaluate", "model", "--data", "corpus", "--batch-size", str(2**63)]),
+    ("tables", ["data", "generate", "config-synthetic-mixture.yaml", "--out", "new", "--num-series", "9" * 400]),
+]
+
+
+def tried(fuzzer: Any) -> Iterator[dict[str, Any]]:
+    """Try every input; yield its line of the log."""
+    kinds = {kind.kind: kind for kind in fuzzer.kinds}
+    words = [*((template, command, {}) for template, command in COMMANDS), *ENVIRONMENTS]
+    number = -len(FILES) - len(words)
+    for name, beginning, edit in FILES:
+        kind = kinds[name]
+        raw = (fuzzer.base / "templates" / kind.template / kind.file).read_bytes()
+        command = fuzzer.command(random.Random(0).choice(_beginning(kind.commands, beginning)), kind.file)
+        damaged = edit(raw)
+        yield fuzzer.line(-1, number, name, command, fuzzer.end_of(kind, damaged, command), damaged)
+        number += 1
+    for template, command, environment in words:
+        end = fuzzer.end_of_words(template, command, environment)
+        yield fuzzer.line(-1, number, "found/words", command, end, None, environment)
+        number += 1
+
+
+def _beginning(commands: tuple[tuple[str, ...], ...], words: str) -> list[tuple[str, ...]]:
+    found = [command for command in commands if " ".join(command).startswith(words)]
+    updates = [command for command in found if "--update" in command]
+    return updates or found
