@@ -13,8 +13,12 @@ TAG = r"[0-9a-f]{8}\.[0-9a-f]{8}\.[0-9]+\.[0-9]+"  # of a name: host, boot, pid 
 
 
 def this_process() -> dict[str, Any]:
-    """Return what identifies this process: host, pid, boot of the system, start time in clock ticks."""
-    pid = os.getpid()
+    """Return what identifies this process."""
+    return identity(os.getpid())
+
+
+def identity(pid: int) -> dict[str, Any]:
+    """Return what tells a process of this host from all others: host, pid, boot of the system, start in clock ticks."""
     return {"host": os.uname().nodename, "pid": pid, "boot": _boot_id(), "started": _start_time(pid)}
 
 

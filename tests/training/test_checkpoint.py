@@ -20,9 +20,9 @@ from foretrain.training import checkpoint
 from foretrain.training.checkpoint import CheckpointManager, damage, load_tensors
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = CheckpointManager(tmp_path / "checkpoints", World(), keep_last=2, keep_best=2)
+@pytest.fixture(params=[False, True], ids=["at once", "in the background"])
+def store(tmp_path, request):
+    store = CheckpointManager(tmp_path / "checkpoints", World(), keep_last=2, keep_best=2, background=request.param)
     store.clean()
     return store
 
@@ -32,7 +32,9 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 
 
 def save(store: CheckpointManager, step: int, metric: float | None = None, final: bool = False) -> Path:
-    return store.save(step, tensors(float(step)), {"note": step}, metric=metric, final=final)
+    store.save(step, tensors(float(step)), {"note": step}, metric=metric, final=final)
+    store.wait()
+    return store.folder / f"step-{step:08d}"
 
 
 def test_what_was_saved_is_read_back(store):

@@ -23,7 +23,12 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
         ({"max_steps": 5, "validate_every": 0}, "give a number of steps, 1 or more, or epoch"),
         ({"max_steps": 5, "checkpoint_every": "epochs"}, "give a number of steps, 1 or more, or epoch"),
         ({"max_steps": 5, "epochs": 1}, "exactly one of max_steps and epochs"),
-        ({"max_steps": 5, "parallel": "fsdp2"}, "should be 'auto' or 'ddp'"),
+        ({"max_steps": 5, "parallel": "fsdp3"}, "should be 'auto', 'ddp', 'fsdp' or 'hsdp'"),
+        ({"max_steps": 5, "parallel": "fsdp", "shard_size": 2}, "shard_size has no effect without parallel: hsdp"),
+        (
+            {"max_steps": 5, "parallel": "ddp", "reshard_after_forward": False},
+            "reshard_after_forward has no effect on parallel: ddp",
+        ),
         ({"max_steps": 5, "batch_size": 4, "micro_batch_size": 8}, "exceeds batch_size"),
         ({"max_steps": 5, "compile_mode": "max-autotune"}, "no effect without compile"),
         ({"max_steps": 5, "patience": 2}, "set validate_every"),

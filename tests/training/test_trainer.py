@@ -127,7 +127,7 @@ def test_a_run_may_continue_with_another_layout_and_more_retained_checkpoints(to
     assert (
         "training.micro_batch_size: 8 -> 3" in output and "terms of a loss that are computed per micro-batch" in output
     )
-    assert "training.activation_checkpointing: False -> True" in output and output.count("another layout: sums") == 1
+    assert "training.activation_checkpointing: 'off' -> 'full'" in output and output.count("another layout: sums") == 1
 
 
 @pytest.mark.parametrize(

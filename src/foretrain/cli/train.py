@@ -18,6 +18,7 @@ from foretrain.run.dry_run import REFUSED, describe_run, describe_stages
 from foretrain.run.pipeline import run_stages
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import train_run
+from foretrain.training.launch import resume_after_restart
 from foretrain.training.monitor import silence_stdout
 from foretrain.training.settings import TrainingConfig
 
@@ -86,6 +87,8 @@ def train_command(
     draft = Draft.read(path, overrides, flags)
     device, threads = draft.merged.get("device", "auto"), draft.merged.get("threads")
     with World.start(str(device), threads if isinstance(threads, int) and threads > 0 else None) as world:
+        if not dry_run and (folder := draft.merged.get("output_dir")):
+            resume = resume_after_restart(Path(str(folder)), world, resume)
         notes = _apply_batch(draft, batch, world.size, resume)
         config = draft.build()
         for note in notes if world.is_main else ():

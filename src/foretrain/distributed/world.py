@@ -1,6 +1,6 @@
 """World: rank, size, device and collectives. A single process is a world of size 1 and runs the same code.
 
-Only this module and training/checkpoint.py use torch.distributed.
+Only this module, training/checkpoint.py and training/sharding.py use torch.distributed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -43,6 +43,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009  # immutable
+    group: dist.ProcessGroup | None = None  # of its collectives; None = torch's default group
 
     @classmethod
     def start(cls, device: str = "auto", threads: int | None = None, timeout: timedelta = COLLECTIVE_TIMEOUT) -> World:
@@ -131,6 +132,13 @@ class World:
             what = "is gone: it was killed, as by a lack of memory, or failed, as its own output then says"
         return f"{named} of {self.size} {what}. Start all again with --resume; checkpoints so far are intact."
 
+    def with_own_group(self) -> World:
+        """Return the same processes with a group of their own, of gloo, so that a thread may use it beside the loop.
+
+        A collective. A single process needs none.
+        """
+        return replace(self, group=dist.new_group(backend="gloo")) if self.size > 1 else self
+
     @property
     def is_main(self) -> bool:
         """True for rank 0, which writes files and logs."""
@@ -139,7 +147,7 @@ class World:
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over ranks, in place, and return it."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def broadcast_object(self, value: T, source: int = 0) -> T:
@@ -147,7 +155,7 @@ class World:
         if self.size == 1:
             return value
         values: list[Any] = [value]
-        dist.broadcast_object_list(values, src=source)
+        dist.broadcast_object_list(values, src=source, group=self.group)
         return values[0]
 
     def gather_objects(self, value: T) -> list[T]:
@@ -155,13 +163,13 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Run the action on rank 0; return its result or raise its error on every rank, so that no rank waits."""
@@ -187,6 +195,18 @@ class World:
             raise TrainingError(f"another process of this run failed: {errors[0]}")
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Return this process' part of a sharded tensor, which shares its memory; any other tensor as it is."""
+    to_local: Any = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def restarts() -> int:
+    """Return how often torchrun has started the processes of this run again; 0 without it."""
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    return int(count) if count.isdecimal() else 0
+
+
 def leave_process_group() -> None:
     """Destroy the process group of this process, if there is one; its object is kept until the next one is left.
 
@@ -208,7 +228,9 @@ def _join(world: World, timeout: timedelta) -> None:
     extra: dict[str, Any] = {"device_id": world.device} if backend == "nccl" else {}
     try:
         # as init_process_group would, but for a deadline of its own
-        _store, *_ = next(rendezvous("env://", world.rank, world.size, timeout=START_TIMEOUT))
+        store, *_ = next(rendezvous("env://", world.rank, world.size, timeout=START_TIMEOUT))
+        # torchrun's store outlives the processes that it starts again, and would give them the former's keys
+        _store = PrefixStore(f"attempt-{restarts()}", store)
         store = PrefixStore("default_pg", _store)
         dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout, **extra)
     except (RuntimeError, ValueError, OSError) as error:  # of torch.distributed: ports, addresses, time

@@ -102,6 +102,10 @@ def config_hash_1(config: RunConfig) -> str:
         (tree["data"], "generated", None),
         (tree["data"], "verify", tree["data"]["verify"]),  # never part of an identity
         (tree["training"], "validate_first", False),
+        (tree["training"], "shard_size", None),
+        (tree["training"], "keep_every", None),
+        (tree["training"], "checkpoint_in_background", tree["training"]["checkpoint_in_background"]),
+        (tree["training"], "reshard_after_forward", True),
         (budget, "draw_horizons", False),
         (budget, "max_windows_per_batch", None),
         (model, "loss_horizon", "run"),
@@ -112,6 +116,8 @@ def config_hash_1(config: RunConfig) -> str:
     for section, key, default in later:
         if key in section and section[key] == default:  # another value was not to be had then
             del section[key]
+    recompute = tree["training"]["activation_checkpointing"]
+    tree["training"]["activation_checkpointing"] = {"off": False, "full": True}.get(recompute, recompute)
     if tree["adapter"] is not None and tree["adapter"]["name"] is None:
         tree["adapter"]["name"] = "default"  # the default of that time
     tree["model"] = _model_by_stages(config, tree["model"])

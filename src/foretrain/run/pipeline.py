@@ -23,6 +23,7 @@ from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, next_commands, train_run
 from foretrain.run.waiting import announced
 from foretrain.training import checkpoint as checkpoints
+from foretrain.training.launch import record_start
 from foretrain.training.loader import plan_of, stream_of
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import RunConsole
@@ -111,6 +112,7 @@ def run_stages(
         world.on_main(lambda: stack.enter_context(lock) and None)
         actions = world.on_main(lambda: plan_actions(stages, root, resume))
         world.on_main(lambda: save_config(root, config.model_dump(mode="json")))
+        record_start(root, world)
         for note in notes:
             say(note)
         for stage, action in zip(stages, actions, strict=True):

@@ -28,6 +28,7 @@ from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import MANIFEST, STATE, step_of, steps_in
 from foretrain.reading import Unreadable, believing, read_object
+from foretrain.training.background import Background, HostCopy
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
 from foretrain.training.saved_state import OTHER_CHECKPOINT, check_manifest, check_state
@@ -49,24 +50,76 @@ class CheckpointManager:
     """Manages the checkpoints folder of a run. Retains the last N, the best K by a metric, and final ones."""
 
     def __init__(
-        self, folder: Path, world: World, *, keep_last: int = 2, keep_best: int = 1, mode: Literal["min", "max"] = "min"
+        self,
+        folder: Path,
+        world: World,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        keep_every: int | None = None,
+        mode: Literal["min", "max"] = "min",
+        background: bool = False,
     ) -> None:
-        self.folder, self.world = folder, world
-        self.keep_last, self.keep_best, self.mode = keep_last, keep_best, mode
+        self.folder = folder
+        self.keep_last, self.keep_best, self.keep_every, self.mode = keep_last, keep_best, keep_every, mode
+        # a thread's collectives must not meet those of the loop
+        self.world = world.with_own_group() if background else world
+        self._stage = HostCopy() if background else None
+        self._pending: Background | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """True while a save goes on in the background."""
+        return self._pending is not None and not self._pending.ended
+
+    @property
+    def failed(self) -> bool:
+        """True if a save that went on in the background has failed; wait() then raises its error."""
+        return self._pending is not None and self._pending.failed
+
+    def wait(self) -> None:
+        """Wait until the newest save is durable. Raises its error."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.wait()
+
+    def abandon(self) -> None:
+        """Let a save that goes on in the background come to its end, where the run has failed already."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.abandon()
 
     def save(
         self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], *, metric: float | None, final: bool = False
-    ) -> Path:
+    ) -> None:
         """Write a checkpoint, then delete those that are no longer retained. A collective: all ranks call it.
 
-        Raises TrainingError if the disk is full or read-only; earlier checkpoints stay intact.
+        In the background it returns once the tensors are copied; one save at a time: the next one waits for it.
+        Raises TrainingError if the disk is full or read-only, also for the save before; earlier checkpoints stay
+        intact.
         """
+        self.wait()
+        if self._stage is None:
+            self._save(step, tensors, None, state, metric, final)
+            return
+        parts = self._stage.copy(tensors)
+        self._pending = Background(lambda: self._save(step, tensors, parts, state, metric, final))
+
+    def _save(
+        self,
+        step: int,
+        tensors: dict[str, Tensor],
+        parts: dict[str, Tensor] | None,
+        state: dict[str, Any],
+        metric: float | None,
+        final: bool,
+    ) -> None:
         path = self.folder / f"step-{step:08d}"
         temporary = self.folder / f".tmp-{path.name}"
         self.world.on_main(lambda: _convert_errors(path, lambda: empty_folder(temporary)))
         error: Exception | None = None
         try:
-            files = _convert_errors(path, lambda: self._write_tensors(temporary, tensors))
+            files = _convert_errors(path, lambda: self._write_tensors(temporary, tensors, parts))
         except TrainingError as problem:
             files, error = {}, problem
         try:
@@ -85,12 +138,23 @@ class CheckpointManager:
                 shutil.rmtree(temporary, ignore_errors=True)
 
         self.world.on_main(lambda: _convert_errors(path, complete))
-        return path
 
-    def _write_tensors(self, folder: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Write this rank's shards and return their entries of the manifest: {file: {sha256, bytes}}."""
+    def _write_tensors(
+        self, folder: Path, tensors: dict[str, Tensor], parts: dict[str, Tensor] | None
+    ) -> dict[str, Any]:
+        """Write this rank's shards and return their entries of the manifest: {file: {sha256, bytes}}.
+
+        parts: what this rank's parts of the tensors hold, if that is not what they hold now.
+        """
+        from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
         from torch.distributed.checkpoint.state_dict_saver import save
+
+        class Planner(DefaultSavePlanner):
+            """Plans by the shapes of the tensors, and writes the copies."""
+
+            def resolve_data(self, write_item: Any) -> Any:
+                return super().resolve_data(write_item) if parts is None else parts[write_item.index.fqn]
 
         # one file per kind of tensor, because the writer holds the bytes of a whole file in memory
         kinds = {kind: i for i, kind in enumerate(sorted({name.partition(".")[0] for name in tensors}), 1)}
@@ -101,7 +165,13 @@ class CheckpointManager:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # saving from a single process is intended
-            save(dict(tensors), storage_writer=writer, no_dist=self.world.size == 1)
+            save(
+                dict(tensors),
+                storage_writer=writer,
+                planner=Planner(),
+                process_group=self.world.group,
+                no_dist=self.world.size == 1,
+            )
         prefix = f"shard-{self.world.rank + 1:05d}-"
         return {file.name: _entry(file) for file in sorted(folder.iterdir()) if file.name.startswith(prefix)}
 
@@ -132,10 +202,11 @@ class CheckpointManager:
                 replaced.rename(path)
 
     def prune(self) -> None:
-        """Delete checkpoints that are neither among the last N nor among the best K nor final."""
+        """Delete checkpoints that are neither among the last N, the best K or those of every M steps nor final."""
         found = self.list_complete()
         keep = {item.path for item in found[-self.keep_last :]} | {item.path for item in found if item.final}
         keep |= {item.path for item in self.best(found)}
+        keep |= {item.path for item in found if self.keep_every and item.step % self.keep_every == 0}
         for item in found:
             if item.path not in keep:
                 delete_checkpoint(item.path)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from foretrain.distributed.world import local
+
 
 class Ema:
     """An exponential moving average of the trainable weights of a model."""
@@ -26,8 +28,9 @@ class Ema:
     @torch.no_grad()
     def update(self, update: int) -> None:
         """Average the current weights in, after update number `update` (from 0)."""
-        averages, weight = list(self.weights.values()), 1 - self.decay_at(update)
-        torch._foreach_lerp_(averages, self._parameters, weight)  # pyright: ignore[reportPrivateImportUsage]
+        averages, current = map(local, self.weights.values()), map(local, self._parameters)
+        weight = 1 - self.decay_at(update)
+        torch._foreach_lerp_(list(averages), list(current), weight)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -42,6 +45,7 @@ class Ema:
     def _swap(self) -> None:
         # By value, not by pointer: captured graphs and gradient buckets hold the addresses of the parameters.
         for parameter, average in zip(self._parameters, self.weights.values(), strict=True):
-            saved = parameter.clone()
-            parameter.copy_(average)
-            average.copy_(saved)
+            here, other = local(parameter), local(average)
+            saved = here.clone()
+            here.copy_(other)
+            other.copy_(saved)

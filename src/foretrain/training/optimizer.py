@@ -21,6 +21,11 @@ from foretrain.models.base import ParameterRole, Trainable
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_numbers, state_tensors
 from foretrain.training.schedule import ScheduleConfig
 
+SHARDABLE = {
+    "adamw",
+    "muon",
+    "lion",
+}  # those whose steps on parts of the parameters are tested to be those on the whole
 DECAYED = {"matrix", "head"}  # roles with weight decay; norms, biases and embeddings have none
 TORCH_OPTIMIZERS = {  # {name: the settings that it uses besides those of every optimizer}; the others use `options`
     "adamw": {"betas", "eps", "fused"},
@@ -129,6 +134,8 @@ def build_optimizer(model: Trainable, config: OptimizerConfig) -> Optimizer:
             "optimizer.name: muon is for matrices, and none is trained here (embeddings, heads and vectors use AdamW). "
             "Choose adamw."
         )
+    if any(hasattr(p, "to_local") for p in trainable.values()):
+        from foretrain.training.sharding import ShardedMuon as cls
     muon = _create(config, cls, param_groups(True), MUON_DEFAULTS | options)
     rest = [_create(config, torch.optim.AdamW, param_groups(False), adam)] if param_groups(False) else []
     return CombinedOptimizer([muon, *rest])
@@ -196,11 +203,17 @@ def _create(
         raise ConfigError(f"optimizer: {config.name} cannot be created so: {error}") from None
 
 
-def check_optimizer(model: Trainable, config: OptimizerConfig) -> None:
+def check_optimizer(model: Trainable, config: OptimizerConfig, sharded: bool = False) -> None:
     """Raise ConfigError if a run with this optimizer cannot start or cannot be resumed exactly.
 
     Third-party optimizers are tested by a few steps on a small sample of parameters. model may be on "meta".
+    sharded: its parameters will be split over processes.
     """
+    if sharded and config.name not in SHARDABLE:
+        raise ConfigError(
+            f"optimizer.name: {config.name} is not tested on parameters that are split over processes. Choose one of "
+            f"{', '.join(sorted(SHARDABLE))}, or set training.parallel: ddp."
+        )
     build_optimizer(model, config)
     try:
         with torch.random.fork_rng(devices=[]):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
@@ -16,39 +18,106 @@ from foretrain.distributed.world import World
 from foretrain.models.base import Trainable
 from foretrain.training.settings import TrainingConfig
 
+if TYPE_CHECKING:
+    from foretrain.training.sharding import Sharded
 
-def parallelize(model: Trainable, world: World, config: TrainingConfig, num_shapes: int | None = None) -> nn.Module:
-    """Apply activation checkpointing, compilation and data parallelism, in this order; return the module to train.
+LARGE = 1_000_000_000  # parameters from which `auto` splits a model over the processes
 
-    The first two change the model's blocks in place and keep every parameter name; the last returns a wrapper.
+
+@dataclass(frozen=True)
+class Parallel:
+    """A model that is ready for training: the module to call, and what its parameters are split by, if they are."""
+
+    network: nn.Module
+    sharded: Sharded | None = None
+
+    def unsharded(self) -> AbstractContextManager[None]:
+        """Give the model whole weights inside the block; they must not be changed there. A collective if sharded."""
+        return self.sharded.unsharded() if self.sharded else nullcontext()
+
+    def gather(self) -> None:
+        """Give the model whole weights for good, on every process. A collective if sharded."""
+        if self.sharded:
+            self.sharded.gather()
+
+
+def parallelism(config: TrainingConfig, model: nn.Module, world: World) -> Literal["none", "ddp", "fsdp", "hsdp"]:
+    """Return how the processes of a run share its model; "none" for one process."""
+    if world.size == 1:
+        return "none"
+    if config.parallel == "auto":
+        return "ddp" if sum(p.numel() for p in model.parameters()) < LARGE else "fsdp"
+    return config.parallel
+
+
+def parallelize(model: Trainable, world: World, config: TrainingConfig, num_shapes: int | None = None) -> Parallel:
+    """Apply activation checkpointing, compilation and data parallelism, in this order.
+
+    The first two change the model's blocks in place and keep every parameter name. Sharding replaces the parameters, so
+    that optimizer and average must be made afterwards.
     num_shapes: number of different shapes of training batches, each compiled separately; None = torch decides.
     """
-    if config.activation_checkpointing:
-        for block in model.blocks():
-            # on the instance, so that parameter names do not change
-            block.forward = functools.partial(recompute, block.forward, use_reentrant=False)
+    how = parallelism(config, model, world)
+    sharded = how in ("fsdp", "hsdp")
+    _checkpoint_activations(model, config)
     if config.compile:
         if num_shapes is not None:
             import torch._dynamo.config as dynamo  # its import is slow
 
             # beyond the limit torch stops compiling; a block may be compiled more than once per shape
             dynamo.recompile_limit = max(dynamo.recompile_limit, 4 * num_shapes)
+        settings: dict[str, Any] = {
+            "mode": None if config.compile_mode == "default" else config.compile_mode,
+            "dynamic": None if num_shapes is None else False,
+        }
         for block in model.blocks():
-            block.compile(
-                mode=None if config.compile_mode == "default" else config.compile_mode,
-                dynamic=None if num_shapes is None else False,
-            )
-    if world.size == 1:
-        return model
+            if sharded:  # without the hooks that gather weights: validation has none
+                block.forward = torch.compile(block.forward, **settings)
+            else:
+                block.compile(**settings)
+    if how == "none":
+        return Parallel(model)
+    if sharded:
+        from foretrain.training.sharding import Sharded, local_size  # their imports take a second
+
+        size = world.size if how == "fsdp" else config.shard_size or local_size(world)
+        return Parallel(model, Sharded(model, world, size, config.reshard_after_forward))
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before 2.13
     sync: dict[str, Any] = {name: False}  # buffers are equal on every rank by construction
-    return DistributedDataParallel(
-        model,
-        device_ids=[world.device.index] if world.device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **sync,
+    return Parallel(
+        DistributedDataParallel(
+            model,
+            device_ids=[world.device.index] if world.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            **sync,
+        )
     )
+
+
+def _checkpoint_activations(model: Trainable, config: TrainingConfig) -> None:
+    """Let the blocks compute activations again in the backward pass."""
+    if config.activation_checkpointing == "off":
+        return
+    settings: dict[str, Any] = {"use_reentrant": False}
+    if config.activation_checkpointing == "selective":
+        from torch.utils.checkpoint import create_selective_checkpoint_contexts as contexts
+
+        settings["context_fn"] = functools.partial(contexts, _kept_operations())
+    for block in model.blocks():
+        # on the instance, so that parameter names do not change
+        block.forward = functools.partial(recompute, block.forward, **settings)
+
+
+def _kept_operations() -> list[Any]:
+    """Return the operations whose results selective checkpointing keeps: matrix products and attention."""
+    aten = torch.ops.aten
+    names = (
+        "mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_attention_math",
+    )  # fmt: skip
+    return [getattr(aten, name).default for name in names if hasattr(aten, name)]
 
 
 def unwrap(model: Trainable) -> None:
@@ -60,7 +129,10 @@ def unwrap(model: Trainable) -> None:
 
 @contextmanager
 def gradient_sync(network: nn.Module, last: bool) -> Iterator[None]:
-    """All-reduce gradients in this backward pass only if it is the step's last one."""
+    """Exchange gradients in this backward pass only if it is the step's last one."""
+    defer: Any = getattr(network, "set_requires_gradient_sync", None)  # of a sharded model
+    if defer is not None:
+        defer(last)
     skip = isinstance(network, DistributedDataParallel) and not last
     with network.no_sync() if skip else nullcontext():  # pyright: ignore
         yield

@@ -6,12 +6,26 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from foretrain.config import FREE, LAYOUT, FieldRule, Section, leaves, or_auto, rules, upgraded
 from foretrain.errors import ConfigError, TrainingError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]  # torch's
+Recompute = Literal["off", "selective", "full"]
+Parallelism = Literal["auto", "ddp", "fsdp", "hsdp"]
+
+
+def _recompute(value: Any) -> Any:
+    """Read false and true, which a YAML file has for off too, as off and full."""
+    return {False: "off", True: "full"}[value] if isinstance(value, bool) else value
 
 
 def _one_message(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -84,8 +98,16 @@ class TrainingConfig(Section):
     # auto = on a GPU for which torch.compile works; compile_mode then has no effect elsewhere
     compile: Annotated[bool | Literal["auto"], LAYOUT, or_auto(bool)] = False
     compile_mode: Annotated[CompileMode, LAYOUT] = "default"
-    activation_checkpointing: Annotated[bool, LAYOUT] = False
-    parallel: Annotated[Literal["auto", "ddp"], LAYOUT] = "auto"
+    # full: a block's activations are computed again in the backward pass; selective: but for those of matrix products
+    # and attention, which are most of the time and little of the memory
+    activation_checkpointing: Annotated[Recompute, LAYOUT, BeforeValidator(_recompute)] = "off"
+    # of several processes. ddp: each holds the model; fsdp: each holds a part of weights, gradients and optimizer
+    # state; hsdp: the processes of a node share a copy. auto = ddp below 1e9 parameters, else fsdp
+    parallel: Annotated[Parallelism, LAYOUT, BeforeValidator(lambda v: "fsdp" if v == "fsdp2" else v)] = "auto"
+    # processes that hold a copy between them, for hsdp; None = those of a node
+    shard_size: Annotated[int | None, LAYOUT] = Field(default=None, ge=1)
+    # of sharded weights: free a block's after its forward pass and gather them again for its backward pass
+    reshard_after_forward: Annotated[bool, LAYOUT] = True
     # Batches that a thread prepares in advance; None = 2 with a GPU and 0 on a CPU, where the thread competes with the
     # loop for Python's interpreter lock (35 against 21 steps/s on configs/debug.yaml, whose data take 2% of the time).
     # Generated series have processes of their own (data.generated.workers).
@@ -103,8 +125,12 @@ class TrainingConfig(Section):
     checkpoint_every: Annotated[Every | None, FREE] = 1000  # steps, or "epoch"
     # also after this many minutes, if that comes first
     checkpoint_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)
+    # write checkpoints in a thread while training goes on, which takes as much memory of the host as the state; auto =
+    # on a GPU
+    checkpoint_in_background: Annotated[bool | Literal["auto"], FREE] = "auto"
     keep_last: Annotated[int, FREE] = Field(default=2, ge=1)
     keep_best: Annotated[int, FREE] = Field(default=1, ge=1)
+    keep_every: Annotated[int | None, FREE] = Field(default=None, ge=1)  # also those of every so many steps, for ever
     log_every: Annotated[int, FREE] = Field(default=10, ge=1)  # steps
     tensorboard: Annotated[bool, FREE] = True
 
@@ -135,6 +161,10 @@ class TrainingConfig(Section):
             raise ValueError(f"micro_batch_size {self.micro_batch_size} exceeds batch_size {self.batch_size}")
         if self.compile_mode != "default" and not self.compile:
             raise ValueError(f"compile_mode {self.compile_mode!r} has no effect without compile: true")
+        if self.shard_size is not None and self.parallel != "hsdp":
+            raise ValueError("shard_size has no effect without parallel: hsdp")
+        if not self.reshard_after_forward and self.parallel == "ddp":
+            raise ValueError("reshard_after_forward has no effect on parallel: ddp")
         if self.patience is not None and self.validate_every is None:
             raise ValueError("patience counts validations; set validate_every")
         if self.validate_first and self.validate_every is None:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from foretrain.distributed.world import World
+from foretrain.distributed.world import World, local
 from foretrain.models.base import Batch, move
 from foretrain.training.ema import Ema
 from foretrain.training.loader import PreparedBatch
 from foretrain.training.optimizer import set_rates
-from foretrain.training.parallel import gradient_sync
+from foretrain.training.parallel import Parallel, gradient_sync
 from foretrain.training.precision import LossScaler, autocast, draw_seed, seed_draws
 from foretrain.training.settings import MicroBatch, TrainingConfig
 from foretrain.training.train_state import TrainState
@@ -63,7 +63,7 @@ class Updater:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Parallel,
         optimizer: torch.optim.Optimizer,
         ema: Ema | None,
         train_state: TrainState,
@@ -72,7 +72,8 @@ class Updater:
         seed: int,
         world: World,
     ) -> None:
-        self.network, self.optimizer, self.ema = network, optimizer, ema
+        self.parallel = network if isinstance(network, Parallel) else Parallel(network)
+        self.network, self.optimizer, self.ema = self.parallel.network, optimizer, ema
         self.train_state, self.config, self.seed, self.world = train_state, config, seed, world
         self.scaler = LossScaler(train_state, config.dtype)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -89,12 +90,17 @@ class Updater:
         stats = self._accumulate(batches)
         sums = torch.stack(stats.losses).sum(0)
         counts = torch.tensor((stats.windows, *stops), dtype=self.sum_dtype, device=sums.device)
-        reduced = self.world.all_reduce_sum(torch.cat([sums, counts]))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        raw_norm = torch.nn.utils.get_total_norm(gradients).to(self.sum_dtype)
+        if self.parallel.sharded is None:
+            reduced = self.world.all_reduce_sum(torch.cat([sums, counts]))
+            raw_norm = torch.nn.utils.get_total_norm(gradients).to(self.sum_dtype)
+        else:
+            squares = self.parallel.sharded.sum_of_squares(gradients, self.sum_dtype)
+            *reduced, raw_norm = self.world.all_reduce_sum(torch.cat([sums, counts, squares.reshape(1)]))
+            reduced, raw_norm = torch.stack(reduced), raw_norm.sqrt()
         # the step's only host sync
         total, weight, windows, *stop_counts, norm = torch.cat([reduced, raw_norm.reshape(1)]).tolist()
-        # DDP averages gradients over ranks; the loss is a sum divided by the weight
+        # DDP and FSDP average gradients over ranks; the loss is a sum divided by the weight
         factor = self.world.size / weight / self.scaler.scale if weight else 0.0
         result = StepResult(total / weight if weight else math.nan, weight, norm * factor, lr, round(windows))
         result.stops = tuple(round(count) for count in stop_counts)
@@ -114,15 +120,17 @@ class Updater:
     def warm_up(self, batches: Iterable[Batch]) -> None:
         """Run forward and backward for each batch without side effects on gradients, random state or buffers.
 
-        Ranks exchange nothing.
+        Ranks exchange nothing, but for the weights of a sharded model.
         """
         saved = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
-        with torch.random.fork_rng([self.world.device] if self.world.device.type == "cuda" else []):
+        devices = [self.world.device] if self.world.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self.parallel.unsharded():
+            parameters = [p for p in self.network.parameters() if p.requires_grad]
             for batch in batches:
                 with gradient_sync(self.network, last=False):
                     with autocast(self.world.device, self.config.dtype):
                         total = self.network(move(batch, self.world.device)).total
-                    torch.autograd.grad(total, self.parameters, allow_unused=True)  # unlike backward(), sets no .grad
+                    torch.autograd.grad(total, parameters, allow_unused=True)  # unlike backward(), sets no .grad
         with torch.no_grad():
             for buffer, value in saved:
                 buffer.copy_(value)
@@ -168,7 +176,7 @@ class Updater:
         if clip is not None:
             factor *= min(1.0, clip / (result.grad_norm + 1e-6))
         if factor != 1.0:
-            torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_mul_([local(gradient) for gradient in gradients], factor)  # pyright: ignore[reportPrivateImportUsage]
         set_rates(self.optimizer, result.lr, beta1)
         # some optimizers draw random numbers: they must be equal on every rank and in a resumed run
         seed_draws(draw_seed(self.seed, self.train_state.updates, -1), self.world.device)

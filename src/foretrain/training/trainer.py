@@ -24,13 +24,14 @@ from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
 from foretrain.training.ending import describe_end, describe_release, describe_totals
 from foretrain.training.interrupt import Interrupted, SignalHandler, ValidationInterrupted
+from foretrain.training.launch import record_start
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
 from foretrain.training.lock import RunLock
 from foretrain.training.monitor import Monitor, duration
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
-from foretrain.training.parallel import parallelize, unwrap
+from foretrain.training.parallel import parallelism, parallelize, unwrap
 from foretrain.training.release import drop_evaluation, saved_promotion, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import TrainingConfig, check_resumable
@@ -50,6 +51,7 @@ class StopRequests(NamedTuple):
     terminate: int = 0  # SIGTERM
     time_limit: int = 0  # max_minutes are over
     checkpoint: int = 0  # checkpoint_minutes are over
+    failed_save: int = 0  # a checkpoint could not be written in the background
 
 
 NO_STOPS = StopRequests()
@@ -129,7 +131,7 @@ class Trainer:
             )
         if optimizer.schedule.kind == "plateau" and not training.validate_every:
             raise ConfigError("optimizer.schedule.kind: plateau follows validations; set training.validate_every.")
-        check_optimizer(model, optimizer)
+        check_optimizer(model, optimizer, parallelism(training, model, self.world) in ("fsdp", "hsdp"))
         plan = plan_of(self.loader.stream, training, self.world.size)
         warmup_steps(optimizer.schedule, plan.steps)  # raises for an impossible schedule before anything is written
 
@@ -178,12 +180,15 @@ class Trainer:
 
         Raises Interrupted after a signal.
         """
+        if stops.failed_save:
+            self.checkpoints.wait()  # raises on every rank: they agree on whether a save is complete
         ended, stops = self._validate_if_due(stops)
         self.train_state.ended = ended
         self._checkpoint_if_due(stops)
         if ended:
             return ended
         if stops.interrupt or stops.terminate:
+            self.checkpoints.wait()
             text = f"stopped at step {self.train_state.step:,}, checkpoint written; continue with --resume"
             self.monitor.log(text)
             raise Interrupted(130 if stops.interrupt else 143, text)
@@ -194,7 +199,8 @@ class Trainer:
         config, now = self.config, time.monotonic()
         time_limit = config.max_minutes is not None and now - self.started_at > 60 * config.max_minutes
         checkpoint_due = config.checkpoint_minutes is not None and now - self.saved_at > 60 * config.checkpoint_minutes
-        return StopRequests(*self.signals.flags, int(time_limit), int(checkpoint_due))
+        failed = int(self.checkpoints.failed)
+        return StopRequests(*self.signals.flags, int(time_limit), int(checkpoint_due), failed)
 
     def _open(self, stack: ExitStack) -> None:
         """Set up everything that the loop needs; the stack undoes it in reverse order."""
@@ -208,13 +214,19 @@ class Trainer:
             self.world,
             keep_last=self.config.keep_last,
             keep_best=self.config.keep_best,
+            keep_every=self.config.keep_every,
             mode=self.config.mode,
+            background=self._saves_in_background(),
         )
+        stack.callback(self.checkpoints.abandon)
         notes = list(self.notes)
         if self.config.tf32 and self.world.device.type != "cuda":
             notes.append(f"warning: training.tf32 has no effect on {self.world.device.type}")
         resumed = self.world.on_main(lambda: self._checkpoint_to_resume(notes.append))
         self.model.to(self.world.device).train()
+        stack.callback(lambda: unwrap(self.model))
+        self.parallel = parallelize(self.model, self.world, self.config, self.loader.num_shapes)
+        # these two after sharding, which replaces the parameters, and before a checkpoint is read into them
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optimizer_config)
         self.train_state = TrainState(validation_due=self.config.validate_first)
@@ -226,6 +238,7 @@ class Trainer:
             # after _restore, because a resume that is refused must change nothing
             self.world.on_main(lambda: self.checkpoints.quarantine_after(self.train_state.step, notes.append))
         self.world.on_main(lambda: save_config(self.output_dir, self.resolved_config))
+        record_start(self.output_dir, self.world, step=self.train_state.step, seed=self.seed)
         notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.loader.stream)]
         if self.plan.unit == "micro-batches" and (idle := -self.plan.batch_size % self.world.size):
             section = "training.token_budget" if self.config.token_budget else "data.generated"
@@ -244,13 +257,11 @@ class Trainer:
             earlier=RunTotals(**(saved or {}).get("totals", {})),
         )
         stack.callback(self.monitor.close)
-        stack.callback(lambda: unwrap(self.model))
         for note in notes:
             self.monitor.log(note)
         self.monitor.start(self.train_state.step, self.train_state.validation_due)
-        network = parallelize(self.model, self.world, self.config, self.loader.num_shapes)
         self.updater = Updater(
-            network, self.optimizer, self.ema, self.train_state, self.config, seed=self.seed, world=self.world
+            self.parallel, self.optimizer, self.ema, self.train_state, self.config, seed=self.seed, world=self.world
         )
         self._warm_up()
         self.batches = self._batches()
@@ -261,11 +272,16 @@ class Trainer:
         if self.config.on_nonfinite == "rollback" and not resumed:
             self._save(None)  # a rollback needs a checkpoint from the beginning
 
+    def _saves_in_background(self) -> bool:
+        wanted = self.config.checkpoint_in_background
+        return self.world.device.type == "cuda" if wanted == "auto" else wanted
+
     def _prepare_model(self) -> None:
         """Prepare the model for its first step: rank 0 first, since it may write files that the others read."""
-        self.world.on_main(lambda: self.model.prepare(self.source, self.output_dir))
-        if not self.world.is_main:
-            self.model.prepare(self.source, self.output_dir)
+        with self.parallel.unsharded():
+            self.world.on_main(lambda: self.model.prepare(self.source, self.output_dir))
+            if not self.world.is_main:
+                self.model.prepare(self.source, self.output_dir)
 
     def _checkpoint_to_resume(self, log: Callable[[str], None]) -> Path | None:
         """Return the checkpoint to resume from, verified; None for a new run. Runs on rank 0."""
@@ -367,6 +383,7 @@ class Trainer:
             with (
                 torch.no_grad(),
                 self.ema.swapped() if self.ema else nullcontext(),
+                self.parallel.unsharded(),
                 merged(self.model),
                 self.signals.interruptible(self.world.size == 1),
                 self._no_recompilation(),
@@ -412,6 +429,7 @@ class Trainer:
         final = self.train_state.ended is not None or step == self.plan.steps
         due = final or any(stops) or self.plan.is_due(self.config.checkpoint_every, step)
         if not due and score is not None:
+            self.checkpoints.wait()  # its metric counts too
             due = self.world.on_main(lambda: self.checkpoints.is_among_best(score))
         if due:
             self._save(score, final=final)
@@ -469,6 +487,7 @@ class Trainer:
         """Return to the newest intact checkpoint and continue with the windows after the bad batch."""
         train_state = self.train_state
         bad_step, bad_batches, offset = train_state.step, train_state.bad_batches, train_state.offset
+        self.checkpoints.wait()
         path = self.world.on_main(lambda: self.checkpoints.newest_intact(self.monitor.log))
         if path is None:
             raise TrainingError(f"{what}, and there is no checkpoint to return to.")
@@ -489,6 +508,7 @@ class Trainer:
         train_state = self.train_state
         if self.last_saved != train_state.step:
             self._save(None, final=True)
+        self.checkpoints.wait()
         totals = self.monitor.run_totals()
         if self.before_release is not None:
             self.before_release()
@@ -498,6 +518,7 @@ class Trainer:
         averaged = self.ema is not None
         weights = checkpoint.release_weights(path, self.world, self.model, averaged)
         self.model.load_state_dict(weights, strict=False)
+        self.parallel.gather()
         facts = {
             "step": step,
             "metric": {"name": self.config.best_metric, "value": metric} if best else None,
