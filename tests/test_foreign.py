@@ -62,7 +62,8 @@ def test_the_report_goes_to_stderr_and_the_config_to_stdout(folder: Path, capsys
     assert printed.out.startswith("# Translated from tsm.yaml")
     assert yaml.safe_load(printed.out)["training"]["max_steps"] == 500
     assert "not carried over (" in printed.err
-    assert "fsdp: 'full_shard auto_wrap': processes share the work by DDP" in printed.err
+    assert yaml.safe_load(printed.out)["training"]["parallel"] == "fsdp"
+    assert "fsdp_config: " in printed.err
 
 
 def test_an_existing_file_is_never_overwritten(folder: Path, capsys):

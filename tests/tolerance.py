@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -115,3 +117,38 @@ def _away(a: Any, b: Any) -> float:
     a, b = (torch.as_tensor(x).double() for x in (a, b))
     assert a.shape == b.shape
     return (a - b).abs().max().item()
+
+
+class InFloat64(TorchFunctionMode):
+    """Inside, torch computes in float64 where code asks for float32: each tensor of that type is made one of float64.
+
+    Backward passes have the types of their forward passes.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is Tensor.float:
+            func = Tensor.double
+        wide = [torch.float64 if a is torch.float32 else a for a in args]
+        named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        result = func(*wide, **named)
+        return result.double() if type(result) is Tensor and result.dtype == torch.float32 else result
+
+
+@contextmanager
+def training_in_float64() -> Iterator[None]:
+    """Inside, trainers of one process use float64 for weights and all arithmetic; their data stay what they are."""
+    from foretrain.training.trainer import Trainer  # a second, for this alone
+
+    real = Trainer.fit
+
+    def fit(trainer: Any) -> Any:
+        tokenizer = getattr(trainer.model, "tokenizer", None)  # of Kronos: no part of the model that it trains
+        for module in (trainer.model, *([] if tokenizer is None else [tokenizer])):
+            module.double()
+        with InFloat64():
+            result = real(trainer)
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float64}
+        return result
+
+    with mock.patch.object(Trainer, "fit", fit):
+        yield

@@ -139,6 +139,7 @@ def test_a_full_file_becomes_a_chronos2_run():
             "clip_norm": 0.5,
             "compile": True,
             "activation_checkpointing": True,
+            "parallel": "fsdp",
             "tensorboard": False,
             "validate_every": 250,
             "keep_best": 2,
@@ -341,3 +342,20 @@ def test_features_of_the_folders_are_covariates_if_every_folder_has_them(tmp_pat
     assert (config.data.past_covariates, [chosen.columns for chosen in source.selections]) == ((), [(0,), (0,)])
     found = [note for note in logged_notes() if note.code == Code.COVARIATES_BY_NAME]
     assert [note.counts["past_covariates"] for note in found] == [1, 0] and "past_feat_0" in found[1].text
+
+
+@pytest.mark.parametrize(
+    ("asked", "verdict", "training"),
+    [
+        ("", "equal", {}),
+        ("full_shard auto_wrap", "carried", {"parallel": "fsdp"}),
+        (["shard_grad_op"], "carried", {"parallel": "fsdp", "reshard_after_forward": False}),
+        ("hybrid_shard", "carried", {"parallel": "hsdp"}),
+        ("full_shard offload", "dropped", {}),
+    ],
+)
+def test_what_splits_the_model_there_splits_it_here(asked, verdict, training):
+    found = translated(fsdp=asked)
+    assert verdicts(found)["fsdp"] == verdict
+    keys = ("parallel", "reshard_after_forward")
+    assert {key: found.tree["training"][key] for key in keys if key in found.tree["training"]} == training

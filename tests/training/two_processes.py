@@ -38,13 +38,17 @@ def result_of(action: Any) -> Any:
 class SelfTerminating(Kit.Source):
     """A source that sends SIGTERM to its own process when a certain window is read."""
 
+    def __init__(self, deadly: int = 8 * 4 + 3) -> None:
+        super().__init__()
+        self.deadly = deadly
+
     def windows(self, first: int, count: int) -> Any:
-        if first == 8 * 4 + 3:
+        if first <= self.deadly < first + count:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().windows(first, count)
 
 
-def disk_of_rank_1_is_full(world: World, out: Path) -> Any:
+def disk_of_rank_1_is_full(world: World, out: Path, **settings: Any) -> Any:
     real = os.fsync
 
     def refuse(descriptor: int) -> None:
@@ -53,7 +57,7 @@ def disk_of_rank_1_is_full(world: World, out: Path) -> Any:
     if world.rank == 1:
         os.fsync = refuse
     try:
-        return result_of(lambda: Kit.trainer(out, world=world).fit().step)
+        return result_of(lambda: Kit.trainer(out, world=world, **settings).fit().step)
     finally:
         os.fsync = real
 

@@ -302,11 +302,7 @@ def _training(ledger: Ledger) -> dict[str, Any]:
         "metrics.jsonl and TensorBoard at every log_every",
     )
     _fixed(ledger, "ddp_bucket_cap_mb", 25, "torch's own bucket size is kept")
-    if ledger.get("fsdp"):
-        ledger.dropped("fsdp", "processes share the work by DDP")
-    else:
-        ledger.equal("fsdp", "processes share the work by DDP")
-    ledger.dropped("fsdp_config", "processes share the work by DDP")
+    training |= _sharding(ledger)
     loggers = ledger.get("report_to")
     loggers = [loggers] if isinstance(loggers, str) else loggers
     if loggers == ["tensorboard"]:
@@ -317,6 +313,25 @@ def _training(ledger: Ledger) -> dict[str, Any]:
     else:
         ledger.dropped("report_to", "metrics go to metrics.jsonl and TensorBoard")
     return training
+
+
+def _sharding(ledger: Ledger) -> dict[str, Any]:
+    """Return the keys of `training:` that split the model over processes as `fsdp` does."""
+    asked = ledger.get("fsdp")
+    words = set((" ".join(asked) if isinstance(asked, list) else str(asked or "")).split())
+    kept: dict[str, Any] = {"reshard_after_forward": False}
+    kinds = {"full_shard": ("fsdp", {}), "shard_grad_op": ("fsdp", kept), "hybrid_shard": ("hsdp", {})}
+    chosen = [kinds[word] for word in words if word in kinds]
+    ledger.dropped("fsdp_config", "blocks of the family are split; weights and sums stay float32")
+    if not words or words == {"no_shard"}:
+        ledger.equal("fsdp", "training.parallel: auto, DDP below a billion parameters")
+        return {}
+    if len(chosen) != 1 or "offload" in words:
+        ledger.dropped("fsdp", "of its words full_shard, shard_grad_op and hybrid_shard are known, and no offload")
+        return {}
+    parallel, more = chosen[0]
+    ledger.carried("fsdp", "training.parallel", "the family's blocks are split")
+    return {"parallel": parallel, **more}
 
 
 def _unless_default(ledger: Ledger, key: str, section: str, to: str, ours: Any) -> dict[str, Any]:

@@ -219,11 +219,13 @@ def _describe_costs(
 ) -> None:
     """Add the lines on memory, time and disk. source None = unknown; plan None = its steps are unknown."""
     sizes = estimate.sizes_of(config, source, world)
-    memory, flops = estimate.memory_of(config, model), estimate.mean_flops(model, sizes)
+    accumulates = plan is not None and plan.batch_size > plan.micro_batch_size * world.size
+    memory, alone = estimate.memory_of(config, model, world, accumulates), estimate.memory_of(config, model)
+    flops = estimate.mean_flops(model, sizes)
     speed = estimate.SHARE * estimate.device_speed(world.device, config.training.dtype)
     activations, room = estimate.most_activations(config, model, sizes), estimate.device_memory(world.device)
     measured = None
-    if not unmeasured and (flops / speed > estimate.LONGEST or memory.total + (activations or 0) > room / 2):
+    if not unmeasured and (flops / speed > estimate.LONGEST or alone.total + (activations or 0) > room / 2):
         unmeasured = "a step is too large to be tried here"
     if source is not None and not unmeasured:
         try:
@@ -237,15 +239,26 @@ def _describe_costs(
         text = f"activations of a micro-batch {'' if measured else 'at most '}{_format_bytes(kept)}"
     lines.add(
         f"memory: {_format_bytes(memory.total)} = weights {_format_bytes(memory.weights)} + gradients "
-        f"{_format_bytes(memory.gradients)} + optimizer {_format_bytes(memory.optimizer)}; {text}; "
-        f"{world.device} has {_format_bytes(room)}"
+        f"{_format_bytes(memory.gradients)} + optimizer {_format_bytes(memory.optimizer)}{_describe_split(memory)}; "
+        f"{text}; {world.device} has {_format_bytes(room)}"
     )
-    if memory.total + (kept or 0) > room:
-        lines.add("warning: that may be too much; lower training.micro_batch_size or set activation_checkpointing.")
+    if max(memory.total + (kept or 0), memory.most) > room:
+        split = ", or split the model: training.parallel: fsdp" if world.size > 1 and memory.shards == 1 else ""
+        way = f"lower training.micro_batch_size or set activation_checkpointing{split}."
+        lines.add(f"warning: that may be too much; {way}")
     if plan is not None:
         lines.add(_describe_time(plan, world, flops, speed, measured, unmeasured))
     lines.add(f"compute: {flops / 1e9:,.3f} GFLOP forward and backward a micro-batch, on average")
-    lines.add(*_describe_disk(config, model, memory))
+    lines.add(*_describe_disk(config, model, alone))
+
+
+def _describe_split(memory: estimate.Memory) -> str:
+    if memory.shards == 1:
+        return ""
+    return (
+        f", split over {memory.shards} processes, + {_format_bytes(memory.gathered)} gathered in training, or all "
+        f"weights, {_format_bytes(memory.whole)}, in validation and at the end"
+    )
 
 
 def _describe_time(

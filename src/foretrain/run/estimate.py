@@ -24,6 +24,7 @@ from foretrain.run.build import build_model
 from foretrain.run.config import RunConfig
 from foretrain.training.loader import BatchLoader, plan_of, stream_of
 from foretrain.training.optimizer import build_optimizer, state_size
+from foretrain.training.parallel import shards
 from foretrain.training.precision import autocast
 from foretrain.training.settings import MicroBatch
 
@@ -36,16 +37,24 @@ PRICES = ("open", "high", "low", "close", "volume")  # columns of blank windows,
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run's tensors on its device, without activations."""
+    """Bytes of a run's tensors on the device of one process, without activations."""
 
     weights: int
     gradients: int
     optimizer: int
+    shards: int = 1  # processes that the three are split over
+    gathered: int = 0  # of split weights: what a process has whole while it trains
+    whole: int = 0  # of split weights: all of them, which each process holds in validation and at the end
 
     @property
     def total(self) -> int:
-        """Their sum."""
-        return self.weights + self.gradients + self.optimizer
+        """Their sum in training."""
+        return self.weights + self.gradients + self.optimizer + self.gathered
+
+    @property
+    def most(self) -> int:
+        """The most that a process holds: in training, or in validation and at the end."""
+        return max(self.total, self.weights + self.optimizer + self.whole)
 
 
 class Size(NamedTuple):
@@ -68,11 +77,33 @@ class Measured:
     flops: float
 
 
-def memory_of(config: RunConfig, model: Trainable) -> Memory:
-    """Return the memory of a model's weights, which stay float32, their gradients and the optimizer."""
+def memory_of(config: RunConfig, model: Trainable, world: World | None = None, accumulates: bool = False) -> Memory:
+    """Return the memory of a model's weights, which stay float32, their gradients and the optimizer.
+
+    world: the processes that may share it; None = one. accumulates: a step has several micro-batches a process.
+    """
     trained, count = parameter_counts(model)
     average = trained if config.training.ema_decay else 0
-    return Memory(4 * count, 4 * trained, 4 * (state_size(model, config.optimizer) + average))
+    alone = Memory(4 * count, 4 * trained, 4 * (state_size(model, config.optimizer) + average))
+    n = 1 if world is None else shards(config.training, model, world)
+    if n == 1:
+        return alone
+    weights, gradients, optimizer = (math.ceil(part / n) for part in (alone.weights, alone.gradients, alone.optimizer))
+    return Memory(weights, gradients, optimizer, n, _gathered(config, model, accumulates), alone.weights)
+
+
+def _gathered(config: RunConfig, model: Trainable, accumulates: bool) -> int:
+    """Return the bytes of what FSDP holds whole in a backward pass.
+
+    The weights outside of blocks, two blocks (the one in use and the next), and the gradients of one block; while they
+    accumulate, those of the whole model.
+    """
+    (trained, count), blocks = parameter_counts(model), [parameter_counts(block) for block in model.blocks()]
+    inside = sum(all_ for _, all_ in blocks)
+    kept = min(2 * max((all_ for _, all_ in blocks), default=0), inside)
+    if not config.training.reshard_after_forward:
+        kept = inside
+    return 4 * (count - inside + kept + (trained if accumulates else max((one for one, _ in blocks), default=0)))
 
 
 def sizes_of(config: RunConfig, source: AnySource | None, world: World) -> list[Size]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
 from foretrain.distributed.world import World
+from foretrain.errors import ConfigError
 from foretrain.models.base import Trainable
 from foretrain.training.settings import TrainingConfig
 
@@ -50,6 +52,30 @@ def parallelism(config: TrainingConfig, model: nn.Module, world: World) -> Liter
     return config.parallel
 
 
+def shards(config: TrainingConfig, model: nn.Module, world: World) -> int:
+    """Return how many processes hold one copy of a model between them; 1 if each of them holds it whole.
+
+    Raises ConfigError for a number that does not divide the processes.
+    """
+    how = parallelism(config, model, world)
+    if how in ("none", "ddp"):
+        return 1
+    size = world.size if how == "fsdp" else config.shard_size or local_size(world)
+    if world.size % size:
+        what = f"training.shard_size: {size}" if config.shard_size else f"training.parallel: hsdp: {size} (of a node)"
+        raise ConfigError(
+            f"{what} does not divide the {world.size} processes of this run. Set training.shard_size to a divisor, "
+            "such as the number of GPUs of a node."
+        )
+    return size
+
+
+def local_size(world: World) -> int:
+    """Return the number of this run's processes on a node, as torchrun says; all of them if it does not."""
+    size = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(size) if size.isdecimal() and int(size) else world.size
+
+
 def parallelize(model: Trainable, world: World, config: TrainingConfig, num_shapes: int | None = None) -> Parallel:
     """Apply activation checkpointing, compilation and data parallelism, in this order.
 
@@ -78,10 +104,9 @@ def parallelize(model: Trainable, world: World, config: TrainingConfig, num_shap
     if how == "none":
         return Parallel(model)
     if sharded:
-        from foretrain.training.sharding import Sharded, local_size  # their imports take a second
+        from foretrain.training.sharding import Sharded  # its import takes a second
 
-        size = world.size if how == "fsdp" else config.shard_size or local_size(world)
-        return Parallel(model, Sharded(model, world, size, config.reshard_after_forward))
+        return Parallel(model, Sharded(model, world, shards(config, model, world), config.reshard_after_forward))
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before 2.13
     sync: dict[str, Any] = {name: False}  # buffers are equal on every rank by construction
@@ -123,8 +148,8 @@ def _kept_operations() -> list[Any]:
 def unwrap(model: Trainable) -> None:
     """Undo the in-place changes of parallelize to the blocks, so that the model can be used and trained again."""
     for block in model.blocks():
-        vars(block).pop("forward", None)
-        block._compiled_call_impl = None
+        for name in ("forward", "_compiled_call_impl"):
+            vars(block).pop(name, None)
 
 
 @contextmanager

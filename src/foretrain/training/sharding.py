@@ -9,7 +9,7 @@ numbers of them.
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 
 from foretrain.distributed.world import World, local
-from foretrain.errors import ConfigError
 from foretrain.models.base import Trainable
 
 
@@ -44,31 +44,28 @@ class Sharded:
     """
 
     def __init__(self, model: Trainable, world: World, shard_size: int, reshard: bool = True) -> None:
-        self.model, self.reshard, self.copies = model, reshard, world.size // shard_size
+        self.model, self.copies = model, world.size // shard_size
         self._before = {module: _before(module) for module in model.modules()}
         mesh = device_mesh(world, shard_size)
+        # A block may return a view of what it computed. An operation in place on it would be lost; no family has one,
+        # as tests of all their gradients show.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
         for block in model.blocks():
             fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
         self.modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
-        # FSDP's hooks around forward passes: (dict of a module's hooks, keys of FSDP's)
-        self._hooks: list[tuple[dict[int, Any], set[int]]] = []
-        for module in self.modules:
-            for name in ("_forward_pre_hooks", "_forward_hooks"):
-                hooks = vars(module)[name]
-                self._hooks.append((hooks, set(hooks) - set(self._before[module].hooks[name])))
 
     @contextmanager
     def unsharded(self) -> Iterator[None]:
         """Gather all weights into plain tensors inside the block. A collective: all processes call it.
 
         FSDP's own hooks are off, so that any number of forward passes, by any method, leaves nothing behind that the
-        next training step would find. The weights must not be changed inside.
+        next training step would find, and state_dict() has whole weights. The weights must not be changed inside.
         """
         for module in self.modules:
             module.unshard()
-        hooks = [(entries, dict(entries)) for entries, _ in self._hooks]
-        for entries, own in self._hooks:
+        hooks = [(entries, dict(entries)) for entries, _ in self._hooks()]
+        for entries, own in self._hooks():
             for key in own:
                 del entries[key]
         try:
@@ -80,10 +77,19 @@ class Sharded:
             for module in self.modules:
                 module.reshard()
 
+    def _hooks(self) -> Iterator[tuple[dict[int, Any], set[int]]]:
+        """Yield FSDP's hooks around forward passes, and those by which state_dict() splits weights again: (a module's
+        hooks, keys of FSDP's). The latter exist after the first unshard()."""
+        for module, before in self._before.items():
+            for name in ("_forward_pre_hooks", "_forward_hooks", "_state_dict_pre_hooks"):
+                entries = vars(module)[name]
+                if own := set(entries) - set(before.hooks[name]):
+                    yield entries, own
+
     def gather(self) -> None:
         """Make the model an ordinary one again, with all weights on every process. A collective.
 
-        One parameter at a time, so that a process holds at most one copy and its part of the rest.
+        A process holds at most one copy and its part of another.
         """
         whole: dict[nn.Parameter, nn.Parameter] = {}
         for module in self.model.modules():
@@ -95,6 +101,7 @@ class Sharded:
                     module._parameters[name] = whole[parameter]
         for module, before in self._before.items():
             _restore(module, before)
+            _module_state_mapping.pop(module, None)  # else FSDP refuses to shard the module again
 
     def sum_of_squares(self, gradients: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """Return this process' share () of the sum of squares of gradients; its sum over processes is that of all."""
@@ -139,21 +146,10 @@ class ShardedMuon(torch.optim.Muon):
 
 def device_mesh(world: World, shard_size: int) -> DeviceMesh:
     """Return the mesh of processes: (all,) or (copies, processes of a copy), neighbours holding one copy."""
-    if world.size % shard_size:
-        raise ConfigError(
-            f"training.shard_size: {shard_size} does not divide the {world.size} processes of this run. Choose a "
-            "divisor, such as the number of GPUs of a node."
-        )
     if shard_size == world.size:
         return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))
     shape = (world.size // shard_size, shard_size)
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
-
-
-def local_size(world: World) -> int:
-    """Return the number of this run's processes on a node, as torchrun says; all of them if it does not."""
-    size = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return int(size) if size.isdecimal() and int(size) else world.size
 
 
 def _before(module: nn.Module) -> _Before:

@@ -31,7 +31,7 @@ from foretrain.training.monitor import Monitor, duration
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
-from foretrain.training.parallel import parallelism, parallelize, unwrap
+from foretrain.training.parallel import parallelism, parallelize, shards, unwrap
 from foretrain.training.release import drop_evaluation, saved_promotion, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import TrainingConfig, check_resumable
@@ -131,6 +131,7 @@ class Trainer:
             )
         if optimizer.schedule.kind == "plateau" and not training.validate_every:
             raise ConfigError("optimizer.schedule.kind: plateau follows validations; set training.validate_every.")
+        shards(training, model, self.world)  # raises for a number that does not divide the processes
         check_optimizer(model, optimizer, parallelism(training, model, self.world) in ("fsdp", "hsdp"))
         plan = plan_of(self.loader.stream, training, self.world.size)
         warmup_steps(optimizer.schedule, plan.steps)  # raises for an impossible schedule before anything is written
