@@ -1,11 +1,12 @@
 """Kill a run with SIGKILL at random moments, resume it each time, and compare it with an uninterrupted one.
 
-    python tests/proofs/kill_resume.py [--kills 20] [--steps 300] [--seed 0]
+    python tests/proofs/kill_resume.py [--kills 20] [--steps 300] [--seed 0] [--background]
 
 Loss curve, released weights, retained checkpoints and validations must be identical, bit for bit. The model is small,
 so that many kills happen while a checkpoint is saved. Dropout, accumulation, averaged weights, a plateau schedule,
-validation with best checkpoints and a rollback past a bad batch are all on. If anything differs, a line lists it and
-the exit code is 1.
+validation with best checkpoints and a rollback past a bad batch are all on. With --background the killed runs write
+their checkpoints while training goes on, the uninterrupted one does not. If anything differs, a line lists it and the
+exit code is 1.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from foretrain.training.journal import read_journal
 from foretrain.training.trainer import ValidationResult
 
 
-def run(out: Path, steps: int, prefetch: int) -> None:
+def run(out: Path, steps: int, prefetch: int, background: bool = False) -> None:
     """Start or resume the run and train it to its end."""
 
     def evaluate(model, step):
@@ -54,10 +55,11 @@ def run(out: Path, steps: int, prefetch: int) -> None:
         keep_best=3,
         checkpoint_every=10,
         prefetch=prefetch,
+        checkpoint_in_background=background,
     ).fit()
 
 
-def start(out: Path, steps: int, prefetch: int = 0) -> int:
+def start(out: Path, steps: int, prefetch: int = 0, background: bool = False) -> int:
     """Run it in a forked process; this one must not have used torch yet."""
     pid = os.fork()
     if pid:
@@ -65,7 +67,7 @@ def start(out: Path, steps: int, prefetch: int = 0) -> int:
     code = 1
     try:
         torch.set_num_threads(1)
-        run(out, steps, prefetch)
+        run(out, steps, prefetch, background)
         code = 0
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", flush=True)
@@ -117,6 +119,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--background", action="store_true")
     options = parser.parse_args()
     draw = random.Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-resume-"))
@@ -127,7 +130,7 @@ def main() -> int:
     kills, finished, in_save = 0, 0, 0
     while kills < options.kills or not finished:
         out = folder / f"killed-{finished}"
-        pid = start(out, options.steps, prefetch=draw.choice([0, 2]))
+        pid = start(out, options.steps, prefetch=draw.choice([0, 2]), background=options.background)
         if kills < options.kills:
             code = wait(pid, draw.uniform(0, 3 * seconds / (options.kills + 1)))
             while code is None and kills % 3 == 0 and not saving(out):  # every third waits for a save to begin

@@ -14,8 +14,9 @@ pytestmark = pytest.mark.processes
 PROOF = Path(__file__).parents[1] / "proofs" / "kill_resume.py"
 
 
-def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one():
-    command = [sys.executable, str(PROOF), "--kills", "5", "--steps", "60"]
+@pytest.mark.parametrize("how", [[], ["--background"]], ids=["at once", "in the background"])
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(how):
+    command = [sys.executable, str(PROOF), "--kills", "5", "--steps", "60", *how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 kills" in done.stdout

@@ -288,9 +288,11 @@ def _longest_trained(config: RunConfig) -> dict[str, int]:
     """Return the longest lengths of this training and, as far as recorded, of those that its weights saw before."""
     start = parent_source(config, "model")
     folder = local_folder(start) if start else None
-    earlier = (facts_of(folder).get("data") if folder else None) or {}
+    earlier = facts_of(folder).get("data") if folder else None
+    longest = earlier.get("longest_trained") if isinstance(earlier, dict) else None
+    records = [record for record in (earlier, longest) if isinstance(record, dict)]
     lengths = {key: getattr(config.data, key) for key in ("context_length", "prediction_length")}
-    before = {key: [earlier.get(key), (earlier.get("longest_trained") or {}).get(key)] for key in lengths}
+    before = {key: [record.get(key) for record in records] for key in lengths}
     return {key: max([own, *(n for n in before[key] if isinstance(n, int))]) for key, own in lengths.items()}
 
 

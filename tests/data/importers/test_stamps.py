@@ -326,6 +326,7 @@ def test_date_format_refuses_other_cells_by_row() -> None:
         ("%Y-%m-%d %H:%M %p", "%I .* and %p"),
         ("%Y-%m-%d %I:%M", "%I .* and %p"),
         ("%Y-%m-%d %Q", "cannot be read"),
+        ("%Y-%m-%d %Y", "names a part of the time twice"),
         ("dd/mm/yyyy", "has no year"),
     ],
 )

@@ -54,8 +54,10 @@ FILES: list[tuple[str, str, Edit]] = [
     ("adapter/toto/release.json", "evaluate", values(adapter__base__seed=None)),
     ("adapter/toto/release.json", "forecast", values(adapter=[1])),
     ("release/kronos/config.json", "forecast", values(ff_dim=10**9)),
+    ("release/chronos2/config.json", "forecast", values(chronos_config=-0.5)),
     ("quick/quick.json", "quick", without("data")),
     ("release/chronos2/release.json", "evaluate", values(date_range=["2024-01-01"])),
+    ("release/linear/release.json", "train", values(data__longest_trained="1")),
 ]
 ENVIRONMENTS: list[tuple[str, list[str], dict[str, str]]] = [
     ("chronos2", ["evaluate", "finished", "--data", "corpus"], {"WORLD_SIZE": "9" * 5000}),
@@ -65,6 +67,9 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("tables", ["train", "corpus.yaml", "--dry-run", "threads=1000000000"]),
     ("tables", ["data", "inspect", "series.csv", "--na-values", "\udced"]),
     ("tables", ["evaluate", "model", "--data", "\n"]),
+    ("tables", ["data", "import", "series.csv", "--out", "new", "--encoding", "punycode"]),
+    ("tables", ["data", "import", "series.csv", "--out", "new", "--encoding", "undefined"]),
+    ("tables", ["data", "import", "series.csv", "--out", "new", "--date-format", "%Y" * 50]),
     ("tables", ["evaluate", "model", "--data", "corpus", "--batch-size", str(2**63)]),
     ("tables", ["data", "generate", "config-synthetic-mixture.yaml", "--out", "new", "--num-series", "9" * 400]),
 ]

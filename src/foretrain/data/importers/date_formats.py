@@ -37,6 +37,8 @@ def check_date_format(pattern: str) -> None:
         raise DataError(f"date_format {pattern!r}: %I (hours of 1 to 12) and %p (AM or PM) belong together.")
     try:
         datetime.strptime("", _with_weekday(pattern)[0])
+    except re.error:  # of the pattern that strptime makes of it
+        raise DataError(f"date_format {pattern[:60]!r} names a part of the time twice; {way_out}.") from None
     except ValueError as error:
         if "does not match" not in str(error):
             raise DataError(f"date_format {pattern!r} cannot be read ({error}); {way_out}.") from None

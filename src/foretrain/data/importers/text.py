@@ -136,6 +136,8 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> bytes:
             "name its encoding, for example --encoding latin-1 or gbk" if encoding is None else "name another encoding"
         )
         raise DataError(f"{path}: line {line} is not {encoding or 'UTF-8'} text; {way}.") from None
+    except UnicodeError as error:  # of codecs that are for other things than files, such as punycode
+        raise DataError(f"{path}: is not {encoding} text ({error}); name another encoding.") from None
     except LookupError:
         raise DataError(f"{path}: encoding {encoding!r} is not known to Python.") from None
 

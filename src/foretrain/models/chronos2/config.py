@@ -102,7 +102,8 @@ class Chronos2Config(Architecture):
     @classmethod
     def matches(cls, raw: Mapping[str, Any]) -> bool:
         """Return True if a config.json belongs to this family."""
-        return "chronos_config" in raw and "input_patch_size" in (raw["chronos_config"] or {})
+        nested = raw.get("chronos_config")
+        return isinstance(nested, Mapping) and "input_patch_size" in nested
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], source: str = "config.json") -> Chronos2Config:
