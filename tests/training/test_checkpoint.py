@@ -271,3 +271,12 @@ def test_a_damaged_newest_checkpoint_costs_one_interval_and_is_logged(toy, tmp_p
     assert "resuming from" in console.file.getvalue()
     assert toy.losses(tmp_path / "cut") == toy.losses(tmp_path / "whole")
     assert toy.steps(tmp_path / "cut") == [10, 12]
+
+
+def test_of_checkpoints_that_resumes_set_aside_the_newest_five_are_kept(store):
+    lines: list[str] = []
+    for step in range(3, 10):
+        save(store, step)
+        store.quarantine_after(2, lines.append)
+    assert files_of(store.folder) == [f"abandoned-step-{step:08d}-1" for step in range(5, 10)]
+    assert sum("is deleted" in line for line in lines) == 2

@@ -34,6 +34,7 @@ from foretrain.training.optimizer_state import RESERVED, allocate_state, state_t
 from foretrain.training.saved_state import OTHER_CHECKPOINT, check_manifest, check_state
 
 FORMAT = 1
+ASIDE = 5  # checkpoints of each kind that were set aside on a resume
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ class CheckpointManager:
         return None
 
     def quarantine_after(self, step: int, log: Callable[[str], None]) -> None:
-        """Rename checkpoints of later steps to abandoned-* or damaged-*, which no rule counts or deletes."""
+        """Rename checkpoints of later steps to abandoned-* or damaged-*, of which the newest ASIDE each are kept."""
         for path in steps_in(self.folder):
             if step_of(path) <= step:
                 continue
@@ -281,6 +282,11 @@ class CheckpointManager:
                 n += 1
             path.rename(target)
             log(f"checkpoint {path.name} is later than the one resumed from and is renamed to {target.name}")
+        for kind in ("abandoned", "damaged"):
+            found = sorted(self.folder.glob(f"{kind}-step-*"), key=lambda path: (path.stat().st_ctime_ns, path.name))
+            for path in found[:-ASIDE]:
+                delete_checkpoint(path)
+                log(f"{path.name} is deleted: {ASIDE} newer ones of its kind are kept")
 
 
 def collect(model: nn.Module, optimizer: torch.optim.Optimizer | None, ema: Ema | None) -> dict[str, Tensor]:
