@@ -111,3 +111,11 @@ def _whole(text: str) -> int:
 
 def _kind(value: Any) -> str:
     return "null" if value is None else "a list" if isinstance(value, list) else f"a {type(value).__name__}"
+
+
+def resolved(path: Path) -> Path:
+    """Return the absolute path with all links followed; of links in a circle the path as far as it leads.
+
+    Path.resolve raises RuntimeError for a circle; whoever opens the path reports that as an error of the file.
+    """
+    return Path(os.path.realpath(path))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from foretrain.atomic import is_stream, new_folder
 from foretrain.errors import ConfigError, DataError
 from foretrain.printing import without_secrets
+from foretrain.reading import resolved
 
 if TYPE_CHECKING:
     from foretrain.data.frames import OpenedData
@@ -370,7 +371,7 @@ def _new_files(data: Path, *endings: str) -> list[Path]:
 
 def stem_of(data: Path) -> str:
     """Return what files made from the data are called: sales of sales.csv.gz."""
-    place = data.resolve()
+    place = resolved(data)
     return (place.with_suffix("") if place.suffix.lower() == ".gz" else place).stem or "data"
 
 

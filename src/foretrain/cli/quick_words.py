@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.reading import resolved
+
 MOST_TARGETS = 12  # that a line names
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON data."""
-        found = {**vars(self), "future": None if self.future is None else str(self.future.resolve())}
+        found = {**vars(self), "future": None if self.future is None else str(resolved(self.future))}
         return json.loads(json.dumps(found))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foretrain.errors import ModelError
-from foretrain.reading import read_object
+from foretrain.reading import read_object, resolved
 
 STATE, MANIFEST = "state.json", "manifest.json"
 NAME = re.compile(r"step-(\d{8,})")
@@ -108,7 +108,7 @@ def describe_checkpoint(checkpoint: Path) -> str:
     """Describe a checkpoint among those of its run: "step 500, the best and the last of its run, val_wql 0.12"."""
     found = [step for step in steps_in(checkpoint.parent) if is_checkpoint(step)]
     roles = [("the best", _best_of(found)), ("the last", found[-1] if found else None)]
-    held = [role for role, path in roles if path is not None and path.resolve() == checkpoint.resolve()]
+    held = [role for role, path in roles if path is not None and resolved(path) == resolved(checkpoint)]
     place = f"{' and '.join(held)} of its run" if held else "neither the best nor the last of its run"
     return (
         f"step {step_of(checkpoint):,}, {place}" if NAME.fullmatch(checkpoint.name) else f"{checkpoint.name}, {place}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -31,3 +32,10 @@ class Undrawn(TorchFunctionMode):
         if func in _INITIALISERS or (func in _DRAWS and isinstance(tensor, Tensor) and tensor.is_meta):
             return tensor
         return func(*args, **given)
+
+
+def table(make: Callable[[], Tensor]) -> Tensor:
+    """Return a constant tensor on the default device, made on the CPU: on "meta" torch would import its compiler."""
+    place = torch.get_default_device()
+    with torch.device("cpu"):
+        return make().to(place)

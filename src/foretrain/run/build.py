@@ -23,6 +23,7 @@ from foretrain.models.base import Trainable
 from foretrain.models.hub import facts_of, local_folder
 from foretrain.models.objective import objective_for
 from foretrain.notes import Code, Note, warn
+from foretrain.reading import resolved
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 from foretrain.training.auto import settle
 from foretrain.training.checkpoint import read_run_state
@@ -53,7 +54,7 @@ def _adapter_base(config: RunConfig, model: Trainable) -> dict[str, Any]:
     section = config.model.model_dump(mode="json")
     for key, value in section.items():
         if value and key in ("model_id", *model.parents) and Path(value).is_dir():
-            section[key] = str(Path(value).resolve())
+            section[key] = str(resolved(Path(value)))
     lengths = {key: getattr(config.data, key) for key in ("context_length", "prediction_length")}
     return {"model": section, **lengths, "seed": config.seed, "parents": dict(model.parents)}
 

@@ -15,6 +15,7 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, ForetrainError, TrainingError
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.models.hub import release_hash
+from foretrain.reading import resolved
 from foretrain.run.build import build_model, open_source, saved_config, settled
 from foretrain.run.config import RunConfig, is_same_config
 from foretrain.run.intact import begin_verification
@@ -404,7 +405,7 @@ def _check_unknown_folders(stages: list[Stage], root: Path) -> None:
 def _stage_of_checkpoint(path: Path, stages: list[Stage]) -> Stage:
     """Return the stage of a checkpoint. Raises TrainingError if it belongs to none."""
     for stage in stages:
-        if path.resolve().parent == (stage.folder / "checkpoints").resolve():
+        if resolved(path).parent == resolved(stage.folder / "checkpoints"):
             return stage
     places = "".join(f"\n  {stage.folder / 'checkpoints'}" for stage in stages)
     raise TrainingError(f"{path}: is not a checkpoint of a stage of this run; their folders:{places}")

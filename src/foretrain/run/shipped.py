@@ -13,6 +13,7 @@ from pathlib import Path
 from foretrain.errors import ConfigError
 from foretrain.hints import nearest
 from foretrain.notes import Code, Note
+from foretrain.reading import resolved
 
 _PACKAGE = Path(__file__).parents[1]
 GENERATE, TRAIN = "data generate", "train"  # the verbs that take a config
@@ -136,7 +137,7 @@ def _similar(plain: str) -> str:
 
 def _check_verb(path: Path, verb: str) -> None:
     """Raise ConfigError if a file is a shipped config that the verb does not take."""
-    folder, place = config_folder().resolve(), path.resolve()
+    folder, place = resolved(config_folder()), resolved(path)
     if not place.is_relative_to(folder):
         return
     name = place.relative_to(folder).with_suffix("").as_posix()

@@ -20,6 +20,7 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.types import WindowSource
+from foretrain.reading import resolved
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
 from foretrain.training.ending import describe_end, describe_release, describe_totals
@@ -304,7 +305,7 @@ class Trainer:
         path = Path(self.resume)
         if problem := checkpoint.damage(path):
             raise TrainingError(f"{path}: cannot be resumed from: {problem}")
-        if path.resolve().parent != folder.resolve() and existing:
+        if resolved(path).parent != resolved(folder) and existing:
             raise TrainingError(
                 f"{self.output_dir} already holds a run, and {path} belongs to another. Choose another output_dir."
             )

@@ -269,7 +269,7 @@ def inside_zip(inner: Mutate) -> Mutate:
             for name in names:
                 content, stored = old.read(name), name
                 if name == chosen and rng.random() < 0.1:
-                    stored = rng.choice(("../x.csv", "/x.csv", "", "x", name * 2, f"{name}/", "a" * 300, "\u202e.csv"))
+                    stored = rng.choice(("../x.csv", "/x.csv", " ", "x", name * 2, f"{name}/", "a" * 300, "\u202e.csv"))
                 elif name == chosen:
                     content = inner(content, rng)
                 new.writestr(stored, content)

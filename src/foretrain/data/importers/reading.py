@@ -42,6 +42,7 @@ from foretrain.data.windows import NO_TIME, IntArray
 from foretrain.errors import DataError
 from foretrain.hints import missing_text
 from foretrain.notes import Code, Note
+from foretrain.reading import resolved
 from foretrain.timeaxis.frequency import SECOND
 
 CALENDARS = ("dates", "naive", "utc")  # kinds of time that have a calendar
@@ -300,7 +301,7 @@ def _inside(folder: Path) -> list[Input]:
     for path in main or paths:
         relative = path.relative_to(folder)
         inputs += _file(path, relative.as_posix(), _keys(relative))
-    name = folder.resolve().name
+    name = resolved(folder).name
     inputs = [replace(entry, folder=name) for entry in inputs]
     kept = set(main or paths)
     beside = [path.relative_to(folder).as_posix() for path in paths if path not in kept]

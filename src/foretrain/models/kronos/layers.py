@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from foretrain.nn.dropout import drop
 from foretrain.nn.rms_norm import RMSNorm
 from foretrain.nn.rope import rope_table, rotate
+from foretrain.nn.undrawn import table
 
 THETA = 10000.0
 EPS = 1e-5
@@ -46,7 +47,8 @@ class Rotary(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", 1.0 / THETA ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+        frequencies = table(lambda: 1.0 / THETA ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim))
+        self.register_buffer("inv_freq", frequencies)
 
 
 class AttentionMask(NamedTuple):

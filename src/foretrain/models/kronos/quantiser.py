@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foretrain.nn.undrawn import table
+
 
 class QuantiserLoss(NamedTuple):
     """Parts of the loss of one micro-batch, means over its positions; commit includes the factor beta."""
@@ -27,8 +29,8 @@ class Quantiser(nn.Module):
     def __init__(self, bits: int, *, beta: float, gamma0: float, gamma: float, zeta: float, group_size: int) -> None:
         super().__init__()
         self.bits, self.beta, self.gamma0, self.gamma, self.zeta = bits, beta, gamma0, gamma, zeta
-        self.register_buffer("basis", 2 ** torch.arange(bits - 1, -1, -1))
-        self.register_buffer("group_basis", 2 ** torch.arange(group_size - 1, -1, -1))
+        self.register_buffer("basis", table(lambda: 2 ** torch.arange(bits - 1, -1, -1)))
+        self.register_buffer("group_basis", table(lambda: 2 ** torch.arange(group_size - 1, -1, -1)))
 
     def unit(self, z: Tensor) -> Tensor:
         """Normalise z (..., D) to unit length."""
