@@ -62,7 +62,8 @@ class _Record:
 
     def __init__(self, release: dict[str, Any]) -> None:
         parents = release.get("parents")
-        self.parents = parents if isinstance(parents, dict) else {}
+        known = parents if isinstance(parents, dict) else {}
+        self.parents = {role: facts if isinstance(facts, dict) else {} for role, facts in known.items()}
         try:
             self.own, found = own_training(release), Ancestry.read(release)
         except ValueError:  # of another program

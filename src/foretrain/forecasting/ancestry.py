@@ -148,7 +148,8 @@ def ancestor(by: str, parents: Mapping[str, Any] | None = None) -> str:
     """Return how a text names an ancestor: "its parent model (runs/base/release)", "its parent model's tokenizer"."""
     roles = by.removesuffix(OR_EARLIER).split(".")
     text = "its " + "'s ".join({"model": "parent model"}.get(role, role) for role in roles)
-    asked = ((parents or {}).get(by) or {}).get("asked")
+    parent = (parents or {}).get(by)
+    asked = parent.get("asked") if isinstance(parent, Mapping) else None
     later = ", or one of its ancestors," if by.endswith(OR_EARLIER) else ""
     return text + (f" ({asked})" if asked else "") + later
 

@@ -87,15 +87,19 @@ def release_in(folder: Path) -> Path:
 def facts_of(folder: Path) -> dict[str, Any]:
     """Return the release.json of a release, run or adapter folder; {} if there is none.
 
-    Raises ModelError if it cannot be read.
+    Raises ModelError if it cannot be read, or says of its parents what no release says.
     """
     path = release_in(folder) / "release.json"
     if not path.is_file():
         return {}
     try:
-        return read_object(path)
+        facts = read_object(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error}). Restore it, or remove it.") from None
+    parents = facts.get("parents")
+    if parents is not None and not (isinstance(parents, dict) and all(isinstance(p, dict) for p in parents.values())):
+        raise ModelError(f"{path}: parents is {str(parents)[:60]!r}, not facts by role. Restore it, or remove it.")
+    return facts
 
 
 def release_hash(folder: Path) -> str:

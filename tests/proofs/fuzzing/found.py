@@ -53,6 +53,7 @@ FILES: list[tuple[str, str, Edit]] = [
     ("corpus/data-00000-of-00001.arrow", "data import", flipped),
     ("adapter/toto/release.json", "evaluate", values(adapter__base__seed=None)),
     ("adapter/toto/release.json", "forecast", values(adapter=[1])),
+    ("adapter/toto/release.json", "evaluate", values(parents__model="x")),
     ("release/kronos/config.json", "forecast", values(ff_dim=10**9)),
     ("release/chronos2/config.json", "forecast", values(chronos_config=-0.5)),
     ("quick/quick.json", "quick", without("data")),
