@@ -319,6 +319,8 @@ def _roles(table: RawTable, given: dict[str, str | None], values: str | None) ->
     found: dict[str, Any] = {}
     for role, name in given.items():
         known = next((usual[other] for other in ROLES[role] if other in usual), None)
+        if isinstance(name, tuple):
+            raise DataError(f"{path}: one column of ids is needed, not {', '.join(name)}. Join them in the file.")
         found[role] = known if name is None else corpus_name(name, header)
         if name is not None and found[role] is None:
             raise DataError(f"{path}: no column {name!r} ({role}). {shown}")

@@ -68,6 +68,7 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("tables", ["train", "corpus.yaml", "--dry-run", "threads=1000000000"]),
     ("tables", ["data", "inspect", "series.csv", "--na-values", "\udced"]),
     ("tables", ["evaluate", "model", "--data", "\n"]),
+    ("tables", ["score", "p.csv", "--id-column", "target,target"]),
     ("tables", ["data", "import", "series.csv", "--out", "new", "--encoding", "punycode"]),
     ("tables", ["data", "import", "series.csv", "--out", "new", "--encoding", "undefined"]),
     ("tables", ["data", "import", "series.csv", "--out", "new", "--date-format", "%Y" * 50]),
