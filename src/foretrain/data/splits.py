@@ -23,6 +23,8 @@ from foretrain.data.windows import FloatArray, IntArray, Window
 from foretrain.errors import ConfigError, DataError
 from foretrain.hints import did_you_mean
 
+_MOST_STEPS = 10**12  # of a horizon, a stride or a part
+
 SplitName = Literal["validation", "test", "all"]
 Items = Literal["all", "held_out", "trained"]
 
@@ -233,6 +235,8 @@ def rolling_origins(
         raise ConfigError(
             "prediction_length, num_windows and stride must be positive, validation and test steps not negative."
         )
+    if max(prediction_length, num_windows, stride, v, t) > _MOST_STEPS:
+        raise ConfigError(f"prediction_length, num_windows, stride and steps of parts are at most {_MOST_STEPS:,}.")
     lengths = corpus.lengths
     if split == "all":
         ends, region = lengths, None

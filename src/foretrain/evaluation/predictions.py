@@ -121,10 +121,14 @@ class _File:
     @classmethod
     def read(cls, table: RawTable, roles: dict[str, Any]) -> _File:
         codes, names = _items(table, roles["item"])
-        found = {role: _times(table, roles[role]) for role in ("timestamp", "cutoff") if roles[role]}
+        found = {role: _times(table, roles[role]) for role in ("timestamp", "cutoff") if roles[role] is not None}
         found = _in_one_clock(table, found, roles)
         shown = found.get("timestamp") or found["cutoff"]
-        columns = {role: read_numbers(table, name) for role, name in roles.items() if name and role not in NON_NUMERIC}
+        columns = {
+            role: read_numbers(table, name)
+            for role, name in roles.items()
+            if name is not None and role not in NON_NUMERIC
+        }
         levels = _levels(table.cells.column_names)
         return cls(
             path=table.path,

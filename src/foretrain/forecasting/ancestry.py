@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any
 
 LIMIT = 100_000  # bytes of the record in release.json
@@ -242,7 +243,15 @@ def _span(ranges: Iterable[tuple[str, str] | None]) -> tuple[str, str] | None:
 
 
 def _dates(value: Any) -> tuple[str, str] | None:
-    return (str(value[0]), str(value[1])) if value and all(value) else None
+    if not value or not all(value):
+        return None
+    dates = str(value[0]), str(value[1])
+    for date in dates:
+        try:
+            datetime.fromisoformat(date[:26])  # with digits of nanoseconds Python reads none
+        except ValueError:
+            raise TypeError(f"{date[:30]!r} is no date") from None
+    return dates
 
 
 def _bytes(record: dict[str, Any]) -> int:
