@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "", *, most: 
 
 def missing_text(path: Path) -> str:
     """Return the error of a file or folder that does not exist, with what is called alike in its folder."""
-    beside = path.parent if path.parent.is_dir() else None
+    beside = path.parent if os.path.isdir(path.parent) else None
     names = [] if beside is None else [entry.name for entry in beside.iterdir() if not entry.name.startswith(".")]
     close = [str(path.with_name(name)) for name in nearest(path.name, names, cutoff=0.75)]
     folder = "" if beside is not None else f" Its folder {path.parent} does not exist either."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Collection
 from pathlib import Path
@@ -88,7 +89,7 @@ _EXAMPLES = {
 
 def about_command(word: str, known: Collection[str]) -> str:
     """Return what an unknown verb was probably meant to be; `known` are the verbs there are, named if nothing fits."""
-    if Path(word).suffix or Path(word).exists():
+    if Path(word).suffix or os.path.exists(word):
         return f"To forecast a file: `foretrain forecast {shlex.quote(word)}`."
     for words, meant in VERBS_ELSEWHERE:
         if word.lower() in words.split() and "forecast" in known:

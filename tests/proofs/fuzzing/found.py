@@ -70,6 +70,8 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("tables", ["data", "inspect", "series.csv", "--na-values", "\udced"]),
     ("tables", ["evaluate", "model", "--data", "\n"]),
     ("tables", ["score", "p.csv", "--id-column", "target,target"]),
+    ("tables", ["data", "x" * 300]),
+    ("tables", ["x" * 5000]),
     ("tables", ["evaluate", "model", "--data", "corpus", "--stride", "9" * 40]),
     ("tables", ["data", "import", "series.csv", "--out", "new", "--encoding", "punycode"]),
     ("tables", ["data", "import", "series.csv", "--out", "new", "--encoding", "undefined"]),
