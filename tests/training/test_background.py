@@ -13,6 +13,7 @@ import torch
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.training import checkpoint
+from foretrain.training.background import Background
 from foretrain.training.checkpoint import CheckpointManager, damage, load_tensors
 from foretrain.training.interrupt import Interrupted
 
@@ -122,3 +123,16 @@ def test_a_signal_waits_for_the_save(toy, tmp_path):
 def test_some_checkpoints_are_kept_for_ever(toy, tmp_path):
     toy.trainer(tmp_path, checkpoint_every=1, keep_last=1, keep_every=4).fit()
     assert toy.steps(tmp_path) == [4, 8, 12]
+
+
+def test_an_error_of_any_kind_is_raised_where_it_is_waited_for():
+    class Failure(BaseException):
+        """As torch's CheckpointException, which derives from no Exception."""
+
+    def fail() -> None:
+        raise Failure("torn")
+
+    saving = Background(fail)
+    with pytest.raises(Failure, match="torn"):
+        saving.wait()
+    assert saving.failed

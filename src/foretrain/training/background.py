@@ -28,7 +28,8 @@ class HostCopy:
             if buffer is None or buffer.shape != part.shape or buffer.dtype != part.dtype:
                 buffer = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.device.type == "cuda")
                 self._buffers[name] = buffer
-            buffer.copy_(part.detach(), non_blocking=True)
+            # only a copy into pinned memory is waited for below; of other devices it must be complete here
+            buffer.copy_(part.detach(), non_blocking=part.device.type == "cuda")
             on_gpu |= part.device.type == "cuda"
         if on_gpu:
             torch.cuda.synchronize()
@@ -40,7 +41,7 @@ class Background:
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         # a daemon: a run that fails elsewhere must end, whatever this thread waits for
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         self._thread.start()
@@ -68,5 +69,5 @@ class Background:
     def _run(self) -> None:
         try:
             self._work()
-        except Exception as error:  # any: the loop raises it where it waits
+        except BaseException as error:  # any, as torch's CheckpointException is one: the loop raises it where it waits
             self._error = error
