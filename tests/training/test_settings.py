@@ -32,6 +32,7 @@ def check_resumable(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
         ({"max_steps": 5, "batch_size": 4, "micro_batch_size": 8}, "exceeds batch_size"),
         ({"max_steps": 5, "compile_mode": "max-autotune"}, "no effect without compile"),
         ({"max_steps": 5, "patience": 2}, "set validate_every"),
+        ({"max_steps": 5, "checkpoint_in_background": "maybe"}, "should be a valid boolean.*, or auto"),
         ({"max_steps": 5, "compile": "maybe"}, "compile\n  Value error, Input should be a valid boolean.*, or auto"),
         ({"max_steps": 5, "token_budget": {"max_tokens_per_batch": 0}}, "greater than 0, or auto"),
     ],

@@ -127,7 +127,7 @@ class TrainingConfig(Section):
     checkpoint_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)
     # write checkpoints in a thread while training goes on, which takes as much memory of the host as the state; auto =
     # on a GPU
-    checkpoint_in_background: Annotated[bool | Literal["auto"], FREE] = "auto"
+    checkpoint_in_background: Annotated[bool | Literal["auto"], FREE, or_auto(bool)] = "auto"
     keep_last: Annotated[int, FREE] = Field(default=2, ge=1)
     keep_best: Annotated[int, FREE] = Field(default=1, ge=1)
     keep_every: Annotated[int | None, FREE] = Field(default=None, ge=1)  # also those of every so many steps, for ever
