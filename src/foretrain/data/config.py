@@ -17,6 +17,7 @@ from foretrain.data.synthetic.stream import GenerationConfig
 from foretrain.data.verification import Verify
 from foretrain.errors import MissingCorpusError
 
+_LONGEST = 2**24  # steps of a window, as of the buckets of a token budget
 # What a run on generated series decides there or not at all, and what only stored series have a use for
 _OF_CORPORA = (
     "target", "past_covariates", "known_covariates", "min_context", "min_prediction_length", "sampling", "stride",
@@ -78,17 +79,18 @@ class DataConfig(Section):
     target: tuple[str, ...] | None = None  # None: every numeric column that is not a covariate
     past_covariates: tuple[str, ...] = ()
     known_covariates: tuple[str, ...] = ()
-    context_length: int = Field(gt=0)
-    prediction_length: int = Field(gt=0)
-    min_context: int | None = Field(default=None, gt=0)  # fewest rows before a cutoff; None: prediction_length
+    context_length: int = Field(gt=0, le=_LONGEST)
+    prediction_length: int = Field(gt=0, le=_LONGEST)
+    # Fewest rows before a cutoff; None: prediction_length
+    min_context: int | None = Field(default=None, gt=0, le=_LONGEST)
     # Fewest steps after a cutoff; None: prediction_length. A lower value gives the newest windows of a series shorter
     # futures, and gives windows to shorter series.
-    min_prediction_length: int | None = Field(default=None, gt=0)
+    min_prediction_length: int | None = Field(default=None, gt=0, le=_LONGEST)
     sampling: Literal["random", "epoch"] = "random"
-    stride: int | None = Field(default=None, gt=0)  # between windows of an epoch; None: prediction_length
+    stride: int | None = Field(default=None, gt=0, le=2**40)  # between windows of an epoch; None: prediction_length
     series_weighting: Literal["uniform", "length"] = "uniform"
-    validation_steps: int | None = Field(default=None, ge=0)  # None: prediction_length
-    test_steps: int | None = Field(default=None, ge=0)
+    validation_steps: int | None = Field(default=None, ge=0, le=2**40)  # None: prediction_length
+    test_steps: int | None = Field(default=None, ge=0, le=2**40)
     holdout_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)  # share of items never trained on, by hash of item_id
     max_train_series: int | None = Field(default=None, gt=0)
     min_rows: int | None = Field(default=None, gt=0)  # shorter series are not trained on

@@ -32,6 +32,7 @@ LONGEST = 10.0  # seconds that a measured micro-batch may take
 TRIED = 0.3  # seconds for which a shorter one is repeated
 BACKWARD = 3.0  # FLOPs of forward and backward pass, in forward passes
 SHARE = 0.3  # of the speed of one matrix product that a model is assumed to reach
+_MOST = 2**27  # values of a micro-batch that is built to count its activations
 PRICES = ("open", "high", "low", "close", "volume")  # columns of blank windows, for families that read prices
 
 
@@ -136,9 +137,11 @@ def most_activations(config: RunConfig, model: Trainable, sizes: Sequence[Size])
     """Return the bytes that the forward pass of the largest micro-batch keeps for the backward pass, at most.
 
     In float32 and without fused attention. The model is on "meta", so nothing is computed. None for a model that needs
-    values.
+    values, and for a micro-batch of more than _MOST values, which is not built to be counted.
     """
-    size = max(sizes, key=lambda s: s.windows * s.rows * (s.context_length + s.horizon))
+    size = max(sizes, key=_values)
+    if _values(size) > _MOST:
+        return None
     names = PRICES if family(config.model.family).needs else ()
     context, future = (np.ones((len(names) or size.rows, n), np.float32) for n in (size.context_length, size.horizon))
     window = Window(context, len(context), future=future, names=names)
@@ -148,6 +151,10 @@ def most_activations(config: RunConfig, model: Trainable, sizes: Sequence[Size])
             return _saved_bytes(model, move(batch, torch.device("meta")), "float32")
     except (RuntimeError, ForetrainError):
         return None
+
+
+def _values(size: Size) -> int:
+    return size.windows * size.rows * (size.context_length + size.horizon)
 
 
 def device_speed(device: torch.device, dtype: str) -> float:
