@@ -37,6 +37,13 @@ class Seen:
     holdout_fraction: float = 0.0
     max_train_series: int | None = None  # a sample of this many series was trained on; None = all
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for what a damaged record has in the place of a text or a truth value."""
+        for key, kind in (("name", str), ("provenance", str), ("generated", bool)):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{key} is {str(value)[:30]}")
+
     def is_of(self, fingerprint: str) -> bool:
         """Return whether the corpus has this fingerprint."""
         return fingerprint == self.fingerprint or fingerprint[:_DIGITS] == self.fingerprint

@@ -59,6 +59,7 @@ FILES: list[tuple[str, str, Edit]] = [
     ("release/chronos2/config.json", "forecast", values(chronos_config=-0.5)),
     ("quick/quick.json", "quick", without("data")),
     ("release/chronos2/release.json", "evaluate", values(date_range=["2024-01-01"])),
+    ("release/toto/release.json", "train", values(corpora=[{"fingerprint": "a", "provenance": [1]}])),
     ("release/linear/release.json", "train", values(data__longest_trained="1")),
 ]
 ENVIRONMENTS: list[tuple[str, list[str], dict[str, str]]] = [
