@@ -215,13 +215,23 @@ def _read_entry(entry: Mapping[str, Any]) -> list[Seen]:
 
 def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a training held out, from the fields of the same names."""
-    limit = data.get("max_train_series")
+    limit, share = data.get("max_train_series"), data.get("holdout_fraction") or 0.0
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise TypeError(f"holdout_fraction is {str(share)[:30]}")
     return {
-        "validation_steps": int(data.get("validation_steps") or 0),
-        "test_steps": int(data.get("test_steps") or 0),
-        "holdout_fraction": float(data.get("holdout_fraction") or 0.0),
-        "max_train_series": None if limit is None else int(limit),
+        "validation_steps": _count(data, "validation_steps"),
+        "test_steps": _count(data, "test_steps"),
+        "holdout_fraction": float(share),
+        "max_train_series": None if limit is None else _count(data, "max_train_series"),
     }
+
+
+def _count(data: Mapping[str, Any], key: str) -> int:
+    """Return a number of steps or series; 0 for null."""
+    value = data.get(key) or 0
+    if not isinstance(value, int) or value < 0:
+        raise TypeError(f"{key} is {str(value)[:30]}")
+    return value
 
 
 def _shortened(seen: Iterable[Seen]) -> dict[Seen, list[str]]:

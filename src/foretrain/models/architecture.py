@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
@@ -264,7 +264,8 @@ def _bounds(kind: type[Architecture]) -> dict[str, tuple[Any, bool, dict[str, fl
         plain, *notes = get_args(parts[0]) if hasattr(parts[0], "__metadata__") else (parts[0],)
         limits = [limit for note in notes if isinstance(note, FieldInfo) for limit in note.metadata]
         bounds = {key: getattr(x, key) for x in limits for key in ("ge", "gt", "le", "lt") if hasattr(x, key)}
-        if plain in (int, float, bool):
+        plain = Mapping if get_origin(plain) is Mapping else plain
+        if plain in (int, float, bool, str, Mapping) and name != "extra":
             found[name] = (plain, parts[0] is not hint, bounds)
     return found
 
@@ -292,8 +293,9 @@ def _shown(value: Any) -> str:
 
 def _problem(value: Any, plain: type, bounds: Mapping[str, float]) -> str | None:
     """Return what a value must be, None if it is within bounds."""
-    if plain is bool:
-        return None if isinstance(value, bool) else "must be true or false"
+    for kind, said in ((bool, "true or false"), (str, "text"), (Mapping, "a mapping")):
+        if plain is kind:
+            return None if isinstance(value, kind) else f"must be {said}"
     fits = isinstance(value, int if plain is int else int | float) and not isinstance(value, bool)
     least, above, most, below = (bounds.get(key) for key in ("ge", "gt", "le", "lt"))
     inside = fits and (least is None or value >= least) and (below is None or value < below)

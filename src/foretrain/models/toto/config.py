@@ -133,7 +133,7 @@ def _sizes(c: TotoConfig) -> list[str]:
 
 def _classes(c: TotoConfig) -> list[str]:
     problems = []
-    if not isinstance(c.scaler_cls, str) or c.scaler not in SCALERS:
+    if c.scaler not in SCALERS:
         problems.append(f"scaler_cls is {c.scaler_cls!r}, known are {', '.join(SCALERS)}")
     outputs = c.output_distribution_classes
     if not outputs or not isinstance(outputs[0], str) or class_name(outputs[0]) not in (MIXTURE, STUDENT):
