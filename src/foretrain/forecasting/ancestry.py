@@ -229,7 +229,7 @@ def _settings(data: Mapping[str, Any]) -> dict[str, Any]:
 def _count(data: Mapping[str, Any], key: str) -> int:
     """Return a number of steps or series; 0 for null."""
     value = data.get(key) or 0
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or not 0 <= value <= 2**40:  # as in a config
         raise TypeError(f"{key} is {str(value)[:30]}")
     return value
 

@@ -61,6 +61,7 @@ FILES: list[tuple[str, str, Edit]] = [
     ("release/chronos2/release.json", "evaluate", values(date_range=["2024-01-01"])),
     ("release/toto/config.json", "evaluate", values(output_distribution_kwargs="x")),
     ("release/toto2/release.json", "train", values(data__test_steps=-float("inf"))),
+    ("release/linear/release.json", "train", values(data__validation_steps=10**30)),
     ("release/toto/release.json", "train", values(corpora=[{"fingerprint": "a", "provenance": [1]}])),
     ("release/linear/release.json", "train", values(data__longest_trained="1")),
 ]
