@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -147,6 +148,22 @@ def test_a_refusal_names_everything_that_may_change():
 )
 def test_the_batch_of_a_step_is_described(batch, micro, world, text):
     assert StepPlan(10, 10 * batch, batch, micro).describe_batch(world) == text
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "world", "text"),
+    [
+        (1024, 2, 512, None),
+        (1024, 2, 7, None),  # 6 of 518 micro-batches are missing
+        # a run of 64 processes that is resumed on 512 with the micro-batches that it began with
+        (1024, 16, 512, "448 of 512 processes .* has 64 micro-batches of 16 windows; training.micro_batch_size=2 "),
+        (32, 32, 2, "1 of 2 processes .* 1 micro-batch of 32 windows; training.micro_batch_size=16 gives work to more"),
+        (32, 1, 512, "480 of 512 processes .* make training.batch_size a multiple of 512"),
+    ],
+)
+def test_processes_without_work_are_told_of_with_the_setting_that_helps(batch, micro, world, text):
+    said = StepPlan(10, 10 * batch, batch, micro).warn_of_idle(world, "")
+    assert [bool(re.search(text, line)) for line in said] == [True] if text else said == []
 
 
 def test_a_token_budget_s_steps_count_micro_batches():

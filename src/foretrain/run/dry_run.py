@@ -188,6 +188,8 @@ def _describe_needs(
     lines.add(*([unknown] if model is None else _about(config, model)))
     epochs = f", {plan.total / stream.epoch_length:.2f} epochs" if stream.epoch_length else ""
     lines.add(describe_data(config, source), _describe_steps(plan, world) + epochs)
+    section = "training.token_budget" if config.training.token_budget else "data.generated"
+    lines.add(*plan.warn_of_idle(world.size, section))
     if model is not None:
         _describe_costs(lines, config, model, source, plan, world, unmeasured)
     lines.add(f"device: {describe_device(world)}, torch {torch.__version__}")

@@ -172,6 +172,9 @@ class TrainingConfig(Section):
         return self
 
 
+IDLE = 0.1  # share of the rounds of all processes that may be without work before a run says so
+
+
 class MicroBatch(NamedTuple):
     """Micro-batch k of a step: units [first, first + count) of the run; an idle one contributes nothing.
 
@@ -224,6 +227,24 @@ class StepPlan(NamedTuple):
             f"batch: {self.batch_size:,} {self.unit} a step = {each}{rounds:,} accumulation x {world_size:,} "
             f"process{'es' if world_size > 1 else ''}{less}"
         )
+
+    def warn_of_idle(self, world_size: int, section: str) -> list[str]:
+        """Return a line if processes have no micro-batch in the last round of a step, with the setting that helps.
+
+        section: that of micro_batches_per_step. Of windows a tenth of all rounds must be lost, as a whole step has few.
+        """
+        count = -(-self.batch_size // self.micro_batch_size)
+        rounds, idle = -(-count // world_size), -count % world_size
+        last = f"warning: {idle:,} of {world_size:,} processes are idle in the last round of a step"
+        if self.unit == "micro-batches":
+            return [f"{last}; make {section}.micro_batches_per_step a multiple of {world_size}"] if idle else []
+        if idle < IDLE * rounds * world_size:
+            return []
+        held = f"{last}, which has {count:,} micro-batch{'es' * (count > 1)} of {self.micro_batch_size:,} windows"
+        smaller = -(-self.batch_size // (rounds * world_size))
+        if smaller < self.micro_batch_size:
+            return [f"{held}; training.micro_batch_size={smaller} gives work to more, and may change on resume"]
+        return [f"{held}; in a new run make training.batch_size a multiple of {self.micro_batch_size * world_size:,}"]
 
     def for_rank(self, step: int, rank: int, size: int, offset: int = 0) -> Iterator[MicroBatch]:
         """Yield the micro-batches of a rank, assigned round-robin, with an idle one if other ranks have one more.

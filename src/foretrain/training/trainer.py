@@ -242,12 +242,8 @@ class Trainer:
         self.world.on_main(lambda: save_config(self.output_dir, self.resolved_config))
         record_start(self.output_dir, self.world, step=self.train_state.step, seed=self.seed)
         notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.loader.stream)]
-        if self.plan.unit == "micro-batches" and (idle := -self.plan.batch_size % self.world.size):
-            section = "training.token_budget" if self.config.token_budget else "data.generated"
-            notes.append(
-                f"warning: {idle} of {self.world.size} processes are idle in the last round of a step; make "
-                f"{section}.micro_batches_per_step a multiple of {self.world.size}"
-            )
+        section = "training.token_budget" if self.config.token_budget else "data.generated"
+        notes += self.plan.warn_of_idle(self.world.size, section)
         self._prepare_model()
         self.monitor = Monitor(
             self.output_dir,
