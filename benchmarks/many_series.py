@@ -4,8 +4,8 @@
 
 A corpus of N hourly series of 24 to 40 steps is written to FOLDER (or found there), in shards as an import writes them.
 Each case is the start of rank 0 of 512 in a new process, K times, of which the best time counts: from the end of
-`import torch` until its first micro-batch of 8 windows is collated, foretrain's imports included. It is also the digest
-of that micro-batch, which tells whether two versions read the same. Memory is what that grew by: "anonymous" is the
+`import torch` until its first micro-batch is collated, foretrain's imports included. The digest of that micro-batch
+tells whether two versions read the same. Memory is what that grew by: "anonymous" is the
 process' own, "file" are pages of the corpus that are mapped and that all processes of a machine share; "peak" is the
 most of both together (VmHWM). What a checkpoint holds of the loader is counted in bytes of its JSON. The page cache is
 warm.
@@ -100,7 +100,11 @@ def probe(path: str, case: str) -> dict[str, Any]:
     """Start rank 0 of 512 in this process up to its first batch, and return what that took."""
     import torch  # noqa: F401
 
-    start, before = time.perf_counter(), {name: memory(name) for name in ("RssAnon", "RssFile", "VmRSS")}
+    start, cpu, before = (
+        time.perf_counter(),
+        time.process_time(),
+        {name: memory(name) for name in ("RssAnon", "RssFile", "VmRSS")},
+    )
     from foretrain.config import build
     from foretrain.distributed.world import World
     from foretrain.run.build import build_model, open_source
@@ -133,6 +137,7 @@ def probe(path: str, case: str) -> dict[str, Any]:
     state = {"step": 0, "offset": 0, "batch_size": plan.batch_size, "micro_batch_size": plan.micro_batch_size}
     return {
         "seconds": end - start,
+        "cpu_s": time.process_time() - cpu,
         "imports_s": imported - start,
         "open_s": opened - imported,
         "batch_s": end - opened,
@@ -191,9 +196,10 @@ def line(result: dict[str, Any]) -> str:
     """Return a line of the table."""
     mib = {name: result[name] / 2**20 for name in ("anonymous", "file", "peak")}
     return (
-        f"{result['case']:<38} {result['seconds']:6.2f} s = imports {result['imports_s']:.2f} + open "
-        f"{result['open_s']:.2f} + batch {result['batch_s']:.2f}; anonymous {mib['anonymous']:,.0f} MiB, file "
-        f"{mib['file']:,.0f}, peak {mib['peak']:,.0f}; loader state {result['loader_state']} bytes; {result['digest']}"
+        f"{result['case']:<38} {result['seconds']:6.2f} s ({result['cpu_s']:.2f} of CPU) = imports "
+        f"{result['imports_s']:.2f} + open {result['open_s']:.2f} + batch {result['batch_s']:.2f}; anonymous "
+        f"{mib['anonymous']:,.0f} MiB, file {mib['file']:,.0f}, peak {mib['peak']:,.0f}; loader state "
+        f"{result['loader_state']} bytes; {result['digest']}"
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from foretrain.data.chunks import flatten, starts, timestamps
+from foretrain.data.chunks import compact, flatten, starts, timestamps
 from foretrain.errors import DataError
 
 ROWS = [[1.0, 2.0, 3.0], [4.0, 5.0], [6.0], [7.0, 8.0, 9.0, 10.0]]
@@ -73,3 +73,15 @@ def test_missing_stamps_are_refused():
         starts(pa.array([None], pa.timestamp("us")), "here")
     with pytest.raises(DataError, match="here: a timestamp is missing"):
         timestamps(pa.array([[None]], pa.list_(pa.timestamp("us"))), "here")
+
+
+@pytest.mark.parametrize(("most", "kind"), [(2**31 - 1, np.int32), (2**31, np.int64)])
+def test_counts_that_fit_into_32_bits_take_them(most, kind):
+    found = compact(np.array([0, most]))
+    assert found.dtype == kind and found.tolist() == [0, most]
+
+
+def test_an_equal_number_of_variates_is_stored_once():
+    uneven = pa.array([[[1.0], [2.0]], [[3.0]]], pa.list_(pa.list_(pa.float32())))
+    assert flatten(pa.array(STACKED, pa.list_(pa.list_(pa.float32()))), "here").variates.strides == (0,)
+    assert flatten(uneven, "here").variates.tolist() == [2, 1]

@@ -103,6 +103,17 @@ def test_corpora_with_different_variates_share_a_batch(tmp_path, random_items, w
     assert np.array_equal(np.bincount(windows.window), np.where(windows.source[:, 0] == 1, 3, 1))
 
 
+@pytest.mark.parametrize("chosen", [{"max_train_series": 30}, {"min_rows": 30}, {"holdout_fraction": 0.5}], ids=str)
+def test_windows_of_some_series_of_many_record_batches_are_theirs(tmp_path, random_items, write_corpus, chosen):
+    one = write_corpus(tmp_path / "one", random_items(0, 60, 1, 12, 40), ["a"], **SMALL)
+    two = write_corpus(tmp_path / "two", random_items(1, 60, 1, 12, 40), ["a"], **SMALL)
+    assert min(len(one.chunks), len(two.chunks)) >= 5
+    made = source(one, Corpus.from_arrays("in memory", random_items(2, 9, 1, 30, 40), ["a"]), two, **chosen)
+    windows = made.windows(0, 500)
+    assert {0, 1, 2} == set(windows.source[:, 0].tolist())
+    agree(made, windows)
+
+
 @pytest.mark.parametrize("number", [pa.float32(), pa.float64()], ids=str)
 @pytest.mark.parametrize("nulls", [False, True])
 def test_foreign_folders_give_the_same_windows(tmp_path, random_items, number, nulls):

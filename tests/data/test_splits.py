@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foretrain.data.splits import Origin, Selection, cut, held_out, rolling_origins, select, window_key
-from foretrain.data.store import Column, Corpus
+from foretrain.data.splits import Origin, Origins, Selection, cut, held_out, rolling_origins, select, window_key
+from foretrain.data.store import Column, Corpus, CorpusWriter
 from foretrain.errors import ConfigError, DataError
 
 HOUR = 3_600_000_000
@@ -185,8 +187,9 @@ def test_origins_are_those_found_by_trying_every_cutoff(
             rolling_origins(ones(*lengths), **options)
         return
     found = rolling_origins(ones(*lengths), **options)
-    assert found == expected
+    assert list(found) == expected == [found[k] for k in range(len(found))]
     assert isinstance(found[0], Origin)
+    assert list(Origins.of(expected)[1:]) == expected[1:]
 
 
 def test_a_split_without_room_is_an_error_that_names_the_setting():
@@ -200,6 +203,18 @@ def test_too_short_series_are_named_by_the_longest():
     parts = r"needed are 9 \(1 before the cutoff, 4 after it, 4 of the test part\)"
     with pytest.raises(DataError, match=rf"no validation window in 2 series .* longest has 7 rows; {parts}"):
         rolling_origins(ones(7, 3), split="validation", prediction_length=4)
+
+
+def test_items_are_held_out_by_a_hash_of_their_ids(tmp_path):
+    with CorpusWriter(tmp_path / "c", ["x"], time="steps", batch_bytes=64) as writer:
+        for k in range(50):
+            writer.append(f"id é {k}", np.ones((1, 4)))
+    corpus = Corpus.open(tmp_path / "c")
+    assert len(corpus.chunks) > 5
+    for fraction in (0.0, 0.3, 0.999):
+        hashes = [hashlib.blake2b(i.encode(), digest_size=8, person=b"holdout").digest() for i in corpus.item_ids()]
+        expected = [int.from_bytes(hashed, "little") < fraction * 2**64 for hashed in hashes]
+        assert held_out(corpus, fraction).tolist() == expected
 
 
 def test_items_can_be_the_held_out_or_the_trained_ones():

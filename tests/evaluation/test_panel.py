@@ -26,6 +26,20 @@ def test_max_items_draws_the_same_items_every_time(hourly):
     assert {ref.series for ref in other.refs} != {ref.series for ref in first.refs}
 
 
+def test_max_items_draws_from_the_items_of_all_corpora_in_their_order(hourly):
+    corpora = [hourly(5, 100), hourly(7, 100, seed=1)]
+    origins = [[Origin(i, c) for c in (40, 30) for i in (4, 0, 2)], [Origin(i, 30) for i in range(6)]]
+    settings = {"prediction_length": 4, "context_length": 32, "stride": 4}
+    panel = make_panel(corpora, [select(c) for c in corpora], origins, max_items=3, seed=5, **settings)
+    refs = sorted((k, *origin) for k, found in enumerate(origins) for origin in found)
+    items = sorted({ref[:2] for ref in refs})
+    drawn = {items[k] for k in np.random.default_rng(5).choice(len(items), 3, replace=False)}
+    assert list(panel.refs) == [ref for ref in refs if ref[:2] in drawn]
+    assert [(left.count, left.examples) for left in panel.left_out] == [
+        (2, (corpora[0].item_id(1), corpora[0].item_id(3))), (1, (corpora[1].item_id(6),)), (6, ()),
+    ]  # fmt: skip
+
+
 def test_the_season_comes_from_the_manifest_then_the_session_then_the_frequency(hourly):
     assert corpus_season(hourly(1, 50)) == 24
     items = [("a", np.ones((1, 9), np.float32), np.arange(9, dtype=np.int64) * 3_600_000_000)]

@@ -16,11 +16,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from foretrain.data.permutation import derive, permute, permute_blocks
-from foretrain.data.sampling import Gather, Pool, SamplingPlan
+from foretrain.data.sampling import SERIES_AT_ONCE, Gather, Pool, SamplingPlan
 from foretrain.data.windows import NO_TIME, IntArray, Windows
 from foretrain.errors import ConfigError
 
-_SERIES_PER_BLOCK = 1 << 20  # series counted at once
 _WINDOWS, _MICRO_BATCHES, _HORIZONS = 6, 7, 8  # streams of random numbers; sampling.py and source.py use 1 to 5
 
 
@@ -209,7 +208,7 @@ class Buckets:
         run = np.searchsorted(ends, index, side="right")
         before = np.where(run > 0, ends[run - 1], 0)
         slot = slots[run].astype(np.int64)
-        newest = self._plan.newest[slot]
+        newest = self._plan.newest(slot)
         steps = _steps(self._plan, newest, cutoffs)[0] + index - before
         cutoff = newest - steps * self._plan.stride
         return replace(self._gather(slot, cutoff, bucket.context_length, horizon), static_shapes=True)
@@ -243,11 +242,11 @@ def _steps(plan: SamplingPlan, newest: IntArray, cutoffs: _Range) -> tuple[IntAr
 
 
 def _runs(plan: SamplingPlan, slots: Sequence[range], cutoffs: _Range) -> _Runs:
-    kind = np.int32 if len(plan.newest) < 2**31 else np.int64
+    kind = np.int32 if len(plan.lengths) < 2**31 else np.int64
     chosen, counts = [np.empty(0, kind)], [np.empty(0, np.int64)]
     for part in slots:
-        for begin in range(part.start, part.stop, _SERIES_PER_BLOCK):
-            first, last = _steps(plan, plan.newest[begin : min(begin + _SERIES_PER_BLOCK, part.stop)], cutoffs)
+        for begin in range(part.start, part.stop, SERIES_AT_ONCE):
+            first, last = _steps(plan, plan.newest(slice(begin, min(begin + SERIES_AT_ONCE, part.stop))), cutoffs)
             some = np.flatnonzero(last >= first)
             chosen.append((begin + some).astype(kind))
             counts.append((last - first + 1)[some])

@@ -16,6 +16,7 @@ import pyarrow as pa
 from foretrain.data.windows import FloatArray, IntArray
 from foretrain.errors import DataError
 
+Counts = npt.NDArray[np.int32] | IntArray  # of 32 bits where these hold all of them
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
@@ -24,8 +25,8 @@ class Nested:
     """A flattened list column: series i owns variates[i] x length[i] consecutive values from start[i]."""
 
     values: pa.Array  # the leaves, of any numeric type, nulls possible
-    start: IntArray  # (n,)
-    length: IntArray  # (n,) T
+    start: Counts  # (n,)
+    length: Counts  # (n,) T
     variates: npt.NDArray[np.int32]  # (n,) V; 0 for a null row
     floats: FloatArray | None  # the leaves as a numpy array if they are float32 without nulls
 
@@ -100,7 +101,19 @@ def flatten(array: pa.Array, where: str, first: int = 0) -> Nested:
         raise DataError(f"{where}: type {array.type} is not a list of numbers or a list of such lists.")
     plain = pa.types.is_float32(kind) and (leaves.buffers()[0] is None or leaves.null_count == 0)
     floats = _view(leaves, np.float32) if plain else None
-    return Nested(leaves, starts, lengths, variates, floats)
+    return Nested(leaves, compact(starts), compact(lengths), _shared(variates), floats)
+
+
+def compact(values: IntArray) -> Counts:
+    """Return integers of 0 or more in 32 bits if these hold all of them: they are kept for every series."""
+    return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
+
+
+def _shared(values: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Return equal values as views of one."""
+    if len(values) and (values == values[0]).all():
+        return np.broadcast_to(values[0], values.shape)
+    return values
 
 
 def _rows(inner: pa.Array, starts: IntArray, counts: IntArray, where: str, first: int) -> tuple[IntArray, IntArray]:
@@ -193,7 +206,7 @@ class Chunk:
         return blocks
 
     @property
-    def length(self) -> IntArray:
+    def length(self) -> Counts:
         """(n,) steps of each series."""
         return self.blocks[0].length
 

@@ -12,10 +12,12 @@ and last steps of a record batch) are copied one by one.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from foretrain.data.chunks import Counts
 from foretrain.data.encoding import encode_codes
 from foretrain.data.mapped import Watch
 from foretrain.data.permutation import below, derive, hash64, permute_blocks, uniform
@@ -23,8 +25,14 @@ from foretrain.data.splits import Selection
 from foretrain.data.store import Corpus
 from foretrain.data.windows import KNOWN, NO_TIME, PAST, TARGET, FloatArray, IntArray, Windows
 
+SERIES_AT_ONCE = 1 << 20  # of which windows are counted
 SEGMENT = 1024  # windows drawn at once, so that several batches share the fixed cost of small numpy calls
 _PICK_CORPUS, _PICK_SERIES, _PICK_CUTOFF, _EPOCH = 1, 2, 3, 4  # streams of random numbers
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return arrays one after the other; a single one as it is, not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,14 @@ class Pool:
 
     corpus: Corpus
     selection: Selection
-    series: IntArray  # (n,) indices into the corpus, ascending
+    series: Counts  # (n,) indices into the corpus, ascending
     weight: float
+
+    @property
+    def lengths(self) -> IntArray:
+        """(n,) steps of the series; those of the corpus themselves if it uses them all."""
+        lengths = self.corpus.lengths
+        return lengths if len(self.series) == len(lengths) else lengths[self.series]
 
 
 class SamplingPlan:
@@ -62,14 +76,31 @@ class SamplingPlan:
         sizes = np.array([len(pool) for pool in lengths], np.int64)
         self._offset = np.concatenate([[0], np.cumsum(sizes)])
         self._cumulative_weights = np.cumsum(weights) / np.sum(weights)
-        self.newest = np.concatenate(lengths) - (reserved + min_prediction_length)  # (G,) latest cutoff
-        choices = self.newest - min_context + 1
-        strided = (choices - 1) // stride + 1
-        self.epoch_length = int(strided.sum())
+        self.lengths = joined(lengths)  # (G,) steps of each series
+        self._after = reserved + min_prediction_length  # steps after the latest cutoff
         # only the table that this mode reads is stored: 8 bytes a series
-        self._window_ends = np.cumsum(strided) if epoch else None
-        self._choices = np.cumsum(choices) if by_length and not epoch else None
+        self._window_ends = np.empty(len(self.lengths), np.int64) if epoch else None
+        self._choices = np.empty(len(self.lengths), np.int64) if by_length and not epoch else None
+        self.epoch_length = self._count_windows()
         self._segment = functools.lru_cache(maxsize=8)(self._compute)
+
+    def newest(self, slots: slice | IntArray) -> IntArray:
+        """Return the latest cutoff of each of some series."""
+        return self.lengths[slots] - self._after
+
+    def _count_windows(self) -> int:
+        """Fill the table of cumulative counts and return the number of windows, stride apart."""
+        windows = cutoffs = 0
+        for first in range(0, len(self.lengths), SERIES_AT_ONCE):
+            block = slice(first, first + SERIES_AT_ONCE)
+            choices = self.newest(block) - self.min_context + 1
+            strided = (choices - 1) // self.stride + 1
+            for table, counts, before in ((self._window_ends, strided, windows), (self._choices, choices, cutoffs)):
+                if table is not None:
+                    np.cumsum(counts, out=table[block])
+                    table[block] += before
+            windows, cutoffs = windows + int(strided.sum()), cutoffs + int(choices.sum())
+        return windows
 
     def draw(self, first: int, count: int) -> tuple[IntArray, IntArray]:
         """Return (slot, cutoff), each (count,), of windows first .. first + count - 1."""
@@ -96,7 +127,7 @@ class SamplingPlan:
         else:
             before = np.where(begin > 0, self._choices[begin - 1], 0)
             slot = np.searchsorted(self._choices, before + below(key, number, self._choices[end - 1] - before), "right")
-        newest = self.newest[slot]
+        newest = self.newest(slot)
         cutoff = self.min_context + below(derive(seed, _PICK_CUTOFF), number, newest - self.min_context + 1)
         return slot, cutoff
 
@@ -109,23 +140,30 @@ class SamplingPlan:
             index[chosen] = permute_blocks(derive(self._seed, _EPOCH, int(e)), position[chosen], self.epoch_length)
         slot = np.searchsorted(self._window_ends, index, side="right")
         before = np.where(slot > 0, self._window_ends[slot - 1], 0)
-        return slot, self.newest[slot] - (index - before) * self.stride
+        return slot, self.newest(slot) - (index - before) * self.stride
 
 
 class Gather:
     """Reads the windows at given (slot, cutoff) pairs as one batch."""
 
     def __init__(
-        self, pools: list[Pool], *, context_length: int, prediction_length: int, reserved: int, with_times: bool
+        self,
+        pools: list[Pool],
+        lengths: IntArray,
+        *,
+        context_length: int,
+        prediction_length: int,
+        reserved: int,
+        with_times: bool,
     ) -> None:
-        """reserved: steps at the end of every series that no training window may contain."""
+        """lengths: (G,) of all series, in the order of the pools. reserved: steps at the end of every series that no
+        training window may contain."""
         self._pools = pools
         self._widths = context_length, prediction_length
         self._with_times = with_times
         self._offset = np.concatenate([[0], np.cumsum([len(pool.series) for pool in pools])])
-        self._series = np.concatenate([pool.series for pool in pools])
-        self._lengths = np.concatenate([pool.corpus.lengths[pool.series] for pool in pools])
-        self._ends = self._lengths - reserved
+        self._series = joined([pool.series for pool in pools])
+        self._lengths, self._reserved = lengths, reserved
         self._keys = np.array([derive(int(pool.corpus.fingerprint[:16], 16)) for pool in pools], np.uint64)
         self._address = _addresses(pools)  # (blocks, G) of a series' first value; 0 = read row by row
         self._limit = [_chunk_limits(pool.corpus) for pool in pools]
@@ -162,14 +200,14 @@ class Gather:
         within = np.arange(len(window)) - np.repeat(np.cumsum(rows) - rows, rows)
         kind = pool[window], within
         role = self._roles[kind]
-        span = _Span(context, horizon, cutoff, np.maximum(cutoff + horizon - self._ends[slot], 0))
+        span = _Span(context, horizon, cutoff, np.maximum(cutoff + horizon + self._reserved - self._lengths[slot], 0))
         values = self._values(slot, pool, window, self._columns[kind], self._blocks[kind], span)
         for k, categorical in enumerate(self._categorical):
             if categorical:
                 self._encode(values, np.flatnonzero(pool == k), np.cumsum(rows) - rows, k, span)
         if self._any_past:
             values[role == PAST, context:] = np.nan
-        series = self._series[slot]
+        series = self._series[slot].astype(np.int64)
         times = self._times(pool, series, span) if self._with_times else None
         self._watch()
         return Windows(
@@ -321,17 +359,20 @@ def _chunk_limits(corpus: Corpus) -> tuple[IntArray, IntArray]:
 
 def _addresses(pools: list[Pool]) -> IntArray:
     blocks = max(len(chunk.blocks) for pool in pools for chunk in pool.corpus.chunks)
-    parts = []
+    found = np.zeros((blocks, sum(len(pool.series) for pool in pools)), np.int64)
+    before = 0
     for pool in pools:
-        whole = np.zeros((blocks, pool.corpus.num_series), np.int64)
-        first = 0
-        for chunk, leaves in zip(pool.corpus.chunks, _leaves(pool.corpus), strict=True):
+        starts = pool.corpus.chunk_starts()
+        edges = np.searchsorted(pool.series, starts)  # the series are ascending
+        for k, (chunk, leaves) in enumerate(zip(pool.corpus.chunks, _leaves(pool.corpus), strict=True)):
+            rows = pool.series[edges[k] : edges[k + 1]] - starts[k]
             for b, (nested, floats) in enumerate(zip(chunk.blocks, leaves, strict=True)):
                 if floats is not None:
-                    whole[b, first : first + len(chunk)] = _address_of(floats) + 4 * nested.start
-            first += len(chunk)
-        parts.append(whole[:, pool.series])
-    return np.concatenate(parts, axis=1)
+                    here = found[b, before + edges[k] : before + edges[k + 1]]
+                    np.multiply(nested.start[rows], 4, out=here, dtype=np.int64)
+                    here += _address_of(floats)
+        before += len(pool.series)
+    return found
 
 
 def _row_tables(pools: list[Pool]) -> tuple[IntArray, IntArray, np.ndarray, IntArray]:

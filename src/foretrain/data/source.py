@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from foretrain.data.buckets import Buckets, choices
+from foretrain.data.chunks import Counts, compact
 from foretrain.data.config import DataConfig
 from foretrain.data.lengths import no_window, rows_needed
 from foretrain.data.permutation import derive, hash64
 from foretrain.data.sampling import Gather, Pool, SamplingPlan
 from foretrain.data.splits import Selection, held_out
 from foretrain.data.store import Corpus
-from foretrain.data.windows import IntArray, Windows
+from foretrain.data.windows import Windows
 from foretrain.errors import ConfigError
 
 
@@ -49,7 +50,7 @@ class TrainingSource:
         ]
         self._pools = pools
         self._plan = SamplingPlan(
-            [pool.corpus.lengths[pool.series] for pool in pools],
+            [pool.lengths for pool in pools],
             [pool.weight for pool in pools],
             seed=seed,
             reserved=config.resolved_validation_steps + config.resolved_test_steps,
@@ -61,19 +62,20 @@ class TrainingSource:
         )
         self._gather = Gather(
             pools,
+            self._plan.lengths,
             context_length=config.context_length,
             prediction_length=config.prediction_length,
             reserved=config.resolved_validation_steps + config.resolved_test_steps,
             with_times=bool(config.with_times),
         )
 
-    def _trainable(self, corpus: Corpus) -> IntArray:
+    def _trainable(self, corpus: Corpus) -> Counts:
         """Return the series of a corpus that are not held out and long enough for a training window."""
         config = self.config
         lengths = corpus.lengths
         long_enough = (lengths >= rows_needed(config)) & (lengths >= (config.min_rows or 0))
         out = held_out(corpus, config.holdout_fraction)
-        series = np.flatnonzero(long_enough & ~out)
+        series = compact(np.flatnonzero(long_enough & ~out))
         self._counts.append(
             {"series": len(lengths), "held_out": int(out.sum()), "too_short": int((~long_enough & ~out).sum())}
         )
@@ -220,7 +222,7 @@ def _require_times(corpora: tuple[Corpus, ...]) -> None:
             raise ConfigError(f"data.with_times: {corpus.name} has steps without a calendar. Set it to false.")
 
 
-def _subset(selected: list[IntArray], limit: int, seed: int) -> list[IntArray]:
+def _subset(selected: list[Counts], limit: int, seed: int) -> list[Counts]:
     """Return at most `limit` series, in proportion to each corpus' number (at least one), chosen by a keyed hash."""
     sizes = np.array([len(series) for series in selected])
     if limit >= sizes.sum():

@@ -10,9 +10,9 @@ part, its context may start earlier. Held-out items are never trained on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,36 @@ class Origin(NamedTuple):
 
     series: int
     cutoff: int
+
+
+class Origins(Sequence[Origin]):
+    """Forecast origins as two arrays: a corpus may have one in each of millions of series."""
+
+    def __init__(self, series: IntArray, cutoff: IntArray) -> None:
+        self.series, self.cutoff = series, cutoff
+
+    @classmethod
+    def of(cls, origins: Sequence[Origin]) -> Origins:
+        """Return other origins as these, in their order."""
+        if isinstance(origins, Origins):
+            return origins
+        pairs = np.array(origins, np.int64).reshape(-1, 2)
+        return cls(pairs[:, 0], pairs[:, 1])
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @overload
+    def __getitem__(self, index: int) -> Origin: ...
+    @overload
+    def __getitem__(self, index: slice) -> Origins: ...
+    def __getitem__(self, index: int | slice) -> Origin | Origins:
+        if isinstance(index, slice):
+            return Origins(self.series[index], self.cutoff[index])
+        return Origin(int(self.series[index]), int(self.cutoff[index]))
+
+    def __iter__(self) -> Iterator[Origin]:
+        return map(Origin._make, zip(self.series.tolist(), self.cutoff.tolist(), strict=True))
 
 
 def select(
@@ -196,9 +226,16 @@ def held_out(corpus: Corpus, fraction: float) -> npt.NDArray[np.bool_]:
     """Return an (N,) mask of held-out items, chosen by a hash of their ids: the same in every corpus and run."""
     if fraction <= 0:
         return np.zeros(corpus.num_series, bool)
-    ids = corpus.item_ids()
-    raw = b"".join(hashlib.blake2b(item_id.encode(), digest_size=8, person=b"holdout").digest() for item_id in ids)
-    return np.frombuffer(raw, "<u8") < np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+    begun = hashlib.blake2b(digest_size=8, person=b"holdout").copy  # copies take half the time of new ones
+    limit, found = np.uint64(min(int(fraction * 2**64), 2**64 - 1)), []
+    for ids in corpus.parts_of_ids():
+        digests = list[bytes]()
+        for item_id in ids:
+            state = begun()
+            state.update(item_id.encode())
+            digests.append(state.digest())
+        found.append(np.frombuffer(b"".join(digests), "<u8") < limit)
+    return np.concatenate(found)
 
 
 def train_rows(lengths: IntArray, validation_steps: int, test_steps: int) -> IntArray:
@@ -219,7 +256,7 @@ def rolling_origins(
     items: Items = "all",
     holdout_fraction: float = 0.0,
     too_long: str = "prediction_length or min_context",
-) -> list[Origin]:
+) -> Origins:
     """Return forecast origins with futures inside the split, the newest num_windows a series, by (series, cutoff).
 
     The newest future ends at the end of the split, each earlier one `stride` (default prediction_length) steps before.
@@ -265,4 +302,4 @@ def rolling_origins(
     series = np.repeat(np.arange(len(counts)), counts)
     last = np.cumsum(counts)
     back = (np.repeat(last, counts) - 1 - np.arange(last[-1])) * stride
-    return [Origin(int(i), int(c)) for i, c in zip(series, newest[series] - back, strict=True)]
+    return Origins(series, newest[series] - back)

@@ -13,7 +13,7 @@ import bisect
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -140,7 +140,7 @@ class Corpus:
     @functools.cached_property
     def lengths(self) -> IntArray:
         """(N,) steps of each series, computed from the offsets on first use."""
-        lengths = np.concatenate([chunk.length for chunk in self.chunks])
+        lengths = np.concatenate([chunk.length for chunk in self.chunks], dtype=np.int64)
         lengths.flags.writeable = False
         return lengths
 
@@ -174,9 +174,12 @@ class Corpus:
         """Return the ids of the given series, or of all, in order."""
         if series is not None:
             return [self.item_id(int(i)) for i in series]
-        if not self._has_ids:
-            return [str(i) for i in range(self.num_series)]
-        return [item_id for chunk in self.chunks for item_id in chunk.item_ids()]
+        return [item_id for ids in self.parts_of_ids() for item_id in ids]
+
+    def parts_of_ids(self) -> Iterator[list[str]]:
+        """Yield the ids of all series, in order, a record batch at a time: a list of all takes 100 bytes a series."""
+        for chunk, first in zip(self.chunks, self._first, strict=False):
+            yield chunk.item_ids() if self._has_ids else [str(i) for i in range(first, first + len(chunk))]
 
     def values(self, series: int) -> FloatArray:
         """Return (V, T) float32, NaN = not observed: a read-only view if the file's layout allows it (ours does)."""

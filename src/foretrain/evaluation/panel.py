@@ -14,9 +14,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from foretrain.data.splits import Origin, Selection, SplitName, cut, rolling_origins
+from foretrain.data.splits import Origin, Origins, Selection, SplitName, cut, rolling_origins
 from foretrain.data.store import Corpus
-from foretrain.data.windows import Window
+from foretrain.data.windows import IntArray, Window
 from foretrain.distributed.world import World
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note, counted
@@ -111,16 +111,22 @@ def make_panel(
 
     Raises DataError if there is no window.
     """
-    refs = [WindowRef(k, o.series, o.cutoff) for k, found in enumerate(origins) for o in sorted(found)]
-    if not refs:
+    given = [Origins.of(found) for found in origins]
+    if not sum(map(len, given)):
         raise DataError("no window to score: the validation or test part is empty. Give it more steps.")
-    items = sorted({ref[:2] for ref in refs})
-    left_out = [_too_short(corpus, found) for corpus, found in zip(corpora, origins, strict=True)]
-    if max_items is not None and len(items) > max_items:
-        left_out.append(LeftOut("items", f"not drawn (max_items {max_items})", len(items) - max_items, ()))
-        drawn = np.random.default_rng(seed).choice(len(items), max_items, replace=False)
-        chosen = {items[k] for k in drawn}
-        refs = [ref for ref in refs if ref[:2] in chosen]
+    items = [_distinct(found.series) for found in given]
+    left_out = [_too_short(corpus, found) for corpus, found in zip(corpora, items, strict=True)]
+    count = sum(map(len, items))
+    if max_items is not None and count > max_items:
+        left_out.append(LeftOut("items", f"not drawn (max_items {max_items})", count - max_items, ()))
+        drawn = np.sort(np.random.default_rng(seed).choice(count, max_items, replace=False))
+        edges = np.cumsum([0, *map(len, items)])
+        items = [own[drawn[(drawn >= a) & (drawn < b)] - a] for own, a, b in zip(items, edges, edges[1:], strict=False)]
+    refs = list[WindowRef]()
+    for k, (found, chosen) in enumerate(zip(given, items, strict=True)):
+        kept = np.isin(found.series, chosen)
+        pairs = Origins(found.series[kept], found.cutoff[kept])
+        refs += [WindowRef(k, *origin) for origin in sorted(pairs)]
     return Panel(
         corpora=tuple(corpora),
         selections=tuple(selections),
@@ -173,7 +179,7 @@ def newest_origins(
     test_steps: int | None,
     min_context: int | None,
     context_length: int,
-) -> list[Origin]:
+) -> Origins:
     """Return rolling_origins; if the size of the scored part is None, the part has room for num_windows."""
     room = (num_windows - 1) * stride + prediction_length
     sizes = {"validation": validation_steps, "test": test_steps}
@@ -247,9 +253,17 @@ def _chunks(panel: Panel, batch_size: int) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(chunk)) + 1)
 
 
-def _too_short(corpus: Corpus, origins: Sequence[Origin]) -> LeftOut:
-    present = {origin.series for origin in origins}
-    absent = [series for series in range(corpus.num_series) if series not in present]
+def _distinct(series: IntArray) -> IntArray:
+    """Return np.unique, in a tenth of its time for series that ascend already."""
+    if len(series) and (series[1:] >= series[:-1]).all():
+        return series[np.flatnonzero(np.diff(series, prepend=series[0] - 1))]
+    return np.unique(series)
+
+
+def _too_short(corpus: Corpus, present: np.ndarray) -> LeftOut:
+    missing = np.ones(corpus.num_series, bool)
+    missing[present] = False
+    absent = np.flatnonzero(missing)
     examples = tuple(corpus.item_ids(absent[:3]))
     return LeftOut(
         "items", f"of {corpus.name} without room for one window, or outside the split", len(absent), examples

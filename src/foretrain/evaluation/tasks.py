@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from foretrain.data.splits import Origin, Selection, SplitName, select
+from foretrain.data.splits import Origins, Selection, SplitName, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, Forecasts
@@ -221,7 +221,7 @@ def _origins(
     stride: int,
     context_length: int,
     min_context: int | None,
-) -> tuple[list[list[Origin]], list[Note]]:
+) -> tuple[list[Origins], list[Note]]:
     """Return the forecast origins of every corpus, in the part that training held out if that is known, and notes.
 
     sizes are those of the validation and the test part; None = not given.
