@@ -37,6 +37,22 @@ def test_what_may_change_on_resume_and_what_is_identity_are_the_fields_own_decla
     assert [key for key, _, _, what in rows if what.startswith("sums")] == [k for k, r in unusual if "sums" in r.note]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_the_tests_that_a_page_names_exist(page: Path):
+    for path, name in re.findall(r"\b((?:tests|benchmarks)/[\w/.-]+\.(?:py|json))(?:::(\w+))?", page.read_text()):
+        assert (ROOT / path).is_file(), path
+        assert not name or re.search(rf"^def {name}\(", (ROOT / path).read_text(), flags=re.M), f"{path}::{name}"
+
+
+def test_each_fault_and_each_promise_on_several_processes_names_a_test():
+    tables = {"reliability.md": "| fault | behaviour | shown by |", "distributed.md": "| promise | shown by |"}
+    for page, head in tables.items():
+        text = (ROOT / "docs" / page).read_text()
+        rows = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+        assert len(rows) > 15
+        assert [row for row in rows if not re.search(r"tests/(?!proofs)[\w/]+\.py", row.split(" | ")[-1])] == []
+
+
 def test_every_option_of_reading_stands_in_the_table_of_options_once():
     import typer
 

@@ -93,6 +93,7 @@ SLOW = (
     "tests/adapters/test_layers.py",
     "tests/training/test_ahead.py",
     "tests/training/test_checkpoint.py",
+    "tests/training/test_many_ranks.py",
     "tests/training/test_monitor.py",
     "tests/training/test_nonfinite.py",
     "tests/training/test_optimizer.py",

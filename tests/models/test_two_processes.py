@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests import forks
 from tests.models.two_processes import STEPS, cases, run
 from tests.models.zoo import Zoo
 from tests.waiting import DEADLINE
@@ -21,7 +18,6 @@ from foretrain.training.journal import read_journal
 
 pytestmark = pytest.mark.processes
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("full", "adapter", "budget", "huber")
 NAMES = [f"{name}-{kind}" for name in FAMILIES for kind in KINDS]
 NAMES = [name for name in NAMES if not (name.startswith("kronos") and name.endswith("huber"))]  # tokens have one loss
@@ -33,24 +29,13 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
     zoo = Zoo(two / "parts")
     every = dict(cases(zoo))  # builds the parts, which both sides read
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    with subprocess.Popen(
-        [*command, "-m", "tests.models.two_processes", str(two)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            for name, tree in every.items():
-                run(tree, one / name, World())
-            text, _ = process.communicate(timeout=DEADLINE)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, text[-3000:]
+    process = forks.started("tests.models.two_processes", two, 2)
+    try:
+        for name, tree in every.items():
+            run(tree, one / name, World())
+        assert process.wait(timeout=DEADLINE) == 0, (two / "forks.log").read_text()
+    finally:
+        forks.stop(process)
     assert sorted(every) == sorted(NAMES)
     return two, one
 

@@ -36,6 +36,7 @@ FSDP, HSDP = {"parallel": "fsdp"}, {"parallel": "hsdp", "shard_size": 2}
 IN_PARTS = {"fsdp 2": ("adamw", "muon", "adapter"), "fsdp 4": ("adapter",), "hsdp 2x2": ("adamw", "muon")}
 BAD = 10 * 6 + 4
 STEPS = 8
+LION = OptimizerConfig(name="lion", learning_rate=1e-3)
 TOY = {**UNEVEN, "ema_decay": 0.9, "max_steps": STEPS}
 # of every family once in each layout: (layout, family, kind, micro-batches); models/test_two_processes.py has DDP
 FAMILY_STEPS = 3
@@ -217,6 +218,7 @@ def toy_cases(out: Path, world: World) -> dict[str, Any]:
         "stop": result_of(lambda: fit("stop", source=poison)),
         "float16": fit("float16", dtype="float16"),
         "bfloat16": fit("bfloat16", dtype="bfloat16"),
+        "lion": fit("lion", optimizer=LION),
         "float16 ddp": fit("float16 ddp", dtype="float16", parallel="ddp"),
         "patience": fit("patience", **validated, validate_first=True, patience=1),
         "full": fit("full", activation_checkpointing="full", reshard_after_forward=False),

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +16,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tests import forks
 from tests.models import layouts, two_processes
 from tests.models.zoo import ZOO, Zoo
 from tests.tolerance import training_in_float64
@@ -34,7 +31,6 @@ from foretrain.training.checkpoint import damage
 
 pytestmark = pytest.mark.processes
 
-ROOT = Path(__file__).parents[2]
 FACTOR, MOST = 4, 1e-5  # times what one process in float32 differs from float64; and at most
 FEWEST = 1e-7  # an eps of float32: a run whose losses are by luck nearer to float64 is no measure
 
@@ -56,37 +52,19 @@ class Processes:
         return first
 
 
-def start(processes: int, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    with (folder / f"output.{processes}").open("w") as output:
-        return subprocess.Popen(
-            [*command, "-m", "tests.training.sharded", str(folder)],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-
 @pytest.fixture(scope="module")
 def ran(toy, tmp_path_factory) -> Processes:
-    """Two torchruns, started once for all cases, and this process' leg of their relay."""
+    """Two groups of processes, started once for all cases, and this process' leg of their relay."""
     folder = tmp_path_factory.mktemp("sharded")
     Zoo(folder / "parts")._part("kronos_tokenizer")  # before both read it
-    started = {size: start(size, folder) for size in (2, 4)}
+    process = forks.started("tests.training.sharded", folder, 2, 4)
     try:
-        wait_until((folder / "fsdp 2.done").exists, started[2])
+        wait_until((folder / "fsdp 2.done").exists, process)
         sharded.relay_leg(folder / "relay", World(), "one")
         (folder / "one.done").touch()
-        for size, process in started.items():
-            process.wait(timeout=DEADLINE)
-            assert process.returncode == 0, (folder / f"output.{size}").read_text()[-3000:]
+        assert process.wait(timeout=DEADLINE) == 0, (folder / "forks.log").read_text()
     finally:
-        for process in started.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+        forks.stop(process)
     return Processes(folder)
 
 
@@ -242,6 +220,11 @@ def test_float16_scales_the_loss_of_a_sharded_model_as_of_a_whole_one(toy, ran):
     """With two processes on both sides: the first scale depends on how many micro-batches they share."""
     found, whole = (dict(toy.losses(ran.folder / name)) for name in ("float16", "float16 ddp"))
     assert found == pytest.approx(whole, rel=1e-3)
+
+
+def test_lion_steps_on_parts_as_on_the_whole(toy, ran, tmp_path):
+    toy.trainer(tmp_path, **sharded.TOY, optimizer=sharded.LION).fit()
+    assert dict(toy.losses(ran.folder / "lion")) == pytest.approx(dict(toy.losses(tmp_path)), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["selective", "full", "first"])
