@@ -188,7 +188,8 @@ def main() -> None:
                     results.append({"case": name, **measured(path, case, args.runs)})
                     print(line(results[-1]), flush=True)
     if args.json is not None:
-        facts = {"machine": harness.describe("cpu"), "commit": harness.commit(), "command": " ".join(sys.argv[1:])}
+        command = f"python -m benchmarks.many_series --runs {args.runs}"
+        facts = {"machine": harness.describe("cpu"), "commit": harness.commit(), "command": command}
         args.json.write_text(json.dumps({**facts, "ranks": RANKS, "cases": results}, indent=1) + "\n", encoding="utf-8")
 
 

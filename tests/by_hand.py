@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -101,6 +102,8 @@ def start(size: int, ranks: list[int], folder: Path, work: Callable[[], None]) -
             code = 0
         except SystemExit as leave:
             code = int(leave.code or 0)
+        except BaseException:  # any: this process must not go on in its parent's place
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -250,6 +250,14 @@ def test_a_dry_run_divides_the_memory_of_a_model_that_is_split_over_processes(tm
     assert disks[0] is not None and disks[0][0] == disks[1][0]  # checkpoints hold the whole model
 
 
+def test_a_dry_run_tells_of_processes_without_work(tmp_path: Path):
+    texts = [
+        "\n".join(describe_run(tiny(tmp_path / "run", f"training.micro_batch_size={size}"), World(size=4)))
+        for size in (4, 1)
+    ]
+    assert ["warning: 3 of 4 processes are idle in the last round of a step" in text for text in texts] == [True, False]
+
+
 @pytest.mark.parametrize(("size", "parallel", "advised"), [(1, "auto", False), (4, "ddp", True), (4, "fsdp", False)])
 def test_a_dry_run_that_finds_too_little_memory_advises_to_split_a_whole_model(
     tmp_path: Path, monkeypatch, size, parallel, advised
