@@ -22,7 +22,7 @@ TINY = [
     "training.checkpoint_every=2",
     "training.log_every=1",
     "training.tensorboard=false",
-    "training.max_steps=6",
+    "training.max_steps=4",
     "optimizer.schedule.warmup_steps=2",
 ]
 CHRONOS2 = [
@@ -44,12 +44,14 @@ KRONOS = [
     "stages.predictor.model.ff_dim=32",
     "stages.predictor.model.token_cache=true",
     "stages.predictor.evaluation.num_samples=2",
-    "stages.tokenizer.training.max_steps=4",
-    "stages.predictor.training.max_steps=4",
+    "stages.tokenizer.training.max_steps=2",
+    "stages.predictor.training.max_steps=2",
 ]
 CORPUS = "data.corpora=[{path: corpus}]"
 RUN = ["train", "debug.yaml", "--threads", "1", "--resume", *TINY, *CHRONOS2, CORPUS]
+STAGES = ["train", "kronos/debug.yaml", "--threads", "1", "--resume", *TINY[:-2], *KRONOS]
 MODEL = "run/release"
+CANDLES = "kronos/stages/02-predictor/release"
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,22 @@ def _link(folder: Path) -> None:
     (folder / "corpus").symlink_to("real/corpus")
 
 
-def _forecast(*words: str) -> list[str]:
-    return ["forecast", MODEL, "series.csv", "--prediction-length", "8", "--threads", "1", *words]
+def _damaged(folder: Path) -> None:
+    """Cut the newest checkpoint, which the next start puts aside, and remove what came of it."""
+    shard = next((folder / "run" / "checkpoints" / "step-00000004").glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
 
 
-def _evaluate(*words: str) -> list[str]:
-    return ["evaluate", "run", "--data", "corpus", "--num-windows", "2", "--threads", "1", "--out", "e", *words]
+def _forecast(data: str, *words: str, model: str = MODEL, steps: int = 8) -> list[str]:
+    return ["forecast", model, data, "--prediction-length", str(steps), "--threads", "1", *words]
+
+
+def _evaluate(*words: str, model: str = "run", data: str = "corpus") -> list[str]:
+    return ["evaluate", model, "--data", data, "--num-windows", "2", "--threads", "1", *words]
+
+
+def _import(*words: str) -> list[str]:
+    return ["data", "import", *words]
 
 
 _names = [
@@ -101,67 +113,98 @@ _names = [
     for word in ("--column", role)
 ]
 _marked = tuple(f"run/{name}" for name in ("release", "best_model", "hf_export", "final_metrics.json"))
+_stages = ("out/stages/01-tokenizer", "out/stages/02-predictor")
 CASES = {
-    "train": Case([*RUN, "output_dir=out"], ("corpus",), runs=("out",)),
-    "train --resume": Case([*RUN, "output_dir=out"], ("corpus",), runs=("out",), killed=0.6),
+    "train": Case([*RUN, "output_dir=out", "training.keep_last=1"], ("corpus",), runs=("out",)),
+    "train --resume": Case([*RUN, "output_dir=out", "training.keep_last=1"], ("corpus",), runs=("out",), killed=0.6),
+    "data import --update": Case(_import("new", "--out", "corpus", "--update"), ("corpus", "new"), ("corpus",)),
+    "data import": Case(_import("raw", "--out", "c/corpus"), ("raw",), ("c",)),
+    "export": Case(["export", "run/checkpoints/step-00000004", "--out", "x/y"], ("run",), ("x",)),
+    "evaluate": Case(_evaluate("--out", "e"), ("corpus", "run"), ("e",)),
+    "evaluate --against": Case(_evaluate("--out", "e", "--against", "zero-shot"), ("corpus", "run"), ("e", *_marked)),
+    "forecast": Case(_forecast("corpus", "--out", "f/q.csv"), ("corpus", "run"), ("f",)),
+    "forecast (a file)": Case(_forecast("series.csv", "--out", "q.csv"), ("series.csv", "run"), ("q.csv",)),
+    "forecast (names of its own)": Case(
+        _forecast("series.csv"), ("series.csv", "run"), ("series-forecast.csv", "series-forecast.png")
+    ),
+    "forecast (over old files)": Case(
+        _forecast("corpus", "--out", "f/q.csv", "--plot", "f/p.png"),
+        ("corpus", "run"),
+        ("f/q.csv", "f/p.png"),
+        (),
+        _old_files,
+    ),
+    "forecast (paths, candles, a plot)": Case(
+        _forecast(
+            "candles",
+            "--out",
+            "q.csv",
+            "--paths",
+            "p.parquet",
+            "--candles",
+            "c.csv",
+            "--plot",
+            "d/p.pdf",
+            "--num-samples",
+            "2",
+            model=CANDLES,
+            steps=4,
+        ),
+        ("candles", "kronos"),
+        ("q.csv", "p.parquet", "c.csv", "d"),
+    ),
+    "forecast (a checkpoint)": Case(
+        _forecast("corpus", "--out", "q.csv", model="run/checkpoints/step-2"),
+        ("corpus", "run"),
+        ("q.csv", "run/checkpoints/step-00000002/release"),
+        (),
+        _other_checkpoint,
+    ),
+    "score": Case(["score", "scored.csv", *_names, "--values", "fraction", "--out", "s"], ("scored.csv",), ("s",)),
+    "train (saves in the background)": Case(
+        [*RUN, "output_dir=out", "training.checkpoint_in_background=true"], ("corpus",), runs=("out",)
+    ),
+    "train (TensorBoard)": Case(
+        [*RUN, "output_dir=out", "training.tensorboard=true", "training.max_steps=2"], ("corpus",), runs=("out",)
+    ),
+    "train (a damaged checkpoint)": Case(
+        [*RUN, "output_dir=run", "training.keep_last=9", "training.max_steps=5"],
+        ("corpus", "run"),
+        (),
+        ("run",),
+        _damaged,
+    ),
+    "train (not finite)": Case(
+        [
+            *RUN,
+            "output_dir=out",
+            "training.max_steps=2",
+            "optimizer.learning_rate=1e30",
+            "optimizer.schedule.warmup_steps=0",
+            "training.on_nonfinite=skip",
+        ],
+        ("corpus",),
+        runs=("out",),
+    ),
+    "train (two stages)": Case([*STAGES, "output_dir=out"], runs=_stages),
     "train (adapter and gate)": Case(
         [*RUN, "output_dir=out", "model={model_id: run/release}", "adapter={rank: 2}", "evaluation.promotion=true"],
         ("corpus", "run"),
         runs=("out",),
     ),
-    "train (two stages)": Case(
-        ["train", "kronos/debug.yaml", "--threads", "1", "--resume", *TINY[:-2], *KRONOS, "output_dir=out"],
-        runs=("out/stages/01-tokenizer", "out/stages/02-predictor"),
-    ),
-    "evaluate": Case(_evaluate(), ("corpus", "run"), ("e",)),
-    "evaluate --against": Case(_evaluate("--against", "zero-shot"), ("corpus", "run"), ("e", *_marked)),
-    "score": Case(["score", "scored.csv", *_names, "--values", "fraction", "--out", "s"], ("scored.csv",), ("s",)),
-    "forecast (csv)": Case(_forecast("--out", "f/q.csv"), ("series.csv", "run"), ("f",)),
-    "forecast (parquet and svg)": Case(
-        _forecast("--out", "q.parquet", "--plot", "p.svg"), ("series.csv", "run"), ("q.parquet", "p.svg")
-    ),
-    "forecast (over old files)": Case(
-        _forecast("--out", "f/q.csv", "--plot", "f/p.png"),
-        ("series.csv", "run"),
-        ("f/q.csv", "f/p.png"),
-        (),
-        _old_files,
-    ),
-    "forecast (a checkpoint)": Case(
-        [
-            "forecast",
-            "run/checkpoints/step-2",
-            "series.csv",
-            "--prediction-length",
-            "8",
-            "--out",
-            "q.csv",
-            "--threads",
-            "1",
-        ],
-        ("series.csv", "run"),
-        ("q.csv", "run/checkpoints/step-00000002/release"),
-        (),
-        _other_checkpoint,
-    ),
-    "forecast (a corpus)": Case(
-        ["forecast", MODEL, "corpus", "--prediction-length", "8", "--out", "q.csv", "--threads", "1"],
-        ("corpus", "run"),
-        ("q.csv",),
-    ),
     "quick": Case(
-        ["quick", "series.csv", "--prediction-length", "4", "--max-steps", "3", "--threads", "1"],
+        ["quick", "series.csv", "--prediction-length", "4", "--max-steps", "2", "--threads", "1"],
         ("series.csv",),
         (),
         ("series-quick/run",),
     ),
-    "data import": Case(["data", "import", "raw", "--out", "c/corpus"], ("raw",), ("c",)),
-    "data import --update": Case(
-        ["data", "import", "new", "--out", "corpus", "--update"], ("corpus", "new"), ("corpus",)
+    "export --adapter": Case(
+        ["export", "tuned/checkpoints/step-00000004", "--adapter", "--out", "x"], ("run", "tuned"), ("x",)
     ),
     "data import --update (a link)": Case(
-        ["data", "import", "new", "--out", "corpus", "--update"], ("corpus", "new"), ("real/corpus",), (), _link
+        _import("new", "--out", "corpus", "--update"), ("corpus", "new"), ("real/corpus",), (), _link
     ),
+    "data import --dry-run": Case(_import("raw", "--out", "c", "--dry-run"), ("raw",)),
     "data inspect --plot": Case(["data", "inspect", "corpus", "--plot", "p.png"], ("corpus",), ("p.png",)),
     "data inspect (files)": Case(["data", "inspect", "raw"], ("raw",)),
     "data verify": Case(["data", "verify", "corpus"], ("corpus",)),
@@ -171,10 +214,8 @@ CASES = {
         ("g",),
         kept=".g.parts",
     ),
-    "export": Case(["export", "run/checkpoints/step-00000004", "--out", "x/y"], ("run",), ("x",)),
-    "export --adapter": Case(
-        ["export", "tuned/checkpoints/step-00000004", "--adapter", "--out", "x"], ("run", "tuned"), ("x",)
-    ),
+    "evaluate (a file)": Case(_evaluate(data="series.csv"), ("series.csv", "run")),
+    "evaluate (candles)": Case(_evaluate("--out", "e", model="kronos", data="candles"), ("candles", "kronos"), ("e",)),
     "config copy": Case(["config", "copy", "chronos2/finetune", "--out", "k/c.yaml"], (), ("k",)),
     "config import": Case(
         ["config", "import", "foreign.yaml", "--from", "kronos", "--out", "c.yaml"],
@@ -194,8 +235,8 @@ def _series(folder: Path, items: int, rows: int, first: int = 0) -> None:
 
 def make_common(folder: Path, command: Callable[[list[str]], None], needs: set[str]) -> None:
     """Write into an empty folder, which is the current one of `command`, what cases with these needs want."""
-    _series(folder / "raw", 4, 200)
-    _series(folder / "new", 2, 230, first=3)
+    _series(folder / "raw", 3, 200)
+    _series(folder / "new", 2, 230, first=2)
     frame = pd.read_csv(folder / "raw" / "i0.csv").assign(item_id="a")
     frame.to_csv(folder / "series.csv", index=False)
     days = pd.bdate_range("2025-01-06", periods=15).astype(str)
@@ -208,6 +249,11 @@ def make_common(folder: Path, command: Callable[[list[str]], None], needs: set[s
         "data:\n  data_path: bars.csv\nmodel_paths:\n  pretrained_tokenizer: t\n  pretrained_predictor: p\n"
     )
     command(["data", "import", "raw", "--out", "corpus"])
+    if needs & {"candles", "kronos"}:
+        bars = pd.read_csv(folder / "bars.csv").rename(columns={"timestamps": "timestamp"})[:300]
+        bars.assign(close=1 + np.arange(300) % 7 / 10).to_csv(folder / "candles.csv", index=False)
+        command(["data", "import", "candles.csv", "--out", "candles"])
+        command([*STAGES, "output_dir=kronos"])
     if needs & {"run", "tuned"}:
         command([*RUN, "output_dir=run", "training.keep_last=9"])
     if "tuned" in needs:
