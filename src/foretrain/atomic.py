@@ -104,22 +104,27 @@ def write_json(path: Path, data: Any) -> None:
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
+def replacing_file(path: Path, *, in_folder: bool = False) -> Iterator[Path]:
     """Yield a scratch file to write. It replaces `path` when the block ends and is deleted if the block fails.
 
     For one writer at a time: the scratch name is always `.tmp-NAME`, so that the next write deletes leftovers of a
-    kill.
+    kill. in_folder: it is a folder that holds the scratch file, for writers that put scratch files of their own beside
+    it.
     """
     if is_stream(path):
         raise OSError(errno.EPERM, "is a device or a pipe, which no file replaces", str(path))
-    scratch = path.with_name(f".tmp-{path.name}")
-    scratch.unlink(missing_ok=True)
+    place = path.with_name(f".tmp-{path.name}")
+    if in_folder:
+        empty_folder(place)
+    else:
+        place.unlink(missing_ok=True)
+    scratch = place / path.name if in_folder else place
     try:
         yield scratch
         sync(scratch)  # without it, a power cut after the rename can leave the file empty
         scratch.replace(path)
     finally:
-        remove(scratch)
+        remove(place)
     sync(path.parent)
 
 

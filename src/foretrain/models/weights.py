@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from foretrain.atomic import replacing_file
 from foretrain.errors import ModelError
 from foretrain.reading import Unreadable, read_object
 
@@ -96,6 +97,17 @@ def share(path: Path) -> None:
     mask = os.umask(0o077)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
+
+
+@contextmanager
+def replacing_tensors(path: Path) -> Iterator[Path]:
+    """Yield a scratch file for safetensors to write, which replaces `path` when the block ends. Raises OSError.
+
+    safetensors writes under a random name beside it first, which the next write could not delete after a kill.
+    """
+    with replacing_file(path, in_folder=True) as scratch, disk_errors(path):
+        yield scratch
+        share(scratch)
 
 
 @contextmanager

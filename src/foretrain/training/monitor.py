@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -109,6 +110,7 @@ class Monitor:
         self._peak: float | None = None
         self._bar: Bar | None = None
         self._tensorboard: Any = None
+        self._excepthook = threading.excepthook
         if not world.is_main:
             return
         self.journal = Journal(output_dir / "metrics.jsonl")
@@ -127,6 +129,7 @@ class Monitor:
             from torch.utils.tensorboard import SummaryWriter  # its import is slow
 
             self._close_tensorboard()
+            self._excepthook, threading.excepthook = threading.excepthook, _hook_without_tensorboard
             self._tensorboard = SummaryWriter(str(self.output_dir / "tensorboard"), purge_step=step + 1)
         if self.console.is_terminal and self._bar is None:
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -292,8 +295,18 @@ class Monitor:
         self._tensorboard.flush()
 
     def _close_tensorboard(self) -> None:
-        if self._tensorboard is not None:
+        if self._tensorboard is None:
+            return
+        try:
             self._tensorboard.close()
+        finally:
+            threading.excepthook, self._tensorboard = self._excepthook, None
+
+
+def _hook_without_tensorboard(end: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread that failed, but for TensorBoard's on a full disk: its next write raises that."""
+    if not (isinstance(end.exc_value, OSError) and type(end.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(end)
 
 
 def append_log(output_dir: Path, text: str) -> None:

@@ -19,7 +19,7 @@ def save_for_replay(folder: Path, result: StepResult, loader: BatchLoader, seed:
     """
     from safetensors.torch import save_file
 
-    from foretrain.models.weights import disk_errors
+    from foretrain.models.weights import replacing_tensors
     from foretrain.training.precision import draw_seed
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,8 +29,8 @@ def save_for_replay(folder: Path, result: StepResult, loader: BatchLoader, seed:
             continue
         written = folder / f"step-{micro_batch.step:08d}-k-{micro_batch.k:05d}.safetensors"
         batch = loader.prepare(micro_batch).batch
-        with disk_errors(written):
-            save_file({name: tensor.contiguous().clone() for name, tensor in batch.items()}, written)
+        with replacing_tensors(written) as scratch:
+            save_file({name: tensor.contiguous().clone() for name, tensor in batch.items()}, scratch)
         windows = loader.windows(micro_batch)
         facts = {
             "step": micro_batch.step,

@@ -19,12 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from foretrain.atomic import replacing_file
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import move
 from foretrain.models.kronos import inputs
 from foretrain.models.kronos.tokenizer import TokenizerNetwork
-from foretrain.models.weights import disk_errors
+from foretrain.models.weights import replacing_tensors
 from foretrain.notes import Code, Note, warn
 
 FILE = "tokens.safetensors"
@@ -116,6 +115,6 @@ def _make(
     order = np.argsort(keys, kind="stable")
     keys, tokens = keys[order], tokens[order]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(path) as scratch, disk_errors(path):
+    with replacing_tensors(path) as scratch:
         save_file({"keys": keys, "tokens": tokens}, scratch, metadata={"made_from": made_from})
     return TokenCache(keys, tokens)
