@@ -35,6 +35,12 @@ def write_file(path: Path, text: str = "new") -> None:
         scratch.write_text(text)
 
 
+def write_file_in_folder(path: Path) -> None:
+    with atomic.replacing_file(path, in_folder=True) as scratch:
+        (scratch.parent / "of-another-writer").touch()
+        scratch.write_text("new")
+
+
 def write_together(path: Path) -> None:
     with atomic.files_together([path], refused) as places:
         places[path].write_text("new")
@@ -50,9 +56,10 @@ def write_folder(path: Path) -> None:
         fill(scratch)
 
 
-FILES = [write_file, write_together, lambda path: atomic.create_text(path, "new")]
+FILES = [write_file, write_file_in_folder, write_together, lambda path: atomic.create_text(path, "new")]
 FOLDERS = [write_new_folder, write_folder]
-FILE_IDS, FOLDER_IDS = ["replacing_file", "files_together", "create_text"], ["new_folder", "replacing_folder"]
+FILE_IDS = ["replacing_file", "replacing_file, in a folder", "files_together", "create_text"]
+FOLDER_IDS = ["new_folder", "replacing_folder"]
 EVERY = pytest.mark.parametrize("write", FILES + FOLDERS, ids=FILE_IDS + FOLDER_IDS)
 
 
@@ -91,7 +98,7 @@ def test_modes_follow_the_umask(tmp_path, write, umask):
         assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask
 
 
-@pytest.mark.parametrize("write", [write_file, write_together], ids=FILE_IDS[:2])
+@pytest.mark.parametrize("write", FILES[:3], ids=FILE_IDS[:3])
 def test_a_file_is_replaced_or_kept_where_the_disk_refuses(tmp_path, write, monkeypatch):
     path = tmp_path / "out.txt"
     path.write_text("old")
@@ -289,7 +296,7 @@ def read_while(path: Path, write) -> bytes:
     return found[0]
 
 
-@pytest.mark.parametrize("write", [FILES[1], FILES[2]], ids=FILE_IDS[1:])
+@pytest.mark.parametrize("write", FILES[2:], ids=FILE_IDS[2:])
 def test_a_pipe_gets_the_whole_and_stays_a_pipe(tmp_path, write):
     os.mkfifo(tmp_path / "pipe.csv")
     assert read_while(tmp_path / "pipe.csv", write) == b"new"
@@ -306,7 +313,7 @@ def test_nothing_is_renamed_over_a_device(tmp_path, write, link, monkeypatch):
     try:
         write(path if link else Path("/dev/null"))
     except OSError as error:
-        assert write is write_file and "which no file replaces" in str(error)
+        assert write in FILES[:2] and "which no file replaces" in str(error)
     assert path.is_symlink() and Path("/dev/null").is_char_device() and list(tmp_path.iterdir()) == [path]
 
 

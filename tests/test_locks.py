@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.waiting import DEADLINE
@@ -60,6 +62,33 @@ def test_what_is_no_plain_file_is_refused_at_once_and_stays_as_it_is(tmp_path: P
 @pytest.mark.parametrize("content", ["[" * 3000, '{"host": "h", "pid": null}', '{"host": "h", "pid": 1e400}', "\x00"])
 def test_a_file_that_names_no_holder_is_taken(tmp_path: Path, content: str) -> None:
     (tmp_path / ".c.lock").write_text(content)
+    with lock(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["read", "ftruncate", "pwrite", "a short pwrite"])
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_disk_that_refuses_leaves_no_lock_but_that_of_a_process_that_may_hold_it(
+    tmp_path: Path, monkeypatch, call: str, dead: bool
+) -> None:
+    path = tmp_path / ".c.lock"
+    if dead:
+        with lock(tmp_path):
+            text = path.read_text()
+        path.write_text(text.replace(f'"pid": {os.getpid()}', f'"pid": {2**22 + 1}'))
+
+    def refuse(*arguments: Any) -> int:
+        if call == "a short pwrite":
+            return real(arguments[0], arguments[1][:9], arguments[2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    real = os.pwrite
+    monkeypatch.setattr(os, call.split()[-1], refuse)
+    with pytest.raises(OSError, match="No space left"), lock(tmp_path):
+        pass
+    monkeypatch.undo()
+    assert path.exists() == (dead and call == "read")
     with lock(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []

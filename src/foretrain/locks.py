@@ -44,15 +44,20 @@ class FileLock:
                 safe = _record_lock(descriptor)
                 if not _is_still(self.path, descriptor):
                     continue  # its holder deleted it between the opening and the record lock
-                holder = _parse(os.read(descriptor, _LARGEST))
-                if holder and (not safe or alive(holder)):
-                    raise self._error(
-                        f"{self._folder}: process {holder['pid']} on {holder['host']} {self._doing}. "
-                        f"Wait for it or stop it. If you are sure that it has ended, delete {self.path}."
-                    )
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(this_process()).encode(), 0)
-                return self
+                free = False
+                try:
+                    holder = _parse(os.read(descriptor, _LARGEST))
+                    if free := not holder or (safe and not alive(holder)):
+                        _write(descriptor, json.dumps(this_process()).encode())
+                        return self
+                except OSError:
+                    if safe and (free or not os.fstat(descriptor).st_size):
+                        self.path.unlink(missing_ok=True)
+                    raise
+                raise self._error(
+                    f"{self._folder}: process {holder['pid']} on {holder['host']} {self._doing}. "
+                    f"Wait for it or stop it. If you are sure that it has ended, delete {self.path}."
+                )
             finally:
                 os.close(descriptor)
 
@@ -78,6 +83,13 @@ class FileLock:
             os.close(descriptor)
             raise self._error(f"{self.path}: is not a lock file. Delete it.")
         return descriptor
+
+
+def _write(descriptor: int, text: bytes) -> None:
+    """Make a text the content of a file; what a full disk takes only in part is an error, since it names no holder."""
+    os.ftruncate(descriptor, 0)
+    if os.pwrite(descriptor, text, 0) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _record_lock(descriptor: int) -> bool:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foretrain.errors import ModelError
-from foretrain.models.weights import read_weights, write_weights
+from foretrain.models.weights import read_weights, replacing_tensors, write_weights
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -171,3 +171,19 @@ def test_an_index_that_names_no_files_is_refused_in_one_line(tmp_path, names):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     with pytest.raises(ModelError, match="weight_map of the index names no files"):
         read_weights(tmp_path, network())
+
+
+def test_tensors_replace_a_file_and_the_next_write_deletes_what_a_kill_of_safetensors_left(tmp_path):
+    path = tmp_path / "tokens.safetensors"
+    with replacing_tensors(path) as scratch:
+        save_file({"a": torch.ones(2)}, scratch)
+        assert list(tmp_path.iterdir()) == [scratch.parent]
+    scratch.parent.mkdir()
+    (scratch.parent / ".tmpAbC123").touch()
+    with replacing_tensors(path) as scratch:
+        save_file({"a": torch.zeros(2)}, scratch)
+    with safe_open(path, framework="pt") as tensors:
+        assert not tensors.get_tensor("a").any()
+    mask = os.umask(0o077)
+    os.umask(mask)
+    assert list(tmp_path.iterdir()) == [path] and path.stat().st_mode & 0o777 == 0o666 & ~mask

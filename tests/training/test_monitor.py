@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
+import threading
 import time
 
 import pytest
 import torch
 from rich.console import Console
 
+from foretrain.errors import TrainingError
 from foretrain.training.monitor import append_log, duration, memory_gb, peak_flops, step_times
 from foretrain.training.trainer import ValidationResult
 
@@ -127,6 +130,19 @@ def test_tensorboard_is_written_if_asked_for(toy, tmp_path, on):
 
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
+
+
+def test_a_full_disk_in_tensorboards_thread_ends_the_run_without_a_traceback(toy, tmp_path, monkeypatch, capfd):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def refuse(writer: RecordWriter, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hook = threading.excepthook
+    monkeypatch.setattr(RecordWriter, "write", refuse)
+    with pytest.raises(TrainingError, match="No space left"):
+        toy.trainer(tmp_path, tensorboard=True).fit()
+    assert "Traceback" not in "".join(capfd.readouterr()) and threading.excepthook is hook
 
 
 def test_tensorboard_shows_every_step_of_a_resumed_run_once(toy, tmp_path):

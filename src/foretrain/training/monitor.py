@@ -295,12 +295,13 @@ class Monitor:
         self._tensorboard.flush()
 
     def _close_tensorboard(self) -> None:
-        if self._tensorboard is None:
-            return
+        writer, self._tensorboard = self._tensorboard, None
         try:
-            self._tensorboard.close()
+            if writer is not None:
+                writer.close()
         finally:
-            threading.excepthook, self._tensorboard = self._excepthook, None
+            if threading.excepthook is _hook_without_tensorboard:
+                threading.excepthook = self._excepthook
 
 
 def _hook_without_tensorboard(end: threading.ExceptHookArgs) -> None:
