@@ -1,7 +1,7 @@
 """Let the n-th file operation of commands fail, or kill them there, and look at what they leave and at the next run.
 
     python tests/proofs/fault_files.py [--case train,export] [--faults kill,eio] [--most 40] [--seed 0]
-                                       [--from 0] [--minutes 60] [--log FILE] [--again] [--json FILE]
+                                       [--from 0] [--minutes 60] [--log FILE] [--new] [--again] [--json FILE]
 
 fault_shim.c, built with `cc` and loaded before libc, counts the operations of a command on files of its folder: those
 that change something (create, write, sync, rename, link, delete, ...) and those that read. A clean run of each command
@@ -23,9 +23,10 @@ earlier trial of the case left the same tree (fault_trees.kind_of) and its next 
 quota, say, leave the same.
 
 --most: of operations that differ in numbers only, all first ones and a seeded sample are tried, up to so many per case
-and fault (0: every operation). --log: a file of JSON lines, one per trial, which a later call continues; with --again
-it tries anew what was wrong. --json: a file for the counts of the log, by command and fault. The folder of the trials
-is in memory (/dev/shm) if TMPDIR names no other. The exit code is 1 if anything is wrong.
+and fault (0: every operation). --new: only those that differ in more from all earlier ones, also of other commands; a
+later call without it tries the others. --log: a file of JSON lines, one per trial, which a later call continues; with
+--again it tries anew what was wrong. --json: a file for the counts of the log, by command and fault. The folder of the
+trials is in memory (/dev/shm) if TMPDIR names no other. The exit code is 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ class Operation:
 
     @property
     def sort(self) -> tuple[str, str]:
-        """What it is, without the numbers and random names in its path."""
-        return self.name, re.sub(r"[0-9a-f]{6,}|\d+", "#", self.path)
+        """What it is, without the numbers and random names in its path, and for temporary corpora without theirs."""
+        path = re.sub(r"[0-9a-f]{6,}|\d+", "#", re.sub(r"\.tmp\w{6}$", ".tmp#", self.path))
+        return self.name, re.sub(r"^tmp/[^/]*/(\.?)(series|raw)", r"tmp/#/\1corpus", path)
 
 
 class Trials:
@@ -90,6 +92,7 @@ class Trials:
         self.name, self.case, self.folder, self._damages = name, CASES[name], base / "one", damages
         self._start, self._common = base / "start", base / "common"
         self._next_is_right = set[str]()  # kinds of trees after which it is
+        self.new = list[Operation]()  # operations like none of an earlier command
         self._prepare()
         self.old = snapshot(self.folder)
         self.damaged = {text for name in self.case.runs for text in damages(self.folder / name)}  # on purpose
@@ -289,6 +292,7 @@ def main() -> int:
     parser.add_argument("--from", dest="first", type=int, default=0, help="leave out operations before this one")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--new", action="store_true", help="leave out operations that are like earlier ones")
     parser.add_argument("--again", action="store_true", help="try anew what was wrong according to the log")
     parser.add_argument("--json", type=Path, help="file for the counts of the log")
     parser.add_argument("--list", action="store_true", help="print the operations of clean runs instead")
@@ -320,12 +324,20 @@ def _all(args: argparse.Namespace, base: Path) -> int:
     make_common(base / "common", lambda words: _succeed(run(words, base / "common"), words), needs)
     log = Log(args.log, args.again)
     began, faulty = time.monotonic(), 0
+    seen = set[tuple[str, ...]]()
     for name in names:
         trials = Trials(name, base)
+        for operation in trials.operations:
+            if (like := (operation.kind, *operation.sort)) not in seen:
+                seen.add(like)
+                trials.new.append(operation)
         if args.list:
             print(name, *(f"  {o.kind} {o.number:4} {o.name:10} {o.path}" for o in trials.operations), sep="\n")
             continue
-        log.add({"case": name, "operations": {fault: len(trials.chosen(fault, 0, 0)) for fault in FAULTS}})
+        each = {fault: trials.chosen(fault, 0, 0) for fault in FAULTS}
+        counts = {fault: len(found) for fault, found in each.items()}
+        new = {fault: sum(operation in trials.new for operation in found) for fault, found in each.items()}
+        log.add({"case": name, "operations": counts, **({} if args.case else {"new": new})})
         for fault in args.faults.split(","):
             found = _disturbed(trials, fault, args, log, began + 60 * args.minutes)
             if found is None:
@@ -341,7 +353,7 @@ def _disturbed(trials: Trials, fault: str, args: argparse.Namespace, log: Log, u
     counts = Counter[str]()
     stopped = False
     for operation in trials.chosen(fault, args.most, args.seed):
-        if operation.number < args.first:
+        if operation.number < args.first or (args.new and operation not in trials.new):
             continue
         result = log.done.get((trials.name, fault, operation.number))
         if result is None:
@@ -386,10 +398,11 @@ def _lines(path: Path | None) -> list[dict[str, Any]]:
 def summary(log: Path) -> dict[str, Any]:
     """Return the counts of a log: of each fault and command the operations listed and tried, and how the trials ended.
 
-    found: trials that were wrong when first tried. wrong: those whose last trial was.
+    new: operations that --new chooses. found: trials that were wrong once. wrong: those whose last trial was.
     """
     lines = _lines(log)
     listed = {line["case"]: line["operations"] for line in lines if "operations" in line}
+    new_of = {line["case"]: line["new"] for line in lines if "new" in line}
     trials = [line for line in lines if "fault" in line]
     last = {(line["case"], line["fault"], line["n"]): line for line in trials}
     found = {(line["case"], line["fault"], line["n"]) for line in trials if line["wrong"]}
@@ -399,11 +412,12 @@ def summary(log: Path) -> dict[str, Any]:
             return case in (None, key[0]) and fault in (None, key[1])
 
         all_of = sum(n for c, each in listed.items() for f, n in each.items() if one((c, f, 0)))
+        new = sum(n for c, each in new_of.items() for f, n in each.items() if one((c, f, 0)))
         here = [line for key, line in last.items() if one(key)]
         wrong = {"found": sum(map(one, found)), "wrong": sum(bool(line["wrong"]) for line in here)}
         reruns = sum(line["again"] for line in here)
         ends = dict(sorted(Counter(line["end"] for line in here).items()))
-        return {"listed": all_of, "tried": len(here), "next_runs": reruns, **ends, **wrong}
+        return {"listed": all_of, "new": new, "tried": len(here), "next_runs": reruns, **ends, **wrong}
 
     return {
         "python": platform.python_version(),
