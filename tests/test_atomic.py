@@ -247,6 +247,13 @@ def test_a_folder_replaces_another_and_nothing_of_that_is_left(tmp_path, system)
     assert list(tmp_path.iterdir()) == [old]
 
 
+def test_a_folder_that_cannot_be_kept_is_replaced_all_the_same(tmp_path, system):
+    new, old = folder_of(tmp_path / "new", "new"), folder_of(tmp_path / "old", "old")
+    atomic.replace_folder(new, old, keep=tmp_path / "not there" / "kept")
+    assert (old / "a.txt").read_text() == "new"
+    assert [(path / "a.txt").read_text() for path in tmp_path.iterdir() if path != old] == ["old"]
+
+
 def test_a_folder_may_replace_none(tmp_path, system):
     atomic.replace_folder(folder_of(tmp_path / "new", "new"), tmp_path / "out")
     assert (tmp_path / "out" / "a.txt").read_text() == "new" and len(list(tmp_path.iterdir())) == 1

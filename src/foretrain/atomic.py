@@ -255,6 +255,7 @@ def replacing_folder(path: Path, *, scratch: Path | None = None) -> Iterator[Pat
 def replace_folder(new: Path, path: Path, *, keep: Path | None = None) -> None:
     """Move a finished folder to `path`, and delete the folder that was there, if any, or move it to `keep`.
 
+    If it cannot be moved there, it stays under a scratch name, since `path` is replaced by then and that is no error.
     This is one atomic step if the system can exchange folders. Otherwise the old folder is named `.old-NAME` between
     two renames, so that a kill leaves both folders complete.
     """
@@ -272,7 +273,10 @@ def replace_folder(new: Path, path: Path, *, keep: Path | None = None) -> None:
         new = old
     if keep is not None and new.exists():
         remove(keep)
-        new.rename(keep)
+        try:
+            new.rename(keep)
+        except OSError:
+            return
     for folder in {new, old}:
         remove(folder)
 

@@ -59,8 +59,9 @@ class Case:
     """A command, what its folder holds before, and which paths it may change.
 
     needs: names of the common folder. outputs: paths that must each be as before or as after, whole. runs: run folders,
-    which hold whole checkpoints at any moment. kept: a hidden folder that the next run goes on with. killed: the case
-    begins where kill -9 at this share of the operations of the command has left it.
+    which hold whole checkpoints at any moment. kept: a hidden folder that the next run goes on with. spare: one that a
+    clean run leaves and that may be missing. killed: the case begins where kill -9 at this share of the operations of
+    the command has left it.
     """
 
     words: list[str]
@@ -70,6 +71,7 @@ class Case:
     before: Callable[[Path], None] | None = None
     killed: float | None = None
     kept: str = ""
+    spare: str = ""
 
 
 def _old_files(folder: Path) -> None:
@@ -117,7 +119,9 @@ _stages = ("out/stages/01-tokenizer", "out/stages/02-predictor")
 CASES = {
     "train": Case([*RUN, "output_dir=out", "training.keep_last=1"], ("corpus",), runs=("out",)),
     "train --resume": Case([*RUN, "output_dir=out", "training.keep_last=1"], ("corpus",), runs=("out",), killed=0.6),
-    "data import --update": Case(_import("new", "--out", "corpus", "--update"), ("corpus", "new"), ("corpus",)),
+    "data import --update": Case(
+        _import("new", "--out", "corpus", "--update"), ("corpus", "new"), ("corpus",), spare=".corpus.old"
+    ),
     "data import": Case(_import("raw", "--out", "c/corpus"), ("raw",), ("c",)),
     "export": Case(["export", "run/checkpoints/step-00000004", "--out", "x/y"], ("run",), ("x",)),
     "evaluate": Case(_evaluate("--out", "e"), ("corpus", "run"), ("e",)),
@@ -202,7 +206,12 @@ CASES = {
         ["export", "tuned/checkpoints/step-00000004", "--adapter", "--out", "x"], ("run", "tuned"), ("x",)
     ),
     "data import --update (a link)": Case(
-        _import("new", "--out", "corpus", "--update"), ("corpus", "new"), ("real/corpus",), (), _link
+        _import("new", "--out", "corpus", "--update"),
+        ("corpus", "new"),
+        ("real/corpus",),
+        (),
+        _link,
+        spare="real/.corpus.old",
     ),
     "data import --dry-run": Case(_import("raw", "--out", "c", "--dry-run"), ("raw",)),
     "data inspect --plot": Case(["data", "inspect", "corpus", "--plot", "p.png"], ("corpus",), ("p.png",)),

@@ -233,9 +233,12 @@ class Trials:
         return [
             path
             for path in paths
-            if (path in state) != (path in self.clean)
-            or (state[path] != self.clean[path] and path not in self.volatile)
+            if ((path in state) != (path in self.clean) and (path in state or not self._spare(path)))
+            or (path in state and state[path] != self.clean[path] and path not in self.volatile)
         ]
+
+    def _spare(self, path: str) -> bool:
+        return self.case.spare != "" and (path == self.case.spare or path.startswith(f"{self.case.spare}/"))
 
     def _next(self) -> str | None:
         """Run the command again, undisturbed; return what is wrong then."""
