@@ -12,7 +12,7 @@ CODE := src tests benchmarks examples tools setup.py
 # Spinning OpenMP threads make two busy cores tens of times slower; waiting threads cost nothing.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick gpu parity fuzz pretrain lint types hooks install lock audit sbom clean
+.PHONY: demo test quick gpu parity fuzz faults pretrain lint types hooks install lock audit sbom clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/foretrain demo
@@ -34,6 +34,11 @@ parity: $(PARITY)/.installed
 MINUTES ?= 10
 fuzz: $(VENV)/.installed
 	$(VENV)/bin/python tests/proofs/fuzz_files.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) --keep runs/fuzz $(FUZZ_ARGS)
+
+# Every file operation of every verb fails, or the command is killed there: hours, continued by the next call, which
+# knows by the log what was tried. A changed program needs a new log.
+faults: $(VENV)/.installed
+	$(VENV)/bin/python tests/proofs/fault_files.py --minutes $(MINUTES) --log runs/faults.jsonl $(FAULT_ARGS)
 
 # The model in the box anew: hours. An interrupted call is continued by the next one.
 pretrain: $(VENV)/.installed

@@ -35,7 +35,6 @@ import argparse
 import errno
 import json
 import os
-import platform
 import random
 import re
 import shutil
@@ -51,6 +50,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fault_log import Log, summary
 from fault_process import End, compiled, import_all, import_found, run
 from fault_trees import OWN, hidden, kind_of, lasting, part, snapshot
 
@@ -310,7 +310,7 @@ def main() -> int:
             return subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode
         code = _all(args, base)
     if args.json is not None and args.log is not None:
-        args.json.write_text(json.dumps(summary(args.log), indent=1) + "\n")
+        args.json.write_text(json.dumps(summary(args.log, FAULTS), indent=1) + "\n")
     return code
 
 
@@ -323,10 +323,13 @@ def _all(args: argparse.Namespace, base: Path) -> int:
     (base / "common").mkdir()
     wanted = tuple(args.case.split(",")) if args.case else ("",)
     names = [name for name in CASES if name.startswith(wanted)]
+    log, faults = Log(args.log, args.again), args.faults.split(",")
+    complete = [name for name in names if not (args.new or args.list) and log.complete(name, faults)]
+    names = [name for name in names if name not in complete]
     needs = {need for name in names for need in CASES[name].needs}
     make_common(base / "common", lambda words: _succeed(run(words, base / "common"), words), needs)
-    log = Log(args.log, args.again)
-    began, faulty = time.monotonic(), 0
+    began, faulty = time.monotonic(), sum(map(log.wrong, complete))
+    print(f"complete: {len(complete)} commands, {faulty} trials wrong", flush=True)
     seen = set[tuple[str, ...]]()
     for name in names:
         trials = Trials(name, base)
@@ -340,19 +343,19 @@ def _all(args: argparse.Namespace, base: Path) -> int:
         each = {fault: trials.chosen(fault, 0, 0) for fault in FAULTS}
         counts = {fault: len(found) for fault, found in each.items()}
         new = {fault: sum(operation in trials.new for operation in found) for fault, found in each.items()}
-        log.add({"case": name, "operations": counts, **({} if args.case else {"new": new})})
-        for fault in args.faults.split(","):
-            found = _disturbed(trials, fault, args, log, began + 60 * args.minutes)
-            if found is None:
-                print("the time is up; the same command with its --log continues")
-                return 1
+        log.add({"case": name, "operations": counts, **({"new": new} if args.new and not args.case else {})})
+        for fault in faults:
+            found, stopped = _disturbed(trials, fault, args, log, began + 60 * args.minutes)
             faulty += found
+            if stopped:
+                print(f"{faulty} wrong; the time is up; the same command with its --log continues")
+                return int(faulty > 0)
     print(f"{faulty} wrong; {time.monotonic() - began:.0f} s")
     return int(faulty > 0)
 
 
-def _disturbed(trials: Trials, fault: str, args: argparse.Namespace, log: Log, until: float) -> int | None:
-    """Try a fault at the chosen operations of a case; return how many were wrong, None if the time is up."""
+def _disturbed(trials: Trials, fault: str, args: argparse.Namespace, log: Log, until: float) -> tuple[int, bool]:
+    """Try a fault at the chosen operations of a case; return how many were wrong, and whether the time is up."""
     counts = Counter[str]()
     stopped = False
     for operation in trials.chosen(fault, args.most, args.seed):
@@ -373,62 +376,7 @@ def _disturbed(trials: Trials, fault: str, args: argparse.Namespace, log: Log, u
     said = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
     tried, all_of = counts.total() - counts["WRONG"], len(trials.chosen(fault, 0, 0))
     print(f"{trials.name:32}{fault:9}{tried:5} of {all_of:5} operations: {said or '-'}", flush=True)
-    return None if stopped else counts["WRONG"]
-
-
-class Log:
-    """The trials of earlier calls, and the file to which this one adds its own."""
-
-    def __init__(self, path: Path | None, again: bool) -> None:
-        self._path = path
-        trials = [line for line in _lines(path) if "fault" in line]
-        last = {(line["case"], line["fault"], line["n"]): line for line in trials}
-        self.done = {key: line for key, line in last.items() if not (again and line["wrong"])}
-
-    def add(self, line: dict[str, Any]) -> None:
-        """Append a line."""
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-
-
-def _lines(path: Path | None) -> list[dict[str, Any]]:
-    if path is None or not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-
-
-def summary(log: Path) -> dict[str, Any]:
-    """Return the counts of a log: of each fault and command the operations listed and tried, and how the trials ended.
-
-    new: operations that --new chooses. found: trials that were wrong once. wrong: those whose last trial was.
-    """
-    lines = _lines(log)
-    listed = {line["case"]: line["operations"] for line in lines if "operations" in line}
-    new_of = {line["case"]: line["new"] for line in lines if "new" in line}
-    trials = [line for line in lines if "fault" in line]
-    last = {(line["case"], line["fault"], line["n"]): line for line in trials}
-    found = {(line["case"], line["fault"], line["n"]) for line in trials if line["wrong"]}
-
-    def counts(case: str | None, fault: str | None) -> dict[str, int]:
-        def one(key: tuple[str, str, int]) -> bool:
-            return case in (None, key[0]) and fault in (None, key[1])
-
-        all_of = sum(n for c, each in listed.items() for f, n in each.items() if one((c, f, 0)))
-        new = sum(n for c, each in new_of.items() for f, n in each.items() if one((c, f, 0)))
-        here = [line for key, line in last.items() if one(key)]
-        wrong = {"found": sum(map(one, found)), "wrong": sum(bool(line["wrong"]) for line in here)}
-        reruns = sum(line["again"] for line in here)
-        ends = dict(sorted(Counter(line["end"] for line in here).items()))
-        return {"listed": all_of, "new": new, "tried": len(here), "next_runs": reruns, **ends, **wrong}
-
-    return {
-        "python": platform.python_version(),
-        "commands": len(listed),
-        **counts(None, None),
-        "faults": {fault: counts(None, fault) for fault in FAULTS},
-        "cases": {case: {fault: counts(case, fault) for fault in FAULTS} for case in listed},
-    }
+    return counts["WRONG"], stopped
 
 
 def _succeed(end: End, words: list[str]) -> None:
