@@ -14,7 +14,7 @@ import pytest
 from tests.data.importers.importing import DAYS, written
 from tests.waiting import DEADLINE
 
-from foretrain.data.exclusive import exclusive
+from foretrain.data.exclusive import discard, exclusive
 from foretrain.data.importers import import_corpus
 from foretrain.data.store import Corpus, CorpusWriter
 from foretrain.data.synthetic.linear_models import Arma
@@ -94,6 +94,19 @@ def test_leftovers_of_killed_writers_go_with_the_next_import(tmp_path: Path) -> 
         (out.parent / name / "file").write_text("x")
     import_corpus([table(tmp_path / "b.csv", rows("b", DAYS))], out, update=True)
     assert names(out.parent) == [".c.old", ".c.parts", ".c.writing-mine", ".cc.writing-0123abcd", "c"]
+
+
+def test_a_folder_that_is_discarded_is_whole_under_its_name_or_one_that_the_next_writer_deletes(
+    tmp_path: Path, monkeypatch
+) -> None:
+    parts = tmp_path / ".c.parts"
+    (parts / "part").mkdir(parents=True)
+    monkeypatch.setattr("foretrain.data.exclusive.remove", lambda path: None)  # as after a kill
+    discard(parts, tmp_path / "c")
+    assert not parts.exists() and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.undo()
+    with exclusive(tmp_path / "c"):
+        assert [path.name for path in tmp_path.iterdir()] == [".c.lock"]
 
 
 @pytest.mark.processes

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import resource
 import warnings
 from html.parser import HTMLParser
 
@@ -232,6 +233,17 @@ def test_forecasts_are_drawn_as_a_fan_chart(tmp_path, kind, count):
     plot_forecast(*_frames([f"item {k}" for k in range(count)]), path)
     head = path.read_bytes()[:300]
     assert head.startswith(PNG if kind == ".png" else b"%PDF" if kind == ".pdf" else b"<?xml")
+
+
+@pytest.mark.parametrize("kind", [".png", ".svg", ".pdf"])
+def test_a_full_disk_is_an_error_of_the_disk_whatever_the_kind_of_picture(tmp_path, kind):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            plot_forecast(*_frames(["a"]), tmp_path / f"fan{kind}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_forecasts_without_a_calendar_can_be_drawn(tmp_path):

@@ -60,7 +60,8 @@ class Case:
 
     needs: names of the common folder. outputs: paths that must each be as before or as after, whole. runs: run folders,
     which hold whole checkpoints at any moment. kept: a hidden folder that the next run goes on with. spare: one that a
-    clean run leaves and that may be missing. killed: the case begins where kill -9 at this share of the operations of
+    clean run leaves and that may be missing. numbered: outputs that are there make the next run take other names.
+    killed: the case begins where kill -9 at this share of the operations of
     the command has left it.
     """
 
@@ -72,6 +73,7 @@ class Case:
     killed: float | None = None
     kept: str = ""
     spare: str = ""
+    numbered: bool = False
 
 
 def _old_files(folder: Path) -> None:
@@ -129,7 +131,10 @@ CASES = {
     "forecast": Case(_forecast("corpus", "--out", "f/q.csv"), ("corpus", "run"), ("f",)),
     "forecast (a file)": Case(_forecast("series.csv", "--out", "q.csv"), ("series.csv", "run"), ("q.csv",)),
     "forecast (names of its own)": Case(
-        _forecast("series.csv"), ("series.csv", "run"), ("series-forecast.csv", "series-forecast.png")
+        _forecast("series.csv"),
+        ("series.csv", "run"),
+        ("series-forecast.csv", "series-forecast.png"),
+        numbered=True,
     ),
     "forecast (over old files)": Case(
         _forecast("corpus", "--out", "f/q.csv", "--plot", "f/p.png"),

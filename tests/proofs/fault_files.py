@@ -237,19 +237,22 @@ class Trials:
             or (path in state and state[path] != self.clean[path] and path not in self.volatile)
         ]
 
+    def _delete_outputs(self) -> None:
+        for unit in self.case.outputs:
+            if part(self.old, unit) == {} and (self.folder / unit).exists():
+                path = self.folder / unit
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def _spare(self, path: str) -> bool:
         return self.case.spare != "" and (path == self.case.spare or path.startswith(f"{self.case.spare}/"))
 
     def _next(self) -> str | None:
         """Run the command again, undisturbed; return what is wrong then."""
+        if self.case.numbered:
+            self._delete_outputs()
         again = run(self.case.words, self.folder)
-        if again.code == 2 and re.search(
-            "exists already|exists, and is not overwritten", again.text
-        ):  # it had succeeded
-            for unit in self.case.outputs:
-                if part(self.old, unit) == {} and (self.folder / unit).exists():
-                    path = self.folder / unit
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if again.code == 2 and re.search("exists already|exists, and is not overwritten", again.text):
+            self._delete_outputs()  # it had succeeded
             again = run(self.case.words, self.folder)
         if again.code:
             return f"next run: exit code {again.code}: {again.text.strip()[-200:]!r}"

@@ -9,6 +9,7 @@ import gc
 import importlib
 import io
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("fault_shim.c")
-SECONDS = 120
+CPU_SECONDS, SECONDS = 60, 3600  # of a command; the second one also ends one that waits for ever
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def run(
         try:
             os.dup2(write, 1)
             os.dup2(write, 2)
+            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
             signal.alarm(SECONDS)
             os.chdir(folder)
             tempfile.tempdir = str(folder / "tmp")

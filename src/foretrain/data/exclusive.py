@@ -55,6 +55,15 @@ def scratch(folder: Path, kind: str) -> Path:
     return path
 
 
+def discard(path: Path, folder: Path) -> None:
+    """Delete a folder beside a corpus folder, under another name first: the corpus' next writer deletes what a kill
+    leaves of it. A folder that cannot be renamed stays whole."""
+    name = folder.with_name(f".{folder.name}.writing-{uuid.uuid4().hex[:8]}")
+    with suppress(OSError):
+        path.rename(name)
+        remove(name)
+
+
 def kept_folder(folder: Path) -> Path:
     """Return where an update keeps the folder that it replaces, until the next one, since readers may map its files."""
     return folder.with_name(f".{folder.name}.old")

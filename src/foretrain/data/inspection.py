@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,9 @@ def plot_corpus(corpus: Corpus, path: str | Path) -> None:
     try:
         with rc_context({"text.parse_math": False}), files_together([Path(path)], _unwritten) as scratch:
             kind = Path(path).suffix[1:] or "png"  # without one matplotlib would add it to the name
-            _figure(corpus).savefig(scratch[Path(path)], dpi=110, format=kind)
+            picture = io.BytesIO()  # on a full disk some of matplotlib's writers raise errors of their own
+            _figure(corpus).savefig(picture, dpi=110, format=kind)
+            scratch[Path(path)].write_bytes(picture.getvalue())
     except ValueError as error:
         raise DataError(f"{path}: cannot write the picture: {error}.") from None
 

@@ -27,6 +27,7 @@ from foretrain.evaluation.plots import (
     joined_times,
     levels_of,
     one_legend,
+    save,
     short,
     style,
 )
@@ -125,7 +126,7 @@ def plot_candles(
     if not charts:
         raise DataError("the forecast is empty; there is nothing to draw.")
     with style():
-        draw_candles(charts).savefig(path, facecolor="white")
+        save(draw_candles(charts), Path(path))
     return len(charts)
 
 

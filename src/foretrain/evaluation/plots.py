@@ -112,9 +112,18 @@ def png(draw: Callable[..., Figure | None], *arguments: Any) -> bytes | None:
         drawn = draw(*arguments)
         if drawn is None:
             return None
-        buffer = io.BytesIO()
-        drawn.savefig(buffer, format="png", facecolor="white")
-        return buffer.getvalue()
+        return _bytes(drawn, "png")
+
+
+def save(drawn: Figure, path: Path) -> None:
+    """Write a figure to a file of the kind that its suffix names. Raises OSError; matplotlib would raise others too."""
+    path.write_bytes(_bytes(drawn, path.suffix[1:]))
+
+
+def _bytes(drawn: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format=kind, facecolor="white")
+    return buffer.getvalue()
 
 
 def draw_fans(fans: Sequence[Fan]) -> Figure:
@@ -443,7 +452,7 @@ def plot_forecast(
     if not fans:
         raise DataError("the forecast is empty; there is nothing to draw.")
     with style():
-        draw_fans(fans).savefig(path, facecolor="white")
+        save(draw_fans(fans), Path(path))
     return len(fans)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,8 +18,8 @@ from threading import Thread
 from typing import Any
 
 from foretrain import __version__
-from foretrain.atomic import write_json
-from foretrain.data.exclusive import exclusive
+from foretrain.atomic import replacing_file, write_json
+from foretrain.data.exclusive import discard, exclusive
 from foretrain.data.manifest import Manifest
 from foretrain.data.store import Corpus
 from foretrain.data.synthetic import candles
@@ -67,6 +66,7 @@ def write_corpus(
                 if progress is not None:
                     progress(done, num_series)
             manifest = _join(mixture, parts, wanted, folder, command)
+            discard(parts, folder)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}. Free space and repeat.") from None
     except BrokenProcessPool:
@@ -74,7 +74,6 @@ def write_corpus(
             f"{out}: a process that wrote a part was killed, perhaps for want of memory. Repeat the call, if need be "
             "with fewer workers; the parts that exist are used again."
         ) from None
-    shutil.rmtree(parts, ignore_errors=True)
     return manifest
 
 
@@ -94,7 +93,8 @@ def _claim(parts: Path, mixture: Mixture, out: Path) -> None:
             )
         return
     parts.mkdir(parents=True, exist_ok=True)
-    write_json(record, settings)
+    with replacing_file(record) as scratch:
+        write_json(scratch, settings)
 
 
 def _part(parts: Path, number: int, count: int) -> Path:
