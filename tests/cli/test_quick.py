@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation import candles
 from foretrain.models.hub import facts_of, release_hash
 from foretrain.models.shipped import shipped
+from foretrain.training.checkpoint import CheckpointInfo, CheckpointManager
 from foretrain.training.journal import Journal
 from foretrain.training.lock import RunLock
 
@@ -127,6 +129,21 @@ def test_where_naive_is_better_on_the_validation_part_it_is_the_main_forecast(el
     said = capsys.readouterr().out
     assert "use         naive.csv: naive beats the model on validation" in said
     assert pd.read_csv("out/naive.csv")["predictions"].tolist() == [6.0] * 4
+
+
+def test_weights_are_not_called_the_best_where_the_checkpoint_of_those_is_damaged(elsewhere: Path, capsys, monkeypatch):
+    best_intact = CheckpointManager.best_intact
+
+    def after_a_fault(store: CheckpointManager, log: Callable[[str], None]) -> CheckpointInfo | None:
+        next(store.best()[0].path.glob("*.safetensors")).write_bytes(b"")
+        return best_intact(store, log)
+
+    monkeypatch.setattr(CheckpointManager, "best_intact", after_a_fault)
+    series(elsewhere / "sales.csv", weekly(160))
+    foretrain("quick", "sales.csv", *SHORT, "--max-steps", 1, "--learning-rate", 1)  # at which step 0 is the best
+    said = capsys.readouterr().out
+    assert "step-00000000, better than others, is damaged and is skipped" in said
+    assert "released    the weights of step 1: the checkpoint of the best ones, step 0, is damaged" in said
 
 
 def test_an_interrupted_command_continues_to_the_same_weights(done: Path, elsewhere: Path, capsys, monkeypatch):

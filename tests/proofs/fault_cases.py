@@ -60,7 +60,8 @@ class Case:
 
     needs: names of the common folder. outputs: paths that must each be as before or as after, whole. runs: run folders,
     which hold whole checkpoints at any moment. kept: a hidden folder that the next run goes on with. spare: one that a
-    clean run leaves and that may be missing. numbered: outputs that are there make the next run take other names.
+    clean run leaves and that may be missing. numbered: outputs, or a folder of
+    runs that is complete, make the next run take other names.
     killed: the case begins where kill -9 at this share of the operations of
     the command has left it.
     """
@@ -206,6 +207,7 @@ CASES = {
         ("series.csv",),
         (),
         ("series-quick/run",),
+        numbered=True,
     ),
     "export --adapter": Case(
         ["export", "tuned/checkpoints/step-00000004", "--adapter", "--out", "x"], ("run", "tuned"), ("x",)

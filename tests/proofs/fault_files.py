@@ -177,7 +177,8 @@ class Trials:
         may_be_left = fault in ("erofs", "kill") or operation.name in FREES or unlisted
         ended = end.wrong(self.folder, fault == "kill")
         state = snapshot(self.folder)
-        wrong = [ended, *self._broken(state, may_be_left)]
+        skipped = " is damaged and is skipped: " in end.text  # a checkpoint that could not be read
+        wrong = [ended, *self._broken(state, may_be_left, skipped)]
         different = [path for path in self._differences(state) if not path.endswith(".lock")]  # of an ended process
         complete = all(may_be_left and hidden(path) for path in different)
         if end.code == 0 and not complete and not re.search("^warning: | is skipped: ", end.text, re.MULTILINE):
@@ -189,14 +190,14 @@ class Trials:
         wrong = [text for text in wrong if text]
         left = kind_of(self.folder, state, self.volatile)
         known = left in self._next_is_right and not wrong
-        if not known and (text := self._next()):
+        if not known and (text := self._next(complete or end.code == 0)):
             wrong.append(text)
         if not wrong:
             self._next_is_right.add(left)
         said = " ".join(end.text.strip().splitlines()[-1:])[:160]
         return {"end": _outcome(end, complete), "said": said, "again": not known, "wrong": wrong}
 
-    def _broken(self, state: dict[str, str], may_be_left: bool) -> list[str]:
+    def _broken(self, state: dict[str, str], may_be_left: bool, skipped: bool) -> list[str]:
         """Return what is neither as before nor as after."""
         found = []
         state = {path: content for path, content in state.items() if not hidden(path)}
@@ -213,7 +214,7 @@ class Trials:
         for run_folder in self.case.runs:
             found += [text for text in self._damages(self.folder / run_folder) if text not in self.damaged]
             weights = f"{run_folder}/release/model.safetensors"
-            if weights in state and state[weights] not in (self.clean[weights], self.old.get(weights)):
+            if not skipped and weights in state and state[weights] not in (self.clean[weights], self.old.get(weights)):
                 found.append(f"{weights} has other weights")
         roots = {unit.split("/")[0] for unit in outside} if self.case.runs else set()
         for path in self.old.keys() | state.keys():
@@ -246,10 +247,12 @@ class Trials:
     def _spare(self, path: str) -> bool:
         return self.case.spare != "" and (path == self.case.spare or path.startswith(f"{self.case.spare}/"))
 
-    def _next(self) -> str | None:
+    def _next(self, complete: bool) -> str | None:
         """Run the command again, undisturbed; return what is wrong then."""
         if self.case.numbered:
             self._delete_outputs()
+            for name in self.case.runs if complete else ():
+                shutil.rmtree(self.folder / name.split("/")[0])
         again = run(self.case.words, self.folder)
         if again.code == 2 and re.search("exists already|exists, and is not overwritten", again.text):
             self._delete_outputs()  # it had succeeded

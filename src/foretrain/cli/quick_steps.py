@@ -329,6 +329,7 @@ def _trained(job: Job, folder: Path, corpus: Corpus) -> Chosen:
         metric=config.training.best_metric.removeprefix("val_"),
         scores=scores,
         step=found.release_step,
+        lost=found.best_step if found.release_step != found.best_step else None,
         most_items=most,
     )
 

@@ -101,6 +101,7 @@ class Chosen:
     metric: str = ""  # that chose the weights
     scores: tuple[float, float] | None = None  # its values before training, and at its best
     step: int = 0  # that the weights are of
+    lost: int | None = None  # the step of the best weights, if their checkpoint cannot be read
     most_items: int | None = None  # that both parts are scored on; None = all
 
     def exceptions(self, targets: Sequence[str]) -> list[str]:
@@ -196,6 +197,8 @@ def _released(job: Job, chosen: Chosen) -> str:
         return f"{chosen.name} as it is, zero-shot"
     if not chosen.tuned:
         return f"{job.base} as it was: no step of the training was better on the validation part"
+    if chosen.lost is not None:
+        return f"the weights of step {chosen.step:,}: the checkpoint of the best ones, step {chosen.lost:,}, is damaged"
     change = ""
     if chosen.scores is not None:
         before, best = (f"{value:.4g}" for value in chosen.scores)
