@@ -44,16 +44,9 @@ class FileLock:
                 safe = _record_lock(descriptor)
                 if not _is_still(self.path, descriptor):
                     continue  # its holder deleted it between the opening and the record lock
-                free = False
-                try:
-                    holder = _parse(os.read(descriptor, _LARGEST))
-                    if free := not holder or (safe and not alive(holder)):
-                        _write(descriptor, json.dumps(this_process()).encode())
-                        return self
-                except OSError:
-                    if safe and (free or not os.fstat(descriptor).st_size):
-                        self.path.unlink(missing_ok=True)
-                    raise
+                holder = self._take(descriptor, safe)
+                if holder is None:
+                    return self
                 raise self._error(
                     f"{self._folder}: process {holder['pid']} on {holder['host']} {self._doing}. "
                     f"Wait for it or stop it. If you are sure that it has ended, delete {self.path}."
@@ -70,6 +63,21 @@ class FileLock:
                     self.path.unlink()
             finally:
                 os.close(descriptor)
+
+    def _take(self, descriptor: int, safe: bool) -> dict[str, Any] | None:
+        """Write this process into the file, or return its holder. On an OSError the file is deleted if it is free."""
+        free = False
+        try:
+            holder = _parse(os.read(descriptor, _LARGEST))
+            free = not holder or (safe and not alive(holder))
+            if not free:
+                return holder
+            _write(descriptor, json.dumps(this_process()).encode())
+        except OSError:
+            if safe and (free or not os.fstat(descriptor).st_size):
+                self.path.unlink(missing_ok=True)
+            raise
+        return None
 
     def _open(self) -> int:
         """Return a descriptor of the file, which is created if it is absent; never that of a link, pipe or device."""

@@ -25,8 +25,8 @@ quota, say, leave the same.
 --most: of operations that differ in numbers only, all first ones and a seeded sample are tried, up to so many per case
 and fault (0: every operation). --new: only those that differ in more from all earlier ones, also of other commands; a
 later call without it tries the others. --log: a file of JSON lines, one per trial, which a later call continues; with
---again it tries anew what was wrong. --json: a file for the counts of the log, by command and fault. The folder of the
-trials is in memory (/dev/shm) if TMPDIR names no other. The exit code is 1 if anything is wrong.
+--again it tries what was wrong, and nothing else. --json: a file for the counts of the log, by command and fault. The
+folder of the trials is in memory (/dev/shm) if TMPDIR names no other. The exit code is 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -302,7 +302,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--new", action="store_true", help="leave out operations that are like earlier ones")
-    parser.add_argument("--again", action="store_true", help="try anew what was wrong according to the log")
+    parser.add_argument(
+        "--again", action="store_true", help="try what was wrong according to the log, and nothing else"
+    )
     parser.add_argument("--json", type=Path, help="file for the counts of the log")
     parser.add_argument("--list", action="store_true", help="print the operations of clean runs instead")
     args = parser.parse_args()
@@ -332,6 +334,8 @@ def _all(args: argparse.Namespace, base: Path) -> int:
     log, faults = Log(args.log, args.again), args.faults.split(",")
     complete = [name for name in names if not (args.new or args.list) and log.complete(name, faults)]
     names = [name for name in names if name not in complete]
+    if args.again:
+        names = [name for name in names if any(name == case for case, *_ in log.failed)]
     needs = {need for name in names for need in CASES[name].needs}
     make_common(base / "common", lambda words: _succeed(run(words, base / "common"), words), needs)
     began, faulty = time.monotonic(), sum(map(log.wrong, complete))
@@ -366,6 +370,8 @@ def _disturbed(trials: Trials, fault: str, args: argparse.Namespace, log: Log, u
     stopped = False
     for operation in trials.chosen(fault, args.most, args.seed):
         if operation.number < args.first or (args.new and operation not in trials.new):
+            continue
+        if args.again and (trials.name, fault, operation.number) not in log.failed:
             continue
         result = log.done.get((trials.name, fault, operation.number))
         if result is None:

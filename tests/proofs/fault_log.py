@@ -19,6 +19,7 @@ class Log:
             path.parent.mkdir(parents=True, exist_ok=True)
         trials = [line for line in _lines(path) if "fault" in line]
         last = {(line["case"], line["fault"], line["n"]): line for line in trials}
+        self.failed = {key for key, line in last.items() if line["wrong"]}
         self.done = {key: line for key, line in last.items() if not (again and line["wrong"])}
         self._listed = {line["case"]: line["operations"] for line in _lines(path) if "operations" in line}
 
