@@ -23,6 +23,7 @@ from foretrain.cli import train  # noqa: F401  # imported once, before the forks
 from foretrain.distributed import world as worlds
 from foretrain.distributed.world import World
 from foretrain.errors import DataError, ForetrainError
+from foretrain.training.checkpoint import CheckpointManager
 
 TINY = [
     "data.context_length=64",
@@ -65,6 +66,16 @@ def hangs(world: World) -> None:
         time.sleep(2)
         os._exit(0)
     world.barrier()
+
+
+def dies_in_a_save(world: World, folder: Path, background: bool) -> None:
+    """Rank 2 is killed when it is to write its part: rank 0 notices, while its neighbours 1 and 3 still wait for it."""
+    store = CheckpointManager(folder, world, background=background)
+    world.on_main(store.clean)
+    if world.rank == 2:
+        store._write_tensors = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+    store.save(1, {"model.a": torch.zeros(3)}, {}, metric=None)
+    store.wait()
 
 
 def in_world(work: Callable[[World], None], timeout: float = 60) -> None:
@@ -128,6 +139,8 @@ def main(folder: Path) -> None:
         "fails": (3, [0, 1, 2], lambda: in_world(fails)),
         "hangs": (2, [0, 1], lambda: in_world(hangs, timeout=1)),
         "never starts": (2, [0], lambda: in_world(killed)),
+        "saves": (4, [0, 1, 2, 3], lambda: in_world(lambda world: dies_in_a_save(world, folder / "a", False))),
+        "saves meanwhile": (4, [0, 1, 2, 3], lambda: in_world(lambda world: dies_in_a_save(world, folder / "b", True))),
         "train": (2, [0, 1], lambda: run_command(folder / "train")),
     }
     for name, (size, ranks, work) in cases.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,16 @@ def test_a_lost_rank_is_one_line_on_every_other_one_within_seconds(ended, case, 
         code, text, seconds = ended[case][rank]
         assert text.startswith(message)
         assert text.count("\n") == 1
+        assert (code, seconds < BOUND) == (2, True)
+
+
+@pytest.mark.parametrize("case", ["saves", "saves meanwhile"])
+def test_a_rank_lost_in_a_save_is_one_line_within_seconds_also_on_those_that_wait_for_others(ended, case):
+    """Rank 0 must not ask ranks 1 and 3 whether they have failed too: they wait for it. They may miss it, too."""
+    for rank in (0, 1, 3):
+        code, text, seconds = ended[case][rank]
+        named = re.fullmatch(rf"error: (?:one of ranks|rank) ([\d, ]+) of 4 {re.escape(GONE)}.*\n", text)
+        assert named and {"2", "0"} & {*named[1].split(", ")}, text
         assert (code, seconds < BOUND) == (2, True)
 
 

@@ -231,6 +231,29 @@ def test_a_dry_run_says_what_it_needs_and_what_it_would_refuse(tmp_path: Path):
     assert "already holds a run" in "\n".join(describe_run(config, World()))
 
 
+def test_a_dry_run_counts_the_copy_of_the_state_that_is_written_in_the_background(tmp_path: Path, monkeypatch):
+    background = tiny(tmp_path / "run", "training.checkpoint_in_background=true")
+    state = memory_of(background, build_model(background)).checkpoint(build_model(background))
+    copies = [
+        re.findall(r"checkpoint_in_background: ([\d.]+) KiB more of the host's memory(.*), for", line)
+        for config, size in ((tiny(tmp_path / "run"), 1), (background, 1), (background, 4))
+        for line in ["\n".join(describe_run(config, World(size=size)))]
+    ]
+    each = f"{state / 1024:.1f}"
+    assert copies == [[], [(each, "")], [(each, " for each of 4 processes")]]
+    monkeypatch.setattr("foretrain.run.estimate.device_memory", lambda device: 1000)
+    assert "checkpoint_in_background: false needs no copy" in "\n".join(describe_run(background, World()))
+
+
+def test_a_dry_run_counts_the_checkpoints_that_are_kept_for_ever(tmp_path: Path):
+    texts = [
+        "\n".join(describe_run(tiny(tmp_path / "run", *settings), World()))
+        for settings in ([], ["training.keep_every=2"], ["training.keep_every=7"])
+    ]
+    counts = [int(re.findall(r"disk: .* for (\d+) checkpoints", text)[0]) for text in texts]
+    assert counts == [counts[0], counts[0] + 3, counts[0]]  # of 6 steps
+
+
 def test_a_dry_run_divides_the_memory_of_a_model_that_is_split_over_processes(tmp_path: Path):
     config = tiny(tmp_path / "run", "training.parallel=fsdp")
     model = build_model(config)

@@ -33,7 +33,12 @@ from foretrain.training.trainer import ValidationResult
 UNEVEN = {"micro_batch_size": 2, "batch_size": 10}  # 5 micro-batches: processes idle in the last round
 FSDP, HSDP = {"parallel": "fsdp"}, {"parallel": "hsdp", "shard_size": 2}
 # runs in two parts, beside the whole ones: {layout: variants}
-IN_PARTS = {"fsdp 2": ("adamw", "muon", "adapter"), "fsdp 4": ("adapter",), "hsdp 2x2": ("adamw", "muon")}
+IN_PARTS = {
+    "fsdp 2": ("adamw", "muon", "adapter"),
+    "ddp 4": ("adamw",),
+    "fsdp 4": ("adapter",),
+    "hsdp 2x2": ("adamw", "muon"),
+}
 BAD = 10 * 6 + 4
 STEPS = 8
 LION = OptimizerConfig(name="lion", learning_rate=1e-3)
@@ -211,11 +216,12 @@ def toy_cases(out: Path, world: World) -> dict[str, Any]:
 
     poison = Kit.Source(poison={BAD: float("inf")})
     validated = {"validate_every": 2, "evaluate": validating(world, lambda step: abs(step - 4.0))}
-    trained = Narrow()
+    trained, stopped = Narrow(), Narrow()
     results = {
         "skip": fit("skip", source=poison, on_nonfinite="skip"),
         "rollback": fit("rollback", source=poison, on_nonfinite="rollback"),
-        "stop": result_of(lambda: fit("stop", source=poison)),
+        "stop": result_of(lambda: fit("stop", source=poison, model=stopped)),
+        "still split": result_of(lambda: trainer("stop", model=stopped, resume="auto")),
         "float16": fit("float16", dtype="float16"),
         "bfloat16": fit("bfloat16", dtype="bfloat16"),
         "lion": fit("lion", optimizer=LION),
@@ -254,6 +260,7 @@ def main() -> None:
 
     if world.size == 4:
         leg("ddp 4")
+        in_parts(out, world, "ddp 4")
         in_parts(out, world, "fsdp 4")
         in_parts(out, world, "hsdp 2x2")
         results["shares"] = held(Kit.trainer(out / "shares 4", world=world, model=Narrow(), **{**TOY, **FSDP}))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from foretrain.distributed.world import World
-from foretrain.errors import TrainingError
-from foretrain.training import checkpoint
+from foretrain.errors import DataError, TrainingError
+from foretrain.training import checkpoint, trainer
 from foretrain.training.background import Background
 from foretrain.training.checkpoint import CheckpointManager, damage, load_tensors
 from foretrain.training.interrupt import Interrupted
@@ -120,11 +120,6 @@ def test_a_signal_waits_for_the_save(toy, tmp_path):
     assert damage(tmp_path / "checkpoints" / "step-00000006") is None
 
 
-def test_some_checkpoints_are_kept_for_ever(toy, tmp_path):
-    toy.trainer(tmp_path, checkpoint_every=1, keep_last=1, keep_every=4).fit()
-    assert toy.steps(tmp_path) == [4, 8, 12]
-
-
 def test_an_error_of_any_kind_is_raised_where_it_is_waited_for():
     class Failure(BaseException):
         """As torch's CheckpointException, which derives from no Exception."""
@@ -136,3 +131,40 @@ def test_an_error_of_any_kind_is_raised_where_it_is_waited_for():
     with pytest.raises(Failure, match="torn"):
         saving.wait()
     assert saving.failed
+
+
+class Stopping:
+    """A source of a toy's windows that does something when those of a step are read."""
+
+    def __init__(self, toy, step, action):
+        self._source, self._first, self._action = toy.Source(), 8 * (step - 1), action
+        self.fingerprint, self.epoch_length = self._source.fingerprint, self._source.epoch_length
+
+    def windows(self, first, count):
+        if first == self._first:
+            self._action()
+        return self._source.windows(first, count)
+
+
+def test_an_error_of_the_run_does_not_hide_that_a_checkpoint_failed_meanwhile(toy, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail():
+        raise DataError("item 'a': torn")
+
+    monkeypatch.setattr(CheckpointManager, "_write_tensors", refuse)
+    with pytest.raises(DataError, match="torn"):
+        toy.trainer(tmp_path, **IN_BACKGROUND, source=Stopping(toy, 3, fail)).fit()
+    log = (tmp_path / "training.log").read_text()
+    assert "WARNING: the checkpoint after step 2: " in log and "No space left on device" in log
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_slow_disk(toy, tmp_path, held, monkeypatch):
+    def press():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "SOON", 0.01)
+    with pytest.raises(KeyboardInterrupt):  # after the deadline of `held`, if it waited for the save
+        toy.trainer(tmp_path, **IN_BACKGROUND, source=Stopping(toy, 3, press)).fit()
+    assert "the checkpoint that was being written is incomplete" in (tmp_path / "training.log").read_text()

@@ -116,7 +116,6 @@ def test_leftovers_of_a_killed_process_are_removed(store):
 def test_the_kept_set_is_what_the_rules_say_after_a_thousand_events(tmp_path, mode):
     """Against a plain oracle, with ties, NaN, unvalidated and vanished checkpoints; manifests alone, no tensors."""
     draw = random.Random(mode)
-    store = CheckpointManager(tmp_path, World(), keep_last=3, keep_best=4, mode=mode)
     alive: dict[int, tuple[float | None, bool]] = {}
     for step in range(1, 1001):
         metric = draw.choice([None, float("nan"), draw.randrange(30) / 10, draw.random()])
@@ -124,11 +123,12 @@ def test_the_kept_set_is_what_the_rules_say_after_a_thousand_events(tmp_path, mo
         path = tmp_path / f"step-{step:08d}"
         path.mkdir()
         (path / "manifest.json").write_text(json.dumps(checkpoint.make_manifest(step, metric, final, {})))
-        store.prune()
+        store = CheckpointManager(tmp_path, World(), keep_last=3, keep_best=4, keep_every=150, mode=mode)
+        store.prune()  # by what the disk says alone
         alive[step] = (None if metric is None or metric != metric else metric, final)
         sign = 1 if mode == "min" else -1
         scored = sorted((s for s in alive if alive[s][0] is not None), key=lambda s: (sign * alive[s][0], s))
-        keep = set(sorted(alive)[-3:]) | set(scored[:4]) | {s for s in alive if alive[s][1]}
+        keep = set(sorted(alive)[-3:]) | set(scored[:4]) | {s for s in alive if alive[s][1] or s % 150 == 0}
         alive = {s: alive[s] for s in alive if s in keep}
         assert {item.step for item in store.list_complete()} == keep
         if draw.random() < 0.02:
@@ -280,3 +280,43 @@ def test_of_checkpoints_that_resumes_set_aside_the_newest_five_are_kept(store):
         store.quarantine_after(2, lines.append)
     assert files_of(store.folder) == [f"abandoned-step-{step:08d}-1" for step in range(5, 10)]
     assert sum("is deleted" in line for line in lines) == 2
+
+
+def test_an_earlier_checkpoint_without_a_readable_manifest_is_set_aside_too(store):
+    for step in (1, 2, 3):
+        save(store, step)
+    store.keep_last = 9
+    damaged, intact = save(store, 1), save(store, 2)
+    (damaged / "manifest.json").write_text("{")
+    (intact / "state.json").write_text("{}")  # its manifest can be read: it is deleted when its time has come
+    lines: list[str] = []
+    store.quarantine_after(3, lines.append)
+    assert files_of(store.folder) == ["damaged-step-00000001-1", "step-00000002", "step-00000003"]
+    assert lines == [
+        "checkpoint step-00000001 has no manifest that can be read and is renamed to damaged-step-00000001-1"
+    ]
+
+
+def test_what_a_deletion_could_not_delete_is_deleted_at_the_next_one(store, monkeypatch):
+    for step in (1, 2):
+        save(store, step)
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint.shutil, "rmtree", lambda path, ignore_errors=False: None)
+        save(store, 3)
+    assert files_of(store.folder) == [".trash-step-00000001", "step-00000002", "step-00000003"]
+    save(store, 4)
+    assert files_of(store.folder) == ["step-00000003", "step-00000004"]
+
+
+def test_a_checkpoint_is_complete_though_an_earlier_one_cannot_be_deleted(store, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for step in (1, 2):
+        save(store, step)
+    monkeypatch.setattr(checkpoint, "delete_checkpoint", refuse)
+    with pytest.raises(
+        TrainingError, match=r"step-00000003: is complete, but an earlier .* deleted: Permission denied"
+    ):
+        save(store, 3)
+    assert store.newest_intact(pytest.fail) == store.folder / "step-00000003"

@@ -211,6 +211,11 @@ def test_a_value_that_is_not_finite_stops_all_processes(ran):
         assert (kind, "step 7: the loss is not finite" in text) == ("TrainingError", True)
 
 
+def test_a_model_that_an_error_left_split_is_refused(ran):
+    kind, text, _ = ran.both("still split")
+    assert (kind, text[:44]) == ("TrainingError", "this model is still split over the processes")
+
+
 def test_bfloat16_trains_a_sharded_model_as_one_process_does(toy, ran, tmp_path):
     toy.trainer(tmp_path, **sharded.TOY, dtype="bfloat16").fit()
     assert dict(toy.losses(ran.folder / "bfloat16")) == pytest.approx(dict(toy.losses(tmp_path)), rel=1e-2)

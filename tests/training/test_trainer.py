@@ -279,6 +279,20 @@ def test_a_metric_that_validation_does_not_return_is_an_error(toy, tmp_path):
         toy.trainer(tmp_path, evaluate=scores(1.0), best_metric="wql").fit()
 
 
+def test_a_metric_that_one_validation_lacks_is_an_error_that_leaves_the_best_in_its_place(toy, tmp_path):
+    def evaluate(model, step):
+        return ValidationResult({"loss": 1.0} | ({"skill": float(-step)} if step != fails else {}))
+
+    settings = {"evaluate": evaluate, "validate_every": 3, "best_metric": "skill", "keep_last": 1}
+    fails = 9
+    with pytest.raises(ConfigError, match="'skill' is not among the validation's metrics: loss"):
+        toy.trainer(tmp_path, **settings, checkpoint_every=7).fit()
+    assert toy.steps(tmp_path) == [3, 7]
+    fails = None
+    result = toy.trainer(tmp_path, **settings, checkpoint_every=7, resume="auto").fit()
+    assert (result.best, result.best_step, result.release_step) == (-3.0, 3, 3)
+
+
 def test_an_evaluation_can_stop_the_run(toy, tmp_path):
     result = toy.trainer(
         tmp_path, evaluate=lambda m, s: ValidationResult({"loss": 1.0}, stop=s >= 6), validate_every=3
@@ -339,6 +353,14 @@ def test_the_last_n_the_best_k_and_the_final_checkpoints_are_kept(toy, tmp_path)
     values = scores(5.0, 1.0, 4.0, 2.0, 3.0, 6.0)
     toy.trainer(tmp_path, evaluate=values, validate_every=2, checkpoint_every=1, keep_last=3, keep_best=2).fit()
     assert toy.steps(tmp_path) == [4, 8, 10, 11, 12]
+
+
+@pytest.mark.parametrize("every", [None, 1, 3])
+def test_the_checkpoints_of_every_m_steps_are_saved_and_kept_whatever_else_is(toy, tmp_path, every):
+    values = scores(2.0, 1.0, 3.0)
+    settings = {"keep_last": 1, "keep_best": 1, "keep_every": 5, "checkpoint_every": every}
+    toy.trainer(tmp_path, evaluate=values, validate_every=4, **settings).fit()
+    assert toy.steps(tmp_path) == [5, 8, 10, 12]
 
 
 def test_familiar_names_are_hard_links_to_the_release(toy, tmp_path):

@@ -96,7 +96,7 @@ class World:
         if not isinstance(error, Exception):
             self.close()
             return
-        lost = self.size > 1 and _lost(error)
+        lost = self.size > 1 and of_lost_ranks(error)
         if self.size > 1:
             _say(f"end/{self.rank}", "" if lost else str(error))
         if lost:
@@ -201,6 +201,19 @@ def local(tensor: Tensor) -> Tensor:
     return tensor if to_local is None else to_local()
 
 
+def of_lost_ranks(error: BaseException) -> str:
+    """Return what a collective says of lost ranks, if an error or what it was raised from is of one; else "".
+
+    After it no collective may follow: a rank that has not noticed yet still waits in the one that failed here.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, dist.DistError) or (isinstance(found, RuntimeError) and _LOST.search(str(found))):
+            return str(found)
+        found = found.__cause__ or found.__context__
+    return ""
+
+
 def restarts() -> int:
     """Return how often torchrun has started the processes of this run again; 0 without it."""
     count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
@@ -235,16 +248,6 @@ def _join(world: World, timeout: timedelta) -> None:
         dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout, **extra)
     except (RuntimeError, ValueError, OSError) as error:  # of torch.distributed: ports, addresses, time
         raise TrainingError(_no_group(error, world.rank, world.size)) from error
-
-
-def _lost(error: BaseException) -> str:
-    """Return what a collective says of lost ranks, if an error or what it was raised from is of one; else ""."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, dist.DistError) or (isinstance(found, RuntimeError) and _LOST.search(str(found))):
-            return str(found)
-        found = found.__cause__ or found.__context__
-    return ""
 
 
 def _store_answers() -> bool:

@@ -40,6 +40,7 @@ from foretrain.run.weights import missing_weights
 from foretrain.training.auto import settle
 from foretrain.training.loader import describe_stream, plan_of, stream_of
 from foretrain.training.monitor import duration
+from foretrain.training.parallel import local_size
 from foretrain.training.settings import StepPlan, plan_run
 
 REFUSED = "refused: "  # starts a line on what prevents the run
@@ -248,10 +249,12 @@ def _describe_costs(
         split = ", or split the model: training.parallel: fsdp" if world.size > 1 and memory.shards == 1 else ""
         way = f"lower training.micro_batch_size or set activation_checkpointing{split}."
         lines.add(f"warning: that may be too much; {way}")
+    if config.training.in_background(world.device.type):
+        lines.add(*_describe_copy(memory.checkpoint(model), memory.total + (kept or 0), world))
     if plan is not None:
         lines.add(_describe_time(plan, world, flops, speed, measured, unmeasured))
     lines.add(f"compute: {flops / 1e9:,.3f} GFLOP forward and backward a micro-batch, on average")
-    lines.add(*_describe_disk(config, model, alone))
+    lines.add(*_describe_disk(config, plan, alone.checkpoint(model)))
 
 
 def _describe_split(memory: estimate.Memory) -> str:
@@ -279,18 +282,36 @@ def _describe_time(
     )
 
 
-def _describe_disk(config: RunConfig, model: Trainable, memory: estimate.Memory) -> list[str]:
-    """Return the line on checkpoints, and one that refuses those that do not fit."""
-    # a checkpoint holds no gradients and, with an adapter, no frozen weights
-    state = memory.optimizer + (memory.weights if model.adapter is None else memory.gradients)
-    count_kept = config.training.keep_last + config.training.keep_best + 1
+def _describe_copy(copy: int, beside: int, world: World) -> list[str]:
+    """Return the line on the copy of a checkpoint that is written in the background, and one that warns of it.
+
+    copy: bytes of a process; beside: what else it holds, on its device.
+    """
+    room, processes = estimate.device_memory(torch.device("cpu")), local_size(world)
+    each = f" for each of {processes} processes" if processes > 1 else ""
+    lines = [
+        f"checkpoint_in_background: {_format_bytes(copy)} more of the host's memory{each}, for a copy of the state; "
+        f"the host has {_format_bytes(room)}"
+    ]
+    if processes * (copy + (beside if world.device.type == "cpu" else 0)) > room:
+        lines.append("warning: that may be too much; training.checkpoint_in_background: false needs no copy.")
+    return lines
+
+
+def _describe_disk(config: RunConfig, plan: StepPlan | None, state: int) -> list[str]:
+    """Return the line on checkpoints, of which one takes `state` bytes, and one that refuses those that do not fit."""
+    training = config.training
+    count_kept = training.keep_last + training.keep_best + 1
+    if training.keep_every and plan is not None:
+        count_kept += plan.steps // training.keep_every
     needed, free = state * count_kept, _free_bytes(Path(config.output_dir).absolute())
     lines = [
         f"disk: {_format_bytes(needed)} for {count_kept} checkpoints of {_format_bytes(state)}, "
         f"{_format_bytes(free)} free"
     ]
     if needed > free:
-        lines.append(f"{REFUSED}the checkpoints do not fit on the disk; lower training.keep_last or keep_best.")
+        less = " or raise keep_every" if training.keep_every else ""
+        lines.append(f"{REFUSED}the checkpoints do not fit on the disk; lower training.keep_last or keep_best{less}.")
     return lines
 
 

@@ -52,6 +52,10 @@ class Memory:
         """Their sum in training."""
         return self.weights + self.gradients + self.optimizer + self.gathered
 
+    def checkpoint(self, model: Trainable) -> int:
+        """Bytes of a checkpoint: no gradients and, of a model with an adapter, no frozen weights."""
+        return self.optimizer + (self.weights if model.adapter is None else self.gradients)
+
     @property
     def most(self) -> int:
         """The most that a process holds: in training, or in validation and at the end."""

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from foretrain.distributed.world import local
 
-_PATIENCE = 60.0  # seconds that an aborted run waits for the checkpoint that it was writing
-
 
 class HostCopy:
     """Copies of a checkpoint's tensors in the memory of the host, in buffers that every save uses again."""
@@ -41,7 +39,7 @@ class Background:
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None  # with which it has ended
         # a daemon: a run that fails elsewhere must end, whatever this thread waits for
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         self._thread.start()
@@ -54,20 +52,21 @@ class Background:
     @property
     def failed(self) -> bool:
         """True if it has ended with an error."""
-        return self.ended and self._error is not None
+        return self.ended and self.error is not None
 
     def wait(self) -> None:
         """Wait until it has ended. Raises its error."""
         self._thread.join()
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
-    def abandon(self) -> None:
-        """Wait for it, but not for ever and not for its error."""
-        self._thread.join(_PATIENCE)
+    def abandon(self, patience: float) -> bool:
+        """Wait for it, at most so many seconds; return whether it has ended without an error."""
+        self._thread.join(patience)
+        return self.ended and self.error is None
 
     def _run(self) -> None:
         try:
             self._work()
         except BaseException as error:  # any, as torch's CheckpointException is one: the loop raises it where it waits
-            self._error = error
+            self.error = error

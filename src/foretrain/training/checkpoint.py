@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from foretrain.atomic import empty_folder, sync, write_json
-from foretrain.distributed.world import World
+from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import MANIFEST, STATE, step_of, steps_in
@@ -84,11 +84,18 @@ class CheckpointManager:
         if pending is not None:
             pending.wait()
 
-    def abandon(self) -> None:
-        """Let a save that goes on in the background come to its end, where the run has failed already."""
+    def abandon(self, patience: float) -> str | None:
+        """Wait for a save in the background, where the run has failed already; return what became of it, if not well.
+
+        patience: seconds.
+        """
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.abandon()
+        if pending is None or pending.abandon(patience):
+            return None
+        error = pending.error
+        if error is None or of_lost_ranks(error):
+            return "the checkpoint that was being written is incomplete"
+        return _reason(error)
 
     def save(
         self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], *, metric: float | None, final: bool = False
@@ -191,7 +198,13 @@ class CheckpointManager:
             raise
         sync(self.folder)
         self._recover_replaced()
-        self.prune()
+        try:
+            self.prune()
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: is complete, but an earlier checkpoint could not be deleted: {_reason(error)}. Mend what "
+                f"prevents it in {self.folder}, then resume."
+            ) from error
 
     def _recover_replaced(self) -> None:
         """Restore replaced checkpoints whose replacement was not completed; delete the others."""
@@ -203,7 +216,11 @@ class CheckpointManager:
                 replaced.rename(path)
 
     def prune(self) -> None:
-        """Delete checkpoints that are neither among the last N, the best K or those of every M steps nor final."""
+        """Delete checkpoints that are neither among the last N, the best K or those of every M steps nor final.
+
+        What an earlier deletion has left is deleted too. Raises OSError.
+        """
+        self._empty_trash()
         found = self.list_complete()
         keep = {item.path for item in found[-self.keep_last :]} | {item.path for item in found if item.final}
         keep |= {item.path for item in self.best(found)}
@@ -251,7 +268,12 @@ class CheckpointManager:
         """Create the folder and remove incomplete files of a killed process."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._recover_replaced()
-        for leftover in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
+        for leftover in self.folder.glob(".tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._empty_trash()
+
+    def _empty_trash(self) -> None:
+        for leftover in self.folder.glob(".trash-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def newest_intact(self, log: Callable[[str], None]) -> Path | None:
@@ -273,15 +295,23 @@ class CheckpointManager:
         return None
 
     def quarantine_after(self, step: int, log: Callable[[str], None]) -> None:
-        """Rename checkpoints of later steps to abandoned-* or damaged-*, of which the newest ASIDE each are kept."""
+        """Rename checkpoints of later steps to abandoned-* or damaged-*, of which the newest ASIDE each are kept.
+
+        So are those of earlier steps whose manifest cannot be read: no rule would ever delete them.
+        """
+        known = {item.path for item in self.list_complete()}
         for path in steps_in(self.folder):
-            if step_of(path) <= step:
+            if step_of(path) <= step and path in known:
                 continue
-            n, kind = 1, "abandoned" if damage(path) is None else "damaged"
+            problem = damage(path)
+            if step_of(path) <= step and problem is None:  # it could be read the second time
+                continue
+            n, kind = 1, "abandoned" if problem is None else "damaged"
             while (target := self.folder / f"{kind}-{path.name}-{n}").exists():
                 n += 1
             path.rename(target)
-            log(f"checkpoint {path.name} is later than the one resumed from and is renamed to {target.name}")
+            why = "is later than the one resumed from" if step_of(path) > step else "has no manifest that can be read"
+            log(f"checkpoint {path.name} {why} and is renamed to {target.name}")
         for kind in ("abandoned", "damaged"):
             found = sorted(self.folder.glob(f"{kind}-step-*"), key=lambda path: (path.stat().st_ctime_ns, path.name))
             for path in found[:-ASIDE]:
@@ -458,13 +488,14 @@ def _replaced(path: Path) -> Path:
 
 
 def _convert_errors(path: Path, action: Callable[[], Any]) -> Any:
-    """Run a part of a save. Errors of the disk and of torch are raised as TrainingError."""
+    """Run a part of a save. Errors of the disk and of torch are raised as TrainingError, those of lost ranks as they
+    are: the others are to be asked no more."""
     try:
         return action()
     except TrainingError:
         raise
     except BaseException as error:  # torch's CheckpointException is one; others are raised again
-        if not _is_error(error):
+        if not _is_error(error) or of_lost_ranks(error):
             raise
         raise TrainingError(
             f"{path}: the checkpoint could not be written: {_reason(error)}. Its incomplete files were deleted and "

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
 from foretrain.distributed.world import World
-from foretrain.errors import ConfigError
+from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.training.settings import TrainingConfig
 
@@ -55,8 +55,13 @@ def parallelism(config: TrainingConfig, model: nn.Module, world: World) -> Liter
 def shards(config: TrainingConfig, model: nn.Module, world: World) -> int:
     """Return how many processes hold one copy of a model between them; 1 if each of them holds it whole.
 
-    Raises ConfigError for a number that does not divide the processes.
+    Raises ConfigError for a number that does not divide the processes, TrainingError for a model that an error left
+    split.
     """
+    if any(hasattr(parameter, "to_local") for parameter in model.parameters()):
+        raise TrainingError(
+            "this model is still split over the processes of a run that an error ended. Build a new one, then resume."
+        )
     how = parallelism(config, model, world)
     if how in ("none", "ddp"):
         return 1
@@ -110,14 +115,30 @@ def parallelize(model: Trainable, world: World, config: TrainingConfig, num_shap
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its name before 2.13
     sync: dict[str, Any] = {name: False}  # buffers are equal on every rank by construction
-    return Parallel(
-        DistributedDataParallel(
-            model,
-            device_ids=[world.device.index] if world.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            **sync,
-        )
+    network = DistributedDataParallel(
+        model,
+        device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **sync,
     )
+    _order_buckets(network, model)
+    return Parallel(network)
+
+
+def _order_buckets(network: DistributedDataParallel, model: Trainable) -> None:
+    """Let DDP order its buckets of gradients by the parameters, by a backward pass of their sum. A collective.
+
+    Otherwise it orders them after the first step. The place of a gradient in a bucket decides in which order more than
+    two processes sum it, so that the first step after a resume would round otherwise than the same step of a run that
+    was not interrupted.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    vars(model)["forward"] = lambda: torch.stack([parameter.sum() for parameter in trained]).sum()
+    try:
+        network().backward()
+    finally:
+        del vars(model)["forward"]
+        model.zero_grad()
 
 
 def _checkpoint_activations(model: Trainable, config: TrainingConfig) -> None:

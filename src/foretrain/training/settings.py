@@ -130,7 +130,8 @@ class TrainingConfig(Section):
     checkpoint_in_background: Annotated[bool | Literal["auto"], FREE, or_auto(bool)] = "auto"
     keep_last: Annotated[int, FREE] = Field(default=2, ge=1)
     keep_best: Annotated[int, FREE] = Field(default=1, ge=1)
-    keep_every: Annotated[int | None, FREE] = Field(default=None, ge=1)  # also those of every so many steps, for ever
+    # for ever also those of every so many steps, each of which is saved, whatever checkpoint_every is
+    keep_every: Annotated[int | None, FREE] = Field(default=None, ge=1)
     log_every: Annotated[int, FREE] = Field(default=10, ge=1)  # steps
     tensorboard: Annotated[bool, FREE] = True
 
@@ -139,6 +140,10 @@ class TrainingConfig(Section):
         """best_mode, or the mode that the name of best_metric implies."""
         higher = any(word in self.best_metric for word in ("skill", "accuracy", "_r2"))
         return self.best_mode or ("max" if higher else "min")
+
+    def in_background(self, device: str) -> bool:
+        """Return whether checkpoints are written while training goes on, on a type of device (cpu, cuda, mps)."""
+        return device == "cuda" if self.checkpoint_in_background == "auto" else self.checkpoint_in_background
 
     @property
     def epoch_key(self) -> str | None:

@@ -16,7 +16,7 @@ import foretrain
 from foretrain.adapters.layers import adapter_facts, merged
 from foretrain.atomic import replacing_file
 from foretrain.config import Section, dump_yaml
-from foretrain.distributed.world import World
+from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.types import WindowSource
@@ -42,6 +42,7 @@ from foretrain.training.train_state import RunTotals, StoppedBy, TrainState
 if TYPE_CHECKING:
     from rich.console import Console
 
+AFTER_ERROR, SOON = 60.0, 1.0  # seconds that an aborted run waits for the checkpoint that it was writing
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -141,7 +142,9 @@ class Trainer:
         """Train to the end and write release/.
 
         Raises TrainingError (non-finite values, disk errors, another writer) and, after SIGINT or SIGTERM, Interrupted
-        once the step is finished and checkpointed.
+        once the step is finished and checkpointed. After any of them a model that is split over processes (fsdp, hsdp)
+        stays split, each process with its part of the weights, since the others may not be there to gather them: build
+        a new one to use it or to resume; a Trainer refuses it.
         """
         with ExitStack() as stack:
             try:
@@ -218,9 +221,8 @@ class Trainer:
             keep_best=self.config.keep_best,
             keep_every=self.config.keep_every,
             mode=self.config.mode,
-            background=self._saves_in_background(),
+            background=self.config.in_background(self.world.device.type),
         )
-        stack.callback(self.checkpoints.abandon)
         notes = list(self.notes)
         if self.config.tf32 and self.world.device.type != "cuda":
             notes.append(f"warning: training.tf32 has no effect on {self.world.device.type}")
@@ -255,6 +257,7 @@ class Trainer:
             earlier=RunTotals(**(saved or {}).get("totals", {})),
         )
         stack.callback(self.monitor.close)
+        stack.push(self._abandon_save)
         for note in notes:
             self.monitor.log(note)
         self.monitor.start(self.train_state.step, self.train_state.validation_due)
@@ -270,9 +273,12 @@ class Trainer:
         if self.config.on_nonfinite == "rollback" and not resumed:
             self._save(None)  # a rollback needs a checkpoint from the beginning
 
-    def _saves_in_background(self) -> bool:
-        wanted = self.config.checkpoint_in_background
-        return self.world.device.type == "cuda" if wanted == "auto" else wanted
+    def _abandon_save(self, kind: type[BaseException] | None, error: BaseException | None, *rest: object) -> None:
+        """Let a save in the background come to its end after an error of the run, and log what became of it."""
+        in_vain = error is not None and of_lost_ranks(error)  # it waits for the same ranks, others for this process
+        patience = SOON if in_vain or kind is KeyboardInterrupt else AFTER_ERROR
+        if problem := self.checkpoints.abandon(patience):
+            self.monitor.log(f"WARNING: the checkpoint after step {self.last_saved:,}: {problem}")
 
     def _prepare_model(self) -> None:
         """Prepare the model for its first step: rank 0 first, since it may write files that the others read."""
@@ -425,7 +431,8 @@ class Trainer:
     def _checkpoint_if_due(self, stops: StopRequests) -> None:
         step, score = self.train_state.step, self.score
         final = self.train_state.ended is not None or step == self.plan.steps
-        due = final or any(stops) or self.plan.is_due(self.config.checkpoint_every, step)
+        every = (self.config.checkpoint_every, self.config.keep_every)
+        due = final or any(stops) or any(self.plan.is_due(steps, step) for steps in every)
         if not due and score is not None:
             self.checkpoints.wait()  # its metric counts too
             due = self.world.on_main(lambda: self.checkpoints.is_among_best(score))
