@@ -3,9 +3,9 @@
     python tests/proofs/fault_files.py [--case train,export] [--faults kill,eio] [--most 40] [--seed 0]
                                        [--from 0] [--minutes 60] [--log FILE] [--new] [--again] [--json FILE]
 
-fault_shim.c, built with `cc` and loaded before libc, counts the operations of a command on files of its folder: those
-that change something (create, write, sync, rename, link, delete, ...) and those that read. A clean run of each command
-of fault_cases.py gives their number; then each is disturbed in turn, in a forked process:
+fault_shim.c, built with `cc` and loaded before libc by fault_shim.py, counts the operations of a command on files of
+its folder: those that change something (create, write, sync, rename, link, delete, ...) and those that read. A clean
+run of each command of fault_cases.py gives their number; then each is disturbed in turn, in a forked process:
 
 enospc     operation n fails, and after it all that need space
 edquot     the same with the errno of a quota
@@ -32,55 +32,28 @@ folder of the trials is in memory (/dev/shm) if TMPDIR names no other. The exit 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fault_log import Log, summary
-from fault_process import End, compiled, import_all, import_found, run
+from fault_process import import_all, import_found, run
+from fault_shim import FAULTS, FREES, End, Operation, logged, with_shim
 from fault_trees import OWN, hidden, kind_of, lasting, part, snapshot
 
-FAULTS = {  # name: (kind of operations, errno, what happens after n: ONCE, FULL, ALL, SHORT, KILL)
-    "enospc": ("w", errno.ENOSPC, 1),
-    "edquot": ("w", errno.EDQUOT, 1),
-    "short": ("w", errno.ENOSPC, 3),
-    "erofs": ("w", errno.EROFS, 2),
-    "eio": ("w", errno.EIO, 0),
-    "eio-read": ("r", errno.EIO, 0),
-    "kill": ("w", 0, 4),
-}
-FREES = ("unlink", "rmdir", "rename")  # an operation that fails to delete leaves something, once
 MEMORY = Path("/dev/shm")
-
-
-@dataclass(frozen=True)
-class Operation:
-    """The n-th operation of its kind ("w" or "r") of a clean run."""
-
-    kind: str
-    number: int
-    name: str
-    path: str
-
-    @property
-    def sort(self) -> tuple[str, str]:
-        """What it is, without the numbers and random names in its path, and for temporary corpora without theirs."""
-        path = re.sub(r"[0-9a-f]{6,}|\d+", "#", re.sub(r"\.tmp\w{6}$", ".tmp#", self.path))
-        return self.name, re.sub(r"^tmp/[^/]*/(\.?)(series|raw)", r"tmp/#/\1corpus", path)
 
 
 class Trials:
@@ -150,8 +123,8 @@ class Trials:
                 raise SystemExit(f"{self.name}: {' '.join(self.case.words)}: exit code {end.code}\n{end.text}")
             import_found(modules)
             log.seek(0)
-            lines = [line.split("\t", 3) for line in os.fsdecode(log.read()).splitlines()]
-        return snapshot(self.folder), [Operation(kind, int(n), name, lasting(path)) for kind, n, name, path in lines]
+            operations = [replace(o, path=lasting(o.path)) for o in logged(log.read())]
+        return snapshot(self.folder), operations
 
     def chosen(self, fault: str, most: int, seed: int) -> list[Operation]:
         """Return the operations to disturb: all, or the first of each sort and a sample."""
@@ -312,11 +285,8 @@ def main() -> int:
         os.environ["TMPDIR"] = str(MEMORY)
     with tempfile.TemporaryDirectory(prefix="fault-") as name:
         base = Path(name).resolve()
-        if "FAULT_SHIM" not in os.environ:
-            library = compiled(base)
-            environment = {**os.environ, "LD_PRELOAD": str(library), "FAULT_SHIM": "1", "OMP_NUM_THREADS": "1"}
-            return subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode
-        code = _all(args, base)
+        code = with_shim(base)
+        code = _all(args, base) if code is None else code
     if args.json is not None and args.log is not None:
         args.json.write_text(json.dumps(summary(args.log, FAULTS), indent=1) + "\n")
     return code
@@ -327,7 +297,6 @@ def _all(args: argparse.Namespace, base: Path) -> int:
     from fault_cases import CASES, make_common
 
     os.environ |= {"XDG_CACHE_HOME": str(base / "one" / "cache"), "MPLCONFIGDIR": str(base / "matplotlib")}
-    os.environ.pop("LD_PRELOAD")
     (base / "common").mkdir()
     wanted = tuple(args.case.split(",")) if args.case else ("",)
     names = [name for name in CASES if name.startswith(wanted)]

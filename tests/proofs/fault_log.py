@@ -9,6 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from fault_shim import Operation
+
 
 class Log:
     """The trials of earlier calls, and the file to which this one adds its own."""
@@ -37,6 +39,22 @@ class Log:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def read_log(path: Path | None) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """Return the trials of an earlier call: {(case, fault, number): trial}."""
+    if path is None or not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(line["case"], line["fault"], line["n"]): line for line in lines}
+
+
+def write_log(path: Path | None, name: str, fault: str, operation: Operation, result: dict[str, Any]) -> None:
+    """Add a trial to a log, if there is one."""
+    if path is not None:
+        line = {"case": name, "fault": fault, "n": operation.number, "operation": operation.name}
+        with path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps({**line, "path": operation.path, **result}) + "\n")
 
 
 def _lines(path: Path | None) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-/* Counts the file operations of one process below one folder, and lets the n-th of them fail or kill the process.
+/* Counts the file operations of one process on one folder and what is in it, and lets the n-th of them fail or kill the process.
 
-   Built and armed by fault_files.py: LD_PRELOAD puts these functions before those of libc, and they do nothing until
+   Built and armed by fault_shim.py: LD_PRELOAD puts these functions before those of libc, and they do nothing until
    fault_arm() is called. Operations of other processes (forks too) and on files elsewhere are passed on uncounted.
    Changing operations ('w': what creates, writes, syncs, renames or deletes) and reading ones ('r') have a count each.
-   Not seen: calls inside libc (fopen's writes), memory maps, io_uring. fault_files.py checks that every file that a
-   command leaves was seen. */
+   Not seen: calls inside libc (fopen's writes), memory maps, io_uring. fault_files.py checks that every file
+   that a command leaves was seen. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -22,7 +22,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { ONCE, FULL, ALL, SHORT, KILL };              /* what happens at operation n, and afterwards */
+enum { ONCE, FULL, ALL, SHORT, KILL, PART };        /* what happens at operation n, and afterwards */
 enum { READS = 'r', TAKES = 'w', FREES = 'd' };     /* kinds; TAKES may need space, FREES does not; both count as 'w' */
 static const int CUT = -1;                          /* instead of an errno: write a half */
 
@@ -61,10 +61,12 @@ static int place(int directory, const char *name, char *into) {
 
 /* Count an operation; return 0 to let it happen, CUT to write a half, or the errno that it fails with. */
 static int fault(char kind, const char *operation, int directory, const char *name) {
-    char path[PATH_MAX], line[PATH_MAX + 64];
+    char path[PATH_MAX + 2], line[PATH_MAX + 64];
     int before = errno, found = 0;
     if (!armed || getpid() != armed) return 0;
-    if (!place(directory, name, path) || strncmp(path, root, root_length)) { errno = before; return 0; }
+    if (!place(directory, name, path)) { errno = before; return 0; }
+    if (!strncmp(path, root, root_length - 1) && !path[root_length - 1]) strcpy(path + root_length - 1, "/.");
+    if (strncmp(path, root, root_length)) { errno = before; return 0; }
     char what = kind == READS ? 'r' : 'w';
     long n = atomic_fetch_add(what == 'w' ? &changes : &reads, 1) + 1;
     if (log_fd >= 0) {
@@ -73,7 +75,7 @@ static int fault(char kind, const char *operation, int directory, const char *na
     }
     if (what == counted && target && n == target) {
         if (mode == KILL) syscall(SYS_kill, armed, SIGKILL);
-        found = mode == SHORT && !strcmp(operation, "write") ? CUT : number;
+        found = (mode == SHORT || mode == PART) && !strcmp(operation, "write") ? CUT : number;
     } else if (target && what == counted && n > target) {
         if (mode == ALL || ((mode == FULL || mode == SHORT) && kind == TAKES)) found = number;
     }
