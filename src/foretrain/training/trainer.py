@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -278,7 +278,8 @@ class Trainer:
         in_vain = error is not None and of_lost_ranks(error)  # it waits for the same ranks, others for this process
         patience = SOON if in_vain or kind is KeyboardInterrupt else AFTER_ERROR
         if problem := self.checkpoints.abandon(patience):
-            self.monitor.log(f"WARNING: the checkpoint after step {self.last_saved:,}: {problem}")
+            with suppress(OSError):  # of a full disk, which must not take the place of the run's own error
+                self.monitor.log(f"WARNING: the checkpoint after step {self.last_saved:,}: {problem}")
 
     def _prepare_model(self) -> None:
         """Prepare the model for its first step: rank 0 first, since it may write files that the others read."""
