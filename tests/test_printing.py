@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 
 from foretrain.cli import main
-from foretrain.cli.commands import command_line
+from foretrain.cli.commands import command_line, progress_bar
 from foretrain.data.inspection import plot_corpus
 from foretrain.data.store import Corpus, CorpusWriter
 from foretrain.printing import PrintableStream, printable, printable_output, without_secrets
 
 HOSTILE = "x\x1b[31mred\x07\x9b2J\u202egnp\u2028\x00"
 SHOWN = "x\\x1b[31mred\\x07\\x9b2J\\u202egnp\\u2028\\x00"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def test_what_acts_is_written_as_its_code_and_everything_else_stays() -> None:
@@ -41,10 +46,6 @@ def test_what_is_printed_while_a_command_runs_is_printable(capsys) -> None:
 def test_rich_colours_a_terminal_and_escapes_what_it_is_given() -> None:
     from foretrain.training.monitor import RunConsole
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     raw = Terminal()
     console = RunConsole(file=PrintableStream(raw), force_terminal=True, color_system="standard", highlight=False)
     console.print(HOSTILE, style="red", markup=False)
@@ -58,6 +59,17 @@ def corpus(tmp_path: Path) -> Path:
         for k in range(3):
             writer.append(f"{k}{name}", np.random.default_rng(k).normal(size=(2, 60)))
     return tmp_path / "c"
+
+
+def test_a_progress_bar_on_a_terminal_acts_and_what_is_printed_beside_it_does_not(monkeypatch) -> None:
+    raw = Terminal()
+    monkeypatch.setattr(sys, "stderr", raw)
+    monkeypatch.setenv("TERM", "xterm")
+    with printable_output(), progress_bar("importing") as advance:
+        advance(1, 2, "")
+        print(HOSTILE, file=sys.stderr)
+    assert "\x1b[?25l" in raw.getvalue() and "\\x1b[?25l" not in raw.getvalue()
+    assert SHOWN in raw.getvalue()
 
 
 def test_names_of_a_corpus_reach_a_terminal_and_a_picture_printable(corpus: Path, monkeypatch, capfd) -> None:

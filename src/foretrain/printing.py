@@ -51,6 +51,10 @@ def for_spreadsheet(text: str) -> str:
     return f"'{text}" if text[:1] in _FORMULA and not _NUMBER.fullmatch(text) else text
 
 
+# For bars of rich: in front of a PrintableStream its own stream would hide the terminal from its console
+BESIDE_PRINTABLE: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}
+
+
 class PrintableStream:
     """A text stream that writes what is printed to another one, as printable() returns it.
 

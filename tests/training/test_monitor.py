@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import re
+import sys
 import threading
 import time
 
@@ -12,7 +13,8 @@ import torch
 from rich.console import Console
 
 from foretrain.errors import TrainingError
-from foretrain.training.monitor import append_log, duration, memory_gb, peak_flops, step_times
+from foretrain.printing import printable_output
+from foretrain.training.monitor import RunConsole, append_log, duration, memory_gb, peak_flops, step_times
 from foretrain.training.trainer import ValidationResult
 
 LINE = re.compile(
@@ -166,6 +168,16 @@ def test_a_terminal_gets_a_progress_bar_and_other_consoles_plain_lines(toy, tmp_
     assert "━" in terminal.file.getvalue()
     assert "\x1b" not in plain.file.getvalue()
     assert "step 12/12" in terminal.file.getvalue()
+
+
+def test_the_bar_of_a_run_on_a_terminal_acts_under_the_command_line_too(toy, tmp_path, monkeypatch):
+    raw = io.StringIO()
+    monkeypatch.setattr(raw, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", raw)
+    monkeypatch.setenv("TERM", "xterm")
+    with printable_output():
+        toy.trainer(tmp_path, max_steps=2, console=RunConsole()).fit()
+    assert "\x1b[?25l" in raw.getvalue() and "\\x1b" not in raw.getvalue()
 
 
 def test_time_spent_in_validation_is_not_in_the_rates(toy, tmp_path):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from foretrain.atomic import is_stream, new_folder
 from foretrain.errors import ConfigError, DataError
-from foretrain.printing import without_secrets
+from foretrain.printing import BESIDE_PRINTABLE, without_secrets
 from foretrain.reading import resolved
 
 if TYPE_CHECKING:
@@ -534,7 +534,7 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int | None, str], None]]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, **BESIDE_PRINTABLE) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total=None, text="": bar.update(
             task, completed=done, total=total, description=f"{title} {text}".strip()

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from foretrain.distributed.world import World
-from foretrain.printing import printable
+from foretrain.printing import BESIDE_PRINTABLE, printable
 from foretrain.training.journal import Journal
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.step import LocalStepStats, StepResult
@@ -133,7 +133,7 @@ class Monitor:
             self._tensorboard = SummaryWriter(str(self.output_dir / "tensorboard"), purge_step=step + 1)
         if self.console.is_terminal and self._bar is None:
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, console=self.console, transient=True)
+            self._bar = Bar(*columns, console=self.console, transient=True, **BESIDE_PRINTABLE)
             self._bar.add_task("training", total=self.plan.steps)
             self._bar.start()
         if self._bar:
