@@ -246,9 +246,11 @@ def test_a_resume_from_one_to_two_to_one_process_is_the_run_of_one(interrupted, 
     ids=lambda words: " ".join(words[:2]),
 )
 def test_verbs_other_than_train_refuse_to_do_the_same_several_times(words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert alone(*(word.format(tmp_path / "out") for word in words)) == 2
-    assert "works in one process, and WORLD_SIZE=2 says that there are more" in capsys.readouterr().err
+    for variable in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
+        with monkeypatch.context() as environment:
+            environment.setenv(variable, "2")
+            assert alone(*(word.format(tmp_path / "out") for word in words)) == 2
+        assert f"works in one process, and {variable}=2 says that there are more" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -264,13 +266,17 @@ HERE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE is 0 in the environment"),
         ({"RANK": "3"}, "RANK is 3 in the environment and WORLD_SIZE 1"),
         ({"WORLD_SIZE": "2", "RANK": "7", **HERE}, "ranks count from 0 to 1"),
-        ({"WORLD_SIZE": "2", "RANK": "0", **HERE, "MASTER_PORT": "abc"}, "rank 0 of 2 cannot join the others at"),
-        ({"WORLD_SIZE": "2", "RANK": "0", **HERE, "MASTER_PORT": "99999"}, "rank 0 of 2 cannot join the others at"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **HERE, "MASTER_PORT": "abc"}, "MASTER_PORT is 'abc' in the environment"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **HERE, "MASTER_PORT": "99999"}, "MASTER_PORT is 99999 in the environment"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE is 4 in the environment, but OMPI_COMM_WORLD_RANK"),
         (
-            {"OMPI_COMM_WORLD_SIZE": "4"},
-            "mpirun started 4 processes (OMPI_COMM_WORLD_SIZE), which would each train",
+            {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+            "srun started 2 processes (SLURM_STEP_NUM_TASKS), and no variable says on which host rank 0 is",
         ),
-        ({"SLURM_STEP_NUM_TASKS": "2"}, "srun started 2 processes (SLURM_STEP_NUM_TASKS)"),
+        (
+            {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "no[1-2]"},
+            "and the others look for it at no1, as srun has it, which is not this host. Set MASTER_ADDR",
+        ),
     ],
 )
 def test_an_environment_that_no_launcher_made_is_one_clear_line(environment, message, tmp_path, monkeypatch, capsys):
@@ -293,7 +299,7 @@ def test_a_port_that_another_program_uses_is_one_clear_line(monkeypatch):
 
 def test_processes_of_another_launcher_may_each_train_a_run_of_their_own(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "2")
-    with pytest.raises(ConfigError, match="mpiexec started 2 processes"):
+    with pytest.raises(ConfigError, match="PMI_SIZE is 2 in the environment, but PMI_RANK is not set"):
         World.start("cpu")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert World.start("cpu").size == 1

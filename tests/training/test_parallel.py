@@ -62,7 +62,6 @@ def test_the_processes_that_share_a_copy_follow_from_the_config(toy, settings, s
     assert shards(toy.config(**settings), toy.Model(), World(size=size)) == expected
 
 
-def test_a_node_s_processes_that_do_not_divide_those_of_the_run_are_refused(toy, monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+def test_a_node_s_processes_that_do_not_divide_those_of_the_run_are_refused(toy):
     with pytest.raises(ConfigError, match=r"hsdp: 3 \(of a node\) does not divide the 4 processes"):
-        shards(toy.config(parallel="hsdp"), toy.Model(), World(size=4))
+        shards(toy.config(parallel="hsdp"), toy.Model(), World(size=4, local_size=3))

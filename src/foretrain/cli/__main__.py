@@ -1,4 +1,4 @@
-"""`python -m foretrain.cli`, which is how torchrun starts it."""
+"""`foretrain` and `python -m foretrain.cli`, by themselves or under a launcher."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import sys
 
 from foretrain.cli.main import main
+from foretrain.distributed.launchers import count_of_several
 
 
 def _main_of_many() -> None:
-    """main() as torchrun starts it. All is written and closed when it ends; in an ordinary exit torch's threads of a
-    process group are now and then still running when they are torn down ("terminate called without an active
-    exception"), which torchrun takes for a failed run."""
+    """main() as one of several processes. All is written and closed when it ends; in an ordinary exit torch's threads
+    of a process group are now and then still running when they are torn down ("terminate called without an active
+    exception"), which launchers take for a failed run."""
     try:
         main()
     except SystemExit as leave:
@@ -22,7 +23,7 @@ def _main_of_many() -> None:
 
 def run() -> None:
     """Run the command in this process, one of several or not."""
-    (_main_of_many if os.environ.get("WORLD_SIZE", "1") not in ("", "1") else main)()
+    (_main_of_many if count_of_several(os.environ) else main)()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from foretrain.distributed.launchers import count_of_several, speaks
 from foretrain.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def config_and_overrides(
     from foretrain.foreign import refuse_foreign
 
     found, note = find_config(config, verb)
-    if note is not None and os.environ.get("RANK", "0") == "0":
+    if note is not None and speaks(os.environ):
         warn(_log, note)
     refuse_foreign(found)
     return found, overrides
@@ -247,7 +248,7 @@ def level_list(text: str | None) -> tuple[float, ...] | None:
 def prepare(threads: int | None) -> None:
     """Set environment variables that torch reads when it is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve every other process of the machine
-    if os.environ.get("WORLD_SIZE", "1") != "1":  # of a process that is gone torch prints C++ frames; we print a line
+    if count_of_several(os.environ):  # of a process that is gone torch prints C++ frames; we print a line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -272,9 +273,8 @@ def spoken_beside(*files: Path | None) -> Iterator[None]:
 
 def require_single_process(verb: str) -> None:
     """Raise ConfigError if there are several processes: each would do, and write, the same."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size.isdecimal() and size.lstrip("0") not in ("", "1"):
+    if found := count_of_several(os.environ):
         raise ConfigError(
-            f"{verb} works in one process, and WORLD_SIZE={size[:20]} says that there are more. Call it without "
-            "torchrun (or unset WORLD_SIZE); only train runs in several processes."
+            f"{verb} works in one process, and {found[0]}={found[1][:20]} says that there are more. Call it without "
+            f"torchrun, mpirun or srun (or unset {found[0]}); only train runs in several processes."
         )

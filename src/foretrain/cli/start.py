@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from foretrain.distributed.launchers import speaks
+
 PATIENCE = 2.0  # seconds
 
 
@@ -20,7 +22,7 @@ def importing(patience: float | None = None) -> Iterator[None]:
 
     timer = threading.Timer(PATIENCE if patience is None else patience, say)
     timer.daemon = True
-    if os.environ.get("RANK", "0") == "0":
+    if speaks(os.environ):
         timer.start()
     try:
         yield

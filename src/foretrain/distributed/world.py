@@ -21,15 +21,17 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from foretrain.distributed.interfaces import interface_of, is_loopback, is_own, own_address
+from foretrain.distributed.launchers import Launch, find_launch
 from foretrain.errors import ConfigError, TrainingError
 
 T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # evaluation on one rank may keep the others waiting this long
-# variables in which other launchers than torchrun say how many processes they started
-_OTHER_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "SLURM_STEP_NUM_TASKS": "srun"}
 START_TIMEOUT = timedelta(minutes=10)  # imports of the processes of one start differ by less
 _left: dist.ProcessGroup | None = None  # the process group that was left last
 _store: Store | None = None  # what the processes say beside collectives: of each that ends, why
+_place = ("", 0)  # of the store: host and port
+_INTERFACES = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}  # NCCL takes a name without = for a prefix
 _GRACE = 2.0  # seconds in which ranks say that they lost another one
 # what gloo and NCCL say of a rank that is gone or does not answer; gloo raises plain RuntimeErrors
 _LOST = re.compile(r"gloo/transport|Connection (?:closed|reset) by peer|Timed out waiting|NCCL|Socket Timeout")
@@ -44,39 +46,29 @@ class World:
     local_rank: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009  # immutable
     group: dist.ProcessGroup | None = None  # of its collectives; None = torch's default group
+    local_size: int | None = None  # processes on this host; None = not known
+    launcher: str | None = None  # torchrun, mpirun, mpiexec or srun; None for one process and for a start by hand
 
     @classmethod
     def start(cls, device: str = "auto", threads: int | None = None, timeout: timedelta = COLLECTIVE_TIMEOUT) -> World:
-        """Join the process group that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK; size 1 without them.
+        """Join the process group that torchrun, mpirun, mpiexec or srun describes; size 1 without any of them.
 
         device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads. Used in a
         with statement, it turns the error of a collective whose other ranks are gone into a TrainingError.
         Raises TrainingError if the others do not come within START_TIMEOUT, ConfigError for a device that this machine
-        lacks, for incomplete environment variables, and for several processes of mpirun or srun, which would each train
-        alone.
+        lacks, and for what find_launch refuses.
         """
-        _refuse_other_launchers()
-        rank, size = _env_int("RANK", 0), _env_int("WORLD_SIZE", 1)
-        local_rank = _env_int("LOCAL_RANK", rank if size > 1 else 0)
-        if size > 1 and not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-            raise ConfigError(
-                f"WORLD_SIZE is {size}, but RANK, MASTER_ADDR and MASTER_PORT are not all set. Start with torchrun, or "
-                "unset WORLD_SIZE for one process."
-            )
-        if not size:
-            raise ConfigError("WORLD_SIZE is 0 in the environment; it counts the processes of a run. Unset it.")
-        if rank >= size:
-            raise ConfigError(
-                f"RANK is {rank} in the environment and WORLD_SIZE {size}; ranks count from 0 to {size - 1}. Start "
-                "with torchrun, or unset both for one process."
-            )
+        launch = find_launch(os.environ)
         if threads is not None:
             torch.set_num_threads(threads)
-        world = cls(rank, size, local_rank, resolve_device(device, local_rank))
+        found = resolve_device(device, _device_index(launch))
+        world = cls(
+            launch.rank, launch.size, launch.local_rank, found, local_size=launch.local_size, launcher=launch.launcher
+        )
         if world.device.type == "cuda":
             torch.cuda.set_device(world.device)
-        if size > 1 and not dist.is_initialized():
-            _join(world, timeout)
+        if world.size > 1 and not dist.is_initialized():
+            _join(world, launch, timeout)
         return world
 
     def close(self) -> None:
@@ -234,27 +226,66 @@ def leave_process_group() -> None:
         _left = group
 
 
-def _join(world: World, timeout: timedelta) -> None:
+def _join(world: World, launch: Launch, timeout: timedelta) -> None:
     """Create the process group of a world. Raises TrainingError if it does not come about."""
-    global _store
+    global _store, _place
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     extra: dict[str, Any] = {"device_id": world.device} if backend == "nccl" else {}
+    _check_address(launch)
+    _place = launch.address, launch.port
+    host = f"[{launch.address}]" if ":" in launch.address else launch.address
     try:
         # as init_process_group would, but for a deadline of its own
-        store, *_ = next(rendezvous("env://", world.rank, world.size, timeout=START_TIMEOUT))
+        store, *_ = next(rendezvous(f"tcp://{host}:{launch.port}", world.rank, world.size, timeout=START_TIMEOUT))
         # torchrun's store outlives the processes that it starts again, and would give them the former's keys
         _store = PrefixStore(f"attempt-{restarts()}", store)
+        _choose_interfaces(world, _store)
         store = PrefixStore("default_pg", _store)
         dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout, **extra)
     except (RuntimeError, ValueError, OSError) as error:  # of torch.distributed: ports, addresses, time
         raise TrainingError(_no_group(error, world.rank, world.size)) from error
 
 
+def _check_address(launch: Launch) -> None:
+    """Raise ConfigError on rank 0 if the address that its launcher's variables lead to is another host's."""
+    if launch.rank or not launch.found:
+        return
+    try:
+        right = is_own(launch.address)
+    except OSError:
+        right = False
+    if not right:
+        raise ConfigError(
+            f"rank 0 of {launch.size} runs on {socket.gethostname()}, and the others look for it at {launch.address}, "
+            f"as {launch.launcher} has it, which is not this host. Set MASTER_ADDR to this host for all of them."
+        )
+
+
+def _choose_interfaces(world: World, store: Store) -> None:
+    """Let gloo and NCCL use the interface that leads to the other hosts, where the user names none. A collective.
+
+    Left alone, gloo takes the address of the host's own name, which is often one that other hosts cannot reach.
+    """
+    if world.local_size is None or world.local_size >= world.size:
+        return
+    address = own_address(*_place) or ""
+    store.set(f"foretrain/address/{world.rank}", address)
+    if all(name in os.environ for name in _INTERFACES):
+        return
+    if address and is_loopback(address):  # on the host of rank 0, whose name may mean itself: the way to another host
+        others = (store.get(f"foretrain/address/{rank}").decode() for rank in range(world.size))
+        other = next((each for each in others if each and not is_loopback(each)), None)
+        address = own_address(other, _place[1]) or "" if other else ""
+    name = interface_of(address) if address else None
+    for variable, form in _INTERFACES.items():
+        if name:
+            os.environ.setdefault(variable, form.format(name))
+
+
 def _store_answers() -> bool:
     """Return whether the store's process can be reached; asked itself, a dead store may wait, and prints a stack."""
-    place = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
     try:
-        socket.create_connection(place, timeout=_GRACE).close()
+        socket.create_connection(_place, timeout=_GRACE).close()
     except OSError:
         return False
     return _store is not None
@@ -277,20 +308,9 @@ def _words(key: str, ranks: list[int]) -> dict[int, str] | None:
     return None
 
 
-def _refuse_other_launchers() -> None:
-    """Raise ConfigError if another launcher than torchrun says that it started several processes."""
-    for name, launcher in _OTHER_LAUNCHERS.items():
-        if "WORLD_SIZE" not in os.environ and (size := _env_int(name, 1)) > 1:
-            raise ConfigError(
-                f"{launcher} started {size} processes ({name}), which would each train alone: only the variables of "
-                "torchrun are read. Start one torchrun on each node (docs/distributed.md), or set WORLD_SIZE=1 if each "
-                "process is to train a run of its own."
-            )
-
-
 def _no_group(error: Exception, rank: int, size: int) -> str:
     """Return the line about a process group that did not come about."""
-    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    place = f"{_place[0]}:{_place[1]}"
     why = " ".join(str(error).split())[:200].rstrip(".")
     if "EADDRINUSE" in why or "in use" in why:
         way = "Another program listens there: set another MASTER_PORT on all of them."
@@ -300,13 +320,11 @@ def _no_group(error: Exception, rank: int, size: int) -> str:
     return f"rank {rank} of {size} cannot join the others at {place} (MASTER_ADDR, MASTER_PORT): {why}. {way}"
 
 
-def _env_int(variable: str, default: int) -> int:
-    text = os.environ.get(variable, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise ConfigError(
-            f"{variable} is {text[:40]!r} in the environment, not a number. Unset it or start with torchrun."
-        )
-    return int(text)
+def _device_index(launch: Launch) -> int:
+    """Return which of the visible GPUs is this process': srun and mpirun may show each process only its own."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    alone = launch.launcher not in (None, "torchrun") and shown and "," not in shown
+    return 0 if alone else launch.local_rank
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:

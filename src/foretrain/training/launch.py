@@ -21,7 +21,7 @@ _KEPT = 100  # starts
 _PACKAGES = ("torch", "numpy", "pyarrow", "safetensors", "peft", "pytorch_optimizer")
 # Environment variables that change how processes compute or find each other. None of them is a secret.
 _VARIABLES = re.compile(
-    r"(NCCL|GLOO|TORCH_NCCL|OMP|MKL|TORCHELASTIC|OMPI_COMM_WORLD|PMI|SLURM_(JOB_ID|STEP|NNODES|NODEID|NTASKS))_?\w*"
+    r"(NCCL|GLOO|TORCH_NCCL|OMP|MKL|TORCHELASTIC|OMPI_COMM_WORLD|PMI|MPI_LOCAL|SLURM_(JOB_ID|STEP|NNODES|NODEID|NTASKS|PROCID|LOCALID|RESTART_COUNT))_?\w*"
     r"|CUDA_VISIBLE_DEVICES|CUBLAS_WORKSPACE_CONFIG|PYTORCH_\w*ALLOC_CONF|MASTER_(ADDR|PORT)|(LOCAL_)?WORLD_SIZE"
 )
 
@@ -33,6 +33,7 @@ def record_start(folder: Path, world: World, **facts: Any) -> None:
     def write() -> None:
         start = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "launcher": world.launcher,
             "restarts": restarts(),
             "versions": {"foretrain": foretrain.__version__, "python": platform.python_version(), **_versions()},
             "commit": _commit(Path(foretrain.__file__)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -76,9 +75,8 @@ def shards(config: TrainingConfig, model: nn.Module, world: World) -> int:
 
 
 def local_size(world: World) -> int:
-    """Return the number of this run's processes on a node, as torchrun says; all of them if it does not."""
-    size = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return int(size) if size.isdecimal() and int(size) else world.size
+    """Return the number of this run's processes on a node, as its launcher says; all of them if it does not."""
+    return world.local_size or world.size
 
 
 def parallelize(model: Trainable, world: World, config: TrainingConfig, num_shapes: int | None = None) -> Parallel:
