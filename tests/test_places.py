@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.cli.test_app import foretrain
 from tests.run.test_train import TINY
-from tests.waiting import DEADLINE
+from tests.waiting import run_command, torchrun
 
 from foretrain.data.store import Corpus
 from foretrain.training.journal import read_journal
@@ -71,12 +68,10 @@ def test_processes_that_draw_series_work_in_such_a_folder(there: Path):
 
 
 def test_torchrun_works_in_such_a_folder_with_the_package_of_a_clone_there(there: Path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = ["train", "debug", *SMALL, "data.corpora=[{path: Mein Korpus}]", "training.max_steps=3", "--threads", "1",
              "output_dir=Zwei Läufer"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(there / "Mein Klon" / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "-m", "foretrain.cli", *words], env=environment, capture_output=True, text=True,
-                          timeout=DEADLINE, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    environment = {"PYTHONPATH": str(there / "Mein Klon" / "src")}
+    done = run_command(torchrun(2, "-m", "foretrain.cli", *words), environment=environment)
+    assert done.returncode == 0, done.stdout
     steps = [entry["step"] for entry in read_journal(there / "Zwei Läufer" / "metrics.jsonl") if "loss" in entry]
     assert steps == [1, 2, 3]

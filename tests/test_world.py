@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from tests.tolerance import assert_another_order
-from tests.waiting import DEADLINE, as_from_a_terminal, wait_until
+from tests.waiting import DEADLINE, start_command, torchrun, wait_until
 
 from foretrain import cli
 from foretrain.distributed.world import World
@@ -83,21 +83,12 @@ def alone(*words: str) -> int:
         sys.argv = old
 
 
-def in_pair(*words: str, output: Path) -> subprocess.Popen[bytes]:
+def in_pair(*words: str, output: Path) -> subprocess.Popen[str]:
     """The command in two processes under torchrun, in a process group of its own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    with output.open("wb") as file:
-        return subprocess.Popen(
-            [*command, "-m", "foretrain.cli", *words],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=as_from_a_terminal,
-        )
+    return start_command(torchrun(2, "-m", "foretrain.cli", *words), output=output)
 
 
-def leave(process: subprocess.Popen[bytes]) -> int:
+def leave(process: subprocess.Popen[Any]) -> int:
     """Its exit code; everything it started is ended when it takes longer than the deadline."""
     try:
         return process.wait(timeout=DEADLINE)

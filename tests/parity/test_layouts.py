@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tests.models import layouts
-from tests.waiting import DEADLINE
+from tests.waiting import run_command, torchrun
 
 from foretrain.forecasting.predictor import load
 
@@ -27,16 +24,8 @@ FORECAST = 5e-5  # largest |a - b| / (|b| + 1) of forecasts
 def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for processes in (2, 4):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        subprocess.run(
-            [*command, "-m", "tests.models.layouts", str(folder), "3", "chronos2"],
-            cwd=ROOT,
-            env=environment,
-            check=True,
-            capture_output=True,
-            timeout=DEADLINE,
-        )
+        done = run_command(torchrun(processes, "-m", "tests.models.layouts", folder, 3, "chronos2"), cwd=ROOT)
+        assert done.returncode == 0, done.stdout[-3000:]
     return folder
 
 

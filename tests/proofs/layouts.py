@@ -11,8 +11,6 @@ the same run in float64 is printed; it must be at most 1e-5, and at most 4 times
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,18 +22,18 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 from tests.models import layouts  # noqa: E402
 from tests.models.zoo import Zoo  # noqa: E402
+from tests.waiting import start_command, torchrun  # noqa: E402
 
 from foretrain.distributed.world import World  # noqa: E402
 
 FACTOR, MOST = 4, 1e-5
 
 
-def torchrun(processes: int, folder: Path, steps: int) -> None:
-    """Run all layouts of a number of processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "tests.models.layouts", str(folder), str(steps)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+def run_layouts(processes: int, folder: Path, steps: int) -> None:
+    """Run all layouts of a number of processes; however long it takes."""
+    with start_command(torchrun(processes, "-m", "tests.models.layouts", folder, steps), cwd=ROOT) as process:
+        text, _ = process.communicate()
+    assert process.returncode == 0, text[-3000:]
 
 
 def main() -> int:
@@ -54,7 +52,7 @@ def main() -> int:
             layouts.run(tree, folder / "one" / place, World())
             layouts.run_in_float64(tree, folder / "float64" / place)
     for processes in (2, 4):
-        torchrun(processes, folder, asked.steps)
+        run_layouts(processes, folder, asked.steps)
     failed = compare(folder, cases)
     print(f"{failed} too far away; {time.monotonic() - began:.0f} s, torch {torch.__version__}")
     return 1 if failed else 0

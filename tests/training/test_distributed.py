@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,7 @@ import pytest
 import torch
 from tests.tolerance import assert_another_order
 from tests.training import budget_run
-from tests.waiting import DEADLINE
+from tests.waiting import run_command, torchrun
 
 from foretrain.distributed.world import World, resolve_device
 from foretrain.errors import ConfigError
@@ -37,22 +33,8 @@ def pair(toy, tmp_path_factory):
     out = tmp_path_factory.mktemp("pair")
     toy.trainer(out / "elastic", **UNEVEN, max_steps=4).fit()
     by_budget(out / "budget", max_steps=2)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    with subprocess.Popen(
-        [*command, str(out), str(out / "results")],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            text, _ = process.communicate(timeout=DEADLINE)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    assert process.returncode == 0, text[-3000:]
+    done = run_command(torchrun(2, SCRIPT, out, out / "results"))
+    assert done.returncode == 0, done.stdout[-3000:]
     return out, [json.loads((out / f"results.{rank}").read_text()) for rank in range(2)]
 
 

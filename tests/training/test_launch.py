@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
-import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 from tests.test_world import DEBUG, TINY
-from tests.waiting import DEADLINE
+from tests.waiting import run_command, torchrun
 
 from foretrain import cli
 from foretrain.distributed.world import World, restarts
@@ -33,29 +31,14 @@ def train(words: list[str]) -> None:
         cli.app(["train", str(DEBUG), *SETTINGS, *words], standalone_mode=False)
 
 
-def torchrun(folder: Path, *options: str, steps: int = 30) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", *options, "--nproc-per-node=2", "--max-restarts=1"]
-    script = [str(Path(__file__).with_name("restarted.py")), str(folder), str(DEBUG)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    with subprocess.Popen(
-        [*command, *script, *SETTINGS, f"training.max_steps={steps}"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            text, _ = process.communicate(timeout=DEADLINE)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(command, process.returncode, text)
+def killed_once(folder: Path, steps: int = 30) -> subprocess.CompletedProcess[str]:
+    words = [Path(__file__).with_name("restarted.py"), folder, DEBUG, *SETTINGS, f"training.max_steps={steps}"]
+    return run_command(torchrun(2, *words, options=["--standalone", "--max-restarts=1"]))
 
 
 @pytest.mark.processes
 def test_a_run_whose_rank_was_killed_goes_on_by_itself(tmp_path):
-    done = torchrun(tmp_path / "run", "--standalone")
+    done = killed_once(tmp_path / "run")
     assert done.returncode == 0, done.stdout[-3000:]
     assert "resuming from" in done.stdout
     assert sorted(losses(tmp_path / "run")) == list(range(1, 31))

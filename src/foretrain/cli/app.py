@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from foretrain.cli.configs import config_app
+from foretrain.cli.launch import launch_app
 from foretrain.cli.options import (
     AccumulationOption,
     BatchSizeOption,
@@ -46,6 +47,7 @@ from foretrain.cli.options import (
     level_list,
     model_and_data,
     spoken_beside,
+    train_flags,
 )
 from foretrain.cli.options import prepare as _prepare
 from foretrain.cli.options import require_single_process as _require_single_process
@@ -66,6 +68,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="Import or generate series as a corpus, and inspect one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
+app.add_typer(launch_app, name="launch")
 
 
 @app.command()
@@ -159,6 +162,7 @@ def data_inspect(
 
 @app.command()
 def train(
+    context: typer.Context,
     items: Overrides = None,
     config: Annotated[Path | None, typer.Option(help="The config, if not given as first argument.")] = None,
     model_id: Annotated[str | None, typer.Option(help="Start from this release or hub id (model.model_id).")] = None,
@@ -190,24 +194,8 @@ def train(
     If the config has stages, KEY=VALUE applies to the stages that do not set the key, stages.NAME.KEY=VALUE to one
     stage, and the flags that set keys of sections (--context-length to --dtype) override the key in all stages.
     """
-    _prepare(threads)
+    _prepare(threads)  # options that set a key of the config are read from the context
     config, overrides = config_and_overrides(items, config)
-    flags: dict[str, Any] = {
-        "model.model_id": model_id,
-        "model.random_init": random_init,
-        "data.context_length": context_length,
-        "data.prediction_length": prediction_length,
-        "data.max_train_series": max_train_series,
-        "training.max_steps": max_steps,
-        "training.token_budget.max_tokens_per_batch": token_budget,
-        "training.dtype": dtype.value if dtype else None,
-        "optimizer.learning_rate": learning_rate,
-        "output_dir": str(output_dir) if output_dir else None,
-        "seed": seed,
-        "device": device.value if device else None,
-        "threads": threads,
-    }
-    flags = {key: value for key, value in flags.items() if value is not None}
     with importing():
         from foretrain.cli.train import BatchFlags, train_command
         from foretrain.models.checkpoints import checkpoint_at, what_instead
@@ -220,7 +208,7 @@ def train(
     accepted = train_command(
         config,
         overrides,
-        flags=flags,
+        flags=train_flags(context.params),
         batch=BatchFlags(per_device_train_batch_size, gradient_accumulation_steps),
         resume=str(resume_from_checkpoint) if resume_from_checkpoint else ("auto" if resume else None),
         dry_run=dry_run,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
@@ -151,6 +151,30 @@ Overrides = Annotated[
         help="A config, and settings that override it: a YAML file, or a shipped one by name (config list).",
     ),
 ]
+
+
+# options of `foretrain train` that set a key of the config
+_TRAIN_KEYS = {
+    "model_id": "model.model_id",
+    "random_init": "model.random_init",
+    "context_length": "data.context_length",
+    "prediction_length": "data.prediction_length",
+    "max_train_series": "data.max_train_series",
+    "max_steps": "training.max_steps",
+    "token_budget": "training.token_budget.max_tokens_per_batch",
+    "dtype": "training.dtype",
+    "learning_rate": "optimizer.learning_rate",
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "device": "device",
+    "threads": "threads",
+}
+
+
+def train_flags(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what options of `foretrain train` set, by the key of the config; values holds all options by name."""
+    given = {key: values[name] for name, key in _TRAIN_KEYS.items() if values[name] is not None}
+    return {key: str(value) if isinstance(value, Path | StrEnum) else value for key, value in given.items()}
 
 
 def config_and_overrides(

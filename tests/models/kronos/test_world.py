@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.kronos.recorded import recording
 from tests.test_world import alone, leave, metrics, records
+from tests.waiting import start_command, torchrun
 
 from foretrain.config import dump_yaml
 from foretrain.models.kronos.tokens import FILE
@@ -110,15 +108,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Pair:
         return ["train", str(config), "--threads", "1", f"output_dir={folder / out}"]
 
     said, script = folder / "log", Path(__file__).with_name("recorded.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    with said.open("wb") as log:
-        process = subprocess.Popen(
-            [*launch, str(script), str(folder / "rank"), *words("two")],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process = start_command(torchrun(2, script, folder / "rank", *words("two")), output=said)
     with recording(folder / "whole"):
         assert alone(*words("one")) == 0
     assert leave(process) == 0, said.read_text()[-3000:]
