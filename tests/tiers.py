@@ -72,6 +72,7 @@ SLOW = (
     "tests/cli/test_app.py",
     "tests/cli/test_configs.py",
     "tests/cli/test_doctor.py",
+    "tests/cli/test_launch.py",
     "tests/cli/test_train.py",
     "tests/cli/test_quick.py",
     "tests/cli/test_reading.py",

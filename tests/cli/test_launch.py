@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from foretrain import cli
-from foretrain.cli.sbatch import Job
+from foretrain.cli.sbatch import BatchJob
 
 SLURM = ["launch", "slurm", "debug", "--nodes", "2", "--time", "24:00:00"]
 
@@ -102,6 +102,12 @@ def test_the_user_s_address_port_and_threads_win(foretrain, monkeypatch):
     given = [command[place + 1] for place, word in enumerate(command) if word == "-x"]
     assert given[0] == "MASTER_ADDR=10.0.0.9" and {"MASTER_PORT", "OMP_NUM_THREADS"} <= set(given)
     assert "odls_base_sigkill_timeout" not in command
+
+
+def test_ranks_meet_on_this_host_if_it_is_one_of_them_as_open_mpi_puts_rank_0_there(foretrain):
+    hostfile("192.0.2.200 slots=1\n127.0.0.2 slots=2\n192.0.2.201 slots=1")
+    command = foretrain("launch", "mpirun", "--hostfile", "hosts", "--dry-run", "debug").split()
+    assert "MASTER_ADDR=127.0.0.2" in command and "127.0.0.2:2,192.0.2.200:1,192.0.2.201:1" in command
 
 
 HARD = ["training.max_steps=5", 'data.corpora=[{path: "it\'s here"}]', "--output-dir", "runs/a b; rm -rf $HOME `x`"]
@@ -284,7 +290,7 @@ def run_script(tmp_path: Path, srun: str, scontrol: str = "exit 0") -> tuple[int
     """The code of a job's script, and what its srun and scontrol noted; srun is a script of its own."""
     program("srun", srun)
     program("scontrol", f'echo "scontrol $*" >> noted; {scontrol}')
-    job = Job(2, 1, "1:00:00", 0, None, None, None, "debug", (), ("debug", *HARD, "--resume"))
+    job = BatchJob(2, 1, "1:00:00", 0, None, None, None, "debug", (), ("debug", *HARD, "--resume"))
     Path("job.sh").write_text(job.text())
     environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
     done = subprocess.run(
@@ -294,7 +300,9 @@ def run_script(tmp_path: Path, srun: str, scontrol: str = "exit 0") -> tuple[int
     return done.returncode, noted.read_text().splitlines() if noted.exists() else []
 
 
-SIGNALLED = "trap 'echo told >> noted; exit {code}' USR1\nkill -USR1 \"$PPID\"\nwhile :; do sleep 0.05; done"
+SIGNALLED = (
+    "trap 'echo told >> noted; exit {code}' USR1\nkill -USR1 \"$PPID\"\nfor _ in $(seq 600); do sleep 0.05; done"
+)
 
 
 def test_a_job_that_was_told_and_saved_its_checkpoint_is_queued_again(place):

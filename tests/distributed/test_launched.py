@@ -19,7 +19,7 @@ import pytest
 from tests.test_world import DEBUG, TINY, leave, losses, metrics, records
 from tests.waiting import run_command, start_command, torchrun
 
-from foretrain.cli.sbatch import Job
+from foretrain.cli.sbatch import BatchJob
 
 pytestmark = pytest.mark.processes
 
@@ -51,7 +51,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "srun").write_text(SRUN)
     (folder / "srun").chmod(0o755)
     words = (*WORDS[1:], f"output_dir={folder / 'the run'}", "--resume")
-    (folder / "job.sh").write_text(Job(1, 2, "1:00:00", 0, None, None, None, "debug", (), words).text())
+    (folder / "job.sh").write_text(BatchJob(1, 2, "1:00:00", 0, None, None, None, "debug", (), words).text())
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": str(os.getpid())}
     done = run_command(["bash", str(folder / "job.sh")], environment=environment)
     assert done.returncode == 0, done.stdout[-3000:]

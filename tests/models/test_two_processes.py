@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tests import forks
 from tests.models.two_processes import STEPS, cases, run
 from tests.models.zoo import Zoo
+from tests.waiting import DEADLINE
 
 from foretrain.distributed.world import World
 from foretrain.models import FAMILIES

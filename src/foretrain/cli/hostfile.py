@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from foretrain.distributed.interfaces import is_own
 from foretrain.errors import ConfigError
 from foretrain.reading import read_text
 
@@ -75,7 +76,11 @@ def places(hosts: dict[str, int | None], path: Path, np: int | None, per_node: i
 
 
 def compose(counts: dict[str, int], words: list[str]) -> list[str]:
-    """Return the command of Open MPI's mpirun that trains with so many processes on each host, in this order."""
+    """Return the command of Open MPI's mpirun that trains with so many processes on each host.
+
+    Open MPI puts rank 0 on this host if it is one of them, else on the first.
+    """
+    counts = dict(sorted(counts.items(), key=lambda each: not _is_here(each[0]))) if len(counts) > 1 else counts
     first = next(iter(counts))
     command = ["mpirun", "--host", ",".join(f"{host}:{count}" for host, count in counts.items())]
     command += ["-np", str(sum(counts.values())), "--map-by", "slot", "--bind-to", "none", "--wdir", os.getcwd()]
@@ -94,6 +99,14 @@ def compose(counts: dict[str, int], words: list[str]) -> list[str]:
     for name in names:
         command += ["-x", name]
     return [*command, sys.executable, "-m", "foretrain.cli", "train", *words]
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a host of several is this one; one whose name is not known here is not."""
+    try:
+        return is_own(host)
+    except OSError:
+        return False
 
 
 def run(command: list[str], *, dry_run: bool) -> None:

@@ -25,7 +25,7 @@ Words = Annotated[
 def launch_mpirun(
     context: typer.Context,
     words: Words,
-    hostfile: Annotated[Path, typer.Option(help="Lines of HOST [slots=N], as for mpirun; rank 0 is on the first.")],
+    hostfile: Annotated[Path, typer.Option(help="Lines of HOST [slots=N], as for mpirun.")],
     np: Annotated[
         int | None, typer.Option("--np", min=1, help="Processes in all, which fill the slots in order.")
     ] = None,
@@ -67,11 +67,11 @@ def launch_slurm(
 ) -> None:
     """Write an sbatch file that trains, saves a checkpoint before its time is up, and goes on in a new start."""
     require_single_process("launch slurm")
-    from foretrain.cli.sbatch import Job, check_resume, submit_job, write_job
+    from foretrain.cli.sbatch import BatchJob, check_resume, submit_job, write_job
 
     parsed = check_words(context, words)
     check_resume(parsed)
-    job = Job(
+    job = BatchJob(
         nodes=nodes,
         tasks=tasks_per_node or gpus_per_node or 1,
         time=time,

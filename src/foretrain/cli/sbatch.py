@@ -48,7 +48,7 @@ exit "$code"
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """A job of SLURM: nodes, tasks and gpus per node, cpus per task, and the words after `foretrain train`."""
 
     nodes: int
@@ -111,7 +111,7 @@ class Job:
         return self.extra
 
 
-def write_job(job: Job, out: Path | None, *, overwrite: bool) -> Path:
+def write_job(job: BatchJob, out: Path | None, *, overwrite: bool) -> Path:
     """Write the file of a job and say so; return its path. Raises ConfigError, also if it exists, unless told to."""
     path, text = out or Path(f"{job.short_name()}.sbatch"), job.text()
     try:
