@@ -22,6 +22,14 @@ def identity(pid: int) -> dict[str, Any]:
     return {"host": os.uname().nodename, "pid": pid, "boot": _boot_id(), "started": _start_time(pid)}
 
 
+def parent_command() -> list[str]:
+    """Return the words by which this process' parent was started; [] where the system does not say."""
+    try:
+        return Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
 def alive(holder: dict[str, Any]) -> bool:
     """Return False if the holder has certainly ended; a process on another host counts as alive."""
     if holder.get("host") != os.uname().nodename:

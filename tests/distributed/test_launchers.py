@@ -6,7 +6,16 @@ from itertools import islice
 
 import pytest
 
-from foretrain.distributed.launchers import PORTS, Launch, count_of_several, expand_hosts, find_launch, speaks
+from foretrain.distributed.launchers import (
+    PORTS,
+    Launch,
+    count_of_several,
+    expand_hosts,
+    find_launch,
+    gpu_index,
+    refuse_changing_size,
+    speaks,
+)
 from foretrain.errors import ConfigError
 
 ELASTIC = {
@@ -216,6 +225,23 @@ def test_ranks_that_would_train_alone_never_start(environment, words):
     assert words in refused(environment)
 
 
+SHARED = ELASTIC | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+
+@pytest.mark.parametrize("words", [["--nnodes", "1:4"], ["--nnodes=1:4"], []])
+def test_a_torchrun_that_cannot_change_its_size_is_refused_if_it_may(words):
+    command = ["python", "-m", "torch.distributed.run", *words, "--nproc-per-node", "2"]
+    environment = SHARED if words else SHARED | {"PET_NNODES": "1:4"}
+    with pytest.raises(ConfigError, match=r"--nnodes 1:4 may change .* Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        refuse_changing_size(environment, command)
+    refuse_changing_size(environment | {"TORCHELASTIC_USE_AGENT_STORE": "False"}, command)
+
+
+@pytest.mark.parametrize("words", [[], ["--nnodes", "4"], ["--nnodes=2:2"], ["--nnodes"], ["train", "a=1:4"]])
+def test_a_torchrun_of_a_fixed_size_is_not(words):
+    refuse_changing_size(SHARED, ["torchrun", *words])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -258,6 +284,15 @@ def test_what_is_no_node_list_is_an_error_that_names_the_variable(text):
 )
 def test_several_processes_are_noticed_without_a_check(environment, expected):
     assert count_of_several(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "shown", "expected"),
+    [(SLURM, None, 1), (SLURM, "0,1", 1), (SLURM, "3", 0), (OPEN_MPI, "3", 0), (ELASTIC, "3", 1), (HAND, "3", 1)],
+)
+def test_a_process_takes_the_gpu_of_its_rank_or_the_only_one_that_its_launcher_shows_it(environment, shown, expected):
+    environment = environment | ({} if shown is None else {"CUDA_VISIBLE_DEVICES": shown})
+    assert gpu_index(environment, find_launch(environment)) == expected
 
 
 def test_one_process_speaks():

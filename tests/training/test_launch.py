@@ -86,6 +86,13 @@ def test_a_record_that_is_missing_or_damaged_resumes_nothing(tmp_path, monkeypat
     assert resume_after_restart(tmp_path, World(), None) is None
 
 
+def test_processes_that_torchrun_starts_again_without_counting_it_resume_too(tmp_path):
+    assert resume_after_restart(tmp_path, World(launcher="torchrun"), None) is None
+    record_start(tmp_path, World())
+    assert resume_after_restart(tmp_path, World(launcher="torchrun"), None) == "auto"
+    assert resume_after_restart(tmp_path, World(launcher="mpirun"), None) is None
+
+
 def test_a_record_of_another_launcher_resumes_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     record_start(tmp_path, World())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from foretrain.errors import ConfigError
@@ -114,6 +114,13 @@ def count_of_several(environment: _Environment) -> tuple[str, str] | None:
     return next(((name, text) for name, text in found if text.isdecimal() and text.lstrip("0") not in ("", "1")), None)
 
 
+def gpu_index(environment: _Environment, launch: Launch) -> int:
+    """Return which of the visible GPUs is this process': srun and mpirun may show each process only its own."""
+    shown = environment.get("CUDA_VISIBLE_DEVICES", "")
+    alone = launch.launcher not in (None, "torchrun") and shown and "," not in shown
+    return 0 if alone else launch.local_rank
+
+
 def speaks(environment: _Environment) -> bool:
     """Return whether this process prints what is to be said once: rank 0, or one that no launcher started."""
     names = ("RANK", *(each.rank for each in _OTHERS))
@@ -130,6 +137,25 @@ def expand_hosts(text: str, variable: str = "SLURM_STEP_NODELIST") -> Iterator[s
         raise ConfigError(f"{variable} is {text[:80]!r} in the environment, no list of hosts. Set MASTER_ADDR.")
     for host in hosts:
         yield from _names(re.split(r"\[(.*?)\]", host))
+
+
+def refuse_changing_size(environment: _Environment, command: Sequence[str]) -> None:
+    """Raise ConfigError if torchrun, started by a command, may change the number of its processes and cannot do so.
+
+    With a store that torchrun shares over all of them, processes of torch 2.13 get different MASTER_PORTs after a
+    change, and wait for each other until they give up.
+    """
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    words = [word.partition("=")[::2] for word in command]
+    given = [value or "".join(command[place : place + 1]) for place, (name, value) in enumerate(words, 1)
+             if name in ("--nnodes", "--nnode")]  # fmt: skip
+    found = re.fullmatch(r"(\d+):(\d+)", (given or [environment.get("PET_NNODES", "")])[0])
+    if found and found[1] != found[2]:
+        raise ConfigError(
+            f"torchrun --nnodes {found[0]} may change the number of processes, and its shared store would lead them to "
+            "different ports. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for each torchrun, or a fixed --nnodes."
+        )
 
 
 def _of_torchrun(environment: _Environment, others: list[_Variables]) -> Launch:

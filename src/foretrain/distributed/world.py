@@ -22,8 +22,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from foretrain.distributed.interfaces import interface_of, is_loopback, is_own, own_address
-from foretrain.distributed.launchers import Launch, find_launch
+from foretrain.distributed.launchers import Launch, find_launch, gpu_index, refuse_changing_size
 from foretrain.errors import ConfigError, TrainingError
+from foretrain.processes import parent_command
 
 T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # evaluation on one rank may keep the others waiting this long
@@ -59,9 +60,11 @@ class World:
         lacks, and for what find_launch refuses.
         """
         launch = find_launch(os.environ)
+        if launch.launcher == "torchrun":
+            refuse_changing_size(os.environ, parent_command())
         if threads is not None:
             torch.set_num_threads(threads)
-        found = resolve_device(device, _device_index(launch))
+        found = resolve_device(device, gpu_index(os.environ, launch))
         world = cls(
             launch.rank, launch.size, launch.local_rank, found, local_size=launch.local_size, launcher=launch.launcher
         )
@@ -318,13 +321,6 @@ def _no_group(error: Exception, rank: int, size: int) -> str:
         limit = f"{START_TIMEOUT.total_seconds() / 60:g} minutes"
         way = f"All {size} processes must start within {limit} of each other and reach that address."
     return f"rank {rank} of {size} cannot join the others at {place} (MASTER_ADDR, MASTER_PORT): {why}. {way}"
-
-
-def _device_index(launch: Launch) -> int:
-    """Return which of the visible GPUs is this process': srun and mpirun may show each process only its own."""
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    alone = launch.launcher not in (None, "torchrun") and shown and "," not in shown
-    return 0 if alone else launch.local_rank
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:

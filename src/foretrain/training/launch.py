@@ -52,9 +52,9 @@ def resume_after_restart(folder: Path, world: World, resume: str | None) -> str 
     """Return how to resume: "auto" if torchrun starts the processes again that began the run in `folder`, else resume.
 
     A folder that already held another run is not continued, nor is one that a checkpoint was named for started from it
-    again. A collective.
+    again. torchrun counts no restart where hosts come or go. A collective.
     """
-    if not restarts():
+    if not restarts() and world.launcher != "torchrun":
         return resume
     launchers = [process["launcher"] for process in world.gather_objects(_this_process(world))]
 
