@@ -54,6 +54,7 @@ SLOW = (
     "tests/forecasting/test_scaling.py",
     "tests/timeaxis/test_exchange.py",
     "tests/gpu",
+    "tests/test_benchmark_gpu.py",
     "tests/models/chronos2/test_model.py",
     "tests/models/chronos2/test_decode.py",
     "tests/models/chronos2/test_symmetric.py",

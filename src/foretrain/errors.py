@@ -1,5 +1,13 @@
 """Errors for users: which item, what is wrong, what to do. The CLI prints them without a traceback."""
 
+import errno
+import re
+
+# what allocators say in plain RuntimeErrors: torch's of hosts and devices, CUDA's, and those of its libraries
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|STATUS_ALLOC_FAILED", re.IGNORECASE
+)
+
 
 class ForetrainError(Exception):
     """Base of every error that a user can cause; the CLI prints its message and exits with code 2."""
@@ -31,3 +39,15 @@ class Interrupted(BaseException):
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return what an error says of memory that an allocation did not get, on any device, in a line; None for any other
+    error."""
+    said = " ".join(str(error).split())
+    own = type(error).__name__ == "OutOfMemoryError"  # torch's, which need not be imported for this
+    plain = isinstance(error, RuntimeError) and _NO_MEMORY.search(said)
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if not (own or plain or refused or isinstance(error, MemoryError)):
+        return None
+    return said[:120].rstrip(". ") or "an allocation failed"

@@ -71,7 +71,10 @@ def out_of_memory(text: str) -> RuntimeError:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (MemoryError(), ". Less"),
+        (MemoryError(), " (an allocation failed). Less"),
+        (OSError(12, "Cannot allocate memory"), " ([Errno 12] Cannot allocate"),
+        (RuntimeError("[enforce fail] not enough memory: you tried to allocate 8 bytes."), " ([enforce fail] not"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), " (CUDA error: CUBLAS"),
         (out_of_memory("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), " (CUDA out of memory. Tried to"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), " (DefaultCPUAllocator: can't"),
     ],

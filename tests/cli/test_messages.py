@@ -11,7 +11,8 @@ import warnings
 
 import pytest
 
-from foretrain.cli.messages import file_error_text, messages_in_lines
+from foretrain.cli.messages import file_error_text, messages_in_lines, naming_flags_that_take_less
+from foretrain.errors import ModelError
 from foretrain.notes import Code, Note, warn
 
 LOG = logging.getLogger("foretrain.anything")
@@ -70,3 +71,22 @@ def test_without_any_setup_a_warning_reaches_stderr():
 )
 def test_an_error_of_files_is_one_line_if_the_user_can_mend_it(number, answer):
     assert file_error_text(OSError(number, os.strerror(number), "runs")) == answer
+
+
+def test_a_forecast_that_finds_no_memory_names_the_flags_that_take_less_with_their_values():
+    def text(**flags):
+        given = {"batch_size": 256, "context_length": 512, "num_samples": 100, "dtype": "float32"} | flags
+        with pytest.raises(ModelError) as caught, naming_flags_that_take_less(**given):
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")
+        return str(caught.value)
+
+    assert text().endswith(
+        "a lower --batch-size (now 256 rows); a lower --num-samples (now 100); a lower --context-length (now 512); "
+        "--dtype bfloat16; or end other programs."
+    )
+    assert "--batch-size" not in text(batch_size=1) and "(now the model's)" in text(context_length=None)
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        naming_flags_that_take_less(batch_size=1, context_length=None, num_samples=None, dtype="float32"),
+    ):
+        raise RuntimeError("shapes do not match")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.cli.test_app import foretrain
 from tests.run.test_train import TINY
 
@@ -46,6 +47,30 @@ def test_a_run_prints_a_summary_and_its_whole_config_only_with_verbose(tmp_path:
     assert read_yaml(tmp_path / "run" / "config.yaml")["training"]["clip_norm"] == 1.0
     foretrain("train", config, "--resume", "--verbose")
     assert "clip_norm: 1.0" in capsys.readouterr().out
+
+
+def test_an_automatic_micro_batch_by_flag_is_found_once_and_kept_on_resume(tmp_path: Path, capsys):
+    config = written(tmp_path / "a.yaml")
+    flag = ("--per-device-train-batch-size", "auto")
+    foretrain("train", config, *flag)
+    assert "auto: training.micro_batch_size 4 (all windows that a step has" in capsys.readouterr().out
+    assert read_yaml(tmp_path / "run" / "config.yaml")["training"]["micro_batch_size"] == 4
+    foretrain("train", config, *flag, "--resume", "training.max_steps=4")
+    assert "auto: training.micro_batch_size 4 as the run began" in capsys.readouterr().out
+    foretrain("train", config, "--per-device-train-batch-size", "some", code=2)
+    assert "'some' is neither a number of windows, 1 or more, nor auto" in capsys.readouterr().err
+
+
+def test_a_step_that_finds_no_memory_is_one_line_and_exit_code_2(tmp_path: Path, capsys, monkeypatch):
+    def forward(model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("foretrain.models.base.Trainable.forward", forward)
+    foretrain("train", written(tmp_path / "a.yaml"), code=2)
+    line = capsys.readouterr().err
+    assert line.startswith("error: out of memory on cpu (CUDA out of memory") and line.count("\n") == 1
+    assert "training.micro_batch_size (now 4;" in line and "data.context_length (now 32)" in line
+    assert "evaluation.batch_size" not in line and "Traceback" not in line
 
 
 def test_an_error_is_all_that_is_printed(tmp_path: Path, capsys):

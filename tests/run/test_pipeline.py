@@ -476,11 +476,19 @@ def test_a_checkpoint_can_be_exported_where_the_run_folder_was_moved_to(done: Pa
         (BatchFlags(8, None), 4, (8, 32)),
         (BatchFlags(None, 4), 2, (8, 64)),
         (BatchFlags(None, None), 2, None),
+        (BatchFlags("auto", None), 2, ("auto",)),
     ],
 )
 def test_batch_flags_mean_micro_times_accumulation_times_processes(flags, world, expected):
     found = dict(flags.overrides({"training": {"batch_size": 64}}, world))
     assert (tuple(found.values()) or None) == expected
+
+
+@pytest.mark.parametrize(("flag", "key"), [("auto", None), (None, "auto")])
+def test_an_automatic_micro_batch_is_refused_beside_an_accumulation_given_by_hand(flag, key):
+    with pytest.raises(ConfigError, match=r"--gradient-accumulation-steps: training.micro_batch_size: auto chooses"):
+        BatchFlags(flag, 4).overrides({"training": {"batch_size": 64, "micro_batch_size": key}}, 1)
+    assert BatchFlags(8, 4).overrides({"training": {"micro_batch_size": "auto"}}, 1)  # a number takes its place
 
 
 def written(path: Path, config: Any) -> Path:

@@ -235,6 +235,7 @@ def toy_cases(out: Path, world: World) -> dict[str, Any]:
         "shares": held(trainer("first", model=trained)),
         "left": left_of_fsdp(trained, Narrow()),
         "again": fit("again", model=trained),
+        "auto": [fit(f"micro {size}", micro_batch_size=size, model=Narrow()) for size in ("auto", 5)],
         "budget": layouts.train_run(
             budget_run.config(out / "budget", max_steps=3, budget={"warmup": True}, **FSDP),
             corpora=[budget_run.corpus()],

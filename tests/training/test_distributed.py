@@ -54,6 +54,16 @@ def other_orders(toy, folder: Path, *, model: Any = None, **settings: Any) -> li
     return [curves(toy, out) for out in sorted(folder.glob("by-*"))]
 
 
+def test_the_process_with_the_least_memory_decides_on_an_automatic_micro_batch(toy, pair, tmp_path):
+    out, results = pair
+    size = results[0]["auto"]
+    assert results[1]["auto"] == size and 8 < size <= 16
+    toy.trainer(tmp_path / "one", batch_size=64, max_steps=2, micro_batch_size=size).fit()
+    assert [loss for _, loss in toy.losses(out / "auto")] == pytest.approx(
+        [loss for _, loss in toy.losses(tmp_path / "one")], rel=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("train", UNEVEN), ("accumulate", {"micro_batch_size": 1}), ("validated", {"micro_batch_size": 4})],

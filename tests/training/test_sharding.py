@@ -175,6 +175,13 @@ def test_every_entry_of_a_family_reads_whole_weights_whoever_calls_it_how_often(
     assert [results[f"contract {name} {kind}"] for results in ran.results[2]] == [[], []]
 
 
+def test_a_split_model_trains_with_an_automatic_micro_batch_as_with_its_number(toy, ran):
+    """All 5 windows that a step of 10 has for one of two processes: the trial is made before the model is split."""
+    assert ran.both("auto") == [[8, "max_steps", 8]] * 2
+    found = [toy.losses(ran.folder / f"micro {size}") for size in ("auto", 5)]
+    assert found[0] == found[1]
+
+
 def test_nothing_of_fsdp_is_left_after_a_run_and_the_model_can_be_trained_again(ran):
     assert [results["left"] for results in ran.results[2]] == [[], []]
     assert ran.both("again") == [8, "max_steps", 8]

@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 import budget_run
@@ -19,6 +20,7 @@ from foretrain.distributed.world import World
 from foretrain.errors import DataError, ForetrainError
 from foretrain.models.objective import LossConfig, Objective
 from foretrain.run.train import train_run
+from foretrain.training import micro_batch
 from foretrain.training.interrupt import Interrupted
 from foretrain.training.trainer import ValidationResult
 
@@ -62,6 +64,19 @@ def disk_of_rank_1_is_full(world: World, out: Path, **settings: Any) -> Any:
         os.fsync = real
 
 
+def least_room(world: World, out: Path) -> Any:
+    """Train with micro_batch_size: auto where rank 1 has the memory of 16 windows, and rank 0 of all 32."""
+    settings = {"batch_size": 64, "max_steps": 2, "micro_batch_size": "auto"}
+    trainer = Kit.trainer(out, world=world, **settings)
+    besides = micro_batch._kept(trainer.model, trainer.config, trainer.optimizer_config, world)
+    with micro_batch._Trial(trainer.model.train(), trainer.source, trainer.config, world.device) as trial:
+        taken = 1.3 * trial.elsewhere(32 if world.is_main else 16) + besides
+        left = taken * world.size / micro_batch.SHARE["cpu"]
+    with mock.patch.object(micro_batch, "available", lambda device: left):
+        trainer.fit()
+    return trainer.plan.micro_batch_size
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     world = World.start("cpu", threads=1)
@@ -99,6 +114,7 @@ def main() -> None:
         "validated": fit(
             "validated", validate_every=5, evaluate=lambda model, step: ValidationResult({"loss": 1.0 / step})
         ),
+        "auto": least_room(world, out / "auto"),
         "sum": world.all_reduce_sum(__import__("torch").ones(2) * (world.rank + 1)).tolist(),
         "broadcast": world.broadcast_object(f"from {world.rank}"),
         "gather": world.gather_objects(world.rank),

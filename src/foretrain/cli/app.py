@@ -25,6 +25,7 @@ from foretrain.cli.options import (
     DType,
     FamilyOptions,
     ForeignFormat,
+    MicroBatchOption,
     ModelAndData,
     ModelArgument,
     ModelOption,
@@ -173,9 +174,7 @@ def train(
     prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps ahead (data.prediction_length).")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps (training.max_steps).")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate (optimizer.learning_rate).")] = None,
-    per_device_train_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows per forward per process (training.micro_batch_size).")
-    ] = None,
+    per_device_train_batch_size: MicroBatchOption = None,
     gradient_accumulation_steps: AccumulationOption = None,
     token_budget: TokenBudgetOption = None,
     output_dir: Annotated[Path | None, typer.Option(help="The run folder (output_dir).")] = None,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foretrain.atomic import is_stream, new_folder
+from foretrain.cli.messages import naming_flags_that_take_less
 from foretrain.errors import ConfigError, DataError
 from foretrain.printing import BESIDE_PRINTABLE, without_secrets
 from foretrain.reading import resolved
@@ -189,7 +190,13 @@ def evaluate_model(
     named = {role: opened.columns_meant(names) for role, names in roles.items() if names is not None}
     selection, notes = evaluation_columns(opened.corpus, model_family, recorded_data(release), **named)
     chosen = forecast_options(model_family, with_recorded_options(release, options))
-    with progress_bar("forecasting") as advance:
+    less = naming_flags_that_take_less(
+        batch_size=settings.get("batch_size", 256),
+        context_length=context_length,
+        num_samples=settings.get("num_samples"),
+        dtype=dtype,
+    )
+    with less, progress_bar("forecasting") as advance:
         result = evaluate(
             predictor.model,
             opened.corpus,
@@ -341,7 +348,13 @@ def forecast_file(
         outputs=[output for output in wanted if output in files or (output == "candles" and draws_candles)],
     )
     with scratch_files(*files.values(), *pictures, new=unnamed) as places:
-        with errors_of_files(path, future):
+        less = naming_flags_that_take_less(
+            batch_size=request.batch_size,
+            context_length=request.context_length,
+            num_samples=request.num_samples,
+            dtype=dtype,
+        )
+        with less, errors_of_files(path, future):
             tables = predictor.forecast_tables(frame, request, ahead, str(path))
         opened.check_intact()
         for output, file in files.items():

@@ -61,7 +61,7 @@ def _main() -> None:
         raise
     except OSError as error:
         _discard_output()
-        if (text := file_error_text(error)) is None:
+        if (text := file_error_text(error) or memory_error_text(error)) is None:
             _report(error)
         else:
             _fail(text)

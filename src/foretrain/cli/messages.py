@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from foretrain.cli.slips import about_command, about_option, example
+from foretrain.errors import ModelError, out_of_memory
 from foretrain.hints import did_you_mean, nearest
 from foretrain.notes import Code
 
@@ -93,15 +94,34 @@ def file_error_text(error: OSError) -> str | None:
 
 def memory_error_text(error: BaseException) -> str | None:
     """Return the line about memory that an allocation did not get, on any device; None for any other error."""
-    said = " ".join(str(error).split())
-    own = type(error).__name__ == "OutOfMemoryError"  # torch's, which need not be imported for this
-    if not (own or isinstance(error, MemoryError) or "can't allocate memory" in said):
+    if (said := out_of_memory(error)) is None:
         return None
-    reason = f" ({said[:120].rstrip('. ')})" if said else ""
     return (
-        f"out of memory{reason}. Less at a time takes less: a smaller training.micro_batch_size (train --resume; the "
+        f"out of memory ({said}). Less at a time takes less: a smaller training.micro_batch_size (train --resume; the "
         "result stays the same but for rounding) or --batch-size (forecast, evaluate); or end other programs."
     )
+
+
+@contextlib.contextmanager
+def naming_flags_that_take_less(
+    *, batch_size: int, context_length: int | None, num_samples: int | None, dtype: str
+) -> Iterator[None]:
+    """Raise a ModelError in place of an error of memory while a model forecasts: the flags that take less, in the order
+    of their effect, with their present values."""
+    try:
+        yield
+    except Exception as error:  # libraries raise errors of memory of many types
+        if (said := out_of_memory(error)) is None:
+            raise
+        ways = [f"a lower --batch-size (now {batch_size:,} rows)"] if batch_size > 1 else []
+        ways += [] if num_samples is None else [f"a lower --num-samples (now {num_samples:,})"]
+        length = "the model's" if context_length is None else f"{context_length:,}"
+        ways += [f"a lower --context-length (now {length})"]
+        ways += ["--dtype bfloat16"] if dtype == "float32" else []
+        raise ModelError(
+            f"out of memory ({said}). What takes less, in the order of effect: {'; '.join(ways)}; or end other "
+            "programs."
+        ) from error
 
 
 def usage_text(error: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -131,6 +131,25 @@ CsvSafeOption = Annotated[
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="CPU threads per process (default: PyTorch's).")
+]
+
+
+def _windows_or_auto(text: str) -> int | Literal["auto"]:
+    """Read a number of windows, 1 or more, or auto."""
+    if text == "auto":
+        return text
+    if text.isascii() and text.isdecimal() and len(text) < 10 and int(text):
+        return int(text)
+    raise typer.BadParameter(f"{text[:40]!r} is neither a number of windows, 1 or more, nor auto.")
+
+
+MicroBatchOption = Annotated[
+    Any,  # int, auto or None
+    typer.Option(
+        parser=_windows_or_auto,
+        metavar="INTEGER|auto",
+        help="Windows per forward per process, or auto: as many as the memory holds (training.micro_batch_size).",
+    ),
 ]
 AccumulationOption = Annotated[
     int | None, typer.Option("--gradient-accumulation-steps", "--grad-accum", min=1, help="Micro-batches per step.")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foretrain.config import dump_yaml, read_yaml
 from foretrain.distributed.world import World
@@ -29,14 +29,14 @@ _log = logging.getLogger(__name__)
 class BatchFlags:
     """--per-device-train-batch-size and --gradient-accumulation-steps, upstream's flags for the batch size."""
 
-    per_device: int | None = None
+    per_device: int | Literal["auto"] | None = None
     accumulation: int | None = None
 
     def overrides(self, tree: dict[str, Any], world_size: int) -> list[tuple[str, Any]]:
         """Return the overrides of batch_size and micro_batch_size: windows per step = micro x accumulation x processes.
 
-        With a token budget the accumulation alone is its micro_batches_per_step. Empty if neither flag is given; `tree`
-        holds the sections of the run.
+        With auto the batch size stays. With a token budget the accumulation alone is its micro_batches_per_step. Empty
+        if neither flag is given; `tree` holds the sections of the run. Raises ConfigError for auto and an accumulation.
         """
         if self.per_device is None and self.accumulation is None:
             return []
@@ -47,6 +47,13 @@ class BatchFlags:
             return [("training.token_budget.micro_batches_per_step", self.accumulation * world_size)]
         micro = self.per_device or section.get("micro_batch_size")
         batch = section.get("batch_size", TrainingConfig.model_fields["batch_size"].default)
+        if micro == "auto":
+            if self.accumulation is not None:
+                raise ConfigError(
+                    "--gradient-accumulation-steps: training.micro_batch_size: auto chooses the accumulation. Give a "
+                    "number in place of auto (--per-device-train-batch-size), or leave the flag out."
+                )
+            return [("training.micro_batch_size", micro)]
         if not isinstance(batch, int) or not isinstance(micro, int | None):
             return []
         if micro is None:

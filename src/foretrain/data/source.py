@@ -91,6 +91,12 @@ class TrainingSource:
         """
         return self._gather(*self._plan.draw(first, count))
 
+    def widest_windows(self, count: int) -> Windows:
+        """Return the newest window of the first series with the most columns, `count` times, to learn what it takes."""
+        rows = [len(pool.selection.columns) for pool in self._pools]
+        slot = sum(len(pool.series) for pool in self._pools[: int(np.argmax(rows))])
+        return self._gather(np.full(count, slot, np.int64), np.full(count, self._plan.newest[slot], np.int64))
+
     def in_buckets(
         self,
         lengths: Sequence[int],

@@ -34,7 +34,15 @@ from foretrain.run.pipeline import (
 )
 from foretrain.run.promotion import check_test_split
 from foretrain.run.stages import StagesConfig
-from foretrain.run.summary import describe_data, describe_device, describe_lengths, describe_model, describe_start
+from foretrain.run.summary import (
+    describe_data,
+    describe_device,
+    describe_lengths,
+    describe_model,
+    describe_split,
+    describe_start,
+    format_bytes,
+)
 from foretrain.run.train import check_run, holds_run
 from foretrain.run.weights import missing_weights
 from foretrain.training.auto import settle
@@ -44,6 +52,7 @@ from foretrain.training.parallel import local_size
 from foretrain.training.settings import StepPlan, plan_run
 
 REFUSED = "refused: "  # starts a line on what prevents the run
+MEASURED = 8  # windows of the micro-batches that a CPU runs for training.micro_batch_size: auto, about
 NO_WEIGHTS = "its weights are needed to measure it"
 
 
@@ -163,6 +172,8 @@ def _without_data(
     try:
         training, _ = settle(config.training, World(device=world.device), window=window)
         config = config.model_copy(update={"training": training})
+        if training.micro_batch_size == "auto":
+            config = _sized(config, -(-training.batch_size // world.size))
         model = build_model(config, device="meta") if stage is None else meta_model(stage, stages or [])
     except ForetrainError:
         return []
@@ -183,6 +194,9 @@ def _describe_needs(
 
     unmeasured: why no step can be tried; "" = it can.
     """
+    if config.training.micro_batch_size == "auto":
+        config, line = _with_micro_batch(config, source, model, world, unmeasured)
+        lines.add(line)
     stream = stream_of(source, config.training)
     plan = plan_of(stream, config.training, world.size)
     unknown = "model: its parameters, memory and disk depend on a stage that has not run yet"
@@ -192,9 +206,43 @@ def _describe_needs(
     section = "training.token_budget" if config.training.token_budget else "data.generated"
     lines.add(*plan.warn_of_idle(world.size, section))
     if model is not None:
+        lines.add(*describe_split(config, model, world))
         _describe_costs(lines, config, model, source, plan, world, unmeasured)
     lines.add(f"device: {describe_device(world)}, torch {torch.__version__}")
     lines.add(*source.lines()[1:], *describe_stream(stream))
+
+
+def _with_micro_batch(
+    config: RunConfig, source: AnySource, model: Trainable | None, world: World, unmeasured: str
+) -> tuple[RunConfig, str]:
+    """Return the config with the micro-batch that auto stands for, and its line; if it is not tried, with the largest.
+
+    Arguments as of _describe_needs.
+    """
+    most = -(-config.training.batch_size // world.size)
+    if model is None:
+        unmeasured = "its model depends on a stage that has not run yet"
+    elif not unmeasured:
+        tried = most if world.device.type == "cuda" else min(most, MEASURED)
+        flops = estimate.mean_flops(model, estimate.sizes_of(_sized(config, tried), source, world))
+        if flops > estimate.LONGEST * estimate.SHARE * estimate.device_speed(world.device, config.training.dtype):
+            unmeasured = "a micro-batch takes too long to be tried here"
+    if not unmeasured:
+        try:
+            found = estimate.micro_batch_of(config, source, world)
+        except (RuntimeError, ForetrainError) as error:
+            unmeasured = f"the trial failed: {str(error).splitlines()[0]}"
+        else:
+            each = ", asked for this process alone" if world.size > 1 else ""
+            line = f"auto: training.micro_batch_size {found.windows:,} ({found.how}{each})"
+            return _sized(config, found.windows), line
+    line = f"auto: training.micro_batch_size is found at the start; of {most:,}, the most, are the lines below"
+    return _sized(config, most), f"{line} ({unmeasured})"
+
+
+def _sized(config: RunConfig, windows: int) -> RunConfig:
+    """Return the config with a micro-batch of so many windows."""
+    return config.model_copy(update={"training": config.training.model_copy(update={"micro_batch_size": windows})})
 
 
 def _about(config: RunConfig, model: Trainable) -> list[str]:
@@ -239,11 +287,11 @@ def _describe_costs(
     if kept is None:
         text = "activations unknown"
     else:
-        text = f"activations of a micro-batch {'' if measured else 'at most '}{_format_bytes(kept)}"
+        text = f"activations of a micro-batch {'' if measured else 'at most '}{format_bytes(kept)}"
     lines.add(
-        f"memory: {_format_bytes(memory.total)} = weights {_format_bytes(memory.weights)} + gradients "
-        f"{_format_bytes(memory.gradients)} + optimizer {_format_bytes(memory.optimizer)}{_describe_split(memory)}; "
-        f"{text}; {world.device} has {_format_bytes(room)}"
+        f"memory: {format_bytes(memory.total)} = weights {format_bytes(memory.weights)} + gradients "
+        f"{format_bytes(memory.gradients)} + optimizer {format_bytes(memory.optimizer)}{_describe_split(memory)}; "
+        f"{text}; {world.device} has {format_bytes(room)}"
     )
     if max(memory.total + (kept or 0), memory.most) > room:
         split = ", or split the model: training.parallel: fsdp" if world.size > 1 and memory.shards == 1 else ""
@@ -261,8 +309,8 @@ def _describe_split(memory: estimate.Memory) -> str:
     if memory.shards == 1:
         return ""
     return (
-        f", split over {memory.shards} processes, + {_format_bytes(memory.gathered)} gathered in training, or all "
-        f"weights, {_format_bytes(memory.whole)}, in validation and at the end"
+        f", split over {memory.shards} processes, + {format_bytes(memory.gathered)} gathered in training, or all "
+        f"weights, {format_bytes(memory.whole)}, in validation and at the end"
     )
 
 
@@ -306,8 +354,7 @@ def _describe_disk(config: RunConfig, plan: StepPlan | None, state: int) -> list
         count_kept += plan.steps // training.keep_every
     needed, free = state * count_kept, _free_bytes(Path(config.output_dir).absolute())
     lines = [
-        f"disk: {_format_bytes(needed)} for {count_kept} checkpoints of {_format_bytes(state)}, "
-        f"{_format_bytes(free)} free"
+        f"disk: {format_bytes(needed)} for {count_kept} checkpoints of {format_bytes(state)}, {format_bytes(free)} free"
     ]
     if needed > free:
         less = " or raise keep_every" if training.keep_every else ""
@@ -319,11 +366,3 @@ def _free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _format_bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:,.1f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} TiB"

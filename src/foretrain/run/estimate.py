@@ -23,6 +23,7 @@ from foretrain.models.base import Batch, Trainable, move
 from foretrain.run.build import build_model
 from foretrain.run.config import RunConfig
 from foretrain.training.loader import BatchLoader, plan_of, stream_of
+from foretrain.training.micro_batch import Found, find
 from foretrain.training.optimizer import build_optimizer, state_size
 from foretrain.training.parallel import shards
 from foretrain.training.precision import autocast
@@ -123,7 +124,7 @@ def sizes_of(config: RunConfig, source: AnySource | None, world: World) -> list[
         return [Size(1, len(w), w.context.shape[1], w.future.shape[1], len(w.context) // len(w)) for w in made]
     rows = max(len([*(data.target or ()), *data.past_covariates, *data.known_covariates]), 1)
     rows = rows if source is None else source.rows_per_window
-    windows = training.micro_batch_size or -(-training.batch_size // world.size)
+    windows = training.given_micro_batch or -(-training.batch_size // world.size)
     if training.token_budget is not None:
         assert training.token_budget.max_tokens_per_batch != "auto", "auto.settle comes first"
         tokens = (data.context_length + data.prediction_length) * rows
@@ -215,6 +216,12 @@ def measure(config: RunConfig, source: AnySource, world: World) -> Measured:
     lengths = prepared.context_length, prepared.prediction_length
     flops = BACKWARD * prepared.windows * model.flops_per_window(*lengths, prepared.rows)
     return Measured(seconds, time.perf_counter() - start, activations, flops)
+
+
+def micro_batch_of(config: RunConfig, source: AnySource, world: World) -> Found:
+    """Return what training.micro_batch_size: auto becomes, as this process alone finds it; raises as measure."""
+    model = build_model(config).to(world.device).train()
+    return find(model, source, config.training, config.optimizer, world, alone=True)
 
 
 def _saved_bytes(model: Trainable, batch: Batch, dtype: str) -> int:

@@ -7,6 +7,8 @@ from foretrain.data.synthetic.generated import AnySource
 from foretrain.distributed.world import World
 from foretrain.models.base import Trainable
 from foretrain.run.config import RunConfig
+from foretrain.run.estimate import memory_of
+from foretrain.training.parallel import parallelism
 
 NAMED = 3  # corpora that a line names
 
@@ -20,7 +22,36 @@ def start_lines(config: RunConfig, source: AnySource, model: Trainable, world: W
         describe_model(config, model),
         describe_data(config, source),
         f"run: {length} in {training.dtype} on {describe_device(world)}{compiled}; output in {config.output_dir}",
+        *describe_split(config, model, world),
     ]
+
+
+def describe_split(config: RunConfig, model: Trainable, world: World) -> list[str]:
+    """Return the line on what each of several processes holds of the model; none for one process."""
+    how, training = parallelism(config.training, model, world), config.training
+    if how == "none":
+        return []
+    accumulates = training.batch_size > (training.given_micro_batch or training.batch_size) * world.size
+    memory, parts = memory_of(config, model, world, accumulates), "weights, gradients and optimizer state"
+    kept = format_bytes(memory.total - memory.gathered)
+    if memory.shards == 1:
+        held = f"each holds all {parts}, {kept}"
+    else:
+        copies = f"{world.size // memory.shards:,} copies; " if how == "hsdp" else ""
+        held = (
+            f"{copies}each holds 1/{memory.shards:,} of {parts}, {kept}, gathers {format_bytes(memory.gathered)} in "
+            f"training and all weights, {format_bytes(memory.whole)}, in validation and at the end"
+        )
+    return [f"processes: {world.size:,}, {how} (training.parallel: {training.parallel}): {held}"]
+
+
+def format_bytes(count: float) -> str:
+    """Format a number of bytes: 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
 
 
 def describe_model(config: RunConfig, model: Trainable) -> str:

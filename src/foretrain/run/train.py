@@ -35,6 +35,7 @@ from foretrain.run.opening import with_checkpoints
 from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, check_test_split, run_gate
 from foretrain.run.summary import describe_start, start_lines
 from foretrain.run.waiting import announced
+from foretrain.training.memory import naming_what_to_lower, ways_of_validation
 from foretrain.training.monitor import append_log
 from foretrain.training.trainer import Trainer, TrainResult
 
@@ -88,7 +89,9 @@ def train_run(
         trainer = _build_trainer(config, source, model, world, resume, header, facts, check_data)
     result = trainer.fit()
     if config.evaluation.promotion:
-        run_gate(config, model, source, world)
+        settings = config.model_dump(mode="json")
+        with naming_what_to_lower(world, lambda: ways_of_validation(settings), " in the gate"):
+            run_gate(config, model, source, world)
     if world.is_main and config.stage is None:
         more = ["next: the same command with --resume trains on"] if result.stopped_by == "max_minutes" else []
         for line in [*more, *next_commands(config, model, Path(config.output_dir))]:

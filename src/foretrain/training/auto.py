@@ -40,6 +40,7 @@ def settle(
 ) -> tuple[TrainingConfig, list[str]]:
     """Return the config with every `auto` replaced by a value, and the line of the log that names these values.
 
+    A micro_batch_size that is not saved stays auto: micro_batch.find tries the model for it.
     A collective if a value is auto. window: (context + horizon) steps x variates of the largest window, which a
     micro-batch must hold. saved: the training section of the run that is resumed, whose values that determine the
     weights stay. Raises ConfigError for a dtype that the device does not compute in, and for compile: true without a
@@ -50,7 +51,10 @@ def settle(
             f"training.compile: {missing}. Install it, or choose auto, which leaves compilation out here."
         )
     before, budget = saved or {}, config.token_budget
-    changes, words = dict[str, Any](), list[str]()
+    changes, words, kept = dict[str, Any](), list[str](), list[str]()
+    if config.micro_batch_size == "auto" and isinstance(size := before.get("micro_batch_size"), int):
+        changes["micro_batch_size"] = size
+        kept.append(f"auto: training.micro_batch_size {size:,} as the run began")
     if "auto" in (config.dtype, config.compile, budget and budget.max_tokens_per_batch):
         device = _common(world.gather_objects(examine(world.device, compiler=config.compile == "auto")))
         if config.dtype == "auto":
@@ -68,7 +72,7 @@ def settle(
             words.append(f"training.token_budget.max_tokens_per_batch {tokens:,}{' as the run began' * bool(earlier)}")
         words = [f"auto on {device.name}: {'; '.join(words)}"]
     config = config.model_copy(update=changes)
-    return config, [*words, *check_dtype(world.device, config.dtype)]
+    return config, [*words, *kept, *check_dtype(world.device, config.dtype)]
 
 
 def tokens_for(device: DeviceFacts) -> int:

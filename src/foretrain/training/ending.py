@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foretrain.errors import TrainingError
 from foretrain.training.monitor import duration
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.train_state import RunTotals, StoppedBy
+
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+@contextmanager
+def disk_errors(output_dir: Path) -> Iterator[None]:
+    """Raise a TrainingError in place of errors of a disk that is full, read-only or broken."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        raise TrainingError(
+            f"{output_dir}: cannot be written: {error.strerror}. Checkpoints so far are intact; free some space, then "
+            "resume."
+        ) from error
 
 
 def describe_end(config: TrainingConfig, plan: StepPlan, step: int, stopped_by: StoppedBy) -> str:

@@ -74,6 +74,13 @@ def plan_of(
     )
 
 
+def prefetch_depth(config: TrainingConfig, device: torch.device) -> int:
+    """Return how many batches a thread prepares in advance; 0 = there is none."""
+    if config.prefetch is not None:
+        return config.prefetch
+    return 2 if device.type == "cuda" else 0
+
+
 class PreparedBatch(NamedTuple):
     """A micro-batch with its tensors, ready for the model."""
 
@@ -199,9 +206,7 @@ class BatchLoader:
             for k in range(step, plan.steps)
             for micro_batch in plan.for_rank(k, self.world.rank, self.world.size, offset)
         )
-        depth = self.config.prefetch
-        if depth is None:
-            depth = 2 if self.world.device.type == "cuda" else 0
+        depth = prefetch_depth(self.config, self.world.device)
         prefetch = DevicePrefetcher(self.world.device)
         if not isinstance(self.stream, MicroBatches) or not self.stream.workers:
             return BatchIterator(self.prepare, micro_batches, depth, prefetch)

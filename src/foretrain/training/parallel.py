@@ -88,7 +88,7 @@ def parallelize(model: Trainable, world: World, config: TrainingConfig, num_shap
     """
     how = parallelism(config, model, world)
     sharded = how in ("fsdp", "hsdp")
-    _checkpoint_activations(model, config)
+    checkpoint_activations(model, config)
     if config.compile:
         if num_shapes is not None:
             import torch._dynamo.config as dynamo  # its import is slow
@@ -139,8 +139,8 @@ def _order_buckets(network: DistributedDataParallel, model: Trainable) -> None:
         model.zero_grad()
 
 
-def _checkpoint_activations(model: Trainable, config: TrainingConfig) -> None:
-    """Let the blocks compute activations again in the backward pass."""
+def checkpoint_activations(model: Trainable, config: TrainingConfig) -> None:
+    """Let the blocks compute activations again in the backward pass, if the config says so."""
     if config.activation_checkpointing == "off":
         return
     settings: dict[str, Any] = {"use_reentrant": False}

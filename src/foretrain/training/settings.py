@@ -87,8 +87,11 @@ class TrainingConfig(Section):
     # counted from this start or resume; then a checkpoint is written and the run finishes
     max_minutes: Annotated[float | None, FREE] = Field(default=None, gt=0)
     batch_size: int = Field(default=32, ge=1, le=2**22)  # windows per optimizer step over all ranks
-    # windows per forward per rank; None = batch_size / ranks, and on resume the value of the checkpoint
-    micro_batch_size: Annotated[int | None, MICRO_BATCH] = Field(default=None, ge=1, le=2**22)
+    # windows per forward per rank; None = batch_size / ranks, auto = as many of them as the memory holds
+    # (micro_batch.py); on resume both are the value of the checkpoint
+    micro_batch_size: Annotated[
+        int | Literal["auto"] | None, MICRO_BATCH, or_auto(Annotated[int | None, Field(ge=1, le=2**22)])
+    ] = None
     token_budget: TokenBudgetConfig | None = None  # replaces batch_size and micro_batch_size: batches by length
     # of autocast; weights stay float32. auto = bfloat16 on a GPU that has it, else float32
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
@@ -146,6 +149,11 @@ class TrainingConfig(Section):
         return device == "cuda" if self.checkpoint_in_background == "auto" else self.checkpoint_in_background
 
     @property
+    def given_micro_batch(self) -> int | None:
+        """micro_batch_size, if it is a number."""
+        return None if self.micro_batch_size == "auto" else self.micro_batch_size
+
+    @property
     def epoch_key(self) -> str | None:
         """A key of this section by which the run counts epochs; None if it counts steps alone."""
         every = [key for key in ("validate_every", "checkpoint_every") if getattr(self, key) == "epoch"]
@@ -160,9 +168,9 @@ class TrainingConfig(Section):
         ):
             raise ValueError(
                 "batch_size and micro_batch_size have no effect beside token_budget, whose micro_batches_per_step and "
-                "max_tokens_per_batch take their place; remove them"
+                f"max_tokens_per_batch{' (auto too)' * (self.micro_batch_size == 'auto')} take their place; remove them"
             )
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+        if (self.given_micro_batch or 0) > self.batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} exceeds batch_size {self.batch_size}")
         if self.compile_mode != "default" and not self.compile:
             raise ValueError(f"compile_mode {self.compile_mode!r} has no effect without compile: true")
@@ -278,10 +286,10 @@ def plan_run(
 
     epoch_length: number of windows or, if they are the unit, of micro-batches (see loader.stream_of).
     micro_batches: number in a step, if micro-batches are the unit without a token budget.
-    micro_batch_size: that of a checkpoint, used if the config sets none.
+    micro_batch_size: that of a checkpoint, used if the config gives no number.
     Raises ConfigError if a run that counts epochs has no window.
     """
-    size, micro, unit = config.batch_size, config.micro_batch_size or micro_batch_size, "windows"
+    size, micro, unit = config.batch_size, config.given_micro_batch or micro_batch_size, "windows"
     if config.token_budget is not None:
         micro_batches = config.token_budget.micro_batches_per_step
     if micro_batches is not None:

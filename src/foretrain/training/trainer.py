@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,16 +22,18 @@ from foretrain.models.types import WindowSource
 from foretrain.reading import resolved
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
-from foretrain.training.ending import describe_end, describe_release, describe_totals
+from foretrain.training.ending import describe_end, describe_release, describe_totals, disk_errors
 from foretrain.training.interrupt import Interrupted, SignalHandler, ValidationInterrupted
 from foretrain.training.launch import record_start
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
 from foretrain.training.lock import RunLock
+from foretrain.training.memory import naming_what_to_lower, ways_of_training, ways_of_validation
+from foretrain.training.micro_batch import find
 from foretrain.training.monitor import Monitor, duration
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
-from foretrain.training.parallel import parallelism, parallelize, shards, unwrap
+from foretrain.training.parallel import Parallel, parallelism, parallelize, shards, unwrap
 from foretrain.training.release import drop_evaluation, saved_promotion, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import TrainingConfig, check_resumable
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 AFTER_ERROR, SOON = 60.0, 1.0  # seconds that an aborted run waits for the checkpoint that it was writing
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class StopRequests(NamedTuple):
@@ -135,28 +135,26 @@ class Trainer:
             raise ConfigError("optimizer.schedule.kind: plateau follows validations; set training.validate_every.")
         shards(training, model, self.world)  # raises for a number that does not divide the processes
         check_optimizer(model, optimizer, parallelism(training, model, self.world) in ("fsdp", "hsdp"))
-        plan = plan_of(self.loader.stream, training, self.world.size)
-        warmup_steps(optimizer.schedule, plan.steps)  # raises for an impossible schedule before anything is written
+        self.plan = plan_of(self.loader.stream, training, self.world.size)
+        warmup_steps(
+            optimizer.schedule, self.plan.steps
+        )  # raises for an impossible schedule before anything is written
 
     def fit(self) -> TrainResult:
         """Train to the end and write release/.
 
-        Raises TrainingError (non-finite values, disk errors, another writer) and, after SIGINT or SIGTERM, Interrupted
-        once the step is finished and checkpointed. After any of them a model that is split over processes (fsdp, hsdp)
-        stays split, each process with its part of the weights, since the others may not be there to gather them: build
-        a new one to use it or to resume; a Trainer refuses it.
+        Raises TrainingError (non-finite values, a full disk or memory, another writer) and, after SIGINT or SIGTERM,
+        Interrupted once the step is finished and checkpointed. After any of them a model that is split over processes
+        (fsdp, hsdp) stays split, each process with its part of the weights, since the others may not be there to gather
+        them: build a new one to use it or to resume; a Trainer refuses it.
         """
-        with ExitStack() as stack:
-            try:
-                self._open(stack)
-                return self._finish(self._loop())
-            except OSError as error:
-                if error.errno not in DISK_TROUBLE:
-                    raise
-                raise TrainingError(
-                    f"{self.output_dir}: cannot be written: {error.strerror}. Checkpoints so far are intact; free some "
-                    "space, then resume."
-                ) from error
+
+        def ways() -> Iterator[str]:
+            return ways_of_training(self.config, self.plan, self.resolved_config, self.world)
+
+        with ExitStack() as stack, disk_errors(self.output_dir), naming_what_to_lower(self.world, ways):
+            self._open(stack)
+            return self._finish(self._loop())
 
     def _loop(self) -> StoppedBy:
         train_state, self.started_at = self.train_state, time.monotonic()
@@ -227,14 +225,16 @@ class Trainer:
         if self.config.tf32 and self.world.device.type != "cuda":
             notes.append(f"warning: training.tf32 has no effect on {self.world.device.type}")
         resumed = self.world.on_main(lambda: self._checkpoint_to_resume(notes.append))
+        saved = checkpoint.read_run_state(resumed) if resumed else None
         self.model.to(self.world.device).train()
         stack.callback(lambda: unwrap(self.model))
+        if self.config.micro_batch_size == "auto":
+            notes.append(self._settle_micro_batch(saved))
         self.parallel = parallelize(self.model, self.world, self.config, self.loader.num_shapes)
         # these two after sharding, which replaces the parameters, and before a checkpoint is read into them
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optimizer_config)
         self.train_state = TrainState(validation_due=self.config.validate_first)
-        saved = checkpoint.read_run_state(resumed) if resumed else None
         size = saved["micro_batch_size"] if saved else None
         self.plan = plan_of(self.loader.stream, self.config, self.world.size, size)
         if resumed and saved:
@@ -280,6 +280,19 @@ class Trainer:
         if problem := self.checkpoints.abandon(patience):
             with suppress(OSError):  # of a full disk, which must not take the place of the run's own error
                 self.monitor.log(f"WARNING: the checkpoint after step {self.last_saved:,}: {problem}")
+
+    def _settle_micro_batch(self, saved: dict[str, Any] | None) -> str:
+        """Put the number of a checkpoint, or the one that is found now, in the place of auto; return its line."""
+        if saved is not None:
+            size, how = saved["micro_batch_size"], "as the run began"
+        else:
+            self.parallel = Parallel(self.model)
+            self._prepare_model()
+            size, how = find(self.model, self.source, self.config, self.optimizer_config, self.world)
+        self.config = self.config.model_copy(update={"micro_batch_size": size})
+        if section := self.resolved_config.get("training"):
+            self.resolved_config = {**self.resolved_config, "training": {**section, "micro_batch_size": size}}
+        return f"auto: training.micro_batch_size {size:,} ({how})"
 
     def _prepare_model(self) -> None:
         """Prepare the model for its first step: rank 0 first, since it may write files that the others read."""
@@ -390,6 +403,7 @@ class Trainer:
                 self.ema.swapped() if self.ema else nullcontext(),
                 self.parallel.unsharded(),
                 merged(self.model),
+                naming_what_to_lower(self.world, lambda: ways_of_validation(self.resolved_config), " in a validation"),
                 self.signals.interruptible(self.world.size == 1),
                 self._no_recompilation(),
             ):
