@@ -12,7 +12,7 @@ CODE := src tests benchmarks examples tools setup.py
 # Spinning OpenMP threads make two busy cores tens of times slower; waiting threads cost nothing.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick gpu parity fuzz faults pretrain lint types hooks install lock audit sbom clean
+.PHONY: demo test quick gpu gpu-measure parity fuzz faults pretrain lint types hooks install lock audit sbom clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/foretrain demo
@@ -26,6 +26,10 @@ quick: $(VENV)/.installed
 
 gpu: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -m gpu tests/gpu $(PYTEST_ARGS)
+
+# Tests and figures of one GPU; GPU_ARGS="--minutes 4 --only auto,eager".
+gpu-measure: $(VENV)/.installed
+	$(VENV)/bin/python -m benchmarks.gpu --json runs/gpu.json $(GPU_ARGS)
 
 parity: $(PARITY)/.installed
 	$(PARITY)/bin/python -m pytest -m parity $(PYTEST_ARGS)

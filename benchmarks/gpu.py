@@ -12,9 +12,8 @@ autocast over float32 weights, no activation checkpointing, and series that a ge
   and the time without any kernel
 - saves: how long training waits for a checkpoint of 1.4 GB, at once and in the background (benchmarks.checkpoints)
 
-MFU = 3 x forward FLOPs of a window x windows a second / peak. Forward FLOPs are Trainable.flops_per_window, what is
-mathematically necessary, which tests/models/test_base.py compares with torch's own count; a backward pass is twice a
-forward pass; the peak is the dense one of the vendor's data sheet (training.monitor.PEAKS: 989 TFLOP/s for an H200 in
+MFU = step FLOPs of a window x windows a second / peak. Step FLOPs are Trainable.step_flops, what both passes need
+mathematically (three forward passes), which tests/models/test_base.py compares with torch's own count; the peak is the dense one of the vendor's data sheet (training.monitor.PEAKS: 989 TFLOP/s for an H200 in
 bfloat16). Each stage looks at what is left of the time first; the JSON is written anew after each. --smoke does all but
 the tests and the compilation with a tiny model, on any device, and its figures mean nothing.
 """
@@ -280,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
         "threads": harness.THREADS,
         "smoke": options.smoke,
         "peak_flops": peak_flops(world.device, "float32" if options.smoke else "bfloat16", False),
-        "mfu_formula": "3 x flops_per_window x series_per_s / peak_flops",
+        "mfu_formula": "step_flops x series_per_s / peak_flops",
     }
 
     def say(found: dict[str, Any]) -> None:

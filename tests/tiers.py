@@ -82,6 +82,7 @@ SLOW = (
     "tests/test_config.py",
     "tests/test_examples.py",
     "tests/test_old_runs.py",
+    "tests/run/test_dry_run.py",
     "tests/run/test_fit.py",
     "tests/run/test_pipeline.py",
     "tests/test_pack_pretrained.py",

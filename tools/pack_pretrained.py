@@ -169,7 +169,7 @@ def of_journal(run: Path) -> Totals:
     else:
         config = build(RunConfig, read_yaml(run / "config.yaml"), source=str(run))
         longest = (config.data.context_length, config.data.prediction_length, 1)
-        flops = 3 * windows * build_model(config, device="meta").flops_per_window(*longest)
+        flops = windows * build_model(config, device="meta").step_flops(*longest)
     return Totals(sum(steps), windows, flops, not counted, _sum(seconds) / 3600)
 
 

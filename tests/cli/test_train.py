@@ -13,8 +13,10 @@ import torch
 from tests.cli.test_app import foretrain
 from tests.run.test_train import TINY
 
+from foretrain.cli.train import BatchFlags
 from foretrain.config import apply_overrides, dump_yaml, read_yaml
 from foretrain.distributed.world import World
+from foretrain.errors import ConfigError
 from foretrain.run.config import load_config, shipped_config
 from foretrain.run.waiting import announced
 
@@ -59,6 +61,13 @@ def test_an_automatic_micro_batch_by_flag_is_found_once_and_kept_on_resume(tmp_p
     assert "auto: training.micro_batch_size 4 as the run began" in capsys.readouterr().out
     foretrain("train", config, "--per-device-train-batch-size", "some", code=2)
     assert "'some' is neither a number of windows, 1 or more, nor auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "key"), [("auto", None), (None, "auto")])
+def test_an_automatic_micro_batch_is_refused_beside_an_accumulation_given_by_hand(flag, key):
+    with pytest.raises(ConfigError, match=r"--gradient-accumulation-steps: training.micro_batch_size: auto chooses"):
+        BatchFlags(flag, 4).overrides({"training": {"batch_size": 64, "micro_batch_size": key}}, 1)
+    assert BatchFlags(8, 4).overrides({"training": {"micro_batch_size": "auto"}}, 1)  # a number takes its place
 
 
 def test_a_step_that_finds_no_memory_is_one_line_and_exit_code_2(tmp_path: Path, capsys, monkeypatch):

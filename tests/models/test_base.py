@@ -386,6 +386,40 @@ def test_flops_per_window_agrees_with_torchs_count(zoo, name, kind):
     assert claimed == pytest.approx(counted.get_total_flops(), rel=0.03)
 
 
+def both_passes(model: Trainable, batch: Batch) -> int:
+    """Return torch's count of a forward and backward pass, of the plain layers."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        model(batch).total.backward()
+    return counted.get_total_flops()
+
+
+@every_family
+def test_step_flops_agree_with_torchs_count_of_both_passes(zoo, name):
+    """A first layer has no gradient of its inputs, which torch leaves out and the claim does not."""
+    kind = next(kind for family, kind in kinds_of(trains=True, even=True) if family == name)
+    model, windows = zoo.built(name).double().train(), windows_of(name, kind)
+    claimed = len(windows) * model.step_flops(CONTEXT, HORIZON, len(windows[0].context))
+    assert claimed == pytest.approx(both_passes(model, collated(model, windows)), rel=0.05)
+
+
+def test_step_flops_of_kronos_with_a_table_of_tokens_leave_the_tokenizer_out(zoo):
+    model, windows = zoo.built("kronos").double().train(), windows_of("kronos", "candles")
+    batch = collated(model, windows)
+    batch["tokens"] = torch.stack(model.tokens(batch)[:2], -1)
+    model.cached_tokens = True  # any: the batch has what would be looked up
+    claimed = len(windows) * model.step_flops(CONTEXT, HORIZON)
+    assert claimed == pytest.approx(both_passes(model, batch), rel=0.05)
+
+
+def test_the_flops_of_frozen_weights_are_left_out(zoo):
+    model = zoo.built("linear")
+    full = model.step_flops(CONTEXT, HORIZON)
+    assert full == 3 * model.flops_per_window(CONTEXT, HORIZON)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert model.step_flops(CONTEXT, HORIZON) == 2 * model.flops_per_window(CONTEXT, HORIZON)
+
+
 # Releases
 
 

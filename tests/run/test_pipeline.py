@@ -484,13 +484,6 @@ def test_batch_flags_mean_micro_times_accumulation_times_processes(flags, world,
     assert (tuple(found.values()) or None) == expected
 
 
-@pytest.mark.parametrize(("flag", "key"), [("auto", None), (None, "auto")])
-def test_an_automatic_micro_batch_is_refused_beside_an_accumulation_given_by_hand(flag, key):
-    with pytest.raises(ConfigError, match=r"--gradient-accumulation-steps: training.micro_batch_size: auto chooses"):
-        BatchFlags(flag, 4).overrides({"training": {"batch_size": 64, "micro_batch_size": key}}, 1)
-    assert BatchFlags(8, 4).overrides({"training": {"micro_batch_size": "auto"}}, 1)  # a number takes its place
-
-
 def written(path: Path, config: Any) -> Path:
     path.write_text(dump_yaml(config))
     return path

@@ -27,7 +27,6 @@ from foretrain.run.config import RunConfig, config_hash, config_hash_1, is_same_
 from foretrain.run.dry_run import describe_run
 from foretrain.run.estimate import memory_of
 from foretrain.run.export import export_checkpoint
-from foretrain.run.summary import start_lines
 from foretrain.run.train import train_run
 from foretrain.training import auto
 from foretrain.training.checkpoint import make_manifest
@@ -284,46 +283,6 @@ def test_a_dry_run_tells_of_processes_without_work(tmp_path: Path):
         for size in (4, 1)
     ]
     assert ["warning: 3 of 4 processes are idle in the last round of a step" in text for text in texts] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("size", "settings", "line"),
-    [
-        (1, (), None),
-        (
-            4,
-            (),
-            r"processes: 4, ddp \(training.parallel: auto\): each holds all weights, gradients and optimizer .*KiB",
-        ),
-        (
-            4,
-            ("training.parallel=hsdp", "training.shard_size=2"),
-            r"processes: 4, hsdp .*: 2 copies; each holds 1/2 of ",
-        ),
-    ],
-)
-def test_a_run_says_first_what_each_of_several_processes_holds(tmp_path: Path, size, settings, line):
-    config = tiny(tmp_path / "run", *settings)
-    config, source = open_source(config)
-    lines = start_lines(config, source, build_model(config), World(size=size))
-    assert lines[3:] == [] if line is None else re.match(line, lines[3])
-
-
-def test_a_dry_run_says_what_an_automatic_micro_batch_becomes(tmp_path: Path, monkeypatch):
-    config = tiny(tmp_path / "run", "training.micro_batch_size=auto", "training.batch_size=12")
-    lines = describe_run(config, World())
-    assert lines[0].startswith("auto: training.micro_batch_size 12 (all windows that a step has for a process; ")
-    lines = describe_run(config, World(size=3))
-    assert lines[0].startswith("auto: training.micro_batch_size 4 (") and lines[0].endswith(
-        ", asked for this process alone)"
-    )
-    monkeypatch.setattr("foretrain.run.estimate.LONGEST", 0.0)
-    lines = describe_run(config, World())
-    assert lines[0] == (
-        "auto: training.micro_batch_size is found at the start; of 12, the most, are the lines below (a micro-batch "
-        "takes too long to be tried here)"
-    )
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("size", "parallel", "advised"), [(1, "auto", False), (4, "ddp", True), (4, "fsdp", False)])

@@ -338,8 +338,8 @@ def _describe_copy(copy: int, beside: int, world: World) -> list[str]:
     room, processes = estimate.device_memory(torch.device("cpu")), local_size(world)
     each = f" for each of {processes} processes" if processes > 1 else ""
     lines = [
-        f"checkpoint_in_background: {_format_bytes(copy)} more of the host's memory{each}, for a copy of the state; "
-        f"the host has {_format_bytes(room)}"
+        f"checkpoint_in_background: {format_bytes(copy)} more of the host's memory{each}, for a copy of the state; "
+        f"the host has {format_bytes(room)}"
     ]
     if processes * (copy + (beside if world.device.type == "cpu" else 0)) > room:
         lines.append("warning: that may be too much; training.checkpoint_in_background: false needs no copy.")

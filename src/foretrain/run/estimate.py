@@ -31,7 +31,6 @@ from foretrain.training.settings import MicroBatch
 
 LONGEST = 10.0  # seconds that a measured micro-batch may take
 TRIED = 0.3  # seconds for which a shorter one is repeated
-BACKWARD = 3.0  # FLOPs of forward and backward pass, in forward passes
 SHARE = 0.3  # of the speed of one matrix product that a model is assumed to reach
 _MOST = 2**27  # values of a micro-batch that is built to count its activations
 PRICES = ("open", "high", "low", "close", "volume")  # columns of blank windows, for families that read prices
@@ -134,8 +133,8 @@ def sizes_of(config: RunConfig, source: AnySource | None, world: World) -> list[
 
 def mean_flops(model: Trainable, sizes: Sequence[Size]) -> float:
     """Return the FLOPs of forward and backward pass of a micro-batch, on average."""
-    total = sum(s.weight * s.windows * model.flops_per_window(s.context_length, s.horizon, s.rows) for s in sizes)
-    return BACKWARD * total / sum(s.weight for s in sizes)
+    total = sum(s.weight * s.windows * model.step_flops(s.context_length, s.horizon, s.rows) for s in sizes)
+    return total / sum(s.weight for s in sizes)
 
 
 def most_activations(config: RunConfig, model: Trainable, sizes: Sequence[Size]) -> int | None:
@@ -214,7 +213,7 @@ def measure(config: RunConfig, source: AnySource, world: World) -> Measured:
         optimizer.step()
         _wait(world.device)
     lengths = prepared.context_length, prepared.prediction_length
-    flops = BACKWARD * prepared.windows * model.flops_per_window(*lengths, prepared.rows)
+    flops = prepared.windows * model.step_flops(*lengths, prepared.rows)
     return Measured(seconds, time.perf_counter() - start, activations, flops)
 
 

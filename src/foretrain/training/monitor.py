@@ -88,6 +88,7 @@ def silence_stdout() -> None:
 class Monitor:
     """Writes the logs of a run, on rank 0; on other ranks its methods do nothing. Counts what the run took.
 
+    flops: those of a forward and backward pass of a window of (context length, prediction length, rows).
     earlier: what the starts before this one took.
     """
 
@@ -157,9 +158,8 @@ class Monitor:
         totals.windows += result.windows
         totals.clipped += self.config.clip_norm is not None and result.grad_norm > self.config.clip_norm
         totals.data_wait += stats.data_wait
-        forward_flops = sum(windows * self.flops(*size) for windows, *size in stats.sizes)
-        # backward takes twice the FLOPs of forward; other ranks are assumed to need the same per window
-        totals.flops += 3 * forward_flops * result.windows / max(stats.windows, 1)
+        flops = sum(windows * self.flops(*size) for windows, *size in stats.sizes)
+        totals.flops += flops * result.windows / max(stats.windows, 1)  # other ranks are assumed to need the same
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step)
         due = step % self.config.log_every == 0 or step == self.plan.steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -252,7 +253,7 @@ class Trainer:
             self.config,
             self.plan,
             self.world,
-            flops=self.model.flops_per_window,
+            flops=functools.cache(self.model.step_flops),
             console=self.console,
             earlier=RunTotals(**(saved or {}).get("totals", {})),
         )

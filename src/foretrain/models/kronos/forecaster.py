@@ -346,6 +346,13 @@ class Kronos(ReleaseModel, Streams):
         ends = 2.0 * tokens * width * (2 * width + 2**c.s1_bits + 2**c.s2_bits)
         return encoder_flops(self.tokenizer, bars) + blocks + dependency + ends
 
+    def step_flops(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
+        """FLOPs of both passes of a window; the tokenizer has no backward pass, and with a token cache no forward pass."""
+        encoder = encoder_flops(self.tokenizer, context_length + prediction_length)
+        both = super().step_flops(context_length, prediction_length, variates)
+        factor = both / self.flops_per_window(context_length, prediction_length, variates)
+        return both - (factor - (self.cached_tokens is None)) * encoder
+
 
 def _stored(folder: Path, origin: str | None) -> KronosConfig:
     """Read a release's config; for a published model, max_context comes from its preset if the file lacks it."""
