@@ -347,7 +347,7 @@ class Kronos(ReleaseModel, Streams):
         return encoder_flops(self.tokenizer, bars) + blocks + dependency + ends
 
     def step_flops(self, context_length: int, prediction_length: int, variates: int = 1) -> float:
-        """FLOPs of both passes of a window; the tokenizer has no backward pass, and with a token cache no forward pass."""
+        """FLOPs of both passes of a window; the tokenizer has no backward pass, and with a token cache no forward."""
         encoder = encoder_flops(self.tokenizer, context_length + prediction_length)
         both = super().step_flops(context_length, prediction_length, variates)
         factor = both / self.flops_per_window(context_length, prediction_length, variates)
