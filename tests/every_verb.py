@@ -86,6 +86,7 @@ def run_verbs() -> None:
     verb("score", "predictions.csv", *SCORE, "--out", "score")
     verb("config", "show", "debug")
     verb("doctor", code=None)
+    verb("benchmark", "--list")
     verb("quick", "sales.csv", "--prediction-length", 4, "--max-steps", 2, "--threads", 1)
     for model in ("me/refused", "me/broken", "me/portal"):
         verb("forecast", model, "sales.csv", code=2)

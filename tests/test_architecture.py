@@ -35,6 +35,7 @@ LAYERS = (
     {"training"},
     {"forecasting"},
     {"evaluation"},
+    {"suites"},
     {"run"},
     {"foreign"},
     {"cli"},

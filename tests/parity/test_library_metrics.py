@@ -1,4 +1,4 @@
-"""The metrics that are named after gluonts beside gluonts itself."""
+"""The metrics that are named after gluonts, and the seasonal naive of mode `point`, beside gluonts itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from foretrain.evaluation.library_metrics import Instances, gluonts_metrics, gluonts_seasonal_error
+from foretrain.suites.naive import POINT, seasonal_naive
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 gluonts = pytest.importorskip("gluonts")
@@ -76,3 +77,15 @@ def test_all_metrics_of_gift_eval_s_table_equal_those_of_gluonts(seed: int, miss
     ours = gluonts_metrics(rows)
     assert set(ours) == set(theirs)
     assert ours == pytest.approx(theirs, rel=1e-6)  # gluonts extrapolates tails with 1e-8 in its logarithms
+
+
+@pytest.mark.parametrize("season", [1, 4, 30])
+def test_the_seasonal_naive_of_chronos_tables_is_that_of_gluonts(season: int):
+    import pandas as pd
+    from gluonts.model.seasonal_naive import SeasonalNaivePredictor
+
+    history = np.random.default_rng(season).standard_normal(17)
+    predictor = SeasonalNaivePredictor(prediction_length=9, season_length=season)
+    theirs = next(iter(predictor.predict([{"start": pd.Period("2020-01", "M"), "target": history}])))
+    ours = seasonal_naive(history, season, 9, LEVELS, POINT)
+    np.testing.assert_allclose(ours, np.tile(theirs.quantile(0.5), (1 + len(LEVELS), 1)), rtol=1e-6)

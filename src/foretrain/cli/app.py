@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from foretrain.cli.benchmark import benchmark
 from foretrain.cli.configs import config_app
 from foretrain.cli.launch import launch_app
 from foretrain.cli.options import (
@@ -218,6 +219,7 @@ def train(
 
 
 app.command(cls=GroupedCommand)(quick)
+app.command()(benchmark)
 
 
 @app.command(cls=GroupedCommand)

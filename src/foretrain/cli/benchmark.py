@@ -1,0 +1,182 @@
+"""The verb `foretrain benchmark`, which cli/app.py registers. Imports neither torch, pandas nor numpy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foretrain.cli.options import dash_as_stdout, prepare, require_single_process, spoken_beside
+from foretrain.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from foretrain.suites.definition import BenchmarkTask
+    from foretrain.suites.self_check import TaskCheck
+
+WIDTH = 120  # characters of a line
+
+
+def benchmark(
+    self_check: Annotated[
+        bool, typer.Option("--self-check", help="Compute published seasonal-naive figures anew, and compare.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--list", help="List suites and tasks, and which data are there.")] = False,
+    suite: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A suite; repeatable (default: all but selections).")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Tasks by name: m4_hourly, 'ett*/short'; repeatable.")
+    ] = None,
+    data_root: Annotated[Path, typer.Option(help="Where data sets and raw files are.")] = Path("benchmark-data"),
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="With --self-check: also write JSON, or - (stdout).")
+    ] = None,
+) -> None:
+    """Check the benchmarks of the field against their published tables, on the data that are there.
+
+    Exit code 1 if a figure disagrees or a task's data cannot be used, 2 if no task has its data.
+    """
+    require_single_process("benchmark")
+    if self_check == show:
+        raise ConfigError("benchmark: give --self-check, or --list to see suites and tasks.")
+    if json_file is not None and show:
+        raise ConfigError("--json: has no effect with --list. Leave it out.")
+    prepare(None)
+    tasks = chosen_tasks(suite or [], task or [])
+    if not data_root.is_dir() and self_check:
+        raise DataError(f"{data_root}: no such folder. Name the folder of benchmark data with --data-root.")
+    if show:
+        list_suites(tasks, data_root)
+        return
+    out = dash_as_stdout(json_file)
+    with spoken_beside(out):
+        code = run_self_check(tasks, suite or [], data_root, out)
+    raise typer.Exit(code)
+
+
+def chosen_tasks(suites: Sequence[str], patterns: Sequence[str]) -> list[BenchmarkTask]:
+    """Return the tasks of suites (none named: of all that are no selections) that match, each once.
+
+    Raises ConfigError for unknown suites and for patterns that match nothing.
+    """
+    from fnmatch import fnmatchcase
+
+    from foretrain.hints import did_you_mean
+    from foretrain.suites.definition import own_suites, tasks_of
+
+    found = {(task.suite_name, task.name): task for suite in suites or own_suites() for task in tasks_of(suite)}
+    names = sorted({name for _, name in found})
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            hint = did_you_mean(pattern, names, "`foretrain benchmark --list` names all.")
+            raise ConfigError(f"--task {pattern}: no task of the suites is called so. {hint}")
+    taken = [t for t in found.values() if not patterns or any(fnmatchcase(t.name, p) for p in patterns)]
+    return taken
+
+
+def list_suites(tasks: Sequence[BenchmarkTask], root: Path) -> None:
+    """Print suites, their tasks and which data are there."""
+    from foretrain.suites.definition import suite_names, title_of
+    from foretrain.suites.score import find_data
+
+    typer.echo("Suites:")
+    for name in suite_names():
+        typer.echo(f"  {name:18}{title_of(name)}")
+    for suite, members in _by_suite(tasks):
+        typer.echo(f"\n{suite}, {len(members)} tasks:")
+        wide = max(len(task.name) for task in members) + 2
+        for task in members:
+            rule, there = task.definition, find_data(task, root)
+            season = f"season {rule.seasonality}"
+            what = f"horizon {rule.horizon:<5}{season:12}{rule.freq:7}{f'data: {there}' if there else ''}"
+            typer.echo(f"  {task.name:{wide}}{what}".rstrip())
+
+
+def run_self_check(tasks: Sequence[BenchmarkTask], suites: Sequence[str], root: Path, out: Path | None) -> int:
+    """Check tasks, print what they came to, and write JSON. Returns the exit code."""
+    from foretrain.atomic import write_json
+    from foretrain.cli.commands import progress_bar
+    from foretrain.suites.self_check import check_task, counts, report, source_of
+
+    checks: list[TaskCheck] = []
+    done = 0
+    with progress_bar("checking") as advance:
+        for suite, members in _by_suite(tasks):
+            typer.echo(f"{suite}: published in {source_of(suite)}")
+            wide = max(len(task.name) for task in members) + 2
+            for task in members:
+                advance(done, len(tasks), task.name)
+                checks.append(check_task(task, root))
+                done += 1
+                if checks[-1].state != "absent":
+                    typer.echo(_line(checks[-1], wide))
+            for line in _absent([one for one in checks if one.suite == suite and one.state == "absent"]):
+                typer.echo(line)
+            typer.echo()
+    found = counts(checks)
+    if out is not None:
+        write_json(out, report(checks, suites or sorted({one.suite for one in checks}), root))
+    if not any(found[state] for state in ("agreed", "disagreed", "failed")):
+        raise DataError(f"{root}: no task of {len(checks)} has its data there. The lines above say what to put where.")
+    typer.echo(_summary(checks))
+    return 1 if found["disagreed"] or found["failed"] else 0
+
+
+def _line(check: TaskCheck, wide: int) -> str:
+    """Return the line of a task that was checked."""
+    if check.state == "failed":
+        return f"  FAILED               {check.task:{wide}}{check.remedy}"
+    digits = f"{check.digits} digit{'' if check.digits == 1 else 's'}"
+    if check.state == "agreed":
+        names = list(check.metrics)
+        what = ", ".join(names) if len(names) <= 4 else f"{len(names)} metrics"
+        return f"  agreed     {digits:10}{check.task:{wide}}{what}, {check.series:,} series, {check.seconds:.1f} s"
+    from foretrain.suites.self_check import TOLERANCE
+
+    parts = [
+        f"{name} {one.found:.6g}, published {one.published:.6g} (ratio {one.ratio:.4g})"
+        for name, one in check.metrics.items()
+        if not one.difference <= TOLERANCE
+    ]
+    return f"  DISAGREED  {digits:10}{check.task:{wide}}{'; '.join(parts)}"
+
+
+def _absent(checks: Sequence[TaskCheck]) -> list[str]:
+    """Return what to put where, for tasks without data: one line for all that need the same files."""
+    if not checks:
+        return []
+    by_remedy: dict[str, list[TaskCheck]] = defaultdict(list)
+    for check in checks:
+        by_remedy[check.remedy].append(check)
+    lines = [f"  absent     {len(checks)} task{'' if len(checks) == 1 else 's'}:"]
+    for remedy, missing in by_remedy.items():
+        names = list(dict.fromkeys(check.dataset for check in missing))
+        lines += [
+            f"    put {remedy}:",
+            *wrap(", ".join(names), WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6),
+        ]
+    return lines
+
+
+def _summary(checks: Sequence[TaskCheck]) -> str:
+    from foretrain.suites.self_check import TOLERANCE, counts
+
+    found = counts(checks)
+    digits = [check.digits for check in checks if check.state == "agreed"]
+    span = f" in {min(digits)} to {max(digits)} digits" if digits else ""
+    return (
+        f"{len(checks) - found['absent']} of {len(checks)} tasks have data: {found['agreed']} agreed{span} "
+        f"(within {TOLERANCE:g}, relative), {found['disagreed']} disagreed, {found['failed']} failed; "
+        f"{found['absent']} are absent."
+    )
+
+
+def _by_suite(tasks: Sequence[BenchmarkTask]) -> list[tuple[str, list[BenchmarkTask]]]:
+    groups: dict[str, list[BenchmarkTask]] = defaultdict(list)
+    for task in tasks:
+        groups[task.suite_name].append(task)
+    return list(groups.items())

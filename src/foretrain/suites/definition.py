@@ -1,0 +1,162 @@
+"""Suites and their tasks as data: what suites/definitions/*.yaml hold, read and checked.
+
+A definition has facts only: names, horizons, windows, seasons, metrics, and from where data can be had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from foretrain.config import Section, build, read_yaml
+from foretrain.errors import ConfigError
+from foretrain.hints import did_you_mean
+
+FOLDER = Path(__file__).parent / "definitions"
+_SOURCES = "sources.yaml"
+
+
+class RawSource(Section):
+    """Files as their publishers offer them."""
+
+    reader: Literal["competition", "matrix", "m4", "table", "columns"]
+    files: tuple[str, ...]  # names, read in this order
+    archive: str | None = None  # the .zip file that may hold them
+    origin: str  # where they are published
+    licence: str
+
+
+class Derivation(Section):
+    """How a suite's series are made from raw ones."""
+
+    grid: str | None = None  # a fixed step: rows on a full grid of it, holes missing
+    every: str | None = None  # periods that rows are summed or averaged over, a pandas frequency
+    how: Literal["sum", "mean"] = "mean"
+    drop_first: bool = False
+    drop_last: bool = False  # the period that the data end in
+
+
+class RawUse(Section):
+    """Which part of a raw source a task takes."""
+
+    source: str
+    period: str | None = None  # of a competition: YEARLY, QUARTERLY, MONTHLY
+    complete: bool = False  # without the series that have missing values
+    split: bool = False  # each column becomes a series of its own
+    derive: Derivation | None = None
+
+
+class TaskDefinition(Section):
+    """One benchmark task: a data set with its horizon, windows and season."""
+
+    horizon: PositiveInt
+    freq: str
+    seasonality: PositiveInt  # of the metrics
+    baseline_seasonality: PositiveInt | None = None  # of the published seasonal naive, if another
+    offset: int | None = None  # of rule `offset`: where the forecast starts, from the end (None: the horizon)
+    num_windows: PositiveInt | None = None  # None: the suite's own rule
+    initial_cutoff: str | None = None  # the last stamp of the first window's history (None: windows end at the end)
+    min_context: PositiveInt = 1
+    max_context: PositiveInt | None = None
+    targets: tuple[str, ...] | None = None  # None: every column is a series of its own
+    past_covariates: tuple[str, ...] = ()
+    known_covariates: tuple[str, ...] = ()
+    static_covariates: tuple[str, ...] = ()
+    term: Literal["short", "medium", "long"] | None = None
+    dataset: str  # in the suite's repository
+    raw: RawUse | None = None
+
+
+class Hub(Section):
+    """The repository of data sets that a suite reads."""
+
+    repository: str
+    layout: Literal["parquet", "arrow"]
+
+    @property
+    def folder(self) -> str:
+        """The name of its copy below the data root."""
+        return self.repository.rpartition("/")[2]
+
+
+class SuiteDefinition(Section):
+    """A suite: tasks that share a rule of windows, metrics and a published seasonal naive."""
+
+    title: str
+    origin: str
+    licence: str
+    hub: Hub
+    rule: Literal["offset", "gift-eval", "fev"]
+    baseline: Literal["point", "statsforecast-normal"]
+    baseline_context: PositiveInt | None = None  # newest steps that the published baseline was given
+    metrics_of: Literal["gluonts", "fev"]
+    metrics: dict[str, str]  # published name -> name in evaluation.library_metrics
+    eval_metric: str
+    quantile_levels: tuple[float, ...]
+    published: str  # the file with the figures
+    tasks: dict[str, TaskDefinition] = Field(default_factory=dict)
+
+
+class SuiteSelection(Section):
+    """A suite made of tasks of others."""
+
+    title: str
+    origin: str
+    parts: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """A task of a suite, with the suite whose rules hold for it."""
+
+    name: str
+    suite_name: str
+    suite: SuiteDefinition
+    definition: TaskDefinition
+
+
+def suite_names() -> list[str]:
+    """Return the names of the suites, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.name != _SOURCES)
+
+
+def own_suites() -> list[str]:
+    """Return the names of the suites that are no selections from others, sorted."""
+    return [name for name in suite_names() if isinstance(_read(name), SuiteDefinition)]
+
+
+def tasks_of(suite: str) -> list[BenchmarkTask]:
+    """Return the tasks of a suite in its own order. Raises ConfigError for an unknown suite."""
+    found = _read(suite)
+    if isinstance(found, SuiteDefinition):
+        return [BenchmarkTask(name, suite, found, task) for name, task in found.tasks.items()]
+    tasks = {part: {task.name: task for task in tasks_of(part)} for part in found.parts}
+    return [tasks[part][name] for part, names in found.parts.items() for name in names]
+
+
+def title_of(suite: str) -> str:
+    """Return what a suite is, in a line."""
+    return _read(suite).title
+
+
+@cache
+def raw_sources() -> dict[str, RawSource]:
+    """Return the raw sources by name."""
+    tree = read_yaml(FOLDER / _SOURCES)
+    return {name: build(RawSource, entry, source=f"{_SOURCES}: {name}") for name, entry in tree.items()}
+
+
+@cache
+def _read(suite: str) -> SuiteDefinition | SuiteSelection:
+    if suite not in suite_names():
+        raise ConfigError(f"{suite}: no such suite. {did_you_mean(suite, suite_names(), _known())}")
+    tree: dict[str, Any] = read_yaml(FOLDER / f"{suite}.yaml")
+    return build(SuiteSelection if "parts" in tree else SuiteDefinition, tree, source=f"{suite}.yaml")
+
+
+def _known() -> str:
+    return f"The suites are {', '.join(suite_names())}."
