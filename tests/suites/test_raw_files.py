@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.cli.test_app import foretrain
-from tests.suites.rda_files import competition, matrix, rda, reals
+from tests.suites.rda_files import competition, matrix, named_list, rda, reals
 
 from foretrain.errors import DataError
 from foretrain.suites.definition import RawSource, RawUse
@@ -18,10 +19,9 @@ from foretrain.suites.raw_files import missing_files, read_corpus, read_hub_parq
 TABLE = "date,load,temp\n2024-01-01 00:00:00,1.5,20\n2024-01-01 01:00:00,2.5,\n"
 
 
-def source(reader: str, *files: str, archive: str | None = None) -> RawSource:
-    return RawSource.model_validate(
-        {"reader": reader, "files": files, "archive": archive, "origin": "github.com/someone/data", "licence": "MIT"}
-    )
+def source(reader: str, *files: str, **more: Any) -> RawSource:
+    facts = {"reader": reader, "files": files, "origin": "github.com/someone/data", "licence": "MIT"}
+    return RawSource.model_validate(facts | more)
 
 
 def use(**keys) -> RawUse:
@@ -59,6 +59,24 @@ def test_a_table_is_found_plain_compressed_or_in_its_archive(tmp_path, packing):
     assert found.stamps is not None and str(found.stamps[1]) == "2024-01-01T01:00:00.000000"
 
 
+def test_a_table_in_its_publisher_s_dialect_is_read(tmp_path):
+    (tmp_path / "air.csv").write_text("Date;Time; CO ;T\n31/12/2004;23.00.00;2.5;-200\n01/01/2005;00.00.00;-200;7\n")
+    dialect = {"separator": ";", "missing": -200, "stamp_columns": 2, "stamp_format": "%d/%m/%Y %H.%M.%S"}
+    (found,) = read_raw(tmp_path, source("table", "air.csv", rename={"CO": "target"}, **dialect), use())
+    assert found.variates == ("target", "T")
+    np.testing.assert_array_equal(found.values, [[2.5, np.nan], [np.nan, 7.0]])
+    assert found.stamps is not None and str(found.stamps[0]) == "2004-12-31T23:00:00.000000"
+
+
+def test_columns_may_have_a_header(tmp_path):
+    (tmp_path / "regions.csv").write_text("North, South\n1,2\n3,4\n")
+    found = read_raw(tmp_path, source("columns", "regions.csv", header=True), use(split=True))
+    assert [(one.item_id, one.values.tolist()) for one in found] == [
+        ("regions_North", [[1.0, 3.0]]),
+        ("regions_South", [[2.0, 4.0]]),
+    ]
+
+
 def test_columns_without_stamps_are_items_if_split(tmp_path):
     (tmp_path / "rates.txt").write_text("1.0,2.0\n3.0,4.0\n")
     found = read_raw(tmp_path, source("columns", "rates.txt"), use(split=True))
@@ -81,11 +99,17 @@ def test_training_and_test_rows_of_the_m4_competition_are_joined(tmp_path):
 
 def test_a_competition_is_read_by_period(tmp_path):
     items = {"Y1": ("YEARLY", [1.0, 2.0], [3.0]), "M1": ("MONTHLY", [4.0], [5.0])}
-    (tmp_path / "M1.rda").write_bytes(gzip.compress(rda("M1", competition(items))))
+    (tmp_path / "M1.rda.gz").write_bytes(gzip.compress(gzip.compress(rda("M1", competition(items)))))
     (found,) = read_raw(tmp_path, source("competition", "M1.rda"), use(period="YEARLY"))
     assert (found.item_id, found.values.tolist()) == ("Y1", [[1, 2, 3]])
     with pytest.raises(DataError, match="no series of period WEEKLY"):
         read_raw(tmp_path, source("competition", "M1.rda"), use(period="WEEKLY"))
+
+
+def test_r_data_of_another_form_are_named(tmp_path):
+    (tmp_path / "M1.rda").write_bytes(rda("M1", named_list({"Y1": named_list({"x": reals([1.0])})})))
+    with pytest.raises(DataError, match=r"M1\.rda: holds values that cannot be used \(no 'period'\)"):
+        read_raw(tmp_path, source("competition", "M1.rda"), use(period="YEARLY"))
 
 
 def test_columns_of_a_matrix_may_be_kept_only_if_complete(tmp_path):

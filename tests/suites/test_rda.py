@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,29 +14,30 @@ from foretrain.errors import DataError
 from foretrain.suites import rda as module
 from foretrain.suites.rda import read_rda
 
+PLACE = Path("data/a.rda")
+
 
 @pytest.mark.parametrize("packed", [bytes, gzip.compress, bz2.compress, lzma.compress])
 @pytest.mark.parametrize("version", [2, 3])
-def test_numbers_texts_and_named_lists_are_read(tmp_path, packed, version):
+def test_numbers_texts_and_named_lists_are_read(packed, version):
     value = named_list({"x": reals([1.5, -2.0]), "period": texts(["YEARLY", "é"]), "n": integers([3, None])})
-    (tmp_path / "a.rda").write_bytes(packed(rda("M1", value, version)))
-    found = read_rda(tmp_path / "a.rda")["M1"].named()
+    content = packed(rda("M1", value, version))
+    found = read_rda(content, PLACE)["M1"].named()
     assert found["x"].values.tolist() == [1.5, -2.0]
     assert found["period"].values == ["YEARLY", "é"]
     np.testing.assert_array_equal(found["n"].values, [3.0, np.nan])
 
 
-def test_attributes_of_a_matrix_are_read(tmp_path):
-    (tmp_path / "a.rda").write_bytes(rda("hospital", matrix(np.arange(6.0).reshape(2, 3))))
-    found = read_rda(tmp_path / "a.rda")["hospital"]
+def test_attributes_of_a_matrix_are_read():
+    content = rda("hospital", matrix(np.arange(6.0).reshape(2, 3)))
+    found = read_rda(content, PLACE)["hospital"]
     assert found.attributes["dim"].values.tolist() == [3.0, 2.0] and found.values.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_symbol_that_comes_again_is_a_reference(tmp_path):
+def test_a_symbol_that_comes_again_is_a_reference():
     second = struct.pack(">ii", 2 | 0x400, 255 | 1 << 8) + reals([2.0])
     content = rda("x", reals([1.0]))[: -len(NIL)] + second + NIL
-    (tmp_path / "a.rda").write_bytes(content)
-    assert read_rda(tmp_path / "a.rda")["x"].values.tolist() == [2.0]
+    assert read_rda(content, PLACE)["x"].values.tolist() == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -51,21 +53,20 @@ def test_a_symbol_that_comes_again_is_a_reference(tmp_path):
         (b"", "no R data file"),
     ],
 )
-def test_what_is_no_data_is_refused_in_one_line(tmp_path, content, reason):
-    (tmp_path / "a.rda").write_bytes(content)
+def test_what_is_no_data_is_refused_in_one_line(content, reason):
     with pytest.raises(DataError, match=reason) as error:
-        read_rda(tmp_path / "a.rda")
+        read_rda(content, PLACE)
     assert "\n" not in str(error.value) and "a.rda" in str(error.value)
 
 
-def test_deep_nesting_is_refused(tmp_path):
-    (tmp_path / "a.rda").write_bytes(rda("x", struct.pack(">ii", 19, 1) * 100_000))
+def test_deep_nesting_is_refused():
+    content = rda("x", struct.pack(">ii", 19, 1) * 100_000)
     with pytest.raises(DataError, match="damaged"):
-        read_rda(tmp_path / "a.rda")
+        read_rda(content, PLACE)
 
 
-def test_a_file_that_unpacks_to_more_than_the_limit_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_unpacks_to_more_than_the_limit_is_refused(monkeypatch):
     monkeypatch.setattr(module, "LARGEST", 1000)
-    (tmp_path / "a.rda").write_bytes(gzip.compress(rda("x", reals(np.zeros(500)))))
+    content = gzip.compress(rda("x", reals(np.zeros(500))))
     with pytest.raises(DataError, match="more than 1,000 bytes"):
-        read_rda(tmp_path / "a.rda")
+        read_rda(content, PLACE)

@@ -28,6 +28,12 @@ class RawSource(Section):
     archive: str | None = None  # the .zip file that may hold them
     origin: str  # where they are published
     licence: str
+    header: bool = False  # of `columns`: the first row names the columns
+    separator: str = ","
+    missing: float | None = None  # the number that stands for a missing value
+    stamp_columns: PositiveInt = 1  # of `table`: the first columns that make a stamp, such as date and time
+    stamp_format: str = "ISO8601"
+    rename: dict[str, str] = Field(default_factory=dict)
 
 
 class Derivation(Section):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from foretrain.errors import DataError
 from foretrain.evaluation.scored import Array
+from foretrain.reading import believing
 from foretrain.suites.definition import RawSource, RawUse
 from foretrain.suites.rda import RValue, read_rda
 
@@ -61,21 +62,25 @@ def missing_files(root: Path, source: RawSource) -> list[str]:
 
 def read_raw(root: Path, source: RawSource, use: RawUse) -> list[BenchmarkSeries]:
     """Return the series of a raw source. Raises DataError for files that are missing, damaged or of another kind."""
-    if source.reader in ("competition", "matrix"):
-        content = read_rda(root / source.files[0])
-        value = next(iter(content.values()))
-        found = _competition(value, use.period) if source.reader == "competition" else _matrix(value)
-    elif source.reader == "m4":
-        found = _m4(*(_frame(root, source, name, header=0) for name in source.files))
-    elif source.reader == "table":
-        found = [_table(Path(name).stem, _frame(root, source, name, header=0)) for name in source.files]
-    else:
-        found = [_columns(Path(name).stem, _frame(root, source, name, header=None)) for name in source.files]
+    with believing(root / source.files[0], DataError, f"Fetch it anew from {source.origin}."):
+        found = _read(root, source, use.period)
     if not found:
         raise DataError(f"{source.files[0]}: holds no series{f' of period {use.period}' if use.period else ''}.")
     if use.split:
         found = [part for series in found for part in series.split()]
     return [series for series in found if np.isfinite(series.values).all()] if use.complete else found
+
+
+def _read(root: Path, source: RawSource, period: str | None) -> list[BenchmarkSeries]:
+    if source.reader in ("competition", "matrix"):
+        name = source.files[0]
+        value = next(iter(read_rda(_content(root, source, name), root / name).values()))
+        return _competition(value, period) if source.reader == "competition" else _matrix(value)
+    frames = {name: _frame(root, source, name) for name in source.files}
+    if source.reader == "m4":
+        return _m4(*frames.values())
+    read = _table if source.reader == "table" else _columns
+    return [read(Path(name).stem, frame, source) for name, frame in frames.items()]
 
 
 def read_hub_parquet(folder: Path, targets: tuple[str, ...] | None) -> list[BenchmarkSeries]:
@@ -165,43 +170,50 @@ def _member(archive: Path, name: str) -> bytes:
     raise DataError(f"{archive}: holds no file {name}.")
 
 
-def _frame(root: Path, source: RawSource, name: str, header: int | None) -> Any:
+def _frame(root: Path, source: RawSource, name: str) -> Any:
     import pandas as pd
 
     content = io.BytesIO(_content(root, source, name))
+    header = None if source.reader == "columns" and not source.header else 0
     try:
-        return pd.read_csv(content, header=header, encoding="latin-1", low_memory=False)
+        frame = pd.read_csv(content, header=header, sep=source.separator, encoding="latin-1", low_memory=False)
     except (ValueError, pd.errors.ParserError) as error:
         text = f"is no table of text: {_one_line(error)}. Fetch it anew from {source.origin}."
         raise DataError(f"{root / name}: {text}") from None
+    return frame.rename(columns=lambda column: source.rename.get(str(column).strip(), str(column).strip()))
 
 
 def _one_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:100].rstrip(".")
 
 
-def _numbers(frame: Any, what: str) -> Array:
+def _numbers(frame: Any, source: RawSource, what: str) -> Array:
     """Return the cells of a frame as numbers, transposed: (V, T). Raises DataError."""
     try:
-        return frame.to_numpy(np.float64).T.copy()
+        values = frame.to_numpy(np.float64).T.copy()
     except (ValueError, TypeError) as error:
         raise DataError(f"{what}: holds cells that are no numbers: {_one_line(error)}. Fetch it anew.") from None
+    return values if source.missing is None else np.where(values == source.missing, np.nan, values)
 
 
-def _table(name: str, frame: Any) -> BenchmarkSeries:
-    """Return a table with stamps in its first column as one item."""
+def _table(name: str, frame: Any, source: RawSource) -> BenchmarkSeries:
+    """Return a table with stamps in its first columns as one item."""
     import pandas as pd
 
+    first = source.stamp_columns
     try:
-        stamps = pd.to_datetime(frame.iloc[:, 0], format="ISO8601").to_numpy().astype("datetime64[us]")
+        texts = frame.iloc[:, 0].astype(str)
+        for column in range(1, first):
+            texts = texts + " " + frame.iloc[:, column].astype(str)
+        stamps = pd.to_datetime(texts, format=source.stamp_format).to_numpy().astype("datetime64[us]")
     except (ValueError, TypeError) as error:
         raise DataError(f"{name}: the first column holds no time stamps: {_one_line(error)}") from None
-    return BenchmarkSeries(name, tuple(map(str, frame.columns[1:])), _numbers(frame.iloc[:, 1:], name), stamps)
+    return BenchmarkSeries(name, tuple(frame.columns[first:]), _numbers(frame.iloc[:, first:], source, name), stamps)
 
 
-def _columns(name: str, frame: Any) -> BenchmarkSeries:
+def _columns(name: str, frame: Any, source: RawSource) -> BenchmarkSeries:
     """Return a table of numbers alone as one item."""
-    return BenchmarkSeries(name, tuple(map(str, frame.columns)), _numbers(frame, name), None)
+    return BenchmarkSeries(name, tuple(frame.columns), _numbers(frame, source, name), None)
 
 
 def _m4(train: Any, test: Any) -> list[BenchmarkSeries]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from foretrain.errors import DataError
-from foretrain.reading import Unreadable, read_bytes
+from foretrain.reading import Unreadable
 
 LARGEST = 1 << 30  # bytes of a file after decompression
 _MAGIC = (b"RDX2\nX\n", b"RDX3\nX\n")
@@ -42,18 +42,17 @@ class RValue:
         return dict(zip(names.values, self.values, strict=False)) if names else {}
 
 
-def read_rda(path: Path) -> dict[str, RValue]:
-    """Return the objects of an R data file by name. Raises DataError if it cannot be read."""
+def read_rda(raw: bytes, path: Path) -> dict[str, RValue]:
+    """Return the objects of an R data file by name, from its content. Raises DataError, which names the path."""
     try:
-        content = _decompressed(read_bytes(path))
+        content = _decompressed(raw)
         if content[:7] not in _MAGIC:
             raise Unreadable("no R data file in binary form")
-        found = _RdaReader(content, 7).top()
+        return _RdaReader(content, 7).top()
     except (OSError, Unreadable, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read as R data: {error}. Fetch it anew from its source.") from None
     except (struct.error, UnicodeDecodeError, ValueError, LookupError, RecursionError, TypeError) as error:
         raise DataError(f"{path}: is damaged ({type(error).__name__}: {error}). Fetch it anew.") from None
-    return found
 
 
 def _decompressed(raw: bytes) -> bytes:
