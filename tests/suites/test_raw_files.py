@@ -142,6 +142,32 @@ def test_a_hub_data_set_of_another_form_is_refused(tmp_path, column):
         read_hub_parquet(tmp_path, ("target",))
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"y": [[1.0]]}, "holds values that cannot be used"),
+        ({"x": [[1.0]], "y": [[1.0]]}, "item 0: 2 stamps and 1 values"),
+        ({"x": [None]}, "holds values that cannot be used"),
+    ],
+)
+def test_columns_of_unequal_length_are_refused(tmp_path, change, reason):
+    stamps = [np.array(["2024-01-01", "2024-01-02"], "datetime64[ms]")]
+    columns = {"id": ["a"], "timestamp": stamps, "x": [[1.0, 2.0]], "y": [[1.0, 2.0]]} | change
+    if change.get("x") == [None]:
+        import pyarrow as pa
+
+        columns["x"] = pa.array([None], pa.list_(pa.float64()))
+    write_parquet(tmp_path / "a.parquet", columns)
+    with pytest.raises(DataError, match=reason):
+        read_hub_parquet(tmp_path, ("x", "y"))
+
+
+def test_a_file_that_is_no_parquet_is_named(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and more")
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read"):
+        read_hub_parquet(tmp_path, None)
+
+
 def test_an_imported_corpus_is_read_with_its_stamps(tmp_path):
     (tmp_path / "sales.csv").write_text(
         "item_id,timestamp,x,y\n" + "".join(f"a,2024-01-{d:02},{d},{-d}\n" for d in range(1, 9))

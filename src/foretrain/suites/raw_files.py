@@ -102,13 +102,19 @@ def read_hub_parquet(folder: Path, targets: tuple[str, ...] | None) -> list[Benc
             table = pq.read_table(path, columns=["id", "timestamp", *names])
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: cannot be read: {_one_line(error)}. Fetch it anew.") from None
-        for row in range(table.num_rows):
-            columns = [table.column(name)[row].values for name in names]
-            values = np.stack([np.asarray(column.to_numpy(zero_copy_only=False), np.float64) for column in columns])
-            stamps = table.column("timestamp")[row].values.to_numpy(zero_copy_only=False).astype("datetime64[us]")
-            series = BenchmarkSeries(str(table.column("id")[row].as_py()), tuple(names), values, stamps)
-            found += [series] if targets else series.split()
+        with believing(path, DataError, "Fetch it anew."):
+            items = [_hub_row(table, row, names) for row in range(table.num_rows)]
+        found += items if targets else [part for item in items for part in item.split()]
     return sorted(found, key=lambda series: series.item_id) if targets else found
+
+
+def _hub_row(table: Any, row: int, names: list[str]) -> BenchmarkSeries:
+    columns = [table.column(name)[row].values for name in names]
+    values = np.stack([np.asarray(column.to_numpy(zero_copy_only=False), np.float64) for column in columns])
+    stamps = table.column("timestamp")[row].values.to_numpy(zero_copy_only=False).astype("datetime64[us]")
+    if len(stamps) != values.shape[1]:
+        raise DataError(f"item {row}: {len(stamps)} stamps and {values.shape[1]} values. Fetch its file anew.")
+    return BenchmarkSeries(str(table.column("id")[row].as_py()), tuple(names), values, stamps)
 
 
 def read_corpus(folder: Path, targets: tuple[str, ...] | None) -> list[BenchmarkSeries]:
