@@ -126,6 +126,25 @@ def test_agreement_is_exit_code_0_and_json_has_every_task(suite: Path, tmp_path:
     assert "1 of 2 tasks have data: 1 agreed" in said and "put data sets of someone/sets" in said
 
 
+def test_json_may_go_to_stdout_and_all_else_then_goes_beside_it(suite: Path, capfd):
+    foretrain("benchmark", "--self-check", "--data-root", suite, "--json", "-")
+    said = capfd.readouterr()
+    assert json.loads(said.out)["counts"]["agreed"] == 1 and "1 of 2 tasks have data" in said.err
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_work(suite: Path, tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("")
+    foretrain("benchmark", "--self-check", "--data-root", suite, "--json", tmp_path / "file" / "x.json", code=2)
+    said = capsys.readouterr()
+    assert "x.json: cannot be written" in said.err and not said.out
+
+
+def test_no_file_is_left_by_a_check_without_data(suite: Path, tmp_path: Path):
+    (suite / "walks.txt").unlink()
+    foretrain("benchmark", "--self-check", "--data-root", suite, "--json", tmp_path / "new" / "x.json", code=2)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_figure_beyond_the_tolerance_is_exit_code_1_with_its_ratio(suite: Path, capsys):
     rule = tasks_of("small")[0].suite.rule
     wrong = figures(rule)

@@ -52,9 +52,11 @@ def benchmark(
     if show:
         list_suites(tasks, data_root)
         return
+    from foretrain.forecasting.outputs import scratch_files
+
     out = dash_as_stdout(json_file)
-    with spoken_beside(out):
-        code = run_self_check(tasks, suite or [], data_root, out)
+    with spoken_beside(out), scratch_files(*([out] if out else [])) as scratch:  # says before the work what cannot be
+        code = run_self_check(tasks, suite or [], data_root, scratch.get(out) if out else None)
     raise typer.Exit(code)
 
 
@@ -97,7 +99,10 @@ def list_suites(tasks: Sequence[BenchmarkTask], root: Path) -> None:
 
 
 def run_self_check(tasks: Sequence[BenchmarkTask], suites: Sequence[str], root: Path, out: Path | None) -> int:
-    """Check tasks, print what they came to, and write JSON. Returns the exit code."""
+    """Check tasks, print what they came to, and write JSON if a file is named. Returns the exit code.
+
+    Raises DataError if no task has its data.
+    """
     from foretrain.atomic import write_json
     from foretrain.cli.commands import progress_bar
     from foretrain.suites.self_check import check_task, counts, report, source_of
@@ -118,11 +123,11 @@ def run_self_check(tasks: Sequence[BenchmarkTask], suites: Sequence[str], root: 
                 typer.echo(line)
             typer.echo()
     found = counts(checks)
-    if out is not None:
-        write_json(out, report(checks, suites or sorted({one.suite for one in checks}), root))
     if not any(found[state] for state in ("agreed", "disagreed", "failed")):
         raise DataError(f"{root}: no task of {len(checks)} has its data there. The lines above say what to put where.")
     typer.echo(_summary(checks))
+    if out is not None:
+        write_json(out, report(checks, suites or sorted({one.suite for one in checks}), root))
     return 1 if found["disagreed"] or found["failed"] else 0
 
 
