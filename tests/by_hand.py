@@ -13,16 +13,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 
 from foretrain import cli
 from foretrain.cli import train  # noqa: F401  # imported once, before the forks
-from foretrain.distributed import world as worlds
+from foretrain.distributed import watch as watches
+from foretrain.distributed.watch import Deadlines
 from foretrain.distributed.world import World
-from foretrain.errors import DataError, ForetrainError
+from foretrain.errors import DataError, ForetrainError, Interrupted
 from foretrain.training.checkpoint import CheckpointManager
 
 TINY = [
@@ -61,10 +61,9 @@ def fails(world: World) -> None:
     world.barrier()
 
 
-def hangs(world: World) -> None:
-    if world.rank == 1:
-        time.sleep(2)
-        os._exit(0)
+def first_fails(world: World) -> None:
+    if world.rank == 0:
+        raise DataError("item 'a' has 3 rows; needs 9.")
     world.barrier()
 
 
@@ -78,18 +77,62 @@ def dies_in_a_save(world: World, folder: Path, background: bool) -> None:
     store.wait()
 
 
-def in_world(work: Callable[[World], None], timeout: float = 60) -> None:
+def first_stopped(world: World) -> None:
+    if world.rank == 0:
+        raise Interrupted(143, "terminated")
+    world.barrier()
+
+
+def hangs(world: World) -> None:
+    world.watch.step = 8
+    with world.phase("step"):
+        if world.rank == 1:
+            world.watch.tick("reading data")
+            time.sleep(3600)
+        world.watch.tick("computing")
+        world.all_reduce_sum(torch.ones(3))
+
+
+def freezes(world: World) -> None:
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    world.barrier()
+
+
+def waits(world: World) -> None:
+    """Longer than a step may take, but not in a step."""
+    if world.rank == 1:
+        time.sleep(4)
+    world.barrier()
+    with world.phase("step"):
+        world.barrier()
+
+
+def alone(folder: Path, **minutes: float) -> None:
+    """A single process whose disk hangs: it goes on only where no deadline is given."""
+    watches._USUAL = {"step": 1 / 60, "evaluation": 1 / 60}
+    world = World.start("cpu", 1, Deadlines(**minutes))
+    world.watch.folder = folder
+    with world.watch.running(), world.phase("step"):
+        world.watch.tick("reading data")
+        time.sleep(4)
+
+
+def in_world(work: Callable[[World], None], folder: Path | None = None, **minutes: float) -> None:
     try:
-        with World.start("cpu", 1, timedelta(seconds=timeout)) as world:
+        with World.start("cpu", 1, Deadlines(**minutes)) as world:
+            world.watch.folder = folder
             world.barrier()
             work(world)
     except ForetrainError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(2)
+    except Interrupted as stop:
+        os._exit(stop.exit_code)
 
 
-def run_command(folder: Path) -> None:
-    sys.argv = ["foretrain", "train", "debug", "--threads", "1", *TINY, f"output_dir={folder / 'run'}"]
+def run_command(folder: Path, *settings: str) -> None:
+    sys.argv = ["foretrain", "train", "debug", "--threads", "1", *TINY, *settings, f"output_dir={folder / 'run'}"]
     cli.main()
 
 
@@ -122,9 +165,11 @@ def start(size: int, ranks: list[int], folder: Path, work: Callable[[], None]) -
     return found
 
 
-def ends(processes: dict[int, int], folder: Path) -> dict[int, list]:
+def ends(name: str, processes: dict[int, int], folder: Path) -> dict[int, list]:
     began, found = time.monotonic(), {}
     for rank, process in processes.items():
+        if name.endswith("freezes") and rank == 1:  # which nothing but this ends
+            os.kill(process, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         found[rank] = [code, (folder / f"{rank}.err").read_text(), time.monotonic() - began]
     return found
@@ -137,23 +182,29 @@ def main(folder: Path) -> None:
         "killed": (3, [0, 1, 2], lambda: in_world(killed)),
         "first killed": (3, [0, 1, 2], lambda: in_world(first_killed)),
         "fails": (3, [0, 1, 2], lambda: in_world(fails)),
-        "hangs": (2, [0, 1], lambda: in_world(hangs, timeout=1)),
-        "never starts": (2, [0], lambda: in_world(killed)),
+        "first fails": (3, [0, 1, 2], lambda: in_world(first_fails)),
+        "first stopped": (3, [0, 1, 2], lambda: in_world(first_stopped)),
+        "hangs": (2, [0, 1], lambda: in_world(hangs, folder / "hangs", step=1 / 60)),
+        "freezes": (2, [0, 1], lambda: in_world(freezes, evaluation=1 / 20)),
+        "waits": (2, [0, 1], lambda: in_world(waits, step=1 / 20)),
+        "never starts": (3, [0, 2], lambda: in_world(killed, start=1 / 60)),
+        "alone": (1, [0], lambda: alone(folder / "alone")),
+        "alone and told": (1, [0], lambda: alone(folder / "alone and told", step=1 / 60)),
         "saves": (4, [0, 1, 2, 3], lambda: in_world(lambda world: dies_in_a_save(world, folder / "a", False))),
         "saves meanwhile": (4, [0, 1, 2, 3], lambda: in_world(lambda world: dies_in_a_save(world, folder / "b", True))),
         "train": (2, [0, 1], lambda: run_command(folder / "train")),
+        "train freezes": (2, [0, 1], lambda: run_command(folder / "train freezes", "deadlines.step=0.2")),
     }
     for name, (size, ranks, work) in cases.items():
         place = folder / name
         place.mkdir(parents=True)
-        worlds.START_TIMEOUT = timedelta(seconds=1 if name == "never starts" else 60)
         processes = start(size, ranks, place, work)
         journal = place / "run" / "metrics.jsonl"
-        while name == "train" and not (journal.exists() and journal.stat().st_size):
+        while name.startswith("train") and not (journal.exists() and journal.stat().st_size):
             time.sleep(0.02)
-        if name == "train":
-            os.kill(processes[1], signal.SIGKILL)
-        results[name] = ends(processes, place)
+        if name.startswith("train"):
+            os.kill(processes[1], signal.SIGKILL if name == "train" else signal.SIGSTOP)
+        results[name] = ends(name, processes, place)
     print(json.dumps(results))
 
 

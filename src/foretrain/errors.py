@@ -34,11 +34,14 @@ class TrainingError(ForetrainError):
 
 
 class Interrupted(BaseException):
-    """A run was stopped by a signal, after its checkpoint. exit_code is 130 for Ctrl-C and 143 for SIGTERM."""
+    """A run was stopped by a signal, after its checkpoint. exit_code is 130 for Ctrl-C and 143 for other signals.
 
-    def __init__(self, exit_code: int, message: str) -> None:
+    by_all: every rank of the run raises it.
+    """
+
+    def __init__(self, exit_code: int, message: str, by_all: bool = False) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.by_all = exit_code, by_all
 
 
 def out_of_memory(error: BaseException) -> str | None:

@@ -1,12 +1,16 @@
-"""Which process made a file, as locks and scratch files say it, and whether that process has ended."""
+"""Which process made a file, as locks and scratch files say it, and whether that process has ended; and signals that
+come at a bad moment.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 TAG = r"[0-9a-f]{8}\.[0-9a-f]{8}\.[0-9]+\.[0-9]+"  # of a name: host, boot, pid and start time of its process
@@ -90,3 +94,19 @@ def _place() -> str:
 
 def _short(text: str | None) -> str:
     return hashlib.sha256(str(text).encode()).hexdigest()[:8]
+
+
+def in_import(frame: FrameType | None) -> bool:
+    """Return True if a frame belongs to an import: of torch's an exception ends the process by an abort."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def send_again(number: int) -> None:
+    """Send this process a signal a little later."""
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -9,11 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, wait_until
 
 from foretrain.cli import main
 from foretrain.cli.crash import MESSAGES
-from foretrain.errors import DataError
+from foretrain.cli.main import _signals_as_exceptions
+from foretrain.errors import DataError, Interrupted
 
 
 @pytest.fixture
@@ -108,8 +110,43 @@ def test_signals_have_their_usual_effect_again_after_a_command(failing) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_signal_that_comes_in_a_finalizer_which_swallows_its_exception_is_sent_again() -> None:
+    class Finalizer:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(Interrupted), _signals_as_exceptions():
+        found = Finalizer()
+        del found
+        wait_until(lambda: False)
+
+
+def test_a_signal_that_comes_in_an_import_waits_for_its_end(tmp_path: Path, monkeypatch) -> None:
+    """Of torch's an exception may end the process by an abort."""
+    (tmp_path / "signalled_module.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGUSR1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    imported = False
+    with pytest.raises(Interrupted), _signals_as_exceptions():
+        importlib.import_module("signalled_module")
+        imported = True
+        wait_until(lambda: False)
+    assert imported
+
+
 @pytest.mark.processes
-def test_sigterm_ends_a_command_with_143_and_no_traceback(tmp_path: Path) -> None:
+def test_a_signal_that_comes_while_a_command_only_imports_ends_it_at_once(tmp_path: Path) -> None:
+    (tmp_path / "signalled_module.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGUSR1)\n")
+    script = (
+        "from foretrain.cli.main import _signals_as_exceptions\nfrom foretrain.cli.start import importing\n"
+        "with _signals_as_exceptions(), importing():\n    import signalled_module\n    print('imported')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_a_command_with_143_and_no_traceback(tmp_path: Path, number: int) -> None:
     script = (
         "import sys, time\nfrom pathlib import Path\nimport foretrain.cli.doctor as doctor\n"
         "def wait(folder):\n"
@@ -120,7 +157,7 @@ def test_sigterm_ends_a_command_with_143_and_no_traceback(tmp_path: Path) -> Non
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None and running.stdout.readline() == "started\n"
-        os.kill(running.pid, signal.SIGTERM)
+        os.kill(running.pid, number)
         _, error = running.communicate(timeout=DEADLINE)
     assert running.returncode == 143 and error == ""
     assert (tmp_path / "cleaned").exists()

@@ -19,6 +19,8 @@ from conftest import Kit
 from foretrain.training.interrupt import Interrupted
 from foretrain.training.trainer import ValidationResult
 
+HOUR = 3600.0  # what waits for it fails by the deadline of a test
+
 
 class Slow(Kit.Source):
     """A slow source, so that a signal arrives during a step."""
@@ -31,7 +33,18 @@ class Slow(Kit.Source):
 
 
 class Stuck(Slow):
-    seconds = 3600  # what waits for it fails by the deadline of a test
+    """Stuck from the fourth step on."""
+
+    first = 8 * 3
+
+    def windows(self, first: int, count: int) -> Any:
+        if first >= self.first:
+            time.sleep(HOUR)
+        return super().windows(first, count)
+
+
+class StuckAtFirst(Stuck):
+    first = 0
 
 
 def start(out: Path, **settings: Any) -> int:
@@ -75,7 +88,7 @@ def main() -> None:
 
     def lengthy(model: Any, step: int) -> ValidationResult:
         (root / "evaluate" / "began").touch()
-        time.sleep(Stuck.seconds)
+        time.sleep(HOUR)
         return ValidationResult({"loss": 1.0})
 
     both = {"validate_every": 4}
@@ -89,9 +102,13 @@ def main() -> None:
                 "impatient": signalled(
                     root / "impatient",
                     repeat(signal.SIGINT),  # the first may be noticed late: the second is then no second one yet
-                    (root / "impatient" / "training.log").exists,
+                    steps("impatient", 3),
                     pause=1.2,
                     source=Stuck(),
+                ),
+                "usr1": signalled(root / "usr1", (signal.SIGUSR1,), steps("usr1", 3)),
+                "first": signalled(
+                    root / "first", (signal.SIGUSR1,), (root / "first" / "metrics.jsonl").exists, source=StuckAtFirst()
                 ),
                 "evaluate": signalled(
                     root / "evaluate", (signal.SIGTERM,), (root / "evaluate" / "began").exists, evaluate=lengthy, **both

@@ -217,7 +217,7 @@ def test_closing_ends_the_processes_and_a_killed_one_is_an_error(tmp_path):
     (worker,) = ahead._workers
     assert os.getpgid(worker.process.pid) != os.getpgid(0)  # a terminal's Ctrl-C does not reach it, even at its start
     next(ahead)
-    for number in (signal.SIGINT, signal.SIGTERM):  # are left to the rank
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):  # are left to the rank
         worker.process.send_signal(number)
     next(ahead)
     worker.process.kill()

@@ -59,7 +59,7 @@ def test_five_adamw_steps_equal_the_recorded_ones(fused):
     bias.register_post_accumulate_grad_hook(note)
     for step in range(5):
         prepared = PreparedBatch(MicroBatch(step, 0, 0, 1, idle=False, last=True), batch, 1, 9, 44, 22)
-        result, _ = updater.step(iter([prepared]), 1e-3, (0, 0, 0, 0))
+        result, _ = updater.step(iter([prepared]), 1e-3)
         losses.append(result.loss)
         norms.append(result.grad_norm)
     torch.testing.assert_close(torch.tensor(losses), recorded["loss"], rtol=1e-5, atol=1e-5)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.waiting import DEADLINE, as_from_a_terminal
 
-from foretrain.training.interrupt import SignalHandler, ValidationInterrupted
+from foretrain.errors import TrainingError
+from foretrain.training.interrupt import Interrupted, SignalHandler, ValidationInterrupted
 from foretrain.training.trainer import ValidationResult
 
 pytestmark = pytest.mark.processes
@@ -29,7 +30,7 @@ def runs(tmp_path_factory):
     return out, json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("name", "code"), [("int", 130), ("term", 143), ("twice", 130)])
+@pytest.mark.parametrize(("name", "code"), [("int", 130), ("term", 143), ("usr1", 143), ("twice", 130)])
 def test_a_signal_finishes_the_step_saves_and_exits_with_its_code(toy, runs, tmp_path, name, code):
     out, results = runs
     assert results[name] == code
@@ -43,6 +44,29 @@ def test_a_signal_finishes_the_step_saves_and_exits_with_its_code(toy, runs, tmp
 
 def test_a_second_ctrl_c_aborts_at_once(runs):
     assert runs[1]["impatient"] == 99  # the step would have taken longer than the deadline
+
+
+def test_before_the_first_step_has_ended_a_signal_ends_the_run_at_once(toy, runs):
+    out, results = runs
+    assert results["first"] == 143  # the step would have taken longer than the deadline
+    assert toy.steps(out / "first") == []
+    assert not (out / "first" / "run.lock").exists()
+
+
+def test_a_signal_that_nothing_acted_on_has_its_usual_effect_afterwards():
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append("usual"))
+    try:
+        with SignalHandler():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert heard == []
+        assert heard == ["usual"]
+        with pytest.raises(TrainingError), SignalHandler():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            raise TrainingError("which the run reports")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == ["usual"]
 
 
 def test_a_signal_during_validation_saves_and_the_resumed_run_begins_with_it(toy, runs, tmp_path):
@@ -74,13 +98,17 @@ def test_handlers_are_put_back(tmp_path):
 
 
 def test_a_signal_that_came_before_cuts_at_once():
-    with SignalHandler() as signals:
+    signals = SignalHandler()
+    with pytest.raises(Interrupted) as stopped, signals:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(ValidationInterrupted), signals.interruptible(True):
             pass
         with signals.interruptible(False):
             pass
-    assert signals.flags == (0, 1)
+        assert signals.flags == (0, 1)
+        with signals.at_once():
+            pass
+    assert stopped.value.exit_code == 143
 
 
 def test_a_run_outside_the_main_thread_works_without_handlers(toy, tmp_path):

@@ -4,7 +4,7 @@
 |---|---|
 | done | 0 |
 | something that the user can mend, in one line | 2 |
-| Ctrl-C; SIGTERM or a closed terminal | 130; 143 |
+| Ctrl-C; SIGTERM, SIGUSR1 or a closed terminal | 130; 143 |
 | the reader of a pipe closed it | 141 |
 | a fault of foretrain's own, in one line that names a saved report | 1 |
 """
@@ -17,13 +17,16 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from foretrain.cli.app import app
 from foretrain.cli.faults import name_bus_errors
 from foretrain.cli.messages import Abort, UsageError, file_error_text, memory_error_text, messages_in_lines, usage_text
+from foretrain.cli.start import nothing_begun
 from foretrain.errors import ForetrainError, Interrupted
 from foretrain.printing import printable_output, without_secrets
+from foretrain.processes import in_import, send_again
 
 _INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 130, 141, 143
 _BREAK = re.compile(r"[\n\r](?!  )")
@@ -80,22 +83,46 @@ def _main() -> None:
 
 @contextlib.contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise Interrupted, so that scratch files are deleted; training has handlers of its own."""
+    """Let SIGTERM, SIGHUP and SIGUSR1 raise Interrupted, so that scratch files are deleted; training has its own.
 
-    def stop(number: int, frame: Any) -> None:
+    In an import, where an exception may abort the process, a signal waits for its end, or ends the process at once if
+    the command has begun nothing else.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if in_import(frame):
+            if nothing_begun():
+                os._exit(_INTERRUPTED if number == signal.SIGINT else _TERMINATED)
+            send_again(number)
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise Interrupted(_TERMINATED, "terminated")
 
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    asked, usual_ones = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1), dict[int, Any]()
     try:
-        for number in numbers:
-            signal.signal(number, stop)
+        for number in asked:
+            if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, stop)
+                usual_ones[number] = handler
     except ValueError:  # not in the main thread
-        numbers = []
+        pass
+    usual, sys.unraisablehook = sys.unraisablehook, _sent_again
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        sys.unraisablehook = usual
+        for number, handler in usual_ones.items():
+            signal.signal(number, handler)
+
+
+def _sent_again(unraisable: Any) -> None:
+    """Send a signal again whose exception a finalizer or a callback has swallowed, during which it came."""
+    number = {Interrupted: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(unraisable.exc_type)
+    if number is None:
+        sys.__unraisablehook__(unraisable)
+        return
+    send_again(number)  # here it would be swallowed again
 
 
 def _discard_output() -> None:

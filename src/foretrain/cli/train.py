@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from foretrain.config import dump_yaml, read_yaml
+from foretrain.distributed.watch import Deadlines
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, MissingCorpusError
 from foretrain.notes import Note, warn
@@ -93,7 +96,9 @@ def train_command(
     """
     draft = Draft.read(path, overrides, flags)
     device, threads = draft.merged.get("device", "auto"), draft.merged.get("threads")
-    with World.start(str(device), threads if isinstance(threads, int) and threads > 0 else None) as world:
+    some = threads if isinstance(threads, int) and threads > 0 else None
+    with World.start(str(device), some, _deadlines(draft.merged.get("deadlines"))) as world:
+        world.watch.folder = Path(str(draft.merged["output_dir"])) if draft.merged.get("output_dir") else None
         if not dry_run and (folder := draft.merged.get("output_dir")):
             resume = resume_after_restart(Path(str(folder)), world, resume)
         notes = _apply_batch(draft, batch, world.size, resume)
@@ -133,6 +138,13 @@ def _run(
     else:
         train_run(config, resume=resume, world=world, notes=notes)
     return True
+
+
+def _deadlines(tree: Any) -> Deadlines:
+    """Return the deadlines of a config; the usual ones where they are wrong, which building the config reports."""
+    with suppress(ValidationError):
+        return Deadlines.model_validate(tree or {})
+    return Deadlines()
 
 
 def _import_hint(path: Path) -> str:

@@ -1,39 +1,35 @@
 """World: rank, size, device and collectives. A single process is a world of size 1 and runs the same code.
 
-Only this module, training/checkpoint.py and training/sharding.py use torch.distributed.
+Only this module, store.py, training/checkpoint.py and training/sharding.py use torch.distributed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import socket
+import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import distributed_c10d
 
-from foretrain.distributed.interfaces import interface_of, is_loopback, is_own, own_address
 from foretrain.distributed.launchers import Launch, find_launch, gpu_index, refuse_changing_size
-from foretrain.errors import ConfigError, TrainingError
+from foretrain.distributed.store import GRACE, leave_early, meet, no_group, open_board, say, words
+from foretrain.distributed.watch import STOPPING, Board, Deadlines, Leaver, Phase, Watchdog
+from foretrain.errors import ConfigError, Interrupted, TrainingError
 from foretrain.processes import parent_command
 
 T = TypeVar("T")
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # evaluation on one rank may keep the others waiting this long
-START_TIMEOUT = timedelta(minutes=10)  # imports of the processes of one start differ by less
 _left: dist.ProcessGroup | None = None  # the process group that was left last
-_store: Store | None = None  # what the processes say beside collectives: of each that ends, why
-_place = ("", 0)  # of the store: host and port
-_INTERFACES = {"GLOO_SOCKET_IFNAME": "{}", "NCCL_SOCKET_IFNAME": "={}"}  # NCCL takes a name without = for a prefix
-_GRACE = 2.0  # seconds in which ranks say that they lost another one
+_apart: list[dist.ProcessGroup] = []  # groups of threads beside the loop, whose deadline is no phase's
 # what gloo and NCCL say of a rank that is gone or does not answer; gloo raises plain RuntimeErrors
 _LOST = re.compile(r"gloo/transport|Connection (?:closed|reset) by peer|Timed out waiting|NCCL|Socket Timeout")
 
@@ -49,33 +45,49 @@ class World:
     group: dist.ProcessGroup | None = None  # of its collectives; None = torch's default group
     local_size: int | None = None  # processes on this host; None = not known
     launcher: str | None = None  # torchrun, mpirun, mpiexec or srun; None for one process and for a start by hand
+    watch: Watchdog = field(default_factory=Watchdog, compare=False, repr=False)  # where the loop of this process is
 
     @classmethod
-    def start(cls, device: str = "auto", threads: int | None = None, timeout: timedelta = COLLECTIVE_TIMEOUT) -> World:
+    def start(cls, device: str = "auto", threads: int | None = None, deadlines: Deadlines | None = None) -> World:
         """Join the process group that torchrun, mpirun, mpiexec or srun describes; size 1 without any of them.
 
         device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads. Used in a
-        with statement, it turns the error of a collective whose other ranks are gone into a TrainingError.
-        Raises TrainingError if the others do not come within START_TIMEOUT, ConfigError for a device that this machine
-        lacks, and for what find_launch refuses.
+        with statement, it turns the error of a collective whose other ranks are gone into a TrainingError, or into
+        Interrupted if one of them left for a signal. Several processes are watched from here on.
+        Raises TrainingError if the others do not come within deadlines.start, ConfigError for a device that this
+        machine lacks, and for what find_launch refuses.
         """
         launch = find_launch(os.environ)
         if launch.launcher == "torchrun":
             refuse_changing_size(os.environ, parent_command())
         if threads is not None:
             torch.set_num_threads(threads)
-        found = resolve_device(device, gpu_index(os.environ, launch))
+        watch = Watchdog(launch.rank, launch.size, deadlines)
         world = cls(
-            launch.rank, launch.size, launch.local_rank, found, local_size=launch.local_size, launcher=launch.launcher
+            launch.rank,
+            launch.size,
+            launch.local_rank,
+            resolve_device(device, gpu_index(os.environ, launch)),
+            local_size=launch.local_size,
+            launcher=launch.launcher,
+            watch=watch,
         )
         if world.device.type == "cuda":
             torch.cuda.set_device(world.device)
         if world.size > 1 and not dist.is_initialized():
-            _join(world, launch, timeout)
+            try:
+                watch.board = _join(world, launch)
+                world._limit_collectives()
+                watch.start()
+            except BaseException as error:
+                if dist.is_initialized():  # the others may wait for this rank in a collective
+                    world.__exit__(type(error), error)
+                raise
         return world
 
     def close(self) -> None:
         """Leave the process group, if there is one."""
+        self.watch.stop()
         if self.size > 1:
             leave_process_group()
 
@@ -86,38 +98,73 @@ class World:
         """Leave the process group; after an error only say what it was to the ranks that wait for this one.
 
         They notice once this process has exited; destroying the process group would wait for them first. Raises
-        TrainingError, which says who is gone, in place of the error of a collective that lost another rank.
+        TrainingError, which says who is gone, in place of the error of a collective that lost another rank; Interrupted
+        if that one left for a signal.
         """
-        if not isinstance(error, Exception):
+        leaves = isinstance(error, (Exception, KeyboardInterrupt, Interrupted)) and self.size > 1
+        if not leaves or (isinstance(error, Interrupted) and error.by_all):
             self.close()
             return
-        lost = self.size > 1 and of_lost_ranks(error)
-        if self.size > 1:
-            _say(f"end/{self.rank}", "" if lost else str(error))
+        self.watch.stop()
+        lost = isinstance(error, Exception) and of_lost_ranks(error)
         if lost:
-            raise TrainingError(self._who_is_gone(lost)) from error
+            say(f"end/{self.rank}", "")
+            raise self._who_is_gone(lost) from error
+        why = Leaver(self.rank, 2, str(error))
+        if not isinstance(error, Exception):
+            why = Leaver(self.rank, error.exit_code if isinstance(error, Interrupted) else 130, "")
+        say(f"end/{self.rank}", json.dumps(why))
+        say("left", json.dumps(why))
+        self._wait_for_readers()
 
-    def _who_is_gone(self, lost: str) -> str:
-        """Return the line about ranks without which a collective failed; lost is what the backend says of them.
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Let the deadline of a phase hold inside the block, of the loop and of collectives."""
+        before = self.watch.phase
+        self._enter(phase)
+        try:
+            yield
+        finally:
+            self._enter(before)
+
+    def _enter(self, phase: Phase) -> None:
+        changed = self.watch.phase != phase
+        self.watch.enter(phase)
+        if changed and self.size > 1:
+            self._limit_collectives()
+
+    def _limit_collectives(self) -> None:
+        """Give collectives the deadline of the phase, and time for the thread that watches to say first what hangs."""
+        if not dist.is_initialized():
+            return
+        for group in list(distributed_c10d._world.pg_map):
+            if group not in _apart:
+                distributed_c10d._set_pg_timeout(self._patience(self.watch.phase), group)
+
+    def _patience(self, phase: Phase) -> timedelta:
+        seconds = self.watch.deadlines.seconds(phase)
+        return timedelta(seconds=seconds + min(max(seconds, 10.0), 120.0))
+
+    def _who_is_gone(self, lost: str) -> BaseException:
+        """Return the error about ranks without which a collective failed; lost is what the backend says of them.
 
         A rank that fails leaves its error in the store, one that lost another leaves an empty text, and one that was
         killed leaves nothing.
         """
-        others, end = [rank for rank in range(self.size) if rank != self.rank], time.monotonic() + _GRACE
+        others, end = [rank for rank in range(self.size) if rank != self.rank], time.monotonic() + GRACE
         while True:
-            said = _words("end", others)
+            said = words("end", others)
             silent = [rank for rank in others if rank not in (said or {})]
-            failed = next(((rank, text) for rank, text in (said or {}).items() if text), None)
-            if said is None or failed or len(silent) < 2 or time.monotonic() > end:
+            left = self.watch.leaver
+            if found := [text for text in (said or {}).values() if text]:
+                left = Leaver(*json.loads(found[0]))
+            if said is None or left or len(silent) < 2 or time.monotonic() > end:
                 break
             time.sleep(0.05)
-        _say(f"read/{self.rank}", "read")
-        if self.is_main and said is not None:  # which may hold the store: it stays until the others have read
-            alive = [rank for rank in others if not said.get(rank) and (failed or rank not in silent)]
-            while time.monotonic() < end and len(_words("read", alive) or ()) < len(alive):
-                time.sleep(0.05)
-        if failed:
-            return f"rank {failed[0]} of {self.size} failed: {failed[1]}"
+        say(f"read/{self.rank}", "read")
+        self._wait_for_readers([] if left else silent)
+        if left:
+            return left.error(self.size)
         if said is None and "TORCHELASTIC_RUN_ID" not in os.environ:  # without torchrun rank 0 holds the store
             silent = [0]
         named = f"rank {silent[0]}" if len(silent) == 1 else f"one of ranks {', '.join(map(str, silent or others))}"
@@ -125,14 +172,30 @@ class World:
             what = "does not answer: it hangs, or its machine or network is gone"
         else:
             what = "is gone: it was killed, as by a lack of memory, or failed, as its own output then says"
-        return f"{named} of {self.size} {what}. Start all again with --resume; checkpoints so far are intact."
+        return TrainingError(
+            f"{named} of {self.size} {what}. Start all again with --resume; checkpoints so far are intact."
+        )
+
+    def _wait_for_readers(self, gone: Sequence[int] = ()) -> None:
+        """Let rank 0, which may serve the store, stay until the others have read in it, or have left."""
+        end, others = time.monotonic() + GRACE, [rank for rank in range(1, self.size) if rank not in gone]
+        while self.is_main and time.monotonic() < end:
+            read, left = words("read", others), words("end", others)
+            if read is None or left is None or len(read | {k: v for k, v in left.items() if v}) == len(others):
+                return
+            time.sleep(0.05)
 
     def with_own_group(self) -> World:
         """Return the same processes with a group of their own, of gloo, so that a thread may use it beside the loop.
 
         A collective. A single process needs none.
         """
-        return replace(self, group=dist.new_group(backend="gloo")) if self.size > 1 else self
+        if self.size == 1:
+            return self
+        group = dist.new_group(backend="gloo", timeout=self._patience("evaluation"))
+        assert isinstance(group, dist.ProcessGroup)
+        _apart.append(group)
+        return replace(self, group=group, watch=Watchdog())
 
     @property
     def is_main(self) -> bool:
@@ -142,7 +205,8 @@ class World:
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over ranks, in place, and return it."""
         if self.size > 1:
-            dist.all_reduce(tensor, group=self.group)
+            with self.watch.exchange():
+                dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def broadcast_object(self, value: T, source: int = 0) -> T:
@@ -150,7 +214,8 @@ class World:
         if self.size == 1:
             return value
         values: list[Any] = [value]
-        dist.broadcast_object_list(values, src=source, group=self.group)
+        with self.watch.exchange():
+            dist.broadcast_object_list(values, src=source, group=self.group)
         return values[0]
 
     def gather_objects(self, value: T) -> list[T]:
@@ -158,13 +223,15 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self.group)
+        with self.watch.exchange():
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:
-            dist.barrier(group=self.group)
+            with self.watch.exchange():
+                dist.barrier(group=self.group)
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Run the action on rank 0; return its result or raise its error on every rank, so that no rank waits."""
@@ -225,102 +292,43 @@ def leave_process_group() -> None:
     global _left
     if dist.is_initialized():
         group = dist.group.WORLD
+        _apart.clear()
         dist.destroy_process_group()
         _left = group
 
 
-def _join(world: World, launch: Launch, timeout: timedelta) -> None:
-    """Create the process group of a world. Raises TrainingError if it does not come about."""
-    global _store, _place
-    backend = "nccl" if world.device.type == "cuda" else "gloo"
-    extra: dict[str, Any] = {"device_id": world.device} if backend == "nccl" else {}
-    _check_address(launch)
-    _place = launch.address, launch.port
-    host = f"[{launch.address}]" if ":" in launch.address else launch.address
+def _join(world: World, launch: Launch) -> Board:
+    """Create the process group of a world; return its board. Raises TrainingError if it does not come about."""
+    minutes = world.watch.deadlines.start
+    # what ranks say to each other goes by gloo, which notices a rank that is gone, and tensors on GPUs by NCCL
+    backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+    extra: dict[str, Any] = {"device_id": world.device} if world.device.type == "cuda" else {}
     try:
-        # as init_process_group would, but for a deadline of its own
-        store, *_ = next(rendezvous(f"tcp://{host}:{launch.port}", world.rank, world.size, timeout=START_TIMEOUT))
-        # torchrun's store outlives the processes that it starts again, and would give them the former's keys
-        _store = PrefixStore(f"attempt-{restarts()}", store)
-        _choose_interfaces(world, _store)
-        store = PrefixStore("default_pg", _store)
-        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout, **extra)
+        store = meet(launch, minutes, restarts())
+        limit = timedelta(minutes=minutes)
+        with _signals_later():  # ranks that connect wait for each other in C
+            dist.init_process_group(
+                backend, store=store, rank=world.rank, world_size=world.size, timeout=limit, **extra
+            )
+            board = open_board()
+        return board
     except (RuntimeError, ValueError, OSError) as error:  # of torch.distributed: ports, addresses, time
-        raise TrainingError(_no_group(error, world.rank, world.size)) from error
+        why = " ".join(str(error).split())[:200].rstrip(".")
+        raise TrainingError(no_group(why, world.rank, world.size, minutes)) from error
+    except (Interrupted, KeyboardInterrupt) as stop:
+        if not dist.is_initialized():
+            leave_early(stop.exit_code if isinstance(stop, Interrupted) else 130, world.rank)
+        raise
 
 
-def _check_address(launch: Launch) -> None:
-    """Raise ConfigError on rank 0 if the address that its launcher's variables lead to is another host's."""
-    if launch.rank or not launch.found:
-        return
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Keep signals that stop a run until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
-        right = is_own(launch.address)
-    except OSError:
-        right = False
-    if not right:
-        raise ConfigError(
-            f"rank 0 of {launch.size} runs on {socket.gethostname()}, and the others look for it at {launch.address}, "
-            f"as {launch.launcher} has it, which is not this host. Set MASTER_ADDR to this host for all of them."
-        )
-
-
-def _choose_interfaces(world: World, store: Store) -> None:
-    """Let gloo and NCCL use the interface that leads to the other hosts, where the user names none. A collective.
-
-    Left alone, gloo takes the address of the host's own name, which is often one that other hosts cannot reach.
-    """
-    if world.local_size is None or world.local_size >= world.size:
-        return
-    address = own_address(*_place) or ""
-    store.set(f"foretrain/address/{world.rank}", address)
-    if all(name in os.environ for name in _INTERFACES):
-        return
-    if address and is_loopback(address):  # on the host of rank 0, whose name may mean itself: the way to another host
-        others = (store.get(f"foretrain/address/{rank}").decode() for rank in range(world.size))
-        other = next((each for each in others if each and not is_loopback(each)), None)
-        address = own_address(other, _place[1]) or "" if other else ""
-    name = interface_of(address) if address else None
-    for variable, form in _INTERFACES.items():
-        if name:
-            os.environ.setdefault(variable, form.format(name))
-
-
-def _store_answers() -> bool:
-    """Return whether the store's process can be reached; asked itself, a dead store may wait, and prints a stack."""
-    try:
-        socket.create_connection(_place, timeout=_GRACE).close()
-    except OSError:
-        return False
-    return _store is not None
-
-
-def _say(key: str, text: str) -> None:
-    """Leave a text for the other ranks, if the store is still there."""
-    if _store_answers() and _store is not None:
-        with suppress(RuntimeError):
-            _store.set(f"foretrain/{key}", text)
-
-
-def _words(key: str, ranks: list[int]) -> dict[int, str] | None:
-    """Return what ranks left under a key, of those who did; None without a store."""
-    if not _store_answers() or _store is None:
-        return None
-    with suppress(RuntimeError):
-        keys = {rank: f"foretrain/{key}/{rank}" for rank in ranks}
-        return {rank: _store.get(name).decode() for rank, name in keys.items() if _store.check([name])}
-    return None
-
-
-def _no_group(error: Exception, rank: int, size: int) -> str:
-    """Return the line about a process group that did not come about."""
-    place = f"{_place[0]}:{_place[1]}"
-    why = " ".join(str(error).split())[:200].rstrip(".")
-    if "EADDRINUSE" in why or "in use" in why:
-        way = "Another program listens there: set another MASTER_PORT on all of them."
-    else:
-        limit = f"{START_TIMEOUT.total_seconds() / 60:g} minutes"
-        way = f"All {size} processes must start within {limit} of each other and reach that address."
-    return f"rank {rank} of {size} cannot join the others at {place} (MASTER_ADDR, MASTER_PORT): {why}. {way}"
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:

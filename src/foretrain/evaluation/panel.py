@@ -21,6 +21,7 @@ from foretrain.distributed.world import World
 from foretrain.errors import DataError
 from foretrain.notes import Code, Note, counted
 from foretrain.timeaxis.frequency import seasonality as season_of
+from foretrain.training.interrupt import ValidationInterrupted
 
 T = TypeVar("T")
 CACHE_BYTES = 512 * 2**20  # windows are cached for the next evaluation up to this size
@@ -216,19 +217,29 @@ class ShardedWindows:
     def map(self, work: Callable[[int], T]) -> list[T]:
         """Return work(chunk) of every chunk, in order. Each chunk is processed by one process of the world.
 
-        All processes call this together; an error in one of them is raised in all.
+        All processes call this together; an error in one of them is raised in all, and so is ValidationInterrupted.
         """
         done: dict[int, T] = {}
         error: Exception | None = None
+        broken_off = False
         try:
-            for chunk in range(self.world.rank, len(self.chunks), self.world.size):
-                done[chunk] = work(chunk)
+            with self.world.watch.own_work():
+                for chunk in range(self.world.rank, len(self.chunks), self.world.size):
+                    self.world.watch.tick("validation")
+                    done[chunk] = work(chunk)
         except Exception as caught:  # any exception: otherwise the other processes would wait for this one's results
             if self.world.size == 1:
                 raise
             error = caught
+        except ValidationInterrupted:
+            if self.world.size == 1:
+                raise
+            broken_off = True
         self.world.all_agree(error)
-        results = {chunk: result for part in self.world.gather_objects(done) for chunk, result in part.items()}
+        parts = self.world.gather_objects(None if broken_off else done)
+        if None in parts:  # of one process: all drop this validation
+            raise ValidationInterrupted
+        results = {chunk: result for part in parts if part for chunk, result in part.items()}
         return [results[chunk] for chunk in range(len(self.chunks))]
 
     def windows(self, chunk: int) -> list[Window]:

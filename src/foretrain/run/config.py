@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from foretrain.adapters.layers import AdapterConfig
 from foretrain.config import FREE, FieldRule, Section, apply_overrides, build, identity, read_yaml
 from foretrain.data.config import ColumnRoles, DataConfig
+from foretrain.distributed.watch import Deadlines
 from foretrain.errors import ConfigError
 from foretrain.evaluation.validation import EvaluationConfig
 from foretrain.models import families, infer_family
@@ -62,6 +63,7 @@ class RunSettings(Section):
     threads: Annotated[int | None, FREE] = Field(
         default=None, ge=1, le=1024
     )  # CPU threads per process; None = torch's choice
+    deadlines: Deadlines = Deadlines()  # after which a run that does not get on is ended
 
 
 class RunConfig(RunSettings, RunSections):  # fields of the last base come first
@@ -91,7 +93,7 @@ def config_hash_1(config: RunConfig) -> str:
     Its fields are those of that time: fields added later must be deleted here.
     """
     tree = config.model_dump(mode="json")
-    for key in ("output_dir", "device", "threads", "stage", "parents", "output"):
+    for key in ("output_dir", "device", "threads", "stage", "parents", "output", "deadlines"):
         del tree[key]
     for key in ("log_every", "tensorboard"):
         del tree["training"][key]

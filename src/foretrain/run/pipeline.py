@@ -26,7 +26,7 @@ from foretrain.run.waiting import announced
 from foretrain.training import checkpoint as checkpoints
 from foretrain.training.launch import record_start
 from foretrain.training.loader import plan_of, stream_of
-from foretrain.training.lock import RunLock
+from foretrain.training.lock import locked
 from foretrain.training.monitor import RunConsole
 from foretrain.training.release import RECORDS, link_release, read_release
 from foretrain.training.settings import check_resumable
@@ -95,7 +95,7 @@ def run_stages(
     Returns stage name -> result of the stages that ran. Raises the errors of train_run; those of a later stage that
     can be found in advance are raised before the first stage starts.
     """
-    world = world or World.start(config.device, config.threads)
+    world = world or World.start(config.device, config.threads, config.deadlines)
     stages = make_stages(config)
     begin_verification([stage.config.data for stage in stages if not stage.skip and not corpora], world)()
     with announced("opening the data of all stages", world):
@@ -109,8 +109,7 @@ def run_stages(
     results: dict[str, TrainResult] = {}
     commands = list[str]()
     with ExitStack() as stack:
-        lock = RunLock(root)
-        world.on_main(lambda: stack.enter_context(lock) and None)
+        stack.enter_context(locked(root, world))
         actions = world.on_main(lambda: plan_actions(stages, root, resume))
         world.on_main(lambda: save_config(root, config.model_dump(mode="json")))
         record_start(root, world)

@@ -205,7 +205,7 @@ def rehearse(config: RunConfig, seconds: float = REHEARSAL_SECONDS) -> Rehearsal
     end = time.perf_counter() + seconds
     while len(times) < 2 or (time.perf_counter() < end and len(times) < 50):
         begun = time.perf_counter()
-        updater.step(batches, 0.0, (0,))
+        updater.step(batches, 0.0)
         times.append(time.perf_counter() - begun)
     batches.close()
     usable = [name for name in METRICS if math.isfinite(metrics.get(name, math.nan))]

@@ -59,7 +59,7 @@ def train_run(
 
     Returns the model with the released weights, and how the run ended.
     """
-    world = world or World.start(config.device, config.threads)
+    world = world or World.start(config.device, config.threads, config.deadlines)
     if (Path(config.output_dir) / "stages").is_dir():
         raise TrainingError(f"{config.output_dir} holds a run in stages. Choose another output_dir.")
     saved = saved_config(Path(config.output_dir), resume)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import foretrain
 from foretrain.data.buckets import MicroBatches
 from foretrain.data.windows import Windows
+from foretrain.distributed.watch import STOPPING
 from foretrain.errors import ForetrainError, TrainingError
 
 _AHEAD = 4  # micro-batches that each worker makes ahead
@@ -94,10 +95,15 @@ def _start() -> _Worker:
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "foretrain.training.ahead", str(there.fileno())]
     environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": path}
-    # A session of its own keeps a terminal's interrupt from it also while it starts and cannot ignore signals yet.
-    process = subprocess.Popen(
-        command, pass_fds=[there.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-    )
+    # A child begins with the signals that are blocked here: it ends for none of them, not even while it starts, where
+    # a scheduler sends them to all processes of a job.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        process = subprocess.Popen(
+            command, pass_fds=[there.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()
     return _Worker(process, here)
 
@@ -119,8 +125,6 @@ def _lost(worker: _Worker) -> TrainingError:
 
 def serve(pipe: Connection) -> None:
     """Make the micro-batches that are asked for through the pipe until it is closed."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
     ready: SimpleQueue[Windows | Exception] = SimpleQueue()
     Thread(target=_deliver, args=(pipe, ready), daemon=True).start()  # so that the next one is made meanwhile
     with contextlib.suppress(EOFError, OSError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -81,15 +81,20 @@ class Updater:
         self.sum_dtype = torch.float32 if world.device.type == "mps" else torch.float64
 
     def step(
-        self, batches: Iterator[PreparedBatch], lr: float, stops: tuple[int, ...], beta1: float | None = None
+        self,
+        batches: Iterator[PreparedBatch],
+        lr: float,
+        stops: Callable[[], tuple[int, ...]] = tuple,
+        beta1: float | None = None,
     ) -> tuple[StepResult, LocalStepStats]:
         """Run one step. Weights, optimizer state and average change only if the loss and all gradients are finite.
 
-        stops: 0 or 1 per reason to stop, summed over ranks. beta1: Adam's beta1 if the schedule sets it, else None.
+        stops: returns 0 or 1 per reason to stop, which are summed over ranks; called late, so that a reason that comes
+            during the step stops after it. beta1: Adam's beta1 if the schedule sets it, else None.
         """
         stats = self._accumulate(batches)
         sums = torch.stack(stats.losses).sum(0)
-        counts = torch.tensor((stats.windows, *stops), dtype=self.sum_dtype, device=sums.device)
+        counts = torch.tensor((stats.windows, *stops()), dtype=self.sum_dtype, device=sums.device)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.parallel.sharded is None:
             reduced = self.world.all_reduce_sum(torch.cat([sums, counts]))
@@ -140,9 +145,11 @@ class Updater:
         stats = LocalStepStats()
         while True:
             start = time.perf_counter()
+            self.world.watch.tick("reading data")
             prepared = next(batches)
             stats.data_wait += time.perf_counter() - start
             micro_batch = prepared.micro_batch
+            self.world.watch.tick("computing")
             batch = prepared.to(self.world.device)
             seed_draws(draw_seed(self.seed, micro_batch.step, micro_batch.k), self.world.device)
             with gradient_sync(self.network, micro_batch.last):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -24,10 +24,10 @@ from foretrain.reading import resolved
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
 from foretrain.training.ending import describe_end, describe_release, describe_totals, disk_errors
-from foretrain.training.interrupt import Interrupted, SignalHandler, ValidationInterrupted
+from foretrain.training.interrupt import NO_STOPS, Interrupted, SignalHandler, StopRequests, ValidationInterrupted
 from foretrain.training.launch import record_start
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
-from foretrain.training.lock import RunLock
+from foretrain.training.lock import locked
 from foretrain.training.memory import naming_what_to_lower, ways_of_training, ways_of_validation
 from foretrain.training.micro_batch import find
 from foretrain.training.monitor import Monitor, duration
@@ -38,26 +38,13 @@ from foretrain.training.parallel import Parallel, parallelism, parallelize, shar
 from foretrain.training.release import drop_evaluation, saved_promotion, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.settings import TrainingConfig, check_resumable
-from foretrain.training.step import StepResult, Updater
+from foretrain.training.step import LocalStepStats, StepResult, Updater
 from foretrain.training.train_state import RunTotals, StoppedBy, TrainState
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 AFTER_ERROR, SOON = 60.0, 1.0  # seconds that an aborted run waits for the checkpoint that it was writing
-
-
-class StopRequests(NamedTuple):
-    """Requests to stop or to checkpoint after this step: 0 or 1 of this rank or, summed, the number of ranks."""
-
-    interrupt: int = 0  # Ctrl-C
-    terminate: int = 0  # SIGTERM
-    time_limit: int = 0  # max_minutes are over
-    checkpoint: int = 0  # checkpoint_minutes are over
-    failed_save: int = 0  # a checkpoint could not be written in the background
-
-
-NO_STOPS = StopRequests()
 
 
 @dataclass(frozen=True)
@@ -144,18 +131,22 @@ class Trainer:
     def fit(self) -> TrainResult:
         """Train to the end and write release/.
 
-        Raises TrainingError (non-finite values, a full disk or memory, another writer) and, after SIGINT or SIGTERM,
-        Interrupted once the step is finished and checkpointed. After any of them a model that is split over processes
-        (fsdp, hsdp) stays split, each process with its part of the weights, since the others may not be there to gather
-        them: build a new one to use it or to resume; a Trainer refuses it.
+        Raises TrainingError (non-finite values, a full disk or memory, another writer) and, after a signal, Interrupted
+        once the step is finished and checkpointed. After any of them a model that is split over processes (fsdp, hsdp)
+        stays split, each process with its part of the weights, since the others may not be there to gather them: build
+        a new one to use it or to resume; a Trainer refuses it.
         """
 
         def ways() -> Iterator[str]:
             return ways_of_training(self.config, self.plan, self.resolved_config, self.world)
 
-        with ExitStack() as stack, disk_errors(self.output_dir), naming_what_to_lower(self.world, ways):
-            self._open(stack)
-            return self._finish(self._loop())
+        with ExitStack() as stack:
+            self.signals = stack.enter_context(SignalHandler(self.world.watch))
+            self.world.watch.folder = self.output_dir
+            stack.enter_context(self.world.watch.running())
+            with disk_errors(self.output_dir), naming_what_to_lower(self.world, ways):
+                self._open(stack)
+                return self._finish(self._loop())
 
     def _loop(self) -> StoppedBy:
         train_state, self.started_at = self.train_state, time.monotonic()
@@ -166,7 +157,7 @@ class Trainer:
                 return stop
             if train_state.step >= self.plan.steps:
                 return "max_steps"
-            result, stats = self.updater.step(self.batches, self._lr(), self._stop_requests(), self._beta1())
+            result, stats = self._step()
             if result.nonfinite and self._handle_nonfinite(result):
                 continue
             train_state.step += 1
@@ -178,6 +169,15 @@ class Trainer:
                 self.monitor.epoch(train_state.step, *train_state.end_epoch())
             if stop := self._validate_and_checkpoint(StopRequests(*result.stops)):
                 return stop
+
+    def _step(self) -> tuple[StepResult, LocalStepStats]:
+        """Run a step. The first one since the start may compile: it has the longer deadline, and a signal ends it."""
+        first, self.stepped, watch = not self.stepped, True, self.world.watch
+        watch.step = self.train_state.step + 1
+        with self.world.phase("evaluation" if first else "step"), self.signals.at_once(first):
+            done = self.updater.step(self.batches, self._lr(), self._stop_requests, self._beta1())
+        watch.tick("logging")
+        return done
 
     def _validate_and_checkpoint(self, stops: StopRequests) -> StoppedBy | None:
         """Validate and checkpoint after a step, each if due; return why the run ends here, None if it continues.
@@ -195,7 +195,7 @@ class Trainer:
             self.checkpoints.wait()
             text = f"stopped at step {self.train_state.step:,}, checkpoint written; continue with --resume"
             self.monitor.log(text)
-            raise Interrupted(130 if stops.interrupt else 143, text)
+            raise Interrupted(130 if stops.interrupt else 143, text, by_all=True)
         return "max_minutes" if stops.time_limit else None
 
     def _stop_requests(self) -> StopRequests:
@@ -210,9 +210,7 @@ class Trainer:
         """Set up everything that the loop needs; the stack undoes it in reverse order."""
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
-        lock = RunLock(self.output_dir)
-        self.world.on_main(lambda: stack.enter_context(lock) and None)
-        self.signals = stack.enter_context(SignalHandler())
+        stack.enter_context(locked(self.output_dir, self.world))
         self.checkpoints = checkpoint.CheckpointManager(
             self.output_dir / "checkpoints",
             self.world,
@@ -225,13 +223,14 @@ class Trainer:
         notes = list(self.notes)
         if self.config.tf32 and self.world.device.type != "cuda":
             notes.append(f"warning: training.tf32 has no effect on {self.world.device.type}")
-        resumed = self.world.on_main(lambda: self._checkpoint_to_resume(notes.append))
-        saved = checkpoint.read_run_state(resumed) if resumed else None
-        self.model.to(self.world.device).train()
         stack.callback(lambda: unwrap(self.model))
-        if self.config.micro_batch_size == "auto":
-            notes.append(self._settle_micro_batch(saved))
-        self.parallel = parallelize(self.model, self.world, self.config, self.loader.num_shapes)
+        with self.signals.at_once():
+            resumed = self.world.on_main(lambda: self._checkpoint_to_resume(notes.append))
+            saved = checkpoint.read_run_state(resumed) if resumed else None
+            self.model.to(self.world.device).train()
+            if self.config.micro_batch_size == "auto":
+                notes.append(self._settle_micro_batch(saved))
+            self.parallel = parallelize(self.model, self.world, self.config, self.loader.num_shapes)
         # these two after sharding, which replaces the parameters, and before a checkpoint is read into them
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optimizer_config)
@@ -239,7 +238,8 @@ class Trainer:
         size = saved["micro_batch_size"] if saved else None
         self.plan = plan_of(self.loader.stream, self.config, self.world.size, size)
         if resumed and saved:
-            notes += self._restore(resumed, saved)
+            with self.signals.at_once():
+                notes += self._restore(resumed, saved)
             # after _restore, because a resume that is refused must change nothing
             self.world.on_main(lambda: self.checkpoints.quarantine_after(self.train_state.step, notes.append))
         self.world.on_main(lambda: save_config(self.output_dir, self.resolved_config))
@@ -247,7 +247,8 @@ class Trainer:
         notes += [self.plan.describe_batch(self.world.size), *describe_stream(self.loader.stream)]
         section = "training.token_budget" if self.config.token_budget else "data.generated"
         notes += self.plan.warn_of_idle(self.world.size, section)
-        self._prepare_model()
+        with self.signals.at_once():
+            self._prepare_model()
         self.monitor = Monitor(
             self.output_dir,
             self.config,
@@ -266,6 +267,7 @@ class Trainer:
             self.parallel, self.optimizer, self.ema, self.train_state, self.config, seed=self.seed, world=self.world
         )
         self._warm_up()
+        self.stepped = False  # since this start
         self.batches = self._batches()
         stack.callback(lambda: self.batches.close())
         self.last_loss: float | None = None
@@ -367,7 +369,9 @@ class Trainer:
         if self.loader.num_shapes is None or not (self.config.compile if wanted is None else wanted):
             return
         paused_at, start = self.monitor.pause(), time.monotonic()
-        self.updater.warm_up(self.loader.blank_batches())
+        self.world.watch.tick("warm-up")
+        with self.signals.at_once():
+            self.updater.warm_up(self.loader.blank_batches())
         shapes = f"{self.loader.num_shapes} shape{'s' * (self.loader.num_shapes != 1)}"
         self.monitor.log(f"warmed up for {shapes} in {duration(time.monotonic() - start)}")
         self.monitor.resume(paused_at)
@@ -396,22 +400,26 @@ class Trainer:
             self.train_state.validation_due = True  # time may be short: the resumed run starts with the validation
             return None, stops
         paused_at = self.monitor.pause()
+        self.world.watch.tick("validation")
         self.model.eval()
         try:
-            # Only a single process may drop its validation; one of several would leave the others waiting.
+            # A single process may drop its validation anywhere, one of several only what it does on its own.
+            alone = self.world.size == 1
             with (
                 torch.no_grad(),
                 self.ema.swapped() if self.ema else nullcontext(),
                 self.parallel.unsharded(),
                 merged(self.model),
                 naming_what_to_lower(self.world, lambda: ways_of_validation(self.resolved_config), " in a validation"),
-                self.signals.interruptible(self.world.size == 1),
+                self.signals.interruptible(alone),
+                nullcontext() if alone else self.world.watch.broken_off_by(self.signals.interruptible),
                 self._no_recompilation(),
             ):
                 result = self.evaluate(self.model, step)
         except ValidationInterrupted:
             self.train_state.validation_due = True
-            return None, StopRequests(*self.signals.flags)
+            everyone = self.world.gather_objects(self.signals.flags)
+            return None, StopRequests(*(sum(flags) for flags in zip(*everyone, strict=True)))
         finally:
             self.model.train()
             self.monitor.resume(paused_at)
@@ -457,6 +465,7 @@ class Trainer:
 
     def _save(self, metric: float | None, final: bool = False) -> None:
         paused_at = self.monitor.pause()
+        self.world.watch.tick("saving a checkpoint")
         self.monitor.sync()
         state = {
             "progress": self.train_state.to_json(),
@@ -527,6 +536,7 @@ class Trainer:
     def _finish(self, stopped_by: StoppedBy) -> TrainResult:
         """Load the best checkpoint, or the last one without validation, into the model, and write the release."""
         train_state = self.train_state
+        self.world.watch.tick("writing the release")
         if self.last_saved != train_state.step:
             self._save(None, final=True)
         self.checkpoints.wait()

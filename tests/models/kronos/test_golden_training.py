@@ -73,7 +73,7 @@ def trained(model: Trainable, batches: list[Batch], optimizer: OptimizerConfig, 
         prepared = PreparedBatch(MicroBatch(step, 0, 0, 1, idle=False, last=True), batch, 4, 6, PAST, 4)
         at = (step, STEPS_OF_SCHEDULE)
         outcome, _ = updater.step(
-            iter([prepared]), lr_at(SCHEDULE, optimizer.learning_rate, *at), (0,) * 4, beta1_at(SCHEDULE, *at)
+            iter([prepared]), lr_at(SCHEDULE, optimizer.learning_rate, *at), beta1=beta1_at(SCHEDULE, *at)
         )
         losses.append(outcome.loss)
         norms.append(outcome.grad_norm)
