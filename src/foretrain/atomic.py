@@ -128,6 +128,11 @@ def replacing_file(path: Path, *, in_folder: bool = False) -> Iterator[Path]:
     sync(path.parent)
 
 
+def remove_leftover(path: Path) -> None:
+    """Delete what a kill left of a replacing_file(path), for those who find the file whole and write it no more."""
+    remove(path.with_name(f".tmp-{path.name}"))
+
+
 def create_text(path: Path, text: str) -> None:
     """Write a new UTF-8 file and its parent folders, or into a stream; none of them is there after an OSError.
 

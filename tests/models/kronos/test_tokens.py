@@ -89,8 +89,10 @@ def test_a_resumed_run_reads_what_was_written(tokenizer, tmp_path):
     model, data = predictor(tokenizer, token_cache=True), source()
     model.prepare(data, tmp_path)
     written = (tmp_path / FILE).stat()
+    (tmp_path / f".tmp-{FILE}").mkdir()  # left by a kill
     again = predictor(tokenizer, token_cache=True)
     again.prepare(source(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
     assert (tmp_path / FILE).stat().st_mtime_ns == written.st_mtime_ns
     assert torch.equal(model.collate(data.windows(0, 4))["tokens"], again.collate(data.windows(0, 4))["tokens"])
 

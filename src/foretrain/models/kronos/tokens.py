@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from foretrain.atomic import remove_leftover
 from foretrain.errors import ConfigError, ModelError
 from foretrain.models.base import move
 from foretrain.models.kronos import inputs
@@ -74,6 +75,7 @@ def open_token_cache(
     facts += ["relative"] if relative else []  # without it as in versions that had upstream's floor only
     made_from = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     path = folder / FILE
+    remove_leftover(path)
     return _read(path, made_from) or _make(path, made_from, source, tokenizer, clip, relative)
 
 
