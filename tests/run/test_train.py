@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +21,9 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError, ModelError, TrainingError
 from foretrain.models import FAMILIES
 from foretrain.models.hub import release_hash
-from foretrain.run.build import build_model, open_source
+from foretrain.run.build import open_source
 from foretrain.run.config import RunConfig, config_hash, config_hash_1, is_same_config, load_config, shipped_config
 from foretrain.run.dry_run import describe_run
-from foretrain.run.estimate import memory_of
 from foretrain.run.export import export_checkpoint
 from foretrain.run.train import train_run
 from foretrain.training import auto
@@ -219,80 +217,6 @@ def test_resume_refuses_another_learning_rate_and_names_the_key(tmp_path: Path):
     train_run(tiny(tmp_path / "run"))
     with pytest.raises(TrainingError, match=r"optimizer\.learning_rate: 0\.002 was saved, 0\.5 is asked for"):
         train_run(tiny(tmp_path / "run", "optimizer.learning_rate=0.5"), resume="auto")
-
-
-def test_a_dry_run_says_what_it_needs_and_what_it_would_refuse(tmp_path: Path):
-    config = tiny(tmp_path / "run")
-    text = "\n".join(describe_run(config, World()))
-    for part in ("parameters", "series", "windows", "memory:", "disk:", "steps: 6 of 4 windows"):
-        assert part in text
-    assert "refused" not in text and not (tmp_path / "run").exists()
-    train_run(config)
-    assert "already holds a run" in "\n".join(describe_run(config, World()))
-
-
-def test_a_dry_run_counts_the_copy_of_the_state_that_is_written_in_the_background(tmp_path: Path, monkeypatch):
-    background = tiny(tmp_path / "run", "training.checkpoint_in_background=true")
-    state = memory_of(background, build_model(background)).checkpoint(build_model(background))
-    copies = [
-        re.findall(r"checkpoint_in_background: ([\d.]+) KiB more of the host's memory(.*), for", line)
-        for config, size in ((tiny(tmp_path / "run"), 1), (background, 1), (background, 4))
-        for line in ["\n".join(describe_run(config, World(size=size)))]
-    ]
-    each = f"{state / 1024:.1f}"
-    assert copies == [[], [(each, "")], [(each, " for each of 4 processes")]]
-    monkeypatch.setattr("foretrain.run.estimate.device_memory", lambda device: 1000)
-    assert "checkpoint_in_background: false needs no copy" in "\n".join(describe_run(background, World()))
-
-
-def test_a_dry_run_counts_the_checkpoints_that_are_kept_for_ever(tmp_path: Path):
-    texts = [
-        "\n".join(describe_run(tiny(tmp_path / "run", *settings), World()))
-        for settings in ([], ["training.keep_every=2"], ["training.keep_every=7"])
-    ]
-    counts = [int(re.findall(r"disk: .* for (\d+) checkpoints", text)[0]) for text in texts]
-    assert counts == [counts[0], counts[0] + 3, counts[0]]  # of 6 steps
-
-
-def test_a_dry_run_divides_the_memory_of_a_model_that_is_split_over_processes(tmp_path: Path):
-    config = tiny(tmp_path / "run", "training.parallel=fsdp")
-    model = build_model(config)
-    alone, split = (memory_of(config, model, World(size=size)) for size in (1, 4))
-    for part in ("weights", "gradients", "optimizer"):
-        assert 0 <= 4 * getattr(split, part) - getattr(alone, part) < 4
-    blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks()]
-    outside = sum(p.numel() for p in model.parameters()) - sum(blocks)
-    assert split.gathered == 4 * (outside + min(2 * max(blocks), sum(blocks)) + max(blocks))
-    trained = memory_of(config, model, World(size=4), accumulates=True).gathered - split.gathered
-    assert trained == alone.gradients - 4 * max(blocks)  # gradients accumulate whole
-    assert (alone.shards, alone.gathered, split.shards, split.whole) == (1, 0, 4, alone.weights)
-    assert split.most == max(split.total, split.weights + split.optimizer + alone.weights)
-    texts = ["\n".join(describe_run(config, World(size=size))) for size in (1, 4)]
-    assert ["split over 4 processes" in text for text in texts] == [False, True]
-    assert ["\nprocesses: 4, fsdp (training.parallel: fsdp): each holds 1/4 of " in text for text in texts] == [
-        False,
-        True,
-    ]
-    disks = [re.search(r"disk: .* for", text) for text in texts]
-    assert disks[0] is not None and disks[0][0] == disks[1][0]  # checkpoints hold the whole model
-
-
-def test_a_dry_run_tells_of_processes_without_work(tmp_path: Path):
-    texts = [
-        "\n".join(describe_run(tiny(tmp_path / "run", f"training.micro_batch_size={size}"), World(size=4)))
-        for size in (4, 1)
-    ]
-    assert ["warning: 3 of 4 processes are idle in the last round of a step" in text for text in texts] == [True, False]
-
-
-@pytest.mark.parametrize(("size", "parallel", "advised"), [(1, "auto", False), (4, "ddp", True), (4, "fsdp", False)])
-def test_a_dry_run_that_finds_too_little_memory_advises_to_split_a_whole_model(
-    tmp_path: Path, monkeypatch, size, parallel, advised
-):
-    monkeypatch.setattr("foretrain.run.estimate.device_memory", lambda device: 1000)
-    text = "\n".join(describe_run(tiny(tmp_path / "run", f"training.parallel={parallel}"), World(size=size)))
-    assert "warning: that may be too much" in text
-    assert ("or split the model: training.parallel: fsdp" in text) == advised
 
 
 def test_export_writes_a_release_that_equals_the_final_one(tmp_path: Path):

@@ -95,7 +95,8 @@ class TrainingSource:
         """Return the newest window of the first series with the most columns, `count` times, to learn what it takes."""
         rows = [len(pool.selection.columns) for pool in self._pools]
         slot = sum(len(pool.series) for pool in self._pools[: int(np.argmax(rows))])
-        return self._gather(np.full(count, slot, np.int64), np.full(count, self._plan.newest[slot], np.int64))
+        slots = np.full(count, slot, np.int64)
+        return self._gather(slots, self._plan.newest(slots))
 
     def in_buckets(
         self,

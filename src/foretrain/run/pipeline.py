@@ -24,13 +24,13 @@ from foretrain.run.stages import StagesConfig
 from foretrain.run.train import check_run, next_commands, train_run
 from foretrain.run.waiting import announced
 from foretrain.training import checkpoint as checkpoints
-from foretrain.training.launch import record_start
+from foretrain.training.launch import record_start, save_config
 from foretrain.training.loader import plan_of, stream_of
 from foretrain.training.lock import locked
 from foretrain.training.monitor import RunConsole
 from foretrain.training.release import RECORDS, link_release, read_release
 from foretrain.training.settings import check_resumable
-from foretrain.training.trainer import TrainResult, save_config
+from foretrain.training.trainer import TrainResult
 
 
 @dataclass

@@ -12,7 +12,9 @@ from typing import Any
 
 import foretrain
 from foretrain.atomic import replacing_file, write_json
+from foretrain.config import dump_yaml
 from foretrain.distributed.world import World, restarts
+from foretrain.errors import TrainingError
 from foretrain.processes import identity
 from foretrain.reading import read_json
 
@@ -63,6 +65,16 @@ def resume_after_restart(folder: Path, world: World, resume: str | None) -> str 
         return bool(starts) and any(process["launcher"] in launchers for process in starts[-1]["processes"])
 
     return "auto" if world.on_main(began) else resume
+
+
+def save_config(output_dir: Path, tree: dict[str, Any]) -> None:
+    """Write config.yaml of a run folder, from which the run can be repeated."""
+    path = output_dir / "config.yaml"
+    try:
+        with replacing_file(path) as scratch:
+            scratch.write_text(dump_yaml(tree), encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be written: {error.strerror or error}. Free some space.") from None
 
 
 def _starts(folder: Path) -> list[dict[str, Any]]:

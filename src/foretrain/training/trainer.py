@@ -14,8 +14,7 @@ import torch
 
 import foretrain
 from foretrain.adapters.layers import adapter_facts, merged
-from foretrain.atomic import replacing_file
-from foretrain.config import Section, dump_yaml
+from foretrain.config import Section
 from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
@@ -25,7 +24,7 @@ from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
 from foretrain.training.ending import describe_end, describe_release, describe_totals, disk_errors
 from foretrain.training.interrupt import NO_STOPS, Interrupted, SignalHandler, StopRequests, ValidationInterrupted
-from foretrain.training.launch import record_start
+from foretrain.training.launch import record_start, save_config
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
 from foretrain.training.lock import locked
 from foretrain.training.memory import naming_what_to_lower, ways_of_training, ways_of_validation
@@ -593,13 +592,3 @@ class Trainer:
             units=self.units,
             facts={"weights": facts["weights"], "stopped": facts["stopped"], "run": totals.facts(), **promotion},
         )
-
-
-def save_config(output_dir: Path, tree: dict[str, Any]) -> None:
-    """Write config.yaml of a run folder, from which the run can be repeated."""
-    path = output_dir / "config.yaml"
-    try:
-        with replacing_file(path) as scratch:
-            scratch.write_text(dump_yaml(tree), encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written: {error.strerror or error}. Free some space.") from None

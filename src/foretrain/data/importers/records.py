@@ -142,7 +142,7 @@ def _counts(path: Path, table: pa.Table, name: str) -> IntArray:
         row = int(np.asarray(pc.is_null(column)).argmax())
         raise DataError(f"{path}: row {row + 1}: {name!r} has no list. Drop the series.")
     if list_depth(column.type) == 2:
-        return flatten(column, f"{path}: column {name!r}").length
+        return flatten(column, f"{path}: column {name!r}").length.astype(np.int64)
     return np.asarray(pc.list_value_length(column)).astype(np.int64)
 
 
@@ -154,14 +154,17 @@ def _variates(path: Path, column: pa.Array, name: str, counts: IntArray) -> list
         _same_lengths(path, name, found, counts)
         return [(name, pc.list_flatten(column))]
     nested = flatten(column, where)
-    _same_lengths(path, name, nested.length, counts)
+    _same_lengths(path, name, nested.length.astype(np.int64), counts)
     kinds = set(nested.variates.tolist())
     if len(kinds) > 1:
         raise DataError(f"{where}: series of {min(kinds)} and of {max(kinds)} variates. Import them apart.")
     result = []
     variates = kinds.pop()
     for v in range(variates):
-        at = [np.arange(s + v * n, s + (v + 1) * n) for s, n in zip(nested.start, nested.length, strict=True)]
+        at = [
+            np.arange(s + v * n, s + (v + 1) * n)
+            for s, n in zip(nested.start.tolist(), nested.length.tolist(), strict=True)
+        ]
         result.append((name if variates == 1 else f"{name}_{v}", nested.values.take(pa.array(np.concatenate(at)))))
     return result
 
