@@ -42,17 +42,16 @@ def test_a_folder_that_cannot_be_finished_is_not_there_and_the_command_can_be_re
 
 
 def test_a_picture_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
-    from matplotlib.figure import Figure
-
     with CorpusWriter(tmp_path / "c", ["a"], time="steps") as writer:
         writer.append("x", np.arange(40.0)[None])
+    whole = Path.write_bytes
 
-    def half(figure: Figure, path: Path, **options: object) -> None:
-        Path(path).write_text("half")
+    def half(path: Path, data: bytes) -> int:
+        whole(path, data[: len(data) // 2])
         raise OSError(5, os.strerror(5), str(path))
 
     (tmp_path / "p.png").write_text("old")
-    monkeypatch.setattr(Figure, "savefig", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(DataError, match=r"p\.png: cannot write the picture: Input/output error\."):
         inspect_data(tmp_path / "c", {}, plot=tmp_path / "p.png")
     assert names(tmp_path) == ["c", "p.png"] and (tmp_path / "p.png").read_text() == "old"

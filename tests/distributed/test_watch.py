@@ -6,7 +6,6 @@ import threading
 import pytest
 from pydantic import ValidationError
 
-from foretrain.distributed.store import local_address
 from foretrain.distributed.watch import Deadlines, Standing, Watchdog, stacks, who_hangs
 
 WAITS = "waiting for the other ranks at step 8"
@@ -69,8 +68,3 @@ def test_deadlines_are_minutes_and_null_is_the_usual_number():
     assert Deadlines(step=0.5).seconds("step") == 30
     with pytest.raises(ValidationError):
         Deadlines(start=0)
-
-
-def test_the_address_in_use_is_the_one_from_which_the_other_is_reached():
-    assert local_address("127.0.0.1") == "127.0.0.1"
-    assert local_address("not an address") is None

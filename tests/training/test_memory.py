@@ -52,8 +52,11 @@ def test_groups_of_version_1_and_a_container_that_sees_only_its_own_root_limit_i
 
 
 def test_a_limit_of_addresses_counts(proc, tmp_path, monkeypatch):
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (GB, GB))
-    assert host_memory(proc, tmp_path) == GB - 1000 * resource.getpagesize()
+    own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = own + GB // 2
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    (proc / "self" / "statm").write_text(f"{own // resource.getpagesize() + 1000} 0 0")
+    assert host_memory(proc, tmp_path) == GB // 2 - 1000 * resource.getpagesize()
     assert 0 < available(torch.device("cpu")) < GB
 
 
