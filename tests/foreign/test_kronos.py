@@ -292,6 +292,15 @@ def test_without_a_readable_csv_the_ratios_are_left_behind_and_reported(folder: 
     assert Code.RATIOS_LEFT_BEHIND in codes(found.ledger.notes)
 
 
+def test_a_csv_that_is_there_and_cannot_be_read_is_an_error(folder: Path, monkeypatch):
+    def fails(path: Path, *args, **options):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(ConfigError, match=r"bars\.csv: cannot be read \(Input/output error\), and data's ratios count"):
+        small(folder, data={"data_path": "bars.csv"})
+
+
 def test_ratios_beyond_one_whole_leave_validation_the_rest(folder: Path):
     found = small(folder, data={"data_path": "bars.csv", "train_ratio": 0.9, "val_ratio": 0.2})
     assert (found.tree["data"]["validation_steps"], found.tree["data"]["test_steps"]) == (100, 0)

@@ -14,6 +14,7 @@ from tests.training.curves import loss_curve_hash
 
 from foretrain.atomic import write_json
 from foretrain.errors import ConfigError, TrainingError
+from foretrain.training.checkpoint import CheckpointManager
 from foretrain.training.settings import TrainingConfig
 from foretrain.training.trainer import ValidationResult
 
@@ -361,6 +362,21 @@ def test_the_checkpoints_of_every_m_steps_are_saved_and_kept_whatever_else_is(to
     settings = {"keep_last": 1, "keep_best": 1, "keep_every": 5, "checkpoint_every": every}
     toy.trainer(tmp_path, evaluate=values, validate_every=4, **settings).fit()
     assert toy.steps(tmp_path) == [5, 8, 10, 12]
+
+
+def test_what_a_run_killed_after_its_last_save_has_not_pruned_is_pruned_by_a_resume(
+    toy, tmp_path, monkeypatch
+):
+    def killed(self: CheckpointManager) -> None:
+        if self.list_complete()[-1].step == 12:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CheckpointManager, "prune", killed)
+        toy.trainer(tmp_path, checkpoint_every=4, keep_last=1).fit()
+    assert toy.steps(tmp_path) == [4, 8, 12]
+    toy.trainer(tmp_path, checkpoint_every=4, keep_last=1, resume="auto").fit()
+    assert toy.steps(tmp_path) == [12]
 
 
 def test_familiar_names_are_hard_links_to_the_release(toy, tmp_path):

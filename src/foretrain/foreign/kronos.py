@@ -224,13 +224,19 @@ def _find(path: Path, given: str | None) -> Path | None:
 
 
 def _parts(ledger: Ledger, file: Path | None) -> _Parts | None:
-    """Return the parts that the ratios give, rounded as upstream does; None if the file cannot be read."""
+    """Return the parts that the ratios give, rounded as upstream does; None without a file, or for one that is no CSV.
+
+    Raises ConfigError for a file that is there and cannot be read: without it the ratios would be lost.
+    """
     if file is None:
         return None
     try:
         with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
             rows = sum(1 for row in csv.reader(lines) if any(row)) - 1
-    except (OSError, csv.Error):
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(f"{file}: cannot be read ({why}), and data's ratios count its rows. Read it again.") from None
+    except csv.Error:
         return None
     if rows < 1:
         return None

@@ -539,6 +539,7 @@ class Trainer:
         if self.last_saved != train_state.step:
             self._save(None, final=True)
         self.checkpoints.wait()
+        self.world.on_main(self.checkpoints.prune)  # also for a run that was killed after its last save
         totals = self.monitor.run_totals()
         if self.before_release is not None:
             self.before_release()
