@@ -154,6 +154,18 @@ def test_resuming_a_finished_run_keeps_its_mark(toy, tmp_path):
     assert "promotion" not in read(tmp_path / "final_metrics.json")
 
 
+def test_a_promotion_with_a_number_that_json_lacks_is_not_taken_over(tmp_path: Path, toy) -> None:
+    toy.trainer(tmp_path).fit()
+    mark_promotion(tmp_path / "release", MARK)
+    path = tmp_path / "release" / "release.json"
+    text = path.read_text().replace('"promotion": {', '"promotion": {"p_value": -Infinity, ')
+    assert "Infinity" in text
+    path.unlink()
+    path.write_text(text)
+    toy.trainer(tmp_path, resume="auto").fit()
+    assert "promotion" not in read(path)
+
+
 @pytest.mark.parametrize("text", ['{"step": 2', "[1]", "[" * 3000, "\x00", ""])
 def test_a_run_with_a_damaged_release_json_is_resumed_and_writes_it_anew(tmp_path: Path, toy, text: str) -> None:
     toy.trainer(tmp_path).fit()

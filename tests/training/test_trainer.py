@@ -364,9 +364,7 @@ def test_the_checkpoints_of_every_m_steps_are_saved_and_kept_whatever_else_is(to
     assert toy.steps(tmp_path) == [5, 8, 10, 12]
 
 
-def test_what_a_run_killed_after_its_last_save_has_not_pruned_is_pruned_by_a_resume(
-    toy, tmp_path, monkeypatch
-):
+def test_what_a_run_killed_after_its_last_save_has_not_pruned_is_pruned_by_a_resume(toy, tmp_path, monkeypatch):
     def killed(self: CheckpointManager) -> None:
         if self.list_complete()[-1].step == 12:
             raise KeyboardInterrupt

@@ -62,6 +62,7 @@ FILES: list[tuple[str, str, Edit]] = [
     ("release/toto/config.json", "evaluate", values(output_distribution_kwargs="x")),
     ("release/toto2/release.json", "train", values(data__test_steps=-float("inf"))),
     ("release/linear/release.json", "train", values(data__validation_steps=10**30)),
+    ("quick/release.json", "quick", values(promotion__tests__zero_shot__p_value=-float("inf"))),
     ("release/toto/release.json", "train", values(corpora=[{"fingerprint": "a", "provenance": [1]}])),
     ("release/linear/release.json", "train", values(data__longest_trained="1")),
 ]
