@@ -233,6 +233,9 @@ class Trials:
         if again.code:
             return f"next run: exit code {again.code}: {again.text.strip()[-200:]!r}"
         differences = self._differences(snapshot(self.folder))
+        differences = [
+            path for path in differences if not path.endswith(".lock")
+        ]  # of an ended process: the next takes it
         own = [str(p.relative_to(self.folder)) for name in OWN for p in (self.folder / name).rglob("*")]
         own = [path for path in own if hidden(path) or path.startswith("tmp/")]
         return f"next run: {(differences + own)[:4]} differ" if differences or own else None

@@ -18,8 +18,8 @@ _NUMBERS = re.compile(rb"[0-9a-f]{6,}|[0-9.]+")
 def snapshot(folder: Path) -> dict[str, str]:
     """Return {path: sha256, or the target of a link, or "" of a folder} of everything below a folder.
 
-    Times of this day in JSON do not count, nor does the order of the tensors in a file, nor hashes of such files, nor
-    how many files of events TensorBoard has.
+    Times of this day in JSON and HTML, the lines of training.log, the order of the tensors in a file, hashes of such
+    files, and the number of TensorBoard's files of events do not count.
     """
     found: dict[str, str] = {}
     days = {time.strftime("%Y-%m-%d", moment) for moment in (time.localtime(), time.gmtime())}
@@ -29,7 +29,8 @@ def snapshot(folder: Path) -> dict[str, str]:
         if name.split("/")[0] not in OWN:
             is_file = path.is_file() and not path.is_symlink()
             raw = path.read_bytes() if is_file else b""
-            raw = now.sub(b"", raw) if path.suffix == ".json" else raw
+            raw = now.sub(b"", raw) if path.suffix in (".json", ".html") else raw
+            raw = b"" if path.name == "training.log" else raw  # durations, which may be equal in two clean runs
             raw = _tensors(raw) if path.suffix == ".safetensors" else raw
             raw = b"" if path.name == "manifest.json" and "checkpoints" in name else raw  # compared by `damages`
             content = hashlib.sha256(raw).hexdigest() if is_file else ""

@@ -19,6 +19,17 @@ def test_stop_ends_the_run_with_an_error_and_leaves_the_last_good_checkpoint(toy
     assert toy.steps(tmp_path) == [5]
 
 
+def test_a_disk_that_fills_up_leaves_no_torn_record_of_the_batch(toy, tmp_path, monkeypatch):
+    def half(path, facts) -> None:
+        path.write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("foretrain.training.nonfinite.write_json", half)
+    with pytest.raises(TrainingError):
+        toy.trainer(tmp_path, source=toy.Source(poison={BAD: math.inf})).fit()
+    assert not list((tmp_path / "nonfinite").rglob("*.json"))
+
+
 def test_skip_leaves_weights_optimizer_and_average_as_they_were(toy, tmp_path):
     trainers = {}
     for name, poison, steps in (("bad", {BAD: math.inf}, 7), ("good", {}, 6)):

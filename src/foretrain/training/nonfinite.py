@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from foretrain.atomic import write_json
+from foretrain.atomic import replacing_file, write_json
 from foretrain.training.loader import BatchLoader
 from foretrain.training.step import StepResult
 
@@ -46,5 +46,6 @@ def save_for_replay(folder: Path, result: StepResult, loader: BatchLoader, seed:
             "grad_norm": repr(result.grad_norm),
             "draw_seed": draw_seed(seed, micro_batch.step, micro_batch.k),
         }
-        write_json(written.with_suffix(".json"), facts)
+        with replacing_file(written.with_suffix(".json")) as scratch:
+            write_json(scratch, facts)
     return written
