@@ -30,7 +30,7 @@ def ended(folder) -> dict[str, dict[int, tuple[int, str, float]]]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.by_hand", str(folder)],
         cwd=Path(__file__).parents[1],
-        env=os.environ | {"TORCH_CPP_LOG_LEVEL": "ERROR"},  # as the command sets it
+        env=os.environ | {"TORCH_CPP_LOG_LEVEL": "FATAL"},  # as the command sets it
         capture_output=True,
         text=True,
         timeout=DEADLINE,
@@ -125,4 +125,4 @@ def test_a_wait_outside_of_steps_may_be_longer_than_one_in_a_step(ended):
 def test_torch_prints_no_frames_of_its_own_in_several_processes(monkeypatch):
     monkeypatch.setattr(os, "environ", {"WORLD_SIZE": "2"})
     prepare(None)
-    assert os.environ["TORCH_CPP_LOG_LEVEL"] == "ERROR"
+    assert os.environ["TORCH_CPP_LOG_LEVEL"] == "FATAL"

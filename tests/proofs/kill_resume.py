@@ -244,8 +244,8 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=4, help="processes, with --layout")
     parser.add_argument("--json", type=Path, help="file of records, one a case: this run replaces that of its case")
     options = parser.parse_args()
-    if os.environ.get("TORCH_CPP_LOG_LEVEL") != "ERROR":  # as the command sets it, before torch is imported
-        os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
+    if os.environ.get("TORCH_CPP_LOG_LEVEL") != "FATAL":  # as the command sets it, before torch is imported
+        os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"
         os.execv(sys.executable, [sys.executable, *sys.argv])
     folder = Path(tempfile.mkdtemp(prefix="kill-resume-"))
     counts = trials(options, folder)

@@ -35,7 +35,7 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command sets it before it imports torch
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # as the command sets it before it imports torch
 import kill_resume
 from kill_cli import CASES, ROOT, TRAINING, VALIDATE_EVERY
 from kill_resume import wait

@@ -292,7 +292,7 @@ def prepare(threads: int | None) -> None:
     """Set environment variables that torch reads when it is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve every other process of the machine
     if count_of_several(os.environ):  # of a process that is gone torch prints C++ frames; we print a line
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
