@@ -133,6 +133,12 @@ def remove_leftover(path: Path) -> None:
     remove(path.with_name(f".tmp-{path.name}"))
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what kills left of all replacing_file(folder / ...), for folders whose next files have other names."""
+    for leftover in folder.glob(".tmp-*"):
+        remove(leftover)
+
+
 def create_text(path: Path, text: str) -> None:
     """Write a new UTF-8 file and its parent folders, or into a stream; none of them is there after an OSError.
 

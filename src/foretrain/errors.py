@@ -29,6 +29,10 @@ class ModelError(ForetrainError):
     """A release or checkpoint cannot be opened, or does not support the request."""
 
 
+class UnreadableError(ModelError):
+    """A file of a release is there, and the system fails to read it: what it says is not known."""
+
+
 class TrainingError(ForetrainError):
     """A run cannot start, continue or be resumed."""
 

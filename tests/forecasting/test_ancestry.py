@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from foretrain.errors import UnreadableError
 from foretrain.evaluation.overlap import check_overlap
 from foretrain.forecasting.ancestry import LIMIT, Ancestry, Seen, ancestor, most_seen, own_training
+from foretrain.forecasting.parents import ancestry_of
 from foretrain.notes import Code
 
 DATES = ("2020-01-01T00:00:00.000000", "2024-12-31T00:00:00.000000")
@@ -124,3 +127,18 @@ def test_what_does_not_fit_even_shortened_is_counted_and_makes_the_ancestry_unkn
 )
 def test_an_ancestor_is_named_by_the_way_that_leads_to_it(by: str, text: str):
     assert ancestor(by, {"model": {"asked": "runs/base"}}) == text
+
+
+def test_a_parent_that_the_system_fails_to_read_is_an_error_and_one_that_is_gone_or_malformed_is_unknown(
+    tmp_path: Path,
+):
+    (tmp_path / "config.json").write_text("{}")
+    record, parent = tmp_path / "release.json", {"model": {"asked": str(tmp_path), "hash": "0"}}
+    for said in (None, "{"):
+        if said is not None:
+            record.write_text(said)
+        assert ancestry_of(parent).unknown == ("model",)
+    record.unlink()
+    record.symlink_to(record.name)  # ELOOP, also for root
+    with pytest.raises(UnreadableError, match=r"release\.json: cannot be read \(Too many levels"):
+        ancestry_of(parent)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from foretrain.errors import ModelError, TrainingError
+from foretrain.errors import ModelError, TrainingError, UnreadableError
+from foretrain.models import checkpoints
 from foretrain.models.checkpoints import checkpoint_at, checkpoint_family, describe_checkpoint, is_checkpoint
 from foretrain.models.hub import resolve
 from foretrain.run.export import export_checkpoint
@@ -38,6 +40,21 @@ def test_the_best_of_a_run_without_a_validation_or_without_that_checkpoint_is_th
     only = write(tmp_path / "checkpoints", 100, best=best)
     assert checkpoint_at(tmp_path / "best") == only
     assert describe_checkpoint(only) == "step 100, the last of its run"
+
+
+def test_the_best_is_no_other_while_the_newest_record_cannot_be_read(tmp_path: Path, monkeypatch):
+    for step, best in ((100, 100), (200, 200)):
+        write(tmp_path / "checkpoints", step, best=best)
+    read = checkpoints.read_object
+
+    def failing(path: Path) -> dict:
+        if path.parent.name == "step-00000200":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(checkpoints, "read_object", failing)
+    with pytest.raises(UnreadableError, match=r"state\.json: cannot be read \(Input/output error"):
+        checkpoint_at(tmp_path / "best")
 
 
 def test_the_names_of_a_pipeline_are_those_of_its_last_stage(tmp_path: Path):

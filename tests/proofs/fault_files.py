@@ -163,9 +163,9 @@ class Trials:
         wrong = [text for text in wrong if text]
         left = kind_of(self.folder, state, self.volatile)
         known = left in self._next_is_right and not wrong
-        if not known and (text := self._next(complete or end.code == 0)):
+        if not known and (text := self._next(complete or end.code == 0, skipped, may_be_left)):
             wrong.append(text)
-        if not wrong:
+        if not wrong and not skipped:
             self._next_is_right.add(left)
         said = " ".join(end.text.strip().splitlines()[-1:])[:160]
         return {"end": _outcome(end, complete), "said": said, "again": not known, "wrong": wrong}
@@ -217,11 +217,19 @@ class Trials:
                 path = self.folder / unit
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def _is_empty_scratch(self, path: str) -> bool:
+        folder = self.folder / path
+        return folder.name.startswith(".tmp-") and folder.is_dir() and not any(folder.iterdir())
+
     def _spare(self, path: str) -> bool:
         return self.case.spare != "" and (path == self.case.spare or path.startswith(f"{self.case.spare}/"))
 
-    def _next(self, complete: bool) -> str | None:
-        """Run the command again, undisturbed; return what is wrong then."""
+    def _next(self, complete: bool, skipped: bool, may_be_left: bool) -> str | None:
+        """Run the command again, undisturbed; return what is wrong then.
+
+        skipped: a checkpoint that could not be read was left out, so that finished stages hold another. may_be_left:
+        empty scratch folders may stay in finished stages.
+        """
         if self.case.numbered:
             self._delete_outputs()
             for name in self.case.runs if complete else ():
@@ -232,10 +240,14 @@ class Trials:
             again = run(self.case.words, self.folder)
         if again.code:
             return f"next run: exit code {again.code}: {again.text.strip()[-200:]!r}"
-        differences = self._differences(snapshot(self.folder))
-        differences = [
-            path for path in differences if not path.endswith(".lock")
-        ]  # of an ended process: the next takes it
+        state = snapshot(self.folder)
+        differences = [p for p in self._differences(state) if not p.endswith(".lock")]  # of an ended process
+        if skipped:
+            differences = [path for path in differences if Path(path).name not in ("release.json", "model.safetensors")]
+        if may_be_left:
+            differences = [
+                path for path in differences if not (path.count("/stages/") and self._is_empty_scratch(path))
+            ]
         own = [str(p.relative_to(self.folder)) for name in OWN for p in (self.folder / name).rglob("*")]
         own = [path for path in own if hidden(path) or path.startswith("tmp/")]
         return f"next run: {(differences + own)[:4]} differ" if differences or own else None

@@ -94,6 +94,15 @@ def test_a_bit_of_the_manifest_is_covered_too(store):
     assert "manifest.json" in (damage(path) or "")
 
 
+def test_a_best_checkpoint_whose_manifest_cannot_be_read_is_skipped_and_said(store):
+    for step, metric in ((1, 0.2), (2, 0.1)):
+        save(store, step, metric=metric)
+    (store.folder / "step-00000002" / "manifest.json").write_text("{")
+    messages = []
+    assert store.best_intact(messages.append).step == 1
+    assert len(messages) == 1 and "step-00000002, perhaps the best, is damaged and is skipped" in messages[0]
+
+
 def test_damage_everywhere_is_an_error_and_not_a_fresh_start(store):
     for step in (1, 2):
         (save(store, step) / "state.json").write_text("{}")

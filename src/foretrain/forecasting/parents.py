@@ -2,6 +2,9 @@
 
 A release carries the record of all its ancestors (ancestry.py), so only the parents are read. Those of an
 older version recorded none: the folders that they name are read instead, as far as they still hold the same weights.
+
+What is gone or malformed is unknown, and said to be. What the system fails to read (UnreadableError) is an error: a
+record that says "unknown" stays, and the next try may succeed.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foretrain.adapters.files import base_of
-from foretrain.errors import ModelError
+from foretrain.errors import ModelError, UnreadableError
 from foretrain.forecasting.ancestry import Ancestry, own_training
 from foretrain.models.hub import facts_of, release_hash, resolve
 
@@ -94,9 +97,11 @@ def _ancestry_or_unknown(facts: Mapping[str, Any]) -> Ancestry:
 
 
 def _hash(place: Mapping[str, Any]) -> str | None:
-    """Return the hash of the weights at a place; None if they cannot be read."""
+    """Return the hash of the weights at a place; None if they are gone."""
     try:
         return release_hash(resolve(place["asked"], place.get("revision"), offline=True))
+    except UnreadableError:
+        raise
     except ModelError:
         return None
 
@@ -127,13 +132,17 @@ def _folder(role: str, parents: Mapping[str, Mapping[str, Any]]) -> Path | None:
 def _is_unchanged(folder: Path, entry: Mapping[str, Any], line: frozenset[str]) -> bool:
     try:
         return entry.get("hash") not in line and release_hash(folder) == entry.get("hash")
+    except UnreadableError:
+        raise
     except ModelError:
         return False
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Return the release.json of a folder, {} if there is none that can be read."""
+    """Return the release.json of a folder, {} if there is none, or a malformed one."""
     try:
         return facts_of(folder)
+    except UnreadableError:
+        raise
     except ModelError:
         return {}

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from foretrain.errors import ModelError
+from foretrain.errors import ModelError, UnreadableError
 from foretrain.reading import read_object, resolved
 
 STATE, MANIFEST = "state.json", "manifest.json"
@@ -69,17 +69,24 @@ def _folder_of(path: Path) -> Path:
 
 
 def read_checkpoint_state(checkpoint: Path) -> dict[str, Any]:
-    """Return the state.json of a checkpoint. Raises ModelError if it cannot be read."""
+    """Return the state.json of a checkpoint.
+
+    Raises ModelError if it is missing or malformed, UnreadableError if the system fails to read it.
+    """
     try:
         return read_object(checkpoint / STATE)
-    except (OSError, ValueError, TypeError) as error:
+    except (FileNotFoundError, ValueError, TypeError) as error:
         raise ModelError(f"{checkpoint / STATE}: cannot be read ({error}).") from None
+    except OSError as error:
+        raise UnreadableError(f"{checkpoint / STATE}: cannot be read ({error.strerror or error}).") from None
 
 
 def checkpoint_family(checkpoint: Path) -> str | None:
     """Return the name of the family of a checkpoint's model; None if its state does not tell."""
     try:
         return str(read_checkpoint_state(checkpoint)["config"]["model"]["family"])
+    except UnreadableError:
+        raise
     except (ModelError, KeyError, TypeError):
         return None
 
@@ -121,6 +128,8 @@ def _best_of(found: list[Path]) -> Path | None:
     for newest in reversed(found):
         try:
             step = read_checkpoint_state(newest)["progress"]["best_step"]
+        except UnreadableError:  # an older record may name another
+            raise
         except (ModelError, KeyError, TypeError):  # damaged, or deleted by its run meanwhile
             continue
         return next((path for path in found if step_of(path) == step), None)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from foretrain.errors import ModelError
+from foretrain.errors import ModelError, UnreadableError
 from foretrain.models.checkpoints import checkpoint_at, checkpoints_beside, is_checkpoint, steps_in
 from foretrain.models.shipped import shipped
 from foretrain.notes import Code, Note, warn
@@ -87,14 +87,19 @@ def release_in(folder: Path) -> Path:
 def facts_of(folder: Path) -> dict[str, Any]:
     """Return the release.json of a release, run or adapter folder; {} if there is none.
 
-    Raises ModelError if it cannot be read, or says of its parents what no release says.
+    Raises ModelError if it cannot be read (UnreadableError if the system fails to), or says of its parents what no
+    release says.
     """
     path = release_in(folder) / "release.json"
-    if not path.is_file():
-        return {}
     try:
         facts = read_object(path)
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise UnreadableError(
+            f"{path}: cannot be read ({error.strerror or error}). Restore it, or remove it."
+        ) from None
+    except ValueError as error:
         raise ModelError(f"{path}: cannot be read ({error}). Restore it, or remove it.") from None
     parents = facts.get("parents")
     if parents is not None and not (isinstance(parents, dict) and all(isinstance(p, dict) for p in parents.values())):
@@ -103,7 +108,10 @@ def facts_of(folder: Path) -> dict[str, Any]:
 
 
 def release_hash(folder: Path) -> str:
-    """Return the sha256 over names and bytes of a release's config.json and weights; it identifies the content."""
+    """Return the sha256 over names and bytes of a release's config.json and weights; it identifies the content.
+
+    Raises ModelError if a file is missing, UnreadableError if the system fails to read it.
+    """
     digest = hashlib.sha256()
     files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
     for path in files:
@@ -111,8 +119,10 @@ def release_hash(folder: Path) -> str:
         try:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+        except FileNotFoundError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror}).") from None
         except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror or error}).") from None
+            raise UnreadableError(f"{path}: cannot be read ({error.strerror or error}).") from None
     return digest.hexdigest()
 
 

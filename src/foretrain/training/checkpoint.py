@@ -249,7 +249,10 @@ class CheckpointManager:
 
     def best_intact(self, log: Callable[[str], None]) -> CheckpointInfo | None:
         """Return the best checkpoint whose hashes are correct; damaged ones are logged and skipped."""
-        for item in self.best():
+        found = self.list_complete()
+        for path in set(steps_in(self.folder)) - {item.path for item in found}:
+            log(f"checkpoint {path.name}, perhaps the best, is damaged and is skipped: {damage(path)}")
+        for item in self.best(found):
             problem = damage(item.path)
             if problem is None:
                 return item

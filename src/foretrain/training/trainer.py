@@ -14,6 +14,7 @@ import torch
 
 import foretrain
 from foretrain.adapters.layers import adapter_facts, merged
+from foretrain.atomic import remove_leftovers
 from foretrain.config import Section
 from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import ConfigError, TrainingError
@@ -315,6 +316,7 @@ class Trainer:
             self.checkpoints.clean()
             return None
         self.checkpoints.clean()
+        remove_leftovers(self.output_dir / "nonfinite")
         if self.resume == "auto":
             path = self.checkpoints.newest_intact(log)
             if path:

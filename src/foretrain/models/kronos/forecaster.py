@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.data.windows import Windows
-from foretrain.errors import ConfigError, DataError, ModelError
+from foretrain.errors import ConfigError, DataError, ModelError, UnreadableError
 from foretrain.models.base import Batch, Forecast, ForecastRequest, Loss, Streams
 from foretrain.models.hub import facts_of, release_hash, resolve
 from foretrain.models.kronos import inputs
@@ -387,6 +387,8 @@ def _trained_with(folder: Path) -> set[str]:
     known = {release_hash(folder / "tokenizer")} if (folder / "tokenizer" / "config.json").is_file() else set()
     try:
         return known | {str(facts_of(folder)["parents"]["tokenizer"]["hash"])}
+    except UnreadableError:
+        raise
     except (ModelError, KeyError, TypeError):
         return known  # a release of upstream has no release.json
 
