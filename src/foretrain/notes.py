@@ -135,6 +135,7 @@ class Code(StrEnum):
     HOUR_REPEATED = "hour_repeated"  # as at the end of summer time
     # runs and their configs
     TOKENISING = "tokenising"  # of all windows before the first step, which takes a while
+    CHECKPOINT_SKIPPED = "checkpoint_skipped"  # its manifest cannot be read: it is neither deleted nor the best
     SETTING_REPLACED = "setting_replaced"  # by one of the command line that excludes it, or that it does not fit
     # configs of other projects
     RATIOS_LEFT_BEHIND = "ratios_left_behind"  # without the CSV they cannot become numbers of rows

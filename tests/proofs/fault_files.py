@@ -243,7 +243,7 @@ class Trials:
         state = snapshot(self.folder)
         differences = [p for p in self._differences(state) if not p.endswith(".lock")]  # of an ended process
         if skipped:
-            differences = [path for path in differences if Path(path).name not in ("release.json", "model.safetensors")]
+            differences = [path for path in differences if not _depends_on_skipped(path)]
         if may_be_left:
             differences = [
                 path for path in differences if not (path.count("/stages/") and self._is_empty_scratch(path))
@@ -251,6 +251,14 @@ class Trials:
         own = [str(p.relative_to(self.folder)) for name in OWN for p in (self.folder / name).rglob("*")]
         own = [path for path in own if hidden(path) or path.startswith("tmp/")]
         return f"next run: {(differences + own)[:4]} differ" if differences or own else None
+
+
+def _depends_on_skipped(path: str) -> bool:
+    """Return True for what differs after a checkpoint was left out: releases, what a resumed run sets aside, and
+    records with the times of the steps that it repeats."""
+    aside = re.search(r"/checkpoints/(abandoned|damaged)-", path)
+    timed = ("state.json", "metrics.jsonl", "final_metrics.json")
+    return aside is not None or Path(path).name in ("release.json", "model.safetensors", *timed)
 
 
 def _outcome(end: End, complete: bool) -> str:

@@ -94,13 +94,16 @@ def test_a_bit_of_the_manifest_is_covered_too(store):
     assert "manifest.json" in (damage(path) or "")
 
 
-def test_a_best_checkpoint_whose_manifest_cannot_be_read_is_skipped_and_said(store):
-    for step, metric in ((1, 0.2), (2, 0.1)):
-        save(store, step, metric=metric)
-    (store.folder / "step-00000002" / "manifest.json").write_text("{")
-    messages = []
-    assert store.best_intact(messages.append).step == 1
-    assert len(messages) == 1 and "step-00000002, perhaps the best, is damaged and is skipped" in messages[0]
+def test_a_checkpoint_whose_manifest_cannot_be_read_is_neither_the_best_nor_deleted_and_is_named_once(store, caplog):
+    for step in range(1, 6):
+        save(store, step, metric=1 / step)
+    (store.folder / "step-00000005" / "manifest.json").write_text("{")
+    assert store.best_intact(pytest.fail).step == 4
+    for step in range(6, 9):
+        save(store, step)
+    assert "step-00000005" in files_of(store.folder)
+    named = [record.message for record in caplog.records if "step-00000005 is damaged and is skipped" in record.message]
+    assert len(named) == 1
 
 
 def test_damage_everywhere_is_an_error_and_not_a_fresh_start(store):

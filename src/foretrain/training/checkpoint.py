@@ -27,11 +27,14 @@ from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import MANIFEST, STATE, step_of, steps_in
+from foretrain.notes import Code, Note, warn
 from foretrain.reading import Unreadable, believing, read_object
 from foretrain.training.background import Background, HostCopy
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
 from foretrain.training.saved_state import OTHER_CHECKPOINT, check_manifest, check_state
+
+_log = logging.getLogger(__name__)
 
 FORMAT = 1
 ASIDE = 5  # checkpoints of each kind that were set aside on a resume
@@ -67,6 +70,7 @@ class CheckpointManager:
         self.world = world.with_own_group() if background else world
         self._stage = HostCopy() if background else None
         self._pending: Background | None = None
+        self._skipped = set[Path]()  # checkpoints that a warning has named
 
     @property
     def under_way(self) -> bool:
@@ -230,12 +234,19 @@ class CheckpointManager:
                 delete_checkpoint(item.path)
 
     def list_complete(self) -> list[CheckpointInfo]:
-        """Return the checkpoints that have a valid manifest, in the order of their steps. Hashes are not checked."""
+        """Return the checkpoints that have a valid manifest, in the order of their steps. Hashes are not checked.
+
+        The others are skipped, with a warning the first time.
+        """
         found = []
         for path in steps_in(self.folder):
             try:
                 manifest = read_manifest(path)
-            except TrainingError:
+            except TrainingError as error:
+                if path not in self._skipped:
+                    self._skipped.add(path)
+                    text = f"checkpoint {path.name} is damaged and is skipped: {error}"
+                    warn(_log, Note(Code.CHECKPOINT_SKIPPED, text, {"step": step_of(path)}))
                 continue
             metric = manifest["metric"]
             found.append(CheckpointInfo(path, manifest["step"], metric, bool(manifest["final"])))
@@ -249,10 +260,7 @@ class CheckpointManager:
 
     def best_intact(self, log: Callable[[str], None]) -> CheckpointInfo | None:
         """Return the best checkpoint whose hashes are correct; damaged ones are logged and skipped."""
-        found = self.list_complete()
-        for path in set(steps_in(self.folder)) - {item.path for item in found}:
-            log(f"checkpoint {path.name}, perhaps the best, is damaged and is skipped: {damage(path)}")
-        for item in self.best(found):
+        for item in self.best():
             problem = damage(item.path)
             if problem is None:
                 return item
