@@ -17,6 +17,10 @@ from typing import Any, TextIO
 # Control characters but for tab and newline, separators of lines, changes of direction, halves of surrogate pairs
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# for matplotlib: without dates, and with the same names in SVG, equal pictures are equal files
+UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+SALT = "foretrain"  # svg.hashsalt
+
 _ACCOUNT = re.compile(r"(?<=://)\S+@")  # user and password of an address
 _HEADER = re.compile(r"(authorization\W+(?:basic|bearer|digest)\s+)\S+", re.IGNORECASE)  # as a server may quote it
 _SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|KEY)$", re.IGNORECASE)

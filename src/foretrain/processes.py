@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+MOST_THREADS = 1024  # of a process, that a setting may ask for
 TAG = r"[0-9a-f]{8}\.[0-9a-f]{8}\.[0-9]+\.[0-9]+"  # of a name: host, boot, pid and start time of its process
 
 

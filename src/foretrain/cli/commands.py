@@ -523,10 +523,14 @@ def _check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | N
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the CPU threads of this process, also if torch is already imported."""
+    """Set the CPU threads of this process, also if torch is already imported. Raises ConfigError."""
     if threads is not None:
         import torch
 
+        from foretrain.processes import MOST_THREADS
+
+        if not 1 <= threads <= MOST_THREADS:
+            raise ConfigError(f"threads: {threads} is not between 1 and {MOST_THREADS:,}.")
         torch.set_num_threads(threads)
 
 

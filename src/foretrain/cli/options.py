@@ -18,6 +18,7 @@ import typer
 
 from foretrain.distributed.launchers import count_of_several, speaks
 from foretrain.errors import ConfigError
+from foretrain.processes import MOST_THREADS
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ CsvSafeOption = Annotated[
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU when there is one.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, max=1024, help="CPU threads per process (default: PyTorch's).")
+    int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads per process (default: PyTorch's).")
 ]
 
 

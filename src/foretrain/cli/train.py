@@ -16,6 +16,7 @@ from foretrain.distributed.watch import Deadlines
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, MissingCorpusError
 from foretrain.notes import Note, warn
+from foretrain.processes import MOST_THREADS
 from foretrain.run.config import RunConfig
 from foretrain.run.dry_run import REFUSED, describe_run, describe_stages
 from foretrain.run.pipeline import run_stages
@@ -96,7 +97,7 @@ def train_command(
     """
     draft = Draft.read(path, overrides, flags)
     device, threads = draft.merged.get("device", "auto"), draft.merged.get("threads")
-    some = threads if isinstance(threads, int) and threads > 0 else None
+    some = threads if isinstance(threads, int) and 0 < threads <= MOST_THREADS else None  # others are refused below
     with World.start(str(device), some, _deadlines(draft.merged.get("deadlines"))) as world:
         world.watch.folder = Path(str(draft.merged["output_dir"])) if draft.merged.get("output_dir") else None
         if not dry_run and (folder := draft.merged.get("output_dir")):

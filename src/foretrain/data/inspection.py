@@ -17,7 +17,7 @@ from foretrain.data.store import Column, Corpus, Manifest
 from foretrain.data.windows import NO_TIME
 from foretrain.errors import DataError
 from foretrain.notes import counted
-from foretrain.printing import printable
+from foretrain.printing import SALT, UNDATED, printable
 from foretrain.reading import read_object
 
 if TYPE_CHECKING:
@@ -175,10 +175,13 @@ def plot_corpus(corpus: Corpus, path: str | Path) -> None:
     from matplotlib import rc_context
 
     try:
-        with rc_context({"text.parse_math": False}), files_together([Path(path)], _unwritten) as scratch:
+        with (
+            rc_context({"text.parse_math": False, "svg.hashsalt": SALT}),
+            files_together([Path(path)], _unwritten) as scratch,
+        ):
             kind = Path(path).suffix[1:] or "png"  # without one matplotlib would add it to the name
             picture = io.BytesIO()  # on a full disk some of matplotlib's writers raise errors of their own
-            _figure(corpus).savefig(picture, dpi=110, format=kind)
+            _figure(corpus).savefig(picture, dpi=110, format=kind, metadata=UNDATED.get(kind.lower()))
             scratch[Path(path)].write_bytes(picture.getvalue())
     except ValueError as error:
         raise DataError(f"{path}: cannot write the picture: {error}.") from None

@@ -20,7 +20,7 @@ import numpy as np
 
 from foretrain.errors import DataError
 from foretrain.evaluation.metrics import METRICS
-from foretrain.printing import printable
+from foretrain.printing import SALT, UNDATED, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +85,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
+    "svg.hashsalt": SALT,
     "text.parse_math": False,  # a $ in an item's name is a dollar
 }
 
@@ -122,7 +123,7 @@ def save(drawn: Figure, path: Path) -> None:
 
 def _bytes(drawn: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format=kind, facecolor="white")
+    drawn.savefig(buffer, format=kind, facecolor="white", metadata=UNDATED.get(kind.lower()))
     return buffer.getvalue()
 
 

@@ -19,6 +19,7 @@ from foretrain.evaluation.validation import EvaluationConfig
 from foretrain.models import families, infer_family
 from foretrain.models.objective import LossConfig
 from foretrain.models.output import OutputSettings
+from foretrain.processes import MOST_THREADS
 from foretrain.run.shipped import shipped_config as shipped_config
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.settings import TrainingConfig
@@ -60,9 +61,8 @@ class RunSettings(Section):
     output_dir: Annotated[str, FREE]
     seed: int = Field(default=42, ge=0)  # of data order, initial weights and dropout
     device: Annotated[str, FREE] = "auto"  # auto, cpu, cuda, cuda:N or mps
-    threads: Annotated[int | None, FREE] = Field(
-        default=None, ge=1, le=1024
-    )  # CPU threads per process; None = torch's choice
+    # CPU threads per process; None = torch's choice
+    threads: Annotated[int | None, FREE] = Field(default=None, ge=1, le=MOST_THREADS)
     deadlines: Deadlines = Deadlines()  # after which a run that does not get on is ended
 
 

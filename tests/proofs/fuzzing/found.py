@@ -72,6 +72,7 @@ ENVIRONMENTS: list[tuple[str, list[str], dict[str, str]]] = [
 COMMANDS: list[tuple[str, list[str]]] = [
     ("tables", ["train", "config-debug.yaml", "--dry-run", "adapter.rank=1000000000"]),
     ("tables", ["train", "corpus.yaml", "--dry-run", "threads=1000000000"]),
+    ("tables", ["train", "config-debug.yaml", "--dry-run", "threads=1000000000000"]),
     ("tables", ["train", "config-toto-quick.yaml", "--dry-run", "data.prediction_length=9223372036854775807"]),
     ("tables", ["train", "config-toto-quick.yaml", "--dry-run", "data.prediction_length=16777216"]),
     ("tables", ["data", "inspect", "series.csv", "--na-values", "\udced"]),
