@@ -11,7 +11,7 @@ from tests.run.test_train import tiny
 from foretrain.distributed.world import World
 from foretrain.run.build import build_model
 from foretrain.run.dry_run import describe_run
-from foretrain.run.estimate import memory_of
+from foretrain.run.estimate import Size, memory_of, most_activations
 from foretrain.run.train import train_run
 
 
@@ -54,6 +54,16 @@ def test_a_dry_run_counts_the_copy_of_the_state_that_is_written_in_the_backgroun
     assert copies == [[], [(each, "")], [(each, " for each of 4 processes")]]
     monkeypatch.setattr("foretrain.run.estimate.device_memory", lambda device: 1000)
     assert "checkpoint_in_background: false needs no copy" in "\n".join(describe_run(background, World()))
+
+
+def test_activations_of_a_large_micro_batch_are_counted_by_four_of_its_windows(tmp_path: Path, monkeypatch):
+    config = tiny(tmp_path / "run")
+    model, sizes = build_model(config).to("meta"), [Size(1, 7, 32, 4, 3)]
+    whole = most_activations(config, model, sizes)
+    monkeypatch.setattr("foretrain.run.estimate._MOST", 4 * 3 * 36)
+    assert whole and most_activations(config, model, sizes) == whole
+    monkeypatch.setattr("foretrain.run.estimate._MOST", 4 * 3 * 36 - 1)
+    assert most_activations(config, model, sizes) is None
 
 
 def test_a_dry_run_counts_the_checkpoints_that_are_kept_for_ever(tmp_path: Path):

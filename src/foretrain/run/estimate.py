@@ -32,7 +32,7 @@ from foretrain.training.settings import MicroBatch
 LONGEST = 10.0  # seconds that a measured micro-batch may take
 TRIED = 0.3  # seconds for which a shorter one is repeated
 SHARE = 0.3  # of the speed of one matrix product that a model is assumed to reach
-_MOST = 2**27  # values of a micro-batch that is built to count its activations
+_MOST = 2**22  # values of a micro-batch that is built to count its activations: some 200 MB in its preparation
 PRICES = ("open", "high", "low", "close", "volume")  # columns of blank windows, for families that read prices
 
 
@@ -141,13 +141,26 @@ def most_activations(config: RunConfig, model: Trainable, sizes: Sequence[Size])
     """Return the bytes that the forward pass of the largest micro-batch keeps for the backward pass, at most.
 
     In float32 and without fused attention. The model is on "meta", so nothing is computed. None for a model that needs
-    values, and for a micro-batch of more than _MOST values, which is not built to be counted.
+    values, and if four windows have more than _MOST values. A larger micro-batch is counted by two to four windows:
+    from two on the bytes are a polynomial of their number, of degree 2 where windows attend to each other.
     """
-    size = max(sizes, key=_values)
-    if _values(size) > _MOST:
-        return None
     names = PRICES if family(config.model.family).needs else ()
-    context, future = (np.ones((len(names) or size.rows, n), np.float32) for n in (size.context_length, size.horizon))
+    size = max(sizes, key=_values)
+    size = size._replace(rows=len(names) or size.rows)
+    if _values(size) <= _MOST:
+        return _activations(model, size, names)
+    few = [size._replace(windows=count) for count in (2, 3, 4)]
+    if _values(few[-1]) > _MOST:
+        return None
+    found = [bytes_ for one in few if (bytes_ := _activations(model, one, names)) is not None]
+    if len(found) < len(few):
+        return None
+    more, curve = size.windows - 2, found[2] - 2 * found[1] + found[0]
+    return found[0] + more * (found[1] - found[0]) + more * (more - 1) // 2 * curve
+
+
+def _activations(model: Trainable, size: Size, names: tuple[str, ...]) -> int | None:
+    context, future = (np.ones((size.rows, n), np.float32) for n in (size.context_length, size.horizon))
     window = Window(context, len(context), future=future, names=names)
     try:
         batch = model.train().collate(stack_windows([window] * size.windows, size.horizon))

@@ -63,6 +63,7 @@ FILES: list[tuple[str, str, Edit]] = [
     ("release/toto2/release.json", "train", values(data__test_steps=-float("inf"))),
     ("release/linear/release.json", "train", values(data__validation_steps=10**30)),
     ("quick/release.json", "quick", values(promotion__tests__zero_shot__p_value=-float("inf"))),
+    ("release/toto/config.json", "evaluate", values(scale_factor_exponent=1e10)),
     ("release/toto/release.json", "train", values(corpora=[{"fingerprint": "a", "provenance": [1]}])),
     ("release/linear/release.json", "train", values(data__longest_trained="1")),
 ]
@@ -73,6 +74,7 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("tables", ["train", "config-debug.yaml", "--dry-run", "adapter.rank=1000000000"]),
     ("tables", ["train", "corpus.yaml", "--dry-run", "threads=1000000000"]),
     ("tables", ["train", "config-debug.yaml", "--dry-run", "threads=1000000000000"]),
+    ("tables", ["train", "config-kronos-two-stage.yaml", "--dry-run", "data.context_length=100000"]),
     ("tables", ["train", "config-toto-quick.yaml", "--dry-run", "data.prediction_length=9223372036854775807"]),
     ("tables", ["train", "config-toto-quick.yaml", "--dry-run", "data.prediction_length=16777216"]),
     ("tables", ["data", "inspect", "series.csv", "--na-values", "\udced"]),

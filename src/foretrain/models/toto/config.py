@@ -13,7 +13,6 @@ from foretrain.models.architecture import (
     RELATIVE_FLOOR,
     Architecture,
     ModelSection,
-    Positive,
     Rate,
     ScaleFloor,
     Whole,
@@ -49,7 +48,7 @@ class TotoConfig(Architecture):
     output_distribution_kwargs: Mapping[str, Any] | None = None
     use_memory_efficient_attention: bool = True  # for upstream's loader; has no effect here
     stabilize_with_global: bool = True
-    scale_factor_exponent: Positive = 10.0
+    scale_factor_exponent: Annotated[float, Field(gt=0, le=300)] = 10.0  # of 10, as a float64
     max_context_length: Whole = LONGEST  # steps; upstream does not know this key, nor the next two
     scale_floor: ScaleFloor = "upstream"  # what keeps scales from 0: upstream's constant, or a share of the row's size
     rescale: bool = False  # trained on rows that were multiplied so that upstream's constant hides none of them
