@@ -6,13 +6,14 @@ TORCH_INDEX_URL ?=
 HASHES ?= yes
 VENV := .venv
 PARITY := .venv-parity
+FEV := .venv-fev
 CHECKS := .venv-checks
 CODE := src tests benchmarks examples tools setup.py
 
 # Spinning OpenMP threads make two busy cores tens of times slower; waiting threads cost nothing.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick gpu gpu-measure parity fuzz faults pretrain lint types hooks install lock audit sbom clean
+.PHONY: demo test quick gpu gpu-measure parity fev-parity fuzz faults pretrain lint types hooks install lock audit sbom clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/foretrain demo
@@ -33,6 +34,10 @@ gpu-measure: $(VENV)/.installed
 
 parity: $(PARITY)/.installed
 	$(PARITY)/bin/python -m pytest -m parity $(PYTEST_ARGS)
+
+# By hand: fev has an environment of its own, since it and the parity environment need different versions of datasets.
+fev-parity: $(VENV)/.installed $(FEV)/.installed
+	$(VENV)/bin/python tests/proofs/fev_parity.py --python $(FEV)/bin/python $(FEV_ARGS)
 
 # Damaged files and hostile words for every verb: new ones at each call, whose seed is printed; SEED= repeats them.
 MINUTES ?= 10
@@ -79,6 +84,13 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt constraints.lock
 $(PARITY)/.installed: pyproject.toml setup.py constraints-parity.txt constraints-parity.lock
 	$(call environment,$(PARITY),constraints-parity,parity)
 
+# fev alone, without foretrain and torch.
+$(FEV)/.installed: constraints-fev.txt constraints-fev.lock
+	$(PYTHON) -m venv $(FEV)
+	$(FEV)/$(PIP_INSTALL) --no-deps $(if $(filter no,$(HASHES)),,--require-hashes) \
+		--requirement constraints-fev.$(if $(filter no,$(HASHES)),txt,lock)
+	touch $@
+
 # By hand, with tools of their own environment, which are no dependencies. `make lock` takes over changed constraints:
 # a lock has the hashes of all files of a version, for every platform, and no address.
 CHECK_TOOLS := uv==0.13.9 pip-audit==2.10.1 cyclonedx-bom==7.5.0
@@ -91,9 +103,10 @@ $(CHECKS)/.installed: Makefile
 	touch $@
 
 lock: $(CHECKS)/.installed
-	rm -f constraints.lock constraints-parity.lock
+	rm -f constraints.lock constraints-parity.lock constraints-fev.lock
 	$(CHECKS)/bin/$(LOCK) constraints.txt --output-file constraints.lock
 	$(CHECKS)/bin/$(LOCK) constraints-parity.txt --output-file constraints-parity.lock
+	$(CHECKS)/bin/$(LOCK) constraints-fev.txt --output-file constraints-fev.lock
 
 # Never fails: an advisory is no fault of the change at hand.
 audit:
@@ -107,4 +120,4 @@ sbom: $(VENV)/.installed $(CHECKS)/.installed
 	rm sbom-all.json
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(CHECKS) runs
+	rm -rf $(VENV) $(PARITY) $(FEV) $(CHECKS) runs

@@ -15,7 +15,7 @@ PIN = re.compile(r"([\w.-]+)==([\w.+!]+)")
 LOCKED = re.compile(rf"{PIN.pattern}((?: \\\n    --hash=sha256:[0-9a-f]{{64}})+)\n")
 
 
-@pytest.mark.parametrize("name", ["constraints", "constraints-parity"])
+@pytest.mark.parametrize("name", ["constraints", "constraints-parity", "constraints-fev"])
 def test_a_lock_has_hashes_of_every_pinned_package_but_torch_and_nothing_else(name: str):
     """`make lock` writes it; a line without hashes, an address or an option would be left over here."""
     text = (ROOT / f"{name}.lock").read_text()

@@ -220,11 +220,9 @@ def fev_pairs(
     Arguments as for `fev_standings`; the baseline is needed to impute failures only. The skill of two models with an
     error of 0 on the same task is undefined (NaN). fev.analysis.pairwise_comparison.
     """
-    from scipy.stats import rankdata
-
     panel = panel_of(figures, metric, tasks)
     panel = complete(_without_leaks(panel, leaky or {}, leakage_model), missing, baseline)
-    order = np.argsort(rankdata(panel.errors, axis=1).mean(axis=0), kind="stable")
+    order = np.argsort(-_wins(panel.errors).mean(axis=0).sum(axis=1), kind="stable")  # the mean rank falls with wins
     errors, models = panel.errors[:, order], [panel.models[k] for k in order]
     wins = _wins(errors)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -264,7 +262,7 @@ def complete(panel: ErrorPanel, missing: Missing, baseline: str | None = None) -
     if missing == "error":
         raise DataError(_failures(panel, failed))
     if missing == "drop":
-        kept = ~failed.any(axis=1)
+        kept = ~np.logical_or.reduce(failed, axis=1)
         if not kept.any():
             raise DataError(f"{panel.metric}: every task lacks a figure of some model. {_failures(panel, failed)}")
         tasks = tuple(task for task, keep in zip(panel.tasks, kept, strict=True) if keep)
