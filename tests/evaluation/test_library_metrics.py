@@ -10,7 +10,13 @@ import pytest
 
 from foretrain.errors import DataError
 from foretrain.evaluation import library_metrics as metrics
-from foretrain.evaluation.library_metrics import Instances, fev_metrics, gluonts_metrics
+from foretrain.evaluation.library_metrics import (
+    Instances,
+    fev_metrics,
+    gluonts_metrics,
+    utilsforecast_metrics,
+    utilsforecast_seasonal_error,
+)
 
 LEVELS = (0.1, 0.5, 0.9)
 
@@ -144,3 +150,51 @@ def test_what_cannot_be_scored_is_refused():
         replace(rows, point=rows.point[:, 1:])
     with pytest.raises(DataError, match=r"0\.5"):
         replace(rows, levels=(0.1, 0.4, 0.9))
+
+
+def test_utilsforecast_metrics_are_means_over_rows_of_each_row_s_value():
+    rows = replace(instances(), squared_seasonal_error=np.linspace(0.5, 2, 12))
+    rows.target[3] = np.nan  # a row without truth
+    rows.target[4, :2] = 0.0
+    rows.seasonal_error[5] = 1.5  # 0 would make the mean infinite, which another test shows
+    values: dict[str, list[float]] = {name: [] for name in utilsforecast_metrics(rows)}
+    for n in range(12):
+        every = [step[1:4] for step in steps(rows) if step[0] == n]
+        inside = sum(q[0] <= y <= q[2] for y, _, q in every)
+        values["coverage-80"].append(inside / rows.target.shape[1])  # a missing step counts as outside
+        if not every:
+            continue
+        errors = [abs(y - f) for y, f, _ in every]
+        size = sum(abs(y) for y, _, _ in every)
+        loss = np.mean([pinball(y, q, LEVELS) / 6 for y, _, q in every])
+        values["mae"].append(np.mean(errors))
+        values["rmse"].append(math.sqrt(np.mean(np.square(errors))))
+        values["mape"].append(np.mean([e / abs(y) for e, (y, _, _) in zip(errors, every, strict=True) if y != 0]))
+        values["smape"].append(np.mean([abs(y - f) / (abs(y) + abs(f)) for y, f, _ in every]))
+        values["nd"].append(sum(errors) / size)
+        values["mqloss"].append(loss)
+        values["scaled_crps"].append(2 * loss * rows.target.shape[1] / size)  # missing steps count as steps
+        values["rmsse"].append(math.sqrt(np.mean(np.square(errors)) / rows.squared_seasonal_error[n]))
+        if not math.isnan(rows.seasonal_error[n]):
+            values["mase"].append(np.mean(errors) / rows.seasonal_error[n])
+            values["scaled_mqloss"].append(loss / rows.seasonal_error[n])
+    expected = {name: np.mean(of) for name, of in values.items()}
+    assert utilsforecast_metrics(rows) == pytest.approx(expected, rel=1e-12)
+
+
+def test_utilsforecast_has_infinite_scaled_errors_for_a_constant_history():
+    rows = instances(missing=0.0)
+    found = utilsforecast_metrics(rows)
+    assert (found["mase"], found["scaled_mqloss"]) == (math.inf, math.inf)
+    assert math.isfinite(found["scaled_crps"])
+    assert "rmsse" not in found
+    assert utilsforecast_seasonal_error(np.array([1.0, np.nan, 3.0, 5.0]), 1) == 2.0
+    assert math.isnan(utilsforecast_seasonal_error(np.array([1.0, 2.0]), 2))
+
+
+@pytest.mark.parametrize("mode", metrics.METRICS_OF)
+def test_rows_that_fill_several_blocks_have_the_figures_of_one_block(mode: str, monkeypatch):
+    rows = instances(rows=60, levels=(0.05, 0.1, 0.5, 0.9))
+    whole = metrics.METRICS_OF[mode][1](rows)
+    monkeypatch.setattr(metrics, "_BLOCK", 7 * rows.target.shape[1] + 1)
+    assert metrics.METRICS_OF[mode][1](rows) == pytest.approx(whole, rel=1e-13)

@@ -7,7 +7,8 @@ seasonal naive, two noisy ones, one that fails on a task and was trained on anot
 windows, score the same forecasts and aggregate the scores. A submission of all 100 tasks is read by fev as well.
 
 Printed are the largest differences: relative ones of task metrics and seasonal naives, absolute ones of win rates,
-skills and bounds. Each must be at most 1e-9: both sides sum the same terms in another order, which moves sums of some
+skills and bounds. utilsforecast's losses, which that environment has too, are compared
+as well. Each must be at most 1e-9: both sides sum the same terms in another order, which moves sums of some
 thousand float64 terms by less than 1e-12. Values are float32 numbers, since fev passes series through float32 in
 windows that leave some out.
 """
@@ -29,7 +30,13 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 from tests.suites.tasks import task as small_task  # noqa: E402
 
-from foretrain.evaluation.library_metrics import Instances, fev_metrics, fev_seasonal_error  # noqa: E402
+from foretrain.evaluation.library_metrics import (  # noqa: E402
+    Instances,
+    fev_metrics,
+    fev_seasonal_error,
+    utilsforecast_metrics,
+    utilsforecast_seasonal_error,
+)
 from foretrain.suites.aggregate import fev_pairs, fev_standings  # noqa: E402
 from foretrain.suites.definition import BenchmarkTask, tasks_of  # noqa: E402
 from foretrain.suites.naive import NORMAL, filled, seasonal_naive  # noqa: E402
@@ -173,12 +180,17 @@ def our_side(folder: Path, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     return figures
 
 
+def largest(gaps: list[float]) -> float:
+    """Return the largest; NaN, which no limit lets pass, if one is NaN."""
+    return float(np.max(gaps))
+
+
 def metric_difference(figures: dict, summaries: list[dict]) -> float:
     """Return the largest relative difference of a task metric."""
     theirs = {(row["model_name"], row["task_name"], metric): row[metric] for row in summaries for metric in METRICS}
     ours = {(m, t, metric): of[metric] for m, tasks in figures.items() for t, of in tasks.items() for metric in METRICS}
     assert set(ours) == set(theirs), set(ours) ^ set(theirs)
-    return max(abs(ours[key] - value) / abs(value) for key, value in theirs.items())
+    return largest([abs(ours[key] - value) / abs(value) for key, value in theirs.items()])
 
 
 def aggregate_differences(figures: dict, tables: dict) -> dict[str, float]:
@@ -197,10 +209,11 @@ def aggregate_differences(figures: dict, tables: dict) -> dict[str, float]:
                 failed = 0 if case["name"] == "drop" else row.failures  # fev's share is one of the scored tasks
                 left = len(TASKS) - failed - (case["name"] == "drop")
                 counted = (line["num_failures"] - row.failures, line["training_corpus_overlap"] - row.leaky / left)
-                worst["leaderboard"] = max(worst["leaderboard"], *map(abs, counted), *_gaps(row, line))
+                worst["leaderboard"] = largest([worst["leaderboard"], *map(abs, counted), *_gaps(row, line)])
             pairs = {(pair.model, pair.other): pair for pair in fev_pairs(figures, metric, **options)}
             for line in theirs["pairs"]:
-                worst["pairs"] = max(worst["pairs"], *_gaps(pairs.pop((line["model_1"], line["model_2"])), line))
+                pair = pairs.pop((line["model_1"], line["model_2"]))
+                worst["pairs"] = largest([worst["pairs"], *_gaps(pair, line)])
             assert not rows and not pairs
     return worst
 
@@ -213,6 +226,29 @@ def _gaps(ours: Any, line: dict[str, float]) -> list[float]:
     return [abs(value - line[name]) for value, name in zip(found, names, strict=True)]
 
 
+def write_rows(folder: Path, rng: np.random.Generator) -> dict[str, float]:
+    """Write rows with gaps, zeros, short and empty histories for utilsforecast; returns our figures of them."""
+    season, count, horizon = 4, 40, 6
+    histories = [rng.standard_normal(int(length)).cumsum() for length in rng.integers(2, 30, count)]
+    for history in histories[::3]:
+        history[rng.random(len(history)) < 0.2] = np.nan
+    target = rng.standard_normal((count, horizon)).round(1)
+    target[rng.random(target.shape) < 0.15] = np.nan
+    target[5], target[6] = np.nan, 0.0
+    point = np.where(rng.random(target.shape) < 0.1, 0.0, rng.standard_normal(target.shape))
+    quantiles = np.sort(rng.standard_normal((count, horizon, len(LEVELS))), axis=2)
+    lengths = np.array([len(history) for history in histories])
+    shared = {"target": target, "point": point, "quantiles": quantiles, "levels": np.array(LEVELS)}
+    np.savez(folder / "rows.npz", **shared, season=season, lengths=lengths, history=np.concatenate(histories))
+    gaps = [np.abs(history[season:] - history[:-season]) for history in histories]
+    squares = [np.nanmean(gap**2) if np.isfinite(gap).any() else np.nan for gap in gaps]
+    rows = Instances(
+        target, point, quantiles, LEVELS, np.array([utilsforecast_seasonal_error(one, season) for one in histories]),
+        np.zeros(count, np.int64), np.zeros(count, np.int64), np.array(squares),
+    )  # fmt: skip
+    return utilsforecast_metrics(rows)
+
+
 def naive_difference(folder: Path, theirs: dict[str, list]) -> float:
     """Return the largest relative difference of our seasonal naive from statsforecast's."""
     histories = np.load(folder / "histories.npz")
@@ -221,7 +257,7 @@ def naive_difference(folder: Path, theirs: dict[str, list]) -> float:
         ours = seasonal_naive(histories[key], int(key), 30, LEVELS, NORMAL)
         expected = np.array(rows)
         gaps.append(np.abs(ours - expected).max() / np.abs(expected).max())
-    return float(max(gaps))
+    return largest(gaps)
 
 
 def write_submission(folder: Path, rng: np.random.Generator) -> dict[str, dict[str, dict[str, float]]]:
@@ -252,6 +288,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         figures = our_side(folder, arguments.seed)
         submitted = write_submission(folder, np.random.default_rng(arguments.seed + 1))
+        losses = write_rows(folder, np.random.default_rng(arguments.seed + 2))
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache"), "PYTHONPATH": ""}
         side = [str(arguments.python), str(Path(__file__).with_name("fev_side.py")), str(folder)]
         subprocess.run(side, check=True, env=os.environ | offline)
@@ -259,12 +296,16 @@ def main() -> int:
         gaps = {"task metrics": metric_difference(figures, theirs["summaries"])}
         gaps |= aggregate_differences(figures, theirs["tables"])
         gaps["seasonal naive"] = naive_difference(folder, theirs["naive"])
+        assert set(losses) == set(theirs["losses"])
+        gaps["utilsforecast"] = largest([abs(losses[name] / value - 1) for name, value in theirs["losses"].items()])
         board = {row.model: row for row in fev_standings(submitted, "SQL", baseline="seasonal_naive")}
         lines = {line["model_name"]: line for line in theirs["submitted"]}
         assert set(board) == set(lines)
-        gaps["submission"] = max(
-            abs(row.win_rate - lines[m]["win_rate"]) + abs(row.skill - lines[m]["skill_score"])
-            for m, row in board.items()
+        gaps["submission"] = largest(
+            [
+                abs(row.win_rate - lines[m]["win_rate"]) + abs(row.skill - lines[m]["skill_score"])
+                for m, row in board.items()
+            ]
         )
     print(f"fev {theirs['version']}: {len(theirs['summaries'])} summaries, {len(METRICS)} metrics, {len(CASES)} cases")
     for name, gap in gaps.items():

@@ -13,8 +13,10 @@ from pathlib import Path
 import fev
 import numpy as np
 import pandas as pd
+import utilsforecast.losses as ufl
 from fev.analysis import leaderboard, pairwise_comparison
 from statsforecast.models import SeasonalNaive
+from utilsforecast.evaluation import evaluate
 
 warnings.filterwarnings("ignore")
 
@@ -79,6 +81,40 @@ def naive(folder: Path, exchange: dict) -> dict[str, list]:
     return found
 
 
+def losses(folder: Path) -> dict[str, float]:
+    """Return utilsforecast's losses of its rows, reduced by evaluate(agg_fn="mean")."""
+    arrays = np.load(folder / "rows.npz")
+    target, levels, season = arrays["target"], arrays["levels"], int(arrays["season"])
+    count, horizon = target.shape
+    future = pd.DataFrame({"unique_id": np.repeat(np.arange(count), horizon), "y": target.ravel()})
+    future["ds"] = np.tile(np.arange(1000, 1000 + horizon), count)
+    future["m"] = arrays["point"].ravel()
+    columns = {"m": [f"q{k}" for k in range(len(levels))]}
+    for k, column in enumerate(columns["m"]):
+        future[column] = arrays["quantiles"][:, :, k].ravel()
+    future["m-lo-80"], future["m-hi-80"] = future["q0"], future[columns["m"][-1]]
+    lengths = arrays["lengths"]
+    train = pd.DataFrame({"unique_id": np.repeat(np.arange(count), lengths), "y": arrays["history"]})
+    train["ds"] = np.concatenate([np.arange(length) for length in lengths])
+    scaled = {"seasonality": season, "train_df": train}
+    of = {
+        "mae": ufl.mae(future, ["m"]),
+        "rmse": ufl.rmse(future, ["m"]),
+        "mape": ufl.mape(future, ["m"]),
+        "smape": ufl.smape(future, ["m"]),
+        "nd": ufl.nd(future, ["m"]),
+        "mase": ufl.mase(future, ["m"], **scaled),
+        "rmsse": ufl.rmsse(future, ["m"], **scaled),
+        "mqloss": ufl.mqloss(future, columns, quantiles=levels),
+        "scaled_mqloss": ufl.scaled_mqloss(future, columns, quantiles=levels, **scaled),
+        "scaled_crps": ufl.scaled_crps(future, columns, quantiles=levels),
+        "coverage-80": ufl.coverage(future, ["m"], level=80),
+    }
+    first = evaluate(future[["unique_id", "ds", "y", "m"]], metrics=[ufl.mae], agg_fn="mean")["m"].item()
+    assert first == of["mae"]["m"].mean()  # which is how evaluate reduces them
+    return {name: float(frame["m"].mean()) for name, frame in of.items()}
+
+
 def submitted(folder: Path) -> list[dict]:
     """Return the leaderboard of the submission's files, as fev reads them."""
     files = [str(path) for path in sorted((folder / "submission").rglob("*.csv"))]
@@ -96,6 +132,7 @@ def main() -> None:
         "summaries": rows,
         "tables": tables(pd.DataFrame(rows), exchange, exchange["metrics"]),
         "naive": naive(folder, exchange),
+        "losses": losses(folder),
         "submitted": submitted(folder),
     }
     (folder / "fev.json").write_text(json.dumps(result, default=float))
