@@ -111,7 +111,7 @@ lock: $(CHECKS)/.installed
 # Never fails: an advisory is no fault of the change at hand.
 audit:
 	@if $(MAKE) --silent $(CHECKS)/.installed >/dev/null 2>&1; \
-	then $(CHECKS)/bin/python -m tools.audit constraints.txt constraints-parity.txt; \
+	then $(CHECKS)/bin/python -m tools.audit constraints.txt constraints-parity.txt constraints-fev.txt; \
 	else echo "audit: not done: pip-audit could not be installed. Is there a network?"; fi
 
 sbom: $(VENV)/.installed $(CHECKS)/.installed

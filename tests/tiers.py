@@ -52,6 +52,7 @@ SLOW = (
     "tests/evaluation/test_seasons.py",
     "tests/forecasting/test_one_reader.py",
     "tests/forecasting/test_scaling.py",
+    "tests/suites/test_submissions.py",
     "tests/timeaxis/test_exchange.py",
     "tests/gpu",
     "tests/test_benchmark_gpu.py",

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.test_app import foretrain
 
 from foretrain.errors import DataError
 from foretrain.suites.definition import tasks_of
-from foretrain.suites.submissions import write_submissions
+from foretrain.suites.submissions import read_results, write_submissions
 
 
 def results(suite: str, model: str = "acme/model", **changes: Any) -> list[dict[str, Any]]:
@@ -141,3 +142,48 @@ def test_an_existing_folder_is_not_written_into(tmp_path):
     with pytest.raises(DataError, match="exists already"):
         write_submissions(results("chronos-in-domain"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def put(folder: Path, made: list[dict[str, Any]]) -> None:
+    """Results where `foretrain benchmark` puts them."""
+    for result in made:
+        path = (
+            folder / result["model"].replace("/", "--") / result["suite"] / f"{result['task'].replace('/', '--')}.json"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result))
+
+
+def test_the_command_writes_whole_suites_and_names_their_files(tmp_path, capsys):
+    put(tmp_path / "runs", results("chronos-in-domain") + results("gift-eval") + results("fev-bench")[:3])
+    out = tmp_path / "out"
+    whole = ("--suite", "gift-eval", "--suite", "chronos-in-domain")
+    foretrain("benchmark", "--from", tmp_path / "runs", "--submission", out, *whole)
+    said = [line.partition("   ") for line in capsys.readouterr().out.splitlines()]
+    assert [path for path, _, _ in said] == sorted(str(path) for path in out.rglob("*.*"))
+    assert [hint for path, _, hint in said if path.endswith("config.json")] == ["(fill in its empty fields)"]
+    foretrain("benchmark", "--from", tmp_path / "runs", "--submission", tmp_path / "all", code=2)
+    assert "acme/model, fev-bench: not all 100 tasks are whole" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--from", "x"], ["--submission", "y"], ["--from", "x", "--submission", "y", "--list"]]
+)
+def test_from_and_submission_go_together_alone(arguments, capsys):
+    foretrain("benchmark", *arguments, code=2)
+    assert "--from RESULTS and --submission DIR go together" in capsys.readouterr().err
+
+
+def test_a_folder_without_results_and_files_that_are_none_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"holds no results as MODEL/SUITE/TASK\.json"):
+        read_results(tmp_path)
+    put(tmp_path, results("chronos-in-domain")[:1])
+    with pytest.raises(DataError, match="holds no results of gift-eval"):
+        read_results(tmp_path, ["gift-eval"])
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.json").write_text('{"model": "m", "suite": 3}')
+    with pytest.raises(DataError, match=r"c\.json: is no result of a benchmark: suite is missing or of another kind"):
+        read_results(tmp_path)
+    (tmp_path / "a" / "b" / "c.json").write_text("{")
+    with pytest.raises(DataError, match=r"c\.json: cannot be read"):
+        read_results(tmp_path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foretrain.cli.options import dash_as_stdout, prepare, require_single_process, spoken_beside
+from foretrain.cli.submit import submit
 from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -35,12 +36,25 @@ def benchmark(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="With --self-check: also write JSON, or - (stdout).")
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option("--from", metavar="RESULTS", help="With --submission: a folder of results.")
+    ] = None,
+    submission: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write what the suites take, from whole suites of --from, into a new folder."),
+    ] = None,
 ) -> None:
     """Check the benchmarks of the field against their published tables, on the data that are there.
 
     Exit code 1 if a figure disagrees or a task's data cannot be used, 2 if no task has its data.
     """
     require_single_process("benchmark")
+    if results is not None or submission is not None:
+        if results is None or submission is None or self_check or show or task or json_file is not None:
+            raise ConfigError("benchmark: --from RESULTS and --submission DIR go together, with --suite at most.")
+        prepare(None)
+        submit(results, submission, suite or [])
+        return
     if self_check == show:
         raise ConfigError("benchmark: give --self-check, or --list to see suites and tasks.")
     if json_file is not None and show:

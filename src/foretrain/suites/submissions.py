@@ -13,13 +13,14 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from foretrain.atomic import new_folder, write_json, write_text
 from foretrain.errors import DataError
+from foretrain.reading import read_object
 from foretrain.suites.definition import BenchmarkTask, own_suites, tasks_of
 
 SCHEMA = 1  # of the results that are read
@@ -48,8 +49,32 @@ _GIFT_VARIATES = {
 }  # fmt: skip
 _NAMED = 5  # tasks that an error lists
 
+_FIELDS = {"model": str, "suite": str, "task": str, "state": str, "metrics": dict, "baseline": dict}
+
 Results = Mapping[str, Mapping[str, Any]]  # of one model and suite, by task
 Row = dict[str, Any]
+
+
+def read_results(folder: Path, suites: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return the results below a folder, MODEL/SUITE/TASK.json, of some suites (none named: of all).
+
+    Raises DataError for a folder without any, and for files that cannot be read or are no results.
+    """
+    found = []
+    for path in sorted(folder.glob("*/*/*.json")):
+        try:
+            result = read_object(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error}). Score this task anew.") from None
+        lacking = [name for name, kind in _FIELDS.items() if not isinstance(result.get(name), kind)]
+        if lacking:
+            raise DataError(f"{path}: is no result of a benchmark: {lacking[0]} is missing or of another kind.")
+        if not suites or result["suite"] in suites:
+            found.append(result)
+    if not found:
+        of = f" of {', '.join(suites)}" if suites else ""
+        raise DataError(f"{folder}: holds no results{of} as MODEL/SUITE/TASK.json.")
+    return found
 
 
 def write_submissions(results: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
