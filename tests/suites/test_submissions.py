@@ -98,6 +98,11 @@ def test_chronos_gets_a_file_for_each_of_its_benchmarks(tmp_path):
     assert len(lines) == 16
 
 
+def test_a_model_s_name_is_no_formula_of_a_spreadsheet(tmp_path):
+    (file, _) = write_submissions(results("chronos-in-domain", "=1+1"), tmp_path)
+    assert {row["model"] for row in rows(file)} == {"'=1+1"}
+
+
 def broken(suite: str = "chronos-in-domain", **changes: Any) -> list[dict[str, Any]]:
     made = results(suite)
     made[2] |= changes

@@ -20,6 +20,7 @@ from typing import Any
 
 from foretrain.atomic import new_folder, write_json, write_text
 from foretrain.errors import DataError
+from foretrain.printing import for_spreadsheet
 from foretrain.reading import read_object
 from foretrain.suites.definition import BenchmarkTask, own_suites, tasks_of
 
@@ -261,5 +262,5 @@ def _csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: for_spreadsheet(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
     return text.getvalue()
