@@ -87,6 +87,9 @@ def run_verbs() -> None:
     verb("config", "show", "debug")
     verb("doctor", code=None)
     verb("benchmark", "--list")
+    verb("data", "download", "chronos-lite", "--from", ".", code=2)
+    verb("data", "download", "chronos-lite", "--offline", code=2)
+    verb("data", "download", "chronos-lite", code=2)
     verb("quick", "sales.csv", "--prediction-length", 4, "--max-steps", 2, "--threads", 1)
     for model in ("me/refused", "me/broken", "me/portal"):
         verb("forecast", model, "sales.csv", code=2)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.fake_hub import FakeHub, Repository, serving
 from tests.waiting import DEADLINE
 
 from foretrain.errors import ModelError
@@ -21,68 +18,22 @@ from foretrain.models.hub import resolve
 pytestmark = pytest.mark.processes
 
 MODEL = Path(__file__).parents[1] / "golden" / "chronos2" / "model"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     **{path.name: path.read_bytes() for path in MODEL.iterdir()},
     "pytorch_model.bin": b"a pickle that must never be fetched",
 }
 
 
-class Hub(BaseHTTPRequestHandler):
-    """One public repository, me/tiny; everything else is a 404 as the hub words it."""
-
-    asked: list[str] = []  # noqa: RUF012  # shared on purpose: the test reads what was fetched
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        path = self.path.split("?")[0].strip("/")
-        if path.startswith("api/models/me/tiny/revision/") or path == "api/models/me/tiny":
-            if path.rsplit("/", 1)[-1] not in ("main", COMMIT, "tiny"):
-                self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
-                return
-            facts = {"id": "me/tiny", "modelId": "me/tiny", "sha": COMMIT, "private": False, "gated": False,
-                     "siblings": [{"rfilename": name} for name in FILES], "tags": [], "downloads": 0}  # fmt: skip
-            self.send(200, json.dumps(facts).encode(), {"Content-Type": "application/json"}, body)
-            return
-        if path.startswith("api/models/me/tiny/tree/"):
-            tree = [
-                {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
-                for n, c in FILES.items()
-            ]
-            self.send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body)
-            return
-        if path.startswith("me/tiny/resolve/"):
-            name = path.rsplit("/", 1)[-1]
-            if body:
-                self.asked.append(name)
-            etag = hashlib.sha256(FILES[name]).hexdigest()
-            self.send(200, FILES[name], {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, body)
-            return
-        self.send(404, b'{"error":"Repository not found"}', {"X-Error-Code": "RepoNotFound"}, body)
-
-    def send(self, code: int, content: bytes, headers: dict[str, str], body: bool) -> None:
-        self.send_response(code)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
-
 @pytest.fixture(scope="module")
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+def server() -> Iterator[FakeHub]:
+    with serving(FakeHub({"me/tiny": Repository(FILES)})) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(server: FakeHub) -> str:
+    server.asked.clear()
+    return server.address
 
 
 def load(hub: str, home: Path, code: str) -> subprocess.CompletedProcess[str]:
@@ -97,16 +48,15 @@ def load(hub: str, home: Path, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_hub_id_loads_and_then_loads_offline_and_no_pickle_is_fetched(hub: str, tmp_path: Path):
-    Hub.asked.clear()
+def test_a_hub_id_loads_and_then_loads_offline_and_no_pickle_is_fetched(hub: str, server: FakeHub, tmp_path: Path):
     code = "print(sum(p.numel() for p in foretrain.load('me/tiny', device='cpu'%s).network.parameters()))"
     online = load(hub, tmp_path, code % "")
     assert online.stdout.strip() == "40080", online.stderr
-    assert set(Hub.asked) == {"config.json", "model.safetensors"}
-    Hub.asked.clear()
+    assert {name for name, _ in server.asked} == {"config.json", "model.safetensors"}
+    server.asked.clear()
     offline = load(hub, tmp_path, code % ", offline=True")
     assert offline.stdout.strip() == "40080", offline.stderr
-    assert not Hub.asked
+    assert not server.asked
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import typer
 
 from foretrain.cli.benchmark import benchmark
 from foretrain.cli.configs import config_app
+from foretrain.cli.download import data_download
 from foretrain.cli.launch import launch_app
 from foretrain.cli.options import (
     AccumulationOption,
@@ -67,7 +68,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Import or generate series as a corpus, and inspect one.", no_args_is_help=True)
+data_app = typer.Typer(help="Import, generate or download series as a corpus, and inspect one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(launch_app, name="launch")
@@ -144,6 +145,9 @@ def data_verify(
     from foretrain.cli.commands import verify_corpora
 
     verify_corpora(folders)
+
+
+data_app.command("download")(data_download)
 
 
 @data_app.command("inspect", cls=GroupedCommand)

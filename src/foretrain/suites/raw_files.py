@@ -48,7 +48,9 @@ class BenchmarkSeries:
         return BenchmarkSeries(self.item_id, targets, self.values[rows], self.stamps)
 
     def split(self) -> list[BenchmarkSeries]:
-        """Return every variate as an item of its own."""
+        """Return every variate as an item of its own; a single target keeps the item's id."""
+        if self.variates == ("target",):
+            return [self]
         return [
             BenchmarkSeries(f"{self.item_id}_{name}", ("target",), self.values[row : row + 1], self.stamps)
             for row, name in enumerate(self.variates)
