@@ -86,7 +86,7 @@ class _Answer(BaseHTTPRequestHandler):
         api = re.fullmatch(r"api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)/?(.*))?", path)
         file = re.fullmatch(r"(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         kind = api[1] if api else "datasets" if file and file[1] else "models"
-        repository = self.server.repositories.get((api or file or "  ")[2])
+        repository = self.server.repositories.get((api or file or "   ")[2])
         if repository is None or repository.kind != kind:
             self.send(404, b'{"error":"Repository not found"}', {"X-Error-Code": "RepoNotFound"}, body)
         elif ((api and api[4]) or (file and file[3]) or "main") not in ("main", repository.commit):

@@ -67,6 +67,7 @@ SLOW = (
     "tests/models/test_shipped.py",
     "tests/models/test_units.py",
     "tests/models/toto2/test_forecaster.py",
+    "tests/suites/test_convert.py",
     "tests/run/test_adapter_run.py",
     "tests/run/test_ancestry.py",
     "tests/test_causality.py",

@@ -119,18 +119,13 @@ def run_hub(tasks: Sequence[BenchmarkTask], root: Path, revision: str | None, of
         _, datasets = groups.setdefault(one.suite.hub.repository, (one.suite.hub, []))
         if one.definition.dataset not in datasets:
             datasets.append(one.definition.dataset)
-    if revision is not None and len(groups) > 1:
-        names = " and ".join(sorted(groups))
-        raise ConfigError(
-            f"--revision {revision}: tasks are of {names}, which have revisions of their own. Name tasks."
-        )
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("huggingface_hub", "httpx"):  # their retries are told by the error, if they come to nothing
         logging.getLogger(name).setLevel(logging.ERROR)
     outcomes: list[Outcome] = []
     for hub, datasets in groups.values():
         _say(f"{hub.repository}{' (offline)' if offline else ''} into {root / hub.folder}")
-        wide = max(map(len, datasets)) + 2
+        wide, begun = max(map(len, datasets)) + 2, len(outcomes)
         try:
             with Repository(hub, root, revision=revision, offline=offline) as repository, byte_bar() as meter:
                 if repository.commit and not offline:
@@ -139,7 +134,7 @@ def run_hub(tasks: Sequence[BenchmarkTask], root: Path, revision: str | None, of
                     outcomes.append(repository.obtain(dataset, meter))
                     _say(_line(outcomes[-1], wide) + _shadow(outcomes[-1], tasks, root))
         except DataError as error:
-            outcomes += [Outcome(dataset, "missing", "") for dataset in datasets[len(outcomes) :]]
+            outcomes += [Outcome(dataset, "missing", "") for dataset in datasets[len(outcomes) - begun :]]
             typer.echo(f"error: {error}", err=True)
     _also_raw([one for one in tasks if _is_missing(one.definition.dataset, outcomes)], root)
     return _closing(outcomes, "data sets", root)
@@ -234,9 +229,12 @@ def _is_set(name: str) -> bool:
 
 @contextmanager
 def byte_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """Yield a function (bytes done, of how many, text) that updates a bar on a terminal and does nothing elsewhere."""
+    """Yield a function (bytes done, of how many, text) that updates a bar on a terminal, and elsewhere prints the number
+    of bytes before the first."""
+    from foretrain.suites.download import size_text
+
     if not sys.stderr.isatty():
-        yield lambda done, total, text: None
+        yield lambda done, total, text: None if done else _say(f"  fetching   {text}: {size_text(total)}")
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn

@@ -25,6 +25,7 @@ from foretrain.suites.definition import Hub
 from foretrain.suites.hub_files import (
     LAYOUTS,
     HubFile,
+    Unreachable,
     commit_of,
     copy_file,
     differs,
@@ -37,7 +38,7 @@ from foretrain.suites.hub_files import (
 RECORD, SCHEMA = "download.json", 1
 RESERVE = 256 << 20  # bytes of the disk that are left free
 _PARTIAL = ".download"  # in the repository's folder: what was fetched of data sets that are not complete
-Meter = Callable[[int, int, str], None]  # bytes that are there, of how many, of what
+Meter = Callable[[int, int, str], None]  # bytes that arrived, 0 before the first; of how many; of what
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Repository:
             if self._revision is None and self._record.get("commit") and "no such revision" in str(error):
                 way = f"It is the one that {self.folder / RECORD} names; --revision main takes the newest."
                 raise DataError(f"{error} {way}") from None
-            if "could not be read" in str(error) or "cannot be reached" in str(error):
+            if isinstance(error, Unreachable):
                 raise DataError(f"{error}. Check the connection and --proxy; --offline uses what is here.") from None
             raise
 
@@ -135,6 +136,7 @@ class Repository:
             return Outcome(dataset, "kept", f"{_count(files)}, {total}, all as the hub lists them")
         needed = sum(file.size for file in lacking)
         check_space(self.folder, needed)
+        meter(0, needed, dataset)
         partials = self._fetch_all(lacking, needed, meter)
         self._install(dataset, {file.path: self.folder / file.path for file in files} | partials)
         self._note(dataset, files)

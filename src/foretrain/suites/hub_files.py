@@ -223,9 +223,9 @@ def hub_errors(label: str) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
             raise  # of the disk
-        raise Unreachable(f"{label}: the hub could not be read to the end ({_reason(error)})") from None
+        raise Unreachable(f"{label}: the hub could not be read ({_reason(error)})") from None
     except Exception as error:  # any: the library fails in many ways on an answer that is no hub's, as a portal's page
-        raise Unreachable(f"{label}: the hub could not be read to the end ({_reason(error)})") from None
+        raise Unreachable(f"{label}: the hub could not be read ({_reason(error)})") from None
 
 
 def _reason(error: BaseException) -> str:

@@ -24,7 +24,7 @@ _REPOSITORY = re.compile(r"github\.com/[\w.-]+/([\w.-]*\w)")  # in the origin of
 
 
 @dataclass(frozen=True)
-class Place:
+class RawPlace:
     """A file, in a folder or in a git repository."""
 
     path: Path  # of the file, or of the repository
@@ -49,7 +49,7 @@ class RawPlaces:
     def __init__(self, folder: Path, scratch: Path, sources: Sequence[RawSource]) -> None:
         self._scratch = scratch
         wanted = {name for source in sources for name in _names(source)}
-        self._places: dict[str, list[Place]] = {}
+        self._places: dict[str, list[RawPlace]] = {}
         for place in _walk(folder, wanted):
             name = (place.member or place.path.name).rpartition("/")[2]
             self._places.setdefault(name, []).append(place)
@@ -82,7 +82,7 @@ class RawPlaces:
         assert problem is not None
         raise problem
 
-    def _one(self, name: str, source: RawSource) -> Place:
+    def _one(self, name: str, source: RawSource) -> RawPlace:
         """Return the place of a file. Raises DataError if several differ and none is of the source's repository."""
         places = self._places[name]
         if len(places) > 1 and (repository := _REPOSITORY.search(source.origin)):
@@ -98,20 +98,20 @@ def _names(source: RawSource) -> list[str]:
     return [*source.files, *(f"{name}.gz" for name in source.files), *([source.archive] if source.archive else [])]
 
 
-def _walk(folder: Path, wanted: set[str]) -> list[Place]:
+def _walk(folder: Path, wanted: set[str]) -> list[RawPlace]:
     """Return the wanted files of a folder: those that lie there, then those that only a git repository has."""
-    plain: list[Place] = []
+    plain: list[RawPlace] = []
     repositories: list[Path] = [folder] if _is_repository(folder) else []
     for here, folders, names in os.walk(folder) if not repositories else ():
         inner = [Path(here, name) for name in folders]
         repositories += [path for path in inner if _is_repository(path)]
         folders[:] = sorted(path.name for path in inner if path not in repositories and not path.name.startswith("."))
-        plain += [Place(Path(here, name)) for name in sorted(names) if name in wanted and Path(here, name).is_file()]
+        plain += [RawPlace(Path(here, name)) for name in sorted(names) if name in wanted and Path(here, name).is_file()]
     found = plain
     for repository in sorted(repositories):
         above = repository.parent if repository.name == ".git" else None
         packed = [place for place in _committed(repository) if str(place.member).rpartition("/")[2] in wanted]
-        found += [place for place in packed if above is None or Place(above / str(place.member)) not in plain]
+        found += [place for place in packed if above is None or RawPlace(above / str(place.member)) not in plain]
     return found
 
 
@@ -119,14 +119,14 @@ def _is_repository(path: Path) -> bool:
     return (path / "HEAD").is_file() and (path / "objects").is_dir() and (path / "refs").is_dir()
 
 
-def _committed(repository: Path) -> list[Place]:
+def _committed(repository: Path) -> list[RawPlace]:
     """Return the files of a repository's newest commit."""
     listing = _git(repository, "ls-tree", "-r", "-z", "--full-tree", "HEAD")
     found = []
     for entry in listing.split(b"\0"):
         facts, _, name = entry.partition(b"\t")
         if name and facts.startswith(b"100"):  # a file, no link and no submodule
-            found.append(Place(repository, os.fsdecode(name), facts.split()[2].decode()))
+            found.append(RawPlace(repository, os.fsdecode(name), facts.split()[2].decode()))
     return found
 
 
@@ -144,7 +144,7 @@ def _git(repository: Path, *words: str) -> bytes:
     return done.stdout
 
 
-def _content(place: Place) -> bytes:
+def _content(place: RawPlace) -> bytes:
     """Return the content of a file in a repository, of at most LARGEST bytes. Raises DataError."""
     blob = str(place.blob)
     if int(_git(place.path, "cat-file", "-s", blob)) > LARGEST:
@@ -152,7 +152,7 @@ def _content(place: Place) -> bytes:
     return _git(place.path, "cat-file", "blob", blob)
 
 
-def _sha256(place: Place) -> str:
+def _sha256(place: RawPlace) -> str:
     try:
         if place.blob is not None:
             return hashlib.sha256(_content(place)).hexdigest()
@@ -162,7 +162,7 @@ def _sha256(place: Place) -> str:
         raise DataError(f"{place}: cannot be read: {error.strerror or error}.") from None
 
 
-def _stage(place: Place, target: Path) -> dict[str, int | str]:
+def _stage(place: RawPlace, target: Path) -> dict[str, int | str]:
     """Put a file at a target, and return its size and hash. Raises DataError for a pointer in its place."""
     if place.blob is None:
         target.symlink_to(place.path.absolute())
@@ -171,4 +171,4 @@ def _stage(place: Place, target: Path) -> dict[str, int | str]:
     with target.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise DataError(f"{place}: is a pointer of git LFS, not the file. Run `git lfs pull` there.")
-    return {"bytes": target.stat().st_size, "sha256": _sha256(Place(target))}
+    return {"bytes": target.stat().st_size, "sha256": _sha256(RawPlace(target))}
