@@ -301,6 +301,18 @@ def test_a_choice_without_effect_or_meaning_is_refused(server, root, capsys, wor
     assert reason in said and "secret" not in said
 
 
+def test_raw_files_that_would_do_are_named_and_a_corpus_that_is_read_first_too(define, server, root, capsys):  # noqa: F811
+    sources = "steps: {reader: columns, files: [steps.txt], origin: github.com/someone/steps, licence: none}"
+    define(TASKS.splitlines()[0][:-1] + ", raw: {source: steps, split: true}}", sources)
+    fetch(root, "--offline", code=2)
+    assert f"walks: put steps.txt, from github.com/someone/steps, into {root}" in capsys.readouterr().out
+    root.mkdir()
+    (root / "steps.txt").write_text("1,2\n3,5\n2,2\n")
+    fetch(root, "--source", "local")
+    fetch(root)
+    assert f"1 file, 5.0 kB; {root / 'small' / 'walks'} is read before it" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("way", ["flag", "variable"])
 def test_tls_through_a_connect_proxy(tmp_path, way):
     """The host exists for the proxy alone. A new process: the library reads its settings on import."""

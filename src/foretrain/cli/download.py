@@ -229,8 +229,8 @@ def _is_set(name: str) -> bool:
 
 @contextmanager
 def byte_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """Yield a function (bytes done, of how many, text) that updates a bar on a terminal, and elsewhere prints the number
-    of bytes before the first."""
+    """Yield a function (bytes done, of how many, text): it updates a bar on a terminal, and elsewhere prints what is to
+    come before the first byte."""
     from foretrain.suites.download import size_text
 
     if not sys.stderr.isatty():
