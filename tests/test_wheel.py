@@ -75,5 +75,6 @@ def test_a_source_distribution_holds_the_configs(installed):
 def test_an_installed_wheel_holds_what_is_no_code(installed):
     (package,) = installed.glob("lib/python*/site-packages/foretrain")
     for path in (ROOT / "src" / "foretrain").rglob("*"):
-        if path.suffix == ".md" or path.name == "py.typed" or (path.is_file() and "pretrained" in path.parts):
+        shipped = path.name == "py.typed" or (path.is_file() and "pretrained" in path.parts)
+        if shipped or path.suffix in (".md", ".yaml"):
             assert (package / path.relative_to(ROOT / "src" / "foretrain")).is_file(), path

@@ -56,6 +56,7 @@ class Code(StrEnum):
     FOLDER_NAMED_AS_SHIPPED = "folder_named_as_shipped"  # like a model in the box, which is not used then
     # evaluation
     TRAINING_SAW_WINDOWS = "training_saw_windows"  # so the metrics are not out of sample
+    BEFORE_TRAINING_CUTOFF = "before_training_cutoff"  # of published weights, so they may have seen the windows
     VALIDATION_SAW_WINDOWS = "validation_saw_windows"  # so they selected the weights
     TRAINING_UNKNOWN = "training_unknown"  # the release does not record its training data
     ANCESTRY_UNKNOWN = "ancestry_unknown"  # what the model was made from does not record its training data

@@ -3,11 +3,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from foretrain.data.manifest import Earlier
 from foretrain.data.splits import Origin, held_out
 from foretrain.data.store import Corpus
+from foretrain.errors import ConfigError
+from foretrain.evaluation.gate import judge
 from foretrain.evaluation.overlap import check_overlap
+from foretrain.evaluation.reference import OTHER, ReferenceModel
 from foretrain.evaluation.tasks import evaluate
 from foretrain.forecasting.ancestry import Ancestry, Seen
 from foretrain.notes import Code, codes
@@ -292,3 +296,66 @@ def test_series_that_made_a_model_in_the_box_are_in_no_file(hourly):
     for asked, expected in (("tiny", set()), ("runs/base", {Code.TRAINING_CANNOT_BE_COMPARED})):
         release = _child(imported, seen) | {"parents": {"model": {"hash": "0", "asked": asked}}}
         assert codes(check_overlap(release, [imported], origins)) == expected
+
+
+# -- published weights -----------------------------------------------------------------------------------------------
+
+KRONOS = "NeoQuasar/Kronos-base"  # trained on data up to 29 February 2024, chosen on data up to 31 May
+
+
+def _prices(first="2024-05-27", count=10, column="close"):
+    days = np.arange(np.datetime64(first, "us"), np.datetime64(first, "us") + np.timedelta64(count, "D"),
+                     np.timedelta64(1, "D")).astype(np.int64)  # fmt: skip
+    values = np.linspace(100, 101, count, dtype=np.float32)[None]
+    return Corpus.from_arrays("shares", [("a", values, days)], [column], time="regular", freq="D")
+
+
+def test_windows_of_prices_before_the_cut_off_of_published_weights_are_reported():
+    release = {"published": KRONOS}
+    found = check_overlap(release, [_prices()], [[Origin(0, 4), Origin(0, 5), Origin(0, 3)]])
+    assert [note.code for note in found] == [Code.BEFORE_TRAINING_CUTOFF, Code.TRAINING_UNKNOWN]
+    assert found[0].counts == {"windows": 2, "scored": 3}
+    assert "2 of 3 windows of shares start before 2024-06-01" in found[0].text
+    assert "up to 2024-02-29, and chosen on data up to 2024-05-31" in found[0].text and "issue 204" in found[0].text
+    assert "candles of more than 45 exchanges" in found[1].text
+    # one step later is clean, and so is what is no market
+    assert codes(check_overlap(release, [_prices()], [[Origin(0, 5)]])) == {Code.TRAINING_UNKNOWN}
+    rain = _prices(column="rain")
+    assert codes(check_overlap(release, [rain], [[Origin(0, 4)]])) == {Code.TRAINING_UNKNOWN}
+
+
+def test_what_was_made_from_published_weights_inherits_their_cut_off_by_whatever_way():
+    corpus = _prices(count=20)
+    direct = _child(corpus, unknown=("model",), test_steps=12) | {"parents": {"model": {"hash": "0", "asked": KRONOS}}}
+    found = check_overlap(direct, [corpus], [[Origin(0, 8)]])
+    assert codes(found) == {Code.ANCESTRY_UNKNOWN}
+    found = check_overlap(direct, [_prices("2024-05-01")], [[Origin(0, 8)]])
+    assert Code.BEFORE_TRAINING_CUTOFF in codes(found)
+    farther = _child(corpus, test_steps=18)
+    farther["ancestry"] = Ancestry(unknown=("model.model",), published=(("model.model", KRONOS),)).to_json()
+    first, *_ = check_overlap(farther, [corpus], [[Origin(0, 4)]])
+    assert first.code == Code.BEFORE_TRAINING_CUTOFF
+    assert first.counts == {"windows": 1, "scored": 1, "generation": 2}
+    assert "which is its parent model's parent model" in first.text
+
+
+def test_such_windows_are_refused_before_any_forecast_unless_they_are_asked_for(persistence):
+    model, corpus = persistence(), _prices(count=40, first="2024-04-20")
+    how = {"prediction_length": 2, "num_windows": 2, "release": {"published": KRONOS}}
+    with pytest.raises(ConfigError, match=r"2 of 2 windows of shares start before 2024-06-01.*--score-seen-dates"):
+        evaluate(model, corpus, score_seen_dates=False, **how)
+    assert not model.seen
+    result = evaluate(model, corpus, **how)
+    assert "before 2024-06-01" in result.alarms[0] and Code.BEFORE_TRAINING_CUTOFF in codes(result.warnings)
+    later = _prices(count=40, first="2024-06-01")
+    assert not evaluate(model, later, score_seen_dates=False, **how).alarms
+
+
+def test_a_model_with_such_windows_is_not_promoted(persistence):
+    corpus = _prices(count=40, first="2024-04-20")
+    against = ReferenceModel(OTHER, "other", persistence(bias=1.0))
+    how = {"prediction_length": 2, "num_windows": 2, "against": against, "test_steps": 4}
+    seen = judge(evaluate(persistence(), corpus, release={"published": KRONOS}, **how), require_significance=False)
+    assert Code.BEFORE_TRAINING_CUTOFF in codes(seen.objections)
+    fresh = judge(evaluate(persistence(), corpus, release={}, **how), require_significance=False)
+    assert Code.BEFORE_TRAINING_CUTOFF not in codes(fresh.objections)

@@ -238,6 +238,10 @@ def evaluate(
     ] = 20,
     stride: Annotated[int | None, typer.Option(min=1, help="Steps between origins (default: the horizon).")] = None,
     split: Annotated[str, typer.Option(help="test, validation or all.")] = "test",
+    score_seen_dates: Annotated[
+        bool,
+        typer.Option("--score-seen-dates", help="Also prices from before the cut-off date of published weights."),
+    ] = False,
     target: Annotated[
         str | None, typer.Option(help="Comma-separated columns to score (default: as trained, else the family's).")
     ] = None,
@@ -322,6 +326,7 @@ def evaluate(
         num_windows=num_windows,
         stride=stride,
         split=split,
+        score_seen_dates=score_seen_dates,
         target=comma_list(target),
         past_covariates=comma_list(past_covariates),
         known_covariates=comma_list(known_covariates),

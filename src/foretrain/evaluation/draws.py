@@ -51,7 +51,7 @@ def can_test_items(corpora: Sequence[Corpus], column: str | None, max_items: int
         items = min(items, max_items)
     if column is not None:
         return min(items, len(set(_clusters(corpora, column)))) >= FEWEST_CLUSTERS
-    return items >= FEWEST_ITEMS and not any(_holds_prices(corpus) for corpus in corpora)
+    return items >= FEWEST_ITEMS and not any(holds_prices(corpus) for corpus in corpora)
 
 
 def draws_of(backtest: Backtest, column: str | None) -> Draws | None:
@@ -63,7 +63,7 @@ def draws_of(backtest: Backtest, column: str | None) -> Draws | None:
     panel = backtest.panel
     keys = [(corpus, series) for corpus, series, _ in backtest.item_keys.tolist()]
     if column is None:
-        if backtest.naive.price.any() or any(_holds_prices(corpus) for corpus in panel.corpora):
+        if backtest.naive.price.any() or any(holds_prices(corpus) for corpus in panel.corpora):
             return None
         return Draws(ITEMS, _numbered(keys)[backtest.naive.item])
     names = {key: _cluster(panel.corpora[key[0]], key[1], column) for key in dict.fromkeys(keys)}
@@ -88,7 +88,7 @@ def about_draws(
     return []
 
 
-def _holds_prices(corpus: Corpus) -> bool:
+def holds_prices(corpus: Corpus) -> bool:
     """Return True if a corpus has price columns, or columns named as prices that nothing declares to be prices.
 
     The latter are those that an import takes for prices beside others: whole candles, close, adj_close and vwap.

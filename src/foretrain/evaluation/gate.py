@@ -43,6 +43,9 @@ def judge(result: EvaluationResult, *, require_significance: bool = True, promot
         part = "the validation part" if who == "training" else f"the validation part of {who}"
         text = f"these windows are in {part}, which chose its weights"
         objections.append(Note(Code.VALIDATION_SAW_WINDOWS, text))
+    if used_by(result.warnings, Code.BEFORE_TRAINING_CUTOFF):
+        text = "windows start before the last day that the published weights it was made from may have seen"
+        objections.append(Note(Code.BEFORE_TRAINING_CUTOFF, text))
     below = []
     for who in others:
         name, test = result.labels.get(who, who.replace("_", " ")), tests[who]

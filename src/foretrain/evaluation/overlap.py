@@ -1,12 +1,14 @@
 """Check whether training saw the windows that are scored: a score on them would measure memory, not forecasting.
 
-Training is that of the model itself and of every ancestor that its release records (forecasting/ancestry.py).
+Training is that of the model itself and of every ancestor that its release records (forecasting/ancestry.py). Published
+weights among them have no record of their corpora; of some the last day is known (models/training_data.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +17,18 @@ from foretrain.data.lineage import rows_then
 from foretrain.data.splits import Origin, SplitName, held_out, train_rows
 from foretrain.data.store import Corpus
 from foretrain.data.windows import IntArray
+from foretrain.errors import ConfigError
+from foretrain.evaluation.draws import holds_prices
 from foretrain.forecasting.ancestry import OR_EARLIER, Ancestry, Seen, ancestor, own_training
+from foretrain.forecasting.parents import published_among
 from foretrain.models.shipped import shipped
+from foretrain.models.training_data import PublishedWeights, published_weights
 from foretrain.notes import Code, Note
 
 # Notes about training; reports print those of all corpora first, in one paragraph.
 ABOUT_TRAINING = (
     Code.TRAINING_SAW_WINDOWS,
+    Code.BEFORE_TRAINING_CUTOFF,
     Code.VALIDATION_SAW_WINDOWS,
     Code.TRAINING_UNKNOWN,
     Code.ANCESTRY_UNKNOWN,
@@ -70,6 +77,8 @@ class _Record:
             self.own, found = [], Ancestry()
         self.ancestry = Ancestry(unknown=tuple(self.parents)) if found is None else found
         self.rules = [*self.own, *self.ancestry.seen]
+        known_weights = published_weights()
+        self.published = [(by, id, known_weights[id]) for by, id in published_among(release) if id in known_weights]
 
     def name(self, by: str) -> str:
         """Return how a text names an ancestor; "" for the model itself."""
@@ -89,8 +98,9 @@ def check_overlap(
 ) -> list[Note]:
     """Return a warning for each corpus that a release was, or may have been, trained or selected on.
 
-    At most one per corpus. Those with Code.TRAINING_SAW_WINDOWS come first: training certainly saw scored windows. One
-    with Code.ANCESTRY_UNKNOWN follows if an ancestor of the model does not record what it was trained on.
+    At most one per corpus. Those with Code.TRAINING_SAW_WINDOWS come first: training certainly saw scored windows. Then
+    one with Code.BEFORE_TRAINING_CUTOFF for each corpus of prices with windows before the known last day of published
+    weights. One with Code.ANCESTRY_UNKNOWN follows if an ancestor of the model does not record what it was trained on.
 
     Args:
         release: the contents of release.json: `corpora` with each one's fingerprint, `data` with validation_steps,
@@ -108,9 +118,16 @@ def check_overlap(
         for corpus, found in zip(corpora, origins, strict=True):
             note = _compare(record, corpus, found)
             notes += [] if note is None else [note]
-    notes.sort(key=lambda note: note.code != Code.TRAINING_SAW_WINDOWS)
+    for corpus, found in zip(corpora, origins, strict=True):
+        note = _before_cutoff(record, corpus, found)
+        notes += [] if note is None else [note]
+    first = (Code.TRAINING_SAW_WINDOWS, Code.BEFORE_TRAINING_CUTOFF)
+    notes.sort(key=lambda note: first.index(note.code) if note.code in first else len(first))
     if not record.own:
         text = "The release does not record what this model was trained on, so it may have seen these series before."
+        if itself := next(((name, weights) for by, name, weights in record.published if not by), None):
+            name, weights = itself
+            text = f"{name} was trained on {weights.saw}; it is not recorded whether these series are among them."
         return [*notes, Note(Code.TRAINING_UNKNOWN, text)]
     if unknown := record.ancestry.unknown:
         names = " and ".join(record.name(by) for by in unknown[:2])
@@ -138,6 +155,45 @@ def reserved_steps(release: dict[str, Any] | None, corpus: Corpus, split: SplitN
         test = extents[0].test
         least = min(extents, key=lambda extent: extent.held)
     return Reserved(max(0, held - test), test, record.name(least.rule.by))
+
+
+def _before_cutoff(record: _Record, corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
+    """Return a note on windows of prices that do not start after the last day that published weights saw."""
+    if corpus.manifest.time == "steps" or not holds_prices(corpus):
+        return None
+    dated = [entry for entry in record.published if entry[2].last_day]
+    if not dated or not len(origins):
+        return None
+    by, name, weights = max(dated, key=lambda entry: str(entry[2].last_day))
+    assert weights.last_day is not None
+    clean = weights.last_day + timedelta(days=1)
+    limit = int(np.datetime64(clean, "us").astype(np.int64))
+    before = sum(_time(corpus, *origin) < limit for origin in origins)
+    if not before:
+        return None
+    text = (
+        f"{before} of {len(origins)} windows of {corpus.name} start before {clean}, and {_cutoff_of(name, weights)}"
+        f"{f', which is {record.name(by)}' if by else ''}: it may have seen them."
+    )
+    counts = {"windows": before, "scored": len(origins)}
+    counts |= {"generation": by.count(".") + 1} if by else {}
+    return Overlap(Code.BEFORE_TRAINING_CUTOFF, text, counts, ancestor=record.name(by))
+
+
+def refuse_seen_dates(notes: Iterable[Note]) -> None:
+    """Raise ConfigError for the first note on windows before the cut-off of published weights."""
+    note = next((note for note in notes if note.code == Code.BEFORE_TRAINING_CUTOFF), None)
+    if note is not None:
+        raise ConfigError(
+            f"evaluate: {note.text[:-1]}. Score later windows (newer data, fewer --num-windows), or all of them with "
+            "--score-seen-dates, and the report says so."
+        )
+
+
+def _cutoff_of(name: str, weights: PublishedWeights) -> str:
+    """Return until when published weights were trained and chosen, and who says so."""
+    chosen = f", and chosen on data up to {weights.chosen_until}" if weights.chosen_until else ""
+    return f"{name} was trained on data up to {weights.trained_until}{chosen} ({weights.sources[-1]})"
 
 
 def used_by(notes: Iterable[Note], code: Code) -> str | None:

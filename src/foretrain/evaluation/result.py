@@ -35,7 +35,8 @@ from foretrain.notes import Code, Note, Tally, codes, records
 from foretrain.printing import for_spreadsheet
 
 FORMAT = 1
-ALARMS = (Code.TRAINING_SAW_WINDOWS, Code.SYNTHETIC_DATA)  # warnings that make every metric meaningless
+# warnings that make every metric meaningless, or may
+ALARMS = (Code.TRAINING_SAW_WINDOWS, Code.BEFORE_TRAINING_CUTOFF, Code.SYNTHETIC_DATA)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class EvaluationResult:
 
     @property
     def alarms(self) -> list[str]:
-        """Warnings that make every metric meaningless, as text; reports print them first."""
+        """Warnings that make every metric meaningless, or may, as text; reports print them first."""
         return [_text(notes) for notes in _paragraphs(self.warnings) if notes[0].code in ALARMS]
 
     @property

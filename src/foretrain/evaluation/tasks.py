@@ -14,7 +14,13 @@ from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, Forecasts
 from foretrain.evaluation.baselines import BASELINES
 from foretrain.evaluation.draws import check_clusters
-from foretrain.evaluation.overlap import Reserved, check_overlap, reference_overlap, reserved_steps
+from foretrain.evaluation.overlap import (
+    Reserved,
+    check_overlap,
+    reference_overlap,
+    refuse_seen_dates,
+    reserved_steps,
+)
 from foretrain.evaluation.panel import make_panel, newest_origins, open_ends
 from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
@@ -60,6 +66,7 @@ def evaluate(
     world: World | None = None,
     name: str = "model",
     release: dict[str, Any] | None = None,
+    score_seen_dates: bool = True,
     command: str | None = None,
     notes: Sequence[Note] = (),
     progress: Callable[[int], None] | None = None,
@@ -103,13 +110,15 @@ def evaluate(
         world: processes that share the work; the result does not depend on their number.
         release: the model's release.json ({} = nothing is recorded), to score what its training held out, to warn if it
             saw these windows, and for output settings; None skips the first two.
+        score_seen_dates: score windows of prices from before the known cut-off of published weights that the model is
+            or was made from, with a warning; False = refuse them before anything is forecast.
         command: the command that repeats this evaluation, for the report.
         notes: further notes on this evaluation, for the result.
         progress: called with the number of windows finished.
         device, dtype: where and in which precision to compute; None = where the model is, in its own precision.
 
     Raises DataError if no window can be scored (prediction_length too long for the longest item, nothing observed),
-    ConfigError for impossible settings.
+    ConfigError for impossible settings, and for windows that are refused.
     """
     corpora = [corpora] if isinstance(corpora, Corpus) else list(corpora)
     _check(corpora, {"seasonality": seasonality, "max_items": max_items}, [options, against and against.options])
@@ -125,6 +134,8 @@ def evaluate(
     }
     sizes = {"validation": validation_steps, "test": test_steps}
     origins, warnings = _origins(corpora, release, split, sizes, min_context=min_context, **plan)
+    if not score_seen_dates:
+        refuse_seen_dates(warnings)
     panel = make_panel(
         corpora,
         selections,

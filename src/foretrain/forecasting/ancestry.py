@@ -3,7 +3,8 @@
 A release records its own corpora and settings (`corpora`, `data`) and, under `ancestry`, the same of its ancestors:
 parent models, tokenizers, bases of adapters and earlier stages, up to the first random weights. So the folders of the
 ancestors may be gone. An ancestor is named by the roles that lead to it: "model" is the parent model, "model.tokenizer"
-the tokenizer of that one, "" the model itself.
+the tokenizer of that one, "" the model itself. Published weights among the ancestors, which have no record, are named
+by their hub ids: models/training_data.py knows what they saw.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 LIMIT = 100_000  # bytes of the record in release.json
 _DIGITS = 16  # of a fingerprint in a shortened record
+_MOST_PUBLISHED = 50  # weights named in a record
 OR_EARLIER = ".?"  # end of a name in a shortened record: the ancestor or one of its own ancestors
 
 
@@ -55,24 +57,30 @@ class Ancestry:
 
     seen: tuple[Seen, ...] = ()
     unknown: tuple[str, ...] = ()
+    published: tuple[tuple[str, str], ...] = ()  # (ancestor, hub id)
 
     def through(self, role: str) -> Ancestry:
         """Return the part that came in through one parent, named from that parent on; the parent itself is ""."""
         inside = [(self._rest(rule.by, role), rule) for rule in self.seen]
         unknown = [self._rest(name, role) for name in self.unknown]
+        published = [(self._rest(name, role), hub_id) for name, hub_id in self.published]
         return Ancestry(
             tuple(replace(rule, by=rest) for rest, rule in inside if rest is not None),
             tuple(rest for rest in unknown if rest is not None),
+            tuple((rest, hub_id) for rest, hub_id in published if rest is not None),
         )
 
     def without(self, role: str) -> Ancestry:
         """Return what came in through all parents but one."""
         seen = tuple(rule for rule in self.seen if self._rest(rule.by, role) is None)
-        return Ancestry(seen, tuple(name for name in self.unknown if self._rest(name, role) is None))
+        published = tuple(pair for pair in self.published if self._rest(pair[0], role) is None)
+        return Ancestry(seen, tuple(name for name in self.unknown if self._rest(name, role) is None), published)
 
     def and_also(self, other: Ancestry) -> Ancestry:
         """Return both together."""
-        return Ancestry(self.seen + other.seen, self.unknown + other.unknown)
+        return Ancestry(
+            self.seen + other.seen, self.unknown + other.unknown, tuple(dict.fromkeys(self.published + other.published))
+        )
 
     @staticmethod
     def _rest(name: str, role: str) -> str | None:
@@ -85,7 +93,12 @@ class Ancestry:
         """Return the ancestry of a model from those of its parents, in which "" is the parent itself."""
         seen = [replace(rule, by=_under(role, rule.by)) for role, of in parents.items() for rule in of.seen]
         unknown = [_under(role, name) for role, of in parents.items() for name in of.unknown]
-        return cls(_without_repeats(seen), tuple(dict.fromkeys(sorted(unknown, key=_depth))))
+        published = {(_under(role, name), hub_id) for role, of in parents.items() for name, hub_id in of.published}
+        return cls(
+            _without_repeats(seen),
+            tuple(dict.fromkeys(sorted(unknown, key=_depth))),
+            tuple(sorted(published, key=lambda pair: (_depth(pair[0]), pair))),
+        )
 
     @classmethod
     def read(cls, facts: Mapping[str, Any]) -> Ancestry | None:
@@ -98,7 +111,8 @@ class Ancestry:
             return None if facts.get("parents") else cls()
         try:
             seen = [rule for entry in record["corpora"] for rule in _read_entry(entry)]
-            return cls(tuple(seen), tuple(str(name) for name in record["unknown"]))
+            published = tuple((str(name), str(hub_id)) for name, hub_id in (record.get("published") or {}).items())
+            return cls(tuple(seen), tuple(str(name) for name in record["unknown"]), published)
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"its ancestry is malformed ({error!r})") from None
 
@@ -108,7 +122,9 @@ class Ancestry:
         A longer one is shortened: of each corpus, one rule that covers all that was seen of it, and corpora with equal
         rules in one entry, by the first digits of their fingerprints. What does not fit even so counts as unknown.
         """
-        record = {"known": not self.unknown, "unknown": list(self.unknown)}
+        record: dict[str, Any] = {"known": not self.unknown, "unknown": list(self.unknown)}
+        if self.published:  # only then, so that records without are what they were
+            record["published"] = dict(self.published[:_MOST_PUBLISHED])
         full = {**record, "corpora": [_entry(rule) for rule in self.seen]}
         if _bytes(full) <= LIMIT:
             return full

@@ -17,8 +17,9 @@ from foretrain.adapters.files import base_of
 from foretrain.errors import ModelError, UnreadableError
 from foretrain.forecasting.ancestry import Ancestry, own_training
 from foretrain.models.hub import facts_of, release_hash, resolve
+from foretrain.models.training_data import published_name
 
-_UNKNOWN = Ancestry(unknown=("",))
+PUBLISHED = "published"  # in the facts of weights without a record of training: the hub id that they were loaded by
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
 
 
@@ -30,15 +31,19 @@ def ancestry_of(parents: Mapping[str, Mapping[str, Any]], *, unchanged: bool = T
     return Ancestry.joined({role: of_parent(role, parents, None if unchanged else frozenset()) for role in parents})
 
 
-def loaded_facts(folder: Path, parts: Mapping[str, str]) -> dict[str, Any]:
+def loaded_facts(folder: Path, parts: Mapping[str, str], asked: str | None = None) -> dict[str, Any]:
     """Return the record of a model loaded from a folder: its release.json, with what else the model was made from.
 
     That is the parts given for it, such as a tokenizer (role -> folder or hub id), which replace the release's own,
     and the base of an adapter of another program, which has no release.json. {} if nothing is recorded.
+
+    asked: the hub id or folder that was asked for; that of published weights is recorded.
     """
     facts, places = facts_of(folder), {role: {"asked": asked} for role, asked in parts.items()}
     if not facts and (base := base_of(folder)) is not None:
         places = {"model": base, **places}
+    elif not facts and (name := published_name(asked)) is not None:
+        facts = {PUBLISHED: name}
     return with_parts(facts, places) if places else facts
 
 
@@ -61,8 +66,24 @@ def with_ancestry(facts: dict[str, Any]) -> dict[str, Any]:
 
 def recorded(facts: Mapping[str, Any], ancestry: Ancestry) -> Ancestry:
     """Return a release's own training, as "", with its ancestry."""
-    own = own_training(facts)
-    return Ancestry((*own, *ancestry.seen), ancestry.unknown if own else ("", *ancestry.unknown))
+    own, name = own_training(facts), facts.get(PUBLISHED)
+    published = (("", str(name)),) if name else ()
+    unknown = ancestry.unknown if own else ("", *ancestry.unknown)
+    return Ancestry((*own, *ancestry.seen), unknown, (*published, *ancestry.published))
+
+
+def published_among(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return (ancestor, hub id) of the published weights that a model is, as "", or was made from.
+
+    A release of an older version names its parents alone.
+    """
+    try:
+        own, found = facts.get(PUBLISHED), Ancestry.read(facts) or Ancestry()
+        parents = [(role, published_name(place.get("asked"))) for role, place in (facts.get("parents") or {}).items()]
+    except _MALFORMED:
+        return ()
+    pairs = [("", own), *parents, *found.published]
+    return tuple(dict.fromkeys((by, name) for by, name in pairs if isinstance(name, str)))
 
 
 def of_parent(role: str, parents: Mapping[str, Mapping[str, Any]], line: frozenset[str] | None = None) -> Ancestry:
@@ -71,21 +92,22 @@ def of_parent(role: str, parents: Mapping[str, Mapping[str, Any]], line: frozens
     line: hashes of the releases that lead here from one of an older version, whose parents must have the recorded
     hashes; None if the parent's weights have just been read.
     """
-    folder = _folder(role, parents)
+    folder, name = _folder(role, parents), published_name(parents[role].get("asked"))
+    unknown = Ancestry(unknown=("",), published=(("", name),) if name else ())
     if folder is None or (line is not None and not _is_unchanged(folder, parents[role], line)):
-        return _UNKNOWN
+        return unknown
     line = (line or frozenset()) | {str(parents[role].get("hash"))}
     try:
         if facts := _read(folder):
             return recorded(facts, _ancestry(facts, line))
         if role == "model" or not (facts := _read(folder.parent)):
-            return _UNKNOWN
+            return unknown
         # a part inside the release that was trained with it
         inside = _ancestry(facts, line).through(role)
         same = facts["parents"][role]["hash"] == parents[role]["hash"]
-        return inside if same else Ancestry(inside.seen, ("", *inside.unknown))
+        return inside if same else Ancestry(inside.seen, ("", *inside.unknown), inside.published)
     except _MALFORMED:
-        return _UNKNOWN
+        return unknown
 
 
 def _ancestry_or_unknown(facts: Mapping[str, Any]) -> Ancestry:

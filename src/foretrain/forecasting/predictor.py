@@ -86,7 +86,7 @@ def load(
     made_of = {name: str(part) for name, part in parts.items()}
     folder = resolve(asked, revision, offline)
     model = _that_forecasts(open_folder(folder, asked, offline, made_of), asked)
-    facts = loaded_facts(folder, made_of)
+    facts = loaded_facts(folder, made_of, asked)
     return Predictor(model.to(device=where, dtype=DTYPES[dtype]).eval(), facts)
 
 
