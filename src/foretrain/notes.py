@@ -78,6 +78,11 @@ class Code(StrEnum):
     CATEGORIES_UNLIKE_TRAINING = "categories_unlike_training"  # of a covariate, so that its codes mean little
     SETTING_UNUSED = "setting_unused"
     CLUSTERS_NEEDED = "clusters_needed"  # prices share shocks, so their items are no independent draws
+    # benchmarks
+    BENCHMARK_TEST_SEEN = "benchmark_test_seen"  # training saw scored windows of a task
+    BENCHMARK_DATA_SEEN = "benchmark_data_seen"  # training saw the task's data set, at least before these windows
+    BENCHMARK_DATA_PERHAPS_SEEN = "benchmark_data_perhaps_seen"
+    BENCHMARK_DATA_UNKNOWN = "benchmark_data_unknown"  # nothing tells whether training saw it
     # the promotion gate
     NOT_BELOW = "not_below"  # the model's error is not below the reference's
     NOT_SIGNIFICANT = "not_significant"  # it is below, but not significantly

@@ -64,8 +64,8 @@ class _Extent(NamedTuple):
     test: int  # and for test alone
 
 
-class _Record:
-    """What a release records of its training and of its ancestors."""
+class TrainingRecord:
+    """What a release records of its training and of its ancestors; release: the contents of release.json."""
 
     def __init__(self, release: dict[str, Any]) -> None:
         parents = release.get("parents")
@@ -113,7 +113,7 @@ def check_overlap(
     its items. Any other corpus can only be compared by date: training may have seen the same days through other or
     longer series.
     """
-    record, notes = _Record(release), list[Note]()
+    record, notes = TrainingRecord(release), list[Note]()
     if record.rules:
         for corpus, found in zip(corpora, origins, strict=True):
             note = _compare(record, corpus, found)
@@ -145,7 +145,7 @@ def reserved_steps(release: dict[str, Any] | None, corpus: Corpus, split: SplitN
     None for a corpus that none of them used. The validation part is the release's own, as far as its ancestors held it
     out too.
     """
-    record = _Record(release or {})
+    record = TrainingRecord(release or {})
     extents = record.extents(corpus)
     if not extents:
         return None
@@ -157,7 +157,7 @@ def reserved_steps(release: dict[str, Any] | None, corpus: Corpus, split: SplitN
     return Reserved(max(0, held - test), test, record.name(least.rule.by))
 
 
-def _before_cutoff(record: _Record, corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
+def _before_cutoff(record: TrainingRecord, corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
     """Return a note on windows of prices that do not start after the last day that published weights saw."""
     if corpus.manifest.time == "steps" or not holds_prices(corpus):
         return None
@@ -243,14 +243,14 @@ def _extent(rule: Seen, corpus: Corpus) -> _Extent | None:
     return _Extent(rule, np.where(out, 0, trained), chosen, held, test)
 
 
-def _compare(record: _Record, corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
+def _compare(record: TrainingRecord, corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
     """Return the gravest note on the windows of one corpus."""
     extents = record.extents(corpus)
     note = _same(record, extents, corpus, origins) if extents else None
     return note or _by_date(record, _elsewhere(record, extents, corpus), corpus, origins)
 
 
-def _elsewhere(record: _Record, extents: Sequence[_Extent], corpus: Corpus) -> list[Seen]:
+def _elsewhere(record: TrainingRecord, extents: Sequence[_Extent], corpus: Corpus) -> list[Seen]:
     """Return what was seen of corpora that can only be compared by date.
 
     Of a run on several corpora each one is compared by its own steps alone, as all of them hold out their newest.
@@ -263,13 +263,13 @@ def _elsewhere(record: _Record, extents: Sequence[_Extent], corpus: Corpus) -> l
     return [rule for rule in own if not (rule.generated and real)] + [
         rule
         for rule in record.ancestry.seen
-        if not _is_apart(rule, real)
+        if not is_apart(rule, real)
         and not any(rule.is_of(other.fingerprint) for other in used)
         and not (record.is_in_the_box(rule) and not corpus.manifest.generated)
     ]
 
 
-def _is_apart(rule: Seen, real: bool) -> bool:
+def is_apart(rule: Seen, real: bool) -> bool:
     """Return whether a training of an ancestor saw nothing of other corpora, real ones or not.
 
     Records of earlier versions do not say whether synthetic data were drawn or imported.
@@ -277,7 +277,7 @@ def _is_apart(rule: Seen, real: bool) -> bool:
     return rule.provenance == "synthetic" if rule.generated is None else rule.generated and real
 
 
-def _same(record: _Record, extents: Sequence[_Extent], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
+def _same(record: TrainingRecord, extents: Sequence[_Extent], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
     series = np.array([origin.series for origin in origins])
     cutoffs = np.array([origin.cutoff for origin in origins])
     if note := _saw(record, [(extent.rule, cutoffs < extent.trained[series]) for extent in extents], corpus, origins):
@@ -288,7 +288,7 @@ def _same(record: _Record, extents: Sequence[_Extent], corpus: Corpus, origins: 
 
 
 def _saw(
-    record: _Record, found: Sequence[tuple[Seen, np.ndarray]], corpus: Corpus, origins: Sequence[Origin]
+    record: TrainingRecord, found: Sequence[tuple[Seen, np.ndarray]], corpus: Corpus, origins: Sequence[Origin]
 ) -> Note | None:
     """Return a note on windows inside the data of a training; found: for each one a mask of the windows."""
     seen = int(np.any([hit for _, hit in found], axis=0).sum())
@@ -310,7 +310,7 @@ def _saw(
     return Overlap(Code.TRAINING_SAW_WINDOWS, text + remedy, counts | _generation(rule), ancestor=who)
 
 
-def _chose(record: _Record, found: Sequence[tuple[Seen, np.ndarray]], corpus: Corpus) -> Note | None:
+def _chose(record: TrainingRecord, found: Sequence[tuple[Seen, np.ndarray]], corpus: Corpus) -> Note | None:
     """Return a note on windows of a validation part; found: for each training a mask of the windows."""
     chosen = int(np.any([hit for _, hit in found], axis=0).sum())
     if not chosen:
@@ -357,7 +357,7 @@ def _same_days(corpus: Corpus, origins: Sequence[Origin], trained: IntArray) -> 
     return Note(Code.TRAINING_SAW_DAYS, text, {"share": share})
 
 
-def _by_date(record: _Record, rules: Sequence[Seen], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
+def _by_date(record: TrainingRecord, rules: Sequence[Seen], corpus: Corpus, origins: Sequence[Origin]) -> Note | None:
     """Return a note on windows that do not start after all other data that these trainings saw."""
     if not rules:
         return None
@@ -371,8 +371,8 @@ def _by_date(record: _Record, rules: Sequence[Seen], corpus: Corpus, origins: Se
         )
         return Note(Code.TRAINING_CANNOT_BE_COMPARED, text)
     first = min(_time(corpus, *origin) for origin in origins)
-    newest = max(dated, key=_last)
-    last, who = _last(newest), record.name(newest.by)
+    newest = max(dated, key=last_time)
+    last, who = last_time(newest), record.name(newest.by)
     if np.datetime64(first, "us") > last:
         return None
     text = (
@@ -383,7 +383,7 @@ def _by_date(record: _Record, rules: Sequence[Seen], corpus: Corpus, origins: Se
     return Note(Code.TRAINING_MAY_HAVE_SEEN_DAYS, text)
 
 
-def _last(rule: Seen) -> np.datetime64:
+def last_time(rule: Seen) -> np.datetime64:
     """Return the newest time of a dated corpus."""
     assert rule.date_range is not None
     return np.datetime64(rule.date_range[1].replace("Z", "").split("+")[0], "us")
