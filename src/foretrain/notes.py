@@ -73,6 +73,8 @@ class Code(StrEnum):
     QUANTILES_CROSSED = "quantiles_crossed"
     FEWER_WINDOWS = "fewer_windows"  # than requested: training held out no more
     REFERENCE_SAW_WINDOWS = "reference_saw_windows"  # so it is favoured
+    BASELINES_SAMPLED = "baselines_sampled"  # fewer items are scored, as fits would take too long
+    BASELINE_REPLACED = "baseline_replaced"  # by naive, where a model could not be fitted
     SHORTER_CONTEXT = "shorter_context"  # the reference model sees less history
     COLUMNS_UNLIKE_TRAINING = "columns_unlike_training"  # the data lack some
     CATEGORIES_UNLIKE_TRAINING = "categories_unlike_training"  # of a covariate, so that its codes mean little

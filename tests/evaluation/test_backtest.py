@@ -117,5 +117,5 @@ def test_levels_that_every_report_needs_are_added_and_impossible_ones_refused():
 
 
 def test_an_unknown_baseline_is_refused(hourly):
-    with pytest.raises(ConfigError, match="'arima' is not a baseline"):
+    with pytest.raises(ConfigError, match=r"'arima' is not a baseline\. Did you mean 'auto_arima'"):
         Backtest(_panel(hourly(1, 60), [Origin(0, 40)]), baselines=["arima"])

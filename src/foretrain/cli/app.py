@@ -258,6 +258,18 @@ def evaluate(
     max_items: Annotated[
         int | None, typer.Option(min=1, help="Score at most this many items (chosen by seed).")
     ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Comma-separated (default: naive, drift, seasonal_naive, seasonal_naive_found, historical_mean); also "
+            "auto_ets, auto_theta, dynamic_optimized_theta, auto_arima (extra `baselines`).",
+        ),
+    ] = None,
+    baseline_seconds: Annotated[
+        float | None,
+        typer.Option(min=1, help="Time to fit such models in; if it is too short, fewer items are scored (600)."),
+    ] = None,
     cross_learning: Annotated[
         bool,
         typer.Option("--cross-learning", help="Not allowed here: results would depend on the batch."),
@@ -335,6 +347,8 @@ def evaluate(
         batch_size=batch_size,
         seasonality=seasonality,
         max_items=max_items,
+        baselines=comma_list(baselines),
+        baseline_seconds=baseline_seconds,
         cross_learning=cross_learning,
         sort_quantiles=sort_quantiles,
         repair_candles=repair_candles,

@@ -133,6 +133,8 @@ def evaluate_model(
     known_covariates: Sequence[str] | None = None,
     context_length: int | None = None,
     quantile_levels: Sequence[float] | None = None,
+    baselines: Sequence[str] | None = None,
+    baseline_seconds: float | None = None,
     cross_learning: bool = False,
     options: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
@@ -159,6 +161,7 @@ def evaluate_model(
         raise ConfigError("--cross-learning: batch composition would then be part of the model. Leave it out.")
     if out is not None:
         check_new_folder(out)
+    settings |= _baseline_settings(baselines, baseline_seconds)
     set_threads(threads)
     from foretrain.data.frames import open_input
     from foretrain.evaluation.columns import evaluation_columns
@@ -223,6 +226,20 @@ def evaluate_model(
     changes = unlike_release(release, predictor.model, {**settings, **named, "context_length": context_length}, chosen)
     _save_result(result, model, predictor.facts, changes, out, csv_safe=csv_safe)
     return result
+
+
+def _baseline_settings(names: Sequence[str] | None, seconds: float | None) -> dict[str, Any]:
+    """Return the arguments of evaluation.tasks.evaluate; raises ConfigError before anything is read."""
+    from foretrain.evaluation.baselines import STATISTICAL
+    from foretrain.evaluation.statistical import check_names
+
+    check_names(names or ())
+    if seconds is not None and not any(name in STATISTICAL for name in names or ()):
+        raise ConfigError(
+            f"--baseline-seconds: has no effect without one of {', '.join(STATISTICAL)} in --baselines. Leave it out."
+        )
+    given = {"compare": names, "baseline_seconds": seconds}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _save_result(

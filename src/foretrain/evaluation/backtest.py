@@ -17,10 +17,11 @@ import torch
 from foretrain.data.windows import NO_TIME, Window
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
-from foretrain.evaluation.baselines import BASELINES, FOUND, SEASONAL, baselines
+from foretrain.evaluation.baselines import BASELINES, FOUND, SEASONAL, STATISTICAL, baselines
 from foretrain.evaluation.panel import LeftOut, Panel, ShardedWindows, WindowRef
 from foretrain.evaluation.scored import INTERVAL, MEDIAN, Scored, seasonal_errors
 from foretrain.evaluation.season_rows import season_rows
+from foretrain.evaluation.statistical import check_names, replaced_notes, statistical_baseline
 from foretrain.forecasting.batching import forecast_paths
 from foretrain.forecasting.scaling import SCALE_CODES
 from foretrain.models.base import Forecaster, ForecastOptions, ForecastRequest
@@ -53,6 +54,7 @@ class _RowData:
     usable: np.ndarray  # bool: the context has an observed value, and so has the horizon
     reason: np.ndarray  # why a row is not usable; "" if it is
     quantiles: dict[str, np.ndarray]  # baseline -> (rows, H, Q)
+    replaced: dict[str, int]  # statistical baseline -> rows with naive's forecast
 
 
 class Forecasts(NamedTuple):
@@ -78,9 +80,7 @@ class Backtest:
         batch_size: int = 256,
         world: World | None = None,
     ) -> None:
-        unknown = [name for name in baselines if name not in BASELINES]
-        if unknown:
-            raise ConfigError(f"compare: {unknown[0]!r} is not a baseline. The baselines are {', '.join(BASELINES)}.")
+        check_names(baselines)
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it counts rows and is at least 1.")
         self.panel, self.batch_size = panel, batch_size
@@ -112,6 +112,8 @@ class Backtest:
         keys = self._usable_rows([chunk.keys for chunk in chunks])
         self.item_keys, first, item = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         quantiles = {name: self._usable_rows([chunk.quantiles[name] for chunk in chunks]) for name in self.baselines}
+        counts = {name: sum(chunk.replaced[name] for chunk in chunks) for name in chunks[0].replaced}
+        self.notes = replaced_notes(counts, len(usable))
         self.naive = Scored(
             **fields,
             quantiles=quantiles["naive"],
@@ -165,7 +167,7 @@ class Backtest:
             "start": np.array(starts, np.int64),
             "end": np.array(ends, np.int64),
         }
-        quantiles = self._baselines(np.array([ref.corpus for ref, _ in rows]), contexts, windows)
+        quantiles, replaced = self._baselines(np.array([ref.corpus for ref, _ in rows]), contexts, windows)
         return _RowData(
             fields=fields,
             keys=np.array([(ref.corpus, ref.series, row) for ref, row in rows], np.int64),
@@ -174,15 +176,20 @@ class Backtest:
             usable=has_past & has_truth,
             reason=reason,
             quantiles=quantiles,
+            replaced=replaced,
         )
 
     def _baselines(
         self, corpus: np.ndarray, contexts: Sequence[np.ndarray], windows: Sequence[Window]
-    ) -> dict[str, np.ndarray]:
-        """Return each baseline's quantiles (rows, H, Q); corpus (rows,) and contexts are those of the rows."""
+    ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Return each baseline's quantiles (rows, H, Q), and how many rows of statistical ones have naive's instead.
+
+        corpus (rows,) and contexts are those of the rows.
+        """
         horizon, seasons = self.panel.prediction_length, self.seasons
         quantiles = {name: np.empty((len(contexts), horizon, len(self.levels)), np.float32) for name in self.baselines}
-        usual = [name for name in self.baselines if name != FOUND]
+        usual = [name for name in self.baselines if name != FOUND and name not in STATISTICAL]
+        replaced = {name: 0 for name in self.baselines if name in STATISTICAL}
         stamps: list[Any] = [(w.context_times, w.future_times) for w in windows for _ in range(w.num_targets)]
         kinds = np.array([seasons.steps[SEASONAL], seasons.steps[FOUND], seasons.by_clock])[:, corpus].T
         for kind in np.unique(kinds, axis=0):
@@ -192,9 +199,12 @@ class Backtest:
             found = baselines(usual, histories, horizon, self.levels, int(kind[0]), own)
             if FOUND in self.baselines:
                 found |= baselines((FOUND,), histories, horizon, self.levels, int(kind[1]))
+            for name in replaced:
+                found[name], count = statistical_baseline(name, histories, horizon, self.levels, int(kind[0]))
+                replaced[name] += count
             for name, values in found.items():
                 quantiles[name][chosen] = values
-        return quantiles
+        return quantiles, replaced
 
     def _seasonal_errors(self, refs: Sequence[WindowRef]) -> np.ndarray:
         """Return MASE's denominators (rows,), from the whole past of each window, not from its context alone."""

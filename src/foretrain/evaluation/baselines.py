@@ -180,6 +180,14 @@ BASELINES: dict[str, _Method] = {
     FOUND: _seasonal_naive,
     "historical_mean": _historical_mean,
 }
+# fitted to every context by statsforecast (statistical.py): name -> its class there
+STATISTICAL: dict[str, str] = {
+    "auto_ets": "AutoETS",
+    "auto_theta": "AutoTheta",
+    "dynamic_optimized_theta": "DynamicOptimizedTheta",
+    "auto_arima": "AutoARIMA",
+}
+EVERY_BASELINE = (*BASELINES, *STATISTICAL)
 
 
 def baselines(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foretrain.evaluation import metrics
-from foretrain.evaluation.baselines import BASELINES
+from foretrain.evaluation.baselines import EVERY_BASELINE
 from foretrain.evaluation.scored import Scored
 
 
@@ -19,7 +19,7 @@ def horizon_parts(forecasters: Mapping[str, Scored], trained: int | None) -> lis
     naive = forecasters["naive"]
     if trained is None or trained >= naive.horizon:
         return []
-    shown = {who: scored for who, scored in forecasters.items() if who == "naive" or who not in BASELINES}
+    shown = {who: scored for who, scored in forecasters.items() if who == "naive" or who not in EVERY_BASELINE}
     parts = []
     for first, end in ((0, trained), (trained, naive.horizon)):
         base = naive.steps(first, end)

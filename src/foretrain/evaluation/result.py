@@ -21,7 +21,7 @@ import numpy as np
 from foretrain.data.windows import NO_TIME
 from foretrain.evaluation import metrics
 from foretrain.evaluation.backtest import Backtest
-from foretrain.evaluation.baselines import BASELINES, SEASONAL
+from foretrain.evaluation.baselines import EVERY_BASELINE, SEASONAL, STATISTICAL
 from foretrain.evaluation.draws import about_draws, draws_of
 from foretrain.evaluation.examples import Example, examples_of
 from foretrain.evaluation.horizons import horizon_parts
@@ -132,7 +132,7 @@ class EvaluationResult:
 
     def _against_strongest(self) -> str:
         """Return the verdict against the best baseline that beats naive: beating naive alone would prove little."""
-        others = {who: values for who, values in self.pooled.items() if who in BASELINES}
+        others = {who: values for who, values in self.pooled.items() if who in EVERY_BASELINE}
         skills = {who: values["skill_vs_naive"] for who, values in others.items()}
         strongest = max(skills, key=lambda who: skills[who] if math.isfinite(skills[who]) else -math.inf)
         if strongest in ("naive", *self.season_baselines) or not skills[strongest] > 0:
@@ -251,9 +251,9 @@ def summarise(
         for who, scored in forecasters.items()
     }
     seasons, draws = backtest.seasons, draws_of(backtest, clusters)
+    labels = STATISTICAL | seasons.labels
     comparisons = [
-        replace(compare(model, scored, seasons.labels.get(who, who), draws), against=who)
-        for who, scored in others.items()
+        replace(compare(model, scored, labels.get(who, who), draws), against=who) for who, scored in others.items()
     ]
     symbols = per_symbol(backtest, model)
     return EvaluationResult(
@@ -276,7 +276,7 @@ def summarise(
         left_out=[*backtest.left_out, *_without_scale(model)],
         data=_describe_data(backtest),
         warnings=[*warnings, *_remarks(backtest, settings), *about_draws(backtest, clusters, draws, comparisons)],
-        labels={who: label for who, label in seasons.labels.items() if who in pooled},
+        labels={who: label for who, label in labels.items() if who in pooled},
         no_direction=tuple(who for who, scored in forecasters.items() if metrics.names_no_direction(scored)),
         season_baselines=seasons.decisive,
         command=command,
@@ -368,7 +368,7 @@ def _remarks(backtest: Backtest, settings: dict[str, Any]) -> list[Note]:
     if any(corpus.manifest.provenance["kind"] == "synthetic" for corpus in backtest.panel.corpora):
         text = "SYNTHETIC DATA: the series were generated, so these figures say nothing about the real world."
         remarks.append(Note(Code.SYNTHETIC_DATA, text))
-    remarks += backtest.seasons.notes
+    remarks += [*backtest.seasons.notes, *backtest.notes]
     if SEASONAL in backtest.baselines and set(backtest.panel.seasons) == {1}:
         text = "The season is 1 step, so seasonal naive is naive and MASE is scaled by one-step changes."
         remarks.append(Note(Code.SEASON_OF_ONE_STEP, text))

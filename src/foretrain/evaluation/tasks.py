@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ from foretrain.data.splits import Origins, Selection, SplitName, select
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation.backtest import DEFAULT_LEVELS, Backtest, Forecasts
-from foretrain.evaluation.baselines import BASELINES
+from foretrain.evaluation.baselines import BASELINES, STATISTICAL
 from foretrain.evaluation.draws import check_clusters
 from foretrain.evaluation.overlap import (
     Reserved,
@@ -21,9 +22,10 @@ from foretrain.evaluation.overlap import (
     refuse_seen_dates,
     reserved_steps,
 )
-from foretrain.evaluation.panel import make_panel, newest_origins, open_ends
+from foretrain.evaluation.panel import Panel, make_panel, newest_origins, open_ends
 from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
+from foretrain.evaluation.statistical import affordable_items, check_names
 from foretrain.evaluation.validation import refuse_cross_learning
 from foretrain.forecasting.batching import clip_context, forecast_notes
 from foretrain.forecasting.record import beyond_training, recorded_options, trained_context, trained_horizon
@@ -54,6 +56,7 @@ def evaluate(
     seasonality: int | None = None,
     max_items: int | None = None,
     compare: Sequence[str] = tuple(BASELINES),
+    baseline_seconds: float = 600.0,
     clusters: str | None = None,
     sort_quantiles: bool | None = None,
     repair_candles: bool | None = None,
@@ -94,7 +97,10 @@ def evaluate(
         seasonality: steps of a season, for MASE and seasonal naive; None = the corpus' own.
         max_items: score a random sample of this many items, with a fixed seed.
         compare: names of baselines; naive is always included. "seasonal_naive_found" looks for a season in the values
-            before the first window, which the verdict then counts (season_rows.py).
+            before the first window, which the verdict then counts (season_rows.py). Those of statistical.py are fitted
+            to every window.
+        baseline_seconds: about how long such fits may take; if they would take longer, a random sample of items is
+            scored, of model and baselines, with a note.
         clusters: a column with one value an item. Where origins are too few for a test, it is over the means of items
             with equal values; None = over items, and not at all for prices (evaluation.draws).
         sort_quantiles: sort crossed quantiles before scoring; the report gives the share of steps that crossed. None,
@@ -136,7 +142,8 @@ def evaluate(
     origins, warnings = _origins(corpora, release, split, sizes, min_context=min_context, **plan)
     if not score_seen_dates:
         refuse_seen_dates(warnings)
-    panel = make_panel(
+    panel_of = partial(
+        make_panel,
         corpora,
         selections,
         origins,
@@ -144,11 +151,13 @@ def evaluate(
         context_length=plan["context_length"],
         stride=plan["stride"],
         seasonality=seasonality,
-        max_items=max_items,
     )
+    panel = panel_of(max_items=max_items)
+    fewer, of_fits = _affordable(panel, compare, baseline_seconds, world)
+    panel = panel if fewer is None else panel_of(max_items=fewer)
     rows = min(max(ref.cutoff for ref in panel.refs), panel.context_length)
     lengths = beyond_training(facts, prediction_length, context_length, rows)
-    warnings += [*notes, *lengths, *open_ends(panel)]
+    warnings += [*notes, *lengths, *of_fits, *open_ends(panel)]
     backtest = Backtest(panel, levels=quantile_levels, baselines=compare, batch_size=batch_size, world=world)
     output = recorded_output(facts).changed(
         sort_quantiles=sort_quantiles, repair_candles=repair_candles, blank_missing=blank_missing
@@ -189,6 +198,18 @@ def _check(corpora: Sequence[Corpus], counts: Mapping[str, int | None], options:
             raise ConfigError(f"{key} is {value}; it must be at least 1.")
     if not corpora:
         raise ConfigError("no corpus to evaluate on.")
+
+
+def _affordable(
+    panel: Panel, compare: Sequence[str], seconds: float, world: World | None
+) -> tuple[int | None, list[Note]]:
+    """Return how many items statistical baselines can be fitted to, None = all, and a note if they are fewer."""
+    if not any(name in STATISTICAL for name in compare):
+        return None, []
+    if world is not None and world.size > 1:  # each would measure another time
+        raise ConfigError("baselines: statistical ones are fitted in one process. Evaluate in one, or leave them out.")
+    check_names(compare)
+    return affordable_items(panel, compare, seconds)
 
 
 def _forecast(backtest: Backtest, model: Forecaster, request: ForecastRequest, where: Mapping[str, Any]) -> Forecasts:
