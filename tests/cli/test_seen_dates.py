@@ -39,9 +39,6 @@ def test_windows_before_the_cut_off_are_refused_and_scored_with_a_warning_if_ask
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert {"code": "before_training_cutoff", "counts": {"windows": 6, "scored": 15}} in found["codes"]
     assert "before 2024-06-01" in (tmp_path / "out" / "report.html").read_text()
-    new = prices(tmp_path / "new.csv", "2024-06-01")
-    foretrain(*command[:2], "--data", new, *command[4:])
-    assert "before 2024-06-01" not in capsys.readouterr().out
 
 
 def test_a_copy_keeps_the_name_of_published_weights(weights, tmp_path):

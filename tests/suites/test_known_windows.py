@@ -69,6 +69,6 @@ def test_nothing_to_look_for_finds_nothing():
 def test_many_equal_windows_are_all_found():
     """As of a task with overlapping windows: candidates of one hash are compared in blocks."""
     series = walks(1, 64, 6)[0]
-    known = KnownWindows(np.repeat(series[None, :LENGTH], 5_000, 0))
+    known = KnownWindows(np.repeat(series[None, :LENGTH], 3_000, 0))
     known.look_into(np.tile(series, 30))
     assert known.found.all()
