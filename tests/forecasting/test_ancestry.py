@@ -10,7 +10,7 @@ import pytest
 from foretrain.errors import UnreadableError
 from foretrain.evaluation.overlap import check_overlap
 from foretrain.forecasting.ancestry import LIMIT, Ancestry, Seen, ancestor, most_seen, own_training
-from foretrain.forecasting.parents import ancestry_of
+from foretrain.forecasting.parents import ancestry_of, published_among, recorded
 from foretrain.notes import Code
 
 DATES = ("2020-01-01T00:00:00.000000", "2024-12-31T00:00:00.000000")
@@ -142,3 +142,24 @@ def test_a_parent_that_the_system_fails_to_read_is_an_error_and_one_that_is_gone
     record.symlink_to(record.name)  # ELOOP, also for root
     with pytest.raises(UnreadableError, match=r"release\.json: cannot be read \(Too many levels"):
         ancestry_of(parent)
+
+
+def test_an_ancestry_names_the_published_weights_in_it_through_every_generation(tmp_path):
+    weights = tmp_path / "hub" / "models--NeoQuasar--Kronos-base" / "snapshots" / "0123"
+    weights.mkdir(parents=True)
+    (weights / "config.json").write_text("{}")
+    child = ancestry_of({"model": {"asked": str(weights), "hash": "0"}})
+    assert child == Ancestry(unknown=("model",), published=(("model", "NeoQuasar/Kronos-base"),))
+    assert child.to_json()["published"] == {"model": "NeoQuasar/Kronos-base"}
+    facts = {"corpora": [{"fingerprint": "f"}], "parents": {"model": {}}, "ancestry": child.to_json()}
+    grandchild = Ancestry.joined({"model": recorded(facts, child)})
+    assert grandchild.published == (("model.model", "NeoQuasar/Kronos-base"),)
+    assert Ancestry.read({"ancestry": grandchild.to_json()}) == grandchild
+    assert grandchild.through("model").published == child.published
+    assert grandchild.without("model") == Ancestry()
+    assert grandchild.and_also(child).published == grandchild.published + child.published
+    assert published_among({"published": "a/b", **facts}) == (("", "a/b"), ("model", "NeoQuasar/Kronos-base"))
+    # the hub id counts where its folder is gone, and a record that a hand has changed says nothing
+    gone = ancestry_of({"tokenizer": {"asked": "NeoQuasar/Kronos-Tokenizer-2k", "hash": "0"}}, unchanged=False)
+    assert gone.published == (("tokenizer", "NeoQuasar/Kronos-Tokenizer-2k"),)
+    assert published_among({"parents": {"model": "text"}}) == ()
