@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from foretrain.errors import DataError
-from foretrain.evaluation.library_metrics import METRICS_OF, Instances
+from foretrain.suites.contestants import SuiteNaive
 from foretrain.suites.definition import BenchmarkTask, raw_sources
 from foretrain.suites.derive import derived
-from foretrain.suites.naive import filled, seasonal_naive
 from foretrain.suites.raw_files import BenchmarkSeries, missing_files, read_corpus, read_hub_parquet, read_raw
-from foretrain.suites.windows import Cut, windows_of
+from foretrain.suites.scoring import ForecastFailed, score_task
 
 
 @dataclass(frozen=True)
@@ -72,42 +69,10 @@ def load_data(task: BenchmarkTask, root: Path) -> TaskData:
 
 def score_naive(task: BenchmarkTask, series: Sequence[BenchmarkSeries]) -> dict[str, float]:
     """Return the published metrics of a task, of the seasonal naive that its suite publishes. Raises DataError."""
-    rows = naive_instances(task, series, windows_of(task, series))
-    found = METRICS_OF[task.suite.metrics_of][1](rows)
-    return {published: found[name] for published, name in task.suite.metrics.items()}
-
-
-def naive_instances(task: BenchmarkTask, series: Sequence[BenchmarkSeries], cuts: Sequence[Cut]) -> Instances:
-    """Return truth and seasonal naive of every variate of every window."""
-    rule, suite = task.definition, task.suite
-    levels, season = suite.quantile_levels, rule.baseline_seasonality or rule.seasonality
-    rows = [(cut, variate) for cut in cuts for variate in range(len(series[cut.series].variates))]
-    target = np.empty((len(rows), rule.horizon))
-    forecasts = np.empty((len(rows), 1 + len(levels), rule.horizon))
-    errors = np.empty(len(rows))
-    for row, (cut, variate) in enumerate(rows):
-        values = series[cut.series].values[variate]
-        history = values[_start(task, cut) : cut.cutoff]
-        target[row] = values[cut.cutoff : cut.cutoff + rule.horizon]
-        errors[row] = METRICS_OF[suite.metrics_of][0](history, rule.seasonality)
-        known = filled(history)[-(suite.baseline_context or len(history)) :]
-        forecasts[row] = seasonal_naive(known, season, rule.horizon, levels, suite.baseline)
-    if suite.metrics_of == "fev":  # of which the published baseline has 0 where it has nothing
-        forecasts = np.nan_to_num(forecasts, nan=0.0)
-    return Instances(
-        target=target,
-        point=forecasts[:, 0],
-        quantiles=np.moveaxis(forecasts[:, 1:], 1, 2),
-        levels=levels,
-        seasonal_error=errors,
-        variate=np.array([variate for _, variate in rows], np.int64),
-        window=np.array([cut.window for cut, _ in rows], np.int64),
-    )
-
-
-def _start(task: BenchmarkTask, cut: Cut) -> int:
-    longest = task.definition.max_context
-    return 0 if longest is None else max(cut.cutoff - longest, 0)
+    try:
+        return score_task(SuiteNaive(), task, series).metrics
+    except ForecastFailed as error:
+        raise DataError(str(error)) from None
 
 
 def _within(targets: tuple[str, ...] | None, series: BenchmarkSeries) -> tuple[str, ...]:

@@ -1,0 +1,154 @@
+"""The rows of a benchmark task: what a contestant sees of each window, and the truth that it is scored on.
+
+# N rows (a target of a window), V targets of an item, C steps of history, H horizon, Q levels
+# P covariates that are known up to the cutoff, K that are known over the horizon too
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from foretrain.errors import DataError
+from foretrain.evaluation.library_metrics import METRICS_OF, Instances
+from foretrain.evaluation.scored import Array, Ints
+from foretrain.suites.definition import BenchmarkTask
+from foretrain.suites.raw_files import BenchmarkSeries, Stamps
+from foretrain.suites.windows import windows_of
+
+
+@dataclass(frozen=True)
+class CovariateRows:
+    """Covariates of a window, by name."""
+
+    past: dict[str, Array] = field(default_factory=dict)  # (C,)
+    known: dict[str, Array] = field(default_factory=dict)  # (C + H,)
+
+
+class CovariateSource(Protocol):
+    """Covariates of a task's items."""
+
+    def of(self, item: int, start: int, cutoff: int, end: int, target: Array) -> CovariateRows:
+        """Return those of an item's window: history from start to cutoff, known ones up to end.
+
+        target (C,): the first target's history, from which categories take their numbers.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BenchmarkWindow:
+    """What a contestant sees of one window. Nothing in it is later than the cutoff, but known covariates and stamps."""
+
+    item_id: str
+    cutoff: int  # steps of the item before the forecast
+    targets: tuple[str, ...]  # (V,)
+    history: Array  # (V, C) the newest steps that the task allows; NaN = not observed
+    stamps: Stamps | None  # (C,) None = steps without a calendar
+    future_stamps: Stamps | None  # (H,)
+    covariates: CovariateRows = CovariateRows()  # immutable
+
+
+class Contestant(Protocol):
+    """A forecaster that takes part in a benchmark."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        ...
+
+    @property
+    def takes_covariates(self) -> bool:
+        """True if its windows shall have their covariates."""
+        ...
+
+    def forecast(self, windows: Sequence[BenchmarkWindow], task: BenchmarkTask) -> Array:
+        """Return forecasts (N, 1 + Q, H) of all targets of the windows, one after the other.
+
+        The point forecast comes first, then the quantiles at the suite's levels. The forecast of a window depends on
+        no other window.
+        """
+        ...
+
+
+class TaskRows:
+    """Windows and truth of a task, which any number of contestants are scored on. Raises what windows_of raises."""
+
+    def __init__(
+        self, task: BenchmarkTask, series: Sequence[BenchmarkSeries], covariates: CovariateSource | None = None
+    ) -> None:
+        self.task, self.series, self.covariates = task, series, covariates
+        self.cuts = windows_of(task, series)
+        self.widths = np.array([len(series[cut.series].variates) for cut in self.cuts], np.int64)
+        self.first = np.concatenate([[0], np.cumsum(self.widths)])  # row of each window's first target
+        self._target, self._error = self._truth()
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    @property
+    def num_items(self) -> int:
+        """Number of items that have a window."""
+        return len({cut.series for cut in self.cuts})
+
+    def steps(self) -> Ints:
+        """Return the steps of history of each window."""
+        return np.array([cut.cutoff - self._start(cut.cutoff) for cut in self.cuts], np.int64)
+
+    def window(self, number: int, *, with_covariates: bool) -> BenchmarkWindow:
+        """Return a window, without its truth."""
+        cut = self.cuts[number]
+        item, start, end = self.series[cut.series], self._start(cut.cutoff), cut.cutoff + self.task.definition.horizon
+        history, given = item.values[:, start : cut.cutoff], CovariateRows()
+        if with_covariates and self.covariates is not None:
+            given = self.covariates.of(cut.series, start, cut.cutoff, end, history[0])
+        return BenchmarkWindow(
+            item_id=item.item_id,
+            cutoff=cut.cutoff,
+            targets=item.variates,
+            history=history,
+            stamps=None if item.stamps is None else item.stamps[start : cut.cutoff],
+            future_stamps=None if item.stamps is None else item.stamps[cut.cutoff : end],
+            covariates=given,
+        )
+
+    def of(self, windows: Sequence[int]) -> Ints:
+        """Return the rows of windows, one window after the other."""
+        return np.concatenate([np.arange(self.first[k], self.first[k + 1]) for k in windows])
+
+    def instances(self, forecasts: Array) -> Instances:
+        """Return truth and forecasts (N, 1 + Q, H) of all rows. Raises DataError for forecasts that are not finite."""
+        bad = ~np.isfinite(forecasts).all(axis=(1, 2))
+        if bad.any():
+            number = int(np.searchsorted(self.first, int(bad.argmax()), side="right")) - 1
+            cut = self.cuts[number]
+            raise DataError(
+                f"{int(bad.sum()):,} of {len(bad):,} forecasts are not finite, first that of item "
+                f"{self.series[cut.series].item_id!r} from step {cut.cutoff:,} on."
+            )
+        return Instances(
+            target=self._target,
+            point=forecasts[:, 0],
+            quantiles=np.moveaxis(forecasts[:, 1:], 1, 2),
+            levels=self.task.suite.quantile_levels,
+            seasonal_error=self._error,
+            variate=np.concatenate([np.arange(width) for width in self.widths.tolist()]),
+            window=np.repeat([cut.window for cut in self.cuts], self.widths),
+        )
+
+    def _truth(self) -> tuple[Array, Array]:
+        """Return the truth (N, H) and the seasonal errors (N,)."""
+        rule, error_of = self.task.definition, METRICS_OF[self.task.suite.metrics_of][0]
+        target, errors = np.empty((len(self), rule.horizon)), np.empty(len(self))
+        for cut, first in zip(self.cuts, self.first.tolist(), strict=False):
+            for row, values in enumerate(self.series[cut.series].values, first):
+                target[row] = values[cut.cutoff : cut.cutoff + rule.horizon]
+                errors[row] = error_of(values[self._start(cut.cutoff) : cut.cutoff], rule.seasonality)
+        return target, errors
+
+    def _start(self, cutoff: int) -> int:
+        longest = self.task.definition.max_context
+        return 0 if longest is None else max(cutoff - longest, 0)
