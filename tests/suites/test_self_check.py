@@ -31,7 +31,8 @@ eval_metric: WQL
 quantile_levels: [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 published: small.csv
 tasks:
-  walks: {horizon: 3, freq: D, seasonality: 2, num_windows: 2, dataset: walks, raw: {source: walks, split: SPLIT}}
+  walks:
+    {horizon: 3, freq: D, seasonality: 2, num_windows: 2, TARGETS dataset: walks, raw: {source: walks, split: SPLIT}}
   other: {horizon: 3, freq: D, seasonality: 2, dataset: other}
 """
 SOURCES = "walks: {reader: columns, files: [walks.txt], origin: github.com/someone/data, licence: none}\n"
@@ -76,6 +77,7 @@ def suite(request, tmp_path, monkeypatch) -> Iterator[Path]:
     point = rule == "offset"
     words = {
         "RULE": rule, "BASELINE": "point" if point else "statsforecast-normal", "SPLIT": str(point).lower(),
+        "TARGETS": "" if point else 'targets: ["0", "1"],',
         "MODE": "gluonts" if point else "fev", "MASE_OF": "MASE[0.5]" if point else "MASE",
         "WQL_OF": "mean_weighted_sum_quantile_loss" if point else "WQL",
     }  # fmt: skip
@@ -180,7 +182,7 @@ def test_no_data_at_all_is_an_error_that_says_where_to_put_it(suite: Path, capsy
 
 def test_a_corpus_of_a_task_comes_before_raw_files(suite: Path, tmp_path: Path):
     rows = [f"2024-01-{d + 1:02},{x},{y}" for d, (x, y) in enumerate(WALKS[:31].tolist())]
-    (tmp_path / "walks.csv").write_text("\n".join(["timestamp,x,y", *rows]) + "\n")
+    (tmp_path / "walks.csv").write_text("\n".join(["timestamp,0,1", *rows]) + "\n")
     foretrain("data", "import", tmp_path / "walks.csv", "--out", suite / "small" / "walks")
     check = check_task(tasks_of("small")[0], suite)
     assert check.data == str(suite / "small" / "walks") and check.state == "disagreed"

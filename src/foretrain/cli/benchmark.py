@@ -6,11 +6,22 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foretrain.cli.options import dash_as_stdout, prepare, require_single_process, spoken_beside
+from foretrain.cli.options import (
+    BatchSizeOption,
+    Device,
+    DeviceOption,
+    DType,
+    PrecisionOption,
+    ThreadsOption,
+    dash_as_stdout,
+    prepare,
+    require_single_process,
+    spoken_beside,
+)
 from foretrain.cli.submit import submit
 from foretrain.errors import ConfigError, DataError
 
@@ -19,20 +30,53 @@ if TYPE_CHECKING:
     from foretrain.suites.self_check import TaskCheck
 
 WIDTH = 120  # characters of a line
+_ONLY_MODELS = (  # options that need a model to score
+    "out", "data", "horizon", "windows", "seasonality", "max_items", "batch_size", "dry_run", "device", "dtype",
+    "threads",
+)  # fmt: skip
 
 
 def benchmark(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Releases, runs, hub ids, tiny (in the box), baselines (seasonal_naive, naive, drift, mean), or "
+            "MODULE:FUNCTION, a forecaster of your own.",
+        ),
+    ] = None,
     self_check: Annotated[
         bool, typer.Option("--self-check", help="Compute published seasonal-naive figures anew, and compare.")
     ] = False,
     show: Annotated[bool, typer.Option("--list", help="List suites and tasks, and which data are there.")] = False,
     suite: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A suite; repeatable (default: all but selections).")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A suite, or local with --data; repeatable (default: all but selections)."),
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Tasks by name: m4_hourly, 'ett*/short'; repeatable.")
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Where data sets and raw files are.")] = Path("benchmark-data"),
+    out: Annotated[Path, typer.Option(help="Folder of the results; finished tasks in it are kept.")] = Path(
+        "benchmark-results"
+    ),
+    data: Annotated[Path | None, typer.Option(help="With --suite local: a corpus, or files.")] = None,
+    horizon: Annotated[int | None, typer.Option(min=1, help="With --suite local: steps to forecast.")] = None,
+    windows: Annotated[int | None, typer.Option(min=1, help="With --suite local: windows an item (default 1).")] = None,
+    seasonality: Annotated[
+        int | None, typer.Option(min=1, help="With --suite local: steps of a season (default: of the frequency).")
+    ] = None,
+    max_items: Annotated[
+        int | None, typer.Option(min=1, help="Score a drawn sample of so many items, comparable with no other figure.")
+    ] = None,
+    batch_size: BatchSizeOption = 256,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say windows, forecasts and seconds of each task, and write nothing.")
+    ] = False,
+    device: DeviceOption = Device.auto,
+    dtype: PrecisionOption = DType.float32,
+    threads: ThreadsOption = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="With --self-check: also write JSON, or - (stdout).")
     ] = None,
@@ -44,19 +88,51 @@ def benchmark(
         typer.Option(metavar="DIR", help="Write what the suites take, from whole suites of --from, into a new folder."),
     ] = None,
 ) -> None:
-    """Check the benchmarks of the field against their published tables, on the data that are there.
+    """Score models on the benchmarks of the field, or check the benchmarks against their published tables.
 
-    Exit code 1 if a figure disagrees or a task's data cannot be used, 2 if no task has its data.
+    Exit code 1 if a model fails on a task, a figure disagrees or a task's data cannot be used; 2 if no task has data.
     """
-    require_single_process("benchmark")
+    sources = {name: context.get_parameter_source(name) for name in _ONLY_MODELS}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     if results is not None or submission is not None:
-        if results is None or submission is None or self_check or show or task or json_file is not None:
+        if results is None or submission is None or self_check or show or models or task or json_file or given:
             raise ConfigError("benchmark: --from RESULTS and --submission DIR go together, with --suite at most.")
+        require_single_process("benchmark --submission")
         prepare(None)
         submit(results, submission, suite or [])
         return
+    if models:
+        _check_models(suite or [], task or [], data=data, horizon=horizon, json_file=json_file)
+        if self_check or show:
+            raise ConfigError("benchmark: models are scored without --self-check and --list. Leave these out.")
+        local = [f"--{name}" for name in ("windows", "seasonality", "horizon") if name in given and data is None]
+        if local:
+            raise ConfigError(f"{local[0]}: has no effect without --suite local and --data.")
+        prepare(threads)
+        code = _score(
+            tuple(models),
+            suite or [],
+            task or [],
+            data_root,
+            out=out,
+            data=data,
+            horizon=horizon or 1,
+            windows=windows or 1,
+            seasonality=seasonality,
+            max_items=max_items,
+            batch_size=batch_size,
+            dry_run=dry_run,
+            device=device.value,
+            dtype=dtype.value,
+            threads=threads,
+        )
+        raise typer.Exit(code)
     if self_check == show:
-        raise ConfigError("benchmark: give --self-check, or --list to see suites and tasks.")
+        raise ConfigError("benchmark: name models to score, or give --self-check, or --list to see suites and tasks.")
+    if given:
+        flag = min(given, key=_ONLY_MODELS.index).replace("_", "-")
+        raise ConfigError(f"--{flag}: has no effect without a model to score. Leave it out.")
+    require_single_process("benchmark --self-check" if self_check else "benchmark --list")
     if json_file is not None and show:
         raise ConfigError("--json: has no effect with --list. Leave it out.")
     prepare(None)
@@ -68,10 +144,49 @@ def benchmark(
         return
     from foretrain.forecasting.outputs import scratch_files
 
-    out = dash_as_stdout(json_file)
-    with spoken_beside(out), scratch_files(*([out] if out else [])) as scratch:  # says before the work what cannot be
-        code = run_self_check(tasks, suite or [], data_root, scratch.get(out) if out else None)
+    written = dash_as_stdout(json_file)
+    files = [written] if written else []
+    with spoken_beside(written), scratch_files(*files) as scratch:  # says before the work what cannot be written
+        code = run_self_check(tasks, suite or [], data_root, scratch.get(written) if written else None)
     raise typer.Exit(code)
+
+
+def _check_models(
+    suites: Sequence[str], patterns: Sequence[str], *, data: Path | None, horizon: int | None, json_file: Path | None
+) -> None:
+    """Raise ConfigError for options that contradict each other where models are scored."""
+    if json_file is not None:
+        raise ConfigError("--json: has no effect with models, whose results are JSON files in --out. Leave it out.")
+    if not suites:
+        raise ConfigError("benchmark: give --suite, whose tasks the models are scored on. --list names all.")
+    if "local" in suites:
+        if len(suites) > 1 or patterns:
+            raise ConfigError("--suite local: is scored alone, without --task and other suites.")
+        if data is None or horizon is None:
+            raise ConfigError("--suite local: give --data, a corpus or files, and --horizon, the steps to forecast.")
+    elif data is not None:
+        raise ConfigError("--data: belongs to --suite local. Other suites find their data below --data-root.")
+
+
+def _score(
+    models: tuple[str, ...],
+    suites: Sequence[str],
+    patterns: Sequence[str],
+    root: Path,
+    *,
+    dry_run: bool,
+    **settings: Any,
+) -> int:
+    """Score models on the chosen tasks; returns the exit code."""
+    if dry_run:
+        require_single_process("benchmark --dry-run")
+    tasks = () if settings["data"] else tuple(chosen_tasks(suites, patterns))
+    if not root.is_dir() and not settings["data"]:
+        raise DataError(f"{root}: no such folder. Name the folder of benchmark data with --data-root.")
+    from foretrain.cli.benchmark_models import Request, benchmark_models, check_names
+
+    check_names(models)
+    return benchmark_models(Request(models, tasks, root, dry_run=dry_run, **settings))
 
 
 def chosen_tasks(suites: Sequence[str], patterns: Sequence[str]) -> list[BenchmarkTask]:

@@ -320,5 +320,5 @@ def require_single_process(verb: str) -> None:
     if found := count_of_several(os.environ):
         raise ConfigError(
             f"{verb} works in one process, and {found[0]}={found[1][:20]} says that there are more. Call it without "
-            f"torchrun, mpirun or srun (or unset {found[0]}); only train runs in several processes."
+            f"torchrun, mpirun or srun (or unset {found[0]}); train and benchmark MODEL run in several processes."
         )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from foretrain.forecasting.batching import forecast_paths
 from foretrain.models.base import Forecaster, ForecastRequest
 from foretrain.models.output import OutputSettings
 from foretrain.models.request import DECILES
+from foretrain.notes import Tally, sum_tallies
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.naive import filled, seasonal_naive
 from foretrain.suites.rows import BenchmarkWindow, Contestant
@@ -77,7 +78,7 @@ class NaiveMethod:
         return with_point(np.moveaxis(found, 1, 2), levels)
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoadedModel:
     """A model of this package. It forecasts on its own device, in its own precision.
 
@@ -92,12 +93,14 @@ class LoadedModel:
     options: Any = None
     batch_size: int = 256  # rows, covariates included, of a forward pass
     takes_covariates: bool = False  # whether its family reads them
+    point: str = field(default="median", init=False)  # what the newest point forecasts are
+    _notes: tuple[Tally, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         refuse_cross_learning(self.options)
 
     def forecast(self, windows: Sequence[BenchmarkWindow], task: BenchmarkTask) -> Array:
-        """Return (N, 1 + Q, H). The point is the mean of sampled paths where wants_mean, else the median."""
+        """Return (N, 1 + Q, H). The point is the family's mean, if it has one, where wants_mean; else the median."""
         levels = task.suite.quantile_levels
         # the deciles too, as a forecast of a frame does: what is sorted changes the values
         more = tuple(level for level in DECILES if level not in levels) if self.output.sort_quantiles else ()
@@ -113,10 +116,17 @@ class LoadedModel:
             self.model, [model_window(window, self.longest) for window in windows], request, keep_samples=False
         )
         quantiles = np.moveaxis(np.concatenate(found.quantiles)[..., : len(levels)].astype(np.float64), 1, 2)
+        self._notes = sum_tallies([*self._notes, *found.notes])
         result = with_point(quantiles, levels)
-        if found.mean is not None and wants_mean(task):
+        self.point = "median" if found.mean is None or not wants_mean(task) else "mean"
+        if found.mean is not None and self.point == "mean":
             result[:, 0] = np.concatenate(found.mean)
         return result
+
+    def take_notes(self) -> tuple[Tally, ...]:
+        """Return the family's notes on all forecasts since the last call."""
+        notes, self._notes = self._notes, ()
+        return notes
 
     @property
     def longest(self) -> int:

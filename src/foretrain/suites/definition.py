@@ -102,6 +102,7 @@ class SuiteDefinition(Section):
     metrics_of: Literal["gluonts", "fev"]
     metrics: dict[str, str]  # published name -> name in evaluation.library_metrics
     eval_metric: str
+    imputes: bool = False  # a model without a score on a task has that of seasonal naive in its tables
     quantile_levels: tuple[float, ...]
     published: str  # the file with the figures
     tasks: dict[str, TaskDefinition] = Field(default_factory=dict)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from hashlib import blake2b
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +27,14 @@ class CovariateRows:
 
     past: dict[str, Array] = field(default_factory=dict)  # (C,)
     known: dict[str, Array] = field(default_factory=dict)  # (C + H,)
+
+
+class Sample(NamedTuple):
+    """A part of a task's items that was drawn; figures of it stand beside no published ones."""
+
+    items: int
+    of: int
+    seed: int
 
 
 class CovariateSource(Protocol):
@@ -75,13 +84,27 @@ class Contestant(Protocol):
 
 
 class TaskRows:
-    """Windows and truth of a task, which any number of contestants are scored on. Raises what windows_of raises."""
+    """Windows and truth of a task, which any number of contestants are scored on. Raises what windows_of raises.
+
+    max_items: most items; of more, a sample is drawn by the hash of their ids and the seed, whatever their order.
+    """
 
     def __init__(
-        self, task: BenchmarkTask, series: Sequence[BenchmarkSeries], covariates: CovariateSource | None = None
+        self,
+        task: BenchmarkTask,
+        series: Sequence[BenchmarkSeries],
+        covariates: CovariateSource | None = None,
+        *,
+        max_items: int | None = None,
+        seed: int = 0,
     ) -> None:
         self.task, self.series, self.covariates = task, series, covariates
-        self.cuts = windows_of(task, series)
+        self.cuts, self.sample = windows_of(task, series), None
+        items = list(dict.fromkeys(cut.series for cut in self.cuts))
+        if max_items is not None and max_items < len(items):
+            drawn = set(sorted(items, key=lambda item: _draw(series[item].item_id, seed))[:max_items])
+            self.cuts = [cut for cut in self.cuts if cut.series in drawn]
+            self.sample = Sample(max_items, len(items), seed)
         self.widths = np.array([len(series[cut.series].variates) for cut in self.cuts], np.int64)
         self.first = np.concatenate([[0], np.cumsum(self.widths)])  # row of each window's first target
         self._target, self._error = self._truth()
@@ -126,7 +149,7 @@ class TaskRows:
             number = int(np.searchsorted(self.first, int(bad.argmax()), side="right")) - 1
             cut = self.cuts[number]
             raise DataError(
-                f"{int(bad.sum()):,} of {len(bad):,} forecasts are not finite, first that of item "
+                f"{int(bad.sum()):,} of {bad.size:,} forecasts are not finite, first that of item "
                 f"{self.series[cut.series].item_id!r} from step {cut.cutoff:,} on."
             )
         return Instances(
@@ -152,3 +175,7 @@ class TaskRows:
     def _start(self, cutoff: int) -> int:
         longest = self.task.definition.max_context
         return 0 if longest is None else max(cutoff - longest, 0)
+
+
+def _draw(item_id: str, seed: int) -> bytes:
+    return blake2b(f"{seed}\0{item_id}".encode(), digest_size=16).digest()

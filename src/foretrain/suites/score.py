@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foretrain.errors import DataError
+from foretrain.evaluation.scored import Array
 from foretrain.suites.contestants import SuiteNaive
-from foretrain.suites.definition import BenchmarkTask, raw_sources
+from foretrain.suites.covariates import TaskCovariates, corpus_covariates, covariates_of, parquet_covariates
+from foretrain.suites.definition import BenchmarkTask, TaskDefinition, raw_sources
 from foretrain.suites.derive import derived
 from foretrain.suites.raw_files import BenchmarkSeries, missing_files, read_corpus, read_hub_parquet, read_raw
 from foretrain.suites.scoring import ForecastFailed, score_task
@@ -20,6 +22,7 @@ class TaskData:
 
     series: list[BenchmarkSeries]
     origin: str
+    covariates: TaskCovariates | None = None  # None = the task names none, or they were not asked for
 
 
 def find_data(task: BenchmarkTask, root: Path) -> str | None:
@@ -45,26 +48,40 @@ def where_to_get(task: BenchmarkTask, root: Path) -> str:
     return f"{files}{packed}, from {source.origin}, into {root}"
 
 
-def load_data(task: BenchmarkTask, root: Path) -> TaskData:
+def load_data(task: BenchmarkTask, root: Path, *, with_covariates: bool = False) -> TaskData:
     """Return the series of a task: its corpus, else the suite's own data set, else derived from raw files.
 
     Raises DataError if there are none, or they cannot be read.
     """
-    kind, targets = find_data(task, root), task.definition.targets
+    kind, rule = find_data(task, root), task.definition
     if kind is None:
         raise DataError(f"{task.suite_name}/{task.name}: no data. Put {where_to_get(task, root)}.")
-    if kind == "raw" and task.definition.raw is not None:
-        use = task.definition.raw
-        series = read_raw(root, raw_sources()[use.source], use)
-        if use.derive is not None:
-            series = [derived(one, use.derive) for one in series]
-        return TaskData([one.select(_within(targets, one)) for one in series], use.source)
-    if kind == "corpus":
-        folder = root / task.suite_name / task.name
-        return TaskData(read_corpus(folder, targets), str(folder))
-    folder = root / task.suite.hub.folder / task.definition.dataset
-    read = read_hub_parquet if task.suite.hub.layout == "parquet" else read_corpus
-    return TaskData(read(folder, targets), str(folder))
+    names = (*rule.past_covariates, *rule.known_covariates) if with_covariates else ()
+    values, categories = list[dict[str, Array]](), dict[str, int]()
+    if kind == "raw" and rule.raw is not None:
+        origin, raw = rule.raw.source, _from_raw_files(root, rule)
+        series = [one.select(_within(rule.targets, one)) for one in raw]
+        values = [{name: one.values[one.variates.index(name)] for name in names if name in one.variates} for one in raw]
+    else:
+        own = kind == "corpus"
+        folder = root / task.suite_name / task.name if own else root / task.suite.hub.folder / rule.dataset
+        parquet = not own and task.suite.hub.layout == "parquet"
+        origin, series = str(folder), (read_hub_parquet if parquet else read_corpus)(folder, rule.targets)
+        if names:
+            values, categories = (parquet_covariates if parquet else corpus_covariates)(folder, names)
+    found = covariates_of(rule, series, values, categories) if names else None
+    return TaskData(series, origin, found)
+
+
+def _from_raw_files(root: Path, rule: TaskDefinition) -> list[BenchmarkSeries]:
+    """Return what a suite derived from raw files, each column an item of its own if the task names no targets."""
+    assert rule.raw is not None
+    found = read_raw(root, raw_sources()[rule.raw.source], rule.raw)
+    if rule.raw.derive is not None:
+        found = [derived(one, rule.raw.derive) for one in found]
+    if rule.targets is not None:
+        return found
+    return [part for one in found for part in (one.split() if len(one.variates) > 1 else [one])]
 
 
 def score_naive(task: BenchmarkTask, series: Sequence[BenchmarkSeries]) -> dict[str, float]:

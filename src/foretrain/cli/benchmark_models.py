@@ -1,0 +1,298 @@
+"""`foretrain benchmark MODEL...`: models on the tasks of suites, or on data of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from foretrain.distributed.world import World
+from foretrain.errors import ConfigError, DataError
+from foretrain.suites.definition import BenchmarkTask
+from foretrain.suites.results import TaskResult, folder_name
+from foretrain.suites.run import BenchmarkRun, Entrant, Outcome, Trial
+
+_LABELS = {"mean_weighted_sum_quantile_loss": "WQL"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    models: tuple[str, ...]
+    tasks: tuple[BenchmarkTask, ...]  # empty for data of the user
+    root: Path
+    out: Path
+    data: Path | None = None
+    horizon: int = 0
+    windows: int = 1
+    seasonality: int | None = None
+    max_items: int | None = None
+    batch_size: int = 256
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+    dry_run: bool = False
+
+
+def benchmark_models(request: Request) -> int:
+    """Score models, print what they came to, and return the exit code: 1 if one failed on a task.
+
+    Raises DataError if no task has its data, ConfigError and ModelError for models that cannot be had.
+    """
+    with World.start(request.device, request.threads) as world, world.phase("evaluation"):
+        entrants = [_entrant(name, request, world) for name in request.models]
+        tasks, load = request.tasks, None
+        if request.data is not None:
+            tasks, load = _local(request, request.data)
+        from foretrain.cli.commands import progress_bar
+
+        with progress_bar("scoring") if world.is_main else nullcontext() as advance:
+            run = BenchmarkRun(
+                entrants=entrants,
+                root=request.root,
+                out=request.out,
+                load=load,
+                batch_size=request.batch_size,
+                max_items=request.max_items,
+                world=world,
+                progress=advance,
+            )
+            present = [task for task in tasks if run.present(task)]
+            if not present:
+                needed = run.remedy(tasks[0])
+                raise DataError(f"none of {len(tasks)} tasks has its data. For {tasks[0].name}: put {needed}.")
+            say = _printed if world.is_main else _silent
+            if request.dry_run:
+                return _dry_run(run, present, say)
+            outcomes = _scored(run, present, say)
+        say("")
+        for line in table([outcome.result for outcome in outcomes]):
+            say(line)
+        absent = len(tasks) - len(present)
+        say(summary(outcomes, absent, request.out))
+        return 1 if any(outcome.result.state == "failed" for outcome in outcomes) else 0
+
+
+def _scored(run: BenchmarkRun, tasks: Sequence[BenchmarkTask], say: Any) -> list[Outcome]:
+    """Score all tasks; say a line for each result."""
+    found: list[Outcome] = []
+    for task in tasks:
+        for outcome in run.outcomes(task):
+            result = outcome.result
+            word = "kept" if outcome.kept else result.state
+            took = "" if result.state == "failed" else f"{result.seconds:,.1f} s on {_where(result)}"
+            say(f"{word:7}{result.suite}/{result.task}  {result.model}  {result.error or took}".rstrip())
+            for note in () if outcome.kept else result.notes:
+                say(f"       {note}")
+            found.append(outcome)
+    return found
+
+
+def _where(result: TaskResult) -> str:
+    return result.device if result.processes == 1 else f"{result.processes} x {result.device}"
+
+
+def _dry_run(run: BenchmarkRun, tasks: Sequence[BenchmarkTask], say: Any) -> int:
+    """Say what each task will cost; returns 1 if a model fails on its batch, or a task's data cannot be used."""
+    code = 0
+    total: dict[str, float] = {}
+    for task in tasks:
+        try:
+            trials = run.trials(task)
+        except DataError as error:
+            say(f"{task.suite_name}/{task.name}: {error}")
+            code = 1
+            continue
+        rows = trials[0].rows
+        say(
+            f"{trials[0].task}: {rows.num_items:,} series{_part(rows.sample)}, {len(rows.cuts):,} windows, "
+            f"{len(rows):,} forecasts of {task.definition.horizon} steps"
+        )
+        for trial in trials:
+            say(f"  {trial.model}: {_cost(trial)}")
+            code = 1 if trial.seconds is None else code
+            if trial.seconds is not None:
+                total[trial.model] = total.get(trial.model, 0.0) + trial.seconds
+    for model, seconds in total.items():
+        say(f"{model}: about {seconds:,.0f} s for all that could be tried")
+    say("Nothing was written. Seconds are those of one process, measured on a batch of a few windows.")
+    return code
+
+
+def _cost(trial: Trial) -> str:
+    return f"time unknown: {trial.why}" if trial.seconds is None else f"about {trial.seconds:,.1f} s"
+
+
+def _part(sample: Any) -> str:
+    return "" if sample is None else f" (a sample of {sample.of:,}, seed {sample.seed})"
+
+
+def summary(outcomes: Sequence[Outcome], absent: int, out: Path) -> str:
+    """Return the last line: how many results are new, kept and failed."""
+    failed = sum(outcome.result.state == "failed" for outcome in outcomes)
+    kept = sum(outcome.kept for outcome in outcomes)
+    text = f"{len(outcomes) - failed - kept} scored, {kept} kept, {failed} failed"
+    lacking = f"; {absent} task{'' if absent == 1 else 's'} without data, which --self-check names" if absent else ""
+    return f"{text}{lacking}. Results: {out}"
+
+
+def table(results: Sequence[TaskResult]) -> list[str]:
+    """Return the lines of a table of results: items, windows, and each shown metric beside that of seasonal naive."""
+    lines: list[str] = []
+    for suite in dict.fromkeys(result.suite for result in results):
+        chosen = [result for result in results if result.suite == suite]
+        names = _shown([result for result in chosen if result.baseline] or chosen)
+        head = ["task", "model", "items", "windows"]
+        head += [part for name in names for part in (_LABELS.get(name, name), "naive", "ratio")]
+        cells = [head, *([*_first(result), *_figures(result, names)] for result in chosen)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+        lines.append(f"{suite}:")
+        for row, result in zip(cells, [None, *chosen], strict=True):
+            parts = [
+                cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append(f"  {'  '.join(parts)}  {_remark(result)}".rstrip())
+        lines += _legend(chosen, names)
+    return lines
+
+
+def _shown(results: Sequence[TaskResult]) -> list[str]:
+    """Return the metrics that a table shows; the JSON files have all."""
+    names = list(results[0].baseline or results[0].metrics)
+    wanted = ("MASE", "MASE[0.5]", "SQL", "WQL", "mean_weighted_sum_quantile_loss")
+    return [name for name in names if name in wanted]
+
+
+def _first(result: TaskResult) -> list[str]:
+    return [result.task, result.model, f"{result.series:,}", f"{result.windows:,}"]
+
+
+def _figures(result: TaskResult, names: Sequence[str]) -> list[str]:
+    cells: list[str] = []
+    for name in names:
+        own, naive = result.metrics.get(name), result.baseline.get(name)
+        ratio = None if own is None or not naive else own / naive
+        cells += [_number(own), _number(naive), _number(ratio, 3)]
+    return cells
+
+
+def _number(value: float | None, digits: int = 5) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _remark(result: TaskResult | None) -> str:
+    if result is None:
+        return ""
+    parts = [f"FAILED{', imputed with seasonal naive' if result.imputed else ''}"] if result.state == "failed" else []
+    if result.max_items is not None:
+        parts.append(f"SAMPLE of {result.items_of:,} items")
+    return "; ".join(parts)
+
+
+def _legend(results: Sequence[TaskResult], names: Sequence[str]) -> list[str]:
+    labels = ", ".join(_LABELS.get(name, name) for name in names)
+    lines = [
+        f"  {labels}: without unit, lower is better; naive: the suite's seasonal naive, same windows; ratio: to it.",
+        "  windows: of all items together. The JSON files have all metrics, seconds and devices.",
+    ]
+    if any(result.max_items is not None for result in results):
+        lines.append("  SAMPLE: figures of a part of the items, which compare with no published figure.")
+    return lines
+
+
+def _local(request: Request, path: Path) -> tuple[tuple[BenchmarkTask, ...], Any]:
+    """Return the task of the user's data, and what loads it."""
+    from foretrain.data.frames import open_input
+    from foretrain.suites.local import local_data, local_task
+
+    opened = open_input(path)
+    task = local_task(opened.corpus, request.horizon, request.windows, request.seasonality)
+    return (task,), lambda _: local_data(opened.corpus, str(path))
+
+
+def _entrant(name: str, request: Request, world: World) -> Entrant:
+    """Return the contestant of a model's name. Raises ModelError or ConfigError."""
+    from foretrain.suites.contestants import NAMES, baseline
+    from foretrain.suites.user_function import UserFunction, is_function_name
+
+    if name in NAMES:
+        return Entrant(baseline(name), f"baseline:{NAMES[name]}")
+    if is_function_name(name) and not Path(name).exists():
+        found = UserFunction.find(name)
+        return Entrant(found, f"source:{found.source}", device="unknown", dtype="float64")
+    return _loaded(name, request, world)
+
+
+def _loaded(name: str, request: Request, world: World) -> Entrant:
+    from foretrain.cli.commands import load_model
+    from foretrain.forecasting.record import trained_context, with_recorded_options
+    from foretrain.models import family, forecast_options
+    from foretrain.models.hub import resolve
+    from foretrain.models.output import recorded_output
+    from foretrain.run.opening import openable
+    from foretrain.suites.contestants import LoadedModel
+
+    asked = world.on_main(lambda: openable(name))  # rank 0 writes or downloads what is missing for all
+    folder = world.on_main(lambda: resolve(asked, None, False))
+    predictor = load_model(asked, None, str(world.device), request.dtype)
+    model, facts = predictor.model, predictor.facts
+    of = family(model.family)
+    options, output = forecast_options(of, with_recorded_options(facts, None)), recorded_output(facts)
+    parents = {role: part.get("hash") for role, part in (facts.get("parents") or {}).items()}
+    contestant = LoadedModel(
+        name,
+        model,
+        context_length=trained_context(facts, model, None),
+        output=output,
+        options=options,
+        batch_size=request.batch_size,
+        takes_covariates=of.reads_covariates,
+    )
+    return Entrant(
+        contestant,
+        model_hash=world.on_main(lambda: content_hash(folder, facts)),
+        device=str(world.device.type),
+        dtype=request.dtype,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        context_length=contestant.longest,
+        options={"family": model.family, "options": repr(options), "output": output.model_dump(), "parents": parents},
+    )
+
+
+def content_hash(folder: Path, facts: Mapping[str, Any]) -> str:
+    """Return the sha256 that identifies a release, or an adapter with what it is an adapter of."""
+    import hashlib
+    import json
+
+    from foretrain.models.hub import release_hash
+
+    if (folder / "config.json").is_file():
+        return release_hash(folder)
+    digest = hashlib.sha256(json.dumps({r: p.get("hash") for r, p in (facts.get("parents") or {}).items()}).encode())
+    for path in sorted(folder.glob("adapter*")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def check_names(models: Sequence[str]) -> None:
+    """Raise ConfigError for a model that is given twice, and for two whose results would share a folder."""
+    seen: dict[str, str] = {}
+    for name in models:
+        folder = folder_name(name)
+        if folder in seen:
+            other = "twice" if seen[folder] == name else f"beside {seen[folder]}, whose results have the same folder"
+            raise ConfigError(f"{name}: is given {other}. Leave one of them out.")
+        seen[folder] = name
+
+
+def _printed(text: str) -> None:
+    typer.echo(text)
+
+
+def _silent(text: str) -> None:
+    pass

@@ -1,0 +1,273 @@
+"""Models on the tasks of suites: data are read once a task, finished results kept, each result written at once.
+
+All processes of a world go through the same tasks and models together; rank 0 decides what is kept, and writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from foretrain.distributed.world import World, of_lost_ranks
+from foretrain.errors import DataError, ForetrainError
+from foretrain.forecasting.batching import forecast_notes
+from foretrain.notes import sum_tallies
+from foretrain.suites.contestants import LoadedModel, NaiveMethod, SuiteNaive
+from foretrain.suites.covariates import TaskCovariates
+from foretrain.suites.definition import BenchmarkTask
+from foretrain.suites.results import (
+    TaskResult,
+    hash_of_data,
+    identity_of,
+    kept_result,
+    result_file,
+    without_nan,
+    write_result,
+)
+from foretrain.suites.rows import Contestant, TaskRows
+from foretrain.suites.score import TaskData, find_data, load_data, where_to_get
+from foretrain.suites.scoring import ForecastFailed, batches_of, forecast_batch, score_task
+
+T = TypeVar("T")
+TRIAL_WINDOWS = 8  # of a dry run's batch
+
+
+class Entrant(NamedTuple):
+    """A contestant and what its results say of it."""
+
+    contestant: Contestant
+    model_hash: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    num_parameters: int | None = None
+    context_length: int | None = None
+    options: dict[str, Any] = {}  # noqa: RUF012  # what decides its figures besides the weights; never changed
+
+
+class Outcome(NamedTuple):
+    """What was done for a model on a task."""
+
+    result: TaskResult
+    kept: bool = False  # from an earlier call
+
+
+class Trial(NamedTuple):
+    """What a model on a task will cost."""
+
+    task: str
+    model: str
+    rows: TaskRows
+    seconds: float | None  # on one process; None = unknown
+    why: str = ""  # it is unknown
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """Models to score on tasks, and how."""
+
+    entrants: Sequence[Entrant]
+    root: Path  # of the data
+    out: Path  # of the results
+    load: Callable[[BenchmarkTask], TaskData] | None = None  # in place of files below root
+    batch_size: int = 256
+    max_items: int | None = None
+    world: World = field(default_factory=World)
+    progress: Callable[[int, int, str], None] | None = None  # windows done here, windows, task and model
+
+    def present(self, task: BenchmarkTask) -> bool:
+        """Return whether a task's data are there."""
+        return self.load is not None or find_data(task, self.root) is not None
+
+    def remedy(self, task: BenchmarkTask) -> str:
+        """Return what to put where, for a task whose data are absent."""
+        return where_to_get(task, self.root)
+
+    def outcomes(self, task: BenchmarkTask) -> list[Outcome]:
+        """Return what each model came to on a task; results are written as soon as they are there.
+
+        Raises DataError if one cannot be written.
+        """
+        try:
+            opened = _agreed(self.world, lambda: _Opened(self, task))
+        except DataError as error:  # data that cannot be used are a failure of each model's task
+            return [self._without_data(entrant, task, str(error)) for entrant in self.entrants]
+        return [self._outcome(entrant, opened) for entrant in self.entrants]
+
+    def trials(self, task: BenchmarkTask) -> list[Trial]:
+        """Return what each model on a task will cost, from one batch of a few windows. Nothing is written.
+
+        Raises DataError for data that cannot be used.
+        """
+        opened = _Opened(self, task)
+        return [_tried(entrant.contestant, opened.rows) for entrant in self.entrants]
+
+    def _outcome(self, entrant: Entrant, opened: _Opened) -> Outcome:
+        path = result_file(self.out, entrant.contestant.name, opened.task)
+        draft = opened.draft(entrant)
+        kept = self.world.on_main(lambda: kept_result(path, draft.identity))
+        if kept is not None:
+            return Outcome(kept, kept=True)
+        result = self._scored(entrant.contestant, opened, draft)
+        self.world.on_main(lambda: write_result(path, result))
+        return Outcome(result)
+
+    def _scored(self, contestant: Contestant, opened: _Opened, draft: TaskResult) -> TaskResult:
+        """Return the result of a contestant; a failure is one too, with seasonal naive's figures if the suite imputes.
+
+        A task on which seasonal naive itself fails has no baseline, and nothing to impute.
+        """
+        try:
+            baseline = opened.baseline
+        except ForecastFailed as error:
+            baseline, draft = {}, replace(draft, notes=[*draft.notes, f"no baseline: {error}"])
+        draft = replace(draft, baseline=baseline)
+        began = time.monotonic()
+        try:
+            score = opened.score(contestant)
+        except ForecastFailed as error:
+            imputed = opened.task.suite.imputes and bool(baseline)
+            seconds = time.monotonic() - began
+            return replace(
+                draft,
+                state="failed",
+                error=str(error),
+                metrics=dict(baseline) if imputed else {},
+                imputed=imputed,
+                seconds=seconds,
+            )
+        draft = replace(draft, metrics=without_nan(score.metrics), seconds=score.seconds)
+        if not isinstance(contestant, LoadedModel):
+            return draft
+        tallies = sum_tallies(tally for part in self.world.gather_objects(contestant.take_notes()) for tally in part)
+        notes = [note.text for note in forecast_notes(tallies, "In these forecasts: {}.")]
+        return replace(draft, point=contestant.point, notes=[*draft.notes, *notes])
+
+    def _without_data(self, entrant: Entrant, task: BenchmarkTask, error: str) -> Outcome:
+        named = (entrant.contestant.name, entrant.model_hash, task.suite_name, task.name, task.definition.dataset, "")
+        result = TaskResult(*named, state="failed", error=error, processes=self.world.size)
+        path = result_file(self.out, entrant.contestant.name, task)
+        self.world.on_main(lambda: write_result(path, result))
+        return Outcome(result)
+
+
+class _Opened:
+    """A task with its data."""
+
+    def __init__(self, run: BenchmarkRun, task: BenchmarkTask) -> None:
+        wanted = any(entrant.contestant.takes_covariates for entrant in run.entrants)
+        self.run, self.task = run, task
+        self.data = run.load(task) if run.load else load_data(task, run.root, with_covariates=wanted)
+        self.rows = TaskRows(task, self.data.series, self.data.covariates, max_items=run.max_items)
+        self.hash = hash_of_data(self.data.series, None)
+        self.hash_with_covariates = hash_of_data(self.data.series, self.data.covariates)
+
+    @cached_property
+    def baseline(self) -> dict[str, float | None]:
+        """Metrics of the suite's seasonal naive on the same rows. Raises ForecastFailed."""
+        return without_nan(self.score(SuiteNaive()).metrics)
+
+    def score(self, contestant: Contestant) -> Any:
+        """Return the TaskScore of a contestant. Raises ForecastFailed."""
+        run, done = self.run, 0
+        label = f"{self.task.suite_name}/{self.task.name} {contestant.name}"
+
+        def advance(windows: int) -> None:
+            nonlocal done
+            done += windows * run.world.size  # the others are about as far
+            if run.progress is not None:
+                run.progress(min(done, len(self.rows.cuts)), len(self.rows.cuts), label)
+
+        return score_task(
+            contestant,
+            self.task,
+            self.data.series,
+            batch_size=run.batch_size,
+            world=run.world,
+            rows=self.rows,
+            progress=advance,
+        )
+
+    def draft(self, entrant: Entrant) -> TaskResult:
+        """Return the result of an entrant without its figures."""
+        task, rows, contestant = self.task, self.rows, entrant.contestant
+        given = self.data.covariates if contestant.takes_covariates else None
+        data_hash = self.hash if given is None else self.hash_with_covariates
+        options = {
+            **entrant.options,
+            "dtype": entrant.dtype,
+            "context_length": entrant.context_length,
+            "covariates": _names(given),
+            "sample": None if rows.sample is None else list(rows.sample),
+        }
+        return TaskResult(
+            model=contestant.name,
+            model_hash=entrant.model_hash,
+            suite=task.suite_name,
+            task=task.name,
+            dataset=task.definition.dataset,
+            identity=identity_of(task, data_hash, entrant.model_hash, options),
+            state="done",
+            series=rows.num_items,
+            windows=len(rows.cuts),
+            variates=int(rows.widths.max()),
+            forecasts=len(rows),
+            max_items=None if rows.sample is None else rows.sample.items,
+            items_of=None if rows.sample is None else rows.sample.of,
+            sample_seed=None if rows.sample is None else rows.sample.seed,
+            context_length=entrant.context_length,
+            covariates=_names(given),
+            data=self.data.origin,
+            data_hash=data_hash,
+            processes=self.run.world.size,
+            device=entrant.device,
+            dtype=entrant.dtype,
+            num_parameters=entrant.num_parameters,
+            trained_on=[] if isinstance(contestant, SuiteNaive | NaiveMethod) else None,
+        )
+
+
+def _names(given: TaskCovariates | None) -> dict[str, list[str]]:
+    """Return which covariates are given: past, known, and those that the data lack."""
+    if given is None:
+        return {}
+    return {"past": list(given.past), "known": list(given.known), "absent": list(given.absent)}
+
+
+def _tried(contestant: Contestant, rows: TaskRows) -> Trial:
+    """Return what a contestant will cost on all rows, from its second call on a batch of windows of median length."""
+    task = f"{rows.task.suite_name}/{rows.task.name}"
+    batches = batches_of(rows, TRIAL_WINDOWS)
+    batch = batches[len(batches) // 2]
+    try:
+        forecast_batch(contestant, rows, batch)  # the first call also loads and compiles
+        began = time.monotonic()
+        forecast_batch(contestant, rows, batch)
+    except Exception as error:  # of the model, or of the user's function
+        if of_lost_ranks(error):
+            raise
+        said = str(error) if isinstance(error, ForetrainError) else f"{type(error).__name__}: {error}"
+        return Trial(task, contestant.name, rows, None, f"it failed on a batch: {' '.join(said.split())[:200]}")
+    each = (time.monotonic() - began) / len(rows.of(batch.tolist()))
+    return Trial(task, contestant.name, rows, each * len(rows))
+
+
+def _agreed(world: World, action: Callable[[], T]) -> T:
+    """Return what an action gives here. Raises on every process the DataError of the first that has one."""
+    result, problem = None, None
+    try:
+        result = action()
+    except DataError as error:
+        problem = error
+    except Exception as error:
+        world.all_agree(error)
+        raise
+    world.all_agree(None)
+    found = next((text for text in world.gather_objects(None if problem is None else str(problem)) if text), None)
+    if found is not None:
+        raise DataError(found) from problem
+    assert result is not None
+    return result
