@@ -10,10 +10,13 @@ import pytest
 from foretrain.data.importers import import_corpus
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
-from foretrain.suites.contestants import SuiteNaive
+from foretrain.suites.contestants import SuiteNaive, baseline
 from foretrain.suites.local import local_data, local_task
 from foretrain.suites.rows import TaskRows
+from foretrain.suites.run import BenchmarkRun, Entrant
 from foretrain.suites.scoring import score_task
+
+SHORT = "2 of 4 series have no window: they are too short for the task."
 
 
 @pytest.fixture
@@ -50,3 +53,11 @@ def test_without_a_window_the_steps_that_are_needed_are_said(corpus: Corpus):
     task = local_task(corpus, 35, 1, seasonality=7)
     with pytest.raises(DataError, match="local/corpus: no series has the 43 steps"):
         TaskRows(task, local_data(corpus, "x").series)
+
+
+def test_results_say_how_many_series_are_too_short(corpus: Corpus, tmp_path: Path):
+    task, data = local_task(corpus, 5, 2, seasonality=7), local_data(corpus, "x")
+    run = BenchmarkRun([Entrant(baseline("naive"), "h")], tmp_path, tmp_path / "out", load=lambda _: data)
+    (outcome,) = run.outcomes(task)
+    assert outcome.result.notes == [SHORT] and outcome.result.series == 2 and not outcome.kept
+    assert run.outcomes(task) == [outcome._replace(kept=True)]

@@ -34,7 +34,7 @@ def local_task(corpus: Corpus, horizon: int, windows: int, seasonality: int | No
     season = seasonality or corpus_season(corpus)
     rule = TaskDefinition(
         horizon=horizon,
-        freq="" if corpus.frequency is None else str(corpus.frequency),
+        freq="" if corpus.frequency is None else corpus.frequency.alias,
         seasonality=season,
         num_windows=windows,
         min_context=season + 1,

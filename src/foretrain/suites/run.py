@@ -203,6 +203,8 @@ class _Opened:
             "covariates": _names(given),
             "sample": None if rows.sample is None else list(rows.sample),
         }
+        short = len(self.data.series) - (rows.num_items if rows.sample is None else rows.sample.of)
+        text = f"{short:,} of {len(self.data.series):,} series have no window: they are too short for the task."
         return TaskResult(
             model=contestant.name,
             model_hash=entrant.model_hash,
@@ -226,6 +228,7 @@ class _Opened:
             device=entrant.device,
             dtype=entrant.dtype,
             num_parameters=entrant.num_parameters,
+            notes=[text] if short else [],
             trained_on=[] if isinstance(contestant, SuiteNaive | NaiveMethod) else None,
         )
 
