@@ -18,7 +18,7 @@ from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from foretrain.suites.definition import BenchmarkTask, Hub
-    from foretrain.suites.download import Outcome
+    from foretrain.suites.download import Obtained
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")  # and in small letters
 
@@ -112,7 +112,7 @@ def run_hub(tasks: Sequence[BenchmarkTask], root: Path, revision: str | None, of
     """Fetch the data sets of tasks, print what became of them, and return the exit code."""
     import logging
 
-    from foretrain.suites.download import Outcome, Repository
+    from foretrain.suites.download import Obtained, Repository
 
     groups: dict[str, tuple[Hub, list[str]]] = {}
     for one in tasks:
@@ -122,7 +122,7 @@ def run_hub(tasks: Sequence[BenchmarkTask], root: Path, revision: str | None, of
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for name in ("huggingface_hub", "httpx"):  # their retries are told by the error, if they come to nothing
         logging.getLogger(name).setLevel(logging.ERROR)
-    outcomes: list[Outcome] = []
+    outcomes: list[Obtained] = []
     for hub, datasets in groups.values():
         _say(f"{hub.repository}{' (offline)' if offline else ''} into {root / hub.folder}")
         wide, begun = max(map(len, datasets)) + 2, len(outcomes)
@@ -134,7 +134,7 @@ def run_hub(tasks: Sequence[BenchmarkTask], root: Path, revision: str | None, of
                     outcomes.append(repository.obtain(dataset, meter))
                     _say(_line(outcomes[-1], wide) + _shadow(outcomes[-1], tasks, root))
         except DataError as error:
-            outcomes += [Outcome(dataset, "missing", "") for dataset in datasets[len(outcomes) - begun :]]
+            outcomes += [Obtained(dataset, "missing", "") for dataset in datasets[len(outcomes) - begun :]]
             typer.echo(f"error: {error}", err=True)
     _also_raw([one for one in tasks if _is_missing(one.definition.dataset, outcomes)], root)
     return _closing(outcomes, "data sets", root)
@@ -151,7 +151,7 @@ def run_local(tasks: Sequence[BenchmarkTask], root: Path, folder: Path) -> int:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder or git repository of the raw files with --from.")
     used = {task.definition.raw.source for task in tasks if task.definition.raw}
-    outcomes: list[Outcome] = []
+    outcomes: list[Obtained] = []
     wide = max(len(task.name) for task in tasks) + 2
     _say(f"raw files of {folder} into corpora of {root}")
     with temporary_files() as scratch, progress_bar("converting") as advance:
@@ -165,12 +165,12 @@ def run_local(tasks: Sequence[BenchmarkTask], root: Path, folder: Path) -> int:
     return _closing(outcomes, "tasks", root)
 
 
-def _line(outcome: Outcome, wide: int) -> str:
+def _line(outcome: Obtained, wide: int) -> str:
     state = "MISSING" if outcome.state == "missing" else outcome.state
     return f"  {state:11}{outcome.name:{wide}}{outcome.text}".rstrip()
 
 
-def _say_missing(outcomes: Sequence[Outcome]) -> None:
+def _say_missing(outcomes: Sequence[Obtained]) -> None:
     """Print why tasks have no data, and what to do: one line for all of the same reason."""
     from textwrap import wrap
 
@@ -184,7 +184,7 @@ def _say_missing(outcomes: Sequence[Outcome]) -> None:
             _say(line)
 
 
-def _shadow(outcome: Outcome, tasks: Sequence[BenchmarkTask], root: Path) -> str:
+def _shadow(outcome: Obtained, tasks: Sequence[BenchmarkTask], root: Path) -> str:
     """Return what is read in place of a data set: a corpus of the same task."""
     from foretrain.suites.score import find_data
 
@@ -193,7 +193,7 @@ def _shadow(outcome: Outcome, tasks: Sequence[BenchmarkTask], root: Path) -> str
     return f"; {folders} is read before it" if before and outcome.state != "missing" else ""
 
 
-def _is_missing(name: str, outcomes: Sequence[Outcome]) -> bool:
+def _is_missing(name: str, outcomes: Sequence[Obtained]) -> bool:
     return any(outcome.name == name and outcome.state == "missing" for outcome in outcomes)
 
 
@@ -211,7 +211,7 @@ def _also_raw(tasks: Sequence[BenchmarkTask], root: Path) -> None:
         _say(f"  {', '.join(names)}: put {remedy}")
 
 
-def _closing(outcomes: Sequence[Outcome], noun: str, root: Path) -> int:
+def _closing(outcomes: Sequence[Obtained], noun: str, root: Path) -> int:
     counts = {state: sum(one.state == state for one in outcomes) for state in ("fetched", "converted", "kept")}
     done = sum(counts.values())
     parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)

@@ -20,7 +20,7 @@ from foretrain.errors import DataError
 from foretrain.reading import read_object
 from foretrain.suites.definition import BenchmarkTask, raw_sources
 from foretrain.suites.derive import derived
-from foretrain.suites.download import RECORD, SCHEMA, Outcome, check_space, size_text
+from foretrain.suites.download import RECORD, SCHEMA, Obtained, check_space, size_text
 from foretrain.suites.raw_files import BenchmarkSeries, read_raw
 from foretrain.suites.raw_places import RawPlaces, Staged
 from foretrain.suites.score import find_data, where_to_get
@@ -29,27 +29,27 @@ from foretrain.timeaxis import grid
 MOST_LOST = 1e-3  # mean rounding over mean change; of errors it has both signs, so figures change by far less
 
 
-def convert(task: BenchmarkTask, root: Path, places: RawPlaces, command: str) -> Outcome:
+def convert(task: BenchmarkTask, root: Path, places: RawPlaces, command: str) -> Obtained:
     """Make the corpus of a task if it is not there. What cannot be made is an outcome, not an error."""
     try:
         return _convert(task, root, places, command)
     except DataError as error:
-        return Outcome(task.name, "missing", str(error))
+        return Obtained(task.name, "missing", str(error))
 
 
-def _convert(task: BenchmarkTask, root: Path, places: RawPlaces, command: str) -> Outcome:
+def _convert(task: BenchmarkTask, root: Path, places: RawPlaces, command: str) -> Obtained:
     use, out = task.definition.raw, root / task.suite_name / task.name
     there = find_data(task, root)
     if there == "hub":
-        return Outcome(task.name, "kept", "the suite's own data set is there")
+        return Obtained(task.name, "kept", "the suite's own data set is there")
     if there == "corpus" and not (out / RECORD).is_file():
-        return Outcome(task.name, "kept", "a corpus that another command made is there")
+        return Obtained(task.name, "kept", "a corpus that another command made is there")
     staged = None if use is None else places.stage(use.source, raw_sources()[use.source])
     record = None if staged is None else _record(task, staged)
     if there == "corpus":
         reason = _outdated(out, record)
         if reason is None:
-            return Outcome(task.name, "kept", f"converted before, {_totals(read_manifest(out / MANIFEST_NAME))}")
+            return Obtained(task.name, "kept", f"converted before, {_totals(read_manifest(out / MANIFEST_NAME))}")
         if record is None:
             raise DataError(f"{out}: {reason}. Put {where_to_get(task, root)}, or delete the folder.")
     if use is None or staged is None or record is None:
@@ -63,7 +63,7 @@ def _convert(task: BenchmarkTask, root: Path, places: RawPlaces, command: str) -
     record |= {"values": "float32", "columns": renamed}
     manifest = _write(task, items, out, record, {"sources": _sources(staged, items), "command": command})
     without = f"; without {', '.join(lacking)}, which the raw files do not name" if lacking else ""
-    return Outcome(task.name, "converted", f"from {use.source}, {_totals(manifest)}{without}")
+    return Obtained(task.name, "converted", f"from {use.source}, {_totals(manifest)}{without}")
 
 
 def _record(task: BenchmarkTask, staged: Staged) -> dict[str, Any]:

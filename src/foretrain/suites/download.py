@@ -42,7 +42,7 @@ Meter = Callable[[int, int, str], None]  # bytes that arrived, 0 before the firs
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Obtained:
     """What became of one data set, or of one task."""
 
     name: str
@@ -112,7 +112,7 @@ class Repository:
                 raise DataError(f"{error}. Check the connection and --proxy; --offline uses what is here.") from None
             raise
 
-    def obtain(self, dataset: str, meter: Meter) -> Outcome:
+    def obtain(self, dataset: str, meter: Meter) -> Obtained:
         """Fetch what a data set lacks. What cannot be had is an outcome, not an error."""
         try:
             with _disk_errors(self.folder):
@@ -120,11 +120,11 @@ class Repository:
                     return self._offline_outcome(dataset)
                 return self._online_outcome(dataset, meter)
         except DataError as error:
-            return Outcome(dataset, "missing", str(error))
+            return Obtained(dataset, "missing", str(error))
 
     # -- with the hub ------------------------------------------------------------------------------------------------
 
-    def _online_outcome(self, dataset: str, meter: Meter) -> Outcome:
+    def _online_outcome(self, dataset: str, meter: Meter) -> Obtained:
         assert self.commit is not None
         files = files_of(self._hub.repository, self.commit, dataset, self._hub.layout)
         present = {file.path for file in files if self._is_there(file)}
@@ -133,7 +133,7 @@ class Repository:
         total = size_text(sum(file.size for file in files))
         if not lacking and not surplus:
             self._note(dataset, files)
-            return Outcome(dataset, "kept", f"{_count(files)}, {total}, all as the hub lists them")
+            return Obtained(dataset, "kept", f"{_count(files)}, {total}, all as the hub lists them")
         needed = sum(file.size for file in lacking)
         check_space(self.folder, needed)
         meter(0, needed, dataset)
@@ -143,7 +143,7 @@ class Repository:
         for path in partials.values():
             remove(path)
         kept = f"; {len(present)} were there" if present else ""
-        return Outcome(dataset, "fetched", f"{_count(lacking)}, {size_text(needed)}{kept}")
+        return Obtained(dataset, "fetched", f"{_count(lacking)}, {size_text(needed)}{kept}")
 
     def _fetch_all(self, files: Sequence[HubFile], total: int, meter: Meter) -> dict[str, Path]:
         """Return where each file was fetched to, by its path. Files have the name of their content, so that what is
@@ -202,21 +202,21 @@ class Repository:
 
     # -- without -----------------------------------------------------------------------------------------------------
 
-    def _offline_outcome(self, dataset: str) -> Outcome:
+    def _offline_outcome(self, dataset: str) -> Obtained:
         recorded = self._files(dataset)
         commit = str(self._record.get("datasets", {}).get(dataset, {}).get("commit", ""))
         wanted = self._revision in (None, commit, self._record.get("revision"))
         if recorded and wanted:
             wrong = [name for name, facts in recorded.items() if not self._as_recorded(name, facts)]
             if not wrong:
-                return Outcome(dataset, "kept", f"{_count(recorded)}, all as recorded of commit {commit[:12]}")
+                return Obtained(dataset, "kept", f"{_count(recorded)}, all as recorded of commit {commit[:12]}")
         else:
             wrong = []
         if cached := self._cached(dataset, commit if wrong else self._revision or "main"):
             self._surplus(dataset, set(cached[1]))
             self._install(dataset, cached[1])
             self._note(dataset, list(cached[1]), cached[0])
-            return Outcome(dataset, "fetched", f"{_count(cached[1])} from the hub's cache, commit {cached[0][:12]}")
+            return Obtained(dataset, "fetched", f"{_count(cached[1])} from the hub's cache, commit {cached[0][:12]}")
         repository = self._hub.repository
         if wrong:
             facts = recorded[wrong[0]]
@@ -229,7 +229,7 @@ class Repository:
         kinds = " and ".join(f"*{ending}" if ending.startswith(".") else ending for ending in LAYOUTS[self._hub.layout])
         there = [name for name in self._local_files(dataset) if is_read(name, self._hub.layout)]
         if there and self._revision is None:
-            return Outcome(dataset, "kept", f"{_count(there)} without a record of where they are from: not checked")
+            return Obtained(dataset, "kept", f"{_count(there)} without a record of where they are from: not checked")
         revision = f", revision {self._revision}," if self._revision else ""
         raise DataError(f"put {kinds} of {dataset}/ in {repository}{revision} into {self.folder / dataset}")
 
