@@ -141,9 +141,8 @@ class Kit:
     @staticmethod
     def trainer(out: Path, *, model: Any = None, source: Any = None, optimizer: Any = None, **rest: Any) -> Trainer:
         """Build a trainer; keywords that Trainer lacks are training settings."""
-        own = {
-            k: rest.pop(k) for k in ("resume", "evaluate", "world", "console", "facts", "seed", "units") if k in rest
-        }
+        names = ("resume", "evaluate", "evaluators", "on_validation", "world", "console", "facts", "seed", "units")
+        own = {name: rest.pop(name) for name in names if name in rest}
         config = Kit.config(**rest)
         optimizer = optimizer or OptimizerConfig(learning_rate=1e-2)
         tree = {"training": config.model_dump(mode="json"), "optimizer": optimizer.model_dump(mode="json")}

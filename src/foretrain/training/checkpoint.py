@@ -14,8 +14,8 @@ import logging
 import math
 import shutil
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from foretrain.reading import Unreadable, believing, read_object
 from foretrain.training.background import Background, HostCopy
 from foretrain.training.ema import Ema
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
+from foretrain.training.ranking import EvaluatorScore, Mode, Ranking, enters, ranked
 from foretrain.training.saved_state import OTHER_CHECKPOINT, check_manifest, check_state
 
 _log = logging.getLogger(__name__)
@@ -48,10 +49,12 @@ class CheckpointInfo:
     step: int
     metric: float | None  # best_metric of its weights; None if they were not validated
     final: bool
+    scores: dict[str, EvaluatorScore] = field(default_factory=dict)  # by evaluator
 
 
 class CheckpointManager:
-    """Manages the checkpoints folder of a run. Retains the last N, the best K by a metric, and final ones."""
+    """Manages the checkpoints folder of a run. Retains the last N, the best K by a metric and by the scores of each
+    evaluator, and final ones."""
 
     def __init__(
         self,
@@ -62,10 +65,12 @@ class CheckpointManager:
         keep_best: int = 1,
         keep_every: int | None = None,
         mode: Literal["min", "max"] = "min",
+        rankings: Mapping[str, Ranking] | None = None,
         background: bool = False,
     ) -> None:
-        self.folder = folder
-        self.keep_last, self.keep_best, self.keep_every, self.mode = keep_last, keep_best, keep_every, mode
+        self.folder, self.rankings = folder, dict(rankings or {})
+        self.keep_last, self.keep_best, self.keep_every = keep_last, keep_best, keep_every
+        self.mode: Mode = mode
         # a thread's collectives must not meet those of the loop
         self.world = world.with_own_group() if background else world
         self._stage = HostCopy() if background else None
@@ -102,7 +107,14 @@ class CheckpointManager:
         return _reason(error)
 
     def save(
-        self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], *, metric: float | None, final: bool = False
+        self,
+        step: int,
+        tensors: dict[str, Tensor],
+        state: dict[str, Any],
+        *,
+        metric: float | None,
+        scores: Mapping[str, EvaluatorScore] | None = None,
+        final: bool = False,
     ) -> None:
         """Write a checkpoint, then delete those that are no longer retained. A collective: all ranks call it.
 
@@ -111,22 +123,21 @@ class CheckpointManager:
         intact.
         """
         self.wait()
+        info = CheckpointInfo(self.folder / f"step-{step:08d}", step, metric, final, dict(scores or {}))
         if self._stage is None:
-            self._save(step, tensors, None, state, metric, final)
+            self._save(info, tensors, None, state)
             return
         parts = self._stage.copy(tensors)
-        self._pending = Background(lambda: self._save(step, tensors, parts, state, metric, final))
+        self._pending = Background(lambda: self._save(info, tensors, parts, state))
 
     def _save(
         self,
-        step: int,
+        info: CheckpointInfo,
         tensors: dict[str, Tensor],
         parts: dict[str, Tensor] | None,
         state: dict[str, Any],
-        metric: float | None,
-        final: bool,
     ) -> None:
-        path = self.folder / f"step-{step:08d}"
+        path = info.path
         temporary = self.folder / f".tmp-{path.name}"
         self.world.on_main(lambda: _convert_errors(path, lambda: empty_folder(temporary)))
         error: Exception | None = None
@@ -145,7 +156,7 @@ class CheckpointManager:
             try:
                 write_json(temporary / STATE, state)
                 files = shards | {STATE: _entry(temporary / STATE)}
-                self._complete(temporary, path, make_manifest(step, metric, final, files))
+                self._complete(temporary, path, make_manifest(info.step, info.metric, info.final, files, info.scores))
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
 
@@ -220,7 +231,8 @@ class CheckpointManager:
                 replaced.rename(path)
 
     def prune(self) -> None:
-        """Delete checkpoints that are neither among the last N, the best K or those of every M steps nor final.
+        """Delete checkpoints that are neither among the last N, the best K, the best of an evaluator or those of every
+        M steps nor final.
 
         What an earlier deletion has left is deleted too. Raises OSError.
         """
@@ -228,6 +240,7 @@ class CheckpointManager:
         found = self.list_complete()
         keep = {item.path for item in found[-self.keep_last :]} | {item.path for item in found if item.final}
         keep |= {item.path for item in self.best(found)}
+        keep |= {item.path for name in self.rankings for item in self.best_by(name, found)}
         keep |= {item.path for item in found if self.keep_every and item.step % self.keep_every == 0}
         for item in found:
             if item.path not in keep:
@@ -241,22 +254,24 @@ class CheckpointManager:
         found = []
         for path in steps_in(self.folder):
             try:
-                manifest = read_manifest(path)
+                found.append(read_info(path))
             except TrainingError as error:
                 if path not in self._skipped:
                     self._skipped.add(path)
                     text = f"checkpoint {path.name} is damaged and is skipped: {error}"
                     warn(_log, Note(Code.CHECKPOINT_SKIPPED, text, {"step": step_of(path)}))
-                continue
-            metric = manifest["metric"]
-            found.append(CheckpointInfo(path, manifest["step"], metric, bool(manifest["final"])))
         return found
 
     def best(self, found: list[CheckpointInfo] | None = None) -> list[CheckpointInfo]:
         """Return the best K checkpoints with a finite metric, best first; of equal ones the earlier comes first."""
-        validated = [item for item in (self.list_complete() if found is None else found) if item.metric is not None]
-        sign = 1 if self.mode == "min" else -1
-        return sorted(validated, key=lambda item: (sign * (item.metric or 0.0), item.step))[: self.keep_best]
+        items = self.list_complete() if found is None else found
+        return ranked([(item.metric, item.step, item) for item in items], self.mode)[: self.keep_best]
+
+    def best_by(self, evaluator: str, found: list[CheckpointInfo] | None = None) -> list[CheckpointInfo]:
+        """Return the best K checkpoints by the scores of an evaluator, in the order of best()."""
+        ranking, items = self.rankings[evaluator], self.list_complete() if found is None else found
+        rows = [(ranking.value(evaluator, item.scores), item.step, item) for item in items]
+        return ranked(rows, ranking.mode)[: ranking.keep]
 
     def best_intact(self, log: Callable[[str], None]) -> CheckpointInfo | None:
         """Return the best checkpoint whose hashes are correct; damaged ones are logged and skipped."""
@@ -267,13 +282,16 @@ class CheckpointManager:
             log(f"checkpoint {item.path.name}, better than others, is damaged and is skipped: {problem}")
         return None
 
-    def is_among_best(self, metric: float | None) -> bool:
-        """Return True if a checkpoint with this metric would be among the best K."""
-        if metric is None or not math.isfinite(metric):
-            return False
-        best = self.best()
-        worst = best[-1].metric if len(best) == self.keep_best else None
-        return worst is None or (metric < worst if self.mode == "min" else metric > worst)
+    def is_among_best(self, metric: float | None, scores: Mapping[str, EvaluatorScore] | None = None) -> bool:
+        """Return True if a checkpoint with this metric, and these scores, would be among the best by one of them."""
+        found = self.list_complete()
+        if enters(metric, [item.metric for item in self.best(found)], self.keep_best, self.mode):
+            return True
+        for name, ranking in self.rankings.items():
+            others = [ranking.value(name, item.scores) for item in self.best_by(name, found)]
+            if enters(ranking.value(name, scores or {}), others, ranking.keep, ranking.mode):
+                return True
+        return False
 
     def clean(self) -> None:
         """Create the folder and remove incomplete files of a killed process."""
@@ -439,10 +457,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def make_manifest(step: int, metric: float | None, final: bool, files: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a checkpoint: step, metric, files with their hashes, and a hash over all of these."""
+def read_info(path: Path) -> CheckpointInfo:
+    """Read what the manifest of a checkpoint says of it. Raises TrainingError as read_manifest does."""
+    manifest = read_manifest(path)
+    scores = {name: EvaluatorScore(**entry) for name, entry in manifest.get("metrics", {}).items()}
+    return CheckpointInfo(path, manifest["step"], manifest["metric"], bool(manifest["final"]), scores)
+
+
+def make_manifest(
+    step: int,
+    metric: float | None,
+    final: bool,
+    files: dict[str, Any],
+    scores: Mapping[str, EvaluatorScore] | None = None,
+) -> dict[str, Any]:
+    """Return the manifest of a checkpoint: step, metric, files with their hashes, and a hash over all of these; of
+    weights that evaluators have scored their scores too."""
     number = None if metric is None or not math.isfinite(metric) else metric
-    manifest = {"format": FORMAT, "step": step, "metric": number, "final": final, "files": files}
+    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "metric": number, "final": final, "files": files}
+    if scores:
+        manifest["metrics"] = {name: asdict(score) for name, score in scores.items()}
     return manifest | {"sha256": _digest(manifest)}
 
 

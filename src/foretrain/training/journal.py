@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,14 @@ class Journal:
         """Sync the lines written so far to disk, before a checkpoint: a resumed run does not repeat them."""
         os.fsync(self._file.fileno())
 
-    def truncate(self, step: int, validation_due: bool = False) -> None:
-        """Delete the lines of later steps and, with validation_due, the validation of this step; atomically."""
+    def truncate(self, step: int, validation_due: bool = False, evaluations_due: Collection[str] = ()) -> None:
+        """Delete the lines of later steps, with validation_due the validation of this step, and its evaluations by the
+        evaluators that are due; atomically."""
         self._file.close()
         with replacing_file(self.path) as scratch, scratch.open("w", encoding="utf-8") as file:
             for record in read_journal(self.path):
-                repeated = validation_due and record["step"] == step and record.get("kind") == "validation"
-                if record["step"] <= step and not repeated:
+                due = {"validation": validation_due, "evaluation": record.get("evaluator") in evaluations_due}
+                if record["step"] < step or (record["step"] == step and not due.get(str(record.get("kind")), False)):
                     file.write(json.dumps(record) + "\n")
         self._file = self.path.open("a", encoding="utf-8")
 

@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -117,14 +117,15 @@ class Monitor:
         self.journal = Journal(output_dir / "metrics.jsonl")
         self._log = (output_dir / "training.log").open("a", encoding="utf-8")
 
-    def start(self, step: int, validation_due: bool = False) -> None:
+    def start(self, step: int, validation_due: bool = False, evaluations_due: Sequence[str] = ()) -> None:
         """Start after a step: delete lines of later steps, which an interrupted run wrote, from metrics.jsonl.
 
-        With validation_due this step's validation is deleted as well, because it is about to be repeated.
+        With validation_due this step's validation is deleted as well, because it is about to be repeated, and so are
+        its evaluations by the evaluators that are due.
         """
         if not self.world.is_main:
             return
-        self.journal.truncate(step, validation_due)
+        self.journal.truncate(step, validation_due, evaluations_due)
         self.totals = _Totals()
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # its import is slow
@@ -190,6 +191,14 @@ class Monitor:
         values = " | ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         epoch = "".join(f", epoch {number:.2f}" for number in self._epoch(step).values())
         self.log(f"validation at step {step:,}{epoch}: {values}{' | new best' if best else ''}")
+
+    def evaluation(self, step: int, facts: Mapping[str, Any], metrics: dict[str, float], line: str) -> None:
+        """Record what an evaluator found, under the names of its metrics, and log a line of text on it."""
+        if not self.world.is_main:
+            return
+        self.journal.write({"step": step, "kind": "evaluation", **self._epoch(step), **facts, **metrics})
+        self._write_tensorboard("", step, metrics)
+        self.log(line)
 
     def _epoch(self, step: int) -> dict[str, float]:
         """Return {"epoch": epochs so far}; {} if the run does not count them."""
@@ -291,7 +300,7 @@ class Monitor:
             return
         for name, value in values.items():
             if isinstance(value, (int, float)) and name not in ("step", "time", "memory_total_gb"):
-                self._tensorboard.add_scalar(f"{group}/{name}", value, step)
+                self._tensorboard.add_scalar(f"{group}/{name}" if group else name, value, step)
         self._tensorboard.flush()
 
     def _close_tensorboard(self) -> None:

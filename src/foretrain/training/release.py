@@ -19,6 +19,7 @@ from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import is_checkpoint
 from foretrain.reading import Unreadable, read_json, read_object
 from foretrain.training.checkpoint import CheckpointInfo
+from foretrain.training.evaluators import newest_evaluations
 from foretrain.training.journal import read_journal
 
 ALIASES = ("best_model", "hf_export")
@@ -64,9 +65,9 @@ def write_records(
 ) -> None:
     """Write final_metrics.json and best_records.json of a run whose release holds the weights of `step`.
 
-    The first holds facts, the validation metrics of those weights with their units, and the newest validation, both
-    from metrics.jsonl. The second lists the best checkpoints by `metric`, best first; paths are relative to the run
-    folder.
+    The first holds facts, the validation metrics of those weights with their units, the newest validation, and the
+    newest evaluation of each evaluator, all from metrics.jsonl. The second lists the best checkpoints by `metric`, best
+    first; paths are relative to the run folder.
     """
     lines = [line for line in read_journal(output_dir / "metrics.jsonl") if line.get("kind") == "validation"]
     metrics = {
@@ -78,7 +79,17 @@ def write_records(
 
     newest = max(metrics, default=None)
     last = None if newest is None else {"step": newest, "metrics": with_units(newest)}
-    _replace_json([output_dir / METRICS], {**facts, "step": step, "metrics": with_units(step), "last_validation": last})
+    evaluations = newest_evaluations(output_dir)
+    _replace_json(
+        [output_dir / METRICS],
+        {
+            **facts,
+            "step": step,
+            "metrics": with_units(step),
+            "last_validation": last,
+            **({"evaluations": evaluations} if evaluations else {}),
+        },
+    )
     records = [
         {"step": info.step, "metric": metric, "value": info.metric, "path": f"checkpoints/{info.path.name}"}
         for info in best

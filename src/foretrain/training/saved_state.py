@@ -51,10 +51,18 @@ class _FileEntry(_StrictRecord):
     bytes: _Count
 
 
+class _ScoreEntry(_StrictRecord):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    of: str
+
+
 class _Manifest(_StrictRecord):
     step: _Count
     metric: Annotated[float, Field(allow_inf_nan=False)] | None
     final: bool
+    metrics: dict[_Name, _ScoreEntry] = {}
     files: dict[_Name, _FileEntry]
 
 

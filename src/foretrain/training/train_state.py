@@ -50,6 +50,7 @@ class TrainState:
     best_step: int | None = None
     stale: int = 0  # validations since best_step
     validation_due: bool = False  # a signal postponed this step's validation
+    evaluations_due: list[str] = field(default_factory=list)  # evaluators of this step that it postponed
     ended: StoppedBy | None = None  # why the run finished; a resumed run does not continue then
     scale: float | None = None  # float16 loss scale, None until the first step
     scale_streak: int = 0  # updates without overflow since the scale changed

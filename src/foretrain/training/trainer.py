@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 import foretrain
-from foretrain.adapters.layers import adapter_facts, merged
+from foretrain.adapters.layers import adapter_facts
 from foretrain.atomic import remove_leftovers
 from foretrain.config import Section
 from foretrain.distributed.world import World, of_lost_ranks
@@ -24,11 +24,12 @@ from foretrain.reading import resolved
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
 from foretrain.training.ending import describe_end, describe_release, describe_totals, disk_errors
-from foretrain.training.interrupt import NO_STOPS, Interrupted, SignalHandler, StopRequests, ValidationInterrupted
+from foretrain.training.evaluators import Evaluator, Evaluators
+from foretrain.training.interrupt import NO_STOPS, Interrupted, SignalHandler, StopRequests
 from foretrain.training.launch import record_start, save_config
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
 from foretrain.training.lock import locked
-from foretrain.training.memory import naming_what_to_lower, ways_of_training, ways_of_validation
+from foretrain.training.memory import naming_what_to_lower, ways_of_training
 from foretrain.training.micro_batch import find
 from foretrain.training.monitor import Monitor, duration
 from foretrain.training.nonfinite import save_for_replay
@@ -37,6 +38,8 @@ from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.parallel import Parallel, parallelism, parallelize, shards, unwrap
 from foretrain.training.release import drop_evaluation, saved_promotion, write_records, write_release
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
+from foretrain.training.scoring import Evaluate, OnValidation, Scoring, WeightScores
+from foretrain.training.scoring import ValidationResult as ValidationResult
 from foretrain.training.settings import TrainingConfig, check_resumable
 from foretrain.training.step import LocalStepStats, StepResult, Updater
 from foretrain.training.train_state import RunTotals, StoppedBy, TrainState
@@ -45,17 +48,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 AFTER_ERROR, SOON = 60.0, 1.0  # seconds that an aborted run waits for the checkpoint that it was writing
-
-
-@dataclass(frozen=True)
-class ValidationResult:
-    """The metrics of a validation; stop=True ends the run (a pruned trial)."""
-
-    metrics: dict[str, float]
-    stop: bool = False
-
-
-Evaluate = Callable[[Trainable, int], "ValidationResult | None"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +61,7 @@ class TrainResult:
     release_step: int  # step of the weights in release/ and in the model in memory
     stopped_by: StoppedBy
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation since this start or resume
+    scores: dict[str, float] = field(default_factory=dict)  # the last by each evaluator since then
 
 
 class Trainer:
@@ -80,6 +73,9 @@ class Trainer:
             ema_decay, with averaged weights.
         resume: None starts a new run (an output_dir that holds a run is an error), "auto" resumes from the newest
             intact checkpoint or starts, a path resumes from that checkpoint.
+        evaluators: they score the weights beside validation, each at its own rhythm.
+        on_validation: called on rank 0 as (step, metrics) after a validation and the evaluators that are due with it;
+            True ends the run.
         resolved_config: a dump of `schema`, saved in checkpoints and compared on resume.
         schema: the config class, whose fields declare which of them may change on resume.
         facts: entries of release.json (hashes of parents, date range).
@@ -99,6 +95,8 @@ class Trainer:
         seed: int,
         world: World | None = None,
         evaluate: Evaluate | None = None,
+        evaluators: Sequence[Evaluator] = (),
+        on_validation: OnValidation | None = None,
         resolved_config: dict[str, Any] | None = None,
         resume: Literal["auto"] | str | Path | None = None,
         console: Console | None = None,
@@ -113,7 +111,8 @@ class Trainer:
         self.loader = BatchLoader(model, source, training, self.world)
         self.evaluate, self.resolved_config, self.resume = evaluate, resolved_config or {}, resume
         self.console, self.facts, self.notes, self.units = console, facts or {}, notes, units or {}
-        self.schema, self.before_release = schema, before_release
+        self.schema, self.before_release, self.on_validation = schema, before_release, on_validation
+        self.evaluators = Evaluators(evaluators, self.world, self.output_dir)
         if evaluate is None and (training.validate_every or optimizer.schedule.kind == "plateau"):
             raise ConfigError(
                 "training.validate_every and the plateau schedule need something to validate on, and this run has "
@@ -124,6 +123,7 @@ class Trainer:
         shards(training, model, self.world)  # raises for a number that does not divide the processes
         check_optimizer(model, optimizer, parallelism(training, model, self.world) in ("fsdp", "hsdp"))
         self.plan = plan_of(self.loader.stream, training, self.world.size)
+        self.evaluators.check(self.plan)
         warmup_steps(
             optimizer.schedule, self.plan.steps
         )  # raises for an impossible schedule before anything is written
@@ -150,10 +150,11 @@ class Trainer:
 
     def _loop(self) -> StoppedBy:
         train_state, self.started_at = self.train_state, time.monotonic()
-        if train_state.ended:
+        if train_state.ended and not train_state.evaluations_due:
             return train_state.ended
         while True:
-            if train_state.validation_due and (stop := self._validate_and_checkpoint(NO_STOPS)):
+            due = train_state.validation_due or train_state.evaluations_due
+            if due and (stop := self._validate_and_checkpoint(NO_STOPS)):
                 return stop
             if train_state.step >= self.plan.steps:
                 return "max_steps"
@@ -186,8 +187,7 @@ class Trainer:
         """
         if stops.failed_save:
             self.checkpoints.wait()  # raises on every rank: they agree on whether a save is complete
-        ended, stops = self._validate_if_due(stops)
-        self.train_state.ended = ended
+        ended, stops = self.scoring.run(stops)
         self._checkpoint_if_due(stops)
         if ended:
             return ended
@@ -218,6 +218,7 @@ class Trainer:
             keep_best=self.config.keep_best,
             keep_every=self.config.keep_every,
             mode=self.config.mode,
+            rankings=self.evaluators.rankings,
             background=self.config.in_background(self.world.device.type),
         )
         notes = list(self.notes)
@@ -234,9 +235,13 @@ class Trainer:
         # these two after sharding, which replaces the parameters, and before a checkpoint is read into them
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optimizer_config)
-        self.train_state = TrainState(validation_due=self.config.validate_first)
+        self.weights = WeightScores()
         size = saved["micro_batch_size"] if saved else None
         self.plan = plan_of(self.loader.stream, self.config, self.world.size, size)
+        first = self.config.validate_first
+        self.train_state = TrainState(
+            validation_due=first, evaluations_due=self.evaluators.due(0, self.plan) if first else []
+        )
         if resumed and saved:
             with self.signals.at_once():
                 notes += self._restore(resumed, saved)
@@ -262,7 +267,26 @@ class Trainer:
         stack.push(self._abandon_save)
         for note in notes:
             self.monitor.log(note)
-        self.monitor.start(self.train_state.step, self.train_state.validation_due)
+        self._start_records()
+        self.scoring = Scoring(
+            self.model,
+            self.config,
+            self.optimizer_config,
+            self.plan,
+            self.world,
+            self.ema,
+            self.parallel,
+            self.signals,
+            self.monitor,
+            self.checkpoints,
+            self.train_state,
+            self.weights,
+            self.evaluate,
+            self.evaluators,
+            self.on_validation,
+            settings=self.resolved_config,
+            shapes=self.loader.num_shapes is not None,
+        )
         self.updater = Updater(
             self.parallel, self.optimizer, self.ema, self.train_state, self.config, seed=self.seed, world=self.world
         )
@@ -271,10 +295,15 @@ class Trainer:
         self.batches = self._batches()
         stack.callback(lambda: self.batches.close())
         self.last_loss: float | None = None
-        self.last_metrics: dict[str, float] = {}
         self.last_saved, self.saved_at = self.train_state.step if resumed else -1, time.monotonic()
         if self.config.on_nonfinite == "rollback" and not resumed:
-            self._save(None)  # a rollback needs a checkpoint from the beginning
+            self._save(WeightScores())  # a rollback needs a checkpoint from the beginning
+
+    def _start_records(self) -> None:
+        """Delete from the run's records what is of later steps, or about to be repeated."""
+        state = self.train_state
+        self.monitor.start(state.step, state.validation_due, state.evaluations_due)
+        self.world.on_main(lambda: self.evaluators.start(state.step))
 
     def _abandon_save(self, kind: type[BaseException] | None, error: BaseException | None, *rest: object) -> None:
         """Let a save in the background come to its end after an error of the run, and log what became of it."""
@@ -359,6 +388,8 @@ class Trainer:
         """Load a checkpoint's model, optimizer and weight average, and the ancestry that it records."""
         if saved.get("ancestry") is not None:  # as it was at the start: what the parents' folders say may have changed
             self.facts = {**self.facts, "ancestry": saved["ancestry"]}
+        manifest = checkpoint.read_info(path)
+        self.weights.metric, self.weights.scores = manifest.metric, dict(manifest.scores)
         checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, saved)
 
     def _batches(self) -> BatchIterator:
@@ -386,85 +417,18 @@ class Trainer:
     def _beta1(self) -> float | None:
         return beta1_at(self.optimizer_config.schedule, self.train_state.step, self.plan.steps)
 
-    def _validate_if_due(self, stops: StopRequests) -> tuple[StoppedBy | None, StopRequests]:
-        """Validate every validate_every steps and at the end.
-
-        Returns why the run ends here (None if it continues) and the stop requests including those of new signals.
-        """
-        step = self.train_state.step
-        self.score: float | None = None
-        self.train_state.validation_due = False
-        due = step == self.plan.steps or self.plan.is_due(self.config.validate_every, step)
-        if self.evaluate is None or not due:
-            return None, stops
-        if stops.interrupt or stops.terminate:
-            self.train_state.validation_due = True  # time may be short: the resumed run starts with the validation
-            return None, stops
-        paused_at = self.monitor.pause()
-        self.world.watch.tick("validation")
-        self.model.eval()
-        try:
-            # A single process may drop its validation anywhere, one of several only what it does on its own.
-            alone = self.world.size == 1
-            with (
-                torch.no_grad(),
-                self.ema.swapped() if self.ema else nullcontext(),
-                self.parallel.unsharded(),
-                merged(self.model),
-                naming_what_to_lower(self.world, lambda: ways_of_validation(self.resolved_config), " in a validation"),
-                self.signals.interruptible(alone),
-                nullcontext() if alone else self.world.watch.broken_off_by(self.signals.interruptible),
-                self._no_recompilation(),
-            ):
-                result = self.evaluate(self.model, step)
-        except ValidationInterrupted:
-            self.train_state.validation_due = True
-            everyone = self.world.gather_objects(self.signals.flags)
-            return None, StopRequests(*(sum(flags) for flags in zip(*everyone, strict=True)))
-        finally:
-            self.model.train()
-            self.monitor.resume(paused_at)
-        return (self._record_validation(result) if result else None), stops
-
-    def _no_recompilation(self) -> AbstractContextManager[object]:
-        """Let blocks that were compiled for the shapes of micro-batches run eagerly for any other shape."""
-        if not self.config.compile or self.loader.num_shapes is None:
-            return nullcontext()
-        return torch.compiler.set_stance("eager_on_recompile")
-
-    def _record_validation(self, result: ValidationResult) -> StoppedBy | None:
-        """Update best metric, early stopping and plateau schedule; return why the run ends here, if it does."""
-        if self.config.best_metric not in result.metrics:
-            raise ConfigError(
-                f"training.best_metric: {self.config.best_metric!r} is not among the validation's metrics: "
-                f"{', '.join(result.metrics) or 'none'}."
-            )
-        self.score = float(result.metrics[self.config.best_metric])
-        self.last_metrics = dict(result.metrics)
-        best = self.train_state.observe_score(self.score, self.config.mode)
-        self.monitor.validation(self.train_state.step, self.last_metrics, best=best)
-        if self.optimizer_config.schedule.kind == "plateau":
-            score = self.score if self.config.mode == "min" else -self.score
-            if self.train_state.plateau.observe(self.optimizer_config.schedule, score):
-                self.monitor.log(f"plateau: learning rate now {self.train_state.plateau.scale:g} of its peak")
-        if result.stop:
-            return "evaluation"
-        if self.config.patience and self.train_state.stale >= self.config.patience:
-            return "patience"
-        return None
-
     def _checkpoint_if_due(self, stops: StopRequests) -> None:
-        step, score = self.train_state.step, self.score
+        step, weights = self.train_state.step, self.weights
         final = self.train_state.ended is not None or step == self.plan.steps
         every = (self.config.checkpoint_every, self.config.keep_every)
         due = final or any(stops) or any(self.plan.is_due(steps, step) for steps in every)
-        if not due and score is not None:
-            self.checkpoints.wait()  # its metric counts too
-            due = self.world.on_main(lambda: self.checkpoints.is_among_best(score))
+        if not due and (weights.metric is not None or weights.scores):
+            self.checkpoints.wait()  # its metric and scores count too
+            due = self.world.on_main(lambda: self.checkpoints.is_among_best(weights.metric, weights.scores))
         if due:
-            self._save(score, final=final)
+            self._save(weights, final=final)
 
-    def _save(self, metric: float | None, final: bool = False) -> None:
+    def _save(self, weights: WeightScores, final: bool = False) -> None:
         paused_at = self.monitor.pause()
         self.world.watch.tick("saving a checkpoint")
         self.monitor.sync()
@@ -484,7 +448,8 @@ class Trainer:
             "versions": {"foretrain": foretrain.__version__, "torch": torch.__version__},
         }
         tensors = checkpoint.collect(self.model, self.optimizer, self.ema)
-        self.checkpoints.save(self.train_state.step, tensors, state, metric=metric, final=final)
+        metric, scores = weights.metric, weights.scores
+        self.checkpoints.save(self.train_state.step, tensors, state, metric=metric, scores=scores, final=final)
         self.last_saved, self.saved_at = self.train_state.step, time.monotonic()
         self.monitor.resume(paused_at)
 
@@ -531,7 +496,7 @@ class Trainer:
         train_state.offset = offset + (bad_step - train_state.step + 1) * self.plan.batch_size
         self.batches.close()
         self.batches = self._batches()
-        self.monitor.start(train_state.step, train_state.validation_due)
+        self._start_records()
         self.monitor.log(f"{what}; back to step {train_state.step:,} ({bad_batches} of {self.config.skip_budget})")
 
     def _finish(self, stopped_by: StoppedBy) -> TrainResult:
@@ -539,7 +504,7 @@ class Trainer:
         train_state = self.train_state
         self.world.watch.tick("writing the release")
         if self.last_saved != train_state.step:
-            self._save(None, final=True)
+            self._save(WeightScores(), final=True)
         self.checkpoints.wait()
         self.world.on_main(self.checkpoints.prune)  # also for a run that was killed after its last save
         totals = self.monitor.run_totals()
@@ -578,7 +543,8 @@ class Trainer:
             best_step=train_state.best_step,
             release_step=step,
             stopped_by=stopped_by,
-            metrics=self.last_metrics,
+            metrics=self.scoring.last_metrics,
+            scores=self.scoring.last_scores,
         )
 
     def _write_release(self, facts: dict[str, Any], totals: RunTotals) -> None:
