@@ -18,6 +18,7 @@ from foretrain.run.config import RunConfig, load_config, shipped_config
 from foretrain.run.train import train_run
 from foretrain.training.journal import read_journal
 
+SHARED = {"batch_size": 64, "data_root": "/data/benchmarks", "max_minutes": 10.0}  # of both evaluators below
 REQUIRED = {
     "context_length": 2048,
     "prediction_length": 64,
@@ -141,9 +142,7 @@ def test_a_full_file_becomes_a_chronos2_run():
             "activation_checkpointing": True,
             "parallel": "fsdp",
             "tensorboard": False,
-            "validate_every": 250,
-            "keep_best": 2,
-            "best_metric": "val_mase",
+            "validate_every": 200,
         },
         "optimizer": {
             "learning_rate": 3e-4,
@@ -152,7 +151,11 @@ def test_a_full_file_becomes_a_chronos2_run():
             "eps": 1e-6,
             "schedule": {"kind": "linear", "warmup_ratio": 0.02},
         },
-        "evaluation": {"max_items": 77, "batch_size": 64},
+        "evaluation": {"max_items": 77},
+        "evaluators": [
+            {"name": "lite", "suite": "chronos-lite", "every": 250, "keep_best": 2, "metric": "avg_mase", **SHARED},
+            {"name": "extended", "suite": "chronos-extended", "every": 20000, **SHARED},
+        ],
         "output_dir": "./outputs/x",
         "seed": 7,
     }
@@ -252,18 +255,15 @@ def test_validation_paths_alone_make_validation_as_often_as_upstream_saves():
     assert found.tree["evaluation"] == {"max_items": 10000}
 
 
-def test_numbers_that_steer_a_benchmark_are_not_reported_as_carried_over():
-    """They are written for the validation, which scores the training series."""
-    found = translated(**FULL).ledger
-    moved = {entry.key: entry.text for entry in found.entries if entry.verdict == "moved"}
+def test_both_benchmarks_become_evaluators():
+    found = translated(**FULL)
     benchmark = {key for key in FULL if key.startswith("benchmark_")}
-    assert benchmark & moved.keys() == {
-        "benchmark_eval_steps", "benchmark_top_k_checkpoints", "benchmark_batch_size", "benchmark_checkpoint_metric"
-    }  # fmt: skip
-    assert moved.keys() - benchmark == {"max_val_series"}
-    assert all("training series" in text for text in moved.values())
-    assert not {entry.key for entry in found.entries if entry.verdict == "carried"} & benchmark
-    assert "what it counts is not (5)" in found.report("a title", [])
+    assert {key: verdict for key, verdict in verdicts(found).items() if key in benchmark} == {
+        key: "dropped" if key == "benchmark_composite_weights" else "carried" for key in benchmark
+    }
+    config = build(RunConfig, found.tree)
+    assert [one.label for one in config.evaluators] == ["lite", "extended"]
+    assert "what it counts is not (1)" in found.ledger.report("a title", [])  # max_val_series
 
 
 def test_what_is_said_of_the_health_report_is_in_the_journal(tmp_path: Path):
@@ -279,15 +279,42 @@ def test_what_is_said_of_the_health_report_is_in_the_journal(tmp_path: Path):
     assert all(phrase in text for phrase in named) and set(named.values()) <= record.keys()
 
 
-def test_a_composite_metric_becomes_wql():
-    found = translated(benchmark_config="lite.yaml", benchmark_checkpoint_metric="composite")
-    assert found.tree["training"]["best_metric"] == "val_wql"
-    assert verdicts(found)["benchmark_checkpoint_metric"] == "dropped"
+def test_a_composite_metric_keeps_its_weights():
+    weights = {"wql": 0.6, "mase": 0.4}
+    found = translated(
+        benchmark_config="configs/chronos_lite.yaml",
+        benchmark_checkpoint_metric="composite",
+        benchmark_composite_weights=weights,
+    )
+    assert found.tree["evaluators"] == [
+        {"name": "lite", "suite": "chronos-lite", "every": 10000, "keep_best": 3, "metric": "composite",
+         "weights": weights, "batch_size": 32}
+    ]  # fmt: skip
+    assert build(RunConfig, found.tree).evaluators[0].weights.wql == 0.6
+    with pytest.raises(ConfigError, match=r"benchmark_checkpoint_metric is 'mae'; TSM-Trainer knows wql, mase, compo"):
+        translated(benchmark_config="lite.yaml", benchmark_checkpoint_metric="mae")
+
+
+@pytest.mark.parametrize(
+    ("name", "suite"),
+    [
+        ("chronos-extended.yaml", "chronos-extended"),
+        ("a/chronos_ii.yaml", "chronos-zero-shot"),
+        ("chronos-i.yaml", "chronos-in-domain"),
+        ("gift_eval.yaml", "gift-eval"),
+        ("my-own.yaml", None),
+    ],
+)
+def test_a_benchmark_file_is_known_by_its_name(name, suite):
+    found = translated(benchmark_config=name, benchmark_batch_size=16)
+    assert [entry["suite"] for entry in found.tree.get("evaluators", [])] == ([suite] if suite else [])
+    assert verdicts(found)["benchmark_config"] == ("carried" if suite else "dropped")
+    assert verdicts(found)["benchmark_batch_size"] == ("carried" if suite else "dropped")
 
 
 def test_benchmark_keys_without_a_benchmark_have_no_effect():
     found = translated(benchmark_eval_steps=200)
-    assert "validate_every" not in found.tree["training"]
+    assert "validate_every" not in found.tree["training"] and "evaluators" not in found.tree
     assert verdicts(found)["benchmark_eval_steps"] == "dropped"
 
 

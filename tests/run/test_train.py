@@ -361,6 +361,7 @@ def whole_tree(family: str) -> dict[str, Any]:
         },
         "training": {"max_steps": 10, "token_budget": {}},
         "adapter": {},
+        "evaluators": [{"suite": "chronos-lite", "every": 5}],
         "output_dir": "runs/x",
         "parents": {"model": "11", "tokenizer": "22"},
     }

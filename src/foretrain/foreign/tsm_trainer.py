@@ -106,6 +106,17 @@ KNOWN = {
     "fsdp_config": Key("any"),
     "resume_from_checkpoint": Key("any"),
 }
+SUITES = {  # what is in the name of a benchmark file -> ours, the first that fits
+    "lite": "chronos-lite",
+    "extended": "chronos-extended",
+    "zero-shot": "chronos-zero-shot",
+    "chronos-ii": "chronos-zero-shot",
+    "in-domain": "chronos-in-domain",
+    "chronos-i": "chronos-in-domain",
+    "gift-eval": "gift-eval",
+    "fev-bench": "fev-bench",
+}
+METRICS = {"wql": "avg_wql", "mase": "avg_mase", "composite": "composite"}  # theirs -> ours
 SCHEDULES = {  # theirs -> ours
     "cosine": "cosine",
     "linear": "linear",
@@ -138,13 +149,14 @@ def translate(path: Path, raw: Mapping[Any, Any]) -> Translation:
     if missing:
         raise ConfigError(f"{path}: {', '.join(missing)}: required by TSM-Trainer, but not given.")
     model, data, training, optimizer = _model(ledger), _data(ledger), _training(ledger), _optimizer(ledger)
-    validation, evaluation = _evaluation(ledger)
+    (validation, evaluation), evaluators = _evaluation(ledger), _evaluators(ledger)
     tree: dict[str, Any] = {
         "model": model,
         "data": data,
         "training": {**training, **validation},
         "optimizer": optimizer,
         **({"evaluation": evaluation} if evaluation else {}),
+        **({"evaluators": evaluators} if evaluators else {}),
         **_output(ledger, path),
     }
     ledger.dropped("resume_from_checkpoint", "not a config key here; resume a run of foretrain with --resume")
@@ -388,55 +400,98 @@ def _schedule(ledger: Ledger) -> dict[str, Any]:
 
 
 def _evaluation(ledger: Ledger) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return keys of the training and evaluation sections. Upstream scores benchmarks during training, foretrain the
-    newest steps of the series: numbers that steer the one are written for the other, and reported as such."""
-    benchmark = ledger.given("benchmark_config")
-    validated = bool(ledger.get("validation_data_paths"))
-    ledger.dropped(
-        "benchmark_config",
-        "validation scores data.validation_steps of the training series; score other data with foretrain evaluate",
+    """Return keys of the training and evaluation sections. What upstream calls validation scores other series than
+    foretrain's, so the number that bounds it is reported as one that counts something else."""
+    why = (
+        "validation scores data.validation_steps of the training series; score other data by evaluators: {corpus: ...}"
     )
-    ledger.dropped("validation_data_paths", "validation scores data.validation_steps of the training series")
-    for key in ("benchmark_tier2_config", "benchmark_tier2_eval_steps"):
-        ledger.dropped(key, "there is one validation; score other data with foretrain evaluate")
-    ledger.dropped("benchmark_datasets_root", "no benchmark is read during training")
-    ledger.dropped("benchmark_eval_timeout", "upstream only warns; evaluation.max_items bounds a validation")
-    scored = {
-        "benchmark_eval_steps": "training.validate_every",
-        "benchmark_top_k_checkpoints": "training.keep_best",
-        "benchmark_batch_size": "evaluation.batch_size",
-        "benchmark_checkpoint_metric": "training.best_metric",
-    }
-    if not benchmark:
-        for key in (*scored, "benchmark_composite_weights"):
-            ledger.dropped(key, "without benchmark_config upstream does not read it")
-    if not benchmark and not validated:
+    ledger.dropped("validation_data_paths", why)
+    if not ledger.get("validation_data_paths"):
         ledger.dropped("max_val_series", "without validation_data_paths upstream does not read it")
         return {}, {}
-    training: dict[str, Any] = {"validate_every": ledger.get("save_steps")}
-    evaluation: dict[str, Any] = {"max_items": ledger.get("max_val_series")}
+    training = {"validate_every": ledger.get("save_steps")}
+    ledger.filled("training.validate_every", f"{training['validate_every']}, upstream's save_steps")
     ledger.moved("max_val_series", "evaluation.max_items", "of the validation, which scores the training series")
-    if not benchmark:
-        ledger.filled("training.validate_every", f"{training['validate_every']}, upstream's save_steps")
-        return training, evaluation
-    metric = ledger.get("benchmark_checkpoint_metric")
-    chosen = "val_mase" if metric == "mase" else "val_wql"
-    validation = "of the validation, which scores the newest steps of the training series and no benchmark"
-    for key, to in scored.items():
-        if key != "benchmark_checkpoint_metric":
-            ledger.moved(key, to, validation)
-    if metric in ("wql", "mase"):
-        ledger.moved("benchmark_checkpoint_metric", scored["benchmark_checkpoint_metric"], f"{chosen}, {validation}")
+    return training, {"max_items": ledger.get("max_val_series")}
+
+
+def _evaluators(ledger: Ledger) -> list[dict[str, Any]]:
+    """Return the evaluators section: upstream's benchmark, and its second, rarer one."""
+    shared = ("benchmark_top_k_checkpoints", "benchmark_batch_size", "benchmark_checkpoint_metric",
+              "benchmark_composite_weights", "benchmark_datasets_root", "benchmark_eval_timeout")  # fmt: skip
+    first = _evaluator(ledger, "benchmark_config", "benchmark_eval_steps", "lite")
+    second = _evaluator(ledger, "benchmark_tier2_config", "benchmark_tier2_eval_steps", "extended")
+    found = [entry for entry in (first, second) if entry]
+    if not found:
+        for key in shared:
+            ledger.dropped(key, "without a benchmark that is carried over there is nothing that it is of")
+        return []
+    _rank(ledger, first)
+    ledger.carried("benchmark_batch_size", "evaluators.*.batch_size")
+    if ledger.given("benchmark_datasets_root"):
+        ledger.carried(
+            "benchmark_datasets_root",
+            "evaluators.*.data_root",
+            "which holds chronos_datasets/NAME/ or SUITE/TASK/ for upstream's NAME/; --dry-run names what is missing",
+        )
     else:
-        ledger.dropped("benchmark_checkpoint_metric", f"one metric decides; {chosen} is written in its place")
-    ledger.dropped("benchmark_composite_weights", "one metric decides")
-    training = {
-        "validate_every": ledger.get("benchmark_eval_steps"),
-        "keep_best": ledger.get("benchmark_top_k_checkpoints"),
-        "best_metric": chosen,
-    }
-    evaluation["batch_size"] = ledger.get("benchmark_batch_size")
-    return training, evaluation
+        ledger.filled("evaluators.*.data_root", "benchmark-data; upstream fetches what it lacks, foretrain does not")
+    limit = ledger.get("benchmark_eval_timeout")
+    if limit > 0:
+        ledger.carried(
+            "benchmark_eval_timeout", "evaluators.*.max_minutes", "it ends the evaluation; upstream only warns"
+        )
+    else:
+        ledger.equal("benchmark_eval_timeout", "no evaluators.*.max_minutes: no limit")
+    for entry in found:
+        entry["batch_size"] = ledger.get("benchmark_batch_size")
+        entry |= {"data_root": ledger.get("benchmark_datasets_root")} if ledger.given("benchmark_datasets_root") else {}
+        entry |= {"max_minutes": limit / 60} if limit > 0 else {}
+    return found
+
+
+def _evaluator(ledger: Ledger, config: str, steps: str, name: str) -> dict[str, Any]:
+    """Return an evaluator for a benchmark file of upstream, whose names are those of its sets; {} without one."""
+    if not ledger.given(config):
+        ledger.dropped(steps, f"without {config} upstream does not read it")
+        return {}
+    stem = Path(ledger.get(config)).stem.lower().replace("_", "-")
+    suite = next((suite for word, suite in SUITES.items() if word in stem), None)
+    if suite is None:
+        known = ", ".join(SUITES)
+        ledger.dropped(config, f"sets are known by the name of their file: one of {known}; write evaluators by hand")
+        ledger.dropped(steps, f"{config} is not carried over")
+        return {}
+    ledger.carried(
+        config, "evaluators.*.suite", f"{suite}, the set of that name; entries that were edited are not read"
+    )
+    ledger.carried(steps, "evaluators.*.every")
+    return {"name": name, "suite": suite, "every": ledger.get(steps)}
+
+
+def _rank(ledger: Ledger, first: dict[str, Any]) -> None:
+    """Add to upstream's first benchmark how it ranks checkpoints, which the second does not."""
+    keys = ("benchmark_top_k_checkpoints", "benchmark_checkpoint_metric", "benchmark_composite_weights")
+    if not first:
+        for key in keys:
+            ledger.dropped(key, "it is of benchmark_config, which is not carried over")
+        return
+    ledger.carried(keys[0], "evaluators.*.keep_best", "of whole checkpoints, retained in checkpoints/")
+    first["keep_best"] = ledger.get(keys[0])
+    metric = ledger.get(keys[1])
+    if metric not in METRICS:
+        raise ConfigError(f"{ledger.path}: {keys[1]} is {metric!r}; TSM-Trainer knows {', '.join(METRICS)}.")
+    ledger.carried(keys[1], "evaluators.*.metric")
+    first["metric"] = METRICS[metric]
+    weights = ledger.get(keys[2])
+    if metric != "composite":
+        ledger.dropped(keys[2], "composite does not rank")
+    elif weights is not None:
+        numbers = isinstance(weights, dict) and weights.keys() <= {"wql", "mase"}
+        if not numbers or not all(isinstance(x, (int, float)) and x >= 0 for x in weights.values()):
+            raise ConfigError(f"{ledger.path}: {keys[2]}: numbers for wql and mase are expected.")
+        ledger.carried(keys[2], "evaluators.*.weights")
+        first["weights"] = {"wql": weights.get("wql", 0.7), "mase": weights.get("mase", 0.3)}
 
 
 def _output(ledger: Ledger, path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from foretrain.adapters.layers import AdapterConfig
 from foretrain.config import FREE, FieldRule, Section, apply_overrides, build, identity, read_yaml
@@ -21,6 +21,7 @@ from foretrain.models.objective import LossConfig
 from foretrain.models.output import OutputSettings
 from foretrain.processes import MOST_THREADS
 from foretrain.run.shipped import shipped_config as shipped_config
+from foretrain.suites.evaluator import EvaluatorConfig, check_names
 from foretrain.training.optimizer import OptimizerConfig
 from foretrain.training.settings import TrainingConfig
 
@@ -64,6 +65,13 @@ class RunSettings(Section):
     # CPU threads per process; None = torch's choice
     threads: Annotated[int | None, FREE] = Field(default=None, ge=1, le=MOST_THREADS)
     deadlines: Deadlines = Deadlines()  # after which a run that does not get on is ended
+    evaluators: Annotated[tuple[EvaluatorConfig, ...], FREE] = ()  # scores during training beside the validation
+
+    @field_validator("evaluators")
+    @classmethod
+    def _with_names_of_their_own(cls, evaluators: tuple[EvaluatorConfig, ...]) -> tuple[EvaluatorConfig, ...]:
+        check_names(evaluators)
+        return evaluators
 
 
 class RunConfig(RunSettings, RunSections):  # fields of the last base come first
@@ -93,9 +101,9 @@ def config_hash_1(config: RunConfig) -> str:
     Its fields are those of that time: fields added later must be deleted here.
     """
     tree = config.model_dump(mode="json")
-    for key in ("output_dir", "device", "threads", "stage", "parents", "output", "deadlines"):
+    for key in ("output_dir", "device", "threads", "stage", "parents", "output", "deadlines", "evaluators"):
         del tree[key]
-    for key in ("log_every", "tensorboard"):
+    for key in ("log_every", "tensorboard", "release"):
         del tree["training"][key]
     for key in ("promotion", "require_significance", "promote_over", "clusters"):
         del tree["evaluation"][key]

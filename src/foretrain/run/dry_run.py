@@ -15,12 +15,13 @@ from foretrain.distributed.world import World
 from foretrain.errors import ForetrainError, TrainingError
 from foretrain.forecasting.ancestry import Ancestry
 from foretrain.forecasting.parents import of_parent, recorded
-from foretrain.models.base import Trainable
+from foretrain.models.base import Forecaster, Trainable
 from foretrain.notes import texts
 from foretrain.run import estimate
 from foretrain.run.ancestry import check_test_part
 from foretrain.run.build import build_model, open_source, release_facts, saved_config, settled
 from foretrain.run.config import RunConfig
+from foretrain.run.evaluators import describe_evaluators
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.pipeline import (
     Stage,
@@ -93,7 +94,9 @@ def describe_run(
     _describe_needs(lines, opened, source, model, world, NO_WEIGHTS if absent else "")
     lines.add(*texts(check_test_split(opened, model, source)))
     lines.add(*texts(check_test_part(opened, source, _facts(opened, source, model))))
-    lines.add(*(f"{REFUSED}{problem}" for problem in absent))
+    evaluators, without_data = describe_evaluators(opened)
+    lines.add(*evaluators)
+    lines.add(*(f"{REFUSED}{problem}" for problem in [*absent, *without_data]))
     output = Path(config.output_dir)
     if resume is None and holds_run(output):
         lines.add(f"{REFUSED}{output} already holds a run; resume it with --resume, or choose another output_dir.")
@@ -137,7 +140,9 @@ def describe_stages(
         facts = _facts(stage.config, stage.source, model, coming)
         planned[stage.number] = recorded(facts, Ancestry.read(facts) or Ancestry())
         lines.add(*texts(check_test_part(stage.config, stage.source, facts)))
-        lines.add(*(f"{REFUSED}{problem}" for problem in absent))
+        evaluators, without_data = describe_evaluators(stage.config) if isinstance(model, Forecaster) else ([], [])
+        lines.add(*evaluators)
+        lines.add(*(f"{REFUSED}{problem}" for problem in [*absent, *without_data]))
     return lines
 
 
@@ -349,7 +354,7 @@ def _describe_copy(copy: int, beside: int, world: World) -> list[str]:
 def _describe_disk(config: RunConfig, plan: StepPlan | None, state: int) -> list[str]:
     """Return the line on checkpoints, of which one takes `state` bytes, and one that refuses those that do not fit."""
     training = config.training
-    count_kept = training.keep_last + training.keep_best + 1
+    count_kept = training.keep_last + training.keep_best + 1 + sum(one.keep_best for one in config.evaluators)
     if training.keep_every and plan is not None:
         count_kept += plan.steps // training.keep_every
     needed, free = state * count_kept, _free_bytes(Path(config.output_dir).absolute())

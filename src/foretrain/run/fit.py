@@ -25,6 +25,7 @@ from foretrain.notes import warn
 from foretrain.run.pipeline import run_stages
 from foretrain.run.stages import Draft, StagesConfig
 from foretrain.run.train import holds_run, train_run
+from foretrain.training.scoring import OnValidation
 
 if TYPE_CHECKING:
     from foretrain.data.importers.report import ImportReport
@@ -40,6 +41,7 @@ def fit(
     model: str | dict[str, Any] | None = None,
     *,
     import_options: Mapping[str, Any] | None = None,
+    on_validation: OnValidation | None = None,
     **overrides: Any,
 ) -> Predictor:
     """Train a model and return its Predictor.
@@ -53,11 +55,13 @@ def fit(
             random weights; or a mapping for the `model:` section. None means "tiny", the model in the box, which a note
             says; if overrides of `model:` do not fit it, "chronos2" with random weights. With stages=[...], None means
             that every stage names its own model.
+        on_validation: called as (step, metrics) after a validation and the evaluators that are due with it, for
+            tuners; True ends the run. Not with stages.
         overrides: config keys with `__` for the dot: fit(df, "amazon/chronos-2", data__prediction_length=24,
             training__max_steps=200, output_dir="runs/mine"). output_dir is required; training.max_steps defaults to
             1000, data.context_length to 512 (to that of "tiny", if it starts there) and data.prediction_length to 24.
             With stages=[...] these apply to every stage that does not set them, and the Predictor is that of the last
-            stage.
+            stage. With training__release=False nothing is released, and the Predictor has the weights in memory.
 
     Raises ConfigError, DataError, ModelError or TrainingError as `foretrain train` does.
     """
@@ -76,12 +80,12 @@ def fit(
     if isinstance(data, Corpus) or (isinstance(data, str | Path) and not _is_input(Path(data))):
         if import_options:
             raise ConfigError("import_options: data is a corpus, which is not imported; leave them out.")
-        return _fit_corpus(draft, data, output)
+        return _fit_corpus(draft, data, output, on_validation)
     if holds_run(output):
         raise TrainingError(f"{output} already holds a run. Choose another output_dir.")
     corpus = _import(data, output / "corpus", dict(import_options or {}))
     try:
-        return _fit_corpus(draft, corpus, output)
+        return _fit_corpus(draft, corpus, output, on_validation)
     except ForetrainError:
         if not holds_run(output):  # the run has not started, so the next call may use this folder
             shutil.rmtree(corpus)
@@ -93,7 +97,9 @@ def _is_input(path: Path) -> bool:
     return path.exists() and not is_corpus(path)
 
 
-def _fit_corpus(draft: Draft, data: str | Path | Corpus, output: Path) -> Predictor:
+def _fit_corpus(
+    draft: Draft, data: str | Path | Corpus, output: Path, on_validation: OnValidation | None = None
+) -> Predictor:
     """Train a draft config on a corpus and return the Predictor."""
     from foretrain.forecasting.predictor import Predictor, load
 
@@ -107,14 +113,17 @@ def _fit_corpus(draft: Draft, data: str | Path | Corpus, output: Path) -> Predic
         draft.override(number, [*defaults, ("data.corpora", [{"path": name}])])
     config = draft.build()
     if isinstance(config, StagesConfig):
+        if on_validation is not None:
+            raise ConfigError("on_validation: stages count their steps apart, so it cannot tell them. Leave it out.")
         run_stages(config, corpora={name: data} if isinstance(data, Corpus) else None)
         return load(output / "release")
-    trained, _ = train_run(config, corpora=[data] if isinstance(data, Corpus) else None)
+    corpora = [data] if isinstance(data, Corpus) else None
+    trained, result = train_run(config, corpora=corpora, on_validation=on_validation)
     if not isinstance(trained, Forecaster):
         raise ConfigError(
             f"{output / 'release'} is trained, but a {trained.family} makes no forecasts, so there is no Predictor."
         )
-    return Predictor(trained, facts_of(output))
+    return Predictor(trained, facts_of(output) if config.training.release else result.facts)
 
 
 def _usual_context(model_id: Any) -> int:

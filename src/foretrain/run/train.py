@@ -30,13 +30,16 @@ from foretrain.run.build import (
     with_parents,
 )
 from foretrain.run.config import RunConfig
+from foretrain.run.evaluators import build_evaluators, makes_forecasts
 from foretrain.run.intact import begin_verification, check_unchanged
 from foretrain.run.opening import with_checkpoints
 from foretrain.run.promotion import ZERO_SHOT_ARGUMENT, check_test_split, run_gate
 from foretrain.run.summary import describe_start, start_lines
 from foretrain.run.waiting import announced
+from foretrain.suites.evaluator import SuiteEvaluator
 from foretrain.training.memory import naming_what_to_lower, ways_of_validation
 from foretrain.training.monitor import append_log
+from foretrain.training.scoring import OnValidation
 from foretrain.training.trainer import Trainer, TrainResult
 
 
@@ -48,6 +51,7 @@ def train_run(
     corpora: list[Corpus] | None = None,
     source: AnySource | None = None,
     notes: Sequence[str] = (),
+    on_validation: OnValidation | None = None,
 ) -> tuple[Trainable, TrainResult]:
     """Train a config and write output_dir/release. Every rank calls it.
 
@@ -56,6 +60,8 @@ def train_run(
             or starts, a path resumes from that checkpoint.
         source: the result of open_source, if the caller has resolved config with it already.
         notes: first lines of the log.
+        on_validation: called on rank 0 as (step, metrics) after a validation and the evaluators that are due with it;
+            True ends the run.
 
     Returns the model with the released weights, and how the run ended.
     """
@@ -85,8 +91,14 @@ def train_run(
         finish_verification()
         check_unchanged(source.corpora, world)
 
+    check_release(config)
+    with announced("reading the data of evaluators", world):
+        evaluators = build_evaluators(config, source, model, world)
+    header += [evaluator.describe() for evaluator in evaluators]
     with announced("preparing batches and validation", world):
-        trainer = _build_trainer(config, source, model, world, resume, header, facts, check_data)
+        trainer = _build_trainer(
+            config, source, model, world, resume, header, facts, check_data, evaluators, on_validation
+        )
     result = trainer.fit()
     if config.evaluation.promotion:
         settings = config.model_dump(mode="json")
@@ -102,7 +114,7 @@ def train_run(
 def next_commands(config: RunConfig, model: Trainable, folder: Path) -> list[str]:
     """Return lines with the commands that a run's `folder` is used by: its evaluation, unless its gate made one, and a
     forecast; none for a model that makes no forecasts."""
-    if not isinstance(model, Forecaster):
+    if not isinstance(model, Forecaster) or not config.training.release:
         return []
     paths = [spec.path for spec in config.data.corpora if spec.path is not None and Path(spec.path).exists()]
     commands = [["forecast", str(folder), paths[0] if paths else "my.csv"]]
@@ -122,6 +134,8 @@ def _build_trainer(
     notes: Sequence[str] = (),
     facts: dict[str, Any] | None = None,
     before_release: Callable[[], None] | None = None,
+    evaluators: Sequence[SuiteEvaluator] = (),
+    on_validation: OnValidation | None = None,
 ) -> Trainer:
     validation = build_validation(config, source, model, world)
     return Trainer(
@@ -133,6 +147,8 @@ def _build_trainer(
         seed=config.seed,
         world=world,
         evaluate=validation,
+        evaluators=evaluators,
+        on_validation=on_validation,
         resolved_config=config.model_dump(mode="json"),
         resume=resume,
         facts=facts,
@@ -169,8 +185,25 @@ def _in_words(setting: str) -> str:
 def check_run(config: RunConfig, source: AnySource, model: Trainable) -> None:
     """Raise the errors of a run that can be found before its first step; model may be on "meta"."""
     check_test_split(config, model, source)
+    check_release(config)
+    makes_forecasts(config, model)
     _build_trainer(config, source, model, World())
     model.check(source)
+
+
+def check_release(config: RunConfig) -> None:
+    """Raise ConfigError for what needs a release, if the run is to write none."""
+    if config.training.release:
+        return
+    if config.evaluation.promotion:
+        raise ConfigError(
+            "training.release: false leaves evaluation.promotion nothing to promote. Leave one of them out."
+        )
+    if config.stage is not None:
+        raise ConfigError(
+            f"training.release: false: by the release of stage {config.stage} its pipeline knows that it has ended, "
+            "and starts the next. Leave it out."
+        )
 
 
 def build_validation(config: RunConfig, source: AnySource, model: Trainable, world: World) -> Validation | None:

@@ -137,6 +137,7 @@ class TrainingConfig(Section):
     keep_every: Annotated[int | None, FREE] = Field(default=None, ge=1)
     log_every: Annotated[int, FREE] = Field(default=10, ge=1)  # steps
     tensorboard: Annotated[bool, FREE] = True
+    release: Annotated[bool, FREE] = True  # write release/ at the end; false for trials of a tuner
 
     @property
     def mode(self) -> Literal["min", "max"]:

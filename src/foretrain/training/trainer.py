@@ -62,6 +62,7 @@ class TrainResult:
     stopped_by: StoppedBy
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation since this start or resume
     scores: dict[str, float] = field(default_factory=dict)  # the last by each evaluator since then
+    facts: dict[str, Any] = field(default_factory=dict)  # what release.json says of these weights, or would
 
 
 class Trainer:
@@ -532,7 +533,8 @@ class Trainer:
             self.monitor.log(f"WARNING: {alarm}")
         self.world.on_main(lambda: self._write_release(facts, totals))
         end = describe_end(self.config, self.plan, train_state.step, stopped_by)
-        self.monitor.log(f"{end}; {describe_release(step, self.config.best_metric, metric, averaged)}")
+        held = describe_release(step, self.config.best_metric, metric, averaged)
+        self.monitor.log(f"{end}; {held if self.config.release else f'no release (training.release: false), {held}'}")
         if totals.steps:
             self.monitor.log(describe_totals(totals))
         self.model.eval()
@@ -545,14 +547,16 @@ class Trainer:
             stopped_by=stopped_by,
             metrics=self.scoring.last_metrics,
             scores=self.scoring.last_scores,
+            facts=facts,
         )
 
     def _write_release(self, facts: dict[str, Any], totals: RunTotals) -> None:
-        """Write the release, its metrics and the list of best checkpoints."""
-        promotion = saved_promotion(self.output_dir / "release", facts)
-        if not promotion:
-            drop_evaluation(self.output_dir / "release")
-        write_release(self.output_dir, self.model, None, {**facts, **promotion})
+        """Write the release, unless the run is to have none, its metrics and the list of best checkpoints."""
+        promotion = saved_promotion(self.output_dir / "release", facts) if self.config.release else {}
+        if self.config.release:
+            if not promotion:
+                drop_evaluation(self.output_dir / "release")
+            write_release(self.output_dir, self.model, None, {**facts, **promotion})
         write_records(
             self.output_dir,
             facts["step"],
