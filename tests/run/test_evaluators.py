@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from tests.run.test_train import tiny
 from tests.suites.shipped import WALKS, suites  # noqa: F401
-from tests.waiting import run_command, torchrun
 
 from foretrain import fit
-from foretrain.config import build, dump_yaml
+from foretrain.config import build
 from foretrain.data.store import Corpus
 from foretrain.data.writer import CorpusWriter
 from foretrain.distributed.world import World
@@ -88,7 +87,7 @@ def test_one_evaluator_has_its_averages_without_its_name_too(tmp_path, suites): 
 
 
 def test_absent_data_are_named_before_anything_is_written(tmp_path, suites):  # noqa: F811
-    gone = {"name": "own", "corpus": str(tmp_path / "gone"), "horizon": 3, "every": 2}
+    gone = {"name": "own", "corpus": str(tmp_path / "gone"), "prediction_length": 3, "every": 2}
     config = evaluated(tmp_path / "run", pooled(suites, tasks=[]), gone)
     with pytest.raises(ConfigError) as error:
         train_run(config)
@@ -113,7 +112,7 @@ def test_time_that_is_over_ends_the_evaluation_and_not_the_run(tmp_path, suites)
 def test_items_are_drawn_alike_whatever_their_order_and_a_share_is_of_each_task(tmp_path):
     values = [(f"s{k}", np.cumsum(np.random.default_rng(k).standard_normal(60))) for k in range(10)]
     paths = [write(tmp_path / "a", values), write(tmp_path / "b", values[::-1])]
-    own = {"name": "own", "horizon": 3, "every": 6, "share": 0.25, "num_windows": 2}
+    own = {"name": "own", "prediction_length": 3, "every": 6, "share": 0.25, "num_windows": 2}
     found = []
     for number, path in enumerate(paths):
         train_run(evaluated(tmp_path / f"run{number}", {**own, "corpus": str(path)}))
@@ -128,7 +127,9 @@ def test_items_are_drawn_alike_whatever_their_order_and_a_share_is_of_each_task(
 def test_a_corpus_that_is_trained_on_is_no_evaluator(tmp_path):
     write(tmp_path / "own", [("a", np.cumsum(np.ones(400)))])
     data = [("data.corpora", [{"path": str(tmp_path / "own")}])]
-    config = evaluated(tmp_path / "run", {"corpus": str(tmp_path / "own"), "horizon": 3, "every": 2}, more=data)  # type: ignore[arg-type]
+    config = evaluated(
+        tmp_path / "run", {"corpus": str(tmp_path / "own"), "prediction_length": 3, "every": 2}, more=data
+    )  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"evaluators: own: .* is trained on, and its newest steps"):
         train_run(config)
 
@@ -137,9 +138,9 @@ def test_a_corpus_that_is_trained_on_is_no_evaluator(tmp_path):
     ("entry", "message"),
     [
         ({"every": 2}, "give exactly one of suite and corpus"),
-        ({"suite": "x", "every": 2, "horizon": 3}, "horizon has no effect beside suite"),
-        ({"corpus": "x", "every": 2}, "a corpus needs a horizon"),
-        ({"corpus": "x", "horizon": 2, "every": 2, "tasks": ["a"]}, "tasks has no effect beside corpus"),
+        ({"suite": "x", "every": 2, "prediction_length": 3}, "prediction_length has no effect beside suite"),
+        ({"corpus": "x", "every": 2}, "a corpus needs a prediction_length"),
+        ({"corpus": "x", "prediction_length": 2, "every": 2, "tasks": ["a"]}, "tasks has no effect beside corpus"),
         ({"suite": "x", "every": 2, "weights": {"wql": 1}}, "weights has no effect without metric: composite"),
         ({"suite": "x", "every": 0}, "give a number of steps, 1 or more, or epoch"),
         ({"suite": "x", "every": 2, "share": 0}, "greater than 0"),
@@ -205,24 +206,3 @@ def test_fit_calls_the_hook_and_predicts_without_a_release(tmp_path):
     assert [step for step, _ in seen] == [3, 6]
     assert predictor.facts["stopped"] == {"step": 6, "by": "evaluation"}
     assert predictor.facts["data"]["context_length"] == 16 and not (tmp_path / "run" / "release").exists()
-
-
-@pytest.mark.processes
-def test_two_processes_and_other_batches_find_the_scores_of_one(tmp_path):
-    """Of the weights before the first step, which do not depend on the number of processes."""
-    draws = (np.random.default_rng(k).standard_normal(50 + 7 * k) for k in range(9))
-    path = write(tmp_path / "own", [(f"s{k}", np.cumsum(draw)) for k, draw in enumerate(draws)])
-    entry = {"corpus": str(path), "horizon": 3, "num_windows": 3, "every": 1}
-    more = ("training.validate_first=true", "training.validate_every=1", "training.max_steps=1",
-            "optimizer.schedule.warmup_steps=0")  # fmt: skip
-    one = evaluated(tmp_path / "one", entry, more=more)
-    train_run(one)
-    two = one.model_dump(mode="json", exclude={"stage", "parents"})
-    two |= {"output_dir": str(tmp_path / "two"), "evaluators": [{**two["evaluators"][0], "batch_size": 1}]}
-    (tmp_path / "two.yaml").write_text(dump_yaml(two))
-    done = run_command(torchrun(2, "-m", "foretrain", "train", tmp_path / "two.yaml"))
-    assert done.returncode == 0, done.stdout[-3000:]
-    first, second = ([line for line in journal(tmp_path / name) if line["step"] == 0] for name in ("one", "two"))
-    assert len(first) == len(second) == 1
-    for key in ("score", "benchmark/own/own/wql", "benchmark/own/own/mase"):
-        assert second[0][key] == pytest.approx(first[0][key], rel=1e-6)

@@ -18,7 +18,10 @@ from rhythms import Rhythm, digits, two
 from signalled import HOUR, start
 
 from conftest import Kit
+from foretrain.config import build
 from foretrain.distributed.world import World
+from foretrain.run.config import RunConfig
+from foretrain.run.train import train_run
 from foretrain.training.interrupt import Interrupted
 
 RUN = {"max_steps": 20, "checkpoint_every": 4, "keep_last": 1}
@@ -49,7 +52,7 @@ def killed(root: Path) -> None:
 
 
 def pair(root: Path, world: World) -> dict[str, Any]:
-    """One rank's error, its signal, and its loss of time are those of all."""
+    """One rank's error and its signal are those of all; a run of two.json, whose scores are those of one process."""
 
     def on_rank_1(model: Any, step: int) -> float:
         if step == 4 and world.rank == 1:
@@ -71,6 +74,7 @@ def pair(root: Path, world: World) -> dict[str, Any]:
         Kit.trainer(root / "stopped", evaluators=[Rhythm("lite", 4, own_work)], **settings).fit()
     except Interrupted as stop:
         code = stop.exit_code
+    train_run(build(RunConfig, json.loads((root / "two.json").read_text())), world=world)
     return {"step": result.step, "code": code}
 
 

@@ -54,7 +54,7 @@ class EvaluatorConfig(Section):
     tasks: Annotated[tuple[str, ...], FREE] = ()  # of the suite, by name or pattern (m4_*); () = all
     data_root: Annotated[str, FREE] = "benchmark-data"  # the folder that holds the suite's data
     corpus: Annotated[str | None, FREE] = None  # in place of a suite: its newest windows
-    horizon: Annotated[int | None, FREE] = Field(default=None, ge=1)  # steps of a corpus' window
+    prediction_length: Annotated[int | None, FREE] = Field(default=None, ge=1)  # steps of a corpus' window
     num_windows: Annotated[int, FREE] = Field(default=1, ge=1)  # of each series of a corpus, a horizon apart
     every: Annotated[Every, FREE]  # steps, or "epoch"; also at the end
     share: Annotated[float, FREE] = Field(default=1.0, gt=0, le=1)  # of each task's items, drawn by their ids
@@ -70,12 +70,12 @@ class EvaluatorConfig(Section):
         if (self.suite is None) == (self.corpus is None):
             raise ValueError("give exactly one of suite and corpus")
         given = self.model_fields_set - {name for name in self.model_fields_set if getattr(self, name) is None}
-        apart = {"horizon", "num_windows"} if self.corpus is None else {"tasks", "data_root"}
+        apart = {"prediction_length", "num_windows"} if self.corpus is None else {"tasks", "data_root"}
         defaults = {name for name in given if getattr(self, name) == type(self).model_fields[name].default}
         if found := sorted((given - defaults) & apart):
             raise ValueError(f"{found[0]} has no effect beside {'suite' if self.corpus is None else 'corpus'}")
-        if self.corpus is not None and self.horizon is None:
-            raise ValueError("a corpus needs a horizon, the steps of a window")
+        if self.corpus is not None and self.prediction_length is None:
+            raise ValueError("a corpus needs a prediction_length, the steps of a window")
         if self.metric != "composite" and self.weights != CompositeWeights():
             raise ValueError("weights has no effect without metric: composite")
         if self.weights.wql + self.weights.mase == 0:
@@ -186,7 +186,9 @@ class SuiteEvaluator:
                 f"evaluators: {self.name}: {config.corpus} is trained on, and its newest steps are the run's own "
                 "validation and test parts. `evaluation:` scores the former; give another corpus here."
             )
-        return [(local_task(corpus, int(config.horizon or 0), config.num_windows), local_data(corpus, config.corpus))]
+        steps = config.prediction_length
+        assert steps is not None
+        return [(local_task(corpus, steps, config.num_windows), local_data(corpus, config.corpus))]
 
     def _limit(self, task: BenchmarkTask, data: TaskData) -> int | None:
         """Return the most items of a task that are scored."""
