@@ -56,12 +56,12 @@ def scores_of(out: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def best_steps(scores: dict[int, float], keep: int, mode: str) -> set[int]:
-    """The steps of the best scores, by all of them at once."""
+def ranked_steps(scores: dict[int, float], keep: int, mode: str) -> list[int]:
+    """The steps of the best scores, by all of them at once, best first."""
     sign = 1 if mode == "min" else -1
-    return set(sorted(scores, key=lambda step: (sign * scores[step], step))[:keep])
+    return sorted(scores, key=lambda step: (sign * scores[step], step))[:keep]
 
 
 def oracle(scores: dict[str, dict[int, float]], evaluators: list[Rhythm]) -> set[int]:
     """The steps whose checkpoints the evaluators of a run retain."""
-    return set().union(*(best_steps(scores[one.name], one.keep, one.mode) for one in evaluators))
+    return set().union(*(ranked_steps(scores[one.name], one.keep, one.mode) for one in evaluators))

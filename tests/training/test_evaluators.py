@@ -9,7 +9,7 @@ import shutil
 import pytest
 from rich.console import Console
 from tests.training.curves import loss_curve_hash
-from tests.training.rhythms import Rhythm, digits, oracle, scores_of, two
+from tests.training.rhythms import Rhythm, digits, oracle, ranked_steps, scores_of, two
 
 from foretrain.errors import ConfigError
 from foretrain.training.checkpoint import read_manifest
@@ -44,6 +44,12 @@ def test_two_rhythms_score_their_own_steps_and_the_last_and_retain_their_own_bes
         assert {name: entry["value"] for name, entry in scores.items()} == {
             name: values[step] for name, values in found.items() if step in values
         }
+    records = json.loads((tmp_path / "best_records.json").read_text())
+    assert [(one["metric"], one["step"], one["value"]) for one in records] == [
+        (one.name, step, found[one.name][step])
+        for one in evaluators
+        for step in ranked_steps(found[one.name], one.keep, one.mode)
+    ]
     assert result.scores == {name: values[20] for name, values in found.items()}
 
 

@@ -62,12 +62,13 @@ def write_records(
     metric: str,
     units: Mapping[str, str],
     facts: dict[str, Any],
+    by_evaluator: Mapping[str, Sequence[CheckpointInfo]],
 ) -> None:
     """Write final_metrics.json and best_records.json of a run whose release holds the weights of `step`.
 
     The first holds facts, the validation metrics of those weights with their units, the newest validation, and the
     newest evaluation of each evaluator, all from metrics.jsonl. The second lists the best checkpoints by `metric`, best
-    first; paths are relative to the run folder.
+    first, then those by the scores of each evaluator; paths are relative to the run folder.
     """
     lines = [line for line in read_journal(output_dir / "metrics.jsonl") if line.get("kind") == "validation"]
     metrics = {
@@ -90,9 +91,11 @@ def write_records(
             **({"evaluations": evaluations} if evaluations else {}),
         },
     )
+    rows = [(metric, info.metric, info) for info in best]
+    rows += [(name, info.scores[name].value, info) for name, found in by_evaluator.items() for info in found]
     records = [
-        {"step": info.step, "metric": metric, "value": info.metric, "path": f"checkpoints/{info.path.name}"}
-        for info in best
+        {"step": info.step, "metric": name, "value": value, "path": f"checkpoints/{info.path.name}"}
+        for name, value, info in rows
     ]
     _replace_json([output_dir / RECORDS], records)
 

@@ -564,4 +564,5 @@ class Trainer:
             metric=self.config.best_metric,
             units=self.units,
             facts={"weights": facts["weights"], "stopped": facts["stopped"], "run": totals.facts(), **promotion},
+            by_evaluator={name: self.checkpoints.best_by(name) for name in self.evaluators.rankings},
         )
