@@ -30,7 +30,7 @@ from foretrain.suites.scoring import score_task
 THERE = ["walks", "deep/*"]  # tasks of `pooled` that have data
 
 
-def evaluated(folder: Path, *entries: dict[str, Any], more: tuple[str, ...] = ()) -> RunConfig:
+def evaluated(folder: Path, *entries: dict[str, Any], more: Any = ()) -> RunConfig:
     return tiny(folder, ("evaluators", list(entries)), *more)  # type: ignore[arg-type]
 
 

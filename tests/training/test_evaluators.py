@@ -26,10 +26,11 @@ def rows(out):
 
 def said(toy, out, evaluators, **settings):
     """What a run with these evaluators writes to its console."""
-    console = Console(file=io.StringIO(), width=400)
+    text = io.StringIO()
+    console = Console(file=text, width=400)
     result = toy.trainer(out, evaluators=evaluators, console=console, **{**RUN, **settings}).fit()
     assert result.step == RUN["max_steps"]
-    return console.file.getvalue()
+    return text.getvalue()
 
 
 def test_two_rhythms_score_their_own_steps_and_the_last_and_retain_their_own_best(toy, tmp_path):
