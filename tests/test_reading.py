@@ -33,6 +33,9 @@ def test_what_is_within_bounds_is_read_as_it_is(tmp_path: Path) -> None:
         ('{"a": ' * 500 + "1" + "}" * 500, "nested more than 100 deep"),
         ("9" * 5000, r"the number 999999999999\.\.\. has 5000 digits"),
         ("18446744073709551617", "has 20 digits"),
+        ('{"a": NaN}', "the number NaN is not finite"),
+        ("[-Infinity]", "the number -Infinity is not finite"),
+        ("1e999", "the number 1e999 is not finite"),
     ],
 )
 def test_what_is_beyond_them_is_one_line(text: str, why: str) -> None:

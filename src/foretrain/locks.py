@@ -118,6 +118,16 @@ def _is_still(path: Path, descriptor: int) -> bool:
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
+def is_held(path: Path) -> bool:
+    """Return True if a lock file names a process that has not ended for certain. Takes no lock."""
+    try:
+        with path.open("rb") as file:
+            holder = _parse(file.read(_LARGEST))
+    except FileNotFoundError:
+        return False
+    return holder is not None and alive(holder)
+
+
 def _parse(text: bytes) -> dict[str, Any] | None:
     """Return the holder that a lock file names, None if it names none, as one that was not written to its end."""
     try:

@@ -7,6 +7,7 @@ do. A pipe, device or folder in place of a file is refused at once, where openin
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -78,9 +79,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text. Raises Unreadable."""
+    """Return the value of a JSON text. Raises Unreadable, also for NaN and infinities, which JSON has not and
+    write_json() refuses."""
     try:
-        found = json.loads(text, parse_int=_whole)
+        found = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise Unreadable(f"nested more than {DEEPEST} deep") from None
     except json.JSONDecodeError as error:
@@ -107,6 +109,13 @@ def _whole(text: str) -> int:
     if len(text) > 21 or abs(int(text)) > LARGEST_NUMBER:
         raise Unreadable(f"the number {text[:12]}... has {len(text)} digits")
     return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise Unreadable(f"the number {text[:12]} is not finite")
+    return number
 
 
 def _kind(value: Any) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import pytest
 from tests.cli.test_app import foretrain
 
 from foretrain import load, quick
+from foretrain.cli.quick_steps import _folder
 from foretrain.data.frames import read_table
 from foretrain.errors import ConfigError, DataError
 from foretrain.evaluation import candles
 from foretrain.models.hub import facts_of, release_hash
 from foretrain.models.shipped import shipped
+from foretrain.processes import this_process
 from foretrain.training.checkpoint import CheckpointInfo, CheckpointManager
 from foretrain.training.journal import Journal
 from foretrain.training.lock import RunLock
@@ -168,6 +171,27 @@ def test_an_interrupted_command_continues_to_the_same_weights(done: Path, elsewh
     assert "continue in sales-quick" in capsys.readouterr().out and not Path("sales-quick-2").exists()
     for name in ("forecast.csv", "naive.csv"):
         assert Path("sales-quick", name).read_bytes() == (done / "sales-quick" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ({}, "sales-quick"),
+        ({".tmp-quick.json": "{"}, "sales-quick"),
+        ({"run.lock": ""}, "sales-quick"),
+        ({"run.lock": "of an ended process"}, "sales-quick"),
+        ({"run.lock": "of this process"}, "sales-quick-2"),
+        ({"notes.txt": "mine"}, "sales-quick-2"),
+    ],
+)
+def test_a_folder_that_a_command_left_without_writing_anything_is_used_again(tmp_path, monkeypatch, left, expected):
+    monkeypatch.chdir(tmp_path)
+    Path("sales-quick").mkdir()
+    holders = {"of this process": this_process(), "of an ended process": {**this_process(), "boot": "another"}}
+    for name, text in left.items():
+        Path("sales-quick", name).write_text(json.dumps(holders[text]) if text in holders else text)
+    job: Any = SimpleNamespace(path=Path("sales.csv"))
+    assert _folder(None, job) == Path(expected)
 
 
 WRONG = {

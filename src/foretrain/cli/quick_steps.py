@@ -193,7 +193,7 @@ def _folder(out: Path | None, job: Job) -> Path:
         if _is_continued(folder, job):
             _say(f"continue in {folder}, where this command was interrupted")
             return folder
-        if out is not None or not folder.exists():
+        if out is not None or not folder.exists() or _is_left(folder):
             if not _is_begun(folder):
                 check_new_folder(folder)
             return folder
@@ -201,10 +201,20 @@ def _folder(out: Path | None, job: Job) -> Path:
 
 
 def _is_begun(folder: Path) -> bool:
-    """Return True for a folder that holds a lock alone: its command runs, or was killed before it wrote anything."""
+    """Return True for a folder that holds a lock alone, and scratch files: its command runs, or ended before it wrote
+    anything."""
     from foretrain.training.lock import NAME
 
-    return folder.is_dir() and [path.name for path in folder.iterdir()] == [NAME]
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return bool(names) and all(name == NAME or name.startswith(".tmp-") for name in names)
+
+
+def _is_left(folder: Path) -> bool:
+    """Return True for a folder of a command that ended before it wrote anything, as on a full disk."""
+    from foretrain.locks import is_held
+    from foretrain.training.lock import NAME
+
+    return folder.is_dir() and (_is_begun(folder) or not any(folder.iterdir())) and not is_held(folder / NAME)
 
 
 @contextmanager

@@ -186,13 +186,11 @@ def _without_promotion(path: Path) -> dict[str, Any]:
 
 
 def _readable(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file; {} if it is damaged, also by a NaN: the next release replaces it."""
+    """Read the object in a JSON file; {} if it is damaged: the next release replaces it."""
     try:
-        found = read_object(path)
-        json.dumps(found, allow_nan=False)
-    except (Unreadable, ValueError):
+        return read_object(path)
+    except Unreadable:
         return {}
-    return found
 
 
 def _replace_json(paths: Sequence[Path], data: Any) -> None:

@@ -27,6 +27,16 @@ def values(**changes: Any) -> Edit:
     return edit
 
 
+def first_of(edit: Edit) -> Edit:
+    """Return a change of the first object of a JSON list."""
+
+    def changed(raw: bytes) -> bytes:
+        first, *others = json.loads(raw)
+        return json.dumps([json.loads(edit(json.dumps(first).encode())), *others]).encode()
+
+    return changed
+
+
 def without(*keys: str) -> Edit:
     """Return the removal of keys of a JSON object."""
     return lambda raw: json.dumps({key: value for key, value in json.loads(raw).items() if key not in keys}).encode()
@@ -62,6 +72,7 @@ FILES: list[tuple[str, str, Edit]] = [
     ("release/toto/config.json", "evaluate", values(output_distribution_kwargs="x")),
     ("release/toto2/release.json", "train", values(data__test_steps=-float("inf"))),
     ("release/linear/release.json", "train", values(data__validation_steps=10**30)),
+    ("quick/environment.json", "quick", first_of(values(seed=float("inf")))),
     ("quick/release.json", "quick", values(promotion__tests__zero_shot__p_value=-float("inf"))),
     ("release/toto/config.json", "evaluate", values(scale_factor_exponent=1e10)),
     ("release/toto/release.json", "train", values(corpora=[{"fingerprint": "a", "provenance": [1]}])),
