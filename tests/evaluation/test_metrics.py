@@ -105,11 +105,15 @@ def test_squared_errors_of_prices_equal_plain_loops_and_currencies_are_not_mixed
     seen = np.isfinite(scored.target)
     returns = (100 * (scored.target - last) / last)[seen]
     pct_mse = ((100 * error / last)[seen] ** 2).mean()
-    expected = {"pct_mse": pct_mse, "price_mse": (error[seen] ** 2).mean(), "pct_r2": 1 - pct_mse / returns.var()}
+    price_mse = (error[seen] ** 2).mean()
+    expected = {
+        "pct_mse": pct_mse, "pct_rmse": pct_mse**0.5, "pct_r2": 1 - pct_mse / returns.var(), "price_mse": price_mse,
+        "price_rmse": price_mse**0.5, "pct_mape": np.mean(100 * np.abs(100 * error / last)[seen] / np.abs(returns)),
+    }  # fmt: skip
     assert metrics.price_squares(replace(scored, unit=("USD",) * 4)) == pytest.approx(expected, rel=1e-12)
     mixed = replace(scored, unit=("USD", "EUR", "USD", "USD"))
     assert metrics.price_squares(mixed) == pytest.approx(
-        {name: expected[name] for name in ("pct_mse", "pct_r2")}, rel=1e-12
+        {name: expected[name] for name in expected if name.startswith("pct_")}, rel=1e-12
     )
     assert metrics.price_squares(_random(make_scored)) == {}
 

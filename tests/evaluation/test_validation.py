@@ -42,6 +42,8 @@ def test_validation_scores_the_validation_part_and_nothing_newer(prices, persist
         "val_coverage_80_share",
         "val_pct_mae",
         "val_pct_mse",
+        "val_pct_rmse",
+        "val_pct_mape",
         "val_pct_r2",
         "val_direction_accuracy_share",
         "val_skill",

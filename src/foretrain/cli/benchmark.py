@@ -15,9 +15,12 @@ from foretrain.cli.options import (
     Device,
     DeviceOption,
     DType,
+    FamilyOptions,
     PrecisionOption,
     ThreadsOption,
+    TokenizerOption,
     dash_as_stdout,
+    forecast_settings,
     prepare,
     require_single_process,
     spoken_beside,
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # characters of a line
 _ONLY_MODELS = (  # options that need a model to score
-    "out", "data", "horizon", "windows", "seasonality", "max_items", "batch_size", "dry_run", "device", "dtype",
-    "threads",
+    "out", "data", "horizon", "windows", "seasonality", "look_back", "tokenizer", "option", "max_items", "batch_size",
+    "dry_run", "device", "dtype", "threads",
 )  # fmt: skip
 
 
@@ -52,7 +55,10 @@ def benchmark(
     show: Annotated[bool, typer.Option("--list", help="List suites and tasks, and which data are there.")] = False,
     suite: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A suite, or local with --data; repeatable (default: all but selections)."),
+        typer.Option(
+            metavar="NAME",
+            help="A suite; local, market-daily or market-intraday with --data; repeatable (default: all with figures).",
+        ),
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Tasks by name: m4_hourly, 'ett*/short'; repeatable.")
@@ -61,12 +67,20 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="Folder of the results; finished tasks in it are kept.")] = Path(
         "benchmark-results"
     ),
-    data: Annotated[Path | None, typer.Option(help="With --suite local: a corpus, or files.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="With --suite local, or market-*: a corpus, or files (candles).")
+    ] = None,
     horizon: Annotated[int | None, typer.Option(min=1, help="With --suite local: steps to forecast.")] = None,
     windows: Annotated[int | None, typer.Option(min=1, help="With --suite local: windows an item (default 1).")] = None,
     seasonality: Annotated[
         int | None, typer.Option(min=1, help="With --suite local: steps of a season (default: of the frequency).")
     ] = None,
+    look_back: Annotated[
+        int | None,
+        typer.Option("--context", min=1, help="With --suite ltsf: steps of history, in place of the suite's 96 (36)."),
+    ] = None,
+    tokenizer: TokenizerOption = None,
+    option: FamilyOptions = None,
     max_items: Annotated[
         int | None, typer.Option(min=1, help="Score a drawn sample of so many items, comparable with no other figure.")
     ] = None,
@@ -105,9 +119,11 @@ def benchmark(
         _check_models(suite or [], task or [], data=data, horizon=horizon, json_file=json_file)
         if self_check or show:
             raise ConfigError("benchmark: models are scored without --self-check and --list. Leave these out.")
-        local = [f"--{name}" for name in ("windows", "seasonality", "horizon") if name in given and data is None]
-        if local:
+        local = [f"--{name}" for name in ("windows", "seasonality", "horizon") if name in given]
+        if local and suite != ["local"]:
             raise ConfigError(f"{local[0]}: has no effect without --suite local and --data.")
+        if look_back is not None and suite != ["ltsf"]:
+            raise ConfigError("--context: has no effect without --suite ltsf; other suites name a context themselves.")
         prepare(threads)
         code = _score(
             tuple(models),
@@ -119,6 +135,9 @@ def benchmark(
             horizon=horizon or 1,
             windows=windows or 1,
             seasonality=seasonality,
+            look_back=look_back,
+            tokenizer=tokenizer,
+            options=forecast_settings(option),
             max_items=max_items,
             batch_size=batch_size,
             dry_run=dry_run,
@@ -137,6 +156,9 @@ def benchmark(
         raise ConfigError("--json: has no effect with --list. Leave it out.")
     prepare(None)
     tasks = chosen_tasks(suite or [], task or [])
+    without = [one.suite_name for one in tasks if not one.suite.published]
+    if self_check and without:
+        raise ConfigError(f"--suite {without[0]}: is over data of yours, so no figures are published to check.")
     if not data_root.is_dir() and self_check:
         raise DataError(f"{data_root}: no such folder. Name the folder of benchmark data with --data-root.")
     if show:
@@ -164,8 +186,16 @@ def _check_models(
             raise ConfigError("--suite local: is scored alone, without --task and other suites.")
         if data is None or horizon is None:
             raise ConfigError("--suite local: give --data, a corpus or files, and --horizon, the steps to forecast.")
+    elif of_user := [name for name in suites if name.startswith("market-")]:
+        if len(suites) > 1:
+            raise ConfigError(f"--suite {of_user[0]}: is scored alone, without other suites.")
+        if data is None:
+            raise ConfigError(f"--suite {of_user[0]}: give --data, a corpus or files with candles.")
     elif data is not None:
-        raise ConfigError("--data: belongs to --suite local. Other suites find their data below --data-root.")
+        raise ConfigError(
+            "--data: belongs to --suite local, market-daily and market-intraday. Other suites find "
+            "their data below --data-root."
+        )
 
 
 def _score(
@@ -180,7 +210,7 @@ def _score(
     """Score models on the chosen tasks; returns the exit code."""
     if dry_run:
         require_single_process("benchmark --dry-run")
-    tasks = () if settings["data"] else tuple(chosen_tasks(suites, patterns))
+    tasks = () if "local" in suites else tuple(chosen_tasks(suites, patterns))
     if not root.is_dir() and not settings["data"]:
         raise DataError(f"{root}: no such folder. Name the folder of benchmark data with --data-root.")
     from foretrain.cli.benchmark_models import Request, benchmark_models, check_names
@@ -221,7 +251,7 @@ def list_suites(tasks: Sequence[BenchmarkTask], root: Path) -> None:
         typer.echo(f"\n{suite}, {len(members)} tasks:")
         wide = max(len(task.name) for task in members) + 2
         for task in members:
-            rule, there = task.definition, find_data(task, root)
+            rule, there = task.definition, find_data(task, root) if task.suite.published else "with --data"
             season = f"season {rule.seasonality}"
             what = f"horizon {rule.horizon:<5}{season:12}{rule.freq:7}{f'data: {there}' if there else ''}"
             typer.echo(f"  {task.name:{wide}}{what}".rstrip())
@@ -269,12 +299,10 @@ def _line(check: TaskCheck, wide: int) -> str:
         names = list(check.metrics)
         what = ", ".join(names) if len(names) <= 4 else f"{len(names)} metrics"
         return f"  agreed     {digits:10}{check.task:{wide}}{what}, {check.series:,} series, {check.seconds:.1f} s"
-    from foretrain.suites.self_check import TOLERANCE
-
     parts = [
         f"{name} {one.found:.6g}, published {one.published:.6g} (ratio {one.ratio:.4g})"
         for name, one in check.metrics.items()
-        if not one.difference <= TOLERANCE
+        if not one.agrees
     ]
     return f"  DISAGREED  {digits:10}{check.task:{wide}}{'; '.join(parts)}"
 
@@ -297,14 +325,16 @@ def _absent(checks: Sequence[TaskCheck]) -> list[str]:
 
 
 def _summary(checks: Sequence[TaskCheck]) -> str:
-    from foretrain.suites.self_check import TOLERANCE, counts
+    from foretrain.suites.self_check import TOLERANCE, counts, decimals_of
 
     found = counts(checks)
     digits = [check.digits for check in checks if check.state == "agreed"]
     span = f" in {min(digits)} to {max(digits)} digits" if digits else ""
+    rounded = {decimals_of(one.suite) for one in checks} - {None}
+    or_rounded = " or half a unit of the last published decimal" if rounded else ""
     return (
         f"{len(checks) - found['absent']} of {len(checks)} tasks have data: {found['agreed']} agreed{span} "
-        f"(within {TOLERANCE:g}, relative), {found['disagreed']} disagreed, {found['failed']} failed; "
+        f"(within {TOLERANCE:g}, relative{or_rounded}), {found['disagreed']} disagreed, {found['failed']} failed; "
         f"{found['absent']} are absent."
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ class Request:
     horizon: int = 0
     windows: int = 1
     seasonality: int | None = None
+    look_back: int | None = None
+    tokenizer: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     max_items: int | None = None
     batch_size: int = 256
     device: str = "auto"
@@ -46,9 +49,12 @@ def benchmark_models(request: Request) -> int:
     """
     with World.start(request.device, request.threads) as world, world.phase("evaluation"):
         entrants = [_entrant(name, request, world) for name in request.models]
+        _require_use_of_options(request, entrants)
         tasks, load = request.tasks, None
         if request.data is not None:
-            tasks, load = _local(request, request.data)
+            tasks, load = (_market if tasks else _local)(request, request.data)
+        if request.look_back is not None:
+            tasks = tuple(with_look_back(task, request.look_back) for task in tasks)
         from foretrain.cli.commands import progress_bar
 
         with progress_bar("scoring") if world.is_main else nullcontext() as advance:
@@ -158,14 +164,37 @@ def table(results: Sequence[TaskResult]) -> list[str]:
             ]
             lines.append(f"  {'  '.join(parts)}  {_remark(result)}".rstrip())
         lines += _legend(chosen, names)
+        if suite.startswith("market-"):
+            lines += _of_prices(chosen)
     return lines
+
+
+def _of_prices(results: Sequence[TaskResult]) -> list[str]:
+    """Return the lines of a second table, of metrics that have a meaning for prices alone."""
+    columns = {
+        "pct_mae": "MAE %", "pct_rmse": "RMSE %", "pct_r2": "R2", "coverage_80_share": "inside 80%",
+        "direction_accuracy_share": "direction", "direction_up_share": "went up",
+    }  # fmt: skip
+    cells = [["task", "model", *columns.values()]]
+    cells += [[r.task, r.model, *(_number(r.metrics.get(name), 4) for name in columns)] for r in results]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = [
+        f"  {'  '.join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))}"
+        for row in cells
+    ]
+    return [
+        *lines,
+        "  MAE, RMSE: percent of the last close (1.16 is 1.16 %). R2: of returns from the last close, not of prices.",
+        "  inside 80%, direction, went up: shares. direction: of steps that moved, those whose side of the last close",
+        "  was forecast; went up: those above it, what always saying up scores. -: undefined.",
+    ]
 
 
 def _shown(results: Sequence[TaskResult]) -> list[str]:
     """Return the metrics that a table shows; the JSON files have all."""
     names = list(results[0].baseline or results[0].metrics)
     wanted = ("MASE", "MASE[0.5]", "SQL", "WQL", "mean_weighted_sum_quantile_loss")
-    return [name for name in names if name in wanted]
+    return [name for name in names if name in wanted] or names
 
 
 def _first(result: TaskResult) -> list[str]:
@@ -215,6 +244,31 @@ def _local(request: Request, path: Path) -> tuple[tuple[BenchmarkTask, ...], Any
     return (task,), lambda _: local_data(opened.corpus, str(path))
 
 
+def _market(request: Request, path: Path) -> tuple[tuple[BenchmarkTask, ...], Any]:
+    """Return the tasks of a market suite, and what loads the user's candles for each."""
+    from foretrain.data.frames import open_input
+    from foretrain.suites.market import candles_of, market_data
+
+    opened = open_input(path)
+    candles = candles_of(opened.corpus, str(path))
+    return request.tasks, lambda task: market_data(task, candles)
+
+
+def with_look_back(task: BenchmarkTask, steps: int) -> BenchmarkTask:
+    """Return a task whose histories have other steps than its suite's. Results of it have another identity."""
+    return replace(task, definition=task.definition.model_copy(update={"max_context": steps}))
+
+
+def _require_use_of_options(request: Request, entrants: Sequence[Entrant]) -> None:
+    """Raise ConfigError for options of models where none is loaded."""
+    if any(entrant.num_parameters is not None for entrant in entrants):
+        return
+    given = {"--tokenizer": request.tokenizer, "--option": request.options}
+    for flag, value in given.items():
+        if value:
+            raise ConfigError(f"{flag}: has no effect on baselines and functions. Leave it out.")
+
+
 def _entrant(name: str, request: Request, world: World) -> Entrant:
     """Return the contestant of a model's name. Raises ModelError or ConfigError."""
     from foretrain.suites.contestants import NAMES, baseline
@@ -239,11 +293,14 @@ def _loaded(name: str, request: Request, world: World) -> Entrant:
 
     asked = world.on_main(lambda: openable(name))  # rank 0 writes or downloads what is missing for all
     folder = world.on_main(lambda: resolve(asked, None, False))
-    predictor = load_model(asked, None, str(world.device), request.dtype)
+    predictor = load_model(asked, request.tokenizer, str(world.device), request.dtype)
     model, facts = predictor.model, predictor.facts
     of = family(model.family)
-    options, output = forecast_options(of, with_recorded_options(facts, None)), recorded_output(facts)
+    options, output = forecast_options(of, with_recorded_options(facts, request.options)), recorded_output(facts)
     parents = {role: part.get("hash") for role, part in (facts.get("parents") or {}).items()}
+    if request.tokenizer is not None:
+        beside = world.on_main(lambda: resolve(openable(str(request.tokenizer)), None, False))
+        parents["--tokenizer"] = world.on_main(lambda: content_hash(beside, {}))
     contestant = LoadedModel(
         name,
         model,

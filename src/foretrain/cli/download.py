@@ -116,6 +116,9 @@ def run_hub(tasks: Sequence[BenchmarkTask], root: Path, revision: str | None, of
 
     groups: dict[str, tuple[Hub, list[str]]] = {}
     for one in tasks:
+        if one.suite.hub is None:
+            text = f"has no data sets on the hub. Convert raw files with --source {DataSource.local.value} or --from."
+            raise ConfigError(f"{one.suite_name}: {text}")
         _, datasets = groups.setdefault(one.suite.hub.repository, (one.suite.hub, []))
         if one.definition.dataset not in datasets:
             datasets.append(one.definition.dataset)

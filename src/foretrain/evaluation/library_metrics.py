@@ -51,6 +51,8 @@ class Instances:
     variate: Ints  # (N,) 0 = first
     window: Ints  # (N,) 0 = first
     squared_seasonal_error: Array | None = None  # (N,) mean of squared seasonal differences, of rmsse alone
+    last: Array | None = None  # (N,) the last observed close, of metrics of prices alone
+    item: Ints | None = None  # (N,) 0 = first, of the same
 
     def __post_init__(self) -> None:
         n, h = self.target.shape

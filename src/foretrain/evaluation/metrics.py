@@ -40,7 +40,10 @@ METRICS: dict[str, Metric] = {
 }
 SQUARED = {  # of price_squares: of validation, beside the absolute errors that evaluations report
     "pct_mse": Metric("MSE", "squared percent of the last close", "lower"),
+    "pct_rmse": Metric("RMSE", "percent of the last close", "lower"),
+    "pct_mape": Metric("MAPE of returns", "percent of the actual return from the last close", "lower"),
     "price_mse": Metric("MSE", "square of the item's currency", "lower"),
+    "price_rmse": Metric("RMSE", "the item's currency", "lower"),
     "pct_r2": Metric("R2", "ratio, of percent returns from the last close", "higher"),
 }
 PRICE_METRICS = ("pct_mae", "direction_accuracy_share", "price_mae")
@@ -161,11 +164,12 @@ def pooled(scored: Scored) -> dict[str, float]:
 
 
 def price_squares(scored: Scored) -> dict[str, float]:
-    """Return the metrics of squared errors of prices: pct_mse, pct_r2, where price_mae is pooled price_mse; else {}.
+    """Return more metrics of prices: pct_mse, pct_rmse, pct_mape, pct_r2, and price_mse and price_rmse with price_mae.
 
-    pct_mse: mean of (100 * (y - f) / last)^2 over the steps that pct_mae counts. price_mse: mean of (y - f)^2. pct_r2:
-    1 - pct_mse / the variance of 100 * (y - last) / last over these steps, the coefficient of determination; naive's
-    is not above 0. NaN if undefined.
+    pct_mse: mean of (100 * (y - f) / last)^2 over the steps that pct_mae counts. price_mse: mean of (y - f)^2. The
+    rmse are their roots. pct_r2: 1 - pct_mse / the variance of 100 * (y - last) / last over these steps, the
+    coefficient of determination; naive's is not above 0. pct_mape: mean of 100 * |y - f| / |y - last|, of returns and
+    not of prices, without steps with y == last; naive's is 100. NaN if undefined; {} without prices.
     """
     if not scored.price.any():
         return {}
@@ -175,13 +179,20 @@ def price_squares(scored: Scored) -> dict[str, float]:
         pct_mse = 1e4 * (s.squared[percent] / close[percent] ** 2).sum() / s.count[percent].sum()
         returns = 100.0 * (scored.target[percent] - scored.last[percent, None]) / close[percent, None]
         returns = returns[np.isfinite(returns)]
+        move = np.abs(scored.target[percent] - scored.last[percent, None])
+        moved = move > 0  # not so of a missing truth
+        miss = np.abs(scored.target[percent] - scored.median[percent])[moved] / move[moved]
+        price_mse = s.squared[price].sum() / s.count[price].sum()
         found = {
             "pct_mse": pct_mse,
+            "pct_rmse": np.sqrt(pct_mse),
+            "pct_mape": 100.0 * miss.mean() if miss.size else np.nan,
             "pct_r2": 1.0 - pct_mse / returns.var() if len(returns) and np.ptp(returns) > 0 else np.nan,
-            "price_mse": s.squared[price].sum() / s.count[price].sum(),
+            "price_mse": price_mse,
+            "price_rmse": np.sqrt(price_mse),
         }
     if not _meaningful("price_mae", scored):
-        del found["price_mse"]
+        del found["price_mse"], found["price_rmse"]
     return {name: float(value) for name, value in found.items()}
 
 

@@ -42,11 +42,12 @@ _SAYS = {
     FLAGS[3]: "may have seen {0}: which data sets it was trained on is not published",
 }
 # What a suite counts as seen. GIFT-Eval: its test windows alone; Chronos and fev: the data set.
-_COUNTS = {"gift-eval": FLAGS[:1], "fev": FLAGS[:2], "offset": FLAGS[:2]}
+_COUNTS = {"gift-eval": FLAGS[:1], "fev": FLAGS[:2], "offset": FLAGS[:2], "ltsf": FLAGS[:2]}
 _MAKES_OF_IT = {
     "gift-eval": "the model's testdata_leakage is Yes",
     "fev": "trained_on_this_dataset is True, and leaderboards replace the score by that of a model that saw nothing",
     "offset": "this is an in-domain score, no zero-shot one",
+    "ltsf": "this is no zero-shot score",
 }
 _MARKS: dict[str, str] = dict(zip(FLAGS, ("SEEN", "SEEN", "perhaps seen", "unknown"), strict=True))
 
@@ -149,9 +150,9 @@ def compare_values(
 
 def _by_name(task: BenchmarkTask, record: TrainingRecord) -> list[Note]:
     """Return a note for each published weights among the model and its ancestors that saw the data set, or may have."""
-    notes, dataset = list[Note](), task.definition.dataset
+    notes, dataset, hub = list[Note](), task.definition.dataset, task.suite.hub
     for by, name, weights in record.published:
-        sets = weights.sets.get(task.suite.hub.repository)
+        sets = None if hub is None else weights.sets.get(hub.repository)
         seen = "unknown" if sets is None else sets.seen(dataset)
         if seen == "unseen":
             continue

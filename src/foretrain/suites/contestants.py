@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,11 +48,11 @@ class SuiteNaive:
         rule, suite = task.definition, task.suite
         season = rule.baseline_seasonality or rule.seasonality
         found = []
-        for values in (row for window in windows for row in window.history):
-            known = filled(values)[-(suite.baseline_context or len(values)) :]
+        for window in windows:
+            known = np.stack([filled(row) for row in window.history])[:, -(suite.baseline_context or sys.maxsize) :]
             found.append(seasonal_naive(known, season, rule.horizon, suite.quantile_levels, suite.baseline))
         # fev's published baseline has 0 where it has nothing
-        return np.nan_to_num(np.stack(found), nan=0.0) if suite.metrics_of == "fev" else np.stack(found)
+        return np.nan_to_num(np.concatenate(found), nan=0.0) if suite.metrics_of == "fev" else np.concatenate(found)
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ class LoadedModel:
             options=self.options,
             **(self.output.model_dump() | _BLANK),
         )
+        alone = [one for window in windows for one in (window.split() if task.suite.together else [window])]
         found = forecast_paths(
-            self.model, [model_window(window, self.longest) for window in windows], request, keep_samples=False
+            self.model, [model_window(window, self.longest) for window in alone], request, keep_samples=False
         )
         quantiles = np.moveaxis(np.concatenate(found.quantiles)[..., : len(levels)].astype(np.float64), 1, 2)
         self._notes = sum_tallies([*self._notes, *found.notes])

@@ -99,6 +99,8 @@ def _as_items(task: BenchmarkTask, series: Sequence[BenchmarkSeries]) -> tuple[l
     Tasks without named targets have one column, an item each; others their targets and covariates.
     """
     targets = task.definition.targets
+    if targets is None and task.suite.together:
+        return list(series), {}
     if targets is None:
         return [part for one in series for part in one.split()], {}
     covariates = (*task.definition.past_covariates, *task.definition.known_covariates)

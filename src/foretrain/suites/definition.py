@@ -68,6 +68,7 @@ class TaskDefinition(Section):
     initial_cutoff: str | None = None  # the last stamp of the first window's history (None: windows end at the end)
     min_context: PositiveInt = 1
     max_context: PositiveInt | None = None
+    parts: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None  # rule ltsf: steps of train, validation, test
     targets: tuple[str, ...] | None = None  # None: every column is a series of its own
     past_covariates: tuple[str, ...] = ()
     known_covariates: tuple[str, ...] = ()
@@ -95,16 +96,19 @@ class SuiteDefinition(Section):
     title: str
     origin: str
     licence: str
-    hub: Hub
-    rule: Literal["offset", "gift-eval", "fev"]
+    hub: Hub | None = None  # None: its data are raw files alone
+    rule: Literal["offset", "gift-eval", "fev", "ltsf"]
+    together: bool = False  # all columns are the targets of one item, which models of this package forecast singly
     baseline: Literal["point", "statsforecast-normal"]
     baseline_context: PositiveInt | None = None  # newest steps that the published baseline was given
-    metrics_of: Literal["gluonts", "fev"]
+    metrics_of: Literal["gluonts", "fev", "ltsf", "market"]
     metrics: dict[str, str]  # published name -> name in evaluation.library_metrics
     eval_metric: str
     imputes: bool = False  # a model without a score on a task has that of seasonal naive in its tables
     quantile_levels: tuple[float, ...]
-    published: str  # the file with the figures
+    published: str = ""  # the file with the figures; "": none are, as of suites over data of the user
+    published_decimals: int | None = None  # to which they are rounded; None: a relative tolerance
+    published_batch: PositiveInt | None = None  # windows a batch, of which the last, not full, was left out of them
     tasks: dict[str, TaskDefinition] = Field(default_factory=dict)
 
 
@@ -132,8 +136,9 @@ def suite_names() -> list[str]:
 
 
 def own_suites() -> list[str]:
-    """Return the names of the suites that are no selections from others, sorted."""
-    return [name for name in suite_names() if isinstance(_read(name), SuiteDefinition)]
+    """Return the names of the suites with published figures that are no selections from others, sorted."""
+    found = {name: _read(name) for name in suite_names()}
+    return [name for name, suite in found.items() if isinstance(suite, SuiteDefinition) and suite.published]
 
 
 def tasks_of(suite: str) -> list[BenchmarkTask]:

@@ -17,21 +17,22 @@ POINT, NORMAL = "point", "statsforecast-normal"
 
 
 def seasonal_naive(history: Array, season: int, horizon: int, levels: tuple[float, ...], mode: str) -> Array:
-    """Return the point forecast and the quantiles of one history (T,) without missing values: (1 + Q, horizon).
+    """Return point forecasts and quantiles of histories (..., T) without missing values: (..., 1 + Q, horizon).
 
     Values are NaN where the mode has none: of a history shorter than a season, statsforecast's (SeasonalNaive).
     """
     steps = np.arange(horizon)
-    if len(history) < season:
-        point = np.full(horizon, history.mean() if mode == POINT else np.nan)
-        return np.tile(point, (1 + len(levels), 1))
-    point = history[len(history) - season + steps % season]
+    length, each = history.shape[-1], (*history.shape[:-1], 1 + len(levels), horizon)
+    if length < season:
+        value = history.mean(axis=-1)[..., None, None] if mode == POINT else np.nan
+        return np.broadcast_to(value, each).copy()
+    point = history[..., None, length - season + steps % season]
     if mode == POINT:
-        return np.tile(point, (1 + len(levels), 1))
-    errors = history[season:] - history[:-season]
-    sigma = np.sqrt((errors**2).mean()) if len(errors) else np.nan
-    width = sigma * np.sqrt(steps // season + 1)
-    return np.concatenate([point[None], point + _normal(levels)[:, None] * width])
+        return np.broadcast_to(point, each).copy()
+    errors = history[..., season:] - history[..., :-season]
+    sigma = np.sqrt((errors**2).mean(axis=-1)) if length > season else np.full(history.shape[:-1], np.nan)
+    width = sigma[..., None, None] * np.sqrt(steps // season + 1)
+    return np.concatenate([point, point + _normal(levels)[:, None] * width], axis=-2)
 
 
 def filled(history: Array) -> Array:

@@ -119,8 +119,11 @@ def _hub_row(table: Any, row: int, names: list[str]) -> BenchmarkSeries:
     return BenchmarkSeries(str(table.column("id")[row].as_py()), tuple(names), values, stamps)
 
 
-def read_corpus(folder: Path, targets: tuple[str, ...] | None) -> list[BenchmarkSeries]:
-    """Return the series of a corpus, or of a folder of datasets.save_to_disk; targets as in read_hub_parquet."""
+def read_corpus(folder: Path, targets: tuple[str, ...] | None, *, together: bool = False) -> list[BenchmarkSeries]:
+    """Return the series of a corpus, or of a folder of datasets.save_to_disk; targets as in read_hub_parquet.
+
+    together: without targets, the columns of an item stay together.
+    """
     from foretrain.data.store import Corpus
 
     corpus = Corpus.open(folder)
@@ -130,7 +133,7 @@ def read_corpus(folder: Path, targets: tuple[str, ...] | None) -> list[Benchmark
         stamps = None if times is None else np.asarray(times, np.int64).astype("datetime64[us]")
         values = np.array(corpus.values(item), np.float64)
         series = BenchmarkSeries(corpus.item_id(item), corpus.columns, values, stamps)
-        found += [series.select(targets)] if targets else series.split()
+        found += [series.select(targets)] if targets else [series] if together else series.split()
     return found
 
 

@@ -228,9 +228,17 @@ class _Opened:
             device=entrant.device,
             dtype=entrant.dtype,
             num_parameters=entrant.num_parameters,
-            notes=[text] if short else [],
+            notes=([text] if short else []) + _look_back(task),
             trained_on=[] if isinstance(contestant, SuiteNaive | NaiveMethod) else None,
         )
+
+
+def _look_back(task: BenchmarkTask) -> list[str]:
+    """Return a note on a look-back that is not the suite's own."""
+    own, used = task.suite.tasks[task.name].max_context if task.name in task.suite.tasks else None, task.definition
+    if task.suite.rule != "ltsf" or own == used.max_context:
+        return []
+    return [f"look-back: {used.max_context} steps in place of the suite's {own}; compares with no figure of another."]
 
 
 def _names(given: TaskCovariates | None) -> dict[str, list[str]]:

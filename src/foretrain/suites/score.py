@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from foretrain.errors import DataError
@@ -13,6 +14,7 @@ from foretrain.suites.covariates import TaskCovariates, corpus_covariates, covar
 from foretrain.suites.definition import BenchmarkTask, TaskDefinition, raw_sources
 from foretrain.suites.derive import derived
 from foretrain.suites.raw_files import BenchmarkSeries, missing_files, read_corpus, read_hub_parquet, read_raw
+from foretrain.suites.rows import TaskRows
 from foretrain.suites.scoring import ForecastFailed, score_task
 
 
@@ -29,10 +31,12 @@ def find_data(task: BenchmarkTask, root: Path) -> str | None:
     """Return what of a task's data is below the root: "corpus", "hub" or "raw"; None if nothing is."""
     if (root / task.suite_name / task.name / "state.json").is_file():
         return "corpus"
-    hub = root / task.suite.hub.folder / task.definition.dataset
-    pattern = "*.parquet" if task.suite.hub.layout == "parquet" else "state.json"
-    if hub.is_dir() and next(hub.rglob(pattern), None) is not None:
-        return "hub"
+    hub = task.suite.hub
+    if hub is not None:
+        folder = root / hub.folder / task.definition.dataset
+        pattern = "*.parquet" if hub.layout == "parquet" else "state.json"
+        if folder.is_dir() and next(folder.rglob(pattern), None) is not None:
+            return "hub"
     raw = task.definition.raw
     return "raw" if raw is not None and not missing_files(root, raw_sources()[raw.source]) else None
 
@@ -41,6 +45,8 @@ def where_to_get(task: BenchmarkTask, root: Path) -> str:
     """Return what to put where, for a task whose data are absent: raw files if the task can be made from them."""
     hub = task.suite.hub
     if task.definition.raw is None:
+        if hub is None:
+            return "candles anywhere, and name them with --data"
         return f"data sets of {hub.repository} into {root / hub.folder}"
     source = raw_sources()[task.definition.raw.source]
     files = " and ".join(missing_files(root, source) or source.files)
@@ -59,35 +65,46 @@ def load_data(task: BenchmarkTask, root: Path, *, with_covariates: bool = False)
     names = (*rule.past_covariates, *rule.known_covariates) if with_covariates else ()
     values, categories = list[dict[str, Array]](), dict[str, int]()
     if kind == "raw" and rule.raw is not None:
-        origin, raw = rule.raw.source, _from_raw_files(root, rule)
+        origin, raw = rule.raw.source, _from_raw_files(root, rule, together=task.suite.together)
         series = [one.select(_within(rule.targets, one)) for one in raw]
         values = [{name: one.values[one.variates.index(name)] for name in names if name in one.variates} for one in raw]
     else:
-        own = kind == "corpus"
-        folder = root / task.suite_name / task.name if own else root / task.suite.hub.folder / rule.dataset
-        parquet = not own and task.suite.hub.layout == "parquet"
-        origin, series = str(folder), (read_hub_parquet if parquet else read_corpus)(folder, rule.targets)
+        hub = None if kind == "corpus" else task.suite.hub
+        folder = root / task.suite_name / task.name if hub is None else root / hub.folder / rule.dataset
+        parquet = hub is not None and hub.layout == "parquet"
+        read = read_hub_parquet if parquet else partial(read_corpus, together=task.suite.together)
+        origin, series = str(folder), read(folder, rule.targets)
         if names:
             values, categories = (parquet_covariates if parquet else corpus_covariates)(folder, names)
     found = covariates_of(rule, series, values, categories) if names else None
     return TaskData(series, origin, found)
 
 
-def _from_raw_files(root: Path, rule: TaskDefinition) -> list[BenchmarkSeries]:
-    """Return what a suite derived from raw files, each column an item of its own if the task names no targets."""
+def _from_raw_files(root: Path, rule: TaskDefinition, *, together: bool) -> list[BenchmarkSeries]:
+    """Return what a suite derived from raw files, each column an item of its own if the task names no targets.
+
+    together: columns of a file stay one item.
+    """
     assert rule.raw is not None
     found = read_raw(root, raw_sources()[rule.raw.source], rule.raw)
     if rule.raw.derive is not None:
         found = [derived(one, rule.raw.derive) for one in found]
-    if rule.targets is not None:
+    if rule.targets is not None or together:
         return found
     return [part for one in found for part in (one.split() if len(one.variates) > 1 else [one])]
 
 
 def score_naive(task: BenchmarkTask, series: Sequence[BenchmarkSeries]) -> dict[str, float]:
-    """Return the published metrics of a task, of the seasonal naive that its suite publishes. Raises DataError."""
+    """Return the published metrics of a task, of the seasonal naive that its suite publishes. Raises DataError.
+
+    They are over the windows that the published figures are over: without a last batch that is not full, where that
+    was left out of them.
+    """
     try:
-        return score_task(SuiteNaive(), task, series).metrics
+        rows, batch = TaskRows(task, series), task.suite.published_batch
+        if batch is not None and (full := len(rows.cuts) // batch * batch):
+            rows = TaskRows(task, series, most_windows=full)
+        return score_task(SuiteNaive(), task, series, rows=rows).metrics
     except ForecastFailed as error:
         raise DataError(str(error)) from None
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import ForetrainError
-from foretrain.evaluation.library_metrics import METRICS_OF
 from foretrain.evaluation.scored import Array, Ints
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.raw_files import BenchmarkSeries
@@ -73,9 +72,9 @@ def score_task(
         DataError: the series have no window.
     """
     rows = rows or TaskRows(task, series)
-    forecasts, seconds = _all_forecasts(contestant, rows, batch_size, world or World(), until, progress)
+    kept, seconds = _all_kept(contestant, rows, batch_size, world or World(), until, progress)
     try:
-        found = METRICS_OF[task.suite.metrics_of][1](rows.instances(forecasts))
+        found = rows.metrics(kept)
     except ForetrainError as error:
         raise ForecastFailed(f"{contestant.name}: {error}") from None
     return TaskScore(
@@ -115,7 +114,7 @@ def forecast_batch(contestant: Contestant, rows: TaskRows, windows: Ints) -> Arr
     return found
 
 
-def _all_forecasts(
+def _all_kept(
     contestant: Contestant,
     rows: TaskRows,
     batch_size: int,
@@ -123,7 +122,7 @@ def _all_forecasts(
     until: float | None,
     progress: Callable[[int], None] | None,
 ) -> tuple[Array, float]:
-    """Return the forecasts of all rows, and the seconds of the slowest process. Raises as score_task."""
+    """Return what is kept of all windows, and the seconds of the slowest process. Raises as score_task."""
     batches, done, problem = batches_of(rows, batch_size), dict[int, Array](), None
     began, broken_off = time.monotonic(), False
     try:
@@ -132,7 +131,7 @@ def _all_forecasts(
                 if until is not None and time.monotonic() >= until:
                     raise OutOfTime(f"{contestant.name}: the time was over after {len(done)} of this process' batches.")
                 world.watch.tick("benchmark")
-                done[number] = forecast_batch(contestant, rows, batches[number])
+                done[number] = rows.kept(batches[number], forecast_batch(contestant, rows, batches[number]))
                 if progress is not None:
                     progress(len(batches[number]))
     except Exception as error:  # any: it is the contestant's, and other processes wait for this one
@@ -147,12 +146,11 @@ def _all_forecasts(
     parts = world.gather_objects(None if broken_off else (done, time.monotonic() - began))
     if any(part is None for part in parts):
         raise ValidationInterrupted
-    task = rows.task
-    forecasts = np.empty((len(rows), 1 + len(task.suite.quantile_levels), task.definition.horizon))
+    kept = rows.empty()
     for part in parts:
         for number, values in part[0].items() if part else ():
-            forecasts[rows.of(batches[number].tolist())] = values
-    return forecasts, max(part[1] for part in parts if part)
+            kept[rows.places(batches[number].tolist())] = values
+    return kept, max(part[1] for part in parts if part)
 
 
 def _agree(contestant: Contestant, problem: Exception | None, world: World) -> None:

@@ -1,6 +1,7 @@
 """Seasonal naive on every task whose data are there, held against the published tables.
 
-A harness that has a window, a derivation, a baseline or a metric wrong does not get these figures.
+A harness that has a window, a derivation, a baseline or a metric wrong does not get these figures. Figures agree
+within TOLERANCE, relative; of tables that are rounded to a number of decimals within half a unit of the last one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from foretrain.suites.published import published_figures, published_table
 from foretrain.suites.score import find_data, load_data, score_naive, where_to_get
 
 TOLERANCE = 5e-4  # relative difference up to which figures agree
+ROUNDING = 1 + 1e-9  # half a unit of the last decimal is no binary number
 SCHEMA = 1  # of the JSON
 MOST_DIGITS = 16
 
@@ -28,6 +30,14 @@ class FigureCheck:
 
     published: float
     found: float
+    decimals: int | None = None  # to which the published one is rounded; None = it has all digits
+
+    @property
+    def agrees(self) -> bool:
+        """Whether they differ by no more than the tolerance, or than rounding explains."""
+        if self.decimals is None:
+            return self.difference <= TOLERANCE
+        return abs(self.found - self.published) <= 0.5 * 10.0**-self.decimals * ROUNDING
 
     @property
     def difference(self) -> float:
@@ -85,8 +95,9 @@ def check_task(task: BenchmarkTask, root: Path) -> TaskCheck:
         found = score_naive(task, data.series)
     except DataError as error:
         return TaskCheck(*named, "failed", dataset=dataset, remedy=str(error))
-    metrics = {name: FigureCheck(value, found[name]) for name, value in published_figures(task).items()}
-    agreed = all(comparison.difference <= TOLERANCE for comparison in metrics.values())
+    decimals = task.suite.published_decimals
+    metrics = {name: FigureCheck(value, found[name], decimals) for name, value in published_figures(task).items()}
+    agreed = all(comparison.agrees for comparison in metrics.values())
     return TaskCheck(
         *named,
         "agreed" if agreed else "disagreed",
@@ -106,6 +117,7 @@ def report(checks: Sequence[TaskCheck], suites: Sequence[str], root: Path) -> di
         "suites": list(suites),
         "data_root": str(root),
         "tolerance": TOLERANCE,
+        "decimals": {suite: decimals for suite in tables if (decimals := decimals_of(suite)) is not None},
         "published": tables,
         "counts": counts(checks),
         "tasks": [_entry(check) for check in checks],
@@ -122,6 +134,11 @@ def counts(checks: Sequence[TaskCheck]) -> dict[str, int]:
 def source_of(suite: str) -> str:
     """Return where the figures of a suite were published."""
     return published_table(tasks_of(suite)[0].suite.published).source
+
+
+def decimals_of(suite: str) -> int | None:
+    """Return the decimals to which the published figures of a suite are rounded, by which they are then compared."""
+    return tasks_of(suite)[0].suite.published_decimals
 
 
 def _entry(check: TaskCheck) -> dict[str, Any]:

@@ -5,12 +5,15 @@
   and 20, and 1 in the M4 competition.
 * fev: num_windows, a horizon apart, of which the last ends with the series; or from initial_cutoff on, in steps of the
   frequency. A window leaves out series with too short a history, or without a whole horizon after the cutoff.
+* ltsf: every step of the test part begins one, as long as a whole horizon of that part is left. Parts are steps that
+  the task names, or 70%, 10% and 20% of them, rounded down but for the middle one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +37,8 @@ class Cut(NamedTuple):
 
 def windows_of(task: BenchmarkTask, series: Sequence[BenchmarkSeries]) -> list[Cut]:
     """Return the windows of a task, item by item. Raises DataError if there is none, or a series is too short."""
-    cuts = {"offset": _by_offset, "gift-eval": _by_share, "fev": _by_window}[task.suite.rule](task, series)
+    rules = {"offset": _by_offset, "gift-eval": _by_share, "fev": _by_window, "ltsf": _by_step}
+    cuts = rules[task.suite.rule](task, series)
     if not cuts:
         needed = task.definition.min_context + task.definition.horizon
         raise DataError(f"{task.suite_name}/{task.name}: no series has the {needed} steps that a window needs.")
@@ -71,6 +75,40 @@ def _by_window(task: BenchmarkTask, series: Sequence[BenchmarkSeries]) -> list[C
             if cutoff >= rule.min_context and _length(one) - cutoff >= rule.horizon:
                 cuts.append(Cut(item, window, cutoff))
     return cuts
+
+
+def _by_step(task: BenchmarkTask, series: Sequence[BenchmarkSeries]) -> list[Cut]:
+    cuts = []
+    for item, one in enumerate(series):
+        _, begin, end = part_bounds(task, _length(one))
+        first = max(begin, task.definition.min_context)
+        cuts += [Cut(item, n, first + n) for n in range(max(end - task.definition.horizon + 1 - first, 0))]
+    return cuts
+
+
+def part_bounds(task: BenchmarkTask, length: int) -> tuple[int, int, int]:
+    """Return where the train part of a series ends, and where its test part begins and ends. Of rule ltsf."""
+    if task.definition.parts is not None:
+        train, validation, test = task.definition.parts
+        return train, train + validation, min(train + validation + test, length)
+    return int(length * 0.7), length - int(length * 0.2), length  # in floating point, as published code does
+
+
+def standardised(task: BenchmarkTask, series: Sequence[BenchmarkSeries]) -> list[BenchmarkSeries]:
+    """Return series in standard deviations from the mean of their train part, variate by variate. Of rule ltsf.
+
+    The deviation is that of a population; a constant is divided by 1, as scikit-learn does. Raises DataError for a
+    variate without a value there.
+    """
+    found = []
+    for one in series:
+        train = one.values[:, : part_bounds(task, _length(one))[0]]
+        if not np.isfinite(train).any(axis=1).all():
+            raise DataError(f"{task.suite_name}/{task.name}: item {one.item_id!r} has a variate without train values.")
+        mean, deviation = np.nanmean(train, axis=1, keepdims=True), np.nanstd(train, axis=1, keepdims=True)
+        values = (one.values - mean) / np.where(deviation > 0, deviation, 1.0)
+        found.append(replace(one, values=values))
+    return found
 
 
 def _anchored(freq: str, series: BenchmarkSeries) -> str:
