@@ -12,6 +12,8 @@ from tests.cli.test_app import foretrain
 from tests.suites.shipped import LEVELS, WALKS, suites, write_walks  # noqa: F401
 from tests.waiting import run_command, torchrun
 
+from foretrain.notes import Note
+
 FORECASTERS = """
 import numpy as np
 
@@ -97,6 +99,28 @@ def test_a_model_of_the_box_is_scored_with_its_hash_and_size(suites, mine):  # n
     assert found["num_parameters"] > 1_000_000 and re.fullmatch("[0-9a-f]{64}", found["model_hash"])
     assert (found["device"], found["dtype"], found["point"]) == ("cpu", "float32", "median")
     assert 0 < found["metrics"]["MASE"] < 5 and found["seconds"] > 0
+
+
+def test_results_say_what_training_saw_and_learn_it_later(suites, mine, capsys, monkeypatch):  # noqa: F811
+    words = ("tiny", "naive", f"{mine}:last", "--suite", "pooled", "--task", "walks", "--threads", 1)
+    benchmark(suites, *words)
+    said = capsys.readouterr().out
+    files = {name: (name, "pooled", "walks.json") for name in ("tiny", "naive", f"{mine}:last")}
+    found = {name: read(Path("results"), *parts) for name, parts in files.items()}
+    assert [found[name]["trained_on"] for name in files] == [[], [], None]
+    assert [[flag["code"] for flag in found[name]["flags"]] for name in files] == [[], [], ["benchmark_data_unknown"]]
+    lines = [line for line in said.splitlines() if "TRAINING:" in line or "unknown:" in line]
+    assert [f"{mine}:last" in line for line in lines if line.startswith("  walks")] == [True] and len(lines) == 3
+    monkeypatch.setattr(
+        "foretrain.suites.run.flags_of",
+        lambda task, facts, series: [] if facts is None else [Note("benchmark_test_seen", "it was trained on x.")],
+    )
+    benchmark(suites, *words)
+    said = capsys.readouterr().out
+    assert "0 scored, 3 kept" in said and said.count("SEEN: it was trained on x.") == 2
+    later = {name: read(Path("results"), *parts) for name, parts in files.items()}
+    assert [later[name]["trained_on"] for name in files] == [["x"], [], ["x"]]
+    assert [later[name]["metrics"] for name in files] == [found[name]["metrics"] for name in files]
 
 
 def test_finished_tasks_are_kept_and_changed_ones_computed_anew(suites, mine, capsys):  # noqa: F811

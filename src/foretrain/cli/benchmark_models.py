@@ -12,6 +12,8 @@ import typer
 
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
+from foretrain.notes import Note
+from foretrain.suites.contamination import flag_lines, mark_of
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.results import TaskResult, folder_name
 from foretrain.suites.run import BenchmarkRun, Entrant, Outcome, Trial
@@ -95,6 +97,8 @@ def _scored(run: BenchmarkRun, tasks: Sequence[BenchmarkTask], say: Any) -> list
             say(f"{word:7}{result.suite}/{result.task}  {result.model}  {result.error or took}".rstrip())
             for note in () if outcome.kept else result.notes:
                 say(f"       {note}")
+            for line in flag_lines(task, [Note(flag["code"], flag["text"]) for flag in result.flags]):
+                say(f"       {line}")
             found.append(outcome)
     return found
 
@@ -220,6 +224,8 @@ def _remark(result: TaskResult | None) -> str:
     parts = [f"FAILED{', imputed with seasonal naive' if result.imputed else ''}"] if result.state == "failed" else []
     if result.max_items is not None:
         parts.append(f"SAMPLE of {result.items_of:,} items")
+    if mark := mark_of(flag["code"] for flag in result.flags):
+        parts.append(f"TRAINING: {mark}")
     return "; ".join(parts)
 
 
@@ -231,6 +237,10 @@ def _legend(results: Sequence[TaskResult], names: Sequence[str]) -> list[str]:
     ]
     if any(result.max_items is not None for result in results):
         lines.append("  SAMPLE: figures of a part of the items, which compare with no published figure.")
+    if any(result.flags for result in results):
+        lines.append(
+            "  TRAINING: whether the model's training saw the task's data; the lines above say how that is known."
+        )
     return lines
 
 
@@ -278,7 +288,7 @@ def _entrant(name: str, request: Request, world: World) -> Entrant:
         return Entrant(baseline(name), f"baseline:{NAMES[name]}")
     if is_function_name(name) and not Path(name).exists():
         found = UserFunction.find(name)
-        return Entrant(found, f"source:{found.source}", device="unknown", dtype="float64")
+        return Entrant(found, f"source:{found.source}", device="unknown", dtype="float64", facts={})
     return _loaded(name, request, world)
 
 
@@ -318,6 +328,7 @@ def _loaded(name: str, request: Request, world: World) -> Entrant:
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         context_length=contestant.longest,
         options={"family": model.family, "options": repr(options), "output": output.model_dump(), "parents": parents},
+        facts=facts,
     )
 
 

@@ -110,6 +110,12 @@ def flag_lines(task: BenchmarkTask, flags: Sequence[Note]) -> list[str]:
     return [*lines, f"So {_MAKES_OF_IT[task.suite.rule]}."] if counts_as_seen(task, flags) else lines
 
 
+def mark_of(codes: Iterable[str]) -> str:
+    """Return the mark of the gravest of some flags, for a table; "" without any."""
+    found = set(codes)
+    return next((_MARKS[code] for code in FLAGS if code in found), "")
+
+
 def compare_values(
     task: BenchmarkTask,
     series: Sequence[BenchmarkSeries],

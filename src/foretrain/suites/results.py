@@ -53,7 +53,10 @@ class TaskResult:
     device: str = ""
     dtype: str = "float32"
     num_parameters: int | None = None
-    trained_on: list[str] | None = None  # data of the task that the model was trained on; None = not known
+    trained_on: list[str] | None = None  # data of the task that the suite counts as seen in training; None = not known
+    flags: list[dict[str, str]] = field(
+        default_factory=list
+    )  # code and text: what training saw of the task, or may have
     notes: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 

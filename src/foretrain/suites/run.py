@@ -6,7 +6,7 @@ All processes of a world go through the same tasks and models together; rank 0 d
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import DataError, ForetrainError
 from foretrain.forecasting.batching import forecast_notes
-from foretrain.notes import sum_tallies
-from foretrain.suites.contestants import LoadedModel, NaiveMethod, SuiteNaive
+from foretrain.notes import Code, Note, sum_tallies
+from foretrain.suites.contamination import counts_as_seen, flags_of
+from foretrain.suites.contestants import LoadedModel, SuiteNaive
 from foretrain.suites.covariates import TaskCovariates
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.results import (
@@ -46,6 +47,7 @@ class Entrant(NamedTuple):
     num_parameters: int | None = None
     context_length: int | None = None
     options: dict[str, Any] = {}  # noqa: RUF012  # what decides its figures besides the weights; never changed
+    facts: Mapping[str, Any] | None = None  # the record of its training; {} = none, None = it was never trained
 
 
 class Outcome(NamedTuple):
@@ -110,7 +112,10 @@ class BenchmarkRun:
         draft = opened.draft(entrant)
         kept = self.world.on_main(lambda: kept_result(path, draft.identity))
         if kept is not None:
-            return Outcome(kept, kept=True)
+            told = replace(kept, flags=draft.flags, trained_on=draft.trained_on)  # what is known may be more by now
+            if told != kept:
+                self.world.on_main(lambda: write_result(path, told))
+            return Outcome(told, kept=True)
         result = self._scored(entrant.contestant, opened, draft)
         self.world.on_main(lambda: write_result(path, result))
         return Outcome(result)
@@ -205,6 +210,7 @@ class _Opened:
         }
         short = len(self.data.series) - (rows.num_items if rows.sample is None else rows.sample.of)
         text = f"{short:,} of {len(self.data.series):,} series have no window: they are too short for the task."
+        flags = flags_of(task, entrant.facts, self.data.series)
         return TaskResult(
             model=contestant.name,
             model_hash=entrant.model_hash,
@@ -229,7 +235,8 @@ class _Opened:
             dtype=entrant.dtype,
             num_parameters=entrant.num_parameters,
             notes=([text] if short else []) + _look_back(task),
-            trained_on=[] if isinstance(contestant, SuiteNaive | NaiveMethod) else None,
+            trained_on=_trained_on(task, flags),
+            flags=[{"code": str(note.code), "text": note.text} for note in flags],
         )
 
 
@@ -239,6 +246,14 @@ def _look_back(task: BenchmarkTask) -> list[str]:
     if task.suite.rule != "ltsf" or own == used.max_context:
         return []
     return [f"look-back: {used.max_context} steps in place of the suite's {own}; compares with no figure of another."]
+
+
+def _trained_on(task: BenchmarkTask, flags: Sequence[Note]) -> list[str] | None:
+    """Return the data of a task that its suite counts as seen by training; None if that is not known."""
+    if counts_as_seen(task, flags):
+        return [task.definition.dataset]
+    doubtful = (Code.BENCHMARK_DATA_PERHAPS_SEEN, Code.BENCHMARK_DATA_UNKNOWN)
+    return None if any(note.code in doubtful for note in flags) else []
 
 
 def _names(given: TaskCovariates | None) -> dict[str, list[str]]:
