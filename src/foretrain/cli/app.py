@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from foretrain.cli.benchmark import benchmark
+from foretrain.cli.compare import compare
 from foretrain.cli.configs import config_app
 from foretrain.cli.download import data_download
 from foretrain.cli.launch import launch_app
@@ -224,6 +225,7 @@ def train(
 
 app.command(cls=GroupedCommand)(quick)
 app.command()(benchmark)
+app.command()(compare)
 
 
 @app.command(cls=GroupedCommand)

@@ -25,7 +25,7 @@ from foretrain.cli.options import (
     require_single_process,
     spoken_beside,
 )
-from foretrain.cli.submit import submit
+from foretrain.cli.submit import report_beside, submit
 from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -95,11 +95,16 @@ def benchmark(
         Path | None, typer.Option("--json", metavar="FILE", help="With --self-check: also write JSON, or - (stdout).")
     ] = None,
     results: Annotated[
-        Path | None, typer.Option("--from", metavar="RESULTS", help="With --submission: a folder of results.")
+        Path | None,
+        typer.Option("--from", metavar="RESULTS", help="With --submission or --report: a folder of results."),
     ] = None,
     submission: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write what the suites take, from whole suites of --from, into a new folder."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Put --from beside the figures of published models, into a new folder."),
     ] = None,
 ) -> None:
     """Score models on the benchmarks of the field, or check the benchmarks against their published tables.
@@ -108,12 +113,18 @@ def benchmark(
     """
     sources = {name: context.get_parameter_source(name) for name in _ONLY_MODELS}
     given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    if results is not None or submission is not None:
-        if results is None or submission is None or self_check or show or models or task or json_file or given:
-            raise ConfigError("benchmark: --from RESULTS and --submission DIR go together, with --suite at most.")
-        require_single_process("benchmark --submission")
+    if results is not None or submission is not None or report is not None:
+        others = self_check or show or models or task or json_file or given
+        if results is None or (submission is None) == (report is None) or others:
+            raise ConfigError(
+                "benchmark: --from RESULTS goes with --submission DIR or --report DIR, and with --suite at most."
+            )
+        require_single_process("benchmark --from")
         prepare(None)
-        submit(results, submission, suite or [])
+        if submission is not None:
+            submit(results, submission, suite or [])
+        elif report is not None:
+            report_beside(results, report, suite or [])
         return
     if models:
         _check_models(suite or [], task or [], data=data, horizon=horizon, json_file=json_file)

@@ -13,12 +13,11 @@ import typer
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
 from foretrain.notes import Note
-from foretrain.suites.contamination import flag_lines, mark_of
+from foretrain.suites.contamination import flag_lines
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.results import TaskResult, folder_name
 from foretrain.suites.run import BenchmarkRun, Entrant, Outcome, Trial
-
-_LABELS = {"mean_weighted_sum_quantile_loss": "WQL"}
+from foretrain.suites.tables import label_of, number, remark_of
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,11 @@ def benchmark_models(request: Request) -> int:
     Raises DataError if no task has its data, ConfigError and ModelError for models that cannot be had.
     """
     with World.start(request.device, request.threads) as world, world.phase("evaluation"):
-        entrants = [_entrant(name, request, world) for name in request.models]
+        entrants = [entrant_of(name, request, world) for name in request.models]
         _require_use_of_options(request, entrants)
         tasks, load = request.tasks, None
         if request.data is not None:
-            tasks, load = (_market if tasks else _local)(request, request.data)
+            tasks, load = (_market if tasks else local_suite)(request.data, request)
         if request.look_back is not None:
             tasks = tuple(with_look_back(task, request.look_back) for task in tasks)
         from foretrain.cli.commands import progress_bar
@@ -158,7 +157,7 @@ def table(results: Sequence[TaskResult]) -> list[str]:
         chosen = [result for result in results if result.suite == suite]
         names = _shown([result for result in chosen if result.baseline] or chosen)
         head = ["task", "model", "items", "windows"]
-        head += [part for name in names for part in (_LABELS.get(name, name), "naive", "ratio")]
+        head += [part for name in names for part in (label_of(name), "naive", "ratio")]
         cells = [head, *([*_first(result), *_figures(result, names)] for result in chosen)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
         lines.append(f"{suite}:")
@@ -166,7 +165,7 @@ def table(results: Sequence[TaskResult]) -> list[str]:
             parts = [
                 cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
             ]
-            lines.append(f"  {'  '.join(parts)}  {_remark(result)}".rstrip())
+            lines.append(f"  {'  '.join(parts)}  {'' if result is None else remark_of(result)}".rstrip())
         lines += _legend(chosen, names)
         if suite.startswith("market-"):
             lines += _of_prices(chosen)
@@ -210,27 +209,12 @@ def _figures(result: TaskResult, names: Sequence[str]) -> list[str]:
     for name in names:
         own, naive = result.metrics.get(name), result.baseline.get(name)
         ratio = None if own is None or not naive else own / naive
-        cells += [_number(own), _number(naive), _number(ratio, 3)]
+        cells += [number(own), number(naive), number(ratio, 3)]
     return cells
 
 
-def _number(value: float | None, digits: int = 5) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def _remark(result: TaskResult | None) -> str:
-    if result is None:
-        return ""
-    parts = [f"FAILED{', imputed with seasonal naive' if result.imputed else ''}"] if result.state == "failed" else []
-    if result.max_items is not None:
-        parts.append(f"SAMPLE of {result.items_of:,} items")
-    if mark := mark_of(flag["code"] for flag in result.flags):
-        parts.append(f"TRAINING: {mark}")
-    return "; ".join(parts)
-
-
 def _legend(results: Sequence[TaskResult], names: Sequence[str]) -> list[str]:
-    labels = ", ".join(_LABELS.get(name, name) for name in names)
+    labels = ", ".join(label_of(name) for name in names)
     lines = [
         f"  {labels}: without unit, lower is better; naive: the suite's seasonal naive, same windows; ratio: to it.",
         "  windows: of all items together. The JSON files have all metrics, seconds and devices.",
@@ -244,7 +228,7 @@ def _legend(results: Sequence[TaskResult], names: Sequence[str]) -> list[str]:
     return lines
 
 
-def _local(request: Request, path: Path) -> tuple[tuple[BenchmarkTask, ...], Any]:
+def local_suite(path: Path, request: Request) -> tuple[tuple[BenchmarkTask, ...], Any]:
     """Return the task of the user's data, and what loads it."""
     from foretrain.data.frames import open_input
     from foretrain.suites.local import local_data, local_task
@@ -254,7 +238,7 @@ def _local(request: Request, path: Path) -> tuple[tuple[BenchmarkTask, ...], Any
     return (task,), lambda _: local_data(opened.corpus, str(path))
 
 
-def _market(request: Request, path: Path) -> tuple[tuple[BenchmarkTask, ...], Any]:
+def _market(path: Path, request: Request) -> tuple[tuple[BenchmarkTask, ...], Any]:
     """Return the tasks of a market suite, and what loads the user's candles for each."""
     from foretrain.data.frames import open_input
     from foretrain.suites.market import candles_of, market_data
@@ -279,7 +263,7 @@ def _require_use_of_options(request: Request, entrants: Sequence[Entrant]) -> No
             raise ConfigError(f"{flag}: has no effect on baselines and functions. Leave it out.")
 
 
-def _entrant(name: str, request: Request, world: World) -> Entrant:
+def entrant_of(name: str, request: Request, world: World) -> Entrant:
     """Return the contestant of a model's name. Raises ModelError or ConfigError."""
     from foretrain.suites.contestants import NAMES, baseline
     from foretrain.suites.user_function import UserFunction, is_function_name

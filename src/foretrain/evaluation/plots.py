@@ -335,11 +335,18 @@ def _item_bars(result: EvaluationResult, skill: np.ndarray, known: np.ndarray) -
 def _item_scatter(result: EvaluationResult, known: np.ndarray) -> Figure:
     metric = "pct_mae" if result.prices else "mase"
     ours, theirs = (np.array(result.per_item[who][metric], float)[known] for who in ("model", "naive"))
+    drawn, axes = figure(6.6, 5.8)
+    scatter(axes[0, 0], ours, theirs, ("model", "naive"), f"{METRICS[metric].label}, {METRICS[metric].unit}")
+    axes[0, 0].set_title("Every item: below the line the model is better", loc="left")
+    return drawn
+
+
+def scatter(ax: Axes, ours: np.ndarray, theirs: np.ndarray, names: tuple[str, str], unit: str) -> None:
+    """Draw errors (K,) of two forecasters on items, on logarithmic axes; pairs with a 0 or NaN are left out."""
     shown = np.isfinite(ours) & np.isfinite(theirs) & (ours > 0) & (theirs > 0)
     ours, theirs = ours[shown], theirs[shown]
-    drawn, axes = figure(6.6, 5.8)
-    ax = axes[0, 0]
-    sides = (("model better", ours < theirs, "model", "o"), ("naive better", ours > theirs, "naive", "^"))
+    first, second = names
+    sides = ((f"{first} better", ours < theirs, "model", "o"), (f"{second} better", ours > theirs, "naive", "^"))
     for label, chosen, who, marker in (*sides, ("equal", ours == theirs, "historical_mean", "s")):
         if chosen.any() or label != "equal":
             text = f"{label}: {int(chosen.sum())} of {len(ours)} items"
@@ -350,18 +357,17 @@ def _item_scatter(result: EvaluationResult, known: np.ndarray) -> Figure:
         low, high = min(ours.min(), theirs.min()) * 0.85, max(ours.max(), theirs.max()) * 1.18
         ax.plot([low, high], [low, high], color=INK, lw=1, ls=":")
         ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    _log_ticks(ax)
-    unit = f"{METRICS[metric].label}, {METRICS[metric].unit}"
-    ax.set(xlabel=f"naive ({unit})", ylabel=f"model ({unit})")
-    ax.set_title("Every item: below the line the model is better", loc="left")
+    log_ticks(ax)
+    ax.set(xlabel=f"{second} ({unit})", ylabel=f"{first} ({unit})")
     ax.legend(loc="upper left")
-    return drawn
 
 
-def _log_ticks(ax: Axes) -> None:
+def log_ticks(ax: Axes, *, y: bool = True) -> None:
+    """Label logarithmic axes, both or x alone, with numbers as people write them."""
     from matplotlib import ticker
 
-    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+    axes = ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim()))
+    for axis, (low, high) in axes if y else axes[:1]:
         decades = math.log10(high / low) if low > 0 else 9
         steps = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
         axis.set_major_locator(ticker.LogLocator(base=10, subs=steps))

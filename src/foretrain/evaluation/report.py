@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import math
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ from foretrain.evaluation import plots
 from foretrain.evaluation.horizons import part_label
 from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS
 from foretrain.evaluation.overlap import used_by
+from foretrain.evaluation.page import esc, facts_table, page, remark, rows_table, section
 from foretrain.evaluation.plots import plot_forecast
 from foretrain.evaluation.reference import ZERO_SHOT
 from foretrain.evaluation.result import differences, joined, standing
@@ -77,8 +76,8 @@ def print_result(result: EvaluationResult, stream: TextIO | None = None) -> None
         console.print(styled(alarm, "bold white on red"))
     for line in _headlines(result):
         console.print(styled(line, "bold"))
-    for remark in result.remarks:
-        console.print(styled(remark, "bold yellow"))
+    for text in result.remarks:
+        console.print(styled(text, "bold yellow"))
     header, rows = _table(result)
     table = Table(title=styled(_subtitle(result)))
     for k, name in enumerate(header):
@@ -166,9 +165,9 @@ def _horizon_table(result: EvaluationResult) -> str:
     header, rows = _horizon_rows(result)
     if not rows:
         return ""
-    lines = [f"<tr><th>{_e(row[0])}</th>{''.join(f'<td>{_e(text)}</td>' for text in row[1:])}</tr>" for row in rows]
+    lines = [f"<tr><th>{esc(row[0])}</th>{''.join(f'<td>{esc(text)}</td>' for text in row[1:])}</tr>" for row in rows]
     heads = ["", *(_heading(name) for name in header[1:])]
-    return "<h2>Within and beyond the horizon of training</h2>" + _rows_table(heads, lines)
+    return "<h2>Within and beyond the horizon of training</h2>" + rows_table(heads, lines)
 
 
 def _count(number: int, noun: str) -> str:
@@ -216,21 +215,21 @@ def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = 
     title = f"{result.name} on {', '.join(entry['name'] for entry in result.data)}"
     body = [
         _banner(result),
-        f"<h1>{_e(title)}</h1>",
+        f"<h1>{esc(title)}</h1>",
         _verdict(result),
         _promotion(result),
-        *(f'<p class="warning">{_e(text)}</p>' for text in result.remarks),
+        *(f'<p class="warning">{esc(text)}</p>' for text in result.remarks),
         "<h2>Model and baselines</h2>",
         _pooled_table(result),
         _horizon_table(result),
         _comparison(result),
         "<h2>Is the difference more than chance?</h2>",
         _significance_table(result),
-        _section("Forecasts", pictures.get("forecasts"), "History, truth and forecasts of three windows", _FAN_NOTE),
-        _section("By step of the horizon", pictures.get("horizon"), "Error and coverage by step ahead"),
-        _section("By item", pictures.get("items"), "Model against naive for every item"),
+        section("Forecasts", pictures.get("forecasts"), "History, truth and forecasts of three windows", _FAN_NOTE),
+        section("By step of the horizon", pictures.get("horizon"), "Error and coverage by step ahead"),
+        section("By item", pictures.get("items"), "Model against naive for every item"),
         _item_table(result),
-        _section(
+        section(
             "Calibration", pictures.get("calibration"), "Share of the truth below each quantile", _CALIBRATION_NOTE
         ),
         "<h2>What was scored</h2>",
@@ -238,13 +237,7 @@ def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = 
         "<h2>How to read the metrics</h2>",
         _glossary(result),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_e(title)}</title><style>{_CSS}</style></head>\n<body><main>\n"
-        + "\n".join(body)
-        + "\n</main></body></html>\n"
-    )
+    return page(title, body)
 
 
 _FAN_NOTE = (
@@ -265,7 +258,7 @@ def _pictures(result: EvaluationResult) -> dict[str, bytes | None]:
 
 
 def _banner(result: EvaluationResult) -> str:
-    return "".join(f'<p class="banner">{_e(text)}</p>' for text in result.alarms)
+    return "".join(f'<p class="banner">{esc(text)}</p>' for text in result.alarms)
 
 
 def _verdict(result: EvaluationResult) -> str:
@@ -274,8 +267,8 @@ def _verdict(result: EvaluationResult) -> str:
     who = used_by(result.warnings, Code.TRAINING_SAW_WINDOWS)
     void = f"No fair test, {who} saw these windows: " if who else ""
     return (
-        f'<div class="verdict {kind}"><strong>{_e(void + result.verdict[0].upper() + result.verdict[1:])}.</strong> '
-        f"{_e(result.detail)}<br><span>{_e(_subtitle(result))}</span></div>"
+        f'<div class="verdict {kind}"><strong>{esc(void + result.verdict[0].upper() + result.verdict[1:])}.</strong> '
+        f"{esc(result.detail)}<br><span>{esc(_subtitle(result))}</span></div>"
     )
 
 
@@ -284,7 +277,7 @@ def _promotion(result: EvaluationResult) -> str:
     if promotion is None:
         return ""
     kind = "better" if promotion.promoted else "none"
-    return f'<div class="verdict {kind} promotion"><strong>{_e(promotion.headline)}</strong></div>'
+    return f'<div class="verdict {kind} promotion"><strong>{esc(promotion.headline)}</strong></div>'
 
 
 def _comparison(result: EvaluationResult) -> str:
@@ -293,10 +286,10 @@ def _comparison(result: EvaluationResult) -> str:
         return ""
     key, name = str(result.reference["key"]), str(result.reference["name"])
     rows = [
-        f"<tr><th>{_e(METRICS[metric].label)} <small>{_e(METRICS[metric].unit)}</small></th>"
+        f"<tr><th>{esc(METRICS[metric].label)} <small>{esc(METRICS[metric].unit)}</small></th>"
         f"<td>{cell(metric, result.shown('model', metric))}</td><td>{cell(metric, result.shown(key, metric))}</td>"
         f"<td>{_change(metric, values)}</td><td>{cell(metric, result.shown('naive', metric), 'naive')}</td>"
-        f'<td class="text">{_e(values["better"])}</td></tr>'
+        f'<td class="text">{esc(values["better"])}</td></tr>'
         for metric, values in differences(result).items()
     ]
     title = "Against the weights it started from" if key == ZERO_SHOT else "Against the other model"
@@ -304,7 +297,7 @@ def _comparison(result: EvaluationResult) -> str:
     header = ["", "model", result.label(key), "difference", "naive", "better"]
     others = joined(["that", *(result.label(who) for who in ("naive", *result.season_baselines))])
     note = f"Compared with {name}{known} on the same windows. A model is promoted if it beats {others}."
-    return f"<h2>{title}</h2>" + _rows_table([_e(text) for text in header], rows) + _note(note)
+    return f"<h2>{title}</h2>" + rows_table([esc(text) for text in header], rows) + remark(note)
 
 
 def _change(name: str, values: dict[str, Any]) -> str:
@@ -326,7 +319,7 @@ def _pooled_table(result: EvaluationResult) -> str:
             for name in names
         ]
         swatch = f'<i style="background:{plots.color(who)}"></i>'
-        head = f'<tr class="{"model" if who == "model" else ""}"><th>{swatch}{_e(result.label(who))}</th>'
+        head = f'<tr class="{"model" if who == "model" else ""}"><th>{swatch}{esc(result.label(who))}</th>'
         rows.append(f"{head}{''.join(cells)}</tr>")
     order = "sorted before scoring" if result.settings["sort_quantiles"] else "scored as given, not sorted"
     note = (
@@ -334,7 +327,7 @@ def _pooled_table(result: EvaluationResult) -> str:
         f"from their own errors in that context. The model's quantiles were {order}. Errors in units of the data are "
         "pooled only if all items share a unit."
     )
-    return _rows_table([""] + [_heading(name) for name in names], rows) + _note(note)
+    return rows_table([""] + [_heading(name) for name in names], rows) + remark(note)
 
 
 def _best(name: str, result: EvaluationResult) -> str | None:
@@ -352,7 +345,7 @@ def _best(name: str, result: EvaluationResult) -> str | None:
 
 def _significance_table(result: EvaluationResult) -> str:
     rows = [
-        f'<tr><th>{_e(result.label(c.against))}</th><td class="text">{_e(c.verdict)}</td>'
+        f'<tr><th>{esc(result.label(c.against))}</th><td class="text">{esc(c.verdict)}</td>'
         f"<td>{_number(c.statistic, '+.2f')}</td><td>{_number(c.p_value, '.4f')}</td>"
         f"<td>{c.degrees_of_freedom or 'n/a'}</td><td>{c.origins}</td><td>{c.lag}</td></tr>"
         for c in result.comparisons
@@ -363,7 +356,7 @@ def _significance_table(result: EvaluationResult) -> str:
         f"absolute error over {scale}. Lag counts the later origins that a forecast overlaps."
     )
     header = ["against", "verdict for the model", "statistic", "p", "degrees of freedom", "origins", "lag"]
-    return _rows_table(header, rows) + _note(note)
+    return rows_table(header, rows) + remark(note)
 
 
 def _tested_over(result: EvaluationResult) -> str:
@@ -385,7 +378,7 @@ def _item_table(result: EvaluationResult) -> str:
     half = MAX_ITEMS // 2
     shown = order if len(order) <= MAX_ITEMS else [*order[:half], *order[-half:]]
     rows = [
-        f"<tr><th>{_e(result.items[k])}</th><td>{result.item_windows[k]}</td>"
+        f"<tr><th>{esc(result.items[k])}</th><td>{result.item_windows[k]}</td>"
         + "".join(f"<td>{cell(n, result.per_item['model'][n][k])}</td>" for n in names)
         + "</tr>"
         for k in shown
@@ -395,9 +388,9 @@ def _item_table(result: EvaluationResult) -> str:
     note = f"The model's mean absolute error is below naive's on {better:,} of {defined:,} items.{rest}"
     if places := describe_ranking(ranking(result.per_symbol)):
         note += f" {places[0].upper()}{places[1:]}."
-    table = _rows_table(["item", "windows", *(_heading(n) for n in names)], rows)
+    table = rows_table(["item", "windows", *(_heading(n) for n in names)], rows)
     opened = " open" if len(shown) <= 12 else ""
-    return f"{_note(note)}<details{opened}><summary>Table of items</summary>{table}</details>"
+    return f"{remark(note)}<details{opened}><summary>Table of items</summary>{table}</details>"
 
 
 def _facts(result: EvaluationResult) -> str:
@@ -425,39 +418,17 @@ def _facts(result: EvaluationResult) -> str:
         for left in result.left_out
     ]
     facts += [("software", ", ".join(f"{name} {version}" for name, version in result.environment.items()))]
-    command = f"<p>To repeat it:</p><pre>{_e(result.command)}</pre>" if result.command else ""
-    return command + _facts_table(facts)
+    command = f"<p>To repeat it:</p><pre>{esc(result.command)}</pre>" if result.command else ""
+    return command + facts_table(facts)
 
 
 def _glossary(result: EvaluationResult) -> str:
     names = [n for n in METRICS if n in result.pooled["model"] or n in result.per_item["model"]]
-    return _facts_table([(n, f"{METRICS[n].unit}: {HOW_TO_READ[n]}") for n in names])
+    return facts_table([(n, f"{METRICS[n].unit}: {HOW_TO_READ[n]}") for n in names])
 
 
 def _heading(name: str) -> str:
-    return f"{_e(METRICS[name].label)}<small>{_e(METRICS[name].unit)}</small>"
-
-
-def _rows_table(header: list[str], rows: list[str]) -> str:
-    head = "".join(f"<th{' class=text' if text.startswith('verdict') else ''}>{text}</th>" for text in header)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _facts_table(facts: list[tuple[str, Any]]) -> str:
-    rows = "".join(f'<tr><th>{_e(name)}</th><td class="text">{_e(value)}</td></tr>' for name, value in facts)
-    return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{_e(text)}</p>'
-
-
-def _section(title: str, picture: bytes | None, alt: str, note: str = "") -> str:
-    if picture is None:
-        return ""
-    data = base64.b64encode(picture).decode()
-    text = _note(note) if note else ""
-    return f'<h2>{_e(title)}</h2><img alt="{_e(alt)}" src="data:image/png;base64,{data}">{text}'
+    return f"{esc(METRICS[name].label)}<small>{esc(METRICS[name].unit)}</small>"
 
 
 def _plain(value: Any) -> str:
@@ -469,43 +440,5 @@ def _plain(value: Any) -> str:
 def _number(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else "n/a"
 
-
-def _e(text: str) -> str:
-    return html.escape(printable(str(text)), quote=True)
-
-
-_CSS = """
-:root{color-scheme:light}
-body{margin:0;background:#f4f6f8;color:#1f2933;
- font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-main{max-width:1080px;margin:0 auto;padding:24px 28px 64px;background:#fff;box-shadow:0 0 0 1px #e4e7eb}
-h1{font-size:1.7rem;line-height:1.25;margin:.2em 0 .6em;overflow-wrap:anywhere}
-h2{font-size:1.2rem;margin:2em 0 .6em}
-img{display:block;max-width:100%;height:auto;margin:0 auto}
-.banner{background:#7a1f00;color:#fff;font-weight:700;text-align:center;padding:10px;
- margin:-24px -28px 20px;letter-spacing:.02em}
-.verdict{border-left:8px solid #8a949e;background:#f4f6f8;padding:14px 18px;font-size:1.12rem}
-.verdict span{color:#52606d;font-size:.92rem}
-.verdict.promotion{margin-top:8px;font-size:1rem}
-.verdict.better{border-color:#0072b2;background:#e8f3fa}
-.verdict.worse{border-color:#d55e00;background:#fdf0e6}
-.warning{border-left:8px solid #d55e00;background:#fdf0e6;padding:10px 18px;font-weight:600}
-.note{color:#52606d;font-size:.9rem}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;min-width:50%}
-th,td{padding:6px 12px;border-bottom:1px solid #e4e7eb;text-align:right;vertical-align:top}
-tbody th,thead th:first-child,.text{text-align:left!important}
-tbody th{font-weight:500;min-width:7em;overflow-wrap:anywhere}
-thead th{vertical-align:bottom;border-bottom:2px solid #9aa5b1}
-th small{display:block;font-weight:400;color:#52606d;max-width:9em;margin-left:auto}
-tr.model{background:#eef5fa}
-tr.model th{font-weight:700}
-td.best{font-weight:700}
-i{display:inline-block;width:.75em;height:.75em;border-radius:50%;margin-right:.5em}
-table.facts th{white-space:nowrap;overflow-wrap:normal}
-table.facts td{overflow-wrap:anywhere}
-pre{background:#f4f6f8;padding:12px 16px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
-summary{cursor:pointer;font-weight:600;margin:.4em 0}
-"""
 
 __all__ = ["format_table", "plot_forecast", "print_result", "render", "write_report"]

@@ -281,6 +281,20 @@ def has_too_few_origins(found: Comparison) -> bool:
     return math.isfinite(found.mean_difference) and found.origins < origins_needed(found.lag)
 
 
+def adjusted_p_values(found: Array) -> Array:
+    """Return p-values (K,) adjusted for the number of tests: those below r are at most a share r of false ones.
+
+    NaN, where there was no test, stays and counts for nothing. It holds for independent tests and for those of losses
+    that rise and fall together. Benjamini and Hochberg 1995, Controlling the False Discovery Rate.
+    """
+    adjusted = np.full(len(found), np.nan)
+    tested = np.flatnonzero(np.isfinite(found))
+    order = tested[np.argsort(found[tested], kind="stable")]
+    raised = found[order] * len(order) / np.arange(1, len(order) + 1)
+    adjusted[order] = np.minimum(np.minimum.accumulate(raised[::-1])[::-1], 1.0)
+    return adjusted
+
+
 def _differences(model: Array, other: Array, against: str) -> tuple[Array, float]:
     """Return the differences of two vectors of losses, and the size of their rounding; a difference below it is 0."""
     if model.shape != other.shape or model.ndim != 1:

@@ -98,6 +98,20 @@ def kept_result(path: Path, identity: str) -> TaskResult | None:
     return TaskResult(**{name: found[name] for name in fields})
 
 
+def as_result(found: Mapping[str, Any]) -> TaskResult:
+    """Return a result of its JSON, as submissions.read_results gives it; what an older version lacked has its default.
+
+    Raises DataError for metrics that are no numbers.
+    """
+    named = f"{found['model']}, {found['suite']}/{found['task']}"
+    for side in ("metrics", "baseline"):
+        for name, value in found[side].items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise DataError(f"{named}: {name} of {side} is {value!r}; it must be a number. Score this task anew.")
+    known = {name: found[name] for name in TaskResult.__dataclass_fields__ if name in found}
+    return TaskResult(**{"model_hash": "", "dataset": "", "identity": "", **known})
+
+
 def identity_of(task: BenchmarkTask, data_hash: str, model_hash: str, options: Mapping[str, Any]) -> str:
     """Return the sha256 of all that decides a task's figures: definition, rules of the suite, data, model, options."""
     facts = {

@@ -20,6 +20,7 @@ from foretrain.suites.contamination import counts_as_seen, flags_of
 from foretrain.suites.contestants import LoadedModel, SuiteNaive
 from foretrain.suites.covariates import TaskCovariates
 from foretrain.suites.definition import BenchmarkTask
+from foretrain.suites.item_losses import ItemLosses, item_losses
 from foretrain.suites.results import (
     TaskResult,
     hash_of_data,
@@ -31,7 +32,7 @@ from foretrain.suites.results import (
 )
 from foretrain.suites.rows import Contestant, TaskRows
 from foretrain.suites.score import TaskData, find_data, load_data, where_to_get
-from foretrain.suites.scoring import ForecastFailed, batches_of, forecast_batch, score_task
+from foretrain.suites.scoring import ForecastFailed, batches_of, forecast_batch, score_instances
 
 T = TypeVar("T")
 TRIAL_WINDOWS = 8  # of a dry run's batch
@@ -107,6 +108,16 @@ class BenchmarkRun:
         opened = _Opened(self, task)
         return [_tried(entrant.contestant, opened.rows) for entrant in self.entrants]
 
+    def losses(self, task: BenchmarkTask) -> tuple[list[TaskResult], dict[str, ItemLosses]]:
+        """Return what each model came to on a task, and losses by model, seasonal naive's too. Nothing is written.
+
+        A model that failed has no losses. Raises DataError for data that cannot be used.
+        """
+        opened = _Opened(self, task)
+        opened.losses = {}
+        results = [self._scored(one.contestant, opened, opened.draft(one)) for one in self.entrants]
+        return results, opened.losses
+
     def _outcome(self, entrant: Entrant, opened: _Opened) -> Outcome:
         path = result_file(self.out, entrant.contestant.name, opened.task)
         draft = opened.draft(entrant)
@@ -167,6 +178,7 @@ class _Opened:
         self.run, self.task = run, task
         self.data = run.load(task) if run.load else load_data(task, run.root, with_covariates=wanted)
         self.rows = TaskRows(task, self.data.series, self.data.covariates, max_items=run.max_items)
+        self.losses: dict[str, ItemLosses] | None = None  # of those scored, if they are wanted
         self.hash = hash_of_data(self.data.series, None)
         self.hash_with_covariates = hash_of_data(self.data.series, self.data.covariates)
 
@@ -186,15 +198,17 @@ class _Opened:
             if run.progress is not None:
                 run.progress(min(done, len(self.rows.cuts)), len(self.rows.cuts), label)
 
-        return score_task(
-            contestant,
-            self.task,
-            self.data.series,
-            batch_size=run.batch_size,
-            world=run.world,
-            rows=self.rows,
-            progress=advance,
+        score, instances = score_instances(
+            contestant, self.rows, batch_size=run.batch_size, world=run.world, progress=advance
         )
+        if self.losses is not None:
+            if instances is None:
+                raise DataError(
+                    f"{self.task.suite_name}/{self.task.name}: has sums of windows and no losses of items to compare. "
+                    "Score it with `foretrain benchmark`, and name the results with --from."
+                )
+            self.losses[contestant.name] = item_losses(self.rows, instances)
+        return score
 
     def draft(self, entrant: Entrant) -> TaskResult:
         """Return the result of an entrant without its figures."""

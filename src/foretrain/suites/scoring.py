@@ -14,6 +14,7 @@ import numpy as np
 
 from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import ForetrainError
+from foretrain.evaluation.library_metrics import Instances
 from foretrain.evaluation.scored import Array, Ints
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.raw_files import BenchmarkSeries
@@ -72,12 +73,30 @@ def score_task(
         DataError: the series have no window.
     """
     rows = rows or TaskRows(task, series)
+    return score_instances(contestant, rows, batch_size=batch_size, world=world, until=until, progress=progress)[0]
+
+
+def score_instances(
+    contestant: Contestant,
+    rows: TaskRows,
+    *,
+    batch_size: int = 256,
+    world: World | None = None,
+    until: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[TaskScore, Instances | None]:
+    """Return the score of a contestant on the rows of a task, and truth and forecasts of all rows; as score_task.
+
+    None for a suite of which sums of windows alone are kept.
+    """
+    task = rows.task
     kept, seconds = _all_kept(contestant, rows, batch_size, world or World(), until, progress)
     try:
         found = rows.metrics(kept)
+        instances = None if rows.streams else rows.instances(kept)
     except ForetrainError as error:
         raise ForecastFailed(f"{contestant.name}: {error}") from None
-    return TaskScore(
+    score = TaskScore(
         metrics={published: float(found[name]) for published, name in task.suite.metrics.items()},
         series=rows.num_items,
         windows=len(rows.cuts),
@@ -85,6 +104,7 @@ def score_task(
         forecasts=len(rows),
         seconds=seconds,
     )
+    return score, instances
 
 
 def batches_of(rows: TaskRows, batch_size: int) -> list[Ints]:
