@@ -358,3 +358,14 @@ def test_one_item_of_enormous_losses_makes_no_verdict_over_items(make_scored):
     scored.target[0] *= 1e9
     scored.quantiles[0] = scored.target[0][:, None]
     assert "no significant difference" in compare(scored, naive, "naive", _draws(range(40))).verdict
+
+
+def test_adjusted_p_values_are_those_of_scipy_and_leave_out_what_was_not_tested():
+    from scipy.stats import false_discovery_control
+
+    found = np.random.default_rng(4).random(50) ** 3
+    holed = np.concatenate([found[:20], [np.nan, np.nan], found[20:]])
+    adjusted = significance.adjusted_p_values(holed)
+    assert np.isnan(adjusted[20:22]).all()
+    np.testing.assert_allclose(np.delete(adjusted, [20, 21]), false_discovery_control(found), rtol=1e-12)
+    assert len(significance.adjusted_p_values(np.empty(0))) == 0
