@@ -237,7 +237,7 @@ def table_of(found: SuiteBeside) -> Table:
         "sources state; - = not stated there. here: scored by the commands of this folder.",
         *(f"Left out: {line}." for line in found.left_out),
     ]
-    return Table(f"{found.suite}, beside published models", header, rows, tuple(notes))
+    return Table(f"{found.suite}, beside published models", header, rows, tuple(notes), words=("figures from",))
 
 
 def _count(parameters: int | None) -> str:

@@ -75,7 +75,7 @@ class TaskComparison:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ModelStanding:
     """A model among the others by one metric, over tasks, or over the items of a single task."""
 
     model: str
@@ -140,9 +140,9 @@ def _alike(result: TaskResult, other: TaskResult) -> bool:
     return all(a is b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_SAME)) for a, b in pairs)
 
 
-def standings(tasks: Sequence[TaskComparison], resamples: int = RESAMPLES) -> list[Standing]:
+def standings(tasks: Sequence[TaskComparison], resamples: int = RESAMPLES) -> list[ModelStanding]:
     """Return every model by every shown metric, best skill first: over tasks, or over the items of a single one."""
-    found: list[Standing] = []
+    found: list[ModelStanding] = []
     if len(tasks) == 1 and tasks[0].losses:
         (task,) = tasks
         losses = {model: one for model, one in task.losses.items() if model == OWN or model in task.results}
@@ -165,7 +165,7 @@ def standings(tasks: Sequence[TaskComparison], resamples: int = RESAMPLES) -> li
 
 def _standings(
     tasks: Sequence[TaskComparison], figures: Figures, metric: str, over: str, resamples: int
-) -> list[Standing]:
+) -> list[ModelStanding]:
     """Return the standings of one metric; [] if no unit has a figure of every model."""
     units = list(dict.fromkeys(unit for of in figures.values() for unit in of))
     whole = [u for u in units if all(_finite(of.get(u, {}).get(metric)) for of in figures.values())]
@@ -180,7 +180,7 @@ def _standings(
     rows = fev_standings(chosen, metric, baseline=OWN, tasks=whole, resamples=resamples)
     imputed = {model: sum(t.results[model].imputed for t in tasks if model in t.results) for model in figures}
     standing = [
-        Standing(
+        ModelStanding(
             row.model, metric, over, len(whole), len(units) - len(whole), row.skill, row.skill_interval or (0.0, 0.0),
             row.win_rate, row.win_rate_interval or (0.0, 0.0), imputed[row.model], len(seen[row.model]),
         )

@@ -16,8 +16,8 @@ from foretrain.suites.aggregate import Interval
 from foretrain.suites.compare import (
     TESTED,
     Group,
+    ModelStanding,
     PairTest,
-    Standing,
     TaskComparison,
     check_same_windows,
     groups,
@@ -42,7 +42,7 @@ class ModelComparison:
     """Models on tasks, with all that is said of them."""
 
     tasks: tuple[TaskComparison, ...]
-    standings: tuple[Standing, ...]
+    standings: tuple[ModelStanding, ...]
     tests: tuple[PairTest, ...]
     groups: tuple[Group, ...]
 
@@ -140,7 +140,7 @@ def _standing_tables(found: ModelComparison) -> Iterator[Table]:
         yield Table(f"{metric}, relative to seasonal naive", header, rows, tuple(notes))
 
 
-def _over(found: ModelComparison, first: Standing) -> str:
+def _over(found: ModelComparison, first: ModelStanding) -> str:
     if first.over == "items":
         return f"{first.count:,} items of {found.tasks[0].name}, the mean over an item's windows each"
     windows = sum(task.first.windows for task in found.tasks)
@@ -156,7 +156,7 @@ def _interval(interval: Interval | tuple[float, ...], form: str) -> str:
 def _test_table(found: ModelComparison) -> Table:
     rows = [
         [
-            one.task, one.model, one.other, _verdict(one), f"{one.test.count:,} {one.test.over}",
+            one.task, one.model, one.other, _verdict(one), _over_what(one),
             number(one.test.statistic, 3), number(one.test.p_value, 3), number(one.p_adjusted, 3), _by_item(one),
         ]
         for one in found.tests[:_MOST_PAIRS]
@@ -174,13 +174,17 @@ def _test_table(found: ModelComparison) -> Table:
     if len(found.tests) > _MOST_PAIRS:
         notes.append(f"The first {_MOST_PAIRS} of {len(found.tests):,} pairs are shown; JSON has all.")
     header = ("task", "model", "against", "verdict", "over", "statistic", "p", "adjusted", "item by item")
-    return Table("Is a difference more than chance?", header, rows, tuple(notes), left=4)
+    return Table("Is a difference more than chance?", header, rows, tuple(notes), left=4, words=("item by item",))
 
 
 def _verdict(one: PairTest) -> str:
     """Return the verdict of a test, which names p; with a word where many tests make it a matter of chance."""
     lost = one.test.p_value < LEVEL <= one.p_adjusted
     return f"{one.test.verdict}; not after adjustment" if lost else one.test.verdict
+
+
+def _over_what(one: PairTest) -> str:
+    return f"{one.test.count:,} {one.test.over.removesuffix('s') if one.test.count == 1 else one.test.over}"
 
 
 def _items_text(count: int) -> str:

@@ -22,7 +22,8 @@ class Table:
     header: tuple[str, ...]
     rows: Sequence[Sequence[str]]
     notes: tuple[str, ...] = ()
-    left: int = 1  # columns of words at the left; the last column, if its heading is "", is one too
+    left: int = 1  # columns of words at the left
+    words: tuple[str, ...] = ("",)  # headings of other columns of words
 
     def text(self) -> list[str]:
         """Return its lines for a terminal."""
@@ -59,7 +60,7 @@ class Table:
         return f"<h2>{esc(self.title)}</h2>{rows_table(head, rows)}{''.join(map(remark, self.notes))}"
 
     def _words(self, column: int) -> bool:
-        return column < self.left or (column == len(self.header) - 1 and not self.header[column])
+        return column < self.left or self.header[column] in self.words
 
 
 def label_of(metric: str) -> str:
