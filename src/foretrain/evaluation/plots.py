@@ -357,17 +357,15 @@ def scatter(ax: Axes, ours: np.ndarray, theirs: np.ndarray, names: tuple[str, st
         low, high = min(ours.min(), theirs.min()) * 0.85, max(ours.max(), theirs.max()) * 1.18
         ax.plot([low, high], [low, high], color=INK, lw=1, ls=":")
         ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    log_ticks(ax)
+    _log_ticks(ax)
     ax.set(xlabel=f"{second} ({unit})", ylabel=f"{first} ({unit})")
     ax.legend(loc="upper left")
 
 
-def log_ticks(ax: Axes, *, y: bool = True) -> None:
-    """Label logarithmic axes, both or x alone, with numbers as people write them."""
+def _log_ticks(ax: Axes) -> None:
     from matplotlib import ticker
 
-    axes = ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim()))
-    for axis, (low, high) in axes if y else axes[:1]:
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         decades = math.log10(high / low) if low > 0 else 9
         steps = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
         axis.set_major_locator(ticker.LogLocator(base=10, subs=steps))

@@ -246,7 +246,9 @@ def _count(parameters: int | None) -> str:
 
 def draw_against(found: SuiteBeside, what: str) -> Figure | None:
     """Draw the ratio of the suite's metric against "parameters" or "seconds"; None if no model of ours has them."""
-    from foretrain.evaluation.plots import COLORS, INK, figure, log_ticks, short
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
+    from foretrain.evaluation.plots import COLORS, INK, figure, short
 
     rows = [row for row in found.rows if getattr(row, what)]
     if not any(row.ours for row in rows):
@@ -270,8 +272,8 @@ def draw_against(found: SuiteBeside, what: str) -> Figure | None:
     ax.set_ylabel(f"{found.metric} relative to seasonal naive (dotted)")
     ax.set_title(f"{found.suite}: {len(found.tasks)} of {found.of_tasks} tasks", loc="left")
     ax.legend(loc="best")
-    if what == "seconds":
-        log_ticks(ax, y=False)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 10M, 500m
+    ax.xaxis.set_minor_formatter(NullFormatter())
     return drawn
 
 

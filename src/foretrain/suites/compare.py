@@ -25,7 +25,7 @@ from foretrain.evaluation.significance import (
     diebold_mariano,
     has_too_few_origins,
 )
-from foretrain.suites.aggregate import Figures, Interval, fev_standings
+from foretrain.suites.aggregate import CLIP, Figures, Interval, fev_standings
 from foretrain.suites.contestants import OWN
 from foretrain.suites.item_losses import SCALED_LOSSES, ItemLosses
 from foretrain.suites.results import TaskResult
@@ -115,7 +115,7 @@ class Group:
     unit: str  # "items" or "tasks"
     count: int
     won: dict[str, float]  # share with the least error; equal ones share it
-    relative: dict[str, float]  # geometric mean of the errors relative to seasonal naive
+    relative: dict[str, float]  # geometric mean of the errors relative to seasonal naive, each clipped to 0.01..100
 
 
 def check_same_windows(tasks: Sequence[TaskComparison]) -> None:
@@ -283,8 +283,7 @@ def _group(by: str, name: str, unit: str, errors: Array, models: Sequence[str]) 
         return Group(by, name, unit, 0, {}, {})
     least = kept == kept.min(axis=1, keepdims=True)
     won = (least / least.sum(axis=1, keepdims=True)).mean(axis=0)
-    with np.errstate(divide="ignore"):
-        relative = np.exp(np.log(kept / kept[:, [naive]]).mean(axis=0))
+    relative = np.exp(np.log(np.clip(kept / kept[:, [naive]], *CLIP)).mean(axis=0))
     return Group(
         by,
         name,

@@ -214,7 +214,7 @@ def _group_tables(found: ModelComparison) -> Iterator[Table]:
         ]  # fmt: skip
         notes = [
             f"wins: share of the {unit} on which the model has the least {_measure(unit)}, equal ones shared; ratio: "
-            "geometric mean of it relative to seasonal naive. "
+            "geometric mean of it relative to seasonal naive, each clipped to 0.01..100. "
             f"Only {unit} on which every model has a figure and seasonal naive's is above 0.",
         ]
         if unit == "tasks" and any(r.imputed for task in found.tasks for r in task.results.values()):
