@@ -231,11 +231,11 @@ def _measure(unit: str) -> str:
 def csv_of(found: ModelComparison) -> str:
     """Return every figure as CSV, a line for each model, task and metric, in full precision."""
     out = io.StringIO()
-    names: tuple[str, ...] = (
+    names = (
         "model", "suite", "task", "metric", "value", "seasonal_naive", "ratio", "items", "windows", "seconds", "device",
         "processes", "parameters", "state", "imputed", "max_items", "flags",
     )  # fmt: skip
-    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer: csv.DictWriter[str] = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     for task in found.tasks:
         figures = task.figures()
