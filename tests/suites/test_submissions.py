@@ -176,7 +176,7 @@ def test_the_command_writes_whole_suites_and_names_their_files(tmp_path, capsys)
 )
 def test_from_and_submission_go_together_alone(arguments, capsys):
     foretrain("benchmark", *arguments, code=2)
-    assert "--from RESULTS and --submission DIR go together" in capsys.readouterr().err
+    assert "--from RESULTS goes with --submission DIR or --report DIR" in capsys.readouterr().err
 
 
 def test_a_folder_without_results_and_files_that_are_none_are_refused(tmp_path):

@@ -179,7 +179,7 @@ def _of_prices(results: Sequence[TaskResult]) -> list[str]:
         "direction_accuracy_share": "direction", "direction_up_share": "went up",
     }  # fmt: skip
     cells = [["task", "model", *columns.values()]]
-    cells += [[r.task, r.model, *(_number(r.metrics.get(name), 4) for name in columns)] for r in results]
+    cells += [[r.task, r.model, *(number(r.metrics.get(name), 4) for name in columns)] for r in results]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = [
         f"  {'  '.join(c.ljust(w) if k < 2 else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True)))}"

@@ -220,6 +220,7 @@ def _fev_row(model: str, task: BenchmarkTask, result: Mapping[str, Any]) -> Row:
     else:
         cutoff = datetime.fromisoformat(rule.initial_cutoff).isoformat()
     metrics, trained = result["metrics"], result.get("trained_on")
+    assert suite.hub is not None  # of every suite with the rule `fev`
     return {
         "model_name": model, "dataset_path": suite.hub.repository, "dataset_config": rule.dataset,
         "horizon": rule.horizon, "num_windows": windows, "initial_cutoff": cutoff, "window_step_size": rule.horizon,
