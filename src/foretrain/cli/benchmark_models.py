@@ -157,7 +157,7 @@ def table(results: Sequence[TaskResult]) -> list[str]:
         chosen = [result for result in results if result.suite == suite]
         names = _shown([result for result in chosen if result.baseline] or chosen)
         head = ["task", "model", "items", "windows"]
-        head += [part for name in names for part in (label_of(name), "naive", "ratio")]
+        head += [part for name in names for part in (label_of(name), "s.naive", "ratio")]
         cells = [head, *([*_first(result), *_figures(result, names)] for result in chosen)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
         lines.append(f"{suite}:")
@@ -216,7 +216,7 @@ def _figures(result: TaskResult, names: Sequence[str]) -> list[str]:
 def _legend(results: Sequence[TaskResult], names: Sequence[str]) -> list[str]:
     labels = ", ".join(label_of(name) for name in names)
     lines = [
-        f"  {labels}: without unit, lower is better; naive: the suite's seasonal naive, same windows; ratio: to it.",
+        f"  {labels}: without unit, lower is better; s.naive: the suite's seasonal naive; ratio: to it.",
         "  windows: of all items together. The JSON files have all metrics, seconds and devices.",
     ]
     if any(result.max_items is not None for result in results):
