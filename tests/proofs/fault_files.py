@@ -258,7 +258,7 @@ def _depends_on_skipped(path: str) -> bool:
     records with the times of the steps that it repeats."""
     aside = re.search(r"/checkpoints/(abandoned|damaged)-", path)
     timed = ("state.json", "metrics.jsonl", "final_metrics.json")
-    return aside is not None or Path(path).name in ("release.json", "model.safetensors", *timed)
+    return aside is not None or Path(path).name in ("release.json", "model.safetensors", "best_records.json", *timed)
 
 
 def _outcome(end: End, complete: bool) -> str:
