@@ -51,7 +51,7 @@ def test_the_update_is_scaled_as_its_config_says(adapter, predictor, rslora, sca
         ({"r": 0}, "r is no positive number"),
         ({"r": None}, "r is no positive number"),
         ({"lora_alpha": "8"}, "lora_alpha is no positive number"),
-        ({"lora_alpha": float("inf")}, "lora_alpha is no positive number"),
+        ({"lora_alpha": float("inf")}, "the number Infinity is not finite"),
     ],
 )
 def test_an_adapter_that_cannot_be_merged_is_refused(adapter, config, message):
