@@ -48,6 +48,7 @@ def server(define, monkeypatch, tmp_path) -> Iterator[FakeHub]:  # noqa: F811
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # read once, at the import; CI sets the variable
         monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)  # what is held in memory, and lost by a cut
         monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)  # between attempts
         for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HF_HUB_OFFLINE"):
