@@ -280,6 +280,7 @@ def test_a_corpus_or_file_of_the_user_is_a_suite_of_its_own(mine, tmp_path, caps
         (("naive", "--suite", "local", "--suite", "pooled"), "--suite local: is scored alone"),
         (("naive", "--suite", "pooled", "--task", "other"), "none of 1 tasks has its data"),
         (("--self-check", "--max-items", 3), "--max-items: has no effect without a model"),
+        (("--self-check", "--context", 3), "--context: has no effect without a model"),
         ((), "name models to score, or give --self-check"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,7 @@ from foretrain.cli.options import (
     TokenizerOption,
     dash_as_stdout,
     forecast_settings,
+    given_options,
     prepare,
     require_single_process,
     spoken_beside,
@@ -111,77 +112,75 @@ def benchmark(
 
     Exit code 1 if a model fails on a task, a figure disagrees or a task's data cannot be used; 2 if no task has data.
     """
-    sources = {name: context.get_parameter_source(name) for name in _ONLY_MODELS}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    given = given_options(context, _ONLY_MODELS)
     if results is not None or submission is not None or report is not None:
         others = self_check or show or models or task or json_file or given
         if results is None or (submission is None) == (report is None) or others:
             raise ConfigError(
                 "benchmark: --from RESULTS goes with --submission DIR or --report DIR, and with --suite at most."
             )
-        require_single_process("benchmark --from")
-        prepare(None)
-        if submission is not None:
-            submit(results, submission, suite or [])
-        elif report is not None:
-            report_beside(results, report, suite or [])
+        _from_results(results, suite or [], submission=submission, report=report)
         return
-    if models:
-        _check_models(suite or [], task or [], data=data, horizon=horizon, json_file=json_file)
-        if self_check or show:
-            raise ConfigError("benchmark: models are scored without --self-check and --list. Leave these out.")
-        local = [f"--{name}" for name in ("windows", "seasonality", "horizon") if name in given]
-        if local and suite != ["local"]:
-            raise ConfigError(f"{local[0]}: has no effect without --suite local and --data.")
-        if look_back is not None and suite != ["ltsf"]:
-            raise ConfigError("--context: has no effect without --suite ltsf; other suites name a context themselves.")
-        prepare(threads)
-        code = _score(
-            tuple(models),
-            suite or [],
-            task or [],
-            data_root,
-            out=out,
-            data=data,
-            horizon=horizon or 1,
-            windows=windows or 1,
-            seasonality=seasonality,
-            look_back=look_back,
-            tokenizer=tokenizer,
-            options=forecast_settings(option),
-            max_items=max_items,
-            batch_size=batch_size,
-            dry_run=dry_run,
-            device=device.value,
-            dtype=dtype.value,
-            threads=threads,
-        )
-        raise typer.Exit(code)
+    if not models:
+        _check_without_models(given, self_check=self_check, show=show, json_file=json_file)
+        prepare(None)
+        tasks = chosen_tasks(suite or [], task or [])
+        if show:
+            list_suites(tasks, data_root)
+            return
+        raise typer.Exit(_self_check(tasks, suite or [], data_root, json_file))
+    _check_models(suite or [], task or [], data=data, horizon=horizon, json_file=json_file)
+    if self_check or show:
+        raise ConfigError("benchmark: models are scored without --self-check and --list. Leave these out.")
+    _check_use(suite or [], given)
+    prepare(threads)
+    code = _score(
+        tuple(models),
+        suite or [],
+        task or [],
+        data_root,
+        out=out,
+        data=data,
+        horizon=horizon or 1,
+        windows=windows or 1,
+        seasonality=seasonality,
+        look_back=look_back,
+        tokenizer=tokenizer,
+        options=forecast_settings(option),
+        max_items=max_items,
+        batch_size=batch_size,
+        dry_run=dry_run,
+        device=device.value,
+        dtype=dtype.value,
+        threads=threads,
+    )
+    raise typer.Exit(code)
+
+
+def _from_results(results: Path, suites: Sequence[str], *, submission: Path | None, report: Path | None) -> None:
+    """Write what the suites take of finished results, or put these beside published figures."""
+    require_single_process("benchmark --from")
+    prepare(None)
+    if submission is not None:
+        submit(results, submission, suites)
+    elif report is not None:
+        report_beside(results, report, suites)
+
+
+def _check_without_models(given: Set[str], *, self_check: bool, show: bool, json_file: Path | None) -> None:
+    """Raise ConfigError for options that contradict each other where no model is scored.
+
+    given: options of _ONLY_MODELS on the command line.
+    """
     if self_check == show:
         raise ConfigError("benchmark: name models to score, or give --self-check, or --list to see suites and tasks.")
     if given:
-        flag = min(given, key=_ONLY_MODELS.index).replace("_", "-")
+        name = min(given, key=_ONLY_MODELS.index)
+        flag = "context" if name == "look_back" else name.replace("_", "-")
         raise ConfigError(f"--{flag}: has no effect without a model to score. Leave it out.")
     require_single_process("benchmark --self-check" if self_check else "benchmark --list")
     if json_file is not None and show:
         raise ConfigError("--json: has no effect with --list. Leave it out.")
-    prepare(None)
-    tasks = chosen_tasks(suite or [], task or [])
-    without = [one.suite_name for one in tasks if not one.suite.published]
-    if self_check and without:
-        raise ConfigError(f"--suite {without[0]}: is over data of yours, so no figures are published to check.")
-    if not data_root.is_dir() and self_check:
-        raise DataError(f"{data_root}: no such folder. Name the folder of benchmark data with --data-root.")
-    if show:
-        list_suites(tasks, data_root)
-        return
-    from foretrain.forecasting.outputs import scratch_files
-
-    written = dash_as_stdout(json_file)
-    files = [written] if written else []
-    with spoken_beside(written), scratch_files(*files) as scratch:  # says before the work what cannot be written
-        code = run_self_check(tasks, suite or [], data_root, scratch.get(written) if written else None)
-    raise typer.Exit(code)
 
 
 def _check_models(
@@ -207,6 +206,15 @@ def _check_models(
             "--data: belongs to --suite local, market-daily and market-intraday. Other suites find "
             "their data below --data-root."
         )
+
+
+def _check_use(suites: Sequence[str], given: Set[str]) -> None:
+    """Raise ConfigError for options of _ONLY_MODELS on the command line that have no effect on these suites."""
+    local = [f"--{name}" for name in ("windows", "seasonality", "horizon") if name in given]
+    if local and suites != ["local"]:
+        raise ConfigError(f"{local[0]}: has no effect without --suite local and --data.")
+    if "look_back" in given and suites != ["ltsf"]:
+        raise ConfigError("--context: has no effect without --suite ltsf; other suites name a context themselves.")
 
 
 def _score(
@@ -266,6 +274,21 @@ def list_suites(tasks: Sequence[BenchmarkTask], root: Path) -> None:
             season = f"season {rule.seasonality}"
             what = f"horizon {rule.horizon:<5}{season:12}{rule.freq:7}{f'data: {there}' if there else ''}"
             typer.echo(f"  {task.name:{wide}}{what}".rstrip())
+
+
+def _self_check(tasks: Sequence[BenchmarkTask], suites: Sequence[str], root: Path, json_file: Path | None) -> int:
+    """Check tasks against published figures and print what they came to; returns the exit code."""
+    without = [one.suite_name for one in tasks if not one.suite.published]
+    if without:
+        raise ConfigError(f"--suite {without[0]}: is over data of yours, so no figures are published to check.")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. Name the folder of benchmark data with --data-root.")
+    from foretrain.forecasting.outputs import scratch_files
+
+    written = dash_as_stdout(json_file)
+    files = [written] if written else []
+    with spoken_beside(written), scratch_files(*files) as scratch:  # says before the work what cannot be written
+        return run_self_check(tasks, suites, root, scratch.get(written) if written else None)
 
 
 def run_self_check(tasks: Sequence[BenchmarkTask], suites: Sequence[str], root: Path, out: Path | None) -> int:

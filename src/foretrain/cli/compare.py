@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from foretrain.cli.options import (
     PrecisionOption,
     ThreadsOption,
     dash_as_stdout,
+    given_options,
     prepare,
     require_single_process,
     spoken_beside,
@@ -76,24 +78,8 @@ def compare(
     Exit code 1 if a model fails on a task, or the data of a task cannot be used.
     """
     require_single_process("compare")
-    sources = {name: context.get_parameter_source(name) for name in _SCORING}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    if sum(map(bool, (data, suite, results))) != 1:
-        raise ConfigError("compare: give one of --data, --suite and --from: what the models are compared on.")
-    if results is None and not models:
-        raise ConfigError("compare: name the models to compare; seasonal naive is always among them.")
-    without = given if results else given & set(_OF_DATA) if suite else given & {"data_root"}
-    if without:
-        flag = min(without, key=_SCORING.index).replace("_", "-")
-        raise ConfigError(f"--{flag}: has no effect with --{'from' if results else 'suite' if suite else 'data'}.")
-    if task and not suite:
-        raise ConfigError("--task: names tasks of --suite. Leave it out.")
-    if data and horizon is None:
-        raise ConfigError("--data: give --horizon, the steps to forecast.")
-    if plot is not None and plot.suffix.lower() not in _PICTURES:
-        raise ConfigError(f"--plot {plot}: pictures are written as .png, .svg or .pdf; choose one of these.")
-    if plot is not None and results is not None:
-        raise ConfigError("--plot: draws losses of items, which finished results do not hold. Leave it out.")
+    given = given_options(context, _SCORING)
+    _check(given, models, data=data, suite=suite, task=task, results=results, horizon=horizon, plot=plot)
     prepare(threads)
     from foretrain.cli.compare_models import Outputs, compare_models, compare_results
     from foretrain.forecasting.outputs import scratch_files
@@ -119,3 +105,33 @@ def compare(
             )  # fmt: skip
             code = compare_models(request, data or [], to)
     raise typer.Exit(code)
+
+
+def _check(
+    given: Set[str],
+    models: Sequence[str] | None,
+    *,
+    data: Sequence[Path] | None,
+    suite: Sequence[str] | None,
+    task: Sequence[str] | None,
+    results: Path | None,
+    horizon: int | None,
+    plot: Path | None,
+) -> None:
+    """Raise ConfigError for options that contradict each other. given: options of _SCORING on the command line."""
+    if sum(map(bool, (data, suite, results))) != 1:
+        raise ConfigError("compare: give one of --data, --suite and --from: what the models are compared on.")
+    if results is None and not models:
+        raise ConfigError("compare: name the models to compare; seasonal naive is always among them.")
+    without = given if results else given & set(_OF_DATA) if suite else given & {"data_root"}
+    if without:
+        flag = min(without, key=_SCORING.index).replace("_", "-")
+        raise ConfigError(f"--{flag}: has no effect with --{'from' if results else 'suite' if suite else 'data'}.")
+    if task and not suite:
+        raise ConfigError("--task: names tasks of --suite. Leave it out.")
+    if data and horizon is None:
+        raise ConfigError("--data: give --horizon, the steps to forecast.")
+    if plot is not None and plot.suffix.lower() not in _PICTURES:
+        raise ConfigError(f"--plot {plot}: pictures are written as .png, .svg or .pdf; choose one of these.")
+    if plot is not None and results is not None:
+        raise ConfigError("--plot: draws losses of items, which finished results do not hold. Leave it out.")

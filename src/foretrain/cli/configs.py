@@ -1,7 +1,4 @@
-"""`foretrain config list` and `config copy`: the configs that come with foretrain. cli/app.py adds the other verbs.
-
-Imports neither torch, pandas nor numpy, so that the command line starts quickly.
-"""
+"""The verbs `foretrain config ...`, which cli/app.py registers. Imports neither torch, pandas nor numpy."""
 
 from __future__ import annotations
 
@@ -13,7 +10,13 @@ from typing import Annotated
 
 import typer
 
-from foretrain.cli.options import dash_as_stdout
+from foretrain.cli.options import (
+    ForeignFormat,
+    Overrides,
+    config_and_overrides,
+    dash_as_stdout,
+    prepare,
+)
 from foretrain.errors import ConfigError
 
 WIDTH = 120  # characters of a line of the list
@@ -63,6 +66,47 @@ def config_copy(
         raise ConfigError(f"{out}: cannot be written ({error.strerror or error}). Name another file.") from None
     if not is_stream(out):
         typer.echo(f"wrote {out}: edit it, then foretrain {made_for(plain)} {shlex.quote(str(out))}")
+
+
+@config_app.command("show")
+def config_show(
+    items: Overrides = None,
+    config: Annotated[Path | None, typer.Option(help="The config, if not given as first argument.")] = None,
+) -> None:
+    """Print the config of a run with its defaults filled in."""
+    prepare(None)
+    from foretrain.config import dump_yaml
+    from foretrain.run.stages import load_any
+
+    typer.echo(dump_yaml(load_any(*config_and_overrides(items, config))), nl=False)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of a run's config."""
+    prepare(None)
+    import json
+
+    from foretrain.run.stages import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@config_app.command("import")
+def config_import(
+    file: Annotated[Path, typer.Argument(help="The YAML file of the other project.")],
+    source: Annotated[
+        ForeignFormat, typer.Option("--from", help="The file's project: Kronos' finetune_csv, TSM-Trainer.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The config to write, never overwritten (default: print it).")
+    ] = None,
+) -> None:
+    """Convert another project's config; a report on stderr lists how each key was converted."""
+    prepare(None)
+    from foretrain.foreign import import_config
+
+    import_config(source.value, file, dash_as_stdout(out))
 
 
 def shortened(text: str, most: int) -> str:

@@ -17,7 +17,8 @@ def run_demo(out: Path) -> Path:
 
     Returns the folder used.
     """
-    from foretrain.cli.commands import evaluate_model, forecast_file, import_data
+    from foretrain.cli.commands import evaluate_model, import_data
+    from foretrain.cli.forecast_file import forecast_file
     from foretrain.config import dump_yaml
     from foretrain.forecasting.request import FrameRequest
     from foretrain.models.shipped import default_model

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
@@ -265,6 +265,12 @@ def pairs(items: list[str] | None, flag: str, example: str) -> dict[str, str]:
             raise ConfigError(f"{flag} {item!r}: {key.strip()} is given twice; give it once.")
         found[key.strip()] = text
     return found
+
+
+def given_options(context: typer.Context, names: Iterable[str]) -> set[str]:
+    """Return those of the named parameters of a verb that stand on its command line."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def forecast_settings(items: list[str] | None) -> dict[str, Any]:

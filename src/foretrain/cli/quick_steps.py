@@ -82,14 +82,8 @@ def _open(path: Path, settings: Settings, reading: dict[str, Any], name: str | N
 
     Raises DataError, ConfigError and ModelError.
     """
-    from foretrain.cli.commands import (
-        columns_of,
-        errors_of_files,
-        horizon_of,
-        load_model,
-        progress_bar,
-        set_threads,
-    )
+    from foretrain.cli.commands import load_model, progress_bar, set_threads
+    from foretrain.cli.forecast_file import columns_of, errors_of_files, horizon_of
     from foretrain.data.frames import is_corpus, open_input, read_future
     from foretrain.forecasting.frame import open_frame
     from foretrain.forecasting.predictor import Predictor
@@ -186,7 +180,8 @@ def _split(frame: Any, columns: Any, lengths: Any, trailing: Any, source: str) -
 def _folder(out: Path | None, job: Job) -> Path:
     """Return the folder: `out`, or a new one that is named after the file, or that of an equal command that was
     interrupted. Raises ConfigError if `out` holds anything else."""
-    from foretrain.cli.commands import check_new_folder, stem_of
+    from foretrain.cli.commands import check_new_folder
+    from foretrain.cli.forecast_file import stem_of
 
     asked = [out] if out is not None else [Path(f"{stem_of(job.path)}-quick{n}") for n in ("", *_numbers())]
     for folder in asked:
@@ -432,14 +427,8 @@ def _forecast(
 
     Returns both tables, and lines on the files.
     """
-    from foretrain.cli.commands import (
-        candle_levels,
-        columns_of,
-        draws_as_candles,
-        errors_of_files,
-        load_model,
-        which_drawn,
-    )
+    from foretrain.cli.commands import load_model
+    from foretrain.cli.forecast_file import candle_levels, columns_of, draws_as_candles, errors_of_files, which_drawn
     from foretrain.forecasting.outputs import save_table, scratch_files
     from foretrain.forecasting.predictor import Predictor
     from foretrain.forecasting.record import with_names
