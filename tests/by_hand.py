@@ -12,13 +12,15 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from foretrain import cli
-from foretrain.cli import train  # noqa: F401  # imported once, before the forks
+from foretrain.cli import benchmark_models, train  # noqa: F401  # imported once, before the forks
 from foretrain.distributed import watch as watches
 from foretrain.distributed.watch import Deadlines
 from foretrain.distributed.world import World
@@ -136,6 +138,24 @@ def run_command(folder: Path, *settings: str) -> None:
     cli.main()
 
 
+def of_rank_0(histories: Sequence[Any], horizon: int, quantile_levels: Sequence[float]) -> Any:
+    """A forecaster that comes to no end in rank 1."""
+    if os.environ["RANK"] == "1":
+        Path("scoring").touch()
+        time.sleep(3600)
+    return np.zeros((sum(len(values) for values in histories), len(quantile_levels), horizon))
+
+
+def run_benchmark(folder: Path) -> None:
+    os.chdir(folder)
+    rows = [f"{np.datetime64('2024-01-01') + step},{step % 7},{step % 5}" for step in range(60)]
+    Path(f"{os.environ['RANK']}.csv").write_text("\n".join(["timestamp,a,b", *rows]) + "\n")
+    words = ["benchmark", "tests.by_hand:of_rank_0", "--suite", "local", "--horizon", "2", "--windows", "7"]
+    words += ["--batch-size", "4"]  # a batch for each rank
+    sys.argv = ["foretrain", *words, "--data", f"{os.environ['RANK']}.csv", "--threads", "1", "--out", "results"]
+    cli.main()
+
+
 def start(size: int, ranks: list[int], folder: Path, work: Callable[[], None]) -> dict[int, int]:
     """Fork a process for each rank; return their ids."""
     with socket.socket() as free:
@@ -194,6 +214,7 @@ def main(folder: Path) -> None:
         "saves meanwhile": (4, [0, 1, 2, 3], lambda: in_world(lambda world: dies_in_a_save(world, folder / "b", True))),
         "train": (2, [0, 1], lambda: run_command(folder / "train")),
         "train freezes": (2, [0, 1], lambda: run_command(folder / "train freezes", "deadlines.step=0.2")),
+        "benchmark": (2, [0, 1], lambda: run_benchmark(folder / "benchmark")),
     }
     for name, (size, ranks, work) in cases.items():
         place = folder / name
@@ -202,8 +223,13 @@ def main(folder: Path) -> None:
         journal = place / "run" / "metrics.jsonl"
         while name.startswith("train") and not (journal.exists() and journal.stat().st_size):
             time.sleep(0.02)
-        if name.startswith("train"):
-            os.kill(processes[1], signal.SIGKILL if name == "train" else signal.SIGSTOP)
+        while name == "benchmark" and not (place / "scoring").exists():
+            time.sleep(0.02)
+        if name == "benchmark":
+            held = json.loads((place / "results" / "tests.by_hand:of_rank_0" / ".benchmark.lock").read_text())
+            (place / "held.json").write_text(json.dumps([held["pid"], processes[0]]))
+        if name.startswith("train") or name == "benchmark":
+            os.kill(processes[1], signal.SIGSTOP if name == "train freezes" else signal.SIGKILL)
         results[name] = ends(name, processes, place)
     print(json.dumps(results))
 

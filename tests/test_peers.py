@@ -55,7 +55,8 @@ GONE = "is gone: it was killed, as by a lack of memory, or failed, as its own ou
         ("freezes", [0], "error: rank 1 of 2 does not answer: it hangs, or its machine or network is gone (deadlines."),
         ("never starts", [0], "error: rank 0 of 3 cannot join the others at 127.0.0.1:"),
         ("never starts", [2], "error: rank 2 of 3 cannot join the others at 127.0.0.1:"),
-        ("train", [0], f"error: rank 1 of 2 {GONE}"),
+        ("train", [0], f"error: rank 1 of 2 {GONE} with --resume; checkpoints so far are intact."),
+        ("benchmark", [0], f"error: rank 1 of 2 {GONE} by the same command; finished tasks are kept."),
         (
             "train freezes",
             [0],
@@ -116,6 +117,12 @@ def test_a_command_that_hangs_gives_its_lock_back_and_leaves_stacks(ended, folde
     assert "(deadlines.step: 0.2 minutes)" in ended["train freezes"][0][1]
     assert not (out / "run.lock").exists()
     assert "in fit" in (out / "stacks" / "rank-0.txt").read_text()
+
+
+def test_rank_0_holds_the_lock_of_the_results_and_gives_it_back(ended, folder):
+    holder, rank_0 = json.loads((folder / "benchmark" / "held.json").read_text())
+    assert holder == rank_0
+    assert not (folder / "benchmark" / "results").exists()
 
 
 def test_a_wait_outside_of_steps_may_be_longer_than_one_in_a_step(ended):

@@ -47,10 +47,7 @@ class FileLock:
                 holder = self._take(descriptor, safe)
                 if holder is None:
                     return self
-                raise self._error(
-                    f"{self._folder}: process {holder['pid']} on {holder['host']} {self._doing}. "
-                    f"Wait for it or stop it. If you are sure that it has ended, delete {self.path}."
-                )
+                raise self._refusal(holder)
             finally:
                 os.close(descriptor)
 
@@ -63,6 +60,18 @@ class FileLock:
                     self.path.unlink()
             finally:
                 os.close(descriptor)
+
+    def check_free(self) -> None:
+        """Raise an error if another process holds the lock. Takes no lock, and creates no file."""
+        holder = _holder(self.path)
+        if holder is not None:
+            raise self._refusal(holder)
+
+    def _refusal(self, holder: dict[str, Any]) -> ForetrainError:
+        return self._error(
+            f"{self._folder}: process {holder['pid']} on {holder['host']} {self._doing}. "
+            f"Wait for it or stop it. If you are sure that it has ended, delete {self.path}."
+        )
 
     def _take(self, descriptor: int, safe: bool) -> dict[str, Any] | None:
         """Write this process into the file, or return its holder. On an OSError the file is deleted if it is free."""
@@ -120,12 +129,19 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 def is_held(path: Path) -> bool:
     """Return True if a lock file names a process that has not ended for certain. Takes no lock."""
+    return _holder(path) is not None
+
+
+def _holder(path: Path) -> dict[str, Any] | None:
+    """Return what a lock file says of a process that has not ended for certain; None if it names none."""
+    if not path.is_file():  # or a pipe, which would be waited for
+        return None
     try:
         with path.open("rb") as file:
             holder = _parse(file.read(_LARGEST))
     except FileNotFoundError:
-        return False
-    return holder is not None and alive(holder)
+        return None
+    return holder if holder is not None and alive(holder) else None
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:

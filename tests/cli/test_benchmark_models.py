@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
+import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from tests.suites.shipped import LEVELS, WALKS, suites, write_walks  # noqa: F40
 from tests.waiting import run_command, torchrun
 
 from foretrain.notes import Note
+from foretrain.suites.result_folders import ResultLock
 
 FORECASTERS = """
 import numpy as np
@@ -289,6 +294,40 @@ def test_a_wrong_word_is_one_line_with_exit_code_2(suites, mine, words, text, ca
     foretrain("benchmark", *words, "--data-root", suites, code=2)
     said = capsys.readouterr()
     assert text.replace("MINE", mine) in said.err and said.err.startswith("error: ") and said.err.count("\n") == 1
+
+
+def test_one_command_at_a_time_writes_results_of_a_model(suites, mine, capsys):  # noqa: F811
+    words = ("--suite", "pooled", "--task", "walks")
+    lock = ResultLock(Path("results"), f"{mine}:last")
+    with lock:
+        benchmark(suites, f"{mine}:infinite", f"{mine}:last", *words, code=2)
+        said = capsys.readouterr()
+        text = f"error: results/{mine}:last: process {os.getpid()} on {socket.gethostname()} is writing results of this"
+        assert said.err.startswith(text) and said.err.count("\n") == 1 and str(lock.path) in said.err
+        assert not said.out and importlib.import_module(mine).calls == []
+        benchmark(suites, "naive", *words)  # another model's, into the same folder
+        benchmark(suites, f"{mine}:last", *words, "--dry-run")
+        assert {path.name for path in Path("results").glob("*/*")} == {"pooled", ".benchmark.lock"}
+    benchmark(suites, f"{mine}:last", *words)
+    assert not lock.path.exists() and read(Path("results"), f"{mine}:last", "pooled", "walks.json")
+
+
+@pytest.mark.processes
+def test_a_folder_in_use_is_refused_before_torch_is_loaded_and_a_killed_writer_is_no_obstacle(tmp_path, mine):
+    (tmp_path / "walks.csv").write_text("timestamp,a\n2024-01-01,1\n")
+    words = ["benchmark", "naive", "--suite", "local", "--horizon", "1", "--data", "walks.csv", "--out", "results"]
+    without = "import sys; sys.modules['torch'] = None; from foretrain.cli import main; main()"
+    with ResultLock(tmp_path / "results", "naive"):
+        done = run_command([sys.executable, "-c", without, *words], cwd=tmp_path)
+    assert done.returncode == 2 and "is writing results of this model. Wait for it or stop it." in done.stdout
+    killed = "import os, sys; from pathlib import Path; from foretrain.suites.result_folders import ResultLock; "
+    killed += "ResultLock(Path('results'), 'naive').__enter__(); os.kill(os.getpid(), 9)"
+    assert run_command([sys.executable, "-c", killed], cwd=tmp_path).returncode == -9
+    lock = ResultLock(tmp_path / "results", "naive")
+    assert lock.path.exists()
+    lock.check_free()
+    with lock:
+        assert str(os.getpid()) in lock.path.read_text()
 
 
 @pytest.mark.processes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -27,6 +28,7 @@ from foretrain.cli.options import (
     spoken_beside,
 )
 from foretrain.cli.submit import report_beside, submit
+from foretrain.distributed.launchers import count_of_several
 from foretrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -232,9 +234,14 @@ def _score(
     tasks = () if "local" in suites else tuple(chosen_tasks(suites, patterns))
     if not root.is_dir() and not settings["data"]:
         raise DataError(f"{root}: no such folder. Name the folder of benchmark data with --data-root.")
-    from foretrain.cli.benchmark_models import Request, benchmark_models, check_names
-
     check_names(models)
+    if not dry_run and count_of_several(os.environ) is None:
+        from foretrain.suites.result_folders import result_locks
+
+        for lock in result_locks(settings["out"], models):  # before torch is loaded; it is taken later, by rank 0
+            lock.check_free()
+    from foretrain.cli.benchmark_models import Request, benchmark_models
+
     return benchmark_models(Request(models, tasks, root, dry_run=dry_run, **settings))
 
 
@@ -256,6 +263,19 @@ def chosen_tasks(suites: Sequence[str], patterns: Sequence[str]) -> list[Benchma
             raise ConfigError(f"--task {pattern}: no task of the suites is called so. {hint}")
     taken = [t for t in found.values() if not patterns or any(fnmatchcase(t.name, p) for p in patterns)]
     return taken
+
+
+def check_names(models: Sequence[str]) -> None:
+    """Raise ConfigError for a model that is given twice, and for two whose results would share a folder."""
+    from foretrain.suites.result_folders import folder_name
+
+    seen: dict[str, str] = {}
+    for name in models:
+        folder = folder_name(name)
+        if folder in seen:
+            other = "twice" if seen[folder] == name else f"beside {seen[folder]}, whose results have the same folder"
+            raise ConfigError(f"{name}: is given {other}. Leave one of them out.")
+        seen[folder] = name
 
 
 def list_suites(tasks: Sequence[BenchmarkTask], root: Path) -> None:

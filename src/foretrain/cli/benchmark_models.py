@@ -10,14 +10,18 @@ from typing import Any
 
 import typer
 
+from foretrain.distributed.held import held
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
 from foretrain.notes import Note
 from foretrain.suites.contamination import flag_lines
 from foretrain.suites.definition import BenchmarkTask
-from foretrain.suites.results import TaskResult, folder_name
+from foretrain.suites.result_folders import result_locks
+from foretrain.suites.results import TaskResult
 from foretrain.suites.run import BenchmarkRun, Entrant, Outcome, Trial
 from foretrain.suites.tables import label_of, number, remark_of
+
+AGAIN = "by the same command; finished tasks are kept"  # what to do where a rank is gone
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ def benchmark_models(request: Request) -> int:
 
     Raises DataError if no task has its data, ConfigError and ModelError for models that cannot be had.
     """
-    with World.start(request.device, request.threads) as world, world.phase("evaluation"):
+    locks = [] if request.dry_run else result_locks(request.out, request.models)
+    started = World.start(request.device, request.threads, again=AGAIN)
+    with started as world, world.phase("evaluation"), held(world, *locks):
         entrants = [entrant_of(name, request, world) for name in request.models]
         _require_use_of_options(request, entrants)
         tasks, load = request.tasks, None
@@ -329,17 +335,6 @@ def content_hash(folder: Path, facts: Mapping[str, Any]) -> str:
     for path in sorted(folder.glob("adapter*")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def check_names(models: Sequence[str]) -> None:
-    """Raise ConfigError for a model that is given twice, and for two whose results would share a folder."""
-    seen: dict[str, str] = {}
-    for name in models:
-        folder = folder_name(name)
-        if folder in seen:
-            other = "twice" if seen[folder] == name else f"beside {seen[folder]}, whose results have the same folder"
-            raise ConfigError(f"{name}: is given {other}. Leave one of them out.")
-        seen[folder] = name
 
 
 def _printed(text: str) -> None:

@@ -93,8 +93,8 @@ def compare(
         if results is not None:
             code = compare_results(results, models or [], to)
         else:
-            from foretrain.cli.benchmark import chosen_tasks
-            from foretrain.cli.benchmark_models import Request, check_names
+            from foretrain.cli.benchmark import check_names, chosen_tasks
+            from foretrain.cli.benchmark_models import Request
 
             check_names(models or [])
             tasks = tuple(chosen_tasks(suite, task or [])) if suite else ()

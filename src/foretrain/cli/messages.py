@@ -98,7 +98,8 @@ def memory_error_text(error: BaseException) -> str | None:
         return None
     return (
         f"out of memory ({said}). Less at a time takes less: a smaller training.micro_batch_size (train --resume; the "
-        "result stays the same but for rounding) or --batch-size (forecast, evaluate); or end other programs."
+        "result stays the same but for rounding) or --batch-size (forecast, evaluate, benchmark, compare); or end "
+        "other programs."
     )
 
 

@@ -62,6 +62,9 @@ class Deadlines(Section):
         return 60 * (_USUAL[phase] if given is None else given)
 
 
+RESUME = "with --resume; checkpoints so far are intact"  # how to start a training again
+
+
 class Board(Protocol):
     """What ranks say to each other beside collectives. Its methods raise OSError if it cannot be reached."""
 
@@ -110,9 +113,16 @@ class Watchdog:
     """Where the loop of this process is, and the thread that watches it while it runs (`running`)."""
 
     def __init__(
-        self, rank: int = 0, size: int = 1, deadlines: Deadlines | None = None, board: Board | None = None
+        self,
+        rank: int = 0,
+        size: int = 1,
+        deadlines: Deadlines | None = None,
+        board: Board | None = None,
+        again: str = RESUME,
     ) -> None:
         self.rank, self.size, self.deadlines, self.board = rank, size, deadlines or Deadlines(), board
+        self.again = again  # how to start again: the end of a sentence
+        self._from_config = deadlines is not None
         self.folder: Path | None = None  # the run's, for the stacks
         self.phase: Phase = "evaluation"
         self.step: int | None = None  # that is being computed
@@ -252,7 +262,7 @@ class Watchdog:
         where = self._write_stacks()
         text = f"the run does not get on: {_standing(at, self.step).where} for {_span(waited)}{self._rule()}"
         if getattr(self.deadlines, self.phase) is not None:
-            self._end(f"{text}.{where}{_AGAIN}")
+            self._end(f"{text}.{where} Start again {self.again}.")
         _say(f"warning: {text}.{where} A single process is ended only where a config gives deadlines.{self.phase}.")
 
     def _with_others(self, board: Board, late: bool, numbers: list[int]) -> None:
@@ -290,7 +300,7 @@ class Watchdog:
         stacks = self._write_stacks()
         found = _gathered(board, "standing", range(self.size))
         standings = {rank: Standing(*json.loads(text)) for rank, text in found.items()}
-        line = f"{who_hangs(standings, self.size)}{self._rule(phase)}.{stacks}{_AGAIN}"
+        line = f"{who_hangs(standings, self.size)}{self._rule(phase)}.{stacks} Start again {self.again}."
         with suppress(OSError):  # rank 0 may serve the board, and one that leaves would be missed by the others
             board.put(f"judged/{self.rank}", "")
             _gathered(board, "judged", standings)
@@ -301,7 +311,8 @@ class Watchdog:
 
     def _rule(self, phase: Phase | None = None) -> str:
         phase = phase or self.phase
-        return f" (deadlines.{phase}: {self.deadlines.seconds(phase) / 60:.3g} minutes)"
+        named = f"deadlines.{phase}:" if self._from_config else "the deadline is"
+        return f" ({named} {self.deadlines.seconds(phase) / 60:.3g} minutes)"
 
     def _write_stacks(self) -> str:
         """Write the stacks of all threads; return the sentence that says where they are."""
@@ -339,9 +350,6 @@ class Watchdog:
         if line:
             _say(f"error: {line}")
         os._exit(code)
-
-
-_AGAIN = " Start again with --resume; checkpoints so far are intact."
 
 
 def who_hangs(standings: dict[int, Standing], size: int) -> str:

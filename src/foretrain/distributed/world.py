@@ -23,7 +23,7 @@ from torch.distributed import distributed_c10d
 
 from foretrain.distributed.launchers import Launch, find_launch, gpu_index, refuse_changing_size
 from foretrain.distributed.store import GRACE, leave_early, meet, no_group, open_board, say, words
-from foretrain.distributed.watch import STOPPING, Board, Deadlines, Leaver, Phase, Watchdog
+from foretrain.distributed.watch import RESUME, STOPPING, Board, Deadlines, Leaver, Phase, Watchdog
 from foretrain.errors import ConfigError, Interrupted, TrainingError
 from foretrain.processes import parent_command
 
@@ -48,12 +48,20 @@ class World:
     watch: Watchdog = field(default_factory=Watchdog, compare=False, repr=False)  # where the loop of this process is
 
     @classmethod
-    def start(cls, device: str = "auto", threads: int | None = None, deadlines: Deadlines | None = None) -> World:
+    def start(
+        cls,
+        device: str = "auto",
+        threads: int | None = None,
+        deadlines: Deadlines | None = None,
+        *,
+        again: str = RESUME,
+    ) -> World:
         """Join the process group that torchrun, mpirun, mpiexec or srun describes; size 1 without any of them.
 
-        device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads. Used in a
-        with statement, it turns the error of a collective whose other ranks are gone into a TrainingError, or into
-        Interrupted if one of them left for a signal. Several processes are watched from here on.
+        device: auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps. threads: torch's intra-op threads. again: how
+        to start again, which errors about lost ranks end with. Used in a with statement, it turns the error of a
+        collective whose other ranks are gone into a TrainingError, or into Interrupted if one of them left for a
+        signal. Several processes are watched from here on.
         Raises TrainingError if the others do not come within deadlines.start, ConfigError for a device that this
         machine lacks, and for what find_launch refuses.
         """
@@ -62,7 +70,7 @@ class World:
             refuse_changing_size(os.environ, parent_command())
         if threads is not None:
             torch.set_num_threads(threads)
-        watch = Watchdog(launch.rank, launch.size, deadlines)
+        watch = Watchdog(launch.rank, launch.size, deadlines, again=again)
         world = cls(
             launch.rank,
             launch.size,
@@ -172,9 +180,7 @@ class World:
             what = "does not answer: it hangs, or its machine or network is gone"
         else:
             what = "is gone: it was killed, as by a lack of memory, or failed, as its own output then says"
-        return TrainingError(
-            f"{named} of {self.size} {what}. Start all again with --resume; checkpoints so far are intact."
-        )
+        return TrainingError(f"{named} of {self.size} {what}. Start all again {self.watch.again}.")
 
     def _wait_for_readers(self, gone: Sequence[int] = ()) -> None:
         """Let rank 0, which may serve the store, stay until the others have read in it, or have left."""

@@ -15,10 +15,10 @@ from foretrain.errors import DataError
 from foretrain.reading import read_object
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.raw_files import BenchmarkSeries
+from foretrain.suites.result_folders import folder_name
 from foretrain.suites.rows import CovariateSource
 
 SCHEMA = 1
-_LONGEST = 200  # characters of a file's name
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,6 @@ class TaskResult:
     )  # code and text: what training saw of the task, or may have
     notes: list[str] = field(default_factory=list)
     schema: int = SCHEMA
-
-
-def folder_name(model: str) -> str:
-    """Return a model's name as the name of a folder: "/" becomes "--"; what is too long ends with a hash."""
-    name = model.strip("/").replace("/", "--").replace("\\", "--").replace("\0", "")
-    name = name if name.strip(".") else f"model{name}"
-    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}-{_sha256(name.encode())[:12]}"
 
 
 def result_file(out: Path, model: str, task: BenchmarkTask) -> Path:
