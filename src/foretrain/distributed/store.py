@@ -126,12 +126,15 @@ def _choose_interfaces(launch: Launch, store: Store) -> None:
 def _client(end: float, serves: bool = False) -> Store:
     """Return a client of the store at the address of the run, which this process serves or not, until a time.
 
-    It tries for some seconds at a time: Python handles no signal meanwhile.
+    It tries for some seconds at a time: Python handles no signal meanwhile. A client waits first until something
+    listens there, as torch pauses for seconds after an attempt that found nothing.
     """
     host, port = _place
     if not 0 < port < 2**16:
         raise ValueError(f"{port} is no port")
     while True:
+        if not serves:
+            _wait_for_listener(end)
         left = end - time.monotonic()
         try:
             return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
@@ -146,6 +149,23 @@ def _client(end: float, serves: bool = False) -> Store:
             if serves or left < _TRY:
                 raise
             time.sleep(0.1)
+
+
+def _wait_for_listener(end: float) -> None:
+    """Wait until something accepts connections at the address of the run. Raises the OSError of the last try at a time.
+
+    It is a matter of milliseconds once it does: the first tries follow each other quickly.
+    """
+    pause = 0.01
+    while True:
+        try:
+            socket.create_connection(_place, timeout=max(min(_TRY, end - time.monotonic()), 0.1)).close()
+            return
+        except OSError:
+            if time.monotonic() + pause > end:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 0.25)
 
 
 def _missing(store: Store, rank: int, size: int, end: float) -> list[int]:
