@@ -149,6 +149,27 @@ def test_dollars_are_in_the_item_table_and_in_no_pooled_one(few, saved):
     assert not {"price_mae", "mae", "rmse"} & set(pd.read_csv(folder / "metrics.csv").columns)
 
 
+def test_squares_and_returns_are_in_the_files_and_the_page(few, saved):
+    folder, _ = saved
+    tree = json.loads((folder / "evaluation.json").read_text())
+    table = pd.read_csv(folder / "metrics.csv", index_col="forecaster")
+    names = ["pct_mse", "pct_rmse", "pct_mape", "pct_r2"]  # of five items with prices of their own
+    assert list(table.columns[-len(names) :]) == names
+    for who in ("model", "naive", "drift", "seasonal_naive", "historical_mean"):
+        assert list(table.loc[who, names]) == pytest.approx([tree["squares"][who][name] for name in names], rel=1e-12)
+        assert table.loc[who, "pct_rmse"] ** 2 == pytest.approx(table.loc[who, "pct_mse"], rel=1e-12)
+    assert table.loc["naive", "pct_mape"] == pytest.approx(100.0) and table.loc["naive", "pct_r2"] <= 0
+    assert few.aggregate["pct_r2"] == few.squares["model"]["pct_r2"]
+    assert "while that of price levels" in "".join(_parse((folder / "report.html").read_text()).text)
+
+
+def test_one_unit_has_a_mean_squared_error(hourly, persistence, tmp_path):
+    found = evaluate(persistence(25.0), hourly(1, 90), prediction_length=4, num_windows=2)
+    assert found.squares["model"]["mse"] == pytest.approx(found.pooled["model"]["rmse"] ** 2, rel=1e-12)
+    found.save(tmp_path)
+    assert "mse" in pd.read_csv(tmp_path / "metrics.csv").columns
+
+
 def test_undefined_figures_become_null_in_json(hourly, persistence, tmp_path):
     found = evaluate(persistence(float("nan")), hourly(2, 90), prediction_length=4, num_windows=2)
     write_report(found, tmp_path)

@@ -38,7 +38,8 @@ METRICS: dict[str, Metric] = {
     "rmse": Metric("RMSE", "the item's unit", "lower"),
     "skill_vs_naive": Metric("skill against naive", "ratio", "higher"),
 }
-SQUARED = {  # of price_squares: of validation, beside the absolute errors that evaluations report
+SQUARED = {  # of squares and price_squares: beside the absolute errors that tables show
+    "mse": Metric("MSE", "square of the item's unit", "lower"),
     "pct_mse": Metric("MSE", "squared percent of the last close", "lower"),
     "pct_rmse": Metric("RMSE", "percent of the last close", "lower"),
     "pct_mape": Metric("MAPE of returns", "percent of the actual return from the last close", "lower"),
@@ -194,6 +195,15 @@ def price_squares(scored: Scored) -> dict[str, float]:
     if not _meaningful("price_mae", scored):
         del found["price_mse"], found["price_rmse"]
     return {name: float(value) for name, value in found.items()}
+
+
+def squares(scored: Scored) -> dict[str, float]:
+    """Return price_squares and mse, the mean of (y - f)^2; mse only if all items share one unit."""
+    if not scored.one_unit:
+        return price_squares(scored)
+    s = sums(scored)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {"mse": float(s.squared.sum() / s.count.sum()), **price_squares(scored)}
 
 
 def names_no_direction(scored: Scored) -> bool:

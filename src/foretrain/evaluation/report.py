@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from foretrain.evaluation import plots
 from foretrain.evaluation.horizons import part_label
-from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS
+from foretrain.evaluation.metrics import HIGHER_IS_BETTER, METRICS, SQUARED
 from foretrain.evaluation.overlap import used_by
 from foretrain.evaluation.page import esc, facts_table, page, remark, rows_table, section
 from foretrain.evaluation.plots import plot_forecast
@@ -221,6 +221,7 @@ def render(result: EvaluationResult, pictures: dict[str, bytes | None] | None = 
         *(f'<p class="warning">{esc(text)}</p>' for text in result.remarks),
         "<h2>Model and baselines</h2>",
         _pooled_table(result),
+        _square_table(result),
         _horizon_table(result),
         _comparison(result),
         "<h2>Is the difference more than chance?</h2>",
@@ -328,6 +329,22 @@ def _pooled_table(result: EvaluationResult) -> str:
         "pooled only if all items share a unit."
     )
     return rows_table([""] + [_heading(name) for name in names], rows) + remark(note)
+
+
+def _square_table(result: EvaluationResult) -> str:
+    """Return the table of squared errors and of returns, "" without prices."""
+    if "pct_mse" not in result.squares["model"]:
+        return ""
+    names = list(result.squares["model"])
+    rows = []
+    for who, values in result.squares.items():
+        cells = "".join(f"<td>{_number(values[name], '.4g')}</td>" for name in names)
+        rows.append(f"<tr><th>{esc(result.label(who))}</th>{cells}</tr>")
+    head = [f"{esc(SQUARED[name].label)}<small>{esc(SQUARED[name].unit)}</small>" for name in names]
+    return rows_table(["", *head], rows) + remark(
+        "Returns are those from the last close: MAPE divides by them and not by prices, so thousands are common, and "
+        "naive has 100; naive's R2 is never above 0, while that of price levels would be near 1 and say nothing."
+    )
 
 
 def _best(name: str, result: EvaluationResult) -> str | None:

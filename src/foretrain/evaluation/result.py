@@ -65,6 +65,7 @@ class EvaluationResult:
     notes: dict[str, int]  # counts from the family's notes about its forecasts
     # if the horizon is longer than that of training: the metrics of the steps within it, and of those beyond
     horizon_parts: list[dict[str, Any]] = field(default_factory=list)
+    squares: dict[str, dict[str, float]] = field(default_factory=dict)  # forecaster -> metrics.squares
     labels: dict[str, str] = field(default_factory=dict)  # names of forecasters for display that are not their keys
     no_direction: tuple[str, ...] = ()  # forecasters that repeat the last value: their direction accuracy means nothing
     season_baselines: tuple[str, ...] = ()  # those that repeat a season found in the data; the verdict counts them
@@ -187,7 +188,7 @@ class EvaluationResult:
         folder.mkdir(parents=True, exist_ok=True)
         files = {
             "evaluation.json": json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-            "metrics.csv": _csv(["forecaster", *self._names()], self._pooled_rows(), csv_safe),
+            "metrics.csv": _csv(["forecaster", *self._names(), *self._square_names()], self._pooled_rows(), csv_safe),
             "per_item.csv": _csv(["item", "windows", "forecaster", *self._item_names()], self._item_rows(), csv_safe),
             "per_horizon.csv": _csv(["step", "forecaster", *self._step_names()], self._step_rows(), csv_safe),
         }
@@ -198,6 +199,9 @@ class EvaluationResult:
     def _names(self) -> list[str]:
         return [name for name in metrics.METRICS if name in self.pooled["model"]]
 
+    def _square_names(self) -> list[str]:
+        return list(self.squares.get("model", ()))
+
     def _item_names(self) -> list[str]:
         return [name for name in metrics.METRICS if name in self.per_item["model"]]
 
@@ -205,7 +209,14 @@ class EvaluationResult:
         return [name for name in metrics.METRICS if name in self.per_horizon["model"]]
 
     def _pooled_rows(self) -> list[list[Any]]:
-        return [[who, *(values[name] for name in self._names())] for who, values in self.pooled.items()]
+        return [
+            [
+                who,
+                *(values[name] for name in self._names()),
+                *(self.squares[who][name] for name in self._square_names()),
+            ]
+            for who, values in self.pooled.items()
+        ]
 
     def _item_rows(self) -> list[list[Any]]:
         names = self._item_names()
@@ -256,6 +267,7 @@ def summarise(
         replace(compare(model, scored, labels.get(who, who), draws), against=who) for who, scored in others.items()
     ]
     symbols = per_symbol(backtest, model)
+    squares = {who: metrics.squares(scored) for who, scored in forecasters.items()}
     return EvaluationResult(
         name=name,
         settings=settings,
@@ -276,6 +288,7 @@ def summarise(
         left_out=[*backtest.left_out, *_without_scale(model)],
         data=_describe_data(backtest),
         warnings=[*warnings, *_remarks(backtest, settings), *about_draws(backtest, clusters, draws, comparisons)],
+        squares=squares,
         labels={who: label for who, label in labels.items() if who in pooled},
         no_direction=tuple(who for who, scored in forecasters.items() if metrics.names_no_direction(scored)),
         season_baselines=seasons.decisive,
@@ -284,7 +297,7 @@ def summarise(
         prices=model.all_prices,
         aggregate=aggregate(
             symbols,
-            {who: pooled[who] | metrics.price_squares(forecasters[who]) for who in ("model", "naive")},
+            {who: pooled[who] | squares[who] for who in ("model", "naive")},
             next(c for c in comparisons if c.against == "naive"),
             one_unit=model.one_unit,
         ),

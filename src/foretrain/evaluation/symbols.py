@@ -110,7 +110,7 @@ def aggregate(
 ) -> dict[str, Any]:
     """Return the means over symbols, and the pooled metrics in percent, against naive and with a significance test.
 
-    entries are those of per_symbol, pooled has metrics.price_squares too. Symbols whose truth is always 0 have no
+    entries are those of per_symbol, pooled has metrics.squares too. Symbols whose truth is always 0 have no
     mae_percent and are skipped in its mean.
     """
     found: dict[str, Any] = {"symbols_evaluated": len({(entry.get("corpus"), entry["symbol"]) for entry in entries})}
