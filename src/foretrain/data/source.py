@@ -174,6 +174,11 @@ class TrainingSource:
             ),
         ]
 
+    @property
+    def series_counts(self) -> dict[str, int]:
+        """How many series are trained on, and how many are too short for it."""
+        return {"series": self.num_series, "short_series": sum(counts["too_short"] for counts in self._counts)}
+
     def left_out(self) -> list[str]:
         """Return a line for each corpus of which series are not trained on: how many, and why."""
         needed, lines = max(rows_needed(self.config), self.config.min_rows or 0), list[str]()

@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -23,6 +22,7 @@ from rich.progress import Progress as Bar
 from foretrain.distributed.world import World
 from foretrain.printing import BESIDE_PRINTABLE, printable
 from foretrain.training.journal import Journal
+from foretrain.training.line_stats import LineStats
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.step import LocalStepStats, StepResult
 from foretrain.training.train_state import RunTotals, TrainState
@@ -44,26 +44,6 @@ PEAKS = {
     "V100": (125.0, 15.7, 15.7),
     "T4": (65.0, 8.1, 8.1),
 }
-
-
-@dataclass
-class _Totals:
-    """Totals since the last step line."""
-
-    start: float = field(default_factory=time.perf_counter)
-    steps: int = 0
-    windows: int = 0
-    data_wait: float = 0.0  # seconds
-    flops: float = 0.0
-    clipped: int = 0  # steps whose gradient exceeded clip_norm
-    step_seconds: list[float] = field(default_factory=list)  # of each step, without pauses
-    ended: float = 0.0  # seconds from the start to the end of the newest step
-
-    def count_step(self) -> None:
-        """Count a step that ends now."""
-        ended = time.perf_counter() - self.start
-        self.step_seconds.append(ended - self.ended)
-        self.steps, self.ended = self.steps + 1, ended
 
 
 class RunConsole(Console):
@@ -107,7 +87,8 @@ class Monitor:
         self._run = self._earlier
         self.config, self.plan, self.world, self.flops = config, plan, world, flops
         self.output_dir, self.console = output_dir, console or RunConsole(highlight=False)
-        self.totals = _Totals()
+        self.line = LineStats()  # the steps since the last line
+        self._ended = time.perf_counter()  # when the newest step ended; later by pauses
         self._peak: float | None = None
         self._bar: Bar | None = None
         self._tensorboard: Any = None
@@ -117,16 +98,38 @@ class Monitor:
         self.journal = Journal(output_dir / "metrics.jsonl")
         self._log = (output_dir / "training.log").open("a", encoding="utf-8")
 
-    def start(self, step: int, validation_due: bool = False, evaluations_due: Sequence[str] = ()) -> None:
+    def start(
+        self,
+        step: int,
+        validation_due: bool = False,
+        evaluations_due: Sequence[str] = (),
+        line: LineStats | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         """Start after a step: delete lines of later steps, which an interrupted run wrote, from metrics.jsonl.
 
         With validation_due this step's validation is deleted as well, because it is about to be repeated, and so are
-        its evaluations by the evaluators that are due.
+        its evaluations by the evaluators that are due. line: the steps since its last line, as a checkpoint holds them.
+        facts: what the line on this start says of the data.
         """
         if not self.world.is_main:
             return
         self.journal.truncate(step, validation_due, evaluations_due)
-        self.totals = _Totals()
+        self.line, self._ended = line or LineStats(), time.perf_counter()
+        self.journal.write(
+            {
+                "step": step,
+                "kind": "start",
+                "total_steps": self.plan.steps,
+                "batch_size": self.plan.batch_size,
+                "unit": self.plan.unit,
+                "processes": self.world.size,
+                "log_every": self.config.log_every,
+                "clip_norm": self.config.clip_norm,
+                **(facts or {}),
+                "time": time.time(),
+            }
+        )
         if self.config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # its import is slow
 
@@ -154,13 +157,21 @@ class Monitor:
         self._run = replace(self._run, steps=self._run.steps + 1, windows=self._run.windows + result.windows)
         if not self.world.is_main:
             return
-        totals, step = self.totals, train_state.step
-        totals.count_step()
-        totals.windows += result.windows
-        totals.clipped += self.config.clip_norm is not None and result.grad_norm > self.config.clip_norm
-        totals.data_wait += stats.data_wait
+        step, now = train_state.step, time.perf_counter()
         flops = sum(windows * self.flops(*size) for windows, *size in stats.sizes)
-        totals.flops += flops * result.windows / max(stats.windows, 1)  # other ranks are assumed to need the same
+        self.line.add(
+            result.loss,
+            result.grad_norm,
+            now - self._ended,
+            applied=result.applied,
+            clipped=self.config.clip_norm is not None and result.grad_norm > self.config.clip_norm,
+            windows=result.windows,
+            flops=flops * result.windows / max(stats.windows, 1),  # other ranks are assumed to need the same
+            data_wait=stats.data_wait,
+            work=result.rank_work,
+            waits=result.rank_waits,
+        )
+        self._ended = now
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step)
         due = step % self.config.log_every == 0 or step == self.plan.steps
@@ -170,8 +181,7 @@ class Monitor:
         self.journal.write(record)
         self._write_tensorboard("train", step, record)
         self.log(self._line(record, train_state))
-        if step % self.config.log_every == 0:
-            self.totals = _Totals()
+        self.line = LineStats()
 
     def epoch(self, step: int, loss: float | None, steps: int) -> None:
         """Log the end of an epoch, with the mean loss of its steps."""
@@ -212,7 +222,7 @@ class Monitor:
     def resume(self, paused_at: float) -> None:
         """See pause."""
         paused = time.perf_counter() - paused_at
-        self.totals.start += paused
+        self._ended += paused
         self._run = replace(self._run, paused=self._run.paused + paused)
 
     def run_totals(self) -> RunTotals:
@@ -237,9 +247,9 @@ class Monitor:
                 close()
 
     def _record(self, result: StepResult, train_state: TrainState) -> dict[str, Any]:
-        """Return the line of metrics.jsonl for a step; rates are means since the last line."""
-        seconds = max(time.perf_counter() - self.totals.start, 1e-9)
+        """Return the line of metrics.jsonl for a step, and of all since the last line (LineStats.record)."""
         used, total = memory_gb(self.world.device)
+        stats = self.line.record()
         record: dict[str, Any] = {
             "step": train_state.step,
             "kind": "train",
@@ -248,15 +258,11 @@ class Monitor:
             "lr": result.lr,
             "grad_norm": result.grad_norm,
             "loss_ema": train_state.loss_ema,
-            "clipped_share": self.totals.clipped / self.totals.steps,  # of the steps since the last line
-            "steps_per_s": self.totals.steps / seconds,
-            "windows_per_s": self.totals.windows / seconds,
-            **step_times(self.totals.step_seconds),
-            "flops_per_s": self.totals.flops / seconds,  # of all processes
-            "data_share": self.totals.data_wait / seconds,
-            "mfu": self.totals.flops / seconds / self.peak() / self.world.size if self.peak() else None,
+            **stats,
+            "mfu": stats["flops_per_s"] / self.peak() / self.world.size if self.peak() else None,
             "memory_gb": used,
             "memory_total_gb": total,
+            "bad_batches": train_state.bad_batches,
             "time": time.time(),
         }
         if not result.applied:
@@ -299,7 +305,7 @@ class Monitor:
         if self._tensorboard is None:
             return
         for name, value in values.items():
-            if isinstance(value, (int, float)) and name not in ("step", "time", "memory_total_gb"):
+            if isinstance(value, (int, float)) and name not in ("step", "steps", "time", "memory_total_gb"):
                 self._tensorboard.add_scalar(f"{group}/{name}" if group else name, value, step)
         self._tensorboard.flush()
 
@@ -325,12 +331,6 @@ def append_log(output_dir: Path, text: str) -> None:
     RunConsole(highlight=False).print(text, markup=False, highlight=False, soft_wrap=True)
     with suppress(OSError), (output_dir / "training.log").open("a", encoding="utf-8") as log:
         log.write(_with_time(text))
-
-
-def step_times(seconds: list[float]) -> dict[str, float]:
-    """Return the median and the 95th percentile of the seconds of steps: whole steps, their waits for data included."""
-    median, slow = np.percentile(seconds, (50, 95))
-    return {"step_s_median": float(median), "step_s_p95": float(slow)}
 
 
 def _with_time(text: str) -> str:

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from foretrain.reading import Unreadable
+from foretrain.training.line_stats import LineStats
 from foretrain.training.train_state import RunTotals, TrainState
 
 OTHER_CHECKPOINT = "Resume from another checkpoint, or restore this one from a backup."
+_NEVER_BELOW_0 = ("scale", "seconds", "paused", "flops", "data_wait")
 _MOST = 2**53  # of counters: the seeds of draws are computed from them
 _Count = Annotated[int, Field(ge=0, lt=_MOST)]
 _Positive = Annotated[int, Field(ge=1, lt=_MOST)]
@@ -35,6 +37,7 @@ class _Numbers(_StrictRecord):
 class _State(_StrictRecord):
     progress: dict[str, Any]
     totals: dict[str, Any] = {}
+    line: dict[str, Any] = {}
     config: dict[str, Any]
     seed: int
     batch_size: _Positive
@@ -69,13 +72,13 @@ class _Manifest(_StrictRecord):
 def check_state(state: Mapping[str, Any]) -> None:
     """Raise Unreadable unless the content of a state.json has the keys, types and ranges that a resume reads."""
     _check(TypeAdapter(_State), state)
-    for name, kind in (("progress", TrainState), ("totals", RunTotals)):
+    for name, kind in (("progress", TrainState), ("totals", RunTotals), ("line", LineStats)):
         found = state.get(name, {})
         _check(TypeAdapter(kind), found, name)
         if unknown := found.keys() - {field.name for field in fields(kind)}:
             raise Unreadable(f"{name}.{min(unknown)}: not a counter of this version")
         for key, value in {**found, **found.get("plateau", {})}.items():
-            lowest = 0 if isinstance(value, int) or key in ("scale", "seconds", "paused") else -math.inf
+            lowest = 0 if isinstance(value, int) or key in _NEVER_BELOW_0 else -math.inf
             if isinstance(value, int | float) and not lowest <= value < _MOST:
                 raise Unreadable(f"{name}.{key}: {value} is out of range")
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,9 @@ class StepResult:
     overflow: bool = False  # float16 only: the loss scale was too large and the update is skipped
     nonfinite: str = ""  # "loss" or "gradient" if a value is not finite
     stops: tuple[int, ...] = ()  # number of ranks that ask to stop, per reason
+    # seconds of the step before on each rank, () on a single one: its own computing (OwnTime), its waits for data
+    rank_work: tuple[float, ...] = ()
+    rank_waits: tuple[float, ...] = ()
     # (micro-batch, loss sum, weight) if nonfinite
     micro_batches: list[tuple[MicroBatch, float, float]] = field(default_factory=list)
 
@@ -56,6 +60,43 @@ class LocalStepStats:
     def windows(self) -> int:
         """Number of windows in this rank's micro-batches."""
         return sum(size[0] for size in self.sizes)
+
+
+class OwnTime:
+    """Seconds that a rank computes before it waits for others: forward, and backward without an exchange.
+
+    The last backward of a step exchanges gradients, so it takes as long as on the slowest rank and is left out. On a
+    GPU, events measure the kernels; they are read at the step's host sync, so that watching adds none.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._begun: Any = None
+        self._seconds = 0.0
+
+    def begin(self) -> None:
+        """Start a span."""
+        self._begun = self._event() if self._cuda else time.perf_counter()
+
+    def end(self) -> None:
+        """End the span."""
+        if self._cuda:
+            self._spans.append((self._begun, self._event()))
+        else:
+            self._seconds += time.perf_counter() - self._begun
+
+    def take(self) -> float:
+        """Return the seconds of all spans, and start anew. On a GPU, call it after a host sync."""
+        found = self._seconds + sum(first.elapsed_time(last) for first, last in self._spans) / 1e3
+        self._seconds, self._spans = 0.0, []
+        return found
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 class Updater:
@@ -79,6 +120,8 @@ class Updater:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # In float64 a step's sum of losses is exact enough not to depend on its partition; mps has no float64.
         self.sum_dtype = torch.float32 if world.device.type == "mps" else torch.float64
+        self.own_time = OwnTime(world.device)
+        self._before = (0.0, 0.0)  # seconds of the step before: own computing, waits for data
 
     def step(
         self,
@@ -94,7 +137,9 @@ class Updater:
         """
         stats = self._accumulate(batches)
         sums = torch.stack(stats.losses).sum(0)
-        counts = torch.tensor((stats.windows, *stops()), dtype=self.sum_dtype, device=sums.device)
+        asked = stops()
+        numbers = (stats.windows, *asked, *self._times_of_ranks())
+        counts = torch.tensor(numbers, dtype=self.sum_dtype, device=sums.device)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.parallel.sharded is None:
             reduced = self.world.all_reduce_sum(torch.cat([sums, counts]))
@@ -104,11 +149,13 @@ class Updater:
             *reduced, raw_norm = self.world.all_reduce_sum(torch.cat([sums, counts, squares.reshape(1)]))
             reduced, raw_norm = torch.stack(reduced), raw_norm.sqrt()
         # the step's only host sync
-        total, weight, windows, *stop_counts, norm = torch.cat([reduced, raw_norm.reshape(1)]).tolist()
+        total, weight, windows, *others, norm = torch.cat([reduced, raw_norm.reshape(1)]).tolist()
+        self._before = (0.0 if self.parallel.sharded else self.own_time.take(), stats.data_wait)
         # DDP and FSDP average gradients over ranks; the loss is a sum divided by the weight
         factor = self.world.size / weight / self.scaler.scale if weight else 0.0
         result = StepResult(total / weight if weight else math.nan, weight, norm * factor, lr, round(windows))
-        result.stops = tuple(round(count) for count in stop_counts)
+        result.stops, times = tuple(round(count) for count in others[: len(asked)]), others[len(asked) :]
+        result.rank_work, result.rank_waits = tuple(times[::2]), tuple(times[1::2])
         result.nonfinite, result.overflow = self._check_finite(total + weight, norm)
         result.applied = weight > 0 and not result.nonfinite and not result.overflow
         if result.applied or result.overflow:
@@ -140,6 +187,14 @@ class Updater:
             for buffer, value in saved:
                 buffer.copy_(value)
 
+    def _times_of_ranks(self) -> list[float]:
+        """Return own computing and waits of the step before in this rank's place, 0 in those of others; [] alone."""
+        if self.world.size == 1:
+            return []
+        times = [0.0] * (2 * self.world.size)
+        times[2 * self.world.rank : 2 * self.world.rank + 2] = self._before
+        return times
+
     def _accumulate(self, batches: Iterator[PreparedBatch]) -> LocalStepStats:
         """Run forward and backward of this rank's micro-batches of one step."""
         stats = LocalStepStats()
@@ -150,16 +205,21 @@ class Updater:
             stats.data_wait += time.perf_counter() - start
             micro_batch = prepared.micro_batch
             self.world.watch.tick("computing")
+            self.own_time.begin()
             batch = prepared.to(self.world.device)
             seed_draws(draw_seed(self.seed, micro_batch.step, micro_batch.k), self.world.device)
             with gradient_sync(self.network, micro_batch.last):
                 with autocast(self.world.device, self.config.dtype):
                     loss = self.network(batch)
+                if micro_batch.last:  # its backward exchanges gradients
+                    self.own_time.end()
                 if self.scaler.needs_start:
                     self.scaler.start(float(self.world.all_reduce_sum(loss.weight.detach().float().clone())))
                 # an idle micro-batch takes part in the all-reduce of gradients and adds nothing to them
                 scale = 0.0 if micro_batch.idle else self.scaler.scale
                 (loss.total if scale == 1.0 else loss.total * scale).backward()
+            if not micro_batch.last:
+                self.own_time.end()
             value = torch.stack([loss.total.detach().to(self.sum_dtype), loss.weight.detach().to(self.sum_dtype)])
             stats.micro_batches.append(micro_batch)
             stats.losses.append(torch.zeros_like(value) if micro_batch.idle else value)

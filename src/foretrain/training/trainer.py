@@ -27,6 +27,7 @@ from foretrain.training.ending import describe_end, describe_release, describe_t
 from foretrain.training.evaluators import Evaluator, Evaluators
 from foretrain.training.interrupt import NO_STOPS, Interrupted, SignalHandler, StopRequests
 from foretrain.training.launch import record_start, save_config
+from foretrain.training.line_stats import LineStats
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
 from foretrain.training.lock import locked
 from foretrain.training.memory import naming_what_to_lower, ways_of_training
@@ -268,7 +269,7 @@ class Trainer:
         stack.push(self._abandon_save)
         for note in notes:
             self.monitor.log(note)
-        self._start_records()
+        self._start_records(saved)
         self.scoring = Scoring(
             self.model,
             self.config,
@@ -300,10 +301,11 @@ class Trainer:
         if self.config.on_nonfinite == "rollback" and not resumed:
             self._save(WeightScores())  # a rollback needs a checkpoint from the beginning
 
-    def _start_records(self) -> None:
-        """Delete from the run's records what is of later steps, or about to be repeated."""
-        state = self.train_state
-        self.monitor.start(state.step, state.validation_due, state.evaluations_due)
+    def _start_records(self, saved: Mapping[str, Any] | None) -> None:
+        """Delete from the run's records what is later than a checkpoint's state, or about to be repeated."""
+        state, line = self.train_state, LineStats(**(saved or {}).get("line", {}))
+        counts = getattr(self.source, "series_counts", {})
+        self.monitor.start(state.step, state.validation_due, state.evaluations_due, line, counts)
         self.world.on_main(lambda: self.evaluators.start(state.step))
 
     def _abandon_save(self, kind: type[BaseException] | None, error: BaseException | None, *rest: object) -> None:
@@ -436,6 +438,7 @@ class Trainer:
         state = {
             "progress": self.train_state.to_json(),
             "totals": asdict(self.monitor.run_totals()),
+            "line": asdict(self.monitor.line),
             "config": self.resolved_config,
             "seed": self.seed,
             "batch_size": self.plan.batch_size,
@@ -497,7 +500,7 @@ class Trainer:
         train_state.offset = offset + (bad_step - train_state.step + 1) * self.plan.batch_size
         self.batches.close()
         self.batches = self._batches()
-        self._start_records()
+        self._start_records(saved)
         self.monitor.log(f"{what}; back to step {train_state.step:,} ({bad_batches} of {self.config.skip_budget})")
 
     def _finish(self, stopped_by: StoppedBy) -> TrainResult:
