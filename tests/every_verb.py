@@ -80,6 +80,7 @@ def run_verbs() -> None:
     verb("data", "inspect", "corpus", "--verify", "--plot", "corpus.svg")
     verb("train", "debug", *TINY, "training.max_steps=2", "--verbose")
     verb("train", "debug", *TINY, "training.max_steps=4", "--resume")
+    verb("runs", "health", "run")
     verb("evaluate", "run", "--data", "corpus", "--out", "evaluation")
     verb("forecast", "run", "sales.csv", "--out", "forecast.parquet", "--plot", "forecast.png")
     verb("export", "run/checkpoints/latest", "--out", "exported")

@@ -55,6 +55,18 @@ def for_spreadsheet(text: str) -> str:
     return f"'{text}" if text[:1] in _FORMULA and not _NUMBER.fullmatch(text) else text
 
 
+def duration(seconds: float) -> str:
+    """Format a duration: 5h 52m, 3m 20s, 12s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
+
+
 # For bars of rich: in front of a PrintableStream its own stream would hide the terminal from its console
 BESIDE_PRINTABLE: dict[str, Any] = {"redirect_stdout": False, "redirect_stderr": False}
 

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tests.data.test_store import save
-from tests.run.test_train import TINY  # the overrides that make debug.yaml run in a second
 
 from foretrain.config import build
 from foretrain.errors import ConfigError
@@ -14,9 +13,7 @@ from foretrain.foreign.ledger import Translation
 from foretrain.foreign.tsm_trainer import KNOWN, QUANTILES, translate
 from foretrain.notes import Code, codes
 from foretrain.run.build import open_source
-from foretrain.run.config import RunConfig, load_config, shipped_config
-from foretrain.run.train import train_run
-from foretrain.training.journal import read_journal
+from foretrain.run.config import RunConfig
 
 SHARED = {"batch_size": 64, "data_root": "/data/benchmarks", "max_minutes": 10.0}  # of both evaluators below
 REQUIRED = {
@@ -137,6 +134,7 @@ def test_a_full_file_becomes_a_chronos2_run():
             "checkpoint_every": 200,
             "keep_last": 4,
             "log_every": 20,
+            "health_every": 200,
             "clip_norm": 0.5,
             "compile": True,
             "activation_checkpointing": True,
@@ -264,19 +262,6 @@ def test_both_benchmarks_become_evaluators():
     config = build(RunConfig, found.tree)
     assert [one.label for one in config.evaluators] == ["lite", "extended"]
     assert "what it counts is not (1)" in found.ledger.report("a title", [])  # max_val_series
-
-
-def test_what_is_said_of_the_health_report_is_in_the_journal(tmp_path: Path):
-    """Every figure named in its place is a figure of metrics.jsonl."""
-    text = next(e.text for e in translated(**FULL).ledger.entries if e.key == "health_report_interval")
-    assert "there is no health report" in text
-    train_run(load_config(shipped_config("debug.yaml"), [*TINY, ("output_dir", str(tmp_path / "run"))]))
-    record = next(r for r in read_journal(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "train")
-    named = {
-        "loss": "loss", "its average": "loss_ema", "learning rate": "lr", "gradient norm": "grad_norm",
-        "throughput": "steps_per_s", "memory": "memory_gb",
-    }  # fmt: skip
-    assert all(phrase in text for phrase in named) and set(named.values()) <= record.keys()
 
 
 def test_a_composite_metric_keeps_its_weights():

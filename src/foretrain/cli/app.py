@@ -34,6 +34,7 @@ from foretrain.cli.options import (
 )
 from foretrain.cli.quick import quick
 from foretrain.cli.reading import GroupedCommand
+from foretrain.cli.runs import runs_app
 from foretrain.cli.start import importing
 from foretrain.errors import ConfigError
 
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(launch_app, name="launch")
+app.add_typer(runs_app, name="runs")
 
 
 @app.command()

@@ -295,6 +295,7 @@ def _training(ledger: Ledger) -> dict[str, Any]:
         "checkpoint_every": ledger.get("save_steps"),
         "keep_last": ledger.get("save_total_limit"),
         "log_every": ledger.get("log_steps"),
+        "health_every": ledger.get("health_report_interval"),
     }
     ledger.filled(
         "training.dtype and training.tf32", "auto and true: bfloat16 and tf32 on GPUs that have them, as upstream"
@@ -308,11 +309,7 @@ def _training(ledger: Ledger) -> dict[str, Any]:
     ):
         training |= _unless_default(ledger, key, "training", to, ours)
     ledger.dropped("dataloader_num_workers", "windows are cut from a memory map, without worker processes")
-    ledger.dropped(
-        "health_report_interval",
-        "there is no health report; loss, its average, learning rate, gradient norm, throughput and memory are in "
-        "metrics.jsonl and TensorBoard at every log_every",
-    )
+    ledger.carried("health_report_interval", "training.health_every")
     _fixed(ledger, "ddp_bucket_cap_mb", 25, "torch's own bucket size is kept")
     training |= _sharding(ledger)
     loggers = ledger.get("report_to")

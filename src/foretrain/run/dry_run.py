@@ -17,6 +17,7 @@ from foretrain.forecasting.ancestry import Ancestry
 from foretrain.forecasting.parents import of_parent, recorded
 from foretrain.models.base import Forecaster, Trainable
 from foretrain.notes import texts
+from foretrain.printing import duration
 from foretrain.run import estimate
 from foretrain.run.ancestry import check_test_part
 from foretrain.run.build import build_model, open_source, release_facts, saved_config, settled
@@ -48,7 +49,6 @@ from foretrain.run.train import check_run, holds_run
 from foretrain.run.weights import missing_weights
 from foretrain.training.auto import settle
 from foretrain.training.loader import describe_stream, plan_of, stream_of
-from foretrain.training.monitor import duration
 from foretrain.training.parallel import local_size
 from foretrain.training.settings import StepPlan, plan_run
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foretrain.errors import TrainingError
-from foretrain.training.monitor import duration
+from foretrain.printing import duration
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.train_state import RunTotals, StoppedBy
 

@@ -20,9 +20,10 @@ from foretrain.atomic import remove_leftovers, replacing_file, write_json
 from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import ConfigError
 from foretrain.models.base import Trainable
+from foretrain.printing import duration
 from foretrain.training.interrupt import ValidationInterrupted
 from foretrain.training.journal import read_journal
-from foretrain.training.monitor import Monitor, duration
+from foretrain.training.monitor import Monitor
 from foretrain.training.ranking import EvaluatorScore, Ranking
 from foretrain.training.settings import StepPlan
 

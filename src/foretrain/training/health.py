@@ -14,6 +14,7 @@ from typing import Any
 
 from foretrain.atomic import write_json
 from foretrain.errors import ConfigError
+from foretrain.printing import duration
 from foretrain.training.journal import read_journal
 from foretrain.training.line_stats import merged, quantile
 
@@ -34,15 +35,15 @@ def write_health(output_dir: Path, step: int) -> tuple[dict[str, Any], str]:
     return report, render(report)
 
 
-def health(records: Iterable[Record], step: int | None = None) -> dict[str, Any]:
+def health(records: Iterable[Record], step: int | None = None, *, of: str = "metrics.jsonl") -> dict[str, Any]:
     """Return the report on a run at a step (None: at its end) as JSON data; what its lines do not tell is None.
 
-    Raises ConfigError if no training line is there up to that step.
+    of: the name of their file. Raises ConfigError if no training line is there up to that step.
     """
     starts, lines, latest = _read(records, step)
     if not lines:
         where = "" if step is None else f" up to step {step:,}"
-        raise ConfigError(f"metrics.jsonl: has no training line{where}, so there is nothing to report on.")
+        raise ConfigError(f"{of}: has no training line{where}, so there is nothing to report on.")
     start = starts[-1] if starts else {}
     return {
         "step": lines[-1]["step"],
@@ -73,7 +74,8 @@ def _read(records: Iterable[Record], step: int | None) -> tuple[list[Record], li
         if record.get("kind") != "train":
             pending.append(record)
             continue
-        lines.append(record)
+        steps = record.get("steps") or record["step"] - (lines[-1]["step"] if lines else 0)
+        lines.append({**record, "steps": steps})  # an older version wrote no number of steps
         for other in pending:  # those after the newest training line are not known to a report at its step
             if other.get("kind") == "start":
                 starts.append(other)
@@ -96,7 +98,7 @@ def _loss(lines: Sequence[Record], start: Record) -> dict[str, Any]:
 
     Its error is that of independent residuals, so `trend` needs two of it. spread: the residuals' deviation.
     """
-    known = [(line["step"], _mean_loss(line), line.get("steps") or 1) for line in lines]
+    known = [(line["step"], _mean_loss(line), line["steps"]) for line in lines]
     known = [(step, loss, steps) for step, loss, steps in known if loss is not None]
     values = [loss for _, loss, _ in known]
     period = start.get("log_every") or max((steps for *_, steps in known), default=1)
@@ -207,7 +209,7 @@ def _memory(lines: Sequence[Record]) -> dict[str, Any]:
 def _throughput(lines: Sequence[Record], start: Record) -> dict[str, Any]:
     """Return rates of RECENT lines, p50 and p95 of their steps (within 5%), and the time trained and to go."""
     recent = lines[-RECENT:]
-    seconds, steps = _seconds(recent), sum(line.get("steps") or 0 for line in recent)
+    seconds, steps = _seconds(recent), sum(line["steps"] for line in recent)
     histogram = merged(line.get("step_s_bins") or {} for line in recent)
     rate = steps / seconds if seconds else lines[-1].get("steps_per_s")
     total = start.get("total_steps")
@@ -256,7 +258,7 @@ def _data(lines: Sequence[Record], start: Record) -> dict[str, Any]:
 
 def _seconds(lines: Sequence[Record]) -> float:
     """Return the seconds of the steps of lines, without pauses for validations and checkpoints."""
-    rated = [line for line in lines if line.get("steps") and line.get("steps_per_s")]
+    rated = [line for line in lines if line.get("steps_per_s")]
     return math.fsum(line["steps"] / line["steps_per_s"] for line in rated)
 
 
@@ -267,7 +269,7 @@ def _weighted(lines: Sequence[Record], name: str, instead: str = "", *, by_time:
         value = line.get(name, line.get(instead))
         if value is None:
             continue
-        size = line.get("steps") or 1
+        size = line["steps"]
         size = size / line["steps_per_s"] if by_time and line.get("steps_per_s") else size
         total, weight = total + value * size, weight + size
     return total / weight if weight else None
@@ -327,14 +329,17 @@ def _loss_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("loss", f"{_figure(loss['newest'])}{low}, highest recent step {_figure(loss['recent_highest_step'])}"),
         ("", sparkline(loss["recent"])),
-        ("averages", f"fast {_figure(loss['fast'])}, slow {_figure(loss['slow'])} (half-lives {fast:,}, {slow:,} steps)"),
+        (
+            "averages",
+            f"fast {_figure(loss['fast'])}, slow {_figure(loss['slow'])} (half-lives {fast:,}, {slow:,} steps)",
+        ),
         ("trend", f"{loss['trend']}: {slope}, spread {_figure(loss['spread'])}"),
     ]
 
 
 def _gradient_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     found, rate = report["gradients"], report["learning_rate"]
-    clip = "not clipped"
+    clip = "not clipped" if report["starts"] else f"clipped {_percent(found['clipped_share'])} of the steps"
     if found["clip_norm"] is not None:
         clip = f"clipped at {found['clip_norm']:g}: {_percent(found['clipped_share'])} of the steps"
     steps = found["explosions"]
@@ -342,11 +347,17 @@ def _gradient_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     lost = [f"{found['left_out_steps']:,} steps changed nothing"] if found["left_out_steps"] else []
     lost += [f"{found['bad_batches']:,} bad batches"] if found["bad_batches"] else []
     return [
-        ("gradients", f"norm mean {_figure(found['mean'])}, p95 {_figure(found['p95'])}, max {_figure(found['max'])}; {clip}"),
+        (
+            "gradients",
+            f"norm mean {_figure(found['mean'])}, p95 {_figure(found['p95'])}, max {_figure(found['max'])}; {clip}",
+        ),
         ("", sparkline(found["recent"])),
         ("explosions", f"{len(steps):,} lines with a norm over {EXPLOSION:g} x the usual{newest}"),
         *([("lost", ", ".join(lost))] if lost else []),
-        ("rate", f"{_figure(rate['newest'], '.2e')}, highest {_figure(rate['highest'], '.2e')}  {sparkline(rate['course'])}"),
+        (
+            "rate",
+            f"{_figure(rate['newest'], '.2e')}, highest {_figure(rate['highest'], '.2e')}  {sparkline(rate['course'])}",
+        ),
     ]
 
 
@@ -357,12 +368,16 @@ def _other_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         used = f"{bar(memory['used_gb'] / memory['total_gb'])} {used}, highest {_figure(memory['highest_gb'], '.1f')}"
     mfu = "" if speed["mfu"] is None else f", mfu {_percent(speed['mfu'])}"
     steps = ", ".join(f"{name} {_seconds_text(speed[f'step_s_{name}'])}" for name in ("mean", "p50", "p95"))
-    series = "" if data["series"] is None else f", {data['series']:,} series ({data['short_series']:,} too short, left out)"
+    short = f" ({data['short_series']:,} too short, left out)" if data["short_series"] else ""
+    series = "" if data["series"] is None else f", {data['series']:,} series{short}"
     rows = [
         ("memory", used),
-        ("speed", f"{_figure(speed['steps_per_s'], '.3g')} step/s, {_figure(speed['series_per_s'], ',.0f')} series/s{mfu}"),
+        (
+            "speed",
+            f"{_figure(speed['steps_per_s'], '.3g')} step/s, {_figure(speed['series_per_s'], ',.0f')} series/s{mfu}",
+        ),
         ("step", steps),
-        ("time", f"{_duration(speed['trained_s'])} trained, {_duration(speed['left_s'])} to go"),
+        ("time", f"{_time(speed['trained_s'])} trained, {_time(speed['left_s'])} to go"),
         ("data", f"{_percent(data['wait_share'])} of the time is waited for data{series}"),
     ]
     for what, text in (("slowest", "computes"), ("waiting", "waits for data")):
@@ -387,7 +402,7 @@ def _score_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _scores(metrics: Mapping[str, Any]) -> str:
-    shown = [f"{name} {_figure(value)}" for name, value in list(metrics.items())[:5]]
+    shown = [f"{name.removeprefix('val_')} {_figure(value)}" for name, value in list(metrics.items())[:4]]
     return ", ".join(shown) + (", ..." if len(metrics) > len(shown) else "")
 
 
@@ -407,7 +422,5 @@ def _seconds_text(value: float | None) -> str:
     return "-" if value is None else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
-def _duration(seconds: float | None) -> str:
-    from foretrain.training.monitor import duration
-
+def _time(seconds: float | None) -> str:
     return "-" if seconds is None else duration(seconds)

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from foretrain.distributed.world import World
-from foretrain.printing import BESIDE_PRINTABLE, printable
+from foretrain.printing import BESIDE_PRINTABLE, duration, printable
+from foretrain.training.health import write_health
 from foretrain.training.journal import Journal
 from foretrain.training.line_stats import LineStats
 from foretrain.training.settings import StepPlan, TrainingConfig
@@ -174,7 +175,9 @@ class Monitor:
         self._ended = now
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step)
-        due = step % self.config.log_every == 0 or step == self.plan.steps
+        every = self.config.health_every
+        report_due = every is not None and step % every == 0
+        due = step % self.config.log_every == 0 or step == self.plan.steps or report_due
         if not (due or result.nonfinite or result.overflow):
             return
         record = self._record(result, train_state)
@@ -182,6 +185,16 @@ class Monitor:
         self._write_tensorboard("train", step, record)
         self.log(self._line(record, train_state))
         self.line = LineStats()
+        if report_due:
+            self._report(step)
+
+    def _report(self, step: int) -> None:
+        """Log the report on the run's health and write it into health.json; what fails there stops no run."""
+        try:
+            _, text = write_health(self.output_dir, step)
+        except OSError as error:
+            text = f"WARNING: no health report at step {step:,}: {error.strerror or error}"
+        self.log(text)
 
     def epoch(self, step: int, loss: float | None, steps: int) -> None:
         """Log the end of an epoch, with the mean loss of its steps."""
@@ -375,18 +388,6 @@ def memory_gb(device: torch.device) -> tuple[float, float]:
     except OSError:
         resident = 0
     return resident / 1e9, os.sysconf("SC_PHYS_PAGES") * page / 1e9
-
-
-def duration(seconds: float) -> str:
-    """Format a duration: 5h 52m, 3m 20s, 12s."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours}h"
-    if hours:
-        return f"{hours}h {minutes:02d}m"
-    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
 
 
 def _number(value: float | None) -> str:

@@ -136,6 +136,7 @@ class TrainingConfig(Section):
     # for ever also those of every so many steps, each of which is saved, whatever checkpoint_every is
     keep_every: Annotated[int | None, FREE] = Field(default=None, ge=1)
     log_every: Annotated[int, FREE] = Field(default=10, ge=1)  # steps
+    health_every: Annotated[int | None, FREE] = Field(default=1000, ge=1)  # steps between health reports; null: none
     tensorboard: Annotated[bool, FREE] = True
     release: Annotated[bool, FREE] = True  # write release/ at the end; false for trials of a tuner
 

@@ -20,6 +20,7 @@ from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.types import WindowSource
+from foretrain.printing import duration
 from foretrain.reading import resolved
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
@@ -32,7 +33,7 @@ from foretrain.training.loader import BatchIterator, BatchLoader, describe_strea
 from foretrain.training.lock import locked
 from foretrain.training.memory import naming_what_to_lower, ways_of_training
 from foretrain.training.micro_batch import find
-from foretrain.training.monitor import Monitor, duration
+from foretrain.training.monitor import Monitor
 from foretrain.training.nonfinite import save_for_replay
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check_optimizer
 from foretrain.training.optimizer_state import state_numbers
