@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foretrain.cli.options import (
+    BaselineSecondsOption,
     BatchSizeOption,
     Device,
     DeviceOption,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 WIDTH = 120  # characters of a line
 _ONLY_MODELS = (  # options that need a model to score
     "out", "data", "horizon", "windows", "seasonality", "look_back", "tokenizer", "option", "max_items", "batch_size",
-    "dry_run", "device", "dtype", "threads",
+    "baseline_seconds", "dry_run", "device", "dtype", "threads",
 )  # fmt: skip
 
 
@@ -48,7 +49,8 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Releases, runs, hub ids, tiny (in the box), baselines (seasonal_naive, naive, drift, mean), or "
+            help="Releases, runs, hub ids, tiny (in the box), baselines (seasonal_naive, naive, drift, mean; "
+            "with the extra `baselines` auto_ets, auto_theta, dynamic_optimized_theta, auto_arima), or "
             "MODULE:FUNCTION, a forecaster of your own.",
         ),
     ] = None,
@@ -88,6 +90,7 @@ def benchmark(
         int | None, typer.Option(min=1, help="Score a drawn sample of so many items, comparable with no other figure.")
     ] = None,
     batch_size: BatchSizeOption = 256,
+    baseline_seconds: BaselineSecondsOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say windows, forecasts and seconds of each task, and write nothing.")
     ] = False,
@@ -151,6 +154,7 @@ def benchmark(
         options=forecast_settings(option),
         max_items=max_items,
         batch_size=batch_size,
+        baseline_seconds=baseline_seconds,
         dry_run=dry_run,
         device=device.value,
         dtype=dtype.value,
@@ -234,7 +238,7 @@ def _score(
     tasks = () if "local" in suites else tuple(chosen_tasks(suites, patterns))
     if not root.is_dir() and not settings["data"]:
         raise DataError(f"{root}: no such folder. Name the folder of benchmark data with --data-root.")
-    check_names(models)
+    check_names(models, settings["baseline_seconds"])
     if not dry_run and count_of_several(os.environ) is None:
         from foretrain.suites.result_folders import result_locks
 
@@ -265,10 +269,22 @@ def chosen_tasks(suites: Sequence[str], patterns: Sequence[str]) -> list[Benchma
     return taken
 
 
-def check_names(models: Sequence[str]) -> None:
-    """Raise ConfigError for a model that is given twice, and for two whose results would share a folder."""
+def check_names(models: Sequence[str], baseline_seconds: float | None) -> None:
+    """Raise ConfigError for a model that is given twice, two whose results would share a folder, and a missing extra.
+
+    Also for a time of statistical baselines without one of them.
+    """
+    from foretrain.evaluation.baselines import STATISTICAL
     from foretrain.suites.result_folders import folder_name
 
+    statistical = [name for name in models if name in STATISTICAL]
+    if statistical:
+        from foretrain.evaluation.statistical import require_package
+
+        require_package(statistical[0])
+    if baseline_seconds is not None and not statistical:
+        names = ", ".join(STATISTICAL)
+        raise ConfigError(f"--baseline-seconds: has no effect without one of {names} among the models. Leave it out.")
     seen: dict[str, str] = {}
     for name in models:
         folder = folder_name(name)

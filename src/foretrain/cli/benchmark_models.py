@@ -13,6 +13,8 @@ import typer
 from foretrain.distributed.held import held
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
+from foretrain.evaluation.baselines import STATISTICAL
+from foretrain.evaluation.statistical import USUAL_SECONDS
 from foretrain.notes import Note
 from foretrain.suites.contamination import flag_lines
 from foretrain.suites.definition import BenchmarkTask
@@ -45,6 +47,7 @@ class Request:
     dtype: str = "float32"
     threads: int | None = None
     dry_run: bool = False
+    baseline_seconds: float | None = None  # for a statistical baseline on a task; None = the usual ones
 
 
 def benchmark_models(request: Request) -> int:
@@ -140,7 +143,11 @@ def _dry_run(run: BenchmarkRun, tasks: Sequence[BenchmarkTask], say: Any) -> int
 
 
 def _cost(trial: Trial) -> str:
-    return f"time unknown: {trial.why}" if trial.seconds is None else f"about {trial.seconds:,.1f} s"
+    if trial.seconds is None:
+        return f"time unknown: {trial.why}"
+    over = trial.limit is not None and trial.seconds > trial.limit
+    more = f": more than its {trial.limit:,.0f} s (--baseline-seconds), so one process would fail" if over else ""
+    return f"about {trial.seconds:,.1f} s{more}"
 
 
 def _part(sample: Any) -> str:
@@ -271,11 +278,19 @@ def _require_use_of_options(request: Request, entrants: Sequence[Entrant]) -> No
 
 def entrant_of(name: str, request: Request, world: World) -> Entrant:
     """Return the contestant of a model's name. Raises ModelError or ConfigError."""
+    from foretrain.evaluation.statistical import package_version
     from foretrain.suites.contestants import NAMES, baseline
+    from foretrain.suites.fitted import StatisticalMethod
     from foretrain.suites.user_function import UserFunction, is_function_name
 
     if name in NAMES:
         return Entrant(baseline(name), f"baseline:{NAMES[name]}")
+    if name in STATISTICAL:
+        version = package_version(name)  # imported here, so that no task's seconds have that
+        seconds = request.baseline_seconds or USUAL_SECONDS
+        return Entrant(
+            StatisticalMethod(name), f"baseline:{name}, statsforecast {version}", dtype="float64", seconds=seconds
+        )
     if is_function_name(name) and not Path(name).exists():
         found = UserFunction.find(name)
         return Entrant(found, f"source:{found.source}", device="unknown", dtype="float64", facts={})

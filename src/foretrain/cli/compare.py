@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from foretrain.cli.options import (
+    BaselineSecondsOption,
     BatchSizeOption,
     Device,
     DeviceOption,
@@ -24,7 +25,8 @@ from foretrain.cli.options import (
 from foretrain.errors import ConfigError
 
 _SCORING = (  # options that have no effect on finished results
-    "horizon", "windows", "seasonality", "data_root", "max_items", "batch_size", "device", "dtype", "threads",
+    "horizon", "windows", "seasonality", "data_root", "max_items", "batch_size", "baseline_seconds", "device", "dtype",
+    "threads",
 )  # fmt: skip
 _OF_DATA = ("horizon", "windows", "seasonality")
 _PICTURES = (".png", ".svg", ".pdf")
@@ -36,7 +38,8 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Releases, runs, hub ids, tiny (in the box), baselines (naive, drift, mean), or MODULE:FUNCTION. "
+            help="Releases, runs, hub ids, tiny (in the box), baselines (naive, drift, mean; with the extra "
+            "`baselines` auto_ets, auto_theta, dynamic_optimized_theta, auto_arima), or MODULE:FUNCTION. "
             "With --from: which of those there (default: all).",
         ),
     ] = None,
@@ -60,6 +63,7 @@ def compare(
         int | None, typer.Option(min=1, help="Compare on a drawn sample of so many items of each task.")
     ] = None,
     batch_size: BatchSizeOption = 256,
+    baseline_seconds: BaselineSecondsOption = None,
     device: DeviceOption = Device.auto,
     dtype: PrecisionOption = DType.float32,
     threads: ThreadsOption = None,
@@ -96,12 +100,12 @@ def compare(
             from foretrain.cli.benchmark import check_names, chosen_tasks
             from foretrain.cli.benchmark_models import Request
 
-            check_names(models or [])
+            check_names(models or [], baseline_seconds)
             tasks = tuple(chosen_tasks(suite, task or [])) if suite else ()
             request = Request(
                 tuple(models or ()), tasks, data_root, Path(), horizon=horizon or 1, windows=windows,
                 seasonality=seasonality, max_items=max_items, batch_size=batch_size, device=device.value,
-                dtype=dtype.value, threads=threads,
+                dtype=dtype.value, threads=threads, baseline_seconds=baseline_seconds,
             )  # fmt: skip
             code = compare_models(request, data or [], to)
     raise typer.Exit(code)

@@ -88,6 +88,10 @@ ModelAndData = Annotated[
     ),
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="The model, if it is not given before the data.")]
+BaselineSecondsOption = Annotated[
+    float | None,
+    typer.Option(min=1, help="Time of a statistical baseline for a task; one that needs more fails on it (600)."),
+]
 BatchSizeOption = Annotated[int, typer.Option(min=1, max=2**40, help="Rows per forward pass.")]
 NumSamplesOption = Annotated[
     int | None, typer.Option(min=1, help="Sample paths of a forecast, for families that draw them.")

@@ -12,6 +12,7 @@ can be scored instead.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import logging
 import math
@@ -29,6 +30,7 @@ from foretrain.evaluation.scored import Array
 from foretrain.hints import did_you_mean
 from foretrain.notes import Code, Note, counted
 
+USUAL_SECONDS = 600.0  # that fits may take
 INSTALL = "pip install 'foretrain[baselines]'"
 _TIMED = 3  # rows that are fitted to know how long all take
 
@@ -48,8 +50,21 @@ def check_names(names: Sequence[str]) -> None:
         if name not in EVERY_BASELINE:
             hint = did_you_mean(name, EVERY_BASELINE, f"The baselines are {', '.join(EVERY_BASELINE)}.")
             raise ConfigError(f"baselines: {name!r} is not a baseline. {hint}")
-        if name in STATISTICAL and importlib.util.find_spec("statsforecast") is None:
-            raise ConfigError(f"baselines: {name} needs statsforecast, which is not installed: {INSTALL}.")
+        if name in STATISTICAL:
+            require_package(name)
+
+
+def require_package(name: str) -> None:
+    """Raise ConfigError if the package of a statistical baseline is not installed."""
+    if importlib.util.find_spec("statsforecast") is None:
+        raise ConfigError(f"{name} needs statsforecast, which is not installed: {INSTALL}.")
+
+
+def package_version(name: str) -> str:
+    """Import the package of a statistical baseline and return its version. Raises ConfigError if that fails."""
+    require_package(name)
+    _models(name)
+    return importlib.metadata.version("statsforecast")
 
 
 def statistical_baseline(
@@ -129,9 +144,7 @@ def replaced_notes(replaced: dict[str, int], rows: int) -> list[Note]:
 
 
 def _fit(name: str) -> Fit:
-    from statsforecast import models  # type: ignore[import-not-found]  # an extra
-
-    kind = getattr(models, STATISTICAL[name])
+    kind = getattr(_models(name), STATISTICAL[name])
     logging.getLogger("statsforecast").setLevel(logging.ERROR)
 
     def fit(values: Array, horizon: int, levels: list[float], season: int) -> dict[str, Any]:
@@ -140,9 +153,20 @@ def _fit(name: str) -> Fit:
     return fit
 
 
+def _models(name: str) -> Any:
+    """Return the module of the package's models. Raises ConfigError if it cannot be imported."""
+    try:
+        from statsforecast import models  # type: ignore[import-not-found]  # an extra
+    except ImportError as error:  # one of what it needs is missing, or does not fit
+        said = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{name} needs statsforecast, which cannot be imported ({said}): {INSTALL}.") from error
+    return models
+
+
 def _quantiles(fit: Fit, values: Array, horizon: int, levels: Sequence[float], season: int) -> Array | None:
     """Return (H, Q) quantiles; None if the model cannot be fitted, or gives no numbers."""
     widths = [round(100 * abs(2 * level - 1), 6) for level in levels]
+    state = np.random.get_state()  # the package seeds numpy's own generator, from which others may draw
     asked = sorted({int(width) if width == int(width) else width for width in widths if width})
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -154,6 +178,8 @@ def _quantiles(fit: Fit, values: Array, horizon: int, levels: Sequence[float], s
         ]
     except (NotImplementedError, ValueError, ArithmeticError, LookupError, np.linalg.LinAlgError):
         return None  # too short, or a fit that did not end
+    finally:
+        np.random.set_state(state)
     quantiles = np.stack([np.asarray(row, np.float64) for row in rows], axis=1)
     return quantiles if quantiles.shape == (horizon, len(levels)) and np.isfinite(quantiles).all() else None
 

@@ -25,7 +25,7 @@ from foretrain.evaluation.overlap import (
 from foretrain.evaluation.panel import Panel, make_panel, newest_origins, open_ends
 from foretrain.evaluation.reference import ReferenceModel
 from foretrain.evaluation.result import EvaluationResult, summarise
-from foretrain.evaluation.statistical import affordable_items, check_names
+from foretrain.evaluation.statistical import USUAL_SECONDS, affordable_items, check_names
 from foretrain.evaluation.validation import refuse_cross_learning
 from foretrain.forecasting.batching import clip_context, forecast_notes
 from foretrain.forecasting.record import beyond_training, recorded_options, trained_context, trained_horizon
@@ -56,7 +56,7 @@ def evaluate(
     seasonality: int | None = None,
     max_items: int | None = None,
     compare: Sequence[str] = tuple(BASELINES),
-    baseline_seconds: float = 600.0,
+    baseline_seconds: float = USUAL_SECONDS,
     clusters: str | None = None,
     sort_quantiles: bool | None = None,
     repair_candles: bool | None = None,

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import DataError, ForetrainError
 from foretrain.forecasting.batching import forecast_notes
@@ -20,6 +22,7 @@ from foretrain.suites.contamination import counts_as_seen, flags_of
 from foretrain.suites.contestants import LoadedModel, SuiteNaive
 from foretrain.suites.covariates import TaskCovariates
 from foretrain.suites.definition import BenchmarkTask
+from foretrain.suites.fitted import StatisticalMethod
 from foretrain.suites.item_losses import ItemLosses, item_losses
 from foretrain.suites.results import (
     TaskResult,
@@ -32,10 +35,11 @@ from foretrain.suites.results import (
 )
 from foretrain.suites.rows import Contestant, TaskRows
 from foretrain.suites.score import TaskData, find_data, load_data, where_to_get
-from foretrain.suites.scoring import ForecastFailed, batches_of, forecast_batch, score_instances
+from foretrain.suites.scoring import ForecastFailed, OutOfTime, batches_of, forecast_batch, score_instances
 
 T = TypeVar("T")
 TRIAL_WINDOWS = 8  # of a dry run's batch
+TRIAL_FITS = 3  # of a dry run, of a contestant whose time is limited
 
 
 class Entrant(NamedTuple):
@@ -49,6 +53,7 @@ class Entrant(NamedTuple):
     context_length: int | None = None
     options: dict[str, Any] = {}  # noqa: RUF012  # what decides its figures besides the weights; never changed
     facts: Mapping[str, Any] | None = None  # the record of its training; {} = none, None = it was never trained
+    seconds: float | None = None  # for all of a task, then it has failed on it; each call then has one window
 
 
 class Outcome(NamedTuple):
@@ -66,6 +71,7 @@ class Trial(NamedTuple):
     rows: TaskRows
     seconds: float | None  # on one process; None = unknown
     why: str = ""  # it is unknown
+    limit: float | None = None  # seconds that it is given
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class BenchmarkRun:
         Raises DataError for data that cannot be used.
         """
         opened = _Opened(self, task)
-        return [_tried(entrant.contestant, opened.rows) for entrant in self.entrants]
+        return [_tried(entrant, opened.rows) for entrant in self.entrants]
 
     def losses(self, task: BenchmarkTask) -> tuple[list[TaskResult], dict[str, ItemLosses]]:
         """Return what each model came to on a task, and losses by model, seasonal naive's too. Nothing is written.
@@ -115,7 +121,7 @@ class BenchmarkRun:
         """
         opened = _Opened(self, task)
         opened.losses = {}
-        results = [self._scored(one.contestant, opened, opened.draft(one)) for one in self.entrants]
+        results = [self._scored(one, opened, opened.draft(one)) for one in self.entrants]
         return results, opened.losses
 
     def _outcome(self, entrant: Entrant, opened: _Opened) -> Outcome:
@@ -127,15 +133,19 @@ class BenchmarkRun:
             if told != kept:
                 self.world.on_main(lambda: write_result(path, told))
             return Outcome(told, kept=True)
-        result = self._scored(entrant.contestant, opened, draft)
+        result = self._scored(entrant, opened, draft)
         self.world.on_main(lambda: write_result(path, result))
         return Outcome(result)
 
-    def _scored(self, contestant: Contestant, opened: _Opened, draft: TaskResult) -> TaskResult:
-        """Return the result of a contestant; a failure is one too, with seasonal naive's figures if the suite imputes.
+    def _scored(self, entrant: Entrant, opened: _Opened, draft: TaskResult) -> TaskResult:
+        """Return the result of an entrant; a failure is one too, with seasonal naive's figures if the suite imputes.
 
         A task on which seasonal naive itself fails has no baseline, and nothing to impute.
         """
+        contestant = entrant.contestant
+        noting = isinstance(contestant, LoadedModel | StatisticalMethod)
+        if noting:
+            contestant.take_notes()  # of a task on which it failed
         try:
             baseline = opened.baseline
         except ForecastFailed as error:
@@ -143,20 +153,20 @@ class BenchmarkRun:
         draft = replace(draft, baseline=baseline)
         began = time.monotonic()
         try:
-            score = opened.score(contestant)
-        except ForecastFailed as error:
+            score = opened.score(contestant, entrant.seconds)
+        except (ForecastFailed, OutOfTime) as error:
             imputed = opened.task.suite.imputes and bool(baseline)
             seconds = time.monotonic() - began
             return replace(
                 draft,
                 state="failed",
-                error=str(error),
+                error=f"{error}{_of_limit(entrant.seconds) if isinstance(error, OutOfTime) else ''}",
                 metrics=dict(baseline) if imputed else {},
                 imputed=imputed,
                 seconds=seconds,
             )
         draft = replace(draft, metrics=without_nan(score.metrics), seconds=score.seconds)
-        if not isinstance(contestant, LoadedModel):
+        if not noting:
             return draft
         tallies = sum_tallies(tally for part in self.world.gather_objects(contestant.take_notes()) for tally in part)
         notes = [note.text for note in forecast_notes(tallies, "In these forecasts: {}.")]
@@ -187,8 +197,8 @@ class _Opened:
         """Metrics of the suite's seasonal naive on the same rows. Raises ForecastFailed."""
         return without_nan(self.score(SuiteNaive()).metrics)
 
-    def score(self, contestant: Contestant) -> Any:
-        """Return the TaskScore of a contestant. Raises ForecastFailed."""
+    def score(self, contestant: Contestant, seconds: float | None = None) -> Any:
+        """Return the TaskScore of a contestant. Raises ForecastFailed, and OutOfTime if it takes more seconds."""
         run, done = self.run, 0
         label = f"{self.task.suite_name}/{self.task.name} {contestant.name}"
 
@@ -199,7 +209,12 @@ class _Opened:
                 run.progress(min(done, len(self.rows.cuts)), len(self.rows.cuts), label)
 
         score, instances = score_instances(
-            contestant, self.rows, batch_size=run.batch_size, world=run.world, progress=advance
+            contestant,
+            self.rows,
+            batch_size=run.batch_size if seconds is None else 1,
+            world=run.world,
+            until=None if seconds is None else time.monotonic() + seconds,
+            progress=advance,
         )
         if self.losses is not None:
             if instances is None:
@@ -277,22 +292,32 @@ def _names(given: TaskCovariates | None) -> dict[str, list[str]]:
     return {"past": list(given.past), "known": list(given.known), "absent": list(given.absent)}
 
 
-def _tried(contestant: Contestant, rows: TaskRows) -> Trial:
-    """Return what a contestant will cost on all rows, from its second call on a batch of windows of median length."""
-    task = f"{rows.task.suite_name}/{rows.task.name}"
-    batches = batches_of(rows, TRIAL_WINDOWS)
-    batch = batches[len(batches) // 2]
+def _of_limit(seconds: float | None) -> str:
+    return f" It had {seconds:,.0f} s for the task: give more (--baseline-seconds), or score a sample (--max-items)."
+
+
+def _tried(entrant: Entrant, rows: TaskRows) -> Trial:
+    """Return what an entrant will cost on all rows, from its second call on a batch of windows of median length.
+
+    One whose time is limited is called with a few windows of all lengths, one by one.
+    """
+    task, contestant = f"{rows.task.suite_name}/{rows.task.name}", entrant.contestant
+    batches = batches_of(rows, TRIAL_WINDOWS if entrant.seconds is None else 1)
+    chosen = [len(batches) // 2]
+    if entrant.seconds is not None:
+        chosen = np.unique(np.linspace(0, len(batches) - 1, TRIAL_FITS).astype(int)).tolist()
     try:
-        forecast_batch(contestant, rows, batch)  # the first call also loads and compiles
+        forecast_batch(contestant, rows, batches[chosen[-1]])  # the first call also loads and compiles
         began = time.monotonic()
-        forecast_batch(contestant, rows, batch)
+        for number in chosen:
+            forecast_batch(contestant, rows, batches[number])
     except Exception as error:  # of the model, or of the user's function
         if of_lost_ranks(error):
             raise
         said = str(error) if isinstance(error, ForetrainError) else f"{type(error).__name__}: {error}"
         return Trial(task, contestant.name, rows, None, f"it failed on a batch: {' '.join(said.split())[:200]}")
-    each = (time.monotonic() - began) / len(rows.of(batch.tolist()))
-    return Trial(task, contestant.name, rows, each * len(rows))
+    each = (time.monotonic() - began) / sum(len(rows.of(batches[number].tolist())) for number in chosen)
+    return Trial(task, contestant.name, rows, each * len(rows), limit=entrant.seconds)
 
 
 def _agreed(world: World, action: Callable[[], T]) -> T:

@@ -147,9 +147,11 @@ def _all_kept(
     began, broken_off = time.monotonic(), False
     try:
         with world.watch.own_work():
-            for number in range(world.rank, len(batches), world.size):
+            own = range(world.rank, len(batches), world.size)
+            for number in own:
                 if until is not None and time.monotonic() >= until:
-                    raise OutOfTime(f"{contestant.name}: the time was over after {len(done)} of this process' batches.")
+                    text = f"the time was over after {len(done):,} of {len(own):,} batches of this process."
+                    raise OutOfTime(f"{contestant.name}: {text}")
                 world.watch.tick("benchmark")
                 done[number] = rows.kept(batches[number], forecast_batch(contestant, rows, batches[number]))
                 if progress is not None:
