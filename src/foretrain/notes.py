@@ -81,6 +81,7 @@ class Code(StrEnum):
     SETTING_UNUSED = "setting_unused"
     CLUSTERS_NEEDED = "clusters_needed"  # prices share shocks, so their items are no independent draws
     # benchmarks
+    LINEAR_FITTED = "linear_fitted"  # the linear model, to histories of a task
     BENCHMARK_TEST_SEEN = "benchmark_test_seen"  # training saw scored windows of a task
     BENCHMARK_DATA_SEEN = "benchmark_data_seen"  # training saw the task's data set, at least before these windows
     BENCHMARK_DATA_PERHAPS_SEEN = "benchmark_data_perhaps_seen"

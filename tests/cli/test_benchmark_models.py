@@ -336,16 +336,29 @@ def test_two_processes_write_the_figures_of_one_and_share_its_results(tmp_path, 
     stamps = np.datetime64("2024-01-01") + np.arange(40)
     rows = [f"{stamp},{','.join(map(str, row))}" for stamp, row in zip(stamps, WALKS.tolist(), strict=True)]
     (tmp_path / "walks.csv").write_text("\n".join(["timestamp,a,b,c,d,e", *rows]) + "\n")
-    words = ["benchmark", f"{mine}:last", f"{mine}:infinite", "auto_ets", "--suite", "local", "--horizon", "3"]
-    words += ["--windows", "7", "--data", str(tmp_path / "walks.csv"), "--threads", "1"]
+    words = ["benchmark", f"{mine}:last", f"{mine}:infinite", "auto_ets", "linear"]
+    words += [
+        "--suite",
+        "local",
+        "--horizon",
+        "3",
+        "--windows",
+        "7",
+        "--data",
+        str(tmp_path / "walks.csv"),
+        "--threads",
+        "1",
+    ]
     foretrain(*words, "--out", "one", code=1)
     done = run_command([*torchrun(2), "-m", "foretrain", *words, "--out", "two"], cwd=tmp_path)
-    assert done.returncode != 0 and done.stdout.count("2 scored, 0 kept, 1 failed") == 1, done.stdout[-3000:]
+    assert done.returncode != 0 and done.stdout.count("3 scored, 0 kept, 1 failed") == 1, done.stdout[-3000:]
     one, two = (read(tmp_path / name, f"{mine}:last", "local", "walks.json") for name in ("one", "two"))
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-12) and two["baseline"] == one["baseline"]
     assert (one["processes"], two["processes"]) == (1, 2) and one["identity"] == two["identity"]
     one, two = (read(tmp_path / name, "auto_ets", "local", "walks.json") for name in ("one", "two"))
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-12) and one["identity"] == two["identity"]
     assert one["notes"] == two["notes"] and "of 35 rows, which have naive's" in one["notes"][0]
+    one, two = (read(tmp_path / name, "linear", "local", "walks.json") for name in ("one", "two"))
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6) and one["notes"] == two["notes"] != []
     bad = read(tmp_path / "two", f"{mine}:infinite", "local", "walks.json")
     assert bad["state"] == "failed" and "35 of 35 forecasts are not finite" in bad["error"]

@@ -1,4 +1,4 @@
-"""Statistical baselines in `foretrain benchmark` and `compare`, with a stand-in for statsforecast."""
+"""Fitted baselines in `foretrain benchmark` and `compare`, with a stand-in for statsforecast."""
 
 from __future__ import annotations
 
@@ -69,17 +69,18 @@ def test_out_of_time_is_a_failure_and_a_dry_run_says_so_before(suites, stand_in,
 
 
 def test_they_are_compared_on_the_same_windows(suites, stand_in, capsys):  # noqa: F811
-    words = ("auto_ets", "auto_theta", "naive", "--suite", "single", "--data-root", suites, "--threads", 1)
+    words = ("auto_ets", "auto_theta", "linear", "naive", "--suite", "single", "--data-root", suites, "--threads", 1)
     foretrain("compare", *words, "--json", "out.json")
     found = json.loads(Path("out.json").read_text())
-    assert set(found["models"]) == {"auto_ets", "auto_theta", "naive", "seasonal_naive"}
+    assert set(found["models"]) == {"auto_ets", "auto_theta", "linear", "naive", "seasonal_naive"}
     (task,) = found["tasks"]
     figures = task["figures"]
     assert figures["auto_ets"]["MASE"] == pytest.approx(figures["naive"]["MASE"], rel=1e-12)
     assert np.isfinite(figures["auto_ets"]["SQL"])
     pairs = {(test["model"], test["other"]) for test in found["tests"]}
-    assert ("auto_ets", "naive") in pairs and len(pairs) == 6
-    assert "AutoTheta could not be fitted" in capsys.readouterr().out
+    assert ("auto_ets", "naive") in pairs and len(pairs) == 10
+    said = capsys.readouterr().out
+    assert "AutoTheta could not be fitted" in said and "3 steps are regressed on 32 before them" in said
 
 
 @pytest.mark.parametrize("verb", ["benchmark", "compare"])

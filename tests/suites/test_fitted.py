@@ -1,4 +1,4 @@
-"""Statistical models as contestants: with a stand-in for the package, and with the package where it is installed."""
+"""Contestants that are fitted: statistical models, with a stand-in for their package and with it, and a linear one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.suites.tasks import LEVELS, series, task
 
 from foretrain.evaluation.baselines import STATISTICAL, baselines
 from foretrain.suites import run, scoring
-from foretrain.suites.fitted import StatisticalMethod
+from foretrain.suites.fitted import StatisticalMethod, TaskLinear, examples_of
 from foretrain.suites.rows import BenchmarkWindow, TaskRows
 from foretrain.suites.run import BenchmarkRun, Entrant
 from foretrain.suites.score import TaskData
@@ -105,3 +105,70 @@ def test_the_package_s_models_beat_naive_on_a_season(name):
     truth = values[-6:]
     assert np.abs(found[0, 2] - truth).mean() < 0.5 * np.abs(values[-7] - truth).mean()
     assert (np.diff(found[0, 1:], axis=0) > 0).all()
+
+
+def walks(items: int = 4, steps: int = 90):
+    rng = np.random.default_rng(5)
+    season = 10 * np.sin(np.arange(steps) / 6 * np.pi)
+    return [series(season + rng.normal(50, 1, steps), item=f"i{k}") for k in range(items)]
+
+
+def linear_forecasts(rows: TaskRows) -> np.ndarray:
+    contestant = TaskLinear()
+    contestant.begin(rows)
+    given = [rows.window(k, with_covariates=False) for k in range(len(rows.cuts))]
+    return contestant.forecast(given, rows.task)
+
+
+def test_the_linear_model_learns_a_season_from_steps_before_the_first_window_alone():
+    given = task(rule="gift-eval", horizon=6, seasonality=12, num_windows=3)
+    rows = TaskRows(given, walks())
+    found = linear_forecasts(rows)
+    truth = np.stack([rows.series[c.series].values[0, c.cutoff : c.cutoff + 6] for c in rows.cuts])
+    assert np.abs(found[:, 0] - truth).mean() < 2.0 < np.abs(truth - 50).mean()
+    noise = np.random.default_rng(6).normal(0, 100, 18)
+    changed = [series(np.append(one.values[0, :72], noise), item=one.item_id) for one in walks()]
+    after = linear_forecasts(TaskRows(given, changed))
+    first = [k for k, cut in enumerate(rows.cuts) if cut.cutoff == 72]
+    assert len(first) == 4 and not np.array_equal(found, after)
+    np.testing.assert_array_equal(found[first], after[first])
+
+
+def test_its_windows_are_those_of_histories_and_the_held_out_ones_overlap_with_none_of_the_others():
+    rows = TaskRows(task(rule="gift-eval", horizon=6, seasonality=12, num_windows=3), walks(1))
+    found = examples_of(rows)
+    values = rows.series[0].values[0]
+    assert found.contexts.shape == (72 - 6 - 12 + 1, 32) and found.futures.shape == (55, 6)
+    np.testing.assert_array_equal(found.futures[0], values[12:18])
+    np.testing.assert_array_equal(found.futures[-1], values[66:72])
+    np.testing.assert_array_equal(found.contexts[-1], values[34:66])
+    assert np.isnan(found.contexts[0, :20]).all() and not np.isnan(found.contexts[0, 20:]).any()
+    assert found.held_out.sum() == 11 and np.flatnonzero(found.held_out)[0] - np.flatnonzero(found.old)[-1] == 6
+
+
+def test_windows_with_missing_truth_are_left_out_and_short_histories_are_a_failure(tmp_path):
+    values = walks(1)[0].values[0].copy()
+    values[40] = np.nan
+    given = task(rule="gift-eval", horizon=6, seasonality=12, num_windows=3)
+    assert len(examples_of(TaskRows(given, [series(values)])).futures) == 55 - 6
+    short = TaskData([series(np.arange(20.0))], "generated")
+    made = BenchmarkRun([Entrant(TaskLinear(), "baseline:linear")], tmp_path, tmp_path, load=lambda _: short)
+    (result,), _ = made.losses(task(rule="gift-eval", horizon=6, seasonality=12, num_windows=1))
+    assert result.state == "failed" and result.error is not None
+    assert "linear: no history before the first scored window has the 18 steps" in result.error
+
+
+def test_each_task_is_fitted_anew_and_says_to_what(tmp_path):
+    contestant = TaskLinear()
+    entrant = Entrant(contestant, "baseline:linear")
+    given = task(rule="gift-eval", horizon=6, seasonality=12, num_windows=3)
+    figures = []
+    for batch, items in ((256, walks()), (1, walks(2, 60)), (1, walks())):
+        found = TaskData(items, "generated")
+        made = BenchmarkRun([entrant], tmp_path, tmp_path, load=lambda _, d=found: d, batch_size=batch)
+        (result,), _ = made.losses(given)
+        figures.append(result.metrics["MASE"])
+        assert sum("steps are regressed on 32 before them" in note for note in result.notes) == 1
+    assert figures[0] == pytest.approx(figures[2], rel=1e-6) and figures[0] != figures[1]
+    (trial,) = made.trials(given)
+    assert trial.seconds is not None and trial.limit is None

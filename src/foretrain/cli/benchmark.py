@@ -49,8 +49,8 @@ def benchmark(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Releases, runs, hub ids, tiny (in the box), baselines (seasonal_naive, naive, drift, mean; "
-            "with the extra `baselines` auto_ets, auto_theta, dynamic_optimized_theta, auto_arima), or "
+            help="Releases, runs, hub ids, tiny (in the box), baselines (seasonal_naive, naive, drift, mean, "
+            "linear; with the extra `baselines` auto_ets, auto_theta, dynamic_optimized_theta, auto_arima), or "
             "MODULE:FUNCTION, a forecaster of your own.",
         ),
     ] = None,

@@ -280,7 +280,7 @@ def entrant_of(name: str, request: Request, world: World) -> Entrant:
     """Return the contestant of a model's name. Raises ModelError or ConfigError."""
     from foretrain.evaluation.statistical import package_version
     from foretrain.suites.contestants import NAMES, baseline
-    from foretrain.suites.fitted import StatisticalMethod
+    from foretrain.suites.fitted import LINEAR, StatisticalMethod, TaskLinear
     from foretrain.suites.user_function import UserFunction, is_function_name
 
     if name in NAMES:
@@ -291,6 +291,8 @@ def entrant_of(name: str, request: Request, world: World) -> Entrant:
         return Entrant(
             StatisticalMethod(name), f"baseline:{name}, statsforecast {version}", dtype="float64", seconds=seconds
         )
+    if name == LINEAR:
+        return Entrant(TaskLinear(), f"baseline:{LINEAR}")
     if is_function_name(name) and not Path(name).exists():
         found = UserFunction.find(name)
         return Entrant(found, f"source:{found.source}", device="unknown", dtype="float64", facts={})

@@ -38,8 +38,8 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Releases, runs, hub ids, tiny (in the box), baselines (naive, drift, mean; with the extra "
-            "`baselines` auto_ets, auto_theta, dynamic_optimized_theta, auto_arima), or MODULE:FUNCTION. "
+            help="Releases, runs, hub ids, tiny (in the box), baselines (naive, drift, mean, linear; with the "
+            "extra `baselines` auto_ets, auto_theta, dynamic_optimized_theta, auto_arima), or MODULE:FUNCTION. "
             "With --from: which of those there (default: all).",
         ),
     ] = None,

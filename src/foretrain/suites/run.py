@@ -22,7 +22,7 @@ from foretrain.suites.contamination import counts_as_seen, flags_of
 from foretrain.suites.contestants import LoadedModel, SuiteNaive
 from foretrain.suites.covariates import TaskCovariates
 from foretrain.suites.definition import BenchmarkTask
-from foretrain.suites.fitted import StatisticalMethod
+from foretrain.suites.fitted import StatisticalMethod, TaskLinear
 from foretrain.suites.item_losses import ItemLosses, item_losses
 from foretrain.suites.results import (
     TaskResult,
@@ -143,7 +143,7 @@ class BenchmarkRun:
         A task on which seasonal naive itself fails has no baseline, and nothing to impute.
         """
         contestant = entrant.contestant
-        noting = isinstance(contestant, LoadedModel | StatisticalMethod)
+        noting = isinstance(contestant, LoadedModel | StatisticalMethod | TaskLinear)
         if noting:
             contestant.take_notes()  # of a task on which it failed
         try:
@@ -200,6 +200,8 @@ class _Opened:
     def score(self, contestant: Contestant, seconds: float | None = None) -> Any:
         """Return the TaskScore of a contestant. Raises ForecastFailed, and OutOfTime if it takes more seconds."""
         run, done = self.run, 0
+        if isinstance(contestant, TaskLinear):
+            contestant.begin(self.rows)
         label = f"{self.task.suite_name}/{self.task.name} {contestant.name}"
 
         def advance(windows: int) -> None:
@@ -306,8 +308,14 @@ def _tried(entrant: Entrant, rows: TaskRows) -> Trial:
     chosen = [len(batches) // 2]
     if entrant.seconds is not None:
         chosen = np.unique(np.linspace(0, len(batches) - 1, TRIAL_FITS).astype(int)).tolist()
+    fitting = 0.0
     try:
+        began = time.monotonic()
+        if isinstance(contestant, TaskLinear):
+            contestant.begin(rows)
         forecast_batch(contestant, rows, batches[chosen[-1]])  # the first call also loads and compiles
+        if isinstance(contestant, TaskLinear):
+            fitting = time.monotonic() - began
         began = time.monotonic()
         for number in chosen:
             forecast_batch(contestant, rows, batches[number])
@@ -317,7 +325,7 @@ def _tried(entrant: Entrant, rows: TaskRows) -> Trial:
         said = str(error) if isinstance(error, ForetrainError) else f"{type(error).__name__}: {error}"
         return Trial(task, contestant.name, rows, None, f"it failed on a batch: {' '.join(said.split())[:200]}")
     each = (time.monotonic() - began) / sum(len(rows.of(batches[number].tolist())) for number in chosen)
-    return Trial(task, contestant.name, rows, each * len(rows), limit=entrant.seconds)
+    return Trial(task, contestant.name, rows, fitting + each * len(rows), limit=entrant.seconds)
 
 
 def _agreed(world: World, action: Callable[[], T]) -> T:
