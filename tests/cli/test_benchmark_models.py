@@ -129,6 +129,18 @@ def test_results_say_what_training_saw_and_learn_it_later(suites, mine, capsys, 
     assert [later[name]["metrics"] for name in files] == [found[name]["metrics"] for name in files]
 
 
+def test_results_name_unit_and_licence_and_older_ones_learn_them_without_a_new_score(suites, mine):  # noqa: F811
+    words = ("naive", "--suite", "pooled", "--task", "walks")
+    benchmark(suites, *words)
+    path = Path("results/naive/pooled/walks.json")
+    found = json.loads(path.read_text())
+    assert (found["unit"], found["licence"]) == ("unknown", "none")  # of a suite that is not shipped
+    older = {name: value for name, value in found.items() if name not in ("unit", "licence")} | {"seconds": 77.0}
+    path.write_text(json.dumps(older))
+    benchmark(suites, *words)
+    assert json.loads(path.read_text()) == found | {"seconds": 77.0}
+
+
 def test_finished_tasks_are_kept_and_changed_ones_computed_anew(suites, mine, capsys):  # noqa: F811
     words = (f"{mine}:last", "--suite", "pooled")
     benchmark(suites, *words, "--task", "walks")

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 
 from foretrain.errors import ConfigError
 from foretrain.evaluation.library_metrics import METRICS_OF, Instances
 from foretrain.evaluation.streamed_metrics import STREAMED, streamed_metrics
-from foretrain.suites.definition import own_suites, raw_sources, suite_names, tasks_of, title_of
+from foretrain.suites.definition import (
+    MIXED,
+    UNKNOWN,
+    data_facts,
+    own_suites,
+    raw_sources,
+    suite_names,
+    tasks_of,
+    title_of,
+)
 from foretrain.suites.published import FOLDER, published_figures, published_table
 from foretrain.timeaxis.frequency import Frequency
 
@@ -100,6 +110,33 @@ def test_fev_s_columns_have_one_role_each():
         rule = task.definition
         columns = [*(rule.targets or ()), *rule.past_covariates, *rule.known_covariates, *rule.static_covariates]
         assert len(set(columns)) == len(columns), task.name
+
+
+def test_every_task_has_unit_and_licence_and_unknown_ones_say_so():
+    tasks = [task for suite in suite_names() for task in tasks_of(suite)]
+    assert all(task.facts.unit and task.facts.licence and task.facts.source for task in tasks)
+    units = Counter(task.facts.unit if task.facts.unit in (UNKNOWN, MIXED) else "known" for task in all_tasks())
+    assert units == {"known": 70, UNKNOWN: 132, MIXED: 73}
+    unknown = sum(task.facts.licence == "unknown" for task in all_tasks())
+    assert unknown == 82 and {"CC BY 4.0", "competition terms"} <= {task.facts.licence for task in all_tasks()}
+
+
+def test_every_data_set_with_facts_is_one_of_a_task():
+    tasks = [task for suite in suite_names() for task in tasks_of(suite)]
+    used = {(task.suite_name if task.suite.hub is None else task.suite.hub.repository, task.definition.dataset)
+            for task in tasks}  # fmt: skip
+    assert used == {(place, name) for place, sets in data_facts().items() for name in sets}
+
+
+def test_values_that_a_suite_standardises_have_no_unit_of_their_own():
+    assert {task.facts.unit for task in tasks_of("ltsf")} == {"train deviations"}
+
+
+def test_licences_of_raw_files_are_those_of_the_data_set_or_of_another_copy_of_it():
+    """A raw file may be another's copy, such as a package's: then both licences are stated, each at its place."""
+    for task in all_tasks():
+        if task.definition.raw is not None and "CC BY-ND" in task.facts.licence:
+            assert raw_sources()[task.definition.raw.source].licence == task.facts.licence, task.name
 
 
 def test_an_unknown_suite_is_named_with_those_alike():

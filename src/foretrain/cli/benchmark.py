@@ -304,12 +304,17 @@ def list_suites(tasks: Sequence[BenchmarkTask], root: Path) -> None:
         typer.echo(f"  {name:18}{title_of(name)}")
     for suite, members in _by_suite(tasks):
         typer.echo(f"\n{suite}, {len(members)} tasks:")
-        wide = max(len(task.name) for task in members) + 2
+        wide, units, licences = (
+            max(map(len, words)) + 2
+            for words in zip(*((task.name, task.facts.unit, task.facts.licence) for task in members), strict=True)
+        )
         for task in members:
             rule, there = task.definition, find_data(task, root) if task.suite.published else "with --data"
             season = f"season {rule.seasonality}"
-            what = f"horizon {rule.horizon:<5}{season:12}{rule.freq:7}{f'data: {there}' if there else ''}"
+            facts = f"unit {task.facts.unit:{units}}{task.facts.licence:{licences}}"
+            what = f"horizon {rule.horizon:<5}{season:12}{rule.freq:7}{facts}{f'data: {there}' if there else ''}"
             typer.echo(f"  {task.name:{wide}}{what}".rstrip())
+    typer.echo("\nUnit and licence: of the data; where they stand: suites/definitions/datasets.yaml.")
 
 
 def _self_check(tasks: Sequence[BenchmarkTask], suites: Sequence[str], root: Path, json_file: Path | None) -> int:

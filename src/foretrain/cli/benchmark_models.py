@@ -21,7 +21,7 @@ from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.result_folders import result_locks
 from foretrain.suites.results import TaskResult
 from foretrain.suites.run import BenchmarkRun, Entrant, Outcome, Trial
-from foretrain.suites.tables import label_of, number, remark_of
+from foretrain.suites.tables import in_unit_of_data, label_of, number, remark_of, unit_lines
 
 AGAIN = "by the same command; finished tasks are kept"  # what to do where a rank is gone
 
@@ -227,10 +227,12 @@ def _figures(result: TaskResult, names: Sequence[str]) -> list[str]:
 
 
 def _legend(results: Sequence[TaskResult], names: Sequence[str]) -> list[str]:
-    labels = ", ".join(label_of(name) for name in names)
+    labels = ", ".join(label_of(name) for name in names if not in_unit_of_data(name))
     lines = [
-        f"  {labels}: without unit, lower is better; s.naive: the suite's seasonal naive; ratio: to it.",
+        f"  {f'{labels}: without unit; ' if labels else ''}lower is better; s.naive: the suite's seasonal naive; "
+        "ratio: to it.",
         "  windows: of all items together. The JSON files have all metrics, seconds and devices.",
+        *(f"  {line}" for line in unit_lines(results, names)),
     ]
     if any(result.max_items is not None for result in results):
         lines.append("  SAMPLE: figures of a part of the items, which compare with no published figure.")

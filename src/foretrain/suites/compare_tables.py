@@ -26,7 +26,7 @@ from foretrain.suites.compare import (
 )
 from foretrain.suites.contestants import OWN
 from foretrain.suites.results import TaskResult
-from foretrain.suites.tables import Table, number, remark_of
+from foretrain.suites.tables import Table, number, remark_of, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -232,8 +232,8 @@ def csv_of(found: ModelComparison) -> str:
     """Return every figure as CSV, a line for each model, task and metric, in full precision."""
     out = io.StringIO()
     names = (
-        "model", "suite", "task", "metric", "value", "seasonal_naive", "ratio", "items", "windows", "seconds", "device",
-        "processes", "parameters", "state", "imputed", "max_items", "flags",
+        "model", "suite", "task", "metric", "unit", "value", "seasonal_naive", "ratio", "items", "windows", "seconds",
+        "device", "processes", "parameters", "state", "imputed", "max_items", "flags",
     )  # fmt: skip
     writer: csv.DictWriter[str] = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
@@ -244,7 +244,7 @@ def csv_of(found: ModelComparison) -> str:
                 own = figures[model].get(metric)
                 row = {
                     "model": for_spreadsheet(model), "suite": task.suite, "task": for_spreadsheet(task.task),
-                    "metric": metric, "value": own, "seasonal_naive": naive,
+                    "metric": metric, "unit": unit_of(metric, result.unit), "value": own, "seasonal_naive": naive,
                     "ratio": own / naive if own is not None and naive else None, "items": result.series,
                     "windows": result.windows, "seconds": result.seconds, "device": result.device,
                     "processes": result.processes, "parameters": result.num_parameters, "state": result.state,

@@ -18,6 +18,8 @@ from foretrain.hints import did_you_mean
 
 FOLDER = Path(__file__).parent / "definitions"
 _SOURCES = "sources.yaml"
+_DATASETS = FOLDER / "datasets.yaml"
+UNKNOWN, MIXED = "unknown", "mixed"  # units: of no statement; of series or variates in different ones
 
 
 class RawSource(Section):
@@ -120,6 +122,19 @@ class SuiteSelection(Section):
     parts: dict[str, tuple[str, ...]]
 
 
+class DataFacts(Section):
+    """What is known of the data sets that have the same facts. No part of a result's identity."""
+
+    names: tuple[str, ...] = ()
+    unit: str  # of the values that are scored, UNKNOWN or MIXED
+    licence: str  # of the data themselves
+    source: str  # of both
+
+
+class _FactsOfSets(Section):
+    sets: dict[str, tuple[DataFacts, ...]]  # by repository, or by suite where there is none
+
+
 @dataclass(frozen=True)
 class BenchmarkTask:
     """A task of a suite, with the suite whose rules hold for it."""
@@ -129,10 +144,21 @@ class BenchmarkTask:
     suite: SuiteDefinition
     definition: TaskDefinition
 
+    @property
+    def facts(self) -> DataFacts:
+        """Unit and licence of its data; of a suite that is not shipped, as over data of the user, the unit is unknown.
+
+        Raises KeyError for a data set that a shipped repository lacks.
+        """
+        of = data_facts().get(self.suite_name if self.suite.hub is None else self.suite.hub.repository)
+        if of is None:
+            return DataFacts(unit=UNKNOWN, licence=self.suite.licence, source=self.suite.origin)
+        return of[self.definition.dataset]
+
 
 def suite_names() -> list[str]:
     """Return the names of the suites, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.name != _SOURCES)
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.name not in (_SOURCES, _DATASETS.name))
 
 
 def own_suites() -> list[str]:
@@ -160,6 +186,20 @@ def raw_sources() -> dict[str, RawSource]:
     """Return the raw sources by name."""
     tree = read_yaml(FOLDER / _SOURCES)
     return {name: build(RawSource, entry, source=f"{_SOURCES}: {name}") for name, entry in tree.items()}
+
+
+@cache
+def data_facts() -> dict[str, dict[str, DataFacts]]:
+    """Return what is known of data sets, by repository (or suite) and name. Raises ConfigError for one named twice."""
+    found: dict[str, dict[str, DataFacts]] = {}
+    for place, entries in build(_FactsOfSets, {"sets": read_yaml(_DATASETS)}, source=_DATASETS.name).sets.items():
+        found[place] = {}
+        for entry in entries:
+            for name in entry.names:
+                if name in found[place]:
+                    raise ConfigError(f"{_DATASETS.name}: {place} has {name} twice; keep one entry.")
+                found[place][name] = entry
+    return found
 
 
 @cache

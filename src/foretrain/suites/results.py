@@ -19,6 +19,7 @@ from foretrain.suites.result_folders import folder_name
 from foretrain.suites.rows import CovariateSource
 
 SCHEMA = 1
+_FACTS = frozenset({"unit", "licence"})  # of the data, as known by now: no older result is scored anew for them
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class TaskResult:
     point: str = "median"  # what the point forecast is
     context_length: int | None = None  # newest steps of history that the model reads; None = all that the task allows
     covariates: dict[str, list[str]] = field(default_factory=dict)  # past, known: given to the model; absent: not there
+    unit: str = ""  # of the data; unknown, or mixed: of series or variates in different ones
+    licence: str = ""  # of the data
     data: str = ""  # where the series came from
     data_hash: str = ""
     seconds: float = 0.0  # of the model's forecasts, on the slowest of `processes`
@@ -86,9 +89,9 @@ def kept_result(path: Path, identity: str) -> TaskResult | None:
     fields = TaskResult.__dataclass_fields__
     if found.get("schema") != SCHEMA or found.get("identity") != identity or found.get("state") != "done":
         return None
-    if not (fields.keys() <= found.keys() and isinstance(found["metrics"], dict)):
+    if not (fields.keys() - _FACTS <= found.keys() and isinstance(found["metrics"], dict)):
         return None
-    return TaskResult(**{name: found[name] for name in fields})
+    return TaskResult(**{name: found[name] for name in fields if name in found})
 
 
 def as_result(found: Mapping[str, Any]) -> TaskResult:

@@ -129,7 +129,8 @@ class BenchmarkRun:
         draft = opened.draft(entrant)
         kept = self.world.on_main(lambda: kept_result(path, draft.identity))
         if kept is not None:
-            told = replace(kept, flags=draft.flags, trained_on=draft.trained_on)  # what is known may be more by now
+            now = ("flags", "trained_on", "unit", "licence")  # what is known may be more by now
+            told = replace(kept, **{name: getattr(draft, name) for name in now})
             if told != kept:
                 self.world.on_main(lambda: write_result(path, told))
             return Outcome(told, kept=True)
@@ -259,6 +260,8 @@ class _Opened:
             sample_seed=None if rows.sample is None else rows.sample.seed,
             context_length=entrant.context_length,
             covariates=_names(given),
+            unit=task.facts.unit,
+            licence=task.facts.licence,
             data=self.data.origin,
             data_hash=data_hash,
             processes=self.run.world.size,

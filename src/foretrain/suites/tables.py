@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from foretrain.evaluation.page import esc, remark, rows_table
 from foretrain.printing import printable
 from foretrain.suites.contamination import mark_of
+from foretrain.suites.definition import MIXED, UNKNOWN
 from foretrain.suites.results import TaskResult
 
 LABELS = {"mean_weighted_sum_quantile_loss": "WQL", "MASE[0.5]": "MASE", "ND[0.5]": "WAPE"}
@@ -66,6 +69,41 @@ class Table:
 def label_of(metric: str) -> str:
     """Return what tables call a metric that suites call differently."""
     return LABELS.get(metric, metric)
+
+
+def unit_of(metric: str, unit: str) -> str:
+    """Return the unit of a metric of data in some unit, which may be unknown or mixed; "" for one without."""
+    name = re.sub(r"\[[^]]*\]$", "", metric).lower()
+    if name.startswith("pct_") and name != "pct_r2":
+        return "squared percent" if name == "pct_mse" else "percent"
+    kind = name.removeprefix("price_")
+    if kind not in ("mae", "mse", "rmse"):
+        return ""
+    return f"squared {unit}" if kind == "mse" and unit not in (UNKNOWN, MIXED) else unit
+
+
+def in_unit_of_data(metric: str) -> bool:
+    """Return whether a metric has the unit of the data, or its square."""
+    return unit_of(metric, "x").endswith("x")
+
+
+def unit_lines(results: Sequence[TaskResult], shown: Sequence[str]) -> list[str]:
+    """Return lines on the metrics of a suite's results that have the unit of the data, shown ones first."""
+    every = dict.fromkeys((*shown, *(name for result in results for name in (*result.metrics, *result.baseline))))
+    names = [label_of(name) for name in every if in_unit_of_data(name)]
+    if not names:
+        return []
+    tasks: dict[str, list[str]] = {}
+    for result in results:
+        of = tasks.setdefault(result.unit or UNKNOWN, [])
+        if result.task not in of:
+            of.append(result.task)
+    if len(tasks) == 1:
+        text = next(iter(tasks))
+    else:
+        text = "; ".join(f"{unit}: {', '.join(of[:3])}{', ...' if len(of) > 3 else ''}" for unit, of in tasks.items())
+    squared = ", squared in MSE" if any("MSE" in name.replace("RMSE", "").upper() for name in names) else ""
+    return wrap(f"{', '.join(names)}: in the unit of the data{squared}: {text}.", 116, subsequent_indent="  ")
 
 
 def number(value: float | None, digits: int = 5) -> str:
