@@ -6,9 +6,9 @@ from tests.suites.tasks import series, task
 
 from foretrain.data.store import Corpus
 from foretrain.forecasting.ancestry import Ancestry
-from foretrain.notes import Code
-from foretrain.suites.contamination import FLAGS, compare_values, counts_as_seen, flag_lines, flags_of
+from foretrain.suites.contamination import FLAGS, OwnData, SeenValues, counts_as_seen, flag_lines, flags_of
 from foretrain.suites.definition import tasks_of
+from foretrain.suites.seen_values import compare_all, training_parts
 
 SEEN_TEST, SEEN, PERHAPS, UNKNOWN = FLAGS
 
@@ -128,25 +128,44 @@ def test_what_training_held_out_for_test_of_a_recorded_corpus_is_not_seen():
     assert [note.code for note in flags_of(small, facts, mine, corpora=[held])] == [SEEN_TEST]
 
 
-def test_long_horizons_are_looked_for_in_pieces_and_each_variate_is_a_window():
-    both = np.stack([walk(300, 0), walk(300, 1)])
-    wide = [series(both, variates=("a", "b"))]
-    found = compare_values(task(horizon=80), wide, [corpus(walk(300, 1)[:250])])
-    assert (found.scored, found.found) == (2, 1)  # the truth from 220 on
-
-
 def test_windows_that_cannot_be_told_are_counted_and_said():
     small, flat = task(), [series(np.ones(50)), series(np.arange(10.0))]
-    found = compare_values(small, flat, [corpus(np.ones(60))])
-    assert (found.scored, found.found, found.left_out) == (0, 0, 2)
     (flag,) = flags_of(small, {}, flat, corpora=[corpus(np.ones(60))])
     assert flag.code == UNKNOWN and "no window of 32 steps" in flag.text
+    short = [series(walk(100, 0)), *(series(np.arange(10.0), item=str(k)) for k in range(2))]
+    (flag,) = flags_of(small, {}, short, corpora=[corpus(walk(100, 7))])
+    assert flag.code == UNKNOWN and "only 1 of 3 scored windows of 32 steps" in flag.text
+    assert flags_of(small, {}, short[:2], corpora=[corpus(walk(100, 7))]) == []
 
 
-def test_of_too_many_values_a_sample_of_series_is_compared_and_said():
-    small, mine = task(horizon=4), [series(walk(300, 500))]
-    many = corpus(*(walk(100, k) for k in range(60)))
-    found = compare_values(small, mine, [many], most_values=3_000)
-    assert 0 < found.values < 5_000 and found.of_values == 6_000
-    assert found == compare_values(small, mine, [many], most_values=3_000)
-    assert Code.BENCHMARK_DATA_UNKNOWN in FLAGS
+def test_of_too_many_windows_it_is_said_how_many_were_looked_for():
+    small, mine = task(rule="gift-eval", horizon=4), [series(walk(300, 0))]
+    held = corpus(walk(300, 0))
+    parts = training_parts({}, [held])
+    some = compare_all([(small, mine)], {"": parts}, most_windows=8)["", ("test", "small")]
+    (flag,) = flags_of(small, {}, mine, seen=SeenValues(parts, some))
+    assert flag.code == SEEN_TEST and "scored windows that were looked for (of 8)" in flag.text
+    assert 0 < some.found == some.scored < 8
+
+
+def test_data_of_the_user_are_compared_step_by_step_with_what_training_held_out():
+    mine = Corpus.from_arrays(
+        "mine", [(str(k), walk(60, k)[None].astype(np.float32), None) for k in range(3)], ["target"]
+    )
+    small = task(rule="fev", horizon=4, num_windows=2)
+    small = type(small)("mine", "local", small.suite.model_copy(update={"published": ""}), small.definition)
+    items = [series(walk(60, k), item=str(k)) for k in (2, 0)]
+    own = OwnData(mine, (2, 0))
+
+    def codes(test_steps: int, of: Corpus = mine) -> list[str]:
+        facts = {"corpora": [{"name": "mine", "fingerprint": of.fingerprint}], "data": {"test_steps": test_steps}}
+        return [note.code for note in flags_of(small, facts, items, own=own)]
+
+    assert [codes(steps) for steps in (0, 7, 8)] == [[SEEN_TEST], [SEEN_TEST], []]
+    assert codes(8, corpus(walk(60, 9))) == [UNKNOWN]  # of other data, and without dates
+    assert [note.code for note in flags_of(small, {}, items, own=own)] == [UNKNOWN]
+    assert flags_of(small, None, items, own=own) == []
+    (flag,) = flags_of(small, {}, items, own=own, corpora=[corpus(walk(60, 0)[:52])])
+    assert flag.code == SEEN and not counts_as_seen(small, [flag])  # models are trained on what comes before
+    (flag,) = flags_of(small, {}, items, own=own, corpora=[corpus(walk(60, 0))])
+    assert counts_as_seen(small, [flag]) and flag_lines(small, [flag])[1].endswith("memory, not forecasting.")

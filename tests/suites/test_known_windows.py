@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from foretrain.suites.known_windows import LENGTH, KnownWindows
+from foretrain.suites.known_windows import LENGTH, TOLERANCE, KnownWindows
 
 
 def walks(count: int, length: int, seed: int) -> np.ndarray:
@@ -72,3 +72,32 @@ def test_many_equal_windows_are_all_found():
     known = KnownWindows(np.repeat(series[None, :LENGTH], 3_000, 0))
     known.look_into(np.tile(series, 30))
     assert known.found.all()
+
+
+def test_readers_know_the_oldest_steps_of_a_series():
+    series = walks(1, 100, 7)[0]
+    known = KnownWindows(np.stack([series[start : start + LENGTH] for start in (0, 20, 60)]), readers=3)
+    known.look_into(series, [LENGTH - 1, 52, 100])
+    assert known.found_by.tolist() == [[False, False, False], [True, True, False], [True, True, True]]
+    assert known.found.all()
+
+
+def test_what_is_found_is_what_a_search_by_brute_force_finds_in_double_precision():
+    """Copies at other scales, rounded to so many digits or with so much noise: nearer than the tolerance or not."""
+    rng = np.random.default_rng(8)
+    base = walks(60, 64, 9)
+    noise = np.repeat([0.0, 1e-6, 1e-3, 0.004, 0.02, 0.1], 10)[:, None]  # of a standard deviation of the window
+    deviation = base[:, 16:48].std(1, keepdims=True)
+    copies = (base + noise * deviation * rng.uniform(-1, 1, base.shape)) * rng.uniform(0.05, 3000, (60, 1)) + 7
+    copies[::2] = copies[::2].round(2)
+    known = KnownWindows(base[:, 16:48])
+    for one in copies:
+        known.look_into(one)
+    places = np.lib.stride_tricks.sliding_window_view(copies, LENGTH, axis=1).reshape(-1, LENGTH)
+    shapes = (places - places.mean(1, keepdims=True)) / places.std(1, keepdims=True)
+    wanted = (base[:, 16:48] - base[:, 16:48].mean(1, keepdims=True)) / deviation
+    nearest = np.array([np.abs(shapes - one).max(1).min() for one in wanted])
+    near, far = nearest < 1e-5, nearest > TOLERANCE
+    assert known.found[near].all() and not known.found[far].any() and near.sum() >= 10 and far.sum() >= 20
+    missed = ~known.found & ~near & ~far
+    assert missed.sum() <= 12  # a step that lies on the edge of two cells of the grid has another hash

@@ -21,6 +21,7 @@ from foretrain.cli.options import (
     PrecisionOption,
     ThreadsOption,
     TokenizerOption,
+    TrainedOnOption,
     dash_as_stdout,
     forecast_settings,
     given_options,
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 WIDTH = 120  # characters of a line
 _ONLY_MODELS = (  # options that need a model to score
-    "out", "data", "horizon", "windows", "seasonality", "look_back", "tokenizer", "option", "max_items", "batch_size",
-    "baseline_seconds", "dry_run", "device", "dtype", "threads",
+    "out", "data", "trained_on", "horizon", "windows", "seasonality", "look_back", "tokenizer", "option", "max_items",
+    "batch_size", "baseline_seconds", "dry_run", "device", "dtype", "threads",
 )  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def benchmark(
         int | None,
         typer.Option("--context", min=1, help="With --suite ltsf: steps of history, in place of the suite's 96 (36)."),
     ] = None,
+    trained_on: TrainedOnOption = None,
     tokenizer: TokenizerOption = None,
     option: FamilyOptions = None,
     max_items: Annotated[
@@ -138,6 +140,8 @@ def benchmark(
     if self_check or show:
         raise ConfigError("benchmark: models are scored without --self-check and --list. Leave these out.")
     _check_use(suite or [], given)
+    if trained_on and dry_run:
+        raise ConfigError("--trained-on: has no effect with --dry-run, which scores nothing. Leave it out.")
     prepare(threads)
     code = _score(
         tuple(models),
@@ -150,6 +154,7 @@ def benchmark(
         windows=windows or 1,
         seasonality=seasonality,
         look_back=look_back,
+        trained_on=tuple(trained_on or ()),
         tokenizer=tokenizer,
         options=forecast_settings(option),
         max_items=max_items,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ class Request:
     windows: int = 1
     seasonality: int | None = None
     look_back: int | None = None
+    trained_on: tuple[Path, ...] = ()
     tokenizer: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     max_items: int | None = None
@@ -85,6 +87,8 @@ def benchmark_models(request: Request) -> int:
             say = _printed if world.is_main else _silent
             if request.dry_run:
                 return _dry_run(run, present, say)
+            if request.trained_on:
+                run = with_corpora(run, present, request.trained_on, say)
             outcomes = _scored(run, present, say)
         say("")
         for line in table([outcome.result for outcome in outcomes]):
@@ -92,6 +96,18 @@ def benchmark_models(request: Request) -> int:
         absent = len(tasks) - len(present)
         say(summary(outcomes, absent, request.out))
         return 1 if any(outcome.result.state == "failed" for outcome in outcomes) else 0
+
+
+def with_corpora(run: BenchmarkRun, tasks: Sequence[BenchmarkTask], paths: Sequence[Path], say: Any) -> BenchmarkRun:
+    """Return a run that knows what of the tasks is in corpora of training. Raises ConfigError for one without use."""
+    from foretrain.data.frames import open_input
+
+    began, corpora = time.monotonic(), [open_input(path).corpus for path in paths]
+    found = run.looked_into(corpora, tasks)
+    names = ", ".join(corpus.name for corpus in corpora)
+    count = f"{len(tasks):,} task{'' if len(tasks) == 1 else 's'}"
+    say(f"looked for the windows of {count} in {names}: {time.monotonic() - began:,.1f} s")
+    return found
 
 
 def _scored(run: BenchmarkRun, tasks: Sequence[BenchmarkTask], say: Any) -> list[Outcome]:

@@ -16,6 +16,7 @@ from foretrain.cli.options import (
     DType,
     PrecisionOption,
     ThreadsOption,
+    TrainedOnOption,
     dash_as_stdout,
     given_options,
     prepare,
@@ -25,8 +26,8 @@ from foretrain.cli.options import (
 from foretrain.errors import ConfigError
 
 _SCORING = (  # options that have no effect on finished results
-    "horizon", "windows", "seasonality", "data_root", "max_items", "batch_size", "baseline_seconds", "device", "dtype",
-    "threads",
+    "horizon", "windows", "seasonality", "data_root", "trained_on", "max_items", "batch_size", "baseline_seconds",
+    "device", "dtype", "threads",
 )  # fmt: skip
 _OF_DATA = ("horizon", "windows", "seasonality")
 _PICTURES = (".png", ".svg", ".pdf")
@@ -59,6 +60,7 @@ def compare(
         int | None, typer.Option(min=1, help="With --data: steps of a season (default: of the frequency).")
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Where data sets of suites are.")] = Path("benchmark-data"),
+    trained_on: TrainedOnOption = None,
     max_items: Annotated[
         int | None, typer.Option(min=1, help="Compare on a drawn sample of so many items of each task.")
     ] = None,
@@ -104,8 +106,9 @@ def compare(
             tasks = tuple(chosen_tasks(suite, task or [])) if suite else ()
             request = Request(
                 tuple(models or ()), tasks, data_root, Path(), horizon=horizon or 1, windows=windows,
-                seasonality=seasonality, max_items=max_items, batch_size=batch_size, device=device.value,
-                dtype=dtype.value, threads=threads, baseline_seconds=baseline_seconds,
+                seasonality=seasonality, trained_on=tuple(trained_on or ()), max_items=max_items,
+                batch_size=batch_size, device=device.value, dtype=dtype.value, threads=threads,
+                baseline_seconds=baseline_seconds,
             )  # fmt: skip
             code = compare_models(request, data or [], to)
     raise typer.Exit(code)

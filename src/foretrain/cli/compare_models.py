@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import typer
 
 from foretrain.atomic import write_json, write_text
-from foretrain.cli.benchmark_models import Request, entrant_of, local_suite
+from foretrain.cli.benchmark_models import Request, entrant_of, local_suite, with_corpora
 from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, DataError
 from foretrain.suites.compare import TaskComparison
@@ -30,11 +29,6 @@ from foretrain.suites.results import as_result
 from foretrain.suites.run import BenchmarkRun
 from foretrain.suites.score import TaskData
 from foretrain.suites.submissions import read_results
-
-
-class _Work(NamedTuple):
-    task: BenchmarkTask
-    load: Callable[[BenchmarkTask], TaskData] | None
 
 
 @dataclass(frozen=True)
@@ -70,17 +64,20 @@ def compare_models(request: Request, data: Sequence[Path], outputs: Outputs) -> 
         found: list[TaskComparison] = []
         unusable: list[str] = []
         with progress_bar("scoring") as advance:
-            for task, load in _work(request, data):
-                run = BenchmarkRun(
-                    entrants=entrants,
-                    root=request.root,
-                    out=request.out,
-                    load=load,
-                    batch_size=request.batch_size,
-                    max_items=request.max_items,
-                    world=world,
-                    progress=advance,
-                )
+            tasks, load = _work(request, data)
+            run = BenchmarkRun(
+                entrants=entrants,
+                root=request.root,
+                out=request.out,
+                load=load,
+                batch_size=request.batch_size,
+                max_items=request.max_items,
+                world=world,
+                progress=advance,
+            )
+            if request.trained_on:
+                run = with_corpora(run, tasks, request.trained_on, typer.echo)
+            for task in tasks:
                 try:
                     found.append(_on_task(run, task))
                 except DataError as error:
@@ -94,15 +91,21 @@ def compare_models(request: Request, data: Sequence[Path], outputs: Outputs) -> 
     return 1 if failed or unusable else 0
 
 
-def _work(request: Request, data: Sequence[Path]) -> list[_Work]:
-    """Return the tasks whose data are there. Raises DataError if there is none, ConfigError for two of one name."""
+def _work(
+    request: Request, data: Sequence[Path]
+) -> tuple[list[BenchmarkTask], Callable[[BenchmarkTask], TaskData] | None]:
+    """Return the tasks whose data are there, and what loads data of the user.
+
+    Raises DataError if there is none, ConfigError for two of one name.
+    """
     if data:
-        work = [_Work(tasks[0], load) for tasks, load in (local_suite(path, request) for path in data)]
-        names = [one.task.name for one in work]
+        own = [(tasks[0], load) for tasks, load in (local_suite(path, request) for path in data)]
+        loads = {task.name: load for task, load in own}
+        names = [task.name for task, _ in own]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ConfigError(f"--data: two data are called {twice}. Rename one, or compare on them one by one.")
-        return work
+        return [task for task, _ in own], lambda task: loads[task.name](task)
     run = BenchmarkRun(entrants=[], root=request.root, out=request.out)
     present = [task for task in request.tasks if run.present(task)]
     if not present:
@@ -111,7 +114,7 @@ def _work(request: Request, data: Sequence[Path]) -> list[_Work]:
     lacking = len(request.tasks) - len(present)
     if lacking:
         typer.echo(f"{lacking} of {len(request.tasks)} tasks are without data, which benchmark --self-check names.")
-    return [_Work(task, None) for task in present]
+    return present, None
 
 
 def _on_task(run: BenchmarkRun, task: BenchmarkTask) -> TaskComparison:

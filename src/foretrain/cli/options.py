@@ -128,6 +128,13 @@ FamilyOptions = Annotated[
 TokenizerOption = Annotated[
     str | None, typer.Option(help="Folder or hub id of the tokenizer, for a release that brings none.")
 ]
+TrainedOnOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="CORPUS",
+        help="A corpus on disk, or files, that models were trained on: flag tasks whose windows it holds; repeatable.",
+    ),
+]
 PrecisionOption = Annotated[DType, typer.Option(help="Precision.")]
 CsvSafeOption = Annotated[
     bool,

@@ -2,7 +2,8 @@
 
 Three ways to know: what is published of official weights (models/training_data.py), among which are the ancestors of a
 release; the dates of what a release and its ancestors record; and the values themselves, where corpora of training are
-on disk (known_windows.py).
+on disk (seen_values.py). Data of the user are a corpus, whose steps are compared with the record as evaluations do
+(evaluation/overlap.py).
 """
 
 from __future__ import annotations
@@ -12,20 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from foretrain.data.splits import Origin
 from foretrain.data.store import Corpus
-from foretrain.evaluation.overlap import TrainingRecord, is_apart, last_time
-from foretrain.evaluation.scored import Array
+from foretrain.evaluation.overlap import TrainingRecord, check_overlap, is_apart, last_time
 from foretrain.forecasting.ancestry import Seen
 from foretrain.notes import Code, Note
 from foretrain.suites.definition import BenchmarkTask
-from foretrain.suites.known_windows import LENGTH, KnownWindows
+from foretrain.suites.known_windows import LENGTH
 from foretrain.suites.raw_files import BenchmarkSeries
-from foretrain.suites.windows import Cut, windows_of
-
-MOST_VALUES = 50_000_000  # of training that are compared: 45 s of a core; of more, a sample of series
-MOST_WINDOWS = 100_000  # of a task that are looked for: 14 MB; of more, evenly spread ones
-_EARLIER = 8  # windows of a series' history that are looked for
-_SEED = 0  # of the sample of series
+from foretrain.suites.seen_values import ComparedValues, TrainingPart, compare_values, training_parts
+from foretrain.suites.windows import windows_of
 
 # The gravest first.
 FLAGS = (
@@ -42,26 +39,42 @@ _SAYS = {
     FLAGS[3]: "may have seen {0}: which data sets it was trained on is not published",
 }
 # What a suite counts as seen. GIFT-Eval: its test windows alone; Chronos and fev: the data set.
-_COUNTS = {"gift-eval": FLAGS[:1], "fev": FLAGS[:2], "offset": FLAGS[:2], "ltsf": FLAGS[:2]}
+# Of data of the user: these too, as models are trained on what comes before.
+_OWN = "own"
+_COUNTS = {"gift-eval": FLAGS[:1], "fev": FLAGS[:2], "offset": FLAGS[:2], "ltsf": FLAGS[:2], _OWN: FLAGS[:1]}
 _MAKES_OF_IT = {
     "gift-eval": "the model's testdata_leakage is Yes",
     "fev": "trained_on_this_dataset is True, and leaderboards replace the score by that of a model that saw nothing",
     "offset": "this is an in-domain score, no zero-shot one",
     "ltsf": "this is no zero-shot score",
+    _OWN: "this score measures memory, not forecasting",
 }
 _MARKS: dict[str, str] = dict(zip(FLAGS, ("SEEN", "SEEN", "perhaps seen", "unknown"), strict=True))
+# What evaluations say of the windows of a corpus.
+_BY_OVERLAP: dict[str, Code] = {
+    Code.TRAINING_SAW_WINDOWS: FLAGS[0],
+    Code.VALIDATION_SAW_WINDOWS: FLAGS[0],
+    Code.BEFORE_TRAINING_CUTOFF: FLAGS[2],
+    Code.TRAINING_SAW_DAYS: FLAGS[2],
+    Code.TRAINING_MAY_HAVE_SEEN_DAYS: FLAGS[2],
+    Code.TRAINING_UNKNOWN: FLAGS[3],
+    Code.ANCESTRY_UNKNOWN: FLAGS[3],
+    Code.TRAINING_CANNOT_BE_COMPARED: FLAGS[3],
+}
 
 
-class ComparedValues(NamedTuple):
-    """What looking for a task's windows in corpora of training came to."""
+class OwnData(NamedTuple):
+    """The corpus of the user that the series of a task are from."""
 
-    scored: int  # windows, each variate one, with steps that can be looked for
-    found: int  # of them whose truth is in the corpora
-    earlier: int  # windows of history that are in the corpora
-    looked_for: int  # windows of history that were looked for
-    left_out: int  # scored windows that no value can tell: too short, not observed, constant, or ramps
-    values: int  # of the corpora that were compared,
-    of_values: int  # of so many
+    corpus: Corpus
+    items: tuple[int, ...]  # of the corpus, for each series
+
+
+class SeenValues(NamedTuple):
+    """Corpora on disk that a model was trained on, and what looking for a task's windows in them came to."""
+
+    parts: tuple[TrainingPart, ...]
+    found: ComparedValues
 
 
 def flags_of(
@@ -70,6 +83,8 @@ def flags_of(
     series: Sequence[BenchmarkSeries] | None = None,
     *,
     corpora: Sequence[Corpus] = (),
+    seen: SeenValues | None = None,
+    own: OwnData | None = None,
 ) -> list[Note]:
     """Return notes on what training saw of a task's data set, the gravest first; [] if it saw nothing of it.
 
@@ -80,34 +95,38 @@ def flags_of(
         series: the task's series, for the dates of its windows and for their values.
         corpora: corpora on disk that training used. Those among the model's record count as far as it did not hold
             them out for test, others wholly.
+        seen: what looking for the task's windows in them came to, if that is known.
+        own: the corpus that the series are from, if it is the user's own.
     """
     if facts is None:
         return []
     record = TrainingRecord(dict(facts))
-    notes = _by_name(task, record)
-    by_value = [rule for rule in record.rules if any(rule.is_of(corpus.fingerprint) for corpus in corpora)]
-    if series is not None and corpora:
-        notes += _by_value(task, compare_values(task, series, corpora, by_value), corpora)
-    notes += _by_record(task, record, [rule for rule in record.rules if rule not in by_value], series)
-    named = {by for by, _, _ in record.published}
-    nothing_own = not record.own and "" not in named and not corpora
-    unknown = [record.name(by) for by in record.ancestry.unknown if by not in named]
-    if nothing_own or unknown:
-        who = "the model" if nothing_own else " and ".join(unknown[:2])
-        text = f"may have seen {task.definition.dataset}: what it was trained on is not recorded"
-        notes.append(Note(Code.BENCHMARK_DATA_UNKNOWN, f"{who} {text}."))
+    if seen is None and corpora and series is not None:
+        parts = training_parts(facts, corpora)
+        seen = SeenValues(parts, compare_values(task, series, parts))
+    notes = [] if seen is None else _by_value(task, seen)
+    if own is not None and series is not None:
+        known = seen is not None and not record.own and not record.published
+        found = _by_overlap(task, facts, series, own)
+        notes += [note for note in found if not (known and note.code == FLAGS[3])]
+    else:
+        notes += _by_name(task, record)
+        compared = [] if seen is None else [name for part in seen.parts for name in part.fingerprints]
+        rules = [rule for rule in record.rules if not any(rule.is_of(name) for name in compared)]
+        notes += _by_record(task, record, rules, series)
+        notes += _without_record(task, record, known=seen is not None)
     return sorted(notes, key=lambda note: FLAGS.index(Code(note.code)))
 
 
 def counts_as_seen(task: BenchmarkTask, flags: Iterable[Note]) -> bool:
     """Return whether the task's suite counts its data as seen by training."""
-    return any(note.code in _COUNTS[task.suite.rule] for note in flags)
+    return any(note.code in _COUNTS[_rule(task)] for note in flags)
 
 
 def flag_lines(task: BenchmarkTask, flags: Sequence[Note]) -> list[str]:
     """Return what to print beside a score: a line a flag, and what the suite makes of them."""
     lines = [f"{_MARKS[note.code]}: {note.text}" for note in flags]
-    return [*lines, f"So {_MAKES_OF_IT[task.suite.rule]}."] if counts_as_seen(task, flags) else lines
+    return [*lines, f"So {_MAKES_OF_IT[_rule(task)]}."] if counts_as_seen(task, flags) else lines
 
 
 def mark_of(codes: Iterable[str]) -> str:
@@ -116,42 +135,9 @@ def mark_of(codes: Iterable[str]) -> str:
     return next((_MARKS[code] for code in FLAGS if code in found), "")
 
 
-def compare_values(
-    task: BenchmarkTask,
-    series: Sequence[BenchmarkSeries],
-    corpora: Sequence[Corpus],
-    rules: Sequence[Seen] = (),
-    most_values: int = MOST_VALUES,
-) -> ComparedValues:
-    """Look for the windows of a task, and for some of the history before them, in corpora of training.
-
-    A scored window is found if LENGTH steps that end in its truth are there, of which all but the truth are history.
-
-    rules: what was held out of the corpora; of one without a rule every step counts.
-    """
-    cuts = windows_of(task, series)
-    windows, owner = _windows(task, series, cuts)
-    known = KnownWindows(windows)
-    values, of_values = 0, sum(corpus.num_rows * len(corpus.columns) for corpus in corpora)
-    for corpus, index in _sampled(corpora, most_values):
-        own = [rule for rule in rules if rule.is_of(corpus.fingerprint)]
-        rows = corpus.length(index) if not own else corpus.length(index) - min(rule.test_steps for rule in own)
-        for row in corpus.values(index):
-            known.look_into(row[: max(rows, 0)])
-            values += len(row)
-    scored = owner >= 0
-    telling, found = np.unique(owner[scored & known.telling]), np.unique(owner[scored & known.found])
-    variates = sum(len(series[cut.series].variates) for cut in cuts)
-    earlier = ~scored & known.telling
-    return ComparedValues(
-        scored=len(telling),
-        found=len(found),
-        earlier=int((earlier & known.found).sum()),
-        looked_for=int(earlier.sum()),
-        left_out=variates - len(telling),
-        values=values,
-        of_values=of_values,
-    )
+def _rule(task: BenchmarkTask) -> str:
+    """Return what decides which flags count: the rule of the suite, or that of data of the user."""
+    return task.suite.rule if task.suite.published else _OWN
 
 
 def _by_name(task: BenchmarkTask, record: TrainingRecord) -> list[Note]:
@@ -195,60 +181,65 @@ def _by_record(
     return [Note(Code.BENCHMARK_DATA_PERHAPS_SEEN, text)]
 
 
-def _by_value(task: BenchmarkTask, found: ComparedValues, corpora: Sequence[Corpus]) -> list[Note]:
+def _without_record(task: BenchmarkTask, record: TrainingRecord, *, known: bool) -> list[Note]:
+    """Return a note if it is not recorded what a model was trained on. known: it is said, if not recorded."""
+    named = {by for by, _, _ in record.published}
+    nothing_own = not record.own and "" not in named and not known
+    unknown = [record.name(by) for by in record.ancestry.unknown if by not in named]
+    if not nothing_own and not unknown:
+        return []
+    who = "the model" if nothing_own else " and ".join(unknown[:2])
+    text = f"may have seen {task.definition.dataset}: what it was trained on is not recorded"
+    return [Note(Code.BENCHMARK_DATA_UNKNOWN, f"{who} {text}.")]
+
+
+def _by_overlap(
+    task: BenchmarkTask,
+    facts: Mapping[str, Any],
+    series: Sequence[BenchmarkSeries],
+    own: OwnData,
+) -> list[Note]:
+    """Return what an evaluation on the same windows of a corpus says of training."""
+    origins = dict.fromkeys(Origin(own.items[cut.series], cut.cutoff) for cut in windows_of(task, series))
+    found = check_overlap(dict(facts), [own.corpus], [list(origins)])
+    return [Note(_BY_OVERLAP[note.code], note.text, note.counts) for note in found]
+
+
+def _by_value(task: BenchmarkTask, seen: SeenValues) -> list[Note]:
     """Return a note on windows that corpora of training hold, or if only some values could be compared."""
-    names = ", ".join(corpus.name for corpus in corpora[:3]) + (", ..." if len(corpora) > 3 else "")
+    found, all_names = seen.found, [part.corpus.name for part in seen.parts]
+    names = _listed(all_names)
+    said = [part.corpus.name for part in seen.parts if not part.recorded]
     counts = {"windows": found.found, "scored": found.scored, "left_out": found.left_out, "values": found.values}
     if found.found or found.earlier:
         code = Code.BENCHMARK_TEST_SEEN if found.found else Code.BENCHMARK_DATA_SEEN
+        some = f" that were looked for (of {found.windows:,})" if found.scored + found.left_out < found.windows else ""
         what = (
-            f"{found.found:,} of {found.scored:,} scored windows"
+            f"{found.found:,} of {found.scored:,} scored windows{some}"
             if found.found
             else f"{found.earlier:,} of {found.looked_for:,} windows of history, and no scored one,"
         )
         text = f"{what} of {task.definition.dataset} are in {names} by their values, up to scale and offset."
+        if said:
+            text += f" That the model was trained on {_listed(said)} is the user's word, no record's."
         return [Note(code, text, counts)]
-    if not found.scored or found.values < found.of_values:
-        why = (
-            f"no window of {LENGTH} steps can be told by its values"
-            if not found.scored
-            else f"only {found.values:,} of {found.of_values:,} values of {names} were compared"
+    why = ""
+    if found.values < found.of_values:
+        why = f"only {found.values:,} of {found.of_values:,} values of {names} were compared"
+    if found.scored < max(found.left_out, 1):
+        only = (
+            f"only {found.scored:,} of {found.scored + found.left_out:,} scored windows"
+            if found.scored
+            else "no window"
         )
+        why = f"{only} of {LENGTH} steps can be told by {'their' if found.scored else 'its'} values"
+    if why:
         return [Note(Code.BENCHMARK_DATA_UNKNOWN, f"{task.definition.dataset} may be in {names}: {why}.", counts)]
     return []
 
 
-def _windows(task: BenchmarkTask, series: Sequence[BenchmarkSeries], cuts: Sequence[Cut]) -> tuple[Array, np.ndarray]:
-    """Return windows (N, LENGTH) to look for, and the number (N,) of the scored window of each, -1 of history."""
-    rows, owner = list[Array](), list[int]()
-    number, horizon = 0, task.definition.horizon
-    first: dict[int, int] = {}
-    for cut in cuts:
-        first[cut.series] = min(cut.cutoff, first.get(cut.series, cut.cutoff))
-        for values in series[cut.series].values:
-            end = cut.cutoff + horizon
-            for stop in range(end, cut.cutoff, -LENGTH):
-                if stop >= LENGTH:
-                    rows.append(values[stop - LENGTH : stop])
-                    owner.append(number)
-            number += 1
-    for index, cutoff in first.items():
-        for values in series[index].values:
-            for stop in range(cutoff, max(cutoff - _EARLIER * LENGTH, LENGTH - 1), -LENGTH):
-                rows.append(values[stop - LENGTH : stop])
-                owner.append(-1)
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_WINDOWS)).astype(np.int64))
-    kept = [rows[k] for k in chosen.tolist()]
-    return np.array(kept, np.float64).reshape(len(kept), LENGTH), np.array(owner, np.int64)[chosen]
-
-
-def _sampled(corpora: Sequence[Corpus], most_values: int) -> Iterable[tuple[Corpus, int]]:
-    """Yield the series of corpora in the order of the files; of more than most_values values a sample, by a seed."""
-    total = sum(corpus.num_rows * len(corpus.columns) for corpus in corpora)
-    rng, share = np.random.default_rng(_SEED), min(1.0, most_values / max(total, 1))
-    for corpus in corpora:
-        taken = rng.random(corpus.num_series) < share if share < 1 else np.ones(corpus.num_series, bool)
-        yield from ((corpus, int(index)) for index in np.flatnonzero(taken))
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _first_truth(task: BenchmarkTask, series: Sequence[BenchmarkSeries] | None) -> np.datetime64 | None:

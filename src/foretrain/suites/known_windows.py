@@ -8,12 +8,14 @@ and an offset; a change of sign, a resampling, noise or a filled hole hides a wi
 Only telling windows count: all steps observed, no constant, and FEWEST different values and second differences, since
 every ramp equals every other one, and so do all single pulses.
 
-# N windows, L = LENGTH steps
+Several readers may know a series up to different steps, such as models that were trained on parts of one corpus.
+
+# N windows, L = LENGTH steps, R readers
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,7 @@ _STEPS = np.arange(0, LENGTH, LENGTH // HASHED)
 class KnownWindows:
     """Windows to look for, and which of them were found. Takes 140 bytes a window."""
 
-    def __init__(self, windows: Array) -> None:
+    def __init__(self, windows: Array, readers: int = 1) -> None:
         """Keep the telling ones of windows (N, L)."""
         mean, spread, usable = _moments(windows)
         shape = np.where(usable[:, None], (windows - mean[:, None]) / np.where(usable, spread, 1.0)[:, None], 0.0)
@@ -49,16 +51,27 @@ class KnownWindows:
         order = np.argsort(keys, kind="stable")
         self._rows, self._keys = rows[order], keys[order]
         self._shapes = shape[self._rows].astype(np.float32)
-        self.found = np.zeros(len(windows), bool)
+        self.found_by = np.zeros((readers, len(windows)), bool)
 
-    def look_into(self, values: npt.NDArray[Any]) -> None:
-        """Mark the windows that a series (T,) holds."""
+    @property
+    def found(self) -> npt.NDArray[np.bool_]:
+        """Which windows any reader knows (N,)."""
+        return np.logical_or.reduce(self.found_by, axis=0)
+
+    def look_into(self, values: npt.NDArray[Any], limits: Sequence[int] | None = None) -> None:
+        """Mark the windows that a series (T,) holds.
+
+        limits: the oldest steps that each reader knows (R,); None = all of them.
+        """
+        known = [len(values)] * len(self.found_by) if limits is None else limits
+        values = values[: max(*known, 0)]
         if len(values) < LENGTH or not len(self._keys):
             return
         every = sliding_window_view(values, LENGTH)
         for start in range(0, len(every), _CHUNK):
             windows = np.ascontiguousarray(every[start : start + _CHUNK], np.float64)
             mean, spread, usable = _moments(windows)
+            ends = np.flatnonzero(usable) + (start + LENGTH)
             windows, mean, spread = windows[usable], mean[usable], spread[usable]
             keys = _keys((windows[:, _STEPS] - mean[:, None]) / spread[:, None])
             first = np.searchsorted(self._keys, keys)
@@ -70,7 +83,8 @@ class KnownWindows:
                 entry = first[position] + within
                 shapes = (windows[position] - mean[position, None]) / spread[position, None]
                 same = (np.abs(shapes - self._shapes[entry]) <= TOLERANCE).all(1)
-                self.found[self._rows[entry[same]]] = True
+                for reader, limit in enumerate(known):
+                    self.found_by[reader, self._rows[entry[same & (ends[position] <= limit)]]] = True
 
 
 def _moments(windows: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:

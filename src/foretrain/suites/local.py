@@ -8,6 +8,7 @@ from foretrain.data.store import Corpus
 from foretrain.errors import DataError
 from foretrain.evaluation.panel import corpus_season
 from foretrain.models.request import DECILES
+from foretrain.suites.contamination import OwnData
 from foretrain.suites.definition import BenchmarkTask, Hub, SuiteDefinition, TaskDefinition
 from foretrain.suites.naive import NORMAL
 from foretrain.suites.raw_files import BenchmarkSeries
@@ -62,10 +63,11 @@ def local_data(corpus: Corpus, origin: str) -> TaskData:
     rows = [row for row, column in enumerate(corpus.manifest.columns) if column.kind == "numeric"]
     if not rows:
         raise DataError(f"{origin}: has no column of numbers.")
-    names, found = tuple(corpus.columns[row] for row in rows), list[BenchmarkSeries]()
+    names, found, items = tuple(corpus.columns[row] for row in rows), list[BenchmarkSeries](), list[int]()
     for item in range(corpus.num_series):
         times, values = corpus.times(item), np.array(corpus.values(item), np.float64)[rows]
         stamps = None if times is None else np.asarray(times, np.int64).astype("datetime64[us]")
         series = BenchmarkSeries(corpus.item_id(item), names, values, stamps)
         found += [series] if len(rows) == 1 else series.split()
-    return TaskData(found, origin)
+        items += [item] * (len(found) - len(items))
+    return TaskData(found, origin, own=OwnData(corpus, tuple(items)))

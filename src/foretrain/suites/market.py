@@ -9,6 +9,7 @@ import numpy as np
 from foretrain.data.store import Corpus
 from foretrain.errors import DataError
 from foretrain.evaluation.scored import Array
+from foretrain.suites.contamination import OwnData
 from foretrain.suites.covariates import covariates_of
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.raw_files import BenchmarkSeries
@@ -57,4 +58,5 @@ def market_data(task: BenchmarkTask, candles: CandleRows) -> TaskData:
             raise DataError(f"{candles.origin}: item {name!r} has prices that are not above 0. Mend or leave it out.")
         series.append(BenchmarkSeries(name, targets, values[[rows[target] for target in targets]], stamps))
         others.append({column: values[rows[column]] for column in rule.past_covariates if column in rows})
-    return TaskData(series, candles.origin, covariates_of(rule, series, others, {}))
+    own = OwnData(corpus, tuple(range(corpus.num_series)))
+    return TaskData(series, candles.origin, covariates_of(rule, series, others, {}), own)

@@ -6,7 +6,7 @@ All processes of a world go through the same tasks and models together; rank 0 d
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +14,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from foretrain.data.store import Corpus
 from foretrain.distributed.world import World, of_lost_ranks
 from foretrain.errors import DataError, ForetrainError
 from foretrain.forecasting.batching import forecast_notes
 from foretrain.notes import Code, Note, sum_tallies
-from foretrain.suites.contamination import counts_as_seen, flags_of
+from foretrain.suites.contamination import SeenValues, counts_as_seen, flags_of
 from foretrain.suites.contestants import LoadedModel, SuiteNaive
 from foretrain.suites.covariates import TaskCovariates
 from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.fitted import StatisticalMethod, TaskLinear
 from foretrain.suites.item_losses import ItemLosses, item_losses
+from foretrain.suites.raw_files import BenchmarkSeries
 from foretrain.suites.results import (
     TaskResult,
     hash_of_data,
@@ -36,6 +38,7 @@ from foretrain.suites.results import (
 from foretrain.suites.rows import Contestant, TaskRows
 from foretrain.suites.score import TaskData, find_data, load_data, where_to_get
 from foretrain.suites.scoring import ForecastFailed, OutOfTime, batches_of, forecast_batch, score_instances
+from foretrain.suites.seen_values import MOST_TOGETHER, MOST_WINDOWS, TaskName, compare_all, parts_of_models
 
 T = TypeVar("T")
 TRIAL_WINDOWS = 8  # of a dry run's batch
@@ -86,6 +89,7 @@ class BenchmarkRun:
     max_items: int | None = None
     world: World = field(default_factory=World)
     progress: Callable[[int, int, str], None] | None = None  # windows done here, windows, task and model
+    seen: Mapping[tuple[str, TaskName], SeenValues] = field(default_factory=dict)  # of models, in corpora of training
 
     def present(self, task: BenchmarkTask) -> bool:
         """Return whether a task's data are there."""
@@ -94,6 +98,29 @@ class BenchmarkRun:
     def remedy(self, task: BenchmarkTask) -> str:
         """Return what to put where, for a task whose data are absent."""
         return where_to_get(task, self.root)
+
+    def looked_into(self, corpora: Sequence[Corpus], tasks: Sequence[BenchmarkTask]) -> BenchmarkRun:
+        """Return the same run, which knows what of the tasks is in corpora that its models were trained on.
+
+        A corpus that models record counts for these; one that none does for those whose record names not all of their
+        training. Rank 0 reads the corpora, each once. Raises ConfigError for a corpus that counts for no model.
+        """
+        parts = parts_of_models({one.contestant.name: one.facts for one in self.entrants}, corpora)
+
+        def series() -> Iterator[tuple[BenchmarkTask, Sequence[BenchmarkSeries]]]:
+            for task in tasks:
+                try:
+                    yield task, self.data_of(task, with_covariates=False).series
+                except DataError:  # said where the task is scored
+                    continue
+
+        most = min(MOST_WINDOWS, MOST_TOGETHER // len(tasks))
+        found = self.world.on_main(lambda: compare_all(series(), parts, most_windows=most))
+        return replace(self, seen={key: SeenValues(parts[key[0]], values) for key, values in found.items()})
+
+    def data_of(self, task: BenchmarkTask, *, with_covariates: bool) -> TaskData:
+        """Return the data of a task. Raises DataError if they cannot be used."""
+        return self.load(task) if self.load else load_data(task, self.root, with_covariates=with_covariates)
 
     def outcomes(self, task: BenchmarkTask) -> list[Outcome]:
         """Return what each model came to on a task; results are written as soon as they are there.
@@ -187,7 +214,7 @@ class _Opened:
     def __init__(self, run: BenchmarkRun, task: BenchmarkTask) -> None:
         wanted = any(entrant.contestant.takes_covariates for entrant in run.entrants)
         self.run, self.task = run, task
-        self.data = run.load(task) if run.load else load_data(task, run.root, with_covariates=wanted)
+        self.data = run.data_of(task, with_covariates=wanted)
         self.rows = TaskRows(task, self.data.series, self.data.covariates, max_items=run.max_items)
         self.losses: dict[str, ItemLosses] | None = None  # of those scored, if they are wanted
         self.hash = hash_of_data(self.data.series, None)
@@ -242,7 +269,8 @@ class _Opened:
         }
         short = len(self.data.series) - (rows.num_items if rows.sample is None else rows.sample.of)
         text = f"{short:,} of {len(self.data.series):,} series have no window: they are too short for the task."
-        flags = flags_of(task, entrant.facts, self.data.series)
+        seen = self.run.seen.get((contestant.name, (task.suite_name, task.name)))
+        flags = flags_of(task, entrant.facts, self.data.series, seen=seen, own=self.data.own)
         return TaskResult(
             model=contestant.name,
             model_hash=entrant.model_hash,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from foretrain.errors import DataError
 from foretrain.evaluation.scored import Array
+from foretrain.suites.contamination import OwnData
 from foretrain.suites.contestants import SuiteNaive
 from foretrain.suites.covariates import TaskCovariates, corpus_covariates, covariates_of, parquet_covariates
 from foretrain.suites.definition import BenchmarkTask, TaskDefinition, raw_sources
@@ -25,6 +26,7 @@ class TaskData:
     series: list[BenchmarkSeries]
     origin: str
     covariates: TaskCovariates | None = None  # None = the task names none, or they were not asked for
+    own: OwnData | None = None  # of the user, that the series are from; None = they are a suite's
 
 
 def find_data(task: BenchmarkTask, root: Path) -> str | None:
