@@ -261,6 +261,40 @@ def test_covariates_go_to_models_that_take_them_and_to_no_other(suites, mine, tm
             np.testing.assert_allclose(known["day"][at], mean, rtol=1e-5)
 
 
+def test_static_covariates_go_to_functions_that_name_them_and_to_no_family(suites, mine, tmp_path):  # noqa: F811
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    days, folder = np.datetime64("2024-01-01", "us") + np.arange(20) * np.timedelta64(1, "D"), suites / "sets" / "fixed"
+    folder.mkdir(parents=True)
+    lists = {"timestamp": [days] * 3, "y": [np.sin(np.arange(20)) + k for k in range(3)]}
+    pq.write_table(
+        pa.table({"id": ["c", "a", "b"], "kind": ["x", None, "z"], "size": [1, 2, 3], **lists}), folder / "f.parquet"
+    )
+    (tmp_path / f"{mine}_x.py").write_text(
+        "import numpy as np\nseen = {}\n"
+        "def taking(histories, horizon, quantile_levels, item_ids, static_covariates):\n"
+        "    seen.update(zip(item_ids, static_covariates))\n"
+        "    return np.zeros((len(histories), len(quantile_levels), horizon))\n"
+        "def other(histories, horizon, quantile_levels, known_covariates):\n"
+        "    return np.zeros((len(histories), len(quantile_levels), horizon))\n"
+    )
+    words = (f"{mine}_x:taking", f"{mine}_x:other", "tiny", "--suite", "fixed", "--threads", 1)
+    benchmark(suites, *words)
+    names = {"past": [], "known": [], "absent": ["nowhere"], "static": ["kind", "size"]}
+    found = {
+        name: read(Path("results"), name, "fixed", "fixed.json")
+        for name in (f"{mine}_x:taking", f"{mine}_x:other", "tiny")
+    }
+    assert [one["covariates"] for one in found.values()] == [names, {}, {}]
+    taking, other, tiny = (one["data_hash"] for one in found.values())
+    assert taking != other == tiny
+    import importlib
+
+    expected = {"c": {"kind": "x", "size": 1}, "a": {"kind": None, "size": 2}, "b": {"kind": "z", "size": 3}}
+    assert importlib.import_module(f"{mine}_x").seen == expected
+
+
 def test_a_corpus_or_file_of_the_user_is_a_suite_of_its_own(mine, tmp_path, capsys):
     stamps = np.datetime64("2024-01-01") + np.arange(40)
     rows = [f"{stamp},{','.join(map(str, row))}" for stamp, row in zip(stamps, WALKS.tolist(), strict=True)]

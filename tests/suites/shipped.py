@@ -11,7 +11,8 @@ import pytest
 from foretrain.suites import definition, published
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# `pooled` imputes as GIFT-Eval does, `single` does not; both have metrics of gluonts. `exog` has covariates.
+# `pooled` imputes as GIFT-Eval does, `single` does not; both have metrics of gluonts. `exog` has
+# covariates, `fixed` static ones.
 _SUITE = """
 title: {name}
 origin: this test
@@ -48,6 +49,11 @@ TEXTS = {
     "exog": _SUITE.format(
         name="exog", rule="fev", baseline="statsforecast-normal", mode="fev",
         metrics="{SQL: SQL, MASE: MASE, WAPE: WAPE, WQL: WQL}", imputes="true", tasks=f"  exog: {_EXOG}",
+    ),
+    "fixed": _SUITE.format(
+        name="fixed", rule="fev", baseline="statsforecast-normal", mode="fev", metrics="{SQL: SQL, WQL: WQL}",
+        imputes="true", tasks="  fixed: {horizon: 3, freq: D, seasonality: 2, num_windows: 2, targets: [y], "
+        "static_covariates: [kind, size, nowhere], dataset: fixed}",
     ),
 }  # fmt: skip
 SOURCES = "walks: {reader: columns, files: [walks.txt], origin: github.com/someone/data, licence: none}\n"

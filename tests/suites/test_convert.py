@@ -247,3 +247,31 @@ def test_pointers_and_broken_repositories_are_named(raw, root, tmp_path, capsys)
     convert(root, tmp_path / "empty", "--task", "split", code=2)
     said = capsys.readouterr().err
     assert "empty: git ls-tree failed" in said and len(said.splitlines()) == 1
+
+
+def test_another_form_of_the_raw_files_gives_the_same_figures(define, root, tmp_path, capsys):  # noqa: F811
+    sources = f"""
+steps: {{reader: columns, files: [steps.txt], {ORIGIN}, also: {{"": tsf}}}}
+tsf: {{reader: monash, files: [steps.tsf], archive: steps.zip, origin: 'zenodo.org/record/1', licence: none}}
+"""
+    define("split: {horizon: 3, freq: D, seasonality: 2, dataset: x, raw: {source: steps, split: true}}", sources)
+    write_raw(tmp_path / "raw")
+    (tmp_path / "empty").mkdir()
+    convert(root, tmp_path / "empty", code=2)
+    assert "steps.txt, from github.com/someone/loads, data/load.csv, or steps.tsf or steps.zip, from zenodo.org/" in (
+        capsys.readouterr().out
+    )
+    values = np.loadtxt(tmp_path / "raw" / "steps.txt", delimiter=",").T
+    lines = [f"T{k}:2024-01-01 00-00-00:{','.join(map(repr, row))}" for k, row in enumerate(values.tolist())]
+    head = "@attribute series_name string\n@attribute start_timestamp date\n@frequency daily\n@data\n"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "steps.tsf").write_text(head + "\n".join(lines) + "\n")
+    expected = score_naive(task("split"), of_raw("split", tmp_path / "raw"))
+    assert score_naive(task("split"), of_raw("split", other)) == expected
+    convert(root, other)
+    assert load_data(task("split"), root).series[0].stamps is not None
+    convert(root, tmp_path / "raw")  # the first form is the better one
+    assert load_data(task("split"), root).series[0].stamps is None
+    said = capsys.readouterr().out
+    assert "converted  split  from tsf, 2 series" in said and "converted  split  from steps, 2 series" in said

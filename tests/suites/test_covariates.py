@@ -82,3 +82,58 @@ def test_tasks_without_covariates_have_none(hub: Path):
     one = task(rule="fev", targets=("y",))
     assert load_data(one, hub, with_covariates=True).covariates is None
     assert load_data(task(rule="fev", **RULE), hub).covariates is None
+
+
+STATIC = {"static_covariates": ("country", "size", "open", "gone")}
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    """A suite's own files, one with two items and one with one: a value an item, some missing."""
+    folder = tmp_path / "sets" / "small"
+    folder.mkdir(parents=True)
+    country = pa.array(["DE", None], pa.string()).dictionary_encode()
+    first = {"id": ["c", "a"], "size": [1.5, float("nan")], "country": country, "open": [True, None], "gone": [1, 2]}
+    second = {"id": ["b"], "size": [2.0], "country": ["FR"], "open": [False]}
+    for name, columns in (("one", first), ("two", second)):
+        count = len(columns["id"])
+        lists = {"timestamp": [DAYS] * count, "y": [np.arange(STEPS) + 1.0] * count}
+        pq.write_table(pa.table({**columns, **lists}), folder / f"{name}.parquet")
+    return tmp_path
+
+
+def test_static_covariates_are_a_value_an_item_and_none_where_it_is_missing(items: Path):
+    one = task(rule="fev", targets=("y",), num_windows=2, **STATIC)
+    data = load_data(one, items, with_covariates=True)
+    assert data.covariates is not None
+    assert data.covariates.static == ("country", "size", "open") and data.covariates.static_absent == ("gone",)
+    rows = TaskRows(one, data.series, data.covariates, max_items=2)
+    assert rows.sample is not None and len(rows.cuts) == 4
+    expected = {
+        "a": {"country": None, "size": None, "open": None},
+        "b": {"country": "FR", "size": 2.0, "open": False},
+        "c": {"country": "DE", "size": 1.5, "open": True},
+    }
+    windows = [rows.window(k, with_covariates=True) for k in range(4)]
+    assert len({window.item_id for window in windows}) == 2
+    assert all(window.covariates.static == expected[window.item_id] for window in windows)
+    assert rows.window(0, with_covariates=False).covariates.static == {}
+    assert load_data(one, items).covariates is None
+
+
+def test_static_covariates_of_a_corpus_are_its_columns_that_do_not_change(tmp_path: Path):
+    from foretrain.data.importers import import_corpus
+
+    rows = [f"{item},{day},{k},{item * 2},{item}" for item in "ab" for k, day in enumerate(DAYS.astype("M8[D]"))]
+    (tmp_path / "x.csv").write_text("item_id,timestamp,y,country,open\n" + "\n".join(rows) + "\n")
+    import_corpus([tmp_path / "x.csv"], tmp_path / "test" / "small")
+    one = task(rule="fev", targets=("y",), static_covariates=("country", "y", "size"))
+    found = load_data(one, tmp_path, with_covariates=True).covariates
+    assert found is not None and found.static == ("country",) and found.static_absent == ("y", "size")
+    assert [own["country"] for own in found.of_items] == ["aa", "bb"]
+
+
+def test_static_covariates_of_other_items_are_an_error():
+    one = task(rule="fev", targets=("y",), **STATIC)
+    with pytest.raises(DataError, match="1 series, and static covariates of 2 items"):
+        covariates_of(one.definition, [series(np.arange(6.0))], [], {}, [{}, {}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
@@ -16,6 +17,7 @@ from foretrain.suites.definition import (
     data_facts,
     own_suites,
     raw_sources,
+    raw_uses,
     suite_names,
     tasks_of,
     title_of,
@@ -100,9 +102,21 @@ def test_horizons_of_gift_eval_follow_from_frequency_and_term():
 
 
 def test_every_raw_source_is_used_and_every_used_one_described():
-    used = {task.definition.raw.source for task in all_tasks() if task.definition.raw is not None}
+    used = {use.source for task in all_tasks() for use in raw_uses(task.definition)}
     assert used == set(raw_sources())
-    assert all(source.licence and source.origin.startswith("github.com/") for source in raw_sources().values())
+    places = ("github.com/", "zenodo.org/")
+    assert all(source.licence and source.origin.startswith(places) for source in raw_sources().values())
+
+
+def test_tasks_of_the_monash_archive_can_be_made_of_its_files_too():
+    sources = {task.name: [use.source for use in raw_uses(task.definition)] for task in all_tasks()}
+    assert sources["monash_m1_yearly"] == ["m1-competition", "monash-m1-yearly"]
+    assert sources["us_births/W/short"] == ["us-births", "monash-us-births"]
+    assert sources["monash_tourism_yearly"] == ["monash-tourism-yearly"] and sources["nn5"] == []
+    for uses in (raw_uses(task.definition) for task in all_tasks()):
+        for first, other in itertools.pairwise(uses):
+            assert raw_sources()[other.source].reader == "monash" and other.period is None
+            assert (other.derive, other.complete) == (first.derive, first.complete)
 
 
 def test_fev_s_columns_have_one_role_each():

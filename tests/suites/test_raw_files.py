@@ -122,6 +122,41 @@ def test_columns_of_a_matrix_may_be_kept_only_if_complete(tmp_path):
         read_raw(tmp_path, source("matrix", "parts.rda"), use())
 
 
+MONASH = (
+    "# 822\u2013844\n@relation Tourism\n@attribute series_name string\n@attribute start_timestamp date\n"
+    "@frequency quarterly\n@data\nT1:1979-01-01 00-00-00:1.25,?,3\nT2:1980-04-01 00-00-00:4,5\n"
+).encode("cp1252")
+
+
+@pytest.mark.parametrize("packing", ["plain", "gz", "zip"])
+def test_series_of_the_monash_archive_have_stamps_and_missing_values(tmp_path, packing):
+    wanted = source("monash", "t.tsf", archive="t.zip")
+    if packing == "zip":
+        with zipfile.ZipFile(tmp_path / "t.zip", "w") as packed:
+            packed.writestr("t.tsf", MONASH)
+    else:
+        name = "t.tsf" if packing == "plain" else "t.tsf.gz"
+        (tmp_path / name).write_bytes(MONASH if packing == "plain" else gzip.compress(MONASH))
+    first, second = read_raw(tmp_path, wanted, use())
+    assert (first.item_id, first.variates, second.item_id) == ("T1", ("target",), "T2")
+    np.testing.assert_array_equal(first.values, [[1.25, np.nan, 3.0]])
+    assert first.stamps is not None and second.stamps is not None
+    assert first.stamps.astype("M8[D]").astype(str).tolist() == ["1979-01-01", "1979-04-01", "1979-07-01"]
+    assert str(second.stamps[1]) == "1980-07-01T00:00:00.000000"
+    (complete,) = read_raw(tmp_path, wanted, use(complete=True))
+    assert complete.values.tolist() == [[4.0, 5.0]]
+
+
+def test_series_of_the_monash_archive_without_starts_or_names_have_steps(tmp_path):
+    (tmp_path / "t.tsf").write_text("@attribute horizon numeric\n@frequency monthly\n@data\n6:1,2\n12:3\n")
+    found = read_raw(tmp_path, source("monash", "t.tsf"), use())
+    assert [(one.item_id, one.values.tolist()) for one in found] == [("0", [[1, 2]]), ("1", [[3]])]
+    assert found[0].stamps is None
+    (tmp_path / "t.tsf").write_text("@attribute horizon numeric\n@data\n6:1,x\n")
+    with pytest.raises(DataError, match=r"t\.tsf: line 3: value 2 'x' is no number"):
+        read_raw(tmp_path, source("monash", "t.tsf"), use())
+
+
 def test_rows_of_a_hub_data_set_are_items(tmp_path):
     stamps = [np.array(["2024-01-01", "2024-01-02"], "datetime64[ms]"), np.array(["2024-01-05"], "datetime64[ms]")]
     columns = {"id": ["b", "a"], "timestamp": stamps, "x": [[1.0, 2.0], [3.0]], "y": [[4, 5], [6]], "group": ["g", "h"]}

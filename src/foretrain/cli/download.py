@@ -148,12 +148,12 @@ def run_local(tasks: Sequence[BenchmarkTask], root: Path, folder: Path) -> int:
     from foretrain.atomic import temporary_files
     from foretrain.cli.commands import command_line, progress_bar
     from foretrain.suites.convert import convert
-    from foretrain.suites.definition import raw_sources
+    from foretrain.suites.definition import raw_sources, raw_uses
     from foretrain.suites.raw_places import RawPlaces
 
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Name the folder or git repository of the raw files with --from.")
-    used = {task.definition.raw.source for task in tasks if task.definition.raw}
+    used = {use.source for task in tasks for use in raw_uses(task.definition)}
     outcomes: list[Obtained] = []
     wide = max(len(task.name) for task in tasks) + 2
     _say(f"raw files of {folder} into corpora of {root}")

@@ -18,7 +18,7 @@ from foretrain.data.store import Corpus
 from foretrain.data.writer import CorpusWriter
 from foretrain.errors import DataError
 from foretrain.reading import read_object
-from foretrain.suites.definition import BenchmarkTask, raw_sources
+from foretrain.suites.definition import BenchmarkTask, RawUse, raw_sources, raw_uses
 from foretrain.suites.derive import derived
 from foretrain.suites.download import RECORD, SCHEMA, Obtained, check_space, size_text
 from foretrain.suites.raw_files import BenchmarkSeries, read_raw
@@ -38,14 +38,14 @@ def convert(task: BenchmarkTask, root: Path, places: RawPlaces, command: str) ->
 
 
 def _convert(task: BenchmarkTask, root: Path, places: RawPlaces, command: str) -> Obtained:
-    use, out = task.definition.raw, root / task.suite_name / task.name
+    out = root / task.suite_name / task.name
     there = find_data(task, root)
     if there == "hub":
         return Obtained(task.name, "kept", "the suite's own data set is there")
     if there == "corpus" and not (out / RECORD).is_file():
         return Obtained(task.name, "kept", "a corpus that another command made is there")
-    staged = None if use is None else places.stage(use.source, raw_sources()[use.source])
-    record = None if staged is None else _record(task, staged)
+    use, staged = _staged(task, places)
+    record = None if use is None or staged is None else _record(task, use, staged)
     if there == "corpus":
         reason = _outdated(out, record)
         if reason is None:
@@ -66,10 +66,16 @@ def _convert(task: BenchmarkTask, root: Path, places: RawPlaces, command: str) -
     return Obtained(task.name, "converted", f"from {use.source}, {_totals(manifest)}{without}")
 
 
-def _record(task: BenchmarkTask, staged: Staged) -> dict[str, Any]:
+def _staged(task: BenchmarkTask, places: RawPlaces) -> tuple[RawUse | None, Staged | None]:
+    """Return the first raw source of a task whose files are there, and the files."""
+    for use in raw_uses(task.definition):
+        if (staged := places.stage(use.source, raw_sources()[use.source])) is not None:
+            return use, staged
+    return None, None
+
+
+def _record(task: BenchmarkTask, use: RawUse, staged: Staged) -> dict[str, Any]:
     """Return what decides the content of a corpus."""
-    use = task.definition.raw
-    assert use is not None
     return {
         "schema": SCHEMA,
         "suite": task.suite_name,

@@ -25,7 +25,7 @@ UNKNOWN, MIXED = "unknown", "mixed"  # units: of no statement; of series or vari
 class RawSource(Section):
     """Files as their publishers offer them."""
 
-    reader: Literal["competition", "matrix", "m4", "table", "columns"]
+    reader: Literal["competition", "matrix", "m4", "table", "columns", "monash"]
     files: tuple[str, ...]  # names, read in this order
     archive: str | None = None  # the .zip file that may hold them
     origin: str  # where they are published
@@ -36,6 +36,7 @@ class RawSource(Section):
     stamp_columns: PositiveInt = 1  # of `table`: the first columns that make a stamp, such as date and time
     stamp_format: str = "ISO8601"
     rename: dict[str, str] = Field(default_factory=dict)
+    also: dict[str, str] = Field(default_factory=dict)  # period, or "" -> another source of the same series
 
 
 class Derivation(Section):
@@ -186,6 +187,14 @@ def raw_sources() -> dict[str, RawSource]:
     """Return the raw sources by name."""
     tree = read_yaml(FOLDER / _SOURCES)
     return {name: build(RawSource, entry, source=f"{_SOURCES}: {name}") for name, entry in tree.items()}
+
+
+def raw_uses(rule: TaskDefinition) -> tuple[RawUse, ...]:
+    """Return the raw sources that a task can be made from, the best first; () if there is none."""
+    if rule.raw is None:
+        return ()
+    other = raw_sources()[rule.raw.source].also.get(rule.raw.period or "")
+    return (rule.raw,) if other is None else (rule.raw, rule.raw.model_copy(update={"source": other, "period": None}))
 
 
 @cache

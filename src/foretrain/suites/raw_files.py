@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from foretrain.data.importers.monash import read_monash
 from foretrain.errors import DataError
 from foretrain.evaluation.scored import Array
 from foretrain.reading import believing
 from foretrain.suites.definition import RawSource, RawUse
 from foretrain.suites.rda import RValue, read_rda
+from foretrain.timeaxis import grid
+from foretrain.timeaxis.frequency import Frequency
 
 LARGEST = 1 << 30  # bytes of a file after decompression
 Stamps = npt.NDArray[np.datetime64]
@@ -78,6 +81,8 @@ def _read(root: Path, source: RawSource, period: str | None) -> list[BenchmarkSe
         name = source.files[0]
         value = next(iter(read_rda(_content(root, source, name), root / name).values()))
         return _competition(value, period) if source.reader == "competition" else _matrix(value)
+    if source.reader == "monash":
+        return [one for name in source.files for one in _monash(root / name, _content(root, source, name))]
     frames = {name: _frame(root, source, name) for name in source.files}
     if source.reader == "m4":
         return _m4(*frames.values())
@@ -238,6 +243,21 @@ def _m4(train: Any, test: Any) -> list[BenchmarkSeries]:
         joined = np.concatenate([part[np.isfinite(part)] for part in joined])
         found.append(BenchmarkSeries(item, ("target",), joined[None], None))
     return found
+
+
+def _monash(path: Path, content: bytes) -> list[BenchmarkSeries]:
+    """Return the series of a file of the Monash archive; stamps where it has starts and a frequency."""
+    found = read_monash(path, content, encoding="latin-1")  # which no byte of a name contradicts
+    names = found.attributes[found.id_attribute] if found.id_attribute else map(str, range(len(found.counts)))
+    parts = np.split(found.values, np.cumsum(found.counts)[:-1])
+    freq = None if found.freq is None else Frequency.parse(found.freq, edge="S")
+    series = []
+    for row, (name, values) in enumerate(zip(names, parts, strict=True)):
+        stamps = None
+        if found.starts is not None and freq is not None:
+            stamps = grid.stamps(int(found.starts[row]), freq, np.arange(len(values))).astype("datetime64[us]")
+        series.append(BenchmarkSeries(name, ("target",), values[None], stamps))
+    return series
 
 
 def _competition(value: RValue, period: str | None) -> list[BenchmarkSeries]:

@@ -46,7 +46,7 @@ class TaskResult:
     sample_seed: int | None = None
     point: str = "median"  # what the point forecast is
     context_length: int | None = None  # newest steps of history that the model reads; None = all that the task allows
-    covariates: dict[str, list[str]] = field(default_factory=dict)  # past, known: given to the model; absent: not there
+    covariates: dict[str, list[str]] = field(default_factory=dict)  # past, known, static: given; absent: not there
     unit: str = ""  # of the data; unknown, or mixed: of series or variates in different ones
     licence: str = ""  # of the data
     data: str = ""  # where the series came from
@@ -121,8 +121,8 @@ def identity_of(task: BenchmarkTask, data_hash: str, model_hash: str, options: M
     return _sha256(json.dumps(facts, sort_keys=True).encode())
 
 
-def hash_of_data(series: Sequence[BenchmarkSeries], covariates: CovariateSource | None) -> str:
-    """Return the sha256 of items, in their order: ids, names, values, stamps and covariates."""
+def hash_of_data(series: Sequence[BenchmarkSeries], covariates: CovariateSource | None, *, static: bool = False) -> str:
+    """Return the sha256 of items, in their order: ids, names, values, stamps and covariates, static ones if asked."""
     digest = hashlib.sha256()
     for number, one in enumerate(series):
         steps = one.values.shape[1]
@@ -133,6 +133,8 @@ def hash_of_data(series: Sequence[BenchmarkSeries], covariates: CovariateSource 
             given = covariates.of(number, 0, steps, steps, one.values[0])
             for name, values in (*given.past.items(), *given.known.items()):
                 digest.update(json.dumps([name, len(values)]).encode() + values.tobytes())
+            if static:
+                digest.update(json.dumps(given.static).encode())
     return digest.hexdigest()
 
 

@@ -25,12 +25,16 @@ from foretrain.suites.windows import standardised, windows_of
 MODES = METRICS_OF | {"market": (gluonts_seasonal_error, market_metrics)}
 
 
+StaticValue = float | int | bool | str | None  # None = missing
+
+
 @dataclass(frozen=True)
 class CovariateRows:
     """Covariates of a window, by name."""
 
     past: dict[str, Array] = field(default_factory=dict)  # (C,)
     known: dict[str, Array] = field(default_factory=dict)  # (C + H,)
+    static: dict[str, StaticValue] = field(default_factory=dict)
 
 
 class Sample(NamedTuple):

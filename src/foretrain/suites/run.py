@@ -39,6 +39,7 @@ from foretrain.suites.rows import Contestant, TaskRows
 from foretrain.suites.score import TaskData, find_data, load_data, where_to_get
 from foretrain.suites.scoring import ForecastFailed, OutOfTime, batches_of, forecast_batch, score_instances
 from foretrain.suites.seen_values import MOST_TOGETHER, MOST_WINDOWS, TaskName, compare_all, parts_of_models
+from foretrain.suites.user_function import UserFunction
 
 T = TypeVar("T")
 TRIAL_WINDOWS = 8  # of a dry run's batch
@@ -221,6 +222,11 @@ class _Opened:
         self.hash_with_covariates = hash_of_data(self.data.series, self.data.covariates)
 
     @cached_property
+    def hash_with_static(self) -> str:
+        """The hash of series and all covariates."""
+        return hash_of_data(self.data.series, self.data.covariates, static=True)
+
+    @cached_property
     def baseline(self) -> dict[str, float | None]:
         """Metrics of the suite's seasonal naive on the same rows. Raises ForecastFailed."""
         return without_nan(self.score(SuiteNaive()).metrics)
@@ -259,12 +265,14 @@ class _Opened:
         """Return the result of an entrant without its figures."""
         task, rows, contestant = self.task, self.rows, entrant.contestant
         given = self.data.covariates if contestant.takes_covariates else None
-        data_hash = self.hash if given is None else self.hash_with_covariates
+        static = given is not None and isinstance(contestant, UserFunction) and contestant.takes_static
+        data_hash = self.hash if given is None else self.hash_with_static if static else self.hash_with_covariates
+        names = _names(given, static=static)
         options = {
             **entrant.options,
             "dtype": entrant.dtype,
             "context_length": entrant.context_length,
-            "covariates": _names(given),
+            "covariates": names,
             "sample": None if rows.sample is None else list(rows.sample),
         }
         short = len(self.data.series) - (rows.num_items if rows.sample is None else rows.sample.of)
@@ -287,7 +295,7 @@ class _Opened:
             items_of=None if rows.sample is None else rows.sample.of,
             sample_seed=None if rows.sample is None else rows.sample.seed,
             context_length=entrant.context_length,
-            covariates=_names(given),
+            covariates=names,
             unit=task.facts.unit,
             licence=task.facts.licence,
             data=self.data.origin,
@@ -318,11 +326,14 @@ def _trained_on(task: BenchmarkTask, flags: Sequence[Note]) -> list[str] | None:
     return None if any(note.code in doubtful for note in flags) else []
 
 
-def _names(given: TaskCovariates | None) -> dict[str, list[str]]:
-    """Return which covariates are given: past, known, and those that the data lack."""
+def _names(given: TaskCovariates | None, *, static: bool) -> dict[str, list[str]]:
+    """Return which covariates are given: past, known, static to those who take them; and those that the data lack."""
     if given is None:
         return {}
-    return {"past": list(given.past), "known": list(given.known), "absent": list(given.absent)}
+    found = {"past": list(given.past), "known": list(given.known), "absent": list(given.absent)}
+    if static:
+        return found | {"static": list(given.static), "absent": [*given.absent, *given.static_absent]}
+    return found if any(found.values()) else {}
 
 
 def _of_limit(seconds: float | None) -> str:

@@ -11,11 +11,18 @@ from foretrain.errors import DataError
 from foretrain.evaluation.scored import Array
 from foretrain.suites.contamination import OwnData
 from foretrain.suites.contestants import SuiteNaive
-from foretrain.suites.covariates import TaskCovariates, corpus_covariates, covariates_of, parquet_covariates
-from foretrain.suites.definition import BenchmarkTask, TaskDefinition, raw_sources
+from foretrain.suites.covariates import (
+    TaskCovariates,
+    corpus_covariates,
+    corpus_static,
+    covariates_of,
+    parquet_covariates,
+    parquet_static,
+)
+from foretrain.suites.definition import BenchmarkTask, RawUse, TaskDefinition, raw_sources, raw_uses
 from foretrain.suites.derive import derived
 from foretrain.suites.raw_files import BenchmarkSeries, missing_files, read_corpus, read_hub_parquet, read_raw
-from foretrain.suites.rows import TaskRows
+from foretrain.suites.rows import StaticValue, TaskRows
 from foretrain.suites.scoring import ForecastFailed, score_task
 
 
@@ -39,8 +46,12 @@ def find_data(task: BenchmarkTask, root: Path) -> str | None:
         pattern = "*.parquet" if hub.layout == "parquet" else "state.json"
         if folder.is_dir() and next(folder.rglob(pattern), None) is not None:
             return "hub"
-    raw = task.definition.raw
-    return "raw" if raw is not None and not missing_files(root, raw_sources()[raw.source]) else None
+    return None if _raw_there(task.definition, root) is None else "raw"
+
+
+def _raw_there(rule: TaskDefinition, root: Path) -> RawUse | None:
+    """Return the first raw source of a task whose files are below the root."""
+    return next((use for use in raw_uses(rule) if not missing_files(root, raw_sources()[use.source])), None)
 
 
 def where_to_get(task: BenchmarkTask, root: Path) -> str:
@@ -50,10 +61,12 @@ def where_to_get(task: BenchmarkTask, root: Path) -> str:
         if hub is None:
             return "candles anywhere, and name them with --data"
         return f"data sets of {hub.repository} into {root / hub.folder}"
-    source = raw_sources()[task.definition.raw.source]
-    files = " and ".join(missing_files(root, source) or source.files)
-    packed = f" or {source.archive}" if source.archive else ""
-    return f"{files}{packed}, from {source.origin}, into {root}"
+    ways = []
+    for source in (raw_sources()[use.source] for use in raw_uses(task.definition)):
+        files = " and ".join(missing_files(root, source) or source.files)
+        packed = f" or {source.archive}" if source.archive else ""
+        ways.append(f"{files}{packed}, from {source.origin}")
+    return f"{', or '.join(ways)}, into {root}"
 
 
 def load_data(task: BenchmarkTask, root: Path, *, with_covariates: bool = False) -> TaskData:
@@ -65,9 +78,10 @@ def load_data(task: BenchmarkTask, root: Path, *, with_covariates: bool = False)
     if kind is None:
         raise DataError(f"{task.suite_name}/{task.name}: no data. Put {where_to_get(task, root)}.")
     names = (*rule.past_covariates, *rule.known_covariates) if with_covariates else ()
-    values, categories = list[dict[str, Array]](), dict[str, int]()
-    if kind == "raw" and rule.raw is not None:
-        origin, raw = rule.raw.source, _from_raw_files(root, rule, together=task.suite.together)
+    fixed = rule.static_covariates if with_covariates else ()
+    values, categories, static = list[dict[str, Array]](), dict[str, int](), list[dict[str, StaticValue]]()
+    if kind == "raw" and (use := _raw_there(rule, root)) is not None:
+        origin, raw = use.source, _from_raw_files(root, rule, use, together=task.suite.together)
         series = [one.select(_within(rule.targets, one)) for one in raw]
         values = [{name: one.values[one.variates.index(name)] for name in names if name in one.variates} for one in raw]
     else:
@@ -78,19 +92,20 @@ def load_data(task: BenchmarkTask, root: Path, *, with_covariates: bool = False)
         origin, series = str(folder), read(folder, rule.targets)
         if names:
             values, categories = (parquet_covariates if parquet else corpus_covariates)(folder, names)
-    found = covariates_of(rule, series, values, categories) if names else None
+        if fixed:
+            static = (parquet_static if parquet else corpus_static)(folder, fixed)
+    found = covariates_of(rule, series, values, categories, static) if names or fixed else None
     return TaskData(series, origin, found)
 
 
-def _from_raw_files(root: Path, rule: TaskDefinition, *, together: bool) -> list[BenchmarkSeries]:
+def _from_raw_files(root: Path, rule: TaskDefinition, use: RawUse, *, together: bool) -> list[BenchmarkSeries]:
     """Return what a suite derived from raw files, each column an item of its own if the task names no targets.
 
     together: columns of a file stay one item.
     """
-    assert rule.raw is not None
-    found = read_raw(root, raw_sources()[rule.raw.source], rule.raw)
-    if rule.raw.derive is not None:
-        found = [derived(one, rule.raw.derive) for one in found]
+    found = read_raw(root, raw_sources()[use.source], use)
+    if use.derive is not None:
+        found = [derived(one, use.derive) for one in found]
     if rule.targets is not None or together:
         return found
     return [part for one in found for part in (one.split() if len(one.variates) > 1 else [one])]

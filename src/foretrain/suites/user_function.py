@@ -26,9 +26,9 @@ from foretrain.suites.rows import BenchmarkWindow
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 ARGUMENTS = (
     "histories", "horizon", "quantile_levels", "freq", "seasonality", "item_ids", "targets", "stamps", "future_stamps",
-    "past_covariates", "known_covariates",
+    "past_covariates", "known_covariates", "static_covariates",
 )  # fmt: skip
-_COVARIATES = {"past_covariates", "known_covariates"}
+_COVARIATES = {"past_covariates", "known_covariates", "static_covariates"}
 
 
 def is_function_name(text: str) -> bool:
@@ -47,6 +47,7 @@ class UserFunction:
     - item_ids (B,), targets: their names, (V,) a window
     - stamps, future_stamps: B arrays (C,), (H,) datetime64[us], or None for steps without a calendar
     - past_covariates, known_covariates: B mappings of name to array (C,), (C + H,)
+    - static_covariates: B mappings of name to a number, truth value or text, None = missing
 
     It returns quantiles (N, Q, H): all targets of the first window, then of the second, ... The point forecast is that
     of level 0.5.
@@ -86,6 +87,11 @@ class UserFunction:
         """True if it names an argument of covariates."""
         return not _COVARIATES.isdisjoint(self.arguments)
 
+    @property
+    def takes_static(self) -> bool:
+        """True if it names the argument of static covariates."""
+        return "static_covariates" in self.arguments
+
     def forecast(self, windows: Sequence[BenchmarkWindow], task: BenchmarkTask) -> Array:
         """Return (N, 1 + Q, H). Raises DataError for a result of another shape, and whatever the function raises."""
         rule, levels = task.definition, task.suite.quantile_levels
@@ -101,6 +107,7 @@ class UserFunction:
             "future_stamps": [window.future_stamps for window in windows],
             "past_covariates": [dict(window.covariates.past) for window in windows],
             "known_covariates": [dict(window.covariates.known) for window in windows],
+            "static_covariates": [dict(window.covariates.static) for window in windows],
         }
         result = self.function(**{name: given[name] for name in self.arguments})
         try:

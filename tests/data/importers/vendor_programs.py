@@ -194,7 +194,7 @@ sample(
     "nn5.tsf",
     "@relation NN5\n@attribute series_name string\n@attribute start_timestamp date\n@frequency daily\n@data\n"
     "T1:1996-03-18 00-00-00:13.4,14.7,20.6\n",
-    "not a kind of file that can be imported",
+    Read(("T1",), ("target",), "1996-03-18", "D", {("T1", "target", 1): 14.7}),
 )
 sample(
     "GluonTS: JSON lines",

@@ -228,6 +228,28 @@ def cells_damaged(raw: bytes, rng: random.Random) -> bytes:
     return "\n".join(mark.join(row) for row in rows).encode("utf-8", "surrogatepass") + b"\n"
 
 
+def monash_damaged(raw: bytes, rng: random.Random) -> bytes:
+    """Return a .tsf file with one to three changed words of its header, fields, values or lines."""
+    lines = raw.decode("utf-8").splitlines()
+    for _ in range(rng.randint(1, 3)):
+        at, way = rng.randrange(len(lines)), rng.randrange(8)
+        mark = " " if lines[at].startswith(("@", "#")) else rng.choice(":,")
+        words = lines[at].split(mark)
+        place = rng.randrange(len(words))
+        if way < 4:
+            words[place] = rng.choice((*CELLS, "?", "string", "weekly", "999999_years", str(10**12), "1,2", "a:b"))
+        elif way == 4:
+            del words[place]
+        elif way == 5:
+            words.insert(place, words[place])
+        lines[at] = mark.join(words)
+        if way == 6:
+            lines.insert(rng.randrange(len(lines)), lines[at])
+        elif way == 7 and len(lines) > 1:
+            del lines[at]
+    return "\n".join(lines).encode("utf-8", "surrogatepass") + b"\n"
+
+
 def header_damaged(raw: bytes, rng: random.Random) -> bytes:
     """Return a safetensors file with changed values in its header, or another length of it."""
     (size,) = struct.unpack("<Q", raw[:8])

@@ -6,6 +6,7 @@ themselves and from runs of an older version (tests/fixtures/old_runs).
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import random
@@ -73,6 +74,17 @@ def table() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def monash(frame: pd.DataFrame) -> str:
+    """Return the items of a table as a file of the Monash archive."""
+    head = ["# items", "@relation x", "@attribute series_name string", "@attribute start_timestamp date"]
+    head += ["@frequency hourly", "@horizon 4", "@missing false", "@equallength true", "@data"]
+    rows = [
+        f"{name}:{part['timestamp'].iloc[0]:%Y-%m-%d %H-%M-%S}:{','.join(map(str, part['target']))}"
+        for name, part in frame.groupby("item_id")
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
 def predictions() -> pd.DataFrame:
     """Return a file for `score`."""
     rng = np.random.default_rng(0)
@@ -107,6 +119,11 @@ def _tables(folder: Path, frame: pd.DataFrame) -> Iterator[Subject]:
         "csv.gz": (lambda path: frame.to_csv(path, index=False), (damaged, change.inside_gzip(cells))),
         "csv.zip": (lambda path: frame.to_csv(path, index=False), (damaged, change.inside_zip(cells))),
         "xlsx": (lambda path: frame.head(60).to_excel(path, index=False), (damaged, change.inside_zip(damaged))),
+        "tsf": (lambda path: path.write_text(monash(frame)), (damaged, change.monash_damaged)),
+        "tsf.gz": (
+            lambda path: path.write_bytes(gzip.compress(monash(frame).encode())),
+            (change.inside_gzip(change.monash_damaged),),
+        ),
         "parquet": (lambda path: frame.to_parquet(path), (damaged,)),
         "feather": (lambda path: frame.to_feather(path), (damaged,)),
         "json": (lambda path: plain.head(90).to_json(path, orient="records"), (damaged, change.json_damaged)),

@@ -65,6 +65,8 @@ class Placed:
 def choose_axis(cleaned: Cleaned, job: ImportJob) -> tuple[Cleaned, Axis]:
     """Return the axis, and the items that go on it: in mode drop, those of the most frequent frequency."""
     clock, freq = cleaned.gathered.clock, job.options.freq
+    if freq is None and clock in ("none", "steps"):  # that of stamps is found from them
+        freq = cleaned.gathered.freq
     axis = decide(cleaned.items, job.spool.times, clock=clock, freq=freq)
     if axis.renumbered:
         text = (

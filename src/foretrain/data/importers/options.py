@@ -169,7 +169,7 @@ def _stem(path: Path) -> str:
     return stem
 
 
-_SUFFIXES = {".csv", ".txt", ".tsv", ".gz", ".zip", ".parquet", ".pq", ".feather", ".json", ".jsonl", ".ndjson",
+_SUFFIXES = {".csv", ".txt", ".tsv", ".tsf", ".gz", ".zip", ".parquet", ".pq", ".feather", ".json", ".jsonl", ".ndjson",
              ".xlsx", ".xlsm", ".npy", ".npz"}  # fmt: skip
 
 

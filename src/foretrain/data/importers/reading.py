@@ -16,8 +16,10 @@ from foretrain.data.importers.arrays import array_parts, corpus_parts
 from foretrain.data.importers.categories import alike
 from foretrain.data.importers.facts import TableFacts
 from foretrain.data.importers.job import ImportJob
+from foretrain.data.importers.monash import ENDINGS, monash_table, read_monash
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
+from foretrain.data.importers.records import unfold_lists
 from foretrain.data.importers.stamps import Stamps
 from foretrain.data.importers.table_files import (
     COLUMNAR,
@@ -43,7 +45,7 @@ from foretrain.errors import DataError
 from foretrain.hints import missing_text
 from foretrain.notes import Code, Note
 from foretrain.reading import resolved
-from foretrain.timeaxis.frequency import SECOND
+from foretrain.timeaxis.frequency import SECOND, Frequency
 
 CALENDARS = ("dates", "naive", "utc")  # kinds of time that have a calendar
 _ZIP = ".zip"
@@ -51,7 +53,8 @@ _ARRAYS = (".npy", ".npz")
 _MODEL_MARKS = ("release.json", "model.safetensors", "release/release.json")  # of a release, weights, a run
 FOLDER_MARKS = ("manifest.json", "state.json", "dataset_dict.json")
 _KNOWN = (
-    "CSV/TXT/TSV (plain or .gz), Parquet, Feather, .xlsx, .json, .jsonl, .zip of them, .npy, .npz, or a datasets folder"
+    "CSV/TXT/TSV/TSF (plain or .gz), Parquet, Feather, .xlsx, .json, .jsonl, .zip of them, .npy, .npz, or a datasets "
+    "folder"
 )
 
 
@@ -86,6 +89,7 @@ class SourceInput:
     sha256: str = ""
     rows: int = 0
     truncated: tuple[int, str] | None = None  # number and text of the last line if it was cut off
+    freq: str | None = None  # that the file states
     notes: list[Note] = field(default_factory=list)
     facts: TableFacts = field(default_factory=TableFacts)
 
@@ -99,6 +103,7 @@ class Gathered:
     sources: list[SourceInput]
     origin: dict[str, str]  # item -> the file it came from first
     market: bool  # at least one part is market data
+    freq: str | None = None  # that all files state
 
     @property
     def calendar(self) -> bool:
@@ -128,7 +133,9 @@ class _Reader:
         if (pair := alike(items)) is not None:
             text = f"items {pair[0]!r} and {pair[1]!r} differ only in case or blanks; they are two items"
             self.job.report.notes.append(Note(Code.ITEMS_ALIKE, text))
-        return Gathered(items, clock, self.sources, self.origin, self.market)
+        stated = {source.freq for source in self.sources}
+        freq = stated.pop() if len(stated) == 1 else None
+        return Gathered(items, clock, self.sources, self.origin, self.market, freq)
 
     def _tell_percent(self) -> None:
         """Note columns that have percent signs in some files and none in others: 5% is read as 5, 0.05 as 0.05."""
@@ -150,7 +157,7 @@ class _Reader:
             self.sources.append(source)
             job.report.tables[entry.name] = source.facts
             for part in read_input(entry, job.options, source):
-                self._claim(part.item_id, entry.name, keyed=entry.kind == "table" and part.item_id != "")
+                self._claim(part.item_id, entry)
                 self.market |= part.market
                 try:
                     job.spool.add(part, len(self.sources) - 1, entry.name)
@@ -165,11 +172,17 @@ class _Reader:
         job.progress(len(inputs), len(inputs), "read")
         job.report.files = len(inputs)
 
-    def _claim(self, item_id: str, file: str, *, keyed: bool) -> None:
-        """Raise DataError if two files of the same name give one item, since they may be different series."""
-        first = self.origin.setdefault(item_id, file)
+    def _claim(self, item_id: str, entry: Input) -> None:
+        """Raise DataError if two files give one item that may be different series.
+
+        These are files that the item is named after, and those of the Monash archive, which hold whole series and call
+        them T1, T2, ...
+        """
+        file, first = entry.name, self.origin.setdefault(item_id, entry.name)
         if first == file:
             return
+        if suffix_of(file, ENDINGS):
+            raise DataError(f"{file} and {first} both give the item {item_id!r}. Import them apart.")
         by_name = all(self.job.options.item_id(Path(name)) == item_id for name in (first, file))
         if by_name and self.job.options.id_pattern is None:
             raise DataError(
@@ -372,6 +385,11 @@ def _raw_table(
     path, suffix = entry.title, suffix_of(entry.title.name, SUFFIXES)
     if suffix in COLUMNAR + RECORDS:
         cells, lines = read_columns(path, raw, options, source.notes)
+    elif suffix in ENDINGS:
+        found = read_monash(path, raw, encoding=options.encoding, freq=options.freq)
+        cells, rows = unfold_lists(path, monash_table(path, found, options), options, source.notes)
+        lines = None if rows is None else found.lines[rows - 1]
+        source.freq = None if found.freq is None else Frequency.parse(found.freq, edge="S").alias
     else:
         raw = sheet_as_csv(path, raw, source.notes) if suffix in WORKBOOKS else raw
         text = read_text(path, raw, options, any_header=any_header)

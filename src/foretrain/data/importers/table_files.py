@@ -14,6 +14,7 @@ import pyarrow.parquet
 
 from foretrain.data.importers.columns import FINE_STAMPS, ID_NAMES, market_name, plain
 from foretrain.data.importers.content import decompress, is_bomb, refuse_message
+from foretrain.data.importers.monash import ENDINGS
 from foretrain.data.importers.options import ImportOptions
 from foretrain.data.importers.raw_table import RawTable
 from foretrain.data.importers.records import read_records, unfold_lists
@@ -27,7 +28,7 @@ TEXTS = (".csv", ".txt", ".tsv", ".csv.gz", ".txt.gz", ".tsv.gz")
 COLUMNAR = (".parquet", ".pq", ".feather")
 RECORDS = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
 WORKBOOKS = (".xlsx", ".xlsm")
-SUFFIXES = TEXTS + COLUMNAR + RECORDS + WORKBOOKS
+SUFFIXES = TEXTS + COLUMNAR + RECORDS + WORKBOOKS + ENDINGS
 IGNORED = {"data_summary.csv", "manifest.csv", "readme.txt", "readme.csv", "requirements.txt", "license.txt"}
 _TIME_KEYS = (*FINE_STAMPS, "year", "month", "day", "hour", "week", "quarter", "dt")
 _NO_KEY = "__HIVE_DEFAULT_PARTITION__"
