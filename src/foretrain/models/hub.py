@@ -10,9 +10,9 @@ from typing import Any
 
 from foretrain.errors import ModelError, UnreadableError
 from foretrain.models.checkpoints import checkpoint_at, checkpoints_beside, is_checkpoint, steps_in
+from foretrain.models.hub_errors import hub_says, reason
 from foretrain.models.shipped import shipped
 from foretrain.notes import Code, Note, warn
-from foretrain.printing import without_secrets
 from foretrain.reading import read_object
 
 # Files of a release that are downloaded; pickled weights never are.
@@ -34,6 +34,7 @@ def resolve(id_or_path: str | Path, revision: str | None = None, offline: bool =
 
     Raises:
         ModelError: no such folder or repository, or the hub cannot be reached.
+        OSError: the disk failed, or is full, during a download.
     """
     path, name = Path(id_or_path).expanduser(), str(id_or_path)
     if not name.strip():
@@ -128,28 +129,20 @@ def release_hash(folder: Path) -> str:
 
 def _download(name: str, revision: str | None, offline: bool) -> Path:
     import huggingface_hub as hub
-    from huggingface_hub import errors
 
     label = f"{name} (revision {revision})" if revision else name
     try:
         folder = hub.snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=offline)
-    except errors.RevisionNotFoundError:
-        raise ModelError(f"{label}: the hub has no such revision.") from None
-    except errors.GatedRepoError:
-        raise ModelError(f"{label}: access is restricted; accept its terms on the hub and log in.") from None
-    except errors.RepositoryNotFoundError:
-        raise ModelError(f"{label}: no such folder, and no such repository on the hub (or it is private).") from None
-    except errors.LocalEntryNotFoundError as error:
-        remedy = "run once without offline" if offline else "check the connection, or give a local folder"
-        why = "" if offline or error.__cause__ is None else f" ({_reason(error.__cause__)})"
-        raise ModelError(f"{label}: no such folder, and not downloaded before{why}; {remedy}.") from None
-    except Exception as error:  # any: the library fails in many ways on an answer that is no hub's, as a portal's page
-        raise ModelError(
-            f"{label}: the hub could not be read ({_reason(error)}); check the connection, or give a folder."
-        ) from None
+    except Exception as error:  # any: the library's are of many types
+        says = hub_says(error, "model")
+        text = says.text
+        if says.kind == "repository":
+            text = f"no such folder, and {text}"
+        elif says.kind == "uncached":
+            remedy = "run once without offline" if offline else "check the connection, or give a local folder"
+            why = "" if offline or error.__cause__ is None else f" ({reason(error.__cause__)})"
+            text = f"no such folder, and not downloaded before{why}; {remedy}"
+        elif says.kind == "unreachable":
+            text = f"{text}; check the connection, or give a folder"
+        raise ModelError(f"{label}: {text}.") from None
     return Path(folder)
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error of the hub library in a few words. A server may quote the request, with the user's token."""
-    return without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:200]

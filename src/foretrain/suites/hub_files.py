@@ -16,7 +16,8 @@ from typing import Any
 
 from foretrain.atomic import remove
 from foretrain.errors import DataError
-from foretrain.printing import printable, without_secrets
+from foretrain.models.hub_errors import hub_says
+from foretrain.printing import printable
 
 # Names of files that a layout reads; scripts and all else of a repository are never fetched
 LAYOUTS = {"parquet": (".parquet",), "arrow": (".arrow", "state.json", "dataset_info.json")}
@@ -24,7 +25,6 @@ MOST_FILES = 10_000  # of a data set
 LARGEST_FILE = 50 * 10**9  # bytes: the hub serves no larger file by plain HTTP
 _CHUNK = 1 << 20
 _NO_RANGE = 416  # HTTP status: the range begins behind the end
-_REASON = 200  # characters of an error that are shown
 Progress = Callable[[int], None]  # bytes that arrived; negative: those that are fetched anew
 
 
@@ -204,35 +204,12 @@ class Unreachable(DataError):
 @contextmanager
 def hub_errors(label: str) -> Iterator[None]:
     """While entered, raise errors of the hub library as a DataError in one line without secrets."""
-    from huggingface_hub import errors
-
     try:
         yield
-    except (DataError, KeyboardInterrupt):
+    except DataError:
         raise
-    except errors.RevisionNotFoundError:
-        raise DataError(f"{label}: the hub has no such revision.") from None
-    except errors.GatedRepoError:
-        raise DataError(f"{label}: access is restricted; accept its terms on the hub and log in.") from None
-    except errors.RepositoryNotFoundError:
-        raise DataError(f"{label}: no such repository on the hub (or it is private).") from None
-    except errors.EntryNotFoundError as error:
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            raise Unreachable(f"{label}: the hub cannot be reached ({_reason(error.__cause__ or error)})") from None
-        raise DataError(f"{label}: the hub has no such data set or file (404).") from None
-    except OSError as error:
-        if error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
-            raise  # of the disk
-        raise Unreachable(f"{label}: the hub could not be read ({_reason(error)})") from None
-    except Exception as error:  # any: the library fails in many ways on an answer that is no hub's, as a portal's page
-        raise Unreachable(f"{label}: the hub could not be read ({_reason(error)})") from None
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error in a few words. A server may quote the request with the user's token, or a signed address."""
-    import huggingface_hub as hub
-
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    token = hub.get_token()
-    text = re.sub(r"\?\S+", "", text.replace(token, "***") if token else text)
-    return without_secrets(text)[:_REASON].rstrip(".")
+    except Exception as error:  # any: the library's are of many types
+        kind, text = hub_says(error, "data set")
+        if kind in ("uncached", "unreachable"):
+            raise Unreachable(f"{label}: {text}") from None
+        raise DataError(f"{label}: {text}.") from None
