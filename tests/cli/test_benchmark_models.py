@@ -119,7 +119,7 @@ def test_results_say_what_training_saw_and_learn_it_later(suites, mine, capsys, 
     assert [f"{mine}:last" in line for line in lines if line.startswith("  walks")] == [True] and len(lines) == 3
     monkeypatch.setattr(
         "foretrain.suites.run.flags_of",
-        lambda task, facts, series: [] if facts is None else [Note("benchmark_test_seen", "it was trained on x.")],
+        lambda task, facts, series, **_: [] if facts is None else [Note("benchmark_test_seen", "it was trained on x.")],
     )
     benchmark(suites, *words)
     said = capsys.readouterr().out
