@@ -132,7 +132,7 @@ def test_every_task_has_unit_and_licence_and_unknown_ones_say_so():
     units = Counter(task.facts.unit if task.facts.unit in (UNKNOWN, MIXED) else "known" for task in all_tasks())
     assert units == {"known": 70, UNKNOWN: 132, MIXED: 73}
     unknown = sum(task.facts.licence == "unknown" for task in all_tasks())
-    assert unknown == 82 and {"CC BY 4.0", "competition terms"} <= {task.facts.licence for task in all_tasks()}
+    assert unknown == 72 and {"CC BY 4.0", "competition terms"} <= {task.facts.licence for task in all_tasks()}
 
 
 def test_every_data_set_with_facts_is_one_of_a_task():
