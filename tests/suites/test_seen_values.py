@@ -6,9 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tests.data.test_lineage import update, write
 from tests.suites.tasks import series, task
 from tests.suites.test_contamination import corpus, walk
 
+from foretrain.data.importers import import_corpus
 from foretrain.data.store import Corpus
 from foretrain.errors import ConfigError
 from foretrain.forecasting.ancestry import Ancestry
@@ -112,3 +114,14 @@ def test_a_corpus_counts_for_models_that_record_it_else_for_those_without_a_whol
     }  # fmt: skip
     with pytest.raises(ConfigError, match="--trained-on mine: counts for no model here"):
         parts_of_models({"naive": None, "trained": recorded(mine)}, [mine, stranger])
+
+
+def test_of_an_updated_corpus_the_rows_of_then_count(tmp_path):
+    write(tmp_path / "in", "a", 100)
+    import_corpus([tmp_path / "in"], tmp_path / "out")
+    then = Corpus.open(tmp_path / "out")
+    write(tmp_path / "in", "a", 130)
+    now = update(tmp_path / "in", tmp_path / "out")
+    (part,) = parts_of_models({"trained": recorded(then, test_steps=10)}, [now])["trained"]
+    assert part.recorded and part.rows is not None and part.rows.tolist() == [90]
+    assert part.fingerprints == [now.fingerprint, then.fingerprint]
