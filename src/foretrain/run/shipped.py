@@ -17,7 +17,7 @@ from foretrain.reading import resolved
 
 _PACKAGE = Path(__file__).parents[1]
 GENERATE, TRAIN = "data generate", "train"  # the verbs that take a config
-_DATA = (".csv", ".tsv", ".txt", ".gz", ".zip", ".parquet", ".feather", ".xlsx", ".jsonl", ".npy", ".npz")
+_DATA = (".csv", ".tsv", ".txt", ".tsf", ".gz", ".zip", ".parquet", ".feather", ".xlsx", ".jsonl", ".npy", ".npz")
 SEE_LIST = "`foretrain config list` names the shipped ones."
 
 

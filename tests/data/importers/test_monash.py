@@ -11,7 +11,8 @@ import pytest
 from tests.data.importers.importing import first_stamp, imported, items
 
 from foretrain.data.frames import read_table
-from foretrain.data.importers.monash import read_monash
+from foretrain.data.importers.monash import monash_table, read_monash
+from foretrain.data.importers.options import ImportOptions
 from foretrain.errors import DataError
 from foretrain.notes import Code, codes
 
@@ -63,16 +64,22 @@ def test_each_line_is_a_series_from_its_start_on_and_question_marks_are_missing(
         ("Daily", "D", "1996-01-02T00"),
     ],
 )
-def test_frequencies_are_those_of_the_archive_with_and_without_a_calendar(
-    tmp_path: Path, word: str, alias: str, second: str
-):
+def test_frequencies_are_those_of_the_archive(tmp_path: Path, word: str, alias: str, second: str):
     values = ",".join(map(str, range(12)))
     corpus, _ = imported(tmp_path, tsf(tmp_path, [f"a:1996-01-01 00-00-00:{values}"], freq=word))
     times = corpus.times(0)
     assert corpus.frequency is not None and corpus.frequency.alias == alias and times is not None
     assert times[1].astype("M8[us]") == np.datetime64(second)
-    steps, _ = imported(tmp_path, tsf(tmp_path, [f"a:{values}"], freq=word, attributes=("series_name string",)))
-    assert steps.manifest.time == "steps" and steps.manifest.freq == alias.removesuffix("-MON")
+
+
+@pytest.mark.parametrize(("word", "alias", "season"), [("monthly", "MS", 12), ("half_hourly", "30min", 48)])
+def test_series_without_a_start_are_steps_with_the_season_of_the_frequency(
+    tmp_path: Path, word: str, alias: str, season: int
+):
+    path = tsf(tmp_path, ["a:1,2,3", "b:4"], freq=word, attributes=("series_name string",))
+    corpus, report = imported(tmp_path, path)
+    assert (corpus.manifest.time, corpus.manifest.freq, corpus.manifest.seasonality) == ("steps", alias, season)
+    assert not report.notes
 
 
 def test_months_keep_the_day_of_the_start(tmp_path: Path):
@@ -173,12 +180,18 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_damaged_files_are_refused_in_one_line(tmp_path: Path, kind: str):
-    path = tmp_path / "x.tsf"
-    path.write_bytes(DAMAGED[kind][0])
-    with pytest.raises(DataError, match=f"^{path}: ") as error:
+def test_damaged_files_are_refused_in_one_line(kind: str):
+    path, (raw, reason) = Path("x.tsf"), DAMAGED[kind]
+    with pytest.raises(DataError, match=r"^x\.tsf: ") as error:
+        monash_table(path, read_monash(path, raw), ImportOptions())
+    assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_corpus_is_made_of_a_damaged_file(tmp_path: Path):
+    path = tsf(tmp_path, ["T1:1996-03-18 00-00-00:1,2", "T2:1996-03-18 00-00-00:1,x"])
+    with pytest.raises(DataError, match=f"{path}: line 11: value 2 'x' is no number"):
         imported(tmp_path, path)
-    assert DAMAGED[kind][1] in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out0").exists()
 
 
 def test_a_horizon_of_any_length_costs_nothing(tmp_path: Path):

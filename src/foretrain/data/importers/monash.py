@@ -17,16 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
 from foretrain.data.importers.columns import id_columns
 from foretrain.data.importers.content import decompress, refuse_binary, refuse_message
 from foretrain.data.importers.options import ImportOptions
-from foretrain.data.windows import FloatArray, IntArray
+from foretrain.data.windows import IntArray
 from foretrain.errors import DataError
 from foretrain.timeaxis.frequency import DAY, Frequency
 
+Doubles = npt.NDArray[np.float64]
 ENDINGS = (".tsf", ".tsf.gz")
 LAST_YEAR = 9999
 _KINDS = ("string", "numeric", "date")
@@ -48,13 +50,13 @@ class MonashFile:
     id_attribute: str | None  # the one that names the series
     freq: str | None  # an alias without an edge ("M"); None: the header names none
     starts: IntArray | None  # (S,) microseconds; None: no attribute is a date
-    values: FloatArray  # (N,) float64, NaN = missing
+    values: Doubles  # (N,) NaN = missing
     counts: IntArray  # (S,) values of each series
     lines: IntArray  # (S,) line numbers in the file
 
 
 @dataclass(frozen=True)
-class _Header:
+class _Declared:
     attributes: tuple[tuple[str, str], ...]  # name, kind
     freq: str | None
     equal: bool  # all series have one length
@@ -134,7 +136,7 @@ def _split(path: Path, data: bytes, encoding: str | None) -> list[bytes]:
     return lines
 
 
-def _header(path: Path, lines: Sequence[bytes], freq: str | None) -> _Header:
+def _header(path: Path, lines: Sequence[bytes], freq: str | None) -> _Declared:
     attributes: list[tuple[str, str]] = []
     stated: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -146,7 +148,7 @@ def _header(path: Path, lines: Sequence[bytes], freq: str | None) -> _Header:
             if not attributes:
                 raise DataError(f"{path}: line {number}: @data comes before any @attribute. {_WAY}")
             wanted = freq or _alias(path, stated.get("@frequency"))
-            return _Header(tuple(attributes), wanted, stated.get("@equallength", "").lower() == "true", number)
+            return _Declared(tuple(attributes), wanted, stated.get("@equallength", "").lower() == "true", number)
         if tag == "@attribute":
             if len(words) != 3 or words[2].lower() not in _KINDS:
                 raise DataError(f"{path}: line {number}: an attribute is `@attribute NAME {'|'.join(_KINDS)}`.")
@@ -178,7 +180,7 @@ def _alias(path: Path, word: str | None) -> str | None:
     return f"{int(found[1])}{_UNITS[found[2]]}"
 
 
-def _fields(path: Path, rows: Sequence[tuple[int, bytes]], header: _Header) -> tuple[list[list[str]], list[bytes]]:
+def _fields(path: Path, rows: Sequence[tuple[int, bytes]], header: _Declared) -> tuple[list[list[str]], list[bytes]]:
     """Return the texts of each attribute, and the text of the values, of each line."""
     fields: list[list[str]] = [[] for _ in header.attributes]
     cells = []
@@ -195,7 +197,7 @@ def _fields(path: Path, rows: Sequence[tuple[int, bytes]], header: _Header) -> t
     return fields, cells
 
 
-def _refuse_cut(path: Path, header: _Header, lines: IntArray, counts: IntArray) -> None:
+def _refuse_cut(path: Path, header: _Declared, lines: IntArray, counts: IntArray) -> None:
     """Raise DataError if the last series alone is shorter than the others, which the header says have one length."""
     if header.equal and len(counts) > 1 and (counts[:-1] == counts[0]).all() and counts[-1] < counts[0]:
         raise DataError(
@@ -204,7 +206,7 @@ def _refuse_cut(path: Path, header: _Header, lines: IntArray, counts: IntArray) 
         )
 
 
-def _starts(path: Path, header: _Header, fields: list[list[str]], lines: IntArray) -> IntArray | None:
+def _starts(path: Path, header: _Declared, fields: list[list[str]], lines: IntArray) -> IntArray | None:
     dates = [place for place, (_, kind) in enumerate(header.attributes) if kind == "date"]
     names = [header.attributes[place][0] for place in dates]
     if len(dates) > 1:
@@ -237,7 +239,7 @@ def _refuse_late(path: Path, starts: IntArray, freq: str, counts: IntArray, line
         raise DataError(f"{path}: {text}. Correct the start or @frequency.")
 
 
-def _numbers(path: Path, cells: Sequence[bytes], lines: IntArray) -> FloatArray:
+def _numbers(path: Path, cells: Sequence[bytes], lines: IntArray) -> Doubles:
     """Return all values (N,)."""
     text = b"\n".join(cells).replace(b",", b"\n")
     try:
