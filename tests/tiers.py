@@ -75,6 +75,7 @@ SLOW = (
     "tests/test_causality_files.py",
     "tests/cli/test_app.py",
     "tests/cli/test_benchmark_models.py",
+    "tests/cli/test_benchmark_statistical.py",
     "tests/cli/test_trained_on.py",
     "tests/cli/test_compare.py",
     "tests/cli/test_configs.py",
