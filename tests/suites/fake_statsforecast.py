@@ -15,7 +15,7 @@ MODELS = """
 import numpy as np
 
 class AutoETS:
-    asked = []
+    asked, refusal = [], NotImplementedError
 
     def __init__(self, season_length):
         self.season = season_length
@@ -24,14 +24,14 @@ class AutoETS:
         np.random.seed(0)  # as Theta's intervals do
         self.asked.append((y.tolist(), h, level, self.season))
         if y[-1] < y[0]:
-            raise NotImplementedError("it falls")
+            raise self.refusal("it falls")
         found = {"mean": np.full(h, y[-1])}
         for one in level:
             found |= {f"lo-{one}": np.full(h, y[-1] - one / 10), f"hi-{one}": np.full(h, y[-1] + one / 10)}
         return found
 
 class AutoTheta(AutoETS):
-    pass
+    refusal = Exception
 """
 
 

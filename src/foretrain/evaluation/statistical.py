@@ -176,8 +176,11 @@ def _quantiles(fit: Fit, values: Array, horizon: int, levels: Sequence[float], s
             found["mean"] if not width else found[_key(found, "lo" if level < 0.5 else "hi", width)]
             for level, width in zip(levels, widths, strict=True)
         ]
-    except (NotImplementedError, ValueError, ArithmeticError, LookupError, np.linalg.LinAlgError):
-        return None  # too short, or a fit that did not end
+    except Exception as error:  # too short, or a fit that did not end, of which the package also says a bare Exception
+        known = (RuntimeError, ValueError, ArithmeticError, LookupError, np.linalg.LinAlgError)
+        if type(error) is not Exception and not isinstance(error, known):
+            raise
+        return None
     finally:
         np.random.set_state(state)
     quantiles = np.stack([np.asarray(row, np.float64) for row in rows], axis=1)
