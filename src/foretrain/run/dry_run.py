@@ -286,6 +286,8 @@ def _describe_costs(
     if source is not None and not unmeasured:
         try:
             measured = estimate.measure(config, source, world)
+        except estimate.TooLong as error:
+            unmeasured = str(error)
         except (RuntimeError, ForetrainError) as error:  # what torch raises, out of memory too
             unmeasured = f"a step failed when it was tried: {str(error).splitlines()[0]}"
     kept = activations if measured is None else measured.activations

@@ -29,7 +29,8 @@ from foretrain.training.parallel import shards
 from foretrain.training.precision import autocast
 from foretrain.training.settings import MicroBatch
 
-LONGEST = 10.0  # seconds that a measured micro-batch may take
+LONGEST = 4.0  # seconds that a measured micro-batch may take
+COUNTING = 1.5  # seconds that a forward pass may take whose activations are counted: a model may have 1,000 layers
 TRIED = 0.3  # seconds for which a shorter one is repeated
 SHARE = 0.3  # of the speed of one matrix product that a model is assumed to reach
 _MOST = 2**22  # values of a micro-batch that is built to count its activations: some 200 MB in its preparation
@@ -60,6 +61,10 @@ class Memory:
     def most(self) -> int:
         """The most that a process holds: in training, or in validation and at the end."""
         return max(self.total, self.weights + self.optimizer + self.whole)
+
+
+class TooLong(ForetrainError):
+    """A pass takes longer than it may."""
 
 
 class Size(NamedTuple):
@@ -141,7 +146,7 @@ def most_activations(config: RunConfig, model: Trainable, sizes: Sequence[Size])
     """Return the bytes that the forward pass of the largest micro-batch keeps for the backward pass, at most.
 
     In float32 and without fused attention. The model is on "meta", so nothing is computed. None for a model that needs
-    values, and if four windows have more than _MOST values. A larger micro-batch is counted by two to four windows:
+    values, if four windows have more than _MOST values, and if a pass takes longer than COUNTING. A larger micro-batch is counted by two to four windows:
     from two on the bytes are a polynomial of their number, of degree 2 where windows attend to each other.
     """
     names = PRICES if family(config.model.family).needs else ()
@@ -197,7 +202,7 @@ def device_memory(device: torch.device) -> int:
 def measure(config: RunConfig, source: AnySource, world: World) -> Measured:
     """Run the first micro-batch of a new model again and again, on this rank alone, and return the least that it took.
 
-    Reads the weights; writes nothing. Raises the errors of build_model and of the device.
+    Reads the weights; writes nothing. Raises TooLong, and the errors of build_model and of the device.
     """
     model = build_model(config).to(world.device).train()
     loader = BatchLoader(model, source, config.training, World(device=world.device))
@@ -237,11 +242,15 @@ def micro_batch_of(config: RunConfig, source: AnySource, world: World) -> Found:
 
 
 def _saved_bytes(model: Trainable, batch: Batch, dtype: str) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass, weights left out."""
+    """Return the bytes that a forward pass keeps for the backward pass, weights left out. Raises TooLong."""
     kept: dict[int, torch.UntypedStorage] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 
+    end = time.perf_counter() + COUNTING
+
     def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if time.perf_counter() > end:
+            raise TooLong("a micro-batch takes too long to be tried here")
         storage = tensor.untyped_storage()
         kept[storage._cdata] = storage  # held, so that no other one gets its address
         return tensor

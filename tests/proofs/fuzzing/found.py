@@ -85,6 +85,7 @@ COMMANDS: list[tuple[str, list[str]]] = [
     ("tables", ["train", "config-debug.yaml", "--dry-run", "adapter.rank=1000000000"]),
     ("tables", ["train", "corpus.yaml", "--dry-run", "threads=1000000000"]),
     ("tables", ["train", "config-debug.yaml", "--dry-run", "threads=1000000000000"]),
+    ("tables", ["train", "config-debug.yaml", "--dry-run", "model.num_layers=1e3"]),
     ("tables", ["train", "config-kronos-two-stage.yaml", "--dry-run", "data.context_length=100000"]),
     ("tables", ["train", "config-toto-quick.yaml", "--dry-run", "data.prediction_length=9223372036854775807"]),
     ("tables", ["train", "config-toto-quick.yaml", "--dry-run", "data.prediction_length=16777216"]),
