@@ -71,7 +71,9 @@ def test_a_model_of_many_layers_is_not_tried_for_long(tmp_path: Path, monkeypatc
     assert "measured on the first micro-batch" in "\n".join(describe_run(config, World()))
     monkeypatch.setattr("foretrain.run.estimate.COUNTING", 0.0)
     text = "\n".join(describe_run(config, World()))
-    assert "activations unknown" in text and "of a matrix product here; a micro-batch takes too long to be tried" in text
+    assert (
+        "activations unknown" in text and "of a matrix product here; a micro-batch takes too long to be tried" in text
+    )
 
 
 def test_a_dry_run_counts_the_checkpoints_that_are_kept_for_ever(tmp_path: Path):

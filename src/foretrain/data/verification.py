@@ -7,30 +7,24 @@ exchanges the folder meanwhile does no harm either: the files of before are foll
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import json
 import os
 import stat
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from foretrain.atomic import files_together
 from foretrain.data.exclusive import kept_folder, target
 from foretrain.data.manifest import MANIFEST_NAME, read_manifest
+from foretrain.data.records import CacheRecord
 from foretrain.errors import DataError
-from foretrain.reading import read_object
 
 T = TypeVar("T")
 Verify = Literal["auto", "start", "off"]
 AT_ONCE = 10 * 10**9  # bytes that `auto` hashes before a run starts, about ten seconds of a core
-_MOST_RECORDS = 20_000
-_PATIENCE = 2.0  # seconds to wait for others that record something
+_INTACT = CacheRecord("verified.json")
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class Verification:
         found = (
             [] if mode == "off" else [file for folder in dict.fromkeys(map(str, folders)) for file in _files(folder)]
         )
-        known = _records() if mode == "auto" else {}
+        known = _INTACT.read() if mode == "auto" else {}
         self._files = [file for file in found if known.get(file.key) != file.record]
         self.bytes = sum(file.bytes for file in self._files)
         self._later = mode == "auto" and self.bytes > AT_ONCE
@@ -207,43 +201,7 @@ def _stat(path: Path, size: int) -> os.stat_result:
     return found
 
 
-def _record_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "foretrain" / "verified.json"
-
-
-def _records() -> dict[str, object]:
-    try:
-        return read_object(_record_file())
-    except (OSError, ValueError):
-        return {}
-
-
 def _record(files: Sequence[_ShardFile]) -> None:
     """Add files that were found intact; without a place to write, they are hashed again next time."""
-    if not files:
-        return
-    place = _record_file()
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(place.with_suffix(".lock")):
-            known = {**_records(), **{file.key: file.record for file in files}}
-            kept = dict(list(known.items())[-_MOST_RECORDS:])
-            with files_together([place], lambda path, error: error) as scratch:
-                scratch[place].write_text(json.dumps(kept), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Keep out other processes and threads that record something. Gives up waiting: a lost record costs time only."""
-    end = time.monotonic() + _PATIENCE
-    with lock.open("w") as file:  # a lock of flock belongs to the open file, so that threads keep each other out too
-        while time.monotonic() < end:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.005)
-            except OSError:  # a file system without locks
-                break
-        yield
+    if files:
+        _INTACT.add({file.key: file.record for file in files})

@@ -26,6 +26,7 @@ from foretrain.suites.definition import BenchmarkTask
 from foretrain.suites.fitted import StatisticalMethod, TaskLinear
 from foretrain.suites.item_losses import ItemLosses, item_losses
 from foretrain.suites.raw_files import BenchmarkSeries
+from foretrain.suites.remembered import KnownData, SeriesLater, data_state, recall, remember
 from foretrain.suites.results import (
     TaskResult,
     hash_of_data,
@@ -128,6 +129,9 @@ class BenchmarkRun:
 
         Raises DataError if one cannot be written.
         """
+        kept = self.world.on_main(lambda: self._all_kept(task))
+        if kept is not None:
+            return kept
         try:
             opened = _agreed(self.world, lambda: _Opened(self, task))
         except DataError as error:  # data that cannot be used are a failure of each model's task
@@ -152,16 +156,46 @@ class BenchmarkRun:
         results = [self._scored(one, opened, opened.draft(one)) for one in self.entrants]
         return results, opened.losses
 
+    def _all_kept(self, task: BenchmarkTask) -> list[Outcome] | None:
+        """Return the finished results of all models on a task whose data are remembered, without reading them.
+
+        None if one is not there, or was of other data, or if the data must be read to say so.
+        """
+        if self.load is not None or self.max_items is not None:
+            return None
+        known = recall(data_state(task, self.root))
+        if known is None:
+            return None
+        series = SeriesLater(lambda: load_data(task, self.root).series)  # for flags that look at dates
+        found: list[Outcome] = []
+        for entrant in self.entrants:
+            contestant = entrant.contestant
+            if isinstance(contestant, UserFunction) and contestant.takes_static:
+                return None  # the hash of static covariates is not remembered
+            data_hash = known.hash_with_covariates if contestant.takes_covariates else known.hash
+            if data_hash is None:
+                return None
+            options = _options(entrant, known.covariates if contestant.takes_covariates else {}, None)
+            path = result_file(self.out, contestant.name, task)
+            kept = kept_result(path, identity_of(task, data_hash, entrant.model_hash, options))
+            if kept is None:
+                return None
+            try:
+                seen = self.seen.get((contestant.name, (task.suite_name, task.name)))
+                flags = flags_of(task, entrant.facts, series, seen=seen)
+            except DataError:
+                return None
+            facts = {"flags": _codes(flags), "trained_on": _trained_on(task, flags)}
+            found.append(_told(kept, path, facts | {"unit": task.facts.unit, "licence": task.facts.licence}))
+        return found
+
     def _outcome(self, entrant: Entrant, opened: _Opened) -> Outcome:
         path = result_file(self.out, entrant.contestant.name, opened.task)
         draft = opened.draft(entrant)
         kept = self.world.on_main(lambda: kept_result(path, draft.identity))
         if kept is not None:
-            now = ("flags", "trained_on", "unit", "licence")  # what is known may be more by now
-            told = replace(kept, **{name: getattr(draft, name) for name in now})
-            if told != kept:
-                self.world.on_main(lambda: write_result(path, told))
-            return Outcome(told, kept=True)
+            facts = {name: getattr(draft, name) for name in ("flags", "trained_on", "unit", "licence")}
+            return self.world.on_main(lambda: _told(kept, path, facts))
         result = self._scored(entrant, opened, draft)
         self.world.on_main(lambda: write_result(path, result))
         return Outcome(result)
@@ -215,11 +249,16 @@ class _Opened:
     def __init__(self, run: BenchmarkRun, task: BenchmarkTask) -> None:
         wanted = any(entrant.contestant.takes_covariates for entrant in run.entrants)
         self.run, self.task = run, task
+        before = None if run.load else data_state(task, run.root)
         self.data = run.data_of(task, with_covariates=wanted)
         self.rows = TaskRows(task, self.data.series, self.data.covariates, max_items=run.max_items)
         self.losses: dict[str, ItemLosses] | None = None  # of those scored, if they are wanted
         self.hash = hash_of_data(self.data.series, None)
-        self.hash_with_covariates = hash_of_data(self.data.series, self.data.covariates)
+        given = self.data.covariates
+        self.hash_with_covariates = self.hash if given is None else hash_of_data(self.data.series, given)
+        if before is not None and run.world.is_main:
+            known = KnownData(self.hash, self.hash_with_covariates if wanted else None, _names(given, static=False))
+            remember(before, data_state(task, run.root), known)
 
     @cached_property
     def hash_with_static(self) -> str:
@@ -268,13 +307,7 @@ class _Opened:
         static = given is not None and isinstance(contestant, UserFunction) and contestant.takes_static
         data_hash = self.hash if given is None else self.hash_with_static if static else self.hash_with_covariates
         names = _names(given, static=static)
-        options = {
-            **entrant.options,
-            "dtype": entrant.dtype,
-            "context_length": entrant.context_length,
-            "covariates": names,
-            "sample": None if rows.sample is None else list(rows.sample),
-        }
+        options = _options(entrant, names, None if rows.sample is None else list(rows.sample))
         short = len(self.data.series) - (rows.num_items if rows.sample is None else rows.sample.of)
         text = f"{short:,} of {len(self.data.series):,} series have no window: they are too short for the task."
         seen = self.run.seen.get((contestant.name, (task.suite_name, task.name)))
@@ -306,8 +339,31 @@ class _Opened:
             num_parameters=entrant.num_parameters,
             notes=([text] if short else []) + _look_back(task),
             trained_on=_trained_on(task, flags),
-            flags=[{"code": str(note.code), "text": note.text} for note in flags],
+            flags=_codes(flags),
         )
+
+
+def _options(entrant: Entrant, covariates: dict[str, list[str]], sample: list[Any] | None) -> dict[str, Any]:
+    """Return what decides an entrant's figures besides task, data and weights."""
+    return {
+        **entrant.options,
+        "dtype": entrant.dtype,
+        "context_length": entrant.context_length,
+        "covariates": covariates,
+        "sample": sample,
+    }
+
+
+def _told(kept: TaskResult, path: Path, facts: Mapping[str, Any]) -> Outcome:
+    """Return a kept result with facts that are known by now, which may be more than when it was written."""
+    told = replace(kept, **facts)
+    if told != kept:
+        write_result(path, told)
+    return Outcome(told, kept=True)
+
+
+def _codes(flags: Sequence[Note]) -> list[dict[str, str]]:
+    return [{"code": str(note.code), "text": note.text} for note in flags]
 
 
 def _look_back(task: BenchmarkTask) -> list[str]:
