@@ -28,7 +28,8 @@ from foretrain.distributed.world import World
 from foretrain.models.base import Trainable, move
 from foretrain.run.build import build_model
 from foretrain.run.config import load_config
-from foretrain.training.checkpoint import CheckpointManager, collect, damage, load_tensors
+from foretrain.training.checkpoint import CheckpointManager, collect, load_tensors
+from foretrain.training.manifest import damage
 from foretrain.training.precision import autocast
 
 CONFIG = Path(__file__).parents[1] / "configs" / "chronos2" / "base.yaml"

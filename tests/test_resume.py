@@ -15,7 +15,8 @@ from tests.waiting import DEADLINE, wait_until
 
 from foretrain.run.config import load_config, shipped_config
 from foretrain.run.train import train_run
-from foretrain.training.checkpoint import read_manifest, steps_in
+from foretrain.training.checkpoint import steps_in
+from foretrain.training.manifest import read_manifest
 
 pytestmark = pytest.mark.processes
 

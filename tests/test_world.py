@@ -22,6 +22,7 @@ from foretrain.distributed.world import World
 from foretrain.errors import ConfigError, TrainingError
 from foretrain.training import checkpoint
 from foretrain.training.journal import read_journal
+from foretrain.training.manifest import damage, read_state
 
 pytestmark = pytest.mark.processes
 
@@ -197,9 +198,9 @@ def interrupted(tmp_path_factory) -> dict:
 def test_ctrl_c_under_torchrun_saves_the_step_that_was_under_way(interrupted):
     assert interrupted["code"] != 0
     newest = interrupted["checkpoints"][-1]
-    assert checkpoint.damage(newest) is None
-    assert checkpoint.read_state(newest)["progress"]["step"] == interrupted["steps"] >= 8
-    assert checkpoint.read_state(newest)["world_size"] == 2
+    assert damage(newest) is None
+    assert read_state(newest)["progress"]["step"] == interrupted["steps"] >= 8
+    assert read_state(newest)["world_size"] == 2
     assert f"stopped at step {interrupted['steps']:,}, checkpoint written" in interrupted["log"]
 
 

@@ -21,9 +21,10 @@ from foretrain.evaluation import candles
 from foretrain.models.hub import facts_of, release_hash
 from foretrain.models.shipped import shipped
 from foretrain.processes import this_process
-from foretrain.training.checkpoint import CheckpointInfo, CheckpointManager
+from foretrain.training.checkpoint import CheckpointManager
 from foretrain.training.journal import Journal
 from foretrain.training.lock import RunLock
+from foretrain.training.manifest import CheckpointInfo
 
 PNG = b"\x89PNG"
 OLD_RUNS = Path(__file__).parents[1] / "fixtures" / "old_runs"

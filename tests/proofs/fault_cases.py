@@ -280,7 +280,7 @@ def make_common(folder: Path, command: Callable[[list[str]], None], needs: set[s
 
 def damages(run: Path) -> list[str]:
     """Return what is wrong in a run folder: files of JSON that are none, checkpoints that are not whole."""
-    from foretrain.training.checkpoint import damage
+    from foretrain.training.manifest import damage
 
     found = []
     for path in run.rglob("*.json"):

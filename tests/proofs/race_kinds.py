@@ -335,7 +335,7 @@ class Kinds:
                     if path.exists() and not ended[0].done:
                         return f"{path.name} is there"
                 return None
-            from foretrain.training.checkpoint import damage
+            from foretrain.training.manifest import damage
 
             if damaged := [path.name for path in (folder / "run").glob("checkpoints/step-*") if damage(path)]:
                 return f"{', '.join(damaged)}: damaged"

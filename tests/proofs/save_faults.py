@@ -44,8 +44,9 @@ from kill_resume import tensors_hash, traces
 
 from conftest import Kit
 from foretrain.errors import ForetrainError
-from foretrain.training.checkpoint import CheckpointManager, damage, read_state
+from foretrain.training.checkpoint import CheckpointManager
 from foretrain.training.interrupt import Interrupted
+from foretrain.training.manifest import damage, read_state
 from foretrain.training.trainer import ValidationResult
 
 EVERY, DISTURBED, STEPS = 2, 6, 8  # steps between checkpoints, the step whose save is disturbed, those of the run

@@ -19,7 +19,8 @@ import torch
 from foretrain.distributed.world import World
 from foretrain.run.build import build_model
 from foretrain.run.config import load_config
-from foretrain.training.checkpoint import CheckpointManager, collect, damage, load_tensors
+from foretrain.training.checkpoint import CheckpointManager, collect, load_tensors
+from foretrain.training.manifest import damage
 
 
 def timed(action: Callable[[], object]) -> float:

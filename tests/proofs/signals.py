@@ -44,6 +44,7 @@ from safetensors.torch import load_file
 from foretrain import cli
 from foretrain.training import checkpoint
 from foretrain.training.journal import read_journal
+from foretrain.training.manifest import damage
 
 MARK = "FORETRAIN_PROOF"  # a variable that every process of a start has
 MOMENTS = ("start", "train", "save", "validation", "warm-up")
@@ -170,7 +171,7 @@ class Start:
         if names:
             return f"left {names}"
         kept, done = checkpoint.steps_in(self.out / "checkpoints"), [r["step"] for r in self.steps()]
-        if kept and (problem := checkpoint.damage(kept[-1])):
+        if kept and (problem := damage(kept[-1])):
             return f"{kept[-1].name} {problem}"
         newest = int(kept[-1].name.removeprefix("step-")) if kept else 0
         if len(done) > len(before) + 1 and newest != done[-1]:

@@ -26,7 +26,7 @@ from foretrain.notes import Code, codes
 from foretrain.run import export
 from foretrain.run.export import export_checkpoint
 from foretrain.run.train import train_run
-from foretrain.training.checkpoint import delete_checkpoint
+from foretrain.training.manifest import delete_checkpoint
 
 CORPUS = "data.corpora=[{path: PATH}]"
 

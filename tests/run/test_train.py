@@ -27,7 +27,7 @@ from foretrain.run.dry_run import describe_run
 from foretrain.run.export import export_checkpoint
 from foretrain.run.train import train_run
 from foretrain.training import auto
-from foretrain.training.checkpoint import make_manifest
+from foretrain.training.manifest import make_manifest
 from foretrain.training.settings import check_resumable
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -14,8 +14,9 @@ from foretrain.distributed.world import World
 from foretrain.errors import DataError, TrainingError
 from foretrain.training import checkpoint, trainer
 from foretrain.training.background import Background
-from foretrain.training.checkpoint import CheckpointManager, damage, load_tensors
+from foretrain.training.checkpoint import CheckpointManager, load_tensors
 from foretrain.training.interrupt import Interrupted
+from foretrain.training.manifest import damage
 
 IN_BACKGROUND = {"checkpoint_in_background": True, "checkpoint_every": 2, "ema_decay": 0.9}
 

@@ -17,7 +17,8 @@ from tests.waiting import DEADLINE
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.training import checkpoint
-from foretrain.training.checkpoint import CheckpointManager, damage, load_tensors
+from foretrain.training.checkpoint import CheckpointManager, load_tensors
+from foretrain.training.manifest import damage, delete_checkpoint, make_manifest, read_state
 
 
 @pytest.fixture(params=[False, True], ids=["at once", "in the background"])
@@ -42,7 +43,7 @@ def test_what_was_saved_is_read_back(store):
     into = tensors(0.0)
     load_tensors(path, World(), into)
     assert all(torch.equal(into[name], value) for name, value in tensors(7.0).items())
-    assert checkpoint.read_state(path) == {"note": 7}
+    assert read_state(path) == {"note": 7}
     assert damage(path) is None
 
 
@@ -134,7 +135,7 @@ def test_the_kept_set_is_what_the_rules_say_after_a_thousand_events(tmp_path, mo
         final = draw.random() < 0.005
         path = tmp_path / f"step-{step:08d}"
         path.mkdir()
-        (path / "manifest.json").write_text(json.dumps(checkpoint.make_manifest(step, metric, final, {})))
+        (path / "manifest.json").write_text(json.dumps(make_manifest(step, metric, final, {})))
         store = CheckpointManager(tmp_path, World(), keep_last=3, keep_best=4, keep_every=150, mode=mode)
         store.prune()  # by what the disk says alone
         alive[step] = (None if metric is None or metric != metric else metric, final)
@@ -145,7 +146,7 @@ def test_the_kept_set_is_what_the_rules_say_after_a_thousand_events(tmp_path, mo
         assert {item.step for item in store.list_complete()} == keep
         if draw.random() < 0.02:
             gone = draw.choice(sorted(alive))
-            checkpoint.delete_checkpoint(tmp_path / f"step-{gone:08d}")
+            delete_checkpoint(tmp_path / f"step-{gone:08d}")
             del alive[gone]
 
 
@@ -194,7 +195,7 @@ def test_a_failure_at_any_fsync_leaves_the_newest_checkpoint_loadable(store, mon
     newest = store.newest_intact(pytest.fail)
     into = tensors(0.0)
     load_tensors(newest, World(), into)
-    assert into["model.a"][0, 0] == checkpoint.read_state(newest)["note"]
+    assert into["model.a"][0, 0] == read_state(newest)["note"]
 
 
 @pytest.mark.processes
@@ -237,7 +238,7 @@ for nth in range(int(sys.argv[2])):
     for nth in range(moments):
         store = CheckpointManager(tmp_path / str(nth), World())
         store.clean()
-        found.append(checkpoint.read_state(store.newest_intact(pytest.fail))["note"])
+        found.append(read_state(store.newest_intact(pytest.fail))["note"])
         assert files_of(store.folder) == ["step-00000004"]
     assert found == sorted(found) and set(found) == {1, 2}
 

@@ -12,8 +12,8 @@ from tests.training.curves import loss_curve_hash
 from tests.training.rhythms import Rhythm, digits, oracle, ranked_steps, scores_of, two
 
 from foretrain.errors import ConfigError
-from foretrain.training.checkpoint import read_manifest
 from foretrain.training.evaluators import Evaluation
+from foretrain.training.manifest import read_manifest
 from foretrain.training.scoring import ValidationResult
 
 RUN = {"max_steps": 20, "checkpoint_every": None, "keep_last": 1}

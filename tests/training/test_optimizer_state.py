@@ -7,7 +7,7 @@ import torch
 
 from foretrain.atomic import write_json
 from foretrain.training import checkpoint
-from foretrain.training.checkpoint import make_manifest, read_manifest, read_state
+from foretrain.training.manifest import file_entry, make_manifest, read_manifest, read_state
 from foretrain.training.optimizer import OptimizerConfig, build_optimizer
 from foretrain.training.optimizer_state import allocate_state, state_numbers, state_tensors
 
@@ -86,7 +86,7 @@ def test_a_checkpoint_of_adamw_from_before_other_optimizers_is_resumed_exactly(t
     steps = state.pop("optimizer")["state"]["step"]["float32"]
     state |= {"optimizer_steps": steps, "optimizer_keys": ["exp_avg", "exp_avg_sq"]}
     write_json(path / "state.json", state)
-    files = manifest["files"] | {"state.json": checkpoint._entry(path / "state.json")}
+    files = manifest["files"] | {"state.json": file_entry(path / "state.json")}
     write_json(path / "manifest.json", make_manifest(manifest["step"], manifest["metric"], manifest["final"], files))
     toy.trainer(tmp_path / "old", resume="auto").fit()
     assert toy.losses(tmp_path / "old") == toy.losses(tmp_path / "whole")

@@ -27,7 +27,7 @@ from foretrain import load
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.run.export import export_checkpoint
-from foretrain.training.checkpoint import damage
+from foretrain.training.manifest import damage
 
 pytestmark = pytest.mark.processes
 

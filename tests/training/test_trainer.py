@@ -202,16 +202,16 @@ def test_a_metric_that_is_infinite_is_never_the_best_and_stops_no_checkpoint(toy
 
 def test_a_run_resumed_before_its_newest_validation_repeats_it_and_logs_it_once(toy, tmp_path):
     """A checkpoint that a signal put before its validation; the run that resumes is killed right after validating."""
-    from foretrain.training import checkpoint
+    from foretrain.training.manifest import file_entry, make_manifest, read_state
 
     toy.trainer(tmp_path, max_steps=4, checkpoint_every=None).fit()
     newest = tmp_path / "checkpoints" / "step-00000004"
-    state = checkpoint.read_state(newest)
+    state = read_state(newest)
     state["progress"]["validation_due"] = True
     state["config"]["training"]["validate_every"] = 4
     write_json(newest / "state.json", state)
-    files = {path.name: checkpoint._entry(path) for path in newest.iterdir() if path.name != "manifest.json"}
-    write_json(newest / "manifest.json", checkpoint.make_manifest(4, None, False, files))
+    files = {path.name: file_entry(path) for path in newest.iterdir() if path.name != "manifest.json"}
+    write_json(newest / "manifest.json", make_manifest(4, None, False, files))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 4, "kind": "validation", "loss": 0.25, "best": True}) + "\n")
     settings = {"checkpoint_every": None, "validate_every": 4, "max_steps": 8, "resume": "auto"}

@@ -26,7 +26,7 @@ from foretrain.notes import Code, Note, warn
 from foretrain.reading import resolved
 from foretrain.run.config import RunConfig, config_hash, replace_stage_releases
 from foretrain.training.auto import settle
-from foretrain.training.checkpoint import read_run_state
+from foretrain.training.manifest import read_run_state
 
 MAX_CATEGORIES = 1000  # of a column, in release.json
 

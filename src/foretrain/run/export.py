@@ -17,6 +17,7 @@ from foretrain.notes import Code, Note, warn
 from foretrain.run.build import build_model, open_source, release_facts, relocated, start_facts, with_parents
 from foretrain.run.config import RunConfig
 from foretrain.training import checkpoint as checkpoints
+from foretrain.training.manifest import damage, read_manifest, read_run_state
 
 _log = logging.getLogger(__name__)
 
@@ -33,11 +34,11 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool | None = False, 
     if found is None and (what := what_instead(checkpoint)):
         raise TrainingError(f"{checkpoint}: cannot be exported: {what}")
     checkpoint = found or checkpoint
-    if problem := checkpoints.damage(checkpoint):
+    if problem := damage(checkpoint):
         raise TrainingError(f"{checkpoint}: cannot be exported: {problem}")
     if out.exists():
         raise TrainingError(f"{out}: exists already; choose another folder or remove it.")
-    state = checkpoints.read_run_state(checkpoint)
+    state = read_run_state(checkpoint)
     config = build(RunConfig, state["config"], source=f"{checkpoint}/state.json")
     config = relocated(config, checkpoint.absolute().parents[1])
     ema = config.training.ema_decay is not None if ema is None else ema
@@ -53,7 +54,7 @@ def export_checkpoint(checkpoint: Path, out: Path, *, ema: bool | None = False, 
     with_parents(config.model_copy(update={"parents": others}), model)
     model.load_state_dict(checkpoints.release_weights(checkpoint, World(), model, averaged=ema), strict=False)
     facts = {"step": state["progress"]["step"], "weights": "ema" if ema else "trained", "from": checkpoint.name}
-    metric = checkpoints.read_manifest(checkpoint)["metric"]
+    metric = read_manifest(checkpoint)["metric"]
     facts["metric"] = None if metric is None else {"name": config.training.best_metric, "value": metric}
     facts |= adapter_facts(model)
     try:

@@ -27,6 +27,7 @@ from foretrain.training import checkpoint as checkpoints
 from foretrain.training.launch import record_start, save_config
 from foretrain.training.loader import plan_of, stream_of
 from foretrain.training.lock import locked
+from foretrain.training.manifest import CheckpointInfo, read_run_state
 from foretrain.training.monitor import RunConsole
 from foretrain.training.release import RECORDS, link_release, read_release
 from foretrain.training.settings import check_resumable
@@ -283,7 +284,7 @@ def is_finished(stage: Stage) -> bool:
     newest, stopped = kept[-1], facts.get("stopped") or {}
     if newest.step != stopped.get("step"):
         return False  # resumed after this release, and not finished since
-    state = checkpoints.read_run_state(newest.path)
+    state = read_run_state(newest.path)
     saved, now = state["config"], stage.config.model_dump(mode="json")
     now["parents"] = saved.get("parents", {}) | _current_parent_hashes(stage)
     with _errors_name_stage(stage):
@@ -296,7 +297,7 @@ def is_finished(stage: Stage) -> bool:
     return stopped["by"] != "max_steps" or newest.step >= _planned_steps(stage)
 
 
-def _complete(stage: Stage) -> list[checkpoints.CheckpointInfo]:
+def _complete(stage: Stage) -> list[CheckpointInfo]:
     """Return the complete checkpoints of a stage, by step."""
     return checkpoints.CheckpointManager(stage.folder / "checkpoints", World()).list_complete()
 
@@ -306,7 +307,7 @@ def _has_more_minutes(stage: Stage) -> bool:
     kept = _complete(stage)
     if not _short_of_time(stage) or not kept:
         return False
-    now, before = stage.config.training.max_minutes, checkpoints.read_run_state(kept[-1].path)["config"]["training"]
+    now, before = stage.config.training.max_minutes, read_run_state(kept[-1].path)["config"]["training"]
     return now is None or now > (before.get("max_minutes") or 0)
 
 

@@ -8,14 +8,10 @@ with a step's name is complete; its hashes reveal later damage by the disk or fi
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import math
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,28 +24,17 @@ from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import MANIFEST, STATE, step_of, steps_in
 from foretrain.notes import Code, Note, warn
-from foretrain.reading import Unreadable, believing, read_object
+from foretrain.reading import believing
 from foretrain.training.background import Background, HostCopy
 from foretrain.training.ema import Ema
+from foretrain.training.manifest import CheckpointInfo, damage, delete_checkpoint, file_entry, make_manifest, read_info
 from foretrain.training.optimizer_state import RESERVED, allocate_state, state_tensors
 from foretrain.training.ranking import EvaluatorScore, Mode, Ranking, enters, ranked
-from foretrain.training.saved_state import OTHER_CHECKPOINT, check_manifest, check_state
+from foretrain.training.saved_state import OTHER_CHECKPOINT
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
 ASIDE = 5  # checkpoints of each kind that were set aside on a resume
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """A checkpoint as its manifest describes it."""
-
-    path: Path
-    step: int
-    metric: float | None  # best_metric of its weights; None if they were not validated
-    final: bool
-    scores: dict[str, EvaluatorScore] = field(default_factory=dict)  # by evaluator
 
 
 class CheckpointManager:
@@ -155,7 +140,7 @@ class CheckpointManager:
         def complete() -> None:
             try:
                 write_json(temporary / STATE, state)
-                files = shards | {STATE: _entry(temporary / STATE)}
+                files = shards | {STATE: file_entry(temporary / STATE)}
                 self._complete(temporary, path, make_manifest(info.step, info.metric, info.final, files, info.scores))
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -196,7 +181,7 @@ class CheckpointManager:
                 no_dist=self.world.size == 1,
             )
         prefix = f"shard-{self.world.rank + 1:05d}-"
-        return {file.name: _entry(file) for file in sorted(folder.iterdir()) if file.name.startswith(prefix)}
+        return {file.name: file_entry(file) for file in sorted(folder.iterdir()) if file.name.startswith(prefix)}
 
     def _complete(self, temporary: Path, path: Path, manifest: dict[str, Any]) -> None:
         """Write the manifest and rename the folder to its final name."""
@@ -437,97 +422,6 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return parameters | buffers
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read the manifest of a checkpoint. Raises TrainingError if it is missing or invalid."""
-    try:
-        manifest = read_object(path / MANIFEST)
-        if manifest["format"] != FORMAT:
-            raise TrainingError(
-                f"{path}: checkpoint format {manifest['format']} is not {FORMAT}; use the version of foretrain that "
-                "wrote it."
-            )
-        expected = manifest.pop("sha256")
-        if expected != _digest(manifest):
-            raise ValueError("its own sha256 differs")
-        check_manifest(manifest)
-    except FileNotFoundError:
-        raise TrainingError(f"{path}: no {MANIFEST}; not a complete checkpoint of a run.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path / MANIFEST}: cannot be read ({error}).") from None
-    return manifest
-
-
-def read_info(path: Path) -> CheckpointInfo:
-    """Read what the manifest of a checkpoint says of it. Raises TrainingError as read_manifest does."""
-    manifest = read_manifest(path)
-    scores = {name: EvaluatorScore(**entry) for name, entry in manifest.get("metrics", {}).items()}
-    return CheckpointInfo(path, manifest["step"], manifest["metric"], bool(manifest["final"]), scores)
-
-
-def make_manifest(
-    step: int,
-    metric: float | None,
-    final: bool,
-    files: dict[str, Any],
-    scores: Mapping[str, EvaluatorScore] | None = None,
-) -> dict[str, Any]:
-    """Return the manifest of a checkpoint: step, metric, files with their hashes, and a hash over all of these; of
-    weights that evaluators have scored their scores too."""
-    number = None if metric is None or not math.isfinite(metric) else metric
-    manifest: dict[str, Any] = {"format": FORMAT, "step": step, "metric": number, "final": final, "files": files}
-    if scores:
-        manifest["metrics"] = {name: asdict(score) for name, score in scores.items()}
-    return manifest | {"sha256": _digest(manifest)}
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Read state.json of a checkpoint: train state, config, batch sizes, data fingerprint."""
-    try:
-        return read_object(path / STATE)
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{path / STATE}: cannot be read ({error}).") from None
-
-
-def read_run_state(path: Path) -> dict[str, Any]:
-    """Read the state.json that a run has written, with every key that a resume reads. Raises TrainingError."""
-    state = read_state(path)
-    try:
-        check_state(state)
-    except Unreadable as error:
-        raise TrainingError(f"{path / STATE}: cannot be used ({error}). {OTHER_CHECKPOINT}") from None
-    return state
-
-
-def damage(path: Path) -> str | None:
-    """Describe the damage of a checkpoint; None if every file has the hash that the manifest states."""
-    try:
-        files = read_manifest(path)["files"]
-        for name, entry in files.items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != entry["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
-            if _entry(file)["sha256"] != entry["sha256"]:
-                return f"the contents of {name} have changed (sha256 differs)"
-    except (TrainingError, OSError) as error:
-        return str(error)
-    return None
-
-
-def _entry(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": file.stat().st_size}
-
-
-def delete_checkpoint(path: Path) -> None:
-    """Delete a checkpoint. It is renamed first, so that an interrupted deletion does not look like damage."""
-    trash = path.with_name(f".trash-{path.name}")
-    shutil.rmtree(trash, ignore_errors=True)
-    path.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
-
-
 def _replaced(path: Path) -> Path:
     return path.with_name(f".former-{path.name}")
 
@@ -562,7 +456,3 @@ def _reason(error: BaseException) -> str:
     if inner is not None:
         error = inner[0] if isinstance(inner, tuple) else inner
     return (error.strerror or str(error)) if isinstance(error, OSError) else " ".join(str(error).split())
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

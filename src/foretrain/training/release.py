@@ -18,9 +18,9 @@ from foretrain.errors import TrainingError
 from foretrain.models.base import Trainable
 from foretrain.models.checkpoints import is_checkpoint
 from foretrain.reading import Unreadable, read_json, read_object
-from foretrain.training.checkpoint import CheckpointInfo
 from foretrain.training.evaluators import newest_evaluations
 from foretrain.training.journal import read_journal
+from foretrain.training.manifest import CheckpointInfo
 
 ALIASES = ("best_model", "hf_export")
 NAMES = ("release", *ALIASES)

@@ -31,6 +31,7 @@ from foretrain.training.launch import record_start, save_config
 from foretrain.training.line_stats import LineStats
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
 from foretrain.training.lock import locked
+from foretrain.training.manifest import damage, read_info, read_run_state
 from foretrain.training.memory import naming_what_to_lower, ways_of_training
 from foretrain.training.micro_batch import find
 from foretrain.training.monitor import Monitor
@@ -230,7 +231,7 @@ class Trainer:
         stack.callback(lambda: unwrap(self.model))
         with self.signals.at_once():
             resumed = self.world.on_main(lambda: self._checkpoint_to_resume(notes.append))
-            saved = checkpoint.read_run_state(resumed) if resumed else None
+            saved = read_run_state(resumed) if resumed else None
             self.model.to(self.world.device).train()
             if self.config.micro_batch_size == "auto":
                 notes.append(self._settle_micro_batch(saved))
@@ -356,7 +357,7 @@ class Trainer:
                 log(f"resuming from {path}")
             return path
         path = Path(self.resume)
-        if problem := checkpoint.damage(path):
+        if problem := damage(path):
             raise TrainingError(f"{path}: cannot be resumed from: {problem}")
         if resolved(path).parent != resolved(folder) and existing:
             raise TrainingError(
@@ -392,7 +393,7 @@ class Trainer:
         """Load a checkpoint's model, optimizer and weight average, and the ancestry that it records."""
         if saved.get("ancestry") is not None:  # as it was at the start: what the parents' folders say may have changed
             self.facts = {**self.facts, "ancestry": saved["ancestry"]}
-        manifest = checkpoint.read_info(path)
+        manifest = read_info(path)
         self.weights.metric, self.weights.scores = manifest.metric, dict(manifest.scores)
         checkpoint.restore(path, self.world, self.model, self.optimizer, self.ema, saved)
 
@@ -492,7 +493,7 @@ class Trainer:
         path = self.world.on_main(lambda: self.checkpoints.newest_intact(self.monitor.log))
         if path is None:
             raise TrainingError(f"{what}, and there is no checkpoint to return to.")
-        saved = checkpoint.read_run_state(path)
+        saved = read_run_state(path)
         self._load_state(path, saved)
         vars(train_state).update(vars(TrainState.from_json(saved["progress"])))  # in place: updater and scaler hold it
         train_state.bad_batches = bad_batches
