@@ -54,6 +54,7 @@ SLOW = (
     "tests/forecasting/test_one_reader.py",
     "tests/forecasting/test_scaling.py",
     "tests/suites/test_submissions.py",
+    "tests/suites/test_remembered.py",
     "tests/timeaxis/test_exchange.py",
     "tests/gpu",
     "tests/test_benchmark_gpu.py",
