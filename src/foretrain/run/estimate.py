@@ -146,8 +146,9 @@ def most_activations(config: RunConfig, model: Trainable, sizes: Sequence[Size])
     """Return the bytes that the forward pass of the largest micro-batch keeps for the backward pass, at most.
 
     In float32 and without fused attention. The model is on "meta", so nothing is computed. None for a model that needs
-    values, if four windows have more than _MOST values, and if a pass takes longer than COUNTING. A larger micro-batch is counted by two to four windows:
-    from two on the bytes are a polynomial of their number, of degree 2 where windows attend to each other.
+    values, if four windows have more than _MOST values, and if a pass takes longer than COUNTING. A larger micro-batch
+    is counted by two to four windows: from two on the bytes are a polynomial of their number, of degree 2 where windows
+    attend to each other.
     """
     names = PRICES if family(config.model.family).needs else ()
     size = max(sizes, key=_values)
