@@ -33,6 +33,9 @@ def describe_end(config: TrainingConfig, plan: StepPlan, step: int, stopped_by: 
     """Return why a run ended after `step` steps."""
     if stopped_by == "max_minutes":
         return f"stopped at step {step:,} of {plan.steps:,}: training.max_minutes ({config.max_minutes:g}) are over"
+    if stopped_by == "alarm":
+        what = "the alarm above (training.alarms: stop); --resume training.alarms=say trains on"
+        return f"finished at step {step:,} of {plan.steps:,} by {what}"
     if stopped_by == "patience":
         reason = f"patience: {config.patience} validations without a better {config.best_metric}"
         return f"finished at step {step:,} of {plan.steps:,} ({reason})"

@@ -22,6 +22,7 @@ RECENT = 40  # lines
 FAST, SLOW = 10, 50  # half-lives of the two moving averages of the loss, in steps of log_every
 EXPLOSION = 10.0  # a norm so many times the median of the lines' means before it
 _BEFORE = 10  # lines that the median is of
+SHOWN_ALARMS = 5  # the newest
 _BARS = "▁▂▃▄▅▆▇█"
 _NOT_METRICS = ("step", "kind", "epoch", "time", "best", "evaluator", "state", "score", "seconds")
 
@@ -61,16 +62,20 @@ def health(records: Iterable[Record], step: int | None = None, *, of: str = "met
         "data": _data(lines, start),
         "validation": latest.get("validation"),
         "evaluators": latest.get("evaluation", {}),
+        "alarms": latest.get("alarms", []),
     }
 
 
 def _read(records: Iterable[Record], step: int | None) -> tuple[list[Record], list[Record], dict[str, Any]]:
-    """Return starts, training lines and the latest validation and evaluations before the newest training line."""
+    """Return starts, training lines, and latest: validation and evaluations before the newest line, all alarms."""
     starts, lines, latest = list[Record](), list[Record](), dict[str, Any]()
     pending: list[Record] = []
     for record in records:
         if step is not None and record["step"] > step:
             break
+        if record.get("kind") == "alarm":  # it follows its line at once
+            latest.setdefault("alarms", []).append({name: record.get(name) for name in ("step", "code", "text")})
+            continue
         if record.get("kind") != "train":
             pending.append(record)
             continue
@@ -291,7 +296,8 @@ def render(report: Mapping[str, Any]) -> str:
     head = f"health at step {report['step']:,}{total}"
     if report["starts"] > 1:
         head += f", started {report['starts']} times"
-    rows = [row for part in (_loss_rows, _gradient_rows, _other_rows, _score_rows) for row in part(report)]
+    rows = [(f"ALARM {one['step']:,}", f"{one['code']}: {one['text']}") for one in report["alarms"][-SHOWN_ALARMS:]]
+    rows += [row for part in (_loss_rows, _gradient_rows, _other_rows, _score_rows) for row in part(report)]
     label = max(len(name) for name, _ in rows)
     lines = [head, *(f"{name:{label}}  {text}" for name, text in rows)]
     wide = max(len(line) for line in lines)

@@ -28,6 +28,7 @@ class StopRequests(NamedTuple):
     time_limit: int = 0  # max_minutes are over
     checkpoint: int = 0  # checkpoint_minutes are over
     failed_save: int = 0  # a checkpoint could not be written in the background
+    alarm: int = 0  # an alarm ends the run (training.alarms: stop)
 
 
 NO_STOPS = StopRequests()

@@ -21,8 +21,9 @@ from rich.progress import Progress as Bar
 
 from foretrain.distributed.world import World
 from foretrain.printing import BESIDE_PRINTABLE, duration, printable
+from foretrain.training.alarms import Alarm, Watcher
 from foretrain.training.health import write_health
-from foretrain.training.journal import Journal
+from foretrain.training.journal import Journal, read_journal
 from foretrain.training.line_stats import LineStats
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.step import LocalStepStats, StepResult
@@ -89,6 +90,7 @@ class Monitor:
         self.config, self.plan, self.world, self.flops = config, plan, world, flops
         self.output_dir, self.console = output_dir, console or RunConsole(highlight=False)
         self.line = LineStats()  # the steps since the last line
+        self.watcher, self.serious_alarm = Watcher(), False  # of rank 0
         self._ended = time.perf_counter()  # when the newest step ended; later by pauses
         self._peak: float | None = None
         self._bar: Bar | None = None
@@ -117,7 +119,8 @@ class Monitor:
             return
         self.journal.truncate(step, validation_due, evaluations_due)
         self.line, self._ended = line or LineStats(), time.perf_counter()
-        self.journal.write(
+        self.watcher, self.serious_alarm = Watcher(read_journal(self.journal.path)), False
+        self._write(
             {
                 "step": step,
                 "kind": "start",
@@ -127,6 +130,8 @@ class Monitor:
                 "processes": self.world.size,
                 "log_every": self.config.log_every,
                 "clip_norm": self.config.clip_norm,
+                "best_metric": self.config.best_metric,
+                "best_mode": self.config.mode,
                 **(facts or {}),
                 "time": time.time(),
             }
@@ -181,12 +186,21 @@ class Monitor:
         if not (due or result.nonfinite or result.overflow):
             return
         record = self._record(result, train_state)
-        self.journal.write(record)
+        alarms = self._write(record)
         self._write_tensorboard("train", step, record)
         self.log(self._line(record, train_state))
+        for alarm in alarms:
+            self.serious_alarm |= alarm.serious
+            self._write({"step": step, "kind": "alarm", **alarm._asdict()})
+            self.log(f"ALARM at step {step:,}: {alarm.code}: {alarm.text}")
         self.line = LineStats()
         if report_due:
             self._report(step)
+
+    def _write(self, record: dict[str, Any]) -> list[Alarm]:
+        """Write a line of metrics.jsonl; return the alarms that it raises."""
+        self.journal.write(record)
+        return self.watcher.see(record)
 
     def _report(self, step: int) -> None:
         """Log the report on the run's health and write it into health.json; what fails there stops no run."""
@@ -201,7 +215,7 @@ class Monitor:
         if not self.world.is_main:
             return
         number = int(self.plan.epoch(step) or 0)
-        self.journal.write({"step": step, "kind": "epoch", "epoch": number, "loss": loss, "steps": steps})
+        self._write({"step": step, "kind": "epoch", "epoch": number, "loss": loss, "steps": steps})
         self._write_tensorboard("epoch", step, {"loss": loss})
         self.log(f"epoch {number:,} ends at step {step:,}: mean loss {_number(loss)} of {steps:,} steps")
 
@@ -209,7 +223,7 @@ class Monitor:
         """Log the metrics of a validation."""
         if not self.world.is_main:
             return
-        self.journal.write({"step": step, "kind": "validation", **self._epoch(step), **metrics, "best": best})
+        self._write({"step": step, "kind": "validation", **self._epoch(step), **metrics, "best": best})
         self._write_tensorboard("validation", step, metrics)
         values = " | ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         epoch = "".join(f", epoch {number:.2f}" for number in self._epoch(step).values())
@@ -219,7 +233,7 @@ class Monitor:
         """Record what an evaluator found, under the names of its metrics, and log a line of text on it."""
         if not self.world.is_main:
             return
-        self.journal.write({"step": step, "kind": "evaluation", **self._epoch(step), **facts, **metrics})
+        self._write({"step": step, "kind": "evaluation", **self._epoch(step), **facts, **metrics})
         self._write_tensorboard("", step, metrics)
         self.log(line)
 

@@ -137,6 +137,7 @@ class TrainingConfig(Section):
     keep_every: Annotated[int | None, FREE] = Field(default=None, ge=1)
     log_every: Annotated[int, FREE] = Field(default=10, ge=1)  # steps
     health_every: Annotated[int | None, FREE] = Field(default=1000, ge=1)  # steps between health reports; null: none
+    alarms: Annotated[Literal["say", "stop"], FREE] = "say"  # stop: a serious one ends the run (alarms.py)
     tensorboard: Annotated[bool, FREE] = True
     release: Annotated[bool, FREE] = True  # write release/ at the end; false for trials of a tuner
 

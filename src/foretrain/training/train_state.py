@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from foretrain.training.schedule import Plateau
 
-StoppedBy = Literal["max_steps", "patience", "max_minutes", "evaluation"]
+StoppedBy = Literal["max_steps", "patience", "max_minutes", "evaluation", "alarm"]
 
 
 @dataclass(frozen=True)

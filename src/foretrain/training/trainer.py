@@ -154,6 +154,8 @@ class Trainer:
 
     def _loop(self) -> StoppedBy:
         train_state, self.started_at = self.train_state, time.monotonic()
+        if train_state.ended == "alarm" and self.config.alarms == "say":
+            train_state.ended = None
         if train_state.ended and not train_state.evaluations_due:
             return train_state.ended
         while True:
@@ -191,6 +193,8 @@ class Trainer:
         """
         if stops.failed_save:
             self.checkpoints.wait()  # raises on every rank: they agree on whether a save is complete
+        if stops.alarm:
+            self.train_state.ended = self.train_state.ended or "alarm"
         ended, stops = self.scoring.run(stops)
         self._checkpoint_if_due(stops)
         if ended:
@@ -208,7 +212,8 @@ class Trainer:
         time_limit = config.max_minutes is not None and now - self.started_at > 60 * config.max_minutes
         checkpoint_due = config.checkpoint_minutes is not None and now - self.saved_at > 60 * config.checkpoint_minutes
         failed = int(self.checkpoints.failed)
-        return StopRequests(*self.signals.flags, int(time_limit), int(checkpoint_due), failed)
+        alarm = self.config.alarms == "stop" and self.monitor.serious_alarm
+        return StopRequests(*self.signals.flags, int(time_limit), int(checkpoint_due), failed, int(alarm))
 
     def _open(self, stack: ExitStack) -> None:
         """Set up everything that the loop needs; the stack undoes it in reverse order."""
