@@ -26,11 +26,13 @@ FAST = (
     "training.health_every=null",
 )
 NEW = ("debug", "chronos2/test", "linear/quick", "toto/quick", "toto2/quick", "kronos/debug")
-CLOSES = ("data.context_length=128", "data.min_context=64", "data.prediction_length=8", "data.validation_steps=16",
-          "data.test_steps=16", "training.max_steps=160", "training.batch_size=16", "training.validate_every=20",
-          "training.checkpoint_every=80", "training.epochs=null", "training.token_budget=null", "training.micro_batch_size=16", "training.patience=null",
-          "training.compile=false", "training.dtype=float32", "data.sampling=random", "data.stride=1",
-          "evaluation.max_items=20")  # fmt: skip
+CLOSES = (
+    "data.context_length=128", "data.min_context=64", "data.prediction_length=8", "data.validation_steps=16",
+    "data.test_steps=16", "training.max_steps=160", "training.batch_size=16", "training.validate_every=20",
+    "training.checkpoint_every=80", "training.epochs=null", "training.token_budget=null",
+    "training.micro_batch_size=16", "training.patience=null", "training.compile=false", "training.dtype=float32",
+    "data.sampling=random", "data.stride=1", "evaluation.max_items=20",
+)  # fmt: skip
 
 
 def runs(work: Path, prices: Path | None) -> dict[str, list[str]]:
