@@ -25,7 +25,7 @@ data_app = typer.Typer(help="Import, generate or download series as a corpus, an
 @data_app.command("import", cls=GroupedCommand)
 @reads_files()
 def data_import(
-    paths: Annotated[list[Path], typer.Argument(help="Files or folders: CSV, Parquet, .tsf, .xlsx, JSON, .zip, numpy.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files, folders: CSV, Parquet, .tsf, .xlsx, JSON, .zip, numpy.")],
     reading: dict[str, Any],
     out: Annotated[
         Path | None, typer.Option(help="The corpus folder to create (or, with --update, to extend).")
