@@ -12,6 +12,7 @@ import _pickle
 import json
 import os
 import pickle
+import shutil
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -81,6 +82,11 @@ def run_verbs() -> None:
     verb("train", "debug", *TINY, "training.max_steps=2", "--verbose")
     verb("train", "debug", *TINY, "training.max_steps=4", "--resume")
     verb("runs", "health", "run")
+    shutil.copytree("run", "copy")
+    verb("runs", "tag", "run", "good")
+    verb("runs", "list", ".")
+    verb("runs", "show", "run")
+    verb("runs", "compare", "run", "copy")
     verb("evaluate", "run", "--data", "corpus", "--out", "evaluation")
     verb("forecast", "run", "sales.csv", "--out", "forecast.parquet", "--plot", "forecast.png")
     verb("export", "run/checkpoints/latest", "--out", "exported")

@@ -63,9 +63,9 @@ class FileLock:
 
     def check_free(self) -> None:
         """Raise an error if another process holds the lock. Takes no lock, and creates no file."""
-        holder = _holder(self.path)
-        if holder is not None:
-            raise self._refusal(holder)
+        found = holder(self.path)
+        if found is not None:
+            raise self._refusal(found)
 
     def _refusal(self, holder: dict[str, Any]) -> ForetrainError:
         return self._error(
@@ -129,19 +129,19 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 def is_held(path: Path) -> bool:
     """Return True if a lock file names a process that has not ended for certain. Takes no lock."""
-    return _holder(path) is not None
+    return holder(path) is not None
 
 
-def _holder(path: Path) -> dict[str, Any] | None:
+def holder(path: Path) -> dict[str, Any] | None:
     """Return what a lock file says of a process that has not ended for certain; None if it names none."""
     if not path.is_file():  # or a pipe, which would be waited for
         return None
     try:
         with path.open("rb") as file:
-            holder = _parse(file.read(_LARGEST))
+            found = _parse(file.read(_LARGEST))
     except FileNotFoundError:
         return None
-    return holder if holder is not None and alive(holder) else None
+    return found if found is not None and alive(found) else None
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:

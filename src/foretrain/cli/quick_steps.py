@@ -198,18 +198,18 @@ def _folder(out: Path | None, job: Job) -> Path:
 def _is_begun(folder: Path) -> bool:
     """Return True for a folder that holds a lock alone, and scratch files: its command runs, or ended before it wrote
     anything."""
-    from foretrain.training.lock import NAME
+    from foretrain.training.run_record import LOCK
 
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return bool(names) and all(name == NAME or name.startswith(".tmp-") for name in names)
+    return bool(names) and all(name == LOCK or name.startswith(".tmp-") for name in names)
 
 
 def _is_left(folder: Path) -> bool:
     """Return True for a folder of a command that ended before it wrote anything, as on a full disk."""
     from foretrain.locks import is_held
-    from foretrain.training.lock import NAME
+    from foretrain.training.run_record import LOCK
 
-    return folder.is_dir() and (_is_begun(folder) or not any(folder.iterdir())) and not is_held(folder / NAME)
+    return folder.is_dir() and (_is_begun(folder) or not any(folder.iterdir())) and not is_held(folder / LOCK)
 
 
 @contextmanager

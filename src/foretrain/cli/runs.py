@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foretrain.cli.options import require_single_process
-from foretrain.errors import DataError
+from foretrain.errors import ConfigError, DataError
+from foretrain.hints import did_you_mean
+from foretrain.reading import believing
+
+if TYPE_CHECKING:
+    from foretrain.training.run_record import RunRecord
 
 runs_app = typer.Typer(help="Look at runs.", no_args_is_help=True)
 
@@ -31,7 +36,10 @@ def runs_health(
     from foretrain.training.journal import read_journal
 
     files = [folder / "metrics.jsonl" for folder in _with_journal(run)]
-    found = {file.parent: health(read_journal(file), step, of=str(file)) for file in files}
+    found = {}
+    for file in files:
+        with believing(file, DataError, "Repair its lines."):
+            found[file.parent] = health(read_journal(file), step, of=str(file))
     if as_json:
         tree = {str(folder): report for folder, report in found.items()}
         typer.echo(json.dumps(tree[str(run)] if run in found else tree, indent=1))
@@ -50,3 +58,126 @@ def _with_journal(run: Path) -> list[Path]:
         what = "no such folder" if not run.is_dir() else "holds no metrics.jsonl, so no run has trained there"
         raise DataError(f"{run}: {what}. Name the output_dir of a run.")
     return found[:1] if found[0] == run else found
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or that of a pipeline with stages.")]
+RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; a stage has one too.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@runs_app.command("list")
+def runs_list(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds the folders of runs.")] = Path("runs"),
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only runs with this tag.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs of a folder: model, state, best metric and where, time, tags. Updates checkpoint_registry.json."""
+    require_single_process("runs list")
+    from foretrain.run.registry import NAME, read_entries, refresh
+    from foretrain.run.run_tables import by_time, list_lines
+    from foretrain.training.run_record import read_run, runs_in
+
+    records, notes = [], list[str]()
+    for place in runs_in(folder):
+        try:
+            records.append(read_run(place))
+        except DataError as error:
+            notes.append(str(error))
+    notes += [problem for record in records for one in (record, *record.stages) for problem in one.problems]
+    try:
+        entries, more = refresh(folder, records)
+        notes += more
+    except OSError as error:
+        entries = read_entries(folder)
+        notes.append(f"{folder / NAME}: cannot be written: {error.strerror or error}")
+    tags = {str(folder / path): entry["tags"] for path, entry in entries.items()}
+    if tag is not None:
+        records = [r for r in records if any(tag in tags.get(str(one.folder), ()) for one in (r, *r.stages))]
+    for note in notes:
+        typer.echo(f"warning: {note}", err=True)
+    if as_json:
+        found = [{**record.facts(), "tags": tags.get(str(record.folder), [])} for record in by_time(records)]
+        typer.echo(json.dumps(found, indent=1))
+        return
+    of = f" with the tag {tag!r}" if tag is not None else ""
+    typer.echo("\n".join(list_lines(records, tags)) or f"{folder}: holds no run{of}")
+
+
+@runs_app.command("show")
+def runs_show(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show a run: settings, newest line, trend, validations, checkpoints with the best, release, what to do next."""
+    require_single_process("runs show")
+    from foretrain.run.registry import tags_of
+    from foretrain.run.run_tables import show_facts, show_lines
+
+    record = _read(run)
+    try:
+        tags = tags_of(run)
+    except DataError as error:
+        typer.echo(f"warning: {error}", err=True)
+        tags = []
+    facts = show_facts(record, tags)
+    typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(show_lines(record, facts)))
+
+
+@runs_app.command("compare")
+def runs_compare(
+    runs: RunsArgument,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Rank by this metric (default: the one that chose all weights).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare runs: settings that differ, metrics side by side, and an order where one metric can tell it."""
+    require_single_process("runs compare")
+    from foretrain.run.run_tables import compare_facts, compare_lines
+
+    records = _read_several(runs, "compare", least=2)
+    known = list(dict.fromkeys(name for record in records for name in record.metrics))
+    if metric is not None and metric not in known:
+        raise ConfigError(f"--metric {metric!r}: none of the runs has it. {did_you_mean(metric, known, _known(known))}")
+    facts = compare_facts(records, metric)
+    typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(compare_lines(facts)))
+
+
+@runs_app.command("tag")
+def runs_tag(
+    run: RunArgument,
+    tags: Annotated[list[str], typer.Argument(metavar="TAG...", help="Tags to add.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Remove these tags.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add tags to a run, or remove them, in checkpoint_registry.json of the folder that holds it."""
+    require_single_process("runs tag")
+    from foretrain.run.registry import change_tags
+
+    _read(run)
+    now = change_tags(run, () if remove else tags, tags if remove else ())
+    typer.echo(json.dumps({"run": str(run), "tags": now}) if as_json else f"{run}: {_known(now) or 'no tags'}")
+
+
+def _read(run: Path) -> RunRecord:
+    """Return the record of a run; warns of its files that cannot be read. Raises DataError if it is no run."""
+    from foretrain.training.run_record import read_run
+
+    record = read_run(run)
+    for one in (record, *record.stages):
+        for problem in one.problems:
+            typer.echo(f"warning: {problem}", err=True)
+    return record
+
+
+def _read_several(runs: list[Path], verb: str, least: int) -> list[RunRecord]:
+    """Return the records of different single runs. Raises ConfigError for too few, twice the same, and pipelines."""
+    if len({path.absolute() for path in runs}) < max(least, len(runs)):
+        raise ConfigError(f"runs {verb}: name {'two or more' if least > 1 else ''} different runs.")
+    records = [_read(run) for run in runs]
+    for record in records:
+        if record.pipeline:
+            stages = ", ".join(str(stage.folder) for stage in record.stages)
+            raise ConfigError(f"{record.folder}: is a pipeline. Name a stage of it: {stages or 'none has started'}.")
+    return records
+
+
+def _known(names: list[str]) -> str:
+    return ", ".join(names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from foretrain.atomic import write_json
 from foretrain.errors import ConfigError
@@ -27,6 +27,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _NOT_METRICS = ("step", "kind", "epoch", "time", "best", "evaluator", "state", "score", "seconds")
 
 Record = dict[str, Any]
+T = TypeVar("T")
 
 
 def write_health(output_dir: Path, step: int) -> tuple[dict[str, Any], str]:
@@ -198,7 +199,7 @@ def _learning_rate(lines: Sequence[Record]) -> dict[str, Any]:
     return {
         "newest": rates[-1] if rates else None,
         "highest": max(rates, default=None),
-        "course": _thinned(rates, RECENT),
+        "course": thinned(rates, RECENT),
     }
 
 
@@ -280,7 +281,7 @@ def _weighted(lines: Sequence[Record], name: str, instead: str = "", *, by_time:
     return total / weight if weight else None
 
 
-def _thinned(values: Sequence[float], count: int) -> list[float]:
+def thinned(values: Sequence[T], count: int) -> list[T]:
     """Return at most `count` of the values, evenly spread, the last one among them."""
     if len(values) <= count:
         return list(values)

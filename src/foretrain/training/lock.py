@@ -9,15 +9,14 @@ from foretrain.distributed.held import held
 from foretrain.distributed.world import World
 from foretrain.errors import TrainingError
 from foretrain.locks import FileLock
-
-NAME = "run.lock"
+from foretrain.training.run_record import LOCK
 
 
 class RunLock(FileLock):
     """Allows one writer per run folder. Raises TrainingError on entry if another process writes the run."""
 
     def __init__(self, output_dir: Path) -> None:
-        super().__init__(output_dir / NAME, output_dir, "is writing this run", TrainingError)
+        super().__init__(output_dir / LOCK, output_dir, "is writing this run", TrainingError)
 
 
 def locked(output_dir: Path, world: World) -> AbstractContextManager[None]:

@@ -21,10 +21,10 @@ from foretrain.reading import Unreadable, read_json, read_object
 from foretrain.training.evaluators import newest_evaluations
 from foretrain.training.journal import read_journal
 from foretrain.training.manifest import CheckpointInfo
+from foretrain.training.run_record import METRICS, RECORDS
 
 ALIASES = ("best_model", "hf_export")
 NAMES = ("release", *ALIASES)
-METRICS, RECORDS = "final_metrics.json", "best_records.json"
 EVALUATION = "evaluation"  # folder of the report of the gate at the end of a run
 
 

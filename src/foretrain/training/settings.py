@@ -17,6 +17,7 @@ from pydantic import (
 
 from foretrain.config import FREE, LAYOUT, FieldRule, Section, leaves, or_auto, rules, upgraded
 from foretrain.errors import ConfigError, TrainingError
+from foretrain.training.run_record import is_higher_better
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]  # torch's
 Recompute = Literal["off", "selective", "full"]
@@ -144,8 +145,7 @@ class TrainingConfig(Section):
     @property
     def mode(self) -> Literal["min", "max"]:
         """best_mode, or the mode that the name of best_metric implies."""
-        higher = any(word in self.best_metric for word in ("skill", "accuracy", "_r2"))
-        return self.best_mode or ("max" if higher else "min")
+        return self.best_mode or ("max" if is_higher_better(self.best_metric) else "min")
 
     def in_background(self, device: str) -> bool:
         """Return whether checkpoints are written while training goes on, on a type of device (cpu, cuda, mps)."""
