@@ -87,6 +87,7 @@ def run_verbs() -> None:
     verb("runs", "list", ".")
     verb("runs", "show", "run")
     verb("runs", "compare", "run", "copy")
+    verb("runs", "plot", "run", "copy", "--out", "runs.svg")
     verb("evaluate", "run", "--data", "corpus", "--out", "evaluation")
     verb("forecast", "run", "sales.csv", "--out", "forecast.parquet", "--plot", "forecast.png")
     verb("export", "run/checkpoints/latest", "--out", "exported")

@@ -14,6 +14,7 @@ from foretrain.hints import did_you_mean
 from foretrain.reading import believing
 
 if TYPE_CHECKING:
+    from foretrain.run.curves import Curves
     from foretrain.training.run_record import RunRecord
 
 runs_app = typer.Typer(help="Look at runs.", no_args_is_help=True)
@@ -140,6 +141,37 @@ def runs_compare(
     typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(compare_lines(facts)))
 
 
+@runs_app.command("plot")
+def runs_plot(
+    runs: RunsArgument,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw a picture (.png, .svg, .pdf); without it, bars.")
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Metric of validations (default: the one that chooses weights)."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show training loss and a validation metric by step, of one or several runs."""
+    require_single_process("runs plot")
+    from foretrain.run.curves import MOST, chosen_metric, curve_facts, curve_lines, curves_of
+
+    if len(runs) > MOST:
+        raise ConfigError(f"runs plot: {len(runs)} runs could not be told apart. Name up to {MOST}.")
+    records = _read_several(runs, "plot", least=1)
+    chosen = chosen_metric(records, metric)
+    curves = [curves_of(record, chosen) for record in records]
+    if out is not None:
+        _draw(records, curves, chosen, out)
+    if as_json:
+        typer.echo(json.dumps(curve_facts(curves, chosen), indent=1))
+    elif out is None:
+        typer.echo("\n".join(curve_lines(curves, chosen)))
+    else:
+        typer.echo(f"wrote {out}")
+
+
 @runs_app.command("tag")
 def runs_tag(
     run: RunArgument,
@@ -156,6 +188,16 @@ def runs_tag(
     typer.echo(json.dumps({"run": str(run), "tags": now}) if as_json else f"{run}: {_known(now) or 'no tags'}")
 
 
+def _draw(records: list[RunRecord], curves: list[Curves], metric: str | None, out: Path) -> None:
+    from foretrain.evaluation.plots import check_picture, save, style
+    from foretrain.forecasting.outputs import scratch_files
+    from foretrain.run.curves import draw_curves
+
+    check_picture(out)
+    with scratch_files(out) as scratch, style():
+        save(draw_curves(records, curves, metric), scratch[out])
+
+
 def _read(run: Path) -> RunRecord:
     """Return the record of a run; warns of its files that cannot be read. Raises DataError if it is no run."""
     from foretrain.training.run_record import read_run
@@ -170,7 +212,7 @@ def _read(run: Path) -> RunRecord:
 def _read_several(runs: list[Path], verb: str, least: int) -> list[RunRecord]:
     """Return the records of different single runs. Raises ConfigError for too few, twice the same, and pipelines."""
     if len({path.absolute() for path in runs}) < max(least, len(runs)):
-        raise ConfigError(f"runs {verb}: name {'two or more' if least > 1 else ''} different runs.")
+        raise ConfigError(f"runs {verb}: name {'two or more ' if least > 1 else ''}different runs.")
     records = [_read(run) for run in runs]
     for record in records:
         if record.pipeline:

@@ -134,12 +134,17 @@ def _mean_loss(line: Record) -> float | None:
 
 
 def _moving(known: Sequence[tuple[int, float, int]], half_life: float) -> float | None:
-    """Return the average of losses whose weight halves every half_life steps; weighted by the steps of each line."""
-    total = weight = 0.0
+    return next(reversed(averages(known, half_life)), None)
+
+
+def averages(known: Sequence[tuple[int, float, int]], half_life: float) -> list[float]:
+    """Return the moving average at each (step, loss, steps of its line): weights halve every half_life steps."""
+    found, total, weight = [], 0.0, 0.0
     for _, loss, steps in known:
         kept = 0.5 ** (steps / half_life)
         total, weight = total * kept + loss * (1 - kept), weight * kept + (1 - kept)
-    return total / weight if weight else None
+        found.append(total / weight)
+    return found
 
 
 def _fit(points: Sequence[tuple[int, float]]) -> tuple[float | None, float | None, float | None]:

@@ -33,6 +33,7 @@ class Course:
     validations: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     total_steps: int | None = None
+    log_every: int | None = None
     first_time: float | None = None  # seconds since 1970
     last_time: float | None = None
 
@@ -264,7 +265,7 @@ def _sort(records: Iterable[dict[str, Any]], course: Course) -> None:
             course.first_time = time if course.first_time is None else course.first_time
             course.last_time = time
         if kind == "start":
-            course.total_steps = _whole(record.get("total_steps"))
+            course.total_steps, course.log_every = _whole(record.get("total_steps")), _whole(record.get("log_every"))
         elif kind == "train":
             steps = number(record.get("steps")) or record["step"] - last
             last = record["step"]
