@@ -25,6 +25,7 @@ def test_a_record_has_sums_extremes_and_counts_of_all_steps():
         "steps": 3, "loss_mean": 2.0, "loss_min": 1.0, "loss_max": 3.0, "grad_norm_mean": 4.0, "grad_norm_min": 2.0,
         "grad_norm_max": 6.0, "clipped_share": 1 / 3, "left_out_steps": 1, "steps_per_s": 5.0, "windows_per_s": 40.0,
         "flops_per_s": 500.0, "step_s_median": 0.2, "step_s_p95": 0.29, "data_share": 0.05, "data_wait_s": 0.03,
+        "step_s_std": math.sqrt(0.02 / 3),
     }  # fmt: skip
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert found.keys() - expected.keys() == {"grad_norm_bins", "step_s_bins"}  # one process has no slowest rank

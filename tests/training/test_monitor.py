@@ -14,6 +14,8 @@ from rich.console import Console
 
 from foretrain.errors import TrainingError
 from foretrain.printing import printable_output
+from foretrain.training.health import step_times
+from foretrain.training.journal import read_journal
 from foretrain.training.monitor import RunConsole, append_log, duration, memory_gb, peak_flops
 from foretrain.training.trainer import ValidationResult
 
@@ -98,15 +100,21 @@ def test_a_finished_run_says_what_it_took_and_what_it_released(toy, tmp_path):
     toy.trainer(
         tmp_path, evaluate=evaluate, validate_every=6, ema_decay=0.5, resume="auto", console=console
     ).fit()  # fmt: skip
-    end, took = console.file.getvalue().splitlines()[-2:]
+    end, took, times = console.file.getvalue().splitlines()[-3:]
     assert end == "finished at step 12 (max_steps); release/ holds step 6 (averaged weights), the best: loss 13.0000"
     assert re.fullmatch(
         r"took \d+s for 12 steps on 96 windows, \d+s of it validations and checkpoints; training alone: \S+ step/s, "
         r"[\d,]+ series/s",
         took,
     )
+    second = r"[\d.]+(e-\d+)? m?s"
+    assert re.fullmatch(
+        f"a step: mean {second}, standard deviation {second}, median {second}, 95th percentile {second}", times
+    )
     found = json.loads((tmp_path / "final_metrics.json").read_text())
     run = found["run"]
+    assert {name: run[name] for name in run if "step_s" in name} == step_times(read_journal(tmp_path / "metrics.jsonl"))
+    assert found["best"] == {"metric": "loss", "unit": None, "value": 13.0, "step": 6}
     assert (run["steps"], run["windows"]) == (12, 96) and found["stopped"] == {"step": 12, "by": "max_steps"}
     assert 0.4 < run["validation_and_checkpoint_seconds"] < run["seconds"]
     assert run["windows_per_s"] == pytest.approx(8 * run["steps_per_s"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from foretrain.errors import TrainingError
 from foretrain.printing import duration
+from foretrain.training.health import seconds_text
 from foretrain.training.settings import StepPlan, TrainingConfig
 from foretrain.training.train_state import RunTotals, StoppedBy
 
@@ -46,6 +47,13 @@ def describe_release(step: int, metric: str, value: float | None, averaged: bool
     """Return which weights a release holds: those of a step, the best by a metric if it has a value."""
     best = "" if value is None else f", the best: {metric} {value:.4f}"
     return f"release/ holds step {step:,}{' (averaged weights)' if averaged else ''}{best}"
+
+
+def describe_steps(times: Mapping[str, float | None], epochs: float | None) -> str:
+    """Return the times of a run's steps, and its epochs if it counts them."""
+    words = {"mean": "mean", "std": "standard deviation", "p50": "median", "p95": "95th percentile"}
+    told = ", ".join(f"{word} {seconds_text(times[f'step_s_{name}'])}" for name, word in words.items())
+    return f"a step: {told}" + ("" if epochs is None else f"; {epochs:,.2f} epochs")
 
 
 def describe_totals(totals: RunTotals) -> str:

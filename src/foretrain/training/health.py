@@ -67,6 +67,24 @@ def health(records: Iterable[Record], step: int | None = None, *, of: str = "met
     }
 
 
+def step_times(records: Iterable[Record]) -> dict[str, float | None]:
+    """Return mean, standard deviation, p50 and p95 (within 5%) of the seconds of all steps, without validations and
+    checkpoints; None of what a line, as of an older version, does not tell."""
+    _, lines, _ = _read(records, None)
+    found: dict[str, float | None] = dict.fromkeys(f"step_s_{name}" for name in ("mean", "std", "p50", "p95"))
+    seconds, steps = _seconds(lines), sum(line["steps"] for line in lines)
+    if not lines or not all(line.get("steps_per_s") for line in lines):
+        return found
+    found["step_s_mean"] = mean = seconds / steps
+    if all(line.get("step_s_std") is not None for line in lines):
+        squares = (line["steps"] * (line["step_s_std"] ** 2 + (1 / line["steps_per_s"] - mean) ** 2) for line in lines)
+        found["step_s_std"] = math.sqrt(math.fsum(squares) / steps)
+    if all("step_s_bins" in line for line in lines):
+        histogram = merged(line["step_s_bins"] for line in lines)
+        found |= {"step_s_p50": quantile(histogram, 0.5), "step_s_p95": quantile(histogram, 0.95)}
+    return found
+
+
 def _read(records: Iterable[Record], step: int | None) -> tuple[list[Record], list[Record], dict[str, Any]]:
     """Return starts, training lines, and latest: validation and evaluations before the newest line, all alarms."""
     starts, lines, latest = list[Record](), list[Record](), dict[str, Any]()
@@ -379,7 +397,7 @@ def _other_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if memory["used_gb"] is not None and memory["total_gb"]:
         used = f"{bar(memory['used_gb'] / memory['total_gb'])} {used}, highest {_figure(memory['highest_gb'], '.1f')}"
     mfu = "" if speed["mfu"] is None else f", mfu {_percent(speed['mfu'])}"
-    steps = ", ".join(f"{name} {_seconds_text(speed[f'step_s_{name}'])}" for name in ("mean", "p50", "p95"))
+    steps = ", ".join(f"{name} {seconds_text(speed[f'step_s_{name}'])}" for name in ("mean", "p50", "p95"))
     short = f" ({data['short_series']:,} too short, left out)" if data["short_series"] else ""
     series = "" if data["series"] is None else f", {data['series']:,} series{short}"
     rows = [
@@ -394,9 +412,9 @@ def _other_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     for what, text in (("slowest", "computes"), ("waiting", "waits for data")):
         if one := (report["ranks"] or {}).get(what):
-            beside = "" if one["median_step_s"] is None else f", the middle rank {_seconds_text(one['median_step_s'])}"
+            beside = "" if one["median_step_s"] is None else f", the middle rank {seconds_text(one['median_step_s'])}"
             how = f"rank {one['rank']} {text} longest in {_percent(one['share_of_lines'])} of the lines"
-            rows.append((what, f"{how}: {_seconds_text(one['step_s'])} a step{beside}"))
+            rows.append((what, f"{how}: {seconds_text(one['step_s'])} a step{beside}"))
     return rows
 
 
@@ -430,7 +448,8 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
-def _seconds_text(value: float | None) -> str:
+def seconds_text(value: float | None) -> str:
+    """Return the seconds of a step in words; "-" for None."""
     return "-" if value is None else f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 

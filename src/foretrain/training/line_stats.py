@@ -78,6 +78,7 @@ class LineStats:
             "windows_per_s": self.windows / total,
             "flops_per_s": self.flops / total,
             "step_s_median": float(median),
+            "step_s_std": float(np.std(self.seconds)),
             "step_s_p95": float(slow),
             "data_share": self.data_wait / total,
             "data_wait_s": self.data_wait,

@@ -66,9 +66,10 @@ def write_records(
 ) -> None:
     """Write final_metrics.json and best_records.json of a run whose release holds the weights of `step`.
 
-    The first holds facts, the validation metrics of those weights with their units, the newest validation, and the
-    newest evaluation of each evaluator, all from metrics.jsonl. The second lists the best checkpoints by `metric`, best
-    first, then those by the scores of each evaluator; paths are relative to the run folder.
+    The first holds facts, the best value of `metric` and its step, the validation metrics of those weights with their
+    units, the newest validation, and the newest evaluation of each evaluator, all from metrics.jsonl. The second lists
+    the best checkpoints by `metric`, best first, then those by the scores of each evaluator; paths are relative to the
+    run folder.
     """
     lines = [line for line in read_journal(output_dir / "metrics.jsonl") if line.get("kind") == "validation"]
     metrics = {
@@ -80,23 +81,25 @@ def write_records(
 
     newest = max(metrics, default=None)
     last = None if newest is None else {"step": newest, "metrics": with_units(newest)}
-    evaluations = newest_evaluations(output_dir)
-    _replace_json(
-        [output_dir / METRICS],
-        {
-            **facts,
-            "step": step,
-            "metrics": with_units(step),
-            "last_validation": last,
-            **({"evaluations": evaluations} if evaluations else {}),
-        },
-    )
     rows = [(metric, info.metric, info) for info in best]
     rows += [(name, info.scores[name].value, info) for name, found in by_evaluator.items() for info in found]
     records = [
         {"step": info.step, "metric": name, "value": value, "path": f"checkpoints/{info.path.name}"}
         for name, value, info in rows
     ]
+    chosen = [{"metric": metric, "unit": units.get(metric), "value": info.metric, "step": info.step} for info in best]
+    evaluations = newest_evaluations(output_dir)
+    _replace_json(
+        [output_dir / METRICS],
+        {
+            **facts,
+            "step": step,
+            **({"best": chosen[0]} if chosen else {}),
+            "metrics": with_units(step),
+            "last_validation": last,
+            **({"evaluations": evaluations} if evaluations else {}),
+        },
+    )
     _replace_json([output_dir / RECORDS], records)
 
 

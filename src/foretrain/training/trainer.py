@@ -24,9 +24,11 @@ from foretrain.printing import duration
 from foretrain.reading import resolved
 from foretrain.training import checkpoint
 from foretrain.training.ema import Ema
-from foretrain.training.ending import describe_end, describe_release, describe_totals, disk_errors
+from foretrain.training.ending import describe_end, describe_release, describe_steps, describe_totals, disk_errors
 from foretrain.training.evaluators import Evaluator, Evaluators
+from foretrain.training.health import step_times
 from foretrain.training.interrupt import NO_STOPS, Interrupted, SignalHandler, StopRequests
+from foretrain.training.journal import read_journal
 from foretrain.training.launch import record_start, save_config
 from foretrain.training.line_stats import LineStats
 from foretrain.training.loader import BatchIterator, BatchLoader, describe_stream, plan_of
@@ -40,6 +42,7 @@ from foretrain.training.optimizer import OptimizerConfig, build_optimizer, check
 from foretrain.training.optimizer_state import state_numbers
 from foretrain.training.parallel import Parallel, parallelism, parallelize, shards, unwrap
 from foretrain.training.release import drop_evaluation, saved_promotion, write_records, write_release
+from foretrain.training.run_record import JOURNAL
 from foretrain.training.schedule import beta1_at, lr_at, warmup_steps
 from foretrain.training.scoring import Evaluate, OnValidation, Scoring, WeightScores
 from foretrain.training.scoring import ValidationResult as ValidationResult
@@ -541,12 +544,16 @@ class Trainer:
         }
         if alarm := adapter.get("adapter", {}).get("alarm"):
             self.monitor.log(f"WARNING: {alarm}")
-        self.world.on_main(lambda: self._write_release(facts, totals))
+        times = self.world.on_main(lambda: step_times(read_journal(self.output_dir / JOURNAL)))
+        epochs = self.plan.epoch(train_state.step)
+        taken = {**totals.facts(), **times, **({} if epochs is None else {"epochs": epochs})}
+        self.world.on_main(lambda: self._write_release(facts, taken))
         end = describe_end(self.config, self.plan, train_state.step, stopped_by)
         held = describe_release(step, self.config.best_metric, metric, averaged)
         self.monitor.log(f"{end}; {held if self.config.release else f'no release (training.release: false), {held}'}")
         if totals.steps:
             self.monitor.log(describe_totals(totals))
+            self.monitor.log(describe_steps(times, epochs))
         self.model.eval()
         return TrainResult(
             step=train_state.step,
@@ -560,8 +567,11 @@ class Trainer:
             facts=facts,
         )
 
-    def _write_release(self, facts: dict[str, Any], totals: RunTotals) -> None:
-        """Write the release, unless the run is to have none, its metrics and the list of best checkpoints."""
+    def _write_release(self, facts: dict[str, Any], taken: dict[str, Any]) -> None:
+        """Write the release, unless the run is to have none, its metrics and the list of best checkpoints.
+
+        taken: what the run took.
+        """
         promotion = saved_promotion(self.output_dir / "release", facts) if self.config.release else {}
         if self.config.release:
             if not promotion:
@@ -573,6 +583,6 @@ class Trainer:
             self.checkpoints.best(),
             metric=self.config.best_metric,
             units=self.units,
-            facts={"weights": facts["weights"], "stopped": facts["stopped"], "run": totals.facts(), **promotion},
+            facts={"weights": facts["weights"], "stopped": facts["stopped"], "run": taken, **promotion},
             by_evaluator={name: self.checkpoints.best_by(name) for name in self.evaluators.rankings},
         )
